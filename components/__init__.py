@@ -1,0 +1,1 @@
+"""What exists: the component resources that the Pulumi program declares."""

@@ -1,0 +1,1 @@
+"""Operates the storage layer of an LLM-observability product: the library behind the `observatory` command."""
