@@ -1,0 +1,154 @@
+"""The rollout document: which version each fleet runs, with which weight, and which schema is wanted.
+
+It is the one record of what is live, stands beside the stack's state and changes only by compare-and-set with a
+fencing number, so that a stale checkout or a lost lock can never undo a rollout. Components declare from it. What it
+does not own: how a balancer or a host is told (that is delivery's strategies) and first values (that is stack
+settings).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+FleetName = Literal["blue", "green"]
+TOTAL_WEIGHT = 100  # weights are percent of the traffic, as in the ALB's weighted target groups
+
+
+class RolloutError(Exception):
+    """The rollout document cannot be read or may not be changed; nothing was written."""
+
+
+class StaleRolloutError(RolloutError):
+    """Somebody else changed the document, or holds a newer fencing number."""
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FleetState(_Document):
+    """One fleet: its version (with the artifact's SHA-256), its instances, and its percentage of the traffic."""
+
+    version: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=1)]
+    weight: Annotated[int, Field(ge=0, le=TOTAL_WEIGHT)]
+
+
+class RolloutDocument(_Document):
+    """What is live on one stack.
+
+    `revision` grows by one with every write and is what compare-and-set compares; `fencing` is the number of the
+    newest deployment that was let in, and a writer with an older one is refused. `schema_target` is the migration
+    version wanted, or None for the newest.
+    """
+
+    revision: Annotated[int, Field(ge=0)] = 0
+    fencing: Annotated[int, Field(ge=0)] = 0
+    blue: FleetState
+    green: FleetState
+    schema_target: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _weights_are_whole(self) -> Self:
+        if self.blue.weight + self.green.weight != TOTAL_WEIGHT:
+            raise ValueError(f"weights {self.blue.weight} + {self.green.weight} must be {TOTAL_WEIGHT}")
+        return self
+
+    @property
+    def active_fleet(self) -> FleetName:
+        """The fleet with the larger weight; blue when both have the same."""
+        return "green" if self.green.weight > self.blue.weight else "blue"
+
+    def fleet(self, name: FleetName) -> FleetState:
+        """Return the state of one fleet."""
+        return self.green if name == "green" else self.blue
+
+    @classmethod
+    def first(cls, *, version: str, sha256: str, size: int, active_fleet: FleetName) -> Self:
+        """Return the document of a stack that starts: both fleets on one version, all traffic on the active one."""
+        fleet = {
+            name: FleetState(
+                version=version, sha256=sha256, size=size, weight=TOTAL_WEIGHT if name == active_fleet else 0
+            )
+            for name in ("blue", "green")
+        }
+        return cls(blue=fleet["blue"], green=fleet["green"])
+
+
+class FileRolloutStore:
+    """The rollout document of one stack as a file, changed under a file lock by atomic replacement."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> RolloutDocument | None:
+        """Return the document, or None where none was written yet.
+
+        Raises:
+            RolloutError: the file is damaged.
+        """
+        try:
+            return RolloutDocument.model_validate_json(self.path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (ValidationError, OSError) as error:
+            raise RolloutError(
+                f"{self.path}: not a rollout document ({error}); restore it from a copy or remove it"
+            ) from error
+
+    def create(self, document: RolloutDocument) -> RolloutDocument:
+        """Write the first document, unless there is one; return the one that stands."""
+        with self._locked():
+            standing = self.read()
+            if standing is None:
+                self._replace(document)
+            return standing or document
+
+    def compare_and_set(self, expected: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
+        """Replace `expected` by `changed` and return what was written, its revision raised by one.
+
+        Raises:
+            StaleRolloutError: the document is not `expected` any more, or carries a newer fencing number.
+        """
+        with self._locked():
+            standing = self.read()
+            if standing is None or standing.revision != expected.revision:
+                found = "nothing" if standing is None else f"revision {standing.revision}"
+                raise StaleRolloutError(
+                    f"{self.path}: expected revision {expected.revision}, found {found}; read it again"
+                )
+            if changed.fencing < standing.fencing:
+                raise StaleRolloutError(
+                    f"{self.path}: a newer deployment took over (fencing {changed.fencing} < {standing.fencing})"
+                )
+            written = changed.model_copy(update={"revision": standing.revision + 1})
+            self._replace(written)
+            return written
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _replace(self, document: RolloutDocument) -> None:
+        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(document.model_dump_json(indent=2))
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(self.path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,214 @@
+"""Typed stack settings: what `Pulumi.<stack>.yaml` says a stack is.
+
+Owns the shape, the defaults and the error messages of stack configuration, and is the only reader of `pulumi.Config`.
+What is live (versions, weights) is not a setting: that is the rollout document (`observatory.delivery.rollout`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PROJECT = "llm-observatory"
+VERSION_PATTERN = r"^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$"
+
+Port = Annotated[int, Field(ge=1024, le=65535, description="a TCP port that a non-root process may bind")]
+Seconds = Annotated[int, Field(ge=0, le=3600)]
+FleetName = Literal["blue", "green"]
+FLEETS: tuple[FleetName, FleetName] = ("blue", "green")
+
+
+class SettingsError(Exception):
+    """Stack configuration that cannot be used; the message names the file, the key and what was expected."""
+
+
+class Settings(BaseModel):
+    """Base of every settings group: frozen, strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Ports(Settings):
+    """TCP ports on loopback of the `local` stack. A fleet's instances take consecutive ports from the fleet's own."""
+
+    service: Port = 18080
+    preview: Port = 18081
+    balancer_stats: Port = 18082
+    postgres: Port = 15432
+    patroni: Port = 18008
+    etcd_client: Port = 12379
+    etcd_peer: Port = 12380
+    blue: Port = 18100
+    green: Port = 18200
+
+
+class Database(Settings):
+    """Size of PostgreSQL. Memory is in MiB."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "observatory"
+    shared_buffers_mb: Annotated[int, Field(ge=16)] = 128
+    max_connections: Annotated[int, Field(ge=20, le=5000)] = 100
+
+
+class Fleets(Settings):
+    """Size of each fleet, connections of each instance, and seconds that requests in flight get at a stop."""
+
+    size: Annotated[int, Field(ge=1, le=50)] = 1
+    pool_size: Annotated[int, Field(ge=1, le=200)] = 10
+    drain_seconds: Seconds = 20
+
+
+class FirstRollout(Settings):
+    """First values of the rollout document; ignored as soon as that exists."""
+
+    version: Annotated[str, Field(pattern=VERSION_PATTERN)] = "v0.1.0"
+    active_fleet: FleetName = "blue"
+
+
+class StackSettings(Settings):
+    """All settings of one stack."""
+
+    platform: Literal["local", "aws"] = "local"
+    ports: Ports = Ports()
+    database: Database = Database()
+    fleets: Fleets = Fleets()
+    first_rollout: FirstRollout = FirstRollout()
+
+    @model_validator(mode="after")
+    def _ports_do_not_overlap(self) -> Self:
+        owner: dict[int, str] = {}
+        for name, port in self.named_ports():
+            if port > 65535:  # noqa: PLR2004 - the largest TCP port
+                raise ValueError(f"ports.{name} is {port}: fleets.size {self.fleets.size} runs past port 65535")
+            if port in owner:
+                raise ValueError(f"ports.{owner[port]} and ports.{name} both name port {port}")
+            owner[port] = name
+        return self
+
+    def named_ports(self) -> Iterator[tuple[str, int]]:
+        """Yield every (setting, port) in use, a fleet's instances one by one."""
+        for name, port in self.ports.model_dump().items():
+            if name in FLEETS:
+                yield from ((name if i == 0 else f"{name}+{i}", port + i) for i in range(self.fleets.size))
+            else:
+                yield name, port
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigFile:
+    """A stack's configuration file: its path, its project settings by key, and the line each dotted key stands on."""
+
+    path: Path
+    values: Mapping[str, Any]
+    lines: Mapping[str, int]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a `Pulumi.<stack>.yaml`; a missing file has no values.
+
+        Raises:
+            SettingsError: the file is not readable or not YAML of the expected form.
+        """
+        if not path.exists():
+            return cls(path=path, values={}, lines={})
+        try:
+            text = path.read_text(encoding="utf-8")
+            document = yaml.safe_load(text) or {}
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SettingsError(f"{path.name}: cannot be read: {error}") from error
+        config = document.get("config", {}) if isinstance(document, dict) else None
+        if not isinstance(config, dict):
+            raise SettingsError(f"{path.name}: expected a mapping with the key 'config', as `pulumi config` writes it")
+        prefix = f"{PROJECT}:"
+        values = {str(key).removeprefix(prefix): value for key, value in config.items() if str(key).startswith(prefix)}
+        return cls(path=path, values=values, lines=dict(_key_lines(root)))
+
+
+def _key_lines(root: yaml.Node | None) -> Iterator[tuple[str, int]]:
+    """Yield (dotted key below `config`, line counted from 1)."""
+    if not isinstance(root, yaml.MappingNode):
+        return
+    for key, value in root.value:
+        if key.value == "config":
+            yield from _nested_lines(value, "")
+
+
+def _nested_lines(node: yaml.Node, above: str) -> Iterator[tuple[str, int]]:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        dotted = f"{above}{str(key.value).removeprefix(PROJECT + ':')}"
+        yield dotted, key.start_mark.line + 1
+        yield from _nested_lines(value, f"{dotted}.")
+
+
+def load_file(path: Path) -> StackSettings:
+    """Return the settings of a stack's configuration file.
+
+    Raises:
+        SettingsError: an unknown, mistyped or contradictory setting; names file, line, key and what was expected.
+    """
+    file = ConfigFile.read(path)
+    return _validate(file.values, file.path.name, file.lines)
+
+
+def load_program() -> StackSettings:
+    """Return the settings that the running Pulumi program was given, by whichever engine.
+
+    Raises:
+        SettingsError: as `load_file`, without lines, since the engine passes values only.
+    """
+    import pulumi  # noqa: PLC0415 - the command reads settings without paying for the SDK's import
+    from pulumi.runtime.config import CONFIG  # noqa: PLC0415
+
+    prefix = f"{PROJECT}:"
+    values = {key.removeprefix(prefix): _decode(value) for key, value in CONFIG.get().items() if key.startswith(prefix)}
+    return _validate(values, f"Pulumi.{pulumi.get_stack()}.yaml", {})
+
+
+def _decode(value: Any) -> Any:
+    """Structured values reach a program as JSON text; plain text stays what it is."""
+    try:
+        return json.loads(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def _validate(values: Mapping[str, Any], file: str, lines: Mapping[str, int]) -> StackSettings:
+    try:
+        return StackSettings.model_validate(dict(values))
+    except ValidationError as error:
+        problems = "\n".join(_describe(problem, file, lines) for problem in error.errors())
+        raise SettingsError(problems) from None
+
+
+def _describe(problem: Any, file: str, lines: Mapping[str, int]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    place = f"{file}:{lines[key]}" if key in lines else file
+    name = f"{PROJECT}:{key}" if key else f"{PROJECT}:*"
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: {name}: unknown setting{_suggestion(problem['loc'])}"
+    expected = problem["msg"].removeprefix("Value error, ")
+    given = "" if problem["type"] == "value_error" else f" (given: {problem['input']!r})"
+    return f"{place}: {name}: {expected[0].lower()}{expected[1:]}{given}"
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    """Name the closest setting, or all there are at that place."""
+    group: type[BaseModel] = StackSettings
+    for part in location[:-1]:
+        annotation = group.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ""
+        group = annotation
+    known = sorted(group.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}"
