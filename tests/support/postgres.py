@@ -1,0 +1,190 @@
+"""A real PostgreSQL with TimescaleDB for the suite.
+
+Owns: starting, restarting and removing a throwaway server out of the stack's own root filesystem, and fresh
+databases on it. Does not own: how the stack itself runs its server (that is `observatory.runtime`).
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+BINARIES = "/usr/lib/postgresql/17/bin"
+START_TIMEOUT_S = 30
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "/srv/run",
+    "shared_preload_libraries": "timescaledb,pg_stat_statements",
+    "timescaledb.telemetry_level": "off",
+    # TimescaleDB wants one worker per database that has the extension, and each test has a database of its own.
+    "max_worker_processes": "48",
+    "timescaledb.max_background_workers": "16",
+    "shared_buffers": "64MB",
+    "log_statement": "all",
+    "log_line_prefix": "%m [%p] %u@%d ",
+    # The suite kills clients and restarts servers but never the machine: nothing needs to survive a power cut.
+    "fsync": "off",
+}
+
+
+@dataclass(kw_only=True)
+class PostgresServer:
+    """A throwaway server: superuser `postgres` by peer on the socket, everybody else by SCRAM over TCP.
+
+    The operating-system user that runs the suite may log in over the socket as any role.
+    """
+
+    rootfs: Path
+    directory: Path
+    port: int
+    host: str = "127.0.0.1"
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket_directory(self) -> Path:
+        return self.directory / "run"
+
+    @property
+    def log_file(self) -> Path:
+        return self.directory / "postgres.log"
+
+    def conninfo(self, *, user: str = "postgres", dbname: str = "postgres") -> str:
+        """Connection string over the unix socket, without a password."""
+        return make_conninfo(host=str(self.socket_directory), port=self.port, user=user, dbname=dbname)
+
+    def tcp_conninfo(self, *, user: str, password: str, dbname: str) -> str:
+        """Connection string over TCP with a password, as a service connects."""
+        return make_conninfo(host=self.host, port=self.port, user=user, password=password, dbname=dbname)
+
+    def superuser(self, dbname: str = "postgres") -> psycopg.Connection:
+        """An autocommit connection as superuser."""
+        return psycopg.connect(self.conninfo(dbname=dbname), autocommit=True)
+
+    @contextlib.contextmanager
+    def fresh_database(self, *, owner: str = "postgres", extensions: bool = True) -> Iterator[str]:
+        """Name of a new database, dropped with all its sessions at the end.
+
+        Args:
+            owner: an existing role.
+            extensions: create timescaledb and pg_stat_statements in it.
+        """
+        name = f"test_{secrets.token_hex(6)}"
+        with self.superuser() as connection:
+            create = "CREATE DATABASE {} OWNER {} TEMPLATE template0"
+            connection.execute(sql.SQL(create).format(sql.Identifier(name), sql.Identifier(owner)))
+        try:
+            if extensions:
+                with self.superuser(name) as connection:
+                    connection.execute("SET client_min_messages = error; CREATE EXTENSION timescaledb")
+                    connection.execute("CREATE EXTENSION pg_stat_statements")
+            yield name
+        finally:
+            self.drop_database(name)
+
+    def drop_database(self, name: str) -> None:
+        with self.superuser() as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    @property
+    def postmaster_pid(self) -> int:
+        return int((self.directory / "data/postmaster.pid").read_text().split(maxsplit=1)[0])
+
+    def start(self) -> None:
+        """Start the server and wait until it answers.
+
+        Raises:
+            RuntimeError: it did not answer in time; the message ends with its log.
+        """
+        settings = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
+        command = [f"{BINARIES}/postgres", "-D", "/srv/data", "-p", str(self.port), *settings]
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(self._sandboxed(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._wait_until_ready()
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop the server: SIGINT is a fast shutdown, SIGQUIT an immediate one."""
+        if self.process is None:
+            return
+        # The sandbox hands no signal on to its child, but ends with it.
+        os.kill(self.postmaster_pid, how)
+        self.process.wait(timeout=START_TIMEOUT_S)
+        self.process = None
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def _sandboxed(self, command: list[str]) -> list[str]:
+        uid, gid = _uid_gid(self.rootfs / "etc/passwd", "postgres")
+        identity = ["--die-with-parent", "--unshare-user", "--uid", str(uid), "--gid", str(gid)]
+        mounts = ["--ro-bind", str(self.rootfs), "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]  # noqa: S108
+        return ["bwrap", *identity, *mounts, "--bind", str(self.directory), "/srv", *command]
+
+    def _initialise(self) -> None:
+        self.socket_directory.mkdir()
+        locale = ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+        initdb = [f"{BINARIES}/initdb", "-D", "/srv/data", "-U", "postgres", "--no-sync", "--data-checksums", *locale]
+        subprocess.run(self._sandboxed(initdb), check=True, capture_output=True)
+        data = self.directory / "data"
+        (data / "pg_hba.conf").write_text(
+            "local all all peer map=suite\nhost all all 127.0.0.1/32 scram-sha-256\n", encoding="utf-8"
+        )
+        (data / "pg_ident.conf").write_text("suite postgres all\n", encoding="utf-8")
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(psycopg.OperationalError), self.superuser():
+                return
+            time.sleep(0.05)
+        raise RuntimeError(f"PostgreSQL did not start; its log:\n{self.log_file.read_text(errors='replace')[-4000:]}")
+
+
+@contextlib.contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """A new server with an empty cluster, stopped and removed at the end."""
+    rootfs = _rootfs()
+    # Not pytest's own directory: a unix socket's path may have 107 bytes.
+    directory = Path(tempfile.mkdtemp(prefix="observatory-postgres-"))
+    server = PostgresServer(rootfs=rootfs, directory=directory, port=_free_port())
+    try:
+        server._initialise()
+        server.start()
+        yield server
+    finally:
+        server.stop(signal.SIGQUIT)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _rootfs() -> Path:
+    configured = os.environ.get("OBSERVATORY_ROOTFS")
+    if not configured:
+        raise RuntimeError("OBSERVATORY_ROOTFS is not set: it names the root filesystem that holds PostgreSQL")
+    return Path(configured)
+
+
+def _uid_gid(passwd: Path, user: str) -> tuple[int, int]:
+    for line in passwd.read_text(encoding="utf-8").splitlines():
+        fields = line.split(":")
+        if fields[0] == user:
+            return int(fields[2]), int(fields[3])
+    raise RuntimeError(f"{passwd} has no user {user!r}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
