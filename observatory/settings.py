@@ -16,12 +16,13 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from observatory.delivery.rollout import FleetName
+
 PROJECT = "llm-observatory"
 VERSION_PATTERN = r"^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$"
 
 Port = Annotated[int, Field(ge=1024, le=65535, description="a TCP port that a non-root process may bind")]
 Seconds = Annotated[int, Field(ge=0, le=3600)]
-FleetName = Literal["blue", "green"]
 FLEETS: tuple[FleetName, FleetName] = ("blue", "green")
 
 

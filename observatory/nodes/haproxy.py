@@ -1,0 +1,47 @@
+"""HAProxy: the balancer in front of the fleets, which behaves as an ALB with weighted target groups.
+
+One backend per fleet; a random draw against the weight in a map file chooses the fleet, so a fleet gets its percentage
+of the requests whatever its size. The preview listener goes where the request's `X-Observatory-Fleet` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from observatory.nodes.unit import Paths, TcpReady, Unit, render
+from observatory.settings import StackSettings
+
+
+def weights_map(weights: Mapping[str, int]) -> str:
+    """Return the map file of percentages by fleet, such as `green 0`."""
+    return "".join(f"{fleet} {weight}\n" for fleet, weight in sorted(weights.items()))
+
+
+def haproxy(
+    settings: StackSettings, paths: Paths, *, instances: Mapping[str, tuple[int, ...]], weights: Mapping[str, int]
+) -> Unit:
+    """Return the balancer: `instances` are the ports of each fleet, `weights` its percentage of the traffic."""
+    ports = settings.ports
+    directory = f"{paths.config}/haproxy"
+    config = render(
+        "haproxy.cfg.j2",
+        ports=ports,
+        run=paths.run,
+        weights_file=f"{directory}/weights.map",
+        instances=instances,
+        drain_seconds=settings.fleets.drain_seconds,
+    )
+    return Unit(
+        name="haproxy",
+        command=("/usr/sbin/haproxy", "-W", "-f", f"{directory}/haproxy.cfg"),
+        ready=TcpReady(port=ports.service),
+        ports={
+            "ports.service": ports.service,
+            "ports.preview": ports.preview,
+            "ports.balancer_stats": ports.balancer_stats,
+        },
+        files={f"{directory}/haproxy.cfg": config, f"{directory}/weights.map": weights_map(weights)},
+        reload_signal="USR2",
+        stop_signal="USR1",  # finish what is in flight
+        stop_seconds=settings.fleets.drain_seconds + 5,
+    )

@@ -1,0 +1,134 @@
+"""PostgreSQL with TimescaleDB, run by Patroni: there is no second postgresql.conf.
+
+Parameters that every node must share (Patroni takes those only from the distributed configuration) are in
+`shared_parameters`; all others are node-local and take effect by a reload of Patroni.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from observatory.nodes.unit import HttpReady, Paths, Unit
+from observatory.settings import StackSettings
+
+BIN = "/usr/lib/postgresql/17/bin"
+OPERATING_SYSTEM_USERS = ("observatory", "root")  # who may be postgres or migrator, by peer on the socket only
+
+# Failover timing in seconds: measured as the best trade of outage against false failovers, see docs/design notes.
+TTL, LOOP_WAIT, RETRY_TIMEOUT = 20, 5, 5
+
+
+def socket_directory(paths: Paths) -> str:
+    """Return the directory of PostgreSQL's unix socket, as the daemons see it."""
+    return f"{paths.run}/postgresql"
+
+
+def shared_parameters(settings: StackSettings) -> dict[str, Any]:
+    """Return the parameters that must be equal on primary and standbys; they live in Patroni's configuration store."""
+    return {
+        "max_connections": settings.database.max_connections,
+        "max_worker_processes": 24,  # 8 is too few for TimescaleDB with several databases
+        "max_locks_per_transaction": 256,  # one lock for each chunk that a query touches
+        "max_wal_senders": 10,
+        "max_replication_slots": 10,
+        "wal_level": "replica",
+        "wal_log_hints": "on",  # pg_rewind
+    }
+
+
+def dynamic_configuration(settings: StackSettings) -> dict[str, Any]:
+    """Return Patroni's cluster-wide configuration, as `PATCH /config` takes it."""
+    return {
+        "ttl": TTL,
+        "loop_wait": LOOP_WAIT,
+        "retry_timeout": RETRY_TIMEOUT,
+        "primary_start_timeout": 0,
+        "failsafe_mode": True,
+        "postgresql": {"use_pg_rewind": True, "parameters": shared_parameters(settings)},
+    }
+
+
+def node_parameters(settings: StackSettings, paths: Paths) -> dict[str, Any]:
+    """Return the parameters of one node; none needs to agree with another node's."""
+    return {
+        "unix_socket_directories": socket_directory(paths),
+        "shared_preload_libraries": "timescaledb,pg_stat_statements",
+        "timescaledb.telemetry_level": "off",
+        "timescaledb.max_background_workers": 8,
+        "shared_buffers": f"{settings.database.shared_buffers_mb}MB",
+        "password_encryption": "scram-sha-256",
+        "idle_in_transaction_session_timeout": "5min",
+        "track_io_timing": "on",
+        "log_destination": "stderr",
+        "logging_collector": "off",
+        "log_line_prefix": "%m [%p] %q%u@%d %a ",
+        "log_lock_waits": "on",
+        "log_checkpoints": "on",
+        # Prompt texts must not reach the log: not as DETAIL, CONTEXT (COPY quotes its line there) or parameter.
+        "log_error_verbosity": "terse",
+        "log_parameter_max_length": 0,
+        "log_parameter_max_length_on_error": 0,
+    }
+
+
+def host_based_authentication() -> list[str]:
+    """Return pg_hba.conf: operators by peer on the socket alone, everybody else by SCRAM, from loopback."""
+    return [
+        "local all postgres,migrator peer map=operators",
+        "local all all scram-sha-256",
+        "host all postgres,migrator all reject",
+        "host all all 127.0.0.1/32 scram-sha-256",
+    ]
+
+
+def ident_map() -> list[str]:
+    """Return pg_ident.conf: which operating system user may be which operator."""
+    return [f"operators {user} {role}" for user in OPERATING_SYSTEM_USERS for role in ("postgres", "migrator")]
+
+
+def patroni(settings: StackSettings, paths: Paths) -> Unit:
+    """Return the Patroni that makes, starts, watches and heals this node's PostgreSQL."""
+    ports = settings.ports
+    config = {
+        "scope": "observatory",
+        "name": "node1",
+        "restapi": {"listen": f"127.0.0.1:{ports.patroni}", "connect_address": f"127.0.0.1:{ports.patroni}"},
+        "etcd3": {"host": f"127.0.0.1:{ports.etcd_client}"},
+        "bootstrap": {
+            "dcs": dynamic_configuration(settings),
+            "initdb": [
+                {"encoding": "UTF8"},
+                {"locale": "C.UTF-8"},
+                {"auth-local": "peer"},
+                {"auth-host": "scram-sha-256"},
+                "data-checksums",
+            ],
+        },
+        "postgresql": {
+            "listen": f"127.0.0.1:{ports.postgres}",
+            "connect_address": f"127.0.0.1:{ports.postgres}",
+            "data_dir": f"{paths.data}/postgres",
+            "bin_dir": BIN,
+            "pgpass": f"{paths.run}/patroni-pgpass",
+            "use_unix_socket": True,
+            "authentication": {"superuser": {"username": "postgres"}, "replication": {"username": "replicator"}},
+            "parameters": node_parameters(settings, paths),
+            "pg_hba": host_based_authentication(),
+            "pg_ident": ident_map(),
+        },
+    }
+    file = f"{paths.config}/patroni/patroni.yaml"
+    return Unit(
+        name="patroni",
+        command=("/usr/bin/patroni", file),
+        ready=HttpReady(port=ports.patroni, path="/primary"),
+        ports={"ports.patroni": ports.patroni, "ports.postgres": ports.postgres},
+        files={file: yaml.safe_dump(config, sort_keys=False)},
+        directories=(socket_directory(paths),),
+        reload_signal="HUP",
+        stop_signal="INT",  # Patroni stops PostgreSQL in fast mode and gives its lease back
+        stop_seconds=60,
+        settle_seconds=90,
+    )

@@ -1,0 +1,48 @@
+"""One instance of the storage service: its command line, environment and readiness, by the service contract."""
+
+from __future__ import annotations
+
+from observatory.delivery.rollout import FleetName
+from observatory.nodes.unit import HttpReady, Paths, Unit
+from observatory.settings import StackSettings
+
+DATABASE_ROLE = "app"
+SHA256_PREFIX = 12  # digits of the digest in a release's directory name: enough to tell rebuilt artifacts apart
+
+
+def release_directory(paths: Paths, version: str, sha256: str) -> str:
+    """Return where a release is unpacked; another build of the same version has another directory."""
+    return f"{paths.releases}/{version}-{sha256[:SHA256_PREFIX]}"
+
+
+def instance_name(fleet: FleetName, index: int) -> str:
+    """Return the name of a fleet's instance; `index` counts from 1."""
+    return f"storage-{fleet}-{index}"
+
+
+def password_file(paths: Paths, name: str) -> str:
+    """Return the path of the file that holds the instance's database password."""
+    return f"{paths.config}/{name}/database-password"
+
+
+def storage(settings: StackSettings, paths: Paths, *, fleet: FleetName, index: int, version: str, sha256: str) -> Unit:
+    """Return instance `index` (from 1) of a fleet, running one release."""
+    name = instance_name(fleet, index)
+    port = getattr(settings.ports, fleet) + index - 1
+    return Unit(
+        name=name,
+        command=(f"{release_directory(paths, version, sha256)}/bin/storage-service",),
+        environment={
+            "STORAGE_LISTEN": f"127.0.0.1:{port}",
+            "STORAGE_FLEET": fleet,
+            "STORAGE_DATABASE_URL": (
+                f"postgresql://{DATABASE_ROLE}@127.0.0.1:{settings.ports.postgres}/{settings.database.name}"
+            ),
+            "STORAGE_DATABASE_PASSWORD_FILE": password_file(paths, name),
+            "STORAGE_POOL_MAX": str(settings.fleets.pool_size),
+            "STORAGE_DRAIN_SECONDS": str(settings.fleets.drain_seconds),
+        },
+        ready=HttpReady(port=port, path="/health/ready"),
+        ports={f"ports.{fleet}": port},
+        stop_seconds=settings.fleets.drain_seconds + 5,
+    )

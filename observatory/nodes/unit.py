@@ -1,0 +1,74 @@
+"""What every daemon of a machine has in common: command, files, environment, readiness, and how it reloads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import BaseModel, ConfigDict
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,  # noqa: S701 - configuration files, not HTML
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Where a machine keeps configuration, data, sockets and releases, as the daemons see it."""
+
+    config: str = "/srv/etc"
+    data: str = "/srv/data"
+    run: str = "/srv/run"
+    releases: str = "/srv/releases"
+
+
+class _Model(BaseModel):
+    """Immutable, and read back unchanged from a resource's inputs, where every number is a float."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TcpReady(_Model):
+    """Ready when something accepts connections on 127.0.0.1:`port`."""
+
+    port: int
+
+
+class HttpReady(_Model):
+    """Ready when GET 127.0.0.1:`port``path` answers 200."""
+
+    port: int
+    path: str
+
+
+class Unit(_Model):
+    """One daemon.
+
+    `files` maps absolute paths to contents; none is secret, secrets are passed beside the unit as `secret_files`.
+    `ports` maps the setting that chose each port to the port. `reload_signal` applies changed files without a restart;
+    without it they take a restart. `settle_seconds` bounds the wait for readiness.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    ready: TcpReady | HttpReady
+    ports: Mapping[str, int]
+    files: Mapping[str, str] = {}
+    environment: Mapping[str, str] = {}
+    directories: tuple[str, ...] = ()
+    reload_signal: str | None = None
+    stop_signal: str = "TERM"
+    stop_seconds: int = 10
+    settle_seconds: int = 30
+
+
+def render(template: str, **values: object) -> str:
+    """Return the text of `templates/<template>`; an undefined name is an error."""
+    return _TEMPLATES.get_template(template).render(**values)
