@@ -76,7 +76,7 @@ class FirstRollout(Settings):
 class StackSettings(Settings):
     """All settings of one stack."""
 
-    platform: Literal["local", "aws"] = "local"
+    platform: Literal["local"] = "local"
     ports: Ports = Ports()
     database: Database = Database()
     fleets: Fleets = Fleets()

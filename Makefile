@@ -1,0 +1,51 @@
+# All that a newcomer needs. `make` alone explains.
+SHELL := /bin/bash
+VENV  := .venv
+BIN   := $(VENV)/bin
+E     ?= local
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status test lint format bench build lock clean runtime-environment dev-environment
+
+help:  ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+runtime-environment:
+	@scripts/venv.sh $(VENV) requirements/runtime.txt
+
+dev-environment:
+	@scripts/venv.sh $(VENV) requirements/dev.txt
+
+up: runtime-environment  ## Bring the local stack up; again changes nothing
+	@$(BIN)/observatory up --environment $(E)
+
+down: runtime-environment  ## Stop and remove the local stack (KEEP=1 keeps the data)
+	@$(BIN)/observatory down --environment $(E) --yes $(if $(KEEP),--keep-data)
+
+status: runtime-environment  ## Show what runs where
+	@$(BIN)/observatory status --environment $(E)
+
+build: runtime-environment  ## Build one release of the storage service: make build VERSION=v0.1.0
+	@$(BIN)/python -m service.build --version $(or $(VERSION),v0.1.0) --output dist
+
+test: dev-environment  ## Run every test that can run on this machine
+	@$(BIN)/pytest
+
+lint: dev-environment  ## Check formatting, style, types and import direction
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: dev-environment  ## Format the sources
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: dev-environment  ## Measure what docs/benchmarks.md reports
+	@$(BIN)/python -m benchmarks
+
+lock: dev-environment  ## Resolve the requirements again, with hashes
+	@$(BIN)/python scripts/lock.py
+
+clean: down  ## Remove the root filesystem, the releases and the virtual environment too
+	@rm -rf .observatory $(VENV) dist

@@ -1,0 +1,46 @@
+"""The Pulumi program: declares the selected stack and exports its outputs."""
+
+from pathlib import Path
+
+import pulumi
+
+from components.local.stack import LocalArgs, declare
+from observatory.delivery.rollout import RolloutDocument
+from observatory.runtime import rootfs_path
+from observatory.settings import StackSettings, load_program
+from observatory.workspace import Workspace
+
+
+def live_or_first(workspace: Workspace, settings: StackSettings) -> RolloutDocument:
+    """Return what is live, or what the stack starts with when nothing is yet."""
+    live = workspace.rollout.read()
+    if live:
+        return live
+    first = settings.first_rollout
+    return RolloutDocument.first(
+        version=first.version,
+        sha256=workspace.releases.manifest(first.version).sha256,
+        size=settings.fleets.size,
+        active_fleet=first.active_fleet,
+    )
+
+
+def main() -> None:
+    """Declare the stack."""
+    settings = load_program()
+    workspace = Workspace(root=Path(__file__).resolve().parent, stack=pulumi.get_stack())
+    outputs = declare(
+        LocalArgs(
+            settings=settings,
+            rollout=live_or_first(workspace, settings),
+            home=workspace.home,
+            rootfs=rootfs_path(workspace.cache),
+            releases=workspace.releases,
+            migrations=workspace.migrations,
+        )
+    )
+    for name, value in outputs.items():
+        pulumi.export(name, value)
+
+
+main()

@@ -1,0 +1,1 @@
+"""The `local` platform: components made of real processes on one machine."""

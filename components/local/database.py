@@ -1,0 +1,196 @@
+"""TimescaleDB of the `local` stack: etcd, Patroni, the database with its logins.
+
+Owns the server and who may log in. What is inside the database is the `Schema` resource's.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+
+from components.local.machine import Daemon, Machine
+from components.local.secrets import Password
+from observatory.nodes import Paths
+from observatory.nodes.etcd import etcd
+from observatory.nodes.postgres import LOOP_WAIT, dynamic_configuration, patroni, socket_directory
+from observatory.nodes.storage import DATABASE_ROLE
+from observatory.settings import StackSettings
+
+if TYPE_CHECKING:
+    import httpx
+
+OWNER = "migrator"
+RESTART_DEADLINE = 60  # seconds for PostgreSQL to come back with parameters that need a restart
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseArgs:
+    """Where the database runs, and its settings."""
+
+    settings: StackSettings
+    machine: Machine
+
+
+class Database(pulumi.ComponentResource):
+    """TimescaleDB on PostgreSQL 17.
+
+    Outputs: `admin_url` (superuser) and `owner_url` (migrations), both by peer on the socket; `url` (secret; the
+    service's role by password) and `app_password` (secret).
+    """
+
+    def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("observatory:local:Database", name, None, opts)
+        settings, paths, child = args.settings, Paths(), self._child
+        store = Daemon("etcd", machine=args.machine, unit=etcd(settings, paths), opts=child(args.machine))
+        node = Daemon("patroni", machine=args.machine, unit=patroni(settings, paths), opts=child(args.machine, store))
+        configuration = ClusterConfiguration("cluster-configuration", settings, opts=child(args.machine, node))
+
+        socket = args.machine.home.apply(lambda home: _on_host(home, socket_directory(paths)))
+        self.admin_url = socket.apply(lambda host: _conninfo(host, settings, "postgres", "postgres"))
+        self.owner_url = socket.apply(lambda host: _conninfo(host, settings, OWNER, settings.database.name))
+        self.app_password = Password("app-password", opts=pulumi.ResourceOptions(parent=self)).value
+        access = DatabaseAccess(
+            "access",
+            admin_url=self.admin_url,
+            database=settings.database.name,
+            app_password=self.app_password,
+            opts=child(args.machine, configuration),
+        )
+        self.ready: tuple[pulumi.Resource, ...] = (access,)
+        self.url = self.app_password.apply(
+            lambda password: (
+                f"postgresql://{DATABASE_ROLE}:{password}@127.0.0.1:{settings.ports.postgres}/{settings.database.name}"
+            )
+        )
+        self.register_outputs({"admin_url": self.admin_url, "url": self.url})
+
+    def _child(self, machine: Machine, *after: pulumi.Resource) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(parent=self, depends_on=list(after), deleted_with=machine)
+
+
+class ClusterConfigurationProvider(ResourceProvider):
+    """Keeps Patroni's cluster-wide configuration, over its REST API; restarts PostgreSQL where a change needs it."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Set the configuration; at the first start Patroni has it already."""
+        _configure(props)
+        return CreateResult(id_="config", outs=_outputs(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Compare the configuration that is wanted."""
+        return DiffResult(changes=_outputs(_olds) != _outputs(_news))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Set the configuration."""
+        _configure(_news)
+        return UpdateResult(outs=_outputs(_news))
+
+
+class ClusterConfiguration(Resource, module="local", name="ClusterConfiguration"):
+    """Patroni's dynamic configuration."""
+
+    def __init__(self, name: str, settings: StackSettings, opts: pulumi.ResourceOptions | None = None) -> None:
+        api = f"http://127.0.0.1:{settings.ports.patroni}"
+        props = {"api": api, "configuration": dynamic_configuration(settings)}
+        super().__init__(ClusterConfigurationProvider(), name, props, opts)
+
+
+class DatabaseAccessProvider(ResourceProvider):
+    """Makes the database, its owner and the service's login, over `observatory.database`."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Make what is missing; what stands is brought to what is wanted."""
+        _grant_access(props)
+        return CreateResult(id_=props["database"], outs=_outputs(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Compare database name and password; another name is another database."""
+        replaces = ["database"] if _olds["database"] != _news["database"] else []
+        changed = _olds.get("app_password") != _news.get("app_password")
+        return DiffResult(changes=changed or bool(replaces), replaces=replaces)
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Bring the login to the password that is wanted."""
+        _grant_access(_news)
+        return UpdateResult(outs=_outputs(_news))
+
+
+class DatabaseAccess(Resource, module="local", name="DatabaseAccess"):
+    """The database, its owner and the service's login. Deleting the resource leaves them: data is never dropped."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        admin_url: pulumi.Input[str],
+        database: str,
+        app_password: pulumi.Input[str],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        props = {"admin_url": admin_url, "database": database, "app_password": app_password}
+        super().__init__(DatabaseAccessProvider(), name, props, opts)
+
+
+def _on_host(home: str, path: str) -> str:
+    """Translate a path that daemons see into the host's; the home is bound at /srv."""
+    return home + path.removeprefix("/srv")
+
+
+def _conninfo(host: str, settings: StackSettings, user: str, database: str) -> str:
+    return f"host='{host}' port={settings.ports.postgres} user={user} dbname={database}"
+
+
+def _outputs(props: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in props.items() if key != "__provider"}
+
+
+def _grant_access(props: dict[str, Any]) -> None:
+    from observatory.database import ensure_database, ensure_login  # noqa: PLC0415 - psycopg only where it is used
+
+    ensure_database(props["admin_url"], name=props["database"], owner=OWNER)
+    ensure_login(
+        props["admin_url"],
+        database=props["database"],
+        name=DATABASE_ROLE,
+        password=props["app_password"],
+        owner=OWNER,
+    )
+
+
+def _configure(props: dict[str, Any]) -> None:
+    """Patch the configuration, and restart PostgreSQL when Patroni says that a parameter waits for it."""
+    import httpx  # noqa: PLC0415 - only where it is used
+
+    wanted = _whole(props["configuration"])
+    with httpx.Client(base_url=props["api"], timeout=10) as api:
+        standing = api.get("/config").raise_for_status().json()
+        if standing == wanted:
+            return
+        api.patch("/config", json=wanted).raise_for_status()
+        if standing["postgresql"] != wanted["postgresql"] and _restart_is_pending(api):
+            api.post("/restart", json={"restart_pending": True}, timeout=RESTART_DEADLINE).raise_for_status()
+
+
+def _restart_is_pending(api: httpx.Client) -> bool:
+    """Watch Patroni for two of its rounds, in which it notices changed parameters that need a restart."""
+    deadline = time.monotonic() + 2 * LOOP_WAIT
+    while time.monotonic() < deadline:
+        if api.get("/patroni").json().get("pending_restart"):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _whole(value: Any) -> Any:
+    """Pulumi carries every number as a float; PostgreSQL wants `max_connections = 100`, not `100.0`."""
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,119 @@
+"""The blue and green fleet of the storage service."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+
+from components.local.machine import Daemon, Machine
+from observatory.delivery.rollout import FleetName, FleetState
+from observatory.nodes import Paths
+from observatory.nodes.storage import instance_name, password_file, release_directory, storage
+from observatory.runtime import install_release
+from observatory.settings import StackSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetArgs:
+    """A fleet's state from the rollout document, its release's artifact, and what its instances start after."""
+
+    settings: StackSettings
+    machine: Machine
+    name: FleetName
+    state: FleetState
+    artifact: Path
+    database_password: pulumi.Input[str]
+    after: tuple[pulumi.Resource, ...]
+
+
+class Fleet(pulumi.ComponentResource):
+    """One fleet: its release, unpacked, and its instances. `ports` are the instances' ports."""
+
+    def __init__(self, name: str, args: FleetArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("observatory:local:Fleet", name, None, opts)
+        paths = Paths()
+        release = Release(
+            f"{name}-release",
+            machine=args.machine,
+            fleet=args.name,
+            version=args.state.version,
+            sha256=args.state.sha256,
+            artifact=args.artifact,
+            opts=pulumi.ResourceOptions(parent=self, deleted_with=args.machine),
+        )
+        self.instances = [self._instance(args, paths, index, after=release) for index in range(1, args.state.size + 1)]
+        self.ports = tuple(int(port) for instance in self.instances for port in instance.unit.ports.values())
+        self.register_outputs({"version": args.state.version, "size": args.state.size, "weight": args.state.weight})
+
+    def _instance(self, args: FleetArgs, paths: Paths, index: int, *, after: pulumi.Resource) -> Daemon:
+        name = instance_name(args.name, index)
+        unit = storage(
+            args.settings,
+            paths,
+            fleet=args.name,
+            index=index,
+            version=args.state.version,
+            sha256=args.state.sha256,
+        )
+        return Daemon(
+            name,
+            machine=args.machine,
+            unit=unit,
+            secret_files={password_file(paths, name): args.database_password},
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[after, *args.after], deleted_with=args.machine),
+        )
+
+
+class ReleaseProvider(ResourceProvider):
+    """Unpacks a versioned artifact beside the others, after checking its digest."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Check and unpack; a directory that stands is complete, since unpacking ends in a rename."""
+        install_release(Path(props["artifact"]), sha256=props["sha256"], target=Path(props["directory"]))
+        return CreateResult(id_=props["directory"], outs=_outputs(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Replace when the release is another one; unpack again when its directory has gone."""
+        replaces = [key for key in ("directory", "sha256") if _olds.get(key) != _news.get(key)]
+        vanished = not Path(_olds["directory"]).is_dir()
+        return DiffResult(changes=vanished or bool(replaces), replaces=replaces)
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Unpack again."""
+        self.create(_news)
+        return UpdateResult(outs=_outputs(_news))
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Remove the directory; nothing runs from it any more."""
+        shutil.rmtree(_props["directory"], ignore_errors=True)
+
+
+class Release(Resource, module="local", name="Release"):
+    """An unpacked release of the storage service."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        machine: Machine,
+        fleet: FleetName,
+        version: str,
+        sha256: str,
+        artifact: Path,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        inside = release_directory(Paths(), fleet, version, sha256)
+        directory = str(machine.args.home) + inside.removeprefix("/srv")
+        props = {"version": version, "sha256": sha256, "artifact": str(artifact), "directory": directory}
+        super().__init__(ReleaseProvider(), name, props, opts)
+
+
+def _outputs(props: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in props.items() if key != "__provider"}

@@ -1,0 +1,174 @@
+"""The machine of the `local` stack: one sandbox with one supervisor, and the daemons that run in it.
+
+Owns the two resources through which every process of the stack is made. What a daemon runs and reads is decided in
+`observatory.nodes`; how processes live is `observatory.runtime`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+
+from observatory.nodes import HttpReady, Unit
+from observatory.runtime import Probe, Program, Sandbox, check_ports
+
+UNIT_KEYS = tuple(Unit.model_fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineArgs:
+    """`home` is the directory that holds everything the stack owns, `rootfs` the root filesystem that daemons see."""
+
+    home: Path
+    rootfs: Path
+
+
+class MachineProvider(ResourceProvider):
+    """Starts, watches and stops the sandbox. Its `diff` looks at the living thing, so that `up` after a reboot acts."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Start the sandbox; a running one is adopted."""
+        _sandbox(props).start()
+        return CreateResult(id_=props["home"], outs=_without_provider(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Report a change when the sandbox is down or another root filesystem is wanted; another home replaces it."""
+        moved = _olds["home"] != _news["home"]
+        changed = moved or _olds["rootfs"] != _news["rootfs"] or not _sandbox(_news).alive()
+        return DiffResult(changes=changed, replaces=["home"] if moved else [], delete_before_replace=True)
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Start the sandbox again, on the root filesystem that is wanted now."""
+        if _olds["rootfs"] != _news["rootfs"]:
+            _sandbox(_olds).stop()
+        _sandbox(_news).start()
+        return UpdateResult(outs=_without_provider(_news))
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Stop the sandbox and every process in it; data stays."""
+        _sandbox(_props).stop()
+
+
+class Machine(Resource, module="local", name="Machine"):
+    """The sandbox and its supervisor."""
+
+    home: pulumi.Output[str]
+    rootfs: pulumi.Output[str]
+
+    def __init__(self, name: str, args: MachineArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        self.args = args
+        super().__init__(MachineProvider(), name, {"home": str(args.home), "rootfs": str(args.rootfs)}, opts)
+
+
+class DaemonProvider(ResourceProvider):
+    """Runs one `Unit` under the sandbox's supervisor.
+
+    `update` reloads when only files changed and the unit knows how, restarts otherwise. `delete` leaves the daemon's
+    data. All of it may be repeated: a killed `up` can leave a daemon half made.
+    """
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Write the files, start the daemon and wait until it is ready."""
+        _run(props, restart=False)
+        return CreateResult(id_=props["name"], outs=_without_provider(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Compare the unit and its secret files, and look whether the daemon is ready."""
+        replaces = [key for key in ("name", "home") if _olds.get(key) != _news.get(key)]
+        changed = any(_olds.get(key) != _news.get(key) for key in (*UNIT_KEYS, "secret_files", "rootfs"))
+        changes = bool(replaces) or changed or not _ready(_news)
+        return DiffResult(changes=changes, replaces=replaces, delete_before_replace=True)
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Apply what changed, by a reload where that is enough."""
+        files_changed = any(_olds.get(key) != _news.get(key) for key in ("files", "secret_files"))
+        _run(_news, restart=files_changed)
+        return UpdateResult(outs=_without_provider(_news))
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Stop the daemon and take it off the supervisor."""
+        sandbox = _sandbox(_props)
+        if sandbox.alive():
+            sandbox.supervisor.remove(_props["name"])
+
+
+class Daemon(Resource, module="local", name="Daemon"):
+    """One daemon of the machine: a unit from `observatory.nodes`, with its secret files."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        machine: Machine,
+        unit: Unit,
+        secret_files: Mapping[str, pulumi.Input[str]] | None = None,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        self.unit = unit
+        props: dict[str, Any] = {"home": machine.home, "rootfs": machine.rootfs, **unit.model_dump(exclude_none=True)}
+        if secret_files:
+            props["secret_files"] = pulumi.Output.secret(dict(secret_files))
+        super().__init__(DaemonProvider(), name, props, opts)
+
+
+def _sandbox(props: Mapping[str, Any]) -> Sandbox:
+    return Sandbox(Path(props["home"]), Path(props["rootfs"]))
+
+
+def _without_provider(props: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in props.items() if key != "__provider"}
+
+
+def _unit(props: Mapping[str, Any]) -> Unit:
+    return Unit.model_validate({key: props[key] for key in UNIT_KEYS if key in props})
+
+
+def _probe(unit: Unit) -> Probe:
+    if isinstance(unit.ready, HttpReady):
+        return Probe(http=f"http://127.0.0.1:{unit.ready.port}{unit.ready.path}")
+    return Probe(tcp=("127.0.0.1", unit.ready.port))
+
+
+def _ready(props: Mapping[str, Any]) -> bool:
+    """Tell whether the supervisor runs the daemon and it answers."""
+    sandbox, unit = _sandbox(props), _unit(props)
+    return sandbox.alive() and sandbox.supervisor.status(unit.name).running and _probe(unit).check(sandbox)
+
+
+def _run(props: Mapping[str, Any], *, restart: bool) -> None:
+    """Bring the daemon to what `props` say; `restart` when files that it read at its start have changed."""
+    sandbox, unit = _sandbox(props), _unit(props)
+    was_running = sandbox.supervisor.status(unit.name).running
+    if not was_running:
+        check_ports(unit.ports)
+    for directory in unit.directories:
+        sandbox.make_directory(directory)
+    for path, content in {**unit.files, **props.get("secret_files", {})}.items():
+        sandbox.write_file(path, content)
+    program = Program(
+        name=unit.name,
+        command=unit.command,
+        environment=unit.environment,
+        stop_signal=unit.stop_signal,
+        stop_seconds=unit.stop_seconds,
+    )
+    restarted = sandbox.supervisor.apply(program)
+    if restart and was_running and not restarted:
+        _reload(sandbox, unit)
+    sandbox.supervisor.wait_ready(unit.name, _probe(unit), timeout=unit.settle_seconds)
+
+
+def _reload(sandbox: Sandbox, unit: Unit) -> None:
+    if unit.reload_signal:
+        sandbox.supervisor.signal(unit.name, unit.reload_signal)
+    else:
+        sandbox.supervisor.restart(unit.name)

@@ -1,0 +1,87 @@
+"""The `local` platform put together: machine, database, schema, fleets, traffic, first API key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pulumi
+
+from components.local.database import Database, DatabaseArgs
+from components.local.fleets import Fleet, FleetArgs
+from components.local.machine import Machine, MachineArgs
+from components.local.secrets import ApiKey
+from components.local.traffic import Traffic, TrafficArgs
+from components.schema import Schema, SchemaArgs
+from observatory.delivery.releases import ReleaseStore
+from observatory.delivery.rollout import RolloutDocument
+from observatory.settings import FLEETS, StackSettings
+
+API_KEY_REQUESTS_PER_MINUTE = 60_000  # the first key also serves `make bench`
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalArgs:
+    """Settings, the rollout document, and the places on this machine.
+
+    `home` holds what the stack owns, `rootfs` is the root filesystem, `releases` keeps the artifacts,
+    `migrations` is the directory of migration files.
+    """
+
+    settings: StackSettings
+    rollout: RolloutDocument
+    home: Path
+    rootfs: Path
+    releases: ReleaseStore
+    migrations: Path
+
+
+def declare(args: LocalArgs) -> dict[str, Any]:
+    """Declare the stack and return its outputs."""
+    settings, rollout = args.settings, args.rollout
+    machine = Machine("machine", MachineArgs(home=args.home, rootfs=args.rootfs))
+    database = Database("database", DatabaseArgs(settings=settings, machine=machine))
+    schema = Schema(
+        "schema",
+        SchemaArgs(conninfo=database.owner_url, migrations=args.migrations, target=rollout.schema_target),
+        pulumi.ResourceOptions(depends_on=list(database.ready), deleted_with=machine),
+    )
+    fleets = {
+        name: Fleet(
+            name,
+            FleetArgs(
+                settings=settings,
+                machine=machine,
+                name=name,
+                state=rollout.fleet(name),
+                artifact=args.releases.artifact(rollout.fleet(name).version),
+                database_password=database.app_password,
+                after=(schema,),
+            ),
+        )
+        for name in FLEETS
+    }
+    weights = {name: rollout.fleet(name).weight for name in FLEETS}
+    traffic = Traffic("traffic", TrafficArgs(settings=settings, machine=machine, fleets=fleets, weights=weights))
+    key = ApiKey(
+        "operator",
+        conninfo=database.owner_url,
+        scopes=("read", "write"),
+        rate_limit_rpm=API_KEY_REQUESTS_PER_MINUTE,
+        opts=pulumi.ResourceOptions(depends_on=[schema], deleted_with=machine),
+    )
+    return {
+        "service_url": traffic.service_url,
+        "preview_url": traffic.preview_url,
+        "api_key": key.key,
+        "database_url": database.url,
+        "admin_database_url": database.admin_url,
+        "fleets": {name: _fleet_output(rollout, name) for name in FLEETS},
+        "active_fleet": rollout.active_fleet,
+        "schema_version": schema.version,
+    }
+
+
+def _fleet_output(rollout: RolloutDocument, name: Any) -> dict[str, Any]:
+    return rollout.fleet(name).model_dump(include={"version", "size", "weight"})

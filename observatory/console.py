@@ -1,0 +1,75 @@
+"""What the command shows while it works, and its tables. Everything goes to stderr but the answer itself."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from observatory.progress import Phase, Progress
+
+MARKS = {Phase.DONE: "[green]✓[/]", Phase.FAILED: "[red]✗[/]"}
+
+
+class ConsoleReporter:
+    """Shows running tasks as spinners on a terminal, and every ended task as a line; a log gets the lines only."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._running: dict[str, str] = {}
+        self._spinner = Spinner("dots")
+        self._live = Live(console=self._console, transient=True, get_renderable=self._table, refresh_per_second=8)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Take one piece of news; may be called from any thread."""
+        if progress.phase in MARKS:
+            self._running.pop(progress.task, None)
+            seconds = f" [dim]{progress.seconds:.1f} s[/]" if progress.seconds >= 0.05 else ""  # noqa: PLR2004
+            self._console.print(f"{MARKS[progress.phase]} {progress.task}{seconds}")
+            return
+        if progress.phase is Phase.STARTED and not self._console.is_terminal:
+            self._console.print(f"… {progress.task}")
+        self._running[progress.task] = progress.detail
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 1))
+        for name, detail in list(self._running.items()):
+            table.add_row(self._spinner, Text(name), Text(detail, style="dim"))
+        return table
+
+
+def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    """Return a table ready to print."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def answer(renderable: object) -> None:
+    """Print the command's answer on stdout."""
+    Console(file=sys.stdout, highlight=False).print(renderable)
+
+
+def complain(message: str) -> None:
+    """Print an error on stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {message}", style="red"))

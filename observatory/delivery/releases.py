@@ -1,0 +1,89 @@
+"""The release store: the versions that may be deployed, each an artifact with its manifest.
+
+Owns what a manifest must say and that an artifact is what its manifest says. How an artifact is built is the service's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class ReleaseError(Exception):
+    """A release that is not there or not what its manifest says; the message names the file and the remedy."""
+
+
+class Manifest(BaseModel):
+    """What an artifact says of itself; versions of the schema that it works with are inclusive."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    version: Annotated[str, Field(pattern=r"^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    schema_min: Annotated[int, Field(ge=0)]
+    schema_max: Annotated[int, Field(ge=0)]
+
+
+class ReleaseStore:
+    """A directory of `<version>.tar.gz` and `<version>.json`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def artifact(self, version: str) -> Path:
+        """Return where the artifact of a version is kept, whether or not it is there."""
+        return self.directory / f"{version}.tar.gz"
+
+    def manifest(self, version: str) -> Manifest:
+        """Return the manifest of a kept version.
+
+        Raises:
+            ReleaseError: there is none, or it is damaged.
+        """
+        file = self.directory / f"{version}.json"
+        if not file.exists():
+            kept = ", ".join(self.versions()) or "none"
+            raise ReleaseError(f"release {version} is not in the store (kept: {kept}); add it first")
+        return read_manifest(file)
+
+    def versions(self) -> tuple[str, ...]:
+        """Return the kept versions."""
+        return tuple(sorted(file.stem for file in self.directory.glob("v*.json")))
+
+    def add(self, artifact: Path, manifest_file: Path) -> Manifest:
+        """Keep a release; the same one again changes nothing.
+
+        Raises:
+            ReleaseError: the artifact does not have its manifest's digest.
+        """
+        manifest = read_manifest(manifest_file)
+        with artifact.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != manifest.sha256:
+            raise ReleaseError(f"{artifact}: SHA-256 is {digest}, its manifest says {manifest.sha256}; build it again")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for source, target in (
+            (artifact, self.artifact(manifest.version)),
+            (manifest_file, self.directory / f"{manifest.version}.json"),
+        ):
+            partial = target.with_name(f".{target.name}.partial")
+            shutil.copyfile(source, partial)
+            partial.replace(target)
+        return manifest
+
+
+def read_manifest(file: Path) -> Manifest:
+    """Return a manifest.
+
+    Raises:
+        ReleaseError: the file cannot be read or is not a manifest.
+    """
+    try:
+        return Manifest.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ReleaseError(f"{file}: not a release manifest: {error}") from error

@@ -1,0 +1,132 @@
+"""The first traces of a new stack: sent through the balancer and read back, to show that all of it works.
+
+The traces look like those of a real application (several providers, skewed latencies, some errors); their user ids and
+environment say that they are a demonstration, so that they are easy to tell from real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+
+BATCH = 100
+READERS = 8
+ENVIRONMENT = "demonstration"
+
+# US dollars for a thousand prompt and completion tokens: only to look real, no price list.
+MODELS = {
+    ("anthropic", "claude-sonnet-4"): (0.003, 0.015),
+    ("anthropic", "claude-haiku-3.5"): (0.0008, 0.004),
+    ("openai", "gpt-4o"): (0.0025, 0.010),
+    ("openai", "gpt-4o-mini"): (0.00015, 0.0006),
+    ("google", "gemini-2.5-flash"): (0.0003, 0.0025),
+}
+QUESTIONS = (
+    "Summarise the incident report in three sentences.",
+    "Which of these invoices is overdue, and by how many days?",
+    "Translate the release notes into German.",
+    "Classify the ticket: billing, bug or question?",
+    "Write a SQL query for the ten slowest endpoints of last week.",
+)
+
+
+class DemonstrationError(Exception):
+    """The service refused a trace, or did not give one back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstration:
+    """How many traces were sent and read back, by the fleets that answered."""
+
+    sent: int
+    read_back: int
+    answered_by: dict[str, int]
+
+
+def spans(count: int, *, now: datetime, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield `count` LLM calls of the last hour before `now`, one trace each, as items of `POST /v1/traces`."""
+    draw = random.Random(seed)  # noqa: S311 - no secret
+    for _ in range(count):
+        yield _span(draw, now - timedelta(seconds=draw.uniform(0, 3600)))
+
+
+def _span(draw: random.Random, ts: datetime) -> dict[str, Any]:
+    provider, model = draw.choices(list(MODELS), weights=(5, 3, 4, 6, 2))[0]
+    prompt_price, completion_price = MODELS[provider, model]
+    prompt, completion = draw.randint(40, 4000), draw.randint(5, 900)
+    duration = int(draw.lognormvariate(6.6, 0.7))
+    failed = draw.random() < 0.02  # noqa: PLR2004 - two calls in a hundred fail
+    cost = {
+        "prompt_cost_usd": round(prompt / 1000 * prompt_price, 8),
+        "completion_cost_usd": round(completion / 1000 * completion_price, 8),
+    }
+    return {
+        "ts": ts.isoformat(),
+        "trace_id": uuid.UUID(int=draw.getrandbits(128), version=4).hex,
+        "span_id": f"{draw.getrandbits(64):016x}",
+        "span_name": "chat.completions",
+        "span_kind": "client",
+        "provider": provider,
+        "model": model,
+        "input_type": "chat",
+        "input_text": draw.choice(QUESTIONS),
+        "output_text": None if failed else "Answer of the demonstration.",
+        "finish_reason": "error" if failed else "stop",
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        **cost,
+        "total_cost_usd": round(sum(cost.values()), 8),
+        "duration_ms": duration,
+        "ttft_ms": duration // 5,
+        "status_code": "ERROR" if failed else "OK",
+        "error_message": "upstream timed out" if failed else None,
+        "user_id": f"demo-user-{draw.randint(1, 40)}",
+        "session_id": f"demo-session-{draw.randint(1, 120)}",
+        "environment": ENVIRONMENT,
+        "tags": ["demonstration"],
+    }
+
+
+def demonstrate(service_url: str, api_key: str, *, count: int = 1000) -> Demonstration:
+    """Send `count` traces through the balancer in batches, then read every one of them back.
+
+    Raises:
+        DemonstrationError: a batch was refused, or a trace did not come back as it was sent.
+    """
+    items = list(spans(count, now=datetime.now(UTC), seed=random.SystemRandom().getrandbits(64)))
+    return asyncio.run(_send_and_read(service_url, api_key, items))
+
+
+async def _send_and_read(service_url: str, api_key: str, items: Sequence[dict[str, Any]]) -> Demonstration:
+    headers = {"Authorization": f"Bearer {api_key}"}
+    async with httpx.AsyncClient(base_url=service_url, headers=headers, timeout=30) as client:
+        for start in range(0, len(items), BATCH):
+            await _send(client, items[start : start + BATCH])
+        waiting = iter(items)
+        answered_by: dict[str, int] = {}
+        await asyncio.gather(*(_read(client, waiting, answered_by) for _ in range(READERS)))
+    return Demonstration(sent=len(items), read_back=sum(answered_by.values()), answered_by=answered_by)
+
+
+async def _send(client: httpx.AsyncClient, batch: Sequence[dict[str, Any]]) -> None:
+    answer = await client.post("/v1/traces", json={"items": batch})
+    if answer.status_code != httpx.codes.CREATED or answer.json()["accepted"] != len(batch):
+        raise DemonstrationError(f"POST /v1/traces answered {answer.status_code}: {answer.text[:500]}")
+
+
+async def _read(client: httpx.AsyncClient, waiting: Iterator[dict[str, Any]], answered_by: dict[str, int]) -> None:
+    for item in waiting:
+        answer = await client.get(f"/v1/traces/{item['trace_id']}")
+        stored = answer.json().get("items", []) if answer.status_code == httpx.codes.OK else []
+        if [span["span_id"] for span in stored] != [item["span_id"]]:
+            raise DemonstrationError(f"trace {item['trace_id']} did not come back ({answer.status_code})")
+        fleet = answer.headers["X-Observatory-Fleet"]
+        answered_by[fleet] = answered_by.get(fleet, 0) + 1

@@ -1,0 +1,146 @@
+"""What runs where on the `local` stack: every daemon with its address, version, process and health.
+
+Reads the living thing (supervisor, sockets, `/proc`), never the stack's state, so that it is true when they differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from observatory.delivery.rollout import FleetName, RolloutDocument
+from observatory.nodes import HttpReady, Paths, TcpReady, Unit
+from observatory.nodes.etcd import etcd
+from observatory.nodes.haproxy import haproxy
+from observatory.nodes.postgres import patroni
+from observatory.nodes.storage import storage
+from observatory.runtime import Probe, Sandbox
+from observatory.settings import FLEETS, StackSettings
+
+PACKAGES = {"etcd": "etcd-server", "patroni": "patroni", "haproxy": "haproxy"}
+POSTGRES_PACKAGES = ("postgresql-17", "postgresql-17-timescaledb")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaemonStatus:
+    """One daemon: `health` is `ready`, `not ready` or the supervisor's word for why it does not run; PSS in MiB."""
+
+    name: str
+    address: str
+    version: str
+    pid: int | None
+    health: str
+    memory_mb: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as a plain mapping."""
+        return asdict(self)
+
+
+def stack_units(settings: StackSettings, rollout: RolloutDocument) -> list[tuple[Unit, str | None]]:
+    """Return every unit of the stack, in the order of their start, with the version of those that a rollout chooses."""
+    paths = Paths()
+    fleets = {name: list(_fleet_units(settings, rollout, name, paths)) for name in FLEETS}
+    balancer = haproxy(
+        settings,
+        paths,
+        instances={name: tuple(port for unit in units for port in unit.ports.values()) for name, units in fleets.items()},
+        weights={name: rollout.fleet(name).weight for name in FLEETS},
+    )
+    instances = [(unit, rollout.fleet(name).version) for name, units in fleets.items() for unit in units]
+    return [(etcd(settings, paths), None), (patroni(settings, paths), None), *instances, (balancer, None)]
+
+
+def _fleet_units(
+    settings: StackSettings, rollout: RolloutDocument, name: FleetName, paths: Paths
+) -> Iterator[Unit]:
+    state = rollout.fleet(name)
+    for index in range(1, state.size + 1):
+        yield storage(settings, paths, fleet=name, index=index, version=state.version, sha256=state.sha256)
+
+
+def daemon_statuses(sandbox: Sandbox, settings: StackSettings, rollout: RolloutDocument) -> list[DaemonStatus]:
+    """Return the status of every daemon that the stack should have."""
+    versions = package_versions(sandbox.rootfs)
+    rows = []
+    for unit, version in stack_units(settings, rollout):
+        rows.append(_status(sandbox, unit, version or versions.get(PACKAGES[unit.name], "?")))
+        if unit.name == "patroni":
+            rows.append(_postgres_status(sandbox, settings, versions))
+    return rows
+
+
+def _status(sandbox: Sandbox, unit: Unit, version: str) -> DaemonStatus:
+    address = f"127.0.0.1:{unit.ready.port}"
+    if not sandbox.alive():
+        return DaemonStatus(
+            name=unit.name, address=address, version=version, pid=None, health="sandbox down", memory_mb=None
+        )
+    program = sandbox.supervisor.status(unit.name)
+    ready = program.running and probe(unit.ready).check(sandbox)
+    health = "ready" if ready else "not ready" if program.running else program.state.lower()
+    return DaemonStatus(
+        name=unit.name,
+        address=address,
+        version=version,
+        pid=program.pid,
+        health=health,
+        memory_mb=process_memory_mb(program.pid),
+    )
+
+
+def _postgres_status(sandbox: Sandbox, settings: StackSettings, versions: dict[str, str]) -> DaemonStatus:
+    """PostgreSQL is Patroni's child, not the supervisor's: its pid stands in the data directory."""
+    ready = TcpReady(port=settings.ports.postgres)
+    running = sandbox.alive() and probe(ready).check(sandbox)
+    pid_file = sandbox.home / "data" / "postgres" / "postmaster.pid"
+    pid = int(pid_file.read_text().split()[0]) if running and pid_file.exists() else None
+    version, timescaledb = (versions.get(package, "?") for package in POSTGRES_PACKAGES)
+    return DaemonStatus(
+        name="postgresql",
+        address=f"127.0.0.1:{ready.port}",
+        version=f"{version} + timescaledb {timescaledb}",
+        pid=pid,
+        health="ready" if running else "not ready",
+        memory_mb=process_memory_mb(pid),
+    )
+
+
+def probe(ready: HttpReady | TcpReady) -> Probe:
+    """Return the runtime's probe for a unit's readiness."""
+    if isinstance(ready, HttpReady):
+        return Probe(http=f"http://127.0.0.1:{ready.port}{ready.path}")
+    return Probe(tcp=("127.0.0.1", ready.port))
+
+
+def package_versions(rootfs: Path) -> dict[str, str]:
+    """Return upstream's version of every Debian package in a root filesystem."""
+    text = (rootfs / "var/lib/dpkg/status").read_text(encoding="utf-8")
+    found = re.findall(r"^Package: (\S+)$.*?^Version: (?:\d+:)?(\S+)$", text, flags=re.MULTILINE | re.DOTALL)
+    return {package: re.split(r"[-+~]", version)[0] for package, version in found}
+
+
+def process_memory_mb(pid: int | None) -> int | None:
+    """Return the proportional set size of a process with its descendants, in MiB, or None where it cannot be read."""
+    if pid is None:
+        return None
+    try:
+        return sum(_pss_kb(member) for member in _family(pid)) // 1024
+    except OSError:
+        return None
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    for child in children.read_text().split():
+        yield from _family(int(child))
+
+
+def _pss_kb(pid: int) -> int:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    match = re.search(r"^Pss:\s+(\d+) kB$", rollup, flags=re.MULTILINE)
+    return int(match.group(1)) if match else 0
