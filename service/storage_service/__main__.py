@@ -1,0 +1,70 @@
+"""Start the service: `storage-service [--version]`; everything else is told by `STORAGE_*` environment variables."""
+
+import argparse
+import socket
+import sys
+
+import uvicorn
+
+from .app import create_app
+from .lifecycle import DrainingServer, Lifecycle
+from .logs import configure
+from .release import RELEASE
+from .settings import Listen, Settings, SettingsError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+# Longer than a balancer keeps an idle connection, so that it never sends a request into one that is being closed.
+KEEP_ALIVE_S = 75
+CUT_OFF_S = 2  # for connections that are still open when draining is over
+BACKLOG = 2048
+
+
+def main() -> int:
+    """Run until SIGTERM; return the exit status: 0 stopped, 1 cannot listen, 2 wrong settings."""
+    parser = argparse.ArgumentParser(prog=RELEASE.name, description=__doc__)
+    parser.add_argument("--version", action="version", version=RELEASE.version)
+    parser.parse_args()
+    try:
+        settings = Settings.from_environment()
+    except SettingsError as error:
+        return _fail(str(error), EXIT_USAGE)
+    try:
+        listener = _listen(settings.listen)
+    except OSError as error:
+        return _fail(f"cannot listen on {settings.listen} (STORAGE_LISTEN): {error.strerror or error}", EXIT_FAILED)
+    configure(level=settings.log_level, version=RELEASE.version, fleet=settings.fleet)
+    _serve(settings, listener)
+    return 0
+
+
+def _serve(settings: Settings, listener: socket.socket) -> None:
+    lifecycle = Lifecycle()
+    config = uvicorn.Config(
+        create_app(settings, lifecycle=lifecycle),
+        # Set here, they are also in the answers that uvicorn gives by itself.
+        headers=[("X-Observatory-Version", RELEASE.version), ("X-Observatory-Fleet", settings.fleet)],
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=CUT_OFF_S,
+        backlog=BACKLOG,
+    )
+    DrainingServer(config, lifecycle=lifecycle, settings=settings).run(sockets=[listener])
+
+
+def _listen(listen: Listen) -> socket.socket:
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    return socket.create_server((listen.host, listen.port), family=family, backlog=BACKLOG)
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.writelines(f"{RELEASE.name}: {line}\n" for line in message.splitlines())
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The ASGI application: endpoints, error handlers, and the log line and metrics of each request."""
+
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .api import Api, json_response
+from .database import Database
+from .lifecycle import Lifecycle
+from .metrics import Metrics
+from .operations import openapi, operations
+from .problems import Problem, on_failure, on_http_exception, on_problem
+from .settings import Settings
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; nobody receives it
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings, *, lifecycle: Lifecycle) -> ASGIApp:
+    """Put the application together; its lifespan opens and closes the database."""
+    database = Database(settings)
+    metrics = Metrics(fleet=settings.fleet)
+    listed = operations(Api(settings, database=database, metrics=metrics, lifecycle=lifecycle))
+    document = openapi(listed)
+
+    async def openapi_json(_request: Request) -> Response:
+        return json_response(document)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        await database.open()
+        yield
+        await database.close()
+
+    app = Starlette(
+        routes=[*(operation.route for operation in listed), Route("/openapi.json", openapi_json)],
+        exception_handlers={
+            Problem: on_problem,
+            HTTPException: on_http_exception,
+            ClientDisconnect: _on_disconnect,
+            Exception: on_failure,
+        },
+        lifespan=lifespan,
+    )
+    return Observed(app, metrics=metrics, lifecycle=lifecycle)
+
+
+async def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+class Observed:
+    """Counts, measures and logs every request."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, lifecycle: Lifecycle) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500
+        started = time.perf_counter()
+
+        async def send_noting_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            with self._lifecycle.request():
+                await self._app(scope, receive, send_noting_status)
+        finally:
+            self._note(scope, status, time.perf_counter() - started)
+
+    def _note(self, scope: Scope, status: int, duration: float) -> None:
+        # Paths and methods are the client's to choose; labels must be few.
+        route = scope["route"].path if "route" in scope else "unmatched"
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._metrics.requests.labels(method, route, status).inc()
+        self._metrics.request_duration.labels(route).observe(duration)
+        fields = {"method": method, "route": route, "status": status, "duration_ms": round(duration * 1000, 1)}
+        if key := scope.get("state", {}).get("api_key_id"):
+            fields["api_key_id"] = key
+        log.log(logging.INFO if route.startswith("/v1/") else logging.DEBUG, "request", extra={"fields": fields})

@@ -1,0 +1,159 @@
+"""Connections to the database: the bounded pool, and the watch that tells whether the database can be used.
+
+Owns time limits and the translation of the driver's errors into refusals. Does not own what is asked:
+that is in `tables` and `auth`.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+
+from .logs import describe
+from .problems import FieldError, InvalidRequest, Unavailable
+from .release import RELEASE
+from .settings import Settings
+
+CONNECT_TIMEOUT_S = 3
+RECONNECT_TIMEOUT_S = 5  # the pool waits ever longer between attempts until it starts anew
+WATCH_INTERVAL_S = 1.0
+WATCH_TIMEOUT_S = 3.0
+LEDGER_QUERY = "SELECT max(version) FROM observatory.schema_migrations"
+
+Connection = psycopg.AsyncConnection[Any]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What the watch saw last.
+
+    Attributes:
+        reachable: the database answered.
+        schema_version: highest version in the ledger of migrations; None if there is none or it is not known.
+        detail: what is wrong; empty if the database can be used.
+    """
+
+    reachable: bool
+    schema_version: int | None = None
+    detail: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """The database answers, and its schema is one that this release works with."""
+        return not self.detail
+
+
+class Database:
+    """The database as the service sees it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._conninfo = make_conninfo(
+            settings.database_url,
+            application_name=f"{RELEASE.name} {settings.fleet} {RELEASE.version}",
+            connect_timeout=CONNECT_TIMEOUT_S,
+            # A peer that vanished without a word is noticed within these seconds, not the kernel's quarter of an hour.
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+            tcp_user_timeout=15_000,
+        )
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            self._conninfo,
+            kwargs=self._connection_arguments,
+            min_size=settings.pool_min,
+            max_size=settings.pool_max,
+            timeout=settings.pool_timeout_seconds,
+            max_waiting=settings.max_pending_writes,
+            reconnect_timeout=RECONNECT_TIMEOUT_S,
+            check=AsyncConnectionPool.check_connection,
+            open=False,
+            name="storage",
+        )
+        self._watcher: asyncio.Task[None] | None = None
+        self.condition = Condition(reachable=False, detail="not reached yet")
+
+    async def open(self) -> None:
+        """Start to connect; does not wait for the database, which may come later than the service."""
+        await self._pool.open(wait=False)
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._watcher:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        await self._pool.close()
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection in autocommit mode.
+
+        Raises:
+            Unavailable: none was free in time, or the database is away or refuses for a reason of its own.
+            InvalidRequest: the database refused the values.
+        """
+        try:
+            async with asyncio.timeout(self._settings.database_timeout_seconds), self._pool.connection() as connection:
+                yield connection
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            log.warning("database refused values", exc_info=True)
+            field = error.diag.column_name or error.diag.constraint_name or "items"
+            raise InvalidRequest([FieldError(field=field, reason=f"was refused: {describe(error)}")]) from error
+        except (TooManyRequests, PoolTimeout) as error:
+            raise Unavailable("every database connection is busy or the database is away; try again") from error
+        except (psycopg.Error, TimeoutError) as error:
+            log.exception("database failed")
+            raise Unavailable("the database cannot answer now; try again") from error
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        """Arguments of one connection; the password file is read each time, so that a password can be rotated."""
+        path = self._settings.database_password_file
+        password = {"password": path.read_text(encoding="utf-8").rstrip("\n")} if path else {}
+        # Prepared statements are state of a session, which a transaction pooler shares among clients.
+        return {"autocommit": True, "prepare_threshold": None, **password}
+
+    async def _watch(self) -> None:
+        """Ask for the schema version each second, on a connection that no burst of requests can take."""
+        while True:
+            with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
+                await self._watch_connection()
+            await asyncio.sleep(WATCH_INTERVAL_S)
+
+    async def _watch_connection(self) -> None:
+        try:
+            async with asyncio.timeout(WATCH_TIMEOUT_S):
+                connection = await Connection.connect(self._conninfo, **self._connection_arguments())
+            async with connection:
+                await self._pool.check()
+                while True:
+                    self._note(await self._schema_condition(connection))
+                    await asyncio.sleep(WATCH_INTERVAL_S)
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            self._note(Condition(reachable=False, detail=describe(error)))
+            raise
+
+    async def _schema_condition(self, connection: Connection) -> Condition:
+        try:
+            async with asyncio.timeout(WATCH_TIMEOUT_S):
+                row = await (await connection.execute(LEDGER_QUERY)).fetchone()
+        except psycopg.ProgrammingError as error:
+            return Condition(reachable=True, detail=f"the ledger of migrations cannot be read: {describe(error)}")
+        version = row[0] if row else None
+        if version is not None and RELEASE.supports(version):
+            return Condition(reachable=True, schema_version=version)
+        detail = f"schema version is {version}, expected {RELEASE.schema_min} to {RELEASE.schema_max}"
+        return Condition(reachable=True, schema_version=version, detail=detail)
+
+    def _note(self, condition: Condition) -> None:
+        if condition != self.condition:
+            level = logging.INFO if condition.usable else logging.WARNING
+            log.log(level, "database condition changed", extra={"fields": vars(condition)})
+        self.condition = condition

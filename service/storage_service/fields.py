@@ -1,0 +1,85 @@
+"""Types of the fields that clients send: what PostgreSQL can store, checked before it is asked to.
+
+Limits are stated here, beside the reason for each, and appear in the OpenAPI document.
+"""
+
+import json
+import re
+import struct
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, StringConstraints, WithJsonSchema
+
+MAX_NAME = 128
+"""Characters of a name. Up to five of them share an index row, which PostgreSQL limits to 2,704 bytes."""
+MAX_TEXT = 256 * 1024
+"""Characters of a prompt, an answer or an error message, and of one JSON field as text."""
+MAX_TAGS = 64
+MAX_INT = 2**31 - 1  # PostgreSQL's integer
+_COST_LIMIT = Decimal("9999.999999995")  # from here on it rounds to 10000, which numeric(12,8) does not hold
+_COST_STEP = Decimal("1e-8")
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def _without_nul(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("must not contain the character U+0000, which PostgreSQL cannot store")
+    return value
+
+
+def _timestamp(value: object) -> datetime:
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise ValueError("expected an RFC 3339 date and time with a zone, such as 2026-01-31T12:00:00Z")
+    try:
+        return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("expected a date and time that exist, between the years 1 and 9999") from None
+
+
+def _cost(value: Decimal) -> Decimal:
+    if value >= _COST_LIMIT:
+        raise ValueError("expected less than 10000, the range of numeric(12,8)")
+    return value.quantize(_COST_STEP, ROUND_HALF_UP)
+
+
+def _single_precision(value: float) -> float:
+    return float(struct.unpack("f", struct.pack("f", value))[0])
+
+
+def _storable_json(value: Any) -> Any:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise ValueError("must not contain NaN or a number outside the range of a double") from None
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"expected at most {MAX_TEXT} characters of JSON")
+    if _NUL_ESCAPE.search(text):
+        raise ValueError("must not contain the character U+0000, which PostgreSQL cannot store")
+    return value
+
+
+Timestamp = Annotated[
+    datetime,
+    PlainValidator(_timestamp),
+    WithJsonSchema({"type": "string", "format": "date-time", "description": "RFC 3339; kept to the microsecond"}),
+]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_without_nul)]
+Identifier = Annotated[str, StringConstraints(pattern=rf"^[0-9A-Za-z._:+=-]{{1,{MAX_NAME}}}$")]
+"""An identifier that can stand in a URL's path as it is."""
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT), AfterValidator(_without_nul)]
+Count = Annotated[int, Field(ge=0, le=MAX_INT)]
+Cost = Annotated[
+    Decimal,
+    Field(ge=0, allow_inf_nan=False, description="US dollars, rounded to 8 decimal places"),
+    AfterValidator(_cost),
+    PlainSerializer(float, return_type=float, when_used="json"),
+    WithJsonSchema({"type": "number", "minimum": 0, "exclusiveMaximum": 10_000}),
+]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), AfterValidator(_single_precision)]
+Tags = Annotated[list[Name], Field(max_length=MAX_TAGS)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_storable_json)]
+JsonArray = Annotated[list[Any], AfterValidator(_storable_json)]

@@ -1,0 +1,86 @@
+"""The phases of a process, and how it ends without failing a request.
+
+SIGTERM: not ready at once, but serving on for the lame-duck period, because balancers need a moment to notice; then new
+requests are refused, those in flight finish, and the process ends with status 0.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Iterator
+from enum import Enum
+
+import uvicorn
+
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Phase(Enum):
+    """Where a process is in its life."""
+
+    SERVING = "serving"
+    LAME_DUCK = "lame duck"
+    DRAINING = "draining"
+
+
+class Lifecycle:
+    """The phase, and the requests in flight."""
+
+    def __init__(self) -> None:
+        self.phase = Phase.SERVING
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator[None]:
+        """Count a request as in flight."""
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no request is in flight."""
+        await self._idle.wait()
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that drains as this module says."""
+
+    def __init__(self, config: uvicorn.Config, *, lifecycle: Lifecycle, settings: Settings) -> None:
+        super().__init__(config)
+        self._lifecycle = lifecycle
+        self._settings = settings
+        self._drain: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take over SIGTERM and SIGINT; another one while draining changes nothing."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        yield
+
+    def _on_signal(self) -> None:
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._drain_and_exit())
+
+    async def _drain_and_exit(self) -> None:
+        log.info("stopping: no longer ready")
+        self._lifecycle.phase = Phase.LAME_DUCK
+        await asyncio.sleep(self._settings.lame_duck_seconds)
+        self._lifecycle.phase = Phase.DRAINING
+        try:
+            async with asyncio.timeout(self._settings.drain_seconds):
+                await self._lifecycle.idle()
+        except TimeoutError:
+            log.warning("requests still in flight after STORAGE_DRAIN_SECONDS are cut off")
+        self.should_exit = True

@@ -1,0 +1,66 @@
+"""Structured logs: one JSON object a line on standard error.
+
+Never holds prompt texts, keys or passwords: an exception is logged by its type, SQLSTATE and frames, not by its
+message, because PostgreSQL's messages quote the values that they complain about.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+import psycopg
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record, with the mapping in `extra={"fields": ...}`, as one JSON object."""
+
+    def __init__(self, **constant: str) -> None:
+        super().__init__()
+        self._constant = constant
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line of JSON."""
+        entry: dict[str, Any] = {
+            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **self._constant,
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[1]:
+            entry["exception"] = describe(record.exc_info[1])
+            entry["frames"] = _frames(record.exc_info[2])
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def describe(error: BaseException) -> str:
+    """Describe an exception without the data that its message may quote."""
+    name = type(error).__name__
+    if isinstance(error, psycopg.Error):
+        if error.sqlstate:
+            return f"{name} (SQLSTATE {error.sqlstate})"
+        # Without SQLSTATE it comes from the client: host, port and user, never data.
+        return f"{name}: {error}".splitlines()[0]
+    if isinstance(error, OSError):
+        return f"{name}: {error}"
+    return name
+
+
+def _frames(trace: TracebackType | None) -> list[str]:
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(trace)]
+
+
+def configure(*, level: str, **constant: str) -> None:
+    """Send all logging to standard error as JSON, with the constant fields in every line."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(**constant))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Says every connection it hands out.
+    logging.getLogger("psycopg.pool").setLevel(logging.WARNING)

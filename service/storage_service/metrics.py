@@ -1,0 +1,53 @@
+"""What Prometheus reads at `/metrics`. A batch that the client got wrong is no failed write."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+
+from .problems import InvalidRequest
+from .release import RELEASE
+
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+
+
+class Metrics:
+    """The service's metrics, in a registry of their own."""
+
+    def __init__(self, *, fleet: str) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        Info("storage_service", "Version and fleet of this instance.", registry=self.registry).info(
+            {"version": RELEASE.version, "fleet": fleet}
+        )
+        self.requests = Counter(
+            "storage_http_requests", "HTTP requests answered.", ["method", "route", "status"], registry=self.registry
+        )
+        self.request_duration = self._histogram("storage_http_request_duration_seconds", "Time to answer.", "route")
+        self.writes = Counter(
+            "storage_writes", "Batches written, by outcome: success or error.", ["status"], registry=self.registry
+        )
+        for status in ("success", "error"):
+            self.writes.labels(status)  # a rate needs the zero before the first
+        self.items = Counter("storage_items_accepted", "Items accepted.", ["table"], registry=self.registry)
+        self.write_duration = self._histogram("storage_write_duration_seconds", "Time to store a batch.", "table")
+        self.query_duration = self._histogram("storage_query_duration_seconds", "Time to read rows.", "query")
+        self.pending_writes = Gauge(
+            "storage_pending_writes", "Write requests admitted and not answered.", registry=self.registry
+        )
+
+    @contextmanager
+    def write(self, table: str) -> Iterator[None]:
+        """Measure one batch on its way into the database."""
+        try:
+            with self.write_duration.labels(table).time():
+                yield
+        except InvalidRequest:
+            raise
+        except BaseException:
+            self.writes.labels("error").inc()
+            raise
+        self.writes.labels("success").inc()
+
+    def _histogram(self, name: str, documentation: str, label: str) -> Histogram:
+        return Histogram(name, documentation, [label], registry=self.registry, buckets=LATENCY_BUCKETS)

@@ -1,0 +1,146 @@
+"""Refusals: what a client gets instead of an answer, as `application/problem+json` (RFC 9457)."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+MAX_ERRORS = 20  # in one answer; the first few tell what is wrong, and a batch can have thousands
+RETRY_AFTER_S = 1
+
+
+class FieldError(BaseModel):
+    """One thing wrong with a request.
+
+    Attributes:
+        item: index in `items`, counted from 0; absent if the fault is not in an item.
+        field: name of the field or parameter, dotted when it is nested.
+        reason: what was expected of it.
+    """
+
+    item: int | None = None
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        place = self.field if self.item is None else f"items[{self.item}].{self.field}"
+        return f"{place}: {self.reason}"
+
+
+class ProblemDocument(BaseModel):
+    """Body of every refusal."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError] | None = None
+
+
+class Problem(Exception):  # noqa: N818 - the name of RFC 9457
+    """A refusal with an HTTP status; the message tells the client the cause and the remedy."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+
+    def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.errors: list[FieldError] | None = None
+
+
+class InvalidRequest(Problem):
+    """The request cannot be understood or stored; nothing was."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+    def __init__(self, errors: list[FieldError]) -> None:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        super().__init__(f"{errors[0]}{more}; nothing was stored" if errors[0].item is not None else f"{errors[0]}")
+        self.errors = errors[:MAX_ERRORS]
+
+
+class Unauthorized(Problem):
+    """No key, or one that is unknown, inactive or expired."""
+
+    status = HTTPStatus.UNAUTHORIZED
+
+    def __init__(self, detail: str, *, error: str | None = None) -> None:
+        challenge = 'Bearer realm="observatory"' + (f', error="{error}"' if error else "")
+        super().__init__(detail, headers={"WWW-Authenticate": challenge})
+
+
+class Forbidden(Problem):
+    """The key is good but lacks the scope."""
+
+    status = HTTPStatus.FORBIDDEN
+
+    def __init__(self, scope: str) -> None:
+        challenge = f'Bearer realm="observatory", error="insufficient_scope", scope="{scope}"'
+        super().__init__(f"the API key lacks the scope {scope!r}", headers={"WWW-Authenticate": challenge})
+
+
+class NotFound(Problem):
+    """There is no such thing."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class RequestTimeout(Problem):
+    """The body did not arrive in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+
+class ContentTooLarge(Problem):
+    """Too many bytes or too many items."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class UnsupportedMediaType(Problem):
+    """The body is not plain JSON."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class Unavailable(Problem):
+    """Nothing wrong with the request: the same one can be sent again a little later."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+    def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail, headers={"Retry-After": str(RETRY_AFTER_S), **(headers or {})})
+
+
+async def on_problem(_request: Request, error: Exception) -> Response:
+    """Turn a `Problem` into its response."""
+    assert isinstance(error, Problem)  # noqa: S101 - Starlette's type for handlers is too wide
+    return _response(error.status, error.detail, error.headers, error.errors)
+
+
+async def on_http_exception(_request: Request, error: Exception) -> Response:
+    """Turn the framework's own refusals (404, 405) into the same form."""
+    assert isinstance(error, HTTPException)  # noqa: S101
+    return _response(HTTPStatus(error.status_code), error.detail, error.headers)
+
+
+async def on_failure(_request: Request, _error: Exception) -> Response:
+    """Answer for a fault of the service; what it was is in the log only."""
+    return _response(HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed; its log says how")
+
+
+def _response(
+    status: HTTPStatus,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    errors: list[FieldError] | None = None,
+) -> Response:
+    document = ProblemDocument(title=status.phrase, status=status, detail=detail, errors=errors)
+    body: dict[str, Any] = document.model_dump(exclude_none=True)
+    return Response(to_json(body), status, dict(headers or {}), media_type="application/problem+json")

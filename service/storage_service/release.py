@@ -1,0 +1,33 @@
+"""What this copy of the service is: its version, and the schema versions it works with.
+
+`release.json` beside this module is the only source; a build writes the version of the artifact into its copy.
+"""
+
+from importlib.resources import files
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Release(BaseModel):
+    """Identity of a build.
+
+    Attributes:
+        name: name of the service.
+        version: `vMAJOR.MINOR.PATCH[-pre]`.
+        schema_min: lowest migration version that the service works with.
+        schema_max: highest migration version that the service works with.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: str
+    schema_min: int
+    schema_max: int
+
+    def supports(self, schema_version: int) -> bool:
+        """Tell whether the service works with a database at this migration version."""
+        return self.schema_min <= schema_version <= self.schema_max
+
+
+RELEASE = Release.model_validate_json((files(__package__) / "release.json").read_bytes())

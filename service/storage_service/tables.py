@@ -1,0 +1,108 @@
+"""Tables that items are stored in, and their SQL. Knows no HTTP."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from pydantic import BaseModel
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table whose columns have the names of an item's fields.
+
+    Attributes:
+        name: name of the table.
+        columns: its columns, in the order of a row.
+        json_columns: those of type jsonb.
+        key: the columns that identify a row.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    json_columns: frozenset[str]
+    key: tuple[str, ...]
+
+    @cached_property
+    def identifier(self) -> sql.Identifier:
+        """The table's name for use in SQL."""
+        return sql.Identifier(self.name)
+
+    @cached_property
+    def column_list(self) -> sql.Composed:
+        """The columns for use in SQL, separated by commas."""
+        return sql.SQL(", ").join(map(sql.Identifier, self.columns))
+
+    def rows(self, items: Iterable[BaseModel]) -> list[Row]:
+        """Turn items into rows, each key once, in the order of keys.
+
+        The order keeps two writers with the same keys from waiting for each other in a circle.
+        """
+        unique: dict[Row, BaseModel] = {}
+        for item in items:
+            unique.setdefault(tuple(getattr(item, column) for column in self.key), item)
+        return [tuple(self._values(item)) for _, item in sorted(unique.items(), key=lambda entry: entry[0])]
+
+    def _values(self, item: BaseModel) -> Iterable[Any]:
+        for column in self.columns:
+            value = getattr(item, column)
+            as_json = column in self.json_columns and value is not None
+            yield json.dumps(value, ensure_ascii=False) if as_json else value
+
+
+async def store(connection: psycopg.AsyncConnection[Any], table: Table, rows: Sequence[Row]) -> None:
+    """Store rows in one transaction; a row whose key is stored already is left as it is.
+
+    COPY cannot skip duplicates, so a batch that has one (a client that sends again) goes by way of a temporary table.
+    That is slower and leaves dead rows in the catalogue; most batches have none. Either way is one transaction that
+    leaves no state in the session, so it works through a transaction pooler.
+    """
+    try:
+        async with connection.transaction(), connection.cursor() as cursor:
+            await _copy(cursor, table, table.identifier, rows)
+    except psycopg.errors.UniqueViolation:
+        async with connection.transaction(), connection.cursor() as cursor:
+            await _copy_new(cursor, table, rows)
+
+
+async def _copy(cursor: psycopg.AsyncCursor[Any], table: Table, target: sql.Identifier, rows: Sequence[Row]) -> None:
+    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(target, table.column_list)
+    async with cursor.copy(statement) as copy:
+        for row in rows:
+            await copy.write_row(row)
+
+
+async def _copy_new(cursor: psycopg.AsyncCursor[Any], table: Table, rows: Sequence[Row]) -> None:
+    incoming = sql.Identifier("incoming")
+    names = {"table": table.identifier, "incoming": incoming, "columns": table.column_list}
+    await cursor.execute(sql.SQL("CREATE TEMP TABLE {incoming} (LIKE {table}) ON COMMIT DROP").format(**names))
+    await _copy(cursor, table, incoming, rows)
+    insert = "INSERT INTO {table} ({columns}) SELECT {columns} FROM {incoming} ON CONFLICT DO NOTHING"
+    await cursor.execute(sql.SQL(insert).format(**names))
+
+
+async def select(
+    connection: psycopg.AsyncConnection[Any],
+    table: Table,
+    *,
+    where: Mapping[str, object],
+    order_by: sql.SQL,
+    limit: int,
+) -> list[dict[str, Any]]:
+    """Read rows whose columns have the given values."""
+    conditions = [sql.SQL("{} = %s").format(sql.Identifier(column)) for column in where]
+    query = sql.SQL("SELECT {columns} FROM {table} {where} ORDER BY {order} LIMIT %s").format(
+        columns=table.column_list,
+        table=table.identifier,
+        where=sql.SQL("WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL(""),
+        order=order_by,
+    )
+    async with connection.cursor(row_factory=psycopg.rows.dict_row) as cursor:
+        await cursor.execute(query, [*where.values(), limit])
+        return await cursor.fetchall()

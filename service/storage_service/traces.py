@@ -1,0 +1,57 @@
+"""The trace item: one span of a call to a language model, as clients send and read it and as it is stored."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .fields import Cost, Count, Fraction, Identifier, JsonArray, JsonObject, Name, Tags, Text, Timestamp
+from .tables import Table
+
+
+class Trace(BaseModel):
+    """One span. The fields are the columns of `llm_traces`."""
+
+    # Strict: a number in quotes or a flag written 1 is the sender's mistake, and is better told than guessed at.
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_serialization_defaults_required=True)
+
+    ts: Annotated[Timestamp, Field(title="start of the span")]
+    trace_id: Identifier
+    span_id: Identifier
+    parent_span_id: Identifier | None = None
+    span_name: Name
+    span_kind: Name = "internal"
+    provider: Name
+    model: Name
+    input_type: Name
+    input_text: Text | None = None
+    input_messages: JsonArray | None = None
+    output_text: Text | None = None
+    finish_reason: Name | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    total_tokens: Count | None = None
+    prompt_cost_usd: Cost | None = None
+    completion_cost_usd: Cost | None = None
+    total_cost_usd: Cost | None = None
+    duration_ms: Count
+    ttft_ms: Count | None = None
+    status_code: Literal["OK", "ERROR", "UNSET"]
+    error_message: Text | None = None
+    user_id: Name | None = None
+    session_id: Name | None = None
+    environment: Name | None = None
+    tags: Tags | None = None
+    attributes: JsonObject | None = None
+    sampled: bool = True
+    sample_rate: Fraction | None = None
+    resource_attributes: JsonObject | None = None
+    events: JsonArray | None = None
+    links: JsonArray | None = None
+
+
+TRACES = Table(
+    name="llm_traces",
+    columns=tuple(Trace.model_fields),
+    json_columns=frozenset({"input_messages", "attributes", "resource_attributes", "events", "links"}),
+    key=("trace_id", "span_id", "ts"),
+)
