@@ -1,0 +1,48 @@
+"""The release store keeps what its manifest describes, and nothing else."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from observatory.delivery.releases import ReleaseError, ReleaseStore
+
+
+def release(
+    directory: Path, *, version: str = "v0.1.0", content: bytes = b"artifact", digest: str = ""
+) -> tuple[Path, Path]:
+    artifact, manifest = directory / "artifact.tar.gz", directory / "artifact.json"
+    artifact.write_bytes(content)
+    sha256 = digest or hashlib.sha256(content).hexdigest()
+    manifest.write_text(
+        json.dumps({"name": "storage-service", "version": version, "sha256": sha256, "schema_min": 3, "schema_max": 6})
+    )
+    return artifact, manifest
+
+
+def test_a_release_is_kept_with_its_manifest(tmp_path: Path) -> None:
+    store = ReleaseStore(tmp_path / "store")
+    store.add(*release(tmp_path))
+    assert store.versions() == ("v0.1.0",)
+    assert store.artifact("v0.1.0").read_bytes() == b"artifact"
+    assert store.manifest("v0.1.0").schema_max == 6
+
+
+def test_an_artifact_that_is_not_what_its_manifest_says_is_refused(tmp_path: Path) -> None:
+    store = ReleaseStore(tmp_path / "store")
+    with pytest.raises(ReleaseError, match=r"SHA-256 is .*, its manifest says b"):
+        store.add(*release(tmp_path, digest="b" * 64))
+    assert store.versions() == ()
+
+
+def test_a_version_that_is_not_kept_is_named_with_those_that_are(tmp_path: Path) -> None:
+    store = ReleaseStore(tmp_path / "store")
+    store.add(*release(tmp_path))
+    with pytest.raises(ReleaseError, match=r"v9\.9\.9 is not in the store \(kept: v0\.1\.0\)"):
+        store.manifest("v9.9.9")
+
+
+def test_a_version_of_another_form_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match="not a release manifest"):
+        ReleaseStore(tmp_path / "store").add(*release(tmp_path, version="latest"))

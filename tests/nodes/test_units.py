@@ -1,0 +1,77 @@
+"""What `nodes` renders: pure functions of settings, readable back from a resource's inputs."""
+
+import json
+
+import pytest
+import yaml
+
+from observatory.nodes import Paths, Unit
+from observatory.nodes.etcd import etcd
+from observatory.nodes.haproxy import haproxy, weights_map
+from observatory.nodes.postgres import host_based_authentication, patroni
+from observatory.nodes.storage import storage
+from observatory.settings import StackSettings
+
+SETTINGS, PATHS = StackSettings(), Paths()
+
+
+def all_units() -> list[Unit]:
+    instance = storage(SETTINGS, PATHS, fleet="blue", index=2, version="v0.1.0", sha256="a" * 64)
+    balancer = haproxy(SETTINGS, PATHS, instances={"blue": (1, 2), "green": ()}, weights={"blue": 95, "green": 5})
+    return [etcd(SETTINGS, PATHS), patroni(SETTINGS, PATHS), instance, balancer]
+
+
+def as_pulumi_carries(value: object) -> object:
+    """Every number becomes a float on the way through a resource's inputs."""
+    return json.loads(json.dumps(value), parse_int=float)
+
+
+@pytest.mark.parametrize("unit", all_units(), ids=lambda unit: unit.name)
+def test_a_unit_survives_the_way_through_a_resource(unit: Unit) -> None:
+    assert Unit.model_validate(as_pulumi_carries(unit.model_dump(exclude_none=True))) == unit
+
+
+@pytest.mark.parametrize("unit", all_units(), ids=lambda unit: unit.name)
+def test_every_port_of_a_unit_comes_from_a_setting(unit: Unit) -> None:
+    named = {f"ports.{name}": port for name, port in SETTINGS.named_ports()}
+    for setting, port in unit.ports.items():
+        assert setting in named
+        assert port == named[setting] or unit.name == "storage-blue-2"
+
+
+def test_postgresql_has_checksums_and_the_superuser_only_by_peer() -> None:
+    config = yaml.safe_load(patroni(SETTINGS, PATHS).files["/srv/etc/patroni/patroni.yaml"])
+    assert "data-checksums" in config["bootstrap"]["initdb"]
+    assert config["postgresql"]["parameters"]["password_encryption"] == "scram-sha-256"
+    rules = host_based_authentication()
+    operators = [rule for rule in rules if "postgres" in rule]
+    assert operators == ["local all postgres,migrator peer map=operators", "host all postgres,migrator all reject"]
+    assert not [rule for rule in rules if rule.split()[-1] in ("trust", "md5", "password")]
+
+
+def test_the_first_rule_that_matches_an_operator_over_tcp_rejects() -> None:
+    over_tcp = [rule for rule in host_based_authentication() if rule.startswith("host")]
+    assert over_tcp[0].endswith("reject")
+
+
+def test_no_prompt_text_reaches_the_servers_log() -> None:
+    config = yaml.safe_load(patroni(SETTINGS, PATHS).files["/srv/etc/patroni/patroni.yaml"])
+    parameters = config["postgresql"]["parameters"]
+    assert parameters["log_error_verbosity"] == "terse"
+    assert parameters["log_parameter_max_length"] == parameters["log_parameter_max_length_on_error"] == 0
+
+
+def test_instances_of_a_fleet_take_consecutive_ports() -> None:
+    units = [storage(SETTINGS, PATHS, fleet="green", index=i, version="v0.1.0", sha256="a" * 64) for i in (1, 2, 3)]
+    assert [next(iter(unit.ports.values())) for unit in units] == [18200, 18201, 18202]
+
+
+def test_another_build_of_a_version_runs_from_another_directory() -> None:
+    commands = {
+        storage(SETTINGS, PATHS, fleet="blue", index=1, version="v0.1.0", sha256=digit * 64).command for digit in "ab"
+    }
+    assert len(commands) == 2
+
+
+def test_the_weights_map_has_a_line_for_each_fleet() -> None:
+    assert weights_map({"green": 5, "blue": 95}) == "blue 95\ngreen 5\n"
