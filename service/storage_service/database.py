@@ -24,7 +24,8 @@ CONNECT_TIMEOUT_S = 3
 RECONNECT_TIMEOUT_S = 5  # the pool waits ever longer between attempts until it starts anew
 WATCH_INTERVAL_S = 1.0
 WATCH_TIMEOUT_S = 3.0
-LEDGER_QUERY = "SELECT max(version) FROM observatory.schema_migrations"
+# A migration that was interrupted does not count yet.
+LEDGER_QUERY = "SELECT max(version) FROM observatory.schema_migrations WHERE statements_done = statements_total"
 
 Connection = psycopg.AsyncConnection[Any]
 log = logging.getLogger(__name__)

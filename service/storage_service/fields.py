@@ -13,9 +13,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, StringConstraints, WithJsonSchema
 
 MAX_NAME = 128
-"""Characters of a name. Up to five of them share an index row, which PostgreSQL limits to 2,704 bytes."""
+"""Characters of a name: 512 bytes at most, and five of those fit PostgreSQL's limit of 2,704 bytes for an index row."""
 MAX_TEXT = 256 * 1024
-"""Characters of a prompt, an answer or an error message, and of one JSON field as text."""
+"""Bytes, in UTF-8, of a prompt, an answer or an error message, and of one JSON field written compactly."""
 MAX_TAGS = 64
 MAX_INT = 2**31 - 1  # PostgreSQL's integer
 _COST_LIMIT = Decimal("9999.999999995")  # from here on it rounds to 10000, which numeric(12,8) does not hold
@@ -23,6 +23,12 @@ _COST_STEP = Decimal("1e-8")
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def _bounded(value: str) -> str:
+    if len(value.encode()) > MAX_TEXT:
+        raise ValueError(f"must have at most {MAX_TEXT} bytes")
+    return value
 
 
 def _without_nul(value: str) -> str:
@@ -33,16 +39,16 @@ def _without_nul(value: str) -> str:
 
 def _timestamp(value: object) -> datetime:
     if not isinstance(value, str) or not _RFC3339.fullmatch(value):
-        raise ValueError("expected an RFC 3339 date and time with a zone, such as 2026-01-31T12:00:00Z")
+        raise ValueError("must be an RFC 3339 date and time with a zone, such as 2026-01-31T12:00:00Z")
     try:
         return datetime.fromisoformat(value.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError("expected a date and time that exist, between the years 1 and 9999") from None
+        raise ValueError("must be a date and time that exist, between the years 1 and 9999") from None
 
 
 def _cost(value: Decimal) -> Decimal:
     if value >= _COST_LIMIT:
-        raise ValueError("expected less than 10000, the range of numeric(12,8)")
+        raise ValueError("must be less than 10000")
     return value.quantize(_COST_STEP, ROUND_HALF_UP)
 
 
@@ -52,11 +58,10 @@ def _single_precision(value: float) -> float:
 
 def _storable_json(value: Any) -> Any:
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except ValueError:
         raise ValueError("must not contain NaN or a number outside the range of a double") from None
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"expected at most {MAX_TEXT} characters of JSON")
+    _bounded(text)
     if _NUL_ESCAPE.search(text):
         raise ValueError("must not contain the character U+0000, which PostgreSQL cannot store")
     return value
@@ -70,7 +75,13 @@ Timestamp = Annotated[
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_without_nul)]
 Identifier = Annotated[str, StringConstraints(pattern=rf"^[0-9A-Za-z._:+=-]{{1,{MAX_NAME}}}$")]
 """An identifier that can stand in a URL's path as it is."""
-Text = Annotated[str, StringConstraints(max_length=MAX_TEXT), AfterValidator(_without_nul)]
+Text = Annotated[
+    str,
+    StringConstraints(max_length=MAX_TEXT),
+    AfterValidator(_bounded),
+    AfterValidator(_without_nul),
+    Field(description=f"at most {MAX_TEXT} bytes in UTF-8"),
+]
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 Cost = Annotated[
     Decimal,

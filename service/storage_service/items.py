@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from .problems import ContentTooLarge, FieldError, InvalidRequest
 
 MAX_ITEMS = 1000
+_REASONS = {"missing": "is required", "extra_forbidden": "is not a known field"}
 
 Item = TypeVar("Item", bound=BaseModel)
 
@@ -43,7 +44,7 @@ class Window:
                 reason = f"is older than the retention, which begins at {self.earliest.isoformat(timespec='seconds')}"
                 yield FieldError(item=index, field="ts", reason=reason)
             elif item.ts > self.latest:
-                reason = f"lies in the future: expected {self.latest.isoformat(timespec='seconds')} or earlier"
+                reason = f"lies in the future: must be {self.latest.isoformat(timespec='seconds')} or earlier"
                 yield FieldError(item=index, field="ts", reason=reason)
 
 
@@ -65,7 +66,7 @@ def parse_batch(body: bytes, batch: type[Batch[Item]]) -> list[Item]:
 
 def field_error(detail: ErrorDetails) -> FieldError:
     """Translate pydantic's error into ours."""
-    reason = detail["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    reason = _REASONS.get(detail["type"]) or detail["msg"].removeprefix("Value error, ").replace("Input should", "must")
     location = detail["loc"]
     if len(location) > 1 and location[0] == "items" and isinstance(location[1], int):
         return FieldError(item=location[1], field=_dotted(location[2:]) or "item", reason=reason)

@@ -136,4 +136,4 @@ def _reason(kind: str, message: str, name: str) -> str:
         known = ", ".join(PREFIX + field.upper() for field in Settings.model_fields)
         hint = "the version is baked into the artifact; " if name == f"{PREFIX}VERSION" else ""
         return f"is no setting: {hint}expected one of {known}"
-    return message.removeprefix("Value error, ").replace("Input should be", "expected")
+    return message.removeprefix("Value error, ").replace("Input should", "must")

@@ -8,6 +8,8 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.rows import dict_row
+from psycopg.types.numeric import FloatLoader
 from pydantic import BaseModel
 
 Row = tuple[Any, ...]
@@ -103,6 +105,8 @@ async def select(
         where=sql.SQL("WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL(""),
         order=order_by,
     )
-    async with connection.cursor(row_factory=psycopg.rows.dict_row) as cursor:
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        # JSON has one kind of number, and a double holds the 12 digits of numeric(12,8) exactly as written.
+        cursor.adapters.register_loader("numeric", FloatLoader)
         await cursor.execute(query, [*where.values(), limit])
         return await cursor.fetchall()
