@@ -1,0 +1,123 @@
+"""How the library connects: one place for timeouts, keepalives, session names and over-long socket paths.
+
+Owns opening and closing of connections. Does not pool: these are the few sessions of an operator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from observatory.database.errors import UnreachableError, summary
+
+CONNECT_TIMEOUT_S = 10
+DEFAULT_PORT = 5432
+MAX_APPLICATION_NAME = 63  # bytes: NAMEDATALEN - 1 in PostgreSQL
+MAX_SOCKET_PATH = 107  # bytes: sizeof(sockaddr_un.sun_path) - 1 on Linux, unix(7)
+
+Parameters = dict[str, Any]  # as conninfo_to_dict returns them
+
+# A dead peer is noticed after 30 + 3 * 10 s even when nothing is sent.
+_DEFAULTS: Parameters = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+
+
+@contextlib.contextmanager
+def connect(conninfo: str, *, purpose: str, settings: Mapping[str, str] | None = None) -> Iterator[psycopg.Connection]:
+    """Open an autocommit connection and close it at the end of the block.
+
+    A unix socket whose path is longer than the system allows is reached through an open descriptor of its directory.
+
+    Args:
+        conninfo: libpq connection string or URI; what it says wins over this library's defaults.
+        purpose: shown in pg_stat_activity as `observatory:<purpose>`.
+        settings: server settings of the session; `RESET ALL` returns to them.
+
+    Raises:
+        UnreachableError: the string is malformed, or the server could not be reached or refused the login.
+    """
+    parameters = _parameters(conninfo)
+    parameters["application_name"] = f"observatory:{purpose}"[:MAX_APPLICATION_NAME]
+    if settings:
+        own = " ".join(f"-c {name}={_option_value(value)}" for name, value in settings.items())
+        parameters["options"] = f"{parameters.get('options') or ''} {own}".strip()
+    with _reachable_host(parameters) as reachable, _open(reachable, describe(conninfo)) as connection:
+        yield connection
+
+
+def describe(conninfo: str) -> str:
+    """Where a connection string leads, without its password: `database "d" at host:port as "user"`."""
+    parameters = _parameters(conninfo)
+    host, port = parameters.get("host") or "the default socket", parameters.get("port") or DEFAULT_PORT
+    return f'database "{parameters.get("dbname")}" at {host}:{port} as "{parameters.get("user")}"'
+
+
+def has_password(conninfo: str) -> bool:
+    """Whether a connection string carries a password and so must be kept secret."""
+    return bool(_parameters(conninfo).get("password"))
+
+
+def with_database(conninfo: str, name: str) -> str:
+    """The same connection string for another database of the server."""
+    _parameters(conninfo)
+    return make_conninfo(conninfo, dbname=name)
+
+
+def _parameters(conninfo: str) -> Parameters:
+    try:
+        return {**_DEFAULTS, **conninfo_to_dict(conninfo)}
+    except psycopg.ProgrammingError as error:
+        # The text of the exception may quote the string, and with it a password.
+        raise UnreachableError(
+            "The connection string is malformed: expected 'host=… port=… user=… dbname=…'"
+        ) from error
+
+
+def _option_value(value: str) -> str:
+    """Escape a value for the startup packet's options, where a space ends an argument."""
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+@contextlib.contextmanager
+def _reachable_host(parameters: Parameters) -> Iterator[Parameters]:
+    host = str(parameters.get("host") or "")
+    socket_path = f"{host}/.s.PGSQL.{parameters.get('port') or DEFAULT_PORT}"
+    if not host.startswith("/") or "," in host or len(os.fsencode(socket_path)) <= MAX_SOCKET_PATH:
+        yield parameters
+        return
+    try:
+        descriptor = os.open(host, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UnreachableError(
+            f"No socket directory {host}: {error.strerror}. Start the server, then run again"
+        ) from error
+    try:
+        # Open for as long as the connection: cancelling a query connects to the same path again.
+        yield {**parameters, "host": f"/proc/self/fd/{descriptor}"}
+    finally:
+        os.close(descriptor)
+
+
+def _open(parameters: Parameters, place: str) -> psycopg.Connection:
+    try:
+        return psycopg.connect(make_conninfo(**parameters), autocommit=True)
+    except psycopg.OperationalError as error:
+        raise UnreachableError(f"Cannot connect to {place}: {summary(error)}. {_login_remedy(str(error))}") from error
+
+
+def _login_remedy(message: str) -> str:
+    if "authentication failed" in message or "no password supplied" in message:
+        return "Check user and password"
+    if "does not exist" in message:
+        return "Check user and database, or create them with `ensure_database`"
+    return "Check that the server runs and listens there"

@@ -1,0 +1,212 @@
+"""The one path to the schema: compare files and ledger, lock, apply what is pending.
+
+Owns the public functions `deploy`, `plan` and `status`. Does not know Pulumi, stacks or fleets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from observatory.database import ledger
+from observatory.database.connection import connect, describe
+from observatory.database.errors import UnsuitableServerError, readable
+from observatory.database.files import Edition, read_migrations
+from observatory.database.history import compare, current_version
+from observatory.database.lock import migration_lock
+
+if TYPE_CHECKING:
+    from observatory.database.applying import OnEvent
+    from observatory.database.statements import Script
+
+LOCK_WAIT_S = 60.0
+
+_READ_ONLY: Mapping[str, str] = {"default_transaction_read_only": "on"}
+
+_SESSION: Mapping[str, str] = {
+    # PostgreSQL queues every later query on the table behind a waiting ALTER: give up soon, and try again.
+    "lock_timeout": "500ms",
+    # An index build may take hours, whatever the role's own limits for everyday queries.
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    # A killed deployment must not keep its locks until the statement that it left behind ends.
+    "client_connection_check_interval": "500ms",
+    "search_path": "public",
+}
+
+_SERVER = """
+    SELECT pg_is_in_recovery(), current_setting('timescaledb.license', true),
+           EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb')
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deployment:
+    """What a deployment did.
+
+    Attributes:
+        applied: names of the migrations that it applied, in order; empty when nothing was pending.
+        version: of the schema afterwards; 0 is an empty database.
+        edition: of the server's TimescaleDB.
+        duration_ms: of the whole call.
+    """
+
+    applied: tuple[str, ...]
+    version: int
+    edition: Edition
+    duration_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SchemaStatus:
+    """Where a database stands.
+
+    Attributes:
+        version: highest migration that is completely applied; 0 is an empty database.
+        edition: of the server's TimescaleDB.
+        applied: the ledger's rows.
+        pending: names of files that are not applied yet; empty when no directory was given.
+    """
+
+    version: int
+    edition: Edition
+    applied: tuple[ledger.Entry, ...]
+    pending: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What `deploy` would do.
+
+    Attributes:
+        version: of the schema now.
+        edition: of the server's TimescaleDB.
+        pending: the parsed migrations that it would apply, in order.
+    """
+
+    version: int
+    edition: Edition
+    pending: tuple[Script, ...]
+
+
+def deploy(
+    conninfo: str,
+    *,
+    migrations: Path,
+    target: int | None = None,
+    actor: str,
+    deployment_id: str,
+    retry: int = 5,
+    lock_wait_s: float = LOCK_WAIT_S,
+    on_event: OnEvent | None = None,
+) -> Deployment:
+    """Bring a database to the files' schema.
+
+    Takes no lock when nothing is pending. Each file and its ledger row commit together; a file with the header
+    `-- transaction: false` is recorded statement by statement and resumed by the next call.
+
+    Args:
+        conninfo: a direct connection (no transaction pooler) as the role that owns the schema.
+        migrations: directory of the files.
+        target: highest version to apply; None is all.
+        actor: who deploys, for the ledger.
+        deployment_id: which deployment this is, for the ledger and the session's name.
+        retry: how often a file is tried again when other sessions hold its locks.
+        lock_wait_s: how long to wait for another deployment, in seconds.
+        on_event: gets the progress.
+
+    Returns:
+        What was applied.
+
+    Raises:
+        MigrationFileError: an unusable file; nothing was changed.
+        MigrationHistoryError: files and ledger contradict each other; nothing was changed.
+        LockHeldError: another deployment runs; nothing was changed.
+        LockTimeoutError: other sessions kept a needed lock; earlier files stay applied.
+        MigrationFailedError: PostgreSQL refused a statement; earlier files stay applied.
+        UnreachableError: no connection, or it broke.
+        UnsuitableServerError: a standby, or no TimescaleDB.
+    """
+    started = time.monotonic()
+    files = read_migrations(migrations)
+    with _session(conninfo, purpose=f"deploy {deployment_id}", settings=_SESSION) as (connection, edition):
+        history = compare(connection, files, edition=edition, target=target)
+        applied: tuple[str, ...] = ()
+        if history.pending:
+            # Imported here: the parser and the retry library cost more than a whole run with nothing to do.
+            from observatory.database.applying import Applier  # noqa: PLC0415
+
+            author = ledger.Author(actor=actor, deployment_id=deployment_id, edition=edition)
+            applier = Applier(connection=connection, conninfo=conninfo, author=author, retry=retry, on_event=on_event)
+            scripts = applier.parse(history.pending)
+            with migration_lock(connection, wait_s=lock_wait_s, on_wait=applier.tell_waiting):
+                ledger.create(connection)
+                # Another deployment may have been here while this one waited for the lock.
+                history = compare(connection, files, edition=edition, target=target)
+                applied = tuple(
+                    applier.apply(script) for script in scripts if script.migration.version > history.version
+                )
+        version = current_version(ledger.read(connection)) if applied else history.version
+    duration_ms = round((time.monotonic() - started) * 1000)
+    return Deployment(applied=applied, version=version, edition=edition, duration_ms=duration_ms)
+
+
+def plan(conninfo: str, *, migrations: Path, target: int | None = None) -> Plan:
+    """Say what `deploy` would apply: read-only, without any lock of ours, writing nothing.
+
+    Raises:
+        MigrationFileError: an unusable file.
+        MigrationHistoryError: files and ledger contradict each other.
+        UnreachableError: no connection.
+        UnsuitableServerError: a standby, or no TimescaleDB.
+    """
+    from observatory.database.statements import parse  # noqa: PLC0415 - see `deploy`
+
+    files = read_migrations(migrations)
+    with _session(conninfo, purpose="plan", settings=_READ_ONLY) as (connection, edition):
+        history = compare(connection, files, edition=edition, target=target)
+    pending = tuple(parse(migration) for migration in history.pending)
+    return Plan(version=history.version, edition=edition, pending=pending)
+
+
+def status(conninfo: str, *, migrations: Path | None = None) -> SchemaStatus:
+    """Report the ledger, and with a directory what is pending.
+
+    Raises:
+        MigrationFileError: an unusable file.
+        MigrationHistoryError: files and ledger contradict each other; without a directory there are no files to do so.
+        UnreachableError: no connection.
+        UnsuitableServerError: a standby, or no TimescaleDB.
+    """
+    with _session(conninfo, purpose="status", settings=_READ_ONLY) as (connection, edition):
+        entries = ledger.read(connection)
+        pending = compare(connection, read_migrations(migrations), edition=edition).pending if migrations else ()
+    names = tuple(migration.name for migration in pending)
+    return SchemaStatus(version=current_version(entries), edition=edition, applied=entries, pending=names)
+
+
+@contextlib.contextmanager
+def _session(
+    conninfo: str, *, purpose: str, settings: Mapping[str, str]
+) -> Iterator[tuple[psycopg.Connection, Edition]]:
+    """A connection whose errors are readable, and the edition of the server."""
+    with connect(conninfo, purpose=purpose, settings=settings) as connection, readable(describe(conninfo)):
+        yield connection, _server_edition(connection, conninfo)
+
+
+def _server_edition(connection: psycopg.Connection, conninfo: str) -> Edition:
+    row = connection.execute(_SERVER).fetchone()
+    in_recovery, licence, has_extension = row or (False, None, False)
+    if in_recovery:
+        raise UnsuitableServerError(f"{describe(conninfo)} is a read-only standby. Connect to the primary")
+    if not has_extension:
+        raise UnsuitableServerError(
+            f"{describe(conninfo)} has no TimescaleDB. Run `ensure_database`, or CREATE EXTENSION as superuser"
+        )
+    return "apache" if licence == "apache" else "community"

@@ -1,0 +1,93 @@
+"""What can go wrong with the database: few classes, each message names the cause, the place and the remedy.
+
+Owns the error classes and the translation of psycopg's exceptions into them. Decides nothing about retries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import psycopg
+from psycopg import errors as pg
+
+
+class DatabaseError(Exception):
+    """Base of every error that `observatory.database` raises on purpose."""
+
+
+class MigrationFileError(DatabaseError):
+    """A migration file that cannot be used; the message starts with `file:line:column`."""
+
+
+class MigrationHistoryError(DatabaseError):
+    """The files and the ledger contradict each other; nothing was changed."""
+
+
+class MigrationFailedError(DatabaseError):
+    """PostgreSQL refused a statement; the message starts with `file:line:column`."""
+
+
+class LockHeldError(DatabaseError):
+    """Another deployment holds the migration lock; nothing was changed."""
+
+
+class LockTimeoutError(DatabaseError):
+    """Other sessions kept the locks that a migration needs; the message names them."""
+
+
+class UnreachableError(DatabaseError):
+    """No connection, no login, or the connection broke."""
+
+
+class UnsuitableServerError(DatabaseError):
+    """The server cannot take migrations: a standby, read-only, or without TimescaleDB."""
+
+
+_LOST = (pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, pg.IdleSessionTimeout)
+
+_REMEDIES: dict[type[psycopg.Error], str] = {
+    pg.DiskFull: "Free space on the server's disk, then run again",
+    pg.OutOfMemory: "Give the server memory or split the statement, then run again",
+    pg.InsufficientPrivilege: "Connect as the role that owns the objects, or have the missing privilege granted",
+    pg.TooManyConnections: "Close sessions or raise max_connections, then run again",
+}
+
+
+@contextlib.contextmanager
+def readable(place: str, *, remedy: str = "Nothing of it was applied: correct it and run again") -> Iterator[None]:
+    """Translate psycopg's exceptions inside the block.
+
+    Args:
+        place: what was being done, or `file:line:column`; starts the message.
+        remedy: what to do when the exception itself does not tell.
+
+    Raises:
+        UnreachableError: the connection broke.
+        UnsuitableServerError: the server takes no writes.
+        MigrationFailedError: any other refusal by PostgreSQL.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        raise _translate(error, place, remedy) from error
+
+
+def summary(error: psycopg.Error) -> str:
+    """PostgreSQL's message in one line, with detail, hint and SQLSTATE where it gave them."""
+    diagnostic = error.diag
+    if diagnostic.message_primary is None:
+        return " ".join(str(error).split()).rstrip(".")
+    parts = (diagnostic.message_primary, diagnostic.message_detail, diagnostic.message_hint)
+    return f"{'; '.join(part.rstrip('.') for part in parts if part)} (SQLSTATE {error.sqlstate})"
+
+
+def _translate(error: psycopg.Error, place: str, remedy: str) -> DatabaseError:
+    if isinstance(error, _LOST) or (isinstance(error, psycopg.OperationalError) and error.sqlstate is None):
+        return UnreachableError(
+            f"{place}: the connection was lost: {summary(error)}. What was not committed is rolled back: run again"
+        )
+    if isinstance(error, pg.ReadOnlySqlTransaction):
+        return UnsuitableServerError(f"{place}: {summary(error)}. Connect to the primary, read-write")
+    known = next((text for kind, text in _REMEDIES.items() if isinstance(error, kind)), remedy)
+    return MigrationFailedError(f"{place}: {summary(error)}. {known}")

@@ -1,0 +1,161 @@
+"""The migration files: which there are, in which order, and whether they can be used at all.
+
+Owns names, numbering, encoding and edition variants, all checked without parsing SQL, so that a run with nothing
+to do stays fast. What a file's SQL may hold is `observatory.database.statements`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Literal, get_args
+
+from observatory.database.errors import MigrationFileError
+
+Edition = Literal["apache", "community"]
+EDITIONS: tuple[Edition, ...] = get_args(Edition)
+
+_FILE_NAME = re.compile(r"(?P<version>\d{3,9})_(?P<title>[a-z0-9_]+)(?:\.(?P<variant>apache|community))?\.sql")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Migration:
+    """One migration file.
+
+    Attributes:
+        version: its number, counted from 1 without gaps.
+        name: number and title as in the file's name, `001_initial_schema`.
+        variant: the TimescaleDB edition that this file is for; None is for all.
+        path: the file.
+        sha256: of the file's bytes, in hexadecimal.
+        sql: the file's text.
+    """
+
+    version: int
+    name: str
+    variant: Edition | None
+    path: Path
+    sha256: str
+    sql: str
+
+    def place(self, offset: int = 0) -> str:
+        """`file:line:column` of a character, counted from 0; line and column count from 1."""
+        before = self.sql[:offset]
+        return f"{self.path.name}:{before.count(chr(10)) + 1}:{offset - before.rfind(chr(10))}"
+
+
+def load_migrations(directory: Path, edition: Edition) -> tuple[Migration, ...]:
+    """The migrations of one edition, by version.
+
+    Raises:
+        MigrationFileError: see `read_migrations`.
+    """
+    return select_edition(read_migrations(directory), edition)
+
+
+def read_migrations(directory: Path) -> tuple[Migration, ...]:
+    """Every migration file of a directory with all variants, by version.
+
+    Args:
+        directory: holds `NNN_name.sql`, or `NNN_name.apache.sql` and `NNN_name.community.sql`; hidden files are
+            ignored.
+
+    Raises:
+        MigrationFileError: a stray name, a number that is missing or taken twice, an incomplete pair of variants, or a
+            file that is empty or not plain UTF-8 with Unix line ends.
+    """
+    try:
+        with os.scandir(directory) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        migrations = sorted((_read(directory, name) for name in names), key=lambda migration: migration.version)
+    except OSError as error:
+        raise MigrationFileError(
+            f"{error.filename}: {error.strerror}. Give a readable directory of migrations"
+        ) from error
+    _check_variants(migrations)
+    _check_numbers(migrations)
+    return tuple(migrations)
+
+
+def select_edition(migrations: Iterable[Migration], edition: Edition) -> tuple[Migration, ...]:
+    """Those of the migrations that run on an edition."""
+    return tuple(migration for migration in migrations if migration.variant in {None, edition})
+
+
+def _read(directory: Path, name: str) -> Migration:
+    match = _FILE_NAME.fullmatch(name)
+    if match is None:
+        raise MigrationFileError(
+            f"{name}: not the name of a migration. Expected NNN_name.sql, NNN_name.apache.sql or "
+            "NNN_name.community.sql in lower case; move other files elsewhere"
+        )
+    path = directory / name
+    data = path.read_bytes()
+    return Migration(
+        version=int(match["version"]),
+        name=f"{match['version']}_{match['title']}",
+        variant=match["variant"],  # type: ignore[arg-type]  # the pattern admits editions only
+        path=path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        sql=_decode(name, data),
+    )
+
+
+def _decode(name: str, data: bytes) -> str:
+    """The file's text; bytes that PostgreSQL, git and reviewers would see differently are refused, never repaired."""
+    if not data:
+        raise MigrationFileError(f"{name}:1:1: the file is empty. Write a statement, or remove the file")
+    if data.startswith(codecs.BOM_UTF8):
+        raise MigrationFileError(f"{name}:1:1: starts with a byte order mark. Save the file as UTF-8 without BOM")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        place = _byte_place(name, data, error.start)
+        raise MigrationFileError(
+            f"{place}: byte 0x{data[error.start]:02x} is not UTF-8. Save the file as UTF-8"
+        ) from error
+    for character, meaning in (
+        ("\r", "a Windows line end. Save the file with Unix line ends"),
+        ("\0", "a NUL character"),
+    ):
+        if character in text:
+            raise MigrationFileError(f"{_byte_place(name, data, data.index(character.encode()))}: holds {meaning}")
+    return text
+
+
+def _byte_place(name: str, data: bytes, offset: int) -> str:
+    before = data[:offset].decode("utf-8")
+    return f"{name}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+
+
+def _check_variants(migrations: Sequence[Migration]) -> None:
+    for version, group in groupby(migrations, key=lambda migration: migration.version):
+        files = list(group)
+        names = " and ".join(migration.path.name for migration in files)
+        variants = [migration.variant for migration in files]
+        if len(variants) != len(set(variants)) or (None in variants and len(variants) > 1):
+            raise MigrationFileError(
+                f"{names}: two files with number {version}. Give the newer one the next free number"
+            )
+        if len({migration.name for migration in files}) > 1:
+            raise MigrationFileError(f"{names}: variants of number {version} with different names. Name them alike")
+        if None not in variants and len(variants) < len(EDITIONS):
+            missing = ", ".join(edition for edition in EDITIONS if edition not in variants)
+            raise MigrationFileError(f"{names}: no variant for {missing}. Add it, or name the file without an edition")
+
+
+def _check_numbers(migrations: Sequence[Migration]) -> None:
+    if migrations and migrations[0].version != 1:
+        raise MigrationFileError(f"{migrations[0].path.name}: the first migration has to be number 001")
+    for before, after in pairwise(migrations):
+        if after.version > before.version + 1:
+            raise MigrationFileError(
+                f"{after.path.name}: number {before.version + 1:03d} is missing before it. Restore the missing "
+                f"file, or give this one number {before.version + 1:03d}"
+            )

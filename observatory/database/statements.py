@@ -1,0 +1,125 @@
+"""What a migration file's SQL holds, by PostgreSQL's own parser.
+
+Owns splitting, headers and the statements that no file may hold. Imports pglast, so only work that is
+pending should import this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from itertools import takewhile
+
+import pglast
+from pglast import ast
+
+from observatory.database.errors import MigrationFileError
+from observatory.database.files import Migration
+
+_HEADER = re.compile(r"^--[ \t]*transaction[ \t]*:[ \t]*(?P<value>.*?)[ \t]*$", re.MULTILINE)
+_META_COMMAND = re.compile(r"\\\S*")
+# Only statements that start so can be ones that are refused: the others need no syntax tree, which for 10 MB of
+# INSERT would take gigabytes.
+_SUSPECT = re.compile(r"(BEGIN|START|COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE|PREPARE|COPY)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statement:
+    """One statement of a file.
+
+    Attributes:
+        sql: its text without the semicolon.
+        offset: of its first character in the file, counted from 0.
+    """
+
+    sql: str
+    offset: int
+
+    @property
+    def sha256(self) -> str:
+        """Of its text, in hexadecimal."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Script:
+    """A parsed migration.
+
+    Attributes:
+        migration: the file.
+        transactional: all statements run in one transaction; False with the header `-- transaction: false`.
+        statements: in order, at least one.
+    """
+
+    migration: Migration
+    transactional: bool
+    statements: tuple[Statement, ...]
+
+
+def parse(migration: Migration) -> Script:
+    """Parse a migration.
+
+    Raises:
+        MigrationFileError: a syntax error, no statement at all, an unusable header, or a statement that needs psql or
+            would end the migration's transaction.
+    """
+    transactional = _is_transactional(migration)
+    statements = _split(migration)
+    if not statements:
+        raise MigrationFileError(f"{migration.place()}: holds no statement. Write one, or remove the file")
+    for statement in statements:
+        _refuse_unusable(migration, statement)
+    return Script(migration=migration, transactional=transactional, statements=statements)
+
+
+def _is_transactional(migration: Migration) -> bool:
+    value = "true"
+    for header in _HEADER.finditer(migration.sql):
+        place = migration.place(header.start())
+        above = migration.sql[: header.start()].splitlines()
+        if len(list(takewhile(lambda line: not line or line.startswith("--"), above))) < len(above):
+            raise MigrationFileError(
+                f"{place}: the transaction header has no effect here. Move it to the top of the file"
+            )
+        value = header["value"]
+        if value not in {"true", "false"}:
+            raise MigrationFileError(f"{place}: transaction is {value!r}. Write true or false")
+    return value == "true"
+
+
+def _split(migration: Migration) -> tuple[Statement, ...]:
+    try:
+        slices = pglast.split(migration.sql, only_slices=True)
+    except pglast.Error as error:
+        message, offset = error.args
+        raise MigrationFileError(_syntax_message(migration, message, offset)) from error
+    return tuple(Statement(sql=migration.sql[part], offset=part.start) for part in slices)
+
+
+def _syntax_message(migration: Migration, message: str, offset: int) -> str:
+    meta_command = _META_COMMAND.match(migration.sql, offset)
+    if meta_command:
+        return (
+            f"{migration.place(offset)}: {meta_command.group()} is a command of psql, not SQL. Migrations are not "
+            "run by psql: write what it does as SQL"
+        )
+    return f"{migration.place(offset)}: {message}. Correct the statement"
+
+
+def _refuse_unusable(migration: Migration, statement: Statement) -> None:
+    if not _SUSPECT.match(statement.sql):
+        return
+    place = migration.place(statement.offset)
+    node = pglast.parse_sql(statement.sql)[0].stmt
+    if isinstance(node, ast.TransactionStmt):
+        word = statement.sql.split(maxsplit=1)[0].upper()
+        raise MigrationFileError(
+            f"{place}: {word} would end or split the transaction that holds the file and its ledger row. Remove it: "
+            "each file is one transaction, unless its first line says '-- transaction: false'"
+        )
+    if isinstance(node, ast.CopyStmt) and node.filename is None:
+        direction = "COPY FROM STDIN" if node.is_from else "COPY TO STDOUT"
+        raise MigrationFileError(
+            f"{place}: {direction} needs a client at its other end. Put rows into the file as VALUES"
+        )
