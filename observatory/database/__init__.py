@@ -1,13 +1,16 @@
 """The database as operators see it: create it, bring its schema up, say where it stands. psycopg only, never Pulumi."""
 
+from observatory.database.api_keys import create_api_key, revoke_api_key
+from observatory.database.bootstrap import ensure_database, ensure_login
+from observatory.database.connection import connect
 from observatory.database.deployment import Deployment, Plan, SchemaStatus, deploy, plan, status
 from observatory.database.errors import (
     DatabaseError,
     LockHeldError,
     LockTimeoutError,
-    MigrationFailedError,
     MigrationFileError,
     MigrationHistoryError,
+    StatementFailedError,
     UnreachableError,
     UnsuitableServerError,
 )
@@ -20,15 +23,20 @@ __all__ = [
     "LockHeldError",
     "LockTimeoutError",
     "Migration",
-    "MigrationFailedError",
     "MigrationFileError",
     "MigrationHistoryError",
     "Plan",
     "SchemaStatus",
+    "StatementFailedError",
     "UnreachableError",
     "UnsuitableServerError",
+    "connect",
+    "create_api_key",
     "deploy",
+    "ensure_database",
+    "ensure_login",
     "load_migrations",
     "plan",
+    "revoke_api_key",
     "status",
 ]

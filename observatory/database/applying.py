@@ -91,7 +91,7 @@ class Applier:
 
         Raises:
             LockTimeoutError: the locks stayed taken; the message names the sessions.
-            MigrationFailedError: PostgreSQL refused a statement.
+            StatementFailedError: PostgreSQL refused a statement.
             MigrationHistoryError: the file's statements that are done already have changed since.
             UnreachableError: the connection broke.
         """

@@ -19,7 +19,7 @@ from observatory.database.connection import connect, describe
 from observatory.database.errors import UnsuitableServerError, readable
 from observatory.database.files import Edition, read_migrations
 from observatory.database.history import compare, current_version
-from observatory.database.lock import migration_lock
+from observatory.database.lock import MIGRATION_LOCK, session_lock
 
 if TYPE_CHECKING:
     from observatory.database.applying import OnEvent
@@ -129,7 +129,7 @@ def deploy(
         MigrationHistoryError: files and ledger contradict each other; nothing was changed.
         LockHeldError: another deployment runs; nothing was changed.
         LockTimeoutError: other sessions kept a needed lock; earlier files stay applied.
-        MigrationFailedError: PostgreSQL refused a statement; earlier files stay applied.
+        StatementFailedError: PostgreSQL refused a statement; earlier files stay applied.
         UnreachableError: no connection, or it broke.
         UnsuitableServerError: a standby, or no TimescaleDB.
     """
@@ -145,7 +145,7 @@ def deploy(
             author = ledger.Author(actor=actor, deployment_id=deployment_id, edition=edition)
             applier = Applier(connection=connection, conninfo=conninfo, author=author, retry=retry, on_event=on_event)
             scripts = applier.parse(history.pending)
-            with migration_lock(connection, wait_s=lock_wait_s, on_wait=applier.tell_waiting):
+            with session_lock(connection, MIGRATION_LOCK, wait_s=lock_wait_s, on_wait=applier.tell_waiting):
                 ledger.create(connection)
                 # Another deployment may have been here while this one waited for the lock.
                 history = compare(connection, files, edition=edition, target=target)

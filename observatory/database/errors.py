@@ -24,7 +24,7 @@ class MigrationHistoryError(DatabaseError):
     """The files and the ledger contradict each other; nothing was changed."""
 
 
-class MigrationFailedError(DatabaseError):
+class StatementFailedError(DatabaseError):
     """PostgreSQL refused a statement; the message starts with `file:line:column`."""
 
 
@@ -65,7 +65,7 @@ def readable(place: str, *, remedy: str = "Nothing of it was applied: correct it
     Raises:
         UnreachableError: the connection broke.
         UnsuitableServerError: the server takes no writes.
-        MigrationFailedError: any other refusal by PostgreSQL.
+        StatementFailedError: any other refusal by PostgreSQL.
     """
     try:
         yield
@@ -77,7 +77,7 @@ def summary(error: psycopg.Error) -> str:
     """PostgreSQL's message in one line, with detail, hint and SQLSTATE where it gave them."""
     diagnostic = error.diag
     if diagnostic.message_primary is None:
-        return " ".join(str(error).split()).rstrip(".")
+        return " ".join(str(error).split()).rstrip(".?")
     parts = (diagnostic.message_primary, diagnostic.message_detail, diagnostic.message_hint)
     return f"{'; '.join(part.rstrip('.') for part in parts if part)} (SQLSTATE {error.sqlstate})"
 
@@ -90,4 +90,4 @@ def _translate(error: psycopg.Error, place: str, remedy: str) -> DatabaseError:
     if isinstance(error, pg.ReadOnlySqlTransaction):
         return UnsuitableServerError(f"{place}: {summary(error)}. Connect to the primary, read-write")
     known = next((text for kind, text in _REMEDIES.items() if isinstance(error, kind)), remedy)
-    return MigrationFailedError(f"{place}: {summary(error)}. {known}")
+    return StatementFailedError(f"{place}: {summary(error)}. {known}")

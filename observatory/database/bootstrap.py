@@ -1,0 +1,188 @@
+"""Brings a bare server to where migrations can run: roles, the database, its extensions, logins.
+
+Owns what needs a superuser. Does not own tables (migrations do) nor pg_hba.conf (the machine's files do).
+Everything here may run again, at once from several places, and after a kill.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+from collections.abc import Iterator, Sequence
+
+import psycopg
+from psycopg import sql
+
+from observatory.database.connection import connect, with_database
+from observatory.database.errors import readable
+from observatory.database.lock import BOOTSTRAP_LOCK, session_lock
+
+EXTENSIONS = ("timescaledb", "pg_stat_statements")
+LOCK_WAIT_S = 60.0
+
+# PostgreSQL marks so a database whose CREATE or DROP was interrupted: it can only be dropped.
+_INVALID_DATABASE = -2
+
+
+def ensure_database(admin_conninfo: str, *, name: str, owner: str) -> None:
+    """Make a database with its owner and extensions; no change where they are as they should be.
+
+    The owner is a login without a password: it comes in by peer on the socket. It may see other sessions' queries, so
+    that a migration can name who blocks it.
+
+    Args:
+        admin_conninfo: superuser, to the server's maintenance database (`postgres`), which holds the lock.
+        name: the database; UTF-8 with PostgreSQL's own C.UTF-8, so no library update can reorder its indexes.
+        owner: role that owns the database and everything that migrations create.
+
+    Raises:
+        LockHeldError: another bootstrap runs on the server.
+        StatementFailedError: PostgreSQL refused, for example because an extension is not installed.
+        UnreachableError: no connection.
+    """
+    with _locked_session(admin_conninfo, f'bootstrap of database "{name}"') as admin:
+        _ensure_role(admin, owner)
+        admin.execute(_compose("GRANT pg_read_all_stats TO {}", owner))
+        _ensure_empty_database(admin, name, owner)
+        with connect(with_database(admin_conninfo, name), purpose="bootstrap") as connection:
+            _ensure_contents(connection, name, owner)
+
+
+def ensure_login(
+    admin_conninfo: str,
+    *,
+    database: str,
+    name: str,
+    password: str,
+    owner: str,
+    privileges: Sequence[str] = ("SELECT", "INSERT"),
+    connection_limit: int = 100,
+    statement_timeout_ms: int = 30_000,
+) -> None:
+    """Make a login of an application, without any right to create or change objects.
+
+    It gets its privileges on all tables in `public` that the owner has or will have, may read the ledger, and may use
+    temporary tables (COPY, then INSERT … ON CONFLICT, needs one). The password leaves this process only as a SCRAM
+    verifier.
+
+    Args:
+        admin_conninfo: superuser, to the server's maintenance database (`postgres`), which holds the lock.
+        database: made by `ensure_database`.
+        name: of the login.
+        password: in plain text; unchanged where the server's verifier fits it.
+        owner: of the tables.
+        privileges: on the tables.
+        connection_limit: sessions of this login.
+        statement_timeout_ms: of each of its statements.
+
+    Raises:
+        LockHeldError: another bootstrap runs on the server.
+        StatementFailedError: PostgreSQL refused.
+        UnreachableError: no connection.
+    """
+    inside = with_database(admin_conninfo, database)
+    with (
+        _locked_session(admin_conninfo, f'bootstrap of login "{name}"'),
+        connect(inside, purpose="bootstrap") as connection,
+        connection.transaction(),
+    ):
+        _ensure_role(connection, name)
+        _ensure_password(connection, name, password)
+        _limit(connection, name, database, connection_limit, statement_timeout_ms)
+        _grant(connection, name, database, owner, privileges)
+
+
+@contextlib.contextmanager
+def _locked_session(admin_conninfo: str, place: str) -> Iterator[psycopg.Connection]:
+    with (
+        connect(admin_conninfo, purpose="bootstrap") as admin,
+        readable(place),
+        session_lock(admin, BOOTSTRAP_LOCK, wait_s=LOCK_WAIT_S),
+    ):
+        yield admin
+
+
+def _compose(statement: str, *names: str) -> sql.Composed:
+    return sql.SQL(statement).format(*map(sql.Identifier, names))
+
+
+def _ensure_role(connection: psycopg.Connection, name: str) -> None:
+    if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).fetchone() is None:
+        connection.execute(_compose("CREATE ROLE {}", name))
+    attributes = "ALTER ROLE {} LOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
+    connection.execute(_compose(attributes, name))
+
+
+def _ensure_empty_database(admin: psycopg.Connection, name: str, owner: str) -> None:
+    row = admin.execute("SELECT datconnlimit FROM pg_database WHERE datname = %s", [name]).fetchone()
+    if row and row[0] == _INVALID_DATABASE:
+        admin.execute(_compose("DROP DATABASE {}", name))
+        row = None
+    if row is None:
+        locale = "ENCODING 'UTF8' LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LC_COLLATE 'C' LC_CTYPE 'C'"
+        admin.execute(_compose("CREATE DATABASE {} OWNER {} TEMPLATE template0 " + locale, name, owner))
+    admin.execute(_compose("ALTER DATABASE {} OWNER TO {}", name, owner))
+    admin.execute(_compose("REVOKE ALL ON DATABASE {} FROM PUBLIC", name))
+
+
+def _ensure_contents(connection: psycopg.Connection, name: str, owner: str) -> None:
+    connection.execute("SET client_min_messages = warning")
+    for extension in EXTENSIONS:
+        # One statement per session: TimescaleDB must be the first thing that happens in the session that creates it.
+        connection.execute(_compose("CREATE EXTENSION IF NOT EXISTS {}", extension))
+    connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    connection.execute(_compose("CREATE SCHEMA IF NOT EXISTS observatory AUTHORIZATION {}", owner))
+    connection.execute(_compose("ALTER DATABASE {} SET timezone = 'UTC'", name))
+
+
+def _ensure_password(connection: psycopg.Connection, name: str, password: str) -> None:
+    row = connection.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", [name]).fetchone()
+    if row and row[0] and _verifies(row[0], password):
+        return
+    verifier = connection.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
+    connection.execute(_compose("ALTER ROLE {} PASSWORD ", name) + sql.Literal(verifier))
+
+
+def _verifies(verifier: str, password: str) -> bool:
+    """Whether a SCRAM-SHA-256 verifier as PostgreSQL stores it was made from the password (RFC 5802, section 3)."""
+    scheme, _, rest = verifier.partition("$")
+    if scheme != "SCRAM-SHA-256":
+        return False
+    iterations, salt = rest.partition("$")[0].split(":")
+    stored_key = rest.partition("$")[2].partition(":")[0]
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), base64.b64decode(salt), int(iterations))
+    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    return hmac.compare_digest(hashlib.sha256(client_key).digest(), base64.b64decode(stored_key))
+
+
+def _limit(
+    connection: psycopg.Connection, name: str, database: str, connections: int, statement_timeout_ms: int
+) -> None:
+    connection.execute(_compose("ALTER ROLE {} CONNECTION LIMIT ", name) + sql.Literal(connections))
+    limits = {
+        "statement_timeout": statement_timeout_ms,
+        "lock_timeout": statement_timeout_ms // 3,
+        "idle_in_transaction_session_timeout": statement_timeout_ms,
+    }
+    for setting, value in limits.items():
+        alter = _compose("ALTER ROLE {} IN DATABASE {} SET {} = ", name, database, setting)
+        connection.execute(alter + sql.Literal(value))
+
+
+def _grant(connection: psycopg.Connection, name: str, database: str, owner: str, privileges: Sequence[str]) -> None:
+    rights = sql.SQL(", ").join(sql.SQL(privilege) for privilege in privileges)
+    connection.execute(_compose("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}", database, name))
+    connection.execute(_compose("GRANT USAGE ON SCHEMA public, observatory TO {}", name))
+    for schema, wanted in (("public", rights), ("observatory", sql.SQL("SELECT"))):
+        future = _compose("ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA {} GRANT ", owner, schema)
+        connection.execute(future + wanted + _compose(" ON TABLES TO {}", name))
+        for table in _tables(connection, schema, owner):
+            connection.execute(sql.SQL("GRANT ") + wanted + _compose(" ON {}.{} TO {}", schema, table, name))
+
+
+def _tables(connection: psycopg.Connection, schema: str, owner: str) -> list[str]:
+    """Tables of the owner: not those that extensions bring along."""
+    query = "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tableowner = %s"
+    return [row[0] for row in connection.execute(query, [schema, owner]).fetchall()]
