@@ -220,7 +220,7 @@ def _pack(tree: Path, tarball: Path) -> None:
     """Write a tarball whose bytes depend on the files' names and contents only."""
     with (
         tarball.open("wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as compressed,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=6) as compressed,
         tarfile.open(mode="w", fileobj=compressed, format=tarfile.PAX_FORMAT) as archive,
     ):
         for path in sorted(tree.rglob("*")):

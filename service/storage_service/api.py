@@ -19,7 +19,7 @@ from starlette.responses import Response
 from .auth import ApiKey, Authenticator, Scope
 from .database import Database
 from .fields import Identifier, Name
-from .items import Batch, Window, field_error, parse_batch
+from .items import MAX_ITEMS, Window, field_errors, parse_batch
 from .lifecycle import Lifecycle, Phase
 from .metrics import Metrics
 from .problems import (
@@ -41,6 +41,12 @@ BODY_TIMEOUT_S = 30
 MAX_SPANS = 1000  # of one trace, in one answer
 NEWEST_FIRST = sql.SQL("ts DESC")
 OLDEST_FIRST = sql.SQL("ts, span_id")
+
+
+class TraceBatch(BaseModel):
+    """Body of a write."""
+
+    items: Annotated[list[Trace], Field(max_length=MAX_ITEMS)]
 
 
 class Accepted(BaseModel):
@@ -99,9 +105,7 @@ class Api:
         """Store a batch of traces."""
         await self._authorize(request, "write")
         with self._admitted():
-            items = parse_batch(await read_json_body(request), Batch[Trace])
-            if errors := list(self._window().errors(items)):
-                raise InvalidRequest(errors)
+            items = parse_batch(await read_json_body(request), Trace, self._window())
             with self._metrics.write(TRACES.name):
                 async with self._database.connection() as connection:
                     await store(connection, TRACES, TRACES.rows(items))
@@ -126,7 +130,7 @@ class Api:
         try:
             query = TraceQuery.model_validate(dict(request.query_params))
         except ValidationError as error:
-            raise InvalidRequest([field_error(detail) for detail in error.errors(include_url=False)]) from None
+            raise InvalidRequest(list(field_errors(error))) from None
         where = query.model_dump(include={"provider", "model"}, exclude_none=True)
         return json_response({"items": await self._select("traces", where, order_by=NEWEST_FIRST, limit=query.limit)})
 

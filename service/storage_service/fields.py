@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainValidator, StringConstraints, WithJsonSchema
 
 MAX_NAME = 128
 """Characters of a name: 512 bytes at most, and five of those fit PostgreSQL's limit of 2,704 bytes for an index row."""
@@ -46,10 +46,11 @@ def _timestamp(value: object) -> datetime:
         raise ValueError("must be a date and time that exist, between the years 1 and 9999") from None
 
 
-def _cost(value: Decimal) -> Decimal:
-    if value >= _COST_LIMIT:
+def _cost(value: float) -> Decimal:
+    exact = Decimal(repr(value))
+    if exact >= _COST_LIMIT:
         raise ValueError("must be less than 10000")
-    return value.quantize(_COST_STEP, ROUND_HALF_UP)
+    return exact.quantize(_COST_STEP, ROUND_HALF_UP)
 
 
 def _single_precision(value: float) -> float:
@@ -84,13 +85,11 @@ Text = Annotated[
 ]
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 Cost = Annotated[
-    Decimal,
-    Field(ge=0, allow_inf_nan=False, description="US dollars, rounded to 8 decimal places"),
+    float,
+    Field(ge=0, allow_inf_nan=False, description="US dollars, less than 10,000; rounded to 8 decimal places"),
     AfterValidator(_cost),
-    PlainSerializer(float, return_type=float, when_used="json"),
-    WithJsonSchema({"type": "number", "minimum": 0, "exclusiveMaximum": 10_000}),
 ]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), AfterValidator(_single_precision)]
-Tags = Annotated[list[Name], Field(max_length=MAX_TAGS)]
+Tags = Annotated[list[Name], Field(max_length=MAX_TAGS, fail_fast=True)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable_json)]
 JsonArray = Annotated[list[Any], AfterValidator(_storable_json)]

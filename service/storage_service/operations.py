@@ -11,9 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .api import Accepted, Api, Health, TraceList, TraceQuery
+from .api import Accepted, Api, Health, TraceBatch, TraceList, TraceQuery
 from .auth import Scope
-from .items import Batch
 from .problems import ProblemDocument
 from .release import RELEASE
 from .traces import Trace
@@ -65,7 +64,7 @@ def operations(api: Api) -> tuple[Operation, ...]:
         Operation(
             method="POST", path="/v1/traces", handler=api.post_traces, scope="write",
             summary="Store up to 1,000 traces; answered after the commit, a repeated span counts as accepted",
-            request=Batch[Trace], response=Accepted, status=201, errors=(*keyed, 408, 413, 415),
+            request=TraceBatch, response=Accepted, status=201, errors=(*keyed, 408, 413, 415),
         ),
         Operation(
             method="GET", path="/v1/traces", handler=api.list_traces, scope="read", query=TraceQuery,

@@ -51,7 +51,6 @@ class Problem(Exception):  # noqa: N818 - the name of RFC 9457
         super().__init__(detail)
         self.detail = detail
         self.headers = dict(headers or {})
-        self.errors: list[FieldError] | None = None
 
 
 class InvalidRequest(Problem):
@@ -61,8 +60,8 @@ class InvalidRequest(Problem):
 
     def __init__(self, errors: list[FieldError]) -> None:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        super().__init__(f"{errors[0]}{more}; nothing was stored" if errors[0].item is not None else f"{errors[0]}")
-        self.errors = errors[:MAX_ERRORS]
+        super().__init__(f"{errors[0]}{more}")
+        self.errors = errors
 
 
 class Unauthorized(Problem):
@@ -121,7 +120,8 @@ class Unavailable(Problem):
 async def on_problem(_request: Request, error: Exception) -> Response:
     """Turn a `Problem` into its response."""
     assert isinstance(error, Problem)  # noqa: S101 - Starlette's type for handlers is too wide
-    return _response(error.status, error.detail, error.headers, error.errors)
+    errors = error.errors[:MAX_ERRORS] if isinstance(error, InvalidRequest) else None
+    return _response(error.status, error.detail, error.headers, errors)
 
 
 async def on_http_exception(_request: Request, error: Exception) -> Response:

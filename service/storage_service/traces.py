@@ -1,20 +1,15 @@
 """The trace item: one span of a call to a language model, as clients send and read it and as it is stored."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from .fields import Cost, Count, Fraction, Identifier, JsonArray, JsonObject, Name, Tags, Text, Timestamp
+from .fields import Cost, Count, Fraction, Identifier, JsonArray, JsonObject, Name, Tags, Text
+from .items import TimedItem
 from .tables import Table
 
 
-class Trace(BaseModel):
-    """One span. The fields are the columns of `llm_traces`."""
+class Trace(TimedItem):
+    """One span, `ts` its start. The fields are the columns of `llm_traces`."""
 
-    # Strict: a number in quotes or a flag written 1 is the sender's mistake, and is better told than guessed at.
-    model_config = ConfigDict(strict=True, extra="forbid", json_schema_serialization_defaults_required=True)
-
-    ts: Annotated[Timestamp, Field(title="start of the span")]
     trace_id: Identifier
     span_id: Identifier
     parent_span_id: Identifier | None = None
