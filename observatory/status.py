@@ -47,16 +47,16 @@ def stack_units(settings: StackSettings, rollout: RolloutDocument) -> list[tuple
     balancer = haproxy(
         settings,
         paths,
-        instances={name: tuple(port for unit in units for port in unit.ports.values()) for name, units in fleets.items()},
+        instances={
+            name: tuple(port for unit in units for port in unit.ports.values()) for name, units in fleets.items()
+        },
         weights={name: rollout.fleet(name).weight for name in FLEETS},
     )
     instances = [(unit, rollout.fleet(name).version) for name, units in fleets.items() for unit in units]
     return [(etcd(settings, paths), None), (patroni(settings, paths), None), *instances, (balancer, None)]
 
 
-def _fleet_units(
-    settings: StackSettings, rollout: RolloutDocument, name: FleetName, paths: Paths
-) -> Iterator[Unit]:
+def _fleet_units(settings: StackSettings, rollout: RolloutDocument, name: FleetName, paths: Paths) -> Iterator[Unit]:
     state = rollout.fleet(name)
     for index in range(1, state.size + 1):
         yield storage(settings, paths, fleet=name, index=index, version=state.version, sha256=state.sha256)

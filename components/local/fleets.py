@@ -11,10 +11,10 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
 from components.local.machine import Daemon, Machine
+from observatory.delivery.releases import install
 from observatory.delivery.rollout import FleetName, FleetState
 from observatory.nodes import Paths
 from observatory.nodes.storage import instance_name, password_file, release_directory, storage
-from observatory.runtime import install_release
 from observatory.settings import StackSettings
 
 
@@ -76,7 +76,7 @@ class ReleaseProvider(ResourceProvider):
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Check and unpack; a directory that stands is complete, since unpacking ends in a rename."""
-        install_release(Path(props["artifact"]), sha256=props["sha256"], target=Path(props["directory"]))
+        install(Path(props["artifact"]), sha256=props["sha256"], target=Path(props["directory"]))
         return CreateResult(id_=props["directory"], outs=_outputs(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tarfile
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -62,10 +64,7 @@ class ReleaseStore:
             ReleaseError: the artifact does not have its manifest's digest.
         """
         manifest = read_manifest(manifest_file)
-        with artifact.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != manifest.sha256:
-            raise ReleaseError(f"{artifact}: SHA-256 is {digest}, its manifest says {manifest.sha256}; build it again")
+        check_digest(artifact, manifest.sha256)
         self.directory.mkdir(parents=True, exist_ok=True)
         for source, target in (
             (artifact, self.artifact(manifest.version)),
@@ -75,6 +74,44 @@ class ReleaseStore:
             shutil.copyfile(source, partial)
             partial.replace(target)
         return manifest
+
+
+def check_digest(artifact: Path, sha256: str) -> None:
+    """Check that a file is what was promised.
+
+    Raises:
+        ReleaseError: it is missing, or another one.
+    """
+    try:
+        with artifact.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ReleaseError(f"{artifact}: cannot be read ({error.strerror}); add the release again") from error
+    if digest != sha256:
+        raise ReleaseError(f"{artifact}: SHA-256 is {digest}, expected {sha256}; build or fetch it again")
+
+
+def install(artifact: Path, *, sha256: str, target: Path) -> None:
+    """Unpack a checked artifact into `target`, whole or not at all; a `target` that stands is left as it is.
+
+    Raises:
+        ReleaseError: the artifact is missing, another one, or not an archive.
+    """
+    if target.is_dir():
+        return
+    check_digest(artifact, sha256)
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        with tarfile.open(artifact) as archive:
+            archive.extractall(partial, filter="data")
+        partial.rename(target)
+    except tarfile.TarError as error:
+        raise ReleaseError(f"{artifact}: not a release archive: {error}") from error
+    except FileExistsError:
+        pass  # another run was first; directories of one name have one content
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_manifest(file: Path) -> Manifest:

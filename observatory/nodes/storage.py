@@ -7,12 +7,13 @@ from observatory.nodes.unit import HttpReady, Paths, Unit
 from observatory.settings import StackSettings
 
 DATABASE_ROLE = "app"
+LAME_DUCK_SECONDS = 3  # the balancer checks each second and takes an instance out at the second failure
 SHA256_PREFIX = 12  # digits of the digest in a release's directory name: enough to tell rebuilt artifacts apart
 
 
-def release_directory(paths: Paths, version: str, sha256: str) -> str:
-    """Return where a release is unpacked; another build of the same version has another directory."""
-    return f"{paths.releases}/{version}-{sha256[:SHA256_PREFIX]}"
+def release_directory(paths: Paths, fleet: FleetName, version: str, sha256: str) -> str:
+    """Return where a fleet's release is unpacked; another build of the same version has another directory."""
+    return f"{paths.releases}/{fleet}/{version}-{sha256[:SHA256_PREFIX]}"
 
 
 def instance_name(fleet: FleetName, index: int) -> str:
@@ -31,7 +32,7 @@ def storage(settings: StackSettings, paths: Paths, *, fleet: FleetName, index: i
     port = getattr(settings.ports, fleet) + index - 1
     return Unit(
         name=name,
-        command=(f"{release_directory(paths, version, sha256)}/bin/storage-service",),
+        command=(f"{release_directory(paths, fleet, version, sha256)}/bin/storage-service",),
         environment={
             "STORAGE_LISTEN": f"127.0.0.1:{port}",
             "STORAGE_FLEET": fleet,
@@ -40,9 +41,10 @@ def storage(settings: StackSettings, paths: Paths, *, fleet: FleetName, index: i
             ),
             "STORAGE_DATABASE_PASSWORD_FILE": password_file(paths, name),
             "STORAGE_POOL_MAX": str(settings.fleets.pool_size),
+            "STORAGE_LAME_DUCK_SECONDS": str(LAME_DUCK_SECONDS),
             "STORAGE_DRAIN_SECONDS": str(settings.fleets.drain_seconds),
         },
         ready=HttpReady(port=port, path="/health/ready"),
         ports={f"ports.{fleet}": port},
-        stop_seconds=settings.fleets.drain_seconds + 5,
+        stop_seconds=LAME_DUCK_SECONDS + settings.fleets.drain_seconds + 5,
     )

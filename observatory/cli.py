@@ -1,0 +1,251 @@
+"""The command `observatory`: parses, shows progress, prints, and chooses the exit code. Nothing else.
+
+Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 refused, nothing changed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from observatory import operations
+from observatory.console import ConsoleReporter, answer, complain, table
+from observatory.engine import EngineError, Interrupted, LockedError, Result
+from observatory.operations import OperationError, Status, UpResult
+from observatory.runtime import PortInUse, RuntimeFault
+from observatory.settings import SettingsError
+
+DONE, FAILED, WRONG_USAGE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class Output(StrEnum):
+    """What the answer looks like."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class Engine(StrEnum):
+    """Which engine runs the program."""
+
+    AUTO = "auto"
+    CLI = "cli"
+    EMBEDDED = "embedded"
+
+
+app = typer.Typer(
+    help="Deploys and operates the storage layer of an LLM-observability product.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+EnvironmentOption = Annotated[str, typer.Option("--environment", "-e", help="The stack.")]
+OutputOption = Annotated[Output, typer.Option("--output", help="json: one document on stdout, nothing else.")]
+EngineOption = Annotated[Engine, typer.Option(help="auto: the Pulumi CLI where it is on PATH, else the embedded one.")]
+
+
+@app.command()
+def up(
+    environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE, engine: EngineOption = Engine.AUTO
+) -> None:
+    """Bring the stack to what the program declares; a second time changes nothing."""
+    workspace = operations.open_workspace(environment)
+    with ConsoleReporter() as report:
+        done = operations.up(workspace, choice=engine.value, report=report)
+    status = operations.status(workspace)
+    if output is Output.JSON:
+        _print_json({**_result_json(done.result), "engine": done.engine, "status": _status_json(status)})
+        return
+    _print_status(status)
+    _print_demonstration(done)
+    answer(_summary(done.result, f"by the {done.engine} engine"))
+    answer(_next_steps())
+
+
+@app.command()
+def preview(
+    environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE, engine: EngineOption = Engine.AUTO
+) -> None:
+    """Say what `up` would do."""
+    with ConsoleReporter() as report:
+        result = operations.preview(operations.open_workspace(environment), choice=engine.value, report=report)
+    if output is Output.JSON:
+        _print_json(_result_json(result))
+        return
+    steps = [step for step in result.steps if step.operation not in ("same", "refresh")]
+    if steps:
+        rows = [(step.operation, step.name, step.type.rpartition(":")[2], _changed(step)) for step in steps]
+        answer(table("Would do", ("operation", "resource", "type", "changes"), rows))
+    answer(_summary(result, "planned"))
+
+
+@app.command()
+def down(
+    environment: EnvironmentOption = "local",
+    keep_data: Annotated[bool, typer.Option("--keep-data", help="Only stop: data, keys and passwords stay.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    engine: EngineOption = Engine.AUTO,
+) -> None:
+    """Stop and remove the stack."""
+    workspace = operations.open_workspace(environment)
+    if not (yes or keep_data):
+        _confirm(f"Remove the stack {environment!r} with all its data?")
+    with ConsoleReporter() as report:
+        operations.down(workspace, keep_data=keep_data, choice=engine.value, report=report)
+    answer("Stopped; `observatory up` goes on where it was." if keep_data else "Stopped and removed.")
+
+
+@app.command()
+def status(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
+    """Show what runs where; exit code 1 when a daemon is missing or not ready."""
+    found = operations.status(operations.open_workspace(environment))
+    if output is Output.JSON:
+        _print_json(_status_json(found))
+    else:
+        _print_status(found)
+    raise typer.Exit(DONE if found.healthy else FAILED)
+
+
+@app.command()
+def outputs(
+    name: Annotated[str | None, typer.Argument(help="One output, printed bare.")] = None,
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+    show_secrets: Annotated[bool, typer.Option("--show-secrets", help="Print secrets in plain text.")] = False,
+) -> None:
+    """Show the stack's outputs."""
+    values = operations.outputs(operations.open_workspace(environment), show_secrets=show_secrets)
+    if name is not None and name not in values:
+        known = ", ".join(values) or "none, the stack is not up"
+        raise typer.BadParameter(f"no output {name!r} (there are: {known})")
+    if name is not None:
+        print(_plain(values[name]))  # noqa: T201 - bare, for $(...)
+    elif output is Output.JSON:
+        _print_json(dict(values))
+    else:
+        answer(table("Outputs", ("name", "value"), [(key, _plain(value)) for key, value in values.items()]))
+
+
+@app.command()
+def env(environment: EnvironmentOption = "local") -> None:
+    """Print the environment for a plain `pulumi` on the same state: eval "$(observatory env)"."""
+    import shlex  # noqa: PLC0415 - only here
+
+    for key, value in operations.environment(operations.open_workspace(environment)).items():
+        print(f"export {key}={shlex.quote(value)}")  # noqa: T201 - for eval
+
+
+@app.command()
+def bootstrap(environment: EnvironmentOption = "local") -> None:
+    """Make only what `up` needs before it can start: root filesystem, passphrase, first release."""
+    with ConsoleReporter() as report:
+        operations.bootstrap(operations.open_workspace(environment), report)
+
+
+def main() -> None:
+    """Run the command and end the process with its exit code."""
+    try:
+        app(standalone_mode=True)
+    except (SettingsError, OperationError) as error:
+        _end(error, WRONG_USAGE)
+    except (LockedError, PortInUse) as error:
+        _end(error, REFUSED)
+    except Interrupted as error:
+        _end(error, INTERRUPTED)
+    except (EngineError, RuntimeFault) as error:
+        _end(error, FAILED)
+
+
+def _end(error: Exception, code: int) -> None:
+    complain(str(error))
+    sys.exit(code)
+
+
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        complain(f"{question} Say --yes to do it without a terminal.")
+        raise typer.Exit(REFUSED)
+    if not typer.confirm(question):
+        raise typer.Exit(REFUSED)
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, default=str))  # noqa: T201 - the answer
+
+
+def _result_json(result: Result) -> dict[str, Any]:
+    return {
+        "steps": [{"operation": step.operation, "urn": step.urn} for step in result.steps],
+        "summary": result.summary,
+        "outputs": result.outputs,
+        "duration": round(result.duration, 3),
+    }
+
+
+def _status_json(status: Status) -> dict[str, Any]:
+    return {
+        "healthy": status.healthy,
+        "schema_version": status.schema_version,
+        "daemons": [daemon.as_json() for daemon in status.daemons],
+        "rollout": status.rollout.model_dump() if status.rollout else None,
+    }
+
+
+def _print_status(status: Status) -> None:
+    if status.rollout is None:
+        answer("Nothing runs: the stack is not up. `observatory up` brings it up.")
+        return
+    rows = [
+        (
+            daemon.name,
+            daemon.address,
+            daemon.version,
+            str(daemon.pid or "-"),
+            _coloured(daemon.health),
+            f"{daemon.memory_mb} MiB" if daemon.memory_mb is not None else "-",
+        )
+        for daemon in status.daemons
+    ]
+    answer(table("What runs where", ("daemon", "address", "version", "pid", "health", "memory"), rows))
+    fleets = [
+        (name, state.version, str(state.size), f"{state.weight} %")
+        for name, state in (("blue", status.rollout.blue), ("green", status.rollout.green))
+    ]
+    answer(table("\nFleets", ("fleet", "version", "instances", "weight"), fleets))
+    answer(f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}")
+
+
+def _coloured(health: str) -> str:
+    return f"[green]{health}[/]" if health == "ready" else f"[red]{health}[/]"
+
+
+def _print_demonstration(done: UpResult) -> None:
+    if done.demonstration:
+        shown = done.demonstration
+        by = ", ".join(f"{count} by {fleet}" for fleet, count in sorted(shown.answered_by.items()))
+        answer(f"Traces: {shown.sent} sent through the balancer, {shown.read_back} read back ({by})")
+
+
+def _summary(result: Result, how: str) -> str:
+    changed = {name: count for name, count in result.summary.items() if name != "same"}
+    what = ", ".join(f"{count} to {name}" if how == "planned" else f"{count} {name}" for name, count in changed.items())
+    return f"\n{what or 'No changes'} ({result.summary.get('same', 0)} the same), {how} in {result.duration:.1f} s"
+
+
+def _next_steps() -> str:
+    return (
+        "\nNext: observatory status · observatory outputs · make down\n"
+        '      eval "$(.venv/bin/observatory env)" for a plain pulumi'
+    )
+
+
+def _changed(step: Any) -> str:
+    return ", ".join(dict.fromkeys(str(change.path).split(".")[0].split("[")[0] for change in step.changes))
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
