@@ -1,0 +1,56 @@
+"""A small embedded Pulumi engine: runs a Pulumi Python program without the CLI, on the CLI's own state.
+
+The package owns planning and performing steps for dynamic resources, and the ``file://`` backend. It knows nothing of
+what the resources are. See docs/engine.md for what it supports, what it refuses, and how to move to the CLI and back.
+"""
+
+from observatory.engine.errors import (
+    ConfigError,
+    EngineError,
+    Interrupted,
+    LockedError,
+    PassphraseError,
+    ProgramError,
+    StateError,
+    StepFailed,
+    UnsupportedError,
+)
+from observatory.engine.plan import DiagnosticEvent, Event, OnEvent, Result, Step, StepEvent
+from observatory.engine.run import (
+    ResourceRecord,
+    StackOptions,
+    destroy,
+    outputs,
+    preview,
+    refresh,
+    resources,
+    up,
+)
+from observatory.engine.values import PropertyChange
+
+__all__ = [
+    "ConfigError",
+    "DiagnosticEvent",
+    "EngineError",
+    "Event",
+    "Interrupted",
+    "LockedError",
+    "OnEvent",
+    "PassphraseError",
+    "ProgramError",
+    "PropertyChange",
+    "ResourceRecord",
+    "Result",
+    "StackOptions",
+    "StateError",
+    "Step",
+    "StepEvent",
+    "StepFailed",
+    "UnsupportedError",
+    "destroy",
+    "outputs",
+    "preview",
+    "refresh",
+    "resources",
+    "up",
+]

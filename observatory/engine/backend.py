@@ -1,0 +1,219 @@
+"""The CLI's file backend: where a stack's checkpoint, lock and history lie, and how they are read and written.
+
+Owns paths, atomic writes and the lock (pkg/backend/diy in Pulumi's source). What a checkpoint means is ``snapshot``'s.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from observatory.engine.errors import LockedError, StateError
+
+_LAYOUT_VERSION = 1  # project-scoped stacks; 0 was the layout before 2023
+_CHECKPOINT_VERSION = 3
+_CLOCK_TICK_MARGIN = 2.0  # seconds; a process's start time is known to a clock tick, the boot time to a second
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackFiles:
+    """The files of one stack in a ``file://`` backend directory."""
+
+    root: Path
+    project: str
+    stack: str
+
+    @property
+    def checkpoint(self) -> Path:
+        """The stack's state file."""
+        return self._bookkeeping / "stacks" / self.project / f"{self.stack}.json"
+
+    @property
+    def _bookkeeping(self) -> Path:
+        return self.root / ".pulumi"
+
+    @property
+    def _locks(self) -> Path:
+        return self._bookkeeping / "locks" / "organization" / self.project / self.stack
+
+    def read(self) -> dict[str, Any]:
+        """Return the stack's latest deployment, empty if it has none.
+
+        Raises:
+            StateError: the file is cut short, of a newer version or in a layout this engine does not write.
+        """
+        self._check_layout()
+        if not self.checkpoint.exists():
+            return {}
+        try:
+            document = json.loads(self.checkpoint.read_bytes())
+            version, latest = document["version"], document["checkpoint"].get("latest") or {}
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise StateError(
+                f"the state file {self.checkpoint} is damaged ({error}); it was left as it is. The state before the "
+                f"last change is {self.checkpoint}.bak: copy it over the damaged file and run again"
+            ) from error
+        if version != _CHECKPOINT_VERSION:
+            raise StateError(
+                f"the state file {self.checkpoint} has version {version}, this engine knows {_CHECKPOINT_VERSION}; "
+                "it was left as it is. Use the Pulumi CLI or a newer release"
+            )
+        return dict(latest)
+
+    def write(self, latest: bytes) -> None:
+        """Replace the stack's latest deployment (a JSON object), atomically and durably.
+
+        Raises:
+            StateError: the disk refuses; the last state written is still there.
+        """
+        head = {"version": _CHECKPOINT_VERSION, "checkpoint": {"stack": f"organization/{self.project}/{self.stack}"}}
+        body = json.dumps(head, separators=(",", ":")).encode()[:-2] + b',"latest":' + latest + b"}}"
+        try:
+            _write_atomically(self.checkpoint, body)
+        except OSError as error:
+            raise StateError(f"cannot write the state file {self.checkpoint}: {error}; the last one is kept") from error
+
+    def back_up(self) -> None:
+        """Keep the present state beside the file, as ``.bak``, before a run changes it."""
+        meta = self._bookkeeping / "meta.yaml"
+        if not meta.exists():
+            _write_atomically(meta, f"version: {_LAYOUT_VERSION}\n".encode())
+        if self.checkpoint.exists():
+            shutil.copyfile(self.checkpoint, f"{self.checkpoint}.bak")
+
+    def add_history(self, *, kind: str, started: float, succeeded: bool, changes: dict[str, int]) -> None:
+        """Append the run to the stack's history, with its checkpoint (``pulumi stack history`` shows it)."""
+        directory = self._bookkeeping / "history" / self.project / self.stack
+        stem = directory / f"{self.stack}-{time.time_ns()}"
+        entry = {
+            "kind": kind,
+            "startTime": int(started),
+            "message": "",
+            "environment": {"exec.kind": "observatory.engine"},
+            "config": {},
+            "version": 0,
+            "result": "succeeded" if succeeded else "failed",
+            "endTime": int(time.time()),
+            "resourceChanges": changes,
+        }
+        _write_atomically(Path(f"{stem}.history.json"), json.dumps(entry).encode())
+        if self.checkpoint.exists():
+            shutil.copyfile(self.checkpoint, f"{stem}.checkpoint.json")
+
+    @contextmanager
+    def lock(self, warn: Callable[[str], None]) -> Iterator[None]:
+        """Hold the stack's lock, the CLI's own.
+
+        A lock whose process no longer runs on this host is removed, with a warning.
+
+        Raises:
+            LockedError: somebody else holds it.
+        """
+        self._check_locks(warn)
+        mine = self._locks / f"{uuid.uuid4()}.json"
+        holder = {
+            "pid": os.getpid(),
+            "username": getpass.getuser(),
+            "hostname": socket.gethostname(),
+            "timestamp": now(),
+        }
+        _write_atomically(mine, json.dumps(holder).encode())
+        try:
+            self._check_locks(warn, mine)
+            yield
+        finally:
+            mine.unlink(missing_ok=True)
+
+    def _check_locks(self, warn: Callable[[str], None], mine: Path | None = None) -> None:
+        for path in sorted(self._locks.glob("*.json")):
+            if path == mine:
+                continue
+            try:
+                holder = json.loads(path.read_bytes())
+            except FileNotFoundError:
+                continue
+            except ValueError:
+                holder = {}
+            who = "{username}@{hostname} (pid {pid}) at {timestamp}".format_map(_Unknown(holder))
+            if not _is_stale(holder):
+                raise LockedError(
+                    f"the stack {self.stack} is locked by {who}: wait for that run to end, or, if it cannot be "
+                    f"running any more, remove {path} (or run `pulumi cancel`)"
+                )
+            path.unlink(missing_ok=True)
+            warn(f"removed the lock left by {who}: that process is gone")
+
+    def _check_layout(self) -> None:
+        meta = self._bookkeeping / "meta.yaml"
+        version = (yaml.safe_load(meta.read_text()) or {}).get("version", 0) if meta.exists() else _LAYOUT_VERSION
+        if version != _LAYOUT_VERSION:
+            raise StateError(
+                f"{meta}: backend layout {version}, known is {_LAYOUT_VERSION}; see `pulumi state upgrade`"
+            )
+        packed = [
+            path for path in self.checkpoint.parent.glob(f"{self.stack}.json.*") if path.suffix in {".gz", ".zst"}
+        ]
+        if packed:
+            raise StateError(f"{packed[0]} is compressed; rewrite it with the CLI without PULUMI_DIY_BACKEND_GZIP")
+
+
+def now() -> str:
+    """Return the present time as checkpoints hold it (RFC 3339, UTC)."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    path.with_name(f"{path.name}.attrs").unlink(missing_ok=True)  # the CLI's cached content hash, now out of date
+
+
+class _Unknown(dict[str, Any]):
+    def __missing__(self, key: str) -> str:
+        return "?"
+
+
+def _is_stale(holder: dict[str, Any]) -> bool:
+    """Tell whether a lock's process is surely gone: of this host, and dead or younger than the lock."""
+    if holder.get("hostname") != socket.gethostname() or not isinstance(holder.get("pid"), int):
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+        started = _start_time(holder["pid"])
+        locked = datetime.fromisoformat(holder["timestamp"]).timestamp()
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, KeyError):
+        return False
+    return started is not None and started > locked + _CLOCK_TICK_MARGIN
+
+
+def _start_time(pid: int) -> float | None:
+    """Return when a process started, in seconds since the epoch, or None where /proc does not tell."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+    except (OSError, StopIteration):
+        return None
+    return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,147 @@
+"""Runs a Pulumi program in this process, as the CLI's Python launcher does in one of its own.
+
+Owns what that needs: a context in which the SDK's settings are this run's, the working directory, the program's
+standard streams, its modules. (sdk/python/cmd/pulumi-language-python-exec in Pulumi's source.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import io
+import logging
+import runpy
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TextIO
+
+import pulumi
+import pulumi.runtime
+
+from observatory.engine.errors import EngineError, ProgramError
+from observatory.engine.plan import DiagnosticEvent, Event, in_program
+
+# The program's threads wait for steps; as many as the CLI's launcher gives it per resource worked on at once.
+_THREADS_PER_STEP = 4
+
+
+def run_program(
+    *,
+    main: Path,
+    settings: pulumi.runtime.Settings,
+    config: dict[str, str],
+    secret_keys: frozenset[str],
+    emit: Callable[[Event], None],
+) -> None:
+    """Run the program to its end.
+
+    Raises:
+        ProgramError: it failed; the message is its traceback, from its own first frame on.
+    """
+    directory = main if main.is_dir() else main.parent
+
+    def program() -> None:
+        runpy.run_path(str(main), run_name="__main__")
+
+    def run() -> None:
+        in_program.set(True)
+        pulumi.runtime.set_all_config(config, list(secret_keys))
+        pulumi.runtime.configure(settings)
+        with asyncio.Runner() as runner, ThreadPoolExecutor((settings.parallel or 1) * _THREADS_PER_STEP) as executor:
+            runner.get_loop().set_default_executor(executor)
+            runner.run(pulumi.runtime.run_in_stack(program))
+
+    with _in_directory(directory), _captured_streams(emit), _own_modules(directory), _quiet_asyncio():
+        try:
+            contextvars.copy_context().run(run)
+        except EngineError:
+            raise
+        except pulumi.RunError as error:
+            raise ProgramError(str(error)) from error
+        except (Exception, SystemExit) as error:
+            raise ProgramError(f"the program failed:\n{_own_traceback(error, directory)}") from error
+
+
+@contextlib.contextmanager
+def _in_directory(directory: Path) -> Iterator[None]:
+    arguments, sys.argv = sys.argv, [str(directory)]
+    try:
+        with contextlib.chdir(directory):
+            yield
+    finally:
+        sys.argv = arguments
+
+
+@contextlib.contextmanager
+def _captured_streams(emit: Callable[[Event], None]) -> Iterator[None]:
+    out, err = _ProgramStream(sys.stdout, emit), _ProgramStream(sys.stderr, emit)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        yield
+    out.end_line()
+    err.end_line()
+
+
+class _ProgramStream(io.TextIOBase):
+    """Turns what the program prints into messages; what others in this process print passes through."""
+
+    def __init__(self, original: TextIO, emit: Callable[[Event], None]) -> None:
+        self._original, self._emit = original, emit
+        self._line = threading.local()
+
+    def write(self, text: str) -> int:
+        if not in_program.get():
+            return self._original.write(text)
+        *lines, self._line.rest = (getattr(self._line, "rest", "") + text).split("\n")
+        for line in lines:
+            self._emit(DiagnosticEvent(severity="info", message=line))
+        return len(text)
+
+    def end_line(self) -> None:
+        """Pass on what the program printed last without an end of line."""
+        if rest := getattr(self._line, "rest", ""):
+            self._emit(DiagnosticEvent(severity="info", message=rest))
+
+    def flush(self) -> None:
+        self._original.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+@contextlib.contextmanager
+def _own_modules(directory: Path) -> Iterator[None]:
+    """Forget the program's modules afterwards, so that the next run sees their present source."""
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None) or ""
+            if Path(file).is_relative_to(directory) and "site-packages" not in file:
+                del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _quiet_asyncio() -> Iterator[None]:
+    """Silence asyncio's complaints about what a failed program leaves unawaited, as the CLI's launcher does."""
+    logger = logging.getLogger("asyncio")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _own_traceback(error: BaseException, directory: Path) -> str:
+    """Return the error's traceback from the program's first frame on."""
+    frame = error.__traceback__
+    while frame is not None and not Path(frame.tb_frame.f_code.co_filename).is_relative_to(directory):
+        frame = frame.tb_next
+    lines = traceback.format_exception(type(error), error, frame or error.__traceback__, chain=False)
+    return "".join(lines).rstrip()

@@ -1,0 +1,302 @@
+"""The engine's operations: preview, up, refresh, destroy, and reading the state.
+
+Owns their course: read, lock, plan and perform, report. Each may be called again and again in one process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from observatory.engine.backend import StackFiles
+from observatory.engine.deployment import STACK_TYPE, Deployment
+from observatory.engine.errors import ConfigError, EngineError, Interrupted
+from observatory.engine.plan import DiagnosticEvent, Emitter, OnEvent, Result
+from observatory.engine.project import Project
+from observatory.engine.providers import DYNAMIC, start_host, stop_host
+from observatory.engine.snapshot import Snapshot
+from observatory.engine.values import PROVIDER_KEY, make_secret, mask, reveal
+
+_DEFAULT_PARALLEL = 4  # the workers of the SDK's dynamic provider host
+
+Kind = Literal["preview", "update", "refresh", "destroy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackOptions:
+    """Which stack to work on, and how.
+
+    Attributes:
+        cwd: The project's directory, with Pulumi.yaml.
+        stack: The stack's name.
+        backend: The directory of the ``file://`` backend; it is made if need be.
+        passphrase: Protects the stack's secrets.
+        config_file: The stack's configuration, by default ``Pulumi.<stack>.yaml`` in ``cwd`` if there is one.
+        parallel: How many resources are worked on at once.
+    """
+
+    cwd: Path
+    stack: str
+    backend: Path
+    passphrase: str = field(repr=False)
+    config_file: Path | None = None
+    parallel: int = _DEFAULT_PARALLEL
+
+    @classmethod
+    def from_environment(cls, cwd: Path, stack: str, **options: Any) -> StackOptions:
+        """Take backend and passphrase from the CLI's own environment variables.
+
+        Raises:
+            ConfigError: PULUMI_BACKEND_URL is no ``file://`` URL, or no passphrase is set.
+        """
+        url = os.environ.get("PULUMI_BACKEND_URL", "")
+        if not url.startswith("file://"):
+            raise ConfigError(f"PULUMI_BACKEND_URL is {url!r}; the embedded engine needs a file:// URL")
+        passphrase = os.environ.get("PULUMI_CONFIG_PASSPHRASE")
+        if file := os.environ.get("PULUMI_CONFIG_PASSPHRASE_FILE"):
+            passphrase = passphrase or _read_passphrase(Path(file))
+        if passphrase is None:
+            raise ConfigError("no passphrase: set PULUMI_CONFIG_PASSPHRASE or PULUMI_CONFIG_PASSPHRASE_FILE")
+        backend = Path(url.removeprefix("file://").partition("?")[0]).expanduser()
+        return cls(cwd=cwd, stack=stack, backend=backend, passphrase=passphrase, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceRecord:
+    """A resource as the state has it; secrets in the outputs are masked."""
+
+    urn: str
+    type: str
+    name: str
+    id: str
+    parent: str
+    custom: bool
+    protect: bool
+    outputs: dict[str, Any]
+
+
+def preview(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
+    """Tell what ``up`` would do. Touches nothing, and takes no lock.
+
+    Raises:
+        EngineError: see its subclasses; ``result`` on it holds the steps planned until then.
+    """
+    return _operate("preview", options, on_event, _deploy)
+
+
+def up(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
+    """Bring the stack to what the program declares.
+
+    Raises:
+        EngineError: see its subclasses; what succeeded is kept, and ``result`` on the error tells what that was.
+    """
+    return _operate("update", options, on_event, _deploy)
+
+
+def refresh(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
+    """Take into the state what the providers find. Runs no program. Steps are named by what was found.
+
+    Raises:
+        EngineError: see its subclasses; the state is then as it was.
+    """
+    return _operate("refresh", options, on_event, lambda run: run.deployment.refresh())
+
+
+def destroy(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
+    """Delete every resource of the stack. Runs no program.
+
+    Raises:
+        EngineError: see its subclasses; what was deleted is out of the state.
+    """
+    return _operate("destroy", options, on_event, lambda run: run.deployment.delete_undeclared())
+
+
+def outputs(options: StackOptions, *, show_secrets: bool = False) -> dict[str, Any]:
+    """Return the stack's outputs from the state, secrets masked unless asked for.
+
+    Raises:
+        StateError, PassphraseError, ConfigError: the state cannot be read.
+    """
+    _, files = _locate(options)
+    latest = files.read()
+    if show_secrets:
+        base = Snapshot(files, latest, passphrase=options.passphrase, read_only=True).base
+        return dict(reveal(next((state.outputs for state in base if state.type == STACK_TYPE), {})))
+    return next((mask(raw.get("outputs", {})) for raw in latest.get("resources", []) if raw["type"] == STACK_TYPE), {})
+
+
+def resources(options: StackOptions) -> tuple[ResourceRecord, ...]:
+    """Return the stack's resources from the state, dependencies first. Needs no passphrase.
+
+    Raises:
+        StateError, ConfigError: the state cannot be read.
+    """
+    _, files = _locate(options)
+    return tuple(_record(raw) for raw in files.read().get("resources", []) if not raw.get("delete"))
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """What one operation works with."""
+
+    options: StackOptions
+    project: Project
+    snapshot: Snapshot
+    deployment: Deployment
+    emit: Emitter
+    config: dict[str, str]
+    secret_keys: frozenset[str]
+
+
+def _operate(kind: Kind, options: StackOptions, on_event: OnEvent | None, perform: Callable[[_Run], None]) -> Result:
+    started, emit = time.time(), Emitter(on_event)
+    project, files = _locate(options)
+    with ExitStack() as cleanup:
+        if kind != "preview":
+            cleanup.enter_context(files.lock(lambda text: emit(DiagnosticEvent(severity="warning", message=text))))
+        run = _prepare(kind, options, project, files, emit, cleanup)
+        try:
+            with _stoppable(run.deployment):
+                perform(run)
+            run.deployment.check_running()
+        except EngineError as error:
+            run.deployment.stop(error)
+        result = _result(run, kind, started)
+        if run.snapshot.changed:
+            files.add_history(kind=kind, started=started, succeeded=not run.deployment.failure, changes=result.summary)
+        if failure := run.deployment.failure:
+            failure.result = result
+            raise failure
+        return result
+
+
+def _prepare(  # noqa: PLR0917 - called once
+    kind: Kind, options: StackOptions, project: Project, files: StackFiles, emit: Emitter, cleanup: ExitStack
+) -> _Run:
+    """Start what takes time (host, key, imports) side by side, and put the run together."""
+    latest = files.read()
+    host = start_host(project.directory, project.name)
+    cleanup.callback(stop_host, host)
+    snapshot = Snapshot(files, latest, passphrase=options.passphrase, salt=project.salt, read_only=kind == "preview")
+    from observatory.engine.dynamic import DynamicProvider  # noqa: PLC0415 - imports the SDK, beside the above
+
+    dynamic = DynamicProvider(host, lambda line: emit(DiagnosticEvent(severity="info", message=line)))
+    cleanup.callback(dynamic.close)
+    config, secret_keys = project.config(snapshot.crypter.decrypt)
+    wired = {key: make_secret(value) if key in secret_keys else value for key, value in config.items()}
+    deployment = Deployment(
+        snapshot,
+        stack=options.stack,
+        project=project.name,
+        providers={DYNAMIC: dynamic},
+        config=wired,
+        preview=kind == "preview",
+        parallel=options.parallel,
+        emit=emit,
+    )
+    return _Run(
+        options=options, project=project, snapshot=snapshot, deployment=deployment, emit=emit, config=config,
+        secret_keys=secret_keys,
+    )  # fmt: skip
+
+
+def _deploy(run: _Run) -> None:
+    """Run the program, then delete what it no longer declares."""
+    import pulumi.runtime  # noqa: PLC0415 - by now imported beside other work
+
+    from observatory.engine.monitor import Engine, Monitor  # noqa: PLC0415 - imports the SDK
+    from observatory.engine.program import run_program  # noqa: PLC0415 - imports the SDK
+
+    _warn_of_interrupted(run)
+    settings = pulumi.runtime.Settings(
+        project=run.project.name,
+        stack=run.options.stack,
+        organization="organization",  # what the CLI calls the one organization of a file backend
+        root_directory=str(run.options.cwd),
+        parallel=run.options.parallel,
+        dry_run=run.deployment.preview,
+        monitor=Monitor(run.deployment),
+        engine=Engine(run.emit),
+    )
+    try:
+        run_program(
+            main=run.project.main, settings=settings, config=run.config, secret_keys=run.secret_keys, emit=run.emit
+        )
+        run.deployment.delete_undeclared()
+    except EngineError as error:
+        run.deployment.stop(error)
+        raise
+    finally:
+        run.deployment.finish_outputs()
+    if run.snapshot.interrupted:
+        run.snapshot.save()  # which drops them
+
+
+def _warn_of_interrupted(run: _Run) -> None:
+    for state, operation in run.snapshot.interrupted:
+        message = f"an earlier run was interrupted while {operation} it; it may be half done, and is tried again"
+        run.emit(DiagnosticEvent(severity="warning", message=message, urn=state.urn))
+
+
+@contextmanager
+def _stoppable(deployment: Deployment) -> Iterator[None]:
+    """On SIGINT or SIGTERM, let the steps in flight end and begin nothing more; a second SIGINT breaks off."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: FrameType | None) -> None:
+        deployment.stop(Interrupted(f"interrupted by {signal.Signals(number).name}; what was begun is done and saved"))
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _result(run: _Run, kind: Kind, started: float) -> Result:
+    root = run.deployment.root
+    if kind in {"refresh", "destroy"}:
+        root = next((state for state in run.snapshot.resources if state.type == STACK_TYPE), None)
+    return Result(
+        steps=tuple(run.deployment.steps),
+        outputs=mask(root.outputs) if root else {},
+        duration=time.time() - started,
+    )
+
+
+def _locate(options: StackOptions) -> tuple[Project, StackFiles]:
+    project = Project.load(options.cwd.resolve(), options.stack, options.config_file)
+    return project, StackFiles(root=options.backend.resolve(), project=project.name, stack=options.stack)
+
+
+def _record(raw: dict[str, Any]) -> ResourceRecord:
+    shown = {key: value for key, value in raw.get("outputs", {}).items() if key != PROVIDER_KEY}
+    return ResourceRecord(
+        urn=raw["urn"],
+        type=raw["type"],
+        name=raw["urn"].rpartition("::")[2],
+        id=raw.get("id", ""),
+        parent=raw.get("parent", ""),
+        custom=raw["custom"],
+        protect=raw.get("protect", False),
+        outputs=mask(shown),
+    )
+
+
+def _read_passphrase(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"cannot read PULUMI_CONFIG_PASSPHRASE_FILE: {error}") from error
