@@ -1,9 +1,9 @@
 -- Tables of traces, metrics and logs, and of those who may write them.
 --
--- Limits, so that no client can fill the disk with one row; the service refuses the same sizes by name of item and field:
+-- Limits, so that no client can fill the disk with one row; the service refuses as much, naming item and field:
 --   free text                  262144 bytes (256 KiB) each
---   jsonb                     1048576 bytes (1 MiB) each, in PostgreSQL's binary form
---   names and identifiers         512 bytes each; what an index holds must fit its rows of 2704 bytes
+--   jsonb                     2097152 bytes (2 MiB) each in PostgreSQL's binary form, where 256 KiB of text take 1.5 MiB at most
+--   names and identifiers         512 bytes each: 128 characters, and three of them fit an index row of 2704 bytes
 
 CREATE TABLE llm_traces (
     ts                  timestamptz NOT NULL,
@@ -51,7 +51,7 @@ CREATE TABLE llm_traces (
                  octet_length(array_to_string(tags, ''))) <= 262144),
     CONSTRAINT llm_traces_json_bytes CHECK (
         greatest(pg_column_size(input_messages), pg_column_size(attributes), pg_column_size(resource_attributes),
-                 pg_column_size(events), pg_column_size(links)) <= 1048576)
+                 pg_column_size(events), pg_column_size(links)) <= 2097152)
 );
 COMMENT ON TABLE llm_traces IS 'One row for each span of a call to a language model; a repeated span is ignored';
 COMMENT ON COLUMN llm_traces.ttft_ms IS 'Time to first token in milliseconds';
@@ -75,7 +75,7 @@ CREATE TABLE llm_metrics (
     CONSTRAINT llm_metrics_name_bytes CHECK (
         greatest(octet_length(metric_name), octet_length(provider), octet_length(model), octet_length(environment),
                  octet_length(user_id)) <= 512),
-    CONSTRAINT llm_metrics_json_bytes CHECK (pg_column_size(tags) <= 1048576)
+    CONSTRAINT llm_metrics_json_bytes CHECK (pg_column_size(tags) <= 2097152)
 );
 COMMENT ON TABLE llm_metrics IS 'Measurements as clients sent them; no key, so the same instant may come twice';
 
@@ -93,7 +93,7 @@ CREATE TABLE llm_logs (
         greatest(octet_length(trace_id), octet_length(span_id), octet_length(log_level), octet_length(provider),
                  octet_length(model), octet_length(environment)) <= 512),
     CONSTRAINT llm_logs_text_bytes CHECK (octet_length(message) <= 262144),
-    CONSTRAINT llm_logs_json_bytes CHECK (pg_column_size(attributes) <= 1048576)
+    CONSTRAINT llm_logs_json_bytes CHECK (pg_column_size(attributes) <= 2097152)
 );
 COMMENT ON TABLE llm_logs IS 'Log lines with or without a trace; no key, so one span may log twice in one instant';
 

@@ -1,9 +1,9 @@
 """The database as operators see it: create it, bring its schema up, say where it stands. psycopg only, never Pulumi."""
 
-from observatory.database.api_keys import create_api_key, revoke_api_key
+from observatory.database.api_keys import api_key_is_active, create_api_key, revoke_api_key
 from observatory.database.bootstrap import ensure_database, ensure_login
 from observatory.database.connection import connect
-from observatory.database.deployment import Deployment, Plan, SchemaStatus, deploy, plan, status
+from observatory.database.deployment import Deployment, Plan, SchemaStatus, check_syntax, deploy, plan, status
 from observatory.database.errors import (
     DatabaseError,
     LockHeldError,
@@ -14,7 +14,7 @@ from observatory.database.errors import (
     UnreachableError,
     UnsuitableServerError,
 )
-from observatory.database.files import Edition, Migration, load_migrations
+from observatory.database.files import Edition, Migration, load_migrations, read_migrations
 
 __all__ = [
     "DatabaseError",
@@ -30,6 +30,8 @@ __all__ = [
     "StatementFailedError",
     "UnreachableError",
     "UnsuitableServerError",
+    "api_key_is_active",
+    "check_syntax",
     "connect",
     "create_api_key",
     "deploy",
@@ -37,6 +39,7 @@ __all__ = [
     "ensure_login",
     "load_migrations",
     "plan",
+    "read_migrations",
     "revoke_api_key",
     "status",
 ]

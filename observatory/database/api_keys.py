@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Sequence
 
 from observatory.database.connection import connect
-from observatory.database.errors import DatabaseError, readable
+from observatory.database.errors import readable
 
 KEY_PREFIX = "obs_"
 KEY_BYTES = 32
@@ -20,6 +20,10 @@ SHOWN_CHARACTERS = 12
 _INSERT = """
     INSERT INTO api_keys (key_hash, key_prefix, name, scopes, rate_limit_rpm) VALUES (%s, %s, %s, %s, %s)
     ON CONFLICT (key_hash) DO NOTHING
+"""
+
+_ACTIVE = """
+    SELECT FROM api_keys WHERE key_hash = %s AND is_active AND (expires_at IS NULL OR expires_at > now())
 """
 
 
@@ -50,20 +54,30 @@ def create_api_key(
     return key
 
 
-def revoke_api_key(conninfo: str, key: str) -> None:
-    """Make a key unusable; revoking it again changes nothing.
+def api_key_is_active(conninfo: str, *, key: str) -> bool:
+    """Whether the database has the key, not revoked and not expired.
 
     Raises:
-        DatabaseError: the database does not have the key.
+        StatementFailedError: PostgreSQL refused.
+        UnreachableError: no connection.
+    """
+    with connect(conninfo, purpose="api-keys") as connection, readable("look-up of an API key"):
+        return connection.execute(_ACTIVE, [_digest(key)]).fetchone() is not None
+
+
+def revoke_api_key(conninfo: str, *, key: str) -> bool:
+    """Make a key unusable; revoking it again changes nothing.
+
+    Returns:
+        Whether the database has the key.
+
+    Raises:
+        StatementFailedError: PostgreSQL refused.
         UnreachableError: no connection.
     """
     with connect(conninfo, purpose="api-keys") as connection, readable("revocation of an API key"):
         update = "UPDATE api_keys SET is_active = false WHERE key_hash = %s"
-        found = connection.execute(update, [_digest(key)]).rowcount
-    if not found:
-        raise DatabaseError(
-            f"No API key starting with {key[:SHOWN_CHARACTERS]} is known. Check the key and the database"
-        )
+        return connection.execute(update, [_digest(key)]).rowcount > 0
 
 
 def _digest(key: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ import psycopg
 from observatory.database import ledger
 from observatory.database.connection import connect, describe
 from observatory.database.errors import UnsuitableServerError, readable
-from observatory.database.files import Edition, read_migrations
+from observatory.database.files import Edition, Migration, read_migrations
 from observatory.database.history import compare, current_version
 from observatory.database.lock import MIGRATION_LOCK, session_lock
 
@@ -173,6 +173,18 @@ def plan(conninfo: str, *, migrations: Path, target: int | None = None) -> Plan:
         history = compare(connection, files, edition=edition, target=target)
     pending = tuple(parse(migration) for migration in history.pending)
     return Plan(version=history.version, edition=edition, pending=pending)
+
+
+def check_syntax(migrations: Iterable[Migration]) -> None:
+    """Parse migrations without a database.
+
+    Raises:
+        MigrationFileError: a file whose SQL cannot be used, by file, line and column.
+    """
+    for migration in migrations:
+        from observatory.database.statements import parse  # noqa: PLC0415 - see `deploy`; not even when there are none
+
+        parse(migration)
 
 
 def status(conninfo: str, *, migrations: Path | None = None) -> SchemaStatus:

@@ -77,10 +77,9 @@ def _refuse_edits(connection: psycopg.Connection, entries: Sequence[ledger.Entry
 
 
 def _missing_message(entry: ledger.Entry) -> str:
-    name = f"{entry.name}.{entry.variant}.sql" if entry.variant else f"{entry.name}.sql"
     return (
-        f"{name}: applied to this database on {entry.applied_at:%Y-%m-%d}, but there is no such file. Update the "
-        "checkout, which is older than the database, or restore the file"
+        f"{entry.stem}.sql: applied to this database on {entry.applied_at:%Y-%m-%d}, but there is no such file. Update "
+        "the checkout, which is older than the database, or restore the file"
     )
 
 

@@ -96,6 +96,11 @@ class Entry:
     deployment_id: str
 
     @property
+    def stem(self) -> str:
+        """The file's name without `.sql`."""
+        return f"{self.name}.{self.variant}" if self.variant else self.name
+
+    @property
     def complete(self) -> bool:
         """All statements are done."""
         return self.statements_done == self.statements_total

@@ -1,0 +1,165 @@
+"""The schema of a database as a resource: a thin dynamic provider over `observatory.database.deploy`.
+
+Owns what a preview shows of migrations and how drift of the ledger is noticed. How migrations run, and every refusal,
+is `observatory.database`. Deleting the resource forgets it: no data is ever dropped.
+"""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+from pulumi.dynamic import (
+    CheckFailure,
+    CheckResult,
+    CreateResult,
+    DiffResult,
+    ReadResult,
+    Resource,
+    ResourceProvider,
+    UpdateResult,
+)
+
+from observatory.database import MigrationFileError, SchemaStatus, check_syntax, deploy, read_migrations, status
+from observatory.database.connection import has_password
+
+if TYPE_CHECKING:
+    from observatory.database.applying import Event
+
+_INPUTS = ("conninfo", "directory", "migrations", "target")
+_DIGEST_LENGTH = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemaArgs:
+    """What a schema is made from.
+
+    Attributes:
+        conninfo: libpq connection string as the role that owns the schema, direct and not through a pooler; kept
+            secret when it has a password.
+        migrations: directory of the migration files.
+        target: highest version to apply; None is all.
+    """
+
+    conninfo: pulumi.Input[str]
+    migrations: Path
+    target: int | None = None
+
+
+class SchemaProvider(ResourceProvider):
+    """Applies migrations; stateless, so that it is stored by reference."""
+
+    serialize_as_secret_always = False
+
+    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Refuse files that cannot run, before anything does; files that passed before are not parsed again."""
+        try:
+            check_syntax(
+                migration
+                for migration in read_migrations(Path(news["directory"]))
+                if _label(migration.path.stem, migration.sha256) not in _olds.get("migrations", ())
+            )
+        except MigrationFileError as error:
+            return CheckResult(inputs=news, failures=[CheckFailure("migrations", str(error))])
+        return CheckResult(inputs=news, failures=[])
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Compare what the ledger had with what the files ask for; where the checkout lies does not matter."""
+        if pulumi.contains_unknowns(_news.get("conninfo")) or _olds["conninfo"] != _news["conninfo"]:
+            return DiffResult(changes=True)
+        return DiffResult(changes=_olds["applied"] != _wanted(_news, _olds["edition"]))
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Apply what is pending; a database that has all of it is adopted."""
+        return CreateResult(id_="schema", outs=_deploy(props))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Apply what is pending."""
+        return UpdateResult(outs=_deploy(_news))
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Report the ledger as it is."""
+        return ReadResult(id_=id_, outs=_outputs(props, status(props["conninfo"])))
+
+
+class Schema(Resource, module="database", name="Schema"):
+    """The migrations of a database.
+
+    Attributes:
+        version: highest migration that is completely applied.
+        edition: of TimescaleDB, `apache` or `community`.
+        applied: the ledger, as `NNN_name digest`.
+    """
+
+    version: pulumi.Output[int]
+    edition: pulumi.Output[str]
+    applied: pulumi.Output[list[str]]
+
+    def __init__(self, name: str, args: SchemaArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        files = read_migrations(args.migrations)
+        given: pulumi.Output[str] = pulumi.Output.from_input(args.conninfo)
+        conninfo: pulumi.Output[str] = given.apply(_secret_if_password)
+        props = {
+            "conninfo": conninfo,
+            "directory": str(args.migrations.resolve()),
+            "migrations": [_label(migration.path.stem, migration.sha256) for migration in files],
+            "target": args.target,
+            "version": None,
+            "edition": None,
+            "applied": None,
+        }
+        super().__init__(SchemaProvider(), name, props, opts)
+
+
+def _secret_if_password(conninfo: str) -> pulumi.Output[str]:
+    return pulumi.Output.secret(conninfo) if has_password(conninfo) else pulumi.Output.from_input(conninfo)
+
+
+def _label(stem: str, sha256: str) -> str:
+    """One migration as a preview shows it: `004_name.apache 0123456789ab`."""
+    return f"{stem} {sha256[:_DIGEST_LENGTH]}"
+
+
+def _wanted(props: dict[str, Any], edition: str) -> list[str]:
+    """Labels of the migrations that a database of the edition should have."""
+    labels = [label for label in props["migrations"] if _variant(label) in {"", edition}]
+    target = props.get("target")
+    return labels if target is None else labels[: int(target)]
+
+
+def _variant(label: str) -> str:
+    return label.split(maxsplit=1)[0].partition(".")[2]
+
+
+def _deploy(props: dict[str, Any]) -> dict[str, Any]:
+    target = props.get("target")
+    deploy(
+        props["conninfo"],
+        migrations=Path(props["directory"]),
+        target=None if target is None else int(target),  # numbers arrive as floats
+        actor=f"{getpass.getuser()}@{socket.gethostname()}",
+        deployment_id=str(uuid.uuid4()),
+        on_event=_tell,
+    )
+    return _outputs(props, status(props["conninfo"]))
+
+
+def _outputs(props: dict[str, Any], schema: SchemaStatus) -> dict[str, Any]:
+    complete = [entry for entry in schema.applied if entry.complete]
+    applied = [
+        _label(f"{entry.name}.{entry.variant}" if entry.variant else entry.name, entry.sha256) for entry in complete
+    ]
+    inputs = {key: props[key] for key in _INPUTS if key in props}
+    return {**inputs, "version": schema.version, "edition": schema.edition, "applied": applied}
+
+
+def _tell(event: Event) -> None:
+    """Show why it takes long: the engine passes a provider's standard error on."""
+    if event.kind in {"waiting", "retrying"}:
+        sys.stderr.write(f"{event.migration or 'schema'}: {event.kind}: {event.detail}\n")
