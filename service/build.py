@@ -188,8 +188,8 @@ def _explain(stderr: str) -> str:
         cause = f"{sys.executable} has no pip: run `make up`, or `{sys.executable} -m ensurepip`"
     elif "HASHES" in stderr:
         cause = f"a downloaded file is not the one pinned in {_REQUIREMENTS.name}; do not use it"
-    elif re.search(r"Connection|Max retries|timed out|resolution", stderr):
-        cause = "the package registry cannot be reached: check the network and pip's configuration"
+    elif re.search(r"Connection|Max retries|timed out|resolution|from versions: none", stderr):
+        cause = "the package registry cannot be reached, or lacks a package: check the network and pip's configuration"
     else:
         cause = "pip cannot install the dependencies"
     return "\n".join([cause, *stderr.strip().splitlines()[-5:]])
@@ -243,8 +243,10 @@ def _sources() -> Iterator[Path]:
 
 def _digest_of_inputs(version: str, architecture: str) -> str:
     digest = hashlib.sha256(f"{version}\0{architecture}".encode())
-    for path in [Path(__file__), _REQUIREMENTS, *_sources()]:
-        digest.update(f"\0{path.relative_to(_HERE).as_posix()}\0{_sha256(path)}".encode())
+    named = {"build": Path(__file__), "requirements": _REQUIREMENTS}
+    named |= {path.relative_to(_PACKAGE).as_posix(): path for path in _sources()}
+    for name, path in named.items():
+        digest.update(f"\0{name}\0{_sha256(path)}".encode())
     return digest.hexdigest()
 
 

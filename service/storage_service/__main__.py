@@ -32,7 +32,8 @@ def main() -> int:
     try:
         listener = _listen(settings.listen)
     except OSError as error:
-        return _fail(f"cannot listen on {settings.listen} (STORAGE_LISTEN): {error.strerror or error}", EXIT_FAILED)
+        reason = str(error.strerror).partition(" (while attempting")[0]  # the address, once more
+        return _fail(f"cannot listen on {settings.listen} (STORAGE_LISTEN): {reason}", EXIT_FAILED)
     configure(level=settings.log_level, version=RELEASE.version, fleet=settings.fleet)
     _serve(settings, listener)
     return 0

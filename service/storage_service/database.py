@@ -74,7 +74,7 @@ class Database:
             timeout=settings.pool_timeout_seconds,
             max_waiting=settings.max_pending_writes,
             reconnect_timeout=RECONNECT_TIMEOUT_S,
-            check=AsyncConnectionPool.check_connection,
+            check=self._check,
             open=False,
             name="storage",
         )
@@ -113,6 +113,17 @@ class Database:
         except (psycopg.Error, TimeoutError) as error:
             log.exception("database failed")
             raise Unavailable("the database cannot answer now; try again") from error
+
+    async def _check(self, connection: Connection) -> None:
+        """Check a connection before it is lent; if it is lost, the server went away and the others are lost as well.
+
+        Without that the pool would find them one by one, with a growing pause after each.
+        """
+        try:
+            await AsyncConnectionPool.check_connection(connection)
+        except psycopg.Error:
+            await self._pool.drain()
+            raise
 
     def _connection_arguments(self) -> dict[str, Any]:
         """Arguments of one connection; the password file is read each time, so that a password can be rotated."""

@@ -1,0 +1,49 @@
+"""Fixtures of the storage service's tests: a migrated database and a service on it, shared; others start their own."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+import pytest
+
+from tests.service.harness import Service, StorageDatabase, running_service, storage_database
+from tests.support.postgres import PostgresServer
+
+
+class StartService(Protocol):
+    """Starts a service with settings of its own, and ends it after the test."""
+
+    def __call__(self, database: StorageDatabase, *, wait: bool = True, **settings: str) -> Service: ...
+
+
+@pytest.fixture(scope="session")
+def database(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageDatabase]:
+    with storage_database(postgres, tmp_path_factory.mktemp("storage")) as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def service(database: StorageDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running_service(database, tmp_path_factory.mktemp("service"), {"LOG_LEVEL": "DEBUG"}) as service:
+        service.wait_until_ready()
+        yield service
+
+
+@pytest.fixture(scope="session")
+def client(service: Service) -> httpx.Client:
+    return service.client()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartService]:
+    with ExitStack() as stack:
+
+        def start_service(database: StorageDatabase, *, wait: bool = True, **settings: str) -> Service:
+            service = stack.enter_context(running_service(database, tmp_path, settings))
+            if wait:
+                service.wait_until_ready()
+            return service
+
+        yield start_service

@@ -1,0 +1,73 @@
+"""The artifact as it is deployed: unpacked, on Debian's Python, with nothing installed."""
+
+import re
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.build import BuiltArtifact, build
+from tests.service.harness import Service, StorageDatabase, item, post, running_service
+from tests.support.postgres import PostgresServer
+
+VERSION = "v0.9.0-test"
+MAX_RSS_KIB = 90 * 1024
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    built: BuiltArtifact = build(VERSION, tmp_path_factory.mktemp("dist"))
+    directory = tmp_path_factory.mktemp("release")
+    with tarfile.open(built.path) as archive:
+        archive.extractall(directory, filter="data")
+    return directory
+
+
+def sandboxed(server: PostgresServer, release: Path, *binds: Path) -> list[str]:
+    """The command of the unpacked launcher in the root filesystem, read-only."""
+    mounts = ["--ro-bind", str(server.rootfs), "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]  # noqa: S108
+    binds_in_tmp = [word for path in binds for word in ("--ro-bind", str(path), str(path))]
+    launcher = ["/srv/bin/storage-service"]
+    return ["bwrap", "--die-with-parent", *mounts, "--ro-bind", str(release), "/srv", *binds_in_tmp, *launcher]
+
+
+@pytest.fixture(scope="module")
+def deployed(
+    postgres: PostgresServer, database: StorageDatabase, unpacked: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    command = sandboxed(postgres, unpacked, database.password_file)
+    with running_service(database, tmp_path_factory.mktemp("deployed"), {}, command=command) as service:
+        service.wait_until_ready()
+        yield service
+
+
+def test_launcher_tells_its_version(postgres: PostgresServer, unpacked: Path) -> None:
+    told = subprocess.run([*sandboxed(postgres, unpacked), "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout == f"{VERSION}\n"
+
+
+def test_artifact_stores_and_reads(deployed: Service) -> None:
+    client = deployed.client()
+    sent = item(attributes={"a": 1}, tags=["x"])
+    answer = post(client, sent, sent)
+    assert (answer.status_code, answer.json()) == (201, {"accepted": 2})
+    assert answer.headers["x-observatory-version"] == VERSION
+    (stored,) = client.get(f"/v1/traces/{sent['trace_id']}").json()["items"]
+    assert stored["attributes"] == {"a": 1}
+
+
+def test_memory_is_bounded(deployed: Service) -> None:
+    client = deployed.client()
+    for _ in range(5):
+        assert post(client, *(item(input_text="x" * 1000) for _ in range(1000))).status_code == 201
+    status = Path(f"/proc/{deployed.pid}/status").read_text(encoding="utf-8")
+    match = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert match
+    assert int(match[1]) < MAX_RSS_KIB
+
+
+def test_sigterm_ends_it_with_success(deployed: Service) -> None:
+    deployed.terminate()
+    assert deployed.process.wait(timeout=20) == 0

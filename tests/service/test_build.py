@@ -1,0 +1,163 @@
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+import tarfile
+import venv
+from pathlib import Path
+
+import pytest
+
+from service import build as build_module
+from service.build import BuildError, BuiltArtifact, build, main
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> BuiltArtifact:
+    return build("v1.2.3-rc.1", tmp_path_factory.mktemp("dist"))
+
+
+@pytest.mark.parametrize("version", ["v0.1.0", "v10.20.30", "v1.0.0-rc.1", "v1.0.0-alpha-2"])
+def test_versions_are_semantic(version: str) -> None:
+    assert build_module.VERSION_PATTERN.fullmatch(version)
+
+
+@pytest.mark.parametrize(
+    "version", ["0.1.0", "v1", "v1.2", "v01.2.3", "v1.2.3-", "v1.2.3+build", "latest", "../v1.2.3", ""]
+)
+def test_other_version_is_refused(version: str, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"expected vMAJOR\.MINOR\.PATCH"):
+        build(version, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_architecture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="built for x86_64 and aarch64 only"):
+        build("v1.0.0", tmp_path, architecture="riscv64")
+
+
+def test_manifest_says_what_the_artifact_is(artifact: BuiltArtifact) -> None:
+    machine = platform.machine()
+    assert artifact.path.name == f"storage-service-v1.2.3-rc.1-{machine}.tar.gz"
+    assert artifact.manifest_path.name == f"storage-service-v1.2.3-rc.1-{machine}.json"
+    manifest = json.loads(artifact.manifest_path.read_text())
+    assert manifest.pop("inputs")
+    assert manifest == {
+        "name": "storage-service",
+        "version": "v1.2.3-rc.1",
+        "file": artifact.path.name,
+        "sha256": hashlib.sha256(artifact.path.read_bytes()).hexdigest(),
+        "schema_min": 3,
+        "schema_max": 6,
+        "python": "3.13",
+        "platform": f"linux-{machine}",
+    }
+
+
+def test_nothing_else_is_left_behind(artifact: BuiltArtifact) -> None:
+    assert set(artifact.path.parent.iterdir()) >= {artifact.path, artifact.manifest_path}
+    assert not [path for path in artifact.path.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_entries_depend_on_no_machine(artifact: BuiltArtifact) -> None:
+    with tarfile.open(artifact.path) as archive:
+        members = archive.getmembers()
+        release = archive.extractfile("lib/storage_service/release.json")
+        assert release is not None
+        assert json.load(release)["version"] == "v1.2.3-rc.1"
+    names = [member.name for member in members]
+    assert names == sorted(names, key=lambda name: name.split("/"))
+    assert {(member.uid, member.gid, member.mtime, member.uname) for member in members} == {(0, 0, 0, "")}
+    assert {oct(member.mode) for member in members if member.isfile()} <= {"0o644", "0o755"}
+    assert all(member.isfile() or member.isdir() for member in members)
+    assert not [name for name in names if name.endswith((".pyc", "/RECORD", "/INSTALLER", "/direct_url.json"))]
+    assert "bin/storage-service" in names
+
+
+def test_same_sources_make_the_same_bytes(artifact: BuiltArtifact, tmp_path: Path) -> None:
+    again = build("v1.2.3-rc.1", tmp_path)
+    assert not again.cached
+    assert again.manifest == artifact.manifest
+
+
+def test_up_to_date_artifact_is_not_built_again(artifact: BuiltArtifact) -> None:
+    before = artifact.path.stat().st_mtime_ns
+    again = build("v1.2.3-rc.1", artifact.path.parent)
+    assert again.cached
+    assert again.manifest == artifact.manifest
+    assert artifact.path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("harm", ["cut", "no manifest", "other inputs"])
+def test_harmed_artifact_is_built_again(artifact: BuiltArtifact, tmp_path: Path, harm: str) -> None:
+    path, manifest_path = tmp_path / artifact.path.name, tmp_path / artifact.manifest_path.name
+    path.write_bytes(artifact.path.read_bytes()[: 1000 if harm == "cut" else None])
+    content = artifact.manifest_path.read_text()
+    manifest_path.write_text(
+        {"no manifest": "", "other inputs": content.replace(artifact.manifest.inputs, "0")}.get(harm, content)
+    )
+    again = build("v1.2.3-rc.1", tmp_path)
+    assert not again.cached
+    assert again.manifest == artifact.manifest
+
+
+def test_unreachable_registry_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    for name, value in {
+        "PIP_RETRIES": "0",
+        "PIP_NO_CACHE_DIR": "1",
+        "PIP_FIND_LINKS": "",
+        "PIP_EXTRA_INDEX_URL": "",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BuildError, match="package registry cannot be reached"):
+        build("v1.0.0", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_pip_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    venv.create(tmp_path / "venv", with_pip=False)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "venv/bin/python"))
+    with pytest.raises(BuildError, match="has no pip"):
+        build("v1.0.0", tmp_path / "dist")
+
+
+def test_file_that_is_not_the_pinned_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("idna==3.10 \\\n    --hash=sha256:" + "0" * 64 + "\n")
+    monkeypatch.setattr(build_module, "_REQUIREMENTS", requirements)
+    monkeypatch.setattr(build_module, "_digest_of_inputs", lambda *_: "x")
+    with pytest.raises(BuildError, match="is not the one pinned"):
+        build("v1.0.0", tmp_path / "dist")
+
+
+def test_lock_names_no_registry_and_pins_every_hash() -> None:
+    lines = build_module._REQUIREMENTS.read_text().splitlines()
+    assert not [line for line in lines if "://" in line or "index" in line]
+    assert len([line for line in lines if "==" in line]) > 10
+    assert [line for line in lines if "==" in line and not line.endswith("\\")] == []
+
+
+def test_command_reports_and_exits(
+    artifact: BuiltArtifact, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["build", "--output", str(artifact.path.parent), "--version"]
+    monkeypatch.setattr(sys, "argv", [*command, "v1.2.3-rc.1"])
+    assert main() == 0
+    assert f"{artifact.path} is up to date (sha256 {artifact.manifest.sha256})" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*command, "1.2.3"])
+    assert main() == 1
+    assert capsys.readouterr().err.startswith("build: version '1.2.3': expected")
+
+
+def test_launcher_refuses_another_python(artifact: BuiltArtifact, tmp_path: Path) -> None:
+    if sys.version_info[:2] == (3, 13):
+        pytest.fail("this test needs an interpreter that is not the artifact's")
+    with tarfile.open(artifact.path) as archive:
+        archive.extractall(tmp_path, filter="data")
+    ended = subprocess.run(
+        [sys.executable, tmp_path / "bin/storage-service", "--version"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("storage-service: this build needs Python 3.13, not ")

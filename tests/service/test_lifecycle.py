@@ -1,0 +1,218 @@
+"""Readiness, the database's absence, and the end of a process."""
+
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.service.conftest import StartService
+from tests.service.harness import (
+    Background,
+    Service,
+    StorageDatabase,
+    free_port,
+    item,
+    post,
+    storage_database,
+    until,
+)
+from tests.support.postgres import PostgresServer
+
+
+def ready(client: httpx.Client) -> int:
+    return client.get("/health/ready").status_code
+
+
+def test_healthy_instance_says_so(service: Service) -> None:
+    answer = service.client().get("/health")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "status": "ok",
+        "version": "v0.0.0-dev",
+        "fleet": "blue",
+        "checks": {"database": {"status": "ok", "detail": ""}, "schema": {"status": "ok", "detail": ""}},
+    }
+
+
+def test_health_needs_no_key(service: Service) -> None:
+    for path in ("/health", "/health/live", "/health/ready", "/metrics", "/openapi.json"):
+        assert httpx.get(f"http://127.0.0.1:{service.port}{path}").status_code == 200
+
+
+def test_service_starts_without_a_database(database: StorageDatabase, start: StartService) -> None:
+    url = f"postgresql://nobody@127.0.0.1:{free_port()}/nowhere"
+    service = start(database, wait=False, DATABASE_URL=url, POOL_TIMEOUT_SECONDS="0.1")
+    service.wait_until_live()
+    client = service.client()
+    until(lambda: "refused" in client.get("/health").text, "the cause in /health")
+    assert client.get("/health").status_code == 503
+    assert client.get("/health").json()["checks"]["database"]["status"] == "failed"
+    assert ready(client) == 503
+    assert post(client, item()).status_code == 503
+
+
+def test_wrong_password_is_told(database: StorageDatabase, start: StartService, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("wrong\n")
+    service = start(database, wait=False, DATABASE_PASSWORD_FILE=str(wrong))
+    service.wait_until_live()
+    client = service.client()
+    until(lambda: "password authentication failed" in client.get("/health").text, "the cause in /health")
+    assert ready(client) == 503
+
+
+def test_recovers_when_the_database_comes_back(postgres: PostgresServer, start: StartService, tmp_path: Path) -> None:
+    with storage_database(postgres, tmp_path) as database:
+        service = start(database, POOL_TIMEOUT_SECONDS="0.2")
+        client = service.client()
+        assert post(client, item()).status_code == 201
+        with database.away():
+            answer = post(client, item())
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            until(lambda: ready(client) == 503, "not ready")
+            assert client.get("/health/live").status_code == 200
+        until(lambda: ready(client) == 200, "ready again")
+        sent = item()
+        until(lambda: post(client, sent).status_code == 201, "writes again")
+        assert database.count(sent["trace_id"]) == 1
+        service.close()
+
+
+def test_changed_password_is_picked_up(postgres: PostgresServer, start: StartService, tmp_path: Path) -> None:
+    with storage_database(postgres, tmp_path) as database:
+        service = start(database)
+        client = service.client()
+        assert post(client, item()).status_code == 201
+        database.change_password()
+        database.disconnect()
+        until(lambda: post(client, item()).status_code == 201, "writes with the new password")
+        until(lambda: ready(client) == 200, "ready with the new password")
+        service.close()
+
+
+def test_lost_connections_fail_no_request(postgres: PostgresServer, start: StartService, tmp_path: Path) -> None:
+    with storage_database(postgres, tmp_path) as database:
+        service = start(database, POOL_MIN="5")
+        client = service.client()
+        for _ in range(3):
+            database.disconnect()
+            assert post(client, item()).status_code == 201
+        service.close()
+
+
+@pytest.mark.parametrize("version", [2, 7, None], ids=["too old", "too new", "none"])
+def test_other_schema_versions_are_not_ready(
+    postgres: PostgresServer, start: StartService, tmp_path: Path, version: int | None
+) -> None:
+    with storage_database(postgres, tmp_path) as database:
+        database.execute("DELETE FROM observatory.schema_migrations WHERE version <> 1")
+        if version is None:
+            database.execute("DELETE FROM observatory.schema_migrations")
+        else:
+            database.execute("UPDATE observatory.schema_migrations SET version = %s", version)
+        service = start(database, wait=False)
+        service.wait_until_live()
+        client = service.client()
+        expected = f"schema version is {version}, expected 3 to 6"
+        until(lambda: expected in client.get("/health").text, "the version in /health")
+        assert client.get("/health").json()["checks"]["database"]["status"] == "ok"
+        assert ready(client) == 503
+        service.close()
+
+
+def test_interrupted_migration_does_not_count(postgres: PostgresServer, start: StartService, tmp_path: Path) -> None:
+    with storage_database(postgres, tmp_path) as database:
+        database.execute(
+            "UPDATE observatory.schema_migrations SET statements_total = statements_total + 1 WHERE version = 3"
+        )
+        service = start(database, wait=False)
+        service.wait_until_live()
+        client = service.client()
+        until(lambda: "schema version is 2" in client.get("/health").text, "the version in /health")
+        service.close()
+
+
+def test_database_without_a_ledger_is_not_ready(postgres: PostgresServer, start: StartService, tmp_path: Path) -> None:
+    with storage_database(postgres, tmp_path) as database:
+        database.execute("DROP SCHEMA observatory CASCADE")
+        service = start(database, wait=False)
+        service.wait_until_live()
+        client = service.client()
+        until(lambda: "the ledger of migrations cannot be read" in client.get("/health").text, "the cause in /health")
+        assert ready(client) == 503
+        service.close()
+
+
+def test_lame_duck_is_not_ready_but_serves(database: StorageDatabase, start: StartService) -> None:
+    service = start(database, LAME_DUCK_SECONDS="60")
+    client = service.client()
+    service.terminate()
+    until(lambda: ready(client) == 503, "not ready")
+    assert client.get("/health").json()["status"] == "draining"
+    assert client.get("/health/live").status_code == 200
+    assert post(client, item()).status_code == 201
+
+
+def test_request_in_flight_finishes_and_new_ones_are_refused(database: StorageDatabase, start: StartService) -> None:
+    service = start(database)
+    sent, late = item(), item()
+    connected = service.client()
+    assert connected.get("/health/live").status_code == 200
+    with database.locked_traces():
+        background = Background(service.client(), sent)
+        until(lambda: service.metric("storage_pending_writes") == 1, "the write to wait")
+        service.terminate()
+        service.terminate()
+        until(lambda: ready(connected) == 503, "not ready")
+        until(lambda: post(connected, late).status_code == 503, "refusal of new requests")
+        refused = post(connected, late)
+    assert refused.headers["retry-after"] == "1"
+    assert background.join().status_code == 201
+    assert service.process.wait(timeout=20) == 0
+    assert (database.count(sent["trace_id"]), database.count(late["trace_id"])) == (1, 0)
+
+
+def test_request_that_does_not_end_is_cut_off(database: StorageDatabase, start: StartService) -> None:
+    service = start(database, DRAIN_SECONDS="0.1", DATABASE_TIMEOUT_SECONDS="60", POOL_TIMEOUT_SECONDS="60")
+    with database.locked_traces():
+        threading.Thread(target=_ignoring_errors, args=(service.client(),)).start()
+        until(lambda: service.metric("storage_pending_writes") == 1, "the write to wait")
+        service.terminate()
+        assert service.process.wait(timeout=20) == 0
+    assert any("cut off" in line["message"] for line in service.log)
+
+
+def _ignoring_errors(client: httpx.Client) -> None:
+    try:
+        post(client, item())
+    except httpx.TransportError:
+        return
+
+
+class Load:
+    """Writes from a few threads until the instance is no longer ready, as a balancer would send them."""
+
+    def __init__(self, service: Service, *, threads: int = 4) -> None:
+        self.statuses: list[int] = []
+        self._threads = [threading.Thread(target=self._run, args=(service.client(),)) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, client: httpx.Client) -> None:
+        while ready(client) == 200:
+            self.statuses += [post(client, *(item() for _ in range(20))).status_code for _ in range(3)]
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+
+def test_end_under_load_fails_no_request(database: StorageDatabase, start: StartService) -> None:
+    service = start(database, LAME_DUCK_SECONDS="1")
+    load = Load(service)
+    until(lambda: len(load.statuses) > 20, "some load")
+    service.terminate()
+    load.join()
+    assert service.process.wait(timeout=20) == 0
+    assert set(load.statuses) == {201}

@@ -1,0 +1,35 @@
+"""What ends the service before it serves: exit statuses and messages."""
+
+import socket
+
+from tests.service.harness import StorageDatabase, environment, free_port, run_to_end
+
+
+def test_wrong_setting_exits_2_and_names_the_variable(database: StorageDatabase) -> None:
+    ended = run_to_end(environment(database, free_port(), {"FLEET": "red"}))
+    assert ended.returncode == 2
+    assert ended.stderr == "storage-service: STORAGE_FLEET: must be 'blue' or 'green'\n"
+
+
+def test_port_in_use_exits_1_with_one_line(database: StorageDatabase) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = run_to_end(environment(database, port, {}))
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"storage-service: cannot listen on 127.0.0.1:{port} (STORAGE_LISTEN): Address already in use\n"
+    )
+
+
+def test_unknown_host_exits_1_with_one_line(database: StorageDatabase) -> None:
+    ended = run_to_end(environment(database, 0, {"LISTEN": "no.such.host.invalid:8000"}))
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("storage-service: cannot listen on no.such.host.invalid:8000 (STORAGE_LISTEN): ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_version_is_told() -> None:
+    ended = run_to_end({}, "--version")
+    assert (ended.returncode, ended.stdout) == (0, "v0.0.0-dev\n")
