@@ -17,8 +17,12 @@ MAX_RSS_KIB = 90 * 1024
 
 
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    built: BuiltArtifact = build(VERSION, tmp_path_factory.mktemp("dist"))
+def built(tmp_path_factory: pytest.TempPathFactory) -> BuiltArtifact:
+    return build(VERSION, tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
+def unpacked(built: BuiltArtifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("release")
     with tarfile.open(built.path) as archive:
         archive.extractall(directory, filter="data")
@@ -41,6 +45,12 @@ def deployed(
     with running_service(database, tmp_path_factory.mktemp("deployed"), {}, command=command) as service:
         service.wait_until_ready()
         yield service
+
+
+def test_same_sources_make_the_same_bytes(built: BuiltArtifact, tmp_path: Path) -> None:
+    again = build(VERSION, tmp_path)
+    assert not again.cached
+    assert again.manifest == built.manifest
 
 
 def test_launcher_tells_its_version(postgres: PostgresServer, unpacked: Path) -> None:
