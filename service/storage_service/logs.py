@@ -49,7 +49,7 @@ def describe(error: BaseException) -> str:
         # Without SQLSTATE it comes from the client: host, port and user, never data.
         return f"{name}: {error}".splitlines()[0]
     if isinstance(error, OSError):
-        return f"{name}: {error}"
+        return f"{name}: {error}" if str(error) else name
     return name
 
 

@@ -78,7 +78,8 @@ class Settings(BaseModel):
         pool_min: connections that are kept open.
         pool_max: connections at most.
         pool_timeout_seconds: longest wait for a free connection before a request is answered 503.
-        database_timeout_seconds: longest stay of a request in the database, the wait for a connection included.
+        database_timeout_seconds: longest stay of a request in the database, the wait for a connection included. If the
+            server is frozen, up to 10 s more, in which the driver tries to cancel.
         max_pending_writes: write requests in work at once; one more is answered 503.
         lame_duck_seconds: after SIGTERM the service is not ready but serves on, so that the balancer can notice.
         drain_seconds: after that, time for the requests in flight to finish.

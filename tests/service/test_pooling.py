@@ -1,0 +1,62 @@
+"""Through pgBouncer with transaction pooling, where a session belongs to no client."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+import httpx
+
+from tests.service.conftest import StartService
+from tests.service.harness import StorageDatabase, free_port, item, post, storage_database
+from tests.support.postgres import PostgresServer, _uid_gid
+
+WRITERS = 6
+BATCHES = 10
+NEW = 10
+
+
+@contextmanager
+def pgbouncer(database: StorageDatabase, directory: Path) -> Iterator[str]:
+    """URL of the database through a pooler with fewer connections than there are writers."""
+    server, port = database.server, free_port()
+    password = database.password_file.read_text(encoding="utf-8").strip()
+    (directory / "users").write_text(f'"{database.role}" "{password}"\n', encoding="utf-8")
+    (directory / "pgbouncer.ini").write_text(
+        f"[databases]\n{database.name} = host={server.host} port={server.port}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = scram-sha-256\n"
+        "auth_file = /srv/users\npool_mode = transaction\ndefault_pool_size = 3\nmax_prepared_statements = 0\n",
+        encoding="utf-8",
+    )
+    uid, gid = _uid_gid(server.rootfs / "etc/passwd", "postgres")
+    identity = ["--die-with-parent", "--unshare-user", "--uid", str(uid), "--gid", str(gid)]
+    mounts = ["--ro-bind", str(server.rootfs), "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]  # noqa: S108
+    command = ["bwrap", *identity, *mounts, "--ro-bind", str(directory), "/srv"]
+    with subprocess.Popen([*command, "/usr/sbin/pgbouncer", "-q", "/srv/pgbouncer.ini"]) as process:
+        try:
+            yield f"postgresql://{database.role}@127.0.0.1:{port}/{database.name}"
+        finally:
+            process.kill()
+
+
+def test_writers_that_repeat_each_other_lose_and_double_nothing(
+    postgres: PostgresServer, start: StartService, tmp_path: Path
+) -> None:
+    shared = [item() for _ in range(BATCHES)]
+    statuses: list[int] = []
+
+    def write(client: httpx.Client) -> None:
+        statuses.extend(post(client, *(item() for _ in range(NEW)), repeated).status_code for repeated in shared)
+
+    with storage_database(postgres, tmp_path) as database, pgbouncer(database, tmp_path) as url:
+        service = start(database, DATABASE_URL=url)
+        threads = [Thread(target=write, args=(service.client(),)) for _ in range(WRITERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (rows,) = database.execute("SELECT count(*) FROM llm_traces")
+        service.close()
+    assert statuses == [201] * (WRITERS * BATCHES)
+    assert rows == (WRITERS * BATCHES * NEW + len(shared),)
