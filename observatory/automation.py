@@ -6,16 +6,16 @@ know which of the two ran. Finding the CLI is `find_cli`; choosing between the t
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from observatory.engine import (
     DiagnosticEvent,
     EngineError,
-    EngineOptions,
+    StackOptions,
     LockedError,
     OnEvent,
     ProgramError,
@@ -32,11 +32,10 @@ def find_cli() -> str | None:
     return shutil.which("pulumi")
 
 
-def environment(options: EngineOptions) -> dict[str, str]:
-    """Return what a plain `pulumi` needs in its environment to work on the same stack."""
+def environment(backend: Path) -> dict[str, str]:
+    """Return what a plain `pulumi` needs in its environment to work on the same state, but for the passphrase."""
     return {
-        "PULUMI_BACKEND_URL": f"file://{options.backend}",
-        "PULUMI_CONFIG_PASSPHRASE_FILE": str(options.passphrase_file),
+        "PULUMI_BACKEND_URL": f"file://{backend}",
         # The salt of a stack that the embedded engine made is in its state, not in the tracked configuration file.
         "PULUMI_FALLBACK_TO_STATE_SECRETS_MANAGER": "true",
         # No resource of this program needs a downloaded plugin; a missing one should fail at once.
@@ -45,30 +44,29 @@ def environment(options: EngineOptions) -> dict[str, str]:
     }
 
 
-def preview(options: EngineOptions, *, on_event: OnEvent | None = None) -> Result:
+def preview(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
     """Say what `up` would do; see `observatory.engine.preview`."""
     return _run(options, on_event, lambda stack, collect: stack.preview(on_event=collect, color="never"))
 
 
-def up(options: EngineOptions, *, on_event: OnEvent | None = None) -> Result:
+def up(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
     """Bring the stack to what the program declares; see `observatory.engine.up`."""
     return _run(options, on_event, lambda stack, collect: stack.up(on_event=collect, color="never", show_secrets=False))
 
 
-def destroy(options: EngineOptions, *, on_event: OnEvent | None = None) -> Result:
+def destroy(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
     """Delete all resources; see `observatory.engine.destroy`."""
     return _run(options, on_event, lambda stack, collect: stack.destroy(on_event=collect, color="never"))
 
 
-def _run(options: EngineOptions, on_event: OnEvent | None, operate: Callable[[Any, Any], Any]) -> Result:
+def _run(options: StackOptions, on_event: OnEvent | None, operate: Callable[[Any, Any], Any]) -> Result:
     from pulumi import automation  # noqa: PLC0415 - half a second that the embedded engine does not need
 
     started = time.monotonic()
     collector = _Collector(on_event or (lambda _event: None))
     try:
-        workspace = automation.LocalWorkspace(
-            work_dir=str(options.cwd), env_vars={**_without_preset_passphrase(), **environment(options)}
-        )
+        variables = {**environment(options.backend), "PULUMI_CONFIG_PASSPHRASE": options.passphrase}
+        workspace = automation.LocalWorkspace(work_dir=str(options.cwd), env_vars=variables)
         stack = automation.Stack.create_or_select(options.stack, workspace)
         operate(stack, collector.take)
         outputs = stack.outputs()
@@ -81,11 +79,6 @@ def _run(options: EngineOptions, on_event: OnEvent | None, operate: Callable[[An
         outputs={name: MASK if output.secret else output.value for name, output in outputs.items()},
         duration=time.monotonic() - started,
     )
-
-
-def _without_preset_passphrase() -> dict[str, str]:
-    """A passphrase in the environment would win over the stack's own file."""
-    return {"PULUMI_CONFIG_PASSPHRASE": ""} if "PULUMI_CONFIG_PASSPHRASE" in os.environ else {}
 
 
 class _Collector:

@@ -18,8 +18,9 @@ from observatory import automation, engine
 from observatory.delivery.releases import Manifest
 from observatory.delivery.rollout import RolloutDocument
 from observatory.demonstration import Demonstration, demonstrate
+from observatory.engine import Result
+from observatory.machine import Sandbox, ensure_rootfs, rootfs_path
 from observatory.progress import Phase, Progress, Reporter, silent, task
-from observatory.runtime import Sandbox, ensure_rootfs, rootfs_path
 from observatory.settings import StackSettings, load_file
 from observatory.status import DaemonStatus, daemon_statuses
 from observatory.workspace import Workspace
@@ -37,7 +38,7 @@ class UpResult:
     """What `up` did: the engine that ran, its result, and the first traces where the stack is new."""
 
     engine: Literal["cli", "embedded"]
-    result: engine.Result
+    result: Result
     demonstration: Demonstration | None
 
 
@@ -76,7 +77,7 @@ def bootstrap(workspace: Workspace, report: Reporter = silent) -> StackSettings:
 
     Raises:
         SettingsError: the stack's configuration is wrong.
-        observatory.runtime.RuntimeFault: the machine cannot hold the stack.
+        observatory.machine.RuntimeFault: the machine cannot hold the stack.
         BuildError: the service's artifact cannot be built.
     """
     settings = load_file(workspace.config_file)
@@ -103,7 +104,7 @@ def _first_release(workspace: Workspace, settings: StackSettings) -> Manifest:
     from service.build import build  # noqa: PLC0415 - only where something is built
 
     built = build(version, workspace.root / "dist")
-    return workspace.releases.add(built.artifact, built.manifest)
+    return workspace.releases.add(built.path, built.manifest_path)
 
 
 def _make_passphrase(file: Path) -> None:
@@ -117,13 +118,20 @@ def _make_passphrase(file: Path) -> None:
         stream.write(secrets.token_urlsafe(32))
 
 
-def engine_options(workspace: Workspace) -> engine.EngineOptions:
+def _passphrase(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError as error:
+        raise OperationError(f"{file}: no passphrase ({error.strerror}); `observatory bootstrap` makes one") from error
+
+
+def engine_options(workspace: Workspace) -> engine.StackOptions:
     """Return what either engine needs to know of a stack."""
-    return engine.EngineOptions(
+    return engine.StackOptions(
         cwd=workspace.root,
         stack=workspace.stack,
         backend=workspace.backend,
-        passphrase_file=workspace.passphrase_file,
+        passphrase=_passphrase(workspace.passphrase_file),
     )
 
 
@@ -145,11 +153,11 @@ def _engine(choice: Literal["cli", "embedded"]) -> Any:
     return automation if choice == "cli" else engine
 
 
-def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter = silent) -> engine.Result:
+def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter = silent) -> Result:
     """Say what `up` would do; changes nothing but what `bootstrap` makes."""
     bootstrap(workspace, report)
     with task(report, "preview"):
-        result: engine.Result = _engine(choose_engine(choice)).preview(engine_options(workspace))
+        result: Result = _engine(choose_engine(choice)).preview(engine_options(workspace))
     return result
 
 
@@ -214,7 +222,10 @@ def outputs(workspace: Workspace, *, show_secrets: bool = False) -> Mapping[str,
 
 def environment(workspace: Workspace) -> dict[str, str]:
     """Return what a plain `pulumi` needs in its environment."""
-    return automation.environment(engine_options(workspace))
+    return {
+        **automation.environment(workspace.backend),
+        "PULUMI_CONFIG_PASSPHRASE_FILE": str(workspace.passphrase_file),
+    }
 
 
 def status(workspace: Workspace) -> Status:

@@ -17,7 +17,7 @@ from observatory.nodes.etcd import etcd
 from observatory.nodes.haproxy import haproxy
 from observatory.nodes.postgres import patroni
 from observatory.nodes.storage import storage
-from observatory.runtime import Probe, Sandbox
+from observatory.machine import Probe, Sandbox
 from observatory.settings import FLEETS, StackSettings
 
 PACKAGES = {"etcd": "etcd-server", "patroni": "patroni", "haproxy": "haproxy"}
@@ -80,7 +80,7 @@ def _status(sandbox: Sandbox, unit: Unit, version: str) -> DaemonStatus:
             name=unit.name, address=address, version=version, pid=None, health="sandbox down", memory_mb=None
         )
     program = sandbox.supervisor.status(unit.name)
-    ready = program.running and probe(unit.ready).check(sandbox)
+    ready = program.running and probe(unit.ready).check()
     health = "ready" if ready else "not ready" if program.running else program.state.lower()
     return DaemonStatus(
         name=unit.name,
@@ -95,7 +95,7 @@ def _status(sandbox: Sandbox, unit: Unit, version: str) -> DaemonStatus:
 def _postgres_status(sandbox: Sandbox, settings: StackSettings, versions: dict[str, str]) -> DaemonStatus:
     """PostgreSQL is Patroni's child, not the supervisor's: its pid stands in the data directory."""
     ready = TcpReady(port=settings.ports.postgres)
-    running = sandbox.alive() and probe(ready).check(sandbox)
+    running = sandbox.alive() and probe(ready).check()
     pid_file = sandbox.home / "data" / "postgres" / "postmaster.pid"
     pid = int(pid_file.read_text().split()[0]) if running and pid_file.exists() else None
     version, timescaledb = (versions.get(package, "?") for package in POSTGRES_PACKAGES)

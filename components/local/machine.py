@@ -1,7 +1,7 @@
 """The machine of the `local` stack: one sandbox with one supervisor, and the daemons that run in it.
 
 Owns the two resources through which every process of the stack is made. What a daemon runs and reads is decided in
-`observatory.nodes`; how processes live is `observatory.runtime`.
+`observatory.nodes`; how processes live is `observatory.machine`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
 from observatory.nodes import HttpReady, Unit
-from observatory.runtime import Probe, Program, Sandbox, check_ports
+from observatory.machine import Probe, Program, Sandbox, check_ports
 
 UNIT_KEYS = tuple(Unit.model_fields)
 
@@ -141,7 +141,7 @@ def _probe(unit: Unit) -> Probe:
 def _ready(props: Mapping[str, Any]) -> bool:
     """Tell whether the supervisor runs the daemon and it answers."""
     sandbox, unit = _sandbox(props), _unit(props)
-    return sandbox.alive() and sandbox.supervisor.status(unit.name).running and _probe(unit).check(sandbox)
+    return sandbox.alive() and sandbox.supervisor.status(unit.name).running and _probe(unit).check()
 
 
 def _run(props: Mapping[str, Any], *, restart: bool) -> None:

@@ -20,9 +20,11 @@ from observatory.engine.run import (
     ResourceRecord,
     StackOptions,
     destroy,
+    init,
     outputs,
     preview,
     refresh,
+    remove,
     resources,
     up,
 )
@@ -48,9 +50,11 @@ __all__ = [
     "StepFailed",
     "UnsupportedError",
     "destroy",
+    "init",
     "outputs",
     "preview",
     "refresh",
+    "remove",
     "resources",
     "up",
 ]

@@ -25,6 +25,8 @@ from observatory.engine.errors import LockedError, StateError
 
 _LAYOUT_VERSION = 1  # project-scoped stacks; 0 was the layout before 2023
 _CHECKPOINT_VERSION = 3
+_FEATURED_VERSION = 4  # the same, and lists the features that a reader must know
+_FEATURES = {"replaceWith", "taint"}
 _CLOCK_TICK_MARGIN = 2.0  # seconds; a process's start time is known to a clock tick, the boot time to a second
 
 
@@ -61,26 +63,32 @@ class StackFiles:
         try:
             document = json.loads(self.checkpoint.read_bytes())
             version, latest = document["version"], document["checkpoint"].get("latest") or {}
+            unknown = set(document.get("features") or []) - _FEATURES
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise StateError(
                 f"the state file {self.checkpoint} is damaged ({error}); it was left as it is. The state before the "
                 f"last change is {self.checkpoint}.bak: copy it over the damaged file and run again"
             ) from error
-        if version != _CHECKPOINT_VERSION:
+        if version not in {_CHECKPOINT_VERSION, _FEATURED_VERSION} or unknown:
             raise StateError(
-                f"the state file {self.checkpoint} has version {version}, this engine knows {_CHECKPOINT_VERSION}; "
-                "it was left as it is. Use the Pulumi CLI or a newer release"
+                f"the state file {self.checkpoint} has version {version} {sorted(unknown) or ''}, which this engine does "
+                "not know; it was left as it is. Use the Pulumi CLI or a newer release"
             )
         return dict(latest)
 
-    def write(self, latest: bytes) -> None:
+    def write(self, latest: bytes, features: list[str]) -> None:
         """Replace the stack's latest deployment (a JSON object), atomically and durably.
+
+        Args:
+            latest: The deployment.
+            features: What in it a reader must know of.
 
         Raises:
             StateError: the disk refuses; the last state written is still there.
         """
-        head = {"version": _CHECKPOINT_VERSION, "checkpoint": {"stack": f"organization/{self.project}/{self.stack}"}}
-        body = json.dumps(head, separators=(",", ":")).encode()[:-2] + b',"latest":' + latest + b"}}"
+        head = {"version": _FEATURED_VERSION, "features": features} if features else {"version": _CHECKPOINT_VERSION}
+        stack = f"organization/{self.project}/{self.stack}"
+        body = json.dumps(head)[:-1].encode() + f',"checkpoint":{{"stack":"{stack}","latest":'.encode() + latest + b"}}"
         try:
             _write_atomically(self.checkpoint, body)
         except OSError as error:
@@ -93,6 +101,13 @@ class StackFiles:
             _write_atomically(meta, f"version: {_LAYOUT_VERSION}\n".encode())
         if self.checkpoint.exists():
             shutil.copyfile(self.checkpoint, f"{self.checkpoint}.bak")
+
+    def remove(self) -> None:
+        """Remove the state, its copies and the history."""
+        for path in self.checkpoint.parent.glob(f"{self.stack}.json*"):
+            path.unlink()
+        for kind in ("history", "backups"):
+            shutil.rmtree(self._bookkeeping / kind / self.project / self.stack, ignore_errors=True)
 
     def add_history(self, *, kind: str, started: float, succeeded: bool, changes: dict[str, int]) -> None:
         """Append the run to the stack's history, with its checkpoint (``pulumi stack history`` shows it)."""

@@ -119,6 +119,29 @@ def destroy(options: StackOptions, *, on_event: OnEvent | None = None) -> Result
     return _operate("destroy", options, on_event, lambda run: run.deployment.delete_undeclared())
 
 
+def init(options: StackOptions) -> None:
+    """Make an empty stack, which a plain `pulumi` finds too; an existing one is left as it is.
+
+    Raises:
+        StateError, PassphraseError, ConfigError: the state cannot be read or written.
+    """
+    project, files = _locate(options)
+    if not files.checkpoint.exists():
+        files.back_up()
+        Snapshot(files, {}, passphrase=options.passphrase, salt=project.salt).save()
+
+
+def remove(options: StackOptions) -> None:
+    """Remove the stack's state and history, as `pulumi stack rm --force` does. Its resources are not touched.
+
+    Raises:
+        LockedError: a run is under way.
+    """
+    _, files = _locate(options)
+    with files.lock(lambda _text: None):
+        files.remove()
+
+
 def outputs(options: StackOptions, *, show_secrets: bool = False) -> dict[str, Any]:
     """Return the stack's outputs from the state, secrets masked unless asked for.
 

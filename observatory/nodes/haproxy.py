@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from observatory.delivery.rollout import FleetName
 from observatory.nodes.unit import Paths, TcpReady, Unit, render
 from observatory.settings import StackSettings
 
 
-def weights_map(weights: Mapping[str, int]) -> str:
+def weights_map(weights: Mapping[FleetName, int]) -> str:
     """Return the map file of percentages by fleet, such as `green 0`."""
     return "".join(f"{fleet} {weight}\n" for fleet, weight in sorted(weights.items()))
 
 
 def haproxy(
-    settings: StackSettings, paths: Paths, *, instances: Mapping[str, tuple[int, ...]], weights: Mapping[str, int]
+    settings: StackSettings, paths: Paths, *, instances: Mapping[FleetName, tuple[int, ...]], weights: Mapping[FleetName, int]
 ) -> Unit:
     """Return the balancer: `instances` are the ports of each fleet, `weights` its percentage of the traffic."""
     ports = settings.ports

@@ -1,0 +1,78 @@
+"""Open-loop ingest through the balancer: a fixed rate for a fixed time, whatever the answers take."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import psycopg
+
+from observatory.demonstration import spans
+
+DEADLINE_S = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingest:
+    """What a run sent and what came of it; latencies in milliseconds, measured from the planned time of sending."""
+
+    rate: int
+    batch: int
+    seconds: float
+    sent: int
+    accepted: int
+    failed: int
+    stored: int
+    p50_ms: float
+    p99_ms: float
+
+
+def measure(service_url: str, api_key: str, database_url: str, *, rate: int, batch: int, seconds: int) -> Ingest:
+    """Send `rate` traces a second in batches for `seconds`, then count what the database holds of them."""
+    items = list(spans(rate * seconds, now=datetime.now(UTC), seed=time.time_ns()))
+    batches = [items[start : start + batch] for start in range(0, len(items), batch)]
+    started = time.monotonic()
+    answers = asyncio.run(_send_all(service_url, api_key, batches, interval=batch / rate))
+    elapsed = time.monotonic() - started
+    latencies = sorted(latency for _, latency in answers)
+    good = [status == httpx.codes.CREATED for status, _ in answers]
+    return Ingest(
+        rate=rate,
+        batch=batch,
+        seconds=elapsed,
+        sent=len(items),
+        accepted=sum(good) * batch,
+        failed=len(good) - sum(good),
+        stored=_stored(database_url, [item["trace_id"] for item in items]),
+        p50_ms=statistics.median(latencies) * 1000,
+        p99_ms=latencies[int(len(latencies) * 0.99)] * 1000,
+    )
+
+
+async def _send_all(url: str, key: str, batches: list[list[dict[str, Any]]], *, interval: float) -> list[Any]:
+    headers = {"Authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=DEADLINE_S) as client:
+        start = time.monotonic()
+        return await asyncio.gather(
+            *(_send(client, batch, at=start + number * interval) for number, batch in enumerate(batches))
+        )
+
+
+async def _send(client: httpx.AsyncClient, batch: list[dict[str, Any]], *, at: float) -> tuple[int, float]:
+    await asyncio.sleep(max(0.0, at - time.monotonic()))
+    try:
+        status = (await client.post("/v1/traces", json={"items": batch})).status_code
+    except httpx.HTTPError:
+        status = 0
+    return status, time.monotonic() - at
+
+
+def _stored(database_url: str, trace_ids: list[str]) -> int:
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute("SELECT count(*) FROM llm_traces WHERE trace_id = ANY(%s)", [trace_ids]).fetchone()
+    return int(row[0]) if row else 0

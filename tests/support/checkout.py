@@ -1,0 +1,131 @@
+"""A copy of the checkout with a `local` stack of its own: other ports, another home, the same root filesystem.
+
+Owns: the copy, its settings, and running the command in it as a user would. Does not own: what the stack is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from observatory.machine import find_free_ports
+from observatory.settings import Ports
+
+SOURCE = Path(__file__).resolve().parents[2]
+UP_TIMEOUT_S = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkout:
+    """A copy of the tracked files; `environment` is what its commands see beyond this process's own."""
+
+    root: Path
+    environment: Mapping[str, str]
+
+    @classmethod
+    def copy(cls, root: Path, *, rootfs: Path | None) -> Checkout:
+        """Copy what git tracks, or would if it were added; with `rootfs` no other root filesystem is built."""
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=SOURCE,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        for name in listed.stdout.splitlines():
+            if (SOURCE / name).exists():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(SOURCE / name, root / name)
+        environment = {"PYTHONPATH": str(root), "COLUMNS": "200"}
+        if rootfs:
+            environment["OBSERVATORY_ROOTFS"] = str(rootfs)
+        checkout = cls(root=root, environment=environment)
+        checkout.configure(ports=free_ports())
+        return checkout
+
+    def configure(self, **groups: Any) -> None:
+        """Change groups of settings of the stack `local`; the others stay."""
+        file = self.root / "Pulumi.local.yaml"
+        document = yaml.safe_load(file.read_text())
+        for group, value in groups.items():
+            document["config"][f"llm-observatory:{group}"] = value
+        file.write_text(yaml.safe_dump(document))
+
+    def ports(self) -> dict[str, int]:
+        """Return the ports of the stack."""
+        document = yaml.safe_load((self.root / "Pulumi.local.yaml").read_text())
+        return dict(document["config"]["llm-observatory:ports"])
+
+    def start(self, *arguments: str, **changes: str) -> subprocess.Popen[str]:
+        """Start the command and return its process, in a session of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "observatory", *arguments],
+            cwd=self.root,
+            env={**os.environ, **self.environment, **changes},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, expect: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end; another exit code than `expect` fails with all that it said."""
+        process = self.start(*arguments, **changes)
+        out, err = process.communicate(timeout=UP_TIMEOUT_S)
+        told = f"observatory {' '.join(arguments)} -> {process.returncode}, expected {expect}\n{out}\n{err}"
+        assert process.returncode == expect, told
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def json(self, *arguments: str, expect: int = 0) -> Any:
+        """Run the command with `--output json` and return its document."""
+        return json.loads(self.run(*arguments, "--output", "json", expect=expect).stdout)
+
+    def output(self, name: str) -> str:
+        """Return one output of the stack, secrets in plain text."""
+        return self.run("outputs", name, "--show-secrets").stdout.strip()
+
+    def processes(self) -> set[int]:
+        """Return the processes that have something of this checkout open as root, program, argument or directory."""
+        found = set()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and str(self.root).encode() in _told(entry) and int(entry.name) != os.getpid():
+                found.add(int(entry.name))
+        return found
+
+
+def _told(entry: Path) -> bytes:
+    try:
+        return b"".join((entry / name).read_bytes() for name in ("cmdline", "environ", "mountinfo"))
+    except OSError:
+        return b""
+
+
+def free_ports() -> dict[str, int]:
+    """Return a free port for each setting, with room for a fleet's further instances."""
+    names = list(Ports.model_fields)
+    fleets = {"blue": _free_run(4), "green": _free_run(4)}
+    return dict(zip(names, find_free_ports(len(names)), strict=True)) | fleets
+
+
+def _free_run(length: int) -> int:
+    """Return the first of `length` consecutive free ports."""
+    while True:
+        first = find_free_ports(1)[0]
+        if first + length < 65536 and all(_is_free(first + offset) for offset in range(length)):
+            return first
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
