@@ -234,7 +234,7 @@ class Deployment:
                 self._refuse("register", goal.state, f"another resource already claims to have been {old.urn}")
             self._matched.add(old)
             if old.urn != urn:
-                self._alias_of[urn], goal.state.aliases = old.urn, [old.urn]
+                self._alias_of[urn] = old.urn
             return old
 
     @cached_property
@@ -300,10 +300,11 @@ class Deployment:
 
     def _read(self, old: ResourceState) -> ResourceState | None:
         """Return a resource as its provider finds it, None if it is gone."""
-        if not old.custom or old.type.startswith(_PROVIDER_TYPE) or old.pending_replacement or old.external:
-            return old
         self.check_running()
         step = Step(operation="refresh", urn=old.urn, type=old.type)
+        if not old.custom or old.type.startswith(_PROVIDER_TYPE) or old.pending_replacement or old.external:
+            self._tell("done", replace(step, operation="same"))
+            return old
         self._tell("started", step)
         begun = time.monotonic()
         olds = reveal(old.inputs), reveal(old.outputs)

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import contextvars
 import io
-import logging
 import runpy
 import sys
 import threading
@@ -54,9 +53,11 @@ def run_program(
         pulumi.runtime.configure(settings)
         with asyncio.Runner() as runner, ThreadPoolExecutor((settings.parallel or 1) * _THREADS_PER_STEP) as executor:
             runner.get_loop().set_default_executor(executor)
+            # A program that fails leaves futures unawaited, by the SDK's design; the failure itself is reported.
+            runner.get_loop().set_exception_handler(lambda *_: None)
             runner.run(pulumi.runtime.run_in_stack(program))
 
-    with _in_directory(directory), _captured_streams(emit), _own_modules(directory), _quiet_asyncio():
+    with _in_directory(directory), _captured_streams(emit), _own_modules(directory):
         try:
             contextvars.copy_context().run(run)
         except EngineError:
@@ -124,18 +125,6 @@ def _own_modules(directory: Path) -> Iterator[None]:
             file = getattr(sys.modules[name], "__file__", None) or ""
             if Path(file).is_relative_to(directory) and "site-packages" not in file:
                 del sys.modules[name]
-
-
-@contextlib.contextmanager
-def _quiet_asyncio() -> Iterator[None]:
-    """Silence asyncio's complaints about what a failed program leaves unawaited, as the CLI's launcher does."""
-    logger = logging.getLogger("asyncio")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _own_traceback(error: BaseException, directory: Path) -> str:

@@ -51,7 +51,6 @@ class ResourceState:
     property_dependencies: dict[str, list[str]] = field(default_factory=dict)
     pending_replacement: bool = False
     additional_secret_outputs: list[str] = field(default_factory=list)
-    aliases: list[str] = field(default_factory=list)
     custom_timeouts: dict[str, float] = field(default_factory=dict)
     retain_on_delete: bool = False
     deleted_with: str = ""
@@ -233,8 +232,8 @@ class Snapshot:
             if not self._written:
                 self._files.back_up()
             with self._lock:
-                version, document = self._version, self._document()
-            self._files.write(document.encode())
+                version, document, features = self._version, self._document(), self._features()
+            self._files.write(document.encode(), features)
             self._written = version
 
     def _current(self) -> list[ResourceState]:
@@ -242,6 +241,14 @@ class Snapshot:
         if self._renamed:
             kept = [_rename(state, self._renamed) for state in kept]
         return [state for state in self._news if state not in self._done] + kept
+
+    def _features(self) -> list[str]:
+        resources = self._current()
+        used = {
+            "replaceWith": any(state.replace_with for state in resources),
+            "taint": any(state.extra.get("taint") for state in resources),
+        }
+        return [name for name, is_used in used.items() if is_used]
 
     def _document(self) -> str:
         resources = self._current()
