@@ -1,0 +1,51 @@
+"""Runs the local stack's daemons: a Debian root filesystem, a sandbox over one directory, a supervisor inside it.
+
+    rootfs = ensure_rootfs(cache, progress=show)
+    sandbox = Sandbox(home, rootfs)
+    check_ports({"ports.postgres": 5432}, ours=[process.pid for process in sandbox.processes()])
+    sandbox.start()
+    sandbox.supervisor.apply(Program(name="etcd", command=("/usr/bin/etcd", "--config-file", "/srv/etc/etcd.yaml")))
+    sandbox.supervisor.wait_ready("etcd", Probe(http="http://127.0.0.1:2379/health"))
+
+Everything is idempotent and safe to call from several threads and processes at once, since a killed run is simply
+repeated. It knows no daemon, no settings and no Pulumi.
+"""
+
+from observatory.runtime.errors import (
+    DaemonFailed,
+    PortInUse,
+    RootfsError,
+    RuntimeFault,
+    SandboxError,
+    SandboxUnavailable,
+)
+from observatory.runtime.files import short_path, write_file
+from observatory.runtime.ports import check_ports, find_free_ports, listeners
+from observatory.runtime.probe import Probe
+from observatory.runtime.rootfs import Progress, ensure_rootfs, package_versions, rootfs_path
+from observatory.runtime.sandbox import Process, Sandbox
+from observatory.runtime.supervisor import Program, ProgramStatus, Supervisor
+
+__all__ = [
+    "DaemonFailed",
+    "PortInUse",
+    "Probe",
+    "Process",
+    "Program",
+    "ProgramStatus",
+    "Progress",
+    "RootfsError",
+    "RuntimeFault",
+    "Sandbox",
+    "SandboxError",
+    "SandboxUnavailable",
+    "Supervisor",
+    "check_ports",
+    "ensure_rootfs",
+    "find_free_ports",
+    "listeners",
+    "package_versions",
+    "rootfs_path",
+    "short_path",
+    "write_file",
+]

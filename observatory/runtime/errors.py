@@ -1,0 +1,27 @@
+"""Errors of the local runtime: each message names the cause, the place and the remedy."""
+
+from __future__ import annotations
+
+
+class RuntimeFault(Exception):  # noqa: N818 - RuntimeError is Python's own
+    """Base of every error that the local runtime raises."""
+
+
+class RootfsError(RuntimeFault):
+    """The root filesystem could not be built, or the given one is not usable."""
+
+
+class SandboxUnavailable(RuntimeFault):
+    """This kernel or container lets neither root nor user namespaces make a sandbox."""
+
+
+class SandboxError(RuntimeFault):
+    """The sandbox did not start, did not stop, or its supervisor refused a call or does not answer."""
+
+
+class PortInUse(RuntimeFault):
+    """A port that the stack needs is held by another process."""
+
+
+class DaemonFailed(RuntimeFault):
+    """A daemon ended, or did not become ready; the message ends with the last lines of its log."""

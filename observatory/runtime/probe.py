@@ -1,0 +1,50 @@
+"""When a daemon is ready, looked at from outside."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+ATTEMPT_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Ready when `http` (a URL) answers 200, or when `tcp` (host, port) accepts a connection."""
+
+    http: str | None = None
+    tcp: tuple[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.http is None) == (self.tcp is None):
+            raise ValueError("a probe looks at either http or tcp")
+
+    def __call__(self) -> str | None:
+        """Look once: return None when ready, else why not."""
+        try:
+            if self.http:
+                return self._ask(self.http)
+            if self.tcp:
+                socket.create_connection(self.tcp, timeout=ATTEMPT_SECONDS).close()
+        except (OSError, http.client.HTTPException) as error:
+            return f"{self}: {error}"
+        return None
+
+    def check(self) -> bool:
+        """Look once: return whether it is ready."""
+        return self() is None
+
+    def _ask(self, url: str) -> str | None:
+        parts = urlsplit(url)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=ATTEMPT_SECONDS)
+        try:
+            connection.request("GET", parts._replace(scheme="", netloc="").geturl() or "/")
+            status = connection.getresponse().status
+        finally:
+            connection.close()
+        return None if status == http.client.OK else f"{url} answered {status}"
+
+    def __str__(self) -> str:
+        return self.http or ":".join(map(str, self.tcp or ()))
