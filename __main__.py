@@ -6,7 +6,7 @@ import pulumi
 
 from components.local.stack import LocalArgs, declare
 from observatory.delivery.rollout import RolloutDocument
-from observatory.machine import rootfs_path
+from observatory.runtime import rootfs_path
 from observatory.settings import StackSettings, load_program
 from observatory.workspace import Workspace
 

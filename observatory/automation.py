@@ -15,11 +15,11 @@ from typing import Any
 from observatory.engine import (
     DiagnosticEvent,
     EngineError,
-    StackOptions,
     LockedError,
     OnEvent,
     ProgramError,
     Result,
+    StackOptions,
     Step,
     StepEvent,
 )

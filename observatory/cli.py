@@ -16,7 +16,7 @@ from observatory import operations
 from observatory.console import ConsoleReporter, answer, complain, table
 from observatory.engine import EngineError, Interrupted, LockedError, Result
 from observatory.operations import OperationError, Status, UpResult
-from observatory.machine import PortInUse, RuntimeFault
+from observatory.runtime import PortInUse, RuntimeFault
 from observatory.settings import SettingsError
 
 DONE, FAILED, WRONG_USAGE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130

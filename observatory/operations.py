@@ -19,8 +19,8 @@ from observatory.delivery.releases import Manifest
 from observatory.delivery.rollout import RolloutDocument
 from observatory.demonstration import Demonstration, demonstrate
 from observatory.engine import Result
-from observatory.machine import Sandbox, ensure_rootfs, rootfs_path
 from observatory.progress import Phase, Progress, Reporter, silent, task
+from observatory.runtime import Sandbox, ensure_rootfs, rootfs_path
 from observatory.settings import StackSettings, load_file
 from observatory.status import DaemonStatus, daemon_statuses
 from observatory.workspace import Workspace
@@ -77,13 +77,13 @@ def bootstrap(workspace: Workspace, report: Reporter = silent) -> StackSettings:
 
     Raises:
         SettingsError: the stack's configuration is wrong.
-        observatory.machine.RuntimeFault: the machine cannot hold the stack.
+        observatory.runtime.RuntimeFault: the machine cannot hold the stack.
         BuildError: the service's artifact cannot be built.
     """
     settings = load_file(workspace.config_file)
     _make_passphrase(workspace.passphrase_file)
     with task(report, "Debian 13 root filesystem") as at:
-        ensure_rootfs(workspace.cache, progress=at)
+        ensure_rootfs(workspace.cache, progress=lambda message, _fraction: at(message))
     with task(report, f"storage service {settings.first_rollout.version}"):
         manifest = _first_release(workspace, settings)
     first = settings.first_rollout

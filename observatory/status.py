@@ -17,7 +17,7 @@ from observatory.nodes.etcd import etcd
 from observatory.nodes.haproxy import haproxy
 from observatory.nodes.postgres import patroni
 from observatory.nodes.storage import storage
-from observatory.machine import Probe, Sandbox
+from observatory.runtime import Probe, Sandbox, package_versions
 from observatory.settings import FLEETS, StackSettings
 
 PACKAGES = {"etcd": "etcd-server", "patroni": "patroni", "haproxy": "haproxy"}
@@ -64,7 +64,7 @@ def _fleet_units(settings: StackSettings, rollout: RolloutDocument, name: FleetN
 
 def daemon_statuses(sandbox: Sandbox, settings: StackSettings, rollout: RolloutDocument) -> list[DaemonStatus]:
     """Return the status of every daemon that the stack should have."""
-    versions = package_versions(sandbox.rootfs)
+    versions = {name: upstream_version(version) for name, version in package_versions(sandbox.rootfs).items()}
     rows = []
     for unit, version in stack_units(settings, rollout):
         rows.append(_status(sandbox, unit, version or versions.get(PACKAGES[unit.name], "?")))
@@ -116,11 +116,9 @@ def probe(ready: HttpReady | TcpReady) -> Probe:
     return Probe(tcp=("127.0.0.1", ready.port))
 
 
-def package_versions(rootfs: Path) -> dict[str, str]:
-    """Return upstream's version of every Debian package in a root filesystem."""
-    text = (rootfs / "var/lib/dpkg/status").read_text(encoding="utf-8")
-    found = re.findall(r"^Package: (\S+)$.*?^Version: (?:\d+:)?(\S+)$", text, flags=re.MULTILINE | re.DOTALL)
-    return {package: re.split(r"[-+~]", version)[0] for package, version in found}
+def upstream_version(debian: str) -> str:
+    """Return a Debian version without epoch and packaging revision: `17.6` of `17.6-0+deb13u1`."""
+    return re.split(r"[-+~]", debian.rpartition(":")[2])[0]
 
 
 def process_memory_mb(pid: int | None) -> int | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
-from components.local.machine import Daemon, Machine
+from components.local.machine import Daemon, Machine, without_provider
 from components.local.secrets import Password
 from observatory.nodes import Paths
 from observatory.nodes.etcd import etcd
@@ -66,7 +66,7 @@ class Database(pulumi.ComponentResource):
                 f"postgresql://{DATABASE_ROLE}:{password}@127.0.0.1:{settings.ports.postgres}/{settings.database.name}"
             )
         )
-        self.register_outputs({"admin_url": self.admin_url, "url": self.url})
+        self.registerwithout_provider({"admin_url": self.admin_url, "url": self.url})
 
     def _child(self, machine: Machine, *after: pulumi.Resource) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions(parent=self, depends_on=list(after), deleted_with=machine)
@@ -80,16 +80,16 @@ class ClusterConfigurationProvider(ResourceProvider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Set the configuration; at the first start Patroni has it already."""
         _configure(props)
-        return CreateResult(id_="config", outs=_outputs(props))
+        return CreateResult(id_="config", outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Compare the configuration that is wanted."""
-        return DiffResult(changes=_outputs(_olds) != _outputs(_news))
+        return DiffResult(changes=without_provider(_olds) != without_provider(_news))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Set the configuration."""
         _configure(_news)
-        return UpdateResult(outs=_outputs(_news))
+        return UpdateResult(outs=without_provider(_news))
 
 
 class ClusterConfiguration(Resource, module="local", name="ClusterConfiguration"):
@@ -109,7 +109,7 @@ class DatabaseAccessProvider(ResourceProvider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Make what is missing; what stands is brought to what is wanted."""
         _grant_access(props)
-        return CreateResult(id_=props["database"], outs=_outputs(props))
+        return CreateResult(id_=props["database"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Compare database name and password; another name is another database."""
@@ -120,7 +120,7 @@ class DatabaseAccessProvider(ResourceProvider):
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Bring the login to the password that is wanted."""
         _grant_access(_news)
-        return UpdateResult(outs=_outputs(_news))
+        return UpdateResult(outs=without_provider(_news))
 
 
 class DatabaseAccess(Resource, module="local", name="DatabaseAccess"):
@@ -146,10 +146,6 @@ def _on_host(home: str, path: str) -> str:
 
 def _conninfo(host: str, settings: StackSettings, user: str, database: str) -> str:
     return f"host='{host}' port={settings.ports.postgres} user={user} dbname={database}"
-
-
-def _outputs(props: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in props.items() if key != "__provider"}
 
 
 def _grant_access(props: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
-from components.local.machine import Daemon, Machine
+from components.local.machine import Daemon, Machine, sandbox_of, without_provider
 from observatory.delivery.releases import install
 from observatory.delivery.rollout import FleetName, FleetState
 from observatory.nodes import Paths
@@ -76,23 +76,26 @@ class ReleaseProvider(ResourceProvider):
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Check and unpack; a directory that stands is complete, since unpacking ends in a rename."""
-        install(Path(props["artifact"]), sha256=props["sha256"], target=Path(props["directory"]))
-        return CreateResult(id_=props["directory"], outs=_outputs(props))
+        sandbox, directory = sandbox_of(props), props["directory"]
+        sandbox.make_directory(str(Path(directory).parent))
+        install(Path(props["artifact"]), sha256=props["sha256"], target=sandbox.host_path(directory))
+        sandbox.adopt(directory)
+        return CreateResult(id_=directory, outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Replace when the release is another one; unpack again when its directory has gone."""
         replaces = [key for key in ("directory", "sha256") if _olds.get(key) != _news.get(key)]
-        vanished = not Path(_olds["directory"]).is_dir()
+        vanished = not sandbox_of(_news).host_path(_olds["directory"]).is_dir()
         return DiffResult(changes=vanished or bool(replaces), replaces=replaces)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Unpack again."""
         self.create(_news)
-        return UpdateResult(outs=_outputs(_news))
+        return UpdateResult(outs=without_provider(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Remove the directory; nothing runs from it any more."""
-        shutil.rmtree(_props["directory"], ignore_errors=True)
+        shutil.rmtree(sandbox_of(_props).host_path(_props["directory"]), ignore_errors=True)
 
 
 class Release(Resource, module="local", name="Release"):
@@ -109,11 +112,12 @@ class Release(Resource, module="local", name="Release"):
         artifact: Path,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        inside = release_directory(Paths(), fleet, version, sha256)
-        directory = str(machine.args.home) + inside.removeprefix("/srv")
-        props = {"version": version, "sha256": sha256, "artifact": str(artifact), "directory": directory}
+        props = {
+            "home": machine.home,
+            "rootfs": machine.rootfs,
+            "version": version,
+            "sha256": sha256,
+            "artifact": str(artifact),
+            "directory": release_directory(Paths(), fleet, version, sha256),
+        }
         super().__init__(ReleaseProvider(), name, props, opts)
-
-
-def _outputs(props: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in props.items() if key != "__provider"}

@@ -1,7 +1,7 @@
 """The machine of the `local` stack: one sandbox with one supervisor, and the daemons that run in it.
 
 Owns the two resources through which every process of the stack is made. What a daemon runs and reads is decided in
-`observatory.nodes`; how processes live is `observatory.machine`.
+`observatory.nodes`; how processes live is `observatory.runtime`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
 from observatory.nodes import HttpReady, Unit
-from observatory.machine import Probe, Program, Sandbox, check_ports
+from observatory.runtime import Probe, Program, Sandbox, check_ports
 
 UNIT_KEYS = tuple(Unit.model_fields)
 
@@ -35,25 +35,25 @@ class MachineProvider(ResourceProvider):
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Start the sandbox; a running one is adopted."""
-        _sandbox(props).start()
-        return CreateResult(id_=props["home"], outs=_without_provider(props))
+        sandbox_of(props).start()
+        return CreateResult(id_=props["home"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Report a change when the sandbox is down or another root filesystem is wanted; another home replaces it."""
         moved = _olds["home"] != _news["home"]
-        changed = moved or _olds["rootfs"] != _news["rootfs"] or not _sandbox(_news).alive()
+        changed = moved or _olds["rootfs"] != _news["rootfs"] or not sandbox_of(_news).alive()
         return DiffResult(changes=changed, replaces=["home"] if moved else [], delete_before_replace=True)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Start the sandbox again, on the root filesystem that is wanted now."""
         if _olds["rootfs"] != _news["rootfs"]:
-            _sandbox(_olds).stop()
-        _sandbox(_news).start()
-        return UpdateResult(outs=_without_provider(_news))
+            sandbox_of(_olds).stop()
+        sandbox_of(_news).start()
+        return UpdateResult(outs=without_provider(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Stop the sandbox and every process in it; data stays."""
-        _sandbox(_props).stop()
+        sandbox_of(_props).stop()
 
 
 class Machine(Resource, module="local", name="Machine"):
@@ -79,7 +79,7 @@ class DaemonProvider(ResourceProvider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Write the files, start the daemon and wait until it is ready."""
         _run(props, restart=False)
-        return CreateResult(id_=props["name"], outs=_without_provider(props))
+        return CreateResult(id_=props["name"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Compare the unit and its secret files, and look whether the daemon is ready."""
@@ -92,11 +92,11 @@ class DaemonProvider(ResourceProvider):
         """Apply what changed, by a reload where that is enough."""
         files_changed = any(_olds.get(key) != _news.get(key) for key in ("files", "secret_files"))
         _run(_news, restart=files_changed)
-        return UpdateResult(outs=_without_provider(_news))
+        return UpdateResult(outs=without_provider(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Stop the daemon and take it off the supervisor."""
-        sandbox = _sandbox(_props)
+        sandbox = sandbox_of(_props)
         if sandbox.alive():
             sandbox.supervisor.remove(_props["name"])
 
@@ -120,11 +120,13 @@ class Daemon(Resource, module="local", name="Daemon"):
         super().__init__(DaemonProvider(), name, props, opts)
 
 
-def _sandbox(props: Mapping[str, Any]) -> Sandbox:
+def sandbox_of(props: Mapping[str, Any]) -> Sandbox:
+    """Return the sandbox that a resource's properties name."""
     return Sandbox(Path(props["home"]), Path(props["rootfs"]))
 
 
-def _without_provider(props: Mapping[str, Any]) -> dict[str, Any]:
+def without_provider(props: Mapping[str, Any]) -> dict[str, Any]:
+    """Return properties as outputs; the SDK adds its own again."""
     return {key: value for key, value in props.items() if key != "__provider"}
 
 
@@ -140,13 +142,13 @@ def _probe(unit: Unit) -> Probe:
 
 def _ready(props: Mapping[str, Any]) -> bool:
     """Tell whether the supervisor runs the daemon and it answers."""
-    sandbox, unit = _sandbox(props), _unit(props)
+    sandbox, unit = sandbox_of(props), _unit(props)
     return sandbox.alive() and sandbox.supervisor.status(unit.name).running and _probe(unit).check()
 
 
 def _run(props: Mapping[str, Any], *, restart: bool) -> None:
     """Bring the daemon to what `props` say; `restart` when files that it read at its start have changed."""
-    sandbox, unit = _sandbox(props), _unit(props)
+    sandbox, unit = sandbox_of(props), _unit(props)
     was_running = sandbox.supervisor.status(unit.name).running
     if not was_running:
         check_ports(unit.ports)

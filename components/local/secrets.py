@@ -8,6 +8,8 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, ResourceProvider
 
+from components.local.machine import without_provider
+
 PASSWORD_BYTES = 24  # 192 bits, 32 characters of base64url
 
 
@@ -50,7 +52,7 @@ class ApiKeyProvider(ResourceProvider):
             scopes=tuple(props["scopes"]),
             rate_limit_rpm=int(props["rate_limit_rpm"]),
         )
-        return CreateResult(id_=props["key_name"], outs={**_inputs(props), "key": key})
+        return CreateResult(id_=props["key_name"], outs={**without_provider(props), "key": key})
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Issue another key when its name, scopes or limit change; where the database is reached does not matter."""
@@ -94,7 +96,3 @@ class ApiKey(Resource, module="local", name="ApiKey"):
         }
         secret = pulumi.ResourceOptions(additional_secret_outputs=["key"])
         super().__init__(ApiKeyProvider(), name, props, pulumi.ResourceOptions.merge(opts, secret))
-
-
-def _inputs(props: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in props.items() if key not in ("__provider", "key")}

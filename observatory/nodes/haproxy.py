@@ -19,7 +19,11 @@ def weights_map(weights: Mapping[FleetName, int]) -> str:
 
 
 def haproxy(
-    settings: StackSettings, paths: Paths, *, instances: Mapping[FleetName, tuple[int, ...]], weights: Mapping[FleetName, int]
+    settings: StackSettings,
+    paths: Paths,
+    *,
+    instances: Mapping[FleetName, tuple[int, ...]],
+    weights: Mapping[FleetName, int],
 ) -> Unit:
     """Return the balancer: `instances` are the ports of each fleet, `weights` its percentage of the traffic."""
     ports = settings.ports

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from observatory.machine import find_free_ports
+from observatory.runtime import find_free_ports
 from observatory.settings import Ports
 
 SOURCE = Path(__file__).resolve().parents[2]

@@ -1,0 +1,205 @@
+"""What a stack that is up promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from observatory.runtime import Sandbox
+from tests.support.checkout import Checkout
+
+OUTPUTS = {
+    "service_url",
+    "preview_url",
+    "api_key",
+    "database_url",
+    "admin_database_url",
+    "fleets",
+    "active_fleet",
+    "schema_version",
+}
+
+
+def client(stack: Checkout, url: str = "service_url") -> httpx.Client:
+    headers = {"Authorization": f"Bearer {stack.output('api_key')}"}
+    return httpx.Client(base_url=stack.output(url), headers=headers, timeout=10)
+
+
+def admin(stack: Checkout) -> psycopg.Connection[Any]:
+    return psycopg.connect(stack.output("admin_database_url"), dbname="observatory", autocommit=True)
+
+
+def one(connection: psycopg.Connection[Any], query: str) -> Any:
+    row = connection.execute(query).fetchone()  # type: ignore[arg-type]
+    assert row is not None
+    return row[0]
+
+
+def test_every_daemon_is_ready(stack: Checkout) -> None:
+    status = stack.json("status")
+    assert [daemon["name"] for daemon in status["daemons"]] == [
+        "etcd",
+        "patroni",
+        "postgresql",
+        "storage-blue-1",
+        "storage-green-1",
+        "haproxy",
+    ]
+    assert {daemon["health"] for daemon in status["daemons"]} == {"ready"}
+    assert all(Path(f"/proc/{daemon['pid']}").exists() for daemon in status["daemons"])
+    assert "?" not in "".join(daemon["version"] for daemon in status["daemons"])
+
+
+def test_a_second_up_changes_nothing(stack: Checkout) -> None:
+    before = {daemon["name"]: daemon["pid"] for daemon in stack.json("status")["daemons"]}
+    again = stack.json("up", "--engine", "embedded")
+    assert set(again["summary"]) == {"same"}
+    assert {daemon["name"]: daemon["pid"] for daemon in again["status"]["daemons"]} == before
+
+
+def test_an_edited_provider_is_no_change(stack: Checkout) -> None:
+    file = stack.root / "components/local/machine.py"
+    original = file.read_text()
+    file.write_text(
+        original.replace('    """Bring the daemon to what', '    # A remark.\n    """Bring the daemon to what')
+    )
+    try:
+        assert set(stack.json("preview", "--engine", "embedded")["summary"]) == {"same"}
+    finally:
+        file.write_text(original)
+
+
+def test_outputs_are_whole_and_secrets_masked(stack: Checkout) -> None:
+    masked = stack.json("outputs")
+    assert set(masked) == OUTPUTS
+    assert masked["api_key"] == masked["database_url"] == "[secret]"
+    assert masked["fleets"] == {
+        "blue": {"version": "v0.1.0", "size": 1, "weight": 100},
+        "green": {"version": "v0.1.0", "size": 1, "weight": 0},
+    }
+
+
+def test_an_unknown_output_is_refused_with_those_there_are(stack: Checkout) -> None:
+    assert "service_url" in stack.run("outputs", "servce_url", expect=2).stderr
+
+
+def test_the_database_is_what_was_promised(stack: Checkout) -> None:
+    with admin(stack) as connection:
+        assert one(connection, "SHOW data_checksums") == "on"
+        assert one(connection, "SHOW password_encryption") == "scram-sha-256"
+        assert one(connection, "SHOW server_version_num").startswith("17")
+        assert one(connection, "SELECT count(*) FROM pg_extension WHERE extname = 'pg_stat_statements'") == 1
+        assert one(connection, "SELECT max(version) FROM observatory.schema_migrations") == 3
+        assert one(connection, "SELECT count(*) FROM timescaledb_information.hypertables") == 3
+
+
+@pytest.mark.parametrize("user", ["postgres", "migrator"])
+def test_operators_cannot_come_in_over_tcp(stack: Checkout, user: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match=r"pg_hba\.conf rejects connection"):
+        psycopg.connect(stack.output("database_url"), user=user, password="guess")
+
+
+def test_the_first_traces_are_there(stack: Checkout) -> None:
+    with admin(stack) as connection:
+        assert one(connection, "SELECT count(*) FROM llm_traces WHERE environment = 'demonstration'") == 1000
+
+
+def test_all_traffic_goes_to_the_active_fleet_whatever_the_client_asks(stack: Checkout) -> None:
+    with client(stack) as service:
+        answers = [service.get("/v1/traces?limit=1", headers={"X-Observatory-Fleet": "green"}) for _ in range(20)]
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.headers["X-Observatory-Fleet"] for answer in answers} == {"blue"}
+
+
+@pytest.mark.parametrize("fleet", ["blue", "green"])
+def test_preview_traffic_goes_where_its_header_says(stack: Checkout, fleet: str) -> None:
+    with client(stack, "preview_url") as preview:
+        answer = preview.get("/v1/traces?limit=1", headers={"X-Observatory-Fleet": fleet})
+    assert answer.headers["X-Observatory-Fleet"] == fleet
+    assert answer.headers["X-Observatory-Version"] == "v0.1.0"
+
+
+def test_preview_traffic_without_a_fleet_is_refused(stack: Checkout) -> None:
+    with client(stack, "preview_url") as preview:
+        assert preview.get("/v1/traces?limit=1", headers={"X-Observatory-Fleet": "red"}).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/", "/v2/traces"])
+def test_the_balancer_keeps_what_is_not_public(stack: Checkout, path: str) -> None:
+    with client(stack) as service:
+        assert service.get(path).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/openapi.json"])
+def test_the_balancer_passes_what_is_public(stack: Checkout, path: str) -> None:
+    with client(stack) as service:
+        assert service.get(path).status_code == 200
+
+
+def test_no_secret_stands_where_others_can_read_it(stack: Checkout) -> None:
+    secrets = {
+        stack.output("api_key"),
+        psycopg.conninfo.conninfo_to_dict(stack.output("database_url"))["password"],
+        (stack.root / ".observatory/passphrase").read_text(),
+    }
+    holders = {stack.root / ".observatory/passphrase"}
+    for file in (stack.root / ".observatory").rglob("*"):
+        if not file.is_file() or file.is_symlink() or "/data/" in str(file):
+            continue
+        content = file.read_text(errors="replace")
+        if any(secret in content for secret in secrets if secret):
+            holders.add(file)
+            assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0, f"{file} can be read by others"
+    assert {file.name for file in holders} == {"passphrase", "database-password"}
+
+
+def test_no_secret_stands_in_arguments_or_environments(stack: Checkout) -> None:
+    secrets = [
+        stack.output("api_key").encode(),
+        stack.output("database_url").rpartition("@")[0].rpartition(":")[2].encode(),
+    ]
+    members = list(sandbox(stack).members())
+    assert len(members) > 10
+    for pid in members:
+        for name in ("cmdline", "environ"):
+            try:
+                told = Path(f"/proc/{pid}/{name}").read_bytes()
+            except ProcessLookupError:
+                continue
+            assert not [secret for secret in secrets if secret in told]
+
+
+def test_daemons_are_not_root_inside_their_sandbox(stack: Checkout) -> None:
+    for daemon in stack.json("status")["daemons"]:
+        status = Path(f"/proc/{daemon['pid']}/status").read_text()
+        assert "CapEff:\t0000000000000000" in status, daemon["name"]
+
+
+def test_the_environment_is_ready_for_a_plain_pulumi(stack: Checkout) -> None:
+    lines = stack.run("env").stdout.splitlines()
+    variables = dict(line.removeprefix("export ").split("=", 1) for line in lines)
+    assert variables["PULUMI_BACKEND_URL"] == f"file://{stack.root}/.observatory/backend"
+    assert Path(variables["PULUMI_CONFIG_PASSPHRASE_FILE"]).read_text()
+
+
+@pytest.mark.cli
+def test_the_cli_finds_nothing_to_change_and_leaves_the_configuration_alone(stack: Checkout) -> None:
+    before = (stack.root / "Pulumi.local.yaml").read_text()
+    assert set(stack.json("preview", "--engine", "cli")["summary"]) == {"same"}
+    assert (stack.root / "Pulumi.local.yaml").read_text() == before
+
+
+def test_json_is_one_document_and_nothing_else(stack: Checkout) -> None:
+    done = stack.run("preview", "--engine", "embedded", "--output", "json")
+    assert json.loads(done.stdout)["summary"]
+
+
+def sandbox(stack: Checkout) -> Sandbox:
+    return Sandbox(stack.root / ".observatory/stacks/local", Path(os.environ.get("OBSERVATORY_ROOTFS", "/")))
