@@ -71,8 +71,8 @@ class StackFiles:
             ) from error
         if version not in {_CHECKPOINT_VERSION, _FEATURED_VERSION} or unknown:
             raise StateError(
-                f"the state file {self.checkpoint} has version {version} {sorted(unknown) or ''}, which this engine does "
-                "not know; it was left as it is. Use the Pulumi CLI or a newer release"
+                f"the state file {self.checkpoint} has version {version} {sorted(unknown) or ''}, which this "
+                "engine does not know; it was left as it is. Use the Pulumi CLI or a newer release"
             )
         return dict(latest)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from observatory import engine
-from observatory.engine import EngineError, Event, StackOptions
+from observatory.engine import EngineError, Event, Result, StackOptions
 
 STACK = "dev"
 SECRET_SIGNATURE = "4dabf18193072939515e22adb298388d"
@@ -32,19 +32,19 @@ class Outcome:
 
     Attributes:
         steps: Operations as ``operation name``, without ``same``.
+        ended: The same in the order in which they ended.
         failed: Whether the run failed.
         message: What a failed run said.
         calls: The provider calls.
-        order: The same, in the order in which they arrived.
         state: The resources in the state by URN and ``delete``, without what is incidental; secrets are ``[secret]``.
         outputs: The stack's outputs, secrets in plain text.
     """
 
     steps: list[str]
+    ended: list[str]
     failed: bool
     message: str = ""
     calls: list[str] = field(default_factory=list)
-    order: list[str] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
 
@@ -89,6 +89,14 @@ class Lab:
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
         }
 
+    def embedded_calls(self) -> None:
+        """Prepare for a run that the test starts itself."""
+        self._prepare()
+
+    def log(self) -> str:
+        """Return the provider calls recorded since the last run began."""
+        return (self.home / "calls.jsonl").read_text()
+
     def program(self, body: str) -> None:
         """Write the program: the imports, then ``body``."""
         (self.project / "__main__.py").write_text(_HEAD + body)
@@ -97,6 +105,7 @@ class Lab:
         """Run an operation on the embedded engine, in this process."""
         self._prepare()
         self.events, message, failed = [], "", False
+        result: Result | None
         os.environ["ENGINE_LAB"] = str(self.home)
         try:
             result = _OPERATIONS[operation](self.options, on_event=self.events.append)
@@ -142,22 +151,18 @@ class Lab:
         (self.home / "world.json").write_text(json.dumps(self.world))
 
     def _outcome(self, steps: list[str], failed: bool, message: str) -> Outcome:
-        order = (self.home / "calls.jsonl").read_text().splitlines()
+        steps = [step for step in steps if not step.startswith("same ")]
         state = _comparable(self.state()) if self.checkpoint.exists() else {}
         outputs = engine.outputs(self.options, show_secrets=True) if self.checkpoint.exists() else {}
         return Outcome(
-            steps=sorted(step for step in steps if not step.startswith("same ")),
+            steps=sorted(steps),
+            ended=steps,
             failed=failed,
             message=message,
-            calls=sorted(order),
-            order=[" ".join(_who(json.loads(line))) for line in order],
+            calls=sorted(self.log().splitlines()),
             state=state,
             outputs=outputs,
         )
-
-
-def _who(call: list[Any]) -> tuple[str, str]:
-    return call[0], next(part["name"] for part in reversed(call) if isinstance(part, dict))
 
 
 def _preview_steps(text: str) -> list[str]:

@@ -12,8 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, ReadResult, Resource, ResourceProvider
-from pulumi.dynamic import UpdateResult
+from pulumi.dynamic import (
+    CheckFailure,
+    CheckResult,
+    CreateResult,
+    DiffResult,
+    ReadResult,
+    Resource,
+    ResourceProvider,
+    UpdateResult,
+)
 
 HERE = Path(os.environ["ENGINE_LAB"])
 
@@ -88,6 +96,8 @@ def _outputs(props: dict[str, Any]) -> dict[str, Any]:
 
 
 def _maybe_fail(operation: str, props: dict[str, Any]) -> None:
+    if props.get("fail") == "die":
+        os._exit(3)
     if props.get("fail") == operation and not (HERE / "mended").exists():
         msg = f"no {operation} today"
         raise RuntimeError(msg)
