@@ -32,6 +32,7 @@ from observatory.engine.values import (
     parse_path,
     path_covers,
     reveal,
+    scrub,
 )
 
 STACK_TYPE = "pulumi:pulumi:Stack"
@@ -457,7 +458,7 @@ class Deployment:
             work()
         except ProviderError as error:
             self.snapshot.abandon(state)
-            self._fail(step, error)
+            self._fail(step, state, error)
         if superseded is not None:
             self.snapshot.amend(superseded, write=False, delete=True)
         self.snapshot.finish(state, old=old, new=new, write=operation != "same" or state.encoded is None)
@@ -503,14 +504,15 @@ class Deployment:
     def _refuse(self, what: str, state: ResourceState, reason: str, detail: str = "") -> NoReturn:
         """Fail a resource before any step of it began."""
         step = Step(operation=cast("Operation", what), urn=state.urn, type=state.type)
-        self._fail(step, ProviderError(reason, detail))
+        self._fail(step, state, ProviderError(reason, detail))
 
-    def _fail(self, step: Step, error: ProviderError) -> NoReturn:
-        message = f"{step.operation} {step.type} {step.name}: {error}"
-        failure = StepFailed(message, urn=step.urn, operation=step.operation, detail=error.detail)
+    def _fail(self, step: Step, state: ResourceState, error: ProviderError) -> NoReturn:
+        reason, detail = scrub(str(error), state.inputs), scrub(error.detail, state.inputs)
+        message = f"{step.operation} {step.type} {step.name}: {reason}"
+        failure = StepFailed(message, urn=step.urn, operation=step.operation, detail=detail)
         self.stop(failure)
-        self._tell("failed", step, str(error))
-        raise failure from error
+        self._tell("failed", step, reason)
+        raise failure from None  # the cause may name secrets
 
     def _tell(self, status: Literal["started", "done", "failed"], step: Step, message: str = "") -> None:
         if step.type.startswith(_PROVIDER_TYPE) and step.name == "default":

@@ -19,6 +19,7 @@ RESOURCE = "5cf8f73096256a8f31e491e813e4eb8e"
 ASSETS = {"c44067f5952c0a294b673a41bacd8c17", "0def7320c3a5731c473e5ecbe6d01bc7"}
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
+_SHORTEST_SCRUBBED = 4  # characters; shorter ones are in any text by chance
 PROVIDER_KEY = "__provider"  # a dynamic resource's pickled provider
 
 Properties = dict[str, Any]
@@ -64,6 +65,13 @@ def mask(value: Any) -> Any:
     if isinstance(value, list):
         return [mask(child) for child in value]
     return "[unknown]" if value == UNKNOWN else value
+
+
+def scrub(text: str, properties: Properties) -> str:
+    """Return the text without the secrets of these properties, as far as they stand in it literally."""
+    for secret in _secret_texts(properties):
+        text = text.replace(secret, "[secret]")
+    return text
 
 
 def keep_secret(outputs: Properties, inputs: Mapping[str, Any]) -> Properties:
@@ -144,6 +152,15 @@ def _pairs(old: Any, new: Any) -> dict[str, tuple[Any, Any]] | None:
         before, after = (items + [_ABSENT] * (length - len(items)) for items in (old, new))
         return {f"[{index}]": (before[index], after[index]) for index in range(length)}
     return None
+
+
+def _secret_texts(value: Any, *, inside: bool = False) -> Iterator[str]:
+    if isinstance(value, str):
+        if inside and len(value) >= _SHORTEST_SCRUBBED:
+            yield value
+        return
+    for child in _children(value):
+        yield from _secret_texts(child, inside=inside or is_secret(value))
 
 
 def _children(value: Any) -> list[Any]:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,27 @@ class TestBadState:
         assert lab.checkpoint.read_text() == before
 
 
+class TestStack:
+    def test_an_empty_stack_is_made_once(self, lab: Lab) -> None:
+        engine.init(lab.options)
+        first = lab.checkpoint.read_text()
+        engine.init(lab.options)
+        assert lab.checkpoint.read_text() == first
+        assert lab.names() == []
+
+    @pytest.mark.cli
+    def test_the_cli_finds_it(self, lab: Lab) -> None:
+        engine.init(lab.options)
+        lab.program(TWO)
+        assert lab.cli("preview").steps == ["create a", "create b", "create lab-dev"]
+
+    def test_a_removed_stack_leaves_nothing(self, lab: Lab) -> None:
+        lab.program(TWO)
+        lab.embedded("up")
+        engine.remove(lab.options)
+        assert [path for path in lab.backend.rglob("*") if path.is_file() and path.name != "meta.yaml"] == []
+
+
 class TestSecrets:
     def test_no_secret_is_on_disk_in_plain_text(self, lab: Lab) -> None:
         lab.program(TWO + 'pulumi.export("key", a.key)\n'.replace("a.key", 'Output.secret("hush-hush")'))
@@ -236,6 +258,15 @@ class TestSecrets:
         assert not [path for path in files if b"hush-hush" in path.read_bytes()]
         assert engine.outputs(lab.options)["key"] == "[secret]"
         assert "correct horse" not in repr(lab.options)
+
+    def test_a_providers_message_is_rid_of_secrets(self, lab: Lab) -> None:
+        lab.program('Thing("a", fail="create", key=Output.secret("hush-hush"))')
+        lab.embedded_calls()
+        os.environ["ENGINE_LAB"] = str(lab.home)
+        with pytest.raises(engine.StepFailed) as caught:
+            engine.up(lab.options)
+        assert str(caught.value).endswith("no create today [secret]")
+        assert "hush-hush" not in "".join(traceback.format_exception(caught.value)) + caught.value.detail
 
     def test_an_unchanged_secret_keeps_its_ciphertext(self, lab: Lab) -> None:
         lab.program(TWO)

@@ -99,7 +99,7 @@ def _maybe_fail(operation: str, props: dict[str, Any]) -> None:
     if props.get("fail") == "die":
         os._exit(3)
     if props.get("fail") == operation and not (HERE / "mended").exists():
-        msg = f"no {operation} today"
+        msg = f"no {operation} today {props.get('key', '')}".strip()
         raise RuntimeError(msg)
 
 
