@@ -116,14 +116,18 @@ class _ProgramStream(io.TextIOBase):
 
 @contextlib.contextmanager
 def _own_modules(directory: Path) -> Iterator[None]:
-    """Forget the program's modules afterwards, so that the next run sees their present source."""
+    """Forget the program's modules afterwards, so that the next run sees their present source.
+
+    Packages that the caller has loaded itself stay whole.
+    """
     before = set(sys.modules)
     try:
         yield
     finally:
         for name in set(sys.modules) - before:
             file = getattr(sys.modules[name], "__file__", None) or ""
-            if Path(file).is_relative_to(directory) and "site-packages" not in file:
+            is_shared = name.partition(".")[0] in before
+            if not is_shared and Path(file).is_relative_to(directory) and "site-packages" not in file:
                 del sys.modules[name]
 
 

@@ -174,6 +174,16 @@ class TestInterruption:
         assert lab.embedded("up").steps == ["create c"]
 
 
+class TestParallel:
+    def test_independent_resources_are_created_side_by_side(self, lab: Lab) -> None:
+        lab.program('Thing("a", wait="both")\nThing("b", wait="both")\n')
+        run = start(lab)
+        eventually(lambda: lab.log().count('["create", ') == 2)
+        (lab.home / "both").touch()
+        output, _ = run.communicate(timeout=60)
+        assert json.loads(output)["summary"] == {"create": 3}
+
+
 class TestBadState:
     def test_a_state_cut_in_half_is_refused_and_kept(self, lab: Lab) -> None:
         lab.program(TWO)
