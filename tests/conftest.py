@@ -1,16 +1,33 @@
 """Fixtures of the whole suite."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from observatory.runtime import ensure_rootfs
 from tests.support.postgres import PostgresServer, postgres_server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, and say so, what needs a program that no registry carries."""
+    if shutil.which("pulumi") is None:
+        for item in items:
+            if item.get_closest_marker("cli"):
+                item.add_marker(pytest.mark.skip(reason="needs the pulumi CLI on PATH"))
+
+
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
+def rootfs() -> Path:
+    """The root filesystem of the checkout, built first where it is missing."""
+    return ensure_rootfs(Path(__file__).resolve().parent.parent / ".observatory/cache")
+
+
+@pytest.fixture(scope="session")
+def postgres(rootfs: Path) -> Iterator[PostgresServer]:
     """One real PostgreSQL with TimescaleDB for the session; take a database of your own from it."""
-    with postgres_server() as server:
+    with postgres_server(rootfs) as server:
         yield server
 
 

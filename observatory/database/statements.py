@@ -93,6 +93,7 @@ def _split(migration: Migration) -> tuple[Statement, ...]:
         slices = pglast.split(migration.sql, only_slices=True)
     except pglast.Error as error:
         message, offset = error.args
+        offset = len(migration.sql) if offset is None else offset  # at the end of input the parser gives none
         raise MigrationFileError(_syntax_message(migration, message, offset)) from error
     return tuple(Statement(sql=migration.sql[part], offset=part.start) for part in slices)
 

@@ -21,8 +21,12 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from observatory.runtime import bubblewrap, files
+
 BINARIES = "/usr/lib/postgresql/17/bin"
 START_TIMEOUT_S = 30
+SMALL_DISK = "/tmp/small"  # noqa: S108 - in the sandbox: a file system that the server can fill
+SMALL_DISK_BYTES = 4 * 1024 * 1024
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -128,21 +132,24 @@ class PostgresServer:
         self.start()
 
     def _sandboxed(self, command: list[str]) -> list[str]:
-        uid, gid = _uid_gid(self.rootfs / "etc/passwd", "postgres")
-        identity = ["--die-with-parent", "--unshare-user", "--uid", str(uid), "--gid", str(gid)]
-        mounts = ["--ro-bind", str(self.rootfs), "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]  # noqa: S108
-        return ["bwrap", *identity, *mounts, "--bind", str(self.directory), "/srv", *command]
+        mounts = ["--die-with-parent", "--perms", "1777", "--size", str(SMALL_DISK_BYTES), "--tmpfs", SMALL_DISK]
+        mounts += ["--bind", str(self.directory), "/srv"]
+        return bubblewrap.command(self.rootfs, bubblewrap.entry(self.rootfs), command, mounts=mounts)
 
     def _initialise(self) -> None:
         self.socket_directory.mkdir()
+        for directory in (self.directory, self.socket_directory):
+            files.adopt(directory, bubblewrap.entry(self.rootfs).owner)
         locale = ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
         initdb = [f"{BINARIES}/initdb", "-D", "/srv/data", "-U", "postgres", "--no-sync", "--data-checksums", *locale]
-        subprocess.run(self._sandboxed(initdb), check=True, capture_output=True)
+        done = subprocess.run(self._sandboxed(initdb), check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"initdb failed: {done.stdout}{done.stderr}")
         data = self.directory / "data"
         (data / "pg_hba.conf").write_text(
             "local all all peer map=suite\nhost all all 127.0.0.1/32 scram-sha-256\n", encoding="utf-8"
         )
-        (data / "pg_ident.conf").write_text("suite postgres all\n", encoding="utf-8")
+        (data / "pg_ident.conf").write_text(f"suite {bubblewrap.USER} all\nsuite root all\n", encoding="utf-8")
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -154,9 +161,8 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """A new server with an empty cluster, stopped and removed at the end."""
-    rootfs = _rootfs()
+def postgres_server(rootfs: Path) -> Iterator[PostgresServer]:
+    """A new server out of a root filesystem with an empty cluster, stopped and removed at the end."""
     # Not pytest's own directory: a unix socket's path may have 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="observatory-postgres-"))
     server = PostgresServer(rootfs=rootfs, directory=directory, port=_free_port())
@@ -167,13 +173,6 @@ def postgres_server() -> Iterator[PostgresServer]:
     finally:
         server.stop(signal.SIGQUIT)
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _rootfs() -> Path:
-    configured = os.environ.get("OBSERVATORY_ROOTFS")
-    if not configured:
-        raise RuntimeError("OBSERVATORY_ROOTFS is not set: it names the root filesystem that holds PostgreSQL")
-    return Path(configured)
 
 
 def _uid_gid(passwd: Path, user: str) -> tuple[int, int]:

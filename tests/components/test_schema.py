@@ -1,0 +1,192 @@
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pulumi.dynamic.dynamic import serialize_provider
+
+from components.schema import SchemaProvider
+from observatory.database import MigrationHistoryError, read_migrations, status
+from observatory.engine import StackOptions, up
+from tests.support.postgres import PostgresServer
+
+SHIPPED = Path(__file__).parents[2] / "migrations"
+
+
+@pytest.fixture
+def conninfo(postgres: PostgresServer, fresh_database: str) -> str:
+    return postgres.conninfo(dbname=fresh_database)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    directory = tmp_path / "migrations"
+    directory.mkdir()
+    for migration in read_migrations(SHIPPED)[:3]:
+        shutil.copy(migration.path, directory)
+    return directory
+
+
+def inputs(conninfo: str, directory: Path, **others: Any) -> dict[str, Any]:
+    """What the engine hands to the provider for such a resource."""
+    migrations = [f"{migration.path.stem} {migration.sha256[:12]}" for migration in read_migrations(directory)]
+    return {"conninfo": conninfo, "directory": str(directory), "migrations": migrations, **others}
+
+
+def test_create_applies_and_another_run_finds_no_difference(conninfo: str, directory: Path) -> None:
+    props = inputs(conninfo, directory)
+
+    created = SchemaProvider().create(props)
+
+    assert created.outs is not None
+    assert (created.outs["version"], created.outs["edition"]) == (3, "apache")
+    assert created.outs["applied"] == props["migrations"]
+    assert SchemaProvider().diff(created.id, created.outs, props).changes is False
+
+
+def test_create_adopts_a_database_that_was_migrated_before(conninfo: str, directory: Path) -> None:
+    first = SchemaProvider().create(inputs(conninfo, directory))
+
+    assert SchemaProvider().create(inputs(conninfo, directory)).outs == first.outs
+
+
+def test_a_new_file_is_a_difference_and_update_applies_it(conninfo: str, directory: Path) -> None:
+    outs = SchemaProvider().create(inputs(conninfo, directory)).outs
+    assert outs is not None
+    (directory / "004_more.sql").write_text("CREATE TABLE more ();")
+    news = inputs(conninfo, directory)
+
+    assert SchemaProvider().diff("schema", outs, news).changes is True
+    updated = SchemaProvider().update("schema", outs, news).outs
+    assert updated is not None
+    assert updated["version"] == 4
+    assert SchemaProvider().diff("schema", updated, news).changes is False
+
+
+def test_a_target_limits_what_is_wanted(conninfo: str, directory: Path) -> None:
+    props = inputs(conninfo, directory, target=2.0)
+
+    outs = SchemaProvider().create(props).outs
+
+    assert outs is not None
+    assert outs["version"] == 2
+    assert SchemaProvider().diff("schema", outs, props).changes is False
+    assert SchemaProvider().diff("schema", outs, inputs(conninfo, directory, target=3.0)).changes is True
+
+
+def test_only_the_variant_of_the_servers_edition_is_wanted(conninfo: str, directory: Path) -> None:
+    for edition in ("apache", "community"):
+        (directory / f"004_more.{edition}.sql").write_text(f"CREATE TABLE {edition} ();")
+    props = inputs(conninfo, directory)
+
+    outs = SchemaProvider().create(props).outs
+
+    assert outs is not None
+    assert outs["applied"][-1].startswith("004_more.apache ")
+    assert SchemaProvider().diff("schema", outs, props).changes is False
+
+
+def test_where_the_checkout_lies_is_no_difference_and_another_connection_is_one(
+    conninfo: str, directory: Path, tmp_path: Path
+) -> None:
+    outs = SchemaProvider().create(inputs(conninfo, directory)).outs
+    assert outs is not None
+    moved = directory.rename(tmp_path / "moved")
+
+    assert SchemaProvider().diff("schema", outs, inputs(conninfo, moved)).changes is False
+    assert SchemaProvider().diff("schema", outs, inputs(f"{conninfo} sslmode=disable", moved)).changes is True
+
+
+def test_read_reports_the_ledger_so_that_drift_is_a_difference(
+    postgres: PostgresServer, fresh_database: str, conninfo: str, directory: Path
+) -> None:
+    outs = SchemaProvider().create(inputs(conninfo, directory)).outs
+    assert outs is not None
+    with postgres.superuser(fresh_database) as connection:
+        connection.execute("DELETE FROM observatory.schema_migrations WHERE version = 3")
+
+    drifted = SchemaProvider().read("schema", outs).outs
+
+    assert drifted is not None
+    assert drifted["version"] == 2
+    assert SchemaProvider().diff("schema", drifted, inputs(conninfo, directory)).changes is True
+
+
+def test_an_edited_file_is_a_difference_that_update_refuses(conninfo: str, directory: Path) -> None:
+    outs = SchemaProvider().create(inputs(conninfo, directory)).outs
+    assert outs is not None
+    with (directory / "003_create_indexes.sql").open("a") as file:
+        file.write("SELECT 1;\n")
+    news = inputs(conninfo, directory)
+
+    assert SchemaProvider().diff("schema", outs, news).changes is True
+    with pytest.raises(MigrationHistoryError, match=r"003_create_indexes\.sql:\d+:1: was edited"):
+        SchemaProvider().update("schema", outs, news)
+
+
+def test_check_refuses_a_file_that_cannot_run(conninfo: str, directory: Path) -> None:
+    (directory / "004_more.sql").write_text("SELECT 1;\nSELCT 2;")
+
+    [failure] = SchemaProvider().check({}, inputs(conninfo, directory)).failures
+
+    assert failure.property == "migrations"
+    assert failure.reason.startswith("004_more.sql:2:1: syntax error")
+
+
+def test_delete_keeps_the_data(conninfo: str, directory: Path) -> None:
+    outs = SchemaProvider().create(inputs(conninfo, directory)).outs
+    assert outs is not None
+
+    SchemaProvider().delete("schema", outs)
+
+    assert status(conninfo).version == 3
+
+
+def test_the_provider_is_stored_by_reference() -> None:
+    stored = pickle.dumps(SchemaProvider())
+
+    assert b"components.schema" in stored
+    assert len(stored) < 100
+    assert len(serialize_provider(SchemaProvider())) < 200
+
+
+PROGRAM = """
+import os
+from pathlib import Path
+
+import pulumi
+
+from components.schema import Schema, SchemaArgs
+
+conninfo = os.environ["CONNINFO"]
+schema = Schema("schema", SchemaArgs(conninfo=conninfo, migrations=Path(os.environ["MIGRATIONS"])))
+pulumi.export("version", schema.version)
+pulumi.export("is_int", schema.version.apply(lambda version: isinstance(version, int)))
+"""
+
+
+def test_a_program_deploys_it_once_and_the_password_is_not_in_the_state(
+    postgres: PostgresServer, fresh_database: str, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with postgres.superuser() as admin:
+        admin.execute(b"ALTER ROLE postgres PASSWORD 'correct-horse-battery'")
+    project, backend = tmp_path / "project", tmp_path / "backend"
+    project.mkdir()
+    backend.mkdir()
+    (project / "Pulumi.yaml").write_text("name: lab\nruntime: python\n")
+    (project / "__main__.py").write_text(PROGRAM)
+    conninfo = postgres.tcp_conninfo(user="postgres", password="correct-horse-battery", dbname=fresh_database)
+    monkeypatch.setenv("CONNINFO", conninfo)
+    monkeypatch.setenv("MIGRATIONS", str(directory))
+    monkeypatch.setenv("PYTHONPATH", str(SHIPPED.parent))
+    options = StackOptions(cwd=project, stack="dev", backend=backend, passphrase="x")
+
+    first = up(options)
+    second = up(options)
+
+    assert first.outputs == {"version": 3, "is_int": True}
+    assert [step.operation for step in second.steps if step.operation != "same"] == []
+    state = (backend / ".pulumi/stacks/lab/dev.json").read_text()
+    assert "001_initial_schema" in state
+    assert "correct-horse-battery" not in state

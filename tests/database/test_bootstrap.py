@@ -1,0 +1,185 @@
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+
+from observatory.database import deploy, ensure_database, ensure_login
+from tests.database.conftest import SHIPPED
+from tests.support.postgres import PostgresServer
+
+PASSWORD = "correct horse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    database: str
+    owner: str
+    login: str
+
+
+@pytest.fixture
+def names(postgres: PostgresServer) -> Iterator[Names]:
+    """Names that nothing has yet on the server; what the test makes under them is removed."""
+    suffix = secrets.token_hex(4)
+    names = Names(database=f"boot_{suffix}", owner=f"owner_{suffix}", login=f"login_{suffix}")
+    yield names
+    postgres.drop_database(names.database)
+    with postgres.superuser() as admin:
+        for role in (names.login, names.owner):
+            admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+
+
+def bootstrap(postgres: PostgresServer, names: Names, *, password: str = PASSWORD) -> None:
+    ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
+    ensure_login(postgres.conninfo(), database=names.database, name=names.login, password=password, owner=names.owner)
+
+
+def migrate(postgres: PostgresServer, names: Names) -> None:
+    conninfo = postgres.conninfo(user=names.owner, dbname=names.database)
+    deploy(conninfo, migrations=SHIPPED, target=3, actor="tester", deployment_id="test")
+
+
+def as_login(postgres: PostgresServer, names: Names, *, password: str = PASSWORD) -> psycopg.Connection:
+    conninfo = postgres.tcp_conninfo(user=names.login, password=password, dbname=names.database)
+    return psycopg.connect(conninfo, autocommit=True)
+
+
+def one(connection: psycopg.Connection, query: str) -> tuple[object, ...]:
+    row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return row
+
+
+def test_a_database_is_made_with_owner_locale_and_extensions(postgres: PostgresServer, names: Names) -> None:
+    ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
+
+    with postgres.superuser(names.database) as connection:
+        facts = (
+            "SELECT pg_encoding_to_char(encoding), datlocprovider, datlocale, datdba::regrole::text "
+            "FROM pg_database WHERE datname = current_database()"
+        )
+        assert one(connection, facts) == ("UTF8", "b", "C.UTF-8", names.owner)
+        assert one(connection, "SELECT lower('É'), current_setting('timezone')") == ("é", "UTC")
+        extensions = {row[0] for row in connection.execute("SELECT extname FROM pg_extension").fetchall()}
+        assert {"timescaledb", "pg_stat_statements"} <= extensions
+
+
+def test_bootstrap_again_changes_nothing_that_stands(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
+    migrate(postgres, names)
+    verifier = f"SELECT rolpassword FROM pg_authid WHERE rolname = '{names.login}'"
+    with postgres.superuser() as admin:
+        before = one(admin, verifier)
+
+        bootstrap(postgres, names)
+
+        assert one(admin, verifier) == before
+
+
+def test_bootstrap_from_several_places_at_once(postgres: PostgresServer, names: Names) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(partial(bootstrap, postgres, names)) for _ in range(4)]
+        for future in futures:
+            future.result()
+
+    migrate(postgres, names)
+
+
+def test_a_database_whose_creation_was_killed_is_made_anew(postgres: PostgresServer, names: Names) -> None:
+    ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
+    with postgres.superuser() as admin:
+        # What PostgreSQL leaves behind when CREATE or DROP DATABASE is interrupted.
+        admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = %s", [names.database])
+    with pytest.raises(psycopg.OperationalError, match="invalid database"):
+        postgres.superuser(names.database)
+
+    ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
+
+    migrate(postgres, names)
+
+
+def test_the_login_may_insert_and_read_but_not_change_any_object(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
+    migrate(postgres, names)
+
+    with as_login(postgres, names) as connection:
+        connection.execute("INSERT INTO llm_logs (ts, log_level, message) VALUES (now(), 'INFO', 'x')")
+        assert one(connection, "SELECT count(*) FROM llm_logs") == (1,)
+        assert one(connection, "SELECT max(version) FROM observatory.schema_migrations") == (3,)
+        connection.execute("CREATE TEMPORARY TABLE batch (LIKE llm_traces)")
+        for statement in (
+            "CREATE TABLE t ()",
+            "CREATE SCHEMA s",
+            "DROP TABLE llm_logs",
+            "ALTER TABLE llm_logs ADD x int",
+            "TRUNCATE llm_logs",
+            "DELETE FROM llm_logs",
+            "INSERT INTO observatory.schema_migrations (version) VALUES (4)",
+            "CREATE INDEX ON llm_logs (message)",
+            f"SET ROLE {names.owner}",
+        ):
+            with pytest.raises(errors.InsufficientPrivilege):
+                connection.execute(statement.encode())
+
+
+def test_grants_reach_tables_that_stood_before_the_login(postgres: PostgresServer, names: Names) -> None:
+    ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
+    migrate(postgres, names)
+    bootstrap(postgres, names)
+
+    with as_login(postgres, names) as connection:
+        assert one(connection, "SELECT count(*) FROM llm_traces") == (0,)
+        assert one(connection, "SELECT count(*) FROM observatory.schema_migrations") == (3,)
+
+
+def test_a_login_has_limits(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
+
+    with as_login(postgres, names) as connection:
+        limits = "SELECT current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout')"
+        assert one(connection, limits) == ("30s", "30s")
+        assert one(connection, "SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user") == (100,)
+
+
+def test_a_login_of_another_database_stays_out(postgres: PostgresServer, names: Names, fresh_database: str) -> None:
+    bootstrap(postgres, names)
+    with postgres.superuser() as admin:
+        admin.execute(f"CREATE ROLE {names.login}_other LOGIN".encode())
+    try:
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(postgres.conninfo(user=f"{names.login}_other", dbname=names.database))
+    finally:
+        with postgres.superuser() as admin:
+            admin.execute(f"DROP ROLE {names.login}_other".encode())
+
+
+def test_a_new_password_replaces_the_old_one(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names, password="old")
+    bootstrap(postgres, names, password="new")
+
+    as_login(postgres, names, password="new").close()
+    with pytest.raises(psycopg.OperationalError, match="authentication failed"):
+        as_login(postgres, names, password="old")
+
+
+def test_a_password_never_reaches_the_servers_log(postgres: PostgresServer, names: Names) -> None:
+    password = secrets.token_hex(16)
+
+    bootstrap(postgres, names, password=password)
+
+    log = postgres.log_file.read_text(encoding="utf-8")
+    assert f'ALTER ROLE "{names.login}" PASSWORD \'SCRAM-SHA-256$' in log
+    assert password not in log
+
+
+def test_the_owner_may_log_in_over_the_socket_and_see_who_blocks(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
+
+    with psycopg.connect(postgres.conninfo(user=names.owner, dbname=names.database)) as connection:
+        assert one(connection, "SELECT pg_has_role('pg_read_all_stats', 'USAGE')") == (True,)
+        assert one(connection, "SELECT rolsuper OR rolcreatedb FROM pg_roles WHERE rolname = current_user") == (False,)

@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from observatory.database import UnreachableError, connect
+from observatory.database.connection import MAX_SOCKET_PATH, describe, has_password
+from tests.support.postgres import PostgresServer
+
+
+def open_descriptors() -> set[str]:
+    return {descriptor.name for descriptor in Path("/proc/self/fd").iterdir()}
+
+
+def setting(connection: psycopg.Connection, name: str) -> str:
+    row = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
+    assert row
+    return str(row[0])
+
+
+def test_sessions_are_named_and_keep_their_settings_over_reset(postgres: PostgresServer) -> None:
+    with connect(postgres.conninfo(), purpose="x" * 99, settings={"search_path": "a, b"}) as connection:
+        connection.execute("SET search_path = elsewhere")
+        connection.execute("RESET ALL")
+
+        assert setting(connection, "application_name") == ("observatory:" + "x" * 99)[:63]
+        assert setting(connection, "search_path") == "a, b"
+        assert connection.autocommit
+
+
+def test_a_socket_directory_may_be_deeper_than_a_socket_path_may_be_long(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    deep = tmp_path / ("d" * MAX_SOCKET_PATH)
+    deep.symlink_to(postgres.socket_directory)
+    conninfo = make_conninfo(host=str(deep), port=postgres.port, user="postgres", dbname="postgres")
+    with pytest.raises(psycopg.OperationalError, match="too long"):
+        psycopg.connect(conninfo)
+    before = open_descriptors()
+
+    with connect(conninfo, purpose="test") as connection:
+        assert setting(connection, "port") == str(postgres.port)
+
+    assert open_descriptors() == before
+
+
+def test_a_deep_socket_directory_that_is_missing_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / ("m" * MAX_SOCKET_PATH)
+
+    with (
+        pytest.raises(UnreachableError, match=r"No socket directory .*: No such file"),
+        connect(f"host={missing} dbname=x", purpose="test"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("conninfo", "message"),
+    [
+        ("host=127.0.0.1 port=1 user=u dbname=d", 'database "d" at 127.0.0.1:1 as "u".* Check that the server runs'),
+        ("host=/nonexistent user=u dbname=d", "Check that the server runs"),
+        ("host", "malformed"),
+        ("host=127.0.0.1 password='hunter2", "malformed"),
+    ],
+)
+def test_a_server_that_cannot_be_reached_is_a_readable_error(conninfo: str, message: str) -> None:
+    with pytest.raises(UnreachableError, match=message) as caught, connect(conninfo, purpose="test"):
+        pass
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_wrong_password_is_a_readable_error_without_the_password(postgres: PostgresServer) -> None:
+    conninfo = postgres.tcp_conninfo(user="postgres", password="hunter2", dbname="postgres")
+
+    with (
+        pytest.raises(UnreachableError, match=r"authentication failed.*Check user and password") as caught,
+        connect(conninfo, purpose="test"),
+    ):
+        pass
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_description_and_a_test_for_secrets_of_a_connection_string() -> None:
+    assert describe("postgresql://u:hunter2@h:6/d") == 'database "d" at h:6 as "u"'
+    assert has_password("postgresql://u:hunter2@h:6/d")
+    assert not has_password("host=/run user=u dbname=d")

@@ -1,0 +1,101 @@
+from pathlib import Path
+
+import pytest
+
+from observatory.database import MigrationFileError, load_migrations, read_migrations
+from tests.database.conftest import SHIPPED, WriteMigrations
+
+
+def test_files_come_in_the_order_of_their_numbers(write_migrations: WriteMigrations) -> None:
+    directory = write_migrations(_002_b="SELECT 2;", _001_a="SELECT 1;")
+
+    migrations = read_migrations(directory)
+
+    assert [(migration.version, migration.name) for migration in migrations] == [(1, "001_a"), (2, "002_b")]
+    assert migrations[0].sha256 == "17db4fd369edb9244b9f91d9aeed145c3d04ad8ba6e95d06247f07a63527d11a"
+
+
+def test_more_than_three_digits_sort_as_numbers(tmp_path: Path) -> None:
+    for number in range(1, 1002):
+        (tmp_path / f"{number:03d}_a.sql").write_text("SELECT 1;")
+
+    assert [migration.version for migration in read_migrations(tmp_path)] == list(range(1, 1002))
+
+
+def test_each_edition_gets_its_variant(write_migrations: WriteMigrations) -> None:
+    directory = write_migrations(
+        _001_a="SELECT 1;", **{"002_b.apache": "SELECT 'a';", "002_b.community": "SELECT 'c';"}
+    )
+
+    assert [migration.path.name for migration in load_migrations(directory, "apache")] == [
+        "001_a.sql",
+        "002_b.apache.sql",
+    ]
+    assert [migration.variant for migration in load_migrations(directory, "community")] == [None, "community"]
+
+
+def test_hidden_files_are_ignored(write_migrations: WriteMigrations) -> None:
+    directory = write_migrations(_001_a="SELECT 1;")
+    (directory / ".001_a.sql.swp").write_bytes(b"\xff")
+
+    assert len(read_migrations(directory)) == 1
+
+
+def test_the_shipped_migrations_load_for_both_editions() -> None:
+    for edition in ("apache", "community"):
+        names = [migration.name for migration in load_migrations(SHIPPED, edition)]
+        assert names[:3] == ["001_initial_schema", "002_add_hypertables", "003_create_indexes"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["001_a", "003_c"], r"003_c\.sql: number 002 is missing"),
+        (["002_b"], r"002_b\.sql: the first migration has to be number 001"),
+        (["001_a", "001_b"], r"001_a\.sql and 001_b\.sql: two files with number 1"),
+        (["001_a", "0001_a"], "two files with number 1"),
+        (["001_a", "001_a.apache"], "two files with number 1"),
+        (["001_a.apache"], r"001_a\.apache\.sql: no variant for community"),
+        (["001_a.apache", "001_b.community"], "with different names"),
+        (["1_a"], r"1_a\.sql: not the name of a migration"),
+        (["001_A"], r"001_A\.sql: not the name of a migration"),
+        (["001_a.enterprise"], "not the name of a migration"),
+    ],
+)
+def test_unusable_names_and_numbers_are_refused(
+    write_migrations: WriteMigrations, names: list[str], message: str
+) -> None:
+    directory = write_migrations(**dict.fromkeys(names, "SELECT 1;"))
+
+    with pytest.raises(MigrationFileError, match=message):
+        read_migrations(directory)
+
+
+def test_other_files_in_the_directory_are_refused(write_migrations: WriteMigrations) -> None:
+    directory = write_migrations(_001_a="SELECT 1;")
+    (directory / "002_b.SQL").write_text("SELECT 2;")
+
+    with pytest.raises(MigrationFileError, match=r"002_b\.SQL: not the name of a migration"):
+        read_migrations(directory)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"001_a\.sql:1:1: the file is empty"),
+        (b"\xef\xbb\xbfSELECT 1;", r"001_a\.sql:1:1: starts with a byte order mark"),
+        (b"SELECT 1;\r\nSELECT 2;\r\n", r"001_a\.sql:1:10: holds a Windows line end"),
+        ("-- ä\nSELECT 'é".encode() + b"\xe9';", r"001_a\.sql:2:10: byte 0xe9 is not UTF-8"),
+        (b"SELECT 1;\n\0", r"001_a\.sql:2:1: holds a NUL"),
+    ],
+)
+def test_unusable_bytes_are_refused_with_their_place(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "001_a.sql").write_bytes(content)
+
+    with pytest.raises(MigrationFileError, match=message):
+        read_migrations(tmp_path)
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MigrationFileError, match="missing: No such file"):
+        read_migrations(tmp_path / "missing")

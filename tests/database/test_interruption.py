@@ -1,0 +1,103 @@
+"""A deployment that is killed anywhere leaves nothing that the next one cannot finish."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from observatory.database import LockHeldError, deploy
+from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
+from tests.support.postgres import PostgresServer
+
+CATALOGUE = """
+    SELECT 'column', c.oid::regclass::text, a.attname, format_type(a.atttypid, a.atttypmod) || a.attnotnull
+    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'i')
+    UNION ALL
+    SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid) || convalidated
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    UNION ALL
+    SELECT 'index', indrelid::regclass::text, indexrelid::regclass::text, indisvalid::text
+    FROM pg_index JOIN pg_class c ON c.oid = indexrelid WHERE c.relnamespace = 'public'::regnamespace
+    UNION ALL
+    SELECT 'chunk interval', hypertable_name, column_name, time_interval::text FROM timescaledb_information.dimensions
+    UNION ALL
+    SELECT 'migration', name, sha256, statements_done || '/' || statements_total FROM observatory.schema_migrations
+    ORDER BY 1, 2, 3, 4
+"""
+
+ONE_BY_ONE = """-- transaction: false
+CREATE TABLE IF NOT EXISTS a (x int);
+CREATE INDEX CONCURRENTLY IF NOT EXISTS a_x ON a (x);
+VACUUM a;
+CREATE TABLE IF NOT EXISTS b (y int);
+"""
+
+
+def catalogue(conninfo: str) -> list[tuple[str, ...]]:
+    with psycopg.connect(conninfo) as connection:
+        return connection.execute(CATALOGUE.encode()).fetchall()
+
+
+def deploy_and_die(conninfo: str, directory: Path, boundary: int) -> None:
+    command = [sys.executable, "-m", "tests.database.killed_deploy", conninfo, str(directory), str(boundary)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+
+
+@pytest.fixture
+def undisturbed(postgres: PostgresServer) -> list[tuple[str, ...]]:
+    with postgres.fresh_database() as name:
+        conninfo = postgres.conninfo(dbname=name)
+        deploy(conninfo, migrations=SHIPPED, target=3, actor="tester", deployment_id="test")
+        return catalogue(conninfo)
+
+
+# Boundaries count each start of a file and each statement: 11 + 3 + 11 statements in 001 to 003.
+@pytest.mark.parametrize("boundary", [0, 5, 12, 14, 16, 27])
+def test_a_killed_deployment_is_finished_by_the_next_one(
+    conninfo: str, run_deploy: Deploy, undisturbed: list[tuple[str, ...]], boundary: int
+) -> None:
+    deploy_and_die(conninfo, SHIPPED, boundary)
+
+    deploy(conninfo, migrations=SHIPPED, target=3, actor="tester", deployment_id="next")
+
+    assert catalogue(conninfo) == undisturbed
+    assert run_deploy(migrations=SHIPPED, target=3).applied == ()
+
+
+@pytest.mark.parametrize("boundary", [0, 1, 2, 3, 4])
+def test_a_killed_file_without_a_transaction_is_resumed(
+    postgres: PostgresServer, conninfo: str, write_migrations: WriteMigrations, boundary: int
+) -> None:
+    directory = write_migrations(_001_a=ONE_BY_ONE)
+    with postgres.fresh_database() as name:
+        other = postgres.conninfo(dbname=name)
+        deploy(other, migrations=directory, actor="tester", deployment_id="test")
+        undisturbed = catalogue(other)
+    deploy_and_die(conninfo, directory, boundary)
+
+    deploy(conninfo, migrations=directory, actor="tester", deployment_id="next")
+
+    assert catalogue(conninfo) == undisturbed
+
+
+def test_a_deployment_killed_inside_a_long_statement_frees_its_lock_without_waiting_for_it(
+    conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a ();\nSELECT pg_sleep(600);")
+    command = [sys.executable, "-m", "tests.database.killed_deploy", conninfo, str(directory), "99"]
+    with subprocess.Popen(command) as process, psycopg.connect(conninfo, autocommit=True) as watcher:
+        sleeping = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)' AND datname = current_database()"
+        while not watcher.execute(f"{sleeping} AND pid <> pg_backend_pid()".encode()).fetchone():
+            assert process.poll() is None
+        with pytest.raises(
+            LockHeldError, match=r"held by pid \d+ \(observatory:deploy killed, user postgres\) since 2"
+        ):
+            deploy(conninfo, migrations=directory, actor="t", deployment_id="t", lock_wait_s=0)
+        process.kill()
+
+    write_migrations(_001_a="CREATE TABLE a ();")
+    assert deploy(conninfo, migrations=directory, actor="t", deployment_id="t", lock_wait_s=30).version == 1
