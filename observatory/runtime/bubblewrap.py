@@ -45,7 +45,8 @@ PRIVILEGED = Entry(
     options=("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"),
     prefix=(
         *("/usr/bin/setpriv", "--reuid", str(UID), "--regid", str(GID), "--clear-groups"),
-        *("--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--"),
+        # Changing the user clears the signal that ends a one-shot command with its caller, unless it is kept.
+        *("--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--pdeathsig", "keep", "--"),
     ),
     owner=Owner(uid=UID, gid=GID),
 )

@@ -11,13 +11,15 @@ half the time; the few files that those scripts would have made are written here
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from observatory.runtime import bubblewrap, locks, mmdebstrap
@@ -105,12 +107,12 @@ def ensure_rootfs(cache: Path, *, progress: Progress = lambda _message, _fractio
     rootfs = rootfs_path(cache)
     if "OBSERVATORY_ROOTFS" in os.environ:
         return _checked(rootfs)
-    if rootfs.is_dir():
+    if not _missing(rootfs):
         return rootfs
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with locks.exclusive(cache / "rootfs.lock") as lock:
-            if not rootfs.is_dir():
+            if _missing(rootfs):
                 _build(rootfs, lock, progress)
                 _remove_others(rootfs)
     except OSError as error:
@@ -126,12 +128,17 @@ def package_versions(rootfs: Path) -> dict[str, str]:
     return {name: version.replace("%3a", ":") for name, version, _architecture in archives}
 
 
-def _checked(rootfs: Path) -> Path:
-    """Return the user's own `rootfs` if the stack can run from it."""
+def _missing(rootfs: Path) -> list[str]:
+    """Return what a directory lacks to be a root filesystem; somebody may have removed half of it."""
     missing = [name for name in REQUIRED if not (rootfs / name).exists()]
     if not missing and f"\n{bubblewrap.USER}:" not in (rootfs / "etc/passwd").read_text():
-        missing = [f"the user {bubblewrap.USER} in etc/passwd"]
-    if missing:
+        return [f"the user {bubblewrap.USER} in etc/passwd"]
+    return missing
+
+
+def _checked(rootfs: Path) -> Path:
+    """Return the user's own `rootfs` if the stack can run from it."""
+    if missing := _missing(rootfs):
         raise RootfsError(
             f"OBSERVATORY_ROOTFS={rootfs} is not usable: it lacks {', '.join(missing)}."
             " Unset the variable to have one built."
@@ -148,6 +155,7 @@ def _build(rootfs: Path, lock: int, progress: Progress) -> None:
     """Build into a directory of another name and rename it, so that `rootfs` is whole or absent."""
     partial = rootfs.with_name(f"{rootfs.name}.partial")
     _remove(partial)
+    _remove(rootfs)
     _check_space(rootfs.parent)
     try:
         _extract(partial, lock, progress)
@@ -186,16 +194,27 @@ def _extract(partial: Path, lock: int, progress: Progress) -> None:
         raise RootfsError(_failure(log))
 
 
-def _process(command: list[str], lock: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextlib.contextmanager
+def _process(command: list[str], lock: int) -> Iterator[subprocess.Popen[str]]:
+    """Run `command`; whatever interrupts us ends it and all that it started before the directory is removed."""
+    process = subprocess.Popen(
         command,
         env={**os.environ, "LC_ALL": "C.UTF-8"},
         pass_fds=[lock],
+        start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
     )
+    with process:
+        try:
+            yield process
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()  # returns when the last of them has closed its output
+            raise
 
 
 def _report(line: str, progress: Progress) -> None:

@@ -26,7 +26,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -41,9 +41,10 @@ SUPERVISED = "/run/observatory"  # exists only in the long-lived sandbox, not in
 PATH = "/usr/lib/postgresql/17/bin:/usr/bin:/usr/sbin"
 ENVIRONMENT = {"PATH": PATH, "HOME": str(INSIDE), "LANG": "C.UTF-8", "USER": bubblewrap.USER}
 START_SECONDS = 15
-# How a member that outlived its supervisor is ended: an interrupt is PostgreSQL's fast shutdown, and waiting for it is
-# cheaper than crash recovery.
-ESCALATION = ((signal.SIGINT, 8.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 10.0))
+STRAGGLER_SECONDS = 1.0  # what a daemon's own children get to end after it
+# How members without a supervisor are ended, and for how long each step is waited. An interrupt is PostgreSQL's fast
+# shutdown, cheaper than crash recovery; background jobs of a shell ignore it.
+ESCALATION = (((signal.SIGINT, signal.SIGTERM), 10.0), ((signal.SIGKILL,), 10.0))
 SERVER_PID_FILES = "data/*/postmaster.pid"
 
 
@@ -82,7 +83,6 @@ class Sandbox:
             SandboxUnavailable: This machine allows no sandbox.
             SandboxError: The supervisor did not start.
         """
-        self._make_home()
         with self.lock("sandbox"):
             if self.alive():
                 return False
@@ -92,18 +92,19 @@ class Sandbox:
             return True
 
     def stop(self, timeout: float = 60) -> None:
-        """Stop every daemon, each in its own way, then the supervisor; whatever is left after `timeout` s is ended.
+        """Stop every daemon, each in its own way, then the supervisor; end whatever is left then, or after `timeout` s.
 
         Raises:
             SandboxError: A process could not be ended even so.
         """
         if not self.home.is_dir():
             return
-        self._make_home()
         with self.lock("sandbox"):
             if self.alive():
-                self.supervisor.shutdown()
-                self._wait_gone(timeout)
+                self.supervisor.stop_all()
+                supervisor = self.supervisor.shutdown()
+                _wait(lambda: supervisor not in self._members(supervised=True), timeout)
+                self._wait_gone(STRAGGLER_SECONDS)
             self._end(supervised=False)
 
     def alive(self) -> bool:
@@ -168,6 +169,7 @@ class Sandbox:
 
     def lock(self, name: str) -> AbstractContextManager[int]:
         """Return the lock `name` of this sandbox, between threads and processes."""
+        self._make_home()
         return locks.exclusive(self.home / "lock" / f"{name}.lock")
 
     @property
@@ -227,20 +229,25 @@ class Sandbox:
 
     def _wait_gone(self, timeout: float, *, supervised: bool = True) -> list[int]:
         """Wait until no member is left, at most `timeout` seconds; return those that are."""
-        deadline = time.monotonic() + timeout
-        while (left := self._members(supervised=supervised)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return left
+        _wait(lambda: not self._members(supervised=supervised), timeout)
+        return self._members(supervised=supervised)
 
     def _end(self, *, supervised: bool) -> None:
         """End the members, and what they start meanwhile, with ever stronger signals."""
         left = self._members(supervised=supervised)
-        for number, seconds in ESCALATION:
+        for signals, seconds in ESCALATION:
             if left:
-                _signal(left, number)
+                _signal(left, signals)
                 left = self._wait_gone(seconds, supervised=supervised)
         if left:
             raise SandboxError(f"processes {left} of {self.home} do not end, not even killed; see ps -fp {left[0]}")
+
+
+def _wait(condition: Callable[[], bool], timeout: float) -> None:
+    """Wait until `condition` holds, at most `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _sees(pid: int, home: os.stat_result, *, supervised: bool) -> bool:
@@ -253,10 +260,11 @@ def _sees(pid: int, home: os.stat_result, *, supervised: bool) -> bool:
         return False
 
 
-def _signal(pids: Sequence[int], number: signal.Signals) -> None:
+def _signal(pids: Sequence[int], signals: Sequence[signal.Signals]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+            for number in signals:
+                os.kill(pid, number)
 
 
 def _process(pid: int, programs: Mapping[int, str]) -> Process | None:

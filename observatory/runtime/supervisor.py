@@ -26,6 +26,7 @@ import socket
 import time
 import xmlrpc.client
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,10 +65,10 @@ files={PROGRAMS}/*.conf
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAIL_BYTES = 65_536
+MOST_STARTS = 4  # of one daemon while it is waited for, before it counts as failed
 
 CALL_SECONDS = 10.0
-STOP_MARGIN_SECONDS = 10.0  # beyond a program's own stop time, for supervisord to kill and report
-RUNNING = 1  # supervisord's state, https://supervisord.org/api.html#supervisor.rpcinterface.SupervisorNamespaceRPCInterface.getState
+RUNNING = 1  # `statecode` of getState, https://supervisord.org/api.html
 
 
 class Fault:
@@ -144,7 +145,7 @@ class ProgramStatus:
     """What the supervisor knows of a program.
 
     `state` is one of ABSENT, STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL, UNKNOWN. `pid` and
-    `since` are None unless it runs, `exit_status` is None unless it ended by itself. `description` is for people.
+    `since` are None unless it runs, `exit_status` is None unless EXITED. `description` is for people.
     """
 
     name: str
@@ -177,10 +178,10 @@ class Supervisor:
             added, changed = self._reread()
             if program.name in changed:
                 self._forget(program.name)
-            if program.name in changed | added:
-                self._tolerating(Fault.ALREADY_ADDED, "addProcessGroup", program.name)  # starts it, too
-                return True
-            return self._ensure_started(program.name)
+            new = program.name in changed | added
+            if new:
+                self._tolerating(Fault.ALREADY_ADDED, "addProcessGroup", program.name)
+            return self._ensure_started(program.name) or new
 
     def remove(self, name: str) -> None:
         """Stop the program `name` and forget it, if there is one. Its log stays."""
@@ -236,10 +237,12 @@ class Supervisor:
             DaemonFailed: It ended, or was not ready after `timeout` seconds; with its last log lines.
         """
         deadline = time.monotonic() + timeout
+        starts: set[int] = set()
         while True:
             status = self.status(name)
-            if status.state in ENDED:
-                raise self._failure(name, f"ended at start: {status.description}")
+            starts |= {status.pid} if status.pid else set()
+            if status.state in ENDED or len(starts) > MOST_STARTS:
+                raise self._failure(name, f"does not stay up: {self._last_end(name) or status.description}")
             reason = probe() if status.running else status.description
             if reason is None:
                 return
@@ -254,11 +257,27 @@ class Supervisor:
         except SandboxError:
             return False
 
-    def shutdown(self) -> None:
-        """Ask the supervisor to stop every program and then itself; returns at once."""
-        self._call("shutdown")
+    def stop_all(self) -> None:
+        """Stop every program: those of one priority at once, the last started first.
 
-    def _lock(self, name: str) -> Any:
+        supervisord's own shutdown stops one after the other.
+        """
+        loaded = {status.name for status in self.statuses()}
+        programs = [info for info in self._call("getAllConfigInfo") if info["name"] in loaded]
+        for priority in sorted({info["process_prio"] for info in programs}, reverse=True):
+            names = {info["name"] for info in programs if info["process_prio"] == priority}
+            for name in names:
+                self._tolerating(Fault.NOT_RUNNING, "stopProcess", name, False)
+            while any(status.name in names and status.state not in ENDED for status in self.statuses()):
+                time.sleep(0.02)
+
+    def shutdown(self) -> int:
+        """Ask the supervisor to stop every program and then itself; return its pid at once."""
+        pid = int(self._call("getPID"))
+        self._call("shutdown")
+        return pid
+
+    def _lock(self, name: str) -> AbstractContextManager[int]:
         return self.sandbox.lock(f"program-{name}")
 
     def _reread(self) -> tuple[set[str], set[str]]:
@@ -300,6 +319,11 @@ class Supervisor:
         except (OSError, http.client.HTTPException) as error:
             raise SandboxError(f"the supervisor of {self.sandbox.home} does not answer: {error}") from error
 
+    def _last_end(self, name: str) -> str | None:
+        """Return how the program last ended, such as `exit status 1`; the API tells it only of those that ran long."""
+        ends = re.findall(rf" exited: {name} \((.*?)[;)]", "\n".join(self.log_tail("supervisord", 200)))
+        return str(ends[-1]) if ends else None
+
     def _failure(self, name: str, what: str) -> DaemonFailed:
         lines = "\n".join(f"  {line}" for line in self.log_tail(name)) or "  (it wrote nothing)"
         return DaemonFailed(f"{name} {what}. The last lines of {self.sandbox.home}/log/{name}.log:\n{lines}")
@@ -319,9 +343,8 @@ def _absent(name: str) -> ProgramStatus:
 def _status(info: Mapping[str, Any]) -> ProgramStatus:
     state = str(info["statename"])
     running = bool(info["pid"])
-    ended = state in {"EXITED", "FATAL", "BACKOFF"}
-    exit_status = int(info["exitstatus"]) if ended else None
-    description = f"exit status {exit_status}" if ended else str(info["spawnerr"] or info["description"])
+    exit_status = int(info["exitstatus"]) if state == "EXITED" else None
+    description = str(info["spawnerr"] or info["description"])
     return ProgramStatus(
         name=str(info["name"]),
         state=state,
@@ -339,8 +362,10 @@ class _Transport(xmlrpc.client.Transport):
         super().__init__()
         self._directory, self._timeout = directory, timeout
 
-    def make_connection(self, host: Any) -> http.client.HTTPConnection:  # noqa: ARG002
-        return _Connection(self._directory, self._timeout)
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        connection = _Connection(self._directory, self._timeout)
+        self._connection = host, connection  # where the base class closes it
+        return connection
 
 
 class _Connection(http.client.HTTPConnection):

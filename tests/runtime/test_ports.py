@@ -1,0 +1,46 @@
+"""A port in use is named with its setting and its holder."""
+
+import os
+import socket
+
+import pytest
+
+from observatory.runtime import PortInUse, check_ports, find_free_ports, listeners
+
+
+def test_free_ports_pass() -> None:
+    first, second = find_free_ports(2)
+    assert first != second
+    check_ports({"ports.postgres": first, "ports.etcd": second})
+
+
+@pytest.mark.parametrize(
+    ("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET, ""), (socket.AF_INET6, "::")]
+)
+def test_a_taken_port_names_setting_and_holder(family: socket.AddressFamily, address: str) -> None:
+    (free,) = find_free_ports(1)
+    with socket.socket(family) as listener:
+        listener.bind((address, 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(PortInUse) as error:
+            check_ports({"ports.postgres": port, "ports.etcd": free})
+        check_ports({"ports.postgres": port}, ours=[os.getpid()])
+    assert f"ports.postgres: {port} is held by process {os.getpid()} (" in str(error.value)
+    assert "ports.etcd" not in str(error.value)
+
+
+def test_one_port_for_two_settings() -> None:
+    with pytest.raises(ValueError, match=r"ports\.a and ports\.b are both 5432"):
+        check_ports({"ports.a": 5432, "ports.b": 5432})
+
+
+def test_a_holder_that_we_may_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        monkeypatch.setattr("observatory.runtime.ports._descriptors", lambda _process: iter(()))
+        (found,) = listeners([port])
+        assert found.pid is None
+        assert str(found).startswith("a process of user ")

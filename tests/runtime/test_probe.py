@@ -1,0 +1,51 @@
+"""A probe tells whether a daemon is ready, and why not."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from observatory.runtime import Probe, find_free_ports
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers 200 to /ready?full=1 alone."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/ready?full=1" else 503)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+def test_http(port: int) -> None:
+    assert Probe(http=f"http://127.0.0.1:{port}/ready?full=1").check()
+    assert Probe(http=f"http://127.0.0.1:{port}/live")() == f"http://127.0.0.1:{port}/live answered 503"
+
+
+def test_tcp(port: int) -> None:
+    assert Probe(tcp=("127.0.0.1", port)).check()
+
+
+def test_nobody_there() -> None:
+    (port,) = find_free_ports(1)
+    for probe in (Probe(tcp=("127.0.0.1", port)), Probe(http=f"http://127.0.0.1:{port}/")):
+        assert "refused" in str(probe())
+        assert not probe.check()
+
+
+def test_exactly_one_kind() -> None:
+    with pytest.raises(ValueError, match="either http or tcp"):
+        Probe()
