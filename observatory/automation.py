@@ -64,6 +64,8 @@ def _run(options: StackOptions, on_event: OnEvent | None, operate: Callable[[Any
 
     started = time.monotonic()
     collector = _Collector(on_event or (lambda _event: None))
+    configuration = options.cwd / f"Pulumi.{options.stack}.yaml"
+    tracked = configuration.read_bytes()
     try:
         variables = {**environment(options.backend), "PULUMI_CONFIG_PASSPHRASE": options.passphrase}
         workspace = automation.LocalWorkspace(work_dir=str(options.cwd), env_vars=variables)
@@ -74,6 +76,10 @@ def _run(options: StackOptions, on_event: OnEvent | None, operate: Callable[[Any
         raise LockedError(_last_words(str(error))) from error
     except automation.errors.CommandError as error:
         raise _failure(collector, str(error)) from error
+    finally:
+        # The CLI writes the salt, which the state holds already, into a file that is tracked.
+        if configuration.read_bytes() != tracked:
+            configuration.write_bytes(tracked)
     return Result(
         steps=tuple(collector.steps),
         outputs={name: MASK if output.secret else output.value for name, output in outputs.items()},

@@ -20,7 +20,7 @@ from observatory.delivery.rollout import RolloutDocument
 from observatory.demonstration import Demonstration, demonstrate
 from observatory.engine import Result
 from observatory.progress import Phase, Progress, Reporter, silent, task
-from observatory.runtime import Sandbox, ensure_rootfs, rootfs_path
+from observatory.runtime import Sandbox, check_ports, ensure_rootfs, rootfs_path
 from observatory.settings import StackSettings, load_file
 from observatory.status import DaemonStatus, daemon_statuses
 from observatory.workspace import Workspace
@@ -155,9 +155,10 @@ def _engine(choice: Literal["cli", "embedded"]) -> Any:
 
 def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter = silent) -> Result:
     """Say what `up` would do; changes nothing but what `bootstrap` makes."""
+    chosen = choose_engine(choice)
     bootstrap(workspace, report)
     with task(report, "preview"):
-        result: Result = _engine(choose_engine(choice)).preview(engine_options(workspace))
+        result: Result = _engine(chosen).preview(engine_options(workspace))
     return result
 
 
@@ -169,10 +170,17 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
         DemonstrationError: the new stack does not store or give back traces.
     """
     chosen = choose_engine(choice)
-    bootstrap(workspace, report)
+    settings = bootstrap(workspace, report)
+    _check_ports(workspace, settings)
     result = _engine(chosen).up(engine_options(workspace), on_event=_steps_to(report))
     is_new = any(step.type == API_KEY_TYPE and step.operation == "create" for step in result.steps)
     return UpResult(engine=chosen, result=result, demonstration=_show(workspace, report) if is_new else None)
+
+
+def _check_ports(workspace: Workspace, settings: StackSettings) -> None:
+    """Refuse before anything changes, rather than let a daemon fail to bind."""
+    ports = {f"ports.{name}": port for name, port in settings.named_ports()}
+    check_ports(ports, ours=_sandbox(workspace).members())
 
 
 def _show(workspace: Workspace, report: Reporter) -> Demonstration:

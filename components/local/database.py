@@ -66,7 +66,7 @@ class Database(pulumi.ComponentResource):
                 f"postgresql://{DATABASE_ROLE}:{password}@127.0.0.1:{settings.ports.postgres}/{settings.database.name}"
             )
         )
-        self.registerwithout_provider({"admin_url": self.admin_url, "url": self.url})
+        self.register_outputs({"admin_url": self.admin_url, "url": self.url})
 
     def _child(self, machine: Machine, *after: pulumi.Resource) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions(parent=self, depends_on=list(after), deleted_with=machine)

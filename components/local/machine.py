@@ -162,6 +162,7 @@ def _run(props: Mapping[str, Any], *, restart: bool) -> None:
         environment=unit.environment,
         stop_signal=unit.stop_signal,
         stop_seconds=unit.stop_seconds,
+        priority=unit.priority,
     )
     restarted = sandbox.supervisor.apply(program)
     if restart and was_running and not restarted:

@@ -31,6 +31,7 @@ def etcd(settings: StackSettings, paths: Paths) -> Unit:
         name="etcd",
         command=("/usr/bin/etcd", "--config-file", file),
         ready=HttpReady(port=ports.etcd_client, path="/health"),
+        priority=10,
         ports={"ports.etcd_client": ports.etcd_client, "ports.etcd_peer": ports.etcd_peer},
         files={file: yaml.safe_dump(config, sort_keys=False)},
         directories=(f"{paths.data}/etcd",),

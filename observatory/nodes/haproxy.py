@@ -40,6 +40,7 @@ def haproxy(
         name="haproxy",
         command=("/usr/sbin/haproxy", "-W", "-f", f"{directory}/haproxy.cfg"),
         ready=TcpReady(port=ports.service),
+        priority=40,
         ports={
             "ports.service": ports.service,
             "ports.preview": ports.preview,

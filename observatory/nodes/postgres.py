@@ -124,6 +124,7 @@ def patroni(settings: StackSettings, paths: Paths) -> Unit:
         name="patroni",
         command=("/usr/bin/patroni", file),
         ready=HttpReady(port=ports.patroni, path="/primary"),
+        priority=20,
         ports={"ports.patroni": ports.patroni, "ports.postgres": ports.postgres},
         files={file: yaml.safe_dump(config, sort_keys=False)},
         directories=(socket_directory(paths),),

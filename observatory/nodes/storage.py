@@ -45,6 +45,7 @@ def storage(settings: StackSettings, paths: Paths, *, fleet: FleetName, index: i
             "STORAGE_DRAIN_SECONDS": str(settings.fleets.drain_seconds),
         },
         ready=HttpReady(port=port, path="/health/ready"),
+        priority=30,
         ports={f"ports.{fleet}": port},
         stop_seconds=LAME_DUCK_SECONDS + settings.fleets.drain_seconds + 5,
     )

@@ -33,6 +33,7 @@ from pathlib import Path, PurePosixPath
 
 from observatory.runtime import bubblewrap, files, locks
 from observatory.runtime.errors import SandboxError
+from observatory.runtime.processes import process_group
 from observatory.runtime.supervisor import CONFIGURATION, CONFIGURATION_FILE, Supervisor
 
 INSIDE = PurePosixPath("/srv")
@@ -120,7 +121,7 @@ class Sandbox:
         timeout: float | None = None,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """Run one command inside and return its output; it ends with the caller, however that ends.
+        """Run one command inside and return its output; an exception here, such as an interrupt, kills it.
 
         Secrets go into `env` or `stdin`, never into `argv`, which every user of the machine can read.
 
@@ -129,15 +130,13 @@ class Sandbox:
             subprocess.TimeoutExpired: It took more than `timeout` seconds and was killed.
         """
         self._make_home()
-        return subprocess.run(
-            self._command(argv, "--die-with-parent"),
-            env={**ENVIRONMENT, **(env or {})},
-            input=stdin if stdin is not None else "",
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=check,
-        )
+        command = self._command(argv, "--die-with-parent")
+        with process_group(command, env={**ENVIRONMENT, **(env or {})}, stdin=subprocess.PIPE) as process:
+            output, errors = process.communicate(stdin, timeout)
+        result = subprocess.CompletedProcess(command, process.returncode, output, errors)
+        if check:
+            result.check_returncode()
+        return result
 
     def host_path(self, inside: str | PurePosixPath) -> Path:
         """Return where the host sees `inside`, a path below /srv."""
@@ -166,6 +165,10 @@ class Sandbox:
         """Return the processes of the sandbox, by pid."""
         programs = {status.pid: status.name for status in self.supervisor.statuses() if status.pid}
         return [process for pid in self._members(supervised=True) if (process := _process(pid, programs))]
+
+    def members(self) -> list[int]:
+        """Return the pids of the sandbox's daemons, also of those whose supervisor is gone."""
+        return self._members(supervised=True)
 
     def lock(self, name: str) -> AbstractContextManager[int]:
         """Return the lock `name` of this sandbox, between threads and processes."""

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.checkout import Checkout
 
-MakeCheckout = Callable[[], Checkout]
-
 
 @contextlib.contextmanager
 def a_checkout(directory: Path, rootfs: Path) -> Iterator[Checkout]:
-    """Yield a copy of the checkout, and take its stack down at the end whatever happened."""
+    """Yield a copy of the checkout, and end what is left of its stack whatever happened."""
     checkout = Checkout.copy(directory, rootfs=rootfs)
     try:
         yield checkout
     finally:
-        checkout.run("down", "--yes", "--engine", "embedded")
-        assert checkout.processes() == set()
+        checkout.kill_all()
 
 
 @pytest.fixture(scope="session")

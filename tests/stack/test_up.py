@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import stat
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import httpx
 import psycopg
 import pytest
 
+from observatory.database.connection import connect, with_database
 from observatory.runtime import Sandbox
 from tests.support.checkout import Checkout
 
@@ -32,12 +34,12 @@ def client(stack: Checkout, url: str = "service_url") -> httpx.Client:
     return httpx.Client(base_url=stack.output(url), headers=headers, timeout=10)
 
 
-def admin(stack: Checkout) -> psycopg.Connection[Any]:
-    return psycopg.connect(stack.output("admin_database_url"), dbname="observatory", autocommit=True)
+def admin(stack: Checkout) -> AbstractContextManager[psycopg.Connection[Any]]:
+    return connect(with_database(stack.output("admin_database_url"), "observatory"), purpose="test")
 
 
-def one(connection: psycopg.Connection[Any], query: str) -> Any:
-    row = connection.execute(query).fetchone()  # type: ignore[arg-type]
+def one(connection: psycopg.Connection[Any], query: LiteralString) -> Any:
+    row = connection.execute(query).fetchone()
     assert row is not None
     return row[0]
 
@@ -146,7 +148,7 @@ def test_the_balancer_passes_what_is_public(stack: Checkout, path: str) -> None:
 def test_no_secret_stands_where_others_can_read_it(stack: Checkout) -> None:
     secrets = {
         stack.output("api_key"),
-        psycopg.conninfo.conninfo_to_dict(stack.output("database_url"))["password"],
+        str(psycopg.conninfo.conninfo_to_dict(stack.output("database_url"))["password"]),
         (stack.root / ".observatory/passphrase").read_text(),
     }
     holders = {stack.root / ".observatory/passphrase"}
@@ -165,7 +167,7 @@ def test_no_secret_stands_in_arguments_or_environments(stack: Checkout) -> None:
         stack.output("api_key").encode(),
         stack.output("database_url").rpartition("@")[0].rpartition(":")[2].encode(),
     ]
-    members = list(sandbox(stack).members())
+    members = sandbox(stack).members()
     assert len(members) > 10
     for pid in members:
         for name in ("cmdline", "environ"):
@@ -194,6 +196,16 @@ def test_the_cli_finds_nothing_to_change_and_leaves_the_configuration_alone(stac
     before = (stack.root / "Pulumi.local.yaml").read_text()
     assert set(stack.json("preview", "--engine", "cli")["summary"]) == {"same"}
     assert (stack.root / "Pulumi.local.yaml").read_text() == before
+
+
+def test_down_leaves_nothing_running_and_nothing_behind(checkout: Checkout) -> None:
+    """Twice, and then up again: each is whole."""
+    checkout.run("up", "--engine", "embedded")
+    for _ in range(2):
+        checkout.run("down", "--yes", "--engine", "embedded")
+        assert checkout.processes() == set()
+        assert not checkout.home.exists()
+    assert checkout.json("up", "--engine", "embedded")["status"]["healthy"]
 
 
 def test_json_is_one_document_and_nothing_else(stack: Checkout) -> None:

@@ -5,12 +5,15 @@ Owns: the copy, its settings, and running the command in it as a user would. Doe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,20 +98,30 @@ class Checkout:
         """Return one output of the stack, secrets in plain text."""
         return self.run("outputs", name, "--show-secrets").stdout.strip()
 
+    @property
+    def home(self) -> Path:
+        """What the stack owns, which its daemons see as /srv."""
+        return self.root / ".observatory/stacks/local"
+
     def processes(self) -> set[int]:
-        """Return the processes that have something of this checkout open as root, program, argument or directory."""
-        found = set()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and str(self.root).encode() in _told(entry) and int(entry.name) != os.getpid():
-                found.add(int(entry.name))
-        return found
+        """Return every process that has the stack's home at /srv, or works in this checkout."""
+        return {int(entry.name) for entry in Path("/proc").glob("[0-9]*") if self._holds(entry)}
 
+    def kill_all(self) -> None:
+        """Do what a power cut does to the processes of the stack and of its commands."""
+        while processes := self.processes() - {os.getpid()}:
+            for pid in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
 
-def _told(entry: Path) -> bytes:
-    try:
-        return b"".join((entry / name).read_bytes() for name in ("cmdline", "environ", "mountinfo"))
-    except OSError:
-        return b""
+    def _holds(self, entry: Path) -> bool:
+        try:
+            if Path(entry / "cwd").readlink().is_relative_to(self.root):
+                return True
+            return self.home.exists() and (entry / "root/srv").stat().st_ino == self.home.stat().st_ino
+        except OSError:
+            return False
 
 
 def free_ports() -> dict[str, int]:

@@ -1,0 +1,228 @@
+"""What a user or a machine does wrong: a clear error, and nothing lost. Each test has a stack of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from observatory.database.connection import connect, with_database
+from tests.support.checkout import Checkout
+
+EMBEDDED = ("--engine", "embedded")
+
+
+POSTMASTER = b"/usr/lib/postgresql/17/bin/postgres "  # its children have titles of their own
+
+
+def postmasters(checkout: Checkout) -> list[int]:
+    """Return the postmasters of a checkout's stack."""
+    return [pid for pid in checkout.processes() if command(pid).startswith(POSTMASTER)]
+
+
+def command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+    except OSError:
+        return b""
+
+
+def traces(checkout: Checkout) -> int:
+    url = with_database(checkout.output("admin_database_url"), "observatory")
+    with connect(url, purpose="test") as connection:
+        row = connection.execute("SELECT count(*) FROM llm_traces").fetchone()
+    return int(row[0]) if row else 0
+
+
+def test_a_wrong_setting_stops_before_anything_is_made(checkout: Checkout) -> None:
+    checkout.configure(fleets={"sise": 2})
+    said = checkout.run("up", *EMBEDDED, expect=2).stderr
+    assert re.search(
+        r"Pulumi\.local\.yaml:\d+: llm-observatory:fleets\.sise: unknown setting; did you mean 'size'", said
+    )
+    assert not (checkout.root / ".observatory").exists()
+
+
+def test_an_unknown_stack_is_refused_with_those_there_are(checkout: Checkout) -> None:
+    assert "stacks here: local" in checkout.run("up", "-e", "lokal", expect=2).stderr
+
+
+def test_a_port_in_use_is_named_with_its_setting_and_its_holder(checkout: Checkout) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", checkout.ports()["service"]))
+        held.listen()
+        said = checkout.run("up", *EMBEDDED, expect=3).stderr
+        assert f"ports.service: {checkout.ports()['service']} is held by process {os.getpid()}" in said
+    assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
+
+
+def test_two_ups_at_once_make_one_stack(checkout: Checkout) -> None:
+    both = [checkout.start("up", *EMBEDDED) for _ in range(2)]
+    said = [process.communicate(timeout=300)[1] for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes in ([0, 3], [0, 0]), said
+    if codes == [0, 3]:
+        assert any("is locked by" in one for one in said)
+    assert checkout.json("status")["healthy"]
+    assert traces(checkout) in (1000, 2000)
+
+
+@pytest.mark.parametrize(
+    "last", ["create Machine", "create Daemon etcd", "create Daemon patroni", "create Daemon storage"]
+)
+def test_a_killed_up_is_carried_on_by_the_next(checkout: Checkout, last: str) -> None:
+    process = checkout.start("up", *EMBEDDED)
+    assert process.stderr
+    for line in process.stderr:
+        if last in line:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    status = checkout.json("up", *EMBEDDED)["status"]
+    assert status["healthy"]
+    assert len(postmasters(checkout)) == 1
+    assert traces(checkout) in (1000, 2000)
+
+
+def test_an_interrupted_up_ends_its_step_and_says_so(checkout: Checkout) -> None:
+    process = checkout.start("up", *EMBEDDED)
+    assert process.stderr
+    for line in process.stderr:
+        if "create Daemon patroni" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
+
+
+def test_after_a_power_cut_up_brings_all_back_with_the_data(checkout: Checkout) -> None:
+    checkout.run("up", *EMBEDDED)
+    key = checkout.output("api_key")
+    checkout.kill_all()
+    assert checkout.json("status", expect=1)["healthy"] is False
+    assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
+    assert traces(checkout) == 1000
+    assert checkout.output("api_key") == key
+
+
+def test_a_killed_supervisor_leaves_no_second_postmaster(checkout: Checkout) -> None:
+    checkout.run("up", *EMBEDDED)
+    supervisors = [pid for pid in checkout.processes() if b"supervisord" in command(pid)]
+    for pid in supervisors:
+        os.kill(pid, signal.SIGKILL)
+    assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
+    assert len(postmasters(checkout)) == 1
+    assert traces(checkout) == 1000
+
+
+def test_a_killed_daemon_comes_back_by_itself(checkout: Checkout) -> None:
+    status = checkout.json("up", *EMBEDDED)["status"]
+    daemons = {daemon["name"]: daemon["pid"] for daemon in status["daemons"]}
+    for name in ("etcd", "patroni", "postgresql", "storage-blue-1", "haproxy"):
+        os.kill(daemons[name], signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while checkout.start("status").wait() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert checkout.json("status")["healthy"]
+    assert traces(checkout) == 1000
+
+
+def test_a_daemon_that_dies_at_its_start_shows_its_last_words(checkout: Checkout) -> None:
+    checkout.run("up", *EMBEDDED)
+    launcher = next((checkout.root / ".observatory/stacks/local/releases/blue").glob("*/bin/storage-service"))
+    launcher.chmod(0o700)
+    launcher.write_text("#!/bin/sh\necho the disk of the moon is full\nexit 7\n")
+    os.kill(next(d["pid"] for d in checkout.json("status")["daemons"] if d["name"] == "storage-blue-1"), signal.SIGKILL)
+    said = checkout.run("up", *EMBEDDED, expect=1).stderr
+    assert "storage-blue-1" in said
+    assert "the disk of the moon is full" in said
+
+
+def test_down_with_kept_data_goes_on_where_it_was(checkout: Checkout) -> None:
+    checkout.run("up", *EMBEDDED)
+    key = checkout.output("api_key")
+    checkout.run("down", "--keep-data")
+    assert checkout.processes() == set()
+    assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
+    assert traces(checkout) == 1000
+    assert checkout.output("api_key") == key
+
+
+def test_down_works_on_a_stack_that_is_dead(checkout: Checkout) -> None:
+    checkout.run("up", *EMBEDDED)
+    checkout.kill_all()
+    checkout.run("down", "--yes", *EMBEDDED)
+    assert not (checkout.root / ".observatory/stacks/local").exists()
+
+
+def test_down_without_a_terminal_wants_a_yes(checkout: Checkout) -> None:
+    assert "--yes" in checkout.run("down", expect=3).stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small file system")
+def test_a_full_disk_is_named_and_nothing_is_left_running(checkout: Checkout) -> None:
+    home = checkout.root / ".observatory/stacks"
+    home.mkdir(parents=True)
+    script = (
+        f"mount -t tmpfs -o size=48m tmpfs {home} && "
+        f"{sys.executable} -m observatory up --engine embedded; echo exit $? >&2; "
+        f"{sys.executable} -m observatory down --yes --engine embedded"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        cwd=checkout.root,
+        env={**os.environ, **checkout.environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert "exit 1" in done.stderr
+    assert "No space left on device" in done.stderr
+    assert checkout.processes() == set()
+
+
+def test_a_damaged_rollout_document_is_named(checkout: Checkout) -> None:
+    checkout.run("bootstrap")
+    (checkout.root / ".observatory/rollout/local.json").write_text("{")
+    assert "local.json: not a rollout document" in checkout.run("up", *EMBEDDED, expect=1).stderr
+    (checkout.root / ".observatory/rollout/local.json").unlink()
+
+
+def test_a_failing_up_under_load_loses_nothing(checkout: Checkout) -> None:
+    """A changed setting that cannot work leaves the fleets that serve as they are."""
+    checkout.run("up", *EMBEDDED)
+    failures: list[int] = []
+    done = threading.Event()
+    key, url = checkout.output("api_key"), checkout.output("service_url")
+
+    def ask() -> None:
+        import httpx  # noqa: PLC0415 - in its thread
+
+        with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=10) as client:
+            while not done.is_set():
+                failures.append(client.get("/v1/traces?limit=1").status_code)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    with socket.socket() as held:
+        taken = checkout.ports()["green"] + 1
+        held.bind(("127.0.0.1", taken))
+        held.listen()
+        checkout.configure(fleets={"size": 2})
+        rollout = checkout.root / ".observatory/rollout/local.json"
+        rollout.write_text(rollout.read_text().replace('"size": 1', '"size": 2'))
+        assert str(taken) in checkout.run("up", *EMBEDDED, expect=3).stderr
+    done.set()
+    asking.join()
+    assert set(failures) == {200}
+    assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
