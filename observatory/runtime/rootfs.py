@@ -11,20 +11,19 @@ half the time; the few files that those scripts would have made are written here
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from observatory.runtime import bubblewrap, locks, mmdebstrap
 from observatory.runtime.errors import RootfsError
 from observatory.runtime.files import write_file
+from observatory.runtime.processes import process_group
 
 Progress = Callable[[str, float | None], None]
 """Receives what is going on and how much of the whole is done, from 0 to 1, None if unknown."""
@@ -186,35 +185,16 @@ def _extract(partial: Path, lock: int, progress: Progress) -> None:
     command += [f"--keyring={tool.keyring}", "--skip=check/chrootless", f"--extract-hook={hook}"]
     command += [f"--include={','.join(PACKAGES)}", SUITE, str(partial)]
     log = partial.with_name("rootfs.log")
-    with log.open("w") as file, _process(command, lock) as process:
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    with (
+        log.open("w") as file,
+        process_group(command, env=environment, stderr=subprocess.STDOUT, pass_fds=[lock]) as process,
+    ):
         for line in process.stdout or ():
             file.write(line)
             _report(line, progress)
     if process.returncode != 0:
         raise RootfsError(_failure(log))
-
-
-@contextlib.contextmanager
-def _process(command: list[str], lock: int) -> Iterator[subprocess.Popen[str]]:
-    """Run `command`; whatever interrupts us ends it and all that it started before the directory is removed."""
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, "LC_ALL": "C.UTF-8"},
-        pass_fds=[lock],
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    with process:
-        try:
-            yield process
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()  # returns when the last of them has closed its output
-            raise
 
 
 def _report(line: str, progress: Progress) -> None:

@@ -147,8 +147,7 @@ def test_pid_files_of_before_a_reboot_do_not_block(started: Sandbox) -> None:
         started.supervisor.wait_ready("postgres", probe)
         pid_file = started.home / "data/postgres/postmaster.pid"
         content = pid_file.read_text()
-        for pid in members(started):  # the power fails
-            os.kill(pid, signal.SIGKILL)
+        module._signal(members(started), (signal.SIGKILL,))  # the power fails
         assert started._wait_gone(10) == []
         pid_file.write_text("\n".join([str(os.getpid()), *content.splitlines()[1:]]))  # the pid is another's by now
         (started.home / "run/supervisord.pid").write_text(f"{os.getpid()}\n")
