@@ -130,7 +130,7 @@ def test_a_killed_daemon_comes_back_by_itself(checkout: Checkout) -> None:
     for name in ("etcd", "patroni", "postgresql", "storage-blue-1", "haproxy"):
         os.kill(daemons[name], signal.SIGKILL)
     deadline = time.monotonic() + 60
-    while checkout.start("status").wait() and time.monotonic() < deadline:
+    while checkout.exit_code("status") and time.monotonic() < deadline:
         time.sleep(0.5)
     assert checkout.json("status")["healthy"]
     assert traces(checkout) == 1000

@@ -90,6 +90,12 @@ class Checkout:
         assert process.returncode == expect, told
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
+    def exit_code(self, *arguments: str) -> int:
+        """Run the command to its end, whatever it says."""
+        process = self.start(*arguments)
+        process.communicate(timeout=UP_TIMEOUT_S)
+        return process.returncode
+
     def json(self, *arguments: str, expect: int = 0) -> Any:
         """Run the command with `--output json` and return its document."""
         return json.loads(self.run(*arguments, "--output", "json", expect=expect).stdout)
