@@ -69,7 +69,7 @@ download_pip_wheel() {
         cd "$private"
         apt() {
             apt-get -q -o Dir::State="$private" -o Dir::State::status=/var/lib/dpkg/status \
-                -o Dir::Cache="$private/cache" -o APT::Sandbox::User= "$@" >apt.log 2>&1 || {
+                -o Dir::Cache="$private/cache" -o APT::Sandbox::User= "$@" >>apt.log 2>&1 || {
                 cat apt.log >&2
                 fail "apt-get could not download python3-pip-whl. Remedy: check the network, or as root:
 apt-get install python3-venv"

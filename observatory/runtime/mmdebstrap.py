@@ -72,16 +72,20 @@ def _download(packages: list[str], directory: Path) -> None:
             path.mkdir(parents=True)
         private = ["-o", f"Dir::State={state}", "-o", "Dir::State::status=/var/lib/dpkg/status"]
         private += ["-o", f"Dir::Cache={cache}", "-o", "APT::Sandbox::User="]
-        _apt([*private, "update"], scratch)
-        _apt([*private, "download", *packages], scratch)
+        # An update that reaches no mirror ends well, with warnings: they explain why the download fails then.
+        warnings = _apt([*private, "update"], scratch)
+        _apt([*private, "download", *packages], scratch, before=warnings)
         for archive in Path(scratch).glob("*.deb"):
             subprocess.run(["dpkg-deb", "-x", archive, directory], check=True)
 
 
-def _apt(arguments: list[str], directory: str) -> None:
+def _apt(arguments: list[str], directory: str, *, before: str = "") -> str:
+    """Run apt-get in `directory` and return what it warned of; `before` belongs to the story if it fails."""
     result = subprocess.run(["apt-get", "-q", *arguments], cwd=directory, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise RootfsError(
-            f"apt-get {arguments[-1]} failed, so mmdebstrap cannot be had without root:\n{result.stderr.strip()}\n"
-            "Remedy: check this host's package sources and network, or run: sudo apt-get install mmdebstrap"
+            f"mmdebstrap or Debian's keyring is missing and cannot be downloaded:\n{before}{result.stderr.strip()}\n"
+            "Remedy: check this host's package sources and network, or as root:"
+            " apt-get install mmdebstrap debian-archive-keyring"
         )
+    return result.stderr
