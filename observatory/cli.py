@@ -11,13 +11,18 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from observatory import operations
 from observatory.console import ConsoleReporter, answer, complain, table
-from observatory.engine import EngineError, Interrupted, LockedError, Result
+from observatory.delivery.releases import ReleaseError
+from observatory.delivery.rollout import RolloutError
+from observatory.demonstration import DemonstrationError
+from observatory.engine import ConfigError, EngineError, Interrupted, LockedError, Result
 from observatory.operations import OperationError, Status, UpResult
 from observatory.runtime import PortInUse, RuntimeFault
 from observatory.settings import SettingsError
+from service.build import BuildError
 
 DONE, FAILED, WRONG_USAGE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -146,21 +151,35 @@ def bootstrap(environment: EnvironmentOption = "local") -> None:
         operations.bootstrap(operations.open_workspace(environment), report)
 
 
+EXIT_CODES: dict[type[BaseException], int] = {
+    SettingsError: WRONG_USAGE,
+    OperationError: WRONG_USAGE,
+    ConfigError: WRONG_USAGE,
+    LockedError: REFUSED,
+    PortInUse: REFUSED,
+    Interrupted: INTERRUPTED,
+    EngineError: FAILED,
+    RuntimeFault: FAILED,
+    RolloutError: FAILED,
+    ReleaseError: FAILED,
+    BuildError: FAILED,
+    DemonstrationError: FAILED,
+}
+
+
 def main() -> None:
     """Run the command and end the process with its exit code."""
     try:
         app(standalone_mode=True)
-    except (SettingsError, OperationError) as error:
-        _end(error, WRONG_USAGE)
-    except (LockedError, PortInUse) as error:
-        _end(error, REFUSED)
-    except Interrupted as error:
-        _end(error, INTERRUPTED)
-    except (EngineError, RuntimeFault) as error:
-        _end(error, FAILED)
+    except tuple(EXIT_CODES) as error:
+        # The most particular class decides: a locked stack is an engine's error too.
+        code = next(EXIT_CODES[kind] for kind in type(error).mro() if kind in EXIT_CODES)
+        _end(error, code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
-def _end(error: Exception, code: int) -> None:
+def _end(error: BaseException, code: int) -> None:
     complain(str(error))
     sys.exit(code)
 
@@ -219,8 +238,8 @@ def _print_status(status: Status) -> None:
     answer(f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}")
 
 
-def _coloured(health: str) -> str:
-    return f"[green]{health}[/]" if health == "ready" else f"[red]{health}[/]"
+def _coloured(health: str) -> Text:
+    return Text(health, style="green" if health == "ready" else "red")
 
 
 def _print_demonstration(done: UpResult) -> None:

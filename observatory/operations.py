@@ -81,7 +81,7 @@ def bootstrap(workspace: Workspace, report: Reporter = silent) -> StackSettings:
         BuildError: the service's artifact cannot be built.
     """
     settings = load_file(workspace.config_file)
-    _make_passphrase(workspace.passphrase_file)
+    _make_passphrase(workspace)
     with task(report, "Debian 13 root filesystem") as at:
         ensure_rootfs(workspace.cache, progress=lambda message, _fraction: at(message))
     with task(report, f"storage service {settings.first_rollout.version}"):
@@ -107,8 +107,9 @@ def _first_release(workspace: Workspace, settings: StackSettings) -> Manifest:
     return workspace.releases.add(built.path, built.manifest_path)
 
 
-def _make_passphrase(file: Path) -> None:
+def _make_passphrase(workspace: Workspace) -> None:
     """Draw the passphrase once; an existing one is never replaced, since the state's secrets depend on it."""
+    file = workspace.passphrase_file
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -116,6 +117,15 @@ def _make_passphrase(file: Path) -> None:
         return
     with os.fdopen(descriptor, "w") as stream:
         stream.write(secrets.token_urlsafe(32))
+    _forget_salt(workspace.config_file)
+
+
+def _forget_salt(config_file: Path) -> None:
+    """Drop the salt that a plain `pulumi` wrote for an earlier passphrase: it would refuse the new one."""
+    lines = config_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("encryptionsalt:")]
+    if kept != lines:
+        config_file.write_text("".join(kept), encoding="utf-8")
 
 
 def _passphrase(file: Path) -> str:

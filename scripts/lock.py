@@ -20,4 +20,5 @@ def lock(output: str, *arguments: str) -> None:
 if __name__ == "__main__":
     lock("requirements/runtime.txt", *HOST)
     lock("requirements/dev.txt", *HOST, "--extra", "dev", "--constraint", "requirements/runtime.txt")
+    lock("requirements/bootstrap.txt", "requirements/bootstrap.in", "--python-version", "3.11")
     lock("service/requirements.txt", "service/requirements.in", "--python-version", "3.13")

@@ -53,8 +53,8 @@ class Unit(_Model):
 
     `files` maps absolute paths to contents; none is secret, secrets are passed beside the unit as `secret_files`.
     `ports` maps the setting that chose each port to the port. `reload_signal` applies changed files without a restart;
-    without it they take a restart. `settle_seconds` bounds the wait for readiness. Units start in the order of `priority`
-    and stop in the reverse.
+    without it they take a restart. `settle_seconds` bounds the wait for readiness. Units start in the order of
+    `priority` and stop in the reverse.
     """
 
     name: str

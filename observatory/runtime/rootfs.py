@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +34,7 @@ PACKAGES = (
     *("hostname", "libc-bin", "netbase", "openssl", "procps", "sed", "tar", "tzdata", "util-linux"),
     # the database and what keeps it available
     *("postgresql-17", "postgresql-17-cron", "postgresql-17-pgaudit", "postgresql-17-timescaledb"),
-    *("patroni", "python3-dnspython", "etcd-client", "etcd-server", "pgbackrest", "pgbouncer"),
+    *("patroni", "python3-etcd", "etcd-client", "etcd-server", "pgbackrest", "pgbouncer"),
     # traffic, cache, supervision
     *("haproxy", "python3", "supervisor", "valkey-server", "valkey-tools", "wrk"),
     # monitoring
@@ -43,8 +42,6 @@ PACKAGES = (
     *("prometheus-pgbackrest-exporter", "prometheus-pgbouncer-exporter", "prometheus-postgres-exporter"),
     "prometheus-redis-exporter",
 )
-PYTHON_REQUIREMENTS = Path(__file__).with_name("rootfs-python.txt")
-PYTHON_DIRECTORY = "usr/lib/python3/dist-packages"
 COMPILED = ("/usr/lib/python3", "/usr/lib/python3.13")
 VERSIONS_FILE = "usr/share/observatory/packages"
 RECIPE_VERSION = 1  # raise it when the steps below change what they make
@@ -146,7 +143,7 @@ def _checked(rootfs: Path) -> Path:
 
 
 def _recipe_key() -> str:
-    recipe = [RECIPE_VERSION, SUITE, PACKAGES, PYTHON_REQUIREMENTS.read_text(), BASE_FILES, LINKS, PRUNED]
+    recipe = [RECIPE_VERSION, SUITE, PACKAGES, BASE_FILES, LINKS, PRUNED]
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
 
 
@@ -223,16 +220,9 @@ def _configure(rootfs: Path) -> None:
     authorities = sorted((rootfs / "usr/share/ca-certificates/mozilla").glob("*.crt"))
     bundle = b"".join(file.read_bytes() for file in authorities)
     write_file(rootfs / "etc/ssl/certs/ca-certificates.crt", bundle, mode=0o644)
-    _install_python_packages(rootfs)
     _run_inside(rootfs, "/sbin/ldconfig")
     # Here or never: the daemons see this tree read-only, and without bytecode each start compiles everything again.
     _run_inside(rootfs, "/usr/bin/python3", "-m", "compileall", "-q", "-j", "0", *COMPILED)
-
-
-def _install_python_packages(rootfs: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    pip += ["--require-hashes", "--no-build-isolation", "--no-compile", "--root-user-action=ignore"]
-    _run([*pip, "--upgrade", "--target", str(rootfs / PYTHON_DIRECTORY), "-r", str(PYTHON_REQUIREMENTS)])
 
 
 def _run_inside(rootfs: Path, *command: str) -> None:

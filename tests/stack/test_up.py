@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -86,6 +87,10 @@ def test_outputs_are_whole_and_secrets_masked(stack: Checkout) -> None:
         "blue": {"version": "v0.1.0", "size": 1, "weight": 100},
         "green": {"version": "v0.1.0", "size": 1, "weight": 0},
     }
+
+
+def test_the_table_of_outputs_shows_what_is_masked(stack: Checkout) -> None:
+    assert re.search(r"^api_key +\[secret\] *$", stack.run("outputs").stdout, re.MULTILINE)
 
 
 def test_an_unknown_output_is_refused_with_those_there_are(stack: Checkout) -> None:

@@ -1,0 +1,101 @@
+"""How long a user waits: `make up` on an empty machine, on one that has all parts, and on one where all runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.checkout import Checkout
+
+MAKE_TIMEOUT_S = 900
+REPEATS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Startup:
+    """Wall seconds of whole commands; `engine` is the engine's part of the warm one; memory (PSS) in MiB."""
+
+    cold: float
+    warm: list[float]
+    warm_engine: list[float]
+    unchanged: list[float]
+    unchanged_engine: list[float]
+    preview: list[float]
+    down: float
+    memory_mb: int
+
+
+def make(checkout: Checkout, *targets: str) -> float:
+    """Run make in a checkout with an empty home, as somebody who has just cloned it; return wall seconds."""
+    home = checkout.root.parent / "home"
+    home.mkdir(exist_ok=True)
+    started = time.monotonic()
+    done = subprocess.run(
+        ["make", *targets],
+        cwd=checkout.root,
+        env={**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=MAKE_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"make {' '.join(targets)} failed:\n{done.stdout}\n{done.stderr}")
+    return time.monotonic() - started
+
+
+def measure(checkout: Checkout) -> Startup:
+    """Measure a checkout from nothing; its stack is up when this returns."""
+    cold = make(checkout, "up")
+    warm, unchanged, previews = [], [], []
+    for _ in range(REPEATS):
+        make(checkout, "down", "KEEP=1")
+        warm.append(_timed(checkout, "up"))
+        unchanged.append(_timed(checkout, "up"))
+        previews.append(_timed(checkout, "preview"))
+    status = json.loads(_observatory(checkout, "status"))
+    return Startup(
+        cold=cold,
+        warm=[wall for wall, _ in warm],
+        warm_engine=[engine for _, engine in warm],
+        unchanged=[wall for wall, _ in unchanged],
+        unchanged_engine=[engine for _, engine in unchanged],
+        preview=[wall for wall, _ in previews],
+        down=_down_time(checkout),
+        memory_mb=sum(daemon["memory_mb"] or 0 for daemon in status["daemons"]),
+    )
+
+
+def _down_time(checkout: Checkout) -> float:
+    seconds = make(checkout, "down", "KEEP=1")
+    make(checkout, "up")
+    return seconds
+
+
+def _timed(checkout: Checkout, command: str) -> tuple[float, float]:
+    """Return wall seconds of the whole command, and the engine's own."""
+    started = time.monotonic()
+    answer = json.loads(_observatory(checkout, command, "--engine", "embedded"))
+    return time.monotonic() - started, answer["duration"]
+
+
+def _observatory(checkout: Checkout, *arguments: str) -> str:
+    program = checkout.root / ".venv/bin/observatory"
+    done = subprocess.run(
+        [program, *arguments, "--output", "json"], cwd=checkout.root, capture_output=True, text=True, check=False
+    )
+    if not done.stdout:
+        raise RuntimeError(f"observatory {' '.join(arguments)} said nothing but:\n{done.stderr}")
+    return done.stdout
+
+
+def fresh_checkout() -> Checkout:
+    """Return a copy of this checkout in an empty folder, on free ports, without a root filesystem."""
+    directory = Path(tempfile.mkdtemp(prefix="observatory-bench-"))
+    return Checkout.copy(directory / "checkout", rootfs=None)
