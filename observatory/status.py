@@ -5,6 +5,7 @@ Reads the living thing (supervisor, sockets, `/proc`), never the stack's state, 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -125,20 +126,21 @@ def process_memory_mb(pid: int | None) -> int | None:
     """Return the proportional set size of a process with its descendants, in MiB, or None where it cannot be read."""
     if pid is None:
         return None
-    try:
-        return sum(_pss_kb(member) for member in _family(pid)) // 1024
-    except OSError:
-        return None
+    sizes = [size for member in _family(pid) if (size := _pss_kb(member)) is not None]
+    return sum(sizes) // 1024 if sizes else None
 
 
 def _family(pid: int) -> Iterator[int]:
     yield pid
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    for child in children.read_text().split():
-        yield from _family(int(child))
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            yield from _family(int(child))
 
 
-def _pss_kb(pid: int) -> int:
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+def _pss_kb(pid: int) -> int | None:
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return None
     match = re.search(r"^Pss:\s+(\d+) kB$", rollup, flags=re.MULTILINE)
-    return int(match.group(1)) if match else 0
+    return int(match.group(1)) if match else None
