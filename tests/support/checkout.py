@@ -52,6 +52,7 @@ class Checkout:
         environment = {"PYTHONPATH": str(root), "COLUMNS": "200"}
         if rootfs:
             environment["OBSERVATORY_ROOTFS"] = str(rootfs)
+            (root / ".venv").symlink_to(sys.prefix)  # where Pulumi.yaml says that the CLI finds it
         checkout = cls(root=root, environment=environment)
         checkout.configure(ports=free_ports())
         return checkout
