@@ -200,10 +200,12 @@ def _show(workspace: Workspace, report: Reporter) -> Demonstration:
 
 
 def _steps_to(report: Reporter) -> engine.OnEvent:
-    """Tell of every step that takes long enough to matter to somebody who waits."""
+    """Tell of every step on a real resource; components are made of those and take no time of their own."""
 
     def on_event(event: engine.Event) -> None:
-        if isinstance(event, engine.StepEvent) and event.step.operation not in ("same", "refresh"):
+        if not isinstance(event, engine.StepEvent) or not event.step.type.startswith("pulumi-python:"):
+            return
+        if event.step.operation not in ("same", "refresh"):
             phase = {"started": Phase.STARTED, "done": Phase.DONE, "failed": Phase.FAILED}[event.status]
             name = f"{event.step.operation} {event.step.type.rpartition(':')[2]} {event.step.name}"
             report(Progress(task=name, phase=phase, seconds=event.step.seconds))

@@ -43,6 +43,8 @@ class Ports(Settings):
     preview: Port = 18081
     balancer_stats: Port = 18082
     postgres: Port = 15432
+    pgbouncer: Port = 16432
+    valkey: Port = 16379
     patroni: Port = 18008
     etcd_client: Port = 12379
     etcd_peer: Port = 12380
@@ -51,11 +53,24 @@ class Ports(Settings):
 
 
 class Database(Settings):
-    """Size of PostgreSQL. Memory is in MiB."""
+    """Size of PostgreSQL, and of the pooler's pool for each role. Memory is in MiB."""
 
     name: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "observatory"
     shared_buffers_mb: Annotated[int, Field(ge=16)] = 128
     max_connections: Annotated[int, Field(ge=20, le=5000)] = 100
+    pool_size: Annotated[int, Field(ge=1, le=500)] = 20
+
+
+class Cache(Settings):
+    """Size of the cache, in MiB."""
+
+    memory_mb: Annotated[int, Field(ge=4)] = 64
+
+
+class Backups(Settings):
+    """How many days base backups, and the WAL to restore from them to any time, are kept."""
+
+    retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
 
 
 class Fleets(Settings):
@@ -79,6 +94,8 @@ class StackSettings(Settings):
     platform: Literal["local"] = "local"
     ports: Ports = Ports()
     database: Database = Database()
+    cache: Cache = Cache()
+    backups: Backups = Backups()
     fleets: Fleets = Fleets()
     first_rollout: FirstRollout = FirstRollout()
 

@@ -16,12 +16,20 @@ from observatory.delivery.rollout import FleetName, RolloutDocument
 from observatory.nodes import HttpReady, Paths, TcpReady, Unit
 from observatory.nodes.etcd import etcd
 from observatory.nodes.haproxy import haproxy
+from observatory.nodes.pgbouncer import pgbouncer
 from observatory.nodes.postgres import patroni
 from observatory.nodes.storage import storage
+from observatory.nodes.valkey import valkey
 from observatory.runtime import Probe, Sandbox, package_versions
 from observatory.settings import FLEETS, StackSettings
 
-PACKAGES = {"etcd": "etcd-server", "patroni": "patroni", "haproxy": "haproxy"}
+PACKAGES = {
+    "etcd": "etcd-server",
+    "patroni": "patroni",
+    "pgbouncer": "pgbouncer",
+    "valkey": "valkey-server",
+    "haproxy": "haproxy",
+}
 POSTGRES_PACKAGES = ("postgresql-17", "postgresql-17-timescaledb")
 
 
@@ -54,7 +62,8 @@ def stack_units(settings: StackSettings, rollout: RolloutDocument) -> list[tuple
         weights={name: rollout.fleet(name).weight for name in FLEETS},
     )
     instances = [(unit, rollout.fleet(name).version) for name, units in fleets.items() for unit in units]
-    return [(etcd(settings, paths), None), (patroni(settings, paths), None), *instances, (balancer, None)]
+    node = [unit(settings, paths) for unit in (etcd, patroni, pgbouncer, valkey)]
+    return [*((unit, None) for unit in node), *instances, (balancer, None)]
 
 
 def _fleet_units(settings: StackSettings, rollout: RolloutDocument, name: FleetName, paths: Paths) -> Iterator[Unit]:

@@ -1,4 +1,4 @@
-"""TimescaleDB of the `local` stack: etcd, Patroni, the database with its logins.
+"""TimescaleDB of the `local` stack: etcd, Patroni, the database with its logins, the pooler in front of it.
 
 Owns the server and who may log in. What is inside the database is the `Schema` resource's.
 """
@@ -16,7 +16,9 @@ from components.local.machine import Daemon, Machine, without_provider
 from components.local.secrets import Password
 from observatory.nodes import Paths
 from observatory.nodes.etcd import etcd
-from observatory.nodes.postgres import LOOP_WAIT, dynamic_configuration, patroni, socket_directory
+from observatory.nodes.pgbackrest import cipher_file, cipher_section
+from observatory.nodes.pgbouncer import pgbouncer, user_line, users_file
+from observatory.nodes.postgres import LOOP_WAIT, dynamic_configuration, patroni
 from observatory.nodes.storage import DATABASE_ROLE
 from observatory.settings import StackSettings
 
@@ -36,20 +38,28 @@ class DatabaseArgs:
 
 
 class Database(pulumi.ComponentResource):
-    """TimescaleDB on PostgreSQL 17.
+    """TimescaleDB on PostgreSQL 17, and pgBouncer. `ready` is what the schema waits for, `pooled` what clients do.
 
     Outputs: `admin_url` (superuser) and `owner_url` (migrations), both by peer on the socket; `url` (secret; the
-    service's role by password) and `app_password` (secret).
+    service's role by
+    password, through pgBouncer) and `app_password` (secret).
     """
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:local:Database", name, None, opts)
         settings, paths, child = args.settings, Paths(), self._child
         store = Daemon("etcd", machine=args.machine, unit=etcd(settings, paths), opts=child(args.machine))
-        node = Daemon("patroni", machine=args.machine, unit=patroni(settings, paths), opts=child(args.machine, store))
+        cipher = Password("backup-passphrase", opts=pulumi.ResourceOptions(parent=self)).value
+        node = Daemon(
+            "patroni",
+            machine=args.machine,
+            unit=patroni(settings, paths),
+            secret_files={cipher_file(paths): cipher.apply(cipher_section)},
+            opts=child(args.machine, store),
+        )
         configuration = ClusterConfiguration("cluster-configuration", settings, opts=child(args.machine, node))
 
-        socket = args.machine.home.apply(lambda home: _on_host(home, socket_directory(paths)))
+        socket = args.machine.home.apply(lambda home: _on_host(home, paths.postgres_socket))
         self.admin_url = socket.apply(lambda host: _conninfo(host, settings, "postgres", "postgres"))
         self.owner_url = socket.apply(lambda host: _conninfo(host, settings, OWNER, settings.database.name))
         self.app_password = Password("app-password", opts=pulumi.ResourceOptions(parent=self)).value
@@ -60,10 +70,19 @@ class Database(pulumi.ComponentResource):
             app_password=self.app_password,
             opts=child(args.machine, configuration),
         )
+        users = self.app_password.apply(lambda password: user_line(DATABASE_ROLE, password))
+        pooler = Daemon(
+            "pgbouncer",
+            machine=args.machine,
+            unit=pgbouncer(settings, paths),
+            secret_files={users_file(paths): users},
+            opts=child(args.machine, access),
+        )
         self.ready: tuple[pulumi.Resource, ...] = (access,)
+        self.pooled: tuple[pulumi.Resource, ...] = (pooler,)
         self.url = self.app_password.apply(
             lambda password: (
-                f"postgresql://{DATABASE_ROLE}:{password}@127.0.0.1:{settings.ports.postgres}/{settings.database.name}"
+                f"postgresql://{DATABASE_ROLE}:{password}@127.0.0.1:{settings.ports.pgbouncer}/{settings.database.name}"
             )
         )
         self.register_outputs({"admin_url": self.admin_url, "url": self.url})

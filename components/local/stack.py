@@ -1,4 +1,4 @@
-"""The `local` platform put together: machine, database, schema, fleets, traffic, first API key."""
+"""The `local` platform put together: machine, database, cache, backups, schema, fleets, traffic, API key."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import pulumi
 
+from components.local.backups import Backups, BackupsArgs
+from components.local.cache import Cache, CacheArgs
 from components.local.database import Database, DatabaseArgs
 from components.local.fleets import Fleet, FleetArgs
 from components.local.machine import Machine, MachineArgs
@@ -47,6 +49,8 @@ def declare(args: LocalArgs) -> dict[str, Any]:
         SchemaArgs(conninfo=database.owner_url, migrations=args.migrations, target=rollout.schema_target),
         pulumi.ResourceOptions(depends_on=list(database.ready), deleted_with=machine),
     )
+    cache = Cache("cache", CacheArgs(settings=settings, machine=machine))
+    backups = Backups("backups", BackupsArgs(machine=machine, after=database.ready))
     fleets = {
         name: Fleet(
             name,
@@ -57,7 +61,7 @@ def declare(args: LocalArgs) -> dict[str, Any]:
                 state=rollout.fleet(name),
                 artifact=args.releases.artifact(rollout.fleet(name).version),
                 database_password=database.app_password,
-                after=(schema,),
+                after=(schema, *database.pooled, *cache.ready),
             ),
         )
         for name in FLEETS
@@ -80,6 +84,7 @@ def declare(args: LocalArgs) -> dict[str, Any]:
         "fleets": {name: _fleet_output(rollout, name) for name in FLEETS},
         "active_fleet": rollout.active_fleet,
         "schema_version": schema.version,
+        "backup_stores": backups.stores,
     }
 
 

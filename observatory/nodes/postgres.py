@@ -10,19 +10,17 @@ from typing import Any
 
 import yaml
 
+from observatory.nodes.pgbackrest import archive_command, pgbackrest_files, repository
 from observatory.nodes.unit import HttpReady, Paths, Unit
 from observatory.settings import StackSettings
 
 BIN = "/usr/lib/postgresql/17/bin"
 OPERATING_SYSTEM_USERS = ("observatory", "root")  # who may be postgres or migrator, by peer on the socket only
 
+ARCHIVE_TIMEOUT = "60s"  # the most that a lost machine may cost: RPO
+
 # Failover timing in seconds: measured as the best trade of outage against false failovers, see docs/design notes.
 TTL, LOOP_WAIT, RETRY_TIMEOUT = 20, 5, 5
-
-
-def socket_directory(paths: Paths) -> str:
-    """Return the directory of PostgreSQL's unix socket, as the daemons see it."""
-    return f"{paths.run}/postgresql"
 
 
 def shared_parameters(settings: StackSettings) -> dict[str, Any]:
@@ -53,13 +51,16 @@ def dynamic_configuration(settings: StackSettings) -> dict[str, Any]:
 def node_parameters(settings: StackSettings, paths: Paths) -> dict[str, Any]:
     """Return the parameters of one node; none needs to agree with another node's."""
     return {
-        "unix_socket_directories": socket_directory(paths),
+        "unix_socket_directories": paths.postgres_socket,
         "shared_preload_libraries": "timescaledb,pg_stat_statements",
         "timescaledb.telemetry_level": "off",
         "timescaledb.max_background_workers": 8,
         "shared_buffers": f"{settings.database.shared_buffers_mb}MB",
         "password_encryption": "scram-sha-256",
         "idle_in_transaction_session_timeout": "5min",
+        "archive_mode": "on",
+        "archive_command": archive_command(paths),
+        "archive_timeout": ARCHIVE_TIMEOUT,
         "track_io_timing": "on",
         "log_destination": "stderr",
         "logging_collector": "off",
@@ -89,7 +90,7 @@ def ident_map() -> list[str]:
 
 
 def patroni(settings: StackSettings, paths: Paths) -> Unit:
-    """Return the Patroni that makes, starts, watches and heals this node's PostgreSQL."""
+    """Return the Patroni that makes, starts, watches and heals this node's PostgreSQL, with what archives its WAL."""
     ports = settings.ports
     config = {
         "scope": "observatory",
@@ -126,8 +127,8 @@ def patroni(settings: StackSettings, paths: Paths) -> Unit:
         ready=HttpReady(port=ports.patroni, path="/primary"),
         priority=20,
         ports={"ports.patroni": ports.patroni, "ports.postgres": ports.postgres},
-        files={file: yaml.safe_dump(config, sort_keys=False)},
-        directories=(socket_directory(paths),),
+        files={file: yaml.safe_dump(config, sort_keys=False), **pgbackrest_files(settings, paths)},
+        directories=(paths.postgres_socket, repository(paths)),
         reload_signal="HUP",
         stop_signal="INT",  # Patroni stops PostgreSQL in fast mode and gives its lease back
         stop_seconds=60,

@@ -37,7 +37,7 @@ def storage(settings: StackSettings, paths: Paths, *, fleet: FleetName, index: i
             "STORAGE_LISTEN": f"127.0.0.1:{port}",
             "STORAGE_FLEET": fleet,
             "STORAGE_DATABASE_URL": (
-                f"postgresql://{DATABASE_ROLE}@127.0.0.1:{settings.ports.postgres}/{settings.database.name}"
+                f"postgresql://{DATABASE_ROLE}@127.0.0.1:{settings.ports.pgbouncer}/{settings.database.name}"
             ),
             "STORAGE_DATABASE_PASSWORD_FILE": password_file(paths, name),
             "STORAGE_POOL_MAX": str(settings.fleets.pool_size),

@@ -28,6 +28,11 @@ class Paths:
     run: str = "/srv/run"
     releases: str = "/srv/releases"
 
+    @property
+    def postgres_socket(self) -> str:
+        """The directory of PostgreSQL's unix socket."""
+        return f"{self.run}/postgresql"
+
 
 class _Model(BaseModel):
     """Immutable, and read back unchanged from a resource's inputs, where every number is a float."""

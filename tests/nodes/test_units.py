@@ -8,8 +8,10 @@ import yaml
 from observatory.nodes import Paths, Unit
 from observatory.nodes.etcd import etcd
 from observatory.nodes.haproxy import haproxy, weights_map
+from observatory.nodes.pgbouncer import pgbouncer, user_line
 from observatory.nodes.postgres import host_based_authentication, patroni
 from observatory.nodes.storage import storage
+from observatory.nodes.valkey import valkey
 from observatory.settings import StackSettings
 
 SETTINGS, PATHS = StackSettings(), Paths()
@@ -18,7 +20,8 @@ SETTINGS, PATHS = StackSettings(), Paths()
 def all_units() -> list[Unit]:
     instance = storage(SETTINGS, PATHS, fleet="blue", index=2, version="v0.1.0", sha256="a" * 64)
     balancer = haproxy(SETTINGS, PATHS, instances={"blue": (1, 2), "green": ()}, weights={"blue": 95, "green": 5})
-    return [etcd(SETTINGS, PATHS), patroni(SETTINGS, PATHS), instance, balancer]
+    node = [unit(SETTINGS, PATHS) for unit in (etcd, patroni, pgbouncer, valkey)]
+    return [*node, instance, balancer]
 
 
 def as_pulumi_carries(value: object) -> object:
@@ -75,3 +78,7 @@ def test_another_build_of_a_version_runs_from_another_directory() -> None:
 
 def test_the_weights_map_has_a_line_for_each_fleet() -> None:
     assert weights_map({"green": 5, "blue": 95}) == "blue 95\ngreen 5\n"
+
+
+def test_a_quote_in_a_password_is_doubled_for_the_pooler() -> None:
+    assert user_line("app", 'a"b') == '"app" "a""b"\n'

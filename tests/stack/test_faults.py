@@ -127,7 +127,7 @@ def test_a_killed_supervisor_leaves_no_second_postmaster(checkout: Checkout) -> 
 def test_a_killed_daemon_comes_back_by_itself(checkout: Checkout) -> None:
     status = checkout.json("up", *EMBEDDED)["status"]
     daemons = {daemon["name"]: daemon["pid"] for daemon in status["daemons"]}
-    for name in ("etcd", "patroni", "postgresql", "storage-blue-1", "haproxy"):
+    for name in ("etcd", "patroni", "postgresql", "pgbouncer", "valkey", "storage-blue-1", "haproxy"):
         os.kill(daemons[name], signal.SIGKILL)
     deadline = time.monotonic() + 60
     while checkout.exit_code("status") and time.monotonic() < deadline:

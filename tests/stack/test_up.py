@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
+import socket
 import stat
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, LiteralString
@@ -15,6 +16,8 @@ import psycopg
 import pytest
 
 from observatory.database.connection import connect, with_database
+from observatory.nodes import Paths
+from observatory.nodes.pgbackrest import command
 from observatory.runtime import Sandbox
 from tests.support.checkout import Checkout
 
@@ -27,6 +30,7 @@ OUTPUTS = {
     "fleets",
     "active_fleet",
     "schema_version",
+    "backup_stores",
 }
 
 
@@ -51,6 +55,8 @@ def test_every_daemon_is_ready(stack: Checkout) -> None:
         "etcd",
         "patroni",
         "postgresql",
+        "pgbouncer",
+        "valkey",
         "storage-blue-1",
         "storage-green-1",
         "haproxy",
@@ -108,9 +114,46 @@ def test_the_database_is_what_was_promised(stack: Checkout) -> None:
 
 
 @pytest.mark.parametrize("user", ["postgres", "migrator"])
-def test_operators_cannot_come_in_over_tcp(stack: Checkout, user: str) -> None:
-    with pytest.raises(psycopg.OperationalError, match=r"pg_hba\.conf rejects connection"):
-        psycopg.connect(stack.output("database_url"), user=user, password="guess")
+@pytest.mark.parametrize(
+    ("door", "answer"), [("postgres", "pg_hba.conf rejects connection"), ("pgbouncer", "SASL authentication failed")]
+)
+def test_operators_cannot_come_in_over_tcp(stack: Checkout, user: str, door: str, answer: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match=re.escape(answer)):
+        psycopg.connect(stack.output("database_url"), port=stack.ports()[door], user=user, password="guess")
+
+
+def test_the_service_role_comes_through_the_pooler(stack: Checkout) -> None:
+    url = stack.output("database_url")
+    assert psycopg.conninfo.conninfo_to_dict(url)["port"] == str(stack.ports()["pgbouncer"])
+    with psycopg.connect(url) as connection:
+        assert one(connection, "SELECT current_user") == "app"
+        assert one(connection, "SELECT inet_server_port()") == stack.ports()["postgres"]
+
+
+def test_wal_is_archived(stack: Checkout) -> None:
+    with admin(stack) as connection:
+        written = one(connection, "SELECT pg_walfile_name(pg_switch_wal())")
+        deadline = time.monotonic() + 60
+        while (one(connection, "SELECT last_archived_wal FROM pg_stat_archiver") or "") < written:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_there_is_a_full_backup_and_it_is_encrypted(stack: Checkout) -> None:
+    done = sandbox(stack).run(command(Paths(), "info", "--output=json"))
+    [stanza] = json.loads(done.stdout)
+    assert stanza["status"]["message"] == "ok"
+    assert [backup["type"] for backup in stanza["backup"]] == ["full"]
+    [store] = stack.json("outputs")["backup_stores"]
+    manifests = list(Path(store.removeprefix("file://")).glob("backup/*/*/backup.manifest"))
+    assert manifests
+    assert all(file.read_bytes().startswith(b"Salted__") for file in manifests)
+
+
+def test_the_cache_wants_a_password(stack: Checkout) -> None:
+    with socket.create_connection(("127.0.0.1", stack.ports()["valkey"]), timeout=5) as connection:
+        connection.sendall(b"GET key\r\n")
+        assert connection.recv(100).startswith(b"-NOAUTH")
 
 
 def test_the_first_traces_are_there(stack: Checkout) -> None:
@@ -164,7 +207,7 @@ def test_no_secret_stands_where_others_can_read_it(stack: Checkout) -> None:
         if any(secret in content for secret in secrets if secret):
             holders.add(file)
             assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0, f"{file} can be read by others"
-    assert {file.name for file in holders} == {"passphrase", "database-password"}
+    assert {file.name for file in holders} == {"passphrase", "database-password", "users.txt"}
 
 
 def test_no_secret_stands_in_arguments_or_environments(stack: Checkout) -> None:
@@ -219,4 +262,4 @@ def test_json_is_one_document_and_nothing_else(stack: Checkout) -> None:
 
 
 def sandbox(stack: Checkout) -> Sandbox:
-    return Sandbox(stack.root / ".observatory/stacks/local", Path(os.environ.get("OBSERVATORY_ROOTFS", "/")))
+    return Sandbox(stack.root / ".observatory/stacks/local", Path(stack.environment["OBSERVATORY_ROOTFS"]))

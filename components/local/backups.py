@@ -1,0 +1,82 @@
+"""Backups of the `local` stack: the pgBackRest stanza, with the first full backup that makes WAL worth archiving."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
+
+from components.local.machine import Machine, sandbox_of, without_provider
+from observatory.nodes import Paths
+from observatory.nodes.pgbackrest import command, repository
+from observatory.runtime import RuntimeFault, Sandbox
+
+TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackupsArgs:
+    """Where the database runs, and what must stand before it can be backed up."""
+
+    machine: Machine
+    after: tuple[pulumi.Resource, ...]
+
+
+class Backups(pulumi.ComponentResource):
+    """The backup repository. Output: `stores`, the addresses of all repositories."""
+
+    def __init__(self, name: str, args: BackupsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("observatory:local:Backups", name, None, opts)
+        options = pulumi.ResourceOptions(parent=self, depends_on=list(args.after), deleted_with=args.machine)
+        Stanza("stanza", machine=args.machine, opts=options)
+        path = repository(Paths())
+        self.stores = [args.machine.home.apply(lambda home: f"file://{home}{path.removeprefix('/srv')}")]
+        self.register_outputs({"stores": self.stores})
+
+
+class StanzaProvider(ResourceProvider):
+    """Makes the stanza and, where there is none yet, a full backup. Deleting it leaves the backups."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Make what is missing."""
+        sandbox = sandbox_of(props)
+        _pgbackrest(sandbox, "stanza-create")
+        if not _backups(sandbox):
+            _pgbackrest(sandbox, "backup", "--type=full")
+        return CreateResult(id_="observatory", outs=without_provider(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Make another stanza where the home is another one."""
+        replaces = ["home"] if _olds["home"] != _news["home"] else []
+        return DiffResult(changes=bool(replaces), replaces=replaces)
+
+
+class Stanza(Resource, module="local", name="Stanza"):
+    """The pgBackRest stanza of the database."""
+
+    def __init__(self, name: str, *, machine: Machine, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__(StanzaProvider(), name, {"home": machine.home, "rootfs": machine.rootfs}, opts)
+
+
+def _backups(sandbox: Sandbox) -> list[dict[str, Any]]:
+    """Return the finished backups of the stanza."""
+    told = json.loads(_pgbackrest(sandbox, "info", "--output=json"))
+    return [backup for stanza in told for backup in stanza["backup"]]
+
+
+def _pgbackrest(sandbox: Sandbox, *arguments: str) -> str:
+    """Run a pgBackRest command and return what it printed.
+
+    Raises:
+        RuntimeFault: it failed; the message ends with its last lines.
+    """
+    done = sandbox.run(command(Paths(), *arguments), timeout=TIMEOUT_S, check=False)
+    if done.returncode:
+        lines = "\n".join((done.stdout + done.stderr).splitlines()[-10:])
+        raise RuntimeFault(f"pgbackrest {arguments[0]} failed, exit status {done.returncode}:\n{lines}")
+    return done.stdout

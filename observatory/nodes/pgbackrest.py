@@ -1,0 +1,53 @@
+"""pgBackRest: base backups and WAL archiving of this node's PostgreSQL, encrypted, into one repository."""
+
+from __future__ import annotations
+
+from observatory.nodes.unit import Paths, render
+from observatory.settings import StackSettings
+
+PROGRAM = "/usr/bin/pgbackrest"
+STANZA = "observatory"
+
+
+def config_file(paths: Paths) -> str:
+    """Return the path of pgbackrest.conf."""
+    return f"{paths.config}/pgbackrest/pgbackrest.conf"
+
+
+def cipher_file(paths: Paths) -> str:
+    """Return the path of the part of the configuration that holds the repository's passphrase."""
+    return f"{paths.config}/pgbackrest/conf.d/cipher.conf"
+
+
+def repository(paths: Paths) -> str:
+    """Return the directory of the repository."""
+    return f"{paths.data}/backups"
+
+
+def command(paths: Paths, *arguments: str) -> tuple[str, ...]:
+    """Return the command line of a pgBackRest command on this stanza."""
+    include = f"--config-include-path={paths.config}/pgbackrest/conf.d"
+    return (PROGRAM, f"--config={config_file(paths)}", include, f"--stanza={STANZA}", *arguments)
+
+
+def archive_command(paths: Paths) -> str:
+    """Return PostgreSQL's archive_command."""
+    return " ".join(command(paths, "archive-push", "%p"))
+
+
+def cipher_section(passphrase: str) -> str:
+    """Return the configuration that encrypts the repository."""
+    return f"[global]\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass={passphrase}\n"
+
+
+def pgbackrest_files(settings: StackSettings, paths: Paths) -> dict[str, str]:
+    """Return the files of pgBackRest, but for the passphrase."""
+    return {
+        config_file(paths): render(
+            "pgbackrest.conf.j2",
+            stanza=STANZA,
+            settings=settings,
+            paths=paths,
+            repository=repository(paths),
+        )
+    }

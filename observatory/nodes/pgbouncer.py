@@ -1,0 +1,35 @@
+"""pgBouncer: transaction pooling between the fleets and PostgreSQL, with a pool for each role."""
+
+from __future__ import annotations
+
+from observatory.nodes.unit import Paths, TcpReady, Unit, render
+from observatory.settings import StackSettings
+
+
+def users_file(paths: Paths) -> str:
+    """Return the path of the file with the roles' passwords."""
+    return f"{paths.config}/pgbouncer/users.txt"
+
+
+def user_line(role: str, password: str) -> str:
+    """Return a role's line in the users file; pgBouncer needs the password itself to log in to PostgreSQL by SCRAM."""
+    quoted = password.replace('"', '""')
+    return f'"{role}" "{quoted}"\n'
+
+
+def pgbouncer(settings: StackSettings, paths: Paths) -> Unit:
+    """Return the pooler of this node, in front of this node's PostgreSQL."""
+    port = settings.ports.pgbouncer
+    file = f"{paths.config}/pgbouncer/pgbouncer.ini"
+    config = render("pgbouncer.ini.j2", settings=settings, users_file=users_file(paths), run=paths.run)
+    return Unit(
+        name="pgbouncer",
+        command=("/usr/sbin/pgbouncer", file),
+        ready=TcpReady(port=port),
+        priority=25,
+        ports={"ports.pgbouncer": port},
+        files={file: config},
+        reload_signal="HUP",
+        stop_signal="INT",  # waits for the transactions under way
+        stop_seconds=20,
+    )
