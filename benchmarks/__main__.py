@@ -41,8 +41,9 @@ def main() -> None:
     checkout = startup.fresh_checkout()
     try:
         started = startup.measure(checkout)
-        url, key, database = (_output(checkout.root, name) for name in ("service_url", "api_key", "database_url"))
-        taken = ingest.measure(url, key, database, rate=RATE, batch=BATCH, seconds=SECONDS)
+        names = ("service_url", "api_key", "ca_file", "database_url")
+        url, key, ca_file, database = (_output(checkout.root, name) for name in names)
+        taken = ingest.measure(url, key, ca_file, database, rate=RATE, batch=BATCH, seconds=SECONDS)
         values = {name: median(value) for name, value in asdict(started).items() if isinstance(value, list)}
         report = TEMPLATE.read_text().format(
             machine=machine(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import statistics
 import time
 from dataclasses import dataclass
@@ -32,12 +33,14 @@ class Ingest:
     p99_ms: float
 
 
-def measure(service_url: str, api_key: str, database_url: str, *, rate: int, batch: int, seconds: int) -> Ingest:
+def measure(
+    service_url: str, api_key: str, ca_file: str, database_url: str, *, rate: int, batch: int, seconds: int
+) -> Ingest:
     """Send `rate` traces a second in batches for `seconds`, then count what the database holds of them."""
     items = list(spans(rate * seconds, now=datetime.now(UTC), seed=time.time_ns()))
     batches = [items[start : start + batch] for start in range(0, len(items), batch)]
     started = time.monotonic()
-    answers = asyncio.run(_send_all(service_url, api_key, batches, interval=batch / rate))
+    answers = asyncio.run(_send_all(service_url, api_key, ca_file, batches, interval=batch / rate))
     elapsed = time.monotonic() - started
     latencies = sorted(latency for _, latency in answers)
     good = [status == httpx.codes.CREATED for status, _ in answers]
@@ -54,9 +57,12 @@ def measure(service_url: str, api_key: str, database_url: str, *, rate: int, bat
     )
 
 
-async def _send_all(url: str, key: str, batches: list[list[dict[str, Any]]], *, interval: float) -> list[Any]:
+async def _send_all(
+    url: str, key: str, ca_file: str, batches: list[list[dict[str, Any]]], *, interval: float
+) -> list[Any]:
+    trusted = ssl.create_default_context(cafile=ca_file)
     headers = {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=DEADLINE_S) as client:
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=DEADLINE_S, verify=trusted) as client:
         start = time.monotonic()
         return await asyncio.gather(
             *(_send(client, batch, at=start + number * interval) for number, batch in enumerate(batches))

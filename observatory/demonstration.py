@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -95,19 +96,24 @@ def _span(draw: random.Random, ts: datetime) -> dict[str, Any]:
     }
 
 
-def demonstrate(service_url: str, api_key: str, *, count: int = 1000) -> Demonstration:
+def demonstrate(service_url: str, api_key: str, *, ca_file: str, count: int = 1000) -> Demonstration:
     """Send `count` traces through the balancer in batches, then read every one of them back.
+
+    The balancer must show a certificate of the authority in `ca_file`.
 
     Raises:
         DemonstrationError: a batch was refused, or a trace did not come back as it was sent.
     """
     items = list(spans(count, now=datetime.now(UTC), seed=random.SystemRandom().getrandbits(64)))
-    return asyncio.run(_send_and_read(service_url, api_key, items))
+    return asyncio.run(_send_and_read(service_url, api_key, ca_file, items))
 
 
-async def _send_and_read(service_url: str, api_key: str, items: Sequence[dict[str, Any]]) -> Demonstration:
+async def _send_and_read(
+    service_url: str, api_key: str, ca_file: str, items: Sequence[dict[str, Any]]
+) -> Demonstration:
+    trusted = ssl.create_default_context(cafile=ca_file)
     headers = {"Authorization": f"Bearer {api_key}"}
-    async with httpx.AsyncClient(base_url=service_url, headers=headers, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=service_url, headers=headers, timeout=30, verify=trusted) as client:
         for start in range(0, len(items), BATCH):
             await _send(client, items[start : start + BATCH])
         waiting = iter(items)

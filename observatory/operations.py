@@ -196,7 +196,7 @@ def _check_ports(workspace: Workspace, settings: StackSettings) -> None:
 def _show(workspace: Workspace, report: Reporter) -> Demonstration:
     values = outputs(workspace, show_secrets=True)
     with task(report, "a thousand traces through the balancer, and back"):
-        return demonstrate(values["service_url"], values["api_key"])
+        return demonstrate(values["service_url"], values["api_key"], ca_file=values["ca_file"])
 
 
 def _steps_to(report: Reporter) -> engine.OnEvent:

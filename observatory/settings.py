@@ -40,6 +40,7 @@ class Ports(Settings):
     """TCP ports on loopback of the `local` stack. A fleet's instances take consecutive ports from the fleet's own."""
 
     service: Port = 18080
+    service_tls: Port = 18443
     preview: Port = 18081
     balancer_stats: Port = 18082
     postgres: Port = 15432

@@ -8,18 +8,21 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
+from components.local.certificates import Authority, Certificate
 from components.local.machine import Daemon, Machine, without_provider
 from components.local.secrets import Password
-from observatory.nodes import Paths
+from observatory.nodes import Paths, pgbouncer, postgres
 from observatory.nodes.etcd import etcd
 from observatory.nodes.pgbackrest import cipher_file, cipher_section
-from observatory.nodes.pgbouncer import pgbouncer, user_line, users_file
+from observatory.nodes.pgbouncer import user_line, users_file
 from observatory.nodes.postgres import LOOP_WAIT, dynamic_configuration, patroni
 from observatory.nodes.storage import DATABASE_ROLE
+from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.settings import StackSettings
 
 if TYPE_CHECKING:
@@ -31,10 +34,11 @@ RESTART_DEADLINE = 60  # seconds for PostgreSQL to come back with parameters tha
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseArgs:
-    """Where the database runs, and its settings."""
+    """Where the database runs, its settings, and who signs its certificates."""
 
     settings: StackSettings
     machine: Machine
+    authority: Authority
 
 
 class Database(pulumi.ComponentResource):
@@ -42,7 +46,7 @@ class Database(pulumi.ComponentResource):
 
     Outputs: `admin_url` (superuser) and `owner_url` (migrations), both by peer on the socket; `url` (secret; the
     service's role by
-    password, through pgBouncer) and `app_password` (secret).
+    password, through pgBouncer), `app_password` (secret) and `ca_file`, by which clients verify the servers.
     """
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -54,7 +58,11 @@ class Database(pulumi.ComponentResource):
             "patroni",
             machine=args.machine,
             unit=patroni(settings, paths),
-            secret_files={cipher_file(paths): cipher.apply(cipher_section)},
+            secret_files={
+                cipher_file(paths): cipher.apply(cipher_section),
+                authority_file(paths): args.authority.certificate,
+                **self._certificate(postgres.SERVER, args.authority, paths),
+            },
             opts=child(args.machine, store),
         )
         configuration = ClusterConfiguration("cluster-configuration", settings, opts=child(args.machine, node))
@@ -74,18 +82,28 @@ class Database(pulumi.ComponentResource):
         pooler = Daemon(
             "pgbouncer",
             machine=args.machine,
-            unit=pgbouncer(settings, paths),
-            secret_files={users_file(paths): users},
+            unit=pgbouncer.pgbouncer(settings, paths),
+            secret_files={users_file(paths): users, **self._certificate(pgbouncer.SERVER, args.authority, paths)},
             opts=child(args.machine, access),
         )
         self.ready: tuple[pulumi.Resource, ...] = (access,)
         self.pooled: tuple[pulumi.Resource, ...] = (pooler,)
-        self.url = self.app_password.apply(
-            lambda password: (
-                f"postgresql://{DATABASE_ROLE}:{password}@127.0.0.1:{settings.ports.pgbouncer}/{settings.database.name}"
+        self.ca_file = pulumi.Output.all(args.machine.home, node.id).apply(
+            lambda known: _on_host(known[0], authority_file(paths))
+        )
+        address = f"127.0.0.1:{settings.ports.pgbouncer}/{settings.database.name}"
+        self.url = pulumi.Output.all(self.app_password, self.ca_file).apply(
+            lambda known: (
+                f"postgresql://{DATABASE_ROLE}:{known[0]}@{address}"
+                f"?sslmode=verify-full&sslrootcert={quote(known[1], safe='')}"
             )
         )
         self.register_outputs({"admin_url": self.admin_url, "url": self.url})
+
+    def _certificate(self, server: str, authority: Authority, paths: Paths) -> dict[str, pulumi.Output[str]]:
+        """Return the files of a server's new certificate."""
+        made = Certificate(server, authority=authority, opts=pulumi.ResourceOptions(parent=self))
+        return {certificate_file(paths, server): made.certificate, key_file(paths, server): made.key}
 
     def _child(self, machine: Machine, *after: pulumi.Resource) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions(parent=self, depends_on=list(after), deleted_with=machine)

@@ -10,6 +10,7 @@ import pulumi
 
 from components.local.backups import Backups, BackupsArgs
 from components.local.cache import Cache, CacheArgs
+from components.local.certificates import Authority
 from components.local.database import Database, DatabaseArgs
 from components.local.fleets import Fleet, FleetArgs
 from components.local.machine import Machine, MachineArgs
@@ -43,7 +44,8 @@ def declare(args: LocalArgs) -> dict[str, Any]:
     """Declare the stack and return its outputs."""
     settings, rollout = args.settings, args.rollout
     machine = Machine("machine", MachineArgs(home=args.home, rootfs=args.rootfs))
-    database = Database("database", DatabaseArgs(settings=settings, machine=machine))
+    authority = Authority("authority", common_name="LLM Observatory, local stack")
+    database = Database("database", DatabaseArgs(settings=settings, machine=machine, authority=authority))
     schema = Schema(
         "schema",
         SchemaArgs(conninfo=database.owner_url, migrations=args.migrations, target=rollout.schema_target),
@@ -67,7 +69,9 @@ def declare(args: LocalArgs) -> dict[str, Any]:
         for name in FLEETS
     }
     weights = {name: rollout.fleet(name).weight for name in FLEETS}
-    traffic = Traffic("traffic", TrafficArgs(settings=settings, machine=machine, fleets=fleets, weights=weights))
+    traffic = Traffic(
+        "traffic", TrafficArgs(settings=settings, machine=machine, authority=authority, fleets=fleets, weights=weights)
+    )
     key = ApiKey(
         "operator",
         conninfo=database.owner_url,
@@ -85,6 +89,7 @@ def declare(args: LocalArgs) -> dict[str, Any]:
         "active_fleet": rollout.active_fleet,
         "schema_version": schema.version,
         "backup_stores": backups.stores,
+        "ca_file": database.ca_file,
     }
 
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from observatory.delivery.rollout import FleetName
+from observatory.nodes.tls import combined_file
 from observatory.nodes.unit import Paths, TcpReady, Unit, render
 from observatory.settings import StackSettings
+
+SERVER = "balancer"  # of the certificate
 
 
 def weights_map(weights: Mapping[FleetName, int]) -> str:
@@ -35,6 +38,7 @@ def haproxy(
         weights_file=f"{directory}/weights.map",
         instances=instances,
         drain_seconds=settings.fleets.drain_seconds,
+        certificate=combined_file(paths, SERVER),
     )
     return Unit(
         name="haproxy",
@@ -43,6 +47,7 @@ def haproxy(
         priority=40,
         ports={
             "ports.service": ports.service,
+            "ports.service_tls": ports.service_tls,
             "ports.preview": ports.preview,
             "ports.balancer_stats": ports.balancer_stats,
         },

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.nodes.unit import Paths, TcpReady, Unit, render
 from observatory.settings import StackSettings
+
+SERVER = "pgbouncer"  # of the certificate
 
 
 def users_file(paths: Paths) -> str:
@@ -21,7 +24,15 @@ def pgbouncer(settings: StackSettings, paths: Paths) -> Unit:
     """Return the pooler of this node, in front of this node's PostgreSQL."""
     port = settings.ports.pgbouncer
     file = f"{paths.config}/pgbouncer/pgbouncer.ini"
-    config = render("pgbouncer.ini.j2", settings=settings, users_file=users_file(paths), run=paths.run)
+    config = render(
+        "pgbouncer.ini.j2",
+        settings=settings,
+        users_file=users_file(paths),
+        run=paths.run,
+        authority=authority_file(paths),
+        certificate=certificate_file(paths, SERVER),
+        key=key_file(paths, SERVER),
+    )
     return Unit(
         name="pgbouncer",
         command=("/usr/sbin/pgbouncer", file),

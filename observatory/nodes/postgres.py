@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 
 from observatory.nodes.pgbackrest import archive_command, pgbackrest_files, repository
+from observatory.nodes.tls import certificate_file, key_file
 from observatory.nodes.unit import HttpReady, Paths, Unit
 from observatory.settings import StackSettings
 
+SERVER = "postgres"  # of the certificate
 BIN = "/usr/lib/postgresql/17/bin"
 OPERATING_SYSTEM_USERS = ("observatory", "root")  # who may be postgres or migrator, by peer on the socket only
 
@@ -56,6 +58,9 @@ def node_parameters(settings: StackSettings, paths: Paths) -> dict[str, Any]:
         "timescaledb.telemetry_level": "off",
         "timescaledb.max_background_workers": 8,
         "shared_buffers": f"{settings.database.shared_buffers_mb}MB",
+        "ssl": "on",
+        "ssl_cert_file": certificate_file(paths, SERVER),
+        "ssl_key_file": key_file(paths, SERVER),
         "password_encryption": "scram-sha-256",
         "idle_in_transaction_session_timeout": "5min",
         "archive_mode": "on",
@@ -75,12 +80,12 @@ def node_parameters(settings: StackSettings, paths: Paths) -> dict[str, Any]:
 
 
 def host_based_authentication() -> list[str]:
-    """Return pg_hba.conf: operators by peer on the socket alone, everybody else by SCRAM, from loopback."""
+    """Return pg_hba.conf: operators by peer on the socket alone, everybody else by SCRAM and TLS."""
     return [
         "local all postgres,migrator peer map=operators",
         "local all all scram-sha-256",
         "host all postgres,migrator all reject",
-        "host all all 127.0.0.1/32 scram-sha-256",
+        "hostssl all all 127.0.0.1/32 scram-sha-256",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from observatory.delivery.rollout import FleetName
+from observatory.nodes.tls import authority_file
 from observatory.nodes.unit import HttpReady, Paths, Unit
 from observatory.settings import StackSettings
 
@@ -38,6 +39,7 @@ def storage(settings: StackSettings, paths: Paths, *, fleet: FleetName, index: i
             "STORAGE_FLEET": fleet,
             "STORAGE_DATABASE_URL": (
                 f"postgresql://{DATABASE_ROLE}@127.0.0.1:{settings.ports.pgbouncer}/{settings.database.name}"
+                f"?sslmode=verify-full&sslrootcert={authority_file(paths)}"
             ),
             "STORAGE_DATABASE_PASSWORD_FILE": password_file(paths, name),
             "STORAGE_POOL_MAX": str(settings.fleets.pool_size),

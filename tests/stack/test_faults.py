@@ -214,12 +214,14 @@ def test_a_failing_up_under_load_loses_nothing(checkout: Checkout) -> None:
     checkout.run("up", *EMBEDDED)
     failures: list[int] = []
     done = threading.Event()
-    key, url = checkout.output("api_key"), checkout.output("service_url")
+    key, url, trusted = checkout.output("api_key"), checkout.output("service_url"), checkout.trusted()
 
     def ask() -> None:
         import httpx  # noqa: PLC0415 - in its thread
 
-        with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=10) as client:
+        with httpx.Client(
+            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=10, verify=trusted
+        ) as client:
             while not done.is_set():
                 failures.append(client.get("/v1/traces?limit=1").status_code)
 

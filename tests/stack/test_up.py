@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 import stat
 import time
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ import httpx
 import psycopg
 import pytest
 
+from observatory.certificates import make_authority
 from observatory.database.connection import connect, with_database
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import command
@@ -31,12 +33,13 @@ OUTPUTS = {
     "active_fleet",
     "schema_version",
     "backup_stores",
+    "ca_file",
 }
 
 
 def client(stack: Checkout, url: str = "service_url") -> httpx.Client:
     headers = {"Authorization": f"Bearer {stack.output('api_key')}"}
-    return httpx.Client(base_url=stack.output(url), headers=headers, timeout=10)
+    return httpx.Client(base_url=stack.output(url), headers=headers, timeout=10, verify=stack.trusted())
 
 
 def admin(stack: Checkout) -> AbstractContextManager[psycopg.Connection[Any]]:
@@ -128,6 +131,33 @@ def test_the_service_role_comes_through_the_pooler(stack: Checkout) -> None:
     with psycopg.connect(url) as connection:
         assert one(connection, "SELECT current_user") == "app"
         assert one(connection, "SELECT inet_server_port()") == stack.ports()["postgres"]
+
+
+@pytest.mark.parametrize("door", ["postgres", "pgbouncer"])
+def test_the_database_is_reached_by_tls_alone(stack: Checkout, door: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match=r"no encryption|SSL required"):
+        psycopg.connect(stack.output("database_url"), port=stack.ports()[door], sslmode="disable")
+
+
+@pytest.mark.parametrize("door", ["postgres", "pgbouncer"])
+def test_a_client_refuses_a_database_of_another_authority(stack: Checkout, door: str, tmp_path: Path) -> None:
+    other = tmp_path / "ca.crt"
+    other.write_text(make_authority("other").certificate)
+    with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
+        psycopg.connect(stack.output("database_url"), port=stack.ports()[door], sslrootcert=str(other))
+
+
+def test_a_client_refuses_a_balancer_of_another_authority(stack: Checkout) -> None:
+    other = ssl.create_default_context(cadata=make_authority("other").certificate)
+    with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+        httpx.get(f"{stack.output('service_url')}/health/live", verify=other)
+
+
+def test_the_service_speaks_tls_to_the_database(stack: Checkout) -> None:
+    with admin(stack) as connection:
+        sessions = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'app'"
+        assert one(connection, sessions) > 0
+        assert one(connection, f"{sessions} AND NOT ssl") == 0
 
 
 def test_wal_is_archived(stack: Checkout) -> None:

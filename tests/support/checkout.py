@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -109,6 +110,10 @@ class Checkout:
     def home(self) -> Path:
         """What the stack owns, which its daemons see as /srv."""
         return self.root / ".observatory/stacks/local"
+
+    def trusted(self) -> ssl.SSLContext:
+        """Return what verifies the stack's servers, and no others."""
+        return ssl.create_default_context(cafile=self.output("ca_file"))
 
     def processes(self) -> set[int]:
         """Return every process that has the stack's home at /srv, or works in this checkout."""

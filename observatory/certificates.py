@@ -1,0 +1,112 @@
+"""The certificate authority of a stack that has no other: makes it, and issues server certificates.
+
+ECDSA on P-256, as the CA/Browser Forum's baseline allows. A certificate lives 90 days and is renewed in its last 30;
+the authority lives ten years. Keeping the keys is the caller's.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+AUTHORITY_DAYS, CERTIFICATE_DAYS, RENEW_DAYS = 3650, 90, 30
+CLOCK_SKEW = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyPair:
+    """A certificate and its private key, both PEM; the key is secret."""
+
+    certificate: str
+    key: str
+
+
+def make_authority(name: str) -> KeyPair:
+    """Return a new self-signed authority that may sign servers' certificates and no further authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = _subject(name)
+    builder = (
+        _builder(subject, subject, key.public_key(), AUTHORITY_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(sign_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    return _pair(builder.sign(key, hashes.SHA256()), key)
+
+
+def issue(authority: KeyPair, *, name: str, hosts: Sequence[str], days: int = CERTIFICATE_DAYS) -> KeyPair:
+    """Return a server certificate for `hosts` (names or addresses), signed by `authority`."""
+    signer = x509.load_pem_x509_certificate(authority.certificate.encode())
+    signing_key = cast(
+        "ec.EllipticCurvePrivateKey", serialization.load_pem_private_key(authority.key.encode(), password=None)
+    )
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = (
+        _builder(_subject(name), signer.subject, key.public_key(), days)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(sign_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()), critical=False)
+    )
+    return _pair(builder.sign(signing_key, hashes.SHA256()), key)
+
+
+def renewal_is_due(certificate: str, *, now: datetime | None = None) -> bool:
+    """Tell whether a certificate (PEM) is in the last 30 days of its life, or past it."""
+    ends = x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
+    return (now or datetime.now(UTC)) > ends - timedelta(days=RENEW_DAYS)
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=sign_certificates,
+        crl_sign=sign_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
+    encoding = serialization.Encoding.PEM
+    private = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return KeyPair(certificate=certificate.public_bytes(encoding).decode(), key=private.decode())
