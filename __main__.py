@@ -20,7 +20,6 @@ def live_or_first(workspace: Workspace, settings: StackSettings) -> RolloutDocum
     return RolloutDocument.first(
         version=first.version,
         sha256=workspace.releases.manifest(first.version).sha256,
-        size=settings.fleets.size,
         active_fleet=first.active_fleet,
     )
 

@@ -11,10 +11,11 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from observatory import operations
-from observatory.console import ConsoleReporter, answer, complain, table
+from observatory.console import ConsoleReporter, answer, complain, show_live, table
 from observatory.delivery.releases import ReleaseError
 from observatory.delivery.rollout import RolloutError
 from observatory.demonstration import DemonstrationError
@@ -61,14 +62,14 @@ def up(
     workspace = operations.open_workspace(environment)
     with ConsoleReporter() as report:
         done = operations.up(workspace, choice=engine.value, report=report)
-    status = operations.status(workspace)
     if output is Output.JSON:
-        _print_json({**_result_json(done.result), "engine": done.engine, "status": _status_json(status)})
-        return
-    _print_status(status)
-    _print_demonstration(done)
-    answer(_summary(done.result, f"by the {done.engine} engine"))
-    answer(_next_steps())
+        _print_json({**_result_json(done.result), "engine": done.engine, "status": _status_json(done.status)})
+    else:
+        answer(_status_view(done.status))
+        _print_demonstration(done)
+        answer(_summary(done.result, f"by the {done.engine} engine"))
+        answer(_next_steps())
+    raise typer.Exit(DONE if done.status.healthy else FAILED)
 
 
 @app.command()
@@ -105,13 +106,22 @@ def down(
 
 
 @app.command()
-def status(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
+def status(
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until interrupted.")] = False,
+) -> None:
     """Show what runs where; exit code 1 when a daemon is missing or not ready."""
-    found = operations.status(operations.open_workspace(environment))
+    workspace = operations.open_workspace(environment)
+    if watch and output is Output.JSON:
+        raise typer.BadParameter("--watch is for people; take --output json again and again instead")
+    if watch:
+        show_live(lambda: _status_view(operations.status(workspace)))
+    found = operations.status(workspace)
     if output is Output.JSON:
         _print_json(_status_json(found))
     else:
-        _print_status(found)
+        answer(_status_view(found))
     raise typer.Exit(DONE if found.healthy else FAILED)
 
 
@@ -214,10 +224,9 @@ def _status_json(status: Status) -> dict[str, Any]:
     }
 
 
-def _print_status(status: Status) -> None:
+def _status_view(status: Status) -> RenderableType:
     if status.rollout is None:
-        answer("Nothing runs: the stack is not up. `observatory up` brings it up.")
-        return
+        return "Nothing runs: the stack is not up. `observatory up` brings it up."
     rows = [
         (
             daemon.name,
@@ -229,13 +238,15 @@ def _print_status(status: Status) -> None:
         )
         for daemon in status.daemons
     ]
-    answer(table("What runs where", ("daemon", "address", "version", "pid", "health", "memory"), rows))
     fleets = [
-        (name, state.version, str(state.size), f"{state.weight} %")
+        (name, state.version, str(status.fleet_size), f"{state.weight} %")
         for name, state in (("blue", status.rollout.blue), ("green", status.rollout.green))
     ]
-    answer(table("\nFleets", ("fleet", "version", "instances", "weight"), fleets))
-    answer(f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}")
+    return Group(
+        table("What runs where", ("daemon", "address", "version", "pid", "health", "memory"), rows),
+        table("\nFleets", ("fleet", "version", "instances", "weight"), fleets),
+        f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}",
+    )
 
 
 def _coloured(health: str) -> Text:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
@@ -69,6 +71,14 @@ def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str | Text,
 def answer(renderable: object) -> None:
     """Print the command's answer on stdout."""
     Console(file=sys.stdout, highlight=False).print(renderable)
+
+
+def show_live(view: Callable[[], RenderableType]) -> None:
+    """Show a view on the whole terminal, made anew each second, until the user interrupts."""
+    with contextlib.suppress(KeyboardInterrupt), Live(screen=True, auto_refresh=False) as live:
+        while True:
+            live.update(view(), refresh=True)
+            time.sleep(1)
 
 
 def complain(message: str) -> None:

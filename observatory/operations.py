@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from observatory.status import DaemonStatus, daemon_statuses
 from observatory.workspace import Workspace
 
 EngineChoice = Literal["auto", "cli", "embedded"]
+SETTLE_S = 30.0
 API_KEY_TYPE = "pulumi-python:dynamic/local:ApiKey"
 
 
@@ -35,10 +37,11 @@ class OperationError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class UpResult:
-    """What `up` did: the engine that ran, its result, and the first traces where the stack is new."""
+    """What `up` did: the engine that ran, its result, what runs now, and the first traces where the stack is new."""
 
     engine: Literal["cli", "embedded"]
     result: Result
+    status: Status
     demonstration: Demonstration | None
 
 
@@ -49,6 +52,7 @@ class Status:
     daemons: list[DaemonStatus]
     rollout: RolloutDocument | None
     schema_version: int | None
+    fleet_size: int
 
     @property
     def healthy(self) -> bool:
@@ -88,9 +92,7 @@ def bootstrap(workspace: Workspace, report: Reporter = silent) -> StackSettings:
         manifest = _first_release(workspace, settings)
     first = settings.first_rollout
     workspace.rollout.create(
-        RolloutDocument.first(
-            version=first.version, sha256=manifest.sha256, size=settings.fleets.size, active_fleet=first.active_fleet
-        )
+        RolloutDocument.first(version=first.version, sha256=manifest.sha256, active_fleet=first.active_fleet)
     )
     engine.init(engine_options(workspace))
     return settings
@@ -184,7 +186,17 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
     _check_ports(workspace, settings)
     result = _engine(chosen).up(engine_options(workspace), on_event=_steps_to(report))
     is_new = any(step.type == API_KEY_TYPE and step.operation == "create" for step in result.steps)
-    return UpResult(engine=chosen, result=result, demonstration=_show(workspace, report) if is_new else None)
+    settled = _settle(workspace)
+    shown = _show(workspace, report) if is_new else None
+    return UpResult(engine=chosen, result=result, status=settled, demonstration=shown)
+
+
+def _settle(workspace: Workspace) -> Status:
+    """Return the status as soon as every daemon is ready: one may still notice that another was restarted."""
+    deadline = time.monotonic() + SETTLE_S
+    while not (found := status(workspace)).healthy and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
 
 
 def _check_ports(workspace: Workspace, settings: StackSettings) -> None:
@@ -250,14 +262,14 @@ def environment(workspace: Workspace) -> dict[str, str]:
 
 def status(workspace: Workspace) -> Status:
     """Look at what runs."""
-    rollout = workspace.rollout.read()
+    settings, rollout = load_file(workspace.config_file), workspace.rollout.read()
     if rollout is None:
-        return Status(daemons=[], rollout=None, schema_version=None)
-    settings = load_file(workspace.config_file)
+        return Status(daemons=[], rollout=None, schema_version=None, fleet_size=settings.fleets.size)
     return Status(
         daemons=daemon_statuses(_sandbox(workspace), settings, rollout),
         rollout=rollout,
         schema_version=outputs(workspace).get("schema_version"),
+        fleet_size=settings.fleets.size,
     )
 
 

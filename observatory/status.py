@@ -68,7 +68,7 @@ def stack_units(settings: StackSettings, rollout: RolloutDocument) -> list[tuple
 
 def _fleet_units(settings: StackSettings, rollout: RolloutDocument, name: FleetName, paths: Paths) -> Iterator[Unit]:
     state = rollout.fleet(name)
-    for index in range(1, state.size + 1):
+    for index in range(1, settings.fleets.size + 1):
         yield storage(settings, paths, fleet=name, index=index, version=state.version, sha256=state.sha256)
 
 

@@ -20,7 +20,7 @@ from observatory.nodes import Paths, pgbouncer, postgres
 from observatory.nodes.etcd import etcd
 from observatory.nodes.pgbackrest import cipher_file, cipher_section
 from observatory.nodes.pgbouncer import user_line, users_file
-from observatory.nodes.postgres import LOOP_WAIT, dynamic_configuration, patroni
+from observatory.nodes.postgres import LOOP_WAIT, dynamic_configuration, node_parameters, patroni
 from observatory.nodes.storage import DATABASE_ROLE
 from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.settings import StackSettings
@@ -110,7 +110,10 @@ class Database(pulumi.ComponentResource):
 
 
 class ClusterConfigurationProvider(ResourceProvider):
-    """Keeps Patroni's cluster-wide configuration, over its REST API; restarts PostgreSQL where a change needs it."""
+    """Keeps Patroni's cluster-wide configuration, over its REST API; restarts PostgreSQL where a change needs it.
+
+    `node` is what the node's own file says, which Patroni has read by now: it may need a restart too.
+    """
 
     serialize_as_secret_always = False
 
@@ -120,12 +123,13 @@ class ClusterConfigurationProvider(ResourceProvider):
         return CreateResult(id_="config", outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Compare the configuration that is wanted."""
+        """Compare what is wanted of the cluster and of the node."""
         return DiffResult(changes=without_provider(_olds) != without_provider(_news))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Set the configuration."""
+        """Set the configuration, and restart PostgreSQL where it waits for that."""
         _configure(_news)
+        _restart_where_pending(_news)
         return UpdateResult(outs=without_provider(_news))
 
 
@@ -134,7 +138,8 @@ class ClusterConfiguration(Resource, module="local", name="ClusterConfiguration"
 
     def __init__(self, name: str, settings: StackSettings, opts: pulumi.ResourceOptions | None = None) -> None:
         api = f"http://127.0.0.1:{settings.ports.patroni}"
-        props = {"api": api, "configuration": dynamic_configuration(settings)}
+        node = {"port": settings.ports.postgres, **node_parameters(settings, Paths())}
+        props = {"api": api, "configuration": dynamic_configuration(settings), "node": node}
         super().__init__(ClusterConfigurationProvider(), name, props, opts)
 
 
@@ -199,27 +204,28 @@ def _grant_access(props: dict[str, Any]) -> None:
 
 
 def _configure(props: dict[str, Any]) -> None:
-    """Patch the configuration, and restart PostgreSQL when Patroni says that a parameter waits for it."""
+    """Patch the cluster's configuration where it differs."""
+    wanted = _whole(props["configuration"])
+    with _patroni(props) as api:
+        if api.get("/config").raise_for_status().json() != wanted:
+            api.patch("/config", json=wanted).raise_for_status()
+
+
+def _restart_where_pending(props: dict[str, Any]) -> None:
+    """Restart PostgreSQL when Patroni, within two of its rounds, says that a parameter waits for it."""
+    deadline = time.monotonic() + 2 * LOOP_WAIT
+    with _patroni(props) as api:
+        while time.monotonic() < deadline:
+            if api.get("/patroni").json().get("pending_restart"):
+                api.post("/restart", json={"restart_pending": True}, timeout=RESTART_DEADLINE).raise_for_status()
+                return
+            time.sleep(0.2)
+
+
+def _patroni(props: dict[str, Any]) -> httpx.Client:
     import httpx  # noqa: PLC0415 - only where it is used
 
-    wanted = _whole(props["configuration"])
-    with httpx.Client(base_url=props["api"], timeout=10) as api:
-        standing = api.get("/config").raise_for_status().json()
-        if standing == wanted:
-            return
-        api.patch("/config", json=wanted).raise_for_status()
-        if standing["postgresql"] != wanted["postgresql"] and _restart_is_pending(api):
-            api.post("/restart", json={"restart_pending": True}, timeout=RESTART_DEADLINE).raise_for_status()
-
-
-def _restart_is_pending(api: httpx.Client) -> bool:
-    """Watch Patroni for two of its rounds, in which it notices changed parameters that need a restart."""
-    deadline = time.monotonic() + 2 * LOOP_WAIT
-    while time.monotonic() < deadline:
-        if api.get("/patroni").json().get("pending_restart"):
-            return True
-        time.sleep(0.2)
-    return False
+    return httpx.Client(base_url=props["api"], timeout=10)
 
 
 def _whole(value: Any) -> Any:

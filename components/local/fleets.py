@@ -46,9 +46,10 @@ class Fleet(pulumi.ComponentResource):
             artifact=args.artifact,
             opts=pulumi.ResourceOptions(parent=self, deleted_with=args.machine),
         )
-        self.instances = [self._instance(args, paths, index, after=release) for index in range(1, args.state.size + 1)]
+        size = args.settings.fleets.size
+        self.instances = [self._instance(args, paths, index, after=release) for index in range(1, size + 1)]
         self.ports = tuple(int(port) for instance in self.instances for port in instance.unit.ports.values())
-        self.register_outputs({"version": args.state.version, "size": args.state.size, "weight": args.state.weight})
+        self.register_outputs({"version": args.state.version, "size": size, "weight": args.state.weight})
 
     def _instance(self, args: FleetArgs, paths: Paths, index: int, *, after: pulumi.Resource) -> Daemon:
         name = instance_name(args.name, index)

@@ -6,7 +6,7 @@ import secrets
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, ResourceProvider
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, ResourceProvider, UpdateResult
 
 from components.local.machine import without_provider
 
@@ -55,9 +55,14 @@ class ApiKeyProvider(ResourceProvider):
         return CreateResult(id_=props["key_name"], outs={**without_provider(props), "key": key})
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Issue another key when its name, scopes or limit change; where the database is reached does not matter."""
+        """Issue another key when its name, scopes or limit change; keep it when the database has moved."""
         replaces = [key for key in ("key_name", "scopes", "rate_limit_rpm") if _olds.get(key) != _news.get(key)]
-        return DiffResult(changes=bool(replaces), replaces=replaces, delete_before_replace=True)
+        moved = _olds.get("conninfo") != _news.get("conninfo")
+        return DiffResult(changes=moved or bool(replaces), replaces=replaces, delete_before_replace=True)
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Remember where the database is reached now."""
+        return UpdateResult(outs={**without_provider(_news), "key": _olds["key"]})
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Report the key as gone when the database does not know it."""

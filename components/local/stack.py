@@ -85,13 +85,12 @@ def declare(args: LocalArgs) -> dict[str, Any]:
         "api_key": key.key,
         "database_url": database.url,
         "admin_database_url": database.admin_url,
-        "fleets": {name: _fleet_output(rollout, name) for name in FLEETS},
+        "fleets": {
+            name: {"size": settings.fleets.size, **rollout.fleet(name).model_dump(include={"version", "weight"})}
+            for name in FLEETS
+        },
         "active_fleet": rollout.active_fleet,
         "schema_version": schema.version,
         "backup_stores": backups.stores,
         "ca_file": database.ca_file,
     }
-
-
-def _fleet_output(rollout: RolloutDocument, name: Any) -> dict[str, Any]:
-    return rollout.fleet(name).model_dump(include={"version", "size", "weight"})

@@ -14,6 +14,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from observatory.delivery.documents import problems
+
 
 class ReleaseError(Exception):
     """A release that is not there or not what its manifest says; the message names the file and the remedy."""
@@ -133,5 +135,7 @@ def read_manifest(file: Path) -> Manifest:
     """
     try:
         return Manifest.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ReleaseError(f"{file}: not a release manifest: {error}") from error
+    except OSError as error:
+        raise ReleaseError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise ReleaseError(f"{file}: not a release manifest ({problems(error)})") from error

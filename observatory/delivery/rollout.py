@@ -18,6 +18,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from observatory.delivery.documents import problems
+
 FleetName = Literal["blue", "green"]
 TOTAL_WEIGHT = 100  # weights are percent of the traffic, as in the ALB's weighted target groups
 
@@ -35,11 +37,10 @@ class _Document(BaseModel):
 
 
 class FleetState(_Document):
-    """One fleet: its version (with the artifact's SHA-256), its instances, and its percentage of the traffic."""
+    """One fleet: its version (with the artifact's SHA-256) and its percentage of the traffic."""
 
     version: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    size: Annotated[int, Field(ge=1)]
     weight: Annotated[int, Field(ge=0, le=TOTAL_WEIGHT)]
 
 
@@ -73,15 +74,11 @@ class RolloutDocument(_Document):
         return self.green if name == "green" else self.blue
 
     @classmethod
-    def first(cls, *, version: str, sha256: str, size: int, active_fleet: FleetName) -> Self:
+    def first(cls, *, version: str, sha256: str, active_fleet: FleetName) -> Self:
         """Return the document of a stack that starts: both fleets on one version, all traffic on the active one."""
-        fleet = {
-            name: FleetState(
-                version=version, sha256=sha256, size=size, weight=TOTAL_WEIGHT if name == active_fleet else 0
-            )
-            for name in ("blue", "green")
-        }
-        return cls(blue=fleet["blue"], green=fleet["green"])
+        idle = FleetState(version=version, sha256=sha256, weight=0)
+        active = idle.model_copy(update={"weight": TOTAL_WEIGHT})
+        return cls(blue=active, green=idle) if active_fleet == "blue" else cls(blue=idle, green=active)
 
 
 class FileRolloutStore:
@@ -100,9 +97,12 @@ class FileRolloutStore:
             return RolloutDocument.model_validate_json(self.path.read_bytes())
         except FileNotFoundError:
             return None
-        except (ValidationError, OSError) as error:
+        except OSError as error:
+            raise RolloutError(f"{self.path}: cannot be read: {error.strerror}") from error
+        except ValidationError as error:
             raise RolloutError(
-                f"{self.path}: not a rollout document ({error}); restore it from a copy or remove it"
+                f"{self.path}: not a rollout document ({problems(error)}); restore it from a copy, or remove it and "
+                "`up` starts from the stack's first_rollout"
             ) from error
 
     def create(self, document: RolloutDocument) -> RolloutDocument:

@@ -12,7 +12,7 @@ DIGEST = "a" * 64
 
 
 def document() -> RolloutDocument:
-    return RolloutDocument.first(version="v0.1.0", sha256=DIGEST, size=1, active_fleet="blue")
+    return RolloutDocument.first(version="v0.1.0", sha256=DIGEST, active_fleet="blue")
 
 
 def shifted(standing: RolloutDocument) -> RolloutDocument:
@@ -32,7 +32,7 @@ def test_a_stack_without_a_document_has_none(store: FileRolloutStore) -> None:
 
 @pytest.mark.parametrize("active", ["blue", "green"])
 def test_a_first_document_gives_all_traffic_to_the_active_fleet(active: str) -> None:
-    first = RolloutDocument.first(version="v0.1.0", sha256=DIGEST, size=2, active_fleet=active)  # type: ignore[arg-type]
+    first = RolloutDocument.first(version="v0.1.0", sha256=DIGEST, active_fleet=active)  # type: ignore[arg-type]
     assert first.active_fleet == active
     assert {first.blue.weight, first.green.weight} == {0, 100}
 

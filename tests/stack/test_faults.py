@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from observatory.database.connection import connect, with_database
-from tests.support.checkout import Checkout
+from tests.support.checkout import Checkout, free_ports
 
 EMBEDDED = ("--engine", "embedded")
 
@@ -232,10 +232,31 @@ def test_a_failing_up_under_load_loses_nothing(checkout: Checkout) -> None:
         held.bind(("127.0.0.1", taken))
         held.listen()
         checkout.configure(fleets={"size": 2})
-        rollout = checkout.root / ".observatory/rollout/local.json"
-        rollout.write_text(rollout.read_text().replace('"size": 1', '"size": 2'))
         assert str(taken) in checkout.run("up", *EMBEDDED, expect=3).stderr
     done.set()
     asking.join()
     assert set(failures) == {200}
     assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
+
+
+def test_changed_settings_take_effect_on_a_stack_that_is_up(checkout: Checkout) -> None:
+    """Among them some that need a restart of PostgreSQL, another port, and another size of the fleets."""
+    checkout.run("up", *EMBEDDED)
+    moved = free_ports()
+    checkout.configure(
+        database={"shared_buffers_mb": 64, "max_connections": 50},
+        fleets={"size": 2},
+        ports={**checkout.ports(), "postgres": moved["postgres"], "service_tls": moved["service_tls"]},
+    )
+    status = checkout.json("up", *EMBEDDED)["status"]
+    assert status["healthy"]
+    assert [d["name"] for d in status["daemons"] if d["name"].startswith("storage")] == [
+        f"storage-{fleet}-{index}" for fleet in ("blue", "green") for index in (1, 2)
+    ]
+    url = checkout.output("admin_database_url")
+    assert f"port={moved['postgres']}" in url
+    with connect(url, purpose="test") as connection:
+        for name, wanted in (("shared_buffers", "64MB"), ("max_connections", "50"), ("port", str(moved["postgres"]))):
+            assert connection.execute("SELECT current_setting(%s)", [name]).fetchone() == (wanted,)
+    assert traces(checkout) == 1000
+    assert set(checkout.json("up", *EMBEDDED)["summary"]) == {"same"}
