@@ -1,7 +1,8 @@
-"""The schema of a database as a resource: a thin dynamic provider over `observatory.database.deploy`.
+"""The schema of a database as a resource: a thin dynamic provider over `observatory.database`.
 
-Owns what a preview shows of migrations and how drift of the ledger is noticed. How migrations run, and every refusal,
-is `observatory.database`. Deleting the resource forgets it: no data is ever dropped.
+It deploys the migrations, schedules the jobs that they ask for, and gives the service's role its privileges. Owns what
+a preview shows of migrations and how drift of the ledger is noticed. How migrations run, and every refusal, is
+`observatory.database`. Deleting the resource forgets it: no data is ever dropped.
 """
 
 from __future__ import annotations
@@ -26,13 +27,22 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
-from observatory.database import MigrationFileError, SchemaStatus, check_syntax, deploy, read_migrations, status
+from observatory.database import (
+    MigrationFileError,
+    SchemaStatus,
+    check_syntax,
+    deploy,
+    grant_access,
+    read_migrations,
+    schedule_jobs,
+    status,
+)
 from observatory.database.connection import has_password
 
 if TYPE_CHECKING:
     from observatory.database.applying import Event
 
-_INPUTS = ("conninfo", "directory", "migrations", "target")
+_INPUTS = ("conninfo", "directory", "migrations", "target", "app_role")
 _DIGEST_LENGTH = 12
 
 
@@ -45,11 +55,13 @@ class SchemaArgs:
             secret when it has a password.
         migrations: directory of the migration files.
         target: highest version to apply; None is all.
+        app_role: login of the service, which gets its privileges here; None: nobody does.
     """
 
     conninfo: pulumi.Input[str]
     migrations: Path
     target: int | None = None
+    app_role: str | None = None
 
 
 class SchemaProvider(ResourceProvider):
@@ -72,6 +84,8 @@ class SchemaProvider(ResourceProvider):
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Compare what the ledger had with what the files ask for; where the checkout lies does not matter."""
         if pulumi.contains_unknowns(_news.get("conninfo")) or _olds["conninfo"] != _news["conninfo"]:
+            return DiffResult(changes=True)
+        if _olds.get("app_role") != _news.get("app_role"):
             return DiffResult(changes=True)
         return DiffResult(changes=_olds["applied"] != _wanted(_news, _olds["edition"]))
 
@@ -110,6 +124,7 @@ class Schema(Resource, module="database", name="Schema"):
             "directory": str(args.migrations.resolve()),
             "migrations": [_label(migration.path.stem, migration.sha256) for migration in files],
             "target": args.target,
+            "app_role": args.app_role,
             "version": None,
             "edition": None,
             "applied": None,
@@ -147,6 +162,9 @@ def _deploy(props: dict[str, Any]) -> dict[str, Any]:
         deployment_id=str(uuid.uuid4()),
         on_event=_tell,
     )
+    schedule_jobs(props["conninfo"])
+    if role := props.get("app_role"):
+        grant_access(props["conninfo"], role=role)
     return _outputs(props, status(props["conninfo"]))
 
 

@@ -19,6 +19,7 @@ from components.local.traffic import Traffic, TrafficArgs
 from components.schema import Schema, SchemaArgs
 from observatory.delivery.releases import ReleaseStore
 from observatory.delivery.rollout import RolloutDocument
+from observatory.nodes.storage import DATABASE_ROLE
 from observatory.settings import FLEETS, StackSettings
 
 API_KEY_REQUESTS_PER_MINUTE = 60_000  # the first key also serves `make bench`
@@ -48,7 +49,12 @@ def declare(args: LocalArgs) -> dict[str, Any]:
     database = Database("database", DatabaseArgs(settings=settings, machine=machine, authority=authority))
     schema = Schema(
         "schema",
-        SchemaArgs(conninfo=database.owner_url, migrations=args.migrations, target=rollout.schema_target),
+        SchemaArgs(
+            conninfo=database.owner_url,
+            migrations=args.migrations,
+            target=rollout.schema_target,
+            app_role=DATABASE_ROLE,
+        ),
         pulumi.ResourceOptions(depends_on=list(database.ready), deleted_with=machine),
     )
     cache = Cache("cache", CacheArgs(settings=settings, machine=machine))

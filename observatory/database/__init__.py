@@ -15,11 +15,16 @@ from observatory.database.errors import (
     UnsuitableServerError,
 )
 from observatory.database.files import Edition, Migration, load_migrations, read_migrations
+from observatory.database.gaps import EditionGap, edition_gaps
+from observatory.database.jobs import Job, schedule_jobs
+from observatory.database.privileges import grant_access
 
 __all__ = [
     "DatabaseError",
     "Deployment",
     "Edition",
+    "EditionGap",
+    "Job",
     "LockHeldError",
     "LockTimeoutError",
     "Migration",
@@ -35,11 +40,14 @@ __all__ = [
     "connect",
     "create_api_key",
     "deploy",
+    "edition_gaps",
     "ensure_database",
     "ensure_login",
+    "grant_access",
     "load_migrations",
     "plan",
     "read_migrations",
     "revoke_api_key",
+    "schedule_jobs",
     "status",
 ]

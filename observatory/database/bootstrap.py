@@ -10,7 +10,7 @@ import base64
 import contextlib
 import hashlib
 import hmac
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import psycopg
 from psycopg import sql
@@ -18,6 +18,7 @@ from psycopg import sql
 from observatory.database.connection import connect, with_database
 from observatory.database.errors import readable
 from observatory.database.lock import BOOTSTRAP_LOCK, session_lock
+from observatory.database.privileges import SCHEMAS, grant_relations
 
 EXTENSIONS = ("timescaledb", "pg_stat_statements")
 LOCK_WAIT_S = 60.0
@@ -28,6 +29,8 @@ _INVALID_DATABASE = -2
 
 def ensure_database(admin_conninfo: str, *, name: str, owner: str) -> None:
     """Make a database with its owner and extensions; no change where they are as they should be.
+
+    pg_cron can be in one database of a server only: it is made where the server's `cron.database_name` is this one.
 
     The owner is a login without a password: it comes in by peer on the socket. It may see other sessions' queries, so
     that a migration can name who blocks it.
@@ -57,15 +60,14 @@ def ensure_login(
     name: str,
     password: str,
     owner: str,
-    privileges: Sequence[str] = ("SELECT", "INSERT"),
     connection_limit: int = 100,
     statement_timeout_ms: int = 30_000,
 ) -> None:
     """Make a login of an application, without any right to create or change objects.
 
-    It gets its privileges on all tables in `public` that the owner has or will have, may read the ledger, and may use
-    temporary tables (COPY, then INSERT … ON CONFLICT, needs one). The password leaves this process only as a SCRAM
-    verifier.
+    It may read all that the owner has or will have, add traces, metrics and logs once `grant_access` ran after the
+    migration that makes them, and use temporary tables (COPY, then INSERT … ON CONFLICT, needs one). The password
+    leaves this process only as a SCRAM verifier.
 
     Args:
         admin_conninfo: superuser, to the server's maintenance database (`postgres`), which holds the lock.
@@ -73,7 +75,6 @@ def ensure_login(
         name: of the login.
         password: in plain text; unchanged where the server's verifier fits it.
         owner: of the tables.
-        privileges: on the tables.
         connection_limit: sessions of this login.
         statement_timeout_ms: of each of its statements.
 
@@ -91,7 +92,7 @@ def ensure_login(
         _ensure_role(connection, name)
         _ensure_password(connection, name, password)
         _limit(connection, name, database, connection_limit, statement_timeout_ms)
-        _grant(connection, name, database, owner, privileges)
+        _grant(connection, name, database, owner)
 
 
 @contextlib.contextmanager
@@ -132,9 +133,17 @@ def _ensure_contents(connection: psycopg.Connection, name: str, owner: str) -> N
     for extension in EXTENSIONS:
         # One statement per session: TimescaleDB must be the first thing that happens in the session that creates it.
         connection.execute(_compose("CREATE EXTENSION IF NOT EXISTS {}", extension))
+    _ensure_pg_cron(connection, name, owner)
     connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     connection.execute(_compose("CREATE SCHEMA IF NOT EXISTS observatory AUTHORIZATION {}", owner))
     connection.execute(_compose("ALTER DATABASE {} SET timezone = 'UTC'", name))
+
+
+def _ensure_pg_cron(connection: psycopg.Connection, name: str, owner: str) -> None:
+    row = connection.execute("SELECT current_setting('cron.database_name', true)").fetchone()
+    if row and row[0] == name:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS pg_cron")
+        connection.execute(_compose("GRANT USAGE ON SCHEMA cron TO {}", owner))
 
 
 def _ensure_password(connection: psycopg.Connection, name: str, password: str) -> None:
@@ -171,18 +180,11 @@ def _limit(
         connection.execute(alter + sql.Literal(value))
 
 
-def _grant(connection: psycopg.Connection, name: str, database: str, owner: str, privileges: Sequence[str]) -> None:
-    rights = sql.SQL(", ").join(sql.SQL(privilege) for privilege in privileges)
+def _grant(connection: psycopg.Connection, name: str, database: str, owner: str) -> None:
     connection.execute(_compose("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}", database, name))
-    connection.execute(_compose("GRANT USAGE ON SCHEMA public, observatory TO {}", name))
-    for schema, wanted in (("public", rights), ("observatory", sql.SQL("SELECT"))):
-        future = _compose("ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA {} GRANT ", owner, schema)
-        connection.execute(future + wanted + _compose(" ON TABLES TO {}", name))
-        for table in _tables(connection, schema, owner):
-            connection.execute(sql.SQL("GRANT ") + wanted + _compose(" ON {}.{} TO {}", schema, table, name))
-
-
-def _tables(connection: psycopg.Connection, schema: str, owner: str) -> list[str]:
-    """Tables of the owner: not those that extensions bring along."""
-    query = "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tableowner = %s"
-    return [row[0] for row in connection.execute(query, [schema, owner]).fetchall()]
+    for schema in SCHEMAS:
+        connection.execute(_compose("GRANT USAGE ON SCHEMA {} TO {}", schema, name))
+        future = _compose("ALTER DEFAULT PRIVILEGES FOR ROLE {} IN SCHEMA {} ", owner, schema)
+        connection.execute(future + _compose("REVOKE ALL ON TABLES FROM {}", name))
+        connection.execute(future + _compose("GRANT SELECT ON TABLES TO {}", name))
+    grant_relations(connection, role=name, owner=owner)

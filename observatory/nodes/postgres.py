@@ -54,9 +54,13 @@ def node_parameters(settings: StackSettings, paths: Paths) -> dict[str, Any]:
     """Return the parameters of one node; none needs to agree with another node's."""
     return {
         "unix_socket_directories": paths.postgres_socket,
-        "shared_preload_libraries": "timescaledb,pg_stat_statements",
+        "shared_preload_libraries": "timescaledb,pg_stat_statements,pg_cron",
         "timescaledb.telemetry_level": "off",
         "timescaledb.max_background_workers": 8,
+        "cron.database_name": settings.database.name,
+        "cron.use_background_workers": "on",  # a job needs no login, so no password and no line in pg_hba.conf
+        "cron.max_running_jobs": 5,
+        "cron.log_statement": "off",  # each run is a row of cron.job_run_details
         "shared_buffers": f"{settings.database.shared_buffers_mb}MB",
         "ssl": "on",
         "ssl_cert_file": certificate_file(paths, SERVER),

@@ -7,7 +7,7 @@ import pytest
 from pulumi.dynamic.dynamic import serialize_provider
 
 from components.schema import SchemaProvider
-from observatory.database import MigrationHistoryError, read_migrations, status
+from observatory.database import MigrationHistoryError, UnsuitableServerError, read_migrations, status
 from observatory.engine import StackOptions, up
 from tests.support.postgres import PostgresServer
 
@@ -23,7 +23,7 @@ def conninfo(postgres: PostgresServer, fresh_database: str) -> str:
 def directory(tmp_path: Path) -> Path:
     directory = tmp_path / "migrations"
     directory.mkdir()
-    for migration in read_migrations(SHIPPED)[:3]:
+    for migration in read_migrations(SHIPPED)[:3]:  # without jobs, which need pg_cron
         shutil.copy(migration.path, directory)
     return directory
 
@@ -73,6 +73,19 @@ def test_a_target_limits_what_is_wanted(conninfo: str, directory: Path) -> None:
     assert outs["version"] == 2
     assert SchemaProvider().diff("schema", outs, props).changes is False
     assert SchemaProvider().diff("schema", outs, inputs(conninfo, directory, target=3.0)).changes is True
+
+
+def test_another_role_of_the_service_is_a_difference(conninfo: str, directory: Path) -> None:
+    outs = SchemaProvider().create(inputs(conninfo, directory, app_role="pg_monitor")).outs
+
+    assert outs is not None
+    assert SchemaProvider().diff("schema", outs, inputs(conninfo, directory, app_role="pg_monitor")).changes is False
+    assert SchemaProvider().diff("schema", outs, inputs(conninfo, directory, app_role="other")).changes is True
+
+
+def test_jobs_that_would_never_run_are_an_error(conninfo: str) -> None:
+    with pytest.raises(UnsuitableServerError, match="jobs to run, but no pg_cron"):
+        SchemaProvider().create(inputs(conninfo, SHIPPED))
 
 
 def test_only_the_variant_of_the_servers_edition_is_wanted(conninfo: str, directory: Path) -> None:

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from observatory.database import Deployment, deploy
+from observatory.database import Deployment, deploy, status
 from tests.support.postgres import PostgresServer
 
 WriteMigrations = Callable[..., Path]
 Deploy = Callable[..., Deployment]
 
 SHIPPED = Path(__file__).parents[2] / "migrations"
+
+
+@pytest.fixture(autouse=True)
+def needed_edition(request: pytest.FixtureRequest) -> None:
+    """Skip, and say so, what the server's edition of TimescaleDB cannot do."""
+    if request.node.get_closest_marker("community") and status(request.getfixturevalue("conninfo")).edition == "apache":
+        pytest.skip("needs TimescaleDB's community edition")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from observatory.database import deploy, ensure_database, ensure_login
+from observatory.database import StatementFailedError, deploy, ensure_database, ensure_login, grant_access
 from tests.database.conftest import SHIPPED
 from tests.support.postgres import PostgresServer
 
@@ -41,7 +41,11 @@ def bootstrap(postgres: PostgresServer, names: Names, *, password: str = PASSWOR
 
 def migrate(postgres: PostgresServer, names: Names) -> None:
     conninfo = postgres.conninfo(user=names.owner, dbname=names.database)
-    deploy(conninfo, migrations=SHIPPED, target=3, actor="tester", deployment_id="test")
+    deploy(conninfo, migrations=SHIPPED, actor="tester", deployment_id="test")
+
+
+def give_access(postgres: PostgresServer, names: Names) -> None:
+    grant_access(postgres.conninfo(user=names.owner, dbname=names.database), role=names.login)
 
 
 def as_login(postgres: PostgresServer, names: Names, *, password: str = PASSWORD) -> psycopg.Connection:
@@ -103,14 +107,83 @@ def test_a_database_whose_creation_was_killed_is_made_anew(postgres: PostgresSer
     migrate(postgres, names)
 
 
+INGEST = {"llm_traces", "llm_metrics", "llm_logs"}
+
+
+def privileges(connection: psycopg.Connection) -> dict[str, set[str]]:
+    """What the session's role may do with each relation of the two schemas, those of extensions left out."""
+    query = """
+        SELECT CASE nspname WHEN 'public' THEN relname ELSE nspname || '.' || relname END, (
+            SELECT array_agg(kind) FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) AS kind
+            WHERE has_table_privilege(c.oid, kind)
+               OR (kind IN ('INSERT', 'UPDATE') AND has_any_column_privilege(c.oid, kind))
+        )
+        FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+        WHERE nspname IN ('public', 'observatory') AND relkind IN ('r', 'v', 'm', 'p')
+          AND relname NOT LIKE 'pg_stat_statements%'
+    """
+    return {name: set(held or ()) for name, held in connection.execute(query.encode()).fetchall()}
+
+
+def test_the_login_may_add_traces_metrics_and_logs_and_read_all(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
+    migrate(postgres, names)
+
+    for _ in range(2):
+        give_access(postgres, names)
+        with as_login(postgres, names) as connection:
+            held = privileges(connection)
+
+        assert {name for name, held in held.items() if held == {"SELECT", "INSERT"}} == INGEST
+        readable = {name for name, held in held.items() if held == {"SELECT"}}
+        assert readable == set(held) - INGEST
+        assert {
+            "users",
+            "api_keys",
+            "model_pricing",
+            "projects",
+            "llm_metrics_1min",
+            "cost_analysis_hourly",
+        } <= readable
+
+
+def test_access_is_taken_back_where_it_is_too_much(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
+    with postgres.superuser(names.database) as admin:
+        # As earlier versions had it: every table, whatever a migration makes.
+        admin.execute(
+            f"ALTER DEFAULT PRIVILEGES FOR ROLE {names.owner} IN SCHEMA public"
+            f" GRANT SELECT, INSERT ON TABLES TO {names.login}".encode()
+        )
+    migrate(postgres, names)
+
+    give_access(postgres, names)
+    with as_login(postgres, names) as connection:
+        assert {name for name, held in privileges(connection).items() if "INSERT" in held} == INGEST
+
+    bootstrap(postgres, names)
+    with postgres.superuser(names.database) as admin:
+        admin.execute(f"SET ROLE {names.owner}; CREATE TABLE newer ()".encode())
+    with as_login(postgres, names) as connection:
+        assert privileges(connection)["newer"] == {"SELECT"}
+
+
+def test_access_of_a_login_that_does_not_exist_is_refused(postgres: PostgresServer, names: Names) -> None:
+    ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
+
+    with pytest.raises(StatementFailedError, match=f'privileges of "{names.login}": role ".*" does not exist'):
+        give_access(postgres, names)
+
+
 def test_the_login_may_insert_and_read_but_not_change_any_object(postgres: PostgresServer, names: Names) -> None:
     bootstrap(postgres, names)
     migrate(postgres, names)
+    give_access(postgres, names)
 
     with as_login(postgres, names) as connection:
         connection.execute("INSERT INTO llm_logs (ts, log_level, message) VALUES (now(), 'INFO', 'x')")
         assert one(connection, "SELECT count(*) FROM llm_logs") == (1,)
-        assert one(connection, "SELECT max(version) FROM observatory.schema_migrations") == (3,)
+        assert one(connection, "SELECT max(version) FROM observatory.schema_migrations") == (6,)
         connection.execute("CREATE TEMPORARY TABLE batch (LIKE llm_traces)")
         for statement in (
             "CREATE TABLE t ()",
@@ -119,6 +192,13 @@ def test_the_login_may_insert_and_read_but_not_change_any_object(postgres: Postg
             "ALTER TABLE llm_logs ADD x int",
             "TRUNCATE llm_logs",
             "DELETE FROM llm_logs",
+            "INSERT INTO api_keys (key_hash, key_prefix, name) VALUES (repeat('0', 64), 'obs_', 'n')",
+            "INSERT INTO users (id) VALUES ('u')",
+            "UPDATE model_pricing SET prompt_cost_per_1k = 0",
+            "DELETE FROM llm_metrics_1min",
+            "INSERT INTO observatory.llm_metrics_1day (bucket) VALUES (now())",
+            "CALL observatory.refresh_aggregate('llm_metrics_1min')",
+            "CALL observatory.drop_old_chunks('llm_logs', INTERVAL '1 day')",
             "INSERT INTO observatory.schema_migrations (version) VALUES (4)",
             "CREATE INDEX ON llm_logs (message)",
             f"SET ROLE {names.owner}",
@@ -134,7 +214,8 @@ def test_grants_reach_tables_that_stood_before_the_login(postgres: PostgresServe
 
     with as_login(postgres, names) as connection:
         assert one(connection, "SELECT count(*) FROM llm_traces") == (0,)
-        assert one(connection, "SELECT count(*) FROM observatory.schema_migrations") == (3,)
+        assert one(connection, "SELECT count(*) FROM observatory.schema_migrations") == (6,)
+        connection.execute("INSERT INTO llm_logs (ts, log_level, message) VALUES (now(), 'INFO', 'x')")
 
 
 def test_a_login_has_limits(postgres: PostgresServer, names: Names) -> None:

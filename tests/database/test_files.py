@@ -44,7 +44,10 @@ def test_hidden_files_are_ignored(write_migrations: WriteMigrations) -> None:
 def test_the_shipped_migrations_load_for_both_editions() -> None:
     for edition in ("apache", "community"):
         names = [migration.name for migration in load_migrations(SHIPPED, edition)]
-        assert names[:3] == ["001_initial_schema", "002_add_hypertables", "003_create_indexes"]
+        assert names == [
+            *("001_initial_schema", "002_add_hypertables", "003_create_indexes"),
+            *("004_continuous_aggregates", "005_retention_policies", "006_supporting_tables"),
+        ]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
@@ -48,13 +48,15 @@ SETTINGS = {
 class PostgresServer:
     """A throwaway server: superuser `postgres` by peer on the socket, everybody else by SCRAM over TCP.
 
-    The operating-system user that runs the suite may log in over the socket as any role.
+    The operating-system user that runs the suite may log in over the socket as any role. `settings` go before the
+    suite's own.
     """
 
     rootfs: Path
     directory: Path
     port: int
     host: str = "127.0.0.1"
+    settings: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -112,7 +114,9 @@ class PostgresServer:
         Raises:
             RuntimeError: it did not answer in time; the message ends with its log.
         """
-        settings = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
+        settings = [
+            word for name, value in (SETTINGS | dict(self.settings)).items() for word in ("-c", f"{name}={value}")
+        ]
         command = [f"{BINARIES}/postgres", "-D", "/srv/data", "-p", str(self.port), *settings]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(self._sandboxed(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -161,11 +165,11 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def postgres_server(rootfs: Path) -> Iterator[PostgresServer]:
+def postgres_server(rootfs: Path, **settings: str) -> Iterator[PostgresServer]:
     """A new server out of a root filesystem with an empty cluster, stopped and removed at the end."""
     # Not pytest's own directory: a unix socket's path may have 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="observatory-postgres-"))
-    server = PostgresServer(rootfs=rootfs, directory=directory, port=_free_port())
+    server = PostgresServer(rootfs=rootfs, directory=directory, port=_free_port(), settings=settings)
     try:
         server._initialise()
         server.start()
