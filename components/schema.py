@@ -32,6 +32,7 @@ from observatory.database import (
     SchemaStatus,
     check_syntax,
     deploy,
+    edition_gaps,
     grant_access,
     read_migrations,
     schedule_jobs,
@@ -165,6 +166,9 @@ def _deploy(props: dict[str, Any]) -> dict[str, Any]:
     schedule_jobs(props["conninfo"])
     if role := props.get("app_role"):
         grant_access(props["conninfo"], role=role)
+    for gap in edition_gaps(props["conninfo"]):
+        if gap.replaced_by is None:
+            sys.stderr.write(f"this edition of TimescaleDB has no {gap.feature}: {gap.consequence}\n")
     return _outputs(props, status(props["conninfo"]))
 
 
