@@ -54,6 +54,7 @@ def node_parameters(settings: StackSettings, paths: Paths) -> dict[str, Any]:
     """Return the parameters of one node; none needs to agree with another node's."""
     return {
         "unix_socket_directories": paths.postgres_socket,
+        # Not pgaudit: with it a COPY into a hypertable crashes the server (timescale/timescaledb#7667; so does 2.19.3).
         "shared_preload_libraries": "timescaledb,pg_stat_statements,pg_cron",
         "timescaledb.telemetry_level": "off",
         "timescaledb.max_background_workers": 8,
