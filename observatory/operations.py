@@ -266,7 +266,7 @@ def status(workspace: Workspace) -> Status:
     if rollout is None:
         return Status(daemons=[], rollout=None, schema_version=None, fleet_size=settings.fleets.size)
     return Status(
-        daemons=daemon_statuses(_sandbox(workspace), settings, rollout),
+        daemons=daemon_statuses(_sandbox(workspace), settings, rollout, workspace.stack),
         rollout=rollout,
         schema_version=outputs(workspace).get("schema_version"),
         fleet_size=settings.fleets.size,

@@ -51,6 +51,11 @@ class Ports(Settings):
     etcd_peer: Port = 12380
     blue: Port = 18100
     green: Port = 18200
+    prometheus: Port = 19090
+    alertmanager: Port = 19093
+    alert_receiver: Port = 19095
+    node_exporter: Port = 19100
+    postgres_exporter: Port = 19187
 
 
 class Database(Settings):

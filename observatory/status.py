@@ -14,10 +14,13 @@ from typing import Any
 
 from observatory.delivery.rollout import FleetName, RolloutDocument
 from observatory.nodes import HttpReady, Paths, TcpReady, Unit
+from observatory.nodes.alertmanager import alert_receiver, alertmanager
 from observatory.nodes.etcd import etcd
+from observatory.nodes.exporters import node_exporter, postgres_exporter
 from observatory.nodes.haproxy import haproxy
 from observatory.nodes.pgbouncer import pgbouncer
 from observatory.nodes.postgres import patroni
+from observatory.nodes.prometheus import prometheus
 from observatory.nodes.storage import storage
 from observatory.nodes.valkey import valkey
 from observatory.runtime import Probe, Sandbox, package_versions
@@ -29,6 +32,11 @@ PACKAGES = {
     "pgbouncer": "pgbouncer",
     "valkey": "valkey-server",
     "haproxy": "haproxy",
+    "node-exporter": "prometheus-node-exporter",
+    "postgres-exporter": "prometheus-postgres-exporter",
+    "alert-receiver": "python3",
+    "alertmanager": "prometheus-alertmanager",
+    "prometheus": "prometheus",
 }
 POSTGRES_PACKAGES = ("postgresql-17", "postgresql-17-timescaledb")
 
@@ -49,21 +57,23 @@ class DaemonStatus:
         return asdict(self)
 
 
-def stack_units(settings: StackSettings, rollout: RolloutDocument) -> list[tuple[Unit, str | None]]:
+def stack_units(settings: StackSettings, rollout: RolloutDocument, stack: str) -> list[tuple[Unit, str | None]]:
     """Return every unit of the stack, in the order of their start, with the version of those that a rollout chooses."""
     paths = Paths()
     fleets = {name: list(_fleet_units(settings, rollout, name, paths)) for name in FLEETS}
-    balancer = haproxy(
-        settings,
-        paths,
-        instances={
-            name: tuple(port for unit in units for port in unit.ports.values()) for name, units in fleets.items()
-        },
-        weights={name: rollout.fleet(name).weight for name in FLEETS},
+    ports = {name: tuple(port for unit in units for port in unit.ports.values()) for name, units in fleets.items()}
+    weights = {name: rollout.fleet(name).weight for name in FLEETS}
+    others = (
+        haproxy(settings, paths, instances=ports, weights=weights),
+        node_exporter(settings, paths),
+        postgres_exporter(settings, paths),
+        alert_receiver(settings, paths),
+        alertmanager(settings, paths),
+        prometheus(settings, paths, stack=stack, instances=ports),
     )
     instances = [(unit, rollout.fleet(name).version) for name, units in fleets.items() for unit in units]
     node = [unit(settings, paths) for unit in (etcd, patroni, pgbouncer, valkey)]
-    return [*((unit, None) for unit in node), *instances, (balancer, None)]
+    return [*((unit, None) for unit in node), *instances, *((unit, None) for unit in others)]
 
 
 def _fleet_units(settings: StackSettings, rollout: RolloutDocument, name: FleetName, paths: Paths) -> Iterator[Unit]:
@@ -72,11 +82,13 @@ def _fleet_units(settings: StackSettings, rollout: RolloutDocument, name: FleetN
         yield storage(settings, paths, fleet=name, index=index, version=state.version, sha256=state.sha256)
 
 
-def daemon_statuses(sandbox: Sandbox, settings: StackSettings, rollout: RolloutDocument) -> list[DaemonStatus]:
+def daemon_statuses(
+    sandbox: Sandbox, settings: StackSettings, rollout: RolloutDocument, stack: str
+) -> list[DaemonStatus]:
     """Return the status of every daemon that the stack should have."""
     versions = {name: upstream_version(version) for name, version in package_versions(sandbox.rootfs).items()}
     rows = []
-    for unit, version in stack_units(settings, rollout):
+    for unit, version in stack_units(settings, rollout, stack):
         rows.append(_status(sandbox, unit, version or versions.get(PACKAGES[unit.name], "?")))
         if unit.name == "patroni":
             rows.append(_postgres_status(sandbox, settings, versions))

@@ -1,4 +1,4 @@
-"""The `local` platform put together: machine, database, cache, backups, schema, fleets, traffic, API key."""
+"""The `local` platform put together: machine, database, cache, backups, schema, fleets, traffic, monitoring, API key."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from components.local.certificates import Authority
 from components.local.database import Database, DatabaseArgs
 from components.local.fleets import Fleet, FleetArgs
 from components.local.machine import Machine, MachineArgs
+from components.local.monitoring import Monitoring, MonitoringArgs
 from components.local.secrets import ApiKey
 from components.local.traffic import Traffic, TrafficArgs
 from components.schema import Schema, SchemaArgs
@@ -78,6 +79,10 @@ def declare(args: LocalArgs) -> dict[str, Any]:
     traffic = Traffic(
         "traffic", TrafficArgs(settings=settings, machine=machine, authority=authority, fleets=fleets, weights=weights)
     )
+    monitoring = Monitoring(
+        "monitoring",
+        MonitoringArgs(settings=settings, machine=machine, stack=pulumi.get_stack(), database=database, fleets=fleets),
+    )
     key = ApiKey(
         "operator",
         conninfo=database.owner_url,
@@ -91,6 +96,8 @@ def declare(args: LocalArgs) -> dict[str, Any]:
         "api_key": key.key,
         "database_url": database.url,
         "admin_database_url": database.admin_url,
+        "prometheus_url": monitoring.prometheus_url,
+        "alertmanager_url": monitoring.alertmanager_url,
         "fleets": {
             name: {"size": settings.fleets.size, **rollout.fleet(name).model_dump(include={"version", "weight"})}
             for name in FLEETS

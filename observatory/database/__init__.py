@@ -1,7 +1,7 @@
 """The database as operators see it: create it, bring its schema up, say where it stands. psycopg only, never Pulumi."""
 
 from observatory.database.api_keys import api_key_is_active, create_api_key, revoke_api_key
-from observatory.database.bootstrap import ensure_database, ensure_login
+from observatory.database.bootstrap import ensure_database, ensure_login, ensure_monitor
 from observatory.database.connection import connect
 from observatory.database.deployment import Deployment, Plan, SchemaStatus, check_syntax, deploy, plan, status
 from observatory.database.errors import (
@@ -44,6 +44,7 @@ __all__ = [
     "ensure_database",
     "ensure_login",
     "grant_access",
+    "ensure_monitor",
     "load_migrations",
     "plan",
     "read_migrations",

@@ -22,6 +22,7 @@ from observatory.database.privileges import SCHEMAS, grant_relations
 
 EXTENSIONS = ("timescaledb", "pg_stat_statements")
 LOCK_WAIT_S = 60.0
+MONITOR_CONNECTIONS, MONITOR_STATEMENT_TIMEOUT_MS = 5, 10_000
 
 # PostgreSQL marks so a database whose CREATE or DROP was interrupted: it can only be dropped.
 _INVALID_DATABASE = -2
@@ -93,6 +94,26 @@ def ensure_login(
         _ensure_password(connection, name, password)
         _limit(connection, name, database, connection_limit, statement_timeout_ms)
         _grant(connection, name, database, owner)
+
+
+def ensure_monitor(admin_conninfo: str, *, database: str, name: str) -> None:
+    """Make the login of an exporter, which comes in by peer on the socket: it reads statistics, no data.
+
+    Args:
+        admin_conninfo: superuser, to the server's maintenance database (`postgres`), which holds the lock.
+        database: made by `ensure_database`.
+        name: of the login.
+
+    Raises:
+        LockHeldError: another bootstrap runs on the server.
+        StatementFailedError: PostgreSQL refused.
+        UnreachableError: no connection.
+    """
+    with _locked_session(admin_conninfo, f'bootstrap of login "{name}"') as admin:
+        _ensure_role(admin, name)
+        admin.execute(_compose("GRANT pg_monitor TO {}", name))
+        admin.execute(_compose("GRANT CONNECT ON DATABASE {} TO {}", database, name))
+        _limit(admin, name, database, MONITOR_CONNECTIONS, MONITOR_STATEMENT_TIMEOUT_MS)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from observatory.nodes.unit import HttpReady, Paths, Unit
 from observatory.settings import StackSettings
 
 SERVER = "postgres"  # of the certificate
+MONITOR_ROLE = "monitor"  # whom the exporter logs in as
 BIN = "/usr/lib/postgresql/17/bin"
 OPERATING_SYSTEM_USERS = ("observatory", "root")  # who may be postgres or migrator, by peer on the socket only
 
@@ -85,9 +86,10 @@ def node_parameters(settings: StackSettings, paths: Paths) -> dict[str, Any]:
 
 
 def host_based_authentication() -> list[str]:
-    """Return pg_hba.conf: operators by peer on the socket alone, everybody else by SCRAM and TLS."""
+    """Return pg_hba.conf: operators and the exporter by peer on the socket alone, all others by SCRAM and TLS."""
     return [
         "local all postgres,migrator peer map=operators",
+        f"local all {MONITOR_ROLE} peer map=operators",
         "local all all scram-sha-256",
         "host all postgres,migrator all reject",
         "hostssl all all 127.0.0.1/32 scram-sha-256",
@@ -96,7 +98,9 @@ def host_based_authentication() -> list[str]:
 
 def ident_map() -> list[str]:
     """Return pg_ident.conf: which operating system user may be which operator."""
-    return [f"operators {user} {role}" for user in OPERATING_SYSTEM_USERS for role in ("postgres", "migrator")]
+    return [
+        f"operators {user} {role}" for user in OPERATING_SYSTEM_USERS for role in ("postgres", "migrator", MONITOR_ROLE)
+    ]
 
 
 def patroni(settings: StackSettings, paths: Paths) -> Unit:

@@ -6,10 +6,13 @@ import pytest
 import yaml
 
 from observatory.nodes import Paths, Unit
+from observatory.nodes.alertmanager import alert_receiver, alertmanager
 from observatory.nodes.etcd import etcd
+from observatory.nodes.exporters import node_exporter, postgres_exporter
 from observatory.nodes.haproxy import haproxy, weights_map
 from observatory.nodes.pgbouncer import pgbouncer, user_line
 from observatory.nodes.postgres import host_based_authentication, patroni
+from observatory.nodes.prometheus import prometheus
 from observatory.nodes.storage import storage
 from observatory.nodes.valkey import valkey
 from observatory.settings import StackSettings
@@ -21,7 +24,14 @@ def all_units() -> list[Unit]:
     instance = storage(SETTINGS, PATHS, fleet="blue", index=2, version="v0.1.0", sha256="a" * 64)
     balancer = haproxy(SETTINGS, PATHS, instances={"blue": (1, 2), "green": ()}, weights={"blue": 95, "green": 5})
     node = [unit(SETTINGS, PATHS) for unit in (etcd, patroni, pgbouncer, valkey)]
-    return [*node, instance, balancer]
+    monitoring = [
+        node_exporter(SETTINGS, PATHS),
+        postgres_exporter(SETTINGS, PATHS),
+        alert_receiver(SETTINGS, PATHS),
+        alertmanager(SETTINGS, PATHS),
+        prometheus(SETTINGS, PATHS, stack="local", instances={"blue": (1, 2), "green": ()}),
+    ]
+    return [*node, instance, balancer, *monitoring]
 
 
 def as_pulumi_carries(value: object) -> object:

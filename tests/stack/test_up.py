@@ -29,6 +29,8 @@ OUTPUTS = {
     "api_key",
     "database_url",
     "admin_database_url",
+    "prometheus_url",
+    "alertmanager_url",
     "fleets",
     "active_fleet",
     "schema_version",
@@ -63,6 +65,11 @@ def test_every_daemon_is_ready(stack: Checkout) -> None:
         "storage-blue-1",
         "storage-green-1",
         "haproxy",
+        "node-exporter",
+        "postgres-exporter",
+        "alert-receiver",
+        "alertmanager",
+        "prometheus",
     ]
     assert {daemon["health"] for daemon in status["daemons"]} == {"ready"}
     assert all(Path(f"/proc/{daemon['pid']}").exists() for daemon in status["daemons"])

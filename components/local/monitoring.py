@@ -1,0 +1,97 @@
+"""Monitoring of the `local` stack: exporters, Prometheus, Alertmanager, and the receiver that keeps its alerts.
+
+Owns which daemons there are and the exporter's login. What is measured and who is told is `monitoring`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+
+from components.local.database import Database
+from components.local.fleets import Fleet
+from components.local.machine import Daemon, Machine, without_provider
+from observatory.delivery.rollout import FleetName
+from observatory.nodes import Paths, Unit
+from observatory.nodes.alertmanager import alert_receiver, alertmanager
+from observatory.nodes.exporters import node_exporter, postgres_exporter
+from observatory.nodes.postgres import MONITOR_ROLE
+from observatory.nodes.prometheus import prometheus
+from observatory.settings import StackSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitoringArgs:
+    """The stack's name, and what is measured."""
+
+    settings: StackSettings
+    machine: Machine
+    stack: str
+    database: Database
+    fleets: Mapping[FleetName, Fleet]
+
+
+class Monitoring(pulumi.ComponentResource):
+    """Prometheus and what belongs to it. Outputs: `prometheus_url`, `alertmanager_url`."""
+
+    def __init__(self, name: str, args: MonitoringArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("observatory:local:Monitoring", name, None, opts)
+        self._machine = args.machine
+        settings, paths = args.settings, Paths()
+        login = MonitorLogin(
+            "monitor-login",
+            admin_url=args.database.admin_url,
+            database=settings.database.name,
+            opts=self._child(*args.database.ready),
+        )
+        self._daemon(node_exporter(settings, paths))
+        self._daemon(postgres_exporter(settings, paths), login)
+        receiver = self._daemon(alert_receiver(settings, paths))
+        pager = self._daemon(alertmanager(settings, paths), receiver)
+        instances = {fleet: component.ports for fleet, component in args.fleets.items()}
+        server = self._daemon(prometheus(settings, paths, stack=args.stack, instances=instances), pager)
+        self.prometheus_url = server.id.apply(lambda _: f"http://127.0.0.1:{settings.ports.prometheus}")
+        self.alertmanager_url = pager.id.apply(lambda _: f"http://127.0.0.1:{settings.ports.alertmanager}")
+        self.register_outputs({"prometheus_url": self.prometheus_url, "alertmanager_url": self.alertmanager_url})
+
+    def _daemon(self, unit: Unit, *after: pulumi.Resource) -> Daemon:
+        return Daemon(unit.name, machine=self._machine, unit=unit, opts=self._child(*after))
+
+    def _child(self, *after: pulumi.Resource) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(parent=self, depends_on=list(after), deleted_with=self._machine)
+
+
+class MonitorLoginProvider(ResourceProvider):
+    """Makes the exporter's login, over `observatory.database`."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Make what is missing."""
+        from observatory.database import ensure_monitor  # noqa: PLC0415 - psycopg only where it is used
+
+        ensure_monitor(props["admin_url"], database=props["database"], name=props["role"])
+        return CreateResult(id_=props["role"], outs=without_provider(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Compare role and database; how the server is reached does not matter."""
+        return DiffResult(changes=any(_olds.get(key) != _news.get(key) for key in ("role", "database")))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Make it for the database that is wanted now."""
+        self.create(_news)
+        return UpdateResult(outs=without_provider(_news))
+
+
+class MonitorLogin(Resource, module="local", name="MonitorLogin"):
+    """The login that reads statistics and no data. Deleting the resource leaves it, as it holds nothing."""
+
+    def __init__(
+        self, name: str, *, admin_url: pulumi.Input[str], database: str, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        props = {"admin_url": admin_url, "database": database, "role": MONITOR_ROLE}
+        super().__init__(MonitorLoginProvider(), name, props, opts)

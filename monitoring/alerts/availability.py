@@ -1,0 +1,332 @@
+"""Availability: is there a database, does anything look at it, is there a service in front of it.
+
+Thresholds are the same on every stack. Patroni brings a killed PostgreSQL back in 3 to 6 s, so 20 s without an answer
+no longer heal by themselves. `last_over_time` bridges a scrape that failed, which would start `for` anew.
+"""
+
+from __future__ import annotations
+
+from monitoring.jobs import JOBS
+from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
+
+BRIDGE = "1m"  # how long the last value of a series counts when scrapes fail
+ALL_UP = {f'up{{stack="test",job="{job.name}",instance="one"}}': "1x60" for job in JOBS}
+
+
+def _database_down(scope: Scope) -> str:
+    return f"last_over_time({scope.select('pg_up')}[{BRIDGE}]) == 0"
+
+
+def _exporter_down(scope: Scope) -> str:
+    """Return what misses any job: a dead exporter's own series vanish, so that only `up` and `absent` tell."""
+    standing = scope.select("up", _job_matcher(elastic=False))
+    elastic = scope.select("up", _job_matcher(elastic=True))
+    collectors, database = scope.select("pg_scrape_collector_success"), scope.select("pg_up")
+    never = [scope.select("up", f'job="{job.name}"') for job in JOBS]
+    conditions = (
+        f"{standing} == 0",
+        f"sum by (stack, job) ({elastic}) == 0",
+        # Without PostgreSQL every collector fails: that is StorageDatabaseDown.
+        f"({collectors} == 0 unless on (stack, instance) {database} == 0)",
+        *(f"absent({selector})" for selector in never),
+    )
+    return "\nor ".join(conditions)
+
+
+def _job_matcher(*, elastic: bool) -> str:
+    names = "|".join(job.name for job in JOBS if job.elastic is elastic)
+    return f'job=~"{names}"'
+
+
+def _service_down(scope: Scope) -> str:
+    """Return the fleets that get traffic and have no instance for it; the value is their percentage."""
+    weight = scope.select("storage_fleet_weight")
+    ready = scope.select("haproxy_backend_status", 'state="UP"', 'fleet!=""')
+    return (
+        f"max by (stack, fleet) (last_over_time({weight}[{BRIDGE}])) > 0\n"
+        f"and on (stack, fleet) max by (stack, fleet) (last_over_time({ready}[{BRIDGE}])) == 0"
+    )
+
+
+def _instance_down(scope: Scope) -> str:
+    """Return the instances that fail their checks; one in maintenance has another state."""
+    down = scope.select("haproxy_server_status", 'state="DOWN"', 'fleet!=""')
+    return f"max by (stack, fleet, server) (last_over_time({down}[{BRIDGE}])) == 1"
+
+
+DATABASE_DOWN = Alert(
+    name="StorageDatabaseDown",
+    expression=_database_down,
+    pending="20s",
+    keep_firing="15s",
+    severity="critical",
+    component="database",
+    category="availability",
+    summary="PostgreSQL does not answer",
+    description="PostgreSQL behind {{ $labels.instance }} refuses its exporter (pg_up is {{ $value }}).",
+    runbook=Runbook(
+        meaning="The exporter runs and cannot log in to PostgreSQL, and Patroni did not bring it back within 20 s.",
+        impact="Nothing is stored and nothing can be read. Clients get 503 and have to send again.",
+        diagnosis=(
+            "`observatory status`: does `patroni` run, does `postgresql`?",
+            'Patroni\'s view: `curl -s http://127.0.0.1:18008/patroni`. `"pause": true` means that it heals nothing.',
+            "The last lines of `log/patroni.log` in the stack's home hold PostgreSQL's own messages.",
+            "Is the disk of the data directory full? PostgreSQL stops on a full one.",
+        ),
+        remedy=(
+            "Paused: `curl -X PATCH -d '{\"pause\": null}' http://127.0.0.1:18008/config`; it starts again.",
+            "Patroni or etcd gone: `observatory up` starts what is missing.",
+            "A full disk: make room first, then start; never delete from `pg_wal`.",
+        ),
+    ),
+    fault="Pause Patroni, kill the postmaster.",
+    scenarios=(
+        Scenario(
+            name="PostgreSQL is gone",
+            series={'pg_up{stack="test",instance="one"}': "1x5 0x30"},
+            quiet=("25s", "45s"),
+            fires=(
+                Firing(
+                    at="1m",
+                    labels={"instance": "one"},
+                    description="PostgreSQL behind one refuses its exporter (pg_up is 0).",
+                ),
+            ),
+        ),
+        Scenario(
+            name="Patroni brought it back within 10 s",
+            series={'pg_up{stack="test",instance="one"}': "1x5 0 0 1x30"},
+            quiet=("30s", "40s", "1m", "2m"),
+        ),
+        Scenario(
+            name="scrapes fail meanwhile",
+            series={'pg_up{stack="test",instance="one"}': "1x5 0 0 _ _ 0 _ 0x30"},
+            fires=(
+                Firing(
+                    at="55s",
+                    labels={"instance": "one"},
+                    description="PostgreSQL behind one refuses its exporter (pg_up is 0).",
+                ),
+            ),
+        ),
+        Scenario(
+            name="another stack's database",
+            series={'pg_up{stack="other",instance="one"}': "0x30"},
+            quiet=("2m",),
+        ),
+    ),
+)
+
+EXPORTER_DOWN = Alert(
+    name="StorageExporterDown",
+    expression=_exporter_down,
+    pending="1m",
+    severity="critical",
+    component="monitoring",
+    category="availability",
+    summary="A part of the stack is not measured: its alerts are blind",
+    description=(
+        "Job {{ $labels.job }}"
+        "{{ with $labels.instance }} at {{ . }}{{ end }}"
+        "{{ with $labels.collector }}, collector {{ . }}{{ end }}"
+        " gives no metrics (value {{ $value }})."
+    ),
+    runbook=Runbook(
+        meaning="Prometheus gets no metrics from an exporter, or the exporter gets none from what it looks at.",
+        impact="Every alert on that job's metrics is silent, whatever happens. What it watches may be down, too.",
+        diagnosis=(
+            "`observatory status`: is the job's daemon ready? `etcd`, `patroni`, `haproxy`, `storage` need none.",
+            "Prometheus' page `/targets` names the error of the last scrape.",
+            "With a collector in the description: `log/postgres-exporter.log` says which query failed.",
+        ),
+        remedy=(
+            "`observatory up` starts what is missing.",
+            "A collector that lacks a right: the role `monitor` has to be a member of `pg_monitor`.",
+        ),
+    ),
+    fault="Stop the exporter of PostgreSQL.",
+    scenarios=(
+        Scenario(
+            name="an exporter dies",
+            series={**ALL_UP, 'up{stack="test",job="postgres",instance="one"}': "1x5 0x55"},
+            quiet=("30s", "1m"),
+            fires=(
+                Firing(
+                    at="2m",
+                    labels={"job": "postgres", "instance": "one"},
+                    description="Job postgres at one gives no metrics (value 0).",
+                ),
+            ),
+        ),
+        Scenario(
+            name="a job has no target at all",
+            series={series: values for series, values in ALL_UP.items() if '"node"' not in series},
+            fires=(Firing(at="2m", labels={"job": "node"}, description="Job node gives no metrics (value 1)."),),
+        ),
+        Scenario(
+            name="one of two storage instances is gone: not measured is the other alert's",
+            series={**ALL_UP, 'up{stack="test",job="storage",instance="two"}': "0x60"},
+            quiet=("2m", "4m"),
+        ),
+        Scenario(
+            name="no storage instance is measured",
+            series={**ALL_UP, 'up{stack="test",job="storage",instance="one"}': "0x60"},
+            fires=(Firing(at="2m", labels={"job": "storage"}, description="Job storage gives no metrics (value 0)."),),
+        ),
+        Scenario(
+            name="one collector fails",
+            series={
+                **ALL_UP,
+                'pg_up{stack="test",job="postgres",instance="one"}': "1x60",
+                'pg_scrape_collector_success{stack="test",job="postgres",instance="one",collector="wal"}': "0x60",
+            },
+            fires=(
+                Firing(
+                    at="2m",
+                    labels={"job": "postgres", "instance": "one", "collector": "wal"},
+                    description="Job postgres at one, collector wal gives no metrics (value 0).",
+                ),
+            ),
+        ),
+        Scenario(
+            name="collectors fail for want of a database",
+            series={
+                **ALL_UP,
+                'pg_up{stack="test",job="postgres",instance="one"}': "0x60",
+                'pg_scrape_collector_success{stack="test",job="postgres",instance="one",collector="wal"}': "0x60",
+            },
+            quiet=("2m", "4m"),
+        ),
+    ),
+)
+
+SERVICE_DOWN = Alert(
+    name="StorageServiceDown",
+    expression=_service_down,
+    pending="15s",
+    keep_firing="15s",
+    severity="critical",
+    component="service",
+    category="availability",
+    rollback=True,
+    summary="A fleet that gets traffic has no ready instance",
+    description="Fleet {{ $labels.fleet }} gets {{ $value }} % of the requests and has no instance that is ready.",
+    runbook=Runbook(
+        meaning="HAProxy sends requests to a fleet of which no instance passes `/health/ready`.",
+        impact="That percentage of all requests is answered with 503.",
+        diagnosis=(
+            "`observatory status`: which instances run, which are ready?",
+            "Is StorageDatabaseDown firing? Instances are not ready without their database.",
+            "`log/storage-<fleet>-<n>.log` in the stack's home says why an instance is not ready or does not stay up.",
+            "`curl -s http://127.0.0.1:18082/weights` shows the percentages in force.",
+        ),
+        remedy=(
+            "During a rollout the alert rolls back by itself.",
+            "The other fleet is healthy: give it the traffic.",
+            "`observatory up` starts instances that are missing.",
+        ),
+    ),
+    fault="Stop both fleets.",
+    scenarios=(
+        Scenario(
+            name="the active fleet is gone",
+            series={
+                'storage_fleet_weight{stack="test",fleet="blue"}': "100x60",
+                'storage_fleet_weight{stack="test",fleet="green"}': "0x60",
+                'haproxy_backend_status{stack="test",fleet="blue",state="UP"}': "1x5 0x55",
+                'haproxy_backend_status{stack="test",fleet="blue",state="DOWN"}': "0x5 1x55",
+                'haproxy_backend_status{stack="test",fleet="green",state="UP"}': "1x60",
+            },
+            quiet=("25s", "40s"),
+            fires=(
+                Firing(
+                    at="1m",
+                    labels={"fleet": "blue"},
+                    description="Fleet blue gets 100 % of the requests and has no instance that is ready.",
+                ),
+            ),
+        ),
+        Scenario(
+            name="a fleet without traffic is gone",
+            series={
+                'storage_fleet_weight{stack="test",fleet="blue"}': "100x60",
+                'storage_fleet_weight{stack="test",fleet="green"}': "0x60",
+                'haproxy_backend_status{stack="test",fleet="blue",state="UP"}': "1x60",
+                'haproxy_backend_status{stack="test",fleet="green",state="UP"}': "0x60",
+            },
+            quiet=("1m", "4m"),
+        ),
+        Scenario(
+            name="a canary of five percent is gone",
+            series={
+                'storage_fleet_weight{stack="test",fleet="blue"}': "95x60",
+                'storage_fleet_weight{stack="test",fleet="green"}': "5x60",
+                'haproxy_backend_status{stack="test",fleet="blue",state="UP"}': "1x60",
+                'haproxy_backend_status{stack="test",fleet="green",state="UP"}': "0x60",
+            },
+            fires=(
+                Firing(
+                    at="1m",
+                    labels={"fleet": "green"},
+                    description="Fleet green gets 5 % of the requests and has no instance that is ready.",
+                ),
+            ),
+        ),
+    ),
+)
+
+INSTANCE_DOWN = Alert(
+    name="StorageInstanceDown",
+    expression=_instance_down,
+    pending="15s",
+    keep_firing="15s",
+    severity="warning",
+    component="service",
+    category="availability",
+    rollback=True,
+    summary="An instance of the storage service fails its checks",
+    description=(
+        "Instance {{ $labels.server }} of fleet {{ $labels.fleet }} fails the balancer's checks (value {{ $value }})."
+    ),
+    runbook=Runbook(
+        meaning="HAProxy has taken an instance out because `/health/ready` fails or does not answer.",
+        impact="The fleet serves with one instance less. With none left, StorageServiceDown fires.",
+        diagnosis=(
+            "`observatory status`: does the instance run?",
+            "`log/storage-<fleet>-<n>.log` in the stack's home says why it is not ready or does not stay up.",
+            "`curl -s http://127.0.0.1:18082/` shows what the balancer's last check saw.",
+        ),
+        remedy=(
+            "`observatory up` starts what is missing; the supervisor has restarted a daemon that died already.",
+            "An instance to be left out on purpose belongs in maintenance, which does not alert.",
+        ),
+    ),
+    fault="Stop one instance.",
+    scenarios=(
+        Scenario(
+            name="an instance is gone",
+            series={
+                'haproxy_server_status{stack="test",fleet="blue",server="blue-1",state="DOWN"}': "0x5 1x55",
+                'haproxy_server_status{stack="test",fleet="blue",server="blue-2",state="DOWN"}': "0x60",
+            },
+            quiet=("25s", "40s"),
+            fires=(
+                Firing(
+                    at="1m",
+                    labels={"fleet": "blue", "server": "blue-1"},
+                    description="Instance blue-1 of fleet blue fails the balancer's checks (value 1).",
+                ),
+            ),
+        ),
+        Scenario(
+            name="an instance is in maintenance",
+            series={
+                'haproxy_server_status{stack="test",fleet="blue",server="blue-1",state="DOWN"}': "0x60",
+                'haproxy_server_status{stack="test",fleet="blue",server="blue-1",state="MAINT"}': "1x60",
+            },
+            quiet=("1m", "4m"),
+        ),
+    ),
+)
+
+AVAILABILITY = (DATABASE_DOWN, EXPORTER_DOWN, SERVICE_DOWN, INSTANCE_DOWN)

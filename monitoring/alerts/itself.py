@@ -1,0 +1,252 @@
+"""Alerts about monitoring itself: that it lives, that it delivers, that nothing waits for ever.
+
+Watchdog and InfoInhibitor are those of kube-prometheus.
+"""
+
+from __future__ import annotations
+
+from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
+
+ESCALATION = "30m"
+STEP = "0x10 1x20"  # a counter that grows by one after 50 s
+
+
+def _info_alone(scope: Scope) -> str:
+    info = scope.select("ALERTS", 'severity="info"', 'alertstate="firing"')
+    louder = scope.select("ALERTS", 'severity=~"warning|critical"', 'alertstate="firing"')
+    return f"max by (stack) ({info}) == 1 unless on (stack) max by (stack) ({louder}) == 1"
+
+
+def _unattended(scope: Scope) -> str:
+    """Return the warnings that fire, their name kept in `escalated`: the rule's own name takes `alertname`."""
+    warnings = scope.select("ALERTS", 'severity="warning"', 'alertstate="firing"')
+    return f'max by (stack, escalated) (label_replace({warnings}, "escalated", "$1", "alertname", "(.+)"))'
+
+
+def _failures(scope: Scope) -> str:
+    return f"sum by (stack, rule_group) (increase({scope.select('prometheus_rule_evaluation_failures_total')}[5m])) > 0"
+
+
+def _undelivered(scope: Scope) -> str:
+    to_alertmanager = scope.select("prometheus_notifications_errors_total")
+    to_receivers = scope.select("alertmanager_notifications_failed_total")
+    return (
+        f"sum by (stack, job) (increase({to_alertmanager}[5m])) > 0\n"
+        f"or sum by (stack, job, integration) (increase({to_receivers}[5m])) > 0"
+    )
+
+
+def _reload_failed(scope: Scope) -> str:
+    prometheus = scope.select("prometheus_config_last_reload_successful")
+    alertmanager = scope.select("alertmanager_config_last_reload_successful")
+    return f"{prometheus} == 0\nor {alertmanager} == 0"
+
+
+WATCHDOG = Alert(
+    name="Watchdog",
+    expression=lambda _scope: "vector(1)",
+    severity="none",
+    component="monitoring",
+    category="monitoring",
+    summary="Monitoring lives: this alert always fires",
+    description="A receiver that stops hearing this has to page (value {{ $value }}).",
+    runbook=Runbook(
+        meaning="The dead man's switch. It fires for ever, through the same rules, routes and network as every page.",
+        impact="None while it fires. When it falls silent, no other alert arrives either.",
+        diagnosis=(
+            "`observatory status`: do `prometheus` and `alertmanager` run?",
+            "Prometheus' page `/alerts` shows Watchdog firing? Then delivery is broken: `log/alertmanager.log`.",
+        ),
+        remedy=("`observatory up` starts what is missing.",),
+    ),
+    fault="Stop Prometheus: the dead man's switch pages.",
+    scenarios=(
+        Scenario(
+            name="it fires at once",
+            series={},
+            fires=(Firing(at="0s", description="A receiver that stops hearing this has to page (value 1)."),),
+        ),
+    ),
+)
+
+INFO_INHIBITOR = Alert(
+    name="InfoInhibitor",
+    expression=_info_alone,
+    severity="none",
+    component="monitoring",
+    category="monitoring",
+    summary="Informational alerts fire alone, and are held back",
+    description="Only informational alerts fire on {{ $labels.stack }} (value {{ $value }}).",
+    runbook=Runbook(
+        meaning="It inhibits alerts of severity `info` for as long as no warning or critical alert fires beside them.",
+        impact="None: it is routed to nobody. Prometheus' page `/alerts` still shows what it holds back.",
+        diagnosis=("Nothing to look for.",),
+        remedy=("Nothing to do.",),
+    ),
+    fault="An informational alert alone.",
+    scenarios=(
+        Scenario(
+            name="an informational alert alone",
+            series={'ALERTS{stack="test",alertname="A",severity="info",alertstate="firing"}': "1x60"},
+            fires=(Firing(at="30s", description="Only informational alerts fire on test (value 1)."),),
+        ),
+        Scenario(
+            name="a warning beside it",
+            series={
+                'ALERTS{stack="test",alertname="A",severity="info",alertstate="firing"}': "1x60",
+                'ALERTS{stack="test",alertname="B",severity="warning",alertstate="firing"}': "1x60",
+            },
+            quiet=("30s",),
+        ),
+    ),
+)
+
+WARNING_UNATTENDED = Alert(
+    name="StorageWarningUnattended",
+    expression=_unattended,
+    pending=ESCALATION,
+    severity="critical",
+    component="monitoring",
+    category="monitoring",
+    summary="A warning has been firing for half an hour",
+    description="{{ $labels.escalated }} still fires after 30 min (value {{ $value }}).",
+    runbook=Runbook(
+        meaning="A warning went to Slack and email half an hour ago and still fires. This escalates it.",
+        impact="That of the warning, which its own runbook describes.",
+        diagnosis=("Open the runbook of the alert that the description names.",),
+        remedy=("End the warning's cause, or silence it with a reason and an end.",),
+    ),
+    fault="Leave a warning alone for half an hour.",
+    scenarios=(
+        Scenario(
+            name="a warning that nobody ends",
+            series={'ALERTS{stack="test",alertname="B",severity="warning",alertstate="firing"}': "1x480"},
+            quiet=("29m",),
+            fires=(Firing(at="31m", labels={"escalated": "B"}, description="B still fires after 30 min (value 1)."),),
+        ),
+    ),
+)
+
+RULES_FAILING = Alert(
+    name="StorageRuleEvaluationFailing",
+    expression=_failures,
+    severity="warning",
+    component="monitoring",
+    category="monitoring",
+    summary="Prometheus cannot evaluate rules: alerts in them are silent",
+    description="Group {{ $labels.rule_group }} failed {{ $value | humanize }} times in 5 min.",
+    runbook=Runbook(
+        meaning="An expression of the group ends in an error, for example because labels do not match one to one.",
+        impact="The group's alerts after the failing rule keep their last state.",
+        diagnosis=("Prometheus' page `/rules` shows the error beside the rule.",),
+        remedy=(
+            "Correct the expression in `monitoring/`, with a scenario for what made it fail; then `observatory up`.",
+        ),
+    ),
+    fault="A rule that joins many to many.",
+    scenarios=(
+        Scenario(
+            name="a group fails",
+            series={'prometheus_rule_evaluation_failures_total{stack="test",rule_group="g"}': STEP},
+            quiet=("45s",),
+            fires=(Firing(at="90s", labels={"rule_group": "g"}, description="Group g failed 1 times in 5 min."),),
+        ),
+    ),
+)
+
+NOTIFICATIONS_FAILING = Alert(
+    name="StorageNotificationsFailing",
+    expression=_undelivered,
+    severity="critical",
+    component="monitoring",
+    category="monitoring",
+    summary="Alerts are not delivered",
+    description=(
+        "{{ $labels.job }}{{ with $labels.integration }} to {{ . }}{{ end }}"
+        " lost {{ $value | humanize }} notifications in 5 min."
+    ),
+    runbook=Runbook(
+        meaning="Prometheus does not reach Alertmanager, or Alertmanager does not reach a receiver.",
+        impact="Pages may be lost: look at Prometheus' page `/alerts` until this has ended.",
+        diagnosis=(
+            "`log/alertmanager.log` in the stack's home names the receiver and its answer.",
+            "`log/prometheus.log` says why Alertmanager is not reached.",
+        ),
+        remedy=(
+            "`observatory up` starts what is missing; a refused key or address belongs to the receiver's settings.",
+        ),
+    ),
+    fault="Stop the receiver.",
+    scenarios=(
+        Scenario(
+            name="a receiver refuses",
+            series={
+                'alertmanager_notifications_failed_total{stack="test",job="alertmanager",integration="webhook"}': STEP
+            },
+            quiet=("45s",),
+            fires=(
+                Firing(
+                    at="90s",
+                    labels={"job": "alertmanager", "integration": "webhook"},
+                    description="alertmanager to webhook lost 1 notifications in 5 min.",
+                ),
+            ),
+        ),
+        Scenario(
+            name="Alertmanager is not reached",
+            series={'prometheus_notifications_errors_total{stack="test",job="prometheus"}': STEP},
+            fires=(
+                Firing(
+                    at="90s",
+                    labels={"job": "prometheus"},
+                    description="prometheus lost 1 notifications in 5 min.",
+                ),
+            ),
+        ),
+    ),
+)
+
+RELOAD_FAILED = Alert(
+    name="StorageConfigReloadFailed",
+    expression=_reload_failed,
+    pending="1m",
+    severity="warning",
+    component="monitoring",
+    category="monitoring",
+    summary="Monitoring runs with an old configuration",
+    description="{{ $labels.job }} refused its new configuration (value {{ $value }}).",
+    runbook=Runbook(
+        meaning="Prometheus or Alertmanager could not load the files on disk, and goes on with the old ones.",
+        impact="New alerts and routes are not in force. At its next start the daemon will not come up.",
+        diagnosis=("`log/prometheus.log` or `log/alertmanager.log` in the stack's home names file and line.",),
+        remedy=("Correct `monitoring/`, run its tests, then `observatory up`.",),
+    ),
+    fault="A rule file that is not YAML, and SIGHUP.",
+    scenarios=(
+        Scenario(
+            name="Prometheus refuses its files",
+            series={'prometheus_config_last_reload_successful{stack="test",job="prometheus"}': "1x5 0x40"},
+            quiet=("1m",),
+            fires=(
+                Firing(
+                    at="2m",
+                    labels={"job": "prometheus"},
+                    description="prometheus refused its new configuration (value 0).",
+                ),
+            ),
+        ),
+        Scenario(
+            name="Alertmanager refuses its file",
+            series={'alertmanager_config_last_reload_successful{stack="test",job="alertmanager"}': "1x5 0x40"},
+            fires=(
+                Firing(
+                    at="2m",
+                    labels={"job": "alertmanager"},
+                    description="alertmanager refused its new configuration (value 0).",
+                ),
+            ),
+        ),
+    ),
+)
+
+ITSELF = (WATCHDOG, INFO_INHIBITOR, WARNING_UNATTENDED, RULES_FAILING, NOTIFICATIONS_FAILING, RELOAD_FAILED)

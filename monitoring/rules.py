@@ -1,0 +1,68 @@
+"""Prometheus' rule file, and promtool's unit tests of it, generated from the registry."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+import yaml
+
+from monitoring.model import Alert, Scenario, Scope
+from monitoring.recording import recording_rules
+from monitoring.registry import ALERTS
+
+TEST_SCOPE = Scope(stack="test", runbooks="http://runbooks.test")
+TEST_INTERVAL = "5s"  # of scenarios: what Prometheus scrapes and evaluates with
+
+
+def rule_file(scope: Scope) -> str:
+    """Return the rule file of a stack, as YAML: one group of recordings, and one for each category of alerts."""
+    recordings = [{"record": name, "expr": expression} for name, expression in recording_rules(scope).items()]
+    groups = [{"name": "storage.recordings", "rules": recordings}]
+    for category, alerts in groupby(ALERTS, key=lambda alert: alert.category):
+        groups.append({"name": f"storage.{category}", "rules": [_rule(alert, scope) for alert in alerts]})
+    return _yaml({"groups": groups})
+
+
+def rule_tests(rule_files: tuple[str, ...]) -> str:
+    """Return promtool's tests of every scenario against the rule file made with `TEST_SCOPE`, as YAML."""
+    tests = [_test(alert, scenario) for alert in ALERTS for scenario in alert.scenarios]
+    return _yaml({"rule_files": list(rule_files), "evaluation_interval": TEST_INTERVAL, "tests": tests})
+
+
+def _rule(alert: Alert, scope: Scope) -> dict[str, Any]:
+    return {
+        "alert": alert.name,
+        "expr": alert.expression(scope),
+        "for": alert.pending,
+        "keep_firing_for": alert.keep_firing,
+        "labels": alert.labels(scope),
+        "annotations": alert.annotations(scope),
+    }
+
+
+def _test(alert: Alert, scenario: Scenario) -> dict[str, Any]:
+    quiet = [{"eval_time": at, "alertname": alert.name, "exp_alerts": []} for at in scenario.quiet]
+    fires = [
+        {
+            "eval_time": firing.at,
+            "alertname": alert.name,
+            "exp_alerts": [
+                {
+                    "exp_labels": {**firing.labels, **alert.labels(TEST_SCOPE)},
+                    "exp_annotations": alert.annotations(TEST_SCOPE, description=firing.description),
+                }
+            ],
+        }
+        for firing in scenario.fires
+    ]
+    return {
+        "name": f"{alert.name}: {scenario.name}",
+        "interval": TEST_INTERVAL,
+        "input_series": [{"series": series, "values": values} for series, values in scenario.series.items()],
+        "alert_rule_test": [*quiet, *fires],
+    }
+
+
+def _yaml(document: dict[str, Any]) -> str:
+    return yaml.safe_dump(document, sort_keys=False, width=120)

@@ -1,0 +1,53 @@
+"""A page for each alert, for whoever it wakes. `python -m monitoring` writes them to docs/runbooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from monitoring.model import Alert, Scope
+from monitoring.registry import ALERTS
+
+_SCOPE = Scope(stack="local", runbooks="")
+
+
+def runbook_pages() -> dict[str, str]:
+    """Return every alert's page in Markdown, by the alert's name."""
+    return {alert.name: _page(alert) for alert in ALERTS}
+
+
+def _page(alert: Alert) -> str:
+    held = f", held for {alert.pending}" if alert.pending != "0s" else ""
+    rollback = " It rolls a moving fleet back." if alert.rollback else ""
+    return f"""\
+# {alert.name}
+
+{alert.summary}. Severity **{alert.severity}**; component {alert.component}; category {alert.category}.{rollback}
+
+## What it means
+
+{alert.runbook.meaning}
+
+**Impact.** {alert.runbook.impact}
+
+## Look
+
+{_steps(alert.runbook.diagnosis)}
+
+## Act
+
+{_steps(alert.runbook.remedy)}
+
+## The rule
+
+As on the stack `local`{held}:
+
+```
+{alert.expression(_SCOPE)}
+```
+
+Fault that proves it: {alert.fault}
+"""
+
+
+def _steps(steps: Iterable[str]) -> str:
+    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, start=1))

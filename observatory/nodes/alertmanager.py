@@ -1,0 +1,68 @@
+"""Alertmanager, and the receiver that keeps what it delivers where no PagerDuty or Slack is at hand.
+
+Routes and inhibitions are those of `monitoring` on every stack; only where a receiver leads differs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from monitoring import alertmanager_file, runbook_pages, webhook_receivers
+from observatory.nodes.unit import HttpReady, Paths, Unit
+from observatory.settings import StackSettings
+
+RECEIVER_PROGRAM = Path(__file__).parent / "programs" / "alert_receiver.py"
+
+
+def receiver_url(settings: StackSettings) -> str:
+    """Return the receiver's address."""
+    return f"http://127.0.0.1:{settings.ports.alert_receiver}"
+
+
+def runbooks_url(settings: StackSettings) -> str:
+    """Return where alerts find their runbook: the receiver serves them beside what it received."""
+    return f"{receiver_url(settings)}/runbooks"
+
+
+def alertmanager(settings: StackSettings, paths: Paths) -> Unit:
+    """Return Alertmanager, alone and without a cluster port."""
+    port = settings.ports.alertmanager
+    file = f"{paths.config}/alertmanager/alertmanager.yaml"
+    return Unit(
+        name="alertmanager",
+        command=(
+            "/usr/bin/prometheus-alertmanager",
+            f"--config.file={file}",
+            f"--storage.path={paths.data}/alertmanager",
+            f"--web.listen-address=127.0.0.1:{port}",
+            f"--web.external-url=http://127.0.0.1:{port}",
+            "--cluster.listen-address=",
+            "--log.level=warn",
+        ),
+        ready=HttpReady(port=port, path="/-/ready"),
+        priority=60,
+        ports={"ports.alertmanager": port},
+        files={file: alertmanager_file(webhook_receivers(receiver_url(settings)))},
+        directories=(f"{paths.data}/alertmanager",),
+        reload_signal="HUP",
+    )
+
+
+def alert_receiver(settings: StackSettings, paths: Paths) -> Unit:
+    """Return the receiver: every notification is kept, and can be read at `/alerts`."""
+    port = settings.ports.alert_receiver
+    directory, data = f"{paths.config}/alert-receiver", f"{paths.data}/alerts"
+    program = f"{directory}/alert_receiver.py"
+    pages = {f"{directory}/runbooks/{name}.md": text for name, text in runbook_pages().items()}
+    return Unit(
+        name="alert-receiver",
+        command=(
+            *("/usr/bin/python3", "-I", program),
+            *("--port", str(port), "--data", data, "--runbooks", f"{directory}/runbooks"),
+        ),
+        ready=HttpReady(port=port, path="/health"),
+        priority=50,
+        ports={"ports.alert_receiver": port},
+        files={program: RECEIVER_PROGRAM.read_text(encoding="utf-8"), **pages},
+        directories=(data,),
+    )

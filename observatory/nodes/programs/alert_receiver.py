@@ -1,0 +1,182 @@
+"""Keeps what Alertmanager sends, and pages when its heartbeat stops: stands in where PagerDuty and Slack are not.
+
+    POST /receivers/<name>      a notification of Alertmanager's webhook, kept as one line of received.jsonl
+    GET  /alerts?receiver=NAME  what was received, oldest first, as a JSON array; all receivers without the parameter
+    GET  /runbooks/<Alert>      the alert's runbook
+    GET  /health                200
+
+The Watchdog alert fires for ever; when its receiver hears nothing for `SILENCE_SECONDS`, monitoring itself is dead,
+and the dead man's switch records a page of its own. Kept is what fits two files of `FILE_BYTES`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+FILE_BYTES = 1_000_000
+BODY_BYTES = 1_000_000  # a notification of a thousand alerts has about 800 kB
+REQUEST_SECONDS = 10
+WATCHDOG, DEAD_MANS_SWITCH = "watchdog", "dead-mans-switch"
+SILENCE_SECONDS = 300.0  # Alertmanager repeats the heartbeat each minute or two
+_RECEIVER = re.compile(r"/receivers/([a-z][a-z-]{0,62})")
+_RUNBOOK = re.compile(r"/runbooks/([A-Za-z0-9]{1,63})(?:\.md)?")
+
+
+class Store:
+    """Notifications as JSON lines in `received.jsonl`; the file before it is kept as `received.1.jsonl`."""
+
+    def __init__(self, directory: Path, *, file_bytes: int = FILE_BYTES) -> None:
+        self._file, self._older = directory / "received.jsonl", directory / "received.1.jsonl"
+        self._file_bytes = file_bytes
+        self._lock = threading.Lock()
+
+    def add(self, receiver: str, notification: dict[str, Any]) -> None:
+        """Keep one notification, with the time of its arrival."""
+        record = {"received_at": datetime.now(UTC).isoformat(), "receiver": receiver, "notification": notification}
+        with self._lock:
+            if self._file.exists() and self._file.stat().st_size > self._file_bytes:
+                self._file.replace(self._older)
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def records(self, receiver: str | None = None) -> list[dict[str, Any]]:
+        """Return what is kept, oldest first: of one receiver, or of all."""
+        with self._lock:
+            kept = list(self._lines())
+        return [record for record in kept if receiver in (None, record["receiver"])]
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        for file in (self._older, self._file):
+            if file.exists():
+                yield from (record for line in file.read_bytes().splitlines() if (record := _json(line)))
+
+
+class DeadMansSwitch:
+    """Records one page when no heartbeat came for `seconds`, and its end when one comes again."""
+
+    def __init__(self, store: Store, *, seconds: float = SILENCE_SECONDS) -> None:
+        self._store, self._seconds = store, seconds
+        self._heard, self._silent = time.monotonic(), False
+        self._lock = threading.Lock()
+
+    def heartbeat(self) -> None:
+        """Note that monitoring lives."""
+        with self._lock:
+            self._heard = time.monotonic()
+            if self._silent:
+                self._silent = False
+                self._tell("resolved")
+
+    def check(self) -> None:
+        """Page, once, when the silence has lasted too long."""
+        with self._lock:
+            if not self._silent and time.monotonic() - self._heard > self._seconds:
+                self._silent = True
+                self._tell("firing")
+
+    def watch(self) -> None:
+        """Check for ever."""
+        while True:
+            time.sleep(self._seconds / 10)
+            self.check()
+
+    def _tell(self, status: str) -> None:
+        labels = {"alertname": "WatchdogSilent", "severity": "critical"}
+        self._store.add(DEAD_MANS_SWITCH, {"status": status, "alerts": [{"status": status, "labels": labels}]})
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The endpoints that the module names."""
+
+    store: Store
+    switch: DeadMansSwitch
+    runbooks: Path
+    timeout = REQUEST_SECONDS  # of a client that says nothing more
+
+    def do_GET(self) -> None:
+        """Answer with what was received, a runbook, or that the program lives."""
+        url = urlsplit(self.path)
+        if url.path == "/health":
+            self._answer(HTTPStatus.OK, {"status": "ok"})
+        elif url.path == "/alerts":
+            receiver = parse_qs(url.query).get("receiver", [None])[0]
+            self._answer(HTTPStatus.OK, self.store.records(receiver))
+        elif (page := _RUNBOOK.fullmatch(url.path)) and (file := self.runbooks / f"{page[1]}.md").is_file():
+            self._send(HTTPStatus.OK, "text/markdown; charset=utf-8", file.read_bytes())
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, {"error": "known: /alerts, /runbooks/<Alert>, /health"})
+
+    def do_POST(self) -> None:
+        """Keep a notification; 200 only once it is written, so that Alertmanager sends again what was not."""
+        receiver = _RECEIVER.fullmatch(self.path)
+        length = int(given) if (given := self.headers.get("Content-Length", "")).isdecimal() else 0
+        if not receiver:
+            self._answer(HTTPStatus.NOT_FOUND, {"error": "post to /receivers/<name>"})
+        elif not 0 < length <= BODY_BYTES:
+            self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": f"send 1 to {BODY_BYTES} bytes"})
+        elif notification := _json(self.rfile.read(length)):
+            self._keep(receiver[1], notification)
+        else:
+            self._answer(HTTPStatus.BAD_REQUEST, {"error": "a notification is a JSON object"})
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the inherited name
+        """Log nothing: what matters is in the store."""
+
+    def _keep(self, receiver: str, notification: dict[str, Any]) -> None:
+        self.store.add(receiver, notification)
+        if receiver == WATCHDOG:
+            self.switch.heartbeat()
+        self._answer(HTTPStatus.OK, {"status": "kept"})
+
+    def _answer(self, status: HTTPStatus, document: Any) -> None:
+        self._send(status, "application/json", json.dumps(document).encode())
+
+    def _send(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _json(text: bytes) -> dict[str, Any] | None:
+    """Return a JSON object, or None: a power cut can leave half a line."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def server(port: int, data: Path, runbooks: Path, *, silence_seconds: float = SILENCE_SECONDS) -> ThreadingHTTPServer:
+    """Return the server on a port of loopback, its dead man's switch already counting."""
+    store = Store(data)
+    switch = DeadMansSwitch(store, seconds=silence_seconds)
+    threading.Thread(target=switch.watch, daemon=True).start()
+    handler = type("BoundHandler", (Handler,), {"store": store, "switch": switch, "runbooks": runbooks})
+    return ThreadingHTTPServer(("127.0.0.1", port), handler)
+
+
+def main() -> None:
+    """Serve for ever."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="directory of what was received")
+    parser.add_argument("--runbooks", type=Path, required=True, help="directory of <Alert>.md")
+    options = parser.parse_args()
+    server(options.port, options.data, options.runbooks).serve_forever()
+
+
+if __name__ == "__main__":
+    main()

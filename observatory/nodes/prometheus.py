@@ -1,0 +1,108 @@
+"""Prometheus: scrapes every part of a stack, evaluates the rules of `monitoring`, hands alerts to Alertmanager.
+
+Scraping and evaluating each 5 s is the same on every stack: a stack has about a dozen targets, and detection is most of
+the time between a fault and its page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from monitoring import JOBS, Job, Scope, rule_file
+from observatory.delivery.rollout import FleetName
+from observatory.nodes.alertmanager import runbooks_url
+from observatory.nodes.unit import HttpReady, Paths, Unit
+from observatory.settings import Ports, StackSettings
+
+INTERVAL = "5s"
+RETENTION_TIME, RETENTION_SIZE = "2d", "256MB"  # the longest window of a rule is 6 h
+# The heap may grow by half, not double, between collections: a third less memory for one percent of a core.
+GARBAGE_COLLECTION_PERCENT = 50
+FLEET_OF_BACKEND = {"source_labels": ["proxy"], "regex": "fleet_(.+)", "target_label": "fleet"}
+
+
+def prometheus(
+    settings: StackSettings, paths: Paths, *, stack: str, instances: Mapping[FleetName, tuple[int, ...]]
+) -> Unit:
+    """Return Prometheus of a stack; `instances` are the ports of each fleet's instances."""
+    port = settings.ports.prometheus
+    directory = f"{paths.config}/prometheus"
+    rules = f"{directory}/rules.yaml"
+    scope = Scope(stack=stack, runbooks=runbooks_url(settings))
+    config = {
+        "global": {"scrape_interval": INTERVAL, "scrape_timeout": "4s", "evaluation_interval": INTERVAL},
+        "rule_files": [rules],
+        "alerting": {"alertmanagers": [{"static_configs": [_loopback(settings.ports.alertmanager)]}]},
+        "scrape_configs": [_scrape(job, stack, _targets(job, settings.ports, instances)) for job in JOBS],
+    }
+    return Unit(
+        name="prometheus",
+        command=(
+            "/usr/bin/prometheus",
+            f"--config.file={directory}/prometheus.yaml",
+            f"--storage.tsdb.path={paths.data}/prometheus",
+            f"--storage.tsdb.retention.time={RETENTION_TIME}",
+            f"--storage.tsdb.retention.size={RETENTION_SIZE}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            f"--web.external-url=http://127.0.0.1:{port}",
+            "--log.level=warn",
+        ),
+        environment={"GOGC": str(GARBAGE_COLLECTION_PERCENT)},
+        ready=HttpReady(port=port, path="/-/ready"),
+        priority=70,
+        ports={"ports.prometheus": port},
+        files={f"{directory}/prometheus.yaml": yaml.safe_dump(config, sort_keys=False), rules: rule_file(scope)},
+        directories=(f"{paths.data}/prometheus",),
+        reload_signal="HUP",
+        stop_seconds=30,
+    )
+
+
+def _scrape(job: Job, stack: str, targets: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one scrape job; every series carries the stack's name."""
+    return {
+        "job_name": job.name,
+        "metrics_path": job.path,
+        **({"params": {key: list(values) for key, values in job.params.items()}} if job.params else {}),
+        "static_configs": [{**target, "labels": {"stack": stack, **target.get("labels", {})}} for target in targets],
+        "metric_relabel_configs": list(_relabelings(job)),
+    }
+
+
+def _relabelings(job: Job) -> Iterator[dict[str, Any]]:
+    """Yield what happens to scraped series: the balancer's get their fleet, unwanted ones are dropped."""
+    if job.name == "haproxy":
+        yield FLEET_OF_BACKEND
+    if job.keep:
+        yield {"source_labels": ["__name__"], "regex": job.keep, "action": "keep"}
+
+
+def _targets(job: Job, ports: Ports, instances: Mapping[FleetName, tuple[int, ...]]) -> list[dict[str, Any]]:
+    """Return the targets of a job, on this machine."""
+    if job.name == "storage":
+        return list(_storage_targets(instances))
+    port_of = {
+        "alertmanager": ports.alertmanager,
+        "etcd": ports.etcd_client,
+        "haproxy": ports.balancer_stats,
+        "haproxy-weights": ports.balancer_stats,
+        "node": ports.node_exporter,
+        "patroni": ports.patroni,
+        "postgres": ports.postgres_exporter,
+        "prometheus": ports.prometheus,
+    }
+    return [_loopback(port_of[job.name])]
+
+
+def _storage_targets(instances: Mapping[FleetName, tuple[int, ...]]) -> Iterator[dict[str, Any]]:
+    """Yield each instance under the name that the balancer has for it."""
+    for fleet, ports in instances.items():
+        for index, port in enumerate(ports, start=1):
+            yield {**_loopback(port), "labels": {"fleet": fleet, "instance": f"{fleet}-{index}"}}
+
+
+def _loopback(port: int) -> dict[str, Any]:
+    return {"targets": [f"127.0.0.1:{port}"]}
