@@ -40,6 +40,7 @@ class Store:
         self._file, self._older = directory / "received.jsonl", directory / "received.1.jsonl"
         self._file_bytes = file_bytes
         self._lock = threading.Lock()
+        self._end_last_line()
 
     def add(self, receiver: str, notification: dict[str, Any]) -> None:
         """Keep one notification, with the time of its arrival."""
@@ -55,6 +56,12 @@ class Store:
         with self._lock:
             kept = list(self._lines())
         return [record for record in kept if receiver in (None, record["receiver"])]
+
+    def _end_last_line(self) -> None:
+        """End the half line that a power cut can leave, so that only that one is lost."""
+        if self._file.exists() and not self._file.read_bytes().endswith(b"\n"):
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write("\n")
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         for file in (self._older, self._file):
@@ -151,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _json(text: bytes) -> dict[str, Any] | None:
-    """Return a JSON object, or None: a power cut can leave half a line."""
+    """Return a JSON object, or None where the text is none."""
     try:
         value = json.loads(text)
     except ValueError:

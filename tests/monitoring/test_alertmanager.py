@@ -1,0 +1,162 @@
+"""Who is told: Alertmanager's own tool on the routes, and a real Alertmanager on what is held back."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from monitoring import ALERTS, RECEIVERS, Scope, alertmanager_file, webhook_receivers
+from monitoring.alertmanager import NOBODY
+from observatory.nodes import Paths, Unit
+from observatory.nodes.alertmanager import alert_receiver, alertmanager
+from observatory.runtime import Program, Sandbox, find_free_ports
+from observatory.settings import Ports, StackSettings
+from observatory.status import probe
+
+DEADLINE_S = 60
+ROUTES = {
+    "watchdog": {"alertname": "Watchdog", "severity": "none"},
+    NOBODY: {"alertname": "InfoInhibitor", "severity": "none"},
+    "pagerduty,slack": {"alertname": "Any", "severity": "critical"},
+    "slack,email": {"alertname": "Any", "severity": "warning"},
+    "ticket": {"alertname": "Any", "severity": "info"},
+    "slack": {"alertname": "Unlabelled"},
+}
+FILE = "/srv/etc/alertmanager.yaml"
+
+
+@pytest.fixture
+def configured(sandbox: Sandbox) -> Sandbox:
+    sandbox.write_file(FILE, alertmanager_file(webhook_receivers("http://127.0.0.1:1")))
+    return sandbox
+
+
+def verify_route(sandbox: Sandbox, receivers: str, labels: dict[str, str]) -> None:
+    wanted = ["--config.file", FILE, f"--verify.receivers={receivers}"]
+    told = [f"{key}={value}" for key, value in labels.items()]
+    sandbox.run(["/usr/bin/amtool", "config", "routes", "test", *wanted, *told])
+
+
+def test_the_configuration_is_sound(configured: Sandbox) -> None:
+    assert "SUCCESS" in configured.run(["/usr/bin/amtool", "check-config", FILE]).stdout
+
+
+@pytest.mark.parametrize(("receivers", "labels"), ROUTES.items(), ids=str)
+def test_a_route_leads_where_it_should(configured: Sandbox, receivers: str, labels: dict[str, str]) -> None:
+    verify_route(configured, receivers, labels)
+
+
+def test_every_receiver_is_reached() -> None:
+    assert {name for route in ROUTES for name in route.split(",")} == {*RECEIVERS, NOBODY}
+
+
+def test_every_alert_reaches_somebody(configured: Sandbox) -> None:
+    by_severity = {"critical": "pagerduty,slack", "warning": "slack,email", "info": "ticket"}
+    for alert in ALERTS:
+        receivers = {"Watchdog": "watchdog", "InfoInhibitor": NOBODY}.get(alert.name) or by_severity[alert.severity]
+        verify_route(configured, receivers, {"alertname": alert.name, **alert.labels(Scope(stack="s", runbooks=""))})
+
+
+def test_every_time_interval_is_used() -> None:
+    config = yaml.safe_load(alertmanager_file(webhook_receivers("http://127.0.0.1:1")))
+    used = [name for route in config["route"]["routes"] for name in route.get("mute_time_intervals", [])]
+    assert used == [interval["name"] for interval in config["time_intervals"]]
+
+
+def test_every_inhibition_stays_within_its_stack() -> None:
+    config = yaml.safe_load(alertmanager_file(webhook_receivers("http://127.0.0.1:1")))
+    assert all("stack" in rule["equal"] for rule in config["inhibit_rules"])
+
+
+def test_a_missing_receiver_is_refused() -> None:
+    receivers = webhook_receivers("http://127.0.0.1:1")
+    del receivers["email"]
+    with pytest.raises(ValueError, match="email"):
+        alertmanager_file(receivers)
+
+
+class Pager:
+    """A real Alertmanager with its receiver."""
+
+    def __init__(self, settings: StackSettings) -> None:
+        self.alertmanager = f"http://127.0.0.1:{settings.ports.alertmanager}"
+        self.receiver = f"http://127.0.0.1:{settings.ports.alert_receiver}"
+
+    def fire(self, *alerts: dict[str, str]) -> None:
+        document = [{"labels": labels} for labels in alerts]
+        httpx.post(f"{self.alertmanager}/api/v2/alerts", json=document).raise_for_status()
+
+    def held_back(self) -> set[tuple[str, str]]:
+        """Return (alert, stack) of those that are inhibited."""
+        alerts = httpx.get(f"{self.alertmanager}/api/v2/alerts").raise_for_status().json()
+        return {(a["labels"]["alertname"], a["labels"]["stack"]) for a in alerts if a["status"]["inhibitedBy"]}
+
+    def received(self, receiver: str) -> list[dict[str, Any]]:
+        records = httpx.get(f"{self.receiver}/alerts", params={"receiver": receiver}).raise_for_status().json()
+        return [alert for record in records for alert in record["notification"]["alerts"]]
+
+
+@pytest.fixture
+def pager(sandbox: Sandbox) -> Iterator[Pager]:
+    ports = dict(zip(Ports.model_fields, find_free_ports(len(Ports.model_fields)), strict=True))
+    settings = StackSettings(ports=Ports(**ports))
+    sandbox.start()
+    for unit in (alert_receiver(settings, Paths()), alertmanager(settings, Paths())):
+        start(sandbox, unit)
+    yield Pager(settings)
+    sandbox.stop()
+
+
+def start(sandbox: Sandbox, unit: Unit) -> None:
+    for directory in unit.directories:
+        sandbox.make_directory(directory)
+    for path, content in unit.files.items():
+        sandbox.write_file(path, content)
+    sandbox.supervisor.apply(Program(name=unit.name, command=unit.command))
+    sandbox.supervisor.wait_ready(unit.name, probe(unit.ready))
+
+
+def alert(name: str, stack: str = "a", **labels: str) -> dict[str, str]:
+    return {"alertname": name, "stack": stack, **labels}
+
+
+def test_a_known_cause_holds_back_its_consequences_and_nothing_else(pager: Pager) -> None:
+    pager.fire(
+        alert("StorageDatabaseDown", severity="critical", component="database"),
+        alert("StorageInstanceDown", severity="warning", component="service", fleet="blue"),
+        alert("StorageServiceDown", severity="critical", component="service", fleet="green"),
+        alert("StorageDiskWarning", severity="warning", component="database"),
+        alert("StorageInstanceDown", stack="b", severity="warning", component="service", fleet="blue"),
+        alert("StorageServiceDown", stack="b", severity="critical", component="service", fleet="green"),
+        alert("InfoInhibitor", stack="c", severity="none"),
+        alert("StorageCacheHitRateLow", stack="c", severity="info", component="service"),
+        alert("StorageCacheHitRateLow", stack="b", severity="info", component="service"),
+    )
+    assert pager.held_back() == {("StorageInstanceDown", "a"), ("StorageCacheHitRateLow", "c")}
+
+
+def test_a_fleet_without_instances_is_one_alert(pager: Pager) -> None:
+    pager.fire(
+        alert("StorageServiceDown", severity="critical", component="service", fleet="blue"),
+        alert("StorageInstanceDown", severity="warning", component="service", fleet="blue"),
+    )
+    assert pager.held_back() == {("StorageInstanceDown", "a")}
+
+
+def test_a_critical_alert_reaches_both_its_receivers(pager: Pager) -> None:
+    pager.fire(alert("StorageDatabaseDown", severity="critical", component="database"))
+    deadline = time.monotonic() + DEADLINE_S
+    while not (pager.received("pagerduty") and pager.received("slack")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for receiver in ("pagerduty", "slack"):
+        assert [one["labels"]["alertname"] for one in pager.received(receiver)] == ["StorageDatabaseDown"]
+    assert not pager.received("email")
+
+
+def test_an_alerts_runbook_can_be_opened(pager: Pager) -> None:
+    page = httpx.get(f"{pager.receiver}/runbooks/StorageDatabaseDown")
+    assert page.status_code == 200
+    assert "PostgreSQL does not answer" in page.text

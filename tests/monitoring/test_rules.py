@@ -1,0 +1,111 @@
+"""The rule file: promtool accepts it, every scenario holds, and no alert misses what it owes."""
+
+import re
+import subprocess
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from monitoring import ALERTS, JOBS, Alert, Scenario, Scope, rule_file, rule_tests, runbook_pages
+from monitoring.__main__ import DIRECTORY
+from monitoring.alerts.availability import DATABASE_DOWN
+from monitoring.rules import TEST_SCOPE
+from observatory.nodes import Paths
+from observatory.nodes.prometheus import prometheus
+from observatory.runtime import Sandbox
+from observatory.settings import StackSettings
+
+ROLLS_BACK = {"StorageServiceDown", "StorageInstanceDown"}
+SCOPE = Scope(stack="s1", runbooks="http://runbooks")
+
+
+def promtool(sandbox: Sandbox, rules: str) -> subprocess.CompletedProcess[str]:
+    """Run every scenario against a rule file."""
+    sandbox.write_file("/srv/etc/rules.yaml", rules)
+    sandbox.write_file("/srv/etc/tests.yaml", rule_tests(("rules.yaml",)))
+    return sandbox.run(["/usr/bin/promtool", "test", "rules", "/srv/etc/tests.yaml"], check=False)
+
+
+def test_every_scenario_holds(sandbox: Sandbox) -> None:
+    done = promtool(sandbox, rule_file(TEST_SCOPE))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "alert"),
+    [
+        ("last_over_time(pg_up{", "last_over_time(up{", "StorageDatabaseDown"),
+        ("for: 20s", "for: 5s", "StorageDatabaseDown"),
+        ("unless on (stack, instance)", "and on (stack, instance)", "StorageExporterDown"),
+        ("[1m])) > 0", "[1m])) >= 0", "StorageServiceDown"),
+        ('state="DOWN"', 'state="MAINT"', "StorageInstanceDown"),
+    ],
+)
+def test_a_wrong_rule_is_found(sandbox: Sandbox, right: str, wrong: str, alert: str) -> None:
+    rules = rule_file(TEST_SCOPE)
+    assert right in rules
+    done = promtool(sandbox, rules.replace(right, wrong))
+    assert done.returncode != 0
+    assert alert in done.stdout + done.stderr
+
+
+def test_the_rules_of_a_stack_are_sound(sandbox: Sandbox) -> None:
+    unit = prometheus(StackSettings(), Paths(), stack="local", instances={"blue": (18100,), "green": (18200,)})
+    for path, content in unit.files.items():
+        sandbox.write_file(path, content)
+    done = sandbox.run(
+        ["/usr/bin/promtool", "check", "config", "--lint=all", "--lint-fatal", "/srv/etc/prometheus/prometheus.yaml"],
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_selector_names_its_stack() -> None:
+    document = yaml.safe_load(rule_file(SCOPE))
+    for rule in (rule for group in document["groups"] for rule in group["rules"]):
+        selectors = re.findall(r"[a-zA-Z_:]+\{[^}]*\}", rule["expr"])
+        assert all('stack="s1"' in selector for selector in selectors), rule
+        assert selectors or rule["alert"] == "Watchdog"
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_an_alert_has_its_labels_and_texts(alert: Alert) -> None:
+    labels, annotations = alert.labels(SCOPE), alert.annotations(SCOPE)
+    assert {"severity", "component", "category", "stack"} <= labels.keys()
+    assert labels.get("rollback") == ("true" if alert.name in ROLLS_BACK else None)
+    assert "$value" in annotations["description"]
+    assert annotations["runbook_url"] == f"http://runbooks/{alert.name}"
+
+
+def test_names_are_unique() -> None:
+    assert max(Counter(alert.name for alert in ALERTS).values()) == 1
+
+
+def test_categories_are_whole_groups() -> None:
+    names = [group["name"] for group in yaml.safe_load(rule_file(SCOPE))["groups"]]
+    assert len(names) == len(set(names))
+
+
+def test_every_job_is_missed_when_it_is_absent() -> None:
+    rules = rule_file(SCOPE)
+    for job in JOBS:
+        assert f'absent(up{{stack="s1",job="{job.name}"}})' in rules
+
+
+def test_an_alert_that_never_fires_is_refused() -> None:
+    quiet = Scenario(name="nothing", series={}, quiet=("1m",))
+    with pytest.raises(ValueError, match="StorageDatabaseDown: no scenario in which it fires"):
+        replace(DATABASE_DOWN, scenarios=(quiet,))
+
+
+@pytest.mark.parametrize("name", ["storage down", "../secrets", "", "storageDown"])
+def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="CamelCase"):
+        replace(DATABASE_DOWN, name=name)
+
+
+def test_the_runbooks_in_the_repository_are_those_of_the_registry() -> None:
+    """`python -m monitoring` writes them."""
+    assert {file.stem: file.read_text() for file in DIRECTORY.glob("*.md")} == runbook_pages()

@@ -1,0 +1,121 @@
+"""The receiver of alerts: keeps what it is sent, refuses what it cannot keep, pages when the heartbeat stops."""
+
+import contextlib
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from observatory.nodes.programs.alert_receiver import DEAD_MANS_SWITCH, DeadMansSwitch, Store, server
+
+NOTIFICATION = {"status": "firing", "alerts": [{"status": "firing", "labels": {"alertname": "A"}}]}
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[httpx.Client]:
+    """A client of a running receiver."""
+    (tmp_path / "runbooks").mkdir()
+    (tmp_path / "runbooks/StorageDown.md").write_text("# StorageDown\n")
+    (tmp_path / "secret.md").write_text("secret")
+    running = server(0, tmp_path, tmp_path / "runbooks")
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    with httpx.Client(base_url=f"http://127.0.0.1:{running.server_port}", timeout=10) as client:
+        yield client
+    running.shutdown()
+    running.server_close()
+    thread.join()
+
+
+def test_what_is_sent_is_kept_by_receiver(receiver: httpx.Client, tmp_path: Path) -> None:
+    for name in ("pagerduty", "slack"):
+        assert receiver.post(f"/receivers/{name}", json=NOTIFICATION).status_code == 200
+    assert [record["receiver"] for record in receiver.get("/alerts").json()] == ["pagerduty", "slack"]
+    (record,) = receiver.get("/alerts?receiver=slack").json()
+    assert record["notification"] == NOTIFICATION
+    assert Store(tmp_path).records("slack") == [record]
+
+
+def test_notifications_at_once_are_all_kept(receiver: httpx.Client) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(lambda _: receiver.post("/receivers/email", json=NOTIFICATION).status_code, range(40)))
+    assert set(codes) == {200}
+    assert len(receiver.get("/alerts").json()) == 40
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"null", b"\xff\xfe", b"1"])
+def test_what_is_no_notification_is_refused(receiver: httpx.Client, body: bytes) -> None:
+    assert receiver.post("/receivers/slack", content=body).status_code == 400
+    assert receiver.get("/alerts").json() == []
+
+
+@pytest.mark.parametrize("length", ["0", "99999999", "-1", "many"])
+def test_a_body_of_no_usable_length_is_refused(receiver: httpx.Client, length: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", receiver.base_url.port, timeout=10)
+    with contextlib.closing(connection):
+        connection.request("POST", "/receivers/slack", headers={"Content-Length": length})
+        assert connection.getresponse().status == 413
+
+
+@pytest.mark.parametrize("path", ["/receivers/", "/receivers/../x", "/receivers/A", "/other"])
+def test_an_unknown_receiver_is_refused(receiver: httpx.Client, path: str) -> None:
+    assert receiver.post(path, json=NOTIFICATION).status_code == 404
+
+
+def test_runbooks_are_served_and_nothing_beside_them(receiver: httpx.Client) -> None:
+    for path in ("/runbooks/StorageDown", "/runbooks/StorageDown.md"):
+        assert receiver.get(path).text == "# StorageDown\n"
+    for path in ("/runbooks/Unknown", "/runbooks/..%2Fsecret", "/runbooks/%2e%2e/secret", "/"):
+        assert receiver.get(path).status_code == 404
+
+
+def test_the_store_is_bounded_and_keeps_the_newest(tmp_path: Path) -> None:
+    store = Store(tmp_path, file_bytes=2_000)
+    for number in range(200):
+        store.add("slack", {"number": number})
+    numbers = [record["notification"]["number"] for record in store.records()]
+    assert numbers == list(range(numbers[0], 200))
+    assert len(numbers) > 10
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 5_000
+
+
+def test_a_line_cut_by_a_power_cut_is_skipped(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.add("slack", {"number": 1})
+    with (tmp_path / "received.jsonl").open("a") as file:
+        file.write('{"receiver": "sl')
+    again = Store(tmp_path)
+    again.add("slack", {"number": 2})
+    assert [record["notification"]["number"] for record in again.records()] == [1, 2]
+
+
+def test_silence_pages_once_and_a_heartbeat_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    store = Store(tmp_path)
+    switch = DeadMansSwitch(store, seconds=300)
+    for clock[0] in (100.0, 299.0):
+        switch.check()
+    assert not store.records()
+    for clock[0] in (301.0, 400.0):
+        switch.check()
+    switch.heartbeat()
+    switch.heartbeat()
+    assert [record["notification"]["status"] for record in store.records(DEAD_MANS_SWITCH)] == ["firing", "resolved"]
+
+
+def test_the_watchdogs_notification_is_the_heartbeat(receiver: httpx.Client, tmp_path: Path) -> None:
+    heard = threading.Event()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DeadMansSwitch, "heartbeat", lambda _: heard.set())
+        receiver.post("/receivers/slack", json=NOTIFICATION)
+        assert not heard.is_set()
+        receiver.post("/receivers/watchdog", json=NOTIFICATION)
+    assert heard.is_set()
+    assert json.loads((tmp_path / "received.jsonl").read_text().splitlines()[-1])["receiver"] == "watchdog"

@@ -1,0 +1,195 @@
+"""What monitoring promises on a real stack: every metric exists, every fault that matters reaches the receiver."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from monitoring import ALERTS, JOBS, Scope
+from monitoring.recording import recording_rules
+from observatory.database.connection import connect
+from observatory.demonstration import spans
+from observatory.runtime import Sandbox
+from observatory.runtime.files import short_path
+from tests.stack.test_faults import EMBEDDED, postmasters
+from tests.support.checkout import Checkout
+
+DEADLINE_S = 150
+SCOPE = Scope(stack="local", runbooks="")
+NAMED = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)\{")  # every selector has braces: it names its stack
+
+
+class Monitoring:
+    """Prometheus and the receiver of a stack."""
+
+    def __init__(self, stack: Checkout) -> None:
+        self.ports = stack.ports()
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return the labels and the value of each series."""
+        answer = httpx.get(self._url("prometheus", "/api/v1/query"), params={"query": expression})
+        return [
+            {**sample["metric"], "value": float(sample["value"][1])}
+            for sample in answer.raise_for_status().json()["data"]["result"]
+        ]
+
+    def firing(self) -> set[str]:
+        """Return the names of the alerts that fire."""
+        return {alert["alertname"] for alert in self.query('ALERTS{alertstate="firing"}')}
+
+    def received(self, receiver: str) -> list[tuple[str, str]]:
+        """Return (alert, status) as they came in."""
+        records = httpx.get(self._url("alert_receiver", "/alerts"), params={"receiver": receiver}).json()
+        alerts = [alert for record in records for alert in record["notification"]["alerts"]]
+        return [(alert["labels"]["alertname"], alert["status"]) for alert in alerts]
+
+    def patroni(self, *, paused: bool) -> None:
+        """Have Patroni leave PostgreSQL alone, or look after it again; wait until it knows."""
+        change = {"pause": True if paused else None}
+        httpx.patch(self._url("patroni", "/config"), json=change).raise_for_status()
+        wait(lambda: bool(httpx.get(self._url("patroni", "/patroni")).json().get("pause")) is paused)
+
+    def get(self, part: str, path: str) -> str:
+        return httpx.get(self._url(part, path)).raise_for_status().text
+
+    def _url(self, part: str, path: str) -> str:
+        return f"http://127.0.0.1:{self.ports[part]}{path}"
+
+
+def wait(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds; fail at the deadline."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="session")
+def monitoring(stack: Checkout) -> Monitoring:
+    return Monitoring(stack)
+
+
+def test_every_job_has_targets_and_all_answer(monitoring: Monitoring) -> None:
+    jobs = {job.name for job in JOBS}
+    wait(lambda: {up["job"] for up in monitoring.query("up == 1")} == jobs)
+    assert monitoring.query("up == 0") == []
+    assert {up["stack"] for up in monitoring.query("up")} == {"local"}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_an_alert_is_made_of_metrics_that_exist(monitoring: Monitoring, alert: Any) -> None:
+    for metric in set(NAMED.findall(alert.expression(SCOPE))):
+        wait(lambda metric=metric: monitoring.query(f'{metric}{{stack="local"}}'))
+
+
+def test_recordings_have_a_value_for_the_fleet_with_traffic(stack: Checkout, monitoring: Monitoring) -> None:
+    headers = {"Authorization": f"Bearer {stack.output('api_key')}"}
+    items = list(spans(1, now=datetime.now(UTC), seed=1))
+    with httpx.Client(base_url=stack.output("service_url"), headers=headers, timeout=10) as service:
+
+        def measured() -> bool:
+            service.post("/v1/traces", json={"items": items}).raise_for_status()
+            service.get("/v1/traces?limit=1").raise_for_status()
+            return all(monitoring.query(f'{name}{{fleet="blue"}}') for name in recording_rules(SCOPE))
+
+        wait(measured)
+
+
+def test_nothing_but_the_watchdog_fires_on_a_healthy_stack(monitoring: Monitoring) -> None:
+    wait(lambda: ("Watchdog", "firing") in monitoring.received("watchdog"))
+    assert monitoring.firing() == {"Watchdog"}
+    assert monitoring.received("pagerduty") == []
+
+
+def test_weights_are_those_in_force_not_those_of_the_file(stack: Checkout, monitoring: Monitoring) -> None:
+    def weights() -> dict[str, str]:
+        lines = monitoring.get("balancer_stats", "/weights").splitlines()
+        return {line.split('"')[1]: line.split()[-1] for line in lines}
+
+    assert weights() == {"blue": "100", "green": "0"}
+    try:
+        runtime_api(stack, "set map /srv/etc/haproxy/weights.map green 5")
+        assert weights() == {"blue": "95", "green": "5"}
+    finally:
+        runtime_api(stack, "set map /srv/etc/haproxy/weights.map green 0")
+
+
+def test_the_exporters_login_reads_statistics_and_no_data(stack: Checkout) -> None:
+    url = make_conninfo(stack.output("admin_database_url"), dbname="observatory", user="monitor")
+    with connect(url, purpose="test") as connection:
+        assert connection.execute("SELECT count(*) FROM pg_stat_activity WHERE query IS NOT NULL").fetchone()
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT FROM llm_traces")
+
+
+def test_the_exporters_login_cannot_come_in_over_tcp(stack: Checkout) -> None:
+    with pytest.raises(psycopg.OperationalError, match=r"password authentication failed|rejects"):
+        psycopg.connect(stack.output("database_url"), user="monitor", password="guess")
+
+
+def test_with_patroni_a_killed_postgresql_heals_without_a_page(checkout: Checkout) -> None:
+    """With Patroni paused it pages, and what follows from it is held back; resuming resolves it."""
+    checkout.run("up", *EMBEDDED)
+    monitoring = Monitoring(checkout)
+    kill_postgresql(checkout)
+    wait(lambda: checkout.exit_code("status") == 0)
+    healed = time.time()
+    wait(lambda: monitoring.query(f"timestamp(pg_up) > {healed} and pg_up == 1"))
+    assert "StorageDatabaseDown" not in monitoring.firing()
+    assert monitoring.received("pagerduty") == []
+
+    monitoring.patroni(paused=True)
+    kill_postgresql(checkout)
+    wait(lambda: ("StorageDatabaseDown", "firing") in monitoring.received("pagerduty"))
+    assert not postmasters(checkout)
+    wait(lambda: "StorageInstanceDown" in monitoring.firing())
+    assert "StorageExporterDown" not in monitoring.firing()
+
+    monitoring.patroni(paused=False)
+    wait(lambda: ("StorageDatabaseDown", "resolved") in monitoring.received("pagerduty"))
+    assert [one for one in monitoring.received("email") if one[0] == "StorageInstanceDown"] == []
+    assert checkout.json("status")["healthy"]
+
+
+def test_stopped_instances_and_a_stopped_exporter_page(checkout: Checkout) -> None:
+    checkout.run("up", *EMBEDDED)
+    monitoring, supervisor = Monitoring(checkout), sandbox(checkout).supervisor
+    supervisor.stop("postgres-exporter")
+    supervisor.stop("storage-green-1")
+    wait(lambda: "StorageInstanceDown" in monitoring.firing())
+    assert "StorageServiceDown" not in monitoring.firing()  # green gets no traffic
+
+    supervisor.stop("storage-blue-1")
+    wait(lambda: ("StorageServiceDown", "firing") in monitoring.received("pagerduty"))
+    wait(lambda: ("StorageExporterDown", "firing") in monitoring.received("pagerduty"))
+    assert "StorageDatabaseDown" not in monitoring.firing()
+    assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
+
+
+def kill_postgresql(stack: Checkout) -> None:
+    for pid in postmasters(stack):
+        os.kill(pid, signal.SIGKILL)
+
+
+def runtime_api(stack: Checkout, command: str) -> None:
+    """Send one command to HAProxy's runtime API, as a rollout does."""
+    with short_path(stack.home / "run") as run, socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(f"{run}/haproxy.sock")
+        connection.sendall(f"{command}\n".encode())
+        assert connection.recv(4096).strip() == b""
+
+
+def sandbox(stack: Checkout) -> Sandbox:
+    return Sandbox(stack.home, Path(os.environ.get("OBSERVATORY_ROOTFS", "/")))
