@@ -90,8 +90,8 @@ def test_every_job_has_targets_and_all_answer(monitoring: Monitoring) -> None:
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
 def test_an_alert_is_made_of_metrics_that_exist(monitoring: Monitoring, alert: Any) -> None:
-    for metric in set(NAMED.findall(alert.expression(SCOPE))):
-        wait(lambda metric=metric: monitoring.query(f'{metric}{{stack="local"}}'))
+    metrics = set(NAMED.findall(alert.expression(SCOPE)))
+    wait(lambda: all(monitoring.query(f'{metric}{{stack="local"}}') for metric in metrics))
 
 
 def test_recordings_have_a_value_for_the_fleet_with_traffic(stack: Checkout, monitoring: Monitoring) -> None:
