@@ -1,4 +1,4 @@
-"""The `local` platform put together: machine, database, cache, backups, schema, fleets, traffic, monitoring, API key."""
+"""The `local` platform put together: machine, database, cache, backups, schema, fleets, traffic, monitoring, key."""
 
 from __future__ import annotations
 
