@@ -76,6 +76,7 @@ class Database(pulumi.ComponentResource):
             admin_url=self.admin_url,
             database=settings.database.name,
             app_password=self.app_password,
+            libraries=node_parameters(settings, paths)["shared_preload_libraries"],
             opts=child(args.machine, configuration),
         )
         users = self.app_password.apply(lambda password: user_line(DATABASE_ROLE, password))
@@ -154,9 +155,9 @@ class DatabaseAccessProvider(ResourceProvider):
         return CreateResult(id_=props["database"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Compare database name and password; another name is another database."""
+        """Compare name, password and the server's libraries, which bring extensions; another name replaces it."""
         replaces = ["database"] if _olds["database"] != _news["database"] else []
-        changed = _olds.get("app_password") != _news.get("app_password")
+        changed = any(_olds.get(key) != _news.get(key) for key in ("app_password", "libraries"))
         return DiffResult(changes=changed or bool(replaces), replaces=replaces)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
@@ -175,9 +176,15 @@ class DatabaseAccess(Resource, module="local", name="DatabaseAccess"):
         admin_url: pulumi.Input[str],
         database: str,
         app_password: pulumi.Input[str],
+        libraries: str,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        props = {"admin_url": admin_url, "database": database, "app_password": app_password}
+        props = {
+            "admin_url": admin_url,
+            "database": database,
+            "app_password": app_password,
+            "libraries": libraries,
+        }
         super().__init__(DatabaseAccessProvider(), name, props, opts)
 
 
