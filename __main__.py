@@ -5,9 +5,11 @@ from pathlib import Path
 import pulumi
 
 from components.local.stack import LocalArgs, declare
-from observatory.delivery.rollout import RolloutDocument
+from observatory.database.errors import DatabaseError
+from observatory.delivery.releases import ReleaseError
+from observatory.delivery.rollout import RolloutDocument, RolloutError
 from observatory.runtime import rootfs_path
-from observatory.settings import StackSettings, load_program
+from observatory.settings import SettingsError, StackSettings, load_program
 from observatory.workspace import Workspace
 
 
@@ -25,7 +27,15 @@ def live_or_first(workspace: Workspace, settings: StackSettings) -> RolloutDocum
 
 
 def main() -> None:
-    """Declare the stack."""
+    """Declare the stack; what the user got wrong is told without a traceback."""
+    try:
+        declare_stack()
+    except (SettingsError, RolloutError, ReleaseError, DatabaseError) as error:
+        raise pulumi.RunError(str(error)) from error
+
+
+def declare_stack() -> None:
+    """Declare the selected stack and export its outputs."""
     settings = load_program()
     workspace = Workspace(root=Path(__file__).resolve().parent, stack=pulumi.get_stack())
     outputs = declare(

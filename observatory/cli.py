@@ -5,22 +5,27 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 refused, nothing
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
+import shlex
 import sys
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from observatory import operations
+from observatory.bootstrap import OperationError
+from observatory.bootstrap import bootstrap as make_ready
 from observatory.console import ConsoleReporter, answer, complain, show_live, table
 from observatory.delivery.releases import ReleaseError
 from observatory.delivery.rollout import RolloutError
 from observatory.demonstration import DemonstrationError
 from observatory.engine import ConfigError, EngineError, Interrupted, LockedError, Result
-from observatory.operations import OperationError, Status, UpResult
+from observatory.operations import Status, UpResult
 from observatory.runtime import PortInUse, RuntimeFault
 from observatory.settings import SettingsError
 from service.build import BuildError
@@ -94,6 +99,7 @@ def down(
     environment: EnvironmentOption = "local",
     keep_data: Annotated[bool, typer.Option("--keep-data", help="Only stop: data, keys and passwords stay.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
 ) -> None:
     """Stop and remove the stack."""
@@ -102,6 +108,9 @@ def down(
         _confirm(f"Remove the stack {environment!r} with all its data?")
     with ConsoleReporter() as report:
         operations.down(workspace, keep_data=keep_data, choice=engine.value, report=report)
+    if output is Output.JSON:
+        _print_json({"stopped": True, "removed": not keep_data})
+        return
     answer("Stopped; `observatory up` goes on where it was." if keep_data else "Stopped and removed.")
 
 
@@ -137,30 +146,40 @@ def outputs(
     if name is not None and name not in values:
         known = ", ".join(values) or "none, the stack is not up"
         raise typer.BadParameter(f"no output {name!r} (there are: {known})")
-    if name is not None:
+    if output is Output.JSON:
+        _print_json(dict(values) if name is None else values[name])
+    elif name is not None:
         print(_plain(values[name]))  # noqa: T201 - bare, for $(...)
-    elif output is Output.JSON:
-        _print_json(dict(values))
     else:
         answer(table("Outputs", ("name", "value"), [(key, _plain(value)) for key, value in values.items()]))
 
 
 @app.command()
-def env(environment: EnvironmentOption = "local") -> None:
+def env(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
     """Print the environment for a plain `pulumi` on the same state: eval "$(observatory env)"."""
-    import shlex  # noqa: PLC0415 - only here
-
-    for key, value in operations.environment(operations.open_workspace(environment)).items():
+    variables = operations.environment(operations.open_workspace(environment))
+    if output is Output.JSON:
+        _print_json(variables)
+        return
+    for key, value in variables.items():
         print(f"export {key}={shlex.quote(value)}")  # noqa: T201 - for eval
 
 
 @app.command()
-def bootstrap(environment: EnvironmentOption = "local") -> None:
+def bootstrap(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
     """Make only what `up` needs before it can start: root filesystem, passphrase, first release."""
+    workspace = operations.open_workspace(environment)
     with ConsoleReporter() as report:
-        operations.bootstrap(operations.open_workspace(environment), report)
+        make_ready(workspace, report)
+    if output is Output.JSON:
+        _print_json({"backend": str(workspace.backend), "releases": workspace.releases.versions()})
 
 
+REMEDIES = {
+    errno.ENOSPC: "; free some disk and run the command again",
+    errno.EROFS: "; the checkout must be writable",
+    errno.EACCES: "; the checkout must be yours",
+}
 EXIT_CODES: dict[type[BaseException], int] = {
     SettingsError: WRONG_USAGE,
     OperationError: WRONG_USAGE,
@@ -184,13 +203,19 @@ def main() -> None:
     except tuple(EXIT_CODES) as error:
         # The most particular class decides: a locked stack is an engine's error too.
         code = next(EXIT_CODES[kind] for kind in type(error).mro() if kind in EXIT_CODES)
-        _end(error, code)
+        _end(str(error), type(error).__name__, code)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _end(f"{place}{error.strerror or error}{REMEDIES.get(error.errno or 0, '')}", "OSError", FAILED)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        _end("interrupted; run the command again, it goes on where it was", "Interrupted", INTERRUPTED)
 
 
-def _end(error: BaseException, code: int) -> None:
-    complain(str(error))
+def _end(message: str, kind: str, code: int) -> NoReturn:
+    """Tell what went wrong, to people and, where they asked for JSON, to programs; end the process."""
+    complain(message)
+    if {"--output=json"} & set(sys.argv) or ("--output", "json") in itertools.pairwise(sys.argv):
+        _print_json({"error": {"kind": kind, "message": message}, "exit_code": code})
     sys.exit(code)
 
 

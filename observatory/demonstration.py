@@ -105,7 +105,10 @@ def demonstrate(service_url: str, api_key: str, *, ca_file: str, count: int = 10
         DemonstrationError: a batch was refused, or a trace did not come back as it was sent.
     """
     items = list(spans(count, now=datetime.now(UTC), seed=random.SystemRandom().getrandbits(64)))
-    return asyncio.run(_send_and_read(service_url, api_key, ca_file, items))
+    try:
+        return asyncio.run(_send_and_read(service_url, api_key, ca_file, items))
+    except httpx.HTTPError as error:
+        raise DemonstrationError(f"{service_url} does not answer: {type(error).__name__} {error}") from error
 
 
 async def _send_and_read(

@@ -5,8 +5,6 @@ Wires settings, engine, runtime and service build together. Nothing here prints;
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
 import time
 from collections.abc import Mapping
@@ -16,23 +14,18 @@ from typing import Any, Literal
 
 import observatory
 from observatory import automation, engine
-from observatory.delivery.releases import Manifest
+from observatory.bootstrap import OperationError, bootstrap, engine_options, rollout_of_state, state_options
 from observatory.delivery.rollout import RolloutDocument
 from observatory.demonstration import Demonstration, demonstrate
 from observatory.engine import Result
 from observatory.progress import Phase, Progress, Reporter, silent, task
-from observatory.runtime import Sandbox, check_ports, ensure_rootfs, rootfs_path
+from observatory.runtime import Sandbox, check_ports, rootfs_path
 from observatory.settings import StackSettings, load_file
 from observatory.status import DaemonStatus, daemon_statuses
 from observatory.workspace import Workspace
 
 EngineChoice = Literal["auto", "cli", "embedded"]
 SETTLE_S = 30.0
-API_KEY_TYPE = "pulumi-python:dynamic/local:ApiKey"
-
-
-class OperationError(Exception):
-    """An operation that cannot be done here; the message names the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,79 +67,6 @@ def open_workspace(stack: str = "local", root: Path | None = None) -> Workspace:
     return workspace
 
 
-def bootstrap(workspace: Workspace, report: Reporter = silent) -> StackSettings:
-    """Make what the program needs before it can run: root filesystem, passphrase, first release, first rollout.
-
-    May be repeated; what stands is kept.
-
-    Raises:
-        SettingsError: the stack's configuration is wrong.
-        observatory.runtime.RuntimeFault: the machine cannot hold the stack.
-        BuildError: the service's artifact cannot be built.
-    """
-    settings = load_file(workspace.config_file)
-    _make_passphrase(workspace)
-    with task(report, "Debian 13 root filesystem") as at:
-        ensure_rootfs(workspace.cache, progress=lambda message, _fraction: at(message))
-    with task(report, f"storage service {settings.first_rollout.version}"):
-        manifest = _first_release(workspace, settings)
-    first = settings.first_rollout
-    workspace.rollout.create(
-        RolloutDocument.first(version=first.version, sha256=manifest.sha256, active_fleet=first.active_fleet)
-    )
-    engine.init(engine_options(workspace))
-    return settings
-
-
-def _first_release(workspace: Workspace, settings: StackSettings) -> Manifest:
-    """Build the version that a new stack starts with, unless it is kept already."""
-    version = settings.first_rollout.version
-    if version in workspace.releases.versions() and workspace.rollout.read():
-        return workspace.releases.manifest(version)
-    from service.build import build  # noqa: PLC0415 - only where something is built
-
-    built = build(version, workspace.root / "dist")
-    return workspace.releases.add(built.path, built.manifest_path)
-
-
-def _make_passphrase(workspace: Workspace) -> None:
-    """Draw the passphrase once; an existing one is never replaced, since the state's secrets depend on it."""
-    file = workspace.passphrase_file
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(secrets.token_urlsafe(32))
-    _forget_salt(workspace.config_file)
-
-
-def _forget_salt(config_file: Path) -> None:
-    """Drop the salt that a plain `pulumi` wrote for an earlier passphrase: it would refuse the new one."""
-    lines = config_file.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if not line.startswith("encryptionsalt:")]
-    if kept != lines:
-        config_file.write_text("".join(kept), encoding="utf-8")
-
-
-def _passphrase(file: Path) -> str:
-    try:
-        return file.read_text()
-    except OSError as error:
-        raise OperationError(f"{file}: no passphrase ({error.strerror}); `observatory bootstrap` makes one") from error
-
-
-def engine_options(workspace: Workspace) -> engine.StackOptions:
-    """Return what either engine needs to know of a stack."""
-    return engine.StackOptions(
-        cwd=workspace.root,
-        stack=workspace.stack,
-        backend=workspace.backend,
-        passphrase=_passphrase(workspace.passphrase_file),
-    )
-
-
 def choose_engine(choice: EngineChoice) -> Literal["cli", "embedded"]:
     """Return the engine to run with: the CLI where there is one, unless told otherwise.
 
@@ -185,9 +105,8 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
     settings = bootstrap(workspace, report)
     _check_ports(workspace, settings)
     result = _engine(chosen).up(engine_options(workspace), on_event=_steps_to(report))
-    is_new = any(step.type == API_KEY_TYPE and step.operation == "create" for step in result.steps)
     settled = _settle(workspace)
-    shown = _show(workspace, report) if is_new else None
+    shown = None if workspace.demonstrated.exists() else _show(workspace, report)
     return UpResult(engine=chosen, result=result, status=settled, demonstration=shown)
 
 
@@ -208,7 +127,9 @@ def _check_ports(workspace: Workspace, settings: StackSettings) -> None:
 def _show(workspace: Workspace, report: Reporter) -> Demonstration:
     values = outputs(workspace, show_secrets=True)
     with task(report, "a thousand traces through the balancer, and back"):
-        return demonstrate(values["service_url"], values["api_key"], ca_file=values["ca_file"])
+        shown = demonstrate(values["service_url"], values["api_key"], ca_file=values["ca_file"])
+    workspace.demonstrated.touch()  # only now: an interrupted demonstration is made again
+    return shown
 
 
 def _steps_to(report: Reporter) -> engine.OnEvent:
@@ -228,12 +149,15 @@ def _steps_to(report: Reporter) -> engine.OnEvent:
 def down(
     workspace: Workspace, *, keep_data: bool = False, choice: EngineChoice = "auto", report: Reporter = silent
 ) -> None:
-    """Stop the stack. With `keep_data` all else stays, for the next `up`; without, data and state go too."""
+    """Stop the stack. With `keep_data` all else stays, for the next `up`; without, data and state go too.
+
+    Works without the passphrase: then only what is on this machine is removed, which is all that `local` has.
+    """
     if keep_data:
         with task(report, "stop every daemon"):
             _sandbox(workspace).stop()
         return
-    if workspace.backend.exists():
+    if workspace.passphrase_file.exists() and engine.exists(state_options(workspace)):
         _engine(choose_engine(choice)).destroy(engine_options(workspace), on_event=_steps_to(report))
     with task(report, "remove data and state"):
         _sandbox(workspace).stop()
@@ -242,14 +166,17 @@ def down(
 
 def _remove_all(workspace: Workspace) -> None:
     """Remove what the stack owns; the cache with the root filesystem stays, and so does what other stacks own."""
-    engine.remove(engine_options(workspace))
-    shutil.rmtree(workspace.home, ignore_errors=True)
-    workspace.rollout.path.unlink(missing_ok=True)
+    if engine.exists(state_options(workspace)):
+        engine.remove(state_options(workspace))
+    if workspace.home.exists():
+        shutil.rmtree(workspace.home)
+    workspace.rollout.remove()
 
 
 def outputs(workspace: Workspace, *, show_secrets: bool = False) -> Mapping[str, Any]:
     """Return the stack's outputs from its state, without running the program."""
-    return engine.outputs(engine_options(workspace), show_secrets=show_secrets)
+    options = engine_options(workspace) if show_secrets else state_options(workspace)
+    return engine.outputs(options, show_secrets=show_secrets)
 
 
 def environment(workspace: Workspace) -> dict[str, str]:
@@ -262,8 +189,9 @@ def environment(workspace: Workspace) -> dict[str, str]:
 
 def status(workspace: Workspace) -> Status:
     """Look at what runs."""
-    settings, rollout = load_file(workspace.config_file), workspace.rollout.read()
-    if rollout is None:
+    settings = load_file(workspace.config_file)
+    rollout = workspace.rollout.read() or rollout_of_state(workspace)
+    if rollout is None or not engine.resources(state_options(workspace)):
         return Status(daemons=[], rollout=None, schema_version=None, fleet_size=settings.fleets.size)
     return Status(
         daemons=daemon_statuses(_sandbox(workspace), settings, rollout, workspace.stack),

@@ -19,6 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from observatory.delivery.rollout import FleetName
 
 PROJECT = "llm-observatory"
+# What the CLI itself keeps in a stack's file, and whose settings other than ours may stand there.
+FILE_KEYS = ("config", "encryptionsalt", "encryptedkey", "secretsprovider", "environment")
+FOREIGN_NAMESPACES = ("pulumi", "aws", "kubernetes", "postgresql")
 VERSION_PATTERN = r"^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$"
 
 Port = Annotated[int, Field(ge=1024, le=65535, description="a TCP port that a non-root process may bind")]
@@ -138,7 +141,7 @@ class ConfigFile:
         """Read a `Pulumi.<stack>.yaml`; a missing file has no values.
 
         Raises:
-            SettingsError: the file is not readable or not YAML of the expected form.
+            SettingsError: the file is not readable, not of the form that `pulumi config` writes, or has a key twice.
         """
         if not path.exists():
             return cls(path=path, values={}, lines={})
@@ -148,12 +151,46 @@ class ConfigFile:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise SettingsError(f"{path.name}: cannot be read: {error}") from error
-        config = document.get("config", {}) if isinstance(document, dict) else None
-        if not isinstance(config, dict):
-            raise SettingsError(f"{path.name}: expected a mapping with the key 'config', as `pulumi config` writes it")
-        prefix = f"{PROJECT}:"
-        values = {str(key).removeprefix(prefix): value for key, value in config.items() if str(key).startswith(prefix)}
-        return cls(path=path, values=values, lines=dict(_key_lines(root)))
+        _check_form(path.name, document, root)
+        values = {str(key): value for key, value in (document.get("config") or {}).items()}
+        own = {_own_key(key): value for key, value in values.items() if _own_key(key)}
+        return cls(path=path, values=own, lines=dict(_key_lines(root)))
+
+
+def _check_form(file: str, document: Any, root: yaml.Node | None) -> None:
+    """Refuse what the CLI would pass over in silence."""
+    for place, key in _duplicates(root):
+        raise SettingsError(f"{file}:{place}: {key}: this key stands here a second time; keep one")
+    if not isinstance(document, dict) or not isinstance(document.get("config") or {}, dict):
+        raise SettingsError(f"{file}: expected a mapping with the key 'config', as `pulumi config` writes it")
+    for key in document:
+        if key not in FILE_KEYS:
+            raise SettingsError(f"{file}: {key}: unknown key; expected one of {', '.join(FILE_KEYS)}")
+    for key in document.get("config") or {}:
+        namespace = str(key).rpartition(":")[0] or PROJECT
+        if namespace not in (PROJECT, *FOREIGN_NAMESPACES):
+            raise SettingsError(f"{file}: {key}: unknown namespace {namespace!r}; this project's is {PROJECT!r}")
+
+
+def _duplicates(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
+    """Yield (line, key) of every key that a mapping has already; YAML would keep the last without a word."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _duplicates(item)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        if str(key.value) in seen:
+            yield key.start_mark.line + 1, str(key.value)
+        seen.add(str(key.value))
+        yield from _duplicates(value)
+
+
+def _own_key(key: str) -> str:
+    """Return this project's setting that a key names, or nothing; as in the CLI, a bare key is the project's."""
+    namespace, _, name = key.rpartition(":")
+    return name if namespace in ("", PROJECT) else ""
 
 
 def _key_lines(root: yaml.Node | None) -> Iterator[tuple[str, int]]:
@@ -169,7 +206,7 @@ def _nested_lines(node: yaml.Node, above: str) -> Iterator[tuple[str, int]]:
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
-        dotted = f"{above}{str(key.value).removeprefix(PROJECT + ':')}"
+        dotted = f"{above}{key.value}" if above else _own_key(str(key.value))
         yield dotted, key.start_mark.line + 1
         yield from _nested_lines(value, f"{dotted}.")
 
@@ -193,8 +230,7 @@ def load_program() -> StackSettings:
     import pulumi  # noqa: PLC0415 - the command reads settings without paying for the SDK's import
     from pulumi.runtime.config import CONFIG  # noqa: PLC0415
 
-    prefix = f"{PROJECT}:"
-    values = {key.removeprefix(prefix): _decode(value) for key, value in CONFIG.get().items() if key.startswith(prefix)}
+    values = {_own_key(key): _decode(value) for key, value in CONFIG.get().items() if _own_key(key)}
     return _validate(values, f"Pulumi.{pulumi.get_stack()}.yaml", {})
 
 
@@ -208,7 +244,8 @@ def _decode(value: Any) -> Any:
 
 def _validate(values: Mapping[str, Any], file: str, lines: Mapping[str, int]) -> StackSettings:
     try:
-        return StackSettings.model_validate(dict(values))
+        # As JSON, since only there a mapping may be a group of settings and yet `true` be no number.
+        return StackSettings.model_validate_json(json.dumps(dict(values), default=str), strict=True)
     except ValidationError as error:
         problems = "\n".join(_describe(problem, file, lines) for problem in error.errors())
         raise SettingsError(problems) from None
@@ -221,6 +258,8 @@ def _describe(problem: Any, file: str, lines: Mapping[str, int]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{place}: {name}: unknown setting{_suggestion(problem['loc'])}"
     expected = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        expected = "Expected a group of settings"
     given = "" if problem["type"] == "value_error" else f" (given: {problem['input']!r})"
     return f"{place}: {name}: {expected[0].lower()}{expected[1:]}{given}"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from observatory.delivery.rollout import FleetName, RolloutDocument
-from observatory.nodes import HttpReady, Paths, TcpReady, Unit
+from observatory.nodes import Paths, TcpReady, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
 from observatory.nodes.etcd import etcd
 from observatory.nodes.exporters import node_exporter, postgres_exporter
@@ -102,7 +102,7 @@ def _status(sandbox: Sandbox, unit: Unit, version: str) -> DaemonStatus:
             name=unit.name, address=address, version=version, pid=None, health="sandbox down", memory_mb=None
         )
     program = sandbox.supervisor.status(unit.name)
-    ready = program.running and probe(unit.ready).check()
+    ready = program.running and Probe(**unit.ready.target()).check()
     health = "ready" if ready else "not ready" if program.running else program.state.lower()
     return DaemonStatus(
         name=unit.name,
@@ -117,7 +117,7 @@ def _status(sandbox: Sandbox, unit: Unit, version: str) -> DaemonStatus:
 def _postgres_status(sandbox: Sandbox, settings: StackSettings, versions: dict[str, str]) -> DaemonStatus:
     """PostgreSQL is Patroni's child, not the supervisor's: its pid stands in the data directory."""
     ready = TcpReady(port=settings.ports.postgres)
-    running = sandbox.alive() and probe(ready).check()
+    running = sandbox.alive() and Probe(**ready.target()).check()
     pid_file = sandbox.home / "data" / "postgres" / "postmaster.pid"
     pid = int(pid_file.read_text().split()[0]) if running and pid_file.exists() else None
     version, timescaledb = (versions.get(package, "?") for package in POSTGRES_PACKAGES)
@@ -129,13 +129,6 @@ def _postgres_status(sandbox: Sandbox, settings: StackSettings, versions: dict[s
         health="ready" if running else "not ready",
         memory_mb=process_memory_mb(pid),
     )
-
-
-def probe(ready: HttpReady | TcpReady) -> Probe:
-    """Return the runtime's probe for a unit's readiness."""
-    if isinstance(ready, HttpReady):
-        return Probe(http=f"http://127.0.0.1:{ready.port}{ready.path}")
-    return Probe(tcp=("127.0.0.1", ready.port))
 
 
 def upstream_version(debian: str) -> str:

@@ -37,6 +37,11 @@ class Workspace:
         return self.directory / "stacks" / self.stack
 
     @property
+    def demonstrated(self) -> Path:
+        """Exists as soon as the first traces were sent through the stack and read back."""
+        return self.home / "demonstrated"
+
+    @property
     def cache(self) -> Path:
         """The root filesystem and the tools that build it; kept by `down`."""
         return self.directory / "cache"

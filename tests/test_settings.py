@@ -54,6 +54,28 @@ def test_a_wrong_setting_names_file_line_key_and_expectation(tmp_path: Path, tex
     assert expected in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("config:\n  llm-observatroy:fleets: {size: 2}\n", "unknown namespace 'llm-observatroy'"),
+        ("confg:\n  llm-observatory:fleets: {size: 2}\n", "confg: unknown key; expected one of config"),
+        ("config:\n  fleets: {size: 1}\n  fleets: {size: 2}\n", "Pulumi.local.yaml:3: fleets: this key stands here"),
+        ("config:\n  fleets:\n    size: 1\n    size: 2\n", "Pulumi.local.yaml:4: size: this key stands here"),
+        ("config:\n  llm-observatory:fleets: {size: true}\n", "fleets.size: input should be a valid integer"),
+        ("config:\n  llm-observatory:fleets: 2\n", "llm-observatory:fleets: expected a group of settings (given: 2)"),
+        ("config:\n  1: 2\n", "llm-observatory:1: unknown setting"),
+    ],
+)
+def test_what_would_be_passed_over_in_silence_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, text)
+    assert expected in str(error.value)
+
+
+def test_a_bare_key_is_the_projects_own(tmp_path: Path) -> None:
+    assert load(tmp_path, "config:\n  fleets:\n    size: 3\n").fleets.size == 3
+
+
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
         load(tmp_path, "config:\n  llm-observatory:ports:\n    blue: x\n    green: y\n")

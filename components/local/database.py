@@ -23,12 +23,15 @@ from observatory.nodes.pgbouncer import user_line, users_file
 from observatory.nodes.postgres import LOOP_WAIT, dynamic_configuration, node_parameters, patroni
 from observatory.nodes.storage import DATABASE_ROLE
 from observatory.nodes.tls import authority_file, certificate_file, key_file
+from observatory.runtime import RuntimeFault
 from observatory.settings import StackSettings
 
 if TYPE_CHECKING:
     import httpx
 
 OWNER = "migrator"
+NOT_RESTARTED = """PostgreSQL did not come back with the changed settings: {answer}
+See log/patroni.log below the stack's home, put the setting right (database.*) and run `observatory up` again."""
 RESTART_DEADLINE = 60  # seconds for PostgreSQL to come back with parameters that need a restart
 
 
@@ -130,7 +133,8 @@ class ClusterConfigurationProvider(ResourceProvider):
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Set the configuration, and restart PostgreSQL where it waits for that."""
         _configure(_news)
-        _restart_where_pending(_news)
+        if any(_olds.get(key) != _news.get(key) for key in ("configuration", "node")):
+            _restart_where_pending(_news)
         return UpdateResult(outs=without_provider(_news))
 
 
@@ -224,7 +228,9 @@ def _restart_where_pending(props: dict[str, Any]) -> None:
     with _patroni(props) as api:
         while time.monotonic() < deadline:
             if api.get("/patroni").json().get("pending_restart"):
-                api.post("/restart", json={"restart_pending": True}, timeout=RESTART_DEADLINE).raise_for_status()
+                answer = api.post("/restart", json={"restart_pending": True}, timeout=RESTART_DEADLINE)
+                if answer.is_error:
+                    raise RuntimeFault(NOT_RESTARTED.format(answer=answer.text))
                 return
             time.sleep(0.2)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
-from observatory.nodes import HttpReady, Unit
+from observatory.nodes import Unit
 from observatory.runtime import Probe, Program, Sandbox, check_ports
 
 UNIT_KEYS = tuple(Unit.model_fields)
@@ -78,7 +78,7 @@ class DaemonProvider(ResourceProvider):
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Write the files, start the daemon and wait until it is ready."""
-        _run(props, restart=False)
+        _run(props, files_changed=False, rebind=False)
         return CreateResult(id_=props["name"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
@@ -90,8 +90,8 @@ class DaemonProvider(ResourceProvider):
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Apply what changed, by a reload where that is enough."""
-        files_changed = any(_olds.get(key) != _news.get(key) for key in ("files", "secret_files"))
-        _run(_news, restart=files_changed)
+        changed = {key for key in ("files", "secret_files", "ports") if _olds.get(key) != _news.get(key)}
+        _run(_news, files_changed=bool(changed), rebind="ports" in changed)
         return UpdateResult(outs=without_provider(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
@@ -134,24 +134,22 @@ def _unit(props: Mapping[str, Any]) -> Unit:
     return Unit.model_validate({key: props[key] for key in UNIT_KEYS if key in props})
 
 
-def _probe(unit: Unit) -> Probe:
-    if isinstance(unit.ready, HttpReady):
-        return Probe(http=f"http://127.0.0.1:{unit.ready.port}{unit.ready.path}")
-    return Probe(tcp=("127.0.0.1", unit.ready.port))
-
-
 def _ready(props: Mapping[str, Any]) -> bool:
     """Tell whether the supervisor runs the daemon and it answers."""
     sandbox, unit = sandbox_of(props), _unit(props)
-    return sandbox.alive() and sandbox.supervisor.status(unit.name).running and _probe(unit).check()
+    return sandbox.alive() and sandbox.supervisor.status(unit.name).running and Probe(**unit.ready.target()).check()
 
 
-def _run(props: Mapping[str, Any], *, restart: bool) -> None:
-    """Bring the daemon to what `props` say; `restart` when files that it read at its start have changed."""
+def _run(props: Mapping[str, Any], *, files_changed: bool, rebind: bool) -> None:
+    """Bring the daemon to what `props` say.
+
+    `files_changed`: files that it read at its start are others now. `rebind`: so are its ports, and not every daemon
+    that can reload binds other ports then.
+    """
     sandbox, unit = sandbox_of(props), _unit(props)
     was_running = sandbox.supervisor.status(unit.name).running
-    if not was_running:
-        check_ports(unit.ports)
+    if rebind or not was_running:
+        check_ports(unit.ports, ours=sandbox.members())
     for directory in unit.directories:
         sandbox.make_directory(directory)
     for path, content in {**unit.files, **props.get("secret_files", {})}.items():
@@ -165,13 +163,13 @@ def _run(props: Mapping[str, Any], *, restart: bool) -> None:
         priority=unit.priority,
     )
     restarted = sandbox.supervisor.apply(program)
-    if restart and was_running and not restarted:
-        _reload(sandbox, unit)
-    sandbox.supervisor.wait_ready(unit.name, _probe(unit), timeout=unit.settle_seconds)
+    if files_changed and was_running and not restarted:
+        _reload(sandbox, unit, rebind=rebind)
+    sandbox.supervisor.wait_ready(unit.name, Probe(**unit.ready.target()), timeout=unit.settle_seconds)
 
 
-def _reload(sandbox: Sandbox, unit: Unit) -> None:
-    if unit.reload_signal:
+def _reload(sandbox: Sandbox, unit: Unit, *, rebind: bool) -> None:
+    if unit.reload_signal and not rebind:
         sandbox.supervisor.signal(unit.name, unit.reload_signal)
     else:
         sandbox.supervisor.restart(unit.name)

@@ -6,6 +6,7 @@ Owns what a manifest must say and that an artifact is what its manifest says. Ho
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tarfile
 import tempfile
@@ -72,10 +73,19 @@ class ReleaseStore:
             (artifact, self.artifact(manifest.version)),
             (manifest_file, self.directory / f"{manifest.version}.json"),
         ):
-            partial = target.with_name(f".{target.name}.partial")
-            shutil.copyfile(source, partial)
-            partial.replace(target)
+            _copy(source, target)
         return manifest
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file whole or not at all."""
+    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    try:
+        shutil.copyfile(source, partial)
+        Path(partial).replace(target)
+    finally:
+        Path(partial).unlink(missing_ok=True)
 
 
 def check_digest(artifact: Path, sha256: str) -> None:

@@ -134,6 +134,11 @@ class FileRolloutStore:
             self._replace(written)
             return written
 
+    def remove(self) -> None:
+        """Remove the document with its lock, when the stack goes."""
+        for path in (self.path, self.path.with_suffix(".lock")):
+            path.unlink(missing_ok=True)
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True)

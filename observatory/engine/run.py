@@ -131,6 +131,16 @@ def init(options: StackOptions) -> None:
         Snapshot(files, {}, passphrase=options.passphrase, salt=project.salt).save()
 
 
+def exists(options: StackOptions) -> bool:
+    """Tell whether the backend has the stack. Needs no passphrase.
+
+    Raises:
+        ConfigError: Pulumi.yaml or the stack's configuration cannot be read.
+    """
+    _, files = _locate(options)
+    return files.checkpoint.exists()
+
+
 def remove(options: StackOptions) -> None:
     """Remove the stack's state and history, as `pulumi stack rm --force` does. Its resources are not touched.
 

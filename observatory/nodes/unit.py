@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict
@@ -45,12 +46,20 @@ class TcpReady(_Model):
 
     port: int
 
+    def target(self) -> dict[str, Any]:
+        """Return what a probe looks at."""
+        return {"tcp": ("127.0.0.1", self.port)}
+
 
 class HttpReady(_Model):
     """Ready when GET 127.0.0.1:`port``path` answers 200."""
 
     port: int
     path: str
+
+    def target(self) -> dict[str, Any]:
+        """Return what a probe looks at."""
+        return {"http": f"http://127.0.0.1:{self.port}{self.path}"}
 
 
 class Unit(_Model):

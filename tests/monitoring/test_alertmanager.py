@@ -12,9 +12,8 @@ from monitoring import ALERTS, RECEIVERS, Scope, alertmanager_file, webhook_rece
 from monitoring.alertmanager import NOBODY
 from observatory.nodes import Paths, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
-from observatory.runtime import Program, Sandbox, find_free_ports
+from observatory.runtime import Probe, Program, Sandbox, find_free_ports
 from observatory.settings import Ports, StackSettings
-from observatory.status import probe
 
 DEADLINE_S = 60
 ROUTES = {
@@ -116,7 +115,7 @@ def start(sandbox: Sandbox, unit: Unit) -> None:
     for path, content in unit.files.items():
         sandbox.write_file(path, content)
     sandbox.supervisor.apply(Program(name=unit.name, command=unit.command))
-    sandbox.supervisor.wait_ready(unit.name, probe(unit.ready))
+    sandbox.supervisor.wait_ready(unit.name, Probe(**unit.ready.target()))
 
 
 def alert(name: str, stack: str = "a", **labels: str) -> dict[str, str]:

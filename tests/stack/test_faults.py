@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -76,7 +77,7 @@ def test_two_ups_at_once_make_one_stack(checkout: Checkout) -> None:
 
 
 @pytest.mark.parametrize(
-    "last", ["create Machine", "create Daemon etcd", "create Daemon patroni", "create Daemon storage"]
+    "last", ["create Machine", "create Daemon etcd", "create Daemon patroni", "create Daemon storage", "a thousand"]
 )
 def test_a_killed_up_is_carried_on_by_the_next(checkout: Checkout, last: str) -> None:
     process = checkout.start("up", *EMBEDDED)
@@ -164,16 +165,54 @@ def test_down_works_on_a_stack_that_is_dead(checkout: Checkout) -> None:
     assert not (checkout.root / ".observatory/stacks/local").exists()
 
 
+def test_down_on_a_fresh_checkout_has_nothing_to_do(checkout: Checkout) -> None:
+    checkout.run("down", "--yes")
+
+
+def test_a_lost_passphrase_is_told_and_the_stack_can_still_be_removed(checkout: Checkout) -> None:
+    checkout.run("up", *EMBEDDED)
+    (checkout.root / ".observatory/passphrase").unlink()
+    for command_line in (("up", *EMBEDDED), ("preview", *EMBEDDED), ("outputs", "--show-secrets")):
+        said = checkout.run(*command_line, expect=2).stderr
+        assert "put it back from a copy, or remove the stack" in said
+    assert not (checkout.root / ".observatory/passphrase").exists()
+    assert checkout.json("status")["healthy"]
+    checkout.run("down", "--yes", *EMBEDDED)
+    assert checkout.processes() == set()
+    assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
+
+
+def test_a_lost_rollout_document_does_not_undo_the_rollout(checkout: Checkout) -> None:
+    checkout.run("bootstrap")
+    file = checkout.root / ".observatory/rollout/local.json"
+    document = json.loads(file.read_text())
+    document["blue"]["weight"], document["green"]["weight"] = 0, 100
+    file.write_text(json.dumps(document))
+    checkout.run("up", *EMBEDDED)
+    file.unlink()
+    assert checkout.json("status")["rollout"]["green"]["weight"] == 100
+    assert set(checkout.json("up", *EMBEDDED)["summary"]) == {"same"}
+    assert json.loads(file.read_text())["green"]["weight"] == 100
+    assert checkout.json("outputs")["active_fleet"] == "green"
+
+
+def test_an_error_is_told_to_programs_too(checkout: Checkout) -> None:
+    told = checkout.json("outputs", "nothing", "-e", "nope", expect=2)
+    assert told["exit_code"] == 2
+    assert "no stack 'nope'" in told["error"]["message"]
+
+
 def test_down_without_a_terminal_wants_a_yes(checkout: Checkout) -> None:
     assert "--yes" in checkout.run("down", expect=3).stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small file system")
-def test_a_full_disk_is_named_and_nothing_is_left_running(checkout: Checkout) -> None:
-    home = checkout.root / ".observatory/stacks"
+@pytest.mark.parametrize(("place", "size"), [("stacks", "48m"), ("", "8m")])
+def test_a_full_disk_is_named_and_nothing_is_left_running(checkout: Checkout, place: str, size: str) -> None:
+    home = checkout.root / ".observatory" / place
     home.mkdir(parents=True)
     script = (
-        f"mount -t tmpfs -o size=48m tmpfs {home} && "
+        f"mount -t tmpfs -o size={size} tmpfs {home} && "
         f"{sys.executable} -m observatory up --engine embedded; echo exit $? >&2; "
         f"{sys.executable} -m observatory down --yes --engine embedded"
     )
@@ -188,6 +227,7 @@ def test_a_full_disk_is_named_and_nothing_is_left_running(checkout: Checkout) ->
     )
     assert "exit 1" in done.stderr
     assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
     assert checkout.processes() == set()
 
 
@@ -243,11 +283,7 @@ def test_changed_settings_take_effect_on_a_stack_that_is_up(checkout: Checkout) 
     """Among them some that need a restart of PostgreSQL, another port, and another size of the fleets."""
     checkout.run("up", *EMBEDDED)
     moved = free_ports()
-    checkout.configure(
-        database={"shared_buffers_mb": 64, "max_connections": 50},
-        fleets={"size": 2},
-        ports={**checkout.ports(), "postgres": moved["postgres"], "service_tls": moved["service_tls"]},
-    )
+    checkout.configure(database={"shared_buffers_mb": 64, "max_connections": 50}, fleets={"size": 2}, ports=moved)
     status = checkout.json("up", *EMBEDDED)["status"]
     assert status["healthy"]
     assert [d["name"] for d in status["daemons"] if d["name"].startswith("storage")] == [

@@ -1,0 +1,138 @@
+"""What a stack needs before its program can run: root filesystem, passphrase, first release, rollout document.
+
+All of it may be repeated and may run at once in several processes; what stands is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from observatory import engine
+from observatory.delivery.rollout import FleetState, RolloutDocument
+from observatory.progress import Reporter, task
+from observatory.runtime import ensure_rootfs
+from observatory.runtime.locks import exclusive
+from observatory.settings import FLEETS, FirstRollout, StackSettings, load_file
+from observatory.workspace import Workspace
+
+
+class OperationError(Exception):
+    """An operation that cannot be done here; the message names the remedy."""
+
+
+def bootstrap(workspace: Workspace, report: Reporter) -> StackSettings:
+    """Make what is missing and return the stack's settings.
+
+    Raises:
+        SettingsError: the stack's configuration is wrong.
+        OperationError: the passphrase of an existing stack is gone.
+        observatory.runtime.RuntimeFault: the machine cannot hold the stack.
+        service.build.BuildError: the service's artifact cannot be built.
+    """
+    settings = load_file(workspace.config_file)
+    _make_passphrase(workspace)
+    with task(report, "Debian 13 root filesystem") as at:
+        ensure_rootfs(workspace.cache, progress=lambda message, _fraction: at(message))
+    release = f"storage service {settings.first_rollout.version}"
+    with task(report, release), exclusive(workspace.directory / "bootstrap.lock"):
+        _make_rollout(workspace, settings.first_rollout)
+    engine.init(engine_options(workspace))
+    return settings
+
+
+def engine_options(workspace: Workspace) -> engine.StackOptions:
+    """Return what either engine needs to know of a stack.
+
+    Raises:
+        OperationError: there is no passphrase.
+    """
+    try:
+        passphrase = workspace.passphrase_file.read_text()
+    except FileNotFoundError:
+        raise OperationError(_no_passphrase(workspace)) from None
+    return _options(workspace, passphrase)
+
+
+def state_options(workspace: Workspace) -> engine.StackOptions:
+    """Return what is needed to look at a stack's state, without its secrets."""
+    return _options(workspace, "")
+
+
+def _options(workspace: Workspace, passphrase: str) -> engine.StackOptions:
+    return engine.StackOptions(
+        cwd=workspace.root, stack=workspace.stack, backend=workspace.backend, passphrase=passphrase
+    )
+
+
+def _no_passphrase(workspace: Workspace) -> str:
+    if not engine.exists(state_options(workspace)):
+        return f"the stack {workspace.stack!r} does not exist yet; `observatory up` makes it"
+    return (
+        f"{workspace.passphrase_file} is gone, and the secrets in the stack's state can be read with it alone: put it "
+        "back from a copy, or remove the stack with all its data by `observatory down`"
+    )
+
+
+def _make_passphrase(workspace: Workspace) -> None:
+    """Draw the passphrase once; it is never replaced while there is a state whose secrets depend on it."""
+    file = workspace.passphrase_file
+    if file.exists():
+        return
+    if engine.exists(state_options(workspace)):
+        raise OperationError(_no_passphrase(workspace))
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, partial = tempfile.mkstemp(dir=file.parent, prefix=".passphrase.")  # mode 0600
+    with os.fdopen(handle, "w") as stream:
+        stream.write(secrets.token_urlsafe(32))
+    try:
+        Path(file).hardlink_to(partial)  # whole or not at all, and never over another one
+    except FileExistsError:
+        return
+    finally:
+        Path(partial).unlink()
+    forget_salt(workspace.config_file)
+
+
+def forget_salt(config_file: Path) -> None:
+    """Drop the salt that the CLI wrote into a tracked file; the state has it too, see docs/adr/0005-salt.md."""
+    lines = config_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("encryptionsalt:")]
+    if kept != lines:
+        config_file.write_text("".join(kept), encoding="utf-8")
+
+
+def _make_rollout(workspace: Workspace, first: FirstRollout) -> None:
+    """Write the rollout document where there is none: by the state of a stack that runs, else the first one."""
+    if workspace.rollout.read() is None:
+        workspace.rollout.create(rollout_of_state(workspace) or _first_rollout(workspace, first))
+
+
+def _first_rollout(workspace: Workspace, first: FirstRollout) -> RolloutDocument:
+    from service.build import build  # noqa: PLC0415 - only where something is built
+
+    built = build(first.version, workspace.root / "dist")
+    manifest = workspace.releases.add(built.path, built.manifest_path)
+    return RolloutDocument.first(version=first.version, sha256=manifest.sha256, active_fleet=first.active_fleet)
+
+
+def rollout_of_state(workspace: Workspace) -> RolloutDocument | None:
+    """Return what the last `up` declared, or None where nothing was ever up."""
+    options = state_options(workspace)
+    if not engine.exists(options):
+        return None
+    releases = {record.name: record.outputs for record in engine.resources(options)}
+    fleets = engine.outputs(options).get("fleets")
+    if not fleets or any(f"{name}-release" not in releases for name in FLEETS):
+        return None
+    states = {
+        name: FleetState(
+            version=fleets[name]["version"],
+            weight=int(fleets[name]["weight"]),
+            sha256=releases[f"{name}-release"]["sha256"],
+        )
+        for name in FLEETS
+    }
+    return RolloutDocument(blue=states["blue"], green=states["green"])
