@@ -141,7 +141,7 @@ class Checkout:
 def free_ports() -> dict[str, int]:
     """Return a free port for each setting, with room for a fleet's further instances.
 
-    All are below the range from which the kernel takes the ports of outgoing connections, so that none is taken meanwhile.
+    All are below the range from which the kernel takes the ports of outgoing connections: none is taken meanwhile.
     """
     names = list(Ports.model_fields)
     while True:
