@@ -66,8 +66,8 @@ def ensure_login(
 ) -> None:
     """Make a login of an application, without any right to create or change objects.
 
-    It may read all that the owner has or will have, add traces, metrics and logs once `grant_access` ran after the
-    migration that makes them, and use temporary tables (COPY, then INSERT … ON CONFLICT, needs one). The password
+    It may read all that the owner has or will have, write what `grant_access` says once that ran after the migration
+    that makes the table, and use temporary tables (COPY, then INSERT … ON CONFLICT, needs one). The password
     leaves this process only as a SCRAM verifier.
 
     Args:

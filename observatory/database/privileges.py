@@ -1,4 +1,4 @@
-"""What the service's role may do with tables and views: read all of the schema, add traces, metrics and logs.
+"""What the service's role may do: read the whole schema, add traces, metrics and logs, note when a key was used.
 
 Owns the privileges on relations. Who may log in and reach the schemas at all is `observatory.database.bootstrap`.
 """
@@ -24,6 +24,11 @@ _RELATIONS = """
     WHERE nspname = ANY (%(schemas)s) AND relkind IN ('r', 'v', 'm', 'p') AND relowner = %(owner)s::regrole
       AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')
     GROUP BY nspname, relname
+"""
+
+_MAY_NOTE_USE = """
+    SELECT has_column_privilege(%(role)s::regrole, 'public.api_keys', 'last_used_at', 'UPDATE')
+    WHERE to_regclass('public.api_keys') IS NOT NULL
 """
 
 
@@ -54,6 +59,10 @@ def grant_relations(connection: psycopg.Connection, *, role: str, owner: str) ->
             granted = frozenset(held or ())
             _change(connection, "GRANT {} ON {} TO {}", wanted - granted, (schema, relation), role)
             _change(connection, "REVOKE {} ON {} FROM {}", granted - wanted, (schema, relation), role)
+        # After the table's: revoking an UPDATE of the table revokes those of its columns too.
+        if connection.execute(_MAY_NOTE_USE, identifiers).fetchone() == (False,):
+            grant = sql.SQL("GRANT UPDATE (last_used_at) ON public.api_keys TO {}")
+            connection.execute(grant.format(sql.Identifier(role)))
 
 
 def _change(
