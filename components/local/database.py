@@ -20,7 +20,15 @@ from observatory.nodes import Paths, pgbouncer, postgres
 from observatory.nodes.etcd import etcd
 from observatory.nodes.pgbackrest import cipher_file, cipher_section
 from observatory.nodes.pgbouncer import user_line, users_file
-from observatory.nodes.postgres import LOOP_WAIT, dynamic_configuration, node_parameters, patroni
+from observatory.nodes.postgres import (
+    API_USER,
+    LOOP_WAIT,
+    api_credentials,
+    api_credentials_file,
+    dynamic_configuration,
+    node_parameters,
+    patroni,
+)
 from observatory.nodes.storage import DATABASE_ROLE
 from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.runtime import RuntimeFault
@@ -57,18 +65,22 @@ class Database(pulumi.ComponentResource):
         settings, paths, child = args.settings, Paths(), self._child
         store = Daemon("etcd", machine=args.machine, unit=etcd(settings, paths), opts=child(args.machine))
         cipher = Password("backup-passphrase", opts=pulumi.ResourceOptions(parent=self)).value
+        api_password = Password("patroni-api", opts=pulumi.ResourceOptions(parent=self)).value
         node = Daemon(
             "patroni",
             machine=args.machine,
             unit=patroni(settings, paths),
             secret_files={
                 cipher_file(paths): cipher.apply(cipher_section),
+                api_credentials_file(paths): api_password.apply(api_credentials),
                 authority_file(paths): args.authority.certificate,
                 **self._certificate(postgres.SERVER, args.authority, paths),
             },
             opts=child(args.machine, store),
         )
-        configuration = ClusterConfiguration("cluster-configuration", settings, opts=child(args.machine, node))
+        configuration = ClusterConfiguration(
+            "cluster-configuration", settings, api_password=api_password, opts=child(args.machine, node)
+        )
 
         socket = args.machine.home.apply(lambda home: _on_host(home, paths.postgres_socket))
         self.admin_url = socket.apply(lambda host: _conninfo(host, settings, "postgres", "postgres"))
@@ -139,12 +151,24 @@ class ClusterConfigurationProvider(ResourceProvider):
 
 
 class ClusterConfiguration(Resource, module="local", name="ClusterConfiguration"):
-    """Patroni's dynamic configuration."""
+    """Patroni's dynamic configuration; `api_password` is `API_USER`'s."""
 
-    def __init__(self, name: str, settings: StackSettings, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: StackSettings,
+        *,
+        api_password: pulumi.Input[str],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
         api = f"http://127.0.0.1:{settings.ports.patroni}"
         node = {"port": settings.ports.postgres, **node_parameters(settings, Paths())}
-        props = {"api": api, "configuration": dynamic_configuration(settings), "node": node}
+        props = {
+            "api": api,
+            "api_password": pulumi.Output.secret(api_password),
+            "configuration": dynamic_configuration(settings),
+            "node": node,
+        }
         super().__init__(ClusterConfigurationProvider(), name, props, opts)
 
 
@@ -238,7 +262,7 @@ def _restart_where_pending(props: dict[str, Any]) -> None:
 def _patroni(props: dict[str, Any]) -> httpx.Client:
     import httpx  # noqa: PLC0415 - only where it is used
 
-    return httpx.Client(base_url=props["api"], timeout=10)
+    return httpx.Client(base_url=props["api"], auth=(API_USER, props["api_password"]), timeout=10)
 
 
 def _whole(value: Any) -> Any:

@@ -17,6 +17,7 @@ from observatory.settings import StackSettings
 
 SERVER = "postgres"  # of the certificate
 MONITOR_ROLE = "monitor"  # whom the exporter logs in as
+API_USER = "operator"  # who may change anything over Patroni's REST API; reading it is open
 BIN = "/usr/lib/postgresql/17/bin"
 OPERATING_SYSTEM_USERS = ("observatory", "root")  # who may be postgres or migrator, by peer on the socket only
 
@@ -103,8 +104,25 @@ def ident_map() -> list[str]:
     ]
 
 
+def api_credentials_file(paths: Paths) -> str:
+    """Return the path of the part of Patroni's configuration that holds its REST API's password."""
+    return f"{paths.config}/patroni/restapi.yaml"
+
+
+def api_credentials(password: str) -> str:
+    """Return the configuration that makes Patroni's REST API want `API_USER` and a password for every change.
+
+    Without it any user of the machine sets a callback, which Patroni runs as the daemons' user.
+    """
+    authentication = {"username": API_USER, "password": password}
+    return yaml.safe_dump({"restapi": {"authentication": authentication}}, sort_keys=False)
+
+
 def patroni(settings: StackSettings, paths: Paths) -> Unit:
-    """Return the Patroni that makes, starts, watches and heals this node's PostgreSQL, with what archives its WAL."""
+    """Return the Patroni that makes, starts, watches and heals this node's PostgreSQL, with what archives its WAL.
+
+    Patroni merges all files of its directory: `api_credentials_file` is a secret one.
+    """
     ports = settings.ports
     config = {
         "scope": "observatory",
@@ -134,14 +152,17 @@ def patroni(settings: StackSettings, paths: Paths) -> Unit:
             "pg_ident": ident_map(),
         },
     }
-    file = f"{paths.config}/patroni/patroni.yaml"
+    directory = f"{paths.config}/patroni"
     return Unit(
         name="patroni",
-        command=("/usr/bin/patroni", file),
+        command=("/usr/bin/patroni", directory),
         ready=HttpReady(port=ports.patroni, path="/primary"),
         priority=20,
         ports={"ports.patroni": ports.patroni, "ports.postgres": ports.postgres},
-        files={file: yaml.safe_dump(config, sort_keys=False), **pgbackrest_files(settings, paths)},
+        files={
+            f"{directory}/patroni.yaml": yaml.safe_dump(config, sort_keys=False),
+            **pgbackrest_files(settings, paths),
+        },
         directories=(paths.postgres_socket, repository(paths)),
         reload_signal="HUP",
         stop_signal="INT",  # Patroni stops PostgreSQL in fast mode and gives its lease back

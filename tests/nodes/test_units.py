@@ -1,6 +1,7 @@
 """What `nodes` renders: pure functions of settings, readable back from a resource's inputs."""
 
 import json
+from pathlib import PurePosixPath
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ from observatory.nodes.etcd import etcd
 from observatory.nodes.exporters import node_exporter, postgres_exporter
 from observatory.nodes.haproxy import haproxy, weights_map
 from observatory.nodes.pgbouncer import pgbouncer, user_line
-from observatory.nodes.postgres import host_based_authentication, patroni
+from observatory.nodes.postgres import api_credentials, api_credentials_file, host_based_authentication, patroni
 from observatory.nodes.prometheus import prometheus
 from observatory.nodes.storage import storage
 from observatory.nodes.valkey import valkey
@@ -65,6 +66,13 @@ def test_postgresql_has_checksums_and_the_superuser_only_by_peer() -> None:
 def test_the_first_rule_that_matches_an_operator_over_tcp_rejects() -> None:
     over_tcp = [rule for rule in host_based_authentication() if rule.startswith("host")]
     assert over_tcp[0].endswith("reject")
+
+
+def test_patroni_reads_its_apis_password_from_a_file_that_is_not_the_units() -> None:
+    unit, secret = patroni(SETTINGS, PATHS), api_credentials_file(PATHS)
+    assert unit.command[-1] == str(PurePosixPath(secret).parent)
+    assert secret not in unit.files
+    assert yaml.safe_load(api_credentials("yes: #"))["restapi"]["authentication"]["password"] == "yes: #"
 
 
 def test_no_prompt_text_reaches_the_servers_log() -> None:

@@ -35,7 +35,7 @@ class Monitoring:
     """Prometheus and the receiver of a stack."""
 
     def __init__(self, stack: Checkout) -> None:
-        self.ports = stack.ports()
+        self.stack, self.ports = stack, stack.ports()
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the labels and the value of each series."""
@@ -58,7 +58,8 @@ class Monitoring:
     def patroni(self, *, paused: bool) -> None:
         """Have Patroni leave PostgreSQL alone, or look after it again; wait until it knows."""
         change = {"pause": True if paused else None}
-        httpx.patch(self._url("patroni", "/config"), json=change).raise_for_status()
+        login = self.stack.patroni_login()
+        httpx.patch(self._url("patroni", "/config"), json=change, auth=login).raise_for_status()
         wait(lambda: bool(httpx.get(self._url("patroni", "/patroni")).json().get("pause")) is paused)
 
     def get(self, part: str, path: str) -> str:

@@ -141,6 +141,29 @@ def test_the_service_role_comes_through_the_pooler(stack: Checkout) -> None:
         assert one(connection, "SELECT inet_server_port()") == stack.ports()["postgres"]
 
 
+CALLBACK = {"postgresql": {"callbacks": {"on_reload": "/bin/true"}}}  # Patroni runs it: it would be the daemons' user
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", "/config", CALLBACK),
+        ("PUT", "/config", CALLBACK),
+        ("POST", "/reload", None),
+        ("POST", "/restart", {}),
+        ("POST", "/switchover", {"leader": "node1"}),
+    ],
+)
+@pytest.mark.parametrize("login", [None, ("operator", "guess")], ids=["nobody", "guess"])
+def test_patroni_takes_no_change_from_just_anybody(
+    stack: Checkout, login: tuple[str, str] | None, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{stack.ports()['patroni']}", auth=login) as api:
+        before = api.get("/config").json()
+        assert api.request(method, path, json=body).status_code == 401
+        assert api.get("/config").json() == before
+
+
 @pytest.mark.parametrize("door", ["postgres", "pgbouncer"])
 def test_the_database_is_reached_by_tls_alone(stack: Checkout, door: str) -> None:
     with pytest.raises(psycopg.OperationalError, match=r"no encryption|SSL required"):
@@ -235,6 +258,7 @@ def test_no_secret_stands_where_others_can_read_it(stack: Checkout) -> None:
     secrets = {
         stack.output("api_key"),
         str(psycopg.conninfo.conninfo_to_dict(stack.output("database_url"))["password"]),
+        stack.patroni_login()[1],
         (stack.root / ".observatory/passphrase").read_text(),
     }
     holders = {stack.root / ".observatory/passphrase"}
@@ -245,13 +269,14 @@ def test_no_secret_stands_where_others_can_read_it(stack: Checkout) -> None:
         if any(secret in content for secret in secrets if secret):
             holders.add(file)
             assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0, f"{file} can be read by others"
-    assert {file.name for file in holders} == {"passphrase", "database-password", "users.txt"}
+    assert {file.name for file in holders} == {"passphrase", "database-password", "users.txt", "restapi.yaml"}
 
 
 def test_no_secret_stands_in_arguments_or_environments(stack: Checkout) -> None:
     secrets = [
         stack.output("api_key").encode(),
         stack.output("database_url").rpartition("@")[0].rpartition(":")[2].encode(),
+        stack.patroni_login()[1].encode(),
     ]
     members = sandbox(stack).members()
     assert len(members) > 10

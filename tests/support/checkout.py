@@ -113,6 +113,12 @@ class Checkout:
         """What the stack owns, which its daemons see as /srv."""
         return self.root / ".observatory/stacks/local"
 
+    def patroni_login(self) -> tuple[str, str]:
+        """Return whom Patroni's REST API lets change anything, and the password, as its file has them."""
+        document = yaml.safe_load((self.home / "etc/patroni/restapi.yaml").read_text())
+        login = document["restapi"]["authentication"]
+        return login["username"], login["password"]
+
     def trusted(self) -> ssl.SSLContext:
         """Return what verifies the stack's servers, and no others."""
         return ssl.create_default_context(cafile=self.output("ca_file"))
