@@ -27,6 +27,9 @@ JOBS = (
     Job(name="node"),
     Job(name="postgres"),
     Job(name="patroni"),
+    Job(name="pgbouncer"),
+    Job(name="pgbackrest"),
+    Job(name="redis"),
     Job(name="etcd", keep="etcd_(server|disk|mvcc_db)_.+|process_.+"),  # two thirds of its series are of gRPC
     Job(name="haproxy", params={"scope": ("backend", "server")}),
     Job(name="haproxy-weights", path="/weights"),

@@ -58,7 +58,10 @@ class Ports(Settings):
     alertmanager: Port = 19093
     alert_receiver: Port = 19095
     node_exporter: Port = 19100
+    redis_exporter: Port = 19121
+    pgbouncer_exporter: Port = 19127
     postgres_exporter: Port = 19187
+    pgbackrest_exporter: Port = 19854
 
 
 class Database(Settings):

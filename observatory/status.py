@@ -16,7 +16,13 @@ from observatory.delivery.rollout import FleetName, RolloutDocument
 from observatory.nodes import Paths, TcpReady, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
 from observatory.nodes.etcd import etcd
-from observatory.nodes.exporters import node_exporter, postgres_exporter
+from observatory.nodes.exporters import (
+    node_exporter,
+    pgbackrest_exporter,
+    pgbouncer_exporter,
+    postgres_exporter,
+    redis_exporter,
+)
 from observatory.nodes.haproxy import haproxy
 from observatory.nodes.pgbouncer import pgbouncer
 from observatory.nodes.postgres import patroni
@@ -34,6 +40,9 @@ PACKAGES = {
     "haproxy": "haproxy",
     "node-exporter": "prometheus-node-exporter",
     "postgres-exporter": "prometheus-postgres-exporter",
+    "pgbouncer-exporter": "prometheus-pgbouncer-exporter",
+    "pgbackrest-exporter": "prometheus-pgbackrest-exporter",
+    "redis-exporter": "prometheus-redis-exporter",
     "alert-receiver": "python3",
     "alertmanager": "prometheus-alertmanager",
     "prometheus": "prometheus",
@@ -67,6 +76,9 @@ def stack_units(settings: StackSettings, rollout: RolloutDocument, stack: str) -
         haproxy(settings, paths, instances=ports, weights=weights),
         node_exporter(settings, paths),
         postgres_exporter(settings, paths),
+        pgbouncer_exporter(settings, paths),
+        pgbackrest_exporter(settings, paths),
+        redis_exporter(settings, paths),
         alert_receiver(settings, paths),
         alertmanager(settings, paths),
         prometheus(settings, paths, stack=stack, instances=ports),

@@ -12,13 +12,22 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
+from components.local.cache import Cache
 from components.local.database import Database
 from components.local.fleets import Fleet
 from components.local.machine import Daemon, Machine, without_provider
 from observatory.delivery.rollout import FleetName
 from observatory.nodes import Paths, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
-from observatory.nodes.exporters import node_exporter, postgres_exporter
+from observatory.nodes.exporters import (
+    cache_password_file,
+    cache_passwords,
+    node_exporter,
+    pgbackrest_exporter,
+    pgbouncer_exporter,
+    postgres_exporter,
+    redis_exporter,
+)
 from observatory.nodes.postgres import MONITOR_ROLE
 from observatory.nodes.prometheus import prometheus
 from observatory.settings import StackSettings
@@ -32,6 +41,7 @@ class MonitoringArgs:
     machine: Machine
     stack: str
     database: Database
+    cache: Cache
     fleets: Mapping[FleetName, Fleet]
 
 
@@ -50,6 +60,10 @@ class Monitoring(pulumi.ComponentResource):
         )
         self._daemon(node_exporter(settings, paths))
         self._daemon(postgres_exporter(settings, paths), login)
+        self._daemon(pgbouncer_exporter(settings, paths), *args.database.pooled)
+        self._daemon(pgbackrest_exporter(settings, paths), *args.database.ready)
+        passwords = args.cache.password.apply(lambda password: cache_passwords(settings, password))
+        self._daemon(redis_exporter(settings, paths), secret_files={cache_password_file(paths): passwords})
         receiver = self._daemon(alert_receiver(settings, paths))
         pager = self._daemon(alertmanager(settings, paths), receiver)
         instances = {fleet: component.ports for fleet, component in args.fleets.items()}
@@ -58,8 +72,11 @@ class Monitoring(pulumi.ComponentResource):
         self.alertmanager_url = pager.id.apply(lambda _: f"http://127.0.0.1:{settings.ports.alertmanager}")
         self.register_outputs({"prometheus_url": self.prometheus_url, "alertmanager_url": self.alertmanager_url})
 
-    def _daemon(self, unit: Unit, *after: pulumi.Resource) -> Daemon:
-        return Daemon(unit.name, machine=self._machine, unit=unit, opts=self._child(*after))
+    def _daemon(
+        self, unit: Unit, *after: pulumi.Resource, secret_files: Mapping[str, pulumi.Input[str]] | None = None
+    ) -> Daemon:
+        options = self._child(*after)
+        return Daemon(unit.name, machine=self._machine, unit=unit, secret_files=secret_files, opts=options)
 
     def _child(self, *after: pulumi.Resource) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions(parent=self, depends_on=list(after), deleted_with=self._machine)

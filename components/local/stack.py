@@ -81,7 +81,14 @@ def declare(args: LocalArgs) -> dict[str, Any]:
     )
     monitoring = Monitoring(
         "monitoring",
-        MonitoringArgs(settings=settings, machine=machine, stack=pulumi.get_stack(), database=database, fleets=fleets),
+        MonitoringArgs(
+            settings=settings,
+            machine=machine,
+            stack=pulumi.get_stack(),
+            database=database,
+            cache=cache,
+            fleets=fleets,
+        ),
     )
     key = ApiKey(
         "operator",

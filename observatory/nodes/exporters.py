@@ -1,10 +1,13 @@
-"""The exporters of a database node: what Prometheus reads of the machine and of PostgreSQL.
+"""The exporters of a database node: what Prometheus reads of the machine, PostgreSQL, pooler, backups and cache.
 
 HAProxy, etcd, Patroni and the storage service export their own metrics and need no daemon here.
 """
 
 from __future__ import annotations
 
+import json
+
+from observatory.nodes.pgbackrest import config_directory, config_file
 from observatory.nodes.postgres import MONITOR_ROLE
 from observatory.nodes.unit import HttpReady, Paths, Unit
 from observatory.settings import StackSettings
@@ -66,3 +69,75 @@ def postgres_exporter(settings: StackSettings, paths: Paths) -> Unit:
         priority=PRIORITY,
         ports={"ports.postgres_exporter": port},
     )
+
+
+def pgbouncer_exporter(settings: StackSettings, paths: Paths) -> Unit:
+    """Return the exporter of pgBouncer.
+
+    `pgbouncer` is the role that pgBouncer lets into its console without a password, from its own operating system user
+    over the socket. The exporter ends when pgBouncer is not there at its start.
+    """
+    port = settings.ports.pgbouncer_exporter
+    console = f"host={paths.run} port={settings.ports.pgbouncer} user=pgbouncer dbname=pgbouncer sslmode=disable"
+    return Unit(
+        name="pgbouncer-exporter",
+        command=(
+            "/usr/bin/prometheus-pgbouncer-exporter",
+            f"--web.listen-address=127.0.0.1:{port}",
+            f"--pgBouncer.connectionString={console}",
+            "--log.level=warn",
+        ),
+        ready=HttpReady(port=port, path="/"),
+        priority=PRIORITY,
+        ports={"ports.pgbouncer_exporter": port},
+    )
+
+
+def pgbackrest_exporter(settings: StackSettings, paths: Paths) -> Unit:
+    """Return the exporter of the backup repository, which asks pgBackRest each minute."""
+    port = settings.ports.pgbackrest_exporter
+    return Unit(
+        name="pgbackrest-exporter",
+        command=(
+            "/usr/bin/prometheus-pgbackrest-exporter",
+            f"--web.listen-address=127.0.0.1:{port}",
+            f"--backrest.config={config_file(paths)}",
+            f"--backrest.config-include-path={config_directory(paths)}",
+            "--collect.interval=60",
+            "--log.level=warn",
+        ),
+        ready=HttpReady(port=port, path="/"),
+        priority=PRIORITY,
+        ports={"ports.pgbackrest_exporter": port},
+    )
+
+
+def cache_password_file(paths: Paths) -> str:
+    """Return the path of the file by which the cache's exporter logs in."""
+    return f"{paths.config}/redis-exporter/passwords.json"
+
+
+def cache_passwords(settings: StackSettings, password: str) -> str:
+    """Return the content of that file: the password by the cache's address."""
+    return json.dumps({_cache_address(settings): password})
+
+
+def redis_exporter(settings: StackSettings, paths: Paths) -> Unit:
+    """Return the exporter of the cache."""
+    port = settings.ports.redis_exporter
+    return Unit(
+        name="redis-exporter",
+        command=(
+            "/usr/bin/prometheus-redis-exporter",
+            f"-web.listen-address=127.0.0.1:{port}",
+            f"-redis.addr={_cache_address(settings)}",
+            f"-redis.password-file={cache_password_file(paths)}",
+        ),
+        ready=HttpReady(port=port, path="/"),
+        priority=PRIORITY,
+        ports={"ports.redis_exporter": port},
+    )
+
+
+def _cache_address(settings: StackSettings) -> str:
+    return f"redis://127.0.0.1:{settings.ports.valkey}"

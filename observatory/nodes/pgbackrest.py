@@ -14,9 +14,14 @@ def config_file(paths: Paths) -> str:
     return f"{paths.config}/pgbackrest/pgbackrest.conf"
 
 
+def config_directory(paths: Paths) -> str:
+    """Return the directory of further parts of the configuration."""
+    return f"{paths.config}/pgbackrest/conf.d"
+
+
 def cipher_file(paths: Paths) -> str:
     """Return the path of the part of the configuration that holds the repository's passphrase."""
-    return f"{paths.config}/pgbackrest/conf.d/cipher.conf"
+    return f"{config_directory(paths)}/cipher.conf"
 
 
 def repository(paths: Paths) -> str:
@@ -26,7 +31,7 @@ def repository(paths: Paths) -> str:
 
 def command(paths: Paths, *arguments: str) -> tuple[str, ...]:
     """Return the command line of a pgBackRest command on this stanza."""
-    include = f"--config-include-path={paths.config}/pgbackrest/conf.d"
+    include = f"--config-include-path={config_directory(paths)}"
     return (PROGRAM, f"--config={config_file(paths)}", include, f"--stanza={STANZA}", *arguments)
 
 

@@ -91,8 +91,11 @@ def _targets(job: Job, ports: Ports, instances: Mapping[FleetName, tuple[int, ..
         "haproxy-weights": ports.balancer_stats,
         "node": ports.node_exporter,
         "patroni": ports.patroni,
+        "pgbackrest": ports.pgbackrest_exporter,
+        "pgbouncer": ports.pgbouncer_exporter,
         "postgres": ports.postgres_exporter,
         "prometheus": ports.prometheus,
+        "redis": ports.redis_exporter,
     }
     return [_loopback(port_of[job.name])]
 

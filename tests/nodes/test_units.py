@@ -9,7 +9,13 @@ import yaml
 from observatory.nodes import Paths, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
 from observatory.nodes.etcd import etcd
-from observatory.nodes.exporters import node_exporter, postgres_exporter
+from observatory.nodes.exporters import (
+    node_exporter,
+    pgbackrest_exporter,
+    pgbouncer_exporter,
+    postgres_exporter,
+    redis_exporter,
+)
 from observatory.nodes.haproxy import haproxy, weights_map
 from observatory.nodes.pgbouncer import pgbouncer, user_line
 from observatory.nodes.postgres import api_credentials, api_credentials_file, host_based_authentication, patroni
@@ -28,6 +34,9 @@ def all_units() -> list[Unit]:
     monitoring = [
         node_exporter(SETTINGS, PATHS),
         postgres_exporter(SETTINGS, PATHS),
+        pgbouncer_exporter(SETTINGS, PATHS),
+        pgbackrest_exporter(SETTINGS, PATHS),
+        redis_exporter(SETTINGS, PATHS),
         alert_receiver(SETTINGS, PATHS),
         alertmanager(SETTINGS, PATHS),
         prometheus(SETTINGS, PATHS, stack="local", instances={"blue": (1, 2), "green": ()}),
