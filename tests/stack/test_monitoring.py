@@ -24,6 +24,7 @@ from observatory.demonstration import spans
 from observatory.runtime import Sandbox
 from observatory.runtime.files import short_path
 from tests.stack.test_faults import EMBEDDED, postmasters
+from tests.stack.test_up import client
 from tests.support.checkout import Checkout
 
 DEADLINE_S = 150
@@ -96,9 +97,8 @@ def test_an_alert_is_made_of_metrics_that_exist(monitoring: Monitoring, alert: A
 
 
 def test_recordings_have_a_value_for_the_fleet_with_traffic(stack: Checkout, monitoring: Monitoring) -> None:
-    headers = {"Authorization": f"Bearer {stack.output('api_key')}"}
     items = list(spans(1, now=datetime.now(UTC), seed=1))
-    with httpx.Client(base_url=stack.output("service_url"), headers=headers, timeout=10) as service:
+    with client(stack) as service:
 
         def measured() -> bool:
             service.post("/v1/traces", json={"items": items}).raise_for_status()
@@ -135,9 +135,10 @@ def test_the_exporters_login_reads_statistics_and_no_data(stack: Checkout) -> No
             connection.execute("SELECT FROM llm_traces")
 
 
-def test_the_exporters_login_cannot_come_in_over_tcp(stack: Checkout) -> None:
-    with pytest.raises(psycopg.OperationalError, match=r"password authentication failed|rejects"):
-        psycopg.connect(stack.output("database_url"), user="monitor", password="guess")
+@pytest.mark.parametrize("door", ["postgres", "pgbouncer"])
+def test_the_exporters_login_cannot_come_in_over_tcp(stack: Checkout, door: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match="authentication failed"):
+        psycopg.connect(stack.output("database_url"), port=stack.ports()[door], user="monitor", password="guess")
 
 
 def test_with_patroni_a_killed_postgresql_heals_without_a_page(checkout: Checkout) -> None:
