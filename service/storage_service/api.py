@@ -3,89 +3,41 @@
 Owns requests and answers. The list of endpoints with what they document is in `operations`, the wiring in `app`.
 """
 
-import asyncio
 import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, TypeVar
 
 import prometheus_client
 from psycopg import sql
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
 from .auth import ApiKey, Authenticator, Scope
+from .bodies import read_json_body
+from .contract import Accepted, Check, CostQuery, Health, Status, TraceQuery
+from .costs import MAX_COSTS, SCHEMA_VERSION, select_costs
 from .database import Database
-from .fields import Identifier, Name
-from .items import MAX_ITEMS, Window, field_errors, parse_batch
+from .fields import Identifier
+from .items import TimedItem, Window, field_errors, parse_batch
 from .lifecycle import Lifecycle, Phase
+from .log_entries import LOG_ENTRIES, LogEntry
+from .measurements import MEASUREMENTS, Measurement
 from .metrics import Metrics
-from .problems import (
-    ContentTooLarge,
-    FieldError,
-    InvalidRequest,
-    NotFound,
-    RequestTimeout,
-    Unavailable,
-    UnsupportedMediaType,
-)
+from .problems import CLOSE, FieldError, InvalidRequest, NotFound, Unavailable
+from .rate_limits import RateLimiter
 from .release import RELEASE
 from .settings import Settings
-from .tables import select, store
+from .tables import Table, select, store
 from .traces import TRACES, Trace
 
-MAX_BODY_BYTES = 16 * 1024 * 1024
-BODY_TIMEOUT_S = 30
 MAX_SPANS = 1000  # of one trace, in one answer
 NEWEST_FIRST = sql.SQL("ts DESC")
 OLDEST_FIRST = sql.SQL("ts, span_id")
 
-
-class TraceBatch(BaseModel):
-    """Body of a write."""
-
-    items: Annotated[list[Trace], Field(max_length=MAX_ITEMS)]
-
-
-class Accepted(BaseModel):
-    """Answer to a write: all items are committed."""
-
-    accepted: int
-
-
-class TraceList(BaseModel):
-    """Traces that were asked for."""
-
-    items: list[Trace]
-
-
-class TraceQuery(BaseModel):
-    """Parameters of a search for traces."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    provider: Name | None = None
-    model: Name | None = None
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
-
-
-class Check(BaseModel):
-    """One thing that readiness depends on."""
-
-    status: Literal["ok", "failed"]
-    detail: str = ""
-
-
-class Health(BaseModel):
-    """State of this instance."""
-
-    status: Literal["ok", "failed", "draining"]
-    version: str
-    fleet: str
-    checks: dict[str, Check]
-
+Query = TypeVar("Query", bound=BaseModel)
 
 _TRACE_ID: TypeAdapter[str] = TypeAdapter(Identifier)
 
@@ -99,17 +51,31 @@ class Api:
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._authenticator = Authenticator(database)
+        self._rate_limiter = RateLimiter()
         self._pending_writes = 0
 
     async def post_traces(self, request: Request) -> Response:
         """Store a batch of traces."""
+        return await self._ingest(request, Trace, TRACES, max_age_days=self._settings.max_age_days)
+
+    async def post_metrics(self, request: Request) -> Response:
+        """Store a batch of metrics."""
+        days = self._settings.max_age_days_telemetry
+        return await self._ingest(request, Measurement, MEASUREMENTS, max_age_days=days)
+
+    async def post_logs(self, request: Request) -> Response:
+        """Store a batch of logs."""
+        days = self._settings.max_age_days_telemetry
+        return await self._ingest(request, LogEntry, LOG_ENTRIES, max_age_days=days)
+
+    async def _ingest(self, request: Request, model: type[TimedItem], table: Table, *, max_age_days: int) -> Response:
         await self._authorize(request, "write")
         with self._admitted():
-            items = parse_batch(await read_json_body(request), Trace, self._window())
-            with self._metrics.write(TRACES.name):
+            items = parse_batch(await read_json_body(request), model, self._window(max_age_days))
+            with self._metrics.write(table.name):
                 async with self._database.connection() as connection:
-                    await store(connection, TRACES, TRACES.rows(items))
-        self._metrics.items.labels(TRACES.name).inc(len(items))
+                    await store(connection, table, table.rows(items))
+        self._metrics.items.labels(table.name).inc(len(items))
         return json_response(Accepted(accepted=len(items)), status=201)
 
     async def get_trace(self, request: Request) -> Response:
@@ -127,12 +93,24 @@ class Api:
     async def list_traces(self, request: Request) -> Response:
         """Return traces, newest first."""
         await self._authorize(request, "read")
-        try:
-            query = TraceQuery.model_validate(dict(request.query_params))
-        except ValidationError as error:
-            raise InvalidRequest(list(field_errors(error))) from None
+        query = _parameters(request, TraceQuery)
         where = query.model_dump(include={"provider", "model"}, exclude_none=True)
         return json_response({"items": await self._select("traces", where, order_by=NEWEST_FIRST, limit=query.limit)})
+
+    async def get_costs(self, request: Request) -> Response:
+        """Return costs by the hour, oldest first."""
+        await self._authorize(request, "read")
+        query = _parameters(request, CostQuery)
+        version = self._database.condition.schema_version
+        if version is not None and version < SCHEMA_VERSION:
+            raise Unavailable(f"costs need schema version {SCHEMA_VERSION}, and the database is at {version}")
+        with self._metrics.query_duration.labels("costs").time():
+            async with self._database.connection() as connection:
+                costs = await select_costs(connection, start=query.from_, end=query.to)
+        if len(costs) > MAX_COSTS:
+            reason = f"the period has more than {MAX_COSTS} costs: ask for a shorter one"
+            raise InvalidRequest([FieldError(field="to", reason=reason)])
+        return json_response({"items": costs})
 
     async def health(self, _request: Request) -> Response:
         """Say how this instance is, and why."""
@@ -141,12 +119,12 @@ class Api:
 
     async def live(self, _request: Request) -> Response:
         """Say that the process runs; says nothing about the database, which a restart would not heal."""
-        return json_response({"status": "ok"})
+        return json_response(Status(status="ok"))
 
     async def ready(self, _request: Request) -> Response:
         """Say whether the balancer may send requests."""
         status = self._health().status
-        return json_response({"status": status}, status=200 if status == "ok" else 503)
+        return json_response(Status(status=status), status=200 if status == "ok" else 503)
 
     async def metrics(self, _request: Request) -> Response:
         """Return the metrics in Prometheus' text format."""
@@ -158,6 +136,7 @@ class Api:
             raise Unavailable("this instance is stopping; try again", headers=CLOSE)
         key: ApiKey = await self._authenticator.authenticate(request.headers.get("authorization"))
         request.state.api_key_id = key.id
+        self._rate_limiter.take(key.id, limit_rpm=key.rate_limit_rpm)
         key.require(scope)
 
     @contextlib.contextmanager
@@ -172,10 +151,10 @@ class Api:
         finally:
             self._pending_writes -= 1
 
-    def _window(self) -> Window:
+    def _window(self, max_age_days: int) -> Window:
         now = datetime.now(UTC)
         return Window(
-            earliest=now - timedelta(days=self._settings.max_age_days),
+            earliest=now - timedelta(days=max_age_days),
             latest=now + timedelta(seconds=self._settings.max_future_seconds),
         )
 
@@ -198,42 +177,11 @@ class Api:
         return Health(status=status, version=RELEASE.version, fleet=self._settings.fleet, checks=checks)
 
 
-async def read_json_body(request: Request) -> bytes:
-    """Read a body of bounded size in bounded time.
-
-    Raises:
-        UnsupportedMediaType: it is not declared to be plain JSON.
-        ContentTooLarge: it has more than `MAX_BODY_BYTES`.
-        RequestTimeout: it did not arrive within `BODY_TIMEOUT_S`.
-    """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMediaType("expected Content-Type: application/json")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("expected a body without Content-Encoding")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
-        raise _too_many_bytes()
+def _parameters(request: Request, model: type[Query]) -> Query:
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await _read_bounded(request)
-    except TimeoutError:
-        raise RequestTimeout(f"the body did not arrive within {BODY_TIMEOUT_S} s", headers=CLOSE) from None
-
-
-async def _read_bounded(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_many_bytes()
-    return bytes(body)
-
-
-CLOSE = {"Connection": "close"}
-
-
-def _too_many_bytes() -> ContentTooLarge:
-    return ContentTooLarge(f"the body has more than {MAX_BODY_BYTES} bytes: send the items in several requests")
+        return model.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        raise InvalidRequest(list(field_errors(error))) from None
 
 
 def json_response(content: object, *, status: int = 200) -> Response:

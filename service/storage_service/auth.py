@@ -17,7 +17,7 @@ from .problems import Forbidden, Unauthorized
 CACHE_SECONDS = 5.0
 CACHE_SIZE = 10_000  # a flood of made-up keys is forgotten, not collected
 _QUERY = """
-SELECT id::text AS id, coalesce(scopes, '{}') AS scopes
+SELECT id::text AS id, coalesce(scopes, '{}') AS scopes, rate_limit_rpm
 FROM api_keys WHERE key_hash = %s AND is_active AND (expires_at IS NULL OR expires_at > now())
 """
 
@@ -31,10 +31,12 @@ class ApiKey:
     Attributes:
         id: the row's id, fit for logs.
         scopes: what it may do.
+        rate_limit_rpm: requests that it may send in a minute.
     """
 
     id: str
     scopes: list[str]
+    rate_limit_rpm: int
 
     def require(self, scope: Scope) -> None:
         """Refuse unless the key has the scope.

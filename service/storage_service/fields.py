@@ -18,6 +18,7 @@ MAX_TEXT = 256 * 1024
 """Bytes, in UTF-8, of a prompt, an answer or an error message, and of one JSON field written compactly."""
 MAX_TAGS = 64
 MAX_INT = 2**31 - 1  # PostgreSQL's integer
+MAX_BIGINT = 2**63 - 1
 _COST_LIMIT = Decimal("9999.999999995")  # from here on it rounds to 10000, which numeric(12,8) does not hold
 _COST_STEP = Decimal("1e-8")
 
@@ -84,6 +85,8 @@ Text = Annotated[
     Field(description=f"at most {MAX_TEXT} bytes in UTF-8"),
 ]
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]
+BigCount = Annotated[int, Field(ge=0, le=MAX_BIGINT)]
+Double = Annotated[float, Field(allow_inf_nan=False)]
 Cost = Annotated[
     float,
     Field(ge=0, allow_inf_nan=False, description="US dollars, less than 10,000; rounded to 8 decimal places"),

@@ -11,13 +11,34 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .api import Accepted, Api, Health, TraceBatch, TraceList, TraceQuery
+from .api import Api
 from .auth import Scope
+from .contract import (
+    Accepted,
+    CostList,
+    CostQuery,
+    Health,
+    LogBatch,
+    MeasurementBatch,
+    Status,
+    TraceBatch,
+    TraceList,
+    TraceQuery,
+)
 from .problems import ProblemDocument
 from .release import RELEASE
 from .traces import Trace
 
 REFERENCE = "#/components/schemas/{model}"
+
+_COME_AGAIN = ("Retry-After", "seconds after which to try again", {"type": "integer", "minimum": 1})
+_CHALLENGE = ("WWW-Authenticate", "what the key lacks, as RFC 6750 says it", {"type": "string"})
+_HEADERS: Mapping[HTTPStatus, tuple[str, str, dict[str, Any]]] = {
+    HTTPStatus.UNAUTHORIZED: _CHALLENGE,
+    HTTPStatus.FORBIDDEN: _CHALLENGE,
+    HTTPStatus.TOO_MANY_REQUESTS: _COME_AGAIN,
+    HTTPStatus.SERVICE_UNAVAILABLE: _COME_AGAIN,
+}
 
 Handler = Callable[[Request], Awaitable[Response]]
 References = Mapping[tuple[Any, JsonSchemaMode], dict[str, Any]]
@@ -35,7 +56,8 @@ class Operation:
         scope: scope that the API key needs; None for an endpoint without a key.
         request: model of the JSON body.
         query: model of the query parameters.
-        response: model of the answer; None for text or an answer without a model.
+        response: model of the answer; None for text.
+        media_type: of the answer.
         status: status of success.
         errors: statuses of refusals.
     """
@@ -48,6 +70,7 @@ class Operation:
     request: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     response: type[BaseModel] | None = None
+    media_type: str = "application/json"
     status: int = 200
     errors: tuple[int, ...] = ()
 
@@ -59,12 +82,23 @@ class Operation:
 
 def operations(api: Api) -> tuple[Operation, ...]:
     """List every endpoint but the document itself."""
-    keyed = (400, 401, 403, 503)
+    keyed = (400, 401, 403, 429, 503)
+    written = (*keyed, 408, 413, 415)
     return (
         Operation(
             method="POST", path="/v1/traces", handler=api.post_traces, scope="write",
             summary="Store up to 1,000 traces; answered after the commit, a repeated span counts as accepted",
-            request=TraceBatch, response=Accepted, status=201, errors=(*keyed, 408, 413, 415),
+            request=TraceBatch, response=Accepted, status=201, errors=written,
+        ),
+        Operation(
+            method="POST", path="/v1/metrics", handler=api.post_metrics, scope="write",
+            summary="Store up to 1,000 metrics; answered after the commit, a repeated one is stored again",
+            request=MeasurementBatch, response=Accepted, status=201, errors=written,
+        ),
+        Operation(
+            method="POST", path="/v1/logs", handler=api.post_logs, scope="write",
+            summary="Store up to 1,000 lines of logs; answered after the commit, a repeated one is stored again",
+            request=LogBatch, response=Accepted, status=201, errors=written,
         ),
         Operation(
             method="GET", path="/v1/traces", handler=api.list_traces, scope="read", query=TraceQuery,
@@ -76,15 +110,25 @@ def operations(api: Api) -> tuple[Operation, ...]:
             response=TraceList, errors=(*keyed, 404),
         ),
         Operation(
+            method="GET", path="/v1/costs", handler=api.get_costs, scope="read", query=CostQuery,
+            summary="Return costs by the hour, oldest first, up to 10,000; needs schema version 4",
+            response=CostList, errors=keyed,
+        ),
+        Operation(
             method="GET", path="/health", handler=api.health, summary="How this instance is, and why",
             response=Health, errors=(503,),
         ),
-        Operation(method="GET", path="/health/live", handler=api.live, summary="Whether the process runs"),
+        Operation(
+            method="GET", path="/health/live", handler=api.live, summary="Whether the process runs", response=Status,
+        ),
         Operation(
             method="GET", path="/health/ready", handler=api.ready, summary="Whether the balancer may send requests",
-            errors=(503,),
+            response=Status, errors=(503,),
         ),
-        Operation(method="GET", path="/metrics", handler=api.metrics, summary="Metrics in Prometheus' text format"),
+        Operation(
+            method="GET", path="/metrics", handler=api.metrics, summary="Metrics in Prometheus' text format",
+            media_type="text/plain",
+        ),
     )  # fmt: skip
 
 
@@ -131,17 +175,36 @@ def _path_parameters(operation: Operation) -> list[dict[str, Any]]:
 
 
 def _query_parameters(operation: Operation) -> list[dict[str, Any]]:
-    properties = operation.query.model_json_schema()["properties"] if operation.query else {}
-    return [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
+    if operation.query is None:
+        return []
+    schema = operation.query.model_json_schema()
+    required = schema.get("required", [])
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": described}
+        for name, described in schema["properties"].items()
+    ]
 
 
 def _responses(operation: Operation, references: References) -> dict[str, Any]:
-    success: dict[str, Any] = {"description": HTTPStatus(operation.status).phrase}
+    success: dict[str, Any] = {"schema": {"type": "string"}}
     if operation.response:
-        schema = references[operation.response, "serialization"]
-        success["content"] = {"application/json": {"schema": schema}}
+        success = {"schema": references[operation.response, "serialization"]}
+    answer = {operation.media_type: success}
     problem = {"application/problem+json": {"schema": references[ProblemDocument, "serialization"]}}
-    refusals = {
-        str(status): {"description": HTTPStatus(status).phrase, "content": problem} for status in operation.errors
+    # An endpoint without a key refuses nobody: with 503 it says in its own form how the instance is.
+    refusal = problem if operation.scope else answer
+    return {
+        str(operation.status): {"description": HTTPStatus(operation.status).phrase, "content": answer},
+        **{
+            str(status): _refusal(HTTPStatus(status), refusal, keyed=bool(operation.scope))
+            for status in operation.errors
+        },
     }
-    return {str(operation.status): success, **refusals}
+
+
+def _refusal(status: HTTPStatus, content: Mapping[str, Any], *, keyed: bool) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": status.phrase, "content": content}
+    if keyed and status in _HEADERS:
+        name, meaning, schema = _HEADERS[status]
+        described["headers"] = {name: {"description": meaning, "schema": schema}}
+    return described

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 MAX_ERRORS = 20  # in one answer; the first few tell what is wrong, and a batch can have thousands
 RETRY_AFTER_S = 1
+CLOSE = {"Connection": "close"}
 
 
 class FieldError(BaseModel):
@@ -106,6 +107,15 @@ class UnsupportedMediaType(Problem):
     """The body is not plain JSON."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class TooManyRequests(Problem):
+    """The key has used up its limit."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, detail: str, retry_after_seconds: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_seconds)})
 
 
 class Unavailable(Problem):

@@ -83,7 +83,8 @@ class Settings(BaseModel):
         max_pending_writes: write requests in work at once; one more is answered 503.
         lame_duck_seconds: after SIGTERM the service is not ready but serves on, so that the balancer can notice.
         drain_seconds: after that, time for the requests in flight to finish.
-        max_age_days: the oldest `ts` taken in, which is the retention of the traces.
+        max_age_days: the oldest `ts` of a trace taken in, which is the retention of the traces.
+        max_age_days_telemetry: the same of metrics and logs.
         max_future_seconds: how far ahead of this machine's clock a `ts` may be.
         log_level: least severe level that is logged.
     """
@@ -102,6 +103,7 @@ class Settings(BaseModel):
     lame_duck_seconds: Seconds = 5.0
     drain_seconds: Seconds = 20.0
     max_age_days: Annotated[int, Field(ge=1, le=36_500)] = 90
+    max_age_days_telemetry: Annotated[int, Field(ge=1, le=36_500)] = 37
     max_future_seconds: Seconds = 600.0
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

@@ -23,13 +23,13 @@ class Table:
         name: name of the table.
         columns: its columns, in the order of a row.
         json_columns: those of type jsonb.
-        key: the columns that identify a row.
+        key: the columns that identify a row; none if a row may come twice.
     """
 
     name: str
     columns: tuple[str, ...]
     json_columns: frozenset[str]
-    key: tuple[str, ...]
+    key: tuple[str, ...] = ()
 
     @cached_property
     def identifier(self) -> sql.Identifier:
@@ -46,6 +46,8 @@ class Table:
 
         The order keeps two writers with the same keys from waiting for each other in a circle.
         """
+        if not self.key:
+            return [tuple(self._values(item)) for item in items]
         unique: dict[Row, BaseModel] = {}
         for item in items:
             unique.setdefault(tuple(getattr(item, column) for column in self.key), item)

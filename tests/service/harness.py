@@ -31,7 +31,7 @@ COMMAND = (sys.executable, "-m", "storage_service")
 GRANTS = (
     "USAGE ON SCHEMA observatory",
     "SELECT ON observatory.schema_migrations, api_keys",
-    "SELECT, INSERT ON llm_traces",
+    "SELECT, INSERT ON llm_traces, llm_metrics, llm_logs",
 )
 
 
@@ -66,6 +66,24 @@ def item(**fields: Any) -> dict[str, Any]:
     }
 
 
+def measurement(**fields: Any) -> dict[str, Any]:
+    """A valid metric."""
+    return {
+        "ts": datetime.now(UTC).isoformat(),
+        "metric_name": "queue_depth",
+        "metric_type": "gauge",
+        "provider": "openai",
+        "model": "gpt-4o",
+        "value": 1.5,
+        **fields,
+    }
+
+
+def log_entry(**fields: Any) -> dict[str, Any]:
+    """A valid line of a log."""
+    return {"ts": datetime.now(UTC).isoformat(), "log_level": "info", "message": "cache warmed", **fields}
+
+
 @dataclass(frozen=True, kw_only=True)
 class StorageDatabase:
     """A migrated database, a role like the service's, and keys."""
@@ -98,13 +116,20 @@ class StorageDatabase:
     def count(self, trace_id: str) -> int:
         return int(self.execute("SELECT count(*) FROM llm_traces WHERE trace_id = %s", trace_id)[0][0])
 
-    def add_key(self, *, scopes: str | None = "{read,write}", active: bool = True, expires: str | None = None) -> str:
+    def add_key(
+        self,
+        *,
+        scopes: str | None = "{read,write}",
+        active: bool = True,
+        expires: str | None = None,
+        rate_limit_rpm: int = 1_000_000,
+    ) -> str:
         """Add an API key; `expires` is an interval from now."""
         key = secrets.token_urlsafe(32)
         self.execute(
-            "INSERT INTO api_keys (key_hash, key_prefix, name, scopes, is_active, expires_at)"
-            " VALUES (%s, %s, 'test', %s, %s, now() + %s::interval)",
-            *(hashlib.sha256(key.encode()).hexdigest(), key[:8], scopes, active, expires),
+            "INSERT INTO api_keys (key_hash, key_prefix, name, scopes, is_active, expires_at, rate_limit_rpm)"
+            " VALUES (%s, %s, 'test', %s, %s, now() + %s::interval, %s)",
+            *(hashlib.sha256(key.encode()).hexdigest(), key[:8], scopes, active, expires, rate_limit_rpm),
         )
         return key
 
@@ -267,8 +292,8 @@ def running_service(
         service.close()
 
 
-def post(client: httpx.Client, *items: Any) -> httpx.Response:
-    return client.post("/v1/traces", json={"items": items})
+def post(client: httpx.Client, *items: Any, path: str = "/v1/traces") -> httpx.Response:
+    return client.post(path, json={"items": items})
 
 
 class Background:

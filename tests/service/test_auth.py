@@ -110,4 +110,4 @@ def test_cache_of_keys_is_bounded(database: StorageDatabase, monkeypatch: pytest
 
 def test_scope_is_named_in_the_refusal() -> None:
     with pytest.raises(Forbidden, match="lacks the scope 'write'"):
-        auth.ApiKey(id="1", scopes=["read"]).require("write")
+        auth.ApiKey(id="1", scopes=["read"], rate_limit_rpm=60).require("write")

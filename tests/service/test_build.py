@@ -89,6 +89,12 @@ def test_entries_depend_on_no_machine(artifact: BuiltArtifact) -> None:
     assert "bin/storage-service" in names
 
 
+def test_same_sources_make_the_same_bytes(artifact: BuiltArtifact, tmp_path: Path) -> None:
+    again = build("v1.2.3-rc.1", tmp_path)
+    assert not again.cached
+    assert again.manifest == artifact.manifest
+
+
 def test_up_to_date_artifact_is_not_built_again(artifact: BuiltArtifact) -> None:
     before = artifact.path.stat().st_mtime_ns
     again = build("v1.2.3-rc.1", artifact.path.parent)

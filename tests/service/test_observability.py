@@ -121,14 +121,14 @@ def test_openapi_document_is_complete(service: Service) -> None:
     assert document["openapi"].startswith("3.1")
     assert document["info"]["version"] == "0.0.0-dev"
     assert set(document["paths"]) == {
-        *("/v1/traces", "/v1/traces/{trace_id}"),
+        *("/v1/traces", "/v1/traces/{trace_id}", "/v1/metrics", "/v1/logs", "/v1/costs"),
         *("/health", "/health/live", "/health/ready", "/metrics"),
     }
     schemas = document["components"]["schemas"]
     assert references(document) <= {REFERENCE.format(model=name) for name in schemas}
     post_traces = document["paths"]["/v1/traces"]["post"]
     assert post_traces["security"] == [{"key": []}]
-    assert {"201", "400", "401", "403", "413", "503"} <= set(post_traces["responses"])
+    assert {"201", "400", "401", "403", "413", "429", "503"} <= set(post_traces["responses"])
     assert [parameter["name"] for parameter in document["paths"]["/v1/traces"]["get"]["parameters"]] == [
         *("provider", "model", "limit")
     ]

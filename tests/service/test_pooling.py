@@ -8,9 +8,10 @@ from threading import Thread
 
 import httpx
 
+from observatory.runtime import bubblewrap, files
 from tests.service.conftest import StartService
 from tests.service.harness import StorageDatabase, free_port, item, post, storage_database
-from tests.support.postgres import PostgresServer, _uid_gid
+from tests.support.postgres import PostgresServer
 
 WRITERS = 6
 BATCHES = 10
@@ -29,11 +30,12 @@ def pgbouncer(database: StorageDatabase, directory: Path) -> Iterator[str]:
         "auth_file = /srv/users\npool_mode = transaction\ndefault_pool_size = 3\nmax_prepared_statements = 0\n",
         encoding="utf-8",
     )
-    uid, gid = _uid_gid(server.rootfs / "etc/passwd", "postgres")
-    identity = ["--die-with-parent", "--unshare-user", "--uid", str(uid), "--gid", str(gid)]
-    mounts = ["--ro-bind", str(server.rootfs), "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]  # noqa: S108
-    command = ["bwrap", *identity, *mounts, "--ro-bind", str(directory), "/srv"]
-    with subprocess.Popen([*command, "/usr/sbin/pgbouncer", "-q", "/srv/pgbouncer.ini"]) as process:
+    entry = bubblewrap.entry(server.rootfs)
+    files.adopt(directory, entry.owner)
+    mounts = ["--die-with-parent", "--ro-bind", str(directory), "/srv"]
+    argv = ["/usr/sbin/pgbouncer", "-q", "/srv/pgbouncer.ini"]
+    command = bubblewrap.command(server.rootfs, entry, argv, mounts=mounts)
+    with subprocess.Popen(command) as process:
         try:
             yield f"postgresql://{database.role}@127.0.0.1:{port}/{database.name}"
         finally:

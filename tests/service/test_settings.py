@@ -29,6 +29,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
             "STORAGE_LAME_DUCK_SECONDS": "0",
             "STORAGE_DRAIN_SECONDS": "4.5",
             "STORAGE_MAX_AGE_DAYS": "30",
+            "STORAGE_MAX_AGE_DAYS_TELEMETRY": "7",
             "STORAGE_MAX_FUTURE_SECONDS": "60",
             "STORAGE_LOG_LEVEL": "DEBUG",
         }
@@ -44,6 +45,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         "lame_duck_seconds": 0,
         "drain_seconds": 4.5,
         "max_age_days": 30,
+        "max_age_days_telemetry": 7,
         "max_future_seconds": 60,
         "log_level": "DEBUG",
     }

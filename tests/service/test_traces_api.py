@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.storage_service.api import MAX_BODY_BYTES
+from service.storage_service.bodies import MAX_BODY_BYTES
 from service.storage_service.traces import Trace
 from tests.service.conftest import StartService
 from tests.service.harness import Background, StorageDatabase, item, post, until

@@ -179,14 +179,6 @@ def postgres_server(rootfs: Path, **settings: str) -> Iterator[PostgresServer]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _uid_gid(passwd: Path, user: str) -> tuple[int, int]:
-    for line in passwd.read_text(encoding="utf-8").splitlines():
-        fields = line.split(":")
-        if fields[0] == user:
-            return int(fields[2]), int(fields[3])
-    raise RuntimeError(f"{passwd} has no user {user!r}")
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
