@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from .auth import ApiKey, Authenticator, Scope
 from .bodies import read_json_body
+from .buffer import WriteBuffer
 from .contract import Accepted, Check, CostQuery, Health, Status, TraceQuery
 from .costs import MAX_COSTS, SCHEMA_VERSION, select_costs
 from .database import Database
@@ -30,7 +31,7 @@ from .problems import CLOSE, FieldError, InvalidRequest, NotFound, Unavailable
 from .rate_limits import RateLimiter
 from .release import RELEASE
 from .settings import Settings
-from .tables import Table, select, store
+from .tables import select
 from .traces import TRACES, Trace
 
 MAX_SPANS = 1000  # of one trace, in one answer
@@ -52,30 +53,35 @@ class Api:
         self._lifecycle = lifecycle
         self._authenticator = Authenticator(database)
         self._rate_limiter = RateLimiter()
+        self._traces, self._measurements, self._log_entries = (
+            WriteBuffer(settings, table=table, database=database, metrics=metrics)
+            for table in (TRACES, MEASUREMENTS, LOG_ENTRIES)
+        )
         self._pending_writes = 0
 
     async def post_traces(self, request: Request) -> Response:
         """Store a batch of traces."""
-        return await self._ingest(request, Trace, TRACES, max_age_days=self._settings.max_age_days)
+        return await self._ingest(request, Trace, self._traces, max_age_days=self._settings.max_age_days)
 
     async def post_metrics(self, request: Request) -> Response:
         """Store a batch of metrics."""
         days = self._settings.max_age_days_telemetry
-        return await self._ingest(request, Measurement, MEASUREMENTS, max_age_days=days)
+        return await self._ingest(request, Measurement, self._measurements, max_age_days=days)
 
     async def post_logs(self, request: Request) -> Response:
         """Store a batch of logs."""
         days = self._settings.max_age_days_telemetry
-        return await self._ingest(request, LogEntry, LOG_ENTRIES, max_age_days=days)
+        return await self._ingest(request, LogEntry, self._log_entries, max_age_days=days)
 
-    async def _ingest(self, request: Request, model: type[TimedItem], table: Table, *, max_age_days: int) -> Response:
+    async def _ingest(
+        self, request: Request, model: type[TimedItem], buffer: WriteBuffer, *, max_age_days: int
+    ) -> Response:
         await self._authorize(request, "write")
         with self._admitted():
             items = parse_batch(await read_json_body(request), model, self._window(max_age_days))
-            with self._metrics.write(table.name):
-                async with self._database.connection() as connection:
-                    await store(connection, table, table.rows(items))
-        self._metrics.items.labels(table.name).inc(len(items))
+            with self._metrics.write(buffer.table.name):
+                await buffer.write(items)
+        self._metrics.items.labels(buffer.table.name).inc(len(items))
         return json_response(Accepted(accepted=len(items)), status=201)
 
     async def get_trace(self, request: Request) -> Response:

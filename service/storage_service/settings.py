@@ -81,6 +81,7 @@ class Settings(BaseModel):
         database_timeout_seconds: longest stay of a request in the database, the wait for a connection included. If the
             server is frozen, up to 10 s more, in which the driver tries to cancel.
         max_pending_writes: write requests in work at once; one more is answered 503.
+        buffer_items: items of one table that may wait for their commit; a write of more is answered 503.
         lame_duck_seconds: after SIGTERM the service is not ready but serves on, so that the balancer can notice.
         drain_seconds: after that, time for the requests in flight to finish.
         max_age_days: the oldest `ts` of a trace taken in, which is the retention of the traces.
@@ -100,6 +101,7 @@ class Settings(BaseModel):
     pool_timeout_seconds: Timeout = 5.0
     database_timeout_seconds: Timeout = 10.0
     max_pending_writes: Annotated[int, Field(ge=1, le=10_000)] = 32
+    buffer_items: Annotated[int, Field(ge=1000, le=1_000_000)] = 10_000
     lame_duck_seconds: Seconds = 5.0
     drain_seconds: Seconds = 20.0
     max_age_days: Annotated[int, Field(ge=1, le=36_500)] = 90

@@ -1,0 +1,159 @@
+"""Writes that share transactions: one commit for many, none answered before it, none harmed by another."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from service.storage_service.buffer import MAX_TRANSACTIONS
+from tests.service.conftest import StartService
+from tests.service.harness import (
+    Background,
+    Service,
+    StorageDatabase,
+    item,
+    post,
+    running_service,
+    storage_database,
+    until,
+)
+from tests.support.postgres import PostgresServer
+
+SIZE = 'storage_buffer_size{table="llm_traces"}'
+
+
+@pytest.fixture(scope="module")
+def idle(database: StorageDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running_service(database, tmp_path_factory.mktemp("buffer"), {}) as service:
+        service.wait_until_ready()
+        yield service
+
+
+def flushes(service: Service, status: str = "success") -> float:
+    return service.metric(f'storage_flushes_total{{status="{status}"}}')
+
+
+@contextmanager
+def occupied(service: Service, database: StorageDatabase) -> Iterator[list[Background]]:
+    """Let every transaction of the table wait for a lock; what is added to the list is joined after it is free."""
+    writes: list[Background] = []
+    with database.locked_traces():
+        for number in range(1, MAX_TRANSACTIONS + 1):
+            writes.append(Background(service.client(), item()))
+            until(lambda number=number: service.metric(SIZE) == number, f"{number} transactions to wait")
+        yield writes
+    for write in writes:
+        write.join()
+
+
+def joined(service: Service, *batches: list[dict[str, object]]) -> list[Background]:
+    """Send batches that wait in the buffer together."""
+    size = service.metric(SIZE) + sum(map(len, batches))
+    writes = [Background(service.client(), *batch) for batch in batches]
+    until(lambda: service.metric(SIZE) == size, "the writes to wait")
+    return writes
+
+
+def test_waiting_writes_share_one_transaction(idle: Service, database: StorageDatabase) -> None:
+    before = flushes(idle)
+    sent = [[item(), item()] for _ in range(6)]
+    with occupied(idle, database) as writes:
+        waiting = joined(idle, *sent)
+        writes.extend(waiting)
+    assert [write.join().json() for write in waiting] == [{"accepted": 2}] * 6
+    assert flushes(idle) - before == MAX_TRANSACTIONS + 1
+    assert all(database.count(str(one["trace_id"])) == 1 for batch in sent for one in batch)
+    assert idle.metric(SIZE) == 0
+
+
+def test_shared_transaction_is_no_larger_than_a_request_may_be(idle: Service, database: StorageDatabase) -> None:
+    before = flushes(idle)
+    with occupied(idle, database) as writes:
+        writes.extend(joined(idle, *([item() for _ in range(400)] for _ in range(3))))
+    assert {write.join().status_code for write in writes} == {201}
+    assert flushes(idle) - before == MAX_TRANSACTIONS + 2
+
+
+def test_span_in_two_writes_is_stored_once_and_both_are_accepted(idle: Service, database: StorageDatabase) -> None:
+    one = item()
+    with occupied(idle, database) as writes:
+        writes.extend(joined(idle, [one], [one, item()]))
+    assert {write.join().status_code for write in writes} == {201}
+    assert database.count(one["trace_id"]) == 1
+
+
+def test_refused_values_fail_their_own_write_only(idle: Service, database: StorageDatabase) -> None:
+    good, bad = item(), item(model="llama")
+    database.execute("ALTER TABLE llm_traces ADD CONSTRAINT no_llamas CHECK (model <> 'llama') NOT VALID")
+    try:
+        with occupied(idle, database) as writes:
+            waiting = joined(idle, [good], [bad, item()], [item()])
+            writes.extend(waiting)
+    finally:
+        database.execute("ALTER TABLE llm_traces DROP CONSTRAINT no_llamas")
+    assert [write.join().status_code for write in waiting] == [201, 400, 201]
+    assert (database.count(good["trace_id"]), database.count(bad["trace_id"])) == (1, 0)
+
+
+def test_server_that_refuses_one_write_takes_the_others(
+    postgres: PostgresServer, start: StartService, tmp_path: Path
+) -> None:
+    """A repeated span needs a temporary table, which this role may not make."""
+    with storage_database(postgres, tmp_path) as database:
+        service = start(database)
+        repeated, good = item(), item()
+        assert post(service.client(), repeated).status_code == 201
+        database.execute(f"REVOKE TEMPORARY ON DATABASE {database.name} FROM PUBLIC")
+        with occupied(service, database) as writes:
+            waiting = joined(service, [good], [repeated])
+            writes.extend(waiting)
+        assert [write.join().status_code for write in waiting] == [201, 503]
+        assert database.count(good["trace_id"]) == 1
+        service.close()
+
+
+def test_lost_connection_fails_all_that_shared_it(idle: Service, database: StorageDatabase) -> None:
+    with occupied(idle, database) as writes:
+        waiting = joined(idle, [item()], [item()])
+        database.disconnect()
+        assert [write.join().status_code for write in writes] == [503] * MAX_TRANSACTIONS
+        until(lambda: waits_for_lock(database), "the shared transaction to wait for the lock")
+        database.disconnect()
+        assert [(write.join().status_code, write.join().headers["retry-after"]) for write in waiting] == [
+            (503, "1")
+        ] * 2
+    assert post(idle.client(), item()).status_code == 201
+
+
+def waits_for_lock(database: StorageDatabase) -> bool:
+    return bool(
+        database.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE usename = %s AND wait_event_type = 'Lock'", database.role
+        )
+    )
+
+
+def test_full_buffer_is_told_to_come_again(database: StorageDatabase, start: StartService) -> None:
+    service = start(database, BUFFER_ITEMS="1000")
+    assert service.metric("storage_buffer_capacity") == 1000
+    with database.locked_traces():
+        background = Background(service.client(), *(item() for _ in range(999)))
+        until(lambda: service.metric(SIZE) == 999, "the buffer to fill")
+        answer = post(service.client(), item(), item())
+        last = Background(service.client(), item())
+        until(lambda: service.metric(SIZE) == 1000, "the last item to fit in")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "999 items wait" in answer.json()["detail"]
+    assert {background.join().status_code, last.join().status_code} == {201}
+
+
+def test_write_that_waited_too_long_is_given_up(database: StorageDatabase, start: StartService) -> None:
+    service = start(database, DATABASE_TIMEOUT_SECONDS="0.5")
+    late = item()
+    with occupied(service, database) as writes:
+        waiting = joined(service, [late])
+        writes.extend(waiting)
+        assert [write.join().status_code for write in writes] == [503] * (MAX_TRANSACTIONS + 1)
+    assert database.count(late["trace_id"]) == 0
+    assert post(service.client(), late).status_code == 201
