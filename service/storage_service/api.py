@@ -4,7 +4,7 @@ Owns requests and answers. The list of endpoints with what they document is in `
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
 
@@ -18,11 +18,12 @@ from starlette.responses import Response
 from .auth import ApiKey, Authenticator, Scope
 from .bodies import read_json_body
 from .buffer import WriteBuffer
+from .cache import Cache
 from .contract import Accepted, Check, CostQuery, Health, Status, TraceQuery
 from .costs import MAX_COSTS, SCHEMA_VERSION, select_costs
 from .database import Database
 from .fields import Identifier
-from .items import TimedItem, Window, field_errors, parse_batch
+from .items import Item, TimedItem, Window, field_errors, parse_batch
 from .lifecycle import Lifecycle, Phase
 from .log_entries import LOG_ENTRIES, LogEntry
 from .measurements import MEASUREMENTS, Measurement
@@ -46,9 +47,12 @@ _TRACE_ID: TypeAdapter[str] = TypeAdapter(Identifier)
 class Api:
     """Handlers of one process, and what they share."""
 
-    def __init__(self, settings: Settings, *, database: Database, metrics: Metrics, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, settings: Settings, *, database: Database, cache: Cache, metrics: Metrics, lifecycle: Lifecycle
+    ) -> None:
         self._settings = settings
         self._database = database
+        self._cache = cache
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._authenticator = Authenticator(database)
@@ -61,28 +65,30 @@ class Api:
 
     async def post_traces(self, request: Request) -> Response:
         """Store a batch of traces."""
-        return await self._ingest(request, Trace, self._traces, max_age_days=self._settings.max_age_days)
+        items = await self._ingest(request, Trace, self._traces, max_age_days=self._settings.max_age_days)
+        await self._cache.forget_traces({item.trace_id for item in items})
+        return _accepted(items)
 
     async def post_metrics(self, request: Request) -> Response:
         """Store a batch of metrics."""
         days = self._settings.max_age_days_telemetry
-        return await self._ingest(request, Measurement, self._measurements, max_age_days=days)
+        return _accepted(await self._ingest(request, Measurement, self._measurements, max_age_days=days))
 
     async def post_logs(self, request: Request) -> Response:
         """Store a batch of logs."""
         days = self._settings.max_age_days_telemetry
-        return await self._ingest(request, LogEntry, self._log_entries, max_age_days=days)
+        return _accepted(await self._ingest(request, LogEntry, self._log_entries, max_age_days=days))
 
     async def _ingest(
-        self, request: Request, model: type[TimedItem], buffer: WriteBuffer, *, max_age_days: int
-    ) -> Response:
+        self, request: Request, model: type[Item], buffer: WriteBuffer, *, max_age_days: int
+    ) -> list[Item]:
         await self._authorize(request, "write")
         with self._admitted():
             items = parse_batch(await read_json_body(request), model, self._window(max_age_days))
             with self._metrics.write(buffer.table.name):
                 await buffer.write(items)
         self._metrics.items.labels(buffer.table.name).inc(len(items))
-        return json_response(Accepted(accepted=len(items)), status=201)
+        return items
 
     async def get_trace(self, request: Request) -> Response:
         """Return the spans of one trace, oldest first."""
@@ -91,10 +97,16 @@ class Api:
             trace_id = _TRACE_ID.validate_python(request.path_params["trace_id"])
         except ValidationError as error:
             raise InvalidRequest([FieldError(field="trace_id", reason=error.errors()[0]["msg"])]) from None
+        cached = await self._cache.get("trace", trace_id)
+        if cached:
+            return Response(cached, media_type="application/json")
         spans = await self._select("trace", {"trace_id": trace_id}, order_by=OLDEST_FIRST, limit=MAX_SPANS)
         if not spans:
             raise NotFound(f"no trace {trace_id!r} is stored")
-        return json_response({"items": spans})
+        answer = json_response({"items": spans})
+        if cached is None:
+            await self._cache.put("trace", trace_id, bytes(answer.body))
+        return answer
 
     async def list_traces(self, request: Request) -> Response:
         """Return traces, newest first."""
@@ -110,13 +122,18 @@ class Api:
         version = self._database.condition.schema_version
         if version is not None and version < SCHEMA_VERSION:
             raise Unavailable(f"costs need schema version {SCHEMA_VERSION}, and the database is at {version}")
+        name = f"{query.from_.isoformat()}/{query.to.isoformat()}"
+        if cached := await self._cache.get("costs", name):
+            return Response(cached, media_type="application/json")
         with self._metrics.query_duration.labels("costs").time():
             async with self._database.connection() as connection:
                 costs = await select_costs(connection, start=query.from_, end=query.to)
         if len(costs) > MAX_COSTS:
             reason = f"the period has more than {MAX_COSTS} costs: ask for a shorter one"
             raise InvalidRequest([FieldError(field="to", reason=reason)])
-        return json_response({"items": costs})
+        answer = json_response({"items": costs})
+        await self._cache.put("costs", name, bytes(answer.body))
+        return answer
 
     async def health(self, _request: Request) -> Response:
         """Say how this instance is, and why."""
@@ -177,6 +194,9 @@ class Api:
             "database": Check(status="ok") if condition.reachable else Check(status="failed", detail=condition.detail),
             "schema": Check(status="ok" if condition.usable else "failed", detail=condition.detail),
         }
+        if self._cache.condition is not None:
+            # Told, but not counted: without it the service is slower, not wrong.
+            checks["cache"] = Check(status="failed" if self._cache.condition else "ok", detail=self._cache.condition)
         status: Literal["ok", "failed", "draining"] = "ok" if condition.usable else "failed"
         if self._lifecycle.phase is not Phase.SERVING:
             status = "draining"
@@ -188,6 +208,10 @@ def _parameters(request: Request, model: type[Query]) -> Query:
         return model.model_validate(dict(request.query_params))
     except ValidationError as error:
         raise InvalidRequest(list(field_errors(error))) from None
+
+
+def _accepted(items: Sequence[TimedItem]) -> Response:
+    return json_response(Accepted(accepted=len(items)), status=201)
 
 
 def json_response(content: object, *, status: int = 200) -> Response:

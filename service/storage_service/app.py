@@ -13,6 +13,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .api import Api, json_response
+from .cache import Cache
 from .database import Database
 from .lifecycle import Lifecycle
 from .metrics import Metrics
@@ -27,10 +28,11 @@ log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings, *, lifecycle: Lifecycle) -> ASGIApp:
-    """Put the application together; its lifespan opens and closes the database."""
+    """Put the application together; its lifespan opens and closes database and cache."""
     database = Database(settings)
     metrics = Metrics(fleet=settings.fleet)
-    listed = operations(Api(settings, database=database, metrics=metrics, lifecycle=lifecycle))
+    cache = Cache(settings, metrics=metrics)
+    listed = operations(Api(settings, database=database, cache=cache, metrics=metrics, lifecycle=lifecycle))
     document = openapi(listed)
 
     async def openapi_json(_request: Request) -> Response:
@@ -39,7 +41,9 @@ def create_app(settings: Settings, *, lifecycle: Lifecycle) -> ASGIApp:
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await database.open()
+        await cache.open()
         yield
+        await cache.close()
         await database.close()
 
     app = Starlette(

@@ -36,7 +36,7 @@ class Metrics:
         )
         for status in ("success", "error"):
             self.writes.labels(status)  # a rate needs the zero before the first
-        self.items = Counter("storage_items_accepted", "Items accepted.", ["table"], registry=self.registry)
+        self.items = self._counter("storage_items_accepted", "Items accepted.", "table")
         self.write_duration = self._histogram(
             "storage_write_duration_seconds", "Time from a checked batch to its commit.", "table"
         )
@@ -58,6 +58,11 @@ class Metrics:
         )
         for status in ("success", "error", "refused"):
             self.flushes.labels(status)
+        self.cache_hits = self._counter("storage_cache_hits", "Answers out of the cache.", "query")
+        self.cache_misses = self._counter("storage_cache_misses", "Answers that the cache did not have.", "query")
+        self.cache_errors = Counter(
+            "storage_cache_errors", "Questions that the cache failed to answer.", registry=self.registry
+        )
 
     @contextmanager
     def write(self, table: str) -> Iterator[None]:
@@ -71,6 +76,9 @@ class Metrics:
             self.writes.labels("error").inc()
             raise
         self.writes.labels("success").inc()
+
+    def _counter(self, name: str, documentation: str, label: str) -> Counter:
+        return Counter(name, documentation, [label], registry=self.registry)
 
     def _histogram(self, name: str, documentation: str, label: str) -> Histogram:
         return Histogram(name, documentation, [label], registry=self.registry, buckets=LATENCY_BUCKETS)

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 PREFIX = "STORAGE_"
 _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s]+):(?P<port>\d{1,5})")
+_CACHE_URL = re.compile(r"redis://(\[[0-9a-fA-F:]+\]|[^:@/\s]+):\d{1,5}/\d{1,5}")
 _MAX_PORT = 65535
 
 
@@ -54,6 +55,14 @@ def _database_url(value: str) -> str:
     return value
 
 
+def _cache_url(value: str) -> str:
+    if not _CACHE_URL.fullmatch(value):
+        raise ValueError(
+            f"expected redis://HOST:PORT/NUMBER; a password goes into the file that {PREFIX}CACHE_PASSWORD_FILE names"
+        )
+    return value
+
+
 def _readable(path: Path) -> Path:
     try:
         path.read_text(encoding="utf-8")
@@ -75,6 +84,9 @@ class Settings(BaseModel):
         fleet: fleet that the process belongs to.
         database_url: `postgresql://` URL without a password.
         database_password_file: file whose content, without a final newline, is the password; read for each connection.
+        cache_url: `redis://` URL, without a password, of a Valkey that answers are cached in; without it, none are.
+        cache_password_file: file whose content, without a final newline, is its password; read for each connection.
+        cache_timeout_seconds: longest wait for the cache before a request goes on without it.
         pool_min: connections that are kept open.
         pool_max: connections at most.
         pool_timeout_seconds: longest wait for a free connection before a request is answered 503.
@@ -96,6 +108,9 @@ class Settings(BaseModel):
     fleet: Literal["blue", "green"]
     database_url: Annotated[str, AfterValidator(_database_url)]
     database_password_file: Annotated[Path, AfterValidator(_readable)] | None = None
+    cache_url: Annotated[str, AfterValidator(_cache_url)] | None = None
+    cache_password_file: Annotated[Path, AfterValidator(_readable)] | None = None
+    cache_timeout_seconds: Annotated[float, Field(ge=0.001, le=10, allow_inf_nan=False)] = 0.02
     pool_min: Connections = 1
     pool_max: Connections = 10
     pool_timeout_seconds: Timeout = 5.0

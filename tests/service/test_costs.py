@@ -7,27 +7,9 @@ import httpx
 import pytest
 
 from service.storage_service import costs as costs_module
-from tests.service.harness import Service, StorageDatabase, running_service, storage_database
-from tests.support.postgres import PostgresServer
+from tests.service.harness import Service, StorageDatabase, running_service
 
 DAY = {"from": "2026-11-20T00:00:00Z", "to": "2026-11-21T00:00:00Z"}
-
-# The public shape of the aggregate; who makes and refreshes it is the schema's affair.
-AGGREGATE = """
-CREATE TABLE cost_analysis_hourly (
-    bucket timestamptz, provider text, model text, environment text, user_id text, request_count bigint,
-    total_cost_usd numeric, prompt_cost_usd numeric, completion_cost_usd numeric, total_tokens bigint
-)
-"""
-
-
-@pytest.fixture(scope="module")
-def costs(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageDatabase]:
-    with storage_database(postgres, tmp_path_factory.mktemp("costs")) as database:
-        database.execute(AGGREGATE)
-        database.execute(f"GRANT SELECT ON cost_analysis_hourly TO {database.role}")
-        database.execute("UPDATE observatory.schema_migrations SET version = 4 WHERE version = 3")
-        yield database
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,86 @@
+"""A real Valkey for the service's tests."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from observatory.runtime import bubblewrap, files
+from tests.service.harness import free_port, until
+
+PASSWORD = "not the one of any other server"
+
+
+@dataclass(kw_only=True)
+class Valkey:
+    """A server with a password, that can be killed, frozen and started again on the same port."""
+
+    rootfs: Path
+    directory: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The service's settings; the time limit leaves no doubt on a busy machine."""
+        return {
+            "CACHE_URL": f"redis://127.0.0.1:{self.port}/0",
+            "CACHE_PASSWORD_FILE": str(self.directory / "password"),
+            "CACHE_TIMEOUT_SECONDS": "2",
+        }
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        entry = bubblewrap.entry(self.rootfs)
+        files.adopt(self.directory, entry.owner)
+        mounts = ["--die-with-parent", "--ro-bind", str(self.directory), "/srv"]
+        argv = ["/usr/bin/valkey-server", "/srv/valkey.conf"]
+        command = bubblewrap.command(self.rootfs, entry, argv, mounts=mounts)
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        until(self._answers, "Valkey to answer")
+
+    def kill(self) -> None:
+        """End it at once, if it runs."""
+        if self.process:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the server itself, which runs below its sandbox."""
+        assert self.process
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        os.kill(int(children[0]), number)
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port, password=PASSWORD)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port)) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(100).startswith(b"-NOAUTH")
+        except OSError:
+            return False
+
+
+@contextmanager
+def valkey_server(rootfs: Path, directory: Path) -> Iterator[Valkey]:
+    """A new server without anything in it."""
+    port = free_port()
+    (directory / "password").write_text(PASSWORD + "\n", encoding="utf-8")
+    (directory / "valkey.conf").write_text(
+        f'port {port}\nbind 127.0.0.1\nrequirepass "{PASSWORD}"\nsave ""\ndir /tmp\n', encoding="utf-8"
+    )
+    server = Valkey(rootfs=rootfs, directory=directory, port=port)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
