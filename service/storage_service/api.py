@@ -24,6 +24,7 @@ from .costs import MAX_COSTS, SCHEMA_VERSION, select_costs
 from .database import Database
 from .fields import Identifier
 from .items import Item, TimedItem, Window, field_errors, parse_batch
+from .key_usage import KeyUsage
 from .lifecycle import Lifecycle, Phase
 from .log_entries import LOG_ENTRIES, LogEntry
 from .measurements import MEASUREMENTS, Measurement
@@ -48,11 +49,19 @@ class Api:
     """Handlers of one process, and what they share."""
 
     def __init__(
-        self, settings: Settings, *, database: Database, cache: Cache, metrics: Metrics, lifecycle: Lifecycle
+        self,
+        settings: Settings,
+        *,
+        database: Database,
+        cache: Cache,
+        key_usage: KeyUsage,
+        metrics: Metrics,
+        lifecycle: Lifecycle,
     ) -> None:
         self._settings = settings
         self._database = database
         self._cache = cache
+        self._key_usage = key_usage
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._authenticator = Authenticator(database)
@@ -159,6 +168,7 @@ class Api:
             raise Unavailable("this instance is stopping; try again", headers=CLOSE)
         key: ApiKey = await self._authenticator.authenticate(request.headers.get("authorization"))
         request.state.api_key_id = key.id
+        self._key_usage.note(key.id)
         self._rate_limiter.take(key.id, limit_rpm=key.rate_limit_rpm)
         key.require(scope)
 

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .api import Api, json_response
 from .cache import Cache
 from .database import Database
+from .key_usage import KeyUsage
 from .lifecycle import Lifecycle
 from .metrics import Metrics
 from .operations import openapi, operations
@@ -28,11 +29,13 @@ log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings, *, lifecycle: Lifecycle) -> ASGIApp:
-    """Put the application together; its lifespan opens and closes database and cache."""
+    """Put the application together; its lifespan opens and closes what it works with."""
     database = Database(settings)
     metrics = Metrics(fleet=settings.fleet)
     cache = Cache(settings, metrics=metrics)
-    listed = operations(Api(settings, database=database, cache=cache, metrics=metrics, lifecycle=lifecycle))
+    key_usage = KeyUsage(database)
+    api = Api(settings, database=database, cache=cache, key_usage=key_usage, metrics=metrics, lifecycle=lifecycle)
+    listed = operations(api)
     document = openapi(listed)
 
     async def openapi_json(_request: Request) -> Response:
@@ -42,7 +45,9 @@ def create_app(settings: Settings, *, lifecycle: Lifecycle) -> ASGIApp:
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await database.open()
         await cache.open()
+        await key_usage.open()
         yield
+        await key_usage.close()
         await cache.close()
         await database.close()
 

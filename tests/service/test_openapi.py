@@ -1,0 +1,80 @@
+"""Every endpoint, fuzzed out of its own document: nothing fails, and every answer is one that the document tells of."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.schemas import OpenApiSchema
+
+from tests.service.harness import Service, StorageDatabase, running_service
+
+OPERATIONS = (
+    "POST /v1/traces",
+    "POST /v1/metrics",
+    "POST /v1/logs",
+    "GET /v1/traces",
+    "GET /v1/traces/{trace_id}",
+    "GET /v1/costs",
+    "GET /health",
+    "GET /health/live",
+    "GET /health/ready",
+    "GET /metrics",
+)
+
+
+CHECKS = {
+    # The document cannot say all that is refused: a time outside the retention, U+0000, bytes beside characters.
+    "positive_data_acceptance": {"enabled": False},
+    "negative_data_rejection": {"expected-statuses": ["4XX"]},  # 413 is one
+}
+GOOD, BAD = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
+
+
+def bring_into_the_present(body: Any) -> None:
+    """Let items come through the check of their age, on to the database."""
+    for entry in body["items"] if isinstance(body, dict) else ():
+        entry["ts"] = datetime.now(UTC).isoformat()
+
+
+@pytest.fixture(scope="module")
+def fuzzed(costs: StorageDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running_service(costs, tmp_path_factory.mktemp("fuzzed"), {}) as service:
+        service.wait_until_ready()
+        yield service
+
+
+@pytest.fixture(scope="module")
+def document(fuzzed: Service) -> OpenApiSchema:
+    config = schemathesis.Config.from_dict({"checks": CHECKS})
+    return schemathesis.openapi.from_url(f"http://127.0.0.1:{fuzzed.port}/openapi.json", config=config)
+
+
+def test_every_operation_is_fuzzed(document: OpenApiSchema) -> None:
+    assert {f"{method.upper()} {path}" for path in document for method in document[path]} == set(OPERATIONS)
+
+
+@pytest.mark.parametrize(
+    ("label", "mode"),
+    [
+        *((label, GOOD) for label in OPERATIONS),
+        *((label, BAD) for label in OPERATIONS if "/v1/" in label),  # the others have nothing that could be bad
+    ],
+)
+def test_every_answer_is_one_that_the_document_tells_of(
+    document: OpenApiSchema, fuzzed: Service, label: str, mode: GenerationMode
+) -> None:
+    method, path = label.split()
+    operation = document[path][method]
+
+    @settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def fuzz(case: schemathesis.Case[Any]) -> None:
+        if mode is GOOD:
+            bring_into_the_present(case.body)
+        case.call_and_validate(headers={"Authorization": f"Bearer {fuzzed.key}"})
+
+    fuzz()
