@@ -58,6 +58,7 @@ class WriteBuffer:
         self._items = 0
         self._waiting: deque[_Write] = deque()
         self._flushers: set[asyncio.Task[None]] = set()
+        self._transactions = 0
 
     async def write(self, items: Sequence[TimedItem]) -> None:
         """Store items; returns after the commit.
@@ -80,14 +81,19 @@ class WriteBuffer:
             self._size.set(self._items)
 
     def _start_flusher(self) -> None:
-        if len(self._flushers) < MAX_TRANSACTIONS:
+        if self._transactions < MAX_TRANSACTIONS:
+            self._transactions += 1
             flusher = asyncio.create_task(self._flush_all())
             self._flushers.add(flusher)
             flusher.add_done_callback(self._flushers.discard)
 
     async def _flush_all(self) -> None:
-        while writes := self._take():
-            await self._flush(writes)
+        try:
+            while writes := self._take():
+                await self._flush(writes)
+        finally:
+            # Here and not when the task is done: a write between the two would wait for a flusher that has ended.
+            self._transactions -= 1
 
     def _take(self) -> list[_Write]:
         """Take the writes of the next transaction, oldest first; refuse those that waited too long."""

@@ -1,17 +1,25 @@
 """Writes that share transactions: one commit for many, none answered before it, none harmed by another."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from service.storage_service.buffer import MAX_TRANSACTIONS
+from service.storage_service import buffer as buffer_module
+from service.storage_service.buffer import MAX_TRANSACTIONS, WriteBuffer
+from service.storage_service.database import Database
+from service.storage_service.metrics import Metrics
+from service.storage_service.settings import Settings
+from service.storage_service.traces import TRACES
 from tests.service.conftest import StartService
 from tests.service.harness import (
     Background,
     Service,
     StorageDatabase,
+    environment,
     item,
     post,
     running_service,
@@ -157,3 +165,34 @@ def test_write_that_waited_too_long_is_given_up(database: StorageDatabase, start
         assert [write.join().status_code for write in writes] == [503] * (MAX_TRANSACTIONS + 1)
     assert database.count(late["trace_id"]) == 0
     assert post(service.client(), late).status_code == 201
+
+
+class InstantDatabase:
+    """Lends connections at once, so that transactions end in the same turn of the event loop."""
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[None]:
+        yield
+
+
+def test_write_right_after_the_last_transaction_is_not_forgotten(
+    database: StorageDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def store(*_arguments: Any) -> None:
+        """Store nothing, at once."""
+
+    monkeypatch.setattr(buffer_module, "store", store)
+    settings = Settings.from_environment(environment(database, 8000, {}))
+
+    async def write_often() -> None:
+        instant = cast('Database', InstantDatabase())
+        buffer = WriteBuffer(settings, table=TRACES, database=instant, metrics=Metrics(fleet="blue"))
+
+        async def write() -> None:
+            for _ in range(3):
+                await buffer.write([])
+
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(write() for _ in range(MAX_TRANSACTIONS)))
+
+    asyncio.run(write_often())
