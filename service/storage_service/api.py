@@ -4,6 +4,7 @@ Owns requests and answers. The list of endpoints with what they document is in `
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
@@ -214,6 +215,9 @@ class Api:
 
 
 def _parameters(request: Request, model: type[Query]) -> Query:
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        raise InvalidRequest([FieldError(field=name, reason="is given more than once") for name in repeated])
     try:
         return model.model_validate(dict(request.query_params))
     except ValidationError as error:

@@ -180,9 +180,17 @@ def _query_parameters(operation: Operation) -> list[dict[str, Any]]:
     schema = operation.query.model_json_schema()
     required = schema.get("required", [])
     return [
-        {"name": name, "in": "query", "required": name in required, "schema": described}
+        {"name": name, "in": "query", "required": name in required, "schema": _without_null(described)}
         for name, described in schema["properties"].items()
     ]
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Describe an optional parameter, which can be left out but not be null."""
+    if "anyOf" not in schema:
+        return schema
+    (described,) = (option for option in schema["anyOf"] if option != {"type": "null"})
+    return dict(described)
 
 
 def _responses(operation: Operation, references: References) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def test_write_right_after_the_last_transaction_is_not_forgotten(
     settings = Settings.from_environment(environment(database, 8000, {}))
 
     async def write_often() -> None:
-        instant = cast('Database', InstantDatabase())
+        instant = cast("Database", InstantDatabase())
         buffer = WriteBuffer(settings, table=TRACES, database=instant, metrics=Metrics(fleet="blue"))
 
         async def write() -> None:

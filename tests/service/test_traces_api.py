@@ -199,9 +199,10 @@ def test_list_is_filtered_and_newest_first(client: httpx.Client) -> None:
         ({"provider": ""}, "provider"),
         ({"model": "a\0"}, "model"),
         ({"modle": "gpt-4o"}, "modle"),
+        ({"model": ["gpt-4o", "gpt-4o-mini"]}, "model"),
     ],
 )
-def test_bad_parameter_is_named(client: httpx.Client, parameters: dict[str, str], name: str) -> None:
+def test_bad_parameter_is_named(client: httpx.Client, parameters: dict[str, Any], name: str) -> None:
     answer = client.get("/v1/traces", params=parameters)
     assert answer.status_code == 400
     assert [error["field"] for error in answer.json()["errors"]] == [name]
