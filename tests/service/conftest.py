@@ -11,14 +11,6 @@ import pytest
 from tests.service.harness import Service, StorageDatabase, running_service, storage_database
 from tests.support.postgres import PostgresServer
 
-# The public shape of the aggregate; who makes and refreshes it is the schema's affair.
-AGGREGATE = """
-CREATE TABLE cost_analysis_hourly (
-    bucket timestamptz, provider text, model text, environment text, user_id text, request_count bigint,
-    total_cost_usd numeric, prompt_cost_usd numeric, completion_cost_usd numeric, total_tokens bigint
-)
-"""
-
 
 class StartService(Protocol):
     """Starts a service with settings of its own, and ends it after the test."""
@@ -63,8 +55,7 @@ def start(tmp_path: Path) -> Iterator[StartService]:
 
 @pytest.fixture(scope="session")
 def costs(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageDatabase]:
-    with storage_database(postgres, tmp_path_factory.mktemp("costs")) as database:
-        database.execute(AGGREGATE)
+    """A database whose aggregate of costs can be filled by hand."""
+    with storage_database(postgres, tmp_path_factory.mktemp("costs"), schema=4) as database:
         database.execute(f"GRANT SELECT ON cost_analysis_hourly TO {database.role}")
-        database.execute("UPDATE observatory.schema_migrations SET version = 4 WHERE version = 3")
         yield database

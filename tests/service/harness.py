@@ -156,15 +156,15 @@ class StorageDatabase:
 
 
 @contextmanager
-def storage_database(server: PostgresServer, directory: Path) -> Iterator[StorageDatabase]:
-    """A database of its own with the real migrations applied."""
+def storage_database(server: PostgresServer, directory: Path, *, schema: int = 3) -> Iterator[StorageDatabase]:
+    """A database of its own with the real migrations applied, by default those that the service needs at least."""
     role = f"storage_{secrets.token_hex(4)}"
     password_file = directory / role
     with server.fresh_database() as name, _role(server, role):
         deploy(
             server.conninfo(dbname=name),
             migrations=REPOSITORY / "migrations",
-            target=3,
+            target=schema,
             actor="tests",
             deployment_id="tests",
         )
@@ -306,6 +306,10 @@ class Background:
 
     def _run(self, client: httpx.Client, items: tuple[Any, ...]) -> None:
         self._answer = post(client, *items)
+
+    @property
+    def done(self) -> bool:
+        return not self._thread.is_alive()
 
     def join(self) -> httpx.Response:
         self._thread.join()
