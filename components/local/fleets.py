@@ -14,7 +14,7 @@ from components.local.machine import Daemon, Machine, sandbox_of, without_provid
 from observatory.delivery.releases import install
 from observatory.delivery.rollout import FleetName, FleetState
 from observatory.nodes import Paths
-from observatory.nodes.storage import instance_name, password_file, release_directory, storage
+from observatory.nodes.storage import cache_password_file, instance_name, password_file, release_directory, storage
 from observatory.settings import StackSettings
 
 
@@ -28,6 +28,7 @@ class FleetArgs:
     state: FleetState
     artifact: Path
     database_password: pulumi.Input[str]
+    cache_password: pulumi.Input[str]
     after: tuple[pulumi.Resource, ...]
 
 
@@ -65,7 +66,10 @@ class Fleet(pulumi.ComponentResource):
             name,
             machine=args.machine,
             unit=unit,
-            secret_files={password_file(paths, name): args.database_password},
+            secret_files={
+                password_file(paths, name): args.database_password,
+                cache_password_file(paths, name): args.cache_password,
+            },
             opts=pulumi.ResourceOptions(parent=self, depends_on=[after, *args.after], deleted_with=args.machine),
         )
 

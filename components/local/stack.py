@@ -70,6 +70,7 @@ def declare(args: LocalArgs) -> dict[str, Any]:
                 state=rollout.fleet(name),
                 artifact=args.releases.artifact(rollout.fleet(name).version),
                 database_password=database.app_password,
+                cache_password=cache.password,
                 after=(schema, *database.pooled, *cache.ready),
             ),
         )

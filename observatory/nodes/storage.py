@@ -27,6 +27,11 @@ def password_file(paths: Paths, name: str) -> str:
     return f"{paths.config}/{name}/database-password"
 
 
+def cache_password_file(paths: Paths, name: str) -> str:
+    """Return the path of the file that holds the instance's password of the cache."""
+    return f"{paths.config}/{name}/cache-password"
+
+
 def storage(settings: StackSettings, paths: Paths, *, fleet: FleetName, index: int, version: str, sha256: str) -> Unit:
     """Return instance `index` (from 1) of a fleet, running one release."""
     name = instance_name(fleet, index)
@@ -42,6 +47,8 @@ def storage(settings: StackSettings, paths: Paths, *, fleet: FleetName, index: i
                 f"?sslmode=verify-full&sslrootcert={authority_file(paths)}"
             ),
             "STORAGE_DATABASE_PASSWORD_FILE": password_file(paths, name),
+            "STORAGE_CACHE_URL": f"redis://127.0.0.1:{settings.ports.valkey}/0",
+            "STORAGE_CACHE_PASSWORD_FILE": cache_password_file(paths, name),
             "STORAGE_POOL_MAX": str(settings.fleets.pool_size),
             "STORAGE_LAME_DUCK_SECONDS": str(LAME_DUCK_SECONDS),
             "STORAGE_DRAIN_SECONDS": str(settings.fleets.drain_seconds),

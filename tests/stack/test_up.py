@@ -21,6 +21,7 @@ from observatory.database.connection import connect, with_database
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import command
 from observatory.runtime import Sandbox
+from tests.service.harness import until
 from tests.support.checkout import Checkout
 
 OUTPUTS = {
@@ -218,6 +219,12 @@ def test_the_cache_wants_a_password(stack: Checkout) -> None:
     with socket.create_connection(("127.0.0.1", stack.ports()["valkey"]), timeout=5) as connection:
         connection.sendall(b"GET key\r\n")
         assert connection.recv(100).startswith(b"-NOAUTH")
+
+
+@pytest.mark.parametrize("fleet", ["blue", "green"])
+def test_the_service_is_let_into_the_cache(stack: Checkout, fleet: str) -> None:
+    url = f"http://127.0.0.1:{stack.ports()[fleet]}/health"
+    until(lambda: httpx.get(url).json()["checks"]["cache"]["status"] == "ok", "the cache to be in use")
 
 
 def test_the_first_traces_are_there(stack: Checkout) -> None:
