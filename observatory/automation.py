@@ -15,6 +15,7 @@ from typing import Any
 from observatory.engine import (
     DiagnosticEvent,
     EngineError,
+    Interrupted,
     LockedError,
     OnEvent,
     ProgramError,
@@ -22,6 +23,8 @@ from observatory.engine import (
     StackOptions,
     Step,
     StepEvent,
+    StepFailed,
+    clear_locks,
 )
 
 MASK = "[secret]"
@@ -51,35 +54,59 @@ def preview(options: StackOptions, *, on_event: OnEvent | None = None) -> Result
 
 def up(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
     """Bring the stack to what the program declares; see `observatory.engine.up`."""
+    _take_over(options, on_event)
     return _run(options, on_event, lambda stack, collect: stack.up(on_event=collect, color="never", show_secrets=False))
 
 
 def destroy(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
     """Delete all resources; see `observatory.engine.destroy`."""
+    _take_over(options, on_event)
     return _run(options, on_event, lambda stack, collect: stack.destroy(on_event=collect, color="never"))
+
+
+def forget_salt(config_file: Path) -> None:
+    """Drop the salt that the CLI writes into the tracked configuration file; the state holds it too (ADR 5)."""
+    lines = config_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("encryptionsalt:")]
+    if kept != lines:
+        config_file.write_text("".join(kept), encoding="utf-8")
+
+
+def _take_over(options: StackOptions, on_event: OnEvent | None) -> None:
+    """Remove the lock of a CLI that was killed, and end the plugins that it left: one may still be at a step."""
+    from observatory.pulumi_command import end_session  # noqa: PLC0415 - imports the SDK
+
+    for holder in clear_locks(options, on_event=on_event):
+        if not Path(f"/proc/{holder}").exists():  # else the number is somebody else's by now
+            end_session(holder)
 
 
 def _run(options: StackOptions, on_event: OnEvent | None, operate: Callable[[Any, Any], Any]) -> Result:
     from pulumi import automation  # noqa: PLC0415 - half a second that the embedded engine does not need
 
+    from observatory.pulumi_command import SessionCommand  # noqa: PLC0415 - imports the SDK
+
     started = time.monotonic()
     collector = _Collector(on_event or (lambda _event: None))
-    configuration = options.cwd / f"Pulumi.{options.stack}.yaml"
-    tracked = configuration.read_bytes()
+    configuration = options.config_file or options.cwd / f"Pulumi.{options.stack}.yaml"
+    forget_salt(configuration)
+    variables = {**environment(options.backend), "PULUMI_CONFIG_PASSPHRASE": options.passphrase}
+    command = SessionCommand()
     try:
-        variables = {**environment(options.backend), "PULUMI_CONFIG_PASSPHRASE": options.passphrase}
-        workspace = automation.LocalWorkspace(work_dir=str(options.cwd), env_vars=variables)
-        stack = automation.Stack.create_or_select(options.stack, workspace)
-        operate(stack, collector.take)
-        outputs = stack.outputs()
+        with command.stoppable():
+            workspace = automation.LocalWorkspace(work_dir=str(options.cwd), env_vars=variables, pulumi_command=command)
+            stack = automation.Stack.create_or_select(options.stack, workspace)
+            operate(stack, collector.take)
+            outputs = stack.outputs()
     except automation.errors.ConcurrentUpdateError as error:
         raise LockedError(_last_words(str(error))) from error
     except automation.errors.CommandError as error:
         raise _failure(collector, str(error)) from error
+    except Interrupted as error:
+        error.result = Result(steps=tuple(collector.steps))
+        raise
     finally:
-        # The CLI writes the salt, which the state holds already, into a file that is tracked.
-        if configuration.read_bytes() != tracked:
-            configuration.write_bytes(tracked)
+        forget_salt(configuration)
     return Result(
         steps=tuple(collector.steps),
         outputs={name: MASK if output.secret else output.value for name, output in outputs.items()},
@@ -93,6 +120,7 @@ class _Collector:
     def __init__(self, on_event: OnEvent) -> None:
         self.steps: list[Step] = []
         self.errors: list[str] = []
+        self.failed: Step | None = None
         self._on_event = on_event
         self._started: dict[str, float] = {}
 
@@ -102,8 +130,7 @@ class _Collector:
         elif event.res_outputs_event:
             self._finish(event.res_outputs_event.metadata)
         elif event.res_op_failed_event:
-            step = self._step(event.res_op_failed_event.metadata)
-            self._on_event(StepEvent(status="failed", step=step))
+            self._fail(event.res_op_failed_event.metadata)
         elif event.diagnostic_event and not event.diagnostic_event.ephemeral:
             self._diagnose(event.diagnostic_event)
 
@@ -115,6 +142,11 @@ class _Collector:
         step = self._step(metadata)
         self.steps.append(step)
         self._on_event(StepEvent(status="done", step=step))
+
+    def _fail(self, metadata: Any) -> None:
+        step = self._step(metadata)
+        self.failed = self.failed or step
+        self._on_event(StepEvent(status="failed", step=step))
 
     def _step(self, metadata: Any) -> Step:
         seconds = time.monotonic() - self._started.get(metadata.urn, time.monotonic())
@@ -129,7 +161,11 @@ class _Collector:
 
 
 def _failure(collector: _Collector, text: str) -> EngineError:
-    error = ProgramError("\n".join(dict.fromkeys(collector.errors)) or _last_words(text))
+    reason = "\n".join(dict.fromkeys(collector.errors)) or _last_words(text)
+    error: EngineError = ProgramError(reason)
+    if step := collector.failed:
+        message = f"{step.operation} {step.type} {step.name}: {reason}"
+        error = StepFailed(message, urn=step.urn, operation=step.operation, detail=reason)
     error.result = Result(steps=tuple(collector.steps))
     return error
 

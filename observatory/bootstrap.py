@@ -10,7 +10,7 @@ import secrets
 import tempfile
 from pathlib import Path
 
-from observatory import engine
+from observatory import automation, engine
 from observatory.delivery.rollout import FleetState, RolloutDocument
 from observatory.progress import Reporter, task
 from observatory.runtime import ensure_rootfs
@@ -93,15 +93,7 @@ def _make_passphrase(workspace: Workspace) -> None:
         return
     finally:
         Path(partial).unlink()
-    forget_salt(workspace.config_file)
-
-
-def forget_salt(config_file: Path) -> None:
-    """Drop the salt that the CLI wrote into a tracked file; the state has it too, see docs/adr/0005-salt.md."""
-    lines = config_file.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if not line.startswith("encryptionsalt:")]
-    if kept != lines:
-        config_file.write_text("".join(kept), encoding="utf-8")
+    automation.forget_salt(workspace.config_file)  # an earlier passphrase's would refuse this one
 
 
 def _make_rollout(workspace: Workspace, first: FirstRollout) -> None:

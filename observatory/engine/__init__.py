@@ -19,6 +19,7 @@ from observatory.engine.plan import DiagnosticEvent, Event, OnEvent, Result, Ste
 from observatory.engine.run import (
     ResourceRecord,
     StackOptions,
+    clear_locks,
     destroy,
     exists,
     init,
@@ -50,6 +51,7 @@ __all__ = [
     "StepEvent",
     "StepFailed",
     "UnsupportedError",
+    "clear_locks",
     "destroy",
     "exists",
     "init",

@@ -137,7 +137,7 @@ class StackFiles:
         Raises:
             LockedError: somebody else holds it.
         """
-        self._check_locks(warn)
+        self.clear_locks(warn)
         mine = self._locks / f"{uuid.uuid4()}.json"
         holder = {
             "pid": os.getpid(),
@@ -147,12 +147,18 @@ class StackFiles:
         }
         _write_atomically(mine, json.dumps(holder).encode())
         try:
-            self._check_locks(warn, mine)
+            self.clear_locks(warn, mine)
             yield
         finally:
             mine.unlink(missing_ok=True)
 
-    def _check_locks(self, warn: Callable[[str], None], mine: Path | None = None) -> None:
+    def clear_locks(self, warn: Callable[[str], None], mine: Path | None = None) -> tuple[int, ...]:
+        """Remove the locks whose process no longer runs on this host, with a warning, and return those processes.
+
+        Raises:
+            LockedError: somebody else than `mine` holds a lock.
+        """
+        gone: list[int] = []
         for path in sorted(self._locks.glob("*.json")):
             if path == mine:
                 continue
@@ -170,6 +176,8 @@ class StackFiles:
                 )
             path.unlink(missing_ok=True)
             warn(f"removed the lock left by {who}: that process is gone")
+            gone.append(holder["pid"])
+        return tuple(gone)
 
     def _check_layout(self) -> None:
         meta = self._bookkeeping / "meta.yaml"

@@ -152,6 +152,17 @@ def remove(options: StackOptions) -> None:
         files.remove()
 
 
+def clear_locks(options: StackOptions, *, on_event: OnEvent | None = None) -> tuple[int, ...]:
+    """Remove the locks that dead processes of this host left on the stack, and return those processes.
+
+    Raises:
+        LockedError: a run is under way.
+    """
+    _, files = _locate(options)
+    emit = Emitter(on_event)
+    return files.clear_locks(lambda text: emit(DiagnosticEvent(severity="warning", message=text)))
+
+
 def outputs(options: StackOptions, *, show_secrets: bool = False) -> dict[str, Any]:
     """Return the stack's outputs from the state, secrets masked unless asked for.
 

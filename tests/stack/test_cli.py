@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
 from tests.support.checkout import Checkout
 
 pytestmark = pytest.mark.cli
+CLI = ("--engine", "cli")
 
 
 def pulumi(checkout: Checkout, *arguments: str) -> str:
@@ -48,3 +53,53 @@ def test_the_command_runs_the_cli_where_it_finds_one(checkout: Checkout) -> None
     assert (checkout.root / "Pulumi.local.yaml").read_text().count("encryptionsalt") == 0
     checkout.run("down", "--yes")
     assert checkout.processes() == set()
+
+
+def workers(checkout: Checkout) -> dict[int, str]:
+    """Return the processes that work in the checkout, by what they run; the sandbox's daemons work elsewhere."""
+    found = {}
+    for pid in checkout.processes():
+        try:
+            if Path(f"/proc/{pid}/cwd").readlink().is_relative_to(checkout.root):
+                found[pid] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+    return {pid: command for pid, command in found.items() if not re.search(r"supervisord|bwrap", command)}
+
+
+def start_up(checkout: Checkout, until: str) -> subprocess.Popen[str]:
+    """Start `up` by the CLI, and return once it has begun the step."""
+    process = checkout.start("up", *CLI)
+    assert process.stderr
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if until in line:
+            return process
+    raise AssertionError("".join(said))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_up_ends_its_step_and_leaves_nothing_running(checkout: Checkout, number: signal.Signals) -> None:
+    process = start_up(checkout, "create Daemon patroni")
+    os.killpg(process.pid, number)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, said
+    assert f"interrupted by {number.name}" in said
+    assert "Exception" not in said
+    assert "Warning" not in said
+    assert workers(checkout) == {}
+    assert "encryptionsalt" not in (checkout.root / "Pulumi.local.yaml").read_text()
+    assert checkout.json("up", *CLI)["status"]["healthy"]
+
+
+def test_a_killed_up_is_carried_on_by_the_next(checkout: Checkout) -> None:
+    process = start_up(checkout, "create Daemon patroni")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    while any(command.startswith("pulumi ") for command in workers(checkout).values()):
+        time.sleep(0.02)  # it dies with its parent, a moment later
+    assert workers(checkout) != {}, "the plugins are left"
+    assert checkout.json("up", *CLI)["status"]["healthy"]
+    assert workers(checkout) == {}
+    assert "encryptionsalt" not in (checkout.root / "Pulumi.local.yaml").read_text()
