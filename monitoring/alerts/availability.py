@@ -74,7 +74,10 @@ DATABASE_DOWN = Alert(
             "Is the disk of the data directory full? PostgreSQL stops on a full one.",
         ),
         remedy=(
-            "Paused: `curl -X PATCH -d '{\"pause\": null}' http://127.0.0.1:18008/config`; it starts again.",
+            (
+                "Paused: `curl -u USER -X PATCH -d '{\"pause\": null}' http://127.0.0.1:18008/config` resumes; "
+                "user and password are in `etc/patroni/restapi.yaml` of the stack's home."
+            ),
             "Patroni or etcd gone: `observatory up` starts what is missing.",
             "A full disk: make room first, then start; never delete from `pg_wal`.",
         ),
