@@ -74,11 +74,10 @@ def forget_salt(config_file: Path) -> None:
 
 def _take_over(options: StackOptions, on_event: OnEvent | None) -> None:
     """Remove the lock of a CLI that was killed, and end the plugins that it left: one may still be at a step."""
-    from observatory.pulumi_command import end_session  # noqa: PLC0415 - imports the SDK
+    from observatory.pulumi_command import end_orphans  # noqa: PLC0415 - imports the SDK
 
     for holder in clear_locks(options, on_event=on_event):
-        if not Path(f"/proc/{holder}").exists():  # else the number is somebody else's by now
-            end_session(holder)
+        end_orphans(holder)
 
 
 def _run(options: StackOptions, on_event: OnEvent | None, operate: Callable[[Any, Any], Any]) -> Result:

@@ -112,6 +112,12 @@ def end_session(leader: int) -> None:
         time.sleep(0.01)
 
 
+def end_orphans(leader: int) -> None:
+    """Kill what is left of a dead leader's session; where the leader lives, the number is somebody else's by now."""
+    if leader not in _members(leader):
+        end_session(leader)
+
+
 def _members(leader: int) -> list[int]:
     """Return a session's processes, but for those that only wait to be reaped (proc_pid_stat(5): state, session)."""
     members = []

@@ -223,20 +223,23 @@ def _is_stale(holder: dict[str, Any]) -> bool:
         return False
     try:
         os.kill(holder["pid"], 0)
-        started = _start_time(holder["pid"])
+        state, started = _state(holder["pid"])
         locked = datetime.fromisoformat(holder["timestamp"]).timestamp()
     except ProcessLookupError:
         return True
     except (OSError, ValueError, KeyError):
         return False
-    return started is not None and started > locked + _CLOCK_TICK_MARGIN
+    return state == "Z" or started > locked + _CLOCK_TICK_MARGIN
 
 
-def _start_time(pid: int) -> float | None:
-    """Return when a process started, in seconds since the epoch, or None where /proc does not tell."""
+def _state(pid: int) -> tuple[str, float]:
+    """Return a process's state (Z: it ended, and its parent has not noticed) and when it started, since the epoch.
+
+    Both are nothing where /proc does not tell.
+    """
     try:
-        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
     except (OSError, StopIteration):
-        return None
-    return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
+        return "", 0.0
+    return fields[0], int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
