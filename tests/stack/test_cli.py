@@ -79,13 +79,12 @@ def start_up(checkout: Checkout, until: str) -> subprocess.Popen[str]:
     raise AssertionError("".join(said))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_up_ends_its_step_and_leaves_nothing_running(checkout: Checkout, number: signal.Signals) -> None:
+def test_a_stopped_up_ends_its_step_and_leaves_nothing_running(checkout: Checkout) -> None:
     process = start_up(checkout, "create Daemon patroni")
-    os.killpg(process.pid, number)
+    os.killpg(process.pid, signal.SIGTERM)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 130, said
-    assert f"interrupted by {number.name}" in said
+    assert "interrupted by SIGTERM" in said
     assert "Exception" not in said
     assert "Warning" not in said
     assert workers(checkout) == {}
