@@ -1,4 +1,4 @@
-"""The certificate authority of a stack that has no other: makes it, and issues server certificates.
+"""The certificate authority of a stack that has no other: makes it, and issues certificates to servers and clients.
 
 ECDSA on P-256, as the CA/Browser Forum's baseline allows. A certificate lives 90 days and is renewed in its last 30;
 the authority lives ten years. Keeping the keys is the caller's.
@@ -42,18 +42,24 @@ def make_authority(name: str) -> KeyPair:
     return _pair(builder.sign(key, hashes.SHA256()), key)
 
 
-def issue(authority: KeyPair, *, name: str, hosts: Sequence[str], days: int = CERTIFICATE_DAYS) -> KeyPair:
-    """Return a server certificate for `hosts` (names or addresses), signed by `authority`."""
+def issue(
+    authority: KeyPair, *, name: str, hosts: Sequence[str], client: bool = False, days: int = CERTIFICATE_DAYS
+) -> KeyPair:
+    """Return a server certificate for `hosts` (names or addresses), signed by `authority`.
+
+    With `client` its holder may also be the client of a server that wants a certificate.
+    """
     signer = x509.load_pem_x509_certificate(authority.certificate.encode())
     signing_key = cast(
         "ec.EllipticCurvePrivateKey", serialization.load_pem_private_key(authority.key.encode(), password=None)
     )
     key = ec.generate_private_key(ec.SECP256R1())
+    purposes = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if client else [])]
     builder = (
         _builder(_subject(name), signer.subject, key.public_key(), days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(sign_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         .add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()), critical=False)
     )

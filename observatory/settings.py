@@ -52,6 +52,7 @@ class Ports(Settings):
     patroni: Port = 18008
     etcd_client: Port = 12379
     etcd_peer: Port = 12380
+    etcd_metrics: Port = 12381
     blue: Port = 18100
     green: Port = 18200
     prometheus: Port = 19090

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -14,6 +15,36 @@ from components.local.certificates import CertificateProvider
 from observatory.certificates import KeyPair, issue, make_authority, renewal_is_due
 
 AUTHORITY = make_authority("test")
+
+
+def accepted(tmp_path: Path, pair: KeyPair) -> bool:
+    """Tell whether a real server that wants a client's certificate accepts `pair`."""
+    host = issue(AUTHORITY, name="server", hosts=["localhost"])
+    for name, file in (("server", host), ("client", pair)):
+        (tmp_path / name).write_text(file.certificate + file.key)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=AUTHORITY.certificate)
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.load_cert_chain(tmp_path / "server")
+    client = ssl.create_default_context(cadata=AUTHORITY.certificate)
+    client.load_cert_chain(tmp_path / "client")
+    ours, theirs = socket.socketpair()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError), client.wrap_socket(ours, server_hostname="localhost") as connection:
+            connection.recv(1)
+
+    connecting = threading.Thread(target=connect)
+    connecting.start()
+    try:
+        server.wrap_socket(theirs, server_side=True).close()
+    except ssl.SSLCertVerificationError:
+        return False
+    else:
+        return True
+    finally:
+        theirs.close()
+        connecting.join()
+        ours.close()
 
 
 def handshake(tmp_path: Path, pair: KeyPair, *, trusted: KeyPair, host: str) -> str:
@@ -47,6 +78,11 @@ def test_a_client_accepts_the_certificate_for_its_hosts(tmp_path: Path, host: st
     assert handshake(tmp_path, pair, trusted=AUTHORITY, host=host) == "TLSv1.3"
 
 
+def test_a_server_accepts_only_a_clients_certificate(tmp_path: Path) -> None:
+    assert accepted(tmp_path, issue(AUTHORITY, name="client", hosts=["localhost"], client=True))
+    assert not accepted(tmp_path, issue(AUTHORITY, name="client", hosts=["localhost"]))
+
+
 def test_a_client_refuses_another_host(tmp_path: Path) -> None:
     pair = issue(AUTHORITY, name="server", hosts=["localhost"])
     with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
@@ -77,6 +113,7 @@ def properties(days: int) -> dict[str, object]:
     return {
         "common_name": "server",
         "hosts": ["localhost"],
+        "client": False,
         "authority_certificate": AUTHORITY.certificate,
         "authority_key": AUTHORITY.key,
         "certificate": pair.certificate,
@@ -93,7 +130,7 @@ def test_up_renews_a_certificate_whose_end_is_near() -> None:
     assert not renewal_is_due(str(renewed["certificate"]))
 
 
-def test_another_authority_or_host_is_another_certificate() -> None:
+def test_another_authority_host_or_purpose_is_another_certificate() -> None:
     fresh = properties(90)
-    for change in ({"hosts": ["db"]}, {"authority_certificate": make_authority("new").certificate}):
+    for change in ({"hosts": ["db"]}, {"client": True}, {"authority_certificate": make_authority("new").certificate}):
         assert CertificateProvider().diff("server", fresh, {**fresh, **change}).changes

@@ -53,10 +53,11 @@ class CertificateProvider(ResourceProvider):
         return CreateResult(id_=props["common_name"], outs=_issued(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Renew in the last 30 days of its life, or when hosts or authority are others."""
+        """Renew in the last 30 days of its life, or when hosts, purpose or authority are others."""
         from observatory.certificates import renewal_is_due  # noqa: PLC0415 - only where it is used
 
-        same = all(_olds.get(key) == _news.get(key) for key in ("common_name", "hosts", "authority_certificate"))
+        decisive = ("common_name", "hosts", "client", "authority_certificate")
+        same = all(_olds.get(key) == _news.get(key) for key in decisive)
         return DiffResult(changes=not same or renewal_is_due(_olds["certificate"]))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
@@ -65,7 +66,7 @@ class CertificateProvider(ResourceProvider):
 
 
 class Certificate(Resource, module="local", name="Certificate"):
-    """A server certificate: `certificate` is public, `key` secret; both PEM."""
+    """A server's certificate, with `client` also a client's: `certificate` is public, `key` secret; both PEM."""
 
     certificate: pulumi.Output[str]
     key: pulumi.Output[str]
@@ -76,11 +77,13 @@ class Certificate(Resource, module="local", name="Certificate"):
         *,
         authority: Authority,
         hosts: Sequence[str] = HOSTS,
+        client: bool = False,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         props = {
             "common_name": name,
             "hosts": list(hosts),
+            "client": client,
             "authority_certificate": authority.certificate,
             "authority_key": authority.key,
             "certificate": None,
@@ -94,5 +97,5 @@ def _issued(props: dict[str, Any]) -> dict[str, Any]:
     from observatory.certificates import KeyPair, issue  # noqa: PLC0415 - only where it is used
 
     authority = KeyPair(certificate=props["authority_certificate"], key=props["authority_key"])
-    made = issue(authority, name=props["common_name"], hosts=props["hosts"])
+    made = issue(authority, name=props["common_name"], hosts=props["hosts"], client=props["client"])
     return {**without_provider(props), "certificate": made.certificate, "key": made.key}

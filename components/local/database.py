@@ -16,8 +16,7 @@ from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider,
 from components.local.certificates import Authority, Certificate
 from components.local.machine import Daemon, Machine, without_provider
 from components.local.secrets import Password
-from observatory.nodes import Paths, pgbouncer, postgres
-from observatory.nodes.etcd import etcd
+from observatory.nodes import Paths, etcd, pgbouncer, postgres
 from observatory.nodes.pgbackrest import cipher_file, cipher_section
 from observatory.nodes.pgbouncer import user_line, users_file
 from observatory.nodes.postgres import (
@@ -63,7 +62,14 @@ class Database(pulumi.ComponentResource):
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:local:Database", name, None, opts)
         settings, paths, child = args.settings, Paths(), self._child
-        store = Daemon("etcd", machine=args.machine, unit=etcd(settings, paths), opts=child(args.machine))
+        trusted = {authority_file(paths): args.authority.certificate}
+        store = Daemon(
+            "etcd",
+            machine=args.machine,
+            unit=etcd.etcd(settings, paths),
+            secret_files={**trusted, **self._certificate(etcd.SERVER, args.authority, paths, client=True)},
+            opts=child(args.machine),
+        )
         cipher = Password("backup-passphrase", opts=pulumi.ResourceOptions(parent=self)).value
         api_password = Password("patroni-api", opts=pulumi.ResourceOptions(parent=self)).value
         node = Daemon(
@@ -73,8 +79,9 @@ class Database(pulumi.ComponentResource):
             secret_files={
                 cipher_file(paths): cipher.apply(cipher_section),
                 api_credentials_file(paths): api_password.apply(api_credentials),
-                authority_file(paths): args.authority.certificate,
+                **trusted,
                 **self._certificate(postgres.SERVER, args.authority, paths),
+                **self._certificate(postgres.STORE_CLIENT, args.authority, paths, client=True),
             },
             opts=child(args.machine, store),
         )
@@ -116,9 +123,11 @@ class Database(pulumi.ComponentResource):
         )
         self.register_outputs({"admin_url": self.admin_url, "url": self.url})
 
-    def _certificate(self, server: str, authority: Authority, paths: Paths) -> dict[str, pulumi.Output[str]]:
-        """Return the files of a server's new certificate."""
-        made = Certificate(server, authority=authority, opts=pulumi.ResourceOptions(parent=self))
+    def _certificate(
+        self, server: str, authority: Authority, paths: Paths, *, client: bool = False
+    ) -> dict[str, pulumi.Output[str]]:
+        """Return the files of a server's new certificate, with `client` also a client's."""
+        made = Certificate(server, authority=authority, client=client, opts=pulumi.ResourceOptions(parent=self))
         return {certificate_file(paths, server): made.certificate, key_file(paths, server): made.key}
 
     def _child(self, machine: Machine, *after: pulumi.Resource) -> pulumi.ResourceOptions:

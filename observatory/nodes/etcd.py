@@ -1,26 +1,42 @@
-"""etcd: the distributed configuration store in which Patroni keeps the leader's lease."""
+"""etcd: the distributed configuration store in which Patroni keeps the leader's lease.
+
+Who writes there commands Patroni, so etcd takes only clients and peers with a certificate of the stack's authority that
+is a client's. Health and metrics are read over plain HTTP, on a port that serves nothing else.
+"""
 
 from __future__ import annotations
 
 import yaml
 
+from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.nodes.unit import HttpReady, Paths, Unit
 from observatory.settings import StackSettings
+
+SERVER = "etcd"  # of the certificate; etcd's HTTP gateway is also a client, of etcd itself
 
 
 def etcd(settings: StackSettings, paths: Paths) -> Unit:
     """Return the single etcd member of a one-node stack, on loopback."""
     ports = settings.ports
-    client, peer = f"http://127.0.0.1:{ports.etcd_client}", f"http://127.0.0.1:{ports.etcd_peer}"
+    client, peer = f"https://127.0.0.1:{ports.etcd_client}", f"https://127.0.0.1:{ports.etcd_peer}"
+    mutual_tls = {
+        "trusted-ca-file": authority_file(paths),
+        "cert-file": certificate_file(paths, SERVER),
+        "key-file": key_file(paths, SERVER),
+        "client-cert-auth": True,
+    }
     config = {
         "name": "node1",
         "data-dir": f"{paths.data}/etcd",
         "listen-client-urls": client,
         "advertise-client-urls": client,
+        "listen-metrics-urls": f"http://127.0.0.1:{ports.etcd_metrics}",
         "listen-peer-urls": peer,
         "initial-advertise-peer-urls": peer,
         "initial-cluster": f"node1={peer}",
         "initial-cluster-state": "new",
+        "client-transport-security": dict(mutual_tls),
+        "peer-transport-security": dict(mutual_tls),
         "auto-compaction-mode": "periodic",
         "auto-compaction-retention": "1h",
         "logger": "zap",
@@ -30,9 +46,9 @@ def etcd(settings: StackSettings, paths: Paths) -> Unit:
     return Unit(
         name="etcd",
         command=("/usr/bin/etcd", "--config-file", file),
-        ready=HttpReady(port=ports.etcd_client, path="/health"),
+        ready=HttpReady(port=ports.etcd_metrics, path="/health"),
         priority=10,
-        ports={"ports.etcd_client": ports.etcd_client, "ports.etcd_peer": ports.etcd_peer},
+        ports={f"ports.{name}": getattr(ports, name) for name in ("etcd_client", "etcd_peer", "etcd_metrics")},
         files={file: yaml.safe_dump(config, sort_keys=False)},
         directories=(f"{paths.data}/etcd",),
     )

@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 
 from observatory.nodes.pgbackrest import archive_command, pgbackrest_files, repository
-from observatory.nodes.tls import certificate_file, key_file
+from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.nodes.unit import HttpReady, Paths, Unit
 from observatory.settings import StackSettings
 
 SERVER = "postgres"  # of the certificate
+STORE_CLIENT = "patroni"  # of the certificate that Patroni shows to etcd
 MONITOR_ROLE = "monitor"  # whom the exporter logs in as
 API_USER = "operator"  # who may change anything over Patroni's REST API; reading it is open
 BIN = "/usr/lib/postgresql/17/bin"
@@ -129,7 +130,13 @@ def patroni(settings: StackSettings, paths: Paths) -> Unit:
         "scope": "observatory",
         "name": "node1",
         "restapi": {"listen": f"127.0.0.1:{ports.patroni}", "connect_address": f"127.0.0.1:{ports.patroni}"},
-        "etcd3": {"host": f"127.0.0.1:{ports.etcd_client}"},
+        "etcd3": {
+            "host": f"127.0.0.1:{ports.etcd_client}",
+            "protocol": "https",
+            "cacert": authority_file(paths),
+            "cert": certificate_file(paths, STORE_CLIENT),
+            "key": key_file(paths, STORE_CLIENT),
+        },
         "bootstrap": {
             "dcs": dynamic_configuration(settings),
             "initdb": [

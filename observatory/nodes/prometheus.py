@@ -86,7 +86,7 @@ def _targets(job: Job, ports: Ports, instances: Mapping[FleetName, tuple[int, ..
         return list(_storage_targets(instances))
     port_of = {
         "alertmanager": ports.alertmanager,
-        "etcd": ports.etcd_client,
+        "etcd": ports.etcd_metrics,
         "haproxy": ports.balancer_stats,
         "haproxy-weights": ports.balancer_stats,
         "node": ports.node_exporter,

@@ -77,6 +77,14 @@ def test_the_first_rule_that_matches_an_operator_over_tcp_rejects() -> None:
     assert over_tcp[0].endswith("reject")
 
 
+def test_nobody_talks_to_etcd_without_a_certificate() -> None:
+    config = yaml.safe_load(etcd(SETTINGS, PATHS).files["/srv/etc/etcd/etcd.yaml"])
+    assert config["client-transport-security"]["client-cert-auth"]
+    assert config["peer-transport-security"]["client-cert-auth"]
+    plain = [key for key, value in config.items() if "http://" in str(value)]
+    assert plain == ["listen-metrics-urls"]
+
+
 def test_patroni_reads_its_apis_password_from_a_file_that_is_not_the_units() -> None:
     unit, secret = patroni(SETTINGS, PATHS), api_credentials_file(PATHS)
     assert unit.command[-1] == str(PurePosixPath(secret).parent)

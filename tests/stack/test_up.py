@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import socket
@@ -166,6 +167,37 @@ def test_patroni_takes_no_change_from_just_anybody(
         before = api.get("/config").json()
         assert api.request(method, path, json=body).status_code == 401
         assert api.get("/config").json() == before
+
+
+def leader(stack: Checkout, certificate: str | None) -> httpx.Response:
+    """Ask etcd who leads PostgreSQL, with one of the certificates that the stack's authority has signed."""
+    trusted, tls = stack.trusted(), stack.home / "etc/tls"
+    if certificate:
+        trusted.load_cert_chain(tls / f"{certificate}.crt", tls / f"{certificate}.key")
+    key = base64.b64encode(b"/service/observatory/leader").decode()
+    url = f"https://127.0.0.1:{stack.ports()['etcd_client']}/v3/kv/range"
+    return httpx.post(url, json={"key": key}, verify=trusted)
+
+
+def test_etcd_answers_patroni(stack: Checkout) -> None:
+    [found] = leader(stack, "patroni").raise_for_status().json()["kvs"]
+    assert base64.b64decode(found["value"]) == b"node1"
+
+
+@pytest.mark.parametrize(
+    ("certificate", "alert"), [(None, "certificate required"), ("pgbouncer", "bad certificate")], ids=str
+)
+def test_etcd_answers_no_one_without_a_clients_certificate(
+    stack: Checkout, certificate: str | None, alert: str
+) -> None:
+    with pytest.raises(httpx.TransportError, match=alert):
+        leader(stack, certificate)
+
+
+def test_etcds_open_port_serves_no_keys(stack: Checkout) -> None:
+    with httpx.Client(base_url=f"http://127.0.0.1:{stack.ports()['etcd_metrics']}") as api:
+        assert api.get("/metrics").status_code == 200
+        assert api.post("/v3/kv/range", json={"key": "AA==", "range_end": "AA=="}).status_code == 404
 
 
 @pytest.mark.parametrize("door", ["postgres", "pgbouncer"])
