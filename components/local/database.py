@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 OWNER = "migrator"
 NOT_RESTARTED = """PostgreSQL did not come back with the changed settings: {answer}
 See log/patroni.log below the stack's home, put the setting right (database.*) and run `observatory up` again."""
+SHARED_PATIENCE = 30  # seconds: parameters that nodes share nearly always need a restart, so wait for the word
+REFUSAL_PATIENCE = 20  # seconds in which Patroni may be busy with something else
 RESTART_DEADLINE = 60  # seconds for PostgreSQL to come back with parameters that need a restart
 
 
@@ -154,8 +156,10 @@ class ClusterConfigurationProvider(ResourceProvider):
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Set the configuration, and restart PostgreSQL where it waits for that."""
         _configure(_news)
-        if any(_olds.get(key) != _news.get(key) for key in ("configuration", "node")):
-            _restart_where_pending(_news)
+        if _olds.get("configuration") != _news.get("configuration"):
+            _restart_where_pending(_news, patience=SHARED_PATIENCE)
+        elif _olds.get("node") != _news.get("node"):
+            _restart_where_pending(_news, patience=2 * LOOP_WAIT)
         return UpdateResult(outs=without_provider(_news))
 
 
@@ -255,17 +259,22 @@ def _configure(props: dict[str, Any]) -> None:
             api.patch("/config", json=wanted).raise_for_status()
 
 
-def _restart_where_pending(props: dict[str, Any]) -> None:
-    """Restart PostgreSQL when Patroni, within two of its rounds, says that a parameter waits for it."""
-    deadline = time.monotonic() + 2 * LOOP_WAIT
+def _restart_where_pending(props: dict[str, Any], *, patience: float) -> None:
+    """Restart PostgreSQL when Patroni, within `patience` seconds, says that a parameter waits for it."""
+    refusal, deadline = "", time.monotonic() + patience
     with _patroni(props) as api:
         while time.monotonic() < deadline:
-            if api.get("/patroni").json().get("pending_restart"):
+            node = api.get("/patroni").json()
+            if node.get("pending_restart"):
                 answer = api.post("/restart", json={"restart_pending": True}, timeout=RESTART_DEADLINE)
-                if answer.is_error:
-                    raise RuntimeFault(NOT_RESTARTED.format(answer=answer.text))
-                return
+                if not answer.is_error:
+                    return
+                if not refusal:  # Patroni may be at something else, such as a promotion: ask again for a while
+                    deadline = time.monotonic() + REFUSAL_PATIENCE
+                refusal = answer.text
             time.sleep(0.2)
+    if refusal:
+        raise RuntimeFault(NOT_RESTARTED.format(answer=refusal))
 
 
 def _patroni(props: dict[str, Any]) -> httpx.Client:

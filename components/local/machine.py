@@ -169,7 +169,7 @@ def _run(props: Mapping[str, Any], *, files_changed: bool, rebind: bool) -> None
 
 
 def _reload(sandbox: Sandbox, unit: Unit, *, rebind: bool) -> None:
-    if unit.reload_signal and not rebind:
+    if unit.reload_signal and (unit.reload_rebinds or not rebind):
         sandbox.supervisor.signal(unit.name, unit.reload_signal)
     else:
         sandbox.supervisor.restart(unit.name)

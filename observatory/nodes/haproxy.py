@@ -53,6 +53,7 @@ def haproxy(
         },
         files={f"{directory}/haproxy.cfg": config, f"{directory}/weights.map": weights_map(weights)},
         reload_signal="USR2",
+        reload_rebinds=True,
         stop_signal="USR1",  # finish what is in flight
         stop_seconds=settings.fleets.drain_seconds + 5,
     )

@@ -173,6 +173,7 @@ def patroni(settings: StackSettings, paths: Paths) -> Unit:
         },
         directories=(paths.postgres_socket, repository(paths)),
         reload_signal="HUP",
+        reload_rebinds=True,
         stop_signal="INT",  # Patroni stops PostgreSQL in fast mode and gives its lease back
         stop_seconds=60,
         settle_seconds=90,

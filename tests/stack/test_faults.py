@@ -282,7 +282,9 @@ def test_a_failing_up_under_load_loses_nothing(checkout: Checkout) -> None:
 def test_changed_settings_take_effect_on_a_stack_that_is_up(checkout: Checkout) -> None:
     """Among them some that need a restart of PostgreSQL, another port, and another size of the fleets."""
     checkout.run("up", *EMBEDDED)
-    moved = free_ports()
+    moved = free_ports() | {
+        name: port for name, port in checkout.ports().items() if name.startswith(("etcd", "patroni"))
+    }
     checkout.configure(database={"shared_buffers_mb": 64, "max_connections": 50}, fleets={"size": 2}, ports=moved)
     status = checkout.json("up", *EMBEDDED)["status"]
     assert status["healthy"]

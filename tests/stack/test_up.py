@@ -261,7 +261,7 @@ def test_the_service_is_let_into_the_cache(stack: Checkout, fleet: str) -> None:
 
 def test_the_first_traces_are_there(stack: Checkout) -> None:
     with admin(stack) as connection:
-        assert one(connection, "SELECT count(*) FROM llm_traces WHERE environment = 'demonstration'") == 1000
+        assert one(connection, "SELECT count(*) FROM llm_traces WHERE environment = 'demonstration'") >= 1000
 
 
 def test_all_traffic_goes_to_the_active_fleet_whatever_the_client_asks(stack: Checkout) -> None:
