@@ -1,7 +1,4 @@
-"""The public library: what `observatory` does, for CI to call without a command line.
-
-Wires settings, engine, runtime and service build together. Nothing here prints; progress goes to a `Reporter`.
-"""
+"""Bringing a stack up, looking at it, and taking it down."""
 
 from __future__ import annotations
 

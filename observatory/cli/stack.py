@@ -1,62 +1,32 @@
-"""The command `observatory`: parses, shows progress, prints, and chooses the exit code. Nothing else.
-
-Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 refused, nothing changed; 130 interrupted.
-"""
+"""The commands that bring a stack up, look at it, and take it down."""
 
 from __future__ import annotations
 
-import errno
-import itertools
 import json
 import shlex
-import sys
-from enum import StrEnum
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from observatory import operations
-from observatory.bootstrap import OperationError
 from observatory.bootstrap import bootstrap as make_ready
-from observatory.console import ConsoleReporter, answer, complain, show_live, table
-from observatory.delivery.releases import ReleaseError
-from observatory.delivery.rollout import RolloutError
-from observatory.demonstration import DemonstrationError
-from observatory.engine import ConfigError, EngineError, Interrupted, LockedError, Result
-from observatory.operations import Status, UpResult
-from observatory.runtime import PortInUse, RuntimeFault
-from observatory.settings import SettingsError
-from service.build import BuildError
-
-DONE, FAILED, WRONG_USAGE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
-
-
-class Output(StrEnum):
-    """What the answer looks like."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-class Engine(StrEnum):
-    """Which engine runs the program."""
-
-    AUTO = "auto"
-    CLI = "cli"
-    EMBEDDED = "embedded"
-
-
-app = typer.Typer(
-    help="Deploys and operates the storage layer of an LLM-observability product.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
+from observatory.cli.app import (
+    DONE,
+    FAILED,
+    Engine,
+    EngineOption,
+    EnvironmentOption,
+    Output,
+    OutputOption,
+    app,
+    confirm,
+    print_json,
 )
-EnvironmentOption = Annotated[str, typer.Option("--environment", "-e", help="The stack.")]
-OutputOption = Annotated[Output, typer.Option("--output", help="json: one document on stdout, nothing else.")]
-EngineOption = Annotated[Engine, typer.Option(help="auto: the Pulumi CLI where it is on PATH, else the embedded one.")]
+from observatory.console import ConsoleReporter, answer, show_live, table
+from observatory.engine import Result
+from observatory.operations import Status, UpResult
 
 
 @app.command()
@@ -68,7 +38,7 @@ def up(
     with ConsoleReporter() as report:
         done = operations.up(workspace, choice=engine.value, report=report)
     if output is Output.JSON:
-        _print_json({**_result_json(done.result), "engine": done.engine, "status": _status_json(done.status)})
+        print_json({**_result_json(done.result), "engine": done.engine, "status": _status_json(done.status)})
     else:
         answer(_status_view(done.status))
         _print_demonstration(done)
@@ -85,7 +55,7 @@ def preview(
     with ConsoleReporter() as report:
         result = operations.preview(operations.open_workspace(environment), choice=engine.value, report=report)
     if output is Output.JSON:
-        _print_json(_result_json(result))
+        print_json(_result_json(result))
         return
     steps = [step for step in result.steps if step.operation not in ("same", "refresh")]
     if steps:
@@ -105,11 +75,11 @@ def down(
     """Stop and remove the stack."""
     workspace = operations.open_workspace(environment)
     if not (yes or keep_data):
-        _confirm(f"Remove the stack {environment!r} with all its data?")
+        confirm(f"Remove the stack {environment!r} with all its data?")
     with ConsoleReporter() as report:
         operations.down(workspace, keep_data=keep_data, choice=engine.value, report=report)
     if output is Output.JSON:
-        _print_json({"stopped": True, "removed": not keep_data})
+        print_json({"stopped": True, "removed": not keep_data})
         return
     answer("Stopped; `observatory up` goes on where it was." if keep_data else "Stopped and removed.")
 
@@ -128,7 +98,7 @@ def status(
         show_live(lambda: _status_view(operations.status(workspace)))
     found = operations.status(workspace)
     if output is Output.JSON:
-        _print_json(_status_json(found))
+        print_json(_status_json(found))
     else:
         answer(_status_view(found))
     raise typer.Exit(DONE if found.healthy else FAILED)
@@ -147,7 +117,7 @@ def outputs(
         known = ", ".join(values) or "none, the stack is not up"
         raise typer.BadParameter(f"no output {name!r} (there are: {known})")
     if output is Output.JSON:
-        _print_json(dict(values) if name is None else values[name])
+        print_json(dict(values) if name is None else values[name])
     elif name is not None:
         print(_plain(values[name]))  # noqa: T201 - bare, for $(...)
     else:
@@ -159,7 +129,7 @@ def env(environment: EnvironmentOption = "local", output: OutputOption = Output.
     """Print the environment for a plain `pulumi` on the same state: eval "$(observatory env)"."""
     variables = operations.environment(operations.open_workspace(environment))
     if output is Output.JSON:
-        _print_json(variables)
+        print_json(variables)
         return
     for key, value in variables.items():
         print(f"export {key}={shlex.quote(value)}")  # noqa: T201 - for eval
@@ -172,63 +142,7 @@ def bootstrap(environment: EnvironmentOption = "local", output: OutputOption = O
     with ConsoleReporter() as report:
         make_ready(workspace, report)
     if output is Output.JSON:
-        _print_json({"backend": str(workspace.backend), "releases": workspace.releases.versions()})
-
-
-REMEDIES = {
-    errno.ENOSPC: "; free some disk and run the command again",
-    errno.EROFS: "; the checkout must be writable",
-    errno.EACCES: "; the checkout must be yours",
-}
-EXIT_CODES: dict[type[BaseException], int] = {
-    SettingsError: WRONG_USAGE,
-    OperationError: WRONG_USAGE,
-    ConfigError: WRONG_USAGE,
-    LockedError: REFUSED,
-    PortInUse: REFUSED,
-    Interrupted: INTERRUPTED,
-    EngineError: FAILED,
-    RuntimeFault: FAILED,
-    RolloutError: FAILED,
-    ReleaseError: FAILED,
-    BuildError: FAILED,
-    DemonstrationError: FAILED,
-}
-
-
-def main() -> None:
-    """Run the command and end the process with its exit code."""
-    try:
-        app(standalone_mode=True)
-    except tuple(EXIT_CODES) as error:
-        # The most particular class decides: a locked stack is an engine's error too.
-        code = next(EXIT_CODES[kind] for kind in type(error).mro() if kind in EXIT_CODES)
-        _end(str(error), type(error).__name__, code)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        _end(f"{place}{error.strerror or error}{REMEDIES.get(error.errno or 0, '')}", "OSError", FAILED)
-    except KeyboardInterrupt:
-        _end("interrupted; run the command again, it goes on where it was", "Interrupted", INTERRUPTED)
-
-
-def _end(message: str, kind: str, code: int) -> NoReturn:
-    """Tell what went wrong, to people and, where they asked for JSON, to programs; end the process."""
-    complain(message)
-    if {"--output=json"} & set(sys.argv) or ("--output", "json") in itertools.pairwise(sys.argv):
-        _print_json({"error": {"kind": kind, "message": message}, "exit_code": code})
-    sys.exit(code)
-
-
-def _confirm(question: str) -> None:
-    if not sys.stdin.isatty():
-        complain(f"{question} Say --yes to do it without a terminal.")
-        raise typer.Exit(REFUSED)
-    if not typer.confirm(question):
-        raise typer.Exit(REFUSED)
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, default=str))  # noqa: T201 - the answer
+        print_json({"backend": str(workspace.backend), "releases": workspace.releases.versions()})
 
 
 def _result_json(result: Result) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""The command `observatory`: parses, shows progress, prints, and chooses the exit code. Nothing else.
+
+One module for each group of commands; importing it registers them.
+Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 refused, nothing changed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import sys
+from typing import NoReturn
+
+from observatory.bootstrap import OperationError
+from observatory.cli import stack  # noqa: F401 - registers its commands
+from observatory.cli.app import FAILED, INTERRUPTED, REFUSED, WRONG_USAGE, app, print_json
+from observatory.console import complain
+from observatory.delivery.releases import ReleaseError
+from observatory.delivery.rollout import RolloutError
+from observatory.demonstration import DemonstrationError
+from observatory.engine import ConfigError, EngineError, Interrupted, LockedError
+from observatory.runtime import PortInUse, RuntimeFault
+from observatory.settings import SettingsError
+from service.build import BuildError
+
+REMEDIES = {
+    errno.ENOSPC: "; free some disk and run the command again",
+    errno.EROFS: "; the checkout must be writable",
+    errno.EACCES: "; the checkout must be yours",
+}
+EXIT_CODES: dict[type[BaseException], int] = {
+    SettingsError: WRONG_USAGE,
+    OperationError: WRONG_USAGE,
+    ConfigError: WRONG_USAGE,
+    LockedError: REFUSED,
+    PortInUse: REFUSED,
+    Interrupted: INTERRUPTED,
+    EngineError: FAILED,
+    RuntimeFault: FAILED,
+    RolloutError: FAILED,
+    ReleaseError: FAILED,
+    BuildError: FAILED,
+    DemonstrationError: FAILED,
+}
+
+
+def main() -> None:
+    """Run the command and end the process with its exit code."""
+    try:
+        app(standalone_mode=True)
+    except tuple(EXIT_CODES) as error:
+        # The most particular class decides: a locked stack is an engine's error too.
+        code = next(EXIT_CODES[kind] for kind in type(error).mro() if kind in EXIT_CODES)
+        _end(str(error), type(error).__name__, code)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _end(f"{place}{error.strerror or error}{REMEDIES.get(error.errno or 0, '')}", "OSError", FAILED)
+    except KeyboardInterrupt:
+        _end("interrupted; run the command again, it goes on where it was", "Interrupted", INTERRUPTED)
+
+
+def _end(message: str, kind: str, code: int) -> NoReturn:
+    """Tell what went wrong, to people and, where they asked for JSON, to programs; end the process."""
+    complain(message)
+    if {"--output=json"} & set(sys.argv) or ("--output", "json") in itertools.pairwise(sys.argv):
+        print_json({"error": {"kind": kind, "message": message}, "exit_code": code})
+    sys.exit(code)
