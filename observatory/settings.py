@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from observatory.cron import Cron
 from observatory.delivery.rollout import FleetName
 
 PROJECT = "llm-observatory"
@@ -27,6 +28,14 @@ VERSION_PATTERN = r"^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?
 Port = Annotated[int, Field(ge=1024, le=65535, description="a TCP port that a non-root process may bind")]
 Seconds = Annotated[int, Field(ge=0, le=3600)]
 FLEETS: tuple[FleetName, FleetName] = ("blue", "green")
+
+
+def _checked_cron(text: str) -> str:
+    Cron.parse(text)
+    return text
+
+
+CronText = Annotated[str, AfterValidator(_checked_cron)]
 
 
 class SettingsError(Exception):
@@ -86,6 +95,21 @@ class Backups(Settings):
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
 
 
+class Logs(Settings):
+    """Logs are rotated each day, and earlier past `rotate_mb` MiB; rotated ones are kept for `retention_days`."""
+
+    rotate_mb: Annotated[int, Field(ge=1, le=1000)] = 10
+    retention_days: Annotated[int, Field(ge=1, le=3650)] = 14
+
+
+class Schedule(Settings):
+    """When the jobs of the host run: cron expressions (minute, hour, day of month, month, day of week) in UTC."""
+
+    backup_full: CronText = "30 1 * * sun"
+    backup_differential: CronText = "30 1 * * mon-sat"
+    log_rotation: CronText = "17 * * * *"
+
+
 class Fleets(Settings):
     """Size of each fleet, connections of each instance, and seconds that requests in flight get at a stop."""
 
@@ -109,6 +133,8 @@ class StackSettings(Settings):
     database: Database = Database()
     cache: Cache = Cache()
     backups: Backups = Backups()
+    logs: Logs = Logs()
+    schedule: Schedule = Schedule()
     fleets: Fleets = Fleets()
     first_rollout: FirstRollout = FirstRollout()
 

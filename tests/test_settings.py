@@ -43,6 +43,10 @@ def test_values_are_taken_from_the_projects_namespace_only(tmp_path: Path) -> No
             "Pulumi.local.yaml:2: llm-observatory:platform: input should be 'local'",
         ),
         (
+            "  llm-observatory:schedule:\n    backup_full: 30 25 * * sun\n",
+            "Pulumi.local.yaml:3: llm-observatory:schedule.backup_full: hour '25' is not within 0-23",
+        ),
+        (
             "  llm-observatory:first_rollout:\n    version: 1.0\n",
             "Pulumi.local.yaml:3: llm-observatory:first_rollout.version",
         ),

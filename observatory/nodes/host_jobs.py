@@ -1,0 +1,59 @@
+"""The jobs of the host: what has to be done again and again, and when.
+
+One list for every platform: `observatory scheduler` runs it on `local`, systemd's timers do on AWS
+(`observatory.nodes.timers`). Jobs inside the database are pg_cron's or TimescaleDB's.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from observatory.cron import Cron
+from observatory.settings import StackSettings
+
+HOUR = 3600
+
+
+class HostJob(BaseModel):
+    """One job: `command` are the arguments of `observatory`; past `timeout` seconds it is ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    description: str
+    command: tuple[str, ...]
+    cron: str
+    timeout: int = Field(gt=0)
+
+    @property
+    def calendar(self) -> Cron:
+        """Return when the job runs."""
+        return Cron.parse(self.cron)
+
+
+def host_jobs(settings: StackSettings) -> tuple[HostJob, ...]:
+    """Return the jobs of a stack."""
+    schedule = settings.schedule
+    return (
+        HostJob(
+            name="backup-full",
+            description="Full backup of the database",
+            command=("backup", "create", "--type", "full"),
+            cron=schedule.backup_full,
+            timeout=12 * HOUR,
+        ),
+        HostJob(
+            name="backup-differential",
+            description="Backup of what has changed since the last full one",
+            command=("backup", "create", "--type", "differential"),
+            cron=schedule.backup_differential,
+            timeout=6 * HOUR,
+        ),
+        HostJob(
+            name="log-rotation",
+            description="Rotation of the daemons' logs",
+            command=("logs", "rotate"),
+            cron=schedule.log_rotation,
+            timeout=600,
+        ),
+    )

@@ -1,0 +1,51 @@
+"""The jobs of the host, and systemd's units of them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from observatory.nodes.host_jobs import host_jobs
+from observatory.nodes.timers import timer_files
+from observatory.settings import Schedule, StackSettings
+
+JOBS = host_jobs(StackSettings())
+
+
+def test_names_are_unique_and_every_setting_is_a_jobs_time() -> None:
+    assert len({job.name for job in JOBS}) == len(JOBS)
+    assert {job.cron for job in JOBS} == set(Schedule().model_dump().values())
+
+
+def test_a_schedule_in_the_settings_is_the_jobs() -> None:
+    jobs = host_jobs(StackSettings(schedule=Schedule(backup_full="5 4 1 * *")))
+    assert next(job for job in jobs if job.name == "backup-full").cron == "5 4 1 * *"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    program = shutil.which("true")
+    assert program
+    files = timer_files(JOBS, stack="staging", program=program, directory="/", user="root", units=str(tmp_path))
+    for path, text in files.items():
+        Path(path).write_text(text)
+    assert len(files) == 2 * len(JOBS)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *files],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_a_unit_runs_the_job_as_the_scheduler_does() -> None:
+    files = timer_files(JOBS, stack="production", program="/opt/bin/observatory", directory="/opt", user="observatory")
+    service = files["/etc/systemd/system/observatory-backup-full.service"]
+    assert "ExecStart=/opt/bin/observatory scheduler run backup-full --environment production\n" in service
+    assert "OnCalendar=Sun *-*-* 1:30:00 UTC\n" in files["/etc/systemd/system/observatory-backup-full.timer"]
+    assert "\nPersistent=true\n" in files["/etc/systemd/system/observatory-backup-full.timer"]
