@@ -7,6 +7,7 @@ from pathlib import Path
 
 from observatory.delivery.releases import ReleaseStore
 from observatory.delivery.rollout import FileRolloutStore
+from observatory.runtime import Sandbox, rootfs_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,11 @@ class Workspace:
     def cache(self) -> Path:
         """The root filesystem and the tools that build it; kept by `down`."""
         return self.directory / "cache"
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """Where the daemons of the `local` stack run."""
+        return Sandbox(self.home, rootfs_path(self.cache))
 
     @property
     def config_file(self) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +9,11 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
 
 from components.local.machine import Machine, sandbox_of, without_provider
+from observatory.backups import BackupType, create_backup, create_stanza, list_backups
 from observatory.nodes import Paths
-from observatory.nodes.pgbackrest import command, repository
-from observatory.runtime import RuntimeFault, Sandbox
+from observatory.nodes.pgbackrest import repository
 
-TIMEOUT_S = 600
+FIRST_BACKUP_SECONDS = 600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +44,9 @@ class StanzaProvider(ResourceProvider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Make what is missing."""
         sandbox = sandbox_of(props)
-        _pgbackrest(sandbox, "stanza-create")
-        if not _backups(sandbox):
-            _pgbackrest(sandbox, "backup", "--type=full")
+        create_stanza(sandbox)
+        if not list_backups(sandbox):
+            create_backup(sandbox, BackupType.FULL, timeout=FIRST_BACKUP_SECONDS)
         return CreateResult(id_="observatory", outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
@@ -61,22 +60,3 @@ class Stanza(Resource, module="local", name="Stanza"):
 
     def __init__(self, name: str, *, machine: Machine, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__(StanzaProvider(), name, {"home": machine.home, "rootfs": machine.rootfs}, opts)
-
-
-def _backups(sandbox: Sandbox) -> list[dict[str, Any]]:
-    """Return the finished backups of the stanza."""
-    told = json.loads(_pgbackrest(sandbox, "info", "--output=json"))
-    return [backup for stanza in told for backup in stanza["backup"]]
-
-
-def _pgbackrest(sandbox: Sandbox, *arguments: str) -> str:
-    """Run a pgBackRest command and return what it printed.
-
-    Raises:
-        RuntimeFault: it failed; the message ends with its last lines.
-    """
-    done = sandbox.run(command(Paths(), *arguments), timeout=TIMEOUT_S, check=False)
-    if done.returncode:
-        lines = "\n".join((done.stdout + done.stderr).splitlines()[-10:])
-        raise RuntimeFault(f"pgbackrest {arguments[0]} failed, exit status {done.returncode}:\n{lines}")
-    return done.stdout

@@ -11,8 +11,9 @@ import itertools
 import sys
 from typing import NoReturn
 
+from observatory.backups import BackupRunningError
 from observatory.bootstrap import OperationError
-from observatory.cli import stack  # noqa: F401 - registers its commands
+from observatory.cli import backup, stack  # noqa: F401 - each registers its commands
 from observatory.cli.app import FAILED, INTERRUPTED, REFUSED, WRONG_USAGE, app, print_json
 from observatory.console import complain
 from observatory.delivery.releases import ReleaseError
@@ -34,6 +35,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     ConfigError: WRONG_USAGE,
     LockedError: REFUSED,
     PortInUse: REFUSED,
+    BackupRunningError: REFUSED,
     Interrupted: INTERRUPTED,
     EngineError: FAILED,
     RuntimeFault: FAILED,

@@ -3,6 +3,7 @@
 Wires settings, engine, runtime and service build together. Nothing here prints; progress goes to a `Reporter`.
 """
 
+from observatory.operations.backups import create_backup, list_backups
 from observatory.operations.stack import (
     EngineChoice,
     Status,
@@ -22,8 +23,10 @@ __all__ = [
     "Status",
     "UpResult",
     "choose_engine",
+    "create_backup",
     "down",
     "environment",
+    "list_backups",
     "open_workspace",
     "outputs",
     "preview",

@@ -16,7 +16,7 @@ from observatory.delivery.rollout import RolloutDocument
 from observatory.demonstration import Demonstration, demonstrate
 from observatory.engine import Result
 from observatory.progress import Phase, Progress, Reporter, silent, task
-from observatory.runtime import Sandbox, check_ports, rootfs_path
+from observatory.runtime import check_ports
 from observatory.settings import StackSettings, load_file
 from observatory.status import DaemonStatus, daemon_statuses
 from observatory.workspace import Workspace
@@ -118,7 +118,7 @@ def _settle(workspace: Workspace) -> Status:
 def _check_ports(workspace: Workspace, settings: StackSettings) -> None:
     """Refuse before anything changes, rather than let a daemon fail to bind."""
     ports = {f"ports.{name}": port for name, port in settings.named_ports()}
-    check_ports(ports, ours=_sandbox(workspace).members())
+    check_ports(ports, ours=workspace.sandbox.members())
 
 
 def _show(workspace: Workspace, report: Reporter) -> Demonstration:
@@ -152,12 +152,12 @@ def down(
     """
     if keep_data:
         with task(report, "stop every daemon"):
-            _sandbox(workspace).stop()
+            workspace.sandbox.stop()
         return
     if workspace.passphrase_file.exists() and engine.exists(state_options(workspace)):
         _engine(choose_engine(choice)).destroy(engine_options(workspace), on_event=_steps_to(report))
     with task(report, "remove data and state"):
-        _sandbox(workspace).stop()
+        workspace.sandbox.stop()
         _remove_all(workspace)
 
 
@@ -191,12 +191,8 @@ def status(workspace: Workspace) -> Status:
     if rollout is None or not engine.resources(state_options(workspace)):
         return Status(daemons=[], rollout=None, schema_version=None, fleet_size=settings.fleets.size)
     return Status(
-        daemons=daemon_statuses(_sandbox(workspace), settings, rollout, workspace.stack),
+        daemons=daemon_statuses(workspace.sandbox, settings, rollout, workspace.stack),
         rollout=rollout,
         schema_version=outputs(workspace).get("schema_version"),
         fleet_size=settings.fleets.size,
     )
-
-
-def _sandbox(workspace: Workspace) -> Sandbox:
-    return Sandbox(workspace.home, rootfs_path(workspace.cache))
