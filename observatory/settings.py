@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -126,9 +126,15 @@ class FirstRollout(Settings):
 
 
 class StackSettings(Settings):
-    """All settings of one stack."""
+    """All settings of one stack on the platform `local`, which `observatory.aws_settings` builds on.
 
-    platform: Literal["local"] = "local"
+    Attributes:
+        NOT_HERE: dotted settings that a platform built on this one does not have.
+    """
+
+    NOT_HERE: ClassVar[frozenset[str]] = frozenset()
+
+    platform: Literal["local", "aws"] = "local"
     ports: Ports = Ports()
     database: Database = Database()
     cache: Cache = Cache()
@@ -273,20 +279,49 @@ def _decode(value: Any) -> Any:
 
 
 def _validate(values: Mapping[str, Any], file: str, lines: Mapping[str, int]) -> StackSettings:
+    model = _model(values.get("platform"))
+    problems = list(_of_another_platform(model, values, file, lines))
     try:
         # As JSON, since only there a mapping may be a group of settings and yet `true` be no number.
-        return StackSettings.model_validate_json(json.dumps(dict(values), default=str), strict=True)
+        settings = model.model_validate_json(json.dumps(dict(values), default=str), strict=True)
     except ValidationError as error:
-        problems = "\n".join(_describe(problem, file, lines) for problem in error.errors())
-        raise SettingsError(problems) from None
+        problems += [_describe(model, problem, file, lines) for problem in error.errors()]
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings
 
 
-def _describe(problem: Any, file: str, lines: Mapping[str, int]) -> str:
+def _model(platform: object) -> type[StackSettings]:
+    if platform != "aws":
+        return StackSettings
+    from observatory.aws_settings import AwsSettings  # noqa: PLC0415 - built on this module
+
+    return AwsSettings
+
+
+def _of_another_platform(
+    model: type[StackSettings], values: Mapping[str, Any], file: str, lines: Mapping[str, int]
+) -> Iterator[str]:
+    """Yield what is wrong with settings that the platform's model has inherited and does not use."""
+    for key in sorted(model.NOT_HERE):
+        group, _, name = key.rpartition(".")
+        within = values.get(group) if group else values
+        if isinstance(within, Mapping) and name in within:
+            yield f"{_place(key, file, lines)}: {PROJECT}:{key}: {_FOREIGN.format(other='local', own='aws')}"
+
+
+_FOREIGN = "a setting of the platform {other!r}; this stack's is {own!r}"
+_Location: TypeAlias = tuple[int | str, ...]
+
+
+def _describe(model: type[StackSettings], problem: Any, file: str, lines: Mapping[str, int]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
-    place = f"{file}:{lines[key]}" if key in lines else file
+    place = _place(key, file, lines)
     name = f"{PROJECT}:{key}" if key else f"{PROJECT}:*"
     if problem["type"] == "extra_forbidden":
-        return f"{place}: {name}: unknown setting{_suggestion(problem['loc'])}"
+        return f"{place}: {name}: {_unknown(model, problem['loc'])}"
+    if problem["type"] == "missing":
+        return f"{place}: {name}: is required and not set"
     expected = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("model_type", "model_attributes_type"):
         expected = "Expected a group of settings"
@@ -294,14 +329,32 @@ def _describe(problem: Any, file: str, lines: Mapping[str, int]) -> str:
     return f"{place}: {name}: {expected[0].lower()}{expected[1:]}{given}"
 
 
-def _suggestion(location: tuple[int | str, ...]) -> str:
-    """Name the closest setting, or all there are at that place."""
-    group: type[BaseModel] = StackSettings
+def _place(key: str, file: str, lines: Mapping[str, int]) -> str:
+    """Return file and line of a key, or of the nearest group above it that stands there."""
+    while key and key not in lines:
+        key = key.rpartition(".")[0]
+    return f"{file}:{lines[key]}" if key else file
+
+
+def _unknown(model: type[StackSettings], location: _Location) -> str:
+    """Say whose setting it is, else name the closest one, or all there are at that place."""
+    name = str(location[-1])
+    if model is StackSettings and name in _names(_model("aws"), location):
+        return _FOREIGN.format(other="aws", own="local")
+    known = _names(model, location)
+    if not known:
+        return "unknown setting"
+    close = difflib.get_close_matches(name, known, n=1)
+    return "unknown setting" + (f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}")
+
+
+def _names(model: type[StackSettings], location: _Location) -> list[str]:
+    """Return the settings of the group that a location is in."""
+    group: type[BaseModel] = model
     for part in location[:-1]:
-        annotation = group.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return ""
-        group = annotation
-    known = sorted(group.model_fields)
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known)}"
+        field = group.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        group = field.annotation
+    above = ".".join(str(part) for part in location[:-1])
+    return sorted(name for name in group.model_fields if f"{above}.{name}".lstrip(".") not in model.NOT_HERE)

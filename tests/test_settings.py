@@ -100,3 +100,17 @@ def test_a_fleet_that_runs_into_anothers_ports_is_refused(tmp_path: Path) -> Non
 def test_a_file_of_another_form_is_refused_by_name(tmp_path: Path, text: str) -> None:
     with pytest.raises(SettingsError, match=r"Pulumi\.local\.yaml"):
         load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  network: {cidr: 10.0.0.0/16}\n", "Pulumi.local.yaml:2: llm-observatory:network: a setting of the platform"),
+        ("  database:\n    instance_type: m7g.large\n", "Pulumi.local.yaml:3: llm-observatory:database.instance_type"),
+    ],
+)
+def test_a_setting_of_aws_is_refused_on_local_by_name(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, f"config:\n{text}")
+    assert expected in str(error.value)
+    assert "a setting of the platform 'aws'; this stack's is 'local'" in str(error.value)
