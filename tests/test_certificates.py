@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from components.local.certificates import CertificateProvider
+from components.certificates import CertificateProvider
 from observatory.certificates import KeyPair, issue, make_authority, renewal_is_due
 
 AUTHORITY = make_authority("test")

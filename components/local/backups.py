@@ -8,7 +8,8 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
 
-from components.local.machine import Machine, sandbox_of, without_provider
+from components.dynamic import without_provider
+from components.local.machine import Machine, sandbox_of
 from observatory.backups import BackupType, create_backup, create_stanza, list_backups
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import repository

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pulumi
 
 from components.local.machine import Daemon, Machine
-from components.local.secrets import Password
+from components.secrets import Password
 from observatory.nodes import Paths
 from observatory.nodes.valkey import password_file, password_line, valkey
 from observatory.settings import StackSettings

@@ -13,9 +13,10 @@ from urllib.parse import quote
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
-from components.local.certificates import Authority, Certificate
-from components.local.machine import Daemon, Machine, without_provider
-from components.local.secrets import Password
+from components.certificates import Authority, Certificate
+from components.dynamic import without_provider
+from components.local.machine import Daemon, Machine
+from components.secrets import Password
 from observatory.nodes import Paths, etcd, pgbouncer, postgres
 from observatory.nodes.pgbackrest import cipher_file, cipher_section
 from observatory.nodes.pgbouncer import user_line, users_file

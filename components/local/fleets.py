@@ -10,7 +10,8 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
-from components.local.machine import Daemon, Machine, sandbox_of, without_provider
+from components.dynamic import without_provider
+from components.local.machine import Daemon, Machine, sandbox_of
 from observatory.delivery.releases import install
 from observatory.delivery.rollout import FleetName, FleetState
 from observatory.nodes import Paths

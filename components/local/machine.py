@@ -14,6 +14,7 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
+from components.dynamic import without_provider
 from observatory.nodes import Unit
 from observatory.runtime import Probe, Program, Sandbox, check_ports
 
@@ -123,11 +124,6 @@ class Daemon(Resource, module="local", name="Daemon"):
 def sandbox_of(props: Mapping[str, Any]) -> Sandbox:
     """Return the sandbox that a resource's properties name."""
     return Sandbox(Path(props["home"]), Path(props["rootfs"]))
-
-
-def without_provider(props: Mapping[str, Any]) -> dict[str, Any]:
-    """Return properties as outputs; the SDK adds its own again."""
-    return {key: value for key, value in props.items() if key != "__provider"}
 
 
 def _unit(props: Mapping[str, Any]) -> Unit:

@@ -12,10 +12,11 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
+from components.dynamic import without_provider
 from components.local.cache import Cache
 from components.local.database import Database
 from components.local.fleets import Fleet
-from components.local.machine import Daemon, Machine, without_provider
+from components.local.machine import Daemon, Machine
 from observatory.delivery.rollout import FleetName
 from observatory.nodes import Paths, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager

@@ -8,16 +8,16 @@ from typing import Any
 
 import pulumi
 
+from components.certificates import Authority
 from components.local.backups import Backups, BackupsArgs
 from components.local.cache import Cache, CacheArgs
-from components.local.certificates import Authority
 from components.local.database import Database, DatabaseArgs
 from components.local.fleets import Fleet, FleetArgs
 from components.local.machine import Machine, MachineArgs
 from components.local.monitoring import Monitoring, MonitoringArgs
-from components.local.secrets import ApiKey
 from components.local.traffic import Traffic, TrafficArgs
 from components.schema import Schema, SchemaArgs
+from components.secrets import ApiKey
 from observatory.delivery.releases import ReleaseStore
 from observatory.delivery.rollout import RolloutDocument
 from observatory.nodes.storage import DATABASE_ROLE

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pulumi
 
-from components.local.certificates import Authority, Certificate
+from components.certificates import Authority, Certificate
 from components.local.fleets import Fleet
 from components.local.machine import Daemon, Machine
 from observatory.delivery.rollout import FleetName

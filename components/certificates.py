@@ -1,0 +1,104 @@
+"""The stack's own certificate authority, and the servers' certificates. Keys are secret outputs, kept in the state.
+
+The types keep the module `local`, where they came from: it is part of every state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+
+from components.dynamic import without_provider
+
+HOSTS = ("127.0.0.1", "localhost")
+
+
+class AuthorityProvider(ResourceProvider):
+    """Makes an authority once."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Make the authority."""
+        from observatory.certificates import make_authority  # noqa: PLC0415 - only where it is used
+
+        made = make_authority(props["common_name"])
+        outs = {**without_provider(props), "certificate": made.certificate, "key": made.key}
+        return CreateResult(id_=props["common_name"], outs=outs)
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Keep the authority: a new one would cut every client off that knows the old."""
+        return DiffResult(changes=False)
+
+
+class Authority(Resource, module="local", name="CertificateAuthority"):
+    """A certificate authority: `certificate` is public, `key` secret; both PEM."""
+
+    certificate: pulumi.Output[str]
+    key: pulumi.Output[str]
+
+    def __init__(self, name: str, *, common_name: str, opts: pulumi.ResourceOptions | None = None) -> None:
+        props = {"common_name": common_name, "certificate": None, "key": None}
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["key"])
+        super().__init__(AuthorityProvider(), name, props, pulumi.ResourceOptions.merge(opts, secret))
+
+
+class CertificateProvider(ResourceProvider):
+    """Issues a server certificate, and another one when its end is near."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Issue the certificate."""
+        return CreateResult(id_=props["common_name"], outs=_issued(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Renew in the last 30 days of its life, or when hosts, purpose or authority are others."""
+        from observatory.certificates import renewal_is_due  # noqa: PLC0415 - only where it is used
+
+        decisive = ("common_name", "hosts", "client", "authority_certificate")
+        same = all(_olds.get(key) == _news.get(key) for key in decisive)
+        return DiffResult(changes=not same or renewal_is_due(_olds["certificate"]))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Issue another certificate."""
+        return UpdateResult(outs=_issued(_news))
+
+
+class Certificate(Resource, module="local", name="Certificate"):
+    """A server's certificate, with `client` also a client's: `certificate` is public, `key` secret; both PEM."""
+
+    certificate: pulumi.Output[str]
+    key: pulumi.Output[str]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        authority: Authority,
+        hosts: Sequence[str] = HOSTS,
+        client: bool = False,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        props = {
+            "common_name": name,
+            "hosts": list(hosts),
+            "client": client,
+            "authority_certificate": authority.certificate,
+            "authority_key": authority.key,
+            "certificate": None,
+            "key": None,
+        }
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["key"])
+        super().__init__(CertificateProvider(), name, props, pulumi.ResourceOptions.merge(opts, secret))
+
+
+def _issued(props: dict[str, Any]) -> dict[str, Any]:
+    from observatory.certificates import KeyPair, issue  # noqa: PLC0415 - only where it is used
+
+    authority = KeyPair(certificate=props["authority_certificate"], key=props["authority_key"])
+    made = issue(authority, name=props["common_name"], hosts=props["hosts"], client=props["client"])
+    return {**without_provider(props), "certificate": made.certificate, "key": made.key}
