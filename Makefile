@@ -31,11 +31,12 @@ build: runtime-environment  ## Build one release of the storage service: make bu
 test: dev-environment  ## Run every test that can run on this machine
 	@$(BIN)/pytest
 
-lint: dev-environment  ## Check formatting, style, types and import direction
+lint: dev-environment  ## Check formatting, style, types, import direction and migrations
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m observatory.database.lint migrations
 
 format: dev-environment  ## Format the sources
 	@$(BIN)/ruff format .

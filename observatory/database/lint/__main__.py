@@ -1,0 +1,25 @@
+"""`python -m observatory.database.lint DIRECTORY`: exit status 0 clean, 1 findings, 2 no usable set of migrations."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from observatory.database.errors import DatabaseError
+from observatory.database.files import read_migrations
+from observatory.database.lint import lint_all
+
+
+def main(arguments: list[str]) -> int:
+    """Print the findings of a directory, a line each."""
+    try:
+        findings = lint_all(read_migrations(Path(arguments[0] if arguments else "migrations")))
+    except DatabaseError as error:
+        sys.stderr.write(f"lint: {error}\n")
+        return 2
+    sys.stdout.writelines(f"{finding}\n" for finding in findings)
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,43 @@
+"""Headers by which a file ignores a rule: `-- lint-ignore <rule>: <reason>`, above its first statement."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+
+from observatory.database.files import Migration
+from observatory.database.lint.findings import Finding, at
+
+_IGNORE = re.compile(r"--[ \t]*lint-ignore\b[ \t]*(?P<rule>[a-z0-9-]*)[ \t]*(?::[ \t]*(?P<reason>\S.*))?")
+_SQUAWK_IGNORE = re.compile(r"--[ \t]*squawk-ignore\S*")
+_FORM = "Write '-- lint-ignore <rule>: <reason>' at the top of the file"
+
+
+def apply_ignores(migration: Migration, findings: Sequence[Finding]) -> Iterator[Finding]:
+    """The findings that the file's header does not ignore, and those about the header itself."""
+    ignored = {}
+    for offset, line in _header_lines(migration.sql):
+        if match := _IGNORE.match(line):
+            if match["reason"]:
+                ignored[match["rule"]] = offset
+            else:
+                message = f"a rule is ignored without a reason. {_FORM}"
+                yield at(migration, offset, rule="ignored-without-reason", message=message)
+    rules = {finding.rule for finding in findings}
+    for rule, offset in ignored.items():
+        if rule not in rules:
+            message = f"ignores {rule}, which finds nothing here. Remove the line"
+            yield at(migration, offset, rule="ignored-for-nothing", message=message, severity="warning")
+    for comment in _SQUAWK_IGNORE.finditer(migration.sql):
+        message = f"squawk's own comment gives no reason. {_FORM}"
+        yield at(migration, comment.start(), rule="ignored-without-reason", message=message)
+    yield from (finding for finding in findings if finding.rule not in ignored)
+
+
+def _header_lines(sql: str) -> Iterator[tuple[int, str]]:
+    """The comment lines above the first statement, each with its offset."""
+    offset = 0
+    for line in takewhile(lambda line: not line.strip() or line.startswith("--"), sql.splitlines(keepends=True)):
+        yield offset, line
+        offset += len(line)

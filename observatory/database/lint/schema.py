@@ -1,0 +1,139 @@
+"""What the migrations so far have made, read from their SQL alone: which tables there are, which are hypertables.
+
+Only as much as the rules ask. What is made inside functions and DO blocks is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pglast import ast
+from pglast.enums import AlterTableType, ConstrType, ObjectType
+
+Key = tuple[str, str]  # schema and name
+
+DEFAULT_SCHEMA = "public"
+_SERIAL = {"smallserial", "serial2", "serial", "serial4", "bigserial", "serial8"}
+_VOLATILE = {
+    *("random", "random_normal", "setseed", "gen_random_uuid", "uuidv4", "uuidv7", "uuid_generate_v1"),
+    *("uuid_generate_v1mc", "uuid_generate_v4", "clock_timestamp", "timeofday", "nextval", "gen_random_bytes"),
+}
+
+
+class Schema:
+    """Tables, hypertables and volatile functions, as far as the statements seen so far tell.
+
+    Attributes:
+        columns: of each table, the type of each column by PostgreSQL's internal name (`int4`).
+        hypertables: the tables that are hypertables by now.
+        future_hypertables: the tables that any file of the set makes a hypertable.
+        made_by: version of the migration that made a table.
+        volatile: functions whose every call gives another value.
+    """
+
+    def __init__(self, future_hypertables: frozenset[Key] = frozenset()) -> None:
+        self.columns: dict[Key, dict[str, str]] = {}
+        self.hypertables: set[Key] = set()
+        self.future_hypertables = future_hypertables
+        self.made_by: dict[Key, int] = {}
+        self.volatile = set(_VOLATILE)
+
+    def learn(self, node: ast.Node, version: int) -> None:
+        """Take in what a statement makes or drops."""
+        match node:
+            case ast.CreateStmt():
+                self._learn_table(node, version)
+            case ast.AlterTableStmt():
+                self._learn_changes(node)
+            case ast.CreateTableAsStmt():
+                self.made_by[key_of(node.into.rel)] = version
+            case ast.CreateFunctionStmt():
+                self._learn_function(node)
+            case ast.DropStmt(removeType=ObjectType.OBJECT_TABLE):
+                self._forget(node)
+            case ast.SelectStmt():
+                self.hypertables.update(made_hypertables(node))
+
+    def _learn_table(self, node: ast.CreateStmt, version: int) -> None:
+        key = key_of(node.relation)
+        self.made_by[key] = version
+        definitions = [element for element in node.tableElts or () if isinstance(element, ast.ColumnDef)]
+        self.columns[key] = {str(column.colname): type_name(column.typeName) for column in definitions}
+
+    def _learn_changes(self, node: ast.AlterTableStmt) -> None:
+        columns = self.columns.setdefault(key_of(node.relation), {})
+        for command in node.cmds or ():
+            if command.subtype == AlterTableType.AT_AddColumn:
+                columns[command.def_.colname] = type_name(command.def_.typeName)
+            elif command.subtype == AlterTableType.AT_AlterColumnType:
+                columns[command.name] = type_name(command.def_.typeName)
+            elif command.subtype == AlterTableType.AT_DropColumn:
+                columns.pop(command.name, None)
+
+    def _learn_function(self, node: ast.CreateFunctionStmt) -> None:
+        volatility = [option.arg.sval for option in node.options or () if option.defname == "volatility"]
+        name = str(node.funcname[-1].sval)
+        if volatility and volatility[-1] != "volatile":
+            self.volatile.discard(name)
+        else:
+            self.volatile.add(name)
+
+    def _forget(self, node: ast.DropStmt) -> None:
+        for names in node.objects:
+            key = _key([part.sval for part in names])
+            self.columns.pop(key, None)
+            self.made_by.pop(key, None)
+            self.hypertables.discard(key)
+
+
+def walk(node: Any) -> Iterator[ast.Node]:
+    """Every node below a node, itself first."""
+    if isinstance(node, ast.Node):
+        yield node
+        for attribute in node:
+            yield from walk(getattr(node, attribute))
+    elif isinstance(node, tuple | list):
+        for item in node:
+            yield from walk(item)
+
+
+def key_of(relation: ast.RangeVar) -> Key:
+    """Schema and name of a relation that a statement names."""
+    return (relation.schemaname or DEFAULT_SCHEMA, str(relation.relname))
+
+
+def function_name(node: ast.FuncCall) -> str:
+    """Name of the function that is called, without its schema."""
+    return str(node.funcname[-1].sval)
+
+
+def type_name(node: ast.TypeName) -> str:
+    """PostgreSQL's internal name of a type: `int4`, `timestamptz`; arrays end in `[]`."""
+    return str(node.names[-1].sval) + ("[]" if node.arrayBounds else "")
+
+
+def is_serial(definition: ast.ColumnDef) -> bool:
+    """Whether a column takes its values from a sequence."""
+    kinds = {constraint.contype for constraint in definition.constraints or ()}
+    return type_name(definition.typeName) in _SERIAL or ConstrType.CONSTR_IDENTITY in kinds
+
+
+def text_of(node: Any) -> str | None:
+    """The text of a literal, casts left out; None for anything else."""
+    while isinstance(node, ast.TypeCast | ast.NamedArgExpr):
+        node = node.arg
+    return str(node.val.sval) if isinstance(node, ast.A_Const) and isinstance(node.val, ast.String) else None
+
+
+def made_hypertables(node: ast.Node) -> Iterator[Key]:
+    """The tables that a statement makes hypertables."""
+    for call in walk(node):
+        if isinstance(call, ast.FuncCall) and function_name(call) == "create_hypertable" and call.args:
+            name = text_of(call.args[0])
+            if name:
+                yield _key(name.split("."))
+
+
+def _key(names: list[str]) -> Key:
+    return (names[-2] if len(names) > 1 else DEFAULT_SCHEMA, names[-1])
