@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn, cast
 
 from observatory.engine.backend import now
 from observatory.engine.errors import EngineError, Interrupted, StepFailed, UnsupportedError
-from observatory.engine.plan import Event, Operation, Step, StepEvent
+from observatory.engine.plan import DiagnosticEvent, Event, Operation, Step, StepEvent
 from observatory.engine.providers import DYNAMIC, Diff, Provider, ProviderError
 from observatory.engine.snapshot import ResourceState, Snapshot
 from observatory.engine.values import (
@@ -74,6 +74,7 @@ class Deployment:
         providers: Mapping[str, Provider],
         config: Properties,
         preview: bool,
+        offline: bool,
         parallel: int,
         emit: Callable[[Event], None],
     ) -> None:
@@ -86,11 +87,12 @@ class Deployment:
             providers: Who serves each package.
             config: The stack's configuration (secrets wrapped), which dynamic providers are configured with.
             preview: Whether to plan only.
+            offline: Whether to plan without anything that is not in the program.
             parallel: How many resources may be worked on at once.
             emit: Where events go.
         """
         self.snapshot = snapshot
-        self.preview = preview
+        self.preview, self.offline = preview, offline
         self.steps: list[Step] = []
         self.failure: EngineError | None = None
         self.root: ResourceState | None = None
@@ -165,6 +167,10 @@ class Deployment:
         """Begin nothing more; what is in flight ends as usual."""
         with self._lock:
             self.failure = self.failure or reason
+
+    def warn(self, message: str) -> None:
+        """Pass a warning on."""
+        self._emit(DiagnosticEvent(severity="warning", message=message))
 
     def check_running(self) -> None:
         """Raise if the run is stopping."""
@@ -334,7 +340,7 @@ class Deployment:
             self._mark_secrets(new)
 
         if replacing is None:
-            self._step("create", new, create, new=new)
+            self._step("create", new, create, new=new, changes=tuple(differences({}, new.inputs)))
             return
         changes = tuple(differences(replacing.inputs, new.inputs))
         told = Step(

@@ -42,8 +42,11 @@ _REFUSED_FIELDS = {
     "hooks": "the `hooks` option",
     "replacement_trigger": "the `replacement_trigger` option",
 }
+_ASKED = (
+    "the result of {} is unknown here, since this plan asks no provider; a program that needs it plain, and not as "
+    "an Output (the function's form named ..._output), can be planned by the Pulumi CLI only"
+)
 _REFUSED_CALLS = {
-    "Invoke": "a provider function (invoke)",
     "Call": "a provider method (call)",
     "RegisterStackTransform": "a stack transform",
     "RegisterStackInvokeTransform": "an invoke transform",
@@ -88,6 +91,13 @@ class Monitor:
     def SignalAndWaitForShutdown(self, _: Any) -> empty_pb2.Empty:  # noqa: N802
         """Let the program end: nothing here calls back into it."""
         return _EMPTY
+
+    def Invoke(self, request: resource_pb2.ResourceInvokeRequest) -> resource_pb2.ResourceInvokeResponse:  # noqa: N802
+        """Leave a provider function's result unknown in a plan without providers; else refuse."""
+        if not self._deployment.offline:
+            self._refuse(f"a provider function (invoke) {request.tok}")
+        self._deployment.warn(_ASKED.format(request.tok))
+        return resource_pb2.ResourceInvokeResponse(unknown=True)
 
     def ReadResource(self, request: resource_pb2.ReadResourceRequest) -> NoReturn:  # noqa: N802
         """Refuse to read what the stack does not own."""

@@ -94,6 +94,18 @@ class Provider:
         """Let go of everything held for the run."""
 
 
+class AnyPackage(dict[str, Provider]):
+    """Who serves each package, and for all others one who takes every input and leaves all else unknown."""
+
+    def __contains__(self, package: object) -> bool:
+        """Tell that it is served."""
+        return True
+
+    def __missing__(self, package: str) -> Provider:
+        """Return who has no opinion."""
+        return Provider()
+
+
 def start_host(cwd: Path, project: str) -> subprocess.Popen[bytes]:
     """Start the process that hosts the dynamic providers found in the program's directory."""
     return subprocess.Popen(

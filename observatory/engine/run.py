@@ -21,13 +21,14 @@ from observatory.engine.deployment import STACK_TYPE, Deployment
 from observatory.engine.errors import ConfigError, EngineError, Interrupted
 from observatory.engine.plan import DiagnosticEvent, Emitter, OnEvent, Result
 from observatory.engine.project import Project
-from observatory.engine.providers import DYNAMIC, start_host, stop_host
+from observatory.engine.providers import DYNAMIC, AnyPackage, start_host, stop_host
 from observatory.engine.snapshot import Snapshot
 from observatory.engine.values import PROVIDER_KEY, make_secret, mask, reveal
 
 _DEFAULT_PARALLEL = 4  # the workers of the SDK's dynamic provider host
 
-Kind = Literal["preview", "update", "refresh", "destroy"]
+Kind = Literal["plan", "preview", "update", "refresh", "destroy"]
+_DRY: tuple[Kind, ...] = ("plan", "preview")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,19 @@ def preview(options: StackOptions, *, on_event: OnEvent | None = None) -> Result
         EngineError: see its subclasses; ``result`` on it holds the steps planned until then.
     """
     return _operate("preview", options, on_event, _deploy)
+
+
+def plan_offline(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
+    """Tell what ``up`` of a stack that has nothing yet would do, by the program and its configuration alone.
+
+    Reads no state and writes nothing; backend and passphrase need not exist. No provider but the program's own dynamic
+    ones is asked, and those only to check inputs: IDs, outputs and the results of provider functions are unknown, and
+    so are secrets in the configuration.
+
+    Raises:
+        EngineError: see its subclasses; ``result`` on it holds the steps planned until then.
+    """
+    return _operate("plan", options, on_event, _deploy)
 
 
 def up(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
@@ -204,7 +218,7 @@ def _operate(kind: Kind, options: StackOptions, on_event: OnEvent | None, perfor
     started, emit = time.time(), Emitter(on_event)
     project, files = _locate(options)
     with ExitStack() as cleanup:
-        if kind != "preview":
+        if kind not in _DRY:
             cleanup.enter_context(files.lock(lambda text: emit(DiagnosticEvent(severity="warning", message=text))))
         run = _prepare(kind, options, project, files, emit, cleanup)
         try:
@@ -226,23 +240,27 @@ def _prepare(  # noqa: PLR0917 - called once
     kind: Kind, options: StackOptions, project: Project, files: StackFiles, emit: Emitter, cleanup: ExitStack
 ) -> _Run:
     """Start what takes time (host, key, imports) side by side, and put the run together."""
-    latest = files.read()
+    offline = kind == "plan"
+    latest = {} if offline else files.read()
     host = start_host(project.directory, project.name)
     cleanup.callback(stop_host, host)
-    snapshot = Snapshot(files, latest, passphrase=options.passphrase, salt=project.salt, read_only=kind == "preview")
+    passphrase = None if offline else options.passphrase
+    snapshot = Snapshot(files, latest, passphrase=passphrase, salt=project.salt, read_only=kind in _DRY)
     from observatory.engine.dynamic import DynamicProvider  # noqa: PLC0415 - imports the SDK, beside the above
 
     dynamic = DynamicProvider(host, lambda line: emit(DiagnosticEvent(severity="info", message=line)))
     cleanup.callback(dynamic.close)
+    providers = {DYNAMIC: dynamic}
     config, secret_keys = project.config(snapshot.crypter.decrypt)
     wired = {key: make_secret(value) if key in secret_keys else value for key, value in config.items()}
     deployment = Deployment(
         snapshot,
         stack=options.stack,
         project=project.name,
-        providers={DYNAMIC: dynamic},
+        providers=AnyPackage(providers) if offline else providers,
         config=wired,
-        preview=kind == "preview",
+        preview=kind in _DRY,
+        offline=offline,
         parallel=options.parallel,
         emit=emit,
     )

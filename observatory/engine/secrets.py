@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from observatory.engine.errors import PassphraseError, StateError
+from observatory.engine.values import UNKNOWN
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -30,24 +31,25 @@ class Crypter:
     The key takes a quarter of a second to derive, so it is derived in a thread from construction on.
     """
 
-    def __init__(self, passphrase: str, salt: str | None = None) -> None:
+    def __init__(self, passphrase: str | None, salt: str | None = None) -> None:
         """Start deriving the key.
 
         Args:
-            passphrase: The stack's passphrase.
+            passphrase: The stack's passphrase, or None to decrypt every secret as UNKNOWN.
             salt: ``encryptionsalt`` as Pulumi writes it (``v1:salt:probe``), or None to make a new one.
 
         Raises:
             StateError: the salt is malformed.
         """
-        self._passphrase = passphrase.encode()
+        self._passphrase, self._is_known = (passphrase or "").encode(), passphrase is not None
         self._probe: str | None = None
-        self._verified = False
+        self._verified = not self._is_known
         self._salt = os.urandom(_SALT_BYTES)
         if salt is not None:
             self._salt, self._probe = _parse_salt(salt)
         self._thread = threading.Thread(target=self._derive, daemon=True)
-        self._thread.start()
+        if self._is_known:
+            self._thread.start()
 
     @property
     def salt(self) -> str:
@@ -89,6 +91,8 @@ class Crypter:
             PassphraseError: it was encrypted with another passphrase.
             StateError: it is damaged.
         """
+        if not self._is_known:
+            return UNKNOWN
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - beside the main thread
 
         try:

@@ -111,7 +111,7 @@ class Snapshot:
         files: StackFiles,
         latest: dict[str, Any],
         *,
-        passphrase: str,
+        passphrase: str | None,
         salt: str | None = None,
         read_only: bool = False,
     ) -> None:
@@ -120,7 +120,7 @@ class Snapshot:
         Args:
             files: Where to write it, unless ``read_only``.
             latest: The deployment read from there, or an empty one.
-            passphrase: The stack's passphrase.
+            passphrase: The stack's passphrase; None where there is nothing to read (see Crypter).
             salt: The stack file's ``encryptionsalt``, which new secrets then use; else the state's own, else a new one.
             read_only: Keep changes in memory.
 

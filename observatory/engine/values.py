@@ -59,7 +59,7 @@ def reveal(value: Any) -> Any:
 def mask(value: Any) -> Any:
     """Return the value fit for display: secrets and unknowns replaced by ``[secret]`` and ``[unknown]``."""
     if is_secret(value):
-        return "[secret]"
+        return "[secret, unknown]" if value.get("value") == UNKNOWN else "[secret]"
     if isinstance(value, dict):
         return {key: mask(child) for key, child in value.items()}
     if isinstance(value, list):
