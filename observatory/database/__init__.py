@@ -1,10 +1,12 @@
 """The database as operators see it: create it, bring its schema up, say where it stands. psycopg only, never Pulumi."""
 
 from observatory.database.api_keys import api_key_is_active, create_api_key, revoke_api_key
+from observatory.database.backup import Backup, PlannedBackup, make_backup, plan_backup
 from observatory.database.bootstrap import ensure_database, ensure_login, ensure_monitor
 from observatory.database.connection import connect
 from observatory.database.deployment import Deployment, Plan, SchemaStatus, check_syntax, deploy, plan, status
 from observatory.database.errors import (
+    BackupFailedError,
     DatabaseError,
     LockHeldError,
     LockTimeoutError,
@@ -20,6 +22,8 @@ from observatory.database.jobs import Job, schedule_jobs
 from observatory.database.privileges import grant_access
 
 __all__ = [
+    "Backup",
+    "BackupFailedError",
     "DatabaseError",
     "Deployment",
     "Edition",
@@ -31,6 +35,7 @@ __all__ = [
     "MigrationFileError",
     "MigrationHistoryError",
     "Plan",
+    "PlannedBackup",
     "SchemaStatus",
     "StatementFailedError",
     "UnreachableError",
@@ -46,7 +51,9 @@ __all__ = [
     "ensure_monitor",
     "grant_access",
     "load_migrations",
+    "make_backup",
     "plan",
+    "plan_backup",
     "read_migrations",
     "revoke_api_key",
     "schedule_jobs",

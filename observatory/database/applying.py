@@ -5,9 +5,10 @@ Owns transactions, lock timeouts and retries. Does not choose what to run: that 
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import psycopg
@@ -15,9 +16,11 @@ from psycopg import errors as pg
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from observatory.database import ledger
+from observatory.database.backup import Backup, make_backup
 from observatory.database.blockers import Blocker, BlockerWatch
 from observatory.database.errors import LockTimeoutError, MigrationHistoryError, readable, summary
 from observatory.database.files import Migration
+from observatory.database.outside import particulars, patience, sets_session, settle
 from observatory.database.statements import Script, parse
 
 LOCK_TIMEOUT_MS = 500
@@ -31,7 +34,7 @@ _ROW_EXISTS = (
     "header, then run again"
 )
 
-EventKind = Literal["waiting", "applying", "statement", "retrying", "applied"]
+EventKind = Literal["waiting", "backup", "applying", "blocked", "statement", "retrying", "applied"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,9 +42,9 @@ class Event:
     """Progress of a deployment.
 
     Attributes:
-        kind: `waiting` for another deployment, `applying` a file, a `statement` of it is done, `retrying` after a
-            lock timeout, `applied` and committed.
-        migration: the file's name, `001_initial_schema`; None while waiting.
+        kind: `waiting` for another deployment, a `backup` is made or verified, `applying` a file, `blocked` by other
+            sessions, a `statement` of it is done, `retrying` after a lock timeout, `applied` and committed.
+        migration: the file's name, `001_initial_schema`; None for what concerns all of them.
         detail: for people, in one line.
     """
 
@@ -53,12 +56,14 @@ class Event:
 OnEvent = Callable[[Event], None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Applier:
-    """Applies migrations over one connection, which holds the migration lock.
+    """Applies migrations, under the migration lock.
 
     Attributes:
         connection: autocommit, with `lock_timeout` set.
+        reconnect: makes another such connection, for what has to be the first statement of its session; the caller
+            closes it.
         conninfo: the same server, to ask who blocks.
         author: for the ledger.
         retry: how often a file is tried again after a lock timeout.
@@ -66,6 +71,7 @@ class Applier:
     """
 
     connection: psycopg.Connection
+    reconnect: Callable[[], psycopg.Connection]
     conninfo: str
     author: ledger.Author
     retry: int
@@ -82,6 +88,19 @@ class Applier:
     def tell_waiting(self, holder: str) -> None:
         """Report that another deployment holds the lock."""
         self._tell("waiting", None, f"for the migration lock, held by {holder}")
+
+    def make_backup(self, backup: Backup) -> str:
+        """Make a backup, verify it, and have the ledger name it with what is applied from here on.
+
+        Returns:
+            The backup's label.
+
+        Raises:
+            BackupFailedError: it could not be made or verified.
+        """
+        label = make_backup(backup, lambda detail: self._tell("backup", None, detail))
+        self.author = replace(self.author, backup_label=label)
+        return label
 
     def apply(self, script: Script) -> str:
         """Apply a migration, trying again with jittered exponential backoff while other sessions hold its locks.
@@ -114,42 +133,68 @@ class Applier:
         self.connection.execute(_CLEAN_SESSION)
         run = self._run_in_transaction if script.transactional else self._run_one_by_one
         pid = self.connection.info.backend_pid
-        with BlockerWatch(self.conninfo, backend_pid=pid, delay_s=LOCK_TIMEOUT_MS / 2000) as watch:
+        delay_s = LOCK_TIMEOUT_MS / 2000
+        with BlockerWatch(self.conninfo, backend_pid=pid, delay_s=delay_s, on_seen=self._blocked(script)) as watch:
             run(script, watch)
 
     def _run_in_transaction(self, script: Script, watch: BlockerWatch) -> None:
         started = time.monotonic()
         with self.connection.transaction():
             for number in range(len(script.statements)):
-                self._execute(script, number, watch)
+                with _named(script, number, watch):
+                    self._execute(script, number)
             self.connection.execute(_CLEAN_SESSION)
             with readable(script.migration.place(), remedy=_ROW_EXISTS):
                 self._record(script, [statement.sha256 for statement in script.statements], started)
 
     def _run_one_by_one(self, script: Script, watch: BlockerWatch) -> None:
-        done = list(ledger.statement_hashes(self.connection, script.migration.version))
+        """Run what is not done yet, each statement together with its record where PostgreSQL lets it."""
+        progress = ledger.progress(self.connection, script.migration.version)
+        done, begun = list(progress.done), progress.running
         _refuse_changed_statements(script, done)
-        for number in range(len(done), len(script.statements)):
-            started = time.monotonic()
-            self._execute(script, number, watch)
-            done.append(script.statements[number].sha256)
-            self._record(script, done, started)
-
-    def _execute(self, script: Script, number: int, watch: BlockerWatch) -> None:
-        statement = script.statements[number]
-        watch.seen = ()
-        try:
+        for statement in filter(sets_session, script.statements[: len(done)]):
             self.connection.execute(statement.sql.encode())
-        except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
-            place = script.migration.place(statement.offset)
-            raise LockTimeoutError(_blocked_message(place, error, watch.seen)) from error
-        except psycopg.Error as error:
-            offset = statement.offset + int(error.diag.statement_position or 1) - 1
-            with readable(script.migration.place(offset)):
-                raise
+        for number in range(len(done), len(script.statements)):
+            with _named(script, number, watch):
+                if not self._run_with_record(script, number, done):
+                    self._run_outside(script, number, done, watch, begun=begun)
+            done.append(script.statements[number].sha256)
+            begun = None
+
+    def _run_with_record(self, script: Script, number: int, done: list[str]) -> bool:
+        """Run a statement and record it in one transaction; return False where PostgreSQL refuses the transaction."""
+        started, statement = time.monotonic(), script.statements[number]
+        if particulars(statement).fresh_session:
+            return False
+        try:
+            with self.connection.transaction():
+                self._execute(script, number)
+                self._record(script, [*done, statement.sha256], started)
+        except (pg.ActiveSqlTransaction, pg.InvalidTransactionTermination):
+            return False
+        return True
+
+    def _run_outside(
+        self, script: Script, number: int, done: list[str], watch: BlockerWatch, *, begun: str | None
+    ) -> None:
+        """Run a statement outside a transaction, between a record that it begins and one that it is done."""
+        started, statement = time.monotonic(), script.statements[number]
+        kind = particulars(statement)
+        self._record(script, done, started, running=statement.sha256)
+        if kind.fresh_session:
+            self.connection = self.reconnect()
+            watch.backend_pid = self.connection.info.backend_pid
+        if begun is None or not settle(self.connection, kind, same=begun == statement.sha256):
+            gone = (pg.UndefinedTable, pg.UndefinedObject) if kind.drops and begun == statement.sha256 else ()
+            with patience(self.connection, kind), contextlib.suppress(*gone):
+                self._execute(script, number)
+        self._record(script, [*done, statement.sha256], started)
+
+    def _execute(self, script: Script, number: int) -> None:
+        self.connection.execute(script.statements[number].sql.encode())
         self._tell("statement", script.migration.name, f"{number + 1} of {len(script.statements)}")
 
-    def _record(self, script: Script, hashes: list[str], started: float) -> None:
+    def _record(self, script: Script, hashes: list[str], started: float, *, running: str | None = None) -> None:
         ledger.record(
             self.connection,
             script.migration,
@@ -158,11 +203,32 @@ class Applier:
             total=len(script.statements),
             duration_ms=round((time.monotonic() - started) * 1000),
             resumable=not script.transactional,
+            running=running,
         )
+
+    def _blocked(self, script: Script) -> Callable[[tuple[Blocker, ...]], None]:
+        name = script.migration.name
+        return lambda blockers: self._tell("blocked", name, f"by {'; '.join(map(str, blockers))}")
 
     def _tell(self, kind: EventKind, migration: str | None, detail: str) -> None:
         if self.on_event:
             self.on_event(Event(kind=kind, migration=migration, detail=detail))
+
+
+@contextlib.contextmanager
+def _named(script: Script, number: int, watch: BlockerWatch) -> Iterator[None]:
+    """Name the place of what fails inside, and who stood in its way."""
+    statement = script.statements[number]
+    watch.seen = ()
+    try:
+        yield
+    except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
+        place = script.migration.place(statement.offset)
+        raise LockTimeoutError(_blocked_message(place, error, watch.seen)) from error
+    except psycopg.Error as error:
+        offset = statement.offset + int(error.diag.statement_position or 1) - 1
+        with readable(script.migration.place(offset)):
+            raise
 
 
 def _refuse_changed_statements(script: Script, done: list[str]) -> None:

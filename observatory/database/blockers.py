@@ -7,6 +7,7 @@ connection asks while the first one waits.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -46,16 +47,24 @@ class Blocker:
 
 
 class BlockerWatch:
-    """Context manager that notes who blocks a backend; `seen` holds the last blockers after the block.
+    """Context manager that notes who blocks a backend; `seen` holds the last blockers, `on_seen` gets the first ones.
 
     The watching connection opens only when the block takes longer than half a lock timeout, so that work which does
     not wait pays next to nothing.
     """
 
-    def __init__(self, conninfo: str, *, backend_pid: int, delay_s: float) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        backend_pid: int,
+        delay_s: float,
+        on_seen: Callable[[tuple[Blocker, ...]], None] = lambda _: None,
+    ) -> None:
         self.seen: tuple[Blocker, ...] = ()
+        self.backend_pid = backend_pid
         self._conninfo = conninfo
-        self._backend_pid = backend_pid
+        self._on_seen = on_seen
         self._stop = threading.Event()
         self._timer = threading.Timer(delay_s, self._watch)
 
@@ -72,9 +81,15 @@ class BlockerWatch:
         try:
             with connect(self._conninfo, purpose="blockers") as connection:
                 while not self._stop.wait(_INTERVAL_S):
-                    self.seen = _blockers(connection, self._backend_pid) or self.seen
+                    self._look(connection)
         except (DatabaseError, psycopg.Error):
             return  # The names are a help in an error message; without them the error itself still comes.
+
+    def _look(self, connection: psycopg.Connection) -> None:
+        found = _blockers(connection, self.backend_pid)
+        if found and not self.seen:
+            self._on_seen(found)
+        self.seen = found or self.seen
 
 
 def _blockers(connection: psycopg.Connection, backend_pid: int) -> tuple[Blocker, ...]:

@@ -9,12 +9,14 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 
 from observatory.database import ledger
+from observatory.database.backup import Backup, has_data
 from observatory.database.connection import connect, describe
 from observatory.database.errors import UnsuitableServerError, readable
 from observatory.database.files import Edition, Migration, read_migrations
@@ -54,12 +56,14 @@ class Deployment:
         applied: names of the migrations that it applied, in order; empty when nothing was pending.
         version: of the schema afterwards; 0 is an empty database.
         edition: of the server's TimescaleDB.
+        backup_label: the backup that was made first; None: none was.
         duration_ms: of the whole call.
     """
 
     applied: tuple[str, ...]
     version: int
     edition: Edition
+    backup_label: str | None
     duration_ms: int
 
 
@@ -100,8 +104,10 @@ def deploy(
     *,
     migrations: Path,
     target: int | None = None,
+    only: str | None = None,
     actor: str,
     deployment_id: str,
+    backup: Backup | None = None,
     retry: int = 5,
     lock_wait_s: float = LOCK_WAIT_S,
     on_event: OnEvent | None = None,
@@ -115,8 +121,10 @@ def deploy(
         conninfo: a direct connection (no transaction pooler) as the role that owns the schema.
         migrations: directory of the files.
         target: highest version to apply; None is all.
+        only: name of the one file to apply, `004_continuous_aggregates.sql`; None is all.
         actor: who deploys, for the ledger.
         deployment_id: which deployment this is, for the ledger and the session's name.
+        backup: makes a backup before the first file, unless the database is empty; None: none is made.
         retry: how often a file is tried again when other sessions hold its locks.
         lock_wait_s: how long to wait for another deployment, in seconds.
         on_event: gets the progress.
@@ -128,6 +136,7 @@ def deploy(
         MigrationFileError: an unusable file; nothing was changed.
         MigrationHistoryError: files and ledger contradict each other; nothing was changed.
         LockHeldError: another deployment runs; nothing was changed.
+        BackupFailedError: no backup, or not a usable one; nothing was changed.
         LockTimeoutError: other sessions kept a needed lock; earlier files stay applied.
         StatementFailedError: PostgreSQL refused a statement; earlier files stay applied.
         UnreachableError: no connection, or it broke.
@@ -135,26 +144,39 @@ def deploy(
     """
     started = time.monotonic()
     files = read_migrations(migrations)
-    with _session(conninfo, purpose=f"deploy {deployment_id}", settings=_SESSION) as (connection, edition):
-        history = compare(connection, files, edition=edition, target=target)
+    open_session = partial(connect, conninfo, purpose=f"deploy {deployment_id}", settings=_SESSION)
+    with contextlib.ExitStack() as sessions, readable(describe(conninfo)):
+        connection = sessions.enter_context(open_session())
+        edition = _server_edition(connection, conninfo)
+        pending = partial(compare, connection, files, edition=edition, target=target, only=only)
+        history = pending()
         applied: tuple[str, ...] = ()
+        label: str | None = None
         if history.pending:
             # Imported here: the parser and the retry library cost more than a whole run with nothing to do.
             from observatory.database.applying import Applier  # noqa: PLC0415
 
-            author = ledger.Author(actor=actor, deployment_id=deployment_id, edition=edition)
-            applier = Applier(connection=connection, conninfo=conninfo, author=author, retry=retry, on_event=on_event)
+            applier = Applier(
+                connection=connection,
+                reconnect=lambda: sessions.enter_context(open_session()),
+                conninfo=conninfo,
+                author=ledger.Author(actor=actor, deployment_id=deployment_id, edition=edition),
+                retry=retry,
+                on_event=on_event,
+            )
             scripts = applier.parse(history.pending)
             with session_lock(connection, MIGRATION_LOCK, wait_s=lock_wait_s, on_wait=applier.tell_waiting):
-                ledger.create(connection)
                 # Another deployment may have been here while this one waited for the lock.
-                history = compare(connection, files, edition=edition, target=target)
-                applied = tuple(
-                    applier.apply(script) for script in scripts if script.migration.version > history.version
-                )
+                history = pending()
+                versions = {migration.version for migration in history.pending}
+                if versions and backup and has_data(connection):
+                    label = applier.make_backup(backup)
+                ledger.create(connection)
+                applied = tuple(applier.apply(script) for script in scripts if script.migration.version in versions)
+            connection = applier.connection
         version = current_version(ledger.read(connection)) if applied else history.version
     duration_ms = round((time.monotonic() - started) * 1000)
-    return Deployment(applied=applied, version=version, edition=edition, duration_ms=duration_ms)
+    return Deployment(applied=applied, version=version, edition=edition, backup_label=label, duration_ms=duration_ms)
 
 
 def plan(conninfo: str, *, migrations: Path, target: int | None = None) -> Plan:

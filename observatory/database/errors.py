@@ -36,6 +36,10 @@ class LockTimeoutError(DatabaseError):
     """Other sessions kept the locks that a migration needs; the message names them."""
 
 
+class BackupFailedError(DatabaseError):
+    """No backup could be made, or the one that was made cannot be verified; nothing was migrated."""
+
+
 class UnreachableError(DatabaseError):
     """No connection, no login, or the connection broke."""
 
@@ -49,6 +53,10 @@ _LOST = (pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, pg.IdleSession
 _REMEDIES: dict[type[psycopg.Error], str] = {
     pg.DiskFull: "Free space on the server's disk, then run again",
     pg.OutOfMemory: "Give the server memory or split the statement, then run again",
+    pg.ActiveSqlTransaction: (
+        "Nothing of the file was applied: move the statement to a file of its own whose first line is "
+        "'-- transaction: false', then run again"
+    ),
     pg.InsufficientPrivilege: "Connect as the role that owns the objects, or have the missing privilege granted",
     pg.TooManyConnections: "Close sessions or raise max_connections, then run again",
 }

@@ -21,6 +21,7 @@ from observatory.database.errors import MigrationFileError
 Edition = Literal["apache", "community"]
 EDITIONS: tuple[Edition, ...] = get_args(Edition)
 
+_READ_SIZE = 64 * 1024
 _FILE_NAME = re.compile(r"(?P<version>\d{3,9})_(?P<title>[a-z0-9_]+)(?:\.(?P<variant>apache|community))?\.sql")
 
 
@@ -32,7 +33,7 @@ class Migration:
         version: its number, counted from 1 without gaps.
         name: number and title as in the file's name, `001_initial_schema`.
         variant: the TimescaleDB edition that this file is for; None is for all.
-        path: the file.
+        directory: where the file is.
         sha256: of the file's bytes, in hexadecimal.
         sql: the file's text.
     """
@@ -40,14 +41,24 @@ class Migration:
     version: int
     name: str
     variant: Edition | None
-    path: Path
+    directory: Path
     sha256: str
     sql: str
+
+    @property
+    def file(self) -> str:
+        """The file's name, `004_continuous_aggregates.apache.sql`."""
+        return f"{self.name}.{self.variant}.sql" if self.variant else f"{self.name}.sql"
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.directory / self.file
 
     def place(self, offset: int = 0) -> str:
         """`file:line:column` of a character, counted from 0; line and column count from 1."""
         before = self.sql[:offset]
-        return f"{self.path.name}:{before.count(chr(10)) + 1}:{offset - before.rfind(chr(10))}"
+        return f"{self.file}:{before.count(chr(10)) + 1}:{offset - before.rfind(chr(10))}"
 
 
 def load_migrations(directory: Path, edition: Edition) -> tuple[Migration, ...]:
@@ -71,8 +82,7 @@ def read_migrations(directory: Path) -> tuple[Migration, ...]:
             file that is empty or not plain UTF-8 with Unix line ends.
     """
     try:
-        with os.scandir(directory) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        names = sorted(name for name in os.listdir(directory) if not name.startswith("."))  # noqa: PTH208 - no Paths
         migrations = sorted((_read(directory, name) for name in names), key=lambda migration: migration.version)
     except OSError as error:
         raise MigrationFileError(
@@ -92,19 +102,30 @@ def _read(directory: Path, name: str) -> Migration:
     match = _FILE_NAME.fullmatch(name)
     if match is None:
         raise MigrationFileError(
-            f"{name}: not the name of a migration. Expected NNN_name.sql, NNN_name.apache.sql or "
+            f"{name}:1:1: not the name of a migration. Expected NNN_name.sql, NNN_name.apache.sql or "
             "NNN_name.community.sql in lower case; move other files elsewhere"
         )
-    path = directory / name
-    data = path.read_bytes()
+    data = _contents(f"{directory}/{name}")
     return Migration(
         version=int(match["version"]),
         name=f"{match['version']}_{match['title']}",
         variant=match["variant"],  # type: ignore[arg-type]  # the pattern admits editions only
-        path=path,
+        directory=directory,
         sha256=hashlib.sha256(data).hexdigest(),
         sql=_decode(name, data),
     )
+
+
+def _contents(path: str) -> bytes:
+    """The file's bytes. Thousands of files are read to find nothing to do: a buffered file would double the time."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(descriptor, _READ_SIZE)
+        while more := os.read(descriptor, _READ_SIZE):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
 
 
 def _decode(name: str, data: bytes) -> str:
@@ -137,7 +158,9 @@ def _byte_place(name: str, data: bytes, offset: int) -> str:
 def _check_variants(migrations: Sequence[Migration]) -> None:
     for version, group in groupby(migrations, key=lambda migration: migration.version):
         files = list(group)
-        names = " and ".join(migration.path.name for migration in files)
+        if len(files) == 1 and files[0].variant is None:
+            continue
+        names = " and ".join(f"{migration.file}:1:1" for migration in files)
         variants = [migration.variant for migration in files]
         if len(variants) != len(set(variants)) or (None in variants and len(variants) > 1):
             raise MigrationFileError(
@@ -152,10 +175,12 @@ def _check_variants(migrations: Sequence[Migration]) -> None:
 
 def _check_numbers(migrations: Sequence[Migration]) -> None:
     if migrations and migrations[0].version != 1:
-        raise MigrationFileError(f"{migrations[0].path.name}: the first migration has to be number 001")
+        raise MigrationFileError(
+            f"{migrations[0].place()}: the first migration has to be number 001. Restore the files before it"
+        )
     for before, after in pairwise(migrations):
         if after.version > before.version + 1:
             raise MigrationFileError(
-                f"{after.path.name}: number {before.version + 1:03d} is missing before it. Restore the missing "
+                f"{after.place()}: number {before.version + 1:03d} is missing before it. Restore the missing "
                 f"file, or give this one number {before.version + 1:03d}"
             )

@@ -12,7 +12,7 @@ from itertools import zip_longest
 import psycopg
 
 from observatory.database import ledger
-from observatory.database.errors import MigrationHistoryError
+from observatory.database.errors import MigrationFileError, MigrationHistoryError
 from observatory.database.files import Edition, Migration, select_edition
 
 
@@ -21,18 +21,21 @@ class History:
     """A database compared with the files.
 
     Attributes:
-        entries: the ledger's rows.
         version: highest migration that is completely applied; 0 is an empty database.
         pending: what is to be applied, in order; an interrupted file comes first.
     """
 
-    entries: tuple[ledger.Entry, ...]
     version: int
     pending: tuple[Migration, ...]
 
 
 def compare(
-    connection: psycopg.Connection, files: Sequence[Migration], *, edition: Edition, target: int | None = None
+    connection: psycopg.Connection,
+    files: Sequence[Migration],
+    *,
+    edition: Edition,
+    target: int | None = None,
+    only: str | None = None,
 ) -> History:
     """Compare a database's ledger with the files.
 
@@ -41,19 +44,25 @@ def compare(
         files: all migrations with all variants.
         edition: of the server.
         target: highest version to apply; None is all.
+        only: name of the one file to apply; None is all.
 
     Raises:
+        MigrationFileError: there is no file `only`.
         MigrationHistoryError: an applied file is missing, renamed or edited, a file would run out of order, or the
-            target does not exist or lies behind the database.
+            target does not exist or lies behind the database, or `only` has predecessors that are not applied.
     """
+    migrations = select_edition(files, edition)
+    wanted = migrations if target is None else migrations[:target]
+    if only is None and target in {None, len(wanted)} and ledger.holds(connection, wanted):
+        return History(version=len(wanted), pending=())
     entries = ledger.read(connection)
     _refuse_edits(connection, entries, files)
     version = current_version(entries)
-    migrations = select_edition(files, edition)
     _refuse_out_of_order(entries, migrations)
     _refuse_target(target, version, migrations)
     last = len(migrations) if target is None else target
-    return History(entries=entries, version=version, pending=migrations[version:last])
+    pending = migrations[version:last]
+    return History(version=version, pending=pending if only is None else _only(only, pending, migrations, last))
 
 
 def current_version(entries: Sequence[ledger.Entry]) -> int:
@@ -119,3 +128,22 @@ def _refuse_target(target: int | None, version: int, migrations: Sequence[Migrat
         raise MigrationHistoryError(
             f"The target {target} has no file: the last migration is {len(migrations)}. Add it, or lower the target"
         )
+
+
+def _only(name: str, pending: Sequence[Migration], migrations: Sequence[Migration], last: int) -> tuple[Migration, ...]:
+    """The one pending migration with a file's name, with or without its edition; none when it is applied."""
+    wanted = next((each for each in migrations if name in {each.file, f"{each.name}.sql"}), None)
+    if wanted is None:
+        known = ", ".join(f"{each.name}.sql" for each in pending) or "none"
+        raise MigrationFileError(f"{name}: there is no such migration for this edition. Pending are: {known}")
+    earlier = [each.file for each in pending if each.version < wanted.version]
+    if wanted.version > last:
+        raise MigrationHistoryError(
+            f"{wanted.place()}: lies beyond the target {last}, which a rollback of the database sets. Raise the target"
+        )
+    if earlier:
+        raise MigrationHistoryError(
+            f"{wanted.place()}: {', '.join(earlier)} must be applied before it. Apply them first, or all in one run "
+            "without naming a file"
+        )
+    return tuple(each for each in pending if each is wanted)

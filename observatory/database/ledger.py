@@ -5,9 +5,11 @@ Owns the table's shape and every statement that reads or writes it. Does not kno
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import psycopg
 from psycopg.rows import class_row
@@ -35,24 +37,50 @@ _CREATE = (
         deployment_id    text NOT NULL
     )
     """,
+    # Later than the first databases that have a ledger.
+    """
+    ALTER TABLE observatory.schema_migrations
+        ADD COLUMN IF NOT EXISTS backup_label text,
+        ADD COLUMN IF NOT EXISTS statement_running text
+    """,
     """
     COMMENT ON TABLE observatory.schema_migrations IS
         'Migrations applied to this database; statements_done < statements_total: interrupted, the next run resumes it'
     """,
+    """
+    COMMENT ON COLUMN observatory.schema_migrations.backup_label IS 'Backup that was made right before; null: none was'
+    """,
+    """
+    COMMENT ON COLUMN observatory.schema_migrations.statement_running IS
+        'SHA-256 of the statement that was begun outside a transaction; null: none, or it is done'
+    """,
 )
+_EXISTS = "SELECT to_regclass('observatory.schema_migrations') IS NOT NULL"
+_IS_CURRENT = """
+    SELECT count(*) = 2 FROM pg_attribute
+    WHERE attrelid = to_regclass('observatory.schema_migrations') AND NOT attisdropped
+      AND attname IN ('backup_label', 'statement_running')
+"""
 
 _READ = """
     SELECT version, name, variant, sha256, edition, statements_done, statements_total, duration_ms, applied_at,
-           applied_by, deployment_id
+           applied_by, deployment_id, {backup_label} AS backup_label
     FROM observatory.schema_migrations ORDER BY version
+"""
+
+# One row instead of thousands: what `digest` computes from the files.
+_DIGEST = """
+    SELECT count(*), sha256(convert_to(coalesce(string_agg(
+        version || ' ' || name || ' ' || coalesce(variant, '-') || ' ' || sha256, E'\n' ORDER BY version), ''), 'UTF8'))
+    FROM observatory.schema_migrations WHERE statements_done = statements_total
 """
 
 _RECORD = """
     INSERT INTO observatory.schema_migrations
         (version, name, variant, sha256, source, edition, statements_done, statements_total, statement_hashes,
-         duration_ms, applied_by, deployment_id)
+         duration_ms, applied_by, deployment_id, backup_label, statement_running)
     VALUES (%(version)s, %(name)s, %(variant)s, %(sha256)s, %(source)s, %(edition)s, cardinality(%(hashes)s::text[]),
-            %(total)s, %(hashes)s, %(duration_ms)s, %(actor)s, %(deployment_id)s)
+            %(total)s, %(hashes)s, %(duration_ms)s, %(actor)s, %(deployment_id)s, %(backup_label)s, %(running)s)
 """
 
 _RESUME = """
@@ -60,7 +88,9 @@ _RESUME = """
         sha256 = excluded.sha256, source = excluded.source, statements_done = excluded.statements_done,
         statements_total = excluded.statements_total, statement_hashes = excluded.statement_hashes,
         duration_ms = schema_migrations.duration_ms + excluded.duration_ms, applied_at = excluded.applied_at,
-        applied_by = excluded.applied_by, deployment_id = excluded.deployment_id
+        applied_by = excluded.applied_by, deployment_id = excluded.deployment_id,
+        backup_label = coalesce(excluded.backup_label, schema_migrations.backup_label),
+        statement_running = excluded.statement_running
     WHERE schema_migrations.statements_done < schema_migrations.statements_total
 """
 
@@ -81,6 +111,7 @@ class Entry:
         applied_at: when the last of them was done.
         applied_by: who ran the deployment.
         deployment_id: which deployment applied it.
+        backup_label: the backup that was made right before; None: none was.
     """
 
     version: int
@@ -94,6 +125,7 @@ class Entry:
     applied_at: datetime
     applied_by: str
     deployment_id: str
+    backup_label: str | None
 
     @property
     def stem(self) -> str:
@@ -108,27 +140,55 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Author:
-    """Who applies, as the ledger records it."""
+    """Who applies, as the ledger records it; `backup_label` names the backup that was made right before."""
 
     actor: str
     deployment_id: str
     edition: Edition
+    backup_label: str | None = None
+
+
+class Progress(NamedTuple):
+    """How far an interrupted migration came.
+
+    Attributes:
+        done: SHA-256 of the statements that are done, in order.
+        running: of the statement that was begun outside a transaction and may have had its effect; None: none was.
+    """
+
+    done: tuple[str, ...]
+    running: str | None
 
 
 def create(connection: psycopg.Connection) -> None:
-    """Create the ledger unless it exists; the caller holds the migration lock."""
-    if not _exists(connection):
+    """Create the ledger, or bring an older one up, where that is needed; the caller holds the migration lock."""
+    if not _first(connection, _IS_CURRENT):
         with connection.transaction():
+            connection.execute("SET LOCAL client_min_messages = warning")
             for statement in _CREATE:
                 connection.execute(statement.encode())
 
 
 def read(connection: psycopg.Connection) -> tuple[Entry, ...]:
     """All rows by version; none when the database has no ledger yet."""
-    if not _exists(connection):
+    if not _first(connection, _EXISTS):
         return ()
+    backup_label = "backup_label" if _first(connection, _IS_CURRENT) else "NULL"
     with connection.cursor(row_factory=class_row(Entry)) as cursor:
-        return tuple(cursor.execute(_READ).fetchall())
+        return tuple(cursor.execute(_READ.format(backup_label=backup_label).encode()).fetchall())
+
+
+def holds(connection: psycopg.Connection, migrations: Sequence[Migration]) -> bool:
+    """Whether exactly these migrations are applied completely, each as its file is now; asks for one row."""
+    if not migrations or not _first(connection, _EXISTS):
+        return False
+    row = connection.execute(_DIGEST.encode()).fetchone()
+    return bool(row and row[0] == len(migrations) and bytes(row[1]) == _digest(migrations))
+
+
+def _digest(migrations: Sequence[Migration]) -> bytes:
+    lines = [f"{each.version} {each.name} {each.variant or '-'} {each.sha256}" for each in migrations]
+    return hashlib.sha256("\n".join(lines).encode()).digest()
 
 
 def source(connection: psycopg.Connection, version: int) -> str:
@@ -138,11 +198,11 @@ def source(connection: psycopg.Connection, version: int) -> str:
     return str(row[0]) if row else ""
 
 
-def statement_hashes(connection: psycopg.Connection, version: int) -> tuple[str, ...]:
-    """SHA-256 of the statements that an interrupted migration has done, in order."""
-    query = "SELECT statement_hashes FROM observatory.schema_migrations WHERE version = %s"
+def progress(connection: psycopg.Connection, version: int) -> Progress:
+    """How far a migration came that runs statement by statement."""
+    query = "SELECT statement_hashes, statement_running FROM observatory.schema_migrations WHERE version = %s"
     row = connection.execute(query, [version]).fetchone()
-    return tuple(row[0]) if row else ()
+    return Progress(tuple(row[0]), row[1]) if row else Progress((), None)
 
 
 def record(
@@ -154,6 +214,7 @@ def record(
     total: int,
     duration_ms: int,
     resumable: bool = False,
+    running: str | None = None,
 ) -> None:
     """Write a migration's row, in the caller's transaction where there is one.
 
@@ -165,6 +226,7 @@ def record(
         total: number of statements in the file.
         duration_ms: time since the row was last written.
         resumable: the row may exist already, with fewer statements done.
+        running: SHA-256 of the statement that begins now, outside a transaction.
 
     Raises:
         psycopg.errors.UniqueViolation: another session has applied the same version.
@@ -181,10 +243,12 @@ def record(
         "duration_ms": duration_ms,
         "actor": author.actor,
         "deployment_id": author.deployment_id,
+        "backup_label": author.backup_label,
+        "running": running,
     }
     connection.execute(_RECORD + _RESUME if resumable else _RECORD, values)
 
 
-def _exists(connection: psycopg.Connection) -> bool:
-    row = connection.execute("SELECT to_regclass('observatory.schema_migrations') IS NOT NULL").fetchone()
+def _first(connection: psycopg.Connection, query: str) -> bool:
+    row = connection.execute(query.encode()).fetchone()
     return bool(row and row[0])

@@ -62,7 +62,9 @@ def session_lock(
     try:
         yield
     finally:
-        if not connection.broken:
+        # The lock ends with the connection anyway, which takes no statement any more when it is broken or when the
+        # extension was updated under it.
+        with contextlib.suppress(psycopg.Error):
             connection.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_CLASS, lock.key])
 
 

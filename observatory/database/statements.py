@@ -13,6 +13,7 @@ from itertools import takewhile
 
 import pglast
 from pglast import ast
+from pglast.enums import DiscardMode
 
 from observatory.database.errors import MigrationFileError
 from observatory.database.files import Migration
@@ -21,7 +22,9 @@ _HEADER = re.compile(r"^--[ \t]*transaction[ \t]*:[ \t]*(?P<value>.*?)[ \t]*$", 
 _META_COMMAND = re.compile(r"\\\S*")
 # Only statements that start so can be ones that are refused: the others need no syntax tree, which for 10 MB of
 # INSERT would take gigabytes.
-_SUSPECT = re.compile(r"(BEGIN|START|COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE|PREPARE|COPY)\b", re.IGNORECASE)
+_SUSPECT = re.compile(
+    r"(BEGIN|START|COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE|PREPARE|COPY|DISCARD)\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +122,8 @@ def _refuse_unusable(migration: Migration, statement: Statement) -> None:
             f"{place}: {word} would end or split the transaction that holds the file and its ledger row. Remove it: "
             "each file is one transaction, unless its first line says '-- transaction: false'"
         )
+    if isinstance(node, ast.DiscardStmt) and node.target == DiscardMode.DISCARD_ALL:
+        raise MigrationFileError(f"{place}: DISCARD ALL would free the migration lock. Remove it")
     if isinstance(node, ast.CopyStmt) and node.filename is None:
         direction = "COPY FROM STDIN" if node.is_from else "COPY TO STDOUT"
         raise MigrationFileError(

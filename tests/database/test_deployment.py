@@ -327,3 +327,68 @@ def test_a_full_disk_is_a_readable_error_and_undoes_the_file(
     finally:
         with psycopg.connect(conninfo, autocommit=True) as connection:
             connection.execute(b"DROP TABLESPACE small")
+
+
+def test_one_file_is_applied_when_its_predecessors_are_in(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a ();", _002_b="CREATE TABLE b ();", _003_c="CREATE TABLE c ();")
+
+    with pytest.raises(MigrationHistoryError, match=r"002_b\.sql:1:1: 001_a\.sql must be applied before it"):
+        run_deploy(migrations=directory, only="002_b.sql")
+    assert tables(conninfo) == set()
+    assert run_deploy(migrations=directory, only="001_a.sql").applied == ("001_a",)
+    assert run_deploy(migrations=directory, only="002_b.sql").applied == ("002_b",)
+    assert run_deploy(migrations=directory, only="001_a.sql").applied == ()
+    assert tables(conninfo) == {"a", "b"}
+
+
+def test_one_file_that_does_not_exist_or_lies_beyond_the_target_is_refused(
+    run_deploy: Deploy, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a="SELECT 1;", _002_b="SELECT 2;")
+
+    with pytest.raises(MigrationFileError, match=r"004_x\.sql: there is no such migration.*001_a\.sql, 002_b\.sql"):
+        run_deploy(migrations=directory, only="004_x.sql")
+    with pytest.raises(MigrationHistoryError, match=r"002_b\.sql:1:1: lies beyond the target 1"):
+        run_deploy(migrations=directory, only="002_b.sql", target=1)
+
+
+def test_one_file_with_variants_is_named_with_or_without_its_edition(
+    run_deploy: Deploy, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(**{"001_a.apache": "SELECT 1;", "001_a.community": "SELECT 2;"}, _002_b="SELECT 3;")
+
+    assert run_deploy(migrations=directory, only="001_a.sql").applied == ("001_a",)
+    with pytest.raises(MigrationFileError, match=r"no such migration for this edition"):
+        run_deploy(migrations=directory, only="001_a.community.sql")
+    assert run_deploy(migrations=directory, only="001_a.apache.sql").applied == ()
+
+
+def test_a_statement_that_cannot_run_in_a_transaction_says_how_it_can(
+    run_deploy: Deploy, write_migrations: WriteMigrations
+) -> None:
+    with pytest.raises(StatementFailedError, match=r"001_a\.sql:1:1: VACUUM cannot run .*'-- transaction: false'"):
+        run_deploy(migrations=write_migrations(_001_a="VACUUM;"))
+
+
+def test_a_missing_extension_is_a_readable_error(run_deploy: Deploy, write_migrations: WriteMigrations) -> None:
+    with pytest.raises(
+        StatementFailedError, match=r'001_a\.sql:1:1: extension "postgis" is not available.*must first be installed'
+    ):
+        run_deploy(migrations=write_migrations(_001_a="CREATE EXTENSION postgis;"))
+
+
+def test_a_ledger_of_before_backups_is_read_and_brought_up(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a ();")
+    run_deploy(migrations=directory)
+    with psycopg.connect(conninfo) as connection:
+        connection.execute("ALTER TABLE observatory.schema_migrations DROP backup_label, DROP statement_running")
+
+    assert [entry.backup_label for entry in status(conninfo).applied] == [None]
+    assert run_deploy(migrations=directory).applied == ()
+    write_migrations(_002_b="CREATE TABLE b ();")
+    assert run_deploy(migrations=directory).applied == ("002_b",)
+    assert status(conninfo).version == 2

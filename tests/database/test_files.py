@@ -53,15 +53,15 @@ def test_the_shipped_migrations_load_for_both_editions() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["001_a", "003_c"], r"003_c\.sql: number 002 is missing"),
-        (["002_b"], r"002_b\.sql: the first migration has to be number 001"),
-        (["001_a", "001_b"], r"001_a\.sql and 001_b\.sql: two files with number 1"),
+        (["001_a", "003_c"], r"003_c\.sql:1:1: number 002 is missing"),
+        (["002_b"], r"002_b\.sql:1:1: the first migration has to be number 001"),
+        (["001_a", "001_b"], r"001_a\.sql:1:1 and 001_b\.sql:1:1: two files with number 1"),
         (["001_a", "0001_a"], "two files with number 1"),
         (["001_a", "001_a.apache"], "two files with number 1"),
-        (["001_a.apache"], r"001_a\.apache\.sql: no variant for community"),
+        (["001_a.apache"], r"001_a\.apache\.sql:1:1: no variant for community"),
         (["001_a.apache", "001_b.community"], "with different names"),
-        (["1_a"], r"1_a\.sql: not the name of a migration"),
-        (["001_A"], r"001_A\.sql: not the name of a migration"),
+        (["1_a"], r"1_a\.sql:1:1: not the name of a migration"),
+        (["001_A"], r"001_A\.sql:1:1: not the name of a migration"),
         (["001_a.enterprise"], "not the name of a migration"),
     ],
 )
@@ -78,7 +78,7 @@ def test_other_files_in_the_directory_are_refused(write_migrations: WriteMigrati
     directory = write_migrations(_001_a="SELECT 1;")
     (directory / "002_b.SQL").write_text("SELECT 2;")
 
-    with pytest.raises(MigrationFileError, match=r"002_b\.SQL: not the name of a migration"):
+    with pytest.raises(MigrationFileError, match=r"002_b\.SQL:1:1: not the name of a migration"):
         read_migrations(directory)
 
 

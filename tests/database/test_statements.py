@@ -52,6 +52,7 @@ def test_the_header_takes_a_file_out_of_a_transaction(write_migrations: WriteMig
         ("ROLLBACK;", "ROLLBACK would end"),
         ("START TRANSACTION;", "START would end"),
         ("SAVEPOINT a;", "SAVEPOINT would end"),
+        ("DISCARD ALL;", r"001_a\.sql:1:1: DISCARD ALL would free the migration lock"),
         ("PREPARE TRANSACTION 'x';", "PREPARE would end"),
         ("SELECT 1;\n-- transaction: false\nVACUUM;", r"001_a\.sql:2:1: the transaction header has no effect here"),
         ("-- transaction: off\nVACUUM;", r"001_a\.sql:1:1: transaction is 'off'"),
@@ -62,7 +63,9 @@ def test_unusable_sql_is_refused_with_its_place(write_migrations: WriteMigration
         parse_text(write_migrations, sql)
 
 
-@pytest.mark.parametrize("sql", ["PREPARE p AS SELECT 1;", "COPY t FROM '/tmp/x';", "COPY t TO PROGRAM 'true';"])
+@pytest.mark.parametrize(
+    "sql", ["PREPARE p AS SELECT 1;", "DISCARD PLANS;", "COPY t FROM '/tmp/x';", "COPY t TO PROGRAM 'true';"]
+)
 def test_statements_that_only_look_alike_are_accepted(write_migrations: WriteMigrations, sql: str) -> None:
     assert len(parse_text(write_migrations, sql).statements) == 1
 

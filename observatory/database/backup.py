@@ -1,0 +1,81 @@
+"""The backup before a migration: which kind, made and verified, before anything changes.
+
+Owns the decision and what a backup has to offer. How it is made is the caller's, who implements `Backup`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal, Protocol
+
+import psycopg
+
+FULL_IS_RECENT = timedelta(days=8)  # a weekly full backup, and a day for the one that is late
+
+Kind = Literal["full", "incr"]
+
+# Extensions' own objects do not count.
+_HAS_DATA = """
+    SELECT EXISTS (
+        SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p', 'm') AND nspname !~ '^(pg_|_timescaledb_)' AND nspname <> 'information_schema'
+          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                          AND d.deptype = 'e'))
+"""
+
+
+class Backup(Protocol):
+    """What makes and verifies backups of the database's server. Each method raises `BackupFailedError`."""
+
+    def latest_full(self) -> datetime | None:
+        """When the newest full backup that can be used ended; None where there is none."""
+
+    def create(self, kind: Kind) -> str:
+        """Make a backup and return its label."""
+
+    def verify(self, label: str) -> None:
+        """Check that a backup is whole and can be restored from."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedBackup:
+    """The backup that a deployment would make; `why` is for people."""
+
+    kind: Kind
+    why: str
+
+
+def plan_backup(backup: Backup, *, now: datetime | None = None) -> PlannedBackup:
+    """Choose an incremental backup where a recent full one exists to build on.
+
+    Raises:
+        BackupFailedError: the backups cannot be listed.
+    """
+    latest, now = backup.latest_full(), now or datetime.now(UTC)
+    if latest is None:
+        return PlannedBackup(kind="full", why="there is no full backup yet")
+    if now - latest > FULL_IS_RECENT:
+        return PlannedBackup(kind="full", why=f"the last full backup is {(now - latest).days} days old")
+    return PlannedBackup(kind="incr", why=f"the last full backup ended at {latest:%Y-%m-%d %H:%M} UTC")
+
+
+def make_backup(backup: Backup, tell: Callable[[str], None]) -> str:
+    """Make the planned backup, verify it, and return its label.
+
+    Raises:
+        BackupFailedError: it could not be made or verified.
+    """
+    planned = plan_backup(backup)
+    tell(f"{planned.kind} backup: {planned.why}")
+    label = backup.create(planned.kind)
+    tell(f"verifying {label}")
+    backup.verify(label)
+    return label
+
+
+def has_data(connection: psycopg.Connection) -> bool:
+    """Whether the database holds a table that no extension made; an empty one needs no backup."""
+    row = connection.execute(_HAS_DATA.encode()).fetchone()
+    return bool(row and row[0])

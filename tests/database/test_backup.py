@@ -1,0 +1,120 @@
+"""The backup before a migration: when it is made, which kind, and that nothing changes without it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from observatory.database import BackupFailedError, plan_backup, status
+from observatory.database.applying import Event
+from observatory.database.backup import Kind
+from tests.database.conftest import Deploy, WriteMigrations
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+@dataclass
+class Backups:
+    """Notes what is asked of it, and does what the test wants at each call."""
+
+    full: datetime | None = None
+    asked: list[str] = field(default_factory=list)
+    at_create: Callable[[], None] = lambda: None
+    at_verify: Callable[[], None] = lambda: None
+
+    def latest_full(self) -> datetime | None:
+        return self.full
+
+    def create(self, kind: Kind) -> str:
+        self.asked.append(f"create {kind}")
+        self.at_create()
+        return "20261123-230000F"
+
+    def verify(self, label: str) -> None:
+        self.asked.append(f"verify {label}")
+        self.at_verify()
+
+
+def fail() -> None:
+    raise BackupFailedError("no room")
+
+
+def test_an_empty_database_needs_no_backup(run_deploy: Deploy, write_migrations: WriteMigrations) -> None:
+    backups = Backups()
+
+    done = run_deploy(migrations=write_migrations(_001_a="CREATE TABLE a ();"), backup=backups)
+
+    assert (done.backup_label, backups.asked) == (None, [])
+
+
+def test_a_backup_is_made_and_verified_before_the_first_file_and_its_label_is_kept(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a ();")
+    run_deploy(migrations=directory)
+    write_migrations(_002_b="CREATE TABLE b ();", _003_c="-- transaction: false\nSELECT 1;\nVACUUM a;")
+    events: list[Event] = []
+    backups = Backups(at_create=lambda: seen.append(status(conninfo).version))
+    seen: list[int] = []
+
+    done = run_deploy(migrations=directory, backup=backups, on_event=events.append)
+
+    assert backups.asked == ["create full", "verify 20261123-230000F"]
+    assert seen == [1]
+    assert done.backup_label == "20261123-230000F"
+    assert [entry.backup_label for entry in status(conninfo).applied] == [None, *["20261123-230000F"] * 2]
+    assert [event.kind for event in events][:3] == ["backup", "backup", "applying"]
+
+
+def test_nothing_pending_needs_no_backup(run_deploy: Deploy, write_migrations: WriteMigrations) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a ();")
+    run_deploy(migrations=directory)
+    backups = Backups()
+
+    run_deploy(migrations=directory, backup=backups)
+
+    assert backups.asked == []
+
+
+def test_tables_without_a_ledger_are_backed_up_too(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    with psycopg.connect(conninfo) as connection:
+        connection.execute("CREATE TABLE precious ()")
+    backups = Backups()
+
+    run_deploy(migrations=write_migrations(_001_a="CREATE TABLE a ();"), backup=backups)
+
+    assert backups.asked[0] == "create full"
+
+
+@pytest.mark.parametrize("backups", [Backups(at_create=fail), Backups(at_verify=fail)], ids=["make", "verify"])
+def test_a_backup_that_cannot_be_made_or_verified_stops_the_migration(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations, backups: Backups
+) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a ();")
+    run_deploy(migrations=directory)
+    write_migrations(_002_b="CREATE TABLE b ();")
+
+    with pytest.raises(BackupFailedError, match="no room"):
+        run_deploy(migrations=directory, backup=backups)
+
+    assert status(conninfo).version == 1
+    assert run_deploy(migrations=directory).applied == ("002_b",)
+
+
+@pytest.mark.parametrize(
+    ("age", "kind", "why"),
+    [
+        (None, "full", "no full backup yet"),
+        (timedelta(days=9), "full", "9 days old"),
+        (timedelta(days=7), "incr", "ended at 2026-11-16 00:00 UTC"),
+    ],
+)
+def test_an_incremental_backup_builds_on_a_recent_full_one(age: timedelta | None, kind: str, why: str) -> None:
+    planned = plan_backup(Backups(full=None if age is None else NOW - age), now=NOW)
+
+    assert planned.kind == kind
+    assert why in planned.why
