@@ -31,7 +31,7 @@ from observatory.engine.run import (
     resources,
     up,
 )
-from observatory.engine.values import PropertyChange
+from observatory.engine.values import PropertyChange, differences
 
 __all__ = [
     "ConfigError",
@@ -54,6 +54,7 @@ __all__ = [
     "UnsupportedError",
     "clear_locks",
     "destroy",
+    "differences",
     "exists",
     "init",
     "outputs",

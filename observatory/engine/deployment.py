@@ -308,7 +308,7 @@ class Deployment:
     def _read(self, old: ResourceState) -> ResourceState | None:
         """Return a resource as its provider finds it, None if it is gone."""
         self.check_running()
-        step = Step(operation="refresh", urn=old.urn, type=old.type)
+        step = Step(operation="refresh", urn=old.urn, type=old.type, parent=old.parent)
         if not old.custom or old.type.startswith(_PROVIDER_TYPE) or old.pending_replacement or old.external:
             self._tell("done", replace(step, operation="same"))
             return old
@@ -344,7 +344,12 @@ class Deployment:
             return
         changes = tuple(differences(replacing.inputs, new.inputs))
         told = Step(
-            operation="replace", urn=new.urn, type=new.type, changes=changes, replaces=diff.replaces if diff else ()
+            operation="replace",
+            urn=new.urn,
+            type=new.type,
+            parent=new.parent,
+            changes=changes,
+            replaces=diff.replaces if diff else (),
         )
         if replacing.pending_replacement:
             self._tell("done", told)
@@ -455,7 +460,7 @@ class Deployment:
     ) -> None:
         """Perform one step: announce it, record it as pending, do it, save what it left."""
         self.check_running()
-        step = Step(operation=operation, urn=state.urn, type=state.type, changes=changes)
+        step = Step(operation=operation, urn=state.urn, type=state.type, parent=state.parent, changes=changes)
         self._tell("started", step)
         begun = time.monotonic()
         if state.custom and operation in _PENDING:
@@ -509,7 +514,7 @@ class Deployment:
 
     def _refuse(self, what: str, state: ResourceState, reason: str, detail: str = "") -> NoReturn:
         """Fail a resource before any step of it began."""
-        step = Step(operation=cast("Operation", what), urn=state.urn, type=state.type)
+        step = Step(operation=cast("Operation", what), urn=state.urn, type=state.type, parent=state.parent)
         self._fail(step, state, ProviderError(reason, detail))
 
     def _fail(self, step: Step, state: ResourceState, error: ProviderError) -> NoReturn:

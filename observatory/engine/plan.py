@@ -27,7 +27,8 @@ class Step:
             ``delete-replaced``, in whichever order they are done.
         urn: The resource.
         type: Its type.
-        changes: How its inputs change (after a refresh: its outputs), secrets masked.
+        parent: Its parent's URN, empty for the stack.
+        changes: How its inputs change (after a refresh: its outputs; for a creation: all of them), secrets masked.
         replaces: The properties that force a replacement.
         seconds: How long it took; 0 while planning.
     """
@@ -35,6 +36,7 @@ class Step:
     operation: Operation
     urn: str
     type: str
+    parent: str = ""
     changes: tuple[PropertyChange, ...] = ()
     replaces: tuple[str, ...] = ()
     seconds: float = 0.0
