@@ -13,6 +13,7 @@ from pathlib import Path
 from observatory import automation, engine
 from observatory.delivery.rollout import FleetState, RolloutDocument
 from observatory.progress import Reporter, task
+from observatory.providers import IN_TREE
 from observatory.runtime import ensure_rootfs
 from observatory.runtime.locks import exclusive
 from observatory.settings import FLEETS, FirstRollout, StackSettings, load_file
@@ -63,7 +64,11 @@ def state_options(workspace: Workspace) -> engine.StackOptions:
 
 def _options(workspace: Workspace, passphrase: str) -> engine.StackOptions:
     return engine.StackOptions(
-        cwd=workspace.root, stack=workspace.stack, backend=workspace.backend, passphrase=passphrase
+        cwd=workspace.root,
+        stack=workspace.stack,
+        backend=workspace.backend,
+        passphrase=passphrase,
+        packages=IN_TREE,
     )
 
 

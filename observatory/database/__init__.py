@@ -2,7 +2,13 @@
 
 from observatory.database.api_keys import api_key_is_active, create_api_key, revoke_api_key
 from observatory.database.backup import Backup, PlannedBackup, make_backup, plan_backup
-from observatory.database.bootstrap import ensure_database, ensure_login, ensure_monitor
+from observatory.database.bootstrap import (
+    ensure_database,
+    ensure_login,
+    ensure_monitor,
+    ensure_provisioner,
+    has_verifier,
+)
 from observatory.database.connection import connect
 from observatory.database.deployment import Deployment, Plan, SchemaStatus, check_syntax, deploy, plan, status
 from observatory.database.errors import (
@@ -19,7 +25,9 @@ from observatory.database.errors import (
 from observatory.database.files import Edition, Migration, load_migrations, read_migrations
 from observatory.database.gaps import EditionGap, edition_gaps
 from observatory.database.jobs import Job, schedule_jobs
+from observatory.database.limits import Limits, RoleSettings, set_role_settings
 from observatory.database.privileges import grant_access
+from observatory.database.scram import scram_verifier
 
 __all__ = [
     "Backup",
@@ -29,6 +37,7 @@ __all__ = [
     "Edition",
     "EditionGap",
     "Job",
+    "Limits",
     "LockHeldError",
     "LockTimeoutError",
     "Migration",
@@ -36,6 +45,7 @@ __all__ = [
     "MigrationHistoryError",
     "Plan",
     "PlannedBackup",
+    "RoleSettings",
     "SchemaStatus",
     "StatementFailedError",
     "UnreachableError",
@@ -49,7 +59,9 @@ __all__ = [
     "ensure_database",
     "ensure_login",
     "ensure_monitor",
+    "ensure_provisioner",
     "grant_access",
+    "has_verifier",
     "load_migrations",
     "make_backup",
     "plan",
@@ -57,5 +69,7 @@ __all__ = [
     "read_migrations",
     "revoke_api_key",
     "schedule_jobs",
+    "scram_verifier",
+    "set_role_settings",
     "status",
 ]

@@ -10,18 +10,21 @@ import base64
 import contextlib
 import hashlib
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import psycopg
 from psycopg import sql
 
 from observatory.database.connection import connect, with_database
 from observatory.database.errors import readable
+from observatory.database.limits import Limits, apply_role_settings
 from observatory.database.lock import BOOTSTRAP_LOCK, session_lock
 from observatory.database.privileges import SCHEMAS, grant_relations
 
 EXTENSIONS = ("timescaledb", "pg_stat_statements")
 LOCK_WAIT_S = 60.0
+GRANTABLE = ("pg_monitor", "pg_read_all_data", "pg_signal_backend", "pg_maintain")  # what logins may be members of
+PROVISIONER_LIMITS = Limits(connections=10, statement_timeout_s=30, lock_timeout_s=10, idle_in_transaction_s=30)
 MONITOR_CONNECTIONS, MONITOR_STATEMENT_TIMEOUT_MS = 5, 10_000
 
 # PostgreSQL marks so a database whose CREATE or DROP was interrupted: it can only be dropped.
@@ -114,6 +117,52 @@ def ensure_monitor(admin_conninfo: str, *, database: str, name: str) -> None:
         admin.execute(_compose("GRANT pg_monitor TO {}", name))
         admin.execute(_compose("GRANT CONNECT ON DATABASE {} TO {}", database, name))
         _limit(admin, name, database, MONITOR_CONNECTIONS, MONITOR_STATEMENT_TIMEOUT_MS)
+
+
+def ensure_provisioner(
+    admin_conninfo: str, *, database: str, owner: str, name: str, verifier: str, managed: Sequence[str]
+) -> None:
+    """Make the login that makes all others: it may create roles and grant what the owner has, and is no superuser.
+
+    Args:
+        admin_conninfo: superuser, to the server's maintenance database (`postgres`), which holds the lock.
+        database: made by `ensure_database`.
+        owner: of the database and its objects; the login becomes a member.
+        name: of the login.
+        verifier: of its password, as `scram_verifier` returns it.
+        managed: roles that it is to manage; those that stand already, made by somebody else, are handed over.
+
+    Raises:
+        LockHeldError: another bootstrap runs on the server.
+        StatementFailedError: PostgreSQL refused.
+        UnreachableError: no connection.
+    """
+    with _locked_session(admin_conninfo, f'bootstrap of login "{name}"') as admin, admin.transaction():
+        _ensure_role(admin, name)
+        admin.execute(_compose("ALTER ROLE {} CREATEROLE PASSWORD ", name) + sql.Literal(verifier))
+        _apply_limits(admin, name, PROVISIONER_LIMITS)
+        admin.execute(_compose("GRANT {} TO {}", owner, name))
+        admin.execute(_compose("GRANT SET ON PARAMETER log_statement TO {}", name))
+        admin.execute(_compose("GRANT CONNECT ON DATABASE {} TO {} WITH GRANT OPTION", database, name))
+        standing = admin.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)", [list(managed)]).fetchall()
+        for role in (*GRANTABLE, *(row[0] for row in standing)):
+            admin.execute(_compose("GRANT {} TO {} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE", role, name))
+
+
+def has_verifier(admin_conninfo: str, *, name: str, verifier: str) -> bool:
+    """Tell whether a login's password is the one that the verifier was made of.
+
+    Args:
+        admin_conninfo: superuser.
+        name: of the login.
+        verifier: as `scram_verifier` returned it when the password was set.
+
+    Raises:
+        UnreachableError: no connection.
+    """
+    with connect(admin_conninfo, purpose="verify passwords") as admin:
+        row = admin.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", [name]).fetchone()
+    return row == (verifier,)
 
 
 @contextlib.contextmanager
@@ -209,3 +258,8 @@ def _grant(connection: psycopg.Connection, name: str, database: str, owner: str)
         connection.execute(future + _compose("REVOKE ALL ON TABLES FROM {}", name))
         connection.execute(future + _compose("GRANT SELECT ON TABLES TO {}", name))
     grant_relations(connection, role=name, owner=owner)
+
+
+def _apply_limits(connection: psycopg.Connection, name: str, limits: Limits) -> None:
+    connection.execute(_compose("ALTER ROLE {} CONNECTION LIMIT ", name) + sql.Literal(limits.connections))
+    apply_role_settings(connection, {name: limits.settings})

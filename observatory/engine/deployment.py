@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn, cast
 from observatory.engine.backend import now
 from observatory.engine.errors import EngineError, Interrupted, StepFailed, UnsupportedError
 from observatory.engine.plan import DiagnosticEvent, Event, Operation, Step, StepEvent
-from observatory.engine.providers import DYNAMIC, Diff, Provider, ProviderError
+from observatory.engine.providers import DYNAMIC, PROVIDER_TYPE, Diff, Provider, ProviderError
 from observatory.engine.snapshot import ResourceState, Snapshot
 from observatory.engine.values import (
     UNKNOWN,
@@ -36,7 +36,6 @@ from observatory.engine.values import (
 )
 
 STACK_TYPE = "pulumi:pulumi:Stack"
-_PROVIDER_TYPE = "pulumi:providers:"
 _PROTECTED = "it is protected; take `protect` off its options and run up first"
 _PENDING: dict[Operation, str] = {
     "create": "creating",
@@ -216,7 +215,7 @@ class Deployment:
 
     def _register(self, goal: Goal) -> ResourceState:
         new = goal.state
-        if new.custom and not new.provider and not new.type.startswith(_PROVIDER_TYPE):
+        if new.custom and not new.provider and not new.type.startswith(PROVIDER_TYPE):
             new.provider = self._default_provider(new)
         old = self._claim(goal)
         with self._slots:
@@ -309,7 +308,7 @@ class Deployment:
         """Return a resource as its provider finds it, None if it is gone."""
         self.check_running()
         step = Step(operation="refresh", urn=old.urn, type=old.type, parent=old.parent)
-        if not old.custom or old.type.startswith(_PROVIDER_TYPE) or old.pending_replacement or old.external:
+        if not old.custom or old.type.startswith(PROVIDER_TYPE) or old.pending_replacement or old.external:
             self._tell("done", replace(step, operation="same"))
             return old
         self._tell("started", step)
@@ -360,7 +359,7 @@ class Deployment:
 
     def _created(self, new: ResourceState) -> tuple[str, Properties]:
         if self.preview:
-            return UNKNOWN if new.type.startswith(_PROVIDER_TYPE) else "", dict(new.inputs)
+            return UNKNOWN if new.type.startswith(PROVIDER_TYPE) else "", dict(new.inputs)
         timeout = new.custom_timeouts.get("create", 0)
         return self._provider(new).create(new.urn, reveal(new.inputs), timeout)
 
@@ -486,7 +485,7 @@ class Deployment:
             )
         with self._registering:
             if package not in self._defaults:
-                type_ = f"{_PROVIDER_TYPE}{package}"
+                type_ = f"{PROVIDER_TYPE}{package}"
                 inputs = self._config if package == DYNAMIC else _of_package(self._config, package)
                 record = ResourceState(urn=self.urn(type_, "default", ""), type=type_, custom=True, inputs=inputs)
                 self.register(Goal(state=record))
@@ -495,7 +494,7 @@ class Deployment:
 
     def _provider(self, state: ResourceState) -> Provider:
         """Return who serves a resource, configured."""
-        if state.type.startswith(_PROVIDER_TYPE):
+        if state.type.startswith(PROVIDER_TYPE):
             return self._records
         if state.package not in self._hosts:
             raise UnsupportedError(f"{state.type} {state.name!r}: the package {state.package!r}, which needs a plugin,")
@@ -526,7 +525,7 @@ class Deployment:
         raise failure from None  # the cause may name secrets
 
     def _tell(self, status: Literal["started", "done", "failed"], step: Step, message: str = "") -> None:
-        if step.type.startswith(_PROVIDER_TYPE) and step.name == "default":
+        if step.type.startswith(PROVIDER_TYPE) and step.name == "default":
             return  # the CLI, too, keeps default providers to itself
         with self._lock:
             if status == "done":

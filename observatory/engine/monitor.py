@@ -17,7 +17,9 @@ from pulumi.runtime.proto import alias_pb2, engine_pb2, resource_pb2
 from observatory.engine.deployment import Deployment, Goal
 from observatory.engine.errors import UnsupportedError
 from observatory.engine.plan import DiagnosticEvent, Event, Severity
+from observatory.engine.providers import INTERNAL_KEY, PROVIDER_TYPE
 from observatory.engine.snapshot import ResourceState
+from observatory.engine.values import Properties
 from observatory.engine.wire import from_struct, to_struct
 
 _EMPTY = empty_pb2.Empty()
@@ -128,7 +130,7 @@ class Monitor:
             urn=self._deployment.urn(request.type, request.name, request.parent),
             type=request.type,
             custom=request.custom,
-            inputs=from_struct(request.object),
+            inputs=_inputs(request),
             parent=request.parent,
             protect=request.protect,
             provider=request.provider,
@@ -182,6 +184,14 @@ class Engine:
     def RequirePulumiVersion(self, request: Any) -> NoReturn:  # noqa: N802
         """Refuse: there is no CLI here whose version could satisfy the program."""
         raise UnsupportedError(f"require_pulumi_version({request.pulumi_version_range!r})")
+
+
+def _inputs(request: resource_pb2.RegisterResourceRequest) -> Properties:
+    """Return a resource's inputs; those of a provider that the program makes name its plugin too, as the CLI's do."""
+    inputs = from_struct(request.object)
+    if request.type.startswith(PROVIDER_TYPE) and request.version:
+        return {**inputs, INTERNAL_KEY: {}, "version": request.version}
+    return inputs
 
 
 def _name(urn: str) -> str:

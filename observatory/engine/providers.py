@@ -18,6 +18,8 @@ from pathlib import Path
 from observatory.engine.values import Properties
 
 DYNAMIC = "pulumi-python"  # the package of dynamic resources
+PROVIDER_TYPE = "pulumi:providers:"  # then a package: the resources that are providers themselves
+INTERNAL_KEY = "__internal"  # in a provider's inputs: what the CLI keeps for itself, sdk/go/common/resource/provider
 _STOP_SECONDS = 5
 
 # Runs the SDK's host, and dies with the engine: the pipe on stdin breaks when the engine is gone, however it went.
@@ -77,7 +79,7 @@ class Provider:
 
     def create(self, urn: str, inputs: Properties, timeout: float) -> tuple[str, Properties]:
         """Create the resource; return its ID and outputs. The timeout is in seconds, 0 for the provider's own."""
-        return str(uuid.uuid4()), inputs
+        return str(uuid.uuid4()), _without_internal(inputs)
 
     def read(self, urn: str, id_: str, inputs: Properties, outputs: Properties) -> tuple[str, Properties, Properties]:
         """Return the ID (empty if it is gone), outputs and inputs as they really are."""
@@ -85,7 +87,7 @@ class Provider:
 
     def update(self, urn: str, id_: str, outputs: Properties, news: Properties, timeout: float) -> Properties:
         """Change the resource from its old outputs to the new inputs; return its outputs."""
-        return news
+        return _without_internal(news)
 
     def delete(self, urn: str, id_: str, outputs: Properties, timeout: float) -> None:
         """Delete the resource."""
@@ -104,6 +106,10 @@ class AnyPackage(dict[str, Provider]):
     def __missing__(self, package: str) -> Provider:
         """Return who has no opinion."""
         return Provider()
+
+
+def _without_internal(inputs: Properties) -> Properties:
+    return {key: value for key, value in inputs.items() if key != INTERNAL_KEY}
 
 
 def start_host(cwd: Path, project: str) -> subprocess.Popen[bytes]:

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from observatory.engine.deployment import STACK_TYPE, Deployment
 from observatory.engine.errors import ConfigError, EngineError, Interrupted
 from observatory.engine.plan import DiagnosticEvent, Emitter, OnEvent, Result
 from observatory.engine.project import Project
-from observatory.engine.providers import DYNAMIC, AnyPackage, start_host, stop_host
+from observatory.engine.providers import DYNAMIC, AnyPackage, Provider, start_host, stop_host
 from observatory.engine.snapshot import Snapshot
 from observatory.engine.values import PROVIDER_KEY, make_secret, mask, reveal
 
@@ -42,6 +42,7 @@ class StackOptions:
         passphrase: Protects the stack's secrets.
         config_file: The stack's configuration, by default ``Pulumi.<stack>.yaml`` in ``cwd`` if there is one.
         parallel: How many resources are worked on at once.
+        packages: What makes the provider of each package that is served in-tree, by the package's name.
     """
 
     cwd: Path
@@ -50,6 +51,7 @@ class StackOptions:
     passphrase: str = field(repr=False)
     config_file: Path | None = None
     parallel: int = _DEFAULT_PARALLEL
+    packages: Mapping[str, Callable[[], Provider]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_environment(cls, cwd: Path, stack: str, **options: Any) -> StackOptions:
@@ -249,8 +251,9 @@ def _prepare(  # noqa: PLR0917 - called once
     from observatory.engine.dynamic import DynamicProvider  # noqa: PLC0415 - imports the SDK, beside the above
 
     dynamic = DynamicProvider(host, lambda line: emit(DiagnosticEvent(severity="info", message=line)))
-    cleanup.callback(dynamic.close)
-    providers = {DYNAMIC: dynamic}
+    providers = {DYNAMIC: dynamic, **{name: make() for name, make in options.packages.items()}}
+    for provider in providers.values():
+        cleanup.callback(provider.close)
     config, secret_keys = project.config(snapshot.crypter.decrypt)
     wired = {key: make_secret(value) if key in secret_keys else value for key, value in config.items()}
     deployment = Deployment(
