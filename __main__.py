@@ -12,6 +12,11 @@ from observatory.runtime import rootfs_path
 from observatory.settings import SettingsError, StackSettings, load_program
 from observatory.workspace import Workspace
 
+REMOVAL_BEGUN = (
+    "the stack {stack!r} is half removed, its data is gone: an `observatory down` was interrupted. "
+    "`observatory down` finishes it; `observatory up` finishes it too, and makes the stack anew"
+)
+
 
 def live_or_first(workspace: Workspace, settings: StackSettings) -> RolloutDocument:
     """Return what is live, or what the stack starts with when nothing is yet."""
@@ -38,6 +43,8 @@ def declare_stack() -> None:
     """Declare the selected stack and export its outputs."""
     settings = load_program()
     workspace = Workspace(root=Path(__file__).resolve().parent, stack=pulumi.get_stack())
+    if workspace.discarded:
+        raise pulumi.RunError(REMOVAL_BEGUN.format(stack=workspace.stack))
     outputs = declare(
         LocalArgs(
             settings=settings,

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
-from pathlib import Path
 
 from observatory import automation, engine
 from observatory.delivery.rollout import FleetState, RolloutDocument
+from observatory.partial import partial_path, remove_abandoned
 from observatory.progress import Reporter, task
 from observatory.providers import IN_TREE
 from observatory.runtime import ensure_rootfs
@@ -84,20 +83,23 @@ def _no_passphrase(workspace: Workspace) -> str:
 def _make_passphrase(workspace: Workspace) -> None:
     """Draw the passphrase once; it is never replaced while there is a state whose secrets depend on it."""
     file = workspace.passphrase_file
+    remove_abandoned(file.parent)
     if file.exists():
         return
     if engine.exists(state_options(workspace)):
         raise OperationError(_no_passphrase(workspace))
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, partial = tempfile.mkstemp(dir=file.parent, prefix=".passphrase.")  # mode 0600
-    with os.fdopen(handle, "w") as stream:
-        stream.write(secrets.token_urlsafe(32))
+    partial = partial_path(file)
     try:
-        Path(file).hardlink_to(partial)  # whole or not at all, and never over another one
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(secrets.token_urlsafe(32))
+            stream.flush()
+            os.fsync(stream.fileno())
+        file.hardlink_to(partial)  # whole or not at all, and never over another one
     except FileExistsError:
         return
     finally:
-        Path(partial).unlink()
+        partial.unlink(missing_ok=True)
     automation.forget_salt(workspace.config_file)  # an earlier passphrase's would refuse this one
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,20 @@ class Workspace:
     def home(self) -> Path:
         """What the `local` stack owns: data, configuration, sockets, logs."""
         return self.directory / "stacks" / self.stack
+
+    @property
+    def discarded(self) -> list[Path]:
+        """Homes that `down` has given up and not yet removed whole; while there is one, the stack counts as removed."""
+        return sorted(self.home.parent.glob(f"{self._discarded_prefix}*"))
+
+    def discard_home(self) -> None:
+        """Give the home up with all its data, in one step: what is interrupted later is only cleaning up."""
+        if self.home.exists():
+            self.home.rename(self.home.with_name(f"{self._discarded_prefix}{time.time_ns()}"))
+
+    @property
+    def _discarded_prefix(self) -> str:
+        return f".{self.stack}.removed-"
 
     @property
     def demonstrated(self) -> Path:

@@ -6,16 +6,15 @@ Owns what a manifest must say and that an artifact is what its manifest says. Ho
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tarfile
-import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from observatory.delivery.documents import problems
+from observatory.partial import partial_path, remove_abandoned
 
 
 class ReleaseError(Exception):
@@ -79,13 +78,12 @@ class ReleaseStore:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a file whole or not at all."""
-    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
+    partial = partial_path(target)
     try:
         shutil.copyfile(source, partial)
-        Path(partial).replace(target)
+        partial.replace(target)
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def check_digest(artifact: Path, sha256: str) -> None:
@@ -109,11 +107,13 @@ def install(artifact: Path, *, sha256: str, target: Path) -> None:
     Raises:
         ReleaseError: the artifact is missing, another one, or not an archive.
     """
+    remove_abandoned(target.parent)
     if target.is_dir():
         return
     check_digest(artifact, sha256)
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    partial = partial_path(target)
+    partial.mkdir(mode=0o700)
     try:
         with tarfile.open(artifact) as archive:
             # Debian 12's Python knows no extraction filters yet, and later ones warn without: check, then trust.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from observatory.delivery.documents import problems
+from observatory.partial import partial_path
 
 FleetName = Literal["blue", "green"]
 TOTAL_WEIGHT = 100  # weights are percent of the traffic, as in the ALB's weighted target groups
@@ -147,13 +147,13 @@ class FileRolloutStore:
             yield
 
     def _replace(self, document: RolloutDocument) -> None:
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name)
+        partial = partial_path(self.path)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with partial.open("w", encoding="utf-8") as file:
                 file.write(document.model_dump_json(indent=2))
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).replace(self.path)
+            partial.replace(self.path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise

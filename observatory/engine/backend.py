@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from observatory.engine.errors import LockedError, StateError
+from observatory.partial import partial_path
 
 _LAYOUT_VERSION = 1  # project-scoped stacks; 0 was the layout before 2023
 _CHECKPOINT_VERSION = 3
@@ -200,7 +201,7 @@ def now() -> str:
 
 def _write_atomically(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = partial_path(path)
     try:
         with temporary.open("wb") as file:
             file.write(content)

@@ -168,6 +168,19 @@ def remove(options: StackOptions) -> None:
         files.remove()
 
 
+@contextmanager
+def locked(options: StackOptions, *, on_event: OnEvent | None = None) -> Iterator[None]:
+    """Hold the stack's lock for work on it that is no operation of an engine; neither engine starts one meanwhile.
+
+    Raises:
+        LockedError: a run is under way.
+    """
+    _, files = _locate(options)
+    emit = Emitter(on_event)
+    with files.lock(lambda text: emit(DiagnosticEvent(severity="warning", message=text))):
+        yield
+
+
 def clear_locks(options: StackOptions, *, on_event: OnEvent | None = None) -> tuple[int, ...]:
     """Remove the locks that dead processes of this host left on the stack, and return those processes.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -94,11 +95,15 @@ def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Repo
 def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter = silent) -> UpResult:
     """Bring the stack to what the program declares, and show with real traces that a new one works.
 
+    A `down` that was interrupted after it had given the data up is finished first.
+
     Raises:
         engine.EngineError: what failed, with what had succeeded until then in its `result`.
         DemonstrationError: the new stack does not store or give back traces.
     """
     chosen = choose_engine(choice)
+    if workspace.discarded:
+        _finish_removal(workspace, chosen, report)
     settings = bootstrap(workspace, report)
     _check_ports(workspace, settings)
     result = _engine(chosen).up(engine_options(workspace), on_event=_steps_to(report))
@@ -148,26 +153,52 @@ def down(
 ) -> None:
     """Stop the stack. With `keep_data` all else stays, for the next `up`; without, data and state go too.
 
+    Both hold the stack's lock while they stop. Until every daemon has stopped, `up` takes all of it back; then the data
+    is given up in one step, and from there on what is interrupted is finished by the next `down` or `up`.
     Works without the passphrase: then only what is on this machine is removed, which is all that `local` has.
+
+    Raises:
+        engine.LockedError: a run is under way.
+        engine.EngineError: the state cannot be read, or a resource not be deleted.
     """
-    if keep_data:
-        with task(report, "stop every daemon"):
-            workspace.sandbox.stop()
-        return
-    if workspace.passphrase_file.exists() and engine.exists(state_options(workspace)):
-        _engine(choose_engine(choice)).destroy(engine_options(workspace), on_event=_steps_to(report))
-    with task(report, "remove data and state"):
-        workspace.sandbox.stop()
-        _remove_all(workspace)
-
-
-def _remove_all(workspace: Workspace) -> None:
-    """Remove what the stack owns; the cache with the root filesystem stays, and so does what other stacks own."""
-    if engine.exists(state_options(workspace)):
-        engine.remove(state_options(workspace))
+    chosen = choose_engine(choice)
+    if not keep_data:
+        _check_state(workspace)
     if workspace.home.exists():
-        shutil.rmtree(workspace.home)
-    workspace.rollout.remove()
+        with task(report, "stop every daemon"), _locked(workspace, report):
+            workspace.sandbox.stop()
+            if not keep_data:
+                workspace.discard_home()
+    if not keep_data:
+        _finish_removal(workspace, chosen, report)
+
+
+def _locked(workspace: Workspace, report: Reporter) -> AbstractContextManager[None]:
+    return engine.locked(state_options(workspace), on_event=_steps_to(report))
+
+
+def _check_state(workspace: Workspace) -> None:
+    """Find a state that cannot be read before anything is given up for it."""
+    if workspace.passphrase_file.exists() and engine.exists(state_options(workspace)):
+        engine.outputs(engine_options(workspace), show_secrets=True)
+
+
+def _finish_removal(workspace: Workspace, chosen: Literal["cli", "embedded"], report: Reporter) -> None:
+    """Remove what a stack without a home still has; the cache stays, and so does what other stacks own."""
+    if engine.exists(state_options(workspace)):
+        if workspace.passphrase_file.exists():
+            _engine(chosen).destroy(engine_options(workspace), on_event=_steps_to(report))
+        engine.remove(state_options(workspace))
+    with task(report, "remove data and state"):
+        workspace.rollout.remove()
+        for home in workspace.discarded:
+            shutil.rmtree(home, onerror=_unless_gone)
+
+
+def _unless_gone(_function: object, _path: str, caught: tuple[type[BaseException], BaseException, object]) -> None:
+    """Let two commands remove the same tree."""
+    if not isinstance(caught[1], FileNotFoundError):
+        raise caught[1]
 
 
 def outputs(workspace: Workspace, *, show_secrets: bool = False) -> Mapping[str, Any]:

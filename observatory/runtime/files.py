@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from observatory.partial import partial_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +33,9 @@ def write_file(path: Path, content: str | bytes, *, mode: int = 0o600, owner: Ow
     data = content.encode() if isinstance(content, str) else content
     if path.is_file() and path.stat().st_mode & 0o7777 == mode and path.read_bytes() == data:
         return False
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    temporary = partial_path(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -1,0 +1,39 @@
+"""Names for files and directories that are not finished yet. They tell whose they are.
+
+What a killed process leaves under such a name is removed by the next that writes beside it: nothing piles up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+from pathlib import Path
+
+_NAME = re.compile(r"\..+\.(\d+)-\d+\.partial")
+_numbers = itertools.count()
+
+
+def partial_path(path: Path) -> Path:
+    """Return an unused name beside `path`, for what is to be renamed to it; remove what dead processes left there."""
+    remove_abandoned(path.parent)
+    return path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.partial")
+
+
+def remove_abandoned(directory: Path) -> None:
+    """Remove what processes that run no more have begun in `directory` and did not finish."""
+    for path in directory.glob(".*.partial"):
+        match = _NAME.fullmatch(path.name)
+        if match and not _runs(int(match[1])):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

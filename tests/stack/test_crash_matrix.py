@@ -1,0 +1,76 @@
+"""Commands that die or are interrupted in the middle of a real stack: the next one goes on, and nothing is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from observatory.database.connection import connect, with_database
+from tests.support import crash
+from tests.support.blow import read_ledger, write_plan
+from tests.support.checkout import Checkout
+
+EMBEDDED = ("--engine", "embedded")
+UP, DOWN = ("up", *EMBEDDED), ("down", "--yes", *EMBEDDED)
+
+
+def traces(checkout: Checkout) -> int:
+    url = with_database(checkout.output("admin_database_url"), "observatory")
+    with connect(url, purpose="test") as connection:
+        row = connection.execute("SELECT count(*) FROM llm_traces").fetchone()
+    return int(row[0]) if row else 0
+
+
+def strike_once(checkout: Checkout, arguments: tuple[str, ...], moment: str, step: str, signal: str) -> str:
+    """Strike the command at one moment; return what it said."""
+    plan = crash.plan_for(checkout, moment, signal=signal, moments=(moment,), only=step)
+    file = Path(plan.ledger).with_suffix(".plan")
+    write_plan(file, plan)
+    _, said = crash.strike(checkout, arguments, file)
+    assert read_ledger(Path(plan.ledger)), f"never came to {step}:\n{said}"
+    assert crash.after_a_blow(checkout, file) == []
+    return said
+
+
+STATE_GOES = r"os.remove backend/.*stacks/.*/local\.json$"
+GIVEN_UP = r"os.rename stacks/\.local\.removed"
+
+
+def test_an_interrupted_down_is_taken_back_or_finished_by_up(checkout: Checkout) -> None:
+    """Taken back as long as the data was not given up; finished, and followed by a new stack, from there on."""
+    checkout.run(*UP)
+    key = checkout.output("api_key")
+    strike_once(checkout, DOWN, "unsaved", GIVEN_UP, "SIGKILL")
+    assert checkout.json(*UP)["status"]["healthy"]
+    assert traces(checkout) == 1000
+    assert checkout.output("api_key") == key
+    strike_once(checkout, DOWN, "saved", GIVEN_UP, "SIGINT")
+    assert "is half removed" in checkout.run("preview", *EMBEDDED, expect=1).stderr
+    assert checkout.json(*UP)["status"]["healthy"]
+    assert traces(checkout) == 1000
+    assert checkout.output("api_key") != key
+    assert set(checkout.json(*UP)["summary"]) == {"same"}
+    assert crash.leftovers(checkout) == []
+
+
+@pytest.mark.parametrize("step", [GIVEN_UP, STATE_GOES, "os.remove rollout/local.json", "rmtree"])
+def test_a_killed_down_is_finished_by_the_next(checkout: Checkout, step: str) -> None:
+    checkout.run("bootstrap")
+    (checkout.home / "data").mkdir(parents=True)
+    (checkout.home / "data/some").write_text("data")
+    strike_once(checkout, DOWN, "unsaved", step, "SIGKILL")
+    checkout.run(*DOWN)
+    assert not any((checkout.root / ".observatory/stacks").iterdir())
+    assert not crash.checkpoint(checkout).exists()
+
+
+def test_a_down_that_cannot_read_the_state_gives_nothing_up(checkout: Checkout) -> None:
+    checkout.run(*UP)
+    file = crash.checkpoint(checkout)
+    whole = file.read_text()
+    file.write_text(whole[: len(whole) // 2])
+    assert "is damaged" in checkout.run(*DOWN, expect=1).stderr
+    file.write_text(whole)
+    assert checkout.json("status")["healthy"]
+    assert set(checkout.json(*UP)["summary"]) == {"same"}
