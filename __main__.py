@@ -16,6 +16,7 @@ REMOVAL_BEGUN = (
     "the stack {stack!r} is half removed, its data is gone: an `observatory down` was interrupted. "
     "`observatory down` finishes it; `observatory up` finishes it too, and makes the stack anew"
 )
+NOT_BUILT = "0" * 64
 
 
 def live_or_first(workspace: Workspace, settings: StackSettings) -> RolloutDocument:
@@ -24,11 +25,19 @@ def live_or_first(workspace: Workspace, settings: StackSettings) -> RolloutDocum
     if live:
         return live
     first = settings.first_rollout
+    if pulumi.runtime.is_dry_run():
+        pulumi.info("weights and versions: first values from settings, since no rollout document was read")
     return RolloutDocument.first(
-        version=first.version,
-        sha256=workspace.releases.manifest(first.version).sha256,
-        active_fleet=first.active_fleet,
+        version=first.version, sha256=digest(workspace, first.version), active_fleet=first.active_fleet
     )
+
+
+def digest(workspace: Workspace, version: str) -> str:
+    """Return the digest of a release; a plan may be made before the release is."""
+    if pulumi.runtime.is_dry_run() and version not in workspace.releases.versions():
+        pulumi.info(f"release {version} is not built yet: its digest is shown as {NOT_BUILT}")
+        return NOT_BUILT
+    return workspace.releases.manifest(version).sha256
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,20 @@ from observatory.engine import (
     LockedError,
     OnEvent,
     ProgramError,
+    PropertyChange,
     Result,
     StackOptions,
     Step,
     StepEvent,
     StepFailed,
     clear_locks,
+    differences,
 )
+from observatory.engine.values import mask
 
 MASK = "[secret]"
+_CHANGING = {"create", "update", "replace"}  # operations that say what changes; a replacement's parts repeat it
+_KINDS = {"add": "add", "delete": "delete"}  # of the CLI's detailed differences, without what forces a replacement
 
 
 def find_cli() -> str | None:
@@ -35,16 +40,18 @@ def find_cli() -> str | None:
     return shutil.which("pulumi")
 
 
-def environment(backend: Path) -> dict[str, str]:
-    """Return what a plain `pulumi` needs in its environment to work on the same state, but for the passphrase."""
-    return {
+def environment(backend: Path, *, plugins: bool = False) -> dict[str, str]:
+    """Return what a plain `pulumi` needs in its environment to work on the same state, but for the passphrase.
+
+    Without `plugins` it downloads none: a stack of dynamic resources needs none, and a missing one should fail at once.
+    """
+    variables = {
         "PULUMI_BACKEND_URL": f"file://{backend}",
         # The salt of a stack that the embedded engine made is in its state, not in the tracked configuration file.
         "PULUMI_FALLBACK_TO_STATE_SECRETS_MANAGER": "true",
-        # No resource of this program needs a downloaded plugin; a missing one should fail at once.
-        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
         "PULUMI_SKIP_UPDATE_CHECK": "true",
     }
+    return variables if plugins else {**variables, "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true"}
 
 
 def preview(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
@@ -66,6 +73,8 @@ def destroy(options: StackOptions, *, on_event: OnEvent | None = None) -> Result
 
 def forget_salt(config_file: Path) -> None:
     """Drop the salt that the CLI writes into the tracked configuration file; the state holds it too (ADR 5)."""
+    if not config_file.exists():
+        return
     lines = config_file.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if not line.startswith("encryptionsalt:")]
     if kept != lines:
@@ -89,7 +98,10 @@ def _run(options: StackOptions, on_event: OnEvent | None, operate: Callable[[Any
     collector = _Collector(on_event or (lambda _event: None))
     configuration = options.config_file or options.cwd / f"Pulumi.{options.stack}.yaml"
     forget_salt(configuration)
-    variables = {**environment(options.backend), "PULUMI_CONFIG_PASSPHRASE": options.passphrase}
+    variables = {
+        **environment(options.backend, plugins=options.plugins),
+        "PULUMI_CONFIG_PASSPHRASE": options.passphrase,
+    }
     command = SessionCommand()
     try:
         with command.stoppable():
@@ -120,6 +132,7 @@ class _Collector:
         self.steps: list[Step] = []
         self.errors: list[str] = []
         self.failed: Step | None = None
+        self._ended: set[tuple[str, str]] = set()
         self._on_event = on_event
         self._started: dict[str, float] = {}
 
@@ -138,7 +151,11 @@ class _Collector:
         self._on_event(StepEvent(status="started", step=self._step(metadata)))
 
     def _finish(self, metadata: Any) -> None:
+        """Take a step's end, once: a component has another event when its outputs are known."""
         step = self._step(metadata)
+        if (step.urn, step.operation) in self._ended or _is_default_provider(step):
+            return
+        self._ended.add((step.urn, step.operation))
         self.steps.append(step)
         self._on_event(StepEvent(status="done", step=step))
 
@@ -149,7 +166,16 @@ class _Collector:
 
     def _step(self, metadata: Any) -> Step:
         seconds = time.monotonic() - self._started.get(metadata.urn, time.monotonic())
-        return Step(operation=metadata.op.value, urn=metadata.urn, type=metadata.type, seconds=seconds)
+        state = metadata.new or metadata.old
+        return Step(
+            operation=metadata.op.value,
+            urn=metadata.urn,
+            type=metadata.type,
+            parent=state.parent or "" if state else "",
+            changes=tuple(_changes(metadata)),
+            replaces=tuple(metadata.keys or ()),
+            seconds=seconds,
+        )
 
     def _diagnose(self, event: Any) -> None:
         severity = event.severity.removeprefix("info#")
@@ -157,6 +183,26 @@ class _Collector:
             self.errors.append(event.message.strip())
         if severity in ("debug", "info", "warning", "error"):
             self._on_event(DiagnosticEvent(severity=severity, message=event.message.strip(), urn=event.urn or ""))
+
+
+def _changes(metadata: Any) -> Iterator[PropertyChange]:
+    """Yield how inputs change, then what only the provider can tell, such as a secret: here all of them look alike."""
+    if metadata.op.value not in _CHANGING:
+        return
+    old, new = metadata.old.inputs if metadata.old else {}, metadata.new.inputs
+    told: list[str] = []
+    for change in differences(old, new):
+        told.append(change.path)
+        yield change
+    for path, detail in (metadata.detailed_diff or {}).items():
+        if not any(path.startswith(known) or known.startswith(path) for known in told):
+            name = path.partition(".")[0].partition("[")[0]
+            kind: Any = _KINDS.get(detail.diff_kind.value.partition("-")[0], "update")
+            yield PropertyChange(path=path, kind=kind, old=mask(old.get(name)), new=mask(new.get(name)))
+
+
+def _is_default_provider(step: Step) -> bool:
+    return step.type.startswith("pulumi:providers:") and step.name.partition("_")[0] == "default"
 
 
 def _failure(collector: _Collector, text: str) -> EngineError:

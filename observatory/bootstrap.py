@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from dataclasses import replace
 
 from observatory import automation, engine
 from observatory.delivery.rollout import FleetState, RolloutDocument
@@ -34,13 +35,28 @@ def bootstrap(workspace: Workspace, report: Reporter) -> StackSettings:
     """
     settings = load_file(workspace.config_file)
     _make_passphrase(workspace)
+    if settings.platform == "local":
+        _make_local(workspace, settings, report)
+    engine.init(engine_options(workspace))
+    return settings
+
+
+def make_state(workspace: Workspace) -> None:
+    """Make an empty stack with its passphrase, where there is none.
+
+    Raises:
+        OperationError: the passphrase of an existing stack is gone.
+    """
+    _make_passphrase(workspace)
+    engine.init(engine_options(workspace))
+
+
+def _make_local(workspace: Workspace, settings: StackSettings, report: Reporter) -> None:
     with task(report, "Debian 13 root filesystem") as at:
         ensure_rootfs(workspace.cache, progress=lambda message, _fraction: at(message))
     release = f"storage service {settings.first_rollout.version}"
     with task(report, release), exclusive(workspace.directory / "bootstrap.lock"):
         _make_rollout(workspace, settings.first_rollout)
-    engine.init(engine_options(workspace))
-    return settings
 
 
 def engine_options(workspace: Workspace) -> engine.StackOptions:
@@ -48,12 +64,13 @@ def engine_options(workspace: Workspace) -> engine.StackOptions:
 
     Raises:
         OperationError: there is no passphrase.
+        SettingsError: the stack's configuration is wrong.
     """
     try:
         passphrase = workspace.passphrase_file.read_text()
     except FileNotFoundError:
         raise OperationError(_no_passphrase(workspace)) from None
-    return _options(workspace, passphrase)
+    return replace(_options(workspace, passphrase), plugins=load_file(workspace.config_file).platform != "local")
 
 
 def state_options(workspace: Workspace) -> engine.StackOptions:

@@ -20,6 +20,7 @@ from observatory.delivery.releases import ReleaseError
 from observatory.delivery.rollout import RolloutError
 from observatory.demonstration import DemonstrationError
 from observatory.engine import ConfigError, EngineError, Interrupted, LockedError
+from observatory.operations import NeedsCliError
 from observatory.runtime import PortInUse, RuntimeFault
 from observatory.settings import SettingsError
 from service.build import BuildError
@@ -32,6 +33,7 @@ REMEDIES = {
 EXIT_CODES: dict[type[BaseException], int] = {
     SettingsError: WRONG_USAGE,
     OperationError: WRONG_USAGE,
+    NeedsCliError: REFUSED,
     ConfigError: WRONG_USAGE,
     LockedError: REFUSED,
     PortInUse: REFUSED,

@@ -24,6 +24,7 @@ from observatory.cli.app import (
     confirm,
     print_json,
 )
+from observatory.cli.plan import plan_json, plan_view
 from observatory.console import ConsoleReporter, answer, show_live, table
 from observatory.engine import Result
 from observatory.operations import Status, UpResult
@@ -38,30 +39,28 @@ def up(
     with ConsoleReporter() as report:
         done = operations.up(workspace, choice=engine.value, report=report)
     if output is Output.JSON:
-        print_json({**_result_json(done.result), "engine": done.engine, "status": _status_json(done.status)})
+        status = _status_json(done.status) if done.status else None
+        print_json({**_result_json(done.result), "engine": done.engine, "status": status})
     else:
-        answer(_status_view(done.status))
-        _print_demonstration(done)
-        answer(_summary(done.result, f"by the {done.engine} engine"))
-        answer(_next_steps())
-    raise typer.Exit(DONE if done.status.healthy else FAILED)
+        _print_up(done)
+    raise typer.Exit(DONE if done.status is None or done.status.healthy else FAILED)
 
 
 @app.command()
 def preview(
-    environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE, engine: EngineOption = Engine.AUTO
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+    engine: EngineOption = Engine.AUTO,
+    full: Annotated[bool, typer.Option("--full", help="Spell out the long texts of new resources, too.")] = False,
 ) -> None:
-    """Say what `up` would do."""
+    """Say what `up` would do, with every difference and the SQL of pending migrations. Makes and changes nothing."""
     with ConsoleReporter() as report:
-        result = operations.preview(operations.open_workspace(environment), choice=engine.value, report=report)
+        plan = operations.preview(operations.open_workspace(environment), choice=engine.value, report=report)
     if output is Output.JSON:
-        print_json(_result_json(result))
+        print_json(plan_json(plan))
         return
-    steps = [step for step in result.steps if step.operation not in ("same", "refresh")]
-    if steps:
-        rows = [(step.operation, step.name, step.type.rpartition(":")[2], _changed(step)) for step in steps]
-        answer(table("Would do", ("operation", "resource", "type", "changes"), rows))
-    answer(_summary(result, "planned"))
+    answer(plan_view(plan, full=full))
+    answer(_summary(plan.result, "planned"))
 
 
 @app.command()
@@ -192,6 +191,15 @@ def _coloured(health: str) -> Text:
     return Text(health, style="green" if health == "ready" else "red")
 
 
+def _print_up(done: UpResult) -> None:
+    if done.status:
+        answer(_status_view(done.status))
+    _print_demonstration(done)
+    answer(_summary(done.result, f"by the {done.engine} engine"))
+    if done.status:
+        answer(_next_steps())
+
+
 def _print_demonstration(done: UpResult) -> None:
     if done.demonstration:
         shown = done.demonstration
@@ -210,10 +218,6 @@ def _next_steps() -> str:
         "\nNext: observatory status · observatory outputs · make down\n"
         '      eval "$(.venv/bin/observatory env)" for a plain pulumi'
     )
-
-
-def _changed(step: Any) -> str:
-    return ", ".join(dict.fromkeys(str(change.path).split(".")[0].split("[")[0] for change in step.changes))
 
 
 def _plain(value: Any) -> str:

@@ -5,6 +5,7 @@ what the resources are. See docs/engine.md for what it supports, what it refuses
 """
 
 from observatory.engine.errors import (
+    INSTALL_URL,
     ConfigError,
     EngineError,
     Interrupted,
@@ -35,6 +36,7 @@ from observatory.engine.run import (
 from observatory.engine.values import PropertyChange, differences
 
 __all__ = [
+    "INSTALL_URL",
     "ConfigError",
     "DiagnosticEvent",
     "EngineError",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from observatory.engine.plan import Result
 
-INSTALL_CLI = "install the Pulumi CLI (https://www.pulumi.com/docs/install/) and run the stack with it"
+INSTALL_URL = "https://www.pulumi.com/docs/install/"
+INSTALL_CLI = f"install the Pulumi CLI ({INSTALL_URL}) and run the stack with it"
 
 
 class EngineError(Exception):

@@ -43,6 +43,7 @@ class StackOptions:
         config_file: The stack's configuration, by default ``Pulumi.<stack>.yaml`` in ``cwd`` if there is one.
         parallel: How many resources are worked on at once.
         packages: What makes the provider of each package that is served in-tree, by the package's name.
+        plugins: Whether the CLI may download provider plugins; the embedded engine has none.
     """
 
     cwd: Path
@@ -52,6 +53,7 @@ class StackOptions:
     config_file: Path | None = None
     parallel: int = _DEFAULT_PARALLEL
     packages: Mapping[str, Callable[[], Provider]] = field(default_factory=dict, repr=False)
+    plugins: bool = False
 
     @classmethod
     def from_environment(cls, cwd: Path, stack: str, **options: Any) -> StackOptions:

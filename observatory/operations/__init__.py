@@ -4,22 +4,24 @@ Wires settings, engine, runtime and service build together. Nothing here prints;
 """
 
 from observatory.operations.backups import create_backup, list_backups
+from observatory.operations.engines import EngineChoice, NeedsCliError, choose_engine
+from observatory.operations.plan import PendingMigration, Plan, preview
 from observatory.operations.stack import (
-    EngineChoice,
     Status,
     UpResult,
-    choose_engine,
     down,
     environment,
     open_workspace,
     outputs,
-    preview,
     status,
     up,
 )
 
 __all__ = [
     "EngineChoice",
+    "NeedsCliError",
+    "PendingMigration",
+    "Plan",
     "Status",
     "UpResult",
     "choose_engine",

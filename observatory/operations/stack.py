@@ -16,23 +16,23 @@ from observatory.bootstrap import OperationError, bootstrap, engine_options, rol
 from observatory.delivery.rollout import RolloutDocument
 from observatory.demonstration import Demonstration, demonstrate
 from observatory.engine import Result
+from observatory.operations.engines import EngineChoice, engine_for, module_of
 from observatory.progress import Phase, Progress, Reporter, silent, task
 from observatory.runtime import check_ports
 from observatory.settings import StackSettings, load_file
 from observatory.status import DaemonStatus, daemon_statuses
 from observatory.workspace import Workspace
 
-EngineChoice = Literal["auto", "cli", "embedded"]
 SETTLE_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpResult:
-    """What `up` did: the engine that ran, its result, what runs now, and the first traces where the stack is new."""
+    """What `up` did: the engine that ran, its result and, on this machine, what runs now and the first traces."""
 
     engine: Literal["cli", "embedded"]
     result: Result
-    status: Status
+    status: Status | None
     demonstration: Demonstration | None
 
 
@@ -65,48 +65,25 @@ def open_workspace(stack: str = "local", root: Path | None = None) -> Workspace:
     return workspace
 
 
-def choose_engine(choice: EngineChoice) -> Literal["cli", "embedded"]:
-    """Return the engine to run with: the CLI where there is one, unless told otherwise.
-
-    Raises:
-        OperationError: the CLI is wanted and not on PATH.
-    """
-    if choice == "cli" and not automation.find_cli():
-        raise OperationError("no `pulumi` on PATH; install the Pulumi CLI or use --engine embedded")
-    if choice == "auto":
-        return "cli" if automation.find_cli() else "embedded"
-    return choice
-
-
-def _engine(choice: Literal["cli", "embedded"]) -> Any:
-    """Return the module that runs the stack; both offer preview, up and destroy."""
-    return automation if choice == "cli" else engine
-
-
-def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter = silent) -> Result:
-    """Say what `up` would do; changes nothing but what `bootstrap` makes."""
-    chosen = choose_engine(choice)
-    bootstrap(workspace, report)
-    with task(report, "preview"):
-        result: Result = _engine(chosen).preview(engine_options(workspace))
-    return result
-
-
 def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter = silent) -> UpResult:
     """Bring the stack to what the program declares, and show with real traces that a new one works.
 
     A `down` that was interrupted after it had given the data up is finished first.
 
     Raises:
+        NeedsCliError: the embedded engine cannot run this stack.
         engine.EngineError: what failed, with what had succeeded until then in its `result`.
         DemonstrationError: the new stack does not store or give back traces.
     """
-    chosen = choose_engine(choice)
+    chosen = engine_for(workspace, load_file(workspace.config_file), choice, operation="up")
     if workspace.discarded:
         _finish_removal(workspace, chosen, report)
     settings = bootstrap(workspace, report)
+    if settings.platform != "local":
+        result = module_of(chosen).up(engine_options(workspace), on_event=_steps_to(report))
+        return UpResult(engine=chosen, result=result, status=None, demonstration=None)
     _check_ports(workspace, settings)
-    result = _engine(chosen).up(engine_options(workspace), on_event=_steps_to(report))
+    result = module_of(chosen).up(engine_options(workspace), on_event=_steps_to(report))
     settled = _settle(workspace)
     shown = None if workspace.demonstrated.exists() else _show(workspace, report)
     return UpResult(engine=chosen, result=result, status=settled, demonstration=shown)
@@ -138,7 +115,7 @@ def _steps_to(report: Reporter) -> engine.OnEvent:
     """Tell of every step on a real resource; components are made of those and take no time of their own."""
 
     def on_event(event: engine.Event) -> None:
-        if not isinstance(event, engine.StepEvent) or not event.step.type.startswith("pulumi-python:"):
+        if not isinstance(event, engine.StepEvent) or event.step.type.startswith(("observatory:", "pulumi:")):
             return
         if event.step.operation not in ("same", "refresh"):
             phase = {"started": Phase.STARTED, "done": Phase.DONE, "failed": Phase.FAILED}[event.status]
@@ -158,10 +135,15 @@ def down(
     Works without the passphrase: then only what is on this machine is removed, which is all that `local` has.
 
     Raises:
+        NeedsCliError: the embedded engine cannot run this stack.
         engine.LockedError: a run is under way.
         engine.EngineError: the state cannot be read, or a resource not be deleted.
     """
-    chosen = choose_engine(choice)
+    settings = load_file(workspace.config_file)
+    chosen = engine_for(workspace, settings, choice, operation="down")
+    if settings.platform != "local":
+        module_of(chosen).destroy(engine_options(workspace), on_event=_steps_to(report))
+        return
     if not keep_data:
         _check_state(workspace)
     if workspace.home.exists():
@@ -187,7 +169,7 @@ def _finish_removal(workspace: Workspace, chosen: Literal["cli", "embedded"], re
     """Remove what a stack without a home still has; the cache stays, and so does what other stacks own."""
     if engine.exists(state_options(workspace)):
         if workspace.passphrase_file.exists():
-            _engine(chosen).destroy(engine_options(workspace), on_event=_steps_to(report))
+            module_of(chosen).destroy(engine_options(workspace), on_event=_steps_to(report))
         engine.remove(state_options(workspace))
     with task(report, "remove data and state"):
         workspace.rollout.remove()
@@ -210,7 +192,7 @@ def outputs(workspace: Workspace, *, show_secrets: bool = False) -> Mapping[str,
 def environment(workspace: Workspace) -> dict[str, str]:
     """Return what a plain `pulumi` needs in its environment."""
     return {
-        **automation.environment(workspace.backend),
+        **automation.environment(workspace.backend, plugins=load_file(workspace.config_file).platform != "local"),
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(workspace.passphrase_file),
     }
 

@@ -1,0 +1,59 @@
+"""What `preview` promises before anything is there, and what only the CLI may change."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.checkout import Checkout
+
+EMBEDDED = ("--engine", "embedded")
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A fresh checkout in which tests make nothing. It has no root filesystem either: building one would show."""
+    return Checkout.copy(tmp_path_factory.mktemp("fresh"), rootfs=None)
+
+
+def made(checkout: Checkout) -> list[Path]:
+    return [path for path in (checkout.root / ".observatory", checkout.root / "dist") if path.exists()]
+
+
+def test_a_preview_on_a_fresh_checkout_plans_everything_and_makes_nothing(fresh: Checkout) -> None:
+    plan = fresh.json("preview", *EMBEDDED)
+    assert made(fresh) == []
+    assert plan["offline"]
+    assert set(plan["summary"]) == {"create"}
+    assert any("first values from settings" in note for note in plan["notes"])
+    assert any("is not built yet" in note for note in plan["notes"])
+    schema = next(step for step in plan["steps"] if step["name"] == "schema")
+    assert "CREATE TABLE" in schema["pending_migrations"][0]["sql"]
+    assert plan["outputs"]["api_key"] == "[unknown]"
+
+
+@pytest.mark.skipif(shutil.which("pulumi") is None, reason="needs the pulumi CLI on PATH")
+@pytest.mark.cli
+def test_with_the_cli_on_path_a_preview_of_a_new_local_stack_still_makes_nothing(fresh: Checkout) -> None:
+    assert fresh.json("preview")["offline"]
+    assert made(fresh) == []
+
+
+def test_a_wrong_setting_is_told_before_anything_is_planned(fresh: Checkout, tmp_path: Path) -> None:
+    shutil.copytree(fresh.root, tmp_path / "wrong")
+    wrong = Checkout(root=tmp_path / "wrong", environment={"PYTHONPATH": str(tmp_path / "wrong")})
+    wrong.configure(fleets={"size": 0})
+    assert "fleets.size" in wrong.run("preview", *EMBEDDED, expect=2).stderr
+
+
+@pytest.mark.parametrize("command", [("up",), ("down", "--yes")])
+def test_what_needs_plugins_is_refused_without_the_cli_and_says_how_to_go_on(
+    fresh: Checkout, command: tuple[str, ...]
+) -> None:
+    said = fresh.json(*command, "-e", "production", *EMBEDDED, expect=3)["error"]["message"]
+    assert "https://www.pulumi.com/docs/install/" in said or "leave --engine embedded out" in said
+    assert f"observatory {command[0]} -e production" in said
+    assert "Nothing was changed" in said
+    assert made(fresh) == []
