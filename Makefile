@@ -5,10 +5,10 @@ BIN   := $(VENV)/bin
 E     ?= local
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test lint format bench build lock clean runtime-environment dev-environment
+.PHONY: help up down status test lint format bench build catalogue lock clean runtime-environment dev-environment
 
 help:  ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 runtime-environment:
 	@scripts/venv.sh $(VENV) requirements/runtime.txt
@@ -44,6 +44,9 @@ format: dev-environment  ## Format the sources
 
 bench: dev-environment  ## Measure what docs/benchmarks.md reports
 	@$(BIN)/python -m benchmarks
+
+catalogue: dev-environment  ## Write down what each migration makes, which deployments are verified against
+	@PYTHONPATH=. $(BIN)/python scripts/catalogue.py
 
 lock: dev-environment  ## Resolve the requirements again, with hashes
 	@$(BIN)/python scripts/lock.py

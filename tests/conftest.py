@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from observatory.runtime import ensure_rootfs
-from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.postgres import PostgresServer, community_server, postgres_server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,6 +29,16 @@ def postgres(rootfs: Path) -> Iterator[PostgresServer]:
     """One real PostgreSQL with TimescaleDB for the session; take a database of your own from it."""
     with postgres_server(rootfs) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def community_postgres(rootfs: Path) -> Iterator[PostgresServer]:
+    """One real PostgreSQL with TimescaleDB's community edition for the session, where there is one."""
+    server = community_server(rootfs)
+    if server is None:
+        pytest.skip("needs TimescaleDB's community edition: OBSERVATORY_PG_PREFIX names no installation")
+    with server as running:
+        yield running
 
 
 @pytest.fixture

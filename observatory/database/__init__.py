@@ -28,10 +28,12 @@ from observatory.database.jobs import Job, schedule_jobs
 from observatory.database.limits import Limits, RoleSettings, set_role_settings
 from observatory.database.privileges import grant_access
 from observatory.database.scram import scram_verifier
+from observatory.database.verification import Check, Verification, verify
 
 __all__ = [
     "Backup",
     "BackupFailedError",
+    "Check",
     "DatabaseError",
     "Deployment",
     "Edition",
@@ -50,6 +52,7 @@ __all__ = [
     "StatementFailedError",
     "UnreachableError",
     "UnsuitableServerError",
+    "Verification",
     "api_key_is_active",
     "check_syntax",
     "connect",
@@ -72,4 +75,5 @@ __all__ = [
     "scram_verifier",
     "set_role_settings",
     "status",
+    "verify",
 ]

@@ -1,12 +1,12 @@
 """A database of its own for each test, and directories of migrations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from observatory.database import Deployment, deploy, status
+from observatory.database import Deployment, deploy
 from tests.support.postgres import PostgresServer
 
 WriteMigrations = Callable[..., Path]
@@ -15,17 +15,13 @@ Deploy = Callable[..., Deployment]
 SHIPPED = Path(__file__).parents[2] / "migrations"
 
 
-@pytest.fixture(autouse=True)
-def needed_edition(request: pytest.FixtureRequest) -> None:
-    """Skip, and say so, what the server's edition of TimescaleDB cannot do."""
-    if request.node.get_closest_marker("community") and status(request.getfixturevalue("conninfo")).edition == "apache":
-        pytest.skip("needs TimescaleDB's community edition")
-
-
 @pytest.fixture
-def conninfo(postgres: PostgresServer, fresh_database: str) -> str:
-    """A fresh database over the socket, as superuser."""
-    return postgres.conninfo(dbname=fresh_database)
+def conninfo(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A fresh database over the socket, as superuser; of the community edition where the test is marked so."""
+    community = request.node.get_closest_marker("community")
+    server: PostgresServer = request.getfixturevalue("community_postgres" if community else "postgres")
+    with server.fresh_database() as name:
+        yield server.conninfo(dbname=name)
 
 
 @pytest.fixture

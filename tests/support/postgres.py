@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class PostgresServer:
     """A throwaway server: superuser `postgres` by peer on the socket, everybody else by SCRAM over TCP.
 
     The operating-system user that runs the suite may log in over the socket as any role. `settings` go before the
-    suite's own.
+    suite's own. `binaries` is the directory of its programs in `rootfs`, `mounts` are further options of the sandbox.
     """
 
     rootfs: Path
@@ -57,6 +57,8 @@ class PostgresServer:
     port: int
     host: str = "127.0.0.1"
     settings: Mapping[str, str] = field(default_factory=dict)
+    binaries: str = BINARIES
+    mounts: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -117,7 +119,7 @@ class PostgresServer:
         settings = [
             word for name, value in (SETTINGS | dict(self.settings)).items() for word in ("-c", f"{name}={value}")
         ]
-        command = [f"{BINARIES}/postgres", "-D", "/srv/data", "-p", str(self.port), *settings]
+        command = [f"{self.binaries}/postgres", "-D", "/srv/data", "-p", str(self.port), *settings]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(self._sandboxed(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._wait_until_ready()
@@ -137,7 +139,7 @@ class PostgresServer:
 
     def _sandboxed(self, command: list[str]) -> list[str]:
         mounts = ["--die-with-parent", "--perms", "1777", "--size", str(SMALL_DISK_BYTES), "--tmpfs", SMALL_DISK]
-        mounts += ["--bind", str(self.directory), "/srv"]
+        mounts += ["--bind", str(self.directory), "/srv", *self.mounts]
         return bubblewrap.command(self.rootfs, bubblewrap.entry(self.rootfs), command, mounts=mounts)
 
     def _initialise(self) -> None:
@@ -145,7 +147,16 @@ class PostgresServer:
         for directory in (self.directory, self.socket_directory):
             files.adopt(directory, bubblewrap.entry(self.rootfs).owner)
         locale = ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
-        initdb = [f"{BINARIES}/initdb", "-D", "/srv/data", "-U", "postgres", "--no-sync", "--data-checksums", *locale]
+        initdb = [
+            f"{self.binaries}/initdb",
+            "-D",
+            "/srv/data",
+            "-U",
+            "postgres",
+            "--no-sync",
+            "--data-checksums",
+            *locale,
+        ]
         done = subprocess.run(self._sandboxed(initdb), check=False, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"initdb failed: {done.stdout}{done.stderr}")
@@ -165,11 +176,15 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def postgres_server(rootfs: Path, **settings: str) -> Iterator[PostgresServer]:
+def postgres_server(
+    rootfs: Path, *, binaries: str = BINARIES, mounts: Sequence[str] = (), **settings: str
+) -> Iterator[PostgresServer]:
     """A new server out of a root filesystem with an empty cluster, stopped and removed at the end."""
     # Not pytest's own directory: a unix socket's path may have 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="observatory-postgres-"))
-    server = PostgresServer(rootfs=rootfs, directory=directory, port=_free_port(), settings=settings)
+    server = PostgresServer(
+        rootfs=rootfs, directory=directory, port=_free_port(), settings=settings, binaries=binaries, mounts=mounts
+    )
     try:
         server._initialise()
         server.start()
@@ -177,6 +192,24 @@ def postgres_server(rootfs: Path, **settings: str) -> Iterator[PostgresServer]:
     finally:
         server.stop(signal.SIGQUIT)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def community_server(rootfs: Path, **settings: str) -> contextlib.AbstractContextManager[PostgresServer] | None:
+    """A new server of the installation that OBSERVATORY_PG_PREFIX names; None where it names none.
+
+    The prefix is a directory with `bin/postgres`: of this machine, or of another root filesystem that lies on it.
+
+    Args:
+        rootfs: whose users the sandbox has.
+        settings: of the server.
+    """
+    prefix = os.environ.get("OBSERVATORY_PG_PREFIX")
+    if not prefix:
+        return None
+    root = next(above for above in Path(prefix).resolve().parents if (above / "etc/os-release").exists())
+    binaries = f"/{Path(prefix).resolve().relative_to(root)}/bin"
+    users = [word for name in ("passwd", "group") for word in ("--ro-bind", str(rootfs / "etc" / name), f"/etc/{name}")]
+    return postgres_server(root, binaries=binaries, mounts=users, **settings)
 
 
 def _free_port() -> int:

@@ -1,0 +1,133 @@
+"""What is in a database, as text that can be compared: one entry for each object that migrations make.
+
+Owns the queries. The ledger describes itself and is left out, as is what extensions own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import psycopg
+
+# For the session that asks: the texts of definitions depend on them.
+SETTINGS: Mapping[str, str] = {
+    "search_path": "",
+    "timezone": "UTC",
+    "intervalstyle": "postgres",
+    "default_transaction_read_only": "on",
+}
+
+
+class Object(NamedTuple):
+    """What an entry is about: a kind, and a name that is unique in it."""
+
+    kind: str
+    name: str
+
+
+Objects = Mapping[Object, str]
+
+_OURS = """
+    n.nspname IN ('public', 'observatory') AND c.relname <> 'schema_migrations'
+    AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')
+"""
+
+_ALWAYS = (
+    """
+    SELECT 'table', n.nspname || '.' || c.relname,
+           CASE WHEN h.hypertable_name IS NULL THEN 'table' ELSE 'hypertable' END
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN timescaledb_information.hypertables h
+        ON h.hypertable_schema = n.nspname AND h.hypertable_name = c.relname
+    WHERE c.relkind IN ('r', 'p') AND {ours}
+    """,
+    """
+    SELECT 'column', n.nspname || '.' || c.relname || '.' || a.attname,
+           format_type(a.atttypid, a.atttypmod) || CASE WHEN a.attnotnull THEN ' not null' ELSE '' END
+           || CASE a.attidentity WHEN '' THEN '' ELSE ' identity' END
+           || coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '')
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+    WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v') AND {ours}
+    """,
+    """
+    SELECT 'view', n.nspname || '.' || c.relname, pg_get_viewdef(c.oid)
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'v' AND {ours}
+      AND NOT EXISTS (SELECT FROM timescaledb_information.continuous_aggregates
+                      WHERE view_schema = n.nspname AND view_name = c.relname)
+    """,
+    """
+    SELECT 'chunk interval', d.hypertable_schema || '.' || d.hypertable_name, d.column_name || ' ' || d.time_interval
+    FROM timescaledb_information.dimensions d
+    JOIN pg_namespace n ON n.nspname = d.hypertable_schema
+    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = d.hypertable_name
+    WHERE {ours}
+    """,
+    """
+    SELECT 'index', n.nspname || '.' || x.relname,
+           pg_get_indexdef(i.indexrelid) || CASE WHEN i.indisvalid AND i.indisready THEN '' ELSE ' (invalid)' END
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_class x ON x.oid = i.indexrelid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND {ours}
+    """,
+    """
+    SELECT 'constraint', n.nspname || '.' || c.relname || '.' || o.conname, pg_get_constraintdef(o.oid)
+    FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE o.contype IN ('c', 'f', 'p', 'u', 'x') AND {ours}
+    """,
+    """
+    SELECT 'routine', n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')',
+           pg_get_functiondef(p.oid)
+    FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname IN ('public', 'observatory') AND p.prokind IN ('f', 'p')
+      AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e')
+    """,
+    """
+    SELECT 'aggregate', view_schema || '.' || view_name,
+           view_definition || CASE WHEN materialized_only THEN '' ELSE ' with rows that are not materialized yet' END
+    FROM timescaledb_information.continuous_aggregates
+    """,
+    """
+    SELECT 'policy', replace(j.proc_name, 'policy_', '') || ' of ' || coalesce(a.view_name, j.hypertable_name),
+           'every ' || j.schedule_interval || ' ' || (j.config - 'hypertable_id' - 'mat_hypertable_id')::text
+           || CASE WHEN j.scheduled THEN '' ELSE ' (switched off)' END
+    FROM timescaledb_information.jobs j
+    LEFT JOIN timescaledb_information.continuous_aggregates a
+        ON a.materialization_hypertable_schema = j.hypertable_schema
+        AND a.materialization_hypertable_name = j.hypertable_name
+    WHERE j.hypertable_name IS NOT NULL
+    """,
+    """
+    SELECT 'compression', hypertable::text, concat_ws('; ', 'segments by ' || segmentby, 'ordered by ' || orderby)
+    FROM timescaledb_information.hypertable_compression_settings
+    WHERE orderby IS NOT NULL AND hypertable::text NOT LIKE '\\_timescaledb\\_internal.%'
+    """,
+)
+
+# Tables that some migration makes, and what their rows say of objects.
+_BY_TABLE = {
+    "observatory.aggregates": """
+        SELECT 'aggregate', name, format('buckets of %s, from %s to %s ago', bucket, refresh_from, refresh_to)
+        FROM observatory.aggregates
+    """,
+    "observatory.jobs": "SELECT 'job', name, schedule || ' ' || command FROM observatory.jobs",
+}
+
+
+def read_objects(connection: psycopg.Connection) -> dict[Object, str]:
+    """Describe what is in a database.
+
+    Args:
+        connection: opened with `SETTINGS`, as the role that owns the schema.
+
+    Raises:
+        psycopg.Error: PostgreSQL refused.
+    """
+    queries = list(_ALWAYS)
+    for table, query in _BY_TABLE.items():
+        if connection.execute("SELECT to_regclass(%s) IS NOT NULL", [table]).fetchone() == (True,):
+            queries.append(query)
+    rows = (row for query in queries for row in connection.execute(query.replace("{ours}", _OURS).encode()).fetchall())
+    return {Object(kind, name): definition for kind, name, definition in rows}

@@ -1,0 +1,39 @@
+"""Generate the catalogue that deployments are verified against, of each edition whose server is at hand.
+
+The Apache edition's server is the root filesystem's; the community edition's is named by OBSERVATORY_PG_PREFIX.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from observatory.database import catalogue
+from observatory.database.files import Edition
+from observatory.runtime import ensure_rootfs
+from tests.support.postgres import PostgresServer, community_server, postgres_server
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    """Write the files of the editions that can be had, and say which cannot."""
+    rootfs = ensure_rootfs(ROOT / ".observatory/cache")
+    with postgres_server(rootfs) as server:
+        _generate(server, "apache")
+    community = community_server(rootfs)
+    if community is None:
+        sys.stderr.write("community: left as it is, OBSERVATORY_PG_PREFIX names no server\n")
+        return
+    with community as server:
+        _generate(server, "community")
+
+
+def _generate(server: PostgresServer, edition: Edition) -> None:
+    with server.fresh_database() as name:
+        made = catalogue.generate(server.conninfo(dbname=name), migrations=ROOT / "migrations", edition=edition)
+    sys.stdout.write(f"{catalogue.write(made).relative_to(ROOT)}: {len(made.steps)} versions\n")
+
+
+if __name__ == "__main__":
+    main()

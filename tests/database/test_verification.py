@@ -1,0 +1,347 @@
+"""Damage to a real database, of each kind, and the verdict that names it; on both editions where both are at hand."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from observatory.database import Check, Verification, catalogue, deploy, ensure_database, schedule_jobs, verify
+from observatory.database.smoke import MARK
+from tests.database.conftest import SHIPPED
+from tests.support.postgres import SETTINGS, PostgresServer, community_server, postgres_server
+
+DATABASE, OWNER, SERVICE, PASSWORD = "observatory", "migrator", "service", "correct horse"
+GRANTS = f"""
+    CREATE ROLE {SERVICE} LOGIN PASSWORD '{PASSWORD}';
+    GRANT CONNECT ON DATABASE {DATABASE} TO {SERVICE};
+    GRANT USAGE ON SCHEMA public, observatory TO {SERVICE};
+    GRANT SELECT ON ALL TABLES IN SCHEMA public, observatory TO {SERVICE};
+    GRANT INSERT ON llm_traces, llm_metrics, llm_logs TO {SERVICE};
+    GRANT UPDATE (last_used_at) ON api_keys TO {SERVICE};
+"""
+COMMUNITY = pytest.param("community", marks=pytest.mark.community)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Migrated:
+    """A server with a migrated database, its jobs scheduled, and the service's login."""
+
+    server: PostgresServer
+    edition: Literal["apache", "community"]
+
+    @property
+    def owner(self) -> str:
+        return self.server.conninfo(user=OWNER, dbname=DATABASE)
+
+    @property
+    def service(self) -> str:
+        return self.server.tcp_conninfo(user=SERVICE, password=PASSWORD, dbname=DATABASE)
+
+    def verify(self, *, service_conninfo: str | None = None) -> Verification:
+        return verify(
+            self.owner,
+            migrations=SHIPPED,
+            service_role=SERVICE,
+            service_conninfo=service_conninfo or self.service,
+        )
+
+    def execute(self, sql: str) -> None:
+        with self.server.superuser(DATABASE) as connection:
+            for statement in sql.split(";;"):
+                connection.execute(statement.encode())
+
+    def rows(self) -> int:
+        query = "SELECT (SELECT count(*) FROM llm_traces) + (SELECT count(*) FROM llm_metrics) + count(*) FROM llm_logs"
+        with self.server.superuser(DATABASE) as connection:
+            return int((connection.execute(query.encode()).fetchone() or (0,))[0])
+
+
+@pytest.fixture(scope="module", params=["apache", COMMUNITY])
+def migrated(request: pytest.FixtureRequest, rootfs: Path) -> Iterator[Migrated]:
+    settings = {
+        "shared_preload_libraries": SETTINGS["shared_preload_libraries"] + ",pg_cron",
+        "cron.database_name": DATABASE,
+        "cron.launch_active_jobs": "off",
+    }
+    start = {"apache": postgres_server, "community": community_server}[request.param]
+    manager = start(rootfs, **settings)
+    if manager is None:
+        pytest.skip("needs TimescaleDB's community edition: OBSERVATORY_PG_PREFIX names no installation")
+    with manager as server:
+        ensure_database(server.conninfo(), name=DATABASE, owner=OWNER)
+        migrated = Migrated(server=server, edition=request.param)
+        deploy(migrated.owner, migrations=SHIPPED, actor="tester", deployment_id="test")
+        schedule_jobs(migrated.owner)
+        migrated.execute(GRANTS)
+        yield migrated
+
+
+def test_an_undamaged_database_passes_and_nothing_is_left_in_it(migrated: Migrated) -> None:
+    verification = migrated.verify()
+
+    assert [str(check) for check in verification.problems] == []
+    assert (verification.version, verification.edition, verification.passed) == (6, migrated.edition, True)
+    both = {"version", "tables", "columns", "chunk intervals", "aggregates", "indexes", "constraints", "grants"}
+    both |= {"reads as the service", "writes as the service"}
+    own = {"apache": {"jobs", "views", "routines"}, "community": {"policies", "compression"}}[migrated.edition]
+    assert {check.name for check in verification.checks} == both | own
+    assert migrated.rows() == 0
+
+
+INDEX = "CREATE INDEX llm_traces_user_ts ON llm_traces (user_id, ts DESC) WHERE user_id IS NOT NULL"
+PRICES = "model_pricing_costs CHECK (least(prompt_cost_per_1k, completion_cost_per_1k) >= 0)"
+
+
+@pytest.mark.parametrize(
+    ("damage", "repair", "name", "detail"),
+    [
+        (
+            "ALTER TABLE projects RENAME TO gone",
+            "ALTER TABLE gone RENAME TO projects",
+            "tables",
+            "public.projects is missing",
+        ),
+        (
+            "ALTER TABLE api_keys ALTER rate_limit_rpm TYPE bigint",
+            "ALTER TABLE api_keys ALTER rate_limit_rpm TYPE integer",
+            "columns",
+            "public.api_keys.rate_limit_rpm: is bigint not null default 60, expected integer not null default 60",
+        ),
+        (
+            "ALTER TABLE llm_logs ALTER message DROP NOT NULL",
+            "ALTER TABLE llm_logs ALTER message SET NOT NULL",
+            "columns",
+            "public.llm_logs.message: is text, expected text not null",
+        ),
+        (
+            "SELECT set_chunk_time_interval('llm_logs', INTERVAL '1 hour')",
+            "SELECT set_chunk_time_interval('llm_logs', INTERVAL '1 day')",
+            "chunk intervals",
+            "public.llm_logs: is ts 01:00:00, expected ts 1 day",
+        ),
+        ("DROP INDEX llm_traces_user_ts", INDEX, "indexes", "public.llm_traces_user_ts is missing"),
+        (
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'projects_owner'::regclass",
+            "UPDATE pg_index SET indisvalid = true WHERE indexrelid = 'projects_owner'::regclass",
+            "indexes",
+            "public.projects_owner: is CREATE INDEX projects_owner ON public.projects USING btree (owner_id) (invalid)",
+        ),
+        (
+            f"ALTER TABLE model_pricing DROP CONSTRAINT model_pricing_costs, ADD CONSTRAINT {PRICES} NOT VALID",
+            "ALTER TABLE model_pricing VALIDATE CONSTRAINT model_pricing_costs",
+            "constraints",
+            ">= (0)::numeric)) NOT VALID, expected CHECK",
+        ),
+        (
+            "ALTER TABLE projects DROP CONSTRAINT projects_owner_id_fkey",
+            "ALTER TABLE projects ADD FOREIGN KEY (owner_id) REFERENCES users ON DELETE RESTRICT",
+            "constraints",
+            "public.projects.projects_owner_id_fkey is missing",
+        ),
+        (
+            f"REVOKE INSERT ON llm_traces FROM {SERVICE}",
+            f"GRANT INSERT ON llm_traces TO {SERVICE}",
+            "grants",
+            "service on public.llm_traces: SELECT, expected INSERT, SELECT",
+        ),
+        (
+            f"GRANT DELETE ON users TO {SERVICE}",
+            f"REVOKE DELETE ON users FROM {SERVICE}",
+            "grants",
+            "service on public.users: DELETE, SELECT, expected SELECT",
+        ),
+        (
+            f"REVOKE UPDATE (last_used_at) ON api_keys FROM {SERVICE}",
+            f"GRANT UPDATE (last_used_at) ON api_keys TO {SERVICE}",
+            "grants",
+            "service may not update public.api_keys.last_used_at",
+        ),
+        (
+            f"REVOKE SELECT ON llm_metrics_1min FROM {SERVICE}",
+            f"GRANT SELECT ON llm_metrics_1min TO {SERVICE}",
+            "reads as the service",
+            "permission denied for view llm_metrics_1min",
+        ),
+        (
+            "ALTER TABLE llm_metrics ADD CONSTRAINT odd CHECK (value > 0)",
+            "ALTER TABLE llm_metrics DROP CONSTRAINT odd",
+            "writes as the service",
+            'violates check constraint "odd"',
+        ),
+        (
+            "UPDATE observatory.schema_migrations SET statements_total = statements_total + 1 WHERE version = 6",
+            "UPDATE observatory.schema_migrations SET statements_total = statements_total - 1 WHERE version = 6",
+            "version",
+            "006_supporting_tables was interrupted",
+        ),
+    ],
+)
+def test_damage_is_named(migrated: Migrated, damage: str, repair: str, name: str, detail: str) -> None:
+    migrated.execute(damage)
+    try:
+        verification = migrated.verify()
+    finally:
+        migrated.execute(repair)
+
+    assert not verification.passed
+    (found,) = [check for check in verification.checks if check.name == name]
+    assert found.verdict == "failed"
+    assert detail in found.detail
+    assert migrated.rows() == 0
+
+
+APACHE = [
+    (
+        "UPDATE observatory.aggregates SET refresh_from = '2 hours' WHERE name = 'llm_metrics_1min'",
+        "UPDATE observatory.aggregates SET refresh_from = '1 hour' WHERE name = 'llm_metrics_1min'",
+        "aggregates",
+        "from 02:00:00 to 00:01:00 ago, expected buckets of 00:01:00, from 01:00:00",
+    ),
+    (
+        "UPDATE cron.job SET active = false WHERE jobname LIKE '%retention of llm_logs'",
+        "UPDATE cron.job SET active = true",
+        "jobs",
+        "retention of llm_logs is not scheduled",
+    ),
+    (
+        "UPDATE cron.job SET schedule = '0 0 1 1 *' WHERE jobname LIKE '%retention of llm_logs'",
+        "UPDATE cron.job SET schedule = '18 * * * *' WHERE jobname LIKE '%retention of llm_logs'",
+        "jobs",
+        "retention of llm_logs: pg_cron's is 0 0 1 1 * CALL",
+    ),
+    (
+        "ALTER PROCEDURE observatory.drop_old_chunks SECURITY DEFINER",
+        "ALTER PROCEDURE observatory.drop_old_chunks SECURITY INVOKER",
+        "routines",
+        "observatory.drop_old_chunks",
+    ),
+]
+RETENTION = "timescaledb_information.jobs WHERE proc_name = 'policy_retention' AND hypertable_name = 'llm_logs'"
+COMMUNITY_ONLY = [
+    (
+        f"SELECT alter_job(job_id, scheduled => false) FROM {RETENTION}",
+        f"SELECT alter_job(job_id, scheduled => true) FROM {RETENTION}",
+        "policies",
+        "retention of llm_logs: is every 1 day",
+    ),
+    (
+        "SELECT remove_compression_policy('llm_logs')",
+        "SELECT add_compression_policy('llm_logs', INTERVAL '7 days')",
+        "policies",
+        "compression of llm_logs is missing",
+    ),
+    (
+        "ALTER MATERIALIZED VIEW llm_metrics_1min SET (timescaledb.materialized_only = false)",
+        "ALTER MATERIALIZED VIEW llm_metrics_1min SET (timescaledb.materialized_only = true)",
+        "aggregates",
+        "with rows that are not materialized yet, expected",
+    ),
+]
+
+
+@pytest.mark.parametrize("damage", [*APACHE, *COMMUNITY_ONLY], ids=lambda damage: f"{damage[2]}-{damage[3][:30]}")
+def test_damage_to_what_one_edition_alone_has_is_named(migrated: Migrated, damage: tuple[str, str, str, str]) -> None:
+    if (damage in APACHE) is not (migrated.edition == "apache"):
+        pytest.skip("of the other edition")
+    test_damage_is_named(migrated, *damage)
+
+
+def test_an_invalid_index_of_one_chunk_is_named(migrated: Migrated) -> None:
+    migrated.execute("INSERT INTO llm_logs (ts, log_level, message) VALUES ('2026-01-01', 'INFO', 'x')")
+    chunk = "(SELECT show_chunks('llm_logs', older_than => INTERVAL '9 days'))"
+    index = f"(SELECT indexrelid FROM pg_index WHERE indrelid = {chunk} LIMIT 1)"
+    migrated.execute(f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = {index}")
+
+    verification = migrated.verify()
+    migrated.execute("SELECT drop_chunks('llm_logs', older_than => INTERVAL '9 days')")
+
+    (found,) = verification.problems
+    assert found.name == "indexes"
+    assert "public.llm_logs: index _hyper_3_" in found.detail
+    assert found.detail.endswith("_chunk is invalid")
+
+
+def test_a_lower_target_is_compared_with_its_own_version(migrated: Migrated, request: pytest.FixtureRequest) -> None:
+    with migrated.server.fresh_database() as name:
+        conninfo = migrated.server.conninfo(dbname=name)
+        deploy(conninfo, migrations=SHIPPED, target=3, actor="tester", deployment_id="test")
+
+        at_target = verify(conninfo, migrations=SHIPPED, target=3)
+        behind = verify(conninfo, migrations=SHIPPED, target=4)
+        newest = verify(conninfo, migrations=SHIPPED)
+
+    unknown = {"reads as the service", "writes as the service"}
+    assert {check.name for check in at_target.problems} == unknown
+    for verification, wanted in ((behind, 4), (newest, 6)):
+        assert verification.problems[0] == Check(
+            name="version", verdict="failed", detail=f"is 3, expected {wanted}. Deploy the migrations that are pending"
+        )
+
+
+def test_what_could_not_be_looked_at_is_unknown_and_does_not_pass(migrated: Migrated) -> None:
+    nobody = verify(migrated.owner, migrations=SHIPPED)
+    empty = catalogue.Catalogue(edition=migrated.edition, steps=())
+    stale = verify(migrated.owner, migrations=SHIPPED, service_conninfo=migrated.service, catalogue=lambda _: empty)
+
+    assert not nobody.passed
+    assert [(check.name, check.verdict) for check in nobody.problems] == [
+        ("reads as the service", "unknown"),
+        ("writes as the service", "unknown"),
+    ]
+    assert [check.verdict for check in stale.problems] == ["unknown"]
+    assert "was not made with this 001_initial_schema.sql. Run `make catalogue`" in stale.problems[0].detail
+
+
+def test_a_service_that_cannot_log_in_is_a_failure_without_its_password(migrated: Migrated) -> None:
+    wrong = migrated.server.tcp_conninfo(user=SERVICE, password="wrong horse", dbname=DATABASE)
+
+    verification = migrated.verify(service_conninfo=wrong)
+
+    assert [check.name for check in verification.problems] == ["reads as the service", "writes as the service"]
+    assert "password authentication failed" in verification.problems[0].detail
+    assert "horse" not in str(verification)
+
+
+def test_a_role_that_is_not_there_is_named(migrated: Migrated) -> None:
+    verification = verify(migrated.owner, migrations=SHIPPED, service_role="nobody", service_conninfo=migrated.service)
+
+    assert verification.problems == (Check(name="grants", verdict="failed", detail="there is no role nobody"),)
+
+
+KILLED = """
+import os, signal, sys
+import observatory.database.smoke as smoke
+from pathlib import Path
+from observatory.database import verify
+
+class Dying(tuple):
+    def __iter__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+smoke._REMOVE = Dying()
+verify(sys.argv[1], migrations=Path(sys.argv[2]), service_conninfo=sys.argv[3])
+"""
+
+
+def test_rows_of_a_killed_run_have_no_price_and_the_next_run_removes_them(migrated: Migrated) -> None:
+    command = [sys.executable, "-c", KILLED, migrated.owner, str(SHIPPED), migrated.service]
+    killed = subprocess.run(command, check=False)
+
+    assert killed.returncode == -signal.SIGKILL
+    assert migrated.rows() == 3
+    with migrated.server.superuser(DATABASE) as connection:
+        assert connection.execute("SELECT provider, model, total_cost_usd, user_id FROM llm_traces").fetchall() == [
+            (MARK, MARK, None, None)
+        ]
+        # Another run may be at it: only rows that are older than any run are removed.
+        migrated.verify()
+        assert migrated.rows() == 3
+        for table in ("llm_traces", "llm_metrics", "llm_logs"):
+            connection.execute(f"UPDATE {table} SET ts = ts - INTERVAL '11 minutes'".encode())
+    assert migrated.verify().passed
+    assert migrated.rows() == 0
