@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pulumi
 
-from components.local.stack import LocalArgs, declare
+from components.platforms import declare
 from observatory.database.errors import DatabaseError
 from observatory.delivery.releases import ReleaseError
 from observatory.delivery.rollout import RolloutDocument, RolloutError
-from observatory.runtime import rootfs_path
 from observatory.settings import SettingsError, StackSettings, load_program
 from observatory.workspace import Workspace
 
@@ -28,7 +27,9 @@ def live_or_first(workspace: Workspace, settings: StackSettings) -> RolloutDocum
     if pulumi.runtime.is_dry_run():
         pulumi.info("weights and versions: first values from settings, since no rollout document was read")
     return RolloutDocument.first(
-        version=first.version, sha256=digest(workspace, first.version), active_fleet=first.active_fleet
+        version=first.version,
+        sha256=first.sha256 or digest(workspace, first.version),
+        active_fleet=first.active_fleet,
     )
 
 
@@ -54,17 +55,7 @@ def declare_stack() -> None:
     workspace = Workspace(root=Path(__file__).resolve().parent, stack=pulumi.get_stack())
     if workspace.discarded:
         raise pulumi.RunError(REMOVAL_BEGUN.format(stack=workspace.stack))
-    outputs = declare(
-        LocalArgs(
-            settings=settings,
-            rollout=live_or_first(workspace, settings),
-            home=workspace.home,
-            rootfs=rootfs_path(workspace.cache),
-            releases=workspace.releases,
-            migrations=workspace.migrations,
-        )
-    )
-    for name, value in outputs.items():
+    for name, value in declare(workspace, settings, live_or_first(workspace, settings)).items():
         pulumi.export(name, value)
 
 

@@ -193,13 +193,15 @@ class Receivers(Settings):
 class Kubernetes(Settings):
     """The cluster whose Prometheus Operator takes the stack's rules, scrape targets and routes.
 
-    `labels` are those by which its Prometheus and Alertmanager select resources. The URLs are of both, as their
-    users reach them, and of the runbooks.
+    `labels` are those by which its Prometheus and Alertmanager select resources; `prometheus_role` is the IAM role of
+    its Prometheus, which may then find the fleets' machines. The URLs are of both, as their users reach them, and of
+    the runbooks.
     """
 
     context: str
     namespace: KubernetesName
     labels: Mapping[str, str]
+    prometheus_role: Annotated[str, Field(pattern=r"^[\w+=,.@-]{1,64}$")]
     prometheus_url: Url
     alertmanager_url: Url
     runbooks_url: Url

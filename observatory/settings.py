@@ -119,9 +119,13 @@ class Fleets(Settings):
 
 
 class FirstRollout(Settings):
-    """First values of the rollout document; ignored as soon as that exists."""
+    """First values of the rollout document; ignored as soon as that exists.
+
+    `sha256` is the artifact's digest; without it the release store's is taken.
+    """
 
     version: Annotated[str, Field(pattern=VERSION_PATTERN)] = "v0.1.0"
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     active_fleet: FleetName = "blue"
 
 

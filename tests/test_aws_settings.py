@@ -61,7 +61,11 @@ def test_staging_and_production_share_neither_account_nor_network() -> None:
         ("eu-central-1c]", "eu-west-1c]", "network.availability_zones: eu-west-1c is not in region eu-central-1"),
         ("eu-central-1c]", "eu-central-1a]", "availability_zones names a zone twice"),
         ("10.0.0.0/16", "10.20.128.0/17", "overlap: peered networks must not"),
-        ("arm64: ami", "amd64: ami", "machine_images.arm64 is required: r7g.2xlarge is arm64"),
+        (
+            "    arm64: ami-0a1b2c3d4e5f60718 # Debian 13\n",
+            "",
+            "machine_images.arm64 is required: r7g.2xlarge is arm64",
+        ),
         ("off_site_region: eu-west-1", "off_site_region: eu-central-1", "the stack's own region"),
         ("days: 30 }", "days: 36 }", "object_lock.days 36 outlasts retention_days 35"),
         ("max_size: 9", "max_size: 2", "max_size 2 is less than size 3"),

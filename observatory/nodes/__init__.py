@@ -4,6 +4,6 @@ Each module renders one daemon into a `Unit`. The local platform hands units to 
 systemd: what is tested on one machine is what production runs. Nothing here writes, starts or connects.
 """
 
-from observatory.nodes.unit import HttpReady, Paths, TcpReady, Unit
+from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, TcpReady, Unit
 
-__all__ = ["HttpReady", "Paths", "TcpReady", "Unit"]
+__all__ = ["LOOPBACK", "Host", "HttpReady", "Paths", "TcpReady", "Unit"]

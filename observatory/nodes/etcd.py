@@ -9,14 +9,14 @@ from __future__ import annotations
 import yaml
 
 from observatory.nodes.tls import authority_file, certificate_file, key_file
-from observatory.nodes.unit import HttpReady, Paths, Unit
+from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
 from observatory.settings import StackSettings
 
 SERVER = "etcd"  # of the certificate; etcd's HTTP gateway is also a client, of etcd itself
 
 
-def etcd(settings: StackSettings, paths: Paths) -> Unit:
-    """Return the single etcd member of a one-node stack, on loopback."""
+def etcd(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> Unit:
+    """Return the single etcd member of a one-node stack, on loopback but for its metrics."""
     ports = settings.ports
     client, peer = f"https://127.0.0.1:{ports.etcd_client}", f"https://127.0.0.1:{ports.etcd_peer}"
     mutual_tls = {
@@ -30,7 +30,7 @@ def etcd(settings: StackSettings, paths: Paths) -> Unit:
         "data-dir": f"{paths.data}/etcd",
         "listen-client-urls": client,
         "advertise-client-urls": client,
-        "listen-metrics-urls": f"http://127.0.0.1:{ports.etcd_metrics}",
+        "listen-metrics-urls": f"http://{host.listen}:{ports.etcd_metrics}",
         "listen-peer-urls": peer,
         "initial-advertise-peer-urls": peer,
         "initial-cluster": f"node1={peer}",

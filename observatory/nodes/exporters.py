@@ -9,7 +9,7 @@ import json
 
 from observatory.nodes.pgbackrest import config_directory, config_file
 from observatory.nodes.postgres import MONITOR_ROLE
-from observatory.nodes.unit import HttpReady, Paths, Unit
+from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
 from observatory.settings import StackSettings
 
 PRIORITY = 50
@@ -23,24 +23,27 @@ def textfile_directory(paths: Paths) -> str:
     return f"{paths.data}/textfile"
 
 
-def node_exporter(settings: StackSettings, paths: Paths) -> Unit:
+def node_exporter(
+    settings: StackSettings, paths: Paths, host: Host = LOOPBACK, *, volumes: tuple[str, ...] = ()
+) -> Unit:
     """Return the exporter of the machine.
 
-    Its only file system is the one that holds the data: `/`, looked at from the data directory, because the mount
-    table that it reads is the machine's and not the sandbox's.
+    Its file systems are the volumes by their mount points. Without any it is the one that holds the data: `/`, looked
+    at from the data directory, because the mount table that it reads is the machine's and not the sandbox's.
     """
+    root, mount_points = ("/", "|".join(volumes)) if volumes else (paths.data, "/")
     port = settings.ports.node_exporter
     return Unit(
         name="node-exporter",
         command=(
             "/usr/bin/prometheus-node-exporter",
-            f"--web.listen-address=127.0.0.1:{port}",
+            f"--web.listen-address={host.listen}:{port}",
             "--web.disable-exporter-metrics",
             "--collector.disable-defaults",
             *(f"--collector.{collector}" for collector in NODE_COLLECTORS),
             f"--collector.textfile.directory={textfile_directory(paths)}",
-            f"--path.rootfs={paths.data}",
-            "--collector.filesystem.mount-points-include=^/$",
+            f"--path.rootfs={root}",
+            f"--collector.filesystem.mount-points-include=^({mount_points})$",
             "--collector.filesystem.fs-types-exclude=^(rootfs|proc|sysfs|tmpfs)$",
         ),
         ready=HttpReady(port=port, path="/"),
@@ -50,7 +53,7 @@ def node_exporter(settings: StackSettings, paths: Paths) -> Unit:
     )
 
 
-def postgres_exporter(settings: StackSettings, paths: Paths) -> Unit:
+def postgres_exporter(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> Unit:
     """Return the exporter of PostgreSQL, which logs in by peer on the socket: it has no password to keep."""
     port = settings.ports.postgres_exporter
     database = f"host={paths.postgres_socket} port={settings.ports.postgres} dbname={settings.database.name}"
@@ -58,7 +61,7 @@ def postgres_exporter(settings: StackSettings, paths: Paths) -> Unit:
         name="postgres-exporter",
         command=(
             "/usr/bin/prometheus-postgres-exporter",
-            f"--web.listen-address=127.0.0.1:{port}",
+            f"--web.listen-address={host.listen}:{port}",
             *(f"--no-collector.{collector}" for collector in COSTLY_COLLECTORS),
             "--log.level=warn",
         ),
@@ -71,7 +74,7 @@ def postgres_exporter(settings: StackSettings, paths: Paths) -> Unit:
     )
 
 
-def pgbouncer_exporter(settings: StackSettings, paths: Paths) -> Unit:
+def pgbouncer_exporter(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> Unit:
     """Return the exporter of pgBouncer.
 
     `pgbouncer` is the role that pgBouncer lets into its console without a password, from its own operating system user
@@ -83,7 +86,7 @@ def pgbouncer_exporter(settings: StackSettings, paths: Paths) -> Unit:
         name="pgbouncer-exporter",
         command=(
             "/usr/bin/prometheus-pgbouncer-exporter",
-            f"--web.listen-address=127.0.0.1:{port}",
+            f"--web.listen-address={host.listen}:{port}",
             f"--pgBouncer.connectionString={console}",
             "--log.level=warn",
         ),
@@ -93,14 +96,14 @@ def pgbouncer_exporter(settings: StackSettings, paths: Paths) -> Unit:
     )
 
 
-def pgbackrest_exporter(settings: StackSettings, paths: Paths) -> Unit:
+def pgbackrest_exporter(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> Unit:
     """Return the exporter of the backup repository, which asks pgBackRest each minute."""
     port = settings.ports.pgbackrest_exporter
     return Unit(
         name="pgbackrest-exporter",
         command=(
             "/usr/bin/prometheus-pgbackrest-exporter",
-            f"--web.listen-address=127.0.0.1:{port}",
+            f"--web.listen-address={host.listen}:{port}",
             f"--backrest.config={config_file(paths)}",
             f"--backrest.config-include-path={config_directory(paths)}",
             "--collect.interval=60",
@@ -117,20 +120,20 @@ def cache_password_file(paths: Paths) -> str:
     return f"{paths.config}/redis-exporter/passwords.json"
 
 
-def cache_passwords(settings: StackSettings, password: str) -> str:
-    """Return the content of that file: the password by the cache's address."""
-    return json.dumps({_cache_address(settings): password})
+def cache_passwords(settings: StackSettings, password: str, *, address: str | None = None) -> str:
+    """Return the content of that file: the password by the cache's address, as `redis_exporter` is given it."""
+    return json.dumps({address or _cache_address(settings): password})
 
 
-def redis_exporter(settings: StackSettings, paths: Paths) -> Unit:
-    """Return the exporter of the cache."""
+def redis_exporter(settings: StackSettings, paths: Paths, host: Host = LOOPBACK, *, address: str | None = None) -> Unit:
+    """Return the exporter of the cache, which is on this machine unless `address` (a `redis://` URL) is another."""
     port = settings.ports.redis_exporter
     return Unit(
         name="redis-exporter",
         command=(
             "/usr/bin/prometheus-redis-exporter",
-            f"-web.listen-address=127.0.0.1:{port}",
-            f"-redis.addr={_cache_address(settings)}",
+            f"-web.listen-address={host.listen}:{port}",
+            f"-redis.addr={address or _cache_address(settings)}",
             f"-redis.password-file={cache_password_file(paths)}",
         ),
         ready=HttpReady(port=port, path="/"),

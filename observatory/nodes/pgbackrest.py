@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from observatory.nodes.unit import Paths, render
 from observatory.settings import StackSettings
 
 PROGRAM = "/usr/bin/pgbackrest"
 STANZA = "observatory"
+S3_PREFIX = "/pgbackrest"  # of the repository's objects in a bucket
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Repository:
+    """A repository in a bucket, which the machine may use by its own role; `key` is KMS's, by its ARN."""
+
+    bucket: str
+    region: str
+    key: str
 
 
 def config_file(paths: Paths) -> str:
@@ -25,7 +37,7 @@ def cipher_file(paths: Paths) -> str:
 
 
 def repository(paths: Paths) -> str:
-    """Return the directory of the repository."""
+    """Return the directory of a repository on this machine."""
     return f"{paths.data}/backups"
 
 
@@ -45,14 +57,15 @@ def cipher_section(passphrase: str) -> str:
     return f"[global]\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass={passphrase}\n"
 
 
-def pgbackrest_files(settings: StackSettings, paths: Paths) -> dict[str, str]:
-    """Return the files of pgBackRest, but for the passphrase."""
+def pgbackrest_files(settings: StackSettings, paths: Paths, bucket: S3Repository | None = None) -> dict[str, str]:
+    """Return the files of pgBackRest, but for the passphrase; without a bucket, the repository is on this disk."""
     return {
         config_file(paths): render(
             "pgbackrest.conf.j2",
             stanza=STANZA,
             settings=settings,
             paths=paths,
-            repository=repository(paths),
+            repository=S3_PREFIX if bucket else repository(paths),
+            bucket=bucket,
         )
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from observatory.nodes.tls import authority_file, certificate_file, key_file
-from observatory.nodes.unit import Paths, TcpReady, Unit, render
+from observatory.nodes.unit import LOOPBACK, Host, Paths, TcpReady, Unit, render
 from observatory.settings import StackSettings
 
 SERVER = "pgbouncer"  # of the certificate
@@ -20,13 +20,14 @@ def user_line(role: str, password: str) -> str:
     return f'"{role}" "{quoted}"\n'
 
 
-def pgbouncer(settings: StackSettings, paths: Paths) -> Unit:
+def pgbouncer(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> Unit:
     """Return the pooler of this node, in front of this node's PostgreSQL."""
     port = settings.ports.pgbouncer
     file = f"{paths.config}/pgbouncer/pgbouncer.ini"
     config = render(
         "pgbouncer.ini.j2",
         settings=settings,
+        host=host,
         users_file=users_file(paths),
         run=paths.run,
         authority=authority_file(paths),

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from observatory.nodes.pgbackrest import archive_command, pgbackrest_files, repository
+from observatory.nodes.pgbackrest import S3Repository, archive_command, pgbackrest_files, repository
 from observatory.nodes.tls import authority_file, certificate_file, key_file
-from observatory.nodes.unit import HttpReady, Paths, Unit
+from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
 from observatory.settings import StackSettings
 
 SERVER = "postgres"  # of the certificate
@@ -88,12 +88,16 @@ def node_parameters(settings: StackSettings, paths: Paths) -> dict[str, Any]:
     }
 
 
-def host_based_authentication() -> list[str]:
-    """Return pg_hba.conf: operators and the exporter by peer on the socket alone, all others by SCRAM and TLS."""
+def host_based_authentication(host: Host = LOOPBACK) -> list[str]:
+    """Return pg_hba.conf: operators and the exporter by peer on the socket, all others by SCRAM and TLS.
+
+    From the host's networks of operators every login may come, by SCRAM and TLS.
+    """
     return [
         "local all postgres,migrator peer map=operators",
         f"local all {MONITOR_ROLE} peer map=operators",
         "local all all scram-sha-256",
+        *(f"hostssl all all {network} scram-sha-256" for network in host.operators),
         "host all postgres,migrator all reject",
         "hostssl all all 127.0.0.1/32 scram-sha-256",
     ]
@@ -120,16 +124,30 @@ def api_credentials(password: str) -> str:
     return yaml.safe_dump({"restapi": {"authentication": authentication}}, sort_keys=False)
 
 
-def patroni(settings: StackSettings, paths: Paths) -> Unit:
+def logins_file(paths: Paths) -> str:
+    """Return the path of the part of Patroni's configuration that holds the superuser's password."""
+    return f"{paths.config}/patroni/logins.yaml"
+
+
+def logins(superuser_password: str) -> str:
+    """Return the configuration by which Patroni gives the superuser a password, where operators come over TCP."""
+    superuser = {"username": "postgres", "password": superuser_password}
+    return yaml.safe_dump({"postgresql": {"authentication": {"superuser": superuser}}}, sort_keys=False)
+
+
+def patroni(
+    settings: StackSettings, paths: Paths, host: Host = LOOPBACK, *, bucket: S3Repository | None = None
+) -> Unit:
     """Return the Patroni that makes, starts, watches and heals this node's PostgreSQL, with what archives its WAL.
 
-    Patroni merges all files of its directory: `api_credentials_file` is a secret one.
+    Patroni merges all files of its directory: `api_credentials_file` and `logins_file` are secret ones. WAL is archived
+    to the bucket, or to this machine's disk without one.
     """
     ports = settings.ports
     config = {
         "scope": "observatory",
         "name": "node1",
-        "restapi": {"listen": f"127.0.0.1:{ports.patroni}", "connect_address": f"127.0.0.1:{ports.patroni}"},
+        "restapi": {"listen": f"{host.listen}:{ports.patroni}", "connect_address": f"{host.address}:{ports.patroni}"},
         "etcd3": {
             "host": f"127.0.0.1:{ports.etcd_client}",
             "protocol": "https",
@@ -145,18 +163,19 @@ def patroni(settings: StackSettings, paths: Paths) -> Unit:
                 {"auth-local": "peer"},
                 {"auth-host": "scram-sha-256"},
                 "data-checksums",
+                *([{"waldir": paths.wal}] if paths.wal else []),
             ],
         },
         "postgresql": {
-            "listen": f"127.0.0.1:{ports.postgres}",
-            "connect_address": f"127.0.0.1:{ports.postgres}",
+            "listen": f"{host.listen}:{ports.postgres}",
+            "connect_address": f"{host.address}:{ports.postgres}",
             "data_dir": f"{paths.data}/postgres",
             "bin_dir": BIN,
             "pgpass": f"{paths.run}/patroni-pgpass",
             "use_unix_socket": True,
             "authentication": {"superuser": {"username": "postgres"}, "replication": {"username": "replicator"}},
             "parameters": node_parameters(settings, paths),
-            "pg_hba": host_based_authentication(),
+            "pg_hba": host_based_authentication(host),
             "pg_ident": ident_map(),
         },
     }
@@ -169,9 +188,9 @@ def patroni(settings: StackSettings, paths: Paths) -> Unit:
         ports={"ports.patroni": ports.patroni, "ports.postgres": ports.postgres},
         files={
             f"{directory}/patroni.yaml": yaml.safe_dump(config, sort_keys=False),
-            **pgbackrest_files(settings, paths),
+            **pgbackrest_files(settings, paths, bucket),
         },
-        directories=(paths.postgres_socket, repository(paths)),
+        directories=(paths.postgres_socket, *(() if bucket else (repository(paths),))),
         reload_signal="HUP",
         reload_rebinds=True,
         stop_signal="INT",  # Patroni stops PostgreSQL in fast mode and gives its lease back

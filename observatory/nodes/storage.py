@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from observatory.delivery.rollout import FleetName
 from observatory.nodes.tls import authority_file
-from observatory.nodes.unit import HttpReady, Paths, Unit
+from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
 from observatory.settings import StackSettings
 
 DATABASE_ROLE = "app"
@@ -32,22 +32,33 @@ def cache_password_file(paths: Paths, name: str) -> str:
     return f"{paths.config}/{name}/cache-password"
 
 
-def storage(settings: StackSettings, paths: Paths, *, fleet: FleetName, index: int, version: str, sha256: str) -> Unit:
-    """Return instance `index` (from 1) of a fleet, running one release."""
+def storage(
+    settings: StackSettings,
+    paths: Paths,
+    host: Host = LOOPBACK,
+    *,
+    fleet: FleetName,
+    index: int,
+    version: str,
+    sha256: str,
+    database: str = LOOPBACK.address,
+    cache_url: str | None = None,
+) -> Unit:
+    """Return instance `index` (from 1) of a fleet, running one release; `database` is the address of its pooler."""
     name = instance_name(fleet, index)
     port = getattr(settings.ports, fleet) + index - 1
     return Unit(
         name=name,
         command=(f"{release_directory(paths, fleet, version, sha256)}/bin/storage-service",),
         environment={
-            "STORAGE_LISTEN": f"127.0.0.1:{port}",
+            "STORAGE_LISTEN": f"{host.listen}:{port}",
             "STORAGE_FLEET": fleet,
             "STORAGE_DATABASE_URL": (
-                f"postgresql://{DATABASE_ROLE}@127.0.0.1:{settings.ports.pgbouncer}/{settings.database.name}"
+                f"postgresql://{DATABASE_ROLE}@{database}:{settings.ports.pgbouncer}/{settings.database.name}"
                 f"?sslmode=verify-full&sslrootcert={authority_file(paths)}"
             ),
             "STORAGE_DATABASE_PASSWORD_FILE": password_file(paths, name),
-            "STORAGE_CACHE_URL": f"redis://127.0.0.1:{settings.ports.valkey}/0",
+            "STORAGE_CACHE_URL": cache_url or f"redis://127.0.0.1:{settings.ports.valkey}/0",
             "STORAGE_CACHE_PASSWORD_FILE": cache_password_file(paths, name),
             "STORAGE_POOL_MAX": str(settings.fleets.pool_size),
             "STORAGE_LAME_DUCK_SECONDS": str(LAME_DUCK_SECONDS),

@@ -22,17 +22,39 @@ _TEMPLATES = Environment(
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Where a machine keeps configuration, data, sockets and releases, as the daemons see it."""
+    """Where a machine keeps configuration, data, sockets and releases, as the daemons see it.
+
+    `wal` is the directory of PostgreSQL's WAL where that has a volume of its own.
+    """
 
     config: str = "/srv/etc"
     data: str = "/srv/data"
     run: str = "/srv/run"
     releases: str = "/srv/releases"
+    wal: str | None = None
 
     @property
     def postgres_socket(self) -> str:
         """The directory of PostgreSQL's unix socket."""
         return f"{self.run}/postgresql"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """A machine on its network, by default one that nobody else reaches.
+
+    Attributes:
+        listen: the address that daemons bind.
+        address: by which others reach them.
+        operators: networks from which the superuser and the owner log in, with a password over TLS.
+    """
+
+    listen: str = "127.0.0.1"
+    address: str = "127.0.0.1"
+    operators: tuple[str, ...] = ()
+
+
+LOOPBACK = Host()
 
 
 class _Model(BaseModel):

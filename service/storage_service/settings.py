@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 PREFIX = "STORAGE_"
 _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s]+):(?P<port>\d{1,5})")
-_CACHE_URL = re.compile(r"redis://(\[[0-9a-fA-F:]+\]|[^:@/\s]+):\d{1,5}/\d{1,5}")
+_CACHE_URL = re.compile(r"rediss?://(\[[0-9a-fA-F:]+\]|[^:@/\s]+):\d{1,5}/\d{1,5}")
 _MAX_PORT = 65535
 
 
@@ -58,7 +58,8 @@ def _database_url(value: str) -> str:
 def _cache_url(value: str) -> str:
     if not _CACHE_URL.fullmatch(value):
         raise ValueError(
-            f"expected redis://HOST:PORT/NUMBER; a password goes into the file that {PREFIX}CACHE_PASSWORD_FILE names"
+            "expected redis://HOST:PORT/NUMBER, or rediss:// for TLS; "
+            f"a password goes into the file that {PREFIX}CACHE_PASSWORD_FILE names"
         )
     return value
 
@@ -84,7 +85,8 @@ class Settings(BaseModel):
         fleet: fleet that the process belongs to.
         database_url: `postgresql://` URL without a password.
         database_password_file: file whose content, without a final newline, is the password; read for each connection.
-        cache_url: `redis://` URL, without a password, of a Valkey that answers are cached in; without it, none are.
+        cache_url: `redis://` URL, or `rediss://` for TLS, without a password, of a Valkey that caches answers;
+            without it, none are cached.
         cache_password_file: file whose content, without a final newline, is its password; read for each connection.
         cache_timeout_seconds: longest wait for the cache before a request goes on without it.
         pool_min: connections that are kept open.

@@ -71,6 +71,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         ("STORAGE_DATABASE_URL", "postgresql://app@host/db?password=hunter2", "must hold no password"),
         ("STORAGE_DATABASE_PASSWORD_FILE", "/does/not/exist", "expected a readable file"),
         ("STORAGE_CACHE_URL", "127.0.0.1:6379", "expected redis://HOST:PORT/NUMBER"),
+        ("STORAGE_CACHE_URL", "redisss://127.0.0.1:6379/0", "expected redis://HOST:PORT/NUMBER"),
         ("STORAGE_CACHE_URL", "redis://:hunter2@127.0.0.1:6379/0", "expected redis://HOST:PORT/NUMBER"),
         ("STORAGE_CACHE_PASSWORD_FILE", "/does/not/exist", "expected a readable file"),
         ("STORAGE_CACHE_TIMEOUT_SECONDS", "0", "greater than or equal to 0.001"),

@@ -1,0 +1,1 @@
+"""The platform `aws`: the stack as machines, volumes, buckets and balancers of one account and region."""

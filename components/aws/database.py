@@ -1,0 +1,234 @@
+"""TimescaleDB of an AWS stack: a machine with its volumes, rendered from the same units that `local` runs.
+
+Owns the server and its volumes. The machine may be replaced at any time, and is when its user data change: volumes,
+address and password stay. Roles and what is inside the database are others'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import pulumi
+from pulumi_aws import ebs, ec2
+
+from components.aws.backups import Backups
+from components.aws.cache import Cache
+from components.aws.foundation import Foundation
+from components.aws.machines import ROOT_GIB, metadata_options
+from components.aws.naming import tags
+from components.aws.network import private_cidrs
+from components.aws.operators import AuthorityFile, Reachable
+from components.aws.policies import Allow, MachineRole, MachineRoleArgs
+from components.aws.secrets import Secret, SecretArgs
+from components.certificates import Authority, Certificate
+from components.secrets import Password
+from observatory.aws_settings import AwsSettings, Volume
+from observatory.nodes import etcd, pgbouncer, postgres
+from observatory.nodes.aws import DATABASE, database_user_data
+from observatory.nodes.cloud_init import compressed
+from observatory.nodes.exporters import cache_password_file, cache_passwords
+from observatory.nodes.pgbackrest import S3Repository, cipher_file, cipher_section
+from observatory.nodes.pgbouncer import user_line, users_file
+from observatory.nodes.postgres import api_credentials, api_credentials_file, logins, logins_file
+from observatory.nodes.storage import DATABASE_ROLE
+from observatory.nodes.tls import authority_file, certificate_file, key_file
+
+OWNER = "migrator"
+FIRST_HOST = 10  # of a subnet: AWS keeps the first four addresses
+DATA_DEVICE, WAL_DEVICE = "/dev/sdf", "/dev/sdg"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseArgs:
+    """What the database stands on, and what it uses.
+
+    `home` is the directory on this machine that is given the authority's certificate, by which clients here verify the
+    server.
+    """
+
+    base: Foundation
+    home: Path
+    authority: Authority
+    backups: Backups
+    cache: Cache
+
+
+def database_address(settings: AwsSettings) -> str:
+    """Return the address of the database's machine, which its successor takes over."""
+    return str(private_cidrs(settings)[0][FIRST_HOST])
+
+
+class Database(pulumi.ComponentResource):
+    """TimescaleDB on PostgreSQL 17, and pgBouncer. `ready` is what the schema waits for, `pooled` what clients do.
+
+    Outputs: `admin_url` (secret; superuser) and `owner_url` (secret; migrations), both for the operations VPC; `url`
+    (secret; the service's role by password, through pgBouncer), `app_password` (secret), `ca_file`, by which clients
+    verify the servers, and `admin_secret`, the place of `admin_url` in the secret store.
+    """
+
+    def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("observatory:aws:Database", name, None, opts)
+        self._name, self._args = name, args
+        self._child = pulumi.ResourceOptions(parent=self)
+        settings, address = args.base.settings, database_address(args.base.settings)
+
+        self.app_password = Password("app-password", opts=self._child).value
+        superuser_password = Password("superuser-password", opts=self._child).value
+        secret = self._secret(superuser_password, address)
+        data = self._volume("data", settings.database.data_volume)
+        wal = self._volume("wal", settings.database.wal_volume)
+        machine = self._machine(address, secret, data, wal)
+        attached = [self._attach(machine, data, DATA_DEVICE), self._attach(machine, wal, WAL_DEVICE)]
+
+        trusted = AuthorityFile(f"{name}-ca", args.home / "ca.crt", args.authority.certificate, opts=self._child)
+        self.ca_file = trusted.path
+        verified = self.ca_file.apply(lambda path: f"sslmode=verify-full&sslrootcert={quote(path, safe='')}")
+        self.admin_url: pulumi.Output[str] = pulumi.Output.all(superuser_password, verified).apply(
+            lambda known: f"postgresql://postgres:{known[0]}@{address}:{settings.ports.postgres}/postgres?{known[1]}"
+        )
+        self.owner_url: pulumi.Output[str] = self.admin_url.apply(
+            lambda url: url.replace("/postgres?", f"/{settings.database.name}?options={quote(f'-crole={OWNER}')}&", 1)
+        )
+        self.url: pulumi.Output[str] = pulumi.Output.all(self.app_password, verified).apply(
+            lambda known: (
+                f"postgresql://{DATABASE_ROLE}:{known[0]}@{address}:{settings.ports.pgbouncer}"
+                f"/{settings.database.name}?{known[1]}"
+            )
+        )
+        self.admin_secret = self._kept(f"{name}-administrator", {"url": self.admin_url}).arn
+        reachable = Reachable(
+            f"{name}-reachable",
+            machine=machine.id,
+            conninfo=self.admin_url,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=attached),
+        )
+        self.ready: tuple[pulumi.Resource, ...] = (reachable,)
+        self.pooled: tuple[pulumi.Resource, ...] = (reachable,)
+        self.register_outputs({"url": self.url, "ca_file": self.ca_file, "admin_secret": self.admin_secret})
+
+    def _secret(self, superuser_password: pulumi.Output[str], address: str) -> Secret:
+        """Keep the machine's secret files, by their paths."""
+        args, paths = self._args, DATABASE
+        cipher = Password("backup-passphrase", opts=self._child).value
+        api_password = Password("patroni-api", opts=self._child).value
+        cache = pulumi.Output.all(args.cache.password, args.cache.url)
+        files: dict[str, pulumi.Input[str]] = {
+            authority_file(paths): args.authority.certificate,
+            logins_file(paths): superuser_password.apply(logins),
+            api_credentials_file(paths): api_password.apply(api_credentials),
+            cipher_file(paths): cipher.apply(cipher_section),
+            users_file(paths): self.app_password.apply(lambda password: user_line(DATABASE_ROLE, password)),
+            cache_password_file(paths): cache.apply(
+                lambda known: cache_passwords(args.base.settings, known[0], address=known[1])
+            ),
+            **self._certificate(etcd.SERVER, address, client=True),
+            **self._certificate(postgres.SERVER, address),
+            **self._certificate(postgres.STORE_CLIENT, address, client=True),
+            **self._certificate(pgbouncer.SERVER, address),
+        }
+        return self._kept(f"{self._name}-machine", files)
+
+    def _kept(self, name: str, values: Mapping[str, pulumi.Input[str]]) -> Secret:
+        base = self._args.base
+        secret = SecretArgs(stack=base.stack, key_arn=base.encryption.key_arn, values=values)
+        return Secret(name, secret, self._child)
+
+    def _certificate(self, server: str, address: str, *, client: bool = False) -> dict[str, pulumi.Output[str]]:
+        """Return the files of a server's new certificate, with `client` also a client's."""
+        hosts = ("127.0.0.1", "localhost", address)
+        made = Certificate(server, authority=self._args.authority, hosts=hosts, client=client, opts=self._child)
+        return {certificate_file(DATABASE, server): made.certificate, key_file(DATABASE, server): made.key}
+
+    def _volume(self, kind: str, volume: Volume) -> ebs.Volume:
+        """Make a volume, which outlives every machine it is attached to."""
+        name = f"{self._name}-{kind}"
+        return ebs.Volume(
+            name,
+            availability_zone=self._args.base.settings.network.availability_zones[0],
+            type="gp3",
+            size=volume.size_gib,
+            iops=volume.iops,
+            throughput=volume.throughput_mib,
+            encrypted=True,
+            kms_key_id=self._args.base.encryption.key_arn,
+            final_snapshot=True,
+            tags=tags(self._args.base.stack, name),
+            opts=pulumi.ResourceOptions(parent=self, protect=True),
+        )
+
+    def _machine(self, address: str, secret: Secret, data: ebs.Volume, wal: ebs.Volume) -> ec2.Instance:
+        args, settings = self._args, self._args.base.settings
+        role = MachineRole(
+            self._name,
+            MachineRoleArgs(stack=args.base.stack, statements=(*secret.readable(), *self._backup_rights())),
+            self._child,
+        )
+        named = tags(args.base.stack, self._name, Role="database")
+        return ec2.Instance(
+            self._name,
+            ami=settings.machine_image(settings.database.instance_type),
+            instance_type=settings.database.instance_type,
+            subnet_id=args.base.network.private_subnet_ids[0],
+            private_ip=address,
+            associate_public_ip_address=False,
+            vpc_security_group_ids=[args.base.firewall.groups["database"]],
+            iam_instance_profile=role.profile,
+            metadata_options=metadata_options(),
+            ebs_optimized=True,
+            root_block_device=ec2.InstanceRootBlockDeviceArgs(
+                encrypted=True,
+                kms_key_id=args.base.encryption.key_arn,
+                volume_type="gp3",
+                volume_size=ROOT_GIB,
+                tags=named,
+            ),
+            user_data_base64=self._user_data(address, secret, data, wal),
+            user_data_replace_on_change=True,
+            tags=named,
+            # Address and volumes can be one machine's only.
+            opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
+        )
+
+    def _backup_rights(self) -> tuple[Allow, ...]:
+        """Return what pgBackRest needs: it reads, writes and expires objects of its repository."""
+        bucket = self._args.backups.bucket
+        return (
+            Allow(actions=("s3:ListBucket",), resources=(bucket.arn,)),
+            Allow(
+                actions=("s3:GetObject", "s3:PutObject", "s3:DeleteObject"),
+                resources=(pulumi.Output.concat(bucket.arn, "/*"),),
+            ),
+            Allow(actions=("kms:GenerateDataKey",), resources=(self._args.base.encryption.key_arn,)),
+        )
+
+    def _user_data(self, address: str, secret: Secret, data: ebs.Volume, wal: ebs.Volume) -> pulumi.Output[str]:
+        args, settings = self._args, self._args.base.settings
+        known = pulumi.Output.all(
+            secret.arn, data.id, wal.id, args.backups.bucket.name, args.base.encryption.key_arn, args.cache.url
+        )
+        return known.apply(
+            lambda values: compressed(
+                database_user_data(
+                    settings,
+                    address=address,
+                    secret=values[0],
+                    data_volume=values[1],
+                    wal_volume=values[2],
+                    bucket=S3Repository(bucket=values[3], region=settings.account.region, key=values[4]),
+                    cache_url=values[5],
+                )
+            )
+        )
+
+    def _attach(self, machine: ec2.Instance, volume: ebs.Volume, device: str) -> ec2.VolumeAttachment:
+        return ec2.VolumeAttachment(
+            f"{self._name}{device.replace('/', '-')}",
+            instance_id=machine.id,
+            volume_id=volume.id,
+            device_name=device,
+            stop_instance_before_detaching=True,
+            opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
+        )

@@ -1,0 +1,60 @@
+"""The stack's own KMS key: volumes of the database, secrets, backups and cache are encrypted by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pulumi
+from pulumi_aws import kms
+
+from components.aws.naming import physical_name, tags
+from observatory.aws_settings import AwsSettings
+from observatory.settings import PROJECT
+
+DELETION_WINDOW_DAYS = 30  # the longest that KMS lets a deletion be taken back
+MAX_ALIAS = 256  # characters, `alias/` among them
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncryptionArgs:
+    """The stack's name and settings."""
+
+    stack: str
+    settings: AwsSettings
+
+
+class Encryption(pulumi.ComponentResource):
+    """The key. Outputs: `key_arn`, and `off_site_key_arn` where backups are kept in a second region."""
+
+    def __init__(self, name: str, args: EncryptionArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("observatory:aws:Encryption", name, None, opts)
+        region = args.settings.backups.off_site_region
+        stateful = pulumi.ResourceOptions(parent=self, protect=True)  # without the key, nothing can be read any more
+        key = kms.Key(
+            name,
+            description=f"Data of the LLM Observatory's stack {args.stack}",
+            enable_key_rotation=True,
+            deletion_window_in_days=DELETION_WINDOW_DAYS,
+            multi_region=region is not None,
+            tags=tags(args.stack, name),
+            opts=stateful,
+        )
+        kms.Alias(
+            name,
+            name="alias/" + physical_name(PROJECT, args.stack, limit=MAX_ALIAS - len("alias/")),
+            target_key_id=key.key_id,
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        self.key_arn = key.arn
+        self.off_site_key_arn: pulumi.Output[str] | None = None
+        if region is not None:
+            replica = kms.ReplicaKey(
+                f"{name}-off-site",
+                primary_key_arn=key.arn,
+                region=region,
+                deletion_window_in_days=DELETION_WINDOW_DAYS,
+                tags=tags(args.stack, f"{name}-off-site"),
+                opts=stateful,
+            )
+            self.off_site_key_arn = replica.arn
+        self.register_outputs({"key_arn": self.key_arn})

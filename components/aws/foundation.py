@@ -1,0 +1,21 @@
+"""What every part of an AWS stack stands on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from components.aws.encryption import Encryption
+from components.aws.firewall import Firewall
+from components.aws.network import Network
+from observatory.aws_settings import AwsSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foundation:
+    """The stack's name and settings, its network, its security groups and its keys."""
+
+    stack: str
+    settings: AwsSettings
+    network: Network
+    firewall: Firewall
+    encryption: Encryption

@@ -1,0 +1,100 @@
+"""What the machine that runs this program needs to work with the database: its authority's file, and patience."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+
+from components.dynamic import without_provider
+
+REACHABLE_SECONDS = 1200  # a bare machine installs its packages first
+
+
+class AuthorityFileProvider(ResourceProvider):
+    """Keeps an authority's certificate as a file of this machine, since libpq takes no other form."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Write the file."""
+        path = Path(props["path"])
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.write_text(props["certificate"], encoding="utf-8")
+        return CreateResult(id_=props["path"], outs=without_provider(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Write it again where it is missing, such as in another checkout."""
+        same = all(_olds.get(key) == _news.get(key) for key in ("path", "certificate"))
+        return DiffResult(changes=not same or not Path(_news["path"]).exists())
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Write the file."""
+        self.create(_news)
+        return UpdateResult(outs=without_provider(_news))
+
+
+class AuthorityFile(Resource, module="aws", name="AuthorityFile"):
+    """The authority's certificate as a file; deleting the resource leaves it."""
+
+    path: pulumi.Output[str]
+
+    def __init__(
+        self, name: str, path: Path, certificate: pulumi.Input[str], opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__(AuthorityFileProvider(), name, {"path": str(path), "certificate": certificate}, opts)
+
+
+class ReachableProvider(ResourceProvider):
+    """Waits until a new machine's PostgreSQL takes connections and is the primary."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Wait."""
+        _wait(props["conninfo"])
+        return CreateResult(id_=props["machine"], outs=without_provider(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Wait again for another machine."""
+        return DiffResult(changes=any(_olds.get(key) != _news.get(key) for key in ("machine", "conninfo")))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Wait."""
+        _wait(_news["conninfo"])
+        return UpdateResult(outs=without_provider(_news))
+
+
+class Reachable(Resource, module="aws", name="Reachable"):
+    """A database that answers on a machine."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        machine: pulumi.Input[str],
+        conninfo: pulumi.Input[str],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__(ReachableProvider(), name, {"machine": machine, "conninfo": conninfo}, opts)
+
+
+def _wait(conninfo: str) -> None:
+    from observatory.database import UnreachableError, connect  # noqa: PLC0415 - psycopg only where it is used
+
+    deadline = time.monotonic() + REACHABLE_SECONDS
+    while True:
+        try:
+            with connect(conninfo, purpose="waiting"):
+                return
+        except UnreachableError as error:
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"the database does not answer {REACHABLE_SECONDS // 60} min after its machine was made: {error}\n"
+                    "Run this from the operations VPC (settings: operations_vpc), and look at the machine's "
+                    "/var/log/cloud-init-output.log through Systems Manager."
+                ) from error
+            time.sleep(5)

@@ -1,0 +1,147 @@
+"""The platform `aws` put together: network, keys, cache, database, backups, schema, fleets, traffic, monitoring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pulumi_aws as aws
+from pulumi_aws import s3
+
+from components.aws.backups import Backups, BackupsArgs
+from components.aws.cache import Cache, CacheArgs
+from components.aws.database import Database, DatabaseArgs, database_address
+from components.aws.encryption import Encryption, EncryptionArgs
+from components.aws.firewall import Firewall, FirewallArgs
+from components.aws.fleets import Fleet, FleetArgs
+from components.aws.foundation import Foundation
+from components.aws.network import Network, NetworkArgs
+from components.aws.traffic import Traffic, TrafficArgs
+from components.certificates import Authority
+from components.schema import Schema, SchemaArgs
+from components.secrets import ApiKey
+from observatory.aws_settings import AwsSettings
+from observatory.delivery.rollout import RolloutDocument
+from observatory.nodes.storage import DATABASE_ROLE
+from observatory.settings import FLEETS
+
+API_KEY_REQUESTS_PER_MINUTE = 60_000  # the first key also serves load tests
+
+
+@dataclass(frozen=True, kw_only=True)
+class AwsArgs:
+    """The stack's name and settings, the rollout document, and places on this machine.
+
+    `home` keeps what clients here need, `migrations` is the directory of migration files.
+    """
+
+    stack: str
+    settings: AwsSettings
+    rollout: RolloutDocument
+    home: Path
+    migrations: Path
+
+
+def declare(args: AwsArgs) -> dict[str, Any]:
+    """Declare the stack and return its outputs."""
+    stack, settings, rollout = args.stack, args.settings, args.rollout
+    account = aws.Provider("aws", region=settings.account.region, allowed_account_ids=[settings.account.id])
+    there = pulumi.ResourceOptions(providers=[account])
+
+    network = Network("network", NetworkArgs(stack=stack, settings=settings), there)
+    firewall = Firewall("firewall", FirewallArgs(stack=stack, settings=settings, vpc_id=network.vpc_id), there)
+    encryption = Encryption("encryption", EncryptionArgs(stack=stack, settings=settings), there)
+    authority = Authority("authority", common_name=f"LLM Observatory, stack {stack}")
+    base = Foundation(stack=stack, settings=settings, network=network, firewall=firewall, encryption=encryption)
+    cache = Cache("cache", CacheArgs(base=base), there)
+    backups = Backups("backups", BackupsArgs(stack=stack, settings=settings, encryption=encryption), there)
+    database = Database(
+        "database", DatabaseArgs(base=base, home=args.home, authority=authority, backups=backups, cache=cache), there
+    )
+    schema = Schema(
+        "schema",
+        SchemaArgs(
+            conninfo=database.owner_url,
+            migrations=args.migrations,
+            target=rollout.schema_target,
+            app_role=DATABASE_ROLE,
+        ),
+        pulumi.ResourceOptions(depends_on=list(database.ready)),
+    )
+    document = _first_document(args, account)
+    fleets = {
+        name: Fleet(
+            name,
+            FleetArgs(
+                base=base,
+                name=name,
+                state=rollout.fleet(name),
+                document=document_url(stack, settings),
+                database_address=database_address(settings),
+                database_password=database.app_password,
+                cache_url=cache.url,
+                cache_password=cache.password,
+                authority_certificate=authority.certificate,
+                after=(schema, document, *database.pooled, *cache.ready),
+            ),
+            there,
+        )
+        for name in FLEETS
+    }
+    weights = {name: rollout.fleet(name).weight for name in FLEETS}
+    traffic = Traffic(
+        "traffic",
+        TrafficArgs(base=base, fleets=fleets, weights=weights),
+        there,
+    )
+    outputs = {
+        "service_url": traffic.service_url,
+        "preview_url": traffic.preview_url,
+        "database_url": database.url,
+        "admin_database_url": database.admin_secret,
+        "prometheus_url": settings.kubernetes.prometheus_url,
+        "alertmanager_url": settings.kubernetes.alertmanager_url,
+        "fleets": {
+            name: {"size": settings.fleets.size, **rollout.fleet(name).model_dump(include={"version", "weight"})}
+            for name in FLEETS
+        },
+        "active_fleet": rollout.active_fleet,
+        "schema_version": schema.version,
+        "backup_stores": backups.stores,
+        "ca_file": database.ca_file,
+    }
+    if settings.traffic.internal:  # where customers are, each has a key of its own
+        outputs["api_key"] = _operators_key(database, schema)
+    return outputs
+
+
+def document_url(stack: str, settings: AwsSettings) -> str:
+    """Return where the rollout document is, which machines read at their start."""
+    return f"s3://{settings.release_bucket}/rollout/{stack}.json"
+
+
+def _first_document(args: AwsArgs, account: aws.Provider) -> s3.BucketObjectv2:
+    """Write the rollout document once; from then on it is delivery's, and no `up` touches it."""
+    return s3.BucketObjectv2(
+        "rollout",
+        bucket=args.settings.release_bucket,
+        key=document_url(args.stack, args.settings).partition(f"{args.settings.release_bucket}/")[2],
+        content=args.rollout.model_dump_json(indent=2),
+        content_type="application/json",
+        opts=pulumi.ResourceOptions(
+            provider=account, protect=True, ignore_changes=["content", "contentType", "tags", "tagsAll"]
+        ),
+    )
+
+
+def _operators_key(database: Database, schema: Schema) -> pulumi.Output[str]:
+    key = ApiKey(
+        "operator",
+        conninfo=database.owner_url,
+        scopes=("read", "write"),
+        rate_limit_rpm=API_KEY_REQUESTS_PER_MINUTE,
+        opts=pulumi.ResourceOptions(depends_on=[schema]),
+    )
+    return key.key

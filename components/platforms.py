@@ -1,0 +1,47 @@
+"""Which platform a stack is declared on. Only that platform's modules are imported: an SDK costs a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from observatory.aws_settings import AwsSettings
+from observatory.delivery.rollout import RolloutDocument
+from observatory.settings import StackSettings
+from observatory.workspace import Workspace
+
+
+def declare(workspace: Workspace, settings: StackSettings, rollout: RolloutDocument) -> dict[str, Any]:
+    """Declare a stack on its platform and return its outputs, whose names are the same on every platform."""
+    if isinstance(settings, AwsSettings):
+        return _on_aws(workspace, settings, rollout)
+    return _on_this_machine(workspace, settings, rollout)
+
+
+def _on_aws(workspace: Workspace, settings: AwsSettings, rollout: RolloutDocument) -> dict[str, Any]:
+    from components.aws.stack import AwsArgs, declare  # noqa: PLC0415
+
+    return declare(
+        AwsArgs(
+            stack=workspace.stack,
+            settings=settings,
+            rollout=rollout,
+            home=workspace.home,
+            migrations=workspace.migrations,
+        )
+    )
+
+
+def _on_this_machine(workspace: Workspace, settings: StackSettings, rollout: RolloutDocument) -> dict[str, Any]:
+    from components.local.stack import LocalArgs, declare  # noqa: PLC0415
+    from observatory.runtime import rootfs_path  # noqa: PLC0415
+
+    return declare(
+        LocalArgs(
+            settings=settings,
+            rollout=rollout,
+            home=workspace.home,
+            rootfs=rootfs_path(workspace.cache),
+            releases=workspace.releases,
+            migrations=workspace.migrations,
+        )
+    )

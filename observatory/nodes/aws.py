@@ -1,0 +1,178 @@
+"""The machines of an AWS stack: which units, packages and preparations make a database node and a fleet's instance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from observatory.aws_settings import AwsSettings
+from observatory.delivery.rollout import FleetName
+from observatory.nodes.cloud_init import (
+    MACHINE,
+    PROGRAM_DIRECTORY,
+    Mount,
+    Oneshot,
+    nvme_device,
+    secrets_oneshot,
+    user_data,
+)
+from observatory.nodes.etcd import etcd
+from observatory.nodes.exporters import (
+    node_exporter,
+    pgbackrest_exporter,
+    pgbouncer_exporter,
+    postgres_exporter,
+    redis_exporter,
+)
+from observatory.nodes.host_jobs import host_jobs
+from observatory.nodes.pgbackrest import S3Repository, command
+from observatory.nodes.pgbouncer import pgbouncer
+from observatory.nodes.postgres import patroni
+from observatory.nodes.storage import storage
+from observatory.nodes.systemd import DIRECTORY, USER, service_name
+from observatory.nodes.unit import Host, Paths, Unit, render
+
+WAL_VOLUME = "/var/lib/observatory-wal"
+DATABASE = replace(MACHINE, wal=f"{WAL_VOLUME}/pg_wal")
+FLEET = replace(MACHINE, data="/var/lib/observatory-storage")
+ANY = "0.0.0.0"  # noqa: S104 - the security group says who comes through
+
+COMMON_PACKAGES = ("awscli", "ca-certificates", "curl", "python3")
+DATABASE_PACKAGES = (
+    *COMMON_PACKAGES,
+    *("postgresql-17", "postgresql-17-cron", "postgresql-17-timescaledb", "patroni", "python3-etcd"),
+    *("etcd-client", "etcd-server", "pgbackrest", "pgbouncer", "xfsprogs"),
+    *("prometheus-node-exporter", "prometheus-pgbackrest-exporter", "prometheus-pgbouncer-exporter"),
+    *("prometheus-postgres-exporter", "prometheus-redis-exporter"),
+)
+PACKAGED_SERVICES = (
+    *("etcd", "patroni", "pgbouncer", "postgresql", "prometheus-node-exporter", "prometheus-pgbackrest-exporter"),
+    *("prometheus-pgbouncer-exporter", "prometheus-postgres-exporter", "prometheus-redis-exporter"),
+)
+BACKUP_TYPES = {"backup-full": "full", "backup-differential": "diff"}
+"""pgBackRest's word for each job of the host that this machine does by itself."""
+
+
+def database_units(settings: AwsSettings, *, address: str, bucket: S3Repository, cache_url: str) -> tuple[Unit, ...]:
+    """Return the daemons of a database node."""
+    host = Host(listen=ANY, address=address, operators=(str(settings.operations_vpc.cidr),))
+    return (
+        etcd(settings, DATABASE, host),
+        patroni(settings, DATABASE, host, bucket=bucket),
+        pgbouncer(settings, DATABASE, host),
+        node_exporter(settings, DATABASE, host, volumes=(DATABASE.data, WAL_VOLUME, "/")),
+        postgres_exporter(settings, DATABASE, host),
+        pgbouncer_exporter(settings, DATABASE, host),
+        pgbackrest_exporter(settings, DATABASE, host),
+        redis_exporter(settings, DATABASE, host, address=cache_url),
+    )
+
+
+def database_user_data(
+    settings: AwsSettings,
+    *,
+    address: str,
+    secret: str,
+    data_volume: str,
+    wal_volume: str,
+    bucket: S3Repository,
+    cache_url: str,
+) -> str:
+    """Return the user data of a database node.
+
+    Args:
+        settings: the stack's.
+        address: the machine's own.
+        secret: ARN of its secret files.
+        data_volume: id of the volume that holds PostgreSQL's data.
+        wal_volume: id of the volume that holds its WAL.
+        bucket: where backups and WAL go.
+        cache_url: the cache's address, for its exporter.
+    """
+    region = settings.account.region
+    stanza = Oneshot(
+        name="observatory-stanza.service",
+        command=command(DATABASE, "stanza-create"),
+        after=(service_name("patroni"),),
+        user=USER,
+        retry=True,  # until PostgreSQL is there
+    )
+    return user_data(
+        database_units(settings, address=address, bucket=bucket, cache_url=cache_url),
+        paths=DATABASE,
+        region=region,
+        packages=DATABASE_PACKAGES,
+        masked=[f"{name}.service" for name in PACKAGED_SERVICES],
+        programs=("machine_secrets.py",),
+        oneshots=(secrets_oneshot(secret=secret, region=region), stanza),
+        mounts=(
+            Mount(device=nvme_device(data_volume), directory=DATABASE.data),
+            Mount(device=nvme_device(wal_volume), directory=WAL_VOLUME),
+        ),
+        files=backup_timers(settings, DATABASE),
+    )
+
+
+def backup_timers(settings: AwsSettings, paths: Paths) -> dict[str, str]:
+    """Return the services and timers that make backups at the stack's times, by path."""
+    files = {}
+    for job in host_jobs(settings):
+        if kind := BACKUP_TYPES.get(job.name):
+            path = f"{DIRECTORY}/observatory-{job.name}"
+            run = " ".join(command(paths, "backup", f"--type={kind}"))
+            files[f"{path}.service"] = render("backup.service.j2", job=job, command=run, user=USER)
+            files[f"{path}.timer"] = render("job.timer.j2", job=job, stack="this machine's stack")
+    return files
+
+
+def storage_unit(settings: AwsSettings, *, fleet: FleetName, database: str, cache_url: str) -> Unit:
+    """Return a fleet's service, which runs whatever release is the current one."""
+    unit = storage(
+        settings,
+        FLEET,
+        Host(listen=ANY),
+        fleet=fleet,
+        index=1,
+        version="current",
+        sha256="",
+        database=database,
+        cache_url=f"{cache_url}/0",
+    )
+    program = f"{FLEET.releases}/{fleet}/current/bin/storage-service"
+    return unit.model_copy(update={"name": "storage", "command": (program,)})
+
+
+def fleet_user_data(
+    settings: AwsSettings,
+    *,
+    fleet: FleetName,
+    secret: str,
+    document: str,
+    database: str,
+    cache_url: str,
+) -> str:
+    """Return the user data of a fleet's instances.
+
+    Args:
+        settings: the stack's.
+        fleet: whose.
+        secret: ARN of its secret files.
+        document: `s3://` URL of the rollout document, which says what release the fleet runs.
+        database: address of the pooler.
+        cache_url: the cache's address.
+    """
+    region = settings.account.region
+    options = ("--document", document, "--releases", f"s3://{settings.release_bucket}", "--region", region)
+    place = ("--fleet", fleet, "--directory", f"{FLEET.releases}/{fleet}")
+    release = Oneshot(
+        name="observatory-release.service",
+        command=("/usr/bin/python3", "-I", f"{PROGRAM_DIRECTORY}/fleet_release.py", *options, *place),
+    )
+    return user_data(
+        [storage_unit(settings, fleet=fleet, database=database, cache_url=cache_url)],
+        paths=FLEET,
+        region=region,
+        packages=COMMON_PACKAGES,
+        masked=(),
+        programs=("machine_secrets.py", "fleet_release.py"),
+        oneshots=(secrets_oneshot(secret=secret, region=region), release),
+    )

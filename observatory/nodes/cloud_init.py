@@ -1,0 +1,158 @@
+"""cloud-init user data: how a bare Debian 13 machine becomes a node, from the same units that run on `local`.
+
+Nothing in it is secret: passwords and keys are fetched by the machine's own role before any daemon starts
+(`programs/machine_secrets.py`). A machine is not changed in place: other user data make another machine, which takes
+over volumes and address.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from observatory.nodes.systemd import DIRECTORY, USER, directories, services
+from observatory.nodes.unit import Paths, Unit, render
+
+PROGRAMS = Path(__file__).parent / "programs"
+PROGRAM_DIRECTORY = "/usr/local/lib/observatory"
+SECRETS_SERVICE = "observatory-secrets.service"
+MACHINE = Paths(
+    config="/etc/observatory",
+    data="/var/lib/observatory",
+    run="/run/observatory",
+    releases="/opt/observatory/releases",
+)
+"""Where things are on a machine that systemd runs."""
+MAX_USER_DATA = 16 * 1024  # bytes, before base64: EC2's limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """A volume of the machine: the device by its stable name, and the directory it is mounted on."""
+
+    device: str
+    directory: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oneshot:
+    """A command that prepares the machine at every boot; `after` and `before` are names of services."""
+
+    name: str
+    command: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    user: str = "root"
+    retry: bool = False
+
+
+def nvme_device(volume_id: str) -> str:
+    """Return the device of an EBS volume: its name under /dev/sd* is not kept by NVMe, its serial number is."""
+    return f"/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_{volume_id.replace('-', '')}"
+
+
+def secrets_oneshot(*, secret: str, region: str) -> Oneshot:
+    """Return what fetches the machine's secret files."""
+    program = f"{PROGRAM_DIRECTORY}/machine_secrets.py"
+    options = ("--secret", secret, "--region", region, "--owner", USER)
+    return Oneshot(name=SECRETS_SERVICE, command=("/usr/bin/python3", "-I", program, *options))
+
+
+def user_data(
+    units: Sequence[Unit],
+    *,
+    paths: Paths,
+    region: str,
+    packages: Sequence[str],
+    masked: Sequence[str],
+    programs: Sequence[str],
+    oneshots: Sequence[Oneshot],
+    mounts: Sequence[Mount] = (),
+    files: Mapping[str, str] | None = None,
+) -> str:
+    """Return user data as text that begins with `#cloud-config`.
+
+    Args:
+        units: the daemons of the machine; none of their files is secret.
+        paths: of the machine.
+        region: from which the agent of Systems Manager is installed.
+        packages: Debian's packages.
+        masked: services of those packages that must not run: ours run the same daemons.
+        programs: names of files in `programs/` that the machine needs.
+        oneshots: what runs before the daemons.
+        mounts: volumes; a blank one is formatted, one with data never.
+        files: further files by path.
+    """
+    prepared = tuple(oneshot.name for oneshot in oneshots if not oneshot.after)
+    contents = {
+        "/etc/postgresql-common/createcluster.conf": "create_main_cluster = false\n",
+        "/etc/tmpfiles.d/observatory.conf": directories(units, paths),
+        **{f"{PROGRAM_DIRECTORY}/{name}": (PROGRAMS / name).read_text(encoding="utf-8") for name in programs},
+        **{path: content for unit in units for path, content in unit.files.items()},
+        **services(units, paths, requires=prepared),
+        **{f"{DIRECTORY}/{oneshot.name}": render("oneshot.service.j2", oneshot=oneshot) for oneshot in oneshots},
+        **(files or {}),
+    }
+    config = {
+        "users": ["default", {"name": USER, "system": True, "shell": "/usr/sbin/nologin", "homedir": paths.data}],
+        "bootcmd": [["systemctl", "mask", *masked]] if masked else [],
+        "write_files": [
+            *(_file(path, content) for path, content in contents.items()),
+            {"path": "/etc/fstab", "append": True, "content": "".join(_mount(mount) for mount in mounts)},
+        ],
+        "package_update": True,
+        "packages": list(packages),
+        "runcmd": [*_agent(region, "$(dpkg --print-architecture)"), *_start(contents, mounts)],
+    }
+    return "#cloud-config\n" + yaml.safe_dump(config, sort_keys=False, width=1000)
+
+
+def compressed(text: str) -> str:
+    """Return user data gzipped and in base64, as EC2 takes it; the same text always gives the same result.
+
+    Raises:
+        ValueError: EC2 would refuse it as too large.
+    """
+    packed = gzip.compress(text.encode(), mtime=0)
+    if len(packed) > MAX_USER_DATA:
+        raise ValueError(f"user data have {len(packed)} bytes gzipped; EC2 takes {MAX_USER_DATA}")
+    return base64.b64encode(packed).decode()
+
+
+def _file(path: str, content: str) -> dict[str, str]:
+    return {"path": path, "permissions": "0644", "content": content}
+
+
+def _mount(mount: Mount) -> str:
+    """Return a line of fstab: a volume may come minutes after the machine, and its file system grows with it.
+
+    cloud-init's own `mounts` would pass over a device that is not there yet.
+    """
+    options = "defaults,noatime,nofail,x-systemd.makefs,x-systemd.growfs,x-systemd.device-timeout=15min"
+    return f"{mount.device} {mount.directory} xfs {options} 0 2\n"
+
+
+def _agent(region: str, architecture: str) -> list[str]:
+    """Return the commands that install the agent of Systems Manager, which Debian does not package."""
+    url = f"https://s3.{region}.amazonaws.com/amazon-ssm-{region}/latest/debian_{architecture}/amazon-ssm-agent.deb"
+    return [
+        f'curl --fail --silent --show-error --retry 10 --output /root/amazon-ssm-agent.deb "{url}"',
+        "dpkg --install /root/amazon-ssm-agent.deb",
+    ]
+
+
+def _start(contents: Mapping[str, str], mounts: Sequence[Mount]) -> list[str]:
+    """Return the commands that mount what is attached and start everything, in systemd's order."""
+    names = [path.rpartition("/")[2] for path in contents if path.startswith(f"{DIRECTORY}/observatory-")]
+    enabled = [name for name in names if not (name.endswith(".service") and f"{name[:-8]}.timer" in names)]
+    return [
+        "systemctl daemon-reload",
+        *(f"systemctl start $(systemd-escape --path --suffix=mount {mount.directory})" for mount in mounts),
+        "systemd-tmpfiles --create /etc/tmpfiles.d/observatory.conf",
+        f"systemctl enable --now --no-block {' '.join(enabled)}",
+    ]

@@ -1,0 +1,67 @@
+"""systemd's units of a machine's daemons, rendered from the same `Unit` that the local supervisor runs.
+
+Every daemon runs without privileges, sees the system read-only and may write its own directories alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from observatory.nodes.unit import Paths, Unit, render
+
+DIRECTORY = "/etc/systemd/system"
+USER = "observatory"
+
+
+def service_name(name: str) -> str:
+    """Return the name of the service of a unit; none collides with a package's own."""
+    return f"observatory-{name}.service"
+
+
+def quoted(text: str, *, command: bool = False) -> str:
+    """Return text as one word of a unit file: systemd unquotes words, and expands `%` and, in commands, `$`."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped.replace("$", "$$") if command else escaped}"'
+
+
+def services(units: Iterable[Unit], paths: Paths, *, requires: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return the service file of each unit by its path.
+
+    Args:
+        units: of one machine; each starts after those of a lower priority.
+        paths: of the machine.
+        requires: services that prepare the machine, without which none may start.
+    """
+    ordered = sorted(units, key=lambda unit: unit.priority)
+    files = {}
+    for unit in ordered:
+        earlier = tuple(service_name(other.name) for other in ordered if other.priority < unit.priority)
+        files[f"{DIRECTORY}/{service_name(unit.name)}"] = _service(unit, paths, (*requires, *earlier), requires)
+    return files
+
+
+def _service(unit: Unit, paths: Paths, after: tuple[str, ...], requires: tuple[str, ...]) -> str:
+    mounts = tuple(_volumes(paths))
+    return render(
+        "unit.service.j2",
+        unit=unit,
+        user=USER,
+        after=after,
+        requires=requires,
+        mounts=mounts,
+        writable=(*mounts, paths.run),
+        command=" ".join((unit.command[0], *(quoted(word, command=True) for word in unit.command[1:]))),
+        environment=[quoted(f"{name}={value}") for name, value in unit.environment.items()],
+    )
+
+
+def directories(units: Iterable[Unit], paths: Paths) -> str:
+    """Return tmpfiles.d's lines for the directories that daemons write, which are made at every boot."""
+    wanted = dict.fromkeys((*_volumes(paths), paths.run, *(path for unit in units for path in unit.directories)))
+    return "".join(f"d {path} 0700 {USER} {USER}\n" for path in wanted)
+
+
+def _volumes(paths: Paths) -> Iterator[str]:
+    yield paths.data
+    if paths.wal:
+        yield paths.wal.rpartition("/")[0]
