@@ -13,6 +13,7 @@ from observatory.database.connection import connect
 from observatory.database.deployment import Deployment, Plan, SchemaStatus, check_syntax, deploy, plan, status
 from observatory.database.errors import (
     BackupFailedError,
+    ContractRefusedError,
     DatabaseError,
     LockHeldError,
     LockTimeoutError,
@@ -26,6 +27,7 @@ from observatory.database.files import Edition, Migration, load_migrations, read
 from observatory.database.gaps import EditionGap, edition_gaps
 from observatory.database.jobs import Job, schedule_jobs
 from observatory.database.limits import Limits, RoleSettings, set_role_settings
+from observatory.database.phases import Need, refuse_contracts
 from observatory.database.privileges import grant_access
 from observatory.database.scram import scram_verifier
 from observatory.database.verification import Check, Verification, verify
@@ -34,6 +36,7 @@ __all__ = [
     "Backup",
     "BackupFailedError",
     "Check",
+    "ContractRefusedError",
     "DatabaseError",
     "Deployment",
     "Edition",
@@ -45,6 +48,7 @@ __all__ = [
     "Migration",
     "MigrationFileError",
     "MigrationHistoryError",
+    "Need",
     "Plan",
     "PlannedBackup",
     "RoleSettings",
@@ -70,6 +74,7 @@ __all__ = [
     "plan",
     "plan_backup",
     "read_migrations",
+    "refuse_contracts",
     "revoke_api_key",
     "schedule_jobs",
     "scram_verifier",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from observatory.database.errors import UnsuitableServerError, readable
 from observatory.database.files import Edition, Migration, read_migrations
 from observatory.database.history import compare, current_version
 from observatory.database.lock import MIGRATION_LOCK, session_lock
+from observatory.database.phases import Need, refuse_contracts
 
 if TYPE_CHECKING:
     from observatory.database.applying import OnEvent
@@ -105,6 +106,7 @@ def deploy(
     migrations: Path,
     target: int | None = None,
     only: str | None = None,
+    needs: Sequence[Need] = (),
     actor: str,
     deployment_id: str,
     backup: Backup | None = None,
@@ -122,6 +124,7 @@ def deploy(
         migrations: directory of the files.
         target: highest version to apply; None is all.
         only: name of the one file to apply, `004_continuous_aggregates.sql`; None is all.
+        needs: which versions of the schema the releases need that fleets run or fall back to.
         actor: who deploys, for the ledger.
         deployment_id: which deployment this is, for the ledger and the session's name.
         backup: makes a backup before the first file, unless the database is empty; None: none is made.
@@ -135,6 +138,7 @@ def deploy(
     Raises:
         MigrationFileError: an unusable file; nothing was changed.
         MigrationHistoryError: files and ledger contradict each other; nothing was changed.
+        ContractRefusedError: a pending file would break a release in use; nothing was changed.
         LockHeldError: another deployment runs; nothing was changed.
         BackupFailedError: no backup, or not a usable one; nothing was changed.
         LockTimeoutError: other sessions kept a needed lock; earlier files stay applied.
@@ -165,6 +169,7 @@ def deploy(
                 on_event=on_event,
             )
             scripts = applier.parse(history.pending)
+            refuse_contracts(scripts, needs)
             with session_lock(connection, MIGRATION_LOCK, wait_s=lock_wait_s, on_wait=applier.tell_waiting):
                 # Another deployment may have been here while this one waited for the lock.
                 history = pending()

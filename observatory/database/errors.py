@@ -24,6 +24,10 @@ class MigrationHistoryError(DatabaseError):
     """The files and the ledger contradict each other; nothing was changed."""
 
 
+class ContractRefusedError(DatabaseError):
+    """A migration would take away what a release needs that a fleet runs or falls back to; nothing was changed."""
+
+
 class StatementFailedError(DatabaseError):
     """PostgreSQL refused a statement; the message starts with `file:line:column`."""
 

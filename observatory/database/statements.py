@@ -10,6 +10,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Literal
 
 import pglast
 from pglast import ast
@@ -18,13 +19,16 @@ from pglast.enums import DiscardMode
 from observatory.database.errors import MigrationFileError
 from observatory.database.files import Migration
 
-_HEADER = re.compile(r"^--[ \t]*transaction[ \t]*:[ \t]*(?P<value>.*?)[ \t]*$", re.MULTILINE)
+_HEADER = re.compile(r"^--[ \t]*(?P<name>transaction|phase)[ \t]*:[ \t]*(?P<value>.*?)[ \t]*$", re.MULTILINE)
+_HEADER_VALUES = {"transaction": ("true", "false"), "phase": ("expand", "contract")}  # the first is the default
 _META_COMMAND = re.compile(r"\\\S*")
 # Only statements that start so can be ones that are refused: the others need no syntax tree, which for 10 MB of
 # INSERT would take gigabytes.
 _SUSPECT = re.compile(
     r"(BEGIN|START|COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE|PREPARE|COPY|DISCARD)\b", re.IGNORECASE
 )
+
+Phase = Literal["expand", "contract"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,11 +56,13 @@ class Script:
     Attributes:
         migration: the file.
         transactional: all statements run in one transaction; False with the header `-- transaction: false`.
+        phase: `contract` takes away what older releases need, by the header `-- phase: contract`; `expand` does not.
         statements: in order, at least one.
     """
 
     migration: Migration
     transactional: bool
+    phase: Phase
     statements: tuple[Statement, ...]
 
 
@@ -67,28 +73,32 @@ def parse(migration: Migration) -> Script:
         MigrationFileError: a syntax error, no statement at all, an unusable header, or a statement that needs psql or
             would end the migration's transaction.
     """
-    transactional = _is_transactional(migration)
+    headers = _headers(migration)
     statements = _split(migration)
     if not statements:
         raise MigrationFileError(f"{migration.place()}: holds no statement. Write one, or remove the file")
     for statement in statements:
         _refuse_unusable(migration, statement)
-    return Script(migration=migration, transactional=transactional, statements=statements)
+    return Script(
+        migration=migration,
+        transactional=headers["transaction"] == "true",
+        phase="contract" if headers["phase"] == "contract" else "expand",
+        statements=statements,
+    )
 
 
-def _is_transactional(migration: Migration) -> bool:
-    value = "true"
+def _headers(migration: Migration) -> dict[str, str]:
+    """What the comments above the first statement say of the file, by name."""
+    values = {name: allowed[0] for name, allowed in _HEADER_VALUES.items()}
     for header in _HEADER.finditer(migration.sql):
-        place = migration.place(header.start())
+        name, value, place = header["name"], header["value"], migration.place(header.start())
         above = migration.sql[: header.start()].splitlines()
         if len(list(takewhile(lambda line: not line or line.startswith("--"), above))) < len(above):
-            raise MigrationFileError(
-                f"{place}: the transaction header has no effect here. Move it to the top of the file"
-            )
-        value = header["value"]
-        if value not in {"true", "false"}:
-            raise MigrationFileError(f"{place}: transaction is {value!r}. Write true or false")
-    return value == "true"
+            raise MigrationFileError(f"{place}: the {name} header has no effect here. Move it to the top of the file")
+        if value not in _HEADER_VALUES[name]:
+            raise MigrationFileError(f"{place}: {name} is {value!r}. Write {' or '.join(_HEADER_VALUES[name])}")
+        values[name] = value
+    return values
 
 
 def _split(migration: Migration) -> tuple[Statement, ...]:

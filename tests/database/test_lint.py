@@ -95,6 +95,7 @@ def rules(directory: Path, name: str = "002_b.sql") -> list[str]:
             "CREATE " + FUNCTION.format("STABLE"),
         ),
         ("ban-drop-column", "ALTER TABLE plain DROP COLUMN n;", "ALTER TABLE plain ADD COLUMN m bigint;"),
+        ("ban-drop-column", "ALTER TABLE plain DROP COLUMN n;", "-- phase: contract\nALTER TABLE plain DROP COLUMN n;"),
         ("prefer-robust-stmts", OUTSIDE + "CREATE TABLE t (id bigint);", "CREATE TABLE t (id bigint);"),
         ("unusable-file", "CREATE TABLE t (id bigint); COMMIT;", "CREATE TABLE t (id bigint);"),
         ("unusable-file", "BEGIN; CREATE TABLE t (id bigint);", "CREATE TABLE t (id bigint);"),

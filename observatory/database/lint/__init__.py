@@ -24,8 +24,8 @@ from observatory.database.lint.findings import Finding, Severity, at
 from observatory.database.lint.ignoring import apply_ignores
 from observatory.database.lint.rules import RULES, Setting
 from observatory.database.lint.schema import Key, Schema, key_of, made_hypertables
-from observatory.database.lint.squawk import LIVE_RULES, LintError, squawk
-from observatory.database.statements import parse
+from observatory.database.lint.squawk import CONTRACT_RULES, LIVE_RULES, LintError, squawk
+from observatory.database.statements import Phase, parse
 
 __all__ = ["BASELINE", "Finding", "LintError", "Severity", "lint", "lint_all"]
 
@@ -93,6 +93,7 @@ class _File:
 
     migration: Migration
     transactional: bool
+    phase: Phase
     trees: tuple[tuple[int, ast.Node], ...]
 
 
@@ -111,7 +112,7 @@ def _parse_one(migration: Migration) -> _File:
     script = parse(migration)
     looked_at = (statement for statement in script.statements if _LOOKED_AT.match(statement.sql))
     trees = tuple((statement.offset, pglast.parse_sql(statement.sql)[0].stmt) for statement in looked_at)
-    return _File(migration=migration, transactional=script.transactional, trees=trees)
+    return _File(migration=migration, transactional=script.transactional, phase=script.phase, trees=trees)
 
 
 def _unusable(error: MigrationFileError) -> Finding:
@@ -151,8 +152,9 @@ def _squawk_findings(chosen: Sequence[_File], files: Sequence[_File], baseline: 
         by_name = {file.migration.path.name: file for file in chosen if file.transactional is transactional}
         for found in squawk([file.migration for file in by_name.values()], transactional=transactional):
             file = by_name[found.file]
-            live = file.migration.version > baseline or found.rule not in LIVE_RULES
-            if live and not _is_on_hypertable(found, file, hypertables):
+            early = file.migration.version <= baseline and found.rule in LIVE_RULES
+            meant = file.phase == "contract" and found.rule in CONTRACT_RULES
+            if not (early or meant or _is_on_hypertable(found, file, hypertables)):
                 yield found
 
 

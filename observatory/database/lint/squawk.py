@@ -28,6 +28,8 @@ LIVE_RULES = {
     *("adding-foreign-key-constraint", "disallowed-unique-constraint", "adding-serial-primary-key-field"),
     *("adding-not-nullable-field", "adding-required-field", "adding-field-with-default", "changing-column-type"),
 }
+# They look for what breaks older releases; a file with `-- phase: contract` runs when none is left.
+CONTRACT_RULES = {"ban-drop-column", "ban-drop-table", "renaming-column", "renaming-table", "adding-required-field"}
 
 
 class LintError(DatabaseError):
