@@ -13,9 +13,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
-import httpx
+if TYPE_CHECKING:
+    import httpx
 
 BATCH = 100
 READERS = 8
@@ -104,6 +106,8 @@ def demonstrate(service_url: str, api_key: str, *, ca_file: str, count: int = 10
     Raises:
         DemonstrationError: a batch was refused, or a trace did not come back as it was sent.
     """
+    import httpx  # noqa: PLC0415 - only where it is used
+
     items = list(spans(count, now=datetime.now(UTC), seed=random.SystemRandom().getrandbits(64)))
     try:
         return asyncio.run(_send_and_read(service_url, api_key, ca_file, items))
@@ -114,6 +118,8 @@ def demonstrate(service_url: str, api_key: str, *, ca_file: str, count: int = 10
 async def _send_and_read(
     service_url: str, api_key: str, ca_file: str, items: Sequence[dict[str, Any]]
 ) -> Demonstration:
+    import httpx  # noqa: PLC0415
+
     trusted = ssl.create_default_context(cafile=ca_file)
     headers = {"Authorization": f"Bearer {api_key}"}
     async with httpx.AsyncClient(base_url=service_url, headers=headers, timeout=30, verify=trusted) as client:
@@ -127,14 +133,14 @@ async def _send_and_read(
 
 async def _send(client: httpx.AsyncClient, batch: Sequence[dict[str, Any]]) -> None:
     answer = await client.post("/v1/traces", json={"items": batch})
-    if answer.status_code != httpx.codes.CREATED or answer.json()["accepted"] != len(batch):
+    if answer.status_code != HTTPStatus.CREATED or answer.json()["accepted"] != len(batch):
         raise DemonstrationError(f"POST /v1/traces answered {answer.status_code}: {answer.text[:500]}")
 
 
 async def _read(client: httpx.AsyncClient, waiting: Iterator[dict[str, Any]], answered_by: dict[str, int]) -> None:
     for item in waiting:
         answer = await client.get(f"/v1/traces/{item['trace_id']}")
-        stored = answer.json().get("items", []) if answer.status_code == httpx.codes.OK else []
+        stored = answer.json().get("items", []) if answer.status_code == HTTPStatus.OK else []
         if [span["span_id"] for span in stored] != [item["span_id"]]:
             raise DemonstrationError(f"trace {item['trace_id']} did not come back ({answer.status_code})")
         fleet = answer.headers["X-Observatory-Fleet"]

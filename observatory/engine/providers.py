@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,16 +97,29 @@ class Provider:
         """Let go of everything held for the run."""
 
 
-class AnyPackage(dict[str, Provider]):
-    """Who serves each package, and for all others one who takes every input and leaves all else unknown."""
+class Packages(dict[str, Provider]):
+    """Who serves each package, made when it is first asked for; ``other`` makes who serves all the rest."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Provider]], other: Callable[[], Provider] | None) -> None:
+        super().__init__()
+        self._makers, self._other = makers, other
 
     def __contains__(self, package: object) -> bool:
-        """Tell that it is served."""
-        return True
+        """Tell whether anybody serves it."""
+        return super().__contains__(package) or package in self._makers or self._other is not None
 
     def __missing__(self, package: str) -> Provider:
-        """Return who has no opinion."""
-        return Provider()
+        """Make who serves it."""
+        make = self._makers.get(package) or self._other
+        if make is None:
+            raise KeyError(package)
+        self[package] = provider = make()
+        return provider
+
+    def close(self) -> None:
+        """Close whom this run made."""
+        for provider in self.values():
+            provider.close()
 
 
 def _without_internal(inputs: Properties) -> Properties:

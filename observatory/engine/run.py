@@ -21,7 +21,7 @@ from observatory.engine.deployment import STACK_TYPE, Deployment
 from observatory.engine.errors import ConfigError, EngineError, Interrupted
 from observatory.engine.plan import DiagnosticEvent, Emitter, OnEvent, Result
 from observatory.engine.project import Project
-from observatory.engine.providers import DYNAMIC, AnyPackage, Provider, start_host, stop_host
+from observatory.engine.providers import DYNAMIC, Packages, Provider, start_host, stop_host
 from observatory.engine.snapshot import Snapshot
 from observatory.engine.values import PROVIDER_KEY, make_secret, mask, reveal
 
@@ -266,16 +266,16 @@ def _prepare(  # noqa: PLR0917 - called once
     from observatory.engine.dynamic import DynamicProvider  # noqa: PLC0415 - imports the SDK, beside the above
 
     dynamic = DynamicProvider(host, lambda line: emit(DiagnosticEvent(severity="info", message=line)))
-    providers = {DYNAMIC: dynamic, **{name: make() for name, make in options.packages.items()}}
-    for provider in providers.values():
-        cleanup.callback(provider.close)
+    providers = Packages({}, Provider) if offline else Packages(options.packages, None)
+    providers[DYNAMIC] = dynamic
+    cleanup.callback(providers.close)
     config, secret_keys = project.config(snapshot.crypter.decrypt)
     wired = {key: make_secret(value) if key in secret_keys else value for key, value in config.items()}
     deployment = Deployment(
         snapshot,
         stack=options.stack,
         project=project.name,
-        providers=AnyPackage(providers) if offline else providers,
+        providers=providers,
         config=wired,
         preview=kind in _DRY,
         offline=offline,
