@@ -1,0 +1,262 @@
+"""The machines of an AWS stack: user data, units and the programs that prepare a machine."""
+
+import base64
+import getpass
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from observatory.aws_settings import AwsSettings
+from observatory.nodes.aws import DATABASE, database_user_data, fleet_user_data
+from observatory.nodes.cloud_init import MAX_USER_DATA, PROGRAMS, compressed, nvme_device
+from observatory.nodes.pgbackrest import S3Repository
+from observatory.nodes.systemd import DIRECTORY, quoted
+from observatory.settings import load_file
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CACHE = "rediss://primary.cache.amazonaws.com:6379"
+SECRET = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:database-AbCdEf"
+
+
+def production() -> AwsSettings:
+    settings = load_file(ROOT / "Pulumi.production.yaml")
+    assert isinstance(settings, AwsSettings)
+    return settings
+
+
+def database() -> str:
+    return database_user_data(
+        production(),
+        address="10.20.128.10",
+        secret=SECRET,
+        data_volume="vol-0aaaaaaaaaaaaaaa1",
+        wal_volume="vol-0bbbbbbbbbbbbbbb2",
+        bucket=S3Repository(bucket="backups-1", region="eu-central-1", key="arn:aws:kms:eu-central-1:1:key/k"),
+        cache_url=CACHE,
+    )
+
+
+def fleet() -> str:
+    return fleet_user_data(
+        production(),
+        fleet="green",
+        secret=SECRET,
+        document="s3://releases/rollout/production.json",
+        database="10.20.128.10",
+        cache_url=CACHE,
+    )
+
+
+def files(text: str) -> dict[str, str]:
+    return {file["path"]: file["content"] for file in yaml.safe_load(text)["write_files"]}
+
+
+both = pytest.mark.parametrize("text", [database(), fleet()], ids=["database", "fleet"])
+
+
+@both
+def test_user_data_fit_into_what_ec2_takes_and_are_always_the_same(text: str) -> None:
+    packed = compressed(text)
+    assert len(base64.b64decode(packed)) < MAX_USER_DATA
+    assert gzip.decompress(base64.b64decode(packed)).decode() == text
+    assert compressed(text) == packed
+
+
+def test_user_data_that_ec2_would_refuse_are_refused_here() -> None:
+    with pytest.raises(ValueError, match="EC2 takes 16384"):
+        compressed(base64.b64encode(os.urandom(MAX_USER_DATA)).decode() * 2)
+
+
+@both
+def test_user_data_are_a_cloud_config(text: str) -> None:
+    assert text.startswith("#cloud-config\n")
+    config = yaml.safe_load(text)
+    assert set(config) == {"users", "bootcmd", "write_files", "package_update", "packages", "runcmd"}
+    assert all(Path(path).is_absolute() for path in files(text))
+    assert all(isinstance(command, str) for command in config["runcmd"])
+
+
+@both
+def test_no_file_of_user_data_is_one_that_holds_a_secret(text: str) -> None:
+    for path, content in files(text).items():
+        assert not re.search(r"/tls/|password\.conf|users\.txt|cipher\.conf|restapi\.yaml|logins\.yaml", path)
+        assert "PRIVATE KEY" not in content
+        assert not re.search(r"(?i)^\s*(password|requirepass|repo1-cipher-pass)\s*[=:]\s*\S", content, re.MULTILINE)
+
+
+@both
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_takes_every_unit(text: str, tmp_path: Path) -> None:
+    """What a unit starts is not on this machine, so true stands for it; all else is as it will be."""
+    units = {path: content for path, content in files(text).items() if path.startswith(DIRECTORY)}
+    assert len(units) >= 3
+    paths = []
+    for path, content in units.items():
+        startable = re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={shutil.which('true')}", content)
+        file = tmp_path / Path(path).name
+        file.write_text(re.sub(r"(?m)^(User|Group)=observatory$", rf"\1={getpass.getuser()}", startable))
+        paths.append(str(file))
+    environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
+    command = ["systemd-analyze", "verify", "--man=no", *paths]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    said = [line for line in done.stderr.splitlines() if "observatory-" in line]
+    assert (done.returncode, said) == (0, [])
+
+
+@both
+def test_every_daemon_is_without_privileges_and_waits_for_its_secrets(text: str) -> None:
+    daemons = [content for path, content in files(text).items() if "Restart=always" in content and DIRECTORY in path]
+    assert daemons
+    for content in daemons:
+        assert "User=observatory\n" in content
+        assert "CapabilityBoundingSet=\n" in content
+        assert "Requires=observatory-secrets.service" in content
+
+
+def test_daemons_start_in_the_order_that_the_supervisor_has_on_local() -> None:
+    written = files(database())
+    patroni = written[f"{DIRECTORY}/observatory-patroni.service"]
+    pooler = written[f"{DIRECTORY}/observatory-pgbouncer.service"]
+    assert "observatory-etcd.service" in patroni
+    assert "observatory-pgbouncer.service" not in patroni
+    assert re.search(r"After=.*observatory-patroni\.service", pooler)
+
+
+def test_data_and_wal_are_on_their_own_volumes_by_a_name_that_stays() -> None:
+    fstab = files(database())["/etc/fstab"].splitlines()
+    assert [line.split()[:3] for line in fstab] == [
+        ["/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0aaaaaaaaaaaaaaa1", DATABASE.data, "xfs"],
+        [nvme_device("vol-0bbbbbbbbbbbbbbb2"), "/var/lib/observatory-wal", "xfs"],
+    ]
+    assert all("x-systemd.makefs" in line for line in fstab)  # formats a blank volume, and no other
+    config = yaml.safe_load(files(database())["/etc/observatory/patroni/patroni.yaml"])
+    assert {"waldir": "/var/lib/observatory-wal/pg_wal"} in config["bootstrap"]["initdb"]
+    assert config["postgresql"]["data_dir"] == "/var/lib/observatory/postgres"
+
+
+def test_operators_log_in_from_their_network_over_tls_and_others_from_nowhere() -> None:
+    rules = yaml.safe_load(files(database())["/etc/observatory/patroni/patroni.yaml"])["postgresql"]["pg_hba"]
+    over_tcp = [rule for rule in rules if rule.startswith("host")]
+    assert over_tcp == [
+        "hostssl all all 10.0.0.0/16 scram-sha-256",
+        "host all postgres,migrator all reject",
+        "hostssl all all 127.0.0.1/32 scram-sha-256",
+    ]
+
+
+def test_backups_go_to_the_bucket_at_the_stacks_times() -> None:
+    written = files(database())
+    config = written["/etc/observatory/pgbackrest/pgbackrest.conf"]
+    assert "repo1-type=s3\nrepo1-s3-bucket=backups-1\n" in config
+    assert "repo1-s3-key-type=auto" in config
+    assert "--type=full" in written[f"{DIRECTORY}/observatory-backup-full.service"]
+    assert "OnCalendar=" in written[f"{DIRECTORY}/observatory-backup-full.timer"]
+
+
+def test_a_fleet_runs_the_current_release_and_reaches_the_pooler_by_tls() -> None:
+    service = files(fleet())[f"{DIRECTORY}/observatory-storage.service"]
+    assert "ExecStart=/opt/observatory/releases/green/current/bin/storage-service\n" in service
+    assert '"STORAGE_LISTEN=0.0.0.0:8200"' in service
+    assert "@10.20.128.10:6432/observatory?sslmode=verify-full" in service
+    assert f'"STORAGE_CACHE_URL={CACHE}/0"' in service
+
+
+def test_words_of_a_unit_survive_systemds_quoting() -> None:
+    assert quoted('a "b" 50% $HOME \\') == '"a \\"b\\" 50%% $HOME \\\\"'
+    assert quoted("$HOME", command=True) == '"$$HOME"'
+
+
+class Aws:
+    """A stand-in for the AWS CLI: it answers from a directory, and the programs find it on PATH."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "bin").mkdir()
+        (directory / "s3").mkdir()
+        cli = directory / "bin" / "aws"
+        cli.write_text(
+            '#!/bin/sh\ncase "$1" in\n'
+            f'secretsmanager) cat "{directory}/secret" ;;\n'
+            f's3) file="{directory}/s3/${{6#s3://}}"; [ "$7" = - ] && exec cat "$file"; exec cp "$file" "$7" ;;\nesac\n'
+        )
+        cli.chmod(0o755)
+
+    def put(self, key: str, content: bytes) -> None:
+        path = self.directory / "s3" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        wrapper = f"import sys; sys.path.insert(0, {str(PROGRAMS)!r}); import {program} as p; p.PAUSE_S = 0; p.main()"
+        environment = {**os.environ, "PATH": f"{self.directory / 'bin'}:{os.environ['PATH']}"}
+        return subprocess.run(
+            [sys.executable, "-c", wrapper, *arguments], env=environment, capture_output=True, text=True, check=False
+        )
+
+
+@pytest.fixture
+def aws(tmp_path: Path) -> Aws:
+    return Aws(tmp_path)
+
+
+def test_secret_files_are_their_owners_alone(aws: Aws, tmp_path: Path) -> None:
+    target = tmp_path / "etc" / "patroni" / "logins.yaml"
+    (tmp_path / "secret").write_text(json.dumps({str(target): "password: x\n"}))
+    owner = getpass.getuser()
+    done = aws.run("machine_secrets", "--secret", SECRET, "--region", "eu-central-1", "--owner", owner)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert target.read_text() == "password: x\n"
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_secret_that_cannot_be_read_is_said(aws: Aws) -> None:
+    done = aws.run("machine_secrets", "--secret", SECRET, "--region", "eu-central-1", "--owner", "root")
+    assert done.returncode == 1
+    assert f"{SECRET} cannot be read, 20 attempts" in done.stderr
+    assert "No such file" in done.stderr
+
+
+def release(aws: Aws, tmp_path: Path, version: str, *, sha256: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Publish a version for the green fleet, and install what the document says."""
+    artifact = tmp_path / f"{version}.tar.gz"
+    program = tmp_path / "storage-service"
+    program.write_text(version)
+    with tarfile.open(artifact, "w:gz") as archive:
+        archive.add(program, "bin/storage-service")
+    digest = sha256 or hashlib.sha256(artifact.read_bytes()).hexdigest()
+    aws.put(f"releases/{version}.tar.gz", artifact.read_bytes())
+    document: dict[str, Any] = {"green": {"version": version, "sha256": digest}, "blue": {}}
+    aws.put("releases/rollout/production.json", json.dumps(document).encode())
+    options = ("--document", "s3://releases/rollout/production.json", "--releases", "s3://releases")
+    place = ("--region", "eu-central-1", "--fleet", "green", "--directory", str(tmp_path / "installed"))
+    return aws.run("fleet_release", *options, *place)
+
+
+def test_a_fleet_installs_what_the_document_says_and_switches_in_one_step(aws: Aws, tmp_path: Path) -> None:
+    current = tmp_path / "installed" / "current"
+    for version in ("v1.0.0", "v1.1.0"):
+        done = release(aws, tmp_path, version)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (current / "bin" / "storage-service").read_text() == version
+    assert current.is_symlink()
+    assert len([path for path in current.parent.iterdir() if path.name.startswith("v1.")]) == 2
+
+
+def test_another_artifact_than_the_documents_is_not_installed(aws: Aws, tmp_path: Path) -> None:
+    release(aws, tmp_path, "v1.0.0")
+    done = release(aws, tmp_path, "v1.1.0", sha256="0" * 64)
+    assert done.returncode == 1
+    assert "the rollout document says 0000" in done.stderr
+    assert (tmp_path / "installed" / "current" / "bin" / "storage-service").read_text() == "v1.0.0"
+    assert not [path for path in (tmp_path / "installed").iterdir() if path.name.startswith(".")]
