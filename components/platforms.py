@@ -43,5 +43,6 @@ def _on_this_machine(workspace: Workspace, settings: StackSettings, rollout: Rol
             rootfs=rootfs_path(workspace.cache),
             releases=workspace.releases,
             migrations=workspace.migrations,
+            root=workspace.root,
         )
     )

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from monitoring.alerts.availability import AVAILABILITY
 from monitoring.alerts.itself import ITSELF
+from monitoring.alerts.jobs import JOBS_OF_THE_HOST
 
-ALERTS = (*AVAILABILITY, *ITSELF)
+ALERTS = (*AVAILABILITY, *ITSELF, *JOBS_OF_THE_HOST)

@@ -9,6 +9,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from observatory.nodes.prometheus import prometheus
 from observatory.nodes.storage import storage
 from observatory.nodes.valkey import valkey
 from observatory.runtime import Probe, Sandbox, package_versions
+from observatory.scheduling.daemon import scheduler_pid, scheduler_ready
 from observatory.settings import FLEETS, StackSettings
 
 PACKAGES = {
@@ -104,7 +106,7 @@ def daemon_statuses(
         rows.append(_status(sandbox, unit, version or versions.get(PACKAGES[unit.name], "?")))
         if unit.name == "patroni":
             rows.append(_postgres_status(sandbox, settings, versions))
-    return rows
+    return [*rows, _scheduler_status(sandbox)]
 
 
 def _status(sandbox: Sandbox, unit: Unit, version: str) -> DaemonStatus:
@@ -139,6 +141,19 @@ def _postgres_status(sandbox: Sandbox, settings: StackSettings, versions: dict[s
         version=f"{version} + timescaledb {timescaledb}",
         pid=pid,
         health="ready" if running else "not ready",
+        memory_mb=process_memory_mb(pid),
+    )
+
+
+def _scheduler_status(sandbox: Sandbox) -> DaemonStatus:
+    """The scheduler is a process of the host, found by the lock that it holds."""
+    pid = scheduler_pid(sandbox)
+    return DaemonStatus(
+        name="scheduler",
+        address="-",
+        version=metadata.version("apscheduler"),
+        pid=pid,
+        health="ready" if scheduler_ready(sandbox) else "not ready" if pid else "stopped",
         memory_mb=process_memory_mb(pid),
     )
 

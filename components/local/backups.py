@@ -26,12 +26,12 @@ class BackupsArgs:
 
 
 class Backups(pulumi.ComponentResource):
-    """The backup repository. Output: `stores`, the addresses of all repositories."""
+    """The backup repository. Output: `stores`, all repositories' addresses; `ready` is what other backups wait for."""
 
     def __init__(self, name: str, args: BackupsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:local:Backups", name, None, opts)
         options = pulumi.ResourceOptions(parent=self, depends_on=list(args.after), deleted_with=args.machine)
-        Stanza("stanza", machine=args.machine, opts=options)
+        self.ready: tuple[pulumi.Resource, ...] = (Stanza("stanza", machine=args.machine, opts=options),)
         path = repository(Paths())
         self.stores = [args.machine.home.apply(lambda home: f"file://{home}{path.removeprefix('/srv')}")]
         self.register_outputs({"stores": self.stores})

@@ -1,4 +1,4 @@
-"""The `local` platform put together: machine, database, cache, backups, schema, fleets, traffic, monitoring, key."""
+"""The `local` platform put together: machine, database, cache, backups, schema, fleets, traffic, monitoring, jobs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from components.local.database import Database, DatabaseArgs
 from components.local.fleets import Fleet, FleetArgs
 from components.local.machine import Machine, MachineArgs
 from components.local.monitoring import Monitoring, MonitoringArgs
+from components.local.scheduler import Scheduler, SchedulerArgs
 from components.local.traffic import Traffic, TrafficArgs
 from components.schema import Schema, SchemaArgs
 from components.secrets import ApiKey
@@ -31,7 +32,7 @@ class LocalArgs:
     """Settings, the rollout document, and the places on this machine.
 
     `home` holds what the stack owns, `rootfs` is the root filesystem, `releases` keeps the artifacts,
-    `migrations` is the directory of migration files.
+    `migrations` is the directory of migration files, `root` the checkout that holds all that.
     """
 
     settings: StackSettings
@@ -40,6 +41,7 @@ class LocalArgs:
     rootfs: Path
     releases: ReleaseStore
     migrations: Path
+    root: Path
 
 
 def declare(args: LocalArgs) -> dict[str, Any]:
@@ -90,6 +92,12 @@ def declare(args: LocalArgs) -> dict[str, Any]:
             cache=cache,
             fleets=fleets,
         ),
+    )
+    # Not deleted_with the machine: it is a process of its own.
+    Scheduler(
+        "scheduler",
+        SchedulerArgs(settings=settings, machine=machine, root=args.root, stack=pulumi.get_stack()),
+        pulumi.ResourceOptions(depends_on=list(backups.ready)),
     )
     key = ApiKey(
         "operator",

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from observatory.backups import BackupRunningError
 from observatory.bootstrap import OperationError
-from observatory.cli import backup, stack  # noqa: F401 - each registers its commands
+from observatory.cli import backup, logs, scheduler, stack  # noqa: F401 - each registers its commands
 from observatory.cli.app import FAILED, INTERRUPTED, REFUSED, WRONG_USAGE, app, print_json
 from observatory.console import complain
 from observatory.delivery.releases import ReleaseError
@@ -21,7 +21,8 @@ from observatory.delivery.rollout import RolloutError
 from observatory.demonstration import DemonstrationError
 from observatory.engine import ConfigError, EngineError, Interrupted, LockedError
 from observatory.operations import NeedsCliError
-from observatory.runtime import PortInUse, RuntimeFault
+from observatory.runtime import LockHeldError, PortInUse, RuntimeFault
+from observatory.scheduling.runner import UnknownJobError
 from observatory.settings import SettingsError
 from service.build import BuildError
 
@@ -35,9 +36,11 @@ EXIT_CODES: dict[type[BaseException], int] = {
     OperationError: WRONG_USAGE,
     NeedsCliError: REFUSED,
     ConfigError: WRONG_USAGE,
+    UnknownJobError: WRONG_USAGE,
     LockedError: REFUSED,
     PortInUse: REFUSED,
     BackupRunningError: REFUSED,
+    LockHeldError: REFUSED,
     Interrupted: INTERRUPTED,
     EngineError: FAILED,
     RuntimeFault: FAILED,

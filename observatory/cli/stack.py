@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from observatory import operations
@@ -27,7 +30,7 @@ from observatory.cli.app import (
 from observatory.cli.plan import plan_json, plan_view
 from observatory.console import ConsoleReporter, answer, show_live, table
 from observatory.engine import Result
-from observatory.operations import Status, UpResult
+from observatory.operations import JobStatus, Status, UpResult
 
 
 @app.command()
@@ -158,6 +161,7 @@ def _status_json(status: Status) -> dict[str, Any]:
         "healthy": status.healthy,
         "schema_version": status.schema_version,
         "daemons": [daemon.as_json() for daemon in status.daemons],
+        "jobs": [job.as_json() for job in status.jobs],
         "rollout": status.rollout.model_dump() if status.rollout else None,
     }
 
@@ -182,9 +186,31 @@ def _status_view(status: Status) -> RenderableType:
     ]
     return Group(
         table("What runs where", ("daemon", "address", "version", "pid", "health", "memory"), rows),
+        jobs_table(status.jobs, title="\nJobs"),
         table("\nFleets", ("fleet", "version", "instances", "weight"), fleets),
         f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}",
     )
+
+
+def jobs_table(jobs: Sequence[JobStatus], title: str = "Jobs") -> Table:
+    """Return the table of the jobs of the host."""
+    rows = [
+        (
+            status.job.name,
+            status.job.cron,
+            Text(status.record.result, style="red" if status.record.failing else ""),
+            _minute(status.record.started),
+            _minute(status.record.last_success),
+            _minute(status.next_run),
+        )
+        for status in jobs
+    ]
+    columns = ("job", "runs at (UTC)", "last run", "began", "last success", "next")
+    return table(title, columns, rows)
+
+
+def _minute(time: datetime | None) -> str:
+    return f"{time:%Y-%m-%d %H:%M}" if time else "-"
 
 
 def _coloured(health: str) -> Text:

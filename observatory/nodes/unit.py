@@ -22,7 +22,7 @@ _TEMPLATES = Environment(
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Where a machine keeps configuration, data, sockets and releases, as the daemons see it.
+    """Where a machine keeps configuration, data, sockets, logs and releases, as the daemons see it.
 
     `wal` is the directory of PostgreSQL's WAL where that has a volume of its own.
     """
@@ -30,6 +30,7 @@ class Paths:
     config: str = "/srv/etc"
     data: str = "/srv/data"
     run: str = "/srv/run"
+    log: str = "/srv/log"
     releases: str = "/srv/releases"
     wal: str | None = None
 

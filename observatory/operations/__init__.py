@@ -5,6 +5,8 @@ Wires settings, engine, runtime and service build together. Nothing here prints;
 
 from observatory.operations.backups import create_backup, list_backups
 from observatory.operations.engines import EngineChoice, NeedsCliError, choose_engine
+from observatory.operations.jobs import JobStatus, jobs, run_job, run_scheduler
+from observatory.operations.logs import rotate_logs
 from observatory.operations.plan import PendingMigration, Plan, preview
 from observatory.operations.stack import (
     Status,
@@ -19,6 +21,7 @@ from observatory.operations.stack import (
 
 __all__ = [
     "EngineChoice",
+    "JobStatus",
     "NeedsCliError",
     "PendingMigration",
     "Plan",
@@ -28,10 +31,14 @@ __all__ = [
     "create_backup",
     "down",
     "environment",
+    "jobs",
     "list_backups",
     "open_workspace",
     "outputs",
     "preview",
+    "rotate_logs",
+    "run_job",
+    "run_scheduler",
     "status",
     "up",
 ]

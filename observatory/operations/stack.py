@@ -17,8 +17,10 @@ from observatory.delivery.rollout import RolloutDocument
 from observatory.demonstration import Demonstration, demonstrate
 from observatory.engine import Result
 from observatory.operations.engines import EngineChoice, engine_for, module_of
+from observatory.operations.jobs import JobStatus, jobs
 from observatory.progress import Phase, Progress, Reporter, silent, task
 from observatory.runtime import check_ports
+from observatory.scheduling.daemon import stop_scheduler
 from observatory.settings import StackSettings, load_file
 from observatory.status import DaemonStatus, daemon_statuses
 from observatory.workspace import Workspace
@@ -44,6 +46,7 @@ class Status:
     rollout: RolloutDocument | None
     schema_version: int | None
     fleet_size: int
+    jobs: list[JobStatus]
 
     @property
     def healthy(self) -> bool:
@@ -148,6 +151,7 @@ def down(
         _check_state(workspace)
     if workspace.home.exists():
         with task(report, "stop every daemon"), _locked(workspace, report):
+            stop_scheduler(workspace.sandbox)  # first, lest a job meets a stack that is going
             workspace.sandbox.stop()
             if not keep_data:
                 workspace.discard_home()
@@ -202,10 +206,11 @@ def status(workspace: Workspace) -> Status:
     settings = load_file(workspace.config_file)
     rollout = workspace.rollout.read() or rollout_of_state(workspace)
     if rollout is None or not engine.resources(state_options(workspace)):
-        return Status(daemons=[], rollout=None, schema_version=None, fleet_size=settings.fleets.size)
+        return Status(daemons=[], rollout=None, schema_version=None, fleet_size=settings.fleets.size, jobs=[])
     return Status(
         daemons=daemon_statuses(workspace.sandbox, settings, rollout, workspace.stack),
         rollout=rollout,
         schema_version=outputs(workspace).get("schema_version"),
         fleet_size=settings.fleets.size,
+        jobs=jobs(workspace),
     )

@@ -13,6 +13,7 @@ repeated. It knows no daemon, no settings and no Pulumi.
 
 from observatory.runtime.errors import (
     DaemonFailed,
+    LockHeldError,
     PortInUse,
     RootfsError,
     RuntimeFault,
@@ -28,6 +29,7 @@ from observatory.runtime.supervisor import Program, ProgramStatus, Supervisor
 
 __all__ = [
     "DaemonFailed",
+    "LockHeldError",
     "PortInUse",
     "Probe",
     "Process",

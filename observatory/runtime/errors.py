@@ -25,3 +25,7 @@ class PortInUse(RuntimeFault):
 
 class DaemonFailed(RuntimeFault):
     """A daemon ended, or did not become ready; the message ends with the last lines of its log."""
+
+
+class LockHeldError(RuntimeFault):
+    """A lock that is not waited for is held by another process, which the message names."""

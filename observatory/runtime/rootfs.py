@@ -36,7 +36,7 @@ PACKAGES = (
     *("postgresql-17", "postgresql-17-cron", "postgresql-17-pgaudit", "postgresql-17-timescaledb"),
     *("patroni", "python3-etcd", "etcd-client", "etcd-server", "pgbackrest", "pgbouncer"),
     # traffic, cache, supervision
-    *("haproxy", "python3", "supervisor", "valkey-server", "valkey-tools", "wrk"),
+    *("gzip", "haproxy", "logrotate", "python3", "supervisor", "valkey-server", "valkey-tools", "wrk"),
     # monitoring
     *("prometheus", "promtool", "prometheus-alertmanager", "prometheus-node-exporter"),
     *("prometheus-pgbackrest-exporter", "prometheus-pgbouncer-exporter", "prometheus-postgres-exporter"),

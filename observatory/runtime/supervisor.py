@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 CONFIGURATION_FILE = "/srv/etc/supervisord.conf"
 PROGRAMS = "/srv/etc/supervisor.d"
 SOCKET_NAME = "supervisor.sock"
-LOG_BYTES, LOG_BACKUPS = 10_000_000, 3
+# A guard against a daemon that floods its log, not the rotation: that is a job of its own, by size and age
+# (`observatory.nodes.logrotate`). What supervisord moves away itself, that job finds as <name>.log.1.
+LOG_BYTES, LOG_BACKUPS = 100_000_000, 1
 CONFIGURATION = f"""\
 [unix_http_server]
 file=/srv/run/{SOCKET_NAME}
@@ -90,7 +92,7 @@ class Program:
     `command` runs in `directory` with `environment` added to the sandbox's own (PATH, HOME, LANG, USER). It counts as
     started after `start_seconds`; one that ends earlier is tried `start_retries` times again, with growing pauses.
     Stopping sends `stop_signal`, and kills after `stop_seconds`. Lower `priority` starts first and stops last. Output
-    goes to `log/<name>.log`, rotated.
+    goes to `log/<name>.log`, which may be renamed at any time: a SIGUSR2 has supervisord open it anew.
     """
 
     name: str

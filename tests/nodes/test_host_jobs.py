@@ -7,8 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from observatory.nodes.host_jobs import host_jobs
+import observatory.cli  # noqa: F401 - registers the commands
+from observatory.cli.app import app
+from observatory.nodes.host_jobs import HostJob, host_jobs
 from observatory.nodes.timers import timer_files
 from observatory.settings import Schedule, StackSettings
 
@@ -23,6 +26,13 @@ def test_names_are_unique_and_every_setting_is_a_jobs_time() -> None:
 def test_a_schedule_in_the_settings_is_the_jobs() -> None:
     jobs = host_jobs(StackSettings(schedule=Schedule(backup_full="5 4 1 * *")))
     assert next(job for job in jobs if job.name == "backup-full").cron == "5 4 1 * *"
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_a_jobs_command_is_one_that_there_is(job: HostJob) -> None:
+    done = CliRunner().invoke(app, [*job.command, "--help"])
+    assert done.exit_code == 0, done.output
+    assert CliRunner().invoke(app, [*job.command, "--wrong", "--help"]).exit_code == 2
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")

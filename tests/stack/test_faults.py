@@ -77,7 +77,15 @@ def test_two_ups_at_once_make_one_stack(checkout: Checkout) -> None:
 
 
 @pytest.mark.parametrize(
-    "last", ["create Machine", "create Daemon etcd", "create Daemon patroni", "create Daemon storage", "a thousand"]
+    "last",
+    [
+        "create Machine",
+        "create Daemon etcd",
+        "create Daemon patroni",
+        "create Daemon storage",
+        "create Scheduler",
+        "a thousand",
+    ],
 )
 def test_a_killed_up_is_carried_on_by_the_next(checkout: Checkout, last: str) -> None:
     process = checkout.start("up", *EMBEDDED)

@@ -1,0 +1,101 @@
+"""Alerts about the jobs of the host: that they are run, and that they succeed.
+
+Their metrics are files that node_exporter reads, so they outlive whoever wrote them: a job that failed goes on saying
+so until it succeeds, and the last sign of life of a scheduler that is gone grows old.
+"""
+
+from __future__ import annotations
+
+from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
+
+BRIDGE = "1m"  # how long the last value of a series counts when scrapes fail
+SILENCE_SECONDS = 120  # the scheduler says each 15 s that it lives
+
+
+def _job_failed(scope: Scope) -> str:
+    return f"max by (stack, name) (last_over_time({scope.select('observatory_job_failed')}[{BRIDGE}])) == 1"
+
+
+def _scheduler_down(scope: Scope) -> str:
+    """Return the scheduler's silence in seconds; where systemd's timers run the jobs there is no such series."""
+    beat = scope.select("observatory_scheduler_heartbeat_timestamp_seconds")
+    return f"time() - max by (stack) (last_over_time({beat}[{BRIDGE}])) > {SILENCE_SECONDS}"
+
+
+JOB_FAILED = Alert(
+    name="ObservatoryJobFailed",
+    expression=_job_failed,
+    severity="warning",
+    component="monitoring",
+    category="monitoring",
+    summary="A job of the host failed or took too long",
+    description="The last run of {{ $labels.name }} failed (value {{ $value }}).",
+    runbook=Runbook(
+        meaning="A job such as a backup or the rotation of logs ended with an error, or was ended at its timeout.",
+        impact="What it does was not done: after a failed backup a restore starts from an older one.",
+        diagnosis=(
+            "`observatory scheduler list` shows which job, when it began and when it last succeeded.",
+            "`log/job-<name>.log` in the stack's home holds what it said.",
+        ),
+        remedy=(
+            "End the cause, then `observatory scheduler run <name>`: as soon as it succeeds, the alert ends.",
+            "A job that is slower than its timeout by nature needs a longer one: `observatory/nodes/host_jobs.py`.",
+        ),
+    ),
+    fault="Take the backup repository away, run the backup.",
+    scenarios=(
+        Scenario(
+            name="a backup failed",
+            series={
+                'observatory_job_failed{stack="test",job="node",name="backup-full"}': "0x5 1x30 0x30",
+                'observatory_job_failed{stack="test",job="node",name="log-rotation"}': "0x65",
+            },
+            quiet=("20s", "4m"),
+            fires=(
+                Firing(
+                    at="1m",
+                    labels={"name": "backup-full"},
+                    description="The last run of backup-full failed (value 1).",
+                ),
+            ),
+        ),
+    ),
+)
+
+SCHEDULER_DOWN = Alert(
+    name="ObservatorySchedulerDown",
+    expression=_scheduler_down,
+    pending="1m",
+    severity="warning",
+    component="monitoring",
+    category="monitoring",
+    summary="The scheduler of the host's jobs is gone or hangs",
+    description="The scheduler has not said for {{ $value | humanizeDuration }} that it lives.",
+    runbook=Runbook(
+        meaning="`observatory scheduler` runs the jobs at their times and says each 15 s that it lives; it stopped.",
+        impact="No backup is made and no log is rotated until it is back; what was missed is then made up for.",
+        diagnosis=(
+            "`observatory status`: does `scheduler` run?",
+            "`log/scheduler.log` in the stack's home says why it ended.",
+        ),
+        remedy=("`observatory up` starts it.",),
+    ),
+    fault="Kill the scheduler.",
+    scenarios=(
+        Scenario(
+            name="it was killed after a minute",
+            series={
+                'observatory_scheduler_heartbeat_timestamp_seconds{stack="test",job="node"}': "0+5x12 60x60",
+            },
+            quiet=("1m", "3m", "4m"),
+            fires=(Firing(at="4m10s", description="The scheduler has not said for 3m 10s that it lives."),),
+        ),
+        Scenario(
+            name="it lives",
+            series={'observatory_scheduler_heartbeat_timestamp_seconds{stack="test",job="node"}': "0+5x72"},
+            quiet=("6m",),
+        ),
+    ),
+)
+
+JOBS_OF_THE_HOST = (JOB_FAILED, SCHEDULER_DOWN)

@@ -1,0 +1,159 @@
+"""What became of the jobs: a record of each job's last run, and the metrics that Prometheus reads of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from observatory.nodes import Paths
+from observatory.nodes.exporters import textfile_directory
+from observatory.nodes.host_jobs import HostJob
+from observatory.runtime import Sandbox, locks
+
+RECORDS, METRICS = "/srv/data/jobs", textfile_directory(Paths())
+JOBS_FILE, HEARTBEAT_FILE = "jobs.prom", "scheduler.prom"
+
+
+class RunResult(StrEnum):
+    """How a run ended, or that it goes on. Whoever interrupted it wanted that: it is no failure, and is made up for."""
+
+    NEVER = "never ran"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def failed(self) -> bool:
+        """Whether somebody has to look."""
+        return self in (RunResult.FAILED, RunResult.TIMED_OUT)
+
+
+class JobRecord(BaseModel):
+    """A job's last run. `known_since` is when the job was first to be run; times are in UTC.
+
+    `failing` tells whether the last run that was let end failed; an interrupted one says nothing of it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    known_since: datetime
+    result: RunResult = RunResult.NEVER
+    started: datetime | None = None
+    ended: datetime | None = None
+    exit_status: int | None = None
+    message: str = ""
+    last_success: datetime | None = None
+    failing: bool = False
+
+    def begun(self) -> Self:
+        """Return the record of a run that begins now."""
+        cleared = {"ended": None, "exit_status": None, "message": ""}
+        return self.model_copy(update={"result": RunResult.RUNNING, "started": now(), **cleared})
+
+    def finished(self, result: RunResult, *, exit_status: int | None = None, message: str = "") -> Self:
+        """Return the record of the run that has ended now."""
+        ended = now()
+        last_success = ended if result is RunResult.SUCCEEDED else self.last_success
+        failing = self.failing if result is RunResult.INTERRUPTED else result.failed
+        update = {"result": result, "ended": ended, "exit_status": exit_status, "message": message}
+        return self.model_copy(update={**update, "last_success": last_success, "failing": failing})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordStore:
+    """The records of a stack's jobs, in its home."""
+
+    sandbox: Sandbox
+
+    def lock_file(self, name: str) -> Path:
+        """Return the lock that a job's process holds while it runs."""
+        self.sandbox.make_directory(RECORDS)
+        return self.sandbox.host_path("/srv/lock") / f"job-{name}.lock"
+
+    def log_file(self, name: str) -> Path:
+        """Return where a job's output goes."""
+        return log_file(self.sandbox, f"job-{name}")
+
+    def read(self, name: str) -> JobRecord:
+        """Return a job's record; one that "runs" while nobody holds the job's lock was killed."""
+        file = self.sandbox.host_path(f"{RECORDS}/{name}.json")
+        if not file.exists():
+            return JobRecord(name=name, known_since=now())
+        record = JobRecord.model_validate_json(file.read_bytes())
+        if record.result is RunResult.RUNNING and locks.holder(self.lock_file(name)) is None:
+            # It may have written its end between the two looks.
+            record = JobRecord.model_validate_json(file.read_bytes())
+            if record.result is RunResult.RUNNING:
+                return record.model_copy(update={"result": RunResult.INTERRUPTED, "message": "killed in the middle"})
+        return record
+
+    def write(self, record: JobRecord) -> None:
+        """Keep a job's record."""
+        self.sandbox.write_file(f"{RECORDS}/{record.name}.json", record.model_dump_json(indent=2) + "\n")
+
+    def publish(self, jobs: Iterable[HostJob]) -> None:
+        """Tell Prometheus of the jobs that there are, by a file that node_exporter reads."""
+        with self.sandbox.lock("job-metrics"):
+            lines = _metrics([self.read(job.name) for job in jobs])
+            self.sandbox.write_file(f"{METRICS}/{JOBS_FILE}", "".join(f"{line}\n" for line in lines))
+
+    def beat(self) -> None:
+        """Tell Prometheus that the scheduler lives."""
+        name = "observatory_scheduler_heartbeat_timestamp_seconds"
+        text = f"# HELP {name} When the scheduler last said that it lives.\n# TYPE {name} gauge\n"
+        self.sandbox.write_file(f"{METRICS}/{HEARTBEAT_FILE}", f"{text}{name} {now().timestamp():.3f}\n")
+
+    def last_beat(self) -> datetime | None:
+        """Return when the scheduler last said that it lives."""
+        file = self.sandbox.host_path(f"{METRICS}/{HEARTBEAT_FILE}")
+        return datetime.fromtimestamp(file.stat().st_mtime, UTC) if file.exists() else None
+
+
+def log_file(sandbox: Sandbox, name: str) -> Path:
+    """Return a log beside the daemons' own, made where it is missing, and theirs: it is rotated with them."""
+    inside = f"/srv/log/{name}.log"
+    sandbox.make_directory("/srv/log")
+    sandbox.host_path(inside).touch(mode=0o600)
+    sandbox.adopt(inside)
+    return sandbox.host_path(inside)
+
+
+def now() -> datetime:
+    """Return the time in UTC."""
+    return datetime.now(UTC)
+
+
+def _metrics(records: list[JobRecord]) -> Iterator[str]:
+    """Yield the lines of Prometheus' text format; a time that never was is 0, so that its age is huge."""
+    gauges: dict[str, tuple[str, Callable[[JobRecord], float]]] = {
+        "observatory_job_failed": ("Whether the last run that ended by itself failed.", lambda r: int(r.failing)),
+        "observatory_job_running": ("Whether the job runs.", lambda r: int(r.result is RunResult.RUNNING)),
+        "observatory_job_last_start_timestamp_seconds": ("When the last run began.", lambda r: _seconds(r.started)),
+        "observatory_job_last_success_timestamp_seconds": (
+            "When a run last succeeded.",
+            lambda r: _seconds(r.last_success),
+        ),
+        "observatory_job_last_duration_seconds": ("How long the last run took that ended.", _duration),
+    }
+    for name, (what, value) in gauges.items():
+        yield f"# HELP {name} {what}"
+        yield f"# TYPE {name} gauge"
+        for record in records:
+            yield f'{name}{{name="{record.name}"}} {value(record):.3f}'
+
+
+def _seconds(time: datetime | None) -> float:
+    return time.timestamp() if time else 0.0
+
+
+def _duration(record: JobRecord) -> float:
+    return (record.ended - record.started).total_seconds() if record.ended and record.started else 0.0

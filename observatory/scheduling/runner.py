@@ -1,0 +1,139 @@
+"""Running one job: as a process of its own, under its lock and its timeout, with a record of what came of it.
+
+The lock goes to the job's process as an open descriptor, so that it is held as long as that lives, whoever is killed:
+there are never two of one job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from observatory.nodes.host_jobs import HostJob, host_jobs
+from observatory.runtime import LockHeldError, RuntimeFault, locks
+from observatory.scheduling.records import JobRecord, RecordStore, RunResult
+from observatory.settings import load_file
+from observatory.workspace import Workspace
+
+STOP_SECONDS = 20  # what a job gets to end in order before it is killed
+MESSAGE_BYTES = 2000  # of a job's last words, in its record
+
+
+class JobRunningError(LockHeldError):
+    """The job runs already; nothing was started."""
+
+
+class JobFailedError(RuntimeFault):
+    """The job failed or took too long; the message ends with its last words."""
+
+
+class UnknownJobError(Exception):
+    """There is no job of that name."""
+
+
+def run_job(workspace: Workspace, name: str) -> JobRecord:
+    """Run a job now and return its record.
+
+    Raises:
+        UnknownJobError: there is no such job.
+        JobRunningError: it runs already.
+        JobFailedError: it failed or took longer than its timeout; the record says so too.
+        KeyboardInterrupt: it was interrupted, or this process told to end; the job is ended first.
+    """
+    jobs = {job.name: job for job in host_jobs(load_file(workspace.config_file))}
+    if name not in jobs:
+        raise UnknownJobError(f"no job {name!r} (there are: {', '.join(jobs)})")
+    store = RecordStore(sandbox=workspace.sandbox)
+    argv = [sys.executable, "-m", "observatory", *jobs[name].command, "--environment", workspace.stack]
+    try:
+        return run(jobs[name], argv, cwd=workspace.root, store=store)
+    finally:
+        store.publish(jobs.values())
+
+
+def run(job: HostJob, argv: list[str], *, cwd: Path, store: RecordStore) -> JobRecord:
+    """Run the command line `argv` as the job and return its record; see `run_job` for what it raises."""
+    try:
+        with _terminable(), locks.claim(store.lock_file(job.name)) as lock:
+            record = store.read(job.name).begun()
+            store.write(record)
+            record = _run(job, argv, cwd=cwd, store=store, record=record, lock=lock)
+            store.write(record)
+    except LockHeldError:
+        pid = locks.holder(store.lock_file(job.name))
+        raise JobRunningError(
+            f"the job {job.name} runs already, as process {pid}; see {store.log_file(job.name)}"
+        ) from None
+    if record.result is RunResult.INTERRUPTED:
+        raise KeyboardInterrupt
+    if record.result.failed:
+        raise JobFailedError(f"the job {job.name} {record.result}: {record.message}\nSee {store.log_file(job.name)}")
+    return record
+
+
+def _run(job: HostJob, argv: list[str], *, cwd: Path, store: RecordStore, record: JobRecord, lock: int) -> JobRecord:
+    """Run the job to its end, by whichever way, and return what to record of it."""
+    with store.log_file(job.name).open("a+b") as log:
+        begin = log.seek(0, os.SEEK_END)
+        try:
+            process = subprocess.Popen(
+                argv,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=[lock],
+            )
+        except OSError as error:
+            return record.finished(RunResult.FAILED, message=f"cannot be started: {error}")
+        try:
+            locks.add_holder(lock, process.pid)
+            status = process.wait(timeout=job.timeout)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            message = f"did not end within {job.timeout} s and was ended. {_last_words(log, begin)}"
+            return record.finished(RunResult.TIMED_OUT, exit_status=process.returncode, message=message)
+        except KeyboardInterrupt:
+            _end(process)
+            return record.finished(RunResult.INTERRUPTED, exit_status=process.returncode, message="told to end")
+        result = RunResult.FAILED if status else RunResult.SUCCEEDED
+        message = f"exit status {status}. {_last_words(log, begin)}" if status else ""
+        return record.finished(result, exit_status=status, message=message)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the job with all that it started: in order, then by force."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=STOP_SECONDS)
+            return
+
+
+def _last_words(log: IO[bytes], begin: int) -> str:
+    """Return the end of what this run wrote; the descriptor finds it whatever was rotated meanwhile."""
+    end = log.seek(0, os.SEEK_END)
+    log.seek(max(begin, end - MESSAGE_BYTES))
+    return log.read().decode(errors="replace").strip()
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Make SIGTERM an interrupt, so that the job is ended and recorded before this process ends."""
+
+    def interrupt(_number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

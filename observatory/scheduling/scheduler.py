@@ -1,0 +1,183 @@
+"""The scheduler of a stack: starts the runner of each job at its time, one process each, until it is told to end.
+
+What was missed while no scheduler ran, and what was interrupted, is made up for once at its start. A job that still
+runs, of a scheduler that was killed, keeps its lock: its next runner is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from io import TextIOWrapper
+from typing import Any
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.cron import CronTrigger
+
+from observatory.nodes.host_jobs import HostJob, host_jobs
+from observatory.runtime import LockHeldError, Sandbox, locks
+from observatory.scheduling.daemon import NAME, lock_file
+from observatory.scheduling.records import JobRecord, RecordStore, RunResult, log_file, now
+from observatory.scheduling.runner import STOP_SECONDS
+from observatory.settings import load_file
+from observatory.workspace import Workspace
+
+BEAT_SECONDS = 15
+LOG = logging.getLogger("observatory.scheduler")
+
+
+class SchedulerRunningError(LockHeldError):
+    """The stack has a scheduler already; nothing was started."""
+
+
+def run_scheduler(workspace: Workspace) -> None:
+    """Run the jobs of a stack at their times until SIGTERM or SIGINT; then end the running ones in order.
+
+    Raises:
+        SettingsError: the stack's configuration is wrong.
+        SchedulerRunningError: the stack has a scheduler already.
+    """
+    jobs = host_jobs(load_file(workspace.config_file))
+    try:
+        with locks.claim(lock_file(workspace.sandbox)):
+            _log_to(workspace)
+            _Scheduler(workspace, jobs).run_until_told()
+    except LockHeldError:
+        pid = locks.holder(lock_file(workspace.sandbox))
+        raise SchedulerRunningError(
+            f"the stack {workspace.stack!r} has a scheduler already, process {pid}; `observatory up` restarts it"
+        ) from None
+
+
+def trigger(job: HostJob) -> Any:
+    """Return APScheduler's trigger of a job."""
+    return CronTrigger(**job.calendar.trigger_fields(), timezone=UTC)
+
+
+def next_run(job: HostJob, record: JobRecord) -> datetime:
+    """Return when a job is due by its record: a time in the past where a run was missed."""
+    if record.result is RunResult.INTERRUPTED:
+        return now()
+    since = (record.started or record.known_since) + timedelta(seconds=1)
+    due: datetime = trigger(job).get_next_fire_time(None, since)
+    return due
+
+
+class _Scheduler:
+    """A stack's scheduler, with the runners that it has started."""
+
+    def __init__(self, workspace: Workspace, jobs: tuple[HostJob, ...]) -> None:
+        self._workspace, self._jobs = workspace, jobs
+        self._store = RecordStore(sandbox=workspace.sandbox)
+        self._told = threading.Event()
+        self._runners: dict[str, subprocess.Popen[bytes]] = {}
+        self._starting = threading.Lock()
+        self._scheduler = BackgroundScheduler(
+            timezone=UTC,
+            executors={"default": ThreadPoolExecutor(len(jobs) + 1)},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+
+    def run_until_told(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._told.set())
+        for job in self._jobs:
+            self._add(job)
+        self._store.publish(self._jobs)
+        self._store.beat()
+        self._scheduler.add_job(self._logged(self._store.beat), "interval", seconds=BEAT_SECONDS)
+        self._scheduler.start()
+        LOG.info("scheduler of %s started with %s", self._workspace.stack, ", ".join(job.name for job in self._jobs))
+        self._told.wait()
+        LOG.info("told to end")
+        self._end_runners()
+        self._scheduler.shutdown(wait=True)
+        LOG.info("ended")
+
+    def _add(self, job: HostJob) -> None:
+        record = self._store.read(job.name)
+        if record.result is RunResult.NEVER:
+            self._store.write(record)  # from now on its times count, also those that are missed
+        due = next_run(job, record)
+        self._scheduler.add_job(
+            self._logged(lambda: self._run(job)), trigger(job), id=job.name, name=job.name, next_run_time=due
+        )
+        LOG.info("%s: next run %s", job.name, f"{due:%Y-%m-%d %H:%M:%S} UTC" if due > now() else "now, it is overdue")
+
+    def _run(self, job: HostJob) -> None:
+        """Start a job's runner and wait for its end; what comes of it the runner records."""
+        workspace = self._workspace
+        argv = [sys.executable, "-m", "observatory", "scheduler", "run", job.name, "--environment", workspace.stack]
+        with self._starting:
+            if self._told.is_set():
+                return
+            LOG.info("%s: begins", job.name)
+            process = subprocess.Popen(
+                argv,
+                cwd=workspace.root,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+            self._runners[job.name] = process
+        said = process.communicate()[1].decode(errors="replace").strip()
+        LOG.log(logging.ERROR if process.returncode else logging.INFO, "%s: %s", job.name, said or "succeeded")
+
+    def _end_runners(self) -> None:
+        """Have every runner end its job and record that; one that does not is killed, and its job's lock tells."""
+        with self._starting:
+            runners = [process for process in self._runners.values() if process.poll() is None]
+        for process in runners:
+            process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS + BEAT_SECONDS
+        while any(process.poll() is None for process in runners):
+            if time.monotonic() > deadline:
+                for process in runners:
+                    process.kill()
+            time.sleep(0.05)
+
+    def _logged(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Return the work with its failure logged, such as a full disk: the scheduler goes on."""
+
+        def logged() -> None:
+            try:
+                work()
+            except Exception:
+                LOG.exception("the scheduler could not do its own part; it goes on")
+
+        return logged
+
+
+class _RotatedFile(logging.handlers.WatchedFileHandler):
+    """The scheduler's log: made anew, as the daemons' own file, when it was rotated away."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        super().__init__(log_file(sandbox, NAME))
+
+    def _open(self) -> TextIOWrapper:
+        log_file(self._sandbox, NAME)
+        return super()._open()
+
+
+def _log_to(workspace: Workspace) -> None:
+    """Log to the scheduler's file, and to a terminal where there is one."""
+    handlers: list[logging.Handler] = [_RotatedFile(workspace.sandbox)]
+    if sys.stderr.isatty():
+        handlers.append(logging.StreamHandler())
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    formatter.converter = time.gmtime
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False

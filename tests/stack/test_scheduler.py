@@ -1,0 +1,170 @@
+"""The jobs of the host on a real stack: they really happen, by themselves, and their failures are seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stack.test_faults import EMBEDDED
+from tests.stack.test_monitoring import Monitoring, wait
+from tests.support.checkout import Checkout
+
+
+def scheduler(stack: Checkout) -> int:
+    """Return the scheduler's process."""
+    [daemon] = [daemon for daemon in stack.json("status")["daemons"] if daemon["name"] == "scheduler"]
+    assert daemon["health"] == "ready"
+    return int(daemon["pid"])
+
+
+def job(stack: Checkout, name: str) -> dict[str, Any]:
+    [found] = [job for job in stack.json("scheduler", "list") if job["name"] == name]
+    return dict(found)
+
+
+def kill_scheduler(stack: Checkout) -> None:
+    pid = scheduler(stack)
+    os.kill(pid, signal.SIGKILL)
+    while Path(f"/proc/{pid}/cwd").exists():
+        time.sleep(0.02)
+
+
+def make_overdue(stack: Checkout, name: str) -> None:
+    """Have the job's last time pass unused: it is known for eight days and never ran."""
+    file = stack.home / f"data/jobs/{name}.json"
+    known_since = datetime.now(UTC) - timedelta(days=8)
+    file.write_text(json.dumps({"name": name, "known_since": known_since.isoformat()}))
+
+
+def backups(stack: Checkout, kind: str) -> list[str]:
+    return [backup["label"] for backup in stack.json("backup", "list") if backup["type"] == kind]
+
+
+def test_up_starts_a_scheduler_that_knows_when_its_jobs_are_due(stack: Checkout) -> None:
+    jobs = stack.json("status")["jobs"]
+    assert [job["name"] for job in jobs] == ["backup-full", "backup-differential", "log-rotation"]
+    assert all(datetime.fromisoformat(job["next_run"]) > datetime.now(UTC) for job in jobs)
+    table = stack.run("status").stdout
+    assert "backup-differential  30 1 * * mon-sat" in table
+
+
+def test_a_second_scheduler_is_refused_with_the_first_ones_process(stack: Checkout) -> None:
+    assert f"process {scheduler(stack)};" in stack.run("scheduler", expect=3).stderr
+
+
+def test_the_scheduler_holds_nothing_of_whoever_started_it(stack: Checkout) -> None:
+    pid = scheduler(stack)
+    environment = Path(f"/proc/{pid}/environ").read_bytes()
+    assert b"PULUMI" not in environment
+    assert (stack.root / ".observatory/passphrase").read_bytes() not in environment
+    files = {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()}  # noqa: PTH115 - also of what is no file
+    assert {name for name in files if name.startswith("/")} <= {
+        "/dev/null",
+        f"{stack.home}/log/scheduler.log",
+        f"{stack.home}/lock/scheduler.lock",
+    }
+    assert os.getsid(pid) == pid
+
+
+def test_an_unknown_job_is_refused_with_those_there_are(stack: Checkout) -> None:
+    said = stack.run("scheduler", "run", "backup", expect=2).stderr
+    assert "no job 'backup' (there are: backup-full, backup-differential, log-rotation)" in said
+
+
+def test_a_job_can_be_run_by_hand_and_prometheus_has_it(stack: Checkout) -> None:
+    record = stack.json("scheduler", "run", "log-rotation")
+    assert record["result"] == "succeeded"
+    assert job(stack, "log-rotation")["last_success"] == record["ended"]
+    ended = datetime.fromisoformat(record["ended"]).timestamp()
+    query = f'observatory_job_last_success_timestamp_seconds{{name="log-rotation"}} > {ended - 1}'
+    wait(lambda: Monitoring(stack).query(query))
+
+
+def test_the_scheduler_log_goes_on_after_a_rotation(stack: Checkout) -> None:
+    rotated = stack.json("logs", "rotate", "--force")["rotated"]
+    assert any(name.startswith("scheduler.log-") for name in rotated)
+    assert any(name.startswith("patroni.log-") for name in rotated)
+    wait((stack.home / "log/patroni.log").exists)
+
+
+def test_jobs_happen_by_themselves_and_survive_what_is_killed(checkout: Checkout) -> None:
+    checkout.run("up", *EMBEDDED)
+    # A missed backup is made up for by the next scheduler, once; and `up` brings a dead one back.
+    kill_scheduler(checkout)
+    assert checkout.json("status", expect=1)["healthy"] is False
+    make_overdue(checkout, "backup-differential")
+    assert checkout.json("up", *EMBEDDED)["summary"]["update"] == 1
+    wait(lambda: job(checkout, "backup-differential")["result"] == "succeeded")
+    assert len(backups(checkout, "differential")) == 1
+    assert datetime.fromisoformat(job(checkout, "backup-differential")["next_run"]) > datetime.now(UTC)
+
+    # A job outlives its killed scheduler, and the next one starts no second.
+    kill_scheduler(checkout)
+    make_overdue(checkout, "backup-differential")
+    checkout.run("up", *EMBEDDED)
+    runner, work = running(checkout, "backup-differential")
+    os.kill(work, signal.SIGSTOP)
+    kill_scheduler(checkout)
+    assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
+    refused = checkout.run("scheduler", "run", "backup-differential", expect=3).stderr
+    assert str(runner) in refused
+    os.kill(work, signal.SIGCONT)
+    wait(lambda: job(checkout, "backup-differential")["result"] == "succeeded")
+    assert len(backups(checkout, "differential")) == 2
+
+    # A scheduler that hangs is replaced.
+    hanging = scheduler(checkout)
+    os.kill(hanging, signal.SIGSTOP)
+    os.utime(checkout.home / "data/textfile/scheduler.prom", (0, 0))
+    assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
+    assert scheduler(checkout) != hanging
+
+    # A failed job is seen until it succeeds.
+    repository = checkout.home / "data/backups"
+    repository.rename(repository.with_name("elsewhere"))
+    assert "job backup-full failed" in checkout.run("scheduler", "run", "backup-full", expect=1).stderr
+    assert job(checkout, "backup-full")["failing"] is True
+    monitoring = Monitoring(checkout)
+    wait(lambda: "ObservatoryJobFailed" in monitoring.firing())
+    if repository.exists():
+        repository.rename(repository.with_name("empty"))
+    repository.with_name("elsewhere").rename(repository)
+    checkout.run("scheduler", "run", "backup-full")
+    wait(lambda: "ObservatoryJobFailed" not in monitoring.firing())
+
+    # `down` ends it with a job in the middle, and nothing is left.
+    kill_scheduler(checkout)
+    make_overdue(checkout, "backup-differential")
+    checkout.run("up", *EMBEDDED)
+    running(checkout, "backup-differential")
+    checkout.run("down", "--keep-data")
+    assert checkout.processes() == set()
+    record = json.loads((checkout.home / "data/jobs/backup-differential.json").read_text())
+    assert record["result"] == "interrupted"
+
+
+def running(stack: Checkout, name: str) -> tuple[int, int]:
+    """Wait until a job runs; return the processes of its runner and of its work."""
+    lock = stack.home / f"lock/job-{name}.lock"
+    deadline = time.monotonic() + 60
+    while True:
+        pids = [int(pid) for pid in lock.read_text().split()] if lock.exists() else []
+        if len(pids) == 2 and all(Path(f"/proc/{pid}/cwd").exists() for pid in pids):
+            return pids[0], pids[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("field", ["backup_full", "log_rotation"])
+def test_a_time_that_never_comes_is_refused_before_anything_is_made(checkout: Checkout, field: str) -> None:
+    checkout.configure(schedule={field: "0 0 31 2 *"})
+    said = checkout.run("up", *EMBEDDED, expect=2).stderr
+    assert f"llm-observatory:schedule.{field}: '0 0 31 2 *': none of these months has such a day" in said
+    assert not (checkout.root / ".observatory").exists()
