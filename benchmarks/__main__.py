@@ -7,14 +7,19 @@ import platform
 import shutil
 import statistics
 import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from benchmarks import ingest, startup
+from benchmarks import faults, ingest, startup
+from observatory.runtime import Sandbox, rootfs_path
+from tests.support.checkout import Checkout
 
 REPORT = Path(__file__).resolve().parent.parent / "docs/benchmarks.md"
 TEMPLATE = Path(__file__).with_name("report.md")
-RATE, BATCH, SECONDS = 500, 50, 60
+RATES, SECONDS = ((500, 50), (1000, 100)), 60  # traces a second, and in a batch
 
 
 def machine() -> str:
@@ -37,28 +42,88 @@ def median(values: list[float]) -> str:
 
 
 def main() -> None:
-    """Measure startup and ingest on one fresh copy of the checkout."""
+    """Measure all on a fresh copy of the checkout and write the page; of parts that are named, print what they say."""
+    parts = tuple(sys.argv[1:])
+    if unknown := set(parts) - set(PARTS):
+        raise SystemExit(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
     checkout = startup.fresh_checkout()
     try:
-        started = startup.measure(checkout)
-        names = ("service_url", "api_key", "ca_file", "database_url")
-        url, key, ca_file, database = (_output(checkout.root, name) for name in names)
-        taken = ingest.measure(url, key, ca_file, database, rate=RATE, batch=BATCH, seconds=SECONDS)
-        values = {name: median(value) for name, value in asdict(started).items() if isinstance(value, list)}
-        report = TEMPLATE.read_text().format(
-            machine=machine(),
-            commit=commit(),
-            cold=f"{started.cold:.0f} s",
-            down=f"{started.down:.1f} s",
-            memory=f"{started.memory_mb} MiB",
-            ingest=taken,
-            **values,
-        )
-        REPORT.write_text(report)
-        print(report)
+        measured = {name: measure(checkout) for name, measure in PARTS.items() if name in (parts or PARTS)}
+        if parts:
+            print(measured)
+        else:
+            write(measured)
     finally:
         startup.make(checkout, "down")
         shutil.rmtree(checkout.root.parent)
+
+
+def write(measured: dict[str, Any]) -> None:
+    """Write the page."""
+    started = measured["startup"]
+    values = {name: median(value) for name, value in asdict(started).items() if isinstance(value, list)}
+    report = TEMPLATE.read_text().format(
+        machine=machine(),
+        commit=commit(),
+        cold=f"{started.cold:.0f} s",
+        down=f"{started.down:.1f} s",
+        memory=f"{started.memory_mb} MiB",
+        ingest=measured["ingest"],
+        faults="\n".join(fault_row(fault) for fault in measured["faults"]),
+        **values,
+    )
+    REPORT.write_text(report)
+    print(report)
+
+
+def fault_row(fault: faults.Fault) -> str:
+    """Return a row of the table of faults."""
+    cells = (
+        fault.name,
+        fault.requests,
+        fault.failed,
+        fault.late,
+        f"{fault.served_s:.1f} s",
+        f"{fault.recovered_s:.1f} s",
+        f"{fault.lost} of {fault.acknowledged}",
+    )
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def measure_ingest(checkout: Checkout) -> list[ingest.Ingest]:
+    """Measure each rate on the stack that is up."""
+    stack = stack_of(checkout)
+    return [
+        ingest.measure(
+            stack.service_url,
+            stack.api_key,
+            stack.ca_file,
+            stack.database_url,
+            rate=rate,
+            batch=batch,
+            seconds=SECONDS,
+        )
+        for rate, batch in RATES
+    ]
+
+
+def measure_faults(checkout: Checkout) -> list[faults.Fault]:
+    """Make every fault, one after the other, each on a stack that is well."""
+    stack, sandbox = stack_of(checkout), Sandbox(checkout.home, rootfs_path(checkout.home.parent.parent / "cache"))
+    kinds: dict[str, Callable[[], Callable[[], None]]] = {
+        "pgBouncer killed": lambda: faults.kill(faults.pid_of(sandbox, "pgbouncer")),
+        "Valkey killed": lambda: faults.kill(faults.pid_of(sandbox, "valkey")),
+        f"Valkey away for {faults.DOWN_S} s": lambda: faults.stop_for_a_while(sandbox, "valkey"),
+        f"pgBouncer away for {faults.DOWN_S} s": lambda: faults.stop_for_a_while(sandbox, "pgbouncer"),
+    }
+    return [faults.measure(stack, name, make()) for name, make in kinds.items()]
+
+
+def stack_of(checkout: Checkout) -> faults.Stack:
+    """Return how to reach the checkout's stack, which is brought up where it is not."""
+    startup.make(checkout, "up")
+    names = ("service_url", "api_key", "ca_file", "database_url")
+    return faults.Stack(**{name: _output(checkout.root, name) for name in names})
 
 
 def _output(root: Path, name: str) -> str:
@@ -68,6 +133,8 @@ def _output(root: Path, name: str) -> str:
     )
     return done.stdout.strip()
 
+
+PARTS = {"startup": startup.measure, "ingest": measure_ingest, "faults": measure_faults}
 
 if __name__ == "__main__":
     main()

@@ -51,7 +51,7 @@ def measure(
         sent=len(items),
         accepted=sum(good) * batch,
         failed=len(good) - sum(good),
-        stored=_stored(database_url, [item["trace_id"] for item in items]),
+        stored=stored(database_url, [item["trace_id"] for item in items]),
         p50_ms=statistics.median(latencies) * 1000,
         p99_ms=latencies[int(len(latencies) * 0.99)] * 1000,
     )
@@ -78,7 +78,8 @@ async def _send(client: httpx.AsyncClient, batch: list[dict[str, Any]], *, at: f
     return status, time.monotonic() - at
 
 
-def _stored(database_url: str, trace_ids: list[str]) -> int:
+def stored(database_url: str, trace_ids: list[str]) -> int:
+    """Return how many rows the database holds of these traces."""
     with psycopg.connect(database_url) as connection:
         row = connection.execute("SELECT count(*) FROM llm_traces WHERE trace_id = ANY(%s)", [trace_ids]).fetchone()
     return int(row[0]) if row else 0

@@ -1,0 +1,54 @@
+"""Parts that are killed or away under load: the service recovers by itself, and what it acknowledged is stored.
+
+How many seconds it takes is `make bench`'s to say; here it only has to be over before the load is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks.faults import Stack, kill, measure, pid_of, stop_for_a_while
+from observatory.runtime import Sandbox
+from tests.stack.test_monitoring import sandbox
+from tests.support.checkout import Checkout
+
+
+@pytest.fixture(scope="module")
+def target(stack: Checkout) -> Stack:
+    names = ("service_url", "api_key", "ca_file", "database_url")
+    return Stack(**{name: stack.output(name) for name in names})
+
+
+@pytest.fixture(autouse=True)
+def _all_well_again(stack: Checkout) -> None:
+    """Begin with a stack that is well: the test before was unkind to it."""
+    deadline = time.monotonic() + 60
+    while stack.exit_code("status"):
+        assert time.monotonic() < deadline
+
+
+def killed(box: Sandbox) -> Callable[[], None]:
+    return kill(pid_of(box, "valkey"))
+
+
+def away(box: Sandbox) -> Callable[[], None]:
+    return stop_for_a_while(box, "valkey")
+
+
+@pytest.mark.parametrize("fault", [killed, away])
+def test_a_cache_that_is_killed_or_away_costs_no_error(
+    stack: Checkout, target: Stack, fault: Callable[[Sandbox], Callable[[], None]]
+) -> None:
+    seen = measure(target, "cache", fault(sandbox(stack)))
+    assert (seen.failed, seen.lost) == (0, 0)
+
+
+def test_a_killed_pooler_comes_back_by_itself_and_no_acknowledged_trace_is_lost(stack: Checkout, target: Stack) -> None:
+    seen = measure(target, "pooler", kill(pid_of(sandbox(stack), "pgbouncer")))
+    assert seen.served_s < math.inf
+    assert seen.acknowledged > 0
+    assert seen.lost == 0
