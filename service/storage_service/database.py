@@ -79,6 +79,7 @@ class Database:
             name="storage",
         )
         self._watcher: asyncio.Task[None] | None = None
+        self._login_of_pool: dict[str, Any] = {}
         self.condition = Condition(reachable=False, detail="not reached yet")
 
     async def open(self) -> None:
@@ -127,10 +128,16 @@ class Database:
 
     def _connection_arguments(self) -> dict[str, Any]:
         """Arguments of one connection; the password file is read each time, so that a password can be rotated."""
-        path = self._settings.database_password_file
-        password = {"password": path.read_text(encoding="utf-8").rstrip("\n")} if path else {}
         # Prepared statements are state of a session, which a transaction pooler shares among clients.
-        return {"autocommit": True, "prepare_threshold": None, **password}
+        return {"autocommit": True, "prepare_threshold": None, **self._login()}
+
+    def _login(self) -> dict[str, str]:
+        """Return the password, and the user where the file names one."""
+        path = self._settings.database_password_file
+        if path is None:
+            return {}
+        user, _, password = path.read_text(encoding="utf-8").rstrip("\n").rpartition("\n")
+        return {"user": user, "password": password} if user else {"password": password}
 
     async def _watch(self) -> None:
         """Ask for the schema version each second, on a connection that no burst of requests can take."""
@@ -140,17 +147,26 @@ class Database:
             await asyncio.sleep(WATCH_INTERVAL_S)
 
     async def _watch_connection(self) -> None:
+        arguments = self._connection_arguments()
         try:
             async with asyncio.timeout(WATCH_TIMEOUT_S):
-                connection = await Connection.connect(self._conninfo, **self._connection_arguments())
+                connection = await Connection.connect(self._conninfo, **arguments)
             async with connection:
+                await self._follow_login(arguments)
                 await self._pool.check()
-                while True:
+                while arguments == self._connection_arguments():
                     self._note(await self._schema_condition(connection))
                     await asyncio.sleep(WATCH_INTERVAL_S)
         except (psycopg.Error, OSError, TimeoutError) as error:
             self._note(Condition(reachable=False, detail=describe(error)))
             raise
+
+    async def _follow_login(self, arguments: dict[str, Any]) -> None:
+        """Replace the pool's connections when the login, which has just been tried, is another than theirs."""
+        if self._login_of_pool not in ({}, arguments):
+            log.info("the database login has changed; every connection is made anew")
+            await self._pool.drain()
+        self._login_of_pool = arguments
 
     async def _schema_condition(self, connection: Connection) -> Condition:
         try:

@@ -84,7 +84,8 @@ class Settings(BaseModel):
         listen: address to accept HTTP connections on.
         fleet: fleet that the process belongs to.
         database_url: `postgresql://` URL without a password.
-        database_password_file: file whose content, without a final newline, is the password; read for each connection.
+        database_password_file: file with the password, or with another user than the URL's on its first line and the
+            password on its second, so that both change at once. Read each second and for each connection.
         cache_url: `redis://` URL, or `rediss://` for TLS, without a password, of a Valkey that caches answers;
             without it, none are cached.
         cache_password_file: file whose content, without a final newline, is its password; read for each connection.

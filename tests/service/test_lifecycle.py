@@ -91,6 +91,35 @@ def test_changed_password_is_picked_up(postgres: PostgresServer, start: StartSer
         service.close()
 
 
+def test_another_login_takes_over_without_a_failed_request(
+    postgres: PostgresServer, start: StartService, tmp_path: Path
+) -> None:
+    """Also while the file names a login that is not there yet."""
+    with storage_database(postgres, tmp_path) as database:
+        other, answers = f"{database.role}_b", set[int]()
+        service = start(database, POOL_MIN="3")
+        client = service.client()
+
+        def told(text: str) -> bool:
+            answers.add(post(client, item()).status_code)
+            return text in client.get("/health").text
+
+        def moved() -> bool:
+            answers.add(post(client, item()).status_code)
+            sessions = "SELECT DISTINCT usename::text FROM pg_stat_activity WHERE usename IN (%s, %s)"
+            return database.execute(sessions, database.role, other) == [(other,)]
+
+        try:
+            database.password_file.write_text(f"{other}\nsecret\n", encoding="utf-8")
+            until(lambda: told("authentication failed"), "the login to be tried")
+            database.execute(f"CREATE ROLE {other} LOGIN PASSWORD 'secret' IN ROLE {database.role}")
+            until(moved, "the sessions to move")
+            assert answers == {201}
+        finally:
+            service.close()
+            database.execute(f"DROP ROLE IF EXISTS {other}")
+
+
 def test_lost_connections_fail_no_request(postgres: PostgresServer, start: StartService, tmp_path: Path) -> None:
     with storage_database(postgres, tmp_path) as database:
         service = start(database, POOL_MIN="5")
