@@ -5,6 +5,7 @@ from pathlib import Path
 import pulumi
 
 from components.platforms import declare
+from observatory.access import AccessError
 from observatory.database.errors import DatabaseError
 from observatory.delivery.releases import ReleaseError
 from observatory.delivery.rollout import RolloutDocument, RolloutError
@@ -45,7 +46,7 @@ def main() -> None:
     """Declare the stack; what the user got wrong is told without a traceback."""
     try:
         declare_stack()
-    except (SettingsError, RolloutError, ReleaseError, DatabaseError) as error:
+    except (SettingsError, AccessError, RolloutError, ReleaseError, DatabaseError) as error:
         raise pulumi.RunError(str(error)) from error
 
 

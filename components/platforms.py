@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from observatory.access import AccessDocument, utc_now
 from observatory.aws_settings import AwsSettings
 from observatory.delivery.rollout import RolloutDocument
 from observatory.settings import StackSettings
@@ -12,12 +13,15 @@ from observatory.workspace import Workspace
 
 def declare(workspace: Workspace, settings: StackSettings, rollout: RolloutDocument) -> dict[str, Any]:
     """Declare a stack on its platform and return its outputs, whose names are the same on every platform."""
+    logins = workspace.access.read() or AccessDocument.first(utc_now())
     if isinstance(settings, AwsSettings):
-        return _on_aws(workspace, settings, rollout)
-    return _on_this_machine(workspace, settings, rollout)
+        return _on_aws(workspace, settings, rollout, logins)
+    return _on_this_machine(workspace, settings, rollout, logins)
 
 
-def _on_aws(workspace: Workspace, settings: AwsSettings, rollout: RolloutDocument) -> dict[str, Any]:
+def _on_aws(
+    workspace: Workspace, settings: AwsSettings, rollout: RolloutDocument, logins: AccessDocument
+) -> dict[str, Any]:
     from components.aws.stack import AwsArgs, declare  # noqa: PLC0415
 
     return declare(
@@ -25,13 +29,16 @@ def _on_aws(workspace: Workspace, settings: AwsSettings, rollout: RolloutDocumen
             stack=workspace.stack,
             settings=settings,
             rollout=rollout,
+            logins=logins,
             home=workspace.home,
             migrations=workspace.migrations,
         )
     )
 
 
-def _on_this_machine(workspace: Workspace, settings: StackSettings, rollout: RolloutDocument) -> dict[str, Any]:
+def _on_this_machine(
+    workspace: Workspace, settings: StackSettings, rollout: RolloutDocument, logins: AccessDocument
+) -> dict[str, Any]:
     from components.local.stack import LocalArgs, declare  # noqa: PLC0415
     from observatory.runtime import rootfs_path  # noqa: PLC0415
 
@@ -39,6 +46,7 @@ def _on_this_machine(workspace: Workspace, settings: StackSettings, rollout: Rol
         LocalArgs(
             settings=settings,
             rollout=rollout,
+            logins=logins,
             home=workspace.home,
             rootfs=rootfs_path(workspace.cache),
             releases=workspace.releases,

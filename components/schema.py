@@ -11,7 +11,8 @@ import getpass
 import socket
 import sys
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from pulumi.dynamic import (
 
 from observatory.database import (
     MigrationFileError,
+    Profile,
     SchemaStatus,
     check_syntax,
     deploy,
@@ -43,7 +45,7 @@ from observatory.database.connection import has_password
 if TYPE_CHECKING:
     from observatory.database.applying import Event
 
-_INPUTS = ("conninfo", "directory", "migrations", "target", "app_role")
+_INPUTS = ("conninfo", "directory", "migrations", "target", "roles")
 _DIGEST_LENGTH = 12
 
 
@@ -56,13 +58,13 @@ class SchemaArgs:
             secret when it has a password.
         migrations: directory of the migration files.
         target: highest version to apply; None is all.
-        app_role: login of the service, which gets its privileges here; None: nobody does.
+        roles: roles that get their privileges on the schema's relations here, and what each of them is.
     """
 
     conninfo: pulumi.Input[str]
     migrations: Path
     target: int | None = None
-    app_role: str | None = None
+    roles: Mapping[str, Profile] = field(default_factory=dict)
 
 
 class SchemaProvider(ResourceProvider):
@@ -86,7 +88,7 @@ class SchemaProvider(ResourceProvider):
         """Compare what the ledger had with what the files ask for; where the checkout lies does not matter."""
         if pulumi.contains_unknowns(_news.get("conninfo")) or _olds["conninfo"] != _news["conninfo"]:
             return DiffResult(changes=True)
-        if _olds.get("app_role") != _news.get("app_role"):
+        if _olds.get("roles") != _news.get("roles"):
             return DiffResult(changes=True)
         return DiffResult(changes=_olds["applied"] != _wanted(_news, _olds["edition"]))
 
@@ -125,7 +127,7 @@ class Schema(Resource, module="database", name="Schema"):
             "directory": str(args.migrations.resolve()),
             "migrations": [_label(migration.path.stem, migration.sha256) for migration in files],
             "target": args.target,
-            "app_role": args.app_role,
+            "roles": dict(args.roles),
             "version": None,
             "edition": None,
             "applied": None,
@@ -164,8 +166,7 @@ def _deploy(props: dict[str, Any]) -> dict[str, Any]:
         on_event=_tell,
     )
     schedule_jobs(props["conninfo"])
-    if role := props.get("app_role"):
-        grant_access(props["conninfo"], role=role)
+    grant_access(props["conninfo"], roles=props.get("roles", {}))
     for gap in edition_gaps(props["conninfo"]):
         if gap.replaced_by is None:
             sys.stderr.write(f"this edition of TimescaleDB has no {gap.feature}: {gap.consequence}\n")

@@ -40,6 +40,43 @@ class Password(Resource, module="local", name="Password"):
         super().__init__(PasswordProvider(), name, {"value": None}, pulumi.ResourceOptions.merge(opts, secret))
 
 
+class LoginPasswordProvider(ResourceProvider):
+    """Draws a login's password, and a new one for each generation."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Draw the password."""
+        return CreateResult(id_=secrets.token_hex(8), outs=_drawn(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Compare the generations."""
+        return DiffResult(changes=_olds.get("generation") != _news.get("generation"))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Draw another one."""
+        return UpdateResult(outs=_drawn(_news))
+
+
+class LoginPassword(Resource, module="access", name="LoginPassword"):
+    """The password of a database login, of its `generation`; `value` and `verifier`, its SCRAM verifier, are secret."""
+
+    value: pulumi.Output[str]
+    verifier: pulumi.Output[str]
+
+    def __init__(self, name: str, *, generation: int, opts: pulumi.ResourceOptions | None = None) -> None:
+        props = {"generation": generation, "value": None, "verifier": None}
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["value", "verifier"])
+        super().__init__(LoginPasswordProvider(), name, props, pulumi.ResourceOptions.merge(opts, secret))
+
+
+def _drawn(props: dict[str, Any]) -> dict[str, Any]:
+    from observatory.database.scram import scram_verifier  # noqa: PLC0415 - psycopg only where it is used
+
+    value = secrets.token_urlsafe(PASSWORD_BYTES)
+    return {"generation": props["generation"], "value": value, "verifier": scram_verifier(value)}
+
+
 class ApiKeyProvider(ResourceProvider):
     """Issues a Bearer key for the service; the database holds only its digest."""
 

@@ -6,6 +6,7 @@ know which of the two ran. Finding the CLI is `find_cli`; choosing between the t
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ from observatory.engine import (
     differences,
 )
 from observatory.engine.values import mask
+from observatory.providers import IN_TREE
+from observatory.providers.plugin import install, is_installed
 
 MASK = "[secret]"
 _CHANGING = {"create", "update", "replace"}  # operations that say what changes; a replacement's parts repeat it
@@ -50,8 +53,16 @@ def environment(backend: Path, *, plugins: bool = False) -> dict[str, str]:
         # The salt of a stack that the embedded engine made is in its state, not in the tracked configuration file.
         "PULUMI_FALLBACK_TO_STATE_SECRETS_MANAGER": "true",
         "PULUMI_SKIP_UPDATE_CHECK": "true",
+        **_plugins(backend.parent / "plugins"),
     }
     return variables if plugins else {**variables, "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true"}
+
+
+def _plugins(directory: Path) -> dict[str, str]:
+    """Return what lets the CLI find the in-tree providers, where a plugin is missing; those on PATH go first."""
+    if all(is_installed(package) for package in IN_TREE):
+        return {}
+    return {"PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(install(directory))])}
 
 
 def preview(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:

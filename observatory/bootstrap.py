@@ -10,6 +10,7 @@ import secrets
 from dataclasses import replace
 
 from observatory import automation, engine
+from observatory.access import PAIRED_ROLES, SIDES, AccessDocument, LoginState, Pair, PairedRole, Side, login, utc_now
 from observatory.delivery.rollout import FleetState, RolloutDocument
 from observatory.partial import partial_path, remove_abandoned
 from observatory.progress import Reporter, task
@@ -18,6 +19,8 @@ from observatory.runtime import ensure_rootfs
 from observatory.runtime.locks import exclusive
 from observatory.settings import FLEETS, FirstRollout, StackSettings, load_file
 from observatory.workspace import Workspace
+
+ACCESS_TYPE = "observatory:index:Access"  # in a state: the component of `components.access`
 
 
 class OperationError(Exception):
@@ -37,6 +40,7 @@ def bootstrap(workspace: Workspace, report: Reporter) -> StackSettings:
     _make_passphrase(workspace)
     if settings.platform == "local":
         _make_local(workspace, settings, report)
+    workspace.access.create(_access_of_state(workspace) or AccessDocument.first(utc_now()))
     engine.init(engine_options(workspace))
     return settings
 
@@ -152,3 +156,21 @@ def rollout_of_state(workspace: Workspace) -> RolloutDocument | None:
         for name in FLEETS
     }
     return RolloutDocument(blue=states["blue"], green=states["green"])
+
+
+def _access_of_state(workspace: Workspace) -> AccessDocument | None:
+    """Return the logins as the last `up` declared them, for a document that was lost; their age begins anew."""
+    options = state_options(workspace)
+    records = engine.resources(options) if engine.exists(options) else ()
+    generations = {r.name: int(r.outputs["generation"]) for r in records if r.type.endswith(":LoginPassword")}
+    active = next((r.outputs["active"] for r in records if r.type == ACCESS_TYPE and "active" in r.outputs), None)
+    if active is None or any(login(role, side) not in generations for role in PAIRED_ROLES for side in SIDES):
+        return None
+    now = utc_now()
+
+    def state(role: PairedRole, side: Side) -> LoginState:
+        return LoginState(generation=generations[login(role, side)], since=now)
+
+    return AccessDocument(
+        **{role: Pair(active=active[role], a=state(role, "a"), b=state(role, "b")) for role in PAIRED_ROLES}
+    )

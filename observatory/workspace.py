@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from observatory.access import AccessStore
 from observatory.delivery.releases import ReleaseStore
 from observatory.delivery.rollout import FileRolloutStore
 from observatory.runtime import Sandbox, rootfs_path
@@ -86,3 +87,8 @@ class Workspace:
     def rollout(self) -> FileRolloutStore:
         """What is live on the stack."""
         return FileRolloutStore(self.directory / "rollout" / f"{self.stack}.json")
+
+    @property
+    def access(self) -> AccessStore:
+        """Which database logins are in use on the stack, and how old their passwords are."""
+        return AccessStore(self.directory / "access" / f"{self.stack}.json")

@@ -14,6 +14,16 @@ from urllib.parse import quote
 import pulumi
 from pulumi_aws import ebs, ec2
 
+from components.access import (
+    Access,
+    AccessArgs,
+    Connection,
+    DatabaseAccess,
+    draw_passwords,
+    is_pooled,
+    login_file,
+    pooled_passwords,
+)
 from components.aws.backups import Backups
 from components.aws.cache import Cache
 from components.aws.foundation import Foundation
@@ -24,16 +34,16 @@ from components.aws.operators import AuthorityFile, Reachable
 from components.aws.policies import Allow, MachineRole, MachineRoleArgs
 from components.aws.secrets import Secret, SecretArgs
 from components.certificates import Authority, Certificate
-from components.secrets import Password
+from components.secrets import LoginPassword, Password
+from observatory.access import PROVISIONER, AccessDocument
 from observatory.aws_settings import AwsSettings, Volume
 from observatory.nodes import etcd, pgbouncer, postgres
 from observatory.nodes.aws import DATABASE, database_user_data
 from observatory.nodes.cloud_init import compressed
 from observatory.nodes.exporters import cache_password_file, cache_passwords
 from observatory.nodes.pgbackrest import S3Repository, cipher_file, cipher_section
-from observatory.nodes.pgbouncer import user_line, users_file
-from observatory.nodes.postgres import api_credentials, api_credentials_file, logins, logins_file
-from observatory.nodes.storage import DATABASE_ROLE
+from observatory.nodes.pgbouncer import user_lines, users_file
+from observatory.nodes.postgres import api_credentials, api_credentials_file, logins, logins_file, node_parameters
 from observatory.nodes.tls import authority_file, certificate_file, key_file
 
 OWNER = "migrator"
@@ -54,6 +64,7 @@ class DatabaseArgs:
     authority: Authority
     backups: Backups
     cache: Cache
+    logins: AccessDocument
 
 
 def database_address(settings: AwsSettings) -> str:
@@ -64,9 +75,9 @@ def database_address(settings: AwsSettings) -> str:
 class Database(pulumi.ComponentResource):
     """TimescaleDB on PostgreSQL 17, and pgBouncer. `ready` is what the schema waits for, `pooled` what clients do.
 
-    Outputs: `admin_url` (secret; superuser) and `owner_url` (secret; migrations), both for the operations VPC; `url`
-    (secret; the service's role by password, through pgBouncer), `app_password` (secret), `ca_file`, by which clients
-    verify the servers, and `admin_secret`, the place of `admin_url` in the secret store.
+    Outputs: `admin_url` (superuser) and `owner_url` (migrations), both secret and for the operations VPC; `urls` (by login)
+    and `url` (the service's), both secret; `login` (secret; the service's user and password, on a line each); `ca_file`,
+    by which clients verify the servers; `admin_secret`, the place of `admin_url` in the secret store.
     """
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -75,7 +86,7 @@ class Database(pulumi.ComponentResource):
         self._child = pulumi.ResourceOptions(parent=self)
         settings, address = args.base.settings, database_address(args.base.settings)
 
-        self.app_password = Password("app-password", opts=self._child).value
+        self.passwords = draw_passwords(args.logins, self._child)
         superuser_password = Password("superuser-password", opts=self._child).value
         secret = self._secret(superuser_password, address)
         data = self._volume("data", settings.database.data_volume)
@@ -92,12 +103,10 @@ class Database(pulumi.ComponentResource):
         self.owner_url: pulumi.Output[str] = self.admin_url.apply(
             lambda url: url.replace("/postgres?", f"/{settings.database.name}?options={quote(f'-crole={OWNER}')}&", 1)
         )
-        self.url: pulumi.Output[str] = pulumi.Output.all(self.app_password, verified).apply(
-            lambda known: (
-                f"postgresql://{DATABASE_ROLE}:{known[0]}@{address}:{settings.ports.pgbouncer}"
-                f"/{settings.database.name}?{known[1]}"
-            )
-        )
+        active = args.logins.active_login("app")
+        self.login = login_file(active, self.passwords[active])
+        self.urls = {name: self._url(name, address, verified) for name in self.passwords}
+        self.url = self.urls[active]
         self.admin_secret = self._kept(f"{name}-administrator", {"url": self.admin_url}).arn
         reachable = Reachable(
             f"{name}-reachable",
@@ -105,9 +114,48 @@ class Database(pulumi.ComponentResource):
             conninfo=self.admin_url,
             opts=pulumi.ResourceOptions(parent=self, depends_on=attached),
         )
-        self.ready: tuple[pulumi.Resource, ...] = (reachable,)
-        self.pooled: tuple[pulumi.Resource, ...] = (reachable,)
+        access = self._access(address, reachable)
+        self.ready: tuple[pulumi.Resource, ...] = (access,)
+        self.pooled: tuple[pulumi.Resource, ...] = (access,)
         self.register_outputs({"url": self.url, "ca_file": self.ca_file, "admin_secret": self.admin_secret})
+
+    def _url(self, name: str, address: str, verified: pulumi.Output[str]) -> pulumi.Output[str]:
+        """Return a login's URL, through pgBouncer; an administrator's leads to PostgreSQL itself."""
+        settings = self._args.base.settings
+        port = settings.ports.pgbouncer if is_pooled(name) else settings.ports.postgres
+        return pulumi.Output.all(self.passwords[name].value, verified).apply(
+            lambda known: f"postgresql://{name}:{known[0]}@{address}:{port}/{settings.database.name}?{known[1]}"
+        )
+
+    def _access(self, address: str, reachable: Reachable) -> Access:
+        """Declare the database, its roles and logins, on a server that can be reached."""
+        settings = self._args.base.settings
+        provisioner = LoginPassword(PROVISIONER, generation=1, opts=self._child)
+        prepared = DatabaseAccess(
+            f"{self._name}-access",
+            admin_url=self.admin_url,
+            database=settings.database.name,
+            owner=OWNER,
+            verifier=provisioner.verifier,
+            libraries=node_parameters(settings, DATABASE)["shared_preload_libraries"],
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[reachable]),
+        )
+        connection = Connection(
+            host=address,
+            port=settings.ports.postgres,
+            user=PROVISIONER,
+            password=pulumi.Output.all(provisioner.value, prepared.id).apply(lambda known: str(known[0])),
+            ca_file=self.ca_file,
+        )
+        args = AccessArgs(
+            connection=connection,
+            database=settings.database.name,
+            owner=OWNER,
+            logins=self._args.logins,
+            passwords=self.passwords,
+            pool_size=settings.database.pool_size,
+        )
+        return Access("roles", args, self._child)
 
     def _secret(self, superuser_password: pulumi.Output[str], address: str) -> Secret:
         """Keep the machine's secret files, by their paths."""
@@ -120,7 +168,7 @@ class Database(pulumi.ComponentResource):
             logins_file(paths): superuser_password.apply(logins),
             api_credentials_file(paths): api_password.apply(api_credentials),
             cipher_file(paths): cipher.apply(cipher_section),
-            users_file(paths): self.app_password.apply(lambda password: user_line(DATABASE_ROLE, password)),
+            users_file(paths): pulumi.Output.all(**pooled_passwords(self.passwords)).apply(user_lines),
             cache_password_file(paths): cache.apply(
                 lambda known: cache_passwords(args.base.settings, known[0], address=known[1])
             ),

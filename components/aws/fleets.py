@@ -41,7 +41,7 @@ class FleetArgs:
     state: FleetState
     document: str
     database_address: str
-    database_password: pulumi.Input[str]
+    database_login: pulumi.Input[str]
     cache_url: pulumi.Input[str]
     cache_password: pulumi.Input[str]
     authority_certificate: pulumi.Input[str]
@@ -92,7 +92,7 @@ class Fleet(pulumi.ComponentResource):
         name, args = instance_name(self._args.name, 1), self._args
         files = {
             authority_file(FLEET): args.authority_certificate,
-            password_file(FLEET, name): args.database_password,
+            password_file(FLEET, name): args.database_login,
             cache_password_file(FLEET, name): args.cache_password,
         }
         kept = SecretArgs(stack=args.base.stack, key_arn=args.base.encryption.key_arn, values=files)

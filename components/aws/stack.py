@@ -10,6 +10,7 @@ import pulumi
 import pulumi_aws as aws
 from pulumi_aws import s3
 
+from components.access import TABLE_PROFILES
 from components.aws.backups import Backups, BackupsArgs
 from components.aws.cache import Cache, CacheArgs
 from components.aws.database import Database, DatabaseArgs, database_address
@@ -22,9 +23,9 @@ from components.aws.traffic import Traffic, TrafficArgs
 from components.certificates import Authority
 from components.schema import Schema, SchemaArgs
 from components.secrets import ApiKey
+from observatory.access import AccessDocument
 from observatory.aws_settings import AwsSettings
 from observatory.delivery.rollout import RolloutDocument
-from observatory.nodes.storage import DATABASE_ROLE
 from observatory.settings import FLEETS
 
 API_KEY_REQUESTS_PER_MINUTE = 60_000  # the first key also serves load tests
@@ -40,6 +41,7 @@ class AwsArgs:
     stack: str
     settings: AwsSettings
     rollout: RolloutDocument
+    logins: AccessDocument
     home: Path
     migrations: Path
 
@@ -58,7 +60,9 @@ def declare(args: AwsArgs) -> dict[str, Any]:
     cache = Cache("cache", CacheArgs(base=base), there)
     backups = Backups("backups", BackupsArgs(stack=stack, settings=settings, encryption=encryption), there)
     database = Database(
-        "database", DatabaseArgs(base=base, home=args.home, authority=authority, backups=backups, cache=cache), there
+        "database",
+        DatabaseArgs(base=base, home=args.home, authority=authority, backups=backups, cache=cache, logins=args.logins),
+        there,
     )
     schema = Schema(
         "schema",
@@ -66,7 +70,7 @@ def declare(args: AwsArgs) -> dict[str, Any]:
             conninfo=database.owner_url,
             migrations=args.migrations,
             target=rollout.schema_target,
-            app_role=DATABASE_ROLE,
+            roles=TABLE_PROFILES,
         ),
         pulumi.ResourceOptions(depends_on=list(database.ready)),
     )
@@ -80,7 +84,7 @@ def declare(args: AwsArgs) -> dict[str, Any]:
                 state=rollout.fleet(name),
                 document=document_url(stack, settings),
                 database_address=database_address(settings),
-                database_password=database.app_password,
+                database_login=database.login,
                 cache_url=cache.url,
                 cache_password=cache.password,
                 authority_certificate=authority.certificate,
@@ -101,6 +105,7 @@ def declare(args: AwsArgs) -> dict[str, Any]:
         "preview_url": traffic.preview_url,
         "database_url": database.url,
         "admin_database_url": database.admin_secret,
+        "database_urls": pulumi.Output.all(**database.urls),
         "prometheus_url": settings.kubernetes.prometheus_url,
         "alertmanager_url": settings.kubernetes.alertmanager_url,
         "fleets": {

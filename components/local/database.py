@@ -13,13 +13,24 @@ from urllib.parse import quote
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
+from components.access import (
+    Access,
+    AccessArgs,
+    Connection,
+    DatabaseAccess,
+    draw_passwords,
+    is_pooled,
+    login_file,
+    pooled_passwords,
+)
 from components.certificates import Authority, Certificate
 from components.dynamic import without_provider
 from components.local.machine import Daemon, Machine
-from components.secrets import Password
+from components.secrets import LoginPassword, Password
+from observatory.access import PROVISIONER, AccessDocument
 from observatory.nodes import Paths, etcd, pgbouncer, postgres
 from observatory.nodes.pgbackrest import cipher_file, cipher_section
-from observatory.nodes.pgbouncer import user_line, users_file
+from observatory.nodes.pgbouncer import user_lines, users_file
 from observatory.nodes.postgres import (
     API_USER,
     LOOP_WAIT,
@@ -29,7 +40,6 @@ from observatory.nodes.postgres import (
     node_parameters,
     patroni,
 )
-from observatory.nodes.storage import DATABASE_ROLE
 from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.runtime import RuntimeFault
 from observatory.settings import StackSettings
@@ -47,19 +57,20 @@ RESTART_DEADLINE = 60  # seconds for PostgreSQL to come back with parameters tha
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseArgs:
-    """Where the database runs, its settings, and who signs its certificates."""
+    """Where the database runs, its settings, who signs its certificates, and which logins are in use."""
 
     settings: StackSettings
     machine: Machine
     authority: Authority
+    logins: AccessDocument
 
 
 class Database(pulumi.ComponentResource):
     """TimescaleDB on PostgreSQL 17, and pgBouncer. `ready` is what the schema waits for, `pooled` what clients do.
 
-    Outputs: `admin_url` (superuser) and `owner_url` (migrations), both by peer on the socket; `url` (secret; the
-    service's role by
-    password, through pgBouncer), `app_password` (secret) and `ca_file`, by which clients verify the servers.
+    Outputs: `admin_url` (superuser) and `owner_url` (migrations), both by peer on the socket; `urls` (by login) and
+    `url` (the service's), both secret; `login` (secret; the service's user and password, on a line each); `ca_file`,
+    by which clients verify the servers.
     """
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -95,16 +106,41 @@ class Database(pulumi.ComponentResource):
         socket = args.machine.home.apply(lambda home: _on_host(home, paths.postgres_socket))
         self.admin_url = socket.apply(lambda host: _conninfo(host, settings, "postgres", "postgres"))
         self.owner_url = socket.apply(lambda host: _conninfo(host, settings, OWNER, settings.database.name))
-        self.app_password = Password("app-password", opts=pulumi.ResourceOptions(parent=self)).value
-        access = DatabaseAccess(
+        self.ca_file = pulumi.Output.all(args.machine.home, node.id).apply(
+            lambda known: _on_host(known[0], authority_file(paths))
+        )
+        mine = pulumi.ResourceOptions(parent=self)
+        self.passwords = draw_passwords(args.logins, mine)
+        provisioner = LoginPassword(PROVISIONER, generation=1, opts=mine)
+        prepared = DatabaseAccess(
             "access",
             admin_url=self.admin_url,
             database=settings.database.name,
-            app_password=self.app_password,
+            owner=OWNER,
+            verifier=provisioner.verifier,
             libraries=node_parameters(settings, paths)["shared_preload_libraries"],
             opts=child(args.machine, configuration),
         )
-        users = self.app_password.apply(lambda password: user_line(DATABASE_ROLE, password))
+        access = Access(
+            "roles",
+            AccessArgs(
+                connection=Connection(
+                    host="127.0.0.1",
+                    port=settings.ports.postgres,
+                    user=PROVISIONER,
+                    password=pulumi.Output.all(provisioner.value, prepared.id).apply(lambda known: str(known[0])),
+                    ca_file=self.ca_file,
+                ),
+                database=settings.database.name,
+                owner=OWNER,
+                logins=args.logins,
+                passwords=self.passwords,
+                pool_size=settings.database.pool_size,
+                deleted_with=args.machine,
+            ),
+            pulumi.ResourceOptions(parent=self),
+        )
+        users: pulumi.Output[str] = pulumi.Output.all(**pooled_passwords(self.passwords)).apply(user_lines)
         pooler = Daemon(
             "pgbouncer",
             machine=args.machine,
@@ -114,17 +150,21 @@ class Database(pulumi.ComponentResource):
         )
         self.ready: tuple[pulumi.Resource, ...] = (access,)
         self.pooled: tuple[pulumi.Resource, ...] = (pooler,)
-        self.ca_file = pulumi.Output.all(args.machine.home, node.id).apply(
-            lambda known: _on_host(known[0], authority_file(paths))
-        )
-        address = f"127.0.0.1:{settings.ports.pgbouncer}/{settings.database.name}"
-        self.url = pulumi.Output.all(self.app_password, self.ca_file).apply(
+        active = args.logins.active_login("app")
+        self.login = login_file(active, self.passwords[active])
+        self.urls = {name: self._url(name, settings) for name in self.passwords}
+        self.url = self.urls[active]
+        self.register_outputs({"admin_url": self.admin_url, "url": self.url})
+
+    def _url(self, name: str, settings: StackSettings) -> pulumi.Output[str]:
+        """Return a login's URL, through pgBouncer; an administrator's leads to PostgreSQL itself."""
+        port = settings.ports.pgbouncer if is_pooled(name) else settings.ports.postgres
+        address = f"127.0.0.1:{port}/{settings.database.name}"
+        return pulumi.Output.all(self.passwords[name].value, self.ca_file).apply(
             lambda known: (
-                f"postgresql://{DATABASE_ROLE}:{known[0]}@{address}"
-                f"?sslmode=verify-full&sslrootcert={quote(known[1], safe='')}"
+                f"postgresql://{name}:{known[0]}@{address}?sslmode=verify-full&sslrootcert={quote(known[1], safe='')}"
             )
         )
-        self.register_outputs({"admin_url": self.admin_url, "url": self.url})
 
     def _certificate(
         self, server: str, authority: Authority, paths: Paths, *, client: bool = False
@@ -186,50 +226,6 @@ class ClusterConfiguration(Resource, module="local", name="ClusterConfiguration"
         super().__init__(ClusterConfigurationProvider(), name, props, opts)
 
 
-class DatabaseAccessProvider(ResourceProvider):
-    """Makes the database, its owner and the service's login, over `observatory.database`."""
-
-    serialize_as_secret_always = False
-
-    def create(self, props: dict[str, Any]) -> CreateResult:
-        """Make what is missing; what stands is brought to what is wanted."""
-        _grant_access(props)
-        return CreateResult(id_=props["database"], outs=without_provider(props))
-
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Compare name, password and the server's libraries, which bring extensions; another name replaces it."""
-        replaces = ["database"] if _olds["database"] != _news["database"] else []
-        changed = any(_olds.get(key) != _news.get(key) for key in ("app_password", "libraries"))
-        return DiffResult(changes=changed or bool(replaces), replaces=replaces)
-
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Bring the login to the password that is wanted."""
-        _grant_access(_news)
-        return UpdateResult(outs=without_provider(_news))
-
-
-class DatabaseAccess(Resource, module="local", name="DatabaseAccess"):
-    """The database, its owner and the service's login. Deleting the resource leaves them: data is never dropped."""
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        admin_url: pulumi.Input[str],
-        database: str,
-        app_password: pulumi.Input[str],
-        libraries: str,
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
-        props = {
-            "admin_url": admin_url,
-            "database": database,
-            "app_password": app_password,
-            "libraries": libraries,
-        }
-        super().__init__(DatabaseAccessProvider(), name, props, opts)
-
-
 def _on_host(home: str, path: str) -> str:
     """Translate a path that daemons see into the host's; the home is bound at /srv."""
     return home + path.removeprefix("/srv")
@@ -237,19 +233,6 @@ def _on_host(home: str, path: str) -> str:
 
 def _conninfo(host: str, settings: StackSettings, user: str, database: str) -> str:
     return f"host='{host}' port={settings.ports.postgres} user={user} dbname={database}"
-
-
-def _grant_access(props: dict[str, Any]) -> None:
-    from observatory.database import ensure_database, ensure_login  # noqa: PLC0415 - psycopg only where it is used
-
-    ensure_database(props["admin_url"], name=props["database"], owner=OWNER)
-    ensure_login(
-        props["admin_url"],
-        database=props["database"],
-        name=DATABASE_ROLE,
-        password=props["app_password"],
-        owner=OWNER,
-    )
 
 
 def _configure(props: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ class FleetArgs:
     name: FleetName
     state: FleetState
     artifact: Path
-    database_password: pulumi.Input[str]
+    database_login: pulumi.Input[str]
     cache_password: pulumi.Input[str]
     after: tuple[pulumi.Resource, ...]
 
@@ -68,7 +68,7 @@ class Fleet(pulumi.ComponentResource):
             machine=args.machine,
             unit=unit,
             secret_files={
-                password_file(paths, name): args.database_password,
+                password_file(paths, name): args.database_login,
                 cache_password_file(paths, name): args.cache_password,
             },
             opts=pulumi.ResourceOptions(parent=self, depends_on=[after, *args.after], deleted_with=args.machine),

@@ -1,18 +1,15 @@
 """Monitoring of the `local` stack: exporters, Prometheus, Alertmanager, and the receiver that keeps its alerts.
 
-Owns which daemons there are and the exporter's login. What is measured and who is told is `monitoring`.
+Owns which daemons there are. What is measured and who is told is `monitoring`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
-from components.dynamic import without_provider
 from components.local.cache import Cache
 from components.local.database import Database
 from components.local.fleets import Fleet
@@ -29,7 +26,6 @@ from observatory.nodes.exporters import (
     postgres_exporter,
     redis_exporter,
 )
-from observatory.nodes.postgres import MONITOR_ROLE
 from observatory.nodes.prometheus import prometheus
 from observatory.settings import StackSettings
 
@@ -53,14 +49,8 @@ class Monitoring(pulumi.ComponentResource):
         super().__init__("observatory:local:Monitoring", name, None, opts)
         self._machine = args.machine
         settings, paths = args.settings, Paths()
-        login = MonitorLogin(
-            "monitor-login",
-            admin_url=args.database.admin_url,
-            database=settings.database.name,
-            opts=self._child(*args.database.ready),
-        )
         self._daemon(node_exporter(settings, paths))
-        self._daemon(postgres_exporter(settings, paths), login)
+        self._daemon(postgres_exporter(settings, paths), *args.database.ready)
         self._daemon(pgbouncer_exporter(settings, paths), *args.database.pooled)
         self._daemon(pgbackrest_exporter(settings, paths), *args.database.ready)
         passwords = args.cache.password.apply(lambda password: cache_passwords(settings, password))
@@ -81,35 +71,3 @@ class Monitoring(pulumi.ComponentResource):
 
     def _child(self, *after: pulumi.Resource) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions(parent=self, depends_on=list(after), deleted_with=self._machine)
-
-
-class MonitorLoginProvider(ResourceProvider):
-    """Makes the exporter's login, over `observatory.database`."""
-
-    serialize_as_secret_always = False
-
-    def create(self, props: dict[str, Any]) -> CreateResult:
-        """Make what is missing."""
-        from observatory.database import ensure_monitor  # noqa: PLC0415 - psycopg only where it is used
-
-        ensure_monitor(props["admin_url"], database=props["database"], name=props["role"])
-        return CreateResult(id_=props["role"], outs=without_provider(props))
-
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Compare role and database; how the server is reached does not matter."""
-        return DiffResult(changes=any(_olds.get(key) != _news.get(key) for key in ("role", "database")))
-
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Make it for the database that is wanted now."""
-        self.create(_news)
-        return UpdateResult(outs=without_provider(_news))
-
-
-class MonitorLogin(Resource, module="local", name="MonitorLogin"):
-    """The login that reads statistics and no data. Deleting the resource leaves it, as it holds nothing."""
-
-    def __init__(
-        self, name: str, *, admin_url: pulumi.Input[str], database: str, opts: pulumi.ResourceOptions | None = None
-    ) -> None:
-        props = {"admin_url": admin_url, "database": database, "role": MONITOR_ROLE}
-        super().__init__(MonitorLoginProvider(), name, props, opts)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pulumi
 
+from components.access import TABLE_PROFILES
 from components.certificates import Authority
 from components.local.backups import Backups, BackupsArgs
 from components.local.cache import Cache, CacheArgs
@@ -19,9 +20,9 @@ from components.local.scheduler import Scheduler, SchedulerArgs
 from components.local.traffic import Traffic, TrafficArgs
 from components.schema import Schema, SchemaArgs
 from components.secrets import ApiKey
+from observatory.access import AccessDocument
 from observatory.delivery.releases import ReleaseStore
 from observatory.delivery.rollout import RolloutDocument
-from observatory.nodes.storage import DATABASE_ROLE
 from observatory.settings import FLEETS, StackSettings
 
 API_KEY_REQUESTS_PER_MINUTE = 60_000  # the first key also serves `make bench`
@@ -29,7 +30,7 @@ API_KEY_REQUESTS_PER_MINUTE = 60_000  # the first key also serves `make bench`
 
 @dataclass(frozen=True, kw_only=True)
 class LocalArgs:
-    """Settings, the rollout document, and the places on this machine.
+    """Settings, the rollout and the access document, and the places on this machine.
 
     `home` holds what the stack owns, `rootfs` is the root filesystem, `releases` keeps the artifacts,
     `migrations` is the directory of migration files, `root` the checkout that holds all that.
@@ -37,6 +38,7 @@ class LocalArgs:
 
     settings: StackSettings
     rollout: RolloutDocument
+    logins: AccessDocument
     home: Path
     rootfs: Path
     releases: ReleaseStore
@@ -49,14 +51,16 @@ def declare(args: LocalArgs) -> dict[str, Any]:
     settings, rollout = args.settings, args.rollout
     machine = Machine("machine", MachineArgs(home=args.home, rootfs=args.rootfs))
     authority = Authority("authority", common_name="LLM Observatory, local stack")
-    database = Database("database", DatabaseArgs(settings=settings, machine=machine, authority=authority))
+    database = Database(
+        "database", DatabaseArgs(settings=settings, machine=machine, authority=authority, logins=args.logins)
+    )
     schema = Schema(
         "schema",
         SchemaArgs(
             conninfo=database.owner_url,
             migrations=args.migrations,
             target=rollout.schema_target,
-            app_role=DATABASE_ROLE,
+            roles=TABLE_PROFILES,
         ),
         pulumi.ResourceOptions(depends_on=list(database.ready), deleted_with=machine),
     )
@@ -71,7 +75,7 @@ def declare(args: LocalArgs) -> dict[str, Any]:
                 name=name,
                 state=rollout.fleet(name),
                 artifact=args.releases.artifact(rollout.fleet(name).version),
-                database_password=database.app_password,
+                database_login=database.login,
                 cache_password=cache.password,
                 after=(schema, *database.pooled, *cache.ready),
             ),
@@ -112,6 +116,7 @@ def declare(args: LocalArgs) -> dict[str, Any]:
         "api_key": key.key,
         "database_url": database.url,
         "admin_database_url": database.admin_url,
+        "database_urls": pulumi.Output.all(**database.urls),
         "prometheus_url": monitoring.prometheus_url,
         "alertmanager_url": monitoring.alertmanager_url,
         "fleets": {

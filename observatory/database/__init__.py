@@ -4,8 +4,6 @@ from observatory.database.api_keys import api_key_is_active, create_api_key, rev
 from observatory.database.backup import Backup, PlannedBackup, make_backup, plan_backup
 from observatory.database.bootstrap import (
     ensure_database,
-    ensure_login,
-    ensure_monitor,
     ensure_provisioner,
     has_verifier,
 )
@@ -28,7 +26,7 @@ from observatory.database.gaps import EditionGap, edition_gaps
 from observatory.database.jobs import Job, schedule_jobs
 from observatory.database.limits import Limits, RoleSettings, set_role_settings
 from observatory.database.phases import Need, refuse_contracts
-from observatory.database.privileges import grant_access
+from observatory.database.privileges import Profile, grant_access
 from observatory.database.scram import scram_verifier
 from observatory.database.verification import Check, Verification, verify
 
@@ -51,6 +49,7 @@ __all__ = [
     "Need",
     "Plan",
     "PlannedBackup",
+    "Profile",
     "RoleSettings",
     "SchemaStatus",
     "StatementFailedError",
@@ -64,8 +63,6 @@ __all__ = [
     "deploy",
     "edition_gaps",
     "ensure_database",
-    "ensure_login",
-    "ensure_monitor",
     "ensure_provisioner",
     "grant_access",
     "has_verifier",

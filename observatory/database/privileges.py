@@ -1,9 +1,12 @@
-"""What the service's role may do: read the whole schema, add traces, metrics and logs, note when a key was used.
+"""What each role may do with the schema's relations: the service, readers, administrators.
 
-Owns the privileges on relations. Who may log in and reach the schemas at all is `observatory.database.bootstrap`.
+Owns the privileges on relations. Who may log in and reach the schemas at all is `components.access`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
 
 import psycopg
 from psycopg import sql
@@ -11,19 +14,25 @@ from psycopg import sql
 from observatory.database.connection import connect
 from observatory.database.errors import readable
 
+Profile = Literal["service", "reader", "administrator"]
+
 SCHEMAS = ["public", "observatory"]
 READ = frozenset({"SELECT"})
 INGEST = frozenset({"SELECT", "INSERT"})
+CHANGE = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})
 INGEST_TABLES = frozenset({"llm_traces", "llm_metrics", "llm_logs"})
+SECRET_TABLES = frozenset({"api_keys"})  # not for readers
+TABLES = frozenset({"r", "p"})  # of pg_class.relkind
 
 _RELATIONS = """
-    SELECT nspname, relname, array_agg(privilege_type) FILTER (WHERE privilege_type IS NOT NULL)
+    SELECT nspname, relname, relkind::text,
+           array_agg(privilege_type) FILTER (WHERE privilege_type IS NOT NULL)
     FROM pg_class c
     JOIN pg_namespace n ON n.oid = relnamespace
     LEFT JOIN LATERAL aclexplode(relacl) a ON grantee = %(role)s::regrole
-    WHERE nspname = ANY (%(schemas)s) AND relkind IN ('r', 'v', 'm', 'p') AND relowner = %(owner)s::regrole
+    WHERE nspname = ANY (%(schemas)s) AND relkind IN ('r', 'v', 'm', 'p') AND relowner = current_user::regrole
       AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')
-    GROUP BY nspname, relname
+    GROUP BY nspname, relname, relkind
 """
 
 _MAY_NOTE_USE = """
@@ -32,37 +41,52 @@ _MAY_NOTE_USE = """
 """
 
 
-def grant_access(conninfo: str, *, role: str) -> None:
-    """Bring a role's privileges to what the service needs; no change where they are so.
+def grant_access(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
+    """Bring the roles' privileges to what each of them needs; no change where they are so.
 
     Run it after each deployment of the schema: a new table can be read from its creation on, but not yet written.
 
     Args:
         conninfo: as the role that owns the schema.
-        role: made by `ensure_login`.
+        roles: what each role is. A service reads everything, adds to the tables of telemetry and notes when a key was
+            used; a reader reads all but keys; an administrator changes data in `public` too.
 
     Raises:
         StatementFailedError: PostgreSQL refused, for example because there is no such role.
         UnreachableError: no connection, or it broke.
     """
-    with connect(conninfo, purpose="grant access") as connection, readable(f'privileges of "{role}"'):
-        grant_relations(connection, role=role, owner=connection.info.user)
+    with connect(conninfo, purpose="grant access") as connection:
+        for role, profile in roles.items():
+            with readable(f'privileges of "{role}"'):
+                _grant_relations(connection, role, profile)
 
 
-def grant_relations(connection: psycopg.Connection, *, role: str, owner: str) -> None:
+def _wanted(profile: Profile, schema: str, relation: str, kind: str) -> frozenset[str]:
+    if profile == "service":
+        return INGEST if relation in INGEST_TABLES else READ
+    if profile == "reader":
+        return frozenset() if relation in SECRET_TABLES else READ
+    return CHANGE if schema == "public" and kind in TABLES else READ
+
+
+def _grant_relations(connection: psycopg.Connection, role: str, profile: Profile) -> None:
     """Grant and revoke what differs on the owner's relations, those of extensions left out, in one transaction."""
-    identifiers = {"role": sql.Identifier(role).as_string(), "owner": sql.Identifier(owner).as_string()}
+    identifiers = {"role": sql.Identifier(role).as_string()}
     with connection.transaction():
         rows = connection.execute(_RELATIONS, {"schemas": SCHEMAS, **identifiers}).fetchall()
-        for schema, relation, held in rows:
-            wanted = INGEST if relation in INGEST_TABLES else READ
-            granted = frozenset(held or ())
+        for schema, relation, kind, held in rows:
+            wanted, granted = _wanted(profile, schema, relation, kind), frozenset(held or ())
             _change(connection, "GRANT {} ON {} TO {}", wanted - granted, (schema, relation), role)
             _change(connection, "REVOKE {} ON {} FROM {}", granted - wanted, (schema, relation), role)
-        # After the table's: revoking an UPDATE of the table revokes those of its columns too.
-        if connection.execute(_MAY_NOTE_USE, identifiers).fetchone() == (False,):
-            grant = sql.SQL("GRANT UPDATE (last_used_at) ON public.api_keys TO {}")
-            connection.execute(grant.format(sql.Identifier(role)))
+        if profile == "service":
+            _let_note_use(connection, role, identifiers)
+
+
+def _let_note_use(connection: psycopg.Connection, role: str, identifiers: Mapping[str, str]) -> None:
+    """Grant one column, after the table's privileges: revoking an UPDATE of the table takes its columns' too."""
+    if connection.execute(_MAY_NOTE_USE, identifiers).fetchone() == (False,):
+        grant = sql.SQL("GRANT UPDATE (last_used_at) ON public.api_keys TO {}")
+        connection.execute(grant.format(sql.Identifier(role)))
 
 
 def _change(

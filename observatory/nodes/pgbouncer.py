@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.nodes.unit import LOOPBACK, Host, Paths, TcpReady, Unit, render
 from observatory.settings import StackSettings
@@ -14,10 +16,13 @@ def users_file(paths: Paths) -> str:
     return f"{paths.config}/pgbouncer/users.txt"
 
 
-def user_line(role: str, password: str) -> str:
-    """Return a role's line in the users file; pgBouncer needs the password itself to log in to PostgreSQL by SCRAM."""
-    quoted = password.replace('"', '""')
-    return f'"{role}" "{quoted}"\n'
+def user_lines(passwords: Mapping[str, str]) -> str:
+    """Return the users file: pgBouncer needs the passwords themselves to log in to PostgreSQL by SCRAM."""
+    return "".join(f'"{role}" "{_quoted(password)}"\n' for role, password in sorted(passwords.items()))
+
+
+def _quoted(password: str) -> str:
+    return password.replace('"', '""')
 
 
 def pgbouncer(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> Unit:

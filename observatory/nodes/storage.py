@@ -7,7 +7,6 @@ from observatory.nodes.tls import authority_file
 from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
 from observatory.settings import StackSettings
 
-DATABASE_ROLE = "app"
 LAME_DUCK_SECONDS = 3  # the balancer checks each second and takes an instance out at the second failure
 SHA256_PREFIX = 12  # digits of the digest in a release's directory name: enough to tell rebuilt artifacts apart
 
@@ -23,7 +22,7 @@ def instance_name(fleet: FleetName, index: int) -> str:
 
 
 def password_file(paths: Paths, name: str) -> str:
-    """Return the path of the file that holds the instance's database password."""
+    """Return the path of the file that holds the instance's database login, user and password."""
     return f"{paths.config}/{name}/database-password"
 
 
@@ -54,7 +53,7 @@ def storage(
             "STORAGE_LISTEN": f"{host.listen}:{port}",
             "STORAGE_FLEET": fleet,
             "STORAGE_DATABASE_URL": (
-                f"postgresql://{DATABASE_ROLE}@{database}:{settings.ports.pgbouncer}/{settings.database.name}"
+                f"postgresql://{database}:{settings.ports.pgbouncer}/{settings.database.name}"
                 f"?sslmode=verify-full&sslrootcert={authority_file(paths)}"
             ),
             "STORAGE_DATABASE_PASSWORD_FILE": password_file(paths, name),

@@ -177,6 +177,7 @@ def _finish_removal(workspace: Workspace, chosen: Literal["cli", "embedded"], re
         engine.remove(state_options(workspace))
     with task(report, "remove data and state"):
         workspace.rollout.remove()
+        workspace.access.remove()
         for home in workspace.discarded:
             shutil.rmtree(home, onerror=_unless_gone)
 

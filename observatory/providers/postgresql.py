@@ -51,7 +51,9 @@ class Kind(ABC):
 
     Attributes:
         required: inputs that must be given.
-        defaults: what the other inputs are when they are not given; None has no default.
+        defaults: what the other inputs are when they are not given; None has no default, and one that is false is not
+            filled in.
+        unserved: outputs that the plugin has besides, and which are always nothing here.
         replacing: inputs whose change replaces the resource.
         sets: inputs whose order does not matter.
         delete_before_replace: whether a replacement must delete first.
@@ -61,6 +63,7 @@ class Kind(ABC):
     defaults: ClassVar[Inputs]
     replacing: ClassVar[frozenset[str]] = frozenset()
     sets: ClassVar[frozenset[str]] = frozenset()
+    unserved: ClassVar[Inputs] = {}
     delete_before_replace: ClassVar[bool] = False
 
     def problems(self, inputs: Inputs) -> Iterator[tuple[str, str]]:
@@ -75,14 +78,21 @@ class Kind(ABC):
 
     def complete(self, inputs: Inputs) -> Properties:
         """Return the inputs with every default, sets in the plugin's order."""
-        whole = {**{key: value for key, value in self.defaults.items() if value is not None}, **inputs}
-        whole.pop(DEFAULTS_KEY, None)
-        return {key: in_order(value) if key in self.sets else value for key, value in whole.items()}
+        whole = {**self.defaults, **{key: value for key, value in inputs.items() if key != DEFAULTS_KEY}}
+        return {key: sorted(set(value)) if key in self.sets and value else value for key, value in whole.items()}
+
+    def of_inputs(self, known: Inputs) -> Properties:
+        """Return what of inputs or outputs can be an input."""
+        return {key: known.get(key) for key in (*self.required, *self.defaults)}
+
+    def outputs(self, found: Inputs) -> Properties:
+        """Return what was found as the plugin's outputs have it."""
+        return {**self.unserved, **self.complete(found), "id": self.id_of(found)}
 
     def diff(self, outputs: Inputs, news: Inputs) -> Diff:
         """Compare what is with what is wanted; as in Terraform, nothing, zero and empty are the same."""
         old, new = self.complete(outputs), self.complete(news)
-        names = (*self.required, *self.defaults)
+        names = sorted({*self.required, *self.defaults})
         changed = tuple(name for name in names if (old.get(name) or None) != (new.get(name) or None))
         replaces = tuple(name for name in changed if name in self.replacing)
         return Diff(
@@ -136,6 +146,13 @@ class Role(Kind):
         "validUntil": INFINITY,
     }
     sets = frozenset({"roles"})
+    unserved: ClassVar[Inputs] = {
+        "assumeRole": "",
+        "encrypted": None,
+        "passwordWo": None,
+        "passwordWoVersion": None,
+        "searchPaths": None,
+    }
 
     # Input, word for it in CREATE and ALTER ROLE, column of pg_roles.
     _ATTRIBUTES = (
@@ -163,7 +180,7 @@ class Role(Kind):
             connection.execute(compose("ALTER ROLE {} RENAME TO {}", before["name"], name))
         found = self._row(connection, name)
         self._set_attributes(connection, name, wanted, found)
-        self._set_memberships(connection, name, wanted.get("roles", []))
+        self._set_memberships(connection, name, wanted.get("roles") or [])
         for key, setting in self._SETTINGS.items():
             self._set(connection, name, setting, int(wanted.get(key) or 0))
         if wanted.get("password") and (before is None or before.get("password") != wanted["password"]):
@@ -181,7 +198,7 @@ class Role(Kind):
             "connectionLimit": row["rolconnlimit"],
             "encryptedPassword": True,
             "name": row["rolname"],
-            "roles": in_order(self._memberships(connection, str(known["name"]))),
+            "roles": self._memberships(connection, str(known["name"])) or None,
             "skipDropRole": bool(known.get("skipDropRole")),
             "skipReassignOwned": bool(known.get("skipReassignOwned")),
             "validUntil": row["valid_until"],
@@ -266,6 +283,7 @@ class Grant(Kind):
     defaults: ClassVar[Inputs] = {"objects": None, "schema": None, "withGrantOption": False}
     replacing = frozenset({"database", "objectType", "role", "objects", "schema", "withGrantOption"})
     sets = frozenset({"privileges", "objects"})
+    unserved: ClassVar[Inputs] = {"columns": None}
     delete_before_replace = True
 
     _KINDS: ClassVar[Mapping[str, str]] = {"table": "r", "sequence": "S"}  # of pg_class
@@ -297,12 +315,9 @@ class Grant(Kind):
         """Read the privileges; those of the first object that differs stand for all."""
         if not role_exists(connection, known["role"]):
             return None
-        outputs = {key: value for key, value in self.complete(known).items() if value is not None}
         wanted = set(known["privileges"])
-        for held in self._held(connection, known):
-            if set(held) != wanted:
-                return outputs | {"privileges": in_order(held)}
-        return outputs
+        differing = next((held for held in self._held(connection, known) if set(held) != wanted), known["privileges"])
+        return self.of_inputs(known) | {"privileges": differing}
 
     def delete(self, connection: psycopg.Connection, outputs: Inputs) -> None:
         """Revoke everything."""
@@ -397,8 +412,7 @@ class DefaultPrivileges(Kind):
         held = list(row[0] or ()) if row else []
         if not held and known["privileges"]:
             return None
-        outputs = {key: value for key, value in self.complete(known).items() if value is not None}
-        return outputs | {"privileges": in_order(held)}
+        return self.of_inputs(known) | {"privileges": held}
 
     def delete(self, connection: psycopg.Connection, outputs: Inputs) -> None:
         """Revoke everything."""
@@ -434,7 +448,7 @@ class PostgresqlProvider(Provider):
         given = {key: value for key, value in news.items() if key != DEFAULTS_KEY}
         if isinstance(kind, Role) and "name" not in given:
             given["name"] = olds.get("name") or f"{_name(urn)}-{secrets.token_hex(4)[:SUFFIX_DIGITS]}"
-        defaults = {key: value for key, value in kind.defaults.items() if value is not None and key not in given}
+        defaults = {key: value for key, value in kind.defaults.items() if value and key not in given}
         filled = sorted({*defaults, *(given.keys() - news.keys())})
         return {DEFAULTS_KEY: filled, **given, **defaults}, list(kind.problems(given))
 
@@ -457,6 +471,7 @@ class PostgresqlProvider(Provider):
             found = kind.read(connection, outputs)
         if found is None:
             return "", {}, {}
+        found = kind.outputs(found)
         drifted = kind.diff(found, inputs).changed
         known = {key: found.get(key, value) if key in drifted else value for key, value in inputs.items()}
         return id_, found, known
@@ -471,8 +486,7 @@ class PostgresqlProvider(Provider):
         kind = _kind(urn)
         with self._session(urn, kind.database_of(inputs)) as connection:
             kind.apply(connection, inputs, before)
-            known = {**kind.complete(inputs)}
-            return kind.read(connection, known) or known
+            return kind.outputs(kind.read(connection, kind.complete(inputs)) or inputs)
 
     @contextmanager
     def _session(self, urn: str, database: str | None) -> Iterator[psycopg.Connection]:
@@ -540,7 +554,7 @@ def role_oid(connection: psycopg.Connection, name: str) -> int | None:
 
 
 def in_order(values: list[str]) -> list[str]:
-    """Return a set's members in the order in which Terraform's SDK lists them: by the digits of their CRC-32."""
+    """Return a set's members in the order in which they are in an id: by the digits of their CRC-32."""
     return sorted(set(values), key=lambda value: str(zlib.crc32(value.encode())))
 
 

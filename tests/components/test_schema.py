@@ -76,11 +76,16 @@ def test_a_target_limits_what_is_wanted(conninfo: str, directory: Path) -> None:
 
 
 def test_another_role_of_the_service_is_a_difference(conninfo: str, directory: Path) -> None:
-    outs = SchemaProvider().create(inputs(conninfo, directory, app_role="pg_monitor")).outs
+    outs = SchemaProvider().create(inputs(conninfo, directory, roles={"pg_monitor": "service"})).outs
 
     assert outs is not None
-    assert SchemaProvider().diff("schema", outs, inputs(conninfo, directory, app_role="pg_monitor")).changes is False
-    assert SchemaProvider().diff("schema", outs, inputs(conninfo, directory, app_role="other")).changes is True
+    assert (
+        SchemaProvider().diff("schema", outs, inputs(conninfo, directory, roles={"pg_monitor": "service"})).changes
+        is False
+    )
+    assert (
+        SchemaProvider().diff("schema", outs, inputs(conninfo, directory, roles={"other": "service"})).changes is True
+    )
 
 
 def test_jobs_that_would_never_run_are_an_error(conninfo: str) -> None:

@@ -8,7 +8,15 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from observatory.database import StatementFailedError, deploy, ensure_database, ensure_login, grant_access
+from observatory.database import (
+    StatementFailedError,
+    deploy,
+    ensure_database,
+    ensure_provisioner,
+    grant_access,
+    has_verifier,
+    scram_verifier,
+)
 from tests.database.conftest import SHIPPED
 from tests.support.postgres import PostgresServer
 
@@ -20,23 +28,54 @@ class Names:
     database: str
     owner: str
     login: str
+    provisioner: str
 
 
 @pytest.fixture
 def names(postgres: PostgresServer) -> Iterator[Names]:
     """Names that nothing has yet on the server; what the test makes under them is removed."""
     suffix = secrets.token_hex(4)
-    names = Names(database=f"boot_{suffix}", owner=f"owner_{suffix}", login=f"login_{suffix}")
+    names = Names(
+        database=f"boot_{suffix}",
+        owner=f"owner_{suffix}",
+        login=f"login_{suffix}",
+        provisioner=f"provisioner_{suffix}",
+    )
     yield names
     postgres.drop_database(names.database)
     with postgres.superuser() as admin:
-        for role in (names.login, names.owner):
+        if admin.execute("SELECT FROM pg_roles WHERE rolname = %s", [names.provisioner]).fetchone() is not None:
+            revoke = sql.SQL("REVOKE SET ON PARAMETER log_statement FROM {}")
+            admin.execute(revoke.format(sql.Identifier(names.provisioner)))
+        for role in (names.provisioner, names.login, names.owner):
             admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
 
 
-def bootstrap(postgres: PostgresServer, names: Names, *, password: str = PASSWORD) -> None:
+VERIFIER = scram_verifier(PASSWORD)
+
+
+def bootstrap(postgres: PostgresServer, names: Names, *, verifier: str = VERIFIER) -> None:
     ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
-    ensure_login(postgres.conninfo(), database=names.database, name=names.login, password=password, owner=names.owner)
+    ensure_provisioner(
+        postgres.conninfo(),
+        database=names.database,
+        owner=names.owner,
+        name=names.provisioner,
+        verifier=verifier,
+        managed=[names.login],
+    )
+
+
+def make_login(postgres: PostgresServer, names: Names) -> None:
+    """As the provisioner, which is all that `components.access` has."""
+    with as_login(postgres, names, user=names.provisioner) as connection:
+        for statement in (
+            f"CREATE ROLE {names.login} LOGIN PASSWORD '{VERIFIER}'",
+            f"GRANT CONNECT, TEMPORARY ON DATABASE {names.database} TO {names.login}",
+            f"GRANT USAGE ON SCHEMA public, observatory TO {names.login}",
+            f"ALTER ROLE {names.login} SET log_statement = 'none'",
+        ):
+            connection.execute(statement.encode())
 
 
 def migrate(postgres: PostgresServer, names: Names) -> None:
@@ -45,11 +84,13 @@ def migrate(postgres: PostgresServer, names: Names) -> None:
 
 
 def give_access(postgres: PostgresServer, names: Names) -> None:
-    grant_access(postgres.conninfo(user=names.owner, dbname=names.database), role=names.login)
+    grant_access(postgres.conninfo(user=names.owner, dbname=names.database), roles={names.login: "service"})
 
 
-def as_login(postgres: PostgresServer, names: Names, *, password: str = PASSWORD) -> psycopg.Connection:
-    conninfo = postgres.tcp_conninfo(user=names.login, password=password, dbname=names.database)
+def as_login(
+    postgres: PostgresServer, names: Names, *, user: str | None = None, password: str = PASSWORD
+) -> psycopg.Connection:
+    conninfo = postgres.tcp_conninfo(user=user or names.login, password=password, dbname=names.database)
     return psycopg.connect(conninfo, autocommit=True)
 
 
@@ -76,7 +117,7 @@ def test_a_database_is_made_with_owner_locale_and_extensions(postgres: PostgresS
 def test_bootstrap_again_changes_nothing_that_stands(postgres: PostgresServer, names: Names) -> None:
     bootstrap(postgres, names)
     migrate(postgres, names)
-    verifier = f"SELECT rolpassword FROM pg_authid WHERE rolname = '{names.login}'"
+    verifier = f"SELECT rolpassword FROM pg_authid WHERE rolname = '{names.provisioner}'"
     with postgres.superuser() as admin:
         before = one(admin, verifier)
 
@@ -128,6 +169,7 @@ def privileges(connection: psycopg.Connection) -> dict[str, set[str]]:
 def test_the_login_may_add_traces_metrics_and_logs_and_read_all(postgres: PostgresServer, names: Names) -> None:
     bootstrap(postgres, names)
     migrate(postgres, names)
+    make_login(postgres, names)
 
     for _ in range(2):
         give_access(postgres, names)
@@ -141,6 +183,7 @@ def test_the_login_may_add_traces_metrics_and_logs_and_read_all(postgres: Postgr
 
 def test_access_is_taken_back_where_it_is_too_much(postgres: PostgresServer, names: Names) -> None:
     bootstrap(postgres, names)
+    make_login(postgres, names)
     with postgres.superuser(names.database) as admin:
         # As earlier versions had it: every table, whatever a migration makes.
         admin.execute(
@@ -156,12 +199,6 @@ def test_access_is_taken_back_where_it_is_too_much(postgres: PostgresServer, nam
         with pytest.raises(errors.InsufficientPrivilege):
             connection.execute("UPDATE api_keys SET is_active = true")
 
-    bootstrap(postgres, names)
-    with postgres.superuser(names.database) as admin:
-        admin.execute(f"SET ROLE {names.owner}; CREATE TABLE newer ()".encode())
-    with as_login(postgres, names) as connection:
-        assert privileges(connection)["newer"] == {"SELECT"}
-
 
 def test_access_of_a_login_that_does_not_exist_is_refused(postgres: PostgresServer, names: Names) -> None:
     ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
@@ -173,6 +210,7 @@ def test_access_of_a_login_that_does_not_exist_is_refused(postgres: PostgresServ
 def test_the_login_may_insert_and_read_but_not_change_any_object(postgres: PostgresServer, names: Names) -> None:
     bootstrap(postgres, names)
     migrate(postgres, names)
+    make_login(postgres, names)
     give_access(postgres, names)
 
     with as_login(postgres, names) as connection:
@@ -205,24 +243,82 @@ def test_the_login_may_insert_and_read_but_not_change_any_object(postgres: Postg
                 connection.execute(statement.encode())
 
 
-def test_grants_reach_tables_that_stood_before_the_login(postgres: PostgresServer, names: Names) -> None:
-    ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
+@pytest.mark.parametrize("role", ["owner", "provisioner"])
+def test_operators_have_limits(postgres: PostgresServer, names: Names, role: str) -> None:
+    bootstrap(postgres, names)
+
+    with psycopg.connect(postgres.conninfo(user=getattr(names, role), dbname=names.database)) as connection:
+        settings = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+        found = tuple(one(connection, f"SHOW {setting}")[0] for setting in settings)
+        limit = one(connection, "SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user")
+    assert (*found, *limit) == (("0", "30s", "5min", 30) if role == "owner" else ("30s", "10s", "30s", 10))
+
+
+def test_the_audit_schema_is_nobodys_but_the_auditors(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
+    make_login(postgres, names)
+    with postgres.superuser(names.database) as admin:
+        admin.execute(
+            "SET ROLE auditor; CREATE TABLE audit.entries (what text); INSERT INTO audit.entries VALUES ('x')"
+        )
+    for user in (names.owner, names.provisioner, names.login):
+        with psycopg.connect(postgres.conninfo(user=user, dbname=names.database), autocommit=True) as connection:
+            for statement in (
+                "SELECT FROM audit.entries",
+                "DELETE FROM audit.entries",
+                "CREATE TABLE audit.other ()",
+                "DROP SCHEMA audit CASCADE",
+                "ALTER SCHEMA audit RENAME TO past",
+                "DROP TABLE audit.entries",
+                "SET ROLE auditor",
+                "GRANT auditor TO CURRENT_USER",
+                "DROP OWNED BY auditor",
+            ):
+                with pytest.raises(errors.InsufficientPrivilege):
+                    connection.execute(statement.encode())
+
+
+def test_the_provisioner_is_no_superuser_and_cannot_make_one(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
+
+    with as_login(postgres, names, user=names.provisioner) as connection:
+        for statement in (
+            f"ALTER ROLE {names.provisioner} SUPERUSER",
+            f"CREATE ROLE {names.login} SUPERUSER",
+            "ALTER ROLE postgres PASSWORD 'x'",
+            "GRANT pg_execute_server_program TO CURRENT_USER",
+            "COPY (SELECT 1) TO PROGRAM 'true'",
+        ):
+            with pytest.raises(errors.InsufficientPrivilege):
+                connection.execute(statement.encode())
+
+
+def test_a_role_that_stood_before_is_handed_to_the_provisioner(postgres: PostgresServer, names: Names) -> None:
+    with postgres.superuser() as admin:
+        admin.execute(f"CREATE ROLE {names.login} LOGIN".encode())
+    bootstrap(postgres, names)
+
+    with as_login(postgres, names, user=names.provisioner) as connection:
+        connection.execute(f"ALTER ROLE {names.login} NOLOGIN".encode())
+
+
+def test_public_has_nothing(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
     migrate(postgres, names)
-    bootstrap(postgres, names)
 
-    with as_login(postgres, names) as connection:
-        assert one(connection, "SELECT count(*) FROM llm_traces") == (0,)
-        assert one(connection, "SELECT count(*) FROM observatory.schema_migrations") == (6,)
-        connection.execute("INSERT INTO llm_logs (ts, log_level, message) VALUES (now(), 'INFO', 'x')")
-
-
-def test_a_login_has_limits(postgres: PostgresServer, names: Names) -> None:
-    bootstrap(postgres, names)
-
-    with as_login(postgres, names) as connection:
-        limits = "SELECT current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout')"
-        assert one(connection, limits) == ("30s", "30s")
-        assert one(connection, "SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user") == (100,)
+    with postgres.superuser(names.database) as admin:
+        query = """
+            SELECT 'database', datname::text, privilege_type FROM pg_database, aclexplode(datacl)
+            WHERE datname = current_database() AND grantee = 0
+            UNION ALL
+            SELECT 'schema', nspname, privilege_type FROM pg_namespace, aclexplode(nspacl)
+            WHERE nspname IN ('public', 'observatory', 'audit') AND grantee = 0
+            UNION ALL
+            SELECT 'relation', relname, privilege_type FROM pg_class, aclexplode(relacl)
+            WHERE relnamespace IN (SELECT oid FROM pg_namespace WHERE nspname IN ('public', 'observatory', 'audit'))
+              AND grantee = 0 AND relname NOT LIKE 'pg_stat_statements%'
+        """
+        assert admin.execute(query.encode()).fetchall() == []
 
 
 def test_a_login_of_another_database_stays_out(postgres: PostgresServer, names: Names, fresh_database: str) -> None:
@@ -238,22 +334,21 @@ def test_a_login_of_another_database_stays_out(postgres: PostgresServer, names: 
 
 
 def test_a_new_password_replaces_the_old_one(postgres: PostgresServer, names: Names) -> None:
-    bootstrap(postgres, names, password="old")
-    bootstrap(postgres, names, password="new")
+    old, new = scram_verifier("old"), scram_verifier("new")
+    bootstrap(postgres, names, verifier=old)
+    bootstrap(postgres, names, verifier=new)
 
-    as_login(postgres, names, password="new").close()
+    as_login(postgres, names, user=names.provisioner, password="new").close()
     with pytest.raises(psycopg.OperationalError, match="authentication failed"):
-        as_login(postgres, names, password="old")
+        as_login(postgres, names, user=names.provisioner, password="old")
+    for verifier in (old, new):
+        assert has_verifier(postgres.conninfo(), name=names.provisioner, verifier=verifier) == (verifier == new)
 
 
-def test_a_password_never_reaches_the_servers_log(postgres: PostgresServer, names: Names) -> None:
-    password = secrets.token_hex(16)
-
-    bootstrap(postgres, names, password=password)
-
-    log = postgres.log_file.read_text(encoding="utf-8")
-    assert f'ALTER ROLE "{names.login}" PASSWORD \'SCRAM-SHA-256$' in log
-    assert password not in log
+@pytest.mark.parametrize("password", ["", "pässword", "line\nbreak"])
+def test_a_password_that_no_verifier_is_made_of_is_refused(password: str) -> None:
+    with pytest.raises(ValueError, match="printable ASCII"):
+        scram_verifier(password)
 
 
 def test_the_owner_may_log_in_over_the_socket_and_see_who_blocks(postgres: PostgresServer, names: Names) -> None:

@@ -17,7 +17,7 @@ from observatory.nodes.exporters import (
     redis_exporter,
 )
 from observatory.nodes.haproxy import haproxy, weights_map
-from observatory.nodes.pgbouncer import pgbouncer, user_line
+from observatory.nodes.pgbouncer import pgbouncer, user_lines
 from observatory.nodes.postgres import api_credentials, api_credentials_file, host_based_authentication, patroni
 from observatory.nodes.prometheus import prometheus
 from observatory.nodes.storage import storage
@@ -116,4 +116,4 @@ def test_the_weights_map_has_a_line_for_each_fleet() -> None:
 
 
 def test_a_quote_in_a_password_is_doubled_for_the_pooler() -> None:
-    assert user_line("app", 'a"b') == '"app" "a""b"\n'
+    assert user_lines({"b": "c", "a": 'a"b'}) == '"a" "a""b"\n"b" "c"\n'

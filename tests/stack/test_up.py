@@ -31,6 +31,7 @@ OUTPUTS = {
     "api_key",
     "database_url",
     "admin_database_url",
+    "database_urls",
     "prometheus_url",
     "alertmanager_url",
     "fleets",
@@ -143,7 +144,7 @@ def test_the_service_role_comes_through_the_pooler(stack: Checkout) -> None:
     url = stack.output("database_url")
     assert psycopg.conninfo.conninfo_to_dict(url)["port"] == str(stack.ports()["pgbouncer"])
     with psycopg.connect(url) as connection:
-        assert one(connection, "SELECT current_user") == "app"
+        assert one(connection, "SELECT current_user") == "app_a"
         assert one(connection, "SELECT inet_server_port()") == stack.ports()["postgres"]
 
 

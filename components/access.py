@@ -1,0 +1,360 @@
+"""Who may use the database, and for how much: roles, logins, privileges on databases and schemas, limits.
+
+The same on every platform, given a connection to the server as its provisioner. Owns what `pulumi_postgresql` declares,
+and the settings of roles that it lacks. Does not own the database, its owner and the schema `audit`
+(`observatory.database.bootstrap`), nor privileges on tables, which come with the migrations (`components.schema`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+import pulumi_postgresql as postgresql
+from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+
+from components.dynamic import without_provider
+from components.secrets import LoginPassword
+from observatory.access import MONITOR_LIMITS, PROVISIONER, AccessDocument, PairedRole, Side, limits_of, login
+from observatory.database.limits import Limits
+from observatory.database.privileges import Profile
+
+MONITOR = "monitor"
+GROUPS: dict[PairedRole, tuple[str, ...]] = {  # with what each is a member of
+    "app": (),
+    "readonly": (),
+    "admin": ("pg_read_all_data", "pg_monitor", "pg_signal_backend", "pg_maintain"),
+}
+CONNECT = {"app": ("CONNECT", "TEMPORARY"), "readonly": ("CONNECT",), "admin": ("CONNECT",), MONITOR: ("CONNECT",)}
+USAGE = (("app", "public"), ("app", "observatory"), ("readonly", "public"), ("readonly", "observatory"))
+TABLE_PROFILES: dict[str, Profile] = {"app": "service", "readonly": "reader", "admin": "administrator"}
+STATISTICS_SCHEMA = "public"  # of pg_stat_statements, which the exporter reads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """How the server is reached: over TCP with TLS, verified by `ca_file`, as the login that makes all others."""
+
+    host: str
+    port: int
+    user: str
+    password: pulumi.Input[str]
+    ca_file: pulumi.Input[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessArgs:
+    """Where the roles are made, and for what.
+
+    Attributes:
+        connection: as the provisioner.
+        database: its name.
+        owner: role that owns what migrations make.
+        logins: which login of each pair is in use, and how many passwords each has had.
+        passwords: theirs, from `draw_passwords`: machines may need them before the server is there.
+        pool_size: connections of the pooler for each login.
+        deleted_with: what takes the roles with it, so that nobody has to drop them.
+    """
+
+    connection: Connection
+    database: str
+    owner: str
+    logins: AccessDocument
+    passwords: Mapping[str, LoginPassword]
+    pool_size: int
+    deleted_with: pulumi.Resource | None = None
+
+
+def draw_passwords(logins: AccessDocument, opts: pulumi.ResourceOptions) -> dict[str, LoginPassword]:
+    """Return the password of every login, by its name."""
+    return {
+        login(role, side): LoginPassword(login(role, side), generation=state.generation, opts=opts)
+        for role, side, state in logins.logins()
+    }
+
+
+def is_pooled(name: str) -> bool:
+    """Tell whether a login comes through pgBouncer; an administrator's sessions are PostgreSQL's own."""
+    return not name.startswith("admin_")
+
+
+def pooled_passwords(passwords: Mapping[str, LoginPassword]) -> dict[str, pulumi.Output[str]]:
+    """Return what pgBouncer has to know."""
+    return {name: password.value for name, password in passwords.items() if is_pooled(name)}
+
+
+def login_file(name: str, password: LoginPassword) -> pulumi.Output[str]:
+    """Return the file that a storage service logs in by: user and password, on a line each."""
+    content: pulumi.Output[str] = password.value.apply(lambda known: f"{name}\n{known}\n")
+    return content
+
+
+class Access(pulumi.ComponentResource):
+    """Roles, logins and what they may do. `active` is the side of each pair that is in use."""
+
+    def __init__(self, name: str, args: AccessArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("observatory:index:Access", name, None, opts)
+        self._args = args
+        self._server = _server(name, args, pulumi.ResourceOptions(parent=self))
+        groups = {role: self._role(role, members) for role, members in GROUPS.items()}
+        logins = [self._login(role, side, groups[role]) for role, side, _ in args.logins.logins()]
+        monitor = self._role(MONITOR, ("pg_monitor",), MONITOR_LIMITS)
+        self._grant([*groups.values(), *logins, monitor])
+        RoleSettings("role-settings", _conninfo(args), _settings(args), self._options(*logins, monitor))
+        active = {role: args.logins.pair(role).active for role in GROUPS}
+        self.register_outputs({"active": active})
+
+    def _role(self, role: str, members: tuple[str, ...], limits: Limits | None = None) -> postgresql.Role:
+        """Declare a group, which cannot log in, or with limits a login that comes in by peer."""
+        return postgresql.Role(role, name=role, roles=list(members), **_limited(limits), opts=self._options())
+
+    def _login(self, role: PairedRole, side: Side, group: pulumi.Resource) -> postgresql.Role:
+        name = login(role, side)
+        limits = limits_of(role, pool_size=self._args.pool_size)
+        return postgresql.Role(
+            f"{name}-login",
+            name=name,
+            roles=[role],
+            password=self._args.passwords[name].verifier,  # the server and its log never get the password itself
+            **_limited(limits),
+            opts=self._options(group),
+        )
+
+    def _grant(self, roles: list[postgresql.Role]) -> None:
+        """Declare one grant after the other: PostgreSQL fails two at the same time on one object."""
+        database, before = self._args.database, list[pulumi.Resource](roles)
+
+        def after(made: pulumi.Resource) -> None:
+            before[:] = [made]
+
+        for role, privileges in CONNECT.items():
+            options = self._options(*before)
+            after(_grant(f"{role}-connect", role, database, "database", privileges, opts=options))
+        for role, schema in (*USAGE, (MONITOR, STATISTICS_SCHEMA)):
+            options = self._options(*before)
+            after(_grant(f"{role}-{schema}-usage", role, database, "schema", ("USAGE",), schema=schema, opts=options))
+        for role, schema in USAGE:
+            after(self._default(f"{role}-{schema}-tables", (role, schema), "table", ("SELECT",), *before))
+        after(self._default("public-routines", ("public", None), "function", (), *before))
+
+    def _default(
+        self,
+        name: str,
+        grantee: tuple[str, str | None],
+        kind: str,
+        privileges: tuple[str, ...],
+        *needs: pulumi.Resource,
+    ) -> postgresql.DefaultPrivileges:
+        """Declare what a role may do, in one schema or all, with what the owner will create."""
+        role, schema = grantee
+        return postgresql.DefaultPrivileges(
+            name,
+            role=role,
+            database=self._args.database,
+            owner=self._args.owner,
+            schema=schema,
+            object_type=kind,
+            privileges=list(privileges),
+            opts=self._options(*needs),
+        )
+
+    def _options(self, *after: pulumi.Resource) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(
+            parent=self, provider=self._server, depends_on=list(after), deleted_with=self._args.deleted_with
+        )
+
+
+class DatabaseAccessProvider(ResourceProvider):
+    """Makes the database, its owner and the login that makes all others, over `observatory.database`."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Make what is missing; what stands is brought to what is wanted."""
+        _prepare(props)
+        return CreateResult(id_=props["database"], outs=without_provider(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Compare name, password and the server's libraries, which bring extensions; another name replaces it.
+
+        A password that was changed behind the stack's back is a change too: nobody could make roles any more.
+        """
+        replaces = ["database"] if _olds["database"] != _news["database"] else []
+        changed = any(_olds.get(key) != _news.get(key) for key in ("verifier", "libraries"))
+        return DiffResult(changes=changed or bool(replaces) or not _is_let_in(_news), replaces=replaces)
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Bring all of it to what is wanted."""
+        _prepare(_news)
+        return UpdateResult(outs=without_provider(_news))
+
+
+class DatabaseAccess(Resource, module="local", name="DatabaseAccess"):
+    """The database, its owner and the provisioner. Deleting the resource leaves them: data is never dropped."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        admin_url: pulumi.Input[str],
+        database: str,
+        owner: str,
+        verifier: pulumi.Input[str],
+        libraries: str,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        props = {
+            "admin_url": admin_url,
+            "database": database,
+            "owner": owner,
+            "verifier": verifier,
+            "libraries": libraries,
+        }
+        super().__init__(DatabaseAccessProvider(), name, props, opts)
+
+
+class RoleSettingsProvider(ResourceProvider):
+    """Gives roles settings of their own, over `observatory.database`; nothing to take back when they go."""
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Set them all."""
+        _set(props)
+        return CreateResult(id_="role-settings", outs=without_provider(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Compare the settings; how the server is reached does not matter."""
+        return DiffResult(changes=_olds.get("settings") != _news.get("settings"))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Set them all."""
+        _set(_news)
+        return UpdateResult(outs=without_provider(_news))
+
+
+class RoleSettings(Resource, module="database", name="RoleSettings"):
+    """Settings of roles that `pulumi_postgresql.Role` does not have."""
+
+    def __init__(
+        self,
+        name: str,
+        conninfo: pulumi.Output[str],
+        settings: dict[str, dict[str, str | int]],
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        plain = pulumi.ResourceOptions(parent=opts.parent, depends_on=opts.depends_on, deleted_with=opts.deleted_with)
+        super().__init__(RoleSettingsProvider(), name, {"conninfo": conninfo, "settings": settings}, plain)
+
+
+def _server(name: str, args: AccessArgs, opts: pulumi.ResourceOptions) -> postgresql.Provider:
+    connection = args.connection
+    return postgresql.Provider(
+        name,
+        host=connection.host,
+        port=connection.port,
+        username=connection.user,
+        password=connection.password,
+        database=args.database,
+        sslmode="verify-full",
+        sslrootcert=connection.ca_file,
+        superuser=False,
+        opts=opts,
+    )
+
+
+def _conninfo(args: AccessArgs) -> pulumi.Output[str]:
+    connection = args.connection
+
+    def conninfo(known: list[str]) -> str:
+        from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - psycopg only where it is used
+
+        return make_conninfo(
+            host=connection.host,
+            port=connection.port,
+            user=connection.user,
+            password=known[0],
+            dbname=args.database,
+            sslmode="verify-full",
+            sslrootcert=known[1],
+        )
+
+    return pulumi.Output.secret(pulumi.Output.all(connection.password, connection.ca_file).apply(conninfo))
+
+
+def _settings(args: AccessArgs) -> dict[str, dict[str, str | int]]:
+    """Return each login's lock timeout; the service's statements are not logged.
+
+    It has no right to change objects or roles, but makes a temporary table for a batch with duplicates.
+    """
+    settings: dict[str, dict[str, str | int]] = {MONITOR: {"lock_timeout": 1000 * MONITOR_LIMITS.lock_timeout_s}}
+    for role, side, _ in args.logins.logins():
+        limits = limits_of(role, pool_size=args.pool_size)
+        settings[login(role, side)] = {"lock_timeout": 1000 * limits.lock_timeout_s}
+        if role == "app":
+            settings[login(role, side)]["log_statement"] = "none"
+    return settings
+
+
+def _limited(limits: Limits | None) -> dict[str, Any]:
+    """Return the inputs of a role that can log in, within its limits."""
+    if limits is None:
+        return {}
+    return {
+        "login": True,
+        "connection_limit": limits.connections,
+        "statement_timeout": 1000 * limits.statement_timeout_s if limits.statement_timeout_s else None,
+        "idle_in_transaction_session_timeout": 1000 * limits.idle_in_transaction_s,
+    }
+
+
+def _grant(
+    name: str,
+    role: str,
+    database: str,
+    kind: str,
+    privileges: tuple[str, ...],
+    *,
+    schema: str | None = None,
+    opts: pulumi.ResourceOptions,
+) -> postgresql.Grant:
+    return postgresql.Grant(
+        name, role=role, database=database, object_type=kind, schema=schema, privileges=list(privileges), opts=opts
+    )
+
+
+def _prepare(props: dict[str, Any]) -> None:
+    from observatory.database import ensure_database, ensure_provisioner  # noqa: PLC0415 - psycopg only where used
+
+    ensure_database(props["admin_url"], name=props["database"], owner=props["owner"])
+    ensure_provisioner(
+        props["admin_url"],
+        database=props["database"],
+        owner=props["owner"],
+        name=PROVISIONER,
+        verifier=props["verifier"],
+        managed=[*GROUPS, MONITOR],
+    )
+
+
+def _is_let_in(props: dict[str, Any]) -> bool:
+    """Tell whether the provisioner's password is the server's, as far as the server can be asked."""
+    from observatory.database import UnreachableError, has_verifier  # noqa: PLC0415
+
+    try:
+        return has_verifier(props["admin_url"], name=PROVISIONER, verifier=props["verifier"])
+    except UnreachableError:
+        return True
+
+
+def _set(props: dict[str, Any]) -> None:
+    from observatory.database import set_role_settings  # noqa: PLC0415 - psycopg only where it is used
+
+    # Numbers arrive as floats.
+    settings = {
+        role: {name: int(value) if isinstance(value, float) else value for name, value in values.items()}
+        for role, values in props["settings"].items()
+    }
+    set_role_settings(props["conninfo"], settings)
