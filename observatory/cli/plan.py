@@ -18,6 +18,7 @@ from observatory.engine.values import PROVIDER_KEY
 from observatory.operations import PendingMigration, Plan
 from observatory.operations.plan import is_schema
 
+INTERNAL = "__"  # how properties begin that the SDKs keep for themselves
 INDENT = 2
 NARROWEST = 20  # columns for text, however deep in the tree and narrow the terminal
 CONTEXT = 2  # unchanged lines shown around a changed one
@@ -105,7 +106,7 @@ def _step_json(step: Step) -> dict[str, Any]:
         "changes": [
             {"path": change.path, "kind": change.kind, "old": change.old, "new": change.new}
             for change in step.changes
-            if change.path != PROVIDER_KEY
+            if not change.path.startswith(INTERNAL)
         ],
         "replaces": list(step.replaces),
     }
@@ -144,7 +145,7 @@ def _type(type_: str) -> str:
 
 def _creation(changes: tuple[PropertyChange, ...], full: bool) -> Iterator[Text]:
     for change in sorted(changes, key=lambda change: change.path):
-        if change.path != PROVIDER_KEY:
+        if not change.path.startswith(INTERNAL):
             yield from _value(change.path, change.new, full)
 
 
@@ -243,9 +244,10 @@ def _readable(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, sort_keys=True, indent=2 if _is_deep(value) else None)
     if value[:1] in {"{", "["} and value not in {SECRET, "[unknown]", "[secret, unknown]"}:
         try:
-            return json.dumps(json.loads(value), ensure_ascii=False, indent=2)
+            document = json.loads(value)
         except ValueError:
             return value
+        return json.dumps(document, ensure_ascii=False, indent=2) if _is_deep(document) else value
     return value
 
 
