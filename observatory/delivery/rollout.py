@@ -11,9 +11,9 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,6 +21,10 @@ from observatory.delivery.documents import problems
 from observatory.partial import partial_path
 
 FleetName = Literal["blue", "green"]
+Strategy = Literal["blue-green", "canary"]
+Request = Literal["pause", "promote", "abort"]
+Status = Literal["preparing", "shifting", "promoted", "rolling-back", "rolled-back"]
+ENDED: tuple[Status, ...] = ("promoted", "rolled-back")
 TOTAL_WEIGHT = 100  # weights are percent of the traffic, as in the ALB's weighted target groups
 
 
@@ -44,12 +48,54 @@ class FleetState(_Document):
     weight: Annotated[int, Field(ge=0, le=TOTAL_WEIGHT)]
 
 
+class Deployment(_Document):
+    """One deployment: what it wants, how far it is, and what somebody at another terminal asks of it.
+
+    Attributes:
+        id: of the deployment, in the audit and in what it creates.
+        version: that it brings, with the artifact's SHA-256.
+        strategy: how the traffic moves.
+        source: the fleet that served when it began, and serves again after a rollback.
+        target: the fleet that gets the version.
+        weights: percent of the traffic on the target, a number for each step; the last is 100.
+        bake_s: seconds that each step is watched before the next.
+        step: index of the step whose weight is set; -1 before the first.
+        status: where it stands.
+        request: what was asked and not yet answered.
+        actor: who started it.
+        reason: why it was rolled back, in words.
+        started: when it began, in seconds since the epoch.
+        before: what the target ran before, and runs again after a rollback.
+    """
+
+    id: str
+    version: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    strategy: Strategy
+    source: FleetName
+    target: FleetName
+    weights: tuple[Annotated[int, Field(ge=1, le=TOTAL_WEIGHT)], ...]
+    bake_s: Annotated[float, Field(ge=0)]
+    step: Annotated[int, Field(ge=-1)] = -1
+    status: Status = "preparing"
+    request: Request | None = None
+    actor: str
+    reason: str | None = None
+    started: float
+    before: FleetState
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.status in ENDED
+
+
 class RolloutDocument(_Document):
     """What is live on one stack.
 
     `revision` grows by one with every write and is what compare-and-set compares; `fencing` is the number of the
     newest deployment that was let in, and a writer with an older one is refused. `schema_target` is the migration
-    version wanted, or None for the newest.
+    version wanted, or None for the newest. `deployment` is the one under way, or the last.
     """
 
     revision: Annotated[int, Field(ge=0)] = 0
@@ -57,6 +103,7 @@ class RolloutDocument(_Document):
     blue: FleetState
     green: FleetState
     schema_target: Annotated[int, Field(ge=0)] | None = None
+    deployment: Deployment | None = None
 
     @model_validator(mode="after")
     def _weights_are_whole(self) -> Self:
@@ -73,12 +120,30 @@ class RolloutDocument(_Document):
         """Return the state of one fleet."""
         return self.green if name == "green" else self.blue
 
+    @property
+    def weights(self) -> dict[FleetName, int]:
+        """The percentage of each fleet."""
+        return {"blue": self.blue.weight, "green": self.green.weight}
+
+    def with_fleet(self, name: FleetName, **changes: Any) -> Self:
+        """Return the document with one fleet changed."""
+        return self.model_copy(update={name: self.fleet(name).model_copy(update=changes)})
+
+    def with_weight(self, name: FleetName, weight: int) -> Self:
+        """Return the document with `weight` percent on one fleet and the rest on the other."""
+        return self.with_fleet(name, weight=weight).with_fleet(other(name), weight=TOTAL_WEIGHT - weight)
+
     @classmethod
     def first(cls, *, version: str, sha256: str, active_fleet: FleetName) -> Self:
         """Return the document of a stack that starts: both fleets on one version, all traffic on the active one."""
         idle = FleetState(version=version, sha256=sha256, weight=0)
         active = idle.model_copy(update={"weight": TOTAL_WEIGHT})
         return cls(blue=active, green=idle) if active_fleet == "blue" else cls(blue=idle, green=active)
+
+
+def other(fleet: FleetName) -> FleetName:
+    """Return the fleet that a fleet is not."""
+    return "green" if fleet == "blue" else "blue"
 
 
 class FileRolloutStore:
@@ -136,13 +201,17 @@ class FileRolloutStore:
 
     def remove(self) -> None:
         """Remove the document with its lock, when the stack goes."""
-        for path in (self.path, self.path.with_suffix(".lock")):
-            path.unlink(missing_ok=True)
+        for suffix in (self.path.suffix, ".lock", ".balancer.lock"):
+            self.path.with_suffix(suffix).unlink(missing_ok=True)
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keep every other process from telling the balancer; the lock ends with its holder."""
+        return self._locked(".balancer.lock")
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, suffix: str = ".lock") -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_suffix(".lock").open("w") as lock:
+        with self.path.with_suffix(suffix).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

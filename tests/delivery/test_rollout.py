@@ -1,5 +1,6 @@
 """The rollout document: only compare-and-set changes it, and nothing is half written."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -89,3 +90,20 @@ def test_weights_that_do_not_add_up_are_refused() -> None:
     whole = document()
     with pytest.raises(ValidationError, match="must be 100"):
         RolloutDocument(blue=whole.blue, green=whole.blue)
+
+
+def test_whoever_tells_the_balancer_keeps_others_out(store: FileRolloutStore) -> None:
+    store.create(document())
+    order: list[str] = []
+
+    def second() -> None:
+        with store.exclusive():
+            order.append("second")
+
+    with ThreadPoolExecutor() as pool:
+        with store.exclusive():
+            waiting = pool.submit(second)
+            time.sleep(0.05)
+            order.append("first")
+        waiting.result()
+    assert order == ["first", "second"]

@@ -1,0 +1,416 @@
+"""One deployment of a version, by blue-green or canary: install, verify, shift step by step under gates, promote.
+
+Any trouble rolls it back. The rollout document is written before the balancer is told, and what the balancer is told is
+always the newest document (`converge`); so whoever dies in between, and whoever takes over, ends with the traffic where
+the document has it. Every write carries the deployment's fencing number: one that was taken over finds
+that out at its next write and touches nothing more.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from observatory.delivery.gates import Limits, Verdict, judge
+from observatory.delivery.protocols import (
+    Balancer,
+    BalancerError,
+    Clock,
+    Hosts,
+    Journal,
+    Metrics,
+    MetricsUnavailableError,
+    RolloutStore,
+    Sample,
+)
+from observatory.delivery.rollout import (
+    TOTAL_WEIGHT,
+    Deployment,
+    FleetName,
+    RolloutDocument,
+    StaleRolloutError,
+    Strategy,
+    other,
+)
+
+SETTLE_ATTEMPTS = 5  # of telling the balancer, before a rollback is given up as failed
+SETTLE_PAUSE_S = 1.0
+
+
+class DeliveryRefusedError(Exception):
+    """The deployment was not begun, and nothing was changed; the message says what stands in the way."""
+
+
+class TakenOverError(Exception):
+    """Another deployment or rollback took over; this one stopped and touches nothing more."""
+
+
+class RolledBackError(Exception):
+    """The deployment was rolled back; the message says why. The old fleet serves."""
+
+
+class RollbackFailedError(Exception):
+    """The traffic could not be brought back, or the fleet that it came back to is not healthy: somebody must look."""
+
+
+class _StepFailedError(Exception):
+    """A reason to roll back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is wanted.
+
+    Attributes:
+        version: to bring, with its artifact's SHA-256.
+        strategy: blue-green moves all traffic at once, canary by steps.
+        target: the fleet to use; None for the idle one.
+        weights: percent on the target, a number for each step, growing to 100.
+        bake_s: seconds that each step is watched.
+        actor: who wants it.
+        accept_drift: go on although the balancer divides the traffic in another way than the document says.
+    """
+
+    version: str
+    sha256: str
+    strategy: Strategy
+    target: FleetName | None = None
+    weights: tuple[int, ...] = (TOTAL_WEIGHT,)
+    bake_s: float
+    actor: str
+    accept_drift: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Everything that a delivery works with."""
+
+    store: RolloutStore
+    balancer: Balancer
+    hosts: Hosts
+    metrics: Metrics
+    clock: Clock
+    journal: Journal
+    limits: Limits = field(default_factory=Limits)
+
+
+def canary_weights(first: int, steps: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the weights of a canary that starts at `first` percent and goes on by the steps above it, to all.
+
+    Raises:
+        DeliveryRefusedError: no percentage.
+    """
+    if not 1 <= first < TOTAL_WEIGHT:
+        raise DeliveryRefusedError(f"a canary of {first} %: between 1 and {TOTAL_WEIGHT - 1} is possible")
+    return (first, *sorted({step for step in steps if first < step < TOTAL_WEIGHT}), TOTAL_WEIGHT)
+
+
+def deploy(world: World, order: Order) -> RolloutDocument:
+    """Bring a version, or go on with the deployment of it that a killed command left; return the document at the end.
+
+    Raises:
+        DeliveryRefusedError: not begun, nothing changed.
+        RolledBackError: a gate, the fleet, an alert or a person said no; the old fleet serves.
+        RollbackFailedError: so, and the way back failed too.
+        TakenOverError: somebody else's rollback or deployment took over.
+        KeyboardInterrupt: interrupted, and rolled back.
+    """
+    standing = _standing(world)
+    if standing.fleet(standing.active_fleet).sha256 == order.sha256 and order.target is None and _ended(standing):
+        return standing  # it serves already
+    unfinished = standing.deployment if standing.deployment and not standing.deployment.ended else None
+    if unfinished and (unfinished.version, unfinished.sha256) != (order.version, order.sha256):
+        raise DeliveryRefusedError(
+            f"the deployment of {unfinished.version} to {unfinished.target} is {unfinished.status}: go on with it by "
+            f"`observatory deploy application --version {unfinished.version} --strategy {unfinished.strategy}`, or "
+            "undo it by `observatory rollback --method blue-green`"
+        )
+    return _Run(world, *(_take_over(world, standing) if unfinished else _begin(world, standing, order))).run()
+
+
+def roll_back(world: World, *, actor: str, reason: str) -> RolloutDocument:
+    """Give all traffic back to the fleet that served before, also while a deployment runs, taking over from it.
+
+    Asks nothing but the document and the balancer, so that it works when all else is down.
+
+    Raises:
+        DeliveryRefusedError: no deployment is known that could be undone.
+        RollbackFailedError: the balancer could not be told, or the fleet that serves now is not healthy.
+    """
+    standing = _standing(world)
+    if standing.deployment is None:
+        raise DeliveryRefusedError("nothing to roll back: no deployment was made on this stack")
+    if standing.deployment.status == "rolled-back" and standing.fleet(standing.deployment.source).weight:
+        converge(world)
+        raise DeliveryRefusedError(
+            f"nothing to roll back: {standing.deployment.source} serves, the deployment of "
+            f"{standing.deployment.version} was rolled back already"
+        )
+    run = _Run(world, *_take_over(world, standing))
+    return run.roll_back(f"{reason} ({actor})")
+
+
+def ask(world: World, request: str | None) -> RolloutDocument:
+    """Ask something of the deployment that runs at another terminal: pause, promote, abort; None resumes.
+
+    Raises:
+        DeliveryRefusedError: none runs.
+    """
+    while True:
+        standing = _standing(world)
+        if standing.deployment is None or standing.deployment.ended:
+            raise DeliveryRefusedError("no deployment is under way")
+        asked = standing.deployment.model_copy(update={"request": request})
+        try:
+            return world.store.compare_and_set(standing, standing.model_copy(update={"deployment": asked}))
+        except StaleRolloutError:
+            continue
+
+
+def converge(world: World) -> RolloutDocument:
+    """Tell the balancer what the document says, read the weights back, and return that document.
+
+    The document is read and the balancer told while nobody else tells it: else one who was taken over in between could
+    tell it last.
+
+    Raises:
+        BalancerError: it cannot be told, or does not keep what it was told.
+    """
+    with world.store.exclusive():
+        standing = _standing(world)
+        world.balancer.set_weights(standing.weights)
+        live = dict(world.balancer.weights())
+    if live != standing.weights:
+        raise BalancerError(f"the balancer was told {_shown(standing.weights)} and divides the traffic {_shown(live)}")
+    return standing
+
+
+def _standing(world: World) -> RolloutDocument:
+    document = world.store.read()
+    if document is None:
+        raise DeliveryRefusedError("nothing is deployed on this stack yet: run `observatory up` first")
+    return document
+
+
+def _ended(standing: RolloutDocument) -> bool:
+    return standing.deployment is None or standing.deployment.ended
+
+
+def _begin(world: World, standing: RolloutDocument, order: Order) -> tuple[RolloutDocument, int]:
+    source = standing.active_fleet
+    target = order.target or other(source)
+    if target == source:
+        raise DeliveryRefusedError(f"{target} serves: deploy to {other(source)}, the idle fleet")
+    _check_drift(world, standing, accept=order.accept_drift)
+    deployment = Deployment(
+        id=uuid.uuid4().hex[:12],
+        version=order.version,
+        sha256=order.sha256,
+        strategy=order.strategy,
+        source=source,
+        target=target,
+        weights=order.weights,
+        bake_s=order.bake_s,
+        actor=order.actor,
+        started=world.clock.now(),
+        before=standing.fleet(target),
+    )
+    fencing = standing.fencing + 1
+    begun = standing.with_weight(target, 0).with_fleet(target, version=order.version, sha256=order.sha256)
+    changed = begun.model_copy(update={"deployment": deployment, "fencing": fencing})
+    return _first_write(world, standing, changed), fencing
+
+
+def _take_over(world: World, standing: RolloutDocument) -> tuple[RolloutDocument, int]:
+    fencing = standing.fencing + 1
+    return _first_write(world, standing, standing.model_copy(update={"fencing": fencing})), fencing
+
+
+def _first_write(world: World, standing: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
+    try:
+        return world.store.compare_and_set(standing, changed)
+    except StaleRolloutError as error:
+        raise DeliveryRefusedError(f"somebody else was faster: {error}") from error
+
+
+def _check_drift(world: World, standing: RolloutDocument, *, accept: bool) -> None:
+    live = dict(world.balancer.weights())
+    if live != standing.weights and not accept:
+        raise DeliveryRefusedError(
+            f"the balancer divides the traffic {_shown(live)}, the rollout document says {_shown(standing.weights)}: "
+            "find out who changed it; --accept-drift goes on from the document"
+        )
+
+
+def _shown(weights: Mapping[FleetName, int]) -> str:
+    return ", ".join(f"{fleet} {weight} %" for fleet, weight in sorted(weights.items()))
+
+
+class _Run:
+    """A deployment under way, begun or taken over; `fencing` is its right to write."""
+
+    def __init__(self, world: World, document: RolloutDocument, fencing: int) -> None:
+        self._world, self._document, self._fencing = world, document, fencing
+
+    @property
+    def _deployment(self) -> Deployment:
+        deployment = self._document.deployment
+        assert deployment is not None  # noqa: S101 - a run begins with one and never removes it
+        return deployment
+
+    def run(self) -> RolloutDocument:
+        """Go on from where the document says, to the end or back."""
+        if self._deployment.status == "rolling-back":
+            self.roll_back(self._deployment.reason or "an earlier rollback was interrupted")
+            raise RolledBackError(f"rolled back: {self._deployment.reason}")
+        try:
+            return self._forward()
+        except TakenOverError:
+            raise
+        except KeyboardInterrupt:
+            self.roll_back("interrupted")
+            raise
+        except Exception as trouble:
+            self.roll_back(str(trouble))
+            raise RolledBackError(f"rolled back: {trouble}") from trouble
+
+    def _forward(self) -> RolloutDocument:
+        world, target = self._world, self._deployment.target
+        if self._deployment.status == "preparing":
+            converge(world)  # where drift was accepted, the target may have traffic
+            self._record("install", fleet=target, version=self._deployment.version)
+            world.hosts.install(target)
+            self._record("verify", fleet=target)
+            world.hosts.verify(target)
+            self._change(status="shifting")
+        for index in range(max(self._deployment.step, 0), len(self._deployment.weights)):
+            self._shift(index)
+            self._bake()
+        self._change(status="promoted", request=None)
+        self._record("promoted", version=self._deployment.version, fleet=target)
+        return self._document
+
+    def _shift(self, index: int) -> None:
+        weight = self._deployment.weights[index]
+        self._must_be_healthy()
+        self._write(lambda standing: standing.with_weight(self._deployment.target, weight), step=index)
+        self._document = converge(self._world)
+        self._record("shift", weights=self._document.weights, step=index)
+
+    def _must_be_healthy(self) -> None:
+        if not self._world.hosts.healthy(self._deployment.target):
+            raise _StepFailedError(f"{self._deployment.target} is not ready to take more traffic")
+
+    def _bake(self) -> None:
+        """Watch the step until it has baked, somebody promotes it, or it fails."""
+        clock, limits = self._world.clock, self._world.limits
+        baked, bad, unjudged = 0.0, 0, 0.0
+        looked = clock.now()
+        while True:
+            clock.sleep(limits.interval_s)
+            looked, passed_s = clock.now(), clock.now() - looked
+            request = self._request()
+            verdict = self._look()
+            bad = bad + 1 if verdict.result == "failed" else 0
+            if bad >= limits.failures:
+                raise _StepFailedError("; ".join(verdict.reasons))
+            if request == "promote" and verdict.result != "failed":
+                return self._change(request=None)
+            if verdict.result == "passed" and request != "pause":
+                baked, unjudged = baked + passed_s, 0.0
+            elif verdict.result == "unknown":
+                unjudged += passed_s
+            if unjudged > limits.deadline_s:
+                raise _StepFailedError(f"no verdict for {unjudged:.0f} s: {'; '.join(verdict.reasons)}")
+            if baked >= self._deployment.bake_s and verdict.result == "passed" and request != "pause":
+                return None
+
+    def _request(self) -> str | None:
+        """Return what was asked at another terminal; an abort is a reason to roll back."""
+        self._document = self._mine(_standing(self._world))
+        if self._deployment.request == "abort":
+            raise _StepFailedError("aborted on request")
+        return self._deployment.request
+
+    def _look(self) -> Verdict:
+        target, limits = self._deployment.target, self._world.limits
+        new, old = self._sample(target), self._sample(other(target))
+        if new and new.requests < limits.minimum_requests:
+            self._world.metrics.probe(target, limits.minimum_requests)
+        verdict = judge(new, old, limits)
+        self._record("gate", verdict=verdict.result, reasons=verdict.reasons, new=new, old=old)
+        return verdict
+
+    def _sample(self, fleet: FleetName) -> Sample | None:
+        try:
+            return self._world.metrics.sample(fleet)
+        except MetricsUnavailableError as error:
+            self._record("no-metrics", fleet=fleet, reason=str(error))
+            return None
+
+    def roll_back(self, reason: str) -> RolloutDocument:
+        """Give the traffic back to the source, and see that it serves; the document has the target as it was before."""
+        source, target, before = self._deployment.source, self._deployment.target, self._deployment.before
+
+        def back(standing: RolloutDocument) -> RolloutDocument:
+            old = standing.with_fleet(target, version=before.version, sha256=before.sha256)
+            return old.with_weight(source, TOTAL_WEIGHT)
+
+        self._write(back, status="rolling-back", reason=reason)
+        self._record("rollback", reason=reason)
+        self._settle()
+        self._change(status="rolled-back", request=None)
+        self._record("rolled-back", reason=reason, weights=self._document.weights)
+        if not self._world.hosts.healthy(source):
+            self._record("escalate", reason=f"{source} is not healthy after the rollback")
+            raise RollbackFailedError(
+                f"all traffic is back on {source} ({reason}), but {source} is not healthy: look at `observatory status`"
+            )
+        return self._document
+
+    def _settle(self) -> None:
+        """Tell the balancer, again if need be: giving up here leaves users on a fleet that was found bad."""
+        for attempt in range(1, SETTLE_ATTEMPTS + 1):
+            try:
+                self._document = self._mine(converge(self._world))
+            except BalancerError as error:
+                if attempt == SETTLE_ATTEMPTS:
+                    self._record("escalate", reason=str(error))
+                    raise RollbackFailedError(
+                        f"the balancer cannot be told to give the traffic back: {error}. The document says it should: "
+                        "`observatory up` or `observatory rollback --emergency` tells it again"
+                    ) from error
+                self._world.clock.sleep(SETTLE_PAUSE_S)
+            else:
+                return
+
+    def _change(self, **changes: object) -> None:
+        self._write(lambda standing: standing, **changes)
+
+    def _write(self, change: Callable[[RolloutDocument], RolloutDocument], **changes: object) -> None:
+        """Change the document and its deployment, as long as they are this run's."""
+        while True:
+            standing = self._mine(_standing(self._world))
+            deployment = self._deployment_of(standing).model_copy(update=changes)
+            changed = change(standing).model_copy(update={"deployment": deployment, "fencing": self._fencing})
+            try:
+                self._document = self._world.store.compare_and_set(standing, changed)
+            except StaleRolloutError:
+                continue
+            return
+
+    def _mine(self, standing: RolloutDocument) -> RolloutDocument:
+        if standing.fencing != self._fencing:
+            raise TakenOverError(
+                f"taken over: the rollout document carries fencing number {standing.fencing}, this deployment's is "
+                f"{self._fencing}"
+            )
+        return standing
+
+    def _deployment_of(self, standing: RolloutDocument) -> Deployment:
+        assert standing.deployment is not None  # noqa: S101 - only a newer fencing number could have removed it
+        return standing.deployment
+
+    def _record(self, event: str, **details: object) -> None:
+        self._world.journal.record(event, deployment=self._deployment.id, **details)

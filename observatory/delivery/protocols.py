@@ -1,0 +1,106 @@
+"""What a delivery needs of the world, as protocols; what implements them is a platform's, and not imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from observatory.delivery.rollout import FleetName, RolloutDocument
+
+
+class BalancerError(Exception):
+    """The balancer cannot be told or asked; the message says how it was reached and what to look at."""
+
+
+class HostsError(Exception):
+    """A fleet cannot be brought to what the rollout document says, or is not healthy."""
+
+
+class MetricsUnavailableError(Exception):
+    """Nothing is known about a fleet: the metrics cannot be asked, or have no answer."""
+
+
+class RolloutStore(Protocol):
+    """The rollout document; see `observatory.delivery.rollout`."""
+
+    def read(self) -> RolloutDocument | None:
+        """Return the document, or None where there is none."""
+
+    def compare_and_set(self, expected: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
+        """Replace `expected` by `changed`; raise StaleRolloutError where it is not what stands."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keep everybody else from telling the balancer; freed at once when the holder dies."""
+
+
+class Balancer(Protocol):
+    """What divides the traffic. Every method raises BalancerError."""
+
+    def weights(self) -> Mapping[FleetName, int]:
+        """Return the percentages in force, read from the balancer itself."""
+
+    def set_weights(self, weights: Mapping[FleetName, int]) -> None:
+        """Put percentages in force, without cutting a request; they survive the balancer's restart."""
+
+
+class Hosts(Protocol):
+    """The machines or processes of the fleets. Every method raises HostsError."""
+
+    def install(self, fleet: FleetName) -> None:
+        """Make a fleet run what the rollout document says; return when its instances are ready."""
+
+    def verify(self, fleet: FleetName) -> None:
+        """Exercise a fleet apart from its share of the traffic: health, version, writing and reading back."""
+
+    def healthy(self, fleet: FleetName) -> bool:
+        """Tell whether every instance of a fleet is ready."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What the metrics know of a fleet over the last moments.
+
+    Attributes:
+        requests: answered.
+        error_ratio: errors among the requests, 0 to 1.
+        p95_s: 95th percentile of the time to answer, in seconds; None where nothing was timed.
+        saturation: used part of what an instance can hold at once, 0 to 1, of the fullest instance.
+        restarts: of its instances.
+        alerts: names of the firing alerts that roll this fleet back.
+    """
+
+    requests: float
+    error_ratio: float
+    p95_s: float | None
+    saturation: float
+    restarts: int
+    alerts: tuple[str, ...] = ()
+
+
+class Metrics(Protocol):
+    """Where gates look."""
+
+    def sample(self, fleet: FleetName) -> Sample:
+        """Return what is known of a fleet now; raise MetricsUnavailableError where nothing is."""
+
+    def probe(self, fleet: FleetName, requests: int) -> None:
+        """Send synthetic requests to a fleet that has too little traffic to be judged."""
+
+
+class Clock(Protocol):
+    """Time, so that tests need not wait."""
+
+    def now(self) -> float:
+        """Return seconds since the epoch."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class Journal(Protocol):
+    """Who is told of every step: the audit, notifications, the terminal. Never raises."""
+
+    def record(self, event: str, **details: Any) -> None:
+        """Take down what happened, with its numbers."""

@@ -1,0 +1,167 @@
+"""A simulated stack for the delivery's state machine: every call may fail, lie low or kill the command."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from observatory.delivery.deployment import World
+from observatory.delivery.gates import Limits
+from observatory.delivery.protocols import BalancerError, HostsError, MetricsUnavailableError, Sample
+from observatory.delivery.rollout import FleetName, RolloutDocument, StaleRolloutError
+
+OLD, NEW = "a" * 64, "b" * 64
+GOOD = Sample(requests=500, error_ratio=0.0, p95_s=0.01, saturation=0.1, restarts=0)
+BAD = Sample(requests=500, error_ratio=0.5, p95_s=0.01, saturation=0.1, restarts=0)
+
+
+class Killed(BaseException):
+    """The command died here, as by SIGKILL: nothing of it runs any more."""
+
+
+@dataclass
+class MemoryStore:
+    """Compare-and-set as the real store does it."""
+
+    document: RolloutDocument | None
+    history: list[RolloutDocument] = field(default_factory=list)
+    told: threading.Lock = field(default_factory=threading.Lock)
+    others: list[threading.Thread] = field(default_factory=list)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def read(self) -> RolloutDocument | None:
+        return self.document
+
+    def compare_and_set(self, expected: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
+        standing = self.document
+        if standing is None or standing.revision != expected.revision or changed.fencing < standing.fencing:
+            raise StaleRolloutError("somebody else wrote")
+        checked = RolloutDocument.model_validate(changed.model_dump())  # as a file would: weights, digests
+        self.document = checked.model_copy(update={"revision": standing.revision + 1})
+        self.history.append(self.document)
+        return self.document
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Exclude as the file lock does; who waited goes next, and to its end, so that every run is the same."""
+        self.stopped.set()
+        with self.told:
+            try:
+                yield
+            finally:
+                waiting, self.others = self.others, []
+        for thread in waiting:
+            thread.join()
+
+    def meanwhile(self, work: Callable[[], None]) -> None:
+        """Let another process do something, until it ends or waits for the balancer."""
+        self.stopped.clear()
+
+        def whole() -> None:
+            work()
+            self.stopped.set()
+
+        thread = threading.Thread(target=whole)
+        held = self.told.locked()
+        if held:
+            self.others.append(thread)
+        thread.start()
+        if held:
+            self.stopped.wait()
+        else:
+            thread.join()
+
+
+@dataclass
+class Simulation:
+    """A stack whose every call first asks `fault(place)`, which may raise; and whose metrics come from `samples`."""
+
+    store: MemoryStore
+    fault: Callable[[str], None] = lambda _place: None
+    samples: Iterator[Sample | None] = field(default_factory=lambda: iter(()))
+    live: dict[FleetName, int] = field(default_factory=lambda: {"blue": 100, "green": 0})
+    runs: dict[FleetName, str] = field(default_factory=lambda: {"blue": OLD, "green": OLD})
+    ready: dict[FleetName, bool] = field(default_factory=lambda: {"blue": True, "green": True})
+    time: float = 0.0
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    each_sleep: Callable[[], None] = lambda: None
+    probed: int = 0
+
+    def weights(self) -> Mapping[FleetName, int]:
+        self.fault("weights")
+        return dict(self.live)
+
+    def set_weights(self, weights: Mapping[FleetName, int]) -> None:
+        self.fault("set_weights")
+        for fleet, weight in weights.items():
+            growing = weight > self.live[fleet]
+            assert not (growing and not self.ready[fleet] and fleet == "green"), "traffic onto a fleet that is not up"
+        self.live = dict(weights)
+        self.fault("set_weights, done")
+
+    def install(self, fleet: FleetName) -> None:
+        assert self.live[fleet] == 0, "a fleet that serves was changed"
+        self.ready[fleet] = False
+        self.fault("install")
+        assert self.store.document
+        self.runs[fleet] = self.store.document.fleet(fleet).sha256
+        self.ready[fleet] = True
+
+    def verify(self, fleet: FleetName) -> None:
+        self.fault("verify")
+
+    def healthy(self, fleet: FleetName) -> bool:
+        return self.ready[fleet]
+
+    def sample(self, fleet: FleetName) -> Sample:
+        self.fault("sample")
+        if fleet == "blue":
+            return GOOD
+        found = next(self.samples, GOOD)
+        if found is None:
+            raise MetricsUnavailableError("no data")
+        return found
+
+    def probe(self, fleet: FleetName, requests: int) -> None:
+        self.probed += requests
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+        self.each_sleep()
+        self.fault("sleep")
+
+    def record(self, event: str, **details: Any) -> None:
+        self.events.append((event, details))
+
+    def world(self, limits: Limits | None = None) -> World:
+        return World(
+            store=self.store,
+            balancer=self,
+            hosts=self,
+            metrics=self,
+            clock=self,
+            journal=self,
+            limits=limits or Limits(deadline_s=60),
+        )
+
+
+def simulation(**options: Any) -> Simulation:
+    """Return a stack where blue serves the old version and green idles with it."""
+    first = RolloutDocument.first(version="v0.1.0", sha256=OLD, active_fleet="blue")
+    return Simulation(MemoryStore(first), **options)
+
+
+ERRORS: dict[str, type[Exception]] = {
+    "weights": BalancerError,
+    "set_weights": BalancerError,
+    "set_weights, done": BalancerError,
+    "install": HostsError,
+    "verify": HostsError,
+    "sample": MetricsUnavailableError,
+}
