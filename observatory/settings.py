@@ -17,6 +17,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from observatory.cron import Cron
+from observatory.delivery.gates import Limits
 from observatory.delivery.rollout import FleetName
 
 PROJECT = "llm-observatory"
@@ -118,6 +119,18 @@ class Fleets(Settings):
     drain_seconds: Seconds = 20
 
 
+class Delivery(Settings):
+    """How versions are brought.
+
+    `bake_seconds` is how long each step is watched; `canary_steps` are the percentages of a canary, `gates` what a
+    fleet may do and still be promoted.
+    """
+
+    bake_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60
+    canary_steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (5, 25, 50, 100)
+    gates: Limits = Limits()
+
+
 class FirstRollout(Settings):
     """First values of the rollout document; ignored as soon as that exists.
 
@@ -146,6 +159,7 @@ class StackSettings(Settings):
     logs: Logs = Logs()
     schedule: Schedule = Schedule()
     fleets: Fleets = Fleets()
+    delivery: Delivery = Delivery()
     first_rollout: FirstRollout = FirstRollout()
 
     @model_validator(mode="after")

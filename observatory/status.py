@@ -73,9 +73,8 @@ def stack_units(settings: StackSettings, rollout: RolloutDocument, stack: str) -
     paths = Paths()
     fleets = {name: list(_fleet_units(settings, rollout, name, paths)) for name in FLEETS}
     ports = {name: tuple(port for unit in units for port in unit.ports.values()) for name, units in fleets.items()}
-    weights = {name: rollout.fleet(name).weight for name in FLEETS}
     others = (
-        haproxy(settings, paths, instances=ports, weights=weights),
+        haproxy(settings, paths, instances=ports),
         node_exporter(settings, paths),
         postgres_exporter(settings, paths),
         pgbouncer_exporter(settings, paths),

@@ -92,3 +92,8 @@ class Workspace:
     def access(self) -> AccessStore:
         """Which database logins are in use on the stack, and how old their passwords are."""
         return AccessStore(self.directory / "access" / f"{self.stack}.json")
+
+    @property
+    def journal(self) -> Path:
+        """What deliveries did, a JSON object a line; it outlives the stack's data."""
+        return self.directory / "rollout" / f"{self.stack}.journal.jsonl"

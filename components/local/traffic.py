@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
 from components.certificates import Authority, Certificate
+from components.dynamic import without_provider
 from components.local.fleets import Fleet
-from components.local.machine import Daemon, Machine
+from components.local.machine import Daemon, Machine, sandbox_of
 from observatory.delivery.rollout import FleetName
 from observatory.nodes import Paths
-from observatory.nodes.haproxy import SERVER, haproxy
+from observatory.nodes.haproxy import SERVER, haproxy, runtime_socket, weights_file
 from observatory.nodes.tls import combined_file
+from observatory.runtime import BalancerUnreachable, LiveMap
 from observatory.settings import StackSettings
 
 
@@ -33,13 +37,15 @@ class Traffic(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: TrafficArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:local:Traffic", name, None, opts)
-        unit = haproxy(
-            args.settings,
-            Paths(),
-            instances={fleet: component.ports for fleet, component in args.fleets.items()},
+        weights = Weights(
+            "weights",
+            machine=args.machine,
             weights=args.weights,
+            opts=pulumi.ResourceOptions(parent=self, deleted_with=args.machine),
         )
-        after = [instance for fleet in args.fleets.values() for instance in fleet.instances]
+        instances = {fleet: component.ports for fleet, component in args.fleets.items()}
+        unit = haproxy(args.settings, Paths(), instances=instances)
+        after = [weights, *(instance for fleet in args.fleets.values() for instance in fleet.instances)]
         options = pulumi.ResourceOptions(parent=self, depends_on=after, deleted_with=args.machine)
         made = Certificate(SERVER, authority=args.authority, opts=pulumi.ResourceOptions(parent=self))
         combined = pulumi.Output.concat(made.certificate, made.key)
@@ -49,3 +55,63 @@ class Traffic(pulumi.ComponentResource):
         self.service_url = balancer.id.apply(lambda _: f"https://127.0.0.1:{ports.service_tls}")
         self.preview_url = balancer.id.apply(lambda _: f"http://127.0.0.1:{ports.preview}")
         self.register_outputs({"service_url": self.service_url, "preview_url": self.preview_url})
+
+
+class WeightsProvider(ResourceProvider):
+    """Divides the traffic as the rollout document says.
+
+    Its `diff` looks at the balancer itself: a delivery moves the traffic without the program, and the next `up` finds
+    no difference; weights that somebody else changed are put right.
+    """
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Write the map; tell a balancer that runs."""
+        live, weights = _live(props), _weights(props)
+        live.keep(weights)
+        if sandbox_of(props).alive() and sandbox_of(props).supervisor.status("haproxy").running:
+            live.write(weights)
+        return CreateResult(id_=live.file, outs=without_provider(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Compare with what is in force; a balancer that does not run reads the map at its start."""
+        replaces = ["home"] if _olds["home"] != _news["home"] else []
+        return DiffResult(changes=bool(replaces) or _in_force(_news) != _weights(_news), replaces=replaces)
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Put the weights in force."""
+        return UpdateResult(outs=self.create(_news).outs)
+
+
+class Weights(Resource, module="local", name="Weights"):
+    """The percentage of the traffic of each fleet."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        machine: Machine,
+        weights: Mapping[FleetName, int],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        props = {"home": machine.home, "rootfs": machine.rootfs, "weights": dict(weights)}
+        super().__init__(WeightsProvider(), name, props, opts)
+
+
+def _live(props: Mapping[str, Any]) -> LiveMap:
+    paths = Paths()
+    return LiveMap(sandbox=sandbox_of(props), file=weights_file(paths), socket=runtime_socket(paths))
+
+
+def _weights(props: Mapping[str, Any]) -> dict[str, str]:
+    return {fleet: str(int(weight)) for fleet, weight in props["weights"].items()}  # numbers arrive as floats
+
+
+def _in_force(props: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return the weights of the running balancer, or those that it will start with; None where there are none."""
+    live = _live(props)
+    try:
+        return live.read()
+    except BalancerUnreachable:
+        return live.kept()

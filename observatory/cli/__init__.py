@@ -13,9 +13,17 @@ from typing import NoReturn
 
 from observatory.backups import BackupRunningError
 from observatory.bootstrap import OperationError
-from observatory.cli import backup, logs, scheduler, stack  # noqa: F401 - each registers its commands
+from observatory.cli import backup, delivery, logs, scheduler, stack  # noqa: F401 - each registers its commands
 from observatory.cli.app import FAILED, INTERRUPTED, REFUSED, WRONG_USAGE, app, print_json
 from observatory.console import complain
+from observatory.database.errors import LockHeldError as DatabaseLockHeldError
+from observatory.delivery.deployment import (
+    DeliveryRefusedError,
+    RollbackFailedError,
+    RolledBackError,
+    TakenOverError,
+)
+from observatory.delivery.protocols import BalancerError
 from observatory.delivery.releases import ReleaseError
 from observatory.delivery.rollout import RolloutError
 from observatory.demonstration import DemonstrationError
@@ -42,6 +50,12 @@ EXIT_CODES: dict[type[BaseException], int] = {
     BackupRunningError: REFUSED,
     LockHeldError: REFUSED,
     Interrupted: INTERRUPTED,
+    DeliveryRefusedError: REFUSED,
+    DatabaseLockHeldError: REFUSED,
+    RolledBackError: FAILED,
+    RollbackFailedError: FAILED,
+    TakenOverError: FAILED,
+    BalancerError: FAILED,
     EngineError: FAILED,
     RuntimeFault: FAILED,
     RolloutError: FAILED,

@@ -35,6 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+deploy_group = typer.Typer(help="Deploy the schema, or a version of the service.", no_args_is_help=True)
+app.add_typer(deploy_group, name="deploy")
 EnvironmentOption = Annotated[str, typer.Option("--environment", "-e", help="The stack.")]
 OutputOption = Annotated[Output, typer.Option("--output", help="json: one document on stdout, nothing else.")]
 EngineOption = Annotated[Engine, typer.Option(help="auto: the Pulumi CLI where it is on PATH, else the embedded one.")]

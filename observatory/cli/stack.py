@@ -29,6 +29,7 @@ from observatory.cli.app import (
 )
 from observatory.cli.plan import plan_json, plan_view
 from observatory.console import ConsoleReporter, answer, show_live, table
+from observatory.delivery.rollout import Deployment
 from observatory.engine import Result
 from observatory.operations import JobStatus, Status, UpResult
 
@@ -188,6 +189,7 @@ def _status_view(status: Status) -> RenderableType:
         table("What runs where", ("daemon", "address", "version", "pid", "health", "memory"), rows),
         jobs_table(status.jobs, title="\nJobs"),
         table("\nFleets", ("fleet", "version", "instances", "weight"), fleets),
+        *([_deployment(status.rollout.deployment)] if status.rollout.deployment else []),
         f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}",
     )
 
@@ -211,6 +213,13 @@ def jobs_table(jobs: Sequence[JobStatus], title: str = "Jobs") -> Table:
 
 def _minute(time: datetime | None) -> str:
     return f"{time:%Y-%m-%d %H:%M}" if time else "-"
+
+
+def _deployment(last: Deployment) -> str:
+    step = f", step {last.step + 1} of {len(last.weights)}" if last.status == "shifting" else ""
+    asked = f", asked to {last.request}" if last.request else ""
+    why = f": {last.reason}" if last.reason else ""
+    return f"\n{last.version} to {last.target} by {last.strategy}: {last.status}{step}{asked}{why}"
 
 
 def _coloured(health: str) -> Text:

@@ -29,6 +29,7 @@ class AdvisoryLock(NamedTuple):
 
 MIGRATION_LOCK = AdvisoryLock(1, "migration lock")
 BOOTSTRAP_LOCK = AdvisoryLock(2, "bootstrap lock")
+DEPLOYMENT_LOCK = AdvisoryLock(3, "deployment lock")
 
 _POLL_S = (0.05, 0.25)
 

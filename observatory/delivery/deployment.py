@@ -18,6 +18,7 @@ from observatory.delivery.protocols import (
     BalancerError,
     Clock,
     Hosts,
+    HostsError,
     Journal,
     Metrics,
     MetricsUnavailableError,
@@ -273,6 +274,7 @@ class _Run:
             raise
         except Exception as trouble:
             self.roll_back(str(trouble))
+            self._restore_target()
             raise RolledBackError(f"rolled back: {trouble}") from trouble
 
     def _forward(self) -> RolloutDocument:
@@ -368,6 +370,13 @@ class _Run:
                 f"all traffic is back on {source} ({reason}), but {source} is not healthy: look at `observatory status`"
             )
         return self._document
+
+    def _restore_target(self) -> None:
+        """Bring the target back to what it ran before; without traffic it may also wait for the next `up`."""
+        try:
+            self._world.hosts.install(self._deployment.target)
+        except HostsError as error:
+            self._record("not-restored", fleet=self._deployment.target, reason=str(error))
 
     def _settle(self) -> None:
         """Tell the balancer, again if need be: giving up here leaves users on a fleet that was found bad."""

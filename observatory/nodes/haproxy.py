@@ -16,9 +16,14 @@ from observatory.settings import StackSettings
 SERVER = "balancer"  # of the certificate
 
 
-def weights_map(weights: Mapping[FleetName, int]) -> str:
-    """Return the map file of percentages by fleet, such as `green 0`."""
-    return "".join(f"{fleet} {weight}\n" for fleet, weight in sorted(weights.items()))
+def weights_file(paths: Paths) -> str:
+    """Return the path of the map of percentages by fleet, a line each, such as `green 0`."""
+    return f"{paths.config}/haproxy/weights.map"
+
+
+def runtime_socket(paths: Paths) -> str:
+    """Return the path of the socket by which a running HAProxy is asked and told."""
+    return f"{paths.run}/haproxy.sock"
 
 
 def haproxy(
@@ -26,16 +31,18 @@ def haproxy(
     paths: Paths,
     *,
     instances: Mapping[FleetName, tuple[int, ...]],
-    weights: Mapping[FleetName, int],
 ) -> Unit:
-    """Return the balancer: `instances` are the ports of each fleet, `weights` its percentage of the traffic."""
+    """Return the balancer: `instances` are the ports of each fleet.
+
+    The map of weights is no file of the unit: it changes while the balancer runs, and must be there before it starts.
+    """
     ports = settings.ports
     directory = f"{paths.config}/haproxy"
     config = render(
         "haproxy.cfg.j2",
         ports=ports,
-        run=paths.run,
-        weights_file=f"{directory}/weights.map",
+        runtime_socket=runtime_socket(paths),
+        weights_file=weights_file(paths),
         instances=instances,
         drain_seconds=settings.fleets.drain_seconds,
         certificate=combined_file(paths, SERVER),
@@ -51,7 +58,7 @@ def haproxy(
             "ports.preview": ports.preview,
             "ports.balancer_stats": ports.balancer_stats,
         },
-        files={f"{directory}/haproxy.cfg": config, f"{directory}/weights.map": weights_map(weights)},
+        files={f"{directory}/haproxy.cfg": config},
         reload_signal="USR2",
         reload_rebinds=True,
         stop_signal="USR1",  # finish what is in flight

@@ -4,6 +4,13 @@ Wires settings, engine, runtime and service build together. Nothing here prints;
 """
 
 from observatory.operations.backups import create_backup, list_backups
+from observatory.operations.delivery import (
+    add_release,
+    control_rollout,
+    deploy_application,
+    list_releases,
+    roll_back_application,
+)
 from observatory.operations.engines import EngineChoice, NeedsCliError, choose_engine
 from observatory.operations.jobs import JobStatus, jobs, run_job, run_scheduler
 from observatory.operations.logs import rotate_logs
@@ -27,15 +34,20 @@ __all__ = [
     "Plan",
     "Status",
     "UpResult",
+    "add_release",
     "choose_engine",
+    "control_rollout",
     "create_backup",
+    "deploy_application",
     "down",
     "environment",
     "jobs",
     "list_backups",
+    "list_releases",
     "open_workspace",
     "outputs",
     "preview",
+    "roll_back_application",
     "rotate_logs",
     "run_job",
     "run_scheduler",

@@ -21,6 +21,7 @@ from observatory.runtime.errors import (
     SandboxUnavailable,
 )
 from observatory.runtime.files import short_path, write_file
+from observatory.runtime.haproxy import BalancerUnreachable, LiveMap
 from observatory.runtime.ports import check_ports, find_free_ports, listeners
 from observatory.runtime.probe import Probe
 from observatory.runtime.rootfs import Progress, ensure_rootfs, package_versions, rootfs_path
@@ -28,7 +29,9 @@ from observatory.runtime.sandbox import Process, Sandbox
 from observatory.runtime.supervisor import Program, ProgramStatus, Supervisor
 
 __all__ = [
+    "BalancerUnreachable",
     "DaemonFailed",
+    "LiveMap",
     "LockHeldError",
     "PortInUse",
     "Probe",

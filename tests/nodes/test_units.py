@@ -16,7 +16,7 @@ from observatory.nodes.exporters import (
     postgres_exporter,
     redis_exporter,
 )
-from observatory.nodes.haproxy import haproxy, weights_map
+from observatory.nodes.haproxy import haproxy
 from observatory.nodes.pgbouncer import pgbouncer, user_lines
 from observatory.nodes.postgres import api_credentials, api_credentials_file, host_based_authentication, patroni
 from observatory.nodes.prometheus import prometheus
@@ -29,7 +29,7 @@ SETTINGS, PATHS = StackSettings(), Paths()
 
 def all_units() -> list[Unit]:
     instance = storage(SETTINGS, PATHS, fleet="blue", index=2, version="v0.1.0", sha256="a" * 64)
-    balancer = haproxy(SETTINGS, PATHS, instances={"blue": (1, 2), "green": ()}, weights={"blue": 95, "green": 5})
+    balancer = haproxy(SETTINGS, PATHS, instances={"blue": (1, 2), "green": ()})
     node = [unit(SETTINGS, PATHS) for unit in (etcd, patroni, pgbouncer, valkey)]
     monitoring = [
         node_exporter(SETTINGS, PATHS),
@@ -109,10 +109,6 @@ def test_another_build_of_a_version_runs_from_another_directory() -> None:
         storage(SETTINGS, PATHS, fleet="blue", index=1, version="v0.1.0", sha256=digit * 64).command for digit in "ab"
     }
     assert len(commands) == 2
-
-
-def test_the_weights_map_has_a_line_for_each_fleet() -> None:
-    assert weights_map({"green": 5, "blue": 95}) == "blue 95\ngreen 5\n"
 
 
 def test_a_quote_in_a_password_is_doubled_for_the_pooler() -> None:

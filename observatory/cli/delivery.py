@@ -1,0 +1,156 @@
+"""The commands that bring versions of the service to the fleets, and take them back."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from observatory import operations
+from observatory.cli.app import (
+    Engine,
+    EngineOption,
+    EnvironmentOption,
+    Output,
+    OutputOption,
+    app,
+    confirm,
+    deploy_group,
+    print_json,
+)
+from observatory.console import ConsoleReporter, answer, table
+from observatory.delivery.rollout import FleetName, RolloutDocument, Strategy
+
+releases = typer.Typer(help="Keep versions of the service that may be deployed.", no_args_is_help=True)
+app.add_typer(releases, name="release")
+rollout = typer.Typer(help="Steer the deployment that runs at another terminal.", no_args_is_help=True)
+app.add_typer(rollout, name="rollout")
+
+
+class Method(StrEnum):
+    """What is rolled back."""
+
+    BLUE_GREEN = "blue-green"
+    APPLICATION = "application"
+
+
+@deploy_group.command()
+def application(
+    *,
+    version: Annotated[str, typer.Option(help="A kept release, as v0.2.0.")],
+    strategy: Annotated[Strategy, typer.Option(help="blue-green moves all traffic at once, canary by steps.")],
+    target: Annotated[FleetName | None, typer.Option(help="The fleet to use; the idle one by default.")] = None,
+    canary_percentage: Annotated[int | None, typer.Option(help="First step of a canary, in percent.")] = None,
+    bake: Annotated[float | None, typer.Option(min=0, help="Seconds that each step is watched.")] = None,
+    accept_drift: Annotated[bool, typer.Option(help="Go on although somebody changed the balancer's weights.")] = False,
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+    engine: EngineOption = Engine.AUTO,
+) -> None:
+    """Bring a version to the idle fleet and give it the traffic under gates; any trouble rolls it back."""
+    if canary_percentage is not None and strategy != "canary":
+        raise typer.BadParameter("--canary-percentage goes with --strategy canary")
+    with ConsoleReporter() as report:
+        done = operations.deploy_application(
+            operations.open_workspace(environment),
+            version=version,
+            strategy=strategy,
+            target=target,
+            canary_percentage=canary_percentage,
+            bake_seconds=bake,
+            accept_drift=accept_drift,
+            choice=engine.value,
+            report=report,
+        )
+    _show(done, output)
+
+
+@app.command()
+def rollback(
+    *,
+    method: Annotated[Method, typer.Option(help="blue-green: the fleet that served before; application: a version.")],
+    version: Annotated[str | None, typer.Option(help="With --method application: the version to go back to.")] = None,
+    emergency: Annotated[bool, typer.Option(help="No questions, the fastest safe path.")] = False,
+    reason: Annotated[str, typer.Option(help="For the record.")] = "asked for",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+    engine: EngineOption = Engine.AUTO,
+) -> None:
+    """Give the traffic back to the fleet that served before, also while a deployment runs."""
+    workspace = operations.open_workspace(environment)
+    if (version is None) == (method is Method.APPLICATION):
+        raise typer.BadParameter("--version goes with --method application, and only with it")
+    if not (yes or emergency):
+        confirm(f"Roll the stack {environment!r} back?")
+    with ConsoleReporter() as report:
+        if method is Method.BLUE_GREEN:
+            done = operations.roll_back_application(workspace, reason=reason, report=report)
+        else:
+            assert version is not None  # noqa: S101 - checked above
+            done = operations.deploy_application(
+                workspace, version=version, strategy="blue-green", bake_seconds=0, choice=engine.value, report=report
+            )
+    _show(done, output)
+
+
+@rollout.command()
+def pause(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
+    """Stay at the present step; gates go on watching."""
+    _show(operations.control_rollout(operations.open_workspace(environment), "pause"), output)
+
+
+@rollout.command()
+def resume(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
+    """Go on after a pause."""
+    _show(operations.control_rollout(operations.open_workspace(environment), None), output)
+
+
+@rollout.command()
+def promote(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
+    """End the present step's bake now, unless its gate fails."""
+    _show(operations.control_rollout(operations.open_workspace(environment), "promote"), output)
+
+
+@rollout.command()
+def abort(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
+    """Roll the deployment back."""
+    _show(operations.control_rollout(operations.open_workspace(environment), "abort"), output)
+
+
+@releases.command()
+def add(
+    file: Annotated[Path, typer.Argument(help="The artifact; its manifest lies beside it as NAME.json.")],
+    manifest: Annotated[Path | None, typer.Option(help="The manifest, where it lies elsewhere.")] = None,
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Keep a release, checked against its manifest."""
+    added = operations.add_release(operations.open_workspace(environment), file, manifest)
+    if output is Output.JSON:
+        print_json(added.model_dump())
+        return
+    answer(f"Kept {added.version} ({added.sha256[:12]}), for schema {added.schema_min} to {added.schema_max}")
+
+
+@releases.command(name="list")
+def list_all(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
+    """List the kept releases."""
+    kept = operations.list_releases(operations.open_workspace(environment))
+    if output is Output.JSON:
+        print_json([each.model_dump() for each in kept])
+        return
+    rows = [(each.version, each.sha256[:12], f"{each.schema_min} to {each.schema_max}") for each in kept]
+    answer(table("Releases", ("version", "SHA-256", "schema"), rows) if rows else "No release is kept yet.")
+
+
+def _show(done: RolloutDocument, output: Output) -> None:
+    if output is Output.JSON:
+        print_json(done.model_dump())
+        return
+    rows = [(name, done.fleet(name).version, f"{done.fleet(name).weight} %") for name in ("blue", "green")]
+    answer(table("Fleets", ("fleet", "version", "weight"), rows))
+    if done.deployment:
+        answer(f"\n{done.deployment.version} to {done.deployment.target}: {done.deployment.status}")

@@ -1,0 +1,272 @@
+"""Bringing versions of the service to the fleets, and taking them back."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, NoReturn
+
+from observatory import engine
+from observatory.bootstrap import OperationError, engine_options, state_options
+from observatory.delivery.deployment import (
+    DeliveryRefusedError,
+    Order,
+    World,
+    ask,
+    canary_weights,
+    deploy,
+    roll_back,
+)
+from observatory.delivery.releases import Manifest, ReleaseError
+from observatory.delivery.rollout import FleetName, RolloutDocument, Strategy
+from observatory.operations.engines import EngineChoice, choose_engine, module_of
+from observatory.operations.stack import outputs
+from observatory.platforms.local import HaproxyBalancer, LocalHosts, SystemClock
+from observatory.platforms.prometheus import PrometheusMetrics
+from observatory.progress import Phase, Progress, Reporter, silent
+from observatory.settings import FLEETS, StackSettings, load_file
+from observatory.workspace import Workspace
+
+BLUE_GREEN: tuple[int, ...] = (100,)
+
+
+def add_release(workspace: Workspace, artifact: Path, manifest: Path | None = None) -> Manifest:
+    """Keep a release, checked against its manifest's digest; the manifest lies beside the artifact unless it is given.
+
+    Raises:
+        ReleaseError: one of the two is missing, or they do not fit.
+    """
+    beside = artifact.with_name(artifact.name.removesuffix(".tar.gz") + ".json")
+    return workspace.releases.add(artifact, manifest or beside)
+
+
+def list_releases(workspace: Workspace) -> list[Manifest]:
+    """Return the kept releases."""
+    return [workspace.releases.manifest(version) for version in workspace.releases.versions()]
+
+
+def deploy_application(
+    workspace: Workspace,
+    *,
+    version: str,
+    strategy: Strategy,
+    target: FleetName | None = None,
+    canary_percentage: int | None = None,
+    bake_seconds: float | None = None,
+    accept_drift: bool = False,
+    choice: EngineChoice = "auto",
+    report: Reporter = silent,
+) -> RolloutDocument:
+    """Bring a kept version to a fleet and give it the traffic, step by step under gates; undo it on any trouble.
+
+    Called again after it was killed, it goes on where it was.
+
+    Args:
+        workspace: the stack's.
+        version: a kept release.
+        strategy: blue-green moves all traffic at once, canary by steps.
+        target: the fleet; None for the idle one.
+        canary_percentage: first step of a canary; None for the first of the settings.
+        bake_seconds: how long each step is watched; None for the settings'.
+        accept_drift: go on although the balancer divides the traffic in another way than the rollout document says.
+        choice: of the engine that installs the version.
+        report: gets progress.
+
+    Raises:
+        DeliveryRefusedError: nothing was changed.
+        LockHeldError: another deployment is under way; nothing was changed.
+        RolledBackError: the old fleet serves.
+        RollbackFailedError: and the way back failed.
+        TakenOverError: a rollback or another deployment took over.
+        KeyboardInterrupt: interrupted, and rolled back.
+    """
+    settings = _local(workspace)
+    manifest = _manifest(workspace, version)
+    known = outputs(workspace, show_secrets=True)
+    _check_schema(manifest, known)
+    weights = BLUE_GREEN
+    if strategy == "canary":
+        steps = settings.delivery.canary_steps
+        weights = canary_weights(steps[0] if canary_percentage is None else canary_percentage, steps)
+    order = Order(
+        version=manifest.version,
+        sha256=manifest.sha256,
+        strategy=strategy,
+        target=target,
+        weights=weights,
+        bake_s=settings.delivery.bake_seconds if bake_seconds is None else bake_seconds,
+        actor=_actor(),
+        accept_drift=accept_drift,
+    )
+    world = _world(workspace, settings, known, choice, report)
+    with _deployment_lock(known["admin_database_url"], settings), _terminated_as_interrupted():
+        return deploy(world, order)
+
+
+def roll_back_application(
+    workspace: Workspace, *, reason: str, choice: EngineChoice = "auto", report: Reporter = silent
+) -> RolloutDocument:
+    """Give all traffic back to the fleet that served before, at once, taking over from a deployment that runs.
+
+    Needs the rollout document and the balancer only: no database, no lock, no engine.
+
+    Raises:
+        DeliveryRefusedError: there is nothing to roll back to.
+        RollbackFailedError: the balancer cannot be told, or the fleet is not healthy.
+    """
+    settings = _local(workspace)
+    world = _world(workspace, settings, _without_secrets(workspace), choice, report)
+    return roll_back(world, actor=_actor(), reason=reason)
+
+
+def control_rollout(workspace: Workspace, request: Literal["pause", "promote", "abort"] | None) -> RolloutDocument:
+    """Ask something of the deployment that runs at another terminal; None resumes a paused one.
+
+    Raises:
+        DeliveryRefusedError: none is under way.
+    """
+    settings = _local(workspace)
+    return ask(_world(workspace, settings, _without_secrets(workspace), "auto", silent), request)
+
+
+def _local(workspace: Workspace) -> StackSettings:
+    settings = load_file(workspace.config_file)
+    if settings.platform != "local":
+        raise OperationError(
+            f"the stack {workspace.stack!r} is on {settings.platform}: deliveries there are not built yet; nothing was "
+            "changed"
+        )
+    return settings
+
+
+def _manifest(workspace: Workspace, version: str) -> Manifest:
+    try:
+        return workspace.releases.manifest(version)
+    except ReleaseError as error:
+        raise DeliveryRefusedError(str(error)) from error
+
+
+def _check_schema(manifest: Manifest, known: Any) -> None:
+    """Refuse a version that the schema does not fit."""
+    schema = int(known.get("schema_version") or 0)
+    if not manifest.schema_min <= schema <= manifest.schema_max:
+        raise DeliveryRefusedError(
+            f"{manifest.version} works with schema {manifest.schema_min} to {manifest.schema_max}, the schema is "
+            f"{schema}: run `observatory deploy database` first, or deploy another version"
+        )
+
+
+def _without_secrets(workspace: Workspace) -> Any:
+    return engine.outputs(state_options(workspace))
+
+
+def _world(workspace: Workspace, settings: StackSettings, known: Any, choice: EngineChoice, report: Reporter) -> World:
+    if not known:
+        raise DeliveryRefusedError(f"the stack {workspace.stack!r} is not up: run `observatory up` first")
+    sandbox, size = workspace.sandbox, settings.fleets.size
+    runner = module_of(choose_engine(choice))
+    hosts = LocalHosts(
+        rollout=workspace.rollout,
+        ports={fleet: range(getattr(settings.ports, fleet), getattr(settings.ports, fleet) + size) for fleet in FLEETS},
+        preview_url=known["preview_url"],
+        api_key=known["api_key"],
+        plan=lambda: runner.preview(engine_options(workspace)),
+        up=lambda: runner.up(engine_options(workspace)),
+        forget=lambda trace_ids: _forget(known["admin_database_url"], settings, trace_ids),
+    )
+    metrics = PrometheusMetrics(
+        url=known["prometheus_url"],
+        stack=workspace.stack,
+        preview_url=known["preview_url"],
+        api_key=known["api_key"],
+    )
+    return World(
+        store=workspace.rollout,
+        balancer=HaproxyBalancer(sandbox),
+        hosts=hosts,
+        metrics=metrics,
+        clock=SystemClock(),
+        journal=FileJournal(workspace.journal, report),
+        limits=settings.delivery.gates,
+    )
+
+
+@dataclass(frozen=True)
+class FileJournal:
+    """Takes down each event as a line of JSON, and tells who watches."""
+
+    file: Path
+    report: Reporter
+
+    def record(self, event: str, **details: Any) -> None:
+        """Take down what happened; never fails a deployment."""
+        entry = {"at": time.time(), "actor": _actor(), "event": event, **details}
+        with contextlib.suppress(OSError):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry, default=_plain) + "\n")
+        self.report(Progress(task=event, phase=Phase.DONE, detail=_told(details)))
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+
+
+def _told(details: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {_plain(value) if is_dataclass(value) else value}"
+        for key, value in details.items()
+        if key != "deployment" and value not in (None, (), {})
+    )
+
+
+def _forget(admin_url: str, settings: StackSettings, trace_ids: Sequence[str]) -> None:
+    from observatory.database import connect  # noqa: PLC0415 - psycopg only where it is used
+    from observatory.database.connection import with_database  # noqa: PLC0415
+
+    with connect(with_database(admin_url, settings.database.name), purpose="remove smoke traces") as connection:
+        connection.execute("DELETE FROM llm_traces WHERE trace_id = ANY (%s)", [list(trace_ids)])
+
+
+@contextlib.contextmanager
+def _deployment_lock(admin_url: str, settings: StackSettings) -> Iterator[None]:
+    """Hold the deployment lock: one deployment at a time; PostgreSQL frees it when this process ends."""
+    from observatory.database import connect  # noqa: PLC0415 - psycopg only where it is used
+    from observatory.database.connection import with_database  # noqa: PLC0415
+    from observatory.database.lock import DEPLOYMENT_LOCK, session_lock  # noqa: PLC0415
+
+    with (
+        connect(with_database(admin_url, settings.database.name), purpose="deployment") as connection,
+        session_lock(connection, DEPLOYMENT_LOCK, wait_s=0),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM undo what is under way, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _actor() -> str:
+    return f"{getpass.getuser()}@{socket.gethostname()}"

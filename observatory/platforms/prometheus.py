@@ -1,0 +1,103 @@
+"""A fleet's measurements from Prometheus, for gates.
+
+The window is four scrapes: short enough that a bad version is seen within seconds, long enough that one scrape that
+failed leaves no gap. Synthetic requests go through the preview listener, so a fleet without traffic can be judged too.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from observatory.delivery.protocols import MetricsUnavailableError, Sample
+from observatory.delivery.rollout import FleetName
+
+WINDOW = "20s"
+ANSWER_SECONDS = 2.0
+PROBE_SECONDS = 2.0  # over which synthetic requests are spread
+
+# `%s` stands for the matchers of one fleet of one stack. A ratio without traffic has no value.
+REQUESTS = f"sum(increase(haproxy_backend_http_responses_total{{%s}}[{WINDOW}]))"
+FAILED = f'sum(increase(haproxy_backend_http_responses_total{{%s,code="5xx"}}[{WINDOW}]))'
+WRITES = f"sum(increase(storage_writes_total{{%s}}[{WINDOW}]))"
+FAILED_WRITES = f'sum(increase(storage_writes_total{{%s,status="error"}}[{WINDOW}]))'
+P95 = f"histogram_quantile(0.95, sum by (le) (rate(storage_http_request_duration_seconds_bucket{{%s}}[{WINDOW}]))) >= 0"
+SATURATION = "max(max without (table) (storage_buffer_size{%s}) / storage_buffer_capacity{%s})"
+STARTED = "process_start_time_seconds{%s}"
+ALERTS = 'ALERTS{%s,alertstate="firing",rollback="true"}'
+
+
+@dataclass(kw_only=True)
+class PrometheusMetrics:
+    """Samples of the fleets of one stack.
+
+    Attributes:
+        url: of Prometheus.
+        stack: whose series these are.
+        preview_url: the listener where a header chooses the fleet.
+        api_key: for synthetic requests.
+    """
+
+    url: str
+    stack: str
+    preview_url: str
+    api_key: str = field(repr=False)
+    _started: dict[tuple[str, str], float] = field(default_factory=dict, init=False, repr=False)
+
+    def sample(self, fleet: FleetName) -> Sample:
+        """Return what is known of a fleet now.
+
+        Raises:
+            MetricsUnavailableError: Prometheus does not answer, or sees no instance of the fleet.
+        """
+        started = self._ask(STARTED, fleet)
+        if not started:
+            raise MetricsUnavailableError(f"Prometheus at {self.url} sees no instance of {fleet}")
+        return Sample(
+            requests=self._number(REQUESTS, fleet) or 0.0,
+            error_ratio=max(self._ratio(FAILED, REQUESTS, fleet), self._ratio(FAILED_WRITES, WRITES, fleet)),
+            p95_s=self._number(P95, fleet),
+            saturation=self._number(SATURATION, fleet) or 0.0,
+            restarts=self._restarts(fleet, started),
+            alerts=tuple(sorted({each["metric"]["alertname"] for each in self._ask(ALERTS, fleet)})),
+        )
+
+    def probe(self, fleet: FleetName, requests: int) -> None:
+        """Read a few traces from a fleet, `requests` times; what it answers is seen by the next sample."""
+        headers = {"Authorization": f"Bearer {self.api_key}", "X-Observatory-Fleet": fleet}
+        with httpx.Client(base_url=self.preview_url, headers=headers, timeout=ANSWER_SECONDS) as client:
+            for _ in range(requests):
+                try:
+                    client.get("/v1/traces", params={"limit": 1})
+                except httpx.HTTPError:
+                    return  # the sample tells
+                time.sleep(PROBE_SECONDS / requests)
+
+    def _restarts(self, fleet: FleetName, started: list[dict[str, Any]]) -> int:
+        """Count the instances that started again since they were first sampled."""
+        restarts = 0
+        for series in started:
+            key, now = (fleet, series["metric"]["instance"]), float(series["value"][1])
+            restarts += self._started.setdefault(key, now) != now
+        return restarts
+
+    def _ratio(self, part: str, whole: str, fleet: FleetName) -> float:
+        total = self._number(whole, fleet) or 0.0
+        return (self._number(part, fleet) or 0.0) / total if total else 0.0
+
+    def _number(self, expression: str, fleet: FleetName) -> float | None:
+        found = self._ask(expression, fleet)
+        return float(found[0]["value"][1]) if found else None
+
+    def _ask(self, expression: str, fleet: FleetName) -> list[dict[str, Any]]:
+        """Return the vector that an expression has now."""
+        query = expression.replace("%s", f'stack="{self.stack}",fleet="{fleet}"')
+        try:
+            answer = httpx.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=ANSWER_SECONDS)
+            found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            raise MetricsUnavailableError(f"Prometheus at {self.url} does not answer: {error}") from error
+        return found

@@ -1,0 +1,129 @@
+"""Versions come and go on a real stack under load, and no request is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.stack.conftest import a_checkout
+from tests.support.checkout import Checkout
+from tests.support.releases import variant
+
+EMBEDDED = ("--engine", "embedded")
+RATE = 40  # requests a second: enough to judge, little enough for two busy cores
+
+
+class Load:
+    """Readers and writers at a fixed pace, until stopped; `failed` is every answer above 299 and every error."""
+
+    def __init__(self, stack: Checkout) -> None:
+        self.url, self.key, self.trusted = stack.output("service_url"), stack.output("api_key"), stack.trusted()
+        self.versions: Counter[str] = Counter()
+        self.failed: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(4)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, number: int) -> None:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        with httpx.Client(base_url=self.url, headers=headers, verify=self.trusted, timeout=20) as client:
+            while not self._stop.wait(4 / RATE):
+                try:
+                    self._note(client.post("/v1/logs", json={"items": [line()]}) if number == 0 else client.get(READ))
+                except httpx.HTTPError as error:
+                    self.failed.append(repr(error))
+
+    def _note(self, answer: httpx.Response) -> None:
+        self.versions[answer.headers.get("X-Observatory-Version", "none")] += 1
+        if answer.is_error:
+            self.failed.append(f"{answer.status_code} {answer.text[:100]}")
+
+
+READ = "/v1/traces?limit=1"
+
+
+def line() -> dict[str, str]:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"ts": now, "log_level": "info", "message": "load"}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Checkout]:
+    """A stack with several versions in its store."""
+    with a_checkout(tmp_path_factory.mktemp("delivery"), rootfs) as checkout:
+        checkout.configure(delivery={"bake_seconds": 12, "gates": {"minimum_requests": 10, "deadline_s": 40}})
+        checkout.run("up", *EMBEDDED)
+        first = checkout.root / ".observatory/releases/v0.1.0.tar.gz"
+        for version, fault in (("v0.2.0", "good"), ("v0.3.0", "failing"), ("v0.4.0", "unready")):
+            made = variant(first, version, checkout.root / "made", fault=fault)
+            checkout.run("release", "add", str(made))
+        checkout.run("release", "add", str(variant(first, "v0.5.0", checkout.root / "made", schema_min=99)))
+        yield checkout
+
+
+def test_a_version_comes_by_blue_green_and_goes_back_without_a_lost_request(own: Checkout) -> None:
+    with Load(own) as load:
+        time.sleep(1)
+        done = own.json("deploy", "application", "--version", "v0.2.0", "--strategy", "blue-green", *EMBEDDED)
+        assert done["deployment"]["status"] == "promoted"
+        assert (done["green"]["version"], done["green"]["weight"]) == ("v0.2.0", 100)
+        again = own.json("up", *EMBEDDED)
+        assert set(again["summary"]) == {"same"}
+        back = own.json("rollback", "--method", "blue-green", "--emergency")
+        assert back["blue"]["weight"] == 100
+        time.sleep(1)
+    assert load.failed == []
+    assert load.versions["v0.2.0"] > 100
+    assert load.versions["v0.1.0"] > 20
+
+
+def test_a_canary_with_errors_is_rolled_back_and_few_users_see_it(own: Checkout) -> None:
+    with Load(own) as load:
+        said = own.run(
+            "deploy", "application", "--version", "v0.3.0", "--strategy", "canary", "--canary-percentage", "20",
+            *EMBEDDED, expect=1,
+        ).stderr  # fmt: skip
+    assert "errors" in said
+    assert len(load.failed) < sum(load.versions.values()) * 0.2
+    assert own.json("status")["rollout"]["blue"]["weight"] == 100
+
+
+def test_a_version_that_never_gets_ready_never_gets_traffic(own: Checkout) -> None:
+    with Load(own) as load:
+        own.run("deploy", "application", "--version", "v0.4.0", "--strategy", "blue-green", *EMBEDDED, expect=1)
+    assert load.failed == []
+    assert "v0.4.0" not in load.versions
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--version", "v9.9.9", "--strategy", "blue-green"), "not in the store"),
+        (("--version", "v0.5.0", "--strategy", "blue-green"), "works with schema 99"),
+        (("--version", "v0.2.0", "--strategy", "blue-green", "--target", "blue"), "blue serves"),
+        (("--version", "v0.2.0", "--strategy", "canary", "--canary-percentage", "100"), "between 1 and 99"),
+    ],
+)
+def test_what_cannot_be_deployed_is_refused(own: Checkout, arguments: tuple[str, ...], message: str) -> None:
+    before = own.json("status")["rollout"]
+    assert message in own.run("deploy", "application", *arguments, *EMBEDDED, expect=3).stderr
+    assert own.json("status")["rollout"] == before
+
+
+def test_steering_without_a_deployment_is_refused(own: Checkout) -> None:
+    assert "no deployment is under way" in own.run("rollout", "pause", expect=3).stderr

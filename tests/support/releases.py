@@ -1,0 +1,62 @@
+"""Further versions of the reference service, good and bad: the real artifact, a fault inside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+import tempfile
+from pathlib import Path
+
+FAULTS = {
+    "good": "",
+    "unready": "if scope['path'] == '/health/ready': raise RuntimeError('never ready')",
+    "failing": "if scope['path'] == '/v1/logs' and random.random() < 0.5: raise RuntimeError('a fault')",
+    "slow": "if scope['path'].startswith('/v1/'): await asyncio.sleep(1.5)",
+    "crashing": "",
+}
+CRASH_AFTER_S = 20
+
+SNIPPET = """
+import asyncio, os, random, threading
+import storage_service.app as module
+
+class Faulty(module.Starlette):
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http":
+            {fault}
+            pass
+        await super().__call__(scope, receive, send)
+
+module.Starlette = Faulty
+{further}
+"""
+
+
+def variant(source: Path, version: str, target: Path, *, fault: str = "good", schema_min: int | None = None) -> Path:
+    """Write `version` with a fault into the directory `target`, made from an artifact, and return the new artifact."""
+    further = f"threading.Timer({CRASH_AFTER_S}, lambda: os._exit(1)).start()" if fault == "crashing" else ""
+    snippet = SNIPPET.format(fault=FAULTS[fault], further=further)
+    manifest = json.loads(source.with_name(source.name.replace(".tar.gz", ".json")).read_text())
+    target.mkdir(parents=True, exist_ok=True)
+    artifact = target / f"{version}.tar.gz"
+    with tempfile.TemporaryDirectory() as directory:
+        tree = Path(directory)
+        with tarfile.open(source) as archive:
+            archive.extraction_filter = lambda member, _path: member  # Debian 12's Python knows no filters by name
+            archive.extractall(tree)  # noqa: S202 - our own
+        launcher = tree / "bin/storage-service"
+        importing = "from storage_service.__main__ import main"
+        launcher.write_text(launcher.read_text().replace(importing, f"{snippet}\n{importing}"))
+        release_file = tree / "lib/storage_service/release.json"
+        release = {**json.loads(release_file.read_text()), "version": version}
+        release_file.write_text(json.dumps(release))
+        with tarfile.open(artifact, "w:gz", compresslevel=1) as archive:
+            for entry in sorted(tree.iterdir()):
+                archive.add(entry, arcname=entry.name)
+    digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
+    changed = {**manifest, "version": version, "file": artifact.name, "sha256": digest}
+    if schema_min is not None:
+        changed |= {"schema_min": schema_min, "schema_max": schema_min}
+    artifact.with_name(f"{version}.json").write_text(json.dumps(changed))
+    return artifact
