@@ -75,9 +75,9 @@ def database_address(settings: AwsSettings) -> str:
 class Database(pulumi.ComponentResource):
     """TimescaleDB on PostgreSQL 17, and pgBouncer. `ready` is what the schema waits for, `pooled` what clients do.
 
-    Outputs: `admin_url` (superuser) and `owner_url` (migrations), both secret and for the operations VPC; `urls` (by login)
-    and `url` (the service's), both secret; `login` (secret; the service's user and password, on a line each); `ca_file`,
-    by which clients verify the servers; `admin_secret`, the place of `admin_url` in the secret store.
+    Outputs: `admin_url` (superuser) and `owner_url` (migrations), both secret and for the operations VPC; `urls` (by
+    login) and `url` (the service's), both secret; `login` (secret; the service's user and password, on a line each);
+    `ca_file`, by which clients verify the servers; `admin_secret`, the place of `admin_url` in the secret store.
     """
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
