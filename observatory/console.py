@@ -17,14 +17,25 @@ from rich.text import Text
 
 from observatory.progress import Phase, Progress
 
-MARKS = {Phase.DONE: "[green]✓[/]", Phase.FAILED: "[red]✗[/]"}
+MARKS = {Phase.DONE: "[green]✓[/]", Phase.FAILED: "[red]✗[/]", Phase.WARNED: "[yellow]![/]"}
+
+
+class _Stderr(Console):
+    """Standard error, which may be a pipe that nobody reads any more: then nothing is shown, and the work goes on."""
+
+    def __init__(self, *, soft_wrap: bool = False) -> None:
+        super().__init__(stderr=True, highlight=False, soft_wrap=soft_wrap)
+
+    def on_broken_pipe(self) -> None:
+        """Be quiet, where rich would end the program."""
+        self.quiet = True
 
 
 class ConsoleReporter:
     """Shows running tasks as spinners on a terminal, and every ended task as a line; a log gets the lines only."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = _Stderr()
         self._running: dict[str, str] = {}
         self._spinner = Spinner("dots")
         self._live = Live(console=self._console, transient=True, get_renderable=self._table, refresh_per_second=8)
@@ -41,11 +52,17 @@ class ConsoleReporter:
             self._live.stop()
 
     def __call__(self, progress: Progress) -> None:
-        """Take one piece of news; may be called from any thread."""
+        """Take one piece of news; may be called from any thread. Where nobody reads any more, nobody is told."""
+        with contextlib.suppress(OSError):
+            self._show(progress)
+
+    def _show(self, progress: Progress) -> None:
         if progress.phase in MARKS:
             self._running.pop(progress.task, None)
             seconds = f" [dim]{progress.seconds:.1f} s[/]" if progress.seconds >= 0.05 else ""  # noqa: PLR2004
-            self._console.print(f"{MARKS[progress.phase]} {progress.task}{seconds}")
+            self._console.print(
+                Text.from_markup(MARKS[progress.phase]) + Text(f" {progress.task}") + Text.from_markup(seconds)
+            )
             return
         if progress.phase is Phase.STARTED and not self._console.is_terminal:
             self._console.print(f"… {progress.task}")
@@ -82,5 +99,6 @@ def show_live(view: Callable[[], RenderableType]) -> None:
 
 
 def complain(message: str) -> None:
-    """Print an error on stderr."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"error: {message}", style="red"))
+    """Print an error on stderr, if somebody still reads it."""
+    with contextlib.suppress(OSError):
+        _Stderr(soft_wrap=True).print(Text(f"error: {message}", style="red"))

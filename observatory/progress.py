@@ -10,12 +10,13 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Where a task stands."""
+    """Where a task stands; WARNED is none, but a remark that stands for itself."""
 
     STARTED = "started"
     MOVED = "moved"
     DONE = "done"
     FAILED = "failed"
+    WARNED = "warned"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from pulumi.automation import CommandResult, OnOutput, PulumiCommand
 from pulumi.automation.errors import create_command_error
 
 from observatory.engine import Interrupted
+from observatory.interruption import heeded
 
 _END_TIMEOUT_S = 5.0  # a killed process is gone at once, unless the kernel holds it
 
@@ -39,11 +40,11 @@ class SessionCommand(PulumiCommand):
 
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[None]:
-        """On SIGINT or SIGTERM, let the CLI end its steps in flight; on a second SIGINT, it breaks off."""
+        """On a signal that stops, let the CLI end its steps in flight; on a second SIGINT, it breaks off."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._stop) for number in heeded()}
         try:
             yield
         finally:

@@ -28,6 +28,7 @@ from observatory.delivery.releases import ReleaseError
 from observatory.delivery.rollout import RolloutError
 from observatory.demonstration import DemonstrationError
 from observatory.engine import ConfigError, EngineError, Interrupted, LockedError
+from observatory.interruption import interrupt_on_signals
 from observatory.operations import NeedsCliError
 from observatory.runtime import LockHeldError, PortInUse, RuntimeFault
 from observatory.scheduling.runner import UnknownJobError
@@ -67,6 +68,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
 
 def main() -> None:
     """Run the command and end the process with its exit code."""
+    interrupt_on_signals()
     try:
         app(standalone_mode=True)
     except tuple(EXIT_CODES) as error:
@@ -76,7 +78,10 @@ def main() -> None:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _end(f"{place}{error.strerror or error}{REMEDIES.get(error.errno or 0, '')}", "OSError", FAILED)
-    except KeyboardInterrupt:
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
+        # Which is what typer makes of KeyboardInterrupt, without a word.
         _end("interrupted; run the command again, it goes on where it was", "Interrupted", INTERRUPTED)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,10 @@ from observatory.engine.project import Project
 from observatory.engine.providers import DYNAMIC, Packages, Provider, start_host, stop_host
 from observatory.engine.snapshot import Snapshot
 from observatory.engine.values import PROVIDER_KEY, make_secret, mask, reveal
+from observatory.interruption import heeded
 
+_STOPPING = "stopping: what has begun is brought to its end; Ctrl-C once more breaks it off"
+_BROKEN_OFF = "interrupted twice; what had begun is broken off, and may be half done"
 _DEFAULT_PARALLEL = 4  # the workers of the SDK's dynamic provider host
 
 Kind = Literal["plan", "preview", "update", "refresh", "destroy"]
@@ -224,6 +228,7 @@ class _Run:
 
     options: StackOptions
     project: Project
+    host: subprocess.Popen[bytes]
     snapshot: Snapshot
     deployment: Deployment
     emit: Emitter
@@ -239,11 +244,13 @@ def _operate(kind: Kind, options: StackOptions, on_event: OnEvent | None, perfor
             cleanup.enter_context(files.lock(lambda text: emit(DiagnosticEvent(severity="warning", message=text))))
         run = _prepare(kind, options, project, files, emit, cleanup)
         try:
-            with _stoppable(run.deployment):
+            with _stoppable(run):
                 perform(run)
             run.deployment.check_running()
         except EngineError as error:
             run.deployment.stop(error)
+        except KeyboardInterrupt:
+            run.deployment.stop(Interrupted(_BROKEN_OFF))
         result = _result(run, kind, started)
         if run.snapshot.changed:
             files.add_history(kind=kind, started=started, succeeded=not run.deployment.failure, changes=result.summary)
@@ -283,7 +290,7 @@ def _prepare(  # noqa: PLR0917 - called once
         emit=emit,
     )
     return _Run(
-        options=options, project=project, snapshot=snapshot, deployment=deployment, emit=emit, config=config,
+        options=options, project=project, host=host, snapshot=snapshot, deployment=deployment, emit=emit, config=config,
         secret_keys=secret_keys,
     )  # fmt: skip
 
@@ -327,17 +334,25 @@ def _warn_of_interrupted(run: _Run) -> None:
 
 
 @contextmanager
-def _stoppable(deployment: Deployment) -> Iterator[None]:
-    """On SIGINT or SIGTERM, let the steps in flight end and begin nothing more; a second SIGINT breaks off."""
+def _stoppable(run: _Run) -> Iterator[None]:
+    """On a signal that stops, let the steps in flight end and begin nothing more; a second SIGINT breaks them off."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, _: FrameType | None) -> None:
-        deployment.stop(Interrupted(f"interrupted by {signal.Signals(number).name}; what was begun is done and saved"))
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        run.deployment.stop(
+            Interrupted(f"interrupted by {signal.Signals(number).name}; what was begun is done and saved")
+        )
+        signal.signal(signal.SIGINT, break_off)
+        # In a thread of its own: this one may be in the middle of telling something else.
+        threading.Thread(target=run.emit, args=(DiagnosticEvent(severity="warning", message=_STOPPING),)).start()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    def break_off(_number: int, _: FrameType | None) -> None:
+        run.host.kill()  # or the threads that wait for its answers would never end
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in heeded()}
     try:
         yield
     finally:

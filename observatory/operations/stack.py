@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,8 @@ from observatory.status import DaemonStatus, daemon_statuses
 from observatory.workspace import Workspace
 
 SETTLE_S = 30.0
+COMPONENTS = ("observatory:", "pulumi:")  # what is no resource of its own
+PHASES = {"started": Phase.STARTED, "done": Phase.DONE, "failed": Phase.FAILED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +84,12 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
     if workspace.discarded:
         _finish_removal(workspace, chosen, report)
     settings = bootstrap(workspace, report)
+    if settings.platform == "local":
+        _check_ports(workspace, settings)
+    with _steps_to(report, "up") as on_event:
+        result = module_of(chosen).up(engine_options(workspace), on_event=on_event)
     if settings.platform != "local":
-        result = module_of(chosen).up(engine_options(workspace), on_event=_steps_to(report))
         return UpResult(engine=chosen, result=result, status=None, demonstration=None)
-    _check_ports(workspace, settings)
-    result = module_of(chosen).up(engine_options(workspace), on_event=_steps_to(report))
     settled = _settle(workspace)
     shown = None if workspace.demonstrated.exists() else _show(workspace, report)
     return UpResult(engine=chosen, result=result, status=settled, demonstration=shown)
@@ -114,18 +117,46 @@ def _show(workspace: Workspace, report: Reporter) -> Demonstration:
     return shown
 
 
-def _steps_to(report: Reporter) -> engine.OnEvent:
-    """Tell of every step on a real resource; components are made of those and take no time of their own."""
+@contextmanager
+def _steps_to(report: Reporter, command: str) -> Iterator[engine.OnEvent]:
+    """Tell of every step on a real resource; components are made of those and take no time of their own.
+
+    Where the run is interrupted, its error says what is done, what is broken off, and what to run next.
+    """
+    done: list[str] = []
+    begun: dict[str, None] = {}
 
     def on_event(event: engine.Event) -> None:
-        if not isinstance(event, engine.StepEvent) or event.step.type.startswith(("observatory:", "pulumi:")):
-            return
-        if event.step.operation not in ("same", "refresh"):
-            phase = {"started": Phase.STARTED, "done": Phase.DONE, "failed": Phase.FAILED}[event.status]
+        if isinstance(event, engine.DiagnosticEvent):
+            _warn(report, event)
+        elif event.step.operation not in ("same", "refresh") and not event.step.type.startswith(COMPONENTS):
             name = f"{event.step.operation} {event.step.type.rpartition(':')[2]} {event.step.name}"
-            report(Progress(task=name, phase=phase, seconds=event.step.seconds))
+            begun.pop(name, None)
+            if event.status == "started":
+                begun[name] = None
+            elif event.status == "done":
+                done.append(name)
+            report(Progress(task=name, phase=PHASES[event.status], seconds=event.step.seconds))
 
-    return on_event
+    try:
+        yield on_event
+    except engine.Interrupted as error:
+        error.args = (_account(str(error), done, list(begun), command),)
+        raise
+
+
+def _warn(report: Reporter, event: engine.DiagnosticEvent) -> None:
+    """Pass a warning on, with the resource that it is about; what is only informative is left out."""
+    if event.severity in ("warning", "error"):
+        about = f"{event.urn.rpartition('::')[2]}: " if event.urn else ""
+        report(Progress(task=about + event.message, phase=Phase.WARNED))
+
+
+def _account(reason: str, done: list[str], begun: list[str], command: str) -> str:
+    lines = [reason, f"done: {len(done)} steps, the last {done[-1]}" if done else "done: nothing yet"]
+    lines += [f"broken off: {', '.join(begun)}"] if begun else []
+    again = f"next: `observatory {command}` goes on from here"
+    return "\n  ".join([*lines, again + ("; `observatory down` removes what there is" if command == "up" else "")])
 
 
 def down(
@@ -145,12 +176,12 @@ def down(
     settings = load_file(workspace.config_file)
     chosen = engine_for(workspace, settings, choice, operation="down")
     if settings.platform != "local":
-        module_of(chosen).destroy(engine_options(workspace), on_event=_steps_to(report))
+        _destroy(workspace, chosen, report)
         return
     if not keep_data:
         _check_state(workspace)
     if workspace.home.exists():
-        with task(report, "stop every daemon"), _locked(workspace, report):
+        with task(report, "stop every daemon"), _steps_to(report, "down") as on_event, _locked(workspace, on_event):
             stop_scheduler(workspace.sandbox)  # first, lest a job meets a stack that is going
             workspace.sandbox.stop()
             if not keep_data:
@@ -159,8 +190,8 @@ def down(
         _finish_removal(workspace, chosen, report)
 
 
-def _locked(workspace: Workspace, report: Reporter) -> AbstractContextManager[None]:
-    return engine.locked(state_options(workspace), on_event=_steps_to(report))
+def _locked(workspace: Workspace, on_event: engine.OnEvent) -> AbstractContextManager[None]:
+    return engine.locked(state_options(workspace), on_event=on_event)
 
 
 def _check_state(workspace: Workspace) -> None:
@@ -173,13 +204,18 @@ def _finish_removal(workspace: Workspace, chosen: Literal["cli", "embedded"], re
     """Remove what a stack without a home still has; the cache stays, and so does what other stacks own."""
     if engine.exists(state_options(workspace)):
         if workspace.passphrase_file.exists():
-            module_of(chosen).destroy(engine_options(workspace), on_event=_steps_to(report))
+            _destroy(workspace, chosen, report)
         engine.remove(state_options(workspace))
     with task(report, "remove data and state"):
         workspace.rollout.remove()
         workspace.access.remove()
         for home in workspace.discarded:
             shutil.rmtree(home, onerror=_unless_gone)
+
+
+def _destroy(workspace: Workspace, chosen: Literal["cli", "embedded"], report: Reporter) -> None:
+    with _steps_to(report, "down") as on_event:
+        module_of(chosen).destroy(engine_options(workspace), on_event=on_event)
 
 
 def _unless_gone(_function: object, _path: str, caught: tuple[type[BaseException], BaseException, object]) -> None:

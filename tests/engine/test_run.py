@@ -158,7 +158,23 @@ class TestInterruption:
         assert "interrupted while creating" in outcome.message
         assert lab.embedded("up").steps == []
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_second_interrupt_breaks_off_what_does_not_end(self, lab: Lab) -> None:
+        lab.program(HELD)
+        run = start(lab)
+        eventually(lambda: '["create", {"name": "b"' in lab.log())
+        run.send_signal(signal.SIGINT)
+        assert run.stderr
+        assert any("Ctrl-C once more" in line for line in run.stderr)
+        run.send_signal(signal.SIGINT)
+        output, _ = run.communicate(timeout=60)
+        assert json.loads(output)["error"]["type"] == "Interrupted"
+        assert lab.names() == ["a"]
+        assert lab.locks == []
+        assert host_pids(lab) == []
+        (lab.home / "go").touch()
+        assert lab.embedded("up").steps == ["create b", "create c"]
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_a_signal_lets_the_step_in_flight_end_and_begins_no_more(self, lab: Lab, number: signal.Signals) -> None:
         lab.program(HELD)
         run = start(lab)

@@ -101,7 +101,7 @@ def test_a_killed_up_is_carried_on_by_the_next(checkout: Checkout, last: str) ->
     assert traces(checkout) in (1000, 2000)
 
 
-def test_an_interrupted_up_ends_its_step_and_says_so(checkout: Checkout) -> None:
+def test_an_interrupted_up_ends_its_step_and_says_where_it_stands(checkout: Checkout) -> None:
     process = checkout.start("up", *EMBEDDED)
     assert process.stderr
     for line in process.stderr:
@@ -110,7 +110,48 @@ def test_an_interrupted_up_ends_its_step_and_says_so(checkout: Checkout) -> None
             break
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
+    assert "stopping: what has begun is brought to its end" in said
+    assert re.search(r"done: \d+ steps, the last create ", said)
+    assert "broken off" not in said
+    assert "`observatory up` goes on from here; `observatory down` removes" in said
     assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_first_step_ends_all_that_was_started(checkout: Checkout, number: signal.Signals) -> None:
+    process = checkout.start("up", *EMBEDDED)
+    assert process.stderr
+    assert any("… storage service" in line for line in process.stderr)
+    time.sleep(1)  # now it is built, by other processes
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "interrupted; run the command again" in said
+    assert checkout.processes() == set()
+    assert not list((checkout.root / "dist").glob(".*"))
+
+
+def test_up_goes_on_when_nobody_reads_what_it_says(checkout: Checkout) -> None:
+    process = checkout.start("up", *EMBEDDED)
+    assert process.stderr
+    process.stderr.readline()
+    process.stderr.close()
+    assert process.stdout
+    with process.stdout:
+        assert "Traces: 1000 sent" in process.stdout.read()
+    assert process.wait() == 0
+    assert checkout.json("status")["healthy"]
+
+
+def test_the_next_up_names_what_a_killed_one_left(checkout: Checkout) -> None:
+    process = checkout.start("up", *EMBEDDED)
+    assert process.stderr
+    assert any("create Machine machine" in line for line in process.stderr)
+    process.kill()
+    process.communicate()
+    said = checkout.run("up", *EMBEDDED).stderr
+    assert f"(pid {process.pid})" in said
+    assert "machine: an earlier run was interrupted while creating it" in said
 
 
 def test_after_a_power_cut_up_brings_all_back_with_the_data(checkout: Checkout) -> None:
