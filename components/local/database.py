@@ -186,8 +186,9 @@ class ClusterConfigurationProvider(ResourceProvider):
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Set the configuration; at the first start Patroni has it already."""
-        _configure(props)
+        """Set the configuration; at the first start Patroni has it already, but not after an `up` that was killed."""
+        if _configure(props):
+            _restart_where_pending(props, patience=SHARED_PATIENCE)
         return CreateResult(id_="config", outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
@@ -235,12 +236,14 @@ def _conninfo(host: str, settings: StackSettings, user: str, database: str) -> s
     return f"host='{host}' port={settings.ports.postgres} user={user} dbname={database}"
 
 
-def _configure(props: dict[str, Any]) -> None:
-    """Patch the cluster's configuration where it differs."""
+def _configure(props: dict[str, Any]) -> bool:
+    """Patch the cluster's configuration where it differs; return whether it did."""
     wanted = _whole(props["configuration"])
     with _patroni(props) as api:
-        if api.get("/config").raise_for_status().json() != wanted:
+        differs: bool = api.get("/config").raise_for_status().json() != wanted
+        if differs:
             api.patch("/config", json=wanted).raise_for_status()
+    return differs
 
 
 def _restart_where_pending(props: dict[str, Any], *, patience: float) -> None:

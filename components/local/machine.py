@@ -78,7 +78,12 @@ class DaemonProvider(ResourceProvider):
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Write the files, start the daemon and wait until it is ready."""
+        """Write the files, start the daemon and wait until it is ready.
+
+        One that runs already was left by an `up` that was killed or failed, and what it has read is not known.
+        """
+        if sandbox_of(props).alive():
+            sandbox_of(props).supervisor.remove(props["name"])
         _run(props, files_changed=False, rebind=False)
         return CreateResult(id_=props["name"], outs=without_provider(props))
 

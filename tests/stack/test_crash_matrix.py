@@ -10,9 +10,9 @@ from observatory.database.connection import connect, with_database
 from tests.support import crash
 from tests.support.blow import read_ledger, write_plan
 from tests.support.checkout import Checkout
+from tests.support.life import DOWN, EMBEDDED, UP, Life
 
-EMBEDDED = ("--engine", "embedded")
-UP, DOWN = ("up", *EMBEDDED), ("down", "--yes", *EMBEDDED)
+SHARE = 8
 
 
 def traces(checkout: Checkout) -> int:
@@ -74,3 +74,21 @@ def test_a_down_that_cannot_read_the_state_gives_nothing_up(checkout: Checkout) 
     file.write_text(whole)
     assert checkout.json("status")["healthy"]
     assert set(checkout.json(*UP)["summary"]) == {"same"}
+
+
+def test_a_daemon_that_a_killed_up_left_takes_what_is_wanted_now(checkout: Checkout) -> None:
+    strike_once(checkout, UP, "unsaved", "creating Daemon patroni", "SIGKILL")
+    checkout.configure(database={"shared_buffers_mb": 64, "max_connections": 50})
+    assert checkout.json(*UP)["status"]["healthy"]
+    with connect(checkout.output("admin_database_url"), purpose="test") as connection:
+        for name, wanted in (("shared_buffers", "64MB"), ("max_connections", "50")):
+            assert connection.execute("SELECT current_setting(%s)", [name]).fetchone() == (wanted,)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("signal", ["SIGKILL", "SIGINT"])
+def test_a_stack_lives_through_commands_that_end_anywhere(checkout: Checkout, signal: str) -> None:
+    """A part of the steps, each at one moment; `make prove` strikes every step at every moment."""
+    life = Life(checkout=checkout, signal=signal, share=SHARE).run()
+    assert life.broken == []
+    assert min(life.blows.values()) > 0, life.blows
