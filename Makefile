@@ -5,7 +5,7 @@ BIN   := $(VENV)/bin
 E     ?= local
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test lint format bench build catalogue lock clean runtime-environment dev-environment
+.PHONY: help up down status test lint format bench prove build catalogue lock clean runtime-environment dev-environment
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: dev-environment  ## Measure what docs/benchmarks.md reports
 
 catalogue: dev-environment  ## Write down what each migration makes, which deployments are verified against
 	@PYTHONPATH=. $(BIN)/python scripts/catalogue.py
+
+prove: dev-environment  ## Prove by counted runs what docs/proofs.json reports (PROOF=crash ROUNDS=1 SHARE=1)
+	@$(BIN)/python -m proofs $(PROOF) --rounds $(or $(ROUNDS),1) --share $(or $(SHARE),1)
 
 lock: dev-environment  ## Resolve the requirements again, with hashes
 	@$(BIN)/python scripts/lock.py

@@ -1,0 +1,37 @@
+"""`python -m proofs [NAME...] [--rounds N] [--share K]`: prove, and write what was found into docs/proofs.json."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from proofs import crash
+from proofs.record import Outcome, record
+
+# A proof takes how many rounds to make, and that one of so many cases is enough for each; another proof is a line here.
+PROOFS: dict[str, Callable[[int, int], Outcome]] = {"crash": crash.prove}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the chosen proofs, or all; return 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m proofs", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PROOFS)}; by default all")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each is repeated, with other draws")
+    parser.add_argument("--share", type=int, default=1, help="try one of so many cases only")
+    chosen = parser.parse_args(arguments)
+    if unknown := sorted(set(chosen.names) - set(PROOFS)):
+        parser.error(f"no proof {unknown[0]!r}; there are {', '.join(PROOFS)}")
+    failed = 0
+    for name in chosen.names or PROOFS:
+        outcome = PROOFS[name](chosen.rounds, chosen.share)
+        record(name, chosen.rounds, outcome)
+        failed += outcome.failed
+        print(f"{name}: {outcome.passed} passed, {outcome.failed} failed in {outcome.seconds:.0f} s")
+        for failure in outcome.failures:
+            print(failure, file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
