@@ -13,10 +13,12 @@ from typing import NoReturn
 
 from observatory.backups import BackupRunningError
 from observatory.bootstrap import OperationError
-from observatory.cli import backup, delivery, logs, scheduler, stack  # noqa: F401 - each registers its commands
+from observatory.cli import backup, data, delivery, logs, scheduler, stack  # noqa: F401 - each registers its commands
 from observatory.cli.app import FAILED, INTERRUPTED, REFUSED, WRONG_USAGE, app, print_json
 from observatory.console import complain
+from observatory.database.errors import ContractRefusedError, DatabaseError
 from observatory.database.errors import LockHeldError as DatabaseLockHeldError
+from observatory.database.sample import SampleError
 from observatory.delivery.deployment import (
     DeliveryRefusedError,
     RollbackFailedError,
@@ -53,6 +55,9 @@ EXIT_CODES: dict[type[BaseException], int] = {
     Interrupted: INTERRUPTED,
     DeliveryRefusedError: REFUSED,
     DatabaseLockHeldError: REFUSED,
+    ContractRefusedError: REFUSED,
+    SampleError: REFUSED,
+    DatabaseError: FAILED,
     RolledBackError: FAILED,
     RollbackFailedError: FAILED,
     TakenOverError: FAILED,

@@ -27,6 +27,7 @@ from observatory.database.jobs import Job, schedule_jobs
 from observatory.database.limits import Limits, RoleSettings, set_role_settings
 from observatory.database.phases import Need, refuse_contracts
 from observatory.database.privileges import Profile, grant_access
+from observatory.database.sample import Sample, SampleError, copy_sample
 from observatory.database.scram import scram_verifier
 from observatory.database.verification import Check, Verification, verify
 
@@ -51,6 +52,8 @@ __all__ = [
     "PlannedBackup",
     "Profile",
     "RoleSettings",
+    "Sample",
+    "SampleError",
     "SchemaStatus",
     "StatementFailedError",
     "UnreachableError",
@@ -59,6 +62,7 @@ __all__ = [
     "api_key_is_active",
     "check_syntax",
     "connect",
+    "copy_sample",
     "create_api_key",
     "deploy",
     "edition_gaps",

@@ -4,6 +4,7 @@ Wires settings, engine, runtime and service build together. Nothing here prints;
 """
 
 from observatory.operations.backups import create_backup, list_backups
+from observatory.operations.data import copy_sample
 from observatory.operations.delivery import (
     add_release,
     control_rollout,
@@ -37,6 +38,7 @@ __all__ = [
     "add_release",
     "choose_engine",
     "control_rollout",
+    "copy_sample",
     "create_backup",
     "deploy_application",
     "down",

@@ -1,0 +1,24 @@
+from pathlib import Path
+
+import pytest
+
+from tests.support.checkout import Checkout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--from", "production", "--fraction", "1.5"], 2, "1.5 is no fraction: give one above 0 and at most 1"),
+        (["--from", "production", "--fraction", "0"], 2, "0 is no fraction"),
+        (["--from", "production", "--fraction", "much"], 2, "much"),
+        (["--from", "local", "--to", "production"], 3, "never goes into production"),
+        (["--from", "production"], 2, "the stack 'local' has no database that is reached from here"),
+        ([], 2, "--from"),
+    ],
+)
+def test_a_sample_that_cannot_be_is_refused_with_the_reason(
+    tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    done = Checkout.copy(tmp_path, rootfs=None).run("data", "sample", *arguments, expect=code)
+
+    assert message in " ".join(done.stderr.replace("│", " ").split())
