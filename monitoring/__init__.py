@@ -7,8 +7,9 @@ targets and receivers are, the caller says (`observatory.nodes`).
 """
 
 from monitoring.alertmanager import RECEIVERS, alertmanager_file, webhook_receivers
-from monitoring.jobs import JOBS, Job
+from monitoring.jobs import JOBS, Job, Platform, jobs_of
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
+from monitoring.operator import alertmanager_config, prometheus_rule, scrape_config
 from monitoring.registry import ALERTS
 from monitoring.rules import rule_file, rule_tests
 from monitoring.runbooks import runbook_pages
@@ -20,12 +21,17 @@ __all__ = [
     "Alert",
     "Firing",
     "Job",
+    "Platform",
     "Runbook",
     "Scenario",
     "Scope",
+    "alertmanager_config",
     "alertmanager_file",
+    "jobs_of",
+    "prometheus_rule",
     "rule_file",
     "rule_tests",
     "runbook_pages",
+    "scrape_config",
     "webhook_receivers",
 ]

@@ -20,6 +20,8 @@ PAGE = {"group_wait": "10s", "group_interval": "15s", "repeat_interval": "1h"}
 WARN = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "4h"}
 INFORM = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "24h"}
 
+TIME_INTERVALS = [{"name": "weekends", "time_intervals": [{"weekdays": ["saturday", "sunday"]}]}]
+
 
 def alertmanager_file(receivers: Mapping[Receiver, Mapping[str, Any]]) -> str:
     """Return Alertmanager's configuration as YAML.
@@ -33,9 +35,9 @@ def alertmanager_file(receivers: Mapping[Receiver, Mapping[str, Any]]) -> str:
     if missing := set(RECEIVERS) - receivers.keys():
         raise ValueError(f"no configuration for receivers {sorted(missing)}: their alerts would reach nobody")
     config = {
-        "route": _routes(),
-        "inhibit_rules": _inhibitions(),
-        "time_intervals": [{"name": "weekends", "time_intervals": [{"weekdays": ["saturday", "sunday"]}]}],
+        "route": routes(),
+        "inhibit_rules": inhibitions(),
+        "time_intervals": TIME_INTERVALS,
         "receivers": [{"name": NOBODY}, *({"name": name, **receivers[name]} for name in RECEIVERS)],
     }
     return yaml.safe_dump(config, sort_keys=False, width=120)
@@ -49,7 +51,7 @@ def webhook_receivers(url: str) -> dict[Receiver, dict[str, Any]]:
     }
 
 
-def _routes() -> dict[str, Any]:
+def routes() -> dict[str, Any]:
     """Return the tree; what no route takes is at least seen in Slack."""
     return {
         "receiver": "slack",
@@ -71,7 +73,7 @@ def _route(receiver: str, matcher: str, timing: Mapping[str, str]) -> dict[str, 
     return {"receiver": receiver, "matchers": [matcher], **timing}
 
 
-def _inhibitions() -> list[dict[str, Any]]:
+def inhibitions() -> list[dict[str, Any]]:
     """Return what a known cause holds back; `equal` keeps one stack's cause from hiding another's alerts.
 
     Critical alerts are never held back: they page and roll back by themselves.

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from monitoring.jobs import Platform
+
 Severity = Literal["critical", "warning", "info", "none"]
 Component = Literal["database", "service", "monitoring"]
 Category = Literal["availability", "monitoring"]
@@ -15,13 +17,14 @@ _NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """The stack that rules are made for, and the address of its runbooks.
+    """The stack that rules are made for, the address of its runbooks, and its platform.
 
     One Prometheus may hold several stacks, so every selector names its own.
     """
 
     stack: str
     runbooks: str
+    platform: Platform = "local"
 
     def select(self, metric: str, *matchers: str) -> str:
         """Return a selector of the stack's series of a metric, such as `up{stack="local",job="node"}`."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import pulumi
 import pulumi_aws as aws
-from pulumi_aws import s3
+import pulumi_kubernetes as kubernetes
+from pulumi_aws import iam, s3
 
 from components.access import TABLE_PROFILES
 from components.aws.backups import Backups, BackupsArgs
@@ -19,8 +20,10 @@ from components.aws.firewall import Firewall, FirewallArgs
 from components.aws.fleets import Fleet, FleetArgs
 from components.aws.foundation import Foundation
 from components.aws.network import Network, NetworkArgs
+from components.aws.policies import Allow, policy
 from components.aws.traffic import Traffic, TrafficArgs
 from components.certificates import Authority
+from components.monitoring import Monitoring, MonitoringArgs
 from components.schema import Schema, SchemaArgs
 from components.secrets import ApiKey
 from observatory.access import AccessDocument
@@ -50,6 +53,7 @@ def declare(args: AwsArgs) -> dict[str, Any]:
     """Declare the stack and return its outputs."""
     stack, settings, rollout = args.stack, args.settings, args.rollout
     account = aws.Provider("aws", region=settings.account.region, allowed_account_ids=[settings.account.id])
+    cluster = kubernetes.Provider("kubernetes", context=settings.kubernetes.context)
     there = pulumi.ResourceOptions(providers=[account])
 
     network = Network("network", NetworkArgs(stack=stack, settings=settings), there)
@@ -100,14 +104,20 @@ def declare(args: AwsArgs) -> dict[str, Any]:
         TrafficArgs(base=base, fleets=fleets, weights=weights),
         there,
     )
+    monitoring = Monitoring(
+        "monitoring",
+        MonitoringArgs(stack=stack, settings=settings, database_address=database_address(settings)),
+        pulumi.ResourceOptions(providers=[cluster]),
+    )
+    _allow_discovery(settings, account)
     outputs = {
         "service_url": traffic.service_url,
         "preview_url": traffic.preview_url,
         "database_url": database.url,
         "admin_database_url": database.admin_secret,
         "database_urls": pulumi.Output.all(**database.urls),
-        "prometheus_url": settings.kubernetes.prometheus_url,
-        "alertmanager_url": settings.kubernetes.alertmanager_url,
+        "prometheus_url": monitoring.prometheus_url,
+        "alertmanager_url": monitoring.alertmanager_url,
         "fleets": {
             name: {"size": settings.fleets.size, **rollout.fleet(name).model_dump(include={"version", "weight"})}
             for name in FLEETS
@@ -138,6 +148,17 @@ def _first_document(args: AwsArgs, account: aws.Provider) -> s3.BucketObjectv2:
         opts=pulumi.ResourceOptions(
             provider=account, protect=True, ignore_changes=["content", "contentType", "tags", "tagsAll"]
         ),
+    )
+
+
+def _allow_discovery(settings: AwsSettings, account: aws.Provider) -> None:
+    """Let the cluster's Prometheus find the fleets' machines; what describes takes no resource to narrow it to."""
+    describe = Allow(actions=("ec2:DescribeInstances", "ec2:DescribeAvailabilityZones"), resources=("*",))
+    iam.RolePolicy(
+        "prometheus-discovery",
+        role=settings.kubernetes.prometheus_role,
+        policy=policy(describe),
+        opts=pulumi.ResourceOptions(provider=account),
     )
 
 

@@ -6,9 +6,11 @@ no longer heal by themselves. `last_over_time` bridges a scrape that failed, whi
 
 from __future__ import annotations
 
-from monitoring.jobs import JOBS
+from monitoring.jobs import JOBS, Job, jobs_of
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
 
+_STORAGE = 'job="storage"'
+_API = 'route=~"/v1/.+"'
 BRIDGE = "1m"  # how long the last value of a series counts when scrapes fail
 ALL_UP = {f'up{{stack="test",job="{job.name}",instance="one"}}': "1x60" for job in JOBS}
 
@@ -19,10 +21,11 @@ def _database_down(scope: Scope) -> str:
 
 def _exporter_down(scope: Scope) -> str:
     """Return what misses any job: a dead exporter's own series vanish, so that only `up` and `absent` tell."""
-    standing = scope.select("up", _job_matcher(elastic=False))
-    elastic = scope.select("up", _job_matcher(elastic=True))
+    jobs = jobs_of(scope.platform)
+    standing = scope.select("up", _job_matcher(jobs, elastic=False))
+    elastic = scope.select("up", _job_matcher(jobs, elastic=True))
     collectors, database = scope.select("pg_scrape_collector_success"), scope.select("pg_up")
-    never = [scope.select("up", f'job="{job.name}"') for job in JOBS]
+    never = [scope.select("up", f'job="{job.name}"') for job in jobs]
     conditions = (
         f"{standing} == 0",
         f"sum by (stack, job) ({elastic}) == 0",
@@ -33,13 +36,21 @@ def _exporter_down(scope: Scope) -> str:
     return "\nor ".join(conditions)
 
 
-def _job_matcher(*, elastic: bool) -> str:
-    names = "|".join(job.name for job in JOBS if job.elastic is elastic)
+def _job_matcher(jobs: tuple[Job, ...], *, elastic: bool) -> str:
+    names = "|".join(job.name for job in jobs if job.elastic is elastic)
     return f'job=~"{names}"'
 
 
 def _service_down(scope: Scope) -> str:
-    """Return the fleets that get traffic and have no instance for it; the value is their percentage."""
+    """Return the fleets that get traffic and have no instance for it; the value is their percentage.
+
+    On AWS the balancer's own metrics are CloudWatch's, minutes late: there, who had requests within the hour gets
+    traffic, and who does not answer Prometheus is no instance for it.
+    """
+    if scope.platform == "aws":
+        requests = f"increase({scope.select('storage_http_requests_total', _API)}[1h])"
+        share = f"100 * sum by (stack, fleet) ({requests}) / on (stack) group_left sum by (stack) ({requests})"
+        return f"{share} > 0\nunless on (stack, fleet) sum by (stack, fleet) ({_instances_up(scope)}) > 0"
     weight = scope.select("storage_fleet_weight")
     ready = scope.select("haproxy_backend_status", 'state="UP"', 'fleet!=""')
     return (
@@ -48,8 +59,15 @@ def _service_down(scope: Scope) -> str:
     )
 
 
+def _instances_up(scope: Scope) -> str:
+    return f"max_over_time({scope.select('up', _STORAGE)}[15s])"  # one scrape that failed is no failure
+
+
 def _instance_down(scope: Scope) -> str:
     """Return the instances that fail their checks; one in maintenance has another state."""
+    if scope.platform == "aws":
+        named = f'label_replace({_instances_up(scope)}, "server", "$1", "instance", "(.+)")'
+        return f"max by (stack, fleet, server) (1 - {named}) == 1"
     down = scope.select("haproxy_server_status", 'state="DOWN"', 'fleet!=""')
     return f"max by (stack, fleet, server) (last_over_time({down}[{BRIDGE}])) == 1"
 

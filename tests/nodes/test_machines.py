@@ -168,7 +168,7 @@ def test_a_fleet_runs_the_current_release_and_reaches_the_pooler_by_tls() -> Non
     service = files(fleet())[f"{DIRECTORY}/observatory-storage.service"]
     assert "ExecStart=/opt/observatory/releases/green/current/bin/storage-service\n" in service
     assert '"STORAGE_LISTEN=0.0.0.0:8200"' in service
-    assert "@10.20.128.10:6432/observatory?sslmode=verify-full" in service
+    assert "postgresql://10.20.128.10:6432/observatory?sslmode=verify-full" in service
     assert f'"STORAGE_CACHE_URL={CACHE}/0"' in service
 
 

@@ -110,6 +110,7 @@ class _Everything(mocks.Mocks):
         secret = SECRET + args.name
         own: dict[str, dict[str, Any]] = {
             "Password": {"value": secret},
+            "LoginPassword": {"value": secret, "verifier": f"SCRAM of {args.name}"},
             "CertificateAuthority": {"certificate": "AUTHORITY", "key": secret},
             "Certificate": {"certificate": f"CERTIFICATE {args.name}", "key": secret},
             "ApiKey": {"key": secret},

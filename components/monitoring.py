@@ -1,0 +1,137 @@
+"""Monitoring of a stack by an existing Prometheus Operator: rules, routes and scrape jobs as custom resources.
+
+Owns what the cluster is told of the stack. What is measured and who is told is `monitoring`; Prometheus and
+Alertmanager themselves, and the Secrets that receivers name, are the cluster's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+from pulumi_kubernetes.apiextensions import CustomResource
+from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
+
+from monitoring import Job, Scope, alertmanager_config, jobs_of, prometheus_rule, scrape_config
+from monitoring.alertmanager import Receiver
+from observatory.aws_settings import AwsSettings, Receivers, SecretKey
+from observatory.delivery.rollout import FleetName
+from observatory.settings import FLEETS, PROJECT
+
+GROUP = "monitoring.coreos.com"
+VERSIONS = {"PrometheusRule": "v1", "AlertmanagerConfig": "v1alpha1", "ScrapeConfig": "v1alpha1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitoringArgs:
+    """The stack's name and settings, and the address of its database's machine."""
+
+    stack: str
+    settings: AwsSettings
+    database_address: str
+
+
+class Monitoring(pulumi.ComponentResource):
+    """What the cluster is told of the stack. Outputs: `prometheus_url`, `alertmanager_url`."""
+
+    def __init__(self, name: str, args: MonitoringArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("observatory:kubernetes:Monitoring", name, None, opts)
+        self._args = args
+        cluster = args.settings.kubernetes
+        scope = Scope(stack=args.stack, runbooks=cluster.runbooks_url, platform="aws")
+        self._resource("PrometheusRule", "rules", prometheus_rule(scope, namespace=cluster.namespace))
+        routes = alertmanager_config(scope, operator_receivers(args.settings.receivers))
+        self._resource("AlertmanagerConfig", "routes", routes)
+        for job in jobs_of("aws"):
+            for suffix, specification in self._scrapes(job):
+                self._resource("ScrapeConfig", f"{job.name}{suffix}", specification)
+        self.prometheus_url, self.alertmanager_url = cluster.prometheus_url, cluster.alertmanager_url
+        self.register_outputs({"prometheus_url": self.prometheus_url, "alertmanager_url": self.alertmanager_url})
+
+    def _scrapes(self, job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the specifications of a job: the database's machine has an address, a fleet's come and go."""
+        stack = {"stack": self._args.stack}
+        if job.name != "storage":
+            target = f"{self._args.database_address}:{exporter_ports(self._args.settings)[job.name]}"
+            yield "", scrape_config(job, targets=[target], labels=stack)
+            return
+        for fleet in FLEETS:
+            yield f"-{fleet}", scrape_config(job, discovery=[self._fleet(fleet)], labels={**stack, "fleet": fleet})
+
+    def _fleet(self, fleet: FleetName) -> dict[str, Any]:
+        tags = {"Project": PROJECT, "Stack": self._args.stack, "Role": "fleet", "Fleet": fleet}
+        return {
+            "region": self._args.settings.account.region,
+            "port": getattr(self._args.settings.ports, fleet),
+            "filters": [{"name": f"tag:{key}", "values": [value]} for key, value in tags.items()],
+        }
+
+    def _resource(self, kind: str, name: str, specification: Mapping[str, Any]) -> None:
+        """Declare one custom resource; its name is the stack's too, since stacks may share a namespace."""
+        cluster = self._args.settings.kubernetes
+        CustomResource(
+            name if kind != "ScrapeConfig" else f"scrape-{name}",
+            api_version=f"{GROUP}/{VERSIONS[kind]}",
+            kind=kind,
+            metadata=ObjectMetaArgs(
+                name=f"{PROJECT}-{self._args.stack}-{name}",
+                namespace=cluster.namespace,
+                labels={**cluster.labels, "app.kubernetes.io/part-of": PROJECT, "stack": self._args.stack},
+            ),
+            spec=dict(specification),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+
+
+def exporter_ports(settings: AwsSettings) -> dict[str, int]:
+    """Return the port of each job on the database's machine."""
+    ports = settings.ports
+    return {
+        "node": ports.node_exporter,
+        "postgres": ports.postgres_exporter,
+        "patroni": ports.patroni,
+        "pgbouncer": ports.pgbouncer_exporter,
+        "pgbackrest": ports.pgbackrest_exporter,
+        "redis": ports.redis_exporter,
+        "etcd": ports.etcd_metrics,
+    }
+
+
+def operator_receivers(receivers: Receivers) -> dict[Receiver, dict[str, Sequence[Mapping[str, Any]]]]:
+    """Return what each receiver does, in the operator's keys; a secret is named, never written."""
+    email = receivers.email
+    return {
+        "watchdog": {"webhookConfigs": [_webhook(receivers.watchdog_webhook, resolved=False)]},
+        "pagerduty": {
+            "pagerdutyConfigs": [{"routingKey": _key(receivers.pagerduty_routing_key), "sendResolved": True}]
+        },
+        "slack": {
+            "slackConfigs": [
+                {"apiURL": _key(receivers.slack.webhook), "channel": receivers.slack.channel, "sendResolved": True}
+            ]
+        },
+        "email": {
+            "emailConfigs": [
+                {
+                    "to": email.to,
+                    "from": email.sender,
+                    "smarthost": email.smarthost,
+                    "authUsername": email.username,
+                    "authPassword": _key(email.password),
+                    "requireTLS": True,
+                    "sendResolved": True,
+                }
+            ]
+        },
+        "ticket": {"webhookConfigs": [_webhook(receivers.ticket_webhook, resolved=True)]},
+    }
+
+
+def _webhook(secret: SecretKey, *, resolved: bool) -> dict[str, Any]:
+    return {"urlSecret": _key(secret), "sendResolved": resolved}
+
+
+def _key(secret: SecretKey) -> dict[str, str]:
+    return {"name": secret.name, "key": secret.key}
