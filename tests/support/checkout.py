@@ -100,9 +100,9 @@ class Checkout:
         process.communicate(timeout=UP_TIMEOUT_S)
         return process.returncode
 
-    def json(self, *arguments: str, expect: int = 0) -> Any:
+    def json(self, *arguments: str, expect: int = 0, **changes: str) -> Any:
         """Run the command with `--output json` and return its document."""
-        return json.loads(self.run(*arguments, "--output", "json", expect=expect).stdout)
+        return json.loads(self.run(*arguments, "--output", "json", expect=expect, **changes).stdout)
 
     def output(self, name: str) -> str:
         """Return one output of the stack, secrets in plain text."""
