@@ -1,8 +1,8 @@
 """The schema of a database as a resource: a thin dynamic provider over `observatory.database`.
 
-It deploys the migrations, schedules the jobs that they ask for, and gives the service's role its privileges. Owns what
-a preview shows of migrations and how drift of the ledger is noticed. How migrations run, and every refusal, is
-`observatory.database`. Deleting the resource forgets it: no data is ever dropped.
+It backs up a database that has data, deploys the migrations, schedules the jobs that they ask for, and gives the
+service's role its privileges. Owns what a preview shows of migrations and how drift of the ledger is noticed. How
+migrations run, and every refusal, is `observatory.database`. Deleting the resource forgets it: no data is ever dropped.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from pulumi.dynamic import (
 )
 
 from observatory.database import (
+    Backup,
     MigrationFileError,
     Profile,
     SchemaStatus,
     check_syntax,
     deploy,
     edition_gaps,
-    grant_access,
+    finish_deployment,
     read_migrations,
-    schedule_jobs,
     status,
 )
 from observatory.database.connection import has_password
@@ -45,7 +45,7 @@ from observatory.database.connection import has_password
 if TYPE_CHECKING:
     from observatory.database.applying import Event
 
-_INPUTS = ("conninfo", "directory", "migrations", "target", "roles")
+_INPUTS = ("conninfo", "directory", "migrations", "target", "roles", "backup_home", "backup_rootfs")
 _DIGEST_LENGTH = 12
 
 
@@ -59,12 +59,17 @@ class SchemaArgs:
         migrations: directory of the migration files.
         target: highest version to apply; None is all.
         roles: roles that get their privileges on the schema's relations here, and what each of them is.
+        backup_home: home of the sandbox whose pgBackRest makes a backup before pending migrations run on a database
+            that has data; None: none is made.
+        backup_rootfs: root filesystem of that sandbox.
     """
 
     conninfo: pulumi.Input[str]
     migrations: Path
     target: int | None = None
     roles: Mapping[str, Profile] = field(default_factory=dict)
+    backup_home: pulumi.Input[str] | None = None
+    backup_rootfs: pulumi.Input[str] | None = None
 
 
 class SchemaProvider(ResourceProvider):
@@ -128,6 +133,8 @@ class Schema(Resource, module="database", name="Schema"):
             "migrations": [_label(migration.path.stem, migration.sha256) for migration in files],
             "target": args.target,
             "roles": dict(args.roles),
+            "backup_home": args.backup_home,
+            "backup_rootfs": args.backup_rootfs,
             "version": None,
             "edition": None,
             "applied": None,
@@ -161,16 +168,26 @@ def _deploy(props: dict[str, Any]) -> dict[str, Any]:
         props["conninfo"],
         migrations=Path(props["directory"]),
         target=None if target is None else int(target),  # numbers arrive as floats
+        backup=_backup(props),
         actor=f"{getpass.getuser()}@{socket.gethostname()}",
         deployment_id=str(uuid.uuid4()),
         on_event=_tell,
     )
-    schedule_jobs(props["conninfo"])
-    grant_access(props["conninfo"], roles=props.get("roles", {}))
+    finish_deployment(props["conninfo"], roles=props.get("roles", {}))
     for gap in edition_gaps(props["conninfo"]):
         if gap.replaced_by is None:
             sys.stderr.write(f"this edition of TimescaleDB has no {gap.feature}: {gap.consequence}\n")
     return _outputs(props, status(props["conninfo"]))
+
+
+def _backup(props: dict[str, Any]) -> Backup | None:
+    """What makes a backup before migrations run on a database that has data; None where nothing does."""
+    if not props.get("backup_home"):
+        return None
+    from observatory.backups import MigrationBackup  # noqa: PLC0415 - only where something is deployed
+    from observatory.runtime import Sandbox  # noqa: PLC0415
+
+    return MigrationBackup(Sandbox(Path(props["backup_home"]), Path(props["backup_rootfs"])))
 
 
 def _outputs(props: dict[str, Any], schema: SchemaStatus) -> dict[str, Any]:
@@ -184,5 +201,5 @@ def _outputs(props: dict[str, Any], schema: SchemaStatus) -> dict[str, Any]:
 
 def _tell(event: Event) -> None:
     """Show why it takes long: the engine passes a provider's standard error on."""
-    if event.kind in {"waiting", "retrying"}:
+    if event.kind in {"waiting", "backup", "blocked", "retrying"}:
         sys.stderr.write(f"{event.migration or 'schema'}: {event.kind}: {event.detail}\n")

@@ -6,14 +6,18 @@ Components make the stanza with it, the command makes and lists backups with it;
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from observatory.database.backup import Kind
+from observatory.database.errors import BackupFailedError
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import command
 from observatory.runtime import RuntimeFault, Sandbox
@@ -139,3 +143,54 @@ def _pgbackrest(sandbox: Sandbox, *arguments: str, timeout: float | None) -> str
 
 def _last(said: str) -> str:
     return "\n".join(said.splitlines()[-LAST_LINES:])
+
+
+def verify_backup(sandbox: Sandbox, label: str) -> None:
+    """Read every file of a backup, and those of earlier ones that it builds on, and check it against its checksum.
+
+    Raises:
+        BackupError: a file is missing or damaged, or there is no such backup.
+    """
+    # pgBackRest ends well whatever it finds: what counts is what it says. It calls a backup valid that builds on a
+    # damaged one, so all of the chain and its WAL must be in order.
+    said = _pgbackrest(sandbox, "verify", f"--set={label}", "--output=text", "--verbose", timeout=None)
+    if f"backup: {label}, status: valid" not in said or "status: error" in said:
+        raise BackupError(f"the backup {label} cannot be verified:\n{_last(said)}")
+
+
+@dataclass(frozen=True)
+class MigrationBackup:
+    """The backup before a migration, as `observatory.database.Backup` wants it, of the stack in `sandbox`."""
+
+    sandbox: Sandbox
+
+    def latest_full(self) -> datetime | None:
+        """When the newest undamaged full backup ended; None where there is none."""
+        with _stops_the_migration():
+            found = list_backups(self.sandbox)
+        return max((each.ended for each in found if each.type is BackupType.FULL and not each.damaged), default=None)
+
+    def create(self, kind: Kind) -> str:
+        """Make a backup and return its label."""
+        with _stops_the_migration():
+            create_stanza(self.sandbox)  # a first `up` that was interrupted may have left none
+            made = create_backup(self.sandbox, BackupType.FULL if kind == "full" else BackupType.INCREMENTAL)
+            if made.damaged:
+                raise BackupError(f"the backup {made.label} holds pages whose checksums do not fit")
+        return made.label
+
+    def verify(self, label: str) -> None:
+        """Check the backup's files against their checksums."""
+        with _stops_the_migration():
+            verify_backup(self.sandbox, label)
+
+
+@contextlib.contextmanager
+def _stops_the_migration() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeFault as error:
+        raise BackupFailedError(
+            f"No backup, so nothing was migrated: {error}\nPut that right and run again; `observatory backup list` "
+            "shows what there is"
+        ) from error

@@ -61,6 +61,8 @@ def declare(args: LocalArgs) -> dict[str, Any]:
             migrations=args.migrations,
             target=rollout.schema_target,
             roles=TABLE_PROFILES,
+            backup_home=machine.home,
+            backup_rootfs=machine.rootfs,
         ),
         pulumi.ResourceOptions(depends_on=list(database.ready), deleted_with=machine),
     )

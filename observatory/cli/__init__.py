@@ -13,10 +13,15 @@ from typing import NoReturn
 
 from observatory.backups import BackupRunningError
 from observatory.bootstrap import OperationError
-from observatory.cli import backup, data, delivery, logs, scheduler, stack  # noqa: F401 - each registers its commands
+from observatory.cli import backup, data, database, delivery, logs, scheduler, stack  # noqa: F401 - registers commands
 from observatory.cli.app import FAILED, INTERRUPTED, REFUSED, WRONG_USAGE, app, print_json
 from observatory.console import complain
-from observatory.database.errors import ContractRefusedError, DatabaseError
+from observatory.database.errors import (
+    ContractRefusedError,
+    DatabaseError,
+    MigrationFileError,
+    MigrationHistoryError,
+)
 from observatory.database.errors import LockHeldError as DatabaseLockHeldError
 from observatory.database.sample import SampleError
 from observatory.delivery.deployment import (
@@ -51,6 +56,8 @@ EXIT_CODES: dict[type[BaseException], int] = {
     LockedError: REFUSED,
     PortInUse: REFUSED,
     BackupRunningError: REFUSED,
+    MigrationFileError: REFUSED,
+    MigrationHistoryError: REFUSED,
     LockHeldError: REFUSED,
     Interrupted: INTERRUPTED,
     DeliveryRefusedError: REFUSED,

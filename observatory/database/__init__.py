@@ -1,5 +1,8 @@
 """The database as operators see it: create it, bring its schema up, say where it stands. psycopg only, never Pulumi."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from observatory.database.api_keys import api_key_is_active, create_api_key, revoke_api_key
 from observatory.database.backup import Backup, PlannedBackup, make_backup, plan_backup
 from observatory.database.bootstrap import (
@@ -8,7 +11,7 @@ from observatory.database.bootstrap import (
     has_verifier,
 )
 from observatory.database.connection import connect
-from observatory.database.deployment import Deployment, Plan, SchemaStatus, check_syntax, deploy, plan, status
+from observatory.database.deployment import Deployment, SchemaStatus, check_syntax, deploy, finish_deployment, status
 from observatory.database.errors import (
     BackupFailedError,
     ContractRefusedError,
@@ -29,7 +32,13 @@ from observatory.database.phases import Need, refuse_contracts
 from observatory.database.privileges import Profile, grant_access
 from observatory.database.sample import Sample, SampleError, copy_sample
 from observatory.database.scram import scram_verifier
+from observatory.database.throwaway import Installation, throwaway_server
 from observatory.database.verification import Check, Verification, verify
+
+if TYPE_CHECKING:
+    from observatory.database.applying import Event, OnEvent
+    from observatory.database.planning import Plan, plan
+    from observatory.database.rehearsal import Throwaway
 
 __all__ = [
     "Backup",
@@ -40,6 +49,8 @@ __all__ = [
     "Deployment",
     "Edition",
     "EditionGap",
+    "Event",
+    "Installation",
     "Job",
     "Limits",
     "LockHeldError",
@@ -48,6 +59,7 @@ __all__ = [
     "MigrationFileError",
     "MigrationHistoryError",
     "Need",
+    "OnEvent",
     "Plan",
     "PlannedBackup",
     "Profile",
@@ -56,6 +68,7 @@ __all__ = [
     "SampleError",
     "SchemaStatus",
     "StatementFailedError",
+    "Throwaway",
     "UnreachableError",
     "UnsuitableServerError",
     "Verification",
@@ -68,6 +81,7 @@ __all__ = [
     "edition_gaps",
     "ensure_database",
     "ensure_provisioner",
+    "finish_deployment",
     "grant_access",
     "has_verifier",
     "load_migrations",
@@ -81,5 +95,22 @@ __all__ = [
     "scram_verifier",
     "set_role_settings",
     "status",
+    "throwaway_server",
     "verify",
 ]
+
+
+_LAZY = {
+    "Event": "applying",
+    "OnEvent": "applying",
+    "Plan": "planning",
+    "Throwaway": "rehearsal",
+    "plan": "planning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what brings the parser where it is asked for: work with nothing pending does not need it."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

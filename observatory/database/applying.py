@@ -20,7 +20,7 @@ from observatory.database.backup import Backup, make_backup
 from observatory.database.blockers import Blocker, BlockerWatch
 from observatory.database.errors import LockTimeoutError, MigrationHistoryError, readable, summary
 from observatory.database.files import Migration
-from observatory.database.outside import particulars, patience, sets_session, settle
+from observatory.database.outside import Particulars, particulars, patience, sets_session, settle
 from observatory.database.statements import Script, parse
 
 LOCK_TIMEOUT_MS = 500
@@ -186,9 +186,20 @@ class Applier:
             watch.backend_pid = self.connection.info.backend_pid
         if begun is None or not settle(self.connection, kind, same=begun == statement.sha256):
             gone = (pg.UndefinedTable, pg.UndefinedObject) if kind.drops and begun == statement.sha256 else ()
-            with patience(self.connection, kind), contextlib.suppress(*gone):
-                self._execute(script, number)
+            try:
+                with patience(self.connection, kind), contextlib.suppress(*gone):
+                    self._execute(script, number)
+            except psycopg.Error as error:
+                self._take_back(script, done, kind, error)
+                raise
         self._record(script, [*done, statement.sha256], started)
+
+    def _take_back(self, script: Script, done: list[str], kind: Particulars, error: psycopg.Error) -> None:
+        """After a refusal there is no doubt: nothing is left of the statement, or it goes now."""
+        with contextlib.suppress(psycopg.Error):  # what fails here is left to the next run, as after a kill
+            if not isinstance(error, pg.DuplicateTable):  # else the index of that name is another one
+                settle(self.connection, kind, same=False)
+            self._record(script, done, time.monotonic())
 
     def _execute(self, script: Script, number: int) -> None:
         self.connection.execute(script.statements[number].sql.encode())

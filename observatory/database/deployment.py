@@ -1,6 +1,7 @@
 """The one path to the schema: compare files and ledger, lock, apply what is pending.
 
-Owns the public functions `deploy`, `plan` and `status`. Does not know Pulumi, stacks or fleets.
+Owns the public functions `deploy` and `status`. What `deploy` would do, `observatory.database.planning` says. Does not
+know Pulumi, stacks or fleets.
 """
 
 from __future__ import annotations
@@ -21,18 +22,19 @@ from observatory.database.connection import connect, describe
 from observatory.database.errors import UnsuitableServerError, readable
 from observatory.database.files import Edition, Migration, read_migrations
 from observatory.database.history import compare, current_version
+from observatory.database.jobs import schedule_jobs
 from observatory.database.lock import MIGRATION_LOCK, session_lock
 from observatory.database.phases import Need, refuse_contracts
+from observatory.database.privileges import Profile, grant_access
 
 if TYPE_CHECKING:
     from observatory.database.applying import OnEvent
-    from observatory.database.statements import Script
 
 LOCK_WAIT_S = 60.0
 
 _READ_ONLY: Mapping[str, str] = {"default_transaction_read_only": "on"}
 
-_SESSION: Mapping[str, str] = {
+SESSION: Mapping[str, str] = {
     # PostgreSQL queues every later query on the table behind a waiting ALTER: give up soon, and try again.
     "lock_timeout": "500ms",
     # An index build may take hours, whatever the role's own limits for everyday queries.
@@ -85,21 +87,6 @@ class SchemaStatus:
     pending: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """What `deploy` would do.
-
-    Attributes:
-        version: of the schema now.
-        edition: of the server's TimescaleDB.
-        pending: the parsed migrations that it would apply, in order.
-    """
-
-    version: int
-    edition: Edition
-    pending: tuple[Script, ...]
-
-
 def deploy(
     conninfo: str,
     *,
@@ -148,10 +135,10 @@ def deploy(
     """
     started = time.monotonic()
     files = read_migrations(migrations)
-    open_session = partial(connect, conninfo, purpose=f"deploy {deployment_id}", settings=_SESSION)
+    open_session = partial(connect, conninfo, purpose=f"deploy {deployment_id}", settings=SESSION)
     with contextlib.ExitStack() as sessions, readable(describe(conninfo)):
         connection = sessions.enter_context(open_session())
-        edition = _server_edition(connection, conninfo)
+        edition = server_edition(connection, conninfo)
         pending = partial(compare, connection, files, edition=edition, target=target, only=only)
         history = pending()
         applied: tuple[str, ...] = ()
@@ -184,22 +171,21 @@ def deploy(
     return Deployment(applied=applied, version=version, edition=edition, backup_label=label, duration_ms=duration_ms)
 
 
-def plan(conninfo: str, *, migrations: Path, target: int | None = None) -> Plan:
-    """Say what `deploy` would apply: read-only, without any lock of ours, writing nothing.
+def finish_deployment(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
+    """Do what follows every deployment of the schema, needed or not: schedule its jobs, grant the roles' privileges.
+
+    Args:
+        conninfo: as the role that owns the schema.
+        roles: see `grant_access`.
 
     Raises:
-        MigrationFileError: an unusable file.
-        MigrationHistoryError: files and ledger contradict each other.
-        UnreachableError: no connection.
-        UnsuitableServerError: a standby, or no TimescaleDB.
+        UnsuitableServerError: there are jobs, but no pg_cron to run them.
+        LockHeldError: another deployment runs.
+        StatementFailedError: PostgreSQL refused.
+        UnreachableError: no connection, or it broke.
     """
-    from observatory.database.statements import parse  # noqa: PLC0415 - see `deploy`
-
-    files = read_migrations(migrations)
-    with _session(conninfo, purpose="plan", settings=_READ_ONLY) as (connection, edition):
-        history = compare(connection, files, edition=edition, target=target)
-    pending = tuple(parse(migration) for migration in history.pending)
-    return Plan(version=history.version, edition=edition, pending=pending)
+    schedule_jobs(conninfo)
+    grant_access(conninfo, roles=roles)
 
 
 def check_syntax(migrations: Iterable[Migration]) -> None:
@@ -223,7 +209,7 @@ def status(conninfo: str, *, migrations: Path | None = None) -> SchemaStatus:
         UnreachableError: no connection.
         UnsuitableServerError: a standby, or no TimescaleDB.
     """
-    with _session(conninfo, purpose="status", settings=_READ_ONLY) as (connection, edition):
+    with session(conninfo, purpose="status", settings=_READ_ONLY) as (connection, edition):
         entries = ledger.read(connection)
         pending = compare(connection, read_migrations(migrations), edition=edition).pending if migrations else ()
     names = tuple(migration.name for migration in pending)
@@ -231,15 +217,20 @@ def status(conninfo: str, *, migrations: Path | None = None) -> SchemaStatus:
 
 
 @contextlib.contextmanager
-def _session(
+def session(
     conninfo: str, *, purpose: str, settings: Mapping[str, str]
 ) -> Iterator[tuple[psycopg.Connection, Edition]]:
     """A connection whose errors are readable, and the edition of the server."""
     with connect(conninfo, purpose=purpose, settings=settings) as connection, readable(describe(conninfo)):
-        yield connection, _server_edition(connection, conninfo)
+        yield connection, server_edition(connection, conninfo)
 
 
-def _server_edition(connection: psycopg.Connection, conninfo: str) -> Edition:
+def server_edition(connection: psycopg.Connection, conninfo: str) -> Edition:
+    """The edition of the server's TimescaleDB.
+
+    Raises:
+        UnsuitableServerError: a standby, or no TimescaleDB.
+    """
     row = connection.execute(_SERVER).fetchone()
     in_recovery, licence, has_extension = row or (False, None, False)
     if in_recovery:

@@ -5,6 +5,16 @@ Wires settings, engine, runtime and service build together. Nothing here prints;
 
 from observatory.operations.backups import create_backup, list_backups
 from observatory.operations.data import copy_sample
+from observatory.operations.database import (
+    DEFAULT_RETRY,
+    DatabaseDeployment,
+    DatabaseTarget,
+    back_up_database,
+    database_target,
+    deploy_database,
+    plan_database,
+    verify_database,
+)
 from observatory.operations.delivery import (
     add_release,
     control_rollout,
@@ -28,6 +38,9 @@ from observatory.operations.stack import (
 )
 
 __all__ = [
+    "DEFAULT_RETRY",
+    "DatabaseDeployment",
+    "DatabaseTarget",
     "EngineChoice",
     "JobStatus",
     "NeedsCliError",
@@ -36,11 +49,14 @@ __all__ = [
     "Status",
     "UpResult",
     "add_release",
+    "back_up_database",
     "choose_engine",
     "control_rollout",
     "copy_sample",
     "create_backup",
+    "database_target",
     "deploy_application",
+    "deploy_database",
     "down",
     "environment",
     "jobs",
@@ -48,6 +64,7 @@ __all__ = [
     "list_releases",
     "open_workspace",
     "outputs",
+    "plan_database",
     "preview",
     "roll_back_application",
     "rotate_logs",
@@ -55,4 +72,5 @@ __all__ = [
     "run_scheduler",
     "status",
     "up",
+    "verify_database",
 ]

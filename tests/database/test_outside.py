@@ -66,6 +66,18 @@ def test_an_index_that_cannot_be_built_leaves_nothing_in_the_way_of_the_next_try
     assert query(conninfo, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'a_x'::regclass") == [(True,)]
 
 
+def test_an_index_of_the_same_name_is_never_taken_for_the_one_that_was_refused(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a (x int, y int); CREATE INDEX a_x ON a (y);")
+    run_deploy(migrations=directory)
+    write_migrations(_002_b=HEADER + BUILD.format(""))
+
+    for _ in range(2):
+        with pytest.raises(StatementFailedError, match=r'002_b\.sql:2:1: relation "a_x" already exists'):
+            run_deploy(migrations=directory)
+
+
 def test_a_drop_that_was_done_is_not_missed(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:

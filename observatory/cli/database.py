@@ -1,0 +1,170 @@
+"""`observatory deploy database`: migrations, their plan, and the backup before them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from observatory import operations
+from observatory.cli.app import DONE, FAILED, EnvironmentOption, Output, OutputOption, deploy_group, print_json
+from observatory.cli.backup import size
+from observatory.console import ConsoleReporter, answer, table
+from observatory.workspace import Workspace
+
+if TYPE_CHECKING:
+    from observatory.database import Deployment, Plan, Verification
+    from observatory.database.planning import PlannedMigration, PlannedStatement
+
+SHOWN_CHARACTERS = 72
+STRONG = {"ACCESS EXCLUSIVE", "EXCLUSIVE", "SHARE ROW EXCLUSIVE", "SHARE"}  # keep writers out
+
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")]
+BackupOnlyOption = Annotated[bool, typer.Option("--backup-only", help="Make and verify the backup, nothing else.")]
+VerifyOnlyOption = Annotated[
+    bool, typer.Option("--verify-only", help="Compare the database with what its migrations make, and use it.")
+]
+MigrationOption = Annotated[
+    str | None, typer.Option("--migration", metavar="FILE", help="Apply this file only; those before it must be in.")
+]
+RetryOption = Annotated[
+    int, typer.Option("--retry", min=0, help="How often to try a file again while others hold its locks.")
+]
+
+
+@deploy_group.command()
+def database(  # noqa: PLR0917 - typer calls it by name
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+    dry_run: DryRunOption = False,
+    backup_only: BackupOnlyOption = False,
+    verify_only: VerifyOnlyOption = False,
+    migration: MigrationOption = None,
+    retry: RetryOption = operations.DEFAULT_RETRY,
+) -> None:
+    """Back up the database, bring its schema to the migration files, and verify it.
+
+    Refuses (exit code 3, nothing changed) files that contradict what is applied, and to run beside another deployment.
+    A check that fails, or cannot be made, is exit code 1.
+    """
+    if dry_run + backup_only + verify_only > 1:
+        raise typer.BadParameter("choose one of --dry-run, --backup-only and --verify-only")
+    if migration and (backup_only or verify_only):
+        raise typer.BadParameter("--backup-only and --verify-only apply no migration; leave --migration out")
+    workspace = operations.open_workspace(environment)
+    if dry_run:
+        _dry_run(workspace, migration, output)
+    elif backup_only:
+        _backup_only(workspace, output)
+    elif verify_only:
+        _verify_only(workspace, output)
+    else:
+        _deploy(workspace, migration, retry, output)
+
+
+def _dry_run(workspace: Workspace, migration: str | None, output: Output) -> None:
+    with ConsoleReporter() as report:
+        plan = operations.plan_database(workspace, migration=migration, report=report)
+    if output is Output.JSON:
+        print_json(plan.as_json())
+    else:
+        answer(plan_view(plan))
+    if not plan.would_succeed:
+        raise typer.Exit(FAILED)
+
+
+def _backup_only(workspace: Workspace, output: Output) -> None:
+    with ConsoleReporter() as report:
+        label = operations.back_up_database(workspace, report=report)
+    if output is Output.JSON:
+        print_json({"backup_label": label})
+    else:
+        answer(f"Made and verified: {label}")
+
+
+def _verify_only(workspace: Workspace, output: Output) -> None:
+    with ConsoleReporter() as report:
+        found = operations.verify_database(workspace, report=report)
+    if output is Output.JSON:
+        print_json(_verification_json(found))
+    else:
+        answer(_verification_view(found))
+    raise typer.Exit(DONE if found.passed else FAILED)
+
+
+def _deploy(workspace: Workspace, migration: str | None, retry: int, output: Output) -> None:
+    with ConsoleReporter() as report:
+        done = operations.deploy_database(workspace, migration=migration, retry=retry, report=report)
+    if output is Output.JSON:
+        print_json({**asdict(done.deployment), "verification": _verification_json(done.verification)})
+    else:
+        answer(Group(_told(done.deployment), _verification_view(done.verification)))
+    raise typer.Exit(DONE if done.verification.passed else FAILED)
+
+
+def _verification_json(found: Verification) -> dict[str, Any]:
+    return {**asdict(found), "passed": found.passed}
+
+
+def _verification_view(found: Verification) -> RenderableType:
+    if found.passed:
+        return f"Verified: {', '.join(check.name for check in found.checks)}."
+    return table(
+        "Not as it should be",
+        ("check", "verdict", "detail"),
+        [(check.name, check.verdict, check.detail) for check in found.problems],
+    )
+
+
+def _told(done: Deployment) -> str:
+    if not done.applied:
+        return f"Nothing is pending: the schema is at version {done.version}."
+    backup = f"; backup before: {done.backup_label}" if done.backup_label else "; no backup: the database was empty"
+    return f"Applied {', '.join(done.applied)}. The schema is at version {done.version}{backup}."
+
+
+def plan_view(plan: Plan) -> RenderableType:
+    """Return the plan for people."""
+    if not plan.pending:
+        return f"Nothing is pending: the schema is at version {plan.version}."
+    backup = f"{plan.backup.kind}: {plan.backup.why}" if plan.backup else f"none: {plan.backup_detail}"
+    return Group(
+        *(_migration_view(migration, plan) for migration in plan.pending),
+        Text(f"\nSchema:     version {plan.version} to {plan.pending[-1].version}, {plan.edition} edition"),
+        Text(f"Rehearsal:  {plan.rehearsal}: {plan.rehearsal_detail}"),
+        Text(f"Backup:     {backup}"),
+        Text(f"Way back:   {plan.way_back}"),
+    )
+
+
+def _migration_view(migration: PlannedMigration, plan: Plan) -> RenderableType:
+    how = "one transaction" if migration.transactional else "statement by statement"
+    done = f", {migration.statements_done} done already" if migration.statements_done else ""
+    rows = [
+        (statement.place.split(":", 1)[1], _shortened(statement.sql), _lock(statement, plan), _rewritten(statement))
+        for statement in migration.statements
+    ]
+    title = f"\n{migration.file} ({how}{done})"
+    findings = [Text(str(finding), style="yellow") for finding in migration.findings]
+    return Group(table(title, ("at", "statement", "strongest lock", "rewrites"), rows), *findings)
+
+
+def _shortened(sql: str) -> str:
+    line = " ".join(sql.split())
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 1]}…"
+
+
+def _lock(statement: PlannedStatement, plan: Plan) -> Text:
+    if statement.lock is None:
+        return Text("none" if statement.observed else "not known")
+    mode, relation = statement.lock
+    known = plan.sizes.get(relation)
+    extent = f" ({known.rows:,} rows, {size(known.bytes)})" if known else ""
+    return Text(f"{mode} on {relation}{extent}", style="yellow" if mode in STRONG else "")
+
+
+def _rewritten(statement: PlannedStatement) -> Text:
+    return Text(", ".join(statement.rewrites) or "-", style="red" if statement.rewrites else "")

@@ -1,0 +1,220 @@
+"""Deploying migrations to a stack's database: the plan, the backup before, the deployment, and the backup alone."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from observatory import database, engine
+from observatory.backups import MigrationBackup
+from observatory.bootstrap import OperationError, engine_options, state_options
+from observatory.database import Deployment, Edition, Installation, Need, Verification, throwaway_server
+from observatory.operations.plan import SCHEMA_TYPE
+from observatory.progress import Phase, Progress, Reporter, silent, task
+from observatory.runtime import bubblewrap, files
+from observatory.settings import FLEETS
+from observatory.workspace import Workspace
+
+if TYPE_CHECKING:
+    from observatory.database import Event, OnEvent, Plan, Profile, Throwaway
+
+DEFAULT_RETRY = 5
+PROGRAMS = "/usr/lib/postgresql/17/bin"  # in the root filesystem
+INSIDE = "/srv"  # where a throwaway server sees its directory
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseTarget:
+    """Where a stack's migrations go, as its last `up` declared it.
+
+    Attributes:
+        conninfo: as the role that owns the schema.
+        roles: those that get their privileges on what migrations make, and what each of them is.
+        version: the schema version wanted, which a rollback of the database sets; None is the newest.
+    """
+
+    conninfo: str
+    roles: Mapping[str, Profile]
+    version: int | None
+
+
+def database_target(workspace: Workspace) -> DatabaseTarget:
+    """Return where the stack's migrations go.
+
+    Raises:
+        OperationError: the stack has never been up, or its database is not reached from here.
+    """
+    options = state_options(workspace)
+    records = engine.resources(options) if engine.exists(options) else ()
+    found = next((record.outputs for record in records if record.type == SCHEMA_TYPE), None)
+    if found is None:
+        raise OperationError(
+            f"the stack {workspace.stack!r} has no database yet: bring it up by `observatory up` first"
+        )
+    rollout = workspace.rollout.read()
+    return DatabaseTarget(
+        conninfo=found["conninfo"],
+        roles=found.get("roles", {}),
+        version=rollout.schema_target if rollout else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseDeployment:
+    """What a deployment did, and what looking at the database afterwards showed."""
+
+    deployment: Deployment
+    verification: Verification
+
+
+def plan_database(
+    workspace: Workspace, *, migration: str | None = None, rehearse: bool = True, report: Reporter = silent
+) -> Plan:
+    """Say what `deploy_database` would do; nothing is written and no lock of ours taken.
+
+    Args:
+        workspace: of the stack.
+        migration: name of the one file to apply; None is all that are pending.
+        rehearse: run what is pending on a throwaway server first, where one can be made.
+        report: gets the progress.
+
+    Raises:
+        OperationError: the stack has never been up.
+        DatabaseError: files and database contradict each other, or the database cannot be reached.
+    """
+    target = database_target(workspace)
+    with task(report, "plan the migrations"):
+        return database.plan(
+            target.conninfo,
+            migrations=workspace.migrations,
+            target=target.version,
+            only=_file_name(migration),
+            backup=MigrationBackup(workspace.sandbox),
+            throwaway=rehearsal_server(workspace.sandbox.rootfs) if rehearse else None,
+        )
+
+
+def deploy_database(
+    workspace: Workspace, *, migration: str | None = None, retry: int = DEFAULT_RETRY, report: Reporter = silent
+) -> DatabaseDeployment:
+    """Bring the stack's database to the schema of the migration files: backup, migrations, jobs, privileges; then look.
+
+    Args:
+        workspace: of the stack.
+        migration: name of the one file to apply; None is all that are pending.
+        retry: how often a file is tried again while other sessions hold its locks.
+        report: gets the progress.
+
+    Raises:
+        OperationError: the stack has never been up.
+        DatabaseError: see `observatory.database.deploy`.
+    """
+    target = database_target(workspace)
+    with _events_to(report) as on_event:
+        done = database.deploy(
+            target.conninfo,
+            migrations=workspace.migrations,
+            target=target.version,
+            only=_file_name(migration),
+            needs=_needs(workspace),
+            actor=f"{getpass.getuser()}@{socket.gethostname()}",
+            deployment_id=str(uuid.uuid4()),
+            backup=MigrationBackup(workspace.sandbox),
+            retry=retry,
+            on_event=on_event,
+        )
+    with task(report, "jobs and privileges"):
+        database.finish_deployment(target.conninfo, roles=target.roles)
+    return DatabaseDeployment(deployment=done, verification=_verify(workspace, target, done.version, report))
+
+
+def verify_database(workspace: Workspace, *, report: Reporter = silent) -> Verification:
+    """Compare the stack's database with what its migrations make, and use it as the service does.
+
+    Raises:
+        OperationError: the stack has never been up.
+        DatabaseError: see `observatory.database.verify`.
+    """
+    target = database_target(workspace)
+    return _verify(workspace, target, target.version, report)
+
+
+def _verify(workspace: Workspace, target: DatabaseTarget, version: int | None, report: Reporter) -> Verification:
+    with task(report, "verify"):
+        return database.verify(
+            target.conninfo,
+            migrations=workspace.migrations,
+            target=version,
+            service_role=next((role for role, profile in target.roles.items() if profile == "service"), None),
+            service_conninfo=engine.outputs(engine_options(workspace), show_secrets=True)["database_url"],
+        )
+
+
+def back_up_database(workspace: Workspace, *, report: Reporter = silent) -> str:
+    """Make and verify the backup that `deploy_database` makes first, and nothing else; return its label.
+
+    Raises:
+        OperationError: the stack has never been up.
+        BackupFailedError: it could not be made or verified.
+    """
+    database_target(workspace)
+    with task(report, "backup") as at:
+        return database.make_backup(MigrationBackup(workspace.sandbox), at)
+
+
+def _needs(workspace: Workspace) -> list[Need]:
+    """Return which versions of the schema the fleets' releases work with, live or kept for a rollback."""
+    rollout, needs = workspace.rollout.read(), []
+    if rollout is None:
+        return []
+    for name in FLEETS:
+        fleet = rollout.fleet(name)
+        manifest = workspace.releases.manifest(fleet.version)
+        use = "live" if fleet.weight else "kept for rollback"
+        needs.append(Need(f"{name} ({use})", fleet.version, manifest.schema_min, manifest.schema_max))
+    return needs
+
+
+def _file_name(migration: str | None) -> str | None:
+    """A file may be given with its directory, as a shell completes it."""
+    return None if migration is None else Path(migration).name
+
+
+def rehearsal_server(rootfs: Path) -> Throwaway:
+    """Return what makes a server to rehearse on, out of the stack's own root filesystem."""
+
+    def wrap(command: Sequence[str], directory: Path) -> Sequence[str]:
+        mounts = ("--die-with-parent", "--bind", str(directory), INSIDE)
+        return bubblewrap.command(rootfs, bubblewrap.entry(rootfs), command, mounts=mounts)
+
+    installation = Installation(
+        programs=PROGRAMS,
+        wrap=wrap,
+        inside=INSIDE,
+        adopt=lambda directory: files.adopt(directory, bubblewrap.entry(rootfs).owner),
+    )
+
+    def make(edition: Edition) -> AbstractContextManager[str]:
+        return throwaway_server(installation, edition=edition)
+
+    return make
+
+
+@contextmanager
+def _events_to(report: Reporter) -> Iterator[OnEvent]:
+    """Tell of a deployment's events: each file is a task, all else is what a task is at."""
+
+    def on_event(event: Event) -> None:
+        name = event.migration or "migrations"
+        phase = {"applying": Phase.STARTED, "applied": Phase.DONE}.get(event.kind, Phase.MOVED)
+        detail = event.detail if event.kind in {"applying", "statement", "backup"} else f"{event.kind} {event.detail}"
+        report(Progress(task=name, phase=phase, detail=detail))
+
+    with task(report, "migrations"):
+        yield on_event

@@ -1,0 +1,316 @@
+"""The plan: what would run, which locks it takes, what it costs to come back, and that it writes nothing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from observatory.database import (
+    BackupFailedError,
+    Edition,
+    Installation,
+    MigrationHistoryError,
+    UnreachableError,
+    deploy,
+    plan,
+    throwaway_server,
+)
+from observatory.database.lock import MIGRATION_LOCK, session_lock
+from observatory.database.locks import Lock, expected, strongest
+from observatory.database.rehearsal import Throwaway
+from observatory.database.statements import Statement
+from observatory.operations.database import rehearsal_server
+from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
+from tests.database.test_backup import Backups
+from tests.support.postgres import PostgresServer
+
+
+@pytest.fixture
+def throwaway(postgres: PostgresServer) -> Throwaway:
+    """The suite's own server, which is faster than a new one."""
+    return lambda _edition: nullcontext(postgres.conninfo())
+
+
+@pytest.mark.parametrize(
+    ("sql", "mode", "relation", "rewrites"),
+    [
+        ("ALTER TABLE a ADD b int", "ACCESS EXCLUSIVE", "a", False),
+        ("ALTER TABLE a ADD b int DEFAULT 0", "ACCESS EXCLUSIVE", "a", False),
+        ("ALTER TABLE a ADD b uuid DEFAULT gen_random_uuid()", "ACCESS EXCLUSIVE", "a", True),
+        ("ALTER TABLE a ADD b int GENERATED ALWAYS AS (1) STORED", "ACCESS EXCLUSIVE", "a", True),
+        ("ALTER TABLE other.a ALTER b TYPE bigint", "ACCESS EXCLUSIVE", "other.a", True),
+        ("ALTER TABLE a VALIDATE CONSTRAINT b", "SHARE UPDATE EXCLUSIVE", "a", False),
+        ("ALTER TABLE a ALTER b SET STATISTICS 9", "SHARE UPDATE EXCLUSIVE", "a", False),
+        ("ALTER TABLE a ADD FOREIGN KEY (b) REFERENCES c", "SHARE ROW EXCLUSIVE", "a", False),
+        ("ALTER TABLE a DISABLE TRIGGER b", "SHARE ROW EXCLUSIVE", "a", False),
+        ("ALTER TABLE a RENAME TO b", "ACCESS EXCLUSIVE", "a", False),
+        ("CREATE TABLE a (b int REFERENCES c)", "SHARE ROW EXCLUSIVE", "c", False),
+        ("CREATE INDEX ON a (b)", "SHARE", "a", False),
+        ("CREATE INDEX CONCURRENTLY i ON a (b)", "SHARE UPDATE EXCLUSIVE", "a", False),
+        ("DROP INDEX CONCURRENTLY i", "SHARE UPDATE EXCLUSIVE", "i", False),
+        ("DROP TABLE public.a", "ACCESS EXCLUSIVE", "a", False),
+        ("DROP TRIGGER t ON a", "ACCESS EXCLUSIVE", "a", False),
+        ("CREATE TRIGGER t BEFORE INSERT ON a EXECUTE FUNCTION f()", "SHARE ROW EXCLUSIVE", "a", False),
+        ("TRUNCATE a", "ACCESS EXCLUSIVE", "a", False),
+        ("VACUUM a", "SHARE UPDATE EXCLUSIVE", "a", False),
+        ("VACUUM FULL a", "ACCESS EXCLUSIVE", "a", True),
+        ("CLUSTER a USING i", "ACCESS EXCLUSIVE", "a", True),
+        ("REINDEX TABLE CONCURRENTLY a", "SHARE UPDATE EXCLUSIVE", "a", False),
+        ("REFRESH MATERIALIZED VIEW CONCURRENTLY a", "EXCLUSIVE", "a", True),
+        ("INSERT INTO a VALUES (1)", "ROW EXCLUSIVE", "a", False),
+        ("UPDATE a SET b = 1", "ROW EXCLUSIVE", "a", False),
+        ("SELECT 1 FROM a FOR UPDATE", "ROW SHARE", "a", False),
+        ("LOCK TABLE a IN SHARE MODE", "SHARE", "a", False),
+        ("CREATE POLICY p ON a", "ACCESS EXCLUSIVE", "a", False),
+    ],
+)
+def test_locks_are_read_from_statements(sql: str, mode: str, relation: str, rewrites: bool) -> None:
+    found = expected(Statement(sql=sql, offset=0))
+
+    assert strongest(found.locks) == Lock(mode, relation)
+    assert found.rewrites == ((relation,) if rewrites else ())
+
+
+@pytest.mark.parametrize(
+    "sql", ["CREATE TABLE a ()", "SELECT create_hypertable('a', 'b')", "DROP FUNCTION f", "SET a.b = 1"]
+)
+def test_statements_that_tell_of_no_lock_claim_none(sql: str) -> None:
+    assert expected(Statement(sql=sql, offset=0)).locks == ()
+
+
+def test_a_rehearsal_sees_locks_and_rewrites_on_relations_that_were_there_before(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations, throwaway: Throwaway
+) -> None:
+    directory = write_migrations(
+        _001_a="CREATE TABLE a (ts timestamptz NOT NULL, x int);\nSELECT create_hypertable('a', by_range('ts'));\n"
+        "CREATE TABLE b (id int PRIMARY KEY);"
+    )
+    run_deploy(migrations=directory)
+    write_migrations(
+        _002_b="CREATE TABLE new (b int REFERENCES b);\nALTER TABLE new ADD x int;\nALTER TABLE b ADD y int;\n"
+        "ALTER TABLE b ALTER y TYPE bigint;\nSELECT add_dimension('a', by_hash('x', 2));\nTRUNCATE b CASCADE;",
+        _003_c="-- transaction: false\nANALYZE b;\nVACUUM a;\nALTER TABLE a ADD z int;",
+    )
+
+    planned = plan(conninfo, migrations=directory, throwaway=throwaway)
+
+    assert (planned.rehearsal, planned.would_succeed) == ("passed", True)
+    seen = [
+        [(each.lock and (each.lock.mode, each.lock.relation), each.rewrites, each.observed) for each in file.statements]
+        for file in planned.pending
+    ]
+    assert seen[0] == [
+        (("SHARE ROW EXCLUSIVE", "b"), (), True),
+        (None, (), True),
+        (("ACCESS EXCLUSIVE", "b"), (), True),
+        (("ACCESS EXCLUSIVE", "b"), ("b",), True),
+        (("SHARE UPDATE EXCLUSIVE", "a"), (), True),
+        (("ACCESS EXCLUSIVE", "b"), (), True),
+    ]
+    assert seen[1] == [
+        (("SHARE UPDATE EXCLUSIVE", "b"), (), True),
+        (("SHARE UPDATE EXCLUSIVE", "a"), (), False),  # VACUUM runs in no transaction, so its locks are read
+        (("ACCESS EXCLUSIVE", "a"), (), True),
+    ]
+
+
+def test_a_rehearsal_that_fails_says_where_and_the_plan_is_no_promise(
+    conninfo: str, write_migrations: WriteMigrations, throwaway: Throwaway
+) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a ();", _002_b="SELECT 1;\nALTER TABLE missing ADD x int;")
+
+    planned = plan(conninfo, migrations=directory, throwaway=throwaway)
+
+    assert (planned.rehearsal, planned.would_succeed) == ("failed", False)
+    assert planned.rehearsal_detail.startswith('002_b.sql:2:1: relation "missing" does not exist')
+
+
+def test_roles_of_the_server_are_there_in_the_rehearsal(
+    conninfo: str, postgres: PostgresServer, write_migrations: WriteMigrations, rootfs: Path
+) -> None:
+    with postgres.superuser() as admin:
+        admin.execute("CREATE ROLE reporting")
+    try:
+        directory = write_migrations(_001_a="CREATE TABLE a ();\nGRANT SELECT ON a TO reporting;")
+        assert plan(conninfo, migrations=directory, throwaway=rehearsal_server(rootfs)).rehearsal == "passed"
+    finally:
+        with postgres.superuser() as admin:
+            admin.execute("DROP ROLE reporting")
+
+
+def test_the_shipped_migrations_rehearse_on_a_server_of_their_own_which_is_gone_afterwards(
+    conninfo: str, rootfs: Path
+) -> None:
+    make, servers = rehearsal_server(rootfs), []
+
+    @contextmanager
+    def noted(edition: Edition) -> Iterator[str]:
+        with make(edition) as admin:
+            servers.append(Path(str(psycopg.conninfo.conninfo_to_dict(admin)["host"])))
+            yield admin
+
+    planned = plan(conninfo, migrations=SHIPPED, throwaway=noted)
+
+    assert (planned.rehearsal, len(planned.pending)) == ("passed", 6)
+    assert all(statement.observed for each in planned.pending for statement in each.statements)
+    assert not servers[0].parent.exists()
+
+
+def test_without_a_server_the_plan_says_so(conninfo: str, write_migrations: WriteMigrations, tmp_path: Path) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a ();")
+    missing = Installation(programs=str(tmp_path))
+
+    alone = plan(conninfo, migrations=directory)
+    tried = plan(conninfo, migrations=directory, throwaway=lambda edition: throwaway_server(missing, edition=edition))
+
+    assert (alone.rehearsal, alone.rehearsal_detail) == (
+        "not rehearsed",
+        "no PostgreSQL to rehearse on is installed here",
+    )
+    assert (tried.rehearsal, tried.rehearsal_detail) == (
+        "not rehearsed",
+        f"{tmp_path}/initdb cannot run: No such file or directory",
+    )
+    assert alone.would_succeed
+
+
+def test_a_server_that_does_not_start_says_why() -> None:
+    installation = Installation(programs="/bin", wrap=lambda command, _: ["false", *command])
+
+    with pytest.raises(UnreachableError, match="initdb failed"), throwaway_server(installation, edition="apache"):
+        pass
+
+
+def test_planning_writes_nothing_and_waits_for_nobody(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a ();")
+    run_deploy(migrations=directory)
+    write_migrations(_002_b="CREATE TABLE b ();\nINSERT INTO b DEFAULT VALUES;")
+    with psycopg.connect(conninfo, autocommit=True) as watcher, session_lock(watcher, MIGRATION_LOCK, wait_s=0):
+        before = written(watcher)
+
+        planned = plan(conninfo, migrations=directory, backup=Backups())
+
+        assert written(watcher) == before
+        locks = watcher.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
+        assert locks == (1,)
+    assert [each.name for each in planned.pending] == ["002_b"]
+
+
+def written(watcher: psycopg.Connection) -> list[tuple[object, ...]]:
+    """Rows that this database's sessions have written, and which transaction last changed the ledger."""
+    watcher.execute("SELECT pg_stat_force_next_flush()")
+    counters = "SELECT tup_inserted, tup_updated, tup_deleted FROM pg_stat_database WHERE datname = current_database()"
+    ledger = "SELECT count(*), max(xmin::text::bigint) FROM observatory.schema_migrations"
+    return watcher.execute(counters.encode()).fetchall() + watcher.execute(ledger.encode()).fetchall()
+
+
+def test_a_plan_is_read_in_a_read_only_transaction(
+    postgres: PostgresServer, run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a ();")
+    run_deploy(migrations=directory)
+    with psycopg.connect(conninfo) as connection:
+        # A function that writes, where the plan's session would run it if it could.
+        connection.execute("CREATE SEQUENCE asked")
+        connection.execute("CREATE FUNCTION note() RETURNS bool LANGUAGE sql AS $$ SELECT nextval('asked') > 0 $$")
+        connection.execute(
+            "ALTER TABLE observatory.schema_migrations ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+        )
+        connection.execute("CREATE POLICY p ON observatory.schema_migrations USING (note())")
+        connection.execute("CREATE ROLE planner LOGIN")
+        connection.execute("GRANT USAGE ON SCHEMA observatory TO planner")
+        connection.execute("GRANT SELECT ON observatory.schema_migrations TO planner")
+        connection.execute("GRANT USAGE ON SEQUENCE asked TO planner")
+    try:
+        with pytest.raises(Exception, match="read-only transaction"):
+            plan(conninfo.replace("user=postgres", "user=planner"), migrations=directory)
+    finally:
+        with postgres.superuser(conninfo.split("dbname=")[1]) as admin:
+            admin.execute("DROP OWNED BY planner; DROP ROLE planner")
+
+
+def test_the_plan_names_the_backup_and_the_way_back(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a ();")
+    empty = plan(conninfo, migrations=directory, backup=Backups())
+    assert (empty.backup, empty.backup_detail) == (None, "the database is empty")
+
+    run_deploy(migrations=directory)
+    nothing = plan(conninfo, migrations=directory, backup=Backups())
+    assert (nothing.backup, nothing.way_back) == (None, "nothing would change")
+
+    write_migrations(_002_b="CREATE TABLE b ();")
+    backups = Backups()
+    planned = plan(conninfo, migrations=directory, backup=backups)
+    assert planned.backup is not None
+    assert planned.backup.kind == "full"
+    assert "--backup-file LABEL" in planned.way_back
+    assert backups.asked == []
+
+
+def test_a_backup_that_could_not_be_made_is_known_before(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    class Unreachable(Backups):
+        def latest_full(self) -> None:
+            raise BackupFailedError("the repository does not answer")
+
+    directory = write_migrations(_001_a="CREATE TABLE a ();")
+    run_deploy(migrations=directory)
+    write_migrations(_002_b="CREATE TABLE b ();")
+
+    planned = plan(conninfo, migrations=directory, backup=Unreachable())
+
+    assert (planned.would_succeed, planned.backup_detail) == (False, "the repository does not answer")
+
+
+def test_the_plan_carries_the_lints_findings_and_how_large_a_locked_table_is(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(
+        _001_a="CREATE TABLE a (ts timestamptz NOT NULL);\nSELECT create_hypertable('a', by_range('ts'));\n"
+        "INSERT INTO a SELECT '2026-01-01'::timestamptz + n * interval '1 h' FROM generate_series(1, 500) n;\n"
+        "ANALYZE a;"
+    )
+    run_deploy(migrations=directory)
+    write_migrations(_002_b="-- transaction: false\nCREATE INDEX CONCURRENTLY IF NOT EXISTS a_ts ON a (ts);")
+
+    planned = plan(conninfo, migrations=directory, only="002_b.sql")
+
+    [file] = planned.pending
+    assert [(found.file, found.line, found.severity) for found in file.findings] == [("002_b.sql", 2, "error")]
+    assert planned.sizes["a"].rows == 500
+    document = planned.as_json()
+    assert document["pending"][0]["statements"][0]["lock"] == {"mode": "SHARE UPDATE EXCLUSIVE", "relation": "a"}
+    assert document["would_succeed"] is True
+
+
+def test_an_interrupted_file_is_planned_from_the_first_statement_not_done(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations, throwaway: Throwaway
+) -> None:
+    directory = write_migrations(_001_a="-- transaction: false\nCREATE TABLE a ();\nSELECT missing;")
+    with pytest.raises(Exception, match="missing"):
+        run_deploy(migrations=directory)
+    write_migrations(_001_a="-- transaction: false\nCREATE TABLE a ();\nVACUUM a;")
+
+    [file] = plan(conninfo, migrations=directory, throwaway=throwaway).pending
+
+    assert (file.statements_done, [statement.sql for statement in file.statements]) == (1, ["VACUUM a"])
+
+
+def test_what_deploy_refuses_the_plan_refuses_too(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a="SELECT 1;")
+    run_deploy(migrations=directory)
+    write_migrations(_001_a="SELECT 2;")
+
+    with pytest.raises(MigrationHistoryError, match=r"001_a\.sql:1:8: was edited"):
+        plan(conninfo, migrations=directory)
+    with pytest.raises(MigrationHistoryError):
+        deploy(conninfo, migrations=directory, actor="t", deployment_id="t")

@@ -1,0 +1,137 @@
+"""`observatory deploy database` on a real stack: plan, backup, deployment, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from components.schema import SchemaProvider
+from observatory.runtime.locks import exclusive
+from tests.stack.test_monitoring import sandbox
+from tests.support.checkout import Checkout
+
+
+@pytest.fixture
+def migration(stack: Checkout) -> Iterator[Path]:
+    """The next migration, which makes a table; it and its table are gone afterwards."""
+    directory = stack.root / "migrations"
+    number = max(int(file.name.split("_")[0]) for file in directory.glob("*.sql")) + 1
+    file = directory / f"{number:03d}_try.sql"
+    file.write_text("CREATE TABLE try (id bigint PRIMARY KEY, account text REFERENCES users);\n")
+    yield file
+    file.unlink()
+    with psycopg.connect(owner(stack)) as connection:
+        connection.execute("DROP TABLE IF EXISTS try")
+        connection.execute("DELETE FROM observatory.schema_migrations WHERE name = %s", [file.stem])
+
+
+def owner(stack: Checkout) -> str:
+    return make_conninfo(stack.output("admin_database_url"), dbname="observatory", user="migrator")
+
+
+def tables(stack: Checkout) -> set[str]:
+    with psycopg.connect(owner(stack)) as connection:
+        return {name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
+
+
+def test_plan_backup_and_deployment(stack: Checkout, migration: Path) -> None:
+    plan = stack.json("deploy", "database", "--dry-run")
+    assert [each["file"] for each in plan["pending"]] == [migration.name]
+    [statement] = plan["pending"][0]["statements"]
+    assert statement["lock"] == {"mode": "SHARE ROW EXCLUSIVE", "relation": "users"}
+    assert (plan["rehearsal"], plan["backup"]["kind"], plan["would_succeed"]) == ("passed", "incr", True)
+    shown = stack.run("deploy", "database", "--dry-run", "--migration", str(migration)).stdout
+    assert "SHARE ROW EXCLUSIVE on users" in shown
+    assert "try" not in tables(stack)
+
+    # 1: there is no catalogue of a file that a test has made up, and what is not known is not passed.
+    done = stack.json("deploy", "database", "--migration", migration.name, "--retry", "1", expect=1)
+    assert done["applied"] == [migration.stem]
+    [unknown] = [check for check in done["verification"]["checks"] if check["verdict"] != "passed"]
+    assert (unknown["name"], unknown["verdict"]) == ("objects", "unknown")
+    assert done["backup_label"] == stack.json("backup", "list")[-1]["label"]
+    assert "try" in tables(stack)
+    assert stack.json("deploy", "database", expect=1)["applied"] == []
+
+
+def test_nothing_pending_is_verified_and_what_is_missing_is_named(stack: Checkout) -> None:
+    assert stack.json("deploy", "database")["verification"]["passed"] is True
+    assert "Verified: version" in stack.run("deploy", "database", "--verify-only").stdout
+    with psycopg.connect(owner(stack)) as connection:
+        connection.execute("ALTER INDEX projects_owner RENAME TO hidden")
+    try:
+        found = stack.json("deploy", "database", "--verify-only", expect=1)
+    finally:
+        with psycopg.connect(owner(stack)) as connection:
+            connection.execute("ALTER INDEX hidden RENAME TO projects_owner")
+    [failed] = [check for check in found["checks"] if check["verdict"] != "passed"]
+    assert "projects_owner is missing" in failed["detail"]
+
+
+def test_without_a_backup_nothing_is_migrated(stack: Checkout, migration: Path) -> None:
+    with exclusive(stack.home / "run/pgbackrest/observatory-backup-1.lock"):
+        refused = stack.json("deploy", "database", expect=1)
+    assert refused["error"]["kind"] == "BackupFailedError"
+    assert "another backup is at work" in refused["error"]["message"]
+    assert "try" not in tables(stack)
+
+
+def test_a_damaged_backup_stops_the_migration(stack: Checkout, migration: Path) -> None:
+    full = next(each for each in stack.json("backup", "list") if each["type"] == "full")
+    bundle = stack.home / "data/backups/backup/observatory" / full["label"] / "bundle/1"
+    whole = bundle.read_bytes()
+    bundle.write_bytes(whole[:100] + b"damaged" + whole[107:])
+    try:
+        refused = stack.json("deploy", "database", expect=1)
+    finally:
+        bundle.write_bytes(whole)
+    assert "cannot be verified" in refused["error"]["message"]
+    assert "try" not in tables(stack)
+
+
+def test_the_backup_alone(stack: Checkout, migration: Path) -> None:
+    label = stack.json("deploy", "database", "--backup-only")["backup_label"]
+    assert label == stack.json("backup", "list")[-1]["label"]
+    assert "try" not in tables(stack)
+
+
+def test_files_that_contradict_the_ledger_are_refused_and_wrong_usage_is_told(stack: Checkout) -> None:
+    file = stack.root / "migrations/003_create_indexes.sql"
+    text = file.read_text()
+    file.write_text(text + "SELECT 1;\n")
+    try:
+        refused = stack.json("deploy", "database", expect=3)
+    finally:
+        file.write_text(text)
+    assert refused["error"]["kind"] == "MigrationHistoryError"
+    assert f"{file.name}:{text.count(chr(10)) + 1}:1: was edited" in refused["error"]["message"]
+    assert "there is no such migration" in stack.run("deploy", "database", "--migration", "9.sql", expect=3).stderr
+    stack.run("deploy", "database", "--dry-run", "--backup-only", expect=2)
+    stack.run("deploy", "database", "--verify-only", "--migration", file.name, expect=2)
+
+
+def test_the_resource_backs_up_before_pending_migrations_too(stack: Checkout, migration: Path) -> None:
+    """By its provider alone: this release of the service is not ready on a schema that it does not know."""
+    before = len(stack.json("backup", "list"))
+    props = {
+        "conninfo": owner(stack),
+        "directory": str(migration.parent),
+        "migrations": [],
+        "backup_home": str(stack.home),
+        "backup_rootfs": str(sandbox(stack).rootfs),
+    }
+    SchemaProvider().update("schema", props, props)
+    assert "try" in tables(stack)
+    after = stack.json("backup", "list")
+    assert len(after) == before + 1
+    with psycopg.connect(owner(stack)) as connection:
+        ledger = "SELECT backup_label FROM observatory.schema_migrations WHERE name = %s"
+        assert connection.execute(ledger, [migration.stem]).fetchone() == (after[-1]["label"],)
+
+
+def test_a_stack_that_was_never_up_has_no_database(checkout: Checkout) -> None:
+    assert "`observatory up`" in checkout.run("deploy", "database", expect=2).stderr
