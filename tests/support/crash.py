@@ -166,9 +166,20 @@ def _doubles(checkout: Checkout) -> list[str]:
         for variable in _read(pid, "environ").split(b"\0")
         if variable.startswith(b"OBSERVATORY_PROGRAM=")
     )
+    schedulers = [pid for pid in _pids() if _runs_scheduler(pid, checkout)]
     problems = [f"{len(supervisors)} supervisors"] if len(supervisors) > 1 else []
+    problems += [f"{len(schedulers)} schedulers"] if len(schedulers) > 1 else []
     problems += [f"{len(postmasters)} postmasters"] if len(postmasters) > 1 else []
     return problems + [f"{name} runs {count} times" for name, count in programs.items() if count > 1]
+
+
+def _runs_scheduler(pid: int, checkout: Checkout) -> bool:
+    if b"observatory scheduler" not in _command(pid):
+        return False
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink() == checkout.root
+    except OSError:
+        return False
 
 
 def postmasters(checkout: Checkout) -> list[int]:
