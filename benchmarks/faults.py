@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import ssl
@@ -28,7 +29,10 @@ PROMPT_S = 1.0
 ANSWER_S = 30.0
 WRITES_PER_S, BATCH = 20, 5
 BEFORE_S, AFTER_S = 3, 12  # of load around a fault; recovery is wanted within 5 s
-UNLIMITED = httpx.Limits()  # a request that waits for a connection of the client's own would count against the stack
+# The client's own connections must not count against the stack: none waits for one, and those that a stall of some
+# seconds needs stand before it, since a hundred TLS handshakes at once keep the client busy for longer than the stall.
+# They are spread over several pools, because httpx looks at every connection of a pool for each request.
+POOLS, CONNECTIONS, LIMITS = 15, 10, httpx.Limits(keepalive_expiry=60)
 DOWN_S = 5  # how long a stopped part stays away
 
 
@@ -141,32 +145,42 @@ async def _load(
     stack: Stack, batches: list[list[dict[str, Any]]], fault: Callable[[], None]
 ) -> tuple[list[Request], list[Request]]:
     """Send every batch, and with each a read of the first one's trace; return the writes, and all requests by time."""
-    trusted, headers = ssl.create_default_context(cafile=stack.ca_file), {"Authorization": f"Bearer {stack.api_key}"}
-    async with httpx.AsyncClient(
-        base_url=stack.service_url, headers=headers, timeout=ANSWER_S, verify=trusted, limits=UNLIMITED
-    ) as client:
+    async with contextlib.AsyncExitStack() as opened:
+        clients = [await opened.enter_async_context(_client(stack)) for _ in range(POOLS)]
         known = f"/v1/traces/{batches[0][0]['trace_id']}"
-        (await client.post("/v1/traces", json={"items": batches[0]})).raise_for_status()
-        (await client.get(known)).raise_for_status()
-        zero = time.monotonic() + BEFORE_S
-        times = [zero - BEFORE_S + number / WRITES_PER_S for number in range(len(batches))]
+        (await clients[0].post("/v1/traces", json={"items": batches[0]})).raise_for_status()
+        await asyncio.gather(*(client.get(known) for client in clients for _ in range(CONNECTIONS)))
+        zero, turn = time.monotonic() + BEFORE_S, itertools.cycle(clients)
+        times = [number / WRITES_PER_S - BEFORE_S for number in range(len(batches))]
         disturbed = asyncio.create_task(asyncio.to_thread(_at, zero, fault))
-        sent = [
-            _request(client.build_request("POST", "/v1/traces", json={"items": batch}), client, at - zero, zero)
+        writes = [
+            _request(next(turn), at, zero, "POST", "/v1/traces", json={"items": batch})
             for batch, at in zip(batches, times, strict=True)
         ]
-        asked = [_request(client.build_request("GET", known), client, at - zero, zero) for at in times]
-        requests = await asyncio.gather(*sent, *asked)
+        reads = [_request(next(turn), at, zero, "GET", known) for at in times]
+        requests = await asyncio.gather(*writes, *reads)
         await disturbed
-    return requests[: len(sent)], sorted(requests, key=lambda request: request.at)
+    return requests[: len(writes)], sorted(requests, key=lambda request: request.at)
 
 
-async def _request(request: httpx.Request, client: httpx.AsyncClient, at: float, zero: float) -> Request:
+def _client(stack: Stack) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=stack.service_url,
+        headers={"Authorization": f"Bearer {stack.api_key}"},
+        timeout=ANSWER_S,
+        verify=ssl.create_default_context(cafile=stack.ca_file),
+        limits=LIMITS,
+    )
+
+
+async def _request(
+    client: httpx.AsyncClient, at: float, zero: float, method: str, path: str, **content: Any
+) -> Request:
     """Send a request `at` seconds after the fault's time, which is `zero` of the monotonic clock."""
     planned = zero + at
     await asyncio.sleep(max(0.0, planned - time.monotonic()))
     try:
-        status = (await client.send(request)).status_code
+        status = (await client.request(method, path, **content)).status_code
     except httpx.HTTPError:
         status = 0
     return Request(at=at, status=status, seconds=time.monotonic() - planned)

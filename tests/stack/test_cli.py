@@ -56,7 +56,7 @@ def test_the_command_runs_the_cli_where_it_finds_one(checkout: Checkout) -> None
 
 
 def workers(checkout: Checkout) -> dict[int, str]:
-    """Return the processes that work in the checkout, by what they run; the sandbox's daemons work elsewhere."""
+    """Return the processes that work in the checkout, by what they run; no daemons: those stay on purpose."""
     found = {}
     for pid in checkout.processes():
         try:
@@ -64,7 +64,11 @@ def workers(checkout: Checkout) -> dict[int, str]:
                 found[pid] = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
-    return {pid: command for pid, command in found.items() if not re.search(r"supervisord|bwrap", command)}
+    return {
+        pid: command
+        for pid, command in found.items()
+        if not re.search(r"supervisord|bwrap|observatory scheduler", command)
+    }
 
 
 def start_up(checkout: Checkout, until: str) -> subprocess.Popen[str]:
