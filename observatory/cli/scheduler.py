@@ -16,7 +16,11 @@ app.add_typer(group, name="scheduler")
 
 
 @group.callback(invoke_without_command=True)
-def scheduler(context: typer.Context, environment: EnvironmentOption = "local") -> None:
+def scheduler(
+    context: typer.Context,
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,  # noqa: ARG001 - an error is told in it
+) -> None:
     """Run the jobs of the host at their times, until SIGTERM or an interrupt.
 
     `observatory up` starts it for the local stack. A stack has one: a second one is refused.

@@ -28,8 +28,9 @@ from observatory.nodes.pgbackrest import S3Repository, command
 from observatory.nodes.pgbouncer import pgbouncer
 from observatory.nodes.postgres import patroni
 from observatory.nodes.storage import storage
-from observatory.nodes.systemd import DIRECTORY, USER, service_name
-from observatory.nodes.unit import Host, Paths, Unit, render
+from observatory.nodes.systemd import USER, service_name
+from observatory.nodes.timers import timer_files
+from observatory.nodes.unit import Host, Paths, Unit
 
 WAL_VOLUME = "/var/lib/observatory-wal"
 DATABASE = replace(MACHINE, wal=f"{WAL_VOLUME}/pg_wal")
@@ -117,10 +118,8 @@ def backup_timers(settings: AwsSettings, paths: Paths) -> dict[str, str]:
     files = {}
     for job in host_jobs(settings):
         if kind := BACKUP_TYPES.get(job.name):
-            path = f"{DIRECTORY}/observatory-{job.name}"
-            run = " ".join(command(paths, "backup", f"--type={kind}"))
-            files[f"{path}.service"] = render("backup.service.j2", job=job, command=run, user=USER)
-            files[f"{path}.timer"] = render("job.timer.j2", job=job, stack="this machine's stack")
+            backup = command(paths, "backup", f"--type={kind}")
+            files.update(timer_files(job, command=backup, user=USER, after=(service_name("patroni"),)))
     return files
 
 

@@ -1,46 +1,33 @@
-"""systemd's service and timer of each job of the host, for nodes that systemd runs.
+"""systemd's service and timer of a job of the host, for machines that systemd runs.
 
-`observatory scheduler run` is what both start on AWS and on `local`: it keeps the record of runs and their metrics.
+Times and timeouts are those of the one list (`observatory.nodes.host_jobs`); what a machine runs at them is its own:
+a database machine has pgBackRest and not this library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from observatory.nodes.host_jobs import HostJob
+from observatory.nodes.systemd import DIRECTORY, quoted
 from observatory.nodes.unit import render
-
-STOP_SECONDS = 60  # what a job gets to end in order, as under `observatory scheduler`
-
-
-def unit_name(job: HostJob) -> str:
-    """Return the name of the job's units, without their suffix."""
-    return f"observatory-{job.name}"
 
 
 def timer_files(
-    jobs: Iterable[HostJob],
-    *,
-    stack: str,
-    program: str,
-    directory: str,
-    user: str,
-    units: str = "/etc/systemd/system",
+    job: HostJob, *, command: Sequence[str], user: str, after: Sequence[str] = (), directory: str = DIRECTORY
 ) -> dict[str, str]:
-    """Return the unit files of jobs by their path.
+    """Return the files of a job's service and of its timer, by path.
 
     Args:
-        jobs: what is to run.
-        stack: the stack that the jobs are of.
-        program: the absolute path of `observatory`.
-        directory: the checkout that it runs in.
+        job: when to run, and for how long at most.
+        command: the command line that does it on this machine.
         user: whom it runs as.
-        units: where systemd looks for units.
+        after: services that start before it where they start at all.
+        directory: where systemd looks for units.
     """
-    files = {}
-    for job in jobs:
-        values = {"job": job, "stack": stack, "program": program, "directory": directory, "user": user}
-        path = f"{units}/{unit_name(job)}"
-        files[f"{path}.service"] = render("job.service.j2", stop_seconds=STOP_SECONDS, **values)
-        files[f"{path}.timer"] = render("job.timer.j2", **values)
-    return files
+    path = f"{directory}/observatory-{job.name}"
+    line = " ".join(quoted(word, command=True) for word in command)
+    return {
+        f"{path}.service": render("job.service.j2", job=job, command=line, user=user, after=after),
+        f"{path}.timer": render("job.timer.j2", job=job),
+    }

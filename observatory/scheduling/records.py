@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from observatory.nodes import Paths
 from observatory.nodes.exporters import textfile_directory
@@ -88,10 +88,10 @@ class RecordStore:
         file = self.sandbox.host_path(f"{RECORDS}/{name}.json")
         if not file.exists():
             return JobRecord(name=name, known_since=now())
-        record = JobRecord.model_validate_json(file.read_bytes())
+        record = _record(name, file)
         if record.result is RunResult.RUNNING and locks.holder(self.lock_file(name)) is None:
             # It may have written its end between the two looks.
-            record = JobRecord.model_validate_json(file.read_bytes())
+            record = _record(name, file)
             if record.result is RunResult.RUNNING:
                 return record.model_copy(update={"result": RunResult.INTERRUPTED, "message": "killed in the middle"})
         return record
@@ -116,6 +116,15 @@ class RecordStore:
         """Return when the scheduler last said that it lives."""
         file = self.sandbox.host_path(f"{METRICS}/{HEARTBEAT_FILE}")
         return datetime.fromtimestamp(file.stat().st_mtime, UTC) if file.exists() else None
+
+
+def _record(name: str, file: Path) -> JobRecord:
+    """Return what a file holds; a damaged one must not keep the job from running, so it counts as never run."""
+    try:
+        return JobRecord.model_validate_json(file.read_bytes())
+    except ValidationError:
+        since = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+        return JobRecord(name=name, known_since=since, message=f"{file} was damaged; earlier runs are forgotten")
 
 
 def log_file(sandbox: Sandbox, name: str) -> Path:

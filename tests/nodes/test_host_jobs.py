@@ -37,9 +37,9 @@ def test_a_jobs_command_is_one_that_there_is(job: HostJob) -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
-    program = shutil.which("true")
-    assert program
-    files = timer_files(JOBS, stack="staging", program=program, directory="/", user="root", units=str(tmp_path))
+    files = {}
+    for job in JOBS:
+        files.update(timer_files(job, command=("/bin/true", "100 %", "$HOME"), user="root", directory=str(tmp_path)))
     for path, text in files.items():
         Path(path).write_text(text)
     assert len(files) == 2 * len(JOBS)
@@ -53,9 +53,12 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_a_unit_runs_the_job_as_the_scheduler_does() -> None:
-    files = timer_files(JOBS, stack="production", program="/opt/bin/observatory", directory="/opt", user="observatory")
+def test_a_machines_own_command_runs_at_the_jobs_time_and_within_its_timeout() -> None:
+    files = timer_files(JOBS[0], command=("/usr/bin/pgbackrest", "backup"), user="observatory", after=("a.service",))
     service = files["/etc/systemd/system/observatory-backup-full.service"]
-    assert "ExecStart=/opt/bin/observatory scheduler run backup-full --environment production\n" in service
-    assert "OnCalendar=Sun *-*-* 1:30:00 UTC\n" in files["/etc/systemd/system/observatory-backup-full.timer"]
-    assert "\nPersistent=true\n" in files["/etc/systemd/system/observatory-backup-full.timer"]
+    assert 'ExecStart="/usr/bin/pgbackrest" "backup"\n' in service
+    assert "After=network-online.target a.service\n" in service
+    assert "TimeoutStartSec=43200\n" in service
+    timer = files["/etc/systemd/system/observatory-backup-full.timer"]
+    assert "OnCalendar=Sun *-*-* 1:30:00 UTC\n" in timer
+    assert "\nPersistent=true\n" in timer

@@ -164,3 +164,10 @@ def test_a_killed_runners_job_keeps_its_lock_and_then_counts_as_interrupted(stor
     os.kill(pid, signal.SIGKILL)
     until(lambda: store.read("job").result is RunResult.INTERRUPTED)
     assert run(JOB, sh("true"), cwd=tmp_path, store=store).result is RunResult.SUCCEEDED
+
+
+def test_a_damaged_record_is_told_and_the_job_runs_all_the_same(store: RecordStore, tmp_path: Path) -> None:
+    run(JOB, sh("true"), cwd=tmp_path, store=store)
+    store.sandbox.host_path("/srv/data/jobs/job.json").write_text("{")
+    assert "job.json was damaged" in store.read("job").message
+    assert run(JOB, sh("true"), cwd=tmp_path, store=store).result is RunResult.SUCCEEDED
