@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from observatory import engine
 from observatory.database.connection import connect, with_database
 from tests.support import crash
 from tests.support.blow import read_ledger, write_plan
@@ -92,3 +94,15 @@ def test_a_stack_lives_through_commands_that_end_anywhere(checkout: Checkout, si
     life = Life(checkout=checkout, signal=signal, share=SHARE).run()
     assert life.broken == []
     assert sum(life.blows.values()) >= 8, life.blows
+
+
+@pytest.mark.parametrize("arguments", [DOWN, ("down", "--keep-data", *EMBEDDED)], ids=["down", "keep-data"])
+def test_down_is_refused_while_a_run_is_under_way(checkout: Checkout, arguments: tuple[str, ...]) -> None:
+    checkout.home.mkdir(parents=True)
+    options = engine.StackOptions(
+        cwd=checkout.root, stack="local", backend=checkout.root / ".observatory/backend", passphrase=""
+    )
+    with engine.locked(options):
+        assert f"(pid {os.getpid()})" in checkout.run(*arguments, expect=3).stderr
+    assert checkout.home.exists()
+    checkout.run(*arguments)
