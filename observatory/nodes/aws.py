@@ -13,6 +13,7 @@ from observatory.nodes.cloud_init import (
     Oneshot,
     nvme_device,
     secrets_oneshot,
+    secrets_timer,
     user_data,
 )
 from observatory.nodes.etcd import etcd
@@ -90,6 +91,7 @@ def database_user_data(
         cache_url: the cache's address, for its exporter.
     """
     region = settings.account.region
+    secrets = secrets_oneshot(secret=secret, region=region, reloaded=("pgbouncer",))
     stanza = Oneshot(
         name="observatory-stanza.service",
         command=command(DATABASE, "stanza-create"),
@@ -104,12 +106,12 @@ def database_user_data(
         packages=DATABASE_PACKAGES,
         masked=[f"{name}.service" for name in PACKAGED_SERVICES],
         programs=("machine_secrets.py",),
-        oneshots=(secrets_oneshot(secret=secret, region=region), stanza),
+        oneshots=(secrets, stanza),
         mounts=(
             Mount(device=nvme_device(data_volume), directory=DATABASE.data),
             Mount(device=nvme_device(wal_volume), directory=WAL_VOLUME),
         ),
-        files=backup_timers(settings, DATABASE),
+        files={**backup_timers(settings, DATABASE), **secrets_timer(secrets)},
     )
 
 
@@ -162,6 +164,7 @@ def fleet_user_data(
     region = settings.account.region
     options = ("--document", document, "--releases", f"s3://{settings.release_bucket}", "--region", region)
     place = ("--fleet", fleet, "--directory", f"{FLEET.releases}/{fleet}")
+    secrets = secrets_oneshot(secret=secret, region=region)  # the service reads its login for each connection
     release = Oneshot(
         name="observatory-release.service",
         command=("/usr/bin/python3", "-I", f"{PROGRAM_DIRECTORY}/fleet_release.py", *options, *place),
@@ -173,5 +176,6 @@ def fleet_user_data(
         packages=COMMON_PACKAGES,
         masked=(),
         programs=("machine_secrets.py", "fleet_release.py"),
-        oneshots=(secrets_oneshot(secret=secret, region=region), release),
+        oneshots=(secrets, release),
+        files=secrets_timer(secrets),
     )

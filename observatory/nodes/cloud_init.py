@@ -10,17 +10,29 @@ from __future__ import annotations
 import base64
 import gzip
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
-from observatory.nodes.systemd import DIRECTORY, USER, directories, services
+from observatory.nodes.systemd import DIRECTORY, USER, directories, service_name, services
 from observatory.nodes.unit import Paths, Unit, render
 
 PROGRAMS = Path(__file__).parent / "programs"
 PROGRAM_DIRECTORY = "/usr/local/lib/observatory"
 SECRETS_SERVICE = "observatory-secrets.service"
+REFRESH_SERVICE = "observatory-secrets-refresh.service"
+REFRESH_TIMER = """\
+[Unit]
+Description=The machine's secrets, each minute
+
+[Timer]
+OnBootSec=2min
+OnUnitInactiveSec=1min
+
+[Install]
+WantedBy=timers.target
+"""
 MACHINE = Paths(
     config="/etc/observatory",
     data="/var/lib/observatory",
@@ -41,7 +53,10 @@ class Mount:
 
 @dataclass(frozen=True, kw_only=True)
 class Oneshot:
-    """A command that prepares the machine at every boot; `after` and `before` are names of services."""
+    """A command that prepares the machine at every boot; `after` and `before` are names of services.
+
+    With `retry` it is tried until it succeeds; one that does not remain may be started again.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -49,6 +64,7 @@ class Oneshot:
     before: tuple[str, ...] = ()
     user: str = "root"
     retry: bool = False
+    remains: bool = True
 
 
 def nvme_device(volume_id: str) -> str:
@@ -56,11 +72,20 @@ def nvme_device(volume_id: str) -> str:
     return f"/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_{volume_id.replace('-', '')}"
 
 
-def secrets_oneshot(*, secret: str, region: str) -> Oneshot:
-    """Return what fetches the machine's secret files."""
+def secrets_oneshot(*, secret: str, region: str, reloaded: Sequence[str] = ()) -> Oneshot:
+    """Return what fetches the machine's secret files, and reloads units after a change."""
     program = f"{PROGRAM_DIRECTORY}/machine_secrets.py"
-    options = ("--secret", secret, "--region", region, "--owner", USER)
+    options = ["--secret", secret, "--region", region, "--owner", USER]
+    for name in reloaded:
+        options += ["--reload", service_name(name)]
     return Oneshot(name=SECRETS_SERVICE, command=("/usr/bin/python3", "-I", program, *options))
+
+
+def secrets_timer(oneshot: Oneshot) -> dict[str, str]:
+    """Return the files that fetch the secrets again each minute, so that a rotated password arrives."""
+    again = replace(oneshot, name=REFRESH_SERVICE, remains=False)
+    path = f"{DIRECTORY}/{REFRESH_SERVICE.removesuffix('.service')}"
+    return {f"{path}.service": render("oneshot.service.j2", oneshot=again), f"{path}.timer": REFRESH_TIMER}
 
 
 def user_data(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import observatory
 from observatory import automation, engine
+from observatory.aws_settings import AwsSettings
 from observatory.bootstrap import OperationError, bootstrap, engine_options, rollout_of_state, state_options
 from observatory.delivery.rollout import RolloutDocument
 from observatory.demonstration import Demonstration, demonstrate
@@ -239,8 +240,18 @@ def environment(workspace: Workspace) -> dict[str, str]:
 
 
 def status(workspace: Workspace) -> Status:
-    """Look at what runs."""
+    """Look at what runs.
+
+    Raises:
+        OperationError: the stack's processes are not on this machine.
+    """
     settings = load_file(workspace.config_file)
+    if isinstance(settings, AwsSettings):
+        raise OperationError(
+            f"status looks at processes of this machine, and {workspace.stack!r} has none: its machines' health is in "
+            f"Prometheus ({settings.kubernetes.prometheus_url}), what was declared in `observatory outputs -e "
+            f"{workspace.stack}`"
+        )
     rollout = workspace.rollout.read() or rollout_of_state(workspace)
     if rollout is None or not engine.resources(state_options(workspace)):
         return Status(daemons=[], rollout=None, schema_version=None, fleet_size=settings.fleets.size, jobs=[])

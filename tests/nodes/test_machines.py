@@ -220,6 +220,33 @@ def test_secret_files_are_their_owners_alone(aws: Aws, tmp_path: Path) -> None:
     assert target.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_rotated_password_is_written_and_its_reader_reloaded_and_nothing_else_happens(
+    aws: Aws, tmp_path: Path
+) -> None:
+    target, told = tmp_path / "users.txt", tmp_path / "told"
+    systemctl = tmp_path / "bin" / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\necho "$@" >> "{told}"\n')
+    systemctl.chmod(0o755)
+    options = ("--secret", SECRET, "--region", "eu-central-1", "--owner", getpass.getuser(), "--reload", "a.service")
+    for password in ("old", "old", "new"):
+        (tmp_path / "secret").write_text(json.dumps({str(target): password}))
+        done = aws.run("machine_secrets", *options)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert target.read_text() == "new"
+    assert told.read_text() == 2 * "--no-block try-reload-or-restart a.service\n"
+
+
+@both
+def test_secrets_are_fetched_again_each_minute(text: str) -> None:
+    written = files(text)
+    assert "OnUnitInactiveSec=1min" in written[f"{DIRECTORY}/observatory-secrets-refresh.timer"]
+    refresh = written[f"{DIRECTORY}/observatory-secrets-refresh.service"]
+    assert "RemainAfterExit" not in refresh  # else the timer would start it once
+    assert ("--reload observatory-pgbouncer.service" in refresh) == ("observatory-pgbouncer" in text)
+    assert "observatory-secrets-refresh.timer" in yaml.safe_load(text)["runcmd"][-1]
+    assert "observatory-secrets-refresh.service" not in yaml.safe_load(text)["runcmd"][-1]
+
+
 def test_a_secret_that_cannot_be_read_is_said(aws: Aws) -> None:
     done = aws.run("machine_secrets", "--secret", SECRET, "--region", "eu-central-1", "--owner", "root")
     assert done.returncode == 1

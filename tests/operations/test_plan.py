@@ -48,6 +48,12 @@ def test_a_wrong_setting_is_told_before_anything_is_planned(fresh: Checkout, tmp
     assert "fleets.size" in wrong.run("preview", *EMBEDDED, expect=2).stderr
 
 
+def test_the_status_of_machines_elsewhere_is_said_to_be_elsewhere(fresh: Checkout) -> None:
+    said = fresh.json("status", "-e", "production", expect=2)["error"]["message"]
+    assert "https://prometheus.platform.example.com" in said
+    assert "observatory outputs -e production" in said
+
+
 @pytest.mark.parametrize("command", [("up",), ("down", "--yes")])
 def test_what_needs_plugins_is_refused_without_the_cli_and_says_how_to_go_on(
     fresh: Checkout, command: tuple[str, ...]

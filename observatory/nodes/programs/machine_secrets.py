@@ -1,4 +1,7 @@
-"""Writes the secret files of this machine, from one secret of AWS Secrets Manager, before its daemons start.
+"""Writes the secret files of this machine, from one secret of AWS Secrets Manager.
+
+Runs before the daemons start, and each minute: a rotated password is there within a minute, and the services that read
+it at a reload are reloaded. A file that says what it should is left alone.
 
 The secret is a JSON object of contents by absolute path. It is read by the machine's own role through the AWS CLI, so
 that no secret is in the machine's user data. Uses the standard library alone: it runs on a bare machine.
@@ -24,9 +27,13 @@ def main() -> None:
     parser.add_argument("--secret", required=True, help="ARN of the secret")
     parser.add_argument("--region", required=True)
     parser.add_argument("--owner", required=True, help="user and group of the files")
+    parser.add_argument("--reload", action="append", default=[], help="service to reload after a change")
     arguments = parser.parse_args()
-    for path, content in json.loads(fetch(arguments.secret, arguments.region)).items():
-        write(Path(path), content, arguments.owner)
+    files = json.loads(fetch(arguments.secret, arguments.region))
+    changed = [path for path, content in files.items() if write(Path(path), content, arguments.owner)]
+    for service in arguments.reload if changed else ():
+        # At a boot it does not run yet, and reads the file when it starts.
+        subprocess.run(["systemctl", "--no-block", "try-reload-or-restart", service], check=True)
 
 
 def fetch(secret: str, region: str) -> str:
@@ -42,14 +49,17 @@ def fetch(secret: str, region: str) -> str:
     sys.exit(f"{secret} cannot be read, {ATTEMPTS} attempts: {done.stderr.strip()}")
 
 
-def write(path: Path, content: str, owner: str) -> None:
-    """Write a file whole or not at all, for its owner's eyes only."""
+def write(path: Path, content: str, owner: str) -> bool:
+    """Write a file whole or not at all, for its owner's eyes only; return whether it was another one."""
+    if path.exists() and path.read_text(encoding="utf-8") == content:
+        return False
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(content)
     os.chown(partial, pwd.getpwnam(owner).pw_uid, grp.getgrnam(owner).gr_gid)
     Path(partial).replace(path)
+    return True
 
 
 if __name__ == "__main__":
