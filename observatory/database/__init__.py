@@ -12,6 +12,7 @@ from observatory.database.bootstrap import (
 )
 from observatory.database.connection import connect
 from observatory.database.deployment import Deployment, SchemaStatus, check_syntax, deploy, finish_deployment, status
+from observatory.database.editions import upgrade_edition
 from observatory.database.errors import (
     BackupFailedError,
     ContractRefusedError,
@@ -96,6 +97,7 @@ __all__ = [
     "set_role_settings",
     "status",
     "throwaway_server",
+    "upgrade_edition",
     "verify",
 ]
 
