@@ -6,11 +6,15 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from proofs import crash
+from proofs import crash, migrations
 from proofs.record import Outcome, record
 
 # A proof takes how many rounds to make, and that one of so many cases is enough for each; another proof is a line here.
-PROOFS: dict[str, Callable[[int, int], Outcome]] = {"crash": crash.prove}
+PROOFS: dict[str, Callable[[int, int], Outcome]] = {
+    "crash": crash.prove,
+    "migrations": migrations.prove_kills,
+    "deployers": migrations.prove_at_once,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from observatory.database import LockHeldError, deploy
+from proofs.migrations import ONE_BY_ONE, deploy_at_once, kill_everywhere
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 from tests.support.postgres import PostgresServer
 
@@ -27,13 +28,6 @@ CATALOGUE = """
     UNION ALL
     SELECT 'migration', name, sha256, statements_done || '/' || statements_total FROM observatory.schema_migrations
     ORDER BY 1, 2, 3, 4
-"""
-
-ONE_BY_ONE = """-- transaction: false
-CREATE TABLE IF NOT EXISTS a (x int);
-CREATE INDEX CONCURRENTLY IF NOT EXISTS a_x ON a (x);
-VACUUM a;
-CREATE TABLE IF NOT EXISTS b (y int);
 """
 
 
@@ -68,20 +62,28 @@ def test_a_killed_deployment_is_finished_by_the_next_one(
     assert run_deploy(migrations=SHIPPED, target=3).applied == ()
 
 
-@pytest.mark.parametrize("boundary", [0, 1, 2, 3, 4])
-def test_a_killed_file_without_a_transaction_is_resumed(
-    postgres: PostgresServer, conninfo: str, write_migrations: WriteMigrations, boundary: int
+@pytest.mark.parametrize("edition", ["apache", pytest.param("community", marks=pytest.mark.community)])
+def test_shipped_files_killed_at_some_boundaries_are_finished(request: pytest.FixtureRequest, edition: str) -> None:
+    server = request.getfixturevalue("community_postgres" if edition == "community" else "postgres")
+
+    failures, tried = kill_everywhere(server, SHIPPED, rounds=1, share=23)
+
+    assert failures == []
+    assert tried > 3
+
+
+def test_a_file_without_a_transaction_killed_at_any_boundary_is_resumed(
+    postgres: PostgresServer, write_migrations: WriteMigrations
 ) -> None:
-    directory = write_migrations(_001_a=ONE_BY_ONE)
-    with postgres.fresh_database() as name:
-        other = postgres.conninfo(dbname=name)
-        deploy(other, migrations=directory, actor="tester", deployment_id="test")
-        undisturbed = catalogue(other)
-    deploy_and_die(conninfo, directory, boundary)
+    """None of its statements bears to run twice: what an interrupted one left has to be noticed."""
+    failures, tried = kill_everywhere(postgres, write_migrations(_001_a=ONE_BY_ONE), rounds=1, share=1)
 
-    deploy(conninfo, migrations=directory, actor="tester", deployment_id="next")
+    assert failures == []
+    assert tried == 1 + 7 + 1
 
-    assert catalogue(conninfo) == undisturbed
+
+def test_of_twenty_processes_at_once_one_applies_and_the_others_report(postgres: PostgresServer) -> None:
+    assert deploy_at_once(postgres) == ""
 
 
 def test_a_deployment_killed_inside_a_long_statement_frees_its_lock_without_waiting_for_it(
