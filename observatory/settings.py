@@ -84,6 +84,12 @@ class Database(Settings):
     pool_size: Annotated[int, Field(ge=1, le=500)] = 20
 
 
+class Access(Settings):
+    """How many days old a password may be before the status asks for its rotation."""
+
+    password_max_age_days: Annotated[int, Field(ge=1, le=3650)] = 90
+
+
 class Cache(Settings):
     """Size of the cache, in MiB."""
 
@@ -154,6 +160,7 @@ class StackSettings(Settings):
     platform: Literal["local", "aws"] = "local"
     ports: Ports = Ports()
     database: Database = Database()
+    access: Access = Access()
     cache: Cache = Cache()
     backups: Backups = Backups()
     logs: Logs = Logs()

@@ -97,6 +97,8 @@ class DaemonProvider(ResourceProvider):
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Apply what changed, by a reload where that is enough."""
         changed = {key for key in ("files", "secret_files", "ports") if _olds.get(key) != _news.get(key)}
+        if _news.get("watches_secrets"):
+            changed.discard("secret_files")
         _run(_news, files_changed=bool(changed), rebind="ports" in changed)
         return UpdateResult(outs=without_provider(_news))
 

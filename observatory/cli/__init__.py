@@ -11,9 +11,19 @@ import itertools
 import sys
 from typing import NoReturn
 
+from observatory.access import AccessError
 from observatory.backups import BackupRunningError
 from observatory.bootstrap import OperationError
-from observatory.cli import backup, data, database, delivery, logs, scheduler, stack  # noqa: F401 - registers commands
+from observatory.cli import (  # noqa: F401 - each registers its commands
+    access,
+    backup,
+    data,
+    database,
+    delivery,
+    logs,
+    scheduler,
+    stack,
+)
 from observatory.cli.app import FAILED, INTERRUPTED, REFUSED, WRONG_USAGE, app, print_json
 from observatory.console import complain
 from observatory.database.errors import (
@@ -71,6 +81,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     BalancerError: FAILED,
     EngineError: FAILED,
     RuntimeFault: FAILED,
+    AccessError: FAILED,
     RolloutError: FAILED,
     ReleaseError: FAILED,
     BuildError: FAILED,

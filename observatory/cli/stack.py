@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -31,7 +32,7 @@ from observatory.cli.plan import plan_json, plan_view
 from observatory.console import ConsoleReporter, answer, show_live, table
 from observatory.delivery.rollout import Deployment
 from observatory.engine import Result
-from observatory.operations import JobStatus, Status, UpResult
+from observatory.operations import JobStatus, PasswordStatus, Status, UpResult
 
 
 @app.command()
@@ -163,6 +164,7 @@ def _status_json(status: Status) -> dict[str, Any]:
         "schema_version": status.schema_version,
         "daemons": [daemon.as_json() for daemon in status.daemons],
         "jobs": [job.as_json() for job in status.jobs],
+        "passwords": [asdict(password) for password in status.passwords],
         "rollout": status.rollout.model_dump() if status.rollout else None,
     }
 
@@ -190,6 +192,7 @@ def _status_view(status: Status) -> RenderableType:
         jobs_table(status.jobs, title="\nJobs"),
         table("\nFleets", ("fleet", "version", "instances", "weight"), fleets),
         *([_deployment(status.rollout.deployment)] if status.rollout.deployment else []),
+        table("\nPasswords", ("role", "login", "age", "to do"), [_password_row(each) for each in status.passwords]),
         f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}",
     )
 
@@ -233,6 +236,14 @@ def _print_up(done: UpResult) -> None:
     answer(_summary(done.result, f"by the {done.engine} engine"))
     if done.status:
         answer(_next_steps())
+
+
+def _password_row(password: PasswordStatus) -> tuple[str, str, str, Text]:
+    if password.unfinished:
+        what = Text("a rotation is not finished: observatory rotate-passwords", style="red")
+    else:
+        what = Text("too old: observatory rotate-passwords", style="red") if password.overdue else Text("")
+    return password.role, password.login, f"{password.age_days} days", what
 
 
 def _print_demonstration(done: UpResult) -> None:

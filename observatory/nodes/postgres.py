@@ -78,6 +78,8 @@ def node_parameters(settings: StackSettings, paths: Paths) -> dict[str, Any]:
         "track_io_timing": "on",
         "log_destination": "stderr",
         "logging_collector": "off",
+        # Who changed what: CREATE, ALTER, DROP, GRANT and REVOKE, of roles too (ADR: no pgaudit).
+        "log_statement": "ddl",
         "log_line_prefix": "%m [%p] %q%u@%d %a ",
         "log_lock_waits": "on",
         "log_checkpoints": "on",

@@ -64,6 +64,7 @@ def storage(
             "STORAGE_DRAIN_SECONDS": str(settings.fleets.drain_seconds),
         },
         ready=HttpReady(port=port, path="/health/ready"),
+        watches_secrets=True,
         priority=30,
         ports={f"ports.{fleet}": port},
         stop_seconds=LAME_DUCK_SECONDS + settings.fleets.drain_seconds + 5,

@@ -90,7 +90,8 @@ class Unit(_Model):
 
     `files` maps absolute paths to contents; none is secret, secrets are passed beside the unit as `secret_files`.
     `ports` maps the setting that chose each port to the port. `reload_signal` applies changed files without a restart;
-    without it they take a restart, and so do changed ports unless `reload_rebinds`. `settle_seconds` bounds the wait
+    without it they take a restart, and so do changed ports unless `reload_rebinds`. With `watches_secrets` changed
+    secret files take neither: the daemon looks at them itself. `settle_seconds` bounds the wait
     for readiness. Units start in the order of `priority` and stop in the reverse.
     """
 
@@ -104,6 +105,7 @@ class Unit(_Model):
     directories: tuple[str, ...] = ()
     reload_signal: str | None = None
     reload_rebinds: bool = False
+    watches_secrets: bool | None = None
     stop_signal: str = "TERM"
     stop_seconds: int = 10
     settle_seconds: int = 30

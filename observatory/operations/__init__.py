@@ -24,8 +24,10 @@ from observatory.operations.delivery import (
 )
 from observatory.operations.engines import EngineChoice, NeedsCliError, choose_engine
 from observatory.operations.jobs import JobStatus, jobs, run_job, run_scheduler
+from observatory.operations.logins import PasswordStatus
 from observatory.operations.logs import rotate_logs
 from observatory.operations.plan import PendingMigration, Plan, preview
+from observatory.operations.rotation import RotatedRole, rotate_passwords
 from observatory.operations.stack import (
     Status,
     UpResult,
@@ -44,8 +46,10 @@ __all__ = [
     "EngineChoice",
     "JobStatus",
     "NeedsCliError",
+    "PasswordStatus",
     "PendingMigration",
     "Plan",
+    "RotatedRole",
     "Status",
     "UpResult",
     "add_release",
@@ -68,6 +72,7 @@ __all__ = [
     "preview",
     "roll_back_application",
     "rotate_logs",
+    "rotate_passwords",
     "run_job",
     "run_scheduler",
     "status",

@@ -19,6 +19,7 @@ from observatory.demonstration import Demonstration, demonstrate
 from observatory.engine import Result
 from observatory.operations.engines import EngineChoice, engine_for, module_of
 from observatory.operations.jobs import JobStatus, jobs
+from observatory.operations.logins import PasswordStatus, mend_logins, password_statuses
 from observatory.progress import Phase, Progress, Reporter, silent, task
 from observatory.runtime import check_ports
 from observatory.scheduling.daemon import stop_scheduler
@@ -50,6 +51,7 @@ class Status:
     schema_version: int | None
     fleet_size: int
     jobs: list[JobStatus]
+    passwords: list[PasswordStatus]
 
     @property
     def healthy(self) -> bool:
@@ -87,6 +89,7 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
     settings = bootstrap(workspace, report)
     if settings.platform == "local":
         _check_ports(workspace, settings)
+        mend_logins(workspace, settings, report)
     with _steps_to(report, "up") as on_event:
         result = module_of(chosen).up(engine_options(workspace), on_event=on_event)
     if settings.platform != "local":
@@ -254,11 +257,14 @@ def status(workspace: Workspace) -> Status:
         )
     rollout = workspace.rollout.read() or rollout_of_state(workspace)
     if rollout is None or not engine.resources(state_options(workspace)):
-        return Status(daemons=[], rollout=None, schema_version=None, fleet_size=settings.fleets.size, jobs=[])
+        return Status(
+            daemons=[], rollout=None, schema_version=None, fleet_size=settings.fleets.size, jobs=[], passwords=[]
+        )
     return Status(
         daemons=daemon_statuses(workspace.sandbox, settings, rollout, workspace.stack),
         rollout=rollout,
         schema_version=outputs(workspace).get("schema_version"),
         fleet_size=settings.fleets.size,
         jobs=jobs(workspace),
+        passwords=password_statuses(workspace, settings),
     )

@@ -1,0 +1,55 @@
+"""The command that rotates passwords."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from observatory import operations
+from observatory.access import PAIRED_ROLES, PairedRole
+from observatory.cli.app import (
+    DONE,
+    FAILED,
+    Engine,
+    EngineOption,
+    EnvironmentOption,
+    Output,
+    OutputOption,
+    app,
+    print_json,
+)
+from observatory.console import ConsoleReporter, answer, table
+
+
+@app.command()
+def rotate_passwords(
+    environment: EnvironmentOption = "local",
+    role: Annotated[list[str] | None, typer.Option(help="Only this role; may be given again.")] = None,
+    wait: Annotated[float, typer.Option(min=0, max=3600, help="Seconds for clients to leave the old login.")] = 60.0,
+    output: OutputOption = Output.TABLE,
+    engine: EngineOption = Engine.AUTO,
+) -> None:
+    """Give the database's logins new passwords without failing a request; exit code 1 when an old one is still used."""
+    with ConsoleReporter() as report:
+        done = operations.rotate_passwords(
+            operations.open_workspace(environment),
+            roles=_roles(role),
+            patience_s=wait,
+            choice=engine.value,
+            report=report,
+        )
+    if output is Output.JSON:
+        print_json({"roles": [asdict(each) for each in done]})
+    else:
+        rows = [(each.role, each.login, "replaced" if each.retired else "still used: run it again") for each in done]
+        answer(table("Passwords", ("role", "login in use", "password before"), rows))
+    raise typer.Exit(DONE if all(each.retired for each in done) else FAILED)
+
+
+def _roles(names: list[str] | None) -> tuple[PairedRole, ...]:
+    for name in names or ():
+        if name not in PAIRED_ROLES:
+            raise typer.BadParameter(f"no role {name!r} with a password (there are: {', '.join(PAIRED_ROLES)})")
+    return tuple(role for role in PAIRED_ROLES if not names or role in names)

@@ -1,0 +1,254 @@
+"""Roles, logins and passwords of a stack that is up: what each may do, and how passwords change."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg import errors
+from psycopg.conninfo import make_conninfo
+
+from observatory.access import PAIRED_ROLES
+from observatory.database.connection import connect, with_database
+from tests.service.harness import item
+from tests.support.checkout import Checkout
+
+EMBEDDED = ("--engine", "embedded")
+REQUESTS_PER_SECOND = 50
+WRITE_EVERY = 5
+
+
+def urls(stack: Checkout) -> dict[str, str]:
+    """The logins' URLs, to PostgreSQL itself."""
+    known: dict[str, str] = json.loads(stack.output("database_urls"))
+    return {name: make_conninfo(url, port=stack.ports()["postgres"]) for name, url in known.items()}
+
+
+def session(stack: Checkout, login: str) -> psycopg.Connection[Any]:
+    return psycopg.connect(urls(stack)[login], autocommit=True)
+
+
+@contextmanager
+def admin(stack: Checkout) -> Iterator[psycopg.Connection[Any]]:
+    with connect(with_database(stack.output("admin_database_url"), "observatory"), purpose="test") as connection:
+        yield connection
+
+
+def log_since(stack: Checkout, position: int) -> str:
+    return (stack.home / "log/patroni.log").read_text(errors="replace")[position:]
+
+
+@pytest.mark.parametrize("login", ["app_a", "app_b", "readonly_a", "readonly_b", "admin_a", "admin_b"])
+def test_nobody_with_a_password_may_change_objects_roles_or_the_audit(stack: Checkout, login: str) -> None:
+    with session(stack, login) as connection:
+        for statement in (
+            "CREATE TABLE t ()",
+            "CREATE SCHEMA s",
+            "DROP TABLE llm_logs",
+            "ALTER TABLE llm_logs ADD x int",
+            "CREATE INDEX ON llm_logs (message)",
+            "CREATE ROLE r",
+            "ALTER ROLE app_a CONNECTION LIMIT 1000",
+            "CREATE EXTENSION dblink",
+            "CREATE TABLE audit.t ()",
+            "DROP SCHEMA audit",
+            "INSERT INTO observatory.schema_migrations (version) VALUES (99)",
+            "SET ROLE migrator",
+            "SET ROLE auditor",
+            "SET log_statement = 'none'",
+            "UPDATE cron.job SET active = false",
+        ):
+            with pytest.raises(errors.InsufficientPrivilege):
+                connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize(
+    ("login", "allowed", "refused"),
+    [
+        (
+            "app_a",
+            ["SELECT FROM api_keys", "SELECT FROM observatory.schema_migrations", "CREATE TEMPORARY TABLE t ()"],
+            ["SELECT FROM cron.job", "SELECT FROM pg_authid", "DELETE FROM llm_logs", "UPDATE api_keys SET name = ''"],
+        ),
+        (
+            "readonly_a",
+            ["SELECT FROM llm_traces", "SELECT FROM llm_metrics_1min", "SELECT FROM observatory.schema_migrations"],
+            ["SELECT FROM api_keys", "INSERT INTO users (id) VALUES ('u')", "CREATE TEMPORARY TABLE t ()"],
+        ),
+        (
+            "admin_a",
+            ["INSERT INTO users (id) VALUES ('u')", "DELETE FROM users WHERE id = 'u'", "SELECT FROM cron.job"],
+            ["SELECT FROM pg_authid", "UPDATE observatory.schema_migrations SET name = ''"],
+        ),
+    ],
+)
+def test_each_role_may_do_its_work_and_no_more(
+    stack: Checkout, login: str, allowed: list[str], refused: list[str]
+) -> None:
+    with session(stack, login) as connection:
+        for statement in allowed:
+            connection.execute(statement.encode())
+        for statement in refused:
+            with pytest.raises(errors.InsufficientPrivilege):
+                connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize(
+    ("login", "limits"),
+    [
+        ("app_b", ("30s", "10s", "30s", 25)),
+        ("readonly_a", ("1min", "5s", "1min", 10)),
+        ("admin_a", ("15min", "10s", "5min", 5)),
+    ],
+)
+def test_each_login_has_its_limits(stack: Checkout, login: str, limits: tuple[Any, ...]) -> None:
+    settings = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+    with session(stack, login) as connection:
+        found = [connection.execute(f"SHOW {name}".encode()).fetchone() for name in settings]
+        found.append(connection.execute("SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user").fetchone())
+    assert tuple(row[0] for row in found if row) == limits
+
+
+def test_limits_are_not_only_told(stack: Checkout) -> None:
+    """One session too many is refused, and a wait for a lock ends."""
+    with admin(stack) as blocker, session(stack, "readonly_a") as waiting:
+        with blocker.transaction():
+            blocker.execute("LOCK TABLE projects IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(errors.LockNotAvailable):
+                waiting.execute("SELECT FROM projects")
+        with contextlib.ExitStack() as sessions:
+            for _ in range(9):
+                sessions.enter_context(session(stack, "readonly_a"))
+            with pytest.raises(psycopg.OperationalError, match="too many connections for role"):
+                session(stack, "readonly_a")
+
+
+def test_changes_of_objects_and_roles_are_logged_and_neither_prompts_nor_passwords(stack: Checkout) -> None:
+    position = len((stack.home / "log/patroni.log").read_text(errors="replace"))
+    prompt = "a prompt that is nobody's business"
+    with admin(stack) as connection:
+        connection.execute("CREATE TABLE logged (x int); DROP TABLE logged")
+        connection.execute("CREATE ROLE logged NOLOGIN; GRANT pg_monitor TO logged; DROP ROLE logged")
+    with session(stack, "app_a") as connection, pytest.raises(errors.InsufficientPrivilege):
+        connection.execute("CREATE TABLE by_the_service ()")
+    headers = {"Authorization": f"Bearer {stack.output('api_key')}"}
+    span = item(input_text=prompt)
+    with httpx.Client(base_url=stack.output("service_url"), headers=headers, verify=stack.trusted()) as client:
+        for _ in range(2):  # the second one goes by way of a temporary table
+            assert client.post("/v1/traces", json={"items": [span]}).status_code == 201
+    log = log_since(stack, position)
+    for said in ("CREATE TABLE logged", "DROP TABLE logged", "CREATE ROLE logged", "GRANT pg_monitor TO logged"):
+        assert said in log
+    assert "app_a@observatory" in log
+    assert "permission denied for schema public" in log
+    assert "observatory:test" in log, "the application is named"
+    assert prompt not in log
+    assert "CREATE TEMP TABLE" not in log
+    whole = log_since(stack, 0)
+    known = [str(psycopg.conninfo.conninfo_to_dict(url)["password"]) for url in urls(stack).values()]
+    assert not [secret for secret in known if secret in whole]
+
+
+@contextmanager
+def steady_load(stack: Checkout) -> Iterator[Counter[int]]:
+    """Send requests at a steady rate, a fifth of them writes; yields the answers' status codes, 0 for no answer."""
+    answers: Counter[int] = Counter()
+    over = threading.Event()
+    headers = {"Authorization": f"Bearer {stack.output('api_key')}"}
+    url, trusted = stack.output("service_url"), stack.trusted()
+
+    def send() -> None:
+        with httpx.Client(base_url=url, headers=headers, timeout=30, verify=trusted) as client:
+            number, due = 0, time.monotonic()
+            while not over.is_set():
+                number, due = number + 1, due + 4 / REQUESTS_PER_SECOND
+                try:
+                    if number % WRITE_EVERY:
+                        answers[client.get("/v1/traces?limit=1").status_code] += 1
+                    else:
+                        answers[client.post("/v1/traces", json={"items": [item()]}).status_code] += 1
+                except httpx.HTTPError:
+                    answers[0] += 1
+                over.wait(max(0.0, due - time.monotonic()))
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def document(stack: Checkout) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((stack.root / ".observatory/access/local.json").read_text())
+    return found
+
+
+def test_passwords_change_hands_without_a_failed_request_also_after_a_kill(stack: Checkout) -> None:
+    """A rotation that is killed in the middle, the one that ends it, and a password changed by hand."""
+    before, active = urls(stack), document(stack)["app"]["active"]
+    taking_over = {"a": "b", "b": "a"}[active]
+    with steady_load(stack) as answers:
+        killed = stack.start("rotate-passwords", "--role", "app", *EMBEDDED)
+        assert killed.stderr
+        for line in killed.stderr:
+            if f"update Role app_{taking_over}" in line:
+                os.killpg(killed.pid, signal.SIGKILL)
+                break
+        killed.communicate()
+        assert document(stack)["app"]["retiring"]
+        done = stack.json("rotate-passwords", *EMBEDDED)
+    assert done["roles"] == [{"role": role, "login": f"{role}_{taking_over}", "retired": True} for role in PAIRED_ROLES]
+    assert set(answers) <= {200, 201}, answers
+    assert answers[201] > 20
+    assert set(stack.json("up", *EMBEDDED)["summary"]) == {"same"}
+    after = urls(stack)
+    assert all(before[login] != after[login] for login in before)
+    for login, url in before.items():
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(url)
+        psycopg.connect(after[login]).close()
+    assert [each["unfinished"] for each in stack.json("status")["passwords"]] == [False] * 3
+
+    login = f"app_{taking_over}"
+    with admin(stack) as connection:
+        connection.execute(f"ALTER ROLE {login} PASSWORD 'changed behind the back of the stack'".encode())
+        connection.execute("ALTER ROLE provisioner PASSWORD 'changed behind the back of the stack'")
+    said = stack.run("up", *EMBEDDED)
+    assert f"the server refuses the password of {login}" in said.stderr
+    psycopg.connect(urls(stack)[login]).close()
+    with psycopg.connect(stack.output("database_url")) as connection:
+        assert connection.execute("SELECT current_user").fetchone() == (login,)
+    assert set(stack.json("up", *EMBEDDED)["summary"]) == {"same"}
+
+
+def test_an_unknown_role_is_refused_with_those_there_are(stack: Checkout) -> None:
+    assert "app, readonly, admin" in stack.run("rotate-passwords", "--role", "root", expect=2).stderr
+
+
+def test_the_status_tells_whose_password_is_old(stack: Checkout) -> None:
+    file = stack.root / ".observatory/access/local.json"
+    standing = file.read_text()
+    changed = json.loads(standing)
+    changed["app"][changed["app"]["active"]]["since"] = "2020-01-01T00:00:00Z"
+    file.write_text(json.dumps(changed))
+    try:
+        found = {each["role"]: each["overdue"] for each in stack.json("status")["passwords"]}
+        assert found == {"app": True, "readonly": False, "admin": False}
+        assert "too old: observatory rotate-passwords" in stack.run("status").stdout
+    finally:
+        file.write_text(standing)
