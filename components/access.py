@@ -25,10 +25,11 @@ MONITOR = "monitor"
 GROUPS: dict[PairedRole, tuple[str, ...]] = {  # with what each is a member of
     "app": (),
     "readonly": (),
-    "admin": ("pg_read_all_data", "pg_monitor", "pg_signal_backend", "pg_maintain"),
+    # Not pg_read_all_data, by which the verifiers of all passwords can be read.
+    "admin": ("pg_monitor", "pg_signal_backend", "pg_maintain"),
 }
 CONNECT = {"app": ("CONNECT", "TEMPORARY"), "readonly": ("CONNECT",), "admin": ("CONNECT",), MONITOR: ("CONNECT",)}
-USAGE = (("app", "public"), ("app", "observatory"), ("readonly", "public"), ("readonly", "observatory"))
+USAGE = tuple((role, schema) for role in GROUPS for schema in ("public", "observatory"))
 TABLE_PROFILES: dict[str, Profile] = {"app": "service", "readonly": "reader", "admin": "administrator"}
 STATISTICS_SCHEMA = "public"  # of pg_stat_statements, which the exporter reads
 

@@ -20,7 +20,7 @@ from observatory.database.lock import BOOTSTRAP_LOCK, session_lock
 EXTENSIONS = ("timescaledb", "pg_stat_statements")
 LOCK_WAIT_S = 60.0
 AUDITOR, AUDIT_SCHEMA = "auditor", "audit"
-GRANTABLE = ("pg_monitor", "pg_read_all_data", "pg_signal_backend", "pg_maintain")  # what logins may be members of
+GRANTABLE = ("pg_monitor", "pg_signal_backend", "pg_maintain")  # what logins may be members of
 # Migrations and jobs take the time that they need; who waits for a lock blocks everybody behind it.
 OWNER_LIMITS = Limits(connections=30, lock_timeout_s=30, idle_in_transaction_s=300)
 PROVISIONER_LIMITS = Limits(connections=10, statement_timeout_s=30, lock_timeout_s=10, idle_in_transaction_s=30)

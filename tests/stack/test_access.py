@@ -88,8 +88,8 @@ def test_nobody_with_a_password_may_change_objects_roles_or_the_audit(stack: Che
         ),
         (
             "admin_a",
-            ["INSERT INTO users (id) VALUES ('u')", "DELETE FROM users WHERE id = 'u'", "SELECT FROM cron.job"],
-            ["SELECT FROM pg_authid", "UPDATE observatory.schema_migrations SET name = ''"],
+            ["INSERT INTO users (id) VALUES ('u')", "DELETE FROM users WHERE id = 'u'", "VACUUM llm_logs"],
+            ["SELECT FROM pg_authid", "SELECT FROM audit.x", "UPDATE observatory.schema_migrations SET name = ''"],
         ),
     ],
 )
