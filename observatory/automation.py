@@ -72,13 +72,13 @@ def preview(options: StackOptions, *, on_event: OnEvent | None = None) -> Result
 
 def up(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
     """Bring the stack to what the program declares; see `observatory.engine.up`."""
-    _take_over(options, on_event)
+    take_over(options, on_event)
     return _run(options, on_event, lambda stack, collect: stack.up(on_event=collect, color="never", show_secrets=False))
 
 
 def destroy(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
     """Delete all resources; see `observatory.engine.destroy`."""
-    _take_over(options, on_event)
+    take_over(options, on_event)
     return _run(options, on_event, lambda stack, collect: stack.destroy(on_event=collect, color="never"))
 
 
@@ -92,11 +92,15 @@ def forget_salt(config_file: Path) -> None:
         config_file.write_text("".join(kept), encoding="utf-8")
 
 
-def _take_over(options: StackOptions, on_event: OnEvent | None) -> None:
-    """Remove the lock of a CLI that was killed, and end the plugins that it left: one may still be at a step."""
-    from observatory.pulumi_command import end_orphans  # noqa: PLC0415 - imports the SDK
+def take_over(options: StackOptions, on_event: OnEvent | None) -> None:
+    """Remove the lock of a CLI that was killed, and end the plugins that it left: one may still be at a step.
 
+    Raises:
+        LockedError: a run is under way.
+    """
     for holder in clear_locks(options, on_event=on_event):
+        from observatory.pulumi_command import end_orphans  # noqa: PLC0415 - imports the SDK
+
         end_orphans(holder)
 
 

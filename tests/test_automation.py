@@ -131,6 +131,24 @@ def test_a_killed_up_is_taken_over(lab: Lab) -> None:
     assert configuration(lab) == CONFIG
 
 
+def test_what_a_killed_cli_left_half_done_is_named_and_carried_on_by_the_embedded_engine(lab: Lab) -> None:
+    run = start_held(lab)
+    run.kill()
+    run.communicate()
+    eventually(lambda: not any(command.startswith("pulumi ") for command in workers(lab).values()))
+    automation.take_over(lab.options, None)
+    assert workers(lab) == {}
+    assert lab.locks == []
+    (lab.home / "go").touch()
+    done = lab.embedded("up")
+    assert not done.failed, done.message
+    named = [event.urn for event in lab.events if isinstance(event, DiagnosticEvent) and "interrupted" in event.message]
+    assert [urn.rpartition("::")[2] for urn in named] == ["b"]
+    assert lab.names() == ["a", "b", "c"]
+    assert lab.locks == []
+    assert lab.cli("preview").steps == []
+
+
 def test_a_run_under_way_is_left_alone(lab: Lab) -> None:
     run = start_held(lab)
     with pytest.raises(LockedError, match="is locked by"):

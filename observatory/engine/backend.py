@@ -63,8 +63,9 @@ class StackFiles:
             return {}
         try:
             document = json.loads(self.checkpoint.read_bytes())
-            version, latest = document["version"], document["checkpoint"].get("latest") or {}
+            version, latest = document["version"], dict(document["checkpoint"].get("latest") or {})
             unknown = set(document.get("features") or []) - _FEATURES
+            _ = [resource["urn"] for resource in latest.get("resources") or []]  # each is an object, and has one
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise StateError(
                 f"the state file {self.checkpoint} is damaged ({error}); it was left as it is. The state before the "
@@ -75,7 +76,7 @@ class StackFiles:
                 f"the state file {self.checkpoint} has version {version} {sorted(unknown) or ''}, which this "
                 "engine does not know; it was left as it is. Use the Pulumi CLI or a newer release"
             )
-        return dict(latest)
+        return latest
 
     def write(self, latest: bytes, features: list[str]) -> None:
         """Replace the stack's latest deployment (a JSON object), atomically and durably.
@@ -182,7 +183,10 @@ class StackFiles:
 
     def _check_layout(self) -> None:
         meta = self._bookkeeping / "meta.yaml"
-        version = (yaml.safe_load(meta.read_text()) or {}).get("version", 0) if meta.exists() else _LAYOUT_VERSION
+        try:
+            version = (yaml.safe_load(meta.read_text()) or {}).get("version", 0) if meta.exists() else _LAYOUT_VERSION
+        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+            raise StateError(f"{meta} is damaged ({error}); it should hold `version: {_LAYOUT_VERSION}`") from error
         if version != _LAYOUT_VERSION:
             raise StateError(
                 f"{meta}: backend layout {version}, known is {_LAYOUT_VERSION}; see `pulumi state upgrade`"

@@ -91,6 +91,7 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
         _check_ports(workspace, settings)
         mend_logins(workspace, settings, report)
     with _steps_to(report, "up") as on_event:
+        automation.take_over(engine_options(workspace), on_event)
         result = module_of(chosen).up(engine_options(workspace), on_event=on_event)
     if settings.platform != "local":
         return UpResult(engine=chosen, result=result, status=None, demonstration=None)
@@ -219,6 +220,7 @@ def _finish_removal(workspace: Workspace, chosen: Literal["cli", "embedded"], re
 
 def _destroy(workspace: Workspace, chosen: Literal["cli", "embedded"], report: Reporter) -> None:
     with _steps_to(report, "down") as on_event:
+        automation.take_over(engine_options(workspace), on_event)
         module_of(chosen).destroy(engine_options(workspace), on_event=on_event)
 
 

@@ -212,6 +212,37 @@ class TestBadState:
         assert lab.checkpoint.read_text() == whole[: len(whole) // 2]
         assert lab.locks == []
 
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "",
+            "\x00\x00\x00\x00",
+            "null",
+            '{"version": 3, "checkpoint": {"latest": [1]}}',
+            '{"version": 3, "checkpoint": {"latest": {"resources": 5}}}',
+            '{"version": 3, "checkpoint": {"latest": {"resources": [5]}}}',
+        ],
+    )
+    def test_a_damaged_state_is_refused_and_its_copy_works(self, lab: Lab, content: str) -> None:
+        lab.program(TWO)
+        lab.embedded("up")
+        lab.program('a = Thing("a", size=2)')
+        lab.embedded("up")
+        lab.checkpoint.write_text(content)
+        for operation in (engine.up, engine.preview, engine.destroy, engine.resources):
+            with pytest.raises(engine.StateError, match="is damaged"):
+                operation(lab.options)
+        assert lab.checkpoint.read_text() == content
+        lab.checkpoint.write_bytes(Path(f"{lab.checkpoint}.bak").read_bytes())
+        assert lab.embedded("up").steps == ["delete b", "update a"]
+
+    def test_a_damaged_layout_file_is_refused(self, lab: Lab) -> None:
+        lab.program(TWO)
+        lab.embedded("up")
+        (lab.backend / ".pulumi/meta.yaml").write_text("{")
+        with pytest.raises(engine.StateError, match=r"meta\.yaml is damaged"):
+            engine.up(lab.options)
+
     @pytest.mark.parametrize("change", [{"version": 5}, {"version": 4, "features": ["views"]}])
     def test_a_newer_state_is_refused_and_kept(self, lab: Lab, change: dict[str, Any]) -> None:
         lab.program(TWO)
