@@ -30,8 +30,7 @@ from observatory.engine import (
     differences,
 )
 from observatory.engine.values import mask
-from observatory.providers import IN_TREE
-from observatory.providers.plugin import install, is_installed
+from observatory.providers.plugin import install, missing
 
 MASK = "[secret]"
 _CHANGING = {"create", "update", "replace"}  # operations that say what changes; a replacement's parts repeat it
@@ -60,7 +59,7 @@ def environment(backend: Path, *, plugins: bool = False) -> dict[str, str]:
 
 def _plugins(directory: Path) -> dict[str, str]:
     """Return what lets the CLI find the in-tree providers, where a plugin is missing; those on PATH go first."""
-    if all(is_installed(package) for package in IN_TREE):
+    if not missing():
         return {}
     return {"PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(install(directory))])}
 

@@ -21,6 +21,7 @@ from observatory.operations.engines import EngineChoice, engine_for, module_of
 from observatory.operations.jobs import JobStatus, jobs
 from observatory.operations.logins import PasswordStatus, mend_logins, password_statuses
 from observatory.progress import Phase, Progress, Reporter, silent, task
+from observatory.providers.plugin import missing
 from observatory.runtime import check_ports
 from observatory.scheduling.daemon import stop_scheduler
 from observatory.settings import StackSettings, load_file
@@ -87,6 +88,8 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
     if workspace.discarded:
         _finish_removal(workspace, chosen, report)
     settings = bootstrap(workspace, report)
+    if chosen == "cli":
+        _tell_what_is_in_tree(report)
     if settings.platform == "local":
         _check_ports(workspace, settings)
         mend_logins(workspace, settings, report)
@@ -98,6 +101,12 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
     settled = _settle(workspace)
     shown = None if workspace.demonstrated.exists() else _show(workspace, report)
     return UpResult(engine=chosen, result=result, status=settled, demonstration=shown)
+
+
+def _tell_what_is_in_tree(report: Reporter) -> None:
+    for package in missing():
+        with task(report, f"pulumi_{package} is served in-tree: its plugin is not installed"):
+            pass
 
 
 def _settle(workspace: Workspace) -> Status:

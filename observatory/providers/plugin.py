@@ -23,6 +23,11 @@ def is_installed(package: str, environment: Mapping[str, str] = os.environ) -> b
     )
 
 
+def missing() -> tuple[str, ...]:
+    """Return the packages that are served in-tree because their plugins are not installed."""
+    return tuple(package for package in IN_TREE if not is_installed(package))
+
+
 def install(directory: Path) -> Path:
     """Write the executables of all packages that are served in-tree, and return their directory."""
     directory.mkdir(parents=True, exist_ok=True)
