@@ -1,4 +1,4 @@
-"""`make bench`: measure, and write docs/benchmarks.md as measured."""
+"""`make bench`: measure, and write docs/benchmarks.md and docs/benchmarks-engine.md as measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import faults, ingest, startup
+from benchmarks import engine, faults, ingest, startup
 from observatory.runtime import Sandbox, rootfs_path
 from tests.support.checkout import Checkout
 
@@ -42,10 +42,21 @@ def median(values: list[float]) -> str:
 
 
 def main() -> None:
-    """Measure all on a fresh copy of the checkout and write the page; of parts that are named, print what they say."""
-    parts = tuple(sys.argv[1:])
-    if unknown := set(parts) - set(PARTS):
-        raise SystemExit(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
+    """Measure all and write the pages; of the stack's parts that are named, print what they say.
+
+    The engine is measured where there is a CLI to measure it by.
+    """
+    parts = set(sys.argv[1:])
+    if unknown := parts - PARTS.keys() - {"engine"}:
+        raise SystemExit(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}, engine")
+    if "engine" in parts or (not parts and shutil.which("pulumi")):
+        print(engine.write(machine(), commit()))
+    if parts != {"engine"}:
+        measure_stack(parts - {"engine"})
+
+
+def measure_stack(parts: set[str]) -> None:
+    """Measure parts, or all, on a fresh copy of the checkout."""
     checkout = startup.fresh_checkout()
     try:
         measured = {name: measure(checkout) for name, measure in PARTS.items() if name in (parts or PARTS)}

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from observatory.engine import EngineError, Event, Result, StackOptions, StepEvent, destroy, preview, refresh, up
+from observatory.engine import ConfigError, EngineError, Event, StackOptions, StepEvent, destroy, preview, refresh, up
 
 _OPERATIONS = {"preview": preview, "up": up, "refresh": refresh, "destroy": destroy}
 
@@ -24,47 +24,54 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("operation", choices=_OPERATIONS)
     parser.add_argument("--cwd", type=Path, default=Path.cwd(), help="the project's directory")
     parser.add_argument("--stack", required=True)
-    parser.add_argument("--config-file", type=Path)
-    parser.add_argument("--parallel", type=int, default=StackOptions.parallel)
     parser.add_argument("--json", action="store_true", help="print one JSON document, and nothing else, on stdout")
     chosen = parser.parse_args(arguments)
     answer = os.fdopen(os.dup(1), "w")
     if chosen.json:
         os.dup2(2, 1)  # whatever the program or its children print goes to stderr
+    document = _run(chosen.operation, chosen.cwd, chosen.stack)
     with answer:
-        return _run(chosen, answer)
+        json.dump(document, answer, indent=None if chosen.json else 2)
+    return 1 if "error" in document else 0
 
 
-def _run(chosen: argparse.Namespace, answer: Any) -> int:
-    error: EngineError | None = None
+def _run(operation: str, cwd: Path, stack: str) -> dict[str, Any]:
+    error = {}
     try:
-        options = StackOptions.from_environment(
-            chosen.cwd, chosen.stack, config_file=chosen.config_file, parallel=chosen.parallel
-        )
-        result: Result | None = _OPERATIONS[chosen.operation](options, on_event=_print)
+        options = StackOptions(cwd=cwd, stack=stack, backend=_backend(), passphrase=_passphrase())
+        result = _OPERATIONS[operation](options, on_event=_print)
     except EngineError as failure:
-        error, result = failure, failure.result
         sys.stderr.write(f"error: {failure}\n")
-    if chosen.json:
-        json.dump(_document(result, error), answer)
-    elif result is not None:
-        answer.write(f"{result.summary} in {result.duration:.1f} s\n{json.dumps(result.outputs, indent=2)}\n")
-    return 0 if error is None else 1
+        error = {"error": {"type": type(failure).__name__, "message": str(failure)}}
+        if failure.result is None:
+            return error
+        result = failure.result
+    return {**asdict(result), "summary": result.summary, **error}
 
 
-def _document(result: Result | None, error: EngineError | None) -> dict[str, Any]:
-    document = asdict(result) | {"summary": result.summary} if result else {}
-    return document | ({"error": {"type": type(error).__name__, "message": str(error)}} if error else {})
+def _backend() -> Path:
+    url = os.environ.get("PULUMI_BACKEND_URL", "")
+    if not url.startswith("file://"):
+        raise ConfigError(f"PULUMI_BACKEND_URL is {url!r}; the embedded engine needs a file:// URL")
+    return Path(url.removeprefix("file://").partition("?")[0]).expanduser()
+
+
+def _passphrase() -> str:
+    text, file = os.environ.get("PULUMI_CONFIG_PASSPHRASE"), os.environ.get("PULUMI_CONFIG_PASSPHRASE_FILE")
+    if text is None and not file:
+        raise ConfigError("no passphrase: set PULUMI_CONFIG_PASSPHRASE or PULUMI_CONFIG_PASSPHRASE_FILE")
+    try:
+        return text or (Path(file).read_text().strip() if file else "")
+    except OSError as error:
+        raise ConfigError(f"cannot read PULUMI_CONFIG_PASSPHRASE_FILE: {error}") from error
 
 
 def _print(event: Event) -> None:
     if not isinstance(event, StepEvent):
-        text = f"{event.severity}: {event.message}"
-    elif event.status == "started" or event.step.operation == "same":
-        return
-    else:
-        text = f"{event.step.operation} {event.step.type} {event.step.name} {event.status} ({event.step.seconds:.2f} s)"
-    sys.stderr.write(f"{text} {event.message}\n" if isinstance(event, StepEvent) else f"{text}\n")
+        sys.stderr.write(f"{event.severity}: {event.message}\n")
+    elif event.status != "started" and event.step.operation != "same":
+        step = event.step
+        sys.stderr.write(f"{step.operation} {step.type} {step.name} {event.status} ({step.seconds:.2f} s)\n")
 
 
 if __name__ == "__main__":

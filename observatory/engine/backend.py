@@ -12,7 +12,8 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -78,21 +79,20 @@ class StackFiles:
             )
         return latest
 
-    def write(self, latest: bytes, features: list[str]) -> None:
-        """Replace the stack's latest deployment (a JSON object), atomically and durably.
+    def write(self, latest: str, features: list[str]) -> None:
+        """Replace the stack's latest deployment, atomically and durably.
 
         Args:
-            latest: The deployment.
+            latest: The deployment, a JSON object.
             features: What in it a reader must know of.
 
         Raises:
             StateError: the disk refuses; the last state written is still there.
         """
-        head = {"version": _FEATURED_VERSION, "features": features} if features else {"version": _CHECKPOINT_VERSION}
-        stack = f"organization/{self.project}/{self.stack}"
-        body = json.dumps(head)[:-1].encode() + f',"checkpoint":{{"stack":"{stack}","latest":'.encode() + latest + b"}}"
+        version = f'{_FEATURED_VERSION},"features":{json.dumps(features)}' if features else _CHECKPOINT_VERSION
+        checkpoint = f'{{"stack":"organization/{self.project}/{self.stack}","latest":{latest}}}'
         try:
-            _write_atomically(self.checkpoint, body)
+            _write_atomically(self.checkpoint, f'{{"version":{version},"checkpoint":{checkpoint}}}')
         except OSError as error:
             raise StateError(f"cannot write the state file {self.checkpoint}: {error}; the last one is kept") from error
 
@@ -100,7 +100,7 @@ class StackFiles:
         """Keep the present state beside the file, as ``.bak``, before a run changes it."""
         meta = self._bookkeeping / "meta.yaml"
         if not meta.exists():
-            _write_atomically(meta, f"version: {_LAYOUT_VERSION}\n".encode())
+            _write_atomically(meta, f"version: {_LAYOUT_VERSION}\n")
         if self.checkpoint.exists():
             shutil.copyfile(self.checkpoint, f"{self.checkpoint}.bak")
 
@@ -118,15 +118,12 @@ class StackFiles:
         entry = {
             "kind": kind,
             "startTime": int(started),
-            "message": "",
             "environment": {"exec.kind": "observatory.engine"},
-            "config": {},
-            "version": 0,
             "result": "succeeded" if succeeded else "failed",
             "endTime": int(time.time()),
             "resourceChanges": changes,
         }
-        _write_atomically(Path(f"{stem}.history.json"), json.dumps(entry).encode())
+        _write_atomically(Path(f"{stem}.history.json"), json.dumps(entry))
         if self.checkpoint.exists():
             shutil.copyfile(self.checkpoint, f"{stem}.checkpoint.json")
 
@@ -147,7 +144,7 @@ class StackFiles:
             "hostname": socket.gethostname(),
             "timestamp": now(),
         }
-        _write_atomically(mine, json.dumps(holder).encode())
+        _write_atomically(mine, json.dumps(holder))
         try:
             self.clear_locks(warn, mine)
             yield
@@ -161,16 +158,14 @@ class StackFiles:
             LockedError: somebody else than `mine` holds a lock.
         """
         gone: list[int] = []
-        for path in sorted(self._locks.glob("*.json")):
-            if path == mine:
-                continue
+        for path in sorted(set(self._locks.glob("*.json")) - {mine}):
             try:
-                holder = json.loads(path.read_bytes())
+                holder = defaultdict(lambda: "?", json.loads(path.read_bytes()))
             except FileNotFoundError:
                 continue
             except ValueError:
-                holder = {}
-            who = "{username}@{hostname} (pid {pid}) at {timestamp}".format_map(_Unknown(holder))
+                holder = defaultdict(lambda: "?")
+            who = f"{holder['username']}@{holder['hostname']} (pid {holder['pid']}) at {holder['timestamp']}"
             if not _is_stale(holder):
                 raise LockedError(
                     f"the stack {self.stack} is locked by {who}: wait for that run to end, or, if it cannot be "
@@ -191,11 +186,9 @@ class StackFiles:
             raise StateError(
                 f"{meta}: backend layout {version}, known is {_LAYOUT_VERSION}; see `pulumi state upgrade`"
             )
-        packed = [
-            path for path in self.checkpoint.parent.glob(f"{self.stack}.json.*") if path.suffix in {".gz", ".zst"}
-        ]
-        if packed:
-            raise StateError(f"{packed[0]} is compressed; rewrite it with the CLI without PULUMI_DIY_BACKEND_GZIP")
+        for path in self.checkpoint.parent.glob(f"{self.stack}.json.*"):
+            if path.suffix in {".gz", ".zst"}:
+                raise StateError(f"{path} is compressed; rewrite it with the CLI without PULUMI_DIY_BACKEND_GZIP")
 
 
 def now() -> str:
@@ -203,11 +196,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def _write_atomically(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = partial_path(path)
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -217,14 +210,9 @@ def _write_atomically(path: Path, content: bytes) -> None:
     path.with_name(f"{path.name}.attrs").unlink(missing_ok=True)  # the CLI's cached content hash, now out of date
 
 
-class _Unknown(dict[str, Any]):
-    def __missing__(self, key: str) -> str:
-        return "?"
-
-
-def _is_stale(holder: dict[str, Any]) -> bool:
+def _is_stale(holder: Mapping[str, Any]) -> bool:
     """Tell whether a lock's process is surely gone: of this host, and dead or younger than the lock."""
-    if holder.get("hostname") != socket.gethostname() or not isinstance(holder.get("pid"), int):
+    if holder["hostname"] != socket.gethostname() or not isinstance(holder["pid"], int):
         return False
     try:
         os.kill(holder["pid"], 0)
@@ -232,7 +220,7 @@ def _is_stale(holder: dict[str, Any]) -> bool:
         locked = datetime.fromisoformat(holder["timestamp"]).timestamp()
     except ProcessLookupError:
         return True
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return False
     return state == "Z" or started > locked + _CLOCK_TICK_MARGIN
 

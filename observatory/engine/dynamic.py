@@ -1,23 +1,23 @@
 """Serves dynamic resources through the SDK's own host, ``pulumi.dynamic``, over gRPC.
 
-Owns that conversation. Imports the SDK, hence is itself imported only once the host is starting.
+Owns that process and the conversation with it.
 """
 
 from __future__ import annotations
 
 import builtins
+import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
-from typing import IO, Any, cast
-
-import grpc  # type: ignore[import-untyped]
-from pulumi.runtime.proto import provider_pb2 as proto
-from pulumi.runtime.proto import provider_pb2_grpc
+from concurrent.futures import Future
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
 
 from observatory.engine.providers import Diff, Provider, ProviderError
 from observatory.engine.values import Properties
-from observatory.engine.wire import from_struct, to_struct
 
 _START_SECONDS = 60
 _CHANNEL_OPTIONS = [
@@ -25,75 +25,92 @@ _CHANNEL_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
 ]
 
+# Runs the SDK's host, and dies with the engine: the pipe on stdin breaks when the engine is gone, however it went.
+_BOOTSTRAP = """\
+import os, runpy, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+runpy.run_module("pulumi.dynamic", run_name="__main__", alter_sys=True)
+"""
+
 
 class DynamicProvider(Provider):
     """Hosts the program's dynamic providers for one run."""
 
-    def __init__(self, host: subprocess.Popen[bytes], log: Callable[[str], None]) -> None:
-        """Take over a host process; ``log`` gets every line that providers print."""
-        self._host, self._log = host, log
-        self._port = ""
-        self._listening = threading.Event()
-        self._readers = [self._follow(stream) for stream in (host.stdout, host.stderr) if stream]
-        self._connecting = threading.Lock()
-        self._channel: grpc.Channel | None = None
+    def __init__(self, directory: Path, project: str, log: Callable[[str], None]) -> None:
+        """Start the process that hosts the providers found in the directory; ``log`` gets every line it prints."""
+        self._log, self._port = log, Future[str]()
+        self._host = subprocess.Popen(
+            [sys.executable, "-u", "-c", _BOOTSTRAP],
+            cwd=directory,
+            env={**os.environ, "PULUMI_PROJECT": project},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # the terminal's Ctrl-C must not reach a step in flight
+        )
+        self._reader = threading.Thread(target=self._follow, daemon=True)
+        self._reader.start()
 
     def configure(self, config: Properties) -> None:
         """Pass the stack's configuration to the providers' own ``configure``."""
-        self._call("Configure", proto.ConfigureRequest(args=to_struct(config), acceptSecrets=True))
+        self._call("Configure", args=config, acceptSecrets=True)
 
     def check(self, urn: str, olds: Properties, news: Properties) -> tuple[Properties, list[tuple[str, str]]]:
         """See Provider."""
-        answer = self._call("Check", proto.CheckRequest(urn=urn, olds=to_struct(olds), news=to_struct(news)))
-        return from_struct(answer.inputs), [(failure.property, failure.reason) for failure in answer.failures]
+        answer = self._call("Check", urn=urn, olds=olds, news=news)
+        failures = [(failure.get("property", ""), failure["reason"]) for failure in answer.get("failures", [])]
+        return answer.get("inputs", {}), failures
 
     def diff(self, urn: str, id_: str, inputs: Properties, outputs: Properties, news: Properties) -> Diff:
         """See Provider."""
-        request = proto.DiffRequest(
-            id=id_, urn=urn, olds=to_struct(outputs), news=to_struct(news), old_inputs=to_struct(inputs)
-        )
-        answer = self._call("Diff", request)
+        answer = self._call("Diff", id=id_, urn=urn, olds=outputs, news=news, old_inputs=inputs)
         return Diff(
-            changes={proto.DiffResponse.DIFF_SOME: True, proto.DiffResponse.DIFF_NONE: False}.get(answer.changes),
-            replaces=tuple(answer.replaces),
-            changed=tuple(answer.diffs),
-            delete_before_replace=answer.deleteBeforeReplace,
+            changes={"DIFF_SOME": True, "DIFF_NONE": False}.get(answer.get("changes", "")),
+            replaces=tuple(answer.get("replaces", ())),
+            changed=tuple(answer.get("diffs", ())),
+            delete_before_replace=answer.get("deleteBeforeReplace", False),
         )
 
     def create(self, urn: str, inputs: Properties, timeout: float) -> tuple[str, Properties]:
         """See Provider."""
-        answer = self._call("Create", proto.CreateRequest(urn=urn, properties=to_struct(inputs), timeout=timeout))
-        if not answer.id:
+        answer = self._call("Create", urn=urn, properties=inputs, timeout=timeout)
+        if "id" not in answer:
             raise ProviderError("the provider returned no ID from create")
-        return answer.id, from_struct(answer.properties)
+        return answer["id"], answer.get("properties", {})
 
     def read(self, urn: str, id_: str, inputs: Properties, outputs: Properties) -> tuple[str, Properties, Properties]:
         """See Provider."""
-        request = proto.ReadRequest(id=id_, urn=urn, properties=to_struct(outputs), inputs=to_struct(inputs))
-        answer = self._call("Read", request)
-        known = from_struct(answer.inputs) if answer.HasField("inputs") else inputs
-        return answer.id, from_struct(answer.properties), known
+        answer = self._call("Read", id=id_, urn=urn, properties=outputs, inputs=inputs)
+        return answer.get("id", ""), answer.get("properties", {}), answer.get("inputs", inputs)
 
     def update(self, urn: str, id_: str, outputs: Properties, news: Properties, timeout: float) -> Properties:
         """See Provider."""
-        request = proto.UpdateRequest(id=id_, urn=urn, olds=to_struct(outputs), news=to_struct(news), timeout=timeout)
-        return from_struct(self._call("Update", request).properties)
+        answer = self._call("Update", id=id_, urn=urn, olds=outputs, news=news, timeout=timeout)
+        return dict(answer.get("properties", {}))
 
     def delete(self, urn: str, id_: str, outputs: Properties, timeout: float) -> None:
         """See Provider."""
-        self._call("Delete", proto.DeleteRequest(id=id_, urn=urn, properties=to_struct(outputs), timeout=timeout))
+        self._call("Delete", id=id_, urn=urn, properties=outputs, timeout=timeout)
+
+    def abort(self) -> None:
+        """Kill the host."""
+        self._host.kill()
 
     def close(self) -> None:
         """Stop the host, once everything it printed is logged."""
-        if self._channel is not None:
-            self._channel.close()
-        self._host.terminate()
-        for reader in self._readers:
-            reader.join()
+        self.abort()
+        with self._host:  # which closes its streams
+            self._reader.join()
 
-    def _call(self, method: str, request: Any) -> Any:
+    def _call(self, method: str, **fields: Any) -> Properties:
+        """Call a method of the host, by the names of the protocol's fields; return the answer likewise."""
+        import grpc  # type: ignore[import-untyped]  # noqa: PLC0415 - costly; the host is starting meanwhile
+
+        from observatory.engine.wire import from_struct, protocol  # noqa: PLC0415 - likewise
+
+        request = getattr(protocol("provider_pb2"), f"{method}Request")(**fields)
         try:
-            return getattr(self._stub(), method)(request)
+            return from_struct(getattr(self._stub, method)(request))
         except grpc.RpcError as error:
             call = cast("grpc.Call", error)
             detail = call.details() or ""
@@ -101,30 +118,27 @@ class DynamicProvider(Provider):
                 detail = "the process that hosts the dynamic providers died; its last output is in the log"
             raise ProviderError(_essence(detail), detail) from error
 
-    def _stub(self) -> provider_pb2_grpc.ResourceProviderStub:
-        with self._connecting:
-            if self._channel is None:
-                if not self._listening.wait(_START_SECONDS) or not self._port:
-                    raise ProviderError("the process that hosts the dynamic providers did not start; see the log")
-                self._channel = grpc.insecure_channel(f"127.0.0.1:{self._port}", options=_CHANNEL_OPTIONS)
-                self._api = provider_pb2_grpc.ResourceProviderStub(self._channel)
-        return self._api
+    @cached_property
+    def _stub(self) -> Any:
+        import grpc  # noqa: PLC0415 - as above
 
-    def _follow(self, stream: IO[bytes]) -> threading.Thread:
-        thread = threading.Thread(target=self._pump, args=(stream,), daemon=True)
-        thread.start()
-        return thread
+        from observatory.engine.wire import protocol  # noqa: PLC0415 - as above
 
-    def _pump(self, stream: IO[bytes]) -> None:
-        """Take the port from the first line of stdout, and log the rest."""
-        for raw in stream:
+        channel = grpc.insecure_channel(f"127.0.0.1:{self._port.result(_START_SECONDS)}", options=_CHANNEL_OPTIONS)
+        return protocol("provider_pb2_grpc").ResourceProviderStub(channel)
+
+    def _follow(self) -> None:
+        """Take the port from the first line that is one, and log all others."""
+        for raw in self._host.stdout or ():
             line = raw.decode(errors="replace").rstrip()
-            if stream is self._host.stdout and not self._port and line.isdigit():
-                self._port = line
-                self._listening.set()
+            if line.isdigit() and not self._port.done():
+                self._port.set_result(line)
             elif line:
                 self._log(line)
-        self._listening.set()
+        if not self._port.done():
+            self._port.set_exception(
+                ProviderError("the process that hosts the dynamic providers did not start; see the log")
+            )
 
 
 def _essence(detail: str) -> str:

@@ -75,19 +75,25 @@ class Emitter:
     """Hands events to the caller's function, one at a time, as code that is not the program's."""
 
     def __init__(self, on_event: OnEvent | None) -> None:
-        self._on_event = on_event
+        self._on_event = on_event or (lambda _event: None)
         self._lock = threading.RLock()
 
     def __call__(self, event: Event) -> None:
         """Hand over one event."""
-        if self._on_event is None:
-            return
         token = in_program.set(False)
         try:
             with self._lock:
                 self._on_event(event)
         finally:
             in_program.reset(token)
+
+    def message(self, text: str, severity: Severity = "info", urn: str = "") -> None:
+        """Hand over a message."""
+        self(DiagnosticEvent(severity=severity, message=text, urn=urn))
+
+    def warn(self, text: str) -> None:
+        """Hand over a warning."""
+        self.message(text, "warning")
 
 
 _LOGICAL: set[Operation] = {"create", "update", "same", "delete", "replace"}
@@ -111,8 +117,3 @@ class Result:
     def summary(self) -> dict[str, int]:
         """How many resources were created, updated, replaced, deleted or left the same."""
         return dict(Counter(step.operation for step in self.steps if step.operation in _LOGICAL))
-
-    @property
-    def changes(self) -> bool:
-        """Whether anything but ``same`` is among the steps."""
-        return any(step.operation not in {"same", "refresh"} for step in self.steps)

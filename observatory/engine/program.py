@@ -15,7 +15,7 @@ import runpy
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,21 +24,21 @@ import pulumi
 import pulumi.runtime
 
 from observatory.engine.errors import EngineError, ProgramError
-from observatory.engine.plan import DiagnosticEvent, Event, in_program
+from observatory.engine.plan import Emitter, in_program
+from observatory.engine.values import Properties, is_secret, reveal
 
 # The program's threads wait for steps; as many as the CLI's launcher gives it per resource worked on at once.
 _THREADS_PER_STEP = 4
 
 
-def run_program(
-    *,
-    main: Path,
-    settings: pulumi.runtime.Settings,
-    config: dict[str, str],
-    secret_keys: frozenset[str],
-    emit: Callable[[Event], None],
-) -> None:
+def run_program(main: Path, settings: pulumi.runtime.Settings, config: Properties, emit: Emitter) -> None:
     """Run the program to its end.
+
+    Args:
+        main: The file or directory that holds it.
+        settings: The SDK's settings for this run.
+        config: The configuration, secrets wrapped.
+        emit: Where what it prints goes.
 
     Raises:
         ProgramError: it failed; the message is its traceback, from its own first frame on.
@@ -50,7 +50,7 @@ def run_program(
 
     def run() -> None:
         in_program.set(True)
-        pulumi.runtime.set_all_config(config, list(secret_keys))
+        pulumi.runtime.set_all_config(reveal(config), [key for key, value in config.items() if is_secret(value)])
         pulumi.runtime.configure(settings)
         with asyncio.Runner() as runner, ThreadPoolExecutor((settings.parallel or 1) * _THREADS_PER_STEP) as executor:
             runner.get_loop().set_default_executor(executor)
@@ -58,7 +58,7 @@ def run_program(
             runner.get_loop().set_exception_handler(lambda *_: None)
             runner.run(pulumi.runtime.run_in_stack(program))
 
-    with _in_directory(directory), _captured_streams(emit), _own_modules(directory), _uncollected():
+    with _as_a_process(directory, emit):
         try:
             contextvars.copy_context().run(run)
         except EngineError:
@@ -70,40 +70,35 @@ def run_program(
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Put garbage collection off: going through a cloud's thousands of classes takes a quarter of a plan's time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+def _as_a_process(directory: Path, emit: Emitter) -> Iterator[None]:
+    """Give the program what a process of its own would: directory, arguments, output; forget its modules afterwards.
 
-
-@contextlib.contextmanager
-def _in_directory(directory: Path) -> Iterator[None]:
-    arguments, sys.argv = sys.argv, [str(directory)]
+    So the next run sees their present source. Packages that the caller has loaded itself stay whole. Garbage collection
+    waits: going through a cloud's thousands of classes takes a quarter of a plan's time.
+    """
+    arguments, before, was_collecting = sys.argv, set(sys.modules), gc.isenabled()
+    out, err = _ProgramStream(sys.stdout, emit), _ProgramStream(sys.stderr, emit)
     try:
-        with contextlib.chdir(directory):
+        gc.disable()
+        sys.argv = [str(directory)]
+        with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             yield
     finally:
+        gc.enable() if was_collecting else gc.disable()
         sys.argv = arguments
-
-
-@contextlib.contextmanager
-def _captured_streams(emit: Callable[[Event], None]) -> Iterator[None]:
-    out, err = _ProgramStream(sys.stdout, emit), _ProgramStream(sys.stderr, emit)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        yield
-    out.end_line()
-    err.end_line()
+        out.end_line()
+        err.end_line()
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None) or ""
+            is_shared = name.partition(".")[0] in before
+            if not is_shared and Path(file).is_relative_to(directory) and "site-packages" not in file:
+                del sys.modules[name]
 
 
 class _ProgramStream(io.TextIOBase):
     """Turns what the program prints into messages; what others in this process print passes through."""
 
-    def __init__(self, original: TextIO, emit: Callable[[Event], None]) -> None:
+    def __init__(self, original: TextIO, emit: Emitter) -> None:
         self._original, self._emit = original, emit
         self._line = threading.local()
 
@@ -112,36 +107,19 @@ class _ProgramStream(io.TextIOBase):
             return self._original.write(text)
         *lines, self._line.rest = (getattr(self._line, "rest", "") + text).split("\n")
         for line in lines:
-            self._emit(DiagnosticEvent(severity="info", message=line))
+            self._emit.message(line)
         return len(text)
 
     def end_line(self) -> None:
         """Pass on what the program printed last without an end of line."""
         if rest := getattr(self._line, "rest", ""):
-            self._emit(DiagnosticEvent(severity="info", message=rest))
+            self._emit.message(rest)
 
     def flush(self) -> None:
         self._original.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._original, name)
-
-
-@contextlib.contextmanager
-def _own_modules(directory: Path) -> Iterator[None]:
-    """Forget the program's modules afterwards, so that the next run sees their present source.
-
-    Packages that the caller has loaded itself stay whole.
-    """
-    before = set(sys.modules)
-    try:
-        yield
-    finally:
-        for name in set(sys.modules) - before:
-            file = getattr(sys.modules[name], "__file__", None) or ""
-            is_shared = name.partition(".")[0] in before
-            if not is_shared and Path(file).is_relative_to(directory) and "site-packages" not in file:
-                del sys.modules[name]
 
 
 def _own_traceback(error: BaseException, directory: Path) -> str:

@@ -14,8 +14,7 @@ from typing import Any
 import yaml
 
 from observatory.engine.errors import ConfigError
-
-Decrypt = Callable[[str], str]
+from observatory.engine.values import Properties, make_secret, transform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +22,14 @@ class Project:
     """A project and one stack's settings.
 
     Attributes:
+        root: Where Pulumi.yaml is.
         name: The project's name.
         main: The directory or file that holds the program.
         settings: Configuration keys (``project:key``) to raw YAML values, secrets still encrypted.
         salt: The stack file's ``encryptionsalt``, if it has one.
     """
 
+    root: Path
     name: str
     main: Path
     settings: Mapping[str, Any]
@@ -57,19 +58,21 @@ class Project:
         values = {key: _default(value) for key, value in (project.get("config") or {}).items()}
         values |= settings.get("config") or {}
         return cls(
+            root=cwd,
             name=name,
             main=cwd / (project.get("main") or ""),
             settings={key if ":" in key else f"{name}:{key}": value for key, value in values.items()},
             salt=settings.get("encryptionsalt"),
         )
 
-    def config(self, decrypt: Decrypt) -> tuple[dict[str, str], frozenset[str]]:
-        """Return the configuration as programs get it, and which of its keys are secret.
-
-        Structured values become JSON strings, as the CLI passes them.
-        """
-        texts = {key: _text(_decrypted(value, decrypt)) for key, value in self.settings.items() if value is not None}
-        return texts, frozenset(key for key in texts if _is_secure(self.settings[key]))
+    def config(self, decrypt: Callable[[str], str]) -> Properties:
+        """Return the configuration as programs get it: texts, structured values as JSON, secrets wrapped."""
+        config = {}
+        for key, value in self.settings.items():
+            plain = transform(value, lambda part: decrypt(part["secure"]) if _is_secure(part) else part)
+            if plain is not None:
+                config[key] = _text(plain) if plain == value else make_secret(_text(plain))
+        return config
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -88,20 +91,11 @@ def _default(value: Any) -> Any:
 
 
 def _is_secure(value: Any) -> bool:
-    if isinstance(value, dict):
-        return list(value) == ["secure"] or any(map(_is_secure, value.values()))
-    return isinstance(value, list) and any(map(_is_secure, value))
-
-
-def _decrypted(value: Any, decrypt: Decrypt) -> Any:
-    if isinstance(value, dict):
-        if list(value) == ["secure"]:
-            return decrypt(value["secure"])
-        return {key: _decrypted(child, decrypt) for key, child in value.items()}
-    return [_decrypted(child, decrypt) for child in value] if isinstance(value, list) else value
+    return isinstance(value, dict) and list(value) == ["secure"]
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, dict | list):
-        return json.dumps(value, separators=(",", ":"), default=str)
-    return json.dumps(value) if isinstance(value, bool) else str(value)
+    """Return a setting as text, as the CLI passes it to programs."""
+    return (
+        json.dumps(value, separators=(",", ":"), default=str) if isinstance(value, dict | list | bool) else str(value)
+    )

@@ -1,34 +1,21 @@
 """Who performs a resource's operations.
 
-Owns the provider interface and the process that hosts dynamic providers. Speaking to that process is ``dynamic``'s;
-providers see plain values: secrecy is the deployment's business.
+Owns the provider interface; the provider of dynamic resources is ``dynamic``'s. Providers see plain values: secrecy is
+the deployment's business.
 """
 
 # ruff: noqa: ARG002 - the defaults of an interface
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import uuid
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from observatory.engine.values import Properties
 
 DYNAMIC = "pulumi-python"  # the package of dynamic resources
 PROVIDER_TYPE = "pulumi:providers:"  # then a package: the resources that are providers themselves
 INTERNAL_KEY = "__internal"  # in a provider's inputs: what the CLI keeps for itself, sdk/go/common/resource/provider
-_STOP_SECONDS = 5
-
-# Runs the SDK's host, and dies with the engine: the pipe on stdin breaks when the engine is gone, however it went.
-_BOOTSTRAP = """\
-import os, runpy, sys, threading
-threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
-runpy.run_module("pulumi.dynamic", run_name="__main__", alter_sys=True)
-"""
 
 
 class ProviderError(Exception):
@@ -93,60 +80,12 @@ class Provider:
     def delete(self, urn: str, id_: str, outputs: Properties, timeout: float) -> None:
         """Delete the resource."""
 
+    def abort(self) -> None:
+        """Break off whatever is under way; what waits for it must fail soon."""
+
     def close(self) -> None:
         """Let go of everything held for the run."""
 
 
-class Packages(dict[str, Provider]):
-    """Who serves each package, made when it is first asked for; ``other`` makes who serves all the rest."""
-
-    def __init__(self, makers: Mapping[str, Callable[[], Provider]], other: Callable[[], Provider] | None) -> None:
-        super().__init__()
-        self._makers, self._other = makers, other
-
-    def __contains__(self, package: object) -> bool:
-        """Tell whether anybody serves it."""
-        return super().__contains__(package) or package in self._makers or self._other is not None
-
-    def __missing__(self, package: str) -> Provider:
-        """Make who serves it."""
-        make = self._makers.get(package) or self._other
-        if make is None:
-            raise KeyError(package)
-        self[package] = provider = make()
-        return provider
-
-    def close(self) -> None:
-        """Close whom this run made."""
-        for provider in self.values():
-            provider.close()
-
-
 def _without_internal(inputs: Properties) -> Properties:
     return {key: value for key, value in inputs.items() if key != INTERNAL_KEY}
-
-
-def start_host(cwd: Path, project: str) -> subprocess.Popen[bytes]:
-    """Start the process that hosts the dynamic providers found in the program's directory."""
-    return subprocess.Popen(
-        [sys.executable, "-u", "-c", _BOOTSTRAP],
-        cwd=cwd,
-        env={**os.environ, "PULUMI_PROJECT": project},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # the terminal's Ctrl-C must not reach a step in flight
-    )
-
-
-def stop_host(host: subprocess.Popen[bytes]) -> None:
-    """Stop the host process, if it still runs."""
-    host.terminate()
-    try:
-        host.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        host.kill()
-        host.wait()
-    for stream in (host.stdin, host.stdout, host.stderr):
-        if stream:
-            stream.close()

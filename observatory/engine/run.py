@@ -5,9 +5,7 @@ Owns their course: read, lock, plan and perform, report. Each may be called agai
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,12 +17,13 @@ from typing import Any, Literal
 
 from observatory.engine.backend import StackFiles
 from observatory.engine.deployment import STACK_TYPE, Deployment
-from observatory.engine.errors import ConfigError, EngineError, Interrupted
-from observatory.engine.plan import DiagnosticEvent, Emitter, OnEvent, Result
+from observatory.engine.dynamic import DynamicProvider
+from observatory.engine.errors import EngineError, Interrupted
+from observatory.engine.plan import Emitter, OnEvent, Result
 from observatory.engine.project import Project
-from observatory.engine.providers import DYNAMIC, Packages, Provider, start_host, stop_host
-from observatory.engine.snapshot import Snapshot
-from observatory.engine.values import PROVIDER_KEY, make_secret, mask, reveal
+from observatory.engine.providers import DYNAMIC, Provider
+from observatory.engine.snapshot import Snapshot, State
+from observatory.engine.values import PROVIDER_KEY, mask, reveal
 from observatory.interruption import heeded
 
 _STOPPING = "stopping: what has begun is brought to its end; Ctrl-C once more breaks it off"
@@ -33,6 +32,7 @@ _DEFAULT_PARALLEL = 4  # the workers of the SDK's dynamic provider host
 
 Kind = Literal["plan", "preview", "update", "refresh", "destroy"]
 _DRY: tuple[Kind, ...] = ("plan", "preview")
+_PROGRAM: tuple[Kind, ...] = (*_DRY, "update")  # these run the program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,24 +59,6 @@ class StackOptions:
     packages: Mapping[str, Callable[[], Provider]] = field(default_factory=dict, repr=False)
     plugins: bool = False
 
-    @classmethod
-    def from_environment(cls, cwd: Path, stack: str, **options: Any) -> StackOptions:
-        """Take backend and passphrase from the CLI's own environment variables.
-
-        Raises:
-            ConfigError: PULUMI_BACKEND_URL is no ``file://`` URL, or no passphrase is set.
-        """
-        url = os.environ.get("PULUMI_BACKEND_URL", "")
-        if not url.startswith("file://"):
-            raise ConfigError(f"PULUMI_BACKEND_URL is {url!r}; the embedded engine needs a file:// URL")
-        passphrase = os.environ.get("PULUMI_CONFIG_PASSPHRASE")
-        if file := os.environ.get("PULUMI_CONFIG_PASSPHRASE_FILE"):
-            passphrase = passphrase or _read_passphrase(Path(file))
-        if passphrase is None:
-            raise ConfigError("no passphrase: set PULUMI_CONFIG_PASSPHRASE or PULUMI_CONFIG_PASSPHRASE_FILE")
-        backend = Path(url.removeprefix("file://").partition("?")[0]).expanduser()
-        return cls(cwd=cwd, stack=stack, backend=backend, passphrase=passphrase, **options)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceRecord:
@@ -98,7 +80,7 @@ def preview(options: StackOptions, *, on_event: OnEvent | None = None) -> Result
     Raises:
         EngineError: see its subclasses; ``result`` on it holds the steps planned until then.
     """
-    return _operate("preview", options, on_event, _deploy)
+    return _operate("preview", options, on_event)
 
 
 def plan_offline(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
@@ -111,7 +93,7 @@ def plan_offline(options: StackOptions, *, on_event: OnEvent | None = None) -> R
     Raises:
         EngineError: see its subclasses; ``result`` on it holds the steps planned until then.
     """
-    return _operate("plan", options, on_event, _deploy)
+    return _operate("plan", options, on_event)
 
 
 def up(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
@@ -120,7 +102,7 @@ def up(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
     Raises:
         EngineError: see its subclasses; what succeeded is kept, and ``result`` on the error tells what that was.
     """
-    return _operate("update", options, on_event, _deploy)
+    return _operate("update", options, on_event)
 
 
 def refresh(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
@@ -129,7 +111,7 @@ def refresh(options: StackOptions, *, on_event: OnEvent | None = None) -> Result
     Raises:
         EngineError: see its subclasses; the state is then as it was.
     """
-    return _operate("refresh", options, on_event, lambda run: run.deployment.refresh())
+    return _operate("refresh", options, on_event)
 
 
 def destroy(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
@@ -138,7 +120,7 @@ def destroy(options: StackOptions, *, on_event: OnEvent | None = None) -> Result
     Raises:
         EngineError: see its subclasses; what was deleted is out of the state.
     """
-    return _operate("destroy", options, on_event, lambda run: run.deployment.delete_undeclared())
+    return _operate("destroy", options, on_event)
 
 
 def init(options: StackOptions) -> None:
@@ -182,8 +164,7 @@ def locked(options: StackOptions, *, on_event: OnEvent | None = None) -> Iterato
         LockedError: a run is under way.
     """
     _, files = _locate(options)
-    emit = Emitter(on_event)
-    with files.lock(lambda text: emit(DiagnosticEvent(severity="warning", message=text))):
+    with files.lock(Emitter(on_event).warn):
         yield
 
 
@@ -194,8 +175,7 @@ def clear_locks(options: StackOptions, *, on_event: OnEvent | None = None) -> tu
         LockedError: a run is under way.
     """
     _, files = _locate(options)
-    emit = Emitter(on_event)
-    return files.clear_locks(lambda text: emit(DiagnosticEvent(severity="warning", message=text)))
+    return files.clear_locks(Emitter(on_event).warn)
 
 
 def outputs(options: StackOptions, *, show_secrets: bool = False) -> dict[str, Any]:
@@ -207,8 +187,8 @@ def outputs(options: StackOptions, *, show_secrets: bool = False) -> dict[str, A
     _, files = _locate(options)
     latest = files.read()
     if show_secrets:
-        base = Snapshot(files, latest, passphrase=options.passphrase, read_only=True).base
-        return dict(reveal(next((state.outputs for state in base if state.type == STACK_TYPE), {})))
+        states: list[State] = Snapshot(files, latest, passphrase=options.passphrase, read_only=True).olds
+        return next((reveal(state["outputs"]) for state in states if state.type == STACK_TYPE), {})
     return next((mask(raw.get("outputs", {})) for raw in latest.get("resources", []) if raw["type"] == STACK_TYPE), {})
 
 
@@ -222,39 +202,28 @@ def resources(options: StackOptions) -> tuple[ResourceRecord, ...]:
     return tuple(_record(raw) for raw in files.read().get("resources", []) if not raw.get("delete"))
 
 
-@dataclass(kw_only=True)
-class _Run:
-    """What one operation works with."""
-
-    options: StackOptions
-    project: Project
-    host: subprocess.Popen[bytes]
-    snapshot: Snapshot
-    deployment: Deployment
-    emit: Emitter
-    config: dict[str, str]
-    secret_keys: frozenset[str]
-
-
-def _operate(kind: Kind, options: StackOptions, on_event: OnEvent | None, perform: Callable[[_Run], None]) -> Result:
+def _operate(kind: Kind, options: StackOptions, on_event: OnEvent | None) -> Result:
     started, emit = time.time(), Emitter(on_event)
     project, files = _locate(options)
     with ExitStack() as cleanup:
         if kind not in _DRY:
-            cleanup.enter_context(files.lock(lambda text: emit(DiagnosticEvent(severity="warning", message=text))))
-        run = _prepare(kind, options, project, files, emit, cleanup)
+            cleanup.enter_context(files.lock(emit.warn))
+        deployment = _prepare(kind, options, project, files, emit, cleanup)
+        snapshot = deployment.snapshot
         try:
-            with _stoppable(run):
-                perform(run)
-            run.deployment.check_running()
+            with _stoppable(deployment):
+                _perform(kind, deployment, project)
+            deployment.check_running()
         except EngineError as error:
-            run.deployment.stop(error)
+            deployment.stop(error)
         except KeyboardInterrupt:
-            run.deployment.stop(Interrupted(_BROKEN_OFF))
-        result = _result(run, kind, started)
-        if run.snapshot.changed:
-            files.add_history(kind=kind, started=started, succeeded=not run.deployment.failure, changes=result.summary)
-        if failure := run.deployment.failure:
+            deployment.stop(Interrupted(_BROKEN_OFF))
+        root = next((state for state in snapshot.resources if state.type == STACK_TYPE), None)
+        outputs = mask(root["outputs"]) if root else {}
+        result = Result(steps=tuple(deployment.steps), outputs=outputs, duration=time.time() - started)
+        if snapshot.changed:
+            files.add_history(kind=kind, started=started, succeeded=not deployment.failure, changes=result.summary)
+        if failure := deployment.failure:
             failure.result = result
             raise failure
         return result
@@ -262,94 +231,92 @@ def _operate(kind: Kind, options: StackOptions, on_event: OnEvent | None, perfor
 
 def _prepare(  # noqa: PLR0917 - called once
     kind: Kind, options: StackOptions, project: Project, files: StackFiles, emit: Emitter, cleanup: ExitStack
-) -> _Run:
-    """Start what takes time (host, key, imports) side by side, and put the run together."""
-    offline = kind == "plan"
+) -> Deployment:
+    """Start what takes time (host, key) side by side, and put the run together."""
+    offline, preview = kind == "plan", kind in _DRY
     latest = {} if offline else files.read()
-    host = start_host(project.directory, project.name)
-    cleanup.callback(stop_host, host)
+    providers: dict[str, Provider] = {DYNAMIC: DynamicProvider(project.directory, project.name, emit.message)}
+    cleanup.callback(_close, providers)
     passphrase = None if offline else options.passphrase
-    snapshot = Snapshot(files, latest, passphrase=passphrase, salt=project.salt, read_only=kind in _DRY)
-    from observatory.engine.dynamic import DynamicProvider  # noqa: PLC0415 - imports the SDK, beside the above
-
-    dynamic = DynamicProvider(host, lambda line: emit(DiagnosticEvent(severity="info", message=line)))
-    providers = Packages({}, Provider) if offline else Packages(options.packages, None)
-    providers[DYNAMIC] = dynamic
-    cleanup.callback(providers.close)
-    config, secret_keys = project.config(snapshot.crypter.decrypt)
-    wired = {key: make_secret(value) if key in secret_keys else value for key, value in config.items()}
-    deployment = Deployment(
-        snapshot,
+    snapshot = Snapshot(files, latest, passphrase=passphrase, salt=project.salt, read_only=preview)
+    if kind in _PROGRAM:
+        import pulumi.runtime  # noqa: F401, PLC0415 - costly; beside the above
+    return Deployment(
+        snapshot=snapshot,
         stack=options.stack,
         project=project.name,
         providers=providers,
-        config=wired,
-        preview=kind in _DRY,
+        packages=options.packages,
+        config=project.config(snapshot.crypter.decrypt),
+        preview=preview,
         offline=offline,
         parallel=options.parallel,
         emit=emit,
     )
-    return _Run(
-        options=options, project=project, host=host, snapshot=snapshot, deployment=deployment, emit=emit, config=config,
-        secret_keys=secret_keys,
-    )  # fmt: skip
 
 
-def _deploy(run: _Run) -> None:
+def _close(providers: dict[str, Provider]) -> None:
+    for provider in providers.values():
+        provider.close()
+
+
+def _perform(kind: Kind, deployment: Deployment, project: Project) -> None:
+    if kind == "refresh":
+        deployment.refresh()
+    elif kind == "destroy":
+        deployment.delete_undeclared()
+    else:
+        _deploy(deployment, project)
+
+
+def _deploy(deployment: Deployment, project: Project) -> None:
     """Run the program, then delete what it no longer declares."""
-    import pulumi.runtime  # noqa: PLC0415 - by now imported beside other work
+    import pulumi.runtime  # noqa: PLC0415 - imported before
 
     from observatory.engine.monitor import Engine, Monitor  # noqa: PLC0415 - imports the SDK
     from observatory.engine.program import run_program  # noqa: PLC0415 - imports the SDK
 
-    _warn_of_interrupted(run)
+    for state, operation in deployment.snapshot.interrupted:
+        message = f"an earlier run was interrupted while {operation} it; it may be half done, and is tried again"
+        deployment.emit.message(message, "warning", state.urn)
     settings = pulumi.runtime.Settings(
-        project=run.project.name,
-        stack=run.options.stack,
+        project=deployment.project,
+        stack=deployment.stack,
         organization="organization",  # what the CLI calls the one organization of a file backend
-        root_directory=str(run.options.cwd),
-        parallel=run.options.parallel,
-        dry_run=run.deployment.preview,
-        monitor=Monitor(run.deployment),
-        engine=Engine(run.emit),
+        root_directory=str(project.root),
+        parallel=deployment.parallel,
+        dry_run=deployment.preview,
+        monitor=Monitor(deployment),
+        engine=Engine(deployment.emit),
     )
     try:
-        run_program(
-            main=run.project.main, settings=settings, config=run.config, secret_keys=run.secret_keys, emit=run.emit
-        )
-        run.deployment.delete_undeclared()
+        run_program(project.main, settings, deployment.config, deployment.emit)
+        deployment.delete_undeclared()
     except EngineError as error:
-        run.deployment.stop(error)
+        deployment.stop(error)
         raise
     finally:
-        run.deployment.finish_outputs()
-    if run.snapshot.interrupted:
-        run.snapshot.save()  # which drops them
-
-
-def _warn_of_interrupted(run: _Run) -> None:
-    for state, operation in run.snapshot.interrupted:
-        message = f"an earlier run was interrupted while {operation} it; it may be half done, and is tried again"
-        run.emit(DiagnosticEvent(severity="warning", message=message, urn=state.urn))
+        deployment.finish_outputs()
+    if deployment.snapshot.interrupted:
+        deployment.snapshot.save()  # which drops them
 
 
 @contextmanager
-def _stoppable(run: _Run) -> Iterator[None]:
+def _stoppable(deployment: Deployment) -> Iterator[None]:
     """On a signal that stops, let the steps in flight end and begin nothing more; a second SIGINT breaks them off."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, _: FrameType | None) -> None:
-        run.deployment.stop(
-            Interrupted(f"interrupted by {signal.Signals(number).name}; what was begun is done and saved")
-        )
+        deployment.stop(Interrupted(f"interrupted by {signal.Signals(number).name}; what was begun is done and saved"))
         signal.signal(signal.SIGINT, break_off)
         # In a thread of its own: this one may be in the middle of telling something else.
-        threading.Thread(target=run.emit, args=(DiagnosticEvent(severity="warning", message=_STOPPING),)).start()
+        threading.Thread(target=deployment.emit.warn, args=(_STOPPING,)).start()
 
     def break_off(_number: int, _: FrameType | None) -> None:
-        run.host.kill()  # or the threads that wait for its answers would never end
+        for provider in deployment.providers.values():
+            provider.abort()  # or the threads that wait for its answers would never end
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, stop) for number in heeded()}
@@ -360,17 +327,6 @@ def _stoppable(run: _Run) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _result(run: _Run, kind: Kind, started: float) -> Result:
-    root = run.deployment.root
-    if kind in {"refresh", "destroy"}:
-        root = next((state for state in run.snapshot.resources if state.type == STACK_TYPE), None)
-    return Result(
-        steps=tuple(run.deployment.steps),
-        outputs=mask(root.outputs) if root else {},
-        duration=time.time() - started,
-    )
-
-
 def _locate(options: StackOptions) -> tuple[Project, StackFiles]:
     project = Project.load(options.cwd.resolve(), options.stack, options.config_file)
     return project, StackFiles(root=options.backend.resolve(), project=project.name, stack=options.stack)
@@ -378,20 +334,6 @@ def _locate(options: StackOptions) -> tuple[Project, StackFiles]:
 
 def _record(raw: dict[str, Any]) -> ResourceRecord:
     shown = {key: value for key, value in raw.get("outputs", {}).items() if key != PROVIDER_KEY}
-    return ResourceRecord(
-        urn=raw["urn"],
-        type=raw["type"],
-        name=raw["urn"].rpartition("::")[2],
-        id=raw.get("id", ""),
-        parent=raw.get("parent", ""),
-        custom=raw["custom"],
-        protect=raw.get("protect", False),
-        outputs=mask(shown),
-    )
-
-
-def _read_passphrase(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise ConfigError(f"cannot read PULUMI_CONFIG_PASSPHRASE_FILE: {error}") from error
+    texts = {key: raw.get(key, "") for key in ("urn", "type", "id", "parent")}
+    flags = {key: raw.get(key, False) for key in ("custom", "protect")}
+    return ResourceRecord(**texts, **flags, name=raw["urn"].rpartition("::")[2], outputs=mask(shown))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import threading
+import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from observatory.engine.errors import PassphraseError, StateError
@@ -22,7 +23,8 @@ _ITERATIONS = 1_000_000  # fixed by the format
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
 _SALT_BYTES = 8
-_PROBE = "pulumi"  # what the format encrypts beside the salt to recognise the passphrase
+_SALT = re.compile(r"v1:([A-Za-z0-9+/]+=*):(v1:.+)")  # the salt, and a probe to recognise the passphrase by
+_PROBE = "pulumi"
 
 
 class Crypter:
@@ -41,47 +43,36 @@ class Crypter:
         Raises:
             StateError: the salt is malformed.
         """
-        self._passphrase, self._is_known = (passphrase or "").encode(), passphrase is not None
-        self._probe: str | None = None
-        self._verified = not self._is_known
-        self._salt = os.urandom(_SALT_BYTES)
+        self._salt, self._probe = base64.b64encode(os.urandom(_SALT_BYTES)).decode(), ""
         if salt is not None:
-            self._salt, self._probe = _parse_salt(salt)
-        self._thread = threading.Thread(target=self._derive, daemon=True)
-        if self._is_known:
-            self._thread.start()
+            match = _SALT.fullmatch(salt)
+            if not match:
+                raise StateError(f"malformed encryption salt {salt!r}, expected v1:SALT:PROBE")
+            self._salt, self._probe = match.groups()
+        self._is_blind, thread = passphrase is None, ThreadPoolExecutor(1)
+        if passphrase is not None:
+            self._cipher = thread.submit(_cipher, passphrase.encode(), base64.b64decode(self._salt))
+        thread.shutdown(wait=False)
 
     @property
     def salt(self) -> str:
         """The salt and the probe as the ``encryptionsalt`` setting holds them."""
-        if self._probe is None:
-            self._probe = self.encrypt(_PROBE)
-        return f"v1:{base64.b64encode(self._salt).decode()}:{self._probe}"
+        self._probe = self._probe or self.encrypt(_PROBE)
+        return f"v1:{self._salt}:{self._probe}"
 
     def verify(self) -> None:
-        """Check the passphrase against the salt's probe.
+        """Check the passphrase against the salt's probe, if it has one.
 
         Raises:
             PassphraseError: it is the wrong one.
         """
-        if not self._verified and self._probe is not None and self.decrypt(self._probe) != _PROBE:
-            raise PassphraseError(_WRONG)
-        self._verified = True
-
-    def _derive(self) -> None:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - beside the main thread
-
-        key = hashlib.pbkdf2_hmac("sha256", self._passphrase, self._salt, _ITERATIONS, _KEY_BYTES)
-        self._cipher = AESGCM(key)
-
-    def _ready(self) -> AESGCM:
-        self._thread.join()
-        return self._cipher
+        if self._probe:
+            self.decrypt(self._probe)
 
     def encrypt(self, text: str) -> str:
         """Encrypt one value."""
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = self._ready().encrypt(nonce, text.encode(), None)
+        sealed = self._cipher.result().encrypt(nonce, text.encode(), None)
         return f"v1:{base64.b64encode(nonce).decode()}:{base64.b64encode(sealed).decode()}"
 
     def decrypt(self, ciphertext: str) -> str:
@@ -91,34 +82,25 @@ class Crypter:
             PassphraseError: it was encrypted with another passphrase.
             StateError: it is damaged.
         """
-        if not self._is_known:
+        if self._is_blind:
             return UNKNOWN
-        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - beside the main thread
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - costly; by now imported in the thread
 
         try:
             version, nonce, sealed = ciphertext.split(":")
             if version != "v1":
                 raise StateError(f"a secret is encrypted in version {version!r}, known is v1; use a newer release")
-            return self._ready().decrypt(base64.b64decode(nonce), base64.b64decode(sealed), None).decode()
+            return self._cipher.result().decrypt(base64.b64decode(nonce), base64.b64decode(sealed), None).decode()
         except InvalidTag:
-            raise PassphraseError(_WRONG) from None
+            raise PassphraseError(
+                "the passphrase is wrong: it does not decrypt this stack's secrets; set PULUMI_CONFIG_PASSPHRASE or "
+                "PULUMI_CONFIG_PASSPHRASE_FILE to the passphrase that the stack was made with"
+            ) from None
         except ValueError as error:
             raise StateError(f"a secret is damaged: {error}") from error
 
 
-_WRONG = (
-    "the passphrase is wrong: it does not decrypt this stack's secrets; set PULUMI_CONFIG_PASSPHRASE or "
-    "PULUMI_CONFIG_PASSPHRASE_FILE to the passphrase that the stack was made with"
-)
+def _cipher(passphrase: bytes, salt: bytes) -> AESGCM:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - costly
 
-
-def _parse_salt(text: str) -> tuple[bytes, str]:
-    version, _, rest = text.partition(":")
-    salt, _, probe = rest.partition(":")
-    try:
-        decoded = base64.b64decode(salt, validate=True)
-    except ValueError:
-        decoded = b""
-    if version != "v1" or not decoded or not probe:
-        raise StateError(f"malformed encryption salt {text!r}, expected v1:SALT:PROBE")
-    return decoded, probe
+    return AESGCM(hashlib.pbkdf2_hmac("sha256", passphrase, salt, _ITERATIONS, _KEY_BYTES))

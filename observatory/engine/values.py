@@ -8,7 +8,7 @@ Owns the operations on such values. Encryption belongs to ``secrets``, protobuf 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,11 +19,27 @@ RESOURCE = "5cf8f73096256a8f31e491e813e4eb8e"
 ASSETS = {"c44067f5952c0a294b673a41bacd8c17", "0def7320c3a5731c473e5ecbe6d01bc7"}
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
-_SHORTEST_SCRUBBED = 4  # characters; shorter ones are in any text by chance
 PROVIDER_KEY = "__provider"  # a dynamic resource's pickled provider
+_SHORTEST_SCRUBBED = 4  # characters; shorter ones are in any text by chance
+_PATH = re.compile(r'\.?([^.\[\]"]+)|\[(?:"((?:[^"\\]|\\.)*)"|(\d+|\*))\]')
 
 Properties = dict[str, Any]
-_PATH = re.compile(r'\.?([^.\[\]"]+)|\[(?:"((?:[^"\\]|\\.)*)"|(\d+|\*))\]')
+
+
+def transform(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Return the value, rebuilt with what the function makes of each part of it, innermost parts first."""
+    if isinstance(value, dict):
+        value = {key: transform(child, function) for key, child in value.items()}
+    elif isinstance(value, list):
+        value = [transform(child, function) for child in value]
+    return function(value)
+
+
+def parts(value: Any) -> Iterator[Any]:
+    """Yield the value and everything in it, outermost first."""
+    yield value
+    for child in _items(value).values():
+        yield from parts(child)
 
 
 def is_secret(value: Any) -> bool:
@@ -32,55 +48,49 @@ def is_secret(value: Any) -> bool:
 
 
 def make_secret(value: Any) -> Properties:
-    """Wrap a value as a secret."""
-    return {SIGNATURE: SECRET, "value": value}
-
-
-def has_secret(value: Any) -> bool:
-    """Tell whether the value is or contains a secret."""
-    return is_secret(value) or any(has_secret(child) for child in _children(value))
+    """Wrap a value as a secret; secrets in it need no wrapping of their own any more."""
+    return {SIGNATURE: SECRET, "value": transform(value, lambda part: part["value"] if is_secret(part) else part)}
 
 
 def reveal(value: Any) -> Any:
     """Return the value as providers see it: secrets in plain text, resource references as ID or URN."""
-    if isinstance(value, dict):
-        match value.get(SIGNATURE):
-            case None:
-                return {key: reveal(child) for key, child in value.items()}
-            case tag if tag == SECRET:
-                return reveal(value["value"])
-            case tag if tag == RESOURCE:
-                return reveal(value["id"]) if "id" in value else value["urn"]
-    if isinstance(value, list):
-        return [reveal(child) for child in value]
-    return value
+
+    def plain(part: Any) -> Any:
+        tag = part.get(SIGNATURE) if isinstance(part, dict) else None
+        if tag == RESOURCE:
+            return part.get("id", part["urn"])
+        return part["value"] if tag == SECRET else part
+
+    return transform(value, plain)
 
 
 def mask(value: Any) -> Any:
     """Return the value fit for display: secrets and unknowns replaced by ``[secret]`` and ``[unknown]``."""
-    if is_secret(value):
-        return "[secret, unknown]" if value.get("value") == UNKNOWN else "[secret]"
-    if isinstance(value, dict):
-        return {key: mask(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [mask(child) for child in value]
-    return "[unknown]" if value == UNKNOWN else value
+
+    def shown(part: Any) -> Any:
+        if is_secret(part):
+            return "[secret, unknown]" if part.get("value") == "[unknown]" else "[secret]"
+        return "[unknown]" if part == UNKNOWN else part
+
+    return transform(value, shown)
 
 
 def scrub(text: str, properties: Properties) -> str:
     """Return the text without the secrets of these properties, as far as they stand in it literally."""
-    for secret in _secret_texts(properties):
-        text = text.replace(secret, "[secret]")
+    hidden = [part for secret in filter(is_secret, parts(properties)) for part in parts(secret["value"])]
+    for part in hidden:
+        if isinstance(part, str) and len(part) >= _SHORTEST_SCRUBBED:
+            text = text.replace(part, "[secret]")
     return text
 
 
 def keep_secret(outputs: Properties, inputs: Mapping[str, Any]) -> Properties:
     """Mark in place, as secret, each output whose input of the same name is or contains one (as the CLI does)."""
-    for key, given in inputs.items():
-        out = outputs.get(key)
+    for key in outputs.keys() & inputs.keys():
+        out, given = outputs[key], inputs[key]
         if isinstance(out, dict) and isinstance(given, dict) and SIGNATURE not in out and SIGNATURE not in given:
             keep_secret(out, given)
-        elif key in outputs and not is_secret(out) and has_secret(given):
+        elif not is_secret(out) and any(map(is_secret, parts(given))):
             outputs[key] = make_secret(out)
     return outputs
 
@@ -97,10 +107,24 @@ def path_covers(path: tuple[str, ...], other: tuple[str, ...]) -> bool:
 
 def keep_ignored(new: Properties, old: Properties, paths: list[str]) -> Properties:
     """Return the new inputs with the old value put back at every ignored path."""
-    kept: Properties = _copy(new)
     for path in paths:
-        _put_back(kept, old, parse_path(path))
-    return kept
+        new = _put_back(new, old, *parse_path(path))
+    return new
+
+
+def _put_back(new: Any, old: Any, key: str, *deeper: str) -> Any:
+    if not isinstance(new, dict | list):
+        return new
+    news, olds = _items(new), _items(old)
+    keys = (news | olds).keys() if key == "*" else {key}
+    for name in keys if isinstance(new, dict) else keys & news.keys() & olds.keys():
+        if deeper:
+            news |= {name: _put_back(news[name], olds.get(name), *deeper)} if name in news else {}
+        elif name in olds:
+            news[name] = olds[name]
+        else:
+            news.pop(name, None)
+    return news if isinstance(new, dict) else list(news.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,79 +148,22 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[PropertyChange]:
     """Yield what changed from one value to another, down to the leaves; secrecy alone is no change."""
     if reveal(old) == reveal(new):
         return
-    pairs = _pairs(old, new)
-    if not path and not pairs:
-        return
-    if pairs is None:
+    if not isinstance(old, dict | list) or type(old) is not type(new) or SIGNATURE in old or SIGNATURE in new:
         yield PropertyChange(path=path, kind="update", old=mask(old), new=mask(new))
         return
-    for key, (before, after) in pairs.items():
-        child = key if key.startswith("[") or not path else f".{key}"
-        if before is _ABSENT:
-            yield PropertyChange(path=path + child, kind="add", new=mask(after))
-        elif after is _ABSENT:
-            yield PropertyChange(path=path + child, kind="delete", old=mask(before))
+    olds, news = _items(old), _items(new)
+    for key in olds | news:
+        inner = f"{path}[{key}]" if isinstance(old, list) else f"{path}.{key}" if path else key
+        if key not in olds:
+            yield PropertyChange(path=inner, kind="add", new=mask(news[key]))
+        elif key not in news:
+            yield PropertyChange(path=inner, kind="delete", old=mask(olds[key]))
         else:
-            yield from differences(before, after, path + child)
+            yield from differences(olds[key], news[key], inner)
 
 
-_ABSENT = object()
-
-
-def _pairs(old: Any, new: Any) -> dict[str, tuple[Any, Any]] | None:
-    if isinstance(old, dict) and isinstance(new, dict) and SIGNATURE not in old and SIGNATURE not in new:
-        keys = [*old, *(key for key in new if key not in old)]
-        return {key: (old.get(key, _ABSENT), new.get(key, _ABSENT)) for key in keys}
-    if isinstance(old, list) and isinstance(new, list):
-        length = max(len(old), len(new))
-        before, after = (items + [_ABSENT] * (length - len(items)) for items in (old, new))
-        return {f"[{index}]": (before[index], after[index]) for index in range(length)}
-    return None
-
-
-def _secret_texts(value: Any, *, inside: bool = False) -> Iterator[str]:
-    if isinstance(value, str):
-        if inside and len(value) >= _SHORTEST_SCRUBBED:
-            yield value
-        return
-    for child in _children(value):
-        yield from _secret_texts(child, inside=inside or is_secret(value))
-
-
-def _children(value: Any) -> list[Any]:
+def _items(value: Any) -> dict[str, Any]:
+    """Return a copy of what an object or a list holds, by key or index; nothing for another value."""
     if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(child) for key, child in value.items()}
-    return [_copy(child) for child in value] if isinstance(value, list) else value
-
-
-def _put_back(new: Any, old: Any, path: tuple[str, ...]) -> None:
-    keys = {*_keys(new), *_keys(old)} if path[0] == "*" else {path[0]}
-    for key in keys:
-        before, after = _get(old, key), _get(new, key)
-        if len(path) > 1:
-            if isinstance(after, dict | list):
-                _put_back(after, before, path[1:])
-        elif isinstance(new, dict):
-            new.pop(key, None) if before is _ABSENT else new.__setitem__(key, _copy(before))
-        elif _ABSENT not in (before, after):
-            new[int(key)] = _copy(before)
-
-
-def _keys(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return list(value)
-    return [str(index) for index in range(len(value))] if isinstance(value, list) else []
-
-
-def _get(value: Any, key: str) -> Any:
-    if isinstance(value, dict):
-        return value.get(key, _ABSENT)
-    if isinstance(value, list) and key.isdigit() and int(key) < len(value):
-        return value[int(key)]
-    return _ABSENT
+        return dict(value)
+    return {str(index): item for index, item in enumerate(value)} if isinstance(value, list) else {}
