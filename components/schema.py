@@ -11,7 +11,7 @@ import getpass
 import socket
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from pulumi.dynamic import (
 from observatory.database import (
     Backup,
     MigrationFileError,
+    Need,
     Profile,
     SchemaStatus,
     check_syntax,
@@ -59,6 +60,8 @@ class SchemaArgs:
         migrations: directory of the migration files.
         target: highest version to apply; None is all.
         roles: roles that get their privileges on the schema's relations here, and what each of them is.
+        needs: which versions of the schema the fleets' releases work with, as `observatory.database.Need` has them;
+            migrations that would break one are refused.
         backup_home: home of the sandbox whose pgBackRest makes a backup before pending migrations run on a database
             that has data; None: none is made.
         backup_rootfs: root filesystem of that sandbox.
@@ -68,6 +71,7 @@ class SchemaArgs:
     migrations: Path
     target: int | None = None
     roles: Mapping[str, Profile] = field(default_factory=dict)
+    needs: Sequence[tuple[str, str, int, int]] = ()
     backup_home: pulumi.Input[str] | None = None
     backup_rootfs: pulumi.Input[str] | None = None
 
@@ -133,6 +137,7 @@ class Schema(Resource, module="database", name="Schema"):
             "migrations": [_label(migration.path.stem, migration.sha256) for migration in files],
             "target": args.target,
             "roles": dict(args.roles),
+            "needs": [list(need) for need in args.needs],
             "backup_home": args.backup_home,
             "backup_rootfs": args.backup_rootfs,
             "version": None,
@@ -168,6 +173,7 @@ def _deploy(props: dict[str, Any]) -> dict[str, Any]:
         props["conninfo"],
         migrations=Path(props["directory"]),
         target=None if target is None else int(target),  # numbers arrive as floats
+        needs=[Need(fleet, release, int(low), int(high)) for fleet, release, low, high in props.get("needs") or ()],
         backup=_backup(props),
         actor=f"{getpass.getuser()}@{socket.gethostname()}",
         deployment_id=str(uuid.uuid4()),

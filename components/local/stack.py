@@ -21,6 +21,7 @@ from components.local.traffic import Traffic, TrafficArgs
 from components.schema import Schema, SchemaArgs
 from components.secrets import ApiKey
 from observatory.access import AccessDocument
+from observatory.delivery.needs import schema_needs
 from observatory.delivery.releases import ReleaseStore
 from observatory.delivery.rollout import RolloutDocument
 from observatory.settings import FLEETS, StackSettings
@@ -61,6 +62,7 @@ def declare(args: LocalArgs) -> dict[str, Any]:
             migrations=args.migrations,
             target=rollout.schema_target,
             roles=TABLE_PROFILES,
+            needs=schema_needs(rollout, args.releases, missing_ok=pulumi.runtime.is_dry_run()),
             backup_home=machine.home,
             backup_rootfs=machine.rootfs,
         ),

@@ -15,10 +15,10 @@ from observatory import database, engine
 from observatory.backups import MigrationBackup
 from observatory.bootstrap import OperationError, engine_options, state_options
 from observatory.database import Deployment, Edition, Installation, Need, Verification, throwaway_server
+from observatory.delivery.needs import schema_needs
 from observatory.operations.plan import SCHEMA_TYPE
 from observatory.progress import Phase, Progress, Reporter, silent, task
 from observatory.runtime import bubblewrap, files
-from observatory.settings import FLEETS
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -170,15 +170,8 @@ def back_up_database(workspace: Workspace, *, report: Reporter = silent) -> str:
 
 def _needs(workspace: Workspace) -> list[Need]:
     """Return which versions of the schema the fleets' releases work with, live or kept for a rollback."""
-    rollout, needs = workspace.rollout.read(), []
-    if rollout is None:
-        return []
-    for name in FLEETS:
-        fleet = rollout.fleet(name)
-        manifest = workspace.releases.manifest(fleet.version)
-        use = "live" if fleet.weight else "kept for rollback"
-        needs.append(Need(f"{name} ({use})", fleet.version, manifest.schema_min, manifest.schema_max))
-    return needs
+    rollout = workspace.rollout.read()
+    return [Need(*need) for need in schema_needs(rollout, workspace.releases)] if rollout else []
 
 
 def _file_name(migration: str | None) -> str | None:

@@ -7,7 +7,13 @@ import pytest
 from pulumi.dynamic.dynamic import serialize_provider
 
 from components.schema import SchemaProvider
-from observatory.database import MigrationHistoryError, UnsuitableServerError, read_migrations, status
+from observatory.database import (
+    ContractRefusedError,
+    MigrationHistoryError,
+    UnsuitableServerError,
+    read_migrations,
+    status,
+)
 from observatory.engine import StackOptions, up
 from tests.support.postgres import PostgresServer
 
@@ -62,6 +68,21 @@ def test_a_new_file_is_a_difference_and_update_applies_it(conninfo: str, directo
     assert updated is not None
     assert updated["version"] == 4
     assert SchemaProvider().diff("schema", updated, news).changes is False
+
+
+def test_a_contract_waits_for_the_fleets_and_their_releases_alone_are_no_difference(
+    conninfo: str, directory: Path
+) -> None:
+    (directory / "004_drop.sql").write_text("-- phase: contract\nALTER TABLE users DROP COLUMN name;")
+    old, new = ["green (kept for rollback)", "v0.4.0", 3.0, 3.0], ["green (live)", "v0.5.0", 3.0, 4.0]
+
+    with pytest.raises(ContractRefusedError, match=r"004_drop\.sql:1:1: .*green \(kept for rollback\): v0\.4\.0"):
+        SchemaProvider().create(inputs(conninfo, directory, needs=[old]))
+    outs = SchemaProvider().create(inputs(conninfo, directory, needs=[new])).outs
+
+    assert outs is not None
+    assert outs["version"] == 4
+    assert SchemaProvider().diff("schema", outs, inputs(conninfo, directory, needs=[old])).changes is False
 
 
 def test_a_target_limits_what_is_wanted(conninfo: str, directory: Path) -> None:
