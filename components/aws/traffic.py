@@ -1,7 +1,8 @@
 """The balancers of an AWS stack: how much of the traffic each fleet gets.
 
 The service's balancer forwards to both fleets by the rollout document's weights, and passes the API and the two probes
-only. Preview traffic has a balancer of its own, inside the network on every stack: it goes where the request's
+only. From the first `up` on, weights are delivery's: a checkout whose document is an old one cannot set them back.
+Preview traffic has a balancer of its own, inside the network on every stack: it goes where the request's
 `X-Observatory-Fleet` says.
 """
 
@@ -59,7 +60,7 @@ class Traffic(pulumi.ComponentResource):
             conditions=[lb.ListenerRuleConditionArgs(path_pattern=_paths(PUBLIC_PATHS))],
             actions=[_weighted(args.fleets, args.weights)],
             tags=tags(args.base.stack, "service"),
-            opts=self._child,
+            opts=pulumi.ResourceOptions(parent=self, ignore_changes=_weight_paths(len(args.fleets))),
         )
         preview = self._balancer("preview", network.private_subnet_ids, groups["preview"], internal=True)
         self._choose_by_header(preview)
@@ -136,6 +137,10 @@ def _weighted(fleets: Mapping[FleetName, Fleet], weights: Mapping[FleetName, int
         for fleet, component in fleets.items()
     ]
     return lb.ListenerRuleActionArgs(type="forward", forward=lb.ListenerRuleActionForwardArgs(target_groups=targets))
+
+
+def _weight_paths(fleets: int) -> list[str]:
+    return [f"actions[0].forward.targetGroups[{index}].weight" for index in range(fleets)]
 
 
 def _paths(patterns: Sequence[str]) -> lb.ListenerRuleConditionPathPatternArgs:

@@ -11,6 +11,13 @@ def test_the_documents_weights_arrive_at_the_listener(stack: Declared) -> None:
     assert named == WEIGHTS
 
 
+def test_an_old_checkouts_weights_never_reach_a_listener_that_stands(stack: Declared) -> None:
+    rule = stack.one("aws:lb/listenerRule:ListenerRule", "service")
+    groups = rule["actions"][0]["forward"]["targetGroups"]
+    ignored = {f"actions[0].forward.targetGroups[{index}].weight" for index in range(len(groups))}
+    assert set(rule.ignore_changes) == ignored
+
+
 def test_the_public_listener_passes_the_api_and_the_two_probes_only(stack: Declared) -> None:
     (condition,) = stack.one("aws:lb/listenerRule:ListenerRule", "service")["conditions"]
     assert condition["pathPattern"]["values"] == ["/v1/*", "/health/live", "/health/ready", "/openapi.json"]
