@@ -29,7 +29,7 @@ from observatory.engine import (
     clear_locks,
     differences,
 )
-from observatory.engine.values import mask
+from observatory.engine.values import is_secret, make_secret, mask
 from observatory.providers.plugin import install, missing
 
 MASK = "[secret]"
@@ -203,7 +203,7 @@ def _changes(metadata: Any) -> Iterator[PropertyChange]:
     """Yield how inputs change, then what only the provider can tell, such as a secret: here all of them look alike."""
     if metadata.op.value not in _CHANGING:
         return
-    old, new = metadata.old.inputs if metadata.old else {}, metadata.new.inputs
+    old, new = _readable(metadata.old.inputs if metadata.old else {}), _readable(metadata.new.inputs)
     told: list[str] = []
     for change in differences(old, new):
         told.append(change.path)
@@ -213,6 +213,17 @@ def _changes(metadata: Any) -> Iterator[PropertyChange]:
             name = path.partition(".")[0].partition("[")[0]
             kind: Any = _KINDS.get(detail.diff_kind.value.partition("-")[0], "update")
             yield PropertyChange(path=path, kind=kind, old=mask(old.get(name)), new=mask(new.get(name)))
+
+
+def _readable(value: Any) -> Any:
+    """Return inputs of an event with its secrets in the engine's form: the CLI tells `[secret]` as a ciphertext."""
+    if isinstance(value, dict):
+        return make_secret(MASK) if "ciphertext" in value and is_secret(value) else _each(value)
+    return [_readable(item) for item in value] if isinstance(value, list) else value
+
+
+def _each(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: _readable(value) for key, value in values.items()}
 
 
 def _is_default_provider(step: Step) -> bool:

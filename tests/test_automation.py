@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from observatory import automation
-from observatory.engine import DiagnosticEvent, Event, LockedError, StepFailed
+from observatory.engine import DiagnosticEvent, Event, LockedError, StepEvent, StepFailed
 from tests.engine.lab import STACK, Lab
 
 pytestmark = pytest.mark.cli
@@ -156,3 +156,15 @@ def test_a_run_under_way_is_left_alone(lab: Lab) -> None:
     (lab.home / "go").touch()
     assert run.communicate(timeout=60)[1] == ""
     assert lab.names() == ["a", "b", "c"]
+
+
+def test_a_changed_resource_with_a_secret_is_told_and_the_secret_is_not(lab: Lab) -> None:
+    program = 'a = Thing("a", size={size}, key=Output.secret("hush"), deep={{"in": [Output.secret("hush")]}})'
+    events: list[Event] = []
+    for size in (1, 2):
+        lab.program(program.format(size=size))
+        events.clear()
+        automation.up(lab.options, on_event=events.append)
+    changes = [change for event in events if isinstance(event, StepEvent) for change in event.step.changes]
+    assert {(change.path, change.old, change.new) for change in changes} == {("size", 1, 2)}
+    assert "hush" not in repr(events)
