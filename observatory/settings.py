@@ -117,6 +117,17 @@ class Schedule(Settings):
     log_rotation: CronText = "17 * * * *"
 
 
+class Sample(Settings):
+    """A masked sample of another database's traces, made again and again: `observatory data sample`.
+
+    `source` is a stack or a connection string without a password, `fraction` that of the traces, `cron` when, in UTC.
+    """
+
+    source: Annotated[str, Field(min_length=1)]
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.15
+    cron: CronText = "30 3 * * sun"
+
+
 class Fleets(Settings):
     """Size of each fleet, connections of each instance, and seconds that requests in flight get at a stop."""
 
@@ -165,6 +176,7 @@ class StackSettings(Settings):
     backups: Backups = Backups()
     logs: Logs = Logs()
     schedule: Schedule = Schedule()
+    sample: Sample | None = None
     fleets: Fleets = Fleets()
     delivery: Delivery = Delivery()
     first_rollout: FirstRollout = FirstRollout()

@@ -56,4 +56,20 @@ def host_jobs(settings: StackSettings) -> tuple[HostJob, ...]:
             cron=schedule.log_rotation,
             timeout=600,
         ),
+        *_sample(settings),
     )
+
+
+def _sample(settings: StackSettings) -> tuple[HostJob, ...]:
+    """Only a stack whose settings name a source gets a sample of it."""
+    if settings.sample is None:
+        return ()
+    sample = settings.sample
+    job = HostJob(
+        name="data-sample",
+        description="Masked sample of another database's traces",
+        command=("data", "sample", "--from", sample.source, "--fraction", f"{sample.fraction:g}"),
+        cron=sample.cron,
+        timeout=12 * HOUR,
+    )
+    return (job,)

@@ -13,9 +13,10 @@ import observatory.cli  # noqa: F401 - registers the commands
 from observatory.cli.app import app
 from observatory.nodes.host_jobs import HostJob, host_jobs
 from observatory.nodes.timers import timer_files
-from observatory.settings import Schedule, StackSettings
+from observatory.settings import Sample, Schedule, StackSettings
 
 JOBS = host_jobs(StackSettings())
+SAMPLING = host_jobs(StackSettings(sample=Sample(source="production", fraction=0.2, cron="1 2 * * *")))[-1]
 
 
 def test_names_are_unique_and_every_setting_is_a_jobs_time() -> None:
@@ -23,12 +24,19 @@ def test_names_are_unique_and_every_setting_is_a_jobs_time() -> None:
     assert {job.cron for job in JOBS} == set(Schedule().model_dump().values())
 
 
+def test_a_sample_is_made_where_the_settings_name_its_source() -> None:
+    assert SAMPLING.name == "data-sample"
+    assert SAMPLING.command == ("data", "sample", "--from", "production", "--fraction", "0.2")
+    assert SAMPLING.cron == "1 2 * * *"
+    assert all(job.name != "data-sample" for job in JOBS)
+
+
 def test_a_schedule_in_the_settings_is_the_jobs() -> None:
     jobs = host_jobs(StackSettings(schedule=Schedule(backup_full="5 4 1 * *")))
     assert next(job for job in jobs if job.name == "backup-full").cron == "5 4 1 * *"
 
 
-@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+@pytest.mark.parametrize("job", [*JOBS, SAMPLING], ids=lambda job: job.name)
 def test_a_jobs_command_is_one_that_there_is(job: HostJob) -> None:
     done = CliRunner().invoke(app, [*job.command, "--help"])
     assert done.exit_code == 0, done.output
