@@ -149,6 +149,11 @@ class AccessStore:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @property
+    def rotation_lock(self) -> Path:
+        """Held by the one rotation that may run."""
+        return self.path.with_suffix(".rotation")
+
     def read(self) -> AccessDocument | None:
         """Return the document, or None where there is none yet.
 
@@ -181,8 +186,8 @@ class AccessStore:
         write_file(self.path, document.model_dump_json(indent=2))
 
     def remove(self) -> None:
-        """Remove the document with its lock, when the stack goes."""
-        for path in (self.path, self.path.with_suffix(".lock")):
+        """Remove the document with its locks, when the stack goes."""
+        for path in (self.path, self.path.with_suffix(".lock"), self.rotation_lock):
             path.unlink(missing_ok=True)
 
 

@@ -59,7 +59,7 @@ def rotate_passwords(
     settings = load_file(workspace.config_file)
     _refuse_others(workspace, settings)
     roles = tuple(roles)
-    with exclusive(workspace.access.path.with_suffix(".rotation")):
+    with exclusive(workspace.access.rotation_lock):
         begun = _changed(
             workspace, [role for role in roles if not _document(workspace).pair(role).retiring], "switched"
         )
