@@ -1,8 +1,8 @@
 """What the two editions' files of 004 and 005 promise: the same views, and a record of what an edition lacks.
 
-The community edition is not at hand. Its files are parsed, and each statement is run on the Apache edition, which
-refuses it for its licence and for nothing else: so names, options and arguments are those of this version of
-TimescaleDB. What the policies then do is not tested.
+Where the community edition is not at hand (OBSERVATORY_PG_PREFIX), its files are parsed, and each statement is run on
+the Apache edition, which refuses it for its licence and for nothing else: so names, options and arguments are those of
+this version of TimescaleDB. Where it is, they are applied.
 """
 
 from collections.abc import Iterator
