@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engine, faults, ingest, startup
+from benchmarks import engine, faults, ingest, migrations, startup
 from observatory.runtime import Sandbox, rootfs_path
 from tests.support.checkout import Checkout
 
@@ -47,12 +47,15 @@ def main() -> None:
     The engine is measured where there is a CLI to measure it by.
     """
     parts = set(sys.argv[1:])
-    if unknown := parts - PARTS.keys() - {"engine"}:
-        raise SystemExit(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}, engine")
+    if unknown := parts - PARTS.keys() - ALONE:
+        known = ", ".join((*PARTS, *sorted(ALONE)))
+        raise SystemExit(f"no part {', '.join(sorted(unknown))}; there are: {known}")
     if "engine" in parts or (not parts and shutil.which("pulumi")):
         print(engine.write(machine(), commit()))
-    if parts != {"engine"}:
-        measure_stack(parts - {"engine"})
+    if not parts or "migrations" in parts:
+        print(migrations.write(machine(), commit()))
+    if not parts or parts - ALONE:
+        measure_stack(parts - ALONE)
 
 
 def measure_stack(parts: set[str]) -> None:
@@ -145,6 +148,7 @@ def _output(root: Path, name: str) -> str:
     return done.stdout.strip()
 
 
+ALONE = frozenset({"engine", "migrations"})  # need no stack
 PARTS = {"startup": startup.measure, "ingest": measure_ingest, "faults": measure_faults}
 
 if __name__ == "__main__":

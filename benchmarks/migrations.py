@@ -1,0 +1,328 @@
+"""Migrations: how fast nothing is found to do, how fast many small files apply, and how long writers wait.
+
+Beside ours, in the same run and on the same server: psql, which runs each file in a transaction with an insert into a
+ledger, alembic, yoyo, and sqitch where it is on PATH.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import alembic.command
+import alembic.config
+import psycopg
+import yoyo  # type: ignore[import-untyped]
+from psycopg.conninfo import conninfo_to_dict
+
+from observatory.database import Event, connect, deploy, read_migrations
+from observatory.database.deployment import server_edition
+from observatory.database.history import compare
+from observatory.runtime import bubblewrap, ensure_rootfs
+from tests.support.postgres import BINARIES, PostgresServer, postgres_server
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORT = ROOT / "docs/benchmarks-migrations.md"
+TEMPLATE = Path(__file__).with_name("migrations.md")
+SIZES, CHECKS = (1000, 5000), 100
+FILES, ROUNDS = 1000, 3
+RATE, READER_S, RETRIES = 300, 4.0, 8
+# As a server runs that people use; the suite's own throwaway server is laxer.
+SETTINGS = {"fsync": "on", "log_statement": "none", "max_wal_size": "4GB"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writer:
+    """A writer beside an ALTER that waits behind a long reader; waits in milliseconds.
+
+    Attributes:
+        sent: transactions.
+        failed: of these.
+        attempts: of the ALTER.
+        longest_ms: the longest wait of a write, from when it was sent.
+        p50_ms: the median wait.
+    """
+
+    sent: int
+    failed: int
+    attempts: int
+    longest_ms: float
+    p50_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Migrations:
+    """What was measured.
+
+    Attributes:
+        checks_ms: p95 of finding nothing to do on a warm connection, by the number of files.
+        tools_s: seconds for `FILES` small files, each round, by tool; None where it is not installed.
+        writer: beside a blocked ALTER.
+    """
+
+    checks_ms: dict[int, float]
+    tools_s: dict[str, list[float] | None]
+    writer: Writer
+
+
+def measure() -> Migrations:
+    """Measure on a server of our own."""
+    rootfs = ensure_rootfs(ROOT / ".observatory/cache")
+    with (
+        postgres_server(rootfs, **SETTINGS) as server,
+        tempfile.TemporaryDirectory(dir=server.directory, prefix="files-") as directory,
+    ):
+        Path(directory).chmod(0o755)
+        checks = {size: _check(server, Path(directory) / f"checked-{size}", size) for size in SIZES}
+        files = _write_files(Path(directory) / "applied", FILES)
+        return Migrations(checks_ms=checks, tools_s=_tools(server, files), writer=_writer(server, Path(directory)))
+
+
+def write(machine: str, commit: str) -> str:
+    """Measure, write docs/benchmarks-migrations.md, and return its text."""
+    measured = measure()
+    writer = measured.writer
+    report = TEMPLATE.read_text().format(
+        machine=machine,
+        commit=commit,
+        checks=measured.checks_ms,
+        tools="\n".join(_tool_row(name, seconds, measured.tools_s) for name, seconds in measured.tools_s.items()),
+        writer=writer,
+    )
+    REPORT.write_text(report)
+    return report
+
+
+def _tool_row(name: str, seconds: list[float] | None, all_of_them: dict[str, list[float] | None]) -> str:
+    if seconds is None:
+        return f"| {name} | not installed here | |"
+    psql = min(all_of_them["psql"] or [0.0])
+    over = (min(seconds) - psql) / FILES * 1000
+    shown = ", ".join(f"{each:.2f}" for each in seconds)
+    return f"| {name} | {shown} s | {over:+.2f} ms |"
+
+
+def _write_files(directory: Path, count: int) -> Path:
+    directory.mkdir()
+    for number in range(1, count + 1):
+        (directory / f"{number:04d}_small.sql").write_text(f"CREATE TABLE small_{number} (id bigint, value text);\n")
+    return directory
+
+
+def _check(server: PostgresServer, directory: Path, size: int) -> float:
+    """Apply many files that make nothing large, then look again and again."""
+    directory.mkdir()
+    for number in range(1, size + 1):
+        (directory / f"{number:04d}_small.sql").write_text(f"SELECT {number};\n")
+    with server.fresh_database() as name:
+        conninfo = server.conninfo(dbname=name)
+        deploy(conninfo, migrations=directory, actor="bench", deployment_id="bench")
+        with connect(conninfo, purpose="bench") as connection:
+            return _p95([_timed(lambda: _nothing_pending(connection, directory)) for _ in range(CHECKS)]) * 1000
+
+
+def _nothing_pending(connection: psycopg.Connection, directory: Path) -> None:
+    """What `deploy` does before it says that nothing is pending."""
+    edition = server_edition(connection, "dbname=bench")
+    assert compare(connection, read_migrations(directory), edition=edition).pending == ()
+
+
+def _tools(server: PostgresServer, files: Path) -> dict[str, list[float] | None]:
+    """Each tool in turn, round by round, so that a busy machine is busy for all of them."""
+    tools: dict[str, Callable[[PostgresServer, str, Path], None]] = {
+        "observatory": _ours,
+        "psql": _psql,
+        "alembic": _alembic,
+        "yoyo": _yoyo,
+    }
+    prepared = {"alembic": _alembic_project(files), "observatory": files, "psql": files, "yoyo": files}
+    taken: dict[str, list[float]] = {name: [] for name in tools}
+    for _ in range(ROUNDS):
+        for name, run in tools.items():
+            with server.fresh_database() as database:
+                taken[name].append(_timed(lambda: run(server, database, prepared[name])))  # noqa: B023 - called at once
+                _count(server, database)
+    return {**taken, "sqitch": None if shutil.which("sqitch") is None else _sqitch(server, files)}
+
+
+def _count(server: PostgresServer, database: str) -> None:
+    with server.superuser(database) as connection:
+        query = "SELECT count(*) FROM pg_tables WHERE tablename ~ '^small_'"
+        assert connection.execute(query).fetchone() == (FILES,)
+
+
+def _ours(server: PostgresServer, database: str, files: Path) -> None:
+    deploy(server.conninfo(dbname=database), migrations=files, actor="bench", deployment_id="bench")
+
+
+def _psql(server: PostgresServer, database: str, files: Path) -> None:
+    """One psql for all files: its own start is not what is compared."""
+    inside = Path("/srv") / files.relative_to(server.directory)
+    script = ["CREATE TABLE ledger (name text PRIMARY KEY, applied_at timestamptz DEFAULT now());"]
+    for file in sorted(files.glob("*.sql")):
+        script += [
+            "BEGIN;",
+            f"\\i {inside / file.name}",
+            f"INSERT INTO ledger (name) VALUES ('{file.name}');",  # noqa: S608 - our own names
+            "COMMIT;",
+        ]
+    command = [f"{BINARIES}/psql", "-qX", "-v", "ON_ERROR_STOP=1", "-h", "/srv/run", "-p", str(server.port)]
+    command += ["-U", "postgres", "-d", database]
+    entered = bubblewrap.command(
+        server.rootfs, bubblewrap.entry(server.rootfs), command, mounts=["--bind", str(server.directory), "/srv"]
+    )
+    subprocess.run(entered, input="\n".join(script), text=True, check=True, stdout=subprocess.DEVNULL)
+
+
+ALEMBIC_ENV = """
+import os
+import sqlalchemy
+from alembic import context
+engine = sqlalchemy.create_engine(os.environ["BENCH_URL"])
+with engine.connect() as connection:
+    context.configure(connection=connection, transaction_per_migration=True)
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+
+
+def _alembic_project(files: Path) -> Path:
+    project = files.parent / "alembic"
+    (project / "versions").mkdir(parents=True)
+    (project / "env.py").write_text(ALEMBIC_ENV)
+    before = None
+    for number, file in enumerate(sorted(files.glob("*.sql")), start=1):
+        revision = f"{number:04d}"
+        text = f"from alembic import op\nrevision = {revision!r}\ndown_revision = {before!r}\n"
+        text += f"def upgrade():\n    op.execute({file.read_text()!r})\n"
+        (project / "versions" / f"{revision}.py").write_text(text)
+        before = revision
+    return project
+
+
+def _alembic(server: PostgresServer, database: str, project: Path) -> None:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(project))
+    os.environ["BENCH_URL"] = _url("postgresql+psycopg", server, database)
+    alembic.command.upgrade(config, "head")
+
+
+def _yoyo(server: PostgresServer, database: str, files: Path) -> None:
+    backend = yoyo.get_backend(_url("postgresql+psycopg", server, database))
+    with backend.lock():
+        backend.apply_migrations(backend.to_apply(yoyo.read_migrations(str(files))))
+    backend.connection.close()
+
+
+def _url(scheme: str, server: PostgresServer, database: str) -> str:
+    parts = conninfo_to_dict(server.conninfo(dbname=database))
+    return f"{scheme}://{parts['user']}@/{database}?host={parts['host']}&port={parts['port']}"
+
+
+def _sqitch(server: PostgresServer, files: Path) -> list[float]:
+    """One change for each file; the plan is written first, outside the measured time."""
+    project = files.parent / "sqitch"
+    (project / "deploy").mkdir(parents=True)
+    (project / "sqitch.conf").write_text("[core]\n\tengine = pg\n")
+    plan = ["%syntax-version=1.0.0", "%project=bench", ""]
+    for file in sorted(files.glob("*.sql")):
+        shutil.copy(file, project / "deploy" / file.name)
+        plan.append(f"{file.stem} 2026-01-01T00:00:00Z Bench <bench@localhost> # small")
+    (project / "sqitch.plan").write_text("\n".join(plan) + "\n")
+    taken = []
+    for _ in range(ROUNDS):
+        with server.fresh_database() as database:
+            command = ["sqitch", "deploy", "--quiet", _url("db:pg", server, database)]
+            taken.append(_timed(lambda: subprocess.run(command, cwd=project, check=True)))  # noqa: B023 - called at once
+            _count(server, database)
+    return taken
+
+
+def _writer(server: PostgresServer, directory: Path) -> Writer:
+    """A reader keeps a table for some seconds; an ALTER wants it; a writer writes into it all the time."""
+    files = directory / "alter"
+    files.mkdir()
+    (files / "001_table.sql").write_text("CREATE TABLE busy (id bigint GENERATED ALWAYS AS IDENTITY, value text);\n")
+    with server.fresh_database() as name:
+        conninfo = server.conninfo(dbname=name)
+        deploy(conninfo, migrations=files, actor="bench", deployment_id="bench")
+        (files / "002_alter.sql").write_text("ALTER TABLE busy ADD COLUMN extra text;\n")
+        attempts = 1
+
+        def count(event: Event) -> None:
+            nonlocal attempts
+            attempts += event.kind == "retrying"
+
+        with _writing(conninfo) as (waits, failures), _reading(conninfo):
+            deploy(conninfo, migrations=files, actor="bench", deployment_id="bench", retry=RETRIES, on_event=count)
+    ordered = sorted(waits)
+    return Writer(
+        sent=len(waits),
+        failed=len(failures),
+        attempts=attempts,
+        longest_ms=ordered[-1] * 1000,
+        p50_ms=ordered[len(ordered) // 2] * 1000,
+    )
+
+
+@contextlib.contextmanager
+def _reading(conninfo: str) -> Iterator[None]:
+    """A transaction that has read the table and ends after some seconds."""
+    with psycopg.connect(conninfo) as reader:
+        reader.execute("SELECT count(*) FROM busy")
+        end = threading.Timer(READER_S, reader.rollback)
+        end.start()
+        try:
+            yield
+        finally:
+            end.join()
+
+
+@contextlib.contextmanager
+def _writing(conninfo: str) -> Iterator[tuple[list[float], list[Exception]]]:
+    """Write at a fixed rate in threads of their own; yields the waits, each from when it was sent, and the failures."""
+    waits: list[float] = []
+    failures: list[Exception] = []
+    stop = threading.Event()
+    start = time.monotonic()
+
+    def write(first: int, step: int) -> None:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            for number in range(first, 1_000_000, step):
+                planned = start + number / RATE
+                if stop.wait(max(0.0, planned - time.monotonic())):
+                    return
+                sent = time.monotonic()
+                try:
+                    connection.execute("INSERT INTO busy (value) VALUES ('x')")
+                except psycopg.Error as error:
+                    failures.append(error)
+                waits.append(time.monotonic() - sent)
+
+    threads = [threading.Thread(target=write, args=(first, 4)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield waits, failures
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _timed(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _p95(values: list[float]) -> float:
+    return sorted(values)[int(len(values) * 0.95)]
