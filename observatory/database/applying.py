@@ -64,7 +64,7 @@ class Applier:
         connection: autocommit, with `lock_timeout` set.
         reconnect: makes another such connection, for what has to be the first statement of its session; the caller
             closes it.
-        conninfo: the same server, to ask who blocks.
+        watch: notes who blocks a statement.
         author: for the ledger.
         retry: how often a file is tried again after a lock timeout.
         on_event: gets the progress.
@@ -72,10 +72,11 @@ class Applier:
 
     connection: psycopg.Connection
     reconnect: Callable[[], psycopg.Connection]
-    conninfo: str
+    watch: BlockerWatch
     author: ledger.Author
     retry: int
     on_event: OnEvent | None = None
+    _clean: bool = True
 
     def parse(self, migrations: Iterable[Migration]) -> tuple[Script, ...]:
         """Parse the files, all of them before the first one runs.
@@ -130,24 +131,26 @@ class Applier:
         return name
 
     def _attempt(self, script: Script) -> None:
-        self.connection.execute(_CLEAN_SESSION)
-        run = self._run_in_transaction if script.transactional else self._run_one_by_one
-        pid = self.connection.info.backend_pid
-        delay_s = LOCK_TIMEOUT_MS / 2000
-        with BlockerWatch(self.conninfo, backend_pid=pid, delay_s=delay_s, on_seen=self._blocked(script)) as watch:
-            run(script, watch)
+        if not self._clean:
+            self.connection.execute(_CLEAN_SESSION)
+        self._clean = False
+        if script.transactional:
+            self._run_in_transaction(script)
+            self._clean = True  # it ended so
+        else:
+            self._run_one_by_one(script)
 
-    def _run_in_transaction(self, script: Script, watch: BlockerWatch) -> None:
+    def _run_in_transaction(self, script: Script) -> None:
         started = time.monotonic()
         with self.connection.transaction():
             for number in range(len(script.statements)):
-                with _named(script, number, watch):
+                with self._named(script, number):
                     self._execute(script, number)
             self.connection.execute(_CLEAN_SESSION)
             with readable(script.migration.place(), remedy=_ROW_EXISTS):
                 self._record(script, [statement.sha256 for statement in script.statements], started)
 
-    def _run_one_by_one(self, script: Script, watch: BlockerWatch) -> None:
+    def _run_one_by_one(self, script: Script) -> None:
         """Run what is not done yet, each statement together with its record where PostgreSQL lets it."""
         progress = ledger.progress(self.connection, script.migration.version)
         done, begun = list(progress.done), progress.running
@@ -155,9 +158,9 @@ class Applier:
         for statement in filter(sets_session, script.statements[: len(done)]):
             self.connection.execute(statement.sql.encode())
         for number in range(len(done), len(script.statements)):
-            with _named(script, number, watch):
+            with self._named(script, number):
                 if not self._run_with_record(script, number, done):
-                    self._run_outside(script, number, done, watch, begun=begun)
+                    self._run_outside(script, number, done, begun=begun)
             done.append(script.statements[number].sha256)
             begun = None
 
@@ -174,16 +177,14 @@ class Applier:
             return False
         return True
 
-    def _run_outside(
-        self, script: Script, number: int, done: list[str], watch: BlockerWatch, *, begun: str | None
-    ) -> None:
+    def _run_outside(self, script: Script, number: int, done: list[str], *, begun: str | None) -> None:
         """Run a statement outside a transaction, between a record that it begins and one that it is done."""
         started, statement = time.monotonic(), script.statements[number]
         kind = particulars(statement)
         self._record(script, done, started, running=statement.sha256)
         if kind.fresh_session:
             self.connection = self.reconnect()
-            watch.backend_pid = self.connection.info.backend_pid
+            self._watch(script)
         if begun is None or not settle(self.connection, kind, same=begun == statement.sha256):
             gone = (pg.UndefinedTable, pg.UndefinedObject) if kind.drops and begun == statement.sha256 else ()
             try:
@@ -217,29 +218,32 @@ class Applier:
             running=running,
         )
 
-    def _blocked(self, script: Script) -> Callable[[tuple[Blocker, ...]], None]:
-        name = script.migration.name
-        return lambda blockers: self._tell("blocked", name, f"by {'; '.join(map(str, blockers))}")
+    @contextlib.contextmanager
+    def _named(self, script: Script, number: int) -> Iterator[None]:
+        """Name the place of what fails inside, and who stood in its way."""
+        statement = script.statements[number]
+        self._watch(script)
+        try:
+            yield
+        except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
+            place = script.migration.place(statement.offset)
+            raise LockTimeoutError(_blocked_message(place, error, self.watch.seen)) from error
+        except psycopg.Error as error:
+            offset = statement.offset + int(error.diag.statement_position or 1) - 1
+            with readable(script.migration.place(offset)):
+                raise
+        finally:
+            self.watch.end()
+
+    def _watch(self, script: Script) -> None:
+        def tell(blockers: tuple[Blocker, ...]) -> None:
+            self._tell("blocked", script.migration.name, f"by {'; '.join(map(str, blockers))}")
+
+        self.watch.begin(self.connection.info.backend_pid, tell)
 
     def _tell(self, kind: EventKind, migration: str | None, detail: str) -> None:
         if self.on_event:
             self.on_event(Event(kind=kind, migration=migration, detail=detail))
-
-
-@contextlib.contextmanager
-def _named(script: Script, number: int, watch: BlockerWatch) -> Iterator[None]:
-    """Name the place of what fails inside, and who stood in its way."""
-    statement = script.statements[number]
-    watch.seen = ()
-    try:
-        yield
-    except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
-        place = script.migration.place(statement.offset)
-        raise LockTimeoutError(_blocked_message(place, error, watch.seen)) from error
-    except psycopg.Error as error:
-        offset = statement.offset + int(error.diag.statement_position or 1) - 1
-        with readable(script.migration.place(offset)):
-            raise
 
 
 def _refuse_changed_statements(script: Script, done: list[str]) -> None:

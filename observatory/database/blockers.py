@@ -6,19 +6,21 @@ connection asks while the first one waits.
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import psycopg
 
 from observatory.database.connection import connect
 from observatory.database.errors import DatabaseError
 
-_INTERVAL_S = 0.1
+_INTERVAL_S = 0.05
 _QUERY_LENGTH = 120
 
 _BLOCKERS = """
@@ -47,49 +49,65 @@ class Blocker:
 
 
 class BlockerWatch:
-    """Context manager that notes who blocks a backend; `seen` holds the last blockers, `on_seen` gets the first ones.
+    """Context manager with a thread that notes who blocks a backend; `seen` holds the last blockers of a statement.
 
-    The watching connection opens only when the block takes longer than half a lock timeout, so that work which does
-    not wait pays next to nothing.
+    One thread for a whole deployment, which only looks at the clock: starting one for each statement would cost more
+    than a small statement. Its connection opens when a statement takes longer than half a lock timeout, so that work
+    which does not wait pays next to nothing.
     """
 
-    def __init__(
-        self,
-        conninfo: str,
-        *,
-        backend_pid: int,
-        delay_s: float,
-        on_seen: Callable[[tuple[Blocker, ...]], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, conninfo: str, *, delay_s: float) -> None:
         self.seen: tuple[Blocker, ...] = ()
-        self.backend_pid = backend_pid
         self._conninfo = conninfo
-        self._on_seen = on_seen
+        self._delay_s = delay_s
+        self._running: _Running | None = None
         self._stop = threading.Event()
-        self._timer = threading.Timer(delay_s, self._watch)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
-        self._timer.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._stop.set()
-        self._timer.cancel()
-        self._timer.join()
+        self._thread.join()
+
+    def begin(self, backend_pid: int, on_seen: Callable[[tuple[Blocker, ...]], None]) -> None:
+        """Watch a backend's next statement; `on_seen` gets the first blockers, in the thread."""
+        self.seen = ()
+        self._running = _Running(backend_pid, on_seen, time.monotonic())
+
+    def end(self) -> None:
+        """The statement is over."""
+        self._running = None
 
     def _watch(self) -> None:
         try:
-            with connect(self._conninfo, purpose="blockers") as connection:
+            with contextlib.ExitStack() as stack:
+                connection: psycopg.Connection | None = None
                 while not self._stop.wait(_INTERVAL_S):
-                    self._look(connection)
+                    running = self._running
+                    if running and time.monotonic() - running.since > self._delay_s:
+                        connection = connection or stack.enter_context(connect(self._conninfo, purpose="blockers"))
+                        self._look(connection, running)
         except (DatabaseError, psycopg.Error):
             return  # The names are a help in an error message; without them the error itself still comes.
 
-    def _look(self, connection: psycopg.Connection) -> None:
-        found = _blockers(connection, self.backend_pid)
+    def _look(self, connection: psycopg.Connection, running: _Running) -> None:
+        found = _blockers(connection, running.backend_pid)
+        if self._running is not running:
+            return  # another statement by now
         if found and not self.seen:
-            self._on_seen(found)
+            running.on_seen(found)
         self.seen = found or self.seen
+
+
+class _Running(NamedTuple):
+    """A statement that is watched; `since` by the monotonic clock."""
+
+    backend_pid: int
+    on_seen: Callable[[tuple[Blocker, ...]], None]
+    since: float
 
 
 def _blockers(connection: psycopg.Connection, backend_pid: int) -> tuple[Blocker, ...]:

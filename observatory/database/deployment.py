@@ -18,6 +18,7 @@ import psycopg
 
 from observatory.database import ledger
 from observatory.database.backup import Backup, has_data
+from observatory.database.blockers import BlockerWatch
 from observatory.database.connection import connect, describe
 from observatory.database.errors import UnsuitableServerError, readable
 from observatory.database.files import Edition, Migration, read_migrations
@@ -145,12 +146,12 @@ def deploy(
         label: str | None = None
         if history.pending:
             # Imported here: the parser and the retry library cost more than a whole run with nothing to do.
-            from observatory.database.applying import Applier  # noqa: PLC0415
+            from observatory.database.applying import LOCK_TIMEOUT_MS, Applier  # noqa: PLC0415
 
             applier = Applier(
                 connection=connection,
                 reconnect=lambda: sessions.enter_context(open_session()),
-                conninfo=conninfo,
+                watch=sessions.enter_context(BlockerWatch(conninfo, delay_s=LOCK_TIMEOUT_MS / 2000)),
                 author=ledger.Author(actor=actor, deployment_id=deployment_id, edition=edition),
                 retry=retry,
                 on_event=on_event,
