@@ -74,16 +74,19 @@ def _as_a_process(directory: Path, emit: Emitter) -> Iterator[None]:
     """Give the program what a process of its own would: directory, arguments, output; forget its modules afterwards.
 
     So the next run sees their present source. Packages that the caller has loaded itself stay whole. Garbage collection
-    waits: going through a cloud's thousands of classes takes a quarter of a plan's time.
+    waits, and then leaves out what is there (until the next run): going through a cloud's thousands of classes takes a
+    quarter of a plan's time.
     """
     arguments, before, was_collecting = sys.argv, set(sys.modules), gc.isenabled()
     out, err = _ProgramStream(sys.stdout, emit), _ProgramStream(sys.stderr, emit)
     try:
+        gc.unfreeze()
         gc.disable()
         sys.argv = [str(directory)]
         with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             yield
     finally:
+        gc.freeze()
         gc.enable() if was_collecting else gc.disable()
         sys.argv = arguments
         out.end_line()
