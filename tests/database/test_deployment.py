@@ -3,6 +3,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from observatory.database import (
     MigrationFileError,
@@ -273,10 +274,12 @@ def test_a_database_without_timescaledb_is_refused(postgres: PostgresServer) -> 
 
 
 def test_a_read_only_server_is_refused(
-    postgres: PostgresServer, run_deploy: Deploy, fresh_database: str, write_migrations: WriteMigrations
+    postgres: PostgresServer, run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     with postgres.superuser() as admin:
-        admin.execute(f"ALTER DATABASE {fresh_database} SET default_transaction_read_only = on".encode())
+        admin.execute(
+            f"ALTER DATABASE {conninfo_to_dict(conninfo)['dbname']} SET default_transaction_read_only = on".encode()
+        )
 
     with pytest.raises(UnsuitableServerError, match=r"read-only transaction.*Connect to the primary"):
         run_deploy(migrations=write_migrations(_001_a="CREATE TABLE a ();"))
