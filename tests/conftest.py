@@ -1,6 +1,7 @@
 """Fixtures of the whole suite."""
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import pytest
 
 from observatory.runtime import ensure_rootfs
 from tests.support.postgres import PostgresServer, community_server, postgres_server
+
+
+def pytest_configure() -> None:
+    """Let commands be interrupted where a shell runs the suite in the background: children inherit what is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
