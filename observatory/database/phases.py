@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from observatory.database.errors import ContractRefusedError
+from observatory.database.connection import connect
+from observatory.database.errors import ContractRefusedError, readable
 
 if TYPE_CHECKING:
     from observatory.database.statements import Script
@@ -47,3 +48,21 @@ def refuse_contracts(scripts: Iterable[Script], needs: Sequence[Need]) -> None:
                 f"{migration.place()}: takes away what a release needs that is in use ({named}). Nothing was changed: "
                 f"deploy a release that knows schema {migration.version} to both fleets first"
             )
+
+
+_CONTRACTED = r"""
+    SELECT min(version) FROM observatory.schema_migrations
+    WHERE version > %s AND source ~ '(?n)^--[ \t]*phase[ \t]*:[ \t]*contract[ \t\r]*$'
+"""
+
+
+def contracted_beyond(conninfo: str, version: int) -> int | None:
+    """Return the first applied migration after `version` that contracts; None: a release that knows `version` can run.
+
+    Raises:
+        StatementFailedError: there is no ledger.
+        UnreachableError: no connection, or it broke.
+    """
+    with connect(conninfo, purpose="look for contracting migrations") as connection, readable("the ledger"):
+        row = connection.execute(_CONTRACTED, [version]).fetchone()
+    return row[0] if row else None

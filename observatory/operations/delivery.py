@@ -92,7 +92,7 @@ def deploy_application(
     settings = _local(workspace)
     manifest = _manifest(workspace, version)
     known = outputs(workspace, show_secrets=True)
-    _check_schema(manifest, known)
+    _check_schema(manifest, known, settings)
     weights = BLUE_GREEN
     if strategy == "canary":
         steps = settings.delivery.canary_steps
@@ -155,13 +155,22 @@ def _manifest(workspace: Workspace, version: str) -> Manifest:
         raise DeliveryRefusedError(str(error)) from error
 
 
-def _check_schema(manifest: Manifest, known: Any) -> None:
-    """Refuse a version that the schema does not fit."""
+def _check_schema(manifest: Manifest, known: Any, settings: StackSettings) -> None:
+    """Refuse a version that the schema does not fit: one that is too old, or that took away what the version needs."""
+    from observatory.database.connection import with_database  # noqa: PLC0415 - psycopg only where it is used
+    from observatory.database.phases import contracted_beyond  # noqa: PLC0415
+
     schema = int(known.get("schema_version") or 0)
-    if not manifest.schema_min <= schema <= manifest.schema_max:
+    if schema < manifest.schema_min:
         raise DeliveryRefusedError(
-            f"{manifest.version} works with schema {manifest.schema_min} to {manifest.schema_max}, the schema is "
-            f"{schema}: run `observatory deploy database` first, or deploy another version"
+            f"{manifest.version} works with schema {manifest.schema_min} and later, the schema is {schema}: run "
+            "`observatory deploy database` first, or deploy another version"
+        )
+    conninfo = with_database(known["admin_database_url"], settings.database.name)
+    if contracted := contracted_beyond(conninfo, manifest.schema_max):
+        raise DeliveryRefusedError(
+            f"{manifest.version} knows schema {manifest.schema_max}, and migration {contracted} took away what it "
+            "needs: deploy a later version"
         )
 
 

@@ -24,8 +24,13 @@ CONNECT_TIMEOUT_S = 3
 RECONNECT_TIMEOUT_S = 5  # the pool waits ever longer between attempts until it starts anew
 WATCH_INTERVAL_S = 1.0
 WATCH_TIMEOUT_S = 3.0
-# A migration that was interrupted does not count yet.
-LEDGER_QUERY = "SELECT max(version) FROM observatory.schema_migrations WHERE statements_done = statements_total"
+# A migration that was interrupted does not count yet. Later ones than this release knows only add to the schema, unless
+# their header says `-- phase: contract`.
+LEDGER_QUERY = r"""
+    SELECT max(version), min(version) FILTER (
+        WHERE version > %s AND source ~ '(?n)^--[ \t]*phase[ \t]*:[ \t]*contract[ \t\r]*$')
+    FROM observatory.schema_migrations WHERE statements_done = statements_total
+"""
 
 Connection = psycopg.AsyncConnection[Any]
 log = logging.getLogger(__name__)
@@ -171,13 +176,15 @@ class Database:
     async def _schema_condition(self, connection: Connection) -> Condition:
         try:
             async with asyncio.timeout(WATCH_TIMEOUT_S):
-                row = await (await connection.execute(LEDGER_QUERY)).fetchone()
+                row = await (await connection.execute(LEDGER_QUERY, [RELEASE.schema_max])).fetchone()
         except psycopg.ProgrammingError as error:
             return Condition(reachable=True, detail=f"the ledger of migrations cannot be read: {describe(error)}")
-        version = row[0] if row else None
-        if version is not None and RELEASE.supports(version):
-            return Condition(reachable=True, schema_version=version)
-        detail = f"schema version is {version}, expected {RELEASE.schema_min} to {RELEASE.schema_max}"
+        version, contracted = row or (None, None)
+        detail = ""
+        if version is None or version < RELEASE.schema_min:
+            detail = f"schema version is {version}, expected {RELEASE.schema_min} at least"
+        elif contracted is not None:
+            detail = f"migration {contracted} took away what this release needs: it knows schema {RELEASE.schema_max}"
         return Condition(reachable=True, schema_version=version, detail=detail)
 
     def _note(self, condition: Condition) -> None:

@@ -15,7 +15,7 @@ class Release(BaseModel):
         name: name of the service.
         version: `vMAJOR.MINOR.PATCH[-pre]`.
         schema_min: lowest migration version that the service works with.
-        schema_max: highest migration version that the service works with.
+        schema_max: newest migration whose shape it knows; later ones may only add to the schema (expand).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,10 +24,6 @@ class Release(BaseModel):
     version: str
     schema_min: int
     schema_max: int
-
-    def supports(self, schema_version: int) -> bool:
-        """Tell whether the service works with a database at this migration version."""
-        return self.schema_min <= schema_version <= self.schema_max
 
 
 RELEASE = Release.model_validate_json((files(__package__) / "release.json").read_bytes())
