@@ -3,6 +3,7 @@ SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
 E     ?= local
+WORKERS ?= 2  # of `make test`: its tests wait more than they compute
 
 .DEFAULT_GOAL := help
 .PHONY: help up down status test lint format bench prove build catalogue lock clean runtime-environment dev-environment
@@ -29,7 +30,7 @@ build: runtime-environment  ## Build one release of the storage service: make bu
 	@$(BIN)/python -m service.build --version $(or $(VERSION),v0.1.0) --output dist
 
 test: dev-environment  ## Run every test that can run on this machine
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: dev-environment  ## Check formatting, style, types, import direction and migrations
 	@$(BIN)/ruff format --check .

@@ -150,10 +150,19 @@ def free_ports() -> dict[str, int]:
     All are below the range from which the kernel takes the ports of outgoing connections: none is taken meanwhile.
     """
     names = list(Ports.model_fields)
+    lowest, highest = _range_of_this_worker()
     while True:
-        first = random.randrange(FIRST_PORT, EPHEMERAL - PORT_BLOCK)  # noqa: S311 - no secret
+        first = random.randrange(lowest, highest - PORT_BLOCK)  # noqa: S311 - no secret
         if all(_is_free(first + offset) for offset in range(PORT_BLOCK)):
             return {name: first + number * FLEET_ROOM for number, name in enumerate(names)}
+
+
+def _range_of_this_worker() -> tuple[int, int]:
+    """Return the ports that this process may choose from: no two workers of one run choose the same."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    width = (EPHEMERAL - FIRST_PORT) // workers
+    return FIRST_PORT + number * width, FIRST_PORT + (number + 1) * width
 
 
 def _is_free(port: int) -> bool:
