@@ -8,7 +8,9 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from tests.support.checkout import Checkout
 
 REPORT = Path(__file__).resolve().parent.parent / "docs/benchmarks.md"
 TEMPLATE = Path(__file__).with_name("report.md")
+ROTATE_AFTER_S = 5.0
 RATES, SECONDS = ((500, 50), (1000, 100)), 60  # traces a second, and in a batch
 
 
@@ -82,7 +85,7 @@ def write(measured: dict[str, Any]) -> None:
         cold=f"{started.cold:.0f} s",
         down=f"{started.down:.1f} s",
         memory=f"{started.memory_mb} MiB",
-        ingest=measured["ingest"],
+        ingest=[*measured["ingest"], measured["rotation"]],
         faults="\n".join(fault_row(fault) for fault in measured["faults"]),
         **values,
     )
@@ -121,6 +124,25 @@ def measure_ingest(checkout: Checkout) -> list[ingest.Ingest]:
     ]
 
 
+def measure_rotation(checkout: Checkout) -> ingest.Ingest:
+    """Measure the higher rate while every password is rotated."""
+    stack, (rate, batch) = stack_of(checkout), RATES[-1]
+    admin = f"{_output(checkout.root, 'admin_database_url')} dbname=observatory"  # no password, so none that goes
+    with ThreadPoolExecutor() as pool:
+        rotation = pool.submit(_rotate_after, checkout, ROTATE_AFTER_S)
+        measured = ingest.measure(
+            stack.service_url, stack.api_key, stack.ca_file, admin, rate=rate, batch=batch, seconds=SECONDS
+        )
+        rotation.result()
+    return measured
+
+
+def _rotate_after(checkout: Checkout, seconds: float) -> None:
+    time.sleep(seconds)
+    command = [str(checkout.root / ".venv/bin/observatory"), "rotate-passwords"]
+    subprocess.run(command, cwd=checkout.root, check=True, capture_output=True)
+
+
 def measure_faults(checkout: Checkout) -> list[faults.Fault]:
     """Make every fault, one after the other, each on a stack that is well."""
     stack, sandbox = stack_of(checkout), Sandbox(checkout.home, rootfs_path(checkout.home.parent.parent / "cache"))
@@ -149,7 +171,7 @@ def _output(root: Path, name: str) -> str:
 
 
 ALONE = frozenset({"engine", "migrations"})  # need no stack
-PARTS = {"startup": startup.measure, "ingest": measure_ingest, "faults": measure_faults}
+PARTS = {"startup": startup.measure, "ingest": measure_ingest, "rotation": measure_rotation, "faults": measure_faults}
 
 if __name__ == "__main__":
     main()
