@@ -31,12 +31,14 @@ UNSEEN = "no declared value changes: its provider finds the real thing otherwise
 def plan_json(plan: Plan) -> dict[str, Any]:
     """Return the plan as the document that docs/engine.md describes."""
     pending = [{"file": each.file, "edition": each.edition, "sql": each.sql} for each in plan.migrations]
+    schema = {"schema_plan": plan.schema.as_json()} if plan.schema else {}
     return {
         "engine": plan.engine,
         "offline": plan.offline,
         "notes": list(plan.notes),
         "steps": [
-            _step_json(step) | ({"pending_migrations": pending} if _applies(step) else {}) for step in _main(plan)
+            _step_json(step) | ({"pending_migrations": pending, **schema} if _applies(step) else {})
+            for step in _main(plan)
         ],
         "summary": plan.result.summary,
         "outputs": plan.result.outputs,

@@ -28,6 +28,7 @@ from observatory.cli.app import (
     confirm,
     print_json,
 )
+from observatory.cli.database import plan_view as schema_plan_view
 from observatory.cli.plan import plan_json, plan_view
 from observatory.console import ConsoleReporter, answer, show_live, table
 from observatory.delivery.rollout import Deployment
@@ -65,6 +66,8 @@ def preview(
         print_json(plan_json(plan))
         return
     answer(plan_view(plan, full=full))
+    if plan.schema:
+        answer(schema_plan_view(plan.schema))
     answer(_summary(plan.result, "planned"))
 
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from observatory import automation, engine
-from observatory.bootstrap import engine_options, make_state, state_options
+from observatory.bootstrap import OperationError, engine_options, make_state, state_options
 from observatory.engine import DiagnosticEvent, Event, Result, Step
 from observatory.operations.engines import EngineChoice, choose_engine
 from observatory.progress import Reporter, silent, task
 from observatory.settings import load_file
 from observatory.workspace import Workspace
+
+if TYPE_CHECKING:
+    from observatory.database import Plan as DatabasePlan
 
 SCHEMA_TYPE = "pulumi-python:dynamic/database:Schema"
 FROM_PROGRAM = (
@@ -43,6 +46,7 @@ class Plan:
         result: The steps with their changes, secrets and unknowns masked.
         notes: What the program and its providers had to say, and what was assumed.
         migrations: What the step on the `Schema` would apply, by version; of unknown edition: of both.
+        schema: How it would go, as `deploy database --dry-run` says it; None where there is no database to ask yet.
     """
 
     engine: Literal["cli", "embedded"]
@@ -50,6 +54,7 @@ class Plan:
     result: Result
     notes: tuple[str, ...] = ()
     migrations: tuple[PendingMigration, ...] = ()
+    schema: DatabasePlan | None = None
 
 
 def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter = silent) -> Plan:
@@ -82,12 +87,14 @@ def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Repo
         else:
             result = engine.preview(engine_options(workspace), on_event=listen)
         migrations = _pending(workspace, result)
+    schema = _schema_plan(workspace, notes, report) if migrations and not offline else None
     return Plan(
         engine="cli" if by_cli else "embedded",
         offline=offline,
         result=result,
         notes=tuple(dict.fromkeys(notes)),
         migrations=migrations,
+        schema=schema,
     )
 
 
@@ -107,6 +114,19 @@ def _pending(workspace: Workspace, result: Result) -> tuple[PendingMigration, ..
         and (target is None or migration.version <= target)
         and migration.variant in {None, known.get("edition") or migration.variant}
     )
+
+
+def _schema_plan(workspace: Workspace, notes: list[str], report: Reporter) -> DatabasePlan | None:
+    from observatory.database.errors import DatabaseError  # noqa: PLC0415 - not where nothing is pending
+    from observatory.operations.database import plan_database  # noqa: PLC0415 - which knows this module
+
+    try:
+        return plan_database(workspace, report=report)
+    except OperationError:
+        return None  # the stack has no database yet
+    except DatabaseError as error:
+        notes.append(f"locks, backup and way back of the pending migrations are not known: {error}")
+        return None
 
 
 def is_schema(step: Step) -> bool:

@@ -58,6 +58,14 @@ def test_plan_backup_and_deployment(stack: Checkout, migration: Path) -> None:
     assert stack.json("deploy", "database", expect=1)["applied"] == []
 
 
+def test_a_preview_shows_the_same_plan(stack: Checkout, migration: Path) -> None:
+    plan = stack.json("preview", "--engine", "embedded")
+    [schema] = [step["schema_plan"] for step in plan["steps"] if "schema_plan" in step]
+    assert schema == stack.json("deploy", "database", "--dry-run")
+    assert "SHARE ROW EXCLUSIVE on users" in stack.run("preview", "--engine", "embedded").stdout
+    assert "try" not in tables(stack)
+
+
 def test_nothing_pending_is_verified_and_what_is_missing_is_named(stack: Checkout) -> None:
     assert stack.json("deploy", "database")["verification"]["passed"] is True
     assert "Verified: version" in stack.run("deploy", "database", "--verify-only").stdout
