@@ -25,7 +25,7 @@ import shlex
 import socket
 import time
 import xmlrpc.client
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -77,6 +77,7 @@ class Fault:
     """Fault codes of supervisord's API (`supervisor.xmlrpc.Faults`)."""
 
     BAD_NAME = 10
+    SPAWN_ERROR = 50
     ALREADY_STARTED = 60
     NOT_RUNNING = 70
     ALREADY_ADDED = 90
@@ -292,14 +293,17 @@ class Supervisor:
         self._tolerating(Fault.BAD_NAME, "removeProcessGroup", name)
 
     def _ensure_started(self, name: str) -> bool:
-        return self._tolerating(Fault.ALREADY_STARTED, "startProcess", name, False)
+        # A program that cannot be spawned is explained by whoever waits for it to be ready.
+        return self._tolerating({Fault.ALREADY_STARTED, Fault.SPAWN_ERROR}, "startProcess", name, False)
 
-    def _tolerating(self, code: int, method: str, *arguments: str | bool, wait: float | None = CALL_SECONDS) -> bool:
-        """Call `method`; return False if the supervisor refuses with fault `code`."""
+    def _tolerating(
+        self, codes: int | Set[int], method: str, *arguments: str | bool, wait: float | None = CALL_SECONDS
+    ) -> bool:
+        """Call `method`; return False if the supervisor refuses with one of the faults `codes`."""
         try:
             self._request(method, *arguments, timeout=wait)
         except xmlrpc.client.Fault as fault:
-            if fault.faultCode != code:
+            if fault.faultCode not in (codes if isinstance(codes, Set) else {codes}):
                 raise self._refused(method, fault) from fault
             return False
         return True

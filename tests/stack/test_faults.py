@@ -147,6 +147,9 @@ def test_the_next_up_names_what_a_killed_one_left(checkout: Checkout) -> None:
     process = checkout.start("up", *EMBEDDED)
     assert process.stderr
     assert any("create Machine machine" in line for line in process.stderr)
+    state = checkout.root / ".observatory/backend/.pulumi/stacks/llm-observatory/local.json"
+    while "pending_operations" not in state.read_text():  # it is told of just before it is written down
+        time.sleep(0.01)
     process.kill()
     process.communicate()
     said = checkout.run("up", *EMBEDDED).stderr

@@ -194,4 +194,4 @@ def runtime_api(stack: Checkout, command: str) -> None:
 
 
 def sandbox(stack: Checkout) -> Sandbox:
-    return Sandbox(stack.home, Path(os.environ.get("OBSERVATORY_ROOTFS", "/")))
+    return Sandbox(stack.home, Path(stack.environment["OBSERVATORY_ROOTFS"]))
