@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -17,26 +15,13 @@ from typing import Any
 
 from benchmarks import engine, faults, ingest, migrations, startup
 from observatory.runtime import Sandbox, rootfs_path
+from proofs.record import commit, machine
 from tests.support.checkout import Checkout
 
 REPORT = Path(__file__).resolve().parent.parent / "docs/benchmarks.md"
 TEMPLATE = Path(__file__).with_name("report.md")
 ROTATE_AFTER_S = 5.0
 RATES, SECONDS = ((500, 50), (1000, 100)), 60  # traces a second, and in a batch
-
-
-def machine() -> str:
-    """Describe what this was measured on."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, {system}"
-
-
-def commit() -> str:
-    """Return the commit that was measured, marked where files differ from it."""
-    return subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 def median(values: list[float]) -> str:

@@ -7,8 +7,6 @@ migrations run, and every refusal, is `observatory.database`. Deleting the resou
 
 from __future__ import annotations
 
-import getpass
-import socket
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -28,6 +26,7 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
+from observatory.actor import actor
 from observatory.database import (
     Backup,
     MigrationFileError,
@@ -175,7 +174,7 @@ def _deploy(props: dict[str, Any]) -> dict[str, Any]:
         target=None if target is None else int(target),  # numbers arrive as floats
         needs=[Need(fleet, release, int(low), int(high)) for fleet, release, low, high in props.get("needs") or ()],
         backup=_backup(props),
-        actor=f"{getpass.getuser()}@{socket.gethostname()}",
+        actor=actor(),
         deployment_id=str(uuid.uuid4()),
         on_event=_tell,
     )

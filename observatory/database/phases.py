@@ -50,10 +50,7 @@ def refuse_contracts(scripts: Iterable[Script], needs: Sequence[Need]) -> None:
             )
 
 
-_CONTRACTED = r"""
-    SELECT min(version) FROM observatory.schema_migrations
-    WHERE version > %s AND source ~ '(?n)^--[ \t]*phase[ \t]*:[ \t]*contract[ \t\r]*$'
-"""
+_LATER = "SELECT version, source FROM observatory.schema_migrations WHERE version > %s ORDER BY version"
 
 
 def contracted_beyond(conninfo: str, version: int) -> int | None:
@@ -63,6 +60,8 @@ def contracted_beyond(conninfo: str, version: int) -> int | None:
         StatementFailedError: there is no ledger.
         UnreachableError: no connection, or it broke.
     """
+    from observatory.database.statements import phase_of  # noqa: PLC0415 - brings a parser
+
     with connect(conninfo, purpose="look for contracting migrations") as connection, readable("the ledger"):
-        row = connection.execute(_CONTRACTED, [version]).fetchone()
-    return row[0] if row else None
+        later = connection.execute(_LATER, [version]).fetchall()
+    return next((number for number, source in later if phase_of(source) == "contract"), None)

@@ -87,6 +87,12 @@ def parse(migration: Migration) -> Script:
     )
 
 
+def phase_of(source: str) -> Phase:
+    """Return the phase of a file that was applied, hence has no unusable header."""
+    values = [header["value"] for header in _HEADER.finditer(source) if header["name"] == "phase"]
+    return "contract" if values[-1:] == ["contract"] else "expand"
+
+
 def _headers(migration: Migration) -> dict[str, str]:
     """What the comments above the first statement say of the file, by name."""
     values = {name: allowed[0] for name, allowed in _HEADER_VALUES.items()}

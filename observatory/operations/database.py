@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from observatory import database, engine
+from observatory.actor import actor
 from observatory.backups import MigrationBackup
 from observatory.bootstrap import OperationError, engine_options, state_options
 from observatory.database import Deployment, Edition, Installation, Need, Verification, throwaway_server
@@ -123,7 +122,7 @@ def deploy_database(
             target=target.version,
             only=_file_name(migration),
             needs=_needs(workspace),
-            actor=f"{getpass.getuser()}@{socket.gethostname()}",
+            actor=actor(),
             deployment_id=str(uuid.uuid4()),
             backup=MigrationBackup(workspace.sandbox),
             retry=retry,

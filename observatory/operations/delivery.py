@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
 import signal
-import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn
 
-from observatory import engine
-from observatory.bootstrap import OperationError, engine_options, state_options
+from observatory.actor import actor
+from observatory.bootstrap import OperationError, engine_options
 from observatory.delivery.deployment import (
     DeliveryRefusedError,
     Order,
@@ -104,7 +102,7 @@ def deploy_application(
         target=target,
         weights=weights,
         bake_s=settings.delivery.bake_seconds if bake_seconds is None else bake_seconds,
-        actor=_actor(),
+        actor=actor(),
         accept_drift=accept_drift,
     )
     world = _world(workspace, settings, known, choice, report)
@@ -112,9 +110,7 @@ def deploy_application(
         return deploy(world, order)
 
 
-def roll_back_application(
-    workspace: Workspace, *, reason: str, choice: EngineChoice = "auto", report: Reporter = silent
-) -> RolloutDocument:
+def roll_back_application(workspace: Workspace, *, reason: str, report: Reporter = silent) -> RolloutDocument:
     """Give all traffic back to the fleet that served before, at once, taking over from a deployment that runs.
 
     Needs the rollout document and the balancer only: no database, no lock, no engine.
@@ -124,8 +120,8 @@ def roll_back_application(
         RollbackFailedError: the balancer cannot be told, or the fleet is not healthy.
     """
     settings = _local(workspace)
-    world = _world(workspace, settings, _without_secrets(workspace), choice, report)
-    return roll_back(world, actor=_actor(), reason=reason)
+    world = _world(workspace, settings, outputs(workspace), "auto", report)
+    return roll_back(world, actor=actor(), reason=reason)
 
 
 def control_rollout(workspace: Workspace, request: Literal["pause", "promote", "abort"] | None) -> RolloutDocument:
@@ -135,7 +131,7 @@ def control_rollout(workspace: Workspace, request: Literal["pause", "promote", "
         DeliveryRefusedError: none is under way.
     """
     settings = _local(workspace)
-    return ask(_world(workspace, settings, _without_secrets(workspace), "auto", silent), request)
+    return ask(_world(workspace, settings, outputs(workspace), "auto", silent), request)
 
 
 def _local(workspace: Workspace) -> StackSettings:
@@ -174,10 +170,6 @@ def _check_schema(manifest: Manifest, known: Any, settings: StackSettings) -> No
         )
 
 
-def _without_secrets(workspace: Workspace) -> Any:
-    return engine.outputs(state_options(workspace))
-
-
 def _world(workspace: Workspace, settings: StackSettings, known: Any, choice: EngineChoice, report: Reporter) -> World:
     if not known:
         raise DeliveryRefusedError(f"the stack {workspace.stack!r} is not up: run `observatory up` first")
@@ -190,7 +182,7 @@ def _world(workspace: Workspace, settings: StackSettings, known: Any, choice: En
         api_key=known["api_key"],
         plan=lambda: runner.preview(engine_options(workspace)),
         up=lambda: runner.up(engine_options(workspace)),
-        forget=lambda trace_ids: _forget(known["admin_database_url"], settings, trace_ids),
+        marked=lambda: _marked(known["admin_database_url"], settings),
     )
     metrics = PrometheusMetrics(
         url=known["prometheus_url"],
@@ -218,7 +210,7 @@ class FileJournal:
 
     def record(self, event: str, **details: Any) -> None:
         """Take down what happened; never fails a deployment."""
-        entry = {"at": time.time(), "actor": _actor(), "event": event, **details}
+        entry = {"at": time.time(), "actor": actor(), "event": event, **details}
         with contextlib.suppress(OSError):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("a", encoding="utf-8") as file:
@@ -238,12 +230,16 @@ def _told(details: dict[str, Any]) -> str:
     )
 
 
-def _forget(admin_url: str, settings: StackSettings, trace_ids: Sequence[str]) -> None:
+@contextlib.contextmanager
+def _marked(admin_url: str, settings: StackSettings) -> Iterator[str]:
+    """Give the trace id of one verification; what it wrote is removed, and what killed ones left."""
     from observatory.database import connect  # noqa: PLC0415 - psycopg only where it is used
     from observatory.database.connection import with_database  # noqa: PLC0415
+    from observatory.database.smoke import marked_rows  # noqa: PLC0415
 
-    with connect(with_database(admin_url, settings.database.name), purpose="remove smoke traces") as connection:
-        connection.execute("DELETE FROM llm_traces WHERE trace_id = ANY (%s)", [list(trace_ids)])
+    conninfo = with_database(admin_url, settings.database.name)
+    with connect(conninfo, purpose="verify a fleet") as connection, marked_rows(connection) as run:
+        yield run
 
 
 @contextlib.contextmanager
@@ -275,7 +271,3 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _actor() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}"
