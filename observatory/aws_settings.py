@@ -13,7 +13,18 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from observatory.settings import Backups, Cache, Database, FirstRollout, Fleets, Ports, Settings, StackSettings
+from observatory.settings import (
+    Address,
+    Backups,
+    Cache,
+    Database,
+    FirstRollout,
+    Fleets,
+    Ports,
+    Settings,
+    Smarthost,
+    StackSettings,
+)
 
 Architecture = Literal["arm64", "amd64"]
 Region = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
@@ -22,7 +33,6 @@ InstanceType = Annotated[str, Field(pattern=r"^[a-z]+\d+[a-z]*(-[a-z]+)?\.[a-z0-
 Domain = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$", max_length=253)]
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s]+[^/\s]$")]
-Address = Annotated[str, Field(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$")]
 
 PORTS = Ports(
     postgres=5432,
@@ -168,7 +178,7 @@ class Email(Settings):
 
     to: Address
     sender: Address
-    smarthost: Annotated[str, Field(pattern=r"^[a-z0-9.-]+:\d{1,5}$")]
+    smarthost: Smarthost
     username: str
     password: SecretKey
 

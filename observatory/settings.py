@@ -28,6 +28,8 @@ VERSION_PATTERN = r"^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?
 
 Port = Annotated[int, Field(ge=1024, le=65535, description="a TCP port that a non-root process may bind")]
 Seconds = Annotated[int, Field(ge=0, le=3600)]
+Address = Annotated[str, Field(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$")]
+Smarthost = Annotated[str, Field(pattern=r"^[a-z0-9.-]+:\d{1,5}$")]
 FLEETS: tuple[FleetName, FleetName] = ("blue", "green")
 
 
@@ -148,6 +150,56 @@ class Delivery(Settings):
     gates: Limits = Limits()
 
 
+class SlackNotices(Settings):
+    """The file with the URL of a Slack channel's incoming webhook."""
+
+    webhook_file: Path
+
+
+class PagerDutyNotices(Settings):
+    """The file with the routing key of an integration by Events API v2; `url` is another in PagerDuty's EU region."""
+
+    routing_key_file: Path
+    url: Annotated[str, Field(pattern=r"^https?://\S+$")] = "https://events.pagerduty.com/v2/enqueue"
+
+
+class EmailNotices(Settings):
+    """Mail by a smarthost; a password is sent over TLS only, and stands in a file."""
+
+    to: Address
+    sender: Address
+    smarthost: Smarthost
+    username: str | None = None
+    password_file: Path | None = None
+    require_tls: bool = True
+
+    @model_validator(mode="after")
+    def _logs_in_over_tls(self) -> Self:
+        if (self.username is None) != (self.password_file is None):
+            raise ValueError("username and password_file go together: set both, or neither")
+        if self.username and not self.require_tls:
+            raise ValueError("a password needs TLS: remove require_tls: false, or username and password_file")
+        return self
+
+
+class WebhookNotices(Settings):
+    """The file with the URL of a program that takes notices as JSON."""
+
+    url_file: Path
+
+
+class Notifications(Settings):
+    """Who is told of deliveries. No secret stands here: each is in a file, relative to the checkout or absolute.
+
+    On `local` the stack's own receiver stands for Slack, PagerDuty and webhook where they are not set.
+    """
+
+    slack: SlackNotices | None = None
+    pagerduty: PagerDutyNotices | None = None
+    email: EmailNotices | None = None
+    webhook: WebhookNotices | None = None
+
+
 class FirstRollout(Settings):
     """First values of the rollout document; ignored as soon as that exists.
 
@@ -179,6 +231,7 @@ class StackSettings(Settings):
     sample: Sample | None = None
     fleets: Fleets = Fleets()
     delivery: Delivery = Delivery()
+    notifications: Notifications = Notifications()
     first_rollout: FirstRollout = FirstRollout()
 
     @model_validator(mode="after")

@@ -37,6 +37,17 @@ def test_values_are_taken_from_the_projects_namespace_only(tmp_path: Path) -> No
             "  llm-observatory:ports:\n    postgres: many\n",
             "Pulumi.local.yaml:3: llm-observatory:ports.postgres: input should be a valid integer",
         ),
+        (
+            "  llm-observatory:notifications:\n    slack: { webhook_url: https://hooks.example/secret }\n",
+            "llm-observatory:notifications.slack.webhook_file: is required and not set",
+        ),
+        (
+            (
+                "  llm-observatory:notifications:\n    email:\n      { to: a@b.example, sender: c@b.example, "
+                "smarthost: mail.b.example:25, username: u, password_file: p, require_tls: false }\n"
+            ),
+            "llm-observatory:notifications.email: a password needs TLS",
+        ),
         ("  llm-observatory:fleets:\n    size: 0\n", "greater than or equal to 1 (given: 0)"),
         (
             "  llm-observatory:platform: azure\n",

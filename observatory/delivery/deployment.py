@@ -164,9 +164,11 @@ def ask(world: World, request: str | None) -> RolloutDocument:
             raise DeliveryRefusedError("no deployment is under way")
         asked = standing.deployment.model_copy(update={"request": request})
         try:
-            return world.store.compare_and_set(standing, standing.model_copy(update={"deployment": asked}))
+            written = world.store.compare_and_set(standing, standing.model_copy(update={"deployment": asked}))
         except StaleRolloutError:
             continue
+        world.journal.record("ask", deployment=asked.id, version=asked.version, request=request or "resume")
+        return written
 
 
 def converge(world: World) -> RolloutDocument:
@@ -220,7 +222,10 @@ def _begin(world: World, standing: RolloutDocument, order: Order) -> tuple[Rollo
     fencing = standing.fencing + 1
     begun = standing.with_weight(target, 0).with_fleet(target, version=order.version, sha256=order.sha256)
     changed = begun.model_copy(update={"deployment": deployment, "fencing": fencing})
-    return _first_write(world, standing, changed), fencing
+    written = _first_write(world, standing, changed)
+    wanted = deployment.model_dump(include={"version", "sha256", "strategy", "source", "target", "weights", "bake_s"})
+    world.journal.record("start", deployment=deployment.id, **wanted)
+    return written, fencing
 
 
 def _take_over(world: World, standing: RolloutDocument) -> tuple[RolloutDocument, int]:
@@ -281,7 +286,7 @@ class _Run:
         world, target = self._world, self._deployment.target
         if self._deployment.status == "preparing":
             converge(world)  # where drift was accepted, the target may have traffic
-            self._record("install", fleet=target, version=self._deployment.version)
+            self._record("install", fleet=target)
             world.hosts.install(target)
             self._record("verify", fleet=target)
             world.hosts.verify(target)
@@ -290,7 +295,7 @@ class _Run:
             self._shift(index)
             self._bake()
         self._change(status="promoted", request=None)
-        self._record("promoted", version=self._deployment.version, fleet=target)
+        self._record("promoted", fleet=target)
         return self._document
 
     def _shift(self, index: int) -> None:
@@ -422,4 +427,5 @@ class _Run:
         return standing.deployment
 
     def _record(self, event: str, **details: object) -> None:
-        self._world.journal.record(event, deployment=self._deployment.id, **details)
+        known = {"deployment": self._deployment.id, "version": self._deployment.version}
+        self._world.journal.record(event, **{**known, **details})

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import threading
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn
@@ -24,13 +21,15 @@ from observatory.delivery.deployment import (
     deploy,
     roll_back,
 )
+from observatory.delivery.protocols import Journal
 from observatory.delivery.releases import Manifest, ReleaseError
 from observatory.delivery.rollout import FleetName, RolloutDocument, Strategy
 from observatory.operations.engines import EngineChoice, choose_engine, module_of
+from observatory.operations.journal import open_journal
 from observatory.operations.stack import outputs
 from observatory.platforms.local import HaproxyBalancer, LocalHosts, SystemClock
 from observatory.platforms.prometheus import PrometheusMetrics
-from observatory.progress import Phase, Progress, Reporter, silent
+from observatory.progress import Reporter, silent
 from observatory.settings import FLEETS, StackSettings, load_file
 from observatory.workspace import Workspace
 
@@ -105,9 +104,12 @@ def deploy_application(
         actor=actor(),
         accept_drift=accept_drift,
     )
-    world = _world(workspace, settings, known, choice, report)
-    with _deployment_lock(known["admin_database_url"], settings), _terminated_as_interrupted():
-        return deploy(world, order)
+    with (
+        open_journal(workspace, settings, report) as journal,
+        _deployment_lock(known["admin_database_url"], settings),
+        _terminated_as_interrupted(),
+    ):
+        return deploy(_world(workspace, settings, known, choice, journal), order)
 
 
 def roll_back_application(workspace: Workspace, *, reason: str, report: Reporter = silent) -> RolloutDocument:
@@ -120,8 +122,9 @@ def roll_back_application(workspace: Workspace, *, reason: str, report: Reporter
         RollbackFailedError: the balancer cannot be told, or the fleet is not healthy.
     """
     settings = _local(workspace)
-    world = _world(workspace, settings, outputs(workspace), "auto", report)
-    return roll_back(world, actor=actor(), reason=reason)
+    with open_journal(workspace, settings, report) as journal:
+        world = _world(workspace, settings, outputs(workspace), "auto", journal)
+        return roll_back(world, actor=actor(), reason=reason)
 
 
 def control_rollout(workspace: Workspace, request: Literal["pause", "promote", "abort"] | None) -> RolloutDocument:
@@ -131,7 +134,8 @@ def control_rollout(workspace: Workspace, request: Literal["pause", "promote", "
         DeliveryRefusedError: none is under way.
     """
     settings = _local(workspace)
-    return ask(_world(workspace, settings, outputs(workspace), "auto", silent), request)
+    with open_journal(workspace, settings, silent) as journal:
+        return ask(_world(workspace, settings, outputs(workspace), "auto", journal), request)
 
 
 def _local(workspace: Workspace) -> StackSettings:
@@ -170,7 +174,7 @@ def _check_schema(manifest: Manifest, known: Any, settings: StackSettings) -> No
         )
 
 
-def _world(workspace: Workspace, settings: StackSettings, known: Any, choice: EngineChoice, report: Reporter) -> World:
+def _world(workspace: Workspace, settings: StackSettings, known: Any, choice: EngineChoice, journal: Journal) -> World:
     if not known:
         raise DeliveryRefusedError(f"the stack {workspace.stack!r} is not up: run `observatory up` first")
     sandbox, size = workspace.sandbox, settings.fleets.size
@@ -196,37 +200,8 @@ def _world(workspace: Workspace, settings: StackSettings, known: Any, choice: En
         hosts=hosts,
         metrics=metrics,
         clock=SystemClock(),
-        journal=FileJournal(workspace.journal, report),
+        journal=journal,
         limits=settings.delivery.gates,
-    )
-
-
-@dataclass(frozen=True)
-class FileJournal:
-    """Takes down each event as a line of JSON, and tells who watches."""
-
-    file: Path
-    report: Reporter
-
-    def record(self, event: str, **details: Any) -> None:
-        """Take down what happened; never fails a deployment."""
-        entry = {"at": time.time(), "actor": actor(), "event": event, **details}
-        with contextlib.suppress(OSError):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry, default=_plain) + "\n")
-        self.report(Progress(task=event, phase=Phase.DONE, detail=_told(details)))
-
-
-def _plain(value: Any) -> Any:
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
-
-
-def _told(details: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{key} {_plain(value) if is_dataclass(value) else value}"
-        for key, value in details.items()
-        if key != "deployment" and value not in (None, (), {})
     )
 
 

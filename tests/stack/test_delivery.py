@@ -90,6 +90,18 @@ def test_a_version_comes_by_blue_green_and_goes_back_without_a_lost_request(own:
     assert load.failed == []
     assert load.versions["v0.2.0"] > 100
     assert load.versions["v0.1.0"] > 20
+    deployment = done["deployment"]["id"]
+    assert told(own, "webhook", deployment) == ["start", "step", "success", "rollback", "rolled-back"]
+    assert told(own, "pagerduty") == ["resolve", "trigger", "resolve"]
+
+
+def told(stack: Checkout, channel: str, deployment: str | None = None) -> list[str]:
+    """Return what the local receiver got of deliveries, oldest first: kinds, or PagerDuty's actions."""
+    url = f"http://127.0.0.1:{stack.ports()['alert_receiver']}/alerts?receiver=delivery-{channel}"
+    got = [record["notification"] for record in httpx.get(url).raise_for_status().json()]
+    if channel == "pagerduty":
+        return [event["event_action"] for event in got]
+    return [each["kind"] for each in got if each["deployment"] == deployment]
 
 
 def test_a_canary_with_errors_is_rolled_back_and_few_users_see_it(own: Checkout) -> None:

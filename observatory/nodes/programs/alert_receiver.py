@@ -1,6 +1,6 @@
-"""Keeps what Alertmanager sends, and pages when its heartbeat stops: stands in where PagerDuty and Slack are not.
+"""Keeps what Alertmanager and deliveries send, and pages when its heartbeat stops: stands in for PagerDuty and Slack.
 
-    POST /receivers/<name>      a notification of Alertmanager's webhook, kept as one line of received.jsonl
+    POST /receivers/<name>      a notification, any JSON object, kept as one line of received.jsonl
     GET  /alerts?receiver=NAME  what was received, oldest first, as a JSON array; all receivers without the parameter
     GET  /runbooks/<Alert>      the alert's runbook
     GET  /health                200
