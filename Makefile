@@ -26,8 +26,10 @@ down: runtime-environment  ## Stop and remove the local stack (KEEP=1 keeps the 
 status: runtime-environment  ## Show what runs where
 	@$(BIN)/observatory status --environment $(E)
 
-build: runtime-environment  ## Build one release of the storage service: make build VERSION=v0.1.0
-	@$(BIN)/python -m service.build --version $(or $(VERSION),v0.1.0) --output dist
+VERSION ?= v0.1.0
+build: runtime-environment  ## Build and sign one release of the storage service: make build VERSION=v0.1.0
+	@$(BIN)/python -m service.build --version $(VERSION) --output dist
+	@$(BIN)/observatory release sign dist/storage-service-$(VERSION)-$(shell uname -m).tar.gz
 
 test: dev-environment  ## Run every test that can run on this machine
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile

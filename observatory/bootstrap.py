@@ -5,19 +5,19 @@ All of it may be repeated and may run at once in several processes; what stands 
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import replace
 
 from observatory import automation, engine
 from observatory.access import PAIRED_ROLES, SIDES, AccessDocument, LoginState, Pair, PairedRole, Side, login, utc_now
 from observatory.delivery.rollout import FleetState, RolloutDocument
-from observatory.partial import partial_path, remove_abandoned
+from observatory.partial import remove_abandoned, write_secret_once
 from observatory.progress import Reporter, task
 from observatory.providers import IN_TREE
 from observatory.runtime import ensure_rootfs
 from observatory.runtime.locks import exclusive
-from observatory.settings import FLEETS, FirstRollout, StackSettings, load_file
+from observatory.settings import FLEETS, StackSettings, load_file
+from observatory.signing import sign, trusted_keys
 from observatory.workspace import Workspace
 
 ACCESS_TYPE = "observatory:index:Access"  # in a state: the component of `components.access`
@@ -60,7 +60,7 @@ def _make_local(workspace: Workspace, settings: StackSettings, report: Reporter)
         ensure_rootfs(workspace.cache, progress=lambda message, _fraction: at(message))
     release = f"storage service {settings.first_rollout.version}"
     with task(report, release), exclusive(workspace.directory / "bootstrap.lock"):
-        _make_rollout(workspace, settings.first_rollout)
+        _make_rollout(workspace, settings)
 
 
 def engine_options(workspace: Workspace) -> engine.StackOptions:
@@ -109,32 +109,26 @@ def _make_passphrase(workspace: Workspace) -> None:
         return
     if engine.exists(state_options(workspace)):
         raise OperationError(_no_passphrase(workspace))
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = partial_path(file)
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            stream.write(secrets.token_urlsafe(32))
-            stream.flush()
-            os.fsync(stream.fileno())
-        file.hardlink_to(partial)  # whole or not at all, and never over another one
-    except FileExistsError:
-        return
-    finally:
-        partial.unlink(missing_ok=True)
-    automation.forget_salt(workspace.config_file)  # an earlier passphrase's would refuse this one
+    if write_secret_once(file, lambda: secrets.token_urlsafe(32)):
+        automation.forget_salt(workspace.config_file)  # an earlier passphrase's would refuse this one
 
 
-def _make_rollout(workspace: Workspace, first: FirstRollout) -> None:
+def _make_rollout(workspace: Workspace, settings: StackSettings) -> None:
     """Write the rollout document where there is none: by the state of a stack that runs, else the first one."""
     if workspace.rollout.read() is None:
-        workspace.rollout.create(rollout_of_state(workspace) or _first_rollout(workspace, first))
+        workspace.rollout.create(rollout_of_state(workspace) or _first_rollout(workspace, settings))
 
 
-def _first_rollout(workspace: Workspace, first: FirstRollout) -> RolloutDocument:
+def _first_rollout(workspace: Workspace, settings: StackSettings) -> RolloutDocument:
+    """Return the document of a stack that starts with its first version, built and signed here."""
     from service.build import build  # noqa: PLC0415 - only where something is built
 
+    first = settings.first_rollout
     built = build(first.version, workspace.root / "dist")
-    manifest = workspace.releases.add(built.path, built.manifest_path)
+    sign(workspace, built.path, built.manifest_path)
+    if not workspace.rollout_documents:
+        workspace.releases.remove(first.version)  # no stack has it: sources that changed since may build it anew
+    manifest = workspace.releases.add(built.path, built.manifest_path, trusted_keys(workspace, settings))
     return RolloutDocument.first(version=first.version, sha256=manifest.sha256, active_fleet=first.active_fleet)
 
 

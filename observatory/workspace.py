@@ -84,9 +84,19 @@ class Workspace:
         return ReleaseStore(self.directory / "releases")
 
     @property
+    def signing_key_file(self) -> Path:
+        """The private key by which this checkout signs what it builds itself, made at the first `up` or `build`."""
+        return self.directory / "signing-key.pem"
+
+    @property
     def rollout(self) -> FileRolloutStore:
         """What is live on the stack."""
         return FileRolloutStore(self.directory / "rollout" / f"{self.stack}.json")
+
+    @property
+    def rollout_documents(self) -> list[Path]:
+        """The rollout documents of all stacks of the checkout."""
+        return sorted((self.directory / "rollout").glob("*.json"))
 
     @property
     def access(self) -> AccessStore:

@@ -82,10 +82,12 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> "Manifest | None":
-        """Read a manifest; None if there is none, or none of this form."""
+        """Read a manifest, signed or not; None if there is none, or none of this form."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            document = json.loads(path.read_text(encoding="utf-8"))
+            document.pop("signature", None)
+            return cls(**document)
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
 
 

@@ -58,6 +58,10 @@ def test_values_are_taken_from_the_projects_namespace_only(tmp_path: Path) -> No
             "Pulumi.local.yaml:3: llm-observatory:schedule.backup_full: hour '25' is not within 0-23",
         ),
         (
+            "  llm-observatory:delivery:\n    trusted_keys:\n      ci: MCowBQYDK2VwAyEA\n",
+            "Pulumi.local.yaml:4: llm-observatory:delivery.trusted_keys.ci: expected an Ed25519 public key",
+        ),
+        (
             "  llm-observatory:first_rollout:\n    version: 1.0\n",
             "Pulumi.local.yaml:3: llm-observatory:first_rollout.version",
         ),

@@ -41,7 +41,7 @@ from observatory.delivery.deployment import (
     TakenOverError,
 )
 from observatory.delivery.protocols import BalancerError
-from observatory.delivery.releases import ReleaseError
+from observatory.delivery.releases import ReleaseError, ReleaseRefusedError
 from observatory.delivery.rollout import RolloutError
 from observatory.demonstration import DemonstrationError
 from observatory.engine import ConfigError, EngineError, Interrupted, LockedError
@@ -83,6 +83,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     RuntimeFault: FAILED,
     AccessError: FAILED,
     RolloutError: FAILED,
+    ReleaseRefusedError: REFUSED,
     ReleaseError: FAILED,
     BuildError: FAILED,
     DemonstrationError: FAILED,

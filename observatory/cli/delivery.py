@@ -20,7 +20,7 @@ from observatory.cli.app import (
     deploy_group,
     print_json,
 )
-from observatory.console import ConsoleReporter, answer, table
+from observatory.console import ConsoleReporter, answer, complain, table
 from observatory.delivery.rollout import FleetName, RolloutDocument, Strategy
 
 releases = typer.Typer(help="Keep versions of the service that may be deployed.", no_args_is_help=True)
@@ -120,6 +120,28 @@ def abort(environment: EnvironmentOption = "local", output: OutputOption = Outpu
     _show(operations.control_rollout(operations.open_workspace(environment), "abort"), output)
 
 
+@releases.command(name="sign")
+def sign_one(
+    file: Annotated[Path, typer.Argument(help="The artifact; its manifest lies beside it as NAME.json.")],
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="OBSERVATORY_SIGNING_KEY_FILE",
+            help="An Ed25519 private key in PEM; by default the checkout's own, which stacks on this machine trust.",
+        ),
+    ] = None,
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Sign a release where it was built: its manifest gets the signature."""
+    signed = operations.sign_release(operations.open_workspace(environment), file, key=key)
+    if output is Output.JSON:
+        print_json(signed.model_dump())
+        return
+    assert signed.signature is not None  # noqa: S101 - it has just got one
+    answer(f"Signed {signed.version} ({signed.sha256[:12]}) by the key {signed.signature.key_id}")
+
+
 @releases.command()
 def add(
     file: Annotated[Path, typer.Argument(help="The artifact; its manifest lies beside it as NAME.json.")],
@@ -127,7 +149,7 @@ def add(
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Keep a release, checked against its manifest."""
+    """Keep a release whose manifest fits it and is signed by a trusted key."""
     added = operations.add_release(operations.open_workspace(environment), file, manifest)
     if output is Output.JSON:
         print_json(added.model_dump())
@@ -137,13 +159,23 @@ def add(
 
 @releases.command(name="list")
 def list_all(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
-    """List the kept releases."""
+    """List the kept releases, and who signed them."""
     kept = operations.list_releases(operations.open_workspace(environment))
     if output is Output.JSON:
-        print_json([each.model_dump() for each in kept])
+        print_json(
+            [{**each.manifest.model_dump(), "signer": each.signer, "objection": each.objection} for each in kept]
+        )
         return
-    rows = [(each.version, each.sha256[:12], f"{each.schema_min} to {each.schema_max}") for each in kept]
-    answer(table("Releases", ("version", "SHA-256", "schema"), rows) if rows else "No release is kept yet.")
+    rows = [
+        (each.version, each.sha256[:12], f"{each.schema_min} to {each.schema_max}", found.signer or "nobody trusted")
+        for found in kept
+        for each in (found.manifest,)
+    ]
+    answer(
+        table("Releases", ("version", "SHA-256", "schema", "signed by"), rows) if rows else "No release is kept yet."
+    )
+    for objection in (each.objection for each in kept if each.objection):
+        complain(objection)
 
 
 def _show(done: RolloutDocument, output: Output) -> None:

@@ -1,36 +1,81 @@
 """The release store: the versions that may be deployed, each an artifact with its manifest.
 
-Owns what a manifest must say and that an artifact is what its manifest says. How an artifact is built is the service's.
+Owns what a manifest must say, that somebody trusted has signed it, and that an artifact is what its manifest says. How
+an artifact is built is the service's.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import json
 import shutil
 import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from observatory.delivery.documents import problems
+from observatory.delivery.signatures import Signature, SignatureError, sign, signer
 from observatory.partial import partial_path, remove_abandoned
+
+SIGNED = ("name", "version", "sha256", "schema_min", "schema_max")
 
 
 class ReleaseError(Exception):
     """A release that is not there or not what its manifest says; the message names the file and the remedy."""
 
 
+class ReleaseRefusedError(ReleaseError):
+    """A release that nobody trusted has signed, or a version that is kept already with other content."""
+
+
 class Manifest(BaseModel):
-    """What an artifact says of itself; versions of the schema that it works with are inclusive."""
+    """What an artifact says of itself; versions of the schema that it works with are inclusive.
+
+    The signature covers all else that stands here. What a build adds for itself is neither read nor signed.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     version: Annotated[str, Field(pattern=r"^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     schema_min: Annotated[int, Field(ge=0)]
     schema_max: Annotated[int, Field(ge=0)]
+    signature: Signature | None = None
+
+    @property
+    def payload(self) -> bytes:
+        """What a signature covers: the fields `SIGNED` as JSON in RFC 8785's canonical form.
+
+        That form is Python's with sorted keys and no spaces, as the strings here are ASCII and the numbers whole.
+        """
+        return json.dumps(self.model_dump(include=set(SIGNED)), sort_keys=True, separators=(",", ":")).encode()
+
+    def signed_by(self, trusted: Mapping[str, str]) -> str:
+        """Return the name of the trusted key that signed this.
+
+        Args:
+            trusted: public keys by their names.
+
+        Raises:
+            ReleaseRefusedError: nobody has signed it, or nobody who is trusted, or it was altered since.
+        """
+        if self.signature is None:
+            raise ReleaseRefusedError(
+                f"release {self.version} is not signed: sign it where it was built, by `observatory release sign`"
+            )
+        try:
+            return signer(self.payload, self.signature, trusted)
+        except SignatureError as error:
+            raise ReleaseRefusedError(
+                f"release {self.version}: {error}. Fetch artifact and manifest again from where they were signed, or "
+                "add the signer's public key to `delivery.trusted_keys`"
+            ) from error
 
 
 class ReleaseStore:
@@ -59,21 +104,82 @@ class ReleaseStore:
         """Return the kept versions."""
         return tuple(sorted(file.stem for file in self.directory.glob("v*.json")))
 
-    def add(self, artifact: Path, manifest_file: Path) -> Manifest:
-        """Keep a release; the same one again changes nothing.
+    def checked(self, version: str, trusted: Mapping[str, str]) -> Manifest:
+        """Return the manifest of a kept version that is whole and signed by somebody trusted, whoever added it.
 
         Raises:
+            ReleaseError: it is not.
+        """
+        manifest = self.manifest(version)
+        manifest.signed_by(trusted)
+        check_digest(self.artifact(version), manifest.sha256)
+        return manifest
+
+    def add(self, artifact: Path, manifest_file: Path, trusted: Mapping[str, str]) -> Manifest:
+        """Keep a release; the same one again changes nothing but its signature.
+
+        Args:
+            artifact: to be kept.
+            manifest_file: what it says of itself.
+            trusted: public keys by their names, one of which has signed it.
+
+        Raises:
+            ReleaseRefusedError: nobody trusted has signed it, or the version is kept with another digest.
             ReleaseError: the artifact does not have its manifest's digest.
         """
         manifest = read_manifest(manifest_file)
+        manifest.signed_by(trusted)
         check_digest(artifact, manifest.sha256)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for source, target in (
-            (artifact, self.artifact(manifest.version)),
-            (manifest_file, self.directory / f"{manifest.version}.json"),
-        ):
-            _copy(source, target)
+        with self._locked():
+            if manifest.version in self.versions():
+                self._must_be_the_same(manifest)
+            # The manifest is last: with it the version counts as kept.
+            _copy(artifact, self.artifact(manifest.version))
+            _copy(manifest_file, self.directory / f"{manifest.version}.json")
         return manifest
+
+    def remove(self, version: str) -> None:
+        """Give a version up, so that another build may have its name; nothing may run it or go back to it."""
+        with self._locked():
+            (self.directory / f"{version}.json").unlink(missing_ok=True)
+            self.artifact(version).unlink(missing_ok=True)
+
+    def _must_be_the_same(self, manifest: Manifest) -> None:
+        kept = self.manifest(manifest.version)
+        if kept.sha256 != manifest.sha256:
+            raise ReleaseRefusedError(
+                f"release {manifest.version} is kept already with another artifact (SHA-256 {kept.sha256}, not "
+                f"{manifest.sha256}): give the new one a version of its own"
+            )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def sign_release(artifact: Path, manifest_file: Path, private_key: str) -> Manifest:
+    """Sign a manifest, in its file, as true of an artifact; an earlier signature is replaced.
+
+    Raises:
+        ReleaseError: the artifact is not what the manifest says, or the key cannot be used.
+    """
+    manifest = read_manifest(manifest_file)
+    check_digest(artifact, manifest.sha256)
+    try:
+        signature = sign(manifest.payload, private_key)
+    except SignatureError as error:
+        raise ReleaseError(f"{manifest_file}: cannot be signed: {error}") from error
+    written = {**json.loads(manifest_file.read_bytes()), "signature": signature.model_dump()}
+    partial = partial_path(manifest_file)
+    try:
+        partial.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        partial.replace(manifest_file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return manifest.model_copy(update={"signature": signature})
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -16,10 +16,8 @@ from observatory.operations.database import (
     verify_database,
 )
 from observatory.operations.delivery import (
-    add_release,
     control_rollout,
     deploy_application,
-    list_releases,
     roll_back_application,
 )
 from observatory.operations.engines import EngineChoice, NeedsCliError, choose_engine
@@ -27,6 +25,7 @@ from observatory.operations.jobs import JobStatus, jobs, run_job, run_scheduler
 from observatory.operations.logins import PasswordStatus
 from observatory.operations.logs import rotate_logs
 from observatory.operations.plan import PendingMigration, Plan, preview
+from observatory.operations.releases import KeptRelease, add_release, list_releases, sign_release
 from observatory.operations.rotation import RotatedRole, rotate_passwords
 from observatory.operations.stack import (
     Status,
@@ -45,6 +44,7 @@ __all__ = [
     "DatabaseTarget",
     "EngineChoice",
     "JobStatus",
+    "KeptRelease",
     "NeedsCliError",
     "PasswordStatus",
     "PendingMigration",
@@ -75,6 +75,7 @@ __all__ = [
     "rotate_passwords",
     "run_job",
     "run_scheduler",
+    "sign_release",
     "status",
     "up",
     "verify_database",

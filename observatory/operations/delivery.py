@@ -6,7 +6,6 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn
 
@@ -31,24 +30,10 @@ from observatory.platforms.local import HaproxyBalancer, LocalHosts, SystemClock
 from observatory.platforms.prometheus import PrometheusMetrics
 from observatory.progress import Reporter, silent
 from observatory.settings import FLEETS, StackSettings, load_file
+from observatory.signing import trusted_keys
 from observatory.workspace import Workspace
 
 BLUE_GREEN: tuple[int, ...] = (100,)
-
-
-def add_release(workspace: Workspace, artifact: Path, manifest: Path | None = None) -> Manifest:
-    """Keep a release, checked against its manifest's digest; the manifest lies beside the artifact unless it is given.
-
-    Raises:
-        ReleaseError: one of the two is missing, or they do not fit.
-    """
-    beside = artifact.with_name(artifact.name.removesuffix(".tar.gz") + ".json")
-    return workspace.releases.add(artifact, manifest or beside)
-
-
-def list_releases(workspace: Workspace) -> list[Manifest]:
-    """Return the kept releases."""
-    return [workspace.releases.manifest(version) for version in workspace.releases.versions()]
 
 
 def deploy_application(
@@ -87,7 +72,7 @@ def deploy_application(
         KeyboardInterrupt: interrupted, and rolled back.
     """
     settings = _local(workspace)
-    manifest = _manifest(workspace, version)
+    manifest = _manifest(workspace, settings, version)
     known = outputs(workspace, show_secrets=True)
     _check_schema(manifest, known, settings)
     weights = BLUE_GREEN
@@ -148,9 +133,10 @@ def _local(workspace: Workspace) -> StackSettings:
     return settings
 
 
-def _manifest(workspace: Workspace, version: str) -> Manifest:
+def _manifest(workspace: Workspace, settings: StackSettings, version: str) -> Manifest:
+    """Return the manifest of a kept version; its signature is checked again, since anybody may write into a store."""
     try:
-        return workspace.releases.manifest(version)
+        return workspace.releases.checked(version, trusted_keys(workspace, settings))
     except ReleaseError as error:
         raise DeliveryRefusedError(str(error)) from error
 

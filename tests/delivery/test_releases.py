@@ -8,46 +8,143 @@ from pathlib import Path
 
 import pytest
 
-from observatory.delivery.releases import ReleaseError, ReleaseStore, install
+from observatory.delivery.releases import ReleaseError, ReleaseRefusedError, ReleaseStore, install, sign_release
+from observatory.delivery.signatures import make_private_key, public_key
+
+KEY = make_private_key()
+TRUSTED = {"ci": public_key(KEY)}
 
 
 def release(
-    directory: Path, *, version: str = "v0.1.0", content: bytes = b"artifact", digest: str = ""
+    directory: Path, *, version: str = "v0.1.0", content: bytes = b"artifact", key: str | None = KEY
 ) -> tuple[Path, Path]:
     artifact, manifest = directory / "artifact.tar.gz", directory / "artifact.json"
     artifact.write_bytes(content)
-    sha256 = digest or hashlib.sha256(content).hexdigest()
-    manifest.write_text(
-        json.dumps({"name": "storage-service", "version": version, "sha256": sha256, "schema_min": 3, "schema_max": 6})
-    )
+    said = {"name": "storage-service", "version": version, "sha256": hashlib.sha256(content).hexdigest()}
+    manifest.write_text(json.dumps({**said, "schema_min": 3, "schema_max": 6, "inputs": "of the build"}))
+    if key:
+        sign_release(artifact, manifest, key)
     return artifact, manifest
 
 
-def test_a_release_is_kept_with_its_manifest(tmp_path: Path) -> None:
-    store = ReleaseStore(tmp_path / "store")
-    store.add(*release(tmp_path))
+def alter(manifest: Path, **changes: object) -> None:
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ReleaseStore:
+    return ReleaseStore(tmp_path / "store")
+
+
+def test_a_release_is_kept_with_its_manifest_and_its_signer_is_known(store: ReleaseStore, tmp_path: Path) -> None:
+    store.add(*release(tmp_path), TRUSTED)
     assert store.versions() == ("v0.1.0",)
     assert store.artifact("v0.1.0").read_bytes() == b"artifact"
     assert store.manifest("v0.1.0").schema_max == 6
+    assert store.checked("v0.1.0", TRUSTED).signed_by(TRUSTED) == "ci"
 
 
-def test_an_artifact_that_is_not_what_its_manifest_says_is_refused(tmp_path: Path) -> None:
-    store = ReleaseStore(tmp_path / "store")
-    with pytest.raises(ReleaseError, match=r"SHA-256 is .*, expected b"):
-        store.add(*release(tmp_path, digest="b" * 64))
+def test_what_is_signed_is_the_canonical_form_of_what_counts(store: ReleaseStore, tmp_path: Path) -> None:
+    store.add(*release(tmp_path), TRUSTED)
+    digest = hashlib.sha256(b"artifact").hexdigest()
+    said = f'"name":"storage-service","schema_max":6,"schema_min":3,"sha256":"{digest}","version":"v0.1.0"'
+    assert store.manifest("v0.1.0").payload == f"{{{said}}}".encode()
+
+
+def test_an_artifact_that_is_not_what_its_manifest_says_is_neither_signed_nor_kept(
+    store: ReleaseStore, tmp_path: Path
+) -> None:
+    artifact, manifest = release(tmp_path)
+    artifact.write_bytes(b"altered")
+    with pytest.raises(ReleaseError, match=r"SHA-256 is .*, expected "):
+        store.add(artifact, manifest, TRUSTED)
+    with pytest.raises(ReleaseError, match=r"SHA-256 is .*, expected "):
+        sign_release(artifact, manifest, KEY)
     assert store.versions() == ()
 
 
-def test_a_version_that_is_not_kept_is_named_with_those_that_are(tmp_path: Path) -> None:
-    store = ReleaseStore(tmp_path / "store")
-    store.add(*release(tmp_path))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": "v0.2.0"},
+        {"schema_min": 1},
+        {"schema_max": 99},
+        {"name": "other"},
+        {"sha256": hashlib.sha256(b"evil").hexdigest()},
+    ],
+)
+def test_a_manifest_that_was_altered_is_refused(
+    store: ReleaseStore, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    artifact, manifest = release(tmp_path)
+    alter(manifest, **changes)
+    if "sha256" in changes:
+        artifact.write_bytes(b"evil")
+    with pytest.raises(ReleaseRefusedError, match="was altered"):
+        store.add(artifact, manifest, TRUSTED)
+    assert store.versions() == ()
+
+
+def test_a_release_that_nobody_trusted_has_signed_is_refused(store: ReleaseStore, tmp_path: Path) -> None:
+    with pytest.raises(ReleaseRefusedError, match=r"is not signed: .*`observatory release sign`"):
+        store.add(*release(tmp_path, key=None), TRUSTED)
+    with pytest.raises(ReleaseRefusedError, match=r"which is not trusted \(trusted: ci .*`delivery.trusted_keys`"):
+        store.add(*release(tmp_path, key=make_private_key()), TRUSTED)
+    assert store.versions() == ()
+
+
+def test_a_kept_version_is_never_overwritten_by_another_artifact(store: ReleaseStore, tmp_path: Path) -> None:
+    store.add(*release(tmp_path), TRUSTED)
+    with pytest.raises(ReleaseRefusedError, match=r"v0\.1\.0 is kept already with another artifact"):
+        store.add(*release(tmp_path, content=b"another"), TRUSTED)
+    assert store.artifact("v0.1.0").read_bytes() == b"artifact"
+
+
+def test_the_same_release_again_takes_over_its_signature_and_mends_the_artifact(
+    store: ReleaseStore, tmp_path: Path
+) -> None:
+    store.add(*release(tmp_path), TRUSTED)
+    store.artifact("v0.1.0").unlink()
+    later = make_private_key()
+    store.add(*release(tmp_path, key=later), {"later": public_key(later)})
+    assert store.checked("v0.1.0", {"later": public_key(later)}).version == "v0.1.0"
+    with pytest.raises(ReleaseRefusedError, match="not trusted"):
+        store.checked("v0.1.0", TRUSTED)
+
+
+def test_what_was_changed_in_the_store_is_found_before_it_is_deployed(store: ReleaseStore, tmp_path: Path) -> None:
+    store.add(*release(tmp_path), TRUSTED)
+    kept = store.directory / "v0.1.0.json"
+    signed = kept.read_text()
+    alter(kept, schema_min=0)
+    with pytest.raises(ReleaseRefusedError, match="was altered"):
+        store.checked("v0.1.0", TRUSTED)
+    alter(kept, signature=None)
+    with pytest.raises(ReleaseRefusedError, match="is not signed"):
+        store.checked("v0.1.0", TRUSTED)
+    kept.write_text(signed)
+    store.artifact("v0.1.0").write_bytes(b"evil")
+    with pytest.raises(ReleaseError, match=r"SHA-256 is .*, expected "):
+        store.checked("v0.1.0", TRUSTED)
+
+
+def test_a_version_that_was_given_up_may_be_built_anew(store: ReleaseStore, tmp_path: Path) -> None:
+    store.add(*release(tmp_path), TRUSTED)
+    store.remove("v0.1.0")
+    assert store.versions() == ()
+    store.add(*release(tmp_path, content=b"another"), TRUSTED)
+    assert store.artifact("v0.1.0").read_bytes() == b"another"
+
+
+def test_a_version_that_is_not_kept_is_named_with_those_that_are(store: ReleaseStore, tmp_path: Path) -> None:
+    store.add(*release(tmp_path), TRUSTED)
     with pytest.raises(ReleaseError, match=r"v9\.9\.9 is not in the store \(kept: v0\.1\.0\)"):
         store.manifest("v9.9.9")
 
 
-def test_a_version_of_another_form_is_refused(tmp_path: Path) -> None:
+def test_a_version_of_another_form_is_refused(store: ReleaseStore, tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="not a release manifest"):
-        ReleaseStore(tmp_path / "store").add(*release(tmp_path, version="latest"))
+        store.add(*release(tmp_path, version="latest", key=None), TRUSTED)
 
 
 def archive(directory: Path, *members: str) -> tuple[Path, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from observatory.delivery.signatures import make_private_key
 from tests.stack.conftest import a_checkout
 from tests.support.checkout import Checkout
 from tests.support.releases import variant
@@ -69,11 +70,29 @@ def own(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Chec
         checkout.configure(delivery={"bake_seconds": 12, "gates": {"minimum_requests": 10, "deadline_s": 40}})
         checkout.run("up", *EMBEDDED)
         first = checkout.root / ".observatory/releases/v0.1.0.tar.gz"
+        key = (checkout.root / ".observatory/signing-key.pem").read_text()
         for version, fault in (("v0.2.0", "good"), ("v0.3.0", "failing"), ("v0.4.0", "unready")):
-            made = variant(first, version, checkout.root / "made", fault=fault)
+            made = variant(first, version, checkout.root / "made", key=key, fault=fault)
             checkout.run("release", "add", str(made))
-        checkout.run("release", "add", str(variant(first, "v0.5.0", checkout.root / "made", schema_min=99)))
+        checkout.run("release", "add", str(variant(first, "v0.5.0", checkout.root / "made", key=key, schema_min=99)))
         yield checkout
+
+
+def test_only_what_a_trusted_key_has_signed_is_kept_and_deployed(own: Checkout) -> None:
+    assert (own.root / ".observatory/signing-key.pem").stat().st_mode & 0o777 == 0o600
+    first, made = own.root / ".observatory/releases/v0.1.0.tar.gz", own.root / "made"
+    foreign = variant(first, "v0.6.0", made, key=make_private_key())
+    assert "which is not trusted" in own.run("release", "add", str(foreign), expect=3).stderr
+    own.run("release", "sign", str(foreign))
+    own.run("release", "add", str(foreign))
+    kept = own.root / ".observatory/releases/v0.6.0.json"
+    kept.write_text(kept.read_text().replace('"schema_min": 3', '"schema_min": 2'))
+    listed = {each["version"]: each["signer"] for each in own.json("release", "list")}
+    assert (listed["v0.1.0"], listed["v0.6.0"]) == ("this-checkout", None)
+    refused = own.run(
+        "deploy", "application", "--version", "v0.6.0", "--strategy", "blue-green", *EMBEDDED, expect=3
+    ).stderr
+    assert "was altered" in refused
 
 
 def test_a_version_comes_by_blue_green_and_goes_back_without_a_lost_request(own: Checkout) -> None:

@@ -8,6 +8,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from observatory.delivery.releases import sign_release
+
 FAULTS = {
     "good": "",
     "unready": "if scope['path'] == '/health/ready': raise RuntimeError('never ready')",
@@ -33,8 +35,13 @@ module.Starlette = Faulty
 """
 
 
-def variant(source: Path, version: str, target: Path, *, fault: str = "good", schema_min: int | None = None) -> Path:
-    """Write `version` with a fault into the directory `target`, made from an artifact, and return the new artifact."""
+def variant(
+    source: Path, version: str, target: Path, *, key: str, fault: str = "good", schema_min: int | None = None
+) -> Path:
+    """Write `version` with a fault into the directory `target`, made from an artifact, and return the new artifact.
+
+    `key` is the private key that signs it.
+    """
     further = f"threading.Timer({CRASH_AFTER_S}, lambda: os._exit(1)).start()" if fault == "crashing" else ""
     snippet = SNIPPET.format(fault=FAULTS[fault], further=further)
     manifest = json.loads(source.with_name(source.name.replace(".tar.gz", ".json")).read_text())
@@ -58,5 +65,7 @@ def variant(source: Path, version: str, target: Path, *, fault: str = "good", sc
     changed = {**manifest, "version": version, "file": artifact.name, "sha256": digest}
     if schema_min is not None:
         changed |= {"schema_min": schema_min, "schema_max": schema_min}
-    artifact.with_name(f"{version}.json").write_text(json.dumps(changed))
+    manifest_file = artifact.with_name(f"{version}.json")
+    manifest_file.write_text(json.dumps(changed))
+    sign_release(artifact, manifest_file, key)
     return artifact

@@ -1,0 +1,143 @@
+"""Ed25519 signatures over releases: how one is made, and which trusted key made it.
+
+Owns keys' forms and what a signature covers beyond the bytes it is given. Does not own what those bytes say (that is
+`observatory.delivery.releases`), nor whom a stack trusts (settings).
+
+Keys are OpenSSL's: a private key is PKCS #8 in PEM (`openssl genpkey -algorithm ed25519`), a public one the single line
+that `openssl pkey -pubout` prints between its markers, which is a SubjectPublicKeyInfo (RFC 8410) in base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+PAYLOAD_TYPE = "application/vnd.llm-observatory.release+json"
+KEY_ID_DIGITS = 16  # of the SHA-256 of the public key: it only finds the key, the signature is what counts
+_PUBLIC_KEY_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410: what precedes the key's own 32 bytes
+_PUBLIC_KEY_BYTES = 32
+
+
+class SignatureError(Exception):
+    """A key that cannot be used, or a signature that no trusted key made; the message says which."""
+
+
+class Signature(BaseModel):
+    """A signature, in base64, and the key that is said to have made it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key_id: Annotated[str, Field(pattern=rf"^[0-9a-f]{{{KEY_ID_DIGITS}}}$")]
+    value: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{86}==$")]  # 64 bytes
+
+
+def _checked_public_key(text: str) -> str:
+    _der(text)
+    return text
+
+
+def _der(public_key: str) -> bytes:
+    try:
+        der = base64.b64decode(public_key, validate=True)
+    except binascii.Error:
+        der = b""
+    if not der.startswith(_PUBLIC_KEY_PREFIX) or len(der) != len(_PUBLIC_KEY_PREFIX) + _PUBLIC_KEY_BYTES:
+        raise ValueError(
+            "expected an Ed25519 public key: the line that `openssl pkey -in KEY.pem -pubout` prints between markers"
+        )
+    return der
+
+
+PublicKey = Annotated[str, AfterValidator(_checked_public_key)]
+
+
+def key_id(public_key: str) -> str:
+    """Return what names a public key in signatures."""
+    return hashlib.sha256(_der(public_key)).hexdigest()[:KEY_ID_DIGITS]
+
+
+def make_private_key() -> str:
+    """Return a new private key."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 - 30 ms
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # noqa: PLC0415
+
+    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return pem.decode("ascii")
+
+
+def public_key(private_key: str) -> str:
+    """Return the public key of a private one.
+
+    Raises:
+        SignatureError: it is no Ed25519 key without a passphrase.
+    """
+    raw = _loaded(private_key).public_key().public_bytes_raw()
+    return base64.b64encode(_PUBLIC_KEY_PREFIX + raw).decode("ascii")
+
+
+def sign(payload: bytes, private_key: str) -> Signature:
+    """Return the signature of a payload.
+
+    Raises:
+        SignatureError: the key is no Ed25519 key without a passphrase.
+    """
+    value = _loaded(private_key).sign(_encoded(payload))
+    return Signature(key_id=key_id(public_key(private_key)), value=base64.b64encode(value).decode("ascii"))
+
+
+def signer(payload: bytes, signature: Signature, trusted: Mapping[str, str]) -> str:
+    """Return the name of the trusted key that signed a payload.
+
+    Args:
+        payload: what should have been signed.
+        signature: as it came with the payload.
+        trusted: public keys by their names.
+
+    Raises:
+        SignatureError: the key is not trusted, or it did not sign this.
+    """
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - 30 ms
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+
+    found = next((name for name, key in trusted.items() if key_id(key) == signature.key_id), None)
+    if found is None:
+        raise SignatureError(f"signed by the key {signature.key_id}, which is not trusted (trusted: {_names(trusted)})")
+    key = Ed25519PublicKey.from_public_bytes(_der(trusted[found])[len(_PUBLIC_KEY_PREFIX) :])
+    try:
+        key.verify(base64.b64decode(signature.value), _encoded(payload))
+    except InvalidSignature:
+        raise SignatureError(
+            f"the signature is not one of {found} over this manifest: one of them was altered"
+        ) from None
+    return found
+
+
+def _names(trusted: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {key_id(key)}" for name, key in trusted.items()) or "none"
+
+
+def _loaded(private_key: str) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 - 30 ms
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
+    try:
+        key = load_pem_private_key(private_key.encode(), password=None)
+    except (ValueError, TypeError) as error:
+        raise SignatureError(f"no private key in PEM without a passphrase: {error}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SignatureError("not an Ed25519 key: make one by `openssl genpkey -algorithm ed25519 -out KEY.pem`")
+    return key
+
+
+def _encoded(payload: bytes) -> bytes:
+    """Return what is signed: DSSE's pre-authentication encoding, so a signature made for anything else never fits."""
+    kind = PAYLOAD_TYPE.encode("ascii")
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
