@@ -11,6 +11,7 @@ from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
 
 _STORAGE = 'job="storage"'
 _API = 'route=~"/v1/.+"'
+OUTLASTING = "1m"  # a cause goes on firing until what follows from it has ended, else that is sent after all
 BRIDGE = "1m"  # how long the last value of a series counts when scrapes fail
 ALL_UP = {f'up{{stack="test",job="{job.name}",instance="one"}}': "1x60" for job in JOBS}
 
@@ -76,7 +77,7 @@ DATABASE_DOWN = Alert(
     name="StorageDatabaseDown",
     expression=_database_down,
     pending="20s",
-    keep_firing="15s",
+    keep_firing=OUTLASTING,
     severity="critical",
     component="database",
     category="availability",

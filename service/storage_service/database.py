@@ -146,7 +146,7 @@ class Database:
 
     async def _watch(self) -> None:
         """Ask for the schema version each second, on a connection that no burst of requests can take."""
-        while True:
+        while not _is_cancelled():
             with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
                 await self._watch_connection()
             await asyncio.sleep(WATCH_INTERVAL_S)
@@ -159,7 +159,7 @@ class Database:
             async with connection:
                 await self._follow_login(arguments)
                 await self._pool.check()
-                while arguments == self._connection_arguments():
+                while arguments == self._connection_arguments() and not _is_cancelled():
                     self._note(await self._schema_condition(connection))
                     await asyncio.sleep(WATCH_INTERVAL_S)
         except (psycopg.Error, OSError, TimeoutError) as error:
@@ -192,3 +192,13 @@ class Database:
             level = logging.INFO if condition.usable else logging.WARNING
             log.log(level, "database condition changed", extra={"fields": vars(condition)})
         self.condition = condition
+
+
+def _is_cancelled() -> bool:
+    """Tell whether this task was asked to end.
+
+    The driver, cancelled in a query, first ends that query; an error of it takes the cancellation's place
+    (`psycopg.AsyncConnection.wait`). The request itself stays known to the task.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

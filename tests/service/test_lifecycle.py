@@ -1,16 +1,21 @@
 """Readiness, the database's absence, and the end of a process."""
 
+import asyncio
 import threading
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
+from service.storage_service.database import Condition, Database
+from service.storage_service.settings import Settings
 from tests.service.conftest import StartService
 from tests.service.harness import (
     Background,
     Service,
     StorageDatabase,
+    environment,
     free_port,
     item,
     post,
@@ -262,3 +267,27 @@ def test_end_under_load_fails_no_request(database: StorageDatabase, start: Start
     load.join()
     assert service.process.wait(timeout=20) == 0
     assert set(load.statuses) == {201}
+
+
+def test_closing_ends_a_watch_whose_query_fails_on_the_way_out(
+    database: StorageDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver ends a cancelled query, and an error of that takes the place of the cancellation."""
+
+    async def asked_when_cancelled(self: Database, _connection: object) -> Condition:
+        asking.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise psycopg.OperationalError("the connection is lost") from None
+        return self.condition
+
+    async def open_and_close() -> None:
+        connections = Database(Settings.from_environment(environment(database, 8000, {})))
+        await connections.open()
+        await asking.wait()
+        await connections.close()
+
+    asking = asyncio.Event()
+    monkeypatch.setattr(Database, "_schema_condition", asked_when_cancelled)
+    asyncio.run(asyncio.wait_for(open_and_close(), 30))
