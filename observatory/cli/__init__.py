@@ -22,6 +22,7 @@ from observatory.cli import (  # noqa: F401 - each registers its commands
     delivery,
     logs,
     scheduler,
+    silence,
     stack,
 )
 from observatory.cli.app import FAILED, INTERRUPTED, REFUSED, WRONG_USAGE, app, print_json
@@ -47,6 +48,7 @@ from observatory.demonstration import DemonstrationError
 from observatory.engine import ConfigError, EngineError, Interrupted, LockedError
 from observatory.interruption import interrupt_on_signals
 from observatory.operations import NeedsCliError
+from observatory.platforms.alertmanager import AlertmanagerError, SilenceRefusedError
 from observatory.runtime import LockHeldError, PortInUse, RuntimeFault
 from observatory.scheduling.runner import UnknownJobError
 from observatory.settings import SettingsError
@@ -74,11 +76,13 @@ EXIT_CODES: dict[type[BaseException], int] = {
     DatabaseLockHeldError: REFUSED,
     ContractRefusedError: REFUSED,
     SampleError: REFUSED,
+    SilenceRefusedError: REFUSED,
     DatabaseError: FAILED,
     RolledBackError: FAILED,
     RollbackFailedError: FAILED,
     TakenOverError: FAILED,
     BalancerError: FAILED,
+    AlertmanagerError: FAILED,
     EngineError: FAILED,
     RuntimeFault: FAILED,
     AccessError: FAILED,

@@ -24,6 +24,7 @@ from observatory.delivery.protocols import (
     MetricsUnavailableError,
     RolloutStore,
     Sample,
+    Silences,
 )
 from observatory.delivery.rollout import (
     TOTAL_WEIGHT,
@@ -91,6 +92,7 @@ class World:
     balancer: Balancer
     hosts: Hosts
     metrics: Metrics
+    silences: Silences
     clock: Clock
     journal: Journal
     limits: Limits = field(default_factory=Limits)
@@ -149,7 +151,10 @@ def roll_back(world: World, *, actor: str, reason: str) -> RolloutDocument:
             f"{standing.deployment.version} was rolled back already"
         )
     run = _Run(world, *_take_over(world, standing))
-    return run.roll_back(f"{reason} ({actor})")
+    try:
+        return run.roll_back(f"{reason} ({actor})")
+    finally:
+        world.silences.end(standing.deployment.id)
 
 
 def ask(world: World, request: str | None) -> RolloutDocument:
@@ -266,7 +271,11 @@ class _Run:
         return deployment
 
     def run(self) -> RolloutDocument:
-        """Go on from where the document says, to the end or back."""
+        """Go on from where the document says, to the end or back, with the moving fleet's alerts held back."""
+        with self._world.silences.moving(self._deployment.id, self._deployment.target):
+            return self._run()
+
+    def _run(self) -> RolloutDocument:
         if self._deployment.status == "rolling-back":
             self.roll_back(self._deployment.reason or "an earlier rollback was interrupted")
             raise RolledBackError(f"rolled back: {self._deployment.reason}")

@@ -89,6 +89,16 @@ class Metrics(Protocol):
         """Send synthetic requests to a fleet that has too little traffic to be judged."""
 
 
+class Silences(Protocol):
+    """Who holds alerts back while a fleet moves. Never raises: what cannot be done is told in the journal."""
+
+    def moving(self, deployment: str, fleet: FleetName) -> AbstractContextManager[None]:
+        """Hold a fleet's alerts back during a block; a killed command's silence ends by itself soon."""
+
+    def end(self, deployment: str) -> None:
+        """End what a deployment holds back, also one whose command was killed."""
+
+
 class Clock(Protocol):
     """Time, so that tests need not wait."""
 

@@ -27,6 +27,7 @@ from observatory.operations.logs import rotate_logs
 from observatory.operations.plan import PendingMigration, Plan, preview
 from observatory.operations.releases import KeptRelease, add_release, list_releases, sign_release
 from observatory.operations.rotation import RotatedRole, rotate_passwords
+from observatory.operations.silences import add_silence, end_silence, list_silences
 from observatory.operations.stack import (
     Status,
     UpResult,
@@ -53,6 +54,7 @@ __all__ = [
     "Status",
     "UpResult",
     "add_release",
+    "add_silence",
     "back_up_database",
     "choose_engine",
     "control_rollout",
@@ -62,10 +64,12 @@ __all__ = [
     "deploy_application",
     "deploy_database",
     "down",
+    "end_silence",
     "environment",
     "jobs",
     "list_backups",
     "list_releases",
+    "list_silences",
     "open_workspace",
     "outputs",
     "plan_database",

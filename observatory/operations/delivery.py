@@ -26,6 +26,7 @@ from observatory.delivery.rollout import FleetName, RolloutDocument, Strategy
 from observatory.operations.engines import EngineChoice, choose_engine, module_of
 from observatory.operations.journal import open_journal
 from observatory.operations.stack import outputs
+from observatory.platforms.alertmanager import Alertmanager, FleetSilences
 from observatory.platforms.local import HaproxyBalancer, LocalHosts, SystemClock
 from observatory.platforms.prometheus import PrometheusMetrics
 from observatory.progress import Reporter, silent
@@ -185,6 +186,7 @@ def _world(workspace: Workspace, settings: StackSettings, known: Any, choice: En
         balancer=HaproxyBalancer(sandbox),
         hosts=hosts,
         metrics=metrics,
+        silences=FleetSilences(Alertmanager(url=known["alertmanager_url"], stack=workspace.stack), journal.record),
         clock=SystemClock(),
         journal=journal,
         limits=settings.delivery.gates,

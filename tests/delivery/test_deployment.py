@@ -273,7 +273,7 @@ def ends_decided(
 
     stack.fault = fault
     wanted = canary() if gradual else order()
-    _quietly(lambda: deploy(stack.world(), wanted))
+    killed = _quietly(lambda: deploy(stack.world(), wanted))
     for _ in range(len(faults) + 1):
         document = stack.store.document
         assert document is not None
@@ -282,7 +282,8 @@ def ends_decided(
         again = (lambda: deploy(stack.world(), wanted)) if recover == "rerun" else (
             lambda: roll_back(stack.world(), actor="me", reason="it died")
         )  # fmt: skip
-        _quietly(again)
+        killed = _quietly(again)
+    assert killed or not stack.silenced
     document = stack.store.document
     assert document is not None
     if document.deployment is None:
@@ -297,12 +298,21 @@ def ends_decided(
 
 def _meanwhile(stack: Simulation) -> None:
     """Roll back from another process."""
-    stack.store.meanwhile(lambda: _quietly(lambda: roll_back(stack.world(), actor="other", reason="pages")))
+
+    def other() -> None:
+        _quietly(lambda: roll_back(stack.world(), actor="other", reason="pages"))
+
+    stack.store.meanwhile(other)
 
 
-def _quietly(work: Any) -> None:
-    with contextlib.suppress(Killed, KeyboardInterrupt, *EXPECTED):
-        work()
+def _quietly(work: Any) -> bool:
+    """Do it, and tell whether it was killed."""
+    try:
+        with contextlib.suppress(KeyboardInterrupt, *EXPECTED):
+            work()
+    except Killed:
+        return True
+    return False
 
 
 def _once(work: Any) -> Any:

@@ -89,6 +89,7 @@ class Simulation:
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     each_sleep: Callable[[], None] = lambda: None
     probed: int = 0
+    silenced: set[str] = field(default_factory=set)
 
     def weights(self) -> Mapping[FleetName, int]:
         self.fault("weights")
@@ -128,6 +129,22 @@ class Simulation:
     def probe(self, fleet: FleetName, requests: int) -> None:
         self.probed += requests
 
+    @contextmanager
+    def moving(self, deployment: str, fleet: FleetName) -> Iterator[None]:
+        """Hold back until the block ends; whoever is killed ends nothing."""
+        self.silenced.add(deployment)
+        try:
+            yield
+        except Killed:
+            raise
+        except BaseException:
+            self.end(deployment)
+            raise
+        self.end(deployment)
+
+    def end(self, deployment: str) -> None:
+        self.silenced.discard(deployment)
+
     def now(self) -> float:
         return self.time
 
@@ -145,6 +162,7 @@ class Simulation:
             balancer=self,
             hosts=self,
             metrics=self,
+            silences=self,
             clock=self,
             journal=self,
             limits=limits or Limits(deadline_s=60),

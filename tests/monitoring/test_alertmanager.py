@@ -1,8 +1,6 @@
 """Who is told: Alertmanager's own tool on the routes, and a real Alertmanager on what is held back."""
 
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
@@ -10,10 +8,8 @@ import yaml
 
 from monitoring import ALERTS, RECEIVERS, Scope, alertmanager_file, webhook_receivers
 from monitoring.alertmanager import NOBODY
-from observatory.nodes import Paths, Unit
-from observatory.nodes.alertmanager import alert_receiver, alertmanager
-from observatory.runtime import Probe, Program, Sandbox, find_free_ports
-from observatory.settings import Ports, StackSettings
+from observatory.runtime import Sandbox
+from tests.monitoring.conftest import Pager
 
 DEADLINE_S = 60
 ROUTES = {
@@ -75,47 +71,6 @@ def test_a_missing_receiver_is_refused() -> None:
     del receivers["email"]
     with pytest.raises(ValueError, match="email"):
         alertmanager_file(receivers)
-
-
-class Pager:
-    """A real Alertmanager with its receiver."""
-
-    def __init__(self, settings: StackSettings) -> None:
-        self.alertmanager = f"http://127.0.0.1:{settings.ports.alertmanager}"
-        self.receiver = f"http://127.0.0.1:{settings.ports.alert_receiver}"
-
-    def fire(self, *alerts: dict[str, str]) -> None:
-        document = [{"labels": labels} for labels in alerts]
-        httpx.post(f"{self.alertmanager}/api/v2/alerts", json=document).raise_for_status()
-
-    def held_back(self) -> set[tuple[str, str]]:
-        """Return (alert, stack) of those that are inhibited."""
-        alerts = httpx.get(f"{self.alertmanager}/api/v2/alerts").raise_for_status().json()
-        return {(a["labels"]["alertname"], a["labels"]["stack"]) for a in alerts if a["status"]["inhibitedBy"]}
-
-    def received(self, receiver: str) -> list[dict[str, Any]]:
-        records = httpx.get(f"{self.receiver}/alerts", params={"receiver": receiver}).raise_for_status().json()
-        return [alert for record in records for alert in record["notification"]["alerts"]]
-
-
-@pytest.fixture
-def pager(sandbox: Sandbox) -> Iterator[Pager]:
-    ports = dict(zip(Ports.model_fields, find_free_ports(len(Ports.model_fields)), strict=True))
-    settings = StackSettings(ports=Ports(**ports))
-    sandbox.start()
-    for unit in (alert_receiver(settings, Paths()), alertmanager(settings, Paths())):
-        start(sandbox, unit)
-    yield Pager(settings)
-    sandbox.stop()
-
-
-def start(sandbox: Sandbox, unit: Unit) -> None:
-    for directory in unit.directories:
-        sandbox.make_directory(directory)
-    for path, content in unit.files.items():
-        sandbox.write_file(path, content)
-    sandbox.supervisor.apply(Program(name=unit.name, command=unit.command))
-    sandbox.supervisor.wait_ready(unit.name, Probe(**unit.ready.target()))
 
 
 def alert(name: str, stack: str = "a", **labels: str) -> dict[str, str]:

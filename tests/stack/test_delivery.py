@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from observatory.delivery.journal import entries
 from observatory.delivery.signatures import make_private_key
 from tests.stack.conftest import a_checkout
 from tests.support.checkout import Checkout
@@ -112,6 +113,9 @@ def test_a_version_comes_by_blue_green_and_goes_back_without_a_lost_request(own:
     deployment = done["deployment"]["id"]
     assert told(own, "webhook", deployment) == ["start", "step", "success", "rollback", "rolled-back"]
     assert told(own, "pagerduty") == ["resolve", "trigger", "resolve"]
+    events = [entry.event for entry in entries(own.root / ".observatory/rollout/local.journal.jsonl")]
+    assert not {"not-notified", "not-silenced"} & set(events)
+    assert own.json("silence", "list") == []
 
 
 def told(stack: Checkout, channel: str, deployment: str | None = None) -> list[str]:
@@ -154,6 +158,16 @@ def test_what_cannot_be_deployed_is_refused(own: Checkout, arguments: tuple[str,
     before = own.json("status")["rollout"]
     assert message in own.run("deploy", "application", *arguments, *EMBEDDED, expect=3).stderr
     assert own.json("status")["rollout"] == before
+
+
+def test_alerts_are_held_back_by_hand_but_those_that_tell_of_an_outage(own: Checkout) -> None:
+    wanted = ("--fleet", "green", "--duration", "30m", "--reason", "noise")
+    made = own.json("silence", "add", *wanted)["id"]
+    assert [each["id"] for each in own.json("silence", "list")] == [made]
+    own.run("silence", "end", made)
+    assert own.json("silence", "list") == []
+    assert "never silenced" in own.run("silence", "add", "--alert", "StorageServiceDown", *wanted, expect=3).stderr
+    own.run("silence", "add", "--duration", "soon", "--reason", "noise", "--fleet", "green", expect=2)
 
 
 def test_steering_without_a_deployment_is_refused(own: Checkout) -> None:
