@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pulumi
 import pulumi_postgresql as postgresql
@@ -19,7 +19,9 @@ from components.dynamic import without_provider
 from components.secrets import LoginPassword
 from observatory.access import MONITOR_LIMITS, PROVISIONER, AccessDocument, PairedRole, Side, limits_of, login
 from observatory.database.limits import Limits
-from observatory.database.privileges import Profile
+
+if TYPE_CHECKING:
+    from observatory.database import Profile
 
 MONITOR = "monitor"
 GROUPS: dict[PairedRole, tuple[str, ...]] = {  # with what each is a member of

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from observatory.access import AccessDocument, utc_now
-from observatory.aws_settings import AwsSettings
 from observatory.delivery.rollout import RolloutDocument
 from observatory.settings import StackSettings
 from observatory.workspace import Workspace
+
+if TYPE_CHECKING:
+    from observatory.aws_settings import AwsSettings
 
 
 def declare(workspace: Workspace, settings: StackSettings, rollout: RolloutDocument) -> dict[str, Any]:
     """Declare a stack on its platform and return its outputs, whose names are the same on every platform."""
     logins = workspace.access.read() or AccessDocument.first(utc_now())
-    if isinstance(settings, AwsSettings):
-        return _on_aws(workspace, settings, rollout, logins)
-    return _on_this_machine(workspace, settings, rollout, logins)
+    if settings.platform == "local":
+        return _on_this_machine(workspace, settings, rollout, logins)
+    return _on_aws(workspace, cast("AwsSettings", settings), rollout, logins)  # what a stack elsewhere is read as
 
 
 def _on_aws(

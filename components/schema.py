@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pulumi
 from pulumi.dynamic import (
@@ -26,24 +26,8 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
+from observatory import database
 from observatory.actor import actor
-from observatory.database import (
-    Backup,
-    MigrationFileError,
-    Need,
-    Profile,
-    SchemaStatus,
-    check_syntax,
-    deploy,
-    edition_gaps,
-    finish_deployment,
-    read_migrations,
-    status,
-)
-from observatory.database.connection import has_password
-
-if TYPE_CHECKING:
-    from observatory.database.applying import Event
 
 _INPUTS = ("conninfo", "directory", "migrations", "target", "roles", "backup_home", "backup_rootfs")
 _DIGEST_LENGTH = 12
@@ -69,7 +53,7 @@ class SchemaArgs:
     conninfo: pulumi.Input[str]
     migrations: Path
     target: int | None = None
-    roles: Mapping[str, Profile] = field(default_factory=dict)
+    roles: Mapping[str, database.Profile] = field(default_factory=dict)
     needs: Sequence[tuple[str, str, int, int]] = ()
     backup_home: pulumi.Input[str] | None = None
     backup_rootfs: pulumi.Input[str] | None = None
@@ -83,12 +67,14 @@ class SchemaProvider(ResourceProvider):
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         """Refuse files that cannot run, before anything does; files that passed before are not parsed again."""
         try:
-            check_syntax(
+            fresh = [
                 migration
-                for migration in read_migrations(Path(news["directory"]))
+                for migration in database.read_migrations(Path(news["directory"]))
                 if _label(migration.path.stem, migration.sha256) not in _olds.get("migrations", ())
-            )
-        except MigrationFileError as error:
+            ]
+            if fresh:
+                database.check_syntax(fresh)  # with PostgreSQL's own parser, which takes a while to come
+        except database.MigrationFileError as error:
             return CheckResult(inputs=news, failures=[CheckFailure("migrations", str(error))])
         return CheckResult(inputs=news, failures=[])
 
@@ -110,7 +96,7 @@ class SchemaProvider(ResourceProvider):
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Report the ledger as it is."""
-        return ReadResult(id_=id_, outs=_outputs(props, status(props["conninfo"])))
+        return ReadResult(id_=id_, outs=_outputs(props, database.status(props["conninfo"])))
 
 
 class Schema(Resource, module="database", name="Schema"):
@@ -127,7 +113,7 @@ class Schema(Resource, module="database", name="Schema"):
     applied: pulumi.Output[list[str]]
 
     def __init__(self, name: str, args: SchemaArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        files = read_migrations(args.migrations)
+        files = database.read_migrations(args.migrations)
         given: pulumi.Output[str] = pulumi.Output.from_input(args.conninfo)
         conninfo: pulumi.Output[str] = given.apply(_secret_if_password)
         props = {
@@ -147,7 +133,7 @@ class Schema(Resource, module="database", name="Schema"):
 
 
 def _secret_if_password(conninfo: str) -> pulumi.Output[str]:
-    return pulumi.Output.secret(conninfo) if has_password(conninfo) else pulumi.Output.from_input(conninfo)
+    return pulumi.Output.secret(conninfo) if database.has_password(conninfo) else pulumi.Output.from_input(conninfo)
 
 
 def _label(stem: str, sha256: str) -> str:
@@ -168,24 +154,26 @@ def _variant(label: str) -> str:
 
 def _deploy(props: dict[str, Any]) -> dict[str, Any]:
     target = props.get("target")
-    deploy(
+    database.deploy(
         props["conninfo"],
         migrations=Path(props["directory"]),
         target=None if target is None else int(target),  # numbers arrive as floats
-        needs=[Need(fleet, release, int(low), int(high)) for fleet, release, low, high in props.get("needs") or ()],
+        needs=[
+            database.Need(fleet, release, int(low), int(high)) for fleet, release, low, high in props.get("needs") or ()
+        ],
         backup=_backup(props),
         actor=actor(),
         deployment_id=str(uuid.uuid4()),
         on_event=_tell,
     )
-    finish_deployment(props["conninfo"], roles=props.get("roles", {}))
-    for gap in edition_gaps(props["conninfo"]):
+    database.finish_deployment(props["conninfo"], roles=props.get("roles", {}))
+    for gap in database.edition_gaps(props["conninfo"]):
         if gap.replaced_by is None:
             sys.stderr.write(f"this edition of TimescaleDB has no {gap.feature}: {gap.consequence}\n")
-    return _outputs(props, status(props["conninfo"]))
+    return _outputs(props, database.status(props["conninfo"]))
 
 
-def _backup(props: dict[str, Any]) -> Backup | None:
+def _backup(props: dict[str, Any]) -> database.Backup | None:
     """What makes a backup before migrations run on a database that has data; None where nothing does."""
     if not props.get("backup_home"):
         return None
@@ -195,7 +183,7 @@ def _backup(props: dict[str, Any]) -> Backup | None:
     return MigrationBackup(Sandbox(Path(props["backup_home"]), Path(props["backup_rootfs"])))
 
 
-def _outputs(props: dict[str, Any], schema: SchemaStatus) -> dict[str, Any]:
+def _outputs(props: dict[str, Any], schema: database.SchemaStatus) -> dict[str, Any]:
     complete = [entry for entry in schema.applied if entry.complete]
     applied = [
         _label(f"{entry.name}.{entry.variant}" if entry.variant else entry.name, entry.sha256) for entry in complete
@@ -204,7 +192,7 @@ def _outputs(props: dict[str, Any], schema: SchemaStatus) -> dict[str, Any]:
     return {**inputs, "version": schema.version, "edition": schema.edition, "applied": applied}
 
 
-def _tell(event: Event) -> None:
+def _tell(event: database.Event) -> None:
     """Show why it takes long: the engine passes a provider's standard error on."""
     if event.kind in {"waiting", "backup", "blocked", "retrying"}:
         sys.stderr.write(f"{event.migration or 'schema'}: {event.kind}: {event.detail}\n")

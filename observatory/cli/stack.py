@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from observatory import operations
-from observatory.bootstrap import bootstrap as make_ready
 from observatory.cli.app import (
     DONE,
     FAILED,
@@ -31,9 +30,11 @@ from observatory.cli.app import (
 from observatory.cli.database import plan_view as schema_plan_view
 from observatory.cli.plan import plan_json, plan_view
 from observatory.console import ConsoleReporter, answer, show_live, table
-from observatory.delivery.rollout import Deployment
-from observatory.engine import Result
-from observatory.operations import JobStatus, PasswordStatus, Status, UpResult
+
+if TYPE_CHECKING:
+    from observatory.delivery.rollout import Deployment
+    from observatory.engine import Result
+    from observatory.operations import JobStatus, PasswordStatus, Status, UpResult
 
 
 @app.command()
@@ -145,6 +146,8 @@ def env(environment: EnvironmentOption = "local", output: OutputOption = Output.
 @app.command()
 def bootstrap(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
     """Make only what `up` needs before it can start: root filesystem, passphrase, first release."""
+    from observatory.bootstrap import bootstrap as make_ready  # noqa: PLC0415 - only where it is used
+
     workspace = operations.open_workspace(environment)
     with ConsoleReporter() as report:
         make_ready(workspace, report)

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Sequence
 
 from observatory.database.connection import connect
-from observatory.database.errors import readable
+from observatory.database.translation import readable
 
 KEY_PREFIX = "obs_"
 KEY_BYTES = 32

@@ -18,10 +18,11 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from observatory.database import ledger
 from observatory.database.backup import Backup, make_backup
 from observatory.database.blockers import Blocker, BlockerWatch
-from observatory.database.errors import LockTimeoutError, MigrationHistoryError, readable, summary
+from observatory.database.errors import LockTimeoutError, MigrationHistoryError
 from observatory.database.files import Migration
 from observatory.database.outside import Particulars, particulars, patience, sets_session, settle
 from observatory.database.statements import Script, parse
+from observatory.database.translation import readable, summary
 
 LOCK_TIMEOUT_MS = 500
 BACKOFF_S = (1, 60)

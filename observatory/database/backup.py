@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import psycopg
+if TYPE_CHECKING:
+    import psycopg
 
 FULL_IS_RECENT = timedelta(days=8)  # a weekly full backup, and a day for the one that is late
 

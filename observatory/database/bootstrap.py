@@ -13,9 +13,10 @@ import psycopg
 from psycopg import sql
 
 from observatory.database.connection import connect, with_database
-from observatory.database.errors import readable
-from observatory.database.limits import Limits, apply_role_settings
+from observatory.database.limits import Limits
 from observatory.database.lock import BOOTSTRAP_LOCK, session_lock
+from observatory.database.role_settings import apply_role_settings
+from observatory.database.translation import readable
 
 EXTENSIONS = ("timescaledb", "pg_stat_statements")
 LOCK_WAIT_S = 60.0

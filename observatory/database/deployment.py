@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,14 @@ from observatory.database import ledger
 from observatory.database.backup import Backup, has_data
 from observatory.database.blockers import BlockerWatch
 from observatory.database.connection import connect, describe
-from observatory.database.errors import UnsuitableServerError, readable
-from observatory.database.files import Edition, Migration, read_migrations
+from observatory.database.errors import UnsuitableServerError
+from observatory.database.files import Edition, read_migrations
 from observatory.database.history import compare, current_version
 from observatory.database.jobs import schedule_jobs
 from observatory.database.lock import MIGRATION_LOCK, session_lock
 from observatory.database.phases import Need, refuse_contracts
 from observatory.database.privileges import Profile, grant_access
+from observatory.database.translation import readable
 
 if TYPE_CHECKING:
     from observatory.database.applying import OnEvent
@@ -187,18 +188,6 @@ def finish_deployment(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
     """
     schedule_jobs(conninfo)
     grant_access(conninfo, roles=roles)
-
-
-def check_syntax(migrations: Iterable[Migration]) -> None:
-    """Parse migrations without a database.
-
-    Raises:
-        MigrationFileError: a file whose SQL cannot be used, by file, line and column.
-    """
-    for migration in migrations:
-        from observatory.database.statements import parse  # noqa: PLC0415 - see `deploy`; not even when there are none
-
-        parse(migration)
 
 
 def status(conninfo: str, *, migrations: Path | None = None) -> SchemaStatus:

@@ -16,9 +16,10 @@ from psycopg import sql
 from observatory.database import ledger
 from observatory.database.connection import connect, describe
 from observatory.database.deployment import status
-from observatory.database.errors import UnsuitableServerError, readable
+from observatory.database.errors import UnsuitableServerError
 from observatory.database.files import Migration, load_migrations
 from observatory.database.lock import MIGRATION_LOCK, session_lock
+from observatory.database.translation import readable
 
 LOCK_WAIT_S = 60.0
 _SESSION = {"search_path": "public", "lock_timeout": "10s", "statement_timeout": "0"}

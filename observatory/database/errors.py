@@ -1,15 +1,8 @@
 """What can go wrong with the database: few classes, each message names the cause, the place and the remedy.
 
-Owns the error classes and the translation of psycopg's exceptions into them. Decides nothing about retries.
+Owns the error classes alone, so that whoever only tells them apart imports no driver; what makes them out of psycopg's
+exceptions is `observatory.database.translation`.
 """
-
-from __future__ import annotations
-
-import contextlib
-from collections.abc import Iterator
-
-import psycopg
-from psycopg import errors as pg
 
 
 class DatabaseError(Exception):
@@ -52,54 +45,5 @@ class UnsuitableServerError(DatabaseError):
     """The server cannot take migrations: a standby, read-only, or without TimescaleDB."""
 
 
-_LOST = (pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, pg.IdleSessionTimeout)
-
-_REMEDIES: dict[type[psycopg.Error], str] = {
-    pg.DiskFull: "Free space on the server's disk, then run again",
-    pg.OutOfMemory: "Give the server memory or split the statement, then run again",
-    pg.ActiveSqlTransaction: (
-        "Nothing of the file was applied: move the statement to a file of its own whose first line is "
-        "'-- transaction: false', then run again"
-    ),
-    pg.InsufficientPrivilege: "Connect as the role that owns the objects, or have the missing privilege granted",
-    pg.TooManyConnections: "Close sessions or raise max_connections, then run again",
-}
-
-
-@contextlib.contextmanager
-def readable(place: str, *, remedy: str = "Nothing of it was applied: correct it and run again") -> Iterator[None]:
-    """Translate psycopg's exceptions inside the block.
-
-    Args:
-        place: what was being done, or `file:line:column`; starts the message.
-        remedy: what to do when the exception itself does not tell.
-
-    Raises:
-        UnreachableError: the connection broke.
-        UnsuitableServerError: the server takes no writes.
-        StatementFailedError: any other refusal by PostgreSQL.
-    """
-    try:
-        yield
-    except psycopg.Error as error:
-        raise _translate(error, place, remedy) from error
-
-
-def summary(error: psycopg.Error) -> str:
-    """PostgreSQL's message in one line, with detail, hint and SQLSTATE where it gave them."""
-    diagnostic = error.diag
-    if diagnostic.message_primary is None:
-        return " ".join(str(error).split()).rstrip(".?")
-    parts = (diagnostic.message_primary, diagnostic.message_detail, diagnostic.message_hint)
-    return f"{'; '.join(part.rstrip('.') for part in parts if part)} (SQLSTATE {error.sqlstate})"
-
-
-def _translate(error: psycopg.Error, place: str, remedy: str) -> DatabaseError:
-    if isinstance(error, _LOST) or (isinstance(error, psycopg.OperationalError) and error.sqlstate is None):
-        return UnreachableError(
-            f"{place}: the connection was lost: {summary(error)}. What was not committed is rolled back: run again"
-        )
-    if isinstance(error, pg.ReadOnlySqlTransaction):
-        return UnsuitableServerError(f"{place}: {summary(error)}. Connect to the primary, read-write")
-    known = next((text for kind, text in _REMEDIES.items() if isinstance(error, kind)), remedy)
-    return StatementFailedError(f"{place}: {summary(error)}. {known}")
+class SampleError(DatabaseError):
+    """A sample that must not or cannot be made; nothing was changed."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from psycopg.rows import class_row
 
 from observatory.database.connection import connect, describe
-from observatory.database.errors import readable
+from observatory.database.translation import readable
 
 _READ = "SELECT feature, replaced_by, consequence FROM observatory.edition_gaps ORDER BY feature"
 

@@ -13,8 +13,9 @@ import psycopg
 from psycopg.rows import class_row
 
 from observatory.database.connection import connect, describe
-from observatory.database.errors import UnsuitableServerError, readable
+from observatory.database.errors import UnsuitableServerError
 from observatory.database.lock import MIGRATION_LOCK, session_lock
+from observatory.database.translation import readable
 
 PREFIX = "observatory: "  # in pg_cron's names; jobs without it are somebody else's
 LOCK_WAIT_S = 60.0

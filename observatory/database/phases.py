@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from observatory.database.connection import connect
-from observatory.database.errors import ContractRefusedError, readable
+from observatory.database.errors import ContractRefusedError
+from observatory.database.translation import readable
 
 if TYPE_CHECKING:
     from observatory.database.statements import Script

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from observatory.database.connection import connect
-from observatory.database.errors import readable
+from observatory.database.translation import readable
 
 Profile = Literal["service", "reader", "administrator"]
 

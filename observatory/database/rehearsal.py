@@ -21,11 +21,12 @@ from psycopg.conninfo import make_conninfo
 from observatory.database.bootstrap import ensure_database
 from observatory.database.connection import connect, with_database
 from observatory.database.deployment import SESSION, deploy, server_edition
-from observatory.database.errors import DatabaseError, readable
+from observatory.database.errors import DatabaseError
 from observatory.database.files import Edition
 from observatory.database.locks import MODES, Expected, Lock, expected
 from observatory.database.outside import particulars
 from observatory.database.statements import Script, Statement
+from observatory.database.translation import readable
 
 OWNER = "migrator"
 

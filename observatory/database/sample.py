@@ -19,17 +19,14 @@ import psycopg
 from psycopg import sql
 
 from observatory.database.connection import connect, describe
-from observatory.database.errors import DatabaseError, readable
+from observatory.database.errors import SampleError
+from observatory.database.translation import readable
 
 SETTLED = timedelta(days=1)  # how late clients send: a window that is older is not copied twice
 MIN_SALT_LENGTH = 16
 
 _SESSION: Mapping[str, str] = {"search_path": "public", "statement_timeout": "0", "timezone": "UTC"}
 _SOURCE: Mapping[str, str] = {**_SESSION, "default_transaction_read_only": "on"}
-
-
-class SampleError(DatabaseError):
-    """A sample that must not or cannot be made; nothing was changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
@@ -64,6 +65,16 @@ class Script:
     transactional: bool
     phase: Phase
     statements: tuple[Statement, ...]
+
+
+def check_syntax(migrations: Iterable[Migration]) -> None:
+    """Parse migrations without a database.
+
+    Raises:
+        MigrationFileError: a file whose SQL cannot be used, by file, line and column.
+    """
+    for migration in migrations:
+        parse(migration)
 
 
 def parse(migration: Migration) -> Script:

@@ -17,11 +17,12 @@ import psycopg
 from observatory.database.catalogue import SETTINGS, Catalogue, Object, Objects, load, read_objects
 from observatory.database.connection import connect, describe
 from observatory.database.deployment import SchemaStatus, status
-from observatory.database.errors import DatabaseError, readable, summary
+from observatory.database.errors import DatabaseError
 from observatory.database.files import Edition, read_migrations
 from observatory.database.jobs import PREFIX
 from observatory.database.privileges import INGEST, INGEST_TABLES, READ
 from observatory.database.smoke import marked_rows, read, write_and_read_back
+from observatory.database.translation import readable, summary
 
 Verdict = Literal["passed", "failed", "unknown"]
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any, Protocol
-
-import httpx
+from typing import TYPE_CHECKING, Any, Protocol
 
 from observatory.notifications.notices import Kind, Notice
+
+if TYPE_CHECKING:
+    import httpx
 
 ATTEMPT_SECONDS = 5.0  # of one attempt
 REQUEST_TIMEOUT, TOO_MANY_REQUESTS = 408, 429
@@ -169,6 +170,8 @@ class Email:
 
 def _post(url: str, document: dict[str, Any]) -> None:
     """Post JSON, with the address in no message: it may be the secret."""
+    import httpx  # noqa: PLC0415 - in the thread that sends: a rollback does not wait for it
+
     try:
         answer = httpx.post(url, json=document, timeout=ATTEMPT_SECONDS)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:

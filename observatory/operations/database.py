@@ -13,7 +13,6 @@ from observatory import database, engine
 from observatory.actor import actor
 from observatory.backups import MigrationBackup
 from observatory.bootstrap import OperationError, engine_options, state_options
-from observatory.database import Deployment, Edition, Installation, Need, Verification, throwaway_server
 from observatory.delivery.needs import schema_needs
 from observatory.operations.plan import SCHEMA_TYPE
 from observatory.progress import Phase, Progress, Reporter, silent, task
@@ -21,7 +20,7 @@ from observatory.runtime import bubblewrap, files
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
-    from observatory.database import Event, OnEvent, Plan, Profile, Throwaway
+    from observatory.database import Deployment, Edition, Event, Need, OnEvent, Plan, Profile, Throwaway, Verification
 
 DEFAULT_RETRY = 5
 PROGRAMS = "/usr/lib/postgresql/17/bin"  # in the root filesystem
@@ -170,7 +169,7 @@ def back_up_database(workspace: Workspace, *, report: Reporter = silent) -> str:
 def _needs(workspace: Workspace) -> list[Need]:
     """Return which versions of the schema the fleets' releases work with, live or kept for a rollback."""
     rollout = workspace.rollout.read()
-    return [Need(*need) for need in schema_needs(rollout, workspace.releases)] if rollout else []
+    return [database.Need(*need) for need in schema_needs(rollout, workspace.releases)] if rollout else []
 
 
 def _file_name(migration: str | None) -> str | None:
@@ -185,7 +184,7 @@ def rehearsal_server(rootfs: Path) -> Throwaway:
         mounts = ("--die-with-parent", "--bind", str(directory), INSIDE)
         return bubblewrap.command(rootfs, bubblewrap.entry(rootfs), command, mounts=mounts)
 
-    installation = Installation(
+    installation = database.Installation(
         programs=PROGRAMS,
         wrap=wrap,
         inside=INSIDE,
@@ -193,7 +192,7 @@ def rehearsal_server(rootfs: Path) -> Throwaway:
     )
 
     def make(edition: Edition) -> AbstractContextManager[str]:
-        return throwaway_server(installation, edition=edition)
+        return database.throwaway_server(installation, edition=edition)
 
     return make
 

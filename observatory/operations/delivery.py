@@ -25,7 +25,7 @@ from observatory.delivery.releases import Manifest, ReleaseError
 from observatory.delivery.rollout import FleetName, RolloutDocument, Strategy
 from observatory.operations.engines import EngineChoice, choose_engine, module_of
 from observatory.operations.journal import open_journal
-from observatory.operations.stack import outputs
+from observatory.operations.state import outputs
 from observatory.platforms.alertmanager import Alertmanager, FleetSilences
 from observatory.platforms.local import HaproxyBalancer, LocalHosts, SystemClock
 from observatory.platforms.prometheus import PrometheusMetrics

@@ -6,12 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from psycopg.conninfo import make_conninfo
-
-from observatory import engine
+from observatory import database, engine
 from observatory.access import PairedRole, login, utc_now
 from observatory.bootstrap import engine_options
-from observatory.database import UnreachableError, connect
 from observatory.progress import Reporter, task
 from observatory.settings import StackSettings
 from observatory.workspace import Workspace
@@ -83,11 +80,13 @@ def _urls(workspace: Workspace) -> Mapping[str, str]:
 
 def _refused(urls: Mapping[str, str], port: int) -> Iterator[str]:
     """Yield the logins that PostgreSQL itself does not let in with their passwords."""
+    from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - psycopg only where it is used
+
     for name, url in urls.items():
         try:
-            with connect(make_conninfo(url, port=port), purpose="verify passwords"):
+            with database.connect(make_conninfo(url, port=port), purpose="verify passwords"):
                 pass
-        except UnreachableError as error:
+        except database.UnreachableError as error:
             if "password authentication failed" not in str(error):
                 return
             yield name

@@ -20,7 +20,8 @@ from observatory.bootstrap import OperationError, state_options
 from observatory.database import connect
 from observatory.database.connection import with_database
 from observatory.operations.engines import EngineChoice
-from observatory.operations.stack import outputs, up
+from observatory.operations.stack import up
+from observatory.operations.state import outputs
 from observatory.progress import Reporter, silent, task
 from observatory.runtime.locks import exclusive
 from observatory.settings import StackSettings, load_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from observatory.actor import actor
 from observatory.bootstrap import OperationError
 from observatory.delivery.rollout import FleetName
-from observatory.operations.stack import outputs
+from observatory.operations.state import outputs
 from observatory.platforms.alertmanager import Alertmanager, Silence
 from observatory.workspace import Workspace
 

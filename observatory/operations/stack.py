@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
-import observatory
 from observatory import automation, engine
-from observatory.aws_settings import AwsSettings
 from observatory.bootstrap import OperationError, bootstrap, engine_options, rollout_of_state, state_options
 from observatory.delivery.rollout import RolloutDocument
 from observatory.demonstration import Demonstration, demonstrate
 from observatory.engine import Result
 from observatory.operations.engines import EngineChoice, engine_for, module_of
-from observatory.operations.jobs import JobStatus, jobs
 from observatory.operations.logins import PasswordStatus, mend_logins, password_statuses
+from observatory.operations.scheduler import JobStatus, jobs
+from observatory.operations.state import outputs
 from observatory.progress import Phase, Progress, Reporter, silent, task
 from observatory.providers.plugin import missing
 from observatory.runtime import check_ports
@@ -27,6 +25,9 @@ from observatory.scheduling.daemon import stop_scheduler
 from observatory.settings import StackSettings, load_file
 from observatory.status import DaemonStatus, daemon_statuses
 from observatory.workspace import Workspace
+
+if TYPE_CHECKING:
+    from observatory.aws_settings import AwsSettings
 
 SETTLE_S = 30.0
 COMPONENTS = ("observatory:", "pulumi:")  # what is no resource of its own
@@ -58,20 +59,6 @@ class Status:
     def healthy(self) -> bool:
         """Whether every daemon is there and ready."""
         return bool(self.daemons) and all(daemon.health == "ready" for daemon in self.daemons)
-
-
-def open_workspace(stack: str = "local", root: Path | None = None) -> Workspace:
-    """Return a stack's workspace; `root` defaults to the checkout that this library stands in.
-
-    Raises:
-        OperationError: there is no such stack.
-    """
-    root = root or Path(observatory.__file__).resolve().parent.parent
-    workspace = Workspace(root=root, stack=stack)
-    if not workspace.config_file.exists():
-        known = ", ".join(sorted(file.name.split(".")[1] for file in root.glob("Pulumi.*.yaml"))) or "none"
-        raise OperationError(f"no stack {stack!r}: {workspace.config_file.name} does not exist (stacks here: {known})")
-    return workspace
 
 
 def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter = silent) -> UpResult:
@@ -239,20 +226,6 @@ def _unless_gone(_function: object, _path: str, caught: tuple[type[BaseException
         raise caught[1]
 
 
-def outputs(workspace: Workspace, *, show_secrets: bool = False) -> Mapping[str, Any]:
-    """Return the stack's outputs from its state, without running the program."""
-    options = engine_options(workspace) if show_secrets else state_options(workspace)
-    return engine.outputs(options, show_secrets=show_secrets)
-
-
-def environment(workspace: Workspace) -> dict[str, str]:
-    """Return what a plain `pulumi` needs in its environment."""
-    return {
-        **automation.environment(workspace.backend, plugins=load_file(workspace.config_file).platform != "local"),
-        "PULUMI_CONFIG_PASSPHRASE_FILE": str(workspace.passphrase_file),
-    }
-
-
 def status(workspace: Workspace) -> Status:
     """Look at what runs.
 
@@ -260,10 +233,11 @@ def status(workspace: Workspace) -> Status:
         OperationError: the stack's processes are not on this machine.
     """
     settings = load_file(workspace.config_file)
-    if isinstance(settings, AwsSettings):
+    if settings.platform != "local":
+        elsewhere = cast("AwsSettings", settings)  # what a stack on another platform is read as
         raise OperationError(
             f"status looks at processes of this machine, and {workspace.stack!r} has none: its machines' health is in "
-            f"Prometheus ({settings.kubernetes.prometheus_url}), what was declared in `observatory outputs -e "
+            f"Prometheus ({elsewhere.kubernetes.prometheus_url}), what was declared in `observatory outputs -e "
             f"{workspace.stack}`"
         )
     rollout = workspace.rollout.read() or rollout_of_state(workspace)

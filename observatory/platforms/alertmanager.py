@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from observatory.delivery.rollout import FleetName
+
+if TYPE_CHECKING:
+    import httpx
 
 ANSWER_SECONDS = 2.0
 SILENCE_SECONDS, EXTEND_SECONDS = 120.0, 30.0  # of a deployment's silence, and how often it is extended
@@ -116,6 +117,8 @@ class Alertmanager:
                 self.end(silence.id)
 
     def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        import httpx  # noqa: PLC0415 - only where it is used: a rollback gives the traffic back first
+
         try:
             answer = httpx.request(method, f"{self.url}/api/v2/{path}", timeout=ANSWER_SECONDS, **options)
         except httpx.HTTPError as error:

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
-
-import httpx
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from observatory.delivery.protocols import BalancerError, HostsError
 from observatory.delivery.rollout import FileRolloutStore, FleetName, FleetState
@@ -18,6 +17,9 @@ from observatory.engine import EngineError, Interrupted, Result, Step
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import runtime_socket, weights_file
 from observatory.runtime import BalancerUnreachable, LiveMap, Probe, RuntimeFault, Sandbox
+
+if TYPE_CHECKING:
+    import httpx
 
 UNTOUCHED = ("same", "refresh", "read")
 SEEN_SECONDS = 10.0  # for the balancer to see a fleet that is ready: it looks each second
@@ -122,32 +124,38 @@ class LocalHosts:
         Raises:
             HostsError: another version answers, a trace was refused or did not come back.
         """
+        import httpx  # noqa: PLC0415 - only where it is used
+
         wanted = self._wanted(fleet)
         try:
             with self.marked() as trace_id, self._client(fleet) as client:
                 items = [_smoke_span(trace_id, number) for number in range(SMOKE_SPANS)]
-                _expect(client.post("/v1/traces", json={"items": items}), httpx.codes.CREATED, wanted, fleet)
+                _expect(client.post("/v1/traces", json={"items": items}), HTTPStatus.CREATED, wanted, fleet)
                 answer = client.get(f"/v1/traces/{trace_id}")
-                _expect(answer, httpx.codes.OK, wanted, fleet)
+                _expect(answer, HTTPStatus.OK, wanted, fleet)
                 if {span["span_id"] for span in answer.json()["items"]} != {item["span_id"] for item in items}:
                     raise HostsError(f"{fleet}: trace {trace_id} did not come back as it was written")
                 stranger = client.get("/v1/traces", headers={"Authorization": "Bearer nobody"})
-                if stranger.status_code != httpx.codes.UNAUTHORIZED:
+                if stranger.status_code != HTTPStatus.UNAUTHORIZED:
                     raise HostsError(f"{fleet}: a stranger's key was answered {stranger.status_code}, not 401")
         except httpx.HTTPError as error:
             raise HostsError(f"{fleet} does not answer at {self.preview_url}: {error}") from error
 
     def _wait_seen(self, fleet: FleetName) -> None:
+        import httpx  # noqa: PLC0415 - only where it is used
+
         deadline = time.monotonic() + SEEN_SECONDS
         with self._client(fleet) as client:
             while time.monotonic() < deadline:
                 with contextlib.suppress(httpx.HTTPError):
-                    if client.get("/health/ready").status_code == httpx.codes.OK:
+                    if client.get("/health/ready").status_code == HTTPStatus.OK:
                         return
                 time.sleep(0.1)
         raise HostsError(f"{fleet} is installed, and the balancer sees no ready instance of it")
 
     def _client(self, fleet: FleetName) -> httpx.Client:
+        import httpx  # noqa: PLC0415 - only where it is used
+
         headers = {"Authorization": f"Bearer {self.api_key}", "X-Observatory-Fleet": fleet}
         return httpx.Client(base_url=self.preview_url, headers=headers, timeout=10)
 

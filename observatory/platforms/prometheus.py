@@ -10,8 +10,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-
 from observatory.delivery.protocols import MetricsUnavailableError, Sample
 from observatory.delivery.rollout import FleetName
 
@@ -67,6 +65,8 @@ class PrometheusMetrics:
 
     def probe(self, fleet: FleetName, requests: int) -> None:
         """Read a few traces from a fleet, `requests` times; what it answers is seen by the next sample."""
+        import httpx  # noqa: PLC0415 - only where it is used
+
         headers = {"Authorization": f"Bearer {self.api_key}", "X-Observatory-Fleet": fleet}
         with httpx.Client(base_url=self.preview_url, headers=headers, timeout=ANSWER_SECONDS) as client:
             for _ in range(requests):
@@ -94,6 +94,8 @@ class PrometheusMetrics:
 
     def _ask(self, expression: str, fleet: FleetName) -> list[dict[str, Any]]:
         """Return the vector that an expression has now."""
+        import httpx  # noqa: PLC0415 - only where it is used
+
         query = expression.replace("%s", f'stack="{self.stack}",fleet="{fleet}"')
         try:
             answer = httpx.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=ANSWER_SECONDS)

@@ -27,7 +27,7 @@ from psycopg.conninfo import make_conninfo
 
 from observatory.database import DatabaseError
 from observatory.database.connection import connect
-from observatory.database.errors import readable
+from observatory.database.translation import readable
 from observatory.engine.providers import Diff, Provider, ProviderError
 from observatory.engine.values import UNKNOWN, Properties, reveal
 

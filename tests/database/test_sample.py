@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from observatory.database import catalogue, deploy
-from observatory.database.sample import MASKS, SampleError, copy_sample
+from observatory.database.errors import SampleError
+from observatory.database.sample import MASKS, copy_sample
 from tests.database.conftest import SHIPPED
 from tests.support.postgres import PostgresServer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from observatory.delivery.journal import entries
 from observatory.delivery.signatures import make_private_key
 from tests.stack.conftest import a_checkout
 from tests.support.checkout import Checkout
+from tests.support.imports import HEAVY, run_watched
 from tests.support.releases import variant
 
 EMBEDDED = ("--engine", "embedded")
@@ -104,8 +106,9 @@ def test_a_version_comes_by_blue_green_and_goes_back_without_a_lost_request(own:
         assert (done["green"]["version"], done["green"]["weight"]) == ("v0.2.0", 100)
         again = own.json("up", *EMBEDDED)
         assert set(again["summary"]) == {"same"}
-        back = own.json("rollback", "--method", "blue-green", "--emergency")
-        assert back["blue"]["weight"] == 100
+        back, loaded = run_watched(own, "rollback", "--method", "blue-green", "--emergency", "--output", "json")
+        assert json.loads(back)["blue"]["weight"] == 100
+        assert loaded & (HEAVY - {"httpx"}) == set()  # with which the notices are sent meanwhile
         time.sleep(1)
     assert load.failed == []
     assert load.versions["v0.2.0"] > 100

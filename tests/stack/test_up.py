@@ -24,6 +24,7 @@ from observatory.nodes.pgbackrest import command
 from observatory.runtime import Sandbox
 from tests.service.harness import until
 from tests.support.checkout import Checkout
+from tests.support.imports import HEAVY, run_watched
 
 OUTPUTS = {
     "service_url",
@@ -369,6 +370,17 @@ def test_down_leaves_nothing_running_and_nothing_behind(checkout: Checkout) -> N
 def test_json_is_one_document_and_nothing_else(stack: Checkout) -> None:
     done = stack.run("preview", "--engine", "embedded", "--output", "json")
     assert json.loads(done.stdout)["summary"]
+
+
+def test_the_status_asks_neither_program_nor_database(stack: Checkout) -> None:
+    _, loaded = run_watched(stack, "status")
+    assert loaded & HEAVY <= {"jinja2", "apscheduler"}  # for the units, and for when a job is next due
+
+
+def test_a_plan_of_what_nobody_changed_parses_no_migration(stack: Checkout) -> None:
+    _, loaded = run_watched(stack, "preview", "--engine", "embedded")
+    assert "pulumi" in loaded
+    assert loaded & {"pglast", "apscheduler", "httpx", "pulumi_aws", "pulumi_kubernetes"} == set()
 
 
 def sandbox(stack: Checkout) -> Sandbox:

@@ -1,0 +1,72 @@
+"""Which exit code each of the library's errors is. Imported when there is one: it knows every part of the library."""
+
+from __future__ import annotations
+
+from observatory.access import AccessError
+from observatory.backups import BackupRunningError
+from observatory.bootstrap import OperationError
+from observatory.cli.app import FAILED, INTERRUPTED, REFUSED, WRONG_USAGE
+from observatory.database.errors import (
+    ContractRefusedError,
+    DatabaseError,
+    MigrationFileError,
+    MigrationHistoryError,
+    SampleError,
+)
+from observatory.database.errors import LockHeldError as DatabaseLockHeldError
+from observatory.delivery.deployment import (
+    DeliveryRefusedError,
+    RollbackFailedError,
+    RolledBackError,
+    TakenOverError,
+)
+from observatory.delivery.protocols import BalancerError
+from observatory.delivery.releases import ReleaseError, ReleaseRefusedError
+from observatory.delivery.rollout import RolloutError
+from observatory.demonstration import DemonstrationError
+from observatory.engine import ConfigError, EngineError, Interrupted, LockedError
+from observatory.operations.engines import NeedsCliError
+from observatory.platforms.alertmanager import AlertmanagerError, SilenceRefusedError
+from observatory.runtime import LockHeldError, PortInUse, RuntimeFault
+from observatory.scheduling.runner import UnknownJobError
+from observatory.settings import SettingsError
+from service.build import BuildError
+
+EXIT_CODES: dict[type[BaseException], int] = {
+    SettingsError: WRONG_USAGE,
+    OperationError: WRONG_USAGE,
+    NeedsCliError: REFUSED,
+    ConfigError: WRONG_USAGE,
+    UnknownJobError: WRONG_USAGE,
+    LockedError: REFUSED,
+    PortInUse: REFUSED,
+    BackupRunningError: REFUSED,
+    MigrationFileError: REFUSED,
+    MigrationHistoryError: REFUSED,
+    LockHeldError: REFUSED,
+    Interrupted: INTERRUPTED,
+    DeliveryRefusedError: REFUSED,
+    DatabaseLockHeldError: REFUSED,
+    ContractRefusedError: REFUSED,
+    SampleError: REFUSED,
+    SilenceRefusedError: REFUSED,
+    DatabaseError: FAILED,
+    RolledBackError: FAILED,
+    RollbackFailedError: FAILED,
+    TakenOverError: FAILED,
+    BalancerError: FAILED,
+    AlertmanagerError: FAILED,
+    EngineError: FAILED,
+    RuntimeFault: FAILED,
+    AccessError: FAILED,
+    RolloutError: FAILED,
+    ReleaseRefusedError: REFUSED,
+    ReleaseError: FAILED,
+    BuildError: FAILED,
+    DemonstrationError: FAILED,
+}
+
+
+def exit_code(error: Exception) -> int | None:
+    """Return the exit code of an error, by its most particular class; None where it is not one of the library's."""
+    return next((EXIT_CODES[kind] for kind in type(error).mro() if kind in EXIT_CODES), None)

@@ -1,0 +1,41 @@
+"""The command loads what it uses and nothing else; what a running stack is asked is watched in `tests/stack`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.checkout import Checkout
+from tests.support.imports import HEAVY, run_watched
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    return Checkout.copy(tmp_path_factory.mktemp("fresh"), rootfs=None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--help",), 0),
+        (("outputs",), 0),
+        (("status",), 1),
+        (("rollback", "--method", "blue-green", "--emergency"), 3),
+    ],
+)
+def test_what_needs_neither_program_nor_database_loads_neither(
+    fresh: Checkout, arguments: tuple[str, ...], code: int
+) -> None:
+    _, loaded = run_watched(fresh, *arguments, expect=code)
+    assert loaded & HEAVY == set()
+
+
+def test_a_plan_of_this_machine_loads_no_sdk_of_another(fresh: Checkout) -> None:
+    _, loaded = run_watched(fresh, "preview", "--engine", "embedded")
+    assert "pulumi" in loaded
+    assert loaded & {"pulumi_aws", "pulumi_kubernetes", "apscheduler", "httpx"} == set()
+
+
+def test_a_plan_of_production_asks_no_database(fresh: Checkout) -> None:
+    _, loaded = run_watched(fresh, "preview", "-e", "production", "--engine", "embedded")
+    assert "pulumi_aws" in loaded
+    assert loaded & {"apscheduler", "httpx", "psycopg"} == set()
