@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engine, faults, ingest, migrations, startup
+from benchmarks import delivery, engine, faults, ingest, migrations, startup
 from observatory.runtime import Sandbox, rootfs_path
 from proofs.record import commit, machine
 from tests.support.checkout import Checkout
@@ -51,8 +51,10 @@ def measure_stack(parts: set[str]) -> None:
     checkout = startup.fresh_checkout()
     try:
         measured = {name: measure(checkout) for name, measure in PARTS.items() if name in (parts or PARTS)}
+        if "delivery" in measured:
+            print(delivery.write(measured.pop("delivery"), machine(), commit()))
         if parts:
-            print(measured)
+            print(measured or "")
         else:
             write(measured)
     finally:
@@ -156,7 +158,13 @@ def _output(root: Path, name: str) -> str:
 
 
 ALONE = frozenset({"engine", "migrations"})  # need no stack
-PARTS = {"startup": startup.measure, "ingest": measure_ingest, "rotation": measure_rotation, "faults": measure_faults}
+PARTS: dict[str, Callable[[Checkout], Any]] = {
+    "startup": startup.measure,
+    "ingest": measure_ingest,
+    "rotation": measure_rotation,
+    "faults": measure_faults,
+    "delivery": delivery.measure,
+}
 
 if __name__ == "__main__":
     main()
