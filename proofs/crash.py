@@ -40,7 +40,7 @@ def _life(signal: str, target: str, share: int, seed: int) -> Life:
         root = Path(directory) / "checkout"
         root.mkdir()
         checkout = Checkout.copy(root, rootfs=ensure_rootfs(SOURCE / ".observatory/cache"))
-        life = Life(checkout=checkout, signal=signal, target=target, share=share, seed=seed)
+        life = Life(checkout=checkout, signals=(signal,), target=target, share=share, seed=seed)
         try:
             return life.run()
         except AssertionError as error:  # a command that was left alone did not come through: the life ends here

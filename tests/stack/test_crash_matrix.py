@@ -88,10 +88,9 @@ def test_a_daemon_that_a_killed_up_left_takes_what_is_wanted_now(checkout: Check
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("signal", ["SIGKILL", "SIGINT"])
-def test_a_stack_lives_through_commands_that_end_anywhere(checkout: Checkout, signal: str) -> None:
-    """A part of the steps, each at one moment; `make prove` strikes every step at every moment."""
-    life = Life(checkout=checkout, signal=signal, share=SHARE).run()
+def test_a_stack_lives_through_commands_that_end_anywhere(checkout: Checkout) -> None:
+    """A part of the steps, each at one moment and by one signal; `make prove` strikes every step, moment and signal."""
+    life = Life(checkout=checkout, signals=("SIGKILL", "SIGINT"), share=SHARE).run()
     assert life.broken == []
     assert sum(life.blows.values()) >= 8, life.blows
 

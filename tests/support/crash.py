@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,15 @@ INTERRUPTED = 130
 
 @dataclass(kw_only=True)
 class Chain:
-    """Strikes `observatory ARGUMENTS` until it comes through; every broken promise ends up in `broken`."""
+    """Strikes `observatory ARGUMENTS`, by each signal in turn, until it comes through.
+
+    Every broken promise ends up in `broken`.
+    """
 
     checkout: Checkout
     arguments: tuple[str, ...]
     plan: Plan
+    signals: tuple[str, ...]
     blows: list[dict[str, str]] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -49,7 +53,7 @@ class Chain:
     def _struck(self) -> bool:
         """Run the command once; return whether it was struck."""
         file = Path(self.plan.ledger).with_suffix(".plan")
-        write_plan(file, self.plan)
+        write_plan(file, replace(self.plan, signal=self.signals[len(self.blows) % len(self.signals)]))
         before = len(read_ledger(Path(self.plan.ledger)))
         code, said = strike(self.checkout, self.arguments, file)
         fallen = read_ledger(Path(self.plan.ledger))[before:]
@@ -68,7 +72,7 @@ class Chain:
     def _expected(self, blow: dict[str, str]) -> set[int]:
         if self.plan.target == "host":
             return {0, 1}  # between two steps nobody needs it
-        ended = {-signal.SIGKILL} if self.plan.signal == "SIGKILL" else {INTERRUPTED}
+        ended = {-signal.SIGKILL} if blow["signal"] == "SIGKILL" else {INTERRUPTED}
         return ended | {0} if blow["moment"] == "working" else ended  # which may have come to its end meanwhile
 
 

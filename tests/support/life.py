@@ -60,10 +60,10 @@ class Writer:
 
 @dataclass(kw_only=True)
 class Life:
-    """One stack's life; `broken` is what was not as promised, `blows` how many fell."""
+    """One stack's life; the signals strike in turn; `broken` is what was not as promised, `blows` how many fell."""
 
     checkout: Checkout
-    signal: str
+    signals: tuple[str, ...]
     target: str = "command"
     share: int = 1
     seed: int = 0
@@ -88,9 +88,9 @@ class Life:
         return self
 
     def _chain(self, name: str, arguments: tuple[str, ...], **choices: Any) -> None:
-        given = {"signal": self.signal, "target": self.target, "share": self.share, "seed": self.seed}
+        given = {"target": self.target, "share": self.share, "seed": self.seed}
         plan = crash.plan_for(self.checkout, name, **{**given, **choices})
-        done = crash.Chain(checkout=self.checkout, arguments=arguments, plan=plan).run()
+        done = crash.Chain(checkout=self.checkout, arguments=arguments, plan=plan, signals=self.signals).run()
         self.broken += done.broken
         self.blows[name], self.seconds[name] = len(done.blows), done.seconds
 
