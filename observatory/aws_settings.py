@@ -44,6 +44,7 @@ PORTS = Ports(
     etcd_metrics=2381,
     blue=8100,
     green=8200,
+    trial=8300,
     node_exporter=9100,
     redis_exporter=9121,
     pgbouncer_exporter=9127,

@@ -68,6 +68,7 @@ class Ports(Settings):
     etcd_metrics: Port = 12381
     blue: Port = 18100
     green: Port = 18200
+    trial: Port = 18300
     prometheus: Port = 19090
     alertmanager: Port = 19093
     alert_receiver: Port = 19095

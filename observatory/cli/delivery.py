@@ -44,6 +44,7 @@ def application(
     target: Annotated[FleetName | None, typer.Option(help="The fleet to use; the idle one by default.")] = None,
     canary_percentage: Annotated[int | None, typer.Option(help="First step of a canary, in percent.")] = None,
     bake: Annotated[float | None, typer.Option(min=0, help="Seconds that each step is watched.")] = None,
+    skip_tests: Annotated[bool, typer.Option(help="Do not try the version apart first; this is recorded.")] = False,
     accept_drift: Annotated[bool, typer.Option(help="Go on although somebody changed the balancer's weights.")] = False,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
@@ -60,6 +61,7 @@ def application(
             target=target,
             canary_percentage=canary_percentage,
             bake_seconds=bake,
+            skip_tests=skip_tests,
             accept_drift=accept_drift,
             choice=engine.value,
             report=report,
@@ -91,7 +93,13 @@ def rollback(
         else:
             assert version is not None  # noqa: S101 - checked above
             done = operations.deploy_application(
-                workspace, version=version, strategy="blue-green", bake_seconds=0, choice=engine.value, report=report
+                workspace,
+                version=version,
+                strategy="blue-green",
+                bake_seconds=0,
+                skip_tests=emergency,
+                choice=engine.value,
+                report=report,
             )
     _show(done, output)
 

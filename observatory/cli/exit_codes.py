@@ -19,6 +19,7 @@ from observatory.delivery.deployment import (
     RollbackFailedError,
     RolledBackError,
     TakenOverError,
+    TrialFailedError,
 )
 from observatory.delivery.protocols import BalancerError
 from observatory.delivery.releases import ReleaseError, ReleaseRefusedError
@@ -54,6 +55,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     RolledBackError: FAILED,
     RollbackFailedError: FAILED,
     TakenOverError: FAILED,
+    TrialFailedError: FAILED,
     BalancerError: FAILED,
     AlertmanagerError: FAILED,
     EngineError: FAILED,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from observatory.delivery.gates import Limits, Verdict, judge
 from observatory.delivery.protocols import (
@@ -25,6 +26,7 @@ from observatory.delivery.protocols import (
     RolloutStore,
     Sample,
     Silences,
+    Trial,
 )
 from observatory.delivery.rollout import (
     TOTAL_WEIGHT,
@@ -42,6 +44,10 @@ SETTLE_PAUSE_S = 1.0
 
 class DeliveryRefusedError(Exception):
     """The deployment was not begun, and nothing was changed; the message says what stands in the way."""
+
+
+class TrialFailedError(Exception):
+    """The version failed a test before the deployment, and nothing was changed; the message says which."""
 
 
 class TakenOverError(Exception):
@@ -72,6 +78,7 @@ class Order:
         bake_s: seconds that each step is watched.
         actor: who wants it.
         accept_drift: go on although the balancer divides the traffic in another way than the document says.
+        skip_tests: bring the version without having tried it apart from the fleets before.
     """
 
     version: str
@@ -82,11 +89,12 @@ class Order:
     bake_s: float
     actor: str
     accept_drift: bool = False
+    skip_tests: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Everything that a delivery works with."""
+    """Everything that a delivery works with; `trial` is None where versions cannot be tried apart from the fleets."""
 
     store: RolloutStore
     balancer: Balancer
@@ -95,6 +103,7 @@ class World:
     silences: Silences
     clock: Clock
     journal: Journal
+    trial: Trial | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -114,6 +123,7 @@ def deploy(world: World, order: Order) -> RolloutDocument:
 
     Raises:
         DeliveryRefusedError: not begun, nothing changed.
+        TrialFailedError: the version failed before it was begun, nothing changed.
         RolledBackError: a gate, the fleet, an alert or a person said no; the old fleet serves.
         RollbackFailedError: so, and the way back failed too.
         TakenOverError: somebody else's rollback or deployment took over.
@@ -211,8 +221,10 @@ def _begin(world: World, standing: RolloutDocument, order: Order) -> tuple[Rollo
     if target == source:
         raise DeliveryRefusedError(f"{target} serves: deploy to {other(source)}, the idle fleet")
     _check_drift(world, standing, accept=order.accept_drift)
+    id_ = uuid.uuid4().hex[:12]
+    tests = _test(world, order, target, id_)
     deployment = Deployment(
-        id=uuid.uuid4().hex[:12],
+        id=id_,
         version=order.version,
         sha256=order.sha256,
         strategy=order.strategy,
@@ -223,6 +235,7 @@ def _begin(world: World, standing: RolloutDocument, order: Order) -> tuple[Rollo
         actor=order.actor,
         started=world.clock.now(),
         before=standing.fleet(target),
+        tests=tests,
     )
     fencing = standing.fencing + 1
     begun = standing.with_weight(target, 0).with_fleet(target, version=order.version, sha256=order.sha256)
@@ -231,6 +244,26 @@ def _begin(world: World, standing: RolloutDocument, order: Order) -> tuple[Rollo
     wanted = deployment.model_dump(include={"version", "sha256", "strategy", "source", "target", "weights", "bake_s"})
     world.journal.record("start", deployment=deployment.id, **wanted)
     return written, fencing
+
+
+def _test(world: World, order: Order, target: FleetName, id_: str) -> Literal["passed", "skipped"]:
+    """Try the version apart from the fleets, and say so in the journal, also where it is not done."""
+    if order.skip_tests:
+        world.journal.record("tests-skipped", deployment=id_, version=order.version)
+        return "skipped"
+    if world.trial is None:
+        raise DeliveryRefusedError(
+            f"{order.version} cannot be tried apart from the fleets on this platform; --skip-tests brings it without"
+        )
+    try:
+        world.trial.test(target, order.version)
+    except HostsError as error:
+        world.journal.record("tests-failed", deployment=id_, version=order.version, reason=str(error))
+        raise TrialFailedError(
+            f"{order.version} failed before it was deployed, nothing was changed: {error}"
+        ) from error
+    world.journal.record("tests-passed", deployment=id_, version=order.version)
+    return "passed"
 
 
 def _take_over(world: World, standing: RolloutDocument) -> tuple[RolloutDocument, int]:

@@ -58,6 +58,16 @@ class Hosts(Protocol):
         """Tell whether every instance of a fleet is ready."""
 
 
+class Trial(Protocol):
+    """Tries versions before anything moves."""
+
+    def test(self, fleet: FleetName, version: str) -> None:
+        """Run a kept version as an instance of a fleet, but behind no balancer, and exercise it; then remove it.
+
+        What a trial that was killed has left is removed too. Raises HostsError where the version fails.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """What the metrics know of a fleet over the last moments.

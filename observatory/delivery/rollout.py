@@ -66,6 +66,7 @@ class Deployment(_Document):
         reason: why it was rolled back, in words.
         started: when it began, in seconds since the epoch.
         before: what the target ran before, and runs again after a rollback.
+        tests: whether the version was tried before anything moved; None where that is not known.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Deployment(_Document):
     reason: str | None = None
     started: float
     before: FleetState
+    tests: Literal["passed", "skipped"] | None = None
 
     @property
     def ended(self) -> bool:

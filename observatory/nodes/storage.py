@@ -8,12 +8,29 @@ from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
 from observatory.settings import StackSettings
 
 LAME_DUCK_SECONDS = 3  # the balancer checks each second and takes an instance out at the second failure
+TRIAL = "storage-trial"  # the instance of a version that is tried before a fleet gets it
+TRIAL_SECONDS = 300  # after which it ends by itself, should the command that removes it be killed
 SHA256_PREFIX = 12  # digits of the digest in a release's directory name: enough to tell rebuilt artifacts apart
 
 
 def release_directory(paths: Paths, fleet: FleetName, version: str, sha256: str) -> str:
     """Return where a fleet's release is unpacked; another build of the same version has another directory."""
     return f"{paths.releases}/{fleet}/{version}-{sha256[:SHA256_PREFIX]}"
+
+
+def trial_releases(paths: Paths) -> str:
+    """Return the directory of releases that are tried: apart from the fleets', which come and go on their own."""
+    return f"{paths.releases}/trial"
+
+
+def trial_directory(paths: Paths, version: str, sha256: str) -> str:
+    """Return where a release that is tried is unpacked."""
+    return f"{trial_releases(paths)}/{version}-{sha256[:SHA256_PREFIX]}"
+
+
+def launcher(directory: str) -> str:
+    """Return the program that starts a release."""
+    return f"{directory}/bin/storage-service"
 
 
 def instance_name(fleet: FleetName, index: int) -> str:
@@ -48,7 +65,7 @@ def storage(
     port = getattr(settings.ports, fleet) + index - 1
     return Unit(
         name=name,
-        command=(f"{release_directory(paths, fleet, version, sha256)}/bin/storage-service",),
+        command=(launcher(release_directory(paths, fleet, version, sha256)),),
         environment={
             "STORAGE_LISTEN": f"{host.listen}:{port}",
             "STORAGE_FLEET": fleet,
@@ -68,4 +85,24 @@ def storage(
         priority=30,
         ports={f"ports.{fleet}": port},
         stop_seconds=LAME_DUCK_SECONDS + settings.fleets.drain_seconds + 5,
+    )
+
+
+def trial(settings: StackSettings, paths: Paths, *, fleet: FleetName, version: str, sha256: str) -> Unit:
+    """Return an instance of a release as the first of a fleet would be, but on a port that no balancer knows.
+
+    It has that instance's login, ends at once where asked, since nobody must notice, and by itself in the end.
+    """
+    unit = storage(settings, paths, fleet=fleet, index=1, version=version, sha256=sha256)
+    port = settings.ports.trial
+    program = launcher(trial_directory(paths, version, sha256))
+    listening = {"STORAGE_LISTEN": f"{LOOPBACK.listen}:{port}", "STORAGE_LAME_DUCK_SECONDS": "0"}
+    return unit.model_copy(
+        update={
+            "name": TRIAL,
+            "command": ("/usr/bin/timeout", "--kill-after=10", str(TRIAL_SECONDS), program),
+            "environment": {**unit.environment, **listening},
+            "ready": HttpReady(port=port, path="/health/ready"),
+            "ports": {"ports.trial": port},
+        }
     )

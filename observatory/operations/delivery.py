@@ -29,6 +29,7 @@ from observatory.operations.state import outputs
 from observatory.platforms.alertmanager import Alertmanager, FleetSilences
 from observatory.platforms.local import HaproxyBalancer, LocalHosts, SystemClock
 from observatory.platforms.prometheus import PrometheusMetrics
+from observatory.platforms.trial import LocalTrial
 from observatory.progress import Reporter, silent
 from observatory.settings import FLEETS, StackSettings, load_file
 from observatory.signing import trusted_keys
@@ -45,6 +46,7 @@ def deploy_application(
     target: FleetName | None = None,
     canary_percentage: int | None = None,
     bake_seconds: float | None = None,
+    skip_tests: bool = False,
     accept_drift: bool = False,
     choice: EngineChoice = "auto",
     report: Reporter = silent,
@@ -60,12 +62,14 @@ def deploy_application(
         target: the fleet; None for the idle one.
         canary_percentage: first step of a canary; None for the first of the settings.
         bake_seconds: how long each step is watched; None for the settings'.
+        skip_tests: do not try the version apart from the fleets first; the rollout document and the journal say so.
         accept_drift: go on although the balancer divides the traffic in another way than the rollout document says.
         choice: of the engine that installs the version.
         report: gets progress.
 
     Raises:
         DeliveryRefusedError: nothing was changed.
+        TrialFailedError: the version failed when it was tried before anything moved; nothing was changed.
         LockHeldError: another deployment is under way; nothing was changed.
         RolledBackError: the old fleet serves.
         RollbackFailedError: and the way back failed.
@@ -89,6 +93,7 @@ def deploy_application(
         bake_s=settings.delivery.bake_seconds if bake_seconds is None else bake_seconds,
         actor=actor(),
         accept_drift=accept_drift,
+        skip_tests=skip_tests,
     )
     with (
         open_journal(workspace, settings, report) as journal,
@@ -189,6 +194,13 @@ def _world(workspace: Workspace, settings: StackSettings, known: Any, choice: En
         silences=FleetSilences(Alertmanager(url=known["alertmanager_url"], stack=workspace.stack), journal.record),
         clock=SystemClock(),
         journal=journal,
+        trial=LocalTrial(
+            sandbox=sandbox,
+            settings=settings,
+            releases=workspace.releases,
+            api_key=known.get("api_key", ""),
+            marked=lambda: _marked(known["admin_database_url"], settings),
+        ),
         limits=settings.delivery.gates,
     )
 

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from observatory.delivery.protocols import BalancerError, HostsError
 from observatory.delivery.rollout import FileRolloutStore, FleetName, FleetState
 from observatory.engine import EngineError, Interrupted, Result, Step
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import runtime_socket, weights_file
+from observatory.platforms.smoke import exercise
 from observatory.runtime import BalancerUnreachable, LiveMap, Probe, RuntimeFault, Sandbox
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 UNTOUCHED = ("same", "refresh", "read")
 SEEN_SECONDS = 10.0  # for the balancer to see a fleet that is ready: it looks each second
-SMOKE_SPANS = 10
-MARK = "observatory.verification"  # of rows that nobody pays for: `observatory.database.smoke` removes them
 
 
 class SystemClock:
@@ -88,7 +86,7 @@ class LocalHosts:
         api_key: that may read and write.
         plan: says what an `up` would do.
         up: does it.
-        marked: gives the id of a trace whose spans, provider and model `MARK`, are removed at the end of the block.
+        marked: gives the id of rows that are removed at the end of the block.
     """
 
     rollout: FileRolloutStore
@@ -119,27 +117,14 @@ class LocalHosts:
         return all(Probe(http=f"http://127.0.0.1:{port}/health/ready").check() for port in self.ports[fleet])
 
     def verify(self, fleet: FleetName) -> None:
-        """Write traces through the preview listener, read them back, and look who answered; they are removed again.
+        """Exercise a fleet through the preview listener; what it wrote is removed again.
 
         Raises:
-            HostsError: another version answers, a trace was refused or did not come back.
+            HostsError: another version answers, a write was refused, or a trace did not come back.
         """
-        import httpx  # noqa: PLC0415 - only where it is used
-
         wanted = self._wanted(fleet)
-        try:
-            with self.marked() as trace_id, self._client(fleet) as client:
-                items = [_smoke_span(trace_id, number) for number in range(SMOKE_SPANS)]
-                _expect(client.post("/v1/traces", json={"items": items}), HTTPStatus.CREATED, wanted, fleet)
-                answer = client.get(f"/v1/traces/{trace_id}")
-                _expect(answer, HTTPStatus.OK, wanted, fleet)
-                if {span["span_id"] for span in answer.json()["items"]} != {item["span_id"] for item in items}:
-                    raise HostsError(f"{fleet}: trace {trace_id} did not come back as it was written")
-                stranger = client.get("/v1/traces", headers={"Authorization": "Bearer nobody"})
-                if stranger.status_code != HTTPStatus.UNAUTHORIZED:
-                    raise HostsError(f"{fleet}: a stranger's key was answered {stranger.status_code}, not 401")
-        except httpx.HTTPError as error:
-            raise HostsError(f"{fleet} does not answer at {self.preview_url}: {error}") from error
+        with self.marked() as run, self._client(fleet) as client:
+            exercise(client, run, who=fleet, version=wanted.version)
 
     def _wait_seen(self, fleet: FleetName) -> None:
         import httpx  # noqa: PLC0415 - only where it is used
@@ -174,26 +159,3 @@ def _only(fleet: FleetName, steps: Sequence[Step]) -> None:
     if foreign:
         listed = ", ".join(f"{step.operation} {step.name}" for step in foreign)
         raise HostsError(f"the stack differs from the checkout in more than {fleet} ({listed}): `observatory up` first")
-
-
-def _expect(answer: httpx.Response, status: int, wanted: FleetState, fleet: FleetName) -> None:
-    if answer.status_code != status:
-        raise HostsError(f"{fleet}: {answer.request.url.path} answered {answer.status_code}: {answer.text[:300]}")
-    version = answer.headers.get("X-Observatory-Version")
-    if version != wanted.version:
-        raise HostsError(f"{fleet} answers as {version}, not as {wanted.version}")
-
-
-def _smoke_span(trace_id: str, number: int) -> dict[str, Any]:
-    return {
-        "ts": datetime.now(UTC).isoformat(),
-        "trace_id": trace_id,
-        "span_id": f"smoke-{number}",
-        "span_name": "smoke",
-        "provider": MARK,
-        "model": MARK,
-        "input_type": "text",
-        "input_text": "smoke test of a deployment",
-        "duration_ms": 1,
-        "status_code": "OK",
-    }

@@ -1,4 +1,4 @@
-"""Start the service: `storage-service [--version]`; everything else is told by `STORAGE_*` environment variables."""
+"""Start the service: `storage-service [--version | --check]`; all else is told by `STORAGE_*` environment variables."""
 
 import argparse
 import socket
@@ -21,14 +21,21 @@ BACKLOG = 2048
 
 
 def main() -> int:
-    """Run until SIGTERM; return the exit status: 0 stopped, 1 cannot listen, 2 wrong settings."""
+    """Run until SIGTERM, or only check; return the exit status: 0 all is well, 1 cannot listen, 2 wrong settings."""
     parser = argparse.ArgumentParser(prog=RELEASE.name, description=__doc__)
     parser.add_argument("--version", action="version", version=RELEASE.version)
-    parser.parse_args()
+    parser.add_argument(
+        "--check", action="store_true", help="read the settings, put the application together, say what it is, and end"
+    )
+    arguments = parser.parse_args()
     try:
         settings = Settings.from_environment()
     except SettingsError as error:
         return _fail(str(error), EXIT_USAGE)
+    if arguments.check:
+        create_app(settings, lifecycle=Lifecycle())
+        sys.stdout.write(f"{RELEASE.model_dump_json()}\n")
+        return 0
     try:
         listener = _listen(settings.listen)
     except OSError as error:

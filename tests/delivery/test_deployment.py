@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 from typing import Any
 
@@ -16,6 +17,7 @@ from observatory.delivery.deployment import (
     RollbackFailedError,
     RolledBackError,
     TakenOverError,
+    TrialFailedError,
     ask,
     canary_weights,
     deploy,
@@ -49,6 +51,52 @@ def test_blue_green_moves_all_traffic_and_keeps_the_old_fleet_warm() -> None:
     )  # fmt: skip
     assert stack.time >= 30
     assert stack.store.document == done
+
+
+def test_a_version_is_tried_before_anything_moves_and_the_document_says_so() -> None:
+    stack = simulation()
+    done = deploy(stack.world(), order())
+    assert stack.tried == [("green", "v0.2.0")]
+    assert done.deployment is not None
+    assert done.deployment.tests == "passed"
+    assert [event for event, _ in stack.events][:3] == ["tests-passed", "start", "install"]
+
+
+def test_a_version_that_fails_its_trial_changes_nothing() -> None:
+    stack = simulation(fault=_failing("test", once=True))
+    before = stack.store.document
+    with pytest.raises(
+        TrialFailedError, match=r"v0\.2\.0 failed before it was deployed, nothing was changed: test failed"
+    ):
+        deploy(stack.world(), order())
+    assert stack.store.document == before
+    assert (stack.live, stack.runs) == ({"blue": 100, "green": 0}, {"blue": OLD, "green": OLD})
+    assert [event for event, _ in stack.events] == ["tests-failed"]
+
+
+def test_skipped_tests_are_recorded() -> None:
+    stack = simulation(fault=_failing("test", once=True))
+    done = deploy(stack.world(), order(skip_tests=True))
+    assert done.deployment is not None
+    assert done.deployment.tests == "skipped"
+    assert stack.events[0][0] == "tests-skipped"
+
+
+def test_where_nothing_can_be_tried_apart_that_must_be_said() -> None:
+    stack = simulation()
+    world = dataclasses.replace(stack.world(), trial=None)
+    with pytest.raises(DeliveryRefusedError, match="--skip-tests brings it without"):
+        deploy(world, order())
+    assert stack.store.history == []
+    deploy(world, order(skip_tests=True))
+
+
+def test_a_deployment_that_goes_on_after_a_kill_is_not_tried_again() -> None:
+    stack = simulation(fault=_raise_at("sleep", Killed()))
+    with pytest.raises(Killed):
+        deploy(stack.world(), order())
+    stack.fault = _failing("test", once=True)
+    assert deploy(stack.world(), order()).green.weight == 100
 
 
 def test_a_canary_goes_by_its_steps_and_bakes_each() -> None:
@@ -232,7 +280,9 @@ def test_abort_from_another_terminal() -> None:
         ask(stack.world(), "pause")
 
 
-EXPECTED = (RolledBackError, RollbackFailedError, TakenOverError, DeliveryRefusedError, BalancerError)
+EXPECTED = (
+    RolledBackError, RollbackFailedError, TakenOverError, TrialFailedError, DeliveryRefusedError, BalancerError,
+)  # fmt: skip
 PLACES = (*ERRORS, "sleep")
 FAULTS = st.lists(
     st.tuples(

@@ -90,6 +90,7 @@ class Simulation:
     each_sleep: Callable[[], None] = lambda: None
     probed: int = 0
     silenced: set[str] = field(default_factory=set)
+    tried: list[tuple[FleetName, str]] = field(default_factory=list)
 
     def weights(self) -> Mapping[FleetName, int]:
         self.fault("weights")
@@ -110,6 +111,10 @@ class Simulation:
         assert self.store.document
         self.runs[fleet] = self.store.document.fleet(fleet).sha256
         self.ready[fleet] = True
+
+    def test(self, fleet: FleetName, version: str) -> None:
+        self.fault("test")
+        self.tried.append((fleet, version))
 
     def verify(self, fleet: FleetName) -> None:
         self.fault("verify")
@@ -165,6 +170,7 @@ class Simulation:
             silences=self,
             clock=self,
             journal=self,
+            trial=self,
             limits=limits or Limits(deadline_s=60),
         )
 
@@ -179,6 +185,7 @@ ERRORS: dict[str, type[Exception]] = {
     "weights": BalancerError,
     "set_weights": BalancerError,
     "set_weights, done": BalancerError,
+    "test": HostsError,
     "install": HostsError,
     "verify": HostsError,
     "sample": MetricsUnavailableError,

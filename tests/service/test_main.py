@@ -1,5 +1,6 @@
 """What ends the service before it serves: exit statuses and messages."""
 
+import json
 import socket
 
 from tests.service.harness import StorageDatabase, environment, free_port, run_to_end
@@ -28,6 +29,22 @@ def test_unknown_host_exits_1_with_one_line(database: StorageDatabase) -> None:
     assert ended.returncode == 1
     assert ended.stderr.startswith("storage-service: cannot listen on no.such.host.invalid:8000 (STORAGE_LISTEN): ")
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_check_reads_the_settings_and_says_what_this_is_without_listening(database: StorageDatabase) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ended = run_to_end(environment(database, taken.getsockname()[1], {}), "--check")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    said = {"name": "storage-service", "version": "v0.0.0-dev", "schema_min": 3, "schema_max": 6}
+    assert json.loads(ended.stdout) == said
+
+
+def test_a_check_with_a_wrong_setting_exits_2(database: StorageDatabase) -> None:
+    ended = run_to_end(environment(database, free_port(), {"POOL_MAX": "0"}), "--check")
+    assert ended.returncode == 2
+    assert "STORAGE_POOL_MAX" in ended.stderr
 
 
 def test_version_is_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections import Counter
@@ -74,10 +75,11 @@ def own(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Chec
         checkout.run("up", *EMBEDDED)
         first = checkout.root / ".observatory/releases/v0.1.0.tar.gz"
         key = (checkout.root / ".observatory/signing-key.pem").read_text()
-        for version, fault in (("v0.2.0", "good"), ("v0.3.0", "failing"), ("v0.4.0", "unready")):
+        for version, fault in (("v0.2.0", "good"), ("v0.3.0", "failing"), ("v0.4.0", "unready"), ("v0.8.0", "broken")):
             made = variant(first, version, checkout.root / "made", key=key, fault=fault)
             checkout.run("release", "add", str(made))
         checkout.run("release", "add", str(variant(first, "v0.5.0", checkout.root / "made", key=key, schema_min=99)))
+        checkout.run("release", "add", str(variant(first, "v0.7.0", checkout.root / "made", key=key, schema_min=4)))
         yield checkout
 
 
@@ -134,7 +136,7 @@ def test_a_canary_with_errors_is_rolled_back_and_few_users_see_it(own: Checkout)
     with Load(own) as load:
         said = own.run(
             "deploy", "application", "--version", "v0.3.0", "--strategy", "canary", "--canary-percentage", "20",
-            *EMBEDDED, expect=1,
+            "--skip-tests", *EMBEDDED, expect=1,
         ).stderr  # fmt: skip
     assert "errors" in said
     assert len(load.failed) < sum(load.versions.values()) * 0.2
@@ -143,9 +145,45 @@ def test_a_canary_with_errors_is_rolled_back_and_few_users_see_it(own: Checkout)
 
 def test_a_version_that_never_gets_ready_never_gets_traffic(own: Checkout) -> None:
     with Load(own) as load:
-        own.run("deploy", "application", "--version", "v0.4.0", "--strategy", "blue-green", *EMBEDDED, expect=1)
+        own.run(
+            "deploy", "application", "--version", "v0.4.0", "--strategy", "blue-green", "--skip-tests", *EMBEDDED,
+            expect=1,
+        )  # fmt: skip
     assert load.failed == []
     assert "v0.4.0" not in load.versions
+    assert own.json("status")["rollout"]["deployment"]["tests"] == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("version", "message"), [("v0.7.0", "its manifest says"), ("v0.8.0", "/v1/metrics answered 500")]
+)
+def test_a_version_that_fails_when_it_is_tried_changes_nothing(own: Checkout, version: str, message: str) -> None:
+    before, processes = own.json("status")["rollout"], own.processes()
+    said = own.run("deploy", "application", "--version", version, "--strategy", "blue-green", *EMBEDDED, expect=1)
+    assert message in said.stderr
+    assert "nothing was changed" in said.stderr
+    assert own.json("status")["rollout"] == before
+    assert own.processes() <= processes
+    assert not (own.home / "releases/trial").exists()
+
+
+def test_what_a_killed_trial_left_is_removed_by_the_next(own: Checkout) -> None:
+    before = own.processes()
+    killed = own.start("deploy", "application", "--version", "v0.4.0", "--strategy", "blue-green", *EMBEDDED)
+    while not answers(own.ports()["trial"]):
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate()
+    assert answers(own.ports()["trial"])
+    own.run("deploy", "application", "--version", "v0.8.0", "--strategy", "blue-green", *EMBEDDED, expect=1)
+    assert not answers(own.ports()["trial"])
+    assert own.processes() <= before
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.parametrize(

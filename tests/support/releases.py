@@ -16,6 +16,7 @@ FAULTS = {
     "failing": "if scope['path'] == '/v1/logs' and random.random() < 0.5: raise RuntimeError('a fault')",
     "slow": "if scope['path'].startswith('/v1/'): await asyncio.sleep(1.5)",
     "crashing": "",
+    "broken": "if scope['path'] == '/v1/metrics': raise RuntimeError('always')",
 }
 CRASH_AFTER_S = 20
 
