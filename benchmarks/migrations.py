@@ -23,9 +23,9 @@ import psycopg
 import yoyo  # type: ignore[import-untyped]
 from psycopg.conninfo import conninfo_to_dict
 
-from observatory.database import Event, connect, deploy, read_migrations
+from observatory.database import Event, connect, deploy
 from observatory.database.deployment import server_edition
-from observatory.database.history import compare
+from observatory.database.history import look
 from observatory.runtime import bubblewrap, ensure_rootfs
 from tests.support.postgres import BINARIES, PostgresServer, postgres_server
 
@@ -93,6 +93,7 @@ def write(machine: str, commit: str) -> str:
     report = TEMPLATE.read_text().format(
         machine=machine,
         commit=commit,
+        count=CHECKS,
         checks=measured.checks_ms,
         tools="\n".join(_tool_row(name, seconds, measured.tools_s) for name, seconds in measured.tools_s.items()),
         writer=writer,
@@ -132,25 +133,26 @@ def _check(server: PostgresServer, directory: Path, size: int) -> float:
 def _nothing_pending(connection: psycopg.Connection, directory: Path) -> None:
     """What `deploy` does before it says that nothing is pending."""
     edition = server_edition(connection, "dbname=bench")
-    assert compare(connection, read_migrations(directory), edition=edition).pending == ()
+    assert look(connection, directory, edition=edition).pending == ()
 
 
 def _tools(server: PostgresServer, files: Path) -> dict[str, list[float] | None]:
     """Each tool in turn, round by round, so that a busy machine is busy for all of them."""
-    tools: dict[str, Callable[[PostgresServer, str, Path], None]] = {
-        "observatory": _ours,
-        "psql": _psql,
-        "alembic": _alembic,
-        "yoyo": _yoyo,
+    tools: dict[str, tuple[Callable[[PostgresServer, str, Path], None], Path]] = {
+        "observatory": (_ours, files),
+        "psql": (_psql, files),
+        "alembic": (_alembic, _alembic_project(files)),
+        "yoyo": (_yoyo, files),
     }
-    prepared = {"alembic": _alembic_project(files), "observatory": files, "psql": files, "yoyo": files}
+    if shutil.which("sqitch"):
+        tools["sqitch"] = (_sqitch, _sqitch_project(files))
     taken: dict[str, list[float]] = {name: [] for name in tools}
     for _ in range(ROUNDS):
-        for name, run in tools.items():
+        for name, (run, prepared) in tools.items():
             with server.fresh_database() as database:
-                taken[name].append(_timed(lambda: run(server, database, prepared[name])))  # noqa: B023 - called at once
+                taken[name].append(_timed(lambda: run(server, database, prepared)))  # noqa: B023 - called at once
                 _count(server, database)
-    return {**taken, "sqitch": None if shutil.which("sqitch") is None else _sqitch(server, files)}
+    return {**taken, "sqitch": taken.get("sqitch")}
 
 
 def _count(server: PostgresServer, database: str) -> None:
@@ -227,8 +229,8 @@ def _url(scheme: str, server: PostgresServer, database: str) -> str:
     return f"{scheme}://{parts['user']}@/{database}?host={parts['host']}&port={parts['port']}"
 
 
-def _sqitch(server: PostgresServer, files: Path) -> list[float]:
-    """One change for each file; the plan is written first, outside the measured time."""
+def _sqitch_project(files: Path) -> Path:
+    """A project with a change for each file."""
     project = files.parent / "sqitch"
     (project / "deploy").mkdir(parents=True)
     (project / "sqitch.conf").write_text("[core]\n\tengine = pg\n")
@@ -237,13 +239,12 @@ def _sqitch(server: PostgresServer, files: Path) -> list[float]:
         shutil.copy(file, project / "deploy" / file.name)
         plan.append(f"{file.stem} 2026-01-01T00:00:00Z Bench <bench@localhost> # small")
     (project / "sqitch.plan").write_text("\n".join(plan) + "\n")
-    taken = []
-    for _ in range(ROUNDS):
-        with server.fresh_database() as database:
-            command = ["sqitch", "deploy", "--quiet", _url("db:pg", server, database)]
-            taken.append(_timed(lambda: subprocess.run(command, cwd=project, check=True)))  # noqa: B023 - called at once
-            _count(server, database)
-    return taken
+    return project
+
+
+def _sqitch(server: PostgresServer, database: str, project: Path) -> None:
+    command = ["sqitch", "deploy", "--quiet", _url("db:pg", server, database)]
+    subprocess.run(command, cwd=project, check=True)
 
 
 def _writer(server: PostgresServer, directory: Path) -> Writer:

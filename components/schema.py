@@ -1,8 +1,9 @@
 """The schema of a database as a resource: a thin dynamic provider over `observatory.database`.
 
-It backs up a database that has data, deploys the migrations, schedules the jobs that they ask for, and gives the
-service's role its privileges. Owns what a preview shows of migrations and how drift of the ledger is noticed. How
-migrations run, and every refusal, is `observatory.database`. Deleting the resource forgets it: no data is ever dropped.
+It backs up a database that has data, deploys the migrations, schedules the jobs that they ask for, gives the roles
+their privileges, and verifies all of it: a database that is not as it should be is a failed step. Owns what a preview
+shows of migrations and how drift of the ledger is noticed. How migrations run, and every refusal, is
+`observatory.database`. Deleting the resource forgets it: no data is ever dropped.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class SchemaArgs:
         roles: roles that get their privileges on the schema's relations here, and what each of them is.
         needs: which versions of the schema the fleets' releases work with, as `observatory.database.Need` has them;
             migrations that would break one are refused.
+        service_conninfo: as the service's login, the way that the service connects: by it the database is read and
+            written after each deployment; None: that is not tried. Kept secret.
         backup_home: home of the sandbox whose pgBackRest makes a backup before pending migrations run on a database
             that has data; None: none is made.
         backup_rootfs: root filesystem of that sandbox.
@@ -55,6 +58,7 @@ class SchemaArgs:
     target: int | None = None
     roles: Mapping[str, database.Profile] = field(default_factory=dict)
     needs: Sequence[tuple[str, str, int, int]] = ()
+    service_conninfo: pulumi.Input[str] | None = None
     backup_home: pulumi.Input[str] | None = None
     backup_rootfs: pulumi.Input[str] | None = None
 
@@ -116,6 +120,7 @@ class Schema(Resource, module="database", name="Schema"):
         files = database.read_migrations(args.migrations)
         given: pulumi.Output[str] = pulumi.Output.from_input(args.conninfo)
         conninfo: pulumi.Output[str] = given.apply(_secret_if_password)
+        service = args.service_conninfo
         props = {
             "conninfo": conninfo,
             "directory": str(args.migrations.resolve()),
@@ -123,6 +128,7 @@ class Schema(Resource, module="database", name="Schema"):
             "target": args.target,
             "roles": dict(args.roles),
             "needs": [list(need) for need in args.needs],
+            "service_conninfo": None if service is None else pulumi.Output.secret(service),
             "backup_home": args.backup_home,
             "backup_rootfs": args.backup_rootfs,
             "version": None,
@@ -153,11 +159,11 @@ def _variant(label: str) -> str:
 
 
 def _deploy(props: dict[str, Any]) -> dict[str, Any]:
-    target = props.get("target")
+    target = None if props.get("target") is None else int(props["target"])  # numbers arrive as floats
     database.deploy(
         props["conninfo"],
         migrations=Path(props["directory"]),
-        target=None if target is None else int(target),  # numbers arrive as floats
+        target=target,
         needs=[
             database.Need(fleet, release, int(low), int(high)) for fleet, release, low, high in props.get("needs") or ()
         ],
@@ -166,11 +172,31 @@ def _deploy(props: dict[str, Any]) -> dict[str, Any]:
         deployment_id=str(uuid.uuid4()),
         on_event=_tell,
     )
-    database.finish_deployment(props["conninfo"], roles=props.get("roles", {}))
+    found = database.finish_deployment(
+        props["conninfo"],
+        migrations=Path(props["directory"]),
+        target=target,
+        roles=props.get("roles", {}),
+        service_conninfo=props.get("service_conninfo"),
+    )
+    _judge(found)
     for gap in database.edition_gaps(props["conninfo"]):
         if gap.replaced_by is None:
             sys.stderr.write(f"this edition of TimescaleDB has no {gap.feature}: {gap.consequence}\n")
     return _outputs(props, database.status(props["conninfo"]))
+
+
+def _judge(found: database.Verification) -> None:
+    """Tell what could not be looked at; what is not as it should be is an error, until it is mended."""
+    failed = [str(check) for check in found.problems if check.verdict == "failed"]
+    for check in found.problems:
+        if check.verdict == "unknown":
+            sys.stderr.write(f"schema: not verified: {check.name}: {check.detail}\n")
+    if failed:
+        raise database.VerificationFailedError(
+            f"the schema is at version {found.version}, but not as its migrations make it: {'; '.join(failed)}. Mend "
+            "that, then run again; `observatory deploy database --verify-only` looks at all of it"
+        )
 
 
 def _backup(props: dict[str, Any]) -> database.Backup | None:

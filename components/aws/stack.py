@@ -75,8 +75,9 @@ def declare(args: AwsArgs) -> dict[str, Any]:
             migrations=args.migrations,
             target=rollout.schema_target,
             roles=TABLE_PROFILES,
+            service_conninfo=database.url,
         ),
-        pulumi.ResourceOptions(depends_on=list(database.ready)),
+        pulumi.ResourceOptions(depends_on=[*database.ready, *database.pooled]),
     )
     document = _first_document(args, account)
     fleets = {

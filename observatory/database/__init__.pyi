@@ -15,7 +15,6 @@ from .connection import has_password as has_password
 from .deployment import Deployment as Deployment
 from .deployment import SchemaStatus as SchemaStatus
 from .deployment import deploy as deploy
-from .deployment import finish_deployment as finish_deployment
 from .deployment import status as status
 from .editions import upgrade_edition as upgrade_edition
 from .errors import BackupFailedError as BackupFailedError
@@ -29,10 +28,12 @@ from .errors import SampleError as SampleError
 from .errors import StatementFailedError as StatementFailedError
 from .errors import UnreachableError as UnreachableError
 from .errors import UnsuitableServerError as UnsuitableServerError
+from .errors import VerificationFailedError as VerificationFailedError
 from .files import Edition as Edition
 from .files import Migration as Migration
 from .files import load_migrations as load_migrations
 from .files import read_migrations as read_migrations
+from .finishing import finish_deployment as finish_deployment
 from .gaps import EditionGap as EditionGap
 from .gaps import edition_gaps as edition_gaps
 from .jobs import Job as Job

@@ -22,11 +22,9 @@ from observatory.database.blockers import BlockerWatch
 from observatory.database.connection import connect, describe
 from observatory.database.errors import UnsuitableServerError
 from observatory.database.files import Edition, read_migrations
-from observatory.database.history import compare, current_version
-from observatory.database.jobs import schedule_jobs
+from observatory.database.history import compare, current_version, look
 from observatory.database.lock import MIGRATION_LOCK, session_lock
 from observatory.database.phases import Need, refuse_contracts
-from observatory.database.privileges import Profile, grant_access
 from observatory.database.translation import readable
 
 if TYPE_CHECKING:
@@ -136,12 +134,11 @@ def deploy(
         UnsuitableServerError: a standby, or no TimescaleDB.
     """
     started = time.monotonic()
-    files = read_migrations(migrations)
     open_session = partial(connect, conninfo, purpose=f"deploy {deployment_id}", settings=SESSION)
     with contextlib.ExitStack() as sessions, readable(describe(conninfo)):
         connection = sessions.enter_context(open_session())
         edition = server_edition(connection, conninfo)
-        pending = partial(compare, connection, files, edition=edition, target=target, only=only)
+        pending = partial(look, connection, migrations, edition=edition, target=target, only=only)
         history = pending()
         applied: tuple[str, ...] = ()
         label: str | None = None
@@ -171,23 +168,6 @@ def deploy(
         version = current_version(ledger.read(connection)) if applied else history.version
     duration_ms = round((time.monotonic() - started) * 1000)
     return Deployment(applied=applied, version=version, edition=edition, backup_label=label, duration_ms=duration_ms)
-
-
-def finish_deployment(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
-    """Do what follows every deployment of the schema, needed or not: schedule its jobs, grant the roles' privileges.
-
-    Args:
-        conninfo: as the role that owns the schema.
-        roles: see `grant_access`.
-
-    Raises:
-        UnsuitableServerError: there are jobs, but no pg_cron to run them.
-        LockHeldError: another deployment runs.
-        StatementFailedError: PostgreSQL refused.
-        UnreachableError: no connection, or it broke.
-    """
-    schedule_jobs(conninfo)
-    grant_access(conninfo, roles=roles)
 
 
 def status(conninfo: str, *, migrations: Path | None = None) -> SchemaStatus:

@@ -45,5 +45,9 @@ class UnsuitableServerError(DatabaseError):
     """The server cannot take migrations: a standby, read-only, or without TimescaleDB."""
 
 
+class VerificationFailedError(DatabaseError):
+    """After a deployment the database is not what its migrations make; the message says in what."""
+
+
 class SampleError(DatabaseError):
     """A sample that must not or cannot be made; nothing was changed."""

@@ -7,14 +7,14 @@ to do stays fast. What a file's SQL may hold is `observatory.database.statements
 from __future__ import annotations
 
 import codecs
+import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 from observatory.database.errors import MigrationFileError
 
@@ -22,12 +22,11 @@ Edition = Literal["apache", "community"]
 EDITIONS: tuple[Edition, ...] = get_args(Edition)
 
 _READ_SIZE = 64 * 1024
-_FILE_NAME = re.compile(r"(?P<version>\d{3,9})_(?P<title>[a-z0-9_]+)(?:\.(?P<variant>apache|community))?\.sql")
+_FILE_NAME = re.compile(r"((\d{3,9})_[a-z0-9_]+)(?:\.(apache|community))?\.sql")  # name, version, variant
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Migration:
-    """One migration file.
+class Migration(NamedTuple):
+    """One migration file; of a kind that is made quickly, because thousands are made to find nothing to do.
 
     Attributes:
         version: its number, counted from 1 without gaps.
@@ -81,21 +80,50 @@ def read_migrations(directory: Path) -> tuple[Migration, ...]:
         MigrationFileError: a stray name, a number that is missing or taken twice, an incomplete pair of variants, or a
             file that is empty or not plain UTF-8 with Unix line ends.
     """
-    try:
-        names = sorted(name for name in os.listdir(directory) if not name.startswith("."))  # noqa: PTH208 - no Paths
-        migrations = sorted((_read(directory, name) for name in names), key=lambda migration: migration.version)
-    except OSError as error:
-        raise MigrationFileError(
-            f"{error.filename}: {error.strerror}. Give a readable directory of migrations"
-        ) from error
+    with _readable():
+        found = (_read(directory, name) for name in sorted(_names(directory)))
+        migrations = sorted(found, key=lambda migration: migration.version)
     _check_variants(migrations)
     _check_numbers(migrations)
     return tuple(migrations)
 
 
+def read_manifest(directory: Path, edition: Edition) -> list[str]:
+    """A line for each file of an edition, its name and the SHA-256 of its bytes, sorted: `001_initial_schema 0f1e…`.
+
+    What the ledger of a database says that has exactly these files. Nothing is checked, which takes half the time that
+    `read_migrations` does, and files of the other edition are not read.
+
+    Raises:
+        MigrationFileError: a file, or the directory, cannot be read.
+    """
+    others = tuple(f".{other}.sql" for other in EDITIONS if other != edition)
+    with _readable():
+        return sorted(
+            f"{name.removesuffix('.sql')} {hashlib.sha256(_contents(f'{directory}/{name}')).hexdigest()}"
+            for name in _names(directory)
+            if not name.endswith(others)
+        )
+
+
 def select_edition(migrations: Iterable[Migration], edition: Edition) -> tuple[Migration, ...]:
     """Those of the migrations that run on an edition."""
     return tuple(migration for migration in migrations if migration.variant in {None, edition})
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MigrationFileError(
+            f"{error.filename}: {error.strerror}. Give a readable directory of migrations"
+        ) from error
+
+
+def _names(directory: Path) -> list[str]:
+    """Names of the files, hidden ones left out."""
+    return [name for name in os.listdir(directory) if not name.startswith(".")]  # noqa: PTH208 - thousands of Paths
 
 
 def _read(directory: Path, name: str) -> Migration:
@@ -106,14 +134,8 @@ def _read(directory: Path, name: str) -> Migration:
             "NNN_name.community.sql in lower case; move other files elsewhere"
         )
     data = _contents(f"{directory}/{name}")
-    return Migration(
-        version=int(match["version"]),
-        name=f"{match['version']}_{match['title']}",
-        variant=match["variant"],  # type: ignore[arg-type]  # the pattern admits editions only
-        directory=directory,
-        sha256=hashlib.sha256(data).hexdigest(),
-        sql=_decode(name, data),
-    )
+    stem, version, variant = cast("tuple[str, str, Edition | None]", match.groups())
+    return Migration(int(version), stem, variant, directory, hashlib.sha256(data).hexdigest(), _decode(name, data))
 
 
 def _contents(path: str) -> bytes:

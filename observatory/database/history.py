@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 
 import psycopg
 
 from observatory.database import ledger
 from observatory.database.errors import MigrationFileError, MigrationHistoryError
-from observatory.database.files import Edition, Migration, select_edition
+from observatory.database.files import Edition, Migration, read_manifest, read_migrations, select_edition
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +28,27 @@ class History:
 
     version: int
     pending: tuple[Migration, ...]
+
+
+def look(
+    connection: psycopg.Connection,
+    directory: Path,
+    *,
+    edition: Edition,
+    target: int | None = None,
+    only: str | None = None,
+) -> History:
+    """Compare a database's ledger with a directory; quickly where it holds exactly what the ledger says.
+
+    Raises:
+        MigrationFileError: an unusable file, or there is no file `only`.
+        MigrationHistoryError: see `compare`.
+    """
+    if only is None:
+        version = ledger.version_of(connection, read_manifest(directory, edition))
+        if version is not None and target in {None, version}:
+            return History(version=version, pending=())
+    return compare(connection, read_migrations(directory), edition=edition, target=target, only=only)
 
 
 def compare(
@@ -52,9 +74,6 @@ def compare(
             target does not exist or lies behind the database, or `only` has predecessors that are not applied.
     """
     migrations = select_edition(files, edition)
-    wanted = migrations if target is None else migrations[:target]
-    if only is None and target in {None, len(wanted)} and ledger.holds(connection, wanted):
-        return History(version=len(wanted), pending=())
     entries = ledger.read(connection)
     _refuse_edits(connection, entries, files)
     version = current_version(entries)

@@ -6,6 +6,7 @@ Owns the table's shape and every statement that reads or writes it. Does not kno
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -68,11 +69,11 @@ _READ = """
     FROM observatory.schema_migrations ORDER BY version
 """
 
-# One row instead of thousands: what `digest` computes from the files.
+# One row instead of thousands. The lines are those of `files.read_manifest`.
 _DIGEST = """
-    SELECT count(*), sha256(convert_to(coalesce(string_agg(
-        version || ' ' || name || ' ' || coalesce(variant, '-') || ' ' || sha256, E'\n' ORDER BY version), ''), 'UTF8'))
-    FROM observatory.schema_migrations WHERE statements_done = statements_total
+    SELECT CASE WHEN bool_and(statements_done = statements_total) THEN max(version) END,
+           sha256(convert_to(string_agg(line, E'\n' ORDER BY line COLLATE "C"), 'UTF8'))
+    FROM observatory.schema_migrations, concat(name, '.' || variant, ' ', sha256) AS line
 """
 
 _RECORD = """
@@ -178,17 +179,18 @@ def read(connection: psycopg.Connection) -> tuple[Entry, ...]:
         return tuple(cursor.execute(_READ.format(backup_label=backup_label).encode()).fetchall())
 
 
-def holds(connection: psycopg.Connection, migrations: Sequence[Migration]) -> bool:
-    """Whether exactly these migrations are applied completely, each as its file is now; asks for one row."""
-    if not migrations or not _first(connection, _EXISTS):
-        return False
-    row = connection.execute(_DIGEST.encode()).fetchone()
-    return bool(row and row[0] == len(migrations) and bytes(row[1]) == _digest(migrations))
+def version_of(connection: psycopg.Connection, manifest: Sequence[str]) -> int | None:
+    """The version of a database that has exactly these files applied, all of each; None of any other. Asks for one row.
 
-
-def _digest(migrations: Sequence[Migration]) -> bytes:
-    lines = [f"{each.version} {each.name} {each.variant or '-'} {each.sha256}" for each in migrations]
-    return hashlib.sha256("\n".join(lines).encode()).digest()
+    Args:
+        connection: to the database.
+        manifest: names and hashes of the files, as `files.read_manifest` gives them.
+    """
+    if not manifest or not _first(connection, _EXISTS):
+        return None
+    version, digest = connection.execute(_DIGEST.encode()).fetchone() or (None, None)
+    wanted = hashlib.sha256(os.fsencode("\n".join(manifest))).digest()
+    return version if digest == wanted else None
 
 
 def source(connection: psycopg.Connection, version: int) -> str:

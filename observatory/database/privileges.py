@@ -22,7 +22,7 @@ INGEST = frozenset({"SELECT", "INSERT"})
 CHANGE = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})
 INGEST_TABLES = frozenset({"llm_traces", "llm_metrics", "llm_logs"})
 SECRET_TABLES = frozenset({"api_keys"})  # not for readers
-TABLES = frozenset({"r", "p"})  # of pg_class.relkind
+_TABLES = frozenset({"r", "p"})  # of pg_class.relkind
 
 _RELATIONS = """
     SELECT nspname, relname, relkind::text,
@@ -61,12 +61,13 @@ def grant_access(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
                 _grant_relations(connection, role, profile)
 
 
-def _wanted(profile: Profile, schema: str, relation: str, kind: str) -> frozenset[str]:
+def privileges_of(profile: Profile, schema: str, relation: str, *, is_table: bool) -> frozenset[str]:
+    """What a role of this kind may do with a relation."""
     if profile == "service":
         return INGEST if relation in INGEST_TABLES else READ
     if profile == "reader":
         return frozenset() if relation in SECRET_TABLES else READ
-    return CHANGE if schema == "public" and kind in TABLES else READ
+    return CHANGE if schema == "public" and is_table else READ
 
 
 def _grant_relations(connection: psycopg.Connection, role: str, profile: Profile) -> None:
@@ -75,7 +76,8 @@ def _grant_relations(connection: psycopg.Connection, role: str, profile: Profile
     with connection.transaction():
         rows = connection.execute(_RELATIONS, {"schemas": SCHEMAS, **identifiers}).fetchall()
         for schema, relation, kind, held in rows:
-            wanted, granted = _wanted(profile, schema, relation, kind), frozenset(held or ())
+            wanted = privileges_of(profile, schema, relation, is_table=kind in _TABLES)
+            granted = frozenset(held or ())
             _change(connection, "GRANT {} ON {} TO {}", wanted - granted, (schema, relation), role)
             _change(connection, "REVOKE {} ON {} FROM {}", granted - wanted, (schema, relation), role)
         if profile == "service":

@@ -6,10 +6,11 @@ role. Owns the verdicts. Changes nothing but a marked row in each table, which i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import psycopg
@@ -20,7 +21,7 @@ from observatory.database.deployment import SchemaStatus, status
 from observatory.database.errors import DatabaseError
 from observatory.database.files import Edition, read_migrations
 from observatory.database.jobs import PREFIX
-from observatory.database.privileges import INGEST, INGEST_TABLES, READ
+from observatory.database.privileges import Profile, privileges_of
 from observatory.database.smoke import marked_rows, read, write_and_read_back
 from observatory.database.translation import readable, summary
 
@@ -113,7 +114,7 @@ def verify(
     *,
     migrations: Path,
     target: int | None = None,
-    service_role: str | None = None,
+    roles: Mapping[str, Profile] = MappingProxyType({}),
     service_conninfo: str | None = None,
     catalogue: Callable[[Edition], Catalogue] = load,
 ) -> Verification:
@@ -123,7 +124,7 @@ def verify(
         conninfo: a direct connection as the role that owns the schema.
         migrations: directory of the files.
         target: version that the database should have; None is the newest file's.
-        service_role: login of the service, whose privileges are looked at; None: nobody's are.
+        roles: whose privileges are looked at, and what each of them is; see `grant_access`.
         service_conninfo: as that login, the way that the service connects, to read and write a marked row; None: that
             is not tried, and unknown.
         catalogue: gives what each version should hold.
@@ -144,7 +145,7 @@ def verify(
     if problem := _undescribed(expected, state):
         checks.append(Check(name="objects", verdict="unknown", detail=problem))
     else:
-        checks += _look(conninfo, expected.at(state.version), service_role)
+        checks += _look(conninfo, expected.at(state.version), roles)
         if state.version >= _SMOKE_VERSION:
             checks += _use(conninfo, service_conninfo, _relations(expected.at(state.version)))
     return Verification(version=state.version, edition=expected.edition, checks=tuple(checks))
@@ -173,7 +174,7 @@ def _undescribed(expected: Catalogue, state: SchemaStatus) -> str | None:
     return None
 
 
-def _look(conninfo: str, objects: Objects, service_role: str | None) -> Iterator[Check]:
+def _look(conninfo: str, objects: Objects, roles: Mapping[str, Profile]) -> Iterator[Check]:
     with connect(conninfo, purpose="verify", settings=SETTINGS) as connection, readable(describe(conninfo)):
         found = read_objects(connection)
         for kind, name in _KINDS.items():
@@ -185,9 +186,11 @@ def _look(conninfo: str, objects: Objects, service_role: str | None) -> Iterator
                 if kind == "index":
                     differences += [f"{row[0]} is invalid" for row in connection.execute(_CHUNK_INDEXES).fetchall()]
                 yield _check(name, differences, count=len(expected))
-        if service_role and objects:
-            relations = _relations(objects)
-            yield _check("grants", _wrong_grants(connection, service_role, relations), count=len(relations))
+        if roles and objects:
+            wrong = [
+                each for role, profile in roles.items() for each in _wrong_grants(connection, role, profile, objects)
+            ]
+            yield _check("grants", wrong, count=len(roles) * len(_relations(objects)))
 
 
 def _differences(expected: Objects, found: Objects) -> list[str]:
@@ -227,17 +230,19 @@ def _unscheduled(connection: psycopg.Connection, jobs: Objects) -> list[str]:
     ]
 
 
-def _wrong_grants(connection: psycopg.Connection, role: str, relations: Sequence[str]) -> list[str]:
-    values = {"role": role, "relations": list(relations)}
+def _wrong_grants(connection: psycopg.Connection, role: str, profile: Profile, objects: Objects) -> list[str]:
+    relations = _relations(objects)
+    values = {"role": role, "relations": relations}
     if connection.execute("SELECT FROM pg_roles WHERE rolname = %(role)s", values).fetchone() is None:
         return [f"there is no role {role}"]
     held = {relation: frozenset(names) for relation, names in connection.execute(_PRIVILEGES, values).fetchall()}
     wrong = []
     for relation in relations:
-        wanted = INGEST if relation.removeprefix("public.") in INGEST_TABLES else READ
+        wanted = privileges_of(profile, *relation.split(".", 1), is_table=Object("table", relation) in objects)
         if (has := held.get(relation, frozenset())) != wanted:
             wrong.append(f"{role} on {relation}: {_listed(has)}, expected {_listed(wanted)}")
-    if "public.api_keys" in relations and connection.execute(_MAY_NOTE_USE, values).fetchone() == (False,):
+    notes_use = profile == "service" and "public.api_keys" in relations
+    if notes_use and connection.execute(_MAY_NOTE_USE, values).fetchone() == (False,):
         wrong.append(f"{role} may not update public.api_keys.last_used_at")
     return wrong
 

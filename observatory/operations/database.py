@@ -127,9 +127,15 @@ def deploy_database(
             retry=retry,
             on_event=on_event,
         )
-    with task(report, "jobs and privileges"):
-        database.finish_deployment(target.conninfo, roles=target.roles)
-    return DatabaseDeployment(deployment=done, verification=_verify(workspace, target, done.version, report))
+    with task(report, "jobs, privileges, verification"):
+        verification = database.finish_deployment(
+            target.conninfo,
+            migrations=workspace.migrations,
+            target=done.version,
+            roles=target.roles,
+            service_conninfo=_service_conninfo(workspace),
+        )
+    return DatabaseDeployment(deployment=done, verification=verification)
 
 
 def verify_database(workspace: Workspace, *, report: Reporter = silent) -> Verification:
@@ -140,18 +146,18 @@ def verify_database(workspace: Workspace, *, report: Reporter = silent) -> Verif
         DatabaseError: see `observatory.database.verify`.
     """
     target = database_target(workspace)
-    return _verify(workspace, target, target.version, report)
-
-
-def _verify(workspace: Workspace, target: DatabaseTarget, version: int | None, report: Reporter) -> Verification:
     with task(report, "verify"):
         return database.verify(
             target.conninfo,
             migrations=workspace.migrations,
-            target=version,
-            service_role=next((role for role, profile in target.roles.items() if profile == "service"), None),
-            service_conninfo=engine.outputs(engine_options(workspace), show_secrets=True)["database_url"],
+            target=target.version,
+            roles=target.roles,
+            service_conninfo=_service_conninfo(workspace),
         )
+
+
+def _service_conninfo(workspace: Workspace) -> str:
+    return str(engine.outputs(engine_options(workspace), show_secrets=True)["database_url"])
 
 
 def back_up_database(workspace: Workspace, *, report: Reporter = silent) -> str:

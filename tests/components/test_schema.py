@@ -11,6 +11,7 @@ from observatory.database import (
     ContractRefusedError,
     MigrationHistoryError,
     UnsuitableServerError,
+    VerificationFailedError,
     read_migrations,
     status,
 )
@@ -162,6 +163,34 @@ def test_an_edited_file_is_a_difference_that_update_refuses(conninfo: str, direc
     assert SchemaProvider().diff("schema", outs, news).changes is True
     with pytest.raises(MigrationHistoryError, match=r"003_create_indexes\.sql:\d+:1: was edited"):
         SchemaProvider().update("schema", outs, news)
+
+
+def test_a_database_that_is_not_as_it_should_be_is_a_failed_step_until_it_is_mended(
+    postgres: PostgresServer, fresh_database: str, conninfo: str, directory: Path
+) -> None:
+    props = inputs(conninfo, directory, service_conninfo=conninfo)
+    outs = SchemaProvider().create(props).outs
+    assert outs is not None
+    assert "service_conninfo" not in outs  # a password that nothing is compared with
+    with postgres.superuser(fresh_database) as connection:
+        connection.execute("ALTER INDEX llm_traces_user_ts RENAME TO hidden")
+
+    for _ in range(2):
+        with pytest.raises(VerificationFailedError, match=r"version 3, but .*indexes: .*llm_traces_user_ts is missing"):
+            SchemaProvider().update("schema", outs, props)
+    with postgres.superuser(fresh_database) as connection:
+        connection.execute("ALTER INDEX hidden RENAME TO llm_traces_user_ts")
+    assert SchemaProvider().update("schema", outs, props).outs == outs
+
+
+def test_what_could_not_be_looked_at_is_told(
+    conninfo: str, directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "004_more.sql").write_text("CREATE TABLE more ();")
+
+    SchemaProvider().create(inputs(conninfo, directory))
+
+    assert "schema: not verified: objects: the catalogue was not made with this 004_more.sql" in capsys.readouterr().err
 
 
 def test_check_refuses_a_file_that_cannot_run(conninfo: str, directory: Path) -> None:

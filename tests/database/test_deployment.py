@@ -221,6 +221,17 @@ def test_a_later_file_waits_for_an_interrupted_one(
     assert tables(conninfo) == set()
 
 
+def test_an_interrupted_file_that_is_gone_is_refused(run_deploy: Deploy, write_migrations: WriteMigrations) -> None:
+    """What is complete is exactly what the directory holds: yet there is something to do."""
+    directory = write_migrations(_001_a="SELECT 1;", _002_b="-- transaction: false\nSELECT 1;\nSELECT missing;")
+    with pytest.raises(StatementFailedError):
+        run_deploy(migrations=directory)
+
+    (directory / "002_b.sql").unlink()
+    with pytest.raises(MigrationHistoryError, match=r"002_b\.sql: applied to this database on .* no such file"):
+        run_deploy(migrations=directory)
+
+
 def test_progress_is_reported_file_by_file_and_statement_by_statement(
     run_deploy: Deploy, write_migrations: WriteMigrations
 ) -> None:

@@ -46,7 +46,7 @@ class Migrated:
         return verify(
             self.owner,
             migrations=SHIPPED,
-            service_role=SERVICE,
+            roles={SERVICE: "service"},
             service_conninfo=service_conninfo or self.service,
         )
 
@@ -308,7 +308,9 @@ def test_a_service_that_cannot_log_in_is_a_failure_without_its_password(migrated
 
 
 def test_a_role_that_is_not_there_is_named(migrated: Migrated) -> None:
-    verification = verify(migrated.owner, migrations=SHIPPED, service_role="nobody", service_conninfo=migrated.service)
+    verification = verify(
+        migrated.owner, migrations=SHIPPED, roles={"nobody": "service"}, service_conninfo=migrated.service
+    )
 
     assert verification.problems == (Check(name="grants", verdict="failed", detail="there is no role nobody"),)
 
