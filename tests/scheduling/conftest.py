@@ -11,5 +11,5 @@ from observatory.scheduling.records import RecordStore
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> RecordStore:
-    return RecordStore(sandbox=Sandbox(tmp_path / "home", Path("/")))
+def store(tmp_path: Path, rootfs: Path) -> RecordStore:
+    return RecordStore(sandbox=Sandbox(tmp_path / "home", rootfs))

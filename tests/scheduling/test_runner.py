@@ -27,7 +27,7 @@ from observatory.runtime import Sandbox
 from observatory.scheduling.records import RecordStore
 from observatory.scheduling.runner import run
 job = HostJob(name="job", description="A job", command=("x",), cron="* * * * *", timeout=60)
-store = RecordStore(sandbox=Sandbox(Path(sys.argv[1]), Path("/")))
+store = RecordStore(sandbox=Sandbox(Path(sys.argv[1]), Path(sys.argv[2])))
 run(job, ["sleep", "1000"], cwd=Path("/"), store=store)
 """
 
@@ -52,7 +52,8 @@ def metric(store: RecordStore, name: str) -> float:
 
 def background(store: RecordStore) -> subprocess.Popen[bytes]:
     """Start a runner whose job takes for ever; return once the job runs."""
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(store.sandbox.home)], stderr=subprocess.DEVNULL)
+    places = [str(store.sandbox.home), str(store.sandbox.rootfs)]
+    process = subprocess.Popen([sys.executable, "-c", RUN, *places], stderr=subprocess.DEVNULL)
     until(lambda: len(store.lock_file("job").read_text().split()) == 2 if store.lock_file("job").exists() else False)
     return process
 

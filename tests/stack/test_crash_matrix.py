@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -85,6 +86,15 @@ def test_a_daemon_that_a_killed_up_left_takes_what_is_wanted_now(checkout: Check
     with connect(checkout.output("admin_database_url"), purpose="test") as connection:
         for name, wanted in (("shared_buffers", "64MB"), ("max_connections", "50")):
             assert connection.execute("SELECT current_setting(%s)", [name]).fetchone() == (wanted,)
+
+
+def test_the_next_up_names_what_a_killed_one_left(checkout: Checkout) -> None:
+    strike_once(checkout, UP, "begun", "creating Machine machine", "SIGKILL")
+    [lock] = (checkout.root / ".observatory/backend/.pulumi/locks").rglob("*.json")
+    pid = json.loads(lock.read_text())["pid"]
+    said = checkout.run(*UP).stderr
+    assert f"(pid {pid})" in said
+    assert "machine: an earlier run was interrupted while creating it" in said
 
 
 @pytest.mark.timeout(900)
