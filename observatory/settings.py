@@ -20,6 +20,7 @@ from observatory.cron import Cron
 from observatory.delivery.gates import Limits
 from observatory.delivery.rollout import FleetName
 from observatory.delivery.signatures import PublicKey
+from observatory.delivery.windows import Window
 
 PROJECT = "llm-observatory"
 # What the CLI itself keeps in a stack's file, and whose settings other than ours may stand there.
@@ -145,12 +146,16 @@ class Delivery(Settings):
 
     `bake_seconds` is how long each step is watched; `canary_steps` are the percentages of a canary, `gates` what a
     fleet may do and still be promoted. `trusted_keys` are the Ed25519 public keys, by their owners' names, of whom one
-    must have signed a release; a stack on this machine also trusts the key of its own checkout.
+    must have signed a release; a stack on this machine also trusts the key of its own checkout. Minor and major
+    versions are deployed within `windows` only, if there are any, and those named in `approval` once somebody else has
+    approved.
     """
 
     bake_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60
     canary_steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (5, 25, 50, 100)
     gates: Limits = Limits()
+    windows: tuple[Window, ...] = ()
+    approval: tuple[Literal["minor", "major"], ...] = ()
     trusted_keys: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")], PublicKey] = {}
 
 

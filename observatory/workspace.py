@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from observatory.access import AccessStore
+from observatory.delivery.approvals import FileApprovals
 from observatory.delivery.releases import ReleaseStore
 from observatory.delivery.rollout import FileRolloutStore
 from observatory.runtime import Sandbox, rootfs_path
@@ -82,6 +83,11 @@ class Workspace:
     def releases(self) -> ReleaseStore:
         """The versions that may be deployed."""
         return ReleaseStore(self.directory / "releases")
+
+    @property
+    def approvals(self) -> FileApprovals:
+        """Which versions somebody has approved for the stack."""
+        return FileApprovals(self.releases.directory / "approvals" / self.stack)
 
     @property
     def signing_key_file(self) -> Path:

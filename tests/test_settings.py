@@ -62,6 +62,14 @@ def test_values_are_taken_from_the_projects_namespace_only(tmp_path: Path) -> No
             "Pulumi.local.yaml:4: llm-observatory:delivery.trusted_keys.ci: expected an Ed25519 public key",
         ),
         (
+            "  llm-observatory:delivery:\n    windows:\n      - { days: [tue], opens: 10:00, closes: '12:00' }\n",
+            'llm-observatory:delivery.windows.0.opens: expected a time in quotes, such as "10:00"',
+        ),
+        (
+            "  llm-observatory:delivery:\n    windows: [{ days: [tue], opens: '9', closes: '9', timezone: Mars }]\n",
+            "'Mars' is no time zone that this machine knows",
+        ),
+        (
             "  llm-observatory:first_rollout:\n    version: 1.0\n",
             "Pulumi.local.yaml:3: llm-observatory:first_rollout.version",
         ),

@@ -45,6 +45,7 @@ def application(
     canary_percentage: Annotated[int | None, typer.Option(help="First step of a canary, in percent.")] = None,
     bake: Annotated[float | None, typer.Option(min=0, help="Seconds that each step is watched.")] = None,
     skip_tests: Annotated[bool, typer.Option(help="Do not try the version apart first; this is recorded.")] = False,
+    approved_by: Annotated[str | None, typer.Option(help="Who approved it in the pipeline that deploys.")] = None,
     accept_drift: Annotated[bool, typer.Option(help="Go on although somebody changed the balancer's weights.")] = False,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
@@ -62,6 +63,7 @@ def application(
             canary_percentage=canary_percentage,
             bake_seconds=bake,
             skip_tests=skip_tests,
+            approved_by=approved_by,
             accept_drift=accept_drift,
             choice=engine.value,
             report=report,
@@ -98,6 +100,7 @@ def rollback(
                 strategy="blue-green",
                 bake_seconds=0,
                 skip_tests=emergency,
+                way_back=True,
                 choice=engine.value,
                 report=report,
             )
@@ -163,6 +166,21 @@ def add(
         print_json(added.model_dump())
         return
     answer(f"Kept {added.version} ({added.sha256[:12]}), for schema {added.schema_min} to {added.schema_max}")
+
+
+@releases.command()
+def approve(
+    version: Annotated[str, typer.Argument(help="A kept release, as v1.0.0.")],
+    reason: Annotated[str, typer.Option(help="For the record.")] = "",
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Approve a release for a stack; another person deploys it."""
+    approval = operations.approve_release(operations.open_workspace(environment), version, reason=reason)
+    if output is Output.JSON:
+        print_json(approval.model_dump())
+        return
+    answer(f"{approval.by} has approved {approval.version} ({approval.sha256[:12]}) for {environment!r}")
 
 
 @releases.command(name="list")

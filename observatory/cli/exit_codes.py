@@ -14,6 +14,7 @@ from observatory.database.errors import (
     SampleError,
 )
 from observatory.database.errors import LockHeldError as DatabaseLockHeldError
+from observatory.delivery.approvals import NotPermittedError
 from observatory.delivery.deployment import (
     DeliveryRefusedError,
     RollbackFailedError,
@@ -47,6 +48,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     LockHeldError: REFUSED,
     Interrupted: INTERRUPTED,
     DeliveryRefusedError: REFUSED,
+    NotPermittedError: REFUSED,
     DatabaseLockHeldError: REFUSED,
     ContractRefusedError: REFUSED,
     SampleError: REFUSED,

@@ -77,6 +77,7 @@ class Order:
         weights: percent on the target, a number for each step, growing to 100.
         bake_s: seconds that each step is watched.
         actor: who wants it.
+        approved_by: who has approved the version, where somebody has.
         accept_drift: go on although the balancer divides the traffic in another way than the document says.
         skip_tests: bring the version without having tried it apart from the fleets before.
     """
@@ -88,6 +89,7 @@ class Order:
     weights: tuple[int, ...] = (TOTAL_WEIGHT,)
     bake_s: float
     actor: str
+    approved_by: str | None = None
     accept_drift: bool = False
     skip_tests: bool = False
 
@@ -233,6 +235,7 @@ def _begin(world: World, standing: RolloutDocument, order: Order) -> tuple[Rollo
         weights=order.weights,
         bake_s=order.bake_s,
         actor=order.actor,
+        approved_by=order.approved_by,
         started=world.clock.now(),
         before=standing.fleet(target),
         tests=tests,
@@ -241,7 +244,8 @@ def _begin(world: World, standing: RolloutDocument, order: Order) -> tuple[Rollo
     begun = standing.with_weight(target, 0).with_fleet(target, version=order.version, sha256=order.sha256)
     changed = begun.model_copy(update={"deployment": deployment, "fencing": fencing})
     written = _first_write(world, standing, changed)
-    wanted = deployment.model_dump(include={"version", "sha256", "strategy", "source", "target", "weights", "bake_s"})
+    told = {"version", "sha256", "strategy", "source", "target", "weights", "bake_s", "approved_by"}
+    wanted = deployment.model_dump(include=told, exclude_none=True)
     world.journal.record("start", deployment=deployment.id, **wanted)
     return written, fencing
 

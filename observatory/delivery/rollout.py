@@ -63,6 +63,7 @@ class Deployment(_Document):
         status: where it stands.
         request: what was asked and not yet answered.
         actor: who started it.
+        approved_by: who had approved it, where somebody had.
         reason: why it was rolled back, in words.
         started: when it began, in seconds since the epoch.
         before: what the target ran before, and runs again after a rollback.
@@ -81,6 +82,7 @@ class Deployment(_Document):
     status: Status = "preparing"
     request: Request | None = None
     actor: str
+    approved_by: str | None = None
     reason: str | None = None
     started: float
     before: FleetState

@@ -17,6 +17,7 @@ from .engines import NeedsCliError as NeedsCliError
 from .engines import choose_engine as choose_engine
 from .logins import PasswordStatus as PasswordStatus
 from .logs import rotate_logs as rotate_logs
+from .permission import approve_release as approve_release
 from .plan import PendingMigration as PendingMigration
 from .plan import Plan as Plan
 from .plan import preview as preview

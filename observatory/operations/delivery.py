@@ -25,6 +25,7 @@ from observatory.delivery.releases import Manifest, ReleaseError
 from observatory.delivery.rollout import FleetName, RolloutDocument, Strategy
 from observatory.operations.engines import EngineChoice, choose_engine, module_of
 from observatory.operations.journal import open_journal
+from observatory.operations.permission import permission
 from observatory.operations.state import outputs
 from observatory.platforms.alertmanager import Alertmanager, FleetSilences
 from observatory.platforms.local import HaproxyBalancer, LocalHosts, SystemClock
@@ -47,6 +48,8 @@ def deploy_application(
     canary_percentage: int | None = None,
     bake_seconds: float | None = None,
     skip_tests: bool = False,
+    approved_by: str | None = None,
+    way_back: bool = False,
     accept_drift: bool = False,
     choice: EngineChoice = "auto",
     report: Reporter = silent,
@@ -63,12 +66,15 @@ def deploy_application(
         canary_percentage: first step of a canary; None for the first of the settings.
         bake_seconds: how long each step is watched; None for the settings'.
         skip_tests: do not try the version apart from the fleets first; the rollout document and the journal say so.
+        approved_by: who has approved the version, as a pipeline knows it; None looks for a record of `approve_release`.
+        way_back: this undoes something, and so waits for no window and no approval.
         accept_drift: go on although the balancer divides the traffic in another way than the rollout document says.
         choice: of the engine that installs the version.
         report: gets progress.
 
     Raises:
         DeliveryRefusedError: nothing was changed.
+        NotPermittedError: no window is open, or nobody has approved; nothing was changed.
         TrialFailedError: the version failed when it was tried before anything moved; nothing was changed.
         LockHeldError: another deployment is under way; nothing was changed.
         RolledBackError: the old fleet serves.
@@ -80,6 +86,7 @@ def deploy_application(
     manifest = _manifest(workspace, settings, version)
     known = outputs(workspace, show_secrets=True)
     _check_schema(manifest, known, settings)
+    approver = approved_by if way_back else permission(workspace, settings, manifest, approved_by=approved_by)
     weights = BLUE_GREEN
     if strategy == "canary":
         steps = settings.delivery.canary_steps
@@ -92,6 +99,7 @@ def deploy_application(
         weights=weights,
         bake_s=settings.delivery.bake_seconds if bake_seconds is None else bake_seconds,
         actor=actor(),
+        approved_by=approver,
         accept_drift=accept_drift,
         skip_tests=skip_tests,
     )

@@ -23,7 +23,8 @@ FAILED = f'sum(increase(haproxy_backend_http_responses_total{{%s,code="5xx"}}[{W
 WRITES = f"sum(increase(storage_writes_total{{%s}}[{WINDOW}]))"
 FAILED_WRITES = f'sum(increase(storage_writes_total{{%s,status="error"}}[{WINDOW}]))'
 P95 = f"histogram_quantile(0.95, sum by (le) (rate(storage_http_request_duration_seconds_bucket{{%s}}[{WINDOW}]))) >= 0"
-SATURATION = "max(max without (table) (storage_buffer_size{%s}) / storage_buffer_capacity{%s})"
+FULLEST_BUFFER = "max(max without (table) (storage_buffer_size{%s}) / storage_buffer_capacity{%s})"
+FULLEST_POOL = "max(storage_pool_in_use{%s} / storage_pool_capacity{%s})"
 STARTED = "process_start_time_seconds{%s}"
 ALERTS = 'ALERTS{%s,alertstate="firing",rollback="true"}'
 
@@ -58,7 +59,7 @@ class PrometheusMetrics:
             requests=self._number(REQUESTS, fleet) or 0.0,
             error_ratio=max(self._ratio(FAILED, REQUESTS, fleet), self._ratio(FAILED_WRITES, WRITES, fleet)),
             p95_s=self._number(P95, fleet),
-            saturation=self._number(SATURATION, fleet) or 0.0,
+            saturation=max(self._number(FULLEST_BUFFER, fleet) or 0.0, self._number(FULLEST_POOL, fleet) or 0.0),
             restarts=self._restarts(fleet, started),
             alerts=tuple(sorted({each["metric"]["alertname"] for each in self._ask(ALERTS, fleet)})),
         )

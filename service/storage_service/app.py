@@ -32,6 +32,8 @@ def create_app(settings: Settings, *, lifecycle: Lifecycle) -> ASGIApp:
     """Put the application together; its lifespan opens and closes what it works with."""
     database = Database(settings)
     metrics = Metrics(fleet=settings.fleet)
+    metrics.pool_in_use.set_function(database.lent)
+    metrics.pool_capacity.set(settings.pool_max)
     cache = Cache(settings, metrics=metrics)
     key_usage = KeyUsage(database)
     api = Api(settings, database=database, cache=cache, key_usage=key_usage, metrics=metrics, lifecycle=lifecycle)

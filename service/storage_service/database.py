@@ -120,6 +120,11 @@ class Database:
             log.exception("database failed")
             raise Unavailable("the database cannot answer now; try again") from error
 
+    def lent(self) -> int:
+        """Return how many connections are lent now."""
+        state = self._pool.get_stats()
+        return state["pool_size"] - state["pool_available"]
+
     async def _check(self, connection: Connection) -> None:
         """Check a connection before it is lent; if it is lost, the server went away and the others are lost as well.
 

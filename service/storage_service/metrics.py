@@ -50,6 +50,12 @@ class Metrics:
         self.buffer_capacity = Gauge(
             "storage_buffer_capacity", "Items of one table that may wait for their commit.", registry=self.registry
         )
+        self.pool_in_use = Gauge(
+            "storage_pool_in_use", "Database connections that are lent to requests.", registry=self.registry
+        )
+        self.pool_capacity = Gauge(
+            "storage_pool_capacity", "Database connections that may be lent at once.", registry=self.registry
+        )
         self.flushes = Counter(
             "storage_flushes",
             "Transactions that stored batches, by outcome: success, error, or refused for the values in them.",

@@ -134,6 +134,16 @@ def test_lost_connection_fails_all_that_shared_it(idle: Service, database: Stora
     assert post(idle.client(), item()).status_code == 201
 
 
+def test_lent_connections_are_seen_and_how_many_there_may_be(database: StorageDatabase, start: StartService) -> None:
+    service = start(database, POOL_MAX="3")
+    assert (service.metric("storage_pool_in_use"), service.metric("storage_pool_capacity")) == (0, 3)
+    with database.locked_traces():
+        background = Background(service.client(), item())
+        until(lambda: service.metric("storage_pool_in_use") == 1, "the write to hold a connection")
+    assert background.join().status_code == 201
+    until(lambda: service.metric("storage_pool_in_use") == 0, "the connection to be free")
+
+
 def test_full_buffer_is_told_to_come_again(database: StorageDatabase, start: StartService) -> None:
     service = start(database, BUFFER_ITEMS="1000")
     assert service.metric("storage_buffer_capacity") == 1000

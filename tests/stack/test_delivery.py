@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -15,12 +16,24 @@ import pytest
 
 from observatory.delivery.journal import entries
 from observatory.delivery.signatures import make_private_key
+from observatory.delivery.windows import WEEKDAYS
 from tests.stack.conftest import a_checkout
 from tests.support.checkout import Checkout
 from tests.support.imports import HEAVY, run_watched
 from tests.support.releases import variant
 
 EMBEDDED = ("--engine", "embedded")
+VERSIONS = {
+    "v0.2.0": "good",
+    "v0.3.0": "failing",
+    "v0.4.0": "unready",
+    "v0.8.0": "broken",
+    "v0.9.0": "slow",
+    "v0.10.0": "leaking",
+    "v0.11.0": "crashing",
+}
+DELIVERY = {"bake_seconds": 12, "gates": {"minimum_requests": 10, "deadline_s": 40, "saturation": 0.8}}
+CANARY = 25  # percent
 RATE = 40  # requests a second: enough to judge, little enough for two busy cores
 
 
@@ -49,7 +62,7 @@ class Load:
         with httpx.Client(base_url=self.url, headers=headers, verify=self.trusted, timeout=20) as client:
             while not self._stop.wait(4 / RATE):
                 try:
-                    self._note(client.post("/v1/logs", json={"items": [line()]}) if number == 0 else client.get(READ))
+                    self._note(client.post("/v1/logs", json={"items": [line()]}) if number % 2 else client.get(READ))
                 except httpx.HTTPError as error:
                     self.failed.append(repr(error))
 
@@ -71,11 +84,11 @@ def line() -> dict[str, str]:
 def own(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Checkout]:
     """A stack with several versions in its store."""
     with a_checkout(tmp_path_factory.mktemp("delivery"), rootfs) as checkout:
-        checkout.configure(delivery={"bake_seconds": 12, "gates": {"minimum_requests": 10, "deadline_s": 40}})
+        checkout.configure(delivery=DELIVERY)
         checkout.run("up", *EMBEDDED)
         first = checkout.root / ".observatory/releases/v0.1.0.tar.gz"
         key = (checkout.root / ".observatory/signing-key.pem").read_text()
-        for version, fault in (("v0.2.0", "good"), ("v0.3.0", "failing"), ("v0.4.0", "unready"), ("v0.8.0", "broken")):
+        for version, fault in VERSIONS.items():
             made = variant(first, version, checkout.root / "made", key=key, fault=fault)
             checkout.run("release", "add", str(made))
         checkout.run("release", "add", str(variant(first, "v0.5.0", checkout.root / "made", key=key, schema_min=99)))
@@ -132,15 +145,22 @@ def told(stack: Checkout, channel: str, deployment: str | None = None) -> list[s
     return [each["kind"] for each in got if each["deployment"] == deployment]
 
 
-def test_a_canary_with_errors_is_rolled_back_and_few_users_see_it(own: Checkout) -> None:
+@pytest.mark.parametrize(
+    ("version", "gate"), [("v0.3.0", "errors"), ("v0.9.0", "p95"), ("v0.10.0", "full"), ("v0.11.0", "restarts")]
+)
+def test_a_bad_canary_is_rolled_back_by_its_gate_and_few_users_see_it(own: Checkout, version: str, gate: str) -> None:
     with Load(own) as load:
         said = own.run(
-            "deploy", "application", "--version", "v0.3.0", "--strategy", "canary", "--canary-percentage", "20",
-            "--skip-tests", *EMBEDDED, expect=1,
+            "deploy", "application", "--version", version, "--strategy", "canary",
+            "--canary-percentage", str(CANARY), "--bake", "90", *EMBEDDED, expect=1,
         ).stderr  # fmt: skip
-    assert "errors" in said
-    assert len(load.failed) < sum(load.versions.values()) * 0.2
-    assert own.json("status")["rollout"]["blue"]["weight"] == 100
+    assert gate in said
+    assert len(load.failed) < sum(load.versions.values()) * CANARY / 100
+    if gate == "full":
+        assert load.failed == []  # found before anybody had to wait for a connection
+    standing = own.json("status")["rollout"]
+    assert (standing["blue"]["weight"], standing["deployment"]["status"]) == (100, "rolled-back")
+    assert standing["deployment"]["step"] == 0
 
 
 def test_a_version_that_never_gets_ready_never_gets_traffic(own: Checkout) -> None:
@@ -209,6 +229,16 @@ def test_alerts_are_held_back_by_hand_but_those_that_tell_of_an_outage(own: Chec
     assert own.json("silence", "list") == []
     assert "never silenced" in own.run("silence", "add", "--alert", "StorageServiceDown", *wanted, expect=3).stderr
     own.run("silence", "add", "--duration", "soon", "--reason", "noise", "--fleet", "green", expect=2)
+
+
+def test_outside_the_windows_a_version_is_refused(own: Checkout) -> None:
+    later = WEEKDAYS[(datetime.now(UTC).weekday() + 3) % 7]
+    own.configure(delivery={**DELIVERY, "windows": [{"days": [later], "opens": "10:00", "closes": "11:00"}]})
+    before = own.json("status")["rollout"]
+    said = own.run("deploy", "application", "--version", "v0.2.0", "--strategy", "blue-green", *EMBEDDED, expect=3)
+    assert "v0.2.0 is a minor change: no window for deployments is open, the next opens" in said.stderr
+    assert own.json("status")["rollout"] == before
+    own.configure(delivery=DELIVERY)
 
 
 def test_steering_without_a_deployment_is_refused(own: Checkout) -> None:

@@ -10,29 +10,64 @@ from pathlib import Path
 
 from observatory.delivery.releases import sign_release
 
-FAULTS = {
-    "good": "",
-    "unready": "if scope['path'] == '/health/ready': raise RuntimeError('never ready')",
-    "failing": "if scope['path'] == '/v1/logs' and random.random() < 0.5: raise RuntimeError('a fault')",
-    "slow": "if scope['path'].startswith('/v1/'): await asyncio.sleep(1.5)",
-    "crashing": "",
-    "broken": "if scope['path'] == '/v1/metrics': raise RuntimeError('always')",
-}
 CRASH_AFTER_S = 20
+# What a version does wrong, by its name: at each request, and once at the start.
+AT_REQUEST = {
+    "unready": "if scope['path'] == '/health/ready': raise RuntimeError('never ready')",
+    "broken": "if scope['path'] == '/v1/metrics': raise RuntimeError('always')",
+    # With the first request of a user's, which the smoke suite does not make: whatever the deployment takes until then.
+    "crashing": "if scope['query_string'] == b'limit=1': crash()",
+    "slow": "if scope['path'].startswith('/v1/'): await asyncio.sleep(1.5)",
+}
+AT_START = {
+    # 5 % of the writes, each twentieth of an instance.
+    "failing": """
+import storage_service.buffer as buffer
+write, numbers = buffer.WriteBuffer.write, itertools.count(1)
+
+async def sometimes(self, items):
+    if next(numbers) % 20 == 0:
+        raise RuntimeError('a fault')
+    await write(self, items)
+
+buffer.WriteBuffer.write = sometimes
+""",
+    # A connection with each write, but the last one: nobody has to wait yet, which the other gates would see.
+    "leaking": """
+import storage_service.buffer as buffer
+write, leaked = buffer.WriteBuffer.write, []
+
+async def never_returned(self, items):
+    pool = self._database._pool
+    if len(leaked) < pool.max_size - 1:
+        leaked.append(await pool.getconn())
+    await write(self, items)
+
+buffer.WriteBuffer.write = never_returned
+""",
+    "crashing": f"""
+armed = []
+
+def crash():
+    if not armed:
+        armed.append(threading.Timer({CRASH_AFTER_S}, lambda: os._exit(1)))
+        armed[0].start()
+""",
+}
 
 SNIPPET = """
-import asyncio, os, random, threading
+import asyncio, itertools, os, threading
 import storage_service.app as module
 
 class Faulty(module.Starlette):
     async def __call__(self, scope, receive, send):
         if scope["type"] == "http":
-            {fault}
+            {at_request}
             pass
         await super().__call__(scope, receive, send)
 
 module.Starlette = Faulty
-{further}
+{at_start}
 """
 
 
@@ -43,8 +78,9 @@ def variant(
 
     `key` is the private key that signs it.
     """
-    further = f"threading.Timer({CRASH_AFTER_S}, lambda: os._exit(1)).start()" if fault == "crashing" else ""
-    snippet = SNIPPET.format(fault=FAULTS[fault], further=further)
+    if fault not in {"good", *AT_REQUEST, *AT_START}:
+        raise ValueError(f"no version is known that is {fault}")
+    snippet = SNIPPET.format(at_request=AT_REQUEST.get(fault, ""), at_start=AT_START.get(fault, ""))
     manifest = json.loads(source.with_name(source.name.replace(".tar.gz", ".json")).read_text())
     target.mkdir(parents=True, exist_ok=True)
     artifact = target / f"{version}.tar.gz"

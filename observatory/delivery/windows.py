@@ -1,0 +1,80 @@
+"""Windows: the hours of the week in which versions may be deployed, in the time zone of whoever keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, time, timedelta, tzinfo
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")  # as datetime counts them
+
+
+def _clock_time(value: object) -> object:
+    # Without quotes YAML reads 10:00 as the number 600.
+    if not isinstance(value, str):
+        raise ValueError('expected a time in quotes, such as "10:00"')  # noqa: TRY004 - pydantic tells of these
+    return value
+
+
+def _time_zone(name: str) -> str:
+    _zone(name)
+    return name
+
+
+def _zone(name: str) -> tzinfo:
+    """Return a time zone; UTC needs no database of them."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415 - every command reads settings, few a window
+
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"{name!r} is no time zone that this machine knows, such as Europe/Berlin or UTC") from error
+
+
+ClockTime = Annotated[str, BeforeValidator(_clock_time), Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+
+
+class Window(BaseModel):
+    """Hours of some days, by the clocks of a time zone; one that closes before it opens ends on the next day."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    days: Annotated[tuple[Weekday, ...], Field(min_length=1)]
+    opens: ClockTime
+    closes: ClockTime
+    timezone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
+
+    def around(self, now: datetime) -> Iterator[tuple[datetime, datetime]]:
+        """Yield when it opens and closes, in UTC, from the last time before `now` to a week ahead."""
+        zone = _zone(self.timezone)
+        opens, closes = time.fromisoformat(self.opens), time.fromisoformat(self.closes)
+        lasts = timedelta(days=1 if closes <= opens else 0)
+        today = now.astimezone(zone).date()
+        for days in range(-1, 8):
+            date = today + timedelta(days=days)
+            if WEEKDAYS[date.weekday()] in self.days:
+                # In UTC, since times of one zone are compared by their clocks, whatever summer time does.
+                begin = datetime.combine(date, opens, zone).astimezone(UTC)
+                yield begin, datetime.combine(date + lasts, closes, zone).astimezone(UTC)
+
+
+def next_opening(windows: Sequence[Window], now: datetime) -> datetime | None:
+    """Return when the next window opens, in its own time zone; None where one is open, or where there are none.
+
+    Args:
+        windows: of a stack.
+        now: a time with a zone.
+    """
+    coming: list[datetime] = []
+    for window in windows:
+        for opens, closes in window.around(now):
+            if opens <= now < closes:
+                return None
+            if opens > now:
+                coming.append(opens.astimezone(_zone(window.timezone)))
+    return min(coming, default=None)
