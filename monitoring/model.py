@@ -11,7 +11,7 @@ from monitoring.jobs import Platform
 
 Severity = Literal["critical", "warning", "info", "none"]
 Component = Literal["database", "service", "monitoring"]
-Category = Literal["availability", "monitoring"]
+Category = Literal["availability", "performance", "monitoring"]
 _NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 
 
@@ -43,9 +43,10 @@ class Firing:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """Made-up series (in promtool's notation, a value each 5 s), and when the alert fires on them and when not."""
+    """Made-up series (in promtool's notation, a value each `interval`), when the alert fires on them and when not."""
 
     name: str
+    interval: str = "5s"  # what Prometheus scrapes and evaluates with
     series: Mapping[str, str]
     fires: tuple[Firing, ...] = ()
     quiet: tuple[str, ...] = ()

@@ -12,7 +12,6 @@ from monitoring.recording import recording_rules
 from monitoring.registry import ALERTS
 
 TEST_SCOPE = Scope(stack="test", runbooks="http://runbooks.test")
-TEST_INTERVAL = "5s"  # of scenarios: what Prometheus scrapes and evaluates with
 
 
 def rule_file(scope: Scope) -> str:
@@ -24,10 +23,22 @@ def rule_file(scope: Scope) -> str:
     return _yaml({"groups": groups})
 
 
-def rule_tests(rule_files: tuple[str, ...]) -> str:
-    """Return promtool's tests of every scenario against the rule file made with `TEST_SCOPE`, as YAML."""
-    tests = [_test(alert, scenario) for alert in ALERTS for scenario in alert.scenarios]
-    return _yaml({"rule_files": list(rule_files), "evaluation_interval": TEST_INTERVAL, "tests": tests})
+def rule_tests(rule_files: tuple[str, ...]) -> dict[str, str]:
+    """Return promtool's tests of every scenario against the rule file made with `TEST_SCOPE`, as YAML by interval.
+
+    Rules are evaluated as often as a scenario has samples, which promtool sets for a file.
+    """
+    proofs = [(alert, scenario) for alert in ALERTS for scenario in alert.scenarios]
+    return {
+        interval: _yaml(
+            {
+                "rule_files": list(rule_files),
+                "evaluation_interval": interval,
+                "tests": [_test(alert, scenario) for alert, scenario in proofs if scenario.interval == interval],
+            }
+        )
+        for interval in sorted({scenario.interval for _, scenario in proofs})
+    }
 
 
 def _rule(alert: Alert, scope: Scope) -> dict[str, Any]:
@@ -58,7 +69,7 @@ def _test(alert: Alert, scenario: Scenario) -> dict[str, Any]:
     ]
     return {
         "name": f"{alert.name}: {scenario.name}",
-        "interval": TEST_INTERVAL,
+        "interval": scenario.interval,
         "input_series": [{"series": series, "values": values} for series, values in scenario.series.items()],
         "alert_rule_test": [*quiet, *fires],
     }

@@ -389,7 +389,7 @@ class _Run:
     def _look(self) -> Verdict:
         target, limits = self._deployment.target, self._world.limits
         new, old = self._sample(target), self._sample(other(target))
-        if new and new.requests < limits.minimum_requests:
+        if new and not new.database_down and new.requests < limits.minimum_requests:
             self._world.metrics.probe(target, limits.minimum_requests)
         verdict = judge(new, old, limits)
         self._record("gate", verdict=verdict.result, reasons=verdict.reasons, new=new, old=old)

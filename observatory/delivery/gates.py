@@ -57,10 +57,13 @@ class Verdict(NamedTuple):
 def judge(new: Sample | None, old: Sample | None, limits: Limits) -> Verdict:
     """Judge the new fleet; None stands for a fleet of which nothing is known.
 
-    A firing alert and a restart count however little traffic there is; ratios need `minimum_requests`.
+    A firing alert and a restart count however little traffic there is; ratios need `minimum_requests`. While the
+    database is down every fleet fails, and its alerts fire: that is no fleet's fault.
     """
     if new is None:
         return Verdict("unknown", ("nothing is known of the new fleet",))
+    if new.database_down:
+        return Verdict("unknown", ("the database does not answer, or did not lately: see StorageDatabaseDown",))
     certain = (*(f"the alert {name} fires" for name in new.alerts), *_restarted(new, limits))
     if certain:
         return Verdict("failed", tuple(certain))

@@ -79,6 +79,7 @@ class Sample:
         saturation: used part of what an instance can hold at once, 0 to 1, of the fullest instance.
         restarts: of its instances.
         alerts: names of the firing alerts that roll this fleet back.
+        database_down: whether the database did not answer lately: then nothing else says anything about the fleet.
     """
 
     requests: float
@@ -87,6 +88,7 @@ class Sample:
     saturation: float
     restarts: int
     alerts: tuple[str, ...] = ()
+    database_down: bool = False
 
 
 class Metrics(Protocol):

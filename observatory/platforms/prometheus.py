@@ -27,6 +27,11 @@ FULLEST_BUFFER = "max(max without (table) (storage_buffer_size{%s}) / storage_bu
 FULLEST_POOL = "max(storage_pool_in_use{%s} / storage_pool_capacity{%s})"
 STARTED = "process_start_time_seconds{%s}"
 ALERTS = 'ALERTS{%s,alertstate="firing",rollback="true"}'
+# An outage of the database fails every write and makes every instance unready, which is not the version's fault. The
+# first window covers `WINDOW` and the time that alerts go on firing, the second that of StorageErrorBudgetFastBurn.
+DATABASE_DOWN = 'min_over_time(pg_up{stack="%s"}[1m]) == 0'
+OF_THE_BUDGET = "StorageErrorBudgetFastBurn"
+DATABASE_WAS_DOWN = 'min_over_time(pg_up{stack="%s"}[6m]) == 0'
 
 
 @dataclass(kw_only=True)
@@ -52,8 +57,8 @@ class PrometheusMetrics:
         Raises:
             MetricsUnavailableError: Prometheus does not answer, or sees no instance of the fleet.
         """
-        started = self._ask(STARTED, fleet)
-        if not started:
+        started, alerts, database_down = self._ask(STARTED, fleet), self._alerts(fleet), self._is_true(DATABASE_DOWN)
+        if not (started or alerts or database_down):
             raise MetricsUnavailableError(f"Prometheus at {self.url} sees no instance of {fleet}")
         return Sample(
             requests=self._number(REQUESTS, fleet) or 0.0,
@@ -61,7 +66,8 @@ class PrometheusMetrics:
             p95_s=self._number(P95, fleet),
             saturation=max(self._number(FULLEST_BUFFER, fleet) or 0.0, self._number(FULLEST_POOL, fleet) or 0.0),
             restarts=self._restarts(fleet, started),
-            alerts=tuple(sorted({each["metric"]["alertname"] for each in self._ask(ALERTS, fleet)})),
+            alerts=alerts,
+            database_down=database_down,
         )
 
     def probe(self, fleet: FleetName, requests: int) -> None:
@@ -76,6 +82,17 @@ class PrometheusMetrics:
                 except httpx.HTTPError:
                     return  # the sample tells
                 time.sleep(PROBE_SECONDS / requests)
+
+    def _alerts(self, fleet: FleetName) -> tuple[str, ...]:
+        """Return the firing alerts that roll a fleet back; errors of an outage of the database are not its own."""
+        firing = {each["metric"]["alertname"] for each in self._ask(ALERTS, fleet)}
+        if OF_THE_BUDGET in firing and self._is_true(DATABASE_WAS_DOWN):
+            firing.remove(OF_THE_BUDGET)
+        return tuple(sorted(firing))
+
+    def _is_true(self, condition: str) -> bool:
+        """Tell whether a condition on the stack holds."""
+        return bool(self._query(condition.replace("%s", self.stack)))
 
     def _restarts(self, fleet: FleetName, started: list[dict[str, Any]]) -> int:
         """Count the instances that started again since they were first sampled."""
@@ -95,9 +112,11 @@ class PrometheusMetrics:
 
     def _ask(self, expression: str, fleet: FleetName) -> list[dict[str, Any]]:
         """Return the vector that an expression has now."""
+        return self._query(expression.replace("%s", f'stack="{self.stack}",fleet="{fleet}"'))
+
+    def _query(self, query: str) -> list[dict[str, Any]]:
         import httpx  # noqa: PLC0415 - only where it is used
 
-        query = expression.replace("%s", f'stack="{self.stack}",fleet="{fleet}"')
         try:
             answer = httpx.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=ANSWER_SECONDS)
             found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]

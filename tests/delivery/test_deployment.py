@@ -156,6 +156,28 @@ def test_a_firing_alert_of_the_fleet_fails_a_step() -> None:
         deploy(stack.world(), order())
 
 
+OUTAGE = Sample(
+    requests=500, error_ratio=1.0, p95_s=None, saturation=0.0, restarts=0,
+    alerts=("StorageServiceDown",), database_down=True,
+)  # fmt: skip
+
+
+def test_an_outage_of_the_database_pauses_a_step_and_is_not_the_versions_fault() -> None:
+    stack = simulation(samples=iter([GOOD, *[OUTAGE] * 8]))
+    deploy(stack.world(), order())
+    assert stack.live == {"blue": 0, "green": 100}
+    assert stack.time >= 30 + 8 * 5
+    reasons = [details["reasons"] for event, details in stack.events if event == "gate"]
+    assert ("the database does not answer, or did not lately: see StorageDatabaseDown",) in reasons
+    assert stack.probed == 0
+
+
+def test_an_outage_of_the_database_beyond_the_deadline_rolls_back() -> None:
+    stack = simulation(samples=itertools.repeat(OUTAGE))
+    with pytest.raises(RolledBackError, match=r"no verdict for .* StorageDatabaseDown"):
+        deploy(stack.world(), order())
+
+
 def test_a_fleet_that_fails_its_verification_never_gets_traffic() -> None:
     stack = simulation(fault=_failing("verify", once=True))
     with pytest.raises(RolledBackError):

@@ -17,15 +17,17 @@ from observatory.nodes.prometheus import prometheus
 from observatory.runtime import Sandbox
 from observatory.settings import StackSettings
 
-ROLLS_BACK = {"StorageServiceDown", "StorageInstanceDown"}
+ROLLS_BACK = {"StorageServiceDown", "StorageInstanceDown", "StorageErrorBudgetFastBurn"}
 SCOPE = Scope(stack="s1", runbooks="http://runbooks")
 
 
 def promtool(sandbox: Sandbox, rules: str, *, only: str = "") -> subprocess.CompletedProcess[str]:
     """Run the scenarios, of every alert or of one, against a rule file."""
     sandbox.write_file("/srv/etc/rules.yaml", rules)
-    sandbox.write_file("/srv/etc/tests.yaml", rule_tests(("rules.yaml",)))
-    return sandbox.run(["/usr/bin/promtool", "test", "rules", f"--run=^{only}", "/srv/etc/tests.yaml"], check=False)
+    files = {f"/srv/etc/tests-{interval}.yaml": text for interval, text in rule_tests(("rules.yaml",)).items()}
+    for path, text in files.items():
+        sandbox.write_file(path, text)
+    return sandbox.run(["/usr/bin/promtool", "test", "rules", f"--run=^{only}", *files], check=False)
 
 
 def test_every_scenario_holds(sandbox: Sandbox) -> None:
@@ -41,6 +43,12 @@ def test_every_scenario_holds(sandbox: Sandbox) -> None:
         ("unless on (stack, instance)", "and on (stack, instance)", "StorageExporterDown"),
         ("[1m])) > 0", "[1m])) >= 0", "StorageServiceDown"),
         ('state="DOWN"', 'state="MAINT"', "StorageInstanceDown"),
+        ("[1h]", "[5m]", "StorageErrorBudgetFastBurn"),
+        ("[5m]", "[1h]", "StorageErrorBudgetFastBurn"),
+        (">= 100)", ">= 1)", "StorageErrorBudgetFastBurn"),
+        (">= 10\n", ">= 1000\n", "StorageErrorBudgetFastBurn"),
+        ("> 0.0060", "> 0.0600", "StorageErrorBudgetSlowBurn"),
+        ("[6h]", "[30m]", "StorageErrorBudgetSlowBurn"),
     ],
 )
 def test_a_wrong_rule_is_found(sandbox: Sandbox, right: str, wrong: str, alert: str) -> None:

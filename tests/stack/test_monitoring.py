@@ -20,7 +20,10 @@ from psycopg.conninfo import make_conninfo
 from monitoring import ALERTS, JOBS, Scope
 from monitoring.recording import recording_rules
 from observatory.database.connection import connect
+from observatory.delivery.protocols import Sample
+from observatory.delivery.rollout import FleetName
 from observatory.demonstration import spans
+from observatory.platforms.prometheus import PrometheusMetrics
 from observatory.runtime import Sandbox
 from observatory.runtime.files import short_path
 from tests.stack.test_faults import EMBEDDED, postmasters
@@ -55,6 +58,12 @@ class Monitoring:
         records = httpx.get(self._url("alert_receiver", "/alerts"), params={"receiver": receiver}).json()
         alerts = [alert for record in records for alert in record["notification"]["alerts"]]
         return [(alert["labels"]["alertname"], alert["status"]) for alert in alerts]
+
+    def sample(self, fleet: FleetName) -> Sample:
+        """Return what a gate sees of a fleet."""
+        return PrometheusMetrics(
+            url=self._url("prometheus", ""), stack="local", preview_url=self.stack.output("preview_url"), api_key=""
+        ).sample(fleet)
 
     def patroni(self, *, paused: bool) -> None:
         """Have Patroni leave PostgreSQL alone, or look after it again; wait until it knows."""
@@ -158,6 +167,7 @@ def test_with_patroni_a_killed_postgresql_heals_without_a_page(checkout: Checkou
     assert not postmasters(checkout)
     wait(lambda: "StorageInstanceDown" in monitoring.firing())
     assert "StorageExporterDown" not in monitoring.firing()
+    assert monitoring.sample("blue").database_down  # so that no gate takes it for its version's fault
 
     monitoring.patroni(paused=False)
     wait(lambda: ("StorageDatabaseDown", "resolved") in monitoring.received("pagerduty"))
@@ -168,6 +178,9 @@ def test_with_patroni_a_killed_postgresql_heals_without_a_page(checkout: Checkou
 def test_stopped_instances_and_a_stopped_exporter_page(checkout: Checkout) -> None:
     checkout.run("up", *EMBEDDED)
     monitoring, supervisor = Monitoring(checkout), sandbox(checkout).supervisor
+    fail_writes(checkout, until=lambda: "StorageErrorBudgetFastBurn" in monitoring.sample("blue").alerts)
+    assert monitoring.sample("green").alerts == ()
+
     supervisor.stop("postgres-exporter")
     supervisor.stop("storage-green-1")
     wait(lambda: "StorageInstanceDown" in monitoring.firing())
@@ -177,7 +190,26 @@ def test_stopped_instances_and_a_stopped_exporter_page(checkout: Checkout) -> No
     wait(lambda: ("StorageServiceDown", "firing") in monitoring.received("pagerduty"))
     wait(lambda: ("StorageExporterDown", "firing") in monitoring.received("pagerduty"))
     assert "StorageDatabaseDown" not in monitoring.firing()
+    wait(lambda: {"StorageServiceDown", "StorageInstanceDown"} <= set(monitoring.sample("blue").alerts))
+    assert not monitoring.sample("blue").database_down
     assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
+
+
+def fail_writes(checkout: Checkout, *, until: Callable[[], bool]) -> None:
+    """Take the right to insert from the service and let it try, until something is seen; then give it back."""
+    items = list(spans(1, now=datetime.now(UTC), seed=1))
+    url = make_conninfo(checkout.output("admin_database_url"), dbname="observatory")
+    with connect(url, purpose="test") as admin, client(checkout) as service:
+
+        def seen() -> bool:
+            assert service.post("/v1/traces", json={"items": items}).is_server_error
+            return until()
+
+        admin.execute("REVOKE INSERT ON llm_traces FROM app")
+        try:
+            wait(seen)
+        finally:
+            admin.execute("GRANT INSERT ON llm_traces TO app")
 
 
 def kill_postgresql(stack: Checkout) -> None:

@@ -1,0 +1,201 @@
+"""The error budget of writes: how fast a fleet uses it up, by two windows each, as in Google's SRE Workbook, chapter 5.
+
+The long window says that it matters, the short one that it goes on. A ratio of few writes says nothing: below
+`MINIMUM_WRITES` in the short window, a number of failed writes stands in for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
+
+OBJECTIVE = 0.999  # of the writes succeed, over 30 days
+MINIMUM_WRITES = 100
+FAILED = 'status="error"'
+MINUTE = "1m"  # between the samples of the scenarios below
+BLUE = 'storage_writes_total{{stack="test",fleet="blue",instance="one",status="{}"}}'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Burn:
+    """A speed, 1 being that which uses the budget up in just its 30 days, over a long and a short window.
+
+    `failed` writes in the short window fire by themselves where there are too few for a ratio.
+    """
+
+    rate: float
+    long: str
+    short: str
+    failed: int
+
+
+FAST = Burn(rate=14.4, long="1h", short="5m", failed=10)  # 2 % of the budget in an hour
+SLOW = Burn(rate=6, long="6h", short="30m", failed=30)  # 5 % of it in six
+
+
+def _burns(burn: Burn) -> Callable[[Scope], str]:
+    """Return the fleets that burn so fast; the value is the failed part of the writes in the short window."""
+
+    def expression(scope: Scope) -> str:
+        def writes(window: str, *matchers: str) -> str:
+            return f"sum by (stack, fleet) (increase({scope.select('storage_writes_total', *matchers)}[{window}]))"
+
+        def ratio(window: str) -> str:
+            return f"{writes(window, FAILED)} / {writes(window)}"
+
+        limit = f"{burn.rate * (1 - OBJECTIVE):.4f}"
+        enough = f"{writes(burn.short)} >= {MINIMUM_WRITES}"
+        return (
+            f"({ratio(burn.short)} > {limit}\n"
+            f"and on (stack, fleet) {ratio(burn.long)} > {limit}\n"
+            f"and on (stack, fleet) {enough})\n"
+            f"or ({ratio(burn.short)}\n"
+            f"and on (stack, fleet) {writes(burn.short, FAILED)} >= {burn.failed}\n"
+            f"unless on (stack, fleet) {enough})"
+        )
+
+    return expression
+
+
+DIAGNOSIS = (
+    "Is StorageDatabaseDown firing? Then it is the cause.",
+    "`log/storage-<fleet>-<n>.log` in the stack's home names the error of each failed write.",
+    "Only one fleet: its version. Compare `observatory status` with the last deployment in `observatory report`.",
+    "Both fleets: the database. A full disk, a lost privilege, a lock: `log/` of PostgreSQL in the stack's home.",
+)
+REMEDY = (
+    "During a deployment it rolls back by itself; after it, `observatory rollback --method blue-green --emergency`.",
+    "A lost privilege: `observatory deploy database --verify-only` names it, `observatory up` grants it again.",
+)
+
+FAST_BURN = Alert(
+    name="StorageErrorBudgetFastBurn",
+    expression=_burns(FAST),
+    pending="30s",
+    keep_firing="15s",
+    severity="critical",
+    component="service",
+    category="performance",
+    rollback=True,
+    summary="A fleet fails so many writes that a month's error budget lasts two days",
+    description="Fleet {{ $labels.fleet }} failed {{ $value | humanizePercentage }} of its writes in 5 minutes.",
+    runbook=Runbook(
+        meaning=(
+            "Writes fail 14.4 times as often as the objective of 99.9 % allows, over 1 hour and the last 5 minutes; "
+            "or 10 of fewer than 100 in 5 minutes failed."
+        ),
+        impact="Clients get errors for their traces and have to send again; what they do not send again is lost.",
+        diagnosis=DIAGNOSIS,
+        remedy=REMEDY,
+    ),
+    fault="Revoke the service's right to insert.",
+    scenarios=(
+        Scenario(
+            name="five of a hundred writes fail",
+            interval=MINUTE,
+            series={BLUE.format("success"): "0+1140x30", BLUE.format("error"): "0+60x30"},
+            quiet=("1m",),
+            fires=(
+                Firing(
+                    at="10m",
+                    labels={"fleet": "blue"},
+                    description="Fleet blue failed 5% of its writes in 5 minutes.",
+                ),
+            ),
+        ),
+        Scenario(
+            name="one of a hundred fails, and the other fleet is well",
+            interval=MINUTE,
+            series={
+                BLUE.format("success"): "0+1188x75",
+                BLUE.format("error"): "0+12x75",
+                BLUE.format("success").replace("blue", "green"): "0+1200x75",
+                BLUE.format("error").replace("blue", "green"): "0x75",
+            },
+            quiet=("10m", "70m"),
+        ),
+        Scenario(
+            name="five minutes of errors in a good hour",
+            interval=MINUTE,
+            series={BLUE.format("success"): "0+1200x75", BLUE.format("error"): "0x60 36 72 108 144 180 180x10"},
+            quiet=("62m", "65m", "67m"),
+        ),
+        Scenario(
+            name="errors that have ended",
+            interval=MINUTE,
+            series={BLUE.format("success"): "0+600x10 7200+1200x20", BLUE.format("error"): "0+600x10 6000x20"},
+            quiet=("17m",),
+        ),
+        Scenario(
+            name="three of five writes fail: too few to tell",
+            interval=MINUTE,
+            series={BLUE.format("success"): "0 0 1 1 1 2 2 2", BLUE.format("error"): "0 1 2 3 3 3 3 3"},
+            quiet=("2m", "4m", "6m"),
+        ),
+        Scenario(
+            name="every write of little traffic fails",
+            interval=MINUTE,
+            series={BLUE.format("success"): "0x12", BLUE.format("error"): "0+5x12"},
+            quiet=("1m",),
+            fires=(
+                Firing(
+                    at="6m",
+                    labels={"fleet": "blue"},
+                    description="Fleet blue failed 100% of its writes in 5 minutes.",
+                ),
+            ),
+        ),
+    ),
+)
+
+SLOW_BURN = Alert(
+    name="StorageErrorBudgetSlowBurn",
+    expression=_burns(SLOW),
+    pending="2m",
+    severity="warning",
+    component="service",
+    category="performance",
+    summary="A fleet fails so many writes that a month's error budget lasts five days",
+    description="Fleet {{ $labels.fleet }} failed {{ $value | humanizePercentage }} of its writes in 30 minutes.",
+    runbook=Runbook(
+        meaning=(
+            "Writes fail 6 times as often as the objective of 99.9 % allows, over 6 hours and the last 30 minutes; "
+            "or 30 of fewer than 100 in 30 minutes failed."
+        ),
+        impact="Some clients get errors for their traces and have to send again.",
+        diagnosis=DIAGNOSIS,
+        remedy=REMEDY[1:],
+    ),
+    fault="One write of a hundred fails.",
+    scenarios=(
+        Scenario(
+            name="one of a hundred fails for an hour",
+            interval=MINUTE,
+            series={BLUE.format("success"): "0+1188x60", BLUE.format("error"): "0+12x60"},
+            quiet=("1m",),
+            fires=(
+                Firing(
+                    at="50m",
+                    labels={"fleet": "blue"},
+                    description="Fleet blue failed 1% of its writes in 30 minutes.",
+                ),
+            ),
+        ),
+        Scenario(
+            name="one of five hundred fails",
+            interval=MINUTE,
+            series={BLUE.format("success"): "0+998x60", BLUE.format("error"): "0+2x60"},
+            quiet=("50m",),
+        ),
+        Scenario(
+            name="two minutes of errors in two good hours",
+            interval=MINUTE,
+            series={BLUE.format("success"): "0+1200x130", BLUE.format("error"): "0x120 240 480 480x8"},
+            quiet=("123m", "126m", "129m"),
+        ),
+    ),
+)
+
+BUDGET = (FAST_BURN, SLOW_BURN)
