@@ -201,13 +201,13 @@ def _effective_for_users(answers: list[Answer], flip: Flip) -> float:
 
 
 def _measure_gate(checkout: Checkout, rate: float) -> Gate:
-    """Bring a version half of whose answers fail to a fifth of the users, and see how soon they are rid of it."""
+    """Bring a version that fails a twentieth of its writes to a fifth of the users, and see how soon they are rid of it."""
     wall = time.time() - time.monotonic()
     begun = time.time()
     with _load(checkout, rate) as load:
         _observatory(
             checkout, "deploy", "application", "--version", BAD, "--strategy", "canary", "--canary-percentage", "20",
-            "--skip-tests", expect=1,
+            "--bake", "90", "--skip-tests", expect=1,
         )  # fmt: skip
     entries = [entry for entry in _journal(checkout) if entry["at"] > begun]
     looks = [entry["at"] for entry in entries if entry["event"] == "gate" and entry["verdict"] == "failed"]
