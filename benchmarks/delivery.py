@@ -201,7 +201,7 @@ def _effective_for_users(answers: list[Answer], flip: Flip) -> float:
 
 
 def _measure_gate(checkout: Checkout, rate: float) -> Gate:
-    """Bring a version that fails a twentieth of its writes to a fifth of the users, and see how soon they are rid of it."""
+    """Bring a version that fails each twentieth write to a fifth of the users; see how soon they are rid of it."""
     wall = time.time() - time.monotonic()
     begun = time.time()
     with _load(checkout, rate) as load:
