@@ -84,7 +84,8 @@ def ensure_provisioner(
         _limit(admin, name, PROVISIONER_LIMITS)
         admin.execute(_compose("GRANT {} TO {}", owner, name))
         admin.execute(_compose("GRANT SET ON PARAMETER log_statement TO {}", name))
-        admin.execute(_compose("GRANT CONNECT ON DATABASE {} TO {} WITH GRANT OPTION", database, name))
+        # Without an option of its own to grant it on: what it grants is then the owner's grant, which REVOKE looks for.
+        admin.execute(_compose("GRANT CONNECT ON DATABASE {} TO {}", database, name))
         standing = admin.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)", [list(managed)]).fetchall()
         for role in (*GRANTABLE, *(row[0] for row in standing)):
             admin.execute(_compose("GRANT {} TO {} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE", role, name))

@@ -37,6 +37,8 @@ _REFUSED = {
     "remote": "remote (a multi-language component)",
     "hooks": "hooks",
     "replacement_trigger": "replacement_trigger",
+    "hideDiffs": "hide_diffs",
+    "envVarMappings": "env_var_mappings",
 }
 _ASKED = (
     "the result of {} is unknown here, since this plan asks no provider; a program that needs it plain, and not as "

@@ -5,53 +5,48 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from tests.engine.lab import Lab
+from observatory.aws_settings import AwsSettings
+from observatory.settings import load_file
 from tests.support.checkout import SOURCE, Checkout
 from tests.support.cloud import PACKAGES, Cloud, serve
+from tests.support.machine import boots_database, loopback_network
 
 pytestmark = [
     pytest.mark.cli,
     pytest.mark.skipif(shutil.which("pulumi") is None, reason="needs the pulumi CLI on PATH"),
 ]
 
-FOUNDATION = f"""
-from pathlib import Path
-import pulumi_aws as aws
-from components.aws.backups import Backups, BackupsArgs
-from components.aws.encryption import Encryption, EncryptionArgs
-from components.aws.firewall import Firewall, FirewallArgs
-from components.aws.network import Network, NetworkArgs
-from observatory.settings import load_file
 
-settings = load_file(Path({str(SOURCE / "Pulumi.staging.yaml")!r}))
-account = aws.Provider("aws", region=settings.account.region)
-there = Options(providers=[account])
-network = Network("network", NetworkArgs(stack="staging", settings=settings), there)
-Firewall("firewall", FirewallArgs(stack="staging", settings=settings, vpc_id=network.vpc_id), there)
-encryption = Encryption("encryption", EncryptionArgs(stack="staging", settings=settings), there)
-backups = Backups("backups", BackupsArgs(stack="staging", settings=settings, encryption=encryption), there)
-pulumi.export("vpc", network.vpc_id)
-pulumi.export("backup_stores", backups.stores)
-"""
+@pytest.fixture
+def staging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkout:
+    """A checkout whose stack `staging` has its database's address on this machine."""
+    monkeypatch.setenv("PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION", "true")
+    checkout = Checkout.copy(tmp_path, rootfs=None)
+    (checkout.root / ".venv").symlink_to(sys.prefix)
+    network = load_file(checkout.root / "Pulumi.staging.yaml").model_dump(mode="json")["network"]
+    checkout.configure("staging", network={**network, "cidr": loopback_network()})
+    return checkout
 
 
 @pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+def cloud(staging: Checkout, rootfs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     """The stand-in for AWS, to which every CLI of the test is attached."""
-    clouds = {package: Cloud() for package in PACKAGES}
-    with serve(clouds) as attached:
-        monkeypatch.setenv("PULUMI_DEBUG_PROVIDERS", attached)
+    settings = load_file(staging.root / "Pulumi.staging.yaml")
+    assert isinstance(settings, AwsSettings)
+    with ExitStack() as running:
+        clouds = {package: Cloud(boots_database(rootfs, settings, running)) for package in PACKAGES}
+        monkeypatch.setenv("PULUMI_DEBUG_PROVIDERS", running.enter_context(serve(clouds)))
         yield clouds["aws"]
 
 
-def test_the_command_previews_staging_by_the_cli(cloud: Cloud, tmp_path: Path) -> None:
-    checkout = Checkout.copy(tmp_path, rootfs=None)
-    (checkout.root / ".venv").symlink_to(sys.prefix)
-    plan = checkout.json("preview", "-e", "staging", PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION="true")
+def test_the_command_previews_staging_by_the_cli(cloud: Cloud, staging: Checkout) -> None:
+    plan = staging.json("preview", "-e", "staging")
     assert plan["engine"] == "cli"
     assert not plan["offline"]
     assert set(plan["summary"]) == {"create"}
@@ -60,19 +55,18 @@ def test_the_command_previews_staging_by_the_cli(cloud: Cloud, tmp_path: Path) -
     assert schema["pending_migrations"]
 
 
-def test_what_lies_under_staging_goes_up_finds_itself_unchanged_and_keeps_what_is_protected(
-    cloud: Cloud, tmp_path: Path
+def test_staging_goes_up_whole_finds_itself_unchanged_and_keeps_what_is_protected(
+    cloud: Cloud, staging: Checkout
 ) -> None:
-    lab = Lab(tmp_path / "lab")
-    lab.program(FOUNDATION)
-    up = lab.cli("up")
-    assert not up.failed, up.message
-    assert cloud.named("aws:ec2/vpc:Vpc") == ["network"]
+    up = staging.json("up", "-e", "staging")
+    assert set(up["summary"]) == {"create"}
     made = cloud.changes
-    assert lab.cli("preview").steps == []
-    assert lab.cli("up").steps == []
+    outputs = staging.json("outputs", "-e", "staging", "--show-secrets")
+    assert outputs["schema_version"] == max(int(file.name[:3]) for file in (SOURCE / "migrations").glob("*.sql"))
+    with psycopg.connect(outputs["database_urls"]["admin_a"]) as admin:  # verifies the server, as its URL says
+        may = "SELECT has_table_privilege('readonly_a', 'llm_traces', %s)"
+        assert [admin.execute(may, [what]).fetchone() for what in ("SELECT", "DELETE")] == [(True,), (False,)]
+    assert set(staging.json("up", "-e", "staging")["summary"]) == {"same"}
     assert cloud.changes == made
-    gone = lab.cli("destroy")
-    assert gone.failed
-    assert "protect" in gone.message
+    assert "protect" in staging.run("down", "-e", "staging", "--yes", expect=1).stderr
     assert "backups" in cloud.named("aws:s3/bucket:Bucket")

@@ -126,6 +126,18 @@ def test_bootstrap_again_changes_nothing_that_stands(postgres: PostgresServer, n
         assert one(admin, verifier) == before
 
 
+def test_the_provisioner_takes_back_what_it_gave(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
+    with as_login(postgres, names, user=names.provisioner) as provisioner:
+        for statement in (
+            f"CREATE ROLE {names.login} LOGIN",
+            f"GRANT CONNECT ON DATABASE {names.database} TO {names.login}",
+            f"REVOKE ALL PRIVILEGES ON DATABASE {names.database} FROM {names.login}",
+            f"DROP ROLE {names.login}",  # refused as long as it has a privilege
+        ):
+            provisioner.execute(statement.encode())
+
+
 def test_bootstrap_from_several_places_at_once(postgres: PostgresServer, names: Names) -> None:
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(partial(bootstrap, postgres, names)) for _ in range(4)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -21,6 +20,7 @@ import pytest
 from observatory import engine
 from observatory.engine import DiagnosticEvent, StackOptions, StepEvent
 from observatory.engine.__main__ import main
+from observatory.partial import partial_path
 from tests.engine.conftest import MakeLab
 from tests.engine.lab import STACK, Lab
 
@@ -255,6 +255,22 @@ class TestBadState:
             engine.up(lab.options)
         assert lab.checkpoint.read_text() == newer
 
+    def test_a_state_under_another_secrets_provider_is_refused_by_its_name(self, lab: Lab) -> None:
+        lab.program(TWO)
+        lab.embedded("up")
+        state = json.loads(lab.checkpoint.read_text())
+        state["checkpoint"]["latest"]["secrets_providers"] = {"type": "cloud", "state": {"url": "awskms://alias/x"}}
+        lab.checkpoint.write_text(json.dumps(state))
+        with pytest.raises(engine.UnsupportedError, match="secrets provider 'cloud'"):
+            engine.up(lab.options)
+
+    def test_a_compressed_state_is_refused_by_its_name(self, lab: Lab) -> None:
+        lab.program(TWO)
+        lab.embedded("up")
+        lab.checkpoint.rename(f"{lab.checkpoint}.gz")
+        with pytest.raises(engine.StateError, match=r"dev\.json\.gz is compressed"):
+            engine.up(lab.options)
+
     def test_a_wrong_passphrase_changes_nothing(self, lab: Lab) -> None:
         lab.program(TWO)
         lab.embedded("up")
@@ -274,14 +290,17 @@ class TestBadState:
         lab.embedded("up")
         before = lab.checkpoint.read_text()
 
-        def no_space(_: int) -> None:
-            raise OSError(28, "No space left on device")
+        def on_a_full_disk(path: Path) -> Path:
+            partial = partial_path(path)
+            if path == lab.checkpoint:
+                partial.symlink_to("/dev/full")  # where the kernel refuses each write, full(4)
+            return partial
 
         lab.program('Thing("new")')
         with monkeypatch.context() as patch:
-            patch.setattr("observatory.engine.backend.os.fsync", no_space)
-            patch.setattr("observatory.engine.backend.StackFiles.lock", lambda *_: contextlib.nullcontext())
+            patch.setattr("observatory.engine.backend.partial_path", on_a_full_disk)
             outcome = lab.embedded("up")
+        assert lab.locks == []
         assert "No space left" in outcome.message
         assert lab.checkpoint.read_text() == before
 
@@ -487,6 +506,13 @@ class TestRefusals:
             ('pulumi.runtime.invoke("other:index:find", {})', "invoke"),
             ('pulumi.CustomResource("aws:s3/bucket:Bucket", "b")', "aws"),
             ('Thing("a", file=pulumi.FileAsset("x"))', "asset"),
+            ('Thing("a", Options(replacement_trigger="x"))', "replacement_trigger"),
+            ('Thing("a", Options(hide_diffs=["size"]))', "hide_diffs"),
+            ('pulumi.ProviderResource("lab", "p", {}, Options(env_var_mappings={"A": "B"}))', "env_var_mappings"),
+            ('Thing("a", Options(id="x"))', "read resource"),
+            ('pulumi.ComponentResource("lab:index:Far", "far", None, None, True)', "multi-language component"),
+            ('pulumi.runtime.call("other:index:Far/method", {})', "other:index:Far/method"),
+            ('pulumi.require_pulumi_version(">=3.0.0")', "require_pulumi_version"),
         ],
     )
     def test_what_is_not_supported_is_refused_by_name(self, lab: Lab, body: str, feature: str) -> None:

@@ -60,9 +60,9 @@ class Checkout:
         checkout.configure(ports=free_ports())
         return checkout
 
-    def configure(self, **groups: Any) -> None:
-        """Change groups of settings of the stack `local`; the others stay."""
-        file = self.root / "Pulumi.local.yaml"
+    def configure(self, stack: str = "local", **groups: Any) -> None:
+        """Change groups of settings of a stack; the others stay."""
+        file = self.root / f"Pulumi.{stack}.yaml"
         document = yaml.safe_load(file.read_text())
         for group, value in groups.items():
             document["config"][f"llm-observatory:{group}"] = value

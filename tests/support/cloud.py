@@ -6,8 +6,9 @@ own: what a real cloud would refuse; types are the SDKs' own, and mypy's to chec
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from observatory.providers.server import Servicer
 
 ACCOUNT, REGION = "444455556666", "eu-central-1"
 PACKAGES = ("aws", "kubernetes")
+MACHINE, SECRET = "aws:ec2/instance:Instance", "aws:secretsmanager/secretVersion:SecretVersion"
 
 
 @dataclass(kw_only=True)
@@ -34,11 +36,12 @@ class Record:
 
 
 class Cloud(Provider):
-    """Keeps what it is told to, by id, and counts the changes made to it."""
+    """Keeps what it is told to, by id, and counts the changes made to it; `boot` starts what a new machine runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, boot: Callable[[Cloud], None] = lambda _cloud: None) -> None:
         self.records: dict[str, Record] = {}
         self.changes = 0
+        self._boot = boot
         self._lock = threading.Lock()
 
     def diff(self, urn: str, id_: str, inputs: dict[str, Any], outputs: dict[str, Any], news: dict[str, Any]) -> Diff:
@@ -52,8 +55,10 @@ class Cloud(Provider):
         with self._lock:
             self.changes += 1
             id_ = f"{name}-{self.changes:08x}"
-            self.records[id_] = Record(type=type_, urn=urn, outputs={**_computed(type_, id_), **inputs})
-            return id_, self.records[id_].outputs
+            made = self.records[id_] = Record(type=type_, urn=urn, outputs={**_computed(type_, id_), **inputs})
+        if type_ == MACHINE:
+            self._boot(self)
+        return id_, made.outputs
 
     def read(
         self, urn: str, id_: str, inputs: dict[str, Any], outputs: dict[str, Any]
@@ -82,6 +87,12 @@ class Cloud(Provider):
     def named(self, type_: str) -> list[str]:
         """Return the names of the resources of a type that exist."""
         return sorted(each.urn.rpartition("::")[2] for each in self.records.values() if each.type == type_)
+
+    def secret(self, name: str) -> dict[str, str]:
+        """Return what the secret store keeps under a name, as a machine reads it at its start."""
+        versions = [each for each in self.records.values() if each.type == SECRET and each.urn.endswith(f"::{name}")]
+        values: dict[str, str] = json.loads(versions[-1].outputs["secretString"])
+        return values
 
     def _existing(self, id_: str) -> Record:
         if id_ not in self.records:

@@ -162,7 +162,7 @@ class PostgresServer:
             raise RuntimeError(f"initdb failed: {done.stdout}{done.stderr}")
         data = self.directory / "data"
         (data / "pg_hba.conf").write_text(
-            "local all all peer map=suite\nhost all all 127.0.0.1/32 scram-sha-256\n", encoding="utf-8"
+            "local all all peer map=suite\nhost all all 127.0.0.0/8 scram-sha-256\n", encoding="utf-8"
         )
         (data / "pg_ident.conf").write_text(f"suite {bubblewrap.USER} all\nsuite root all\n", encoding="utf-8")
 
@@ -177,13 +177,18 @@ class PostgresServer:
 
 @contextlib.contextmanager
 def postgres_server(
-    rootfs: Path, *, binaries: str = BINARIES, mounts: Sequence[str] = (), **settings: str
+    rootfs: Path, *, port: str | None = None, binaries: str = BINARIES, mounts: Sequence[str] = (), **settings: str
 ) -> Iterator[PostgresServer]:
-    """A new server out of a root filesystem with an empty cluster, stopped and removed at the end."""
+    """A new, empty server out of a root filesystem, on any port by default; stopped and removed at the end."""
     # Not pytest's own directory: a unix socket's path may have 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="observatory-postgres-"))
     server = PostgresServer(
-        rootfs=rootfs, directory=directory, port=_free_port(), settings=settings, binaries=binaries, mounts=mounts
+        rootfs=rootfs,
+        directory=directory,
+        port=int(port) if port else _free_port(),
+        settings=settings,
+        binaries=binaries,
+        mounts=mounts,
     )
     try:
         server._initialise()
