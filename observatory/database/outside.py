@@ -15,7 +15,7 @@ import psycopg
 from pglast import ast
 from psycopg import sql
 
-from observatory.database.statements import Statement
+from observatory.database.statements import Statement, builds_in_steps
 
 # Only statements that start so are of a particular kind; the others need no syntax tree.
 _SUSPECT = re.compile(r"(CREATE|DROP|REINDEX|ALTER\s+EXTENSION)\b", re.IGNORECASE)
@@ -35,7 +35,7 @@ class Particulars(NamedTuple):
             its library loaded already.
         patient: its waits queue nobody behind it, so no lock timeout ends them; they wait for transactions, not for
             locks that others want.
-        builds_index: (relation, index) that it builds concurrently; None: it builds none.
+        builds_index: (relation, index) that it builds concurrently or chunk by chunk; None: it builds none.
         fills_aggregate: the continuous aggregate that it makes and fills; None: it makes none.
         drops: it drops something.
     """
@@ -55,8 +55,8 @@ def particulars(statement: Statement) -> Particulars:
     match node:
         case ast.AlterExtensionStmt():
             found = Particulars(fresh_session=True)
-        case ast.IndexStmt(concurrent=True, idxname=str() as index):
-            found = Particulars(patient=True, builds_index=(_qualified(node.relation), index))
+        case ast.IndexStmt(idxname=str() as index) if builds_in_steps(node):
+            found = Particulars(patient=bool(node.concurrent), builds_index=(_qualified(node.relation), index))
         case ast.DropStmt():
             found = Particulars(patient=bool(node.concurrent), drops=True)
         case ast.ReindexStmt():

@@ -29,6 +29,8 @@ _SUSPECT = re.compile(
     r"(BEGIN|START|COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE|PREPARE|COPY|DISCARD)\b", re.IGNORECASE
 )
 
+_INDEX = re.compile(r"CREATE\s+(UNIQUE\s+)?INDEX\b", re.IGNORECASE)
+
 Phase = Literal["expand", "contract"]
 
 
@@ -88,11 +90,14 @@ def parse(migration: Migration) -> Script:
     statements = _split(migration)
     if not statements:
         raise MigrationFileError(f"{migration.place()}: holds no statement. Write one, or remove the file")
+    transactional = headers["transaction"] == "true"
     for statement in statements:
         _refuse_unusable(migration, statement)
+        if not transactional:
+            _refuse_nameless_index(migration, statement)
     return Script(
         migration=migration,
-        transactional=headers["transaction"] == "true",
+        transactional=transactional,
         phase="contract" if headers["phase"] == "contract" else "expand",
         statements=statements,
     )
@@ -136,6 +141,22 @@ def _syntax_message(migration: Migration, message: str, offset: int) -> str:
             "run by psql: write what it does as SQL"
         )
     return f"{migration.place(offset)}: {message}. Correct the statement"
+
+
+def builds_in_steps(index: ast.IndexStmt) -> bool:
+    """Whether an index is built in several transactions, so that an interruption leaves it invalid."""
+    return bool(index.concurrent) or any(each.defname == "transaction_per_chunk" for each in index.options or ())
+
+
+def _refuse_nameless_index(migration: Migration, statement: Statement) -> None:
+    if not _INDEX.match(statement.sql):
+        return
+    node = pglast.parse_sql(statement.sql)[0].stmt
+    if builds_in_steps(node) and node.idxname is None:
+        raise MigrationFileError(
+            f"{migration.place(statement.offset)}: an index without a name. Name it, so that one whose build was "
+            "interrupted is found again"
+        )
 
 
 def _refuse_unusable(migration: Migration, statement: Statement) -> None:

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from observatory.database import LockHeldError, deploy
-from proofs.migrations import ONE_BY_ONE, deploy_at_once, kill_everywhere
+from proofs.migrations import deploy_at_once, kill_everywhere, write_one_by_one
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 from tests.support.postgres import PostgresServer
 
@@ -72,14 +72,17 @@ def test_shipped_files_killed_at_some_boundaries_are_finished(request: pytest.Fi
     assert tried > 3
 
 
-def test_a_file_without_a_transaction_killed_at_any_boundary_is_resumed(
-    postgres: PostgresServer, write_migrations: WriteMigrations
+@pytest.mark.parametrize("edition", ["apache", pytest.param("community", marks=pytest.mark.community)])
+def test_files_without_a_transaction_killed_at_any_boundary_are_resumed(
+    request: pytest.FixtureRequest, tmp_path: Path, edition: str
 ) -> None:
-    """None of its statements bears to run twice: what an interrupted one left has to be noticed."""
-    failures, tried = kill_everywhere(postgres, write_migrations(_001_a=ONE_BY_ONE), rounds=1, share=1)
+    """None of their statements bears to run twice: what an interrupted one left has to be noticed."""
+    server = request.getfixturevalue("community_postgres" if edition == "community" else "postgres")
+
+    failures, tried = kill_everywhere(server, write_one_by_one(tmp_path / "files", edition), rounds=1, share=1)
 
     assert failures == []
-    assert tried == 1 + 7 + 1
+    assert tried == (1 + 10 + 1) + (1 + 3 + 1 if edition == "community" else 0)
 
 
 def test_of_twenty_processes_at_once_one_applies_and_the_others_report(postgres: PostgresServer) -> None:

@@ -7,12 +7,16 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from observatory.database import StatementFailedError, status
+from observatory.database import LockTimeoutError, StatementFailedError, status
 from observatory.database.applying import Event
 from tests.database.conftest import Deploy, WriteMigrations
 from tests.support.postgres import PostgresServer
 
 HEADER = "-- transaction: false\n"
+AGGREGATE = (
+    "CREATE MATERIALIZED VIEW m WITH (timescaledb.continuous) AS "
+    "SELECT time_bucket('1 day', ts) AS bucket, count(*) FROM a GROUP BY 1"
+)
 BUILD = "CREATE INDEX CONCURRENTLY {}a_x ON a (x);"
 
 
@@ -76,6 +80,28 @@ def test_an_index_of_the_same_name_is_never_taken_for_the_one_that_was_refused(
     for _ in range(2):
         with pytest.raises(StatementFailedError, match=r'002_b\.sql:2:1: relation "a_x" already exists'):
             run_deploy(migrations=directory)
+
+
+def test_an_index_built_chunk_by_chunk_that_was_held_up_is_built_by_the_next_try(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    """A lock timeout at the last chunk leaves an invalid index, with those of the chunks before."""
+    directory = write_migrations(
+        _001_a="CREATE TABLE a (ts timestamptz NOT NULL);\nSELECT create_hypertable('a', by_range('ts'));\n"
+        "INSERT INTO a VALUES ('2026-01-01'), ('2026-02-01');"
+    )
+    run_deploy(migrations=directory)
+    write_migrations(_002_b=f"{HEADER}CREATE INDEX a_x ON a (ts) WITH (timescaledb.transaction_per_chunk);")
+    [last] = query(conninfo, "SELECT max(chunk::text) FROM show_chunks('a') AS chunk")[0]
+    indexes = "SELECT indisvalid FROM pg_index WHERE indexrelid::regclass::text ~ 'a_x'"
+
+    with psycopg.connect(conninfo) as holder:
+        holder.execute(f"LOCK TABLE {last} IN ACCESS EXCLUSIVE MODE".encode())
+        with pytest.raises(LockTimeoutError, match=r"002_b\.sql:2:1: .*blocked by pid"):
+            run_deploy(migrations=directory)
+
+    assert run_deploy(migrations=directory).applied == ("002_b",)
+    assert query(conninfo, indexes) == [(True,), (True,), (True,)]
 
 
 def test_a_drop_that_was_done_is_not_missed(
@@ -176,15 +202,17 @@ def test_an_aggregate_whose_filling_was_interrupted_is_filled(
     directory = write_migrations(
         _001_a="CREATE TABLE a (ts timestamptz NOT NULL);\nSELECT create_hypertable('a', by_range('ts'));\n"
         "INSERT INTO a VALUES ('2026-01-01');",
-        _002_b=f"{HEADER}SELECT 1;\nCREATE MATERIALIZED VIEW m WITH (timescaledb.continuous) AS "
-        "SELECT time_bucket('1 day', ts) AS bucket, count(*) FROM a GROUP BY 1;",
+        _002_b=f"{HEADER}SELECT 1;\n{AGGREGATE};",
     )
     run_deploy(migrations=directory)
-    with psycopg.connect(conninfo) as connection:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute(
             "UPDATE observatory.schema_migrations SET statements_done = 1, statement_running = "
             "statement_hashes[2], statement_hashes = statement_hashes[:1] WHERE version = 2"
         )
+        connection.execute("DROP MATERIALIZED VIEW m")
+        connection.execute(f"{AGGREGATE} WITH NO DATA".encode())  # as it is between being made and being filled
+    assert query(conninfo, "SELECT count(*) FROM m") == [(0,)]
 
     assert run_deploy(migrations=directory).applied == ("002_b",)
     assert query(conninfo, "SELECT count(*) FROM m") == [(1,)]

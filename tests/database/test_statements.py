@@ -43,6 +43,11 @@ def test_the_header_takes_a_file_out_of_a_transaction(write_migrations: WriteMig
         ("SELECT 'abc", r"001_a\.sql:1:8: unterminated quoted string"),
         ("SELECT (1", r"001_a\.sql:1:10: syntax error at end of input"),
         ("SELECT 1;\n  \\connect other\n", r"001_a\.sql:2:3: \\connect is a command of psql"),
+        ("-- transaction: false\nCREATE INDEX CONCURRENTLY ON a (x);", r"001_a\.sql:2:1: an index without a name"),
+        (
+            "-- transaction: false\nCREATE INDEX ON a (x) WITH (timescaledb.transaction_per_chunk);",
+            r"001_a\.sql:2:1: an index without a name",
+        ),
         ("-- only a comment\n", r"001_a\.sql:1:1: holds no statement"),
         ("SELECT 1;\nCOPY t FROM STDIN;\n", r"001_a\.sql:2:1: COPY FROM STDIN needs a client"),
         ("COPY t TO STDOUT;\n", "COPY TO STDOUT needs a client"),
