@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,13 +11,22 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from observatory import operations
-from observatory.cli.app import DONE, FAILED, EnvironmentOption, Output, OutputOption, deploy_group, print_json
+from observatory.cli.app import (
+    DONE,
+    FAILED,
+    EnvironmentOption,
+    Output,
+    OutputOption,
+    confirm,
+    deploy_group,
+    print_json,
+)
 from observatory.cli.backup import size
 from observatory.console import ConsoleReporter, answer, table
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
-    from observatory.database import Deployment, Plan, Verification
+    from observatory.database import Deployment, EditionPlan, Plan, Verification
     from observatory.database.planning import PlannedMigration, PlannedStatement
 
 SHOWN_CHARACTERS = 72
@@ -33,6 +43,21 @@ MigrationOption = Annotated[
 RetryOption = Annotated[
     int, typer.Option("--retry", min=0, help="How often to try a file again while others hold its locks.")
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the edition changes.")]
+
+
+class NewEdition(StrEnum):
+    """To which edition of TimescaleDB a database can be moved."""
+
+    COMMUNITY = "community"
+
+
+EditionOption = Annotated[
+    NewEdition | None,
+    typer.Option(
+        "--edition", help="Move the schema to the files of this edition, which the server runs already; needs a backup."
+    ),
+]
 
 
 @deploy_group.command()
@@ -44,18 +69,24 @@ def database(  # noqa: PLR0917 - typer calls it by name
     verify_only: VerifyOnlyOption = False,
     migration: MigrationOption = None,
     retry: RetryOption = operations.DEFAULT_RETRY,
+    edition: EditionOption = None,
+    yes: YesOption = False,
 ) -> None:
     """Back up the database, bring its schema to the migration files, and verify it.
 
     Refuses (exit code 3, nothing changed) files that contradict what is applied, and to run beside another deployment.
-    A check that fails, or cannot be made, is exit code 1.
+    A check that fails, or cannot be made, is exit code 1. With --edition nothing that is pending is applied.
     """
     if dry_run + backup_only + verify_only > 1:
         raise typer.BadParameter("choose one of --dry-run, --backup-only and --verify-only")
     if migration and (backup_only or verify_only):
         raise typer.BadParameter("--backup-only and --verify-only apply no migration; leave --migration out")
+    if edition and (migration or backup_only or verify_only):
+        raise typer.BadParameter("--edition goes with --dry-run, --retry and --yes only")
     workspace = operations.open_workspace(environment)
-    if dry_run:
+    if edition:
+        _change_edition(workspace, retry, output, dry_run=dry_run, yes=yes)
+    elif dry_run:
         _dry_run(workspace, migration, output)
     elif backup_only:
         _backup_only(workspace, output)
@@ -68,40 +99,74 @@ def database(  # noqa: PLR0917 - typer calls it by name
 def _dry_run(workspace: Workspace, migration: str | None, output: Output) -> None:
     with ConsoleReporter() as report:
         plan = operations.plan_database(workspace, migration=migration, report=report)
-    if output is Output.JSON:
-        print_json(plan.as_json())
-    else:
-        answer(plan_view(plan))
+    _show(plan_view(plan), plan.as_json(), output)
     if not plan.would_succeed:
         raise typer.Exit(FAILED)
+
+
+def _change_edition(workspace: Workspace, retry: int, output: Output, *, dry_run: bool, yes: bool) -> None:
+    with ConsoleReporter() as report:
+        plan = operations.plan_edition(workspace, report=report)
+    if dry_run:
+        _show(_edition_view(plan), asdict(plan), output)
+        return
+    if plan.migrations and not yes:
+        confirm(
+            f"Move the database of {workspace.stack!r} to the community edition? Writers wait while aggregates of "
+            f"{size(sum(plan.aggregates.values()))} are copied, and there is no way back but the backup."
+        )
+    with ConsoleReporter() as report:
+        done = operations.upgrade_edition(workspace, retry=retry, report=report)
+    _show_deployment(done, _told_of_edition(done.deployment), output)
+
+
+def _told_of_edition(done: Deployment) -> str:
+    if not done.applied:
+        return "Nothing to move: the schema is that of the community edition's files."
+    return f"{', '.join(done.applied)} are the community edition's now; backup before: {done.backup_label}."
+
+
+def _edition_view(plan: EditionPlan) -> str:
+    if not plan.migrations:
+        return "Nothing to move: the schema is that of the community edition's files."
+    copied = ", ".join(f"{name} ({size(stored)})" for name, stored in plan.aggregates.items())
+    backup = f"{plan.backup.kind}: {plan.backup.why}" if plan.backup else "none"
+    return (
+        f"Files:     {', '.join(plan.migrations)}\nCopied:    {copied}\n"
+        "Locks:     writers wait while it runs, in one transaction\n"
+        f"Backup:    {backup}\nWay back:  that backup alone"
+    )
+
+
+def _show(text: RenderableType, document: Any, output: Output) -> None:
+    if output is Output.JSON:
+        print_json(document)
+    else:
+        answer(text)
 
 
 def _backup_only(workspace: Workspace, output: Output) -> None:
     with ConsoleReporter() as report:
         label = operations.back_up_database(workspace, report=report)
-    if output is Output.JSON:
-        print_json({"backup_label": label})
-    else:
-        answer(f"Made and verified: {label}")
+    _show(f"Made and verified: {label}", {"backup_label": label}, output)
 
 
 def _verify_only(workspace: Workspace, output: Output) -> None:
     with ConsoleReporter() as report:
         found = operations.verify_database(workspace, report=report)
-    if output is Output.JSON:
-        print_json(_verification_json(found))
-    else:
-        answer(_verification_view(found))
+    _show(_verification_view(found), _verification_json(found), output)
     raise typer.Exit(DONE if found.passed else FAILED)
 
 
 def _deploy(workspace: Workspace, migration: str | None, retry: int, output: Output) -> None:
     with ConsoleReporter() as report:
         done = operations.deploy_database(workspace, migration=migration, retry=retry, report=report)
-    if output is Output.JSON:
-        print_json({**asdict(done.deployment), "verification": _verification_json(done.verification)})
-    else:
-        answer(Group(_told(done.deployment), _verification_view(done.verification)))
+    _show_deployment(done, _told(done.deployment), output)
+
+
+def _show_deployment(done: operations.DatabaseDeployment, told: str, output: Output) -> None:
+    document = {**asdict(done.deployment), "verification": _verification_json(done.verification)}
+    _show(Group(told, _verification_view(done.verification)), document, output)
     raise typer.Exit(DONE if done.verification.passed else FAILED)
 
 

@@ -9,6 +9,7 @@ from observatory.cli.app import FAILED, INTERRUPTED, REFUSED, WRONG_USAGE
 from observatory.database.errors import (
     ContractRefusedError,
     DatabaseError,
+    EditionRefusedError,
     MigrationFileError,
     MigrationHistoryError,
     SampleError,
@@ -51,6 +52,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     NotPermittedError: REFUSED,
     DatabaseLockHeldError: REFUSED,
     ContractRefusedError: REFUSED,
+    EditionRefusedError: REFUSED,
     SampleError: REFUSED,
     SilenceRefusedError: REFUSED,
     DatabaseError: FAILED,

@@ -16,10 +16,13 @@ from .deployment import Deployment as Deployment
 from .deployment import SchemaStatus as SchemaStatus
 from .deployment import deploy as deploy
 from .deployment import status as status
+from .editions import EditionPlan as EditionPlan
+from .editions import plan_upgrade as plan_upgrade
 from .editions import upgrade_edition as upgrade_edition
 from .errors import BackupFailedError as BackupFailedError
 from .errors import ContractRefusedError as ContractRefusedError
 from .errors import DatabaseError as DatabaseError
+from .errors import EditionRefusedError as EditionRefusedError
 from .errors import LockHeldError as LockHeldError
 from .errors import LockTimeoutError as LockTimeoutError
 from .errors import MigrationFileError as MigrationFileError

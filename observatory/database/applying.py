@@ -118,13 +118,7 @@ class Applier:
         """
         name = script.migration.name
         self._tell("applying", name, f"{len(script.statements)} statements")
-        attempts = Retrying(
-            stop=stop_after_attempt(self.retry + 1),
-            wait=wait_random_exponential(multiplier=2 * BACKOFF_S[0], min=BACKOFF_S[0], max=BACKOFF_S[1]),
-            retry=retry_if_exception_type(LockTimeoutError),
-            before_sleep=lambda state: self._tell("retrying", name, _retry_detail(state)),
-            reraise=True,
-        )
+        attempts = lock_retries(self.retry, lambda detail: self._tell("retrying", name, detail))
         started = time.monotonic()
         with readable(script.migration.place()):
             attempts(self._attempt, script)
@@ -228,7 +222,7 @@ class Applier:
             yield
         except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
             place = script.migration.place(statement.offset)
-            raise LockTimeoutError(_blocked_message(place, error, self.watch.seen)) from error
+            raise LockTimeoutError(blocked_message(place, error, self.watch.seen)) from error
         except psycopg.Error as error:
             offset = statement.offset + int(error.diag.statement_position or 1) - 1
             with readable(script.migration.place(offset)):
@@ -258,7 +252,24 @@ def _refuse_changed_statements(script: Script, done: list[str]) -> None:
             )
 
 
-def _blocked_message(place: str, error: psycopg.Error, blockers: tuple[Blocker, ...]) -> str:
+def lock_retries(retry: int, tell: Callable[[str], None]) -> Retrying:
+    """What calls a function again after each `LockTimeoutError`, with jittered exponential backoff.
+
+    Args:
+        retry: how often at most.
+        tell: gets why, and when it goes on.
+    """
+    return Retrying(
+        stop=stop_after_attempt(retry + 1),
+        wait=wait_random_exponential(multiplier=2 * BACKOFF_S[0], min=BACKOFF_S[0], max=BACKOFF_S[1]),
+        retry=retry_if_exception_type(LockTimeoutError),
+        before_sleep=lambda state: tell(_retry_detail(state)),
+        reraise=True,
+    )
+
+
+def blocked_message(place: str, error: psycopg.Error, blockers: tuple[Blocker, ...]) -> str:
+    """What is said of a statement that did not get its locks: where, and who held them."""
     named = "; ".join(map(str, blockers)) or "sessions that were gone before they could be named"
     return (
         f"{place}: {summary(error)}; blocked by {named}. Nothing of the statement was applied: wait for those "

@@ -45,6 +45,10 @@ class UnsuitableServerError(DatabaseError):
     """The server cannot take migrations: a standby, read-only, or without TimescaleDB."""
 
 
+class EditionRefusedError(DatabaseError):
+    """A database cannot be moved to an edition of TimescaleDB as it is; nothing was changed."""
+
+
 class VerificationFailedError(DatabaseError):
     """After a deployment the database is not what its migrations make; the message says in what."""
 

@@ -8,6 +8,8 @@ from .database import back_up_database as back_up_database
 from .database import database_target as database_target
 from .database import deploy_database as deploy_database
 from .database import plan_database as plan_database
+from .database import plan_edition as plan_edition
+from .database import upgrade_edition as upgrade_edition
 from .database import verify_database as verify_database
 from .delivery import control_rollout as control_rollout
 from .delivery import deploy_application as deploy_application

@@ -20,7 +20,18 @@ from observatory.runtime import bubblewrap, files
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
-    from observatory.database import Deployment, Edition, Event, Need, OnEvent, Plan, Profile, Throwaway, Verification
+    from observatory.database import (
+        Deployment,
+        Edition,
+        EditionPlan,
+        Event,
+        Need,
+        OnEvent,
+        Plan,
+        Profile,
+        Throwaway,
+        Verification,
+    )
 
 DEFAULT_RETRY = 5
 PROGRAMS = "/usr/lib/postgresql/17/bin"  # in the root filesystem
@@ -127,6 +138,56 @@ def deploy_database(
             retry=retry,
             on_event=on_event,
         )
+    return _finished(workspace, target, done, report)
+
+
+def plan_edition(workspace: Workspace, *, report: Reporter = silent) -> EditionPlan:
+    """Say what `upgrade_edition` would do; nothing is written.
+
+    Raises:
+        OperationError: the stack has never been up.
+        DatabaseError: see `observatory.database.plan_upgrade`.
+    """
+    target = database_target(workspace)
+    with task(report, "plan the move to the community edition"):
+        return database.plan_upgrade(
+            target.conninfo,
+            migrations=workspace.migrations,
+            target=target.version,
+            backup=MigrationBackup(workspace.sandbox),
+        )
+
+
+def upgrade_edition(
+    workspace: Workspace, *, retry: int = DEFAULT_RETRY, report: Reporter = silent
+) -> DatabaseDeployment:
+    """Move the stack's database to the community edition's files: backup, upgrade, jobs, privileges; then look.
+
+    Args:
+        workspace: of the stack, whose server runs the community edition already.
+        retry: how often it is tried again while other sessions hold its locks.
+        report: gets the progress.
+
+    Raises:
+        OperationError: the stack has never been up.
+        DatabaseError: see `observatory.database.upgrade_edition`.
+    """
+    target = database_target(workspace)
+    with _events_to(report) as on_event:
+        done = database.upgrade_edition(
+            target.conninfo,
+            migrations=workspace.migrations,
+            target=target.version,
+            actor=actor(),
+            deployment_id=str(uuid.uuid4()),
+            backup=MigrationBackup(workspace.sandbox),
+            retry=retry,
+            on_event=on_event,
+        )
+    return _finished(workspace, target, done, report)
+
+
+def _finished(workspace: Workspace, target: DatabaseTarget, done: Deployment, report: Reporter) -> DatabaseDeployment:
     with task(report, "jobs, privileges, verification"):
         verification = database.finish_deployment(
             target.conninfo,

@@ -1,16 +1,21 @@
 """An Apache database becomes a community one: as if it had been made so, with its history."""
 
 from collections.abc import Iterator
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from observatory.database import (
-    UnsuitableServerError,
+    BackupFailedError,
+    EditionRefusedError,
+    LockTimeoutError,
     deploy,
     edition_gaps,
     ensure_database,
+    plan_upgrade,
     schedule_jobs,
     status,
     upgrade_edition,
@@ -53,6 +58,30 @@ def contents(connection: psycopg.Connection) -> dict[str, list[str]]:
     }
 
 
+class Backups:
+    """Backups that are made by name only."""
+
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+
+    def latest_full(self) -> datetime | None:
+        return None
+
+    def create(self, _kind: str) -> str:
+        self.labels.append(f"backup-{len(self.labels) + 1}")
+        return self.labels[-1]
+
+    def verify(self, label: str) -> None:
+        assert label in self.labels
+
+
+class NoBackup(Backups):
+    """A repository that is full."""
+
+    def create(self, _kind: str) -> str:
+        raise BackupFailedError("no space")
+
+
 @pytest.mark.community
 def test_an_apache_database_becomes_a_community_one_with_its_history(server: PostgresServer) -> None:
     owner = server.conninfo(user=OWNER, dbname=DATABASE)
@@ -70,23 +99,39 @@ def test_an_apache_database_becomes_a_community_one_with_its_history(server: Pos
         # History outlives its raw rows.
         connection.execute("SELECT drop_chunks('llm_traces', older_than => INTERVAL '10 days')")
         before = contents(connection)
-    with pytest.raises(UnsuitableServerError, match=r"Apache edition\. Install the community edition, set timescaledb"):
-        upgrade_edition(owner, migrations=SHIPPED, actor="tester", deployment_id="upgrade")
+    backup = Backups()
+    upgrade = partial(
+        upgrade_edition, owner, migrations=SHIPPED, actor="tester", deployment_id="upgrade", backup=backup
+    )
 
     switch(server)
     unchanged = verify(owner, migrations=SHIPPED)
     assert {check.name for check in unchanged.problems} == {"reads as the service", "writes as the service"}
     assert unchanged.edition == "apache"  # it works as it was until it is upgraded
-    changed = upgrade_edition(owner, migrations=SHIPPED, actor="tester", deployment_id="upgrade")
-    again = upgrade_edition(owner, migrations=SHIPPED, actor="tester", deployment_id="upgrade")
+    planned = plan_upgrade(owner, migrations=SHIPPED, backup=backup)
+    assert planned.migrations == ("004_continuous_aggregates", "005_retention_policies")
+    assert set(planned.aggregates) == set(AGGREGATES)
+    assert all(size > 0 for size in planned.aggregates.values())
+    assert planned.backup is not None
+    assert backup.labels == []  # it was planned only
+    with psycopg.connect(owner) as reader:
+        reader.execute("SELECT FROM llm_metrics_1day")
+        with pytest.raises(LockTimeoutError, match=rf"blocked by pid {reader.info.backend_pid} .*llm_metrics_1day"):
+            upgrade(retry=0)
+    assert {entry.variant for entry in status(owner).applied} == {None, "apache"}
+
+    changed, again = upgrade(), upgrade()
     schedule_jobs(owner)
 
-    assert (changed, again) == (("004_continuous_aggregates", "005_retention_policies"), ())
+    assert (changed.applied, changed.backup_label, changed.version) == (planned.migrations, "backup-2", 6)
+    assert (again.applied, again.backup_label, len(backup.labels)) == ((), None, 2)
+    assert plan_upgrade(owner, migrations=SHIPPED, backup=backup).migrations == ()
     upgraded = verify(owner, migrations=SHIPPED)
     assert {str(check) for check in upgraded.problems if check.verdict == "failed"} == set()
     assert (upgraded.edition, upgraded.version) == ("community", 6)
     assert edition_gaps(owner) == ()
-    assert {entry.variant for entry in status(owner).applied} == {None, "community"}
+    moved = {entry.name: entry.backup_label for entry in status(owner).applied if entry.variant == "community"}
+    assert moved == dict.fromkeys(planned.migrations, "backup-2")
     with psycopg.connect(owner, autocommit=True) as connection:
         assert connection.execute("SELECT count(*) FROM cron.job").fetchone() == (0,)
         assert contents(connection) == before
@@ -94,3 +139,29 @@ def test_an_apache_database_becomes_a_community_one_with_its_history(server: Pos
         connection.execute(REFRESH.encode())
         assert len(contents(connection)["llm_metrics_1day"]) == len(before["llm_metrics_1day"])
     assert deploy(owner, migrations=SHIPPED, actor="tester", deployment_id="after").applied == ()
+
+
+@pytest.mark.community
+def test_nothing_is_moved_without_a_backup_or_before_what_is_pending(server: PostgresServer) -> None:
+    owner = server.conninfo(user=OWNER, dbname=DATABASE)
+    deploy(owner, migrations=SHIPPED, target=5, actor="tester", deployment_id="before")
+    switch(server)
+    upgrade = partial(upgrade_edition, owner, migrations=SHIPPED, actor="tester", deployment_id="upgrade")
+
+    with pytest.raises(EditionRefusedError, match=r"006_supporting_tables of the migrations are pending"):
+        upgrade()
+    with pytest.raises(BackupFailedError, match="no space"):
+        upgrade(target=5, backup=NoBackup())
+    assert {entry.variant for entry in status(owner).applied} == {None, "apache"}
+
+    assert upgrade(target=5, backup=Backups()).version == 5
+
+
+def test_a_server_of_the_apache_edition_is_refused_with_what_to_do(conninfo: str) -> None:
+    deploy(conninfo, migrations=SHIPPED, target=4, actor="tester", deployment_id="before")
+
+    for call in (plan_upgrade, partial(upgrade_edition, actor="tester", deployment_id="upgrade")):
+        with pytest.raises(
+            EditionRefusedError, match=r"Apache edition of TimescaleDB 2\.\d+\.\d+\. Install .* restart"
+        ):
+            call(conninfo, migrations=SHIPPED, target=4)

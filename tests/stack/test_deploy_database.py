@@ -122,6 +122,17 @@ def test_files_that_contradict_the_ledger_are_refused_and_wrong_usage_is_told(st
     stack.run("deploy", "database", "--verify-only", "--migration", file.name, expect=2)
 
 
+def test_a_stack_of_the_apache_edition_says_what_the_other_one_needs(stack: Checkout) -> None:
+    backups = len(stack.json("backup", "list"))
+    for more in (["--yes"], ["--dry-run"]):
+        refused = stack.json("deploy", "database", "--edition", "community", *more, expect=3)
+        assert refused["error"]["kind"] == "EditionRefusedError"
+        assert "Install the community edition of the same version" in refused["error"]["message"]
+    stack.run("deploy", "database", "--edition", "apache", expect=2)
+    stack.run("deploy", "database", "--edition", "community", "--backup-only", expect=2)
+    assert len(stack.json("backup", "list")) == backups
+
+
 def test_the_resource_backs_up_before_pending_migrations_too(stack: Checkout, migration: Path) -> None:
     """By its provider alone: this release of the service is not ready on a schema that it does not know."""
     before = len(stack.json("backup", "list"))
