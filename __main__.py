@@ -9,6 +9,8 @@ from observatory.access import AccessError
 from observatory.database.errors import DatabaseError
 from observatory.delivery.releases import ReleaseError
 from observatory.delivery.rollout import RolloutDocument, RolloutError
+from observatory.offline import offline_plan
+from observatory.platforms.stores import rollout_store
 from observatory.settings import SettingsError, StackSettings, load_program
 from observatory.workspace import Workspace
 
@@ -20,8 +22,9 @@ NOT_BUILT = "0" * 64
 
 
 def live_or_first(workspace: Workspace, settings: StackSettings) -> RolloutDocument:
-    """Return what is live, or what the stack starts with when nothing is yet."""
-    live = workspace.rollout.read()
+    """Return what is live, or what the stack starts with when nothing is yet; an offline plan cannot know."""
+    asks_nobody = offline_plan.get() and settings.platform != "local"
+    live = None if asks_nobody else rollout_store(workspace, settings).read()
     if live:
         return live
     first = settings.first_rollout

@@ -278,6 +278,11 @@ class AwsSettings(StackSettings):
             self.machine_image(getattr(self, group).instance_type)
         return self
 
+    @staticmethod
+    def rollout_key(stack: str) -> str:
+        """Return the key of a stack's rollout document in the release bucket."""
+        return f"rollout/{stack}.json"
+
     def machine_image(self, instance_type: str) -> str:
         """Return the image that an instance type runs.
 

@@ -49,7 +49,10 @@ class FleetArgs:
 
 
 class Fleet(pulumi.ComponentResource):
-    """One fleet. Outputs: `target_group`, weighted by the balancer, and `preview_group`, which preview traffic gets."""
+    """One fleet. Outputs: `target_group`, weighted by the balancer, and `preview_group`, which preview traffic gets.
+
+    `group` is the name of its Auto Scaling group, whose machines deliveries replace.
+    """
 
     def __init__(self, name: str, args: FleetArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:aws:Fleet", name, None, opts)
@@ -57,7 +60,9 @@ class Fleet(pulumi.ComponentResource):
         self._child = pulumi.ResourceOptions(parent=self)
         self.target_group = self._targets(name)
         self.preview_group = self._targets(f"{name}-preview")
-        self._scale(self._group(self._template()))
+        group = self._group(self._template())
+        self.group = group.name
+        self._scale(group)
         self.register_outputs(
             {"version": args.state.version, "size": args.base.settings.fleets.size, "weight": args.state.weight}
         )

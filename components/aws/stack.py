@@ -31,7 +31,8 @@ from observatory.aws_settings import AwsSettings
 from observatory.delivery.rollout import RolloutDocument
 from observatory.settings import FLEETS
 
-API_KEY_REQUESTS_PER_MINUTE = 60_000  # the first key also serves load tests
+OPERATOR_REQUESTS_PER_MINUTE = 60_000  # where nobody is a customer, the first key also serves load tests
+DELIVERY_REQUESTS_PER_MINUTE = 600  # a fleet's verification and a gate's synthetic requests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ def declare(args: AwsArgs) -> dict[str, Any]:
         pulumi.ResourceOptions(providers=[cluster]),
     )
     _allow_discovery(settings, account)
-    outputs = {
+    return {
         "service_url": traffic.service_url,
         "preview_url": traffic.preview_url,
         "database_url": database.url,
@@ -127,15 +128,25 @@ def declare(args: AwsArgs) -> dict[str, Any]:
         "schema_version": schema.version,
         "backup_stores": backups.stores,
         "ca_file": database.ca_file,
+        "api_key": _first_key(settings, database, schema),
+        "delivery": {
+            "rule": traffic.rule,
+            "fleets": {
+                name: {
+                    "group": fleet.group,
+                    "target_group": fleet.target_group,
+                    "preview_group": fleet.preview_group,
+                    "size": settings.fleets.size,
+                }
+                for name, fleet in fleets.items()
+            },
+        },
     }
-    if settings.traffic.internal:  # where customers are, each has a key of its own
-        outputs["api_key"] = _operators_key(database, schema)
-    return outputs
 
 
 def document_url(stack: str, settings: AwsSettings) -> str:
     """Return where the rollout document is, which machines read at their start."""
-    return f"s3://{settings.release_bucket}/rollout/{stack}.json"
+    return f"s3://{settings.release_bucket}/{settings.rollout_key(stack)}"
 
 
 def _first_document(args: AwsArgs, account: aws.Provider) -> s3.BucketObjectv2:
@@ -143,7 +154,7 @@ def _first_document(args: AwsArgs, account: aws.Provider) -> s3.BucketObjectv2:
     return s3.BucketObjectv2(
         "rollout",
         bucket=args.settings.release_bucket,
-        key=document_url(args.stack, args.settings).partition(f"{args.settings.release_bucket}/")[2],
+        key=args.settings.rollout_key(args.stack),
         content=args.rollout.model_dump_json(indent=2),
         content_type="application/json",
         opts=pulumi.ResourceOptions(
@@ -163,12 +174,14 @@ def _allow_discovery(settings: AwsSettings, account: aws.Provider) -> None:
     )
 
 
-def _operators_key(database: Database, schema: Schema) -> pulumi.Output[str]:
+def _first_key(settings: AwsSettings, database: Database, schema: Schema) -> pulumi.Output[str]:
+    """Issue the key that deliveries exercise fleets with; customers have keys of their own."""
+    internal = settings.traffic.internal
     key = ApiKey(
-        "operator",
+        "operator" if internal else "delivery",
         conninfo=database.owner_url,
         scopes=("read", "write"),
-        rate_limit_rpm=API_KEY_REQUESTS_PER_MINUTE,
+        rate_limit_rpm=OPERATOR_REQUESTS_PER_MINUTE if internal else DELIVERY_REQUESTS_PER_MINUTE,
         opts=pulumi.ResourceOptions(depends_on=[schema]),
     )
     return key.key

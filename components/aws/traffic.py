@@ -40,7 +40,10 @@ class TrafficArgs:
 
 
 class Traffic(pulumi.ComponentResource):
-    """The balancers. Outputs: `service_url`, weighted over the fleets; `preview_url`, that goes where a header says."""
+    """The balancers. Outputs: `service_url`, weighted over the fleets; `preview_url`, that goes where a header says.
+
+    `rule` is the ARN of the listener's rule whose weights deliveries set.
+    """
 
     def __init__(self, name: str, args: TrafficArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:aws:Traffic", name, None, opts)
@@ -53,7 +56,7 @@ class Traffic(pulumi.ComponentResource):
         public = network.private_subnet_ids if settings.traffic.internal else network.public_subnet_ids
         service = self._balancer("service", public, groups["balancer"], internal=settings.traffic.internal)
         listener = self._listener("service", service, _answer("404", '{"error":"not found"}'))
-        lb.ListenerRule(
+        weighted = lb.ListenerRule(
             "service",
             listener_arn=listener.arn,
             priority=1,
@@ -65,6 +68,7 @@ class Traffic(pulumi.ComponentResource):
         preview = self._balancer("preview", network.private_subnet_ids, groups["preview"], internal=True)
         self._choose_by_header(preview)
 
+        self.rule = weighted.arn
         self.service_url = self._record("service", settings.traffic.domain, service)
         self.preview_url = self._record("preview", f"preview.{settings.traffic.domain}", preview)
         self.register_outputs({"service_url": self.service_url, "preview_url": self.preview_url})

@@ -191,16 +191,21 @@ def ask(world: World, request: str | None) -> RolloutDocument:
 def converge(world: World) -> RolloutDocument:
     """Tell the balancer what the document says, read the weights back, and return that document.
 
-    The document is read and the balancer told while nobody else tells it: else one who was taken over in between could
-    tell it last.
+    The document is read and the balancer told while nobody else tells it, where the store can keep others out. Where it
+    cannot, one who was taken over in between may tell the balancer last: so the document is read again after, until
+    the last that was told is what it says.
 
     Raises:
         BalancerError: it cannot be told, or does not keep what it was told.
     """
     with world.store.exclusive():
         standing = _standing(world)
-        world.balancer.set_weights(standing.weights)
-        live = dict(world.balancer.weights())
+        while True:
+            world.balancer.set_weights(standing.weights)
+            live = dict(world.balancer.weights())
+            told, standing = standing, _standing(world)
+            if standing.weights == told.weights:
+                break
     if live != standing.weights:
         raise BalancerError(f"the balancer was told {_shown(standing.weights)} and divides the traffic {_shown(live)}")
     return standing
@@ -415,12 +420,19 @@ class _Run:
         self._settle()
         self._change(status="rolled-back", request=None)
         self._record("rolled-back", reason=reason, weights=self._document.weights)
-        if not self._world.hosts.healthy(source):
-            self._record("escalate", reason=f"{source} is not healthy after the rollback")
+        if ill := self._ill(source):
+            self._record("escalate", reason=f"after the rollback {ill}")
             raise RollbackFailedError(
-                f"all traffic is back on {source} ({reason}), but {source} is not healthy: look at `observatory status`"
+                f"all traffic is back on {source} ({reason}), but {ill}: look at `observatory status`"
             )
         return self._document
+
+    def _ill(self, fleet: FleetName) -> str:
+        """Return in words what is known against a fleet's health; nothing when all is well."""
+        try:
+            return "" if self._world.hosts.healthy(fleet) else f"{fleet} is not healthy"
+        except HostsError as error:
+            return f"whether {fleet} is healthy is not known: {error}"
 
     def _restore_target(self) -> None:
         """Bring the target back to what it ran before; without traffic it may also wait for the next `up`."""

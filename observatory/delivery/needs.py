@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import get_args
 
-from observatory.delivery.releases import ReleaseStore
+from observatory.delivery.protocols import Releases
 from observatory.delivery.rollout import FleetName, RolloutDocument
 
 SchemaNeed = tuple[str, str, int, int]  # fleet and how it is used, release, schema_min, schema_max
 
 
-def schema_needs(rollout: RolloutDocument, store: ReleaseStore, *, missing_ok: bool = False) -> list[SchemaNeed]:
+def schema_needs(rollout: RolloutDocument, store: Releases, *, missing_ok: bool = False) -> list[SchemaNeed]:
     """Return the needs of both fleets' releases: what is live, and what is kept for a rollback.
 
     Args:

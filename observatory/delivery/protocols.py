@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+from observatory.delivery.releases import Manifest
 from observatory.delivery.rollout import FleetName, RolloutDocument
 
 
@@ -32,7 +34,23 @@ class RolloutStore(Protocol):
         """Replace `expected` by `changed`; raise StaleRolloutError where it is not what stands."""
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Keep everybody else from telling the balancer; freed at once when the holder dies."""
+        """Keep everybody else from telling the balancer, where a lock can be had that is free once its holder dies."""
+
+
+class Releases(Protocol):
+    """The versions that may be deployed. Every method raises ReleaseError."""
+
+    def versions(self) -> tuple[str, ...]:
+        """Return the kept versions."""
+
+    def manifest(self, version: str) -> Manifest:
+        """Return the manifest of a kept version."""
+
+    def checked(self, version: str, trusted: Mapping[str, str]) -> Manifest:
+        """Return the manifest of a kept version that is whole and signed by somebody trusted, whoever added it."""
+
+    def add(self, artifact: Path, manifest_file: Path, trusted: Mapping[str, str]) -> Manifest:
+        """Keep a release that somebody trusted has signed; the same one again changes nothing but its signature."""
 
 
 class Balancer(Protocol):
@@ -55,7 +73,7 @@ class Hosts(Protocol):
         """Exercise a fleet apart from its share of the traffic: health, version, writing and reading back."""
 
     def healthy(self, fleet: FleetName) -> bool:
-        """Tell whether every instance of a fleet is ready."""
+        """Tell whether every instance that a fleet must have is ready."""
 
 
 class Trial(Protocol):

@@ -77,6 +77,18 @@ class Manifest(BaseModel):
                 "add the signer's public key to `delivery.trusted_keys`"
             ) from error
 
+    def must_be_the_same_as(self, added: Manifest) -> None:
+        """Keep a version's content for ever.
+
+        Raises:
+            ReleaseRefusedError: another artifact is to be kept under the version of this one.
+        """
+        if self.sha256 != added.sha256:
+            raise ReleaseRefusedError(
+                f"release {self.version} is kept already with another artifact (SHA-256 {self.sha256}, not "
+                f"{added.sha256}): give the new one a version of its own"
+            )
+
 
 class ReleaseStore:
     """A directory of `<version>.tar.gz` and `<version>.json`."""
@@ -132,7 +144,7 @@ class ReleaseStore:
         check_digest(artifact, manifest.sha256)
         with self._locked():
             if manifest.version in self.versions():
-                self._must_be_the_same(manifest)
+                self.manifest(manifest.version).must_be_the_same_as(manifest)
             # The manifest is last: with it the version counts as kept.
             _copy(artifact, self.artifact(manifest.version))
             _copy(manifest_file, self.directory / f"{manifest.version}.json")
@@ -143,14 +155,6 @@ class ReleaseStore:
         with self._locked():
             (self.directory / f"{version}.json").unlink(missing_ok=True)
             self.artifact(version).unlink(missing_ok=True)
-
-    def _must_be_the_same(self, manifest: Manifest) -> None:
-        kept = self.manifest(manifest.version)
-        if kept.sha256 != manifest.sha256:
-            raise ReleaseRefusedError(
-                f"release {manifest.version} is kept already with another artifact (SHA-256 {kept.sha256}, not "
-                f"{manifest.sha256}): give the new one a version of its own"
-            )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -250,8 +254,18 @@ def read_manifest(file: Path) -> Manifest:
         ReleaseError: the file cannot be read or is not a manifest.
     """
     try:
-        return Manifest.model_validate_json(file.read_bytes())
+        return parse_manifest(file.read_bytes(), str(file))
     except OSError as error:
         raise ReleaseError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def parse_manifest(content: bytes, place: str) -> Manifest:
+    """Return a manifest by its text, which was found at `place`.
+
+    Raises:
+        ReleaseError: it is none.
+    """
+    try:
+        return Manifest.model_validate_json(content)
     except ValidationError as error:
-        raise ReleaseError(f"{file}: not a release manifest ({problems(error)})") from error
+        raise ReleaseError(f"{place}: not a release manifest ({problems(error)})") from error

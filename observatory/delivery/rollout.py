@@ -150,6 +150,24 @@ def other(fleet: FleetName) -> FleetName:
     return "green" if fleet == "blue" else "blue"
 
 
+def successor(
+    standing: RolloutDocument | None, expected: RolloutDocument, changed: RolloutDocument, *, place: str
+) -> RolloutDocument:
+    """Return what a compare-and-set writes: `changed`, with the revision that follows the standing one.
+
+    Raises:
+        StaleRolloutError: what stands is not `expected` any more, or carries a newer fencing number.
+    """
+    if standing is None or standing.revision != expected.revision:
+        found = "nothing" if standing is None else f"revision {standing.revision}"
+        raise StaleRolloutError(f"{place}: expected revision {expected.revision}, found {found}; read it again")
+    if changed.fencing < standing.fencing:
+        raise StaleRolloutError(
+            f"{place}: a newer deployment took over (fencing {changed.fencing} < {standing.fencing})"
+        )
+    return changed.model_copy(update={"revision": standing.revision + 1})
+
+
 class FileRolloutStore:
     """The rollout document of one stack as a file, changed under a file lock by atomic replacement."""
 
@@ -189,17 +207,7 @@ class FileRolloutStore:
             StaleRolloutError: the document is not `expected` any more, or carries a newer fencing number.
         """
         with self._locked():
-            standing = self.read()
-            if standing is None or standing.revision != expected.revision:
-                found = "nothing" if standing is None else f"revision {standing.revision}"
-                raise StaleRolloutError(
-                    f"{self.path}: expected revision {expected.revision}, found {found}; read it again"
-                )
-            if changed.fencing < standing.fencing:
-                raise StaleRolloutError(
-                    f"{self.path}: a newer deployment took over (fencing {changed.fencing} < {standing.fencing})"
-                )
-            written = changed.model_copy(update={"revision": standing.revision + 1})
+            written = successor(self.read(), expected, changed, place=str(self.path))
             self._replace(written)
             return written
 

@@ -25,6 +25,7 @@ from observatory.engine.providers import DYNAMIC, Provider
 from observatory.engine.snapshot import Snapshot, State
 from observatory.engine.values import PROVIDER_KEY, mask, reveal
 from observatory.interruption import heeded
+from observatory.offline import offline_plan
 
 _STOPPING = "stopping: what has begun is brought to its end; Ctrl-C once more breaks it off"
 _BROKEN_OFF = "interrupted twice; what had begun is broken off, and may be half done"
@@ -289,6 +290,7 @@ def _deploy(deployment: Deployment, project: Project) -> None:
         monitor=Monitor(deployment),
         engine=Engine(deployment.emit),
     )
+    asked_nobody = offline_plan.set(deployment.offline)
     try:
         run_program(project.main, settings, deployment.config, deployment.emit)
         deployment.delete_undeclared()
@@ -296,6 +298,7 @@ def _deploy(deployment: Deployment, project: Project) -> None:
         deployment.stop(error)
         raise
     finally:
+        offline_plan.reset(asked_nobody)
         deployment.finish_outputs()
     if deployment.snapshot.interrupted:
         deployment.snapshot.save()  # which drops them

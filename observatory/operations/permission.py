@@ -8,6 +8,7 @@ from observatory.actor import actor
 from observatory.delivery.approvals import Approval, change_between, check_permitted
 from observatory.delivery.releases import Manifest
 from observatory.delivery.rollout import RolloutDocument
+from observatory.platforms.stores import release_store, rollout_store
 from observatory.settings import StackSettings, load_file
 from observatory.signing import trusted_keys
 from observatory.workspace import Workspace
@@ -20,7 +21,7 @@ def approve_release(workspace: Workspace, version: str, *, reason: str) -> Appro
         ReleaseError: it is not kept, not whole, or not signed by anybody trusted.
     """
     settings = load_file(workspace.config_file)
-    manifest = workspace.releases.checked(version, trusted_keys(workspace, settings))
+    manifest = release_store(workspace, settings).checked(version, trusted_keys(workspace, settings))
     approval = Approval(version=version, sha256=manifest.sha256, by=actor(), at=time.time(), reason=reason)
     workspace.approvals.write(approval)
     return approval
@@ -39,7 +40,7 @@ def permission(
     """
     kept = workspace.approvals.read(manifest)
     approver = approved_by or (kept.by if kept else None)
-    standing = workspace.rollout.read()
+    standing = rollout_store(workspace, settings).read()
     if standing and not _goes_on(standing, manifest):
         check_permitted(
             change_between(standing.fleet(standing.active_fleet).version, manifest.version),

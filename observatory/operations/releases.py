@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from observatory.delivery.releases import Manifest, ReleaseRefusedError
+from observatory.platforms.stores import release_store
 from observatory.settings import load_file
 from observatory.signing import sign, trusted_keys
 from observatory.workspace import Workspace
@@ -28,8 +29,9 @@ def add_release(workspace: Workspace, artifact: Path, manifest: Path | None = No
         ReleaseRefusedError: nobody whom the stack trusts has signed it, or the version is kept with other content.
         ReleaseError: one of the two is missing, or they do not fit.
     """
-    trusted = trusted_keys(workspace, load_file(workspace.config_file))
-    return workspace.releases.add(artifact, manifest or _beside(artifact), trusted)
+    settings = load_file(workspace.config_file)
+    store, trusted = release_store(workspace, settings), trusted_keys(workspace, settings)
+    return store.add(artifact, manifest or _beside(artifact), trusted)
 
 
 def _beside(artifact: Path) -> Path:
@@ -48,8 +50,9 @@ class KeptRelease:
 
 def list_releases(workspace: Workspace) -> list[KeptRelease]:
     """Return the kept releases, and whether the stack may deploy them by their signatures."""
-    trusted = trusted_keys(workspace, load_file(workspace.config_file))
-    return [_signed(workspace.releases.manifest(version), trusted) for version in workspace.releases.versions()]
+    settings = load_file(workspace.config_file)
+    store, trusted = release_store(workspace, settings), trusted_keys(workspace, settings)
+    return [_signed(store.manifest(version), trusted) for version in store.versions()]
 
 
 def _signed(manifest: Manifest, trusted: Mapping[str, str]) -> KeptRelease:

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from http import HTTPStatus
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from observatory.delivery.protocols import BalancerError, HostsError
-from observatory.delivery.rollout import FileRolloutStore, FleetName, FleetState
+from observatory.delivery.rollout import FileRolloutStore, FleetName
 from observatory.engine import EngineError, Interrupted, Result, Step
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import runtime_socket, weights_file
-from observatory.platforms.smoke import exercise
+from observatory.platforms.preview import Preview
 from observatory.runtime import BalancerUnreachable, LiveMap, Probe, RuntimeFault, Sandbox
 
-if TYPE_CHECKING:
-    import httpx
-
 UNTOUCHED = ("same", "refresh", "read")
-SEEN_SECONDS = 10.0  # for the balancer to see a fleet that is ready: it looks each second
-
-
-class SystemClock:
-    """The machine's time."""
-
-    def now(self) -> float:
-        """Return seconds since the epoch."""
-        return time.time()
-
-    def sleep(self, seconds: float) -> None:
-        """Wait."""
-        time.sleep(seconds)
 
 
 @dataclass(frozen=True)
@@ -82,20 +62,16 @@ class LocalHosts:
     Attributes:
         rollout: the document that the program declares from.
         ports: of each fleet's instances.
-        preview_url: the listener where a header chooses the fleet.
-        api_key: that may read and write.
+        preview: exercises a fleet.
         plan: says what an `up` would do.
         up: does it.
-        marked: gives the id of rows that are removed at the end of the block.
     """
 
     rollout: FileRolloutStore
     ports: Mapping[FleetName, Sequence[int]]
-    preview_url: str
-    api_key: str = field(repr=False)
+    preview: Preview
     plan: Callable[[], Result]
     up: Callable[[], object]
-    marked: Callable[[], AbstractContextManager[str]]
 
     def install(self, fleet: FleetName) -> None:
         """Make a fleet run what the document says; return when the balancer sees every instance ready.
@@ -110,7 +86,7 @@ class LocalHosts:
             raise KeyboardInterrupt from error
         except (EngineError, RuntimeFault) as error:
             raise HostsError(f"{fleet} cannot be brought to its version: {error}") from error
-        self._wait_seen(fleet)
+        self.preview.wait_seen(fleet)
 
     def healthy(self, fleet: FleetName) -> bool:
         """Tell whether every instance of a fleet is ready."""
@@ -122,33 +98,10 @@ class LocalHosts:
         Raises:
             HostsError: another version answers, a write was refused, or a trace did not come back.
         """
-        wanted = self._wanted(fleet)
-        with self.marked() as run, self._client(fleet) as client:
-            exercise(client, run, who=fleet, version=wanted.version)
-
-    def _wait_seen(self, fleet: FleetName) -> None:
-        import httpx  # noqa: PLC0415 - only where it is used
-
-        deadline = time.monotonic() + SEEN_SECONDS
-        with self._client(fleet) as client:
-            while time.monotonic() < deadline:
-                with contextlib.suppress(httpx.HTTPError):
-                    if client.get("/health/ready").status_code == HTTPStatus.OK:
-                        return
-                time.sleep(0.1)
-        raise HostsError(f"{fleet} is installed, and the balancer sees no ready instance of it")
-
-    def _client(self, fleet: FleetName) -> httpx.Client:
-        import httpx  # noqa: PLC0415 - only where it is used
-
-        headers = {"Authorization": f"Bearer {self.api_key}", "X-Observatory-Fleet": fleet}
-        return httpx.Client(base_url=self.preview_url, headers=headers, timeout=10)
-
-    def _wanted(self, fleet: FleetName) -> FleetState:
         document = self.rollout.read()
         if document is None:
             raise HostsError("the rollout document is gone")
-        return document.fleet(fleet)
+        self.preview.verify(fleet, document.fleet(fleet).version)
 
 
 def _only(fleet: FleetName, steps: Sequence[Step]) -> None:

@@ -18,8 +18,6 @@ ANSWER_SECONDS = 2.0
 PROBE_SECONDS = 2.0  # over which synthetic requests are spread
 
 # `%s` stands for the matchers of one fleet of one stack. A ratio without traffic has no value.
-REQUESTS = f"sum(increase(haproxy_backend_http_responses_total{{%s}}[{WINDOW}]))"
-FAILED = f'sum(increase(haproxy_backend_http_responses_total{{%s,code="5xx"}}[{WINDOW}]))'
 WRITES = f"sum(increase(storage_writes_total{{%s}}[{WINDOW}]))"
 FAILED_WRITES = f'sum(increase(storage_writes_total{{%s,status="error"}}[{WINDOW}]))'
 P95 = f"histogram_quantile(0.95, sum by (le) (rate(storage_http_request_duration_seconds_bucket{{%s}}[{WINDOW}]))) >= 0"
@@ -34,6 +32,28 @@ OF_THE_BUDGET = "StorageErrorBudgetFastBurn"
 DATABASE_WAS_DOWN = 'min_over_time(pg_up{stack="%s"}[6m]) == 0'
 
 
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """The expressions that count a fleet's requests, and those of them that were answered by 5xx."""
+
+    requests: str
+    failed: str
+
+
+# On AWS the balancer's own metrics come minutes late, so requests are counted where they arrive. What the balancer
+# answers itself, since no instance does, is not seen there; then too few requests arrive, which never passes a gate.
+TRAFFIC = {
+    "local": Traffic(
+        requests=f"sum(increase(haproxy_backend_http_responses_total{{%s}}[{WINDOW}]))",
+        failed=f'sum(increase(haproxy_backend_http_responses_total{{%s,code="5xx"}}[{WINDOW}]))',
+    ),
+    "aws": Traffic(
+        requests=f'sum(increase(storage_http_requests_total{{%s,route=~"/v1/.+"}}[{WINDOW}]))',
+        failed=f'sum(increase(storage_http_requests_total{{%s,route=~"/v1/.+",status=~"5.."}}[{WINDOW}]))',
+    ),
+}
+
+
 @dataclass(kw_only=True)
 class PrometheusMetrics:
     """Samples of the fleets of one stack.
@@ -41,12 +61,14 @@ class PrometheusMetrics:
     Attributes:
         url: of Prometheus.
         stack: whose series these are.
+        traffic: how its requests are counted.
         preview_url: the listener where a header chooses the fleet.
         api_key: for synthetic requests.
     """
 
     url: str
     stack: str
+    traffic: Traffic
     preview_url: str
     api_key: str = field(repr=False)
     _started: dict[tuple[str, str], float] = field(default_factory=dict, init=False, repr=False)
@@ -61,8 +83,11 @@ class PrometheusMetrics:
         if not (started or alerts or database_down):
             raise MetricsUnavailableError(f"Prometheus at {self.url} sees no instance of {fleet}")
         return Sample(
-            requests=self._number(REQUESTS, fleet) or 0.0,
-            error_ratio=max(self._ratio(FAILED, REQUESTS, fleet), self._ratio(FAILED_WRITES, WRITES, fleet)),
+            requests=self._number(self.traffic.requests, fleet) or 0.0,
+            error_ratio=max(
+                self._ratio(self.traffic.failed, self.traffic.requests, fleet),
+                self._ratio(FAILED_WRITES, WRITES, fleet),
+            ),
             p95_s=self._number(P95, fleet),
             saturation=max(self._number(FULLEST_BUFFER, fleet) or 0.0, self._number(FULLEST_POOL, fleet) or 0.0),
             restarts=self._restarts(fleet, started),

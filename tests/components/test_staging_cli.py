@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,9 +12,13 @@ import psycopg
 import pytest
 
 from observatory.aws_settings import AwsSettings
+from observatory.delivery.rollout import RolloutDocument
+from observatory.platforms.clients import client
 from observatory.settings import load_file
+from tests.support.aws import REGION, aws_on_loopback
 from tests.support.checkout import SOURCE, Checkout
 from tests.support.cloud import PACKAGES, Cloud, serve
+from tests.support.declared import WEIGHTS, rollout
 from tests.support.machine import boots_database, loopback_network
 
 pytestmark = [
@@ -45,7 +49,31 @@ def cloud(staging: Checkout, rootfs: Path, monkeypatch: pytest.MonkeyPatch) -> I
         yield clouds["aws"]
 
 
-def test_the_command_previews_staging_by_the_cli(cloud: Cloud, staging: Checkout) -> None:
+Deliver = Callable[[RolloutDocument], None]
+
+
+@pytest.fixture
+def deliver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Deliver]:
+    """The stack's release bucket; writes a rollout document into it, as a delivery does."""
+    settings = load_file(SOURCE / "Pulumi.staging.yaml")
+    assert isinstance(settings, AwsSettings)
+    bucket, key = settings.release_bucket, settings.rollout_key("staging")
+    with aws_on_loopback() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        s3 = client("s3", REGION)
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+
+        def put(document: RolloutDocument) -> None:
+            s3.put_object(Bucket=bucket, Key=key, Body=document.model_dump_json().encode())
+
+        yield put
+
+
+def test_the_command_previews_staging_by_the_cli_and_the_document_in_its_bucket(
+    cloud: Cloud, staging: Checkout, deliver: Deliver
+) -> None:
+    deliver(rollout())
     plan = staging.json("preview", "-e", "staging")
     assert plan["engine"] == "cli"
     assert not plan["offline"]
@@ -53,10 +81,24 @@ def test_the_command_previews_staging_by_the_cli(cloud: Cloud, staging: Checkout
     assert cloud.changes == 0
     schema = next(step for step in plan["steps"] if step["name"] == "schema")
     assert schema["pending_migrations"]
+    rule = next(step for step in plan["steps"] if step["name"] == "service" and step["type"].endswith(":ListenerRule"))
+    (actions,) = [change["new"] for change in rule["changes"] if change["path"] == "actions"]
+    assert [group["weight"] for group in actions[0]["forward"]["targetGroups"]] == [WEIGHTS["blue"], WEIGHTS["green"]]
+    assert not any("first values" in note for note in plan["notes"])
 
 
-def test_staging_goes_up_whole_finds_itself_unchanged_and_keeps_what_is_protected(
-    cloud: Cloud, staging: Checkout
+@pytest.mark.usefixtures("cloud")
+def test_without_credentials_the_cli_plans_nothing_that_is_only_assumed(
+    staging: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    said = staging.run("preview", "-e", "staging", expect=1).stderr
+    assert "s3://llm-observatory-releases-444455556666/rollout/staging.json" in said
+    assert "Unable to locate credentials" in said
+
+
+def test_staging_goes_up_whole_finds_itself_unchanged_after_a_delivery_too_and_keeps_what_is_protected(
+    cloud: Cloud, staging: Checkout, deliver: Deliver
 ) -> None:
     up = staging.json("up", "-e", "staging")
     assert set(up["summary"]) == {"create"}
@@ -66,7 +108,9 @@ def test_staging_goes_up_whole_finds_itself_unchanged_and_keeps_what_is_protecte
     with psycopg.connect(outputs["database_urls"]["admin_a"]) as admin:  # verifies the server, as its URL says
         may = "SELECT has_table_privilege('readonly_a', 'llm_traces', %s)"
         assert [admin.execute(may, [what]).fetchone() for what in ("SELECT", "DELETE")] == [(True,), (False,)]
+    deliver(rollout().with_weight("green", 100))
     assert set(staging.json("up", "-e", "staging")["summary"]) == {"same"}
     assert cloud.changes == made
+    assert staging.json("outputs", "-e", "staging")["active_fleet"] == "green"
     assert "protect" in staging.run("down", "-e", "staging", "--yes", expect=1).stderr
     assert "backups" in cloud.named("aws:s3/bucket:Bucket")

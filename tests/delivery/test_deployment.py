@@ -24,7 +24,7 @@ from observatory.delivery.deployment import (
     roll_back,
 )
 from observatory.delivery.protocols import BalancerError, Sample
-from tests.delivery.world import BAD, ERRORS, GOOD, NEW, OLD, Killed, Simulation, simulation
+from tests.delivery.world import BAD, ERRORS, GOOD, NEW, OLD, Killed, MemoryStore, Simulation, simulation
 
 
 def order(**changes: Any) -> Order:
@@ -324,10 +324,15 @@ def test_any_sequence_of_faults_ends_promoted_or_rolled_back(
 
 
 def ends_decided(
-    faults: list[tuple[int, str, str]], samples: list[Sample | None], *, gradual: bool, recover: str
+    faults: list[tuple[int, str, str]],
+    samples: list[Sample | None],
+    *,
+    gradual: bool,
+    recover: str,
+    store: MemoryStore | None = None,
 ) -> None:
     """Run a deployment under faults; then, as an operator would, rerun it or roll it back; look at the end."""
-    stack = simulation(samples=iter(samples))
+    stack = Simulation(store, samples=iter(samples)) if store else simulation(samples=iter(samples))
     waiting = {(place, number): kind for number, place, kind in faults}
     seen: dict[str, int] = {}
 

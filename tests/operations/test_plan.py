@@ -34,6 +34,12 @@ def test_a_preview_on_a_fresh_checkout_plans_everything_and_makes_nothing(fresh:
     assert plan["outputs"]["api_key"] == "[unknown]"
 
 
+def test_an_offline_plan_of_a_stack_elsewhere_asks_nobody_what_is_live(fresh: Checkout) -> None:
+    plan = fresh.json("preview", "-e", "staging", *EMBEDDED, AWS_ENDPOINT_URL="http://127.0.0.1:1")
+    assert plan["offline"]
+    assert any("first values from settings" in note for note in plan["notes"])
+
+
 @pytest.mark.skipif(shutil.which("pulumi") is None, reason="needs the pulumi CLI on PATH")
 @pytest.mark.cli
 def test_with_the_cli_on_path_a_preview_of_a_new_local_stack_still_makes_nothing(fresh: Checkout) -> None:

@@ -23,7 +23,7 @@ from observatory.database.connection import connect
 from observatory.delivery.protocols import Sample
 from observatory.delivery.rollout import FleetName
 from observatory.demonstration import spans
-from observatory.platforms.prometheus import PrometheusMetrics
+from observatory.platforms.prometheus import TRAFFIC, PrometheusMetrics
 from observatory.runtime import Sandbox
 from observatory.runtime.files import short_path
 from tests.stack.test_faults import EMBEDDED, postmasters
@@ -62,7 +62,11 @@ class Monitoring:
     def sample(self, fleet: FleetName) -> Sample:
         """Return what a gate sees of a fleet."""
         return PrometheusMetrics(
-            url=self._url("prometheus", ""), stack="local", preview_url=self.stack.output("preview_url"), api_key=""
+            url=self._url("prometheus", ""),
+            stack="local",
+            traffic=TRAFFIC["local"],
+            preview_url=self.stack.output("preview_url"),
+            api_key="",
         ).sample(fleet)
 
     def patroni(self, *, paused: bool) -> None:

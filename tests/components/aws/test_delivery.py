@@ -62,6 +62,25 @@ def test_the_rollout_document_is_written_once_and_then_left_to_delivery(stack: D
     assert document.protect
 
 
+def test_deliveries_are_told_what_the_fleets_are_made_of(stack: Declared) -> None:
+    told = stack.outputs["delivery"]
+    assert told["rule"].endswith("ListenerRule/service")
+    for fleet in ("blue", "green"):
+        parts = told["fleets"][fleet]
+        group = stack.one("aws:autoscaling/group:Group", fleet)
+        assert parts["group"].startswith(fleet)
+        assert group["targetGroupArns"] == [parts["target_group"], parts["preview_group"]]
+        assert group["minSize"] == parts["size"]
+
+
+def test_deliveries_have_a_key_on_every_stack_for_few_requests_where_customers_are(
+    staging: Declared, production: Declared
+) -> None:
+    own = production.one("pulumi-python:dynamic/local:ApiKey", "delivery")
+    assert own["rate_limit_rpm"] == 600
+    assert staging.one("pulumi-python:dynamic/local:ApiKey", "operator")["rate_limit_rpm"] == 60_000
+
+
 def test_the_document_is_no_part_of_the_launch_templates(stack: Declared) -> None:
     """A rollout is no change of a template, so no `up` after it replaces a machine."""
     for template in stack.of("aws:ec2/launchTemplate:LaunchTemplate"):

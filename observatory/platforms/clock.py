@@ -1,0 +1,17 @@
+"""The machine's time."""
+
+from __future__ import annotations
+
+import time
+
+
+class SystemClock:
+    """The machine's time."""
+
+    def now(self) -> float:
+        """Return seconds since the epoch."""
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)

@@ -1,0 +1,39 @@
+"""Where a stack's rollout document and releases are: files of the checkout on this machine, a bucket on AWS.
+
+The program and the commands find both here, so that they never look at different ones.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from observatory.delivery.protocols import Releases, RolloutStore
+from observatory.settings import StackSettings
+from observatory.workspace import Workspace
+
+if TYPE_CHECKING:
+    from observatory.aws_settings import AwsSettings
+
+
+def rollout_store(workspace: Workspace, settings: StackSettings) -> RolloutStore:
+    """Return the store of a stack's rollout document."""
+    if settings.platform == "local":
+        return workspace.rollout
+    from observatory.platforms.clients import client  # noqa: PLC0415 - boto3 only where AWS is asked
+    from observatory.platforms.s3 import S3RolloutStore  # noqa: PLC0415
+
+    there = cast("AwsSettings", settings)  # what a stack on another platform is read as
+    return S3RolloutStore(
+        client=client("s3", there.account.region), bucket=there.release_bucket, key=there.rollout_key(workspace.stack)
+    )
+
+
+def release_store(workspace: Workspace, settings: StackSettings) -> Releases:
+    """Return the store of the versions that may be deployed."""
+    if settings.platform == "local":
+        return workspace.releases
+    from observatory.platforms.clients import client  # noqa: PLC0415 - boto3 only where AWS is asked
+    from observatory.platforms.s3 import S3ReleaseStore  # noqa: PLC0415
+
+    there = cast("AwsSettings", settings)
+    return S3ReleaseStore(client=client("s3", there.account.region), bucket=there.release_bucket)
