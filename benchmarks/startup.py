@@ -18,7 +18,10 @@ REPEATS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Startup:
-    """Wall seconds of whole commands; `engine` is the engine's part of the warm one; memory (PSS) in MiB."""
+    """Wall seconds of whole commands; memory (PSS) in MiB.
+
+    `engine` is the engine's part of the warm one, `offline` plans production without the CLI.
+    """
 
     cold: float
     warm: list[float]
@@ -26,6 +29,7 @@ class Startup:
     unchanged: list[float]
     unchanged_engine: list[float]
     preview: list[float]
+    offline: list[float]
     down: float
     memory_mb: int
 
@@ -53,12 +57,13 @@ def make(checkout: Checkout, *targets: str) -> float:
 def measure(checkout: Checkout) -> Startup:
     """Measure a checkout from nothing; its stack is up when this returns."""
     cold = make(checkout, "up")
-    warm, unchanged, previews = [], [], []
+    warm, unchanged, previews, offline = [], [], [], []
     for _ in range(REPEATS):
         make(checkout, "down", "KEEP=1")
         warm.append(_timed(checkout, "up"))
         unchanged.append(_timed(checkout, "up"))
         previews.append(_timed(checkout, "preview"))
+        offline.append(_timed(checkout, "preview", "--environment", "production"))
     status = json.loads(_observatory(checkout, "status"))
     return Startup(
         cold=cold,
@@ -67,6 +72,7 @@ def measure(checkout: Checkout) -> Startup:
         unchanged=[wall for wall, _ in unchanged],
         unchanged_engine=[engine for _, engine in unchanged],
         preview=[wall for wall, _ in previews],
+        offline=[wall for wall, _ in offline],
         down=_down_time(checkout),
         memory_mb=sum(daemon["memory_mb"] or 0 for daemon in status["daemons"]),
     )
@@ -78,10 +84,10 @@ def _down_time(checkout: Checkout) -> float:
     return seconds
 
 
-def _timed(checkout: Checkout, command: str) -> tuple[float, float]:
+def _timed(checkout: Checkout, *command: str) -> tuple[float, float]:
     """Return wall seconds of the whole command, and the engine's own."""
     started = time.monotonic()
-    answer = json.loads(_observatory(checkout, command, "--engine", "embedded"))
+    answer = json.loads(_observatory(checkout, *command, "--engine", "embedded"))
     return time.monotonic() - started, answer["duration"]
 
 

@@ -120,6 +120,9 @@ def test_a_killed_up_is_taken_over(lab: Lab) -> None:
     eventually(lambda: not any(command.startswith("pulumi ") for command in workers(lab).values()))
     assert len(lab.locks) == 1
     assert workers(lab), "nothing to take over"
+    hashes = Path(f"{lab.checkpoint}.attrs")
+    assert hashes.read_text()
+    hashes.write_text("")  # as it is left by a CLI that is killed in the very moment
     (lab.home / "go").touch()
     events: list[Event] = []
     automation.up(lab.options, on_event=events.append)
@@ -153,6 +156,7 @@ def test_a_run_under_way_is_left_alone(lab: Lab) -> None:
     run = start_held(lab)
     with pytest.raises(LockedError, match="is locked by"):
         automation.up(lab.options)
+    assert "is locked by" in lab.embedded("up").message
     (lab.home / "go").touch()
     assert run.communicate(timeout=60)[1] == ""
     assert lab.names() == ["a", "b", "c"]

@@ -174,7 +174,14 @@ class StackFiles:
             path.unlink(missing_ok=True)
             warn(f"removed the lock left by {who}: that process is gone")
             gone.append(holder["pid"])
+        if gone:
+            self._forget_hashes()
         return tuple(gone)
+
+    def _forget_hashes(self) -> None:
+        """Remove the CLI's cached content hashes: a killed CLI may leave one cut short, and then reads nothing more."""
+        for path in self.checkpoint.parent.glob(f"{self.stack}.json*.attrs"):
+            path.unlink(missing_ok=True)
 
     def _check_layout(self) -> None:
         meta = self._bookkeeping / "meta.yaml"

@@ -38,4 +38,4 @@ def test_a_plan_of_this_machine_loads_no_sdk_of_another(fresh: Checkout) -> None
 def test_a_plan_of_production_asks_no_database(fresh: Checkout) -> None:
     _, loaded = run_watched(fresh, "preview", "-e", "production", "--engine", "embedded")
     assert "pulumi_aws" in loaded
-    assert loaded & {"apscheduler", "httpx", "psycopg"} == set()
+    assert loaded & {"apscheduler", "botocore", "httpx", "psycopg"} == set()

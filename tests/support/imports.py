@@ -11,7 +11,7 @@ from tests.support.checkout import Checkout
 
 HEAVY = {  # 10 ms and more of CPU each
     *("psycopg", "pglast", "pulumi", "grpc", "pulumi_aws", "pulumi_kubernetes"),
-    *("apscheduler", "cryptography", "httpx", "jinja2"),
+    *("apscheduler", "botocore", "cryptography", "httpx", "jinja2"),
 }
 
 _IMPORTED = re.compile(r"^import time: +\d+ \| +\d+ \| +(\w+)", re.MULTILINE)
