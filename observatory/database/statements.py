@@ -23,6 +23,8 @@ from observatory.database.files import Migration
 _HEADER = re.compile(r"^--[ \t]*(?P<name>transaction|phase)[ \t]*:[ \t]*(?P<value>.*?)[ \t]*$", re.MULTILINE)
 _HEADER_VALUES = {"transaction": ("true", "false"), "phase": ("expand", "contract")}  # the first is the default
 _META_COMMAND = re.compile(r"\\\S*")
+# Right before what is no SQL: the rows that psql would send, as in a dump.
+_COPY_WITH_ROWS = re.compile(r"^[ \t]*(?P<copy>COPY\s[^;]*\sFROM\s+STDIN\b[^;]*;)\s*\Z", re.IGNORECASE | re.MULTILINE)
 # Only statements that start so can be ones that are refused: the others need no syntax tree, which for 10 MB of
 # INSERT would take gigabytes.
 _SUSPECT = re.compile(
@@ -134,6 +136,9 @@ def _split(migration: Migration) -> tuple[Statement, ...]:
 
 
 def _syntax_message(migration: Migration, message: str, offset: int) -> str:
+    copy = _COPY_WITH_ROWS.search(migration.sql[:offset])
+    if copy:
+        return _copy_message(migration.place(copy.start("copy")), "FROM STDIN")
     meta_command = _META_COMMAND.match(migration.sql, offset)
     if meta_command:
         return (
@@ -159,6 +164,10 @@ def _refuse_nameless_index(migration: Migration, statement: Statement) -> None:
         )
 
 
+def _copy_message(place: str, direction: str) -> str:
+    return f"{place}: COPY {direction} needs a client at its other end. Put rows into the file as VALUES"
+
+
 def _refuse_unusable(migration: Migration, statement: Statement) -> None:
     if not _SUSPECT.match(statement.sql):
         return
@@ -173,7 +182,4 @@ def _refuse_unusable(migration: Migration, statement: Statement) -> None:
     if isinstance(node, ast.DiscardStmt) and node.target == DiscardMode.DISCARD_ALL:
         raise MigrationFileError(f"{place}: DISCARD ALL would free the migration lock. Remove it")
     if isinstance(node, ast.CopyStmt) and node.filename is None:
-        direction = "COPY FROM STDIN" if node.is_from else "COPY TO STDOUT"
-        raise MigrationFileError(
-            f"{place}: {direction} needs a client at its other end. Put rows into the file as VALUES"
-        )
+        raise MigrationFileError(_copy_message(place, "FROM STDIN" if node.is_from else "TO STDOUT"))

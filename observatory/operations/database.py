@@ -266,13 +266,15 @@ def rehearsal_server(rootfs: Path) -> Throwaway:
 
 @contextmanager
 def _events_to(report: Reporter) -> Iterator[OnEvent]:
-    """Tell of a deployment's events: each file is a task, all else is what a task is at."""
+    """Tell of a deployment's events: each file is a task; who is in its way is a warning, which logs show too."""
 
     def on_event(event: Event) -> None:
         name = event.migration or "migrations"
-        phase = {"applying": Phase.STARTED, "applied": Phase.DONE}.get(event.kind, Phase.MOVED)
-        detail = event.detail if event.kind in {"applying", "statement", "backup"} else f"{event.kind} {event.detail}"
-        report(Progress(task=name, phase=phase, detail=detail))
+        if event.kind in {"waiting", "blocked", "retrying"}:
+            report(Progress(task=f"{name}: {event.kind} {event.detail}", phase=Phase.WARNED))
+        else:
+            phase = {"applying": Phase.STARTED, "applied": Phase.DONE}.get(event.kind, Phase.MOVED)
+            report(Progress(task=name, phase=phase, detail=event.detail))
 
     with task(report, "migrations"):
         yield on_event

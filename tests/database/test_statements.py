@@ -48,6 +48,7 @@ def test_the_header_takes_a_file_out_of_a_transaction(write_migrations: WriteMig
             "-- transaction: false\nCREATE INDEX ON a (x) WITH (timescaledb.transaction_per_chunk);",
             r"001_a\.sql:2:1: an index without a name",
         ),
+        ("SELECT 1;\nCOPY a (x, y) FROM stdin;\n1\t2\n\\.\n", r"001_a\.sql:2:1: COPY FROM STDIN needs a client"),
         ("-- only a comment\n", r"001_a\.sql:1:1: holds no statement"),
         ("SELECT 1;\nCOPY t FROM STDIN;\n", r"001_a\.sql:2:1: COPY FROM STDIN needs a client"),
         ("COPY t TO STDOUT;\n", "COPY TO STDOUT needs a client"),
