@@ -46,8 +46,8 @@ class SchemaArgs:
         roles: roles that get their privileges on the schema's relations here, and what each of them is.
         needs: which versions of the schema the fleets' releases work with, as `observatory.database.Need` has them;
             migrations that would break one are refused.
-        service_conninfo: as the service's login, the way that the service connects: by it the database is read and
-            written after each deployment; None: that is not tried. Kept secret.
+        service_conninfo: as the service's login, direct: by it the database is read and written after each deployment;
+            None: that is not tried. Kept secret.
         backup_home: home of the sandbox whose pgBackRest makes a backup before pending migrations run on a database
             that has data; None: none is made.
         backup_rootfs: root filesystem of that sandbox.

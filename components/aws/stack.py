@@ -76,9 +76,9 @@ def declare(args: AwsArgs) -> dict[str, Any]:
             migrations=args.migrations,
             target=rollout.schema_target,
             roles=TABLE_PROFILES,
-            service_conninfo=database.url,
+            service_conninfo=database.direct_url,
         ),
-        pulumi.ResourceOptions(depends_on=[*database.ready, *database.pooled]),
+        pulumi.ResourceOptions(depends_on=list(database.ready)),
     )
     document = _first_document(args, account)
     fleets = {

@@ -68,9 +68,9 @@ class DatabaseArgs:
 class Database(pulumi.ComponentResource):
     """TimescaleDB on PostgreSQL 17, and pgBouncer. `ready` is what the schema waits for, `pooled` what clients do.
 
-    Outputs: `admin_url` (superuser) and `owner_url` (migrations), both by peer on the socket; `urls` (by login) and
-    `url` (the service's), both secret; `login` (secret; the service's user and password, on a line each); `ca_file`,
-    by which clients verify the servers.
+    Outputs: `admin_url` (superuser) and `owner_url` (migrations), both by peer on the socket; `urls` (by login), `url`
+    (the service's) and `direct_url` (the service's past pgBouncer), all secret; `login` (secret; the service's user and
+    password, on a line each); `ca_file`, by which clients verify the servers.
     """
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -152,13 +152,14 @@ class Database(pulumi.ComponentResource):
         self.pooled: tuple[pulumi.Resource, ...] = (pooler,)
         active = args.logins.active_login("app")
         self.login = login_file(active, self.passwords[active])
-        self.urls = {name: self._url(name, settings) for name in self.passwords}
+        self.urls = {name: self._url(name, settings, pooled=is_pooled(name)) for name in self.passwords}
         self.url = self.urls[active]
+        self.direct_url = self._url(active, settings, pooled=False)
         self.register_outputs({"admin_url": self.admin_url, "url": self.url})
 
-    def _url(self, name: str, settings: StackSettings) -> pulumi.Output[str]:
-        """Return a login's URL, through pgBouncer; an administrator's leads to PostgreSQL itself."""
-        port = settings.ports.pgbouncer if is_pooled(name) else settings.ports.postgres
+    def _url(self, name: str, settings: StackSettings, *, pooled: bool) -> pulumi.Output[str]:
+        """Return a login's URL, through pgBouncer or to PostgreSQL itself."""
+        port = settings.ports.pgbouncer if pooled else settings.ports.postgres
         address = f"127.0.0.1:{port}/{settings.database.name}"
         return pulumi.Output.all(self.passwords[name].value, self.ca_file).apply(
             lambda known: (

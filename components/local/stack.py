@@ -62,12 +62,12 @@ def declare(args: LocalArgs) -> dict[str, Any]:
             migrations=args.migrations,
             target=rollout.schema_target,
             roles=TABLE_PROFILES,
-            service_conninfo=database.url,
+            service_conninfo=database.direct_url,
             needs=schema_needs(rollout, args.releases, missing_ok=pulumi.runtime.is_dry_run()),
             backup_home=machine.home,
             backup_rootfs=machine.rootfs,
         ),
-        pulumi.ResourceOptions(depends_on=[*database.ready, *database.pooled], deleted_with=machine),
+        pulumi.ResourceOptions(depends_on=list(database.ready), deleted_with=machine),
     )
     cache = Cache("cache", CacheArgs(settings=settings, machine=machine))
     backups = Backups("backups", BackupsArgs(machine=machine, after=database.ready))
