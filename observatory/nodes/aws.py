@@ -29,7 +29,7 @@ from observatory.nodes.pgbackrest import S3Repository, command
 from observatory.nodes.pgbouncer import pgbouncer
 from observatory.nodes.postgres import patroni
 from observatory.nodes.storage import storage
-from observatory.nodes.systemd import USER, service_name
+from observatory.nodes.systemd import USER, service_name, writable
 from observatory.nodes.timers import timer_files
 from observatory.nodes.unit import Host, Paths, Unit
 
@@ -50,6 +50,17 @@ PACKAGED_SERVICES = (
     *("etcd", "patroni", "pgbouncer", "postgresql", "prometheus-node-exporter", "prometheus-pgbackrest-exporter"),
     *("prometheus-pgbouncer-exporter", "prometheus-postgres-exporter", "prometheus-redis-exporter"),
 )
+EXPORTER_MEMORY = "256M"
+DATABASE_MEMORY = {
+    **dict.fromkeys(("etcd", "pgbouncer"), "512M"),
+    **dict.fromkeys(
+        ("node-exporter", "postgres-exporter", "pgbouncer-exporter", "pgbackrest-exporter", "redis-exporter"),
+        EXPORTER_MEMORY,
+    ),
+}
+"""What helpers may take. PostgreSQL has no limit: its own settings bound it, and ending it costs an outage."""
+FLEET_MEMORY = {"storage": "75%"}  # of the machine, which has nothing else to do
+WATCHDOG_SECONDS = 30  # that a fleet's service may be silent, before it is ended and started again
 BACKUP_TYPES = {"backup-full": "full", "backup-differential": "diff"}
 """pgBackRest's word for each job of the host that this machine does by itself."""
 
@@ -97,6 +108,7 @@ def database_user_data(
         command=command(DATABASE, "stanza-create"),
         after=(service_name("patroni"),),
         user=USER,
+        writable=writable(DATABASE),
         retry=True,  # until PostgreSQL is there
     )
     return user_data(
@@ -107,6 +119,7 @@ def database_user_data(
         masked=[f"{name}.service" for name in PACKAGED_SERVICES],
         programs=("machine_secrets.py",),
         oneshots=(secrets, stanza),
+        memory=DATABASE_MEMORY,
         mounts=(
             Mount(device=nvme_device(data_volume), directory=DATABASE.data),
             Mount(device=nvme_device(wal_volume), directory=WAL_VOLUME),
@@ -121,7 +134,8 @@ def backup_timers(settings: AwsSettings, paths: Paths) -> dict[str, str]:
     for job in host_jobs(settings):
         if kind := BACKUP_TYPES.get(job.name):
             backup = command(paths, "backup", f"--type={kind}")
-            files.update(timer_files(job, command=backup, user=USER, after=(service_name("patroni"),)))
+            after = (service_name("patroni"),)
+            files.update(timer_files(job, command=backup, user=USER, after=after, writable=writable(paths)))
     return files
 
 
@@ -139,7 +153,7 @@ def storage_unit(settings: AwsSettings, *, fleet: FleetName, database: str, cach
         cache_url=f"{cache_url}/0",
     )
     program = f"{FLEET.releases}/{fleet}/current/bin/storage-service"
-    return unit.model_copy(update={"name": "storage", "command": (program,)})
+    return unit.model_copy(update={"name": "storage", "command": (program,), "watchdog_seconds": WATCHDOG_SECONDS})
 
 
 def fleet_user_data(
@@ -168,6 +182,7 @@ def fleet_user_data(
     release = Oneshot(
         name="observatory-release.service",
         command=("/usr/bin/python3", "-I", f"{PROGRAM_DIRECTORY}/fleet_release.py", *options, *place),
+        writable=("/opt",),  # where releases are, below directories that it makes
     )
     return user_data(
         [storage_unit(settings, fleet=fleet, database=database, cache_url=cache_url)],
@@ -177,5 +192,6 @@ def fleet_user_data(
         masked=(),
         programs=("machine_secrets.py", "fleet_release.py"),
         oneshots=(secrets, release),
+        memory=FLEET_MEMORY,
         files=secrets_timer(secrets),
     )

@@ -11,7 +11,7 @@ import base64
 import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import yaml
 
@@ -55,7 +55,9 @@ class Mount:
 class Oneshot:
     """A command that prepares the machine at every boot; `after` and `before` are names of services.
 
-    With `retry` it is tried until it succeeds; one that does not remain may be started again.
+    With `retry` it is tried until it succeeds; one that does not remain may be started again. It sees the system
+    read-only but for the directories `writable` and, where it makes configuration, /etc/`configures`. Root keeps
+    `capabilities` alone.
     """
 
     name: str
@@ -65,6 +67,13 @@ class Oneshot:
     user: str = "root"
     retry: bool = False
     remains: bool = True
+    writable: tuple[str, ...] = ()
+    configures: str | None = None
+    capabilities: tuple[str, ...] = ()
+
+    def service(self) -> str:
+        """Return the service file."""
+        return render("oneshot.service.j2", oneshot=self, writable=self.writable, capabilities=self.capabilities)
 
 
 def nvme_device(volume_id: str) -> str:
@@ -78,14 +87,21 @@ def secrets_oneshot(*, secret: str, region: str, reloaded: Sequence[str] = ()) -
     options = ["--secret", secret, "--region", region, "--owner", USER]
     for name in reloaded:
         options += ["--reload", service_name(name)]
-    return Oneshot(name=SECRETS_SERVICE, command=("/usr/bin/python3", "-I", program, *options))
+    # systemd lets root reload a service only with CAP_SYS_ADMIN, lest a daemon of root's in a sandbox may.
+    capabilities = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", *(("CAP_SYS_ADMIN",) if reloaded else ()))
+    return Oneshot(
+        name=SECRETS_SERVICE,
+        command=("/usr/bin/python3", "-I", program, *options),
+        configures=PurePosixPath(MACHINE.config).name,
+        capabilities=capabilities,
+    )
 
 
 def secrets_timer(oneshot: Oneshot) -> dict[str, str]:
     """Return the files that fetch the secrets again each minute, so that a rotated password arrives."""
     again = replace(oneshot, name=REFRESH_SERVICE, remains=False)
     path = f"{DIRECTORY}/{REFRESH_SERVICE.removesuffix('.service')}"
-    return {f"{path}.service": render("oneshot.service.j2", oneshot=again), f"{path}.timer": REFRESH_TIMER}
+    return {f"{path}.service": again.service(), f"{path}.timer": REFRESH_TIMER}
 
 
 def user_data(
@@ -98,6 +114,7 @@ def user_data(
     programs: Sequence[str],
     oneshots: Sequence[Oneshot],
     mounts: Sequence[Mount] = (),
+    memory: Mapping[str, str] | None = None,
     files: Mapping[str, str] | None = None,
 ) -> str:
     """Return user data as text that begins with `#cloud-config`.
@@ -111,6 +128,7 @@ def user_data(
         programs: names of files in `programs/` that the machine needs.
         oneshots: what runs before the daemons.
         mounts: volumes; a blank one is formatted, one with data never.
+        memory: what a unit may take at most, by its name.
         files: further files by path.
     """
     prepared = tuple(oneshot.name for oneshot in oneshots if not oneshot.after)
@@ -119,8 +137,8 @@ def user_data(
         "/etc/tmpfiles.d/observatory.conf": directories(units, paths),
         **{f"{PROGRAM_DIRECTORY}/{name}": (PROGRAMS / name).read_text(encoding="utf-8") for name in programs},
         **{path: content for unit in units for path, content in unit.files.items()},
-        **services(units, paths, requires=prepared),
-        **{f"{DIRECTORY}/{oneshot.name}": render("oneshot.service.j2", oneshot=oneshot) for oneshot in oneshots},
+        **services(units, paths, requires=prepared, memory=memory),
+        **{f"{DIRECTORY}/{oneshot.name}": oneshot.service() for oneshot in oneshots},
         **(files or {}),
     }
     config = {

@@ -5,12 +5,13 @@ Every daemon runs without privileges, sees the system read-only and may write it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from observatory.nodes.unit import Paths, Unit, render
 
 DIRECTORY = "/etc/systemd/system"
 USER = "observatory"
+TASKS_MAX = 4096  # processes and threads of one service: ten times what PostgreSQL has at most here
 
 
 def service_name(name: str) -> str:
@@ -24,32 +25,45 @@ def quoted(text: str, *, command: bool = False) -> str:
     return f'"{escaped.replace("$", "$$") if command else escaped}"'
 
 
-def services(units: Iterable[Unit], paths: Paths, *, requires: tuple[str, ...] = ()) -> dict[str, str]:
+def services(
+    units: Iterable[Unit], paths: Paths, *, requires: tuple[str, ...] = (), memory: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Return the service file of each unit by its path.
 
     Args:
         units: of one machine; each starts after those of a lower priority.
         paths: of the machine.
         requires: services that prepare the machine, without which none may start.
+        memory: systemd's `MemoryMax` by a unit's name: one that takes more is ended and started again.
     """
     ordered = sorted(units, key=lambda unit: unit.priority)
     files = {}
     for unit in ordered:
         earlier = tuple(service_name(other.name) for other in ordered if other.priority < unit.priority)
-        files[f"{DIRECTORY}/{service_name(unit.name)}"] = _service(unit, paths, (*requires, *earlier), requires)
+        limit = (memory or {}).get(unit.name)
+        files[f"{DIRECTORY}/{service_name(unit.name)}"] = _service(unit, paths, (*requires, *earlier), requires, limit)
     return files
 
 
-def _service(unit: Unit, paths: Paths, after: tuple[str, ...], requires: tuple[str, ...]) -> str:
-    mounts = tuple(_volumes(paths))
+def writable(paths: Paths) -> tuple[str, ...]:
+    """Return the directories that what runs as `USER` may write."""
+    return (*_volumes(paths), paths.run)
+
+
+def _service(
+    unit: Unit, paths: Paths, after: tuple[str, ...], requires: tuple[str, ...], memory_max: str | None
+) -> str:
     return render(
         "unit.service.j2",
         unit=unit,
         user=USER,
         after=after,
         requires=requires,
-        mounts=mounts,
-        writable=(*mounts, paths.run),
+        mounts=tuple(_volumes(paths)),
+        writable=writable(paths),
+        capabilities=(),
+        tasks_max=TASKS_MAX,
+        memory_max=memory_max,
         command=" ".join((unit.command[0], *(quoted(word, command=True) for word in unit.command[1:]))),
         environment=[quoted(f"{name}={value}") for name, value in unit.environment.items()],
     )
@@ -57,7 +71,7 @@ def _service(unit: Unit, paths: Paths, after: tuple[str, ...], requires: tuple[s
 
 def directories(units: Iterable[Unit], paths: Paths) -> str:
     """Return tmpfiles.d's lines for the directories that daemons write, which are made at every boot."""
-    wanted = dict.fromkeys((*_volumes(paths), paths.run, *(path for unit in units for path in unit.directories)))
+    wanted = dict.fromkeys((*writable(paths), *(path for unit in units for path in unit.directories)))
     return "".join(f"d {path} 0700 {USER} {USER}\n" for path in wanted)
 
 

@@ -14,7 +14,13 @@ from observatory.nodes.unit import render
 
 
 def timer_files(
-    job: HostJob, *, command: Sequence[str], user: str, after: Sequence[str] = (), directory: str = DIRECTORY
+    job: HostJob,
+    *,
+    command: Sequence[str],
+    user: str,
+    after: Sequence[str] = (),
+    writable: Sequence[str] = (),
+    directory: str = DIRECTORY,
 ) -> dict[str, str]:
     """Return the files of a job's service and of its timer, by path.
 
@@ -23,11 +29,14 @@ def timer_files(
         command: the command line that does it on this machine.
         user: whom it runs as.
         after: services that start before it where they start at all.
+        writable: directories that it may write.
         directory: where systemd looks for units.
     """
     path = f"{directory}/observatory-{job.name}"
     line = " ".join(quoted(word, command=True) for word in command)
     return {
-        f"{path}.service": render("job.service.j2", job=job, command=line, user=user, after=after),
+        f"{path}.service": render(
+            "job.service.j2", job=job, command=line, user=user, after=after, writable=writable, capabilities=()
+        ),
         f"{path}.timer": render("job.timer.j2", job=job),
     }

@@ -86,7 +86,8 @@ class Unit(_Model):
     `ports` maps the setting that chose each port to the port. `reload_signal` applies changed files without a restart;
     without it they take a restart, and so do changed ports unless `reload_rebinds`. With `watches_secrets` changed
     secret files take neither: the daemon looks at them itself. `settle_seconds` bounds the wait
-    for readiness. Units start in the order of `priority` and stop in the reverse.
+    for readiness. With `watchdog_seconds` the daemon tells systemd that it is up, and at least so often that it lives;
+    the supervisor looks by itself. Units start in the order of `priority` and stop in the reverse.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Unit(_Model):
     stop_signal: str = "TERM"
     stop_seconds: int = 10
     settle_seconds: int = 30
+    watchdog_seconds: int | None = None
 
 
 def render(template: str, **values: object) -> str:

@@ -8,12 +8,14 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import Iterator
 from enum import Enum
 
 import uvicorn
 
 from .settings import Settings
+from .supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,12 @@ class DrainingServer(uvicorn.Server):
         self._lifecycle = lifecycle
         self._settings = settings
         self._drain: asyncio.Task[None] | None = None
+        self._supervisor = Supervisor.from_environment()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so to a supervisor that wants to know."""
+        await super().startup(sockets)
+        self._supervisor.started()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -71,6 +79,7 @@ class DrainingServer(uvicorn.Server):
 
     def _on_signal(self) -> None:
         if self._drain is None:
+            self._supervisor.stopping()
             self._drain = asyncio.create_task(self._drain_and_exit())
 
     async def _drain_and_exit(self) -> None:

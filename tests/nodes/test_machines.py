@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from observatory.aws_settings import AwsSettings
-from observatory.nodes.aws import DATABASE, database_user_data, fleet_user_data
+from observatory.nodes.aws import DATABASE, DATABASE_MEMORY, database_user_data, fleet_user_data
 from observatory.nodes.cloud_init import MAX_USER_DATA, PROGRAMS, compressed, nvme_device
 from observatory.nodes.pgbackrest import S3Repository
 from observatory.nodes.systemd import DIRECTORY, quoted
@@ -112,6 +112,45 @@ def test_systemd_takes_every_unit(text: str, tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     said = [line for line in done.stderr.splitlines() if "observatory-" in line]
     assert (done.returncode, said) == (0, [])
+
+
+@both
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_every_service_is_sandboxed(text: str, tmp_path: Path) -> None:
+    """The scale is systemd's own, from 0 to 10; what must be root to prepare the machine cannot come as low."""
+    for path, content in files(text).items():
+        if not path.startswith(DIRECTORY) or not path.endswith(".service"):
+            continue
+        file = tmp_path / Path(path).name
+        file.write_text(content)
+        limit = 26 if "User=root" in content else 20  # tenths
+        command = ["systemd-analyze", "security", "--offline=true", f"--threshold={limit}", "--no-pager", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+@both
+def test_every_unit_that_a_unit_names_is_on_the_machine(text: str) -> None:
+    units = {Path(path).name: content for path, content in files(text).items() if path.startswith(DIRECTORY)}
+    for name, content in units.items():
+        named = set(re.findall(r"observatory-[a-z-]+\.(?:service|timer)", content)) - {name}
+        assert named <= units.keys(), name
+        if name.endswith(".timer"):
+            assert name.replace(".timer", ".service") in units
+
+
+def test_a_fleets_service_is_watched_and_bounded() -> None:
+    service = files(fleet())[f"{DIRECTORY}/observatory-storage.service"]
+    for line in ("Type=notify", "WatchdogSec=30", "Restart=always", "MemoryMax=75%", "TasksMax=4096"):
+        assert f"{line}\n" in service
+
+
+def test_postgresql_is_not_ended_for_its_memory_and_what_helps_it_is() -> None:
+    written = files(database())
+    assert "MemoryMax" not in written[f"{DIRECTORY}/observatory-patroni.service"]
+    assert "MemoryMax=256M\n" in written[f"{DIRECTORY}/observatory-postgres-exporter.service"]
+    limited = {path for path, content in written.items() if "MemoryMax" in content}
+    assert len(limited) == len(DATABASE_MEMORY)  # every name is one of a unit
 
 
 @both
