@@ -18,6 +18,7 @@ from observatory.cli import (  # noqa: F401 - each registers its commands
     database,
     delivery,
     logs,
+    report,
     scheduler,
     silence,
     stack,

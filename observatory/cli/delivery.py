@@ -91,7 +91,7 @@ def rollback(
         confirm(f"Roll the stack {environment!r} back?")
     with ConsoleReporter() as report:
         if method is Method.BLUE_GREEN:
-            done = operations.roll_back_application(workspace, reason=reason, report=report)
+            done = operations.roll_back_application(workspace, reason=reason, emergency=emergency, report=report)
         else:
             assert version is not None  # noqa: S101 - checked above
             done = operations.deploy_application(

@@ -6,12 +6,13 @@ It is the first record; who else wants to know listens (`Listener`) and must nei
 from __future__ import annotations
 
 import json
+import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from observatory.actor import actor
 from observatory.progress import Phase, Progress, Reporter
@@ -59,13 +60,21 @@ class FileJournal:
         entry = Entry(id=uuid.uuid4().hex, at=time.time(), actor=actor(), event=event, details=plain)
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(entry.line + "\n")
+            with self.file.open("a+b") as file:
+                append(file, [entry])
         except OSError as error:
             self.report(Progress(task=f"{self.file} cannot be written: {error.strerror}", phase=Phase.WARNED))
         self.report(Progress(task=event, phase=Phase.DONE, detail=_told(plain)))
         for listener in self.listeners:
             listener(entry)
+
+
+def append(file: IO[bytes], added: Iterable[Entry]) -> None:
+    """Add entries to a journal that is open to append; a half line, which a power cut can leave, is ended first."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(end - 1, 0))
+    half = file.read(1) not in (b"", b"\n")
+    file.write((b"\n" if half else b"") + b"".join(f"{entry.line}\n".encode() for entry in added))
 
 
 def entries(file: Path) -> Iterator[Entry]:

@@ -1,3 +1,5 @@
+from .audit import DeliveryReport as DeliveryReport
+from .audit import report_deliveries as report_deliveries
 from .backups import create_backup as create_backup
 from .backups import list_backups as list_backups
 from .data import copy_sample as copy_sample

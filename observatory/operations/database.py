@@ -14,6 +14,7 @@ from observatory.actor import actor
 from observatory.backups import MigrationBackup
 from observatory.bootstrap import OperationError, engine_options, state_options
 from observatory.delivery.needs import schema_needs
+from observatory.operations.journal import take_down
 from observatory.operations.plan import SCHEMA_TYPE
 from observatory.progress import Phase, Progress, Reporter, silent, task
 from observatory.runtime import bubblewrap, files
@@ -196,6 +197,8 @@ def _finished(workspace: Workspace, target: DatabaseTarget, done: Deployment, re
             roles=target.roles,
             service_conninfo=_service_conninfo(workspace),
         )
+    if done.applied:
+        take_down(workspace, "schema-deployed", schema=done.version, applied=done.applied, backup=done.backup_label)
     return DatabaseDeployment(deployment=done, verification=verification)
 
 

@@ -99,24 +99,28 @@ def deploy_application(
         skip_tests=skip_tests,
     )
     with (
-        open_journal(workspace, settings, report) as journal,
+        open_journal(workspace, settings, report, conninfo=lambda: conninfo) as journal,
         _deployment_lock(conninfo),
         _terminated_as_interrupted(),
     ):
         return deploy(world_of(workspace, settings, known, journal=journal, choice=choice), order)
 
 
-def roll_back_application(workspace: Workspace, *, reason: str, report: Reporter = silent) -> RolloutDocument:
+def roll_back_application(
+    workspace: Workspace, *, reason: str, emergency: bool = False, report: Reporter = silent
+) -> RolloutDocument:
     """Give all traffic back to the fleet that served before, at once, taking over from a deployment that runs.
 
-    Needs the rollout document and the balancer only: no database, no lock, no engine.
+    Needs the rollout document and the balancer only: no database, no lock, no engine. Unless it is an emergency, the
+    audit's table is written afterwards, where it can be.
 
     Raises:
         DeliveryRefusedError: there is nothing to roll back to.
         RollbackFailedError: the balancer cannot be told, or the fleet is not healthy.
     """
     settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=False)
-    with open_journal(workspace, settings, report) as journal:
+    conninfo = None if emergency else lambda: administrator(settings, known)
+    with open_journal(workspace, settings, report, conninfo=conninfo) as journal:
         world = world_of(workspace, settings, known, journal=journal)
         return roll_back(world, actor=actor(), reason=reason)
 

@@ -1,29 +1,54 @@
-"""The journal of deliveries with whoever listens to it: notifications, by the stack's settings."""
+"""The journal of deliveries with whoever is told of it: notifications, by the stack's settings, and the audit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from observatory.delivery.journal import FileJournal
 from observatory.nodes.alertmanager import receiver_url
 from observatory.notifications import Channel, Email, Notifier, PagerDuty, Secret, Slack, Webhook
-from observatory.progress import Reporter
-from observatory.settings import EmailNotices, StackSettings
+from observatory.operations.audit import audit
+from observatory.operations.state import outputs
+from observatory.operations.worlds import administrator
+from observatory.progress import Reporter, silent
+from observatory.settings import EmailNotices, StackSettings, load_file
 from observatory.workspace import Workspace
 
 
 @contextmanager
-def open_journal(workspace: Workspace, settings: StackSettings, report: Reporter) -> Iterator[FileJournal]:
-    """Give the journal; the end waits a few seconds for notices that are not yet sent."""
+def open_journal(
+    workspace: Workspace,
+    settings: StackSettings,
+    report: Reporter,
+    *,
+    conninfo: Callable[[], str] | None = None,
+) -> Iterator[FileJournal]:
+    """Give the journal; the end waits a few seconds for notices that are not yet sent, and copies it to the audit.
+
+    Args:
+        workspace: the stack's.
+        settings: its.
+        report: is told of every entry.
+        conninfo: says how the superuser reaches the database, for the audit's table; without it the next command adds.
+    """
     journal = FileJournal(workspace.journal, report)
     notifier = Notifier(workspace.stack, list(channels(settings, workspace.root)), journal.record)
     journal.listeners.append(notifier.take)
     try:
         yield journal
     finally:
+        audit(workspace, journal, conninfo)
         notifier.close()
+
+
+def take_down(workspace: Workspace, event: str, **details: Any) -> None:
+    """Put one event that is no deployment's into the journal and the audit."""
+    settings, known = load_file(workspace.config_file), outputs(workspace)
+    with open_journal(workspace, settings, silent, conninfo=lambda: administrator(settings, known)) as journal:
+        journal.record(event, **details)
 
 
 def channels(settings: StackSettings, root: Path) -> Iterator[Channel]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from observatory import engine
 from observatory.access import PAIRED_ROLES, AccessDocument, PairedRole, login, other, utc_now
@@ -20,6 +20,7 @@ from observatory.bootstrap import OperationError, state_options
 from observatory.database import connect
 from observatory.database.connection import with_database
 from observatory.operations.engines import EngineChoice
+from observatory.operations.journal import take_down
 from observatory.operations.stack import up
 from observatory.operations.state import outputs
 from observatory.progress import Reporter, silent, task
@@ -72,9 +73,11 @@ def rotate_passwords(
         with task(report, f"new passwords for {', '.join(free) or 'nobody'}"):
             up(workspace, choice=choice, report=report)
     done = _document(workspace)
-    return [
+    rotated = [
         RotatedRole(role=role, login=done.active_login(role), retired=not done.pair(role).retiring) for role in roles
     ]
+    take_down(workspace, "passwords-rotated", roles=[asdict(each) for each in rotated])
+    return rotated
 
 
 def _refuse_others(workspace: Workspace, settings: StackSettings) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from observatory.database.audit import read_entries
+from observatory.database.connection import with_database
 from observatory.delivery.journal import entries
 from observatory.delivery.signatures import make_private_key
 from observatory.delivery.windows import WEEKDAYS
@@ -219,6 +221,24 @@ def test_what_cannot_be_deployed_is_refused(own: Checkout, arguments: tuple[str,
     before = own.json("status")["rollout"]
     assert message in own.run("deploy", "application", *arguments, *EMBEDDED, expect=3).stderr
     assert own.json("status")["rollout"] == before
+
+
+def test_every_entry_is_in_the_table_and_beside_the_backups(own: Checkout) -> None:
+    own.json("deploy", "application", "--version", "v0.2.0", "--strategy", "blue-green", "--bake", "0", *EMBEDDED)
+    own.run("rollback", "--method", "blue-green", "--yes", "--reason", "exercise")
+    journal = list(entries(own.root / ".observatory/rollout/local.journal.jsonl"))
+    database = with_database(own.output("admin_database_url"), "observatory")
+    assert {row.id for row in read_entries(database)} == {entry.id for entry in journal}
+    assert list(entries(own.home / "data/backups/audit/local.jsonl")) == journal
+    last = own.json("report")[-1]
+    assert (last["version"], last["strategy"], last["target"], last["outcome"]) == (
+        "v0.2.0", "blue-green", "green", "rolled back",
+    )  # fmt: skip
+    assert last["reason"].startswith("exercise (")
+    assert sum(last["gates"].values()) > 0
+    assert last["entries"][0]["actor"] == last["actor"]
+    assert [each["id"] for each in own.json("report", "--deployment", last["id"])] == [last["id"]]
+    assert "no deployment 'd0'" in own.run("report", "--deployment", "d0", expect=2).stderr
 
 
 def test_alerts_are_held_back_by_hand_but_those_that_tell_of_an_outage(own: Checkout) -> None:

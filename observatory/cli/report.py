@@ -1,0 +1,65 @@
+"""The command that says which deployments there were, and what became of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from observatory import operations
+from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
+from observatory.console import ConsoleReporter, answer, table
+
+COLUMNS = ("began (UTC)", "deployment", "by", "version", "strategy", "to", "took", "looks", "outcome")
+
+
+@app.command()
+def report(
+    deployment: Annotated[str | None, typer.Option(help="One deployment, with every entry on record.")] = None,
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Say which versions were brought: by whom, when, how, and what became of each."""
+    with ConsoleReporter() as progress:
+        found = operations.report_deliveries(operations.open_workspace(environment), report=progress)
+    if deployment is not None:
+        found = [each for each in found if each.id == deployment]
+        if not found:
+            raise typer.BadParameter(f"no deployment {deployment!r} is on record; `observatory report` lists them")
+    if output is Output.JSON:
+        print_json([asdict(each) for each in found])
+        return
+    if not found:
+        answer("No deployment is on record.")
+        return
+    answer(table("Deployments", COLUMNS, [_row(each) for each in found]))
+    if deployment is not None:
+        rows = [(_time(entry.at), entry.actor, entry.event, _details(entry.details)) for entry in found[0].entries]
+        answer(table("\nEntries", ("at (UTC)", "by", "event", "details"), rows))
+
+
+def _row(found: operations.DeliveryReport) -> tuple[str | Text, ...]:
+    looks = ", ".join(f"{count} {verdict}" for verdict, count in sorted(found.gates.items()))
+    why = f": {found.reason}" if found.reason else ""
+    return (
+        _time(found.started),
+        found.id,
+        found.actor,
+        found.version,
+        found.strategy,
+        found.target,
+        f"{found.ended - found.started:.0f} s" if found.ended else "-",
+        looks or "-",
+        Text(f"{found.outcome}{why}", style="" if found.outcome == "promoted" else "yellow"),
+    )
+
+
+def _time(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _details(details: dict[str, object]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in details.items() if value not in (None, [], {}))

@@ -1,0 +1,124 @@
+"""The audit table: entries are added, and by nobody changed or removed.
+
+Owns `audit.entries`, made with the first entry: by a superuser, since the schema's owner, `auditor`, cannot log in.
+No other role has any privilege on it, the migrator included. A trigger refuses UPDATE, DELETE and TRUNCATE even to the
+superuser, who has to drop the trigger first, and PostgreSQL's log has that (`log_statement = ddl`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from observatory.database.bootstrap import AUDIT_SCHEMA, AUDITOR
+from observatory.database.connection import connect
+from observatory.database.lock import BOOTSTRAP_LOCK, LOCK_CLASS
+from observatory.database.translation import readable
+
+if TYPE_CHECKING:
+    import psycopg
+
+TABLE = f"{AUDIT_SCHEMA}.entries"
+# The audit waits for nobody: what cannot be written at once is written by the next command.
+PATIENCE = {"lock_timeout": "2s", "statement_timeout": "10s"}
+CONNECT_TIMEOUT_S = 3
+
+_CREATE = f"""
+    CREATE TABLE {TABLE} (
+        id text PRIMARY KEY,
+        at timestamptz NOT NULL,
+        actor text NOT NULL,
+        event text NOT NULL,
+        details jsonb NOT NULL,
+        recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        recorded_by text NOT NULL DEFAULT session_user
+    );
+    CREATE FUNCTION {AUDIT_SCHEMA}.refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+        BEGIN
+            RAISE EXCEPTION '% on %.% is refused: the audit is only added to', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME
+                USING ERRCODE = 'insufficient_privilege';
+        END $$;
+    REVOKE ALL ON FUNCTION {AUDIT_SCHEMA}.refuse_change() FROM PUBLIC;
+    CREATE TRIGGER only_added_to BEFORE UPDATE OR DELETE OR TRUNCATE ON {TABLE}
+        FOR EACH STATEMENT EXECUTE FUNCTION {AUDIT_SCHEMA}.refuse_change();
+    ALTER TABLE {TABLE} OWNER TO {AUDITOR};
+    ALTER FUNCTION {AUDIT_SCHEMA}.refuse_change() OWNER TO {AUDITOR};
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEntry:
+    """One event: its id, when (seconds since the epoch), who, what, and the numbers as JSON has them."""
+
+    id: str
+    at: float
+    actor: str
+    event: str
+    details: dict[str, Any]
+
+
+def add_entries(conninfo: str, entries: Iterable[AuditEntry]) -> int:
+    """Add those entries that the table lacks, and return how many they were.
+
+    Args:
+        conninfo: superuser, to the database.
+        entries: any, also known ones.
+
+    Raises:
+        UnreachableError: no connection.
+        StatementFailedError: PostgreSQL refused, or did not answer in time.
+    """
+    from psycopg.types.json import Jsonb  # noqa: PLC0415 - psycopg only where it is used
+
+    with _session(conninfo) as connection, readable(TABLE), connection.transaction():
+        _ensure_table(connection)
+        known = {row[0] for row in connection.execute(f"SELECT id FROM {TABLE}")}  # noqa: S608 - our own name
+        missing = [entry for entry in entries if entry.id not in known]
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                f"INSERT INTO {TABLE} (id, at, actor, event, details) VALUES (%s, %s, %s, %s, %s) "  # noqa: S608
+                "ON CONFLICT (id) DO NOTHING",
+                [(e.id, datetime.fromtimestamp(e.at, UTC), e.actor, e.event, Jsonb(e.details)) for e in missing],
+            )
+    return len(missing)
+
+
+def read_entries(conninfo: str) -> list[AuditEntry]:
+    """Return all entries, oldest first.
+
+    Raises:
+        UnreachableError: no connection.
+        StatementFailedError: PostgreSQL refused, or did not answer in time.
+    """
+    with _session(conninfo) as connection, readable(TABLE):
+        if not _exists(connection):
+            return []
+        rows = connection.execute(
+            f"SELECT id, extract(epoch FROM at)::float8, actor, event, details FROM {TABLE} ORDER BY at, id"  # noqa: S608
+        ).fetchall()
+    return [AuditEntry(id=row[0], at=row[1], actor=row[2], event=row[3], details=row[4]) for row in rows]
+
+
+@contextmanager
+def _session(conninfo: str) -> Iterator[psycopg.Connection]:
+    from psycopg.conninfo import make_conninfo  # noqa: PLC0415
+
+    quick = make_conninfo(conninfo, connect_timeout=CONNECT_TIMEOUT_S)
+    with connect(quick, purpose="audit", settings=PATIENCE) as connection:
+        yield connection
+
+
+def _ensure_table(connection: psycopg.Connection) -> None:
+    """Make the table, unless it stands; of two commands at once the second waits and finds it."""
+    if not _exists(connection):
+        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [LOCK_CLASS, BOOTSTRAP_LOCK.key])
+        if not _exists(connection):
+            connection.execute(_CREATE)
+
+
+def _exists(connection: psycopg.Connection) -> bool:
+    row = connection.execute("SELECT to_regclass(%s)", [TABLE]).fetchone()
+    return row is not None and row[0] is not None
