@@ -23,6 +23,7 @@ from observatory.engine import (
     PropertyChange,
     Result,
     StackOptions,
+    StateError,
     Step,
     StepEvent,
     StepFailed,
@@ -34,6 +35,7 @@ from observatory.providers.plugin import install, missing
 
 MASK = "[secret]"
 _CHANGING = {"create", "update", "replace"}  # operations that say what changes; a replacement's parts repeat it
+_TORN = "failed to load checkpoint: EOF"
 _KINDS = {"add": "add", "delete": "delete"}  # of the CLI's detailed differences, without what forces a replacement
 
 
@@ -233,7 +235,12 @@ def _is_default_provider(step: Step) -> bool:
 def _failure(collector: _Collector, text: str) -> EngineError:
     reason = "\n".join(dict.fromkeys(collector.errors)) or _last_words(text)
     error: EngineError = ProgramError(reason)
-    if step := collector.failed:
+    if _TORN in reason:
+        error = StateError(
+            f"a CLI that was killed left its hash of the state cut short, and now says: {reason}. The state itself is "
+            "whole: `observatory up` removes the hash with that run's lock, and goes on"
+        )
+    elif step := collector.failed:
         message = f"{step.operation} {step.type} {step.name}: {reason}"
         error = StepFailed(message, urn=step.urn, operation=step.operation, detail=reason)
     error.result = Result(steps=tuple(collector.steps))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from observatory import automation
-from observatory.engine import DiagnosticEvent, Event, LockedError, StepEvent, StepFailed
+from observatory.engine import DiagnosticEvent, Event, LockedError, StateError, StepEvent, StepFailed
 from tests.engine.lab import STACK, Lab
 
 pytestmark = pytest.mark.cli
@@ -123,6 +123,8 @@ def test_a_killed_up_is_taken_over(lab: Lab) -> None:
     hashes = Path(f"{lab.checkpoint}.attrs")
     assert hashes.read_text()
     hashes.write_text("")  # as it is left by a CLI that is killed in the very moment
+    with pytest.raises(StateError, match="`observatory up` removes"):
+        automation.preview(lab.options)
     (lab.home / "go").touch()
     events: list[Event] = []
     automation.up(lab.options, on_event=events.append)
