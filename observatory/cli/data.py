@@ -29,7 +29,8 @@ def sample(
     ],
     fraction: Annotated[float, typer.Option(help="Of the traces, above 0 and at most 1.")] = DEFAULT_FRACTION,
     target: Annotated[
-        str | None, typer.Option("--to", metavar="STACK", help="The stack that gets them; default: --environment.")
+        str | None,
+        typer.Option("--to", metavar="STACK|CONNINFO", help="The stack that gets them; default: --environment."),
     ] = None,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
@@ -37,15 +38,17 @@ def sample(
     """Copy a masked sample of another database's traces into a stack's: the same traces each time, all of each.
 
     What people wrote is replaced and who they are is a salted hash before anything leaves the source. Run again, it
-    goes on where it was. Refuses (exit code 3) to write into production, or into the source itself.
+    goes on where it was. Refuses (exit code 3) to write into production, into the source itself, or into a database
+    that is named by a connection string and has traces of its own.
     """
     if not 0 < fraction <= 1:
         raise typer.BadParameter(
             f"{fraction:g} is no fraction: give one above 0 and at most 1", param_hint="--fraction"
         )
-    workspace = operations.open_workspace(target or environment)
+    into = target if target and operations.is_conninfo(target) else None
+    workspace = operations.open_workspace(environment if into else target or environment)
     with ConsoleReporter() as report:
-        copied = operations.copy_sample(workspace, source=source, fraction=fraction, report=report)
+        copied = operations.copy_sample(workspace, source=source, fraction=fraction, target=into, report=report)
     if output is Output.JSON:
         print_json(asdict(copied))
         return

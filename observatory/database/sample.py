@@ -141,6 +141,7 @@ _PERIODS = """
     SELECT DISTINCT range_start, range_end FROM timescaledb_information.chunks
     WHERE hypertable_schema = 'public' AND hypertable_name IN ('llm_traces', 'llm_logs') ORDER BY range_start, range_end
 """
+_HAS_ITS_OWN = "SELECT to_regclass('observatory.sample_windows') IS NULL AND EXISTS (SELECT FROM llm_traces)"
 _WINDOWS = """
     CREATE TABLE IF NOT EXISTS observatory.sample_windows (
         sample    text NOT NULL,
@@ -151,7 +152,15 @@ _WINDOWS = """
 """
 
 
-def copy_sample(source: str, target: str, *, fraction: float, salt: str, on_window: OnWindow | None = None) -> Sample:
+def copy_sample(
+    source: str,
+    target: str,
+    *,
+    fraction: float,
+    salt: str,
+    samples_only: bool = False,
+    on_window: OnWindow | None = None,
+) -> Sample:
     """Copy a masked sample of one database into another; run again, it goes on where it was and repeats nothing.
 
     Args:
@@ -159,10 +168,11 @@ def copy_sample(source: str, target: str, *, fraction: float, salt: str, on_wind
         target: a direct connection as the role that owns the schema, with the same migrations.
         fraction: of the traces, above 0 and at most 1.
         salt: secret of the pseudonyms; the same one each time, so that a user stays the same user.
+        samples_only: refuse a target with traces that no sample has brought: it may be a database in use.
         on_window: gets the progress.
 
     Raises:
-        SampleError: the fraction or the salt is no good, or source and target are one database.
+        SampleError: the fraction or the salt is no good, source and target are one database, or the target is refused.
         StatementFailedError: PostgreSQL refused; the days that were copied before stay.
         UnreachableError: no connection, or it broke; the days that were copied before stay.
     """
@@ -173,6 +183,11 @@ def copy_sample(source: str, target: str, *, fraction: float, salt: str, on_wind
         readable(f"sample of {describe(source)} for {describe(target)}"),
     ):
         _refuse_one_database(reader, writer)
+        if samples_only and writer.execute(_HAS_ITS_OWN).fetchone() == (True,):
+            raise SampleError(
+                f"{describe(target)} has traces, and no sample was ever copied into it: it may be in use. Name its "
+                "stack, or a database without traces"
+            )
         reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ  # a day's traces, logs and users fit together
         reader.execute("SELECT set_config('observatory.salt', %s, false)", [salt])
         writer.execute("SET client_min_messages = warning")

@@ -63,7 +63,7 @@ class StackOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceRecord:
-    """A resource as the state has it; secrets in the outputs are masked."""
+    """A resource as the state has it; secrets in the outputs are masked unless they were asked for."""
 
     urn: str
     type: str
@@ -193,14 +193,20 @@ def outputs(options: StackOptions, *, show_secrets: bool = False) -> dict[str, A
     return next((mask(raw.get("outputs", {})) for raw in latest.get("resources", []) if raw["type"] == STACK_TYPE), {})
 
 
-def resources(options: StackOptions) -> tuple[ResourceRecord, ...]:
-    """Return the stack's resources from the state, dependencies first. Needs no passphrase.
+def resources(options: StackOptions, *, show_secrets: bool = False) -> tuple[ResourceRecord, ...]:
+    """Return the stack's resources from the state, dependencies first, secrets masked unless asked for.
+
+    Needs the passphrase for secrets only.
 
     Raises:
-        StateError, ConfigError: the state cannot be read.
+        StateError, PassphraseError, ConfigError: the state cannot be read.
     """
     _, files = _locate(options)
-    return tuple(_record(raw) for raw in files.read().get("resources", []) if not raw.get("delete"))
+    latest = files.read()
+    if show_secrets:
+        states: list[State] = Snapshot(files, latest, passphrase=options.passphrase, read_only=True).olds
+        return tuple(_record(state, reveal) for state in states if not state["delete"])
+    return tuple(_record(raw, mask) for raw in latest.get("resources", []) if not raw.get("delete"))
 
 
 def _operate(kind: Kind, options: StackOptions, on_event: OnEvent | None) -> Result:
@@ -335,8 +341,8 @@ def _locate(options: StackOptions) -> tuple[Project, StackFiles]:
     return project, StackFiles(root=options.backend.resolve(), project=project.name, stack=options.stack)
 
 
-def _record(raw: dict[str, Any]) -> ResourceRecord:
+def _record(raw: dict[str, Any], shown_as: Callable[[Any], Any]) -> ResourceRecord:
     shown = {key: value for key, value in raw.get("outputs", {}).items() if key != PROVIDER_KEY}
     texts = {key: raw.get(key, "") for key in ("urn", "type", "id", "parent")}
     flags = {key: raw.get(key, False) for key in ("custom", "protect")}
-    return ResourceRecord(**texts, **flags, name=raw["urn"].rpartition("::")[2], outputs=mask(shown))
+    return ResourceRecord(**texts, **flags, name=raw["urn"].rpartition("::")[2], outputs=shown_as(shown))

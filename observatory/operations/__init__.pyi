@@ -3,6 +3,7 @@ from .audit import report_deliveries as report_deliveries
 from .backups import create_backup as create_backup
 from .backups import list_backups as list_backups
 from .data import copy_sample as copy_sample
+from .data import is_conninfo as is_conninfo
 from .database import DEFAULT_RETRY as DEFAULT_RETRY
 from .database import DatabaseDeployment as DatabaseDeployment
 from .database import DatabaseTarget as DatabaseTarget

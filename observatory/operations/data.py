@@ -7,19 +7,23 @@ import secrets
 import tempfile
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from observatory import database, engine
-from observatory.bootstrap import OperationError, state_options
-from observatory.database import Sample, SampleError
+from observatory import database
+from observatory.operations.database import database_target
 from observatory.progress import Reporter, silent, task
 from observatory.workspace import Workspace
 
+if TYPE_CHECKING:
+    from observatory.database import Sample
+
 PRODUCTION = "production"
-SCHEMA_TYPE = "database:Schema"
 SALT_BYTES = 32
 
 
-def copy_sample(workspace: Workspace, *, source: str, fraction: float, report: Reporter = silent) -> Sample:
+def copy_sample(
+    workspace: Workspace, *, source: str, fraction: float, target: str | None = None, report: Reporter = silent
+) -> Sample:
     """Copy a masked sample of another database into a stack's; see `observatory.database.copy_sample`.
 
     The salt of the pseudonyms is drawn once and kept beside the stack's state, readable by its owner alone.
@@ -28,39 +32,41 @@ def copy_sample(workspace: Workspace, *, source: str, fraction: float, report: R
         workspace: of the stack that gets the sample, never production.
         source: the stack that it comes from, or a connection string as a role that may read.
         fraction: of the traces, above 0 and at most 1.
+        target: the stack's database by a connection string as the role that owns its schema; None: as its last `up`
+            left it. What is named so has to be empty, or have had a sample before: it may be anybody's.
         report: gets the progress.
 
     Raises:
         OperationError: a stack has never been up.
-        SampleError: the target is production or the source itself, or the fraction is out of range; nothing changed.
+        SampleError: the target is production or the source itself, or has traces of its own, or the fraction is out of
+            range; nothing changed.
         DatabaseError: no connection, or PostgreSQL refused.
     """
     if workspace.stack == PRODUCTION:
-        raise SampleError("A sample is for staging and tests and never goes into production. Name another target")
-    target = _owner_conninfo(workspace)
-    conninfo = source if _is_conninfo(source) else _owner_conninfo(Workspace(root=workspace.root, stack=source))
+        raise database.SampleError(
+            "A sample is for staging and tests and never goes into production. Name another target"
+        )
+    into = target or database_target(workspace).conninfo
+    elsewhere = Workspace(root=workspace.root, stack=source)
+    conninfo = source if is_conninfo(source) else database_target(elsewhere).conninfo
     with task(report, "masked sample") as at:
 
         def tell(day: datetime, spans: int) -> None:
             at(f"{day:%Y-%m-%d}, {spans} spans")
 
-        return database.copy_sample(conninfo, target, fraction=fraction, salt=_salt(workspace), on_window=tell)
-
-
-def _is_conninfo(source: str) -> bool:
-    return "=" in source or "://" in source
-
-
-def _owner_conninfo(workspace: Workspace) -> str:
-    options = state_options(workspace)
-    records = engine.resources(options) if engine.exists(options) else ()
-    found = next((record.outputs for record in records if record.type.endswith(SCHEMA_TYPE)), None)
-    if found is None or not isinstance(found.get("conninfo"), str):
-        raise OperationError(
-            f"the stack {workspace.stack!r} has no database that is reached from here: run `observatory up`, "
-            "or give a connection string"
+        return database.copy_sample(
+            conninfo,
+            into,
+            fraction=fraction,
+            salt=_salt(workspace),
+            samples_only=target is not None,
+            on_window=tell,
         )
-    return str(found["conninfo"])
+
+
+def is_conninfo(text: str) -> bool:
+    """Whether this is a connection string, and no stack's name."""
+    return "=" in text or "://" in text
 
 
 def _salt(workspace: Workspace) -> str:

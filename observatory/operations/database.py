@@ -16,8 +16,10 @@ from observatory.bootstrap import OperationError, engine_options, state_options
 from observatory.delivery.needs import schema_needs
 from observatory.operations.journal import take_down
 from observatory.operations.plan import SCHEMA_TYPE
+from observatory.platforms.stores import release_store, rollout_store
 from observatory.progress import Phase, Progress, Reporter, silent, task
 from observatory.runtime import bubblewrap, files
+from observatory.settings import load_file
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -60,14 +62,16 @@ def database_target(workspace: Workspace) -> DatabaseTarget:
     Raises:
         OperationError: the stack has never been up, or its database is not reached from here.
     """
-    options = state_options(workspace)
-    records = engine.resources(options) if engine.exists(options) else ()
+    settings = load_file(workspace.config_file)
+    remote = settings.platform != "local"  # where the owner has a password, which the state keeps secret
+    options = engine_options(workspace) if remote else state_options(workspace)
+    records = engine.resources(options, show_secrets=remote) if engine.exists(options) else ()
     found = next((record.outputs for record in records if record.type == SCHEMA_TYPE), None)
     if found is None:
         raise OperationError(
             f"the stack {workspace.stack!r} has no database yet: bring it up by `observatory up` first"
         )
-    rollout = workspace.rollout.read()
+    rollout = rollout_store(workspace, settings).read()
     return DatabaseTarget(
         conninfo=found["conninfo"],
         roles=found.get("roles", {}),
@@ -238,8 +242,10 @@ def back_up_database(workspace: Workspace, *, report: Reporter = silent) -> str:
 
 def _needs(workspace: Workspace) -> list[Need]:
     """Return which versions of the schema the fleets' releases work with, live or kept for a rollback."""
-    rollout = workspace.rollout.read()
-    return [database.Need(*need) for need in schema_needs(rollout, workspace.releases)] if rollout else []
+    settings = load_file(workspace.config_file)
+    rollout = rollout_store(workspace, settings).read()
+    needs = schema_needs(rollout, release_store(workspace, settings)) if rollout else ()
+    return [database.Need(*need) for need in needs]
 
 
 def _file_name(migration: str | None) -> str | None:

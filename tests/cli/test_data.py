@@ -12,7 +12,8 @@ from tests.support.checkout import Checkout
         (["--from", "production", "--fraction", "0"], 2, "0 is no fraction"),
         (["--from", "production", "--fraction", "much"], 2, "--fraction"),
         (["--from", "local", "--to", "production"], 3, "never goes into production"),
-        (["--from", "production"], 2, "the stack 'local' has no database that is reached from here"),
+        (["--from", "production"], 2, "the stack 'local' has no database yet: bring it up by `observatory up` first"),
+        (["--from", "local", "-e", "production", "--to", "dbname=x"], 3, "never goes into production"),
         ([], 2, "--from"),
     ],
 )

@@ -108,6 +108,10 @@ def test_staging_goes_up_whole_finds_itself_unchanged_after_a_delivery_too_and_k
     with psycopg.connect(outputs["database_urls"]["admin_a"]) as admin:  # verifies the server, as its URL says
         may = "SELECT has_table_privilege('readonly_a', 'llm_traces', %s)"
         assert [admin.execute(may, [what]).fetchone() for what in ("SELECT", "DELETE")] == [(True,), (False,)]
+    # Where the owner's login is, the state keeps secret.
+    assert staging.json("deploy", "database", "--dry-run", "-e", "staging")["pending"] == []
+    sample = staging.json("data", "sample", "--from", "staging", "--to", "staging", expect=3)
+    assert "Source and target are the same database" in sample["error"]["message"]
     deliver(rollout().with_weight("green", 100))
     assert set(staging.json("up", "-e", "staging")["summary"]) == {"same"}
     assert cloud.changes == made

@@ -249,3 +249,17 @@ def test_a_database_is_not_copied_into_itself_under_any_name(empty: Pair) -> Non
     with pytest.raises(SampleError, match="Source and target are the same database"):
         copy_sample(empty.source, f"{empty.source} application_name=other", fraction=1, salt=SALT)
     assert contents(empty.source) == before
+
+
+def test_a_database_with_traces_of_its_own_is_no_target_that_takes_samples_only(empty: Pair) -> None:
+    add_traces(empty.source, 5)
+    add_traces(empty.target, 1)
+    before = contents(empty.target)
+
+    with pytest.raises(SampleError, match="has traces, and no sample was ever copied into it"):
+        copy_sample(empty.source, empty.target, fraction=1, salt=SALT, samples_only=True)
+    assert contents(empty.target) == before
+
+    execute(empty.target, "TRUNCATE llm_traces")
+    for new in (15, 0):
+        assert copy_sample(empty.source, empty.target, fraction=1, salt=SALT, samples_only=True).spans == new

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -485,6 +486,8 @@ class TestReport:
         assert record.protect
         assert record.outputs["key"] == "[secret]"
         assert "__provider" not in record.outputs
+        [shown] = [record for record in engine.resources(lab.options, show_secrets=True) if record.name == "a"]
+        assert shown == replace(record, outputs={**record.outputs, "key": "hush-hush"})
 
     def test_a_changed_module_is_seen_by_the_next_run_in_the_process(self, lab: Lab) -> None:
         lab.program('import part\npulumi.export("x", part.VALUE)')

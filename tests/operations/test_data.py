@@ -6,7 +6,7 @@ import pytest
 
 from observatory import operations
 from observatory.database import SampleError, deploy
-from observatory.operations import data
+from observatory.operations import DatabaseTarget, data
 from observatory.workspace import Workspace
 from tests.support.postgres import PostgresServer
 
@@ -17,13 +17,17 @@ TRACE = (
 )
 
 
+def target_of(conninfo: str) -> DatabaseTarget:
+    return DatabaseTarget(conninfo=conninfo, roles={}, version=None)
+
+
 def test_users_stay_the_same_people_from_run_to_run_and_nobody_else_reads_the_salt(
     postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = Workspace(root=tmp_path, stack="staging")
     with postgres.fresh_database() as source, postgres.fresh_database() as target:
         conninfos = {"production": postgres.conninfo(dbname=source), "staging": postgres.conninfo(dbname=target)}
-        monkeypatch.setattr(data, "_owner_conninfo", lambda workspace: conninfos[workspace.stack])
+        monkeypatch.setattr(data, "database_target", lambda workspace: target_of(conninfos[workspace.stack]))
         for conninfo in conninfos.values():
             deploy(conninfo, migrations=MIGRATIONS, actor="tester", deployment_id="test")
         people = []
@@ -37,10 +41,13 @@ def test_users_stay_the_same_people_from_run_to_run_and_nobody_else_reads_the_sa
             with psycopg.connect(conninfos["production"]) as connection:
                 connection.execute("TRUNCATE llm_traces")
         by_conninfo = operations.copy_sample(workspace, source=conninfos["production"], fraction=1)
+        into_conninfo = operations.copy_sample(
+            workspace, source="production", target=f"{conninfos['staging']} application_name=other", fraction=1
+        )
 
     assert len(people) == 2
     assert people[0] == people[1] != ("alice",)
-    assert by_conninfo.spans == 0
+    assert by_conninfo.spans == into_conninfo.spans == 0
     (salt,) = (tmp_path / ".observatory/sample-salts").iterdir()
     assert stat.S_IMODE(salt.stat().st_mode) == 0o600
     assert len(salt.read_text()) == 64
