@@ -6,11 +6,14 @@ All of it may be repeated and may run at once in several processes; what stands 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from observatory import automation, engine
 from observatory.access import PAIRED_ROLES, SIDES, AccessDocument, LoginState, Pair, PairedRole, Side, login, utc_now
-from observatory.delivery.rollout import FleetState, RolloutDocument
+from observatory.delivery.rollout import FleetName, FleetState, RolloutDocument
+from observatory.nodes.storage import release_name
 from observatory.partial import remove_abandoned, write_secret_once
 from observatory.progress import Reporter, task
 from observatory.providers import IN_TREE
@@ -139,17 +142,33 @@ def rollout_of_state(workspace: Workspace) -> RolloutDocument | None:
         return None
     releases = {record.name: record.outputs for record in engine.resources(options)}
     fleets = engine.outputs(options).get("fleets")
-    if not fleets or any(f"{name}-release" not in releases for name in FLEETS):
+    if not fleets:
         return None
-    states = {
-        name: FleetState(
-            version=fleets[name]["version"],
-            weight=int(fleets[name]["weight"]),
-            sha256=releases[f"{name}-release"]["sha256"],
-        )
-        for name in FLEETS
-    }
+    try:
+        states = {name: fleet_of_state(name, fleets[name], releases) for name in FLEETS}
+    except KeyError:  # a release is not unpacked yet
+        return None
     return RolloutDocument(blue=states["blue"], green=states["green"])
+
+
+def fleet_of_state(name: FleetName, fleet: Mapping[str, Any], releases: Mapping[str, Mapping[str, Any]]) -> FleetState:
+    """Return a fleet as the outputs tell it, with the digests of the releases that its instances run.
+
+    A rolling update that has moved every instance, or none, is no more in the middle.
+
+    Raises:
+        KeyError: no release that the outputs name is unpacked.
+    """
+    versions = (fleet["version"], fleet["rolling"]["version"]) if "rolling" in fleet else (fleet["version"],)
+    run = [
+        {"version": version, "sha256": releases[resource]["sha256"]}
+        for version in versions
+        if (resource := release_name(name, version)) in releases
+    ]
+    if not run:
+        raise KeyError(release_name(name, fleet["version"]))
+    rolling = {**fleet["rolling"], **run[1]} if run[1:] else None
+    return FleetState.model_validate({**run[0], "weight": int(fleet["weight"]), "rolling": rolling})
 
 
 def _access_of_state(workspace: Workspace) -> AccessDocument | None:

@@ -28,7 +28,7 @@ from observatory.nodes.haproxy import haproxy
 from observatory.nodes.pgbouncer import pgbouncer
 from observatory.nodes.postgres import patroni
 from observatory.nodes.prometheus import prometheus
-from observatory.nodes.storage import storage
+from observatory.nodes.storage import instance_label, storage
 from observatory.nodes.valkey import valkey
 from observatory.runtime import Probe, Sandbox, package_versions
 from observatory.scheduling.daemon import scheduler_pid, scheduler_ready
@@ -84,15 +84,19 @@ def stack_units(settings: StackSettings, rollout: RolloutDocument, stack: str) -
         alertmanager(settings, paths),
         prometheus(settings, paths, stack=stack, instances=ports),
     )
-    instances = [(unit, rollout.fleet(name).version) for name, units in fleets.items() for unit in units]
+    instances = [
+        (unit, rollout.fleet(name).release(instance_label(name, index)).version)
+        for name, units in fleets.items()
+        for index, unit in enumerate(units, start=1)
+    ]
     node = [unit(settings, paths) for unit in (etcd, patroni, pgbouncer, valkey)]
     return [*((unit, None) for unit in node), *instances, *((unit, None) for unit in others)]
 
 
 def _fleet_units(settings: StackSettings, rollout: RolloutDocument, name: FleetName, paths: Paths) -> Iterator[Unit]:
-    state = rollout.fleet(name)
     for index in range(1, settings.fleets.size + 1):
-        yield storage(settings, paths, fleet=name, index=index, version=state.version, sha256=state.sha256)
+        release = rollout.fleet(name).release(instance_label(name, index))
+        yield storage(settings, paths, fleet=name, index=index, version=release.version, sha256=release.sha256)
 
 
 def daemon_statuses(

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from proofs import crash, migrations
+from proofs import crash, delivery, migrations
 from proofs.record import Outcome, record
 
 # A proof takes how many rounds to make, and that one of so many cases is enough for each; another proof is a line here.
@@ -14,6 +14,8 @@ PROOFS: dict[str, Callable[[int, int], Outcome]] = {
     "crash": crash.prove,
     "migrations": migrations.prove_kills,
     "deployers": migrations.prove_at_once,
+    "delivery": delivery.prove_faults,
+    "delivery-kill": delivery.prove_kills,
 }
 
 

@@ -121,7 +121,10 @@ def declare(args: AwsArgs) -> dict[str, Any]:
         "prometheus_url": monitoring.prometheus_url,
         "alertmanager_url": monitoring.alertmanager_url,
         "fleets": {
-            name: {"size": settings.fleets.size, **rollout.fleet(name).model_dump(include={"version", "weight"})}
+            name: {
+                "size": settings.fleets.size,
+                **rollout.fleet(name).model_dump(include={"version", "weight", "rolling"}, exclude_none=True),
+            }
             for name in FLEETS
         },
         "active_fleet": rollout.active_fleet,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,54 +15,76 @@ from components.dynamic import without_provider
 from components.local.machine import Daemon, Machine, sandbox_of
 from observatory.delivery.releases import install
 from observatory.delivery.rollout import FleetName, FleetState
+from observatory.delivery.rollout import Release as WantedRelease
 from observatory.nodes import Paths
-from observatory.nodes.storage import cache_password_file, instance_name, password_file, release_directory, storage
+from observatory.nodes.storage import (
+    cache_password_file,
+    instance_label,
+    instance_name,
+    password_file,
+    release_directory,
+    release_name,
+    storage,
+)
 from observatory.settings import StackSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class FleetArgs:
-    """A fleet's state from the rollout document, its release's artifact, and what its instances start after."""
+    """A fleet's state from the rollout document, and what its instances start after.
+
+    `artifact` gives the place of a version's artifact.
+    """
 
     settings: StackSettings
     machine: Machine
     name: FleetName
     state: FleetState
-    artifact: Path
+    artifact: Callable[[str], Path]
     database_login: pulumi.Input[str]
     cache_password: pulumi.Input[str]
     after: tuple[pulumi.Resource, ...]
 
 
 class Fleet(pulumi.ComponentResource):
-    """One fleet: its release, unpacked, and its instances. `ports` are the instances' ports."""
+    """One fleet: the releases that its instances run, unpacked, and the instances. `ports` are the instances' ports.
+
+    A release is a resource by its version: the end of a rolling update changes none.
+    """
 
     def __init__(self, name: str, args: FleetArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:local:Fleet", name, None, opts)
-        paths = Paths()
-        release = Release(
-            f"{name}-release",
-            machine=args.machine,
-            fleet=args.name,
-            version=args.state.version,
-            sha256=args.state.sha256,
-            artifact=args.artifact,
-            opts=pulumi.ResourceOptions(parent=self, deleted_with=args.machine),
-        )
         size = args.settings.fleets.size
-        self.instances = [self._instance(args, paths, index, after=release) for index in range(1, size + 1)]
+        wanted = [args.state.release(instance_label(args.name, index)) for index in range(1, size + 1)]
+        versions = {each.version: each for each in wanted}
+        unpacked = {version: self._release(args, each) for version, each in versions.items()}
+        self.instances = [
+            self._instance(args, index, release=each, after=unpacked[each.version])
+            for index, each in enumerate(wanted, start=1)
+        ]
         self.ports = tuple(int(port) for instance in self.instances for port in instance.unit.ports.values())
         self.register_outputs({"version": args.state.version, "size": size, "weight": args.state.weight})
 
-    def _instance(self, args: FleetArgs, paths: Paths, index: int, *, after: pulumi.Resource) -> Daemon:
-        name = instance_name(args.name, index)
+    def _release(self, args: FleetArgs, wanted: WantedRelease) -> Release:
+        return Release(
+            release_name(args.name, wanted.version),
+            machine=args.machine,
+            fleet=args.name,
+            version=wanted.version,
+            sha256=wanted.sha256,
+            artifact=args.artifact(wanted.version),
+            opts=pulumi.ResourceOptions(parent=self, deleted_with=args.machine),
+        )
+
+    def _instance(self, args: FleetArgs, index: int, *, release: WantedRelease, after: pulumi.Resource) -> Daemon:
+        name, paths = instance_name(args.name, index), Paths()
         unit = storage(
             args.settings,
             paths,
             fleet=args.name,
             index=index,
-            version=args.state.version,
-            sha256=args.state.sha256,
+            version=release.version,
+            sha256=release.sha256,
         )
         return Daemon(
             name,

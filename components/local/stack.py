@@ -79,7 +79,7 @@ def declare(args: LocalArgs) -> dict[str, Any]:
                 machine=machine,
                 name=name,
                 state=rollout.fleet(name),
-                artifact=args.releases.artifact(rollout.fleet(name).version),
+                artifact=args.releases.artifact,
                 database_login=database.login,
                 cache_password=cache.password,
                 after=(schema, *database.pooled, *cache.ready),
@@ -87,9 +87,16 @@ def declare(args: LocalArgs) -> dict[str, Any]:
         )
         for name in FLEETS
     }
-    weights = {name: rollout.fleet(name).weight for name in FLEETS}
     traffic = Traffic(
-        "traffic", TrafficArgs(settings=settings, machine=machine, authority=authority, fleets=fleets, weights=weights)
+        "traffic",
+        TrafficArgs(
+            settings=settings,
+            machine=machine,
+            authority=authority,
+            fleets=fleets,
+            weights=rollout.weights,
+            out=rollout.out,
+        ),
     )
     monitoring = Monitoring(
         "monitoring",
@@ -125,7 +132,10 @@ def declare(args: LocalArgs) -> dict[str, Any]:
         "prometheus_url": monitoring.prometheus_url,
         "alertmanager_url": monitoring.alertmanager_url,
         "fleets": {
-            name: {"size": settings.fleets.size, **rollout.fleet(name).model_dump(include={"version", "weight"})}
+            name: {
+                "size": settings.fleets.size,
+                **rollout.fleet(name).model_dump(include={"version", "weight", "rolling"}, exclude_none=True),
+            }
             for name in FLEETS
         },
         "active_fleet": rollout.active_fleet,

@@ -1,8 +1,8 @@
-"""The balancer of the `local` stack: how much of the traffic each fleet gets."""
+"""The balancer of the `local` stack: how much of the traffic each fleet gets, and which instances get none."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,21 +15,26 @@ from components.local.fleets import Fleet
 from components.local.machine import Daemon, Machine, sandbox_of
 from observatory.delivery.rollout import FleetName
 from observatory.nodes import Paths
-from observatory.nodes.haproxy import SERVER, haproxy, runtime_socket, weights_file
+from observatory.nodes.haproxy import SERVER, backend_server, haproxy, runtime_socket, servers_file, weights_file
+from observatory.nodes.storage import labelled
 from observatory.nodes.tls import combined_file
-from observatory.runtime import BalancerUnreachable, LiveMap
+from observatory.runtime import BalancerUnreachable, LiveMap, LiveServers
 from observatory.settings import StackSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrafficArgs:
-    """The fleets, who signs the certificate, and the percentage of the traffic that the rollout document gives each."""
+    """The fleets, who signs the certificate, and what the rollout document says of the traffic.
+
+    `weights` are percentages; `out` are instances that get none, since they are being updated.
+    """
 
     settings: StackSettings
     machine: Machine
     authority: Authority
     fleets: Mapping[FleetName, Fleet]
     weights: Mapping[FleetName, int]
+    out: Mapping[FleetName, Collection[str]]
 
 
 class Traffic(pulumi.ComponentResource):
@@ -41,6 +46,7 @@ class Traffic(pulumi.ComponentResource):
             "weights",
             machine=args.machine,
             weights=args.weights,
+            out=dict(_servers_out(args)),
             opts=pulumi.ResourceOptions(parent=self, deleted_with=args.machine),
         )
         instances = {fleet: component.ports for fleet, component in args.fleets.items()}
@@ -57,27 +63,38 @@ class Traffic(pulumi.ComponentResource):
         self.register_outputs({"service_url": self.service_url, "preview_url": self.preview_url})
 
 
+def _servers_out(args: TrafficArgs) -> Iterator[tuple[str, int]]:
+    """Yield the servers that get nothing, with their ports; a name that the fleet has no more is passed over."""
+    for fleet, component in args.fleets.items():
+        for name, port in labelled(fleet, component.ports).items():
+            if name in args.out[fleet]:
+                yield backend_server(fleet, name), port
+
+
 class WeightsProvider(ResourceProvider):
     """Divides the traffic as the rollout document says.
 
     Its `diff` looks at the balancer itself: a delivery moves the traffic without the program, and the next `up` finds
-    no difference; weights that somebody else changed are put right.
+    no difference; what somebody else changed is put right.
     """
 
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Write the map; tell a balancer that runs."""
-        live, weights = _live(props), _weights(props)
+        """Write the files; tell a balancer that runs."""
+        live, servers, weights, out = _live(props), _servers(props), _weights(props), _out(props)
         live.keep(weights)
+        servers.keep(out)
         if sandbox_of(props).alive() and sandbox_of(props).supervisor.status("haproxy").running:
             live.write(weights)
+            servers.set_out(out)
         return CreateResult(id_=live.file, outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Compare with what is in force; a balancer that does not run reads the map at its start."""
+        """Compare with what is in force; a balancer that does not run reads the files at its start."""
         replaces = ["home"] if _olds["home"] != _news["home"] else []
-        return DiffResult(changes=bool(replaces) or _in_force(_news) != _weights(_news), replaces=replaces)
+        wanted = (_weights(_news), set(_out(_news)))
+        return DiffResult(changes=bool(replaces) or _in_force(_news) != wanted, replaces=replaces)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Put the weights in force."""
@@ -85,7 +102,7 @@ class WeightsProvider(ResourceProvider):
 
 
 class Weights(Resource, module="local", name="Weights"):
-    """The percentage of the traffic of each fleet."""
+    """The percentage of the traffic of each fleet, and the servers that get none, with their ports."""
 
     def __init__(
         self,
@@ -93,9 +110,10 @@ class Weights(Resource, module="local", name="Weights"):
         *,
         machine: Machine,
         weights: Mapping[FleetName, int],
+        out: Mapping[str, int],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        props = {"home": machine.home, "rootfs": machine.rootfs, "weights": dict(weights)}
+        props = {"home": machine.home, "rootfs": machine.rootfs, "weights": dict(weights), "out": dict(out)}
         super().__init__(WeightsProvider(), name, props, opts)
 
 
@@ -104,14 +122,23 @@ def _live(props: Mapping[str, Any]) -> LiveMap:
     return LiveMap(sandbox=sandbox_of(props), file=weights_file(paths), socket=runtime_socket(paths))
 
 
+def _servers(props: Mapping[str, Any]) -> LiveServers:
+    paths = Paths()
+    return LiveServers(sandbox=sandbox_of(props), file=servers_file(paths), socket=runtime_socket(paths))
+
+
+def _out(props: Mapping[str, Any]) -> dict[str, int]:
+    return {server: int(port) for server, port in props["out"].items()}
+
+
 def _weights(props: Mapping[str, Any]) -> dict[str, str]:
     return {fleet: str(int(weight)) for fleet, weight in props["weights"].items()}  # numbers arrive as floats
 
 
-def _in_force(props: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return the weights of the running balancer, or those that it will start with; None where there are none."""
-    live = _live(props)
+def _in_force(props: Mapping[str, Any]) -> tuple[dict[str, str] | None, Collection[str]]:
+    """Return the weights and servers of the running balancer, or those that it will start with, None without any."""
+    live, servers = _live(props), _servers(props)
     try:
-        return live.read()
+        return live.read(), servers.out()
     except BalancerUnreachable:
-        return live.kept()
+        return live.kept(), servers.kept_out()

@@ -22,6 +22,7 @@ from observatory.cli.app import (
 )
 from observatory.console import ConsoleReporter, answer, complain, table
 from observatory.delivery.rollout import FleetName, RolloutDocument, Strategy
+from observatory.settings import FLEETS
 
 releases = typer.Typer(help="Keep versions of the service that may be deployed.", no_args_is_help=True)
 app.add_typer(releases, name="release")
@@ -40,9 +41,17 @@ class Method(StrEnum):
 def application(
     *,
     version: Annotated[str, typer.Option(help="A kept release, as v0.2.0.")],
-    strategy: Annotated[Strategy, typer.Option(help="blue-green moves all traffic at once, canary by steps.")],
-    target: Annotated[FleetName | None, typer.Option(help="The fleet to use; the idle one by default.")] = None,
+    strategy: Annotated[
+        Strategy,
+        typer.Option(help="blue-green moves all traffic at once, canary by steps; rolling takes instances by turns."),
+    ],
+    target: Annotated[
+        FleetName | None, typer.Option(help="The fleet to use; the idle one by default, for rolling the serving.")
+    ] = None,
     canary_percentage: Annotated[int | None, typer.Option(help="First step of a canary, in percent.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Instances that rolling takes at a time; by default 1.")
+    ] = None,
     bake: Annotated[float | None, typer.Option(min=0, help="Seconds that each step is watched.")] = None,
     skip_tests: Annotated[bool, typer.Option(help="Do not try the version apart first; this is recorded.")] = False,
     approved_by: Annotated[str | None, typer.Option(help="Who approved it in the pipeline that deploys.")] = None,
@@ -51,9 +60,11 @@ def application(
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
 ) -> None:
-    """Bring a version to the idle fleet and give it the traffic under gates; any trouble rolls it back."""
+    """Bring a version to the idle fleet, or to a fleet's instances by turns, under gates; any trouble rolls it back."""
     if canary_percentage is not None and strategy != "canary":
         raise typer.BadParameter("--canary-percentage goes with --strategy canary")
+    if batch_size is not None and strategy != "rolling":
+        raise typer.BadParameter("--batch-size goes with --strategy rolling")
     with ConsoleReporter() as report:
         done = operations.deploy_application(
             operations.open_workspace(environment),
@@ -61,6 +72,7 @@ def application(
             strategy=strategy,
             target=target,
             canary_percentage=canary_percentage,
+            batch_size=1 if batch_size is None else batch_size,
             bake_seconds=bake,
             skip_tests=skip_tests,
             approved_by=approved_by,
@@ -74,7 +86,7 @@ def application(
 @app.command()
 def rollback(
     *,
-    method: Annotated[Method, typer.Option(help="blue-green: the fleet that served before; application: a version.")],
+    method: Annotated[Method, typer.Option(help="blue-green: undo the last deployment; application: a version.")],
     version: Annotated[str | None, typer.Option(help="With --method application: the version to go back to.")] = None,
     emergency: Annotated[bool, typer.Option(help="No questions, the fastest safe path.")] = False,
     reason: Annotated[str, typer.Option(help="For the record.")] = "asked for",
@@ -83,7 +95,7 @@ def rollback(
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
 ) -> None:
-    """Give the traffic back to the fleet that served before, also while a deployment runs."""
+    """Undo the last deployment, or bring a version back; also while a deployment runs, taking over from it."""
     workspace = operations.open_workspace(environment)
     if (version is None) == (method is Method.APPLICATION):
         raise typer.BadParameter("--version goes with --method application, and only with it")
@@ -91,16 +103,16 @@ def rollback(
         confirm(f"Roll the stack {environment!r} back?")
     with ConsoleReporter() as report:
         if method is Method.BLUE_GREEN:
-            done = operations.roll_back_application(workspace, reason=reason, emergency=emergency, report=report)
+            done = operations.roll_back_application(
+                workspace, reason=reason, emergency=emergency, choice=engine.value, report=report
+            )
         else:
             assert version is not None  # noqa: S101 - checked above
-            done = operations.deploy_application(
+            done = operations.roll_back_to_version(
                 workspace,
                 version=version,
-                strategy="blue-green",
-                bake_seconds=0,
+                reason=reason,
                 skip_tests=emergency,
-                way_back=True,
                 choice=engine.value,
                 report=report,
             )
@@ -208,7 +220,7 @@ def _show(done: RolloutDocument, output: Output) -> None:
     if output is Output.JSON:
         print_json(done.model_dump())
         return
-    rows = [(name, done.fleet(name).version, f"{done.fleet(name).weight} %") for name in ("blue", "green")]
+    rows = [(name, done.fleet(name).versions, f"{done.fleet(name).weight} %") for name in FLEETS]
     answer(table("Fleets", ("fleet", "version", "weight"), rows))
     if done.deployment:
         answer(f"\n{done.deployment.version} to {done.deployment.target}: {done.deployment.status}")

@@ -190,7 +190,7 @@ def _status_view(status: Status) -> RenderableType:
         for daemon in status.daemons
     ]
     fleets = [
-        (name, state.version, str(status.fleet_size), f"{state.weight} %")
+        (name, state.versions, str(status.fleet_size), f"{state.weight} %")
         for name, state in (("blue", status.rollout.blue), ("green", status.rollout.green))
     ]
     return Group(
@@ -225,7 +225,7 @@ def _minute(time: datetime | None) -> str:
 
 
 def _deployment(last: Deployment) -> str:
-    step = f", step {last.step + 1} of {len(last.weights)}" if last.status == "shifting" else ""
+    step = f", step {last.step + 1} of {len(last.weights)}" if last.status == "shifting" and last.weights else ""
     asked = f", asked to {last.request}" if last.request else ""
     why = f": {last.reason}" if last.reason else ""
     return f"\n{last.version} to {last.target} by {last.strategy}: {last.status}{step}{asked}{why}"

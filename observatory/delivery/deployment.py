@@ -1,6 +1,7 @@
 """One deployment of a version, by blue-green or canary: install, verify, shift step by step under gates, promote.
 
-Any trouble rolls it back. The rollout document is written before the balancer is told, and what the balancer is told is
+A rolling update, which moves no traffic between fleets but instances inside one, is `observatory.delivery.rolling`.
+Any trouble rolls back. The rollout document is written before the balancer is told, and what the balancer is told is
 always the newest document (`converge`); so whoever dies in between, and whoever takes over, ends with the traffic where
 the document has it. Every write carries the deployment's fencing number: one that was taken over finds
 that out at its next write and touches nothing more.
@@ -9,7 +10,7 @@ that out at its next write and touches nothing more.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,6 +21,7 @@ from observatory.delivery.protocols import (
     Clock,
     Hosts,
     HostsError,
+    Instances,
     Journal,
     Metrics,
     MetricsUnavailableError,
@@ -32,6 +34,7 @@ from observatory.delivery.rollout import (
     TOTAL_WEIGHT,
     Deployment,
     FleetName,
+    Rolling,
     RolloutDocument,
     StaleRolloutError,
     Strategy,
@@ -55,14 +58,14 @@ class TakenOverError(Exception):
 
 
 class RolledBackError(Exception):
-    """The deployment was rolled back; the message says why. The old fleet serves."""
+    """The deployment was rolled back; the message says why. The old version serves."""
 
 
 class RollbackFailedError(Exception):
     """The traffic could not be brought back, or the fleet that it came back to is not healthy: somebody must look."""
 
 
-class _StepFailedError(Exception):
+class StepFailedError(Exception):
     """A reason to roll back."""
 
 
@@ -72,9 +75,11 @@ class Order:
 
     Attributes:
         version: to bring, with its artifact's SHA-256.
-        strategy: blue-green moves all traffic at once, canary by steps.
-        target: the fleet to use; None for the idle one.
-        weights: percent on the target, a number for each step, growing to 100.
+        strategy: blue-green moves all traffic at once, canary by steps, rolling the instances of one fleet by turns.
+        target: the fleet to use; None for the idle one, of a rolling update for the one that serves.
+        weights: percent on the target, a number for each step, growing to 100; of no meaning to a rolling update.
+        batch_size: instances that a rolling update takes at a time.
+        gated: whether each step is watched and judged; a way back to a version is not.
         bake_s: seconds that each step is watched.
         actor: who wants it.
         approved_by: who has approved the version, where somebody has.
@@ -87,6 +92,8 @@ class Order:
     strategy: Strategy
     target: FleetName | None = None
     weights: tuple[int, ...] = (TOTAL_WEIGHT,)
+    batch_size: int = 1
+    gated: bool = True
     bake_s: float
     actor: str
     approved_by: str | None = None
@@ -96,7 +103,11 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Everything that a delivery works with; `trial` is None where versions cannot be tried apart from the fleets."""
+    """Everything that a delivery works with.
+
+    `trial` is None where versions cannot be tried apart from the fleets, `instances` where those cannot be updated one
+    by one.
+    """
 
     store: RolloutStore
     balancer: Balancer
@@ -106,6 +117,7 @@ class World:
     clock: Clock
     journal: Journal
     trial: Trial | None = None
+    instances: Instances | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -131,38 +143,40 @@ def deploy(world: World, order: Order) -> RolloutDocument:
         TakenOverError: somebody else's rollback or deployment took over.
         KeyboardInterrupt: interrupted, and rolled back.
     """
-    standing = _standing(world)
-    if standing.fleet(standing.active_fleet).sha256 == order.sha256 and order.target is None and _ended(standing):
-        return standing  # it serves already
-    unfinished = standing.deployment if standing.deployment and not standing.deployment.ended else None
+    standing = standing_of(world)
+    if _runs_already(standing, order):
+        return standing
+    unfinished = standing.unfinished
     if unfinished and (unfinished.version, unfinished.sha256) != (order.version, order.sha256):
         raise DeliveryRefusedError(
             f"the deployment of {unfinished.version} to {unfinished.target} is {unfinished.status}: go on with it by "
             f"`observatory deploy application --version {unfinished.version} --strategy {unfinished.strategy}`, or "
             "undo it by `observatory rollback --method blue-green`"
         )
-    return _Run(world, *(_take_over(world, standing) if unfinished else _begin(world, standing, order))).run()
+    return _run_of(world, *(_take_over(world, standing) if unfinished else _begin(world, standing, order))).run()
 
 
 def roll_back(world: World, *, actor: str, reason: str) -> RolloutDocument:
-    """Give all traffic back to the fleet that served before, also while a deployment runs, taking over from it.
+    """Undo the last deployment, also while it runs, taking over from it.
 
-    Asks nothing but the document and the balancer, so that it works when all else is down.
+    All traffic goes back to the fleet that served before; this asks nothing but the document and the balancer, so that
+    it works when all else is down. The instances of a rolling update go back by turns, as they came.
 
     Raises:
         DeliveryRefusedError: no deployment is known that could be undone.
-        RollbackFailedError: the balancer could not be told, or the fleet that serves now is not healthy.
+        RollbackFailedError: the balancer could not be told, an instance could not be brought back, or the fleet that
+            serves now is not healthy.
     """
-    standing = _standing(world)
+    standing = standing_of(world)
     if standing.deployment is None:
         raise DeliveryRefusedError("nothing to roll back: no deployment was made on this stack")
-    if standing.deployment.status == "rolled-back" and standing.fleet(standing.deployment.source).weight:
+    if standing.deployment.status == "rolled-back":
         converge(world)
         raise DeliveryRefusedError(
             f"nothing to roll back: {standing.deployment.source} serves, the deployment of "
             f"{standing.deployment.version} was rolled back already"
         )
-    run = _Run(world, *_take_over(world, standing))
+    run = _run_of(world, *_take_over(world, standing))
     try:
         return run.roll_back(f"{reason} ({actor})")
     finally:
@@ -176,7 +190,7 @@ def ask(world: World, request: str | None) -> RolloutDocument:
         DeliveryRefusedError: none runs.
     """
     while True:
-        standing = _standing(world)
+        standing = standing_of(world)
         if standing.deployment is None or standing.deployment.ended:
             raise DeliveryRefusedError("no deployment is under way")
         asked = standing.deployment.model_copy(update={"request": request})
@@ -189,7 +203,7 @@ def ask(world: World, request: str | None) -> RolloutDocument:
 
 
 def converge(world: World) -> RolloutDocument:
-    """Tell the balancer what the document says, read the weights back, and return that document.
+    """Tell the balancer what the document says, read it back, and return that document.
 
     The document is read and the balancer told while nobody else tells it, where the store can keep others out. Where it
     cannot, one who was taken over in between may tell the balancer last: so the document is read again after, until
@@ -199,34 +213,53 @@ def converge(world: World) -> RolloutDocument:
         BalancerError: it cannot be told, or does not keep what it was told.
     """
     with world.store.exclusive():
-        standing = _standing(world)
+        standing = standing_of(world)
         while True:
             world.balancer.set_weights(standing.weights)
-            live = dict(world.balancer.weights())
-            told, standing = standing, _standing(world)
-            if standing.weights == told.weights:
+            live, out = dict(world.balancer.weights()), _set_out(world, standing)
+            told, standing = standing, standing_of(world)
+            if (standing.weights, standing.out) == (told.weights, told.out):
                 break
     if live != standing.weights:
         raise BalancerError(f"the balancer was told {_shown(standing.weights)} and divides the traffic {_shown(live)}")
+    if out != _sets(standing.out):
+        raise BalancerError(f"the balancer was told to leave out {_named(standing.out)} and leaves out {_named(out)}")
     return standing
 
 
-def _standing(world: World) -> RolloutDocument:
+def _set_out(world: World, standing: RolloutDocument) -> dict[FleetName, frozenset[str]]:
+    """Tell the balancer which instances get nothing, and return which do not."""
+    if world.instances is None:
+        return {}
+    world.instances.set_out(standing.out)
+    return _sets(world.instances.out())
+
+
+def standing_of(world: World) -> RolloutDocument:
+    """Return the document as it is now.
+
+    Raises:
+        DeliveryRefusedError: there is none yet.
+    """
     document = world.store.read()
     if document is None:
         raise DeliveryRefusedError("nothing is deployed on this stack yet: run `observatory up` first")
     return document
 
 
-def _ended(standing: RolloutDocument) -> bool:
-    return standing.deployment is None or standing.deployment.ended
+def _runs_already(standing: RolloutDocument, order: Order) -> bool:
+    if standing.unfinished:
+        return False
+    if order.strategy == "rolling":
+        return standing.fleet(order.target or standing.active_fleet).sha256 == order.sha256
+    return standing.fleet(standing.active_fleet).sha256 == order.sha256 and order.target is None
 
 
 def _begin(world: World, standing: RolloutDocument, order: Order) -> tuple[RolloutDocument, int]:
-    source = standing.active_fleet
-    target = order.target or other(source)
-    if target == source:
-        raise DeliveryRefusedError(f"{target} serves: deploy to {other(source)}, the idle fleet")
+    rolling = order.strategy == "rolling"
+    source, target = _fleets_of(standing, order)
+    if rolling:
+        _check_batch(world, target, order.batch_size)
     _check_drift(world, standing, accept=order.accept_drift)
     id_ = uuid.uuid4().hex[:12]
     tests = _test(world, order, target, id_)
@@ -237,7 +270,9 @@ def _begin(world: World, standing: RolloutDocument, order: Order) -> tuple[Rollo
         strategy=order.strategy,
         source=source,
         target=target,
-        weights=order.weights,
+        weights=() if rolling else order.weights,
+        batch_size=order.batch_size if rolling else None,
+        gated=order.gated,
         bake_s=order.bake_s,
         actor=order.actor,
         approved_by=order.approved_by,
@@ -246,10 +281,13 @@ def _begin(world: World, standing: RolloutDocument, order: Order) -> tuple[Rollo
         tests=tests,
     )
     fencing = standing.fencing + 1
-    begun = standing.with_weight(target, 0).with_fleet(target, version=order.version, sha256=order.sha256)
+    if rolling:
+        begun = standing.with_fleet(target, rolling=Rolling(version=order.version, sha256=order.sha256))
+    else:
+        begun = standing.with_weight(target, 0).with_fleet(target, version=order.version, sha256=order.sha256)
     changed = begun.model_copy(update={"deployment": deployment, "fencing": fencing})
     written = _first_write(world, standing, changed)
-    told = {"version", "sha256", "strategy", "source", "target", "weights", "bake_s", "approved_by"}
+    told = {"version", "sha256", "strategy", "source", "target", "weights", "batch_size", "bake_s", "approved_by"}
     wanted = deployment.model_dump(include=told, exclude_none=True)
     world.journal.record("start", deployment=deployment.id, **wanted)
     return written, fencing
@@ -275,6 +313,39 @@ def _test(world: World, order: Order, target: FleetName, id_: str) -> Literal["p
     return "passed"
 
 
+def _fleets_of(standing: RolloutDocument, order: Order) -> tuple[FleetName, FleetName]:
+    """Return the fleet that serves again after a rollback, and the one that gets the version."""
+    active = standing.active_fleet
+    if order.strategy == "rolling":
+        return order.target or active, order.target or active
+    if order.target == active:
+        raise DeliveryRefusedError(f"{active} serves: deploy to {other(active)}, the idle fleet")
+    return active, other(active)
+
+
+def _check_batch(world: World, fleet: FleetName, batch: int) -> None:
+    """Refuse a rolling update that would leave no instance to serve."""
+    if world.instances is None:
+        raise DeliveryRefusedError("instances are not updated one by one on this platform: use --strategy blue-green")
+    size = len(world.instances.names(fleet))
+    if size == 1:
+        raise DeliveryRefusedError(
+            f"no idle capacity: a rolling update takes instances out while the others serve, and {fleet} has one. "
+            "Raise fleets.size and run `observatory up`, or use --strategy blue-green"
+        )
+    if not 1 <= batch < size:
+        raise DeliveryRefusedError(f"a batch of {batch}: between 1 and {size - 1} of {fleet}'s {size} instances")
+    if not world.hosts.healthy(fleet):
+        raise DeliveryRefusedError(
+            f"{fleet} has instances that are not ready, which its others must serve for already: `observatory status` "
+            "shows them, `observatory up` mends them"
+        )
+    try:
+        world.instances.check()
+    except HostsError as error:
+        raise DeliveryRefusedError(str(error)) from error
+
+
 def _take_over(world: World, standing: RolloutDocument) -> tuple[RolloutDocument, int]:
     fencing = standing.fencing + 1
     return _first_write(world, standing, standing.model_copy(update={"fencing": fencing})), fencing
@@ -288,11 +359,16 @@ def _first_write(world: World, standing: RolloutDocument, changed: RolloutDocume
 
 
 def _check_drift(world: World, standing: RolloutDocument, *, accept: bool) -> None:
-    live = dict(world.balancer.weights())
+    live, out = dict(world.balancer.weights()), _sets(world.instances.out() if world.instances else standing.out)
+    remedy = "find out who changed it; --accept-drift goes on from the document"
     if live != standing.weights and not accept:
         raise DeliveryRefusedError(
             f"the balancer divides the traffic {_shown(live)}, the rollout document says {_shown(standing.weights)}: "
-            "find out who changed it; --accept-drift goes on from the document"
+            f"{remedy}"
+        )
+    if out != _sets(standing.out) and not accept:
+        raise DeliveryRefusedError(
+            f"the balancer leaves out {_named(out)}, the rollout document {_named(standing.out)}: {remedy}"
         )
 
 
@@ -300,7 +376,22 @@ def _shown(weights: Mapping[FleetName, int]) -> str:
     return ", ".join(f"{fleet} {weight} %" for fleet, weight in sorted(weights.items()))
 
 
-class _Run:
+def _sets(out: Mapping[FleetName, Collection[str]]) -> dict[FleetName, frozenset[str]]:
+    return {fleet: frozenset(names) for fleet, names in out.items() if names}
+
+
+def _named(out: Mapping[FleetName, Collection[str]]) -> str:
+    return ", ".join(sorted(name for names in out.values() for name in names)) or "nothing"
+
+
+def _run_of(world: World, document: RolloutDocument, fencing: int) -> Run:
+    from observatory.delivery.rolling import RollingRun  # noqa: PLC0415 - built on this module
+
+    rolling = document.deployment is not None and document.deployment.strategy == "rolling"
+    return (RollingRun if rolling else Run)(world, document, fencing)
+
+
+class Run:
     """A deployment under way, begun or taken over; `fencing` is its right to write."""
 
     def __init__(self, world: World, document: RolloutDocument, fencing: int) -> None:
@@ -358,10 +449,12 @@ class _Run:
 
     def _must_be_healthy(self) -> None:
         if not self._world.hosts.healthy(self._deployment.target):
-            raise _StepFailedError(f"{self._deployment.target} is not ready to take more traffic")
+            raise StepFailedError(f"{self._deployment.target} is not ready to take more traffic")
 
     def _bake(self) -> None:
         """Watch the step until it has baked, somebody promotes it, or it fails."""
+        if not self._deployment.gated:
+            return self._must_be_healthy()
         clock, limits = self._world.clock, self._world.limits
         baked, bad, unjudged = 0.0, 0, 0.0
         looked = clock.now()
@@ -372,7 +465,7 @@ class _Run:
             verdict = self._look()
             bad = bad + 1 if verdict.result == "failed" else 0
             if bad >= limits.failures:
-                raise _StepFailedError("; ".join(verdict.reasons))
+                raise StepFailedError("; ".join(verdict.reasons))
             if request == "promote" and verdict.result != "failed":
                 return self._change(request=None)
             if verdict.result == "passed" and request != "pause":
@@ -380,29 +473,37 @@ class _Run:
             elif verdict.result == "unknown":
                 unjudged += passed_s
             if unjudged > limits.deadline_s:
-                raise _StepFailedError(f"no verdict for {unjudged:.0f} s: {'; '.join(verdict.reasons)}")
+                raise StepFailedError(f"no verdict for {unjudged:.0f} s: {'; '.join(verdict.reasons)}")
             if baked >= self._deployment.bake_s and verdict.result == "passed" and request != "pause":
                 return None
 
     def _request(self) -> str | None:
         """Return what was asked at another terminal; an abort is a reason to roll back."""
-        self._document = self._mine(_standing(self._world))
+        self._document = self._mine(standing_of(self._world))
         if self._deployment.request == "abort":
-            raise _StepFailedError("aborted on request")
+            raise StepFailedError("aborted on request")
         return self._deployment.request
 
     def _look(self) -> Verdict:
-        target, limits = self._deployment.target, self._world.limits
-        new, old = self._sample(target), self._sample(other(target))
+        limits = self._world.limits
+        new, old = self._samples()
         if new and not new.database_down and new.requests < limits.minimum_requests:
-            self._world.metrics.probe(target, limits.minimum_requests)
+            self._world.metrics.probe(self._deployment.target, self._probes())
         verdict = judge(new, old, limits)
         self._record("gate", verdict=verdict.result, reasons=verdict.reasons, new=new, old=old)
         return verdict
 
-    def _sample(self, fleet: FleetName) -> Sample | None:
+    def _samples(self) -> tuple[Sample | None, Sample | None]:
+        """Return what is known of the new version, and of the old one beside it."""
+        return self._sample(self._deployment.target), self._sample(other(self._deployment.target))
+
+    def _probes(self) -> int:
+        """Return how many synthetic requests to the target let it be judged."""
+        return self._world.limits.minimum_requests
+
+    def _sample(self, fleet: FleetName, instances: Collection[str] | None = None) -> Sample | None:
         try:
-            return self._world.metrics.sample(fleet)
+            return self._world.metrics.sample(fleet, instances)
         except MetricsUnavailableError as error:
             self._record("no-metrics", fleet=fleet, reason=str(error))
             return None
@@ -420,12 +521,13 @@ class _Run:
         self._settle()
         self._change(status="rolled-back", request=None)
         self._record("rolled-back", reason=reason, weights=self._document.weights)
-        if ill := self._ill(source):
-            self._record("escalate", reason=f"after the rollback {ill}")
-            raise RollbackFailedError(
-                f"all traffic is back on {source} ({reason}), but {ill}: look at `observatory status`"
-            )
+        self._must_serve_again(f"all traffic is back on {source} ({reason})")
         return self._document
+
+    def _must_serve_again(self, done: str) -> None:
+        if ill := self._ill(self._deployment.source):
+            self._record("escalate", reason=f"after the rollback {ill}")
+            raise RollbackFailedError(f"{done}, but {ill}: look at `observatory status`")
 
     def _ill(self, fleet: FleetName) -> str:
         """Return in words what is known against a fleet's health; nothing when all is well."""
@@ -450,7 +552,7 @@ class _Run:
                 if attempt == SETTLE_ATTEMPTS:
                     self._record("escalate", reason=str(error))
                     raise RollbackFailedError(
-                        f"the balancer cannot be told to give the traffic back: {error}. The document says it should: "
+                        f"the balancer cannot be told to go back: {error}. The document says it should: "
                         "`observatory up` or `observatory rollback --emergency` tells it again"
                     ) from error
                 self._world.clock.sleep(SETTLE_PAUSE_S)
@@ -463,7 +565,7 @@ class _Run:
     def _write(self, change: Callable[[RolloutDocument], RolloutDocument], **changes: object) -> None:
         """Change the document and its deployment, as long as they are this run's."""
         while True:
-            standing = self._mine(_standing(self._world))
+            standing = self._mine(standing_of(self._world))
             deployment = self._deployment_of(standing).model_copy(update=changes)
             changed = change(standing).model_copy(update={"deployment": deployment, "fencing": self._fencing})
             try:

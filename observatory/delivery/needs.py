@@ -11,7 +11,7 @@ SchemaNeed = tuple[str, str, int, int]  # fleet and how it is used, release, sch
 
 
 def schema_needs(rollout: RolloutDocument, store: Releases, *, missing_ok: bool = False) -> list[SchemaNeed]:
-    """Return the needs of both fleets' releases: what is live, and what is kept for a rollback.
+    """Return the needs of both fleets' releases, a rolling update's too: what is live, what is kept for a rollback.
 
     Args:
         rollout: what runs where.
@@ -25,9 +25,10 @@ def schema_needs(rollout: RolloutDocument, store: Releases, *, missing_ok: bool 
     needs = []
     for name in get_args(FleetName):
         fleet = rollout.fleet(name)
-        if missing_ok and fleet.version not in kept:
-            continue
-        manifest = store.manifest(fleet.version)
         use = "live" if fleet.weight else "kept for rollback"
-        needs.append((f"{name} ({use})", fleet.version, manifest.schema_min, manifest.schema_max))
+        for version in (fleet.version, *((fleet.rolling.version,) if fleet.rolling else ())):
+            if missing_ok and version not in kept:
+                continue
+            manifest = store.manifest(version)
+            needs.append((f"{name} ({use})", version, manifest.schema_min, manifest.schema_max))
     return needs

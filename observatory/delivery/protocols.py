@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +76,53 @@ class Hosts(Protocol):
         """Tell whether every instance that a fleet must have is ready."""
 
 
+class Instances(Protocol):
+    """The instances of the fleets one by one, in the balancer and on their machines: what a rolling update needs.
+
+    They have the names that the rollout document and the metrics have for them, such as `blue-1`.
+    """
+
+    def names(self, fleet: FleetName) -> tuple[str, ...]:
+        """Return the instances of a fleet as they are now, always in the same order; raises HostsError."""
+
+    def out(self) -> Mapping[FleetName, Collection[str]]:
+        """Return those that get no new request, read from the balancer itself; raises BalancerError."""
+
+    def set_out(self, out: Mapping[FleetName, Collection[str]]) -> None:
+        """Send these no new request, and all others their share again, without cutting a request.
+
+        Returns when that is in force, not when what is in flight has finished. Survives the balancer's restart. Raises
+        BalancerError.
+        """
+
+    def drain(self, fleet: FleetName, instances: Collection[str]) -> None:
+        """Wait until instances that are out have finished what they have in flight; raises BalancerError.
+
+        Returns all the same when the time that the stack's settings give to requests in flight is over.
+        """
+
+    def check(self) -> None:
+        """Raise HostsError where the stack differs already from what the rollout document and the settings say.
+
+        Asked before a rolling update begins: what differs then would come along with its instances, or hinder them.
+        """
+
+    def install(self, fleet: FleetName, instances: Collection[str]) -> None:
+        """Make instances run what the rollout document says of each; return when they are ready; raises HostsError.
+
+        No other instance of a fleet that has traffic may be changed.
+        """
+
+    def verify(self, fleet: FleetName, instances: Collection[str]) -> None:
+        """Exercise each of these directly, out as they are: health, version, writing and reading back.
+
+        Raises HostsError.
+        """
+
+    def ready(self, fleet: FleetName, instances: Collection[str]) -> bool:
+        """Tell whether every one of these is ready; raises HostsError."""
+
+
 class Trial(Protocol):
     """Tries versions before anything moves."""
 
@@ -88,7 +135,7 @@ class Trial(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What the metrics know of a fleet over the last moments.
+    """What the metrics know of a fleet, or of some of its instances, over the last moments.
 
     Attributes:
         requests: answered.
@@ -96,7 +143,7 @@ class Sample:
         p95_s: 95th percentile of the time to answer, in seconds; None where nothing was timed.
         saturation: used part of what an instance can hold at once, 0 to 1, of the fullest instance.
         restarts: of its instances.
-        alerts: names of the firing alerts that roll this fleet back.
+        alerts: names of the firing alerts that roll this fleet back, whichever of its instances they are about.
         database_down: whether the database did not answer lately: then nothing else says anything about the fleet.
     """
 
@@ -112,8 +159,12 @@ class Sample:
 class Metrics(Protocol):
     """Where gates look."""
 
-    def sample(self, fleet: FleetName) -> Sample:
-        """Return what is known of a fleet now; raise MetricsUnavailableError where nothing is."""
+    def sample(self, fleet: FleetName, instances: Collection[str] | None = None) -> Sample:
+        """Return what is known now of a fleet, or of these of its instances.
+
+        What an instance did before it started with its present release does not count, nor is that start a restart.
+        Raises MetricsUnavailableError where nothing is known.
+        """
 
     def probe(self, fleet: FleetName, requests: int) -> None:
         """Send synthetic requests to a fleet that has too little traffic to be judged."""

@@ -21,7 +21,7 @@ from observatory.delivery.documents import problems
 from observatory.partial import partial_path
 
 FleetName = Literal["blue", "green"]
-Strategy = Literal["blue-green", "canary"]
+Strategy = Literal["blue-green", "canary", "rolling"]
 Request = Literal["pause", "promote", "abort"]
 Status = Literal["preparing", "shifting", "promoted", "rolling-back", "rolled-back"]
 ENDED: tuple[Status, ...] = ("promoted", "rolled-back")
@@ -40,12 +40,48 @@ class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FleetState(_Document):
-    """One fleet: its version (with the artifact's SHA-256) and its percentage of the traffic."""
+class Release(_Document):
+    """A version of the service, with its artifact's SHA-256."""
 
     version: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Rolling(Release):
+    """A rolling update in the middle: some instances of a fleet run this release, the others the fleet's own.
+
+    Instances have the names that the balancer and the metrics have for them, such as `blue-1`.
+
+    Attributes:
+        instances: run this release, or are about to: one is named here only after it was drained.
+        out: get no new request from the balancer, since they are being updated.
+    """
+
+    instances: tuple[str, ...] = ()
+    out: tuple[str, ...] = ()
+
+
+class FleetState(Release):
+    """One fleet: the release of its instances, and its percentage of the traffic.
+
+    `rolling` says which instances run another release; it is None but in the middle of a rolling update, whose end
+    makes its release the fleet's own. So a machine that joins meanwhile starts with the old one.
+    """
+
     weight: Annotated[int, Field(ge=0, le=TOTAL_WEIGHT)]
+    rolling: Rolling | None = None
+
+    def release(self, instance: str) -> Release:
+        """Return what an instance runs."""
+        return self.rolling if self.rolling and instance in self.rolling.instances else self
+
+    @property
+    def versions(self) -> str:
+        """Its version, for people; in the middle of a rolling update with the instances that run another."""
+        if self.rolling is None:
+            return self.version
+        moved = f"{self.rolling.version} on {', '.join(self.rolling.instances) or 'none yet'}"
+        return f"{self.version}, {moved}" + (f" (out: {', '.join(self.rolling.out)})" if self.rolling.out else "")
 
 
 class Deployment(_Document):
@@ -54,12 +90,14 @@ class Deployment(_Document):
     Attributes:
         id: of the deployment, in the audit and in what it creates.
         version: that it brings, with the artifact's SHA-256.
-        strategy: how the traffic moves.
-        source: the fleet that served when it began, and serves again after a rollback.
+        strategy: how the version comes.
+        source: the fleet that served when it began, and serves again after a rollback; of a rolling update its target.
         target: the fleet that gets the version.
-        weights: percent of the traffic on the target, a number for each step; the last is 100.
+        weights: percent of the traffic on the target, a number for each step, to 100. A rolling update has none.
+        batch_size: instances that a rolling update takes at a time; None for the other strategies.
+        gated: whether each step is watched and judged by metrics; a way back to a version is not.
         bake_s: seconds that each step is watched before the next.
-        step: index of the step whose weight is set; -1 before the first.
+        step: index of the step whose weight is set, or of a rolling update's batch; -1 before the first.
         status: where it stands.
         request: what was asked and not yet answered.
         actor: who started it.
@@ -77,6 +115,8 @@ class Deployment(_Document):
     source: FleetName
     target: FleetName
     weights: tuple[Annotated[int, Field(ge=1, le=TOTAL_WEIGHT)], ...]
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    gated: bool = True
     bake_s: Annotated[float, Field(ge=0)]
     step: Annotated[int, Field(ge=-1)] = -1
     status: Status = "preparing"
@@ -109,6 +149,11 @@ class RolloutDocument(_Document):
     schema_target: Annotated[int, Field(ge=0)] | None = None
     deployment: Deployment | None = None
 
+    @property
+    def unfinished(self) -> Deployment | None:
+        """The deployment that is under way, or was when its command died."""
+        return self.deployment if self.deployment and not self.deployment.ended else None
+
     @model_validator(mode="after")
     def _weights_are_whole(self) -> Self:
         if self.blue.weight + self.green.weight != TOTAL_WEIGHT:
@@ -129,6 +174,11 @@ class RolloutDocument(_Document):
         """The percentage of each fleet."""
         return {"blue": self.blue.weight, "green": self.green.weight}
 
+    @property
+    def out(self) -> dict[FleetName, tuple[str, ...]]:
+        """The instances of each fleet that get no new request."""
+        return {"blue": _out(self.blue), "green": _out(self.green)}
+
     def with_fleet(self, name: FleetName, **changes: Any) -> Self:
         """Return the document with one fleet changed."""
         return self.model_copy(update={name: self.fleet(name).model_copy(update=changes)})
@@ -143,6 +193,10 @@ class RolloutDocument(_Document):
         idle = FleetState(version=version, sha256=sha256, weight=0)
         active = idle.model_copy(update={"weight": TOTAL_WEIGHT})
         return cls(blue=active, green=idle) if active_fleet == "blue" else cls(blue=idle, green=active)
+
+
+def _out(state: FleetState) -> tuple[str, ...]:
+    return state.rolling.out if state.rolling else ()
 
 
 def other(fleet: FleetName) -> FleetName:

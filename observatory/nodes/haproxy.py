@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from observatory.delivery.rollout import FleetName
+from observatory.nodes.storage import labelled
 from observatory.nodes.tls import combined_file
 from observatory.nodes.unit import Paths, TcpReady, Unit, render
 from observatory.settings import StackSettings
@@ -19,6 +20,16 @@ SERVER = "balancer"  # of the certificate
 def weights_file(paths: Paths) -> str:
     """Return the path of the map of percentages by fleet, a line each, such as `green 0`."""
     return f"{paths.config}/haproxy/weights.map"
+
+
+def servers_file(paths: Paths) -> str:
+    """Return the path of HAProxy's own list of servers in maintenance, which a start or reload reads."""
+    return f"{paths.config}/haproxy/servers.state"
+
+
+def backend_server(fleet: FleetName, instance: str) -> str:
+    """Return how HAProxy names an instance."""
+    return f"fleet_{fleet}/{instance}"
 
 
 def runtime_socket(paths: Paths) -> str:
@@ -34,7 +45,8 @@ def haproxy(
 ) -> Unit:
     """Return the balancer: `instances` are the ports of each fleet.
 
-    The map of weights is no file of the unit: it changes while the balancer runs, and must be there before it starts.
+    The map of weights and the servers in maintenance are no files of the unit: they change while the balancer runs.
+    The map must be there before it starts.
     """
     ports = settings.ports
     directory = f"{paths.config}/haproxy"
@@ -43,7 +55,8 @@ def haproxy(
         ports=ports,
         runtime_socket=runtime_socket(paths),
         weights_file=weights_file(paths),
-        instances=instances,
+        servers_file=servers_file(paths),
+        instances={fleet: labelled(fleet, targets) for fleet, targets in instances.items()},
         drain_seconds=settings.fleets.drain_seconds,
         certificate=combined_file(paths, SERVER),
     )

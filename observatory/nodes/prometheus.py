@@ -14,6 +14,7 @@ import yaml
 from monitoring import JOBS, Job, Scope, rule_file
 from observatory.delivery.rollout import FleetName
 from observatory.nodes.alertmanager import runbooks_url
+from observatory.nodes.storage import labelled
 from observatory.nodes.unit import HttpReady, Paths, Unit
 from observatory.settings import Ports, StackSettings
 
@@ -103,8 +104,8 @@ def _targets(job: Job, ports: Ports, instances: Mapping[FleetName, tuple[int, ..
 def _storage_targets(instances: Mapping[FleetName, tuple[int, ...]]) -> Iterator[dict[str, Any]]:
     """Yield each instance under the name that the balancer has for it."""
     for fleet, ports in instances.items():
-        for index, port in enumerate(ports, start=1):
-            yield {**_loopback(port), "labels": {"fleet": fleet, "instance": f"{fleet}-{index}"}}
+        for label, port in labelled(fleet, ports).items():
+            yield {**_loopback(port), "labels": {"fleet": fleet, "instance": label}}
 
 
 def _loopback(port: int) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from observatory.delivery.rollout import FleetName
 from observatory.nodes.tls import authority_file
 from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
@@ -33,9 +35,29 @@ def launcher(directory: str) -> str:
     return f"{directory}/bin/storage-service"
 
 
+def release_name(fleet: FleetName, version: str) -> str:
+    """Return the name of the resource that unpacks a version for a fleet."""
+    return f"{fleet}-{version}"
+
+
+def instance_label(fleet: FleetName, index: int) -> str:
+    """Return by what name the rollout document, the balancer and the metrics know an instance; `index` is from 1."""
+    return f"{fleet}-{index}"
+
+
+def labelled(fleet: FleetName, ports: Iterable[int]) -> dict[str, int]:
+    """Return the ports of a fleet's instances by their labels."""
+    return {instance_label(fleet, index): port for index, port in enumerate(ports, start=1)}
+
+
 def instance_name(fleet: FleetName, index: int) -> str:
-    """Return the name of a fleet's instance; `index` counts from 1."""
-    return f"storage-{fleet}-{index}"
+    """Return the name of the unit of a fleet's instance; `index` counts from 1."""
+    return unit_name(instance_label(fleet, index))
+
+
+def unit_name(label: str) -> str:
+    """Return the name of the unit of the instance with a label."""
+    return f"storage-{label}"
 
 
 def password_file(paths: Paths, name: str) -> str:

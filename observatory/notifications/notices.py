@@ -12,6 +12,7 @@ Kind = Literal["start", "step", "success", "rollback", "rolled-back", "escalatio
 KINDS: dict[str, Kind] = {
     "start": "start",
     "shift": "step",
+    "moved": "step",
     "promoted": "success",
     "rollback": "rollback",
     "rolled-back": "rolled-back",

@@ -17,6 +17,7 @@ from .database import verify_database as verify_database
 from .delivery import control_rollout as control_rollout
 from .delivery import deploy_application as deploy_application
 from .delivery import roll_back_application as roll_back_application
+from .delivery import roll_back_to_version as roll_back_to_version
 from .engines import EngineChoice as EngineChoice
 from .engines import NeedsCliError as NeedsCliError
 from .engines import choose_engine as choose_engine

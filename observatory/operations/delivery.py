@@ -13,6 +13,8 @@ from observatory.actor import actor
 from observatory.delivery.deployment import (
     DeliveryRefusedError,
     Order,
+    RolledBackError,
+    World,
     ask,
     canary_weights,
     deploy,
@@ -31,6 +33,7 @@ from observatory.signing import trusted_keys
 from observatory.workspace import Workspace
 
 BLUE_GREEN: tuple[int, ...] = (100,)
+TAKEN_OVER_SECONDS = 60.0  # for a deployment that was taken over to end: at its next look, or when its `up` has ended
 
 
 def deploy_application(
@@ -40,28 +43,29 @@ def deploy_application(
     strategy: Strategy,
     target: FleetName | None = None,
     canary_percentage: int | None = None,
+    batch_size: int = 1,
     bake_seconds: float | None = None,
     skip_tests: bool = False,
     approved_by: str | None = None,
-    way_back: bool = False,
     accept_drift: bool = False,
     choice: EngineChoice = "auto",
     report: Reporter = silent,
 ) -> RolloutDocument:
-    """Bring a kept version to a fleet and give it the traffic, step by step under gates; undo it on any trouble.
+    """Bring a kept version to a fleet and give it the traffic, or to a fleet's instances by turns; undo any trouble.
 
     Called again after it was killed, it goes on where it was.
 
     Args:
         workspace: the stack's.
         version: a kept release.
-        strategy: blue-green moves all traffic at once, canary by steps.
-        target: the fleet; None for the idle one.
+        strategy: blue-green moves all traffic at once, canary by steps; rolling moves none, and takes the instances of
+            one fleet by turns.
+        target: the fleet; None for the idle one, of a rolling update for the one that serves.
         canary_percentage: first step of a canary; None for the first of the settings.
+        batch_size: instances that a rolling update takes at a time.
         bake_seconds: how long each step is watched; None for the settings'.
         skip_tests: do not try the version apart from the fleets first; the rollout document and the journal say so.
         approved_by: who has approved the version, as a pipeline knows it; None looks for a record of `approve_release`.
-        way_back: this undoes something, and so waits for no window and no approval.
         accept_drift: go on although the balancer divides the traffic in another way than the rollout document says.
         choice: of the engine that installs the version.
         report: gets progress.
@@ -71,7 +75,7 @@ def deploy_application(
         NotPermittedError: no window is open, or nobody has approved; nothing was changed.
         TrialFailedError: the version failed when it was tried before anything moved; nothing was changed.
         LockHeldError: another deployment is under way; nothing was changed.
-        RolledBackError: the old fleet serves.
+        RolledBackError: the old version serves.
         RollbackFailedError: and the way back failed.
         TakenOverError: a rollback or another deployment took over.
         KeyboardInterrupt: interrupted, and rolled back.
@@ -81,7 +85,7 @@ def deploy_application(
     known = known_of(workspace, show_secrets=True)
     conninfo = administrator(settings, known)
     _check_schema(manifest, int(known.get("schema_version") or 0), conninfo)
-    approver = approved_by if way_back else permission(workspace, settings, manifest, approved_by=approved_by)
+    approver = permission(workspace, settings, manifest, approved_by=approved_by)
     weights = BLUE_GREEN
     if strategy == "canary":
         steps = settings.delivery.canary_steps
@@ -92,6 +96,7 @@ def deploy_application(
         strategy=strategy,
         target=target,
         weights=weights,
+        batch_size=batch_size,
         bake_s=settings.delivery.bake_seconds if bake_seconds is None else bake_seconds,
         actor=actor(),
         approved_by=approver,
@@ -107,22 +112,95 @@ def deploy_application(
 
 
 def roll_back_application(
-    workspace: Workspace, *, reason: str, emergency: bool = False, report: Reporter = silent
+    workspace: Workspace,
+    *,
+    reason: str,
+    emergency: bool = False,
+    choice: EngineChoice = "auto",
+    report: Reporter = silent,
 ) -> RolloutDocument:
-    """Give all traffic back to the fleet that served before, at once, taking over from a deployment that runs.
+    """Undo the last deployment, taking over from it where it runs.
 
-    Needs the rollout document and the balancer only: no database, no lock, no engine. Unless it is an emergency, the
-    audit's table is written afterwards, where it can be.
+    The fleet that served before gets all traffic at once; this needs the rollout document and the balancer only: no
+    database, no lock, no engine. The instances of a rolling update are brought back by turns, by the engine. Unless it
+    is an emergency, the audit's table is written afterwards, where it can be.
 
     Raises:
         DeliveryRefusedError: there is nothing to roll back to.
-        RollbackFailedError: the balancer cannot be told, or the fleet is not healthy.
+        RollbackFailedError: the balancer cannot be told, an instance not be brought back, or the fleet is not healthy.
     """
     settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=False)
     conninfo = None if emergency else lambda: administrator(settings, known)
     with open_journal(workspace, settings, report, conninfo=conninfo) as journal:
-        world = world_of(workspace, settings, known, journal=journal)
+        world = world_of(workspace, settings, known, journal=journal, choice=choice)
         return roll_back(world, actor=actor(), reason=reason)
+
+
+def roll_back_to_version(
+    workspace: Workspace,
+    *,
+    version: str,
+    reason: str,
+    skip_tests: bool = False,
+    choice: EngineChoice = "auto",
+    report: Reporter = silent,
+) -> RolloutDocument:
+    """Bring any kept version back into service, and see that it is healthy.
+
+    A deployment that is under way is undone first, taking over from it. The version comes by way of the idle fleet, is
+    exercised there, and gets all traffic at once. It waits for no window and no approval, and no gate judges it:
+    metrics of bad minutes, or none, must not keep users on what they are to be rescued from.
+
+    Args:
+        workspace: the stack's.
+        version: a kept release.
+        reason: for the record.
+        skip_tests: do not try the version apart from the fleets first; the rollout document and the journal say so.
+        choice: of the engine that installs the version.
+        report: gets progress.
+
+    Raises:
+        DeliveryRefusedError: the version is not kept or does not fit the schema; nothing was changed.
+        TrialFailedError: the version failed when it was tried before anything moved.
+        LockHeldError: somebody else holds the deployment lock, and did not give it up.
+        RolledBackError: the version does not get healthy; what served before serves.
+        RollbackFailedError: the deployment under way cannot be undone.
+    """
+    settings = load_file(workspace.config_file)
+    manifest = _manifest(workspace, settings, version)
+    known = known_of(workspace, show_secrets=True)
+    conninfo = administrator(settings, known)
+    _check_schema(manifest, int(known.get("schema_version") or 0), conninfo)
+    order = Order(
+        version=manifest.version,
+        sha256=manifest.sha256,
+        strategy="blue-green",
+        gated=False,
+        bake_s=0,
+        actor=actor(),
+        accept_drift=True,
+        skip_tests=skip_tests,
+    )
+    with (
+        open_journal(workspace, settings, report, conninfo=lambda: conninfo) as journal,
+        _terminated_as_interrupted(),
+    ):
+        world = world_of(workspace, settings, known, journal=journal, choice=choice)
+        if _other_under_way(world, order):
+            with contextlib.suppress(DeliveryRefusedError):  # it has gone back meanwhile
+                roll_back(world, actor=actor(), reason=f"{reason}: back to {version}")
+        with _deployment_lock(conninfo, wait_s=TAKEN_OVER_SECONDS):
+            done = deploy(world, order)
+    if not world.hosts.healthy(done.active_fleet):
+        raise RolledBackError(f"{version} serves on {done.active_fleet}, which is not healthy: `observatory status`")
+    return done
+
+
+def _other_under_way(world: World, order: Order) -> bool:
+    """Tell whether a deployment is under way that is not this way back, which goes on where it was killed."""
+    standing = world.store.read()
+    found = standing.unfinished if standing else None
+    return found is not None and (found.sha256, found.gated) != (order.sha256, order.gated)
 
 
 def control_rollout(workspace: Workspace, request: Literal["pause", "promote", "abort"] | None) -> RolloutDocument:
@@ -161,14 +239,14 @@ def _check_schema(manifest: Manifest, schema: int, conninfo: str) -> None:
 
 
 @contextlib.contextmanager
-def _deployment_lock(conninfo: str) -> Iterator[None]:
+def _deployment_lock(conninfo: str, *, wait_s: float = 0) -> Iterator[None]:
     """Hold the deployment lock: one deployment at a time; PostgreSQL frees it when this process ends."""
     from observatory.database import connect  # noqa: PLC0415 - psycopg only where it is used
     from observatory.database.lock import DEPLOYMENT_LOCK, session_lock  # noqa: PLC0415
 
     with (
         connect(conninfo, purpose="deployment") as connection,
-        session_lock(connection, DEPLOYMENT_LOCK, wait_s=0),
+        session_lock(connection, DEPLOYMENT_LOCK, wait_s=wait_s),
     ):
         yield
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from observatory.bootstrap import engine_options
 from observatory.delivery.deployment import DeliveryRefusedError, World
-from observatory.delivery.protocols import Balancer, Hosts, Journal, Trial
+from observatory.delivery.protocols import Balancer, Hosts, Instances, Journal, Trial
 from observatory.operations.engines import EngineChoice, choose_engine, module_of
 from observatory.operations.state import outputs
 from observatory.platforms.alertmanager import Alertmanager, FleetSilences
@@ -59,8 +59,9 @@ def world_of(
 
     preview = Preview(url=known["preview_url"], api_key=known["api_key"], marked=marked)
     if settings.platform == "local":
-        balancer, hosts, trial = _on_this_machine(workspace, settings, preview, choice)
+        balancer, hosts, trial, instances = _on_this_machine(workspace, settings, preview, choice)
     else:
+        instances = None
         balancer, hosts, trial = _on_aws(workspace, cast("AwsSettings", settings), known, preview)
     return World(
         store=rollout_store(workspace, settings),
@@ -77,13 +78,15 @@ def world_of(
         clock=SystemClock(),
         journal=journal,
         trial=trial,
+        instances=instances,
         limits=settings.delivery.gates,
     )
 
 
 def _on_this_machine(
     workspace: Workspace, settings: StackSettings, preview: Preview, choice: EngineChoice
-) -> tuple[Balancer, Hosts, Trial | None]:
+) -> tuple[Balancer, Hosts, Trial | None, Instances | None]:
+    from observatory.platforms.instances import LocalInstances  # noqa: PLC0415 - not where AWS is asked
     from observatory.platforms.local import HaproxyBalancer, LocalHosts  # noqa: PLC0415 - not where AWS is asked
     from observatory.platforms.trial import LocalTrial  # noqa: PLC0415
 
@@ -103,7 +106,8 @@ def _on_this_machine(
         api_key=preview.api_key,
         marked=preview.marked,
     )
-    return HaproxyBalancer(workspace.sandbox), hosts, tried
+    instances = LocalInstances(hosts=hosts, sandbox=workspace.sandbox, drain_seconds=settings.fleets.drain_seconds)
+    return HaproxyBalancer(workspace.sandbox), hosts, tried, instances
 
 
 def _on_aws(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from observatory.delivery.protocols import BalancerError, HostsError
-from observatory.delivery.rollout import FileRolloutStore, FleetName
-from observatory.engine import EngineError, Interrupted, Result, Step
+from observatory.delivery.rollout import FileRolloutStore, FleetName, FleetState
+from observatory.engine import EngineError, Interrupted, LockedError, Result, Step
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import runtime_socket, weights_file
 from observatory.platforms.preview import Preview
 from observatory.runtime import BalancerUnreachable, LiveMap, Probe, RuntimeFault, Sandbox
 
 UNTOUCHED = ("same", "refresh", "read")
+LOCKED_SECONDS = 120.0  # for another run of the program to end, such as that of a deployment that was taken over
+POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class HaproxyBalancer:
         Raises:
             BalancerError: HAProxy does not answer.
         """
-        with _told():
+        with told():
             live = self._map.read()
         return {"blue": int(live["blue"]), "green": int(live["green"])}
 
@@ -39,7 +42,7 @@ class HaproxyBalancer:
         Raises:
             BalancerError: HAProxy does not answer.
         """
-        with _told():
+        with told():
             self._map.write({fleet: str(weight) for fleet, weight in weights.items()})
 
     @property
@@ -48,7 +51,8 @@ class HaproxyBalancer:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
+    """Say of a conversation with HAProxy that failed what a delivery calls it."""
     try:
         yield
     except (BalancerUnreachable, OSError) as error:
@@ -79,14 +83,50 @@ class LocalHosts:
         Raises:
             HostsError: an `up` would change more than this fleet, or it failed.
         """
-        try:
-            _only(fleet, self.plan().steps)
-            self.up()
-        except Interrupted as error:
-            raise KeyboardInterrupt from error
-        except (EngineError, RuntimeFault) as error:
-            raise HostsError(f"{fleet} cannot be brought to its version: {error}") from error
+        self.up_only(fleet, lambda step: is_of(fleet, step))
         self.preview.wait_seen(fleet)
+
+    def up_only(self, what: str, owned: Callable[[Step], bool]) -> None:
+        """Let the program run, when it would change nothing but what is owned; wait for another run of it to end.
+
+        Raises:
+            HostsError: it would change more, or it failed.
+        """
+        deadline = time.monotonic() + LOCKED_SECONDS
+        while True:
+            try:
+                _only(what, owned, self.plan().steps)
+                self.up()
+            except Interrupted as error:
+                raise KeyboardInterrupt from error
+            except (EngineError, RuntimeFault) as error:
+                if not isinstance(error, LockedError) or time.monotonic() > deadline:
+                    raise HostsError(f"{what} cannot be brought to the version: {error}") from error
+                time.sleep(POLL_SECONDS)
+            else:
+                return
+
+    def changes(self) -> str:
+        """Return in words what an `up` would change; nothing where all is as declared.
+
+        Raises:
+            HostsError: that cannot be told.
+        """
+        try:
+            return _listed(self.plan().steps)
+        except (EngineError, RuntimeFault) as error:
+            raise HostsError(f"what an `up` would change cannot be told: {error}") from error
+
+    def state(self, fleet: FleetName) -> FleetState:
+        """Return what the document says of a fleet.
+
+        Raises:
+            HostsError: there is none.
+        """
+        document = self.rollout.read()
+        if document is None:
+            raise HostsError("the rollout document is gone")
+        return document.fleet(fleet)
 
     def healthy(self, fleet: FleetName) -> bool:
         """Tell whether every instance of a fleet is ready."""
@@ -98,17 +138,20 @@ class LocalHosts:
         Raises:
             HostsError: another version answers, a write was refused, or a trace did not come back.
         """
-        document = self.rollout.read()
-        if document is None:
-            raise HostsError("the rollout document is gone")
-        self.preview.verify(fleet, document.fleet(fleet).version)
+        self.preview.verify(fleet, self.state(fleet).version)
 
 
-def _only(fleet: FleetName, steps: Sequence[Step]) -> None:
-    """Refuse to bring a version together with other changes: what a rollback would undo must be what was done."""
+def is_of(fleet: FleetName, step: Step) -> bool:
+    """Tell whether a step is of a fleet."""
     owner = f"observatory:local:Fleet::{fleet}"
-    changing = [step for step in steps if step.operation not in UNTOUCHED]
-    foreign = [step for step in changing if not (step.urn.endswith(owner) or step.parent.endswith(owner))]
-    if foreign:
-        listed = ", ".join(f"{step.operation} {step.name}" for step in foreign)
-        raise HostsError(f"the stack differs from the checkout in more than {fleet} ({listed}): `observatory up` first")
+    return step.urn.endswith(owner) or step.parent.endswith(owner)
+
+
+def _only(what: str, owned: Callable[[Step], bool], steps: Sequence[Step]) -> None:
+    """Refuse to bring a version together with other changes: what a rollback would undo must be what was done."""
+    if foreign := _listed([step for step in steps if not owned(step)]):
+        raise HostsError(f"the stack differs from the checkout in more than {what} ({foreign}): `observatory up` first")
+
+
+def _listed(steps: Sequence[Step]) -> str:
+    return ", ".join(f"{step.operation} {step.name}" for step in steps if step.operation not in UNTOUCHED)

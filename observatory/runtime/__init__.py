@@ -21,7 +21,7 @@ from observatory.runtime.errors import (
     SandboxUnavailable,
 )
 from observatory.runtime.files import short_path, write_file
-from observatory.runtime.haproxy import BalancerUnreachable, LiveMap
+from observatory.runtime.haproxy import BalancerUnreachable, LiveMap, LiveServers
 from observatory.runtime.ports import check_ports, find_free_ports, listeners
 from observatory.runtime.probe import Probe
 from observatory.runtime.rootfs import Progress, ensure_rootfs, package_versions, rootfs_path
@@ -32,6 +32,7 @@ __all__ = [
     "BalancerUnreachable",
     "DaemonFailed",
     "LiveMap",
+    "LiveServers",
     "LockHeldError",
     "PortInUse",
     "Probe",

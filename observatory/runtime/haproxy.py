@@ -1,12 +1,13 @@
-"""HAProxy's runtime API: a map read and changed while requests pass, and kept for the next start.
+"""HAProxy's runtime API: a map and the servers in maintenance, changed while requests pass, kept for the next start.
 
-Owns the socket's conversation and the order of the two writes. What the map means is the configuration's.
+Owns the socket's conversation and the order of the two writes. What they mean is the configuration's.
 """
 
 from __future__ import annotations
 
+import csv
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -15,6 +16,15 @@ from observatory.runtime.files import short_path
 from observatory.runtime.sandbox import Sandbox
 
 ANSWER_SECONDS = 2.0  # it answers in milliseconds, or hangs
+SERVERS = 4  # of `show stat`: servers only
+MAINTENANCE = 1  # of srv_admin_state: taken out by `set server`
+# The columns of a server's line in `show servers state`, and in the file that HAProxy reads at its start.
+STATE_COLUMNS = (
+    *("be_id", "be_name", "srv_id", "srv_name", "srv_addr", "srv_op_state", "srv_admin_state", "srv_uweight"),
+    *("srv_iweight", "srv_time_since_last_change", "srv_check_status", "srv_check_result", "srv_check_health"),
+    *("srv_check_state", "srv_agent_state", "bk_f_forced_id", "srv_f_forced_id", "srv_fqdn", "srv_port", "srvrecord"),
+    *("srv_use_ssl", "srv_check_port", "srv_check_addr", "srv_agent_addr", "srv_agent_port"),
+)
 
 
 class BalancerUnreachable(RuntimeFault):
@@ -35,7 +45,7 @@ class LiveMap:
         Raises:
             BalancerUnreachable: HAProxy does not answer.
         """
-        lines = self._ask(f"show map {self.file}").splitlines()
+        lines = _ask(self.sandbox, self.socket, f"show map {self.file}").splitlines()
         return dict(line.split()[1:3] for line in lines if line.strip())  # an address, the key, the value
 
     def kept(self) -> dict[str, str] | None:
@@ -53,9 +63,7 @@ class LiveMap:
             BalancerUnreachable: HAProxy does not answer; nothing or a part is in force, and the file is as it was.
         """
         for key, value in values.items():
-            answer = self._ask(f"set map {self.file} {key} {value}").strip()
-            if answer:
-                raise BalancerUnreachable(f"HAProxy refused `set map {self.file} {key} {value}`: {answer}")
+            _tell(self.sandbox, self.socket, f"set map {self.file} {key} {value}")
         self.keep(values)
 
     def keep(self, values: Mapping[str, str]) -> bool:
@@ -63,17 +71,110 @@ class LiveMap:
         content = "".join(f"{key} {value}\n" for key, value in sorted(values.items()))
         return self.sandbox.write_file(self.file, content)
 
-    def _ask(self, command: str) -> str:
-        inside = PurePosixPath(self.socket)
-        host = self.sandbox.host_path(str(inside.parent))
+
+@dataclass(frozen=True, kw_only=True)
+class LiveServers:
+    """The servers of a running HAProxy that are in maintenance: they get no new request, and are not checked.
+
+    Servers are named `backend/server`. `file` (of `server-state-file`) and `socket` are paths inside the sandbox. The
+    file holds those in maintenance only, so that a start finds all others by its own checks.
+    """
+
+    sandbox: Sandbox
+    file: str
+    socket: str
+
+    def out(self) -> frozenset[str]:
+        """Return the servers in maintenance.
+
+        Raises:
+            BalancerUnreachable: HAProxy does not answer.
+        """
+        return frozenset(_name(server) for server in self._servers() if _is_out(server))
+
+    def kept_out(self) -> frozenset[str]:
+        """Return the servers that the next start puts in maintenance."""
         try:
-            with short_path(host) as directory, socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(ANSWER_SECONDS)
-                connection.connect(f"{directory}/{inside.name}")
-                connection.sendall(f"{command}\n".encode())
-                return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
-        except OSError as error:
-            raise BalancerUnreachable(
-                f"HAProxy does not answer on {host / inside.name}: {error.strerror or error}; "
-                "`observatory status` tells whether it runs"
-            ) from error
+            text = self.sandbox.host_path(self.file).read_text()
+        except FileNotFoundError:
+            return frozenset()
+        return frozenset(_name(server) for server in _parsed(text))
+
+    def set_out(self, wanted: Collection[str]) -> None:
+        """Put these servers in maintenance and all others back, first live and then in the file.
+
+        Raises:
+            BalancerUnreachable: HAProxy does not answer, or has no such server; a part may be in force.
+        """
+        standing = self._servers()
+        for name in sorted(set(wanted) - {_name(server) for server in standing}):
+            raise BalancerUnreachable(f"HAProxy has no server {name}: `observatory up` makes it")
+        for server in standing:
+            if (_name(server) in wanted) != _is_out(server):
+                state = "maint" if _name(server) in wanted else "ready"
+                _tell(self.sandbox, self.socket, f"set server {_name(server)} state {state}")
+        self.keep({_name(server): int(server["srv_port"]) for server in standing if _name(server) in wanted})
+
+    def keep(self, out: Mapping[str, int]) -> bool:
+        """Write the file alone, with the port of each server in maintenance; return False where it says so already."""
+        lines = (" ".join(_state_line(name, port)) for name, port in sorted(out.items()))
+        return self.sandbox.write_file(self.file, "\n".join(("1", f"# {' '.join(STATE_COLUMNS)}", *lines, "")))
+
+    def in_flight(self, server: str) -> int:
+        """Return how many requests a server has not answered yet.
+
+        Raises:
+            BalancerUnreachable: HAProxy does not answer.
+        """
+        backend, name = server.split("/")
+        lines = _ask(self.sandbox, self.socket, f"show stat {backend} {SERVERS} -1").removeprefix("# ").splitlines()
+        return sum(int(row["scur"]) for row in csv.DictReader(lines) if row["svname"] == name)
+
+    def _servers(self) -> list[dict[str, str]]:
+        return list(_parsed(_ask(self.sandbox, self.socket, "show servers state")))
+
+
+def _parsed(text: str) -> Iterator[dict[str, str]]:
+    """Yield the servers of a state; the first line is the format's version, the second begins with #."""
+    for line in text.splitlines()[1:]:
+        if line and not line.startswith("#"):
+            yield dict(zip(STATE_COLUMNS, line.split(), strict=False))
+
+
+def _name(server: Mapping[str, str]) -> str:
+    return f"{server['be_name']}/{server['srv_name']}"
+
+
+def _is_out(server: Mapping[str, str]) -> bool:
+    return bool(int(server["srv_admin_state"]) & MAINTENANCE)
+
+
+def _state_line(name: str, port: int) -> list[str]:
+    """Return the line of a server in maintenance; HAProxy finds it by its names, whatever the ids."""
+    backend, server = name.split("/")
+    known = {"be_name": backend, "srv_name": server, "srv_addr": "127.0.0.1", "srv_port": str(port)}
+    known |= {"srv_admin_state": str(MAINTENANCE), "srv_uweight": "1", "srv_iweight": "1"}
+    known |= dict.fromkeys(("srv_fqdn", "srvrecord", "srv_check_addr", "srv_agent_addr"), "-")
+    return [known.get(column, "0") for column in STATE_COLUMNS]
+
+
+def _tell(sandbox: Sandbox, path: str, command: str) -> None:
+    """Give a command that answers nothing when it is obeyed."""
+    if answer := _ask(sandbox, path, command).strip():
+        raise BalancerUnreachable(f"HAProxy refused `{command}`: {answer}")
+
+
+def _ask(sandbox: Sandbox, path: str, command: str) -> str:
+    inside = PurePosixPath(path)
+    host = sandbox.host_path(str(inside.parent))
+    try:
+        with short_path(host) as directory, socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(ANSWER_SECONDS)
+            connection.connect(f"{directory}/{inside.name}")
+            connection.sendall(f"{command}\n".encode())
+            return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+    except OSError as error:
+        raise BalancerUnreachable(
+            f"HAProxy does not answer on {host / inside.name}: {error.strerror or error}; "
+            "`observatory status` tells whether it runs"
+        ) from error

@@ -67,6 +67,8 @@ files={PROGRAMS}/*.conf
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAIL_BYTES = 65_536
+# Of a failed daemon's last lines: a dynamic provider tells its error in the metadata of gRPC, which has room for 8 KiB.
+_TOLD_CHARACTERS = 3000
 MOST_STARTS = 4  # of one daemon while it is waited for, before it counts as failed
 
 CALL_SECONDS = 10.0
@@ -332,6 +334,7 @@ class Supervisor:
 
     def _failure(self, name: str, what: str) -> DaemonFailed:
         lines = "\n".join(f"  {line}" for line in self.log_tail(name)) or "  (it wrote nothing)"
+        lines = lines if len(lines) <= _TOLD_CHARACTERS else f"  …{lines[-_TOLD_CHARACTERS:]}"
         return DaemonFailed(f"{name} {what}. The last lines of {self.sandbox.home}/log/{name}.log:\n{lines}")
 
 

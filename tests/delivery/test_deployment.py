@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from observatory.delivery.deployment import (
     DeliveryRefusedError,
-    Order,
     RollbackFailedError,
     RolledBackError,
     TakenOverError,
@@ -23,19 +20,12 @@ from observatory.delivery.deployment import (
     deploy,
     roll_back,
 )
-from observatory.delivery.protocols import BalancerError, Sample
-from tests.delivery.world import BAD, ERRORS, GOOD, NEW, OLD, Killed, MemoryStore, Simulation, simulation
+from observatory.delivery.protocols import Sample
+from observatory.delivery.rollout import FleetState
+from tests.delivery.faults import SEQUENCES, Sequence, canary, ends_decided, meanwhile, order, rolling
+from tests.delivery.world import BAD, ERRORS, GOOD, MEMBERS, NEW, OLD, Killed, Simulation, simulation
 
-
-def order(**changes: Any) -> Order:
-    wanted: dict[str, Any] = {
-        "version": "v0.2.0", "sha256": NEW, "strategy": "blue-green", "bake_s": 30.0, "actor": "test",
-    }  # fmt: skip
-    return Order(**{**wanted, **changes})
-
-
-def canary(**changes: Any) -> Order:
-    return order(strategy="canary", weights=canary_weights(5, (5, 25, 50, 100)), **changes)
+BLUE, GREEN = MEMBERS["blue"], MEMBERS["green"]
 
 
 def shifts(stack: Simulation) -> list[int]:
@@ -47,7 +37,7 @@ def test_blue_green_moves_all_traffic_and_keeps_the_old_fleet_warm() -> None:
     done = deploy(stack.world(), order())
     assert done.deployment is not None
     assert (done.deployment.status, stack.live, stack.runs) == (
-        "promoted", {"blue": 0, "green": 100}, {"blue": OLD, "green": NEW},
+        "promoted", {"blue": 0, "green": 100}, {**dict.fromkeys(MEMBERS["blue"], OLD), **dict.fromkeys(GREEN, NEW)},
     )  # fmt: skip
     assert stack.time >= 30
     assert stack.store.document == done
@@ -70,7 +60,7 @@ def test_a_version_that_fails_its_trial_changes_nothing() -> None:
     ):
         deploy(stack.world(), order())
     assert stack.store.document == before
-    assert (stack.live, stack.runs) == ({"blue": 100, "green": 0}, {"blue": OLD, "green": OLD})
+    assert (stack.live, set(stack.runs.values())) == ({"blue": 100, "green": 0}, {OLD})
     assert [event for event, _ in stack.events] == ["tests-failed"]
 
 
@@ -212,7 +202,7 @@ def test_rollback_between_document_and_balancer_wins() -> None:
     def meddle(place: str) -> None:
         if place == "set_weights" and next(calls) == 1:  # the deployment's shift, about to be told
             stack.fault = lambda _place: None
-            _meanwhile(stack)
+            meanwhile(stack)
 
     stack.fault = meddle
     with pytest.raises(TakenOverError):
@@ -237,7 +227,7 @@ def test_nothing_to_roll_back() -> None:
 def test_a_rollback_to_a_sick_fleet_says_so() -> None:
     stack = simulation()
     deploy(stack.world(), order())
-    stack.ready["blue"] = False
+    stack.up["blue-1"] = False
     with pytest.raises(RollbackFailedError, match="blue is not healthy"):
         roll_back(stack.world(), actor="me", reason="latency")
     assert any(event == "escalate" for event, _ in stack.events)
@@ -302,94 +292,183 @@ def test_abort_from_another_terminal() -> None:
         ask(stack.world(), "pause")
 
 
-EXPECTED = (
-    RolledBackError, RollbackFailedError, TakenOverError, TrialFailedError, DeliveryRefusedError, BalancerError,
-)  # fmt: skip
-PLACES = (*ERRORS, "sleep")
-FAULTS = st.lists(
-    st.tuples(
-        st.integers(0, 12), st.sampled_from(PLACES), st.sampled_from(["error", "kill", "interrupt", "take over"])
-    ),
-    max_size=5,
+def batches(stack: Simulation) -> list[tuple[str, ...]]:
+    return [details["instances"] for event, details in stack.events if event.startswith("moved")]
+
+
+def blue_of(stack: Simulation) -> FleetState:
+    assert stack.store.document
+    return stack.store.document.blue
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(1, [BLUE[:1], BLUE[1:2], BLUE[2:]]), (2, [BLUE[:2], BLUE[2:]])], ids=["one", "two"]
 )
-SAMPLES = st.lists(st.sampled_from([GOOD, GOOD, GOOD, BAD, None]), max_size=30)
+def test_a_rolling_update_takes_the_instances_by_turns(size: int, expected: list[tuple[str, ...]]) -> None:
+    stack = simulation(minimum=3 - size)
+    done = deploy(stack.world(), rolling(batch_size=size))
+    assert batches(stack) == expected
+    assert stack.time >= 30 * len(expected)
+    assert stack.runs == {**dict.fromkeys(BLUE, NEW), **dict.fromkeys(GREEN, OLD)}
+    assert (done.blue.version, done.blue.rolling, done.blue.weight) == ("v0.2.0", None, 100)
+    assert not stack.taken_out
 
 
-@given(faults=FAULTS, samples=SAMPLES, gradual=st.booleans(), recover=st.sampled_from(["rerun", "rollback"]))
+@pytest.mark.parametrize("size", [0, 3, 4, -1])
+def test_a_batch_that_leaves_no_instance_is_refused(size: int) -> None:
+    stack = simulation()
+    with pytest.raises(DeliveryRefusedError, match="between 1 and 2"):
+        deploy(stack.world(), rolling(batch_size=size))
+    assert stack.store.history == []
+
+
+def test_one_instance_alone_cannot_be_updated_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = simulation()
+    monkeypatch.setitem(MEMBERS, "blue", ("blue-1",))
+    with pytest.raises(DeliveryRefusedError, match=r"no idle capacity.*fleets\.size"):
+        deploy(stack.world(), rolling())
+    assert stack.store.history == []
+
+
+def test_a_rolling_update_of_a_fleet_that_is_not_whole_is_refused() -> None:
+    stack = simulation()
+    stack.up["blue-3"] = False
+    with pytest.raises(DeliveryRefusedError, match="not ready"):
+        deploy(stack.world(), rolling())
+    assert stack.store.history == []
+
+
+def test_a_rolling_update_of_a_stack_that_differs_is_refused() -> None:
+    stack = simulation(fault=_failing("check", once=True))
+    with pytest.raises(DeliveryRefusedError, match="check failed"):
+        deploy(stack.world(), rolling())
+    assert stack.store.history == []
+
+
+def test_where_instances_are_not_updated_one_by_one_no_rolling_update_begins() -> None:
+    stack = simulation()
+    with pytest.raises(DeliveryRefusedError, match="not updated one by one"):
+        deploy(dataclasses.replace(stack.world(), instances=None), rolling())
+    assert stack.store.history == []
+
+
+def test_a_rolling_update_may_go_to_the_idle_fleet() -> None:
+    stack = simulation()
+    done = deploy(stack.world(), rolling(target="green"))
+    assert batches(stack) == [GREEN[:1], GREEN[1:2], GREEN[2:]]
+    assert (done.green.version, done.green.weight) == ("v0.2.0", 0)
+
+
+def test_bad_instances_go_back_by_turns() -> None:
+    stack = simulation(samples=iter([GOOD] * 8 + [BAD] * 3), minimum=2)
+    with pytest.raises(RolledBackError, match=r"50\.00% errors"):
+        deploy(stack.world(), rolling())
+    assert batches(stack) == [BLUE[:1], BLUE[1:2], BLUE[:1], BLUE[1:2]]
+    assert set(stack.runs.values()) == {OLD}
+    assert (blue_of(stack).version, blue_of(stack).rolling) == ("v0.1.0", None)
+
+
+def test_an_instance_that_fails_its_verification_gets_no_traffic() -> None:
+    stack = simulation(fault=_failing("verify", once=True), minimum=2)
+    with pytest.raises(RolledBackError, match="verify failed"):
+        deploy(stack.world(), rolling())
+    assert stack.runs["blue-1"] == OLD
+    assert batches(stack) == [BLUE[:1]]  # only with the old version
+
+
+def test_the_document_tells_in_the_middle_what_each_instance_runs() -> None:
+    stack = simulation(minimum=2)
+    seen: list[FleetState] = []
+    stack.each_sleep = lambda: seen.append(blue_of(stack))
+    deploy(stack.world(), rolling())
+    first = seen[0]
+    assert (first.version, first.release("blue-1").version, first.release("blue-2").version) == (
+        "v0.1.0", "v0.2.0", "v0.1.0",
+    )  # fmt: skip
+    assert first.versions == "v0.1.0, v0.2.0 on blue-1"
+
+
+def test_a_killed_rolling_update_goes_on_and_watches_the_batch_again() -> None:
+    stack = simulation(fault=_raise_at("sleep", Killed()), minimum=2)
+    with pytest.raises(Killed):
+        deploy(stack.world(), rolling())
+    stack.fault = lambda _place: None
+    deploy(stack.world(), rolling())
+    assert batches(stack) == [BLUE[:1], BLUE[1:2], BLUE[2:]]
+    assert stack.time >= 3 * 30
+
+
+def test_a_promoted_rolling_update_is_undone_by_turns() -> None:
+    stack = simulation(minimum=2)
+    deploy(stack.world(), rolling())
+    roll_back(stack.world(), actor="me", reason="latency")
+    assert batches(stack)[3:] == [BLUE[:1], BLUE[1:2], BLUE[2:]]
+    assert set(stack.runs.values()) == {OLD}
+    with pytest.raises(DeliveryRefusedError, match="rolled back already"):
+        roll_back(stack.world(), actor="me", reason="again")
+
+
+def test_instances_that_do_not_serve_go_back_first() -> None:
+    stack = simulation(minimum=1)
+    done: list[bool] = []
+
+    def fall_ill() -> None:
+        if len(batches(stack)) == 2 and not done:
+            done.append(True)
+            stack.up["blue-2"] = False
+            ask(stack.world(), "abort")
+
+    stack.each_sleep = fall_ill
+    with pytest.raises(RolledBackError, match="aborted"):
+        deploy(stack.world(), rolling())
+    assert batches(stack)[2:] == [BLUE[1:2], BLUE[:1]]
+
+
+def test_a_way_back_that_would_leave_too_few_stops_and_goes_on_later() -> None:
+    stack = simulation(minimum=2)
+    deploy(stack.world(), rolling())
+    stack.up["blue-3"] = False
+    stack.minimum = 1  # it is one less already
+    stack.fault = _failing("install", once=False)
+    with pytest.raises(RollbackFailedError, match="blue-3 cannot be brought back"):
+        roll_back(stack.world(), actor="me", reason="latency")
+    stack.fault = lambda _place: None
+    roll_back(stack.world(), actor="me", reason="mended")
+    assert set(stack.runs.values()) == {OLD}
+
+
+def test_the_instances_that_moved_are_compared_with_those_that_did_not() -> None:
+    stack = simulation(minimum=2)
+    asked: list[tuple[str, ...] | None] = []
+    sample = stack.sample
+
+    def note(fleet: Any, instances: Any = None) -> Sample:
+        asked.append(instances)
+        return sample(fleet, instances)
+
+    stack.sample = note  # type: ignore[method-assign]
+    deploy(stack.world(), rolling(bake_s=5.0))
+    assert asked == [BLUE[:1], BLUE[1:], BLUE[:2], BLUE[2:], BLUE]
+
+
+def test_an_instance_that_somebody_took_out_is_drift() -> None:
+    stack = simulation(minimum=2)
+    stack.taken_out = frozenset({"blue-2"})
+    with pytest.raises(DeliveryRefusedError, match="leaves out blue-2"):
+        deploy(stack.world(), order())
+    assert stack.store.history == []
+
+
+def test_a_way_back_to_a_version_asks_no_gate() -> None:
+    stack = simulation(samples=itertools.repeat(None))
+    done = deploy(stack.world(), order(gated=False, bake_s=0.0))
+    assert (done.green.weight, stack.time) == (100, 0.0)
+
+
+@given(drawn=SEQUENCES)
 @settings(max_examples=300, deadline=None)
-def test_any_sequence_of_faults_ends_promoted_or_rolled_back(
-    faults: list[tuple[int, str, str]], samples: list[Sample | None], gradual: bool, recover: str
-) -> None:
-    ends_decided(faults, samples, gradual=gradual, recover=recover)
-
-
-def ends_decided(
-    faults: list[tuple[int, str, str]],
-    samples: list[Sample | None],
-    *,
-    gradual: bool,
-    recover: str,
-    store: MemoryStore | None = None,
-) -> None:
-    """Run a deployment under faults; then, as an operator would, rerun it or roll it back; look at the end."""
-    stack = Simulation(store, samples=iter(samples)) if store else simulation(samples=iter(samples))
-    waiting = {(place, number): kind for number, place, kind in faults}
-    seen: dict[str, int] = {}
-
-    def fault(place: str) -> None:
-        seen[place] = seen.get(place, -1) + 1
-        kind = waiting.pop((place, seen[place]), None)
-        if kind == "kill":
-            raise Killed
-        if kind == "interrupt":
-            raise KeyboardInterrupt
-        if kind == "error" and place in ERRORS:
-            raise ERRORS[place](f"{place} failed")
-        if kind == "take over":
-            _meanwhile(stack)
-
-    stack.fault = fault
-    wanted = canary() if gradual else order()
-    killed = _quietly(lambda: deploy(stack.world(), wanted))
-    for _ in range(len(faults) + 1):
-        document = stack.store.document
-        assert document is not None
-        if document.deployment is None or document.deployment.ended:
-            break
-        again = (lambda: deploy(stack.world(), wanted)) if recover == "rerun" else (
-            lambda: roll_back(stack.world(), actor="me", reason="it died")
-        )  # fmt: skip
-        killed = _quietly(again)
-    assert killed or not stack.silenced
-    document = stack.store.document
-    assert document is not None
-    if document.deployment is None:
-        assert stack.live == {"blue": 100, "green": 0}
-        return
-    assert document.deployment.status in {"promoted", "rolled-back"}
-    assert stack.live == document.weights
-    assert stack.live["green"] == (100 if document.deployment.status == "promoted" else 0)
-    fencings = [revision.fencing for revision in stack.store.history]
-    assert fencings == sorted(fencings)
-
-
-def _meanwhile(stack: Simulation) -> None:
-    """Roll back from another process."""
-
-    def other() -> None:
-        _quietly(lambda: roll_back(stack.world(), actor="other", reason="pages"))
-
-    stack.store.meanwhile(other)
-
-
-def _quietly(work: Any) -> bool:
-    """Do it, and tell whether it was killed."""
-    try:
-        with contextlib.suppress(KeyboardInterrupt, *EXPECTED):
-            work()
-    except Killed:
-        return True
-    return False
+def test_any_sequence_of_faults_ends_promoted_or_rolled_back(drawn: Sequence) -> None:
+    ends_decided(drawn)
 
 
 def _once(work: Any) -> Any:

@@ -23,7 +23,7 @@ from observatory.operations.journal import channels
 from observatory.progress import silent
 from observatory.runtime import find_free_ports
 from observatory.settings import Notifications, StackSettings
-from tests.delivery.test_deployment import order
+from tests.delivery.faults import order
 from tests.delivery.world import BAD, Simulation, simulation
 from tests.notifications.receiver import Receiver, receiver
 

@@ -109,6 +109,14 @@ def test_a_daemon_that_dies_at_start_explains_itself(started: Sandbox) -> None:
         started.supervisor.wait_ready("dying", Probe(tcp=("127.0.0.1", 1)), timeout=60)
 
 
+def test_an_explanation_fits_into_an_error_of_a_dynamic_provider(started: Sandbox) -> None:
+    command = ("sh", "-c", "for n in $(seq 20); do printf '%01000d\\n' $n; done; echo the reason; exit 3")
+    started.supervisor.apply(Program(name="wordy", command=command, start_retries=0))
+    with pytest.raises(DaemonFailed, match=r"the reason$") as failed:
+        started.supervisor.wait_ready("wordy", Probe(tcp=("127.0.0.1", 1)), timeout=60)
+    assert len(str(failed.value)) < 4000
+
+
 def test_a_missing_program_explains_itself(started: Sandbox) -> None:
     started.supervisor.apply(Program(name="absent", command=("/usr/bin/no-such-daemon",), start_retries=0))
     with pytest.raises(DaemonFailed, match=r"(?s)exit status 127.*no-such-daemon"):

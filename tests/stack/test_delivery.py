@@ -7,20 +7,25 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from observatory.database.audit import read_entries
 from observatory.database.connection import with_database
-from observatory.delivery.journal import entries
+from observatory.delivery.journal import Entry, entries
 from observatory.delivery.signatures import make_private_key
 from observatory.delivery.windows import WEEKDAYS
+from observatory.nodes import Paths
+from observatory.nodes.haproxy import backend_server, runtime_socket, servers_file
+from observatory.runtime import LiveServers, Sandbox
+from observatory.runtime.files import short_path
 from tests.stack.conftest import a_checkout
-from tests.support.checkout import Checkout
+from tests.support.checkout import UP_TIMEOUT_S, Checkout
 from tests.support.imports import HEAVY, run_watched
 from tests.support.releases import variant
 
@@ -84,7 +89,7 @@ def line() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Checkout]:
-    """A stack with several versions in its store."""
+    """A stack with two instances in each fleet, and several versions in its store."""
     with a_checkout(tmp_path_factory.mktemp("delivery"), rootfs) as checkout:
         checkout.configure(delivery=DELIVERY)
         checkout.run("up", *EMBEDDED)
@@ -165,6 +170,37 @@ def test_a_bad_canary_is_rolled_back_by_its_gate_and_few_users_see_it(own: Check
     assert standing["deployment"]["step"] == 0
 
 
+def test_a_rollback_to_a_version_takes_over_and_brings_any_kept_one(own: Checkout) -> None:
+    canary = ("--version", "v0.2.0", "--strategy", "canary", "--canary-percentage", "10", "--bake", "3600", *EMBEDDED)
+    deploying = own.start("deploy", "application", *canary)
+    until(lambda: document(own)["green"]["weight"] == 10)
+    back = own.json("rollback", "--method", "application", "--version", "v0.1.0", "--yes", *EMBEDDED)
+    assert (back["blue"]["version"], back["blue"]["weight"], back["deployment"]["status"]) == (
+        "v0.1.0", 100, "rolled-back",
+    )  # fmt: skip
+    _, said = deploying.communicate(timeout=UP_TIMEOUT_S)
+    assert (deploying.returncode, "taken over" in said) == (1, True), said
+    forth = own.json("rollback", "--method", "application", "--version", "v0.2.0", "--yes", *EMBEDDED)
+    assert (forth["green"]["version"], forth["green"]["weight"], forth["deployment"]["status"]) == (
+        "v0.2.0", 100, "promoted",
+    )  # fmt: skip
+    assert "gate" not in [entry.event for entry in noted_of(own, forth["deployment"]["id"])]
+    own.run("rollback", "--method", "blue-green", "--emergency")
+
+
+def test_an_instance_that_is_out_stays_out_over_a_reload_and_up_puts_it_right(own: Checkout) -> None:
+    sandbox = Sandbox(own.home, Path(own.environment["OBSERVATORY_ROOTFS"]))
+    servers = LiveServers(sandbox=sandbox, file=servers_file(Paths()), socket=runtime_socket(Paths()))
+    taken = backend_server("green", "green-1")
+    servers.set_out({taken})
+    before = worker(own)
+    sandbox.supervisor.signal("haproxy", "USR2")
+    until(lambda: worker(own) not in {before, None})
+    assert servers.out() == {taken}
+    assert own.json("up", *EMBEDDED)["summary"]["update"] >= 1
+    assert servers.out() == servers.kept_out() == frozenset()
+
+
 def test_a_version_that_never_gets_ready_never_gets_traffic(own: Checkout) -> None:
     with Load(own) as load:
         own.run(
@@ -215,6 +251,7 @@ def answers(port: int) -> bool:
         (("--version", "v0.5.0", "--strategy", "blue-green"), "works with schema 99"),
         (("--version", "v0.2.0", "--strategy", "blue-green", "--target", "blue"), "blue serves"),
         (("--version", "v0.2.0", "--strategy", "canary", "--canary-percentage", "100"), "between 1 and 99"),
+        (("--version", "v0.2.0", "--strategy", "rolling"), "no idle capacity"),
     ],
 )
 def test_what_cannot_be_deployed_is_refused(own: Checkout, arguments: tuple[str, ...], message: str) -> None:
@@ -263,3 +300,96 @@ def test_outside_the_windows_a_version_is_refused(own: Checkout) -> None:
 
 def test_steering_without_a_deployment_is_refused(own: Checkout) -> None:
     assert "no deployment is under way" in own.run("rollout", "pause", expect=3).stderr
+
+
+@pytest.fixture(scope="module")
+def pair(own: Checkout) -> Checkout:
+    """The same stack with two instances in each fleet."""
+    own.configure(fleets={"size": 2})
+    own.run("up", *EMBEDDED)
+    return own
+
+
+def test_a_version_comes_by_turns_and_goes_back_without_a_lost_request(pair: Checkout) -> None:
+    rolling = ("--version", "v0.2.0", "--strategy", "rolling", "--batch-size", "1", "--bake", "8", *EMBEDDED)
+    with Load(pair) as load:
+        deploying = pair.start("deploy", "application", *rolling, "--output", "json")
+        until(lambda: (document(pair)["blue"]["rolling"] or {}).get("instances") == ["blue-1"] and not out_of_it(pair))
+        assert (document(pair)["blue"]["version"], document(pair)["blue"]["rolling"]["version"]) == ("v0.1.0", "v0.2.0")
+        assert set(pair.json("up", *EMBEDDED)["summary"]) == {"same"}
+        out, err = deploying.communicate(timeout=UP_TIMEOUT_S)
+        assert deploying.returncode == 0, err
+        done = json.loads(out)
+        assert (done["blue"]["version"], done["blue"]["weight"], done["blue"]["rolling"]) == ("v0.2.0", 100, None)
+        assert set(pair.json("up", *EMBEDDED)["summary"]) == {"same"}
+        assert versions_of(pair) == {"v0.2.0"}
+        back = pair.json("rollback", "--method", "blue-green", "--yes", *EMBEDDED)
+        assert (back["blue"]["version"], back["blue"]["rolling"]) == ("v0.1.0", None)
+    assert load.failed == []
+    assert load.versions["v0.2.0"] > 100
+    assert versions_of(pair) == {"v0.1.0"}
+    assert set(pair.json("up", *EMBEDDED)["summary"]) == {"same"}
+
+
+def test_a_bad_version_by_turns_is_seen_on_its_first_instance_and_goes_back(pair: Checkout) -> None:
+    with Load(pair) as load:
+        said = pair.run(
+            "deploy", "application", "--version", "v0.3.0", "--strategy", "rolling", *EMBEDDED, expect=1
+        ).stderr  # fmt: skip
+    assert "errors" in said
+    assert moves_of(pair, document(pair)["deployment"]["id"]) == [("moved", ["blue-1"]), ("moved-back", ["blue-1"])]
+    assert len(load.failed) < sum(load.versions.values()) * 0.2
+    assert versions_of(pair) == {"v0.1.0"}
+
+
+def test_a_batch_of_all_instances_is_refused(pair: Checkout) -> None:
+    arguments = ("--version", "v0.2.0", "--strategy", "rolling", "--batch-size", "2")
+    assert "between 1 and 1" in pair.run("deploy", "application", *arguments, *EMBEDDED, expect=3).stderr
+
+
+def worker(stack: Checkout) -> str | None:
+    """Return the pid of the HAProxy that answers, or None while none does."""
+    with short_path(stack.home / "run") as run, socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(f"{run}/haproxy.sock")
+            connection.sendall(b"show info\n")
+            told = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+        except OSError:
+            return None
+    return next((line.split()[1] for line in told.splitlines() if line.startswith("Pid:")), None)
+
+
+def moves_of(stack: Checkout, deployment: str) -> list[tuple[str, list[str]]]:
+    """Return which instances a rolling update moved, and moved back."""
+    noted = noted_of(stack, deployment)
+    return [(entry.event, entry.details["instances"]) for entry in noted if entry.event in {"moved", "moved-back"}]
+
+
+def noted_of(stack: Checkout, deployment: str) -> list[Entry]:
+    """Return the journal's entries of a deployment."""
+    noted = entries(stack.root / ".observatory/rollout/local.journal.jsonl")
+    return [entry for entry in noted if entry.details.get("deployment") == deployment]
+
+
+def out_of_it(stack: Checkout) -> list[str]:
+    """Return the instances of the blue fleet that the document has as out."""
+    return list((document(stack)["blue"]["rolling"] or {"out": []})["out"])
+
+
+def document(stack: Checkout) -> Any:
+    """Return the rollout document."""
+    return json.loads((stack.root / ".observatory/rollout/local.json").read_text())
+
+
+def versions_of(stack: Checkout) -> set[str]:
+    """Return what the blue fleet's instances themselves say that they run."""
+    first = stack.ports()["blue"]
+    return {httpx.get(f"http://127.0.0.1:{port}/health").json()["version"] for port in (first, first + 1)}
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + UP_TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to hold"
+        time.sleep(0.1)

@@ -1,0 +1,236 @@
+"""Deployments under faults: drawn at random in a simulated stack, and killed by SIGKILL on a real one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from hypothesis import HealthCheck, Phase, given, settings
+
+from observatory.database import connect
+from observatory.database.connection import with_database
+from observatory.database.lock import DEPLOYMENT_LOCK, LOCK_CLASS
+from observatory.delivery.journal import Entry, entries
+from observatory.delivery.rollout import ENDED, TOTAL_WEIGHT, FleetName
+from observatory.nodes import Paths
+from observatory.nodes.haproxy import runtime_socket, servers_file
+from observatory.platforms.local import HaproxyBalancer
+from observatory.runtime import LiveServers, Sandbox, ensure_rootfs
+from proofs.record import Outcome
+from tests.delivery.faults import SEQUENCES, Sequence, ends_decided
+from tests.support.checkout import SOURCE, UP_TIMEOUT_S, Checkout
+from tests.support.releases import variant
+
+FAULTS = (
+    "Whatever fails, dies, is interrupted or taken over, and whatever the metrics say: no fleet with traffic ever has "
+    "less than its minimum of instances, a deployment ends promoted or rolled back, and what lives is what the rollout "
+    "document says."
+)
+KILLS = (
+    "Wherever `deploy application` is killed by SIGKILL, the deployment lock is free within a second, and calling it "
+    "again or `rollback` ends promoted or rolled back, with balancer and instances as the rollout document says."
+)
+STRATEGIES = ("blue-green", "canary", "rolling")
+EMBEDDED = ("--engine", "embedded")
+LOCK_FREE_S = 1.0
+BAKE_S, SIZE = 4, 2
+HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s AND objid = %s"
+OLD, NEW = "v0.1.0", "v0.2.0"
+ENTRIES = {"blue-green": 6, "canary": 9, "rolling": 15}  # that a deployment makes in the journal, about
+LONGEST_LINGER_S = 3.0
+
+
+def prove_faults(rounds: int, share: int) -> Outcome:
+    """Run as many sequences of faults as `rounds` says; `share` has no meaning here."""
+    outcome, begun, seen = Outcome(promise=FAULTS), time.monotonic(), Counter[str]()
+
+    @given(drawn=SEQUENCES)
+    @settings(
+        max_examples=rounds * share,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    def every(drawn: Sequence) -> None:
+        seen[f"{drawn.strategy}: {ends_decided(drawn)}"] += 1
+
+    try:
+        every()
+    except Exception as error:
+        outcome.failures.append(f"{error!r} {getattr(error, '__notes__', '')}")
+    outcome.passed, outcome.failed = seen.total(), len(outcome.failures)
+    outcome.counts, outcome.seconds = dict(sorted(seen.items())), time.monotonic() - begun
+    return outcome
+
+
+def prove_kills(rounds: int, share: int) -> Outcome:
+    """Kill as many deployments on one real stack as `rounds` says, each somewhere else; `share` has no meaning here."""
+    outcome, begun, blows = Outcome(promise=KILLS), time.monotonic(), Counter[str]()
+    slowest = 0.0
+    with tempfile.TemporaryDirectory(prefix="observatory-kill-") as directory, _victim(Path(directory)) as victim:
+        for number in range(rounds * share):
+            blow = Blow.drawn(number)
+            struck = victim.strike(blow)
+            slowest = max(slowest, struck.lock_s)
+            blows[f"{blow.strategy}, {struck.moment}, then {blow.recover}"] += 1
+            outcome.failures += [f"round {number}, {blow}, {struck.moment}: {problem}" for problem in struck.broken]
+            outcome.failed += bool(struck.broken)
+    outcome.passed = blows.total() - outcome.failed
+    outcome.counts = {"longest until the lock was free, s": round(slowest, 2), "kills": dict(sorted(blows.items()))}
+    outcome.seconds = time.monotonic() - begun
+    return outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blow:
+    """Where a deployment is killed, and how an operator goes on.
+
+    Attributes:
+        strategy: of the deployment.
+        entry: number of the journal's entry after which the blow falls.
+        linger: seconds from the entry to the blow.
+        recover: `rerun` or `rollback`.
+    """
+
+    strategy: str
+    entry: int
+    linger: float
+    recover: str
+
+    @classmethod
+    def drawn(cls, seed: int) -> Blow:
+        """Draw a blow; strategies and ways to recover alternate."""
+        draw = random.Random(seed)  # noqa: S311 - no secret
+        strategy = STRATEGIES[seed % len(STRATEGIES)]
+        return cls(
+            strategy=strategy,
+            entry=draw.randrange(ENTRIES[strategy]),
+            linger=draw.choice((0.0, draw.uniform(0, LONGEST_LINGER_S))),
+            recover=("rerun", "rollback")[seed // len(STRATEGIES) % 2],
+        )
+
+
+@dataclass(kw_only=True)
+class Struck:
+    """What came of a blow: the journal's last event before it, when the lock was free, and what is not as promised."""
+
+    moment: str
+    lock_s: float
+    broken: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Victim:
+    """A stack whose deployments are killed; `conninfo` is its superuser's, beside the pooler."""
+
+    checkout: Checkout
+    conninfo: str
+
+    def strike(self, blow: Blow) -> Struck:
+        """Kill one deployment, recover, and look what is left."""
+        serving = self.document[self.active]["version"]
+        wanted = NEW if serving == OLD else OLD
+        deploy = ("deploy", "application", "--version", wanted, "--strategy", blow.strategy, "--bake", str(BAKE_S))
+        moment, lock_s = self._kill(deploy, blow)
+        broken = [f"the lock was free after {lock_s:.1f} s only"] if lock_s > LOCK_FREE_S else []
+        if self.document["deployment"]["status"] in ENDED:
+            moment = f"{moment} (ended)"  # before the blow: nothing is to be recovered
+        elif blow.recover == "rerun":
+            broken += self._run(*deploy)
+        else:
+            broken += self._run("rollback", "--method", "blue-green", "--yes")
+        expected = wanted if self.document["deployment"]["status"] == "promoted" else serving
+        return Struck(moment=moment, lock_s=lock_s, broken=[*broken, *self._apart(expected)])
+
+    def _kill(self, deploy: tuple[str, ...], blow: Blow) -> tuple[str, float]:
+        """Kill the command; return the last event before the blow, and after how many seconds the lock was free."""
+        begun, deadline = len(self._noted()), time.monotonic() + UP_TIMEOUT_S
+        with connect(self.conninfo, purpose="proof") as connection:
+            process = self.checkout.start(*deploy, *EMBEDDED)
+            while len(self._noted()) <= begun + blow.entry and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(blow.linger)
+            process.send_signal(signal.SIGKILL)
+            struck = time.monotonic()
+            while connection.execute(HELD, [LOCK_CLASS, DEPLOYMENT_LOCK.key]).fetchone() != (0,):
+                time.sleep(0.01)
+            lock_s = time.monotonic() - struck
+        process.communicate()
+        return self._noted()[-1].event, lock_s
+
+    def _apart(self, version: str) -> Iterator[str]:
+        """Yield how the living stack differs from the document, before an `up` could mend it, and what `up` says."""
+        document, active = self.document, self.active
+        if document["deployment"]["status"] not in ENDED:
+            yield f"the deployment is {document['deployment']['status']}"
+        if (document[active]["version"], document[active]["rolling"]) != (version, None):
+            yield f"{active} is {document[active]}, not {version}"
+        weights, out = HaproxyBalancer(self._sandbox).weights(), self._servers.out()
+        if weights[active] != TOTAL_WEIGHT or out:
+            yield f"the balancer has {weights} and leaves out {sorted(out)}"
+        first = self.checkout.ports()[active]
+        answers = {
+            httpx.get(f"http://127.0.0.1:{port}/health").json()["version"] for port in range(first, first + SIZE)
+        }
+        if answers != {version}:
+            yield f"{active}'s instances run {answers}, not {version}"
+        if not self.checkout.json("up", *EMBEDDED)["status"]["healthy"]:
+            yield "the stack is not healthy after `up`"
+
+    def _run(self, *arguments: str) -> list[str]:
+        try:
+            self.checkout.run(*arguments, *EMBEDDED)
+        except AssertionError as error:
+            return [str(error)]
+        return []
+
+    @property
+    def document(self) -> Any:
+        """The rollout document, as JSON has it."""
+        return json.loads((self.checkout.root / ".observatory/rollout/local.json").read_text())
+
+    @property
+    def active(self) -> FleetName:
+        """The fleet that has the traffic."""
+        return "green" if self.document["green"]["weight"] else "blue"
+
+    @property
+    def _sandbox(self) -> Sandbox:
+        return Sandbox(self.checkout.home, Path(self.checkout.environment["OBSERVATORY_ROOTFS"]))
+
+    @property
+    def _servers(self) -> LiveServers:
+        return LiveServers(sandbox=self._sandbox, file=servers_file(Paths()), socket=runtime_socket(Paths()))
+
+    def _noted(self) -> list[Entry]:
+        return list(entries(self.checkout.root / ".observatory/rollout/local.journal.jsonl"))
+
+
+@contextlib.contextmanager
+def _victim(directory: Path) -> Iterator[Victim]:
+    """Give a stack with two instances in each fleet and two versions in its store."""
+    root = directory / "checkout"
+    root.mkdir()
+    checkout = Checkout.copy(root, rootfs=ensure_rootfs(SOURCE / ".observatory/cache"))
+    gates = {"minimum_requests": 1, "deadline_s": 60, "interval_s": 2}
+    checkout.configure(fleets={"size": SIZE}, delivery={"canary_steps": [50, 100], "gates": gates})
+    try:
+        checkout.run("up", *EMBEDDED)
+        first = root / f".observatory/releases/{OLD}.tar.gz"
+        key = (root / ".observatory/signing-key.pem").read_text()
+        checkout.run("release", "add", str(variant(first, NEW, root / "made", key=key)))
+        conninfo = with_database(checkout.output("admin_database_url"), "observatory")
+        yield Victim(checkout=checkout, conninfo=conninfo)
+    finally:
+        checkout.kill_all()

@@ -1,0 +1,171 @@
+"""Deployments under faults: what is drawn at random, and what must hold in the end, whatever was drawn."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+from observatory.delivery.deployment import (
+    DeliveryRefusedError,
+    Order,
+    RollbackFailedError,
+    RolledBackError,
+    TakenOverError,
+    TrialFailedError,
+    canary_weights,
+    deploy,
+    roll_back,
+)
+from observatory.delivery.protocols import BalancerError, Sample
+from observatory.delivery.rollout import RolloutDocument, Strategy
+from tests.delivery.world import BAD, ERRORS, GOOD, MEMBERS, NEW, OLD, SIZE, Killed, MemoryStore, Simulation, simulation
+
+EXPECTED = (
+    RolledBackError, RollbackFailedError, TakenOverError, TrialFailedError, DeliveryRefusedError, BalancerError,
+)  # fmt: skip
+PLACES = (*ERRORS, "sleep")
+MOST_CALLS = 12  # the last call of a place at which a fault is drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequence:
+    """One run under faults.
+
+    Attributes:
+        strategy: of the deployment.
+        batch_size: of a rolling update.
+        faults: number of the call, its place, and what happens there.
+        samples: what the new version's metrics say, look by look; then they are good.
+        recover: how the operator goes on after the command has died.
+    """
+
+    strategy: Strategy
+    batch_size: int
+    faults: list[tuple[int, str, str]]
+    samples: list[Sample | None]
+    recover: str
+
+
+SEQUENCES = st.builds(
+    Sequence,
+    strategy=st.sampled_from(["blue-green", "canary", "rolling"]),
+    batch_size=st.integers(1, SIZE - 1),
+    faults=st.lists(
+        st.tuples(
+            st.integers(0, MOST_CALLS),
+            st.sampled_from(PLACES),
+            st.sampled_from(["error", "kill", "interrupt", "take over"]),
+        ),
+        max_size=5,
+    ),
+    samples=st.lists(st.sampled_from([GOOD, GOOD, GOOD, BAD, None]), max_size=30),
+    recover=st.sampled_from(["rerun", "rollback"]),
+)
+
+
+def order(**changes: Any) -> Order:
+    wanted: dict[str, Any] = {
+        "version": "v0.2.0", "sha256": NEW, "strategy": "blue-green", "bake_s": 30.0, "actor": "test",
+    }  # fmt: skip
+    return Order(**{**wanted, **changes})
+
+
+def canary(**changes: Any) -> Order:
+    return order(strategy="canary", weights=canary_weights(5, (5, 25, 50, 100)), **changes)
+
+
+def rolling(**changes: Any) -> Order:
+    return order(strategy="rolling", **changes)
+
+
+def ends_decided(drawn: Sequence, store: MemoryStore | None = None) -> str:
+    """Run a deployment under faults; then, as an operator would, rerun it or roll it back; look at the end.
+
+    Args:
+        drawn: what is done, and what happens.
+        store: that holds a first document; None for one in memory.
+
+    Returns:
+        How it ended: `refused`, `promoted` or `rolled-back`.
+    """
+    wanted = {"blue-green": order, "canary": canary, "rolling": rolling}[drawn.strategy](batch_size=drawn.batch_size)
+    minimum = SIZE - drawn.batch_size if drawn.strategy == "rolling" else SIZE
+    stack = simulation(store=store, samples=iter(drawn.samples), minimum=minimum)
+    stack.fault = _faults(stack, drawn.faults)
+    killed = quietly(lambda: deploy(stack.world(), wanted))
+    for _ in range(len(drawn.faults) + 1):
+        if not _document(stack).unfinished:
+            break
+        if drawn.recover == "rerun":
+            killed = quietly(lambda: deploy(stack.world(), wanted))
+        else:
+            killed = quietly(lambda: roll_back(stack.world(), actor="me", reason="it died"))
+    assert killed or not stack.silenced
+    return _decided(stack)
+
+
+def _faults(stack: Simulation, drawn: list[tuple[int, str, str]]) -> Callable[[str], None]:
+    waiting = {(place, number): kind for number, place, kind in drawn}
+    seen: dict[str, int] = {}
+
+    def fault(place: str) -> None:
+        seen[place] = seen.get(place, -1) + 1
+        kind = waiting.pop((place, seen[place]), None)
+        if kind == "kill":
+            raise Killed
+        if kind == "interrupt":
+            raise KeyboardInterrupt
+        if kind == "error" and place in ERRORS:
+            raise ERRORS[place](f"{place} failed")
+        if kind == "take over":
+            meanwhile(stack)
+
+    return fault
+
+
+def _decided(stack: Simulation) -> str:
+    """Check that the deployment has ended, and that the living thing is what the document says."""
+    document = _document(stack)
+    fencings = [revision.fencing for revision in stack.store.history]
+    assert fencings == sorted(fencings)
+    assert stack.live == document.weights
+    assert not stack.taken_out
+    assert all(document.fleet(fleet).rolling is None for fleet in MEMBERS)
+    serving = document.active_fleet
+    assert {stack.runs[name] for name in MEMBERS[serving]} == {document.fleet(serving).sha256}
+    assert stack.healthy(serving)
+    if document.deployment is None:
+        assert document.weights == {"blue": 100, "green": 0}
+        return "refused"
+    promoted = document.deployment.status == "promoted"
+    assert promoted or document.deployment.status == "rolled-back"
+    assert document.fleet(serving).sha256 == (NEW if promoted else OLD)
+    return document.deployment.status
+
+
+def _document(stack: Simulation) -> RolloutDocument:
+    assert stack.store.document
+    return stack.store.document
+
+
+def meanwhile(stack: Simulation) -> None:
+    """Roll back from another process."""
+
+    def other() -> None:
+        quietly(lambda: roll_back(stack.world(), actor="other", reason="pages"))
+
+    stack.store.meanwhile(other)
+
+
+def quietly(work: Callable[[], object]) -> bool:
+    """Let a command end in any way that is foreseen, and tell whether it was killed."""
+    try:
+        with contextlib.suppress(KeyboardInterrupt, *EXPECTED):
+            work()
+    except Killed:
+        return True
+    return False
