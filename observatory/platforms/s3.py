@@ -40,13 +40,18 @@ class _Found:
     writer: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class S3RolloutStore:
-    """The rollout document of one stack as an object, changed by compare-and-set on its ETag."""
+    """The rollout document of one stack as an object, changed by compare-and-set on its ETag.
+
+    What was read last is remembered until it is changed, so that the change itself need not read it again: a rollback
+    asks a dozen times, and users wait for it.
+    """
 
     client: S3Client = field(repr=False)
     bucket: str
     key: str
+    _last: _Found | None = field(default=None, init=False, repr=False)
 
     @property
     def url(self) -> str:
@@ -69,7 +74,8 @@ class S3RolloutStore:
             StaleRolloutError: the document is not `expected` any more, or carries a newer fencing number.
             RolloutError: S3 cannot be asked; then it may have been written or not, and `read` tells.
         """
-        found = self._find()
+        found = self._last if self._last and self._last.document == expected else self._find()
+        self._last = None
         written = successor(found.document if found else None, expected, changed, place=self.url)
         assert found is not None  # noqa: S101 - nothing has no successor
         writer = uuid.uuid4().hex
@@ -119,7 +125,8 @@ class S3RolloutStore:
                 f"{self.url}: not a rollout document ({problems(error)}); restore it from an earlier version of the "
                 "object"
             ) from error
-        return _Found(document=document, etag=answer["ETag"], writer=answer["Metadata"].get(WRITER))
+        self._last = _Found(document=document, etag=answer["ETag"], writer=answer["Metadata"].get(WRITER))
+        return self._last
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,16 @@ def test_a_stale_revision_is_refused_and_changes_nothing(store: S3RolloutStore, 
     assert store.read() == written
 
 
+def test_what_was_read_before_somebody_else_wrote_is_stale(store: S3RolloutStore, standing: RolloutDocument) -> None:
+    read = store.read()
+    assert read is not None
+    other = S3RolloutStore(client=store.client, bucket=store.bucket, key=KEY)
+    written = other.compare_and_set(standing, standing.with_weight("green", 100))
+    with pytest.raises(StaleRolloutError, match="somebody else wrote"):
+        store.compare_and_set(read, read)
+    assert store.read() == written
+
+
 def test_an_older_fencing_number_is_refused(store: S3RolloutStore, standing: RolloutDocument) -> None:
     newer = store.compare_and_set(standing, standing.model_copy(update={"fencing": 7}))
     with pytest.raises(StaleRolloutError, match="6 < 7"):

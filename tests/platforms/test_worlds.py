@@ -12,6 +12,7 @@ import yaml
 from observatory.aws_settings import AwsSettings
 from observatory.delivery.deployment import DeliveryRefusedError, RollbackFailedError, ask, roll_back
 from observatory.delivery.rollout import Deployment, RolloutDocument
+from observatory.engine.backend import StackFiles
 from observatory.operations.worlds import administrator, world_of
 from observatory.platforms.clients import client
 from observatory.settings import load_file
@@ -166,3 +167,26 @@ def test_the_commands_keep_releases_in_the_stacks_bucket_and_deploy_once_it_is_u
     assert checkout.json("release", "list") == []  # of `local`
     wanted = ("deploy", "application", "--version", "v0.1.0", "--strategy", "blue-green", "-e", "staging")
     assert "'staging' is not up" in checkout.run(*wanted, expect=3).stderr
+
+
+@pytest.fixture
+def _up(checkout: Checkout, known: dict[str, Any]) -> Iterator[None]:
+    """The state of the stack, as the last `up` left it."""
+    files = StackFiles(root=checkout.root / ".observatory" / "backend", project="llm-observatory", stack="staging")
+    stack = {"urn": "urn:pulumi:staging::llm-observatory::pulumi:pulumi:Stack::s", "type": "pulumi:pulumi:Stack"}
+    files.write(json.dumps({"resources": [{**stack, "outputs": known}]}), [])
+    yield
+    files.remove()
+
+
+@pytest.mark.usefixtures("_up")
+def test_the_commands_steer_and_undo_a_deployment(checkout: Checkout, moving: Moving, balancer: AlbBalancer) -> None:
+    balancer.client.register_targets(TargetGroupArn=balancer.target_groups["blue"], Targets=[{"Id": "i-0"}])
+    paused = checkout.json("rollout", "pause", "-e", "staging")
+    assert paused["deployment"]["request"] == "pause"
+    back = checkout.json("rollback", "--method", "blue-green", "--emergency", "-e", "staging")
+    assert back == moving().model_dump(mode="json")
+    assert (back["deployment"]["status"], back["fencing"]) == ("rolled-back", 2)
+    assert balancer.weights() == {"blue": 100, "green": 0}
+    again = checkout.run("rollback", "--method", "blue-green", "--emergency", "-e", "staging", expect=3).stderr
+    assert "rolled back already" in again
