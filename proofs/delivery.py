@@ -46,7 +46,7 @@ LOCK_FREE_S = 1.0
 BAKE_S, SIZE = 4, 2
 HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s AND objid = %s"
 OLD, NEW = "v0.1.0", "v0.2.0"
-ENTRIES = {"blue-green": 6, "canary": 9, "rolling": 15}  # that a deployment makes in the journal, about
+ENTRIES = {"blue-green": 7, "canary": 10, "rolling": 16}  # that a deployment makes in the journal, about
 LONGEST_LINGER_S = 3.0
 
 
@@ -117,7 +117,7 @@ class Blow:
             strategy=strategy,
             entry=draw.randrange(ENTRIES[strategy]),
             linger=draw.choice((0.0, draw.uniform(0, LONGEST_LINGER_S))),
-            recover=("rerun", "rollback")[seed // len(STRATEGIES) % 2],
+            recover=("rerun", "rollback")[seed % 2],
         )
 
 
@@ -142,15 +142,15 @@ class Victim:
         serving = self.document[self.active]["version"]
         wanted = NEW if serving == OLD else OLD
         deploy = ("deploy", "application", "--version", wanted, "--strategy", blow.strategy, "--bake", str(BAKE_S))
+        before = self.deployment
         moment, lock_s = self._kill(deploy, blow)
         broken = [f"the lock was free after {lock_s:.1f} s only"] if lock_s > LOCK_FREE_S else []
-        if self.document["deployment"]["status"] in ENDED:
-            moment = f"{moment} (ended)"  # before the blow: nothing is to be recovered
-        elif blow.recover == "rerun":
+        if blow.recover == "rerun":
             broken += self._run(*deploy)
-        else:
+        elif self.deployment["status"] not in ENDED:
             broken += self._run("rollback", "--method", "blue-green", "--yes")
-        expected = wanted if self.document["deployment"]["status"] == "promoted" else serving
+        begun = self.deployment.get("id") != before.get("id")
+        expected = wanted if begun and self.deployment["status"] == "promoted" else serving
         return Struck(moment=moment, lock_s=lock_s, broken=[*broken, *self._apart(expected)])
 
     def _kill(self, deploy: tuple[str, ...], blow: Blow) -> tuple[str, float]:
@@ -172,8 +172,8 @@ class Victim:
     def _apart(self, version: str) -> Iterator[str]:
         """Yield how the living stack differs from the document, before an `up` could mend it, and what `up` says."""
         document, active = self.document, self.active
-        if document["deployment"]["status"] not in ENDED:
-            yield f"the deployment is {document['deployment']['status']}"
+        if self.deployment["status"] not in ENDED:
+            yield f"the deployment is {self.deployment['status']}"
         if (document[active]["version"], document[active]["rolling"]) != (version, None):
             yield f"{active} is {document[active]}, not {version}"
         weights, out = HaproxyBalancer(self._sandbox).weights(), self._servers.out()
@@ -199,6 +199,11 @@ class Victim:
     def document(self) -> Any:
         """The rollout document, as JSON has it."""
         return json.loads((self.checkout.root / ".observatory/rollout/local.json").read_text())
+
+    @property
+    def deployment(self) -> dict[str, Any]:
+        """The last deployment; one that was promoted where there was none."""
+        return self.document["deployment"] or {"status": "promoted"}
 
     @property
     def active(self) -> FleetName:

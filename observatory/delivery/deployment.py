@@ -176,6 +176,8 @@ def roll_back(world: World, *, actor: str, reason: str) -> RolloutDocument:
             f"nothing to roll back: {standing.deployment.source} serves, the deployment of "
             f"{standing.deployment.version} was rolled back already"
         )
+    if world.instances and standing.deployment.strategy == "rolling" and standing.deployment.status == "promoted":
+        _check_in_step(world.instances)
     run = _run_of(world, *_take_over(world, standing))
     try:
         return run.roll_back(f"{reason} ({actor})")
@@ -340,8 +342,13 @@ def _check_batch(world: World, fleet: FleetName, batch: int) -> None:
             f"{fleet} has instances that are not ready, which its others must serve for already: `observatory status` "
             "shows them, `observatory up` mends them"
         )
+    _check_in_step(world.instances)
+
+
+def _check_in_step(instances: Instances) -> None:
+    """Refuse to touch instances where others would be changed with them: half way there would be no way on."""
     try:
-        world.instances.check()
+        instances.check()
     except HostsError as error:
         raise DeliveryRefusedError(str(error)) from error
 

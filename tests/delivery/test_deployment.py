@@ -408,6 +408,15 @@ def test_a_promoted_rolling_update_is_undone_by_turns() -> None:
         roll_back(stack.world(), actor="me", reason="again")
 
 
+def test_a_promoted_rolling_update_is_not_undone_where_the_stack_differs() -> None:
+    stack = simulation(minimum=2)
+    before = deploy(stack.world(), rolling())
+    stack.fault = _failing("check", once=True)
+    with pytest.raises(DeliveryRefusedError, match="check failed"):
+        roll_back(stack.world(), actor="me", reason="latency")
+    assert stack.store.document == before
+
+
 def test_instances_that_do_not_serve_go_back_first() -> None:
     stack = simulation(minimum=1)
     done: list[bool] = []
