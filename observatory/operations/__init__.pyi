@@ -4,7 +4,6 @@ from .backups import create_backup as create_backup
 from .backups import list_backups as list_backups
 from .data import copy_sample as copy_sample
 from .data import is_conninfo as is_conninfo
-from .database import DEFAULT_RETRY as DEFAULT_RETRY
 from .database import DatabaseDeployment as DatabaseDeployment
 from .database import DatabaseTarget as DatabaseTarget
 from .database import back_up_database as back_up_database
@@ -14,6 +13,7 @@ from .database import plan_database as plan_database
 from .database import plan_edition as plan_edition
 from .database import upgrade_edition as upgrade_edition
 from .database import verify_database as verify_database
+from .defaults import DEFAULT_RETRY as DEFAULT_RETRY
 from .delivery import control_rollout as control_rollout
 from .delivery import deploy_application as deploy_application
 from .delivery import roll_back_application as roll_back_application

@@ -14,6 +14,7 @@ from observatory.actor import actor
 from observatory.backups import MigrationBackup
 from observatory.bootstrap import OperationError, engine_options, state_options
 from observatory.delivery.needs import schema_needs
+from observatory.operations.defaults import DEFAULT_RETRY
 from observatory.operations.journal import take_down
 from observatory.operations.plan import SCHEMA_TYPE
 from observatory.platforms.stores import release_store, rollout_store
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
         Verification,
     )
 
-DEFAULT_RETRY = 5
 PROGRAMS = "/usr/lib/postgresql/17/bin"  # in the root filesystem
 INSIDE = "/srv"  # where a throwaway server sees its directory
 

@@ -29,6 +29,13 @@ def test_what_needs_neither_program_nor_database_loads_neither(
     assert loaded & HEAVY == set()
 
 
+def test_the_help_loads_no_operation(fresh: Checkout) -> None:
+    """One that is loaded brings whatever any of them needs: every command then waits for it."""
+    _, loaded = run_watched(fresh, "--help")
+    operations = {module for module in loaded if module.startswith("observatory.operations.")}
+    assert operations <= {f"observatory.operations.{module}" for module in ("defaults", "engines", "plan")}
+
+
 def test_a_plan_of_this_machine_loads_no_sdk_of_another(fresh: Checkout) -> None:
     _, loaded = run_watched(fresh, "preview", "--engine", "embedded")
     assert "pulumi" in loaded

@@ -14,11 +14,11 @@ HEAVY = {  # 10 ms and more of CPU each
     *("apscheduler", "botocore", "cryptography", "httpx", "jinja2"),
 }
 
-_IMPORTED = re.compile(r"^import time: +\d+ \| +\d+ \| +(\w+)", re.MULTILINE)
+_IMPORTED = re.compile(r"^import time: +\d+ \| +\d+ \| +([\w.]+)", re.MULTILINE)
 
 
 def run_watched(checkout: Checkout, *arguments: str, expect: int = 0) -> tuple[str, set[str]]:
-    """Run the command to its end; return what it answered, and the packages that it and its processes imported."""
+    """Run the command to its end; return what it answered, and the modules that it and its processes imported."""
     done = checkout.run(*arguments, expect=expect, PYTHONPROFILEIMPORTTIME="1")  # CPython tells each on stderr
     found = set(_IMPORTED.findall(done.stderr))
     assert "observatory" in found, "no import was told: the test watches nothing"
