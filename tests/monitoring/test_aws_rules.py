@@ -1,11 +1,13 @@
 """The rules of an AWS stack, where the balancer's own metrics are not at hand: promtool takes and proves them."""
 
+from string import Template
 from typing import Any
 
 import pytest
 import yaml
 
 from monitoring import Scope, rule_file
+from observatory.platforms.prometheus import TRAFFIC
 from observatory.runtime import Sandbox
 
 SCOPE = Scope(stack="s1", runbooks="http://runbooks", platform="aws")
@@ -67,3 +69,38 @@ def test_an_instance_that_does_not_answer_is_named(sandbox: Sandbox) -> None:
     assert "i-1" in said
     assert "i-2" not in said
     assert firing(sandbox, "StorageInstanceDown", values, at="20s") == ""
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"), [(TRAFFIC["aws"].requests, 60), (TRAFFIC["aws"].failed, 20)], ids=["requests", "failed"]
+)
+def test_a_gate_counts_a_fleets_requests_where_they_arrive(sandbox: Sandbox, expression: str, value: int) -> None:
+    """Over four scrapes, of all instances; a balancer's health checks are no requests."""
+    of = 'storage_http_requests_total{{stack="s1",fleet="{}",instance="{}",route="{}",status="{}"}}'
+    values = {
+        of.format("blue", "i-1", "/v1/traces", "201"): "0+5x60",
+        of.format("blue", "i-2", "/v1/logs", "201"): "0+5x60",
+        of.format("blue", "i-2", "/v1/logs", "503"): "0+5x60",
+        of.format("blue", "i-2", "/health/ready", "503"): "0+5x60",
+        of.format("green", "i-3", "/v1/traces", "503"): "0+5x60",
+    }
+    document = {
+        "rule_files": [],
+        "evaluation_interval": "5s",
+        "tests": [
+            {
+                "interval": "5s",
+                "input_series": [{"series": name, "values": value} for name, value in values.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": Template(expression).substitute(served='stack="s1",fleet="blue"', window="20s"),
+                        "eval_time": "3m",
+                        "exp_samples": [{"labels": "{}", "value": value}],
+                    }
+                ],
+            }
+        ],
+    }
+    sandbox.write_file("/srv/etc/tests.yaml", yaml.safe_dump(document))
+    done = sandbox.run(["/usr/bin/promtool", "test", "rules", "/srv/etc/tests.yaml"], check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
