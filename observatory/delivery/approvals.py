@@ -39,6 +39,19 @@ class Approval(BaseModel):
     reason: str
 
 
+def approval_of(manifest: Manifest, content: bytes, place: str) -> Approval | None:
+    """Return the approval of a release by its record, which was found at `place`; None where it is of another artifact.
+
+    Raises:
+        ReleaseError: the record is damaged.
+    """
+    try:
+        found = Approval.model_validate_json(content)
+    except ValidationError as error:
+        raise ReleaseError(f"{place}: not an approval ({problems(error)}); approve the release again") from error
+    return found if found.sha256 == manifest.sha256 else None
+
+
 class FileApprovals:
     """A stack's approvals, a file for each version beside the release store."""
 
@@ -53,14 +66,12 @@ class FileApprovals:
         """
         file = self._file(manifest.version)
         try:
-            found = Approval.model_validate_json(file.read_bytes())
+            content = file.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise ReleaseError(f"{file}: cannot be read: {error.strerror}") from error
-        except ValidationError as error:
-            raise ReleaseError(f"{file}: not an approval ({problems(error)}); approve the release again") from error
-        return found if found.sha256 == manifest.sha256 else None
+        return approval_of(manifest, content, str(file))
 
     def write(self, approval: Approval) -> None:
         """Keep an approval; an earlier one of the version is replaced."""

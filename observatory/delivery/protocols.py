@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from observatory.delivery.approvals import Approval
 from observatory.delivery.releases import Manifest
 from observatory.delivery.rollout import FleetName, RolloutDocument
 
@@ -51,6 +52,16 @@ class Releases(Protocol):
 
     def add(self, artifact: Path, manifest_file: Path, trusted: Mapping[str, str]) -> Manifest:
         """Keep a release that somebody trusted has signed; the same one again changes nothing but its signature."""
+
+
+class Approvals(Protocol):
+    """A stack's approvals of releases. Every method raises ReleaseError."""
+
+    def read(self, manifest: Manifest) -> Approval | None:
+        """Return the approval of a release, or None where nobody has approved this artifact."""
+
+    def write(self, approval: Approval) -> None:
+        """Keep an approval; an earlier one of the version is replaced."""
 
 
 class Balancer(Protocol):

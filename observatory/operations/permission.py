@@ -8,7 +8,7 @@ from observatory.actor import actor
 from observatory.delivery.approvals import Approval, change_between, check_permitted
 from observatory.delivery.releases import Manifest
 from observatory.delivery.rollout import RolloutDocument
-from observatory.platforms.stores import release_store, rollout_store
+from observatory.platforms.stores import approval_store, release_store, rollout_store
 from observatory.settings import StackSettings, load_file
 from observatory.signing import trusted_keys
 from observatory.workspace import Workspace
@@ -23,7 +23,7 @@ def approve_release(workspace: Workspace, version: str, *, reason: str) -> Appro
     settings = load_file(workspace.config_file)
     manifest = release_store(workspace, settings).checked(version, trusted_keys(workspace, settings))
     approval = Approval(version=version, sha256=manifest.sha256, by=actor(), at=time.time(), reason=reason)
-    workspace.approvals.write(approval)
+    approval_store(workspace, settings).write(approval)
     return approval
 
 
@@ -38,7 +38,7 @@ def permission(
         NotPermittedError: it may not.
         ReleaseError: the record of its approval is damaged.
     """
-    kept = workspace.approvals.read(manifest)
+    kept = approval_store(workspace, settings).read(manifest)
     approver = approved_by or (kept.by if kept else None)
     standing = rollout_store(workspace, settings).read()
     if standing and not _goes_on(standing, manifest):

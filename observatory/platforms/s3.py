@@ -1,4 +1,4 @@
-"""A stack's rollout document and releases on AWS: objects of its release bucket, which fleets' machines read too.
+"""A stack's rollout document, releases and approvals on AWS: objects of its release bucket.
 
 A document changes by S3's conditional writes alone: the first condition that S3 finds true wins, for all readers at
 once. (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html)
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
+from observatory.delivery.approvals import Approval, approval_of
 from observatory.delivery.documents import problems
 from observatory.delivery.releases import Manifest, ReleaseError, check_digest, parse_manifest, read_manifest
 from observatory.delivery.rollout import RolloutDocument, RolloutError, StaleRolloutError, successor
@@ -209,17 +210,56 @@ class S3ReleaseStore:
     def _manifest(self, version: str) -> Manifest | None:
         place = f"s3://{self.bucket}/{version}.json"
         with _asking(place, ReleaseError):
-            try:
-                content = self.client.get_object(Bucket=self.bucket, Key=f"{version}.json")["Body"].read()
-            except ClientError as error:
-                if _code(error) in MISSING:
-                    return None
-                raise
-        return parse_manifest(content, place)
+            content = _content(self.client, self.bucket, f"{version}.json")
+        return None if content is None else parse_manifest(content, place)
 
     def _put(self, key: str, content: Any, **options: Any) -> None:
         with _asking(f"s3://{self.bucket}/{key}", ReleaseError):
             self.client.put_object(Bucket=self.bucket, Key=key, Body=content, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Approvals:
+    """A stack's approvals, an object for each version in the release bucket: whoever deploys sees what others gave."""
+
+    client: S3Client = field(repr=False)
+    bucket: str
+    stack: str
+
+    def read(self, manifest: Manifest) -> Approval | None:
+        """Return the approval of a release, or None where nobody has approved this artifact.
+
+        Raises:
+            ReleaseError: the record is damaged, or S3 cannot be asked.
+        """
+        place = f"s3://{self.bucket}/{self._key(manifest.version)}"
+        with _asking(place, ReleaseError):
+            content = _content(self.client, self.bucket, self._key(manifest.version))
+        return None if content is None else approval_of(manifest, content, place)
+
+    def write(self, approval: Approval) -> None:
+        """Keep an approval; an earlier one of the version is replaced.
+
+        Raises:
+            ReleaseError: S3 cannot be asked.
+        """
+        key = self._key(approval.version)
+        with _asking(f"s3://{self.bucket}/{key}", ReleaseError):
+            body = approval.model_dump_json(indent=2).encode()
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType="application/json")
+
+    def _key(self, version: str) -> str:
+        return f"approvals/{self.stack}/{version}.json"
+
+
+def _content(client: S3Client, bucket: str, key: str) -> bytes | None:
+    """Return an object, or None where there is none."""
+    try:
+        return client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    except ClientError as error:
+        if _code(error) in MISSING:
+            return None
+        raise
 
 
 def _artifact(version: str) -> str:

@@ -1,13 +1,13 @@
-"""Where a stack's rollout document and releases are: files of the checkout on this machine, a bucket on AWS.
+"""Where a stack's rollout document, releases and approvals are: files of the checkout on this machine, a bucket on AWS.
 
-The program and the commands find both here, so that they never look at different ones.
+The program and the commands find them here, so that they never look at different ones.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from observatory.delivery.protocols import Releases, RolloutStore
+from observatory.delivery.protocols import Approvals, Releases, RolloutStore
 from observatory.settings import StackSettings
 from observatory.workspace import Workspace
 
@@ -37,3 +37,14 @@ def release_store(workspace: Workspace, settings: StackSettings) -> Releases:
 
     there = cast("AwsSettings", settings)
     return S3ReleaseStore(client=client("s3", there.account.region), bucket=there.release_bucket)
+
+
+def approval_store(workspace: Workspace, settings: StackSettings) -> Approvals:
+    """Return the store of the approvals that people gave for the stack."""
+    if settings.platform == "local":
+        return workspace.approvals
+    from observatory.platforms.clients import client  # noqa: PLC0415 - boto3 only where AWS is asked
+    from observatory.platforms.s3 import S3Approvals  # noqa: PLC0415
+
+    there = cast("AwsSettings", settings)
+    return S3Approvals(client=client("s3", there.account.region), bucket=there.release_bucket, stack=workspace.stack)

@@ -15,11 +15,12 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from hypothesis import HealthCheck, given, settings
 
+from observatory.delivery.approvals import Approval
 from observatory.delivery.deployment import DeliveryRefusedError, TakenOverError, deploy, roll_back
 from observatory.delivery.releases import ReleaseError, ReleaseRefusedError
 from observatory.delivery.rollout import RolloutDocument, RolloutError, StaleRolloutError
 from observatory.platforms.clients import client
-from observatory.platforms.s3 import S3ReleaseStore, S3RolloutStore
+from observatory.platforms.s3 import S3Approvals, S3ReleaseStore, S3RolloutStore
 from tests.delivery.faults import SEQUENCES, Sequence, ends_decided, order
 from tests.delivery.test_releases import TRUSTED, release
 from tests.delivery.world import NEW, OLD, MemoryStore, Simulation
@@ -292,3 +293,23 @@ def test_a_version_that_is_not_kept_is_named_with_those_that_are(releases: S3Rel
 def test_a_bucket_that_cannot_be_listed_is_named(s3: S3Client) -> None:
     with pytest.raises(ReleaseError, match=r"s3://nobodys: .*NoSuchBucket"):
         S3ReleaseStore(client=s3, bucket="nobodys").versions()
+
+
+def test_an_approval_is_seen_by_everybody_and_is_of_one_artifact(releases: S3ReleaseStore, tmp_path: Path) -> None:
+    approvals = S3Approvals(client=releases.client, bucket=releases.bucket, stack="staging")
+    kept = releases.add(*release(tmp_path), TRUSTED)
+    assert approvals.read(kept) is None
+    given = Approval(version=kept.version, sha256=kept.sha256, by="ann", at=1.5, reason="reviewed")
+    approvals.write(given)
+    assert approvals.read(kept) == given
+    assert approvals.read(kept.model_copy(update={"sha256": "b" * 64})) is None
+    other = S3Approvals(client=releases.client, bucket=releases.bucket, stack="production")
+    assert other.read(kept) is None
+    assert releases.versions() == ("v0.1.0",)
+
+
+def test_a_damaged_approval_is_named(releases: S3ReleaseStore, tmp_path: Path) -> None:
+    kept = releases.add(*release(tmp_path), TRUSTED)
+    releases.client.put_object(Bucket=releases.bucket, Key="approvals/staging/v0.1.0.json", Body=b"yes")
+    with pytest.raises(ReleaseError, match=r"approvals/staging/v0\.1\.0\.json: not an approval"):
+        S3Approvals(client=releases.client, bucket=releases.bucket, stack="staging").read(kept)

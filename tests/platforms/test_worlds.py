@@ -165,6 +165,8 @@ def test_the_commands_keep_releases_in_the_stacks_bucket_and_deploy_once_it_is_u
     assert (kept["version"], kept["sha256"]) == (added["version"], added["sha256"])
     assert s3.get_object(Bucket=bucket, Key="v0.1.0.tar.gz")["Body"].read() == b"artifact"
     assert checkout.json("release", "list") == []  # of `local`
+    checkout.run("release", "approve", "v0.1.0", "-e", "staging", "--reason", "reviewed")
+    assert b"reviewed" in s3.get_object(Bucket=bucket, Key="approvals/staging/v0.1.0.json")["Body"].read()
     wanted = ("deploy", "application", "--version", "v0.1.0", "--strategy", "blue-green", "-e", "staging")
     assert "'staging' is not up" in checkout.run(*wanted, expect=3).stderr
 
