@@ -22,6 +22,7 @@ from observatory.cli import (  # noqa: F401 - each registers its commands
     scheduler,
     silence,
     stack,
+    verify,
 )
 from observatory.cli.app import FAILED, INTERRUPTED, app, print_json
 from observatory.console import complain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,8 @@ import typer
 
 from observatory import operations
 from observatory.cli.app import (
+    DONE,
+    FAILED,
     Engine,
     EngineOption,
     EnvironmentOption,
@@ -20,6 +23,7 @@ from observatory.cli.app import (
     deploy_group,
     print_json,
 )
+from observatory.cli.verify import verification_view
 from observatory.console import ConsoleReporter, answer, complain, table
 from observatory.delivery.rollout import FleetName, RolloutDocument, Strategy
 from observatory.settings import FLEETS
@@ -178,6 +182,46 @@ def add(
         print_json(added.model_dump())
         return
     answer(f"Kept {added.version} ({added.sha256[:12]}), for schema {added.schema_min} to {added.schema_max}")
+
+
+@releases.command(name="deploy")
+def deploy_one(
+    *,
+    version: Annotated[str, typer.Argument(help="A kept release, as v0.2.0.")],
+    strategy: Annotated[Strategy, typer.Option(help="As of `deploy application`.")] = "blue-green",
+    canary_percentage: Annotated[int | None, typer.Option(help="First step of a canary, in percent.")] = None,
+    bake: Annotated[float | None, typer.Option(min=0, help="Seconds that each step is watched.")] = None,
+    skip_tests: Annotated[bool, typer.Option(help="Do not try the version apart first; this is recorded.")] = False,
+    approved_by: Annotated[str | None, typer.Option(help="Who approved it in the pipeline that deploys.")] = None,
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+    engine: EngineOption = Engine.AUTO,
+) -> None:
+    """Deploy by the standard workflow: checklist, tests, backup, migrations, the service under gates, verification.
+
+    Exit code 1 also where the version serves, but monitoring is ill or something could not be looked at.
+    """
+    if canary_percentage is not None and strategy != "canary":
+        raise typer.BadParameter("--canary-percentage goes with --strategy canary")
+    with ConsoleReporter() as report:
+        done = operations.deploy_release(
+            operations.open_workspace(environment),
+            version=version,
+            strategy=strategy,
+            canary_percentage=canary_percentage,
+            bake_seconds=bake,
+            skip_tests=skip_tests,
+            approved_by=approved_by,
+            choice=engine.value,
+            report=report,
+        )
+    if output is Output.JSON:
+        print_json({**asdict(done), "rollout": done.rollout.model_dump()})
+    else:
+        answer(f"Backup {done.backup_label or 'made before'}; migrations applied: {', '.join(done.applied) or 'none'}")
+        _show(done.rollout, output)
+        answer(verification_view(done.verification))
+    raise typer.Exit(DONE if done.verification.passed else FAILED)
 
 
 @releases.command()

@@ -29,6 +29,7 @@ from observatory.delivery.rollout import RolloutError
 from observatory.demonstration import DemonstrationError
 from observatory.engine import ConfigError, EngineError, Interrupted, LockedError
 from observatory.operations.engines import NeedsCliError
+from observatory.operations.workflow import MigratedDatabaseError
 from observatory.platforms.alertmanager import AlertmanagerError, SilenceRefusedError
 from observatory.runtime import LockHeldError, PortInUse, RuntimeFault
 from observatory.scheduling.runner import UnknownJobError
@@ -60,6 +61,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     RollbackFailedError: FAILED,
     TakenOverError: FAILED,
     TrialFailedError: FAILED,
+    MigratedDatabaseError: FAILED,
     BalancerError: FAILED,
     AlertmanagerError: FAILED,
     EngineError: FAILED,

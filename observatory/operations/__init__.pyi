@@ -48,3 +48,9 @@ from .stack import up as up
 from .state import environment as environment
 from .state import open_workspace as open_workspace
 from .state import outputs as outputs
+from .verification import StackCheck as StackCheck
+from .verification import StackVerification as StackVerification
+from .verification import list_checks as list_checks
+from .verification import verify as verify
+from .workflow import ReleaseDeployment as ReleaseDeployment
+from .workflow import deploy_release as deploy_release

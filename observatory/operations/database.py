@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from observatory import database, engine
 from observatory.actor import actor
 from observatory.backups import MigrationBackup
-from observatory.bootstrap import OperationError, engine_options, state_options
+from observatory.bootstrap import OperationError, engine_options
 from observatory.delivery.needs import schema_needs
 from observatory.operations.defaults import DEFAULT_RETRY
 from observatory.operations.journal import take_down
-from observatory.operations.plan import SCHEMA_TYPE
+from observatory.operations.locks import GONE_SECONDS, deployment_lock
+from observatory.operations.state import declared_schema
 from observatory.platforms.stores import release_store, rollout_store
 from observatory.progress import Phase, Progress, Reporter, silent, task
 from observatory.runtime import bubblewrap, files
@@ -62,16 +63,12 @@ def database_target(workspace: Workspace) -> DatabaseTarget:
     Raises:
         OperationError: the stack has never been up, or its database is not reached from here.
     """
-    settings = load_file(workspace.config_file)
-    remote = settings.platform != "local"  # where the owner has a password, which the state keeps secret
-    options = engine_options(workspace) if remote else state_options(workspace)
-    records = engine.resources(options, show_secrets=remote) if engine.exists(options) else ()
-    found = next((record.outputs for record in records if record.type == SCHEMA_TYPE), None)
+    found = declared_schema(workspace)
     if found is None:
         raise OperationError(
             f"the stack {workspace.stack!r} has no database yet: bring it up by `observatory up` first"
         )
-    rollout = rollout_store(workspace, settings).read()
+    rollout = rollout_store(workspace, load_file(workspace.config_file)).read()
     return DatabaseTarget(
         conninfo=found["conninfo"],
         roles=found.get("roles", {}),
@@ -127,23 +124,25 @@ def deploy_database(
 
     Raises:
         OperationError: the stack has never been up.
+        LockHeldError: a deployment is under way; nothing was changed.
         DatabaseError: see `observatory.database.deploy`.
     """
     target = database_target(workspace)
-    with _events_to(report) as on_event:
-        done = database.deploy(
-            target.conninfo,
-            migrations=workspace.migrations,
-            target=target.version,
-            only=_file_name(migration),
-            needs=_needs(workspace),
-            actor=actor(),
-            deployment_id=str(uuid.uuid4()),
-            backup=MigrationBackup(workspace.sandbox),
-            retry=retry,
-            on_event=on_event,
-        )
-    return _finished(workspace, target, done, report)
+    with deployment_lock(workspace, target.conninfo, wait_s=GONE_SECONDS):
+        with _events_to(report) as on_event:
+            done = database.deploy(
+                target.conninfo,
+                migrations=workspace.migrations,
+                target=target.version,
+                only=_file_name(migration),
+                needs=_needs(workspace),
+                actor=actor(),
+                deployment_id=str(uuid.uuid4()),
+                backup=MigrationBackup(workspace.sandbox),
+                retry=retry,
+                on_event=on_event,
+            )
+        return _finished(workspace, target, done, report)
 
 
 def plan_edition(workspace: Workspace, *, report: Reporter = silent) -> EditionPlan:
@@ -175,21 +174,23 @@ def upgrade_edition(
 
     Raises:
         OperationError: the stack has never been up.
+        LockHeldError: a deployment is under way; nothing was changed.
         DatabaseError: see `observatory.database.upgrade_edition`.
     """
     target = database_target(workspace)
-    with _events_to(report) as on_event:
-        done = database.upgrade_edition(
-            target.conninfo,
-            migrations=workspace.migrations,
-            target=target.version,
-            actor=actor(),
-            deployment_id=str(uuid.uuid4()),
-            backup=MigrationBackup(workspace.sandbox),
-            retry=retry,
-            on_event=on_event,
-        )
-    return _finished(workspace, target, done, report)
+    with deployment_lock(workspace, target.conninfo, wait_s=GONE_SECONDS):
+        with _events_to(report) as on_event:
+            done = database.upgrade_edition(
+                target.conninfo,
+                migrations=workspace.migrations,
+                target=target.version,
+                actor=actor(),
+                deployment_id=str(uuid.uuid4()),
+                backup=MigrationBackup(workspace.sandbox),
+                retry=retry,
+                on_event=on_event,
+            )
+        return _finished(workspace, target, done, report)
 
 
 def _finished(workspace: Workspace, target: DatabaseTarget, done: Deployment, report: Reporter) -> DatabaseDeployment:

@@ -14,21 +14,24 @@ from observatory.delivery.deployment import (
     DeliveryRefusedError,
     Order,
     RolledBackError,
+    TrialFailedError,
     World,
     ask,
     canary_weights,
     deploy,
     roll_back,
 )
+from observatory.delivery.protocols import HostsError
 from observatory.delivery.releases import Manifest, ReleaseError
-from observatory.delivery.rollout import FleetName, RolloutDocument, Strategy
+from observatory.delivery.rollout import FleetName, RolloutDocument, Strategy, other
 from observatory.operations.engines import EngineChoice
 from observatory.operations.journal import open_journal
+from observatory.operations.locks import deployment_lock
 from observatory.operations.permission import permission
 from observatory.operations.worlds import administrator, known_of, world_of
 from observatory.platforms.stores import release_store
 from observatory.progress import Reporter, silent
-from observatory.settings import StackSettings, load_file
+from observatory.settings import load_file
 from observatory.signing import trusted_keys
 from observatory.workspace import Workspace
 
@@ -80,11 +83,10 @@ def deploy_application(
         TakenOverError: a rollback or another deployment took over.
         KeyboardInterrupt: interrupted, and rolled back.
     """
-    settings = load_file(workspace.config_file)
-    manifest = _manifest(workspace, settings, version)
+    settings, manifest = load_file(workspace.config_file), checked_release(workspace, version)
     known = known_of(workspace, show_secrets=True)
     conninfo = administrator(settings, known)
-    _check_schema(manifest, int(known.get("schema_version") or 0), conninfo)
+    _check_schema(manifest, conninfo)
     approver = permission(workspace, settings, manifest, approved_by=approved_by)
     weights = BLUE_GREEN
     if strategy == "canary":
@@ -105,7 +107,7 @@ def deploy_application(
     )
     with (
         open_journal(workspace, settings, report, conninfo=lambda: conninfo) as journal,
-        _deployment_lock(conninfo),
+        deployment_lock(workspace, conninfo),
         _terminated_as_interrupted(),
     ):
         return deploy(world_of(workspace, settings, known, journal=journal, choice=choice), order)
@@ -166,11 +168,10 @@ def roll_back_to_version(
         RolledBackError: the version does not get healthy; what served before serves.
         RollbackFailedError: the deployment under way cannot be undone.
     """
-    settings = load_file(workspace.config_file)
-    manifest = _manifest(workspace, settings, version)
+    settings, manifest = load_file(workspace.config_file), checked_release(workspace, version)
     known = known_of(workspace, show_secrets=True)
     conninfo = administrator(settings, known)
-    _check_schema(manifest, int(known.get("schema_version") or 0), conninfo)
+    _check_schema(manifest, conninfo)
     order = Order(
         version=manifest.version,
         sha256=manifest.sha256,
@@ -189,7 +190,7 @@ def roll_back_to_version(
         if _other_under_way(world, order):
             with contextlib.suppress(DeliveryRefusedError):  # it has gone back meanwhile
                 roll_back(world, actor=actor(), reason=f"{reason}: back to {version}")
-        with _deployment_lock(conninfo, wait_s=TAKEN_OVER_SECONDS):
+        with deployment_lock(workspace, conninfo, wait_s=TAKEN_OVER_SECONDS):
             done = deploy(world, order)
     if not world.hosts.healthy(done.active_fleet):
         raise RolledBackError(f"{version} serves on {done.active_fleet}, which is not healthy: `observatory status`")
@@ -214,18 +215,43 @@ def control_rollout(workspace: Workspace, request: Literal["pause", "promote", "
         return ask(world_of(workspace, settings, known, journal=journal), request)
 
 
-def _manifest(workspace: Workspace, settings: StackSettings, version: str) -> Manifest:
-    """Return the manifest of a kept version; its signature is checked again, since anybody may write into a store."""
+def checked_release(workspace: Workspace, version: str) -> Manifest:
+    """Return the manifest of a kept version; its signature is checked again, since anybody may write into a store.
+
+    Raises:
+        DeliveryRefusedError: it is not kept, not whole, or not signed by anybody trusted.
+    """
+    settings = load_file(workspace.config_file)
     try:
         return release_store(workspace, settings).checked(version, trusted_keys(workspace, settings))
     except ReleaseError as error:
         raise DeliveryRefusedError(str(error)) from error
 
 
-def _check_schema(manifest: Manifest, schema: int, conninfo: str) -> None:
-    """Refuse a version that the schema does not fit: one that is too old, or that took away what the version needs."""
-    from observatory.database.phases import contracted_beyond  # noqa: PLC0415 - psycopg only where it is used
+def try_release(workspace: Workspace, version: str, *, report: Reporter = silent) -> None:
+    """Try a kept version as an instance of the idle fleet, apart from both, where the platform can.
 
+    Raises:
+        TrialFailedError: it fails; nothing was changed.
+    """
+    settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=True)
+    with open_journal(workspace, settings, report) as journal:
+        world = world_of(workspace, settings, known, journal=journal)
+        standing = world.store.read()
+        if world.trial is None or standing is None:
+            return
+        try:
+            world.trial.test(other(standing.active_fleet), version)
+        except HostsError as error:
+            raise TrialFailedError(f"{version} failed before it was deployed, nothing was changed: {error}") from error
+
+
+def _check_schema(manifest: Manifest, conninfo: str) -> None:
+    """Refuse a version that the schema does not fit: one that is too old, or that took away what the version needs."""
+    from observatory.database import status  # noqa: PLC0415 - psycopg only where it is used
+    from observatory.database.phases import contracted_beyond  # noqa: PLC0415
+
+    schema = status(conninfo).version
     if schema < manifest.schema_min:
         raise DeliveryRefusedError(
             f"{manifest.version} works with schema {manifest.schema_min} and later, the schema is {schema}: run "
@@ -236,19 +262,6 @@ def _check_schema(manifest: Manifest, schema: int, conninfo: str) -> None:
             f"{manifest.version} knows schema {manifest.schema_max}, and migration {contracted} took away what it "
             "needs: deploy a later version"
         )
-
-
-@contextlib.contextmanager
-def _deployment_lock(conninfo: str, *, wait_s: float = 0) -> Iterator[None]:
-    """Hold the deployment lock: one deployment at a time; PostgreSQL frees it when this process ends."""
-    from observatory.database import connect  # noqa: PLC0415 - psycopg only where it is used
-    from observatory.database.lock import DEPLOYMENT_LOCK, session_lock  # noqa: PLC0415
-
-    with (
-        connect(conninfo, purpose="deployment") as connection,
-        session_lock(connection, DEPLOYMENT_LOCK, wait_s=wait_s),
-    ):
-        yield
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from observatory.database import connect
 from observatory.database.connection import with_database
 from observatory.operations.engines import EngineChoice
 from observatory.operations.journal import take_down
+from observatory.operations.locks import no_deployment_meanwhile
 from observatory.operations.stack import up
 from observatory.operations.state import outputs
 from observatory.progress import Reporter, silent, task
@@ -56,12 +57,13 @@ def rotate_passwords(
 
     Raises:
         OperationError: the stack is not up, or not one of this machine.
+        LockHeldError: a deployment is under way; nothing was changed.
         engine.EngineError: an `up` failed; run it or the rotation again.
     """
     settings = load_file(workspace.config_file)
     _refuse_others(workspace, settings)
     roles = tuple(roles)
-    with exclusive(workspace.access.rotation_lock):
+    with exclusive(workspace.access.rotation_lock), no_deployment_meanwhile(workspace):
         begun = _changed(
             workspace, [role for role in roles if not _document(workspace).pair(role).retiring], "switched"
         )

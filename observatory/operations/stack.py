@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
 from observatory import automation, engine
 from observatory.bootstrap import OperationError, bootstrap, engine_options, rollout_of_state, state_options
+from observatory.database.errors import LockHeldError
 from observatory.delivery.rollout import RolloutDocument
 from observatory.demonstration import Demonstration, demonstrate
 from observatory.engine import Result
 from observatory.operations.engines import EngineChoice, engine_for, module_of
+from observatory.operations.locks import no_deployment_meanwhile
 from observatory.operations.logins import PasswordStatus, mend_logins, password_statuses
 from observatory.operations.scheduler import JobStatus, jobs
 from observatory.operations.state import outputs
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from observatory.aws_settings import AwsSettings
 
 SETTLE_S = 30.0
+UNTOUCHED = ("same", "refresh", "read")
 COMPONENTS = ("observatory:", "pulumi:")  # what is no resource of its own
 PHASES = {"started": Phase.STARTED, "done": Phase.DONE, "failed": Phase.FAILED}
 
@@ -68,6 +71,7 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
 
     Raises:
         NeedsCliError: the embedded engine cannot run this stack.
+        LockHeldError: there is something to change while a deployment is under way; nothing was changed.
         engine.EngineError: what failed, with what had succeeded until then in its `result`.
         DemonstrationError: the new stack does not store or give back traces.
     """
@@ -77,17 +81,36 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
     settings = bootstrap(workspace, report)
     if chosen == "cli":
         _tell_what_is_in_tree(report)
+    with ExitStack() as alone:
+        try:
+            alone.enter_context(no_deployment_meanwhile(workspace))
+        except LockHeldError as held:
+            result = _nothing_to_do(workspace, chosen, held)
+        else:
+            result = _up(workspace, settings, chosen, report)
+    if settings.platform != "local":
+        return UpResult(engine=chosen, result=result, status=None, demonstration=None)
+    settled = settled_status(workspace)
+    shown = None if workspace.demonstrated.exists() else _show(workspace, report)
+    return UpResult(engine=chosen, result=result, status=settled, demonstration=shown)
+
+
+def _nothing_to_do(workspace: Workspace, chosen: Literal["cli", "embedded"], held: LockHeldError) -> Result:
+    """Return the plan where it changes nothing, which no deployment need keep anybody from."""
+    plan: Result = module_of(chosen).preview(engine_options(workspace))
+    if any(step.operation not in UNTOUCHED for step in plan.steps):
+        raise held
+    return plan
+
+
+def _up(workspace: Workspace, settings: StackSettings, chosen: Literal["cli", "embedded"], report: Reporter) -> Result:
     if settings.platform == "local":
         _check_ports(workspace, settings)
         mend_logins(workspace, settings, report)
     with _steps_to(report, "up") as on_event:
         automation.take_over(engine_options(workspace), on_event)
-        result = module_of(chosen).up(engine_options(workspace), on_event=on_event)
-    if settings.platform != "local":
-        return UpResult(engine=chosen, result=result, status=None, demonstration=None)
-    settled = _settle(workspace)
-    shown = None if workspace.demonstrated.exists() else _show(workspace, report)
-    return UpResult(engine=chosen, result=result, status=settled, demonstration=shown)
+        result: Result = module_of(chosen).up(engine_options(workspace), on_event=on_event)
+    return result
 
 
 def _tell_what_is_in_tree(report: Reporter) -> None:
@@ -96,8 +119,11 @@ def _tell_what_is_in_tree(report: Reporter) -> None:
             pass
 
 
-def _settle(workspace: Workspace) -> Status:
-    """Return the status as soon as every daemon is ready: one may still notice that another was restarted."""
+def settled_status(workspace: Workspace) -> Status:
+    """Return the status as soon as every daemon is ready, at most half a minute later.
+
+    One may still notice that another was restarted.
+    """
     deadline = time.monotonic() + SETTLE_S
     while not (found := status(workspace)).healthy and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -12,6 +12,8 @@ from observatory.bootstrap import OperationError, engine_options, state_options
 from observatory.settings import load_file
 from observatory.workspace import Workspace
 
+SCHEMA_TYPE = "pulumi-python:dynamic/database:Schema"
+
 
 def open_workspace(stack: str = "local", root: Path | None = None) -> Workspace:
     """Return a stack's workspace; `root` defaults to the checkout that this library stands in.
@@ -31,6 +33,14 @@ def outputs(workspace: Workspace, *, show_secrets: bool = False) -> Mapping[str,
     """Return the stack's outputs from its state, without running the program."""
     options = engine_options(workspace) if show_secrets else state_options(workspace)
     return engine.outputs(options, show_secrets=show_secrets)
+
+
+def declared_schema(workspace: Workspace) -> Mapping[str, Any] | None:
+    """Return the outputs of the stack's schema as its last `up` declared it, None where it has none yet."""
+    remote = load_file(workspace.config_file).platform != "local"  # where its owner has a password, secret in the state
+    options = engine_options(workspace) if remote else state_options(workspace)
+    records = engine.resources(options, show_secrets=remote) if engine.exists(options) else ()
+    return next((record.outputs for record in records if record.type == SCHEMA_TYPE), None)
 
 
 def environment(workspace: Workspace) -> dict[str, str]:

@@ -6,13 +6,14 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from observatory.bootstrap import engine_options
 from observatory.delivery.deployment import DeliveryRefusedError, World
 from observatory.delivery.protocols import Balancer, Hosts, Instances, Journal, Trial
 from observatory.operations.engines import EngineChoice, choose_engine, module_of
-from observatory.operations.state import outputs
+from observatory.operations.state import SCHEMA_TYPE, declared_schema, outputs
 from observatory.platforms.alertmanager import Alertmanager, FleetSilences
 from observatory.platforms.clock import SystemClock
 from observatory.platforms.preview import Preview
@@ -23,6 +24,7 @@ from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
     from observatory.aws_settings import AwsSettings
+    from observatory.engine import Result
 
 
 def known_of(workspace: Workspace, *, show_secrets: bool) -> Mapping[str, Any]:
@@ -96,7 +98,7 @@ def _on_this_machine(
         rollout=workspace.rollout,
         ports={fleet: range(port, port + size) for fleet, port in first.items()},
         preview=preview,
-        plan=lambda: runner.preview(engine_options(workspace)),
+        plan=lambda: _without_applied(workspace, runner.preview(engine_options(workspace))),
         up=lambda: runner.up(engine_options(workspace)),
     )
     tried = LocalTrial(
@@ -108,6 +110,16 @@ def _on_this_machine(
     )
     instances = LocalInstances(hosts=hosts, sandbox=workspace.sandbox, drain_seconds=settings.fleets.drain_seconds)
     return HaproxyBalancer(workspace.sandbox), hosts, tried, instances
+
+
+def _without_applied(workspace: Workspace, plan: Result) -> Result:
+    """Leave out that the state does not know yet what `deploy database` has applied: nothing would be changed by it."""
+    from observatory.database import status  # noqa: PLC0415 - psycopg only where it is used
+
+    declared = declared_schema(workspace)
+    if declared is None or status(declared["conninfo"], migrations=workspace.migrations).pending:
+        return plan
+    return replace(plan, steps=tuple(step for step in plan.steps if step.type != SCHEMA_TYPE))
 
 
 def _on_aws(

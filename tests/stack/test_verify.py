@@ -1,0 +1,91 @@
+"""`observatory verify` passes on a stack that is well, and says what is wrong with one that is not."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree as ET
+
+import psycopg
+import pytest
+
+from observatory.delivery.protocols import HostsError
+from observatory.operations import verification
+from observatory.runtime import Sandbox
+from observatory.workspace import Workspace
+from tests.support.checkout import Checkout
+
+PATIENCE_S = 180.0  # until a busy machine's daemons are all ready and scraped
+
+
+def test_a_stack_that_is_well_passes_and_keeps_nothing_of_it(stack: Checkout, tmp_path: Path) -> None:
+    report, deadline = tmp_path / "report.xml", time.monotonic() + PATIENCE_S
+    while code := stack.exit_code("verify", "--junit", str(report)):
+        assert time.monotonic() < deadline, (code, report.read_text())
+    suite = ET.parse(report).getroot()  # noqa: S314 - our own
+    assert [case.get("name") for case in suite] == ["daemons", "service", "fleet blue", "database", "monitoring"]
+    with psycopg.connect(stack.output("admin_database_url"), dbname="observatory") as admin:
+        marked = admin.execute("SELECT count(*) FROM llm_traces WHERE provider = 'observatory.verification'").fetchone()
+    assert marked == (0,)
+
+
+def test_a_comprehensive_one_looks_at_both_fleets_latency_alerts_and_backup(stack: Checkout) -> None:
+    process = stack.start("verify", "--comprehensive", "--output", "json")
+    out, err = process.communicate(timeout=600)
+    found = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert process.returncode in (0, 1), err
+    assert {"fleet blue", "fleet green", "latency", "alerts", "backup"} <= found.keys()
+    assert found["backup"]["verdict"] == found["fleet green"]["verdict"] == "passed", found
+    assert "unknown" not in {found[name]["verdict"] for name in ("latency", "alerts")}, found
+
+
+def test_a_dry_run_reaches_the_parts_and_lists_the_checks(stack: Checkout) -> None:
+    listed = stack.json("verify", "--dry-run")
+    assert {check["verdict"] for check in listed["checks"]} == {"passed"}
+    assert listed["would_check"] == ["daemons", "service", "fleet blue", "database", "monitoring"]
+
+
+def test_an_instance_that_is_gone_is_found_where_it_is_missed(stack: Checkout) -> None:
+    sandbox = Sandbox(stack.home, Path(stack.environment["OBSERVATORY_ROOTFS"]))
+    sandbox.supervisor.stop("storage-green-1")
+    try:
+        found = {check["name"]: check for check in stack.json("verify", "--target", "green", expect=1)["checks"]}
+    finally:
+        sandbox.supervisor.start("storage-green-1")
+    assert found["daemons"]["verdict"] == "failed"
+    assert "storage-green-1" in found["daemons"]["detail"]
+    assert (found["fleet green"]["verdict"], found["database"]["verdict"]) == ("failed", "passed")
+    deadline = time.monotonic() + PATIENCE_S
+    while not stack.json("status")["healthy"]:
+        assert time.monotonic() < deadline
+
+
+def test_a_stack_that_is_not_up_is_said_to_be_so(checkout: Checkout) -> None:
+    assert "is not up" in checkout.run("verify", expect=2).stderr
+
+
+def test_each_verdict_has_its_own_cause_and_what_no_time_is_left_for_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def fails() -> str:
+        raise HostsError("blue answers as v0.1.0")
+
+    def cannot_look() -> str:
+        raise ConnectionRefusedError("refused")
+
+    def takes_long() -> str:
+        now[0] += 20
+        return "well"
+
+    looks = {"bad": fails, "away": cannot_look, "long": takes_long, "last": takes_long}
+    monkeypatch.setattr(verification, "_looks", lambda *_, **__: looks)
+    monkeypatch.setattr(verification, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    found = verification.verify(Workspace(root=tmp_path, stack="local"), timeout_s=10)
+    assert [(check.name, check.verdict, check.seconds) for check in found.checks] == [
+        ("bad", "failed", 0), ("away", "unknown", 0), ("long", "passed", 20), ("last", "unknown", 0),
+    ]  # fmt: skip
+    assert not found.passed
