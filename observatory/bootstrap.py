@@ -12,9 +12,11 @@ from typing import Any
 
 from observatory import automation, engine
 from observatory.access import PAIRED_ROLES, SIDES, AccessDocument, LoginState, Pair, PairedRole, Side, login, utc_now
+from observatory.delivery.releases import ReleaseError
 from observatory.delivery.rollout import FleetName, FleetState, RolloutDocument
 from observatory.nodes.storage import release_name
 from observatory.partial import remove_abandoned, write_secret_once
+from observatory.platforms.stores import release_store, rollout_store
 from observatory.progress import Reporter, task
 from observatory.providers import IN_TREE
 from observatory.runtime import ensure_rootfs
@@ -36,10 +38,13 @@ def bootstrap(workspace: Workspace, report: Reporter) -> StackSettings:
     Raises:
         SettingsError: the stack's configuration is wrong.
         OperationError: the passphrase of an existing stack is gone.
+        ReleaseError: a stack elsewhere has not the releases that its machines are to install.
         observatory.runtime.RuntimeFault: the machine cannot hold the stack.
         service.build.BuildError: the service's artifact cannot be built.
     """
     settings = load_file(workspace.config_file)
+    if settings.platform != "local":
+        _check_releases(workspace, settings)
     _make_passphrase(workspace)
     if settings.platform == "local":
         _make_local(workspace, settings, report)
@@ -64,6 +69,24 @@ def _make_local(workspace: Workspace, settings: StackSettings, report: Reporter)
     release = f"storage service {settings.first_rollout.version}"
     with task(report, release), exclusive(workspace.directory / "bootstrap.lock"):
         _make_rollout(workspace, settings)
+
+
+def _check_releases(workspace: Workspace, settings: StackSettings) -> None:
+    """Find what machines elsewhere would wait for in vain, before any is made: the releases that they install.
+
+    Raises:
+        ReleaseError: one is not kept, or is another one than the fleets are to run.
+    """
+    standing, first = rollout_store(workspace, settings).read(), settings.first_rollout
+    wanted = (standing.blue, standing.green) if standing else (first,)
+    store = release_store(workspace, settings)
+    for state in wanted:
+        if (kept := store.manifest(state.version).sha256) != state.sha256:
+            raise ReleaseError(
+                f"a fleet is to run {state.version} with SHA-256 {state.sha256}, and the release that is kept has "
+                f"{kept}: "
+                "add the right one, or correct first_rollout before the first `up`"
+            )
 
 
 def engine_options(workspace: Workspace) -> engine.StackOptions:

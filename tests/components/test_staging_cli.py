@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from observatory.aws_settings import AwsSettings
+from observatory.delivery.releases import Manifest
 from observatory.delivery.rollout import RolloutDocument
 from observatory.platforms.clients import client
 from observatory.settings import load_file
@@ -54,7 +55,7 @@ Deliver = Callable[[RolloutDocument], None]
 
 @pytest.fixture
 def deliver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Deliver]:
-    """The stack's release bucket; writes a rollout document into it, as a delivery does."""
+    """The stack's release bucket, with manifests; writes a rollout document into it, as a delivery does."""
     settings = load_file(SOURCE / "Pulumi.staging.yaml")
     assert isinstance(settings, AwsSettings)
     bucket, key = settings.release_bucket, settings.rollout_key("staging")
@@ -63,6 +64,10 @@ def deliver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Deliver]:
             monkeypatch.setenv(name, value)
         s3 = client("s3", REGION)
         s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+        first, later = settings.first_rollout, rollout()
+        for version, sha256 in ((state.version, state.sha256) for state in (first, later.blue, later.green)):
+            manifest = Manifest(name="storage-service", version=version, sha256=sha256, schema_min=3, schema_max=99)
+            s3.put_object(Bucket=bucket, Key=f"{version}.json", Body=manifest.model_dump_json().encode())
 
         def put(document: RolloutDocument) -> None:
             s3.put_object(Bucket=bucket, Key=key, Body=document.model_dump_json().encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,14 @@ import pytest
 import yaml
 
 from observatory.aws_settings import AwsSettings
+from observatory.bootstrap import bootstrap
 from observatory.delivery.deployment import DeliveryRefusedError, RollbackFailedError, ask, roll_back
+from observatory.delivery.releases import Manifest, ReleaseError
 from observatory.delivery.rollout import Deployment, RolloutDocument
 from observatory.engine.backend import StackFiles
 from observatory.operations.worlds import administrator, world_of
 from observatory.platforms.clients import client
+from observatory.progress import silent
 from observatory.settings import load_file
 from observatory.workspace import Workspace
 from tests.delivery.test_releases import TRUSTED, release
@@ -143,6 +147,19 @@ def test_the_administrators_url_comes_out_of_the_secret_store(settings: AwsSetti
 def test_a_secret_that_is_not_to_be_had_is_named(settings: AwsSettings, known: dict[str, Any]) -> None:
     with pytest.raises(DeliveryRefusedError, match=r"secret:nobodys cannot be read: .*ResourceNotFound"):
         administrator(settings, known)
+
+
+@pytest.mark.usefixtures("bucket")
+def test_no_machine_is_made_that_would_find_no_release(s3: S3Client, settings: AwsSettings, tmp_path: Path) -> None:
+    workspace = Workspace(root=tmp_path, stack="staging")
+    shutil.copy(WORKSPACE.config_file, workspace.config_file)
+    with pytest.raises(ReleaseError, match=r"release v0\.1\.0 is not in s3://.* add it first"):
+        bootstrap(workspace, silent)
+    manifest = Manifest(name="storage-service", version="v0.1.0", sha256=OLD, schema_min=3, schema_max=6)
+    s3.put_object(Bucket=settings.release_bucket, Key="v0.1.0.json", Body=manifest.model_dump_json().encode())
+    with pytest.raises(ReleaseError, match=f"the release that is kept has {OLD}"):
+        bootstrap(workspace, silent)
+    assert [path.name for path in tmp_path.iterdir()] == ["Pulumi.staging.yaml"]
 
 
 @pytest.fixture(scope="module")
