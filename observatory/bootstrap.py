@@ -84,8 +84,7 @@ def _check_releases(workspace: Workspace, settings: StackSettings) -> None:
         if (kept := store.manifest(state.version).sha256) != state.sha256:
             raise ReleaseError(
                 f"a fleet is to run {state.version} with SHA-256 {state.sha256}, and the release that is kept has "
-                f"{kept}: "
-                "add the right one, or correct first_rollout before the first `up`"
+                f"{kept}: add the right one, or correct first_rollout before the first `up`"
             )
 
 
