@@ -172,7 +172,8 @@ class AwsHosts:
     def _end_refresh(self, group: str, deadline: float) -> None:
         while under_way := self._refreshes(group, REFRESH_UNDER_WAY):
             if "Cancelling" not in under_way:
-                self.scaling.cancel_instance_refresh(AutoScalingGroupName=group)
+                with contextlib.suppress(self.scaling.exceptions.ActiveInstanceRefreshNotFoundFault):  # it has ended
+                    self.scaling.cancel_instance_refresh(AutoScalingGroupName=group)
             self._wait(deadline, f"{group}: an earlier instance refresh does not end ({', '.join(under_way)})")
 
     def _refreshes(self, group: str, statuses: tuple[str, ...]) -> list[str]:

@@ -196,6 +196,17 @@ def test_a_replacement_under_way_is_ended_first_for_it_began_with_another_docume
     aws.hosts.install("green")
 
 
+def test_a_replacement_that_ends_before_it_can_be_ended_is_no_trouble(aws: Services) -> None:
+    aws.under_way("InProgress")
+    aws.scaling_says.add_client_error("cancel_instance_refresh", "ActiveInstanceRefreshNotFound")
+    aws.under_way("Successful")
+    aws.started()
+    aws.refreshed("Successful")
+    aws.targets("arn:green", "healthy", "healthy")
+    aws.targets("arn:green-preview", "healthy", "healthy")
+    aws.hosts.install("green")
+
+
 @pytest.mark.parametrize("status", ["Failed", "Cancelled", "RollbackSuccessful"])
 def test_a_replacement_that_fails_is_said_with_its_reason(aws: Services, status: str) -> None:
     aws.under_way()
