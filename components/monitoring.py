@@ -102,6 +102,9 @@ def exporter_ports(settings: AwsSettings) -> dict[str, int]:
 def operator_receivers(receivers: Receivers) -> dict[Receiver, dict[str, Sequence[Mapping[str, Any]]]]:
     """Return what each receiver does, in the operator's keys; a secret is named, never written."""
     email = receivers.email
+    rollback: dict[Receiver, dict[str, Sequence[Mapping[str, Any]]]] = {}
+    if receivers.rollback_webhook:
+        rollback["rollback"] = {"webhookConfigs": [_webhook(receivers.rollback_webhook, resolved=False)]}
     return {
         "watchdog": {"webhookConfigs": [_webhook(receivers.watchdog_webhook, resolved=False)]},
         "pagerduty": {
@@ -126,6 +129,7 @@ def operator_receivers(receivers: Receivers) -> dict[Receiver, dict[str, Sequenc
             ]
         },
         "ticket": {"webhookConfigs": [_webhook(receivers.ticket_webhook, resolved=True)]},
+        **rollback,
     }
 
 

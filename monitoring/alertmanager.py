@@ -11,13 +11,15 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-Receiver = Literal["watchdog", "pagerduty", "slack", "email", "ticket"]
-RECEIVERS: tuple[Receiver, ...] = get_args(Receiver)
+Receiver = Literal["watchdog", "pagerduty", "slack", "email", "ticket", "rollback"]
+ROLLBACK: Receiver = "rollback"  # a program that may roll a promoted version back; a stack can be without
+RECEIVERS: tuple[Receiver, ...] = tuple(name for name in get_args(Receiver) if name != ROLLBACK)
 NOBODY = "nobody"  # InfoInhibitor fires only to inhibit
 
 HEARTBEAT = {"group_wait": "0s", "group_interval": "1m", "repeat_interval": "1m"}
 PAGE = {"group_wait": "10s", "group_interval": "15s", "repeat_interval": "1h"}
 WARN = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "4h"}
+ACT = {"group_wait": "0s", "group_interval": "15s", "repeat_interval": "5m"}
 INFORM = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "24h"}
 
 TIME_INTERVALS = [{"name": "weekends", "time_intervals": [{"weekdays": ["saturday", "sunday"]}]}]
@@ -27,7 +29,8 @@ def alertmanager_file(receivers: Mapping[Receiver, Mapping[str, Any]]) -> str:
     """Return Alertmanager's configuration as YAML.
 
     Args:
-        receivers: what each receiver does, in Alertmanager's own keys, such as `{"webhook_configs": [...]}`.
+        receivers: what each receiver does, in Alertmanager's own keys, such as `{"webhook_configs": [...]}`; `rollback`
+            may be missing.
 
     Raises:
         ValueError: a receiver is missing, so that its alerts would reach nobody.
@@ -35,10 +38,10 @@ def alertmanager_file(receivers: Mapping[Receiver, Mapping[str, Any]]) -> str:
     if missing := set(RECEIVERS) - receivers.keys():
         raise ValueError(f"no configuration for receivers {sorted(missing)}: their alerts would reach nobody")
     config = {
-        "route": routes(),
+        "route": routes(rollback=ROLLBACK in receivers),
         "inhibit_rules": inhibitions(),
         "time_intervals": TIME_INTERVALS,
-        "receivers": [{"name": NOBODY}, *({"name": name, **receivers[name]} for name in RECEIVERS)],
+        "receivers": [{"name": NOBODY}, *named(receivers)],
     }
     return yaml.safe_dump(config, sort_keys=False, width=120)
 
@@ -51,8 +54,17 @@ def webhook_receivers(url: str) -> dict[Receiver, dict[str, Any]]:
     }
 
 
-def routes() -> dict[str, Any]:
-    """Return the tree; what no route takes is at least seen in Slack."""
+def named(receivers: Mapping[Receiver, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what each receiver does, with its name."""
+    return [{"name": name, **receivers[name]} for name in (*RECEIVERS, ROLLBACK) if name in receivers]
+
+
+def routes(*, rollback: bool) -> dict[str, Any]:
+    """Return the tree; what no route takes is at least seen in Slack.
+
+    With `rollback`, alerts that would roll a moving fleet back reach that receiver too, which knows what moved last.
+    """
+    act = [{**_route(ROLLBACK, 'rollback="true"', ACT), "continue": True}] if rollback else []
     return {
         "receiver": "slack",
         "group_by": ["stack", "alertname", "fleet"],
@@ -60,6 +72,7 @@ def routes() -> dict[str, Any]:
         "routes": [
             _route("watchdog", 'alertname="Watchdog"', HEARTBEAT),
             _route(NOBODY, 'alertname="InfoInhibitor"', INFORM),
+            *act,
             {**_route("pagerduty", 'severity="critical"', PAGE), "continue": True},
             _route("slack", 'severity="critical"', PAGE),
             {**_route("slack", 'severity="warning"', WARN), "continue": True},

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from monitoring.alertmanager import NOBODY, RECEIVERS, TIME_INTERVALS, Receiver, inhibitions, routes
+from monitoring.alertmanager import NOBODY, RECEIVERS, ROLLBACK, TIME_INTERVALS, Receiver, inhibitions, named, routes
 from monitoring.jobs import Job
 from monitoring.model import Scope
 from monitoring.rules import rule_file
@@ -44,14 +44,14 @@ def alertmanager_config(scope: Scope, receivers: Mapping[Receiver, Mapping[str, 
     """
     if missing := set(RECEIVERS) - receivers.keys():
         raise ValueError(f"no configuration for receivers {sorted(missing)}: their alerts would reach nobody")
-    route = _route({**routes(), "matchers": [f'stack="{scope.stack}"']})
+    route = _route({**routes(rollback=ROLLBACK in receivers), "matchers": [f'stack="{scope.stack}"']})
     return {
         "route": route,
         "inhibitRules": [_inhibition(rule) for rule in inhibitions()],
         "muteTimeIntervals": [
             {"name": interval["name"], "timeIntervals": interval["time_intervals"]} for interval in TIME_INTERVALS
         ],
-        "receivers": [{"name": NOBODY}, *({"name": name, **receivers[name]} for name in RECEIVERS)],
+        "receivers": [{"name": NOBODY}, *named(receivers)],
     }
 
 

@@ -192,13 +192,17 @@ class Slack(Settings):
 
 
 class Receivers(Settings):
-    """Whom alerts reach; addresses that are secrets are read from Kubernetes Secrets by Alertmanager."""
+    """Whom alerts reach; addresses that are secrets are read from Kubernetes Secrets by Alertmanager.
+
+    `rollback_webhook` starts the pipeline that rolls a promoted version back, or proposes to; None leaves it to people.
+    """
 
     pagerduty_routing_key: SecretKey
     slack: Slack
     email: Email
     ticket_webhook: SecretKey
     watchdog_webhook: SecretKey
+    rollback_webhook: SecretKey | None = None
 
 
 class Kubernetes(Settings):

@@ -73,6 +73,7 @@ class Ports(Settings):
     prometheus: Port = 19090
     alertmanager: Port = 19093
     alert_receiver: Port = 19095
+    rollback_webhook: Port = 19096
     node_exporter: Port = 19100
     redis_exporter: Port = 19121
     pgbouncer_exporter: Port = 19127
@@ -149,11 +150,16 @@ class Delivery(Settings):
     must have signed a release; a stack on this machine also trusts the key of its own checkout. Minor and major
     versions are deployed within `windows` only, if there are any, and those named in `approval` once somebody else has
     approved.
+
+    An alert of the fleet that was promoted within the last `rollback_window_seconds` proposes the rollback, or performs
+    it: `rollback_on_alert`.
     """
 
     bake_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60
     canary_steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (5, 25, 50, 100)
     gates: Limits = Limits()
+    rollback_on_alert: Literal["propose", "perform"] = "propose"
+    rollback_window_seconds: Annotated[float, Field(ge=0, le=604_800)] = 3600
     windows: tuple[Window, ...] = ()
     approval: tuple[Literal["minor", "major"], ...] = ()
     trusted_keys: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")], PublicKey] = {}

@@ -61,6 +61,7 @@ class Scheduler(Resource, module="local", name="Scheduler"):
             "rootfs": args.machine.rootfs,
             "root": str(args.root),
             "stack": args.stack,
+            "rollback_webhook": args.settings.ports.rollback_webhook,
             "jobs": [job.model_dump(mode="json") for job in host_jobs(args.settings)],
         }
         super().__init__(SchedulerProvider(), name, props, opts)

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,6 +32,7 @@ from observatory.cli.plan import plan_json, plan_view
 from observatory.console import ConsoleReporter, answer, show_live, table
 
 if TYPE_CHECKING:
+    from observatory.delivery.journal import Entry
     from observatory.delivery.rollout import Deployment
     from observatory.engine import Result
     from observatory.operations import JobStatus, PasswordStatus, Status, UpResult
@@ -172,6 +173,7 @@ def _status_json(status: Status) -> dict[str, Any]:
         "jobs": [job.as_json() for job in status.jobs],
         "passwords": [asdict(password) for password in status.passwords],
         "rollout": status.rollout.model_dump() if status.rollout else None,
+        "look": asdict(status.look) if status.look else None,
     }
 
 
@@ -198,6 +200,7 @@ def _status_view(status: Status) -> RenderableType:
         jobs_table(status.jobs, title="\nJobs"),
         table("\nFleets", ("fleet", "version", "instances", "weight"), fleets),
         *([_deployment(status.rollout.deployment)] if status.rollout.deployment else []),
+        *([_look(status.look)] if status.look else []),
         table("\nPasswords", ("role", "login", "age", "to do"), [_password_row(each) for each in status.passwords]),
         f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}",
     )
@@ -229,6 +232,23 @@ def _deployment(last: Deployment) -> str:
     asked = f", asked to {last.request}" if last.request else ""
     why = f": {last.reason}" if last.reason else ""
     return f"\n{last.version} to {last.target} by {last.strategy}: {last.status}{step}{asked}{why}"
+
+
+def _look(look: Entry) -> Text:
+    """Return what the gate saw last, with the numbers of the new fleet and of the old."""
+    verdict, reasons = look.details["verdict"], "; ".join(look.details.get("reasons") or ())
+    seen = [f"{name}: {_measured(found)}" for name in ("new", "old") if (found := look.details.get(name))]
+    style = {"passed": "green", "failed": "red"}.get(verdict, "yellow")
+    when = f"{datetime.fromtimestamp(look.at, UTC):%H:%M:%S} UTC"
+    text = Text(f"Gate at {when}: ").append(verdict, style=style)
+    return text.append(f" ({reasons})" if reasons else "").append("".join(f"\n  {line}" for line in seen))
+
+
+def _measured(sample: dict[str, Any]) -> str:
+    p95 = f", p95 {sample['p95_s']:.3f} s" if sample["p95_s"] is not None else ""
+    alerts = f", {', '.join(sample['alerts'])}" if sample["alerts"] else ""
+    errors, full = sample["error_ratio"], sample["saturation"]
+    return f"{sample['requests']:.0f} requests, {errors:.2%} errors{p95}, {full:.0%} full{alerts}"
 
 
 def _coloured(health: str) -> Text:

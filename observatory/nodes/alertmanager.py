@@ -6,8 +6,10 @@ Routes and inhibitions are those of `monitoring` on every stack; only where a re
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from monitoring import alertmanager_file, runbook_pages, webhook_receivers
+from monitoring.alertmanager import Receiver
 from observatory.nodes.unit import HttpReady, Paths, Unit
 from observatory.settings import StackSettings
 
@@ -17,6 +19,19 @@ RECEIVER_PROGRAM = Path(__file__).parent / "programs" / "alert_receiver.py"
 def receiver_url(settings: StackSettings) -> str:
     """Return the receiver's address."""
     return f"http://127.0.0.1:{settings.ports.alert_receiver}"
+
+
+def rollback_token_file(paths: Paths) -> str:
+    """Return the file with the secret by which Alertmanager is let in where a rollback is decided."""
+    return f"{paths.config}/rollback-webhook/token"
+
+
+def _receivers(settings: StackSettings, paths: Paths) -> dict[Receiver, dict[str, Any]]:
+    """Return where alerts lead: the local receiver; those that roll back to the scheduler of the stack, too."""
+    secret = {"authorization": {"type": "Bearer", "credentials_file": rollback_token_file(paths)}}
+    url = f"http://127.0.0.1:{settings.ports.rollback_webhook}/alerts"
+    act = {"webhook_configs": [{"url": url, "send_resolved": False, "http_config": secret}]}
+    return {**webhook_receivers(receiver_url(settings)), "rollback": act}
 
 
 def runbooks_url(settings: StackSettings) -> str:
@@ -42,7 +57,7 @@ def alertmanager(settings: StackSettings, paths: Paths) -> Unit:
         ready=HttpReady(port=port, path="/-/ready"),
         priority=60,
         ports={"ports.alertmanager": port},
-        files={file: alertmanager_file(webhook_receivers(receiver_url(settings)))},
+        files={file: alertmanager_file(_receivers(settings, paths))},
         directories=(f"{paths.data}/alertmanager",),
         reload_signal="HUP",
     )

@@ -124,7 +124,7 @@ class PagerDuty:
         _post(self.url, {"routing_key": self.routing_key.read(), **event})
 
 
-SEVERITIES: dict[Kind, str] = {"rollback": "warning", "escalation": "critical"}
+SEVERITIES: dict[Kind, str] = {"rollback": "warning", "escalation": "critical", "proposal": "critical"}
 ENDS: tuple[Kind, ...] = ("rolled-back", "success")
 
 

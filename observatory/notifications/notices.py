@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from observatory.delivery.journal import Entry
 
-Kind = Literal["start", "step", "success", "rollback", "rolled-back", "escalation"]
+Kind = Literal["start", "step", "success", "rollback", "rolled-back", "escalation", "proposal"]
 KINDS: dict[str, Kind] = {
     "start": "start",
     "shift": "step",
@@ -17,6 +17,7 @@ KINDS: dict[str, Kind] = {
     "rollback": "rollback",
     "rolled-back": "rolled-back",
     "escalate": "escalation",
+    "propose-rollback": "proposal",
 }
 TITLES: dict[Kind, str] = {
     "start": "deployment of {version} begins",
@@ -25,6 +26,7 @@ TITLES: dict[Kind, str] = {
     "rollback": "{version} is being rolled back",
     "rolled-back": "{version} was rolled back",
     "escalation": "{version}: somebody must look",
+    "proposal": "{version} should be rolled back",
 }
 
 

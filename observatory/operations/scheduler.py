@@ -53,11 +53,15 @@ def run_job(workspace: Workspace, name: str) -> JobRecord:
 
 
 def run_scheduler(workspace: Workspace) -> None:
-    """Run the jobs at their times until SIGTERM; see `observatory.scheduling.scheduler.run_scheduler`."""
+    """Run the jobs at their times and take alerts that roll back, until SIGTERM.
+
+    See `observatory.scheduling.scheduler.run_scheduler` for what it raises.
+    """
+    from observatory.operations.late_rollback import take_alerts  # noqa: PLC0415 - only where it is used
     from observatory.scheduling.scheduler import run_scheduler as run  # noqa: PLC0415
 
     _refuse_unborn(workspace)
-    run(workspace)
+    run(workspace, lambda notification: take_alerts(workspace, notification))
 
 
 def _refuse_unborn(workspace: Workspace) -> None:

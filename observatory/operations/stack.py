@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from observatory import automation, engine
 from observatory.bootstrap import OperationError, bootstrap, engine_options, rollout_of_state, state_options
 from observatory.database.errors import LockHeldError
+from observatory.delivery.journal import Entry, last_entry
 from observatory.delivery.rollout import RolloutDocument
 from observatory.demonstration import Demonstration, demonstrate
 from observatory.engine import Result
@@ -23,7 +24,7 @@ from observatory.operations.state import outputs
 from observatory.progress import Phase, Progress, Reporter, silent, task
 from observatory.providers.plugin import missing
 from observatory.runtime import check_ports
-from observatory.scheduling.daemon import stop_scheduler
+from observatory.scheduling.daemon import scheduler_pid, stop_scheduler
 from observatory.settings import StackSettings, load_file
 from observatory.status import DaemonStatus, daemon_statuses
 from observatory.workspace import Workspace
@@ -49,7 +50,10 @@ class UpResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What runs on a stack, by the living thing; `rollout` is None where nothing was ever deployed."""
+    """What runs on a stack, by the living thing; `rollout` is None where nothing was ever deployed.
+
+    `look` is the last that a gate took at the deployment that is under way, or was the last.
+    """
 
     daemons: list[DaemonStatus]
     rollout: RolloutDocument | None
@@ -57,6 +61,7 @@ class Status:
     fleet_size: int
     jobs: list[JobStatus]
     passwords: list[PasswordStatus]
+    look: Entry | None = None
 
     @property
     def healthy(self) -> bool:
@@ -133,7 +138,8 @@ def settled_status(workspace: Workspace) -> Status:
 def _check_ports(workspace: Workspace, settings: StackSettings) -> None:
     """Refuse before anything changes, rather than let a daemon fail to bind."""
     ports = {f"ports.{name}": port for name, port in settings.named_ports()}
-    check_ports(ports, ours=workspace.sandbox.members())
+    scheduler = scheduler_pid(workspace.sandbox)
+    check_ports(ports, ours=[*workspace.sandbox.members(), *([scheduler] if scheduler else [])])
 
 
 def _show(workspace: Workspace, report: Reporter) -> Demonstration:
@@ -278,4 +284,12 @@ def status(workspace: Workspace) -> Status:
         fleet_size=settings.fleets.size,
         jobs=jobs(workspace),
         passwords=password_statuses(workspace, settings),
+        look=_last_look(workspace, rollout),
     )
+
+
+def _last_look(workspace: Workspace, rollout: RolloutDocument) -> Entry | None:
+    look = last_entry(workspace.journal, "gate")
+    if look is None or rollout.deployment is None:
+        return None
+    return look if look.details.get("deployment") == rollout.deployment.id else None

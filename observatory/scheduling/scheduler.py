@@ -22,11 +22,14 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
+from observatory.nodes import Paths
+from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.host_jobs import HostJob, host_jobs
 from observatory.runtime import LockHeldError, Sandbox, locks
 from observatory.scheduling.daemon import NAME, lock_file
 from observatory.scheduling.records import JobRecord, RecordStore, RunResult, log_file, now
 from observatory.scheduling.runner import STOP_SECONDS
+from observatory.scheduling.webhook import TakeAlerts, serve, token
 from observatory.settings import load_file
 from observatory.workspace import Workspace
 
@@ -38,23 +41,35 @@ class SchedulerRunningError(LockHeldError):
     """The stack has a scheduler already; nothing was started."""
 
 
-def run_scheduler(workspace: Workspace) -> None:
+def run_scheduler(workspace: Workspace, take_alerts: TakeAlerts) -> None:
     """Run the jobs of a stack at their times until SIGTERM or SIGINT; then end the running ones in order.
+
+    Meanwhile alerts that roll back are taken, by `take_alerts`.
 
     Raises:
         SettingsError: the stack's configuration is wrong.
         SchedulerRunningError: the stack has a scheduler already.
     """
-    jobs = host_jobs(load_file(workspace.config_file))
+    settings = load_file(workspace.config_file)
+    jobs = host_jobs(settings)
     try:
         with locks.claim(lock_file(workspace.sandbox)):
             _log_to(workspace)
+            _listen(workspace, settings.ports.rollback_webhook, take_alerts)
             _Scheduler(workspace, jobs).run_until_told()
     except LockHeldError:
         pid = locks.holder(lock_file(workspace.sandbox))
         raise SchedulerRunningError(
             f"the stack {workspace.stack!r} has a scheduler already, process {pid}; `observatory up` restarts it"
         ) from None
+
+
+def _listen(workspace: Workspace, port: int, take_alerts: TakeAlerts) -> None:
+    """Take alerts; the jobs run also where that cannot be."""
+    try:
+        serve(port, token(workspace.sandbox, rollback_token_file(Paths())), take_alerts)
+    except OSError as error:
+        LOG.error("no alert will roll back: port %s (ports.rollback_webhook): %s", port, error)  # noqa: TRY400
 
 
 def trigger(job: HostJob) -> Any:

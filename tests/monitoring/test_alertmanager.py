@@ -6,9 +6,12 @@ import httpx
 import pytest
 import yaml
 
-from monitoring import ALERTS, RECEIVERS, Scope, alertmanager_file, webhook_receivers
+from monitoring import ALERTS, RECEIVERS, Alert, Scope, alertmanager_file, webhook_receivers
 from monitoring.alertmanager import NOBODY
+from observatory.nodes import Paths
+from observatory.nodes.alertmanager import alertmanager
 from observatory.runtime import Sandbox
+from observatory.settings import StackSettings
 from tests.monitoring.conftest import Pager
 
 DEADLINE_S = 60
@@ -53,6 +56,16 @@ def test_every_alert_reaches_somebody(configured: Sandbox) -> None:
     for alert in ALERTS:
         receivers = {"Watchdog": "watchdog", "InfoInhibitor": NOBODY}.get(alert.name) or by_severity[alert.severity]
         verify_route(configured, receivers, {"alertname": alert.name, **alert.labels(Scope(stack="s", runbooks=""))})
+
+
+@pytest.mark.parametrize("alert", [alert for alert in ALERTS if alert.rollback], ids=lambda alert: alert.name)
+def test_an_alert_that_rolls_back_reaches_the_scheduler_and_people(sandbox: Sandbox, alert: Alert) -> None:
+    (text,) = alertmanager(StackSettings(), Paths()).files.values()
+    sandbox.write_file(FILE, text)
+    assert "SUCCESS" in sandbox.run(["/usr/bin/amtool", "check-config", FILE]).stdout
+    people = {"critical": "pagerduty,slack", "warning": "slack,email"}[alert.severity]
+    labels = {"alertname": alert.name, "fleet": "green", **alert.labels(Scope(stack="s", runbooks=""))}
+    verify_route(sandbox, f"rollback,{people}", labels)
 
 
 def test_every_time_interval_is_used() -> None:

@@ -26,6 +26,7 @@ from observatory.nodes.haproxy import backend_server, runtime_socket, servers_fi
 from observatory.runtime import LiveServers, Sandbox
 from observatory.runtime.files import short_path
 from tests.stack.conftest import a_checkout
+from tests.stack.test_monitoring import wait
 from tests.support.checkout import SOURCE, UP_TIMEOUT_S, Checkout
 from tests.support.imports import HEAVY, run_watched
 from tests.support.releases import variant
@@ -280,6 +281,25 @@ def test_every_entry_is_in_the_table_and_beside_the_backups(own: Checkout) -> No
     assert last["entries"][0]["actor"] == last["actor"]
     assert [each["id"] for each in own.json("report", "--deployment", last["id"])] == [last["id"]]
     assert "no deployment 'd0'" in own.run("report", "--deployment", "d0", expect=2).stderr
+
+
+def test_an_alert_after_the_promotion_rolls_back_where_the_setting_says_so(own: Checkout) -> None:
+    own.json("deploy", "application", "--version", "v0.2.0", "--strategy", "blue-green", "--bake", "0", *EMBEDDED)
+    own.configure(delivery={**DELIVERY, "rollback_on_alert": "perform"})
+    try:
+        Sandbox(own.home, Path(own.environment["OBSERVATORY_ROOTFS"])).supervisor.stop("storage-green-1")
+        wait(lambda: own.json("status", expect=1)["rollout"]["blue"]["weight"] == 100)
+        last = own.json("report")[-1]
+        assert last["outcome"] == "rolled back"
+        assert "fires" in last["reason"]
+        events = [entry["event"] for entry in last["entries"]]
+        assert events.count("perform-rollback") == events.count("rolled-back") == 1
+        look = own.json("status", expect=1)["look"]
+        assert (look["details"]["deployment"], look["event"]) == (last["id"], "gate")
+        assert "Gate at" in own.run("status", expect=1).stdout
+    finally:
+        own.configure(delivery=DELIVERY)
+        own.run("up", *EMBEDDED)
 
 
 def test_alerts_are_held_back_by_hand_but_those_that_tell_of_an_outage(own: Checkout) -> None:

@@ -1,0 +1,97 @@
+"""Where Alertmanager tells the scheduler of alerts that roll back: loopback only, and only who knows the token.
+
+    POST /alerts    a notification of Alertmanager's webhook, with `Authorization: Bearer TOKEN`
+
+Answered 200 when it was dealt with, 500 when that failed, after which Alertmanager sends it again.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from observatory.runtime import Sandbox
+
+BODY_BYTES = 1_000_000  # as at the receiver of alerts
+REQUEST_SECONDS = 10  # of a client that says nothing more
+TOKEN_BYTES = 32
+LOG = logging.getLogger("observatory.scheduler")
+
+TakeAlerts = Callable[[Mapping[str, Any]], str]
+
+
+def token(sandbox: Sandbox, file: str) -> str:
+    """Return the secret in a file below /srv, drawn where there is none; the daemons' user may read it."""
+    path = sandbox.host_path(file)
+    if not path.exists():
+        sandbox.write_file(file, secrets.token_urlsafe(TOKEN_BYTES))
+    return path.read_text(encoding="ascii")
+
+
+def serve(port: int, secret: str, take: TakeAlerts) -> ThreadingHTTPServer:
+    """Serve on a port of loopback, in threads that end with the process; return the server.
+
+    Raises:
+        OSError: the port is in use.
+    """
+    handler = type("BoundHandler", (_Handler,), {"expected": f"Bearer {secret}", "take": staticmethod(take)})
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="rollback-webhook", daemon=True).start()
+    return server
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """The endpoint that the module names."""
+
+    expected: str
+    take: TakeAlerts
+    timeout = REQUEST_SECONDS
+
+    def do_POST(self) -> None:
+        """Let in who knows the token, and deal with what it says."""
+        given = self.headers.get("Authorization", "")
+        length = int(said) if (said := self.headers.get("Content-Length", "")).isdecimal() else 0
+        if not hmac.compare_digest(given.encode(), self.expected.encode()):
+            self._answer(HTTPStatus.UNAUTHORIZED, "who are you?")
+        elif self.path != "/alerts":
+            self._answer(HTTPStatus.NOT_FOUND, "post to /alerts")
+        elif not 0 < length <= BODY_BYTES:
+            self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send 1 to {BODY_BYTES} bytes")
+        else:
+            self._take(self.rfile.read(length))
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the inherited name
+        """Log nothing: what comes of it is logged."""
+
+    def _take(self, body: bytes) -> None:
+        try:
+            notification = json.loads(body)
+        except ValueError:
+            notification = None
+        if not isinstance(notification, dict):
+            self._answer(HTTPStatus.BAD_REQUEST, "a notification is a JSON object")
+            return
+        try:
+            done = self.take(notification)
+        except Exception as error:
+            LOG.exception("an alert could not be dealt with")
+            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+            return
+        LOG.info("alert: %s", done)
+        self._answer(HTTPStatus.OK, done)
+
+    def _answer(self, status: HTTPStatus, text: str) -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

@@ -1,0 +1,94 @@
+"""What Alertmanager's notification does after a promotion: proposed or performed, once, and only for this stack."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from observatory.delivery.deployment import World, deploy
+from observatory.delivery.journal import FileJournal, entries
+from observatory.operations import late_rollback
+from observatory.operations.late_rollback import take_alerts
+from observatory.progress import silent
+from observatory.workspace import Workspace
+from tests.delivery.faults import order
+from tests.delivery.test_late_rollback import ALARMED
+from tests.delivery.world import Simulation, simulation
+
+
+class Stack:
+    """A simulated stack on which v0.2.0 was just promoted, and the rollbacks that were asked of it."""
+
+    def __init__(self, root: Path, setting: str) -> None:
+        (root / "Pulumi.local.yaml").write_text(
+            f"config:\n  llm-observatory:delivery: {{ rollback_on_alert: {setting} }}\n"
+        )
+        self.workspace = Workspace(root=root, stack="local")
+        self.simulation: Simulation = simulation()
+        self.simulation.time = 10**9  # the journal's clock is the machine's: its promotion lies ahead of this
+        self.simulation.record = FileJournal(self.workspace.journal, silent).record  # type: ignore[method-assign]
+        deploy(self.simulation.world(), order())
+        self.simulation.samples = itertools.repeat(ALARMED)
+        self.performed: list[str] = []
+
+    def world_of(self, *_: Any, **__: Any) -> World:
+        return self.simulation.world()
+
+    def roll_back(self, _workspace: Workspace, *, reason: str, emergency: bool) -> None:
+        assert emergency
+        self.performed.append(reason)
+
+    def events(self) -> list[str]:
+        return [entry.event for entry in entries(self.workspace.journal) if entry.event in late_rollback.DECIDED]
+
+
+@pytest.fixture
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Stack:
+    made = Stack(tmp_path, request.param)
+    monkeypatch.setattr(late_rollback, "known_of", lambda *_, **__: {})
+    monkeypatch.setattr(late_rollback, "world_of", made.world_of)
+    monkeypatch.setattr(late_rollback, "roll_back_application", made.roll_back)
+    return made
+
+
+def notification(status: str = "firing", **labels: str) -> dict[str, Any]:
+    known = {"alertname": "StorageErrorBudgetFastBurn", "stack": "local", "fleet": "green", "rollback": "true"}
+    return {"alerts": [{"status": status, "labels": {**known, **labels}}]}
+
+
+@pytest.mark.parametrize("stack", ["propose"], indirect=True)
+def test_a_rollback_is_proposed_once_and_not_performed(stack: Stack) -> None:
+    assert "was proposed" in take_alerts(stack.workspace, notification())
+    assert "decided on before" in take_alerts(stack.workspace, notification())
+    assert stack.events() == ["propose-rollback"]
+    assert stack.performed == []
+
+
+@pytest.mark.parametrize("stack", ["perform"], indirect=True)
+def test_a_rollback_is_performed_once_where_the_setting_says_so(stack: Stack) -> None:
+    assert "was rolled back" in take_alerts(stack.workspace, notification())
+    assert "decided on before" in take_alerts(stack.workspace, notification())
+    assert stack.performed == ["StorageErrorBudgetFastBurn fires"]
+    assert stack.events() == ["perform-rollback"]
+
+
+@pytest.mark.parametrize("stack", ["perform"], indirect=True)
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {},
+        {"alerts": []},
+        notification(status="resolved"),
+        notification(stack="other"),
+        notification(fleet="red"),
+        notification(rollback="false"),
+        notification(fleet="blue"),
+    ],
+)
+def test_what_is_no_alert_of_what_was_promoted_does_nothing(stack: Stack, strange: dict[str, Any]) -> None:
+    take_alerts(stack.workspace, strange)
+    assert stack.performed == []
+    assert stack.events() == []

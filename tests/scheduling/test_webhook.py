@@ -1,0 +1,85 @@
+"""The door for alerts that roll back: who does not know the token stays out, and a failure is asked for again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from observatory.runtime import Sandbox
+from observatory.scheduling.webhook import BODY_BYTES, serve, token
+
+TOKEN = "sesame"
+
+
+class Taker:
+    """Takes alerts, or fails."""
+
+    def __init__(self) -> None:
+        self.got: list[Mapping[str, Any]] = []
+
+    def __call__(self, notification: Mapping[str, Any]) -> str:
+        self.got.append(notification)
+        if "fail" in notification:
+            raise OSError("no space left")
+        return "proposed"
+
+
+@pytest.fixture
+def taker() -> Taker:
+    return Taker()
+
+
+@pytest.fixture
+def door(taker: Taker) -> Iterator[httpx.Client]:
+    server = serve(0, TOKEN, taker)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.server_port}", headers=headers, timeout=60) as client:
+        yield client
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_alert_is_taken(door: httpx.Client, taker: Taker) -> None:
+    answer = door.post("/alerts", json={"alerts": []})
+    assert (answer.status_code, answer.text) == (200, "proposed")
+    assert taker.got == [{"alerts": []}]
+
+
+@pytest.mark.parametrize("given", ["", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN, "Bearer s\xe9same"])
+def test_who_does_not_know_the_token_stays_out(door: httpx.Client, taker: Taker, given: str) -> None:
+    answer = door.post("/alerts", json={"alerts": []}, headers=[(b"Authorization", given.encode("latin-1"))])
+    assert answer.status_code == 401
+    assert taker.got == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/other", b"{}", 404),
+        ("/alerts", b"", 413),
+        ("/alerts", b"x" * (BODY_BYTES + 1), 413),
+        ("/alerts", b"no json", 400),
+        ("/alerts", b"[]", 400),
+        ("/alerts", b'{"fail": true}', 500),
+    ],
+)
+def test_what_is_no_notification_or_fails_is_told(door: httpx.Client, path: str, body: bytes, status: int) -> None:
+    try:
+        answer = door.post(path, content=body)
+    except httpx.WriteError:  # refused before all of it was sent
+        assert status == 413
+    else:
+        assert answer.status_code == status
+    assert door.post("/alerts", json={}).status_code == 200
+
+
+def test_the_token_is_drawn_once_and_for_the_daemons_alone(tmp_path: Path, rootfs: Path) -> None:
+    sandbox = Sandbox(tmp_path / "home", rootfs)
+    first = token(sandbox, "/srv/etc/rollback-webhook/token")
+    assert token(sandbox, "/srv/etc/rollback-webhook/token") == first
+    assert len(first) > 40
+    assert sandbox.host_path("/srv/etc/rollback-webhook/token").stat().st_mode & 0o777 == 0o600
