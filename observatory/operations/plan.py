@@ -13,7 +13,6 @@ from observatory import automation, engine
 from observatory.bootstrap import OperationError, engine_options, make_state, state_options
 from observatory.engine import DiagnosticEvent, Event, Result, Step
 from observatory.operations.engines import EngineChoice, choose_engine
-from observatory.operations.state import SCHEMA_TYPE
 from observatory.progress import Reporter, silent, task
 from observatory.settings import load_file
 from observatory.workspace import Workspace
@@ -21,6 +20,7 @@ from observatory.workspace import Workspace
 if TYPE_CHECKING:
     from observatory.database import Plan as DatabasePlan
 
+SCHEMA_TYPE = "pulumi-python:dynamic/database:Schema"
 FROM_PROGRAM = (
     "Planned from the program and its settings alone, as if nothing were there yet: no state, credentials or provider "
     "plugin was used, and what they would tell is [unknown]."

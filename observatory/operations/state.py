@@ -9,10 +9,9 @@ from typing import Any
 import observatory
 from observatory import automation, engine
 from observatory.bootstrap import OperationError, engine_options, state_options
+from observatory.operations.plan import SCHEMA_TYPE
 from observatory.settings import load_file
 from observatory.workspace import Workspace
-
-SCHEMA_TYPE = "pulumi-python:dynamic/database:Schema"
 
 
 def open_workspace(stack: str = "local", root: Path | None = None) -> Workspace:

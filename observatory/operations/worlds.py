@@ -13,7 +13,8 @@ from observatory.bootstrap import engine_options
 from observatory.delivery.deployment import DeliveryRefusedError, World
 from observatory.delivery.protocols import Balancer, Hosts, Instances, Journal, Trial
 from observatory.operations.engines import EngineChoice, choose_engine, module_of
-from observatory.operations.state import SCHEMA_TYPE, declared_schema, outputs
+from observatory.operations.plan import SCHEMA_TYPE
+from observatory.operations.state import declared_schema, outputs
 from observatory.platforms.alertmanager import Alertmanager, FleetSilences
 from observatory.platforms.clock import SystemClock
 from observatory.platforms.preview import Preview
