@@ -193,8 +193,11 @@ def _neutral(value: Any, ids: dict[str, str]) -> Any:
         if SECRET_SIGNATURE in value:
             return "[secret]"
         neutral = {key: _neutral(child, ids) for key, child in value.items() if key not in _INCIDENTAL}
+        if "dependencies" in neutral:  # the SDK sends a set, and the CLI keeps whichever order that had
+            neutral["dependencies"] = sorted(neutral["dependencies"])
         if "propertyDependencies" in neutral:  # a refresh by the CLI drops the empty ones
-            neutral["propertyDependencies"] = {k: urns for k, urns in neutral["propertyDependencies"].items() if urns}
+            needs = neutral["propertyDependencies"].items()
+            neutral["propertyDependencies"] = {key: sorted(urns) for key, urns in needs if urns}
         return {key: child for key, child in neutral.items() if child != {}}
     if isinstance(value, list):
         return [_neutral(child, ids) for child in value]
