@@ -140,15 +140,18 @@ def upgrade_edition(
         # As in `deploy`: what brings the parser only where there is work.
         from observatory.database.applying import LOCK_TIMEOUT_MS, Event, lock_retries  # noqa: PLC0415
 
-        def tell(kind: EventKind, detail: str, migration: str | None = None) -> None:
+        def tell(kind: EventKind, detail: str) -> None:
             if on_event:
-                on_event(Event(kind=kind, migration=migration, detail=detail))
+                on_event(Event(kind=kind, migration=None, detail=detail))
+
+        def tell_waiting(holder: str) -> None:
+            tell("waiting", f"for the migration lock, held by {holder}")
 
         with (
             connect(conninfo, purpose=f"deploy {deployment_id}", settings=SESSION) as connection,
             readable(f"upgrade of {describe(conninfo)} to the community edition"),
             BlockerWatch(conninfo, delay_s=LOCK_TIMEOUT_MS / 2000) as watch,
-            session_lock(connection, MIGRATION_LOCK, wait_s=LOCK_WAIT_S, on_wait=lambda who: tell("waiting", who)),
+            session_lock(connection, MIGRATION_LOCK, wait_s=LOCK_WAIT_S, on_wait=tell_waiting),
         ):
             files = _outdated(conninfo, migrations, target)  # another deployment may have been here
             if files:

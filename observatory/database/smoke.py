@@ -77,12 +77,13 @@ def write_and_read_back(service: psycopg.Connection, run: str) -> None:
         raise LookupError("the trace that was written a moment ago cannot be read")
 
 
-def read(service: psycopg.Connection, relations: Sequence[str]) -> None:
-    """Read a row of each relation, each named `schema.name`.
+def read(service: psycopg.Connection, stored: Sequence[str], views: Sequence[str]) -> None:
+    """Read a row of each relation, named `schema.name`; of a view none, which may have to look at every trace first.
 
     Raises:
         psycopg.Error: PostgreSQL refused.
     """
-    for relation in relations:
-        name = sql.Identifier(*relation.split(".", 1))
-        service.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(name)).fetchall()
+    for rows, relations in ((1, stored), (0, views)):
+        for relation in relations:
+            name = sql.Identifier(*relation.split(".", 1))
+            service.execute(sql.SQL("SELECT FROM {} LIMIT {}").format(name, rows)).fetchall()

@@ -147,7 +147,7 @@ def verify(
     else:
         checks += _look(conninfo, expected.at(state.version), roles)
         if state.version >= _SMOKE_VERSION:
-            checks += _use(conninfo, service_conninfo, _relations(expected.at(state.version)))
+            checks += _use(conninfo, service_conninfo, expected.at(state.version))
     return Verification(version=state.version, edition=expected.edition, checks=tuple(checks))
 
 
@@ -247,13 +247,19 @@ def _wrong_grants(connection: psycopg.Connection, role: str, profile: Profile, o
     return wrong
 
 
-def _use(conninfo: str, service_conninfo: str | None, relations: Sequence[str]) -> Iterator[Check]:
+def _use(conninfo: str, service_conninfo: str | None, objects: Objects) -> Iterator[Check]:
     names = ("reads as the service", "writes as the service")
     if service_conninfo is None:
         yield from (Check(name=name, verdict="unknown", detail="no login of the service was given") for name in names)
         return
+    relations = _relations(objects)
+    views = [name for name in relations if Object("view", name) in objects]
+    stored = [name for name in relations if name not in views]
     yield _attempt(
-        names[0], service_conninfo, lambda service: read(service, relations), done=f"{len(relations)} tables and views"
+        names[0],
+        service_conninfo,
+        lambda service: read(service, stored, views),
+        done=f"{len(stored)} tables and aggregates, {len(views)} views",
     )
     with connect(conninfo, purpose="verify") as owner, readable(describe(conninfo)), marked_rows(owner) as run:
         yield _attempt(

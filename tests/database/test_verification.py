@@ -266,6 +266,22 @@ def test_an_invalid_index_of_one_chunk_is_named(migrated: Migrated) -> None:
     assert found.detail.endswith("_chunk is invalid")
 
 
+def test_a_view_that_takes_long_is_not_run(migrated: Migrated) -> None:
+    """The Apache edition's views of what is not computed yet read every trace."""
+    if migrated.edition != "apache":
+        pytest.skip("of the other edition")
+    view = "observatory.llm_metrics_1day_live"
+    failing = "SELECT 1 AS bucket WHERE 1 / (random() * 0)::integer = 1"
+    migrated.execute(
+        f"ALTER VIEW {view} RENAME TO hidden;; CREATE VIEW {view} AS {failing};; GRANT SELECT ON {view} TO {SERVICE}"
+    )
+
+    verification = migrated.verify()
+    migrated.execute(f"DROP VIEW {view};; ALTER VIEW observatory.hidden RENAME TO llm_metrics_1day_live")
+
+    assert {check.name for check in verification.problems} == {"columns", "views"}
+
+
 def test_a_lower_target_is_compared_with_its_own_version(migrated: Migrated, request: pytest.FixtureRequest) -> None:
     with migrated.server.fresh_database() as name:
         conninfo = migrated.server.conninfo(dbname=name)
@@ -344,6 +360,11 @@ def test_rows_of_a_killed_run_have_no_price_and_the_next_run_removes_them(migrat
         migrated.verify()
         assert migrated.rows() == 3
         for table in ("llm_traces", "llm_metrics", "llm_logs"):
-            connection.execute(f"UPDATE {table} SET ts = ts - INTERVAL '11 minutes'".encode())
+            # Not by one UPDATE: it moves no row into yesterday's chunk.
+            connection.execute(f"CREATE TEMPORARY TABLE aged AS SELECT * FROM {table}".encode())
+            connection.execute("UPDATE aged SET ts = ts - INTERVAL '11 minutes'")
+            connection.execute(f"DELETE FROM {table}".encode())
+            connection.execute(f"INSERT INTO {table} SELECT * FROM aged".encode())
+            connection.execute("DROP TABLE aged")
     assert migrated.verify().passed
     assert migrated.rows() == 0
