@@ -32,7 +32,7 @@ build: runtime-environment  ## Build and sign one release of the storage service
 	@$(BIN)/observatory release sign dist/storage-service-$(VERSION)-$(shell uname -m).tar.gz
 
 test: dev-environment  ## Run every test that can run on this machine
-	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
+	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: dev-environment  ## Check formatting, style, types, import direction and migrations
 	@$(BIN)/ruff format --check .
