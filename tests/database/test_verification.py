@@ -10,7 +10,17 @@ from typing import Literal
 
 import pytest
 
-from observatory.database import Check, Verification, catalogue, deploy, ensure_database, schedule_jobs, verify
+from observatory.database import (
+    Check,
+    Profile,
+    Verification,
+    catalogue,
+    deploy,
+    ensure_database,
+    grant_access,
+    schedule_jobs,
+    verify,
+)
 from observatory.database.smoke import MARK
 from tests.database.conftest import SHIPPED
 from tests.support.postgres import SETTINGS, PostgresServer, community_server, postgres_server
@@ -329,6 +339,25 @@ def test_a_role_that_is_not_there_is_named(migrated: Migrated) -> None:
     )
 
     assert verification.problems == (Check(name="grants", verdict="failed", detail="there is no role nobody"),)
+
+
+def test_more_than_a_reader_or_an_administrator_should_have_is_named(migrated: Migrated) -> None:
+    roles: dict[str, Profile] = {SERVICE: "service", "looks": "reader", "mends": "administrator"}
+    migrated.execute("CREATE ROLE looks;; CREATE ROLE mends")
+    grant_access(migrated.owner, roles={"looks": "reader", "mends": "administrator"})
+
+    granted = verify(migrated.owner, migrations=SHIPPED, roles=roles, service_conninfo=migrated.service)
+    migrated.execute("GRANT SELECT ON api_keys TO looks;; GRANT TRUNCATE ON users TO mends")
+    more = verify(migrated.owner, migrations=SHIPPED, roles=roles, service_conninfo=migrated.service)
+    for role in ("looks", "mends"):
+        migrated.execute(f"DROP OWNED BY {role};; DROP ROLE {role}")
+
+    assert granted.passed
+    (found,) = more.problems
+    assert found.detail == (
+        "looks on public.api_keys: SELECT, expected nothing; mends on public.users: DELETE, INSERT, SELECT, TRUNCATE, "
+        "UPDATE, expected DELETE, INSERT, SELECT, UPDATE"
+    )
 
 
 KILLED = """
