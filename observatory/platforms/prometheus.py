@@ -37,6 +37,8 @@ ALERTS = 'ALERTS{$fleet,alertstate="firing",rollback="true"}'
 DATABASE_DOWN = 'min_over_time(pg_up{stack="$stack"}[1m]) == 0'
 OF_THE_BUDGET = "StorageErrorBudgetFastBurn"
 DATABASE_WAS_DOWN = 'min_over_time(pg_up{stack="$stack"}[6m]) == 0'
+# The budget's alert looks back for an hour, so an earlier version's errors keep it firing; the value is when it began.
+BUDGET_ALERT_BEGAN = 'max(ALERTS_FOR_STATE{$fleet,alertname="StorageErrorBudgetFastBurn"})'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +116,8 @@ class PrometheusMetrics:
         """
         named = None if instances is None else tuple(instances)
         chosen = _Chosen(stack=self.stack, fleet=fleet, instances=named)
-        started, alerts = self._ask(STARTED, chosen), self._alerts(chosen)
+        started = self._ask(STARTED, chosen)
+        alerts = self._alerts(chosen, started)
         database_down = self._is_true(DATABASE_DOWN, chosen)
         missing = len(started) < (1 if named is None else len(named))
         if missing and not (alerts or database_down):
@@ -147,12 +150,19 @@ class PrometheusMetrics:
                     return  # the sample tells
                 time.sleep(PROBE_SECONDS / requests)
 
-    def _alerts(self, chosen: _Chosen) -> tuple[str, ...]:
-        """Return the firing alerts that roll a fleet back; errors of an outage of the database are not its own."""
+    def _alerts(self, chosen: _Chosen, started: list[dict[str, Any]]) -> tuple[str, ...]:
+        """Return the firing alerts that roll a fleet back."""
         firing = {each["metric"]["alertname"] for each in self._ask(ALERTS, chosen)}
-        if OF_THE_BUDGET in firing and self._is_true(DATABASE_WAS_DOWN, chosen):
+        if OF_THE_BUDGET in firing and self._is_of_others(chosen, started):
             firing.remove(OF_THE_BUDGET)
         return tuple(sorted(firing))
+
+    def _is_of_others(self, chosen: _Chosen, started: list[dict[str, Any]]) -> bool:
+        """Tell whether the budget went by an outage of the database, or before the first of the instances started."""
+        began = self._number(BUDGET_ALERT_BEGAN, chosen)
+        oldest = min((float(series["value"][1]) for series in started), default=None)
+        earlier = began is not None and oldest is not None and began < oldest
+        return earlier or self._is_true(DATABASE_WAS_DOWN, chosen)
 
     def _is_true(self, condition: str, chosen: _Chosen) -> bool:
         """Tell whether a condition holds."""

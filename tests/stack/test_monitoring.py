@@ -184,6 +184,9 @@ def test_stopped_instances_and_a_stopped_exporter_page(checkout: Checkout) -> No
     monitoring, supervisor = Monitoring(checkout), sandbox(checkout).supervisor
     fail_writes(checkout, until=lambda: "StorageErrorBudgetFastBurn" in monitoring.sample("blue").alerts)
     assert monitoring.sample("green").alerts == ()
+    supervisor.restart("storage-blue-1")  # as with another version, which is not to blame
+    wait(lambda: "StorageErrorBudgetFastBurn" not in monitoring.sample("blue").alerts)
+    assert "StorageErrorBudgetFastBurn" in monitoring.firing()
 
     supervisor.stop("postgres-exporter")
     supervisor.stop("storage-green-1")
