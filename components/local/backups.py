@@ -7,14 +7,23 @@ from typing import Any
 
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from components.dynamic import without_provider
 from components.local.machine import Machine, sandbox_of
-from observatory.backups import BackupType, create_backup, create_stanza, list_backups
+from observatory.backups import BackupRunningError, BackupType, create_backup, create_stanza, list_backups
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import repository
+from observatory.runtime import Sandbox
 
 FIRST_BACKUP_SECONDS = 600
+# What a killed command has begun may still be at work for a moment.
+_after_others = retry(
+    retry=retry_if_exception_type(BackupRunningError),
+    wait=wait_fixed(0.5),
+    stop=stop_after_delay(FIRST_BACKUP_SECONDS),
+    reraise=True,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +53,20 @@ class StanzaProvider(ResourceProvider):
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Make what is missing."""
-        sandbox = sandbox_of(props)
-        create_stanza(sandbox)
-        if not list_backups(sandbox):
-            create_backup(sandbox, BackupType.FULL, timeout=FIRST_BACKUP_SECONDS)
+        _make_stanza(sandbox_of(props))
         return CreateResult(id_="observatory", outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Make another stanza where the home is another one."""
         replaces = ["home"] if _olds["home"] != _news["home"] else []
         return DiffResult(changes=bool(replaces), replaces=replaces)
+
+
+@_after_others
+def _make_stanza(sandbox: Sandbox) -> None:
+    create_stanza(sandbox)
+    if not list_backups(sandbox):
+        create_backup(sandbox, BackupType.FULL, timeout=FIRST_BACKUP_SECONDS)
 
 
 class Stanza(Resource, module="local", name="Stanza"):

@@ -83,6 +83,7 @@ class Fault:
     ALREADY_STARTED = 60
     NOT_RUNNING = 70
     ALREADY_ADDED = 90
+    STILL_RUNNING = 91
 
 
 ENDED = frozenset({"ABSENT", "EXITED", "FATAL", "UNKNOWN", "STOPPED"})
@@ -204,12 +205,12 @@ class Supervisor:
     def stop(self, name: str) -> None:
         """Stop the program `name` and wait until it has ended; a supervisor that starts anew starts it again."""
         with self._lock(name):
-            self._tolerating(Fault.NOT_RUNNING, "stopProcess", name, wait=None)
+            self._end(name)
 
     def restart(self, name: str) -> None:
         """Stop the program `name`, wait until it has ended, and start it."""
         with self._lock(name):
-            self._tolerating(Fault.NOT_RUNNING, "stopProcess", name, wait=None)
+            self._end(name)
             self._ensure_started(name)
 
     def signal(self, name: str, signal_name: str) -> None:
@@ -291,12 +292,29 @@ class Supervisor:
         return set(added), set(changed)
 
     def _forget(self, name: str) -> None:
-        self._tolerating(Fault.BAD_NAME, "stopProcessGroup", name, wait=None)
-        self._tolerating(Fault.BAD_NAME, "removeProcessGroup", name)
+        while self._state(name) != "ABSENT":
+            self._end(name)
+            # One that has died may have been started anew in between.
+            self._tolerating({Fault.BAD_NAME, Fault.STILL_RUNNING}, "removeProcessGroup", name)
+
+    def _end(self, name: str) -> None:
+        """Stop a program and wait until it has ended."""
+        self._tolerating(Fault.NOT_RUNNING, "stopProcess", name, wait=None)
+        self._wait_stopped(name)
 
     def _ensure_started(self, name: str) -> bool:
+        self._wait_stopped(name)
         # A program that cannot be spawned is explained by whoever waits for it to be ready.
         return self._tolerating({Fault.ALREADY_STARTED, Fault.SPAWN_ERROR}, "startProcess", name, False)
+
+    def _wait_stopped(self, name: str) -> None:
+        """Wait for the end of a program that a command, which may have died meanwhile, has begun to stop."""
+        while self._state(name) == "STOPPING":  # supervisord kills it after its `stop_seconds`
+            time.sleep(0.05)
+
+    def _state(self, name: str) -> str:
+        infos = self._call("getAllProcessInfo")
+        return next((str(info["statename"]) for info in infos if info["name"] == name), "ABSENT")
 
     def _tolerating(
         self, codes: int | Set[int], method: str, *arguments: str | bool, wait: float | None = CALL_SECONDS
