@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
+from components.local.backups import StanzaProvider
 from observatory.backups import BackupError, BackupType, create_backup
 from observatory.runtime.locks import exclusive
 from tests.stack.test_monitoring import sandbox
@@ -30,6 +33,16 @@ def test_a_second_backup_at_once_is_refused(stack: Checkout) -> None:
         refused = stack.json("backup", "create", expect=3)
     assert "another backup is at work" in refused["error"]["message"]
     assert stack.json("backup", "create")["type"] == "incremental"
+
+
+def test_the_stanza_waits_for_the_backup_that_a_killed_up_began(stack: Checkout) -> None:
+    props = {"home": str(stack.home), "rootfs": stack.environment["OBSERVATORY_ROOTFS"]}
+    with ThreadPoolExecutor() as pool:
+        with exclusive(stack.home / "run/pgbackrest/observatory-backup-1.lock"):
+            made = pool.submit(StanzaProvider().create, props)
+            with pytest.raises(TimeoutError):
+                made.result(timeout=2)
+        assert made.result(timeout=60).id == "observatory"
 
 
 def test_a_backup_that_takes_too_long_is_stopped_and_said(stack: Checkout) -> None:
