@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,8 +25,12 @@ from observatory.cli.app import (
 )
 from observatory.cli.verify import verification_view
 from observatory.console import ConsoleReporter, answer, complain, table
-from observatory.delivery.rollout import FleetName, RolloutDocument, Strategy
+from observatory.delivery.rollout import HEALTH_CHECK_S, Deployment, FleetName, RolloutDocument, Strategy
 from observatory.settings import FLEETS
+
+if TYPE_CHECKING:
+    from observatory.operations.delivery import DeliveryOptions
+    from observatory.workspace import Workspace
 
 releases = typer.Typer(help="Keep versions of the service that may be deployed.", no_args_is_help=True)
 app.add_typer(releases, name="release")
@@ -57,9 +61,15 @@ def application(
         int | None, typer.Option(help="Instances that rolling takes at a time; by default 1.")
     ] = None,
     bake: Annotated[float | None, typer.Option(min=0, help="Seconds that each step is watched.")] = None,
+    health_check_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds that a fleet gets to be ready before it takes more traffic.")
+    ] = HEALTH_CHECK_S,
     skip_tests: Annotated[bool, typer.Option(help="Do not try the version apart first; this is recorded.")] = False,
     approved_by: Annotated[str | None, typer.Option(help="Who approved it in the pipeline that deploys.")] = None,
     accept_drift: Annotated[bool, typer.Option(help="Go on although somebody changed the balancer's weights.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all, say what would be done, change nothing.")
+    ] = False,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
@@ -69,20 +79,23 @@ def application(
         raise typer.BadParameter("--canary-percentage goes with --strategy canary")
     if batch_size is not None and strategy != "rolling":
         raise typer.BadParameter("--batch-size goes with --strategy rolling")
+    workspace = operations.open_workspace(environment)
+    options: DeliveryOptions = {
+        "target": target,
+        "canary_percentage": canary_percentage,
+        "batch_size": 1 if batch_size is None else batch_size,
+        "bake_seconds": bake,
+        "health_check_seconds": health_check_timeout,
+        "skip_tests": skip_tests,
+        "approved_by": approved_by,
+        "accept_drift": accept_drift,
+    }
+    if dry_run:
+        _show_plan(operations.plan_application(workspace, version=version, strategy=strategy, **options), output)
+        return
     with ConsoleReporter() as report:
         done = operations.deploy_application(
-            operations.open_workspace(environment),
-            version=version,
-            strategy=strategy,
-            target=target,
-            canary_percentage=canary_percentage,
-            batch_size=1 if batch_size is None else batch_size,
-            bake_seconds=bake,
-            skip_tests=skip_tests,
-            approved_by=approved_by,
-            accept_drift=accept_drift,
-            choice=engine.value,
-            report=report,
+            workspace, version=version, strategy=strategy, choice=engine.value, report=report, **options
         )
     _show(done, output)
 
@@ -95,6 +108,7 @@ def rollback(
     emergency: Annotated[bool, typer.Option(help="No questions, the fastest safe path.")] = False,
     reason: Annotated[str, typer.Option(help="For the record.")] = "asked for",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, change nothing.")] = False,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
@@ -103,6 +117,9 @@ def rollback(
     workspace = operations.open_workspace(environment)
     if (version is None) == (method is Method.APPLICATION):
         raise typer.BadParameter("--version goes with --method application, and only with it")
+    if dry_run:
+        _plan_rollback(workspace, version, output)
+        return
     if not (yes or emergency):
         confirm(f"Roll the stack {environment!r} back?")
     with ConsoleReporter() as report:
@@ -268,3 +285,48 @@ def _show(done: RolloutDocument, output: Output) -> None:
     answer(table("Fleets", ("fleet", "version", "weight"), rows))
     if done.deployment:
         answer(f"\n{done.deployment.version} to {done.deployment.target}: {done.deployment.status}")
+
+
+def _plan_rollback(workspace: Workspace, version: str | None, output: Output) -> None:
+    if version is not None:
+        undone_first, planned = operations.plan_rollback_to_version(workspace, version=version)
+        if output is Output.JSON:
+            plans = {"undone": undone_first, "deployment": planned}
+            print_json({name: plan and plan.model_dump() for name, plan in plans.items()})
+        elif undone_first:
+            answer(
+                f"Would undo {undone_first.version} on {undone_first.target}, then bring {version}. "
+                "Nothing was changed."
+            )
+        else:
+            _show_plan(planned, output)
+        return
+    undone, healthy = operations.plan_rollback(workspace)
+    if output is Output.JSON:
+        print_json({"deployment": undone.model_dump(), "healthy": healthy})
+        return
+    health = "which is healthy" if healthy else "which is NOT healthy: look at `observatory status`"
+    answer(
+        f"Would undo {undone.version} on {undone.target}: {undone.source} gets all traffic, {health}. "
+        "Nothing was changed."
+    )
+
+
+def _show_plan(planned: Deployment | None, output: Output) -> None:
+    if output is Output.JSON:
+        print_json(planned.model_dump() if planned else None)
+    elif planned is None:
+        answer("This version serves already: nothing would be done.")
+    else:
+        answer(_plan_in_words(planned))
+
+
+def _plan_in_words(planned: Deployment) -> str:
+    if planned.strategy == "rolling":
+        way = f"to {planned.target}, {planned.batch_size} of its instances at a time"
+    else:
+        steps = ", ".join(f"{weight} %" for weight in planned.weights)
+        way = f"to {planned.target}, which gets {steps} of the traffic"
+    watched = f"each step is watched for {planned.bake_s:g} s" if planned.gated else "no gate is asked"
+    begun = "go on to bring" if planned.step >= 0 or planned.status != "preparing" else "bring"
+    return f"Would {begun} {planned.version} by {planned.strategy} {way}; {watched}. Nothing was changed."

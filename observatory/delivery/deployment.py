@@ -31,6 +31,7 @@ from observatory.delivery.protocols import (
     Trial,
 )
 from observatory.delivery.rollout import (
+    HEALTH_CHECK_S,
     TOTAL_WEIGHT,
     Deployment,
     FleetName,
@@ -85,6 +86,7 @@ class Order:
         approved_by: who has approved the version, where somebody has.
         accept_drift: go on although the balancer divides the traffic in another way than the document says.
         skip_tests: bring the version without having tried it apart from the fleets before.
+        health_check_s: seconds that a fleet gets to be ready before it takes more traffic.
     """
 
     version: str
@@ -99,6 +101,7 @@ class Order:
     approved_by: str | None = None
     accept_drift: bool = False
     skip_tests: bool = False
+    health_check_s: float = HEALTH_CHECK_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +149,27 @@ def deploy(world: World, order: Order) -> RolloutDocument:
     standing = standing_of(world)
     if _runs_already(standing, order):
         return standing
+    _check_unfinished(standing, order)
+    return _run_of(
+        world, *(_take_over(world, standing) if standing.unfinished else _begin(world, standing, order))
+    ).run()
+
+
+def plan(world: World, order: Order) -> Deployment | None:
+    """Return the deployment that `deploy` would begin or go on with, None where the version serves; change nothing.
+
+    Raises:
+        DeliveryRefusedError: as `deploy` would.
+    """
+    standing = standing_of(world)
+    if _runs_already(standing, order):
+        return None
+    _check_unfinished(standing, order)
+    return standing.unfinished or _wanted(world, standing, order)
+
+
+def _check_unfinished(standing: RolloutDocument, order: Order) -> None:
+    """Refuse another version than that of the deployment under way."""
     unfinished = standing.unfinished
     if unfinished and (unfinished.version, unfinished.sha256) != (order.version, order.sha256):
         raise DeliveryRefusedError(
@@ -153,7 +177,6 @@ def deploy(world: World, order: Order) -> RolloutDocument:
             f"`observatory deploy application --version {unfinished.version} --strategy {unfinished.strategy}`, or "
             "undo it by `observatory rollback --method blue-green`"
         )
-    return _run_of(world, *(_take_over(world, standing) if unfinished else _begin(world, standing, order))).run()
 
 
 def roll_back(world: World, *, actor: str, reason: str) -> RolloutDocument:
@@ -168,21 +191,38 @@ def roll_back(world: World, *, actor: str, reason: str) -> RolloutDocument:
             serves now is not healthy.
     """
     standing = standing_of(world)
-    if standing.deployment is None:
-        raise DeliveryRefusedError("nothing to roll back: no deployment was made on this stack")
-    if standing.deployment.status == "rolled-back":
+    if standing.deployment and standing.deployment.status == "rolled-back":
         converge(world)
-        raise DeliveryRefusedError(
-            f"nothing to roll back: {standing.deployment.source} serves, the deployment of "
-            f"{standing.deployment.version} was rolled back already"
-        )
-    if world.instances and standing.deployment.strategy == "rolling" and standing.deployment.status == "promoted":
-        _check_in_step(world.instances)
+    deployment = _undoable(world, standing)
     run = _run_of(world, *_take_over(world, standing))
     try:
         return run.roll_back(f"{reason} ({actor})")
     finally:
-        world.silences.end(standing.deployment.id)
+        world.silences.end(deployment.id)
+
+
+def plan_way_back(world: World) -> tuple[Deployment, bool]:
+    """Return the deployment that `roll_back` would undo, and whether the fleet that would serve is healthy.
+
+    Raises:
+        DeliveryRefusedError: as `roll_back` would.
+    """
+    deployment = _undoable(world, standing_of(world))
+    return deployment, world.hosts.healthy(deployment.source)
+
+
+def _undoable(world: World, standing: RolloutDocument) -> Deployment:
+    deployment = standing.deployment
+    if deployment is None:
+        raise DeliveryRefusedError("nothing to roll back: no deployment was made on this stack")
+    if deployment.status == "rolled-back":
+        raise DeliveryRefusedError(
+            f"nothing to roll back: {deployment.source} serves, the deployment of {deployment.version} was rolled back "
+            "already"
+        )
+    if world.instances and deployment.strategy == "rolling" and deployment.status == "promoted":
+        _check_in_step(world.instances)
+    return deployment
 
 
 def ask(world: World, request: str | None) -> RolloutDocument:
@@ -257,16 +297,19 @@ def _runs_already(standing: RolloutDocument, order: Order) -> bool:
     return standing.fleet(standing.active_fleet).sha256 == order.sha256 and order.target is None
 
 
-def _begin(world: World, standing: RolloutDocument, order: Order) -> tuple[RolloutDocument, int]:
+def _wanted(world: World, standing: RolloutDocument, order: Order) -> Deployment:
+    """Return the deployment to begin, after all checks that change nothing."""
     rolling = order.strategy == "rolling"
     source, target = _fleets_of(standing, order)
     if rolling:
         _check_batch(world, target, order.batch_size)
     _check_drift(world, standing, accept=order.accept_drift)
-    id_ = uuid.uuid4().hex[:12]
-    tests = _test(world, order, target, id_)
-    deployment = Deployment(
-        id=id_,
+    if not (order.skip_tests or world.trial):
+        raise DeliveryRefusedError(
+            f"{order.version} cannot be tried apart from the fleets on this platform; --skip-tests brings it without"
+        )
+    return Deployment(
+        id=uuid.uuid4().hex[:12],
         version=order.version,
         sha256=order.sha256,
         strategy=order.strategy,
@@ -276,22 +319,27 @@ def _begin(world: World, standing: RolloutDocument, order: Order) -> tuple[Rollo
         batch_size=order.batch_size if rolling else None,
         gated=order.gated,
         bake_s=order.bake_s,
+        health_check_s=order.health_check_s,
         actor=order.actor,
         approved_by=order.approved_by,
         started=world.clock.now(),
         before=standing.fleet(target),
-        tests=tests,
     )
-    fencing = standing.fencing + 1
-    if rolling:
+
+
+def _begin(world: World, standing: RolloutDocument, order: Order) -> tuple[RolloutDocument, int]:
+    wanted = _wanted(world, standing, order)
+    tests = _test(world, order, wanted.target, wanted.id)
+    deployment = wanted.model_copy(update={"tests": tests})
+    target, fencing = deployment.target, standing.fencing + 1
+    if order.strategy == "rolling":
         begun = standing.with_fleet(target, rolling=Rolling(version=order.version, sha256=order.sha256))
     else:
         begun = standing.with_weight(target, 0).with_fleet(target, version=order.version, sha256=order.sha256)
     changed = begun.model_copy(update={"deployment": deployment, "fencing": fencing})
     written = _first_write(world, standing, changed)
     told = {"version", "sha256", "strategy", "source", "target", "weights", "batch_size", "bake_s", "approved_by"}
-    wanted = deployment.model_dump(include=told, exclude_none=True)
-    world.journal.record("start", deployment=deployment.id, **wanted)
+    world.journal.record("start", deployment=deployment.id, **deployment.model_dump(include=told, exclude_none=True))
     return written, fencing
 
 
@@ -300,10 +348,7 @@ def _test(world: World, order: Order, target: FleetName, id_: str) -> Literal["p
     if order.skip_tests:
         world.journal.record("tests-skipped", deployment=id_, version=order.version)
         return "skipped"
-    if world.trial is None:
-        raise DeliveryRefusedError(
-            f"{order.version} cannot be tried apart from the fleets on this platform; --skip-tests brings it without"
-        )
+    assert world.trial is not None  # noqa: S101 - checked before
     try:
         world.trial.test(target, order.version)
     except HostsError as error:
@@ -455,8 +500,14 @@ class Run:
         self._record("shift", weights=self._document.weights, step=index)
 
     def _must_be_healthy(self) -> None:
-        if not self._world.hosts.healthy(self._deployment.target):
-            raise StepFailedError(f"{self._deployment.target} is not ready to take more traffic")
+        clock, seconds = self._world.clock, self._deployment.health_check_s
+        deadline = clock.now() + seconds
+        while not self._world.hosts.healthy(self._deployment.target):
+            if clock.now() >= deadline:
+                raise StepFailedError(
+                    f"{self._deployment.target} is not ready to take more traffic, and was not within {seconds:g} s"
+                )
+            clock.sleep(1.0)
 
     def _bake(self) -> None:
         """Watch the step until it has baked, somebody promotes it, or it fails."""

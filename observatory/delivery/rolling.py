@@ -22,7 +22,7 @@ from observatory.delivery.deployment import (
 from observatory.delivery.protocols import BalancerError, HostsError, Instances, Sample
 from observatory.delivery.rollout import Rolling, RolloutDocument
 
-READY_ATTEMPTS, READY_PAUSE_S = 10, 1.0  # an instance that misses one look is not yet lost
+READY_PAUSE_S = 1.0  # an instance that misses one look is not yet lost
 
 Batch = tuple[str, ...]
 
@@ -124,11 +124,12 @@ class RollingRun(Run):
         return None
 
     def _wait_ready(self, instances: Batch) -> None:
-        for _ in range(READY_ATTEMPTS):
-            if self._instances.ready(self._deployment.target, instances):
-                return
-            self._world.clock.sleep(READY_PAUSE_S)
-        raise StepFailedError(f"of {', '.join(instances)} not every one is ready")
+        clock = self._world.clock
+        deadline = clock.now() + self._deployment.health_check_s
+        while not self._instances.ready(self._deployment.target, instances):
+            if clock.now() >= deadline:
+                raise StepFailedError(f"of {', '.join(instances)} not every one is ready")
+            clock.sleep(READY_PAUSE_S)
 
     def _must_be_healthy(self) -> None:
         self._wait_ready(self._all)

@@ -25,6 +25,7 @@ Strategy = Literal["blue-green", "canary", "rolling"]
 Request = Literal["pause", "promote", "abort"]
 Status = Literal["preparing", "shifting", "promoted", "rolling-back", "rolled-back"]
 ENDED: tuple[Status, ...] = ("promoted", "rolled-back")
+HEALTH_CHECK_S = 10.0  # the balancer looks each second
 TOTAL_WEIGHT = 100  # weights are percent of the traffic, as in the ALB's weighted target groups
 
 
@@ -97,6 +98,7 @@ class Deployment(_Document):
         batch_size: instances that a rolling update takes at a time; None for the other strategies.
         gated: whether each step is watched and judged by metrics; a way back to a version is not.
         bake_s: seconds that each step is watched before the next.
+        health_check_s: seconds that the target gets to be ready before it takes more traffic.
         step: index of the step whose weight is set, or of a rolling update's batch; -1 before the first.
         status: where it stands.
         request: what was asked and not yet answered.
@@ -118,6 +120,7 @@ class Deployment(_Document):
     batch_size: Annotated[int, Field(ge=1)] | None = None
     gated: bool = True
     bake_s: Annotated[float, Field(ge=0)]
+    health_check_s: Annotated[float, Field(ge=0)] = HEALTH_CHECK_S
     step: Annotated[int, Field(ge=-1)] = -1
     status: Status = "preparing"
     request: Request | None = None

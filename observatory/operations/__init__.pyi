@@ -16,6 +16,9 @@ from .database import verify_database as verify_database
 from .defaults import DEFAULT_RETRY as DEFAULT_RETRY
 from .delivery import control_rollout as control_rollout
 from .delivery import deploy_application as deploy_application
+from .delivery import plan_application as plan_application
+from .delivery import plan_rollback as plan_rollback
+from .delivery import plan_rollback_to_version as plan_rollback_to_version
 from .delivery import roll_back_application as roll_back_application
 from .delivery import roll_back_to_version as roll_back_to_version
 from .engines import EngineChoice as EngineChoice

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, TypedDict, Unpack
 
 from observatory.actor import actor
 from observatory.delivery.deployment import (
@@ -19,11 +19,13 @@ from observatory.delivery.deployment import (
     ask,
     canary_weights,
     deploy,
+    plan,
+    plan_way_back,
     roll_back,
 )
 from observatory.delivery.protocols import HostsError
 from observatory.delivery.releases import Manifest, ReleaseError
-from observatory.delivery.rollout import FleetName, RolloutDocument, Strategy, other
+from observatory.delivery.rollout import HEALTH_CHECK_S, Deployment, FleetName, RolloutDocument, Strategy, other
 from observatory.operations.engines import EngineChoice
 from observatory.operations.journal import open_journal
 from observatory.operations.locks import deployment_lock
@@ -31,7 +33,7 @@ from observatory.operations.permission import permission
 from observatory.operations.worlds import administrator, known_of, world_of
 from observatory.platforms.stores import release_store
 from observatory.progress import Reporter, silent
-from observatory.settings import load_file
+from observatory.settings import StackSettings, load_file
 from observatory.signing import trusted_keys
 from observatory.workspace import Workspace
 
@@ -39,20 +41,38 @@ BLUE_GREEN: tuple[int, ...] = (100,)
 TAKEN_OVER_SECONDS = 60.0  # for a deployment that was taken over to end: at its next look, or when its `up` has ended
 
 
+class DeliveryOptions(TypedDict, total=False):
+    """What may be wanted of a deployment beyond its version and strategy.
+
+    Attributes:
+        target: the fleet; None for the idle one, of a rolling update for the one that serves.
+        canary_percentage: first step of a canary; None for the first of the settings.
+        batch_size: instances that a rolling update takes at a time; by default 1.
+        bake_seconds: how long each step is watched; None for the settings'.
+        health_check_seconds: how long a fleet gets to be ready before it takes more traffic.
+        skip_tests: do not try the version apart from the fleets first; the rollout document and the journal say so.
+        approved_by: who has approved the version, as a pipeline knows it; None looks for a record of `approve_release`.
+        accept_drift: go on although the balancer divides the traffic in another way than the rollout document says.
+    """
+
+    target: FleetName | None
+    canary_percentage: int | None
+    batch_size: int
+    bake_seconds: float | None
+    health_check_seconds: float
+    skip_tests: bool
+    approved_by: str | None
+    accept_drift: bool
+
+
 def deploy_application(
     workspace: Workspace,
     *,
     version: str,
     strategy: Strategy,
-    target: FleetName | None = None,
-    canary_percentage: int | None = None,
-    batch_size: int = 1,
-    bake_seconds: float | None = None,
-    skip_tests: bool = False,
-    approved_by: str | None = None,
-    accept_drift: bool = False,
     choice: EngineChoice = "auto",
     report: Reporter = silent,
+    **options: Unpack[DeliveryOptions],
 ) -> RolloutDocument:
     """Bring a kept version to a fleet and give it the traffic, or to a fleet's instances by turns; undo any trouble.
 
@@ -63,15 +83,9 @@ def deploy_application(
         version: a kept release.
         strategy: blue-green moves all traffic at once, canary by steps; rolling moves none, and takes the instances of
             one fleet by turns.
-        target: the fleet; None for the idle one, of a rolling update for the one that serves.
-        canary_percentage: first step of a canary; None for the first of the settings.
-        batch_size: instances that a rolling update takes at a time.
-        bake_seconds: how long each step is watched; None for the settings'.
-        skip_tests: do not try the version apart from the fleets first; the rollout document and the journal say so.
-        approved_by: who has approved the version, as a pipeline knows it; None looks for a record of `approve_release`.
-        accept_drift: go on although the balancer divides the traffic in another way than the rollout document says.
         choice: of the engine that installs the version.
         report: gets progress.
+        options: see `DeliveryOptions`.
 
     Raises:
         DeliveryRefusedError: nothing was changed.
@@ -83,34 +97,62 @@ def deploy_application(
         TakenOverError: a rollback or another deployment took over.
         KeyboardInterrupt: interrupted, and rolled back.
     """
-    settings, manifest = load_file(workspace.config_file), checked_release(workspace, version)
-    known = known_of(workspace, show_secrets=True)
+    settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=True)
     conninfo = administrator(settings, known)
-    _check_schema(manifest, conninfo)
-    approver = permission(workspace, settings, manifest, approved_by=approved_by)
-    weights = BLUE_GREEN
-    if strategy == "canary":
-        steps = settings.delivery.canary_steps
-        weights = canary_weights(steps[0] if canary_percentage is None else canary_percentage, steps)
-    order = Order(
-        version=manifest.version,
-        sha256=manifest.sha256,
-        strategy=strategy,
-        target=target,
-        weights=weights,
-        batch_size=batch_size,
-        bake_s=settings.delivery.bake_seconds if bake_seconds is None else bake_seconds,
-        actor=actor(),
-        approved_by=approver,
-        accept_drift=accept_drift,
-        skip_tests=skip_tests,
-    )
+    order = _order(workspace, settings, conninfo, version=version, strategy=strategy, options=options)
     with (
         open_journal(workspace, settings, report, conninfo=lambda: conninfo) as journal,
         deployment_lock(workspace, conninfo),
         _terminated_as_interrupted(),
     ):
         return deploy(world_of(workspace, settings, known, journal=journal, choice=choice), order)
+
+
+def plan_application(
+    workspace: Workspace, *, version: str, strategy: Strategy, **options: Unpack[DeliveryOptions]
+) -> Deployment | None:
+    """Return what `deploy_application` would begin or go on with, None where the version serves; change nothing.
+
+    Raises:
+        DeliveryRefusedError, NotPermittedError: as `deploy_application` would.
+    """
+    settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=True)
+    conninfo = administrator(settings, known)
+    order = _order(workspace, settings, conninfo, version=version, strategy=strategy, options=options)
+    with open_journal(workspace, settings, silent) as journal:
+        return plan(world_of(workspace, settings, known, journal=journal), order)
+
+
+def _order(
+    workspace: Workspace,
+    settings: StackSettings,
+    conninfo: str,
+    *,
+    version: str,
+    strategy: Strategy,
+    options: DeliveryOptions,
+) -> Order:
+    """Return the order, after what is to be asked before: signature, schema, window and approval."""
+    manifest = checked_release(workspace, version)
+    _check_schema(manifest, conninfo)
+    weights, bake_s = BLUE_GREEN, options.get("bake_seconds")
+    if strategy == "canary":
+        steps, first = settings.delivery.canary_steps, options.get("canary_percentage")
+        weights = canary_weights(steps[0] if first is None else first, steps)
+    return Order(
+        version=manifest.version,
+        sha256=manifest.sha256,
+        strategy=strategy,
+        target=options.get("target"),
+        weights=weights,
+        batch_size=options.get("batch_size", 1),
+        bake_s=settings.delivery.bake_seconds if bake_s is None else bake_s,
+        health_check_s=options.get("health_check_seconds", HEALTH_CHECK_S),
+        actor=actor(),
+        approved_by=permission(workspace, settings, manifest, approved_by=options.get("approved_by")),
+        accept_drift=options.get("accept_drift", False),
+        skip_tests=options.get("skip_tests", False),
+    )
 
 
 def roll_back_application(
@@ -136,6 +178,17 @@ def roll_back_application(
     with open_journal(workspace, settings, report, conninfo=conninfo) as journal:
         world = world_of(workspace, settings, known, journal=journal, choice=choice)
         return roll_back(world, actor=actor(), reason=reason)
+
+
+def plan_rollback(workspace: Workspace) -> tuple[Deployment, bool]:
+    """Return the deployment that `roll_back_application` would undo, and whether the fleet that would serve is healthy.
+
+    Raises:
+        DeliveryRefusedError: there is nothing to roll back to.
+    """
+    settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=False)
+    with open_journal(workspace, settings, silent) as journal:
+        return plan_way_back(world_of(workspace, settings, known, journal=journal))
 
 
 def roll_back_to_version(
@@ -168,20 +221,9 @@ def roll_back_to_version(
         RolledBackError: the version does not get healthy; what served before serves.
         RollbackFailedError: the deployment under way cannot be undone.
     """
-    settings, manifest = load_file(workspace.config_file), checked_release(workspace, version)
-    known = known_of(workspace, show_secrets=True)
+    settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=True)
     conninfo = administrator(settings, known)
-    _check_schema(manifest, conninfo)
-    order = Order(
-        version=manifest.version,
-        sha256=manifest.sha256,
-        strategy="blue-green",
-        gated=False,
-        bake_s=0,
-        actor=actor(),
-        accept_drift=True,
-        skip_tests=skip_tests,
-    )
+    order = _way_back_to(workspace, version, conninfo, skip_tests=skip_tests)
     with (
         open_journal(workspace, settings, report, conninfo=lambda: conninfo) as journal,
         _terminated_as_interrupted(),
@@ -195,6 +237,38 @@ def roll_back_to_version(
     if not world.hosts.healthy(done.active_fleet):
         raise RolledBackError(f"{version} serves on {done.active_fleet}, which is not healthy: `observatory status`")
     return done
+
+
+def plan_rollback_to_version(workspace: Workspace, *, version: str) -> tuple[Deployment | None, Deployment | None]:
+    """Return the deployment under way that `roll_back_to_version` would undo, and the one that it would begin.
+
+    The second is None where the version serves, and where it is not known before the first is undone.
+
+    Raises:
+        DeliveryRefusedError: as `roll_back_to_version` would.
+    """
+    settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=True)
+    order = _way_back_to(workspace, version, administrator(settings, known), skip_tests=False)
+    with open_journal(workspace, settings, silent) as journal:
+        world = world_of(workspace, settings, known, journal=journal)
+        if _other_under_way(world, order):
+            return plan_way_back(world)[0], None
+        return None, plan(world, order)
+
+
+def _way_back_to(workspace: Workspace, version: str, conninfo: str, *, skip_tests: bool) -> Order:
+    manifest = checked_release(workspace, version)
+    _check_schema(manifest, conninfo)
+    return Order(
+        version=manifest.version,
+        sha256=manifest.sha256,
+        strategy="blue-green",
+        gated=False,
+        bake_s=0,
+        actor=actor(),
+        accept_drift=True,
+        skip_tests=skip_tests,
+    )
 
 
 def _other_under_way(world: World, order: Order) -> bool:

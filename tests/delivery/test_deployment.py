@@ -18,6 +18,8 @@ from observatory.delivery.deployment import (
     ask,
     canary_weights,
     deploy,
+    plan,
+    plan_way_back,
     roll_back,
 )
 from observatory.delivery.protocols import Sample
@@ -166,6 +168,48 @@ def test_an_outage_of_the_database_beyond_the_deadline_rolls_back() -> None:
     stack = simulation(samples=itertools.repeat(OUTAGE))
     with pytest.raises(RolledBackError, match=r"no verdict for .* StorageDatabaseDown"):
         deploy(stack.world(), order())
+
+
+def test_a_plan_says_what_a_deployment_would_do_and_changes_nothing() -> None:
+    stack = simulation()
+    planned = plan(stack.world(), canary())
+    assert planned is not None
+    assert (planned.target, planned.weights, planned.status) == ("green", (5, 25, 50, 100), "preparing")
+    assert (stack.store.history, stack.events) == ([], [])
+    with pytest.raises(DeliveryRefusedError, match="deploy to green"):
+        plan(stack.world(), order(target="blue"))
+    deploy(stack.world(), canary())
+    assert plan(stack.world(), canary()) is None
+    undone, healthy = plan_way_back(stack.world())
+    assert (undone.version, undone.source, healthy) == ("v0.2.0", "blue", True)
+    assert stack.live["green"] == 100
+
+
+def test_a_plan_of_what_is_under_way_goes_on_with_it() -> None:
+    stack = simulation(fault=_raise_at("sleep", Killed()))
+    with pytest.raises(Killed):
+        deploy(stack.world(), order())
+    stack.fault = lambda _place: None
+    planned = plan(stack.world(), order())
+    assert planned is not None
+    assert (planned.status, planned.step) == ("shifting", 0)
+
+
+@pytest.mark.parametrize(("seconds", "promoted"), [(20.0, True), (5.0, False)])
+def test_a_fleet_gets_its_time_to_be_ready(seconds: float, promoted: bool) -> None:
+    stack = simulation()
+
+    def ready(is_ready: bool) -> None:
+        stack.up.update(dict.fromkeys(GREEN, is_ready))
+
+    stack.fault = _at_once("verify", lambda: ready(False))
+    stack.each_sleep = lambda: ready(stack.time >= 10)
+    if promoted:
+        deploy(stack.world(), order(health_check_s=seconds))
+    else:
+        with pytest.raises(RolledBackError, match="was not within 5 s"):
+            deploy(stack.world(), order(health_check_s=seconds))
+    assert stack.live["green"] == (100 if promoted else 0)
 
 
 def test_a_fleet_that_fails_its_verification_never_gets_traffic() -> None:
@@ -478,6 +522,12 @@ def test_a_way_back_to_a_version_asks_no_gate() -> None:
 @settings(max_examples=300, deadline=None)
 def test_any_sequence_of_faults_ends_promoted_or_rolled_back(drawn: Sequence) -> None:
     ends_decided(drawn)
+
+
+def _at_once(place: str, work: Any) -> Any:
+    """Return a fault that does some work, once, at a place."""
+    once = _once(work)
+    return lambda found: once() if found == place else None
 
 
 def _once(work: Any) -> Any:

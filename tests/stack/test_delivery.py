@@ -165,6 +165,17 @@ def test_what_cannot_be_deployed_is_refused(own: Checkout, arguments: tuple[str,
     assert own.json("status")["rollout"] == before
 
 
+def test_a_dry_run_says_what_would_be_done_and_changes_nothing(own: Checkout) -> None:
+    before = own.json("status")["rollout"]
+    wanted = ("deploy", "application", "--version", "v0.2.0", "--strategy", "canary", "--dry-run")
+    planned = own.json(*wanted)
+    assert (planned["version"], planned["target"], planned["weights"]) == ("v0.2.0", "green", [5, 25, 50, 100])
+    assert "5 %, 25 %, 50 %, 100 % of the traffic" in own.run(*wanted).stdout
+    back = own.json("rollback", "--method", "application", "--version", "v0.2.0", "--dry-run")
+    assert (back["undone"], back["deployment"]["version"], back["deployment"]["gated"]) == (None, "v0.2.0", False)
+    assert own.json("status")["rollout"] == before
+
+
 def test_every_entry_is_in_the_table_and_beside_the_backups(own: Checkout) -> None:
     own.json("deploy", "application", "--version", "v0.2.0", "--strategy", "blue-green", "--bake", "0", *EMBEDDED)
     own.run("rollback", "--method", "blue-green", "--yes", "--reason", "exercise")
