@@ -484,7 +484,7 @@ class Run:
             world.hosts.install(target)
             self._record("verify", fleet=target)
             world.hosts.verify(target)
-            self._change(status="shifting")
+            self._change(status="shifting", exercised=world.clock.now())
         for index in range(max(self._deployment.step, 0), len(self._deployment.weights)):
             self._shift(index)
             self._bake()
@@ -561,7 +561,7 @@ class Run:
 
     def _sample(self, fleet: FleetName, instances: Collection[str] | None = None) -> Sample | None:
         try:
-            return self._world.metrics.sample(fleet, instances)
+            return self._world.metrics.sample(fleet, instances, since=self._deployment.exercised)
         except MetricsUnavailableError as error:
             self._record("no-metrics", fleet=fleet, reason=str(error))
             return None

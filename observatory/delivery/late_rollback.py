@@ -24,19 +24,19 @@ def reason_against(
         return f"{fleet} is not what the last deployment promoted"
     if promoted is None or world.clock.now() - promoted > window_s:
         return f"{deployment.version} was not promoted within the last {window_s:.0f} s"
-    if explained := _explained(world, fleet):
+    if explained := _explained(world, fleet, since=deployment.exercised):
         return explained
     if deployment.source != fleet and not world.hosts.healthy(deployment.source):
         return f"{deployment.source}, which would serve, is not healthy"
     return None
 
 
-def _explained(world: World, fleet: FleetName) -> str | None:
+def _explained(world: World, fleet: FleetName, *, since: float | None) -> str | None:
     """Return what else explains the alert; metrics that nobody can ask explain nothing."""
     try:
-        seen = world.metrics.sample(fleet)
+        seen = world.metrics.sample(fleet, since=since)
     except MetricsUnavailableError:
         return None
     if seen.database_down:
         return "the database does not answer, or did not lately"
-    return None if seen.alerts else f"no alert of {fleet} fires any more"
+    return None if seen.alerts else f"no alert of {fleet} that began with this version fires any more"

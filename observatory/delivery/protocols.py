@@ -170,8 +170,10 @@ class Sample:
 class Metrics(Protocol):
     """Where gates look."""
 
-    def sample(self, fleet: FleetName, instances: Collection[str] | None = None) -> Sample:
-        """Return what is known now of a fleet, or of these of its instances.
+    def sample(
+        self, fleet: FleetName, instances: Collection[str] | None = None, *, since: float | None = None
+    ) -> Sample:
+        """Return what is known now of a fleet, or of these of its instances; alerts from before `since` are left out.
 
         What an instance did before it started with its present release does not count, nor is that start a restart.
         Raises MetricsUnavailableError where nothing is known.

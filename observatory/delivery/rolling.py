@@ -69,6 +69,7 @@ class RollingRun(Run):
         self._instances.install(target, batch)
         self._record("verify", fleet=target, instances=batch)
         self._instances.verify(target, batch)
+        self._change(exercised=self._world.clock.now())
         self._bring_in(batch)
         self._record("moved", fleet=target, instances=batch)
 

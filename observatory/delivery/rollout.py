@@ -106,6 +106,8 @@ class Deployment(_Document):
         approved_by: who had approved it, where somebody had.
         reason: why it was rolled back, in words.
         started: when it began, in seconds since the epoch.
+        exercised: when the version was last found well where it is to serve, in seconds since the epoch; what fired
+            before is not its fault.
         before: what the target ran before, and runs again after a rollback.
         tests: whether the version was tried before anything moved; None where that is not known.
     """
@@ -128,6 +130,7 @@ class Deployment(_Document):
     approved_by: str | None = None
     reason: str | None = None
     started: float
+    exercised: float | None = None
     before: FleetState
     tests: Literal["passed", "skipped"] | None = None
 

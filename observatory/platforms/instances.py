@@ -12,7 +12,7 @@ from observatory.engine import Step
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import backend_server, runtime_socket, servers_file
 from observatory.nodes.storage import labelled, unit_name
-from observatory.platforms.local import POLL_SECONDS, LocalHosts, is_of, told
+from observatory.platforms.local import POLL_SECONDS, RESTART_SECONDS, LocalHosts, is_of, told
 from observatory.runtime import LiveServers, Probe, Sandbox
 from observatory.settings import FLEETS
 
@@ -121,4 +121,5 @@ class LocalInstances:
 
     @property
     def _servers(self) -> LiveServers:
-        return LiveServers(sandbox=self.sandbox, file=servers_file(Paths()), socket=runtime_socket(Paths()))
+        file, socket = servers_file(Paths()), runtime_socket(Paths())
+        return LiveServers(sandbox=self.sandbox, file=file, socket=socket, patience=RESTART_SECONDS)

@@ -18,6 +18,7 @@ from observatory.runtime import BalancerUnreachable, LiveMap, Probe, RuntimeFaul
 UNTOUCHED = ("same", "refresh", "read")
 LOCKED_SECONDS = 120.0  # for another run of the program to end, such as that of a deployment that was taken over
 POLL_SECONDS = 0.1
+RESTART_SECONDS = 2.0  # for a balancer that died to be started again by its supervisor
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class HaproxyBalancer:
 
     @property
     def _map(self) -> LiveMap:
-        return LiveMap(sandbox=self.sandbox, file=weights_file(Paths()), socket=runtime_socket(Paths()))
+        file, socket = weights_file(Paths()), runtime_socket(Paths())
+        return LiveMap(sandbox=self.sandbox, file=file, socket=socket, patience=RESTART_SECONDS)
 
 
 @contextlib.contextmanager

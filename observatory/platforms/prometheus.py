@@ -37,8 +37,8 @@ ALERTS = 'ALERTS{$fleet,alertstate="firing",rollback="true"}'
 DATABASE_DOWN = 'min_over_time(pg_up{stack="$stack"}[1m]) == 0'
 OF_THE_BUDGET = "StorageErrorBudgetFastBurn"
 DATABASE_WAS_DOWN = 'min_over_time(pg_up{stack="$stack"}[6m]) == 0'
-# The budget's alert looks back for an hour, so an earlier version's errors keep it firing; the value is when it began.
-BUDGET_ALERT_BEGAN = 'max(ALERTS_FOR_STATE{$fleet,alertname="StorageErrorBudgetFastBurn"})'
+# When each alert began, in seconds since the epoch.
+ALERTS_BEGAN = 'ALERTS_FOR_STATE{$fleet,rollback="true"}'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +108,10 @@ class PrometheusMetrics:
     api_key: str = field(repr=False)
     _started: dict[tuple[str, ...], float] = field(default_factory=dict, init=False, repr=False)
 
-    def sample(self, fleet: FleetName, instances: Collection[str] | None = None) -> Sample:
-        """Return what is known now of a fleet, or of these of its instances.
+    def sample(
+        self, fleet: FleetName, instances: Collection[str] | None = None, *, since: float | None = None
+    ) -> Sample:
+        """Return what is known now of a fleet, or of these of its instances; alerts from before `since` are left out.
 
         Raises:
             MetricsUnavailableError: Prometheus does not answer, or does not see the instances.
@@ -117,7 +119,7 @@ class PrometheusMetrics:
         named = None if instances is None else tuple(instances)
         chosen = _Chosen(stack=self.stack, fleet=fleet, instances=named)
         started = self._ask(STARTED, chosen)
-        alerts = self._alerts(chosen, started)
+        alerts = self._alerts(chosen, since)
         database_down = self._is_true(DATABASE_DOWN, chosen)
         missing = len(started) < (1 if named is None else len(named))
         if missing and not (alerts or database_down):
@@ -150,19 +152,15 @@ class PrometheusMetrics:
                     return  # the sample tells
                 time.sleep(PROBE_SECONDS / requests)
 
-    def _alerts(self, chosen: _Chosen, started: list[dict[str, Any]]) -> tuple[str, ...]:
-        """Return the firing alerts that roll a fleet back."""
+    def _alerts(self, chosen: _Chosen, since: float | None) -> tuple[str, ...]:
+        """Return the firing alerts that roll a fleet back; errors of an outage of the database are not its own."""
         firing = {each["metric"]["alertname"] for each in self._ask(ALERTS, chosen)}
-        if OF_THE_BUDGET in firing and self._is_of_others(chosen, started):
+        if firing and since is not None:
+            began = self._ask(ALERTS_BEGAN, chosen)
+            firing &= {each["metric"]["alertname"] for each in began if float(each["value"][1]) >= since}
+        if OF_THE_BUDGET in firing and self._is_true(DATABASE_WAS_DOWN, chosen):
             firing.remove(OF_THE_BUDGET)
         return tuple(sorted(firing))
-
-    def _is_of_others(self, chosen: _Chosen, started: list[dict[str, Any]]) -> bool:
-        """Tell whether the budget went by an outage of the database, or before the first of the instances started."""
-        began = self._number(BUDGET_ALERT_BEGAN, chosen)
-        oldest = min((float(series["value"][1]) for series in started), default=None)
-        earlier = began is not None and oldest is not None and began < oldest
-        return earlier or self._is_true(DATABASE_WAS_DOWN, chosen)
 
     def _is_true(self, condition: str, chosen: _Chosen) -> bool:
         """Tell whether a condition holds."""

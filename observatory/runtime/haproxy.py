@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import socket
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -33,11 +34,15 @@ class BalancerUnreachable(RuntimeFault):
 
 @dataclass(frozen=True, kw_only=True)
 class LiveMap:
-    """A map of a running HAProxy; `file` and `socket` are paths inside the sandbox."""
+    """A map of a running HAProxy; `file` and `socket` are paths inside the sandbox.
+
+    `patience` are the seconds to wait for one that does not answer: its supervisor may be starting it again.
+    """
 
     sandbox: Sandbox
     file: str
     socket: str
+    patience: float = 0.0
 
     def read(self) -> dict[str, str]:
         """Return the map that is in force.
@@ -45,7 +50,7 @@ class LiveMap:
         Raises:
             BalancerUnreachable: HAProxy does not answer.
         """
-        lines = _ask(self.sandbox, self.socket, f"show map {self.file}").splitlines()
+        lines = _ask(self.sandbox, self.socket, f"show map {self.file}", patience=self.patience).splitlines()
         return dict(line.split()[1:3] for line in lines if line.strip())  # an address, the key, the value
 
     def kept(self) -> dict[str, str] | None:
@@ -63,7 +68,7 @@ class LiveMap:
             BalancerUnreachable: HAProxy does not answer; nothing or a part is in force, and the file is as it was.
         """
         for key, value in values.items():
-            _tell(self.sandbox, self.socket, f"set map {self.file} {key} {value}")
+            _tell(self.sandbox, self.socket, f"set map {self.file} {key} {value}", patience=self.patience)
         self.keep(values)
 
     def keep(self, values: Mapping[str, str]) -> bool:
@@ -77,12 +82,13 @@ class LiveServers:
     """The servers of a running HAProxy that are in maintenance: they get no new request, and are not checked.
 
     Servers are named `backend/server`. `file` (of `server-state-file`) and `socket` are paths inside the sandbox. The
-    file holds those in maintenance only, so that a start finds all others by its own checks.
+    file holds those in maintenance only, so that a start finds all others by its own checks. `patience`: see `LiveMap`.
     """
 
     sandbox: Sandbox
     file: str
     socket: str
+    patience: float = 0.0
 
     def out(self) -> frozenset[str]:
         """Return the servers in maintenance.
@@ -112,7 +118,7 @@ class LiveServers:
         for server in standing:
             if (_name(server) in wanted) != _is_out(server):
                 state = "maint" if _name(server) in wanted else "ready"
-                _tell(self.sandbox, self.socket, f"set server {_name(server)} state {state}")
+                _tell(self.sandbox, self.socket, f"set server {_name(server)} state {state}", patience=self.patience)
         self.keep({_name(server): int(server["srv_port"]) for server in standing if _name(server) in wanted})
 
     def keep(self, out: Mapping[str, int]) -> bool:
@@ -127,11 +133,12 @@ class LiveServers:
             BalancerUnreachable: HAProxy does not answer.
         """
         backend, name = server.split("/")
-        lines = _ask(self.sandbox, self.socket, f"show stat {backend} {SERVERS} -1").removeprefix("# ").splitlines()
+        said = _ask(self.sandbox, self.socket, f"show stat {backend} {SERVERS} -1", patience=self.patience)
+        lines = said.removeprefix("# ").splitlines()
         return sum(int(row["scur"]) for row in csv.DictReader(lines) if row["svname"] == name)
 
     def _servers(self) -> list[dict[str, str]]:
-        return list(_parsed(_ask(self.sandbox, self.socket, "show servers state")))
+        return list(_parsed(_ask(self.sandbox, self.socket, "show servers state", patience=self.patience)))
 
 
 def _parsed(text: str) -> Iterator[dict[str, str]]:
@@ -158,23 +165,35 @@ def _state_line(name: str, port: int) -> list[str]:
     return [known.get(column, "0") for column in STATE_COLUMNS]
 
 
-def _tell(sandbox: Sandbox, path: str, command: str) -> None:
+def _tell(sandbox: Sandbox, path: str, command: str, *, patience: float) -> None:
     """Give a command that answers nothing when it is obeyed."""
-    if answer := _ask(sandbox, path, command).strip():
+    if answer := _ask(sandbox, path, command, patience=patience).strip():
         raise BalancerUnreachable(f"HAProxy refused `{command}`: {answer}")
 
 
-def _ask(sandbox: Sandbox, path: str, command: str) -> str:
+def _ask(sandbox: Sandbox, path: str, command: str, *, patience: float) -> str:
     inside = PurePosixPath(path)
     host = sandbox.host_path(str(inside.parent))
     try:
-        with short_path(host) as directory, socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(ANSWER_SECONDS)
-            connection.connect(f"{directory}/{inside.name}")
-            connection.sendall(f"{command}\n".encode())
-            return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+        with short_path(host) as directory:
+            return _asked(f"{directory}/{inside.name}", command, deadline=time.monotonic() + patience)
     except OSError as error:
         raise BalancerUnreachable(
             f"HAProxy does not answer on {host / inside.name}: {error.strerror or error}; "
             "`observatory status` tells whether it runs"
         ) from error
+
+
+def _asked(path: str, command: str, *, deadline: float) -> str:
+    """Return the answer; until the deadline it is asked again, which no command minds."""
+    while True:
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(ANSWER_SECONDS)
+                connection.connect(path)
+                connection.sendall(f"{command}\n".encode())
+                return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+        except OSError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.1)

@@ -495,7 +495,8 @@ def test_the_instances_that_moved_are_compared_with_those_that_did_not() -> None
     asked: list[tuple[str, ...] | None] = []
     sample = stack.sample
 
-    def note(fleet: Any, instances: Any = None) -> Sample:
+    def note(fleet: Any, instances: Any = None, *, since: float | None = None) -> Sample:
+        assert since is not None  # what fired before the version was exercised is not its fault
         asked.append(instances)
         return sample(fleet, instances)
 

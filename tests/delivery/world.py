@@ -184,7 +184,9 @@ class Simulation:
         for name in MEMBERS[fleet] if self.live[fleet] else ():
             assert name in self.drained or self.runs[name] == state.release(name).sha256, f"{name} is out of step"
 
-    def sample(self, fleet: FleetName, instances: Collection[str] | None = None) -> Sample:
+    def sample(
+        self, fleet: FleetName, instances: Collection[str] | None = None, *, since: float | None = None
+    ) -> Sample:
         self.fault("sample")
         if not any(self.runs[name] == NEW for name in self._chosen(fleet, instances)):
             return GOOD
