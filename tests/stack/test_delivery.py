@@ -19,6 +19,7 @@ from observatory.delivery.windows import WEEKDAYS
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import backend_server, runtime_socket, servers_file
 from observatory.runtime import LiveServers, Sandbox
+from observatory.runtime.haproxy import CHECKED
 from tests.stack.conftest import a_checkout
 from tests.stack.test_monitoring import wait
 from tests.support.checkout import SOURCE, UP_TIMEOUT_S, Checkout
@@ -120,6 +121,7 @@ def test_an_instance_that_is_out_stays_out_over_a_reload_and_up_puts_it_right(ow
     assert servers.out() == {taken}
     assert own.json("up", *EMBEDDED)["summary"]["update"] >= 1
     assert servers.out() == servers.kept_out() == frozenset()
+    assert all(int(server["srv_check_state"]) & CHECKED == CHECKED for server in servers._servers())
 
 
 @pytest.mark.parametrize(
