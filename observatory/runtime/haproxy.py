@@ -19,7 +19,9 @@ from observatory.runtime.sandbox import Sandbox
 ANSWER_SECONDS = 2.0  # it answers in milliseconds, or hangs
 SERVERS = 4  # of `show stat`: servers only
 MAINTENANCE = 1  # of srv_admin_state: taken out by `set server`
-CHECKED = 6  # of srv_check_state: CHK_ST_CONFIGURED and CHK_ST_ENABLED; else nobody checks a server that comes back
+# As HAProxy itself writes a server in maintenance that passed its last check: layer 7 passed, configured, enabled and
+# paused. With zeros HAProxy 3.0 never checks it again once it is back, or ends by a segmentation fault.
+CHECKED = {"srv_check_status": "15", "srv_check_result": "3", "srv_check_state": "14"}
 # The columns of a server's line in `show servers state`, and in the file that HAProxy reads at its start.
 STATE_COLUMNS = (
     *("be_id", "be_name", "srv_id", "srv_name", "srv_addr", "srv_op_state", "srv_admin_state", "srv_uweight"),
@@ -161,8 +163,7 @@ def _state_line(name: str, port: int) -> list[str]:
     """Return the line of a server in maintenance; HAProxy finds it by its names, whatever the ids."""
     backend, server = name.split("/")
     known = {"be_name": backend, "srv_name": server, "srv_addr": "127.0.0.1", "srv_port": str(port)}
-    known |= {"srv_admin_state": str(MAINTENANCE), "srv_uweight": "1", "srv_iweight": "1"}
-    known |= {"srv_check_state": str(CHECKED)}
+    known |= {"srv_admin_state": str(MAINTENANCE), "srv_uweight": "1", "srv_iweight": "1", **CHECKED}
     known |= dict.fromkeys(("srv_fqdn", "srvrecord", "srv_check_addr", "srv_agent_addr"), "-")
     return [known.get(column, "0") for column in STATE_COLUMNS]
 

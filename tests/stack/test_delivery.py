@@ -19,7 +19,6 @@ from observatory.delivery.windows import WEEKDAYS
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import backend_server, runtime_socket, servers_file
 from observatory.runtime import LiveServers, Sandbox
-from observatory.runtime.haproxy import CHECKED
 from tests.stack.conftest import a_checkout
 from tests.stack.test_monitoring import wait
 from tests.support.checkout import SOURCE, UP_TIMEOUT_S, Checkout
@@ -121,7 +120,16 @@ def test_an_instance_that_is_out_stays_out_over_a_reload_and_up_puts_it_right(ow
     assert servers.out() == {taken}
     assert own.json("up", *EMBEDDED)["summary"]["update"] >= 1
     assert servers.out() == servers.kept_out() == frozenset()
-    assert all(int(server["srv_check_state"]) & CHECKED == CHECKED for server in servers._servers())
+    sandbox.supervisor.stop("storage-green-1")
+    until(lambda: op_state(servers, taken) == "0")  # it is checked again
+    sandbox.supervisor.start("storage-green-1")
+    until(lambda: op_state(servers, taken) == "2")
+
+
+def op_state(servers: LiveServers, name: str) -> str:
+    """Return whether HAProxy has a server running, `2`, or stopped, `0`."""
+    states = {f"{server['be_name']}/{server['srv_name']}": server["srv_op_state"] for server in servers._servers()}
+    return states[name]
 
 
 @pytest.mark.parametrize(
