@@ -136,7 +136,7 @@ def test_jobs_happen_by_themselves_and_survive_what_is_killed(checkout: Checkout
     if repository.exists():
         repository.rename(repository.with_name("empty"))
     repository.with_name("elsewhere").rename(repository)
-    checkout.run("scheduler", "run", "backup-full")
+    wait(lambda: checkout.exit_code("scheduler", "run", "backup-full") == 0)  # the differential one has its time, too
     wait(lambda: "ObservatoryJobFailed" not in monitoring.firing())
 
     # `down` ends it with a job in the middle, and nothing is left.
