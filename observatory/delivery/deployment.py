@@ -602,20 +602,29 @@ class Run:
             self._record("not-restored", fleet=self._deployment.target, reason=str(error))
 
     def _settle(self) -> None:
-        """Tell the balancer, again if need be: giving up here leaves users on a fleet that was found bad."""
+        """Tell the balancer; giving up here leaves users on a fleet that was found bad."""
+
+        def tell() -> None:
+            self._document = self._mine(converge(self._world))
+
+        self._insist(
+            tell,
+            "the balancer cannot be told to go back: {}. The document says it should: `observatory up` or `observatory "
+            "rollback --emergency` tells it again",
+            BalancerError,
+        )
+
+    def _insist(self, work: Callable[[], None], hopeless: str, *errors: type[Exception]) -> None:
+        """Do what a rollback cannot do without, again if need be; `hopeless` says with the error what is left."""
         for attempt in range(1, SETTLE_ATTEMPTS + 1):
             try:
-                self._document = self._mine(converge(self._world))
-            except BalancerError as error:
+                return work()
+            except errors as error:
                 if attempt == SETTLE_ATTEMPTS:
                     self._record("escalate", reason=str(error))
-                    raise RollbackFailedError(
-                        f"the balancer cannot be told to go back: {error}. The document says it should: "
-                        "`observatory up` or `observatory rollback --emergency` tells it again"
-                    ) from error
+                    raise RollbackFailedError(hopeless.format(error)) from error
                 self._world.clock.sleep(SETTLE_PAUSE_S)
-            else:
-                return
+        return None
 
     def _change(self, **changes: object) -> None:
         self._write(lambda standing: standing, **changes)

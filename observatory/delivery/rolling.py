@@ -12,9 +12,6 @@ import math
 from collections.abc import Callable
 
 from observatory.delivery.deployment import (
-    SETTLE_ATTEMPTS,
-    SETTLE_PAUSE_S,
-    RollbackFailedError,
     Run,
     StepFailedError,
     converge,
@@ -74,19 +71,13 @@ class RollingRun(Run):
         self._record("moved", fleet=target, instances=batch)
 
     def _persist(self, batch: Batch) -> None:
-        """Bring a batch back, again if need be: giving up here leaves users on instances that were found bad."""
-        for attempt in range(1, SETTLE_ATTEMPTS + 1):
-            try:
-                return self._move_back(batch)
-            except (BalancerError, HostsError, StepFailedError) as error:
-                if attempt == SETTLE_ATTEMPTS:
-                    self._record("escalate", reason=str(error))
-                    raise RollbackFailedError(
-                        f"{', '.join(batch)} cannot be brought back: {error}. Mend that, and `observatory rollback "
-                        "--method blue-green` goes on"
-                    ) from error
-                self._world.clock.sleep(SETTLE_PAUSE_S)
-        return None
+        """Bring a batch back; giving up here leaves users on instances that were found bad."""
+        self._insist(
+            lambda: self._move_back(batch),
+            f"{', '.join(batch)} cannot be brought back: {{}}. Mend that, and `observatory rollback --method "
+            "blue-green` goes on",
+            *(BalancerError, HostsError, StepFailedError),
+        )
 
     def _move_back(self, batch: Batch) -> None:
         target = self._deployment.target
