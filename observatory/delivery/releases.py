@@ -139,9 +139,7 @@ class ReleaseStore:
             ReleaseRefusedError: nobody trusted has signed it, or the version is kept with another digest.
             ReleaseError: the artifact does not have its manifest's digest.
         """
-        manifest = read_manifest(manifest_file)
-        manifest.signed_by(trusted)
-        check_digest(artifact, manifest.sha256)
+        manifest = vetted(artifact, manifest_file, trusted)
         with self._locked():
             if manifest.version in self.versions():
                 self.manifest(manifest.version).must_be_the_same_as(manifest)
@@ -194,6 +192,19 @@ def _copy(source: Path, target: Path) -> None:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def vetted(artifact: Path, manifest_file: Path, trusted: Mapping[str, str]) -> Manifest:
+    """Return the manifest of a release that may be kept: signed by somebody trusted, and true of the artifact.
+
+    Raises:
+        ReleaseRefusedError: nobody trusted has signed it.
+        ReleaseError: the artifact does not have its manifest's digest, or one of the files cannot be read.
+    """
+    manifest = read_manifest(manifest_file)
+    manifest.signed_by(trusted)
+    check_digest(artifact, manifest.sha256)
+    return manifest
 
 
 def check_digest(artifact: Path, sha256: str) -> None:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from observatory.delivery.approvals import Approval, approval_of
 from observatory.delivery.documents import problems
-from observatory.delivery.releases import Manifest, ReleaseError, check_digest, parse_manifest, read_manifest
+from observatory.delivery.releases import Manifest, ReleaseError, parse_manifest, vetted
 from observatory.delivery.rollout import RolloutDocument, RolloutError, StaleRolloutError, successor
 
 if TYPE_CHECKING:
@@ -192,9 +192,7 @@ class S3ReleaseStore:
             ReleaseRefusedError: nobody trusted has signed it, or the version is kept with another digest.
             ReleaseError: the artifact does not have its manifest's digest, or S3 cannot be asked.
         """
-        manifest = read_manifest(manifest_file)
-        manifest.signed_by(trusted)
-        check_digest(artifact, manifest.sha256)
+        manifest = vetted(artifact, manifest_file, trusted)
         if kept := self._manifest(manifest.version):
             kept.must_be_the_same_as(manifest)
         with artifact.open("rb") as content:
