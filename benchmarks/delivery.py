@@ -24,7 +24,7 @@ TEMPLATE = Path(__file__).with_name("delivery.md")
 ROUNDS = 20
 QUIET_S = 6.0  # after each change of the weights, before the next command
 BEFORE_S, AROUND_S = 0.5, 3.0  # seconds before and after a change of the weights that count as during it
-SLOWEST_RATE, RATE_STEP, CALIBRATION_S = 300, 50, 6.0
+SLOWEST_RATE, RATE_STEP = 300, 50
 CPU_LIMIT = 0.8
 OLD, NEW, BAD = "v0.1.0", "v0.2.0", "v0.3.0"
 
@@ -142,7 +142,10 @@ def _load(checkout: Checkout, rate: float) -> Load:
 
 
 def _calibrate(checkout: Checkout) -> tuple[float, float]:
-    """Return the highest rate that keeps the CPU of the whole machine under the limit, and the CPU's part there."""
+    """Return the highest rate that keeps the CPU of the whole machine under the limit while a version is deployed.
+
+    The second value is the part of the CPU that is used there.
+    """
     rate, used = SLOWEST_RATE, _cpu_at(checkout, SLOWEST_RATE)
     while used < CPU_LIMIT and (more := _cpu_at(checkout, rate + RATE_STEP)) < CPU_LIMIT:
         rate, used = rate + RATE_STEP, more
@@ -151,10 +154,11 @@ def _calibrate(checkout: Checkout) -> tuple[float, float]:
 
 def _cpu_at(checkout: Checkout, rate: float) -> float:
     with _load(checkout, rate):
-        time.sleep(1)
+        time.sleep(QUIET_S)
         busy, total = _cpu_times()
-        time.sleep(CALIBRATION_S)
+        _observatory(checkout, *_deploy(NEW))
         busy_after, total_after = _cpu_times()
+        _observatory(checkout, *_ROLLBACK)
     return (busy_after - busy) / (total_after - total)
 
 

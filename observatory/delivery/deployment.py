@@ -517,7 +517,7 @@ class Run:
         baked, bad, unjudged = 0.0, 0, 0.0
         looked = clock.now()
         while True:
-            clock.sleep(limits.interval_s)
+            clock.sleep(max(0.0, looked + limits.interval_s - clock.now()))
             looked, passed_s = clock.now(), clock.now() - looked
             request = self._request()
             verdict = self._look()

@@ -11,11 +11,15 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from observatory.delivery.protocols import MetricsUnavailableError, Sample
 from observatory.delivery.rollout import FleetName
+
+if TYPE_CHECKING:
+    import httpx
 
 WINDOW_S = 20
 ANSWER_SECONDS = 2.0
@@ -183,13 +187,20 @@ class PrometheusMetrics:
         found = self._ask(expression, chosen)
         return float(found[0]["value"][1]) if found else None
 
+    @cached_property
+    def _client(self) -> httpx.Client:
+        """Return one client for all looks: a new one takes longer to make than Prometheus takes to answer."""
+        import httpx  # noqa: PLC0415 - only where it is used
+
+        return httpx.Client(base_url=self.url, timeout=ANSWER_SECONDS)
+
     def _ask(self, expression: str, chosen: _Chosen) -> list[dict[str, Any]]:
         """Return the vector that an expression has now."""
         import httpx  # noqa: PLC0415 - only where it is used
 
         query = chosen.fill(expression)
         try:
-            answer = httpx.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=ANSWER_SECONDS)
+            answer = self._client.get("/api/v1/query", params={"query": query})
             found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]
         except (httpx.HTTPError, ValueError, KeyError) as error:
             raise MetricsUnavailableError(f"Prometheus at {self.url} does not answer: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -115,6 +116,18 @@ def test_the_third_bad_look_in_a_row_rolls_back() -> None:
     assert document.green.version == "v0.1.0"
     assert document.deployment is not None
     assert document.deployment.status == "rolled-back"
+
+
+def test_looks_that_take_their_time_do_not_put_off_the_next_ones() -> None:
+    def slow() -> Iterator[Sample]:
+        while True:
+            stack.time += 3.0
+            yield BAD
+
+    stack = simulation(samples=slow())
+    with pytest.raises(RolledBackError):
+        deploy(stack.world(), order(bake_s=600.0))
+    assert stack.time == 3 * 5 + 3
 
 
 def test_no_data_never_promotes_but_rolls_back_at_the_deadline() -> None:
