@@ -10,6 +10,7 @@ import json
 import statistics
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ def _load(checkout: Checkout, rate: float) -> Load:
 
 
 def _calibrate(checkout: Checkout) -> tuple[float, float]:
-    """Return the highest rate that keeps the CPU of the whole machine under the limit while a version is deployed.
+    """Return the highest rate, from the slowest up, that keeps the whole machine's CPU under the limit in a deployment.
 
     The second value is the part of the CPU that is used there.
     """
@@ -153,13 +154,21 @@ def _calibrate(checkout: Checkout) -> tuple[float, float]:
 
 
 def _cpu_at(checkout: Checkout, rate: float) -> float:
+    """Return the part of the CPU that is used from the start of a deployment until its version has the traffic."""
+    used: list[float] = []
     with _load(checkout, rate):
         time.sleep(QUIET_S)
-        busy, total = _cpu_times()
-        _observatory(checkout, *_deploy(NEW))
-        busy_after, total_after = _cpu_times()
+        begun, (busy, total) = time.time(), _cpu_times()
+        with ThreadPoolExecutor() as pool:
+            deployed = pool.submit(_observatory, checkout, *_deploy(NEW))
+            while not deployed.done() and not used:
+                time.sleep(0.05)
+                if any(entry["event"] == "shift" and entry["at"] > begun for entry in _journal(checkout)):
+                    busy_after, total_after = _cpu_times()
+                    used.append((busy_after - busy) / (total_after - total))
+            deployed.result()
         _observatory(checkout, *_ROLLBACK)
-    return (busy_after - busy) / (total_after - total)
+    return used[0]
 
 
 def _cpu_times() -> tuple[int, int]:

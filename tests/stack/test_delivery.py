@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from observatory.delivery.signatures import make_private_key
 from observatory.delivery.windows import WEEKDAYS
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import backend_server, runtime_socket, servers_file
+from observatory.operations.delivery import NICENESS
 from observatory.runtime import LiveServers, Sandbox
 from tests.stack.conftest import a_checkout
 from tests.stack.test_monitoring import wait
@@ -95,6 +97,7 @@ def test_a_rollback_to_a_version_takes_over_and_brings_any_kept_one(own: Checkou
     canary = ("--version", "v0.2.0", "--strategy", "canary", "--canary-percentage", "10", "--bake", "3600", *EMBEDDED)
     deploying = own.start("deploy", "application", *canary)
     until(lambda: document(own)["green"]["weight"] == 10)
+    assert (niceness(deploying.pid), niceness(instance(own, "green-1"))) == (NICENESS, niceness(os.getpid()))
     back = own.json("rollback", "--method", "application", "--version", "v0.1.0", "--yes", *EMBEDDED)
     assert (back["blue"]["version"], back["blue"]["weight"], back["deployment"]["status"]) == (
         "v0.1.0", 100, "rolled-back",
@@ -107,6 +110,17 @@ def test_a_rollback_to_a_version_takes_over_and_brings_any_kept_one(own: Checkou
     )  # fmt: skip
     assert "gate" not in [entry.event for entry in noted_of(own, forth["deployment"]["id"])]
     own.run("rollback", "--method", "blue-green", "--emergency")
+
+
+def niceness(pid: int) -> int:
+    return os.getpriority(os.PRIO_PROCESS, pid)
+
+
+def instance(own: Checkout, name: str) -> int:
+    """Return the process of an instance."""
+    pid = Sandbox(own.home, Path(own.environment["OBSERVATORY_ROOTFS"])).supervisor.status(f"storage-{name}").pid
+    assert pid
+    return pid
 
 
 def test_an_instance_that_is_out_stays_out_over_a_reload_and_up_puts_it_right(own: Checkout) -> None:
