@@ -78,7 +78,7 @@ def prove_kills(rounds: int, share: int) -> Outcome:
     """Kill as many deployments on one real stack as `rounds` says, each somewhere else; `share` has no meaning here."""
     outcome, begun, blows = Outcome(promise=KILLS), time.monotonic(), Counter[str]()
     slowest = 0.0
-    with tempfile.TemporaryDirectory(prefix="observatory-kill-") as directory, _victim(Path(directory)) as victim:
+    with tempfile.TemporaryDirectory(prefix="observatory-kill-") as directory, a_victim(Path(directory)) as victim:
         for number in range(rounds * share):
             blow = Blow.drawn(number)
             struck = victim.strike(blow)
@@ -146,12 +146,12 @@ class Victim:
         moment, lock_s = self._kill(deploy, blow)
         broken = [f"the lock was free after {lock_s:.1f} s only"] if lock_s > LOCK_FREE_S else []
         if blow.recover == "rerun":
-            broken += self._run(*deploy)
+            broken += self.run(*deploy)
         elif self.deployment["status"] not in ENDED:
-            broken += self._run("rollback", "--method", "blue-green", "--yes")
+            broken += self.run("rollback", "--method", "blue-green", "--yes")
         begun = self.deployment.get("id") != before.get("id")
         expected = wanted if begun and self.deployment["status"] == "promoted" else serving
-        return Struck(moment=moment, lock_s=lock_s, broken=[*broken, *self._apart(expected)])
+        return Struck(moment=moment, lock_s=lock_s, broken=[*broken, *self.apart(expected)])
 
     def _kill(self, deploy: tuple[str, ...], blow: Blow) -> tuple[str, float]:
         """Kill the command; return the last event before the blow, and after how many seconds the lock was free."""
@@ -169,7 +169,7 @@ class Victim:
         process.communicate()
         return self._noted()[-1].event, lock_s
 
-    def _apart(self, version: str) -> Iterator[str]:
+    def apart(self, version: str) -> Iterator[str]:
         """Yield how the living stack differs from the document, before an `up` could mend it, and what `up` says."""
         document, active = self.document, self.active
         if self.deployment["status"] not in ENDED:
@@ -188,7 +188,8 @@ class Victim:
         if not self.checkout.json("up", *EMBEDDED)["status"]["healthy"]:
             yield "the stack is not healthy after `up`"
 
-    def _run(self, *arguments: str) -> list[str]:
+    def run(self, *arguments: str) -> list[str]:
+        """Run the command; return what is wrong where it fails."""
         try:
             self.checkout.run(*arguments, *EMBEDDED)
         except AssertionError as error:
@@ -223,7 +224,7 @@ class Victim:
 
 
 @contextlib.contextmanager
-def _victim(directory: Path) -> Iterator[Victim]:
+def a_victim(directory: Path) -> Iterator[Victim]:
     """Give a stack with two instances in each fleet and two versions in its store."""
     root = directory / "checkout"
     root.mkdir()

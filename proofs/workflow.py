@@ -1,0 +1,126 @@
+"""`release deploy` killed by SIGKILL anywhere from its start to its end, with a migration pending, on a real stack."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from observatory.database import connect, status
+from observatory.database.files import load_migrations
+from observatory.database.lock import DEPLOYMENT_LOCK, LOCK_CLASS
+from observatory.delivery.rollout import ENDED
+from proofs.delivery import BAKE_S, EMBEDDED, HELD, LOCK_FREE_S, NEW, OLD, Victim, a_victim
+from proofs.record import Outcome
+
+PROMISE = (
+    "Wherever `release deploy` is killed by SIGKILL, the deployment lock is free within a second, and calling it again "
+    "(at once, or after a `rollback` where a deployment was under way) ends with the version serving, each migration "
+    "applied once and the stack as declared."
+)
+UNHURT_S = 600.0  # no workflow takes so long
+TOLD = re.compile(r"(?P<mark>[…✓]) (?P<task>.+?)(?: [0-9.]+ s)?")  # a line of progress, without its time
+MOMENTS = {"…": "in", "✓": "after"}
+MEASURED_MARGIN = 1.05  # of an undisturbed workflow's time: now and then the blow comes after the end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Struck:
+    """What came of a blow: what the command said last before it, and what is not as promised."""
+
+    moment: str
+    lock_s: float
+    broken: list[str]
+
+
+def prove_kills(rounds: int, share: int) -> Outcome:
+    """Kill as many workflows as `rounds` says, spread evenly over the time one takes; `share` has no meaning here."""
+    outcome, begun, blows = Outcome(promise=PROMISE), time.monotonic(), Counter[str]()
+    slowest, total = 0.0, rounds * share
+    with tempfile.TemporaryDirectory(prefix="observatory-kill-") as directory, a_victim(Path(directory)) as victim:
+        _strike(victim, number=0, seconds=UNHURT_S, undo=False)  # the first of all fills caches
+        started = time.monotonic()
+        _strike(victim, number=1, seconds=UNHURT_S, undo=False)
+        whole = (time.monotonic() - started) * MEASURED_MARGIN
+        for number in range(total):
+            seconds = whole * (number + random.Random(number).random()) / total  # noqa: S311 - no secret
+            undo = bool(number % 2)
+            struck = _strike(victim, number=number + 2, seconds=seconds, undo=undo)
+            slowest = max(slowest, struck.lock_s)
+            blows[f"{struck.moment}, then {'rollback and ' if undo else ''}rerun"] += 1
+            outcome.failures += [
+                f"round {number}, killed after {seconds:.1f} s, {struck.moment}: {each}" for each in struck.broken
+            ]
+            outcome.failed += bool(struck.broken)
+    outcome.passed = total - outcome.failed
+    outcome.counts = {
+        "longest until the lock was free, s": round(slowest, 2),
+        "a workflow undisturbed, s": round(whole / MEASURED_MARGIN, 1),
+        "kills": dict(sorted(blows.items())),
+    }
+    outcome.seconds = time.monotonic() - begun
+    return outcome
+
+
+def _strike(victim: Victim, *, number: int, seconds: float, undo: bool) -> Struck:
+    """Kill one workflow after so many seconds, or let it end before; recover, and look what is left."""
+    serving = victim.document[victim.active]["version"]
+    wanted = NEW if serving == OLD else OLD
+    _add_migration(victim.checkout.root, number)
+    workflow = ("release", "deploy", wanted, "--bake", str(BAKE_S), *EMBEDDED)
+    moment, lock_s = _kill(victim, workflow, seconds)
+    broken = [f"the lock was free after {lock_s:.1f} s only"] if lock_s > LOCK_FREE_S else []
+    if undo and victim.deployment["status"] not in ENDED:
+        broken += victim.run("rollback", "--method", "blue-green", "--yes")
+    broken += victim.run(*workflow[: -len(EMBEDDED)])
+    return Struck(moment=moment, lock_s=lock_s, broken=[*broken, *_unapplied(victim), *victim.apart(wanted)])
+
+
+def _kill(victim: Victim, workflow: tuple[str, ...], seconds: float) -> tuple[str, float]:
+    """Kill it; return the last step that it told of, and after how many seconds the lock was free."""
+    with connect(victim.conninfo, purpose="proof") as connection:
+        process = victim.checkout.start(*workflow)
+        deadline = time.monotonic() + seconds
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        struck = time.monotonic()
+        while connection.execute(HELD, [LOCK_CLASS, DEPLOYMENT_LOCK.key]).fetchone() != (0,):
+            time.sleep(0.01)
+        lock_s = time.monotonic() - struck
+    _, said = process.communicate()
+    if process.returncode != -signal.SIGKILL:
+        return f"ended with {process.returncode}", lock_s
+    told = [match for line in said.splitlines() if (match := TOLD.fullmatch(line.rstrip()))]
+    return f"{MOMENTS[told[-1]['mark']]} {told[-1]['task']}" if told else "at its start", lock_s
+
+
+def _add_migration(root: Path, number: int) -> None:
+    """Write a migration to the checkout, and into its catalogue what it makes."""
+    directory = root / "migrations"
+    version, column = max(int(file.name[:3]) for file in directory.glob("*.sql")) + 1, f"proof_{number}"
+    statement = f"ALTER TABLE projects ADD COLUMN {column} text;\n"
+    (directory / f"{version:03d}_{column}.sql").write_text(f"-- A column.\n\n{statement}")
+    catalogue = root / "observatory/database/catalogue/apache.json"
+    steps = json.loads(catalogue.read_text())
+    made = load_migrations(directory, "apache")[-1]
+    sets = {"column": {f"public.projects.{column}": "text"}}
+    catalogue.write_text(json.dumps([*steps, {"sha256": made.sha256, "sets": sets, "removes": []}]))
+
+
+def _unapplied(victim: Victim) -> Iterator[str]:
+    """Yield how the ledger differs from the files."""
+    directory = victim.checkout.root / "migrations"
+    found = status(victim.conninfo, migrations=directory)
+    if found.pending:
+        yield f"pending: {', '.join(found.pending)}"
+    applied, files = [entry.version for entry in found.applied], load_migrations(directory, "apache")
+    if applied != [migration.version for migration in files]:
+        yield f"the ledger has {applied}"
