@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,8 +28,11 @@ class _Stderr(Console):
         super().__init__(stderr=True, highlight=False, soft_wrap=soft_wrap)
 
     def on_broken_pipe(self) -> None:
-        """Be quiet, where rich would end the program."""
+        """Be quiet, where rich would end the program; what is buffered would fail again at exit, as exit code 120."""
         self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stderr.fileno())  # as in Python's documentation of the module signal, "Note on SIGPIPE"
+        os.close(nowhere)
 
 
 class ConsoleReporter:

@@ -98,7 +98,11 @@ class Lab:
         return (self.home / "calls.jsonl").read_text()
 
     def program(self, body: str) -> None:
-        """Write the program: the imports, then ``body``."""
+        """Write the program: the imports, then ``body``.
+
+        Bytecode is known to be stale by the file's second and size, which two programs of a test may share.
+        """
+        shutil.rmtree(self.project / "__pycache__", ignore_errors=True)
         (self.project / "__main__.py").write_text(_HEAD + body)
 
     def embedded(self, operation: str) -> Outcome:

@@ -58,7 +58,7 @@ def test_an_instance_that_is_gone_is_found_where_it_is_missed(stack: Checkout) -
     assert "storage-green-1" in found["daemons"]["detail"]
     assert (found["fleet green"]["verdict"], found["database"]["verdict"]) == ("failed", "passed")
     deadline = time.monotonic() + PATIENCE_S
-    while not stack.json("status")["healthy"]:
+    while stack.exit_code("status"):
         assert time.monotonic() < deadline
 
 
