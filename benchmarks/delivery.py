@@ -155,20 +155,20 @@ def _calibrate(checkout: Checkout) -> tuple[float, float]:
 
 def _cpu_at(checkout: Checkout, rate: float) -> float:
     """Return the part of the CPU that is used from the start of a deployment until its version has the traffic."""
-    used: list[float] = []
-    with _load(checkout, rate):
+    with _load(checkout, rate), ThreadPoolExecutor() as pool:
         time.sleep(QUIET_S)
         begun, (busy, total) = time.time(), _cpu_times()
-        with ThreadPoolExecutor() as pool:
-            deployed = pool.submit(_observatory, checkout, *_deploy(NEW))
-            while not deployed.done() and not used:
-                time.sleep(0.05)
-                if any(entry["event"] == "shift" and entry["at"] > begun for entry in _journal(checkout)):
-                    busy_after, total_after = _cpu_times()
-                    used.append((busy_after - busy) / (total_after - total))
-            deployed.result()
+        deployed = pool.submit(_observatory, checkout, *_deploy(NEW))
+        while not (deployed.done() or _shifted_since(checkout, begun)):
+            time.sleep(0.05)
+        busy_after, total_after = _cpu_times()
+        deployed.result()
         _observatory(checkout, *_ROLLBACK)
-    return used[0]
+    return (busy_after - busy) / (total_after - total)
+
+
+def _shifted_since(checkout: Checkout, begun: float) -> bool:
+    return any(entry["event"] == "shift" and entry["at"] > begun for entry in _journal(checkout))
 
 
 def _cpu_times() -> tuple[int, int]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import signal
+import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 from hypothesis import HealthCheck, Phase, given, settings
 
 from observatory.database import connect
@@ -123,7 +125,7 @@ class Blow:
 
 @dataclass(kw_only=True)
 class Struck:
-    """What came of a blow: the journal's last event before it, when the lock was free, and what is not as promised."""
+    """What came of a blow: the last that was heard before it, when the lock was free, and what is not as promised."""
 
     moment: str
     lock_s: float
@@ -161,11 +163,7 @@ class Victim:
             while len(self._noted()) <= begun + blow.entry and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.01)
             time.sleep(blow.linger)
-            process.send_signal(signal.SIGKILL)
-            struck = time.monotonic()
-            while connection.execute(HELD, [LOCK_CLASS, DEPLOYMENT_LOCK.key]).fetchone() != (0,):
-                time.sleep(0.01)
-            lock_s = time.monotonic() - struck
+            lock_s = killed(process, connection)
         process.communicate()
         return self._noted()[-1].event, lock_s
 
@@ -221,6 +219,15 @@ class Victim:
 
     def _noted(self) -> list[Entry]:
         return list(entries(self.checkout.root / ".observatory/rollout/local.journal.jsonl"))
+
+
+def killed(process: subprocess.Popen[str], connection: psycopg.Connection) -> float:
+    """Kill a command; return after how many seconds the deployment lock was free."""
+    process.send_signal(signal.SIGKILL)
+    struck = time.monotonic()
+    while connection.execute(HELD, [LOCK_CLASS, DEPLOYMENT_LOCK.key]).fetchone() != (0,):
+        time.sleep(0.01)
+    return time.monotonic() - struck
 
 
 @contextlib.contextmanager
