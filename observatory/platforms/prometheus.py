@@ -115,7 +115,7 @@ class PrometheusMetrics:
     def sample(
         self, fleet: FleetName, instances: Collection[str] | None = None, *, since: float | None = None
     ) -> Sample:
-        """Return what is known now of a fleet, or of these of its instances; alerts from before `since` are left out.
+        """Return what is known now of a fleet, or of these of its instances; nothing from before `since` counts.
 
         Raises:
             MetricsUnavailableError: Prometheus does not answer, or does not see the instances.
@@ -129,7 +129,7 @@ class PrometheusMetrics:
         if missing and not (alerts or database_down):
             missed = "no instance" if named is None else f"{len(started)} of {', '.join(named)}"
             raise MetricsUnavailableError(f"Prometheus at {self.url} sees {missed} of {fleet}")
-        chosen = replace(chosen, window=_window(started))
+        chosen = replace(chosen, window=_window(started, since))
         return Sample(
             requests=self._number(self.traffic.requests, chosen) or 0.0,
             error_ratio=max(
@@ -210,7 +210,11 @@ class PrometheusMetrics:
         return found
 
 
-def _window(started: list[dict[str, Any]]) -> str:
-    """Return the range to look at: never back beyond the start of the youngest instance."""
-    age = min((time.time() - float(series["value"][1]) for series in started), default=float(WINDOW_S))
+def _window(started: list[dict[str, Any]], since: float | None) -> str:
+    """Return the range to look at: never back beyond the youngest instance's start, nor beyond `since`.
+
+    What waits for an installed fleet asks it through the balancer, and gets 503 until it is ready.
+    """
+    begun = [float(series["value"][1]) for series in started]
+    age = min((time.time() - each for each in (*begun, *([since] if since else []))), default=float(WINDOW_S))
     return f"{max(1, min(WINDOW_S, int(age)))}s"
