@@ -5,13 +5,13 @@ from pathlib import Path
 import pulumi
 
 from components.platforms import declare
-from observatory.access import AccessError
 from observatory.database.errors import DatabaseError
 from observatory.delivery.releases import ReleaseError
-from observatory.delivery.rollout import RolloutDocument, RolloutError
-from observatory.offline import offline_plan
+from observatory.documents.logins import AccessError
+from observatory.documents.rollout import RolloutDocument, RolloutError
+from observatory.engines.embedded.offline import offline_plan
 from observatory.platforms.stores import rollout_store
-from observatory.settings import SettingsError, StackSettings, load_program
+from observatory.settings.base import SettingsError, StackSettings, load_program
 from observatory.workspace import Workspace
 
 REMOVAL_BEGUN = (

@@ -50,7 +50,7 @@ Machine: {machine}. Commit: {commit}. CLI: {cli}.
 
 Programs of independent dynamic resources whose provider does nothing. Each round takes both engines in turn through
 preview, up, up with nothing to change, and destroy, each on a new stack of its own in a `file://` backend; the engines
-alternate in who begins. Wall seconds of whole processes (`python -m observatory.engine`; `pulumi` with
+alternate in who begins. Wall seconds of whole processes (`python -m observatory.engines.embedded`; `pulumi` with
 `--skip-preview`), median (minimum-maximum); the ratio is the median of the rounds' own ratios. Wanted: {wanted} or
 less. The machine is shared, so read single times with their spread; the ratios are paired.
 
@@ -99,7 +99,7 @@ def write(machine: str, commit: str) -> str:
 
 
 def _ours(operation: str) -> list[str]:
-    return [sys.executable, "-m", "observatory.engine", operation, "--stack", "bench", "--json"]
+    return [sys.executable, "-m", "observatory.engines.embedded", operation, "--stack", "bench", "--json"]
 
 
 def _cli(operation: str) -> list[str]:

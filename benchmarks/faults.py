@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 
 from benchmarks.ingest import stored
-from observatory.demonstration import spans
+from observatory.operations.demonstration import spans
 from observatory.runtime import Sandbox
 
 PROMPT_S = 1.0

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import psycopg
 
-from observatory.demonstration import spans
+from observatory.operations.demonstration import spans
 
 DEADLINE_S = 30
 

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from observatory.demonstration import spans
+from observatory.operations.demonstration import spans
 
 WRITE_SHARE = 0.2
 ROWS = 10  # of a write

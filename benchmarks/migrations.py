@@ -24,9 +24,9 @@ import yoyo  # type: ignore[import-untyped]
 from psycopg.conninfo import conninfo_to_dict
 
 from observatory.database import Event, connect, deploy
-from observatory.database.applying import Applier  # noqa: F401 - as alembic's and yoyo's: before the clock runs
 from observatory.database.deployment import server_edition
-from observatory.database.history import look
+from observatory.database.migrations.applying import Applier  # noqa: F401 - as alembic's and yoyo's: before the clock runs
+from observatory.database.migrations.history import look
 from observatory.runtime import bubblewrap, ensure_rootfs
 from tests.support.postgres import BINARIES, PostgresServer, postgres_server
 

@@ -1,8 +1,9 @@
 """Who may use the database, and for how much: roles, logins, privileges on databases and schemas, limits.
 
-The same on every platform, given a connection to the server as its provisioner. Owns what `pulumi_postgresql` declares,
-and the settings of roles that it lacks. Does not own the database, its owner and the schema `audit`
-(`observatory.database.bootstrap`), nor privileges on tables, which come with the migrations (`components.schema`).
+The same on every platform, given a connection to the server as its provisioner. Owns what `pulumi_postgresql`
+declares, and the settings of roles that it lacks. Does not own the database, its owner and the schema `audit`
+(`observatory.database.roles.bootstrap`), nor privileges on tables, which come with the
+migrations (`components.schema`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider,
 
 from components.dynamic import without_provider
 from components.secrets import LoginPassword
-from observatory.access import MONITOR_LIMITS, PROVISIONER, AccessDocument, PairedRole, Side, limits_of, login
-from observatory.database.limits import Limits
+from observatory.database.roles.limits import Limits
+from observatory.documents.logins import MONITOR_LIMITS, PROVISIONER, AccessDocument, PairedRole, Side, limits_of, login
 
 if TYPE_CHECKING:
     from observatory.database import Profile

@@ -23,7 +23,7 @@ class AuthorityProvider(ResourceProvider):
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Make the authority."""
-        from observatory.certificates import make_authority  # noqa: PLC0415 - only where it is used
+        from observatory.security.certificates import make_authority  # noqa: PLC0415 - only where it is used
 
         made = make_authority(props["common_name"])
         outs = {**without_provider(props), "certificate": made.certificate, "key": made.key}
@@ -57,7 +57,7 @@ class CertificateProvider(ResourceProvider):
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Renew in the last 30 days of its life, or when hosts, purpose or authority are others."""
-        from observatory.certificates import renewal_is_due  # noqa: PLC0415 - only where it is used
+        from observatory.security.certificates import renewal_is_due  # noqa: PLC0415 - only where it is used
 
         decisive = ("common_name", "hosts", "client", "authority_certificate")
         same = all(_olds.get(key) == _news.get(key) for key in decisive)
@@ -97,7 +97,7 @@ class Certificate(Resource, module="local", name="Certificate"):
 
 
 def _issued(props: dict[str, Any]) -> dict[str, Any]:
-    from observatory.certificates import KeyPair, issue  # noqa: PLC0415 - only where it is used
+    from observatory.security.certificates import KeyPair, issue  # noqa: PLC0415 - only where it is used
 
     authority = KeyPair(certificate=props["authority_certificate"], key=props["authority_key"])
     made = issue(authority, name=props["common_name"], hosts=props["hosts"], client=props["client"])

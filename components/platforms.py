@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from observatory.access import AccessDocument, utc_now
-from observatory.delivery.rollout import RolloutDocument
-from observatory.settings import StackSettings
+from observatory.documents.logins import AccessDocument, utc_now
+from observatory.documents.rollout import RolloutDocument
+from observatory.settings.base import StackSettings
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
-    from observatory.aws_settings import AwsSettings
+    from observatory.settings.aws import AwsSettings
 
 
 def declare(workspace: Workspace, settings: StackSettings, rollout: RolloutDocument) -> dict[str, Any]:

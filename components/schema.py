@@ -28,7 +28,7 @@ from pulumi.dynamic import (
 )
 
 from observatory import database
-from observatory.actor import actor
+from observatory.security.actor import actor
 
 _INPUTS = ("conninfo", "directory", "migrations", "target", "roles", "backup_home", "backup_rootfs")
 _DIGEST_LENGTH = 12
@@ -203,7 +203,7 @@ def _backup(props: dict[str, Any]) -> database.Backup | None:
     """What makes a backup before migrations run on a database that has data; None where nothing does."""
     if not props.get("backup_home"):
         return None
-    from observatory.backups import MigrationBackup  # noqa: PLC0415 - only where something is deployed
+    from observatory.backups.pgbackrest import MigrationBackup  # noqa: PLC0415 - only where something is deployed
     from observatory.runtime import Sandbox  # noqa: PLC0415
 
     return MigrationBackup(Sandbox(Path(props["backup_home"]), Path(props["backup_rootfs"])))

@@ -71,7 +71,7 @@ class LoginPassword(Resource, module="access", name="LoginPassword"):
 
 
 def _drawn(props: dict[str, Any]) -> dict[str, Any]:
-    from observatory.database.scram import scram_verifier  # noqa: PLC0415 - psycopg only where it is used
+    from observatory.database.roles.scram import scram_verifier  # noqa: PLC0415 - psycopg only where it is used
 
     value = secrets.token_urlsafe(PASSWORD_BYTES)
     return {"generation": props["generation"], "value": value, "verifier": scram_verifier(value)}

@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from observatory.access import AccessStore
 from observatory.delivery.approvals import FileApprovals
 from observatory.delivery.releases import ReleaseStore
-from observatory.delivery.rollout import FileRolloutStore
+from observatory.documents.logins import AccessStore
+from observatory.documents.rollout import FileRolloutStore
 from observatory.runtime import Sandbox, rootfs_path
 
 

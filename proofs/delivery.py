@@ -22,11 +22,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from observatory.database import connect
 from observatory.database.connection import with_database
 from observatory.database.lock import DEPLOYMENT_LOCK, LOCK_CLASS
-from observatory.delivery.journal import Entry, entries
-from observatory.delivery.rollout import ENDED, TOTAL_WEIGHT, FleetName
+from observatory.documents.journal import Entry, entries
+from observatory.documents.rollout import ENDED, TOTAL_WEIGHT, FleetName
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import runtime_socket, servers_file
-from observatory.platforms.local import HaproxyBalancer
+from observatory.platforms.local.fleets import HaproxyBalancer
 from observatory.runtime import LiveServers, Sandbox, ensure_rootfs
 from proofs.record import Outcome
 from tests.delivery.faults import SEQUENCES, Sequence, ends_decided

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from observatory.partial import partial_path
+from observatory.files.atomic import partial_path
 
 RECORD = Path(__file__).resolve().parent.parent / "docs/proofs.json"
 

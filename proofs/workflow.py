@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from observatory.database import connect, status
-from observatory.database.files import load_migrations
-from observatory.delivery.rollout import ENDED
+from observatory.database.migrations.files import load_migrations
+from observatory.documents.rollout import ENDED
 from proofs.delivery import BAKE_S, EMBEDDED, LOCK_FREE_S, NEW, OLD, Struck, Victim, a_victim, killed
 from proofs.record import Outcome
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from observatory.database import catalogue
-from observatory.database.files import Edition
+from observatory.database.migrations.files import Edition
 from observatory.runtime import ensure_rootfs
 from tests.support.postgres import PostgresServer, community_server, postgres_server
 

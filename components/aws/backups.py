@@ -14,8 +14,8 @@ from components.aws.buckets import Bucket, BucketArgs
 from components.aws.encryption import Encryption
 from components.aws.naming import tags
 from components.aws.policies import Allow, policy, trust
-from observatory.aws_settings import AwsSettings
 from observatory.nodes.pgbackrest import S3_PREFIX
+from observatory.settings.aws import AwsSettings
 
 
 @dataclass(frozen=True, kw_only=True)

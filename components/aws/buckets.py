@@ -9,7 +9,7 @@ from pulumi_aws import s3
 
 from components.aws.naming import tags
 from components.aws.policies import policy
-from observatory.aws_settings import ObjectLock
+from observatory.settings.aws import ObjectLock
 
 ABORT_UPLOADS_AFTER_DAYS = 7
 

@@ -35,8 +35,7 @@ from components.aws.policies import Allow, MachineRole, MachineRoleArgs
 from components.aws.secrets import Secret, SecretArgs
 from components.certificates import Authority, Certificate
 from components.secrets import LoginPassword, Password
-from observatory.access import PROVISIONER, AccessDocument
-from observatory.aws_settings import AwsSettings, Volume
+from observatory.documents.logins import PROVISIONER, AccessDocument
 from observatory.nodes import etcd, pgbouncer, postgres
 from observatory.nodes.aws import DATABASE, database_user_data
 from observatory.nodes.cloud_init import compressed
@@ -45,6 +44,7 @@ from observatory.nodes.pgbackrest import S3Repository, cipher_file, cipher_secti
 from observatory.nodes.pgbouncer import user_lines, users_file
 from observatory.nodes.postgres import api_credentials, api_credentials_file, logins, logins_file, node_parameters
 from observatory.nodes.tls import authority_file, certificate_file, key_file
+from observatory.settings.aws import AwsSettings, Volume
 
 OWNER = "migrator"
 FIRST_HOST = 10  # of a subnet: AWS keeps the first four addresses

@@ -15,8 +15,8 @@ from pulumi_aws import ec2, vpc
 
 from components.aws.naming import tags
 from components.aws.network import ANYWHERE
-from observatory.aws_settings import AwsSettings
-from observatory.settings import FLEETS
+from observatory.settings.aws import AwsSettings
+from observatory.settings.base import FLEETS
 
 Group = Literal["balancer", "preview", "fleets", "database", "cache"]
 GROUPS: tuple[Group, ...] = get_args(Group)

@@ -16,7 +16,7 @@ from components.aws.machines import ROOT_DEVICE, ROOT_GIB, template_metadata_opt
 from components.aws.naming import tags
 from components.aws.policies import Allow, MachineRole, MachineRoleArgs
 from components.aws.secrets import Secret, SecretArgs
-from observatory.delivery.rollout import FleetName, FleetState
+from observatory.documents.rollout import FleetName, FleetState
 from observatory.nodes.aws import FLEET, fleet_user_data
 from observatory.nodes.cloud_init import compressed
 from observatory.nodes.storage import cache_password_file, instance_name, password_file

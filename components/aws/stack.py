@@ -26,10 +26,10 @@ from components.certificates import Authority
 from components.monitoring import Monitoring, MonitoringArgs
 from components.schema import Schema, SchemaArgs
 from components.secrets import ApiKey
-from observatory.access import AccessDocument
-from observatory.aws_settings import AwsSettings
-from observatory.delivery.rollout import RolloutDocument
-from observatory.settings import FLEETS
+from observatory.documents.logins import AccessDocument
+from observatory.documents.rollout import RolloutDocument
+from observatory.settings.aws import AwsSettings
+from observatory.settings.base import FLEETS
 
 OPERATOR_REQUESTS_PER_MINUTE = 60_000  # where nobody is a customer, the first key also serves load tests
 DELIVERY_REQUESTS_PER_MINUTE = 600  # a fleet's verification and a gate's synthetic requests

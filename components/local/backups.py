@@ -11,7 +11,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 
 from components.dynamic import without_provider
 from components.local.machine import Machine, sandbox_of
-from observatory.backups import BackupRunningError, BackupType, create_backup, create_stanza, list_backups
+from observatory.backups.pgbackrest import BackupRunningError, BackupType, create_backup, create_stanza, list_backups
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import repository
 from observatory.runtime import Sandbox

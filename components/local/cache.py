@@ -10,7 +10,7 @@ from components.local.machine import Daemon, Machine
 from components.secrets import Password
 from observatory.nodes import Paths
 from observatory.nodes.valkey import password_file, password_line, valkey
-from observatory.settings import StackSettings
+from observatory.settings.base import StackSettings
 
 
 @dataclass(frozen=True, kw_only=True)

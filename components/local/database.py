@@ -27,7 +27,7 @@ from components.certificates import Authority, Certificate
 from components.dynamic import without_provider
 from components.local.machine import Daemon, Machine
 from components.secrets import LoginPassword, Password
-from observatory.access import PROVISIONER, AccessDocument
+from observatory.documents.logins import PROVISIONER, AccessDocument
 from observatory.nodes import Paths, etcd, pgbouncer, postgres
 from observatory.nodes.pgbackrest import cipher_file, cipher_section
 from observatory.nodes.pgbouncer import user_lines, users_file
@@ -42,7 +42,7 @@ from observatory.nodes.postgres import (
 )
 from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.runtime import RuntimeFault
-from observatory.settings import StackSettings
+from observatory.settings.base import StackSettings
 
 if TYPE_CHECKING:
     import httpx

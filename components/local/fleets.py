@@ -14,8 +14,8 @@ from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider,
 from components.dynamic import without_provider
 from components.local.machine import Daemon, Machine, sandbox_of
 from observatory.delivery.releases import install
-from observatory.delivery.rollout import FleetName, FleetState
-from observatory.delivery.rollout import Release as WantedRelease
+from observatory.documents.rollout import FleetName, FleetState
+from observatory.documents.rollout import Release as WantedRelease
 from observatory.nodes import Paths
 from observatory.nodes.storage import (
     cache_password_file,
@@ -26,7 +26,7 @@ from observatory.nodes.storage import (
     release_name,
     storage,
 )
-from observatory.settings import StackSettings
+from observatory.settings.base import StackSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from components.local.cache import Cache
 from components.local.database import Database
 from components.local.fleets import Fleet
 from components.local.machine import Daemon, Machine
-from observatory.delivery.rollout import FleetName
+from observatory.documents.rollout import FleetName
 from observatory.nodes import Paths, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
 from observatory.nodes.exporters import (
@@ -27,7 +27,7 @@ from observatory.nodes.exporters import (
     redis_exporter,
 )
 from observatory.nodes.prometheus import prometheus
-from observatory.settings import StackSettings
+from observatory.settings.base import StackSettings
 
 
 @dataclass(frozen=True, kw_only=True)

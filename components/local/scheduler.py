@@ -12,8 +12,8 @@ from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider,
 from components.dynamic import without_provider
 from components.local.machine import Machine, sandbox_of
 from observatory.nodes.host_jobs import host_jobs
-from observatory.scheduling.daemon import scheduler_ready, start_scheduler, stop_scheduler
-from observatory.settings import StackSettings
+from observatory.scheduling.scheduler_process import scheduler_ready, start_scheduler, stop_scheduler
+from observatory.settings.base import StackSettings
 
 
 @dataclass(frozen=True, kw_only=True)

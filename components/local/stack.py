@@ -20,11 +20,11 @@ from components.local.scheduler import Scheduler, SchedulerArgs
 from components.local.traffic import Traffic, TrafficArgs
 from components.schema import Schema, SchemaArgs
 from components.secrets import ApiKey
-from observatory.access import AccessDocument
-from observatory.delivery.needs import schema_needs
 from observatory.delivery.releases import ReleaseStore
-from observatory.delivery.rollout import RolloutDocument
-from observatory.settings import FLEETS, StackSettings
+from observatory.delivery.schema_requirements import schema_needs
+from observatory.documents.logins import AccessDocument
+from observatory.documents.rollout import RolloutDocument
+from observatory.settings.base import FLEETS, StackSettings
 
 API_KEY_REQUESTS_PER_MINUTE = 60_000  # the first key also serves `make bench`
 

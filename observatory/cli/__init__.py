@@ -25,7 +25,7 @@ from observatory.cli import (  # noqa: F401 - each registers its commands
     verify,
 )
 from observatory.cli.app import FAILED, INTERRUPTED, app, print_json
-from observatory.console import complain
+from observatory.cli.terminal import complain
 from observatory.interruption import interrupt_on_signals
 
 REMEDIES = {

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from observatory import operations
-from observatory.access import PAIRED_ROLES, PairedRole
 from observatory.cli.app import (
     DONE,
     FAILED,
@@ -20,7 +19,8 @@ from observatory.cli.app import (
     app,
     print_json,
 )
-from observatory.console import ConsoleReporter, answer, table
+from observatory.cli.terminal import ConsoleReporter, answer, table
+from observatory.documents.logins import PAIRED_ROLES, PairedRole
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from observatory.console import complain
+from observatory.cli.terminal import complain
 
 DONE, FAILED, WRONG_USAGE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
 

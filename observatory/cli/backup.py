@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from observatory import operations
-from observatory.backups import Backup, BackupType
+from observatory.backups.pgbackrest import Backup, BackupType
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
-from observatory.console import ConsoleReporter, answer, table
+from observatory.cli.terminal import ConsoleReporter, answer, table
 
 COLUMNS = ("label", "type", "ended (UTC)", "took", "database", "added", "builds on")
 KIB = 1024

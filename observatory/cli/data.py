@@ -9,7 +9,7 @@ import typer
 
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
-from observatory.console import ConsoleReporter, answer
+from observatory.cli.terminal import ConsoleReporter, answer
 
 DEFAULT_FRACTION = 0.15
 

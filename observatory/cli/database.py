@@ -22,7 +22,7 @@ from observatory.cli.app import (
     print_json,
 )
 from observatory.cli.backup import size
-from observatory.console import ConsoleReporter, answer, table
+from observatory.cli.terminal import ConsoleReporter, answer, table
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ from observatory.cli.app import (
     deploy_group,
     print_json,
 )
+from observatory.cli.terminal import ConsoleReporter, answer, complain, table
 from observatory.cli.verify import verification_view
-from observatory.console import ConsoleReporter, answer, complain, table
-from observatory.delivery.rollout import HEALTH_CHECK_S, Deployment, FleetName, RolloutDocument, Strategy
-from observatory.settings import FLEETS
+from observatory.documents.rollout import HEALTH_CHECK_S, Deployment, FleetName, RolloutDocument, Strategy
+from observatory.settings.base import FLEETS
 
 if TYPE_CHECKING:
     from observatory.operations.delivery import DeliveryOptions

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from observatory.access import AccessError
-from observatory.backups import BackupRunningError
-from observatory.bootstrap import OperationError
+from observatory.backups.pgbackrest import BackupRunningError
 from observatory.cli.app import FAILED, INTERRUPTED, REFUSED, WRONG_USAGE
 from observatory.database.errors import (
     ContractRefusedError,
@@ -23,17 +21,19 @@ from observatory.delivery.deployment import (
     TakenOverError,
     TrialFailedError,
 )
-from observatory.delivery.protocols import BalancerError
+from observatory.delivery.environment import BalancerError
 from observatory.delivery.releases import ReleaseError, ReleaseRefusedError
-from observatory.delivery.rollout import RolloutError
-from observatory.demonstration import DemonstrationError
-from observatory.engine import ConfigError, EngineError, Interrupted, LockedError
-from observatory.operations.engines import NeedsCliError
-from observatory.operations.workflow import MigratedDatabaseError
+from observatory.documents.logins import AccessError
+from observatory.documents.rollout import RolloutError
+from observatory.engines.embedded import ConfigError, EngineError, Interrupted, LockedError
+from observatory.operations.bootstrap import OperationError
+from observatory.operations.demonstration import DemonstrationError
+from observatory.operations.engine_choice import NeedsCliError
+from observatory.operations.release_workflow import MigratedDatabaseError
 from observatory.platforms.alertmanager import AlertmanagerError, SilenceRefusedError
 from observatory.runtime import LockHeldError, PortInUse, RuntimeFault
 from observatory.scheduling.runner import UnknownJobError
-from observatory.settings import SettingsError
+from observatory.settings.base import SettingsError
 from service.build import BuildError
 
 EXIT_CODES: dict[type[BaseException], int] = {

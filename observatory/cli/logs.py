@@ -8,7 +8,7 @@ import typer
 
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
-from observatory.console import answer
+from observatory.cli.terminal import answer
 
 group = typer.Typer(help="Keep the logs below the stack's home in bounds.", no_args_is_help=True)
 app.add_typer(group, name="logs")

@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from observatory.engine import PropertyChange, Step
-from observatory.engine.values import PROVIDER_KEY
+from observatory.engines.embedded import PropertyChange, Step
+from observatory.engines.embedded.values import PROVIDER_KEY
 from observatory.operations import PendingMigration, Plan
 from observatory.operations.plan import is_schema
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
-from observatory.console import ConsoleReporter, answer, table
+from observatory.cli.terminal import ConsoleReporter, answer, table
 
 COLUMNS = ("began (UTC)", "deployment", "by", "version", "strategy", "to", "took", "looks", "outcome")
 

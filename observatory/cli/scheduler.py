@@ -9,7 +9,7 @@ import typer
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
 from observatory.cli.stack import jobs_table
-from observatory.console import answer
+from observatory.cli.terminal import answer
 
 group = typer.Typer(help="Run the jobs of the host at their times (backups, log rotation), until it is told to end.")
 app.add_typer(group, name="scheduler")

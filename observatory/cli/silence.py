@@ -10,8 +10,8 @@ import typer
 
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
-from observatory.console import answer, table
-from observatory.delivery.rollout import FleetName
+from observatory.cli.terminal import answer, table
+from observatory.documents.rollout import FleetName
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

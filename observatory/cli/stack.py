@@ -29,12 +29,12 @@ from observatory.cli.app import (
 )
 from observatory.cli.database import plan_view as schema_plan_view
 from observatory.cli.plan import plan_json, plan_view
-from observatory.console import ConsoleReporter, answer, show_live, table
+from observatory.cli.terminal import ConsoleReporter, answer, show_live, table
 
 if TYPE_CHECKING:
-    from observatory.delivery.journal import Entry
-    from observatory.delivery.rollout import Deployment
-    from observatory.engine import Result
+    from observatory.documents.journal import Entry
+    from observatory.documents.rollout import Deployment
+    from observatory.engines.embedded import Result
     from observatory.operations import JobStatus, PasswordStatus, Status, UpResult
 
 
@@ -147,7 +147,7 @@ def env(environment: EnvironmentOption = "local", output: OutputOption = Output.
 @app.command()
 def bootstrap(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
     """Make only what `up` needs before it can start: root filesystem, passphrase, first release."""
-    from observatory.bootstrap import bootstrap as make_ready  # noqa: PLC0415 - only where it is used
+    from observatory.operations.bootstrap import bootstrap as make_ready  # noqa: PLC0415 - only where it is used
 
     workspace = operations.open_workspace(environment)
     with ConsoleReporter() as report:

@@ -10,9 +10,9 @@ import typer
 
 from observatory import operations
 from observatory.cli.app import DONE, FAILED, EnvironmentOption, Output, OutputOption, app, print_json
-from observatory.console import ConsoleReporter, answer, table
-from observatory.delivery.rollout import FleetName
-from observatory.junit import junit_xml
+from observatory.cli.junit import junit_xml
+from observatory.cli.terminal import ConsoleReporter, answer, table
+from observatory.documents.rollout import FleetName
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

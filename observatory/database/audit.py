@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from observatory.database.bootstrap import AUDIT_SCHEMA, AUDITOR
 from observatory.database.connection import connect
 from observatory.database.lock import BOOTSTRAP_LOCK, LOCK_CLASS
+from observatory.database.roles.bootstrap import AUDIT_SCHEMA, AUDITOR
 from observatory.database.translation import readable
 
 if TYPE_CHECKING:

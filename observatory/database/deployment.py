@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from observatory.database import ledger
 from observatory.database.backup import Backup, has_data
-from observatory.database.blockers import BlockerWatch
 from observatory.database.connection import connect, describe
 from observatory.database.errors import UnsuitableServerError
-from observatory.database.files import Edition, read_migrations
-from observatory.database.history import compare, current_version, look
 from observatory.database.lock import MIGRATION_LOCK, session_lock
-from observatory.database.phases import Need, refuse_contracts
+from observatory.database.migrations import ledger
+from observatory.database.migrations.blockers import BlockerWatch
+from observatory.database.migrations.expand_contract import Need, refuse_contracts
+from observatory.database.migrations.files import Edition, read_migrations
+from observatory.database.migrations.history import compare, current_version, look
 from observatory.database.translation import readable
 
 if TYPE_CHECKING:
-    from observatory.database.applying import OnEvent
+    from observatory.database.migrations.applying import OnEvent
 
 LOCK_WAIT_S = 60.0
 
@@ -144,7 +144,7 @@ def deploy(
         label: str | None = None
         if history.pending:
             # Imported here: the parser and the retry library cost more than a whole run with nothing to do.
-            from observatory.database.applying import LOCK_TIMEOUT_MS, Applier  # noqa: PLC0415
+            from observatory.database.migrations.applying import LOCK_TIMEOUT_MS, Applier  # noqa: PLC0415
 
             applier = Applier(
                 connection=connection,

@@ -17,18 +17,18 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from observatory.database import ledger
 from observatory.database.backup import Backup, PlannedBackup, make_backup, plan_backup
-from observatory.database.blockers import Blocker, BlockerWatch
 from observatory.database.connection import connect, describe
 from observatory.database.deployment import LOCK_WAIT_S, SESSION, Deployment, status
 from observatory.database.errors import EditionRefusedError, LockTimeoutError
-from observatory.database.files import Migration, load_migrations
 from observatory.database.lock import MIGRATION_LOCK, session_lock
+from observatory.database.migrations import ledger
+from observatory.database.migrations.blockers import Blocker, BlockerWatch
+from observatory.database.migrations.files import Migration, load_migrations
 from observatory.database.translation import readable
 
 if TYPE_CHECKING:
-    from observatory.database.applying import EventKind, OnEvent
+    from observatory.database.migrations.applying import EventKind, OnEvent
 
 _READ_ONLY = {"default_transaction_read_only": "on"}
 _LIBRARY = "SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'"
@@ -138,7 +138,7 @@ def upgrade_edition(
     files = _outdated(conninfo, migrations, target)
     if files:
         # As in `deploy`: what brings the parser only where there is work.
-        from observatory.database.applying import LOCK_TIMEOUT_MS, Event, lock_retries  # noqa: PLC0415
+        from observatory.database.migrations.applying import LOCK_TIMEOUT_MS, Event, lock_retries  # noqa: PLC0415
 
         def tell(kind: EventKind, detail: str) -> None:
             if on_event:
@@ -202,7 +202,7 @@ def _upgrade(
     on_blocked: Callable[[str], None],
 ) -> None:
     """All of it in one transaction; names who stood in its way."""
-    from observatory.database.applying import blocked_message  # noqa: PLC0415 - see `upgrade_edition`
+    from observatory.database.migrations.applying import blocked_message  # noqa: PLC0415 - see `upgrade_edition`
 
     def tell(seen: tuple[Blocker, ...]) -> None:
         on_blocked("; ".join(map(str, seen)))
@@ -218,7 +218,7 @@ def _upgrade(
 
 
 def _replace(connection: psycopg.Connection, files: Sequence[Migration], author: ledger.Author) -> None:
-    from observatory.database.statements import parse  # noqa: PLC0415 - the parser only where there is work
+    from observatory.database.migrations.statements import parse  # noqa: PLC0415 - the parser only where there is work
 
     names = [row[0] for row in connection.execute(_AGGREGATES).fetchall()]
     for name in names:

@@ -12,16 +12,16 @@ from typing import Any
 
 import psycopg
 
-from observatory.database import ledger
 from observatory.database.backup import Backup, PlannedBackup, has_data, plan_backup
 from observatory.database.deployment import session
 from observatory.database.errors import BackupFailedError
-from observatory.database.files import Edition, Migration, read_migrations
-from observatory.database.history import History, compare
 from observatory.database.lint import Finding, LintError, lint_all
-from observatory.database.locks import Expected, Lock, expected, strongest
+from observatory.database.migrations import ledger
+from observatory.database.migrations.files import Edition, Migration, read_migrations
+from observatory.database.migrations.history import History, compare
+from observatory.database.migrations.statement_locks import Expected, Lock, expected, strongest
+from observatory.database.migrations.statements import Script, parse
 from observatory.database.rehearsal import Rehearsal, Throwaway, Verdict, rehearse
-from observatory.database.statements import Script, parse
 
 PAGE_BYTES = 8192
 

@@ -18,14 +18,14 @@ from psycopg import errors as pg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from observatory.database.bootstrap import ensure_database
 from observatory.database.connection import connect, with_database
 from observatory.database.deployment import SESSION, deploy, server_edition
 from observatory.database.errors import DatabaseError
-from observatory.database.files import Edition
-from observatory.database.locks import MODES, Expected, Lock, expected
-from observatory.database.outside import particulars
-from observatory.database.statements import Script, Statement
+from observatory.database.migrations.files import Edition
+from observatory.database.migrations.non_transactional import particulars
+from observatory.database.migrations.statement_locks import MODES, Expected, Lock, expected
+from observatory.database.migrations.statements import Script, Statement
+from observatory.database.roles.bootstrap import ensure_database
 from observatory.database.translation import readable
 
 OWNER = "migrator"

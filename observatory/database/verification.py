@@ -19,9 +19,9 @@ from observatory.database.catalogue import SETTINGS, Catalogue, Object, Objects,
 from observatory.database.connection import connect, describe
 from observatory.database.deployment import SchemaStatus, status
 from observatory.database.errors import DatabaseError
-from observatory.database.files import Edition, read_migrations
 from observatory.database.jobs import PREFIX
-from observatory.database.privileges import Profile, privileges_of
+from observatory.database.migrations.files import Edition, read_migrations
+from observatory.database.roles.privileges import Profile, privileges_of
 from observatory.database.smoke import marked_rows, read, write_and_read_back
 from observatory.database.translation import readable, summary
 

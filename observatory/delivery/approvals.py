@@ -1,6 +1,6 @@
 """May a version be deployed now? By how much it changes: patches at any time, minor and major ones as the stack says.
 
-Owns the rules and the records of approvals. Does not own the hours (`observatory.delivery.windows`) nor who one is.
+Owns the rules and the records of approvals. Does not own the hours (`observatory.settings.windows`) nor who one is.
 Rollbacks are never asked: what is wrong must be undone at any hour.
 """
 
@@ -14,10 +14,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from observatory.delivery.documents import problems
 from observatory.delivery.releases import Manifest, ReleaseError
-from observatory.delivery.windows import Window, next_opening
-from observatory.partial import partial_path
+from observatory.documents.validation import problems
+from observatory.files.atomic import partial_path
+from observatory.settings.windows import Window, next_opening
 
 Change = Literal["patch", "minor", "major"]
 CHANGES: tuple[Change, ...] = ("major", "minor", "patch")  # as a version's numbers stand

@@ -14,8 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from observatory.delivery.gates import Limits, Verdict, judge
-from observatory.delivery.protocols import (
+from observatory.delivery.environment import (
     Balancer,
     BalancerError,
     Clock,
@@ -30,7 +29,8 @@ from observatory.delivery.protocols import (
     Silences,
     Trial,
 )
-from observatory.delivery.rollout import (
+from observatory.delivery.gates import Limits, Verdict, judge
+from observatory.documents.rollout import (
     HEALTH_CHECK_S,
     TOTAL_WEIGHT,
     Deployment,

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from observatory.delivery.protocols import Sample
+from observatory.delivery.environment import Sample
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 

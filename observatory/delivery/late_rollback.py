@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from observatory.delivery.deployment import World
-from observatory.delivery.protocols import MetricsUnavailableError
-from observatory.delivery.rollout import FleetName, RolloutDocument
+from observatory.delivery.environment import MetricsUnavailableError
+from observatory.documents.rollout import FleetName, RolloutDocument
 
 
 def reason_against(

@@ -18,9 +18,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from observatory.delivery.documents import problems
-from observatory.delivery.signatures import Signature, SignatureError, sign, signer
-from observatory.partial import partial_path, remove_abandoned
+from observatory.documents.validation import problems
+from observatory.files.atomic import partial_path, remove_abandoned
+from observatory.security.signatures import Signature, SignatureError, sign, signer
 
 SIGNED = ("name", "version", "sha256", "schema_min", "schema_max")
 

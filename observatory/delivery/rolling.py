@@ -16,8 +16,8 @@ from observatory.delivery.deployment import (
     StepFailedError,
     converge,
 )
-from observatory.delivery.protocols import BalancerError, HostsError, Instances, Sample
-from observatory.delivery.rollout import Rolling, RolloutDocument
+from observatory.delivery.environment import BalancerError, HostsError, Instances, Sample
+from observatory.documents.rollout import Rolling, RolloutDocument
 
 READY_PAUSE_S = 1.0  # an instance that misses one look is not yet lost
 

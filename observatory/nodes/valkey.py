@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from observatory.nodes.unit import Paths, TcpReady, Unit, render
-from observatory.settings import StackSettings
+from observatory.settings.base import StackSettings
 
 
 def password_file(paths: Paths) -> str:

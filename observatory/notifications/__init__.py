@@ -14,7 +14,7 @@ from observatory.notifications.channels import (
     UnavailableError,
     Webhook,
 )
-from observatory.notifications.notices import Kind, Notice, notice_of
+from observatory.notifications.messages import Kind, Notice, notice_of
 from observatory.notifications.notifier import Notifier
 
 __all__ = [

@@ -12,7 +12,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from observatory.notifications.notices import Kind, Notice
+from observatory.notifications.messages import Kind, Notice
 
 if TYPE_CHECKING:
     import httpx

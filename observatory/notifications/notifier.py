@@ -16,9 +16,9 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from observatory.delivery.journal import Entry
+from observatory.documents.journal import Entry
 from observatory.notifications.channels import Channel, RefusedError, UnavailableError
-from observatory.notifications.notices import Notice, notice_of
+from observatory.notifications.messages import Notice, notice_of
 
 ATTEMPTS = 5
 RETRY_SECONDS = 60.0  # from the first attempt of a notice to its last

@@ -21,15 +21,17 @@ from .delivery import plan_rollback as plan_rollback
 from .delivery import plan_rollback_to_version as plan_rollback_to_version
 from .delivery import roll_back_application as roll_back_application
 from .delivery import roll_back_to_version as roll_back_to_version
-from .engines import EngineChoice as EngineChoice
-from .engines import NeedsCliError as NeedsCliError
-from .engines import choose_engine as choose_engine
+from .engine_choice import EngineChoice as EngineChoice
+from .engine_choice import NeedsCliError as NeedsCliError
+from .engine_choice import choose_engine as choose_engine
 from .logins import PasswordStatus as PasswordStatus
 from .logs import rotate_logs as rotate_logs
 from .permission import approve_release as approve_release
 from .plan import PendingMigration as PendingMigration
 from .plan import Plan as Plan
 from .plan import preview as preview
+from .release_workflow import ReleaseDeployment as ReleaseDeployment
+from .release_workflow import deploy_release as deploy_release
 from .releases import KeptRelease as KeptRelease
 from .releases import add_release as add_release
 from .releases import list_releases as list_releases
@@ -55,5 +57,3 @@ from .verification import StackCheck as StackCheck
 from .verification import StackVerification as StackVerification
 from .verification import list_checks as list_checks
 from .verification import verify as verify
-from .workflow import ReleaseDeployment as ReleaseDeployment
-from .workflow import deploy_release as deploy_release

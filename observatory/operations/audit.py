@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from observatory.delivery.deployment import DeliveryRefusedError
-from observatory.delivery.journal import Entry, FileJournal, append, entries
-from observatory.operations.worlds import administrator, known_of
+from observatory.documents.journal import Entry, FileJournal, append, entries
+from observatory.operations.environments import administrator, known_of
 from observatory.progress import Phase, Progress, Reporter, silent
-from observatory.settings import load_file
+from observatory.settings.base import load_file
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from observatory import backups
-from observatory.backups import Backup, BackupType
-from observatory.bootstrap import OperationError
+from observatory.backups import pgbackrest as backups
+from observatory.backups.pgbackrest import Backup, BackupType
+from observatory.operations.bootstrap import OperationError
 from observatory.progress import Reporter, silent, task
 from observatory.workspace import Workspace
 

@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from observatory import database, engine
-from observatory.actor import actor
-from observatory.backups import MigrationBackup
-from observatory.bootstrap import OperationError, engine_options
-from observatory.delivery.needs import schema_needs
+from observatory import database
+from observatory.backups.pgbackrest import MigrationBackup
+from observatory.delivery.schema_requirements import schema_needs
+from observatory.engines import embedded as engine
+from observatory.files import owned as files
+from observatory.operations.bootstrap import OperationError, engine_options
 from observatory.operations.defaults import DEFAULT_RETRY
 from observatory.operations.journal import take_down
 from observatory.operations.locks import GONE_SECONDS, deployment_lock
 from observatory.operations.state import declared_schema
 from observatory.platforms.stores import release_store, rollout_store
 from observatory.progress import Phase, Progress, Reporter, silent, task
-from observatory.runtime import bubblewrap, files
-from observatory.settings import load_file
+from observatory.runtime import bubblewrap
+from observatory.security.actor import actor
+from observatory.settings.base import load_file
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:

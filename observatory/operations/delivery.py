@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Literal, NoReturn, TypedDict, Unpack
 
-from observatory.actor import actor
 from observatory.delivery.deployment import (
     DeliveryRefusedError,
     Order,
@@ -24,18 +23,19 @@ from observatory.delivery.deployment import (
     plan_way_back,
     roll_back,
 )
-from observatory.delivery.protocols import HostsError
+from observatory.delivery.environment import HostsError
 from observatory.delivery.releases import Manifest, ReleaseError
-from observatory.delivery.rollout import HEALTH_CHECK_S, Deployment, FleetName, RolloutDocument, Strategy, other
-from observatory.operations.engines import EngineChoice
+from observatory.documents.rollout import HEALTH_CHECK_S, Deployment, FleetName, RolloutDocument, Strategy, other
+from observatory.operations.engine_choice import EngineChoice
+from observatory.operations.environments import administrator, known_of, world_of
 from observatory.operations.journal import open_journal
 from observatory.operations.locks import deployment_lock
 from observatory.operations.permission import permission
-from observatory.operations.worlds import administrator, known_of, world_of
+from observatory.operations.signing import trusted_keys
 from observatory.platforms.stores import release_store
 from observatory.progress import Reporter, silent
-from observatory.settings import StackSettings, load_file
-from observatory.signing import trusted_keys
+from observatory.security.actor import actor
+from observatory.settings.base import StackSettings, load_file
 from observatory.workspace import Workspace
 
 BLUE_GREEN: tuple[int, ...] = (100,)
@@ -332,7 +332,7 @@ def try_release(workspace: Workspace, version: str, *, report: Reporter = silent
 def _check_schema(manifest: Manifest, conninfo: str) -> None:
     """Refuse a version that the schema does not fit: one that is too old, or that took away what the version needs."""
     from observatory.database import status  # noqa: PLC0415 - psycopg only where it is used
-    from observatory.database.phases import contracted_beyond  # noqa: PLC0415
+    from observatory.database.migrations.expand_contract import contracted_beyond  # noqa: PLC0415
 
     schema = status(conninfo).version
     if schema < manifest.schema_min:

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from observatory.delivery.journal import FileJournal
+from observatory.documents.journal import FileJournal
 from observatory.nodes.alertmanager import receiver_url
 from observatory.notifications import Channel, Email, Notifier, PagerDuty, Secret, Slack, Webhook
 from observatory.operations.audit import audit
+from observatory.operations.environments import administrator
 from observatory.operations.state import outputs
-from observatory.operations.worlds import administrator
 from observatory.progress import Reporter, silent
-from observatory.settings import EmailNotices, StackSettings, load_file
+from observatory.settings.base import EmailNotices, StackSettings, load_file
 from observatory.workspace import Workspace
 
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from observatory import database, engine
-from observatory.access import PairedRole, login, utc_now
-from observatory.bootstrap import engine_options
+from observatory import database
+from observatory.documents.logins import PairedRole, login, utc_now
+from observatory.engines import embedded as engine
+from observatory.operations.bootstrap import engine_options
 from observatory.progress import Reporter, task
-from observatory.settings import StackSettings
+from observatory.settings.base import StackSettings
 from observatory.workspace import Workspace
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from observatory import logs
-from observatory.bootstrap import OperationError
-from observatory.settings import load_file
+from observatory.operations.bootstrap import OperationError
+from observatory.scheduling import log_rotation as logs
+from observatory.settings.base import load_file
 from observatory.workspace import Workspace
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-from observatory.actor import actor
 from observatory.delivery.approvals import Approval, change_between, check_permitted
 from observatory.delivery.releases import Manifest
-from observatory.delivery.rollout import RolloutDocument
+from observatory.documents.rollout import RolloutDocument
+from observatory.operations.signing import trusted_keys
 from observatory.platforms.stores import approval_store, release_store, rollout_store
-from observatory.settings import StackSettings, load_file
-from observatory.signing import trusted_keys
+from observatory.security.actor import actor
+from observatory.settings.base import StackSettings, load_file
 from observatory.workspace import Workspace
 
 

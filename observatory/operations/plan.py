@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from observatory import automation, engine
-from observatory.bootstrap import OperationError, engine_options, make_state, state_options
-from observatory.engine import DiagnosticEvent, Event, Result, Step
-from observatory.operations.engines import EngineChoice, choose_engine
+from observatory.engines import embedded as engine
+from observatory.engines.cli import automation
+from observatory.engines.embedded import DiagnosticEvent, Event, Result, Step
+from observatory.operations.bootstrap import OperationError, engine_options, make_state, state_options
+from observatory.operations.engine_choice import EngineChoice, choose_engine
 from observatory.progress import Reporter, silent, task
-from observatory.settings import load_file
+from observatory.settings.base import load_file
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -14,19 +14,19 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from observatory import engine
-from observatory.access import PAIRED_ROLES, AccessDocument, PairedRole, login, other, utc_now
-from observatory.bootstrap import OperationError, state_options
 from observatory.database import connect
 from observatory.database.connection import with_database
-from observatory.operations.engines import EngineChoice
+from observatory.documents.logins import PAIRED_ROLES, AccessDocument, PairedRole, login, other, utc_now
+from observatory.engines import embedded as engine
+from observatory.files.locks import exclusive
+from observatory.operations.bootstrap import OperationError, state_options
+from observatory.operations.engine_choice import EngineChoice
 from observatory.operations.journal import take_down
 from observatory.operations.locks import no_deployment_meanwhile
 from observatory.operations.stack import up
 from observatory.operations.state import outputs
 from observatory.progress import Reporter, silent, task
-from observatory.runtime.locks import exclusive
-from observatory.settings import StackSettings, load_file
+from observatory.settings.base import StackSettings, load_file
 from observatory.workspace import Workspace
 
 PATIENCE_S = 60.0  # for clients to leave the old login; the storage service takes 2 s, a request in work 10 s

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from observatory.bootstrap import OperationError
 from observatory.nodes.host_jobs import HostJob, host_jobs
+from observatory.operations.bootstrap import OperationError
 from observatory.scheduling import runner
-from observatory.scheduling.daemon import scheduler_ready
 from observatory.scheduling.records import JobRecord, RecordStore
-from observatory.settings import load_file
+from observatory.scheduling.scheduler_process import scheduler_ready
+from observatory.settings.base import load_file
 from observatory.workspace import Workspace
 
 

@@ -9,28 +9,29 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
-from observatory import automation, engine
-from observatory.bootstrap import OperationError, bootstrap, engine_options, rollout_of_state, state_options
 from observatory.database.errors import LockHeldError
-from observatory.delivery.journal import Entry, last_entry
-from observatory.delivery.rollout import RolloutDocument
-from observatory.demonstration import Demonstration, demonstrate
-from observatory.engine import Result
-from observatory.operations.engines import EngineChoice, engine_for, module_of
+from observatory.documents.journal import Entry, last_entry
+from observatory.documents.rollout import RolloutDocument
+from observatory.engines import embedded as engine
+from observatory.engines.cli import automation
+from observatory.engines.embedded import Result
+from observatory.engines.providers.plugin import missing
+from observatory.operations.bootstrap import OperationError, bootstrap, engine_options, rollout_of_state, state_options
+from observatory.operations.demonstration import Demonstration, demonstrate
+from observatory.operations.engine_choice import EngineChoice, engine_for, module_of
 from observatory.operations.locks import no_deployment_meanwhile
 from observatory.operations.logins import PasswordStatus, mend_logins, password_statuses
 from observatory.operations.scheduler import JobStatus, jobs
 from observatory.operations.state import outputs
+from observatory.platforms.local.status import DaemonStatus, daemon_statuses
 from observatory.progress import Phase, Progress, Reporter, silent, task
-from observatory.providers.plugin import missing
 from observatory.runtime import check_ports
-from observatory.scheduling.daemon import scheduler_pid, stop_scheduler
-from observatory.settings import StackSettings, load_file
-from observatory.status import DaemonStatus, daemon_statuses
+from observatory.scheduling.scheduler_process import scheduler_pid, stop_scheduler
+from observatory.settings.base import StackSettings, load_file
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
-    from observatory.aws_settings import AwsSettings
+    from observatory.settings.aws import AwsSettings
 
 SETTLE_S = 30.0
 UNTOUCHED = ("same", "refresh", "read")

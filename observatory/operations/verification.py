@@ -14,16 +14,16 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from observatory.bootstrap import OperationError
-from observatory.delivery.protocols import HostsError
-from observatory.delivery.rollout import FleetName, RolloutDocument
+from observatory.delivery.environment import HostsError
+from observatory.documents.rollout import FleetName, RolloutDocument
 from observatory.operations.backups import list_backups
+from observatory.operations.bootstrap import OperationError
 from observatory.operations.database import database_target, verify_database
 from observatory.operations.stack import status
 from observatory.operations.state import outputs
 from observatory.platforms.preview import Preview
 from observatory.progress import Reporter, silent, task
-from observatory.settings import FLEETS, StackSettings, load_file
+from observatory.settings.base import FLEETS, StackSettings, load_file
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""What deliveries work with on each platform: the implementations of `observatory.delivery.protocols`."""
+"""What deliveries work with on each platform: the implementations of `observatory.delivery.environment`."""

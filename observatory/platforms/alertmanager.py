@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from observatory.delivery.rollout import FleetName
+from observatory.documents.rollout import FleetName
 
 if TYPE_CHECKING:
     import httpx

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from observatory.delivery.protocols import HostsError
-from observatory.delivery.rollout import FleetName
+from observatory.delivery.environment import HostsError
+from observatory.documents.rollout import FleetName
 from observatory.platforms.smoke import exercise
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from functools import cached_property
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from observatory.delivery.protocols import MetricsUnavailableError, Sample
-from observatory.delivery.rollout import FleetName
+from observatory.delivery.environment import MetricsUnavailableError, Sample
+from observatory.documents.rollout import FleetName
 
 if TYPE_CHECKING:
     import httpx

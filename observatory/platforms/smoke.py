@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from observatory.delivery.protocols import HostsError
+from observatory.delivery.environment import HostsError
 
 if TYPE_CHECKING:
     import httpx

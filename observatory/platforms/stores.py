@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from observatory.delivery.protocols import Approvals, Releases, RolloutStore
-from observatory.settings import StackSettings
+from observatory.delivery.environment import Approvals, Releases, RolloutStore
+from observatory.settings.base import StackSettings
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
-    from observatory.aws_settings import AwsSettings
+    from observatory.settings.aws import AwsSettings
 
 
 def rollout_store(workspace: Workspace, settings: StackSettings) -> RolloutStore:
     """Return the store of a stack's rollout document."""
     if settings.platform == "local":
         return workspace.rollout
-    from observatory.platforms.clients import client  # noqa: PLC0415 - boto3 only where AWS is asked
-    from observatory.platforms.s3 import S3RolloutStore  # noqa: PLC0415
+    from observatory.platforms.aws.clients import client  # noqa: PLC0415 - boto3 only where AWS is asked
+    from observatory.platforms.aws.documents import S3RolloutStore  # noqa: PLC0415
 
     there = cast("AwsSettings", settings)  # what a stack on another platform is read as
     return S3RolloutStore(
@@ -32,8 +32,8 @@ def release_store(workspace: Workspace, settings: StackSettings) -> Releases:
     """Return the store of the versions that may be deployed."""
     if settings.platform == "local":
         return workspace.releases
-    from observatory.platforms.clients import client  # noqa: PLC0415 - boto3 only where AWS is asked
-    from observatory.platforms.s3 import S3ReleaseStore  # noqa: PLC0415
+    from observatory.platforms.aws.clients import client  # noqa: PLC0415 - boto3 only where AWS is asked
+    from observatory.platforms.aws.documents import S3ReleaseStore  # noqa: PLC0415
 
     there = cast("AwsSettings", settings)
     return S3ReleaseStore(client=client("s3", there.account.region), bucket=there.release_bucket)
@@ -43,8 +43,8 @@ def approval_store(workspace: Workspace, settings: StackSettings) -> Approvals:
     """Return the store of the approvals that people gave for the stack."""
     if settings.platform == "local":
         return workspace.approvals
-    from observatory.platforms.clients import client  # noqa: PLC0415 - boto3 only where AWS is asked
-    from observatory.platforms.s3 import S3Approvals  # noqa: PLC0415
+    from observatory.platforms.aws.clients import client  # noqa: PLC0415 - boto3 only where AWS is asked
+    from observatory.platforms.aws.documents import S3Approvals  # noqa: PLC0415
 
     there = cast("AwsSettings", settings)
     return S3Approvals(client=client("s3", there.account.region), bucket=there.release_bucket, stack=workspace.stack)

@@ -11,6 +11,7 @@ Everything is idempotent and safe to call from several threads and processes at 
 repeated. It knows no daemon, no settings and no Pulumi.
 """
 
+from observatory.files.owned import short_path, write_file
 from observatory.runtime.errors import (
     DaemonFailed,
     LockHeldError,
@@ -20,7 +21,6 @@ from observatory.runtime.errors import (
     SandboxError,
     SandboxUnavailable,
 )
-from observatory.runtime.files import short_path, write_file
 from observatory.runtime.haproxy import BalancerUnreachable, LiveMap, LiveServers
 from observatory.runtime.ports import check_ports, find_free_ports, listeners
 from observatory.runtime.probe import Probe

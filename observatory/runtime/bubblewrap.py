@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from observatory.files.owned import Owner
 from observatory.runtime.errors import SandboxUnavailable
-from observatory.runtime.files import Owner
 
 UID = GID = 1000
 USER = "observatory"

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from observatory.files.owned import short_path
 from observatory.runtime.errors import RuntimeFault
-from observatory.runtime.files import short_path
 from observatory.runtime.sandbox import Sandbox
 
 ANSWER_SECONDS = 2.0  # it answers in milliseconds, or hangs

@@ -19,9 +19,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from observatory.runtime import bubblewrap, locks, mmdebstrap
+from observatory.files import locks
+from observatory.files.owned import write_file
+from observatory.runtime import bubblewrap, mmdebstrap
 from observatory.runtime.errors import RootfsError
-from observatory.runtime.files import write_file
 from observatory.runtime.processes import process_group
 
 Progress = Callable[[str, float | None], None]

@@ -31,7 +31,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from observatory.runtime import bubblewrap, files, locks
+from observatory.files import locks
+from observatory.files import owned as files
+from observatory.runtime import bubblewrap
 from observatory.runtime.errors import SandboxError
 from observatory.runtime.processes import process_group
 from observatory.runtime.supervisor import CONFIGURATION, CONFIGURATION_FILE, Supervisor

@@ -32,8 +32,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from observatory.files.owned import short_path
 from observatory.runtime.errors import DaemonFailed, SandboxError
-from observatory.runtime.files import short_path
 
 if TYPE_CHECKING:
     from observatory.runtime.sandbox import Sandbox

@@ -11,10 +11,11 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from observatory.files import locks
 from observatory.nodes import Paths
 from observatory.nodes.exporters import textfile_directory
 from observatory.nodes.host_jobs import HostJob
-from observatory.runtime import Sandbox, locks
+from observatory.runtime import Sandbox
 
 RECORDS, METRICS = "/srv/data/jobs", textfile_directory(Paths())
 JOBS_FILE, HEARTBEAT_FILE = "jobs.prom", "scheduler.prom"

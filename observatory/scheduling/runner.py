@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from observatory.files import locks
 from observatory.nodes.host_jobs import HostJob, host_jobs
-from observatory.runtime import LockHeldError, RuntimeFault, locks
+from observatory.runtime import LockHeldError, RuntimeFault
 from observatory.scheduling.records import JobRecord, RecordStore, RunResult
-from observatory.settings import load_file
+from observatory.settings.base import load_file
 from observatory.workspace import Workspace
 
 STOP_SECONDS = 20  # what a job gets to end in order before it is killed

@@ -22,15 +22,16 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
+from observatory.files import locks
 from observatory.nodes import Paths
 from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.host_jobs import HostJob, host_jobs
-from observatory.runtime import LockHeldError, Sandbox, locks
-from observatory.scheduling.daemon import NAME, lock_file
+from observatory.runtime import LockHeldError, Sandbox
 from observatory.scheduling.records import JobRecord, RecordStore, RunResult, log_file, now
 from observatory.scheduling.runner import STOP_SECONDS
+from observatory.scheduling.scheduler_process import NAME, lock_file
 from observatory.scheduling.webhook import TakeAlerts, serve, token
-from observatory.settings import load_file
+from observatory.settings.base import load_file
 from observatory.workspace import Workspace
 
 BEAT_SECONDS = 15

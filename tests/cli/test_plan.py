@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from observatory.cli.plan import plan_json, plan_view
-from observatory.engine import PropertyChange, Result, Step, differences
+from observatory.engines.embedded import PropertyChange, Result, Step, differences
 from observatory.operations import PendingMigration, Plan
 
 STACK = "urn:pulumi:local::p::pulumi:pulumi:Stack::p-local"

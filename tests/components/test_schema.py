@@ -15,7 +15,7 @@ from observatory.database import (
     read_migrations,
     status,
 )
-from observatory.engine import StackOptions, up
+from observatory.engines.embedded import StackOptions, up
 from tests.support.postgres import PostgresServer
 
 SHIPPED = Path(__file__).parents[2] / "migrations"

@@ -11,11 +11,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from observatory.aws_settings import AwsSettings
 from observatory.delivery.releases import Manifest
-from observatory.delivery.rollout import RolloutDocument
-from observatory.platforms.clients import client
-from observatory.settings import load_file
+from observatory.documents.rollout import RolloutDocument
+from observatory.platforms.aws.clients import client
+from observatory.settings.aws import AwsSettings
+from observatory.settings.base import load_file
 from tests.support.aws import REGION, aws_on_loopback
 from tests.support.checkout import SOURCE, Checkout
 from tests.support.cloud import PACKAGES, Cloud, serve

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 
 from observatory.database import BackupFailedError, plan_backup, status
-from observatory.database.applying import Event
 from observatory.database.backup import Kind
+from observatory.database.migrations.applying import Event
 from tests.database.conftest import Deploy, WriteMigrations
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)

@@ -15,7 +15,7 @@ from observatory.database import (
     plan,
     status,
 )
-from observatory.database.applying import Event
+from observatory.database.migrations.applying import Event
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 from tests.support.postgres import SMALL_DISK, PostgresServer, postgres_server
 

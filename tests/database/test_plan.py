@@ -18,9 +18,9 @@ from observatory.database import (
     throwaway_server,
 )
 from observatory.database.lock import MIGRATION_LOCK, session_lock
-from observatory.database.locks import Lock, expected, strongest
+from observatory.database.migrations.statement_locks import Lock, expected, strongest
+from observatory.database.migrations.statements import Statement
 from observatory.database.rehearsal import Throwaway
-from observatory.database.statements import Statement
 from observatory.operations.database import rehearsal_server
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 from tests.database.test_backup import Backups

@@ -20,9 +20,21 @@ from observatory.delivery.deployment import (
     deploy,
     roll_back,
 )
-from observatory.delivery.protocols import BalancerError, Sample
-from observatory.delivery.rollout import RolloutDocument, Strategy
-from tests.delivery.world import BAD, ERRORS, GOOD, MEMBERS, NEW, OLD, SIZE, Killed, MemoryStore, Simulation, simulation
+from observatory.delivery.environment import BalancerError, Sample
+from observatory.documents.rollout import RolloutDocument, Strategy
+from tests.delivery.environment import (
+    BAD,
+    ERRORS,
+    GOOD,
+    MEMBERS,
+    NEW,
+    OLD,
+    SIZE,
+    Killed,
+    MemoryStore,
+    Simulation,
+    simulation,
+)
 
 EXPECTED = (
     RolledBackError, RollbackFailedError, TakenOverError, TrialFailedError, DeliveryRefusedError, BalancerError,

@@ -23,10 +23,10 @@ from observatory.delivery.deployment import (
     plan_way_back,
     roll_back,
 )
-from observatory.delivery.protocols import Sample
-from observatory.delivery.rollout import FleetState
+from observatory.delivery.environment import Sample
+from observatory.documents.rollout import FleetState
+from tests.delivery.environment import BAD, ERRORS, GOOD, MEMBERS, NEW, OLD, Killed, Simulation, simulation
 from tests.delivery.faults import SEQUENCES, Sequence, canary, ends_decided, meanwhile, order, rolling
-from tests.delivery.world import BAD, ERRORS, GOOD, MEMBERS, NEW, OLD, Killed, Simulation, simulation
 
 BLUE, GREEN = MEMBERS["blue"], MEMBERS["green"]
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from observatory.delivery.deployment import deploy, roll_back
+from observatory.delivery.environment import Sample
 from observatory.delivery.late_rollback import reason_against
-from observatory.delivery.protocols import Sample
+from tests.delivery.environment import GOOD, Simulation, simulation
 from tests.delivery.faults import order
 from tests.delivery.test_deployment import OUTAGE
-from tests.delivery.world import GOOD, Simulation, simulation
 
 ALARMED = Sample(
     requests=500, error_ratio=0.0, p95_s=0.01, saturation=0.1, restarts=0, alerts=("StorageErrorBudgetFastBurn",)

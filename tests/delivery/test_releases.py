@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from observatory.delivery.releases import ReleaseError, ReleaseRefusedError, ReleaseStore, install, sign_release
-from observatory.delivery.signatures import make_private_key, public_key
+from observatory.security.signatures import make_private_key, public_key
 
 KEY = make_private_key()
 TRUSTED = {"ci": public_key(KEY)}

@@ -10,7 +10,7 @@ import pytest
 from observatory.nodes import Paths, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
 from observatory.runtime import Probe, Program, Sandbox, find_free_ports
-from observatory.settings import Ports, StackSettings
+from observatory.settings.base import Ports, StackSettings
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from monitoring.alertmanager import NOBODY
 from observatory.nodes import Paths
 from observatory.nodes.alertmanager import alertmanager
 from observatory.runtime import Sandbox
-from observatory.settings import StackSettings
+from observatory.settings.base import StackSettings
 from tests.monitoring.conftest import Pager
 
 DEADLINE_S = 60

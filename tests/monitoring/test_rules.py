@@ -15,7 +15,7 @@ from monitoring.rules import TEST_SCOPE
 from observatory.nodes import Paths
 from observatory.nodes.prometheus import prometheus
 from observatory.runtime import Sandbox
-from observatory.settings import StackSettings
+from observatory.settings.base import StackSettings
 
 ROLLS_BACK = {"StorageServiceDown", "StorageInstanceDown", "StorageErrorBudgetFastBurn"}
 SCOPE = Scope(stack="s1", runbooks="http://runbooks")

@@ -13,7 +13,7 @@ import observatory.cli  # noqa: F401 - registers the commands
 from observatory.cli.app import app
 from observatory.nodes.host_jobs import HostJob, host_jobs
 from observatory.nodes.timers import timer_files
-from observatory.settings import Sample, Schedule, StackSettings
+from observatory.settings.base import Sample, Schedule, StackSettings
 
 JOBS = host_jobs(StackSettings())
 SAMPLING = host_jobs(StackSettings(sample=Sample(source="production", fraction=0.2, cron="1 2 * * *")))[-1]

@@ -22,7 +22,7 @@ from observatory.nodes.postgres import api_credentials, api_credentials_file, ho
 from observatory.nodes.prometheus import prometheus
 from observatory.nodes.storage import storage
 from observatory.nodes.valkey import valkey
-from observatory.settings import StackSettings
+from observatory.settings.base import StackSettings
 
 SETTINGS, PATHS = StackSettings(), Paths()
 

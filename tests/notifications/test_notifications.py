@@ -14,17 +14,17 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword, Session
 
-from observatory.certificates import issue, make_authority
 from observatory.delivery.deployment import RolledBackError, deploy
-from observatory.delivery.journal import FileJournal, entries
+from observatory.documents.journal import FileJournal, entries
 from observatory.notifications import Channel, Email, Notifier, PagerDuty, Secret, Slack, Webhook
 from observatory.notifications.notifier import ATTEMPTS
 from observatory.operations.journal import channels
 from observatory.progress import silent
 from observatory.runtime import find_free_ports
-from observatory.settings import Notifications, StackSettings
+from observatory.security.certificates import issue, make_authority
+from observatory.settings.base import Notifications, StackSettings
+from tests.delivery.environment import BAD, Simulation, simulation
 from tests.delivery.faults import order
-from tests.delivery.world import BAD, Simulation, simulation
 from tests.notifications.receiver import Receiver, receiver
 
 LONG_S = 120.0  # to deliver, on a machine that is very busy

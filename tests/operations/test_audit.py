@@ -6,7 +6,7 @@ from pathlib import Path
 
 from observatory.database import ensure_database
 from observatory.database.audit import read_entries
-from observatory.delivery.journal import FileJournal, entries
+from observatory.documents.journal import FileJournal, entries
 from observatory.operations.audit import audit
 from observatory.progress import silent
 from observatory.workspace import Workspace

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from observatory.delivery.deployment import World, deploy
-from observatory.delivery.journal import FileJournal, entries
+from observatory.documents.journal import FileJournal, entries
 from observatory.operations import late_rollback
 from observatory.operations.late_rollback import take_alerts
 from observatory.progress import silent
 from observatory.workspace import Workspace
+from tests.delivery.environment import Simulation, simulation
 from tests.delivery.faults import order
 from tests.delivery.test_late_rollback import ALARMED
-from tests.delivery.world import Simulation, simulation
 
 
 class Stack:

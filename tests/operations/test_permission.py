@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from observatory.actor import actor
 from observatory.delivery.approvals import Change, NotPermittedError, change_between
 from observatory.delivery.releases import Manifest, ReleaseError
-from observatory.delivery.rollout import Deployment, RolloutDocument
-from observatory.delivery.windows import WEEKDAYS, Window
+from observatory.documents.rollout import Deployment, RolloutDocument
 from observatory.operations.permission import approve_release, permission
-from observatory.settings import Delivery, StackSettings
-from observatory.signing import sign, trusted_keys
+from observatory.operations.signing import sign, trusted_keys
+from observatory.security.actor import actor
+from observatory.settings.base import Delivery, StackSettings
+from observatory.settings.windows import WEEKDAYS, Window
 from observatory.workspace import Workspace
 
 ALWAYS = Window(days=WEEKDAYS, opens="00:00", closes="00:00")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from observatory.delivery.deployment import TakenOverError
-from observatory.delivery.rollout import RolloutDocument
-from observatory.operations import workflow
+from observatory.documents.rollout import RolloutDocument
+from observatory.operations import release_workflow as workflow
 from observatory.workspace import Workspace
 
 

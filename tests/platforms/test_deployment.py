@@ -13,13 +13,13 @@ import pytest
 from botocore.stub import Stubber
 
 from observatory.delivery.deployment import RolledBackError, World, deploy
-from observatory.delivery.rollout import RolloutDocument
-from observatory.platforms.aws import AlbBalancer, AwsHosts, Fleet
-from observatory.platforms.clients import client
+from observatory.documents.rollout import RolloutDocument
+from observatory.platforms.aws.clients import client
+from observatory.platforms.aws.documents import S3RolloutStore
+from observatory.platforms.aws.fleets import AlbBalancer, AwsHosts, Fleet
 from observatory.platforms.preview import Preview
-from observatory.platforms.s3 import S3RolloutStore
+from tests.delivery.environment import BAD, GOOD, MEMBERS, NEW, OLD, Simulation, simulation
 from tests.delivery.faults import canary
-from tests.delivery.world import BAD, GOOD, MEMBERS, NEW, OLD, Simulation, simulation
 from tests.service.harness import Service, running_service, storage_database
 from tests.support.aws import REGION
 from tests.support.postgres import PostgresServer

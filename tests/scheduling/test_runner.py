@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from observatory.files import locks
 from observatory.nodes.host_jobs import HostJob
-from observatory.runtime import locks
 from observatory.scheduling import runner
 from observatory.scheduling.records import JOBS_FILE, METRICS, RecordStore, RunResult
 from observatory.scheduling.runner import JobFailedError, JobRunningError, run

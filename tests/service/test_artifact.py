@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from observatory.runtime import bubblewrap, files
+from observatory.files import owned as files
+from observatory.runtime import bubblewrap
 from service.build import BuiltArtifact, build
 from tests.service.harness import Service, StorageDatabase, item, post, running_service
 from tests.support.postgres import PostgresServer

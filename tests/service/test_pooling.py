@@ -8,7 +8,8 @@ from threading import Thread
 
 import httpx
 
-from observatory.runtime import bubblewrap, files
+from observatory.files import owned as files
+from observatory.runtime import bubblewrap
 from tests.service.conftest import StartService
 from tests.service.harness import StorageDatabase, free_port, item, post, storage_database
 from tests.support.postgres import PostgresServer

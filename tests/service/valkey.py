@@ -11,7 +11,8 @@ from pathlib import Path
 
 import redis
 
-from observatory.runtime import bubblewrap, files
+from observatory.files import owned as files
+from observatory.runtime import bubblewrap
 from tests.service.harness import free_port, until
 
 PASSWORD = "not the one of any other server"

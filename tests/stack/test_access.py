@@ -19,8 +19,8 @@ import pytest
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
-from observatory.access import PAIRED_ROLES
 from observatory.database.connection import connect, with_database
+from observatory.documents.logins import PAIRED_ROLES
 from tests.service.harness import item
 from tests.support.checkout import Checkout
 
@@ -194,7 +194,7 @@ def steady_load(stack: Checkout) -> Iterator[Counter[int]]:
 
 
 def document(stack: Checkout) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((stack.root / ".observatory/access/local.json").read_text())
+    found: dict[str, Any] = json.loads((stack.root / ".observatory/documents/logins/local.json").read_text())
     return found
 
 
@@ -241,7 +241,7 @@ def test_an_unknown_role_is_refused_with_those_there_are(stack: Checkout) -> Non
 
 
 def test_the_status_tells_whose_password_is_old(stack: Checkout) -> None:
-    file = stack.root / ".observatory/access/local.json"
+    file = stack.root / ".observatory/documents/logins/local.json"
     standing = file.read_text()
     changed = json.loads(standing)
     changed["app"][changed["app"]["active"]]["since"] = "2020-01-01T00:00:00Z"

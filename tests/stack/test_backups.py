@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from components.local.backups import StanzaProvider
-from observatory.backups import BackupError, BackupType, create_backup
-from observatory.runtime.locks import exclusive
+from observatory.backups.pgbackrest import BackupError, BackupType, create_backup
+from observatory.files.locks import exclusive
 from tests.stack.test_monitoring import sandbox
 from tests.support.checkout import Checkout
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from observatory import engine
 from observatory.database.connection import connect, with_database
+from observatory.engines import embedded as engine
 from tests.support import crash
 from tests.support.blow import read_ledger, write_plan
 from tests.support.checkout import Checkout

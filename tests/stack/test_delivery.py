@@ -14,13 +14,13 @@ import pytest
 
 from observatory.database.audit import read_entries
 from observatory.database.connection import with_database
-from observatory.delivery.journal import entries
-from observatory.delivery.signatures import make_private_key
-from observatory.delivery.windows import WEEKDAYS
+from observatory.documents.journal import entries
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import backend_server, runtime_socket, servers_file
 from observatory.operations.delivery import NICENESS
 from observatory.runtime import LiveServers, Sandbox
+from observatory.security.signatures import make_private_key
+from observatory.settings.windows import WEEKDAYS
 from tests.stack.conftest import a_checkout
 from tests.stack.test_monitoring import wait
 from tests.support.checkout import SOURCE, UP_TIMEOUT_S, Checkout

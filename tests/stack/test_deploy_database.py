@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from components.schema import SchemaProvider
-from observatory.runtime.locks import exclusive
+from observatory.files.locks import exclusive
 from tests.stack.test_monitoring import sandbox
 from tests.support.checkout import Checkout
 

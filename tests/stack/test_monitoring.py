@@ -20,12 +20,12 @@ from psycopg.conninfo import make_conninfo
 from monitoring import ALERTS, JOBS, Scope
 from monitoring.recording import recording_rules
 from observatory.database.connection import connect
-from observatory.delivery.protocols import Sample
-from observatory.delivery.rollout import FleetName
-from observatory.demonstration import spans
+from observatory.delivery.environment import Sample
+from observatory.documents.rollout import FleetName
+from observatory.files.owned import short_path
+from observatory.operations.demonstration import spans
 from observatory.platforms.prometheus import TRAFFIC, PrometheusMetrics
 from observatory.runtime import Sandbox
-from observatory.runtime.files import short_path
 from tests.stack.test_faults import EMBEDDED, postmasters
 from tests.stack.test_up import client
 from tests.support.checkout import Checkout

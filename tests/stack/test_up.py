@@ -17,11 +17,11 @@ import httpx
 import psycopg
 import pytest
 
-from observatory.certificates import make_authority
 from observatory.database.connection import connect, with_database
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import command
 from observatory.runtime import Sandbox
+from observatory.security.certificates import make_authority
 from tests.service.harness import until
 from tests.support.checkout import Checkout
 from tests.support.imports import HEAVY, run_watched

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import psycopg
 import pytest
 
-from observatory.delivery.protocols import HostsError
+from observatory.delivery.environment import HostsError
 from observatory.operations import verification
 from observatory.runtime import Sandbox
 from observatory.workspace import Workspace

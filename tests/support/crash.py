@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from observatory import engine
+from observatory.engines import embedded as engine
 from observatory.runtime import Sandbox
 from tests.support.blow import VARIABLE, Plan, read_ledger, write_plan
 from tests.support.checkout import UP_TIMEOUT_S, Checkout

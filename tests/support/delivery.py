@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 
-from observatory.delivery.journal import Entry, entries
-from observatory.runtime.files import short_path
+from observatory.documents.journal import Entry, entries
+from observatory.files.owned import short_path
 from tests.support.checkout import UP_TIMEOUT_S, Checkout
 from tests.support.releases import variant
 

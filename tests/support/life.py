@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from observatory.database.connection import connect, with_database
-from observatory.demonstration import spans
+from observatory.operations.demonstration import spans
 from tests.support import crash
 from tests.support.checkout import Checkout, free_ports
 

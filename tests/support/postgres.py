@@ -21,7 +21,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from observatory.runtime import bubblewrap, files
+from observatory.files import owned as files
+from observatory.runtime import bubblewrap
 
 BINARIES = "/usr/lib/postgresql/17/bin"
 START_TIMEOUT_S = 30

@@ -15,7 +15,7 @@ from typing import Any
 from observatory.database.catalogue.objects import SETTINGS, Object, Objects, read_objects
 from observatory.database.connection import connect, describe
 from observatory.database.deployment import deploy
-from observatory.database.files import Edition, Migration, load_migrations
+from observatory.database.migrations.files import Edition, Migration, load_migrations
 from observatory.database.translation import readable
 
 __all__ = ["SETTINGS", "Catalogue", "Object", "Objects", "Step", "generate", "load", "read_objects", "write"]

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from observatory.database.errors import DatabaseError
-from observatory.database.files import read_migrations
 from observatory.database.lint import lint_all
+from observatory.database.migrations.files import read_migrations
 
 
 def main(arguments: list[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from observatory.database.files import Migration
+from observatory.database.migrations.files import Migration
 
 Severity = Literal["error", "warning"]
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
-from observatory.database.files import Migration
 from observatory.database.lint.findings import Finding, at
+from observatory.database.migrations.files import Migration
 
 _IGNORE = re.compile(r"--[ \t]*lint-ignore\b[ \t]*(?P<rule>[a-z0-9-]*)[ \t]*(?::[ \t]*(?P<reason>\S.*))?")
 _SQUAWK_IGNORE = re.compile(r"--[ \t]*squawk-ignore\S*")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from observatory.database.errors import DatabaseError
-from observatory.database.files import Migration
 from observatory.database.lint.findings import Finding, Severity
+from observatory.database.migrations.files import Migration
 
 CONFIG = Path(__file__).with_name("squawk.toml")
 TIMEOUT_S = 120

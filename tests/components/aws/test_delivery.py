@@ -1,6 +1,6 @@
 """What the rollout document says reaches the balancer, and both fleets are there."""
 
-from observatory.delivery.rollout import RolloutDocument
+from observatory.documents.rollout import RolloutDocument
 from tests.support.declared import WEIGHTS, Declared, rollout
 
 

@@ -1,0 +1,1 @@
+"""Migration files: reading, applying, their ledger and their history."""

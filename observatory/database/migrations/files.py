@@ -1,0 +1,208 @@
+"""The migration files: which there are, in which order, and whether they can be used at all.
+
+Owns names, numbering, encoding and edition variants, all checked without parsing SQL, so that a run with nothing
+to do stays fast. What a file's SQL may hold is `observatory.database.migrations.statements`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Literal, NamedTuple, cast, get_args
+
+from observatory.database.errors import MigrationFileError
+
+Edition = Literal["apache", "community"]
+EDITIONS: tuple[Edition, ...] = get_args(Edition)
+
+_READ_SIZE = 64 * 1024
+_FILE_NAME = re.compile(r"((\d{3,9})_[a-z0-9_]+)(?:\.(apache|community))?\.sql")  # name, version, variant
+
+
+class Migration(NamedTuple):
+    """One migration file; of a kind that is made quickly, because thousands are made to find nothing to do.
+
+    Attributes:
+        version: its number, counted from 1 without gaps.
+        name: number and title as in the file's name, `001_initial_schema`.
+        variant: the TimescaleDB edition that this file is for; None is for all.
+        directory: where the file is.
+        sha256: of the file's bytes, in hexadecimal.
+        sql: the file's text.
+    """
+
+    version: int
+    name: str
+    variant: Edition | None
+    directory: Path
+    sha256: str
+    sql: str
+
+    @property
+    def file(self) -> str:
+        """The file's name, `004_continuous_aggregates.apache.sql`."""
+        return f"{self.name}.{self.variant}.sql" if self.variant else f"{self.name}.sql"
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.directory / self.file
+
+    def place(self, offset: int = 0) -> str:
+        """`file:line:column` of a character, counted from 0; line and column count from 1."""
+        before = self.sql[:offset]
+        return f"{self.file}:{before.count(chr(10)) + 1}:{offset - before.rfind(chr(10))}"
+
+
+def load_migrations(directory: Path, edition: Edition) -> tuple[Migration, ...]:
+    """The migrations of one edition, by version.
+
+    Raises:
+        MigrationFileError: see `read_migrations`.
+    """
+    return select_edition(read_migrations(directory), edition)
+
+
+def read_migrations(directory: Path) -> tuple[Migration, ...]:
+    """Every migration file of a directory with all variants, by version.
+
+    Args:
+        directory: holds `NNN_name.sql`, or `NNN_name.apache.sql` and `NNN_name.community.sql`; hidden files are
+            ignored.
+
+    Raises:
+        MigrationFileError: a stray name, a number that is missing or taken twice, an incomplete pair of variants, or a
+            file that is empty or not plain UTF-8 with Unix line ends.
+    """
+    with _readable():
+        found = (_read(directory, name) for name in sorted(_names(directory)))
+        migrations = sorted(found, key=lambda migration: migration.version)
+    _check_variants(migrations)
+    _check_numbers(migrations)
+    return tuple(migrations)
+
+
+def read_manifest(directory: Path, edition: Edition) -> list[str]:
+    """A line for each file of an edition, its name and the SHA-256 of its bytes, sorted: `001_initial_schema 0f1e…`.
+
+    What the ledger of a database says that has exactly these files. Nothing is checked, which takes half the time that
+    `read_migrations` does, and files of the other edition are not read.
+
+    Raises:
+        MigrationFileError: a file, or the directory, cannot be read.
+    """
+    others = tuple(f".{other}.sql" for other in EDITIONS if other != edition)
+    with _readable():
+        return sorted(
+            f"{name.removesuffix('.sql')} {hashlib.sha256(_contents(f'{directory}/{name}')).hexdigest()}"
+            for name in _names(directory)
+            if not name.endswith(others)
+        )
+
+
+def select_edition(migrations: Iterable[Migration], edition: Edition) -> tuple[Migration, ...]:
+    """Those of the migrations that run on an edition."""
+    return tuple(migration for migration in migrations if migration.variant in {None, edition})
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MigrationFileError(
+            f"{error.filename}: {error.strerror}. Give a readable directory of migrations"
+        ) from error
+
+
+def _names(directory: Path) -> list[str]:
+    """Names of the files, hidden ones left out."""
+    return [name for name in os.listdir(directory) if not name.startswith(".")]  # noqa: PTH208 - thousands of Paths
+
+
+def _read(directory: Path, name: str) -> Migration:
+    match = _FILE_NAME.fullmatch(name)
+    if match is None:
+        raise MigrationFileError(
+            f"{name}:1:1: not the name of a migration. Expected NNN_name.sql, NNN_name.apache.sql or "
+            "NNN_name.community.sql in lower case; move other files elsewhere"
+        )
+    data = _contents(f"{directory}/{name}")
+    stem, version, variant = cast("tuple[str, str, Edition | None]", match.groups())
+    return Migration(int(version), stem, variant, directory, hashlib.sha256(data).hexdigest(), _decode(name, data))
+
+
+def _contents(path: str) -> bytes:
+    """The file's bytes. Thousands of files are read to find nothing to do: a buffered file would double the time."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(descriptor, _READ_SIZE)
+        while more := os.read(descriptor, _READ_SIZE):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
+
+
+def _decode(name: str, data: bytes) -> str:
+    """The file's text; bytes that PostgreSQL, git and reviewers would see differently are refused, never repaired."""
+    if not data:
+        raise MigrationFileError(f"{name}:1:1: the file is empty. Write a statement, or remove the file")
+    if data.startswith(codecs.BOM_UTF8):
+        raise MigrationFileError(f"{name}:1:1: starts with a byte order mark. Save the file as UTF-8 without BOM")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        place = _byte_place(name, data, error.start)
+        raise MigrationFileError(
+            f"{place}: byte 0x{data[error.start]:02x} is not UTF-8. Save the file as UTF-8"
+        ) from error
+    for character, meaning in (
+        ("\r", "a Windows line end. Save the file with Unix line ends"),
+        ("\0", "a NUL character"),
+    ):
+        if character in text:
+            raise MigrationFileError(f"{_byte_place(name, data, data.index(character.encode()))}: holds {meaning}")
+    return text
+
+
+def _byte_place(name: str, data: bytes, offset: int) -> str:
+    before = data[:offset].decode("utf-8")
+    return f"{name}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+
+
+def _check_variants(migrations: Sequence[Migration]) -> None:
+    for version, group in groupby(migrations, key=lambda migration: migration.version):
+        files = list(group)
+        if len(files) == 1 and files[0].variant is None:
+            continue
+        names = " and ".join(f"{migration.file}:1:1" for migration in files)
+        variants = [migration.variant for migration in files]
+        if len(variants) != len(set(variants)) or (None in variants and len(variants) > 1):
+            raise MigrationFileError(
+                f"{names}: two files with number {version}. Give the newer one the next free number"
+            )
+        if len({migration.name for migration in files}) > 1:
+            raise MigrationFileError(f"{names}: variants of number {version} with different names. Name them alike")
+        if None not in variants and len(variants) < len(EDITIONS):
+            missing = ", ".join(edition for edition in EDITIONS if edition not in variants)
+            raise MigrationFileError(f"{names}: no variant for {missing}. Add it, or name the file without an edition")
+
+
+def _check_numbers(migrations: Sequence[Migration]) -> None:
+    if migrations and migrations[0].version != 1:
+        raise MigrationFileError(
+            f"{migrations[0].place()}: the first migration has to be number 001. Restore the files before it"
+        )
+    for before, after in pairwise(migrations):
+        if after.version > before.version + 1:
+            raise MigrationFileError(
+                f"{after.place()}: number {before.version + 1:03d} is missing before it. Restore the missing "
+                f"file, or give this one number {before.version + 1:03d}"
+            )

@@ -1,0 +1,1 @@
+"""Roles of the database: bootstrap, limits, privileges and API keys."""

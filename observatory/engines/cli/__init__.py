@@ -1,0 +1,1 @@
+"""The Pulumi CLI as an engine, through its Automation API."""

@@ -1,0 +1,154 @@
+"""Serves dynamic resources through the SDK's own host, ``pulumi.dynamic``, over gRPC.
+
+Owns that process and the conversation with it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+from observatory.engines.embedded.providers import Diff, Provider, ProviderError
+from observatory.engines.embedded.values import Properties
+
+_START_SECONDS = 60
+_CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", 400 * 1024 * 1024),  # as the CLI and the SDK
+    ("grpc.enable_http_proxy", 0),
+]
+
+# Runs the SDK's host, and dies with the engine: the pipe on stdin breaks when the engine is gone, however it went.
+_BOOTSTRAP = """\
+import os, runpy, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+runpy.run_module("pulumi.dynamic", run_name="__main__", alter_sys=True)
+"""
+
+
+class DynamicProvider(Provider):
+    """Hosts the program's dynamic providers for one run."""
+
+    def __init__(self, directory: Path, project: str, log: Callable[[str], None]) -> None:
+        """Start the process that hosts the providers found in the directory; ``log`` gets every line it prints."""
+        self._log, self._port = log, Future[str]()
+        self._host = subprocess.Popen(
+            [sys.executable, "-u", "-c", _BOOTSTRAP],
+            cwd=directory,
+            env={**os.environ, "PULUMI_PROJECT": project},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # the terminal's Ctrl-C must not reach a step in flight
+        )
+        self._reader = threading.Thread(target=self._follow, daemon=True)
+        self._reader.start()
+
+    def configure(self, config: Properties) -> None:
+        """Pass the stack's configuration to the providers' own ``configure``."""
+        self._call("Configure", args=config, acceptSecrets=True)
+
+    def check(self, urn: str, olds: Properties, news: Properties) -> tuple[Properties, list[tuple[str, str]]]:
+        """See Provider."""
+        answer = self._call("Check", urn=urn, olds=olds, news=news)
+        failures = [(failure.get("property", ""), failure["reason"]) for failure in answer.get("failures", [])]
+        return answer.get("inputs", {}), failures
+
+    def diff(self, urn: str, id_: str, inputs: Properties, outputs: Properties, news: Properties) -> Diff:
+        """See Provider."""
+        answer = self._call("Diff", id=id_, urn=urn, olds=outputs, news=news, old_inputs=inputs)
+        return Diff(
+            changes={"DIFF_SOME": True, "DIFF_NONE": False}.get(answer.get("changes", "")),
+            replaces=tuple(answer.get("replaces", ())),
+            changed=tuple(answer.get("diffs", ())),
+            delete_before_replace=answer.get("deleteBeforeReplace", False),
+        )
+
+    def create(self, urn: str, inputs: Properties, timeout: float) -> tuple[str, Properties]:
+        """See Provider."""
+        answer = self._call("Create", urn=urn, properties=inputs, timeout=timeout)
+        if "id" not in answer:
+            raise ProviderError("the provider returned no ID from create")
+        return answer["id"], answer.get("properties", {})
+
+    def read(self, urn: str, id_: str, inputs: Properties, outputs: Properties) -> tuple[str, Properties, Properties]:
+        """See Provider."""
+        answer = self._call("Read", id=id_, urn=urn, properties=outputs, inputs=inputs)
+        return answer.get("id", ""), answer.get("properties", {}), answer.get("inputs", inputs)
+
+    def update(self, urn: str, id_: str, outputs: Properties, news: Properties, timeout: float) -> Properties:
+        """See Provider."""
+        answer = self._call("Update", id=id_, urn=urn, olds=outputs, news=news, timeout=timeout)
+        return dict(answer.get("properties", {}))
+
+    def delete(self, urn: str, id_: str, outputs: Properties, timeout: float) -> None:
+        """See Provider."""
+        self._call("Delete", id=id_, urn=urn, properties=outputs, timeout=timeout)
+
+    def abort(self) -> None:
+        """Kill the host."""
+        self._host.kill()
+
+    def close(self) -> None:
+        """Stop the host, once everything it printed is logged."""
+        self.abort()
+        with self._host:  # which closes its streams
+            self._reader.join()
+
+    def _call(self, method: str, **fields: Any) -> Properties:
+        """Call a method of the host, by the names of the protocol's fields; return the answer likewise."""
+        import grpc  # type: ignore[import-untyped]  # noqa: PLC0415 - costly; the host is starting meanwhile
+
+        from observatory.engines.embedded.wire import from_struct, protocol  # noqa: PLC0415 - likewise
+
+        request = getattr(protocol("provider_pb2"), f"{method}Request")(**fields)
+        try:
+            return from_struct(getattr(self._stub, method)(request))
+        except grpc.RpcError as error:
+            call = cast("grpc.Call", error)
+            detail = call.details() or ""
+            if call.code() is grpc.StatusCode.UNAVAILABLE:
+                detail = "the process that hosts the dynamic providers died; its last output is in the log"
+            raise ProviderError(_essence(detail), detail) from error
+
+    @cached_property
+    def _stub(self) -> Any:
+        import grpc  # noqa: PLC0415 - as above
+
+        from observatory.engines.embedded.wire import protocol  # noqa: PLC0415 - as above
+
+        channel = grpc.insecure_channel(f"127.0.0.1:{self._port.result(_START_SECONDS)}", options=_CHANNEL_OPTIONS)
+        return protocol("provider_pb2_grpc").ResourceProviderStub(channel)
+
+    def _follow(self) -> None:
+        """Take the port from the first line that is one, and log all others."""
+        for raw in self._host.stdout or ():
+            line = raw.decode(errors="replace").rstrip()
+            if line.isdigit() and not self._port.done():
+                self._port.set_result(line)
+            elif line:
+                self._log(line)
+        if not self._port.done():
+            self._port.set_exception(
+                ProviderError("the process that hosts the dynamic providers did not start; see the log")
+            )
+
+
+def _essence(detail: str) -> str:
+    """Return what a traceback says at its end, without the frames; a plain message unchanged."""
+    lines = detail.strip().splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith("  File ")]
+    if not frames:
+        return detail.strip()
+    end = next((number for number in range(frames[-1], len(lines)) if not lines[number].startswith(" ")), frames[-1])
+    kind, separator, text = lines[end].partition(": ")
+    message = "\n".join([text or kind, *lines[end + 1 :]])
+    speaks_for_itself = not hasattr(builtins, kind) or kind in {"Exception", "RuntimeError"}
+    return message if separator and speaks_for_itself else "\n".join(lines[end:])

@@ -1,0 +1,119 @@
+"""What a run does and did: steps, events and the result. Owns these records and how events reach the caller."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from observatory.engines.embedded.values import PropertyChange
+
+Operation = Literal[
+    "create", "update", "same", "delete", "replace", "create-replacement", "delete-replaced", "remove-pending-replace",
+    "refresh",
+]  # fmt: skip
+Severity = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One operation on one resource, in the CLI's terms.
+
+    Attributes:
+        operation: What is done. A replacement shows as ``replace`` with its ``create-replacement`` and
+            ``delete-replaced``, in whichever order they are done.
+        urn: The resource.
+        type: Its type.
+        parent: Its parent's URN, empty for the stack.
+        changes: How its inputs change (after a refresh: its outputs; for a creation: all of them), secrets masked.
+        replaces: The properties that force a replacement.
+        seconds: How long it took; 0 while planning.
+    """
+
+    operation: Operation
+    urn: str
+    type: str
+    parent: str = ""
+    changes: tuple[PropertyChange, ...] = ()
+    replaces: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The name that the program gave the resource."""
+        return self.urn.rpartition("::")[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEvent:
+    """A step started, ended well or failed (then ``message`` tells why)."""
+
+    status: Literal["started", "done", "failed"]
+    step: Step
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosticEvent:
+    """A message of the program (``pulumi.log``, print), of a provider or of the engine; ``urn`` may be empty."""
+
+    severity: Severity
+    message: str
+    urn: str = ""
+
+
+Event = StepEvent | DiagnosticEvent
+OnEvent = Callable[[Event], None]
+
+in_program: ContextVar[bool] = ContextVar("in_program", default=False)  # whether the running code is the program's
+
+
+class Emitter:
+    """Hands events to the caller's function, one at a time, as code that is not the program's."""
+
+    def __init__(self, on_event: OnEvent | None) -> None:
+        self._on_event = on_event or (lambda _event: None)
+        self._lock = threading.RLock()
+
+    def __call__(self, event: Event) -> None:
+        """Hand over one event."""
+        token = in_program.set(False)
+        try:
+            with self._lock:
+                self._on_event(event)
+        finally:
+            in_program.reset(token)
+
+    def message(self, text: str, severity: Severity = "info", urn: str = "") -> None:
+        """Hand over a message."""
+        self(DiagnosticEvent(severity=severity, message=text, urn=urn))
+
+    def warn(self, text: str) -> None:
+        """Hand over a warning."""
+        self.message(text, "warning")
+
+
+_LOGICAL: set[Operation] = {"create", "update", "same", "delete", "replace"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run did, or would do.
+
+    Attributes:
+        steps: In the order in which they ended.
+        outputs: The stack's outputs, secrets and unknowns masked.
+        duration: Seconds.
+    """
+
+    steps: tuple[Step, ...]
+    outputs: dict[str, Any] = field(default_factory=dict)
+    duration: float = 0.0
+
+    @property
+    def summary(self) -> dict[str, int]:
+        """How many resources were created, updated, replaced, deleted or left the same."""
+        return dict(Counter(step.operation for step in self.steps if step.operation in _LOGICAL))

@@ -1,0 +1,134 @@
+"""Runs a Pulumi program in this process, as the CLI's Python launcher does in one of its own.
+
+Owns what that needs: a context in which the SDK's settings are this run's, the working directory, the program's
+standard streams, its modules. (sdk/python/cmd/pulumi-language-python-exec in Pulumi's source.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import io
+import runpy
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TextIO
+
+import pulumi
+import pulumi.runtime
+
+from observatory.engines.embedded.errors import EngineError, ProgramError
+from observatory.engines.embedded.plan import Emitter, in_program
+from observatory.engines.embedded.values import Properties, is_secret, reveal
+
+# The program's threads wait for steps; as many as the CLI's launcher gives it per resource worked on at once.
+_THREADS_PER_STEP = 4
+
+
+def run_program(main: Path, settings: pulumi.runtime.Settings, config: Properties, emit: Emitter) -> None:
+    """Run the program to its end.
+
+    Args:
+        main: The file or directory that holds it.
+        settings: The SDK's settings for this run.
+        config: The configuration, secrets wrapped.
+        emit: Where what it prints goes.
+
+    Raises:
+        ProgramError: it failed; the message is its traceback, from its own first frame on.
+    """
+    directory = main if main.is_dir() else main.parent
+
+    def program() -> None:
+        runpy.run_path(str(main), run_name="__main__")
+
+    def run() -> None:
+        in_program.set(True)
+        pulumi.runtime.set_all_config(reveal(config), [key for key, value in config.items() if is_secret(value)])
+        pulumi.runtime.configure(settings)
+        with asyncio.Runner() as runner, ThreadPoolExecutor((settings.parallel or 1) * _THREADS_PER_STEP) as executor:
+            runner.get_loop().set_default_executor(executor)
+            # A program that fails leaves futures unawaited, by the SDK's design; the failure itself is reported.
+            runner.get_loop().set_exception_handler(lambda *_: None)
+            runner.run(pulumi.runtime.run_in_stack(program))
+
+    with _as_a_process(directory, emit):
+        try:
+            contextvars.copy_context().run(run)
+        except EngineError:
+            raise
+        except pulumi.RunError as error:
+            raise ProgramError(str(error)) from error
+        except (Exception, SystemExit) as error:
+            raise ProgramError(f"the program failed:\n{_own_traceback(error, directory)}") from error
+
+
+@contextlib.contextmanager
+def _as_a_process(directory: Path, emit: Emitter) -> Iterator[None]:
+    """Give the program what a process of its own would: directory, arguments, output; forget its modules afterwards.
+
+    So the next run sees their present source. Packages that the caller has loaded itself stay whole. Garbage collection
+    waits, and then leaves out what is there (until the next run): going through a cloud's thousands of classes takes a
+    quarter of a plan's time.
+    """
+    arguments, before, was_collecting = sys.argv, set(sys.modules), gc.isenabled()
+    out, err = _ProgramStream(sys.stdout, emit), _ProgramStream(sys.stderr, emit)
+    try:
+        gc.unfreeze()
+        gc.disable()
+        sys.argv = [str(directory)]
+        with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            yield
+    finally:
+        gc.freeze()
+        gc.enable() if was_collecting else gc.disable()
+        sys.argv = arguments
+        out.end_line()
+        err.end_line()
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None) or ""
+            is_shared = name.partition(".")[0] in before
+            if not is_shared and Path(file).is_relative_to(directory) and "site-packages" not in file:
+                del sys.modules[name]
+
+
+class _ProgramStream(io.TextIOBase):
+    """Turns what the program prints into messages; what others in this process print passes through."""
+
+    def __init__(self, original: TextIO, emit: Emitter) -> None:
+        self._original, self._emit = original, emit
+        self._line = threading.local()
+
+    def write(self, text: str) -> int:
+        if not in_program.get():
+            return self._original.write(text)
+        *lines, self._line.rest = (getattr(self._line, "rest", "") + text).split("\n")
+        for line in lines:
+            self._emit.message(line)
+        return len(text)
+
+    def end_line(self) -> None:
+        """Pass on what the program printed last without an end of line."""
+        if rest := getattr(self._line, "rest", ""):
+            self._emit.message(rest)
+
+    def flush(self) -> None:
+        self._original.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+def _own_traceback(error: BaseException, directory: Path) -> str:
+    """Return the error's traceback from the program's first frame on."""
+    frame = error.__traceback__
+    while frame is not None and not Path(frame.tb_frame.f_code.co_filename).is_relative_to(directory):
+        frame = frame.tb_next
+    lines = traceback.format_exception(type(error), error, frame or error.__traceback__, chain=False)
+    return "".join(lines).rstrip()

@@ -1,0 +1,101 @@
+"""What Pulumi.yaml and the stack's configuration file say.
+
+Owns reading those two files the way the CLI does. Typed settings of any program are that program's affair.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from observatory.engines.embedded.errors import ConfigError
+from observatory.engines.embedded.values import Properties, make_secret, transform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A project and one stack's settings.
+
+    Attributes:
+        root: Where Pulumi.yaml is.
+        name: The project's name.
+        main: The directory or file that holds the program.
+        settings: Configuration keys (``project:key``) to raw YAML values, secrets still encrypted.
+        salt: The stack file's ``encryptionsalt``, if it has one.
+    """
+
+    root: Path
+    name: str
+    main: Path
+    settings: Mapping[str, Any]
+    salt: str | None
+
+    @property
+    def directory(self) -> Path:
+        """The program's directory."""
+        return self.main if self.main.is_dir() else self.main.parent
+
+    @classmethod
+    def load(cls, cwd: Path, stack: str, config_file: Path | None) -> Project:
+        """Read both files.
+
+        Raises:
+            ConfigError: one is missing, is no valid YAML or lacks what it must have.
+        """
+        project = _read(cwd / "Pulumi.yaml")
+        name, runtime = project.get("name"), project.get("runtime")
+        if not name:
+            raise ConfigError(f"{cwd / 'Pulumi.yaml'}: no `name`")
+        if (runtime.get("name") if isinstance(runtime, dict) else runtime) != "python":
+            raise ConfigError(f"{cwd / 'Pulumi.yaml'}: `runtime` is {runtime!r}; the embedded engine runs python only")
+        stack_file = config_file or cwd / f"Pulumi.{stack}.yaml"
+        settings = _read(stack_file) if config_file or stack_file.exists() else {}
+        values = {key: _default(value) for key, value in (project.get("config") or {}).items()}
+        values |= settings.get("config") or {}
+        return cls(
+            root=cwd,
+            name=name,
+            main=cwd / (project.get("main") or ""),
+            settings={key if ":" in key else f"{name}:{key}": value for key, value in values.items()},
+            salt=settings.get("encryptionsalt"),
+        )
+
+    def config(self, decrypt: Callable[[str], str]) -> Properties:
+        """Return the configuration as programs get it: texts, structured values as JSON, secrets wrapped."""
+        config = {}
+        for key, value in self.settings.items():
+            plain = transform(value, lambda part: decrypt(part["secure"]) if _is_secure(part) else part)
+            if plain is not None:
+                config[key] = _text(plain) if plain == value else make_secret(_text(plain))
+        return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    if not isinstance(document or {}, dict):
+        raise ConfigError(f"{path}: expected a mapping at the top")
+    return document or {}
+
+
+def _default(value: Any) -> Any:
+    """Return the value of a setting in Pulumi.yaml, which may be declared as ``{type, default}`` or ``{value}``."""
+    return value.get("value", value.get("default")) if isinstance(value, dict) else value
+
+
+def _is_secure(value: Any) -> bool:
+    return isinstance(value, dict) and list(value) == ["secure"]
+
+
+def _text(value: Any) -> str:
+    """Return a setting as text, as the CLI passes it to programs."""
+    return (
+        json.dumps(value, separators=(",", ":"), default=str) if isinstance(value, dict | list | bool) else str(value)
+    )

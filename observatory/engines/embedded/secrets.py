@@ -1,0 +1,106 @@
+"""Pulumi's passphrase secrets provider: AES-256-GCM under a PBKDF2 key.
+
+Owns the crypter only (sdk/go/common/resource/config/crypt.go and pkg/secrets/passphrase in Pulumi's source). Where
+the salt is kept, and which values are secret, is known elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from observatory.engines.embedded.errors import PassphraseError, StateError
+from observatory.engines.embedded.values import UNKNOWN
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+_ITERATIONS = 1_000_000  # fixed by the format
+_KEY_BYTES = 32
+_NONCE_BYTES = 12
+_SALT_BYTES = 8
+_SALT = re.compile(r"v1:([A-Za-z0-9+/]+=*):(v1:.+)")  # the salt, and a probe to recognise the passphrase by
+_PROBE = "pulumi"
+
+
+class Crypter:
+    """Encrypts and decrypts a stack's secret values.
+
+    The key takes a quarter of a second to derive, so it is derived in a thread from construction on.
+    """
+
+    def __init__(self, passphrase: str | None, salt: str | None = None) -> None:
+        """Start deriving the key.
+
+        Args:
+            passphrase: The stack's passphrase, or None to decrypt every secret as UNKNOWN.
+            salt: ``encryptionsalt`` as Pulumi writes it (``v1:salt:probe``), or None to make a new one.
+
+        Raises:
+            StateError: the salt is malformed.
+        """
+        self._salt, self._probe = base64.b64encode(os.urandom(_SALT_BYTES)).decode(), ""
+        if salt is not None:
+            match = _SALT.fullmatch(salt)
+            if not match:
+                raise StateError(f"malformed encryption salt {salt!r}, expected v1:SALT:PROBE")
+            self._salt, self._probe = match.groups()
+        self._is_blind, thread = passphrase is None, ThreadPoolExecutor(1)
+        if passphrase is not None:
+            self._cipher = thread.submit(_cipher, passphrase.encode(), base64.b64decode(self._salt))
+        thread.shutdown(wait=False)
+
+    @property
+    def salt(self) -> str:
+        """The salt and the probe as the ``encryptionsalt`` setting holds them."""
+        self._probe = self._probe or self.encrypt(_PROBE)
+        return f"v1:{self._salt}:{self._probe}"
+
+    def verify(self) -> None:
+        """Check the passphrase against the salt's probe, if it has one.
+
+        Raises:
+            PassphraseError: it is the wrong one.
+        """
+        if self._probe:
+            self.decrypt(self._probe)
+
+    def encrypt(self, text: str) -> str:
+        """Encrypt one value."""
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed = self._cipher.result().encrypt(nonce, text.encode(), None)
+        return f"v1:{base64.b64encode(nonce).decode()}:{base64.b64encode(sealed).decode()}"
+
+    def decrypt(self, ciphertext: str) -> str:
+        """Decrypt one value.
+
+        Raises:
+            PassphraseError: it was encrypted with another passphrase.
+            StateError: it is damaged.
+        """
+        if self._is_blind:
+            return UNKNOWN
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - costly; by now imported in the thread
+
+        try:
+            version, nonce, sealed = ciphertext.split(":")
+            if version != "v1":
+                raise StateError(f"a secret is encrypted in version {version!r}, known is v1; use a newer release")
+            return self._cipher.result().decrypt(base64.b64decode(nonce), base64.b64decode(sealed), None).decode()
+        except InvalidTag:
+            raise PassphraseError(
+                "the passphrase is wrong: it does not decrypt this stack's secrets; set PULUMI_CONFIG_PASSPHRASE or "
+                "PULUMI_CONFIG_PASSPHRASE_FILE to the passphrase that the stack was made with"
+            ) from None
+        except ValueError as error:
+            raise StateError(f"a secret is damaged: {error}") from error
+
+
+def _cipher(passphrase: bytes, salt: bytes) -> AESGCM:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - costly
+
+    return AESGCM(hashlib.pbkdf2_hmac("sha256", passphrase, salt, _ITERATIONS, _KEY_BYTES))

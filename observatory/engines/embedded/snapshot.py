@@ -1,0 +1,266 @@
+"""A stack's resources as its checkpoint holds them, and the changes one run makes to it.
+
+Owns the deployment format (version 3, sdk/go/common/apitype/core.go in Pulumi's source), the encryption of secrets in
+it, and the merge of old and new resources that keeps every state written a valid one (pkg/backend/snapshot.go).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from observatory.engines.embedded.backend import StackFiles, now
+from observatory.engines.embedded.errors import StateError, UnsupportedError
+from observatory.engines.embedded.secrets import Crypter
+from observatory.engines.embedded.values import SECRET, SIGNATURE, is_secret, make_secret, parts, transform
+
+_REQUIRED = {"urn", "custom", "type"}  # written even if empty
+_FLAGS = ("custom", "delete", "external", "pendingReplacement", "protect", "retainOnDelete", "taint")
+_TEXTS = ("id", "parent", "provider", "deletedWith")
+_LISTS = ("dependencies", "additionalSecretOutputs", "ignoreChanges", "replaceOnChanges", "replaceWith")
+_OBJECTS = ("inputs", "outputs", "propertyDependencies", "customTimeouts")
+_REFERENCES = ("parent", "deletedWith", "dependencies", "replaceWith", "propertyDependencies")
+
+
+class State(dict[str, Any]):
+    """One resource, by the checkpoint format's own fields, secrets in the clear and wrapped.
+
+    It has every field that this engine interprets, and keeps those that it does not. ``delete``: it was replaced, and
+    only its deletion is left to do; ``pendingReplacement``: it was deleted, and only its replacement's creation is left
+    to do; ``external``: read, not owned; ``provider``: its provider's URN and ID, joined by ``::``.
+
+    Attributes:
+        encoded: Its checkpoint form, if that is known and still true.
+    """
+
+    encoded: str | None = None
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        """Take over the fields; others are empty."""
+        super().__init__(dict.fromkeys(_FLAGS, False) | dict.fromkeys(_TEXTS, ""))
+        self.update({key: [] for key in _LISTS} | {key: {} for key in _OBJECTS})
+        self.update(fields)
+
+    @property
+    def urn(self) -> str:
+        """Its URN, which an old and a new state of one resource share."""
+        return str(self["urn"])
+
+    @property
+    def type(self) -> str:
+        """Its type."""
+        return str(self["type"])
+
+    @property
+    def package(self) -> str:
+        """The package whose provider serves it."""
+        return self.type.partition(":")[0]
+
+    @property
+    def provider_urn(self) -> str:
+        """Its provider's URN, empty for a component."""
+        return str(self["provider"]).rpartition("::")[0]
+
+    def needs(self) -> set[str]:
+        """Return the URNs that must exist as long as it does."""
+        references = parts([self[key] for key in _REFERENCES])
+        return {self.provider_urn, *(part for part in references if isinstance(part, str))} - {""}
+
+    def referring(self, renamed: Mapping[str, str]) -> State:
+        """Return it with the URNs that it refers to renamed; those renamed to nothing are left out."""
+
+        def new(part: Any) -> Any:
+            if isinstance(part, list):
+                return [urn for urn in part if urn]
+            return renamed.get(part, part) if isinstance(part, str) else part
+
+        if not self.needs() & renamed.keys():
+            return self
+        return State(self | {key: transform(self[key], new) for key in _REFERENCES})
+
+    def filled(self) -> dict[str, Any]:
+        """Return the fields that the format writes: those that are not empty."""
+        return {key: value for key, value in self.items() if value or key in _REQUIRED}
+
+
+class Snapshot:
+    """A stack's resources during one run; every change to it is on disk before its method returns.
+
+    Thread-safe: concurrent changes share one write.
+    """
+
+    def __init__(
+        self,
+        files: StackFiles,
+        latest: dict[str, Any],
+        *,
+        passphrase: str | None,
+        salt: str | None = None,
+        read_only: bool = False,
+    ) -> None:
+        """Take over the latest deployment.
+
+        Args:
+            files: Where to write it, unless ``read_only``.
+            latest: The deployment read from there, or an empty one.
+            passphrase: The stack's passphrase; None where there is nothing to read (see Crypter).
+            salt: The stack file's ``encryptionsalt``, which new secrets then use; else the state's own, else a new one.
+            read_only: Keep changes in memory.
+
+        Raises:
+            UnsupportedError: the state's secrets are not under a passphrase.
+        """
+        manager = latest.get("secrets_providers") or {}
+        if manager.get("type", "passphrase") != "passphrase":
+            raise UnsupportedError(f"the secrets provider {manager['type']!r}")
+        old_salt = (manager.get("state") or {}).get("salt")
+        self._reader = Crypter(passphrase, old_salt or salt)
+        self.crypter = Crypter(passphrase, salt) if salt and old_salt and salt != old_salt else self._reader
+        self._files, self._latest, self._read_only = files, latest, read_only
+        self._lock, self._write_lock = threading.Lock(), threading.Lock()
+        self._news: list[State] = []
+        self._operations: list[tuple[State, str]] = []
+        self._renamed: dict[str, str] = {}
+        self._version = self._written = 0
+
+    @cached_property
+    def olds(self) -> list[State]:
+        """The resources of before that no step of this run has dealt with yet, dependencies first."""
+        self._reader.verify()
+        return [self._decode(raw) for raw in self._latest.get("resources") or []]
+
+    @cached_property
+    def interrupted(self) -> list[tuple[State, str]]:
+        """Operations that an earlier run did not live to see the end of, as (resource, kind)."""
+        operations = self._latest.get("pending_operations") or []
+        return [(self._decode(operation["resource"]), operation["type"]) for operation in operations]
+
+    @property
+    def resources(self) -> list[State]:
+        """The resources as they are now, dependencies first."""
+        olds = [state.referring(self._renamed) for state in self.olds] if self._renamed else self.olds
+        return self._news + olds
+
+    @property
+    def changed(self) -> bool:
+        """Whether this run has written anything."""
+        return self._written > 0
+
+    def begin(self, state: State, kind: str) -> None:
+        """Record that an operation (``creating``, ``updating``, ``deleting``) is about to run."""
+        with self._lock:
+            self._operations.append((state, kind))
+        self.save()
+
+    def end(self, subject: State, *, old: State | None = None, new: State | None = None, mark: str = "") -> None:
+        """Record that an operation ended, and what it left; nothing if it failed.
+
+        Args:
+            subject: The state that it was begun with.
+            old: The state that is no more.
+            new: The state that is true now.
+            mark: The flag that ``old`` gets instead of being no more: what is left to do with it.
+        """
+        with self._lock:
+            self._operations = [(state, kind) for state, kind in self._operations if state is not subject]
+            if old is not None and mark:
+                old[mark], old.encoded = True, None
+            elif old is not None:
+                self.olds = [state for state in self.olds if state is not old]
+                if new is not None and old.urn != new.urn:
+                    self._renamed[old.urn] = new.urn
+            is_same = old is not None and new is not None and old.filled() == new.filled()
+            if new is not None:
+                new.encoded = old.encoded if old is not None and is_same else None
+                self._news.append(new)
+        if not is_same or new is None or new.encoded is None:
+            self.save()
+
+    def amend(self, state: State, **fields: Any) -> None:
+        """Change fields of a resource."""
+        with self._lock:
+            state.update(fields)
+            state.encoded = None
+        self.save()
+
+    def rebase(self, refreshed: list[State]) -> None:
+        """Replace all resources by a refreshed list, and forget interrupted operations but creations."""
+        with self._lock:
+            self.olds = refreshed
+            self.interrupted = [(state, kind) for state, kind in self.interrupted if kind == "creating"]
+        self.save()
+
+    def save(self) -> None:
+        """Write the state, unless a concurrent call already wrote what this one would.
+
+        Raises:
+            StateError: the disk refuses.
+        """
+        if self._read_only:
+            return
+        with self._lock:
+            self._version += 1
+            wanted = self._version
+        with self._write_lock:
+            if self._written >= wanted:
+                return
+            if not self._written:
+                self._files.back_up()
+            with self._lock:
+                version, (document, features) = self._version, self._document()
+            self._files.write(document, features)
+            self._written = version
+
+    def _document(self) -> tuple[str, list[str]]:
+        """Return the deployment, and the format's features that it uses."""
+        resources = self.resources
+        alive = {state.urn for state in resources}
+        # Only an interrupted creation outlives the next write, until its resource exists (as with the CLI).
+        kept = [(state, kind) for state, kind in self.interrupted if kind == "creating" and state.urn not in alive]
+        pending = [f'{{"resource":{self._encode(s)},"type":"{kind}"}}' for s, kind in [*self._operations, *kept]]
+        operations = f'"pending_operations":[{",".join(pending)}],' if pending else ""
+        salt = {"type": "passphrase", "state": {"salt": self.crypter.salt}}
+        document = (
+            f'{{"manifest":{_dump(_manifest())},"secrets_providers":{_dump(salt)},'
+            f'"resources":[{",".join(map(self._encode, resources))}],{operations}'
+            f'"metadata":{_dump(self._latest.get("metadata") or {})}}}'
+        )
+        return document, [name for name in ("replaceWith", "taint") if any(state[name] for state in resources)]
+
+    def _encode(self, state: State) -> str:
+        state.encoded = state.encoded or _dump(transform(state.filled(), self._seal))
+        return state.encoded
+
+    def _decode(self, raw: dict[str, Any]) -> State:
+        try:
+            state = State({key: raw[key] for key in _REQUIRED} | transform(raw, self._open))
+        except (TypeError, KeyError) as error:
+            raise StateError(f"{self._files.checkpoint}: a resource is damaged ({error!r})") from error
+        state.encoded = _dump(raw) if self._reader is self.crypter else None
+        return state
+
+    def _seal(self, part: Any) -> Any:
+        return (
+            {SIGNATURE: SECRET, "ciphertext": self.crypter.encrypt(_dump(part["value"]))} if is_secret(part) else part
+        )
+
+    def _open(self, part: Any) -> Any:
+        if not is_secret(part):
+            return part
+        text = self._reader.decrypt(part["ciphertext"]) if "ciphertext" in part else part["plaintext"]
+        return make_secret(json.loads(text))
+
+
+def _manifest() -> dict[str, str]:
+    from importlib.metadata import version  # noqa: PLC0415 - costly, and only for who writes
+
+    text = f"v{version('pulumi')}"
+    return {"time": now(), "magic": hashlib.sha256(text.encode()).hexdigest(), "version": text}
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True)

@@ -1,0 +1,1 @@
+"""Atomic writes, locks and abandoned temporary files. No other package does these."""

@@ -1,0 +1,1 @@
+"""The AWS platform: load balancer, hosts, S3 documents."""

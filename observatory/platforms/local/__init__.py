@@ -1,0 +1,1 @@
+"""The local platform: balancer, fleets, instances, trial and status."""

@@ -1,0 +1,125 @@
+"""The instances of the local stack one by one, for rolling updates: HAProxy's servers, the program's daemons."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from observatory.delivery.environment import HostsError
+from observatory.documents.rollout import FleetName, other
+from observatory.engines.embedded import Step
+from observatory.nodes import Paths
+from observatory.nodes.haproxy import backend_server, runtime_socket, servers_file
+from observatory.nodes.storage import labelled, unit_name
+from observatory.platforms.local.fleets import POLL_SECONDS, RESTART_SECONDS, LocalHosts, is_of, told
+from observatory.runtime import LiveServers, Probe, Sandbox
+from observatory.settings.base import FLEETS
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalInstances:
+    """The instances of the fleets.
+
+    One that is out is in HAProxy's maintenance: it gets no new request, what is in flight goes on, and no check finds
+    it down while it is updated.
+
+    Attributes:
+        hosts: the fleets that they are of.
+        sandbox: where HAProxy runs.
+        drain_seconds: that requests in flight get.
+    """
+
+    hosts: LocalHosts
+    sandbox: Sandbox
+    drain_seconds: float
+
+    def names(self, fleet: FleetName) -> tuple[str, ...]:
+        """Return the instances of a fleet."""
+        return tuple(self._ports(fleet))
+
+    def out(self) -> Mapping[FleetName, Collection[str]]:
+        """Return the instances in maintenance.
+
+        Raises:
+            BalancerError: HAProxy does not answer.
+        """
+        with told():
+            servers = self._servers.out()
+        prefixes = {fleet: backend_server(fleet, "") for fleet in FLEETS}
+        return {
+            fleet: {server.removeprefix(prefix) for server in servers if server.startswith(prefix)}
+            for fleet, prefix in prefixes.items()
+        }
+
+    def set_out(self, out: Mapping[FleetName, Collection[str]]) -> None:
+        """Put these in maintenance and all others back, and keep that for HAProxy's next start.
+
+        Raises:
+            BalancerError: HAProxy does not answer, or has no such instance.
+        """
+        with told():
+            self._servers.set_out({backend_server(fleet, name) for fleet, names in out.items() for name in names})
+
+    def drain(self, fleet: FleetName, instances: Collection[str]) -> None:
+        """Wait until these have answered what they have, or `drain_seconds` are over.
+
+        Raises:
+            BalancerError: HAProxy does not answer.
+        """
+        deadline = time.monotonic() + self.drain_seconds
+        with told():
+            while any(self._servers.in_flight(backend_server(fleet, name)) for name in instances):
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(POLL_SECONDS)
+
+    def check(self) -> None:
+        """Look whether an `up` would change nothing.
+
+        Raises:
+            HostsError: it would change something, or cannot be planned.
+        """
+        if differing := self.hosts.changes():
+            raise HostsError(f"the stack differs from the checkout ({differing}): `observatory up` first")
+
+    def install(self, fleet: FleetName, instances: Collection[str]) -> None:
+        """Make these run what the document says, by an `up` that may change them only.
+
+        Releases may be unpacked, and the other fleet, where it has no traffic, may come in step.
+
+        Raises:
+            HostsError: it would change more, or it failed.
+        """
+        units = {unit_name(name) for name in instances}
+        idle = other(fleet) if self.hosts.state(other(fleet)).weight == 0 else None
+
+        def owned(step: Step) -> bool:
+            mine = is_of(fleet, step) and (not step.type.endswith(":Daemon") or step.name in units)
+            return mine or (idle is not None and is_of(idle, step))
+
+        self.hosts.up_only(", ".join(instances), owned)
+
+    def verify(self, fleet: FleetName, instances: Collection[str]) -> None:
+        """Exercise each at its own port; what that wrote is removed again.
+
+        Raises:
+            HostsError: another version answers, a write was refused, or a trace did not come back.
+        """
+        state = self.hosts.state(fleet)
+        for name in instances:
+            direct = replace(self.hosts.preview, url=f"http://127.0.0.1:{self._ports(fleet)[name]}")
+            direct.verify(fleet, state.release(name).version)
+
+    def ready(self, fleet: FleetName, instances: Collection[str]) -> bool:
+        """Tell whether every one of these is ready."""
+        ports = self._ports(fleet)
+        return all(Probe(http=f"http://127.0.0.1:{ports[name]}/health/ready").check() for name in instances)
+
+    def _ports(self, fleet: FleetName) -> dict[str, int]:
+        return labelled(fleet, self.hosts.ports[fleet])
+
+    @property
+    def _servers(self) -> LiveServers:
+        file, socket = servers_file(Paths()), runtime_socket(Paths())
+        return LiveServers(sandbox=self.sandbox, file=file, socket=socket, patience=RESTART_SECONDS)

@@ -1,0 +1,131 @@
+"""A version tried on the `local` stack before anything moves: its own check of itself, then the smoke suite.
+
+The instance runs as its fleet's would, with the fleet's login and the real database, on a port of its own that no
+balancer knows. It is removed whatever happens; one whose command was killed ends by itself, and the next trial removes
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from observatory.delivery.environment import HostsError
+from observatory.delivery.releases import Manifest, ReleaseError, ReleaseStore, install
+from observatory.documents.rollout import FleetName
+from observatory.nodes import Paths, Unit
+from observatory.nodes.storage import TRIAL, launcher, trial, trial_directory, trial_releases
+from observatory.platforms.smoke import exercise
+from observatory.runtime import Probe, Program, RuntimeFault, Sandbox, check_ports
+from observatory.settings.base import StackSettings
+
+if TYPE_CHECKING:
+    import httpx
+
+CHECK_SECONDS = 60.0  # for an import and no more
+ANSWER_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTrial:
+    """What tries versions.
+
+    Attributes:
+        sandbox: of the stack.
+        settings: of the stack.
+        releases: where the version is kept.
+        api_key: that may read and write.
+        marked: gives the id of rows that are removed at the end of the block.
+    """
+
+    sandbox: Sandbox
+    settings: StackSettings
+    releases: ReleaseStore
+    api_key: str = field(repr=False)
+    marked: Callable[[], AbstractContextManager[str]]
+
+    def test(self, fleet: FleetName, version: str) -> None:
+        """Try a kept version as an instance of `fleet`.
+
+        Raises:
+            HostsError: it failed; the message says at what.
+            PortInUse: another program holds the port for trials.
+        """
+        manifest = self._manifest(version)
+        unit = trial(self.settings, Paths(), fleet=fleet, version=version, sha256=manifest.sha256)
+        self._remove()
+        check_ports(unit.ports)
+        try:
+            self._install(manifest)
+            self._check_itself(unit, manifest)
+            self._run(unit)
+            with self.marked() as run, self._client() as client:
+                exercise(client, run, who=f"{version}, tried apart,", version=version)
+        except (RuntimeFault, ReleaseError) as error:
+            raise HostsError(f"{version}, tried apart: {error}") from error
+        finally:
+            self._remove()
+
+    def _manifest(self, version: str) -> Manifest:
+        try:
+            return self.releases.manifest(version)
+        except ReleaseError as error:
+            raise HostsError(str(error)) from error
+
+    def _install(self, manifest: Manifest) -> None:
+        directory = trial_directory(Paths(), manifest.version, manifest.sha256)
+        self.sandbox.make_directory(trial_releases(Paths()))
+        artifact = self.releases.artifact(manifest.version)
+        install(artifact, sha256=manifest.sha256, target=self.sandbox.host_path(directory))
+        self.sandbox.adopt(directory)
+
+    def _check_itself(self, unit: Unit, manifest: Manifest) -> None:
+        """Let the artifact read its settings, and compare what it says of itself with its manifest."""
+        command = (launcher(trial_directory(Paths(), manifest.version, manifest.sha256)), "--check")
+        try:
+            done = self.sandbox.run(command, env=unit.environment, timeout=CHECK_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise HostsError(f"{manifest.version}: `--check` did not end within {CHECK_SECONDS:.0f} s") from None
+        if done.returncode:
+            said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
+            raise HostsError(f"{manifest.version}: `--check` failed, exit status {done.returncode}:\n{said}")
+        wanted = manifest.model_dump(include={"name", "version", "schema_min", "schema_max"})
+        if (found := _identity(done.stdout)) != wanted:
+            raise HostsError(f"{manifest.version}: the artifact says it is {found}, its manifest says {wanted}")
+
+    def _run(self, unit: Unit) -> None:
+        program = Program(
+            name=unit.name,
+            command=unit.command,
+            environment=unit.environment,
+            stop_seconds=unit.stop_seconds,
+            priority=unit.priority,
+            restart=False,
+            start_retries=0,
+        )
+        self.sandbox.supervisor.apply(program)
+        self.sandbox.supervisor.wait_ready(unit.name, Probe(**unit.ready.target()), timeout=unit.settle_seconds)
+
+    def _client(self) -> httpx.Client:
+        import httpx  # noqa: PLC0415 - only where it is used
+
+        url = f"http://127.0.0.1:{self.settings.ports.trial}"
+        return httpx.Client(
+            base_url=url, headers={"Authorization": f"Bearer {self.api_key}"}, timeout=ANSWER_SECONDS, trust_env=False
+        )
+
+    def _remove(self) -> None:
+        self.sandbox.supervisor.remove(TRIAL)
+        shutil.rmtree(self.sandbox.host_path(trial_releases(Paths())), ignore_errors=True)
+
+
+def _identity(said: str) -> object:
+    try:
+        return json.loads(said)
+    except ValueError:
+        return said.strip()[:300]

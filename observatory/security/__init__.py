@@ -1,0 +1,1 @@
+"""Certificates, signatures and the acting user."""

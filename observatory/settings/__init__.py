@@ -1,0 +1,1 @@
+"""Typed stack settings: what `Pulumi.<stack>.yaml` says a stack is."""

@@ -1,0 +1,305 @@
+"""Typed settings of a stack on AWS and Kubernetes: `platform: aws`.
+
+Owns the settings of an AWS stack beyond `observatory.settings.base.StackSettings`.
+A secret is never a setting: receivers of alerts name a Kubernetes Secret, all others are drawn by the program.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from ipaddress import IPv4Network
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from observatory.settings.base import (
+    Address,
+    Backups,
+    Cache,
+    Database,
+    FirstRollout,
+    Fleets,
+    Ports,
+    Settings,
+    Smarthost,
+    StackSettings,
+)
+
+Architecture = Literal["arm64", "amd64"]
+Region = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
+Zone = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d[a-z]$")]
+InstanceType = Annotated[str, Field(pattern=r"^[a-z]+\d+[a-z]*(-[a-z]+)?\.[a-z0-9]+$")]
+Domain = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$", max_length=253)]
+KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+Url = Annotated[str, Field(pattern=r"^https?://[^\s]+[^/\s]$")]
+
+PORTS = Ports(
+    postgres=5432,
+    pgbouncer=6432,
+    valkey=6379,
+    patroni=8008,
+    etcd_client=2379,
+    etcd_peer=2380,
+    etcd_metrics=2381,
+    blue=8100,
+    green=8200,
+    trial=8300,
+    node_exporter=9100,
+    redis_exporter=9121,
+    pgbouncer_exporter=9127,
+    postgres_exporter=9187,
+    pgbackrest_exporter=9854,
+)
+"""The customary ports: a machine has one daemon of a kind, so none needs a setting."""
+
+
+class Account(Settings):
+    """The account and the region that the stack lives in; the provider refuses credentials of another account."""
+
+    id: Annotated[str, Field(pattern=r"^\d{12}$")]
+    region: Region
+
+
+class Network(Settings):
+    """The stack's own VPC. Each zone gets a public and a private subnet; machines stand in the private ones."""
+
+    cidr: IPv4Network
+    availability_zones: Annotated[tuple[Zone, ...], Field(min_length=2, max_length=3)]  # a load balancer wants two
+    nat_gateways: Literal["one", "each-zone"] = "one"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not self.cidr.is_private or not 16 <= self.cidr.prefixlen <= 20:  # noqa: PLR2004 - VPC: /16 at most
+            raise ValueError(f"{self.cidr} is not a private network from /16 to /20, such as 10.20.0.0/16")
+        if len(set(self.availability_zones)) != len(self.availability_zones):
+            raise ValueError("availability_zones names a zone twice")
+        return self
+
+
+class OperationsVpc(Settings):
+    """The VPC of the Kubernetes cluster, peered: its Prometheus scrapes the stack, its runners deploy it."""
+
+    vpc_id: Annotated[str, Field(pattern=r"^vpc-([0-9a-f]{8}|[0-9a-f]{17})$")]
+    cidr: IPv4Network
+    route_table_ids: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^rtb-([0-9a-f]{8}|[0-9a-f]{17})$")], ...], Field(min_length=1)
+    ]
+
+
+class Volume(Settings):
+    """A gp3 volume; sizes in GiB, throughput in MiB a second."""
+
+    size_gib: Annotated[int, Field(ge=10, le=16_384)]
+    iops: Annotated[int, Field(ge=3000, le=16_000)] = 3000
+    throughput_mib: Annotated[int, Field(ge=125, le=1000)] = 125
+
+    @model_validator(mode="after")
+    def _ratios(self) -> Self:
+        if self.iops > max(3000, 500 * self.size_gib):
+            raise ValueError(f"iops {self.iops} are more than gp3's 500 for each of {self.size_gib} GiB")
+        if self.throughput_mib * 4 > self.iops:
+            raise ValueError(f"throughput_mib {self.throughput_mib} is more than gp3's quarter of {self.iops} iops")
+        return self
+
+
+class AwsDatabase(Database):
+    """The database's machine and its two volumes."""
+
+    instance_type: InstanceType
+    data_volume: Volume
+    wal_volume: Volume
+
+
+class AwsCache(Cache):
+    """ElastiCache for Valkey; with two nodes or more, the second takes over in another zone."""
+
+    node_type: Annotated[str, Field(pattern=r"^cache\.[a-z0-9]+\.[a-z0-9]+$")]
+    nodes: Annotated[int, Field(ge=1, le=6)] = 1
+
+
+class ObjectLock(Settings):
+    """How long nobody can delete a backup; in the mode COMPLIANCE not even the account's root user."""
+
+    mode: Literal["GOVERNANCE", "COMPLIANCE"]
+    days: Annotated[int, Field(ge=1, le=3650)]
+
+
+class AwsBackups(Backups):
+    """The buckets of backups; with `off_site_region` a copy is kept there."""
+
+    object_lock: ObjectLock
+    off_site_region: Region | None = None
+
+    @model_validator(mode="after")
+    def _lock_ends_with_retention(self) -> Self:
+        if self.object_lock.days > self.retention_days:
+            raise ValueError(f"object_lock.days {self.object_lock.days} outlasts retention_days {self.retention_days}")
+        return self
+
+
+class AwsFleets(Fleets):
+    """Machines of each fleet: `size` always run, up to `max_size` under load."""
+
+    instance_type: InstanceType
+    max_size: Annotated[int, Field(ge=1, le=100)]
+
+    @model_validator(mode="after")
+    def _sizes_are_ordered(self) -> Self:
+        if self.max_size < self.size:
+            raise ValueError(f"max_size {self.max_size} is less than size {self.size}")
+        return self
+
+
+class Traffic(Settings):
+    """The service's public or internal name, and who may reach it."""
+
+    domain: Domain
+    hosted_zone_id: Annotated[str, Field(pattern=r"^Z[A-Z0-9]{4,31}$")]
+    certificate_arn: Annotated[str, Field(pattern=r"^arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate/[0-9a-f-]{36}$")]
+    internal: bool
+    allowed_cidrs: Annotated[tuple[IPv4Network, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _internal_means_private(self) -> Self:
+        if self.internal and (public := [str(cidr) for cidr in self.allowed_cidrs if not cidr.is_private]):
+            raise ValueError(f"internal is true, but allowed_cidrs has public networks: {', '.join(public)}")
+        return self
+
+
+class SecretKey(Settings):
+    """A key of a Kubernetes Secret in the stack's namespace."""
+
+    name: KubernetesName
+    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]{1,253}$")]
+
+
+class Email(Settings):
+    """Where warnings go by mail, and through which server."""
+
+    to: Address
+    sender: Address
+    smarthost: Smarthost
+    username: str
+    password: SecretKey
+
+
+class Slack(Settings):
+    """The channel, and the secret with the incoming webhook's URL."""
+
+    channel: Annotated[str, Field(pattern=r"^#[a-z0-9_-]{1,79}$")]
+    webhook: SecretKey
+
+
+class Receivers(Settings):
+    """Whom alerts reach; addresses that are secrets are read from Kubernetes Secrets by Alertmanager.
+
+    `rollback_webhook` starts the pipeline that rolls a promoted version back, or proposes to; None leaves it to people.
+    """
+
+    pagerduty_routing_key: SecretKey
+    slack: Slack
+    email: Email
+    ticket_webhook: SecretKey
+    watchdog_webhook: SecretKey
+    rollback_webhook: SecretKey | None = None
+
+
+class Kubernetes(Settings):
+    """The cluster whose Prometheus Operator takes the stack's rules, scrape targets and routes.
+
+    `labels` are those by which its Prometheus and Alertmanager select resources; `prometheus_role` is the IAM role of
+    its Prometheus, which may then find the fleets' machines. The URLs are of both, as their users reach them, and of
+    the runbooks.
+    """
+
+    context: str
+    namespace: KubernetesName
+    labels: Mapping[str, str]
+    prometheus_role: Annotated[str, Field(pattern=r"^[\w+=,.@-]{1,64}$")]
+    prometheus_url: Url
+    alertmanager_url: Url
+    runbooks_url: Url
+
+
+class MachineImages(Settings):
+    """The Debian 13 image for each architecture in use."""
+
+    arm64: Annotated[str, Field(pattern=r"^ami-[0-9a-f]{17}$")] | None = None
+    amd64: Annotated[str, Field(pattern=r"^ami-[0-9a-f]{17}$")] | None = None
+
+
+class AwsFirstRollout(FirstRollout):
+    """First values of the rollout document, with the artifact's digest: the plan needs no release store."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class AwsSettings(StackSettings):
+    """All settings of one stack on AWS."""
+
+    NOT_HERE: ClassVar[frozenset[str]] = frozenset({"ports", "cache.memory_mb"})
+
+    platform: Literal["aws"]
+    account: Account
+    network: Network
+    operations_vpc: OperationsVpc
+    machine_images: MachineImages
+    release_bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+    ports: Ports = PORTS
+    database: AwsDatabase
+    cache: AwsCache
+    backups: AwsBackups
+    fleets: AwsFleets
+    traffic: Traffic
+    kubernetes: Kubernetes
+    receivers: Receivers
+    first_rollout: AwsFirstRollout
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        account, region = self.account.id, self.account.region
+        strange = [zone for zone in self.network.availability_zones if zone[:-1] != region]
+        if strange:
+            raise ValueError(f"network.availability_zones: {', '.join(strange)} is not in region {region}")
+        if self.network.cidr.overlaps(self.operations_vpc.cidr):
+            raise ValueError(
+                f"network.cidr {self.network.cidr} and operations_vpc.cidr {self.operations_vpc.cidr} overlap: "
+                "peered networks must not"
+            )
+        if self.backups.off_site_region == region:
+            raise ValueError(f"backups.off_site_region is {region}, the stack's own region")
+        if f":acm:{region}:{account}:" not in self.traffic.certificate_arn:
+            raise ValueError(
+                f"traffic.certificate_arn is not of region {region} and account {account}: a load "
+                "balancer takes no other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _images_are_there(self) -> Self:
+        for group in ("database", "fleets"):
+            self.machine_image(getattr(self, group).instance_type)
+        return self
+
+    @staticmethod
+    def rollout_key(stack: str) -> str:
+        """Return the key of a stack's rollout document in the release bucket."""
+        return f"rollout/{stack}.json"
+
+    def machine_image(self, instance_type: str) -> str:
+        """Return the image that an instance type runs.
+
+        Raises:
+            ValueError: there is none for its architecture.
+        """
+        architecture = architecture_of(instance_type)
+        image: str | None = getattr(self.machine_images, architecture)
+        if image is None:
+            raise ValueError(f"machine_images.{architecture} is required: {instance_type} is {architecture}")
+        return image
+
+
+def architecture_of(instance_type: str) -> Architecture:
+    """Return an EC2 instance type's architecture: Graviton's have a `g` after the generation, as in `m7gd.large`."""
+    return "arm64" if re.match(r"[a-z]+\d+g|a1\.", instance_type) else "amd64"

@@ -1,0 +1,218 @@
+"""Statements outside a transaction that were interrupted: what they left is found, finished or removed."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from observatory.database import LockTimeoutError, StatementFailedError, status
+from observatory.database.migrations.applying import Event
+from tests.database.conftest import Deploy, WriteMigrations
+from tests.support.postgres import PostgresServer
+
+HEADER = "-- transaction: false\n"
+AGGREGATE = (
+    "CREATE MATERIALIZED VIEW m WITH (timescaledb.continuous) AS "
+    "SELECT time_bucket('1 day', ts) AS bucket, count(*) FROM a GROUP BY 1"
+)
+BUILD = "CREATE INDEX CONCURRENTLY {}a_x ON a (x);"
+
+
+def query(conninfo: str, sql: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        return connection.execute(sql.encode()).fetchall()
+
+
+def begun(conninfo: str, file: Path) -> None:
+    """Leave the ledger as a run does that is killed inside or right after the second statement of migration 001."""
+    statements = [text.strip() for text in file.read_text().removeprefix(HEADER).split(";") if text.strip()]
+    with psycopg.connect(conninfo) as connection:
+        connection.execute(
+            "UPDATE observatory.schema_migrations SET statements_done = 1, statement_hashes = statement_hashes[:1], "
+            "statement_running = encode(sha256(convert_to(%s, 'UTF8')), 'hex')",
+            [statements[1]],
+        )
+
+
+@pytest.mark.parametrize("clause", ["", "IF NOT EXISTS "])
+@pytest.mark.parametrize("left", ["nothing", "an invalid index", "the whole index"])
+def test_an_index_whose_build_was_interrupted_ends_valid(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations, clause: str, left: str
+) -> None:
+    directory = write_migrations(_001_a=f"{HEADER}CREATE TABLE a (x int);\n{BUILD.format(clause)}\n")
+    run_deploy(migrations=directory)
+    begun(conninfo, directory / "001_a.sql")
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        if left == "nothing":
+            connection.execute("DROP INDEX a_x")
+        if left == "an invalid index":
+            connection.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'a_x'::regclass")
+
+    assert status(conninfo).version == 0
+    assert run_deploy(migrations=directory).applied == ("001_a",)
+    assert query(conninfo, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'a_x'::regclass") == [(True,)]
+    assert query(conninfo, "SELECT statement_running FROM observatory.schema_migrations") == [(None,)]
+
+
+def test_an_index_that_cannot_be_built_leaves_nothing_in_the_way_of_the_next_try(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    build = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS a_x ON a (x);"
+    directory = write_migrations(_001_a=f"{HEADER}CREATE TABLE a AS SELECT 1 AS x FROM generate_series(1, 2);\n{build}")
+    with pytest.raises(StatementFailedError, match=r"001_a\.sql:3:1: could not create unique index"):
+        run_deploy(migrations=directory)
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("DELETE FROM a")
+
+    assert run_deploy(migrations=directory).applied == ("001_a",)
+    assert query(conninfo, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'a_x'::regclass") == [(True,)]
+
+
+def test_an_index_of_the_same_name_is_never_taken_for_the_one_that_was_refused(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a (x int, y int); CREATE INDEX a_x ON a (y);")
+    run_deploy(migrations=directory)
+    write_migrations(_002_b=HEADER + BUILD.format(""))
+
+    for _ in range(2):
+        with pytest.raises(StatementFailedError, match=r'002_b\.sql:2:1: relation "a_x" already exists'):
+            run_deploy(migrations=directory)
+
+
+def test_an_index_built_chunk_by_chunk_that_was_held_up_is_built_by_the_next_try(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    """A lock timeout at the last chunk leaves an invalid index, with those of the chunks before."""
+    directory = write_migrations(
+        _001_a="CREATE TABLE a (ts timestamptz NOT NULL);\nSELECT create_hypertable('a', by_range('ts'));\n"
+        "INSERT INTO a VALUES ('2026-01-01'), ('2026-02-01');"
+    )
+    run_deploy(migrations=directory)
+    write_migrations(_002_b=f"{HEADER}CREATE INDEX a_x ON a (ts) WITH (timescaledb.transaction_per_chunk);")
+    [last] = query(conninfo, "SELECT max(chunk::text) FROM show_chunks('a') AS chunk")[0]
+    indexes = "SELECT indisvalid FROM pg_index WHERE indexrelid::regclass::text ~ 'a_x'"
+
+    with psycopg.connect(conninfo) as holder:
+        holder.execute(f"LOCK TABLE {last} IN ACCESS EXCLUSIVE MODE".encode())
+        with pytest.raises(LockTimeoutError, match=r"002_b\.sql:2:1: .*blocked by pid"):
+            run_deploy(migrations=directory)
+
+    assert run_deploy(migrations=directory).applied == ("002_b",)
+    assert query(conninfo, indexes) == [(True,), (True,), (True,)]
+
+
+def test_a_drop_that_was_done_is_not_missed(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    drop = "DROP INDEX CONCURRENTLY a_pkey_copy;"
+    directory = write_migrations(
+        _001_a="CREATE TABLE a (x int); CREATE INDEX a_pkey_copy ON a (x);", _002_b=f"{HEADER}SELECT 1;\n{drop}"
+    )
+    run_deploy(migrations=directory, target=1)
+    run_deploy(migrations=directory)
+    with psycopg.connect(conninfo) as connection:
+        connection.execute(
+            "UPDATE observatory.schema_migrations SET statements_done = 1, statement_running = statement_hashes[2], "
+            "statement_hashes = statement_hashes[:1] WHERE version = 2"
+        )
+
+    assert run_deploy(migrations=directory).applied == ("002_b",)
+
+
+def test_what_can_run_in_a_transaction_is_recorded_in_the_same_one(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    def transactions(event: Event) -> None:
+        if event.kind == "statement":
+            seen.append(query(conninfo, "SELECT to_regclass('b'), to_regclass('c')")[0])
+
+    seen: list[tuple[object, ...]] = []
+    directory = write_migrations(_001_a=f"{HEADER}CREATE TABLE b ();\nCREATE TABLE c ();")
+
+    run_deploy(migrations=directory, on_event=transactions)
+
+    assert seen == [(None, None), ("b", None)]
+
+
+def test_settings_of_the_session_are_made_again_when_a_file_resumes(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    done = f"{HEADER}SET search_path = other, public;\nCREATE SCHEMA other;\n"
+    directory = write_migrations(_001_a=f"{done}SELECT missing;")
+    with pytest.raises(StatementFailedError):
+        run_deploy(migrations=directory)
+
+    write_migrations(_001_a=f"{done}CREATE TABLE a ();")
+    run_deploy(migrations=directory)
+
+    assert query(conninfo, "SELECT schemaname FROM pg_tables WHERE tablename = 'a'") == [("other",)]
+
+
+def test_an_index_built_concurrently_waits_for_old_transactions_instead_of_failing(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a (x int);")
+    run_deploy(migrations=directory)
+    write_migrations(_002_b=HEADER + BUILD.format(""))
+    told: list[Event] = []
+    blocked = threading.Event()
+
+    def note(event: Event) -> None:
+        told.append(event)
+        if event.kind == "blocked":
+            blocked.set()
+
+    with psycopg.connect(conninfo) as old, ThreadPoolExecutor(1) as pool:
+        old.execute("INSERT INTO a VALUES (1)")
+        holder = f"pid {old.info.backend_pid}"
+        waiting = pool.submit(run_deploy, migrations=directory, on_event=note)
+        assert blocked.wait(60)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=1)  # longer than the lock timeout
+        old.commit()
+        assert waiting.result().applied == ("002_b",)
+    [first] = [event.detail for event in told if event.kind == "blocked"]
+    assert holder in first
+
+
+def test_an_update_of_an_extension_is_the_first_statement_of_its_session(
+    postgres: PostgresServer, run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("DROP EXTENSION pg_stat_statements; CREATE EXTENSION pg_stat_statements VERSION '1.9'")
+    update = "ALTER EXTENSION pg_stat_statements UPDATE TO '1.10';"
+
+    done = run_deploy(migrations=write_migrations(_001_a=f"{HEADER}SELECT 1;\n{update}", _002_b="SELECT 2;"))
+
+    assert done.applied == ("001_a", "002_b")
+    assert query(conninfo, "SELECT extversion FROM pg_extension WHERE extname = 'pg_stat_statements'") == [("1.10",)]
+    [line] = [line for line in postgres.log_file.read_text().splitlines() if update.rstrip(";") in line]
+    pid = line.split("[", 1)[1].split("]", 1)[0]
+    logged = [line for line in postgres.log_file.read_text().splitlines() if f"[{pid}] " in line]
+    assert logged[0] == line
+
+
+@pytest.mark.community
+def test_an_aggregate_whose_filling_was_interrupted_is_filled(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(
+        _001_a="CREATE TABLE a (ts timestamptz NOT NULL);\nSELECT create_hypertable('a', by_range('ts'));\n"
+        "INSERT INTO a VALUES ('2026-01-01');",
+        _002_b=f"{HEADER}SELECT 1;\n{AGGREGATE};",
+    )
+    run_deploy(migrations=directory)
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE observatory.schema_migrations SET statements_done = 1, statement_running = "
+            "statement_hashes[2], statement_hashes = statement_hashes[:1] WHERE version = 2"
+        )
+        connection.execute("DROP MATERIALIZED VIEW m")
+        connection.execute(f"{AGGREGATE} WITH NO DATA".encode())  # as it is between being made and being filled
+    assert query(conninfo, "SELECT count(*) FROM m") == [(0,)]
+
+    assert run_deploy(migrations=directory).applied == ("002_b",)
+    assert query(conninfo, "SELECT count(*) FROM m") == [(1,)]

@@ -1,0 +1,262 @@
+"""A simulated stack for the delivery's state machine: every call may fail, lie low or kill the command."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from observatory.delivery.deployment import World
+from observatory.delivery.environment import BalancerError, HostsError, MetricsUnavailableError, Sample
+from observatory.delivery.gates import Limits
+from observatory.documents.rollout import FleetName, RolloutDocument, StaleRolloutError
+
+OLD, NEW = "a" * 64, "b" * 64
+SIZE = 3  # instances of each fleet
+MEMBERS: dict[FleetName, tuple[str, ...]] = {
+    "blue": tuple(f"blue-{number}" for number in range(1, SIZE + 1)),
+    "green": tuple(f"green-{number}" for number in range(1, SIZE + 1)),
+}
+INSTANCES = (*MEMBERS["blue"], *MEMBERS["green"])
+GOOD = Sample(requests=500, error_ratio=0.0, p95_s=0.01, saturation=0.1, restarts=0)
+BAD = Sample(requests=500, error_ratio=0.5, p95_s=0.01, saturation=0.1, restarts=0)
+
+
+class Killed(BaseException):
+    """The command died here, as by SIGKILL: nothing of it runs any more."""
+
+
+@dataclass
+class MemoryStore:
+    """Compare-and-set as the real store does it."""
+
+    document: RolloutDocument | None
+    history: list[RolloutDocument] = field(default_factory=list)
+    told: threading.Lock = field(default_factory=threading.Lock)
+    others: list[threading.Thread] = field(default_factory=list)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def read(self) -> RolloutDocument | None:
+        return self.document
+
+    def compare_and_set(self, expected: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
+        standing = self.document
+        if standing is None or standing.revision != expected.revision or changed.fencing < standing.fencing:
+            raise StaleRolloutError("somebody else wrote")
+        checked = RolloutDocument.model_validate(changed.model_dump())  # as a file would: weights, digests
+        self.document = checked.model_copy(update={"revision": standing.revision + 1})
+        self.history.append(self.document)
+        return self.document
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Exclude as the file lock does; who waited goes next, and to its end, so that every run is the same."""
+        self.stopped.set()
+        with self.told:
+            try:
+                yield
+            finally:
+                waiting, self.others = self.others, []
+        for thread in waiting:
+            thread.join()
+
+    def meanwhile(self, work: Callable[[], None]) -> None:
+        """Let another process do something, until it ends or waits for the balancer."""
+        self.stopped.clear()
+
+        def whole() -> None:
+            work()
+            self.stopped.set()
+
+        thread = threading.Thread(target=whole)
+        held = self.told.locked()
+        if held:
+            self.others.append(thread)
+        thread.start()
+        if held:
+            self.stopped.wait()
+        else:
+            thread.join()
+
+
+@dataclass
+class Simulation:
+    """A stack whose every call first asks `fault(place)`, which may raise; and whose metrics come from `samples`.
+
+    `minimum` is how many instances of a fleet with traffic must be ready and in the balancer, always.
+    """
+
+    store: MemoryStore
+    fault: Callable[[str], None] = lambda _place: None
+    samples: Iterator[Sample | None] = field(default_factory=lambda: iter(()))
+    live: dict[FleetName, int] = field(default_factory=lambda: {"blue": 100, "green": 0})
+    runs: dict[str, str] = field(default_factory=lambda: dict.fromkeys(INSTANCES, OLD))
+    up: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(INSTANCES, True))
+    taken_out: frozenset[str] = frozenset()
+    drained: set[str] = field(default_factory=set)
+    minimum: int = SIZE
+    time: float = 0.0
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    each_sleep: Callable[[], None] = lambda: None
+    probed: int = 0
+    silenced: set[str] = field(default_factory=set)
+    tried: list[tuple[FleetName, str]] = field(default_factory=list)
+
+    def weights(self) -> Mapping[FleetName, int]:
+        self.fault("weights")
+        return dict(self.live)
+
+    def set_weights(self, weights: Mapping[FleetName, int]) -> None:
+        self.fault("set_weights")
+        for fleet, weight in weights.items():
+            growing = weight > self.live[fleet]
+            assert not (growing and fleet == "green" and not self.healthy(fleet)), "traffic onto a fleet that is not up"
+        self.live = dict(weights)
+        self.fault("set_weights, done")
+
+    def out(self) -> Mapping[FleetName, Collection[str]]:
+        self.fault("out")
+        return {fleet: [name for name in self.taken_out if name in MEMBERS[fleet]] for fleet in MEMBERS}
+
+    def set_out(self, out: Mapping[FleetName, Collection[str]]) -> None:
+        self.fault("set_out")
+        wanted = frozenset(name for names in out.values() for name in names)
+        for name in self.taken_out - wanted:
+            assert self.up[name], "traffic onto an instance that is not up"
+        self.drained -= self.taken_out - wanted
+        fewer, self.taken_out = wanted - self.taken_out, wanted
+        if fewer:
+            self._check_minimum()
+        self.fault("set_out, done")
+
+    def drain(self, fleet: FleetName, instances: Collection[str]) -> None:
+        self.fault("drain")
+        self.drained |= set(instances) & self.taken_out  # who was taken over waits for instances that serve again
+
+    def names(self, fleet: FleetName) -> tuple[str, ...]:
+        return MEMBERS[fleet]
+
+    def check(self) -> None:
+        self.fault("check")
+
+    def install(self, fleet: FleetName, instances: Collection[str] | None = None) -> None:
+        """Bring instances to the document, as `up` does: whatever differs is stopped, whoever asked."""
+        chosen = self._chosen(fleet, instances)
+        assert not self.live[fleet] or set(chosen) <= self.drained, "an instance that serves was changed"
+        for name in chosen:
+            self.up[name] = False
+        self._check_minimum()
+        self.fault("install")
+        assert self.store.document
+        for name in chosen:
+            self.runs[name] = self.store.document.fleet(fleet).release(name).sha256
+            self.up[name] = True
+        self._check_in_step(fleet)
+
+    def test(self, fleet: FleetName, version: str) -> None:
+        self.fault("test")
+        self.tried.append((fleet, version))
+
+    def verify(self, fleet: FleetName, instances: Collection[str] | None = None) -> None:
+        self.fault("verify")
+
+    def healthy(self, fleet: FleetName) -> bool:
+        return self.ready(fleet, MEMBERS[fleet])
+
+    def ready(self, _fleet: FleetName, instances: Collection[str]) -> bool:
+        return all(self.up[name] for name in instances)
+
+    def _chosen(self, fleet: FleetName, instances: Collection[str] | None) -> tuple[str, ...]:
+        return MEMBERS[fleet] if instances is None else tuple(instances)
+
+    def _check_minimum(self) -> None:
+        """Check that enough instances serve in every fleet that has traffic."""
+        for fleet, members in MEMBERS.items():
+            serving = [name for name in members if self.up[name] and name not in self.taken_out]
+            assert not self.live[fleet] or len(serving) >= self.minimum, f"{fleet} serves with {serving}"
+
+    def _check_in_step(self, fleet: FleetName) -> None:
+        """Check that a plain `up` now would change no instance that serves: the document says what those run."""
+        assert self.store.document
+        state = self.store.document.fleet(fleet)
+        for name in MEMBERS[fleet] if self.live[fleet] else ():
+            assert name in self.drained or self.runs[name] == state.release(name).sha256, f"{name} is out of step"
+
+    def sample(
+        self, fleet: FleetName, instances: Collection[str] | None = None, *, since: float | None = None
+    ) -> Sample:
+        self.fault("sample")
+        if not any(self.runs[name] == NEW for name in self._chosen(fleet, instances)):
+            return GOOD
+        found = next(self.samples, GOOD)
+        if found is None:
+            raise MetricsUnavailableError("no data")
+        return found
+
+    def probe(self, fleet: FleetName, requests: int) -> None:
+        self.probed += requests
+
+    @contextmanager
+    def moving(self, deployment: str, fleet: FleetName) -> Iterator[None]:
+        """Hold back until the block ends; whoever is killed ends nothing."""
+        self.silenced.add(deployment)
+        try:
+            yield
+        except Killed:
+            raise
+        except BaseException:
+            self.end(deployment)
+            raise
+        self.end(deployment)
+
+    def end(self, deployment: str) -> None:
+        self.silenced.discard(deployment)
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+        self.each_sleep()
+        self.fault("sleep")
+
+    def record(self, event: str, **details: Any) -> None:
+        self.events.append((event, details))
+
+    def world(self, limits: Limits | None = None) -> World:
+        return World(
+            store=self.store,
+            balancer=self,
+            hosts=self,
+            metrics=self,
+            silences=self,
+            clock=self,
+            journal=self,
+            trial=self,
+            instances=self,
+            limits=limits or Limits(deadline_s=60),
+        )
+
+
+def simulation(*, store: MemoryStore | None = None, **options: Any) -> Simulation:
+    """Return a stack where blue serves the old version and green idles with it."""
+    first = RolloutDocument.first(version="v0.1.0", sha256=OLD, active_fleet="blue")
+    return Simulation(store or MemoryStore(first), **options)
+
+
+ERRORS: dict[str, type[Exception]] = {
+    "weights": BalancerError,
+    "set_weights": BalancerError,
+    "set_weights, done": BalancerError,
+    "test": HostsError,
+    "out": BalancerError,
+    "set_out": BalancerError,
+    "set_out, done": BalancerError,
+    "drain": BalancerError,
+    "check": HostsError,
+    "install": HostsError,
+    "verify": HostsError,
+    "sample": MetricsUnavailableError,
+}

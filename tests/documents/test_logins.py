@@ -1,0 +1,56 @@
+"""The access document: which login is in use, and what a rotation makes of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from observatory.documents.logins import PAIRED_ROLES, AccessDocument, AccessError, AccessStore, limits_of
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+LATER = NOW + timedelta(days=100)
+FIRST = AccessDocument.first(NOW)
+
+
+def test_a_rotation_gives_both_logins_new_passwords_one_after_the_other() -> None:
+    switched = FIRST.app.switched(LATER)
+    assert (switched.active, switched.retiring) == ("b", True)
+    assert (switched.a.generation, switched.b.generation) == (1, 2)
+    retired = switched.retired(LATER)
+    assert (retired.active, retired.retiring) == ("b", False)
+    assert (retired.a.generation, retired.b.generation) == (2, 2)
+    assert retired.switched(LATER).active == "a"
+
+
+def test_the_age_is_that_of_the_login_in_use() -> None:
+    document = FIRST.with_pair("app", FIRST.app.switched(LATER))
+    assert document.ages(LATER) == {"app": timedelta(0), "readonly": LATER - NOW, "admin": LATER - NOW}
+    assert document.active_login("app") == "app_b"
+    assert len(list(document.logins())) == 2 * len(PAIRED_ROLES)
+
+
+def test_the_document_is_kept_and_never_made_twice(tmp_path: Path) -> None:
+    store = AccessStore(tmp_path / "access/local.json")
+    assert store.read() is None
+    assert store.create(FIRST) == FIRST
+    assert store.create(AccessDocument.first(LATER)) == FIRST
+    store.write(FIRST.with_pair("app", FIRST.app.switched(LATER)))
+    found = store.read()
+    assert found is not None
+    assert found.app.active == "b"
+    store.remove()
+    assert store.read() is None
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"app": 1}', FIRST.model_dump_json().replace('"a"', '"c"')])
+def test_a_damaged_document_is_told_with_its_place_and_the_remedy(tmp_path: Path, text: str) -> None:
+    (tmp_path / "local.json").write_text(text)
+    with pytest.raises(AccessError, match=r"local\.json: not an access document \(.*remove it"):
+        AccessStore(tmp_path / "local.json").read()
+
+
+def test_the_services_login_takes_what_the_pooler_needs_and_a_reserve() -> None:
+    assert limits_of("app", pool_size=20).connections == 25
+    assert limits_of("app", pool_size=20).settings["statement_timeout"] == 30_000

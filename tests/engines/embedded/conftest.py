@@ -1,0 +1,38 @@
+"""Fixtures of the engine's tests: a lab per test, and the CLI where there is one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.engines.embedded.lab import Lab
+
+MakeLab = Callable[..., Lab]
+
+
+@pytest.fixture
+def make_lab(tmp_path: Path) -> MakeLab:
+    """Return a function that makes labs, each with a project and a backend of its own."""
+    made: list[Lab] = []
+
+    def make(config: str = "") -> Lab:
+        made.append(Lab(tmp_path / f"lab{len(made)}", config=config))
+        return made[-1]
+
+    return make
+
+
+@pytest.fixture
+def lab(make_lab: MakeLab) -> Lab:
+    """Return one lab."""
+    return make_lab()
+
+
+@pytest.fixture(autouse=True)
+def _cli(request: pytest.FixtureRequest) -> None:
+    """Skip what needs the CLI where there is none."""
+    if request.node.get_closest_marker("cli") and shutil.which("pulumi") is None:
+        pytest.skip("no pulumi on PATH")

@@ -1,0 +1,315 @@
+"""The rollout document and releases in S3: the same promises as on this machine, kept by conditional writes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from botocore.stub import Stubber
+from hypothesis import HealthCheck, given, settings
+
+from observatory.delivery.approvals import Approval
+from observatory.delivery.deployment import DeliveryRefusedError, TakenOverError, deploy, roll_back
+from observatory.delivery.releases import ReleaseError, ReleaseRefusedError
+from observatory.documents.rollout import RolloutDocument, RolloutError, StaleRolloutError
+from observatory.platforms.aws.clients import client
+from observatory.platforms.aws.documents import S3Approvals, S3ReleaseStore, S3RolloutStore
+from tests.delivery.environment import NEW, OLD, MemoryStore, Simulation
+from tests.delivery.faults import SEQUENCES, Sequence, ends_decided, order
+from tests.delivery.test_releases import TRUSTED, release
+from tests.support.aws import REGION
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+FIRST = RolloutDocument.first(version="v0.1.0", sha256=OLD, active_fleet="blue")
+KEY = "rollout/staging.json"
+
+
+@pytest.fixture
+def store(s3: S3Client, bucket: str) -> S3RolloutStore:
+    return S3RolloutStore(client=s3, bucket=bucket, key=KEY)
+
+
+@pytest.fixture
+def standing(store: S3RolloutStore) -> RolloutDocument:
+    """The document as the first `up` writes it."""
+    store.client.put_object(Bucket=store.bucket, Key=KEY, Body=FIRST.model_dump_json().encode())
+    return FIRST
+
+
+def test_a_stack_without_a_document_has_none(store: S3RolloutStore) -> None:
+    assert store.read() is None
+    with pytest.raises(StaleRolloutError, match="found nothing"):
+        store.compare_and_set(FIRST, FIRST)
+
+
+def test_a_change_raises_the_revision(store: S3RolloutStore, standing: RolloutDocument) -> None:
+    assert store.read() == standing
+    written = store.compare_and_set(standing, standing.with_weight("green", 100))
+    assert written.revision == 1
+    assert store.read() == written
+
+
+def test_a_stale_revision_is_refused_and_changes_nothing(store: S3RolloutStore, standing: RolloutDocument) -> None:
+    written = store.compare_and_set(standing, standing.with_weight("green", 100))
+    with pytest.raises(StaleRolloutError, match=f"s3://{store.bucket}/{KEY}: expected revision 0, found revision 1"):
+        store.compare_and_set(standing, standing)
+    assert store.read() == written
+
+
+def test_what_was_read_before_somebody_else_wrote_is_stale(store: S3RolloutStore, standing: RolloutDocument) -> None:
+    read = store.read()
+    assert read is not None
+    other = S3RolloutStore(client=store.client, bucket=store.bucket, key=KEY)
+    written = other.compare_and_set(standing, standing.with_weight("green", 100))
+    with pytest.raises(StaleRolloutError, match="somebody else wrote"):
+        store.compare_and_set(read, read)
+    assert store.read() == written
+
+
+def test_an_older_fencing_number_is_refused(store: S3RolloutStore, standing: RolloutDocument) -> None:
+    newer = store.compare_and_set(standing, standing.model_copy(update={"fencing": 7}))
+    with pytest.raises(StaleRolloutError, match="6 < 7"):
+        store.compare_and_set(newer, newer.model_copy(update={"fencing": 6}))
+
+
+class Between:
+    """A client that lets something happen between the reading and the writing of a compare-and-set, once."""
+
+    def __init__(self, real: S3Client, happening: Callable[[], None]) -> None:
+        self._real, self._happening = real, happening
+
+    def put_object(self, **options: Any) -> Any:
+        happening, self._happening = self._happening, lambda: None
+        happening()
+        return self._real.put_object(**options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def test_who_writes_between_reading_and_writing_wins(store: S3RolloutStore, standing: RolloutDocument) -> None:
+    def other() -> None:
+        store.compare_and_set(standing, standing.model_copy(update={"fencing": 1}))
+
+    slow = S3RolloutStore(client=Between(store.client, other), bucket=store.bucket, key=KEY)  # type: ignore[arg-type]
+    with pytest.raises(StaleRolloutError, match="somebody else wrote at the same time"):
+        slow.compare_and_set(standing, standing.model_copy(update={"fencing": 1}))
+
+
+def test_a_write_whose_answer_was_lost_is_found_again(store: S3RolloutStore, standing: RolloutDocument) -> None:
+    """The client sends it again, and S3 refuses that: the document is not any more what it was to replace."""
+    wanted: dict[str, Any] = {}
+
+    class Deaf(Between):
+        def put_object(self, **options: Any) -> Any:
+            wanted.update(options)
+            self._real.put_object(**options)
+            return self._real.put_object(**options)
+
+    deaf = S3RolloutStore(client=Deaf(store.client, lambda: None), bucket=store.bucket, key=KEY)  # type: ignore[arg-type]
+    written = deaf.compare_and_set(standing, standing.with_weight("green", 100))
+    assert wanted["IfMatch"]
+    assert store.read() == written
+
+
+def test_a_conflict_is_a_lost_race(store: S3RolloutStore, standing: RolloutDocument) -> None:
+    """S3 answers 409 instead of 412 where two conditional writes meet."""
+
+    class Conflicting(Between):
+        def put_object(self, **options: Any) -> Any:
+            raise ClientError({"Error": {"Code": "ConditionalRequestConflict"}}, "PutObject")
+
+    meeting = S3RolloutStore(client=Conflicting(store.client, lambda: None), bucket=store.bucket, key=KEY)  # type: ignore[arg-type]
+    with pytest.raises(StaleRolloutError):
+        meeting.compare_and_set(standing, standing)
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"revision": 0}'])
+def test_a_damaged_document_is_named(store: S3RolloutStore, text: str) -> None:
+    store.client.put_object(Bucket=store.bucket, Key=KEY, Body=text.encode())
+    with pytest.raises(RolloutError, match=rf"{KEY}: not a rollout document .* earlier version"):
+        store.read()
+
+
+def test_a_bucket_that_is_not_there_is_named_with_what_to_look_at(s3: S3Client) -> None:
+    with pytest.raises(RolloutError, match=r"s3://nobodys/rollout.*NoSuchBucket.*aws sts get-caller-identity"):
+        S3RolloutStore(client=s3, bucket="nobodys", key=KEY).read()
+
+
+def test_missing_credentials_are_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # which remembers who it was
+    with pytest.raises(RolloutError, match="Unable to locate credentials"):
+        S3RolloutStore(client=client("s3", REGION), bucket=bucket, key=KEY).read()
+
+
+def test_an_answer_that_forbids_is_no_missing_document(s3: S3Client) -> None:
+    with Stubber(s3) as stub:
+        stub.add_client_error("get_object", "AccessDenied", http_status_code=403)
+        with pytest.raises(RolloutError, match="AccessDenied"):
+            S3RolloutStore(client=s3, bucket="theirs", key=KEY).read()
+
+
+class Shared(MemoryStore):
+    """The simulated stack's document, in S3: nobody is kept from telling the balancer, so others do meanwhile."""
+
+    def __init__(self, real: S3RolloutStore) -> None:
+        real.client.put_object(Bucket=real.bucket, Key=real.key, Body=FIRST.model_dump_json().encode())
+        self._real = real
+        super().__init__(FIRST)
+
+    def read(self) -> RolloutDocument | None:
+        self.document = self._real.read()
+        return self.document
+
+    def compare_and_set(self, expected: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
+        self.document = self._real.compare_and_set(expected, changed)
+        self.history.append(self.document)
+        return self.document
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        with self._real.exclusive():
+            yield
+
+
+@pytest.fixture
+def stack(store: S3RolloutStore) -> Simulation:
+    return Simulation(Shared(store))
+
+
+def test_a_version_comes_and_goes_back(stack: Simulation) -> None:
+    deploy(stack.world(), order())
+    assert (stack.live, stack.runs["green-1"]) == ({"blue": 0, "green": 100}, NEW)
+    roll_back(stack.world(), actor="me", reason="latency")
+    assert stack.live == {"blue": 100, "green": 0}
+
+
+def test_of_two_deployments_that_begin_at_once_one_is_refused(stack: Simulation, store: S3RolloutStore) -> None:
+    def other() -> None:
+        deploy(stack.world(), order(version="v0.3.0", sha256="c" * 64))
+
+    slow = S3RolloutStore(client=Between(store.client, other), bucket=store.bucket, key=KEY)  # type: ignore[arg-type]
+    with pytest.raises(DeliveryRefusedError, match="somebody else was faster"):
+        deploy(replace(stack.world(), store=slow), order())
+    document = store.read()
+    assert document is not None
+    assert (document.green.version, document.fencing) == ("v0.3.0", 1)
+
+
+def test_who_tells_the_balancer_last_tells_it_what_the_document_says(stack: Simulation) -> None:
+    """A deployment stops between document and balancer, a rollback passes it, and then it goes on."""
+    calls = itertools.count()
+
+    def fault(place: str) -> None:
+        if place == "set_weights" and next(calls) == 1:  # the shift, about to be told
+            roll_back(stack.world(), actor="other", reason="pages")
+
+    stack.fault = fault
+    with pytest.raises(TakenOverError):
+        deploy(stack.world(), order())
+    assert stack.live == {"blue": 100, "green": 0}
+
+
+_documents = itertools.count()
+
+
+@given(drawn=SEQUENCES.map(lambda drawn: replace(drawn, strategy="canary")))  # instances are not updated by turns there
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_sequence_of_faults_ends_promoted_or_rolled_back(s3: S3Client, bucket: str, drawn: Sequence) -> None:
+    document = S3RolloutStore(client=s3, bucket=bucket, key=f"rollout/{next(_documents)}.json")
+    ends_decided(drawn, Shared(document))
+
+
+@pytest.fixture
+def releases(s3: S3Client, bucket: str) -> S3ReleaseStore:
+    return S3ReleaseStore(client=s3, bucket=bucket)
+
+
+def test_a_release_is_kept_where_machines_read_it(releases: S3ReleaseStore, tmp_path: Path) -> None:
+    added = releases.add(*release(tmp_path), TRUSTED)
+    assert releases.add(*release(tmp_path), TRUSTED) == added
+    assert releases.versions() == ("v0.1.0",)
+    assert releases.manifest("v0.1.0") == releases.checked("v0.1.0", TRUSTED) == added
+    answer = releases.client.get_object(Bucket=releases.bucket, Key="v0.1.0.tar.gz")
+    assert answer["Body"].read() == b"artifact"
+
+
+def test_other_objects_of_the_bucket_are_no_releases(releases: S3ReleaseStore, tmp_path: Path) -> None:
+    for key in ("rollout/staging.json", "v0.9.0.tar.gz", "versions/v0.8.0.json"):
+        releases.client.put_object(Bucket=releases.bucket, Key=key, Body=b"{}")
+    releases.add(*release(tmp_path), TRUSTED)
+    assert releases.versions() == ("v0.1.0",)
+
+
+def test_what_nobody_trusted_has_signed_or_is_not_what_it_says_is_refused(
+    releases: S3ReleaseStore, tmp_path: Path
+) -> None:
+    with pytest.raises(ReleaseRefusedError, match="is not signed"):
+        releases.add(*release(tmp_path, key=None), TRUSTED)
+    artifact, manifest = release(tmp_path)
+    artifact.write_bytes(b"altered")
+    with pytest.raises(ReleaseError, match=r"SHA-256 is .*, expected "):
+        releases.add(artifact, manifest, TRUSTED)
+    assert releases.versions() == ()
+
+
+def test_a_version_keeps_its_content(releases: S3ReleaseStore, tmp_path: Path) -> None:
+    kept = releases.add(*release(tmp_path), TRUSTED)
+    with pytest.raises(ReleaseRefusedError, match="give the new one a version of its own"):
+        releases.add(*release(tmp_path, content=b"another"), TRUSTED)
+    assert releases.checked("v0.1.0", TRUSTED) == kept
+
+
+def test_what_was_changed_in_the_bucket_is_found_before_it_is_deployed(
+    releases: S3ReleaseStore, tmp_path: Path
+) -> None:
+    releases.add(*release(tmp_path), TRUSTED)
+    releases.client.put_object(Bucket=releases.bucket, Key="v0.1.0.tar.gz", Body=b"evil", ChecksumAlgorithm="SHA256")
+    with pytest.raises(ReleaseError, match=r"v0\.1\.0\.tar\.gz: SHA-256 is not"):
+        releases.checked("v0.1.0", TRUSTED)
+    releases.client.delete_object(Bucket=releases.bucket, Key="v0.1.0.tar.gz")
+    with pytest.raises(ReleaseError, match=r"v0\.1\.0\.tar\.gz: .*404"):
+        releases.checked("v0.1.0", TRUSTED)
+
+
+def test_a_version_that_is_not_kept_is_named_with_those_that_are(releases: S3ReleaseStore, tmp_path: Path) -> None:
+    releases.add(*release(tmp_path), TRUSTED)
+    with pytest.raises(ReleaseError, match=rf"v9\.9\.9 is not in s3://{releases.bucket} \(kept: v0\.1\.0\)"):
+        releases.manifest("v9.9.9")
+
+
+def test_a_bucket_that_cannot_be_listed_is_named(s3: S3Client) -> None:
+    with pytest.raises(ReleaseError, match=r"s3://nobodys: .*NoSuchBucket"):
+        S3ReleaseStore(client=s3, bucket="nobodys").versions()
+
+
+def test_an_approval_is_seen_by_everybody_and_is_of_one_artifact(releases: S3ReleaseStore, tmp_path: Path) -> None:
+    approvals = S3Approvals(client=releases.client, bucket=releases.bucket, stack="staging")
+    kept = releases.add(*release(tmp_path), TRUSTED)
+    assert approvals.read(kept) is None
+    given = Approval(version=kept.version, sha256=kept.sha256, by="ann", at=1.5, reason="reviewed")
+    approvals.write(given)
+    assert approvals.read(kept) == given
+    assert approvals.read(kept.model_copy(update={"sha256": "b" * 64})) is None
+    other = S3Approvals(client=releases.client, bucket=releases.bucket, stack="production")
+    assert other.read(kept) is None
+    assert releases.versions() == ("v0.1.0",)
+
+
+def test_a_damaged_approval_is_named(releases: S3ReleaseStore, tmp_path: Path) -> None:
+    kept = releases.add(*release(tmp_path), TRUSTED)
+    releases.client.put_object(Bucket=releases.bucket, Key="approvals/staging/v0.1.0.json", Body=b"yes")
+    with pytest.raises(ReleaseError, match=r"approvals/staging/v0\.1\.0\.json: not an approval"):
+        S3Approvals(client=releases.client, bucket=releases.bucket, stack="staging").read(kept)

@@ -1,0 +1,139 @@
+"""Settings: defaults, and an error for each way to get them wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from observatory.settings.base import SettingsError, StackSettings, load_file
+
+
+def load(tmp_path: Path, text: str) -> StackSettings:
+    file = tmp_path / "Pulumi.local.yaml"
+    file.write_text(text)
+    return load_file(file)
+
+
+def test_a_missing_file_means_defaults(tmp_path: Path) -> None:
+    assert load_file(tmp_path / "Pulumi.local.yaml") == StackSettings()
+
+
+def test_values_are_taken_from_the_projects_namespace_only(tmp_path: Path) -> None:
+    settings = load(tmp_path, "config:\n  llm-observatory:fleets:\n    size: 3\n  aws:region: eu-central-1\n")
+    assert settings.fleets.size == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "  llm-observatory:portz: {}\n",
+            "Pulumi.local.yaml:2: llm-observatory:portz: unknown setting; did you mean 'ports'?",
+        ),
+        (
+            "  llm-observatory:ports:\n    postgress: 1\n",
+            "Pulumi.local.yaml:3: llm-observatory:ports.postgress: unknown setting; did you mean 'postgres'?",
+        ),
+        (
+            "  llm-observatory:ports:\n    postgres: many\n",
+            "Pulumi.local.yaml:3: llm-observatory:ports.postgres: input should be a valid integer",
+        ),
+        (
+            "  llm-observatory:notifications:\n    slack: { webhook_url: https://hooks.example/secret }\n",
+            "llm-observatory:notifications.slack.webhook_file: is required and not set",
+        ),
+        (
+            (
+                "  llm-observatory:notifications:\n    email:\n      { to: a@b.example, sender: c@b.example, "
+                "smarthost: mail.b.example:25, username: u, password_file: p, require_tls: false }\n"
+            ),
+            "llm-observatory:notifications.email: a password needs TLS",
+        ),
+        ("  llm-observatory:fleets:\n    size: 0\n", "greater than or equal to 1 (given: 0)"),
+        (
+            "  llm-observatory:platform: azure\n",
+            "Pulumi.local.yaml:2: llm-observatory:platform: input should be 'local'",
+        ),
+        (
+            "  llm-observatory:schedule:\n    backup_full: 30 25 * * sun\n",
+            "Pulumi.local.yaml:3: llm-observatory:schedule.backup_full: hour '25' is not within 0-23",
+        ),
+        (
+            "  llm-observatory:delivery:\n    trusted_keys:\n      ci: MCowBQYDK2VwAyEA\n",
+            "Pulumi.local.yaml:4: llm-observatory:delivery.trusted_keys.ci: expected an Ed25519 public key",
+        ),
+        (
+            "  llm-observatory:delivery:\n    windows:\n      - { days: [tue], opens: 10:00, closes: '12:00' }\n",
+            'llm-observatory:delivery.windows.0.opens: expected a time in quotes, such as "10:00"',
+        ),
+        (
+            "  llm-observatory:delivery:\n    windows: [{ days: [tue], opens: '9', closes: '9', timezone: Mars }]\n",
+            "'Mars' is no time zone that this machine knows",
+        ),
+        (
+            "  llm-observatory:first_rollout:\n    version: 1.0\n",
+            "Pulumi.local.yaml:3: llm-observatory:first_rollout.version",
+        ),
+    ],
+)
+def test_a_wrong_setting_names_file_line_key_and_expectation(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, f"config:\n{text}")
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("config:\n  llm-observatroy:fleets: {size: 2}\n", "unknown namespace 'llm-observatroy'"),
+        ("confg:\n  llm-observatory:fleets: {size: 2}\n", "confg: unknown key; expected one of config"),
+        ("config:\n  fleets: {size: 1}\n  fleets: {size: 2}\n", "Pulumi.local.yaml:3: fleets: this key stands here"),
+        ("config:\n  fleets:\n    size: 1\n    size: 2\n", "Pulumi.local.yaml:4: size: this key stands here"),
+        ("config:\n  llm-observatory:fleets: {size: true}\n", "fleets.size: input should be a valid integer"),
+        ("config:\n  llm-observatory:fleets: 2\n", "llm-observatory:fleets: expected a group of settings (given: 2)"),
+        ("config:\n  1: 2\n", "llm-observatory:1: unknown setting"),
+    ],
+)
+def test_what_would_be_passed_over_in_silence_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, text)
+    assert expected in str(error.value)
+
+
+def test_a_bare_key_is_the_projects_own(tmp_path: Path) -> None:
+    assert load(tmp_path, "config:\n  fleets:\n    size: 3\n").fleets.size == 3
+
+
+def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, "config:\n  llm-observatory:ports:\n    blue: x\n    green: y\n")
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_two_settings_on_one_port_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"ports\.postgres and ports\.patroni both name port 5432"):
+        load(tmp_path, "config:\n  llm-observatory:ports: {postgres: 5432, patroni: 5432}\n")
+
+
+def test_a_fleet_that_runs_into_anothers_ports_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"ports\.blue\+5 and ports\.green both name port 18105"):
+        load(tmp_path, "config:\n  llm-observatory:fleets: {size: 9}\n  llm-observatory:ports: {green: 18105}\n")
+
+
+@pytest.mark.parametrize("text", ["config: [", "- a\n", "config: 3\n"])
+def test_a_file_of_another_form_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SettingsError, match=r"Pulumi\.local\.yaml"):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  network: {cidr: 10.0.0.0/16}\n", "Pulumi.local.yaml:2: llm-observatory:network: a setting of the platform"),
+        ("  database:\n    instance_type: m7g.large\n", "Pulumi.local.yaml:3: llm-observatory:database.instance_type"),
+    ],
+)
+def test_a_setting_of_aws_is_refused_on_local_by_name(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, f"config:\n{text}")
+    assert expected in str(error.value)
+    assert "a setting of the platform 'aws'; this stack's is 'local'" in str(error.value)
