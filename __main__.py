@@ -5,13 +5,11 @@ from pathlib import Path
 import pulumi
 
 from components.platforms import declare
-from observatory.database.errors import DatabaseError
-from observatory.delivery.releases import ReleaseError
-from observatory.documents.logins import AccessError
-from observatory.documents.rollout import RolloutDocument, RolloutError
+from observatory.documents.rollout import RolloutDocument
 from observatory.engines.embedded.offline import offline_plan
+from observatory.errors import ObservatoryError
 from observatory.platforms.stores import rollout_store
-from observatory.settings.base import SettingsError, StackSettings, load_program
+from observatory.settings import StackSettings, load_program
 from observatory.workspace import Workspace
 
 REMOVAL_BEGUN = (
@@ -49,7 +47,7 @@ def main() -> None:
     """Declare the stack; what the user got wrong is told without a traceback."""
     try:
         declare_stack()
-    except (SettingsError, AccessError, RolloutError, ReleaseError, DatabaseError) as error:
+    except ObservatoryError as error:
         raise pulumi.RunError(str(error)) from error
 
 

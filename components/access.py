@@ -18,8 +18,8 @@ from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider,
 
 from components.dynamic import without_provider
 from components.secrets import LoginPassword
-from observatory.database.roles.limits import Limits
-from observatory.documents.logins import MONITOR_LIMITS, PROVISIONER, AccessDocument, PairedRole, Side, limits_of, login
+from observatory.database.roles.limits import MONITOR_LIMITS, Limits, limits_of
+from observatory.documents.logins import PROVISIONER, AccessDocument, PairedRole, Side, login
 
 if TYPE_CHECKING:
     from observatory.database import Profile

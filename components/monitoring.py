@@ -16,9 +16,8 @@ from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
 
 from monitoring import Job, Scope, alertmanager_config, jobs_of, prometheus_rule, scrape_config
 from monitoring.alertmanager import Receiver
-from observatory.documents.rollout import FleetName
-from observatory.settings.aws import AwsSettings, Receivers, SecretKey
-from observatory.settings.base import FLEETS, PROJECT
+from observatory.settings import FLEETS, PROJECT, AwsSettings, FleetName
+from observatory.settings.aws import Receivers, SecretKey
 
 GROUP = "monitoring.coreos.com"
 VERSIONS = {"PrometheusRule": "v1", "AlertmanagerConfig": "v1alpha1", "ScrapeConfig": "v1alpha1"}

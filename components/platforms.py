@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from observatory.documents.logins import AccessDocument, utc_now
 from observatory.documents.rollout import RolloutDocument
-from observatory.settings.base import StackSettings
+from observatory.settings import AwsSettings, LocalSettings, StackSettings
 from observatory.workspace import Workspace
-
-if TYPE_CHECKING:
-    from observatory.settings.aws import AwsSettings
 
 
 def declare(workspace: Workspace, settings: StackSettings, rollout: RolloutDocument) -> dict[str, Any]:
@@ -18,7 +15,7 @@ def declare(workspace: Workspace, settings: StackSettings, rollout: RolloutDocum
     logins = workspace.access.read() or AccessDocument.first(utc_now())
     if settings.platform == "local":
         return _on_this_machine(workspace, settings, rollout, logins)
-    return _on_aws(workspace, cast("AwsSettings", settings), rollout, logins)  # what a stack elsewhere is read as
+    return _on_aws(workspace, settings, rollout, logins)  # what a stack elsewhere is read as
 
 
 def _on_aws(
@@ -39,7 +36,7 @@ def _on_aws(
 
 
 def _on_this_machine(
-    workspace: Workspace, settings: StackSettings, rollout: RolloutDocument, logins: AccessDocument
+    workspace: Workspace, settings: LocalSettings, rollout: RolloutDocument, logins: AccessDocument
 ) -> dict[str, Any]:
     from components.local.stack import LocalArgs, declare  # noqa: PLC0415
     from observatory.runtime import rootfs_path  # noqa: PLC0415

@@ -23,11 +23,12 @@ from observatory.database import connect
 from observatory.database.connection import with_database
 from observatory.database.lock import DEPLOYMENT_LOCK, LOCK_CLASS
 from observatory.documents.journal import Entry, entries
-from observatory.documents.rollout import ENDED, TOTAL_WEIGHT, FleetName
+from observatory.documents.rollout import ENDED, TOTAL_WEIGHT
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import runtime_socket, servers_file
 from observatory.platforms.local.fleets import HaproxyBalancer
 from observatory.runtime import LiveServers, Sandbox, ensure_rootfs
+from observatory.settings import FleetName
 from proofs.record import Outcome
 from tests.delivery.faults import SEQUENCES, Sequence, ends_decided
 from tests.support.checkout import SOURCE, UP_TIMEOUT_S, Checkout

@@ -15,7 +15,7 @@ from components.aws.encryption import Encryption
 from components.aws.naming import tags
 from components.aws.policies import Allow, policy, trust
 from observatory.nodes.pgbackrest import S3_PREFIX
-from observatory.settings.aws import AwsSettings
+from observatory.settings import AwsSettings
 
 
 @dataclass(frozen=True, kw_only=True)

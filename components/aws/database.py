@@ -44,7 +44,8 @@ from observatory.nodes.pgbackrest import S3Repository, cipher_file, cipher_secti
 from observatory.nodes.pgbouncer import user_lines, users_file
 from observatory.nodes.postgres import api_credentials, api_credentials_file, logins, logins_file, node_parameters
 from observatory.nodes.tls import authority_file, certificate_file, key_file
-from observatory.settings.aws import AwsSettings, Volume
+from observatory.settings import AwsSettings
+from observatory.settings.aws import Volume
 
 OWNER = "migrator"
 FIRST_HOST = 10  # of a subnet: AWS keeps the first four addresses

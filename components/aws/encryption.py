@@ -8,8 +8,7 @@ import pulumi
 from pulumi_aws import kms
 
 from components.aws.naming import physical_name, tags
-from observatory.settings.aws import AwsSettings
-from observatory.settings.base import PROJECT
+from observatory.settings import PROJECT, AwsSettings
 
 DELETION_WINDOW_DAYS = 30  # the longest that KMS lets a deletion be taken back
 MAX_ALIAS = 256  # characters, `alias/` among them

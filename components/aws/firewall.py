@@ -15,8 +15,7 @@ from pulumi_aws import ec2, vpc
 
 from components.aws.naming import tags
 from components.aws.network import ANYWHERE
-from observatory.settings.aws import AwsSettings
-from observatory.settings.base import FLEETS
+from observatory.settings import FLEETS, AwsSettings
 
 Group = Literal["balancer", "preview", "fleets", "database", "cache"]
 GROUPS: tuple[Group, ...] = get_args(Group)

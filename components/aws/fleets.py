@@ -16,11 +16,12 @@ from components.aws.machines import ROOT_DEVICE, ROOT_GIB, template_metadata_opt
 from components.aws.naming import tags
 from components.aws.policies import Allow, MachineRole, MachineRoleArgs
 from components.aws.secrets import Secret, SecretArgs
-from observatory.documents.rollout import FleetName, FleetState
+from observatory.documents.rollout import FleetState
 from observatory.nodes.aws import FLEET, fleet_user_data
 from observatory.nodes.cloud_init import compressed
 from observatory.nodes.storage import cache_password_file, instance_name, password_file
 from observatory.nodes.tls import authority_file
+from observatory.settings import FleetName
 
 HEALTH_INTERVAL_S, HEALTH_TIMEOUT_S = 5, 2  # the ALB's least
 UNHEALTHY_AFTER, HEALTHY_AFTER = 2, 2

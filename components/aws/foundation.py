@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from components.aws.encryption import Encryption
 from components.aws.firewall import Firewall
 from components.aws.network import Network
-from observatory.settings.aws import AwsSettings
+from observatory.settings import AwsSettings
 
 
 @dataclass(frozen=True, kw_only=True)

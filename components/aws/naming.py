@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from observatory.settings.base import PROJECT
+from observatory.settings import PROJECT
 
 AUTONAMING_SUFFIX = 8  # characters that Pulumi adds to a logical name: a dash and seven hexadecimal digits
 DIGEST = 8  # hexadecimal digits that keep shortened names apart

@@ -13,7 +13,7 @@ import pulumi
 from pulumi_aws import ec2
 
 from components.aws.naming import tags
-from observatory.settings.aws import AwsSettings
+from observatory.settings import AwsSettings
 
 SUBNET_BITS = 4  # sixteen blocks: public ones from the first, private ones from the ninth
 FIRST_PRIVATE = 8

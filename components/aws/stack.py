@@ -28,8 +28,7 @@ from components.schema import Schema, SchemaArgs
 from components.secrets import ApiKey
 from observatory.documents.logins import AccessDocument
 from observatory.documents.rollout import RolloutDocument
-from observatory.settings.aws import AwsSettings
-from observatory.settings.base import FLEETS
+from observatory.settings import FLEETS, AwsSettings
 
 OPERATOR_REQUESTS_PER_MINUTE = 60_000  # where nobody is a customer, the first key also serves load tests
 DELIVERY_REQUESTS_PER_MINUTE = 600  # a fleet's verification and a gate's synthetic requests

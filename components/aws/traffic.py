@@ -19,7 +19,7 @@ from components.aws.firewall import HTTPS
 from components.aws.fleets import Fleet
 from components.aws.foundation import Foundation
 from components.aws.naming import tags
-from observatory.documents.rollout import FleetName
+from observatory.settings import FleetName
 
 MAX_TARGET_GROUPS = 5  # ALB weighted forward
 MAX_CONDITION_VALUES = 5  # ALB listener rule, over all its conditions

@@ -10,14 +10,14 @@ from components.local.machine import Daemon, Machine
 from components.secrets import Password
 from observatory.nodes import Paths
 from observatory.nodes.valkey import password_file, password_line, valkey
-from observatory.settings.base import StackSettings
+from observatory.settings import LocalSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheArgs:
     """Where the cache runs, and its settings."""
 
-    settings: StackSettings
+    settings: LocalSettings
     machine: Machine
 
 

@@ -42,7 +42,7 @@ from observatory.nodes.postgres import (
 )
 from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.runtime import RuntimeFault
-from observatory.settings.base import StackSettings
+from observatory.settings import LocalSettings
 
 if TYPE_CHECKING:
     import httpx
@@ -59,7 +59,7 @@ RESTART_DEADLINE = 60  # seconds for PostgreSQL to come back with parameters tha
 class DatabaseArgs:
     """Where the database runs, its settings, who signs its certificates, and which logins are in use."""
 
-    settings: StackSettings
+    settings: LocalSettings
     machine: Machine
     authority: Authority
     logins: AccessDocument
@@ -157,7 +157,7 @@ class Database(pulumi.ComponentResource):
         self.direct_url = self._url(active, settings, pooled=False)
         self.register_outputs({"admin_url": self.admin_url, "url": self.url})
 
-    def _url(self, name: str, settings: StackSettings, *, pooled: bool) -> pulumi.Output[str]:
+    def _url(self, name: str, settings: LocalSettings, *, pooled: bool) -> pulumi.Output[str]:
         """Return a login's URL, through pgBouncer or to PostgreSQL itself."""
         port = settings.ports.pgbouncer if pooled else settings.ports.postgres
         address = f"127.0.0.1:{port}/{settings.database.name}"
@@ -212,7 +212,7 @@ class ClusterConfiguration(Resource, module="local", name="ClusterConfiguration"
     def __init__(
         self,
         name: str,
-        settings: StackSettings,
+        settings: LocalSettings,
         *,
         api_password: pulumi.Input[str],
         opts: pulumi.ResourceOptions | None = None,
@@ -233,7 +233,7 @@ def _on_host(home: str, path: str) -> str:
     return home + path.removeprefix("/srv")
 
 
-def _conninfo(host: str, settings: StackSettings, user: str, database: str) -> str:
+def _conninfo(host: str, settings: LocalSettings, user: str, database: str) -> str:
     return f"host='{host}' port={settings.ports.postgres} user={user} dbname={database}"
 
 

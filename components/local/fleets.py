@@ -14,7 +14,7 @@ from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider,
 from components.dynamic import without_provider
 from components.local.machine import Daemon, Machine, sandbox_of
 from observatory.delivery.releases import install
-from observatory.documents.rollout import FleetName, FleetState
+from observatory.documents.rollout import FleetState
 from observatory.documents.rollout import Release as WantedRelease
 from observatory.nodes import Paths
 from observatory.nodes.storage import (
@@ -26,7 +26,7 @@ from observatory.nodes.storage import (
     release_name,
     storage,
 )
-from observatory.settings.base import StackSettings
+from observatory.settings import FleetName, LocalSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class FleetArgs:
     `artifact` gives the place of a version's artifact.
     """
 
-    settings: StackSettings
+    settings: LocalSettings
     machine: Machine
     name: FleetName
     state: FleetState

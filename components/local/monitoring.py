@@ -14,7 +14,6 @@ from components.local.cache import Cache
 from components.local.database import Database
 from components.local.fleets import Fleet
 from components.local.machine import Daemon, Machine
-from observatory.documents.rollout import FleetName
 from observatory.nodes import Paths, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
 from observatory.nodes.exporters import (
@@ -27,14 +26,14 @@ from observatory.nodes.exporters import (
     redis_exporter,
 )
 from observatory.nodes.prometheus import prometheus
-from observatory.settings.base import StackSettings
+from observatory.settings import FleetName, LocalSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class MonitoringArgs:
     """The stack's name, and what is measured."""
 
-    settings: StackSettings
+    settings: LocalSettings
     machine: Machine
     stack: str
     database: Database

@@ -13,14 +13,14 @@ from components.dynamic import without_provider
 from components.local.machine import Machine, sandbox_of
 from observatory.nodes.host_jobs import host_jobs
 from observatory.scheduling.scheduler_process import scheduler_ready, start_scheduler, stop_scheduler
-from observatory.settings.base import StackSettings
+from observatory.settings import LocalSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerArgs:
     """The checkout and the stack whose jobs it runs, and what the jobs need."""
 
-    settings: StackSettings
+    settings: LocalSettings
     machine: Machine
     root: Path
     stack: str

@@ -24,7 +24,7 @@ from observatory.delivery.releases import ReleaseStore
 from observatory.delivery.schema_requirements import schema_needs
 from observatory.documents.logins import AccessDocument
 from observatory.documents.rollout import RolloutDocument
-from observatory.settings.base import FLEETS, StackSettings
+from observatory.settings import FLEETS, LocalSettings
 
 API_KEY_REQUESTS_PER_MINUTE = 60_000  # the first key also serves `make bench`
 
@@ -37,7 +37,7 @@ class LocalArgs:
     `migrations` is the directory of migration files, `root` the checkout that holds all that.
     """
 
-    settings: StackSettings
+    settings: LocalSettings
     rollout: RolloutDocument
     logins: AccessDocument
     home: Path

@@ -13,13 +13,12 @@ from components.certificates import Authority, Certificate
 from components.dynamic import without_provider
 from components.local.fleets import Fleet
 from components.local.machine import Daemon, Machine, sandbox_of
-from observatory.documents.rollout import FleetName
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import SERVER, backend_server, haproxy, runtime_socket, servers_file, weights_file
 from observatory.nodes.storage import labelled
 from observatory.nodes.tls import combined_file
 from observatory.runtime import BalancerUnreachable, LiveMap, LiveServers
-from observatory.settings.base import StackSettings
+from observatory.settings import FleetName, LocalSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ class TrafficArgs:
     `weights` are percentages; `out` are instances that get none, since they are being updated.
     """
 
-    settings: StackSettings
+    settings: LocalSettings
     machine: Machine
     authority: Authority
     fleets: Mapping[FleetName, Fleet]

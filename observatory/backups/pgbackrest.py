@@ -18,6 +18,7 @@ from typing import Any
 
 from observatory.database.backup import Kind
 from observatory.database.errors import BackupFailedError
+from observatory.errors import REFUSED
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import command
 from observatory.runtime import RuntimeFault, Sandbox
@@ -33,6 +34,8 @@ class BackupError(RuntimeFault):
 
 class BackupRunningError(BackupError):
     """Another backup is at work; nothing was changed."""
+
+    exit_code = REFUSED
 
 
 class BackupType(StrEnum):

@@ -24,8 +24,9 @@ from observatory.cli import (  # noqa: F401 - each registers its commands
     stack,
     verify,
 )
-from observatory.cli.app import FAILED, INTERRUPTED, app, print_json
+from observatory.cli.app import app, print_json
 from observatory.cli.terminal import complain
+from observatory.errors import FAILED, INTERRUPTED, ObservatoryError
 from observatory.interruption import interrupt_on_signals
 
 REMEDIES = {
@@ -50,12 +51,9 @@ def main() -> None:
 
 
 def _fail(error: Exception) -> NoReturn:
-    """End the process with the error's exit code; one that nobody raises on purpose keeps its traceback."""
-    from observatory.cli.exit_codes import exit_code  # noqa: PLC0415 - knows, and so imports, every part
-
-    code = exit_code(error)
-    if code is not None:
-        _end(str(error), type(error).__name__, code)
+    """End the process with the error's exit code; an unexpected error keeps its traceback."""
+    if isinstance(error, ObservatoryError):
+        _end(str(error), type(error).__name__, error.exit_code)
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         _end(f"{place}{error.strerror or error}{REMEDIES.get(error.errno or 0, '')}", "OSError", FAILED)

@@ -8,19 +8,10 @@ from typing import Annotated
 import typer
 
 from observatory import operations
-from observatory.cli.app import (
-    DONE,
-    FAILED,
-    Engine,
-    EngineOption,
-    EnvironmentOption,
-    Output,
-    OutputOption,
-    app,
-    print_json,
-)
+from observatory.cli.app import Engine, EngineOption, EnvironmentOption, Output, OutputOption, app, print_json
 from observatory.cli.terminal import ConsoleReporter, answer, table
 from observatory.documents.logins import PAIRED_ROLES, PairedRole
+from observatory.errors import DONE, FAILED
 
 
 @app.command()

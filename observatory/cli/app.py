@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from observatory.cli.terminal import complain
-
-DONE, FAILED, WRONG_USAGE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
+from observatory.errors import REFUSED
 
 
 class Output(StrEnum):

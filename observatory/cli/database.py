@@ -11,18 +11,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from observatory import operations
-from observatory.cli.app import (
-    DONE,
-    FAILED,
-    EnvironmentOption,
-    Output,
-    OutputOption,
-    confirm,
-    deploy_group,
-    print_json,
-)
+from observatory.cli.app import EnvironmentOption, Output, OutputOption, confirm, deploy_group, print_json
 from observatory.cli.backup import size
 from observatory.cli.terminal import ConsoleReporter, answer, table
+from observatory.errors import DONE, FAILED
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -11,8 +11,6 @@ import typer
 
 from observatory import operations
 from observatory.cli.app import (
-    DONE,
-    FAILED,
     Engine,
     EngineOption,
     EnvironmentOption,
@@ -25,8 +23,9 @@ from observatory.cli.app import (
 )
 from observatory.cli.terminal import ConsoleReporter, answer, complain, table
 from observatory.cli.verify import verification_view
-from observatory.documents.rollout import HEALTH_CHECK_S, Deployment, FleetName, RolloutDocument, Strategy
-from observatory.settings.base import FLEETS
+from observatory.documents.rollout import HEALTH_CHECK_S, Deployment, RolloutDocument, Strategy
+from observatory.errors import DONE, FAILED
+from observatory.settings import FLEETS, FleetName
 
 if TYPE_CHECKING:
     from observatory.operations.delivery import DeliveryOptions

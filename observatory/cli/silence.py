@@ -11,7 +11,7 @@ import typer
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
 from observatory.cli.terminal import answer, table
-from observatory.documents.rollout import FleetName
+from observatory.settings import FleetName
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

@@ -15,21 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from observatory import operations
-from observatory.cli.app import (
-    DONE,
-    FAILED,
-    Engine,
-    EngineOption,
-    EnvironmentOption,
-    Output,
-    OutputOption,
-    app,
-    confirm,
-    print_json,
-)
+from observatory.cli.app import Engine, EngineOption, EnvironmentOption, Output, OutputOption, app, confirm, print_json
 from observatory.cli.database import plan_view as schema_plan_view
 from observatory.cli.plan import plan_json, plan_view
 from observatory.cli.terminal import ConsoleReporter, answer, show_live, table
+from observatory.errors import DONE, FAILED
 
 if TYPE_CHECKING:
     from observatory.documents.journal import Entry

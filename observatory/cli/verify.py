@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from observatory import operations
-from observatory.cli.app import DONE, FAILED, EnvironmentOption, Output, OutputOption, app, print_json
+from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
 from observatory.cli.junit import junit_xml
 from observatory.cli.terminal import ConsoleReporter, answer, table
-from observatory.documents.rollout import FleetName
+from observatory.errors import DONE, FAILED
+from observatory.settings import FleetName
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -4,21 +4,29 @@ Owns the error classes alone, so that whoever only tells them apart imports no d
 exceptions is `observatory.database.translation`.
 """
 
+from observatory.errors import REFUSED, ObservatoryError
 
-class DatabaseError(Exception):
+
+class DatabaseError(ObservatoryError):
     """Base of every error that `observatory.database` raises on purpose."""
 
 
 class MigrationFileError(DatabaseError):
     """A migration file that cannot be used; the message starts with `file:line:column`."""
 
+    exit_code = REFUSED
+
 
 class MigrationHistoryError(DatabaseError):
     """The files and the ledger contradict each other; nothing was changed."""
 
+    exit_code = REFUSED
+
 
 class ContractRefusedError(DatabaseError):
     """A migration would take away what a release needs that a fleet runs or falls back to; nothing was changed."""
+
+    exit_code = REFUSED
 
 
 class StatementFailedError(DatabaseError):
@@ -27,6 +35,8 @@ class StatementFailedError(DatabaseError):
 
 class LockHeldError(DatabaseError):
     """Another deployment holds the migration lock; nothing was changed."""
+
+    exit_code = REFUSED
 
 
 class LockTimeoutError(DatabaseError):
@@ -48,6 +58,8 @@ class UnsuitableServerError(DatabaseError):
 class EditionRefusedError(DatabaseError):
     """A database cannot be moved to an edition of TimescaleDB as it is; nothing was changed."""
 
+    exit_code = REFUSED
+
 
 class VerificationFailedError(DatabaseError):
     """After a deployment the database is not what its migrations make; the message says in what."""
@@ -55,3 +67,5 @@ class VerificationFailedError(DatabaseError):
 
 class SampleError(DatabaseError):
     """A sample that must not or cannot be made; nothing was changed."""
+
+    exit_code = REFUSED

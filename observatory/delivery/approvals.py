@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from observatory.delivery.releases import Manifest, ReleaseError
 from observatory.documents.validation import problems
+from observatory.errors import REFUSED, ObservatoryError
 from observatory.files.atomic import partial_path
 from observatory.settings.windows import Window, next_opening
 
@@ -23,8 +24,10 @@ Change = Literal["patch", "minor", "major"]
 CHANGES: tuple[Change, ...] = ("major", "minor", "patch")  # as a version's numbers stand
 
 
-class NotPermittedError(Exception):
+class NotPermittedError(ObservatoryError):
     """A version may not be deployed now, and nothing was changed; the message says what is missing, or until when."""
+
+    exit_code = REFUSED
 
 
 class Approval(BaseModel):

@@ -29,44 +29,48 @@ from observatory.delivery.environment import (
     Silences,
     Trial,
 )
-from observatory.delivery.gates import Limits, Verdict, judge
+from observatory.delivery.gates import Verdict, judge
 from observatory.documents.rollout import (
     HEALTH_CHECK_S,
     TOTAL_WEIGHT,
     Deployment,
-    FleetName,
     Rolling,
     RolloutDocument,
     StaleRolloutError,
     Strategy,
     other,
 )
+from observatory.errors import REFUSED, ObservatoryError
+from observatory.settings import FleetName
+from observatory.settings.gates import Limits
 
 SETTLE_ATTEMPTS = 5  # of telling the balancer, before a rollback is given up as failed
 SETTLE_PAUSE_S = 1.0
 
 
-class DeliveryRefusedError(Exception):
+class DeliveryRefusedError(ObservatoryError):
     """The deployment was not begun, and nothing was changed; the message says what stands in the way."""
 
+    exit_code = REFUSED
 
-class TrialFailedError(Exception):
+
+class TrialFailedError(ObservatoryError):
     """The version failed a test before the deployment, and nothing was changed; the message says which."""
 
 
-class TakenOverError(Exception):
+class TakenOverError(ObservatoryError):
     """Another deployment or rollback took over; this one stopped and touches nothing more."""
 
 
-class RolledBackError(Exception):
+class RolledBackError(ObservatoryError):
     """The deployment was rolled back; the message says why. The old version serves."""
 
 
-class RollbackFailedError(Exception):
+class RollbackFailedError(ObservatoryError):
     """The traffic could not be brought back, or the fleet that it came back to is not healthy: somebody must look."""
 
 
-class StepFailedError(Exception):
+class StepFailedError(ObservatoryError):
     """A reason to roll back."""
 
 

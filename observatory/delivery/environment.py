@@ -10,18 +10,20 @@ from typing import Any, Protocol
 
 from observatory.delivery.approvals import Approval
 from observatory.delivery.releases import Manifest
-from observatory.documents.rollout import FleetName, RolloutDocument
+from observatory.documents.rollout import RolloutDocument
+from observatory.errors import ObservatoryError
+from observatory.settings import FleetName
 
 
-class BalancerError(Exception):
+class BalancerError(ObservatoryError):
     """The balancer cannot be told or asked; the message says how it was reached and what to look at."""
 
 
-class HostsError(Exception):
+class HostsError(ObservatoryError):
     """A fleet cannot be brought to what the rollout document says, or is not healthy."""
 
 
-class MetricsUnavailableError(Exception):
+class MetricsUnavailableError(ObservatoryError):
     """Nothing is known about a fleet: the metrics cannot be asked, or have no answer."""
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from observatory.delivery.deployment import World
 from observatory.delivery.environment import MetricsUnavailableError
-from observatory.documents.rollout import FleetName, RolloutDocument
+from observatory.documents.rollout import RolloutDocument
+from observatory.settings import FleetName
 
 
 def reason_against(

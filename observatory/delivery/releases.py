@@ -19,18 +19,21 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from observatory.documents.validation import problems
+from observatory.errors import REFUSED, ObservatoryError
 from observatory.files.atomic import partial_path, remove_abandoned
 from observatory.security.signatures import Signature, SignatureError, sign, signer
 
 SIGNED = ("name", "version", "sha256", "schema_min", "schema_max")
 
 
-class ReleaseError(Exception):
+class ReleaseError(ObservatoryError):
     """A release that is not there or not what its manifest says; the message names the file and the remedy."""
 
 
 class ReleaseRefusedError(ReleaseError):
     """A release that nobody trusted has signed, or a version that is kept already with other content."""
+
+    exit_code = REFUSED
 
 
 class Manifest(BaseModel):

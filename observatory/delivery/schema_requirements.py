@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import get_args
 
 from observatory.delivery.environment import Releases
-from observatory.documents.rollout import FleetName, RolloutDocument
+from observatory.documents.rollout import RolloutDocument
+from observatory.settings import FleetName
 
 SchemaNeed = tuple[str, str, int, int]  # fleet and how it is used, release, schema_min, schema_max
 

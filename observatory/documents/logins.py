@@ -1,4 +1,4 @@
-"""Which logins there are, what each may take of the server, and which password of each is in use.
+"""Which logins there are, and which password of each is in use.
 
 Roles that applications and people log in to with a password have two logins, `<role>_a` and `<role>_b`. One is in use;
 the other can get a new password at any time. The access document says which one it is, and how often each has been
@@ -18,8 +18,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from observatory.database.roles.limits import Limits
 from observatory.documents.validation import problems
+from observatory.errors import ObservatoryError
 from observatory.files.locks import exclusive
 from observatory.files.owned import write_file
 
@@ -28,15 +28,10 @@ PairedRole = Literal["app", "readonly", "admin"]
 
 PAIRED_ROLES: tuple[PairedRole, ...] = ("app", "readonly", "admin")
 SIDES: tuple[Side, Side] = ("a", "b")
-POOL_RESERVE = 5  # connections of the service's login beyond the pooler's: restarts of the pooler, direct sessions
 PROVISIONER = "provisioner"
 
-READONLY_LIMITS = Limits(connections=10, statement_timeout_s=60, lock_timeout_s=5, idle_in_transaction_s=60)
-ADMIN_LIMITS = Limits(connections=5, statement_timeout_s=900, lock_timeout_s=10, idle_in_transaction_s=300)
-MONITOR_LIMITS = Limits(connections=5, statement_timeout_s=10, lock_timeout_s=3, idle_in_transaction_s=10)
 
-
-class AccessError(Exception):
+class AccessError(ObservatoryError):
     """The access document cannot be read or used; nothing was changed."""
 
 
@@ -48,14 +43,6 @@ def login(role: PairedRole, side: Side) -> str:
 def other(side: Side) -> Side:
     """Return the other side."""
     return "b" if side == "a" else "a"
-
-
-def limits_of(role: PairedRole, *, pool_size: int) -> Limits:
-    """Return what each login of a role may take; `pool_size` is the pooler's for each login."""
-    if role == "app":
-        connections = pool_size + POOL_RESERVE
-        return Limits(connections=connections, statement_timeout_s=30, lock_timeout_s=10, idle_in_transaction_s=30)
-    return READONLY_LIMITS if role == "readonly" else ADMIN_LIMITS
 
 
 class _Document(BaseModel):

@@ -18,9 +18,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from observatory.documents.validation import problems
+from observatory.errors import ObservatoryError
 from observatory.files.atomic import partial_path
+from observatory.settings import FleetName
 
-FleetName = Literal["blue", "green"]
 Strategy = Literal["blue-green", "canary", "rolling"]
 Request = Literal["pause", "promote", "abort"]
 Status = Literal["preparing", "shifting", "promoted", "rolling-back", "rolled-back"]
@@ -29,7 +30,7 @@ HEALTH_CHECK_S = 10.0  # the balancer looks each second
 TOTAL_WEIGHT = 100  # weights are percent of the traffic, as in the ALB's weighted target groups
 
 
-class RolloutError(Exception):
+class RolloutError(ObservatoryError):
     """The rollout document cannot be read or may not be changed; nothing was written."""
 
 

@@ -12,9 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from observatory.runtime.errors import LockHeldError
+from observatory.errors import REFUSED, ObservatoryError
 
 ATTEMPTS, PAUSE_S = 4, 0.05
+
+
+class FileLockHeldError(ObservatoryError):
+    """Another process holds a lock file; the message names the process."""
+
+    exit_code = REFUSED
 
 
 @contextmanager
@@ -36,7 +42,7 @@ def claim(path: Path) -> Iterator[int]:
     """Hold the lock file `path` exclusively, which then names this process; yields its descriptor.
 
     Raises:
-        LockHeldError: somebody holds it, and goes on doing so.
+        FileLockHeldError: somebody holds it, and goes on doing so.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -71,7 +77,7 @@ def _try_exclusive(descriptor: int, path: Path) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if attempt == ATTEMPTS:
-                raise LockHeldError(f"{path} is held by process {holder(path) or 'unknown'}") from None
+                raise FileLockHeldError(f"{path} is held by process {holder(path) or 'unknown'}") from None
             time.sleep(PAUSE_S)  # its holder may just be ending
         else:
             return

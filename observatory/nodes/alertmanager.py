@@ -11,7 +11,7 @@ from typing import Any
 from monitoring import alertmanager_file, runbook_pages, webhook_receivers
 from monitoring.alertmanager import Receiver
 from observatory.nodes.unit import HttpReady, Paths, Unit
-from observatory.settings.base import StackSettings
+from observatory.settings import StackSettings
 
 RECEIVER_PROGRAM = Path(__file__).parent / "programs" / "alert_receiver.py"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from observatory.documents.rollout import FleetName
 from observatory.nodes.cloud_init import (
     MACHINE,
     PROGRAM_DIRECTORY,
@@ -31,7 +30,7 @@ from observatory.nodes.storage import storage
 from observatory.nodes.systemd import USER, service_name, writable
 from observatory.nodes.timers import timer_files
 from observatory.nodes.unit import Host, Paths, Unit
-from observatory.settings.aws import AwsSettings
+from observatory.settings import AwsSettings, FleetName
 
 WAL_VOLUME = "/var/lib/observatory-wal"
 DATABASE = replace(MACHINE, wal=f"{WAL_VOLUME}/pg_wal")

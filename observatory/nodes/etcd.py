@@ -10,7 +10,7 @@ import yaml
 
 from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
-from observatory.settings.base import StackSettings
+from observatory.settings import StackSettings
 
 SERVER = "etcd"  # of the certificate; etcd's HTTP gateway is also a client, of etcd itself
 

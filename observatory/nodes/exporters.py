@@ -10,7 +10,7 @@ import json
 from observatory.nodes.pgbackrest import config_directory, config_file
 from observatory.nodes.postgres import MONITOR_ROLE
 from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
-from observatory.settings.base import StackSettings
+from observatory.settings import StackSettings
 
 PRIORITY = 50
 NODE_COLLECTORS = ("filesystem", "meminfo", "pressure", "textfile", "vmstat")

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from observatory.documents.rollout import FleetName
 from observatory.nodes.storage import labelled
 from observatory.nodes.tls import combined_file
 from observatory.nodes.unit import Paths, TcpReady, Unit, render
-from observatory.settings.base import StackSettings
+from observatory.settings import FleetName, StackSettings
 
 SERVER = "balancer"  # of the certificate
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from observatory.settings.base import StackSettings
+from observatory.settings import StackSettings
 from observatory.settings.cron import Cron
 
 HOUR = 3600

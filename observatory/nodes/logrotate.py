@@ -8,7 +8,7 @@ it any more. (`copytruncate` would lose what is written between its copy and its
 from __future__ import annotations
 
 from observatory.nodes.unit import Paths, render
-from observatory.settings.base import StackSettings
+from observatory.settings import StackSettings
 
 PROGRAM = "/usr/sbin/logrotate"
 MOST_FILES = 100  # of one log, whatever their age: a flooding daemon does not fill the disk

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from observatory.nodes.unit import Paths, render
-from observatory.settings.base import StackSettings
+from observatory.settings import StackSettings
 
 PROGRAM = "/usr/bin/pgbackrest"
 STANZA = "observatory"

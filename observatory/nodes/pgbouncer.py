@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.nodes.unit import LOOPBACK, Host, Paths, TcpReady, Unit, render
-from observatory.settings.base import StackSettings
+from observatory.settings import StackSettings
 
 SERVER = "pgbouncer"  # of the certificate
 

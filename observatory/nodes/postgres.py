@@ -13,7 +13,7 @@ import yaml
 from observatory.nodes.pgbackrest import S3Repository, archive_command, pgbackrest_files, repository
 from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
-from observatory.settings.base import StackSettings
+from observatory.settings import StackSettings
 
 SERVER = "postgres"  # of the certificate
 STORE_CLIENT = "patroni"  # of the certificate that Patroni shows to etcd

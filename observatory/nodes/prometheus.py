@@ -12,11 +12,10 @@ from typing import Any
 import yaml
 
 from monitoring import JOBS, Job, Scope, rule_file
-from observatory.documents.rollout import FleetName
 from observatory.nodes.alertmanager import runbooks_url
 from observatory.nodes.storage import labelled
 from observatory.nodes.unit import HttpReady, Paths, Unit
-from observatory.settings.base import Ports, StackSettings
+from observatory.settings import FleetName, Ports, StackSettings
 
 INTERVAL = "5s"
 RETENTION_TIME, RETENTION_SIZE = "2d", "256MB"  # the longest window of a rule is 6 h

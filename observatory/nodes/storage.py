@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from observatory.documents.rollout import FleetName
 from observatory.nodes.tls import authority_file
 from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
-from observatory.settings.base import StackSettings
+from observatory.settings import FleetName, StackSettings
 
 LAME_DUCK_SECONDS = 3  # the balancer checks each second and takes an instance out at the second failure
 TRIAL = "storage-trial"  # the instance of a version that is tried before a fleet gets it

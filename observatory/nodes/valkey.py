@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from observatory.nodes.unit import Paths, TcpReady, Unit, render
-from observatory.settings.base import StackSettings
+from observatory.settings import LocalSettings
 
 
 def password_file(paths: Paths) -> str:
@@ -16,7 +16,7 @@ def password_line(password: str) -> str:
     return f"requirepass {password}\n"
 
 
-def valkey(settings: StackSettings, paths: Paths) -> Unit:
+def valkey(settings: LocalSettings, paths: Paths) -> Unit:
     """Return the cache of this node, bounded in memory, evicting what was used longest ago."""
     port = settings.ports.valkey
     file = f"{paths.config}/valkey/valkey.conf"

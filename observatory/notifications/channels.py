@@ -12,6 +12,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from observatory.errors import ObservatoryError
 from observatory.notifications.messages import Kind, Notice
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ SMTP_PERMANENT = 500
 BODY_CHARACTERS = 200  # of an answer, in a message
 
 
-class RefusedError(Exception):
+class RefusedError(ObservatoryError):
     """The receiver will not take this notice, however often it is sent."""
 
 
-class UnavailableError(Exception):
+class UnavailableError(ObservatoryError):
     """The receiver did not take it now; `after_s` is how long it asked to wait."""
 
     def __init__(self, message: str, after_s: float | None = None) -> None:

@@ -16,7 +16,7 @@ from observatory.delivery.deployment import DeliveryRefusedError
 from observatory.documents.journal import Entry, FileJournal, append, entries
 from observatory.operations.environments import administrator, known_of
 from observatory.progress import Phase, Progress, Reporter, silent
-from observatory.settings.base import load_file
+from observatory.settings import load_file
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -22,10 +22,11 @@ from observatory.documents.logins import (
     login,
     utc_now,
 )
-from observatory.documents.rollout import FleetName, FleetState, RolloutDocument
+from observatory.documents.rollout import FleetState, RolloutDocument
 from observatory.engines import embedded as engine
 from observatory.engines.cli import automation
 from observatory.engines.providers import IN_TREE
+from observatory.errors import WRONG_USAGE, ObservatoryError
 from observatory.files.atomic import remove_abandoned, write_secret_once
 from observatory.files.locks import exclusive
 from observatory.nodes.storage import release_name
@@ -33,14 +34,20 @@ from observatory.operations.signing import sign, trusted_keys
 from observatory.platforms.stores import release_store, rollout_store
 from observatory.progress import Reporter, task
 from observatory.runtime import ensure_rootfs
-from observatory.settings.base import FLEETS, StackSettings, load_file
+from observatory.settings import FLEETS, FleetName, StackSettings, load_file
 from observatory.workspace import Workspace
 
 ACCESS_TYPE = "observatory:index:Access"  # in a state: the component of `components.access`
 
 
-class OperationError(Exception):
+class OperationError(ObservatoryError):
     """An operation that cannot be done here; the message names the remedy."""
+
+    exit_code = WRONG_USAGE
+
+
+class ReleaseBuildError(ObservatoryError):
+    """The artifact of the reference service cannot be built; the message says what is missing."""
 
 
 def bootstrap(workspace: Workspace, report: Reporter) -> StackSettings:
@@ -51,7 +58,7 @@ def bootstrap(workspace: Workspace, report: Reporter) -> StackSettings:
         OperationError: the passphrase of an existing stack is gone.
         ReleaseError: a stack elsewhere has not the releases that its machines are to install.
         observatory.runtime.RuntimeFault: the machine cannot hold the stack.
-        service.build.BuildError: the service's artifact cannot be built.
+        ReleaseBuildError: the service's artifact cannot be built.
     """
     settings = load_file(workspace.config_file)
     if settings.platform != "local":
@@ -157,10 +164,13 @@ def _make_rollout(workspace: Workspace, settings: StackSettings) -> None:
 
 def _first_rollout(workspace: Workspace, settings: StackSettings) -> RolloutDocument:
     """Return the document of a stack that starts with its first version, built and signed here."""
-    from service.build import build  # noqa: PLC0415 - only where something is built
+    from service.build import BuildError, build  # noqa: PLC0415 - only where something is built
 
     first = settings.first_rollout
-    built = build(first.version, workspace.root / "dist")
+    try:
+        built = build(first.version, workspace.root / "dist")
+    except BuildError as error:
+        raise ReleaseBuildError(str(error)) from error
     sign(workspace, built.path, built.manifest_path)
     if not workspace.rollout_documents:
         workspace.releases.remove(first.version)  # no stack has it: sources that changed since may build it anew

@@ -23,7 +23,7 @@ from observatory.platforms.stores import release_store, rollout_store
 from observatory.progress import Phase, Progress, Reporter, silent, task
 from observatory.runtime import bubblewrap
 from observatory.security.actor import actor
-from observatory.settings.base import load_file
+from observatory.settings import load_file
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from observatory.delivery.deployment import (
 )
 from observatory.delivery.environment import HostsError
 from observatory.delivery.releases import Manifest, ReleaseError
-from observatory.documents.rollout import HEALTH_CHECK_S, Deployment, FleetName, RolloutDocument, Strategy, other
+from observatory.documents.rollout import HEALTH_CHECK_S, Deployment, RolloutDocument, Strategy, other
 from observatory.operations.engine_choice import EngineChoice
 from observatory.operations.environments import administrator, known_of, world_of
 from observatory.operations.journal import open_journal
@@ -35,7 +35,7 @@ from observatory.operations.signing import trusted_keys
 from observatory.platforms.stores import release_store
 from observatory.progress import Reporter, silent
 from observatory.security.actor import actor
-from observatory.settings.base import StackSettings, load_file
+from observatory.settings import FleetName, StackSettings, load_file
 from observatory.workspace import Workspace
 
 BLUE_GREEN: tuple[int, ...] = (100,)

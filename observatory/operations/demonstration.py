@@ -16,6 +16,8 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from observatory.errors import ObservatoryError
+
 if TYPE_CHECKING:
     import httpx
 
@@ -40,7 +42,7 @@ QUESTIONS = (
 )
 
 
-class DemonstrationError(Exception):
+class DemonstrationError(ObservatoryError):
     """The service refused a trace, or did not give one back."""
 
 

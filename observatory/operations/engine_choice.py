@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from observatory.engines import embedded as engine
 from observatory.engines.cli import automation
+from observatory.errors import REFUSED
 from observatory.operations.bootstrap import OperationError
-from observatory.settings.base import StackSettings
+from observatory.settings import StackSettings
 from observatory.workspace import Workspace
 
 EngineChoice = Literal["auto", "cli", "embedded"]
@@ -15,6 +16,8 @@ EngineChoice = Literal["auto", "cli", "embedded"]
 
 class NeedsCliError(OperationError):
     """Only the Pulumi CLI can do this; nothing was changed."""
+
+    exit_code = REFUSED
 
 
 def choose_engine(choice: EngineChoice) -> Literal["cli", "embedded"]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from observatory.delivery.deployment import DeliveryRefusedError, World
 from observatory.delivery.environment import Balancer, Hosts, Instances, Journal, Trial
@@ -20,12 +20,12 @@ from observatory.platforms.clock import SystemClock
 from observatory.platforms.preview import Preview
 from observatory.platforms.prometheus import TRAFFIC, PrometheusMetrics
 from observatory.platforms.stores import rollout_store
-from observatory.settings.base import FLEETS, StackSettings
+from observatory.settings import FLEETS, StackSettings
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
     from observatory.engines.embedded import Result
-    from observatory.settings.aws import AwsSettings
+    from observatory.settings import AwsSettings
 
 
 def known_of(workspace: Workspace, *, show_secrets: bool) -> Mapping[str, Any]:
@@ -65,7 +65,7 @@ def world_of(
         balancer, hosts, trial, instances = _on_this_machine(workspace, settings, preview, choice)
     else:
         instances = None
-        balancer, hosts, trial = _on_aws(workspace, cast("AwsSettings", settings), known, preview)
+        balancer, hosts, trial = _on_aws(workspace, settings, known, preview)
     return World(
         store=rollout_store(workspace, settings),
         balancer=balancer,
@@ -159,7 +159,7 @@ def administrator(settings: StackSettings, known: Mapping[str, Any]) -> str:
 
     url = str(known["admin_database_url"])
     if settings.platform != "local":
-        url = _secret(url, cast("AwsSettings", settings).account.region)["url"]
+        url = _secret(url, settings.account.region)["url"]
     return with_database(url, settings.database.name)
 
 

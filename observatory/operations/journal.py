@@ -14,7 +14,7 @@ from observatory.operations.audit import audit
 from observatory.operations.environments import administrator
 from observatory.operations.state import outputs
 from observatory.progress import Reporter, silent
-from observatory.settings.base import EmailNotices, StackSettings, load_file
+from observatory.settings import EmailNotices, StackSettings, load_file
 from observatory.workspace import Workspace
 
 

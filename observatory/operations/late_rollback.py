@@ -8,12 +8,12 @@ from typing import Any
 
 from observatory.delivery.late_rollback import reason_against
 from observatory.documents.journal import Entry, entries
-from observatory.documents.rollout import Deployment, FleetName
+from observatory.documents.rollout import Deployment
 from observatory.operations.delivery import roll_back_application
 from observatory.operations.environments import known_of, world_of
 from observatory.operations.journal import open_journal
 from observatory.progress import silent
-from observatory.settings.base import FLEETS, load_file
+from observatory.settings import FLEETS, FleetName, load_file
 from observatory.workspace import Workspace
 
 COMMAND = "observatory rollback --method blue-green --emergency"

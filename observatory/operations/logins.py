@@ -11,7 +11,7 @@ from observatory.documents.logins import PairedRole, login, utc_now
 from observatory.engines import embedded as engine
 from observatory.operations.bootstrap import engine_options
 from observatory.progress import Reporter, task
-from observatory.settings.base import StackSettings
+from observatory.settings import StackSettings
 from observatory.workspace import Workspace
 
 

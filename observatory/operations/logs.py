@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from observatory.operations.bootstrap import OperationError
 from observatory.scheduling import log_rotation as logs
-from observatory.settings.base import load_file
+from observatory.settings import load_file
 from observatory.workspace import Workspace
 
 

@@ -10,7 +10,7 @@ from observatory.documents.rollout import RolloutDocument
 from observatory.operations.signing import trusted_keys
 from observatory.platforms.stores import approval_store, release_store, rollout_store
 from observatory.security.actor import actor
-from observatory.settings.base import StackSettings, load_file
+from observatory.settings import StackSettings, load_file
 from observatory.workspace import Workspace
 
 

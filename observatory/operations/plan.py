@@ -15,7 +15,7 @@ from observatory.engines.embedded import DiagnosticEvent, Event, Result, Step
 from observatory.operations.bootstrap import OperationError, engine_options, make_state, state_options
 from observatory.operations.engine_choice import EngineChoice, choose_engine
 from observatory.progress import Reporter, silent, task
-from observatory.settings.base import load_file
+from observatory.settings import load_file
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from observatory.delivery.deployment import DeliveryRefusedError, RolledBackError, TakenOverError
 from observatory.delivery.releases import Manifest
 from observatory.documents.rollout import RolloutDocument, Strategy
+from observatory.errors import ObservatoryError
 from observatory.operations.bootstrap import OperationError
 from observatory.operations.database import (
     DatabaseDeployment,
@@ -34,11 +35,11 @@ from observatory.operations.permission import permission
 from observatory.operations.stack import settled_status
 from observatory.operations.verification import MONITORING, StackVerification, verify
 from observatory.progress import Reporter, silent, task
-from observatory.settings.base import load_file
+from observatory.settings import load_file
 from observatory.workspace import Workspace
 
 
-class MigratedDatabaseError(Exception):
+class MigratedDatabaseError(ObservatoryError):
     """The migrations are in, and the database is not as they make it; the service was not touched."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from observatory.delivery.releases import Manifest, ReleaseRefusedError
 from observatory.operations.signing import sign, trusted_keys
 from observatory.platforms.stores import release_store
-from observatory.settings.base import load_file
+from observatory.settings import load_file
 from observatory.workspace import Workspace
 
 

@@ -26,7 +26,7 @@ from observatory.operations.locks import no_deployment_meanwhile
 from observatory.operations.stack import up
 from observatory.operations.state import outputs
 from observatory.progress import Reporter, silent, task
-from observatory.settings.base import StackSettings, load_file
+from observatory.settings import StackSettings, load_file
 from observatory.workspace import Workspace
 
 PATIENCE_S = 60.0  # for clients to leave the old login; the storage service takes 2 s, a request in work 10 s

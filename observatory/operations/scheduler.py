@@ -11,7 +11,7 @@ from observatory.operations.bootstrap import OperationError
 from observatory.scheduling import runner
 from observatory.scheduling.records import JobRecord, RecordStore
 from observatory.scheduling.scheduler_process import scheduler_ready
-from observatory.settings.base import load_file
+from observatory.settings import load_file
 from observatory.workspace import Workspace
 
 

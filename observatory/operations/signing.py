@@ -10,7 +10,7 @@ from pathlib import Path
 from observatory.delivery.releases import Manifest, ReleaseError, sign_release
 from observatory.files.atomic import write_secret_once
 from observatory.security.signatures import make_private_key, public_key
-from observatory.settings.base import StackSettings
+from observatory.settings import StackSettings
 from observatory.workspace import Workspace
 
 OWN = "this-checkout"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from observatory.documents.rollout import FleetName
 from observatory.operations.bootstrap import OperationError
 from observatory.operations.state import outputs
 from observatory.platforms.alertmanager import Alertmanager, Silence
 from observatory.security.actor import actor
+from observatory.settings import FleetName
 from observatory.workspace import Workspace
 
 

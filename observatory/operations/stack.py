@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal
 
 from observatory.database.errors import LockHeldError
 from observatory.documents.journal import Entry, last_entry
@@ -27,11 +27,8 @@ from observatory.platforms.local.status import DaemonStatus, daemon_statuses
 from observatory.progress import Phase, Progress, Reporter, silent, task
 from observatory.runtime import check_ports
 from observatory.scheduling.scheduler_process import scheduler_pid, stop_scheduler
-from observatory.settings.base import StackSettings, load_file
+from observatory.settings import LocalSettings, StackSettings, load_file
 from observatory.workspace import Workspace
-
-if TYPE_CHECKING:
-    from observatory.settings.aws import AwsSettings
 
 SETTLE_S = 30.0
 UNTOUCHED = ("same", "refresh", "read")
@@ -136,7 +133,7 @@ def settled_status(workspace: Workspace) -> Status:
     return found
 
 
-def _check_ports(workspace: Workspace, settings: StackSettings) -> None:
+def _check_ports(workspace: Workspace, settings: LocalSettings) -> None:
     """Refuse before anything changes, rather than let a daemon fail to bind."""
     ports = {f"ports.{name}": port for name, port in settings.named_ports()}
     scheduler = scheduler_pid(workspace.sandbox)
@@ -267,7 +264,7 @@ def status(workspace: Workspace) -> Status:
     """
     settings = load_file(workspace.config_file)
     if settings.platform != "local":
-        elsewhere = cast("AwsSettings", settings)  # what a stack on another platform is read as
+        elsewhere = settings  # what a stack on another platform is read as
         raise OperationError(
             f"status looks at processes of this machine, and {workspace.stack!r} has none: its machines' health is in "
             f"Prometheus ({elsewhere.kubernetes.prometheus_url}), what was declared in `observatory outputs -e "

@@ -11,7 +11,7 @@ from observatory.engines import embedded as engine
 from observatory.engines.cli import automation
 from observatory.operations.bootstrap import OperationError, engine_options, state_options
 from observatory.operations.plan import SCHEMA_TYPE
-from observatory.settings.base import load_file
+from observatory.settings import load_file
 from observatory.workspace import Workspace
 
 

@@ -15,7 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from observatory.delivery.environment import HostsError
-from observatory.documents.rollout import FleetName, RolloutDocument
+from observatory.documents.rollout import RolloutDocument
+from observatory.errors import ObservatoryError
 from observatory.operations.backups import list_backups
 from observatory.operations.bootstrap import OperationError
 from observatory.operations.database import database_target, verify_database
@@ -23,7 +24,7 @@ from observatory.operations.stack import status
 from observatory.operations.state import outputs
 from observatory.platforms.preview import Preview
 from observatory.progress import Reporter, silent, task
-from observatory.settings.base import FLEETS, StackSettings, load_file
+from observatory.settings import FLEETS, FleetName, StackSettings, load_file
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ SAMPLES = 50  # reads whose 95th percentile is compared with the gates' limit
 BACKUP_HOURS = 26  # one a day, and two hours for it to end
 
 
-class _FailedError(Exception):
+class _FailedError(ObservatoryError):
     """A check that found something wrong."""
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from observatory.documents.rollout import FleetName
+from observatory.errors import REFUSED, ObservatoryError
+from observatory.settings import FleetName
 
 if TYPE_CHECKING:
     import httpx
@@ -24,12 +25,14 @@ NEVER = ("StorageDatabaseDown", "StorageServiceDown", "StorageErrorBudgetFastBur
 OPERATORS = {(True, False): "=", (True, True): "=~", (False, False): "!=", (False, True): "!~"}  # by isEqual, isRegex
 
 
-class AlertmanagerError(Exception):
+class AlertmanagerError(ObservatoryError):
     """Alertmanager does not answer, or refused; the message has its address and its words."""
 
 
-class SilenceRefusedError(Exception):
+class SilenceRefusedError(ObservatoryError):
     """No such silence may be made; nothing was changed."""
+
+    exit_code = REFUSED
 
 
 @dataclass(frozen=True, kw_only=True)

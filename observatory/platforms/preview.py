@@ -11,8 +11,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from observatory.delivery.environment import HostsError
-from observatory.documents.rollout import FleetName
 from observatory.platforms.smoke import exercise
+from observatory.settings import FleetName
 
 if TYPE_CHECKING:
     import httpx

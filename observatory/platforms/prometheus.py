@@ -16,7 +16,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from observatory.delivery.environment import MetricsUnavailableError, Sample
-from observatory.documents.rollout import FleetName
+from observatory.settings import FleetName
 
 if TYPE_CHECKING:
     import httpx

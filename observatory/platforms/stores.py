@@ -5,14 +5,9 @@ The program and the commands find them here, so that they never look at differen
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
-
 from observatory.delivery.environment import Approvals, Releases, RolloutStore
-from observatory.settings.base import StackSettings
+from observatory.settings import StackSettings
 from observatory.workspace import Workspace
-
-if TYPE_CHECKING:
-    from observatory.settings.aws import AwsSettings
 
 
 def rollout_store(workspace: Workspace, settings: StackSettings) -> RolloutStore:
@@ -22,7 +17,7 @@ def rollout_store(workspace: Workspace, settings: StackSettings) -> RolloutStore
     from observatory.platforms.aws.clients import client  # noqa: PLC0415 - boto3 only where AWS is asked
     from observatory.platforms.aws.documents import S3RolloutStore  # noqa: PLC0415
 
-    there = cast("AwsSettings", settings)  # what a stack on another platform is read as
+    there = settings  # what a stack on another platform is read as
     return S3RolloutStore(
         client=client("s3", there.account.region), bucket=there.release_bucket, key=there.rollout_key(workspace.stack)
     )
@@ -35,7 +30,7 @@ def release_store(workspace: Workspace, settings: StackSettings) -> Releases:
     from observatory.platforms.aws.clients import client  # noqa: PLC0415 - boto3 only where AWS is asked
     from observatory.platforms.aws.documents import S3ReleaseStore  # noqa: PLC0415
 
-    there = cast("AwsSettings", settings)
+    there = settings
     return S3ReleaseStore(client=client("s3", there.account.region), bucket=there.release_bucket)
 
 
@@ -46,5 +41,5 @@ def approval_store(workspace: Workspace, settings: StackSettings) -> Approvals:
     from observatory.platforms.aws.clients import client  # noqa: PLC0415 - boto3 only where AWS is asked
     from observatory.platforms.aws.documents import S3Approvals  # noqa: PLC0415
 
-    there = cast("AwsSettings", settings)
+    there = settings
     return S3Approvals(client=client("s3", there.account.region), bucket=there.release_bucket, stack=workspace.stack)

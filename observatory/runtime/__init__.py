@@ -14,7 +14,6 @@ repeated. It knows no daemon, no settings and no Pulumi.
 from observatory.files.owned import short_path, write_file
 from observatory.runtime.errors import (
     DaemonFailed,
-    LockHeldError,
     PortInUse,
     RootfsError,
     RuntimeFault,
@@ -33,7 +32,6 @@ __all__ = [
     "DaemonFailed",
     "LiveMap",
     "LiveServers",
-    "LockHeldError",
     "PortInUse",
     "Probe",
     "Process",

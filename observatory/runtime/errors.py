@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from observatory.errors import REFUSED, ObservatoryError
 
-class RuntimeFault(Exception):  # noqa: N818 - RuntimeError is Python's own
+
+class RuntimeFault(ObservatoryError):  # noqa: N818 - RuntimeError is Python's own
     """Base of every error that the local runtime raises."""
 
 
@@ -22,10 +24,8 @@ class SandboxError(RuntimeFault):
 class PortInUse(RuntimeFault):
     """A port that the stack needs is held by another process."""
 
+    exit_code = REFUSED
+
 
 class DaemonFailed(RuntimeFault):
     """A daemon ended, or did not become ready; the message ends with the last lines of its log."""
-
-
-class LockHeldError(RuntimeFault):
-    """A lock that is not waited for is held by another process, which the message names."""

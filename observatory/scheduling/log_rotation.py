@@ -5,7 +5,7 @@ from __future__ import annotations
 from observatory.nodes import Paths
 from observatory.nodes.logrotate import command, logrotate_files, state_directory
 from observatory.runtime import RuntimeFault, Sandbox
-from observatory.settings.base import StackSettings
+from observatory.settings import StackSettings
 
 SECONDS = 300
 

@@ -15,18 +15,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from observatory.errors import WRONG_USAGE, ObservatoryError
 from observatory.files import locks
+from observatory.files.locks import FileLockHeldError
 from observatory.nodes.host_jobs import HostJob, host_jobs
-from observatory.runtime import LockHeldError, RuntimeFault
+from observatory.runtime import RuntimeFault
 from observatory.scheduling.records import JobRecord, RecordStore, RunResult
-from observatory.settings.base import load_file
+from observatory.settings import load_file
 from observatory.workspace import Workspace
 
 STOP_SECONDS = 20  # what a job gets to end in order before it is killed
 MESSAGE_BYTES = 2000  # of a job's last words, in its record
 
 
-class JobRunningError(LockHeldError):
+class JobRunningError(FileLockHeldError):
     """The job runs already; nothing was started."""
 
 
@@ -34,8 +36,10 @@ class JobFailedError(RuntimeFault):
     """The job failed or took too long; the message ends with its last words."""
 
 
-class UnknownJobError(Exception):
+class UnknownJobError(ObservatoryError):
     """There is no job of that name."""
+
+    exit_code = WRONG_USAGE
 
 
 def run_job(workspace: Workspace, name: str) -> JobRecord:
@@ -66,7 +70,7 @@ def run(job: HostJob, argv: list[str], *, cwd: Path, store: RecordStore) -> JobR
             store.write(record)
             record = _run(job, argv, cwd=cwd, store=store, record=record, lock=lock)
             store.write(record)
-    except LockHeldError:
+    except FileLockHeldError:
         pid = locks.holder(store.lock_file(job.name))
         raise JobRunningError(
             f"the job {job.name} runs already, as process {pid}; see {store.log_file(job.name)}"

@@ -23,22 +23,23 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from observatory.files import locks
+from observatory.files.locks import FileLockHeldError
 from observatory.nodes import Paths
 from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.host_jobs import HostJob, host_jobs
-from observatory.runtime import LockHeldError, Sandbox
+from observatory.runtime import Sandbox
 from observatory.scheduling.records import JobRecord, RecordStore, RunResult, log_file, now
 from observatory.scheduling.runner import STOP_SECONDS
 from observatory.scheduling.scheduler_process import NAME, lock_file
 from observatory.scheduling.webhook import TakeAlerts, serve, token
-from observatory.settings.base import load_file
+from observatory.settings import load_file
 from observatory.workspace import Workspace
 
 BEAT_SECONDS = 15
 LOG = logging.getLogger("observatory.scheduler")
 
 
-class SchedulerRunningError(LockHeldError):
+class SchedulerRunningError(FileLockHeldError):
     """The stack has a scheduler already; nothing was started."""
 
 
@@ -58,7 +59,7 @@ def run_scheduler(workspace: Workspace, take_alerts: TakeAlerts) -> None:
             _log_to(workspace)
             _listen(workspace, settings.ports.rollback_webhook, take_alerts)
             _Scheduler(workspace, jobs).run_until_told()
-    except LockHeldError:
+    except FileLockHeldError:
         pid = locks.holder(lock_file(workspace.sandbox))
         raise SchedulerRunningError(
             f"the stack {workspace.stack!r} has a scheduler already, process {pid}; `observatory up` restarts it"

@@ -10,23 +10,23 @@ that `openssl pkey -pubout` prints between its markers, which is a SubjectPublic
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
+
+from observatory.errors import ObservatoryError
+from observatory.settings.keys import PUBLIC_KEY_PREFIX, public_key_der
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 PAYLOAD_TYPE = "application/vnd.llm-observatory.release+json"
 KEY_ID_DIGITS = 16  # of the SHA-256 of the public key: it only finds the key, the signature is what counts
-_PUBLIC_KEY_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410: what precedes the key's own 32 bytes
-_PUBLIC_KEY_BYTES = 32
 
 
-class SignatureError(Exception):
+class SignatureError(ObservatoryError):
     """A key that cannot be used, or a signature that no trusted key made; the message says which."""
 
 
@@ -39,29 +39,9 @@ class Signature(BaseModel):
     value: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{86}==$")]  # 64 bytes
 
 
-def _checked_public_key(text: str) -> str:
-    _der(text)
-    return text
-
-
-def _der(public_key: str) -> bytes:
-    try:
-        der = base64.b64decode(public_key, validate=True)
-    except binascii.Error:
-        der = b""
-    if not der.startswith(_PUBLIC_KEY_PREFIX) or len(der) != len(_PUBLIC_KEY_PREFIX) + _PUBLIC_KEY_BYTES:
-        raise ValueError(
-            "expected an Ed25519 public key: the line that `openssl pkey -in KEY.pem -pubout` prints between markers"
-        )
-    return der
-
-
-PublicKey = Annotated[str, AfterValidator(_checked_public_key)]
-
-
 def key_id(public_key: str) -> str:
     """Return what names a public key in signatures."""
-    return hashlib.sha256(_der(public_key)).hexdigest()[:KEY_ID_DIGITS]
+    return hashlib.sha256(public_key_der(public_key)).hexdigest()[:KEY_ID_DIGITS]
 
 
 def make_private_key() -> str:
@@ -80,7 +60,7 @@ def public_key(private_key: str) -> str:
         SignatureError: it is no Ed25519 key without a passphrase.
     """
     raw = _loaded(private_key).public_key().public_bytes_raw()
-    return base64.b64encode(_PUBLIC_KEY_PREFIX + raw).decode("ascii")
+    return base64.b64encode(PUBLIC_KEY_PREFIX + raw).decode("ascii")
 
 
 def sign(payload: bytes, private_key: str) -> Signature:
@@ -110,7 +90,7 @@ def signer(payload: bytes, signature: Signature, trusted: Mapping[str, str]) -> 
     found = next((name for name, key in trusted.items() if key_id(key) == signature.key_id), None)
     if found is None:
         raise SignatureError(f"signed by the key {signature.key_id}, which is not trusted (trusted: {_names(trusted)})")
-    key = Ed25519PublicKey.from_public_bytes(_der(trusted[found])[len(_PUBLIC_KEY_PREFIX) :])
+    key = Ed25519PublicKey.from_public_bytes(public_key_der(trusted[found])[len(PUBLIC_KEY_PREFIX) :])
     try:
         key.verify(base64.b64decode(signature.value), _encoded(payload))
     except InvalidSignature:

@@ -1,1 +1,25 @@
-"""Typed stack settings: what `Pulumi.<stack>.yaml` says a stack is."""
+"""Typed stack settings: what `Pulumi.<stack>.yaml` says a stack is.
+
+A stack's settings are those of its platform: `StackSettings` is the union of `LocalSettings` and `AwsSettings`,
+discriminated by `platform`. What is live (versions, weights) is not a setting: see `observatory.documents.rollout`.
+"""
+
+from observatory.settings.aws import AwsSettings as AwsSettings
+from observatory.settings.aws import architecture_of as architecture_of
+from observatory.settings.base import FLEETS as FLEETS
+from observatory.settings.base import Delivery as Delivery
+from observatory.settings.base import EmailNotices as EmailNotices
+from observatory.settings.base import FleetName as FleetName
+from observatory.settings.base import Logs as Logs
+from observatory.settings.base import Notifications as Notifications
+from observatory.settings.base import Ports as Ports
+from observatory.settings.base import Sample as Sample
+from observatory.settings.base import Schedule as Schedule
+from observatory.settings.base import SharedSettings as SharedSettings
+from observatory.settings.local import LocalSettings as LocalSettings
+from observatory.settings.reading import PROJECT as PROJECT
+from observatory.settings.reading import ConfigFile as ConfigFile
+from observatory.settings.reading import SettingsError as SettingsError
+from observatory.settings.reading import StackSettings as StackSettings
+from observatory.settings.reading import load_file as load_file
+from observatory.settings.reading import load_program as load_program

@@ -1,6 +1,5 @@
 """Typed settings of a stack on AWS and Kubernetes: `platform: aws`.
 
-Owns the settings of an AWS stack beyond `observatory.settings.base.StackSettings`.
 A secret is never a setting: receivers of alerts name a Kubernetes Secret, all others are drawn by the program.
 """
 
@@ -16,14 +15,13 @@ from pydantic import Field, model_validator
 from observatory.settings.base import (
     Address,
     Backups,
-    Cache,
     Database,
     FirstRollout,
     Fleets,
     Ports,
     Settings,
+    SharedSettings,
     Smarthost,
-    StackSettings,
 )
 
 Architecture = Literal["arm64", "amd64"]
@@ -111,7 +109,7 @@ class AwsDatabase(Database):
     wal_volume: Volume
 
 
-class AwsCache(Cache):
+class AwsCache(Settings):
     """ElastiCache for Valkey; with two nodes or more, the second takes over in another zone."""
 
     node_type: Annotated[str, Field(pattern=r"^cache\.[a-z0-9]+\.[a-z0-9]+$")]
@@ -235,10 +233,10 @@ class AwsFirstRollout(FirstRollout):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class AwsSettings(StackSettings):
+class AwsSettings(SharedSettings):
     """All settings of one stack on AWS."""
 
-    NOT_HERE: ClassVar[frozenset[str]] = frozenset({"ports", "cache.memory_mb"})
+    ports: ClassVar[Ports] = PORTS
 
     platform: Literal["aws"]
     account: Account
@@ -246,7 +244,6 @@ class AwsSettings(StackSettings):
     operations_vpc: OperationsVpc
     machine_images: MachineImages
     release_bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
-    ports: Ports = PORTS
     database: AwsDatabase
     cache: AwsCache
     backups: AwsBackups

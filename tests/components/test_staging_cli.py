@@ -14,8 +14,7 @@ import pytest
 from observatory.delivery.releases import Manifest
 from observatory.documents.rollout import RolloutDocument
 from observatory.platforms.aws.clients import client
-from observatory.settings.aws import AwsSettings
-from observatory.settings.base import load_file
+from observatory.settings import AwsSettings, load_file
 from tests.support.aws import REGION, aws_on_loopback
 from tests.support.checkout import SOURCE, Checkout
 from tests.support.cloud import PACKAGES, Cloud, serve

@@ -10,8 +10,9 @@ from typing import Any
 
 from observatory.delivery.deployment import World
 from observatory.delivery.environment import BalancerError, HostsError, MetricsUnavailableError, Sample
-from observatory.delivery.gates import Limits
-from observatory.documents.rollout import FleetName, RolloutDocument, StaleRolloutError
+from observatory.documents.rollout import RolloutDocument, StaleRolloutError
+from observatory.settings import FleetName
+from observatory.settings.gates import Limits
 
 OLD, NEW = "a" * 64, "b" * 64
 SIZE = 3  # instances of each fleet

@@ -10,7 +10,7 @@ import pytest
 from observatory.nodes import Paths, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
 from observatory.runtime import Probe, Program, Sandbox, find_free_ports
-from observatory.settings.base import Ports, StackSettings
+from observatory.settings import LocalSettings, Ports
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def sandbox(tmp_path: Path, rootfs: Path) -> Iterator[Sandbox]:
 class Pager:
     """A real Alertmanager with its receiver."""
 
-    def __init__(self, settings: StackSettings) -> None:
+    def __init__(self, settings: LocalSettings) -> None:
         self.alertmanager = f"http://127.0.0.1:{settings.ports.alertmanager}"
         self.receiver = f"http://127.0.0.1:{settings.ports.alert_receiver}"
 
@@ -51,7 +51,7 @@ class Pager:
 @pytest.fixture
 def pager(sandbox: Sandbox) -> Iterator[Pager]:
     ports = dict(zip(Ports.model_fields, find_free_ports(len(Ports.model_fields)), strict=True))
-    settings = StackSettings(ports=Ports(**ports))
+    settings = LocalSettings(ports=Ports(**ports))
     sandbox.start()
     for unit in (alert_receiver(settings, Paths()), alertmanager(settings, Paths())):
         start(sandbox, unit)

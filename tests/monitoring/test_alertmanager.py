@@ -11,7 +11,7 @@ from monitoring.alertmanager import NOBODY
 from observatory.nodes import Paths
 from observatory.nodes.alertmanager import alertmanager
 from observatory.runtime import Sandbox
-from observatory.settings.base import StackSettings
+from observatory.settings import LocalSettings
 from tests.monitoring.conftest import Pager
 
 DEADLINE_S = 60
@@ -60,7 +60,7 @@ def test_every_alert_reaches_somebody(configured: Sandbox) -> None:
 
 @pytest.mark.parametrize("alert", [alert for alert in ALERTS if alert.rollback], ids=lambda alert: alert.name)
 def test_an_alert_that_rolls_back_reaches_the_scheduler_and_people(sandbox: Sandbox, alert: Alert) -> None:
-    (text,) = alertmanager(StackSettings(), Paths()).files.values()
+    (text,) = alertmanager(LocalSettings(), Paths()).files.values()
     sandbox.write_file(FILE, text)
     assert "SUCCESS" in sandbox.run(["/usr/bin/amtool", "check-config", FILE]).stdout
     people = {"critical": "pagerduty,slack", "warning": "slack,email"}[alert.severity]

@@ -15,7 +15,7 @@ from monitoring.rules import TEST_SCOPE
 from observatory.nodes import Paths
 from observatory.nodes.prometheus import prometheus
 from observatory.runtime import Sandbox
-from observatory.settings.base import StackSettings
+from observatory.settings import LocalSettings
 
 ROLLS_BACK = {"StorageServiceDown", "StorageInstanceDown", "StorageErrorBudgetFastBurn"}
 SCOPE = Scope(stack="s1", runbooks="http://runbooks")
@@ -60,7 +60,7 @@ def test_a_wrong_rule_is_found(sandbox: Sandbox, right: str, wrong: str, alert: 
 
 
 def test_the_rules_of_a_stack_are_sound(sandbox: Sandbox) -> None:
-    unit = prometheus(StackSettings(), Paths(), stack="local", instances={"blue": (18100,), "green": (18200,)})
+    unit = prometheus(LocalSettings(), Paths(), stack="local", instances={"blue": (18100,), "green": (18200,)})
     for path, content in unit.files.items():
         sandbox.write_file(path, content)
     done = sandbox.run(

@@ -13,10 +13,10 @@ import observatory.cli  # noqa: F401 - registers the commands
 from observatory.cli.app import app
 from observatory.nodes.host_jobs import HostJob, host_jobs
 from observatory.nodes.timers import timer_files
-from observatory.settings.base import Sample, Schedule, StackSettings
+from observatory.settings import LocalSettings, Sample, Schedule
 
-JOBS = host_jobs(StackSettings())
-SAMPLING = host_jobs(StackSettings(sample=Sample(source="production", fraction=0.2, cron="1 2 * * *")))[-1]
+JOBS = host_jobs(LocalSettings())
+SAMPLING = host_jobs(LocalSettings(sample=Sample(source="production", fraction=0.2, cron="1 2 * * *")))[-1]
 
 
 def test_names_are_unique_and_every_setting_is_a_jobs_time() -> None:
@@ -32,7 +32,7 @@ def test_a_sample_is_made_where_the_settings_name_its_source() -> None:
 
 
 def test_a_schedule_in_the_settings_is_the_jobs() -> None:
-    jobs = host_jobs(StackSettings(schedule=Schedule(backup_full="5 4 1 * *")))
+    jobs = host_jobs(LocalSettings(schedule=Schedule(backup_full="5 4 1 * *")))
     assert next(job for job in jobs if job.name == "backup-full").cron == "5 4 1 * *"
 
 

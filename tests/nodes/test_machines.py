@@ -21,8 +21,7 @@ from observatory.nodes.aws import DATABASE, DATABASE_MEMORY, database_user_data,
 from observatory.nodes.cloud_init import MAX_USER_DATA, PROGRAMS, compressed, nvme_device
 from observatory.nodes.pgbackrest import S3Repository
 from observatory.nodes.systemd import DIRECTORY, quoted
-from observatory.settings.aws import AwsSettings
-from observatory.settings.base import load_file
+from observatory.settings import AwsSettings, load_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = "rediss://primary.cache.amazonaws.com:6379"

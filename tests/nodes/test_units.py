@@ -22,9 +22,9 @@ from observatory.nodes.postgres import api_credentials, api_credentials_file, ho
 from observatory.nodes.prometheus import prometheus
 from observatory.nodes.storage import storage
 from observatory.nodes.valkey import valkey
-from observatory.settings.base import StackSettings
+from observatory.settings import LocalSettings
 
-SETTINGS, PATHS = StackSettings(), Paths()
+SETTINGS, PATHS = LocalSettings(), Paths()
 
 
 def all_units() -> list[Unit]:

@@ -22,7 +22,7 @@ from observatory.operations.journal import channels
 from observatory.progress import silent
 from observatory.runtime import find_free_ports
 from observatory.security.certificates import issue, make_authority
-from observatory.settings.base import Notifications, StackSettings
+from observatory.settings import LocalSettings, Notifications
 from tests.delivery.environment import BAD, Simulation, simulation
 from tests.delivery.faults import order
 from tests.notifications.receiver import Receiver, receiver
@@ -277,7 +277,7 @@ def test_a_password_goes_over_verified_tls_only(file: Path, tmp_path: Path, monk
 
 
 def test_on_local_the_stacks_receiver_stands_for_what_is_not_set(tmp_path: Path) -> None:
-    settings = StackSettings()
+    settings = LocalSettings()
     assert [channel.name for channel in channels(settings, tmp_path)] == ["slack", "pagerduty", "webhook"]
     given = Notifications.model_validate_json(
         json.dumps({"email": {"to": "a@b.example", "sender": "c@b.example", "smarthost": "mail.b.example:587"}})

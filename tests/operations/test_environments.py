@@ -18,8 +18,7 @@ from observatory.operations.bootstrap import bootstrap
 from observatory.operations.environments import administrator, world_of
 from observatory.platforms.aws.clients import client
 from observatory.progress import silent
-from observatory.settings.aws import AwsSettings
-from observatory.settings.base import load_file
+from observatory.settings import AwsSettings, load_file
 from observatory.workspace import Workspace
 from tests.delivery.environment import NEW, OLD
 from tests.delivery.test_releases import TRUSTED, release

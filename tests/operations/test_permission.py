@@ -16,12 +16,12 @@ from observatory.documents.rollout import Deployment, RolloutDocument
 from observatory.operations.permission import approve_release, permission
 from observatory.operations.signing import sign, trusted_keys
 from observatory.security.actor import actor
-from observatory.settings.base import Delivery, StackSettings
+from observatory.settings import Delivery, LocalSettings
 from observatory.settings.windows import WEEKDAYS, Window
 from observatory.workspace import Workspace
 
 ALWAYS = Window(days=WEEKDAYS, opens="00:00", closes="00:00")
-NEEDS_APPROVAL = StackSettings(delivery=Delivery(approval=("minor", "major")))
+NEEDS_APPROVAL = LocalSettings(delivery=Delivery(approval=("minor", "major")))
 
 
 @pytest.fixture
@@ -40,15 +40,15 @@ def kept(workspace: Workspace, tmp_path: Path) -> Callable[..., Manifest]:
         said = {"name": "storage-service", "version": version, "sha256": hashlib.sha256(content).hexdigest()}
         manifest.write_text(json.dumps({**said, "schema_min": 3, "schema_max": 6}))
         sign(workspace, artifact, manifest)
-        return workspace.releases.add(artifact, manifest, trusted_keys(workspace, StackSettings()))
+        return workspace.releases.add(artifact, manifest, trusted_keys(workspace, LocalSettings()))
 
     return keep
 
 
-def closed_now() -> StackSettings:
+def closed_now() -> LocalSettings:
     """Return settings whose only window is some days away, whenever this runs."""
     day = WEEKDAYS[(datetime.now(UTC).weekday() + 3) % 7]
-    return StackSettings(delivery=Delivery(windows=(Window(days=(day,), opens="10:00", closes="11:00"),)))
+    return LocalSettings(delivery=Delivery(windows=(Window(days=(day,), opens="10:00", closes="11:00"),)))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_outside_the_windows_a_minor_or_major_version_is_refused_with_when_the_n
 def test_within_a_window_and_with_a_patch_at_any_time_it_may_go(
     workspace: Workspace, kept: Callable[..., Manifest]
 ) -> None:
-    assert permission(workspace, StackSettings(delivery=Delivery(windows=(ALWAYS,))), kept("v0.2.0")) is None
+    assert permission(workspace, LocalSettings(delivery=Delivery(windows=(ALWAYS,))), kept("v0.2.0")) is None
     assert permission(workspace, closed_now(), kept("v0.1.1")) is None
 
 

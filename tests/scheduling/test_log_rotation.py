@@ -12,9 +12,9 @@ import pytest
 
 from observatory.runtime import Program, Sandbox
 from observatory.scheduling.log_rotation import LogRotationError, rotate_logs
-from observatory.settings.base import Logs, StackSettings
+from observatory.settings import LocalSettings, Logs
 
-SETTINGS = StackSettings()
+SETTINGS = LocalSettings()
 ROTATIONS = 4
 WRITER = 'i=0; while [ ! -e /srv/data/stop ]; do i=$((i+1)); echo "line $i"; done; echo end; exec sleep 1000'
 DEADLINE_S = 120
@@ -58,7 +58,7 @@ def test_a_log_past_its_size_is_rotated_and_a_small_one_is_not(sandbox: Sandbox)
     (log / "big.log").write_bytes(b"x" * 2_000_000)
     (log / "small.log").write_bytes(b"x")
     assert rotate_logs(sandbox, SETTINGS) == []  # the first look only notes the day
-    rotated = rotate_logs(sandbox, StackSettings(logs=Logs(rotate_mb=1)))
+    rotated = rotate_logs(sandbox, LocalSettings(logs=Logs(rotate_mb=1)))
     assert [name.split("-")[0] for name in rotated] == ["big.log"]
     assert (log / "small.log").exists()
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from observatory.settings.aws import AwsSettings, architecture_of
-from observatory.settings.base import SettingsError, load_file
+from observatory.settings import AwsSettings, SettingsError, architecture_of, load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from observatory.settings.base import SettingsError, StackSettings, load_file
+from observatory.settings import LocalSettings, SettingsError, StackSettings, load_file
 
 
 def load(tmp_path: Path, text: str) -> StackSettings:
@@ -14,7 +14,7 @@ def load(tmp_path: Path, text: str) -> StackSettings:
 
 
 def test_a_missing_file_means_defaults(tmp_path: Path) -> None:
-    assert load_file(tmp_path / "Pulumi.local.yaml") == StackSettings()
+    assert load_file(tmp_path / "Pulumi.local.yaml") == LocalSettings()
 
 
 def test_values_are_taken_from_the_projects_namespace_only(tmp_path: Path) -> None:

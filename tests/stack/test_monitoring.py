@@ -21,11 +21,11 @@ from monitoring import ALERTS, JOBS, Scope
 from monitoring.recording import recording_rules
 from observatory.database.connection import connect
 from observatory.delivery.environment import Sample
-from observatory.documents.rollout import FleetName
 from observatory.files.owned import short_path
 from observatory.operations.demonstration import spans
 from observatory.platforms.prometheus import TRAFFIC, PrometheusMetrics
 from observatory.runtime import Sandbox
+from observatory.settings import FleetName
 from tests.stack.test_faults import EMBEDDED, postmasters
 from tests.stack.test_up import client
 from tests.support.checkout import Checkout

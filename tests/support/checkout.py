@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from observatory.settings.base import Ports
+from observatory.settings import Ports
 
 SOURCE = Path(__file__).resolve().parents[2]
 UP_TIMEOUT_S = 300

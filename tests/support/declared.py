@@ -20,7 +20,7 @@ from pulumi.runtime.stack import run_pulumi_func
 from pulumi.runtime.sync_await import _sync_await
 
 from observatory.documents.rollout import FleetState, RolloutDocument
-from observatory.settings.base import PROJECT, load_file
+from observatory.settings import PROJECT, load_file
 from observatory.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from observatory.documents.logins import PairedRole
+
+POOL_RESERVE = 5  # connections of the service's login beyond the pooler's: restarts of the pooler, direct sessions
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
@@ -29,3 +33,16 @@ class Limits:
             "lock_timeout": 1000 * self.lock_timeout_s,
             "idle_in_transaction_session_timeout": 1000 * self.idle_in_transaction_s,
         }
+
+
+READONLY_LIMITS = Limits(connections=10, statement_timeout_s=60, lock_timeout_s=5, idle_in_transaction_s=60)
+ADMIN_LIMITS = Limits(connections=5, statement_timeout_s=900, lock_timeout_s=10, idle_in_transaction_s=300)
+MONITOR_LIMITS = Limits(connections=5, statement_timeout_s=10, lock_timeout_s=3, idle_in_transaction_s=10)
+
+
+def limits_of(role: PairedRole, *, pool_size: int) -> Limits:
+    """Return what each login of a role may take; `pool_size` is the pooler's for each login."""
+    if role == "app":
+        connections = pool_size + POOL_RESERVE
+        return Limits(connections=connections, statement_timeout_s=30, lock_timeout_s=10, idle_in_transaction_s=30)
+    return READONLY_LIMITS if role == "readonly" else ADMIN_LIMITS

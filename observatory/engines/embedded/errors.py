@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from observatory.errors import INTERRUPTED, REFUSED, WRONG_USAGE, ObservatoryError
+
 if TYPE_CHECKING:
     from observatory.engines.embedded.plan import Result
 
@@ -15,7 +17,7 @@ INSTALL_URL = "https://www.pulumi.com/docs/install/"
 INSTALL_CLI = f"install the Pulumi CLI ({INSTALL_URL}) and run the stack with it"
 
 
-class EngineError(Exception):
+class EngineError(ObservatoryError):
     """Base of everything the engine raises on purpose.
 
     Attributes:
@@ -28,9 +30,13 @@ class EngineError(Exception):
 class ConfigError(EngineError):
     """Pulumi.yaml or the stack's configuration file cannot be used."""
 
+    exit_code = WRONG_USAGE
+
 
 class LockedError(EngineError):
     """Another process holds the stack's lock."""
+
+    exit_code = REFUSED
 
 
 class StateError(EngineError):
@@ -70,3 +76,5 @@ class UnsupportedError(EngineError):
 
 class Interrupted(EngineError):  # noqa: N818 - not a fault
     """The run was asked to stop (SIGINT or SIGTERM); steps in flight were finished and saved."""
+
+    exit_code = INTERRUPTED

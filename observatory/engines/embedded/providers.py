@@ -12,13 +12,14 @@ import uuid
 from dataclasses import dataclass
 
 from observatory.engines.embedded.values import Properties
+from observatory.errors import ObservatoryError
 
 DYNAMIC = "pulumi-python"  # the package of dynamic resources
 PROVIDER_TYPE = "pulumi:providers:"  # then a package: the resources that are providers themselves
 INTERNAL_KEY = "__internal"  # in a provider's inputs: what the CLI keeps for itself, sdk/go/common/resource/provider
 
 
-class ProviderError(Exception):
+class ProviderError(ObservatoryError):
     """A provider's operation failed.
 
     Attributes:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError
 
 from observatory.delivery.environment import BalancerError, Clock, HostsError, RolloutStore
-from observatory.documents.rollout import TOTAL_WEIGHT, FleetName
+from observatory.documents.rollout import TOTAL_WEIGHT
 from observatory.platforms.preview import Preview
+from observatory.settings import FleetName
 
 if TYPE_CHECKING:
     from mypy_boto3_autoscaling import AutoScalingClient

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from observatory.delivery.environment import BalancerError, HostsError
-from observatory.documents.rollout import FileRolloutStore, FleetName, FleetState
+from observatory.documents.rollout import FileRolloutStore, FleetState
 from observatory.engines.embedded import EngineError, Interrupted, LockedError, Result, Step
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import runtime_socket, weights_file
 from observatory.platforms.preview import Preview
 from observatory.runtime import BalancerUnreachable, LiveMap, Probe, RuntimeFault, Sandbox
+from observatory.settings import FleetName
 
 UNTOUCHED = ("same", "refresh", "read")
 LOCKED_SECONDS = 120.0  # for another run of the program to end, such as that of a deployment that was taken over

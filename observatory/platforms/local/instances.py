@@ -7,14 +7,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from observatory.delivery.environment import HostsError
-from observatory.documents.rollout import FleetName, other
+from observatory.documents.rollout import other
 from observatory.engines.embedded import Step
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import backend_server, runtime_socket, servers_file
 from observatory.nodes.storage import labelled, unit_name
 from observatory.platforms.local.fleets import POLL_SECONDS, RESTART_SECONDS, LocalHosts, is_of, told
 from observatory.runtime import LiveServers, Probe, Sandbox
-from observatory.settings.base import FLEETS
+from observatory.settings import FLEETS, FleetName
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from observatory.documents.rollout import FleetName, RolloutDocument
+from observatory.documents.rollout import RolloutDocument
 from observatory.nodes import Paths, TcpReady, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
 from observatory.nodes.etcd import etcd
@@ -32,7 +32,7 @@ from observatory.nodes.storage import instance_label, storage
 from observatory.nodes.valkey import valkey
 from observatory.runtime import Probe, Sandbox, package_versions
 from observatory.scheduling.scheduler_process import scheduler_pid, scheduler_ready
-from observatory.settings.base import FLEETS, StackSettings
+from observatory.settings import FLEETS, FleetName, LocalSettings
 
 PACKAGES = {
     "etcd": "etcd-server",
@@ -68,7 +68,7 @@ class DaemonStatus:
         return asdict(self)
 
 
-def stack_units(settings: StackSettings, rollout: RolloutDocument, stack: str) -> list[tuple[Unit, str | None]]:
+def stack_units(settings: LocalSettings, rollout: RolloutDocument, stack: str) -> list[tuple[Unit, str | None]]:
     """Return every unit of the stack, in the order of their start, with the version of those that a rollout chooses."""
     paths = Paths()
     fleets = {name: list(_fleet_units(settings, rollout, name, paths)) for name in FLEETS}
@@ -93,14 +93,14 @@ def stack_units(settings: StackSettings, rollout: RolloutDocument, stack: str) -
     return [*((unit, None) for unit in node), *instances, *((unit, None) for unit in others)]
 
 
-def _fleet_units(settings: StackSettings, rollout: RolloutDocument, name: FleetName, paths: Paths) -> Iterator[Unit]:
+def _fleet_units(settings: LocalSettings, rollout: RolloutDocument, name: FleetName, paths: Paths) -> Iterator[Unit]:
     for index in range(1, settings.fleets.size + 1):
         release = rollout.fleet(name).release(instance_label(name, index))
         yield storage(settings, paths, fleet=name, index=index, version=release.version, sha256=release.sha256)
 
 
 def daemon_statuses(
-    sandbox: Sandbox, settings: StackSettings, rollout: RolloutDocument, stack: str
+    sandbox: Sandbox, settings: LocalSettings, rollout: RolloutDocument, stack: str
 ) -> list[DaemonStatus]:
     """Return the status of every daemon that the stack should have."""
     versions = {name: upstream_version(version) for name, version in package_versions(sandbox.rootfs).items()}
@@ -131,7 +131,7 @@ def _status(sandbox: Sandbox, unit: Unit, version: str) -> DaemonStatus:
     )
 
 
-def _postgres_status(sandbox: Sandbox, settings: StackSettings, versions: dict[str, str]) -> DaemonStatus:
+def _postgres_status(sandbox: Sandbox, settings: LocalSettings, versions: dict[str, str]) -> DaemonStatus:
     """PostgreSQL is Patroni's child, not the supervisor's: its pid stands in the data directory."""
     ready = TcpReady(port=settings.ports.postgres)
     running = sandbox.alive() and Probe(**ready.target()).check()

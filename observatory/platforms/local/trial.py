@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING
 
 from observatory.delivery.environment import HostsError
 from observatory.delivery.releases import Manifest, ReleaseError, ReleaseStore, install
-from observatory.documents.rollout import FleetName
 from observatory.nodes import Paths, Unit
 from observatory.nodes.storage import TRIAL, launcher, trial, trial_directory, trial_releases
 from observatory.platforms.smoke import exercise
 from observatory.runtime import Probe, Program, RuntimeFault, Sandbox, check_ports
-from observatory.settings.base import StackSettings
+from observatory.settings import FleetName, StackSettings
 
 if TYPE_CHECKING:
     import httpx

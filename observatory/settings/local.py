@@ -1,0 +1,47 @@
+"""Settings of a stack on one Linux machine: `platform: local`, the default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from observatory.settings.base import FLEETS, Backups, Database, FirstRollout, Fleets, Ports, Settings, SharedSettings
+
+
+class Cache(Settings):
+    """Size of the cache, in MiB."""
+
+    memory_mb: Annotated[int, Field(ge=4)] = 64
+
+
+class LocalSettings(SharedSettings):
+    """All settings of one stack on the platform `local`."""
+
+    platform: Literal["local"] = "local"
+    ports: Ports = Ports()
+    database: Database = Database()
+    cache: Cache = Cache()
+    backups: Backups = Backups()
+    fleets: Fleets = Fleets()
+    first_rollout: FirstRollout = FirstRollout()
+
+    @model_validator(mode="after")
+    def _ports_do_not_overlap(self) -> Self:
+        owner: dict[int, str] = {}
+        for name, port in self.named_ports():
+            if port > 65535:  # noqa: PLR2004 - the largest TCP port
+                raise ValueError(f"ports.{name} is {port}: fleets.size {self.fleets.size} runs past port 65535")
+            if port in owner:
+                raise ValueError(f"ports.{owner[port]} and ports.{name} both name port {port}")
+            owner[port] = name
+        return self
+
+    def named_ports(self) -> Iterator[tuple[str, int]]:
+        """Yield every (setting, port) in use, a fleet's instances one by one."""
+        for name, port in self.ports.model_dump().items():
+            if name in FLEETS:
+                yield from ((name if i == 0 else f"{name}+{i}", port + i) for i in range(self.fleets.size))
+            else:
+                yield name, port
