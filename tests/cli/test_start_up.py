@@ -13,6 +13,9 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     return Checkout.copy(tmp_path_factory.mktemp("fresh"), rootfs=None)
 
 
+ALWAYS_LOADED = ("bootstrap", "defaults", "engine_choice", "plan", "signing")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -33,7 +36,7 @@ def test_the_help_loads_no_operation(fresh: Checkout) -> None:
     """One that is loaded brings whatever any of them needs: every command then waits for it."""
     _, loaded = run_watched(fresh, "--help")
     operations = {module for module in loaded if module.startswith("observatory.operations.")}
-    assert operations <= {f"observatory.operations.{module}" for module in ("defaults", "engines", "plan")}
+    assert operations <= {f"observatory.operations.{module}" for module in ALWAYS_LOADED}
 
 
 def test_a_plan_of_this_machine_loads_no_sdk_of_another(fresh: Checkout) -> None:

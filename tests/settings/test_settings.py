@@ -51,7 +51,7 @@ def test_values_are_taken_from_the_projects_namespace_only(tmp_path: Path) -> No
         ("  llm-observatory:fleets:\n    size: 0\n", "greater than or equal to 1 (given: 0)"),
         (
             "  llm-observatory:platform: azure\n",
-            "Pulumi.local.yaml:2: llm-observatory:platform: input should be 'local'",
+            "Pulumi.local.yaml:2: llm-observatory:platform: expected one of local, aws",
         ),
         (
             "  llm-observatory:schedule:\n    backup_full: 30 25 * * sun\n",
