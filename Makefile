@@ -6,7 +6,7 @@ E     ?= local
 WORKERS ?= 2  # of `make test`: its tests wait more than they compute
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test lint format bench prove build catalogue lock clean runtime-environment dev-environment
+.PHONY: help up down status test test-cli cli lint format bench prove build catalogue lock clean runtime-environment dev-environment
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,15 @@ build: runtime-environment  ## Build and sign one release of the storage service
 	@$(BIN)/python -m service.build --version $(VERSION) --output dist
 	@$(BIN)/observatory release sign dist/storage-service-$(VERSION)-$(shell uname -m).tar.gz
 
-test: dev-environment  ## Run every test that can run on this machine
-	@$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+test: dev-environment  ## Run every test that needs no Pulumi CLI
+	@$(PYTEST) -m "not cli"
+
+test-cli: dev-environment cli  ## Build the Pulumi CLI and run the tests that need it
+	@$(PYTEST) -m cli
+
+cli:  ## Build the Pulumi CLI for the tests, into .observatory/bin (needs Go)
+	@scripts/pulumi-cli.sh .observatory/bin/pulumi
 
 lint: dev-environment  ## Check formatting, style, types, import direction and migrations
 	@$(BIN)/ruff format --check .

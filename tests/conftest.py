@@ -1,14 +1,20 @@
 """Fixtures of the whole suite."""
 
+import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from observatory.runtime import ensure_rootfs
+from tests.support import language_host
 from tests.support.postgres import PostgresServer, community_server, postgres_server
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILT_CLI = ROOT / ".observatory/bin"  # where `make cli` builds it
 
 
 def pytest_configure() -> None:
@@ -17,18 +23,33 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Take the files with the longest tests first; skip, and say so, what needs a program that no registry carries."""
+    """Run the files with the longest tests first, and skip the tests marked `cli` where there is no CLI."""
     items.sort(key=lambda item: "stack" not in item.path.parts)  # whole stacks: else the last is waited for alone
-    if shutil.which("pulumi") is None:
+    if shutil.which("pulumi", path=_path_with_cli()) is None:
         for item in items:
             if item.get_closest_marker("cli"):
-                item.add_marker(pytest.mark.skip(reason="needs the pulumi CLI on PATH"))
+                item.add_marker(pytest.mark.skip(reason="needs the Pulumi CLI; run `make cli`"))
+
+
+def _path_with_cli() -> str:
+    """Return PATH with the CLI that `make cli` builds and its language host; without that CLI, PATH as it is."""
+    path = os.environ.get("PATH", os.defpath)
+    if not (BUILT_CLI / "pulumi").exists():
+        return path
+    return os.pathsep.join([str(BUILT_CLI), str(language_host.BIN), str(Path(sys.executable).parent), path])
+
+
+@pytest.fixture(autouse=True)
+def _cli_on_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the CLI on PATH for the tests marked `cli`; the others find the machine's PATH."""
+    if request.node.get_closest_marker("cli"):
+        monkeypatch.setenv("PATH", _path_with_cli())
 
 
 @pytest.fixture(scope="session")
 def rootfs() -> Path:
     """The root filesystem of the checkout, built first where it is missing."""
-    return ensure_rootfs(Path(__file__).resolve().parent.parent / ".observatory/cache")
+    return ensure_rootfs(ROOT / ".observatory/cache")
 
 
 @pytest.fixture(scope="session")

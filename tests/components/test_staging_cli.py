@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,10 +20,7 @@ from tests.support.cloud import PACKAGES, Cloud, serve
 from tests.support.declared import WEIGHTS, rollout
 from tests.support.machine import boots_database, loopback_network
 
-pytestmark = [
-    pytest.mark.cli,
-    pytest.mark.skipif(shutil.which("pulumi") is None, reason="needs the pulumi CLI on PATH"),
-]
+pytestmark = pytest.mark.cli
 
 
 @pytest.fixture

@@ -40,7 +40,6 @@ def test_an_offline_plan_of_a_stack_elsewhere_asks_nobody_what_is_live(fresh: Ch
     assert any("first values from settings" in note for note in plan["notes"])
 
 
-@pytest.mark.skipif(shutil.which("pulumi") is None, reason="needs the pulumi CLI on PATH")
 @pytest.mark.cli
 def test_with_the_cli_on_path_a_preview_of_a_new_local_stack_still_makes_nothing(fresh: Checkout) -> None:
     assert fresh.json("preview")["offline"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,10 +28,3 @@ def make_lab(tmp_path: Path) -> MakeLab:
 def lab(make_lab: MakeLab) -> Lab:
     """Return one lab."""
     return make_lab()
-
-
-@pytest.fixture(autouse=True)
-def _cli(request: pytest.FixtureRequest) -> None:
-    """Skip what needs the CLI where there is none."""
-    if request.node.get_closest_marker("cli") and shutil.which("pulumi") is None:
-        pytest.skip("no pulumi on PATH")

@@ -6,7 +6,6 @@ checked everywhere; where there is a CLI, it runs the same phases, and everythin
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -256,7 +255,6 @@ pulumi.export("mixed", {"s": Output.secret("s"), "n": None, "f": 1.5, "i": 3, "l
 }
 
 
-@pytest.mark.skipif(shutil.which("pulumi") is not None, reason="test_both checks the same, and more")
 @pytest.mark.parametrize("case", CASES)
 def test_embedded(lab: Lab, case: str) -> None:
     for phase in CASES[case]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,10 +99,3 @@ class AccessLab(Lab):
 @pytest.fixture
 def lab(tmp_path: Path) -> AccessLab:
     return AccessLab(tmp_path / "lab")
-
-
-@pytest.fixture(autouse=True)
-def _cli(request: pytest.FixtureRequest) -> None:
-    """Skip what needs the CLI where there is none."""
-    if request.node.get_closest_marker("cli") and shutil.which("pulumi") is None:
-        pytest.skip("no pulumi on PATH")
