@@ -1,6 +1,6 @@
-"""The command `observatory`: parses, shows progress, prints, and chooses the exit code. Nothing else.
+"""The command `observatory`: parses options, shows progress, prints results, sets the exit code.
 
-One module for each group of commands; importing it registers them.
+Each module registers one group of commands when it is imported.
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 refused, nothing changed; 130 interrupted.
 """
 
@@ -25,14 +25,14 @@ from observatory.cli import (  # noqa: F401 - each registers its commands
     verify,
 )
 from observatory.cli.app import app, print_json
-from observatory.cli.terminal import complain
+from observatory.cli.terminal import print_error
 from observatory.errors import FAILED, INTERRUPTED, ObservatoryError
 from observatory.interruption import interrupt_on_signals
 
 REMEDIES = {
     errno.ENOSPC: "; free some disk and run the command again",
-    errno.EROFS: "; the checkout must be writable",
-    errno.EACCES: "; the checkout must be yours",
+    errno.EROFS: "; make the checkout writable",
+    errno.EACCES: "; run the command as the owner of the checkout",
 }
 
 
@@ -46,8 +46,8 @@ def main() -> None:
     except SystemExit as end:
         if end.code != INTERRUPTED:
             raise
-        # Which is what typer makes of KeyboardInterrupt, without a word.
-        _end("interrupted; run the command again, it goes on where it was", "Interrupted", INTERRUPTED)
+        # typer turns KeyboardInterrupt into this exit code and prints no message.
+        _end("interrupted; run the command again, it continues where it stopped", "Interrupted", INTERRUPTED)
 
 
 def _fail(error: Exception) -> NoReturn:
@@ -61,8 +61,8 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def _end(message: str, kind: str, code: int) -> NoReturn:
-    """Tell what went wrong, to people and, where they asked for JSON, to programs; end the process."""
-    complain(message)
+    """Print the error, with `--output json` also as a document on stdout, and end the process."""
+    print_error(message)
     if {"--output=json"} & set(sys.argv) or ("--output", "json") in itertools.pairwise(sys.argv):
         print_json({"error": {"kind": kind, "message": message}, "exit_code": code})
     sys.exit(code)

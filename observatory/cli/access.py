@@ -1,4 +1,4 @@
-"""The command that rotates passwords."""
+"""`observatory rotate-passwords`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from observatory import operations
 from observatory.cli.app import Engine, EngineOption, EnvironmentOption, Output, OutputOption, app, print_json
-from observatory.cli.terminal import ConsoleReporter, answer, table
+from observatory.cli.terminal import ConsoleReporter, print_result, table
 from observatory.documents.logins import PAIRED_ROLES, PairedRole
 from observatory.errors import DONE, FAILED
 
@@ -17,12 +17,15 @@ from observatory.errors import DONE, FAILED
 @app.command()
 def rotate_passwords(
     environment: EnvironmentOption = "local",
-    role: Annotated[list[str] | None, typer.Option(help="Only this role; may be given again.")] = None,
+    role: Annotated[list[str] | None, typer.Option(help="Only this role; repeatable. Default: all.")] = None,
     wait: Annotated[float, typer.Option(min=0, max=3600, help="Seconds for clients to leave the old login.")] = 60.0,
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
 ) -> None:
-    """Give the database's logins new passwords without failing a request; exit code 1 when an old one is still used."""
+    """Rotate database passwords without failing a request.
+
+    Exit code 1 if an old login is still in use.
+    """
     with ConsoleReporter() as report:
         done = operations.rotate_passwords(
             operations.open_workspace(environment),
@@ -34,13 +37,15 @@ def rotate_passwords(
     if output is Output.JSON:
         print_json({"roles": [asdict(each) for each in done]})
     else:
-        rows = [(each.role, each.login, "replaced" if each.retired else "still used: run it again") for each in done]
-        answer(table("Passwords", ("role", "login in use", "password before"), rows))
+        rows = [
+            (each.role, each.login, "replaced" if each.retired else "in use: run the command again") for each in done
+        ]
+        print_result(table("Passwords", ("role", "active login", "previous password"), rows))
     raise typer.Exit(DONE if all(each.retired for each in done) else FAILED)
 
 
 def _roles(names: list[str] | None) -> tuple[PairedRole, ...]:
     for name in names or ():
         if name not in PAIRED_ROLES:
-            raise typer.BadParameter(f"no role {name!r} with a password (there are: {', '.join(PAIRED_ROLES)})")
+            raise typer.BadParameter(f"unknown role {name!r}; expected one of {', '.join(PAIRED_ROLES)}")
     return tuple(role for role in PAIRED_ROLES if not names or role in names)

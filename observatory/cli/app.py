@@ -1,4 +1,4 @@
-"""What every command shares: the application, its options, how answers are printed and questions asked."""
+"""Shared by all commands: the application, common options, JSON output and confirmation prompts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from observatory.cli.terminal import complain
+from observatory.cli.terminal import print_error
 from observatory.errors import REFUSED
 
 
 class Output(StrEnum):
-    """What the answer looks like."""
+    """Format of the result."""
 
     TABLE = "table"
     JSON = "json"
@@ -28,28 +29,44 @@ class Engine(StrEnum):
     EMBEDDED = "embedded"
 
 
+COMMANDS = (
+    *("up", "preview", "status", "outputs", "env", "down", "bootstrap"),
+    *("deploy", "release", "rollout", "rollback", "verify", "report"),
+    *("backup", "rotate-passwords", "data", "silence", "logs", "scheduler"),
+)
+
+
+class _Commands(TyperGroup):
+    """The commands in the order in which a user meets them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in that order."""
+        return sorted(super().list_commands(ctx), key=COMMANDS.index)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Deploys and operates the storage layer of an LLM-observability product.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-deploy_group = typer.Typer(help="Deploy the schema, or a version of the service.", no_args_is_help=True)
+deploy_group = typer.Typer(help="Deploy database migrations or a version of the service.", no_args_is_help=True)
 app.add_typer(deploy_group, name="deploy")
-EnvironmentOption = Annotated[str, typer.Option("--environment", "-e", help="The stack.")]
-OutputOption = Annotated[Output, typer.Option("--output", help="json: one document on stdout, nothing else.")]
-EngineOption = Annotated[Engine, typer.Option(help="auto: the Pulumi CLI where it is on PATH, else the embedded one.")]
+EnvironmentOption = Annotated[str, typer.Option("--environment", "-e", help="Name of the stack.")]
+OutputOption = Annotated[Output, typer.Option("--output", help="json prints one document on stdout, nothing else.")]
+EngineOption = Annotated[Engine, typer.Option(help="auto: the Pulumi CLI if it is on PATH, else the embedded engine.")]
 
 
 def confirm(question: str) -> None:
-    """Ask; exit as refused where the answer is no, or where nobody can answer."""
+    """Ask for confirmation; exit with REFUSED when the answer is no or stdin is not a terminal."""
     if not sys.stdin.isatty():
-        complain(f"{question} Say --yes to do it without a terminal.")
+        print_error(f"{question} Confirmation needs a terminal; add --yes to run without one.")
         raise typer.Exit(REFUSED)
     if not typer.confirm(question):
         raise typer.Exit(REFUSED)
 
 
 def print_json(document: Any) -> None:
-    """Print the one document that `--output json` promises."""
-    print(json.dumps(document, indent=2, default=str))  # noqa: T201 - the answer
+    """Print the one document of `--output json`."""
+    print(json.dumps(document, indent=2, default=str))  # noqa: T201 - the result

@@ -1,4 +1,4 @@
-"""The commands on backups of the database."""
+"""Commands for backups of the database."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import typer
 from observatory import operations
 from observatory.backups.pgbackrest import Backup, BackupType
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
-from observatory.cli.terminal import ConsoleReporter, answer, table
+from observatory.cli.terminal import ConsoleReporter, print_result, table
 
-COLUMNS = ("label", "type", "ended (UTC)", "took", "database", "added", "builds on")
+COLUMNS = ("label", "type", "finished (UTC)", "duration", "database", "stored", "based on")
 KIB = 1024
 
 group = typer.Typer(help="Make and list backups of the database.", no_args_is_help=True)
@@ -21,18 +21,18 @@ app.add_typer(group, name="backup")
 @group.command()
 def create(
     kind: Annotated[
-        BackupType, typer.Option("--type", help="What changed since the last full backup, since any, or all.")
+        BackupType, typer.Option("--type", help="full: all; differential: since the last full; incremental: since any.")
     ] = BackupType.INCREMENTAL,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Make a backup; without a full one to build on, a full one."""
+    """Make a backup. Without an earlier full backup, a full one is made."""
     with ConsoleReporter() as report:
         made = operations.create_backup(operations.open_workspace(environment), kind, report=report)
     if output is Output.JSON:
         print_json(made.as_json())
         return
-    answer(table("Made", COLUMNS, [_row(made)]))
+    print_result(table("Backup", COLUMNS, [_row(made)]))
 
 
 @group.command(name="list")
@@ -42,7 +42,7 @@ def list_all(environment: EnvironmentOption = "local", output: OutputOption = Ou
     if output is Output.JSON:
         print_json([backup.as_json() for backup in found])
         return
-    answer(table("Backups", COLUMNS, [_row(backup) for backup in found]) if found else "There is no backup yet.")
+    print_result(table("Backups", COLUMNS, [_row(backup) for backup in found]) if found else "No backup exists.")
 
 
 def _row(backup: Backup) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def _row(backup: Backup) -> tuple[str, ...]:
 
 
 def size(number: float) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes with a binary unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < KIB:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""`observatory data`: what is done with the data itself."""
+"""`observatory data`: copies masked samples for staging."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ import typer
 
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
-from observatory.cli.terminal import ConsoleReporter, answer
+from observatory.cli.terminal import ConsoleReporter, print_result
 
 DEFAULT_FRACTION = 0.15
 
-group = typer.Typer(help="Data for staging.", no_args_is_help=True)
+group = typer.Typer(help="Copy masked sample data for staging.", no_args_is_help=True)
 app.add_typer(group, name="data")
 
 
 @group.callback()
 def data() -> None:
-    """Data for staging."""
+    """Copy masked sample data for staging."""
 
 
 @group.command()
 def sample(
     source: Annotated[
-        str, typer.Option("--from", metavar="STACK|CONNINFO", help="Where the traces come from; it is only read.")
+        str, typer.Option("--from", metavar="STACK|CONNINFO", help="Source of the traces; it is only read.")
     ],
-    fraction: Annotated[float, typer.Option(help="Of the traces, above 0 and at most 1.")] = DEFAULT_FRACTION,
+    fraction: Annotated[float, typer.Option(help="Fraction of the traces, above 0 and at most 1.")] = DEFAULT_FRACTION,
     target: Annotated[
         str | None,
-        typer.Option("--to", metavar="STACK|CONNINFO", help="The stack that gets them; default: --environment."),
+        typer.Option("--to", metavar="STACK|CONNINFO", help="Target; default: the stack of --environment."),
     ] = None,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Copy a masked sample of another database's traces into a stack's: the same traces each time, all of each.
+    """Copy a masked sample of traces from another database. Each run selects the same traces, each one whole.
 
-    What people wrote is replaced and who they are is a salted hash before anything leaves the source. Run again, it
-    goes on where it was. Refuses (exit code 3) to write into production, into the source itself, or into a database
-    that is named by a connection string and has traces of its own.
+    Texts are replaced and identities are hashed with a salt before they leave the source. An interrupted run
+    continues when it is started again. Exit code 3: the target is production, the source itself, or a database
+    given by connection string that has traces of its own.
     """
     if not 0 < fraction <= 1:
         raise typer.BadParameter(
-            f"{fraction:g} is no fraction: give one above 0 and at most 1", param_hint="--fraction"
+            f"{fraction:g} is out of range: expected above 0 and at most 1", param_hint="--fraction"
         )
     into = target if target and operations.is_conninfo(target) else None
     workspace = operations.open_workspace(environment if into else target or environment)
@@ -52,7 +52,7 @@ def sample(
     if output is Output.JSON:
         print_json(asdict(copied))
         return
-    answer(
+    print_result(
         f"{copied.spans} spans and {copied.logs} log lines of {copied.windows} days; "
-        f"{copied.skipped} days were there already."
+        f"{copied.skipped} days were already copied."
     )

@@ -1,4 +1,4 @@
-"""`observatory deploy database`: migrations, their plan, and the backup before them."""
+"""`observatory deploy database`: applies migrations, shows their plan, makes the backup before them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, confirm, deploy_group, print_json
 from observatory.cli.backup import size
-from observatory.cli.terminal import ConsoleReporter, answer, table
+from observatory.cli.terminal import ConsoleReporter, print_result, table
 from observatory.errors import DONE, FAILED
 from observatory.workspace import Workspace
 
@@ -22,33 +22,31 @@ if TYPE_CHECKING:
     from observatory.database.planning import PlannedMigration, PlannedStatement
 
 SHOWN_CHARACTERS = 72
-STRONG = {"ACCESS EXCLUSIVE", "EXCLUSIVE", "SHARE ROW EXCLUSIVE", "SHARE"}  # keep writers out
+STRONG = {"ACCESS EXCLUSIVE", "EXCLUSIVE", "SHARE ROW EXCLUSIVE", "SHARE"}  # block writers
 
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan; write nothing.")]
-BackupOnlyOption = Annotated[bool, typer.Option("--backup-only", help="Make and verify the backup, nothing else.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan. Changes nothing.")]
+BackupOnlyOption = Annotated[bool, typer.Option("--backup-only", help="Make and verify the backup only.")]
 VerifyOnlyOption = Annotated[
-    bool, typer.Option("--verify-only", help="Compare the database with what its migrations make, and use it.")
+    bool, typer.Option("--verify-only", help="Compare the database with its migrations and test reads and writes.")
 ]
 MigrationOption = Annotated[
-    str | None, typer.Option("--migration", metavar="FILE", help="Apply this file only; those before it must be in.")
+    str | None, typer.Option("--migration", metavar="FILE", help="Apply only this file; earlier files must be applied.")
 ]
 RetryOption = Annotated[
-    int, typer.Option("--retry", min=0, help="How often to try a file again while others hold its locks.")
+    int, typer.Option("--retry", min=0, help="Retries of a file while other sessions hold its locks.")
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the edition changes.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation before the edition changes.")]
 
 
 class NewEdition(StrEnum):
-    """To which edition of TimescaleDB a database can be moved."""
+    """TimescaleDB edition to move a database to."""
 
     COMMUNITY = "community"
 
 
 EditionOption = Annotated[
     NewEdition | None,
-    typer.Option(
-        "--edition", help="Move the schema to the files of this edition, which the server runs already; needs a backup."
-    ),
+    typer.Option("--edition", help="Move the schema to this TimescaleDB edition, after a backup."),
 ]
 
 
@@ -64,17 +62,17 @@ def database(  # noqa: PLR0917 - typer calls it by name
     edition: EditionOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Back up the database, bring its schema to the migration files, and verify it.
+    """Back up the database, apply pending migrations and verify the schema.
 
-    Refuses (exit code 3, nothing changed) files that contradict what is applied, and to run beside another deployment.
-    A check that fails, or cannot be made, is exit code 1. With --edition nothing that is pending is applied.
+    Exit code 3 (nothing changed): a file contradicts an applied migration, or another deployment is running.
+    Exit code 1: a check failed or is unknown. With --edition, no pending migration is applied.
     """
     if dry_run + backup_only + verify_only > 1:
         raise typer.BadParameter("choose one of --dry-run, --backup-only and --verify-only")
     if migration and (backup_only or verify_only):
-        raise typer.BadParameter("--backup-only and --verify-only apply no migration; leave --migration out")
+        raise typer.BadParameter("--backup-only and --verify-only apply no migration; remove --migration")
     if edition and (migration or backup_only or verify_only):
-        raise typer.BadParameter("--edition goes with --dry-run, --retry and --yes only")
+        raise typer.BadParameter("--edition accepts only --dry-run, --retry and --yes")
     workspace = operations.open_workspace(environment)
     if edition:
         _change_edition(workspace, retry, output, dry_run=dry_run, yes=yes)
@@ -105,28 +103,28 @@ def _change_edition(workspace: Workspace, retry: int, output: Output, *, dry_run
     if plan.migrations and not yes:
         confirm(
             f"Move the database of {workspace.stack!r} to the community edition? Writers wait while aggregates of "
-            f"{size(sum(plan.aggregates.values()))} are copied, and there is no way back but the backup."
+            f"{size(sum(plan.aggregates.values()))} are copied. Only the backup can undo it."
         )
     with ConsoleReporter() as report:
         done = operations.upgrade_edition(workspace, retry=retry, report=report)
-    _show_deployment(done, _told_of_edition(done.deployment), output)
+    _show_deployment(done, _edition_summary(done.deployment), output)
 
 
-def _told_of_edition(done: Deployment) -> str:
+def _edition_summary(done: Deployment) -> str:
     if not done.applied:
-        return "Nothing to move: the schema is that of the community edition's files."
-    return f"{', '.join(done.applied)} are the community edition's now; backup before: {done.backup_label}."
+        return "Nothing to move: the schema already is the community edition's."
+    return f"Moved to the community edition: {', '.join(done.applied)}. Backup before: {done.backup_label}."
 
 
 def _edition_view(plan: EditionPlan) -> str:
     if not plan.migrations:
-        return "Nothing to move: the schema is that of the community edition's files."
+        return "Nothing to move: the schema already is the community edition's."
     copied = ", ".join(f"{name} ({size(stored)})" for name, stored in plan.aggregates.items())
     backup = f"{plan.backup.kind}: {plan.backup.why}" if plan.backup else "none"
     return (
         f"Files:     {', '.join(plan.migrations)}\nCopied:    {copied}\n"
         "Locks:     writers wait while it runs, in one transaction\n"
-        f"Backup:    {backup}\nWay back:  that backup alone"
+        f"Backup:    {backup}\nUndo:      that backup only"
     )
 
 
@@ -134,13 +132,13 @@ def _show(text: RenderableType, document: Any, output: Output) -> None:
     if output is Output.JSON:
         print_json(document)
     else:
-        answer(text)
+        print_result(text)
 
 
 def _backup_only(workspace: Workspace, output: Output) -> None:
     with ConsoleReporter() as report:
         label = operations.back_up_database(workspace, report=report)
-    _show(f"Made and verified: {label}", {"backup_label": label}, output)
+    _show(f"Backup made and verified: {label}", {"backup_label": label}, output)
 
 
 def _verify_only(workspace: Workspace, output: Output) -> None:
@@ -153,12 +151,12 @@ def _verify_only(workspace: Workspace, output: Output) -> None:
 def _deploy(workspace: Workspace, migration: str | None, retry: int, output: Output) -> None:
     with ConsoleReporter() as report:
         done = operations.deploy_database(workspace, migration=migration, retry=retry, report=report)
-    _show_deployment(done, _told(done.deployment), output)
+    _show_deployment(done, _summary(done.deployment), output)
 
 
-def _show_deployment(done: operations.DatabaseDeployment, told: str, output: Output) -> None:
+def _show_deployment(done: operations.DatabaseDeployment, summary: str, output: Output) -> None:
     document = {**asdict(done.deployment), "verification": _verification_json(done.verification)}
-    _show(Group(told, _verification_view(done.verification)), document, output)
+    _show(Group(summary, _verification_view(done.verification)), document, output)
     raise typer.Exit(DONE if done.verification.passed else FAILED)
 
 
@@ -170,43 +168,43 @@ def _verification_view(found: Verification) -> RenderableType:
     if found.passed:
         return f"Verified: {', '.join(check.name for check in found.checks)}."
     return table(
-        "Not as it should be",
+        "Failed checks",
         ("check", "verdict", "detail"),
         [(check.name, check.verdict, check.detail) for check in found.problems],
     )
 
 
-def _told(done: Deployment) -> str:
+def _summary(done: Deployment) -> str:
     if not done.applied:
-        return f"Nothing is pending: the schema is at version {done.version}."
+        return f"No pending migrations. The schema is at version {done.version}."
     backup = f"; backup before: {done.backup_label}" if done.backup_label else "; no backup: the database was empty"
     return f"Applied {', '.join(done.applied)}. The schema is at version {done.version}{backup}."
 
 
 def plan_view(plan: Plan) -> RenderableType:
-    """Return the plan for people."""
+    """Return the plan as tables."""
     if not plan.pending:
-        return f"Nothing is pending: the schema is at version {plan.version}."
+        return f"No pending migrations. The schema is at version {plan.version}."
     backup = f"{plan.backup.kind}: {plan.backup.why}" if plan.backup else f"none: {plan.backup_detail}"
     return Group(
         *(_migration_view(migration, plan) for migration in plan.pending),
         Text(f"\nSchema:     version {plan.version} to {plan.pending[-1].version}, {plan.edition} edition"),
         Text(f"Rehearsal:  {plan.rehearsal}: {plan.rehearsal_detail}"),
         Text(f"Backup:     {backup}"),
-        Text(f"Way back:   {plan.way_back}"),
+        Text(f"Undo:       {plan.way_back}"),
     )
 
 
 def _migration_view(migration: PlannedMigration, plan: Plan) -> RenderableType:
     how = "one transaction" if migration.transactional else "statement by statement"
-    done = f", {migration.statements_done} done already" if migration.statements_done else ""
+    done = f", {migration.statements_done} already applied" if migration.statements_done else ""
     rows = [
         (statement.place.split(":", 1)[1], _shortened(statement.sql), _lock(statement, plan), _rewritten(statement))
         for statement in migration.statements
     ]
     title = f"\n{migration.file} ({how}{done})"
     findings = [Text(str(finding), style="yellow") for finding in migration.findings]
-    return Group(table(title, ("at", "statement", "strongest lock", "rewrites"), rows), *findings)
+    return Group(table(title, ("line", "statement", "strongest lock", "rewrites"), rows), *findings)
 
 
 def _shortened(sql: str) -> str:
@@ -216,10 +214,10 @@ def _shortened(sql: str) -> str:
 
 def _lock(statement: PlannedStatement, plan: Plan) -> Text:
     if statement.lock is None:
-        return Text("none" if statement.observed else "not known")
+        return Text("none" if statement.observed else "unknown")
     mode, relation = statement.lock
-    known = plan.sizes.get(relation)
-    extent = f" ({known.rows:,} rows, {size(known.bytes)})" if known else ""
+    relation_size = plan.sizes.get(relation)
+    extent = f" ({relation_size.rows:,} rows, {size(relation_size.bytes)})" if relation_size else ""
     return Text(f"{mode} on {relation}{extent}", style="yellow" if mode in STRONG else "")
 
 

@@ -1,4 +1,4 @@
-"""The commands that bring versions of the service to the fleets, and take them back."""
+"""Commands that deploy versions of the service, roll them back and manage stored releases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from observatory.cli.app import (
     deploy_group,
     print_json,
 )
-from observatory.cli.terminal import ConsoleReporter, answer, complain, table
+from observatory.cli.terminal import ConsoleReporter, print_error, print_result, table
 from observatory.cli.verify import verification_view
 from observatory.documents.rollout import HEALTH_CHECK_S, Deployment, RolloutDocument, Strategy
 from observatory.errors import DONE, FAILED
@@ -31,14 +31,26 @@ if TYPE_CHECKING:
     from observatory.operations.delivery import DeliveryOptions
     from observatory.workspace import Workspace
 
-releases = typer.Typer(help="Keep versions of the service that may be deployed.", no_args_is_help=True)
+releases = typer.Typer(help="Sign, store, approve and deploy releases of the service.", no_args_is_help=True)
 app.add_typer(releases, name="release")
-rollout = typer.Typer(help="Steer the deployment that runs at another terminal.", no_args_is_help=True)
+rollout = typer.Typer(help="Pause, resume, promote or abort a running deployment.", no_args_is_help=True)
 app.add_typer(rollout, name="rollout")
 
 
+CanaryOption = Annotated[
+    int | None, typer.Option(help="First canary step in percent; default: setting delivery.canary_steps.")
+]
+BakeOption = Annotated[
+    float | None, typer.Option(min=0, help="Seconds to observe each step; default: setting delivery.bake_seconds.")
+]
+SkipTestsOption = Annotated[
+    bool, typer.Option("--skip-tests", help="Skip the pre-deployment tests. The audit records it.")
+]
+ApprovedByOption = Annotated[str | None, typer.Option(help="Approver in the calling pipeline; default: none.")]
+
+
 class Method(StrEnum):
-    """What is rolled back."""
+    """How to roll back."""
 
     BLUE_GREEN = "blue-green"
     APPLICATION = "application"
@@ -47,37 +59,43 @@ class Method(StrEnum):
 @deploy_group.command()
 def application(
     *,
-    version: Annotated[str, typer.Option(help="A kept release, as v0.2.0.")],
+    version: Annotated[str, typer.Option(help="Stored release, e.g. v0.2.0.")],
     strategy: Annotated[
         Strategy,
-        typer.Option(help="blue-green moves all traffic at once, canary by steps; rolling takes instances by turns."),
+        typer.Option(help="blue-green: all traffic at once; canary: steps; rolling: batches."),
     ],
     target: Annotated[
-        FleetName | None, typer.Option(help="The fleet to use; the idle one by default, for rolling the serving.")
+        FleetName | None, typer.Option(help="Fleet to deploy to; default: idle fleet, or active if rolling.")
     ] = None,
-    canary_percentage: Annotated[int | None, typer.Option(help="First step of a canary, in percent.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Instances that rolling takes at a time; by default 1.")
+    canary_percentage: Annotated[
+        int | None, typer.Option(help="First canary step in percent; default: delivery.canary_steps.")
     ] = None,
-    bake: Annotated[float | None, typer.Option(min=0, help="Seconds that each step is watched.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Instances per batch of a rolling update; default 1.")] = None,
+    bake: Annotated[
+        float | None, typer.Option(min=0, help="Seconds to observe each step; default: delivery.bake_seconds.")
+    ] = None,
     health_check_timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds that a fleet gets to be ready before it takes more traffic.")
+        float, typer.Option(min=0, help="Seconds a fleet may take to become healthy.")
     ] = HEALTH_CHECK_S,
-    skip_tests: Annotated[bool, typer.Option(help="Do not try the version apart first; this is recorded.")] = False,
-    approved_by: Annotated[str | None, typer.Option(help="Who approved it in the pipeline that deploys.")] = None,
-    accept_drift: Annotated[bool, typer.Option(help="Go on although somebody changed the balancer's weights.")] = False,
+    skip_tests: SkipTestsOption = False,
+    approved_by: Annotated[
+        str | None, typer.Option(help="Name of the approver in the calling pipeline; default: none.")
+    ] = None,
+    accept_drift: Annotated[
+        bool, typer.Option(help="Continue although the balancer's weights differ from the document.")
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check all, say what would be done, change nothing.")
+        bool, typer.Option("--dry-run", help="Run the checks and print the plan. Changes nothing.")
     ] = False,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
 ) -> None:
-    """Bring a version to the idle fleet, or to a fleet's instances by turns, under gates; any trouble rolls it back."""
+    """Deploy a version of the service under gates. A failed gate rolls it back."""
     if canary_percentage is not None and strategy != "canary":
-        raise typer.BadParameter("--canary-percentage goes with --strategy canary")
+        raise typer.BadParameter("--canary-percentage needs --strategy canary")
     if batch_size is not None and strategy != "rolling":
-        raise typer.BadParameter("--batch-size goes with --strategy rolling")
+        raise typer.BadParameter("--batch-size needs --strategy rolling")
     workspace = operations.open_workspace(environment)
     options: DeliveryOptions = {
         "target": target,
@@ -102,20 +120,25 @@ def application(
 @app.command()
 def rollback(
     *,
-    method: Annotated[Method, typer.Option(help="blue-green: undo the last deployment; application: a version.")],
-    version: Annotated[str | None, typer.Option(help="With --method application: the version to go back to.")] = None,
-    emergency: Annotated[bool, typer.Option(help="No questions, the fastest safe path.")] = False,
-    reason: Annotated[str, typer.Option(help="For the record.")] = "asked for",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, change nothing.")] = False,
+    method: Annotated[
+        Method, typer.Option(help="blue-green: undo the last deployment; application: deploy --version.")
+    ],
+    version: Annotated[str | None, typer.Option(help="Version to return to, with --method application.")] = None,
+    emergency: Annotated[bool, typer.Option("--emergency", help="Skip confirmation, tests and gates.")] = False,
+    reason: Annotated[str, typer.Option(help="Reason for the audit.")] = "requested by an operator",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan. Changes nothing.")] = False,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
 ) -> None:
-    """Undo the last deployment, or bring a version back; also while a deployment runs, taking over from it."""
+    """Undo the last deployment or return to a version.
+
+    Works during a deployment too: the rollback takes over from it.
+    """
     workspace = operations.open_workspace(environment)
     if (version is None) == (method is Method.APPLICATION):
-        raise typer.BadParameter("--version goes with --method application, and only with it")
+        raise typer.BadParameter("--method application needs --version; --method blue-green does not take it")
     if dry_run:
         _plan_rollback(workspace, version, output)
         return
@@ -141,19 +164,19 @@ def rollback(
 
 @rollout.command()
 def pause(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
-    """Stay at the present step; gates go on watching."""
+    """Stay at the current step. The gates keep evaluating."""
     _show(operations.control_rollout(operations.open_workspace(environment), "pause"), output)
 
 
 @rollout.command()
 def resume(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
-    """Go on after a pause."""
+    """Continue after a pause."""
     _show(operations.control_rollout(operations.open_workspace(environment), None), output)
 
 
 @rollout.command()
 def promote(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
-    """End the present step's bake now, unless its gate fails."""
+    """End the bake of the current step now, unless its gate fails."""
     _show(operations.control_rollout(operations.open_workspace(environment), "promote"), output)
 
 
@@ -165,60 +188,66 @@ def abort(environment: EnvironmentOption = "local", output: OutputOption = Outpu
 
 @releases.command(name="sign")
 def sign_one(
-    file: Annotated[Path, typer.Argument(help="The artifact; its manifest lies beside it as NAME.json.")],
+    file: Annotated[Path, typer.Argument(help="Artifact; its manifest is NAME.json beside it.")],
     key: Annotated[
         Path | None,
         typer.Option(
             envvar="OBSERVATORY_SIGNING_KEY_FILE",
-            help="An Ed25519 private key in PEM; by default the checkout's own, which stacks on this machine trust.",
+            help="Ed25519 private key in PEM; default: this checkout's own key.",
         ),
     ] = None,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Sign a release where it was built: its manifest gets the signature."""
+    """Sign a release. The signature is written into its manifest."""
     signed = operations.sign_release(operations.open_workspace(environment), file, key=key)
     if output is Output.JSON:
         print_json(signed.model_dump())
         return
-    assert signed.signature is not None  # noqa: S101 - it has just got one
-    answer(f"Signed {signed.version} ({signed.sha256[:12]}) by the key {signed.signature.key_id}")
+    assert signed.signature is not None  # noqa: S101 - signing adds it
+    print_result(f"Signed {signed.version} ({signed.sha256[:12]}) with key {signed.signature.key_id}")
 
 
 @releases.command()
 def add(
-    file: Annotated[Path, typer.Argument(help="The artifact; its manifest lies beside it as NAME.json.")],
-    manifest: Annotated[Path | None, typer.Option(help="The manifest, where it lies elsewhere.")] = None,
+    file: Annotated[Path, typer.Argument(help="Artifact; its manifest is NAME.json beside it.")],
+    manifest: Annotated[Path | None, typer.Option(help="Manifest; default: NAME.json beside the artifact.")] = None,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Keep a release whose manifest fits it and is signed by a trusted key."""
+    """Store a release. Its manifest must match and carry a trusted signature."""
     added = operations.add_release(operations.open_workspace(environment), file, manifest)
     if output is Output.JSON:
         print_json(added.model_dump())
         return
-    answer(f"Kept {added.version} ({added.sha256[:12]}), for schema {added.schema_min} to {added.schema_max}")
+    print_result(f"Stored {added.version} ({added.sha256[:12]}), for schema {added.schema_min} to {added.schema_max}")
 
 
 @releases.command(name="deploy")
 def deploy_one(
     *,
-    version: Annotated[str, typer.Argument(help="A kept release, as v0.2.0.")],
-    strategy: Annotated[Strategy, typer.Option(help="As of `deploy application`.")] = "blue-green",
-    canary_percentage: Annotated[int | None, typer.Option(help="First step of a canary, in percent.")] = None,
-    bake: Annotated[float | None, typer.Option(min=0, help="Seconds that each step is watched.")] = None,
-    skip_tests: Annotated[bool, typer.Option(help="Do not try the version apart first; this is recorded.")] = False,
-    approved_by: Annotated[str | None, typer.Option(help="Who approved it in the pipeline that deploys.")] = None,
+    version: Annotated[str, typer.Argument(help="Stored release, e.g. v0.2.0.")],
+    strategy: Annotated[Strategy, typer.Option(help="Same as for `deploy application`.")] = "blue-green",
+    canary_percentage: Annotated[
+        int | None, typer.Option(help="First canary step in percent; default: delivery.canary_steps.")
+    ] = None,
+    bake: Annotated[
+        float | None, typer.Option(min=0, help="Seconds to observe each step; default: delivery.bake_seconds.")
+    ] = None,
+    skip_tests: SkipTestsOption = False,
+    approved_by: Annotated[
+        str | None, typer.Option(help="Name of the approver in the calling pipeline; default: none.")
+    ] = None,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
 ) -> None:
-    """Deploy by the standard workflow: checklist, tests, backup, migrations, the service under gates, verification.
+    """Run the whole workflow: checklist, tests, backup, migrations, deployment under gates, verification.
 
-    Exit code 1 also where the version serves, but monitoring is ill or something could not be looked at.
+    Exit code 1 also means: the version is deployed, but a check of the verification failed or is unknown.
     """
     if canary_percentage is not None and strategy != "canary":
-        raise typer.BadParameter("--canary-percentage goes with --strategy canary")
+        raise typer.BadParameter("--canary-percentage needs --strategy canary")
     with ConsoleReporter() as report:
         done = operations.deploy_release(
             operations.open_workspace(environment),
@@ -234,30 +263,32 @@ def deploy_one(
     if output is Output.JSON:
         print_json({**asdict(done), "rollout": done.rollout.model_dump()})
     else:
-        answer(f"Backup {done.backup_label or 'made before'}; migrations applied: {', '.join(done.applied) or 'none'}")
+        print_result(
+            f"Backup: {done.backup_label or 'not needed'}; migrations applied: {', '.join(done.applied) or 'none'}"
+        )
         _show(done.rollout, output)
-        answer(verification_view(done.verification))
+        print_result(verification_view(done.verification))
     raise typer.Exit(DONE if done.verification.passed else FAILED)
 
 
 @releases.command()
 def approve(
-    version: Annotated[str, typer.Argument(help="A kept release, as v1.0.0.")],
-    reason: Annotated[str, typer.Option(help="For the record.")] = "",
+    version: Annotated[str, typer.Argument(help="Stored release, e.g. v1.0.0.")],
+    reason: Annotated[str, typer.Option(help="Reason for the audit.")] = "",
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Approve a release for a stack; another person deploys it."""
+    """Approve a release for a stack. Another person must deploy it."""
     approval = operations.approve_release(operations.open_workspace(environment), version, reason=reason)
     if output is Output.JSON:
         print_json(approval.model_dump())
         return
-    answer(f"{approval.by} has approved {approval.version} ({approval.sha256[:12]}) for {environment!r}")
+    print_result(f"{approval.by} approved {approval.version} ({approval.sha256[:12]}) for {environment!r}")
 
 
 @releases.command(name="list")
 def list_all(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
-    """List the kept releases, and who signed them."""
+    """List the stored releases and their signers."""
     kept = operations.list_releases(operations.open_workspace(environment))
     if output is Output.JSON:
         print_json(
@@ -265,15 +296,15 @@ def list_all(environment: EnvironmentOption = "local", output: OutputOption = Ou
         )
         return
     rows = [
-        (each.version, each.sha256[:12], f"{each.schema_min} to {each.schema_max}", found.signer or "nobody trusted")
+        (each.version, each.sha256[:12], f"{each.schema_min} to {each.schema_max}", found.signer or "no trusted key")
         for found in kept
         for each in (found.manifest,)
     ]
-    answer(
-        table("Releases", ("version", "SHA-256", "schema", "signed by"), rows) if rows else "No release is kept yet."
+    print_result(
+        table("Releases", ("version", "SHA-256", "schema", "signed by"), rows) if rows else "No release is stored."
     )
     for objection in (each.objection for each in kept if each.objection):
-        complain(objection)
+        print_error(objection)
 
 
 def _show(done: RolloutDocument, output: Output) -> None:
@@ -281,9 +312,9 @@ def _show(done: RolloutDocument, output: Output) -> None:
         print_json(done.model_dump())
         return
     rows = [(name, done.fleet(name).versions, f"{done.fleet(name).weight} %") for name in FLEETS]
-    answer(table("Fleets", ("fleet", "version", "weight"), rows))
+    print_result(table("Fleets", ("fleet", "version", "weight"), rows))
     if done.deployment:
-        answer(f"\n{done.deployment.version} to {done.deployment.target}: {done.deployment.status}")
+        print_result(f"\n{done.deployment.version} to {done.deployment.target}: {done.deployment.status}")
 
 
 def _plan_rollback(workspace: Workspace, version: str | None, output: Output) -> None:
@@ -293,8 +324,8 @@ def _plan_rollback(workspace: Workspace, version: str | None, output: Output) ->
             plans = {"undone": undone_first, "deployment": planned}
             print_json({name: plan and plan.model_dump() for name, plan in plans.items()})
         elif undone_first:
-            answer(
-                f"Would undo {undone_first.version} on {undone_first.target}, then bring {version}. "
+            print_result(
+                f"Would undo {undone_first.version} on {undone_first.target}, then deploy {version}. "
                 "Nothing was changed."
             )
         else:
@@ -304,8 +335,8 @@ def _plan_rollback(workspace: Workspace, version: str | None, output: Output) ->
     if output is Output.JSON:
         print_json({"deployment": undone.model_dump(), "healthy": healthy})
         return
-    health = "which is healthy" if healthy else "which is NOT healthy: look at `observatory status`"
-    answer(
+    health = "which is healthy" if healthy else "which is NOT healthy: see `observatory status`"
+    print_result(
         f"Would undo {undone.version} on {undone.target}: {undone.source} gets all traffic, {health}. "
         "Nothing was changed."
     )
@@ -315,17 +346,17 @@ def _show_plan(planned: Deployment | None, output: Output) -> None:
     if output is Output.JSON:
         print_json(planned.model_dump() if planned else None)
     elif planned is None:
-        answer("This version serves already: nothing would be done.")
+        print_result("This version is already active. Nothing to do.")
     else:
-        answer(_plan_in_words(planned))
+        print_result(_plan_in_words(planned))
 
 
 def _plan_in_words(planned: Deployment) -> str:
     if planned.strategy == "rolling":
-        way = f"to {planned.target}, {planned.batch_size} of its instances at a time"
+        route = f"to {planned.target} in batches of {planned.batch_size}"
     else:
         steps = ", ".join(f"{weight} %" for weight in planned.weights)
-        way = f"to {planned.target}, which gets {steps} of the traffic"
-    watched = f"each step is watched for {planned.bake_s:g} s" if planned.gated else "no gate is asked"
-    begun = "go on to bring" if planned.step >= 0 or planned.status != "preparing" else "bring"
-    return f"Would {begun} {planned.version} by {planned.strategy} {way}; {watched}. Nothing was changed."
+        route = f"to {planned.target} with traffic weights {steps}"
+    gates = f"each step bakes for {planned.bake_s:g} s" if planned.gated else "without gates"
+    verb = "continue to deploy" if planned.step >= 0 or planned.status != "preparing" else "deploy"
+    return f"Would {verb} {planned.version} ({planned.strategy}) {route}; {gates}. Nothing was changed."

@@ -1,4 +1,4 @@
-"""A verification as JUnit's XML, which CI systems show as a test report."""
+"""A verification as a JUnit report, which CI systems display."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OUTCOMES = {"failed": "failure", "unknown": "error"}
 
 
 def junit_xml(found: StackVerification) -> str:
-    """Return one test suite with a case for each check; a check that could not be made is an error."""
+    """Return one test suite with a case for each check; an unknown check is an error."""
     verdicts = [check.verdict for check in found.checks]
     suite = ET.Element(
         "testsuite",

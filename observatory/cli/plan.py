@@ -1,6 +1,6 @@
-"""How a plan is shown: to people as a tree of components with every difference, to programs as JSON.
+"""Presentation of a plan: a tree of components with every difference, or JSON.
 
-Owns the form only. Secrets and unknowns arrive masked; what is left out for length is said with its size.
+Secrets and unknowns arrive masked. A text that is left out for length is replaced by its size.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from observatory.engines.embedded.values import PROVIDER_KEY
 from observatory.operations import PendingMigration, Plan
 from observatory.operations.plan import is_schema
 
-INTERNAL = "__"  # how properties begin that the SDKs keep for themselves
+INTERNAL = "__"  # prefix of the SDK's own properties
 INDENT = 2
 NARROWEST = 20  # columns for text, however deep in the tree and narrow the terminal
 CONTEXT = 2  # unchanged lines shown around a changed one
 MARKS = {"create": ("+", "green"), "update": ("~", "yellow"), "replace": ("±", "magenta"), "delete": ("-", "red")}
 LEFT_OVER = {"delete-replaced": "delete", "remove-pending-replace": "delete", "create-replacement": "create"}
 SECRET = "[secret]"  # noqa: S105 - as the engine masks it
-UNSEEN = "no declared value changes: its provider finds the real thing otherwise, or a secret changed"
+UNSEEN = "no declared value changes: the provider found a difference in the real resource, or a secret changed"
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def plan_view(plan: Plan, *, full: bool = False) -> RenderableType:
-    """Return the plan as a tree, without what stays the same; `full` also spells out long texts of new resources."""
+    """Return the plan as a tree of the changed resources; `full` shows long texts of new resources too."""
     steps = {step.urn: step for step in _main(plan)}
     children: dict[str, list[Step]] = {}
     for step in sorted(steps.values(), key=lambda step: (step.name, step.urn)):
@@ -90,7 +90,7 @@ class _View:
 
 
 def _main(plan: Plan) -> list[Step]:
-    """Return one step for each resource: of a replacement, the one that says what and why."""
+    """Return one step for each resource; of a replacement, the step that names the changes."""
     chosen: dict[str, Step] = {}
     for step in plan.result.steps:
         if step.operation != "refresh" and (step.urn not in chosen or step.operation == "replace"):
@@ -119,7 +119,7 @@ def _applies(step: Step) -> bool:
 
 
 class _Line:
-    """One line of the tree; where it is wider than the terminal, what follows stands further in."""
+    """One line of the tree; a line wider than the terminal continues with a hanging indent."""
 
     def __init__(self, text: Text, depth: int) -> None:
         own = len(text.plain) - len(text.plain.lstrip())
@@ -135,12 +135,12 @@ class _Line:
 def _head(step: Step) -> Text:
     operation = LEFT_OVER.get(step.operation, step.operation)
     mark, style = MARKS.get(operation, (" ", ""))
-    told = f"{mark} {operation} " if operation in MARKS else ""
-    return Text.assemble((told, style), (step.name, "bold"), "  ", (_type(step.type), "dim"))
+    label = f"{mark} {operation} " if operation in MARKS else ""
+    return Text.assemble((label, style), (step.name, "bold"), "  ", (_type(step.type), "dim"))
 
 
 def _type(type_: str) -> str:
-    """Shorten `aws:ec2/subnet:Subnet` to `aws:ec2:Subnet`, and say nothing of how a dynamic resource is hosted."""
+    """Shorten `aws:ec2/subnet:Subnet` to `aws:ec2:Subnet`, and drop the prefix of dynamic resources."""
     parts = type_.removeprefix("pulumi-python:dynamic/").split(":")
     return ":".join(part.partition("/")[0] for part in parts)
 
@@ -194,7 +194,7 @@ def _forces(step: Step, change: PropertyChange) -> bool:
 def _difference(change: PropertyChange, *, forces: bool) -> Iterator[Text]:
     why = " (forces replacement)" if forces else ""
     if change.path == PROVIDER_KEY:
-        yield Text(f"the code of its provider{why}")
+        yield Text(f"code of the dynamic provider{why}")
         return
     old, new = _readable(change.old), _readable(change.new)
     if change.kind == "add":
@@ -202,7 +202,7 @@ def _difference(change: PropertyChange, *, forces: bool) -> Iterator[Text]:
     elif change.kind == "delete":
         yield from _lines(f"- {change.path}:", old, "-", why)
     elif old == new == SECRET:
-        yield Text(f"~ {change.path}: {SECRET}, another one{why}", style="yellow")
+        yield Text(f"~ {change.path}: {SECRET} changed{why}", style="yellow")
     elif "\n" in old or "\n" in new:
         yield Text(f"~ {change.path}:{why}", style="yellow")
         yield from _line_diff(old, new)
@@ -220,7 +220,7 @@ def _lines(head: str, text: str, mark: str, why: str) -> Iterator[Text]:
 
 
 def _line_diff(old: str, new: str) -> Iterator[Text]:
-    """Yield the lines that differ with some around them; how many are left out between is said."""
+    """Yield the lines that differ with some context, and the number of lines left out between."""
     before, after = old.splitlines(), new.splitlines()
     at = 0
     for group in SequenceMatcher(a=before, b=after, autojunk=False).get_grouped_opcodes(CONTEXT):

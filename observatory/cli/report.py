@@ -1,4 +1,4 @@
-"""The command that says which deployments there were, and what became of them."""
+"""`observatory report`: deployment history."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from rich.text import Text
 
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
-from observatory.cli.terminal import ConsoleReporter, answer, table
+from observatory.cli.terminal import ConsoleReporter, print_result, table
 
-COLUMNS = ("began (UTC)", "deployment", "by", "version", "strategy", "to", "took", "looks", "outcome")
+COLUMNS = ("started (UTC)", "deployment", "by", "version", "strategy", "target", "duration", "evaluations", "result")
 
 
 @app.command()
 def report(
-    deployment: Annotated[str | None, typer.Option(help="One deployment, with every entry on record.")] = None,
+    deployment: Annotated[str | None, typer.Option(help="Show one deployment with all its events.")] = None,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Say which versions were brought: by whom, when, how, and what became of each."""
+    """Show the deployment history: who, when, how, result."""
     with ConsoleReporter() as progress:
         found = operations.report_deliveries(operations.open_workspace(environment), report=progress)
     if deployment is not None:
         found = [each for each in found if each.id == deployment]
         if not found:
-            raise typer.BadParameter(f"no deployment {deployment!r} is on record; `observatory report` lists them")
+            raise typer.BadParameter(f"no deployment {deployment!r} in the history; `observatory report` lists them")
     if output is Output.JSON:
         print_json([asdict(each) for each in found])
         return
     if not found:
-        answer("No deployment is on record.")
+        print_result("The deployment history is empty.")
         return
-    answer(table("Deployments", COLUMNS, [_row(each) for each in found]))
+    print_result(table("Deployments", COLUMNS, [_row(each) for each in found]))
     if deployment is not None:
         rows = [(_time(entry.at), entry.actor, entry.event, _details(entry.details)) for entry in found[0].entries]
-        answer(table("\nEntries", ("at (UTC)", "by", "event", "details"), rows))
+        print_result(table("\nEvents", ("time (UTC)", "by", "event", "details"), rows))
 
 
 def _row(found: operations.DeliveryReport) -> tuple[str | Text, ...]:
-    looks = ", ".join(f"{count} {verdict}" for verdict, count in sorted(found.gates.items()))
+    evaluations = ", ".join(f"{count} {verdict}" for verdict, count in sorted(found.gates.items()))
     why = f": {found.reason}" if found.reason else ""
     return (
         _time(found.started),
@@ -52,7 +52,7 @@ def _row(found: operations.DeliveryReport) -> tuple[str | Text, ...]:
         found.strategy,
         found.target,
         f"{found.ended - found.started:.0f} s" if found.ended else "-",
-        looks or "-",
+        evaluations or "-",
         Text(f"{found.outcome}{why}", style="" if found.outcome == "promoted" else "yellow"),
     )
 

@@ -1,4 +1,4 @@
-"""The commands that run the jobs of the host: all at their times, or one now."""
+"""Commands for scheduled jobs: run the scheduler, run one job, list jobs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import typer
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
 from observatory.cli.stack import jobs_table
-from observatory.cli.terminal import answer
+from observatory.cli.terminal import print_result
 
-group = typer.Typer(help="Run the jobs of the host at their times (backups, log rotation), until it is told to end.")
+group = typer.Typer(help="Run scheduled jobs (backups, log rotation).")
 app.add_typer(group, name="scheduler")
 
 
@@ -19,11 +19,11 @@ app.add_typer(group, name="scheduler")
 def scheduler(
     context: typer.Context,
     environment: EnvironmentOption = "local",
-    output: OutputOption = Output.TABLE,  # noqa: ARG001 - an error is told in it
+    output: OutputOption = Output.TABLE,  # noqa: ARG001 - read when an error is printed
 ) -> None:
-    """Run the jobs of the host at their times, until SIGTERM or an interrupt.
+    """Run the scheduled jobs until SIGTERM or an interrupt.
 
-    `observatory up` starts it for the local stack. A stack has one: a second one is refused.
+    `observatory up` starts the scheduler of the local stack. A second scheduler for a stack is refused.
     """
     if context.invoked_subcommand is None:
         operations.run_scheduler(operations.open_workspace(environment))
@@ -31,24 +31,24 @@ def scheduler(
 
 @group.command()
 def run(
-    name: Annotated[str, typer.Argument(help="The job.")],
+    name: Annotated[str, typer.Argument(help="Name of the job.")],
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Run one job now, and keep the record of it; refused where it runs already."""
+    """Run one job now and record its result. Refused while the job is running."""
     record = operations.run_job(operations.open_workspace(environment), name)
     if output is Output.JSON:
         print_json(record.model_dump(mode="json"))
         return
     seconds = (record.ended - record.started).total_seconds() if record.ended and record.started else 0
-    answer(f"{name} {record.result} in {seconds:.1f} s")
+    print_result(f"{name} {record.result} in {seconds:.1f} s")
 
 
 @group.command(name="list")
 def list_all(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
-    """List the jobs: when they run, what became of the last run, when the next is due."""
+    """List the jobs: schedule, last run, next run."""
     jobs = operations.jobs(operations.open_workspace(environment))
     if output is Output.JSON:
         print_json([job.as_json() for job in jobs])
         return
-    answer(jobs_table(jobs))
+    print_result(jobs_table(jobs))

@@ -1,4 +1,4 @@
-"""The commands that bring a stack up, look at it, and take it down."""
+"""Commands that bring a stack up, show it and remove it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from observatory import operations
 from observatory.cli.app import Engine, EngineOption, EnvironmentOption, Output, OutputOption, app, confirm, print_json
 from observatory.cli.database import plan_view as schema_plan_view
 from observatory.cli.plan import plan_json, plan_view
-from observatory.cli.terminal import ConsoleReporter, answer, show_live, table
+from observatory.cli.terminal import ConsoleReporter, print_result, show_live, table
 from observatory.errors import DONE, FAILED
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def up(
     environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE, engine: EngineOption = Engine.AUTO
 ) -> None:
-    """Bring the stack to what the program declares; a second time changes nothing."""
+    """Bring the stack up. Running it again changes nothing."""
     workspace = operations.open_workspace(environment)
     with ConsoleReporter() as report:
         done = operations.up(workspace, choice=engine.value, report=report)
@@ -49,25 +49,30 @@ def preview(
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
-    full: Annotated[bool, typer.Option("--full", help="Spell out the long texts of new resources, too.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Show long texts of new resources in full.")] = False,
 ) -> None:
-    """Say what `up` would do, with every difference and the SQL of pending migrations. Makes and changes nothing."""
+    """Show what `up` would change. Changes nothing.
+
+    Lists every difference and the SQL of pending migrations.
+    """
     with ConsoleReporter() as report:
         plan = operations.preview(operations.open_workspace(environment), choice=engine.value, report=report)
     if output is Output.JSON:
         print_json(plan_json(plan))
         return
-    answer(plan_view(plan, full=full))
+    print_result(plan_view(plan, full=full))
     if plan.schema:
-        answer(schema_plan_view(plan.schema))
-    answer(_summary(plan.result, "planned"))
+        print_result(schema_plan_view(plan.schema))
+    print_result(_summary(plan.result, "planned"))
 
 
 @app.command()
 def down(
     environment: EnvironmentOption = "local",
-    keep_data: Annotated[bool, typer.Option("--keep-data", help="Only stop: data, keys and passwords stay.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    keep_data: Annotated[
+        bool, typer.Option("--keep-data", help="Stop the stack, keep its data, keys and passwords.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")] = False,
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
 ) -> None:
@@ -80,32 +85,37 @@ def down(
     if output is Output.JSON:
         print_json({"stopped": True, "removed": not keep_data})
         return
-    answer("Stopped; `observatory up` goes on where it was." if keep_data else "Stopped and removed.")
+    print_result(
+        "Stopped. `observatory up` starts the stack again with its data." if keep_data else "Stopped and removed."
+    )
 
 
 @app.command()
 def status(
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until interrupted.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every second until interrupted.")] = False,
 ) -> None:
-    """Show what runs where; exit code 1 when a daemon is missing or not ready."""
+    """Show daemons, jobs, fleets and passwords.
+
+    Exit code 1 if a daemon is not ready.
+    """
     workspace = operations.open_workspace(environment)
     if watch and output is Output.JSON:
-        raise typer.BadParameter("--watch is for people; take --output json again and again instead")
+        raise typer.BadParameter("--watch cannot be combined with --output json; run the command repeatedly instead")
     if watch:
         show_live(lambda: _status_view(operations.status(workspace)))
     found = operations.status(workspace)
     if output is Output.JSON:
         print_json(_status_json(found))
     else:
-        answer(_status_view(found))
+        print_result(_status_view(found))
     raise typer.Exit(DONE if found.healthy else FAILED)
 
 
 @app.command()
 def outputs(
-    name: Annotated[str | None, typer.Argument(help="One output, printed bare.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Print the value of this output alone.")] = None,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
     show_secrets: Annotated[bool, typer.Option("--show-secrets", help="Print secrets in plain text.")] = False,
@@ -113,19 +123,22 @@ def outputs(
     """Show the stack's outputs."""
     values = operations.outputs(operations.open_workspace(environment), show_secrets=show_secrets)
     if name is not None and name not in values:
-        known = ", ".join(values) or "none, the stack is not up"
-        raise typer.BadParameter(f"no output {name!r} (there are: {known})")
+        names = ", ".join(values) or "none, the stack is not up"
+        raise typer.BadParameter(f"no output {name!r} (outputs: {names})")
     if output is Output.JSON:
         print_json(dict(values) if name is None else values[name])
     elif name is not None:
         print(_plain(values[name]))  # noqa: T201 - bare, for $(...)
     else:
-        answer(table("Outputs", ("name", "value"), [(key, _plain(value)) for key, value in values.items()]))
+        print_result(table("Outputs", ("name", "value"), [(key, _plain(value)) for key, value in values.items()]))
 
 
 @app.command()
 def env(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
-    """Print the environment for a plain `pulumi` on the same state: eval "$(observatory env)"."""
+    """Print the environment of a plain `pulumi` for eval.
+
+    Use it as: eval "$(observatory env)". Both engines then work on the same state.
+    """
     variables = operations.environment(operations.open_workspace(environment))
     if output is Output.JSON:
         print_json(variables)
@@ -136,7 +149,7 @@ def env(environment: EnvironmentOption = "local", output: OutputOption = Output.
 
 @app.command()
 def bootstrap(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
-    """Make only what `up` needs before it can start: root filesystem, passphrase, first release."""
+    """Build the root filesystem, passphrase and first release."""
     from observatory.operations.bootstrap import bootstrap as make_ready  # noqa: PLC0415 - only where it is used
 
     workspace = operations.open_workspace(environment)
@@ -169,7 +182,7 @@ def _status_json(status: Status) -> dict[str, Any]:
 
 def _status_view(status: Status) -> RenderableType:
     if status.rollout is None:
-        return "Nothing runs: the stack is not up. `observatory up` brings it up."
+        return "The stack is not up. Start it with `observatory up`."
     rows = [
         (
             daemon.name,
@@ -186,18 +199,18 @@ def _status_view(status: Status) -> RenderableType:
         for name, state in (("blue", status.rollout.blue), ("green", status.rollout.green))
     ]
     return Group(
-        table("What runs where", ("daemon", "address", "version", "pid", "health", "memory"), rows),
+        table("Daemons", ("daemon", "address", "version", "pid", "health", "memory"), rows),
         jobs_table(status.jobs, title="\nJobs"),
         table("\nFleets", ("fleet", "version", "instances", "weight"), fleets),
         *([_deployment(status.rollout.deployment)] if status.rollout.deployment else []),
         *([_look(status.look)] if status.look else []),
-        table("\nPasswords", ("role", "login", "age", "to do"), [_password_row(each) for each in status.passwords]),
+        table("\nPasswords", ("role", "login", "age", "action"), [_password_row(each) for each in status.passwords]),
         f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}",
     )
 
 
 def jobs_table(jobs: Sequence[JobStatus], title: str = "Jobs") -> Table:
-    """Return the table of the jobs of the host."""
+    """Return the table of scheduled jobs."""
     rows = [
         (
             status.job.name,
@@ -209,7 +222,7 @@ def jobs_table(jobs: Sequence[JobStatus], title: str = "Jobs") -> Table:
         )
         for status in jobs
     ]
-    columns = ("job", "runs at (UTC)", "last run", "began", "last success", "next")
+    columns = ("job", "schedule (UTC)", "last run", "started", "last success", "next run")
     return table(title, columns, rows)
 
 
@@ -219,26 +232,26 @@ def _minute(time: datetime | None) -> str:
 
 def _deployment(last: Deployment) -> str:
     step = f", step {last.step + 1} of {len(last.weights)}" if last.status == "shifting" and last.weights else ""
-    asked = f", asked to {last.request}" if last.request else ""
+    request = f", {last.request} requested" if last.request else ""
     why = f": {last.reason}" if last.reason else ""
-    return f"\n{last.version} to {last.target} by {last.strategy}: {last.status}{step}{asked}{why}"
+    return f"\n{last.version} to {last.target} by {last.strategy}: {last.status}{step}{request}{why}"
 
 
 def _look(look: Entry) -> Text:
-    """Return what the gate saw last, with the numbers of the new fleet and of the old."""
+    """Return the last evaluation of the gate, with the measurements of the new and the old fleet."""
     verdict, reasons = look.details["verdict"], "; ".join(look.details.get("reasons") or ())
-    seen = [f"{name}: {_measured(found)}" for name in ("new", "old") if (found := look.details.get(name))]
+    measurements = [f"{name}: {_measured(found)}" for name in ("new", "old") if (found := look.details.get(name))]
     style = {"passed": "green", "failed": "red"}.get(verdict, "yellow")
     when = f"{datetime.fromtimestamp(look.at, UTC):%H:%M:%S} UTC"
     text = Text(f"Gate at {when}: ").append(verdict, style=style)
-    return text.append(f" ({reasons})" if reasons else "").append("".join(f"\n  {line}" for line in seen))
+    return text.append(f" ({reasons})" if reasons else "").append("".join(f"\n  {line}" for line in measurements))
 
 
 def _measured(sample: dict[str, Any]) -> str:
     p95 = f", p95 {sample['p95_s']:.3f} s" if sample["p95_s"] is not None else ""
     alerts = f", {', '.join(sample['alerts'])}" if sample["alerts"] else ""
     errors, full = sample["error_ratio"], sample["saturation"]
-    return f"{sample['requests']:.0f} requests, {errors:.2%} errors{p95}, {full:.0%} full{alerts}"
+    return f"{sample['requests']:.0f} requests, {errors:.2%} errors{p95}, saturation {full:.0%}{alerts}"
 
 
 def _coloured(health: str) -> Text:
@@ -247,18 +260,18 @@ def _coloured(health: str) -> Text:
 
 def _print_up(done: UpResult) -> None:
     if done.status:
-        answer(_status_view(done.status))
+        print_result(_status_view(done.status))
     _print_demonstration(done)
-    answer(_summary(done.result, f"by the {done.engine} engine"))
+    print_result(_summary(done.result, f"by the {done.engine} engine"))
     if done.status:
-        answer(_next_steps())
+        print_result(_next_steps())
 
 
 def _password_row(password: PasswordStatus) -> tuple[str, str, str, Text]:
     if password.unfinished:
-        what = Text("a rotation is not finished: observatory rotate-passwords", style="red")
+        what = Text("rotation not finished: run observatory rotate-passwords", style="red")
     else:
-        what = Text("too old: observatory rotate-passwords", style="red") if password.overdue else Text("")
+        what = Text("too old: run observatory rotate-passwords", style="red") if password.overdue else Text("")
     return password.role, password.login, f"{password.age_days} days", what
 
 
@@ -266,13 +279,13 @@ def _print_demonstration(done: UpResult) -> None:
     if done.demonstration:
         shown = done.demonstration
         by = ", ".join(f"{count} by {fleet}" for fleet, count in sorted(shown.answered_by.items()))
-        answer(f"Traces: {shown.sent} sent through the balancer, {shown.read_back} read back ({by})")
+        print_result(f"Traces: {shown.sent} sent through the balancer, {shown.read_back} read back ({by})")
 
 
 def _summary(result: Result, how: str) -> str:
     changed = {name: count for name, count in result.summary.items() if name != "same"}
     what = ", ".join(f"{count} to {name}" if how == "planned" else f"{count} {name}" for name, count in changed.items())
-    return f"\n{what or 'No changes'} ({result.summary.get('same', 0)} the same), {how} in {result.duration:.1f} s"
+    return f"\n{what or 'No changes'} ({result.summary.get('same', 0)} unchanged), {how} in {result.duration:.1f} s"
 
 
 def _next_steps() -> str:

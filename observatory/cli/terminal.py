@@ -1,4 +1,4 @@
-"""What the command shows while it works, and its tables. Everything goes to stderr but the answer itself."""
+"""Terminal output: progress and errors on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ MARKS = {Phase.DONE: "[green]✓[/]", Phase.FAILED: "[red]✗[/]", Phase.WARNED:
 
 
 class _Stderr(Console):
-    """Standard error, which may be a pipe that nobody reads any more: then nothing is shown, and the work goes on."""
+    """Standard error. If its reader closes the pipe, output stops and the command continues."""
 
     def __init__(self, *, soft_wrap: bool = False) -> None:
         super().__init__(stderr=True, highlight=False, soft_wrap=soft_wrap)
 
     def on_broken_pipe(self) -> None:
-        """Be quiet, where rich would end the program; what is buffered would fail again at exit, as exit code 120."""
+        """Discard further output. rich would exit; a flush at exit would fail with exit code 120."""
         self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stderr.fileno())  # as in Python's documentation of the module signal, "Note on SIGPIPE"
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stderr.fileno())  # as in Python's documentation of the module signal, "Note on SIGPIPE"
+        os.close(devnull)
 
 
 class ConsoleReporter:
-    """Shows running tasks as spinners on a terminal, and every ended task as a line; a log gets the lines only."""
+    """Shows running tasks as spinners on a terminal and finished tasks as lines; without a terminal, lines only."""
 
     def __init__(self) -> None:
         self._console = _Stderr()
@@ -56,7 +56,7 @@ class ConsoleReporter:
             self._live.stop()
 
     def __call__(self, progress: Progress) -> None:
-        """Take one piece of news; may be called from any thread. Where nobody reads any more, nobody is told."""
+        """Show one progress report. Thread-safe. A closed stderr is ignored."""
         with contextlib.suppress(OSError):
             self._show(progress)
 
@@ -80,29 +80,29 @@ class ConsoleReporter:
 
 
 def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str | Text, ...]]) -> Table:
-    """Return a table ready to print; plain cells are taken literally."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    """Return a table. Cells that are strings are printed literally, without markup."""
+    result = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     for column in columns:
-        made.add_column(column, overflow="fold")
+        result.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    return made
+        result.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return result
 
 
-def answer(renderable: object) -> None:
-    """Print the command's answer on stdout."""
+def print_result(renderable: object) -> None:
+    """Print the result of the command on stdout."""
     Console(file=sys.stdout, highlight=False).print(renderable)
 
 
 def show_live(view: Callable[[], RenderableType]) -> None:
-    """Show a view on the whole terminal, made anew each second, until the user interrupts."""
+    """Show a full-screen view, refreshed every second, until the user interrupts."""
     with contextlib.suppress(KeyboardInterrupt), Live(screen=True, auto_refresh=False) as live:
         while True:
             live.update(view(), refresh=True)
             time.sleep(1)
 
 
-def complain(message: str) -> None:
-    """Print an error on stderr, if somebody still reads it."""
+def print_error(message: str) -> None:
+    """Print an error on stderr. A closed stderr is ignored."""
     with contextlib.suppress(OSError):
         _Stderr(soft_wrap=True).print(Text(f"error: {message}", style="red"))

@@ -1,4 +1,4 @@
-"""`observatory verify`: every part of a stack, asked as those who need it ask."""
+"""`observatory verify`: checks each part of a stack the way its clients use it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
 from observatory.cli.junit import junit_xml
-from observatory.cli.terminal import ConsoleReporter, answer, table
+from observatory.cli.terminal import ConsoleReporter, print_result, table
 from observatory.errors import DONE, FAILED
 from observatory.settings import FleetName
 
@@ -25,20 +25,21 @@ if TYPE_CHECKING:
 def verify(
     *,
     comprehensive: Annotated[
-        bool, typer.Option("--comprehensive", help="Both fleets, latency, alerts and the newest backup, too.")
+        bool, typer.Option("--comprehensive", help="Also check both fleets, latency, alerts and the newest backup.")
     ] = False,
-    target: Annotated[FleetName | None, typer.Option(help="The fleet to exercise; the one that serves.")] = None,
+    target: Annotated[FleetName | None, typer.Option(help="Fleet to check; default: the active fleet.")] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=1, help="Seconds after which nothing more is begun: 120, comprehensive 600.")
+        float | None, typer.Option(min=1, help="Start no further check after this; default 120 s, comprehensive 600 s.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Look whether all can be reached, and list the checks.")
-    ] = False,
-    junit: Annotated[Path | None, typer.Option(help="Write a report for CI to this file.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check connectivity only and list the checks.")] = False,
+    junit: Annotated[Path | None, typer.Option(help="Write a JUnit report to this file.")] = None,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Verify a stack; exit code 1 when something is wrong, or could not be looked at."""
+    """Check each part of a stack.
+
+    Exit code 1 if a check failed or is unknown.
+    """
     workspace = operations.open_workspace(environment)
     names: tuple[str, ...] = ()
     if dry_run:
@@ -53,9 +54,9 @@ def verify(
     if output is Output.JSON:
         print_json(_json(found, names))
     else:
-        answer(verification_view(found))
+        print_result(verification_view(found))
         if names:
-            answer(f"Would be looked at: {', '.join(names)}.")
+            print_result(f"Checks of a full run: {', '.join(names)}.")
     raise typer.Exit(DONE if found.passed else FAILED)
 
 
@@ -65,6 +66,6 @@ def _json(found: StackVerification, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def verification_view(found: StackVerification) -> RenderableType:
-    """Return a verification for people."""
+    """Return the result of a verification as a table."""
     rows = [(check.name, check.verdict, f"{check.seconds:.1f} s", check.detail) for check in found.checks]
-    return table(f"Verification of {found.stack}", ("check", "verdict", "took", "found"), rows)
+    return table(f"Verification of {found.stack}", ("check", "result", "duration", "detail"), rows)

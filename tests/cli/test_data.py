@@ -8,8 +8,8 @@ from tests.support.checkout import Checkout
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--from", "production", "--fraction", "1.5"], 2, "1.5 is no fraction: give one above 0 and at most 1"),
-        (["--from", "production", "--fraction", "0"], 2, "0 is no fraction"),
+        (["--from", "production", "--fraction", "1.5"], 2, "1.5 is out of range: expected above 0 and at most 1"),
+        (["--from", "production", "--fraction", "0"], 2, "0 is out of range"),
         (["--from", "production", "--fraction", "much"], 2, "--fraction"),
         (["--from", "local", "--to", "production"], 3, "never goes into production"),
         (["--from", "production"], 2, "the stack 'local' has no database yet: bring it up by `observatory up` first"),

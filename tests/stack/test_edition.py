@@ -53,7 +53,7 @@ def test_a_stack_is_moved_to_the_community_edition(community_rootfs: Path, check
 
     stack.run("up", "--engine", "embedded")  # goes on as it was
     assert stack.json("deploy", "database", "--verify-only")["edition"] == "apache"
-    assert "Say --yes" in stack.run("deploy", "database", "--edition", "community", expect=3).stderr
+    assert "add --yes" in stack.run("deploy", "database", "--edition", "community", expect=3).stderr
     planned = stack.json("deploy", "database", "--edition", "community", "--dry-run")
     moved = stack.json("deploy", "database", "--edition", "community", "--yes")
 
