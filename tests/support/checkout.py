@@ -5,17 +5,14 @@ Owns: the copy, its settings, and running the command in it as a user would. Doe
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +21,10 @@ from typing import Any
 import yaml
 
 from observatory.settings import Ports
+from tests.support import reaper
 
 SOURCE = Path(__file__).resolve().parents[2]
-UP_TIMEOUT_S = 300
+UP_TIMEOUT_S = 900  # generous: a busy machine takes five times as long as a quiet one
 FIRST_PORT, EPHEMERAL = 20_000, 32_768  # net.ipv4.ip_local_port_range begins there
 FLEET_ROOM, PORT_BLOCK = 4, 160
 
@@ -56,6 +54,7 @@ class Checkout:
         if rootfs:
             environment["OBSERVATORY_ROOTFS"] = str(rootfs)
             (root / ".venv").symlink_to(sys.prefix)  # where Pulumi.yaml says that the CLI finds it
+        reaper.watch(root)
         checkout = cls(root=root, environment=environment)
         checkout.configure(ports=free_ports())
         return checkout
@@ -111,7 +110,7 @@ class Checkout:
     @property
     def home(self) -> Path:
         """What the stack owns, which its daemons see as /srv."""
-        return self.root / ".observatory/stacks/local"
+        return self.root / reaper.HOME
 
     def patroni_login(self) -> tuple[str, str]:
         """Return whom Patroni's REST API lets change anything, and the password, as its file has them."""
@@ -125,23 +124,11 @@ class Checkout:
 
     def processes(self) -> set[int]:
         """Return every process that has the stack's home at /srv, or works in this checkout."""
-        return {int(entry.name) for entry in Path("/proc").glob("[0-9]*") if self._holds(entry)}
+        return reaper.processes(self.root)
 
     def kill_all(self) -> None:
         """Do what a power cut does to the processes of the stack and of its commands."""
-        while processes := self.processes() - {os.getpid()}:
-            for pid in processes:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.05)
-
-    def _holds(self, entry: Path) -> bool:
-        try:
-            if Path(entry / "cwd").readlink().is_relative_to(self.root):
-                return True
-            return self.home.exists() and (entry / "root/srv").stat().st_ino == self.home.stat().st_ino
-        except OSError:
-            return False
+        reaper.kill_all(self.root)
 
 
 def free_ports() -> dict[str, int]:
