@@ -44,8 +44,8 @@ class SchemaArgs:
         migrations: directory of the migration files.
         target: highest version to apply; None is all.
         roles: roles that get their privileges on the schema's relations here, and what each of them is.
-        needs: which versions of the schema the fleets' releases work with, as `observatory.database.Need` has them;
-            migrations that would break one are refused.
+        needs: the versions of the schema that the fleets' releases work with, as the fields of
+            `observatory.database.SchemaRequirement`; a migration that would break one is refused.
         service_conninfo: as the service's login, direct: by it the database is read and written after each deployment;
             None: that is not tried. Kept secret.
         backup_home: home of the sandbox whose pgBackRest makes a backup before pending migrations run on a database
@@ -164,8 +164,9 @@ def _deploy(props: dict[str, Any]) -> dict[str, Any]:
         props["conninfo"],
         migrations=Path(props["directory"]),
         target=target,
-        needs=[
-            database.Need(fleet, release, int(low), int(high)) for fleet, release, low, high in props.get("needs") or ()
+        requirements=[
+            database.SchemaRequirement(fleet, release, int(low), int(high))
+            for fleet, release, low, high in props.get("needs") or ()
         ],
         backup=_backup(props),
         actor=actor(),

@@ -20,8 +20,8 @@ import psycopg
 from hypothesis import HealthCheck, Phase, given, settings
 
 from observatory.database import connect
+from observatory.database.advisory_locks import DEPLOYMENT_LOCK, LOCK_CLASS
 from observatory.database.connection import with_database
-from observatory.database.lock import DEPLOYMENT_LOCK, LOCK_CLASS
 from observatory.documents.journal import Entry, entries
 from observatory.documents.rollout import ENDED, TOTAL_WEIGHT
 from observatory.nodes import Paths

@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from observatory.database.backup import Kind
 from observatory.database.errors import BackupFailedError
+from observatory.database.migration_backup import Kind
 from observatory.errors import REFUSED
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import command

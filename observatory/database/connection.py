@@ -13,8 +13,8 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from observatory.database.error_translation import summary
 from observatory.database.errors import UnreachableError
-from observatory.database.translation import summary
 
 CONNECT_TIMEOUT_S = 10
 DEFAULT_PORT = 5432

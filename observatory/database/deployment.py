@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from observatory.database.backup import Backup, has_data
+from observatory.database.advisory_locks import MIGRATION_LOCK, session_lock
 from observatory.database.connection import connect, describe
+from observatory.database.error_translation import translate_errors
 from observatory.database.errors import UnsuitableServerError
-from observatory.database.lock import MIGRATION_LOCK, session_lock
+from observatory.database.migration_backup import Backup, has_data
 from observatory.database.migrations import ledger
-from observatory.database.migrations.blockers import BlockerWatch
-from observatory.database.migrations.expand_contract import Need, refuse_contracts
+from observatory.database.migrations.blocking_sessions import BlockerWatch
+from observatory.database.migrations.expand_contract import SchemaRequirement, refuse_contracts
 from observatory.database.migrations.files import Edition, read_migrations
 from observatory.database.migrations.history import compare, current_version, look
-from observatory.database.translation import readable
 
 if TYPE_CHECKING:
     from observatory.database.migrations.applying import OnEvent
@@ -93,7 +93,7 @@ def deploy(
     migrations: Path,
     target: int | None = None,
     only: str | None = None,
-    needs: Sequence[Need] = (),
+    requirements: Sequence[SchemaRequirement] = (),
     actor: str,
     deployment_id: str,
     backup: Backup | None = None,
@@ -111,7 +111,7 @@ def deploy(
         migrations: directory of the files.
         target: highest version to apply; None is all.
         only: name of the one file to apply, `004_continuous_aggregates.sql`; None is all.
-        needs: which versions of the schema the releases need that fleets run or fall back to.
+        requirements: of the releases that the fleets run or keep for a rollback.
         actor: who deploys, for the ledger.
         deployment_id: which deployment this is, for the ledger and the session's name.
         backup: makes a backup before the first file, unless the database is empty; None: none is made.
@@ -135,7 +135,7 @@ def deploy(
     """
     started = time.monotonic()
     open_session = partial(connect, conninfo, purpose=f"deploy {deployment_id}", settings=SESSION)
-    with contextlib.ExitStack() as sessions, readable(describe(conninfo)):
+    with contextlib.ExitStack() as sessions, translate_errors(describe(conninfo)):
         connection = sessions.enter_context(open_session())
         edition = server_edition(connection, conninfo)
         pending = partial(look, connection, migrations, edition=edition, target=target, only=only)
@@ -155,7 +155,7 @@ def deploy(
                 on_event=on_event,
             )
             scripts = applier.parse(history.pending)
-            refuse_contracts(scripts, needs)
+            refuse_contracts(scripts, requirements)
             with session_lock(connection, MIGRATION_LOCK, wait_s=lock_wait_s, on_wait=applier.tell_waiting):
                 # Another deployment may have been here while this one waited for the lock.
                 history = pending()
@@ -190,8 +190,8 @@ def status(conninfo: str, *, migrations: Path | None = None) -> SchemaStatus:
 def session(
     conninfo: str, *, purpose: str, settings: Mapping[str, str]
 ) -> Iterator[tuple[psycopg.Connection, Edition]]:
-    """A connection whose errors are readable, and the edition of the server."""
-    with connect(conninfo, purpose=purpose, settings=settings) as connection, readable(describe(conninfo)):
+    """A connection whose errors are translated, and the edition of the server."""
+    with connect(conninfo, purpose=purpose, settings=settings) as connection, translate_errors(describe(conninfo)):
         yield connection, server_edition(connection, conninfo)
 
 

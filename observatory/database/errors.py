@@ -1,7 +1,7 @@
 """What can go wrong with the database: few classes, each message names the cause, the place and the remedy.
 
 Owns the error classes alone, so that whoever only tells them apart imports no driver; what makes them out of psycopg's
-exceptions is `observatory.database.translation`.
+exceptions is `observatory.database.error_translation`.
 """
 
 from observatory.errors import REFUSED, ObservatoryError

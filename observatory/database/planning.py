@@ -12,10 +12,10 @@ from typing import Any
 
 import psycopg
 
-from observatory.database.backup import Backup, PlannedBackup, has_data, plan_backup
 from observatory.database.deployment import session
 from observatory.database.errors import BackupFailedError
 from observatory.database.lint import Finding, LintError, lint_all
+from observatory.database.migration_backup import Backup, PlannedBackup, has_data, plan_backup
 from observatory.database.migrations import ledger
 from observatory.database.migrations.files import Edition, Migration, read_migrations
 from observatory.database.migrations.history import History, compare

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from observatory.database.jobs import schedule_jobs
+from observatory.database.pg_cron_jobs import schedule_jobs
 from observatory.database.roles.privileges import Profile, grant_access
 from observatory.database.verification import Verification, verify
 

@@ -20,13 +20,13 @@ from psycopg.conninfo import make_conninfo
 
 from observatory.database.connection import connect, with_database
 from observatory.database.deployment import SESSION, deploy, server_edition
+from observatory.database.error_translation import translate_errors
 from observatory.database.errors import DatabaseError
 from observatory.database.migrations.files import Edition
 from observatory.database.migrations.non_transactional import particulars
 from observatory.database.migrations.statement_locks import MODES, Expected, Lock, expected
 from observatory.database.migrations.statements import Script, Statement
 from observatory.database.roles.bootstrap import ensure_database
-from observatory.database.translation import readable
 
 OWNER = "migrator"
 
@@ -198,5 +198,5 @@ class _Watched:
             connection.execute(statement.sql.encode())
         except psycopg.Error as error:
             offset = statement.offset + int(error.diag.statement_position or 1) - 1
-            with readable(self._script.migration.place(offset)):
+            with translate_errors(self._script.migration.place(offset)):
                 raise

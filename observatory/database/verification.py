@@ -18,12 +18,12 @@ import psycopg
 from observatory.database.catalogue import SETTINGS, Catalogue, Object, Objects, load, read_objects
 from observatory.database.connection import connect, describe
 from observatory.database.deployment import SchemaStatus, status
+from observatory.database.error_translation import summary, translate_errors
 from observatory.database.errors import DatabaseError
-from observatory.database.jobs import PREFIX
 from observatory.database.migrations.files import Edition, read_migrations
+from observatory.database.pg_cron_jobs import PREFIX
 from observatory.database.roles.privileges import Profile, privileges_of
-from observatory.database.smoke import marked_rows, read, write_and_read_back
-from observatory.database.translation import readable, summary
+from observatory.database.verification_rows import marked_rows, read, write_and_read_back
 
 Verdict = Literal["passed", "failed", "unknown"]
 
@@ -175,7 +175,7 @@ def _undescribed(expected: Catalogue, state: SchemaStatus) -> str | None:
 
 
 def _look(conninfo: str, objects: Objects, roles: Mapping[str, Profile]) -> Iterator[Check]:
-    with connect(conninfo, purpose="verify", settings=SETTINGS) as connection, readable(describe(conninfo)):
+    with connect(conninfo, purpose="verify", settings=SETTINGS) as connection, translate_errors(describe(conninfo)):
         found = read_objects(connection)
         for kind, name in _KINDS.items():
             expected = {each: definition for each, definition in objects.items() if each.kind == kind}
@@ -261,7 +261,7 @@ def _use(conninfo: str, service_conninfo: str | None, objects: Objects) -> Itera
         lambda service: read(service, stored, views),
         done=f"{len(stored)} tables and aggregates, {len(views)} views",
     )
-    with connect(conninfo, purpose="verify") as owner, readable(describe(conninfo)), marked_rows(owner) as run:
+    with connect(conninfo, purpose="verify") as owner, translate_errors(describe(conninfo)), marked_rows(owner) as run:
         yield _attempt(
             names[1],
             service_conninfo,

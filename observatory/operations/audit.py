@@ -20,7 +20,7 @@ from observatory.settings import load_file
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
-    from observatory.database.audit import AuditEntry
+    from observatory.database.audit_table import AuditEntry
 
 Outcome = Literal["promoted", "rolled back", "under way", "escalated"]
 OUTCOMES: dict[str, Outcome] = {"promoted": "promoted", "rolled-back": "rolled back", "escalate": "escalated"}
@@ -82,7 +82,7 @@ def copy_to_table(workspace: Workspace, conninfo: str) -> None:
     Raises:
         DatabaseError: it cannot be reached, or refused.
     """
-    from observatory.database.audit import AuditEntry, add_entries  # noqa: PLC0415 - psycopg only where it is used
+    from observatory.database.audit_table import AuditEntry, add_entries  # noqa: PLC0415 - psycopg only where it is used
 
     rows = (
         AuditEntry(id=each.id, at=each.at, actor=each.actor, event=each.event, details=each.details)
@@ -127,7 +127,7 @@ def report_deliveries(workspace: Workspace, *, report: Reporter = silent) -> lis
 
 
 def _table(workspace: Workspace) -> list[AuditEntry]:
-    from observatory.database.audit import read_entries  # noqa: PLC0415 - psycopg only where it is used
+    from observatory.database.audit_table import read_entries  # noqa: PLC0415 - psycopg only where it is used
 
     return read_entries(administrator(load_file(workspace.config_file), known_of(workspace, show_secrets=False)))
 

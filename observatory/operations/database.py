@@ -32,10 +32,10 @@ if TYPE_CHECKING:
         Edition,
         EditionPlan,
         Event,
-        Need,
         OnEvent,
         Plan,
         Profile,
+        SchemaRequirement,
         Throwaway,
         Verification,
     )
@@ -137,7 +137,7 @@ def deploy_database(
                 migrations=workspace.migrations,
                 target=target.version,
                 only=_file_name(migration),
-                needs=_needs(workspace),
+                requirements=_needs(workspace),
                 actor=actor(),
                 deployment_id=str(uuid.uuid4()),
                 backup=MigrationBackup(workspace.sandbox),
@@ -243,12 +243,12 @@ def back_up_database(workspace: Workspace, *, report: Reporter = silent) -> str:
         return database.make_backup(MigrationBackup(workspace.sandbox), at)
 
 
-def _needs(workspace: Workspace) -> list[Need]:
+def _needs(workspace: Workspace) -> list[SchemaRequirement]:
     """Return which versions of the schema the fleets' releases work with, live or kept for a rollback."""
     settings = load_file(workspace.config_file)
     rollout = rollout_store(workspace, settings).read()
     needs = schema_needs(rollout, release_store(workspace, settings)) if rollout else ()
-    return [database.Need(*need) for need in needs]
+    return [database.SchemaRequirement(*need) for need in needs]
 
 
 def _file_name(migration: str | None) -> str | None:

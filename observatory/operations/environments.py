@@ -183,7 +183,7 @@ def _secret(arn: str, region: str) -> dict[str, str]:
 def _marked(conninfo: str) -> Iterator[str]:
     """Give the trace id of one verification; what it wrote is removed, and what killed ones left."""
     from observatory.database import connect  # noqa: PLC0415 - psycopg only where it is used
-    from observatory.database.smoke import marked_rows  # noqa: PLC0415
+    from observatory.database.verification_rows import marked_rows  # noqa: PLC0415
 
     with connect(conninfo, purpose="verify a fleet") as connection, marked_rows(connection) as run:
         yield run

@@ -32,7 +32,7 @@ def deployment_lock(workspace: Workspace, conninfo: str, *, wait_s: float = 0) -
         UnreachableError: no connection.
     """
     from observatory.database import connect  # noqa: PLC0415 - psycopg only where it is used
-    from observatory.database.lock import DEPLOYMENT_LOCK, session_lock  # noqa: PLC0415
+    from observatory.database.advisory_locks import DEPLOYMENT_LOCK, session_lock  # noqa: PLC0415
 
     if workspace in _held.get():
         yield

@@ -268,7 +268,7 @@ class _Stack:
 
     @contextlib.contextmanager
     def _marked(self) -> Iterator[str]:
-        from observatory.database.smoke import marked_rows  # noqa: PLC0415 - psycopg only where it is used
+        from observatory.database.verification_rows import marked_rows  # noqa: PLC0415 - psycopg only where it is used
 
         with self._owner() as connection, marked_rows(connection) as run:
             yield run

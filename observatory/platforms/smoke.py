@@ -1,7 +1,7 @@
 """The smoke suite: what every version must be able to do, asked as a client asks.
 
 Owns the requests and what must come back. Does not own where they go, nor the removal of what was written, which is
-marked for `observatory.database.smoke` to find.
+marked for `observatory.database.verification_rows` to find.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import httpx
 
 SPANS = 10
-MARK = "observatory.verification"  # of rows that nobody pays for: `observatory.database.smoke` removes them
+MARK = "observatory.verification"  # of rows that nobody pays for: `observatory.database.verification_rows` removes them
 
 
 def exercise(client: httpx.Client, run: str, *, who: str, version: str) -> None:

@@ -21,7 +21,7 @@ from observatory.database import (
     schedule_jobs,
     verify,
 )
-from observatory.database.smoke import MARK
+from observatory.database.verification_rows import MARK
 from tests.database.conftest import SHIPPED
 from tests.support.postgres import SETTINGS, PostgresServer, community_server, postgres_server
 
@@ -362,7 +362,7 @@ def test_more_than_a_reader_or_an_administrator_should_have_is_named(migrated: M
 
 KILLED = """
 import os, signal, sys
-import observatory.database.smoke as smoke
+import observatory.database.verification_rows as smoke
 from pathlib import Path
 from observatory.database import verify
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from observatory.database import ensure_database
-from observatory.database.audit import read_entries
+from observatory.database.audit_table import read_entries
 from observatory.documents.journal import FileJournal, entries
 from observatory.operations.audit import audit
 from observatory.progress import silent

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from observatory.database.audit import read_entries
+from observatory.database.audit_table import read_entries
 from observatory.database.connection import with_database
 from observatory.documents.journal import entries
 from observatory.nodes import Paths

@@ -15,8 +15,8 @@ from typing import Any
 from observatory.database.catalogue.objects import SETTINGS, Object, Objects, read_objects
 from observatory.database.connection import connect, describe
 from observatory.database.deployment import deploy
+from observatory.database.error_translation import translate_errors
 from observatory.database.migrations.files import Edition, Migration, load_migrations
-from observatory.database.translation import readable
 
 __all__ = ["SETTINGS", "Catalogue", "Object", "Objects", "Step", "generate", "load", "read_objects", "write"]
 
@@ -74,7 +74,10 @@ def generate(conninfo: str, *, migrations: Path, edition: Edition) -> Catalogue:
     before: Objects = {}
     for migration in load_migrations(migrations, edition):
         deploy(conninfo, migrations=migrations, target=migration.version, actor="catalogue", deployment_id="catalogue")
-        with connect(conninfo, purpose="catalogue", settings=SETTINGS) as connection, readable(describe(conninfo)):
+        with (
+            connect(conninfo, purpose="catalogue", settings=SETTINGS) as connection,
+            translate_errors(describe(conninfo)),
+        ):
             after = read_objects(connection)
         steps.append(_step(migration, before, after))
         before = after

@@ -19,10 +19,10 @@ import pglast
 from pglast import ast
 
 from observatory.database.errors import MigrationFileError
+from observatory.database.lint.declared_schema import Key, Schema, key_of, made_hypertables
 from observatory.database.lint.findings import Finding, Severity, at
-from observatory.database.lint.ignoring import apply_ignores
+from observatory.database.lint.ignore_headers import apply_ignores
 from observatory.database.lint.rules import RULES, Setting
-from observatory.database.lint.schema import Key, Schema, key_of, made_hypertables
 from observatory.database.lint.squawk import CONTRACT_RULES, LIVE_RULES, LintError, squawk
 from observatory.database.migrations.files import EDITIONS, Edition, Migration, read_migrations
 from observatory.database.migrations.statements import Phase, parse

@@ -13,9 +13,9 @@ from typing import Any
 from pglast import ast
 from pglast.enums import AlterTableType, ConstrType
 
+from observatory.database.lint.declared_schema import Key, Schema, function_name, is_serial, key_of, text_of, walk
 from observatory.database.lint.findings import Severity
-from observatory.database.lint.integers import overflows
-from observatory.database.lint.schema import Key, Schema, function_name, is_serial, key_of, text_of, walk
+from observatory.database.lint.integer_overflow import overflows
 from observatory.database.migrations.files import Edition
 
 # https://github.com/timescale/timescaledb/blob/2.19.3/src/cross_module_fn.c: what the Apache edition hands to a module

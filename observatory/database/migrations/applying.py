@@ -15,14 +15,14 @@ import psycopg
 from psycopg import errors as pg
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from observatory.database.backup import Backup, make_backup
+from observatory.database.error_translation import summary, translate_errors
 from observatory.database.errors import LockTimeoutError, MigrationHistoryError
+from observatory.database.migration_backup import Backup, make_backup
 from observatory.database.migrations import ledger
-from observatory.database.migrations.blockers import Blocker, BlockerWatch
+from observatory.database.migrations.blocking_sessions import Blocker, BlockerWatch
 from observatory.database.migrations.files import Migration
 from observatory.database.migrations.non_transactional import Particulars, particulars, patience, sets_session, settle
 from observatory.database.migrations.statements import Script, parse
-from observatory.database.translation import readable, summary
 
 LOCK_TIMEOUT_MS = 500
 BACKOFF_S = (1, 60)
@@ -120,7 +120,7 @@ class Applier:
         self._tell("applying", name, f"{len(script.statements)} statements")
         attempts = lock_retries(self.retry, lambda detail: self._tell("retrying", name, detail))
         started = time.monotonic()
-        with readable(script.migration.place()):
+        with translate_errors(script.migration.place()):
             attempts(self._attempt, script)
         self._tell("applied", name, f"{time.monotonic() - started:.3f} s")
         return name
@@ -142,7 +142,7 @@ class Applier:
                 with self._named(script, number):
                     self._execute(script, number)
             self.connection.execute(_CLEAN_SESSION)
-            with readable(script.migration.place(), remedy=_ROW_EXISTS):
+            with translate_errors(script.migration.place(), remedy=_ROW_EXISTS):
                 self._record(script, [statement.sha256 for statement in script.statements], started)
 
     def _run_one_by_one(self, script: Script) -> None:
@@ -225,7 +225,7 @@ class Applier:
             raise LockTimeoutError(blocked_message(place, error, self.watch.seen)) from error
         except psycopg.Error as error:
             offset = statement.offset + int(error.diag.statement_position or 1) - 1
-            with readable(script.migration.place(offset)):
+            with translate_errors(script.migration.place(offset)):
                 raise
         finally:
             self.watch.end()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from psycopg.rows import class_row
 
 from observatory.database.connection import connect, describe
-from observatory.database.translation import readable
+from observatory.database.error_translation import translate_errors
 
 _READ = "SELECT feature, replaced_by, consequence FROM observatory.edition_gaps ORDER BY feature"
 
@@ -34,7 +34,7 @@ def edition_gaps(conninfo: str) -> tuple[EditionGap, ...]:
         StatementFailedError: the role may not read them.
         UnreachableError: no connection, or it broke.
     """
-    with connect(conninfo, purpose="edition gaps") as connection, readable(describe(conninfo)):
+    with connect(conninfo, purpose="edition gaps") as connection, translate_errors(describe(conninfo)):
         row = connection.execute("SELECT to_regclass('observatory.edition_gaps') IS NOT NULL").fetchone()
         if not (row and row[0]):
             return ()

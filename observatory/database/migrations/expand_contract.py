@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from observatory.database.connection import connect
+from observatory.database.error_translation import translate_errors
 from observatory.database.errors import ContractRefusedError
-from observatory.database.translation import readable
 
 if TYPE_CHECKING:
     from observatory.database.migrations.statements import Script
 
 
-class Need(NamedTuple):
+class SchemaRequirement(NamedTuple):
     """Which versions of the schema a fleet's release works with.
 
     Attributes:
@@ -34,7 +34,7 @@ class Need(NamedTuple):
     schema_max: int
 
 
-def refuse_contracts(scripts: Iterable[Script], needs: Sequence[Need]) -> None:
+def refuse_contracts(scripts: Iterable[Script], requirements: Sequence[SchemaRequirement]) -> None:
     """Refuse pending migrations that contract while somebody needs the old shape.
 
     Raises:
@@ -42,7 +42,7 @@ def refuse_contracts(scripts: Iterable[Script], needs: Sequence[Need]) -> None:
     """
     for script in scripts:
         migration = script.migration
-        blocked = [need for need in needs if need.schema_max < migration.version]
+        blocked = [need for need in requirements if need.schema_max < migration.version]
         if script.phase == "contract" and blocked:
             named = " and ".join(f"{need.fleet}: {need.version}, up to schema {need.schema_max}" for need in blocked)
             raise ContractRefusedError(
@@ -63,6 +63,6 @@ def contracted_beyond(conninfo: str, version: int) -> int | None:
     """
     from observatory.database.migrations.statements import phase_of  # noqa: PLC0415 - brings a parser
 
-    with connect(conninfo, purpose="look for contracting migrations") as connection, readable("the ledger"):
+    with connect(conninfo, purpose="look for contracting migrations") as connection, translate_errors("the ledger"):
         later = connection.execute(_LATER, [version]).fetchall()
     return next((number for number, source in later if phase_of(source) == "contract"), None)

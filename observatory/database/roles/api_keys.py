@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Sequence
 
 from observatory.database.connection import connect
-from observatory.database.translation import readable
+from observatory.database.error_translation import translate_errors
 
 KEY_PREFIX = "obs_"
 KEY_BYTES = 32
@@ -49,7 +49,7 @@ def create_api_key(
     """
     key = key or KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
     values = [_digest(key), key[:SHOWN_CHARACTERS], name, list(scopes), rate_limit_rpm]
-    with connect(conninfo, purpose="api-keys") as connection, readable(f'API key "{name}"'):
+    with connect(conninfo, purpose="api-keys") as connection, translate_errors(f'API key "{name}"'):
         connection.execute(_INSERT, values)
     return key
 
@@ -61,7 +61,7 @@ def api_key_is_active(conninfo: str, *, key: str) -> bool:
         StatementFailedError: PostgreSQL refused.
         UnreachableError: no connection.
     """
-    with connect(conninfo, purpose="api-keys") as connection, readable("look-up of an API key"):
+    with connect(conninfo, purpose="api-keys") as connection, translate_errors("look-up of an API key"):
         return connection.execute(_ACTIVE, [_digest(key)]).fetchone() is not None
 
 
@@ -75,7 +75,7 @@ def revoke_api_key(conninfo: str, *, key: str) -> bool:
         StatementFailedError: PostgreSQL refused.
         UnreachableError: no connection.
     """
-    with connect(conninfo, purpose="api-keys") as connection, readable("revocation of an API key"):
+    with connect(conninfo, purpose="api-keys") as connection, translate_errors("revocation of an API key"):
         update = "UPDATE api_keys SET is_active = false WHERE key_hash = %s"
         return connection.execute(update, [_digest(key)]).rowcount > 0
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 import psycopg
 from psycopg import sql
 
+from observatory.database.advisory_locks import BOOTSTRAP_LOCK, session_lock
 from observatory.database.connection import connect, with_database
-from observatory.database.lock import BOOTSTRAP_LOCK, session_lock
+from observatory.database.error_translation import translate_errors
 from observatory.database.roles.limits import Limits
 from observatory.database.roles.role_settings import apply_role_settings
-from observatory.database.translation import readable
 
 EXTENSIONS = ("timescaledb", "pg_stat_statements")
 LOCK_WAIT_S = 60.0
@@ -111,7 +111,7 @@ def has_verifier(admin_conninfo: str, *, name: str, verifier: str) -> bool:
 def _locked_session(admin_conninfo: str, place: str) -> Iterator[psycopg.Connection]:
     with (
         connect(admin_conninfo, purpose="bootstrap") as admin,
-        readable(place),
+        translate_errors(place),
         session_lock(admin, BOOTSTRAP_LOCK, wait_s=LOCK_WAIT_S),
     ):
         yield admin

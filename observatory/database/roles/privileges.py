@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from observatory.database.connection import connect
-from observatory.database.translation import readable
+from observatory.database.error_translation import translate_errors
 
 Profile = Literal["service", "reader", "administrator"]
 
@@ -57,7 +57,7 @@ def grant_access(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
     """
     with connect(conninfo, purpose="grant access") as connection:
         for role, profile in roles.items():
-            with readable(f'privileges of "{role}"'):
+            with translate_errors(f'privileges of "{role}"'):
                 _grant_relations(connection, role, profile)
 
 

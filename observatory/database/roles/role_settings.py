@@ -8,7 +8,7 @@ import psycopg
 from psycopg import sql
 
 from observatory.database.connection import connect
-from observatory.database.translation import readable
+from observatory.database.error_translation import translate_errors
 
 RoleSettings = Mapping[str, Mapping[str, str | int]]  # by role, then by the name of the setting
 
@@ -24,7 +24,7 @@ def set_role_settings(conninfo: str, settings: RoleSettings) -> None:
         StatementFailedError: PostgreSQL refused, for example because there is no such role.
         UnreachableError: no connection, or it broke.
     """
-    with connect(conninfo, purpose="role settings") as connection, readable("settings of roles"):
+    with connect(conninfo, purpose="role settings") as connection, translate_errors("settings of roles"):
         apply_role_settings(connection, settings)
 
 

@@ -27,7 +27,7 @@ from psycopg.conninfo import make_conninfo
 
 from observatory.database import DatabaseError
 from observatory.database.connection import connect
-from observatory.database.translation import readable
+from observatory.database.error_translation import translate_errors
 from observatory.engines.embedded.providers import Diff, Provider, ProviderError
 from observatory.engines.embedded.values import UNKNOWN, Properties, reveal
 
@@ -496,7 +496,7 @@ class PostgresqlProvider(Provider):
             with (
                 self._one_at_a_time,
                 connect(conninfo, purpose="access") as connection,
-                readable(f"{type(_kind(urn)).__name__} {_name(urn)}"),
+                translate_errors(f"{type(_kind(urn)).__name__} {_name(urn)}"),
                 connection.transaction(),
             ):
                 yield connection

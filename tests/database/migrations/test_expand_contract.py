@@ -2,14 +2,14 @@
 
 import pytest
 
-from observatory.database import ContractRefusedError, MigrationFileError, Need, status
+from observatory.database import ContractRefusedError, MigrationFileError, SchemaRequirement, status
 from observatory.database.migrations.files import read_migrations
 from observatory.database.migrations.statements import parse
 from tests.database.conftest import Deploy, WriteMigrations
 
 CONTRACT = "-- Nobody reads it any more.\n-- phase: contract\nALTER TABLE a DROP COLUMN old;"
-LIVE = Need(fleet="blue (live)", version="v0.5.0", schema_min=1, schema_max=2)
-KEPT = Need(fleet="green (kept for rollback)", version="v0.4.0", schema_min=1, schema_max=1)
+LIVE = SchemaRequirement(fleet="blue (live)", version="v0.5.0", schema_min=1, schema_max=2)
+KEPT = SchemaRequirement(fleet="green (kept for rollback)", version="v0.4.0", schema_min=1, schema_max=1)
 
 
 def test_a_contract_is_refused_while_a_fleet_needs_the_old_shape(
@@ -18,14 +18,14 @@ def test_a_contract_is_refused_while_a_fleet_needs_the_old_shape(
     directory = write_migrations(_001_a="CREATE TABLE a (old int);", _002_b=CONTRACT)
 
     with pytest.raises(ContractRefusedError) as refusal:
-        run_deploy(migrations=directory, needs=[LIVE, KEPT])
+        run_deploy(migrations=directory, requirements=[LIVE, KEPT])
 
     assert str(refusal.value) == (
         "002_b.sql:1:1: takes away what a release needs that is in use (green (kept for rollback): v0.4.0, up to "
         "schema 1). Nothing was changed: deploy a release that knows schema 2 to both fleets first"
     )
     assert status(conninfo).version == 0
-    assert run_deploy(migrations=directory, needs=[LIVE, LIVE._replace(fleet="green")]).version == 2
+    assert run_deploy(migrations=directory, requirements=[LIVE, LIVE._replace(fleet="green")]).version == 2
 
 
 def test_what_expands_or_lies_beyond_the_target_or_is_applied_is_not_refused(
@@ -35,9 +35,9 @@ def test_what_expands_or_lies_beyond_the_target_or_is_applied_is_not_refused(
         _001_a="CREATE TABLE a (old int);", _002_b=CONTRACT, _003_c="-- phase: expand\nSELECT 1;"
     )
 
-    assert run_deploy(migrations=directory, target=1, needs=[KEPT]).version == 1
-    assert run_deploy(migrations=directory, target=2, needs=[LIVE]).version == 2
-    assert run_deploy(migrations=directory, needs=[KEPT]).version == 3
+    assert run_deploy(migrations=directory, target=1, requirements=[KEPT]).version == 1
+    assert run_deploy(migrations=directory, target=2, requirements=[LIVE]).version == 2
+    assert run_deploy(migrations=directory, requirements=[KEPT]).version == 3
 
 
 @pytest.mark.parametrize(

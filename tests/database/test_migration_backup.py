@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from observatory.database import BackupFailedError, plan_backup, status
-from observatory.database.backup import Kind
+from observatory.database.migration_backup import Kind
 from observatory.database.migrations.applying import Event
 from tests.database.conftest import Deploy, WriteMigrations
 

@@ -25,7 +25,9 @@ _REMEDIES: dict[type[psycopg.Error], str] = {
 
 
 @contextlib.contextmanager
-def readable(place: str, *, remedy: str = "Nothing of it was applied: correct it and run again") -> Iterator[None]:
+def translate_errors(
+    place: str, *, remedy: str = "Nothing of it was applied: correct it and run again"
+) -> Iterator[None]:
     """Translate psycopg's exceptions inside the block.
 
     Args:

@@ -9,7 +9,7 @@ import pytest
 from psycopg import errors
 
 from observatory.database import UnreachableError
-from observatory.database.audit import AuditEntry, add_entries, read_entries
+from observatory.database.audit_table import AuditEntry, add_entries, read_entries
 from tests.database.roles.test_bootstrap import Names, bootstrap, make_login, names  # noqa: F401 - a fixture
 from tests.support.postgres import PostgresServer
 

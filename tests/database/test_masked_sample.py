@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from observatory.database import catalogue, deploy
 from observatory.database.errors import SampleError
-from observatory.database.sample import MASKS, copy_sample
+from observatory.database.masked_sample import MASKS, copy_sample
 from tests.database.conftest import SHIPPED
 from tests.support.postgres import PostgresServer
 

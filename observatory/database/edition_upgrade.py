@@ -17,15 +17,15 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from observatory.database.backup import Backup, PlannedBackup, make_backup, plan_backup
+from observatory.database.advisory_locks import MIGRATION_LOCK, session_lock
 from observatory.database.connection import connect, describe
 from observatory.database.deployment import LOCK_WAIT_S, SESSION, Deployment, status
+from observatory.database.error_translation import translate_errors
 from observatory.database.errors import EditionRefusedError, LockTimeoutError
-from observatory.database.lock import MIGRATION_LOCK, session_lock
+from observatory.database.migration_backup import Backup, PlannedBackup, make_backup, plan_backup
 from observatory.database.migrations import ledger
-from observatory.database.migrations.blockers import Blocker, BlockerWatch
+from observatory.database.migrations.blocking_sessions import Blocker, BlockerWatch
 from observatory.database.migrations.files import Migration, load_migrations
-from observatory.database.translation import readable
 
 if TYPE_CHECKING:
     from observatory.database.migrations.applying import EventKind, OnEvent
@@ -85,7 +85,7 @@ def plan_upgrade(
     files = _outdated(conninfo, migrations, target)
     aggregates = {}
     if files:
-        with connect(conninfo, purpose="plan", settings=_READ_ONLY) as connection, readable(describe(conninfo)):
+        with connect(conninfo, purpose="plan", settings=_READ_ONLY) as connection, translate_errors(describe(conninfo)):
             aggregates = dict(connection.execute(_STORED).fetchall())
     return EditionPlan(
         migrations=tuple(migration.name for migration in files),
@@ -149,7 +149,7 @@ def upgrade_edition(
 
         with (
             connect(conninfo, purpose=f"deploy {deployment_id}", settings=SESSION) as connection,
-            readable(f"upgrade of {describe(conninfo)} to the community edition"),
+            translate_errors(f"upgrade of {describe(conninfo)} to the community edition"),
             BlockerWatch(conninfo, delay_s=LOCK_TIMEOUT_MS / 2000) as watch,
             session_lock(connection, MIGRATION_LOCK, wait_s=LOCK_WAIT_S, on_wait=tell_waiting),
         ):

@@ -17,13 +17,13 @@ from observatory.database import (
     plan,
     throwaway_server,
 )
-from observatory.database.lock import MIGRATION_LOCK, session_lock
+from observatory.database.advisory_locks import MIGRATION_LOCK, session_lock
 from observatory.database.migrations.statement_locks import Lock, expected, strongest
 from observatory.database.migrations.statements import Statement
 from observatory.database.rehearsal import Throwaway
 from observatory.operations.database import rehearsal_server
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
-from tests.database.test_backup import Backups
+from tests.database.test_migration_backup import Backups
 from tests.support.postgres import PostgresServer
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.rows import class_row
 
+from observatory.database.advisory_locks import MIGRATION_LOCK, session_lock
 from observatory.database.connection import connect, describe
+from observatory.database.error_translation import translate_errors
 from observatory.database.errors import UnsuitableServerError
-from observatory.database.lock import MIGRATION_LOCK, session_lock
-from observatory.database.translation import readable
 
 PREFIX = "observatory: "  # in pg_cron's names; jobs without it are somebody else's
 LOCK_WAIT_S = 60.0
@@ -61,7 +61,7 @@ def schedule_jobs(conninfo: str) -> tuple[Job, ...]:
     """
     with (
         connect(conninfo, purpose="schedule jobs") as connection,
-        readable(f"jobs of {describe(conninfo)}"),
+        translate_errors(f"jobs of {describe(conninfo)}"),
         session_lock(connection, MIGRATION_LOCK, wait_s=LOCK_WAIT_S),
         connection.transaction(),
     ):

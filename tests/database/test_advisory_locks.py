@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from observatory.database import Deployment, LockHeldError, LockTimeoutError, deploy, status
+from observatory.database.advisory_locks import MIGRATION_LOCK, session_lock
 from observatory.database.connection import connect
-from observatory.database.lock import MIGRATION_LOCK, session_lock
 from observatory.database.migrations.applying import Event
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 

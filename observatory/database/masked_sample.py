@@ -19,8 +19,8 @@ import psycopg
 from psycopg import sql
 
 from observatory.database.connection import connect, describe
+from observatory.database.error_translation import translate_errors
 from observatory.database.errors import SampleError
-from observatory.database.translation import readable
 
 SETTLED = timedelta(days=1)  # how late clients send: a window that is older is not copied twice
 MIN_SALT_LENGTH = 16
@@ -180,7 +180,7 @@ def copy_sample(
     with (
         connect(source, purpose="sample", settings=_SOURCE) as reader,
         connect(target, purpose="sample", settings=_SESSION) as writer,
-        readable(f"sample of {describe(source)} for {describe(target)}"),
+        translate_errors(f"sample of {describe(source)} for {describe(target)}"),
     ):
         _refuse_one_database(reader, writer)
         if samples_only and writer.execute(_HAS_ITS_OWN).fetchone() == (True,):

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from observatory.database.advisory_locks import BOOTSTRAP_LOCK, LOCK_CLASS
 from observatory.database.connection import connect
-from observatory.database.lock import BOOTSTRAP_LOCK, LOCK_CLASS
+from observatory.database.error_translation import translate_errors
 from observatory.database.roles.bootstrap import AUDIT_SCHEMA, AUDITOR
-from observatory.database.translation import readable
 
 if TYPE_CHECKING:
     import psycopg
@@ -73,7 +73,7 @@ def add_entries(conninfo: str, entries: Iterable[AuditEntry]) -> int:
     """
     from psycopg.types.json import Jsonb  # noqa: PLC0415 - psycopg only where it is used
 
-    with _session(conninfo) as connection, readable(TABLE), connection.transaction():
+    with _session(conninfo) as connection, translate_errors(TABLE), connection.transaction():
         _ensure_table(connection)
         known = {row[0] for row in connection.execute(f"SELECT id FROM {TABLE}")}  # noqa: S608 - our own name
         missing = [entry for entry in entries if entry.id not in known]
@@ -93,7 +93,7 @@ def read_entries(conninfo: str) -> list[AuditEntry]:
         UnreachableError: no connection.
         StatementFailedError: PostgreSQL refused, or did not answer in time.
     """
-    with _session(conninfo) as connection, readable(TABLE):
+    with _session(conninfo) as connection, translate_errors(TABLE):
         if not _exists(connection):
             return []
         rows = connection.execute(

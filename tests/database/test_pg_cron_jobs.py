@@ -13,7 +13,7 @@ from observatory.database import (
     ensure_database,
     schedule_jobs,
 )
-from observatory.database.jobs import PREFIX
+from observatory.database.pg_cron_jobs import PREFIX
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 from tests.support.postgres import SETTINGS, PostgresServer, postgres_server
 

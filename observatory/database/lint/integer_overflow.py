@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pglast import ast
 from pglast.enums import A_Expr_Kind
 
-from observatory.database.lint.schema import Schema, function_name, key_of, type_name, walk
+from observatory.database.lint.declared_schema import Schema, function_name, key_of, type_name, walk
 
 _WIDTHS = {"int2": 15, "int4": 31, "int8": 63, "serial": 31, "bigserial": 63}
 _COUNTS = {"count", "sum", "row_number", "rank"}
