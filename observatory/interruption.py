@@ -1,26 +1,55 @@
-"""Being stopped from outside: Ctrl-C, `kill`, a terminal that closes.
+"""The signals that stop a command: Ctrl-C, `kill`, and a terminal that closes.
 
-Each ends what is under way as an exception does, so that children are ended, locks released and half files removed.
+Each ends the work as an exception does, so that child processes are ended, locks released and partial files removed.
 """
 
 from __future__ import annotations
 
 import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Handler = Callable[[int, FrameType | None], object]
 
 
-def heeded() -> tuple[signal.Signals, ...]:
-    """Return the signals that stop a command: those that whoever started it does not want ignored, as `nohup` does."""
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that stop this process, without those that its parent set to be ignored, as `nohup` does."""
     return tuple(number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN)
 
 
 def interrupt_on_signals() -> None:
-    """Turn every signal that stops a command into KeyboardInterrupt. Only in the main thread."""
-    for number in heeded():
+    """Raise KeyboardInterrupt on every signal that stops this process, from now on. Main thread only."""
+    for number in stop_signals():
         signal.signal(number, _interrupt)
 
 
-def _interrupt(number: int, _frame: FrameType | None) -> None:
+@contextmanager
+def handle_stop_signals(handler: Handler) -> Iterator[None]:
+    """Call `handler` on every signal that stops this process during the block; outside the main thread do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in stop_signals()}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt on every signal that stops this process during the block.
+
+    The command does so for its whole run; a program that calls the library may not.
+    """
+    with handle_stop_signals(_interrupt):
+        yield
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt(signal.Signals(number).name)

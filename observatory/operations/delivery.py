@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
-from collections.abc import Iterator
-from types import FrameType
-from typing import Literal, NoReturn, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack
 
 from observatory.delivery.deployment import (
     DeliveryRefusedError,
@@ -26,6 +22,7 @@ from observatory.delivery.deployment import (
 from observatory.delivery.environment import HostsError
 from observatory.delivery.releases import Manifest, ReleaseError
 from observatory.documents.rollout import HEALTH_CHECK_S, Deployment, RolloutDocument, Strategy, other
+from observatory.interruption import interruptible
 from observatory.operations.engine_choice import EngineChoice
 from observatory.operations.environments import administrator, known_of, world_of
 from observatory.operations.journal import open_journal
@@ -107,7 +104,7 @@ def deploy_application(
     with (
         open_journal(workspace, settings, report, conninfo=lambda: conninfo) as journal,
         deployment_lock(workspace, conninfo),
-        _terminated_as_interrupted(),
+        interruptible(),
     ):
         return deploy(world_of(workspace, settings, known, journal=journal, choice=choice), order)
 
@@ -235,7 +232,7 @@ def roll_back_to_version(
     order = _way_back_to(workspace, version, conninfo, skip_tests=skip_tests)
     with (
         open_journal(workspace, settings, report, conninfo=lambda: conninfo) as journal,
-        _terminated_as_interrupted(),
+        interruptible(),
     ):
         world = world_of(workspace, settings, known, journal=journal, choice=choice)
         if _other_under_way(world, order):
@@ -345,20 +342,3 @@ def _check_schema(manifest: Manifest, conninfo: str) -> None:
             f"{manifest.version} knows schema {manifest.schema_max}, and migration {contracted} took away what it "
             "needs: deploy a later version"
         )
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM undo what is under way, as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

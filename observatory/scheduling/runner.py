@@ -11,13 +11,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from observatory.errors import WRONG_USAGE, ObservatoryError
 from observatory.files import locks
 from observatory.files.locks import FileLockHeldError
+from observatory.interruption import interruptible
 from observatory.nodes.host_jobs import HostJob, host_jobs
 from observatory.runtime import RuntimeFault
 from observatory.scheduling.records import JobRecord, RecordStore, RunResult
@@ -65,7 +65,7 @@ def run_job(workspace: Workspace, name: str) -> JobRecord:
 def run(job: HostJob, argv: list[str], *, cwd: Path, store: RecordStore) -> JobRecord:
     """Run the command line `argv` as the job and return its record; see `run_job` for what it raises."""
     try:
-        with _terminable(), locks.claim(store.lock_file(job.name)) as lock:
+        with interruptible(), locks.claim(store.lock_file(job.name)) as lock:
             record = store.read(job.name).begun()
             store.write(record)
             record = _run(job, argv, cwd=cwd, store=store, record=record, lock=lock)
@@ -128,17 +128,3 @@ def _last_words(log: IO[bytes], begin: int) -> str:
     end = log.seek(0, os.SEEK_END)
     log.seek(max(begin, end - MESSAGE_BYTES))
     return log.read().decode(errors="replace").strip()
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Make SIGTERM an interrupt, so that the job is ended and recorded before this process ends."""
-
-    def interrupt(_number: int, _frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from pulumi.automation import CommandResult, OnOutput, PulumiCommand
 from pulumi.automation.errors import create_command_error
 
 from observatory.engines.embedded import Interrupted
-from observatory.interruption import heeded
+from observatory.interruption import handle_stop_signals
 
 _END_TIMEOUT_S = 5.0  # a killed process is gone at once, unless the kernel holds it
 
@@ -41,15 +40,8 @@ class SessionCommand(PulumiCommand):
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[None]:
         """On a signal that stops, let the CLI end its steps in flight; on a second SIGINT, it breaks off."""
-        if threading.current_thread() is not threading.main_thread():
+        with handle_stop_signals(self._stop):
             yield
-            return
-        before = {number: signal.signal(number, self._stop) for number in heeded()}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def run(
         self,

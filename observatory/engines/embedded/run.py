@@ -25,7 +25,7 @@ from observatory.engines.embedded.project import Project
 from observatory.engines.embedded.providers import DYNAMIC, Provider
 from observatory.engines.embedded.snapshot import Snapshot, State
 from observatory.engines.embedded.values import PROVIDER_KEY, mask, reveal
-from observatory.interruption import heeded
+from observatory.interruption import handle_stop_signals
 
 _STOPPING = "stopping: what has begun is brought to its end; Ctrl-C once more breaks it off"
 _BROKEN_OFF = "interrupted twice; what had begun is broken off, and may be half done"
@@ -313,9 +313,6 @@ def _deploy(deployment: Deployment, project: Project) -> None:
 @contextmanager
 def _stoppable(deployment: Deployment) -> Iterator[None]:
     """On a signal that stops, let the steps in flight end and begin nothing more; a second SIGINT breaks them off."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def stop(number: int, _: FrameType | None) -> None:
         deployment.stop(Interrupted(f"interrupted by {signal.Signals(number).name}; what was begun is done and saved"))
@@ -328,12 +325,8 @@ def _stoppable(deployment: Deployment) -> Iterator[None]:
             provider.abort()  # or the threads that wait for its answers would never end
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in heeded()}
-    try:
+    with handle_stop_signals(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _locate(options: StackOptions) -> tuple[Project, StackFiles]:
