@@ -10,10 +10,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import yaml
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from observatory.errors import WRONG_USAGE, ObservatoryError
 from observatory.settings.aws import AwsSettings
@@ -25,8 +25,8 @@ FILE_KEYS = ("config", "encryptionsalt", "encryptedkey", "secretsprovider", "env
 FOREIGN_NAMESPACES = ("pulumi", "aws", "kubernetes", "postgresql")
 
 StackSettings: TypeAlias = LocalSettings | AwsSettings
+# The discriminator `platform` selects the model here, so that only one of the two is built: that takes 20 ms.
 _MODELS: Mapping[str, type[LocalSettings] | type[AwsSettings]] = {"local": LocalSettings, "aws": AwsSettings}
-_ADAPTER: TypeAdapter[StackSettings] = TypeAdapter(Annotated[StackSettings, Field(discriminator="platform")])
 
 
 class SettingsError(ObservatoryError):
@@ -158,7 +158,7 @@ def _validate(values: Mapping[str, Any], file: str, lines: Mapping[str, int]) ->
         )
     try:
         # As JSON, since only there a mapping may be a group of settings and yet `true` be no number.
-        return _ADAPTER.validate_json(json.dumps({**values, "platform": platform}, default=str), strict=True)
+        return _MODELS[platform].model_validate_json(json.dumps(dict(values), default=str), strict=True)
     except ValidationError as error:
         problems = [_describe(platform, problem, file, lines) for problem in error.errors()]
     raise SettingsError("\n".join(problems))
@@ -168,7 +168,7 @@ _Location: TypeAlias = tuple[int | str, ...]
 
 
 def _describe(platform: str, problem: Any, file: str, lines: Mapping[str, int]) -> str:
-    location: _Location = problem["loc"][1:]  # the first part is the union's discriminator
+    location: _Location = problem["loc"]
     key = ".".join(str(part) for part in location)
     place = _place(key, file, lines)
     name = f"{PROJECT}:{key}" if key else f"{PROJECT}:*"
