@@ -20,8 +20,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from observatory.documents.validation import problems
 from observatory.errors import ObservatoryError
+from observatory.files.atomic import write_file
 from observatory.files.locks import exclusive
-from observatory.files.owned import write_file
 
 Side = Literal["a", "b"]
 PairedRole = Literal["app", "readonly", "admin"]

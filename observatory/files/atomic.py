@@ -1,6 +1,7 @@
-"""Names for files and directories that are not finished yet. They tell whose they are.
+"""Files and directories that are written whole or not at all, and what killed processes leave of them.
 
-What a killed process leaves under such a name is removed by the next that writes beside it: nothing piles up.
+Something is written under a name beside its own, which holds the id of the writing process, and renamed when it is
+complete. The next write into the same directory removes what processes that no longer run left there.
 """
 
 from __future__ import annotations
@@ -9,54 +10,95 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from observatory.files.ownership import Owner, change_owner
+
+PRIVATE = 0o600
 _NAME = re.compile(r"\..+\.(\d+)-\d+\.partial")
 _numbers = itertools.count()
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield an unused path beside `path`, for a file or a directory that then takes the place of `path`.
+
+    The rename happens at the end of the block. A block that raises leaves `path` as it is and nothing beside it.
+
+    Raises:
+        OSError: the rename fails, for example because `path` is a directory that is not empty.
+    """
+    partial = partial_path(path)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        _remove(partial)
+
+
+def write_file(path: Path, content: str | bytes, *, mode: int = PRIVATE, owner: Owner | None = None) -> bool:
+    """Replace `path` by `content`, synced to disk, with this mode whatever the umask; return whether it changed."""
+    data = content.encode() if isinstance(content, str) else content
+    if path.is_file() and path.stat().st_mode & 0o7777 == mode and path.read_bytes() == data:
+        return False
+    with replacing(path) as partial:
+        _write(partial, data)
+        partial.chmod(mode)
+        change_owner(partial, owner)
+    return True
+
+
+def write_once(path: Path, make_content: Callable[[], str]) -> bool:
+    """Write what `make_content` returns to a private file, unless the file exists; return whether it was written.
+
+    Of two processes that call this at once, one writes, and both find the same content afterwards. Missing parent
+    directories are created with mode 0700.
+    """
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = partial_path(path)
+    try:
+        _write(partial, make_content().encode())
+        path.hardlink_to(partial)  # unlike a rename, a link never replaces the file of another process
+    except FileExistsError:
+        return False
+    finally:
+        _remove(partial)
+    return True
+
+
 def partial_path(path: Path) -> Path:
-    """Return an unused name beside `path`, for what is to be renamed to it; remove what dead processes left there."""
+    """Return an unused name beside `path` for something incomplete, after `remove_abandoned` in that directory."""
     remove_abandoned(path.parent)
     return path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}.partial")
 
 
 def remove_abandoned(directory: Path) -> None:
-    """Remove what processes that run no more have begun in `directory` and did not finish."""
+    """Remove the incomplete files and directories in `directory` whose processes no longer run."""
     for path in directory.glob(".*.partial"):
         match = _NAME.fullmatch(path.name)
         if match and not _runs(int(match[1])):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def write_secret_once(file: Path, draw: Callable[[], str]) -> bool:
-    """Write what `draw` returns into a file that only its owner reads, whole, unless there is one; tell whether it was.
-
-    Of two processes that do so at once, one has its way, and both find the same content afterwards.
-    """
-    if file.exists():
-        return False
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = partial_path(file)
-    try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            stream.write(draw())
-            stream.flush()
-            os.fsync(stream.fileno())
-        file.hardlink_to(partial)  # whole or not at all, and never over another one
-    except FileExistsError:
-        return False
-    finally:
-        partial.unlink(missing_ok=True)
-    return True
+            _remove(path)
 
 
 def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    import psutil  # noqa: PLC0415 - most directories have nothing incomplete
+
+    return bool(psutil.pid_exists(pid))
+
+
+def _write(path: Path, data: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

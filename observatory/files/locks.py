@@ -1,20 +1,19 @@
 """Advisory file locks between threads and processes.
 
-A lock is an open file description: it ends with its holder, however that ends, so that nothing stale can remain.
+A lock belongs to an open file and ends with the process that holds it, however that ends: no stale lock remains.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from observatory.errors import REFUSED, ObservatoryError
 
-ATTEMPTS, PAUSE_S = 4, 0.05
+ATTEMPTS, PAUSE_S = 4, 0.05  # the process that holds the lock may be ending
 
 
 class FileLockHeldError(ObservatoryError):
@@ -25,44 +24,38 @@ class FileLockHeldError(ObservatoryError):
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[int]:
-    """Hold the lock file `path` exclusively, waiting for it; yields its descriptor.
+    """Wait for the lock file `path`, hold it exclusively, and yield its descriptor.
 
-    A child process that inherits the descriptor keeps the lock until it ends too.
+    Missing parent directories are created. A child process that inherits the descriptor holds the lock until it ends.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    with _opened(path) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
 def claim(path: Path) -> Iterator[int]:
-    """Hold the lock file `path` exclusively, which then names this process; yields its descriptor.
+    """Hold the lock file `path` exclusively, write this process' id into it, and yield its descriptor.
 
     Raises:
-        FileLockHeldError: somebody holds it, and goes on doing so.
+        FileLockHeldError: another process holds the lock.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    with _opened(path) as descriptor:
         _try_exclusive(descriptor, path)
         os.ftruncate(descriptor, 0)
         add_holder(descriptor, os.getpid())
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def add_holder(descriptor: int, pid: int) -> None:
-    """Name another process, which inherits the descriptor of a claimed lock, as one that holds it."""
+    """Write the id of another process that inherits the descriptor of a claimed lock into the lock file."""
     os.write(descriptor, f"{pid}\n".encode())
 
 
 def holder(path: Path) -> int | None:
-    """Return the process that holds a claimed lock file, None if nobody does.
+    """Return the id of the process that holds a claimed lock file, None if no process does.
 
-    A pid in the file counts only while its process has the file open: it may be another process's by now.
+    An id in the file counts only while its process has the file open: the kernel may have reused it.
     """
     try:
         pids, lock = path.read_text().split(), path.stat()
@@ -71,28 +64,45 @@ def holder(path: Path) -> int | None:
     return next((int(pid) for pid in pids if _has_open(int(pid), lock)), None)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _try_exclusive(descriptor: int, path: Path) -> None:
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if attempt == ATTEMPTS:
-                raise FileLockHeldError(f"{path} is held by process {holder(path) or 'unknown'}") from None
-            time.sleep(PAUSE_S)  # its holder may just be ending
-        else:
-            return
+    from tenacity import (  # noqa: PLC0415 - only where a lock is claimed
+        RetryError,
+        Retrying,
+        retry_if_exception_type,
+        stop_after_attempt,
+        wait_fixed,
+    )
+
+    attempts = Retrying(
+        retry=retry_if_exception_type(BlockingIOError), stop=stop_after_attempt(ATTEMPTS), wait=wait_fixed(PAUSE_S)
+    )
+    try:
+        attempts(fcntl.flock, descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except RetryError:
+        raise FileLockHeldError(f"{path} is held by process {holder(path) or 'unknown'}") from None
 
 
 def _has_open(pid: int, file: os.stat_result) -> bool:
+    import psutil  # noqa: PLC0415 - only where a lock's process is needed
+
     try:
-        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:  # it has ended, or is another user's
+        return any(_is(Path(opened.path), file) for opened in psutil.Process(pid).open_files())
+    except psutil.Error:  # it has ended, or belongs to another user
         return False
-    return any(_is(descriptor, file) for descriptor in descriptors)
 
 
-def _is(descriptor: Path, file: os.stat_result) -> bool:
+def _is(path: Path, file: os.stat_result) -> bool:
     try:
-        return os.path.samestat(descriptor.stat(), file)
-    except OSError:  # closed meanwhile
+        return os.path.samestat(path.stat(), file)
+    except OSError:  # removed meanwhile
         return False

@@ -27,7 +27,7 @@ from observatory.engines import embedded as engine
 from observatory.engines.cli import automation
 from observatory.engines.providers import IN_TREE
 from observatory.errors import WRONG_USAGE, ObservatoryError
-from observatory.files.atomic import remove_abandoned, write_secret_once
+from observatory.files.atomic import remove_abandoned, write_once
 from observatory.files.locks import exclusive
 from observatory.nodes.storage import release_name
 from observatory.operations.signing import sign, trusted_keys
@@ -152,7 +152,7 @@ def _make_passphrase(workspace: Workspace) -> None:
         return
     if engine.exists(state_options(workspace)):
         raise OperationError(_no_passphrase(workspace))
-    if write_secret_once(file, lambda: secrets.token_urlsafe(32)):
+    if write_once(file, lambda: secrets.token_urlsafe(32)):
         automation.forget_salt(workspace.config_file)  # an earlier passphrase's would refuse this one
 
 

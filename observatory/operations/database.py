@@ -13,7 +13,7 @@ from observatory import database
 from observatory.backups.pgbackrest import MigrationBackup
 from observatory.delivery.schema_requirements import schema_needs
 from observatory.engines import embedded as engine
-from observatory.files import owned as files
+from observatory.files import ownership
 from observatory.operations.bootstrap import OperationError, engine_options
 from observatory.operations.defaults import DEFAULT_RETRY
 from observatory.operations.journal import take_down
@@ -267,7 +267,7 @@ def rehearsal_server(rootfs: Path) -> Throwaway:
         programs=PROGRAMS,
         wrap=wrap,
         inside=INSIDE,
-        adopt=lambda directory: files.adopt(directory, bubblewrap.entry(rootfs).owner),
+        adopt=lambda directory: ownership.change_owner(directory, bubblewrap.entry(rootfs).owner),
     )
 
     def make(edition: Edition) -> AbstractContextManager[str]:

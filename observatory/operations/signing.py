@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from observatory.delivery.releases import Manifest, ReleaseError, sign_release
-from observatory.files.atomic import write_secret_once
+from observatory.files.atomic import write_once
 from observatory.security.signatures import make_private_key, public_key
 from observatory.settings import StackSettings
 from observatory.workspace import Workspace
@@ -32,7 +32,7 @@ def sign(workspace: Workspace, artifact: Path, manifest_file: Path, key_file: Pa
     """
     if key_file is None:
         key_file = workspace.signing_key_file
-        write_secret_once(key_file, make_private_key)
+        write_once(key_file, make_private_key)
     try:
         private_key = key_file.read_text()
     except (OSError, UnicodeDecodeError) as error:

@@ -11,7 +11,6 @@ Everything is idempotent and safe to call from several threads and processes at 
 repeated. It knows no daemon, no settings and no Pulumi.
 """
 
-from observatory.files.owned import short_path, write_file
 from observatory.runtime.errors import (
     DaemonFailed,
     PortInUse,
@@ -50,6 +49,4 @@ __all__ = [
     "listeners",
     "package_versions",
     "rootfs_path",
-    "short_path",
-    "write_file",
 ]

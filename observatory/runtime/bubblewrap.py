@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from observatory.files.owned import Owner
+from observatory.files.ownership import Owner
 from observatory.runtime.errors import SandboxUnavailable
 
 UID = GID = 1000

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from observatory.files.owned import short_path
+from observatory.files.sockets import short_path
 from observatory.runtime.errors import RuntimeFault
 from observatory.runtime.sandbox import Sandbox
 

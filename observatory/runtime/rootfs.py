@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from observatory.files import locks
-from observatory.files.owned import write_file
+from observatory.files.atomic import write_file
 from observatory.runtime import bubblewrap, mmdebstrap
 from observatory.runtime.errors import RootfsError
 from observatory.runtime.processes import process_group

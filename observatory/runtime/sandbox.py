@@ -32,7 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from observatory.files import locks
-from observatory.files import owned as files
+from observatory.files.atomic import write_file
+from observatory.files.ownership import change_owner
 from observatory.runtime import bubblewrap
 from observatory.runtime.errors import SandboxError
 from observatory.runtime.processes import process_group
@@ -147,7 +148,7 @@ class Sandbox:
     def write_file(self, inside: str, content: str | bytes, *, mode: int = 0o600) -> bool:
         """Write a file below /srv, atomically and owned by the daemons' user; return whether anything changed."""
         self.make_directory(str(PurePosixPath(inside).parent))
-        return files.write_file(self.host_path(inside), content, mode=mode, owner=self._entry.owner)
+        return write_file(self.host_path(inside), content, mode=mode, owner=self._entry.owner)
 
     def make_directory(self, inside: str) -> None:
         """Create a directory below /srv and its parents, private to the daemons' user."""
@@ -155,13 +156,13 @@ class Sandbox:
         path = self.host_path(inside)
         for directory in (*reversed(path.relative_to(self.home).parents), path.relative_to(self.home)):
             (self.home / directory).mkdir(mode=0o700, exist_ok=True)
-            files.adopt(self.home / directory, self._entry.owner)
+            change_owner(self.home / directory, self._entry.owner)
 
     def adopt(self, inside: str) -> None:
         """Give the daemons' user all of a tree that the host put below /srv, such as an unpacked release."""
         top = self.host_path(inside)
         for path in (top, *top.rglob("*")):
-            files.adopt(path, self._entry.owner)
+            change_owner(path, self._entry.owner)
 
     def processes(self) -> list[Process]:
         """Return the processes of the sandbox, by pid."""
@@ -185,7 +186,7 @@ class Sandbox:
         for directory in (self.home, *(self.home / name for name in DIRECTORIES)):
             if not directory.is_dir():
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                files.adopt(directory, self._entry.owner)
+                change_owner(directory, self._entry.owner)
 
     def _command(self, argv: Sequence[str], *options: str) -> list[str]:
         mounts = ("--tmpfs", "/run", "--bind", str(self.home), str(INSIDE), "--chdir", str(INSIDE), *options)

@@ -32,7 +32,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from observatory.files.owned import short_path
+from observatory.files.sockets import short_path
 from observatory.runtime.errors import DaemonFailed, SandboxError
 
 if TYPE_CHECKING:

@@ -1,15 +1,23 @@
-"""Names of what is not finished yet."""
+"""Files and directories are written whole or not at all, and abandoned ones are removed."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from observatory.files.atomic import partial_path
+import pytest
+
+from observatory.files.atomic import partial_path, replacing, write_file, write_once
 
 
-def test_what_a_dead_process_began_goes_with_the_next_write_and_what_lives_stays(tmp_path: Path) -> None:
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_the_next_write_removes_what_a_dead_process_left_and_keeps_what_a_live_one_writes(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from observatory.files.atomic import partial_path\n"
         "partial_path(Path(sys.argv[1])).write_text('half'); partial_path(Path(sys.argv[1])).mkdir()"
@@ -21,3 +29,69 @@ def test_what_a_dead_process_began_goes_with_the_next_write_and_what_lives_stays
     mine.touch()
     assert partial_path(tmp_path / "other") != mine
     assert sorted(tmp_path.iterdir()) == sorted([mine, tmp_path / ".hidden.partial"])
+
+
+def test_the_mode_of_a_file_does_not_depend_on_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        assert write_file(tmp_path / "secret", "s")
+        assert write_file(tmp_path / "public", b"p", mode=0o644)
+        assert write_once(tmp_path / "once", lambda: "o")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "public").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "once").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_unchanged_file_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_file(path, "one")
+    inode = path.stat().st_ino
+    assert not write_file(path, "one")
+    assert path.stat().st_ino == inode
+    assert write_file(path, "two")
+    assert write_file(path, "two", mode=0o640)
+    assert path.read_text() == "two"
+
+
+def test_a_failed_write_leaves_nothing_beside_the_target(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_file(tmp_path / "target", "x")
+    assert names(tmp_path) == ["target"]
+
+
+def test_an_interrupted_replacement_leaves_the_old_content(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("old")
+
+    def interrupted() -> None:
+        with replacing(target) as partial:
+            partial.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["target"]
+
+
+def test_a_directory_appears_whole(tmp_path: Path) -> None:
+    with replacing(tmp_path / "tree") as partial:
+        partial.mkdir()
+        (partial / "file").write_text("x")
+        assert not (tmp_path / "tree").exists()
+    assert names(tmp_path / "tree") == ["file"]
+    with pytest.raises(OSError, match="not empty"), replacing(tmp_path / "tree") as another:
+        another.mkdir()
+    assert names(tmp_path) == ["tree"]
+
+
+def test_of_many_writers_of_one_secret_one_writes_and_the_file_never_changes(tmp_path: Path) -> None:
+    secret = tmp_path / "keys" / "secret"
+    with ThreadPoolExecutor(8) as pool:
+        written = list(pool.map(lambda number: write_once(secret, lambda: str(number)), range(8)))
+    assert written.count(True) == 1
+    assert secret.read_text() == str(written.index(True))
+    assert names(secret.parent) == ["secret"]

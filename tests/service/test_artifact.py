@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from observatory.files import owned as files
+from observatory.files import ownership
 from observatory.runtime import bubblewrap
 from service.build import BuiltArtifact, build
 from tests.service.harness import Service, StorageDatabase, item, post, running_service
@@ -35,7 +35,7 @@ def sandboxed(server: PostgresServer, release: Path, *binds: Path) -> list[str]:
     """The command of the unpacked launcher in the root filesystem, read-only."""
     mounts = [word for path in binds for word in ("--ro-bind", str(path), str(path))]
     entry = bubblewrap.entry(server.rootfs)
-    files.adopt(release, entry.owner)
+    ownership.change_owner(release, entry.owner)
     mounts += ["--die-with-parent", "--ro-bind", str(release), "/srv"]
     return bubblewrap.command(server.rootfs, entry, ["/srv/bin/storage-service"], mounts=mounts)
 

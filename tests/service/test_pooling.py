@@ -8,7 +8,7 @@ from threading import Thread
 
 import httpx
 
-from observatory.files import owned as files
+from observatory.files import ownership
 from observatory.runtime import bubblewrap
 from tests.service.conftest import StartService
 from tests.service.harness import StorageDatabase, free_port, item, post, storage_database
@@ -32,7 +32,7 @@ def pgbouncer(database: StorageDatabase, directory: Path) -> Iterator[str]:
         encoding="utf-8",
     )
     entry = bubblewrap.entry(server.rootfs)
-    files.adopt(directory, entry.owner)
+    ownership.change_owner(directory, entry.owner)
     mounts = ["--die-with-parent", "--ro-bind", str(directory), "/srv"]
     argv = ["/usr/sbin/pgbouncer", "-q", "/srv/pgbouncer.ini"]
     command = bubblewrap.command(server.rootfs, entry, argv, mounts=mounts)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import redis
 
-from observatory.files import owned as files
+from observatory.files import ownership
 from observatory.runtime import bubblewrap
 from tests.service.harness import free_port, until
 
@@ -39,7 +39,7 @@ class Valkey:
     def start(self) -> None:
         """Start and wait until it answers."""
         entry = bubblewrap.entry(self.rootfs)
-        files.adopt(self.directory, entry.owner)
+        ownership.change_owner(self.directory, entry.owner)
         mounts = ["--die-with-parent", "--ro-bind", str(self.directory), "/srv"]
         argv = ["/usr/bin/valkey-server", "/srv/valkey.conf"]
         command = bubblewrap.command(self.rootfs, entry, argv, mounts=mounts)

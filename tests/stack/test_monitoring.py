@@ -21,7 +21,7 @@ from monitoring import ALERTS, JOBS, Scope
 from monitoring.recording import recording_rules
 from observatory.database.connection import connect
 from observatory.delivery.environment import Sample
-from observatory.files.owned import short_path
+from observatory.files.sockets import short_path
 from observatory.operations.demonstration import spans
 from observatory.platforms.prometheus import TRAFFIC, PrometheusMetrics
 from observatory.runtime import Sandbox

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from observatory.documents.journal import Entry, entries
-from observatory.files.owned import short_path
+from observatory.files.sockets import short_path
 from tests.support.checkout import UP_TIMEOUT_S, Checkout
 from tests.support.releases import variant
 

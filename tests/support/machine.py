@@ -16,10 +16,11 @@ import yaml
 from psycopg import sql
 
 from components.aws.database import database_address
+from observatory.files.atomic import write_file
 from observatory.nodes.aws import DATABASE
 from observatory.nodes.postgres import SERVER, logins_file, node_parameters
 from observatory.nodes.tls import certificate_file, key_file
-from observatory.runtime import bubblewrap, write_file
+from observatory.runtime import bubblewrap
 from observatory.settings import AwsSettings
 from tests.support.cloud import Cloud
 from tests.support.postgres import postgres_server

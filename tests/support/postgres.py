@@ -21,7 +21,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from observatory.files import owned as files
+from observatory.files import ownership
 from observatory.runtime import bubblewrap
 
 BINARIES = "/usr/lib/postgresql/17/bin"
@@ -146,7 +146,7 @@ class PostgresServer:
     def _initialise(self) -> None:
         self.socket_directory.mkdir()
         for directory in (self.directory, self.socket_directory):
-            files.adopt(directory, bubblewrap.entry(self.rootfs).owner)
+            ownership.change_owner(directory, bubblewrap.entry(self.rootfs).owner)
         locale = ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
         initdb = [
             f"{self.binaries}/initdb",
