@@ -95,7 +95,7 @@ def declare(args: LocalArgs) -> dict[str, Any]:
             authority=authority,
             fleets=fleets,
             weights=rollout.weights,
-            out=rollout.out,
+            out=rollout.draining,
         ),
     )
     monitoring = Monitoring(

@@ -176,7 +176,7 @@ def _status_json(status: Status) -> dict[str, Any]:
         "jobs": [job.as_json() for job in status.jobs],
         "passwords": [asdict(password) for password in status.passwords],
         "rollout": status.rollout.model_dump() if status.rollout else None,
-        "look": asdict(status.look) if status.look else None,
+        "evaluation": asdict(status.evaluation) if status.evaluation else None,
     }
 
 
@@ -203,7 +203,7 @@ def _status_view(status: Status) -> RenderableType:
         jobs_table(status.jobs, title="\nJobs"),
         table("\nFleets", ("fleet", "version", "instances", "weight"), fleets),
         *([_deployment(status.rollout.deployment)] if status.rollout.deployment else []),
-        *([_look(status.look)] if status.look else []),
+        *([_evaluation(status.evaluation)] if status.evaluation else []),
         table("\nPasswords", ("role", "login", "age", "action"), [_password_row(each) for each in status.passwords]),
         f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}",
     )
@@ -237,12 +237,12 @@ def _deployment(last: Deployment) -> str:
     return f"\n{last.version} to {last.target} by {last.strategy}: {last.status}{step}{request}{why}"
 
 
-def _look(look: Entry) -> Text:
+def _evaluation(evaluation: Entry) -> Text:
     """Return the last evaluation of the gate, with the measurements of the new and the old fleet."""
-    verdict, reasons = look.details["verdict"], "; ".join(look.details.get("reasons") or ())
-    measurements = [f"{name}: {_measured(found)}" for name in ("new", "old") if (found := look.details.get(name))]
+    verdict, reasons = evaluation.details["verdict"], "; ".join(evaluation.details.get("reasons") or ())
+    measurements = [f"{name}: {_measured(found)}" for name in ("new", "old") if (found := evaluation.details.get(name))]
     style = {"passed": "green", "failed": "red"}.get(verdict, "yellow")
-    when = f"{datetime.fromtimestamp(look.at, UTC):%H:%M:%S} UTC"
+    when = f"{datetime.fromtimestamp(evaluation.at, UTC):%H:%M:%S} UTC"
     text = Text(f"Gate at {when}: ").append(verdict, style=style)
     return text.append(f" ({reasons})" if reasons else "").append("".join(f"\n  {line}" for line in measurements))
 

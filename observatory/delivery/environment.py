@@ -1,10 +1,10 @@
-"""What a delivery needs of the world, as protocols; what implements them is a platform's, and not imported here."""
+"""What a delivery works with: an `Environment` and the protocols of its parts, which a platform implements."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from observatory.delivery.releases import Manifest
 from observatory.documents.rollout import RolloutDocument
 from observatory.errors import ObservatoryError
 from observatory.settings import FleetName
+from observatory.settings.gates import Limits
 
 
 class BalancerError(ObservatoryError):
@@ -98,10 +99,10 @@ class Instances(Protocol):
     def names(self, fleet: FleetName) -> tuple[str, ...]:
         """Return the instances of a fleet as they are now, always in the same order; raises HostsError."""
 
-    def out(self) -> Mapping[FleetName, Collection[str]]:
+    def draining(self) -> Mapping[FleetName, Collection[str]]:
         """Return those that get no new request, read from the balancer itself; raises BalancerError."""
 
-    def set_out(self, out: Mapping[FleetName, Collection[str]]) -> None:
+    def set_draining(self, draining: Mapping[FleetName, Collection[str]]) -> None:
         """Send these no new request, and all others their share again, without cutting a request.
 
         Returns when that is in force, not when what is in flight has finished. Survives the balancer's restart. Raises
@@ -210,3 +211,23 @@ class Journal(Protocol):
 
     def record(self, event: str, **details: Any) -> None:
         """Take down what happened, with its numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Everything that a delivery works with.
+
+    `trial` is None where versions cannot be tried apart from the fleets, `instances` where those cannot be updated one
+    by one.
+    """
+
+    store: RolloutStore
+    balancer: Balancer
+    hosts: Hosts
+    metrics: Metrics
+    silences: Silences
+    clock: Clock
+    journal: Journal
+    trial: Trial | None = None
+    instances: Instances | None = None
+    limits: Limits = field(default_factory=Limits)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from observatory.delivery.deployment import World
-from observatory.delivery.environment import MetricsUnavailableError
+from observatory.delivery.environment import Environment, MetricsUnavailableError
 from observatory.documents.rollout import RolloutDocument
 from observatory.settings import FleetName
 
 
-def reason_against(
-    world: World, document: RolloutDocument, *, fleet: FleetName, promoted: float | None, window_s: float
+def reason_not_to_roll_back(
+    environment: Environment, document: RolloutDocument, *, fleet: FleetName, promoted: float | None, window_s: float
 ) -> str | None:
     """Return why an alert of a fleet is no reason to roll the last deployment back; None where it is one.
 
     Args:
-        world: where metrics and the other fleet's health are looked at.
+        environment: where metrics and the other fleet's health are looked at.
         document: what is live.
         fleet: whose alert fires.
         promoted: when its deployment was promoted, in seconds since the epoch; None where nobody knows.
@@ -23,19 +22,19 @@ def reason_against(
     deployment = document.deployment
     if deployment is None or deployment.status != "promoted" or deployment.target != fleet:
         return f"{fleet} is not what the last deployment promoted"
-    if promoted is None or world.clock.now() - promoted > window_s:
+    if promoted is None or environment.clock.now() - promoted > window_s:
         return f"{deployment.version} was not promoted within the last {window_s:.0f} s"
-    if explained := _explained(world, fleet, since=deployment.exercised):
+    if explained := _explained(environment, fleet, since=deployment.exercised):
         return explained
-    if deployment.source != fleet and not world.hosts.healthy(deployment.source):
+    if deployment.source != fleet and not environment.hosts.healthy(deployment.source):
         return f"{deployment.source}, which would serve, is not healthy"
     return None
 
 
-def _explained(world: World, fleet: FleetName, *, since: float | None) -> str | None:
+def _explained(environment: Environment, fleet: FleetName, *, since: float | None) -> str | None:
     """Return what else explains the alert; metrics that nobody can ask explain nothing."""
     try:
-        seen = world.metrics.sample(fleet, since=since)
+        seen = environment.metrics.sample(fleet, since=since)
     except MetricsUnavailableError:
         return None
     if seen.database_down:

@@ -11,12 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from observatory.delivery.deployment import (
-    Run,
-    StepFailedError,
-    converge,
-)
+from observatory.delivery.deployment import Run, converge
 from observatory.delivery.environment import BalancerError, HostsError, Instances, Sample
+from observatory.delivery.errors import StepFailedError
 from observatory.documents.rollout import Rolling, RolloutDocument
 
 READY_PAUSE_S = 1.0  # an instance that misses one look is not yet lost
@@ -29,11 +26,13 @@ class RollingRun(Run):
 
     def _forward(self) -> RolloutDocument:
         self._forget_gone()
-        self._document = self._mine(converge(self._world))  # it may have been killed between document and balancer
+        self._document = self._mine(
+            converge(self._environment)
+        )  # it may have been killed between document and balancer
         self._change(status="shifting")
-        if self._moved and not self._rolling.out:
+        if self._moved and not self._rolling.draining:
             self._bake()  # it was killed here, and nobody knows how long the batch was watched
-        while batch := self._rolling.out or self._unmoved[: self._batch_size]:
+        while batch := self._rolling.draining or self._unmoved[: self._batch_size]:
             self._move(batch)
             self._bake()
         self._write(self._adopted, status="promoted", request=None)
@@ -46,7 +45,7 @@ class RollingRun(Run):
         self._record("rollback", reason=reason)
         self._forget_gone()
         self._settle()
-        while batch := self._rolling.out or self._worst_first[: self._batch_size]:
+        while batch := self._rolling.draining or self._worst_first[: self._batch_size]:
             self._persist(batch)
         self._settle()
         self._write(self._without_rolling, status="rolled-back", request=None)
@@ -66,7 +65,7 @@ class RollingRun(Run):
         self._instances.install(target, batch)
         self._record("verify", fleet=target, instances=batch)
         self._instances.verify(target, batch)
-        self._change(exercised=self._world.clock.now())
+        self._change(exercised=self._environment.clock.now())
         self._bring_in(batch)
         self._record("moved", fleet=target, instances=batch)
 
@@ -90,17 +89,17 @@ class RollingRun(Run):
 
     def _take_out(self, batch: Batch) -> None:
         """Send a batch nothing new, and wait until it has finished what it had."""
-        if self._rolling.out != batch:
+        if self._rolling.draining != batch:
             self._must_leave_enough(batch)
-            self._roll(lambda _rolling: {"out": batch})
-        self._document = self._mine(converge(self._world))
+            self._roll(lambda _rolling: {"draining": batch})
+        self._document = self._mine(converge(self._environment))
         self._record("drain", fleet=self._deployment.target, instances=batch)
         self._instances.drain(self._deployment.target, batch)
 
     def _bring_in(self, batch: Batch) -> None:
         self._wait_ready(batch)
-        self._roll(lambda _rolling: {"out": ()})
-        self._document = self._mine(converge(self._world))
+        self._roll(lambda _rolling: {"draining": ()})
+        self._document = self._mine(converge(self._environment))
 
     def _must_leave_enough(self, batch: Batch) -> None:
         """Refuse to take out a batch that the others cannot serve for.
@@ -116,7 +115,7 @@ class RollingRun(Run):
         return None
 
     def _wait_ready(self, instances: Batch) -> None:
-        clock = self._world.clock
+        clock = self._environment.clock
         deadline = clock.now() + self._deployment.health_check_s
         while not self._instances.ready(self._deployment.target, instances):
             if clock.now() >= deadline:
@@ -137,7 +136,7 @@ class RollingRun(Run):
 
     @property
     def _instances(self) -> Instances:
-        instances = self._world.instances
+        instances = self._environment.instances
         assert instances is not None  # noqa: S101 - no rolling update begins without
         return instances
 
@@ -177,7 +176,7 @@ class RollingRun(Run):
     def _forget_gone(self) -> None:
         """Drop the names of instances that are no more, since the fleet got smaller or a machine was replaced."""
         there = self._all
-        kept = {key: tuple(n for n in getattr(self._rolling, key) if n in there) for key in ("instances", "out")}
+        kept = {key: tuple(n for n in getattr(self._rolling, key) if n in there) for key in ("instances", "draining")}
         if any(kept[key] != getattr(self._rolling, key) for key in kept):
             self._roll(lambda _rolling: kept)
 
@@ -185,26 +184,26 @@ class RollingRun(Run):
         """Write how far the update is."""
         target = self._deployment.target
 
-        def changed(standing: RolloutDocument) -> RolloutDocument:
-            rolling = standing.fleet(target).rolling or self._rolling
-            return standing.with_fleet(target, rolling=rolling.model_copy(update=change(rolling)))
+        def changed(current: RolloutDocument) -> RolloutDocument:
+            rolling = current.fleet(target).rolling or self._rolling
+            return current.with_fleet(target, rolling=rolling.model_copy(update=change(rolling)))
 
         self._write(changed)
 
-    def _adopted(self, standing: RolloutDocument) -> RolloutDocument:
+    def _adopted(self, current: RolloutDocument) -> RolloutDocument:
         """Return the document where the fleet's own release is the new one."""
         new = self._deployment
-        return standing.with_fleet(new.target, version=new.version, sha256=new.sha256, rolling=None)
+        return current.with_fleet(new.target, version=new.version, sha256=new.sha256, rolling=None)
 
-    def _going_back(self, standing: RolloutDocument) -> RolloutDocument:
+    def _going_back(self, current: RolloutDocument) -> RolloutDocument:
         """Return the document where the fleet's own release is the old one again; a promoted one is all moved."""
         target, before = self._deployment.target, self._deployment.before
         all_moved = self._rolling.model_copy(update={"instances": self._all})
-        rolling = standing.fleet(target).rolling or all_moved
-        return standing.with_fleet(target, version=before.version, sha256=before.sha256, rolling=rolling)
+        rolling = current.fleet(target).rolling or all_moved
+        return current.with_fleet(target, version=before.version, sha256=before.sha256, rolling=rolling)
 
-    def _without_rolling(self, standing: RolloutDocument) -> RolloutDocument:
-        return standing.with_fleet(self._deployment.target, rolling=None)
+    def _without_rolling(self, current: RolloutDocument) -> RolloutDocument:
+        return current.with_fleet(self._deployment.target, rolling=None)
 
 
 def _with(names: Batch, more: Batch) -> Batch:

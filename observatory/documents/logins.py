@@ -163,10 +163,10 @@ class AccessStore:
         """Write the first document, unless there is one; return the one that stands."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(self.path.with_suffix(".lock")):
-            standing = self.read()
-            if standing is None:
+            current = self.read()
+            if current is None:
                 self.write(document)
-            return standing or document
+            return current or document
 
     def write(self, document: AccessDocument) -> None:
         """Replace the document; whoever changes one holds the stack's access lock."""

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from observatory.documents.validation import problems
 from observatory.errors import ObservatoryError
@@ -56,11 +56,11 @@ class Rolling(Release):
 
     Attributes:
         instances: run this release, or are about to: one is named here only after it was drained.
-        out: get no new request from the balancer, since they are being updated.
+        draining: get no new request from the balancer while they are updated. Documents of version 0.1 name it `out`.
     """
 
     instances: tuple[str, ...] = ()
-    out: tuple[str, ...] = ()
+    draining: tuple[str, ...] = Field(default=(), validation_alias=AliasChoices("draining", "out"))
 
 
 class FleetState(Release):
@@ -83,7 +83,9 @@ class FleetState(Release):
         if self.rolling is None:
             return self.version
         moved = f"{self.rolling.version} on {', '.join(self.rolling.instances) or 'none yet'}"
-        return f"{self.version}, {moved}" + (f" (out: {', '.join(self.rolling.out)})" if self.rolling.out else "")
+        return f"{self.version}, {moved}" + (
+            f" (draining: {', '.join(self.rolling.draining)})" if self.rolling.draining else ""
+        )
 
 
 class Deployment(_Document):
@@ -182,9 +184,9 @@ class RolloutDocument(_Document):
         return {"blue": self.blue.weight, "green": self.green.weight}
 
     @property
-    def out(self) -> dict[FleetName, tuple[str, ...]]:
+    def draining(self) -> dict[FleetName, tuple[str, ...]]:
         """The instances of each fleet that get no new request."""
-        return {"blue": _out(self.blue), "green": _out(self.green)}
+        return {"blue": _draining(self.blue), "green": _draining(self.green)}
 
     def with_fleet(self, name: FleetName, **changes: Any) -> Self:
         """Return the document with one fleet changed."""
@@ -202,8 +204,8 @@ class RolloutDocument(_Document):
         return cls(blue=active, green=idle) if active_fleet == "blue" else cls(blue=idle, green=active)
 
 
-def _out(state: FleetState) -> tuple[str, ...]:
-    return state.rolling.out if state.rolling else ()
+def _draining(state: FleetState) -> tuple[str, ...]:
+    return state.rolling.draining if state.rolling else ()
 
 
 def other(fleet: FleetName) -> FleetName:
@@ -212,21 +214,21 @@ def other(fleet: FleetName) -> FleetName:
 
 
 def successor(
-    standing: RolloutDocument | None, expected: RolloutDocument, changed: RolloutDocument, *, place: str
+    current: RolloutDocument | None, expected: RolloutDocument, changed: RolloutDocument, *, place: str
 ) -> RolloutDocument:
-    """Return what a compare-and-set writes: `changed`, with the revision that follows the standing one.
+    """Return what a compare-and-set writes: `changed`, with the revision that follows the current one.
 
     Raises:
         StaleRolloutError: what stands is not `expected` any more, or carries a newer fencing number.
     """
-    if standing is None or standing.revision != expected.revision:
-        found = "nothing" if standing is None else f"revision {standing.revision}"
+    if current is None or current.revision != expected.revision:
+        found = "nothing" if current is None else f"revision {current.revision}"
         raise StaleRolloutError(f"{place}: expected revision {expected.revision}, found {found}; read it again")
-    if changed.fencing < standing.fencing:
+    if changed.fencing < current.fencing:
         raise StaleRolloutError(
-            f"{place}: a newer deployment took over (fencing {changed.fencing} < {standing.fencing})"
+            f"{place}: a newer deployment took over (fencing {changed.fencing} < {current.fencing})"
         )
-    return changed.model_copy(update={"revision": standing.revision + 1})
+    return changed.model_copy(update={"revision": current.revision + 1})
 
 
 class FileRolloutStore:
@@ -256,10 +258,10 @@ class FileRolloutStore:
     def create(self, document: RolloutDocument) -> RolloutDocument:
         """Write the first document, unless there is one; return the one that stands."""
         with self._locked():
-            standing = self.read()
-            if standing is None:
+            current = self.read()
+            if current is None:
                 self._replace(document)
-            return standing or document
+            return current or document
 
     def compare_and_set(self, expected: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
         """Replace `expected` by `changed` and return what was written, its revision raised by one.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from observatory.delivery.deployment import DeliveryRefusedError
+from observatory.delivery.errors import DeliveryRefusedError
 from observatory.documents.journal import Entry, FileJournal, append, entries
 from observatory.operations.environments import administrator, known_of
 from observatory.progress import Phase, Progress, Reporter, silent
@@ -42,7 +42,7 @@ class DeliveryReport:
         ended: when its outcome was there; None while it is under way.
         outcome: what became of it.
         reason: why it was rolled back or escalated.
-        gates: number of looks by verdict.
+        gates: number of evaluations by verdict.
         entries: all that is on record, oldest first.
     """
 

@@ -95,8 +95,8 @@ def _check_releases(workspace: Workspace, settings: StackSettings) -> None:
     Raises:
         ReleaseError: one is not kept, or is another one than the fleets are to run.
     """
-    standing, first = rollout_store(workspace, settings).read(), settings.first_rollout
-    wanted = (standing.blue, standing.green) if standing else (first,)
+    current, first = rollout_store(workspace, settings).read(), settings.first_rollout
+    wanted = (current.blue, current.green) if current else (first,)
     store = release_store(workspace, settings)
     for state in wanted:
         if (kept := store.manifest(state.version).sha256) != state.sha256:

@@ -6,25 +6,17 @@ import contextlib
 import os
 from typing import Literal, TypedDict, Unpack
 
-from observatory.delivery.deployment import (
-    DeliveryRefusedError,
-    Order,
-    RolledBackError,
-    TrialFailedError,
-    World,
-    ask,
-    canary_weights,
-    deploy,
-    plan,
-    plan_way_back,
-    roll_back,
-)
-from observatory.delivery.environment import HostsError
+from observatory.delivery.control import send_control_request
+from observatory.delivery.deployment import deploy, preview_deployment
+from observatory.delivery.environment import Environment, HostsError
+from observatory.delivery.errors import DeliveryRefusedError, RolledBackError, TrialFailedError
 from observatory.delivery.releases import Manifest, ReleaseError
+from observatory.delivery.request import DeploymentRequest, canary_weights
+from observatory.delivery.rollback import preview_rollback, roll_back
 from observatory.documents.rollout import HEALTH_CHECK_S, Deployment, RolloutDocument, Strategy, other
 from observatory.interruption import interruptible
 from observatory.operations.engine_choice import EngineChoice
-from observatory.operations.environments import administrator, known_of, world_of
+from observatory.operations.environments import administrator, environment_of, known_of
 from observatory.operations.journal import open_journal
 from observatory.operations.locks import deployment_lock
 from observatory.operations.permission import permission
@@ -100,13 +92,13 @@ def deploy_application(
     _give_way()
     settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=True)
     conninfo = administrator(settings, known)
-    order = _order(workspace, settings, conninfo, version=version, strategy=strategy, options=options)
+    request = _deployment_request(workspace, settings, conninfo, version=version, strategy=strategy, options=options)
     with (
         open_journal(workspace, settings, report, conninfo=lambda: conninfo) as journal,
         deployment_lock(workspace, conninfo),
         interruptible(),
     ):
-        return deploy(world_of(workspace, settings, known, journal=journal, choice=choice), order)
+        return deploy(environment_of(workspace, settings, known, journal=journal, choice=choice), request)
 
 
 def _give_way() -> None:
@@ -124,12 +116,12 @@ def plan_application(
     """
     settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=True)
     conninfo = administrator(settings, known)
-    order = _order(workspace, settings, conninfo, version=version, strategy=strategy, options=options)
+    request = _deployment_request(workspace, settings, conninfo, version=version, strategy=strategy, options=options)
     with open_journal(workspace, settings, silent) as journal:
-        return plan(world_of(workspace, settings, known, journal=journal), order)
+        return preview_deployment(environment_of(workspace, settings, known, journal=journal), request)
 
 
-def _order(
+def _deployment_request(
     workspace: Workspace,
     settings: StackSettings,
     conninfo: str,
@@ -137,15 +129,15 @@ def _order(
     version: str,
     strategy: Strategy,
     options: DeliveryOptions,
-) -> Order:
-    """Return the order, after what is to be asked before: signature, schema, window and approval."""
+) -> DeploymentRequest:
+    """Return the request, after what is to be asked before: signature, schema, window and approval."""
     manifest = checked_release(workspace, version)
     _check_schema(manifest, conninfo)
     weights, bake_s = BLUE_GREEN, options.get("bake_seconds")
     if strategy == "canary":
         steps, first = settings.delivery.canary_steps, options.get("canary_percentage")
         weights = canary_weights(steps[0] if first is None else first, steps)
-    return Order(
+    return DeploymentRequest(
         version=manifest.version,
         sha256=manifest.sha256,
         strategy=strategy,
@@ -182,8 +174,8 @@ def roll_back_application(
     settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=False)
     conninfo = None if emergency else lambda: administrator(settings, known)
     with open_journal(workspace, settings, report, conninfo=conninfo) as journal:
-        world = world_of(workspace, settings, known, journal=journal, choice=choice)
-        return roll_back(world, actor=actor(), reason=reason)
+        environment = environment_of(workspace, settings, known, journal=journal, choice=choice)
+        return roll_back(environment, actor=actor(), reason=reason)
 
 
 def plan_rollback(workspace: Workspace) -> tuple[Deployment, bool]:
@@ -194,7 +186,7 @@ def plan_rollback(workspace: Workspace) -> tuple[Deployment, bool]:
     """
     settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=False)
     with open_journal(workspace, settings, silent) as journal:
-        return plan_way_back(world_of(workspace, settings, known, journal=journal))
+        return preview_rollback(environment_of(workspace, settings, known, journal=journal))
 
 
 def roll_back_to_version(
@@ -229,18 +221,18 @@ def roll_back_to_version(
     """
     settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=True)
     conninfo = administrator(settings, known)
-    order = _way_back_to(workspace, version, conninfo, skip_tests=skip_tests)
+    request = _way_back_to(workspace, version, conninfo, skip_tests=skip_tests)
     with (
         open_journal(workspace, settings, report, conninfo=lambda: conninfo) as journal,
         interruptible(),
     ):
-        world = world_of(workspace, settings, known, journal=journal, choice=choice)
-        if _other_under_way(world, order):
+        environment = environment_of(workspace, settings, known, journal=journal, choice=choice)
+        if _other_under_way(environment, request):
             with contextlib.suppress(DeliveryRefusedError):  # it has gone back meanwhile
-                roll_back(world, actor=actor(), reason=f"{reason}: back to {version}")
+                roll_back(environment, actor=actor(), reason=f"{reason}: back to {version}")
         with deployment_lock(workspace, conninfo, wait_s=TAKEN_OVER_SECONDS):
-            done = deploy(world, order)
-    if not world.hosts.healthy(done.active_fleet):
+            done = deploy(environment, request)
+    if not environment.hosts.healthy(done.active_fleet):
         raise RolledBackError(f"{version} serves on {done.active_fleet}, which is not healthy: `observatory status`")
     return done
 
@@ -254,18 +246,18 @@ def plan_rollback_to_version(workspace: Workspace, *, version: str) -> tuple[Dep
         DeliveryRefusedError: as `roll_back_to_version` would.
     """
     settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=True)
-    order = _way_back_to(workspace, version, administrator(settings, known), skip_tests=False)
+    request = _way_back_to(workspace, version, administrator(settings, known), skip_tests=False)
     with open_journal(workspace, settings, silent) as journal:
-        world = world_of(workspace, settings, known, journal=journal)
-        if _other_under_way(world, order):
-            return plan_way_back(world)[0], None
-        return None, plan(world, order)
+        environment = environment_of(workspace, settings, known, journal=journal)
+        if _other_under_way(environment, request):
+            return preview_rollback(environment)[0], None
+        return None, preview_deployment(environment, request)
 
 
-def _way_back_to(workspace: Workspace, version: str, conninfo: str, *, skip_tests: bool) -> Order:
+def _way_back_to(workspace: Workspace, version: str, conninfo: str, *, skip_tests: bool) -> DeploymentRequest:
     manifest = checked_release(workspace, version)
     _check_schema(manifest, conninfo)
-    return Order(
+    return DeploymentRequest(
         version=manifest.version,
         sha256=manifest.sha256,
         strategy="blue-green",
@@ -277,11 +269,11 @@ def _way_back_to(workspace: Workspace, version: str, conninfo: str, *, skip_test
     )
 
 
-def _other_under_way(world: World, order: Order) -> bool:
+def _other_under_way(environment: Environment, request: DeploymentRequest) -> bool:
     """Tell whether a deployment is under way that is not this way back, which goes on where it was killed."""
-    standing = world.store.read()
-    found = standing.unfinished if standing else None
-    return found is not None and (found.sha256, found.gated) != (order.sha256, order.gated)
+    current = environment.store.read()
+    found = current.unfinished if current else None
+    return found is not None and (found.sha256, found.gated) != (request.sha256, request.gated)
 
 
 def control_rollout(workspace: Workspace, request: Literal["pause", "promote", "abort"] | None) -> RolloutDocument:
@@ -292,7 +284,7 @@ def control_rollout(workspace: Workspace, request: Literal["pause", "promote", "
     """
     settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=False)
     with open_journal(workspace, settings, silent) as journal:
-        return ask(world_of(workspace, settings, known, journal=journal), request)
+        return send_control_request(environment_of(workspace, settings, known, journal=journal), request)
 
 
 def checked_release(workspace: Workspace, version: str) -> Manifest:
@@ -316,12 +308,12 @@ def try_release(workspace: Workspace, version: str, *, report: Reporter = silent
     """
     settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=True)
     with open_journal(workspace, settings, report) as journal:
-        world = world_of(workspace, settings, known, journal=journal)
-        standing = world.store.read()
-        if world.trial is None or standing is None:
+        environment = environment_of(workspace, settings, known, journal=journal)
+        current = environment.store.read()
+        if environment.trial is None or current is None:
             return
         try:
-            world.trial.test(other(standing.active_fleet), version)
+            environment.trial.test(other(current.active_fleet), version)
         except HostsError as error:
             raise TrialFailedError(f"{version} failed before it was deployed, nothing was changed: {error}") from error
 

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from observatory.delivery.deployment import DeliveryRefusedError, World
-from observatory.delivery.environment import Balancer, Hosts, Instances, Journal, Trial
+from observatory.delivery.environment import Balancer, Environment, Hosts, Instances, Journal, Trial
+from observatory.delivery.errors import DeliveryRefusedError
 from observatory.operations.bootstrap import engine_options
 from observatory.operations.engine_choice import EngineChoice, choose_engine, module_of
 from observatory.operations.plan import SCHEMA_TYPE
@@ -39,14 +39,14 @@ def known_of(workspace: Workspace, *, show_secrets: bool) -> Mapping[str, Any]:
     return outputs(workspace, show_secrets=True) if show_secrets else known
 
 
-def world_of(
+def environment_of(
     workspace: Workspace,
     settings: StackSettings,
     known: Mapping[str, Any],
     *,
     journal: Journal,
     choice: EngineChoice = "auto",
-) -> World:
+) -> Environment:
     """Return what deliveries on a stack work with.
 
     Args:
@@ -66,7 +66,7 @@ def world_of(
     else:
         instances = None
         balancer, hosts, trial = _on_aws(workspace, settings, known, preview)
-    return World(
+    return Environment(
         store=rollout_store(workspace, settings),
         balancer=balancer,
         hosts=hosts,

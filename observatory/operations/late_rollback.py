@@ -6,11 +6,11 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from observatory.delivery.late_rollback import reason_against
+from observatory.delivery.late_rollback import reason_not_to_roll_back
 from observatory.documents.journal import Entry, entries
 from observatory.documents.rollout import Deployment
 from observatory.operations.delivery import roll_back_application
-from observatory.operations.environments import known_of, world_of
+from observatory.operations.environments import environment_of, known_of
 from observatory.operations.journal import open_journal
 from observatory.progress import silent
 from observatory.settings import FLEETS, FleetName, load_file
@@ -41,8 +41,8 @@ def take_alerts(workspace: Workspace, notification: Mapping[str, Any]) -> str:
 def _decide(workspace: Workspace, fleet: FleetName, alert: str) -> str:
     settings, known = load_file(workspace.config_file), known_of(workspace, show_secrets=False)
     with open_journal(workspace, settings, silent) as journal:
-        world = world_of(workspace, settings, known, journal=journal)
-        document = world.store.read()
+        environment = environment_of(workspace, settings, known, journal=journal)
+        document = environment.store.read()
         if document is None or document.deployment is None:
             return "nothing was deployed"
         deployment = document.deployment
@@ -50,7 +50,9 @@ def _decide(workspace: Workspace, fleet: FleetName, alert: str) -> str:
         if any(entry.event in DECIDED for entry in history):
             return f"the rollback of {deployment.version} was decided on before"
         window_s = settings.delivery.rollback_window_seconds
-        against = reason_against(world, document, fleet=fleet, promoted=_promoted(history), window_s=window_s)
+        against = reason_not_to_roll_back(
+            environment, document, fleet=fleet, promoted=_promoted(history), window_s=window_s
+        )
         if against:
             return f"{alert} rolls nothing back: {against}"
         # A rolling update has no other fleet to give the traffic to: going back takes its time, and a person.

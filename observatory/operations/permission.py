@@ -40,10 +40,10 @@ def permission(
     """
     kept = approval_store(workspace, settings).read(manifest)
     approver = approved_by or (kept.by if kept else None)
-    standing = rollout_store(workspace, settings).read()
-    if standing and not _goes_on(standing, manifest):
+    current = rollout_store(workspace, settings).read()
+    if current and not _goes_on(current, manifest):
         check_permitted(
-            change_between(standing.fleet(standing.active_fleet).version, manifest.version),
+            change_between(current.fleet(current.active_fleet).version, manifest.version),
             version=manifest.version,
             windows=settings.delivery.windows,
             approval=settings.delivery.approval,
@@ -53,6 +53,6 @@ def permission(
     return approver
 
 
-def _goes_on(standing: RolloutDocument, manifest: Manifest) -> bool:
-    deployment = standing.deployment
+def _goes_on(current: RolloutDocument, manifest: Manifest) -> bool:
+    deployment = current.deployment
     return deployment is not None and not deployment.ended and deployment.sha256 == manifest.sha256

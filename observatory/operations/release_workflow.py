@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from observatory.delivery.deployment import DeliveryRefusedError, RolledBackError, TakenOverError
+from observatory.delivery.errors import DeliveryRefusedError, RolledBackError, TakenOverError
 from observatory.delivery.releases import Manifest
 from observatory.documents.rollout import RolloutDocument, Strategy
 from observatory.errors import ObservatoryError
@@ -138,13 +138,13 @@ def _not_taken_over(workspace: Workspace) -> Iterator[None]:
 
 
 def _fencing(workspace: Workspace) -> int:
-    standing = workspace.rollout.read()
-    return standing.fencing if standing else 0
+    current = workspace.rollout.read()
+    return current.fencing if current else 0
 
 
 def _under_way(workspace: Workspace, manifest: Manifest) -> bool:
-    standing = workspace.rollout.read()
-    unfinished = standing.unfinished if standing else None
+    current = workspace.rollout.read()
+    unfinished = current.unfinished if current else None
     if unfinished and unfinished.sha256 != manifest.sha256:
         raise DeliveryRefusedError(
             f"the deployment of {unfinished.version} to {unfinished.target} is {unfinished.status}: go on with it, or "

@@ -50,7 +50,7 @@ class UpResult:
 class Status:
     """What runs on a stack, by the living thing; `rollout` is None where nothing was ever deployed.
 
-    `look` is the last that a gate took at the deployment that is under way, or was the last.
+    `evaluation` is the gate's last evaluation of the deployment that is under way, or of the last one.
     """
 
     daemons: list[DaemonStatus]
@@ -59,7 +59,7 @@ class Status:
     fleet_size: int
     jobs: list[JobStatus]
     passwords: list[PasswordStatus]
-    look: Entry | None = None
+    evaluation: Entry | None = None
 
     @property
     def healthy(self) -> bool:
@@ -282,12 +282,12 @@ def status(workspace: Workspace) -> Status:
         fleet_size=settings.fleets.size,
         jobs=jobs(workspace),
         passwords=password_statuses(workspace, settings),
-        look=_last_look(workspace, rollout),
+        evaluation=_last_evaluation(workspace, rollout),
     )
 
 
-def _last_look(workspace: Workspace, rollout: RolloutDocument) -> Entry | None:
-    look = last_entry(workspace.journal, "gate")
-    if look is None or rollout.deployment is None:
+def _last_evaluation(workspace: Workspace, rollout: RolloutDocument) -> Entry | None:
+    evaluation = last_entry(workspace.journal, "gate")
+    if evaluation is None or rollout.deployment is None:
         return None
-    return look if look.details.get("deployment") == rollout.deployment.id else None
+    return evaluation if evaluation.details.get("deployment") == rollout.deployment.id else None

@@ -21,8 +21,8 @@ class Limits(BaseModel):
         saturation: fullest that an instance may be.
         restarts: most restarts of its instances.
         minimum_requests: fewer in the window are too few to judge.
-        interval_s: seconds between two looks.
-        failures: bad looks in a row that fail the step.
+        interval_s: seconds between two evaluations.
+        failures: failed evaluations in a row that fail the step.
         deadline_s: seconds without a verdict, beyond the bake, that fail it too.
     """
 

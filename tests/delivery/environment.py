@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from observatory.delivery.deployment import World
-from observatory.delivery.environment import BalancerError, HostsError, MetricsUnavailableError, Sample
+from observatory.delivery.environment import BalancerError, Environment, HostsError, MetricsUnavailableError, Sample
 from observatory.documents.rollout import RolloutDocument, StaleRolloutError
 from observatory.settings import FleetName
 from observatory.settings.gates import Limits
@@ -43,11 +42,11 @@ class MemoryStore:
         return self.document
 
     def compare_and_set(self, expected: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
-        standing = self.document
-        if standing is None or standing.revision != expected.revision or changed.fencing < standing.fencing:
+        current = self.document
+        if current is None or current.revision != expected.revision or changed.fencing < current.fencing:
             raise StaleRolloutError("somebody else wrote")
         checked = RolloutDocument.model_validate(changed.model_dump())  # as a file would: weights, digests
-        self.document = checked.model_copy(update={"revision": standing.revision + 1})
+        self.document = checked.model_copy(update={"revision": current.revision + 1})
         self.history.append(self.document)
         return self.document
 
@@ -117,12 +116,12 @@ class Simulation:
         self.live = dict(weights)
         self.fault("set_weights, done")
 
-    def out(self) -> Mapping[FleetName, Collection[str]]:
-        self.fault("out")
+    def draining(self) -> Mapping[FleetName, Collection[str]]:
+        self.fault("draining")
         return {fleet: [name for name in self.taken_out if name in MEMBERS[fleet]] for fleet in MEMBERS}
 
-    def set_out(self, out: Mapping[FleetName, Collection[str]]) -> None:
-        self.fault("set_out")
+    def set_draining(self, out: Mapping[FleetName, Collection[str]]) -> None:
+        self.fault("set_draining")
         wanted = frozenset(name for names in out.values() for name in names)
         for name in self.taken_out - wanted:
             assert self.up[name], "traffic onto an instance that is not up"
@@ -130,7 +129,7 @@ class Simulation:
         fewer, self.taken_out = wanted - self.taken_out, wanted
         if fewer:
             self._check_minimum()
-        self.fault("set_out, done")
+        self.fault("set_draining, done")
 
     def drain(self, fleet: FleetName, instances: Collection[str]) -> None:
         self.fault("drain")
@@ -226,8 +225,8 @@ class Simulation:
     def record(self, event: str, **details: Any) -> None:
         self.events.append((event, details))
 
-    def world(self, limits: Limits | None = None) -> World:
-        return World(
+    def environment(self, limits: Limits | None = None) -> Environment:
+        return Environment(
             store=self.store,
             balancer=self,
             hosts=self,
@@ -252,9 +251,9 @@ ERRORS: dict[str, type[Exception]] = {
     "set_weights": BalancerError,
     "set_weights, done": BalancerError,
     "test": HostsError,
-    "out": BalancerError,
-    "set_out": BalancerError,
-    "set_out, done": BalancerError,
+    "draining": BalancerError,
+    "set_draining": BalancerError,
+    "set_draining, done": BalancerError,
     "drain": BalancerError,
     "check": HostsError,
     "install": HostsError,

@@ -9,18 +9,17 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from observatory.delivery.deployment import (
+from observatory.delivery.deployment import deploy
+from observatory.delivery.environment import BalancerError, Sample
+from observatory.delivery.errors import (
     DeliveryRefusedError,
-    Order,
     RollbackFailedError,
     RolledBackError,
     TakenOverError,
     TrialFailedError,
-    canary_weights,
-    deploy,
-    roll_back,
 )
-from observatory.delivery.environment import BalancerError, Sample
+from observatory.delivery.request import DeploymentRequest, canary_weights
+from observatory.delivery.rollback import roll_back
 from observatory.documents.rollout import RolloutDocument, Strategy
 from tests.delivery.environment import (
     BAD,
@@ -79,19 +78,19 @@ SEQUENCES = st.builds(
 )
 
 
-def order(**changes: Any) -> Order:
+def blue_green(**changes: Any) -> DeploymentRequest:
     wanted: dict[str, Any] = {
         "version": "v0.2.0", "sha256": NEW, "strategy": "blue-green", "bake_s": 30.0, "actor": "test",
     }  # fmt: skip
-    return Order(**{**wanted, **changes})
+    return DeploymentRequest(**{**wanted, **changes})
 
 
-def canary(**changes: Any) -> Order:
-    return order(strategy="canary", weights=canary_weights(5, (5, 25, 50, 100)), **changes)
+def canary(**changes: Any) -> DeploymentRequest:
+    return blue_green(strategy="canary", weights=canary_weights(5, (5, 25, 50, 100)), **changes)
 
 
-def rolling(**changes: Any) -> Order:
-    return order(strategy="rolling", **changes)
+def rolling(**changes: Any) -> DeploymentRequest:
+    return blue_green(strategy="rolling", **changes)
 
 
 def ends_decided(drawn: Sequence, store: MemoryStore | None = None) -> str:
@@ -104,18 +103,20 @@ def ends_decided(drawn: Sequence, store: MemoryStore | None = None) -> str:
     Returns:
         How it ended: `refused`, `promoted` or `rolled-back`.
     """
-    wanted = {"blue-green": order, "canary": canary, "rolling": rolling}[drawn.strategy](batch_size=drawn.batch_size)
+    wanted = {"blue-green": blue_green, "canary": canary, "rolling": rolling}[drawn.strategy](
+        batch_size=drawn.batch_size
+    )
     minimum = SIZE - drawn.batch_size if drawn.strategy == "rolling" else SIZE
     stack = simulation(store=store, samples=iter(drawn.samples), minimum=minimum)
     stack.fault = _faults(stack, drawn.faults)
-    killed = quietly(lambda: deploy(stack.world(), wanted))
+    killed = quietly(lambda: deploy(stack.environment(), wanted))
     for _ in range(len(drawn.faults) + 1):
         if not _document(stack).unfinished:
             break
         if drawn.recover == "rerun":
-            killed = quietly(lambda: deploy(stack.world(), wanted))
+            killed = quietly(lambda: deploy(stack.environment(), wanted))
         else:
-            killed = quietly(lambda: roll_back(stack.world(), actor="me", reason="it died"))
+            killed = quietly(lambda: roll_back(stack.environment(), actor="me", reason="it died"))
     assert killed or not stack.silenced
     return _decided(stack)
 
@@ -168,7 +169,7 @@ def meanwhile(stack: Simulation) -> None:
     """Roll back from another process."""
 
     def other() -> None:
-        quietly(lambda: roll_back(stack.world(), actor="other", reason="pages"))
+        quietly(lambda: roll_back(stack.environment(), actor="other", reason="pages"))
 
     stack.store.meanwhile(other)
 

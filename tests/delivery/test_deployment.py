@@ -10,23 +10,21 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from observatory.delivery.deployment import (
+from observatory.delivery.control import send_control_request
+from observatory.delivery.deployment import deploy, preview_deployment
+from observatory.delivery.environment import Sample
+from observatory.delivery.errors import (
     DeliveryRefusedError,
     RollbackFailedError,
     RolledBackError,
     TakenOverError,
     TrialFailedError,
-    ask,
-    canary_weights,
-    deploy,
-    plan,
-    plan_way_back,
-    roll_back,
 )
-from observatory.delivery.environment import Sample
+from observatory.delivery.request import canary_weights
+from observatory.delivery.rollback import preview_rollback, roll_back
 from observatory.documents.rollout import FleetState
 from tests.delivery.environment import BAD, ERRORS, GOOD, MEMBERS, NEW, OLD, Killed, Simulation, simulation
-from tests.delivery.faults import SEQUENCES, Sequence, canary, ends_decided, meanwhile, order, rolling
+from tests.delivery.faults import SEQUENCES, Sequence, blue_green, canary, ends_decided, meanwhile, rolling
 
 BLUE, GREEN = MEMBERS["blue"], MEMBERS["green"]
 
@@ -37,7 +35,7 @@ def shifts(stack: Simulation) -> list[int]:
 
 def test_blue_green_moves_all_traffic_and_keeps_the_old_fleet_warm() -> None:
     stack = simulation()
-    done = deploy(stack.world(), order())
+    done = deploy(stack.environment(), blue_green())
     assert done.deployment is not None
     assert (done.deployment.status, stack.live, stack.runs) == (
         "promoted", {"blue": 0, "green": 100}, {**dict.fromkeys(MEMBERS["blue"], OLD), **dict.fromkeys(GREEN, NEW)},
@@ -48,7 +46,7 @@ def test_blue_green_moves_all_traffic_and_keeps_the_old_fleet_warm() -> None:
 
 def test_a_version_is_tried_before_anything_moves_and_the_document_says_so() -> None:
     stack = simulation()
-    done = deploy(stack.world(), order())
+    done = deploy(stack.environment(), blue_green())
     assert stack.tried == [("green", "v0.2.0")]
     assert done.deployment is not None
     assert done.deployment.tests == "passed"
@@ -61,7 +59,7 @@ def test_a_version_that_fails_its_trial_changes_nothing() -> None:
     with pytest.raises(
         TrialFailedError, match=r"v0\.2\.0 failed before it was deployed, nothing was changed: test failed"
     ):
-        deploy(stack.world(), order())
+        deploy(stack.environment(), blue_green())
     assert stack.store.document == before
     assert (stack.live, set(stack.runs.values())) == ({"blue": 100, "green": 0}, {OLD})
     assert [event for event, _ in stack.events] == ["tests-failed"]
@@ -69,7 +67,7 @@ def test_a_version_that_fails_its_trial_changes_nothing() -> None:
 
 def test_skipped_tests_are_recorded() -> None:
     stack = simulation(fault=_failing("test", once=True))
-    done = deploy(stack.world(), order(skip_tests=True))
+    done = deploy(stack.environment(), blue_green(skip_tests=True))
     assert done.deployment is not None
     assert done.deployment.tests == "skipped"
     assert stack.events[0][0] == "tests-skipped"
@@ -77,24 +75,24 @@ def test_skipped_tests_are_recorded() -> None:
 
 def test_where_nothing_can_be_tried_apart_that_must_be_said() -> None:
     stack = simulation()
-    world = dataclasses.replace(stack.world(), trial=None)
+    environment = dataclasses.replace(stack.environment(), trial=None)
     with pytest.raises(DeliveryRefusedError, match="--skip-tests brings it without"):
-        deploy(world, order())
+        deploy(environment, blue_green())
     assert stack.store.history == []
-    deploy(world, order(skip_tests=True))
+    deploy(environment, blue_green(skip_tests=True))
 
 
 def test_a_deployment_that_goes_on_after_a_kill_is_not_tried_again() -> None:
     stack = simulation(fault=_raise_at("sleep", Killed()))
     with pytest.raises(Killed):
-        deploy(stack.world(), order())
+        deploy(stack.environment(), blue_green())
     stack.fault = _failing("test", once=True)
-    assert deploy(stack.world(), order()).green.weight == 100
+    assert deploy(stack.environment(), blue_green()).green.weight == 100
 
 
 def test_a_canary_goes_by_its_steps_and_bakes_each() -> None:
     stack = simulation()
-    deploy(stack.world(), canary())
+    deploy(stack.environment(), canary())
     assert shifts(stack) == [5, 25, 50, 100]
     assert stack.time >= 4 * 30
 
@@ -108,7 +106,7 @@ def test_a_canary_out_of_range_is_refused(first: int) -> None:
 def test_the_third_bad_look_in_a_row_rolls_back() -> None:
     stack = simulation(samples=iter([GOOD, BAD, BAD, GOOD, BAD, BAD, BAD]))
     with pytest.raises(RolledBackError, match=r"50\.00% errors"):
-        deploy(stack.world(), order(bake_s=600.0))
+        deploy(stack.environment(), blue_green(bake_s=600.0))
     assert stack.live == {"blue": 100, "green": 0}
     assert stack.time == 7 * 5
     document = stack.store.document
@@ -126,14 +124,14 @@ def test_looks_that_take_their_time_do_not_put_off_the_next_ones() -> None:
 
     stack = simulation(samples=slow())
     with pytest.raises(RolledBackError):
-        deploy(stack.world(), order(bake_s=600.0))
+        deploy(stack.environment(), blue_green(bake_s=600.0))
     assert stack.time == 3 * 5 + 3
 
 
 def test_no_data_never_promotes_but_rolls_back_at_the_deadline() -> None:
     stack = simulation(samples=itertools.repeat(None))
     with pytest.raises(RolledBackError, match="no verdict"):
-        deploy(stack.world(), order(bake_s=10.0))
+        deploy(stack.environment(), blue_green(bake_s=10.0))
     assert stack.time > 60
     assert stack.live["green"] == 0
 
@@ -142,13 +140,13 @@ def test_nan_is_not_a_pass() -> None:
     nan = Sample(requests=500, error_ratio=float("nan"), p95_s=0.01, saturation=0.1, restarts=0)
     stack = simulation(samples=itertools.repeat(nan))
     with pytest.raises(RolledBackError, match="no number"):
-        deploy(stack.world(), order(bake_s=10.0))
+        deploy(stack.environment(), blue_green(bake_s=10.0))
 
 
 def test_too_little_traffic_is_probed() -> None:
     little = Sample(requests=1, error_ratio=0.0, p95_s=0.01, saturation=0.0, restarts=0)
     stack = simulation(samples=iter([little, GOOD, GOOD, GOOD, GOOD, GOOD, GOOD]))
-    deploy(stack.world(), order())
+    deploy(stack.environment(), blue_green())
     assert stack.probed == 20
 
 
@@ -158,7 +156,7 @@ def test_a_firing_alert_of_the_fleet_fails_a_step() -> None:
     )
     stack = simulation(samples=itertools.repeat(alarmed))
     with pytest.raises(RolledBackError, match="StorageServiceDown"):
-        deploy(stack.world(), order())
+        deploy(stack.environment(), blue_green())
 
 
 OUTAGE = Sample(
@@ -169,7 +167,7 @@ OUTAGE = Sample(
 
 def test_an_outage_of_the_database_pauses_a_step_and_is_not_the_versions_fault() -> None:
     stack = simulation(samples=iter([GOOD, *[OUTAGE] * 8]))
-    deploy(stack.world(), order())
+    deploy(stack.environment(), blue_green())
     assert stack.live == {"blue": 0, "green": 100}
     assert stack.time >= 30 + 8 * 5
     reasons = [details["reasons"] for event, details in stack.events if event == "gate"]
@@ -180,20 +178,20 @@ def test_an_outage_of_the_database_pauses_a_step_and_is_not_the_versions_fault()
 def test_an_outage_of_the_database_beyond_the_deadline_rolls_back() -> None:
     stack = simulation(samples=itertools.repeat(OUTAGE))
     with pytest.raises(RolledBackError, match=r"no verdict for .* StorageDatabaseDown"):
-        deploy(stack.world(), order())
+        deploy(stack.environment(), blue_green())
 
 
 def test_a_plan_says_what_a_deployment_would_do_and_changes_nothing() -> None:
     stack = simulation()
-    planned = plan(stack.world(), canary())
+    planned = preview_deployment(stack.environment(), canary())
     assert planned is not None
     assert (planned.target, planned.weights, planned.status) == ("green", (5, 25, 50, 100), "preparing")
     assert (stack.store.history, stack.events) == ([], [])
     with pytest.raises(DeliveryRefusedError, match="deploy to green"):
-        plan(stack.world(), order(target="blue"))
-    deploy(stack.world(), canary())
-    assert plan(stack.world(), canary()) is None
-    undone, healthy = plan_way_back(stack.world())
+        preview_deployment(stack.environment(), blue_green(target="blue"))
+    deploy(stack.environment(), canary())
+    assert preview_deployment(stack.environment(), canary()) is None
+    undone, healthy = preview_rollback(stack.environment())
     assert (undone.version, undone.source, healthy) == ("v0.2.0", "blue", True)
     assert stack.live["green"] == 100
 
@@ -201,9 +199,9 @@ def test_a_plan_says_what_a_deployment_would_do_and_changes_nothing() -> None:
 def test_a_plan_of_what_is_under_way_goes_on_with_it() -> None:
     stack = simulation(fault=_raise_at("sleep", Killed()))
     with pytest.raises(Killed):
-        deploy(stack.world(), order())
+        deploy(stack.environment(), blue_green())
     stack.fault = lambda _place: None
-    planned = plan(stack.world(), order())
+    planned = preview_deployment(stack.environment(), blue_green())
     assert planned is not None
     assert (planned.status, planned.step) == ("shifting", 0)
 
@@ -218,17 +216,17 @@ def test_a_fleet_gets_its_time_to_be_ready(seconds: float, promoted: bool) -> No
     stack.fault = _at_once("verify", lambda: ready(False))
     stack.each_sleep = lambda: ready(stack.time >= 10)
     if promoted:
-        deploy(stack.world(), order(health_check_s=seconds))
+        deploy(stack.environment(), blue_green(health_check_s=seconds))
     else:
         with pytest.raises(RolledBackError, match="was not within 5 s"):
-            deploy(stack.world(), order(health_check_s=seconds))
+            deploy(stack.environment(), blue_green(health_check_s=seconds))
     assert stack.live["green"] == (100 if promoted else 0)
 
 
 def test_a_fleet_that_fails_its_verification_never_gets_traffic() -> None:
     stack = simulation(fault=_failing("verify", once=True))
     with pytest.raises(RolledBackError):
-        deploy(stack.world(), order())
+        deploy(stack.environment(), blue_green())
     assert shifts(stack) == []
 
 
@@ -236,15 +234,15 @@ def test_interrupted_is_rolled_back() -> None:
     stack = simulation()
     stack.each_sleep = _raise_once(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        deploy(stack.world(), order())
+        deploy(stack.environment(), blue_green())
     assert stack.live == {"blue": 100, "green": 0}
 
 
 def test_rollback_from_another_terminal_takes_over() -> None:
     stack = simulation()
-    stack.each_sleep = _once(lambda: roll_back(stack.world(), actor="other", reason="pages"))
+    stack.each_sleep = _once(lambda: roll_back(stack.environment(), actor="other", reason="pages"))
     with pytest.raises(TakenOverError):
-        deploy(stack.world(), order())
+        deploy(stack.environment(), blue_green())
     assert stack.live == {"blue": 100, "green": 0}
     assert stack.store.document is not None
     assert stack.store.document.deployment is not None
@@ -263,62 +261,62 @@ def test_rollback_between_document_and_balancer_wins() -> None:
 
     stack.fault = meddle
     with pytest.raises(TakenOverError):
-        deploy(stack.world(), order())
+        deploy(stack.environment(), blue_green())
     assert stack.live == {"blue": 100, "green": 0}
 
 
 def test_rollback_after_promotion() -> None:
     stack = simulation()
-    deploy(stack.world(), order())
-    roll_back(stack.world(), actor="me", reason="latency")
+    deploy(stack.environment(), blue_green())
+    roll_back(stack.environment(), actor="me", reason="latency")
     assert stack.live == {"blue": 100, "green": 0}
     with pytest.raises(DeliveryRefusedError, match="rolled back already"):
-        roll_back(stack.world(), actor="me", reason="again")
+        roll_back(stack.environment(), actor="me", reason="again")
 
 
 def test_nothing_to_roll_back() -> None:
     with pytest.raises(DeliveryRefusedError, match="no deployment"):
-        roll_back(simulation().world(), actor="me", reason="panic")
+        roll_back(simulation().environment(), actor="me", reason="panic")
 
 
 def test_a_rollback_to_a_sick_fleet_says_so() -> None:
     stack = simulation()
-    deploy(stack.world(), order())
+    deploy(stack.environment(), blue_green())
     stack.up["blue-1"] = False
     with pytest.raises(RollbackFailedError, match="blue is not healthy"):
-        roll_back(stack.world(), actor="me", reason="latency")
+        roll_back(stack.environment(), actor="me", reason="latency")
     assert any(event == "escalate" for event, _ in stack.events)
 
 
 def test_the_fleet_that_serves_is_no_target() -> None:
     with pytest.raises(DeliveryRefusedError, match="deploy to green"):
-        deploy(simulation().world(), order(target="blue"))
+        deploy(simulation().environment(), blue_green(target="blue"))
 
 
 def test_drift_is_refused_unless_accepted() -> None:
     stack = simulation()
     stack.live = {"blue": 60, "green": 40}
     with pytest.raises(DeliveryRefusedError, match="blue 60 %, green 40 %"):
-        deploy(stack.world(), order())
+        deploy(stack.environment(), blue_green())
     assert stack.store.history == []
-    deploy(stack.world(), order(accept_drift=True))
+    deploy(stack.environment(), blue_green(accept_drift=True))
     assert stack.live["green"] == 100
 
 
 def test_another_version_waits_for_the_one_under_way() -> None:
     stack = simulation(fault=_raise_at("sleep", Killed()))
     with pytest.raises(Killed):
-        deploy(stack.world(), order())
+        deploy(stack.environment(), blue_green())
     stack.fault = lambda _place: None
     with pytest.raises(DeliveryRefusedError, match=r"v0\.2\.0 to green is shifting"):
-        deploy(stack.world(), order(version="v0.3.0", sha256="c" * 64))
+        deploy(stack.environment(), blue_green(version="v0.3.0", sha256="c" * 64))
 
 
 def test_the_version_that_serves_is_left_alone() -> None:
     stack = simulation()
-    deploy(stack.world(), order())
+    deploy(stack.environment(), blue_green())
     before = list(stack.store.history)
-    deploy(stack.world(), order())
+    deploy(stack.environment(), blue_green())
     assert stack.store.history == before
 
 
@@ -331,22 +329,22 @@ def test_requests_from_another_terminal() -> None:
         if request == "none":
             return
         if request or stack.time > 40:
-            ask(stack.world(), request)
+            send_control_request(stack.environment(), request)
 
     stack.each_sleep = meddle
-    deploy(stack.world(), order(bake_s=10_000.0))
+    deploy(stack.environment(), blue_green(bake_s=10_000.0))
     assert stack.live["green"] == 100
     assert stack.time < 1000
 
 
 def test_abort_from_another_terminal() -> None:
     stack = simulation()
-    stack.each_sleep = _once(lambda: ask(stack.world(), "abort"))
+    stack.each_sleep = _once(lambda: send_control_request(stack.environment(), "abort"))
     with pytest.raises(RolledBackError, match="aborted"):
-        deploy(stack.world(), order())
+        deploy(stack.environment(), blue_green())
     assert stack.live["green"] == 0
     with pytest.raises(DeliveryRefusedError, match="no deployment is under way"):
-        ask(stack.world(), "pause")
+        send_control_request(stack.environment(), "pause")
 
 
 def batches(stack: Simulation) -> list[tuple[str, ...]]:
@@ -363,7 +361,7 @@ def blue_of(stack: Simulation) -> FleetState:
 )
 def test_a_rolling_update_takes_the_instances_by_turns(size: int, expected: list[tuple[str, ...]]) -> None:
     stack = simulation(minimum=3 - size)
-    done = deploy(stack.world(), rolling(batch_size=size))
+    done = deploy(stack.environment(), rolling(batch_size=size))
     assert batches(stack) == expected
     assert stack.time >= 30 * len(expected)
     assert stack.runs == {**dict.fromkeys(BLUE, NEW), **dict.fromkeys(GREEN, OLD)}
@@ -375,7 +373,7 @@ def test_a_rolling_update_takes_the_instances_by_turns(size: int, expected: list
 def test_a_batch_that_leaves_no_instance_is_refused(size: int) -> None:
     stack = simulation()
     with pytest.raises(DeliveryRefusedError, match="between 1 and 2"):
-        deploy(stack.world(), rolling(batch_size=size))
+        deploy(stack.environment(), rolling(batch_size=size))
     assert stack.store.history == []
 
 
@@ -383,7 +381,7 @@ def test_one_instance_alone_cannot_be_updated_by_turns(monkeypatch: pytest.Monke
     stack = simulation()
     monkeypatch.setitem(MEMBERS, "blue", ("blue-1",))
     with pytest.raises(DeliveryRefusedError, match=r"no idle capacity.*fleets\.size"):
-        deploy(stack.world(), rolling())
+        deploy(stack.environment(), rolling())
     assert stack.store.history == []
 
 
@@ -391,27 +389,27 @@ def test_a_rolling_update_of_a_fleet_that_is_not_whole_is_refused() -> None:
     stack = simulation()
     stack.up["blue-3"] = False
     with pytest.raises(DeliveryRefusedError, match="not ready"):
-        deploy(stack.world(), rolling())
+        deploy(stack.environment(), rolling())
     assert stack.store.history == []
 
 
 def test_a_rolling_update_of_a_stack_that_differs_is_refused() -> None:
     stack = simulation(fault=_failing("check", once=True))
     with pytest.raises(DeliveryRefusedError, match="check failed"):
-        deploy(stack.world(), rolling())
+        deploy(stack.environment(), rolling())
     assert stack.store.history == []
 
 
 def test_where_instances_are_not_updated_one_by_one_no_rolling_update_begins() -> None:
     stack = simulation()
     with pytest.raises(DeliveryRefusedError, match="not updated one by one"):
-        deploy(dataclasses.replace(stack.world(), instances=None), rolling())
+        deploy(dataclasses.replace(stack.environment(), instances=None), rolling())
     assert stack.store.history == []
 
 
 def test_a_rolling_update_may_go_to_the_idle_fleet() -> None:
     stack = simulation()
-    done = deploy(stack.world(), rolling(target="green"))
+    done = deploy(stack.environment(), rolling(target="green"))
     assert batches(stack) == [GREEN[:1], GREEN[1:2], GREEN[2:]]
     assert (done.green.version, done.green.weight) == ("v0.2.0", 0)
 
@@ -419,7 +417,7 @@ def test_a_rolling_update_may_go_to_the_idle_fleet() -> None:
 def test_bad_instances_go_back_by_turns() -> None:
     stack = simulation(samples=iter([GOOD] * 8 + [BAD] * 3), minimum=2)
     with pytest.raises(RolledBackError, match=r"50\.00% errors"):
-        deploy(stack.world(), rolling())
+        deploy(stack.environment(), rolling())
     assert batches(stack) == [BLUE[:1], BLUE[1:2], BLUE[:1], BLUE[1:2]]
     assert set(stack.runs.values()) == {OLD}
     assert (blue_of(stack).version, blue_of(stack).rolling) == ("v0.1.0", None)
@@ -428,7 +426,7 @@ def test_bad_instances_go_back_by_turns() -> None:
 def test_an_instance_that_fails_its_verification_gets_no_traffic() -> None:
     stack = simulation(fault=_failing("verify", once=True), minimum=2)
     with pytest.raises(RolledBackError, match="verify failed"):
-        deploy(stack.world(), rolling())
+        deploy(stack.environment(), rolling())
     assert stack.runs["blue-1"] == OLD
     assert batches(stack) == [BLUE[:1]]  # only with the old version
 
@@ -437,7 +435,7 @@ def test_the_document_tells_in_the_middle_what_each_instance_runs() -> None:
     stack = simulation(minimum=2)
     seen: list[FleetState] = []
     stack.each_sleep = lambda: seen.append(blue_of(stack))
-    deploy(stack.world(), rolling())
+    deploy(stack.environment(), rolling())
     first = seen[0]
     assert (first.version, first.release("blue-1").version, first.release("blue-2").version) == (
         "v0.1.0", "v0.2.0", "v0.1.0",
@@ -448,29 +446,29 @@ def test_the_document_tells_in_the_middle_what_each_instance_runs() -> None:
 def test_a_killed_rolling_update_goes_on_and_watches_the_batch_again() -> None:
     stack = simulation(fault=_raise_at("sleep", Killed()), minimum=2)
     with pytest.raises(Killed):
-        deploy(stack.world(), rolling())
+        deploy(stack.environment(), rolling())
     stack.fault = lambda _place: None
-    deploy(stack.world(), rolling())
+    deploy(stack.environment(), rolling())
     assert batches(stack) == [BLUE[:1], BLUE[1:2], BLUE[2:]]
     assert stack.time >= 3 * 30
 
 
 def test_a_promoted_rolling_update_is_undone_by_turns() -> None:
     stack = simulation(minimum=2)
-    deploy(stack.world(), rolling())
-    roll_back(stack.world(), actor="me", reason="latency")
+    deploy(stack.environment(), rolling())
+    roll_back(stack.environment(), actor="me", reason="latency")
     assert batches(stack)[3:] == [BLUE[:1], BLUE[1:2], BLUE[2:]]
     assert set(stack.runs.values()) == {OLD}
     with pytest.raises(DeliveryRefusedError, match="rolled back already"):
-        roll_back(stack.world(), actor="me", reason="again")
+        roll_back(stack.environment(), actor="me", reason="again")
 
 
 def test_a_promoted_rolling_update_is_not_undone_where_the_stack_differs() -> None:
     stack = simulation(minimum=2)
-    before = deploy(stack.world(), rolling())
+    before = deploy(stack.environment(), rolling())
     stack.fault = _failing("check", once=True)
     with pytest.raises(DeliveryRefusedError, match="check failed"):
-        roll_back(stack.world(), actor="me", reason="latency")
+        roll_back(stack.environment(), actor="me", reason="latency")
     assert stack.store.document == before
 
 
@@ -482,24 +480,24 @@ def test_instances_that_do_not_serve_go_back_first() -> None:
         if len(batches(stack)) == 2 and not done:
             done.append(True)
             stack.up["blue-2"] = False
-            ask(stack.world(), "abort")
+            send_control_request(stack.environment(), "abort")
 
     stack.each_sleep = fall_ill
     with pytest.raises(RolledBackError, match="aborted"):
-        deploy(stack.world(), rolling())
+        deploy(stack.environment(), rolling())
     assert batches(stack)[2:] == [BLUE[1:2], BLUE[:1]]
 
 
 def test_a_way_back_that_would_leave_too_few_stops_and_goes_on_later() -> None:
     stack = simulation(minimum=2)
-    deploy(stack.world(), rolling())
+    deploy(stack.environment(), rolling())
     stack.up["blue-3"] = False
     stack.minimum = 1  # it is one less already
     stack.fault = _failing("install", once=False)
     with pytest.raises(RollbackFailedError, match="blue-3 cannot be brought back"):
-        roll_back(stack.world(), actor="me", reason="latency")
+        roll_back(stack.environment(), actor="me", reason="latency")
     stack.fault = lambda _place: None
-    roll_back(stack.world(), actor="me", reason="mended")
+    roll_back(stack.environment(), actor="me", reason="mended")
     assert set(stack.runs.values()) == {OLD}
 
 
@@ -514,7 +512,7 @@ def test_the_instances_that_moved_are_compared_with_those_that_did_not() -> None
         return sample(fleet, instances)
 
     stack.sample = note  # type: ignore[method-assign]
-    deploy(stack.world(), rolling(bake_s=5.0))
+    deploy(stack.environment(), rolling(bake_s=5.0))
     assert asked == [BLUE[:1], BLUE[1:], BLUE[:2], BLUE[2:], BLUE]
 
 
@@ -522,13 +520,13 @@ def test_an_instance_that_somebody_took_out_is_drift() -> None:
     stack = simulation(minimum=2)
     stack.taken_out = frozenset({"blue-2"})
     with pytest.raises(DeliveryRefusedError, match="leaves out blue-2"):
-        deploy(stack.world(), order())
+        deploy(stack.environment(), blue_green())
     assert stack.store.history == []
 
 
 def test_a_way_back_to_a_version_asks_no_gate() -> None:
     stack = simulation(samples=itertools.repeat(None))
-    done = deploy(stack.world(), order(gated=False, bake_s=0.0))
+    done = deploy(stack.environment(), blue_green(gated=False, bake_s=0.0))
     assert (done.green.weight, stack.time) == (100, 0.0)
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from observatory.delivery.deployment import deploy, roll_back
+from observatory.delivery.deployment import deploy
 from observatory.delivery.environment import Sample
-from observatory.delivery.late_rollback import reason_against
+from observatory.delivery.late_rollback import reason_not_to_roll_back
+from observatory.delivery.rollback import roll_back
 from tests.delivery.environment import GOOD, Simulation, simulation
-from tests.delivery.faults import order
+from tests.delivery.faults import blue_green
 from tests.delivery.test_deployment import OUTAGE
 
 ALARMED = Sample(
@@ -21,7 +22,7 @@ ALARMED = Sample(
 
 def promoted(**options: Any) -> Simulation:
     stack = simulation(**options)
-    deploy(stack.world(), order())
+    deploy(stack.environment(), blue_green())
     stack.samples = itertools.repeat(ALARMED)
     return stack
 
@@ -30,7 +31,7 @@ def against(stack: Simulation, *, fleet: Any = "green", ago_s: float | None = 60
     document = stack.store.document
     assert document is not None
     when = None if ago_s is None else stack.time - ago_s
-    return reason_against(stack.world(), document, fleet=fleet, promoted=when, window_s=3600)
+    return reason_not_to_roll_back(stack.environment(), document, fleet=fleet, promoted=when, window_s=3600)
 
 
 def test_an_alert_of_what_was_promoted_rolls_it_back() -> None:
@@ -68,5 +69,5 @@ def test_without_a_healthy_fleet_to_go_back_to_nothing_is_done() -> None:
 
 def test_what_was_rolled_back_is_not_again() -> None:
     stack = promoted()
-    roll_back(stack.world(), actor="me", reason="asked for")
+    roll_back(stack.environment(), actor="me", reason="asked for")
     assert "not what the last deployment promoted" in str(against(stack))

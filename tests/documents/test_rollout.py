@@ -1,5 +1,6 @@
 """The rollout document: only compare-and-set changes it, and nothing is half written."""
 
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,16 +11,17 @@ from pydantic import ValidationError
 from observatory.documents.rollout import FileRolloutStore, RolloutDocument, RolloutError, StaleRolloutError
 
 DIGEST = "a" * 64
+RECORDED = Path(__file__).parent / "rollout_0_1.json"  # written in the middle of a rolling update
 
 
 def document() -> RolloutDocument:
     return RolloutDocument.first(version="v0.1.0", sha256=DIGEST, active_fleet="blue")
 
 
-def shifted(standing: RolloutDocument) -> RolloutDocument:
-    blue = standing.blue.model_copy(update={"weight": 0})
-    green = standing.green.model_copy(update={"weight": 100})
-    return standing.model_copy(update={"blue": blue, "green": green})
+def shifted(current: RolloutDocument) -> RolloutDocument:
+    blue = current.blue.model_copy(update={"weight": 0})
+    green = current.green.model_copy(update={"weight": 100})
+    return current.model_copy(update={"blue": blue, "green": green})
 
 
 @pytest.fixture
@@ -45,31 +47,31 @@ def test_create_keeps_what_stands(store: FileRolloutStore) -> None:
 
 
 def test_a_change_raises_the_revision(store: FileRolloutStore) -> None:
-    standing = store.create(document())
-    assert store.compare_and_set(standing, shifted(standing)).revision == 1
-    assert store.read() == shifted(standing).model_copy(update={"revision": 1})
+    current = store.create(document())
+    assert store.compare_and_set(current, shifted(current)).revision == 1
+    assert store.read() == shifted(current).model_copy(update={"revision": 1})
 
 
 def test_a_stale_revision_is_refused_and_changes_nothing(store: FileRolloutStore) -> None:
-    standing = store.create(document())
-    written = store.compare_and_set(standing, shifted(standing))
+    current = store.create(document())
+    written = store.compare_and_set(current, shifted(current))
     with pytest.raises(StaleRolloutError, match="expected revision 0, found revision 1"):
-        store.compare_and_set(standing, document())
+        store.compare_and_set(current, document())
     assert store.read() == written
 
 
 def test_an_older_fencing_number_is_refused(store: FileRolloutStore) -> None:
-    standing = store.create(document().model_copy(update={"fencing": 7}))
+    current = store.create(document().model_copy(update={"fencing": 7}))
     with pytest.raises(StaleRolloutError, match="6 < 7"):
-        store.compare_and_set(standing, standing.model_copy(update={"fencing": 6}))
+        store.compare_and_set(current, current.model_copy(update={"fencing": 6}))
 
 
 def test_of_many_writers_with_one_revision_one_wins(store: FileRolloutStore) -> None:
-    standing = store.create(document())
+    current = store.create(document())
 
     def attempt(_: int) -> bool:
         try:
-            store.compare_and_set(standing, shifted(standing))
+            store.compare_and_set(current, shifted(current))
         except StaleRolloutError:
             return False
         return True
@@ -107,3 +109,15 @@ def test_whoever_tells_the_balancer_keeps_others_out(store: FileRolloutStore) ->
             order.append("first")
         waiting.result()
     assert order == ["first", "second"]
+
+
+def test_a_document_of_version_0_1_names_draining_instances_out_and_is_still_read(store: FileRolloutStore) -> None:
+    store.path.parent.mkdir(parents=True)
+    shutil.copy(RECORDED, store.path)
+    current = store.read()
+    assert current is not None
+    assert current.draining == {"blue": ("blue-2",), "green": ()}
+    written = store.compare_and_set(current, current)
+    assert "draining" in store.path.read_text()
+    assert '"out"' not in store.path.read_text()
+    assert store.read() == written

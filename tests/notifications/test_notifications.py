@@ -14,7 +14,8 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword, Session
 
-from observatory.delivery.deployment import RolledBackError, deploy
+from observatory.delivery.deployment import deploy
+from observatory.delivery.errors import RolledBackError
 from observatory.documents.journal import FileJournal, entries
 from observatory.notifications import Channel, Email, Notifier, PagerDuty, Secret, Slack, Webhook
 from observatory.notifications.notifier import ATTEMPTS
@@ -24,7 +25,7 @@ from observatory.runtime import find_free_ports
 from observatory.security.certificates import issue, make_authority
 from observatory.settings import LocalSettings, Notifications
 from tests.delivery.environment import BAD, Simulation, simulation
-from tests.delivery.faults import order
+from tests.delivery.faults import blue_green
 from tests.notifications.receiver import Receiver, receiver
 
 LONG_S = 120.0  # to deliver, on a machine that is very busy
@@ -48,7 +49,7 @@ def webhook(at: Receiver) -> Webhook:
 def deliver(journal: FileJournal, stack: Simulation) -> None:
     """Bring a version by blue-green on a simulated stack."""
     stack.record = journal.record  # type: ignore[method-assign]
-    deploy(stack.world(), order())
+    deploy(stack.environment(), blue_green())
 
 
 def given_up(file: Path) -> list[tuple[str, str, str]]:

@@ -11,7 +11,7 @@ from observatory.operations.bootstrap import fleet_of_state
 
 OLD, NEW = "a" * 64, "b" * 64
 FLEET: dict[str, Any] = {"size": 3, "version": "v0.1.0", "weight": 100}
-ROLLING = {"version": "v0.2.0", "sha256": NEW, "instances": ["blue-1"], "out": []}
+ROLLING = {"version": "v0.2.0", "sha256": NEW, "instances": ["blue-1"], "draining": []}
 OWN = FleetState(version="v0.1.0", sha256=OLD, weight=100)
 MIDDLE = OWN.model_copy(update={"rolling": Rolling(version="v0.2.0", sha256=NEW, instances=("blue-1",))})
 MOVED = FleetState(version="v0.2.0", sha256=NEW, weight=100)

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from observatory.delivery.deployment import World, deploy
+from observatory.delivery.deployment import deploy
+from observatory.delivery.environment import Environment
 from observatory.documents.journal import FileJournal, entries
 from observatory.operations import late_rollback
 from observatory.operations.late_rollback import take_alerts
 from observatory.progress import silent
 from observatory.workspace import Workspace
 from tests.delivery.environment import Simulation, simulation
-from tests.delivery.faults import order
+from tests.delivery.faults import blue_green
 from tests.delivery.test_late_rollback import ALARMED
 
 
@@ -30,12 +31,12 @@ class Stack:
         self.simulation: Simulation = simulation()
         self.simulation.time = 10**9  # the journal's clock is the machine's: its promotion lies ahead of this
         self.simulation.record = FileJournal(self.workspace.journal, silent).record  # type: ignore[method-assign]
-        deploy(self.simulation.world(), order())
+        deploy(self.simulation.environment(), blue_green())
         self.simulation.samples = itertools.repeat(ALARMED)
         self.performed: list[str] = []
 
-    def world_of(self, *_: Any, **__: Any) -> World:
-        return self.simulation.world()
+    def environment_of(self, *_: Any, **__: Any) -> Environment:
+        return self.simulation.environment()
 
     def roll_back(self, _workspace: Workspace, *, reason: str, emergency: bool) -> None:
         assert emergency
@@ -49,7 +50,7 @@ class Stack:
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Stack:
     made = Stack(tmp_path, request.param)
     monkeypatch.setattr(late_rollback, "known_of", lambda *_, **__: {})
-    monkeypatch.setattr(late_rollback, "world_of", made.world_of)
+    monkeypatch.setattr(late_rollback, "environment_of", made.environment_of)
     monkeypatch.setattr(late_rollback, "roll_back_application", made.roll_back)
     return made
 

@@ -85,13 +85,13 @@ def test_within_a_window_and_with_a_patch_at_any_time_it_may_go(
 def test_a_deployment_that_was_killed_may_go_on_outside_the_windows(
     workspace: Workspace, kept: Callable[..., Manifest]
 ) -> None:
-    manifest, standing = kept("v0.2.0"), workspace.rollout.read()
-    assert standing
+    manifest, current = kept("v0.2.0"), workspace.rollout.read()
+    assert current
     under_way = Deployment(
         id="1", version="v0.2.0", sha256=manifest.sha256, strategy="blue-green", source="blue", target="green",
-        weights=(100,), bake_s=1, actor="test", started=0, before=standing.green,
+        weights=(100,), bake_s=1, actor="test", started=0, before=current.green,
     )  # fmt: skip
-    workspace.rollout.compare_and_set(standing, standing.model_copy(update={"deployment": under_way}))
+    workspace.rollout.compare_and_set(current, current.model_copy(update={"deployment": under_way}))
     assert permission(workspace, closed_now(), manifest) is None
     with pytest.raises(NotPermittedError):
         permission(workspace, closed_now(), kept("v0.3.0", b"another"))

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 from botocore.stub import Stubber
 
-from observatory.delivery.deployment import RolledBackError, World, deploy
+from observatory.delivery.deployment import deploy
+from observatory.delivery.environment import Environment
+from observatory.delivery.errors import RolledBackError
 from observatory.documents.rollout import RolloutDocument
 from observatory.platforms.aws.clients import client
 from observatory.platforms.aws.documents import S3RolloutStore
@@ -76,9 +78,9 @@ def simulated() -> Simulation:
 
 
 @pytest.fixture
-def world(
+def environment(
     store: S3RolloutStore, balancer: AlbBalancer, scaling: AutoScalingClient, service: Service, simulated: Simulation
-) -> World:
+) -> Environment:
     for number, group in enumerate(balancer.target_groups.values()):
         balancer.client.register_targets(TargetGroupArn=group, Targets=[{"Id": f"i-{number}"}])
     hosts = AwsHosts(
@@ -96,7 +98,7 @@ def world(
         ),
         clock=simulated,
     )
-    return World(
+    return Environment(
         store=store,
         balancer=balancer,
         hosts=hosts,
@@ -109,11 +111,11 @@ def world(
 
 
 def test_a_canary_is_installed_verified_and_promoted(
-    world: World, balancer: AlbBalancer, refreshes: Stubber, simulated: Simulation
+    environment: Environment, balancer: AlbBalancer, refreshes: Stubber, simulated: Simulation
 ) -> None:
     refresh(refreshes, "green")
-    done = deploy(world, canary(version=RELEASE))
-    assert done == world.store.read()
+    done = deploy(environment, canary(version=RELEASE))
+    assert done == environment.store.read()
     assert done.deployment is not None
     assert done.deployment.status == "promoted"
     assert balancer.weights() == {"blue": 0, "green": 100}
@@ -122,26 +124,26 @@ def test_a_canary_is_installed_verified_and_promoted(
 
 
 def test_a_bad_version_gives_the_traffic_back_and_its_fleet_what_it_had(
-    world: World, balancer: AlbBalancer, refreshes: Stubber, simulated: Simulation
+    environment: Environment, balancer: AlbBalancer, refreshes: Stubber, simulated: Simulation
 ) -> None:
     simulated.runs |= dict.fromkeys(MEMBERS["green"], NEW)  # whose metrics are bad
     simulated.samples = iter([GOOD, BAD, BAD, BAD])
     for _ in ("the version", "what was there before"):
         refresh(refreshes, "green")
     with pytest.raises(RolledBackError, match="errors"):
-        deploy(world, canary(version=RELEASE))
+        deploy(environment, canary(version=RELEASE))
     assert balancer.weights() == {"blue": 100, "green": 0}
-    document = world.store.read()
+    document = environment.store.read()
     assert document is not None
     assert document.green.version == "v0.1.0"
 
 
 def test_a_fleet_that_answers_as_another_version_never_gets_traffic(
-    world: World, balancer: AlbBalancer, refreshes: Stubber, simulated: Simulation
+    environment: Environment, balancer: AlbBalancer, refreshes: Stubber, simulated: Simulation
 ) -> None:
     for _ in ("the version", "what was there before"):
         refresh(refreshes, "green")
     with pytest.raises(RolledBackError, match=f"green answers as {RELEASE}, not as v0.2.0"):
-        deploy(world, canary())
+        deploy(environment, canary())
     assert balancer.weights() == {"blue": 100, "green": 0}
     assert not any(event == "shift" for event, _ in simulated.events)

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from observatory.delivery.deployment import DeliveryRefusedError, RollbackFailedError, ask, roll_back
+from observatory.delivery.control import send_control_request
+from observatory.delivery.errors import DeliveryRefusedError, RollbackFailedError
 from observatory.delivery.releases import Manifest, ReleaseError
+from observatory.delivery.rollback import roll_back
 from observatory.documents.rollout import Deployment, RolloutDocument
 from observatory.engines.embedded.backend import StackFiles
 from observatory.operations.bootstrap import bootstrap
-from observatory.operations.environments import administrator, world_of
+from observatory.operations.environments import administrator, environment_of
 from observatory.platforms.aws.clients import client
 from observatory.progress import silent
 from observatory.settings import AwsSettings, load_file
@@ -106,7 +108,7 @@ def test_a_rollback_gives_the_traffic_back_by_document_and_rule(
     balancer.client.register_targets(
         TargetGroupArn=balancer.target_groups["blue"], Targets=[{"Id": "i-0", "Port": 8100}]
     )
-    done = roll_back(world_of(WORKSPACE, settings, known, journal=Silent()), actor="me", reason="latency")
+    done = roll_back(environment_of(WORKSPACE, settings, known, journal=Silent()), actor="me", reason="latency")
     assert done == moving()
     assert done.deployment is not None
     assert (done.deployment.status, done.fencing, done.green.version) == ("rolled-back", 2, "v0.1.0")
@@ -118,12 +120,12 @@ def test_a_rollback_to_a_fleet_without_machines_escalates(
     settings: AwsSettings, known: dict[str, Any], balancer: AlbBalancer
 ) -> None:
     with pytest.raises(RollbackFailedError, match=r"all traffic is back on blue .* but blue is not healthy"):
-        roll_back(world_of(WORKSPACE, settings, known, journal=Silent()), actor="me", reason="latency")
+        roll_back(environment_of(WORKSPACE, settings, known, journal=Silent()), actor="me", reason="latency")
     assert balancer.weights() == {"blue": 100, "green": 0}
 
 
 def test_steering_reaches_the_document(settings: AwsSettings, known: dict[str, Any], moving: Moving) -> None:
-    ask(world_of(WORKSPACE, settings, known, journal=Silent()), "pause")
+    send_control_request(environment_of(WORKSPACE, settings, known, journal=Silent()), "pause")
     paused = moving().deployment
     assert paused is not None
     assert paused.request == "pause"
@@ -132,7 +134,7 @@ def test_steering_reaches_the_document(settings: AwsSettings, known: dict[str, A
 def test_a_stack_of_an_earlier_program_is_refused(settings: AwsSettings, known: dict[str, Any]) -> None:
     del known["delivery"]
     with pytest.raises(DeliveryRefusedError, match="`observatory up` first"):
-        world_of(WORKSPACE, settings, known, journal=Silent())
+        environment_of(WORKSPACE, settings, known, journal=Silent())
 
 
 def test_the_administrators_url_comes_out_of_the_secret_store(settings: AwsSettings, known: dict[str, Any]) -> None:

@@ -229,8 +229,8 @@ def test_an_alert_after_the_promotion_rolls_back_where_the_setting_says_so(own: 
         assert "fires" in last["reason"]
         events = [entry["event"] for entry in last["entries"]]
         assert events.count("perform-rollback") == events.count("rolled-back") == 1
-        look = own.json("status", expect=1)["look"]
-        assert (look["details"]["deployment"], look["event"]) == (last["id"], "gate")
+        evaluation = own.json("status", expect=1)["evaluation"]
+        assert (evaluation["details"]["deployment"], evaluation["event"]) == (last["id"], "gate")
         assert "Gate at" in own.run("status", expect=1).stdout
     finally:
         own.configure(delivery=DELIVERY)

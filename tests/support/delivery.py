@@ -139,7 +139,7 @@ def noted_of(stack: Checkout, deployment: str) -> list[Entry]:
 
 def out_of_it(stack: Checkout) -> list[str]:
     """Return the instances of the blue fleet that the document has as out."""
-    return list((document(stack)["blue"]["rolling"] or {"out": []})["out"])
+    return list((document(stack)["blue"]["rolling"] or {"draining": []})["draining"])
 
 
 def document(stack: Checkout) -> Any:

@@ -38,7 +38,7 @@ class LocalInstances:
         """Return the instances of a fleet."""
         return tuple(self._ports(fleet))
 
-    def out(self) -> Mapping[FleetName, Collection[str]]:
+    def draining(self) -> Mapping[FleetName, Collection[str]]:
         """Return the instances in maintenance.
 
         Raises:
@@ -52,14 +52,14 @@ class LocalInstances:
             for fleet, prefix in prefixes.items()
         }
 
-    def set_out(self, out: Mapping[FleetName, Collection[str]]) -> None:
+    def set_draining(self, draining: Mapping[FleetName, Collection[str]]) -> None:
         """Put these in maintenance and all others back, and keep that for HAProxy's next start.
 
         Raises:
             BalancerError: HAProxy does not answer, or has no such instance.
         """
         with told():
-            self._servers.set_out({backend_server(fleet, name) for fleet, names in out.items() for name in names})
+            self._servers.set_out({backend_server(fleet, name) for fleet, names in draining.items() for name in names})
 
     def drain(self, fleet: FleetName, instances: Collection[str]) -> None:
         """Wait until these have answered what they have, or `drain_seconds` are over.

@@ -16,13 +16,15 @@ from botocore.stub import Stubber
 from hypothesis import HealthCheck, given, settings
 
 from observatory.delivery.approvals import Approval
-from observatory.delivery.deployment import DeliveryRefusedError, TakenOverError, deploy, roll_back
+from observatory.delivery.deployment import deploy
+from observatory.delivery.errors import DeliveryRefusedError, TakenOverError
 from observatory.delivery.releases import ReleaseError, ReleaseRefusedError
+from observatory.delivery.rollback import roll_back
 from observatory.documents.rollout import RolloutDocument, RolloutError, StaleRolloutError
 from observatory.platforms.aws.clients import client
 from observatory.platforms.aws.documents import S3Approvals, S3ReleaseStore, S3RolloutStore
 from tests.delivery.environment import NEW, OLD, MemoryStore, Simulation
-from tests.delivery.faults import SEQUENCES, Sequence, ends_decided, order
+from tests.delivery.faults import SEQUENCES, Sequence, blue_green, ends_decided
 from tests.delivery.test_releases import TRUSTED, release
 from tests.support.aws import REGION
 
@@ -39,7 +41,7 @@ def store(s3: S3Client, bucket: str) -> S3RolloutStore:
 
 
 @pytest.fixture
-def standing(store: S3RolloutStore) -> RolloutDocument:
+def current(store: S3RolloutStore) -> RolloutDocument:
     """The document as the first `up` writes it."""
     store.client.put_object(Bucket=store.bucket, Key=KEY, Body=FIRST.model_dump_json().encode())
     return FIRST
@@ -51,32 +53,32 @@ def test_a_stack_without_a_document_has_none(store: S3RolloutStore) -> None:
         store.compare_and_set(FIRST, FIRST)
 
 
-def test_a_change_raises_the_revision(store: S3RolloutStore, standing: RolloutDocument) -> None:
-    assert store.read() == standing
-    written = store.compare_and_set(standing, standing.with_weight("green", 100))
+def test_a_change_raises_the_revision(store: S3RolloutStore, current: RolloutDocument) -> None:
+    assert store.read() == current
+    written = store.compare_and_set(current, current.with_weight("green", 100))
     assert written.revision == 1
     assert store.read() == written
 
 
-def test_a_stale_revision_is_refused_and_changes_nothing(store: S3RolloutStore, standing: RolloutDocument) -> None:
-    written = store.compare_and_set(standing, standing.with_weight("green", 100))
+def test_a_stale_revision_is_refused_and_changes_nothing(store: S3RolloutStore, current: RolloutDocument) -> None:
+    written = store.compare_and_set(current, current.with_weight("green", 100))
     with pytest.raises(StaleRolloutError, match=f"s3://{store.bucket}/{KEY}: expected revision 0, found revision 1"):
-        store.compare_and_set(standing, standing)
+        store.compare_and_set(current, current)
     assert store.read() == written
 
 
-def test_what_was_read_before_somebody_else_wrote_is_stale(store: S3RolloutStore, standing: RolloutDocument) -> None:
+def test_what_was_read_before_somebody_else_wrote_is_stale(store: S3RolloutStore, current: RolloutDocument) -> None:
     read = store.read()
     assert read is not None
     other = S3RolloutStore(client=store.client, bucket=store.bucket, key=KEY)
-    written = other.compare_and_set(standing, standing.with_weight("green", 100))
+    written = other.compare_and_set(current, current.with_weight("green", 100))
     with pytest.raises(StaleRolloutError, match="somebody else wrote"):
         store.compare_and_set(read, read)
     assert store.read() == written
 
 
-def test_an_older_fencing_number_is_refused(store: S3RolloutStore, standing: RolloutDocument) -> None:
-    newer = store.compare_and_set(standing, standing.model_copy(update={"fencing": 7}))
+def test_an_older_fencing_number_is_refused(store: S3RolloutStore, current: RolloutDocument) -> None:
+    newer = store.compare_and_set(current, current.model_copy(update={"fencing": 7}))
     with pytest.raises(StaleRolloutError, match="6 < 7"):
         store.compare_and_set(newer, newer.model_copy(update={"fencing": 6}))
 
@@ -96,16 +98,16 @@ class Between:
         return getattr(self._real, name)
 
 
-def test_who_writes_between_reading_and_writing_wins(store: S3RolloutStore, standing: RolloutDocument) -> None:
+def test_who_writes_between_reading_and_writing_wins(store: S3RolloutStore, current: RolloutDocument) -> None:
     def other() -> None:
-        store.compare_and_set(standing, standing.model_copy(update={"fencing": 1}))
+        store.compare_and_set(current, current.model_copy(update={"fencing": 1}))
 
     slow = S3RolloutStore(client=Between(store.client, other), bucket=store.bucket, key=KEY)  # type: ignore[arg-type]
     with pytest.raises(StaleRolloutError, match="somebody else wrote at the same time"):
-        slow.compare_and_set(standing, standing.model_copy(update={"fencing": 1}))
+        slow.compare_and_set(current, current.model_copy(update={"fencing": 1}))
 
 
-def test_a_write_whose_answer_was_lost_is_found_again(store: S3RolloutStore, standing: RolloutDocument) -> None:
+def test_a_write_whose_answer_was_lost_is_found_again(store: S3RolloutStore, current: RolloutDocument) -> None:
     """The client sends it again, and S3 refuses that: the document is not any more what it was to replace."""
     wanted: dict[str, Any] = {}
 
@@ -116,12 +118,12 @@ def test_a_write_whose_answer_was_lost_is_found_again(store: S3RolloutStore, sta
             return self._real.put_object(**options)
 
     deaf = S3RolloutStore(client=Deaf(store.client, lambda: None), bucket=store.bucket, key=KEY)  # type: ignore[arg-type]
-    written = deaf.compare_and_set(standing, standing.with_weight("green", 100))
+    written = deaf.compare_and_set(current, current.with_weight("green", 100))
     assert wanted["IfMatch"]
     assert store.read() == written
 
 
-def test_a_conflict_is_a_lost_race(store: S3RolloutStore, standing: RolloutDocument) -> None:
+def test_a_conflict_is_a_lost_race(store: S3RolloutStore, current: RolloutDocument) -> None:
     """S3 answers 409 instead of 412 where two conditional writes meet."""
 
     class Conflicting(Between):
@@ -130,7 +132,7 @@ def test_a_conflict_is_a_lost_race(store: S3RolloutStore, standing: RolloutDocum
 
     meeting = S3RolloutStore(client=Conflicting(store.client, lambda: None), bucket=store.bucket, key=KEY)  # type: ignore[arg-type]
     with pytest.raises(StaleRolloutError):
-        meeting.compare_and_set(standing, standing)
+        meeting.compare_and_set(current, current)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"revision": 0}'])
@@ -190,19 +192,19 @@ def stack(store: S3RolloutStore) -> Simulation:
 
 
 def test_a_version_comes_and_goes_back(stack: Simulation) -> None:
-    deploy(stack.world(), order())
+    deploy(stack.environment(), blue_green())
     assert (stack.live, stack.runs["green-1"]) == ({"blue": 0, "green": 100}, NEW)
-    roll_back(stack.world(), actor="me", reason="latency")
+    roll_back(stack.environment(), actor="me", reason="latency")
     assert stack.live == {"blue": 100, "green": 0}
 
 
 def test_of_two_deployments_that_begin_at_once_one_is_refused(stack: Simulation, store: S3RolloutStore) -> None:
     def other() -> None:
-        deploy(stack.world(), order(version="v0.3.0", sha256="c" * 64))
+        deploy(stack.environment(), blue_green(version="v0.3.0", sha256="c" * 64))
 
     slow = S3RolloutStore(client=Between(store.client, other), bucket=store.bucket, key=KEY)  # type: ignore[arg-type]
     with pytest.raises(DeliveryRefusedError, match="somebody else was faster"):
-        deploy(replace(stack.world(), store=slow), order())
+        deploy(replace(stack.environment(), store=slow), blue_green())
     document = store.read()
     assert document is not None
     assert (document.green.version, document.fencing) == ("v0.3.0", 1)
@@ -214,11 +216,11 @@ def test_who_tells_the_balancer_last_tells_it_what_the_document_says(stack: Simu
 
     def fault(place: str) -> None:
         if place == "set_weights" and next(calls) == 1:  # the shift, about to be told
-            roll_back(stack.world(), actor="other", reason="pages")
+            roll_back(stack.environment(), actor="other", reason="pages")
 
     stack.fault = fault
     with pytest.raises(TakenOverError):
-        deploy(stack.world(), order())
+        deploy(stack.environment(), blue_green())
     assert stack.live == {"blue": 100, "green": 0}
 
 
