@@ -1,4 +1,4 @@
-# All that a newcomer needs. `make` alone explains.
+# `make` lists the targets.
 SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -6,10 +6,10 @@ E     ?= local
 WORKERS ?= 2  # of `make test`: its tests wait more than they compute
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test test-cli cli lint format bench prove build catalogue lock clean runtime-environment dev-environment
+.PHONY: help up down status check test test-cli cli lint format bench prove build catalogue lock clean runtime-environment dev-environment
 
 help:  ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 runtime-environment:
 	@scripts/venv.sh $(VENV) requirements/runtime.txt
@@ -17,13 +17,13 @@ runtime-environment:
 dev-environment:
 	@scripts/venv.sh $(VENV) requirements/dev.txt
 
-up: runtime-environment  ## Bring the local stack up; again changes nothing
+up: runtime-environment  ## Bring the local stack up; running it again changes nothing
 	@$(BIN)/observatory up --environment $(E)
 
 down: runtime-environment  ## Stop and remove the local stack (KEEP=1 keeps the data)
 	@$(BIN)/observatory down --environment $(E) --yes $(if $(KEEP),--keep-data)
 
-status: runtime-environment  ## Show what runs where
+status: runtime-environment  ## Show daemons, jobs, fleets and passwords
 	@$(BIN)/observatory status --environment $(E)
 
 VERSION ?= v0.1.0
@@ -32,6 +32,9 @@ build: runtime-environment  ## Build and sign one release of the storage service
 	@$(BIN)/observatory release sign dist/storage-service-$(VERSION)-$(shell uname -m).tar.gz
 
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+check: lint  ## The inner loop: lint, and run every test that needs no stack
+	@$(PYTEST) -m "not cli" --ignore tests/stack
+
 test: dev-environment  ## Run every test that needs no Pulumi CLI
 	@$(PYTEST) -m "not cli"
 
@@ -52,17 +55,17 @@ format: dev-environment  ## Format the sources
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: dev-environment  ## Measure what docs/benchmarks.md reports
+bench: dev-environment  ## Measure and write docs/benchmarks.md
 	@$(BIN)/python -m benchmarks
 
-catalogue: dev-environment  ## Write down what each migration makes, which deployments are verified against
+catalogue: dev-environment  ## Record what each migration creates; deployments are verified against it
 	@PYTHONPATH=. $(BIN)/python scripts/catalogue.py
 
-prove: dev-environment  ## Prove by counted runs what docs/proofs.json reports (PROOF=crash ROUNDS=1 SHARE=1)
+prove: dev-environment  ## Count fault rounds and write docs/proofs.json (PROOF=crash ROUNDS=1 SHARE=1)
 	@$(BIN)/python -m proofs $(PROOF) --rounds $(or $(ROUNDS),1) --share $(or $(SHARE),1)
 
 lock: dev-environment  ## Resolve the requirements again, with hashes
 	@$(BIN)/python scripts/lock.py
 
-clean: down  ## Remove the root filesystem, the releases and the virtual environment too
+clean: down  ## Remove the stack, the releases and the virtual environment
 	@rm -rf .observatory $(VENV) dist
