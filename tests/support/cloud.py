@@ -18,7 +18,7 @@ import grpc  # type: ignore[import-untyped]
 from google.protobuf import empty_pb2  # type: ignore[import-untyped]
 from pulumi.runtime.proto import provider_pb2_grpc
 
-from observatory.engines.embedded.providers import Diff, Provider, ProviderError
+from observatory.engines.embedded.provider import Diff, Provider, ProviderError
 from observatory.engines.providers.server import Servicer
 
 ACCOUNT, REGION = "444455556666", "eu-central-1"

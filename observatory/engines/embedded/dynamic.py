@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from observatory.engines.embedded.providers import Diff, Provider, ProviderError
+from observatory.engines.embedded.provider import Diff, Provider, ProviderError
 from observatory.engines.embedded.values import Properties
 
 _START_SECONDS = 60

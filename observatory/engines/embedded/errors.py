@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from observatory.errors import INTERRUPTED, REFUSED, WRONG_USAGE, ObservatoryError
 
 if TYPE_CHECKING:
-    from observatory.engines.embedded.plan import Result
+    from observatory.engines.embedded.events import Result
 
 INSTALL_URL = "https://www.pulumi.com/docs/install/"
 INSTALL_CLI = f"install the Pulumi CLI ({INSTALL_URL}) and run the stack with it"

@@ -16,8 +16,8 @@ from pulumi.runtime.proto import alias_pb2, engine_pb2, resource_pb2
 
 from observatory.engines.embedded.deployment import Deployment, Goal
 from observatory.engines.embedded.errors import UnsupportedError
-from observatory.engines.embedded.plan import Emitter, Severity
-from observatory.engines.embedded.providers import INTERNAL_KEY, PROVIDER_TYPE
+from observatory.engines.embedded.events import Emitter, Severity
+from observatory.engines.embedded.provider import INTERNAL_KEY, PROVIDER_TYPE
 from observatory.engines.embedded.snapshot import State
 from observatory.engines.embedded.values import Properties
 from observatory.engines.embedded.wire import from_struct, to_struct

@@ -24,7 +24,7 @@ import pulumi
 import pulumi.runtime
 
 from observatory.engines.embedded.errors import EngineError, ProgramError
-from observatory.engines.embedded.plan import Emitter, in_program
+from observatory.engines.embedded.events import Emitter, in_program
 from observatory.engines.embedded.values import Properties, is_secret, reveal
 
 # The program's threads wait for steps; as many as the CLI's launcher gives it per resource worked on at once.

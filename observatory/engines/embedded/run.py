@@ -16,14 +16,14 @@ from types import FrameType
 from typing import Any, Literal
 
 from observatory.engines.embedded.backend import StackFiles
-from observatory.engines.embedded.deployment import STACK_TYPE, Deployment
+from observatory.engines.embedded.deployment import Deployment
 from observatory.engines.embedded.dynamic import DynamicProvider
 from observatory.engines.embedded.errors import EngineError, Interrupted
+from observatory.engines.embedded.events import Emitter, OnEvent, Result
 from observatory.engines.embedded.offline import offline_plan
-from observatory.engines.embedded.plan import Emitter, OnEvent, Result
 from observatory.engines.embedded.project import Project
-from observatory.engines.embedded.providers import DYNAMIC, Provider
-from observatory.engines.embedded.snapshot import Snapshot, State
+from observatory.engines.embedded.provider import DYNAMIC, Provider
+from observatory.engines.embedded.snapshot import STACK_TYPE, Snapshot, State
 from observatory.engines.embedded.values import PROVIDER_KEY, mask, reveal
 from observatory.interruption import handle_stop_signals
 
@@ -321,8 +321,7 @@ def _stoppable(deployment: Deployment) -> Iterator[None]:
         threading.Thread(target=deployment.emit.warn, args=(_STOPPING,)).start()
 
     def break_off(_number: int, _: FrameType | None) -> None:
-        for provider in deployment.providers.values():
-            provider.abort()  # or the threads that wait for its answers would never end
+        deployment.abort()  # or the threads that wait for its answers would never end
         raise KeyboardInterrupt
 
     with handle_stop_signals(stop):

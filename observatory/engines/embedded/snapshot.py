@@ -18,6 +18,7 @@ from observatory.engines.embedded.errors import StateError, UnsupportedError
 from observatory.engines.embedded.secrets import Crypter
 from observatory.engines.embedded.values import SECRET, SIGNATURE, is_secret, make_secret, parts, transform
 
+STACK_TYPE = "pulumi:pulumi:Stack"
 _REQUIRED = {"urn", "custom", "type"}  # written even if empty
 _FLAGS = ("custom", "delete", "external", "pendingReplacement", "protect", "retainOnDelete", "taint")
 _TEXTS = ("id", "parent", "provider", "deletedWith")
@@ -64,6 +65,11 @@ class State(dict[str, Any]):
     def provider_urn(self) -> str:
         """Its provider's URN, empty for a component."""
         return str(self["provider"]).rpartition("::")[0]
+
+    @property
+    def is_managed(self) -> bool:
+        """Whether a provider made the resource for this stack; a component and a resource only read are not managed."""
+        return bool(self["custom"]) and not self["external"]
 
     def needs(self) -> set[str]:
         """Return the URNs that must exist as long as it does."""

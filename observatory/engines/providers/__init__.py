@@ -6,7 +6,7 @@ runs one as a plugin for the Pulumi CLI.
 
 from collections.abc import Callable, Mapping
 
-from observatory.engines.embedded.providers import Provider
+from observatory.engines.embedded.provider import Provider
 
 
 def postgresql() -> Provider:

@@ -28,7 +28,7 @@ from psycopg.conninfo import make_conninfo
 from observatory.database import DatabaseError
 from observatory.database.connection import connect
 from observatory.database.error_translation import translate_errors
-from observatory.engines.embedded.providers import Diff, Provider, ProviderError
+from observatory.engines.embedded.provider import Diff, Provider, ProviderError
 from observatory.engines.embedded.values import UNKNOWN, Properties, reveal
 
 PUBLIC = "public"

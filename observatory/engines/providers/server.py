@@ -19,7 +19,7 @@ from google.protobuf import empty_pb2  # type: ignore[import-untyped]
 from pulumi.runtime.proto import plugin_pb2, provider_pb2_grpc
 from pulumi.runtime.proto import provider_pb2 as proto
 
-from observatory.engines.embedded.providers import Provider, ProviderError
+from observatory.engines.embedded.provider import Provider, ProviderError
 from observatory.engines.embedded.wire import from_struct, to_struct
 from observatory.engines.providers import IN_TREE
 

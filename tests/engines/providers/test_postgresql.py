@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from observatory.database import scram_verifier
-from observatory.engines.embedded.providers import ProviderError
+from observatory.engines.embedded.provider import ProviderError
 from observatory.engines.providers.postgresql import DEFAULTS_KEY, PostgresqlProvider
 from tests.engines.providers.conftest import AccessLab, Site
 
