@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from observatory.delivery.deployment import current_document
+from observatory.delivery.convergence import current_document
 from observatory.delivery.environment import Environment
 from observatory.delivery.errors import DeliveryRefusedError
-from observatory.documents.rollout import RolloutDocument, StaleRolloutError
+from observatory.documents.rollout import Request, RolloutDocument, StaleRolloutError
 
 
-def send_control_request(environment: Environment, request: str | None) -> RolloutDocument:
-    """Ask something of the deployment that runs at another terminal: pause, promote, abort; None resumes.
+def send_control_request(environment: Environment, request: Request | None) -> RolloutDocument:
+    """Write a control request to the rollout document, where the deployment reads it; None resumes a paused one.
 
     Raises:
-        DeliveryRefusedError: none runs.
+        DeliveryRefusedError: no deployment is under way.
     """
     while True:
         current = current_document(environment)
-        if current.deployment is None or current.deployment.ended:
+        if current.unfinished is None:
             raise DeliveryRefusedError("no deployment is under way")
-        asked = current.deployment.model_copy(update={"request": request})
+        deployment = current.unfinished.model_copy(update={"request": request})
         try:
-            written = environment.store.compare_and_set(current, current.model_copy(update={"deployment": asked}))
+            written = environment.store.compare_and_set(current, current.model_copy(update={"deployment": deployment}))
         except StaleRolloutError:
             continue
-        environment.journal.record("ask", deployment=asked.id, version=asked.version, request=request or "resume")
+        environment.journal.record(
+            "ask", deployment=deployment.id, version=deployment.version, request=request or "resume"
+        )
         return written

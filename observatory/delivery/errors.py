@@ -1,4 +1,4 @@
-"""What can end a delivery; the base of each carries the exit code."""
+"""How a delivery can end other than promoted; each error carries its exit code."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from observatory.errors import REFUSED, ObservatoryError
 
 
 class DeliveryRefusedError(ObservatoryError):
-    """The deployment was not begun, and nothing was changed; the message says what stands in the way."""
+    """The deployment did not start and nothing changed; the message gives the reason and the remedy."""
 
     exit_code = REFUSED
 
 
 class TrialFailedError(ObservatoryError):
-    """The version failed a test before the deployment, and nothing was changed; the message says which."""
+    """The version failed its pre-deployment tests; nothing changed."""
 
 
 class TakenOverError(ObservatoryError):
-    """Another deployment or rollback took over; this one stopped and touches nothing more."""
+    """Another deployment or rollback took over; this one stopped and changes nothing more."""
 
 
 class RolledBackError(ObservatoryError):
-    """The deployment was rolled back; the message says why. The old version serves."""
+    """The deployment was rolled back for the reason in the message; the previous version has the traffic."""
 
 
 class RollbackFailedError(ObservatoryError):
-    """The traffic could not be brought back, or the fleet that it came back to is not healthy: somebody must look."""
+    """The rollback did not complete, or the fleet it restored is not healthy: an operator must act."""
 
 
 class StepFailedError(ObservatoryError):
-    """A reason to roll back."""
+    """A step of the deployment failed, which rolls the deployment back."""

@@ -1,4 +1,4 @@
-"""A deployment request: which version, how, where to and by whom."""
+"""A deployment request: which version to deploy, by which strategy, to which fleet, for which operator."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from observatory.settings import FleetName
 
 @dataclass(frozen=True, kw_only=True)
 class DeploymentRequest:
-    """What is wanted.
+    """What a deployment is to do.
 
     Attributes:
-        version: to bring, with its artifact's SHA-256.
-        strategy: blue-green moves all traffic at once, canary by steps, rolling the instances of one fleet by turns.
-        target: the fleet to use; None for the idle one, of a rolling update for the one that serves.
-        weights: percent on the target, a number for each step, growing to 100; of no meaning to a rolling update.
-        batch_size: instances that a rolling update takes at a time.
-        gated: whether each step is watched and judged; a way back to a version is not.
-        bake_s: seconds that each step is watched.
-        actor: who wants it.
-        approved_by: who has approved the version, where somebody has.
-        accept_drift: go on although the balancer divides the traffic in another way than the document says.
-        skip_tests: bring the version without having tried it apart from the fleets before.
-        health_check_s: seconds that a fleet gets to be ready before it takes more traffic.
+        version: to deploy.
+        sha256: of the version's artifact.
+        strategy: blue-green moves all traffic at once, canary in steps; rolling updates one fleet in batches.
+        target: fleet to deploy to; None is the idle fleet, for a rolling update the active fleet.
+        weights: traffic weight of the target in percent, one for each step, ascending to 100; ignored by rolling.
+        batch_size: instances that a rolling update replaces at a time.
+        gated: whether gates evaluate each step; a rollback to a version has no gates.
+        bake_s: seconds that each step is evaluated for.
+        actor: who deploys.
+        approved_by: who approved the version, None if it needed no approval.
+        accept_drift: deploy although the balancer differs from the rollout document.
+        skip_tests: deploy without the pre-deployment tests.
+        health_check_s: seconds that a fleet may take to become ready before it gets more traffic.
     """
 
     version: str
@@ -44,11 +45,18 @@ class DeploymentRequest:
 
 
 def canary_weights(first: int, steps: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the weights of a canary that starts at `first` percent and goes on by the steps above it, to all.
+    """Return the traffic weights of a canary: `first`, every larger one of `steps`, and 100.
+
+    Args:
+        first: percent of the first step, 1 to 99.
+        steps: percentages from the settings.
 
     Raises:
-        DeliveryRefusedError: no percentage.
+        DeliveryRefusedError: `first` is out of range.
     """
     if not 1 <= first < TOTAL_WEIGHT:
-        raise DeliveryRefusedError(f"a canary of {first} %: between 1 and {TOTAL_WEIGHT - 1} is possible")
+        raise DeliveryRefusedError(
+            f"canary percentage is {first}, expected a number between 1 and {TOTAL_WEIGHT - 1}: change "
+            "--canary-percentage or `delivery.canary_steps`"
+        )
     return (first, *sorted({step for step in steps if first < step < TOTAL_WEIGHT}), TOTAL_WEIGHT)

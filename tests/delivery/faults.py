@@ -20,7 +20,7 @@ from observatory.delivery.errors import (
 )
 from observatory.delivery.request import DeploymentRequest, canary_weights
 from observatory.delivery.rollback import roll_back
-from observatory.documents.rollout import RolloutDocument, Strategy
+from observatory.documents.rollout import FleetState, RolloutDocument, Strategy
 from tests.delivery.environment import (
     BAD,
     ERRORS,
@@ -50,7 +50,7 @@ class Sequence:
         strategy: of the deployment.
         batch_size: of a rolling update.
         faults: number of the call, its place, and what happens there.
-        samples: what the new version's metrics say, look by look; then they are good.
+        samples: what the new version's metrics say, evaluation by evaluation; then they are good.
         recover: how the operator goes on after the command has died.
     """
 
@@ -182,3 +182,65 @@ def quietly(work: Callable[[], object]) -> bool:
     except Killed:
         return True
     return False
+
+
+OUTAGE = Sample(
+    requests=500, error_ratio=1.0, p95_s=None, saturation=0.0, restarts=0,
+    alerts=("StorageServiceDown",), database_down=True,
+)  # fmt: skip
+
+
+def shifts(stack: Simulation) -> list[int]:
+    return [details["weights"]["green"] for event, details in stack.events if event == "shift"]
+
+
+def batches(stack: Simulation) -> list[tuple[str, ...]]:
+    return [details["instances"] for event, details in stack.events if event.startswith("moved")]
+
+
+def blue_of(stack: Simulation) -> FleetState:
+    assert stack.store.document
+    return stack.store.document.blue
+
+
+def once(work: Any) -> Any:
+    done: list[bool] = []
+
+    def run() -> None:
+        if not done:
+            done.append(True)
+            work()
+
+    return run
+
+
+def at_place(place: str, work: Any) -> Any:
+    """Return a fault that does some work, once, at a place."""
+    run = once(work)
+    return lambda found: run() if found == place else None
+
+
+def raise_once(error: BaseException) -> Any:
+    def fail() -> None:
+        raise error
+
+    return once(fail)
+
+
+def raise_at(place: str, error: BaseException) -> Any:
+    def fault(found: str) -> None:
+        if found == place:
+            raise error
+
+    return fault
+
+
+def failing(place: str, *, once: bool) -> Any:
+    left = [1 if once else 10**6]
+
+    def fault(found: str) -> None:
+        if found == place and left[0]:
+            left[0] -= 1
+            raise ERRORS[place](f"{place} failed")
+
+    return fault

@@ -1,4 +1,4 @@
-"""Which alerts roll a promoted version back: those of the fleet that serves, soon enough, with a way back."""
+"""Alerts that roll back a promoted version: of its fleet, within the window, with a healthy fleet to return to."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from observatory.delivery.environment import Sample
 from observatory.delivery.late_rollback import reason_not_to_roll_back
 from observatory.delivery.rollback import roll_back
 from tests.delivery.environment import GOOD, Simulation, simulation
-from tests.delivery.faults import blue_green
-from tests.delivery.test_deployment import OUTAGE
+from tests.delivery.faults import OUTAGE, blue_green
 
 ALARMED = Sample(
     requests=500, error_ratio=0.0, p95_s=0.01, saturation=0.1, restarts=0, alerts=("StorageErrorBudgetFastBurn",)
@@ -34,22 +33,22 @@ def against(stack: Simulation, *, fleet: Any = "green", ago_s: float | None = 60
     return reason_not_to_roll_back(stack.environment(), document, fleet=fleet, promoted=when, window_s=3600)
 
 
-def test_an_alert_of_what_was_promoted_rolls_it_back() -> None:
+def test_an_alert_of_the_promoted_fleet_rolls_it_back() -> None:
     assert against(promoted()) is None
 
 
-def test_metrics_that_cannot_be_asked_explain_nothing() -> None:
+def test_unavailable_metrics_explain_nothing() -> None:
     stack = promoted()
     stack.samples = itertools.repeat(None)
     assert against(stack) is None
 
 
 @pytest.mark.parametrize(("fleet", "ago_s"), [("blue", 60), ("green", 3601), ("green", None)])
-def test_an_alert_of_another_fleet_or_time_is_not_the_deployments(fleet: str, ago_s: float | None) -> None:
+def test_an_alert_of_another_fleet_or_time_rolls_nothing_back(fleet: str, ago_s: float | None) -> None:
     assert against(promoted(), fleet=fleet, ago_s=ago_s)
 
 
-def test_an_outage_of_the_database_is_not_the_versions_fault() -> None:
+def test_a_database_outage_rolls_nothing_back() -> None:
     stack = promoted()
     stack.samples = itertools.repeat(OUTAGE)
     assert "database" in str(against(stack))
@@ -58,16 +57,16 @@ def test_an_outage_of_the_database_is_not_the_versions_fault() -> None:
 def test_an_alert_that_has_ended_rolls_nothing_back() -> None:
     stack = promoted()
     stack.samples = itertools.repeat(GOOD)
-    assert "fires any more" in str(against(stack))
+    assert "is firing" in str(against(stack))
 
 
-def test_without_a_healthy_fleet_to_go_back_to_nothing_is_done() -> None:
+def test_an_unhealthy_source_fleet_prevents_the_rollback() -> None:
     stack = promoted()
     stack.up["blue-1"] = False
-    assert "blue, which would serve, is not healthy" in str(against(stack))
+    assert "blue, which would get the traffic, is not healthy" in str(against(stack))
 
 
-def test_what_was_rolled_back_is_not_again() -> None:
+def test_a_rolled_back_deployment_is_not_rolled_back_again() -> None:
     stack = promoted()
-    roll_back(stack.environment(), actor="me", reason="asked for")
-    assert "not what the last deployment promoted" in str(against(stack))
+    roll_back(stack.environment(), actor="me", reason="latency")
+    assert "the last deployment did not promote green" in str(against(stack))

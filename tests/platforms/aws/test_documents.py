@@ -203,7 +203,7 @@ def test_of_two_deployments_that_begin_at_once_one_is_refused(stack: Simulation,
         deploy(stack.environment(), blue_green(version="v0.3.0", sha256="c" * 64))
 
     slow = S3RolloutStore(client=Between(store.client, other), bucket=store.bucket, key=KEY)  # type: ignore[arg-type]
-    with pytest.raises(DeliveryRefusedError, match="somebody else was faster"):
+    with pytest.raises(DeliveryRefusedError, match="document changed concurrently"):
         deploy(replace(stack.environment(), store=slow), blue_green())
     document = store.read()
     assert document is not None

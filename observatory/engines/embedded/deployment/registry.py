@@ -57,9 +57,7 @@ class ResourceRegistry:
         urn = goal.state.urn
         with self._lock:
             if urn in self._former:
-                raise ClaimError(
-                    "duplicate resource: this type and name is declared twice; rename one of them"
-                )
+                raise ClaimError("duplicate resource: this type and name is declared twice; rename one of them")
             former = next((name for name in (urn, *goal.aliases) if name in self.olds), urn)
             if former in self.olds and former in self._former.values():
                 raise ClaimError(f"another resource already has the alias {former}; remove the alias from one of them")

@@ -1,0 +1,117 @@
+"""The rollout document in the hands of one deployment, protected by its fencing number.
+
+A deployment or rollback that starts or takes over raises the document's fencing number. Every later read and write
+compares it: a deployment that was taken over finds a newer number, and changes nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from observatory.delivery.convergence import converge, current_document
+from observatory.delivery.environment import Environment
+from observatory.delivery.errors import DeliveryRefusedError, TakenOverError
+from observatory.documents.rollout import Deployment, RolloutDocument, StaleRolloutError
+
+
+class FencedRollout:
+    """The rollout document of a deployment under way.
+
+    Attributes:
+        environment: that the deployment works with.
+        document: as it was last read or written.
+    """
+
+    def __init__(self, environment: Environment, document: RolloutDocument) -> None:
+        self.environment, self.document = environment, document
+        self._fencing = document.fencing
+
+    @classmethod
+    def take_over(cls, environment: Environment, current: RolloutDocument) -> FencedRollout:
+        """Take over the deployment that `current` has, whether or not another process runs it.
+
+        Raises:
+            DeliveryRefusedError: the document changed concurrently; nothing changed.
+        """
+        return cls.start(environment, current, current)
+
+    @classmethod
+    def start(cls, environment: Environment, current: RolloutDocument, changed: RolloutDocument) -> FencedRollout:
+        """Replace `current` by `changed` under the next fencing number.
+
+        Raises:
+            DeliveryRefusedError: the document changed concurrently; nothing changed.
+        """
+        fenced = changed.model_copy(update={"fencing": current.fencing + 1})
+        try:
+            return cls(environment, environment.store.compare_and_set(current, fenced))
+        except StaleRolloutError as error:
+            raise DeliveryRefusedError(
+                f"the rollout document changed concurrently ({error}); run the command again"
+            ) from error
+
+    @property
+    def deployment(self) -> Deployment:
+        """The deployment under way."""
+        return _deployment_of(self.document)
+
+    def read(self) -> RolloutDocument:
+        """Read the document again and return it.
+
+        Raises:
+            TakenOverError: it has another fencing number.
+        """
+        self.document = self._checked(current_document(self.environment))
+        return self.document
+
+    def update(self, change: Callable[[RolloutDocument], RolloutDocument], **deployment: Any) -> None:
+        """Apply `change` to the document, and `deployment` to the fields of its deployment, in one write.
+
+        A write that loses against a concurrent one without a newer fencing number, such as a control request, is
+        repeated on the document as it is then.
+
+        Raises:
+            TakenOverError: the document has another fencing number.
+        """
+        while True:
+            current = self.read()
+            updated = _deployment_of(current).model_copy(update=deployment)
+            try:
+                self.document = self.environment.store.compare_and_set(
+                    current, change(current).model_copy(update={"deployment": updated})
+                )
+            except StaleRolloutError:
+                continue
+            return
+
+    def update_deployment(self, **deployment: Any) -> None:
+        """Change fields of the deployment; raises as `update`."""
+        self.update(lambda document: document, **deployment)
+
+    def converge(self) -> None:
+        """Apply the document to the balancer.
+
+        Raises:
+            TakenOverError: the applied document has another fencing number.
+            BalancerError: the balancer did not accept it.
+        """
+        self.document = self._checked(converge(self.environment))
+
+    def record(self, event: str, **details: Any) -> None:
+        """Write an entry of this deployment to the journal."""
+        common = {"deployment": self.deployment.id, "version": self.deployment.version}
+        self.environment.journal.record(event, **{**common, **details})
+
+    def _checked(self, document: RolloutDocument) -> RolloutDocument:
+        if document.fencing != self._fencing:
+            raise TakenOverError(
+                f"taken over: the rollout document has fencing number {document.fencing}, this deployment has "
+                f"{self._fencing}; `observatory status` shows the deployment that took over"
+            )
+        return document
+
+
+def _deployment_of(document: RolloutDocument) -> Deployment:
+    assert document.deployment is not None  # noqa: S101 - only a newer fencing number could have removed it
+    return document.deployment

@@ -1,0 +1,122 @@
+"""What every strategy has in common: a run ends promoted, or rolled back on any error, interrupts included."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from observatory.delivery.bake import Comparison, bake
+from observatory.delivery.environment import BalancerError, HostsError
+from observatory.delivery.errors import RollbackFailedError, RolledBackError, StepFailedError, TakenOverError
+from observatory.delivery.fenced_rollout import FencedRollout
+from observatory.delivery.polling import retry
+from observatory.documents.rollout import Deployment, RolloutDocument
+
+ROLLBACK_ATTEMPTS = 5  # of each action that a rollback cannot do without
+
+
+class Run(ABC):
+    """A deployment under way, started by this process or taken over from another."""
+
+    def __init__(self, rollout: FencedRollout) -> None:
+        self._rollout, self._environment = rollout, rollout.environment
+
+    @property
+    def _deployment(self) -> Deployment:
+        return self._rollout.deployment
+
+    def run(self) -> RolloutDocument:
+        """Continue from the document's status to the promotion, with the target's alerts silenced.
+
+        Raises:
+            RolledBackError: a step failed, and the deployment was rolled back.
+            RollbackFailedError: a step failed, and so did the rollback.
+            TakenOverError: another deployment or rollback took over.
+            KeyboardInterrupt: interrupted, and rolled back.
+        """
+        with self._environment.silences.moving(self._deployment.id, self._deployment.target):
+            if self._deployment.status == "rolling-back":
+                self.roll_back(self._deployment.reason or "an earlier rollback was interrupted")
+                raise RolledBackError(f"rolled back: {self._deployment.reason}")
+            return self._deploy_or_roll_back()
+
+    def _deploy_or_roll_back(self) -> RolloutDocument:
+        try:
+            self._deploy()
+        except TakenOverError:
+            raise
+        except KeyboardInterrupt:
+            self.roll_back("interrupted")
+            raise
+        except Exception as error:
+            self.roll_back(str(error))
+            self._restore_target()
+            raise RolledBackError(f"rolled back: {error}") from error
+        return self._rollout.document
+
+    @abstractmethod
+    def _deploy(self) -> None:
+        """Continue from the document's status to the promotion; any error rolls back."""
+
+    @abstractmethod
+    def roll_back(self, reason: str) -> RolloutDocument:
+        """Restore what was live before the deployment, check that it is healthy, and return the document.
+
+        Raises:
+            RollbackFailedError: that failed, or the restored fleet is not healthy.
+            TakenOverError: another deployment or rollback took over.
+        """
+
+    @abstractmethod
+    def _restore_target(self) -> None:
+        """Bring the target back to its previous version once it has no traffic; never raises HostsError."""
+
+    @abstractmethod
+    def _wait_until_ready(self) -> None:
+        """Wait until the target can take more traffic; raises StepFailedError."""
+
+    @abstractmethod
+    def _comparison(self) -> Comparison:
+        """Return what the gates compare in this step."""
+
+    def _bake(self) -> None:
+        """Evaluate the step; without gates it suffices that the target is ready."""
+        if self._deployment.gated:
+            bake(self._rollout, self._comparison())
+        else:
+            self._wait_until_ready()
+
+    def _converge_for_rollback(self) -> None:
+        """Apply the document to the balancer; without that, users stay on a version that failed."""
+        self._retry_for_rollback(
+            self._rollout.converge,
+            "the balancer did not accept the rollback: {}. The rollout document has it: run `observatory up`, or "
+            "`observatory rollback --method blue-green --emergency`, to apply it",
+        )
+
+    def _retry_for_rollback(self, work: Callable[[], None], failure: str) -> None:
+        """Retry an action of a rollback; `failure` is the message of the error, with a place for its cause."""
+        try:
+            retry(
+                work,
+                *(BalancerError, HostsError, StepFailedError),
+                clock=self._environment.clock,
+                attempts=ROLLBACK_ATTEMPTS,
+            )
+        except (BalancerError, HostsError, StepFailedError) as error:
+            self._rollout.record("escalate", reason=str(error))
+            raise RollbackFailedError(failure.format(error)) from error
+
+    def _check_restored(self, outcome: str) -> None:
+        """Check that the fleet with the traffic is healthy after the rollback; `outcome` is what the rollback did."""
+        if problem := self._health_problem():
+            self._rollout.record("escalate", reason=f"after the rollback {problem}")
+            raise RollbackFailedError(f"{outcome}, but {problem}: run `observatory status` to see its instances")
+
+    def _health_problem(self) -> str:
+        """Return what is wrong with the source fleet's health, empty if nothing is."""
+        fleet = self._deployment.source
+        try:
+            return "" if self._environment.hosts.healthy(fleet) else f"{fleet} is not healthy"
+        except HostsError as error:
+            return f"the health of {fleet} is unknown: {error}"
