@@ -1,4 +1,4 @@
-"""The in-tree provider of `pulumi_postgresql`: what it does to a real server, and that both engines agree on it."""
+"""The in-tree provider of `pulumi_postgresql` against a real server, on both engines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def provider(site: Site) -> PostgresqlProvider:
 
 
 def create(provider: PostgresqlProvider, urn: str, **inputs: Any) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Check and create as an engine does; return id, inputs and outputs."""
+    """Check and create a resource as an engine does; return its ID, inputs and outputs."""
     checked, failures = provider.check(urn, {}, inputs)
     assert failures == []
     id_, outputs = provider.create(urn, checked, 0)
@@ -33,7 +33,7 @@ def create(provider: PostgresqlProvider, urn: str, **inputs: Any) -> tuple[str, 
     return id_, checked, outputs
 
 
-def test_a_role_has_the_plugins_defaults_inputs_and_outputs(provider: PostgresqlProvider, site: Site) -> None:
+def test_a_role_has_the_defaults_inputs_and_outputs_of_the_plugin(provider: PostgresqlProvider, site: Site) -> None:
     group = f"{site.prefix}app"
     create(provider, ROLE, name=group)
     id_, inputs, outputs = create(
@@ -69,33 +69,33 @@ def test_a_role_has_the_plugins_defaults_inputs_and_outputs(provider: Postgresql
     }
 
 
-def test_a_role_that_stands_is_adopted_and_brought_to_what_is_wanted(provider: PostgresqlProvider, site: Site) -> None:
+def test_an_existing_role_is_adopted_and_updated(provider: PostgresqlProvider, site: Site) -> None:
     name = f"{site.prefix}app"
     create(provider, ROLE, name=name, login=True, connectionLimit=3)
     _, _, outputs = create(provider, ROLE, name=name, roles=["pg_monitor"])
     assert (outputs["login"], outputs["connectionLimit"], outputs["roles"]) == (False, -1, ["pg_monitor"])
 
 
-def test_a_role_of_somebody_else_is_not_adopted(provider: PostgresqlProvider) -> None:
+def test_a_role_of_another_owner_is_not_adopted(provider: PostgresqlProvider) -> None:
     with pytest.raises(ProviderError, match=r"Role r: permission denied"):
         create(provider, ROLE, name="postgres", login=True)
 
 
 def test_a_role_changes_its_name_limits_and_memberships(provider: PostgresqlProvider, site: Site) -> None:
     id_, inputs, outputs = create(provider, ROLE, name=f"{site.prefix}x", roles=["pg_monitor"], statementTimeout=5)
-    wanted, _ = provider.check(ROLE, inputs, {"name": f"{site.prefix}y", "roles": ["pg_signal_backend"]})
-    diff = provider.diff(ROLE, id_, inputs, outputs, wanted)
+    changed, _ = provider.check(ROLE, inputs, {"name": f"{site.prefix}y", "roles": ["pg_signal_backend"]})
+    diff = provider.diff(ROLE, id_, inputs, outputs, changed)
     assert diff.changes
     assert diff.replaces == ()
     assert set(diff.changed) == {"name", "roles", "statementTimeout"}
-    outputs = provider.update(ROLE, id_, outputs, wanted, 0)
+    outputs = provider.update(ROLE, id_, outputs, changed, 0)
     assert (outputs["name"], outputs["roles"]) == (f"{site.prefix}y", ["pg_signal_backend"])
     assert outputs["statementTimeout"] == 0
     assert site.one(f"SELECT FROM pg_roles WHERE rolname = '{site.prefix}x'") is None
 
 
 @pytest.mark.parametrize("as_verifier", [False, True], ids=["plain", "verifier"])
-def test_the_servers_log_gets_no_password(provider: PostgresqlProvider, site: Site, as_verifier: bool) -> None:
+def test_the_server_log_contains_no_password(provider: PostgresqlProvider, site: Site, as_verifier: bool) -> None:
     name, password = f"{site.prefix}app", f"secret-of-{site.prefix}"
     given = scram_verifier(password) if as_verifier else password
     _, _, outputs = create(provider, ROLE, name=name, login=True, password=given)
@@ -107,7 +107,7 @@ def test_the_servers_log_gets_no_password(provider: PostgresqlProvider, site: Si
     assert password not in log
 
 
-def test_a_superuser_finds_a_password_that_was_changed_behind_its_back(site: Site) -> None:
+def test_a_superuser_detects_a_password_changed_outside_the_stack(site: Site) -> None:
     provider = PostgresqlProvider()
     provider.configure({"host": str(site.server.socket_directory), "port": site.server.port, "username": "postgres"})
     id_, inputs, outputs = create(
@@ -122,7 +122,7 @@ def test_a_superuser_finds_a_password_that_was_changed_behind_its_back(site: Sit
     assert provider.read(ROLE, id_, inputs, found)[1] == outputs
 
 
-def test_a_grant_is_read_back_and_what_was_taken_is_found(provider: PostgresqlProvider, site: Site) -> None:
+def test_a_revoked_privilege_is_detected(provider: PostgresqlProvider, site: Site) -> None:
     name = f"{site.prefix}app"
     create(provider, ROLE, name=name)
     common = {"database": site.database, "role": name}
@@ -168,9 +168,9 @@ def test_grants_on_tables(provider: PostgresqlProvider, site: Site, objects: lis
     # A set in an id is in Terraform's order, by the digits of the CRC-32: 2238339752 is "t", 4067256894 is "u".
     assert id_ == "_".join([name, site.database, "observatory", "table", *(objects or [])])
     assert site.one(f"SELECT has_table_privilege('{name}', 'observatory.u', 'SELECT')") == (True,)
-    wanted, _ = provider.check(GRANT, inputs, inputs | {"privileges": ["INSERT"]})
-    assert provider.diff(GRANT, id_, inputs, outputs, wanted).replaces == ()
-    provider.update(GRANT, id_, outputs, wanted, 0)
+    changed, _ = provider.check(GRANT, inputs, inputs | {"privileges": ["INSERT"]})
+    assert provider.diff(GRANT, id_, inputs, outputs, changed).replaces == ()
+    provider.update(GRANT, id_, outputs, changed, 0)
     assert site.one(f"SELECT has_table_privilege('{name}', 'observatory.u', 'SELECT')") == (False,)
     other, _ = provider.check(GRANT, inputs, inputs | {"schema": "public"})
     diff = provider.diff(GRANT, id_, inputs, outputs, other)
@@ -178,7 +178,7 @@ def test_grants_on_tables(provider: PostgresqlProvider, site: Site, objects: lis
     assert diff.delete_before_replace
 
 
-def test_default_privileges_reach_what_the_owner_creates(provider: PostgresqlProvider, site: Site) -> None:
+def test_default_privileges_apply_to_new_tables(provider: PostgresqlProvider, site: Site) -> None:
     name = f"{site.prefix}app"
     create(provider, ROLE, name=name)
     id_, inputs, outputs = create(
@@ -210,13 +210,13 @@ def test_default_privileges_reach_what_the_owner_creates(provider: PostgresqlPro
         (DEFAULTS, {"database": "d", "role": "r", "owner": "o", "privileges": [], "objectType": "view"}, "objectType"),
     ],
 )
-def test_what_is_not_served_is_refused_by_name(urn: str, inputs: dict[str, Any], problem: str) -> None:
+def test_an_unsupported_input_is_refused_by_name(urn: str, inputs: dict[str, Any], problem: str) -> None:
     _, failures = PostgresqlProvider().check(urn, {}, inputs)
     assert [name for name, _ in failures] == [problem]
 
 
-def test_a_type_that_is_not_served_is_refused_by_name() -> None:
-    with pytest.raises(ProviderError, match="postgresql:index/database:Database is not served in-tree"):
+def test_an_unsupported_type_is_refused_by_name() -> None:
+    with pytest.raises(ProviderError, match="postgresql:index/database:Database is not supported here"):
         PostgresqlProvider().check(f"{STACK}/database:Database::d", {}, {})
 
 
@@ -250,7 +250,7 @@ def program(site: Site, limit: int) -> str:
     return PROGRAM.format(port=site.server.port, prefix=site.prefix, password=site.password, limit=limit)
 
 
-def test_the_embedded_engine_brings_a_program_up_changes_it_and_takes_it_down(lab: AccessLab, site: Site) -> None:
+def test_the_embedded_engine_creates_updates_and_destroys(lab: AccessLab, site: Site) -> None:
     lab.program(program(site, 7))
     assert lab.embedded("preview").steps == CREATED
     up = lab.embedded("up")
@@ -268,16 +268,17 @@ def test_the_embedded_engine_brings_a_program_up_changes_it_and_takes_it_down(la
     assert site.one(f"SELECT FROM pg_roles WHERE rolname LIKE '{site.prefix}app%'") is None
 
 
-def test_a_refusal_by_the_server_names_the_resource_and_no_secret(lab: AccessLab, site: Site) -> None:
+def test_a_failed_login_is_reported_without_the_password(lab: AccessLab, site: Site) -> None:
     lab.program(program(site, 7).replace(f'password="{site.password}"', 'password="guess-of-a-password"'))
     failed = lab.embedded("up")
     assert failed.failed
     assert "password authentication failed" in failed.message
+    assert "cannot connect to database" in failed.message
     assert "guess" not in failed.message
 
 
 @pytest.mark.cli
-def test_both_engines_keep_the_same_state_and_find_nothing_to_do_in_the_others(lab: AccessLab, site: Site) -> None:
+def test_both_engines_write_the_same_state_and_agree_that_nothing_changes(lab: AccessLab, site: Site) -> None:
     lab.program(program(site, 7))
     ours = lab.embedded("up")
     assert ours.steps == CREATED, ours.message
@@ -293,3 +294,19 @@ def test_both_engines_keep_the_same_state_and_find_nothing_to_do_in_the_others(l
     lab.program(program(site, 8))
     assert lab.cli("up").steps == ["update app-a"]
     assert not lab.embedded("destroy").failed
+
+
+def test_a_refused_statement_names_the_resource_and_the_remedy(provider: PostgresqlProvider, site: Site) -> None:
+    grant = {"database": site.database, "role": "missing", "objectType": "database", "privileges": ["CONNECT"]}
+    inputs, _ = provider.check(GRANT, {}, grant)
+    expected = r'Grant g: role "missing" does not exist \(SQLSTATE 42704\)\. Nothing of the resource was changed'
+    with pytest.raises(ProviderError, match=expected):
+        provider.create(GRANT, inputs, 0)
+
+
+def test_an_unreachable_server_is_named_with_the_remedy() -> None:
+    unreachable = PostgresqlProvider()
+    unreachable.configure({"host": "127.0.0.1", "port": "1", "username": "u", "password": "p", "database": "d"})
+    expected = r'cannot connect to database "d" at 127\.0\.0\.1:1 as "u": .*Check that the server runs'
+    with pytest.raises(ProviderError, match=expected):
+        unreachable.create(ROLE, {"name": "r"}, 0)
