@@ -37,7 +37,7 @@ class RolloutStore(Protocol):
     def compare_and_set(self, expected: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
         """Replace `expected` by `changed`; raise StaleRolloutError where it is not what stands."""
 
-    def exclusive(self) -> AbstractContextManager[None]:
+    def exclusive(self) -> AbstractContextManager[object]:
         """Keep everybody else from telling the balancer, where a lock can be had that is free once its holder dies."""
 
 

@@ -1,1 +1,1 @@
-"""State that lives beside the stack: the rollout, logins and the journal; changed by compare-and-set."""
+"""State that is kept beside the stack: the rollout document, the access document and the journal."""

@@ -1,6 +1,6 @@
-"""The journal of deliveries: a line of JSON for each event, in a file that needs neither database nor network.
+"""The journal of deliveries: one line of JSON for each event, in a file that needs neither database nor network.
 
-It is the first record; who else wants to know listens (`Listener`) and must neither raise nor take its time.
+An entry is written to the file first, then passed to listeners (`Listener`), which must neither raise nor block.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import IO, Any
 from observatory.progress import Phase, Progress, Reporter
 from observatory.security.actor import actor
 
-TAIL_BYTES = 64_000  # a look takes about 600
+TAIL_BYTES = 64_000  # an entry of a gate has about 600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,11 @@ class Entry:
     """One event.
 
     Attributes:
-        id: of the entry, by which it is copied once only.
+        id: of the entry; copies of the journal have each id once.
         at: seconds since the epoch.
         actor: who did it.
-        event: what happened, such as `shift`.
-        details: its numbers, as JSON has them; `deployment` and `version` where there is one.
+        event: its name, such as `shift`.
+        details: JSON values; with `deployment` and `version` if the event belongs to a deployment.
     """
 
     id: str
@@ -41,8 +41,8 @@ class Entry:
     @property
     def line(self) -> str:
         """The entry as one line of JSON."""
-        known = {"id": self.id, "at": self.at, "actor": self.actor, "event": self.event}
-        return json.dumps({**known, **self.details})
+        common = {"id": self.id, "at": self.at, "actor": self.actor, "event": self.event}
+        return json.dumps({**common, **self.details})
 
 
 Listener = Callable[[Entry], None]
@@ -50,14 +50,14 @@ Listener = Callable[[Entry], None]
 
 @dataclass(frozen=True)
 class FileJournal:
-    """Takes down each event as a line, tells who watches, and whoever listens."""
+    """Writes each event to the file, reports it as progress, and passes it to the listeners."""
 
     file: Path
     report: Reporter
     listeners: list[Listener] = field(default_factory=list)
 
     def record(self, event: str, **details: Any) -> None:
-        """Take down what happened; a journal that cannot be written is told and never fails a deployment."""
+        """Record an event; a file that cannot be written is reported as a warning, and fails no deployment."""
         plain = json.loads(json.dumps(details, default=_plain))
         entry = Entry(id=uuid.uuid4().hex, at=time.time(), actor=actor(), event=event, details=plain)
         try:
@@ -66,13 +66,13 @@ class FileJournal:
                 append(file, [entry])
         except OSError as error:
             self.report(Progress(task=f"{self.file} cannot be written: {error.strerror}", phase=Phase.WARNED))
-        self.report(Progress(task=event, phase=Phase.DONE, detail=_told(plain)))
+        self.report(Progress(task=event, phase=Phase.DONE, detail=_as_text(plain)))
         for listener in self.listeners:
             listener(entry)
 
 
 def append(file: IO[bytes], added: Iterable[Entry]) -> None:
-    """Add entries to a journal that is open to append; a half line, which a power cut can leave, is ended first."""
+    """Append entries to an open journal; a half-written line, which a power failure can leave, is ended first."""
     end = file.seek(0, os.SEEK_END)
     file.seek(max(end - 1, 0))
     half = file.read(1) not in (b"", b"\n")
@@ -80,7 +80,7 @@ def append(file: IO[bytes], added: Iterable[Entry]) -> None:
 
 
 def entries(file: Path) -> Iterator[Entry]:
-    """Yield what a journal has, oldest first; a line that a power cut has left half is passed over."""
+    """Yield the entries of a journal, oldest first; a half-written line is skipped."""
     if not file.exists():
         return
     with file.open("rb") as lines:
@@ -88,7 +88,7 @@ def entries(file: Path) -> Iterator[Entry]:
 
 
 def last_entry(file: Path, event: str) -> Entry | None:
-    """Return the newest entry of an event within the journal's last `TAIL_BYTES`; quick, for who looks each second."""
+    """Return the newest entry of an event in the last `TAIL_BYTES` of a journal, None where there is none."""
     if not file.exists():
         return None
     with file.open("rb") as lines:
@@ -100,8 +100,8 @@ def last_entry(file: Path, event: str) -> Entry | None:
 def _parsed(lines: Iterable[bytes]) -> Iterator[Entry]:
     for line in lines:
         try:
-            known = json.loads(line)
-            yield Entry(**{key: known.pop(key) for key in ("id", "at", "actor", "event")}, details=known)
+            details = json.loads(line)
+            yield Entry(**{key: details.pop(key) for key in ("id", "at", "actor", "event")}, details=details)
         except (ValueError, KeyError, AttributeError):
             continue
 
@@ -110,6 +110,6 @@ def _plain(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
-def _told(details: dict[str, Any]) -> str:
-    told = ((key, value) for key, value in details.items() if key != "deployment" and value not in (None, [], {}))
-    return ", ".join(f"{key} {value}" for key, value in told)
+def _as_text(details: dict[str, Any]) -> str:
+    shown = ((key, value) for key, value in details.items() if key != "deployment" and value not in (None, [], {}))
+    return ", ".join(f"{key} {value}" for key, value in shown)

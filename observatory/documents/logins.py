@@ -1,12 +1,11 @@
-"""Which logins there are, and which password of each is in use.
+"""The access document: which login of each role is active, and which generation of its password.
 
-Roles that applications and people log in to with a password have two logins, `<role>_a` and `<role>_b`. One is in use;
-the other can get a new password at any time. The access document says which one it is, and how often each has been
-given a new password; it stands beside the stack's state, and components declare from it, so that a rotation is an `up`
-of a changed document. Passwords themselves are in the stack's state alone.
+Each role that applications and people log in to with a password has two logins, `<role>_a` and `<role>_b`. One is
+active; the other can get a new password at any time. The access document is kept beside the stack's state, and
+components declare from it, so that a rotation is an `up` of a changed document. Passwords are in the state alone.
 
-Does not own privileges (`components.access`, `observatory.database`),
-nor how a rotation goes (`observatory.operations`).
+Does not own privileges (`components.access`, `observatory.database`), nor the steps of a rotation
+(`observatory.operations`).
 """
 
 from __future__ import annotations
@@ -16,12 +15,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from observatory.documents.validation import problems
+from observatory.documents.document_file import DocumentFile
 from observatory.errors import ObservatoryError
-from observatory.files.atomic import write_file
-from observatory.files.locks import exclusive
 
 Side = Literal["a", "b"]
 PairedRole = Literal["app", "readonly", "admin"]
@@ -32,7 +29,7 @@ PROVISIONER = "provisioner"
 
 
 class AccessError(ObservatoryError):
-    """The access document cannot be read or used; nothing was changed."""
+    """The access document cannot be read or changed; nothing was written."""
 
 
 def login(role: PairedRole, side: Side) -> str:
@@ -50,7 +47,7 @@ class _Document(BaseModel):
 
 
 class LoginState(_Document):
-    """One login: how many passwords it has had, and since when it has this one."""
+    """One login: the number of passwords it has had, and the time of the last one."""
 
     generation: Annotated[int, Field(ge=1)] = 1
     since: AwareDatetime
@@ -64,10 +61,10 @@ class Pair(_Document):
     """A role's two logins.
 
     Attributes:
-        active: the one in use.
-        retiring: whether the other one still has a password that was in use: a rotation that is not finished.
-        a: the one login.
-        b: the other.
+        active: the login that clients use.
+        retiring: whether the other login still has a password that clients used, as in an unfinished rotation.
+        a: the login `<role>_a`.
+        b: the login `<role>_b`.
     """
 
     active: Side = "a"
@@ -76,20 +73,20 @@ class Pair(_Document):
     b: LoginState
 
     def side(self, side: Side) -> LoginState:
-        """Return one of the two."""
+        """Return the login of one side."""
         return self.a if side == "a" else self.b
 
     def renewed(self, side: Side, now: datetime) -> Self:
-        """Return the pair with a new password for one of the two."""
+        """Return the pair with a new password for one side."""
         return self.model_copy(update={side: self.side(side).renewed(now)})
 
     def switched(self, now: datetime) -> Self:
-        """Return the pair with the other login in use, under a new password."""
+        """Return the pair with the other login active, with a new password."""
         idle = other(self.active)
         return self.renewed(idle, now).model_copy(update={"active": idle, "retiring": True})
 
     def retired(self, now: datetime) -> Self:
-        """Return the pair with a new password, which nobody has, for the login that was in use."""
+        """Return the pair with a new password, which no client has, for the login that was active before."""
         return self.renewed(other(self.active), now).model_copy(update={"retiring": False})
 
 
@@ -102,7 +99,7 @@ class AccessDocument(_Document):
 
     @classmethod
     def first(cls, now: datetime) -> Self:
-        """Return the document of a stack that starts."""
+        """Return the first document of a stack."""
         fresh = Pair(a=LoginState(since=now), b=LoginState(since=now))
         return cls(app=fresh, readonly=fresh, admin=fresh)
 
@@ -112,11 +109,11 @@ class AccessDocument(_Document):
         return pair
 
     def with_pair(self, role: PairedRole, pair: Pair) -> Self:
-        """Return the document with another pair for a role."""
+        """Return the document with a role's pair replaced."""
         return self.model_copy(update={role: pair})
 
     def active_login(self, role: PairedRole) -> str:
-        """Return the login of a role that is in use."""
+        """Return the active login of a role."""
         return login(role, self.pair(role).active)
 
     def logins(self) -> Iterator[tuple[PairedRole, Side, LoginState]]:
@@ -126,58 +123,64 @@ class AccessDocument(_Document):
                 yield role, side, self.pair(role).side(side)
 
     def ages(self, now: datetime) -> Mapping[PairedRole, timedelta]:
-        """Return how old the password in use is, by role."""
+        """Return the age of the active login's password, by role."""
         return {role: now - self.pair(role).side(self.pair(role).active).since for role in PAIRED_ROLES}
 
 
 class AccessStore:
-    """The access document of one stack as a file, replaced as a whole."""
+    """The access document of one stack as a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file = DocumentFile(
+            path=path,
+            model=AccessDocument,
+            kind="an access document",
+            error=AccessError,
+            remedy="restore it from a copy, or remove it, and `observatory up` recreates it from the stack's state",
+        )
 
     @property
     def rotation_lock(self) -> Path:
-        """Held by the one rotation that may run."""
+        """The lock file that a rotation of passwords holds."""
         return self.path.with_suffix(".rotation")
 
     def read(self) -> AccessDocument | None:
-        """Return the document, or None where there is none yet.
+        """Return the document, None where there is none yet.
 
         Raises:
             AccessError: the file is damaged.
         """
-        try:
-            return AccessDocument.model_validate_json(self.path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise AccessError(f"{self.path}: cannot be read: {error.strerror}") from error
-        except ValidationError as error:
-            raise AccessError(
-                f"{self.path}: not an access document ({problems(error)}); restore it from a copy, or remove it, and "
-                "`observatory up` makes it out of the stack's state"
-            ) from error
+        return self._file.read()
 
     def create(self, document: AccessDocument) -> AccessDocument:
-        """Write the first document, unless there is one; return the one that stands."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(self.path.with_suffix(".lock")):
-            current = self.read()
-            if current is None:
-                self.write(document)
-            return current or document
+        """Write a first document unless there is one; return the current one.
 
-    def write(self, document: AccessDocument) -> None:
-        """Replace the document; whoever changes one holds the stack's access lock."""
-        write_file(self.path, document.model_dump_json(indent=2))
+        Raises:
+            AccessError: the file is damaged.
+        """
+        return self._file.create(document)
+
+    def compare_and_set(self, expected: AccessDocument, changed: AccessDocument) -> AccessDocument:
+        """Replace `expected` by `changed`, and return that.
+
+        Raises:
+            AccessError: the document changed concurrently, or the file is damaged.
+        """
+
+        def successor(current: AccessDocument | None) -> AccessDocument:
+            if current != expected:
+                raise AccessError(f"{self.path}: the access document changed concurrently; run the command again")
+            return changed
+
+        return self._file.change(successor)
 
     def remove(self) -> None:
-        """Remove the document with its locks, when the stack goes."""
-        for path in (self.path, self.path.with_suffix(".lock"), self.rotation_lock):
-            path.unlink(missing_ok=True)
+        """Remove the document with its locks, when the stack is destroyed."""
+        self._file.remove()
+        self.rotation_lock.unlink(missing_ok=True)
 
 
 def utc_now() -> datetime:
-    """Return the time, to the second."""
+    """Return the current time, to the second."""
     return datetime.now(UTC).replace(microsecond=0)

@@ -1,41 +1,37 @@
-"""The rollout document: which version each fleet runs, with which weight, and which schema is wanted.
+"""The rollout document: which version each fleet runs, with which traffic weight, and which schema is the target.
 
-It is the one record of what is live, stands beside the stack's state and changes only by compare-and-set with a
-fencing number, so that a stale checkout or a lost lock can never undo a rollout. Components declare from it. What it
-does not own: how a balancer or a host is told (that is delivery's strategies) and first values (that is stack
-settings).
+It is the only record of what is live. It is kept beside the stack's state, components declare from it, and it changes
+only by compare-and-set with a fencing number, so that neither a stale checkout nor a lost lock can undo a rollout. Does
+not own how the balancer and the fleets follow it (`observatory.delivery`), nor its first values (settings).
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from observatory.documents.validation import problems
+from observatory.documents.document_file import DocumentFile
 from observatory.errors import ObservatoryError
-from observatory.files.atomic import partial_path
+from observatory.files.locks import exclusive
 from observatory.settings import FleetName
 
 Strategy = Literal["blue-green", "canary", "rolling"]
 Request = Literal["pause", "promote", "abort"]
 Status = Literal["preparing", "shifting", "promoted", "rolling-back", "rolled-back"]
 ENDED: tuple[Status, ...] = ("promoted", "rolled-back")
-HEALTH_CHECK_S = 10.0  # the balancer looks each second
+HEALTH_CHECK_S = 10.0  # the balancer checks every second
 TOTAL_WEIGHT = 100  # weights are percent of the traffic, as in the ALB's weighted target groups
 
 
 class RolloutError(ObservatoryError):
-    """The rollout document cannot be read or may not be changed; nothing was written."""
+    """The rollout document cannot be read or changed; nothing was written."""
 
 
 class StaleRolloutError(RolloutError):
-    """Somebody else changed the document, or holds a newer fencing number."""
+    """The document changed concurrently, or has a newer fencing number."""
 
 
 class _Document(BaseModel):
@@ -50,13 +46,13 @@ class Release(_Document):
 
 
 class Rolling(Release):
-    """A rolling update in the middle: some instances of a fleet run this release, the others the fleet's own.
+    """A rolling update under way: some instances of a fleet run this release, the others the fleet's own.
 
-    Instances have the names that the balancer and the metrics have for them, such as `blue-1`.
+    Instances are named as in the balancer and in metrics, for example `blue-1`.
 
     Attributes:
-        instances: run this release, or are about to: one is named here only after it was drained.
-        draining: get no new request from the balancer while they are updated. Documents of version 0.1 name it `out`.
+        instances: run this release, or are about to; an instance is added only after it has drained.
+        draining: get no new requests from the balancer. Documents of version 0.1 name this `out`.
     """
 
     instances: tuple[str, ...] = ()
@@ -64,55 +60,56 @@ class Rolling(Release):
 
 
 class FleetState(Release):
-    """One fleet: the release of its instances, and its percentage of the traffic.
+    """One fleet: the release of its instances, and its traffic weight in percent.
 
-    `rolling` says which instances run another release; it is None but in the middle of a rolling update, whose end
-    makes its release the fleet's own. So a machine that joins meanwhile starts with the old one.
+    `rolling` has the instances that run another release during a rolling update, and is None otherwise. The update's
+    end makes its release the fleet's own, so a machine that joins meanwhile starts with the old one.
     """
 
     weight: Annotated[int, Field(ge=0, le=TOTAL_WEIGHT)]
     rolling: Rolling | None = None
 
     def release(self, instance: str) -> Release:
-        """Return what an instance runs."""
+        """Return the release that an instance runs."""
         return self.rolling if self.rolling and instance in self.rolling.instances else self
 
     @property
     def versions(self) -> str:
-        """Its version, for people; in the middle of a rolling update with the instances that run another."""
+        """The version for display; during a rolling update also the new version, with its instances."""
         if self.rolling is None:
             return self.version
-        moved = f"{self.rolling.version} on {', '.join(self.rolling.instances) or 'none yet'}"
+        moved = f"{self.rolling.version} on {', '.join(self.rolling.instances) or 'no instance yet'}"
         return f"{self.version}, {moved}" + (
             f" (draining: {', '.join(self.rolling.draining)})" if self.rolling.draining else ""
         )
 
 
 class Deployment(_Document):
-    """One deployment: what it wants, how far it is, and what somebody at another terminal asks of it.
+    """One deployment: its request, its progress, and a control request to it.
 
     Attributes:
-        id: of the deployment, in the audit and in what it creates.
-        version: that it brings, with the artifact's SHA-256.
-        strategy: how the version comes.
-        source: the fleet that served when it began, and serves again after a rollback; of a rolling update its target.
+        id: of the deployment, in the journal, the audit and the silences.
+        version: to deploy.
+        sha256: of the version's artifact.
+        strategy: of the deployment.
+        source: the fleet that had the traffic before and has it after a rollback; the target in a rolling update.
         target: the fleet that gets the version.
-        weights: percent of the traffic on the target, a number for each step, to 100. A rolling update has none.
-        batch_size: instances that a rolling update takes at a time; None for the other strategies.
-        gated: whether each step is watched and judged by metrics; a way back to a version is not.
-        bake_s: seconds that each step is watched before the next.
-        health_check_s: seconds that the target gets to be ready before it takes more traffic.
-        step: index of the step whose weight is set, or of a rolling update's batch; -1 before the first.
-        status: where it stands.
-        request: what was asked and not yet answered.
+        weights: traffic weight of the target in percent, one for each step, to 100; none in a rolling update.
+        batch_size: instances that a rolling update replaces at a time; None for the other strategies.
+        gated: whether gates evaluate each step; a rollback to a version has no gates.
+        bake_s: seconds that each step is evaluated for.
+        health_check_s: seconds that the target may take to become ready before it gets more traffic.
+        step: index of the current step in `weights`; -1 before the first and in a rolling update.
+        status: its state.
+        request: a control request that the deployment has not handled yet.
         actor: who started it.
-        approved_by: who had approved it, where somebody had.
-        reason: why it was rolled back, in words.
-        started: when it began, in seconds since the epoch.
-        exercised: when the version was last found well where it is to serve, in seconds since the epoch; what fired
-            before is not its fault.
-        before: what the target ran before, and runs again after a rollback.
-        tests: whether the version was tried before anything moved; None where that is not known.
+        approved_by: who approved it, None if it needed no approval.
+        reason: why it was rolled back.
+        started: when it started, in seconds since the epoch.
+        exercised: when the version was last verified on the target, in seconds since the epoch; gates ignore alerts
+            that fired before.
+        before: the target's previous state, which a rollback restores.
+        tests: result of the pre-deployment tests; None in documents of earlier versions.
     """
 
     id: str
@@ -139,16 +136,20 @@ class Deployment(_Document):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether it was promoted or rolled back."""
         return self.status in ENDED
 
 
 class RolloutDocument(_Document):
     """What is live on one stack.
 
-    `revision` grows by one with every write and is what compare-and-set compares; `fencing` is the number of the
-    newest deployment that was let in, and a writer with an older one is refused. `schema_target` is the migration
-    version wanted, or None for the newest. `deployment` is the one under way, or the last.
+    Attributes:
+        revision: number of writes, which compare-and-set compares.
+        fencing: fencing number of the newest deployment or rollback; a writer with an older one is refused.
+        blue: the blue fleet.
+        green: the green fleet.
+        schema_target: number of the migration to deploy up to, None for the newest.
+        deployment: the one under way, or the last.
     """
 
     revision: Annotated[int, Field(ge=0)] = 0
@@ -160,7 +161,7 @@ class RolloutDocument(_Document):
 
     @property
     def unfinished(self) -> Deployment | None:
-        """The deployment that is under way, or was when its command died."""
+        """The deployment that is under way or was interrupted, None if the last one has ended."""
         return self.deployment if self.deployment and not self.deployment.ended else None
 
     @model_validator(mode="after")
@@ -180,12 +181,12 @@ class RolloutDocument(_Document):
 
     @property
     def weights(self) -> dict[FleetName, int]:
-        """The percentage of each fleet."""
+        """The traffic weight of each fleet, in percent."""
         return {"blue": self.blue.weight, "green": self.green.weight}
 
     @property
     def draining(self) -> dict[FleetName, tuple[str, ...]]:
-        """The instances of each fleet that get no new request."""
+        """The instances of each fleet that get no new requests."""
         return {"blue": _draining(self.blue), "green": _draining(self.green)}
 
     def with_fleet(self, name: FleetName, **changes: Any) -> Self:
@@ -193,12 +194,12 @@ class RolloutDocument(_Document):
         return self.model_copy(update={name: self.fleet(name).model_copy(update=changes)})
 
     def with_weight(self, name: FleetName, weight: int) -> Self:
-        """Return the document with `weight` percent on one fleet and the rest on the other."""
+        """Return the document with `weight` percent of the traffic on one fleet and the rest on the other."""
         return self.with_fleet(name, weight=weight).with_fleet(other(name), weight=TOTAL_WEIGHT - weight)
 
     @classmethod
     def first(cls, *, version: str, sha256: str, active_fleet: FleetName) -> Self:
-        """Return the document of a stack that starts: both fleets on one version, all traffic on the active one."""
+        """Return the first document of a stack: both fleets on one version, all traffic on the active one."""
         idle = FleetState(version=version, sha256=sha256, weight=0)
         active = idle.model_copy(update={"weight": TOTAL_WEIGHT})
         return cls(blue=active, green=idle) if active_fleet == "blue" else cls(blue=idle, green=active)
@@ -209,95 +210,82 @@ def _draining(state: FleetState) -> tuple[str, ...]:
 
 
 def other(fleet: FleetName) -> FleetName:
-    """Return the fleet that a fleet is not."""
+    """Return the other fleet."""
     return "green" if fleet == "blue" else "blue"
 
 
 def successor(
     current: RolloutDocument | None, expected: RolloutDocument, changed: RolloutDocument, *, place: str
 ) -> RolloutDocument:
-    """Return what a compare-and-set writes: `changed`, with the revision that follows the current one.
+    """Return what a compare-and-set writes: `changed`, with the revision after that of the current document.
+
+    Args:
+        current: the document as it is in the store, None where there is none.
+        expected: what `changed` was made from.
+        changed: to write.
+        place: of the document, for messages.
 
     Raises:
-        StaleRolloutError: what stands is not `expected` any more, or carries a newer fencing number.
+        StaleRolloutError: the current document is not `expected`, or has a newer fencing number.
     """
     if current is None or current.revision != expected.revision:
-        found = "nothing" if current is None else f"revision {current.revision}"
-        raise StaleRolloutError(f"{place}: expected revision {expected.revision}, found {found}; read it again")
+        found = "no document" if current is None else f"revision {current.revision}"
+        raise StaleRolloutError(f"{place}: found {found}, expected revision {expected.revision}; read it again")
     if changed.fencing < current.fencing:
         raise StaleRolloutError(
-            f"{place}: a newer deployment took over (fencing {changed.fencing} < {current.fencing})"
+            f"{place}: found fencing number {current.fencing}, expected at most {changed.fencing}: a newer deployment "
+            "took over"
         )
     return changed.model_copy(update={"revision": current.revision + 1})
 
 
 class FileRolloutStore:
-    """The rollout document of one stack as a file, changed under a file lock by atomic replacement."""
+    """The rollout document of one stack as a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file = DocumentFile(
+            path=path,
+            model=RolloutDocument,
+            kind="a rollout document",
+            error=RolloutError,
+            remedy="restore it from a copy, or remove it, and `observatory up` starts from the setting first_rollout",
+        )
 
     def read(self) -> RolloutDocument | None:
-        """Return the document, or None where none was written yet.
+        """Return the document, None where there is none yet.
 
         Raises:
             RolloutError: the file is damaged.
         """
-        try:
-            return RolloutDocument.model_validate_json(self.path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise RolloutError(f"{self.path}: cannot be read: {error.strerror}") from error
-        except ValidationError as error:
-            raise RolloutError(
-                f"{self.path}: not a rollout document ({problems(error)}); restore it from a copy, or remove it and "
-                "`up` starts from the stack's first_rollout"
-            ) from error
+        return self._file.read()
 
     def create(self, document: RolloutDocument) -> RolloutDocument:
-        """Write the first document, unless there is one; return the one that stands."""
-        with self._locked():
-            current = self.read()
-            if current is None:
-                self._replace(document)
-            return current or document
-
-    def compare_and_set(self, expected: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
-        """Replace `expected` by `changed` and return what was written, its revision raised by one.
+        """Write a first document unless there is one; return the current one.
 
         Raises:
-            StaleRolloutError: the document is not `expected` any more, or carries a newer fencing number.
+            RolloutError: the file is damaged.
         """
-        with self._locked():
-            written = successor(self.read(), expected, changed, place=str(self.path))
-            self._replace(written)
-            return written
+        return self._file.create(document)
+
+    def compare_and_set(self, expected: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
+        """Replace `expected` by `changed` and return what was written, with the next revision.
+
+        Raises:
+            StaleRolloutError: the document is not `expected` any more, or has a newer fencing number.
+            RolloutError: the file is damaged.
+        """
+        return self._file.change(lambda current: successor(current, expected, changed, place=str(self.path)))
 
     def remove(self) -> None:
-        """Remove the document with its lock, when the stack goes."""
-        for suffix in (self.path.suffix, ".lock", ".balancer.lock"):
-            self.path.with_suffix(suffix).unlink(missing_ok=True)
+        """Remove the document with its locks, when the stack is destroyed."""
+        self._file.remove()
+        self._balancer_lock.unlink(missing_ok=True)
 
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Keep every other process from telling the balancer; the lock ends with its holder."""
-        return self._locked(".balancer.lock")
+    def exclusive(self) -> AbstractContextManager[object]:
+        """Keep other processes from writing to the balancer; the lock ends with the process that holds it."""
+        return exclusive(self._balancer_lock)
 
-    @contextmanager
-    def _locked(self, suffix: str = ".lock") -> Iterator[None]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_suffix(suffix).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def _replace(self, document: RolloutDocument) -> None:
-        partial = partial_path(self.path)
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(document.model_dump_json(indent=2))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+    @property
+    def _balancer_lock(self) -> Path:
+        return self.path.with_suffix(".balancer.lock")

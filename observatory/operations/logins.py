@@ -57,17 +57,18 @@ def mend_logins(workspace: Workspace, settings: StackSettings, report: Reporter)
 
     The `up` that follows sets it, on the server and wherever it is used. A server that cannot be asked is left alone.
     """
-    document = workspace.access.read()
+    current = workspace.access.read()
     urls = _urls(workspace)
-    if document is None or not urls:
+    if current is None or not urls:
         return
+    document = current
     wrong = set(_refused(urls, settings.ports.postgres))
     for role, side, _ in document.logins():
         if login(role, side) in wrong:
             document = document.with_pair(role, document.pair(role).renewed(side, utc_now()))
     if wrong:
         with task(report, f"the server refuses the password of {', '.join(sorted(wrong))}: each gets another one"):
-            workspace.access.write(document)
+            workspace.access.compare_and_set(current, document)
 
 
 def _urls(workspace: Workspace) -> Mapping[str, str]:

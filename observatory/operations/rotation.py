@@ -101,12 +101,12 @@ def _document(workspace: Workspace) -> AccessDocument:
 
 def _changed(workspace: Workspace, roles: Iterable[PairedRole], how: str) -> AccessDocument:
     """Write the document with these roles' pairs `switched` or `retired`, and return it."""
-    document, now = _document(workspace), utc_now()
+    current, now = _document(workspace), utc_now()
+    document = current
     for role in roles:
         pair = document.pair(role)
         document = document.with_pair(role, pair.switched(now) if how == "switched" else pair.retired(now))
-    workspace.access.write(document)
-    return document
+    return workspace.access.compare_and_set(current, document)
 
 
 def _left(

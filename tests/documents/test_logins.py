@@ -1,4 +1,4 @@
-"""The access document: which login is in use, and what a rotation makes of it."""
+"""The access document: its active logins, and the steps of a rotation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LATER = NOW + timedelta(days=100)
 FIRST = AccessDocument.first(NOW)
 
 
-def test_a_rotation_gives_both_logins_new_passwords_one_after_the_other() -> None:
+def test_a_rotation_renews_one_login_after_the_other() -> None:
     switched = FIRST.app.switched(LATER)
     assert (switched.active, switched.retiring) == ("b", True)
     assert (switched.a.generation, switched.b.generation) == (1, 2)
@@ -25,33 +25,41 @@ def test_a_rotation_gives_both_logins_new_passwords_one_after_the_other() -> Non
     assert retired.switched(LATER).active == "a"
 
 
-def test_the_age_is_that_of_the_login_in_use() -> None:
+def test_the_age_is_that_of_the_active_login() -> None:
     document = FIRST.with_pair("app", FIRST.app.switched(LATER))
     assert document.ages(LATER) == {"app": timedelta(0), "readonly": LATER - NOW, "admin": LATER - NOW}
     assert document.active_login("app") == "app_b"
     assert len(list(document.logins())) == 2 * len(PAIRED_ROLES)
 
 
-def test_the_document_is_kept_and_never_made_twice(tmp_path: Path) -> None:
+def test_the_document_is_created_once(tmp_path: Path) -> None:
     store = AccessStore(tmp_path / "access/local.json")
     assert store.read() is None
     assert store.create(FIRST) == FIRST
     assert store.create(AccessDocument.first(LATER)) == FIRST
-    store.write(FIRST.with_pair("app", FIRST.app.switched(LATER)))
-    found = store.read()
-    assert found is not None
-    assert found.app.active == "b"
+    switched = FIRST.with_pair("app", FIRST.app.switched(LATER))
+    assert store.compare_and_set(FIRST, switched) == switched
+    assert store.read() == switched
     store.remove()
     assert store.read() is None
 
 
+def test_a_concurrent_change_is_refused(tmp_path: Path) -> None:
+    store = AccessStore(tmp_path / "local.json")
+    store.create(FIRST)
+    switched = store.compare_and_set(FIRST, FIRST.with_pair("app", FIRST.app.switched(LATER)))
+    with pytest.raises(AccessError, match=r"local\.json: the access document changed concurrently; run the command"):
+        store.compare_and_set(FIRST, FIRST.with_pair("admin", FIRST.admin.switched(LATER)))
+    assert store.read() == switched
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"app": 1}', FIRST.model_dump_json().replace('"a"', '"c"')])
-def test_a_damaged_document_is_told_with_its_place_and_the_remedy(tmp_path: Path, text: str) -> None:
+def test_the_error_of_a_damaged_document_names_file_and_remedy(tmp_path: Path, text: str) -> None:
     (tmp_path / "local.json").write_text(text)
     with pytest.raises(AccessError, match=r"local\.json: not an access document \(.*remove it"):
         AccessStore(tmp_path / "local.json").read()
 
 
-def test_the_services_login_takes_what_the_pooler_needs_and_a_reserve() -> None:
+def test_the_services_login_may_use_the_poolers_connections_and_a_reserve() -> None:
     assert limits_of("app", pool_size=20).connections == 25
     assert limits_of("app", pool_size=20).settings["statement_timeout"] == 30_000

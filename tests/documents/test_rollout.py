@@ -1,4 +1,4 @@
-"""The rollout document: only compare-and-set changes it, and nothing is half written."""
+"""The rollout document changes by compare-and-set only, and is never half written."""
 
 import shutil
 import time
@@ -34,13 +34,13 @@ def test_a_stack_without_a_document_has_none(store: FileRolloutStore) -> None:
 
 
 @pytest.mark.parametrize("active", ["blue", "green"])
-def test_a_first_document_gives_all_traffic_to_the_active_fleet(active: str) -> None:
+def test_in_a_first_document_the_active_fleet_has_all_traffic(active: str) -> None:
     first = RolloutDocument.first(version="v0.1.0", sha256=DIGEST, active_fleet=active)  # type: ignore[arg-type]
     assert first.active_fleet == active
     assert {first.blue.weight, first.green.weight} == {0, 100}
 
 
-def test_create_keeps_what_stands(store: FileRolloutStore) -> None:
+def test_create_keeps_an_existing_document(store: FileRolloutStore) -> None:
     store.create(document())
     store.compare_and_set(document(), shifted(document()))
     assert store.create(document()).active_fleet == "green"
@@ -55,18 +55,18 @@ def test_a_change_raises_the_revision(store: FileRolloutStore) -> None:
 def test_a_stale_revision_is_refused_and_changes_nothing(store: FileRolloutStore) -> None:
     current = store.create(document())
     written = store.compare_and_set(current, shifted(current))
-    with pytest.raises(StaleRolloutError, match="expected revision 0, found revision 1"):
+    with pytest.raises(StaleRolloutError, match="found revision 1, expected revision 0"):
         store.compare_and_set(current, document())
     assert store.read() == written
 
 
 def test_an_older_fencing_number_is_refused(store: FileRolloutStore) -> None:
     current = store.create(document().model_copy(update={"fencing": 7}))
-    with pytest.raises(StaleRolloutError, match="6 < 7"):
+    with pytest.raises(StaleRolloutError, match="found fencing number 7, expected at most 6"):
         store.compare_and_set(current, current.model_copy(update={"fencing": 6}))
 
 
-def test_of_many_writers_with_one_revision_one_wins(store: FileRolloutStore) -> None:
+def test_one_of_many_concurrent_writers_succeeds(store: FileRolloutStore) -> None:
     current = store.create(document())
 
     def attempt(_: int) -> bool:
@@ -81,7 +81,7 @@ def test_of_many_writers_with_one_revision_one_wins(store: FileRolloutStore) -> 
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"revision": 0}', "[]"])
-def test_a_damaged_document_is_named(store: FileRolloutStore, text: str) -> None:
+def test_the_error_of_a_damaged_document_names_the_file(store: FileRolloutStore, text: str) -> None:
     store.create(document())
     store.path.write_text(text)
     with pytest.raises(RolloutError, match=r"local\.json"):
@@ -94,7 +94,7 @@ def test_weights_that_do_not_add_up_are_refused() -> None:
         RolloutDocument(blue=whole.blue, green=whole.blue)
 
 
-def test_whoever_tells_the_balancer_keeps_others_out(store: FileRolloutStore) -> None:
+def test_one_process_at_a_time_writes_to_the_balancer(store: FileRolloutStore) -> None:
     store.create(document())
     order: list[str] = []
 
@@ -111,7 +111,7 @@ def test_whoever_tells_the_balancer_keeps_others_out(store: FileRolloutStore) ->
     assert order == ["first", "second"]
 
 
-def test_a_document_of_version_0_1_names_draining_instances_out_and_is_still_read(store: FileRolloutStore) -> None:
+def test_a_document_of_version_0_1_with_draining_instances_is_read(store: FileRolloutStore) -> None:
     store.path.parent.mkdir(parents=True)
     shutil.copy(RECORDED, store.path)
     current = store.read()
@@ -121,3 +121,19 @@ def test_a_document_of_version_0_1_names_draining_instances_out_and_is_still_rea
     assert "draining" in store.path.read_text()
     assert '"out"' not in store.path.read_text()
     assert store.read() == written
+
+
+def test_removing_the_document_leaves_no_file_behind(store: FileRolloutStore) -> None:
+    store.create(document())
+    with store.exclusive():
+        pass
+    store.remove()
+    assert list(store.path.parent.iterdir()) == []
+
+
+def test_a_change_that_raises_leaves_the_document_as_it_is(store: FileRolloutStore) -> None:
+    written = store.create(document())
+    with pytest.raises(StaleRolloutError):
+        store.compare_and_set(written.model_copy(update={"revision": 3}), written)
+    assert store.read() == written
+    assert sorted(file.name for file in store.path.parent.iterdir()) == ["local.json", "local.lock"]

@@ -49,7 +49,7 @@ def current(store: S3RolloutStore) -> RolloutDocument:
 
 def test_a_stack_without_a_document_has_none(store: S3RolloutStore) -> None:
     assert store.read() is None
-    with pytest.raises(StaleRolloutError, match="found nothing"):
+    with pytest.raises(StaleRolloutError, match="found no document"):
         store.compare_and_set(FIRST, FIRST)
 
 
@@ -62,7 +62,7 @@ def test_a_change_raises_the_revision(store: S3RolloutStore, current: RolloutDoc
 
 def test_a_stale_revision_is_refused_and_changes_nothing(store: S3RolloutStore, current: RolloutDocument) -> None:
     written = store.compare_and_set(current, current.with_weight("green", 100))
-    with pytest.raises(StaleRolloutError, match=f"s3://{store.bucket}/{KEY}: expected revision 0, found revision 1"):
+    with pytest.raises(StaleRolloutError, match=f"s3://{store.bucket}/{KEY}: found revision 1, expected revision 0"):
         store.compare_and_set(current, current)
     assert store.read() == written
 
@@ -79,7 +79,7 @@ def test_what_was_read_before_somebody_else_wrote_is_stale(store: S3RolloutStore
 
 def test_an_older_fencing_number_is_refused(store: S3RolloutStore, current: RolloutDocument) -> None:
     newer = store.compare_and_set(current, current.model_copy(update={"fencing": 7}))
-    with pytest.raises(StaleRolloutError, match="6 < 7"):
+    with pytest.raises(StaleRolloutError, match="found fencing number 7, expected at most 6"):
         store.compare_and_set(newer, newer.model_copy(update={"fencing": 6}))
 
 
