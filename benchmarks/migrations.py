@@ -24,9 +24,9 @@ import yoyo  # type: ignore[import-untyped]
 from psycopg.conninfo import conninfo_to_dict
 
 from observatory.database import Event, connect, deploy
-from observatory.database.deployment import server_edition
+from observatory.database.migration_session import server_edition
 from observatory.database.migrations.applying import Applier  # noqa: F401 - as alembic's and yoyo's: before the clock runs
-from observatory.database.migrations.history import look
+from observatory.database.migrations.history import read_history
 from observatory.runtime import bubblewrap, ensure_rootfs
 from tests.support.postgres import BINARIES, PostgresServer, postgres_server
 
@@ -134,7 +134,7 @@ def _check(server: PostgresServer, directory: Path, size: int) -> float:
 def _nothing_pending(connection: psycopg.Connection, directory: Path) -> None:
     """What `deploy` does before it says that nothing is pending."""
     edition = server_edition(connection, "dbname=bench")
-    assert look(connection, directory, edition=edition).pending == ()
+    assert read_history(connection, directory=directory, edition=edition).pending == ()
 
 
 def _tools(server: PostgresServer, files: Path) -> dict[str, list[float] | None]:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from observatory.database import catalogue
+from observatory.database.catalogue_generation import generate_catalogue
 from observatory.database.migrations.files import Edition
 from observatory.runtime import ensure_rootfs
 from tests.support.postgres import PostgresServer, community_server, postgres_server
@@ -31,7 +32,7 @@ def main() -> None:
 
 def _generate(server: PostgresServer, edition: Edition) -> None:
     with server.fresh_database() as name:
-        made = catalogue.generate(server.conninfo(dbname=name), migrations=ROOT / "migrations", edition=edition)
+        made = generate_catalogue(server.conninfo(dbname=name), migrations=ROOT / "migrations", edition=edition)
     sys.stdout.write(f"{catalogue.write(made).relative_to(ROOT)}: {len(made.steps)} versions\n")
 
 

@@ -1,7 +1,7 @@
-"""The database as operators see it: create it, bring its schema up, say where it stands. psycopg only, never Pulumi.
+"""The database: creates it, deploys its schema, plans, verifies and reports. Uses psycopg, never Pulumi.
 
-The names stand in `__init__.pyi`; each is imported when it is first asked for, so that only
-whoever uses the database waits for its driver.
+`__init__.pyi` lists the public names. Each one is imported on first use, so a program that only imports the package
+does not load psycopg.
 """
 
 import lazy_loader

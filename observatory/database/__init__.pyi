@@ -26,10 +26,10 @@ from .migration_backup import Backup as Backup
 from .migration_backup import PlannedBackup as PlannedBackup
 from .migration_backup import make_backup as make_backup
 from .migration_backup import plan_backup as plan_backup
-from .migrations.applying import Event as Event
-from .migrations.applying import OnEvent as OnEvent
 from .migrations.edition_gaps import EditionGap as EditionGap
 from .migrations.edition_gaps import edition_gaps as edition_gaps
+from .migrations.events import Event as Event
+from .migrations.events import OnEvent as OnEvent
 from .migrations.expand_contract import SchemaRequirement as SchemaRequirement
 from .migrations.expand_contract import refuse_contracts as refuse_contracts
 from .migrations.files import Edition as Edition

@@ -1,14 +1,12 @@
-"""The library's locks: one deployment at a time per database, one bootstrap at a time.
+"""Advisory locks of the library: one deployment at a time for each database, one bootstrap for each server.
 
-Session advisory locks, so PostgreSQL frees them when the holder's connection ends, however it ends. Needs a direct
-connection: behind a transaction pooler a session lock belongs to nobody.
+Session locks: PostgreSQL releases them when the holder's connection ends, also after a crash. They need a direct
+connection, because a transaction pooler moves sessions between clients.
 """
 
 from __future__ import annotations
 
 import contextlib
-import random
-import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -16,12 +14,12 @@ import psycopg
 
 from observatory.database.errors import LockHeldError
 
-# Two-key form, so that no application's single-key lock can collide: "obsv" in ASCII, then which of our locks.
+# The two-key form cannot collide with an application's single-key lock: "obsv" in ASCII, then the number of the lock.
 LOCK_CLASS = 0x6F627376
 
 
 class AdvisoryLock(NamedTuple):
-    """One of our locks: its second key, and its name in messages."""
+    """A lock of the library: its second key, and its name in messages."""
 
     key: int
     name: str
@@ -47,24 +45,23 @@ def session_lock(
 ) -> Iterator[None]:
     """Hold the lock inside the block.
 
-    Polls instead of queueing: a session that waits inside PostgreSQL for a lock keeps a snapshot, which CREATE INDEX
-    CONCURRENTLY waits for, and both would wait for ever.
+    Polls and does not queue. A session that queues inside PostgreSQL keeps a snapshot, and CREATE INDEX CONCURRENTLY
+    of the lock's holder waits for that snapshot: a deadlock.
 
     Args:
-        connection: an autocommit connection; the lock lives no longer than it.
-        lock: which, one of this module's.
-        wait_s: how long to wait for another holder before giving up, in seconds.
-        on_wait: called once with who holds the lock, when it is not free at once.
+        connection: an autocommit connection; the lock ends with it at the latest.
+        lock: one of this module's locks.
+        wait_s: seconds to wait for another holder.
+        on_wait: called once with a description of the holder, when the lock is not free at once.
 
     Raises:
-        LockHeldError: another session holds it for longer than `wait_s`.
+        LockHeldError: another session held the lock for longer than `wait_s`.
     """
     _acquire(connection, lock, wait_s, on_wait)
     try:
         yield
     finally:
-        # The lock ends with the connection anyway, which takes no statement any more when it is broken or when the
-        # extension was updated under it.
+        # Fails on a broken connection and after an update of the extension; the lock then ends with the connection.
         with contextlib.suppress(psycopg.Error):
             connection.execute("SELECT pg_advisory_unlock(%s, %s)", [LOCK_CLASS, lock.key])
 
@@ -72,19 +69,28 @@ def session_lock(
 def _acquire(
     connection: psycopg.Connection, lock: AdvisoryLock, wait_s: float, on_wait: Callable[[str], None] | None
 ) -> None:
-    deadline = time.monotonic() + wait_s
-    told = False
-    while not _try(connection, lock):
-        holder = _holder(connection, lock)
-        if on_wait and not told:
-            on_wait(holder)
-            told = True
-        if time.monotonic() >= deadline:
-            raise LockHeldError(
-                f"The {lock.name} is held by {holder}; waited {wait_s:g} s. Wait for that session to end; if it "
-                "hangs, end it with SELECT pg_terminate_backend(pid)"
-            )
-        time.sleep(min(random.uniform(*_POLL_S), max(0.0, deadline - time.monotonic())))  # noqa: S311 - only jitter
+    if _try(connection, lock):
+        return
+    if on_wait:
+        on_wait(_holder(connection, lock))
+    if not _poll(connection, lock, wait_s):
+        raise LockHeldError(
+            f"The {lock.name} is held by {_holder(connection, lock)}; waited {wait_s:g} s. Wait until that session "
+            "ends; if it hangs, end it with SELECT pg_terminate_backend(pid)"
+        )
+
+
+def _poll(connection: psycopg.Connection, lock: AdvisoryLock, wait_s: float) -> bool:
+    # Imported here: it takes 25 ms, and a free lock does not need it.
+    from tenacity import Retrying, retry_if_result, stop_after_delay, wait_random  # noqa: PLC0415
+
+    attempts = Retrying(
+        stop=stop_after_delay(wait_s),
+        wait=wait_random(*_POLL_S),
+        retry=retry_if_result(lambda acquired: not acquired),
+        retry_error_callback=lambda _: False,
+    )
+    return bool(attempts(_try, connection, lock))
 
 
 def _try(connection: psycopg.Connection, lock: AdvisoryLock) -> bool:

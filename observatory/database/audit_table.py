@@ -1,8 +1,8 @@
-"""The audit table: entries are added, and by nobody changed or removed.
+"""The audit table `audit.entries`: entries are added, never changed or removed.
 
-Owns `audit.entries`, made with the first entry: by a superuser, since the schema's owner, `auditor`, cannot log in.
-No other role has any privilege on it, the migrator included. A trigger refuses UPDATE, DELETE and TRUNCATE even to the
-superuser, who has to drop the trigger first, and PostgreSQL's log has that (`log_statement = ddl`).
+The first entry creates the table, as superuser, because the schema's owner `auditor` cannot log in. No other role has
+any privilege on it, not even the migrator. A trigger refuses UPDATE, DELETE and TRUNCATE also to a superuser, who would
+have to drop the trigger first; PostgreSQL logs that (`log_statement = ddl`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import psycopg
 
 TABLE = f"{AUDIT_SCHEMA}.entries"
-# The audit waits for nobody: what cannot be written at once is written by the next command.
-PATIENCE = {"lock_timeout": "2s", "statement_timeout": "10s"}
+# The audit does not delay a command: the next command writes the entries that this one could not.
+TIMEOUTS = {"lock_timeout": "2s", "statement_timeout": "10s"}
 CONNECT_TIMEOUT_S = 3
 
 _CREATE = f"""
@@ -51,7 +51,7 @@ _CREATE = f"""
 
 @dataclass(frozen=True, kw_only=True)
 class AuditEntry:
-    """One event: its id, when (seconds since the epoch), who, what, and the numbers as JSON has them."""
+    """One event: its id, time (seconds since the epoch), actor, name and details."""
 
     id: str
     at: float
@@ -61,22 +61,22 @@ class AuditEntry:
 
 
 def add_entries(conninfo: str, entries: Iterable[AuditEntry]) -> int:
-    """Add those entries that the table lacks, and return how many they were.
+    """Add the entries that the table lacks; return their number.
 
     Args:
-        conninfo: superuser, to the database.
-        entries: any, also known ones.
+        conninfo: to the database, as superuser.
+        entries: new ones and ones that the table already has.
 
     Raises:
-        UnreachableError: no connection.
-        StatementFailedError: PostgreSQL refused, or did not answer in time.
+        UnreachableError: the connection failed.
+        StatementFailedError: PostgreSQL rejected a statement, or it timed out.
     """
     from psycopg.types.json import Jsonb  # noqa: PLC0415 - psycopg only where it is used
 
     with _session(conninfo) as connection, translate_errors(TABLE), connection.transaction():
         _ensure_table(connection)
-        known = {row[0] for row in connection.execute(f"SELECT id FROM {TABLE}")}  # noqa: S608 - our own name
-        missing = [entry for entry in entries if entry.id not in known]
+        present = {row[0] for row in connection.execute(f"SELECT id FROM {TABLE}")}  # noqa: S608 - our own name
+        missing = [entry for entry in entries if entry.id not in present]
         with connection.cursor() as cursor:
             cursor.executemany(
                 f"INSERT INTO {TABLE} (id, at, actor, event, details) VALUES (%s, %s, %s, %s, %s) "  # noqa: S608
@@ -90,8 +90,8 @@ def read_entries(conninfo: str) -> list[AuditEntry]:
     """Return all entries, oldest first.
 
     Raises:
-        UnreachableError: no connection.
-        StatementFailedError: PostgreSQL refused, or did not answer in time.
+        UnreachableError: the connection failed.
+        StatementFailedError: PostgreSQL rejected a statement, or it timed out.
     """
     with _session(conninfo) as connection, translate_errors(TABLE):
         if not _exists(connection):
@@ -107,12 +107,12 @@ def _session(conninfo: str) -> Iterator[psycopg.Connection]:
     from psycopg.conninfo import make_conninfo  # noqa: PLC0415
 
     quick = make_conninfo(conninfo, connect_timeout=CONNECT_TIMEOUT_S)
-    with connect(quick, purpose="audit", settings=PATIENCE) as connection:
+    with connect(quick, purpose="audit", settings=TIMEOUTS) as connection:
         yield connection
 
 
 def _ensure_table(connection: psycopg.Connection) -> None:
-    """Make the table, unless it stands; of two commands at once the second waits and finds it."""
+    """Create the table where it is missing; a concurrent command waits for it."""
     if not _exists(connection):
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [LOCK_CLASS, BOOTSTRAP_LOCK.key])
         if not _exists(connection):

@@ -1,6 +1,6 @@
-"""How the library connects: one place for timeouts, keepalives, session names and over-long socket paths.
+"""Connections to PostgreSQL: timeouts, keepalives, session names and long socket paths.
 
-Owns opening and closing of connections. Does not pool: these are the few sessions of an operator.
+Opens and closes single connections. Does not pool them: an operation needs only a few.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from observatory.database.error_translation import summary
+from observatory.database.error_translation import error_summary
 from observatory.database.errors import UnreachableError
+from observatory.files.sockets import short_path
 
 CONNECT_TIMEOUT_S = 10
 DEFAULT_PORT = 5432
@@ -23,7 +25,7 @@ MAX_SOCKET_PATH = 107  # bytes: sizeof(sockaddr_un.sun_path) - 1 on Linux, unix(
 
 Parameters = dict[str, Any]  # as conninfo_to_dict returns them
 
-# A dead peer is noticed after 30 + 3 * 10 s even when nothing is sent.
+# Detects a dead peer after 30 + 3 * 10 s, also on an idle connection.
 _DEFAULTS: Parameters = {
     "connect_timeout": CONNECT_TIMEOUT_S,
     "keepalives": 1,
@@ -37,15 +39,15 @@ _DEFAULTS: Parameters = {
 def connect(conninfo: str, *, purpose: str, settings: Mapping[str, str] | None = None) -> Iterator[psycopg.Connection]:
     """Open an autocommit connection and close it at the end of the block.
 
-    A unix socket whose path is longer than the system allows is reached through an open descriptor of its directory.
+    A unix socket path longer than the system limit is opened through a descriptor of its directory.
 
     Args:
-        conninfo: libpq connection string or URI; what it says wins over this library's defaults.
+        conninfo: libpq connection string or URI; its parameters override this module's defaults.
         purpose: shown in pg_stat_activity as `observatory:<purpose>`.
         settings: server settings of the session; `RESET ALL` returns to them.
 
     Raises:
-        UnreachableError: the string is malformed, or the server could not be reached or refused the login.
+        UnreachableError: the string is malformed, the server is unreachable, or it rejected the login.
     """
     parameters = _parameters(conninfo)
     parameters["application_name"] = f"observatory:{purpose}"[:MAX_APPLICATION_NAME]
@@ -57,19 +59,19 @@ def connect(conninfo: str, *, purpose: str, settings: Mapping[str, str] | None =
 
 
 def describe(conninfo: str) -> str:
-    """Where a connection string leads, without its password: `database "d" at host:port as "user"`."""
+    """Return the target of a connection string without its password: `database "d" at host:port as "user"`."""
     parameters = _parameters(conninfo)
     host, port = parameters.get("host") or "the default socket", parameters.get("port") or DEFAULT_PORT
     return f'database "{parameters.get("dbname")}" at {host}:{port} as "{parameters.get("user")}"'
 
 
 def has_password(conninfo: str) -> bool:
-    """Whether a connection string carries a password and so must be kept secret."""
+    """Return whether a connection string contains a password and must be kept secret."""
     return bool(_parameters(conninfo).get("password"))
 
 
 def with_database(conninfo: str, name: str) -> str:
-    """The same connection string for another database of the server."""
+    """Return the connection string with another database of the same server."""
     _parameters(conninfo)
     return make_conninfo(conninfo, dbname=name)
 
@@ -78,14 +80,14 @@ def _parameters(conninfo: str) -> Parameters:
     try:
         return {**_DEFAULTS, **conninfo_to_dict(conninfo)}
     except psycopg.ProgrammingError as error:
-        # The text of the exception may quote the string, and with it a password.
+        # psycopg's message may quote the string and with it a password.
         raise UnreachableError(
-            "The connection string is malformed: expected 'host=… port=… user=… dbname=…'"
+            "The connection string is malformed. Write it as 'host=… port=… user=… dbname=…'"
         ) from error
 
 
 def _option_value(value: str) -> str:
-    """Escape a value for the startup packet's options, where a space ends an argument."""
+    """Escape a value for the startup packet's options, where a space separates arguments."""
     return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
@@ -96,29 +98,29 @@ def _reachable_host(parameters: Parameters) -> Iterator[Parameters]:
     if not host.startswith("/") or "," in host or len(os.fsencode(socket_path)) <= MAX_SOCKET_PATH:
         yield parameters
         return
-    try:
-        descriptor = os.open(host, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UnreachableError(
-            f"No socket directory {host}: {error.strerror}. Start the server, then run again"
-        ) from error
-    try:
-        # Open for as long as the connection: cancelling a query connects to the same path again.
-        yield {**parameters, "host": f"/proc/self/fd/{descriptor}"}
-    finally:
-        os.close(descriptor)
+    with contextlib.ExitStack() as stack:
+        try:
+            # Stays open as long as the connection: cancelling a query connects to the same path again.
+            alias = stack.enter_context(short_path(Path(host)))
+        except OSError as error:
+            raise UnreachableError(
+                f"The socket directory {host} cannot be opened: {error.strerror}. Start the server, then run again"
+            ) from error
+        yield {**parameters, "host": alias}
 
 
 def _open(parameters: Parameters, place: str) -> psycopg.Connection:
     try:
         return psycopg.connect(make_conninfo(**parameters), autocommit=True)
     except psycopg.OperationalError as error:
-        raise UnreachableError(f"Cannot connect to {place}: {summary(error)}. {_login_remedy(str(error))}") from error
+        raise UnreachableError(
+            f"Cannot connect to {place}: {error_summary(error)}. {_login_remedy(str(error))}"
+        ) from error
 
 
 def _login_remedy(message: str) -> str:
     if "authentication failed" in message or "no password supplied" in message:
-        return "Check user and password"
+        return "Check the user and the password"
     if "does not exist" in message:
-        return "Check user and database, or create them with `ensure_database`"
-    return "Check that the server runs and listens there"
+        return "Check the user and the database, or create them with `ensure_database`"
+    return "Check that the server runs and listens at this address"

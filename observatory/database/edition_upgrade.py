@@ -1,8 +1,8 @@
-"""Moves a database from the files of TimescaleDB's Apache edition to those of the community edition.
+"""Upgrades a database from the objects of TimescaleDB's Apache edition to those of the community edition.
 
-The server runs the community edition already (`timescaledb.license = 'timescale'`), but what the migrations made is
-still the Apache edition's: aggregates as hypertables, jobs of pg_cron. Here they become what the community files make,
-with all that was computed before, and the ledger says so. One transaction: it is done, or nothing was.
+The server already runs the community edition (`timescaledb.license = 'timescale'`), but the database still has the
+Apache edition's objects: aggregates as hypertables, jobs of pg_cron. The upgrade replaces them by those of the
+community files, keeps the computed history, and updates the ledger, all in one transaction.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import errors as pg
@@ -19,21 +19,20 @@ from psycopg import sql
 
 from observatory.database.advisory_locks import MIGRATION_LOCK, session_lock
 from observatory.database.connection import connect, describe
-from observatory.database.deployment import LOCK_WAIT_S, SESSION, Deployment, status
+from observatory.database.deployment import LOCK_WAIT_S, Deployment, status
 from observatory.database.error_translation import translate_errors
-from observatory.database.errors import EditionRefusedError, LockTimeoutError
+from observatory.database.errors import EditionRefusedError
 from observatory.database.migration_backup import Backup, PlannedBackup, make_backup, plan_backup
+from observatory.database.migration_session import LOCK_TIMEOUT_MS, MIGRATION_SETTINGS
 from observatory.database.migrations import ledger
-from observatory.database.migrations.blocking_sessions import Blocker, BlockerWatch
+from observatory.database.migrations.blocking_sessions import BlockingSession, BlockingSessionWatch
+from observatory.database.migrations.events import EventKind, OnEvent, report_event
 from observatory.database.migrations.files import Migration, load_migrations
-
-if TYPE_CHECKING:
-    from observatory.database.migrations.applying import EventKind, OnEvent
 
 _READ_ONLY = {"default_transaction_read_only": "on"}
 _LIBRARY = "SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'"
-# What the community edition's files make anew, or do without.
-_STAND_INS = (
+# Objects that the community edition's files replace or do not need.
+_REPLACED_OBJECTS = (
     "DROP PROCEDURE IF EXISTS observatory.refresh_aggregate, observatory.drop_old_chunks",
     "DROP TABLE IF EXISTS observatory.aggregates, observatory.jobs, observatory.edition_gaps",
 )
@@ -60,12 +59,12 @@ _RECORD = """
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EditionPlan:
-    """What `upgrade_edition` would do.
+    """The actions that `upgrade_edition` would take.
 
     Attributes:
-        migrations: names of those whose variant would change; empty when there is nothing to do.
-        aggregates: bytes that would be copied, by the aggregate's name.
-        backup: what would be made first; None: none would.
+        migrations: names of the migrations whose variant would change; empty when there is nothing to do.
+        aggregates: bytes to copy, by the aggregate's name.
+        backup: the backup that would be made first; None: no backup would be made.
     """
 
     migrations: tuple[str, ...]
@@ -76,7 +75,7 @@ class EditionPlan:
 def plan_upgrade(
     conninfo: str, *, migrations: Path, target: int | None = None, backup: Backup | None = None
 ) -> EditionPlan:
-    """Say what `upgrade_edition` would do, with the same arguments; it writes nothing and takes no lock of ours.
+    """Plan what `upgrade_edition` would do with the same arguments. Reads only and takes no advisory lock.
 
     Raises:
         BackupFailedError: the backups cannot be listed.
@@ -105,62 +104,36 @@ def upgrade_edition(
     retry: int = 5,
     on_event: OnEvent | None = None,
 ) -> Deployment:
-    """Replace what the Apache edition's files made by what the community edition's make; nothing where that is so.
+    """Replace the objects of the Apache edition by those of the community edition; does nothing a second time.
 
-    Writers wait while it runs: about as long as copying the aggregates takes. `finish_deployment` has to follow: it
-    takes the stand-ins' jobs away, and gives the roles the new views.
+    Writers wait while it runs, about as long as it takes to copy the aggregates. Call `finish_deployment` afterwards:
+    it unschedules the replaced jobs and grants privileges on the new views.
 
     Args:
         conninfo: a direct connection as the role that owns the schema.
         migrations: directory of the files.
-        target: version that the database should have; None is the newest file's.
-        actor: who does it, for the ledger.
-        deployment_id: which deployment this is, for the ledger.
-        backup: makes a backup first, the only way back; None: none is made.
-        retry: how often it is tried again when other sessions hold its locks.
-        on_event: gets the progress.
+        target: expected version of the database; None is the newest file's.
+        actor: who upgrades; written to the ledger.
+        deployment_id: written to the ledger.
+        backup: makes a backup first, the only way to return; None: no backup is made.
+        retry: highest number of retries when other sessions hold its locks.
+        on_event: called with the progress.
 
     Returns:
-        What was done; `applied` names the migrations whose variant changed.
+        The result; `applied` names the migrations whose variant changed.
 
     Raises:
-        EditionRefusedError: the server runs the Apache edition, or migrations are pending; nothing was changed.
-        MigrationFileError: an unusable file; nothing was changed.
-        MigrationHistoryError: files and ledger contradict each other; nothing was changed.
-        LockHeldError: a deployment runs; nothing was changed.
-        BackupFailedError: no backup, or not a usable one; nothing was changed.
-        LockTimeoutError: other sessions kept a needed lock; nothing was changed.
-        StatementFailedError: PostgreSQL refused; nothing was changed.
-        UnreachableError: no connection, or it broke; nothing was changed.
+        EditionRefusedError, MigrationFileError, MigrationHistoryError, LockHeldError, BackupFailedError: the upgrade
+            was refused; nothing was changed.
+        LockTimeoutError, StatementFailedError: the upgrade failed; nothing was changed.
+        UnreachableError: the connection failed or broke; nothing was changed.
         UnsuitableServerError: a standby, or no TimescaleDB.
     """
     started, label = time.monotonic(), None
     files = _outdated(conninfo, migrations, target)
     if files:
-        # As in `deploy`: what brings the parser only where there is work.
-        from observatory.database.migrations.applying import LOCK_TIMEOUT_MS, Event, lock_retries  # noqa: PLC0415
-
-        def tell(kind: EventKind, detail: str) -> None:
-            if on_event:
-                on_event(Event(kind=kind, migration=None, detail=detail))
-
-        def tell_waiting(holder: str) -> None:
-            tell("waiting", f"for the migration lock, held by {holder}")
-
-        with (
-            connect(conninfo, purpose=f"deploy {deployment_id}", settings=SESSION) as connection,
-            translate_errors(f"upgrade of {describe(conninfo)} to the community edition"),
-            BlockerWatch(conninfo, delay_s=LOCK_TIMEOUT_MS / 2000) as watch,
-            session_lock(connection, MIGRATION_LOCK, wait_s=LOCK_WAIT_S, on_wait=tell_waiting),
-        ):
-            files = _outdated(conninfo, migrations, target)  # another deployment may have been here
-            if files:
-                label = make_backup(backup, lambda detail: tell("backup", detail)) if backup else None
-                author = ledger.Author(
-                    actor=actor, deployment_id=deployment_id, edition="community", backup_label=label
-                )
-                attempts = lock_retries(retry, lambda detail: tell("retrying", detail))
-                attempts(_upgrade, connection, files, author, watch, lambda seen: tell("blocked", f"by {seen}"))
+        upgrade = _Upgrade(conninfo=conninfo, actor=actor, deployment_id=deployment_id, retry=retry, on_event=on_event)
+        files, label = upgrade.run(lambda: _outdated(conninfo, migrations, target), backup)
     return Deployment(
         applied=tuple(migration.name for migration in files),
         version=max((each.version for each in load_migrations(migrations, "community")[:target]), default=0),
@@ -170,15 +143,79 @@ def upgrade_edition(
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Upgrade:
+    """One call of `upgrade_edition` with work to do; the attributes are its arguments."""
+
+    conninfo: str
+    actor: str
+    deployment_id: str
+    retry: int
+    on_event: OnEvent | None
+
+    def run(self, outdated: Callable[[], list[Migration]], backup: Backup | None) -> tuple[list[Migration], str | None]:
+        """Upgrade under the lock; return the files whose variant changed, and the backup's label."""
+        # Imported here: tenacity is needed only where there is work.
+        from observatory.database.migrations.lock_retries import lock_retries  # noqa: PLC0415
+
+        with (
+            connect(self.conninfo, purpose=f"deploy {self.deployment_id}", settings=MIGRATION_SETTINGS) as connection,
+            translate_errors(f"upgrade of {describe(self.conninfo)} to the community edition"),
+            BlockingSessionWatch(self.conninfo, delay_s=LOCK_TIMEOUT_MS / 2000) as watch,
+            session_lock(connection, MIGRATION_LOCK, wait_s=LOCK_WAIT_S, on_wait=self._report_waiting),
+        ):
+            files, label = outdated(), None  # another deployment may have upgraded meanwhile
+            if files:
+                label = make_backup(backup, partial(self._report, "backup")) if backup else None
+                author = ledger.Author(
+                    actor=self.actor, deployment_id=self.deployment_id, edition="community", backup_label=label
+                )
+                attempts = lock_retries(self.retry, partial(self._report, "retrying"))
+                attempts(self._attempt, connection, files, author, watch)
+        return files, label
+
+    def _attempt(
+        self,
+        connection: psycopg.Connection,
+        files: Sequence[Migration],
+        author: ledger.Author,
+        watch: BlockingSessionWatch,
+    ) -> None:
+        """Replace everything in one transaction; name the sessions that block it."""
+        from observatory.database.migrations.lock_retries import lock_timeout_error  # noqa: PLC0415 - see `run`
+
+        watch.begin(connection.info.backend_pid, self._report_blocked)
+        try:
+            with connection.transaction():
+                _replace(connection, files, author)
+        except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
+            raise lock_timeout_error("upgrade to the community edition", error, watch.seen) from error
+        finally:
+            watch.end()
+
+    def _report(self, kind: EventKind, detail: str) -> None:
+        report_event(self.on_event, kind, None, detail)
+
+    def _report_waiting(self, holder: str) -> None:
+        self._report("waiting", f"for the migration lock, held by {holder}")
+
+    def _report_blocked(self, sessions: tuple[BlockingSession, ...]) -> None:
+        self._report("blocked", f"by {'; '.join(map(str, sessions))}")
+
+
 def _outdated(conninfo: str, migrations: Path, target: int | None) -> list[Migration]:
-    """The community edition's files that are to take the place of the Apache edition's; refuses what cannot be."""
+    """Return the community edition's files that replace applied ones of the Apache edition.
+
+    Raises:
+        EditionRefusedError: the server runs the Apache edition, or migrations are pending.
+    """
     state = status(conninfo, migrations=migrations)
     if state.edition == "apache":
         raise EditionRefusedError(_apache_message(conninfo))
     if pending := state.pending[: None if target is None else max(0, target - state.version)]:
         raise EditionRefusedError(
-            f"{', '.join(pending)} of the migrations are pending, and all that there are have to be applied before the "
-            "edition changes. Run `observatory deploy database`, then this again"
+            f"{describe(conninfo)} has pending migrations: {', '.join(pending)}. Apply them with `observatory deploy "
+            "database`, then run this again"
         )
     versions = {entry.version for entry in state.applied if entry.variant == "apache"}
     return [each for each in load_migrations(migrations, "community") if each.version in versions]
@@ -189,43 +226,19 @@ def _apache_message(conninfo: str) -> str:
         [version] = connection.execute(_LIBRARY).fetchone() or ("?",)
     return (
         f"{describe(conninfo)} runs the Apache edition of TimescaleDB {version}. Install the community edition of the "
-        "same version on its server, set timescaledb.license = 'timescale' where it is 'apache', restart PostgreSQL, "
-        "then run again"
+        "same version on its server, set timescaledb.license = 'timescale', restart PostgreSQL, then run again"
     )
 
 
-def _upgrade(
-    connection: psycopg.Connection,
-    files: Sequence[Migration],
-    author: ledger.Author,
-    watch: BlockerWatch,
-    on_blocked: Callable[[str], None],
-) -> None:
-    """All of it in one transaction; names who stood in its way."""
-    from observatory.database.migrations.applying import blocked_message  # noqa: PLC0415 - see `upgrade_edition`
-
-    def tell(seen: tuple[Blocker, ...]) -> None:
-        on_blocked("; ".join(map(str, seen)))
-
-    watch.begin(connection.info.backend_pid, tell)
-    try:
-        with connection.transaction():
-            _replace(connection, files, author)
-    except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
-        raise LockTimeoutError(blocked_message("upgrade to the community edition", error, watch.seen)) from error
-    finally:
-        watch.end()
-
-
 def _replace(connection: psycopg.Connection, files: Sequence[Migration], author: ledger.Author) -> None:
-    from observatory.database.migrations.statements import parse  # noqa: PLC0415 - the parser only where there is work
+    from observatory.database.migrations.statements import parse  # noqa: PLC0415 - loads the SQL parser
 
     names = [row[0] for row in connection.execute(_AGGREGATES).fetchall()]
     for name in names:
         views = [sql.Identifier("public", name), sql.Identifier("observatory", f"{name}_live")]
         connection.execute(sql.SQL("DROP VIEW {}").format(sql.SQL(", ").join(views)))
-    for stand_in in _STAND_INS:
-        connection.execute(stand_in.encode())
+    for drop in _REPLACED_OBJECTS:
+        connection.execute(drop.encode())
     for migration in files:
         script = parse(migration)
         for statement in script.statements:
@@ -246,11 +259,11 @@ def _replace(connection: psycopg.Connection, files: Sequence[Migration], author:
 
 
 def _move_history(connection: psycopg.Connection, name: str) -> None:
-    """Copy what was computed, of which the raw rows may be gone, into the continuous aggregate."""
-    before = sql.Identifier("observatory", name)
+    """Copy the computed rows into the continuous aggregate; their raw rows may no longer exist."""
+    replaced = sql.Identifier("observatory", name)
     columns = [sql.Identifier(row[0]) for row in connection.execute(_COLUMNS, [f"observatory.{name}"]).fetchall()]
     schema, table = connection.execute(_MATERIALIZED, [name]).fetchone() or ("", "")
     listed = sql.SQL(", ").join(columns)
     copy = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {}")
-    connection.execute(copy.format(sql.Identifier(schema, table), listed, listed, before))
-    connection.execute(sql.SQL("DROP TABLE {}").format(before))
+    connection.execute(copy.format(sql.Identifier(schema, table), listed, listed, replaced))
+    connection.execute(sql.SQL("DROP TABLE {}").format(replaced))

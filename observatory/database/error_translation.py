@@ -1,4 +1,4 @@
-"""Translates psycopg's exceptions into `observatory.database.errors`. Decides nothing about retries."""
+"""Translates psycopg's exceptions into `observatory.database.errors`. Does not decide about retries."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _LOST = (pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, pg.IdleSession
 
 _REMEDIES: dict[type[psycopg.Error], str] = {
     pg.DiskFull: "Free space on the server's disk, then run again",
-    pg.OutOfMemory: "Give the server memory or split the statement, then run again",
+    pg.OutOfMemory: "Give the server more memory or split the statement, then run again",
     pg.ActiveSqlTransaction: (
-        "Nothing of the file was applied: move the statement to a file of its own whose first line is "
+        "Nothing of the file was applied. Move the statement to its own file with the first line "
         "'-- transaction: false', then run again"
     ),
-    pg.InsufficientPrivilege: "Connect as the role that owns the objects, or have the missing privilege granted",
+    pg.InsufficientPrivilege: "Connect as the role that owns the objects, or grant the missing privilege",
     pg.TooManyConnections: "Close sessions or raise max_connections, then run again",
 }
 
 
 @contextlib.contextmanager
 def translate_errors(
-    place: str, *, remedy: str = "Nothing of it was applied: correct it and run again"
+    place: str, *, remedy: str = "Nothing of it was applied. Correct it and run again"
 ) -> Iterator[None]:
     """Translate psycopg's exceptions inside the block.
 
     Args:
-        place: what was being done, or `file:line:column`; starts the message.
-        remedy: what to do when the exception itself does not tell.
+        place: the operation, or `file:line:column`; starts the message.
+        remedy: what to do, where the exception itself does not determine it.
 
     Raises:
         UnreachableError: the connection broke.
-        UnsuitableServerError: the server takes no writes.
-        StatementFailedError: any other refusal by PostgreSQL.
+        UnsuitableServerError: the server is read-only.
+        StatementFailedError: PostgreSQL rejected the statement for any other reason.
     """
     try:
         yield
@@ -45,8 +45,8 @@ def translate_errors(
         raise _translate(error, place, remedy) from error
 
 
-def summary(error: psycopg.Error) -> str:
-    """PostgreSQL's message in one line, with detail, hint and SQLSTATE where it gave them."""
+def error_summary(error: psycopg.Error) -> str:
+    """Return PostgreSQL's message in one line, with detail, hint and SQLSTATE where it has them."""
     diagnostic = error.diag
     if diagnostic.message_primary is None:
         return " ".join(str(error).split()).rstrip(".?")
@@ -57,9 +57,9 @@ def summary(error: psycopg.Error) -> str:
 def _translate(error: psycopg.Error, place: str, remedy: str) -> DatabaseError:
     if isinstance(error, _LOST) or (isinstance(error, psycopg.OperationalError) and error.sqlstate is None):
         return UnreachableError(
-            f"{place}: the connection was lost: {summary(error)}. What was not committed is rolled back: run again"
+            f"{place}: the connection broke: {error_summary(error)}. Uncommitted work was rolled back. Run again"
         )
     if isinstance(error, pg.ReadOnlySqlTransaction):
-        return UnsuitableServerError(f"{place}: {summary(error)}. Connect to the primary, read-write")
-    known = next((text for kind, text in _REMEDIES.items() if isinstance(error, kind)), remedy)
-    return StatementFailedError(f"{place}: {summary(error)}. {known}")
+        return UnsuitableServerError(f"{place}: {error_summary(error)}. Connect to the primary, read-write")
+    specific = next((text for kind, text in _REMEDIES.items() if isinstance(error, kind)), remedy)
+    return StatementFailedError(f"{place}: {error_summary(error)}. {specific}")

@@ -1,7 +1,7 @@
-"""What can go wrong with the database: few classes, each message names the cause, the place and the remedy.
+"""Errors of the database. Each message says what failed, where, and what to do.
 
-Owns the error classes alone, so that whoever only tells them apart imports no driver; what makes them out of psycopg's
-exceptions is `observatory.database.error_translation`.
+Holds only the classes, so that a module that catches them does not load psycopg.
+`observatory.database.error_translation` makes them from psycopg's exceptions.
 """
 
 from observatory.errors import REFUSED, ObservatoryError
@@ -12,7 +12,7 @@ class DatabaseError(ObservatoryError):
 
 
 class MigrationFileError(DatabaseError):
-    """A migration file that cannot be used; the message starts with `file:line:column`."""
+    """A migration file is unusable; the message starts with `file:line:column`."""
 
     exit_code = REFUSED
 
@@ -24,13 +24,13 @@ class MigrationHistoryError(DatabaseError):
 
 
 class ContractRefusedError(DatabaseError):
-    """A migration would take away what a release needs that a fleet runs or falls back to; nothing was changed."""
+    """A migration would remove what the release of a fleet needs; nothing was changed."""
 
     exit_code = REFUSED
 
 
 class StatementFailedError(DatabaseError):
-    """PostgreSQL refused a statement; the message starts with `file:line:column`."""
+    """PostgreSQL rejected a statement; the message starts with `file:line:column`."""
 
 
 class LockHeldError(DatabaseError):
@@ -40,32 +40,32 @@ class LockHeldError(DatabaseError):
 
 
 class LockTimeoutError(DatabaseError):
-    """Other sessions kept the locks that a migration needs; the message names them."""
+    """Other sessions held the locks that a migration needs; the message names them."""
 
 
 class BackupFailedError(DatabaseError):
-    """No backup could be made, or the one that was made cannot be verified; nothing was migrated."""
+    """The backup before a migration failed, or its verification did; nothing was migrated."""
 
 
 class UnreachableError(DatabaseError):
-    """No connection, no login, or the connection broke."""
+    """The server is unreachable, it rejected the login, or the connection broke."""
 
 
 class UnsuitableServerError(DatabaseError):
-    """The server cannot take migrations: a standby, read-only, or without TimescaleDB."""
+    """The server cannot run migrations: a standby, read-only, or without TimescaleDB."""
 
 
 class EditionRefusedError(DatabaseError):
-    """A database cannot be moved to an edition of TimescaleDB as it is; nothing was changed."""
+    """The database cannot change its edition of TimescaleDB in its present state; nothing was changed."""
 
     exit_code = REFUSED
 
 
 class VerificationFailedError(DatabaseError):
-    """After a deployment the database is not what its migrations make; the message says in what."""
+    """After a deployment the database differs from what its migrations make; the message lists the differences."""
 
 
 class SampleError(DatabaseError):
-    """A sample that must not or cannot be made; nothing was changed."""
+    """A sample is not allowed or not possible; nothing was changed."""
 
     exit_code = REFUSED

@@ -1,10 +1,10 @@
-"""A masked sample of one database for another: whole traces of production for staging, with nothing personal in them.
+"""Copies a masked sample of one database to another: whole traces of production for staging, without personal data.
 
-A trace is in the sample by a hash of its id alone: the same ones each time, with all their spans and logs, and those
-of a smaller fraction are among those of a larger one. What people wrote is replaced, who they are becomes a salted
-hash, and both happen in the source's own SELECT, before anything leaves it.
+A hash of the trace's id alone decides whether a trace is in the sample. So every run chooses the same traces, with all
+their spans and logs, and a smaller fraction is a subset of a larger one. The source's own SELECT applies the masks
+(`observatory.database.sample_masks`), so that no personal data leaves it.
 
-Owns the choice, the masks and the copying. Which databases these are, and where the salt is kept, is the caller's.
+Owns the choice of traces and the copying. The caller chooses the databases and stores the salt.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from psycopg import sql
 from observatory.database.connection import connect, describe
 from observatory.database.error_translation import translate_errors
 from observatory.database.errors import SampleError
+from observatory.database.sample_masks import MASKS
 
-SETTLED = timedelta(days=1)  # how late clients send: a window that is older is not copied twice
+SETTLED = timedelta(days=1)  # clients may send this late; an older window is not copied twice
 MIN_SALT_LENGTH = 16
 
 _SESSION: Mapping[str, str] = {"search_path": "public", "statement_timeout": "0", "timezone": "UTC"}
@@ -31,13 +32,13 @@ _SOURCE: Mapping[str, str] = {**_SESSION, "default_transaction_read_only": "on"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """What a run copied.
+    """The result of a run.
 
     Attributes:
-        spans: rows of llm_traces that are new in the target.
-        logs: rows of llm_logs that were written.
-        windows: days that were copied; those that an earlier run had copied and that have settled are left alone.
-        skipped: days that were left alone.
+        spans: new rows of llm_traces in the target.
+        logs: written rows of llm_logs.
+        windows: copied days.
+        skipped: days that an earlier run copied and that ended more than `SETTLED` ago.
     """
 
     spans: int
@@ -46,102 +47,20 @@ class Sample:
     skipped: int
 
 
-OnWindow = Callable[[datetime, int], None]  # the day, and the spans that were new
+OnWindow = Callable[[datetime, int], None]  # the day, and its number of new spans
 
 
-def _kept(name: str) -> str:
-    return name
-
-
-def _pseudonym(name: str, prefix: str) -> str:
-    digest = f"encode(sha256(convert_to(current_setting('observatory.salt') || {name}, 'UTF8')), 'hex')"
-    return f"'{prefix}-' || left({digest}, 20)"
-
-
-def _blank(name: str) -> str:
-    """As long as it was, so that sizes stay those of production."""
-    return f"repeat('x', length({name}))"
-
-
-def _blank_json(name: str) -> str:
-    return f"jsonb_build_object('masked', repeat('x', length({name}::text)))"
-
-
-_ROLES = "'system', 'user', 'assistant', 'tool'"
-_MESSAGES = f"""
-    (SELECT jsonb_agg(jsonb_build_object(
-        'role', CASE WHEN part ->> 'role' IN ({_ROLES}) THEN part ->> 'role' ELSE 'other' END,
-        'content', repeat('x', length(coalesce(part ->> 'content', '')))))
-    FROM jsonb_array_elements(CASE jsonb_typeof(input_messages) WHEN 'array' THEN input_messages ELSE '[]' END) AS part)
-"""  # noqa: S608 - constants
-
-_MASKED_TAGS = f"SELECT {_pseudonym('tag', 'tag')} FROM unnest(tags) AS tag"  # noqa: S608 - constants
-
-# Every column of a table that is copied, and what of it leaves the source. A column that is not here is not copied.
-MASKS: dict[str, dict[str, str]] = {
-    "llm_traces": {
-        **{
-            name: _kept(name)
-            for name in (
-                *("ts", "trace_id", "span_id", "parent_span_id", "span_name", "span_kind", "provider", "model"),
-                *("input_type", "finish_reason", "prompt_tokens", "completion_tokens", "total_tokens"),
-                *("prompt_cost_usd", "completion_cost_usd", "total_cost_usd", "duration_ms", "ttft_ms", "status_code"),
-                *("environment", "sampled", "sample_rate"),
-            )
-        },
-        **{name: _blank(name) for name in ("input_text", "output_text", "error_message")},
-        **{name: _blank_json(name) for name in ("attributes", "resource_attributes", "events", "links")},
-        "input_messages": _MESSAGES,
-        "user_id": _pseudonym("user_id", "user"),
-        "session_id": _pseudonym("session_id", "session"),
-        "tags": f"CASE WHEN tags IS NOT NULL THEN ARRAY({_MASKED_TAGS}) END",
-    },
-    "llm_logs": {
-        **{
-            name: _kept(name) for name in ("ts", "trace_id", "span_id", "log_level", "provider", "model", "environment")
-        },
-        "message": _blank("message"),
-        "attributes": _blank_json("attributes"),
-    },
-    "users": {
-        "id": _pseudonym("id", "user"),
-        "email": _pseudonym("email", "mail") + " || '@example.invalid'",
-        "name": _pseudonym("name", "name"),
-        "created_at": "created_at",
-        "metadata": _blank_json("metadata"),
-    },
-    "projects": {
-        "id": "id",
-        "name": _pseudonym("name", "project"),
-        "slug": _pseudonym("slug", "project"),
-        "owner_id": _pseudonym("owner_id", "user"),
-        "created_at": "created_at",
-        "settings": _blank_json("settings"),
-    },
-    "model_pricing": {
-        name: _kept(name)
-        for name in (
-            "effective_date",
-            "provider",
-            "model",
-            "prompt_cost_per_1k",
-            "completion_cost_per_1k",
-            "created_at",
-        )
-    },
-}
-
-# 32 bits of the hash: a fraction is met to a billionth, and evenly whatever the ids look like.
+# 32 bits of the hash: uniform for any form of ids, and exact to a billionth.
 _CHOSEN = "('x' || left(md5(trace_id), 8))::bit(32)::bigint < {limit}"
 _IN_WINDOW = "ts >= {start} AND ts < {end} AND trace_id IS NOT NULL AND " + _CHOSEN
 _HASH_VALUES = 2**32
 
-# The days that have rows: chunks, in either table.
+# The days that have rows, as chunks of either table.
 _PERIODS = """
     SELECT DISTINCT range_start, range_end FROM timescaledb_information.chunks
     WHERE hypertable_schema = 'public' AND hypertable_name IN ('llm_traces', 'llm_logs') ORDER BY range_start, range_end
 """
-_HAS_ITS_OWN = "SELECT to_regclass('observatory.sample_windows') IS NULL AND EXISTS (SELECT FROM llm_traces)"
+_HAS_OWN_TRACES = "SELECT to_regclass('observatory.sample_windows') IS NULL AND EXISTS (SELECT FROM llm_traces)"
 _WINDOWS = """
     CREATE TABLE IF NOT EXISTS observatory.sample_windows (
         sample    text NOT NULL,
@@ -161,20 +80,20 @@ def copy_sample(
     samples_only: bool = False,
     on_window: OnWindow | None = None,
 ) -> Sample:
-    """Copy a masked sample of one database into another; run again, it goes on where it was and repeats nothing.
+    """Copy a masked sample of one database to another. A later run continues and repeats nothing.
 
     Args:
-        source: a direct connection (no transaction pooler) as a role that may read; a standby will do.
+        source: a direct connection (no transaction pooler) as a role that may read; a standby is sufficient.
         target: a direct connection as the role that owns the schema, with the same migrations.
         fraction: of the traces, above 0 and at most 1.
-        salt: secret of the pseudonyms; the same one each time, so that a user stays the same user.
-        samples_only: refuse a target with traces that no sample has brought: it may be a database in use.
-        on_window: gets the progress.
+        salt: secret of the pseudonyms; pass the same one each time, so that a user keeps the pseudonym.
+        samples_only: refuse a target with traces of its own, which may be a database in use.
+        on_window: called after each copied day.
 
     Raises:
-        SampleError: the fraction or the salt is no good, source and target are one database, or the target is refused.
-        StatementFailedError: PostgreSQL refused; the days that were copied before stay.
-        UnreachableError: no connection, or it broke; the days that were copied before stay.
+        SampleError: the fraction or the salt is unusable, source and target are one database, or the target is refused.
+        StatementFailedError: PostgreSQL rejected a statement; the copied days stay.
+        UnreachableError: the connection failed or broke; the copied days stay.
     """
     _check(fraction, salt)
     with (
@@ -183,12 +102,14 @@ def copy_sample(
         translate_errors(f"sample of {describe(source)} for {describe(target)}"),
     ):
         _refuse_one_database(reader, writer)
-        if samples_only and writer.execute(_HAS_ITS_OWN).fetchone() == (True,):
+        if samples_only and writer.execute(_HAS_OWN_TRACES).fetchone() == (True,):
             raise SampleError(
-                f"{describe(target)} has traces, and no sample was ever copied into it: it may be in use. Name its "
-                "stack, or a database without traces"
+                f"{describe(target)} has traces that no sample copied, so it may be in use. Name its stack instead, or "
+                "a database without traces"
             )
-        reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ  # a day's traces, logs and users fit together
+        reader.isolation_level = (
+            psycopg.IsolationLevel.REPEATABLE_READ
+        )  # a consistent view of a day's traces, logs and users
         reader.execute("SELECT set_config('observatory.salt', %s, false)", [salt])
         writer.execute("SET client_min_messages = warning")
         writer.execute(_WINDOWS)
@@ -200,15 +121,15 @@ def copy_sample(
 
 def _check(fraction: float, salt: str) -> None:
     if not 0 < fraction <= 1:
-        raise SampleError(f"A fraction of {fraction:g} of the traces: give one above 0 and at most 1, such as 0.15")
+        raise SampleError(f"The fraction {fraction:g} is out of range. Choose one above 0 and at most 1, such as 0.15")
     if len(salt) < MIN_SALT_LENGTH:
         raise SampleError(
-            f"A salt of {len(salt)} characters lets anybody guess who is who: give at least {MIN_SALT_LENGTH}"
+            f"The salt has {len(salt)} characters, too few to keep pseudonyms secret. Use at least {MIN_SALT_LENGTH}"
         )
 
 
 def _refuse_one_database(reader: psycopg.Connection, writer: psycopg.Connection) -> None:
-    """Whatever the two are called: a lock that one session takes, another session of the same database cannot."""
+    """Refuse two sessions of one database, under any name: both cannot take the same advisory lock."""
     key = [random.getrandbits(62)]
     reader.execute("SELECT pg_advisory_lock(%s)", key)
     if writer.execute("SELECT pg_try_advisory_lock(%s)", key).fetchone() != (True,):
@@ -219,7 +140,7 @@ def _refuse_one_database(reader: psycopg.Connection, writer: psycopg.Connection)
 
 @dataclass(frozen=True, kw_only=True)
 class _Copier:
-    """Copies between two sessions; `limit` is the hash below which a trace is in the sample."""
+    """Copies between two sessions; a trace with a hash below `limit` is in the sample."""
 
     reader: psycopg.Connection
     writer: psycopg.Connection
@@ -234,9 +155,9 @@ class _Copier:
                 self._copy(table, condition)
 
     def copy_windows(self, on_window: OnWindow | None) -> Sample:
-        """Copy the days that were not, each in one transaction of the target."""
+        """Copy the remaining days, each in one transaction of the target."""
         spans = logs = windows = skipped = 0
-        done = self._done()
+        done = self._copied_days()
         for start, end in self.reader.execute(_PERIODS).fetchall():
             if start in done:
                 skipped += 1
@@ -247,7 +168,7 @@ class _Copier:
                 on_window(start, new)
         return Sample(spans=spans, logs=logs, windows=windows, skipped=skipped)
 
-    def _done(self) -> set[datetime]:
+    def _copied_days(self) -> set[datetime]:
         query = "SELECT starts_at FROM observatory.sample_windows WHERE sample = %s"
         return {row[0] for row in self.writer.execute(query, [self.sample]).fetchall()}
 
@@ -258,7 +179,7 @@ class _Copier:
         with self.reader.transaction(), self.writer.transaction():
             self._copy("users", users)
             spans = self._copy("llm_traces", inside)
-            # Log lines have no key by which a repeated one could be known: a day's are replaced.
+            # Log lines have no key that identifies a repeated one, so those of the day are replaced.
             self.writer.execute(sql.SQL("DELETE FROM llm_logs WHERE {}").format(inside))
             logs = self._copy("llm_logs", inside)
             if end + SETTLED < datetime.now(UTC):
@@ -267,7 +188,7 @@ class _Copier:
         return spans, logs
 
     def _copy(self, table: str, condition: sql.Composable) -> int:
-        """Stream the chosen rows, masked, through a temporary table; return how many are new."""
+        """Stream the chosen rows, masked, through a temporary table; return the number of new rows."""
         masks = MASKS[table]
         columns = sql.SQL(", ").join(map(sql.Identifier, masks))
         name, temporary = sql.Identifier(table), sql.Identifier(f"sample_{table}")

@@ -1,6 +1,6 @@
-"""The backup before a migration: which kind, made and verified, before anything changes.
+"""The backup before a migration: chooses its type, makes it and verifies it before anything changes.
 
-Owns the decision and what a backup has to offer. How it is made is the caller's, who implements `Backup`.
+Decides whether to make a full or an incremental backup. The caller implements `Backup`, which makes it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     import psycopg
 
-FULL_IS_RECENT = timedelta(days=8)  # a weekly full backup, and a day for the one that is late
+FULL_IS_RECENT = timedelta(days=8)  # a weekly full backup may be one day late
 
 Kind = Literal["full", "incr"]
 
-# Extensions' own objects do not count.
+# Ignores the objects of extensions.
 _HAS_DATA = """
     SELECT EXISTS (
         SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -28,28 +28,28 @@ _HAS_DATA = """
 
 
 class Backup(Protocol):
-    """What makes and verifies backups of the database's server. Each method raises `BackupFailedError`."""
+    """Makes and verifies backups of the database's server. Each method raises `BackupFailedError`."""
 
     def latest_full(self) -> datetime | None:
-        """When the newest full backup that can be used ended; None where there is none."""
+        """Return when the newest usable full backup ended; None where there is none."""
 
     def create(self, kind: Kind) -> str:
         """Make a backup and return its label."""
 
     def verify(self, label: str) -> None:
-        """Check that a backup is whole and can be restored from."""
+        """Check that a backup is complete and can be restored."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedBackup:
-    """The backup that a deployment would make; `why` is for people."""
+    """The backup that a deployment would make; `why` gives the reason in one line."""
 
     kind: Kind
     why: str
 
 
 def plan_backup(backup: Backup, *, now: datetime | None = None) -> PlannedBackup:
-    """Choose an incremental backup where a recent full one exists to build on.
+    """Choose an incremental backup where a full one of the last eight days exists, else a full one.
 
     Raises:
         BackupFailedError: the backups cannot be listed.
@@ -62,21 +62,21 @@ def plan_backup(backup: Backup, *, now: datetime | None = None) -> PlannedBackup
     return PlannedBackup(kind="incr", why=f"the last full backup ended at {latest:%Y-%m-%d %H:%M} UTC")
 
 
-def make_backup(backup: Backup, tell: Callable[[str], None]) -> str:
+def make_backup(backup: Backup, report: Callable[[str], None]) -> str:
     """Make the planned backup, verify it, and return its label.
 
     Raises:
-        BackupFailedError: it could not be made or verified.
+        BackupFailedError: the backup or its verification failed.
     """
     planned = plan_backup(backup)
-    tell(f"{planned.kind} backup: {planned.why}")
+    report(f"{planned.kind} backup: {planned.why}")
     label = backup.create(planned.kind)
-    tell(f"verifying {label}")
+    report(f"verifying {label}")
     backup.verify(label)
     return label
 
 
 def has_data(connection: psycopg.Connection) -> bool:
-    """Whether the database holds a table that no extension made; an empty one needs no backup."""
+    """Return whether the database has a table that no extension made; an empty database needs no backup."""
     row = connection.execute(_HAS_DATA.encode()).fetchone()
     return bool(row and row[0])

@@ -1,8 +1,8 @@
-"""The jobs that run inside the database: brings pg_cron in line with `observatory.jobs`, which migrations fill.
+"""Schedules the jobs that run inside the database: copies `observatory.jobs`, which migrations fill, to pg_cron.
 
-Owns which of pg_cron's jobs are ours. What a job does is a migration's; loading pg_cron is the server's configuration
-and `ensure_database`. Apart from `deploy`, because pg_cron runs in one database of a server only: a restored copy or a
-test database gets the schema without its jobs.
+Owns only jobs with the prefix below. Migrations define the jobs; the server's configuration and `ensure_database` load
+pg_cron. Separate from `deploy`, because pg_cron runs in one database of a server only: a restored copy or a test
+database gets the schema without its jobs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from observatory.database.connection import connect, describe
 from observatory.database.error_translation import translate_errors
 from observatory.database.errors import UnsuitableServerError
 
-PREFIX = "observatory: "  # in pg_cron's names; jobs without it are somebody else's
+PREFIX = "observatory: "  # of names in pg_cron; jobs without it are left alone
 LOCK_WAIT_S = 60.0
 
-_EXIST = "SELECT to_regclass('observatory.jobs') IS NOT NULL, to_regclass('cron.job') IS NOT NULL"
-_WANTED = "SELECT name, schedule, command FROM observatory.jobs ORDER BY name"
+_TABLES_EXIST = "SELECT to_regclass('observatory.jobs') IS NOT NULL, to_regclass('cron.job') IS NOT NULL"
+_DEFINED = "SELECT name, schedule, command FROM observatory.jobs ORDER BY name"
 _SCHEDULED = """
     SELECT substr(jobname, length(%(prefix)s) + 1) AS name, schedule, command FROM cron.job
     WHERE starts_with(jobname, %(prefix)s) AND database = current_database() AND username = current_user
@@ -31,11 +31,11 @@ _SCHEDULED = """
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """A statement that runs again and again.
+    """A statement that runs on a schedule.
 
     Attributes:
         name: unique in the database.
-        schedule: as pg_cron reads it: five cron fields in UTC, or `30 seconds`.
+        schedule: in pg_cron's format: five cron fields in UTC, or `30 seconds`.
         command: the SQL.
     """
 
@@ -45,19 +45,21 @@ class Job:
 
 
 def schedule_jobs(conninfo: str) -> tuple[Job, ...]:
-    """Schedule the jobs that the schema asks for, and no others of ours; what fits already is left alone.
+    """Schedule the jobs of the schema, and unschedule earlier ones that it no longer has.
+
+    Leaves a job alone that is already scheduled in the same way.
 
     Args:
         conninfo: a direct connection as the role that owns the schema; jobs run as that role.
 
     Returns:
-        The jobs that are scheduled now, by name.
+        The scheduled jobs, by name.
 
     Raises:
-        UnsuitableServerError: there are jobs, but pg_cron is not in this database: they would never run.
-        LockHeldError: a deployment runs.
-        StatementFailedError: pg_cron refused, for example an unreadable schedule; nothing was changed.
-        UnreachableError: no connection, or it broke.
+        UnsuitableServerError: there are jobs, but this database has no pg_cron, so they would never run.
+        LockHeldError: a deployment is running.
+        StatementFailedError: pg_cron rejected a job, for example its schedule; nothing was changed.
+        UnreachableError: the connection failed or broke.
     """
     with (
         connect(conninfo, purpose="schedule jobs") as connection,
@@ -65,16 +67,16 @@ def schedule_jobs(conninfo: str) -> tuple[Job, ...]:
         session_lock(connection, MIGRATION_LOCK, wait_s=LOCK_WAIT_S),
         connection.transaction(),
     ):
-        has_table, has_pg_cron = connection.execute(_EXIST).fetchone() or (False, False)
-        wanted = _jobs(connection, _WANTED) if has_table else ()
+        has_table, has_pg_cron = connection.execute(_TABLES_EXIST).fetchone() or (False, False)
+        defined = _jobs(connection, _DEFINED) if has_table else ()
         if has_pg_cron:
-            _synchronise(connection, wanted, scheduled=_jobs(connection, _SCHEDULED))
-        elif wanted:
+            _synchronise(connection, defined, scheduled=_jobs(connection, _SCHEDULED))
+        elif defined:
             raise UnsuitableServerError(
-                f"{describe(conninfo)} has {len(wanted)} jobs to run, but no pg_cron. Load it with "
-                "shared_preload_libraries, name this database in cron.database_name, then run `ensure_database`"
+                f"{describe(conninfo)} has {len(defined)} jobs, but no pg_cron to run them. Load it with "
+                "shared_preload_libraries, set cron.database_name to this database, then run `ensure_database`"
             )
-    return wanted
+    return defined
 
 
 def _jobs(connection: psycopg.Connection, query: str) -> tuple[Job, ...]:
@@ -82,11 +84,11 @@ def _jobs(connection: psycopg.Connection, query: str) -> tuple[Job, ...]:
         return tuple(cursor.execute(query.encode(), {"prefix": PREFIX}).fetchall())
 
 
-def _synchronise(connection: psycopg.Connection, wanted: tuple[Job, ...], *, scheduled: tuple[Job, ...]) -> None:
-    names = {job.name for job in wanted}
+def _synchronise(connection: psycopg.Connection, defined: tuple[Job, ...], *, scheduled: tuple[Job, ...]) -> None:
+    names = {job.name for job in defined}
     for job in scheduled:
         if job.name not in names:
             connection.execute("SELECT cron.unschedule(%s)", [PREFIX + job.name])
-    for job in wanted:
+    for job in defined:
         if job not in scheduled:
             connection.execute("SELECT cron.schedule(%s, %s, %s)", [PREFIX + job.name, job.schedule, job.command])

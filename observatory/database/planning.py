@@ -1,6 +1,6 @@
-"""The plan of a deployment, as data: what would run, what it locks, what the lint says, the backup, the way back.
+"""Plans a deployment: pending statements, their locks, lint findings, the backup, and how to return.
 
-Reads only: a READ ONLY transaction, no lock of ours, no row written. Rehearsing happens on another server.
+Reads in a READ ONLY transaction, takes no advisory lock and writes no row. A rehearsal runs on another server.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 import psycopg
 
-from observatory.database.deployment import session
 from observatory.database.errors import BackupFailedError
 from observatory.database.lint import Finding, LintError, lint_all
 from observatory.database.migration_backup import Backup, PlannedBackup, has_data, plan_backup
+from observatory.database.migration_session import session
 from observatory.database.migrations import ledger
 from observatory.database.migrations.files import Edition, Migration, read_migrations
 from observatory.database.migrations.history import History, compare
-from observatory.database.migrations.statement_locks import Expected, Lock, expected, strongest
+from observatory.database.migrations.statement_locks import Lock, StatementEffects, expected_effects, strongest
 from observatory.database.migrations.statements import Script, parse
 from observatory.database.rehearsal import Rehearsal, Throwaway, Verdict, rehearse
 
@@ -30,7 +30,7 @@ _READ_ONLY: Mapping[str, str] = {
     "default_transaction_isolation": "repeatable read",
 }
 
-# Of the last ANALYZE, chunks and partitions counted to the table that they belong to.
+# From the last ANALYZE; chunks and partitions count towards their table.
 _SIZES = """
     SELECT parent::regclass::text, sum(greatest(reltuples, 0))::bigint, sum(relpages)::bigint
     FROM (SELECT coalesce(inhparent, oid) AS parent, reltuples, relpages
@@ -38,13 +38,13 @@ _SIZES = """
     GROUP BY parent
 """
 
-_BY_TRANSACTION = "a statement that fails undoes its file"
-_BY_RESUMING = "files without a transaction keep the statements that were done, and the next run resumes them"
+_BY_TRANSACTION = "a failed statement rolls back its file"
+_BY_RESUMING = "a file without a transaction keeps its finished statements, and the next run resumes it"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:
-    """How large a table is by its last ANALYZE, chunks counted with it."""
+    """The size of a table with its chunks, from its last ANALYZE."""
 
     rows: int
     bytes: int
@@ -57,10 +57,10 @@ class PlannedStatement:
     Attributes:
         place: `file:line:column`.
         sql: its text.
-        lock: the strongest lock that it takes on a relation that exists before its file; None: none is known.
-        locks: all of those.
-        rewrites: relations whose rows it writes anew.
-        observed: seen in a rehearsal; False: read from the statement.
+        lock: the strongest lock on a relation that exists before its file; None: no lock is known.
+        locks: all such locks.
+        rewrites: relations that it rewrites.
+        observed: True: observed in a rehearsal; False: derived from the text of the statement.
     """
 
     place: str
@@ -78,11 +78,11 @@ class PlannedMigration:
     Attributes:
         version: its number.
         name: `004_continuous_aggregates`.
-        file: its name with edition and ending.
-        transactional: it and its ledger row are one transaction.
-        statements_done: statements that an interrupted run has done; they would not run again.
+        file: its name with edition and extension.
+        transactional: the file and its ledger row are one transaction.
+        statements_done: statements that an interrupted run finished; they do not run again.
         statements: those that would run.
-        findings: of the lint.
+        findings: of the linter.
     """
 
     version: int
@@ -96,19 +96,19 @@ class PlannedMigration:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What `deploy` would do.
+    """The actions that `deploy` would take.
 
     Attributes:
         version: of the schema now.
         edition: of the server's TimescaleDB.
-        pending: what it would apply, in order.
-        sizes: of the tables that are locked, by name, as far as they exist.
-        rehearsal: whether the files ran through on a throwaway server.
-        rehearsal_detail: why not, in one line.
-        backup: what would be made first; None: none would.
-        backup_detail: why this one, or why none.
-        backup_fails: one is needed and could not be made, so that the deployment would stop.
-        way_back: how to return, for people.
+        pending: migrations that it would apply, in order.
+        sizes: of the existing tables that are locked, by name.
+        rehearsal: result of running the files on a throwaway server.
+        rehearsal_detail: the reason in one line.
+        backup: the backup that would be made first; None: no backup would be made.
+        backup_detail: the reason.
+        backup_fails: a backup is needed and would fail, so the deployment would stop.
+        way_back: how to return to the state before, in one line.
     """
 
     version: int
@@ -124,11 +124,11 @@ class Plan:
 
     @property
     def would_succeed(self) -> bool:
-        """Nothing is known that would stop the deployment."""
+        """Whether no known problem would stop the deployment."""
         return self.rehearsal != "failed" and not self.backup_fails
 
     def as_json(self) -> dict[str, Any]:
-        """The plan as a plain mapping."""
+        """Return the plan as a plain mapping."""
         document = {**asdict(self), "would_succeed": self.would_succeed}
         for migration in document["pending"]:
             for statement in migration["statements"]:
@@ -146,27 +146,27 @@ def plan(
     backup: Backup | None = None,
     throwaway: Throwaway | None = None,
 ) -> Plan:
-    """Say what `deploy` would do with the same arguments; read-only, without any lock of ours, writing nothing.
+    """Plan what `deploy` would do with the same arguments. Reads only and takes no advisory lock.
 
     Args:
         conninfo: as the role that owns the schema.
         migrations: directory of the files.
         target: highest version to apply; None is all.
         only: name of the one file to apply; None is all.
-        backup: what would make the backup; it is asked, not used.
-        throwaway: makes a server to rehearse on; None: the locks are read from the statements.
+        backup: lists the existing backups; no backup is made.
+        throwaway: starts a server for the rehearsal; None: the locks are derived from the text of the statements.
 
     Raises:
         MigrationFileError: an unusable file.
         MigrationHistoryError: files and ledger contradict each other.
-        UnreachableError: no connection.
+        UnreachableError: the connection failed or broke.
         UnsuitableServerError: a standby, or no TimescaleDB.
     """
     files = read_migrations(migrations)
     with session(conninfo, purpose="plan", settings=_READ_ONLY) as (connection, edition), connection.transaction():
         history = compare(connection, files, edition=edition, target=target, only=only)
         done = {each.version: each.statements_done for each in ledger.read(connection) if not each.complete}
-        sizes, worth_a_backup = _sizes(connection), has_data(connection)
+        sizes, needs_backup = _sizes(connection), has_data(connection)
         roles = [name for (name,) in connection.execute("SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_'")]
     scripts = tuple(parse(migration) for migration in history.pending)
     rehearsal = _rehearsal(
@@ -175,8 +175,8 @@ def plan(
     findings = _findings(files, scripts)
     pending = tuple(_planned(script, done, rehearsal, findings) for script in scripts)
     locked = {lock.relation for each in pending for statement in each.statements for lock in statement.locks}
-    needed = backup if worth_a_backup and scripts else None
-    planned, why = _planned_backup(needed, empty=not worth_a_backup)
+    needed = backup if needs_backup and scripts else None
+    planned, why = _planned_backup(needed, empty=not needs_backup)
     return Plan(
         version=history.version,
         edition=edition,
@@ -208,7 +208,7 @@ def _rehearsal(
     if not scripts:
         return Rehearsal(verdict="not rehearsed", detail="nothing is pending")
     if throwaway is None:
-        return Rehearsal(verdict="not rehearsed", detail="no PostgreSQL to rehearse on is installed here")
+        return Rehearsal(verdict="not rehearsed", detail="no PostgreSQL for a rehearsal is installed on this machine")
     return rehearse(
         throwaway, edition=edition, roles=roles, migrations=migrations, version=history.version, scripts=scripts
     )
@@ -218,7 +218,7 @@ def _findings(files: Sequence[Migration], scripts: tuple[Script, ...]) -> list[F
     if not scripts:
         return []
     try:
-        return lint_all(files, wanted=[script.migration for script in scripts])
+        return lint_all(files, selected=[script.migration for script in scripts])
     except LintError as error:
         first = scripts[0].migration.file
         return [Finding(file=first, line=1, column=1, rule="not-linted", message=str(error), severity="warning")]
@@ -243,22 +243,22 @@ def _planned(
     )
 
 
-def _planned_statement(script: Script, number: int, observed: Expected | None) -> PlannedStatement:
+def _planned_statement(script: Script, number: int, observed: StatementEffects | None) -> PlannedStatement:
     statement = script.statements[number]
-    seen = observed if observed is not None else expected(statement)
+    effects = observed if observed is not None else expected_effects(statement)
     return PlannedStatement(
         place=script.migration.place(statement.offset),
         sql=statement.sql,
-        lock=strongest(seen.locks),
-        locks=seen.locks,
-        rewrites=seen.rewrites,
+        lock=strongest(effects.locks),
+        locks=effects.locks,
+        rewrites=effects.rewrites,
         observed=observed is not None,
     )
 
 
 def _planned_backup(backup: Backup | None, *, empty: bool) -> tuple[PlannedBackup | None, str]:
     if backup is None:
-        return None, "the database is empty" if empty else "none is needed, or none can be made here"
+        return None, "the database is empty" if empty else "nothing is pending, or this stack has no backups"
     try:
         planned = plan_backup(backup)
     except BackupFailedError as error:
@@ -273,8 +273,8 @@ def _way_back(scripts: tuple[Script, ...], backup: PlannedBackup | None) -> str:
         _BY_TRANSACTION if all(script.transactional for script in scripts) else f"{_BY_TRANSACTION}; {_BY_RESUMING}"
     )
     if backup is None:
-        return f"{during}; afterwards a new migration: no backup would be made"
+        return f"{during}; afterwards write a new migration, because no backup would be made"
     return (
-        f"{during}; afterwards `observatory rollback --method database --backup-file LABEL` with the label of the "
-        f"backup ({backup.kind}) that is made first"
+        f"{during}; afterwards run `observatory rollback --method database --backup-file LABEL` with the label of the "
+        f"{backup.kind} backup that is made first"
     )

@@ -1,4 +1,4 @@
-"""What follows every deployment of the schema, needed or not: its jobs, its privileges, and their verification."""
+"""Completes a deployment of the schema: schedules jobs, grants privileges, verifies the database."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ def finish_deployment(
 ) -> Verification:
     """Schedule the schema's jobs, grant the roles their privileges, and verify the database.
 
+    Call it after every deployment, also after one that applied nothing.
+
     Args:
         conninfo: as the role that owns the schema.
         migrations: directory of the files.
-        target: version that the database should have; None is the newest file's.
+        target: expected version of the database; None is the newest file's.
         roles: see `grant_access`.
-        service_conninfo: as the service's login; see `verify`.
+        service_conninfo: connection string of the service's login; see `verify`.
 
     Returns:
-        The verdicts; a database that is not as it should be is no exception.
+        The checks. A failed check does not raise.
 
     Raises:
-        UnsuitableServerError: there are jobs, but no pg_cron to run them.
-        LockHeldError: another deployment runs.
-        StatementFailedError: PostgreSQL refused.
-        UnreachableError: no connection, or it broke.
+        UnsuitableServerError: there are jobs, but pg_cron is missing.
+        LockHeldError: another deployment is running.
+        StatementFailedError: PostgreSQL rejected a statement.
+        UnreachableError: the connection failed or broke.
     """
     schedule_jobs(conninfo)
     grant_access(conninfo, roles=roles)

@@ -1,7 +1,7 @@
-"""Runs pending migrations on a throwaway server that was migrated from zero, and watches what they lock and rewrite.
+"""Rehearses pending migrations on a throwaway server, and observes their locks and rewrites.
 
-Looking into pg_locks after each statement is better than guessing. The tables there are empty: it tells which locks
-are taken, not for how long.
+Reads pg_locks after each statement. The tables of the throwaway server are empty, so a rehearsal shows which locks a
+statement takes, not for how long.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from observatory.database.connection import connect, with_database
-from observatory.database.deployment import SESSION, deploy, server_edition
+from observatory.database.deployment import deploy
 from observatory.database.error_translation import translate_errors
 from observatory.database.errors import DatabaseError
+from observatory.database.migration_session import MIGRATION_SETTINGS, server_edition
 from observatory.database.migrations.files import Edition
-from observatory.database.migrations.non_transactional import particulars
-from observatory.database.migrations.statement_locks import MODES, Expected, Lock, expected
+from observatory.database.migrations.non_transactional import traits_of
+from observatory.database.migrations.statement_locks import MODES, Lock, StatementEffects, expected_effects
 from observatory.database.migrations.statements import Script, Statement
 from observatory.database.roles.bootstrap import ensure_database
 
 OWNER = "migrator"
 
 Throwaway = Callable[[Edition], AbstractContextManager[str]]
-"""Makes a server for a moment and yields its superuser's connection string; see `throwaway_server`."""
+"""Starts a server for the block and yields its superuser's connection string; see `throwaway_server`."""
 
 Verdict = Literal["passed", "failed", "not rehearsed"]
 
-# Of other relations than the system's own.
+# Without the relations of the system.
 _LOCKS = """
     SELECT c.oid, c.oid::regclass::text, l.mode FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
     WHERE l.pid = pg_backend_pid() AND l.granted AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
@@ -48,18 +49,18 @@ _STORED = """
 """
 _MODE_NAMES = {mode.title().replace(" ", "") + "Lock": mode for mode in MODES}
 
-Observations = Mapping[tuple[int, int], Expected]
-"""What was seen of a statement, by the migration's version and the statement's index."""
+Observations = Mapping[tuple[int, int], StatementEffects]
+"""The observed effects of statements, by the migration's version and the statement's index."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """What a rehearsal showed.
+    """The result of a rehearsal.
 
     Attributes:
-        verdict: whether the files ran through.
-        detail: why not, in one line.
-        observed: of each statement that ran in a transaction.
+        verdict: `passed` when all files ran without an error.
+        detail: the reason in one line.
+        observed: effects of each statement that ran in a transaction.
     """
 
     verdict: Verdict
@@ -76,26 +77,26 @@ def rehearse(
     version: int,
     scripts: Sequence[Script],
 ) -> Rehearsal:
-    """Migrate an empty database to `version`, then run the scripts and watch.
+    """Migrate an empty database to `version`, then run the scripts and observe them.
 
     Args:
-        throwaway: makes the server.
-        edition: of the database that the plan is for.
-        roles: of that database's server, which migrations may name.
+        throwaway: starts the server.
+        edition: of the planned database.
+        roles: of the planned database's server; migrations may name them.
         migrations: directory of the files.
-        version: of the database that the plan is for.
-        scripts: what is pending there.
+        version: of the planned database.
+        scripts: pending on the planned database.
     """
-    observed: dict[tuple[int, int], Expected] = {}
+    observed: dict[tuple[int, int], StatementEffects] = {}
     try:
         with throwaway(edition) as admin:
             name = f"rehearsal_{secrets.token_hex(4)}"
             ensure_database(admin, name=name, owner=OWNER)
             _make_roles(admin, roles)
             inside = make_conninfo(with_database(admin, name), user=OWNER)
-            with connect(inside, purpose="rehearsal", settings=SESSION) as connection:
+            with connect(inside, purpose="rehearsal", settings=MIGRATION_SETTINGS) as connection:
                 if server_edition(connection, inside) != edition:
-                    return _not_rehearsed(f"the throwaway server has not the {edition} edition of TimescaleDB")
+                    return _not_rehearsed(f"the throwaway server does not have the {edition} edition of TimescaleDB")
             try:
                 return _run(inside, migrations, version, scripts, observed)
             finally:
@@ -106,23 +107,27 @@ def rehearse(
 
 
 def _run(
-    conninfo: str, migrations: Path, version: int, scripts: Sequence[Script], observed: dict[tuple[int, int], Expected]
+    conninfo: str,
+    migrations: Path,
+    version: int,
+    scripts: Sequence[Script],
+    observed: dict[tuple[int, int], StatementEffects],
 ) -> Rehearsal:
     if version:
         deploy(conninfo, migrations=migrations, target=version, actor="rehearsal", deployment_id="rehearsal", retry=0)
     try:
         for script in scripts:
-            with connect(conninfo, purpose="rehearsal", settings=SESSION) as connection:
-                _Watched(connection, conninfo, script, observed).run()
+            with connect(conninfo, purpose="rehearsal", settings=MIGRATION_SETTINGS) as connection:
+                _ObservedScript(connection, conninfo, script, observed).run()
     except DatabaseError as error:
         return Rehearsal(verdict="failed", detail=str(error), observed=observed)
-    return Rehearsal(verdict="passed", detail="each statement ran on empty tables", observed=observed)
+    return Rehearsal(verdict="passed", detail="every statement ran on empty tables", observed=observed)
 
 
 def _make_roles(admin: str, roles: Sequence[str]) -> None:
     with connect(admin, purpose="rehearsal") as connection:
-        known = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles")}
-        for role in sorted(set(roles) - known):
+        existing = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles")}
+        for role in sorted(set(roles) - existing):
             connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
 
 
@@ -130,15 +135,15 @@ def _not_rehearsed(why: str) -> Rehearsal:
     return Rehearsal(verdict="not rehearsed", detail=why)
 
 
-class _Watched:
-    """One file as it runs: which relations stood before it, and which locks it holds so far."""
+class _ObservedScript:
+    """Runs one file; keeps the relations that existed before it and the locks that it holds."""
 
     def __init__(
         self,
         connection: psycopg.Connection,
         conninfo: str,
         script: Script,
-        observed: dict[tuple[int, int], Expected],
+        observed: dict[tuple[int, int], StatementEffects],
     ) -> None:
         self._connection = connection
         self._conninfo = conninfo
@@ -151,28 +156,28 @@ class _Watched:
         if self._script.transactional:
             with self._connection.transaction():
                 for number in range(len(self._script.statements)):
-                    self._statement(number)
+                    self._run_statement(number)
             return
         for number in range(len(self._script.statements)):
             self._held = set()
-            self._alone(number)
+            self._run_separately(number)
 
-    def _alone(self, number: int) -> None:
-        """Run a statement in a transaction of its own, to see its locks, or without where PostgreSQL refuses that."""
+    def _run_separately(self, number: int) -> None:
+        """Run a statement in its own transaction to observe its locks, or without one where PostgreSQL rejects that."""
         statement = self._script.statements[number]
-        if particulars(statement).fresh_session:
-            with connect(self._conninfo, purpose="rehearsal", settings=SESSION) as fresh:
+        if traits_of(statement).fresh_session:
+            with connect(self._conninfo, purpose="rehearsal", settings=MIGRATION_SETTINGS) as fresh:
                 self._execute(fresh, statement)
             return
         try:
             with self._connection.transaction():
-                self._statement(number)
+                self._run_statement(number)
         except DatabaseError as error:
             if not isinstance(error.__cause__, (pg.ActiveSqlTransaction, pg.InvalidTransactionTermination)):
                 raise
             self._execute(self._connection, statement)
 
-    def _statement(self, number: int) -> None:
+    def _run_statement(self, number: int) -> None:
         statement = self._script.statements[number]
         self._execute(self._connection, statement)
         locks = {
@@ -180,14 +185,16 @@ class _Watched:
             for oid, name, mode in self._connection.execute(_LOCKS.encode())
             if oid in self._files
         }
-        # What the statement asks for and the file holds already is not seen anew, yet is its lock too.
-        again = [lock for lock in expected(statement).locks if lock in self._held]
+        # A lock that the file already holds does not appear again, but the statement takes it too.
+        held_before = [lock for lock in expected_effects(statement).locks if lock in self._held]
         key = (self._script.migration.version, number)
-        self._observed[key] = Expected(locks=(*sorted(locks - self._held), *again), rewrites=self._rewritten(statement))
+        self._observed[key] = StatementEffects(
+            locks=(*sorted(locks - self._held), *held_before), rewrites=self._rewritten(statement)
+        )
         self._held = locks
 
     def _rewritten(self, statement: Statement) -> tuple[str, ...]:
-        """Relations of before whose rows are in another file now; emptying a table is no rewriting."""
+        """Return earlier relations whose rows are now in another file; TRUNCATE is not a rewrite."""
         found = self._connection.execute(_STORED.encode()).fetchall()
         changed = tuple(name for oid, name, node in found if self._files.get(oid, node) != node)
         self._files.update({oid: node for oid, _, node in found if oid in self._files})

@@ -1,29 +1,30 @@
-"""A PostgreSQL server for a moment: empty, reachable over a socket in a private directory, gone afterwards.
+"""A temporary PostgreSQL server: empty, reachable over a socket in a private directory, removed afterwards.
 
-Owns starting and ending it. Where its programs are, and how they run (in a sandbox, as another user), is an
-`Installation`, which the caller gives.
+Owns its start and its end. The caller passes an `Installation`, which locates the programs and runs them (in a
+sandbox, as another user).
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import psycopg
 from psycopg.conninfo import make_conninfo
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from observatory.database.errors import UnreachableError
 from observatory.database.migrations.files import Edition
 
 START_TIMEOUT_S = 30.0
+POLL_S = 0.02
 STOP_TIMEOUT_S = 10.0
 LOG_LINES = 10
 
@@ -34,7 +35,7 @@ _SETTINGS = {
     "timescaledb.max_background_workers": "4",
     "max_worker_processes": "12",
     "shared_buffers": "32MB",
-    # Nothing in it has to survive anything.
+    # Its data need not survive a crash.
     "fsync": "off",
     "autovacuum": "off",
 }
@@ -42,13 +43,13 @@ _SETTINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Installation:
-    """Where PostgreSQL's programs are and how they run.
+    """The location of PostgreSQL's programs, and how to run them.
 
     Attributes:
-        programs: directory of `initdb` and `postgres`, as the programs see it.
-        wrap: turns a command into the one that runs it with access to a directory of the host.
-        inside: where the programs see that directory; None: where it is.
-        adopt: gives a directory to the user that the programs run as, who may not be root.
+        programs: directory of `initdb` and `postgres`, in the programs' file system.
+        wrap: returns the command that runs a command with access to a directory of the host.
+        inside: path of that directory in the programs' file system; None: the same path.
+        adopt: changes the owner of a directory to the user of the programs, which must not be root.
     """
 
     programs: str
@@ -63,15 +64,15 @@ def throwaway_server(installation: Installation, *, edition: Edition) -> Iterato
 
     Args:
         installation: of PostgreSQL with TimescaleDB.
-        edition: of TimescaleDB; an installation of the community edition can be both.
+        edition: of TimescaleDB; an installation of the community edition can run both.
 
     Yields:
         The superuser's connection string, to the database `postgres`.
 
     Raises:
-        UnreachableError: the programs cannot run, or the server does not start; the message ends with what they said.
+        UnreachableError: the programs do not run, or the server does not start; the message ends with their output.
     """
-    # Not below the checkout: a unix socket's path may have 107 bytes.
+    # Not below the checkout: the path of a unix socket is limited to 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="observatory-throwaway-"))
     try:
         (directory / "run").mkdir(mode=0o700)
@@ -93,9 +94,11 @@ def _initialise(installation: Installation, directory: Path) -> None:
             installation.wrap([*command, "--no-sync", *locale], directory), capture_output=True, text=True, check=False
         )
     except OSError as error:
-        raise UnreachableError(f"{installation.programs}/initdb cannot run: {error.strerror}") from error
+        raise UnreachableError(
+            f"{installation.programs}/initdb cannot run: {error.strerror}. Install PostgreSQL there"
+        ) from error
     if done.returncode:
-        raise UnreachableError(f"initdb failed: {_last(done.stdout + done.stderr)}")
+        raise UnreachableError(f"initdb of the throwaway server failed: {_last_lines(done.stdout + done.stderr)}")
 
 
 @contextlib.contextmanager
@@ -121,24 +124,33 @@ def _running(installation: Installation, directory: Path, edition: Edition) -> I
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], directory: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(psycopg.OperationalError):
-            psycopg.connect(host=str(directory / "run"), user="postgres", dbname="postgres").close()
-            return
-        time.sleep(0.02)
-    raise UnreachableError(f"The throwaway server did not start: {_last((directory / 'log').read_text())}")
+    attempts = Retrying(
+        stop=stop_after_delay(START_TIMEOUT_S),
+        wait=wait_fixed(POLL_S),
+        retry=retry_if_result(lambda ready: not ready and process.poll() is None),
+        retry_error_callback=lambda _: False,
+    )
+    if not attempts(_accepts_connections, directory):
+        raise UnreachableError(f"The throwaway server did not start: {_last_lines((directory / 'log').read_text())}")
+
+
+def _accepts_connections(directory: Path) -> bool:
+    try:
+        psycopg.connect(host=str(directory / "run"), user="postgres", dbname="postgres").close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def _end(process: subprocess.Popen[bytes], directory: Path) -> None:
-    """End the server at once: a sandbox hands no signal on to it, but ends with it."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        os.kill(int((directory / "data/postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
+    """Shut the server down at once. A sandbox does not forward signals to it, but ends with it."""
+    with contextlib.suppress(OSError, ValueError, IndexError, psutil.Error):
+        psutil.Process(int((directory / "data/postmaster.pid").read_text().split()[0])).send_signal(signal.SIGQUIT)
     try:
         process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
 
 
-def _last(said: str) -> str:
-    return " | ".join(said.splitlines()[-LOG_LINES:])
+def _last_lines(output: str) -> str:
+    return " | ".join(output.splitlines()[-LOG_LINES:])

@@ -1,7 +1,7 @@
-"""Reads and writes as the service does, to see that it can.
+"""Reads and writes marked rows with the service's login, to verify that the service can work.
 
-The rows are marked: provider `observatory.verification`, in a group of their own in every aggregate and without a
-price, so that they are in nobody's costs. They are removed at once; what a killed run left, the next one removes.
+The rows have the provider `observatory.verification`, so they form a separate group in every aggregate, and no price,
+so they do not change costs. They are removed at once; the rows of a killed run are removed by a later run.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _WRITE: tuple[LiteralString, ...] = (
     """,
 )
 _READ_BACK: LiteralString = "SELECT count(*) FROM llm_traces WHERE trace_id = %(id)s"
-# One's own, and those of a run that was killed; not those of another run that is still at it. The conditions are those
-# of indexes, and of the columns that compressed chunks are segmented by.
+# Removes the rows of this run and of killed runs, but not of a run that is in progress. The conditions use indexes and
+# the columns by which compressed chunks are segmented.
 _REMOVE: tuple[LiteralString, ...] = (
     """
     DELETE FROM llm_traces WHERE provider = %(mark)s AND model = %(mark)s
@@ -51,10 +51,10 @@ _REMOVE: tuple[LiteralString, ...] = (
 
 @contextlib.contextmanager
 def marked_rows(owner: psycopg.Connection) -> Iterator[str]:
-    """Give an id for the rows of one run; when the block ends they are removed, and what killed runs left.
+    """Yield an id for the rows of one run. The end of the block removes them, and the rows of killed runs.
 
     Args:
-        owner: a connection of the role that owns the tables, which exist.
+        owner: a connection as the role that owns the tables, which must exist.
     """
     run = f"{MARK}.{uuid.uuid4()}"
     try:
@@ -65,23 +65,23 @@ def marked_rows(owner: psycopg.Connection) -> Iterator[str]:
 
 
 def write_and_read_back(service: psycopg.Connection, run: str) -> None:
-    """Add a marked row to each table, committed, and find the trace again.
+    """Insert and commit a marked row in each table, then read the trace back.
 
     Raises:
-        psycopg.Error: PostgreSQL refused.
-        LookupError: the trace is not there.
+        psycopg.Error: PostgreSQL rejected a statement.
+        LookupError: the trace is missing.
     """
     for statement in _WRITE:
         service.execute(statement, {"id": run, "mark": MARK})
     if service.execute(_READ_BACK, {"id": run}).fetchone() != (1,):
-        raise LookupError("the trace that was written a moment ago cannot be read")
+        raise LookupError("the committed trace cannot be read back")
 
 
 def read(service: psycopg.Connection, stored: Sequence[str], views: Sequence[str]) -> None:
-    """Read a row of each relation, named `schema.name`; of a view none, which may have to look at every trace first.
+    """Read a row of each stored relation, named `schema.name`, and no row of a view, which may scan every trace.
 
     Raises:
-        psycopg.Error: PostgreSQL refused.
+        psycopg.Error: PostgreSQL rejected a statement.
     """
     for rows, relations in ((1, stored), (0, views)):
         for relation in relations:

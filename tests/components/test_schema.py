@@ -111,7 +111,7 @@ def test_another_role_of_the_service_is_a_difference(conninfo: str, directory: P
 
 
 def test_jobs_that_would_never_run_are_an_error(conninfo: str) -> None:
-    with pytest.raises(UnsuitableServerError, match="jobs to run, but no pg_cron"):
+    with pytest.raises(UnsuitableServerError, match="jobs, but no pg_cron"):
         SchemaProvider().create(inputs(conninfo, SHIPPED))
 
 
@@ -190,7 +190,7 @@ def test_what_could_not_be_looked_at_is_told(
 
     SchemaProvider().create(inputs(conninfo, directory))
 
-    assert "schema: not verified: objects: the catalogue was not made with this 004_more.sql" in capsys.readouterr().err
+    assert "schema: not verified: objects: the catalogue was not made from this 004_more.sql" in capsys.readouterr().err
 
 
 def test_check_refuses_a_file_that_cannot_run(conninfo: str, directory: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from observatory.database import deploy
-from observatory.database.migrations.applying import Event
+from observatory.database.migrations.events import Event
 
 
 def main(conninfo: str, directory: str, boundary: str) -> None:

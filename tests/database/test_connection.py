@@ -49,7 +49,7 @@ def test_a_deep_socket_directory_that_is_missing_is_named(tmp_path: Path) -> Non
     missing = tmp_path / ("m" * MAX_SOCKET_PATH)
 
     with (
-        pytest.raises(UnreachableError, match=r"No socket directory .*: No such file"),
+        pytest.raises(UnreachableError, match=r"The socket directory .* cannot be opened: No such file"),
         connect(f"host={missing} dbname=x", purpose="test"),
     ):
         pass
@@ -75,7 +75,7 @@ def test_a_wrong_password_is_a_readable_error_without_the_password(postgres: Pos
     conninfo = postgres.tcp_conninfo(user="postgres", password="hunter2", dbname="postgres")
 
     with (
-        pytest.raises(UnreachableError, match=r"authentication failed.*Check user and password") as caught,
+        pytest.raises(UnreachableError, match=r"authentication failed.*Check the user and the password") as caught,
         connect(conninfo, purpose="test"),
     ):
         pass

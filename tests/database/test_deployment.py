@@ -15,7 +15,7 @@ from observatory.database import (
     plan,
     status,
 )
-from observatory.database.migrations.applying import Event
+from observatory.database.migrations.events import Event
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 from tests.support.postgres import SMALL_DISK, PostgresServer, postgres_server
 
@@ -97,10 +97,10 @@ def test_an_applied_file_that_is_gone_or_renamed_is_refused(
     run_deploy(migrations=directory)
 
     renamed = (directory / "002_b.sql").rename(directory / "002_c.sql")
-    with pytest.raises(MigrationHistoryError, match=r"002_c\.sql:1:1: was applied on .* as 002_b"):
+    with pytest.raises(MigrationHistoryError, match=r"002_c\.sql:1:1: was renamed after it was applied as 002_b"):
         run_deploy(migrations=directory)
     renamed.unlink()
-    with pytest.raises(MigrationHistoryError, match=r"002_b\.sql: applied to this database .* no such file"):
+    with pytest.raises(MigrationHistoryError, match=r"002_b\.sql: was applied to this database .*, but the file is missing"):
         run_deploy(migrations=directory)
 
 
@@ -204,7 +204,7 @@ def test_a_statement_that_ran_may_not_change_before_its_file_resumes(
     with pytest.raises(MigrationHistoryError, match=r"001_a\.sql:2:1: statement 1 was changed after it ran"):
         run_deploy(migrations=directory)
     write_migrations(_001_a="CREATE TABLE other ();")
-    with pytest.raises(StatementFailedError, match="restore that header"):
+    with pytest.raises(StatementFailedError, match="Restore that header"):
         run_deploy(migrations=directory)
 
 
@@ -228,7 +228,9 @@ def test_an_interrupted_file_that_is_gone_is_refused(run_deploy: Deploy, write_m
         run_deploy(migrations=directory)
 
     (directory / "002_b.sql").unlink()
-    with pytest.raises(MigrationHistoryError, match=r"002_b\.sql: applied to this database on .* no such file"):
+    with pytest.raises(
+        MigrationHistoryError, match=r"002_b\.sql: was applied to this database on .*, but the file is missing"
+    ):
         run_deploy(migrations=directory)
 
 
@@ -320,7 +322,7 @@ def test_a_server_that_restarts_in_the_middle_leaves_nothing_half_done(
                 server.restart()
 
         run = partial(deploy, conninfo, migrations=directory, actor="tester", deployment_id="test")
-        with pytest.raises(UnreachableError, match=r"002_b\.sql:2:1: the connection was lost.*run again"):
+        with pytest.raises(UnreachableError, match=r"002_b\.sql:2:1: the connection broke.*Run again"):
             run(on_event=restart)
         assert tables(conninfo) == {"a"}
         assert run().applied == ("002_b",)
@@ -362,9 +364,11 @@ def test_one_file_that_does_not_exist_or_lies_beyond_the_target_is_refused(
 ) -> None:
     directory = write_migrations(_001_a="SELECT 1;", _002_b="SELECT 2;")
 
-    with pytest.raises(MigrationFileError, match=r"004_x\.sql: there is no such migration.*001_a\.sql, 002_b\.sql"):
+    with pytest.raises(
+        MigrationFileError, match=r"004_x\.sql: this edition has no such migration.*001_a\.sql, 002_b\.sql"
+    ):
         run_deploy(migrations=directory, only="004_x.sql")
-    with pytest.raises(MigrationHistoryError, match=r"002_b\.sql:1:1: lies beyond the target 1"):
+    with pytest.raises(MigrationHistoryError, match=r"002_b\.sql:1:1: is above the target 1"):
         run_deploy(migrations=directory, only="002_b.sql", target=1)
 
 
@@ -374,7 +378,7 @@ def test_one_file_with_variants_is_named_with_or_without_its_edition(
     directory = write_migrations(**{"001_a.apache": "SELECT 1;", "001_a.community": "SELECT 2;"}, _002_b="SELECT 3;")
 
     assert run_deploy(migrations=directory, only="001_a.sql").applied == ("001_a",)
-    with pytest.raises(MigrationFileError, match=r"no such migration for this edition"):
+    with pytest.raises(MigrationFileError, match=r"this edition has no such migration"):
         run_deploy(migrations=directory, only="001_a.community.sql")
     assert run_deploy(migrations=directory, only="001_a.apache.sql").applied == ()
 

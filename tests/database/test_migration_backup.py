@@ -9,7 +9,7 @@ import pytest
 
 from observatory.database import BackupFailedError, plan_backup, status
 from observatory.database.migration_backup import Kind
-from observatory.database.migrations.applying import Event
+from observatory.database.migrations.events import Event
 from tests.database.conftest import Deploy, WriteMigrations
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)

@@ -126,7 +126,7 @@ def test_jobs_without_pg_cron_are_an_error_that_says_what_to_do(conninfo: str, r
     run_deploy(migrations=SHIPPED)
 
     with pytest.raises(
-        UnsuitableServerError, match=rf"has {JOBS} jobs to run, but no pg_cron. Load it.*ensure_database"
+        UnsuitableServerError, match=rf"has {JOBS} jobs, but no pg_cron to run them. Load it.*ensure_database"
     ):
         schedule_jobs(conninfo)
 

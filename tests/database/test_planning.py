@@ -12,14 +12,11 @@ from observatory.database import (
     Edition,
     Installation,
     MigrationHistoryError,
-    UnreachableError,
     deploy,
     plan,
     throwaway_server,
 )
 from observatory.database.advisory_locks import MIGRATION_LOCK, session_lock
-from observatory.database.migrations.statement_locks import Lock, expected, strongest
-from observatory.database.migrations.statements import Statement
 from observatory.database.rehearsal import Throwaway
 from observatory.operations.database import rehearsal_server
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
@@ -31,53 +28,6 @@ from tests.support.postgres import PostgresServer
 def throwaway(postgres: PostgresServer) -> Throwaway:
     """The suite's own server, which is faster than a new one."""
     return lambda _edition: nullcontext(postgres.conninfo())
-
-
-@pytest.mark.parametrize(
-    ("sql", "mode", "relation", "rewrites"),
-    [
-        ("ALTER TABLE a ADD b int", "ACCESS EXCLUSIVE", "a", False),
-        ("ALTER TABLE a ADD b int DEFAULT 0", "ACCESS EXCLUSIVE", "a", False),
-        ("ALTER TABLE a ADD b uuid DEFAULT gen_random_uuid()", "ACCESS EXCLUSIVE", "a", True),
-        ("ALTER TABLE a ADD b int GENERATED ALWAYS AS (1) STORED", "ACCESS EXCLUSIVE", "a", True),
-        ("ALTER TABLE other.a ALTER b TYPE bigint", "ACCESS EXCLUSIVE", "other.a", True),
-        ("ALTER TABLE a VALIDATE CONSTRAINT b", "SHARE UPDATE EXCLUSIVE", "a", False),
-        ("ALTER TABLE a ALTER b SET STATISTICS 9", "SHARE UPDATE EXCLUSIVE", "a", False),
-        ("ALTER TABLE a ADD FOREIGN KEY (b) REFERENCES c", "SHARE ROW EXCLUSIVE", "a", False),
-        ("ALTER TABLE a DISABLE TRIGGER b", "SHARE ROW EXCLUSIVE", "a", False),
-        ("ALTER TABLE a RENAME TO b", "ACCESS EXCLUSIVE", "a", False),
-        ("CREATE TABLE a (b int REFERENCES c)", "SHARE ROW EXCLUSIVE", "c", False),
-        ("CREATE INDEX ON a (b)", "SHARE", "a", False),
-        ("CREATE INDEX CONCURRENTLY i ON a (b)", "SHARE UPDATE EXCLUSIVE", "a", False),
-        ("DROP INDEX CONCURRENTLY i", "SHARE UPDATE EXCLUSIVE", "i", False),
-        ("DROP TABLE public.a", "ACCESS EXCLUSIVE", "a", False),
-        ("DROP TRIGGER t ON a", "ACCESS EXCLUSIVE", "a", False),
-        ("CREATE TRIGGER t BEFORE INSERT ON a EXECUTE FUNCTION f()", "SHARE ROW EXCLUSIVE", "a", False),
-        ("TRUNCATE a", "ACCESS EXCLUSIVE", "a", False),
-        ("VACUUM a", "SHARE UPDATE EXCLUSIVE", "a", False),
-        ("VACUUM FULL a", "ACCESS EXCLUSIVE", "a", True),
-        ("CLUSTER a USING i", "ACCESS EXCLUSIVE", "a", True),
-        ("REINDEX TABLE CONCURRENTLY a", "SHARE UPDATE EXCLUSIVE", "a", False),
-        ("REFRESH MATERIALIZED VIEW CONCURRENTLY a", "EXCLUSIVE", "a", True),
-        ("INSERT INTO a VALUES (1)", "ROW EXCLUSIVE", "a", False),
-        ("UPDATE a SET b = 1", "ROW EXCLUSIVE", "a", False),
-        ("SELECT 1 FROM a FOR UPDATE", "ROW SHARE", "a", False),
-        ("LOCK TABLE a IN SHARE MODE", "SHARE", "a", False),
-        ("CREATE POLICY p ON a", "ACCESS EXCLUSIVE", "a", False),
-    ],
-)
-def test_locks_are_read_from_statements(sql: str, mode: str, relation: str, rewrites: bool) -> None:
-    found = expected(Statement(sql=sql, offset=0))
-
-    assert strongest(found.locks) == Lock(mode, relation)
-    assert found.rewrites == ((relation,) if rewrites else ())
-
-
-@pytest.mark.parametrize(
-    "sql", ["CREATE TABLE a ()", "SELECT create_hypertable('a', 'b')", "DROP FUNCTION f", "SET a.b = 1"]
-)
-def test_statements_that_tell_of_no_lock_claim_none(sql: str) -> None:
-    assert expected(Statement(sql=sql, offset=0)).locks == ()
 
 
 def test_a_rehearsal_sees_locks_and_rewrites_on_relations_that_were_there_before(
@@ -167,20 +117,13 @@ def test_without_a_server_the_plan_says_so(conninfo: str, write_migrations: Writ
 
     assert (alone.rehearsal, alone.rehearsal_detail) == (
         "not rehearsed",
-        "no PostgreSQL to rehearse on is installed here",
+        "no PostgreSQL for a rehearsal is installed on this machine",
     )
     assert (tried.rehearsal, tried.rehearsal_detail) == (
         "not rehearsed",
-        f"{tmp_path}/initdb cannot run: No such file or directory",
+        f"{tmp_path}/initdb cannot run: No such file or directory. Install PostgreSQL there",
     )
     assert alone.would_succeed
-
-
-def test_a_server_that_does_not_start_says_why() -> None:
-    installation = Installation(programs="/bin", wrap=lambda command, _: ["false", *command])
-
-    with pytest.raises(UnreachableError, match="initdb failed"), throwaway_server(installation, edition="apache"):
-        pass
 
 
 def test_planning_writes_nothing_and_waits_for_nobody(

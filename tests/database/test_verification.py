@@ -305,22 +305,22 @@ def test_a_lower_target_is_compared_with_its_own_version(migrated: Migrated, req
     assert {check.name for check in at_target.problems} == unknown
     for verification, wanted in ((behind, 4), (newest, 6)):
         assert verification.problems[0] == Check(
-            name="version", verdict="failed", detail=f"is 3, expected {wanted}. Deploy the migrations that are pending"
+            name="version", verdict="failed", detail=f"is 3, expected {wanted}. Deploy the pending migrations"
         )
 
 
 def test_what_could_not_be_looked_at_is_unknown_and_does_not_pass(migrated: Migrated) -> None:
-    nobody = verify(migrated.owner, migrations=SHIPPED)
+    without_login = verify(migrated.owner, migrations=SHIPPED)
     empty = catalogue.Catalogue(edition=migrated.edition, steps=())
     stale = verify(migrated.owner, migrations=SHIPPED, service_conninfo=migrated.service, catalogue=lambda _: empty)
 
-    assert not nobody.passed
-    assert [(check.name, check.verdict) for check in nobody.problems] == [
+    assert not without_login.passed
+    assert [(check.name, check.verdict) for check in without_login.problems] == [
         ("reads as the service", "unknown"),
         ("writes as the service", "unknown"),
     ]
     assert [check.verdict for check in stale.problems] == ["unknown"]
-    assert "was not made with this 001_initial_schema.sql. Run `make catalogue`" in stale.problems[0].detail
+    assert "was not made from this 001_initial_schema.sql. Run `make catalogue`" in stale.problems[0].detail
 
 
 def test_a_service_that_cannot_log_in_is_a_failure_without_its_password(migrated: Migrated) -> None:
@@ -335,10 +335,10 @@ def test_a_service_that_cannot_log_in_is_a_failure_without_its_password(migrated
 
 def test_a_role_that_is_not_there_is_named(migrated: Migrated) -> None:
     verification = verify(
-        migrated.owner, migrations=SHIPPED, roles={"nobody": "service"}, service_conninfo=migrated.service
+        migrated.owner, migrations=SHIPPED, roles={"without_login": "service"}, service_conninfo=migrated.service
     )
 
-    assert verification.problems == (Check(name="grants", verdict="failed", detail="there is no role nobody"),)
+    assert verification.problems == (Check(name="grants", verdict="failed", detail="there is no role without_login"),)
 
 
 def test_more_than_a_reader_or_an_administrator_should_have_is_named(migrated: Migrated) -> None:

@@ -1,6 +1,6 @@
-"""What is in a database, as text that can be compared: one entry for each object that migrations make.
+"""Describes the objects of a database as text that can be compared: one entry for each object that migrations make.
 
-Owns the queries. The ledger describes itself and is left out, as is what extensions own.
+Owns the queries. Leaves out the ledger and the objects of extensions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psycopg
 
-# For the session that asks: the texts of definitions depend on them.
+# Settings of the session: the texts of definitions depend on them.
 SETTINGS: Mapping[str, str] = {
     "search_path": "",
     "timezone": "UTC",
@@ -20,7 +20,7 @@ SETTINGS: Mapping[str, str] = {
 
 
 class Object(NamedTuple):
-    """What an entry is about: a kind, and a name that is unique in it."""
+    """The key of an entry: a kind, and a name that is unique in it."""
 
     kind: str
     name: str
@@ -106,7 +106,7 @@ _ALWAYS = (
     """,
 )
 
-# Tables that some migration makes, and what their rows say of objects.
+# Tables that migrations make, and the objects that their rows describe.
 _BY_TABLE = {
     "observatory.aggregates": """
         SELECT 'aggregate', name, format('buckets of %s, from %s to %s ago', bucket, refresh_from, refresh_to)
@@ -117,13 +117,13 @@ _BY_TABLE = {
 
 
 def read_objects(connection: psycopg.Connection) -> dict[Object, str]:
-    """Describe what is in a database.
+    """Return the objects of a database with their definitions.
 
     Args:
         connection: opened with `SETTINGS`, as the role that owns the schema.
 
     Raises:
-        psycopg.Error: PostgreSQL refused.
+        psycopg.Error: PostgreSQL rejected a query.
     """
     queries = list(_ALWAYS)
     for table, query in _BY_TABLE.items():

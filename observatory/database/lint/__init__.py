@@ -1,11 +1,11 @@
-"""What is wrong with migrations that PostgreSQL would accept, or refuse only on the live database.
+"""Finds problems in migrations that PostgreSQL accepts, or rejects only on the live database.
 
-squawk knows PostgreSQL; the rules here know TimescaleDB, its editions and this engine. A header at the top of a file
-ignores a rule in that file, and has to say why:
+squawk checks for PostgreSQL's problems; the rules of this package check for those of TimescaleDB, its editions and the
+way migrations are applied. A header at the top of a file ignores a rule in that file and gives the reason:
 
     -- lint-ignore ban-drop-column: no release reads it since v0.4.0
 
-Owns which findings count. Changes nothing and needs no database.
+Decides which findings count. Changes nothing and needs no database.
 """
 
 from __future__ import annotations
@@ -19,62 +19,62 @@ import pglast
 from pglast import ast
 
 from observatory.database.errors import MigrationFileError
-from observatory.database.lint.declared_schema import Key, Schema, key_of, made_hypertables
+from observatory.database.lint.declared_schema import DeclaredSchema, Key, created_hypertables, key_of
 from observatory.database.lint.findings import Finding, Severity, at
 from observatory.database.lint.ignore_headers import apply_ignores
-from observatory.database.lint.rules import RULES, Setting
+from observatory.database.lint.rules import RULES, Context
 from observatory.database.lint.squawk import CONTRACT_RULES, LIVE_RULES, LintError, squawk
 from observatory.database.migrations.files import EDITIONS, Edition, Migration, read_migrations
 from observatory.database.migrations.statements import Phase, parse
 
 __all__ = ["BASELINE", "Finding", "LintError", "Severity", "lint", "lint_all"]
 
-# They came with the first release: they meet a database without rows or clients.
+# The files of the first release: they run on a database without rows or clients.
 BASELINE = 6
 
-# Other statements need no tree, which for 10 MB of INSERT would take gigabytes.
-_LOOKED_AT = re.compile(r"(CREATE|ALTER|DROP|SELECT|WITH|CALL|REINDEX|VACUUM)\b", re.IGNORECASE)
+# The rules need the syntax trees of these statements only. The tree of 10 MB of INSERT would take gigabytes.
+_CHECKED = re.compile(r"(CREATE|ALTER|DROP|SELECT|WITH|CALL|REINDEX|VACUUM)\b", re.IGNORECASE)
 
 
 def lint(target: Migration | Path, *, baseline: int = BASELINE) -> list[Finding]:
-    """Look at one migration; the files before it in its directory say which tables there are.
+    """Lint one migration; the files before it in its directory define the existing tables.
 
     Args:
         target: a migration, or its file.
-        baseline: files up to this number run before anybody uses the tables, so what they lock does not matter.
+        baseline: files up to this number run before the tables are in use, so their locks do not matter.
 
     Returns:
-        The findings by place; none when all is well.
+        The findings by place; empty when there is none.
 
     Raises:
         MigrationFileError: the directory is not a set of migrations, or lacks the file.
-        LintError: squawk is not installed, or failed.
+        LintError: squawk is not installed or failed.
     """
     path = target if isinstance(target, Path) else target.path
     files = read_migrations(path.parent)
-    wanted = [migration for migration in files if migration.path.name == path.name]
-    if not wanted:
-        raise MigrationFileError(f"{path}: no such migration. Name a file of the directory")
-    return lint_all(files, wanted=wanted, baseline=baseline)
+    selected = [migration for migration in files if migration.path.name == path.name]
+    if not selected:
+        raise MigrationFileError(f"{path}: there is no such migration. Name a file of the directory")
+    return lint_all(files, selected=selected, baseline=baseline)
 
 
 def lint_all(
-    files: Sequence[Migration], *, wanted: Iterable[Migration] | None = None, baseline: int = BASELINE
+    files: Sequence[Migration], *, selected: Iterable[Migration] | None = None, baseline: int = BASELINE
 ) -> list[Finding]:
-    """Look at migrations of one set.
+    """Lint migrations of one set.
 
     Args:
-        files: the whole set with all variants, by version, as files on disk.
-        wanted: those to look at; None is all.
+        files: the whole set with all variants, by version; they exist on disk.
+        selected: migrations to lint; None is all.
         baseline: see `lint`.
 
     Returns:
         The findings by place.
 
     Raises:
-        LintError: squawk is not installed, or failed.
+        LintError: squawk is not installed or failed.
     """
-    chosen = list(files if wanted is None else wanted)
+    chosen = list(files if selected is None else selected)
     names = {migration.path.name for migration in chosen}
     parsed, findings = _parse_all(files)
     for edition in EDITIONS:
@@ -89,7 +89,7 @@ def lint_all(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _File:
-    """A usable migration with the trees that the rules look at, each with its offset in the file."""
+    """A usable migration with the syntax trees that the rules check, each with its offset in the file."""
 
     migration: Migration
     transactional: bool
@@ -98,7 +98,7 @@ class _File:
 
 
 def _parse_all(files: Iterable[Migration]) -> tuple[list[_File], set[Finding]]:
-    """The usable files, and a finding for each of the others."""
+    """Return the usable files, and a finding for each other one."""
     parsed, findings = [], set()
     for migration in files:
         try:
@@ -110,8 +110,8 @@ def _parse_all(files: Iterable[Migration]) -> tuple[list[_File], set[Finding]]:
 
 def _parse_one(migration: Migration) -> _File:
     script = parse(migration)
-    looked_at = (statement for statement in script.statements if _LOOKED_AT.match(statement.sql))
-    trees = tuple((statement.offset, pglast.parse_sql(statement.sql)[0].stmt) for statement in looked_at)
+    checked = (statement for statement in script.statements if _CHECKED.match(statement.sql))
+    trees = tuple((statement.offset, pglast.parse_sql(statement.sql)[0].stmt) for statement in checked)
     return _File(migration=migration, transactional=script.transactional, phase=script.phase, trees=trees)
 
 
@@ -128,11 +128,11 @@ def _runs_on(file: _File, edition: Edition) -> bool:
 
 
 def _own_findings(files: Sequence[_File], names: Collection[str], baseline: int) -> Iterator[Finding]:
-    """What our rules find in the files of one edition, in order."""
-    schema = Schema(future_hypertables=_hypertables(files))
+    """Return the findings of this package's rules in the files of one edition, in order."""
+    schema = DeclaredSchema(future_hypertables=_hypertables(files))
     for file in files:
         migration = file.migration
-        setting = Setting(
+        context = Context(
             schema=schema,
             version=migration.version,
             variant=migration.variant,
@@ -141,9 +141,9 @@ def _own_findings(files: Sequence[_File], names: Collection[str], baseline: int)
         )
         for offset, node in file.trees:
             for rule in RULES if migration.path.name in names else ():
-                for place, message in rule.check(node, setting):
+                for place, message in rule.check(node, context):
                     yield at(migration, offset + place, rule=rule.name, message=message, severity=rule.severity)
-            schema.learn(node, migration.version)
+            schema.apply(node, migration.version)
 
 
 def _squawk_findings(chosen: Sequence[_File], files: Sequence[_File], baseline: int) -> Iterator[Finding]:
@@ -153,13 +153,13 @@ def _squawk_findings(chosen: Sequence[_File], files: Sequence[_File], baseline: 
         for found in squawk([file.migration for file in by_name.values()], transactional=transactional):
             file = by_name[found.file]
             early = file.migration.version <= baseline and found.rule in LIVE_RULES
-            meant = file.phase == "contract" and found.rule in CONTRACT_RULES
-            if not (early or meant or _is_on_hypertable(found, file, hypertables)):
+            intended = file.phase == "contract" and found.rule in CONTRACT_RULES
+            if not (early or intended or _is_on_hypertable(found, file, hypertables)):
                 yield found
 
 
 def _is_on_hypertable(found: Finding, file: _File, hypertables: frozenset[Key]) -> bool:
-    """Whether squawk asks for CONCURRENTLY where TimescaleDB refuses it; our own rules say what to do there."""
+    """Return whether squawk demands CONCURRENTLY where TimescaleDB rejects it; this package has a rule for that."""
     if found.rule != "require-concurrent-index-creation":
         return False
     indexes = [(offset, node) for offset, node in file.trees if isinstance(node, ast.IndexStmt)]
@@ -168,4 +168,4 @@ def _is_on_hypertable(found: Finding, file: _File, hypertables: frozenset[Key]) 
 
 
 def _hypertables(files: Iterable[_File]) -> frozenset[Key]:
-    return frozenset(key for file in files for _, node in file.trees for key in made_hypertables(node))
+    return frozenset(key for file in files for _, node in file.trees for key in created_hypertables(node))

@@ -1,4 +1,4 @@
-"""`python -m observatory.database.lint DIRECTORY`: exit status 0 clean, 1 findings, 2 no usable set of migrations."""
+"""`python -m observatory.database.lint DIRECTORY`: exit status 0 no findings, 1 findings, 2 unusable migrations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from observatory.database.migrations.files import read_migrations
 
 
 def main(arguments: list[str]) -> int:
-    """Print the findings of a directory, a line each."""
+    """Print the findings of a directory, one per line; return the exit status."""
     try:
         findings = lint_all(read_migrations(Path(arguments[0] if arguments else "migrations")))
     except DatabaseError as error:

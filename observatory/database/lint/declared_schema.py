@@ -1,6 +1,6 @@
-"""What the migrations so far have made, read from their SQL alone: which tables there are, which are hypertables.
+"""The tables and hypertables that the migrations declare, derived from their SQL alone.
 
-Only as much as the rules ask. What is made inside functions and DO blocks is not seen.
+Holds only what the rules need. Objects created inside functions and DO blocks are unknown.
 """
 
 from __future__ import annotations
@@ -21,47 +21,47 @@ _VOLATILE = {
 }
 
 
-class Schema:
-    """Tables, hypertables and volatile functions, as far as the statements seen so far tell.
+class DeclaredSchema:
+    """Tables, hypertables and volatile functions that the statements so far declare.
 
     Attributes:
-        columns: of each table, the type of each column by PostgreSQL's internal name (`int4`).
-        hypertables: the tables that are hypertables by now.
-        future_hypertables: the tables that any file of the set makes a hypertable.
-        made_by: version of the migration that made a table.
-        volatile: functions whose every call gives another value.
+        columns: the type of each column of each table, by PostgreSQL's internal name (`int4`).
+        hypertables: the tables that are hypertables so far.
+        future_hypertables: the tables that some file of the set turns into a hypertable.
+        created_by: version of the migration that created a table.
+        volatile: functions that return another value at each call.
     """
 
     def __init__(self, future_hypertables: frozenset[Key] = frozenset()) -> None:
         self.columns: dict[Key, dict[str, str]] = {}
         self.hypertables: set[Key] = set()
         self.future_hypertables = future_hypertables
-        self.made_by: dict[Key, int] = {}
+        self.created_by: dict[Key, int] = {}
         self.volatile = set(_VOLATILE)
 
-    def learn(self, node: ast.Node, version: int) -> None:
-        """Take in what a statement makes or drops."""
+    def apply(self, node: ast.Node, version: int) -> None:
+        """Apply the effects of a statement."""
         match node:
             case ast.CreateStmt():
-                self._learn_table(node, version)
+                self._create_table(node, version)
             case ast.AlterTableStmt():
-                self._learn_changes(node)
+                self._alter_table(node)
             case ast.CreateTableAsStmt():
-                self.made_by[key_of(node.into.rel)] = version
+                self.created_by[key_of(node.into.rel)] = version
             case ast.CreateFunctionStmt():
-                self._learn_function(node)
+                self._create_function(node)
             case ast.DropStmt(removeType=ObjectType.OBJECT_TABLE):
-                self._forget(node)
+                self._drop_tables(node)
             case ast.SelectStmt():
-                self.hypertables.update(made_hypertables(node))
+                self.hypertables.update(created_hypertables(node))
 
-    def _learn_table(self, node: ast.CreateStmt, version: int) -> None:
+    def _create_table(self, node: ast.CreateStmt, version: int) -> None:
         key = key_of(node.relation)
-        self.made_by[key] = version
+        self.created_by[key] = version
         definitions = [element for element in node.tableElts or () if isinstance(element, ast.ColumnDef)]
         self.columns[key] = {str(column.colname): type_name(column.typeName) for column in definitions}
 
-    def _learn_changes(self, node: ast.AlterTableStmt) -> None:
+    def _alter_table(self, node: ast.AlterTableStmt) -> None:
         columns = self.columns.setdefault(key_of(node.relation), {})
         for command in node.cmds or ():
             if command.subtype == AlterTableType.AT_AddColumn:
@@ -71,7 +71,7 @@ class Schema:
             elif command.subtype == AlterTableType.AT_DropColumn:
                 columns.pop(command.name, None)
 
-    def _learn_function(self, node: ast.CreateFunctionStmt) -> None:
+    def _create_function(self, node: ast.CreateFunctionStmt) -> None:
         volatility = [option.arg.sval for option in node.options or () if option.defname == "volatility"]
         name = str(node.funcname[-1].sval)
         if volatility and volatility[-1] != "volatile":
@@ -79,16 +79,16 @@ class Schema:
         else:
             self.volatile.add(name)
 
-    def _forget(self, node: ast.DropStmt) -> None:
+    def _drop_tables(self, node: ast.DropStmt) -> None:
         for names in node.objects:
             key = _key([part.sval for part in names])
             self.columns.pop(key, None)
-            self.made_by.pop(key, None)
+            self.created_by.pop(key, None)
             self.hypertables.discard(key)
 
 
 def walk(node: Any) -> Iterator[ast.Node]:
-    """Every node below a node, itself first."""
+    """Yield a node and every node below it."""
     if isinstance(node, ast.Node):
         yield node
         for attribute in node:
@@ -99,35 +99,35 @@ def walk(node: Any) -> Iterator[ast.Node]:
 
 
 def key_of(relation: ast.RangeVar) -> Key:
-    """Schema and name of a relation that a statement names."""
+    """Return schema and name of a relation."""
     return (relation.schemaname or DEFAULT_SCHEMA, str(relation.relname))
 
 
 def function_name(node: ast.FuncCall) -> str:
-    """Name of the function that is called, without its schema."""
+    """Return the name of the called function without its schema."""
     return str(node.funcname[-1].sval)
 
 
 def type_name(node: ast.TypeName) -> str:
-    """PostgreSQL's internal name of a type: `int4`, `timestamptz`; arrays end in `[]`."""
+    """Return PostgreSQL's internal name of a type: `int4`, `timestamptz`; arrays end in `[]`."""
     return str(node.names[-1].sval) + ("[]" if node.arrayBounds else "")
 
 
 def is_serial(definition: ast.ColumnDef) -> bool:
-    """Whether a column takes its values from a sequence."""
+    """Return whether a column takes its values from a sequence."""
     kinds = {constraint.contype for constraint in definition.constraints or ()}
     return type_name(definition.typeName) in _SERIAL or ConstrType.CONSTR_IDENTITY in kinds
 
 
 def text_of(node: Any) -> str | None:
-    """The text of a literal, casts left out; None for anything else."""
+    """Return the text of a literal, also of one with a cast; None for anything else."""
     while isinstance(node, ast.TypeCast | ast.NamedArgExpr):
         node = node.arg
     return str(node.val.sval) if isinstance(node, ast.A_Const) and isinstance(node.val, ast.String) else None
 
 
-def made_hypertables(node: ast.Node) -> Iterator[Key]:
-    """The tables that a statement makes hypertables."""
+def created_hypertables(node: ast.Node) -> Iterator[Key]:
+    """Yield the tables that a statement turns into hypertables."""
     for call in walk(node):
         if isinstance(call, ast.FuncCall) and function_name(call) == "create_hypertable" and call.args:
             name = text_of(call.args[0])

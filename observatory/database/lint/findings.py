@@ -1,4 +1,4 @@
-"""What the lint says: a finding is a place in a migration file, a rule, and what to do."""
+"""Findings of the linter: a place in a migration file, a rule, and what to do."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
 class Finding:
-    """Something in a migration that PostgreSQL would accept, or that it would refuse only when it is too late.
+    """A problem in a migration that PostgreSQL accepts, or rejects only on the live database.
 
     Attributes:
         file: the file's name, without its directory.
-        line: counted from 1.
-        column: counted from 1.
-        rule: its name, by which a header may ignore it.
+        line: counts from 1.
+        column: counts from 1.
+        rule: its name, for the header that ignores it.
         message: cause and remedy.
-        severity: `error` would fail or break clients, now or later; `warning` is worth a thought before it runs.
+        severity: `error`: the migration fails or breaks clients; `warning`: check it before it runs.
     """
 
     file: str
@@ -35,6 +35,6 @@ class Finding:
 
 
 def at(migration: Migration, offset: int, *, rule: str, message: str, severity: Severity = "error") -> Finding:
-    """A finding at a character of a migration, counted from 0."""
+    """Return a finding at a character of a migration; `offset` counts from 0."""
     file, line, column = migration.place(offset).rsplit(":", 2)
     return Finding(file=file, line=int(line), column=int(column), rule=rule, message=message, severity=severity)

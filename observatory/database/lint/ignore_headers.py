@@ -1,4 +1,4 @@
-"""Headers by which a file ignores a rule: `-- lint-ignore <rule>: <reason>`, above its first statement."""
+"""Headers that ignore a rule in a file: `-- lint-ignore <rule>: <reason>`, above the first statement."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ _FORM = "Write '-- lint-ignore <rule>: <reason>' at the top of the file"
 
 
 def apply_ignores(migration: Migration, findings: Sequence[Finding]) -> Iterator[Finding]:
-    """The findings that the file's header does not ignore, and those about the header itself."""
+    """Yield the findings that the file's headers do not ignore, and findings about the headers themselves."""
     ignored = {}
     for offset, line in _header_lines(migration.sql):
         if match := _IGNORE.match(line):
             if match["reason"]:
                 ignored[match["rule"]] = offset
             else:
-                message = f"a rule is ignored without a reason. {_FORM}"
+                message = f"the header ignores a rule without a reason. {_FORM}"
                 yield at(migration, offset, rule="ignored-without-reason", message=message)
     rules = {finding.rule for finding in findings}
     for rule, offset in ignored.items():
         if rule not in rules:
-            message = f"ignores {rule}, which finds nothing here. Remove the line"
+            message = f"the header ignores {rule}, which finds nothing here. Remove the line"
             yield at(migration, offset, rule="ignored-for-nothing", message=message, severity="warning")
     for comment in _SQUAWK_IGNORE.finditer(migration.sql):
-        message = f"squawk's own comment gives no reason. {_FORM}"
+        message = f"squawk's own comment ignores a rule without a reason. {_FORM}"
         yield at(migration, comment.start(), rule="ignored-without-reason", message=message)
     yield from (finding for finding in findings if finding.rule not in ignored)
 
 
 def _header_lines(sql: str) -> Iterator[tuple[int, str]]:
-    """The comment lines above the first statement, each with its offset."""
+    """Yield the comment lines above the first statement, each with its offset."""
     offset = 0
     for line in takewhile(lambda line: not line.strip() or line.startswith("--"), sql.splitlines(keepends=True)):
         yield offset, line

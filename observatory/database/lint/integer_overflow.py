@@ -1,7 +1,7 @@
-"""Whether a product of integers fits the type that PostgreSQL computes it in.
+"""Checks that products and sums of integers fit the type in which PostgreSQL computes them.
 
-PostgreSQL multiplies two `integer` as `integer`: a square overflows from 46,341 on, and with it the aggregate, the
-view and every refresh. Each value here is (bits of its type, bits that its values may need), signs left out.
+PostgreSQL multiplies two `integer` as `integer`: a square overflows from 46,341 on, and the aggregate, the view and
+every refresh fail with it. Bits are counted without the sign.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pglast import ast
 from pglast.enums import A_Expr_Kind
 
-from observatory.database.lint.declared_schema import Schema, function_name, key_of, type_name, walk
+from observatory.database.lint.declared_schema import DeclaredSchema, function_name, key_of, type_name, walk
 
 _WIDTHS = {"int2": 15, "int4": 31, "int8": 63, "serial": 31, "bigserial": 63}
 _COUNTS = {"count", "sum", "row_number", "rank"}
@@ -25,15 +25,15 @@ AGGREGATES = {
 
 
 class Width(NamedTuple):
-    """Of an integer expression: its type's bits, its values' bits, and whether it is written out."""
+    """The width of an integer expression: bits of its type, bits of its values, and whether it is a literal."""
 
     type_bits: int
     value_bits: int
     constant: bool = False
 
 
-def overflows(statement: ast.Node, schema: Schema) -> Iterator[tuple[int, str]]:
-    """Where a view or an aggregate of a statement may overflow: offset in the statement, and what is wrong."""
+def overflows(statement: ast.Node, schema: DeclaredSchema) -> Iterator[tuple[int, str]]:
+    """Yield the places where a view or an aggregate may overflow: the offset in the statement, and a message."""
     columns = _columns(statement, schema)
     is_view = isinstance(statement, ast.ViewStmt | ast.CreateTableAsStmt)
     roots = [statement] if is_view else [node for node in walk(statement) if _is_aggregate(node)]
@@ -55,7 +55,7 @@ def _problem(node: ast.Node, columns: Mapping[str, str]) -> str | None:
         case ast.TypeCast(arg=ast.FuncCall() as call) if function_name(call) in {"sum", "count"}:
             if _WIDTHS.get(type_name(node.typeName), 63) < _WIDTHS["int8"]:
                 return (
-                    f"{function_name(call)}() is cut to {type_name(node.typeName)}, which overflows. Leave the cast out"
+                    f"{function_name(call)}() is cast to {type_name(node.typeName)}, which overflows. Remove the cast"
                 )
     return None
 
@@ -64,7 +64,7 @@ def _product_problem(left: Width | None, right: Width | None) -> str | None:
     if left is None or right is None or (left.constant and right.constant):
         return None
     type_bits = max(left.type_bits, right.type_bits)
-    # Of a bigint nobody knows how large it gets: with a number that is written out, benefit of the doubt.
+    # The values of a bigint are unknown, so its product with a literal counts as safe.
     if type_bits == _WIDTHS["int8"] and (left.constant or right.constant):
         return None
     if left.value_bits + right.value_bits <= type_bits:
@@ -74,7 +74,7 @@ def _product_problem(left: Width | None, right: Width | None) -> str | None:
 
 
 def _width(node: Any, columns: Mapping[str, str]) -> Width | None:
-    """Of an expression; None when it is no integer, or nobody knows."""
+    """Return the width of an expression; None when it is not an integer, or its type is unknown."""
     width = None
     match node:
         case ast.A_Const(val=ast.Integer(ival=value)):
@@ -134,8 +134,8 @@ def _operator(node: ast.A_Expr) -> str:
     return str(node.name[-1].sval) if node.kind == A_Expr_Kind.AEXPR_OP and node.lexpr is not None else ""
 
 
-def _columns(statement: ast.Node, schema: Schema) -> dict[str, str]:
-    """Types of the columns of every table that the statement names; of two with one name, the narrower."""
+def _columns(statement: ast.Node, schema: DeclaredSchema) -> dict[str, str]:
+    """Return the column types of the tables that the statement names; the narrower one where a name occurs twice."""
     types: dict[str, str] = {}
     for node in walk(statement):
         if isinstance(node, ast.RangeVar):

@@ -1,7 +1,7 @@
-"""The rules that squawk lacks: TimescaleDB's, its editions', and those of this engine.
+"""Rules that squawk lacks: for TimescaleDB, its editions, and the way migrations are applied.
 
-Each rule gets one statement's tree and what earlier statements made, and yields places (offsets in the statement)
-with what is wrong and what to do.
+Each rule receives the syntax tree of one statement and the schema that earlier statements declare. It yields the offset
+of each problem in the statement, and a message that says what is wrong and what to do.
 """
 
 from __future__ import annotations
@@ -13,13 +13,21 @@ from typing import Any
 from pglast import ast
 from pglast.enums import AlterTableType, ConstrType
 
-from observatory.database.lint.declared_schema import Key, Schema, function_name, is_serial, key_of, text_of, walk
+from observatory.database.lint.declared_schema import (
+    DeclaredSchema,
+    Key,
+    function_name,
+    is_serial,
+    key_of,
+    text_of,
+    walk,
+)
 from observatory.database.lint.findings import Severity
 from observatory.database.lint.integer_overflow import overflows
 from observatory.database.migrations.files import Edition
 
-# https://github.com/timescale/timescaledb/blob/2.19.3/src/cross_module_fn.c: what the Apache edition hands to a module
-# that it does not have.
+# https://github.com/timescale/timescaledb/blob/2.19.3/src/cross_module_fn.c: the functions that the Apache
+# edition forwards to a module that it lacks.
 COMMUNITY_FUNCTIONS = {
     *("add_retention_policy", "remove_retention_policy", "add_compression_policy", "remove_compression_policy"),
     *("add_columnstore_policy", "remove_columnstore_policy", "add_continuous_aggregate_policy"),
@@ -30,23 +38,23 @@ COMMUNITY_FUNCTIONS = {
     *("reorder_chunk", "move_chunk", "merge_chunks", "time_bucket_gapfill", "locf", "interpolate"),
 }
 _IDEMPOTENT = {"if_not_exists", "if_exists"}
-_OWN_OPTIONS = {"timescaledb", "tsdb"}
+_TIMESCALEDB_NAMESPACES = {"timescaledb", "tsdb"}
 _NEED_HEADER = "Put it into a file of its own whose first line is '-- transaction: false'"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
-    """What a rule may know beside the statement.
+class Context:
+    """The context of a statement.
 
     Attributes:
-        schema: what earlier statements made.
+        schema: declared by earlier statements.
         version: the file's number.
         variant: the edition that the file is for; None is for all.
         transactional: the file runs in one transaction.
-        live: the service may be running while the file runs.
+        live: the service may run at the same time.
     """
 
-    schema: Schema
+    schema: DeclaredSchema
     version: int
     variant: Edition | None
     transactional: bool
@@ -54,40 +62,40 @@ class Setting:
 
 
 Problems = Iterator[tuple[int, str]]
-Check = Callable[[ast.Node, Setting], Problems]
+Check = Callable[[ast.Node, Context], Problems]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """A rule of ours: the name that a header may ignore it by, and its check."""
+    """A rule: its name, for the header that ignores it, and its check."""
 
     name: str
     check: Check
     severity: Severity = "error"
 
 
-def _concurrently_on_hypertable(node: ast.Node, setting: Setting) -> Problems:
-    if isinstance(node, ast.IndexStmt) and node.concurrent and key_of(node.relation) in setting.schema.hypertables:
+def _concurrently_on_hypertable(node: ast.Node, context: Context) -> Problems:
+    if isinstance(node, ast.IndexStmt) and node.concurrent and key_of(node.relation) in context.schema.hypertables:
         remedy = "Build it WITH (timescaledb.transaction_per_chunk)"
-        yield 0, f"TimescaleDB refuses CONCURRENTLY on the hypertable {node.relation.relname}. {remedy}"
+        yield 0, f"TimescaleDB rejects CONCURRENTLY on the hypertable {node.relation.relname}. {remedy}"
 
 
-def _index_blocks_hypertable(node: ast.Node, setting: Setting) -> Problems:
-    if not isinstance(node, ast.IndexStmt) or node.concurrent or not setting.live or _is_per_chunk(node):
+def _index_blocks_hypertable(node: ast.Node, context: Context) -> Problems:
+    if not isinstance(node, ast.IndexStmt) or node.concurrent or not context.live or _is_per_chunk(node):
         return
     key = key_of(node.relation)
-    if key in setting.schema.hypertables and setting.schema.made_by.get(key) != setting.version:
+    if key in context.schema.hypertables and context.schema.created_by.get(key) != context.version:
         remedy = "Build it WITH (timescaledb.transaction_per_chunk), in a file with '-- transaction: false'"
-        yield 0, f"no row can be written to {key[1]} until the index of every chunk is built. {remedy}"
+        yield 0, f"writes to {key[1]} are blocked until the index of every chunk is built. {remedy}"
 
 
-def _needs_no_transaction(node: ast.Node, setting: Setting) -> Problems:
-    what = _outside_transactions(node)
-    if what and setting.transactional:
+def _needs_no_transaction(node: ast.Node, context: Context) -> Problems:
+    what = _feature_outside_transactions(node)
+    if what and context.transactional:
         yield 0, f"{what} cannot run inside a transaction. {_NEED_HEADER}"
 
 
-def _outside_transactions(node: ast.Node) -> str | None:
+def _feature_outside_transactions(node: ast.Node) -> str | None:
     what = None
     match node:
         case ast.IndexStmt(concurrent=True) | ast.DropStmt(concurrent=True):
@@ -96,7 +104,7 @@ def _outside_transactions(node: ast.Node) -> str | None:
             what = "CONCURRENTLY"
         case ast.IndexStmt() if _is_per_chunk(node):
             what = "timescaledb.transaction_per_chunk"
-        case ast.CreateTableAsStmt(into=into) if _own_options(into.options) and not into.skipData:
+        case ast.CreateTableAsStmt(into=into) if _timescaledb_options(into.options) and not into.skipData:
             what = "a continuous aggregate WITH DATA"
         case ast.CallStmt(funccall=call) if function_name(call) == "refresh_continuous_aggregate":
             what = "refresh_continuous_aggregate"
@@ -108,22 +116,22 @@ def _outside_transactions(node: ast.Node) -> str | None:
 
 
 def _is_per_chunk(node: ast.IndexStmt) -> bool:
-    return any(option.defname == "transaction_per_chunk" for option in _own_options(node.options))
+    return any(option.defname == "transaction_per_chunk" for option in _timescaledb_options(node.options))
 
 
-def _integer_overflow(node: ast.Node, setting: Setting) -> Problems:
-    yield from overflows(node, setting.schema)
+def _integer_overflow(node: ast.Node, context: Context) -> Problems:
+    yield from overflows(node, context.schema)
 
 
-def _policy_without_if_not_exists(node: ast.Node, _setting: Setting) -> Problems:
+def _policy_without_if_not_exists(node: ast.Node, _context: Context) -> Problems:
     for call in _calls(node):
         name = function_name(call)
         adds = name.startswith("add_") and (name.endswith("_policy") or name == "add_policies")
         removes = name.startswith("remove_") and name.endswith("_policy")
         if adds or removes:
-            wanted = "if_not_exists" if adds else "if_exists"
-            if not any(_is_true(argument, wanted) for argument in call.args or ()):
-                yield call.location, f"{name} fails where it ran before. Add {wanted} => true"
+            option = "if_not_exists" if adds else "if_exists"
+            if not any(_is_true(argument, option) for argument in call.args or ()):
+                yield call.location, f"{name} fails when it runs a second time. Add {option} => true"
 
 
 def _is_true(argument: Any, name: str) -> bool:
@@ -135,20 +143,20 @@ def _is_true(argument: Any, name: str) -> bool:
     return (text_of(value) or "") in {"t", "true", "on", "yes", "1"}
 
 
-def _volatile_default_on_hypertable(node: ast.Node, setting: Setting) -> Problems:
-    for key, column in _defined_columns(node, setting.schema):
-        for place, function in _volatile_defaults(column, setting.schema.volatile):
+def _volatile_default_on_hypertable(node: ast.Node, context: Context) -> Problems:
+    for key, column in _defined_columns(node, context.schema):
+        for place, function in _volatile_defaults(column, context.schema.volatile):
             consequence = (
-                "each row that is there is rewritten under a lock that stops reads too"
+                "it rewrites every row under a lock that also blocks reads"
                 if isinstance(node, ast.AlterTableStmt)
-                else "a row that is sent twice is another row each time"
+                else "a row that a client sends twice is stored twice"
             )
-            remedy = "Add the column without a default and let the writer give the value"
-            yield place, f"{function} as default on the hypertable {key[1]}: {consequence}. {remedy}"
+            remedy = "Remove the default and let the client set the value"
+            yield place, f"{function} as a default on the hypertable {key[1]}: {consequence}. {remedy}"
 
 
-def _defined_columns(node: ast.Node, schema: Schema) -> Iterator[tuple[Key, ast.ColumnDef]]:
-    """Columns that a statement adds to a hypertable, or to a table that the same set makes one."""
+def _defined_columns(node: ast.Node, schema: DeclaredSchema) -> Iterator[tuple[Key, ast.ColumnDef]]:
+    """Yield columns that a statement adds to a hypertable, or to a table that a later file turns into one."""
     if isinstance(node, ast.CreateStmt):
         columns = [element for element in node.tableElts or () if isinstance(element, ast.ColumnDef)]
     elif isinstance(node, ast.AlterTableStmt):
@@ -169,23 +177,23 @@ def _volatile_defaults(column: ast.ColumnDef, volatile: set[str]) -> Problems:
             yield from ((call.location, f"{function_name(call)}()") for call in calls)
 
 
-def _community_feature(node: ast.Node, setting: Setting) -> Problems:
-    if setting.variant == "community":
+def _community_feature(node: ast.Node, context: Context) -> Problems:
+    if context.variant == "community":
         return
-    remedy = "Use it in a file NNN_name.community.sql, and say in NNN_name.apache.sql what stands in for it"
+    remedy = "Use it in a file NNN_name.community.sql, and write the replacement in NNN_name.apache.sql"
     for place, feature in _community_features(node):
-        yield place, f"{feature} is refused by TimescaleDB's Apache edition. {remedy}"
+        yield place, f"TimescaleDB's Apache edition rejects {feature}. {remedy}"
 
 
 def _community_features(node: ast.Node) -> Problems:
     for call in _calls(node):
         if function_name(call) in COMMUNITY_FUNCTIONS:
             yield call.location, function_name(call)
-    if isinstance(node, ast.CreateTableAsStmt) and _own_options(node.into.options):
+    if isinstance(node, ast.CreateTableAsStmt) and _timescaledb_options(node.into.options):
         yield 0, "a continuous aggregate"
     if isinstance(node, ast.AlterTableStmt):
         for command in node.cmds or ():
-            if command.subtype == AlterTableType.AT_SetRelOptions and (options := _own_options(command.def_)):
+            if command.subtype == AlterTableType.AT_SetRelOptions and (options := _timescaledb_options(command.def_)):
                 yield options[0].location, f"timescaledb.{options[0].defname}"
 
 
@@ -193,9 +201,9 @@ def _calls(node: Any) -> Iterator[ast.FuncCall]:
     return (call for call in walk(node) if isinstance(call, ast.FuncCall))
 
 
-def _own_options(options: Any) -> list[ast.DefElem]:
-    """Those of a statement's options that are TimescaleDB's."""
-    return [option for option in options or () if option.defnamespace in _OWN_OPTIONS]
+def _timescaledb_options(options: Any) -> list[ast.DefElem]:
+    """Return the options of a statement that belong to TimescaleDB."""
+    return [option for option in options or () if option.defnamespace in _TIMESCALEDB_NAMESPACES]
 
 
 RULES = (

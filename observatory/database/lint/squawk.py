@@ -1,6 +1,7 @@
-"""Runs squawk, the linter for PostgreSQL's migrations, and gives its findings our form.
+"""Runs squawk, a linter for PostgreSQL migrations, and converts its findings.
 
-Owns which of its findings say nothing here. Why a rule is off altogether is said in squawk.toml beside this module.
+Defines which of its rules do not apply to some files. squawk.toml beside this module disables rules for all files, with
+reasons.
 """
 
 from __future__ import annotations
@@ -19,38 +20,38 @@ from observatory.database.migrations.files import Migration
 
 CONFIG = Path(__file__).with_name("squawk.toml")
 TIMEOUT_S = 120
-_FOUND = 1  # exit code when there are findings
+_HAS_FINDINGS = 1  # exit code
 _SEVERITIES: dict[str, Severity] = {"Error": "error", "Warning": "warning"}
 
-# They look for locks on tables in use.
+# Rules about locks on tables in use.
 LIVE_RULES = {
     *("require-concurrent-index-creation", "require-concurrent-index-deletion", "constraint-missing-not-valid"),
     *("adding-foreign-key-constraint", "disallowed-unique-constraint", "adding-serial-primary-key-field"),
     *("adding-not-nullable-field", "adding-required-field", "adding-field-with-default", "changing-column-type"),
 }
-# They look for what breaks older releases; a file with `-- phase: contract` runs when none is left.
+# Rules about changes that break older releases; a file with `-- phase: contract` runs when none is in use.
 CONTRACT_RULES = {"ban-drop-column", "ban-drop-table", "renaming-column", "renaming-table", "adding-required-field"}
 
 
 class LintError(DatabaseError):
-    """squawk is missing or failed; the message says how to get it."""
+    """squawk is missing or failed; the message says how to install it."""
 
 
 def squawk(migrations: Sequence[Migration], *, transactional: bool) -> Iterator[Finding]:
-    """What squawk finds in files; PostgreSQL's own parser has accepted them.
+    """Yield squawk's findings in files that PostgreSQL's own parser accepts.
 
     Args:
         migrations: files on disk.
         transactional: each runs in one transaction.
 
     Raises:
-        LintError: squawk is not installed, or failed.
+        LintError: squawk is not installed or failed.
     """
     if not migrations:
         return
     by_path = {str(migration.path): migration for migration in migrations}
     for found in _run(by_path, transactional=transactional):
-        if found["rule_name"] != "syntax-error":  # of squawk's parser, which knows less than PostgreSQL's
+        if found["rule_name"] != "syntax-error":  # squawk's parser accepts less than PostgreSQL's
             yield _finding(by_path[found["file"]], found)
 
 
@@ -58,19 +59,19 @@ def _run(paths: Iterable[str], *, transactional: bool) -> list[dict[str, Any]]:
     assume = "--assume-in-transaction" if transactional else "--no-assume-in-transaction"
     command = [_program(), "--config", str(CONFIG), "--reporter", "json", assume, *paths]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
-    if done.returncode not in {0, _FOUND}:
-        raise LintError(f"squawk failed ({done.returncode}): {done.stderr.strip()}")
+    if done.returncode not in {0, _HAS_FINDINGS}:
+        raise LintError(f"squawk failed with exit code {done.returncode}: {done.stderr.strip()}")
     findings: list[dict[str, Any]] = json.loads(done.stdout or "[]")
     return findings
 
 
 def _program() -> str:
-    """Where the package squawk-cli has put its program: beside this interpreter, else on PATH."""
+    """Return the program of the package squawk-cli: beside this interpreter, else on PATH."""
     beside = Path(sys.executable).with_name("squawk")
     program = str(beside) if beside.exists() else shutil.which("squawk")
     if program is None:
         raise LintError(
-            "squawk is not installed. Install the package squawk-cli, for example by `make dev-environment`"
+            "squawk is not installed. Install the package squawk-cli, for example with `make dev-environment`"
         )
     return program
 

@@ -1,1 +1,1 @@
-"""Migration files: reading, applying, their ledger and their history."""
+"""Migration files, the ledger of applied migrations, and how a migration is applied."""

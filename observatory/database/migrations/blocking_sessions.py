@@ -1,7 +1,7 @@
-"""Who stands in the way of a statement that waits for a lock.
+"""Identifies the sessions that block a statement while it waits for a lock.
 
-PostgreSQL's lock timeout does not say who held the lock, and afterwards it is too late to ask; so a second
-connection asks while the first one waits.
+PostgreSQL's lock timeout does not name the holder of the lock, and afterwards the holder may have released it. So a
+second connection queries the blocking sessions while the first one waits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from observatory.database.errors import DatabaseError
 _INTERVAL_S = 0.05
 _QUERY_LENGTH = 120
 
-_BLOCKERS = """
+_BLOCKING = """
     SELECT a.pid, a.usename, a.application_name, a.state, a.query,
            clock_timestamp() - coalesce(a.xact_start, a.query_start, a.backend_start)
     FROM unnest(pg_blocking_pids(%s)) AS blocking(pid) JOIN pg_stat_activity a USING (pid) ORDER BY 6 DESC
@@ -31,8 +31,8 @@ _BLOCKERS = """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Blocker:
-    """A session that held a lock which a migration waited for; `age` is that of its transaction."""
+class BlockingSession:
+    """A session that held a lock for which a migration waited; `age` is that of its transaction."""
 
     pid: int
     user: str
@@ -44,20 +44,20 @@ class Blocker:
     def __str__(self) -> str:
         query = " ".join(self.query.split())
         shown = query if len(query) <= _QUERY_LENGTH else f"{query[:_QUERY_LENGTH]}…"
-        who = f"user {self.user}, {self.application}" if self.application else f"user {self.user}"
-        return f"pid {self.pid} ({who}, {self.state} for {self.age.total_seconds():.1f} s): {shown}"
+        login = f"user {self.user}, {self.application}" if self.application else f"user {self.user}"
+        return f"pid {self.pid} ({login}, {self.state} for {self.age.total_seconds():.1f} s): {shown}"
 
 
-class BlockerWatch:
-    """Context manager with a thread that notes who blocks a backend; `seen` holds the last blockers of a statement.
+class BlockingSessionWatch:
+    """Context manager with a thread that records the sessions that block a backend.
 
-    One thread for a whole deployment, which only looks at the clock: starting one for each statement would cost more
-    than a small statement. Its connection opens when a statement takes longer than half a lock timeout, so that work
-    which does not wait pays next to nothing.
+    `seen` holds the last blocking sessions of the current statement. One thread serves the whole deployment, because
+    starting one for each statement would cost more than a small statement. The thread opens its connection only when a
+    statement runs longer than half a lock timeout.
     """
 
     def __init__(self, conninfo: str, *, delay_s: float) -> None:
-        self.seen: tuple[Blocker, ...] = ()
+        self.seen: tuple[BlockingSession, ...] = ()
         self._conninfo = conninfo
         self._delay_s = delay_s
         self._running: _Running | None = None
@@ -72,13 +72,13 @@ class BlockerWatch:
         self._stop.set()
         self._thread.join()
 
-    def begin(self, backend_pid: int, on_seen: Callable[[tuple[Blocker, ...]], None]) -> None:
-        """Watch a backend's next statement; `on_seen` gets the first blockers, in the thread."""
+    def begin(self, backend_pid: int, on_blocked: Callable[[tuple[BlockingSession, ...]], None]) -> None:
+        """Watch a backend's next statement; the thread calls `on_blocked` with the first blocking sessions."""
         self.seen = ()
-        self._running = _Running(backend_pid, on_seen, time.monotonic())
+        self._running = _Running(backend_pid, on_blocked, time.monotonic())
 
     def end(self) -> None:
-        """The statement is over."""
+        """Stop watching: the statement has ended."""
         self._running = None
 
     def _watch(self) -> None:
@@ -89,31 +89,31 @@ class BlockerWatch:
                     running = self._running
                     if running and time.monotonic() - running.since > self._delay_s:
                         connection = connection or stack.enter_context(connect(self._conninfo, purpose="blockers"))
-                        self._look(connection, running)
+                        self._record(connection, running)
         except (DatabaseError, psycopg.Error):
-            return  # The names are a help in an error message; without them the error itself still comes.
+            return  # Without the names the lock timeout is still reported.
 
-    def _look(self, connection: psycopg.Connection, running: _Running) -> None:
-        found = _blockers(connection, running.backend_pid)
+    def _record(self, connection: psycopg.Connection, running: _Running) -> None:
+        found = _blocking_sessions(connection, running.backend_pid)
         if self._running is not running:
-            return  # another statement by now
+            return  # the statement ended meanwhile
         if found and not self.seen:
-            running.on_seen(found)
+            running.on_blocked(found)
         self.seen = found or self.seen
 
 
 class _Running(NamedTuple):
-    """A statement that is watched; `since` by the monotonic clock."""
+    """The watched statement; `since` is a time of the monotonic clock."""
 
     backend_pid: int
-    on_seen: Callable[[tuple[Blocker, ...]], None]
+    on_blocked: Callable[[tuple[BlockingSession, ...]], None]
     since: float
 
 
-def _blockers(connection: psycopg.Connection, backend_pid: int) -> tuple[Blocker, ...]:
-    rows = connection.execute(_BLOCKERS, [backend_pid]).fetchall()
+def _blocking_sessions(connection: psycopg.Connection, backend_pid: int) -> tuple[BlockingSession, ...]:
+    rows = connection.execute(_BLOCKING, [backend_pid]).fetchall()
     return tuple(
-        Blocker(
+        BlockingSession(
             pid=pid, user=user or "?", application=application or "", state=state or "?", query=query or "?", age=age
         )
         for pid, user, application, state, query, age in rows

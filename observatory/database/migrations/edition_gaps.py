@@ -1,4 +1,4 @@
-"""What the server's edition of TimescaleDB lacks, as migrations recorded it, so that reports can tell."""
+"""Features that the server's edition of TimescaleDB lacks, as migrations recorded them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _READ = "SELECT feature, replaced_by, consequence FROM observatory.edition_gaps 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EditionGap:
-    """A feature that other editions have.
+    """A feature that another edition has.
 
     Attributes:
         feature: its name, `compression`.
-        replaced_by: what does the work instead; None: nothing does.
-        consequence: what that means for the operator.
+        replaced_by: the replacement in this edition; None: there is none.
+        consequence: the effect for the operator.
     """
 
     feature: str
@@ -28,11 +28,11 @@ class EditionGap:
 
 
 def edition_gaps(conninfo: str) -> tuple[EditionGap, ...]:
-    """Read the gaps, by feature; none before the migration that records them.
+    """Return the gaps by feature; none before the migration that records them.
 
     Raises:
         StatementFailedError: the role may not read them.
-        UnreachableError: no connection, or it broke.
+        UnreachableError: the connection failed or broke.
     """
     with connect(conninfo, purpose="edition gaps") as connection, translate_errors(describe(conninfo)):
         row = connection.execute("SELECT to_regclass('observatory.edition_gaps') IS NOT NULL").fetchone()

@@ -1,8 +1,8 @@
-"""Expand and contract: old and new releases run side by side, so what one of them needs may not go yet.
+"""Expand and contract: two releases use one schema during a rollout, so nothing that one of them needs may be removed.
 
-A migration expands (adds what older releases do not mind) unless its header says `-- phase: contract`. A release says
-with which versions of the schema it works; a contracting migration beyond the newest of them would break it. Owns that
-refusal. Who runs which release is plain data, given by the caller.
+A migration expands (older releases still work with the schema) unless its header is `-- phase: contract`. A release
+states the versions of the schema that it works with. A contracting migration beyond the newest of them would break the
+release and is refused here. The caller passes the releases as plain data.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from observatory.database.errors import ContractRefusedError
 if TYPE_CHECKING:
     from observatory.database.migrations.statements import Script
 
+_LATER = "SELECT version, source FROM observatory.schema_migrations WHERE version > %s ORDER BY version"
+
 
 class SchemaRequirement(NamedTuple):
-    """Which versions of the schema a fleet's release works with.
+    """The versions of the schema that a fleet's release works with.
 
     Attributes:
-        fleet: `blue (live)`, `green (kept for rollback)`.
+        fleet: its color and role: `blue (live)`, `green (kept for rollback)`.
         version: of the release, `v0.4.0`.
         schema_min: lowest version of the schema, inclusive.
-        schema_max: newest version of the schema whose shape it knows, inclusive; later ones may only add to it.
+        schema_max: highest version of the schema that the release was built for, inclusive; later versions must only
+            add to it.
     """
 
     fleet: str
@@ -35,34 +38,33 @@ class SchemaRequirement(NamedTuple):
 
 
 def refuse_contracts(scripts: Iterable[Script], requirements: Sequence[SchemaRequirement]) -> None:
-    """Refuse pending migrations that contract while somebody needs the old shape.
+    """Refuse pending migrations that contract while a release needs the old schema.
 
     Raises:
         ContractRefusedError: names the file, and each fleet with its release.
     """
     for script in scripts:
         migration = script.migration
-        blocked = [need for need in requirements if need.schema_max < migration.version]
+        blocked = [each for each in requirements if each.schema_max < migration.version]
         if script.phase == "contract" and blocked:
-            named = " and ".join(f"{need.fleet}: {need.version}, up to schema {need.schema_max}" for need in blocked)
+            named = " and ".join(f"{each.fleet}: {each.version}, up to schema {each.schema_max}" for each in blocked)
             raise ContractRefusedError(
-                f"{migration.place()}: takes away what a release needs that is in use ({named}). Nothing was changed: "
-                f"deploy a release that knows schema {migration.version} to both fleets first"
+                f"{migration.place()}: removes what a release in use needs ({named}). Nothing was changed. First "
+                f"deploy a release that supports schema {migration.version} to both fleets"
             )
 
 
-_LATER = "SELECT version, source FROM observatory.schema_migrations WHERE version > %s ORDER BY version"
-
-
 def contracted_beyond(conninfo: str, version: int) -> int | None:
-    """Return the first applied migration after `version` that contracts; None: a release that knows `version` can run.
+    """Return the first applied migration after `version` that contracts.
+
+    None means that a release built for `version` can run on this database.
 
     Raises:
         StatementFailedError: there is no ledger.
-        UnreachableError: no connection, or it broke.
+        UnreachableError: the connection failed or broke.
     """
-    from observatory.database.migrations.statements import phase_of  # noqa: PLC0415 - brings a parser
+    from observatory.database.migrations.statements import phase_of  # noqa: PLC0415 - loads the SQL parser
 
-    with connect(conninfo, purpose="look for contracting migrations") as connection, translate_errors("the ledger"):
+    with connect(conninfo, purpose="contracting migrations") as connection, translate_errors("the ledger"):
         later = connection.execute(_LATER, [version]).fetchall()
     return next((number for number, source in later if phase_of(source) == "contract"), None)

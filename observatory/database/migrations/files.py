@@ -1,7 +1,7 @@
-"""The migration files: which there are, in which order, and whether they can be used at all.
+"""Reads the migration files and checks their names, numbers, encoding and edition variants.
 
-Owns names, numbering, encoding and edition variants, all checked without parsing SQL, so that a run with nothing
-to do stays fast. What a file's SQL may hold is `observatory.database.migrations.statements`.
+Does not parse SQL, so that a deployment with nothing to do stays fast; `observatory.database.migrations.statements`
+parses it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _FILE_NAME = re.compile(r"((\d{3,9})_[a-z0-9_]+)(?:\.(apache|community))?\.sql")
 
 
 class Migration(NamedTuple):
-    """One migration file; of a kind that is made quickly, because thousands are made to find nothing to do.
+    """One migration file. A NamedTuple, because a run with nothing to do may create thousands of them.
 
     Attributes:
-        version: its number, counted from 1 without gaps.
+        version: its number; numbers start at 1 and have no gaps.
         name: number and title as in the file's name, `001_initial_schema`.
-        variant: the TimescaleDB edition that this file is for; None is for all.
-        directory: where the file is.
+        variant: the edition of TimescaleDB that the file is for; None is for all.
+        directory: of the file.
         sha256: of the file's bytes, in hexadecimal.
         sql: the file's text.
     """
@@ -55,13 +55,13 @@ class Migration(NamedTuple):
         return self.directory / self.file
 
     def place(self, offset: int = 0) -> str:
-        """`file:line:column` of a character, counted from 0; line and column count from 1."""
+        """Return `file:line:column` of a character; `offset` counts from 0, line and column count from 1."""
         before = self.sql[:offset]
         return f"{self.file}:{before.count(chr(10)) + 1}:{offset - before.rfind(chr(10))}"
 
 
 def load_migrations(directory: Path, edition: Edition) -> tuple[Migration, ...]:
-    """The migrations of one edition, by version.
+    """Return the migrations of one edition, by version.
 
     Raises:
         MigrationFileError: see `read_migrations`.
@@ -70,17 +70,17 @@ def load_migrations(directory: Path, edition: Edition) -> tuple[Migration, ...]:
 
 
 def read_migrations(directory: Path) -> tuple[Migration, ...]:
-    """Every migration file of a directory with all variants, by version.
+    """Return every migration file of a directory with all variants, by version.
 
     Args:
         directory: holds `NNN_name.sql`, or `NNN_name.apache.sql` and `NNN_name.community.sql`; hidden files are
             ignored.
 
     Raises:
-        MigrationFileError: a stray name, a number that is missing or taken twice, an incomplete pair of variants, or a
-            file that is empty or not plain UTF-8 with Unix line ends.
+        MigrationFileError: a file with another name, a missing or duplicate number, an incomplete pair of variants, or
+            a file that is empty or not plain UTF-8 with Unix line ends.
     """
-    with _readable():
+    with _reading():
         found = (_read(directory, name) for name in sorted(_names(directory)))
         migrations = sorted(found, key=lambda migration: migration.version)
     _check_variants(migrations)
@@ -89,16 +89,16 @@ def read_migrations(directory: Path) -> tuple[Migration, ...]:
 
 
 def read_manifest(directory: Path, edition: Edition) -> list[str]:
-    """A line for each file of an edition, its name and the SHA-256 of its bytes, sorted: `001_initial_schema 0f1e…`.
+    """Return a line for each file of an edition, sorted: its name and the SHA-256 of its bytes.
 
-    What the ledger of a database says that has exactly these files. Nothing is checked, which takes half the time that
-    `read_migrations` does, and files of the other edition are not read.
+    The ledger of a database that has exactly these files gives the same lines. Checks nothing and skips the files of
+    the other edition, so it takes half the time of `read_migrations`.
 
     Raises:
-        MigrationFileError: a file, or the directory, cannot be read.
+        MigrationFileError: a file or the directory is unreadable.
     """
     others = tuple(f".{other}.sql" for other in EDITIONS if other != edition)
-    with _readable():
+    with _reading():
         return sorted(
             f"{name.removesuffix('.sql')} {hashlib.sha256(_contents(f'{directory}/{name}')).hexdigest()}"
             for name in _names(directory)
@@ -107,22 +107,22 @@ def read_manifest(directory: Path, edition: Edition) -> list[str]:
 
 
 def select_edition(migrations: Iterable[Migration], edition: Edition) -> tuple[Migration, ...]:
-    """Those of the migrations that run on an edition."""
+    """Return the migrations that run on an edition."""
     return tuple(migration for migration in migrations if migration.variant in {None, edition})
 
 
 @contextlib.contextmanager
-def _readable() -> Iterator[None]:
+def _reading() -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise MigrationFileError(
-            f"{error.filename}: {error.strerror}. Give a readable directory of migrations"
+            f"{error.filename}: {error.strerror}. Pass a readable directory of migrations"
         ) from error
 
 
 def _names(directory: Path) -> list[str]:
-    """Names of the files, hidden ones left out."""
+    """Return the names of the files, without hidden ones."""
     return [name for name in os.listdir(directory) if not name.startswith(".")]  # noqa: PTH208 - thousands of Paths
 
 
@@ -130,8 +130,8 @@ def _read(directory: Path, name: str) -> Migration:
     match = _FILE_NAME.fullmatch(name)
     if match is None:
         raise MigrationFileError(
-            f"{name}:1:1: not the name of a migration. Expected NNN_name.sql, NNN_name.apache.sql or "
-            "NNN_name.community.sql in lower case; move other files elsewhere"
+            f"{name}:1:1: not the name of a migration. Name it NNN_name.sql, NNN_name.apache.sql or "
+            "NNN_name.community.sql in lower case, or move it out of the directory"
         )
     data = _contents(f"{directory}/{name}")
     stem, version, variant = cast("tuple[str, str, Edition | None]", match.groups())
@@ -139,7 +139,7 @@ def _read(directory: Path, name: str) -> Migration:
 
 
 def _contents(path: str) -> bytes:
-    """The file's bytes. Thousands of files are read to find nothing to do: a buffered file would double the time."""
+    """Return the file's bytes, unbuffered: a run with nothing to do reads thousands of files."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = os.read(descriptor, _READ_SIZE)
@@ -151,9 +151,9 @@ def _contents(path: str) -> bytes:
 
 
 def _decode(name: str, data: bytes) -> str:
-    """The file's text; bytes that PostgreSQL, git and reviewers would see differently are refused, never repaired."""
+    """Return the file's text; refuse bytes that PostgreSQL, git and reviewers would show differently."""
     if not data:
-        raise MigrationFileError(f"{name}:1:1: the file is empty. Write a statement, or remove the file")
+        raise MigrationFileError(f"{name}:1:1: the file is empty. Write a statement, or delete the file")
     if data.startswith(codecs.BOM_UTF8):
         raise MigrationFileError(f"{name}:1:1: starts with a byte order mark. Save the file as UTF-8 without BOM")
     try:
@@ -165,10 +165,10 @@ def _decode(name: str, data: bytes) -> str:
         ) from error
     for character, meaning in (
         ("\r", "a Windows line end. Save the file with Unix line ends"),
-        ("\0", "a NUL character"),
+        ("\0", "a NUL character. Remove it"),
     ):
         if character in text:
-            raise MigrationFileError(f"{_byte_place(name, data, data.index(character.encode()))}: holds {meaning}")
+            raise MigrationFileError(f"{_byte_place(name, data, data.index(character.encode()))}: contains {meaning}")
     return text
 
 
@@ -186,23 +186,27 @@ def _check_variants(migrations: Sequence[Migration]) -> None:
         variants = [migration.variant for migration in files]
         if len(variants) != len(set(variants)) or (None in variants and len(variants) > 1):
             raise MigrationFileError(
-                f"{names}: two files with number {version}. Give the newer one the next free number"
+                f"{names}: two files have number {version}. Give the newer one the next free number"
             )
         if len({migration.name for migration in files}) > 1:
-            raise MigrationFileError(f"{names}: variants of number {version} with different names. Name them alike")
+            raise MigrationFileError(
+                f"{names}: the variants of number {version} have different names. Give them one name"
+            )
         if None not in variants and len(variants) < len(EDITIONS):
             missing = ", ".join(edition for edition in EDITIONS if edition not in variants)
-            raise MigrationFileError(f"{names}: no variant for {missing}. Add it, or name the file without an edition")
+            raise MigrationFileError(
+                f"{names}: there is no variant for {missing}. Add it, or remove the edition from the file's name"
+            )
 
 
 def _check_numbers(migrations: Sequence[Migration]) -> None:
     if migrations and migrations[0].version != 1:
         raise MigrationFileError(
-            f"{migrations[0].place()}: the first migration has to be number 001. Restore the files before it"
+            f"{migrations[0].place()}: the first migration must have number 001. Restore the files before it"
         )
     for before, after in pairwise(migrations):
         if after.version > before.version + 1:
             raise MigrationFileError(
                 f"{after.place()}: number {before.version + 1:03d} is missing before it. Restore the missing "
-                f"file, or give this one number {before.version + 1:03d}"
+                f"file, or give this file number {before.version + 1:03d}"
             )

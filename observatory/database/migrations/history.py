@@ -1,7 +1,4 @@
-"""Files against ledger: what is pending, and every way in which the two can contradict each other.
-
-Owns the refusals about order and edits. Reads only.
-"""
+"""Compares the files with the ledger: returns what is pending, and refuses every contradiction. Reads only."""
 
 from __future__ import annotations
 
@@ -19,29 +16,29 @@ from observatory.database.migrations.files import Edition, Migration, read_manif
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class History:
-    """A database compared with the files.
+    """The result of comparing a database with the files.
 
     Attributes:
         version: highest migration that is completely applied; 0 is an empty database.
-        pending: what is to be applied, in order; an interrupted file comes first.
+        pending: migrations to apply, in order; an interrupted file comes first.
     """
 
     version: int
     pending: tuple[Migration, ...]
 
 
-def look(
+def read_history(
     connection: psycopg.Connection,
-    directory: Path,
     *,
+    directory: Path,
     edition: Edition,
     target: int | None = None,
     only: str | None = None,
 ) -> History:
-    """Compare a database's ledger with a directory; quickly where it holds exactly what the ledger says.
+    """Compare a database's ledger with a directory; fast where both are equal.
 
     Raises:
-        MigrationFileError: an unusable file, or there is no file `only`.
+        MigrationFileError: an unusable file, or the file `only` does not exist.
         MigrationHistoryError: see `compare`.
     """
     if only is None:
@@ -69,9 +66,9 @@ def compare(
         only: name of the one file to apply; None is all.
 
     Raises:
-        MigrationFileError: there is no file `only`.
-        MigrationHistoryError: an applied file is missing, renamed or edited, a file would run out of order, or the
-            target does not exist or lies behind the database, or `only` has predecessors that are not applied.
+        MigrationFileError: the file `only` does not exist.
+        MigrationHistoryError: an applied file is missing, renamed or edited; a file would run out of order; the target
+            does not exist or is below the database's version; or earlier files than `only` are not applied.
     """
     migrations = select_edition(files, edition)
     entries = ledger.read(connection)
@@ -85,7 +82,7 @@ def compare(
 
 
 def current_version(entries: Sequence[ledger.Entry]) -> int:
-    """Highest version that is completely applied."""
+    """Return the highest version that is completely applied; 0 for none."""
     return max((entry.version for entry in entries if entry.complete), default=0)
 
 
@@ -97,25 +94,25 @@ def _refuse_edits(connection: psycopg.Connection, entries: Sequence[ledger.Entry
             raise MigrationHistoryError(_missing_message(entry))
         if migration.name != entry.name:
             raise MigrationHistoryError(
-                f"{migration.place()}: was applied on {entry.applied_at:%Y-%m-%d} as {entry.name}. Restore that name"
+                f"{migration.place()}: was renamed after it was applied as {entry.name}. Restore that name"
             )
-        # An interrupted file may change after its last finished statement: that is checked when it resumes.
+        # An interrupted file may change after its last finished statement; that is checked when it resumes.
         if entry.complete and migration.sha256 != entry.sha256:
             raise MigrationHistoryError(_edited_message(connection, entry, migration))
 
 
 def _missing_message(entry: ledger.Entry) -> str:
     return (
-        f"{entry.stem}.sql: applied to this database on {entry.applied_at:%Y-%m-%d}, but there is no such file. Update "
-        "the checkout, which is older than the database, or restore the file"
+        f"{entry.stem}.sql: was applied to this database on {entry.applied_at:%Y-%m-%d}, but the file is missing. "
+        "Update the checkout if it is older than the database, or restore the file"
     )
 
 
 def _edited_message(connection: psycopg.Connection, entry: ledger.Entry, migration: Migration) -> str:
     place = migration.place(_first_difference(ledger.source(connection, entry.version), migration.sql))
     return (
-        f"{place}: was edited after it was applied on {entry.applied_at:%Y-%m-%d} (here is the first difference). "
-        "Restore the file, and put the change into a new migration"
+        f"{place}: was edited after it was applied on {entry.applied_at:%Y-%m-%d} (the first difference is here). "
+        "Restore the file, and write the change as a new migration"
     )
 
 
@@ -130,7 +127,7 @@ def _refuse_out_of_order(entries: Sequence[ledger.Entry], migrations: Sequence[M
     for migration in migrations:
         if migration.version < newest and migration.version not in applied:
             raise MigrationHistoryError(
-                f"{migration.place()}: is not applied, but the later number {newest:03d} is: it would run out of "
+                f"{migration.place()}: is not applied, but the later number {newest:03d} is, so it would run out of "
                 "order. Give it the next free number"
             )
 
@@ -140,29 +137,29 @@ def _refuse_target(target: int | None, version: int, migrations: Sequence[Migrat
         return
     if target < version:
         raise MigrationHistoryError(
-            f"The database is at version {version}, beyond the target {target}: migrations do not run "
+            f"The database is at version {version}, above the target {target}, and migrations do not run "
             "backwards. Roll the database back, or raise the target"
         )
     if target > len(migrations):
         raise MigrationHistoryError(
-            f"The target {target} has no file: the last migration is {len(migrations)}. Add it, or lower the target"
+            f"The target {target} has no file; the last migration is {len(migrations)}. Add it, or lower the target"
         )
 
 
 def _only(name: str, pending: Sequence[Migration], migrations: Sequence[Migration], last: int) -> tuple[Migration, ...]:
-    """The one pending migration with a file's name, with or without its edition; none when it is applied."""
-    wanted = next((each for each in migrations if name in {each.file, f"{each.name}.sql"}), None)
-    if wanted is None:
-        known = ", ".join(f"{each.name}.sql" for each in pending) or "none"
-        raise MigrationFileError(f"{name}: there is no such migration for this edition. Pending are: {known}")
-    earlier = [each.file for each in pending if each.version < wanted.version]
-    if wanted.version > last:
+    """Return the pending migration with a file's name, with or without its edition; none when it is applied."""
+    selected = next((each for each in migrations if name in {each.file, f"{each.name}.sql"}), None)
+    if selected is None:
+        names = ", ".join(f"{each.name}.sql" for each in pending) or "none"
+        raise MigrationFileError(f"{name}: this edition has no such migration. Name a pending one: {names}")
+    earlier = [each.file for each in pending if each.version < selected.version]
+    if selected.version > last:
         raise MigrationHistoryError(
-            f"{wanted.place()}: lies beyond the target {last}, which a rollback of the database sets. Raise the target"
+            f"{selected.place()}: is above the target {last}, which a rollback of the database sets. Raise the target"
         )
     if earlier:
         raise MigrationHistoryError(
-            f"{wanted.place()}: {', '.join(earlier)} must be applied before it. Apply them first, or all in one run "
+            f"{selected.place()}: {', '.join(earlier)} must be applied before it. Apply them first, or run "
             "without naming a file"
         )
-    return tuple(each for each in pending if each is wanted)
+    return tuple(each for each in pending if each is selected)

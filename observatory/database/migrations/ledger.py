@@ -1,6 +1,6 @@
-"""The ledger `observatory.schema_migrations`: which migrations a database has, and how far an interrupted one came.
+"""The ledger `observatory.schema_migrations`: the applied migrations, and the progress of an interrupted one.
 
-Owns the table's shape and every statement that reads or writes it. Does not know the files.
+Owns the table's shape and every statement that reads or writes it. Does not read files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CREATE = (
         deployment_id    text NOT NULL
     )
     """,
-    # Later than the first databases that have a ledger.
+    # Columns that older ledgers lack.
     """
     ALTER TABLE observatory.schema_migrations
         ADD COLUMN IF NOT EXISTS backup_label text,
@@ -69,7 +69,7 @@ _READ = """
     FROM observatory.schema_migrations ORDER BY version
 """
 
-# One row instead of thousands. The lines are those of `files.read_manifest`.
+# Returns one row, not thousands. The lines equal those of `files.read_manifest`.
 _DIGEST = """
     SELECT CASE WHEN bool_and(statements_done = statements_total) THEN max(version) END,
            sha256(convert_to(string_agg(line, E'\n' ORDER BY line COLLATE "C"), 'UTF8'))
@@ -103,16 +103,16 @@ class Entry:
     Attributes:
         version: the migration's number.
         name: `001_initial_schema`.
-        variant: the edition that the file was written for; None for all.
+        variant: the edition that the file is for; None is for all.
         sha256: of the file as it was applied.
-        edition: TimescaleDB's edition when it was applied.
+        edition: of TimescaleDB when it was applied.
         statements_done: committed statements of the file.
         statements_total: statements in the file.
-        duration_ms: time in the file's statements.
-        applied_at: when the last of them was done.
-        applied_by: who ran the deployment.
-        deployment_id: which deployment applied it.
-        backup_label: the backup that was made right before; None: none was.
+        duration_ms: time spent in the file's statements.
+        applied_at: when the last of them finished.
+        applied_by: the actor of the deployment.
+        deployment_id: of the deployment that applied it.
+        backup_label: the backup that was made right before; None: none was made.
     """
 
     version: int
@@ -135,13 +135,13 @@ class Entry:
 
     @property
     def complete(self) -> bool:
-        """All statements are done."""
+        """Whether all statements are done."""
         return self.statements_done == self.statements_total
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Author:
-    """Who applies, as the ledger records it; `backup_label` names the backup that was made right before."""
+    """The origin of a ledger row; `backup_label` names the backup that was made right before."""
 
     actor: str
     deployment_id: str
@@ -150,11 +150,12 @@ class Author:
 
 
 class Progress(NamedTuple):
-    """How far an interrupted migration came.
+    """The progress of an interrupted migration.
 
     Attributes:
         done: SHA-256 of the statements that are done, in order.
-        running: of the statement that was begun outside a transaction and may have had its effect; None: none was.
+        running: SHA-256 of a statement that was begun outside a transaction and may have taken effect; None: there is
+            none.
     """
 
     done: tuple[str, ...]
@@ -162,7 +163,7 @@ class Progress(NamedTuple):
 
 
 def create(connection: psycopg.Connection) -> None:
-    """Create the ledger, or bring an older one up, where that is needed; the caller holds the migration lock."""
+    """Create the ledger, or add the columns that an older one lacks. The caller holds the migration lock."""
     if not _first(connection, _IS_CURRENT):
         with connection.transaction():
             connection.execute("SET LOCAL client_min_messages = warning")
@@ -171,7 +172,7 @@ def create(connection: psycopg.Connection) -> None:
 
 
 def read(connection: psycopg.Connection) -> tuple[Entry, ...]:
-    """All rows by version; none when the database has no ledger yet."""
+    """Return all rows by version; none when the database has no ledger yet."""
     if not _first(connection, _EXISTS):
         return ()
     backup_label = "backup_label" if _first(connection, _IS_CURRENT) else "NULL"
@@ -180,28 +181,28 @@ def read(connection: psycopg.Connection) -> tuple[Entry, ...]:
 
 
 def version_of(connection: psycopg.Connection, manifest: Sequence[str]) -> int | None:
-    """The version of a database that has exactly these files applied, all of each; None of any other. Asks for one row.
+    """Return the version of a database that has exactly these files completely applied; None for any other.
 
     Args:
         connection: to the database.
-        manifest: names and hashes of the files, as `files.read_manifest` gives them.
+        manifest: names and hashes of the files, from `files.read_manifest`.
     """
     if not manifest or not _first(connection, _EXISTS):
         return None
     version, digest = connection.execute(_DIGEST.encode()).fetchone() or (None, None)
-    wanted = hashlib.sha256(os.fsencode("\n".join(manifest))).digest()
-    return version if digest == wanted else None
+    expected = hashlib.sha256(os.fsencode("\n".join(manifest))).digest()
+    return version if digest == expected else None
 
 
 def source(connection: psycopg.Connection, version: int) -> str:
-    """The text of an applied migration as it was when it was applied."""
+    """Return the text of a migration at the time it was applied."""
     query = "SELECT source FROM observatory.schema_migrations WHERE version = %s"
     row = connection.execute(query, [version]).fetchone()
     return str(row[0]) if row else ""
 
 
 def progress(connection: psycopg.Connection, version: int) -> Progress:
-    """How far a migration came that runs statement by statement."""
+    """Return the progress of a migration that runs statement by statement."""
     query = "SELECT statement_hashes, statement_running FROM observatory.schema_migrations WHERE version = %s"
     row = connection.execute(query, [version]).fetchone()
     return Progress(tuple(row[0]), row[1]) if row else Progress((), None)
@@ -218,17 +219,17 @@ def record(
     resumable: bool = False,
     running: str | None = None,
 ) -> None:
-    """Write a migration's row, in the caller's transaction where there is one.
+    """Write a migration's row, inside the caller's transaction where there is one.
 
     Args:
         connection: to the database.
         migration: the file.
-        author: who applies it.
-        hashes: SHA-256 of the statements done, in order.
+        author: of the row.
+        hashes: SHA-256 of the finished statements, in order.
         total: number of statements in the file.
         duration_ms: time since the row was last written.
-        resumable: the row may exist already, with fewer statements done.
-        running: SHA-256 of the statement that begins now, outside a transaction.
+        resumable: the row may already exist with fewer finished statements.
+        running: SHA-256 of the statement that starts now outside a transaction.
 
     Raises:
         psycopg.errors.UniqueViolation: another session has applied the same version.

@@ -1,7 +1,6 @@
-"""Statements that PostgreSQL refuses inside a transaction: how each runs, and what an interruption may have left of it.
+"""Statements that PostgreSQL refuses inside a transaction: how each one runs, and how an interrupted one is finished.
 
-Owns what is particular to a kind of statement. The order of things and the ledger are
-`observatory.database.migrations.applying`.
+Owns the traits of each kind of statement. `observatory.database.migrations.applying` owns the order and the ledger.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from psycopg import sql
 
 from observatory.database.migrations.statements import Statement, builds_in_steps
 
-# Only statements that start so are of a particular kind; the others need no syntax tree.
-_SUSPECT = re.compile(r"(CREATE|DROP|REINDEX|ALTER\s+EXTENSION)\b", re.IGNORECASE)
+# Only statements that start like this have special traits; the others need no syntax tree.
+_CANDIDATE = re.compile(r"(CREATE|DROP|REINDEX|ALTER\s+EXTENSION)\b", re.IGNORECASE)
 _SESSION_SETTING = re.compile(r"(SET|RESET)\s", re.IGNORECASE)
 
 _INDEX = """
@@ -28,56 +27,58 @@ _INDEX = """
 """
 
 
-class Particulars(NamedTuple):
-    """What is particular to a statement that runs outside a transaction.
+class StatementTraits(NamedTuple):
+    """How a statement behaves outside a transaction.
 
     Attributes:
-        fresh_session: it must be the first statement of its session: TimescaleDB refuses to be updated in one that has
-            its library loaded already.
-        patient: its waits queue nobody behind it, so no lock timeout ends them; they wait for transactions, not for
-            locks that others want.
+        fresh_session: it must be the first statement of its session, because TimescaleDB rejects an update in a
+            session that has loaded its library.
+        waits_without_blocking: it waits for old transactions while no session queues behind it, so it needs no lock
+            timeout.
         builds_index: (relation, index) that it builds concurrently or chunk by chunk; None: it builds none.
-        fills_aggregate: the continuous aggregate that it makes and fills; None: it makes none.
+        fills_aggregate: the continuous aggregate that it creates and fills; None: it creates none.
         drops: it drops something.
     """
 
     fresh_session: bool = False
-    patient: bool = False
+    waits_without_blocking: bool = False
     builds_index: tuple[str, str] | None = None
     fills_aggregate: str | None = None
     drops: bool = False
 
 
-def particulars(statement: Statement) -> Particulars:
-    """Look at a statement's syntax tree."""
-    if not _SUSPECT.match(statement.sql):
-        return Particulars()
+def traits_of(statement: Statement) -> StatementTraits:
+    """Return the traits of a statement, from its syntax tree."""
+    if not _CANDIDATE.match(statement.sql):
+        return StatementTraits()
     node: Any = pglast.parse_sql(statement.sql)[0].stmt
     match node:
         case ast.AlterExtensionStmt():
-            found = Particulars(fresh_session=True)
+            found = StatementTraits(fresh_session=True)
         case ast.IndexStmt(idxname=str() as index) if builds_in_steps(node):
-            found = Particulars(patient=bool(node.concurrent), builds_index=(_qualified(node.relation), index))
+            relation = _qualified(node.relation)
+            found = StatementTraits(waits_without_blocking=bool(node.concurrent), builds_index=(relation, index))
         case ast.DropStmt():
-            found = Particulars(patient=bool(node.concurrent), drops=True)
+            found = StatementTraits(waits_without_blocking=bool(node.concurrent), drops=True)
         case ast.ReindexStmt():
-            found = Particulars(patient=any(option.defname == "concurrently" for option in node.params or ()))
+            concurrently = any(option.defname == "concurrently" for option in node.params or ())
+            found = StatementTraits(waits_without_blocking=concurrently)
         case ast.CreateTableAsStmt(into=ast.IntoClause() as into) if not into.skipData:
-            found = Particulars(fills_aggregate=_qualified(into.rel))
+            found = StatementTraits(fills_aggregate=_qualified(into.rel))
         case _:
-            found = Particulars()
+            found = StatementTraits()
     return found
 
 
-def sets_session(statement: Statement) -> bool:
-    """Whether it sets something for the statements after it, which a resumed file needs again."""
+def sets_session_parameter(statement: Statement) -> bool:
+    """Return whether it sets a session parameter, which a resumed file must set again."""
     return bool(_SESSION_SETTING.match(statement.sql))
 
 
 @contextlib.contextmanager
-def patience(connection: psycopg.Connection, kind: Particulars) -> Iterator[None]:
-    """Lift the lock timeout inside the block, for a statement that may wait as long as it takes."""
-    if not kind.patient:
+def without_lock_timeout(connection: psycopg.Connection, traits: StatementTraits) -> Iterator[None]:
+    """Lift the lock timeout inside the block for a statement that waits without blocking other sessions."""
+    if not traits.waits_without_blocking:
         yield
         return
     [before] = connection.execute("SELECT current_setting('lock_timeout')").fetchone() or ("0",)
@@ -86,26 +87,27 @@ def patience(connection: psycopg.Connection, kind: Particulars) -> Iterator[None
     connection.execute("SELECT set_config('lock_timeout', %s, false)", [before])
 
 
-def settle(connection: psycopg.Connection, kind: Particulars, *, same: bool) -> bool:
-    """Deal with what an interrupted statement may have left; return whether it is done and need not run again.
+def finish_interrupted(connection: psycopg.Connection, traits: StatementTraits, *, same_statement: bool) -> bool:
+    """Finish or undo an interrupted statement; return whether it is done and need not run again.
 
-    An index that was not finished is dropped: `IF NOT EXISTS` would keep it, unusable, for ever. A continuous aggregate
-    that exists is filled.
+    Drops an unfinished index, because `IF NOT EXISTS` would keep it although it is invalid. Fills a continuous
+    aggregate that exists.
 
     Args:
         connection: to the database.
-        kind: of the statement.
-        same: the file was not changed since: it is the statement that was interrupted.
+        traits: of the statement.
+        same_statement: the file still has the statement that was interrupted.
     """
-    if kind.builds_index:
-        return _settle_index(connection, *kind.builds_index) and same
-    if kind.fills_aggregate and same and _exists(connection, kind.fills_aggregate):
-        connection.execute("CALL refresh_continuous_aggregate(%s::regclass, NULL, NULL)", [kind.fills_aggregate])
+    if traits.builds_index:
+        return _drop_invalid_index(connection, *traits.builds_index) and same_statement
+    if traits.fills_aggregate and same_statement and _exists(connection, traits.fills_aggregate):
+        connection.execute("CALL refresh_continuous_aggregate(%s::regclass, NULL, NULL)", [traits.fills_aggregate])
         return True
     return False
 
 
-def _settle_index(connection: psycopg.Connection, relation: str, index: str) -> bool:
+def _drop_invalid_index(connection: psycopg.Connection, relation: str, index: str) -> bool:
+    """Drop the index where it is invalid; return whether there is a valid one."""
     row = connection.execute(_INDEX, [index, relation]).fetchone()
     if row == (False,):
         query = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass(%s)"

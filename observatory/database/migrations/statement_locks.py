@@ -1,7 +1,7 @@
-"""Which lock a statement takes on which relation, and whether it rewrites the table, read from its syntax tree.
+"""Determines from a statement's syntax tree which locks it takes and whether it rewrites a table.
 
-The modes are those of PostgreSQL's manual, 13.3.1, and of `AlterTableGetLockLevel` in its tablecmds.c. What a function
-does that the statement calls cannot be read; a rehearsal sees it.
+The modes are from PostgreSQL's manual, 13.3.1, and from `AlterTableGetLockLevel` in its tablecmds.c. The effects of a
+function that the statement calls are unknown here; a rehearsal observes them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pglast.enums import AlterTableType, ConstrType, LockClauseStrength, ObjectT
 
 from observatory.database.migrations.statements import Statement
 
-# From the weakest to the strongest; the index is the number in LOCK TABLE's syntax tree, less one.
+# From the weakest to the strongest. The index is the number in LOCK TABLE's syntax tree minus one.
 MODES = (
     *("ACCESS SHARE", "ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE"),
     *("SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE", "ACCESS EXCLUSIVE"),
@@ -32,10 +32,10 @@ MODES = (
     ACCESS_EXCLUSIVE,
 ) = MODES
 
-# Rows of data: they lock what everybody's writes lock, and 10 MB of them would take gigabytes as a tree.
+# Rows of data: they take the lock of any write, and the syntax tree of 10 MB of them would take gigabytes.
 _ROWS = re.compile(r"(?:INSERT\s+INTO|COPY)\s+([\w.\"]+)", re.IGNORECASE)
 
-_MILD_ALTER = {
+_ALTERS_WITH_A_WEAK_LOCK = {
     AlterTableType.AT_SetStatistics,
     AlterTableType.AT_SetOptions,
     AlterTableType.AT_ResetOptions,
@@ -46,7 +46,7 @@ _MILD_ALTER = {
     AlterTableType.AT_ValidateConstraint,
     AlterTableType.AT_AttachPartition,
 }
-_TRIGGER_ALTER = {
+_ALTERS_OF_TRIGGERS = {
     AlterTableType.AT_EnableTrig,
     AlterTableType.AT_EnableAlwaysTrig,
     AlterTableType.AT_EnableReplicaTrig,
@@ -56,62 +56,62 @@ _TRIGGER_ALTER = {
     AlterTableType.AT_DisableTrigAll,
     AlterTableType.AT_DisableTrigUser,
 }
-_REWRITING_ALTER = {
+_ALTERS_THAT_REWRITE = {
     AlterTableType.AT_AlterColumnType,
     AlterTableType.AT_SetLogged,
     AlterTableType.AT_SetUnLogged,
     AlterTableType.AT_SetAccessMethod,
 }
-_LOCKING_DROPS = {
+_DROPS_OF_RELATIONS = {
     *(ObjectType.OBJECT_TABLE, ObjectType.OBJECT_VIEW, ObjectType.OBJECT_MATVIEW, ObjectType.OBJECT_INDEX),
     *(ObjectType.OBJECT_SEQUENCE, ObjectType.OBJECT_FOREIGN_TABLE),
 }
-_DROPS_OF_TABLES = {ObjectType.OBJECT_TRIGGER, ObjectType.OBJECT_RULE, ObjectType.OBJECT_POLICY}
+_DROPS_OF_PARTS = {ObjectType.OBJECT_TRIGGER, ObjectType.OBJECT_RULE, ObjectType.OBJECT_POLICY}
 
 
 class Lock(NamedTuple):
-    """A lock on a relation: one of `MODES`, and the relation's name, with its schema where that is not `public`."""
+    """A lock on a relation: one of `MODES`, and the relation's name, with its schema unless that is `public`."""
 
     mode: str
     relation: str
 
     @property
     def strength(self) -> int:
-        """A number that grows with what the lock keeps out."""
+        """The rank of the mode; a stronger lock conflicts with more others."""
         return MODES.index(self.mode)
 
 
-class Expected(NamedTuple):
-    """What a statement's text tells: its locks, and the relations that it rewrites."""
+class StatementEffects(NamedTuple):
+    """The locks that a statement takes, and the relations that it rewrites."""
 
     locks: tuple[Lock, ...] = ()
     rewrites: tuple[str, ...] = ()
 
 
 def strongest(locks: Sequence[Lock]) -> Lock | None:
-    """The lock that keeps most others out; None when there is none."""
+    """Return the strongest lock; None when there is none."""
     return max(locks, key=lambda lock: lock.strength, default=None)
 
 
-def expected(statement: Statement) -> Expected:
-    """What can be read from a statement."""
+def expected_effects(statement: Statement) -> StatementEffects:
+    """Return the effects that follow from the text of a statement."""
     if rows := _ROWS.match(statement.sql):
         return _one(ROW_EXCLUSIVE, rows[1].replace('"', "").removeprefix("public."))
     return _of(pglast.parse_sql(statement.sql)[0].stmt)
 
 
-def _of(node: Any) -> Expected:  # noqa: PLR0911, PLR0912 - a table of cases
+def _of(node: Any) -> StatementEffects:  # noqa: PLR0911, PLR0912 - a table of cases
     match node:
         case ast.AlterTableStmt():
             return _alter_table(node)
         case ast.CreateStmt():
-            return Expected(locks=tuple(_references(node.tableElts or ())))
+            return StatementEffects(locks=tuple(_references(node.tableElts or ())))
         case ast.IndexStmt():
             return _one(SHARE_UPDATE_EXCLUSIVE if node.concurrent else SHARE, _name(node.relation))
         case ast.DropStmt():
             return _drop(node)
         case ast.TruncateStmt():
-            return Expected(locks=tuple(Lock(ACCESS_EXCLUSIVE, _name(each)) for each in node.relations))
+            return StatementEffects(locks=tuple(Lock(ACCESS_EXCLUSIVE, _name(each)) for each in node.relations))
         case ast.VacuumStmt():
             return _vacuum(node)
         case ast.ClusterStmt(relation=ast.RangeVar() as relation):
@@ -134,36 +134,36 @@ def _of(node: Any) -> Expected:  # noqa: PLR0911, PLR0912 - a table of cases
         case ast.InsertStmt() | ast.UpdateStmt() | ast.DeleteStmt() | ast.MergeStmt():
             return _one(ROW_EXCLUSIVE, _name(node.relation))
         case ast.LockStmt():
-            return Expected(locks=tuple(Lock(MODES[node.mode - 1], _name(each)) for each in node.relations))
+            return StatementEffects(locks=tuple(Lock(MODES[node.mode - 1], _name(each)) for each in node.relations))
         case ast.SelectStmt():
             mode = ROW_SHARE if _locks_rows(node) else ACCESS_SHARE
             tables = [each for each in node.fromClause or () if isinstance(each, ast.RangeVar)]
-            return Expected(locks=tuple(Lock(mode, _name(each)) for each in tables))
+            return StatementEffects(locks=tuple(Lock(mode, _name(each)) for each in tables))
         case _:
-            return Expected()
+            return StatementEffects()
 
 
-def _alter_table(node: Any) -> Expected:
+def _alter_table(node: Any) -> StatementEffects:
     relation = _name(node.relation)
     locks = [Lock(_alter_mode(command), relation) for command in node.cmds]
     referenced = (lock for command in node.cmds if command.def_ is not None for lock in _references([command.def_]))
     rewrites = any(_rewrites(command) for command in node.cmds)
-    return Expected(locks=(*locks, *referenced), rewrites=(relation,) if rewrites else ())
+    return StatementEffects(locks=(*locks, *referenced), rewrites=(relation,) if rewrites else ())
 
 
 def _alter_mode(command: Any) -> str:
-    if command.subtype in _MILD_ALTER:
+    if command.subtype in _ALTERS_WITH_A_WEAK_LOCK:
         return SHARE_UPDATE_EXCLUSIVE
     is_constraint = command.subtype == AlterTableType.AT_AddConstraint
     if is_constraint and command.def_.contype == ConstrType.CONSTR_FOREIGN:
         return SHARE_ROW_EXCLUSIVE
-    return SHARE_ROW_EXCLUSIVE if command.subtype in _TRIGGER_ALTER else ACCESS_EXCLUSIVE
+    return SHARE_ROW_EXCLUSIVE if command.subtype in _ALTERS_OF_TRIGGERS else ACCESS_EXCLUSIVE
 
 
 def _rewrites(command: Any) -> bool:
-    """Whether every row is written anew; a constant default is not, since PostgreSQL 11."""
+    """Return whether the command writes every row anew; a constant default does not, since PostgreSQL 11."""
     if command.subtype != AlterTableType.AT_AddColumn:
-        return command.subtype in _REWRITING_ALTER
+        return command.subtype in _ALTERS_THAT_REWRITE
     constraints = {each.contype: each for each in command.def_.constraints or ()}
     default = constraints.get(ConstrType.CONSTR_DEFAULT)
     stored = {ConstrType.CONSTR_GENERATED, ConstrType.CONSTR_IDENTITY} & set(constraints)
@@ -171,36 +171,36 @@ def _rewrites(command: Any) -> bool:
 
 
 def _references(elements: Sequence[Any]) -> list[Lock]:
-    """Locks on the tables that foreign keys refer to."""
+    """Return the locks on the tables that foreign keys refer to."""
     nested = [each for element in elements for each in getattr(element, "constraints", None) or ()]
     keys = [each for each in (*elements, *nested) if getattr(each, "contype", None) == ConstrType.CONSTR_FOREIGN]
     return [Lock(SHARE_ROW_EXCLUSIVE, _name(key.pktable)) for key in keys]
 
 
-def _drop(node: Any) -> Expected:
+def _drop(node: Any) -> StatementEffects:
     mode = SHARE_UPDATE_EXCLUSIVE if node.concurrent else ACCESS_EXCLUSIVE
-    if node.removeType in _LOCKING_DROPS:
+    if node.removeType in _DROPS_OF_RELATIONS:
         names = [".".join(part.sval for part in parts).removeprefix("public.") for parts in node.objects]
-    elif node.removeType in _DROPS_OF_TABLES:
+    elif node.removeType in _DROPS_OF_PARTS:
         names = [".".join(part.sval for part in parts[:-1]).removeprefix("public.") for parts in node.objects]
     else:
         names = []
-    return Expected(locks=tuple(Lock(mode, name) for name in names))
+    return StatementEffects(locks=tuple(Lock(mode, name) for name in names))
 
 
-def _vacuum(node: Any) -> Expected:
+def _vacuum(node: Any) -> StatementEffects:
     full = any(option.defname == "full" for option in node.options or ())
     names = [_name(each.relation) for each in node.rels or () if each.relation]
     mode = ACCESS_EXCLUSIVE if full else SHARE_UPDATE_EXCLUSIVE
-    return Expected(locks=tuple(Lock(mode, name) for name in names), rewrites=tuple(names) if full else ())
+    return StatementEffects(locks=tuple(Lock(mode, name) for name in names), rewrites=tuple(names) if full else ())
 
 
 def _locks_rows(node: Any) -> bool:
     return any(clause.strength != LockClauseStrength.LCS_NONE for clause in node.lockingClause or ())
 
 
-def _one(mode: str, relation: str, *, rewrites: bool = False) -> Expected:
-    return Expected(locks=(Lock(mode, relation),), rewrites=(relation,) if rewrites else ())
+def _one(mode: str, relation: str, *, rewrites: bool = False) -> StatementEffects:
+    return StatementEffects(locks=(Lock(mode, relation),), rewrites=(relation,) if rewrites else ())
 
 
 def _name(relation: Any) -> str:

@@ -1,7 +1,7 @@
-"""What a migration file's SQL holds, by PostgreSQL's own parser.
+"""Parses the SQL of a migration file with PostgreSQL's own parser.
 
-Owns splitting, headers and the statements that no file may hold. Imports pglast, so only work that is
-pending should import this module.
+Owns splitting, headers, and the refusal of statements that no migration may contain. Imports pglast, so import this
+module only where migrations are pending.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from observatory.database.migrations.files import Migration
 _HEADER = re.compile(r"^--[ \t]*(?P<name>transaction|phase)[ \t]*:[ \t]*(?P<value>.*?)[ \t]*$", re.MULTILINE)
 _HEADER_VALUES = {"transaction": ("true", "false"), "phase": ("expand", "contract")}  # the first is the default
 _META_COMMAND = re.compile(r"\\\S*")
-# Right before what is no SQL: the rows that psql would send, as in a dump.
+# Text right before rows that psql would send, as a dump contains them.
 _COPY_WITH_ROWS = re.compile(r"^[ \t]*(?P<copy>COPY\s[^;]*\sFROM\s+STDIN\b[^;]*;)\s*\Z", re.IGNORECASE | re.MULTILINE)
-# Only statements that start so can be ones that are refused: the others need no syntax tree, which for 10 MB of
-# INSERT would take gigabytes.
-_SUSPECT = re.compile(
+# Only statements that start like this can be refused. The others need no syntax tree, which would take gigabytes for
+# 10 MB of INSERT.
+_CANDIDATE = re.compile(
     r"(BEGIN|START|COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE|PREPARE|COPY|DISCARD)\b", re.IGNORECASE
 )
 
@@ -42,7 +42,7 @@ class Statement:
 
     Attributes:
         sql: its text without the semicolon.
-        offset: of its first character in the file, counted from 0.
+        offset: of its first character in the file; counts from 0.
     """
 
     sql: str
@@ -50,7 +50,7 @@ class Statement:
 
     @property
     def sha256(self) -> str:
-        """Of its text, in hexadecimal."""
+        """SHA-256 of its text, in hexadecimal."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
@@ -61,7 +61,7 @@ class Script:
     Attributes:
         migration: the file.
         transactional: all statements run in one transaction; False with the header `-- transaction: false`.
-        phase: `contract` takes away what older releases need, by the header `-- phase: contract`; `expand` does not.
+        phase: `contract` with the header `-- phase: contract`: it removes what older releases need; else `expand`.
         statements: in order, at least one.
     """
 
@@ -75,7 +75,7 @@ def check_syntax(migrations: Iterable[Migration]) -> None:
     """Parse migrations without a database.
 
     Raises:
-        MigrationFileError: a file whose SQL cannot be used, by file, line and column.
+        MigrationFileError: a file with unusable SQL; the message has file, line and column.
     """
     for migration in migrations:
         parse(migration)
@@ -85,13 +85,13 @@ def parse(migration: Migration) -> Script:
     """Parse a migration.
 
     Raises:
-        MigrationFileError: a syntax error, no statement at all, an unusable header, or a statement that needs psql or
-            would end the migration's transaction.
+        MigrationFileError: a syntax error, no statement, an unusable header, or a statement that needs psql or would
+            end the migration's transaction.
     """
     headers = _headers(migration)
     statements = _split(migration)
     if not statements:
-        raise MigrationFileError(f"{migration.place()}: holds no statement. Write one, or remove the file")
+        raise MigrationFileError(f"{migration.place()}: contains no statement. Write one, or delete the file")
     transactional = headers["transaction"] == "true"
     for statement in statements:
         _refuse_unusable(migration, statement)
@@ -106,21 +106,25 @@ def parse(migration: Migration) -> Script:
 
 
 def phase_of(source: str) -> Phase:
-    """Return the phase of a file that was applied, hence has no unusable header."""
+    """Return the phase of an applied file, whose headers are usable."""
     values = [header["value"] for header in _HEADER.finditer(source) if header["name"] == "phase"]
     return "contract" if values[-1:] == ["contract"] else "expand"
 
 
 def _headers(migration: Migration) -> dict[str, str]:
-    """What the comments above the first statement say of the file, by name."""
+    """Return the headers in the comments above the first statement, by name."""
     values = {name: allowed[0] for name, allowed in _HEADER_VALUES.items()}
     for header in _HEADER.finditer(migration.sql):
         name, value, place = header["name"], header["value"], migration.place(header.start())
         above = migration.sql[: header.start()].splitlines()
         if len(list(takewhile(lambda line: not line or line.startswith("--"), above))) < len(above):
-            raise MigrationFileError(f"{place}: the {name} header has no effect here. Move it to the top of the file")
+            raise MigrationFileError(
+                f"{place}: the {name} header has no effect here. Move it above the first statement"
+            )
         if value not in _HEADER_VALUES[name]:
-            raise MigrationFileError(f"{place}: {name} is {value!r}. Write {' or '.join(_HEADER_VALUES[name])}")
+            raise MigrationFileError(
+                f"{place}: the {name} header is {value!r}. Write {' or '.join(_HEADER_VALUES[name])}"
+            )
         values[name] = value
     return values
 
@@ -130,7 +134,7 @@ def _split(migration: Migration) -> tuple[Statement, ...]:
         slices = pglast.split(migration.sql, only_slices=True)
     except pglast.Error as error:
         message, offset = error.args
-        offset = len(migration.sql) if offset is None else offset  # at the end of input the parser gives none
+        offset = len(migration.sql) if offset is None else offset  # the parser gives no offset at the end of the input
         raise MigrationFileError(_syntax_message(migration, message, offset)) from error
     return tuple(Statement(sql=migration.sql[part], offset=part.start) for part in slices)
 
@@ -142,14 +146,14 @@ def _syntax_message(migration: Migration, message: str, offset: int) -> str:
     meta_command = _META_COMMAND.match(migration.sql, offset)
     if meta_command:
         return (
-            f"{migration.place(offset)}: {meta_command.group()} is a command of psql, not SQL. Migrations are not "
-            "run by psql: write what it does as SQL"
+            f"{migration.place(offset)}: {meta_command.group()} is a command of psql, not SQL. Migrations do not "
+            "run in psql: write the same as SQL"
         )
     return f"{migration.place(offset)}: {message}. Correct the statement"
 
 
 def builds_in_steps(index: ast.IndexStmt) -> bool:
-    """Whether an index is built in several transactions, so that an interruption leaves it invalid."""
+    """Return whether an index is built in several transactions, so that an interruption leaves it invalid."""
     return bool(index.concurrent) or any(each.defname == "transaction_per_chunk" for each in index.options or ())
 
 
@@ -159,27 +163,27 @@ def _refuse_nameless_index(migration: Migration, statement: Statement) -> None:
     node = pglast.parse_sql(statement.sql)[0].stmt
     if builds_in_steps(node) and node.idxname is None:
         raise MigrationFileError(
-            f"{migration.place(statement.offset)}: an index without a name. Name it, so that one whose build was "
-            "interrupted is found again"
+            f"{migration.place(statement.offset)}: the index has no name. Name it, so that the next run finds it after "
+            "an interrupted build"
         )
 
 
 def _copy_message(place: str, direction: str) -> str:
-    return f"{place}: COPY {direction} needs a client at its other end. Put rows into the file as VALUES"
+    return f"{place}: COPY {direction} needs a client. Write the rows into the file as VALUES"
 
 
 def _refuse_unusable(migration: Migration, statement: Statement) -> None:
-    if not _SUSPECT.match(statement.sql):
+    if not _CANDIDATE.match(statement.sql):
         return
     place = migration.place(statement.offset)
     node = pglast.parse_sql(statement.sql)[0].stmt
     if isinstance(node, ast.TransactionStmt):
         word = statement.sql.split(maxsplit=1)[0].upper()
         raise MigrationFileError(
-            f"{place}: {word} would end or split the transaction that holds the file and its ledger row. Remove it: "
-            "each file is one transaction, unless its first line says '-- transaction: false'"
+            f"{place}: {word} would end or split the transaction of the file and its ledger row. Remove it: "
+            "each file is one transaction, unless its first line is '-- transaction: false'"
         )
     if isinstance(node, ast.DiscardStmt) and node.target == DiscardMode.DISCARD_ALL:
-        raise MigrationFileError(f"{place}: DISCARD ALL would free the migration lock. Remove it")
+        raise MigrationFileError(f"{place}: DISCARD ALL would release the migration lock. Remove it")
     if isinstance(node, ast.CopyStmt) and node.filename is None:
         raise MigrationFileError(_copy_message(place, "FROM STDIN" if node.is_from else "TO STDOUT"))

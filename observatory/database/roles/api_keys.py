@@ -1,7 +1,7 @@
-"""API keys of the storage service: made and revoked here, checked by the service.
+"""API keys of the storage service: created and revoked here, checked by the service.
 
-The database holds a key's SHA-256 and its first characters; whoever reads the table cannot use what they read. A plain
-hash is enough for a key of 256 random bits, which no dictionary holds.
+The database stores a key's SHA-256 and its first characters, so a reader of the table cannot use the key. A plain hash
+is sufficient for a key of 256 random bits, which no dictionary contains.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ _ACTIVE = """
 def create_api_key(
     conninfo: str, *, name: str, scopes: Sequence[str], rate_limit_rpm: int = 60, key: str | None = None
 ) -> str:
-    """Make an API key known to the database.
+    """Create an API key, or register an existing one.
 
     Args:
         conninfo: as the role that owns the tables.
-        name: for people.
-        scopes: what the key may do, as the service names it.
+        name: label of the key.
+        scopes: permissions of the key; the service defines them.
         rate_limit_rpm: requests per minute.
-        key: an existing key, to register; the call changes nothing if the database has it, revoked or not. None makes a
-            new one.
+        key: an existing key to register; nothing changes if the database has it, active or revoked. None creates a
+            new key.
 
     Returns:
-        The key. It is stored nowhere.
+        The key. It is not stored.
 
     Raises:
-        StatementFailedError: PostgreSQL refused, for example because migration 001 is not applied.
-        UnreachableError: no connection.
+        StatementFailedError: PostgreSQL rejected the statement, for example because migration 001 is not applied.
+        UnreachableError: the connection failed.
     """
     key = key or KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
     values = [_digest(key), key[:SHOWN_CHARACTERS], name, list(scopes), rate_limit_rpm]
@@ -55,25 +55,25 @@ def create_api_key(
 
 
 def api_key_is_active(conninfo: str, *, key: str) -> bool:
-    """Whether the database has the key, not revoked and not expired.
+    """Return whether the database has the key, neither revoked nor expired.
 
     Raises:
-        StatementFailedError: PostgreSQL refused.
-        UnreachableError: no connection.
+        StatementFailedError: PostgreSQL rejected the statement.
+        UnreachableError: the connection failed.
     """
     with connect(conninfo, purpose="api-keys") as connection, translate_errors("look-up of an API key"):
         return connection.execute(_ACTIVE, [_digest(key)]).fetchone() is not None
 
 
 def revoke_api_key(conninfo: str, *, key: str) -> bool:
-    """Make a key unusable; revoking it again changes nothing.
+    """Revoke a key; revoking it again changes nothing.
 
     Returns:
         Whether the database has the key.
 
     Raises:
-        StatementFailedError: PostgreSQL refused.
-        UnreachableError: no connection.
+        StatementFailedError: PostgreSQL rejected the statement.
+        UnreachableError: the connection failed.
     """
     with connect(conninfo, purpose="api-keys") as connection, translate_errors("revocation of an API key"):
         update = "UPDATE api_keys SET is_active = false WHERE key_hash = %s"

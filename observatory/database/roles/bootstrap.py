@@ -1,7 +1,7 @@
-"""Brings a bare server to where roles and migrations can be deployed: the database, its owner, who makes logins.
+"""Prepares a new server for roles and migrations: the database, its owner, and the login that creates other logins.
 
-Owns what needs a superuser. Does not own tables (migrations do) nor pg_hba.conf (the machine's files do).
-Everything here may run again, at once from several places, and after a kill.
+Owns everything that needs a superuser, but not tables (migrations) or pg_hba.conf (files of the machine). Each
+function may run repeatedly, concurrently, and after a kill.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from observatory.database.roles.role_settings import apply_role_settings
 EXTENSIONS = ("timescaledb", "pg_stat_statements")
 LOCK_WAIT_S = 60.0
 AUDITOR, AUDIT_SCHEMA = "auditor", "audit"
-GRANTABLE = ("pg_monitor", "pg_signal_backend", "pg_maintain")  # what logins may be members of
-# Migrations and jobs take the time that they need; who waits for a lock blocks everybody behind it.
+GRANTABLE = ("pg_monitor", "pg_signal_backend", "pg_maintain")  # roles that logins may be members of
+# Migrations and jobs have no statement timeout. A lock timeout, because a waiting session blocks all behind it.
 OWNER_LIMITS = Limits(connections=30, lock_timeout_s=30, idle_in_transaction_s=300)
 PROVISIONER_LIMITS = Limits(connections=10, statement_timeout_s=30, lock_timeout_s=10, idle_in_transaction_s=30)
 
-# PostgreSQL marks so a database whose CREATE or DROP was interrupted: it can only be dropped.
+# PostgreSQL sets this for a database whose CREATE or DROP was interrupted; such a database can only be dropped.
 _INVALID_DATABASE = -2
 
 
 def ensure_database(admin_conninfo: str, *, name: str, owner: str) -> None:
-    """Make a database with its owner, schemas and extensions; no change where they are as they should be.
+    """Create a database with its owner, schemas and extensions; changes nothing that is already correct.
 
-    The schema `audit` belongs to the role `auditor`, whom nobody can become but a superuser: what is in it stays.
+    The schema `audit` belongs to the role `auditor`, which only a superuser can assume, so its contents are protected.
 
-    pg_cron can be in one database of a server only: it is made where the server's `cron.database_name` is this one.
+    A server can have pg_cron in one database only: it is created if the server's `cron.database_name` is this one.
 
-    The owner is a login without a password: it comes in by peer on the socket. It may see other sessions' queries, so
-    that a migration can name who blocks it.
+    The owner is a login without a password; it uses peer authentication on the socket. It may read other sessions'
+    queries, so that a migration can name the sessions that block it.
 
     Args:
-        admin_conninfo: superuser, to the server's maintenance database (`postgres`), which holds the lock.
-        name: the database; UTF-8 with PostgreSQL's own C.UTF-8, so no library update can reorder its indexes.
-        owner: role that owns the database and everything that migrations create.
+        admin_conninfo: to the server's maintenance database (`postgres`), as superuser; the lock is taken there.
+        name: of the database; UTF-8 with PostgreSQL's own C.UTF-8, so that no library update reorders its indexes.
+        owner: role that owns the database and all objects of the migrations.
 
     Raises:
-        LockHeldError: another bootstrap runs on the server.
-        StatementFailedError: PostgreSQL refused, for example because an extension is not installed.
-        UnreachableError: no connection.
+        LockHeldError: another bootstrap of the server is running.
+        StatementFailedError: PostgreSQL rejected a statement, for example because an extension is not installed.
+        UnreachableError: the connection failed.
     """
     with _locked_session(admin_conninfo, f'bootstrap of database "{name}"') as admin:
         _ensure_role(admin, owner)
@@ -63,20 +63,22 @@ def ensure_database(admin_conninfo: str, *, name: str, owner: str) -> None:
 def ensure_provisioner(
     admin_conninfo: str, *, database: str, owner: str, name: str, verifier: str, managed: Sequence[str]
 ) -> None:
-    """Make the login that makes all others: it may create roles and grant what the owner has, and is no superuser.
+    """Create the provisioner, a login that creates all other logins. It is not a superuser.
+
+    It may create roles and grant the privileges of the owner.
 
     Args:
-        admin_conninfo: superuser, to the server's maintenance database (`postgres`), which holds the lock.
-        database: made by `ensure_database`.
-        owner: of the database and its objects; the login becomes a member.
-        name: of the login.
-        verifier: of its password, as `scram_verifier` returns it.
-        managed: roles that it is to manage; those that stand already, made by somebody else, are handed over.
+        admin_conninfo: to the server's maintenance database (`postgres`), as superuser; the lock is taken there.
+        database: created by `ensure_database`.
+        owner: of the database and its objects; the provisioner becomes a member.
+        name: of the provisioner.
+        verifier: of its password, from `scram_verifier`.
+        managed: roles that it manages; it becomes administrator of those that already exist.
 
     Raises:
-        LockHeldError: another bootstrap runs on the server.
-        StatementFailedError: PostgreSQL refused.
-        UnreachableError: no connection.
+        LockHeldError: another bootstrap of the server is running.
+        StatementFailedError: PostgreSQL rejected a statement.
+        UnreachableError: the connection failed.
     """
     with _locked_session(admin_conninfo, f'bootstrap of login "{name}"') as admin, admin.transaction():
         _ensure_role(admin, name)
@@ -84,23 +86,23 @@ def ensure_provisioner(
         _limit(admin, name, PROVISIONER_LIMITS)
         admin.execute(_compose("GRANT {} TO {}", owner, name))
         admin.execute(_compose("GRANT SET ON PARAMETER log_statement TO {}", name))
-        # Without an option of its own to grant it on: what it grants is then the owner's grant, which REVOKE looks for.
+        # Without grant option: its grants then count as the owner's, which is where REVOKE expects them.
         admin.execute(_compose("GRANT CONNECT ON DATABASE {} TO {}", database, name))
-        standing = admin.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)", [list(managed)]).fetchall()
-        for role in (*GRANTABLE, *(row[0] for row in standing)):
+        existing = admin.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)", [list(managed)]).fetchall()
+        for role in (*GRANTABLE, *(row[0] for row in existing)):
             admin.execute(_compose("GRANT {} TO {} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE", role, name))
 
 
 def has_verifier(admin_conninfo: str, *, name: str, verifier: str) -> bool:
-    """Tell whether a login's password is the one that the verifier was made of.
+    """Return whether a login's password is the one of the verifier.
 
     Args:
-        admin_conninfo: superuser.
+        admin_conninfo: as superuser.
         name: of the login.
-        verifier: as `scram_verifier` returned it when the password was set.
+        verifier: the one that was set as the password.
 
     Raises:
-        UnreachableError: no connection.
+        UnreachableError: the connection failed.
     """
     with connect(admin_conninfo, purpose="verify passwords") as admin:
         row = admin.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", [name]).fetchone()

@@ -1,4 +1,4 @@
-"""What a role may take of the server: connections and time."""
+"""Limits of a role: connections and timeouts."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 from observatory.documents.logins import PairedRole
 
-POOL_RESERVE = 5  # connections of the service's login beyond the pooler's: restarts of the pooler, direct sessions
+POOL_RESERVE = 5  # extra connections of the service's login, for restarts of the pooler and direct sessions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Of one login.
+    """The limits of one login.
 
     Attributes:
-        connections: sessions at once.
-        statement_timeout_s: of one statement, in seconds; None: as long as it takes.
-        lock_timeout_s: of the wait for one lock, in seconds.
-        idle_in_transaction_s: that a session may do nothing in an open transaction, in seconds.
+        connections: concurrent sessions.
+        statement_timeout_s: longest time of a statement, in seconds; None: no limit.
+        lock_timeout_s: longest wait for a lock, in seconds.
+        idle_in_transaction_s: longest idle time in an open transaction, in seconds.
     """
 
     connections: int
@@ -27,7 +27,7 @@ class Limits:
 
     @property
     def settings(self) -> dict[str, str | int]:
-        """The timeouts as PostgreSQL's settings, in milliseconds; 0 is none."""
+        """The timeouts as PostgreSQL's settings, in milliseconds; 0 is no limit."""
         return {
             "statement_timeout": 1000 * (self.statement_timeout_s or 0),
             "lock_timeout": 1000 * self.lock_timeout_s,
@@ -41,7 +41,7 @@ MONITOR_LIMITS = Limits(connections=5, statement_timeout_s=10, lock_timeout_s=3,
 
 
 def limits_of(role: PairedRole, *, pool_size: int) -> Limits:
-    """Return what each login of a role may take; `pool_size` is the pooler's for each login."""
+    """Return the limits of each login of a role; `pool_size` is the pooler's for each login."""
     if role == "app":
         connections = pool_size + POOL_RESERVE
         return Limits(connections=connections, statement_timeout_s=30, lock_timeout_s=10, idle_in_transaction_s=30)

@@ -1,6 +1,6 @@
-"""What each role may do with the schema's relations: the service, readers, administrators.
+"""The privileges of the service, readers and administrators on the schema's relations.
 
-Owns the privileges on relations. Who may log in and reach the schemas at all is `components.access`.
+`components.access` owns logins and the privileges on databases and schemas.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ _RELATIONS = """
     GROUP BY nspname, relname, relkind
 """
 
-_MAY_NOTE_USE = """
+_MAY_UPDATE_LAST_USED = """
     SELECT has_column_privilege(%(role)s::regrole, 'public.api_keys', 'last_used_at', 'UPDATE')
     WHERE to_regclass('public.api_keys') IS NOT NULL
 """
 
 
 def grant_access(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
-    """Bring the roles' privileges to what each of them needs; no change where they are so.
+    """Grant and revoke until the roles have the privileges of their profiles; changes nothing that is already correct.
 
-    Run it after each deployment of the schema: a new table can be read from its creation on, but not yet written.
+    Call it after each deployment of the schema: roles may read a new table at once, but not yet write to it.
 
     Args:
         conninfo: as the role that owns the schema.
-        roles: what each role is. A service reads everything, adds to the tables of telemetry and notes when a key was
-            used; a reader reads all but keys; an administrator changes data in `public` too.
+        roles: the profile of each role. A service reads everything, inserts telemetry and updates the time at which a
+            key was last used; a reader reads everything except keys; an administrator also changes rows in `public`.
 
     Raises:
-        StatementFailedError: PostgreSQL refused, for example because there is no such role.
-        UnreachableError: no connection, or it broke.
+        StatementFailedError: PostgreSQL rejected a statement, for example because the role does not exist.
+        UnreachableError: the connection failed or broke.
     """
     with connect(conninfo, purpose="grant access") as connection:
         for role, profile in roles.items():
@@ -62,7 +62,7 @@ def grant_access(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
 
 
 def privileges_of(profile: Profile, schema: str, relation: str, *, is_table: bool) -> frozenset[str]:
-    """What a role of this kind may do with a relation."""
+    """Return the privileges of a profile on a relation."""
     if profile == "service":
         return INGEST if relation in INGEST_TABLES else READ
     if profile == "reader":
@@ -71,22 +71,22 @@ def privileges_of(profile: Profile, schema: str, relation: str, *, is_table: boo
 
 
 def _grant_relations(connection: psycopg.Connection, role: str, profile: Profile) -> None:
-    """Grant and revoke what differs on the owner's relations, those of extensions left out, in one transaction."""
+    """Grant and revoke the differences on the owner's relations, in one transaction; skip extensions' relations."""
     identifiers = {"role": sql.Identifier(role).as_string()}
     with connection.transaction():
         rows = connection.execute(_RELATIONS, {"schemas": SCHEMAS, **identifiers}).fetchall()
         for schema, relation, kind, held in rows:
-            wanted = privileges_of(profile, schema, relation, is_table=kind in _TABLES)
+            expected = privileges_of(profile, schema, relation, is_table=kind in _TABLES)
             granted = frozenset(held or ())
-            _change(connection, "GRANT {} ON {} TO {}", wanted - granted, (schema, relation), role)
-            _change(connection, "REVOKE {} ON {} FROM {}", granted - wanted, (schema, relation), role)
+            _change(connection, "GRANT {} ON {} TO {}", expected - granted, (schema, relation), role)
+            _change(connection, "REVOKE {} ON {} FROM {}", granted - expected, (schema, relation), role)
         if profile == "service":
-            _let_note_use(connection, role, identifiers)
+            _grant_update_of_last_used(connection, role, identifiers)
 
 
-def _let_note_use(connection: psycopg.Connection, role: str, identifiers: Mapping[str, str]) -> None:
-    """Grant one column, after the table's privileges: revoking an UPDATE of the table takes its columns' too."""
-    if connection.execute(_MAY_NOTE_USE, identifiers).fetchone() == (False,):
+def _grant_update_of_last_used(connection: psycopg.Connection, role: str, identifiers: Mapping[str, str]) -> None:
+    """Grant UPDATE of one column, last: REVOKE of UPDATE on the table would also revoke it on the columns."""
+    if connection.execute(_MAY_UPDATE_LAST_USED, identifiers).fetchone() == (False,):
         grant = sql.SQL("GRANT UPDATE (last_used_at) ON public.api_keys TO {}")
         connection.execute(grant.format(sql.Identifier(role)))
 

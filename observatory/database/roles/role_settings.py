@@ -1,4 +1,4 @@
-"""Settings of roles, which `pulumi_postgresql` lacks."""
+"""Parameters of roles (ALTER ROLE SET), which `pulumi_postgresql` does not support."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ RoleSettings = Mapping[str, Mapping[str, str | int]]  # by role, then by the nam
 
 
 def set_role_settings(conninfo: str, settings: RoleSettings) -> None:
-    """Give roles settings of their own, in all databases.
+    """Set parameters of roles, for all databases.
 
     Args:
-        conninfo: as a role that may change these roles.
-        settings: by role; other settings of these roles stay.
+        conninfo: as a role that may alter these roles.
+        settings: parameters by role; other parameters of these roles stay.
 
     Raises:
-        StatementFailedError: PostgreSQL refused, for example because there is no such role.
-        UnreachableError: no connection, or it broke.
+        StatementFailedError: PostgreSQL rejected a statement, for example because the role does not exist.
+        UnreachableError: the connection failed or broke.
     """
     with connect(conninfo, purpose="role settings") as connection, translate_errors("settings of roles"):
         apply_role_settings(connection, settings)
 
 
 def apply_role_settings(connection: psycopg.Connection, settings: RoleSettings) -> None:
-    """Do the same on an open connection, in one transaction."""
+    """Set parameters of roles on an open connection, in one transaction."""
     with connection.transaction():
         for role, values in settings.items():
             for name, value in values.items():

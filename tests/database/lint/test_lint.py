@@ -233,7 +233,7 @@ def test_an_unusable_file_does_not_hide_the_others(write: WriteMigrations) -> No
 
 
 def test_a_file_that_is_not_there_is_an_error(write: WriteMigrations) -> None:
-    with pytest.raises(MigrationFileError, match=r"009_x\.sql: no such migration"):
+    with pytest.raises(MigrationFileError, match=r"009_x\.sql: there is no such migration"):
         lint(write() / "009_x.sql")
 
 

@@ -21,8 +21,8 @@ def test_a_contract_is_refused_while_a_fleet_needs_the_old_shape(
         run_deploy(migrations=directory, requirements=[LIVE, KEPT])
 
     assert str(refusal.value) == (
-        "002_b.sql:1:1: takes away what a release needs that is in use (green (kept for rollback): v0.4.0, up to "
-        "schema 1). Nothing was changed: deploy a release that knows schema 2 to both fleets first"
+        "002_b.sql:1:1: removes what a release in use needs (green (kept for rollback): v0.4.0, up to "
+        "schema 1). Nothing was changed. First deploy a release that supports schema 2 to both fleets"
     )
     assert status(conninfo).version == 0
     assert run_deploy(migrations=directory, requirements=[LIVE, LIVE._replace(fleet="green")]).version == 2
@@ -43,7 +43,7 @@ def test_what_expands_or_lies_beyond_the_target_or_is_applied_is_not_refused(
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("-- phase: contrakt\nSELECT 1;", r"001_a\.sql:1:1: phase is 'contrakt'\. Write expand or contract"),
+        ("-- phase: contrakt\nSELECT 1;", r"001_a\.sql:1:1: the phase header is 'contrakt'\. Write expand or contract"),
         ("SELECT 1;\n-- phase: contract\n", r"001_a\.sql:2:1: the phase header has no effect here"),
     ],
 )

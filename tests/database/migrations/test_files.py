@@ -54,12 +54,12 @@ def test_the_shipped_migrations_load_for_both_editions() -> None:
     ("names", "message"),
     [
         (["001_a", "003_c"], r"003_c\.sql:1:1: number 002 is missing"),
-        (["002_b"], r"002_b\.sql:1:1: the first migration has to be number 001"),
-        (["001_a", "001_b"], r"001_a\.sql:1:1 and 001_b\.sql:1:1: two files with number 1"),
-        (["001_a", "0001_a"], "two files with number 1"),
-        (["001_a", "001_a.apache"], "two files with number 1"),
-        (["001_a.apache"], r"001_a\.apache\.sql:1:1: no variant for community"),
-        (["001_a.apache", "001_b.community"], "with different names"),
+        (["002_b"], r"002_b\.sql:1:1: the first migration must have number 001"),
+        (["001_a", "001_b"], r"001_a\.sql:1:1 and 001_b\.sql:1:1: two files have number 1"),
+        (["001_a", "0001_a"], "two files have number 1"),
+        (["001_a", "001_a.apache"], "two files have number 1"),
+        (["001_a.apache"], r"001_a\.apache\.sql:1:1: there is no variant for community"),
+        (["001_a.apache", "001_b.community"], "have different names"),
         (["1_a"], r"1_a\.sql:1:1: not the name of a migration"),
         (["001_A"], r"001_A\.sql:1:1: not the name of a migration"),
         (["001_a.enterprise"], "not the name of a migration"),
@@ -87,9 +87,9 @@ def test_other_files_in_the_directory_are_refused(write_migrations: WriteMigrati
     [
         (b"", r"001_a\.sql:1:1: the file is empty"),
         (b"\xef\xbb\xbfSELECT 1;", r"001_a\.sql:1:1: starts with a byte order mark"),
-        (b"SELECT 1;\r\nSELECT 2;\r\n", r"001_a\.sql:1:10: holds a Windows line end"),
+        (b"SELECT 1;\r\nSELECT 2;\r\n", r"001_a\.sql:1:10: contains a Windows line end"),
         ("-- ä\nSELECT 'é".encode() + b"\xe9';", r"001_a\.sql:2:10: byte 0xe9 is not UTF-8"),
-        (b"SELECT 1;\n\0", r"001_a\.sql:2:1: holds a NUL"),
+        (b"SELECT 1;\n\0", r"001_a\.sql:2:1: contains a NUL"),
     ],
 )
 def test_unusable_bytes_are_refused_with_their_place(tmp_path: Path, content: bytes, message: str) -> None:

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from observatory.database import LockTimeoutError, StatementFailedError, status
-from observatory.database.migrations.applying import Event
+from observatory.database.migrations.events import Event
 from tests.database.conftest import Deploy, WriteMigrations
 from tests.support.postgres import PostgresServer
 

@@ -1,0 +1,42 @@
+"""Generates the catalogue: migrates an empty database version by version and records the objects of each version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from observatory.database.catalogue import SETTINGS, Catalogue, Objects, Step, read_objects
+from observatory.database.connection import connect, describe
+from observatory.database.deployment import deploy
+from observatory.database.error_translation import translate_errors
+from observatory.database.migrations.files import Edition, Migration, load_migrations
+
+
+def generate_catalogue(conninfo: str, *, migrations: Path, edition: Edition) -> Catalogue:
+    """Migrate an empty database version by version and return the catalogue of its objects.
+
+    Args:
+        conninfo: as the role that owns the database, which has only its extensions.
+        migrations: directory of the files.
+        edition: of the server's TimescaleDB.
+
+    Raises:
+        DatabaseError: see `deploy`.
+    """
+    steps: list[Step] = []
+    before: Objects = {}
+    for migration in load_migrations(migrations, edition):
+        deploy(conninfo, migrations=migrations, target=migration.version, actor="catalogue", deployment_id="catalogue")
+        with (
+            connect(conninfo, purpose="catalogue", settings=SETTINGS) as connection,
+            translate_errors(describe(conninfo)),
+        ):
+            after = read_objects(connection)
+        steps.append(_step(migration, before, after))
+        before = after
+    return Catalogue(edition=edition, steps=tuple(steps))
+
+
+def _step(migration: Migration, before: Objects, after: Objects) -> Step:
+    sets = {each: definition for each, definition in after.items() if before.get(each) != definition}
+    removes = tuple(sorted(before.keys() - after.keys()))
+    return Step(sha256=migration.sha256, sets=sets, removes=removes)
