@@ -17,7 +17,7 @@ from tests.support.checkout import Checkout
         ([], 2, "--from"),
     ],
 )
-def test_a_sample_that_cannot_be_is_refused_with_the_reason(
+def test_an_impossible_sample_is_refused_with_the_reason(
     tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     done = Checkout.copy(tmp_path, rootfs=None).run("data", "sample", *arguments, expect=code)

@@ -6,7 +6,7 @@ from observatory.cli.junit import junit_xml
 from observatory.operations import StackCheck, StackVerification
 
 
-def test_each_check_is_a_case_and_one_that_could_not_be_made_an_error() -> None:
+def test_each_check_is_a_case_and_an_unknown_check_is_an_error() -> None:
     checks = (
         StackCheck(name="daemons", verdict="passed", detail="all 20 are ready", seconds=0.5),
         StackCheck(name="service", verdict="failed", detail='answered 503: "<busy>"', seconds=0.25),

@@ -25,27 +25,27 @@ ALWAYS_LOADED = ("bootstrap", "defaults", "engine_choice", "plan", "signing")
         (("rollback", "--method", "blue-green", "--emergency"), 3),
     ],
 )
-def test_what_needs_neither_program_nor_database_loads_neither(
+def test_commands_without_program_and_database_load_neither(
     fresh: Checkout, arguments: tuple[str, ...], code: int
 ) -> None:
     _, loaded = run_watched(fresh, *arguments, expect=code)
     assert loaded & HEAVY == set()
 
 
-def test_the_help_loads_no_operation(fresh: Checkout) -> None:
+def test_help_loads_no_operation(fresh: Checkout) -> None:
     """One that is loaded brings whatever any of them needs: every command then waits for it."""
     _, loaded = run_watched(fresh, "--help")
     operations = {module for module in loaded if module.startswith("observatory.operations.")}
     assert operations <= {f"observatory.operations.{module}" for module in ALWAYS_LOADED}
 
 
-def test_a_plan_of_this_machine_loads_no_sdk_of_another(fresh: Checkout) -> None:
+def test_a_plan_of_local_loads_no_cloud_sdk(fresh: Checkout) -> None:
     _, loaded = run_watched(fresh, "preview", "--engine", "embedded")
     assert "pulumi" in loaded
     assert loaded & {"pulumi_aws", "pulumi_kubernetes", "apscheduler", "httpx"} == set()
 
 
-def test_a_plan_of_production_asks_no_database(fresh: Checkout) -> None:
+def test_a_plan_of_production_connects_to_no_database(fresh: Checkout) -> None:
     _, loaded = run_watched(fresh, "preview", "-e", "production", "--engine", "embedded")
     assert "pulumi_aws" in loaded
     assert loaded & {"apscheduler", "botocore", "httpx", "psycopg"} == set()

@@ -50,7 +50,7 @@ def log_since(stack: Checkout, position: int) -> str:
 
 
 @pytest.mark.parametrize("login", ["app_a", "app_b", "readonly_a", "readonly_b", "admin_a", "admin_b"])
-def test_nobody_with_a_password_may_change_objects_roles_or_the_audit(stack: Checkout, login: str) -> None:
+def test_no_login_with_a_password_may_change_objects_roles_or_the_audit(stack: Checkout, login: str) -> None:
     with session(stack, login) as connection:
         for statement in (
             "CREATE TABLE t ()",
@@ -120,7 +120,7 @@ def test_each_login_has_its_limits(stack: Checkout, login: str, limits: tuple[An
     assert tuple(row[0] for row in found if row) == limits
 
 
-def test_limits_are_not_only_told(stack: Checkout) -> None:
+def test_limits_are_enforced(stack: Checkout) -> None:
     """One session too many is refused, and a wait for a lock ends."""
     with admin(stack) as blocker, session(stack, "readonly_a") as waiting:
         with blocker.transaction():
@@ -134,9 +134,9 @@ def test_limits_are_not_only_told(stack: Checkout) -> None:
                 session(stack, "readonly_a")
 
 
-def test_changes_of_objects_and_roles_are_logged_and_neither_prompts_nor_passwords(stack: Checkout) -> None:
+def test_the_log_has_changes_of_objects_and_roles_but_no_prompts_or_passwords(stack: Checkout) -> None:
     position = len((stack.home / "log/patroni.log").read_text(errors="replace"))
-    prompt = "a prompt that is nobody's business"
+    prompt = "a private prompt"
     with admin(stack) as connection:
         connection.execute("CREATE TABLE logged (x int); DROP TABLE logged")
         connection.execute("CREATE ROLE logged NOLOGIN; GRANT pg_monitor TO logged; DROP ROLE logged")
@@ -148,8 +148,8 @@ def test_changes_of_objects_and_roles_are_logged_and_neither_prompts_nor_passwor
         for _ in range(2):  # the second one goes by way of a temporary table
             assert client.post("/v1/traces", json={"items": [span]}).status_code == 201
     log = log_since(stack, position)
-    for said in ("CREATE TABLE logged", "DROP TABLE logged", "CREATE ROLE logged", "GRANT pg_monitor TO logged"):
-        assert said in log
+    for statement in ("CREATE TABLE logged", "DROP TABLE logged", "CREATE ROLE logged", "GRANT pg_monitor TO logged"):
+        assert statement in log
     assert "app_a@observatory" in log
     assert "permission denied for schema public" in log
     assert "observatory:test" in log, "the application is named"
@@ -198,7 +198,7 @@ def document(stack: Checkout) -> dict[str, Any]:
     return found
 
 
-def test_passwords_change_hands_without_a_failed_request_also_after_a_kill(stack: Checkout) -> None:
+def test_a_rotation_fails_no_request_even_after_a_kill(stack: Checkout) -> None:
     """A rotation that is killed in the middle, the one that ends it, and a password changed by hand."""
     before, active = urls(stack), document(stack)["app"]["active"]
     taking_over = {"a": "b", "b": "a"}[active]
@@ -228,22 +228,22 @@ def test_passwords_change_hands_without_a_failed_request_also_after_a_kill(stack
     with admin(stack) as connection:
         connection.execute(f"ALTER ROLE {login} PASSWORD 'changed behind the back of the stack'".encode())
         connection.execute("ALTER ROLE provisioner PASSWORD 'changed behind the back of the stack'")
-    said = stack.run("up", *EMBEDDED)
-    assert f"the server refuses the password of {login}" in said.stderr
+    output = stack.run("up", *EMBEDDED)
+    assert f"the server refuses the password of {login}" in output.stderr
     psycopg.connect(urls(stack)[login]).close()
     with psycopg.connect(stack.output("database_url")) as connection:
         assert connection.execute("SELECT current_user").fetchone() == (login,)
     assert set(stack.json("up", *EMBEDDED)["summary"]) == {"same"}
 
 
-def test_an_unknown_role_is_refused_with_those_there_are(stack: Checkout) -> None:
+def test_an_unknown_role_is_refused_and_the_roles_are_listed(stack: Checkout) -> None:
     assert "app, readonly, admin" in stack.run("rotate-passwords", "--role", "root", expect=2).stderr
 
 
-def test_the_status_tells_whose_password_is_old(stack: Checkout) -> None:
+def test_the_status_shows_old_passwords(stack: Checkout) -> None:
     file = stack.root / ".observatory/documents/logins/local.json"
-    standing = file.read_text()
-    changed = json.loads(standing)
+    current = file.read_text()
+    changed = json.loads(current)
     changed["app"][changed["app"]["active"]]["since"] = "2020-01-01T00:00:00Z"
     file.write_text(json.dumps(changed))
     try:
@@ -251,4 +251,4 @@ def test_the_status_tells_whose_password_is_old(stack: Checkout) -> None:
         assert found == {"app": True, "readonly": False, "admin": False}
         assert "too old: observatory rotate-passwords" in stack.run("status").stdout
     finally:
-        file.write_text(standing)
+        file.write_text(current)

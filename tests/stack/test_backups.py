@@ -13,7 +13,7 @@ from tests.stack.test_monitoring import sandbox
 from tests.support.checkout import Checkout
 
 
-def test_each_type_builds_on_what_it_should(stack: Checkout) -> None:
+def test_each_backup_type_has_its_base(stack: Checkout) -> None:
     first = stack.json("backup", "list")[0]
     assert first["type"] == "full"
     differential = stack.json("backup", "create", "--type", "differential")
@@ -45,7 +45,7 @@ def test_the_stanza_waits_for_the_backup_that_a_killed_up_began(stack: Checkout)
         assert made.result(timeout=60).id == "observatory"
 
 
-def test_a_backup_that_takes_too_long_is_stopped_and_said(stack: Checkout) -> None:
+def test_a_backup_past_its_timeout_is_stopped_and_reported(stack: Checkout) -> None:
     before = stack.json("backup", "list")
     with pytest.raises(BackupError, match=r"pgbackrest backup did not end within 0\.1 s and was stopped"):
         create_backup(sandbox(stack), BackupType.FULL, timeout=0.1)
@@ -53,6 +53,6 @@ def test_a_backup_that_takes_too_long_is_stopped_and_said(stack: Checkout) -> No
     assert stack.json("backup", "create")["type"] == "incremental"
 
 
-def test_no_backup_of_a_stack_that_does_not_run(checkout: Checkout) -> None:
+def test_a_backup_of_a_stack_that_is_not_up_is_refused(checkout: Checkout) -> None:
     assert "`observatory up`" in checkout.run("backup", "create", expect=2).stderr
     assert "does not exist yet" in checkout.run("backup", "list", expect=2).stderr

@@ -35,22 +35,22 @@ def own(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Chec
 @pytest.mark.parametrize(
     ("version", "gate"), [("v0.3.0", "errors"), ("v0.9.0", "p95"), ("v0.10.0", "full"), ("v0.11.0", "restarts")]
 )
-def test_a_bad_canary_is_rolled_back_by_its_gate_and_few_users_see_it(own: Checkout, version: str, gate: str) -> None:
+def test_a_bad_canary_is_rolled_back_by_its_gate_and_few_requests_fail(own: Checkout, version: str, gate: str) -> None:
     with Load(own) as load:
-        said = own.run(
+        output = own.run(
             "deploy", "application", "--version", version, "--strategy", "canary",
             "--canary-percentage", str(CANARY), "--bake", "90", *EMBEDDED, expect=1,
         ).stderr  # fmt: skip
-    assert gate in said
+    assert gate in output
     assert len(load.failed) < sum(load.versions.values()) * CANARY / 100
     if gate == "full":
         assert load.failed == []  # found before anybody had to wait for a connection
-    standing = own.json("status")["rollout"]
-    assert (standing["blue"]["weight"], standing["deployment"]["status"]) == (100, "rolled-back")
-    assert standing["deployment"]["step"] == 0
+    current = own.json("status")["rollout"]
+    assert (current["blue"]["weight"], current["deployment"]["status"]) == (100, "rolled-back")
+    assert current["deployment"]["step"] == 0
 
 
-def test_a_version_that_never_gets_ready_never_gets_traffic(own: Checkout) -> None:
+def test_a_version_that_never_becomes_ready_gets_no_traffic(own: Checkout) -> None:
     with Load(own) as load:
         own.run(
             "deploy", "application", "--version", "v0.4.0", "--strategy", "blue-green", "--skip-tests", *EMBEDDED,
@@ -69,7 +69,7 @@ def pair(own: Checkout) -> Checkout:
     return own
 
 
-def test_a_version_comes_by_turns_and_goes_back_without_a_lost_request(pair: Checkout) -> None:
+def test_a_rolling_update_and_its_rollback_lose_no_request(pair: Checkout) -> None:
     rolling = ("--version", "v0.2.0", "--strategy", "rolling", "--batch-size", "1", "--bake", "8", *EMBEDDED)
     with Load(pair) as load:
         deploying = pair.start("deploy", "application", *rolling, "--output", "json")
@@ -90,12 +90,12 @@ def test_a_version_comes_by_turns_and_goes_back_without_a_lost_request(pair: Che
     assert set(pair.json("up", *EMBEDDED)["summary"]) == {"same"}
 
 
-def test_a_bad_version_by_turns_is_seen_on_its_first_instance_and_goes_back(pair: Checkout) -> None:
+def test_a_rolling_update_stops_at_the_first_bad_instance_and_rolls_back(pair: Checkout) -> None:
     with Load(pair) as load:
-        said = pair.run(
+        output = pair.run(
             "deploy", "application", "--version", "v0.3.0", "--strategy", "rolling", *EMBEDDED, expect=1
         ).stderr  # fmt: skip
-    assert "errors" in said
+    assert "errors" in output
     assert moves_of(pair, document(pair)["deployment"]["id"]) == [("moved", ["blue-1"]), ("moved-back", ["blue-1"])]
     assert len(load.failed) < sum(load.versions.values()) * 0.2
     assert versions_of(pair) == {"v0.1.0"}

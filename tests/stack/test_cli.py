@@ -45,7 +45,7 @@ def test_a_plain_pulumi_brings_up_what_the_embedded_engine_finds_unchanged(check
     assert checkout.processes() == set()
 
 
-def test_the_command_runs_the_cli_where_it_finds_one(checkout: Checkout) -> None:
+def test_the_command_uses_the_cli_if_it_is_on_path(checkout: Checkout) -> None:
     up = checkout.json("up")
     assert up["engine"] == "cli"
     assert up["status"]["healthy"]
@@ -75,28 +75,28 @@ def start_up(checkout: Checkout, until: str) -> subprocess.Popen[str]:
     """Start `up` by the CLI, and return once it has begun the step."""
     process = checkout.start("up", *CLI)
     assert process.stderr
-    said = []
+    output = []
     for line in process.stderr:
-        said.append(line)
+        output.append(line)
         if until in line:
             return process
-    raise AssertionError("".join(said))
+    raise AssertionError("".join(output))
 
 
-def test_a_stopped_up_ends_its_step_and_leaves_nothing_running(checkout: Checkout) -> None:
+def test_an_interrupted_cli_up_finishes_its_step_and_leaves_no_process(checkout: Checkout) -> None:
     process = start_up(checkout, "create Daemon patroni")
     os.killpg(process.pid, signal.SIGTERM)
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == 130, said
-    assert "interrupted by SIGTERM" in said
-    assert "Exception" not in said
-    assert "Warning" not in said
+    output = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, output
+    assert "interrupted by SIGTERM" in output
+    assert "Exception" not in output
+    assert "Warning" not in output
     assert workers(checkout) == {}
     assert "encryptionsalt" not in (checkout.root / "Pulumi.local.yaml").read_text()
     assert checkout.json("up", *CLI)["status"]["healthy"]
 
 
-def test_a_killed_up_is_carried_on_by_the_next(checkout: Checkout) -> None:
+def test_a_killed_up_is_continued_by_the_next(checkout: Checkout) -> None:
     process = start_up(checkout, "create Daemon patroni")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

@@ -26,21 +26,21 @@ def traces(checkout: Checkout) -> int:
 
 
 def strike_once(checkout: Checkout, arguments: tuple[str, ...], moment: str, step: str, signal: str) -> str:
-    """Strike the command at one moment; return what it said."""
+    """Strike the command at one moment; return what it output."""
     plan = crash.plan_for(checkout, moment, signal=signal, moments=(moment,), only=step)
     file = Path(plan.ledger).with_suffix(".plan")
     write_plan(file, plan)
-    _, said = crash.strike(checkout, arguments, file)
-    assert read_ledger(Path(plan.ledger)), f"never came to {step}:\n{said}"
+    _, output = crash.strike(checkout, arguments, file)
+    assert read_ledger(Path(plan.ledger)), f"never came to {step}:\n{output}"
     assert crash.after_a_blow(checkout, file) == []
-    return said
+    return output
 
 
 STATE_GOES = r"os.remove backend/.*stacks/.*/local\.json$"
 GIVEN_UP = r"os.rename stacks/\.local\.removed"
 
 
-def test_an_interrupted_down_is_taken_back_or_finished_by_up(checkout: Checkout) -> None:
+def test_an_interrupted_down_is_undone_or_finished_by_up(checkout: Checkout) -> None:
     """Taken back as long as the data was not given up; finished, and followed by a new stack, from there on."""
     checkout.run(*UP)
     key = checkout.output("api_key")
@@ -68,7 +68,7 @@ def test_a_killed_down_is_finished_by_the_next(checkout: Checkout, step: str) ->
     assert not crash.checkpoint(checkout).exists()
 
 
-def test_a_down_that_cannot_read_the_state_gives_nothing_up(checkout: Checkout) -> None:
+def test_a_down_that_cannot_read_the_state_removes_nothing(checkout: Checkout) -> None:
     checkout.run(*UP)
     file = crash.checkpoint(checkout)
     whole = file.read_text()
@@ -79,7 +79,7 @@ def test_a_down_that_cannot_read_the_state_gives_nothing_up(checkout: Checkout) 
     assert set(checkout.json(*UP)["summary"]) == {"same"}
 
 
-def test_a_daemon_that_a_killed_up_left_takes_what_is_wanted_now(checkout: Checkout) -> None:
+def test_a_daemon_left_by_a_killed_up_gets_the_current_settings(checkout: Checkout) -> None:
     strike_once(checkout, UP, "unsaved", "creating Daemon patroni", "SIGKILL")
     checkout.configure(database={"shared_buffers_mb": 64, "max_connections": 50})
     assert checkout.json(*UP)["status"]["healthy"]
@@ -88,17 +88,17 @@ def test_a_daemon_that_a_killed_up_left_takes_what_is_wanted_now(checkout: Check
             assert connection.execute("SELECT current_setting(%s)", [name]).fetchone() == (wanted,)
 
 
-def test_the_next_up_names_what_a_killed_one_left(checkout: Checkout) -> None:
+def test_the_next_up_reports_what_a_killed_up_left(checkout: Checkout) -> None:
     strike_once(checkout, UP, "begun", "creating Machine machine", "SIGKILL")
     [lock] = (checkout.root / ".observatory/backend/.pulumi/locks").rglob("*.json")
     pid = json.loads(lock.read_text())["pid"]
-    said = checkout.run(*UP).stderr
-    assert f"(pid {pid})" in said
-    assert "machine: an earlier run was interrupted while creating it" in said
+    output = checkout.run(*UP).stderr
+    assert f"(pid {pid})" in output
+    assert "machine: an earlier run was interrupted while creating it" in output
 
 
 @pytest.mark.timeout(900)
-def test_a_stack_lives_through_commands_that_end_anywhere(checkout: Checkout) -> None:
+def test_a_stack_survives_commands_that_are_killed_anywhere(checkout: Checkout) -> None:
     """A part of the steps, each at one moment and by one signal; `make prove` strikes every step, moment and signal."""
     life = Life(checkout=checkout, signals=("SIGKILL", "SIGINT"), share=SHARE).run()
     assert life.broken == []
@@ -106,7 +106,7 @@ def test_a_stack_lives_through_commands_that_end_anywhere(checkout: Checkout) ->
 
 
 @pytest.mark.parametrize("arguments", [DOWN, ("down", "--keep-data", *EMBEDDED)], ids=["down", "keep-data"])
-def test_down_is_refused_while_a_run_is_under_way(checkout: Checkout, arguments: tuple[str, ...]) -> None:
+def test_down_is_refused_while_another_run_holds_the_lock(checkout: Checkout, arguments: tuple[str, ...]) -> None:
     checkout.home.mkdir(parents=True)
     options = engine.StackOptions(
         cwd=checkout.root, stack="local", backend=checkout.root / ".observatory/backend", passphrase=""

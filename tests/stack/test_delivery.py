@@ -32,8 +32,8 @@ from tests.support.delivery import (
     bring_up_with_versions,
     document,
     noted_of,
+    notifications_of,
     released,
-    told,
     until,
     worker,
 )
@@ -53,7 +53,7 @@ def own(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Chec
         yield checkout
 
 
-def test_only_what_a_trusted_key_has_signed_is_kept_and_deployed(own: Checkout) -> None:
+def test_only_releases_signed_by_a_trusted_key_are_stored_and_deployed(own: Checkout) -> None:
     assert (own.root / ".observatory/signing-key.pem").stat().st_mode & 0o777 == 0o600
     first, made = own.root / ".observatory/releases/v0.1.0.tar.gz", own.root / "made"
     foreign = variant(first, "v0.6.0", made, key=make_private_key())
@@ -70,7 +70,7 @@ def test_only_what_a_trusted_key_has_signed_is_kept_and_deployed(own: Checkout) 
     assert "was altered" in refused
 
 
-def test_a_version_comes_by_blue_green_and_goes_back_without_a_lost_request(own: Checkout) -> None:
+def test_blue_green_and_its_rollback_lose_no_request(own: Checkout) -> None:
     with Load(own) as load:
         time.sleep(1)
         done = own.json("deploy", "application", "--version", "v0.2.0", "--strategy", "blue-green", *EMBEDDED)
@@ -86,14 +86,14 @@ def test_a_version_comes_by_blue_green_and_goes_back_without_a_lost_request(own:
     assert load.versions["v0.2.0"] > 100
     assert load.versions["v0.1.0"] > 20
     deployment = done["deployment"]["id"]
-    assert told(own, "webhook", deployment) == ["start", "step", "success", "rollback", "rolled-back"]
-    assert told(own, "pagerduty") == ["resolve", "trigger", "resolve"]
+    assert notifications_of(own, "webhook", deployment) == ["start", "step", "success", "rollback", "rolled-back"]
+    assert notifications_of(own, "pagerduty") == ["resolve", "trigger", "resolve"]
     events = [entry.event for entry in entries(own.root / ".observatory/rollout/local.journal.jsonl")]
     assert not {"not-notified", "not-silenced"} & set(events)
     assert own.json("silence", "list") == []
 
 
-def test_a_rollback_to_a_version_takes_over_and_brings_any_kept_one(own: Checkout) -> None:
+def test_a_rollback_to_any_stored_version_takes_over_from_a_deployment(own: Checkout) -> None:
     canary = ("--version", "v0.2.0", "--strategy", "canary", "--canary-percentage", "10", "--bake", "3600", *EMBEDDED)
     deploying = own.start("deploy", "application", *canary)
     until(lambda: document(own)["green"]["weight"] == 10)
@@ -102,8 +102,8 @@ def test_a_rollback_to_a_version_takes_over_and_brings_any_kept_one(own: Checkou
     assert (back["blue"]["version"], back["blue"]["weight"], back["deployment"]["status"]) == (
         "v0.1.0", 100, "rolled-back",
     )  # fmt: skip
-    _, said = deploying.communicate(timeout=UP_TIMEOUT_S)
-    assert (deploying.returncode, "taken over" in said) == (1, True), said
+    _, output = deploying.communicate(timeout=UP_TIMEOUT_S)
+    assert (deploying.returncode, "taken over" in output) == (1, True), output
     forth = own.json("rollback", "--method", "application", "--version", "v0.2.0", "--yes", *EMBEDDED)
     assert (forth["green"]["version"], forth["green"]["weight"], forth["deployment"]["status"]) == (
         "v0.2.0", 100, "promoted",
@@ -123,7 +123,7 @@ def instance(own: Checkout, name: str) -> int:
     return pid
 
 
-def test_an_instance_that_is_out_stays_out_over_a_reload_and_up_puts_it_right(own: Checkout) -> None:
+def test_a_draining_instance_stays_drained_over_a_reload_and_up_restores_it(own: Checkout) -> None:
     sandbox = Sandbox(own.home, Path(own.environment["OBSERVATORY_ROOTFS"]))
     servers = LiveServers(sandbox=sandbox, file=servers_file(Paths()), socket=runtime_socket(Paths()))
     taken = backend_server("green", "green-1")
@@ -149,17 +149,17 @@ def op_state(servers: LiveServers, name: str) -> str:
 @pytest.mark.parametrize(
     ("version", "message"), [("v0.7.0", "its manifest says"), ("v0.8.0", "/v1/metrics answered 500")]
 )
-def test_a_version_that_fails_when_it_is_tried_changes_nothing(own: Checkout, version: str, message: str) -> None:
+def test_a_version_that_fails_its_trial_changes_nothing(own: Checkout, version: str, message: str) -> None:
     before, processes = own.json("status")["rollout"], own.processes()
-    said = own.run("deploy", "application", "--version", version, "--strategy", "blue-green", *EMBEDDED, expect=1)
-    assert message in said.stderr
-    assert "nothing was changed" in said.stderr
+    output = own.run("deploy", "application", "--version", version, "--strategy", "blue-green", *EMBEDDED, expect=1)
+    assert message in output.stderr
+    assert "nothing was changed" in output.stderr
     assert own.json("status")["rollout"] == before
     assert own.processes() <= processes
     assert not (own.home / "releases/trial").exists()
 
 
-def test_what_a_killed_trial_left_is_removed_by_the_next(own: Checkout) -> None:
+def test_the_next_trial_removes_what_a_killed_trial_left(own: Checkout) -> None:
     before = own.processes()
     killed = own.start("deploy", "application", "--version", "v0.4.0", "--strategy", "blue-green", *EMBEDDED)
     while not answers(own.ports()["trial"]):
@@ -189,7 +189,7 @@ def test_what_cannot_be_deployed_is_refused(own: Checkout, arguments: tuple[str,
     assert own.json("status")["rollout"] == before
 
 
-def test_a_dry_run_says_what_would_be_done_and_changes_nothing(own: Checkout) -> None:
+def test_a_dry_run_prints_the_plan_and_changes_nothing(own: Checkout) -> None:
     before = own.json("status")["rollout"]
     wanted = ("deploy", "application", "--version", "v0.2.0", "--strategy", "canary", "--dry-run")
     planned = own.json(*wanted)
@@ -200,7 +200,7 @@ def test_a_dry_run_says_what_would_be_done_and_changes_nothing(own: Checkout) ->
     assert own.json("status")["rollout"] == before
 
 
-def test_every_entry_is_in_the_table_and_beside_the_backups(own: Checkout) -> None:
+def test_every_audit_entry_is_in_the_table_and_beside_the_backups(own: Checkout) -> None:
     own.json("deploy", "application", "--version", "v0.2.0", "--strategy", "blue-green", "--bake", "0", *EMBEDDED)
     own.run("rollback", "--method", "blue-green", "--yes", "--reason", "exercise")
     journal = list(entries(own.root / ".observatory/rollout/local.journal.jsonl"))
@@ -218,7 +218,7 @@ def test_every_entry_is_in_the_table_and_beside_the_backups(own: Checkout) -> No
     assert "no deployment 'd0'" in own.run("report", "--deployment", "d0", expect=2).stderr
 
 
-def test_an_alert_after_the_promotion_rolls_back_where_the_setting_says_so(own: Checkout) -> None:
+def test_an_alert_after_the_promotion_rolls_back_if_the_setting_is_perform(own: Checkout) -> None:
     own.json("deploy", "application", "--version", "v0.2.0", "--strategy", "blue-green", "--bake", "0", *EMBEDDED)
     own.configure(delivery={**DELIVERY, "rollback_on_alert": "perform"})
     try:
@@ -237,7 +237,7 @@ def test_an_alert_after_the_promotion_rolls_back_where_the_setting_says_so(own: 
         own.run("up", *EMBEDDED)
 
 
-def test_alerts_are_held_back_by_hand_but_those_that_tell_of_an_outage(own: Checkout) -> None:
+def test_all_alerts_but_outages_can_be_silenced(own: Checkout) -> None:
     wanted = ("--fleet", "green", "--duration", "30m", "--reason", "noise")
     made = own.json("silence", "add", *wanted)["id"]
     assert [each["id"] for each in own.json("silence", "list")] == [made]
@@ -251,13 +251,13 @@ def test_outside_the_windows_a_version_is_refused(own: Checkout) -> None:
     later = WEEKDAYS[(datetime.now(UTC).weekday() + 3) % 7]
     own.configure(delivery={**DELIVERY, "windows": [{"days": [later], "opens": "10:00", "closes": "11:00"}]})
     before = own.json("status")["rollout"]
-    said = own.run("deploy", "application", "--version", "v0.2.0", "--strategy", "blue-green", *EMBEDDED, expect=3)
-    assert "v0.2.0 is a minor change: no window for deployments is open, the next opens" in said.stderr
+    output = own.run("deploy", "application", "--version", "v0.2.0", "--strategy", "blue-green", *EMBEDDED, expect=3)
+    assert "v0.2.0 is a minor change: no window for deployments is open, the next opens" in output.stderr
     assert own.json("status")["rollout"] == before
     own.configure(delivery=DELIVERY)
 
 
-def test_a_release_comes_by_the_whole_workflow_with_the_migrations_it_needs(own: Checkout) -> None:
+def test_the_release_workflow_deploys_a_version_with_its_migrations(own: Checkout) -> None:
     shutil.copy(SOURCE / "migrations" / LAST_MIGRATION, own.root / "migrations")
     with Load(own) as load:
         done = released(own, "v0.12.0")
@@ -273,13 +273,13 @@ def test_a_release_comes_by_the_whole_workflow_with_the_migrations_it_needs(own:
     own.run("rollback", "--method", "blue-green", "--emergency")
 
 
-def test_a_release_is_not_begun_where_the_checklist_objects(own: Checkout) -> None:
+def test_the_release_workflow_stops_at_a_failed_checklist(own: Checkout) -> None:
     before = own.json("status")["rollout"]
     assert "needs schema 99" in own.run("release", "deploy", "v0.5.0", *EMBEDDED, expect=3).stderr
     assert own.json("status")["rollout"] == before
 
 
-def test_while_a_deployment_runs_nothing_else_changes_schema_or_fleets(own: Checkout) -> None:
+def test_a_running_deployment_blocks_other_changes(own: Checkout) -> None:
     wanted = ("--version", "v0.2.0", "--strategy", "canary", "--canary-percentage", str(CANARY))
     running = own.start("deploy", "application", *wanted, "--bake", "600", *EMBEDDED)
     while document(own)["deployment"]["status"] != "shifting":
@@ -291,9 +291,9 @@ def test_while_a_deployment_runs_nothing_else_changes_schema_or_fleets(own: Chec
         assert "The deployment lock is held by" in own.run(*command, expect=3).stderr
     own.configure(fleets={})
     own.run("rollout", "abort")
-    said = running.communicate(timeout=300)[1]
-    assert (running.returncode, "aborted on request" in said) == (1, True), said
+    output = running.communicate(timeout=300)[1]
+    assert (running.returncode, "aborted on request" in output) == (1, True), output
 
 
-def test_steering_without_a_deployment_is_refused(own: Checkout) -> None:
+def test_rollout_commands_without_a_deployment_are_refused(own: Checkout) -> None:
     assert "no deployment is under way" in own.run("rollout", "pause", expect=3).stderr

@@ -66,7 +66,7 @@ def test_a_preview_shows_the_same_plan(stack: Checkout, migration: Path) -> None
     assert "try" not in tables(stack)
 
 
-def test_nothing_pending_is_verified_and_what_is_missing_is_named(stack: Checkout) -> None:
+def test_without_pending_migrations_the_schema_is_verified_and_missing_objects_are_named(stack: Checkout) -> None:
     assert stack.json("deploy", "database")["verification"]["passed"] is True
     assert "Verified: version" in stack.run("deploy", "database", "--verify-only").stdout
     with psycopg.connect(owner(stack)) as connection:
@@ -80,7 +80,7 @@ def test_nothing_pending_is_verified_and_what_is_missing_is_named(stack: Checkou
     assert "projects_owner is missing" in failed["detail"]
 
 
-def test_without_a_backup_nothing_is_migrated(stack: Checkout, migration: Path) -> None:
+def test_a_failed_backup_stops_the_migration(stack: Checkout, migration: Path) -> None:
     with exclusive(stack.home / "run/pgbackrest/observatory-backup-1.lock"):
         refused = stack.json("deploy", "database", expect=1)
     assert refused["error"]["kind"] == "BackupFailedError"
@@ -107,7 +107,7 @@ def test_the_backup_alone(stack: Checkout, migration: Path) -> None:
     assert "try" not in tables(stack)
 
 
-def test_files_that_contradict_the_ledger_are_refused_and_wrong_usage_is_told(stack: Checkout) -> None:
+def test_files_that_contradict_the_ledger_are_refused_and_wrong_usage_is_reported(stack: Checkout) -> None:
     file = stack.root / "migrations/003_create_indexes.sql"
     text = file.read_text()
     file.write_text(text + "SELECT 1;\n")
@@ -122,7 +122,7 @@ def test_files_that_contradict_the_ledger_are_refused_and_wrong_usage_is_told(st
     stack.run("deploy", "database", "--verify-only", "--migration", file.name, expect=2)
 
 
-def test_a_stack_of_the_apache_edition_says_what_the_other_one_needs(stack: Checkout) -> None:
+def test_an_apache_stack_reports_what_the_community_edition_needs(stack: Checkout) -> None:
     backups = len(stack.json("backup", "list"))
     for more in (["--yes"], ["--dry-run"]):
         refused = stack.json("deploy", "database", "--edition", "community", *more, expect=3)

@@ -96,7 +96,7 @@ def monitoring(stack: Checkout) -> Monitoring:
     return Monitoring(stack)
 
 
-def test_every_job_has_targets_and_all_answer(monitoring: Monitoring) -> None:
+def test_every_scrape_job_has_targets_that_are_up(monitoring: Monitoring) -> None:
     jobs = {job.name for job in JOBS}
     wait(lambda: {up["job"] for up in monitoring.query("up == 1")} == jobs)
     assert monitoring.query("up == 0") == []
@@ -104,12 +104,12 @@ def test_every_job_has_targets_and_all_answer(monitoring: Monitoring) -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_an_alert_is_made_of_metrics_that_exist(monitoring: Monitoring, alert: Any) -> None:
+def test_every_metric_of_an_alert_exists(monitoring: Monitoring, alert: Any) -> None:
     metrics = set(NAMED.findall(alert.expression(SCOPE)))
     wait(lambda: all(monitoring.query(f'{metric}{{stack="local"}}') for metric in metrics))
 
 
-def test_recordings_have_a_value_for_the_fleet_with_traffic(stack: Checkout, monitoring: Monitoring) -> None:
+def test_recording_rules_have_a_value_for_the_fleet_with_traffic(stack: Checkout, monitoring: Monitoring) -> None:
     items = list(spans(1, now=datetime.now(UTC), seed=1))
     with client(stack) as service:
 
@@ -127,7 +127,7 @@ def test_nothing_but_the_watchdog_fires_on_a_healthy_stack(monitoring: Monitorin
     assert monitoring.received("pagerduty") == []
 
 
-def test_weights_are_those_in_force_not_those_of_the_file(stack: Checkout, monitoring: Monitoring) -> None:
+def test_weights_are_read_from_the_running_balancer(stack: Checkout, monitoring: Monitoring) -> None:
     def weights() -> dict[str, str]:
         lines = monitoring.get("balancer_stats", "/weights").splitlines()
         return {line.split('"')[1]: line.split()[-1] for line in lines}
@@ -149,7 +149,7 @@ def test_the_exporters_login_reads_statistics_and_no_data(stack: Checkout) -> No
 
 
 @pytest.mark.parametrize("door", ["postgres", "pgbouncer"])
-def test_the_exporters_login_cannot_come_in_over_tcp(stack: Checkout, door: str) -> None:
+def test_the_exporters_login_cannot_log_in_over_tcp(stack: Checkout, door: str) -> None:
     with pytest.raises(psycopg.OperationalError, match="authentication failed"):
         psycopg.connect(stack.output("database_url"), port=stack.ports()[door], user="monitor", password="guess")
 

@@ -40,14 +40,14 @@ def away(box: Sandbox) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("fault", [killed, away])
-def test_a_cache_that_is_killed_or_away_costs_no_error(
+def test_a_killed_or_missing_cache_causes_no_error(
     stack: Checkout, target: Stack, fault: Callable[[Sandbox], Callable[[], None]]
 ) -> None:
     seen = measure(target, "cache", fault(sandbox(stack)))
     assert (seen.failed, seen.lost) == (0, 0)
 
 
-def test_a_killed_pooler_comes_back_by_itself_and_no_acknowledged_trace_is_lost(stack: Checkout, target: Stack) -> None:
+def test_a_killed_pooler_is_restarted_and_no_acknowledged_trace_is_lost(stack: Checkout, target: Stack) -> None:
     seen = measure(target, "pooler", kill(pid_of(sandbox(stack), "pgbouncer")))
     assert seen.served_s < math.inf
     assert seen.acknowledged > 0

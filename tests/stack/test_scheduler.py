@@ -47,7 +47,7 @@ def backups(stack: Checkout, kind: str) -> list[str]:
     return [backup["label"] for backup in stack.json("backup", "list") if backup["type"] == kind]
 
 
-def test_up_starts_a_scheduler_that_knows_when_its_jobs_are_due(stack: Checkout) -> None:
+def test_up_starts_a_scheduler_with_the_next_run_of_each_job(stack: Checkout) -> None:
     jobs = stack.json("status")["jobs"]
     assert [job["name"] for job in jobs] == ["backup-full", "backup-differential", "log-rotation"]
     assert all(datetime.fromisoformat(job["next_run"]) > datetime.now(UTC) for job in jobs)
@@ -55,11 +55,11 @@ def test_up_starts_a_scheduler_that_knows_when_its_jobs_are_due(stack: Checkout)
     assert "backup-differential  30 1 * * mon-sat" in table
 
 
-def test_a_second_scheduler_is_refused_with_the_first_ones_process(stack: Checkout) -> None:
+def test_a_second_scheduler_is_refused_and_names_the_process_of_the_first(stack: Checkout) -> None:
     assert f"process {scheduler(stack)};" in stack.run("scheduler", expect=3).stderr
 
 
-def test_the_scheduler_holds_nothing_of_whoever_started_it(stack: Checkout) -> None:
+def test_the_scheduler_inherits_no_descriptor_or_secret(stack: Checkout) -> None:
     pid = scheduler(stack)
     environment = Path(f"/proc/{pid}/environ").read_bytes()
     assert b"PULUMI" not in environment
@@ -73,12 +73,12 @@ def test_the_scheduler_holds_nothing_of_whoever_started_it(stack: Checkout) -> N
     assert os.getsid(pid) == pid
 
 
-def test_an_unknown_job_is_refused_with_those_there_are(stack: Checkout) -> None:
-    said = stack.run("scheduler", "run", "backup", expect=2).stderr
-    assert "no job 'backup' (there are: backup-full, backup-differential, log-rotation)" in said
+def test_an_unknown_job_is_refused_and_the_jobs_are_listed(stack: Checkout) -> None:
+    output = stack.run("scheduler", "run", "backup", expect=2).stderr
+    assert "no job 'backup' (there are: backup-full, backup-differential, log-rotation)" in output
 
 
-def test_a_job_can_be_run_by_hand_and_prometheus_has_it(stack: Checkout) -> None:
+def test_a_job_can_be_run_by_hand_and_reaches_prometheus(stack: Checkout) -> None:
     record = stack.json("scheduler", "run", "log-rotation")
     assert record["result"] == "succeeded"
     assert job(stack, "log-rotation")["last_success"] == record["ended"]
@@ -87,14 +87,14 @@ def test_a_job_can_be_run_by_hand_and_prometheus_has_it(stack: Checkout) -> None
     wait(lambda: Monitoring(stack).query(query))
 
 
-def test_the_scheduler_log_goes_on_after_a_rotation(stack: Checkout) -> None:
+def test_the_scheduler_log_continues_after_a_rotation(stack: Checkout) -> None:
     rotated = stack.json("logs", "rotate", "--force")["rotated"]
     assert any(name.startswith("scheduler.log-") for name in rotated)
     assert any(name.startswith("patroni.log-") for name in rotated)
     wait((stack.home / "log/patroni.log").exists)
 
 
-def test_jobs_happen_by_themselves_and_survive_what_is_killed(checkout: Checkout) -> None:
+def test_scheduled_jobs_run_and_survive_kills(checkout: Checkout) -> None:
     checkout.run("up", *EMBEDDED)
     # A missed backup is made up for by the next scheduler, once; and `up` brings a dead one back.
     kill_scheduler(checkout)
@@ -165,6 +165,6 @@ def running(stack: Checkout, name: str) -> tuple[int, int]:
 @pytest.mark.parametrize("field", ["backup_full", "log_rotation"])
 def test_a_time_that_never_comes_is_refused_before_anything_is_made(checkout: Checkout, field: str) -> None:
     checkout.configure(schedule={field: "0 0 31 2 *"})
-    said = checkout.run("up", *EMBEDDED, expect=2).stderr
-    assert f"llm-observatory:schedule.{field}: '0 0 31 2 *': none of these months has such a day" in said
+    output = checkout.run("up", *EMBEDDED, expect=2).stderr
+    assert f"llm-observatory:schedule.{field}: '0 0 31 2 *': none of these months has such a day" in output
     assert not (checkout.root / ".observatory").exists()

@@ -91,7 +91,7 @@ def test_a_second_up_changes_nothing(stack: Checkout) -> None:
     assert {daemon["name"]: daemon["pid"] for daemon in again["status"]["daemons"]} == before
 
 
-def test_an_edited_provider_is_no_change(stack: Checkout) -> None:
+def test_an_edited_provider_file_is_not_a_change(stack: Checkout) -> None:
     file = stack.root / "components/local/machine.py"
     original = file.read_text()
     file.write_text(
@@ -117,7 +117,7 @@ def test_the_table_of_outputs_shows_what_is_masked(stack: Checkout) -> None:
     assert re.search(r"^api_key +\[secret\] *$", stack.run("outputs").stdout, re.MULTILINE)
 
 
-def test_an_unknown_output_is_refused_with_those_there_are(stack: Checkout) -> None:
+def test_an_unknown_output_is_refused_and_the_outputs_are_listed(stack: Checkout) -> None:
     assert "service_url" in stack.run("outputs", "servce_url", expect=2).stderr
 
 
@@ -136,12 +136,12 @@ def test_the_database_is_what_was_promised(stack: Checkout) -> None:
 @pytest.mark.parametrize(
     ("door", "answer"), [("postgres", "pg_hba.conf rejects connection"), ("pgbouncer", "SASL authentication failed")]
 )
-def test_operators_cannot_come_in_over_tcp(stack: Checkout, user: str, door: str, answer: str) -> None:
+def test_operators_cannot_log_in_over_tcp(stack: Checkout, user: str, door: str, answer: str) -> None:
     with pytest.raises(psycopg.OperationalError, match=re.escape(answer)):
         psycopg.connect(stack.output("database_url"), port=stack.ports()[door], user=user, password="guess")
 
 
-def test_the_service_role_comes_through_the_pooler(stack: Checkout) -> None:
+def test_the_service_role_connects_through_the_pooler(stack: Checkout) -> None:
     url = stack.output("database_url")
     assert psycopg.conninfo.conninfo_to_dict(url)["port"] == str(stack.ports()["pgbouncer"])
     with psycopg.connect(url) as connection:
@@ -162,8 +162,8 @@ CALLBACK = {"postgresql": {"callbacks": {"on_reload": "/bin/true"}}}  # Patroni 
         ("POST", "/switchover", {"leader": "node1"}),
     ],
 )
-@pytest.mark.parametrize("login", [None, ("operator", "guess")], ids=["nobody", "guess"])
-def test_patroni_takes_no_change_from_just_anybody(
+@pytest.mark.parametrize("login", [None, ("operator", "guess")], ids=["anonymous", "guess"])
+def test_patroni_refuses_changes_without_a_password(
     stack: Checkout, login: tuple[str, str] | None, method: str, path: str, body: dict[str, Any] | None
 ) -> None:
     with httpx.Client(base_url=f"http://127.0.0.1:{stack.ports()['patroni']}", auth=login) as api:
@@ -190,9 +190,7 @@ def test_etcd_answers_patroni(stack: Checkout) -> None:
 @pytest.mark.parametrize(
     ("certificate", "alert"), [(None, "certificate required"), ("pgbouncer", "bad certificate")], ids=str
 )
-def test_etcd_answers_no_one_without_a_clients_certificate(
-    stack: Checkout, certificate: str | None, alert: str
-) -> None:
+def test_etcd_refuses_clients_without_a_certificate(stack: Checkout, certificate: str | None, alert: str) -> None:
     with pytest.raises(httpx.TransportError, match=alert):
         leader(stack, certificate)
 
@@ -217,7 +215,7 @@ def test_a_client_refuses_a_database_of_another_authority(stack: Checkout, door:
         psycopg.connect(stack.output("database_url"), port=stack.ports()[door], sslrootcert=str(other))
 
 
-def test_a_client_refuses_a_balancer_of_another_authority(stack: Checkout) -> None:
+def test_a_client_refuses_a_balancer_certificate_of_another_authority(stack: Checkout) -> None:
     other = ssl.create_default_context(cadata=make_authority("other").certificate)
     with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
         httpx.get(f"{stack.output('service_url')}/health/live", verify=other)
@@ -252,24 +250,24 @@ def test_there_is_a_full_backup_and_it_is_encrypted(stack: Checkout) -> None:
     assert all(file.read_bytes().startswith(b"Salted__") for file in manifests)
 
 
-def test_the_cache_wants_a_password(stack: Checkout) -> None:
+def test_the_cache_needs_a_password(stack: Checkout) -> None:
     with socket.create_connection(("127.0.0.1", stack.ports()["valkey"]), timeout=5) as connection:
         connection.sendall(b"GET key\r\n")
         assert connection.recv(100).startswith(b"-NOAUTH")
 
 
 @pytest.mark.parametrize("fleet", ["blue", "green"])
-def test_the_service_is_let_into_the_cache(stack: Checkout, fleet: str) -> None:
+def test_the_service_logs_in_to_the_cache(stack: Checkout, fleet: str) -> None:
     url = f"http://127.0.0.1:{stack.ports()[fleet]}/health"
     until(lambda: httpx.get(url).json()["checks"]["cache"]["status"] == "ok", "the cache to be in use")
 
 
-def test_the_first_traces_are_there(stack: Checkout) -> None:
+def test_the_first_traces_are_stored(stack: Checkout) -> None:
     with admin(stack) as connection:
         assert one(connection, "SELECT count(*) FROM llm_traces WHERE environment = 'demonstration'") >= 1000
 
 
-def test_all_traffic_goes_to_the_active_fleet_whatever_the_client_asks(stack: Checkout) -> None:
+def test_a_client_cannot_choose_the_fleet(stack: Checkout) -> None:
     with client(stack) as service:
         answers = [service.get("/v1/traces?limit=1", headers={"X-Observatory-Fleet": "green"}) for _ in range(20)]
     assert {answer.status_code for answer in answers} == {200}
@@ -290,18 +288,18 @@ def test_preview_traffic_without_a_fleet_is_refused(stack: Checkout) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health", "/metrics", "/", "/v2/traces"])
-def test_the_balancer_keeps_what_is_not_public(stack: Checkout, path: str) -> None:
+def test_the_balancer_blocks_private_paths(stack: Checkout, path: str) -> None:
     with client(stack) as service:
         assert service.get(path).status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/openapi.json"])
-def test_the_balancer_passes_what_is_public(stack: Checkout, path: str) -> None:
+def test_the_balancer_passes_public_paths(stack: Checkout, path: str) -> None:
     with client(stack) as service:
         assert service.get(path).status_code == 200
 
 
-def test_no_secret_stands_where_others_can_read_it(stack: Checkout) -> None:
+def test_no_other_user_can_read_a_secret(stack: Checkout) -> None:
     secrets = {
         stack.output("api_key"),
         str(psycopg.conninfo.conninfo_to_dict(stack.output("database_url"))["password"]),
@@ -319,7 +317,7 @@ def test_no_secret_stands_where_others_can_read_it(stack: Checkout) -> None:
     assert {file.name for file in holders} == {"passphrase", "database-password", "users.txt", "restapi.yaml"}
 
 
-def test_no_secret_stands_in_arguments_or_environments(stack: Checkout) -> None:
+def test_no_secret_is_in_arguments_or_environments(stack: Checkout) -> None:
     secrets = [
         stack.output("api_key").encode(),
         stack.output("database_url").rpartition("@")[0].rpartition(":")[2].encode(),
@@ -330,15 +328,15 @@ def test_no_secret_stands_in_arguments_or_environments(stack: Checkout) -> None:
     for pid in members:
         for name in ("cmdline", "environ"):
             try:
-                told = Path(f"/proc/{pid}/{name}").read_bytes()
+                output = Path(f"/proc/{pid}/{name}").read_bytes()
             except ProcessLookupError:
                 continue
-            assert not [secret for secret in secrets if secret in told]
+            assert not [secret for secret in secrets if secret in output]
 
 
 def test_daemons_are_not_root_inside_their_sandbox(stack: Checkout) -> None:
     daemons = [daemon for daemon in stack.json("status")["daemons"] if daemon["name"] != "scheduler"]
-    for daemon in daemons:  # the scheduler is a process of the host, of whoever said `up`
+    for daemon in daemons:  # the scheduler is a process of the host
         status = Path(f"/proc/{daemon['pid']}/status").read_text()
         assert "CapEff:\t0000000000000000" in status, daemon["name"]
 
@@ -372,12 +370,12 @@ def test_json_is_one_document_and_nothing_else(stack: Checkout) -> None:
     assert json.loads(done.stdout)["summary"]
 
 
-def test_the_status_asks_neither_program_nor_database(stack: Checkout) -> None:
+def test_status_loads_neither_program_nor_database(stack: Checkout) -> None:
     _, loaded = run_watched(stack, "status")
     assert loaded & HEAVY <= {"jinja2", "apscheduler"}  # for the units, and for when a job is next due
 
 
-def test_a_plan_of_what_nobody_changed_parses_no_migration(stack: Checkout) -> None:
+def test_a_plan_without_changes_parses_no_migration(stack: Checkout) -> None:
     _, loaded = run_watched(stack, "preview", "--engine", "embedded")
     assert "pulumi" in loaded
     assert loaded & {"pglast", "apscheduler", "httpx", "pulumi_aws", "pulumi_kubernetes"} == set()

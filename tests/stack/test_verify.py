@@ -20,7 +20,7 @@ from tests.support.checkout import Checkout
 PATIENCE_S = 180.0  # until a busy machine's daemons are all ready and scraped
 
 
-def test_a_stack_that_is_well_passes_and_keeps_nothing_of_it(stack: Checkout, tmp_path: Path) -> None:
+def test_a_healthy_stack_passes_and_keeps_no_test_data(stack: Checkout, tmp_path: Path) -> None:
     report, deadline = tmp_path / "report.xml", time.monotonic() + PATIENCE_S
     while code := stack.exit_code("verify", "--junit", str(report)):
         assert time.monotonic() < deadline, (code, report.read_text())
@@ -31,7 +31,7 @@ def test_a_stack_that_is_well_passes_and_keeps_nothing_of_it(stack: Checkout, tm
     assert marked == (0,)
 
 
-def test_a_comprehensive_one_looks_at_both_fleets_latency_alerts_and_backup(stack: Checkout) -> None:
+def test_a_comprehensive_verification_checks_both_fleets_latency_alerts_and_backup(stack: Checkout) -> None:
     process = stack.start("verify", "--comprehensive", "--output", "json")
     out, err = process.communicate(timeout=600)
     found = {check["name"]: check for check in json.loads(out)["checks"]}
@@ -47,7 +47,7 @@ def test_a_dry_run_reaches_the_parts_and_lists_the_checks(stack: Checkout) -> No
     assert listed["would_check"] == ["daemons", "service", "fleet blue", "database", "monitoring"]
 
 
-def test_an_instance_that_is_gone_is_found_where_it_is_missed(stack: Checkout) -> None:
+def test_a_missing_instance_is_reported_by_the_check_that_uses_it(stack: Checkout) -> None:
     sandbox = Sandbox(stack.home, Path(stack.environment["OBSERVATORY_ROOTFS"]))
     sandbox.supervisor.stop("storage-green-1")
     try:
@@ -62,11 +62,11 @@ def test_an_instance_that_is_gone_is_found_where_it_is_missed(stack: Checkout) -
         assert time.monotonic() < deadline
 
 
-def test_a_stack_that_is_not_up_is_said_to_be_so(checkout: Checkout) -> None:
+def test_a_stack_that_is_not_up_is_reported(checkout: Checkout) -> None:
     assert "is not up" in checkout.run("verify", expect=2).stderr
 
 
-def test_each_verdict_has_its_own_cause_and_what_no_time_is_left_for_is_unknown(
+def test_each_result_has_its_cause_and_checks_past_the_timeout_are_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]

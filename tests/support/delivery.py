@@ -87,8 +87,8 @@ def line() -> dict[str, str]:
     return {"ts": now, "log_level": "info", "message": "load"}
 
 
-def told(stack: Checkout, channel: str, deployment: str | None = None) -> list[str]:
-    """Return what the local receiver got of deliveries, oldest first: kinds, or PagerDuty's actions."""
+def notifications_of(stack: Checkout, channel: str, deployment: str | None = None) -> list[str]:
+    """Return the notifications that the local receiver got, oldest first: kinds, or PagerDuty's actions."""
     url = f"http://127.0.0.1:{stack.ports()['alert_receiver']}/alerts?receiver=delivery-{channel}"
     got = [record["notification"] for record in httpx.get(url).raise_for_status().json()]
     if channel == "pagerduty":
@@ -102,9 +102,9 @@ def answers(port: int) -> bool:
 
 
 def released(own: Checkout, version: str) -> Any:
-    """Deploy a release by the workflow; a busy machine may miss a scrape, which is told and changes nothing."""
+    """Deploy a release by the workflow; a scrape that a busy machine missed is tolerated."""
     process = own.start("release", "deploy", version, *EMBEDDED, "--output", "json")
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=UP_TIMEOUT_S)
     assert process.returncode in (0, 1), err
     done = json.loads(out)
     assert "verification" in done, err
@@ -119,10 +119,10 @@ def worker(stack: Checkout) -> str | None:
         try:
             connection.connect(f"{run}/haproxy.sock")
             connection.sendall(b"show info\n")
-            told = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+            info = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
         except OSError:
             return None
-    return next((line.split()[1] for line in told.splitlines() if line.startswith("Pid:")), None)
+    return next((line.split()[1] for line in info.splitlines() if line.startswith("Pid:")), None)
 
 
 def moves_of(stack: Checkout, deployment: str) -> list[tuple[str, list[str]]]:
