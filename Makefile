@@ -6,10 +6,10 @@ E     ?= local
 WORKERS ?= 2  # of `make test`: its tests wait more than they compute
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status check test test-cli cli lint format bench prove build catalogue lock clean runtime-environment dev-environment
+.PHONY: help up down status check test test-cli cli lint format bench prove build catalogue record-release lock clean runtime-environment dev-environment
 
 help:  ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 runtime-environment:
 	@scripts/venv.sh $(VENV) requirements/runtime.txt
@@ -60,6 +60,9 @@ bench: dev-environment  ## Measure and write docs/benchmarks.md
 
 catalogue: dev-environment  ## Record what each migration creates; deployments are verified against it
 	@PYTHONPATH=. $(BIN)/python scripts/catalogue.py
+
+record-release: dev-environment  ## Record what this release leaves on a machine, for the upgrade tests
+	@PYTHONPATH=. $(BIN)/python scripts/record_release.py
 
 prove: dev-environment  ## Count fault rounds and write docs/proofs.json (PROOF=crash ROUNDS=1 SHARE=1)
 	@$(BIN)/python -m proofs $(PROOF) --rounds $(or $(ROUNDS),1) --share $(or $(SHARE),1)
