@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from observatory import __version__
 from observatory.cli.terminal import print_error
 from observatory.errors import REFUSED
 
@@ -56,6 +57,22 @@ app.add_typer(deploy_group, name="deploy")
 EnvironmentOption = Annotated[str, typer.Option("--environment", "-e", help="Name of the stack.")]
 OutputOption = Annotated[Output, typer.Option("--output", help="json prints one document on stdout, nothing else.")]
 EngineOption = Annotated[Engine, typer.Option(help="auto: the Pulumi CLI if it is on PATH, else the embedded engine.")]
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        print(f"observatory {__version__}")  # noqa: T201 - the result
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
 
 
 def confirm(question: str) -> None:
