@@ -11,6 +11,7 @@ from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider,
 
 from components.dynamic import without_provider
 from components.local.machine import Machine, sandbox_of
+from observatory import __version__
 from observatory.nodes.host_jobs import host_jobs
 from observatory.scheduling.scheduler_process import scheduler_ready, start_scheduler, stop_scheduler
 from observatory.settings import LocalSettings
@@ -62,6 +63,7 @@ class Scheduler(Resource, module="local", name="Scheduler"):
             "root": str(args.root),
             "stack": args.stack,
             "rollback_webhook": args.settings.ports.rollback_webhook,
+            "version": __version__,  # a running process cannot import modules that an upgrade has moved
             "jobs": [job.model_dump(mode="json") for job in host_jobs(args.settings)],
         }
         super().__init__(SchedulerProvider(), name, props, opts)

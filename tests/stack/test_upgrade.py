@@ -1,0 +1,101 @@
+"""A stack of the previous release continues under the current code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.checkout import Checkout
+from tests.support.delivery import EMBEDDED, document
+from tests.support.releases import variant
+from tests.support.upgrades import has_commit, recorded_releases
+
+PREVIOUS = recorded_releases()[-1]
+RESTARTED = {"scheduler"} if PREVIOUS.facts["version"] == "0.1.0" else set()  # as the changelog says
+DELIVERY = {"bake_seconds": 3, "gates": {"minimum_requests": 1, "interval_s": 1}}
+VERSIONS = ("v0.2.0", "v0.3.0")
+
+pytestmark = pytest.mark.skipif(
+    not has_commit(PREVIOUS.commit),
+    reason=f"needs commit {PREVIOUS.commit[:12]}, which this clone lacks: git fetch --unshallow",
+)
+
+
+@pytest.fixture(scope="module")
+def upgraded(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Checkout]:
+    """A stack that the previous release brought up and deployed a version to; the files are the current ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OBSERVATORY_ROOTFS", raising=False)  # the previous release's stack has its own
+        checkout = PREVIOUS.check_out(tmp_path_factory.mktemp("upgrade") / "checkout")
+        PREVIOUS.lend_rootfs(checkout, rootfs)
+        checkout.configure(delivery=DELIVERY)
+        try:
+            checkout.run("up", *EMBEDDED)
+            first = checkout.root / ".observatory/releases/v0.1.0.tar.gz"
+            key = (checkout.root / ".observatory/signing-key.pem").read_text()
+            for version in VERSIONS:
+                checkout.run("release", "add", str(variant(first, version, checkout.root / "made", key=key)))
+            deploy(checkout, "v0.2.0")
+            PREVIOUS.upgrade(checkout)
+            yield checkout
+        finally:
+            checkout.kill_all()
+
+
+def deploy(checkout: Checkout, version: str) -> None:
+    checkout.run("deploy", "application", "--version", version, "--strategy", "blue-green", *EMBEDDED)
+
+
+def changed(result: dict[str, Any]) -> set[str]:
+    return {step["urn"].rpartition("::")[2] for step in result["steps"] if step["operation"] != "same"}
+
+
+def processes(checkout: Checkout) -> dict[str, int]:
+    """Return the process of each daemon, all of them ready."""
+    daemons = checkout.json("status")["daemons"]
+    assert {daemon["health"] for daemon in daemons} == {"ready"}
+    return {daemon["name"]: daemon["pid"] for daemon in daemons}
+
+
+def test_up_after_an_upgrade_restarts_what_the_changelog_says(upgraded: Checkout) -> None:
+    upgraded.run("rollback", "--method", "blue-green", "--dry-run")  # needs no `up` first
+    before = processes(upgraded)
+    plan = upgraded.json("preview", *EMBEDDED)
+    assert changed(plan) == RESTARTED
+    assert changed(upgraded.json("up", *EMBEDDED)) == RESTARTED
+    after = processes(upgraded)
+    assert {name for name, pid in after.items() if pid != before[name]} == RESTARTED
+    assert set(upgraded.json("up", *EMBEDDED)["summary"]) == {"same"}
+
+
+def test_an_alert_reaches_the_code_that_rolls_back(upgraded: Checkout) -> None:
+    token = (upgraded.home / "etc/rollback-webhook/token").read_text()
+    labels = {"stack": "local", "rollback": "true", "fleet": "green", "alertname": "StorageErrorBudgetFastBurn"}
+    answer = httpx.post(
+        f"http://127.0.0.1:{upgraded.ports()['rollback_webhook']}/alerts",
+        headers={"Authorization": f"Bearer {token}"},
+        json={"alerts": [{"status": "firing", "labels": labels}]},
+        timeout=60,
+    )
+    assert answer.status_code == 200, answer.text
+
+
+def test_deployments_and_rollbacks_continue(upgraded: Checkout) -> None:
+    assert document(upgraded)["green"]["version"] == "v0.2.0"
+    deploy(upgraded, "v0.3.0")
+    assert (document(upgraded)["blue"]["version"], document(upgraded)["blue"]["weight"]) == ("v0.3.0", 100)
+    upgraded.run("rollback", "--method", "blue-green", "--yes", *EMBEDDED)
+    assert (document(upgraded)["green"]["version"], document(upgraded)["green"]["weight"]) == ("v0.2.0", 100)
+    assert len(upgraded.json("report")) == 2
+
+
+def test_down_leaves_nothing(upgraded: Checkout) -> None:
+    upgraded.run("down", "--yes", *EMBEDDED)
+    assert not upgraded.home.exists()
+    assert upgraded.processes() == set()
+    left = {file.name for file in (upgraded.root / ".observatory").rglob("local*") if file.is_file()}
+    assert left == {"local.journal.jsonl"}  # which outlives the data
