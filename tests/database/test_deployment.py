@@ -100,7 +100,9 @@ def test_an_applied_file_that_is_gone_or_renamed_is_refused(
     with pytest.raises(MigrationHistoryError, match=r"002_c\.sql:1:1: was renamed after it was applied as 002_b"):
         run_deploy(migrations=directory)
     renamed.unlink()
-    with pytest.raises(MigrationHistoryError, match=r"002_b\.sql: was applied to this database .*, but the file is missing"):
+    with pytest.raises(
+        MigrationHistoryError, match=r"002_b\.sql: was applied to this database .*, but the file is missing"
+    ):
         run_deploy(migrations=directory)
 
 
