@@ -1,9 +1,8 @@
-"""Who may use the database, and for how much: roles, logins, privileges on databases and schemas, limits.
+"""Access to the database: roles, logins, limits, and privileges on databases and schemas.
 
-The same on every platform, given a connection to the server as its provisioner. Owns what `pulumi_postgresql`
-declares, and the settings of roles that it lacks. Does not own the database, its owner and the schema `audit`
-(`observatory.database.roles.bootstrap`), nor privileges on tables, which come with the
-migrations (`components.schema`).
+The same on every platform, given a connection to the server as its provisioner. Owns the resources of
+`pulumi_postgresql`, and the role settings that it does not support. Does not own the database, its owner and the schema
+`audit` (`observatory.database.roles.bootstrap`), nor privileges on tables (`components.schema`).
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ if TYPE_CHECKING:
     from observatory.database import Profile
 
 MONITOR = "monitor"
-GROUPS: dict[PairedRole, tuple[str, ...]] = {  # with what each is a member of
+GROUPS: dict[PairedRole, tuple[str, ...]] = {  # each with the roles that it is a member of
     "app": (),
     "readonly": (),
-    # Not pg_read_all_data, by which the verifiers of all passwords can be read.
+    # Not pg_read_all_data, which could read the verifiers of all passwords.
     "admin": ("pg_monitor", "pg_signal_backend", "pg_maintain"),
 }
 CONNECT = {"app": ("CONNECT", "TEMPORARY"), "readonly": ("CONNECT",), "admin": ("CONNECT",), MONITOR: ("CONNECT",)}
 USAGE = tuple((role, schema) for role in GROUPS for schema in ("public", "observatory"))
 TABLE_PROFILES: dict[str, Profile] = {"app": "service", "readonly": "reader", "admin": "administrator"}
-STATISTICS_SCHEMA = "public"  # of pg_stat_statements, which the exporter reads
+STATISTICS_SCHEMA = "public"  # has pg_stat_statements, which the exporter reads
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """How the server is reached: over TCP with TLS, verified by `ca_file`, as the login that makes all others."""
+    """The connection to the server: TCP with TLS, verified with `ca_file`, as the provisioner."""
 
     host: str
     port: int
@@ -50,16 +49,16 @@ class Connection:
 
 @dataclass(frozen=True, kw_only=True)
 class AccessArgs:
-    """Where the roles are made, and for what.
+    """The arguments of `Access`.
 
     Attributes:
         connection: as the provisioner.
         database: its name.
-        owner: role that owns what migrations make.
-        logins: which login of each pair is in use, and how many passwords each has had.
-        passwords: theirs, from `draw_passwords`: machines may need them before the server is there.
+        owner: role that owns the objects of the migrations.
+        logins: the active login of each pair, and the generation of each password.
+        passwords: of the logins, from `draw_passwords`; machines may need them before the server exists.
         pool_size: connections of the pooler for each login.
-        deleted_with: what takes the roles with it, so that nobody has to drop them.
+        deleted_with: the resource whose deletion also removes the roles.
     """
 
     connection: Connection
@@ -72,7 +71,7 @@ class AccessArgs:
 
 
 def draw_passwords(logins: AccessDocument, opts: pulumi.ResourceOptions) -> dict[str, LoginPassword]:
-    """Return the password of every login, by its name."""
+    """Return the password of every login, by the login's name."""
     return {
         login(role, side): LoginPassword(login(role, side), generation=state.generation, opts=opts)
         for role, side, state in logins.logins()
@@ -80,23 +79,23 @@ def draw_passwords(logins: AccessDocument, opts: pulumi.ResourceOptions) -> dict
 
 
 def is_pooled(name: str) -> bool:
-    """Tell whether a login comes through pgBouncer; an administrator's sessions are PostgreSQL's own."""
+    """Return whether a login connects through pgBouncer; administrators connect directly."""
     return not name.startswith("admin_")
 
 
 def pooled_passwords(passwords: Mapping[str, LoginPassword]) -> dict[str, pulumi.Output[str]]:
-    """Return what pgBouncer has to know."""
+    """Return the passwords that pgBouncer needs."""
     return {name: password.value for name, password in passwords.items() if is_pooled(name)}
 
 
 def login_file(name: str, password: LoginPassword) -> pulumi.Output[str]:
-    """Return the file that a storage service logs in by: user and password, on a line each."""
-    content: pulumi.Output[str] = password.value.apply(lambda known: f"{name}\n{known}\n")
+    """Return the login file of a storage service: user and password, each on its own line."""
+    content: pulumi.Output[str] = password.value.apply(lambda value: f"{name}\n{value}\n")
     return content
 
 
 class Access(pulumi.ComponentResource):
-    """Roles, logins and what they may do. `active` is the side of each pair that is in use."""
+    """Roles, logins and their privileges. Output: `active`, the active side of each pair."""
 
     def __init__(self, name: str, args: AccessArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:index:Access", name, None, opts)
@@ -111,7 +110,7 @@ class Access(pulumi.ComponentResource):
         self.register_outputs({"active": active})
 
     def _role(self, role: str, members: tuple[str, ...], limits: Limits | None = None) -> postgresql.Role:
-        """Declare a group, which cannot log in, or with limits a login that comes in by peer."""
+        """Declare a group, which cannot log in, or with limits a login with peer authentication."""
         return postgresql.Role(role, name=role, roles=list(members), **_limited(limits), opts=self._options())
 
     def _login(self, role: PairedRole, side: Side, group: pulumi.Resource) -> postgresql.Role:
@@ -121,13 +120,13 @@ class Access(pulumi.ComponentResource):
             f"{name}-login",
             name=name,
             roles=[role],
-            password=self._args.passwords[name].verifier,  # the server and its log never get the password itself
+            password=self._args.passwords[name].verifier,  # so the server and its log never receive the password
             **_limited(limits),
             opts=self._options(group),
         )
 
     def _grant(self, roles: list[postgresql.Role]) -> None:
-        """Declare one grant after the other: PostgreSQL fails two at the same time on one object."""
+        """Declare the grants in sequence: PostgreSQL rejects concurrent grants on one object."""
         database, before = self._args.database, list[pulumi.Resource](roles)
 
         def after(made: pulumi.Resource) -> None:
@@ -151,7 +150,7 @@ class Access(pulumi.ComponentResource):
         privileges: tuple[str, ...],
         *needs: pulumi.Resource,
     ) -> postgresql.DefaultPrivileges:
-        """Declare what a role may do, in one schema or all, with what the owner will create."""
+        """Declare the privileges of a role on future objects of the owner, in one schema or in all."""
         role, schema = grantee
         return postgresql.DefaultPrivileges(
             name,
@@ -171,32 +170,32 @@ class Access(pulumi.ComponentResource):
 
 
 class DatabaseAccessProvider(ResourceProvider):
-    """Makes the database, its owner and the login that makes all others, over `observatory.database`."""
+    """Creates the database, its owner and the provisioner with `observatory.database`."""
 
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Make what is missing; what stands is brought to what is wanted."""
+        """Create what is missing and correct what exists."""
         _prepare(props)
         return CreateResult(id_=props["database"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Compare name, password and the server's libraries, which bring extensions; another name replaces it.
+        """Compare the name, the password and the server's libraries, which provide extensions; a new name replaces it.
 
-        A password that was changed behind the stack's back is a change too: nobody could make roles any more.
+        A password that was changed outside the stack is a difference too, because it locks the provisioner out.
         """
         replaces = ["database"] if _olds["database"] != _news["database"] else []
         changed = any(_olds.get(key) != _news.get(key) for key in ("verifier", "libraries"))
-        return DiffResult(changes=changed or bool(replaces) or not _is_let_in(_news), replaces=replaces)
+        return DiffResult(changes=changed or bool(replaces) or not _password_matches(_news), replaces=replaces)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Bring all of it to what is wanted."""
+        """Correct what exists."""
         _prepare(_news)
         return UpdateResult(outs=without_provider(_news))
 
 
 class DatabaseAccess(Resource, module="local", name="DatabaseAccess"):
-    """The database, its owner and the provisioner. Deleting the resource leaves them: data is never dropped."""
+    """The database, its owner and the provisioner. Deleting the resource keeps them: data is never dropped."""
 
     def __init__(
         self,
@@ -220,27 +219,27 @@ class DatabaseAccess(Resource, module="local", name="DatabaseAccess"):
 
 
 class RoleSettingsProvider(ResourceProvider):
-    """Gives roles settings of their own, over `observatory.database`; nothing to take back when they go."""
+    """Sets parameters of roles with `observatory.database`; deleting it changes nothing."""
 
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Set them all."""
+        """Set all parameters."""
         _set(props)
         return CreateResult(id_="role-settings", outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Compare the settings; how the server is reached does not matter."""
+        """Compare the settings; another connection is no difference."""
         return DiffResult(changes=_olds.get("settings") != _news.get("settings"))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Set them all."""
+        """Set all parameters."""
         _set(_news)
         return UpdateResult(outs=without_provider(_news))
 
 
 class RoleSettings(Resource, module="database", name="RoleSettings"):
-    """Settings of roles that `pulumi_postgresql.Role` does not have."""
+    """Settings of roles that `pulumi_postgresql.Role` does not support."""
 
     def __init__(
         self,
@@ -272,26 +271,26 @@ def _server(name: str, args: AccessArgs, opts: pulumi.ResourceOptions) -> postgr
 def _conninfo(args: AccessArgs) -> pulumi.Output[str]:
     connection = args.connection
 
-    def conninfo(known: list[str]) -> str:
+    def conninfo(values: list[str]) -> str:
         from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - psycopg only where it is used
 
         return make_conninfo(
             host=connection.host,
             port=connection.port,
             user=connection.user,
-            password=known[0],
+            password=values[0],
             dbname=args.database,
             sslmode="verify-full",
-            sslrootcert=known[1],
+            sslrootcert=values[1],
         )
 
     return pulumi.Output.secret(pulumi.Output.all(connection.password, connection.ca_file).apply(conninfo))
 
 
 def _settings(args: AccessArgs) -> dict[str, dict[str, str | int]]:
-    """Return each login's lock timeout; the service's statements are not logged.
+    """Return each login's lock timeout, and disable statement logging for the service.
 
-    It has no right to change objects or roles, but makes a temporary table for a batch with duplicates.
+    The service may not change objects or roles, but it creates a temporary table for a batch with duplicates.
     """
     settings: dict[str, dict[str, str | int]] = {MONITOR: {"lock_timeout": 1000 * MONITOR_LIMITS.lock_timeout_s}}
     for role, side, _ in args.logins.logins():
@@ -303,7 +302,7 @@ def _settings(args: AccessArgs) -> dict[str, dict[str, str | int]]:
 
 
 def _limited(limits: Limits | None) -> dict[str, Any]:
-    """Return the inputs of a role that can log in, within its limits."""
+    """Return the inputs of a role that may log in, with its limits."""
     if limits is None:
         return {}
     return {
@@ -343,8 +342,8 @@ def _prepare(props: dict[str, Any]) -> None:
     )
 
 
-def _is_let_in(props: dict[str, Any]) -> bool:
-    """Tell whether the provisioner's password is the server's, as far as the server can be asked."""
+def _password_matches(props: dict[str, Any]) -> bool:
+    """Return whether the server has the provisioner's password; True where the server is unreachable."""
     from observatory.database import UnreachableError, has_verifier  # noqa: PLC0415
 
     try:

@@ -1,9 +1,8 @@
 """The schema of a database as a resource: a thin dynamic provider over `observatory.database`.
 
-It backs up a database that has data, deploys the migrations, schedules the jobs that they ask for, gives the roles
-their privileges, and verifies all of it: a database that is not as it should be is a failed step. Owns what a preview
-shows of migrations and how drift of the ledger is noticed. How migrations run, and every refusal, is
-`observatory.database`. Deleting the resource forgets it: no data is ever dropped.
+It backs up a database that has data, deploys the migrations, schedules their jobs, grants privileges and verifies the
+database; a failed check is a failed step. Owns how a preview shows migrations and how drift of the ledger is detected.
+`observatory.database` runs the migrations. Deleting the resource keeps the database: no data is ever dropped.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ _DIGEST_LENGTH = 12
 
 @dataclass(frozen=True, kw_only=True)
 class SchemaArgs:
-    """What a schema is made from.
+    """The arguments of a schema.
 
     Attributes:
         conninfo: libpq connection string as the role that owns the schema, direct and not through a pooler; kept
             secret when it has a password.
         migrations: directory of the migration files.
         target: highest version to apply; None is all.
-        roles: roles that get their privileges on the schema's relations here, and what each of them is.
+        roles: roles that get privileges on the schema's relations, each with its profile.
         needs: the versions of the schema that the fleets' releases work with, as the fields of
             `observatory.database.SchemaRequirement`; a migration that would break one is refused.
-        service_conninfo: as the service's login, direct: by it the database is read and written after each deployment;
-            None: that is not tried. Kept secret.
-        backup_home: home of the sandbox whose pgBackRest makes a backup before pending migrations run on a database
-            that has data; None: none is made.
+        service_conninfo: direct connection string of the service's login, which verifies reads and writes after each
+            deployment; None: these checks are unknown. Kept secret.
+        backup_home: home of the sandbox whose pgBackRest makes a backup before migrations run on a database that has
+            data; None: no backup is made.
         backup_rootfs: root filesystem of that sandbox.
     """
 
@@ -64,12 +63,12 @@ class SchemaArgs:
 
 
 class SchemaProvider(ResourceProvider):
-    """Applies migrations; stateless, so that it is stored by reference."""
+    """Applies migrations. Stateless, so that it is stored by reference."""
 
     serialize_as_secret_always = False
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
-        """Refuse files that cannot run, before anything does; files that passed before are not parsed again."""
+        """Report unusable files before anything runs; files that passed an earlier check are not parsed again."""
         try:
             fresh = [
                 migration
@@ -77,21 +76,21 @@ class SchemaProvider(ResourceProvider):
                 if _label(migration.path.stem, migration.sha256) not in _olds.get("migrations", ())
             ]
             if fresh:
-                database.check_syntax(fresh)  # with PostgreSQL's own parser, which takes a while to come
+                database.check_syntax(fresh)  # loads PostgreSQL's parser, which takes a while
         except database.MigrationFileError as error:
             return CheckResult(inputs=news, failures=[CheckFailure("migrations", str(error))])
         return CheckResult(inputs=news, failures=[])
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Compare what the ledger had with what the files ask for; where the checkout lies does not matter."""
+        """Compare the ledger with the files; the path of the checkout is no difference."""
         if pulumi.contains_unknowns(_news.get("conninfo")) or _olds["conninfo"] != _news["conninfo"]:
             return DiffResult(changes=True)
         if _olds.get("roles") != _news.get("roles"):
             return DiffResult(changes=True)
-        return DiffResult(changes=_olds["applied"] != _wanted(_news, _olds["edition"]))
+        return DiffResult(changes=_olds["applied"] != _expected(_news, _olds["edition"]))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Apply what is pending; a database that has all of it is adopted."""
+        """Apply the pending migrations; adopt a database where none is pending."""
         return CreateResult(id_="schema", outs=_deploy(props))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
@@ -143,12 +142,12 @@ def _secret_if_password(conninfo: str) -> pulumi.Output[str]:
 
 
 def _label(stem: str, sha256: str) -> str:
-    """One migration as a preview shows it: `004_name.apache 0123456789ab`."""
+    """Return a migration as a preview shows it: `004_name.apache 0123456789ab`."""
     return f"{stem} {sha256[:_DIGEST_LENGTH]}"
 
 
-def _wanted(props: dict[str, Any], edition: str) -> list[str]:
-    """Labels of the migrations that a database of the edition should have."""
+def _expected(props: dict[str, Any], edition: str) -> list[str]:
+    """Return the labels of the migrations that a database of the edition must have."""
     labels = [label for label in props["migrations"] if _variant(label) in {"", edition}]
     target = props.get("target")
     return labels if target is None else labels[: int(target)]
@@ -171,40 +170,40 @@ def _deploy(props: dict[str, Any]) -> dict[str, Any]:
         backup=_backup(props),
         actor=actor(),
         deployment_id=str(uuid.uuid4()),
-        on_event=_tell,
+        on_event=_print_event,
     )
-    found = database.finish_deployment(
+    verification = database.finish_deployment(
         props["conninfo"],
         migrations=Path(props["directory"]),
         target=target,
         roles=props.get("roles", {}),
         service_conninfo=props.get("service_conninfo"),
     )
-    _judge(found)
+    _report_problems(verification)
     for gap in database.edition_gaps(props["conninfo"]):
         if gap.replaced_by is None:
-            sys.stderr.write(f"this edition of TimescaleDB has no {gap.feature}: {gap.consequence}\n")
+            sys.stderr.write(f"TimescaleDB's edition on this server has no {gap.feature}: {gap.consequence}\n")
     return _outputs(props, database.status(props["conninfo"]))
 
 
-def _judge(found: database.Verification) -> None:
-    """Tell what could not be looked at; what is not as it should be is an error, until it is mended."""
-    failed = [str(check) for check in found.problems if check.verdict == "failed"]
-    for check in found.problems:
+def _report_problems(verification: database.Verification) -> None:
+    """Print unknown checks; raise an error for failed ones."""
+    failed = [str(check) for check in verification.problems if check.verdict == "failed"]
+    for check in verification.problems:
         if check.verdict == "unknown":
             sys.stderr.write(f"schema: not verified: {check.name}: {check.detail}\n")
     if failed:
         raise database.VerificationFailedError(
-            f"the schema is at version {found.version}, but not as its migrations make it: {'; '.join(failed)}. Mend "
-            "that, then run again; `observatory deploy database --verify-only` looks at all of it"
+            f"the schema is at version {verification.version}, but differs from its migrations: {'; '.join(failed)}. "
+            "Repair it, then run again; `observatory deploy database --verify-only` runs all checks"
         )
 
 
 def _backup(props: dict[str, Any]) -> database.Backup | None:
-    """What makes a backup before migrations run on a database that has data; None where nothing does."""
+    """Return the backup that runs before migrations; None where the stack has none."""
     if not props.get("backup_home"):
         return None
-    from observatory.backups.pgbackrest import MigrationBackup  # noqa: PLC0415 - only where something is deployed
+    from observatory.backups.migration_backup import MigrationBackup  # noqa: PLC0415 - only where something is deployed
     from observatory.runtime import Sandbox  # noqa: PLC0415
 
     return MigrationBackup(Sandbox(Path(props["backup_home"]), Path(props["backup_rootfs"])))
@@ -219,7 +218,7 @@ def _outputs(props: dict[str, Any], schema: database.SchemaStatus) -> dict[str, 
     return {**inputs, "version": schema.version, "edition": schema.edition, "applied": applied}
 
 
-def _tell(event: database.Event) -> None:
-    """Show why it takes long: the engine passes a provider's standard error on."""
+def _print_event(event: database.Event) -> None:
+    """Print the events that cause a wait; the engine forwards a provider's standard error."""
     if event.kind in {"waiting", "backup", "blocked", "retrying"}:
         sys.stderr.write(f"{event.migration or 'schema'}: {event.kind}: {event.detail}\n")

@@ -1,6 +1,6 @@
-"""Secrets that the program makes itself: passwords, and the first API key of a stack.
+"""Secrets that the program generates: passwords, and the first API key of a stack.
 
-The types keep the module `local`, where they came from: it is part of every state.
+The types keep the module `local`, because it is part of every state.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ PASSWORD_BYTES = 24  # 192 bits, 32 characters of base64url
 
 
 class PasswordProvider(ResourceProvider):
-    """Draws a password once; it stays until the resource is replaced."""
+    """Generates a password once; it stays until the resource is replaced."""
 
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:  # noqa: ARG002 - the interface's signature
-        """Draw the password."""
+        """Generate the password."""
         return CreateResult(id_=secrets.token_hex(8), outs={"value": secrets.token_urlsafe(PASSWORD_BYTES)})
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Never change: a new password is a new resource."""
+        """Report no change: a new password is a new resource."""
         return DiffResult(changes=False)
 
 
@@ -41,25 +41,25 @@ class Password(Resource, module="local", name="Password"):
 
 
 class LoginPasswordProvider(ResourceProvider):
-    """Draws a login's password, and a new one for each generation."""
+    """Generates a login's password, and a new one for each generation."""
 
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Draw the password."""
-        return CreateResult(id_=secrets.token_hex(8), outs=_drawn(props))
+        """Generate the password."""
+        return CreateResult(id_=secrets.token_hex(8), outs=_generate(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Compare the generations."""
         return DiffResult(changes=_olds.get("generation") != _news.get("generation"))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Draw another one."""
-        return UpdateResult(outs=_drawn(_news))
+        """Generate another one."""
+        return UpdateResult(outs=_generate(_news))
 
 
 class LoginPassword(Resource, module="access", name="LoginPassword"):
-    """The password of a database login, of its `generation`; `value` and `verifier`, its SCRAM verifier, are secret."""
+    """The password of a database login in a `generation`; `value` and its SCRAM `verifier` are secret."""
 
     value: pulumi.Output[str]
     verifier: pulumi.Output[str]
@@ -70,7 +70,7 @@ class LoginPassword(Resource, module="access", name="LoginPassword"):
         super().__init__(LoginPasswordProvider(), name, props, pulumi.ResourceOptions.merge(opts, secret))
 
 
-def _drawn(props: dict[str, Any]) -> dict[str, Any]:
+def _generate(props: dict[str, Any]) -> dict[str, Any]:
     from observatory.database.roles.scram import scram_verifier  # noqa: PLC0415 - psycopg only where it is used
 
     value = secrets.token_urlsafe(PASSWORD_BYTES)
@@ -78,7 +78,7 @@ def _drawn(props: dict[str, Any]) -> dict[str, Any]:
 
 
 class ApiKeyProvider(ResourceProvider):
-    """Issues a Bearer key for the service; the database holds only its digest."""
+    """Issues a Bearer key for the service; the database stores only its digest."""
 
     serialize_as_secret_always = False
 
@@ -95,21 +95,21 @@ class ApiKeyProvider(ResourceProvider):
         return CreateResult(id_=props["key_name"], outs={**without_provider(props), "key": key})
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Issue another key when its name, scopes or limit change; keep it when the database has moved."""
+        """Issue another key when its name, scopes or limit change; keep it when only the connection changes."""
         replaces = [key for key in ("key_name", "scopes", "rate_limit_rpm") if _olds.get(key) != _news.get(key)]
         moved = _olds.get("conninfo") != _news.get("conninfo")
         return DiffResult(changes=moved or bool(replaces), replaces=replaces, delete_before_replace=True)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Remember where the database is reached now."""
+        """Store the new connection."""
         return UpdateResult(outs={**without_provider(_news), "key": _olds["key"]})
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """Report the key as gone when the database does not know it."""
+        """Report the key as deleted when the database does not have it."""
         from observatory.database import api_key_is_active  # noqa: PLC0415
 
-        known = api_key_is_active(props["conninfo"], key=props["key"])
-        return ReadResult(id_=id_ if known else None, outs=props if known else None)
+        active = api_key_is_active(props["conninfo"], key=props["key"])
+        return ReadResult(id_=id_ if active else None, outs=props if active else None)
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Revoke the key."""

@@ -1,1 +1,1 @@
-"""Backups of the database: one interface over pgBackRest."""
+"""Backups of the database with pgBackRest."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from observatory import database
-from observatory.backups.pgbackrest import MigrationBackup
+from observatory.backups.migration_backup import MigrationBackup
 from observatory.delivery.schema_requirements import schema_needs
 from observatory.engines import embedded as engine
 from observatory.files import ownership

@@ -47,7 +47,7 @@ def test_the_stanza_waits_for_the_backup_that_a_killed_up_began(stack: Checkout)
 
 def test_a_backup_past_its_timeout_is_stopped_and_reported(stack: Checkout) -> None:
     before = stack.json("backup", "list")
-    with pytest.raises(BackupError, match=r"pgbackrest backup did not end within 0\.1 s and was stopped"):
+    with pytest.raises(BackupError, match=r"pgbackrest backup did not finish within 0\.1 s and was stopped"):
         create_backup(sandbox(stack), BackupType.FULL, timeout=0.1)
     assert stack.json("backup", "list") == before
     assert stack.json("backup", "create")["type"] == "incremental"
