@@ -1,9 +1,10 @@
 """Build the storage service's artifact: one versioned tarball for Debian's Python, and its manifest.
 
-Owns what is in an artifact and that the same sources make the same bytes. Does not own signing, nor where artifacts go.
+Owns the content of an artifact and its reproducibility: the same sources make the same bytes. Does not own signing or
+storage of artifacts.
 
-The tarball unpacks to `bin/storage-service` and `lib/`, which holds the service and every dependency: nothing is
-installed where it runs, except the interpreter. `requirements.txt` beside this module pins the dependencies by hash.
+The tarball unpacks to `bin/storage-service` and `lib/`. `lib/` holds the service and every dependency, so the target
+machine needs only the interpreter. `requirements.txt` beside this module pins the dependencies by hash.
 """
 
 import argparse
@@ -26,7 +27,7 @@ NAME = "storage-service"
 PYTHON = "3.13"  # Debian 13's
 VERSION_PATTERN = re.compile(r"v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z]+([.-][0-9A-Za-z]+)*)?")
 ARCHITECTURES = ("x86_64", "aarch64")
-# What Debian 13's glibc (2.41) can load; pip does not work out the older ones by itself.
+# The platform tags that Debian 13's glibc (2.41) can load; pip does not derive the older ones from the newest.
 PLATFORMS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 
 _HERE = Path(__file__).parent
@@ -51,12 +52,12 @@ sys.exit(main())
 
 
 class BuildError(Exception):
-    """An artifact that cannot be built; the message names the cause and the remedy."""
+    """The artifact cannot be built. The message states the cause and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a deployment needs to know of an artifact, kept as JSON beside it.
+    """Metadata that a deployment needs about an artifact, stored as JSON beside it.
 
     Attributes:
         name: name of the service.
@@ -67,7 +68,7 @@ class Manifest:
         schema_max: highest migration version that the service works with.
         python: interpreter that the dependencies are compiled for.
         platform: operating system and architecture.
-        inputs: digest of everything that went in, by which the next build knows that this one is up to date.
+        inputs: digest of all inputs of the build; the next build compares it to detect an up-to-date artifact.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> "Manifest | None":
-        """Read a manifest, signed or not; None if there is none, or none of this form."""
+        """Read a manifest, signed or not; returns None if the file is missing or has another format."""
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             document.pop("signature", None)
@@ -99,7 +100,7 @@ class BuiltArtifact:
         path: the tarball.
         manifest_path: its manifest.
         manifest: content of the manifest.
-        cached: it was there already and up to date.
+        cached: the artifact was already up to date and was not rebuilt.
     """
 
     path: Path
@@ -109,15 +110,15 @@ class BuiltArtifact:
 
 
 def build(version: str, output: Path, *, architecture: str | None = None) -> BuiltArtifact:
-    """Build the artifact of a version, unless an up-to-date one is there.
+    """Build the artifact of a version, unless an up-to-date one exists.
 
     Args:
         version: `vMAJOR.MINOR.PATCH[-pre]`.
-        output: directory for the tarball and the manifest; made if missing.
-        architecture: machine to build for, as `uname -m` names it; this machine's if not given.
+        output: directory for the tarball and the manifest; created if missing.
+        architecture: target machine, as `uname -m` reports it; default: this machine.
 
     Raises:
-        BuildError: the version or the architecture is no good, or the dependencies cannot be fetched.
+        BuildError: the version or the architecture is not valid, or the dependencies cannot be downloaded.
     """
     architecture = architecture or platform.machine()
     _check(version, architecture)
@@ -136,9 +137,9 @@ def build(version: str, output: Path, *, architecture: str | None = None) -> Bui
 
 def _check(version: str, architecture: str) -> None:
     if not VERSION_PATTERN.fullmatch(version):
-        raise BuildError(f"version {version!r}: expected vMAJOR.MINOR.PATCH, such as v0.1.0 or v1.2.0-rc.1")
+        raise BuildError(f"version {version!r}: expected vMAJOR.MINOR.PATCH, e.g. v0.1.0 or v1.2.0-rc.1")
     if architecture not in ARCHITECTURES:
-        raise BuildError(f"architecture {architecture!r}: artifacts are built for {' and '.join(ARCHITECTURES)} only")
+        raise BuildError(f"architecture {architecture!r}: expected {' or '.join(ARCHITECTURES)}")
 
 
 def _build_in(work: Path, version: str, architecture: str, inputs: str, target: Path) -> Manifest:
@@ -167,7 +168,7 @@ def _build_in(work: Path, version: str, architecture: str, inputs: str, target: 
 
 
 def _vendor(target: Path, architecture: str) -> None:
-    """Install the pinned dependencies for the target's interpreter, which need not be this one."""
+    """Install the pinned dependencies for the target's interpreter, which may differ from this one."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--target", str(target), "--require-hashes", "--only-binary=:all:", "--no-deps", "--no-compile"]
     command += ["--implementation", "cp", "--python-version", PYTHON]
@@ -180,25 +181,27 @@ def _vendor(target: Path, architecture: str) -> None:
     except subprocess.CalledProcessError as error:
         raise BuildError(_explain(error.stderr)) from None
     except subprocess.TimeoutExpired:
-        raise BuildError(f"pip did not fetch the dependencies within {_PIP_TIMEOUT_S} s: try again") from None
+        raise BuildError(
+            f"pip did not download the dependencies within {_PIP_TIMEOUT_S} s: run the build again"
+        ) from None
     _strip(target)
 
 
 def _explain(stderr: str) -> str:
-    """Name the cause of pip's failure, and repeat its own last lines."""
+    """Return the cause of pip's failure, followed by the last lines of its output."""
     if "No module named pip" in stderr:
-        cause = f"{sys.executable} has no pip: run `make up`, or `{sys.executable} -m ensurepip`"
+        cause = f"{sys.executable} has no pip: run `make up` or `{sys.executable} -m ensurepip`"
     elif "HASHES" in stderr:
-        cause = f"a downloaded file is not the one pinned in {_REQUIREMENTS.name}; do not use it"
+        cause = f"a downloaded file does not match its hash in {_REQUIREMENTS.name}: check the package registry"
     elif re.search(r"Connection|Max retries|timed out|resolution|from versions: none", stderr):
-        cause = "the package registry cannot be reached, or lacks a package: check the network and pip's configuration"
+        cause = "the package registry is not reachable or lacks a package: check the network and pip's configuration"
     else:
-        cause = "pip cannot install the dependencies"
+        cause = "pip could not install the dependencies"
     return "\n".join([cause, *stderr.strip().splitlines()[-5:]])
 
 
 def _strip(target: Path) -> None:
-    """Remove what pip leaves that depends on the machine: command scripts and its records of the installation."""
+    """Remove the files that depend on the build machine: command scripts and pip's records of the installation."""
     shutil.rmtree(target / "bin", ignore_errors=True)
     for record in target.glob("*.dist-info/*"):
         if record.name in _INSTALL_RECORDS:
@@ -206,7 +209,7 @@ def _strip(target: Path) -> None:
 
 
 def _add_service(lib: Path, version: str) -> dict[str, Any]:
-    """Copy the service and bake its version in; return its release file."""
+    """Copy the service and write its version into its release file; returns the content of that file."""
     package = lib / _PACKAGE.name
     for source in _sources():
         copy = package / source.relative_to(_PACKAGE)
@@ -219,17 +222,17 @@ def _add_service(lib: Path, version: str) -> dict[str, Any]:
 
 
 def _pack(tree: Path, tarball: Path) -> None:
-    """Write a tarball whose bytes depend on the files' names and contents only."""
+    """Write a tarball whose bytes depend only on the names and contents of the files."""
     with (
         tarball.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=6) as compressed,
         tarfile.open(mode="w", fileobj=compressed, format=tarfile.PAX_FORMAT) as archive,
     ):
         for path in sorted(tree.rglob("*")):
-            archive.add(path, arcname=path.relative_to(tree).as_posix(), recursive=False, filter=_neutral)
+            archive.add(path, arcname=path.relative_to(tree).as_posix(), recursive=False, filter=_normalized)
 
 
-def _neutral(member: tarfile.TarInfo) -> tarfile.TarInfo:
+def _normalized(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = member.mtime = 0
     member.uname = member.gname = ""
     member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
@@ -264,11 +267,11 @@ def _write_manifest(work: Path, manifest: Manifest, target: Path) -> None:
 
 
 def main() -> int:
-    """Build from the command line; return the exit status: 0 built or up to date, 1 failed."""
+    """Run the command line; returns the exit status: 0 built or up to date, 1 failed."""
     parser = argparse.ArgumentParser(prog="python -m service.build", description="Build the storage service.")
-    parser.add_argument("--version", required=True, help="vMAJOR.MINOR.PATCH[-pre]")
-    parser.add_argument("--output", type=Path, default=Path("dist"), help="directory for the artifact")
-    parser.add_argument("--arch", choices=ARCHITECTURES, help="machine to build for; this one's by default")
+    parser.add_argument("--version", required=True, help="version to build: vMAJOR.MINOR.PATCH[-pre]")
+    parser.add_argument("--output", type=Path, default=Path("dist"), help="directory for the artifact (default: dist)")
+    parser.add_argument("--arch", choices=ARCHITECTURES, help="architecture to build for (default: this machine's)")
     arguments = parser.parse_args()
     try:
         built = build(arguments.version, arguments.output, architecture=arguments.arch)

@@ -1,5 +1,5 @@
-"""The reference storage service: takes in and serves LLM traces over HTTP, and stores them in TimescaleDB.
+"""The reference storage service: stores and returns LLM traces, metrics and logs over HTTP, in TimescaleDB.
 
-Owns the HTTP contract of a storage service. Does not own the schema (`migrations/`) nor how it is deployed and
-balanced. Imports are relative, so that the package runs both from a checkout and at the top of an artifact's path.
+Owns the HTTP contract of a storage service. Does not own the schema (`migrations/`), deployment or load balancing.
+Imports are relative, so the package runs both from a checkout and from the top of an artifact's path.
 """

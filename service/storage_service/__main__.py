@@ -1,4 +1,4 @@
-"""Start the service: `storage-service [--version | --check]`; all else is told by `STORAGE_*` environment variables."""
+"""Start the storage service. Its settings are `STORAGE_*` environment variables."""
 
 import argparse
 import socket
@@ -14,18 +14,18 @@ from .settings import Listen, Settings, SettingsError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-# Longer than a balancer keeps an idle connection, so that it never sends a request into one that is being closed.
+# Longer than a balancer keeps an idle connection, so the balancer never uses a connection that is closing.
 KEEP_ALIVE_S = 75
-CUT_OFF_S = 2  # for connections that are still open when draining is over
+CUT_OFF_S = 2  # before connections that are open at the end of the drain are closed
 BACKLOG = 2048
 
 
 def main() -> int:
-    """Run until SIGTERM, or only check; return the exit status: 0 all is well, 1 cannot listen, 2 wrong settings."""
+    """Run until SIGTERM, or run the check; returns the exit status: 0 success, 1 cannot listen, 2 invalid settings."""
     parser = argparse.ArgumentParser(prog=RELEASE.name, description=__doc__)
     parser.add_argument("--version", action="version", version=RELEASE.version)
     parser.add_argument(
-        "--check", action="store_true", help="read the settings, put the application together, say what it is, and end"
+        "--check", action="store_true", help="check the settings, print name, version and schema range, and exit"
     )
     arguments = parser.parse_args()
     try:
@@ -39,7 +39,7 @@ def main() -> int:
     try:
         listener = _listen(settings.listen)
     except OSError as error:
-        reason = str(error.strerror).partition(" (while attempting")[0]  # the address, once more
+        reason = str(error.strerror).partition(" (while attempting")[0]  # drops the repeated address
         return _fail(f"cannot listen on {settings.listen} (STORAGE_LISTEN): {reason}", EXIT_FAILED)
     configure(level=settings.log_level, version=RELEASE.version, fleet=settings.fleet)
     _serve(settings, listener)
@@ -50,7 +50,7 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     lifecycle = Lifecycle()
     config = uvicorn.Config(
         create_app(settings, lifecycle=lifecycle),
-        # Set here, they are also in the answers that uvicorn gives by itself.
+        # Set here, the headers are also in the responses that uvicorn itself creates.
         headers=[("X-Observatory-Version", RELEASE.version), ("X-Observatory-Fleet", settings.fleet)],
         log_config=None,
         access_log=False,

@@ -1,6 +1,6 @@
-"""The HTTP handlers: what each endpoint does.
+"""The HTTP handlers, one for each endpoint.
 
-Owns requests and answers. The list of endpoints with what they document is in `operations`, the wiring in `app`.
+Owns the handling of requests and responses. `operations` lists the endpoints and their documentation; `app` wires them.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from .settings import Settings
 from .tables import select
 from .traces import TRACES, Trace
 
-MAX_SPANS = 1000  # of one trace, in one answer
+MAX_SPANS = 1000  # of one trace in one response
 NEWEST_FIRST = sql.SQL("ts DESC")
 OLDEST_FIRST = sql.SQL("ts, span_id")
 
@@ -47,7 +47,7 @@ _TRACE_ID: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
 class Api:
-    """Handlers of one process, and what they share."""
+    """The handlers of one process and their shared state."""
 
     def __init__(
         self,
@@ -112,11 +112,11 @@ class Api:
             return Response(cached, media_type="application/json")
         spans = await self._select("trace", {"trace_id": trace_id}, order_by=OLDEST_FIRST, limit=MAX_SPANS)
         if not spans:
-            raise NotFound(f"no trace {trace_id!r} is stored")
-        answer = json_response({"items": spans})
+            raise NotFound(f"trace {trace_id!r} is not stored")
+        response = json_response({"items": spans})
         if cached is None:
-            await self._cache.put("trace", trace_id, bytes(answer.body))
-        return answer
+            await self._cache.put("trace", trace_id, bytes(response.body))
+        return response
 
     async def list_traces(self, request: Request) -> Response:
         """Return traces, newest first."""
@@ -139,23 +139,23 @@ class Api:
             async with self._database.connection() as connection:
                 costs = await select_costs(connection, start=query.from_, end=query.to)
         if len(costs) > MAX_COSTS:
-            reason = f"the period has more than {MAX_COSTS} costs: ask for a shorter one"
+            reason = f"the period has more than {MAX_COSTS} costs; request a shorter one"
             raise InvalidRequest([FieldError(field="to", reason=reason)])
-        answer = json_response({"items": costs})
-        await self._cache.put("costs", name, bytes(answer.body))
-        return answer
+        response = json_response({"items": costs})
+        await self._cache.put("costs", name, bytes(response.body))
+        return response
 
     async def health(self, _request: Request) -> Response:
-        """Say how this instance is, and why."""
+        """Return the state of this instance with the result of each check."""
         health = self._health()
         return json_response(health, status=200 if health.status == "ok" else 503)
 
     async def live(self, _request: Request) -> Response:
-        """Say that the process runs; says nothing about the database, which a restart would not heal."""
+        """Return success while the process runs. The database is not checked: a restart would not repair it."""
         return json_response(Status(status="ok"))
 
     async def ready(self, _request: Request) -> Response:
-        """Say whether the balancer may send requests."""
+        """Return whether the balancer may send requests."""
         status = self._health().status
         return json_response(Status(status=status), status=200 if status == "ok" else 503)
 
@@ -166,7 +166,7 @@ class Api:
 
     async def _authorize(self, request: Request, scope: Scope) -> None:
         if self._lifecycle.phase is Phase.DRAINING:
-            raise Unavailable("this instance is stopping; try again", headers=CLOSE)
+            raise Unavailable("this instance is shutting down; send the request again", headers=CLOSE)
         key: ApiKey = await self._authenticator.authenticate(request.headers.get("authorization"))
         request.state.api_key_id = key.id
         self._key_usage.note(key.id)
@@ -175,9 +175,11 @@ class Api:
 
     @contextlib.contextmanager
     def _admitted(self) -> Iterator[None]:
-        """Bound the bodies in memory, before they are read."""
+        """Limit the number of request bodies in memory, before they are read."""
         if self._pending_writes >= self._settings.max_pending_writes:
-            raise Unavailable(f"{self._pending_writes} writes are in work already; try again")
+            raise Unavailable(
+                f"{self._pending_writes} writes are in progress, which is the limit; send the request again"
+            )
         self._pending_writes += 1
         try:
             with self._metrics.pending_writes.track_inprogress():
@@ -206,7 +208,7 @@ class Api:
             "schema": Check(status="ok" if condition.usable else "failed", detail=condition.detail),
         }
         if self._cache.condition is not None:
-            # Told, but not counted: without it the service is slower, not wrong.
+            # Reported, but not part of the status: without the cache the service is slower, not wrong.
             checks["cache"] = Check(status="failed" if self._cache.condition else "ok", detail=self._cache.condition)
         status: Literal["ok", "failed", "draining"] = "ok" if condition.usable else "failed"
         if self._lifecycle.phase is not Phase.SERVING:
@@ -217,7 +219,7 @@ class Api:
 def _parameters(request: Request, model: type[Query]) -> Query:
     counts = Counter(name for name, _ in request.query_params.multi_items())
     if repeated := [name for name, count in counts.items() if count > 1]:
-        raise InvalidRequest([FieldError(field=name, reason="is given more than once") for name in repeated])
+        raise InvalidRequest([FieldError(field=name, reason="occurs more than once") for name in repeated])
     try:
         return model.model_validate(dict(request.query_params))
     except ValidationError as error:
@@ -229,5 +231,5 @@ def _accepted(items: Sequence[TimedItem]) -> Response:
 
 
 def json_response(content: object, *, status: int = 200) -> Response:
-    """Return an answer in JSON; models and rows may hold datetimes."""
+    """Return a JSON response; models and rows may contain datetimes."""
     return Response(to_json(content), status, media_type="application/json")

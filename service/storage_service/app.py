@@ -23,16 +23,16 @@ from .problems import Problem, on_failure, on_http_exception, on_problem
 from .settings import Settings
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that left; nobody receives it
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a closed connection; it appears in metrics and logs only
 
 log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings, *, lifecycle: Lifecycle) -> ASGIApp:
-    """Put the application together; its lifespan opens and closes what it works with."""
+    """Create the application; its lifespan opens and closes database, cache and key usage."""
     database = Database(settings)
     metrics = Metrics(fleet=settings.fleet)
-    metrics.pool_in_use.set_function(database.lent)
+    metrics.pool_in_use.set_function(database.connections_in_use)
     metrics.pool_capacity.set(settings.pool_max)
     cache = Cache(settings, metrics=metrics)
     key_usage = KeyUsage(database)
@@ -79,14 +79,14 @@ class Observed:
         self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI scope."""
+        """Handle one ASGI scope."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         status = 500
         started = time.perf_counter()
 
-        async def send_noting_status(message: Message) -> None:
+        async def send_and_record_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -94,12 +94,12 @@ class Observed:
 
         try:
             with self._lifecycle.request():
-                await self._app(scope, receive, send_noting_status)
+                await self._app(scope, receive, send_and_record_status)
         finally:
-            self._note(scope, status, time.perf_counter() - started)
+            self._record(scope, status, time.perf_counter() - started)
 
-    def _note(self, scope: Scope, status: int, duration: float) -> None:
-        # Paths and methods are the client's to choose; labels must be few.
+    def _record(self, scope: Scope, status: int, duration: float) -> None:
+        # The client chooses path and method, so neither becomes a label as it is: labels must have few values.
         route = scope["route"].path if "route" in scope else "unmatched"
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.requests.labels(method, route, status).inc()

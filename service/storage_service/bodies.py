@@ -1,4 +1,4 @@
-"""Reading a request's body, in bounded size and bounded time."""
+"""Reading of request bodies, limited in size and time."""
 
 import asyncio
 
@@ -11,17 +11,17 @@ BODY_TIMEOUT_S = 30
 
 
 async def read_json_body(request: Request) -> bytes:
-    """Read the body of a request that declares it to be JSON.
+    """Read the body of a request that declares JSON.
 
     Raises:
-        UnsupportedMediaType: it is not declared to be plain JSON.
-        ContentTooLarge: it has more than `MAX_BODY_BYTES`.
-        RequestTimeout: it did not arrive within `BODY_TIMEOUT_S`.
+        UnsupportedMediaType: the headers do not declare uncompressed JSON.
+        ContentTooLarge: the body has more than `MAX_BODY_BYTES`.
+        RequestTimeout: the body did not arrive within `BODY_TIMEOUT_S`.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMediaType("expected Content-Type: application/json")
+        raise UnsupportedMediaType("expected the header Content-Type: application/json")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("expected a body without Content-Encoding")
+        raise UnsupportedMediaType("expected an uncompressed body, without the header Content-Encoding")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
         raise _too_many_bytes()
@@ -29,7 +29,9 @@ async def read_json_body(request: Request) -> bytes:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await _read_bounded(request)
     except TimeoutError:
-        raise RequestTimeout(f"the body did not arrive within {BODY_TIMEOUT_S} s", headers=CLOSE) from None
+        raise RequestTimeout(
+            f"the body did not arrive within {BODY_TIMEOUT_S} s; send the request again", headers=CLOSE
+        ) from None
 
 
 async def _read_bounded(request: Request) -> bytes:
@@ -42,4 +44,4 @@ async def _read_bounded(request: Request) -> bytes:
 
 
 def _too_many_bytes() -> ContentTooLarge:
-    return ContentTooLarge(f"the body has more than {MAX_BODY_BYTES} bytes: send the items in several requests")
+    return ContentTooLarge(f"the body has more than {MAX_BODY_BYTES} bytes; send the items in several requests")

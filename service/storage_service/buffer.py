@@ -1,10 +1,11 @@
-"""Concurrent writes to one table share transactions.
+"""Shared transactions for concurrent writes to one table.
 
-A commit and the start of a COPY cost the same for ten rows as for a thousand. So while a transaction runs, the writes
-that come wait, and the next one stores them all by one COPY; a lone write waits for nobody. Each write returns after
-its commit, never earlier: nothing that was accepted is only in memory. A write that the database refuses fails alone.
+A commit and the start of a COPY cost the same for ten rows as for a thousand. Writes that arrive while transactions
+run therefore wait, and the next transaction stores them all with one COPY. A write without concurrent writes starts at
+once. Each write returns after its commit, so accepted items are never in memory only. A write with values that the
+database rejects fails alone.
 
-Owns order, bounds and failures of the writes. Does not own SQL: that is in `tables`.
+Owns order, limits and failures of the writes. Does not own SQL, which is in `tables`.
 """
 
 import asyncio
@@ -23,21 +24,21 @@ from .settings import Settings
 from .tables import Table, store
 
 MAX_TRANSACTIONS = 2
-"""Of one table at once: one waits for its commit while the other's rows are sent."""
+"""Concurrent transactions of one table: one waits for its commit while the rows of the other are sent."""
 MAX_SHARED_ITEMS = MAX_ITEMS
-"""Of a transaction that is shared: no neighbour makes it larger than the largest request may be."""
+"""Items in one shared transaction: no more than the largest request may have."""
 
 
 @dataclass(eq=False, kw_only=True)
 class _Write:
-    """One request's items, and the future of the commit that it waits for."""
+    """The items of one request, and the future that its commit completes."""
 
     items: Sequence[TimedItem]
     entered: float = field(default_factory=time.monotonic)
     committed: asyncio.Future[None] = field(default_factory=asyncio.Future)
 
     def settle(self, failure: Exception | None) -> None:
-        if self.committed.done():  # the request was cut off
+        if self.committed.done():  # the request was cancelled
             return
         if failure:
             self.committed.set_exception(failure)
@@ -46,7 +47,7 @@ class _Write:
 
 
 class WriteBuffer:
-    """The writes of one table that are not committed yet; `STORAGE_BUFFER_ITEMS` bounds their items."""
+    """The uncommitted writes of one table; `STORAGE_BUFFER_ITEMS` limits their items."""
 
     def __init__(self, settings: Settings, *, table: Table, database: Database, metrics: Metrics) -> None:
         self._settings = settings
@@ -64,11 +65,11 @@ class WriteBuffer:
         """Store items; returns after the commit.
 
         Raises:
-            Unavailable: the buffer is full, or the database is away.
-            InvalidRequest: the database refused the values of these items.
+            Unavailable: the buffer is full, or the database is not available.
+            InvalidRequest: the database rejected the values of these items.
         """
         if self._items + len(items) > self._settings.buffer_items:
-            raise Unavailable(f"{self._items} items wait to be stored in {self.table.name} already; try again")
+            raise Unavailable(f"{self._items} items wait to be stored in {self.table.name}; send the request again")
         write = _Write(items=items)
         self._items += len(items)
         self._size.set(self._items)
@@ -92,27 +93,27 @@ class WriteBuffer:
             while writes := self._take():
                 await self._flush(writes)
         finally:
-            # Here and not when the task is done: a write between the two would wait for a flusher that has ended.
+            # Not in a callback of the task: a write between the two would wait for a flusher that has ended.
             self._transactions -= 1
 
     def _take(self) -> list[_Write]:
-        """Take the writes of the next transaction, oldest first; refuse those that waited too long."""
+        """Return the writes of the next transaction, oldest first; fails those that waited too long."""
         taken: list[_Write] = []
         items = 0
         oldest = time.monotonic() - self._settings.database_timeout_seconds
         while self._waiting and (not taken or items + len(self._waiting[0].items) <= MAX_SHARED_ITEMS):
             write = self._waiting.popleft()
             if write.entered < oldest:
-                write.settle(Unavailable("the database did not take the items in time; try again"))
+                write.settle(Unavailable("the database did not store the items in time; send the request again"))
                 continue
             taken.append(write)
             items += len(write.items)
         return taken
 
     async def _flush(self, writes: Sequence[_Write]) -> None:
-        """Store writes in one transaction; if the database refuses that, each in one of its own."""
+        """Store writes in one transaction; if the database rejects it, store each write in its own."""
         failure = await self._store([item for write in writes for item in write.items])
-        if failure and len(writes) > 1 and _may_be_one_writes_fault(failure):
+        if failure and len(writes) > 1 and _is_rejection(failure):
             for write in writes:
                 await self._flush([write])
             return
@@ -120,7 +121,7 @@ class WriteBuffer:
             write.settle(failure)
 
     async def _store(self, items: Sequence[TimedItem]) -> Exception | None:
-        """Store items in one transaction; return why it failed."""
+        """Store items in one transaction; returns the failure, or None."""
         try:
             async with self._database.connection() as connection:
                 await store(connection, self.table, self.table.rows(items))
@@ -132,11 +133,11 @@ class WriteBuffer:
         return None
 
 
-def _may_be_one_writes_fault(failure: Exception) -> bool:
-    """Tell whether the database answered with a refusal: then the transaction is undone, and others may succeed.
+def _is_rejection(failure: Exception) -> bool:
+    """Return whether the database rejected the transaction: it is rolled back then, and single writes may succeed.
 
-    A lost connection (class 08), or a server that was told to stop (class 57), fails every write alike; and whether the
-    transaction was committed is not known, so it must not be sent again by anybody but the client.
+    A lost connection (class 08) or a server that shuts down (class 57) fails every write. Whether the transaction was
+    committed is unknown, so only the client may send its items again.
     """
     cause = failure.__cause__ if isinstance(failure, Problem) else None
     sqlstate = cause.sqlstate if isinstance(cause, psycopg.Error) else None

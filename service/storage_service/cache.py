@@ -1,11 +1,12 @@
-"""A read-through cache on Valkey that may be away, slow or emptied at any time: then the database answers.
+"""A read-through cache on Valkey. When it is unavailable, slow or empty, reads use the database.
 
-A freshly written span is not hidden: a write leaves an empty mark in place of the cached trace before it is answered,
-and a reader that had read the database before the write cannot fill the place of a mark, which stays for longer than a
-read may take. Only while a writer cannot reach the cache may a reader that can see a trace as it was, for `TTL_S`.
+The cache never hides a new span. A write replaces the cached trace with an empty marker before the service responds. A
+reader that read the database before the write cannot overwrite the marker, which outlives the longest read. Only while
+the writing instance cannot reach the cache can another instance return an outdated trace, for at most `TTL_S`.
 
-The first failure takes the cache out of use, and a task of its own asks when it is back: so a cache that refuses costs
-no request anything, and one that hangs costs the time limit to those that are waiting for it at that moment.
+After the first failure the cache is not used, and a background task checks when it responds again. A cache that
+refuses connections therefore delays no request. A cache that hangs delays only the requests that wait for it at that
+moment, by the time limit.
 """
 
 import asyncio
@@ -28,21 +29,20 @@ from .settings import Settings
 CachedQuery = Literal["trace", "costs"]
 
 TTL_S: dict[CachedQuery, int] = {"trace": 5, "costs": 30}
-"""Seconds that an answer is kept; costs change with each refresh of their aggregate, every few minutes."""
+"""Seconds that a response is cached; costs change with each refresh of their aggregate, every few minutes."""
 MAX_VALUE_BYTES = 256 * 1024
 RETRY_INTERVAL_S = 0.5
 CONNECTIONS = 16
-FORMAT = 1  # of the keys and values: releases that run side by side share what they write
+FORMAT = 1  # of keys and values: releases that run at the same time share the cache
 
-_MARK = b""
-_MARK_EACH = "for _, key in ipairs(KEYS) do redis.call('SET', key, '', 'EX', ARGV[1]) end"
+_WRITE_MARKERS = "for _, key in ipairs(KEYS) do redis.call('SET', key, '', 'EX', ARGV[1]) end"
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
 class _PasswordFile(CredentialProvider):
-    """Reads the password for each connection, so that it can be rotated."""
+    """Reads the password for each connection, so the password can be rotated."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -52,25 +52,25 @@ class _PasswordFile(CredentialProvider):
 
 
 class Cache:
-    """The cache as the service sees it; without `STORAGE_CACHE_URL` it holds nothing.
+    """The client of the cache; without `STORAGE_CACHE_URL` it caches nothing.
 
     Attributes:
-        condition: why it is out of use; empty if it is in use, None if there is none.
+        condition: reason why the cache is not in use; empty while it is in use, None if no cache is configured.
     """
 
     def __init__(self, settings: Settings, *, metrics: Metrics) -> None:
         self._metrics = metrics
         for query in TTL_S if settings.cache_url else ():
-            metrics.cache_hits.labels(query)  # a rate needs the zero before the first
+            metrics.cache_hits.labels(query)  # a rate needs a sample of 0 before the first increase
             metrics.cache_misses.labels(query)
         self._timeout = settings.cache_timeout_seconds
-        self._mark_seconds = math.ceil(settings.database_timeout_seconds) + 1
+        self._marker_ttl_s = math.ceil(settings.database_timeout_seconds) + 1
         self._client = _client(settings) if settings.cache_url else None
         self._watcher: asyncio.Task[None] | None = None
         self.condition: str | None = "not reached yet" if self._client else None
 
     async def open(self) -> None:
-        """Start to connect."""
+        """Start connecting."""
         if self._client:
             self._watcher = asyncio.create_task(self._watch(self._client))
 
@@ -82,46 +82,46 @@ class Cache:
             await self._client.aclose()
 
     async def get(self, query: CachedQuery, name: str) -> bytes | None:
-        """Return a cached answer; None if there is none, empty if there must be none now."""
+        """Return a cached response: None if there is none, empty if a write left its marker."""
         if self.condition is None:
             return None
-        found: bytes | None = await self._ask(lambda client: client.get(_key(query, name)))
+        found: bytes | None = await self._call(lambda client: client.get(_key(query, name)))
         (self._metrics.cache_hits if found else self._metrics.cache_misses).labels(query).inc()
         return found
 
-    async def put(self, query: CachedQuery, name: str, answer: bytes) -> None:
-        """Keep an answer, unless a write has left a mark in its place."""
-        if len(answer) <= MAX_VALUE_BYTES:
-            await self._ask(lambda client: client.set(_key(query, name), answer, ex=TTL_S[query], nx=True))
+    async def put(self, query: CachedQuery, name: str, response: bytes) -> None:
+        """Cache a response, unless a write left its marker."""
+        if len(response) <= MAX_VALUE_BYTES:
+            await self._call(lambda client: client.set(_key(query, name), response, ex=TTL_S[query], nx=True))
 
     async def forget_traces(self, trace_ids: Iterable[str]) -> None:
-        """Leave marks in the places of traces that were written."""
+        """Replace the traces that were written with markers."""
         keys = [_key("trace", trace_id) for trace_id in trace_ids]
-        await self._ask(lambda client: client.eval(_MARK_EACH, len(keys), *keys, str(self._mark_seconds)))
+        await self._call(lambda client: client.eval(_WRITE_MARKERS, len(keys), *keys, str(self._marker_ttl_s)))
 
-    async def _ask(self, question: Callable[[Any], Awaitable[Answer]]) -> Answer | None:
-        """Ask the cache if it is in use; a failure is an answer of None."""
+    async def _call(self, command: Callable[[Any], Awaitable[Result]]) -> Result | None:
+        """Run a command if the cache is in use; returns None after a failure."""
         if self._client is None or self.condition:
             return None
         try:
             async with asyncio.timeout(self._timeout):
-                return await question(self._client)
+                return await command(self._client)
         except (RedisError, OSError, TimeoutError) as error:
             self._metrics.cache_errors.inc()
             self._note(describe(error))
             return None
 
     async def _watch(self, client: Redis) -> None:
-        """Bring the cache back into use when it answers."""
+        """Use the cache again when it responds."""
         while True:
             if self.condition:
-                await self._try(client)
+                await self._probe(client)
             await asyncio.sleep(RETRY_INTERVAL_S)
 
-    async def _try(self, client: Redis) -> None:
+    async def _probe(self, client: Redis) -> None:
         try:
             async with asyncio.timeout(RETRY_INTERVAL_S):
-                # Those of before the failure lead nowhere, or to answers of questions that were given up.
+                # Old connections are broken, or hold responses to commands that timed out.
                 await client.connection_pool.disconnect()
                 await client.execute_command("PING")  # type: ignore[no-untyped-call]
         except (RedisError, OSError, TimeoutError) as error:

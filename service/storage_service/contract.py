@@ -1,4 +1,4 @@
-"""The bodies and parameters of the endpoints, from which their OpenAPI schemas are made."""
+"""Request bodies, query parameters and responses of the endpoints. The OpenAPI schemas are generated from them."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -13,37 +13,37 @@ from .traces import Trace
 
 
 class TraceBatch(BaseModel):
-    """Body of a write of traces."""
+    """Request body: traces to store."""
 
     items: Annotated[list[Trace], Field(max_length=MAX_ITEMS)]
 
 
 class MeasurementBatch(BaseModel):
-    """Body of a write of metrics."""
+    """Request body: metrics to store."""
 
     items: Annotated[list[Measurement], Field(max_length=MAX_ITEMS)]
 
 
 class LogBatch(BaseModel):
-    """Body of a write of logs."""
+    """Request body: log lines to store."""
 
     items: Annotated[list[LogEntry], Field(max_length=MAX_ITEMS)]
 
 
 class Accepted(BaseModel):
-    """Answer to a write: all items are committed."""
+    """Response to a write: all items are committed."""
 
     accepted: int
 
 
 class TraceList(BaseModel):
-    """Traces that were asked for."""
+    """Response: traces."""
 
     items: list[Trace]
 
 
 class TraceQuery(BaseModel):
-    """Parameters of a search for traces."""
+    """Query parameters for traces."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,7 +53,7 @@ class TraceQuery(BaseModel):
 
 
 class CostQuery(BaseModel):
-    """Parameters of a question for costs: the buckets that begin at `from` or later, and before `to`."""
+    """Query parameters for costs: buckets that begin at `from` or later, and before `to`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -70,7 +70,7 @@ class CostQuery(BaseModel):
 
 
 class Cost(BaseModel):
-    """What the requests of one hour cost, US dollars, by provider, model, environment and user."""
+    """Costs of one hour in US dollars, by provider, model, environment and user."""
 
     bucket: datetime
     provider: str
@@ -85,20 +85,20 @@ class Cost(BaseModel):
 
 
 class CostList(BaseModel):
-    """Costs that were asked for."""
+    """Response: costs."""
 
     items: list[Cost]
 
 
 class Check(BaseModel):
-    """One thing that the instance works with."""
+    """Result of one health check."""
 
     status: Literal["ok", "failed"]
     detail: str = ""
 
 
 class Health(BaseModel):
-    """State of this instance."""
+    """State of this instance with the result of each check."""
 
     status: Literal["ok", "failed", "draining"]
     version: str

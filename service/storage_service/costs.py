@@ -1,4 +1,4 @@
-"""Costs by the hour, out of the aggregate `cost_analysis_hourly`. Knows no HTTP."""
+"""Hourly costs from the aggregate `cost_analysis_hourly`. Independent of HTTP."""
 
 from datetime import datetime
 from typing import Any
@@ -8,8 +8,8 @@ from psycopg.rows import dict_row
 from psycopg.types.numeric import FloatLoader
 
 SCHEMA_VERSION = 4
-"""The migration that makes the aggregate; a release that works with older schemas has no costs there."""
-MAX_COSTS = 10_000  # rows of one answer, about 3 MB
+"""The migration that creates the aggregate; costs are not available on older schemas."""
+MAX_COSTS = 10_000  # rows of one response, about 3 MB
 
 _QUERY = """
 SELECT bucket, provider, model, environment, user_id, request_count::bigint, total_cost_usd, prompt_cost_usd,
@@ -24,7 +24,7 @@ LIMIT %(limit)s
 async def select_costs(
     connection: psycopg.AsyncConnection[Any], *, start: datetime, end: datetime
 ) -> list[dict[str, Any]]:
-    """Read the buckets that begin in a period, oldest first; one row more than `MAX_COSTS` says that there are more."""
+    """Read the buckets that begin in a period, oldest first; `MAX_COSTS` + 1 rows mean that there are more."""
     async with connection.cursor(row_factory=dict_row) as cursor:
         cursor.adapters.register_loader("numeric", FloatLoader)
         await cursor.execute(_QUERY, {"start": start, "end": end, "limit": MAX_COSTS + 1})

@@ -1,7 +1,7 @@
-"""Connections to the database: the bounded pool, and the watch that tells whether the database can be used.
+"""Connections to the database: the bounded pool, and the monitor of the database's condition.
 
-Owns time limits and the translation of the driver's errors into refusals. Does not own what is asked:
-that is in `tables` and `auth`.
+Owns time limits and the translation of the driver's errors into problems. Does not own queries, which are in `tables`,
+`costs` and `auth`.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from .release import RELEASE
 from .settings import Settings
 
 CONNECT_TIMEOUT_S = 3
-RECONNECT_TIMEOUT_S = 5  # the pool waits ever longer between attempts until it starts anew
-WATCH_INTERVAL_S = 1.0
-WATCH_TIMEOUT_S = 3.0
-# A migration that was interrupted does not count yet. Later ones than this release knows only add to the schema, unless
-# their header says `-- phase: contract`.
+RECONNECT_TIMEOUT_S = 5  # the pool doubles its pause between attempts, and starts over after this time
+MONITOR_INTERVAL_S = 1.0
+MONITOR_TIMEOUT_S = 3.0
+# An interrupted migration does not count. Migrations after `schema_max` only add to the schema, unless their header has
+# `-- phase: contract`.
 LEDGER_QUERY = r"""
     SELECT max(version), min(version) FILTER (
         WHERE version > %s AND source ~ '(?n)^--[ \t]*phase[ \t]*:[ \t]*contract[ \t\r]*$')
@@ -38,12 +38,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """What the watch saw last.
+    """The latest result of the monitor.
 
     Attributes:
-        reachable: the database answered.
-        schema_version: highest version in the ledger of migrations; None if there is none or it is not known.
-        detail: what is wrong; empty if the database can be used.
+        reachable: whether the database responds.
+        schema_version: highest applied migration; None if there is none or it is not known.
+        detail: reason why the database cannot be used; empty if it can.
     """
 
     reachable: bool
@@ -52,12 +52,12 @@ class Condition:
 
     @property
     def usable(self) -> bool:
-        """The database answers, and its schema is one that this release works with."""
+        """Whether the database responds and this release works with its schema."""
         return not self.detail
 
 
 class Database:
-    """The database as the service sees it."""
+    """The connection pool, and the database's condition."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -65,7 +65,7 @@ class Database:
             settings.database_url,
             application_name=f"{RELEASE.name} {settings.fleet} {RELEASE.version}",
             connect_timeout=CONNECT_TIMEOUT_S,
-            # A peer that vanished without a word is noticed within these seconds, not the kernel's quarter of an hour.
+            # Detects a lost peer within these seconds; the kernel's default is a quarter of an hour.
             keepalives_idle=10,
             keepalives_interval=5,
             keepalives_count=3,
@@ -83,20 +83,20 @@ class Database:
             open=False,
             name="storage",
         )
-        self._watcher: asyncio.Task[None] | None = None
+        self._monitor_task: asyncio.Task[None] | None = None
         self._login_of_pool: dict[str, Any] = {}
         self.condition = Condition(reachable=False, detail="not reached yet")
 
     async def open(self) -> None:
-        """Start to connect; does not wait for the database, which may come later than the service."""
+        """Start connecting; does not wait for the database, which may start after the service."""
         await self._pool.open(wait=False)
-        self._watcher = asyncio.create_task(self._watch())
+        self._monitor_task = asyncio.create_task(self._monitor())
 
     async def close(self) -> None:
         """Close every connection."""
-        if self._watcher:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        if self._monitor_task:
+            self._monitor_task.cancel()
+            await asyncio.gather(self._monitor_task, return_exceptions=True)
         await self._pool.close()
 
     @contextlib.asynccontextmanager
@@ -104,31 +104,32 @@ class Database:
         """Lend a connection in autocommit mode.
 
         Raises:
-            Unavailable: none was free in time, or the database is away or refuses for a reason of its own.
-            InvalidRequest: the database refused the values.
+            Unavailable: no connection was free in time, or the database is not available or failed.
+            InvalidRequest: the database rejected the values.
         """
         try:
             async with asyncio.timeout(self._settings.database_timeout_seconds), self._pool.connection() as connection:
                 yield connection
         except (psycopg.DataError, psycopg.IntegrityError) as error:
-            log.warning("database refused values", exc_info=True)
+            log.warning("the database rejected the values of a request", exc_info=True)
             field = error.diag.column_name or error.diag.constraint_name or "items"
-            raise InvalidRequest([FieldError(field=field, reason=f"was refused: {describe(error)}")]) from error
+            reason = f"was rejected by the database: {describe(error)}"
+            raise InvalidRequest([FieldError(field=field, reason=reason)]) from error
         except (TooManyRequests, PoolTimeout) as error:
-            raise Unavailable("every database connection is busy or the database is away; try again") from error
+            raise Unavailable("no database connection was free in time; send the request again") from error
         except (psycopg.Error, TimeoutError) as error:
-            log.exception("database failed")
-            raise Unavailable("the database cannot answer now; try again") from error
+            log.exception("the database failed or did not respond in time")
+            raise Unavailable("the database failed or did not respond in time; send the request again") from error
 
-    def lent(self) -> int:
-        """Return how many connections are lent now."""
+    def connections_in_use(self) -> int:
+        """Return the number of connections that requests use now."""
         state = self._pool.get_stats()
         return state["pool_size"] - state["pool_available"]
 
     async def _check(self, connection: Connection) -> None:
-        """Check a connection before it is lent; if it is lost, the server went away and the others are lost as well.
+        """Check a connection before a request uses it; if it is broken, replace every connection of the pool.
 
-        Without that the pool would find them one by one, with a growing pause after each.
+        The server has closed the others too. Otherwise the pool would find them one by one, with a growing pause.
         """
         try:
             await AsyncConnectionPool.check_connection(connection)
@@ -137,59 +138,61 @@ class Database:
             raise
 
     def _connection_arguments(self) -> dict[str, Any]:
-        """Arguments of one connection; the password file is read each time, so that a password can be rotated."""
-        # Prepared statements are state of a session, which a transaction pooler shares among clients.
+        """Return the arguments of one connection; reads the password file each time, so the password can be rotated."""
+        # A transaction pooler shares sessions among clients, so a session must not keep prepared statements.
         return {"autocommit": True, "prepare_threshold": None, **self._login()}
 
     def _login(self) -> dict[str, str]:
-        """Return the password, and the user where the file names one."""
+        """Return the password, and the user if the file names one."""
         path = self._settings.database_password_file
         if path is None:
             return {}
         user, _, password = path.read_text(encoding="utf-8").rstrip("\n").rpartition("\n")
         return {"user": user, "password": password} if user else {"password": password}
 
-    async def _watch(self) -> None:
-        """Ask for the schema version each second, on a connection that no burst of requests can take."""
+    async def _monitor(self) -> None:
+        """Read the schema version each second, on a connection outside the pool, which requests cannot exhaust."""
         while not _is_cancelled():
             with contextlib.suppress(psycopg.Error, OSError, TimeoutError):
-                await self._watch_connection()
-            await asyncio.sleep(WATCH_INTERVAL_S)
+                await self._monitor_connection()
+            await asyncio.sleep(MONITOR_INTERVAL_S)
 
-    async def _watch_connection(self) -> None:
+    async def _monitor_connection(self) -> None:
         arguments = self._connection_arguments()
         try:
-            async with asyncio.timeout(WATCH_TIMEOUT_S):
+            async with asyncio.timeout(MONITOR_TIMEOUT_S):
                 connection = await Connection.connect(self._conninfo, **arguments)
             async with connection:
                 await self._follow_login(arguments)
                 await self._pool.check()
                 while arguments == self._connection_arguments() and not _is_cancelled():
                     self._note(await self._schema_condition(connection))
-                    await asyncio.sleep(WATCH_INTERVAL_S)
+                    await asyncio.sleep(MONITOR_INTERVAL_S)
         except (psycopg.Error, OSError, TimeoutError) as error:
             self._note(Condition(reachable=False, detail=describe(error)))
             raise
 
     async def _follow_login(self, arguments: dict[str, Any]) -> None:
-        """Replace the pool's connections when the login, which has just been tried, is another than theirs."""
+        """Replace the pool's connections if they use another login than the one that has just connected."""
         if self._login_of_pool not in ({}, arguments):
-            log.info("the database login has changed; every connection is made anew")
+            log.info("the database login has changed; replacing all connections")
             await self._pool.drain()
         self._login_of_pool = arguments
 
     async def _schema_condition(self, connection: Connection) -> Condition:
         try:
-            async with asyncio.timeout(WATCH_TIMEOUT_S):
+            async with asyncio.timeout(MONITOR_TIMEOUT_S):
                 row = await (await connection.execute(LEDGER_QUERY, [RELEASE.schema_max])).fetchone()
         except psycopg.ProgrammingError as error:
-            return Condition(reachable=True, detail=f"the ledger of migrations cannot be read: {describe(error)}")
+            return Condition(reachable=True, detail=f"cannot read observatory.schema_migrations: {describe(error)}")
         version, contracted = row or (None, None)
         detail = ""
         if version is None or version < RELEASE.schema_min:
-            detail = f"schema version is {version}, expected {RELEASE.schema_min} at least"
+            expected = f"expected at least {RELEASE.schema_min}"
+            detail = f"schema version is {version}, {expected}: apply the pending migrations"
         elif contracted is not None:
-            detail = f"migration {contracted} took away what this release needs: it knows schema {RELEASE.schema_max}"
+            supported = f"this release supports schema versions up to {RELEASE.schema_max}"
+            detail = f"migration {contracted} is a contract migration, and {supported}: deploy a newer release"
         return Condition(reachable=True, schema_version=version, detail=detail)
 
     def _note(self, condition: Condition) -> None:
@@ -200,10 +203,10 @@ class Database:
 
 
 def _is_cancelled() -> bool:
-    """Tell whether this task was asked to end.
+    """Return whether this task was cancelled.
 
-    The driver, cancelled in a query, first ends that query; an error of it takes the cancellation's place
-    (`psycopg.AsyncConnection.wait`). The request itself stays known to the task.
+    When a query is cancelled, the driver first ends it, and an error of the query replaces the CancelledError
+    (`psycopg.AsyncConnection.wait`). The task still counts the cancellation.
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,6 +1,6 @@
-"""Types of the fields that clients send: what PostgreSQL can store, checked before it is asked to.
+"""Types of the fields that clients send. Each accepts only values that PostgreSQL can store.
 
-Limits are stated here, beside the reason for each, and appear in the OpenAPI document.
+Each limit stands beside its reason, and appears in the OpenAPI document.
 """
 
 import json
@@ -15,11 +15,11 @@ from pydantic import AfterValidator, Field, PlainValidator, StringConstraints, W
 MAX_NAME = 128
 """Characters of a name: 512 bytes at most, and five of those fit PostgreSQL's limit of 2,704 bytes for an index row."""
 MAX_TEXT = 256 * 1024
-"""Bytes, in UTF-8, of a prompt, an answer or an error message, and of one JSON field written compactly."""
+"""Bytes, in UTF-8, of a prompt, an output or an error message, and of one JSON field in compact form."""
 MAX_TAGS = 64
 MAX_INT = 2**31 - 1  # PostgreSQL's integer
 MAX_BIGINT = 2**63 - 1
-_COST_LIMIT = Decimal("9999.999999995")  # from here on it rounds to 10000, which numeric(12,8) does not hold
+_COST_LIMIT = Decimal("9999.999999995")  # rounds to 10000, which numeric(12,8) cannot hold
 _COST_STEP = Decimal("1e-8")
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -40,11 +40,11 @@ def _without_nul(value: str) -> str:
 
 def _timestamp(value: object) -> datetime:
     if not isinstance(value, str) or not _RFC3339.fullmatch(value):
-        raise ValueError("must be an RFC 3339 date and time with a zone, such as 2026-01-31T12:00:00Z")
+        raise ValueError("must be an RFC 3339 date and time with a time zone, e.g. 2026-01-31T12:00:00Z")
     try:
         return datetime.fromisoformat(value.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError("must be a date and time that exist, between the years 1 and 9999") from None
+        raise ValueError("must be a valid date and time in the years 1 to 9999") from None
 
 
 def _cost(value: float) -> Decimal:
@@ -72,11 +72,11 @@ def _storable_json(value: Any) -> Any:
 Timestamp = Annotated[
     datetime,
     PlainValidator(_timestamp),
-    WithJsonSchema({"type": "string", "format": "date-time", "description": "RFC 3339; kept to the microsecond"}),
+    WithJsonSchema({"type": "string", "format": "date-time", "description": "RFC 3339; stored to the microsecond"}),
 ]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_without_nul)]
 Identifier = Annotated[str, StringConstraints(pattern=rf"^[0-9A-Za-z._:+=-]{{1,{MAX_NAME}}}$")]
-"""An identifier that can stand in a URL's path as it is."""
+"""An identifier that needs no escaping in a URL's path."""
 Text = Annotated[
     str,
     StringConstraints(max_length=MAX_TEXT),

@@ -1,7 +1,7 @@
-"""From a request's body to items that can be stored, or to the list of what is wrong with them.
+"""Parsing of a request's body into valid items, or into a list of field errors.
 
-A body has megabytes of the client's choosing, so the work on a wrong one is bounded too: checking ends after a few
-faults, and an item with more fields than there are is not looked at.
+A client can send megabytes of invalid data, so the work on an invalid body is limited: validation stops after a few
+errors, and an item with more fields than its model is rejected without validation.
 """
 
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ Item = TypeVar("Item", bound="TimedItem")
 
 
 class TimedItem(BaseModel):
-    """What is common to all items: strict, nothing unknown in it, and a time.
+    """The base of all items: strict, without unknown fields, with a time.
 
     Attributes:
-        ts: when it happened or began.
+        ts: time of the event, or the start of a span.
     """
 
-    # Strict: a number in quotes or a flag written 1 is the sender's mistake, and is better told than guessed at.
+    # Strict: a number in quotes or a flag written as 1 is an error of the client; it is reported, not converted.
     model_config = ConfigDict(strict=True, extra="forbid", json_schema_serialization_defaults_required=True)
 
     ts: Timestamp
@@ -36,26 +36,26 @@ class TimedItem(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """The times that are taken in. Each day has a chunk: without bounds one wrong clock would make thousands."""
+    """The accepted times. Each day has its own chunk: without limits, one wrong clock could create thousands."""
 
     earliest: datetime
     latest: datetime
 
-    def refusal(self, ts: datetime) -> str | None:
-        """Say why a time is not taken in; None if it is."""
+    def rejection(self, ts: datetime) -> str | None:
+        """Return why a time is not accepted; None if it is."""
         if ts < self.earliest:
-            return f"is older than the retention, which begins at {self.earliest.isoformat(timespec='seconds')}"
+            return f"is older than the retention period: must be {self.earliest.isoformat(timespec='seconds')} or later"
         if ts > self.latest:
-            return f"lies in the future: must be {self.latest.isoformat(timespec='seconds')} or earlier"
+            return f"is in the future: must be {self.latest.isoformat(timespec='seconds')} or earlier"
         return None
 
 
 def parse_batch(body: bytes, model: type[Item], window: Window) -> list[Item]:
-    """Parse and check the JSON of a write, `{"items": [...]}`.
+    """Parse and validate the JSON body of a write, `{"items": [...]}`.
 
     Raises:
-        InvalidRequest: it is not JSON or not of the expected form; names items and fields.
-        ContentTooLarge: there are more than `MAX_ITEMS` items.
+        InvalidRequest: the body is not JSON or has invalid values; names the items and fields.
+        ContentTooLarge: the body has more than `MAX_ITEMS` items.
     """
     items: list[Item] = []
     errors: list[FieldError] = []
@@ -83,26 +83,26 @@ def _entries(body: bytes) -> list[Any]:
     entries: list[Any] = document["items"]
     if len(entries) > MAX_ITEMS:
         raise ContentTooLarge(
-            f"{len(entries)} items: at most {MAX_ITEMS} are taken at once, send several requests; nothing was stored"
+            f"the body has {len(entries)} items, at most {MAX_ITEMS} are allowed; send them in several requests"
         )
     return entries
 
 
 def _parse(index: int, entry: Any, model: type[Item], window: Window) -> Item:
     if isinstance(entry, dict) and len(entry) > len(model.model_fields):
-        reason = f"has {len(entry)} fields, but an item has at most {len(model.model_fields)}"
+        reason = f"has {len(entry)} fields, at most {len(model.model_fields)} are allowed"
         raise InvalidRequest([FieldError(item=index, field="item", reason=reason)])
     try:
         item = model.model_validate(entry)
     except ValidationError as error:
         raise InvalidRequest(list(field_errors(error, item=index))) from None
-    if refusal := window.refusal(item.ts):
-        raise InvalidRequest([FieldError(item=index, field="ts", reason=refusal)])
+    if rejection := window.rejection(item.ts):
+        raise InvalidRequest([FieldError(item=index, field="ts", reason=rejection)])
     return item
 
 
 def field_errors(error: ValidationError, *, item: int | None = None) -> Iterator[FieldError]:
-    """Translate pydantic's errors into ours."""
+    """Convert pydantic's errors to field errors."""
     for detail in error.errors(include_url=False, include_input=False, include_context=False):
         field = ".".join(str(part) for part in detail["loc"]) or "item"
         yield FieldError(item=item, field=field, reason=_reason(detail))

@@ -1,7 +1,7 @@
-"""When each key was last used: written to `api_keys.last_used_at` behind the requests, at most once a minute for a key.
+"""The last use of each key, written to `api_keys.last_used_at` in the background, at most once a minute for each key.
 
-It is for people who clean up keys, so it never costs a request anything, and what a crash loses is a minute of it.
-A role that may not update the column (`GRANT UPDATE (last_used_at) ON api_keys`) records nothing, and says so once.
+The value helps to find unused keys. Recording it never delays a request, and a crash loses at most one minute of it. A
+role without the privilege (`GRANT UPDATE (last_used_at) ON api_keys`) records nothing and logs one warning.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ INTERVAL_S = 60.0
 CLOSE_TIMEOUT_S = 1.0
 
 _MAY_RECORD = "SELECT has_column_privilege('api_keys', 'last_used_at', 'UPDATE')"
-# Rows that another instance is writing are skipped: it writes the same minute.
+# Skips rows that another instance is updating: it writes the same minute.
 _RECORD = """
 UPDATE api_keys SET last_used_at = now() WHERE id IN (
     SELECT id FROM api_keys
@@ -28,24 +28,24 @@ log = logging.getLogger(__name__)
 
 
 class KeyUsage:
-    """The keys that were used since the last time that it was written down."""
+    """The keys that were used since the last write."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._used: set[str] = set()
         self._recorder: asyncio.Task[None] | None = None
-        self._told = False
+        self._warned = False
 
     def note(self, key_id: str) -> None:
-        """Note that a key was used now."""
+        """Record in memory that a key is in use."""
         self._used.add(key_id)
 
     async def open(self) -> None:
-        """Begin to write down what is noted."""
-        self._recorder = asyncio.create_task(self._record_for_ever())
+        """Start the background writes."""
+        self._recorder = asyncio.create_task(self._record_periodically())
 
     async def close(self) -> None:
-        """Write down the rest."""
+        """Stop the background writes, and write the rest."""
         if self._recorder:
             self._recorder.cancel()
             await asyncio.gather(self._recorder, return_exceptions=True)
@@ -54,7 +54,7 @@ class KeyUsage:
                 await self.record()
 
     async def record(self) -> None:
-        """Write down what was noted; if the database is away, the next time does."""
+        """Write the uses to the database; if it is not available, the next call writes them."""
         if not self._used:
             return
         used = set(self._used)
@@ -67,12 +67,14 @@ class KeyUsage:
     async def _may_record(self, connection: Connection) -> bool:
         row = await (await connection.execute(_MAY_RECORD)).fetchone()
         allowed = bool(row and row[0])
-        if not allowed and not self._told:
-            log.warning("the use of keys is not recorded: GRANT UPDATE (last_used_at) ON api_keys to this role")
-        self._told = not allowed
+        if not allowed and not self._warned:
+            log.warning(
+                "the last use of API keys is not recorded: GRANT UPDATE (last_used_at) ON api_keys to this role"
+            )
+        self._warned = not allowed
         return allowed
 
-    async def _record_for_ever(self) -> None:
+    async def _record_periodically(self) -> None:
         while True:
             await asyncio.sleep(INTERVAL_S)
             await self.record()

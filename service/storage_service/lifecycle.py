@@ -1,7 +1,7 @@
-"""The phases of a process, and how it ends without failing a request.
+"""The phases of a process, and its shutdown without failed requests.
 
-SIGTERM: not ready at once, but serving on for the lame-duck period, because balancers need a moment to notice; then new
-requests are refused, those in flight finish, and the process ends with status 0.
+After SIGTERM the process is not ready, but accepts requests during the lame-duck period, because balancers need time to
+notice. Then it rejects new requests, finishes those in flight, and exits with status 0.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ from enum import Enum
 import uvicorn
 
 from .settings import Settings
-from .supervisor import Supervisor
+from .systemd import SystemdNotifier
 
 log = logging.getLogger(__name__)
 
 
 class Phase(Enum):
-    """Where a process is in its life."""
+    """Phase of a process: accepting requests, not ready but accepting requests, or rejecting new requests."""
 
     SERVING = "serving"
     LAME_DUCK = "lame duck"
@@ -29,7 +29,7 @@ class Phase(Enum):
 
 
 class Lifecycle:
-    """The phase, and the requests in flight."""
+    """The current phase, and the requests in flight."""
 
     def __init__(self) -> None:
         self.phase = Phase.SERVING
@@ -55,23 +55,23 @@ class Lifecycle:
 
 
 class DrainingServer(uvicorn.Server):
-    """A uvicorn server that drains as this module says."""
+    """A uvicorn server that drains before it exits."""
 
     def __init__(self, config: uvicorn.Config, *, lifecycle: Lifecycle, settings: Settings) -> None:
         super().__init__(config)
         self._lifecycle = lifecycle
         self._settings = settings
         self._drain: asyncio.Task[None] | None = None
-        self._supervisor = Supervisor.from_environment()
+        self._notifier = SystemdNotifier.from_environment()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so to a supervisor that wants to know."""
+        """Listen, and notify systemd."""
         await super().startup(sockets)
-        self._supervisor.started()
+        self._notifier.started()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take over SIGTERM and SIGINT; another one while draining changes nothing."""
+        """Drain after SIGTERM or SIGINT; further signals during the drain have no effect."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
@@ -79,11 +79,11 @@ class DrainingServer(uvicorn.Server):
 
     def _on_signal(self) -> None:
         if self._drain is None:
-            self._supervisor.stopping()
+            self._notifier.stopping()
             self._drain = asyncio.create_task(self._drain_and_exit())
 
     async def _drain_and_exit(self) -> None:
-        log.info("stopping: no longer ready")
+        log.info("shutting down: not ready from now on")
         self._lifecycle.phase = Phase.LAME_DUCK
         await asyncio.sleep(self._settings.lame_duck_seconds)
         self._lifecycle.phase = Phase.DRAINING
@@ -91,5 +91,5 @@ class DrainingServer(uvicorn.Server):
             async with asyncio.timeout(self._settings.drain_seconds):
                 await self._lifecycle.idle()
         except TimeoutError:
-            log.warning("requests still in flight after STORAGE_DRAIN_SECONDS are cut off")
+            log.warning("closing the requests that are still in flight after STORAGE_DRAIN_SECONDS")
         self.should_exit = True

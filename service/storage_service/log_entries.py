@@ -1,4 +1,4 @@
-"""The log item: one line that a client logged, as clients send it and as it is stored."""
+"""The log item: one log line of a client, in requests and in the table."""
 
 from .fields import Identifier, JsonObject, Name, Text
 from .items import TimedItem
@@ -6,7 +6,7 @@ from .tables import Table
 
 
 class LogEntry(TimedItem):
-    """One line of a log, of a span or of none. The fields are the columns of `llm_logs`."""
+    """One log line, of a span or of none. The fields are the columns of `llm_logs`."""
 
     trace_id: Identifier | None = None
     span_id: Identifier | None = None

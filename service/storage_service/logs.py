@@ -1,7 +1,7 @@
-"""Structured logs: one JSON object a line on standard error.
+"""Structured logs: one JSON object per line on standard error.
 
-Never holds prompt texts, keys or passwords: an exception is logged by its type, SQLSTATE and frames, not by its
-message, because PostgreSQL's messages quote the values that they complain about.
+The logs contain no prompts, keys or passwords. An exception is logged by its type, SQLSTATE and frames, not by its
+message, because PostgreSQL's messages quote the rejected values.
 """
 
 import json
@@ -18,7 +18,7 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record, with the mapping in `extra={"fields": ...}`, as one JSON object."""
+    """Formats a record and the mapping in `extra={"fields": ...}` as one JSON object."""
 
     def __init__(self, **constant: str) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def describe(error: BaseException) -> str:
-    """Describe an exception without the data that its message may quote."""
+    """Return a description of an exception without the data that its message may quote."""
     name = type(error).__name__
     if isinstance(error, psycopg.Error):
         if error.sqlstate:
             return f"{name} (SQLSTATE {error.sqlstate})"
-        # Without SQLSTATE it comes from the client: host, port and user, never data.
+        # Errors of the client have no SQLSTATE; they name host, port and user, never data.
         return f"{name}: {error}".splitlines()[0]
     if isinstance(error, OSError):
         return f"{name}: {error}" if str(error) else name
@@ -58,9 +58,9 @@ def _frames(trace: TracebackType | None) -> list[str]:
 
 
 def configure(*, level: str, **constant: str) -> None:
-    """Send all logging to standard error as JSON, with the constant fields in every line."""
+    """Write all logs to standard error as JSON, with the constant fields in every line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(**constant))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # Says every connection it hands out.
+    # At INFO it logs every use of a connection.
     logging.getLogger("psycopg.pool").setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""The metric item: one measurement of a client's own, as clients send it and as it is stored."""
+"""The metric item: one measurement of a client, in requests and in the table."""
 
 from typing import Literal
 
@@ -11,8 +11,8 @@ class Measurement(TimedItem):
     """One measurement. The fields are the columns of `llm_metrics`.
 
     Attributes:
-        value: of a counter its increase, of a gauge its state, of a histogram what the client sums it up to.
-        count: measurements in a histogram; `sum`, `min` and `max` are over them.
+        value: increase of a counter, value of a gauge, or the client's summary of a histogram.
+        count: number of measurements in a histogram; `sum`, `min` and `max` summarize them.
     """
 
     metric_name: Name

@@ -1,4 +1,4 @@
-"""The list of endpoints, and the OpenAPI document that is made from it."""
+"""The list of endpoints, and the OpenAPI document that is generated from it."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ from .traces import Trace
 
 REFERENCE = "#/components/schemas/{model}"
 
-_COME_AGAIN = ("Retry-After", "seconds after which to try again", {"type": "integer", "minimum": 1})
-_CHALLENGE = ("WWW-Authenticate", "what the key lacks, as RFC 6750 says it", {"type": "string"})
+_RETRY_AFTER = ("Retry-After", "seconds to wait before the next attempt", {"type": "integer", "minimum": 1})
+_CHALLENGE = ("WWW-Authenticate", "challenge of RFC 6750", {"type": "string"})
 _HEADERS: Mapping[HTTPStatus, tuple[str, str, dict[str, Any]]] = {
     HTTPStatus.UNAUTHORIZED: _CHALLENGE,
     HTTPStatus.FORBIDDEN: _CHALLENGE,
-    HTTPStatus.TOO_MANY_REQUESTS: _COME_AGAIN,
-    HTTPStatus.SERVICE_UNAVAILABLE: _COME_AGAIN,
+    HTTPStatus.TOO_MANY_REQUESTS: _RETRY_AFTER,
+    HTTPStatus.SERVICE_UNAVAILABLE: _RETRY_AFTER,
 }
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -51,15 +51,15 @@ class Operation:
     Attributes:
         method: HTTP method.
         path: path with its parameters in braces.
-        handler: what answers.
+        handler: function that handles the request.
         summary: one line of documentation.
-        scope: scope that the API key needs; None for an endpoint without a key.
+        scope: scope that the API key needs; None if the endpoint needs no key.
         request: model of the JSON body.
         query: model of the query parameters.
-        response: model of the answer; None for text.
-        media_type: of the answer.
-        status: status of success.
-        errors: statuses of refusals.
+        response: model of the response; None for text.
+        media_type: media type of the response.
+        status: status of a successful response.
+        errors: statuses of problem responses.
     """
 
     method: str
@@ -76,28 +76,28 @@ class Operation:
 
     @property
     def route(self) -> Route:
-        """The route of the framework."""
+        """The route in the form of Starlette."""
         return Route(self.path, self.handler, methods=[self.method])
 
 
 def operations(api: Api) -> tuple[Operation, ...]:
-    """List every endpoint but the document itself."""
+    """Return every endpoint except the OpenAPI document itself."""
     keyed = (400, 401, 403, 429, 503)
     written = (*keyed, 408, 413, 415)
     return (
         Operation(
             method="POST", path="/v1/traces", handler=api.post_traces, scope="write",
-            summary="Store up to 1,000 traces; answered after the commit, a repeated span counts as accepted",
+            summary="Store up to 1,000 spans; responds after the commit, a repeated span counts as accepted",
             request=TraceBatch, response=Accepted, status=201, errors=written,
         ),
         Operation(
             method="POST", path="/v1/metrics", handler=api.post_metrics, scope="write",
-            summary="Store up to 1,000 metrics; answered after the commit, a repeated one is stored again",
+            summary="Store up to 1,000 metrics; responds after the commit, a repeated metric is stored again",
             request=MeasurementBatch, response=Accepted, status=201, errors=written,
         ),
         Operation(
             method="POST", path="/v1/logs", handler=api.post_logs, scope="write",
-            summary="Store up to 1,000 lines of logs; answered after the commit, a repeated one is stored again",
+            summary="Store up to 1,000 log lines; responds after the commit, a repeated line is stored again",
             request=LogBatch, response=Accepted, status=201, errors=written,
         ),
         Operation(
@@ -111,22 +111,23 @@ def operations(api: Api) -> tuple[Operation, ...]:
         ),
         Operation(
             method="GET", path="/v1/costs", handler=api.get_costs, scope="read", query=CostQuery,
-            summary="Return costs by the hour, oldest first, up to 10,000; needs schema version 4",
+            summary="Return hourly costs, oldest first, up to 10,000; needs schema version 4",
             response=CostList, errors=keyed,
         ),
         Operation(
-            method="GET", path="/health", handler=api.health, summary="How this instance is, and why",
-            response=Health, errors=(503,),
+            method="GET", path="/health", handler=api.health, response=Health, errors=(503,),
+            summary="Return the state of this instance and the result of each check",
         ),
         Operation(
-            method="GET", path="/health/live", handler=api.live, summary="Whether the process runs", response=Status,
+            method="GET", path="/health/live", handler=api.live, response=Status,
+            summary="Return success while the process runs",
         ),
         Operation(
-            method="GET", path="/health/ready", handler=api.ready, summary="Whether the balancer may send requests",
-            response=Status, errors=(503,),
+            method="GET", path="/health/ready", handler=api.ready, response=Status, errors=(503,),
+            summary="Return whether the balancer may send requests",
         ),
         Operation(
-            method="GET", path="/metrics", handler=api.metrics, summary="Metrics in Prometheus' text format",
+            method="GET", path="/metrics", handler=api.metrics, summary="Return metrics in Prometheus' text format",
             media_type="text/plain",
         ),
     )  # fmt: skip
@@ -186,7 +187,7 @@ def _query_parameters(operation: Operation) -> list[dict[str, Any]]:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Describe an optional parameter, which can be left out but not be null."""
+    """Return the schema of an optional parameter, which may be absent but not null."""
     if "anyOf" not in schema:
         return schema
     (described,) = (option for option in schema["anyOf"] if option != {"type": "null"})
@@ -197,20 +198,20 @@ def _responses(operation: Operation, references: References) -> dict[str, Any]:
     success: dict[str, Any] = {"schema": {"type": "string"}}
     if operation.response:
         success = {"schema": references[operation.response, "serialization"]}
-    answer = {operation.media_type: success}
+    content = {operation.media_type: success}
     problem = {"application/problem+json": {"schema": references[ProblemDocument, "serialization"]}}
-    # An endpoint without a key refuses nobody: with 503 it says in its own form how the instance is.
-    refusal = problem if operation.scope else answer
+    # The 503 of an endpoint without a key has the form of its success: the state of the instance.
+    failure = problem if operation.scope else content
     return {
-        str(operation.status): {"description": HTTPStatus(operation.status).phrase, "content": answer},
+        str(operation.status): {"description": HTTPStatus(operation.status).phrase, "content": content},
         **{
-            str(status): _refusal(HTTPStatus(status), refusal, keyed=bool(operation.scope))
+            str(status): _failure(HTTPStatus(status), failure, keyed=bool(operation.scope))
             for status in operation.errors
         },
     }
 
 
-def _refusal(status: HTTPStatus, content: Mapping[str, Any], *, keyed: bool) -> dict[str, Any]:
+def _failure(status: HTTPStatus, content: Mapping[str, Any], *, keyed: bool) -> dict[str, Any]:
     described: dict[str, Any] = {"description": status.phrase, "content": content}
     if keyed and status in _HEADERS:
         name, meaning, schema = _HEADERS[status]

@@ -1,4 +1,4 @@
-"""Refusals: what a client gets instead of an answer, as `application/problem+json` (RFC 9457)."""
+"""Error responses, as `application/problem+json` (RFC 9457)."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -10,18 +10,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-MAX_ERRORS = 20  # in one answer; the first few tell what is wrong, and a batch can have thousands
+MAX_ERRORS = 20  # in one response; an invalid batch can have thousands, and the first few show the cause
 RETRY_AFTER_S = 1
 CLOSE = {"Connection": "close"}
 
 
 class FieldError(BaseModel):
-    """One thing wrong with a request.
+    """One error of a request.
 
     Attributes:
-        item: index in `items`, counted from 0; absent if the fault is not in an item.
-        field: name of the field or parameter, dotted when it is nested.
-        reason: what was expected of it.
+        item: index in `items`, counted from 0; absent if the error is not in an item.
+        field: name of the field or parameter, with dots if it is nested.
+        reason: what was expected.
     """
 
     item: int | None = None
@@ -34,7 +34,7 @@ class FieldError(BaseModel):
 
 
 class ProblemDocument(BaseModel):
-    """Body of every refusal."""
+    """Body of every error response."""
 
     type: str = "about:blank"
     title: str
@@ -44,7 +44,7 @@ class ProblemDocument(BaseModel):
 
 
 class Problem(Exception):  # noqa: N818 - the name of RFC 9457
-    """A refusal with an HTTP status; the message tells the client the cause and the remedy."""
+    """An error with an HTTP status. The message states the cause and the remedy for the client."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
 
@@ -55,7 +55,7 @@ class Problem(Exception):  # noqa: N818 - the name of RFC 9457
 
 
 class InvalidRequest(Problem):
-    """The request cannot be understood or stored; nothing was."""
+    """The request is invalid; nothing was stored."""
 
     status = HTTPStatus.BAD_REQUEST
 
@@ -66,7 +66,7 @@ class InvalidRequest(Problem):
 
 
 class Unauthorized(Problem):
-    """No key, or one that is unknown, inactive or expired."""
+    """The request has no API key, or its key is unknown, inactive or expired."""
 
     status = HTTPStatus.UNAUTHORIZED
 
@@ -76,17 +76,19 @@ class Unauthorized(Problem):
 
 
 class Forbidden(Problem):
-    """The key is good but lacks the scope."""
+    """The key is valid but lacks the scope."""
 
     status = HTTPStatus.FORBIDDEN
 
     def __init__(self, scope: str) -> None:
         challenge = f'Bearer realm="observatory", error="insufficient_scope", scope="{scope}"'
-        super().__init__(f"the API key lacks the scope {scope!r}", headers={"WWW-Authenticate": challenge})
+        super().__init__(
+            f"the API key lacks the scope {scope!r}; use a key that has it", headers={"WWW-Authenticate": challenge}
+        )
 
 
 class NotFound(Problem):
-    """There is no such thing."""
+    """The requested object does not exist."""
 
     status = HTTPStatus.NOT_FOUND
 
@@ -98,19 +100,19 @@ class RequestTimeout(Problem):
 
 
 class ContentTooLarge(Problem):
-    """Too many bytes or too many items."""
+    """The body has too many bytes or too many items."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
 class UnsupportedMediaType(Problem):
-    """The body is not plain JSON."""
+    """The body is not uncompressed JSON."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
 class TooManyRequests(Problem):
-    """The key has used up its limit."""
+    """The key has exceeded its rate limit."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
 
@@ -119,7 +121,7 @@ class TooManyRequests(Problem):
 
 
 class Unavailable(Problem):
-    """Nothing wrong with the request: the same one can be sent again a little later."""
+    """The service cannot handle the request now; the client can send the same request again."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
@@ -128,21 +130,23 @@ class Unavailable(Problem):
 
 
 async def on_problem(_request: Request, error: Exception) -> Response:
-    """Turn a `Problem` into its response."""
-    assert isinstance(error, Problem)  # noqa: S101 - Starlette's type for handlers is too wide
+    """Return the response of a `Problem`."""
+    assert isinstance(error, Problem)  # noqa: S101 - Starlette's type of handlers is wider
     errors = error.errors[:MAX_ERRORS] if isinstance(error, InvalidRequest) else None
     return _response(error.status, error.detail, error.headers, errors)
 
 
 async def on_http_exception(_request: Request, error: Exception) -> Response:
-    """Turn the framework's own refusals (404, 405) into the same form."""
+    """Return the response of an error that the framework raises (404, 405)."""
     assert isinstance(error, HTTPException)  # noqa: S101
     return _response(HTTPStatus(error.status_code), error.detail, error.headers)
 
 
 async def on_failure(_request: Request, _error: Exception) -> Response:
-    """Answer for a fault of the service; what it was is in the log only."""
-    return _response(HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed; its log says how")
+    """Return the response of an unexpected error, whose details are only in the log."""
+    return _response(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed to handle the request; its log has the cause"
+    )
 
 
 def _response(

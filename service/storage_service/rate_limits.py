@@ -1,7 +1,7 @@
-"""How often a key may ask: a token bucket for each key, in each instance.
+"""Rate limits: a token bucket for each key, in each instance.
 
-An instance knows its own requests only, so a key that is spread over N instances gets up to N times its limit. It is a
-guard of the instance against a client that runs wild, and needs no shared state that could fail; it is no bill.
+An instance counts only its own requests, so a key that uses N instances gets up to N times its limit. The limit
+protects the instance from a misbehaving client and needs no shared state. It is not meant for billing.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .problems import TooManyRequests
 
-SWEEP_AT = 10_000  # buckets; more are kept only while more keys than that are in use at once
+SWEEP_AT = 10_000  # buckets; there are more only while more keys are in use within one minute
 SECONDS_PER_MINUTE = 60
 
 
@@ -22,7 +22,7 @@ class _Bucket:
 
 
 class RateLimiter:
-    """Buckets that hold a minute's requests and fill evenly: an idle key may send a whole minute's at once."""
+    """Buckets that hold the requests of one minute and fill evenly: an idle key may send them all at once."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -32,12 +32,14 @@ class RateLimiter:
         """Count one request of a key.
 
         Raises:
-            TooManyRequests: the key has used up its limit; says after how many seconds to come again.
+            TooManyRequests: the key has exceeded its limit; has the number of seconds to wait.
         """
         bucket = self._filled(key_id, limit_rpm)
         if bucket.tokens < 1:
             wait = math.ceil((1 - bucket.tokens) * SECONDS_PER_MINUTE / limit_rpm)
-            raise TooManyRequests(f"the API key may send {limit_rpm} requests a minute; try again in {wait} s", wait)
+            raise TooManyRequests(
+                f"the API key is limited to {limit_rpm} requests a minute; send the request again in {wait} s", wait
+            )
         bucket.tokens -= 1
 
     def _filled(self, key_id: str, limit_rpm: int) -> _Bucket:
@@ -51,7 +53,7 @@ class RateLimiter:
         return bucket
 
     def _make_room(self) -> None:
-        """Forget idle keys: after a minute their buckets are full, as new ones are."""
+        """Remove the buckets of idle keys: after a minute they are full, like new buckets."""
         if len(self._buckets) < SWEEP_AT:
             return
         oldest = self._clock() - SECONDS_PER_MINUTE

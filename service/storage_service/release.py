@@ -1,6 +1,6 @@
-"""What this copy of the service is: its version, and the schema versions it works with.
+"""Identity of this copy of the service: its version and the schema versions that it supports.
 
-`release.json` beside this module is the only source; a build writes the version of the artifact into its copy.
+`release.json` beside this module is the only source; a build writes the artifact's version into its copy.
 """
 
 from importlib.resources import files
@@ -14,8 +14,8 @@ class Release(BaseModel):
     Attributes:
         name: name of the service.
         version: `vMAJOR.MINOR.PATCH[-pre]`.
-        schema_min: lowest migration version that the service works with.
-        schema_max: newest migration whose shape it knows; later ones may only add to the schema (expand).
+        schema_min: lowest migration version that the service supports.
+        schema_max: newest migration that the service was built for; later ones may only add to the schema (expand).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,6 +1,6 @@
 """Settings of one service process, read from `STORAGE_*` environment variables.
 
-Owns names, defaults and error messages. The version is no setting: it is baked into the artifact (`release`).
+Owns names, defaults and error messages. The version is not a setting: it is part of the artifact (`release`).
 """
 
 import os
@@ -20,7 +20,7 @@ _MAX_PORT = 65535
 
 
 class SettingsError(Exception):
-    """Environment variables that cannot be used; each line names one and what was expected."""
+    """Invalid environment variables; each line names one variable and what was expected."""
 
 
 class Listen(BaseModel):
@@ -38,7 +38,7 @@ class Listen(BaseModel):
 def _listen(value: object) -> object:
     match = _LISTEN.fullmatch(str(value))
     if match is None or int(match["port"]) > _MAX_PORT:
-        raise ValueError("expected HOST:PORT, such as 127.0.0.1:8000 or [::1]:8000")
+        raise ValueError("expected HOST:PORT, e.g. 127.0.0.1:8000 or [::1]:8000")
     return {"host": match["host"].strip("[]"), "port": int(match["port"])}
 
 
@@ -48,18 +48,18 @@ def _database_url(value: str) -> str:
     try:
         parameters = conninfo_to_dict(value)
     except psycopg.ProgrammingError:
-        # The parser's own message repeats the text, which may hold a password.
+        # The parser's message repeats the URL, which may contain a password.
         raise ValueError("expected postgresql://USER@HOST:PORT/DATABASE with special characters %-encoded") from None
     if "password" in parameters:
-        raise ValueError(f"must hold no password: put it into the file that {PREFIX}DATABASE_PASSWORD_FILE names")
+        raise ValueError(f"must not contain a password: write it to a file and set {PREFIX}DATABASE_PASSWORD_FILE")
     return value
 
 
 def _cache_url(value: str) -> str:
     if not _CACHE_URL.fullmatch(value):
         raise ValueError(
-            "expected redis://HOST:PORT/NUMBER, or rediss:// for TLS; "
-            f"a password goes into the file that {PREFIX}CACHE_PASSWORD_FILE names"
+            "expected redis://HOST:PORT/NUMBER, or rediss:// for TLS, without a password: "
+            f"write it to a file and set {PREFIX}CACHE_PASSWORD_FILE"
         )
     return value
 
@@ -78,30 +78,31 @@ Connections = Annotated[int, Field(ge=1, le=1000)]
 
 
 class Settings(BaseModel):
-    """Everything a process can be told.
+    """All settings of a process.
 
     Attributes:
-        listen: address to accept HTTP connections on.
-        fleet: fleet that the process belongs to.
+        listen: address that accepts HTTP connections.
+        fleet: fleet of this process.
         database_url: `postgresql://` URL without a password.
-        database_password_file: file with the password, or with another user than the URL's on its first line and the
-            password on its second, so that both change at once. Read each second and for each connection.
-        cache_url: `redis://` URL, or `rediss://` for TLS, without a password, of a Valkey that caches answers;
-            without it, none are cached.
-        cache_password_file: file whose content, without a final newline, is its password; read for each connection.
-        cache_timeout_seconds: longest wait for the cache before a request goes on without it.
-        pool_min: connections that are kept open.
-        pool_max: connections at most.
-        pool_timeout_seconds: longest wait for a free connection before a request is answered 503.
-        database_timeout_seconds: longest stay of a request in the database, the wait for a connection included. If the
-            server is frozen, up to 10 s more, in which the driver tries to cancel.
-        max_pending_writes: write requests in work at once; one more is answered 503.
-        buffer_items: items of one table that may wait for their commit; a write of more is answered 503.
-        lame_duck_seconds: after SIGTERM the service is not ready but serves on, so that the balancer can notice.
-        drain_seconds: after that, time for the requests in flight to finish.
-        max_age_days: the oldest `ts` of a trace taken in, which is the retention of the traces.
-        max_age_days_telemetry: the same of metrics and logs.
-        max_future_seconds: how far ahead of this machine's clock a `ts` may be.
+        database_password_file: file with the password; or with a user, which replaces the URL's, on the first line and
+            the password on the second, so that both change together. Read each second and for each connection.
+        cache_url: `redis://` URL of a Valkey, or `rediss://` for TLS, without a password; if unset, nothing is cached.
+        cache_password_file: file with the password of the cache, with or without a final newline; read for each
+            connection.
+        cache_timeout_seconds: maximum wait for the cache before a request continues without it.
+        pool_min: connections that stay open.
+        pool_max: maximum number of connections.
+        pool_timeout_seconds: maximum wait for a free connection; then the response is 503.
+        database_timeout_seconds: maximum time of a request in the database, including the wait for a connection. If the
+            server hangs, it takes up to 10 s longer, while the driver tries to cancel.
+        max_pending_writes: maximum number of concurrent write requests; the response to others is 503.
+        buffer_items: maximum number of items of one table that wait for their commit; the response to others is 503.
+        lame_duck_seconds: time after SIGTERM in which the service is not ready but accepts requests, so that the
+            balancer can notice.
+        drain_seconds: time after that for the requests in flight to finish.
+        max_age_days: maximum age of the `ts` of a trace, which is the retention of traces.
+        max_age_days_telemetry: maximum age of the `ts` of metrics and logs.
+        max_future_seconds: maximum time by which a `ts` may be ahead of this machine's clock.
         log_level: least severe level that is logged.
     """
 
@@ -132,7 +133,7 @@ class Settings(BaseModel):
         """Read the `STORAGE_*` variables.
 
         Raises:
-            SettingsError: a variable is missing, unknown or has a value that cannot be used.
+            SettingsError: a variable is missing, unknown or invalid.
         """
         names = (name for name in environment if name.startswith(PREFIX))
         try:
@@ -154,9 +155,9 @@ def _lines(error: ValidationError) -> list[str]:
 
 def _reason(kind: str, message: str, name: str) -> str:
     if kind == "missing":
-        return "is required and not set"
+        return "is required but not set"
     if kind == "extra_forbidden":
-        known = ", ".join(PREFIX + field.upper() for field in Settings.model_fields)
-        hint = "the version is baked into the artifact; " if name == f"{PREFIX}VERSION" else ""
-        return f"is no setting: {hint}expected one of {known}"
+        names = ", ".join(PREFIX + field.upper() for field in Settings.model_fields)
+        hint = "the version is part of the artifact; " if name == f"{PREFIX}VERSION" else ""
+        return f"is not a setting: {hint}expected one of {names}"
     return message.removeprefix("Value error, ").replace("Input should", "must")

@@ -1,7 +1,7 @@
-"""What a supervisor is told that wants to know: that the service listens, that its event loop turns, that it stops.
+"""Notifications to systemd: the service is ready, alive or shutting down.
 
-The protocol is systemd's, sd_notify(3): datagrams to the socket that NOTIFY_SOCKET names, a sign of life twice in each
-WATCHDOG_USEC. Where there is no such socket, nobody is told. The supervisor's own absence is no reason to fail.
+The protocol is sd_notify(3): datagrams to the socket NOTIFY_SOCKET, and a keep-alive twice per WATCHDOG_USEC. Without
+NOTIFY_SOCKET nothing is sent. An error while sending is ignored: the service works without systemd.
 """
 
 import asyncio
@@ -10,44 +10,49 @@ import os
 import socket
 from dataclasses import dataclass, field
 
-SIGNS_PER_PERIOD = 2  # as sd_watchdog_enabled(3) recommends
+KEEP_ALIVES_PER_PERIOD = 2  # as sd_watchdog_enabled(3) recommends
 
 
 @dataclass(kw_only=True)
-class Supervisor:
-    """Who is told; `period_s` is how long it takes silence for, or None where it takes none for death."""
+class SystemdNotifier:
+    """The connection to systemd.
+
+    Attributes:
+        address: socket of systemd; None if the service does not run under it.
+        watchdog_s: time without a keep-alive after which systemd restarts the service; None without a watchdog.
+    """
 
     address: str | None
-    period_s: float | None
-    _signs: asyncio.Task[None] | None = field(default=None, init=False)
+    watchdog_s: float | None
+    _keep_alive: asyncio.Task[None] | None = field(default=None, init=False)
 
     @classmethod
-    def from_environment(cls) -> "Supervisor":
-        """Return who systemd says it is, if this process is the one that it watches."""
+    def from_environment(cls) -> "SystemdNotifier":
+        """Read NOTIFY_SOCKET, and WATCHDOG_USEC if the watchdog is for this process."""
         address = os.environ.get("NOTIFY_SOCKET")
         period = os.environ.get("WATCHDOG_USEC")
         ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        return cls(address=address, period_s=int(period) / 1_000_000 if period and ours else None)
+        return cls(address=address, watchdog_s=int(period) / 1_000_000 if period and ours else None)
 
     def started(self) -> None:
-        """Say that the service listens, and from now on that it lives."""
-        self._tell("READY=1")
-        if self.period_s:
-            self._signs = asyncio.create_task(self._live(self.period_s / SIGNS_PER_PERIOD))
+        """Notify that the service listens, and start the keep-alives."""
+        self._send("READY=1")
+        if self.watchdog_s:
+            self._keep_alive = asyncio.create_task(self._send_keep_alives(self.watchdog_s / KEEP_ALIVES_PER_PERIOD))
 
     def stopping(self) -> None:
-        """Say that the service was asked to stop."""
-        self._tell("STOPPING=1")
+        """Notify that the service shuts down."""
+        self._send("STOPPING=1")
 
-    async def _live(self, pause_s: float) -> None:
+    async def _send_keep_alives(self, interval_s: float) -> None:
         while True:
-            self._tell("WATCHDOG=1")
-            await asyncio.sleep(pause_s)
+            self._send("WATCHDOG=1")
+            await asyncio.sleep(interval_s)
 
-    def _tell(self, state: str) -> None:
+    def _send(self, state: str) -> None:
         if not self.address:
             return
-        name = "\0" + self.address[1:] if self.address.startswith("@") else self.address  # an abstract socket's name
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
-            told.setblocking(False)
-            told.sendto(state.encode(), name)
+        name = "\0" + self.address[1:] if self.address.startswith("@") else self.address  # an abstract socket
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifications:
+            notifications.setblocking(False)
+            notifications.sendto(state.encode(), name)

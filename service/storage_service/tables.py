@@ -1,4 +1,4 @@
-"""Tables that items are stored in, and their SQL. Knows no HTTP."""
+"""The tables that store items, and their SQL. Independent of HTTP."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,13 +17,13 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table whose columns have the names of an item's fields.
+    """A table whose columns are named like the fields of its item.
 
     Attributes:
         name: name of the table.
-        columns: its columns, in the order of a row.
-        json_columns: those of type jsonb.
-        key: the columns that identify a row; none if a row may come twice.
+        columns: columns, in the order of a row.
+        json_columns: columns of type jsonb.
+        key: columns that identify a row; empty if duplicate rows are allowed.
     """
 
     name: str
@@ -33,18 +33,18 @@ class Table:
 
     @cached_property
     def identifier(self) -> sql.Identifier:
-        """The table's name for use in SQL."""
+        """The name of the table as an SQL identifier."""
         return sql.Identifier(self.name)
 
     @cached_property
     def column_list(self) -> sql.Composed:
-        """The columns for use in SQL, separated by commas."""
+        """The columns as SQL, separated by commas."""
         return sql.SQL(", ").join(map(sql.Identifier, self.columns))
 
     def rows(self, items: Iterable[BaseModel]) -> list[Row]:
-        """Turn items into rows, each key once, in the order of keys.
+        """Convert items to rows, one for each key, in the order of keys.
 
-        The order keeps two writers with the same keys from waiting for each other in a circle.
+        The order prevents deadlocks between transactions with the same keys.
         """
         if not self.key:
             return [tuple(self._values(item)) for item in items]
@@ -61,11 +61,11 @@ class Table:
 
 
 async def store(connection: psycopg.AsyncConnection[Any], table: Table, rows: Sequence[Row]) -> None:
-    """Store rows in one transaction; a row whose key is stored already is left as it is.
+    """Store rows in one transaction; a row whose key exists is not changed.
 
-    COPY cannot skip duplicates, so a batch that has one (a client that sends again) goes by way of a temporary table.
-    That is slower and leaves dead rows in the catalogue; most batches have none. Either way is one transaction that
-    leaves no state in the session, so it works through a transaction pooler.
+    COPY cannot skip duplicates, so a batch with a duplicate (a client that retries) uses a temporary table. That is
+    slower and leaves dead rows in the catalogue, but most batches have no duplicate. Both ways are one transaction
+    without session state, so they work through a transaction pooler.
     """
     try:
         async with connection.transaction(), connection.cursor() as cursor:
@@ -99,7 +99,7 @@ async def select(
     order_by: sql.SQL,
     limit: int,
 ) -> list[dict[str, Any]]:
-    """Read rows whose columns have the given values."""
+    """Return rows whose columns have the given values."""
     conditions = [sql.SQL("{} = %s").format(sql.Identifier(column)) for column in where]
     query = sql.SQL("SELECT {columns} FROM {table} {where} ORDER BY {order} LIMIT %s").format(
         columns=table.column_list,
@@ -108,7 +108,7 @@ async def select(
         order=order_by,
     )
     async with connection.cursor(row_factory=dict_row) as cursor:
-        # JSON has one kind of number, and a double holds the 12 digits of numeric(12,8) exactly as written.
+        # JSON has only doubles, and a double represents the 12 digits of numeric(12,8) exactly.
         cursor.adapters.register_loader("numeric", FloatLoader)
         await cursor.execute(query, [*where.values(), limit])
         return await cursor.fetchall()

@@ -1,4 +1,4 @@
-"""The trace item: one span of a call to a language model, as clients send and read it and as it is stored."""
+"""The trace item: one span of a call to a language model, in requests, responses and the table."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from .tables import Table
 
 
 class Trace(TimedItem):
-    """One span, `ts` its start. The fields are the columns of `llm_traces`."""
+    """One span; `ts` is its start. The fields are the columns of `llm_traces`."""
 
     trace_id: Identifier
     span_id: Identifier

@@ -1,4 +1,4 @@
-"""Fixtures of the storage service's tests: a migrated database and a service on it, shared; others start their own."""
+"""Fixtures: a shared migrated database and service, and a factory of further services."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -13,7 +13,7 @@ from tests.support.postgres import PostgresServer
 
 
 class StartService(Protocol):
-    """Starts a service with settings of its own, and ends it after the test."""
+    """Starts a service with the given settings, and stops it after the test."""
 
     def __call__(
         self, database: StorageDatabase, *, wait: bool = True, also: Mapping[str, str] | None = None, **settings: str
@@ -55,7 +55,7 @@ def start(tmp_path: Path) -> Iterator[StartService]:
 
 @pytest.fixture(scope="session")
 def costs(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageDatabase]:
-    """A database whose aggregate of costs can be filled by hand."""
+    """A database whose aggregate of costs is filled by the tests."""
     with storage_database(postgres, tmp_path_factory.mktemp("costs"), schema=4) as database:
         database.execute(f"GRANT SELECT ON cost_analysis_hourly TO {database.role}")
         yield database

@@ -134,8 +134,8 @@ class StorageDatabase:
         return key
 
     @contextmanager
-    def away(self) -> Iterator[None]:
-        """Cut every session of this database off and accept no new one."""
+    def unavailable(self) -> Iterator[None]:
+        """Terminate every session of the service's role and reject new connections."""
         with closing(self.server.superuser()) as connection:
             allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
             connection.execute(allow.format(sql.Identifier(self.name), sql.SQL("false")))

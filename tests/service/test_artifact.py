@@ -1,4 +1,4 @@
-"""The artifact as it is deployed: unpacked, on Debian's Python, with nothing installed."""
+"""Tests of the unpacked artifact on Debian's Python, with nothing else installed."""
 
 import re
 import subprocess
@@ -32,7 +32,7 @@ def unpacked(built: BuiltArtifact, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def sandboxed(server: PostgresServer, release: Path, *binds: Path) -> list[str]:
-    """The command of the unpacked launcher in the root filesystem, read-only."""
+    """Return the command that runs the unpacked launcher in the root filesystem, read-only."""
     mounts = [word for path in binds for word in ("--ro-bind", str(path), str(path))]
     entry = bubblewrap.entry(server.rootfs)
     ownership.change_owner(release, entry.owner)
@@ -50,9 +50,9 @@ def deployed(
         yield service
 
 
-def test_launcher_tells_its_version(postgres: PostgresServer, unpacked: Path) -> None:
-    told = subprocess.run([*sandboxed(postgres, unpacked), "--version"], capture_output=True, text=True, check=True)
-    assert told.stdout == f"{VERSION}\n"
+def test_launcher_prints_its_version(postgres: PostgresServer, unpacked: Path) -> None:
+    done = subprocess.run([*sandboxed(postgres, unpacked), "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{VERSION}\n"
 
 
 def test_artifact_stores_and_reads(deployed: Service) -> None:
@@ -75,6 +75,6 @@ def test_memory_is_bounded(deployed: Service) -> None:
     assert int(match[1]) < MAX_RSS_KIB
 
 
-def test_sigterm_ends_it_with_success(deployed: Service) -> None:
+def test_sigterm_exits_with_status_0(deployed: Service) -> None:
     deployed.terminate()
     assert deployed.process.wait(timeout=20) == 0

@@ -18,7 +18,7 @@ MakeKey = Callable[[StorageDatabase], str]
     "authorization",
     [None, "", "Bearer", "Basic dXNlcjpwYXNz", "nonsense"],
 )
-def test_request_without_a_key_is_challenged(service: Service, authorization: str | None) -> None:
+def test_request_without_a_key_gets_a_challenge(service: Service, authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
     answer = httpx.post(f"http://127.0.0.1:{service.port}/v1/traces", json={"items": []}, headers=headers)
     assert answer.status_code == 401
@@ -35,7 +35,7 @@ def test_request_without_a_key_is_challenged(service: Service, authorization: st
     ],
     ids=["unknown", "not ascii", "inactive", "expired"],
 )
-def test_bad_key_is_refused(service: Service, database: StorageDatabase, make: MakeKey) -> None:
+def test_invalid_key_is_rejected(service: Service, database: StorageDatabase, make: MakeKey) -> None:
     with httpx.Client(base_url=f"http://127.0.0.1:{service.port}") as client:
         authorization = f"Bearer {make(database)}".encode("latin-1")
         answer = client.get("/v1/traces", headers={b"Authorization": authorization})
@@ -44,7 +44,7 @@ def test_bad_key_is_refused(service: Service, database: StorageDatabase, make: M
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
-def test_good_key_is_taken(service: Service, database: StorageDatabase, scheme: str) -> None:
+def test_valid_key_is_accepted(service: Service, database: StorageDatabase, scheme: str) -> None:
     key = database.add_key(expires="1 hour")
     with httpx.Client(base_url=f"http://127.0.0.1:{service.port}") as client:
         assert client.get("/v1/traces", headers={"Authorization": f"{scheme} {key}"}).status_code == 200
@@ -64,12 +64,12 @@ def test_key_without_the_scope_cannot_read(service: Service, database: StorageDa
     assert post(client, item()).status_code == 201
 
 
-def test_key_is_checked_before_the_body_is(service: Service) -> None:
+def test_key_is_checked_before_the_body(service: Service) -> None:
     with httpx.Client(base_url=f"http://127.0.0.1:{service.port}") as client:
         assert client.post("/v1/traces", content=b"not json").status_code == 401
 
 
-def test_revoked_key_is_refused_once_it_is_forgotten(
+def test_revoked_key_is_rejected_after_its_cache_entry_expires(
     database: StorageDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "CACHE_SECONDS", 0)
@@ -90,7 +90,7 @@ def test_revoked_key_is_refused_once_it_is_forgotten(
     asyncio.run(use_and_revoke())
 
 
-def test_cache_of_keys_is_bounded(database: StorageDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_of_keys_is_limited(database: StorageDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "CACHE_SIZE", 3)
 
     async def flood() -> int:
@@ -101,13 +101,13 @@ def test_cache_of_keys_is_bounded(database: StorageDatabase, monkeypatch: pytest
             for number in range(10):
                 with pytest.raises(Unauthorized):
                     await authenticator.authenticate(f"Bearer made-up-{number}")
-            return len(authenticator._known)
+            return len(authenticator._cached)
         finally:
             await connections.close()
 
     assert asyncio.run(flood()) <= 3
 
 
-def test_scope_is_named_in_the_refusal() -> None:
+def test_missing_scope_is_named() -> None:
     with pytest.raises(Forbidden, match="lacks the scope 'write'"):
         auth.ApiKey(id="1", scopes=["read"], rate_limit_rpm=60).require("write")

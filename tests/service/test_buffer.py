@@ -1,4 +1,4 @@
-"""Writes that share transactions: one commit for many, none answered before it, none harmed by another."""
+"""Writes share transactions; each responds after its commit, and none fails because of another."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -44,7 +44,7 @@ def flushes(service: Service, status: str = "success") -> float:
 
 @contextmanager
 def occupied(service: Service, database: StorageDatabase) -> Iterator[list[Background]]:
-    """Let every transaction of the table wait for a lock; what is added to the list is joined after it is free."""
+    """Block every transaction of the table by a lock; waits for the writes of the list after releasing it."""
     writes: list[Background] = []
     with database.locked_traces():
         for number in range(1, MAX_TRANSACTIONS + 1):
@@ -75,7 +75,7 @@ def test_waiting_writes_share_one_transaction(idle: Service, database: StorageDa
     assert idle.metric(SIZE) == 0
 
 
-def test_shared_transaction_is_no_larger_than_a_request_may_be(idle: Service, database: StorageDatabase) -> None:
+def test_shared_transaction_is_no_larger_than_the_largest_request(idle: Service, database: StorageDatabase) -> None:
     before = flushes(idle)
     with occupied(idle, database) as writes:
         writes.extend(joined(idle, *([item() for _ in range(400)] for _ in range(3))))
@@ -83,7 +83,7 @@ def test_shared_transaction_is_no_larger_than_a_request_may_be(idle: Service, da
     assert flushes(idle) - before == MAX_TRANSACTIONS + 2
 
 
-def test_span_in_two_writes_is_stored_once_and_both_are_accepted(idle: Service, database: StorageDatabase) -> None:
+def test_span_in_two_writes_is_stored_once_and_both_writes_succeed(idle: Service, database: StorageDatabase) -> None:
     one = item()
     with occupied(idle, database) as writes:
         writes.extend(joined(idle, [one], [one, item()]))
@@ -91,7 +91,7 @@ def test_span_in_two_writes_is_stored_once_and_both_are_accepted(idle: Service, 
     assert database.count(one["trace_id"]) == 1
 
 
-def test_refused_values_fail_their_own_write_only(idle: Service, database: StorageDatabase) -> None:
+def test_rejected_values_fail_only_their_own_write(idle: Service, database: StorageDatabase) -> None:
     good, bad = item(), item(model="llama")
     database.execute("ALTER TABLE llm_traces ADD CONSTRAINT no_llamas CHECK (model <> 'llama') NOT VALID")
     try:
@@ -104,10 +104,10 @@ def test_refused_values_fail_their_own_write_only(idle: Service, database: Stora
     assert (database.count(good["trace_id"]), database.count(bad["trace_id"])) == (1, 0)
 
 
-def test_server_that_refuses_one_write_takes_the_others(
+def test_other_writes_succeed_when_the_database_rejects_one(
     postgres: PostgresServer, start: StartService, tmp_path: Path
 ) -> None:
-    """A repeated span needs a temporary table, which this role may not make."""
+    """A repeated span needs a temporary table, which this role must not create."""
     with storage_database(postgres, tmp_path) as database:
         service = start(database)
         repeated, good = item(), item()
@@ -121,7 +121,7 @@ def test_server_that_refuses_one_write_takes_the_others(
         service.close()
 
 
-def test_lost_connection_fails_all_that_shared_it(idle: Service, database: StorageDatabase) -> None:
+def test_lost_connection_fails_every_write_of_the_transaction(idle: Service, database: StorageDatabase) -> None:
     with occupied(idle, database) as writes:
         writes.extend(joined(idle, [item()], [item()]))
 
@@ -129,12 +129,12 @@ def test_lost_connection_fails_all_that_shared_it(idle: Service, database: Stora
             database.disconnect()
             return all(write.done for write in writes)
 
-        until(lost, "the writes to be told")
+        until(lost, "the writes to fail")
     assert [(write.join().status_code, write.join().headers["retry-after"]) for write in writes] == [(503, "1")] * 4
     assert post(idle.client(), item()).status_code == 201
 
 
-def test_lent_connections_are_seen_and_how_many_there_may_be(database: StorageDatabase, start: StartService) -> None:
+def test_pool_metrics_show_use_and_capacity(database: StorageDatabase, start: StartService) -> None:
     service = start(database, POOL_MAX="3")
     assert (service.metric("storage_pool_in_use"), service.metric("storage_pool_capacity")) == (0, 3)
     with database.locked_traces():
@@ -144,7 +144,7 @@ def test_lent_connections_are_seen_and_how_many_there_may_be(database: StorageDa
     until(lambda: service.metric("storage_pool_in_use") == 0, "the connection to be free")
 
 
-def test_full_buffer_is_told_to_come_again(database: StorageDatabase, start: StartService) -> None:
+def test_write_to_a_full_buffer_gets_503_with_retry_after(database: StorageDatabase, start: StartService) -> None:
     service = start(database, BUFFER_ITEMS="1000")
     assert service.metric("storage_buffer_capacity") == 1000
     with database.locked_traces():
@@ -158,7 +158,7 @@ def test_full_buffer_is_told_to_come_again(database: StorageDatabase, start: Sta
     assert {background.join().status_code, last.join().status_code} == {201}
 
 
-def test_write_that_waited_too_long_is_given_up(database: StorageDatabase, start: StartService) -> None:
+def test_write_that_waits_too_long_fails(database: StorageDatabase, start: StartService) -> None:
     service = start(database, DATABASE_TIMEOUT_SECONDS="0.5")
     late = item()
     with occupied(service, database) as writes:
@@ -170,18 +170,18 @@ def test_write_that_waited_too_long_is_given_up(database: StorageDatabase, start
 
 
 class InstantDatabase:
-    """Lends connections at once, so that transactions end in the same turn of the event loop."""
+    """Returns connections at once, so that transactions end in the same iteration of the event loop."""
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[None]:
         yield
 
 
-def test_write_right_after_the_last_transaction_is_not_forgotten(
+def test_write_right_after_the_last_transaction_is_stored(
     database: StorageDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def store(*_arguments: Any) -> None:
-        """Store nothing, at once."""
+        """Store nothing and return at once."""
 
     monkeypatch.setattr(buffer_module, "store", store)
     settings = Settings.from_environment(environment(database, 8000, {}))

@@ -17,7 +17,7 @@ from service.build import BuildError, BuiltArtifact, build, main
 
 @pytest.fixture(scope="module", autouse=True)
 def small_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Build with one small dependency of the real lock; test_artifact builds with all."""
+    """Build with one small dependency of the real lock; test_artifact builds with all of them."""
     first = re.match(r"(.*\\\n)+.*\n", build_module._REQUIREMENTS.read_text())
     assert first
     small = tmp_path_factory.mktemp("lock") / "requirements.txt"
@@ -40,18 +40,18 @@ def test_versions_are_semantic(version: str) -> None:
 @pytest.mark.parametrize(
     "version", ["0.1.0", "v1", "v1.2", "v01.2.3", "v1.2.3-", "v1.2.3+build", "latest", "../v1.2.3", ""]
 )
-def test_other_version_is_refused(version: str, tmp_path: Path) -> None:
+def test_invalid_version_is_rejected(version: str, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"expected vMAJOR\.MINOR\.PATCH"):
         build(version, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_architecture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="built for x86_64 and aarch64 only"):
+def test_unsupported_architecture_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="expected x86_64 or aarch64"):
         build("v1.0.0", tmp_path, architecture="riscv64")
 
 
-def test_manifest_says_what_the_artifact_is(artifact: BuiltArtifact) -> None:
+def test_manifest_describes_the_artifact(artifact: BuiltArtifact) -> None:
     machine = platform.machine()
     assert artifact.path.name == f"storage-service-v1.2.3-rc.1-{machine}.tar.gz"
     assert artifact.manifest_path.name == f"storage-service-v1.2.3-rc.1-{machine}.json"
@@ -69,12 +69,12 @@ def test_manifest_says_what_the_artifact_is(artifact: BuiltArtifact) -> None:
     }
 
 
-def test_nothing_else_is_left_behind(artifact: BuiltArtifact) -> None:
+def test_no_temporary_files_remain(artifact: BuiltArtifact) -> None:
     assert set(artifact.path.parent.iterdir()) >= {artifact.path, artifact.manifest_path}
     assert not [path for path in artifact.path.parent.iterdir() if path.name.startswith(".")]
 
 
-def test_entries_depend_on_no_machine(artifact: BuiltArtifact) -> None:
+def test_entries_do_not_depend_on_the_build_machine(artifact: BuiltArtifact) -> None:
     with tarfile.open(artifact.path) as archive:
         members = archive.getmembers()
         release = archive.extractfile("lib/storage_service/release.json")
@@ -95,7 +95,7 @@ def test_same_sources_make_the_same_bytes(artifact: BuiltArtifact, tmp_path: Pat
     assert again.manifest == artifact.manifest
 
 
-def test_up_to_date_artifact_is_not_built_again(artifact: BuiltArtifact) -> None:
+def test_up_to_date_artifact_is_not_rebuilt(artifact: BuiltArtifact) -> None:
     before = artifact.path.stat().st_mtime_ns
     again = build("v1.2.3-rc.1", artifact.path.parent)
     assert again.cached
@@ -104,7 +104,7 @@ def test_up_to_date_artifact_is_not_built_again(artifact: BuiltArtifact) -> None
 
 
 @pytest.mark.parametrize("harm", ["cut", "no manifest", "other inputs"])
-def test_harmed_artifact_is_built_again(artifact: BuiltArtifact, tmp_path: Path, harm: str) -> None:
+def test_damaged_artifact_is_rebuilt(artifact: BuiltArtifact, tmp_path: Path, harm: str) -> None:
     path, manifest_path = tmp_path / artifact.path.name, tmp_path / artifact.manifest_path.name
     path.write_bytes(artifact.path.read_bytes()[: 1000 if harm == "cut" else None])
     content = artifact.manifest_path.read_text()
@@ -115,29 +115,29 @@ def test_harmed_artifact_is_built_again(artifact: BuiltArtifact, tmp_path: Path,
     assert again.manifest == artifact.manifest
 
 
-def test_unreachable_registry_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_registry_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
         monkeypatch.setenv(name, "")
-    with pytest.raises(BuildError, match="package registry cannot be reached"):
+    with pytest.raises(BuildError, match="package registry is not reachable"):
         build("v1.0.0", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_pip_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pip_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     venv.create(tmp_path / "venv", with_pip=False)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "venv/bin/python"))
     with pytest.raises(BuildError, match="has no pip"):
         build("v1.0.0", tmp_path / "dist")
 
 
-def test_file_that_is_not_the_pinned_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hash_mismatch_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("idna==3.10 \\\n    --hash=sha256:" + "0" * 64 + "\n")
     monkeypatch.setattr(build_module, "_REQUIREMENTS", requirements)
-    with pytest.raises(BuildError, match="is not the one pinned"):
+    with pytest.raises(BuildError, match="does not match its hash"):
         build("v1.0.0", tmp_path / "dist")
 
 
@@ -160,7 +160,7 @@ def test_command_reports_and_exits(
     assert capsys.readouterr().err.startswith("build: version '1.2.3': expected")
 
 
-def test_launcher_refuses_another_python(artifact: BuiltArtifact, tmp_path: Path) -> None:
+def test_launcher_rejects_another_python(artifact: BuiltArtifact, tmp_path: Path) -> None:
     if sys.version_info[:2] == (3, 13):
         pytest.fail("this test needs an interpreter that is not the artifact's")
     with tarfile.open(artifact.path) as archive:

@@ -1,4 +1,4 @@
-"""The read-through cache: fresh, and never in the way."""
+"""The read-through cache returns no outdated trace, and its failures fail no request."""
 
 import asyncio
 import itertools
@@ -54,9 +54,9 @@ def span_ids(client: httpx.Client, trace_id: str) -> set[str]:
     return {span["span_id"] for span in answer.json()["items"]}
 
 
-def test_second_answer_is_the_first_out_of_the_cache(client: httpx.Client, cached: Service) -> None:
+def test_second_response_comes_from_the_cache(client: httpx.Client, cached: Service) -> None:
     sent = item(input_text="Grüße")
-    post(client, sent)  # by an instance without a cache, which leaves no mark
+    post(client, sent)  # by an instance without a cache, which writes no marker
     reader = cached.client()
     first = reader.get(f"/v1/traces/{sent['trace_id']}")
     before = hits(cached)
@@ -66,7 +66,9 @@ def test_second_answer_is_the_first_out_of_the_cache(client: httpx.Client, cache
     assert hits(cached) == before + 1
 
 
-def test_cache_is_no_way_around_the_key(client: httpx.Client, cached: Service, database: StorageDatabase) -> None:
+def test_cached_response_still_needs_a_valid_key(
+    client: httpx.Client, cached: Service, database: StorageDatabase
+) -> None:
     sent = item()
     post(client, sent)
     span_ids(cached.client(), sent["trace_id"])
@@ -74,14 +76,14 @@ def test_cache_is_no_way_around_the_key(client: httpx.Client, cached: Service, d
     assert writer.get(f"/v1/traces/{sent['trace_id']}").status_code == 403
 
 
-def test_unknown_trace_is_not_remembered(client: httpx.Client, cached: Service) -> None:
+def test_missing_trace_is_not_cached(client: httpx.Client, cached: Service) -> None:
     sent = item()
     assert cached.client().get(f"/v1/traces/{sent['trace_id']}").status_code == 404
     post(client, sent)
     assert span_ids(cached.client(), sent["trace_id"]) == {sent["span_id"]}
 
 
-def test_written_span_is_seen_by_every_instance_at_once(
+def test_every_instance_returns_a_new_span_at_once(
     client: httpx.Client, cached: Service, database: StorageDatabase, valkey: Valkey, start: StartService
 ) -> None:
     other = start(database, also=valkey.settings)
@@ -90,7 +92,7 @@ def test_written_span_is_seen_by_every_instance_at_once(
     post(client, *traces)
     writer, reader = cached.client(), other.client()
     for first in traces:
-        assert span_ids(reader, first["trace_id"]) == {first["span_id"]}  # and is cached
+        assert span_ids(reader, first["trace_id"]) == {first["span_id"]}  # and caches it
         second = item(trace_id=first["trace_id"])
         assert post(writer, second).status_code == 201
         assert span_ids(reader, first["trace_id"]) == {first["span_id"], second["span_id"]}
@@ -125,11 +127,11 @@ def with_cache(database: StorageDatabase, valkey: Valkey, use: Callable[[Cache],
     asyncio.run(run())
 
 
-def test_answer_from_before_a_write_cannot_be_kept_after_it(database: StorageDatabase, valkey: Valkey) -> None:
+def test_response_from_before_a_write_is_not_cached_after_it(database: StorageDatabase, valkey: Valkey) -> None:
     async def use(cache: Cache) -> None:
-        assert await cache.get("trace", "raced") is None  # a reader asks the database...
-        await cache.forget_traces(["raced"])  # ...a span is written meanwhile...
-        await cache.put("trace", "raced", b"old")  # ...and the reader keeps what it saw before
+        assert await cache.get("trace", "raced") is None  # a reader queries the database...
+        await cache.forget_traces(["raced"])  # ...meanwhile a span is written...
+        await cache.put("trace", "raced", b"old")  # ...and the reader caches the old result
         assert await cache.get("trace", "raced") == b""
 
     with_cache(database, valkey, use)
@@ -137,7 +139,7 @@ def test_answer_from_before_a_write_cannot_be_kept_after_it(database: StorageDat
         assert 0 < int(client.ttl("storage:1:trace:raced")) <= 11
 
 
-def test_answers_are_bounded_in_size_and_time(database: StorageDatabase, valkey: Valkey) -> None:
+def test_cached_responses_are_limited_in_size_and_time(database: StorageDatabase, valkey: Valkey) -> None:
     async def use(cache: Cache) -> None:
         await cache.put("trace", "large", b"x" * (MAX_VALUE_BYTES + 1))
         await cache.put("trace", "small", b"x")
@@ -149,7 +151,7 @@ def test_answers_are_bounded_in_size_and_time(database: StorageDatabase, valkey:
         assert 0 < int(client.ttl("storage:1:trace:small")) <= 5
 
 
-def test_wrong_password_costs_no_answer(
+def test_wrong_cache_password_fails_no_request(
     database: StorageDatabase, valkey: Valkey, start: StartService, tmp_path: Path
 ) -> None:
     wrong = tmp_path / "wrong"
@@ -173,7 +175,7 @@ def test_service_is_ready_without_its_cache(database: StorageDatabase, start: St
 
 
 class Load:
-    """Readers and writers that go on until they are told to stop, and keep what was answered."""
+    """Readers and writers that run until `stop`, and record the statuses of all responses."""
 
     def __init__(self, service: Service, trace_ids: list[str]) -> None:
         self.statuses: list[int] = []
@@ -186,9 +188,9 @@ class Load:
             thread.start()
 
     def more(self) -> None:
-        """Wait for some more answers."""
+        """Wait for more responses."""
         before = len(self.statuses)
-        until(lambda: len(self.statuses) > before + 50, "answers")
+        until(lambda: len(self.statuses) > before + 50, "responses")
 
     def stop(self) -> None:
         self._stop.set()
@@ -207,7 +209,7 @@ class Load:
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
-def test_lost_cache_fails_no_request_and_is_used_again(
+def test_cache_failure_fails_no_request_and_the_cache_is_used_again(
     fault: str, client: httpx.Client, database: StorageDatabase, valkey: Valkey, start: StartService
 ) -> None:
     service = start(database, also=valkey.settings, CACHE_TIMEOUT_SECONDS="0.02")
@@ -217,7 +219,7 @@ def test_lost_cache_fails_no_request_and_is_used_again(
     try:
         until(lambda: hits(service) > 0, "the cache to be used")
         valkey.kill() if fault == "killed" else valkey.signal(signal.SIGSTOP)
-        until(lambda: not in_use(service), "the loss to be noticed")
+        until(lambda: not in_use(service), "the service to detect the failure")
         load.more()
         valkey.start() if fault == "killed" else valkey.signal(signal.SIGCONT)
         before = hits(service)

@@ -37,17 +37,17 @@ def insert(database: StorageDatabase, bucket: str, **columns: Any) -> None:
     database.execute(statement, bucket, *values.values())
 
 
-def ask(client: httpx.Client, **parameters: str) -> list[dict[str, Any]]:
+def get_costs(client: httpx.Client, **parameters: str) -> list[dict[str, Any]]:
     answer = client.get("/v1/costs", params=parameters)
     assert answer.status_code == 200, answer.text
     items: list[dict[str, Any]] = answer.json()["items"]
     return items
 
 
-def test_costs_of_the_period_come_oldest_first(costs_service: Service, costs: StorageDatabase) -> None:
+def test_costs_of_the_period_are_returned_oldest_first(costs_service: Service, costs: StorageDatabase) -> None:
     for bucket in ("2026-11-20T23:00:00Z", "2026-11-20T00:00:00Z", "2026-11-19T23:00:00Z", "2026-11-21T00:00:00Z"):
         insert(costs, bucket, user_id="ü 1")
-    found = ask(costs_service.client(), **DAY)
+    found = get_costs(costs_service.client(), **DAY)
     assert [cost["bucket"] for cost in found] == ["2026-11-20T00:00:00Z", "2026-11-20T23:00:00Z"]
     assert found[0] == {
         "bucket": "2026-11-20T00:00:00Z",
@@ -61,14 +61,14 @@ def test_costs_of_the_period_come_oldest_first(costs_service: Service, costs: St
         "completion_cost_usd": 2e-8,
         "total_tokens": 30,
     }
-    assert ask(costs_service.client(), bucket="hour", **{**DAY, "to": "2026-11-20T01:00:00+00:00"}) == found[:1]
+    assert get_costs(costs_service.client(), bucket="hour", **{**DAY, "to": "2026-11-20T01:00:00+00:00"}) == found[:1]
 
 
-def test_period_without_costs_has_none(costs_service: Service) -> None:
-    assert ask(costs_service.client(), **{"from": "2020-01-01T00:00:00Z", "to": "2020-01-02T00:00:00Z"}) == []
+def test_period_without_costs_returns_an_empty_list(costs_service: Service) -> None:
+    assert get_costs(costs_service.client(), **{"from": "2020-01-01T00:00:00Z", "to": "2020-01-02T00:00:00Z"}) == []
 
 
-def test_too_many_costs_are_refused_and_not_cut(costs_service: Service, costs: StorageDatabase) -> None:
+def test_too_many_costs_are_rejected_not_truncated(costs_service: Service, costs: StorageDatabase) -> None:
     costs.execute(
         "INSERT INTO cost_analysis_hourly SELECT '2026-10-01T00:00:00Z', 'p', 'm', 'e', n::text, 1, 1, 1, 0, 5"
         " FROM generate_series(1, %s) n",
@@ -79,7 +79,7 @@ def test_too_many_costs_are_refused_and_not_cut(costs_service: Service, costs: S
     assert answer.status_code == 400
     assert answer.json()["errors"][0]["field"] == "to"
     costs.execute("DELETE FROM cost_analysis_hourly WHERE user_id = '1'")
-    assert len(ask(costs_service.client(), **period)) == costs_module.MAX_COSTS
+    assert len(get_costs(costs_service.client(), **period)) == costs_module.MAX_COSTS
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_too_many_costs_are_refused_and_not_cut(costs_service: Service, costs: S
         ({"user": "x"}, "user"),
     ],
 )
-def test_bad_parameter_is_named(costs_service: Service, change: dict[str, str], field: str) -> None:
+def test_invalid_parameter_is_named(costs_service: Service, change: dict[str, str], field: str) -> None:
     answer = costs_service.client().get("/v1/costs", params={**DAY, **change})
     assert answer.status_code == 400
     assert [error["field"] for error in answer.json()["errors"]] == [field]
@@ -111,7 +111,7 @@ def test_key_needs_the_scope(costs_service: Service, costs: StorageDatabase) -> 
     assert writer.get("/v1/costs", params=DAY).status_code == 403
 
 
-def test_older_schema_has_no_costs_and_says_so(client: httpx.Client) -> None:
+def test_costs_on_an_older_schema_get_503_with_the_reason(client: httpx.Client) -> None:
     answer = client.get("/v1/costs", params=DAY)
     assert answer.status_code == 503
     assert answer.json()["detail"] == "costs need schema version 4, and the database is at 3"

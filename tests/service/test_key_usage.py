@@ -1,4 +1,4 @@
-"""When a key was last used."""
+"""The last use of a key is recorded."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ def last_used(database: StorageDatabase, key: str) -> datetime | None:
 
 
 def with_usage(database: StorageDatabase, use: Callable[[KeyUsage], Awaitable[None]], **settings: str) -> None:
-    """Use it in this process, without its clock."""
+    """Run it in this process, without its timer."""
 
     async def run() -> None:
         connections = Database(Settings.from_environment(environment(database, 8000, settings)))
@@ -41,7 +41,7 @@ def with_usage(database: StorageDatabase, use: Callable[[KeyUsage], Awaitable[No
     asyncio.run(run())
 
 
-def test_use_is_written_down_when_the_service_ends(
+def test_last_use_is_written_when_the_service_shuts_down(
     postgres: PostgresServer, start: StartService, tmp_path: Path
 ) -> None:
     with storage_database(postgres, tmp_path) as database:
@@ -55,7 +55,7 @@ def test_use_is_written_down_when_the_service_ends(
         assert last_used(database, unused) is None
 
 
-def test_use_is_written_once_a_minute(postgres: PostgresServer, tmp_path: Path) -> None:
+def test_last_use_is_written_once_a_minute(postgres: PostgresServer, tmp_path: Path) -> None:
     with storage_database(postgres, tmp_path) as database:
         database.execute(f"GRANT {GRANT} TO {database.role}")
         written: list[bool] = []
@@ -72,7 +72,7 @@ def test_use_is_written_once_a_minute(postgres: PostgresServer, tmp_path: Path) 
         assert written == [True, False, True]
 
 
-def test_role_without_the_right_is_told_once(database: StorageDatabase, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_privilege_is_logged_once(database: StorageDatabase, caplog: pytest.LogCaptureFixture) -> None:
     async def use(usage: KeyUsage) -> None:
         for _ in range(2):
             usage.note(key_id(database, database.key))
@@ -81,12 +81,12 @@ def test_role_without_the_right_is_told_once(database: StorageDatabase, caplog: 
     with caplog.at_level(logging.WARNING):
         with_usage(database, use)
     assert [record.message for record in caplog.records if "not recorded" in record.message] == [
-        "the use of keys is not recorded: GRANT UPDATE (last_used_at) ON api_keys to this role"
+        "the last use of API keys is not recorded: GRANT UPDATE (last_used_at) ON api_keys to this role"
     ]
     assert last_used(database, database.key) is None
 
 
-def test_use_is_kept_while_the_database_is_away(database: StorageDatabase) -> None:
+def test_last_use_is_kept_while_the_database_is_unavailable(database: StorageDatabase) -> None:
     async def use(usage: KeyUsage) -> None:
         usage.note(key_id(database, database.key))
         await usage.record()

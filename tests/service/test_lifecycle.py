@@ -1,4 +1,4 @@
-"""Readiness, the database's absence, and the end of a process."""
+"""Readiness, an unavailable database, and the shutdown of a process."""
 
 import asyncio
 import threading
@@ -29,7 +29,7 @@ def ready(client: httpx.Client) -> int:
     return client.get("/health/ready").status_code
 
 
-def test_healthy_instance_says_so(service: Service) -> None:
+def test_healthy_instance_reports_ok(service: Service) -> None:
     answer = service.client().get("/health")
     assert answer.status_code == 200
     assert answer.json() == {
@@ -57,7 +57,7 @@ def test_service_starts_without_a_database(database: StorageDatabase, start: Sta
     assert post(client, item()).status_code == 503
 
 
-def test_wrong_password_is_told(database: StorageDatabase, start: StartService, tmp_path: Path) -> None:
+def test_wrong_password_is_reported(database: StorageDatabase, start: StartService, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong"
     wrong.write_text("wrong\n")
     service = start(database, wait=False, DATABASE_PASSWORD_FILE=str(wrong))
@@ -67,12 +67,14 @@ def test_wrong_password_is_told(database: StorageDatabase, start: StartService, 
     assert ready(client) == 503
 
 
-def test_recovers_when_the_database_comes_back(postgres: PostgresServer, start: StartService, tmp_path: Path) -> None:
+def test_service_recovers_when_the_database_is_available_again(
+    postgres: PostgresServer, start: StartService, tmp_path: Path
+) -> None:
     with storage_database(postgres, tmp_path) as database:
         service = start(database, POOL_TIMEOUT_SECONDS="0.2")
         client = service.client()
         assert post(client, item()).status_code == 201
-        with database.away():
+        with database.unavailable():
             answer = post(client, item())
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
             until(lambda: ready(client) == 503, "not ready")
@@ -96,16 +98,14 @@ def test_changed_password_is_picked_up(postgres: PostgresServer, start: StartSer
         service.close()
 
 
-def test_another_login_takes_over_without_a_failed_request(
-    postgres: PostgresServer, start: StartService, tmp_path: Path
-) -> None:
-    """Also while the file names a login that is not there yet."""
+def test_change_of_login_fails_no_request(postgres: PostgresServer, start: StartService, tmp_path: Path) -> None:
+    """Not even while the file names a login that does not exist yet."""
     with storage_database(postgres, tmp_path) as database:
         other, answers = f"{database.role}_b", set[int]()
         service = start(database, POOL_MIN="3")
         client = service.client()
 
-        def told(text: str) -> bool:
+        def reported(text: str) -> bool:
             answers.add(post(client, item()).status_code)
             return text in client.get("/health").text
 
@@ -116,7 +116,7 @@ def test_another_login_takes_over_without_a_failed_request(
 
         try:
             database.password_file.write_text(f"{other}\nsecret\n", encoding="utf-8")
-            until(lambda: told("authentication failed"), "the login to be tried")
+            until(lambda: reported("authentication failed"), "the login to be tried")
             database.execute(f"CREATE ROLE {other} LOGIN PASSWORD 'secret' IN ROLE {database.role}")
             until(moved, "the sessions to move")
             assert answers == {201}
@@ -136,7 +136,7 @@ def test_lost_connections_fail_no_request(postgres: PostgresServer, start: Start
 
 
 @pytest.mark.parametrize("version", [2, None], ids=["too old", "none"])
-def test_other_schema_versions_are_not_ready(
+def test_service_is_not_ready_on_an_unsupported_schema(
     postgres: PostgresServer, start: StartService, tmp_path: Path, version: int | None
 ) -> None:
     with storage_database(postgres, tmp_path) as database:
@@ -148,7 +148,7 @@ def test_other_schema_versions_are_not_ready(
         service = start(database, wait=False)
         service.wait_until_live()
         client = service.client()
-        expected = f"schema version is {version}, expected 3 at least"
+        expected = f"schema version is {version}, expected at least 3: apply the pending migrations"
         until(lambda: expected in client.get("/health").text, "the version in /health")
         assert client.get("/health").json()["checks"]["database"]["status"] == "ok"
         assert ready(client) == 503
@@ -156,7 +156,7 @@ def test_other_schema_versions_are_not_ready(
 
 
 @pytest.mark.parametrize(("header", "status"), [("", 200), ("-- phase: expand", 200), ("-- phase: contract", 503)])
-def test_a_newer_schema_is_fine_until_a_migration_contracts(
+def test_newer_schema_is_supported_until_a_contract_migration(
     postgres: PostgresServer, start: StartService, tmp_path: Path, header: str, status: int
 ) -> None:
     with storage_database(postgres, tmp_path) as database:
@@ -166,9 +166,9 @@ def test_a_newer_schema_is_fine_until_a_migration_contracts(
         service = start(database, wait=False)
         service.wait_until_live()
         client = service.client()
-        until(lambda: ready(client) == status, "its verdict on the schema")
+        until(lambda: ready(client) == status, "the readiness for this schema")
         if status != 200:
-            assert "migration 7 took away what this release needs" in client.get("/health").text
+            assert "migration 7 is a contract migration" in client.get("/health").text
         service.close()
 
 
@@ -184,18 +184,20 @@ def test_interrupted_migration_does_not_count(postgres: PostgresServer, start: S
         service.close()
 
 
-def test_database_without_a_ledger_is_not_ready(postgres: PostgresServer, start: StartService, tmp_path: Path) -> None:
+def test_service_is_not_ready_without_the_migration_table(
+    postgres: PostgresServer, start: StartService, tmp_path: Path
+) -> None:
     with storage_database(postgres, tmp_path) as database:
         database.execute("DROP SCHEMA observatory CASCADE")
         service = start(database, wait=False)
         service.wait_until_live()
         client = service.client()
-        until(lambda: "the ledger of migrations cannot be read" in client.get("/health").text, "the cause in /health")
+        until(lambda: "cannot read observatory.schema_migrations" in client.get("/health").text, "the cause in /health")
         assert ready(client) == 503
         service.close()
 
 
-def test_lame_duck_is_not_ready_but_serves(database: StorageDatabase, start: StartService) -> None:
+def test_lame_duck_is_not_ready_but_accepts_requests(database: StorageDatabase, start: StartService) -> None:
     service = start(database, LAME_DUCK_SECONDS="60")
     client = service.client()
     service.terminate()
@@ -205,7 +207,7 @@ def test_lame_duck_is_not_ready_but_serves(database: StorageDatabase, start: Sta
     assert post(client, item()).status_code == 201
 
 
-def test_request_in_flight_finishes_and_new_ones_are_refused(database: StorageDatabase, start: StartService) -> None:
+def test_drain_finishes_requests_in_flight_and_rejects_new_ones(database: StorageDatabase, start: StartService) -> None:
     service = start(database)
     sent, late = item(), item()
     connected = service.client()
@@ -216,22 +218,22 @@ def test_request_in_flight_finishes_and_new_ones_are_refused(database: StorageDa
         service.terminate()
         service.terminate()
         until(lambda: ready(connected) == 503, "not ready")
-        until(lambda: post(connected, late).status_code == 503, "refusal of new requests")
-        refused = post(connected, late)
-    assert refused.headers["retry-after"] == "1"
+        until(lambda: post(connected, late).status_code == 503, "new requests to be rejected")
+        rejected = post(connected, late)
+    assert rejected.headers["retry-after"] == "1"
     assert background.join().status_code == 201
     assert service.process.wait(timeout=20) == 0
     assert (database.count(sent["trace_id"]), database.count(late["trace_id"])) == (1, 0)
 
 
-def test_request_that_does_not_end_is_cut_off(database: StorageDatabase, start: StartService) -> None:
+def test_request_that_outlasts_the_drain_is_closed(database: StorageDatabase, start: StartService) -> None:
     service = start(database, DRAIN_SECONDS="0.1", DATABASE_TIMEOUT_SECONDS="60", POOL_TIMEOUT_SECONDS="60")
     with database.locked_traces():
         threading.Thread(target=_ignoring_errors, args=(service.client(),)).start()
         until(lambda: service.metric("storage_pending_writes") == 1, "the write to wait")
         service.terminate()
         assert service.process.wait(timeout=20) == 0
-    assert any("cut off" in line["message"] for line in service.log)
+    assert any("closing the requests" in line["message"] for line in service.log)
 
 
 def _ignoring_errors(client: httpx.Client) -> None:
@@ -242,7 +244,7 @@ def _ignoring_errors(client: httpx.Client) -> None:
 
 
 class Load:
-    """Writes from a few threads until the instance is no longer ready, as a balancer would send them."""
+    """Writes from a few threads until the instance is not ready, as a balancer does."""
 
     def __init__(self, service: Service, *, threads: int = 4) -> None:
         self.statuses: list[int] = []
@@ -259,7 +261,7 @@ class Load:
             thread.join()
 
 
-def test_end_under_load_fails_no_request(database: StorageDatabase, start: StartService) -> None:
+def test_shutdown_under_load_fails_no_request(database: StorageDatabase, start: StartService) -> None:
     service = start(database, LAME_DUCK_SECONDS="1")
     load = Load(service)
     until(lambda: len(load.statuses) > 20, "some load")
@@ -269,13 +271,13 @@ def test_end_under_load_fails_no_request(database: StorageDatabase, start: Start
     assert set(load.statuses) == {201}
 
 
-def test_closing_ends_a_watch_whose_query_fails_on_the_way_out(
+def test_close_ends_the_monitor_when_its_query_fails_on_cancellation(
     database: StorageDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The driver ends a cancelled query, and an error of that takes the place of the cancellation."""
+    """The driver ends a cancelled query, and an error of the query replaces the CancelledError."""
 
-    async def asked_when_cancelled(self: Database, _connection: object) -> Condition:
-        asking.set()
+    async def query_when_cancelled(self: Database, _connection: object) -> Condition:
+        querying.set()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -285,9 +287,9 @@ def test_closing_ends_a_watch_whose_query_fails_on_the_way_out(
     async def open_and_close() -> None:
         connections = Database(Settings.from_environment(environment(database, 8000, {})))
         await connections.open()
-        await asking.wait()
+        await querying.wait()
         await connections.close()
 
-    asking = asyncio.Event()
-    monkeypatch.setattr(Database, "_schema_condition", asked_when_cancelled)
+    querying = asyncio.Event()
+    monkeypatch.setattr(Database, "_schema_condition", query_when_cancelled)
     asyncio.run(asyncio.wait_for(open_and_close(), 30))

@@ -1,4 +1,4 @@
-"""What ends the service before it serves: exit statuses and messages."""
+"""Exit statuses and messages of the command line."""
 
 import json
 import socket
@@ -6,13 +6,13 @@ import socket
 from tests.service.harness import StorageDatabase, environment, free_port, run_to_end
 
 
-def test_wrong_setting_exits_2_and_names_the_variable(database: StorageDatabase) -> None:
+def test_invalid_setting_exits_with_2_and_names_the_variable(database: StorageDatabase) -> None:
     ended = run_to_end(environment(database, free_port(), {"FLEET": "red"}))
     assert ended.returncode == 2
     assert ended.stderr == "storage-service: STORAGE_FLEET: must be 'blue' or 'green'\n"
 
 
-def test_port_in_use_exits_1_with_one_line(database: StorageDatabase) -> None:
+def test_port_in_use_exits_with_1_and_one_line(database: StorageDatabase) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -24,14 +24,14 @@ def test_port_in_use_exits_1_with_one_line(database: StorageDatabase) -> None:
     )
 
 
-def test_unknown_host_exits_1_with_one_line(database: StorageDatabase) -> None:
+def test_unknown_host_exits_with_1_and_one_line(database: StorageDatabase) -> None:
     ended = run_to_end(environment(database, 0, {"LISTEN": "no.such.host.invalid:8000"}))
     assert ended.returncode == 1
     assert ended.stderr.startswith("storage-service: cannot listen on no.such.host.invalid:8000 (STORAGE_LISTEN): ")
     assert ended.stderr.count("\n") == 1
 
 
-def test_a_check_reads_the_settings_and_says_what_this_is_without_listening(database: StorageDatabase) -> None:
+def test_check_prints_the_release_without_listening(database: StorageDatabase) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -41,12 +41,12 @@ def test_a_check_reads_the_settings_and_says_what_this_is_without_listening(data
     assert json.loads(ended.stdout) == said
 
 
-def test_a_check_with_a_wrong_setting_exits_2(database: StorageDatabase) -> None:
+def test_check_with_an_invalid_setting_exits_with_2(database: StorageDatabase) -> None:
     ended = run_to_end(environment(database, free_port(), {"POOL_MAX": "0"}), "--check")
     assert ended.returncode == 2
     assert "STORAGE_POOL_MAX" in ended.stderr
 
 
-def test_version_is_told() -> None:
+def test_version_is_printed() -> None:
     ended = run_to_end({}, "--version")
     assert (ended.returncode, ended.stdout) == (0, "v0.0.0-dev\n")

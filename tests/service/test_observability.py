@@ -1,4 +1,4 @@
-"""Headers, metrics, logs and the OpenAPI document: what others see of the service."""
+"""Headers, metrics, logs and the OpenAPI document."""
 
 import secrets
 import socket
@@ -25,7 +25,7 @@ from tests.support.postgres import PostgresServer
         ("POST", "/v1/traces", 415),
     ],
 )
-def test_every_response_names_version_and_fleet(service: Service, method: str, path: str, status: int) -> None:
+def test_every_response_has_version_and_fleet_headers(service: Service, method: str, path: str, status: int) -> None:
     answer = service.client().request(method, path)
     assert answer.status_code == status
     assert answer.headers.get_list("x-observatory-version") == ["v0.0.0-dev"]
@@ -33,7 +33,7 @@ def test_every_response_names_version_and_fleet(service: Service, method: str, p
     assert "server" not in answer.headers
 
 
-def test_even_the_answer_to_nonsense_names_version_and_fleet(service: Service) -> None:
+def test_response_to_an_invalid_request_has_version_and_fleet_headers(service: Service) -> None:
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
         connection.sendall(b"NONSENSE\r\n\r\n")
         answer = connection.recv(4096).lower()
@@ -77,7 +77,7 @@ def test_requests_and_queries_are_measured(database: StorageDatabase, start: Sta
     assert service.metric('storage_service_info{fleet="blue",version="v0.0.0-dev"}') == 1
 
 
-def test_log_is_json_without_prompts_keys_or_passwords(
+def test_log_is_json_without_prompts_keys_and_passwords(
     postgres: PostgresServer, start: StartService, tmp_path: Path
 ) -> None:
     prompt = f"prompt-{secrets.token_hex(8)}"
@@ -101,13 +101,13 @@ def test_log_is_json_without_prompts_keys_or_passwords(
     requests = [line for line in lines if line["message"] == "request" and line["route"] == "/v1/traces"]
     assert [line["status"] for line in requests] == [201, 400, 400, 400]
     assert all(line["api_key_id"] for line in requests)
-    refused = [line for line in lines if line["message"] == "database refused values"]
-    assert refused[0]["exception"] == "CheckViolation (SQLSTATE 23514)"
-    assert any("tables.py" in frame for frame in refused[0]["frames"])
+    rejected = [line for line in lines if line["message"] == "the database rejected the values of a request"]
+    assert rejected[0]["exception"] == "CheckViolation (SQLSTATE 23514)"
+    assert any("tables.py" in frame for frame in rejected[0]["frames"])
 
 
 def references(node: Any) -> set[str]:
-    """Every `$ref` below a node."""
+    """Return every `$ref` below a node."""
     if isinstance(node, list):
         return set().union(*map(references, node))
     if isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""Every endpoint, fuzzed out of its own document: nothing fails, and every answer is one that the document tells of."""
+"""Fuzzing of every endpoint by its OpenAPI document: nothing fails, and every response matches the document."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -28,18 +28,18 @@ OPERATIONS = (
 
 CONFIG = {
     "checks": {
-        # The document cannot say all that is refused: a time outside the retention, U+0000, bytes beside characters.
+        # The document cannot express every rule: times outside the retention, U+0000, bytes instead of characters.
         "positive_data_acceptance": {"enabled": False},
         "negative_data_rejection": {"expected-statuses": ["4XX"]},  # 413 is one
     },
-    # A bad parameter may be written as a good one, or as none: an empty list is.
+    # An invalid parameter can look valid or absent in a URL, e.g. an empty list.
     "operations": [{"include-method": "GET", "checks": {"negative_data_rejection": {"enabled": False}}}],
 }
 GOOD, BAD = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 
 
 def bring_into_the_present(body: Any) -> None:
-    """Let items come through the check of their age, on to the database."""
+    """Give items a recent time, so that they reach the database."""
     for entry in body["items"] if isinstance(body, dict) else ():
         entry["ts"] = datetime.now(UTC).isoformat()
 
@@ -65,10 +65,10 @@ def test_every_operation_is_fuzzed(document: OpenApiSchema) -> None:
     ("label", "mode"),
     [
         *((label, GOOD) for label in OPERATIONS),
-        *((label, BAD) for label in OPERATIONS if "/v1/" in label),  # the others have nothing that could be bad
+        *((label, BAD) for label in OPERATIONS if "/v1/" in label),  # the others have no input
     ],
 )
-def test_every_answer_is_one_that_the_document_tells_of(
+def test_every_response_matches_the_document(
     document: OpenApiSchema, fuzzed: Service, label: str, mode: GenerationMode
 ) -> None:
     method, path = label.split()

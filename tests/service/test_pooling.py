@@ -1,4 +1,4 @@
-"""Through pgBouncer with transaction pooling, where a session belongs to no client."""
+"""Writes through pgBouncer with transaction pooling, where clients share sessions."""
 
 import subprocess
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ NEW = 10
 
 @contextmanager
 def pgbouncer(database: StorageDatabase, directory: Path) -> Iterator[str]:
-    """URL of the database through a pooler with fewer connections than there are writers."""
+    """Return the URL of the database through a pooler with fewer connections than writers."""
     server, port = database.server, free_port()
     password = database.password_file.read_text(encoding="utf-8").strip()
     (directory / "users").write_text(f'"{database.role}" "{password}"\n', encoding="utf-8")
@@ -43,7 +43,7 @@ def pgbouncer(database: StorageDatabase, directory: Path) -> Iterator[str]:
             process.kill()
 
 
-def test_writers_that_repeat_each_other_lose_and_double_nothing(
+def test_concurrent_writes_of_the_same_items_store_each_once(
     postgres: PostgresServer, start: StartService, tmp_path: Path
 ) -> None:
     shared = [item() for _ in range(BATCHES)]

@@ -1,4 +1,4 @@
-"""How often a key may ask."""
+"""Rate limits of keys."""
 
 import pytest
 
@@ -18,7 +18,7 @@ class Clock:
 
 
 def allowed(limiter: RateLimiter, key: str, *, limit_rpm: int, tries: int) -> int:
-    """How many of a few requests at one instant are let through."""
+    """Return how many of several concurrent requests are accepted."""
     done = 0
     for _ in range(tries):
         try:
@@ -29,7 +29,7 @@ def allowed(limiter: RateLimiter, key: str, *, limit_rpm: int, tries: int) -> in
     return done
 
 
-def test_bucket_holds_a_minute_and_fills_evenly() -> None:
+def test_bucket_holds_the_requests_of_a_minute_and_fills_evenly() -> None:
     clock = Clock()
     limiter = RateLimiter(clock=clock)
     assert allowed(limiter, "a", limit_rpm=60, tries=100) == 60
@@ -39,13 +39,13 @@ def test_bucket_holds_a_minute_and_fills_evenly() -> None:
     assert allowed(limiter, "a", limit_rpm=60, tries=100) == 60
 
 
-def test_keys_do_not_share() -> None:
+def test_keys_have_separate_buckets() -> None:
     limiter = RateLimiter(clock=Clock())
     assert allowed(limiter, "a", limit_rpm=2, tries=5) == 2
     assert allowed(limiter, "b", limit_rpm=2, tries=5) == 2
 
 
-def test_changed_limit_counts_at_once() -> None:
+def test_changed_limit_applies_at_once() -> None:
     clock = Clock()
     limiter = RateLimiter(clock=clock)
     assert allowed(limiter, "a", limit_rpm=60, tries=1) == 1
@@ -55,18 +55,18 @@ def test_changed_limit_counts_at_once() -> None:
 
 
 @pytest.mark.parametrize(("limit_rpm", "seconds"), [(1, 60), (7, 9), (60, 1), (6000, 1)])
-def test_refusal_says_when_to_come_again(limit_rpm: int, seconds: int) -> None:
+def test_rejection_has_the_seconds_to_wait(limit_rpm: int, seconds: int) -> None:
     clock = Clock()
     limiter = RateLimiter(clock=clock)
     allowed(limiter, "a", limit_rpm=limit_rpm, tries=limit_rpm)
-    with pytest.raises(TooManyRequests, match=f"may send {limit_rpm} requests a minute") as refused:
+    with pytest.raises(TooManyRequests, match=f"limited to {limit_rpm} requests a minute") as rejected:
         limiter.take("a", limit_rpm=limit_rpm)
-    assert refused.value.headers == {"Retry-After": str(seconds)}
+    assert rejected.value.headers == {"Retry-After": str(seconds)}
     clock.now += seconds
     assert allowed(limiter, "a", limit_rpm=limit_rpm, tries=1) == 1
 
 
-def test_idle_keys_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buckets_of_idle_keys_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limits, "SWEEP_AT", 3)
     clock = Clock()
     limiter = RateLimiter(clock=clock)
@@ -76,7 +76,7 @@ def test_idle_keys_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(limiter._buckets) <= 3
 
 
-def test_key_over_its_limit_is_refused_and_others_are_not(service: Service, database: StorageDatabase) -> None:
+def test_only_the_key_over_its_limit_is_rejected(service: Service, database: StorageDatabase) -> None:
     client = service.client(key=database.add_key(rate_limit_rpm=2))
     assert [post(client, item()).status_code for _ in range(2)] == [201, 201]
     answer = post(client, item())
@@ -86,7 +86,7 @@ def test_key_over_its_limit_is_refused_and_others_are_not(service: Service, data
     assert service.client().get("/v1/traces").status_code == 200
 
 
-def test_limit_is_that_of_one_instance(service: Service, database: StorageDatabase, start: StartService) -> None:
+def test_limit_applies_to_one_instance(service: Service, database: StorageDatabase, start: StartService) -> None:
     key = database.add_key(rate_limit_rpm=1)
     for instance in (service, start(database)):
         client = instance.client(key=key)

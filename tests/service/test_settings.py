@@ -67,8 +67,8 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         ("STORAGE_FLEET", "red", "must be 'blue' or 'green'"),
         ("STORAGE_DATABASE_URL", "mysql://app@host/db", "expected postgresql://"),
         ("STORAGE_DATABASE_URL", "postgresql://app@host:x%zz/db?nonsense=1", "expected postgresql://"),
-        ("STORAGE_DATABASE_URL", "postgresql://app:hunter2@host/db", "must hold no password"),
-        ("STORAGE_DATABASE_URL", "postgresql://app@host/db?password=hunter2", "must hold no password"),
+        ("STORAGE_DATABASE_URL", "postgresql://app:hunter2@host/db", "must not contain a password"),
+        ("STORAGE_DATABASE_URL", "postgresql://app@host/db?password=hunter2", "must not contain a password"),
         ("STORAGE_DATABASE_PASSWORD_FILE", "/does/not/exist", "expected a readable file"),
         ("STORAGE_CACHE_URL", "127.0.0.1:6379", "expected redis://HOST:PORT/NUMBER"),
         ("STORAGE_CACHE_URL", "redisss://127.0.0.1:6379/0", "expected redis://HOST:PORT/NUMBER"),
@@ -81,11 +81,11 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         ("STORAGE_DRAIN_SECONDS", "nan", "must be a finite number"),
         ("STORAGE_DRAIN_SECONDS", "-1", "greater than or equal to 0"),
         ("STORAGE_LOG_LEVEL", "LOUD", "must be 'DEBUG', 'INFO'"),
-        ("STORAGE_VERSION", "v9.9.9", "is no setting: the version is baked into the artifact"),
-        ("STORAGE_POLL_MAX", "5", "is no setting: expected one of STORAGE_LISTEN"),
+        ("STORAGE_VERSION", "v9.9.9", "is not a setting: the version is part of the artifact"),
+        ("STORAGE_POLL_MAX", "5", "is not a setting: expected one of STORAGE_LISTEN"),
     ],
 )
-def test_bad_value_names_variable_and_expectation(name: str, value: str, expectation: str) -> None:
+def test_invalid_value_names_variable_and_expectation(name: str, value: str, expectation: str) -> None:
     with pytest.raises(SettingsError) as raised:
         Settings.from_environment({**REQUIRED, name: value})
     message = str(raised.value)
@@ -96,11 +96,11 @@ def test_bad_value_names_variable_and_expectation(name: str, value: str, expecta
 
 @pytest.mark.parametrize("name", REQUIRED)
 def test_missing_variable_is_named(name: str) -> None:
-    with pytest.raises(SettingsError, match=f"{name}: is required and not set"):
+    with pytest.raises(SettingsError, match=f"{name}: is required but not set"):
         Settings.from_environment({key: value for key, value in REQUIRED.items() if key != name})
 
 
-def test_every_fault_is_told_at_once() -> None:
+def test_every_error_is_reported_at_once() -> None:
     with pytest.raises(SettingsError) as raised:
         Settings.from_environment({"STORAGE_FLEET": "red", "STORAGE_POOL_MAX": "0"})
     lines = str(raised.value).splitlines()

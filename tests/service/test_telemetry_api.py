@@ -1,4 +1,4 @@
-"""Metrics and logs: taken in by the rules of traces, read back from the tables."""
+"""Metrics and logs follow the rules of traces, and are stored in their tables."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -70,7 +70,7 @@ def test_log_is_stored_as_it_was_sent(client: httpx.Client, database: StorageDat
     assert {name: value for name, value in row.items() if value is not None} == sent
 
 
-def test_repeated_ones_are_stored_again(client: httpx.Client, database: StorageDatabase) -> None:
+def test_repeated_metrics_and_logs_are_stored_again(client: httpx.Client, database: StorageDatabase) -> None:
     metric, log = measurement(metric_name="repeated"), log_entry(log_level="repeated")
     assert post(client, metric, metric, path=METRICS).json() == {"accepted": 2}
     assert post(client, log, log, path=LOGS).json() == {"accepted": 2}
@@ -79,13 +79,13 @@ def test_repeated_ones_are_stored_again(client: httpx.Client, database: StorageD
 
 
 @pytest.mark.parametrize("path", [METRICS, LOGS])
-def test_thousand_are_stored_and_one_more_is_refused(client: httpx.Client, path: str) -> None:
+def test_thousand_items_are_stored_and_one_more_is_rejected(client: httpx.Client, path: str) -> None:
     assert post(client, *[MAKE[path]()] * 1000, path=path).json() == {"accepted": 1000}
     assert post(client, *[MAKE[path]()] * 1001, path=path).status_code == 413
 
 
 @pytest.mark.parametrize(("path", "days", "status"), [(METRICS, 36, 201), (METRICS, 38, 400), (LOGS, 38, 400)])
-def test_age_is_bounded_by_the_retention_of_the_table(client: httpx.Client, path: str, days: int, status: int) -> None:
+def test_age_is_limited_by_the_retention_of_the_table(client: httpx.Client, path: str, days: int, status: int) -> None:
     answer = post(client, MAKE[path](ts=(NOW - timedelta(days=days)).isoformat()), path=path)
     assert answer.status_code == status
     if status == 400:
@@ -93,7 +93,7 @@ def test_age_is_bounded_by_the_retention_of_the_table(client: httpx.Client, path
 
 
 @pytest.mark.parametrize("path", [METRICS, LOGS])
-def test_key_and_scope_are_needed(client: httpx.Client, database: StorageDatabase, path: str) -> None:
+def test_key_and_scope_are_required(client: httpx.Client, database: StorageDatabase, path: str) -> None:
     sent = {"items": [MAKE[path]()]}
     assert client.post(path, json=sent, headers={"Authorization": ""}).status_code == 401
     reader = {"Authorization": f"Bearer {database.add_key(scopes='{read}')}"}
@@ -103,7 +103,7 @@ def test_key_and_scope_are_needed(client: httpx.Client, database: StorageDatabas
 @pytest.mark.parametrize(
     ("path", "name", "value", "reason"),
     [
-        (METRICS, "ts", "2099-01-01T00:00:00Z", "lies in the future"),
+        (METRICS, "ts", "2099-01-01T00:00:00Z", "is in the future"),
         (METRICS, "ts", "2021-01-01T00:00:00Z", "is older than the retention"),
         (METRICS, "metric_type", "summary", "must be 'counter', 'gauge' or 'histogram'"),
         (METRICS, "metric_name", "", "at least 1 character"),
@@ -123,17 +123,17 @@ def test_key_and_scope_are_needed(client: httpx.Client, database: StorageDatabas
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_bad_field_is_named_with_its_item(path: str, name: str, value: Any, reason: str) -> None:
+def test_invalid_field_is_named_with_its_item(path: str, name: str, value: Any, reason: str) -> None:
     body = json.dumps({"items": [MAKE[path](), MAKE[path](**{name: value})]}).encode()
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as rejected:
         parse_batch(body, MODELS[path], WINDOW)
-    (error,) = refused.value.errors
+    (error,) = rejected.value.errors
     assert (error.item, error.field) == (1, name)
     assert reason in error.reason
 
 
 @given(path=st.sampled_from([METRICS, LOGS]), field=st.integers(min_value=0), value=JSON)
-def test_any_value_is_taken_or_its_field_is_named(path: str, field: int, value: Any) -> None:
+def test_any_value_is_accepted_or_its_field_is_named(path: str, field: int, value: Any) -> None:
     names = sorted(MODELS[path].model_fields)
     name = names[field % len(names)]
     body = json.dumps({"items": [MAKE[path](**{name: value})]}).encode()

@@ -49,7 +49,7 @@ def read(client: httpx.Client, trace_id: str) -> list[dict[str, Any]]:
 
 
 def as_stored(sent: dict[str, Any]) -> dict[str, Any]:
-    """What is read back of an item: defaults filled in, the time as the service writes it."""
+    """Return the stored form of an item: with defaults, and the time as the service formats it."""
     defaults = {name: field.default for name, field in Trace.model_fields.items() if not field.is_required()}
     ts = datetime.fromisoformat(sent["ts"]).astimezone(UTC)
     return {**defaults, **sent, "ts": ts}
@@ -60,7 +60,7 @@ def with_time(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("fields", [{}, EVERYTHING], ids=["least", "everything"])
-def test_item_is_read_back_as_it_was_sent(client: httpx.Client, fields: dict[str, Any]) -> None:
+def test_stored_item_equals_the_sent_item(client: httpx.Client, fields: dict[str, Any]) -> None:
     sent = item(**fields)
     answer = post(client, sent)
     assert (answer.status_code, answer.json()) == (201, {"accepted": 1})
@@ -76,7 +76,7 @@ def test_thousand_items_are_stored_in_one_request(client: httpx.Client, database
     assert len(read(client, trace_id)) == 1000
 
 
-def test_no_items_are_stored_as_well(client: httpx.Client) -> None:
+def test_empty_batch_is_accepted(client: httpx.Client) -> None:
     assert post(client).json() == {"accepted": 0}
 
 
@@ -89,7 +89,7 @@ def test_repeated_span_counts_as_accepted_and_is_stored_once(client: httpx.Clien
     assert read(client, one["trace_id"])[0]["model"] == one["model"]
 
 
-def test_spans_come_oldest_first(client: httpx.Client) -> None:
+def test_spans_are_returned_oldest_first(client: httpx.Client) -> None:
     now = datetime.now(UTC)
     trace_id = item()["trace_id"]
     times = [(now - timedelta(days=days)).isoformat() for days in (1, 3, 2)]
@@ -98,7 +98,7 @@ def test_spans_come_oldest_first(client: httpx.Client) -> None:
     assert spans == sorted(times)
 
 
-def test_bad_item_is_named_and_nothing_is_stored(client: httpx.Client, database: StorageDatabase) -> None:
+def test_invalid_item_is_named_and_nothing_is_stored(client: httpx.Client, database: StorageDatabase) -> None:
     good = item()
     answer = post(client, good, item(duration_ms=-1))
     assert answer.status_code == 400
@@ -113,7 +113,7 @@ def test_bad_item_is_named_and_nothing_is_stored(client: httpx.Client, database:
     assert database.count(good["trace_id"]) == 0
 
 
-def test_what_only_the_database_refuses_is_the_clients_fault(client: httpx.Client, database: StorageDatabase) -> None:
+def test_values_that_only_the_database_rejects_get_400(client: httpx.Client, database: StorageDatabase) -> None:
     database.execute("ALTER TABLE llm_traces ADD CONSTRAINT no_llamas CHECK (model <> 'llama') NOT VALID")
     try:
         answer = post(client, item(model="llama"))
@@ -123,14 +123,14 @@ def test_what_only_the_database_refuses_is_the_clients_fault(client: httpx.Clien
     assert answer.json()["errors"][0]["field"].endswith("no_llamas")
 
 
-def test_too_many_items_are_refused(client: httpx.Client) -> None:
+def test_too_many_items_are_rejected(client: httpx.Client) -> None:
     answer = post(client, *[item()] * 1001)
     assert answer.status_code == 413
     assert "at most 1000" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
-def test_too_large_body_is_refused(client: httpx.Client, declared: bool) -> None:
+def test_too_large_body_is_rejected(client: httpx.Client, declared: bool) -> None:
     body = b" " * (MAX_BODY_BYTES + 1)
 
     def chunks() -> Iterator[bytes]:
@@ -148,11 +148,11 @@ def test_too_large_body_is_refused(client: httpx.Client, declared: bool) -> None
     [{"Content-Type": "text/plain"}, {}, {"Content-Type": "application/json", "Content-Encoding": "gzip"}],
     ids=["text", "none", "gzip"],
 )
-def test_other_than_plain_json_is_refused(client: httpx.Client, headers: dict[str, str]) -> None:
+def test_body_other_than_uncompressed_json_is_rejected(client: httpx.Client, headers: dict[str, str]) -> None:
     assert client.post("/v1/traces", content=b'{"items": []}', headers=headers).status_code == 415
 
 
-def test_broken_json_is_refused(client: httpx.Client) -> None:
+def test_invalid_json_is_rejected(client: httpx.Client) -> None:
     answer = client.post("/v1/traces", content=b'{"items": [', headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert answer.json()["errors"][0]["field"] == "body"
@@ -165,7 +165,7 @@ def test_unknown_trace_is_not_found(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("trace_id", ["%00", "a%20b", "x" * 129])
-def test_impossible_trace_id_is_named(client: httpx.Client, trace_id: str) -> None:
+def test_invalid_trace_id_is_named(client: httpx.Client, trace_id: str) -> None:
     answer = client.get(f"/v1/traces/{trace_id}")
     assert answer.status_code == 400
     assert answer.json()["errors"][0]["field"] == "trace_id"
@@ -202,7 +202,7 @@ def test_list_is_filtered_and_newest_first(client: httpx.Client) -> None:
         ({"model": ["gpt-4o", "gpt-4o-mini"]}, "model"),
     ],
 )
-def test_bad_parameter_is_named(client: httpx.Client, parameters: dict[str, Any], name: str) -> None:
+def test_invalid_parameter_is_named(client: httpx.Client, parameters: dict[str, Any], name: str) -> None:
     answer = client.get("/v1/traces", params=parameters)
     assert answer.status_code == 400
     assert [error["field"] for error in answer.json()["errors"]] == [name]
@@ -212,13 +212,13 @@ def test_bad_parameter_is_named(client: httpx.Client, parameters: dict[str, Any]
     ("method", "path", "status"),
     [("GET", "/nothing", 404), ("DELETE", "/v1/traces", 405), ("GET", "/v1", 404)],
 )
-def test_framework_refuses_in_the_same_form(client: httpx.Client, method: str, path: str, status: int) -> None:
+def test_errors_of_the_framework_have_the_same_form(client: httpx.Client, method: str, path: str, status: int) -> None:
     answer = client.request(method, path)
     assert answer.status_code == status
     assert answer.json()["status"] == status
 
 
-def test_one_write_too_many_is_told_to_come_again(database: StorageDatabase, start: StartService) -> None:
+def test_write_over_the_limit_gets_503_with_retry_after(database: StorageDatabase, start: StartService) -> None:
     service = start(database, MAX_PENDING_WRITES="1")
     waiting = item()
     with database.locked_traces():
@@ -231,9 +231,11 @@ def test_one_write_too_many_is_told_to_come_again(database: StorageDatabase, sta
     assert database.count(waiting["trace_id"]) == 1
 
 
-def test_busy_connections_are_told_to_come_again(database: StorageDatabase, start: StartService) -> None:
+def test_request_without_a_free_connection_gets_503_with_retry_after(
+    database: StorageDatabase, start: StartService
+) -> None:
     service = start(database, POOL_MAX="1", POOL_TIMEOUT_SECONDS="0.1")
-    # The key is remembered, so that the next request of all needs no connection for it.
+    # The key is cached, so that the last request needs no connection for it.
     assert service.client().get("/v1/traces").status_code == 200
     with database.locked_traces():
         background = Background(service.client(), item())
@@ -243,7 +245,9 @@ def test_busy_connections_are_told_to_come_again(database: StorageDatabase, star
     assert background.join().status_code == 201
 
 
-def test_database_that_does_not_answer_in_time_is_given_up(database: StorageDatabase, start: StartService) -> None:
+def test_request_fails_when_the_database_does_not_respond_in_time(
+    database: StorageDatabase, start: StartService
+) -> None:
     service = start(database, DATABASE_TIMEOUT_SECONDS="0.2")
     sent = item()
     with database.locked_traces():
@@ -253,7 +257,7 @@ def test_database_that_does_not_answer_in_time_is_given_up(database: StorageData
     assert database.count(sent["trace_id"]) == 1
 
 
-# jsonb keeps 1e+22 as an integer, which Python does not call equal.
+# jsonb stores 1e+22 as an integer, which is not equal to the float in Python.
 FLOATS = st.floats(min_value=-1e6, max_value=1e6) | st.sampled_from([float("nan"), float("inf"), -0.0, 5e-324])
 SCALARS = st.none() | st.booleans() | st.integers() | FLOATS | st.text(max_size=10)
 VALUES = st.recursive(
