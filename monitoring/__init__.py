@@ -1,18 +1,18 @@
-"""The registry of alerts, and what is generated from it.
+"""The registry of alerts, and the files that are generated from it.
 
-An alert is one typed record: its expression, labels, texts, runbook and the scenarios that prove its rule. Generated
-from the records are Prometheus' rule file, promtool's unit tests and a runbook page each, so none of them can be
-missing or disagree. Routes, inhibitions and the list of scrape jobs are here too. Nothing here knows a machine: where
-targets and receivers are, the caller says (`observatory.nodes`).
+An alert is one typed record: its expression, labels, texts, runbook, and scenarios that test its rule. Prometheus' rule
+file, promtool's unit tests and the runbook pages are generated from these records, so none of them can be missing or
+disagree. The package also holds routes, inhibitions and the list of scrape jobs. It does not hold the addresses of
+targets and receivers, which the caller passes (`observatory.nodes`).
 """
 
 from monitoring.alertmanager import RECEIVERS, alertmanager_file, webhook_receivers
-from monitoring.jobs import JOBS, Job, Platform, jobs_of
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
-from monitoring.operator import alertmanager_config, prometheus_rule, scrape_config
+from monitoring.prometheus_operator import alertmanager_config, prometheus_rule, scrape_config
 from monitoring.registry import ALERTS
 from monitoring.rules import rule_file, rule_tests
 from monitoring.runbooks import runbook_pages
+from monitoring.scrape_jobs import JOBS, Job, Platform, jobs_of
 
 __all__ = [
     "ALERTS",

@@ -8,13 +8,13 @@ DIRECTORY = Path(__file__).resolve().parent.parent / "docs" / "runbooks"
 
 
 def main() -> None:
-    """Write every page, and remove those of alerts that are no more."""
+    """Write every page, and remove the pages of alerts that no longer exist."""
     pages = runbook_pages()
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
         (DIRECTORY / f"{name}.md").write_text(text, encoding="utf-8")
-    for stale in {file.stem for file in DIRECTORY.glob("*.md")} - pages.keys():
-        (DIRECTORY / f"{stale}.md").unlink()
+    for removed in {file.stem for file in DIRECTORY.glob("*.md")} - pages.keys():
+        (DIRECTORY / f"{removed}.md").unlink()
 
 
 if __name__ == "__main__":

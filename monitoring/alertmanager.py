@@ -1,7 +1,7 @@
-"""Who is told, when, and what is held back: Alertmanager's routes and inhibitions, the same on every stack.
+"""Alertmanager's routes and inhibitions, the same on every stack.
 
-Where a receiver leads is the caller's: PagerDuty, Slack and email in production, the local receiver's webhooks on
-`local` (`webhook_receivers`). Silences are no part of it: they expire, so a deployment sets and ends them.
+The caller configures the receivers: PagerDuty, Slack and email in production, webhooks of the local receiver on `local`
+(`webhook_receivers`). Silences are not part of the configuration: they expire, and a deployment sets and ends them.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any, Literal, get_args
 import yaml
 
 Receiver = Literal["watchdog", "pagerduty", "slack", "email", "ticket", "rollback"]
-ROLLBACK: Receiver = "rollback"  # a program that may roll a promoted version back; a stack can be without
+ROLLBACK: Receiver = "rollback"  # rolls back a promoted version; optional
 RECEIVERS: tuple[Receiver, ...] = tuple(name for name in get_args(Receiver) if name != ROLLBACK)
-NOBODY = "nobody"  # InfoInhibitor fires only to inhibit
+NO_RECEIVER = "nobody"  # for InfoInhibitor, which only inhibits other alerts
 
-HEARTBEAT = {"group_wait": "0s", "group_interval": "1m", "repeat_interval": "1m"}
-PAGE = {"group_wait": "10s", "group_interval": "15s", "repeat_interval": "1h"}
-WARN = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "4h"}
-ACT = {"group_wait": "0s", "group_interval": "15s", "repeat_interval": "5m"}
-INFORM = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "24h"}
+WATCHDOG_TIMING = {"group_wait": "0s", "group_interval": "1m", "repeat_interval": "1m"}
+PAGE_TIMING = {"group_wait": "10s", "group_interval": "15s", "repeat_interval": "1h"}
+WARNING_TIMING = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "4h"}
+ROLLBACK_TIMING = {"group_wait": "0s", "group_interval": "15s", "repeat_interval": "5m"}
+INFO_TIMING = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "24h"}
 
 TIME_INTERVALS = [{"name": "weekends", "time_intervals": [{"weekdays": ["saturday", "sunday"]}]}]
 
@@ -29,25 +29,27 @@ def alertmanager_file(receivers: Mapping[Receiver, Mapping[str, Any]]) -> str:
     """Return Alertmanager's configuration as YAML.
 
     Args:
-        receivers: what each receiver does, in Alertmanager's own keys, such as `{"webhook_configs": [...]}`; `rollback`
-            may be missing.
+        receivers: configuration of each receiver in Alertmanager's keys, e.g. `{"webhook_configs": [...]}`; `rollback`
+            is optional.
 
     Raises:
-        ValueError: a receiver is missing, so that its alerts would reach nobody.
+        ValueError: a receiver has no configuration, so its alerts would not be delivered.
     """
     if missing := set(RECEIVERS) - receivers.keys():
-        raise ValueError(f"no configuration for receivers {sorted(missing)}: their alerts would reach nobody")
+        raise ValueError(
+            f"receivers {sorted(missing)} have no configuration, so their alerts would be lost: configure them"
+        )
     config = {
         "route": routes(rollback=ROLLBACK in receivers),
         "inhibit_rules": inhibitions(),
         "time_intervals": TIME_INTERVALS,
-        "receivers": [{"name": NOBODY}, *named(receivers)],
+        "receivers": [{"name": NO_RECEIVER}, *named(receivers)],
     }
     return yaml.safe_dump(config, sort_keys=False, width=120)
 
 
 def webhook_receivers(url: str) -> dict[Receiver, dict[str, Any]]:
-    """Return receivers that post to `<url>/receivers/<name>`, each to its own; a heartbeat is never resolved."""
+    """Return receivers that post to `<url>/receivers/<name>`; the watchdog sends no resolved notifications."""
     return {
         name: {"webhook_configs": [{"url": f"{url}/receivers/{name}", "send_resolved": name != "watchdog"}]}
         for name in RECEIVERS
@@ -55,29 +57,29 @@ def webhook_receivers(url: str) -> dict[Receiver, dict[str, Any]]:
 
 
 def named(receivers: Mapping[Receiver, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what each receiver does, with its name."""
+    """Return the configuration of each receiver with its name."""
     return [{"name": name, **receivers[name]} for name in (*RECEIVERS, ROLLBACK) if name in receivers]
 
 
 def routes(*, rollback: bool) -> dict[str, Any]:
-    """Return the tree; what no route takes is at least seen in Slack.
+    """Return the routing tree; alerts without a route go to Slack.
 
-    With `rollback`, alerts that would roll a moving fleet back reach that receiver too, which knows what moved last.
+    With `rollback`, alerts that can roll back a deployment also go to that receiver, which finds the last deployment.
     """
-    act = [{**_route(ROLLBACK, 'rollback="true"', ACT), "continue": True}] if rollback else []
+    rollbacks = [{**_route(ROLLBACK, 'rollback="true"', ROLLBACK_TIMING), "continue": True}] if rollback else []
     return {
         "receiver": "slack",
         "group_by": ["stack", "alertname", "fleet"],
-        **WARN,
+        **WARNING_TIMING,
         "routes": [
-            _route("watchdog", 'alertname="Watchdog"', HEARTBEAT),
-            _route(NOBODY, 'alertname="InfoInhibitor"', INFORM),
-            *act,
-            {**_route("pagerduty", 'severity="critical"', PAGE), "continue": True},
-            _route("slack", 'severity="critical"', PAGE),
-            {**_route("slack", 'severity="warning"', WARN), "continue": True},
-            _route("email", 'severity="warning"', WARN),
-            {**_route("ticket", 'severity="info"', INFORM), "mute_time_intervals": ["weekends"]},
+            _route("watchdog", 'alertname="Watchdog"', WATCHDOG_TIMING),
+            _route(NO_RECEIVER, 'alertname="InfoInhibitor"', INFO_TIMING),
+            *rollbacks,
+            {**_route("pagerduty", 'severity="critical"', PAGE_TIMING), "continue": True},
+            _route("slack", 'severity="critical"', PAGE_TIMING),
+            {**_route("slack", 'severity="warning"', WARNING_TIMING), "continue": True},
+            _route("email", 'severity="warning"', WARNING_TIMING),
+            {**_route("ticket", 'severity="info"', INFO_TIMING), "mute_time_intervals": ["weekends"]},
         ],
     }
 
@@ -87,9 +89,9 @@ def _route(receiver: str, matcher: str, timing: Mapping[str, str]) -> dict[str, 
 
 
 def inhibitions() -> list[dict[str, Any]]:
-    """Return what a known cause holds back; `equal` keeps one stack's cause from hiding another's alerts.
+    """Return the alerts that a known cause inhibits; `equal` limits each inhibition to one stack.
 
-    Critical alerts are never held back: they page and roll back by themselves.
+    Critical alerts are never inhibited: they page, and they start rollbacks.
     """
     return [
         _inhibition('alertname="StorageDatabaseDown"', ['component="service"', 'severity=~"warning|info"'], ["stack"]),

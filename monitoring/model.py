@@ -1,4 +1,4 @@
-"""What an alert is."""
+"""The model of an alert: its rule, runbook and test scenarios."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from monitoring.jobs import Platform
+from monitoring.scrape_jobs import Platform
 
 Severity = Literal["critical", "warning", "info", "none"]
 Component = Literal["database", "service", "monitoring"]
@@ -17,9 +17,9 @@ _NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """The stack that rules are made for, the address of its runbooks, and its platform.
+    """The stack of a rule file, the base address of its runbooks, and its platform.
 
-    One Prometheus may hold several stacks, so every selector names its own.
+    One Prometheus can scrape several stacks, so every selector names its stack.
     """
 
     stack: str
@@ -27,14 +27,14 @@ class Scope:
     platform: Platform = "local"
 
     def select(self, metric: str, *matchers: str) -> str:
-        """Return a selector of the stack's series of a metric, such as `up{stack="local",job="node"}`."""
-        wanted = ",".join((f'stack="{self.stack}"', *matchers))
-        return f"{metric}{{{wanted}}}"
+        """Return a selector of the stack's series of a metric, e.g. `up{stack="local",job="node"}`."""
+        labels = ",".join((f'stack="{self.stack}"', *matchers))
+        return f"{metric}{{{labels}}}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Firing:
-    """An alert expected in a scenario: after `at` (such as `1m`), its labels beyond the rule's own, its description."""
+    """An expected alert in a scenario: its time `at` (e.g. `1m`), labels beyond those of the rule, and description."""
 
     at: str
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -43,10 +43,10 @@ class Firing:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """Made-up series (in promtool's notation, a value each `interval`), when the alert fires on them and when not."""
+    """Input series in promtool's notation, one value per `interval`, and the times when the alert fires or is quiet."""
 
     name: str
-    interval: str = "5s"  # what Prometheus scrapes and evaluates with
+    interval: str = "5s"  # Prometheus' interval of scrapes and evaluations
     series: Mapping[str, str]
     fires: tuple[Firing, ...] = ()
     quiet: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class Scenario:
 
 @dataclass(frozen=True, kw_only=True)
 class Runbook:
-    """What whoever is paged needs: what it means, whom it hurts, where to look, what to do. Steps are Markdown."""
+    """Instructions for the engineer on call: meaning, impact, diagnosis and remedy. Steps are Markdown."""
 
     meaning: str
     impact: str
@@ -67,19 +67,19 @@ class Alert:
     """One alert.
 
     Attributes:
-        name: also the name of its runbook's file.
-        expression: PromQL, made for a stack.
+        name: name of the alert and of its runbook's file.
+        expression: returns the PromQL expression for a stack.
         pending: how long the expression must hold before the alert fires (`for`).
-        keep_firing: how long it goes on firing after the expression ended (`keep_firing_for`).
-        severity: decides the route.
-        component: what is broken.
-        category: the group of the rule file.
+        keep_firing: how long the alert keeps firing after the expression stops holding (`keep_firing_for`).
+        severity: severity, which selects the route.
+        component: component that has failed.
+        category: group in the rule file.
         summary: one sentence without templates.
-        description: a Prometheus template that says what was measured.
-        runbook: the page's content.
-        fault: what proves it on a live stack.
-        scenarios: what proves its rule.
-        rollback: whether it rolls a moving fleet back.
+        description: Prometheus template with the measured value.
+        runbook: content of the runbook page.
+        fault: fault that triggers the alert on a running stack.
+        scenarios: tests of the rule.
+        rollback: whether the alert rolls back a running deployment.
     """
 
     name: str
@@ -99,11 +99,11 @@ class Alert:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(
-                f"alert {self.name!r}: use CamelCase, as its runbook's file and address have the same name"
+                f"alert {self.name!r}: expected a name in CamelCase, which is also the name of its runbook's file"
             )
         if not any(scenario.fires for scenario in self.scenarios):
             raise ValueError(
-                f"alert {self.name}: no scenario in which it fires; an alert that cannot fire protects nobody"
+                f"alert {self.name}: no scenario in which it fires; add one to prove that its rule can fire"
             )
 
     def labels(self, scope: Scope) -> dict[str, str]:
@@ -118,7 +118,7 @@ class Alert:
         }
 
     def annotations(self, scope: Scope, *, description: str | None = None) -> dict[str, str]:
-        """Return the rule's annotations; `description` is the template's expansion where that is wanted."""
+        """Return the rule's annotations; `description` replaces the template with its expansion."""
         return {
             "summary": self.summary,
             "description": description or self.description,

@@ -1,7 +1,7 @@
 """Recording rules: request rate, error ratio and latency of each fleet.
 
-Names follow Prometheus' convention `level:metric:operations`. Without traffic ratios and latencies have no value,
-rather than 0 or NaN: nothing was measured.
+Names follow Prometheus' convention `level:metric:operations`. Without traffic, ratios and latencies have no value,
+neither 0 nor NaN, because nothing was measured.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LATENCIES = ("storage_write_duration_seconds", "storage_query_duration_seconds")
 
 
 def recording_rules(scope: Scope) -> dict[str, str]:
-    """Return the expression of each recorded series, by name."""
+    """Return the expression of each recorded series by its name."""
     writes = _rate(scope, "storage_writes_total")
     errors = _rate(scope, "storage_writes_total", 'status="error"')
     return {

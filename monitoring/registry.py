@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from monitoring.alerts.availability import AVAILABILITY
-from monitoring.alerts.budget import BUDGET
-from monitoring.alerts.itself import ITSELF
-from monitoring.alerts.jobs import JOBS_OF_THE_HOST
+from monitoring.alerts.error_budget import ERROR_BUDGET
+from monitoring.alerts.host_jobs import HOST_JOBS
+from monitoring.alerts.monitoring_health import MONITORING_HEALTH
 
-ALERTS = (*AVAILABILITY, *BUDGET, *ITSELF, *JOBS_OF_THE_HOST)
+ALERTS = (*AVAILABILITY, *ERROR_BUDGET, *MONITORING_HEALTH, *HOST_JOBS)

@@ -1,4 +1,4 @@
-"""Prometheus' rule file, and promtool's unit tests of it, generated from the registry."""
+"""Prometheus' rule file and promtool's unit tests, generated from the registry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEST_SCOPE = Scope(stack="test", runbooks="http://runbooks.test")
 
 
 def rule_file(scope: Scope) -> str:
-    """Return the rule file of a stack, as YAML: one group of recordings, and one for each category of alerts."""
+    """Return the rule file of a stack as YAML: one group of recording rules, and one for each category of alerts."""
     recordings = [{"record": name, "expr": expression} for name, expression in recording_rules(scope).items()]
     groups = [{"name": "storage.recordings", "rules": recordings}]
     for category, alerts in groupby(ALERTS, key=lambda alert: alert.category):
@@ -24,20 +24,20 @@ def rule_file(scope: Scope) -> str:
 
 
 def rule_tests(rule_files: tuple[str, ...]) -> dict[str, str]:
-    """Return promtool's tests of every scenario against the rule file made with `TEST_SCOPE`, as YAML by interval.
+    """Return promtool's tests of all scenarios as YAML files, by interval, for the rule file of `TEST_SCOPE`.
 
-    Rules are evaluated as often as a scenario has samples, which promtool sets for a file.
+    The interval of evaluations equals that of the samples, and promtool has one such interval per file.
     """
-    proofs = [(alert, scenario) for alert in ALERTS for scenario in alert.scenarios]
+    tests = [(alert, scenario) for alert in ALERTS for scenario in alert.scenarios]
     return {
         interval: _yaml(
             {
                 "rule_files": list(rule_files),
                 "evaluation_interval": interval,
-                "tests": [_test(alert, scenario) for alert, scenario in proofs if scenario.interval == interval],
+                "tests": [_test(alert, scenario) for alert, scenario in tests if scenario.interval == interval],
             }
         )
-        for interval in sorted({scenario.interval for _, scenario in proofs})
+        for interval in sorted({scenario.interval for _, scenario in tests})
     }
 
 

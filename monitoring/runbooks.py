@@ -1,4 +1,4 @@
-"""A page for each alert, for whoever it wakes. `python -m monitoring` writes them to docs/runbooks."""
+"""A runbook page for each alert. `python -m monitoring` writes the pages to docs/runbooks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SCOPE = Scope(stack="local", runbooks="")
 
 
 def runbook_pages() -> dict[str, str]:
-    """Return every alert's page in Markdown, by the alert's name."""
+    """Return the page of every alert in Markdown, by the name of the alert."""
     return {alert.name: _page(alert) for alert in ALERTS}
 
 

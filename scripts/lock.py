@@ -1,4 +1,4 @@
-"""Resolve the requirements again: exact versions with hashes, no registry's address, for every platform we run on."""
+"""Resolve the requirements: exact versions with hashes, without a registry's address, for every supported platform."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ HOST = ["pyproject.toml", "requirements/build.in", "--python-version", "3.11"]
 
 
 def lock(output: str, *arguments: str) -> None:
-    """Write one lock file; versions that it holds already are kept where they still fit."""
+    """Write one lock file; versions in the existing file are kept if they still satisfy the requirements."""
     subprocess.run([*COMPILE, *arguments, "--output-file", output, *sys.argv[1:]], cwd=ROOT, check=True)
 
 

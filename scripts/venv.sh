@@ -1,10 +1,9 @@
 #!/bin/sh
-# Make or update a virtual environment: scripts/venv.sh DIRECTORY REQUIREMENTS
+# Create or update a virtual environment: scripts/venv.sh DIRECTORY REQUIREMENTS
 #
-# Needs Python 3.11 or newer and, where that comes without pip's wheel (Debian without python3-venv), apt-get to download
-# it; never root. Every package is checked against the hashes in REQUIREMENTS. A second call with nothing changed returns
-# at once, further REQUIREMENTS are added, calls at the same time wait for each other, and an environment whose
-# installation was killed is made anew.
+# Needs Python 3.11 or newer, and apt-get if that Python has no wheel of pip (Debian without python3-venv). Does not need
+# root. Every package is checked against the hashes in REQUIREMENTS. A call without changes returns at once. Further
+# REQUIREMENTS are added. Concurrent calls wait for each other. An incomplete environment is created again.
 set -eu
 
 [ $# -eq 2 ] || {
@@ -16,7 +15,7 @@ venv=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 requirements=$2
 root=$(cd "$(dirname "$0")/.." && pwd)
 bootstrap=$root/requirements/bootstrap.txt
-complete=$venv/.complete # holds what the environment was made from; absent while something is being installed
+complete=$venv/.complete # checksum of the environment's inputs; absent during an installation
 stamp=$venv/.installed-$(basename "$requirements")
 
 say() { printf '%s\n' "$*" >&2; }
@@ -26,7 +25,7 @@ fail() {
     exit 1
 }
 
-# What makes an environment another one: its tools, and its place, which its programs name.
+# Checksum of the inputs that require a new environment: its tools and its path, which its programs contain.
 foundation() { { cat "$bootstrap" "$0" && printf '%s\n' "$venv" "$root"; } | sha256sum; }
 
 wanted() { cat "$requirements" "$root/pyproject.toml" "$bootstrap" "$0" | sha256sum; }
@@ -43,11 +42,11 @@ find_python() {
             return
         fi
     done
-    fail "Python 3.11 or newer is needed, and none of python3.13, python3.12, python3.11, python3 is.
+    fail "Python 3.11 or newer is needed, but python3.13, python3.12, python3.11 and python3 are missing or older.
 Remedy on Debian 12 or newer and Ubuntu 24.04 or newer: apt-get install python3"
 }
 
-# pip runs from its wheel, so that it need not be installed: Python bundles one, Debian keeps it in a package.
+# pip runs from its wheel and is not installed: Python bundles the wheel, Debian has a package for it.
 find_pip_wheel() {
     "$python" - "$private" <<'PYTHON'
 import importlib.util, pathlib, sys
@@ -59,11 +58,11 @@ print(next((str(wheel) for home in homes for wheel in sorted(home.glob("pip-*.wh
 PYTHON
 }
 
-# Package lists and archives go into a private directory: no root, and nothing is installed on the host.
+# Package lists and archives are in a private directory, so nothing is installed on the host, and root is not needed.
 download_pip_wheel() {
     command -v apt-get >/dev/null ||
-        fail "this Python has no pip, and there is no apt-get to download it. Remedy: install pip or ensurepip"
-    say "Downloading pip, which this Python lacks"
+        fail "this Python has no pip, and apt-get is missing to download it. Remedy: install pip or ensurepip"
+    say "Downloading pip: this Python has none"
     mkdir -p "$private/lists/partial" "$private/cache/archives/partial"
     (
         cd "$private"
@@ -71,7 +70,7 @@ download_pip_wheel() {
             apt-get -q -o Dir::State="$private" -o Dir::State::status=/var/lib/dpkg/status \
                 -o Dir::Cache="$private/cache" -o APT::Sandbox::User= "$@" >>apt.log 2>&1 || {
                 cat apt.log >&2
-                fail "apt-get could not download python3-pip-whl. Remedy: check the network, or as root:
+                fail "apt-get could not download python3-pip-whl. Remedy: check the network, or run as root:
 apt-get install python3-venv"
             }
         }
@@ -90,7 +89,7 @@ create() {
     if [ -z "$wheel" ]; then
         download_pip_wheel
         wheel=$(find_pip_wheel)
-        [ -n "$wheel" ] || fail "Debian's python3-pip-whl holds no wheel of pip"
+        [ -n "$wheel" ] || fail "the package python3-pip-whl contains no wheel of pip. Remedy: install pip or ensurepip"
     fi
     say "Creating $venv with $("$python" --version)"
     "$python" -m venv --clear --without-pip "$venv"
@@ -98,7 +97,7 @@ create() {
         --require-hashes -r "$bootstrap"
 }
 
-# uv takes a fifth of pip's time, but knows none of the settings by which a machine tells pip where packages are.
+# uv takes a fifth of pip's time, but does not read the settings of pip for the package index.
 adopt_pip_settings() {
     index=${PIP_INDEX_URL:-$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null || true)}
     certificates=${SSL_CERT_FILE:-${PIP_CERT:-}}
@@ -120,6 +119,6 @@ install() {
 }
 
 is_current && exit 0
-exec 9<"$bootstrap" # any file that stays will do as a lock; the environment itself is removed under it
+exec 9<"$bootstrap" # the lock is a file that stays: the environment itself can be removed
 flock 9
-is_current || install # another call may have done it meanwhile
+is_current || install # another call may have installed it meanwhile

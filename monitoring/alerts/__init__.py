@@ -1,1 +1,1 @@
-"""The alerts, one module for each category."""
+"""The alerts, one module for each subject."""

@@ -1,18 +1,18 @@
-"""Availability: is there a database, does anything look at it, is there a service in front of it.
+"""Alerts on the availability of the database, its exporters, the service and its instances.
 
-Thresholds are the same on every stack. Patroni brings a killed PostgreSQL back in 3 to 6 s, so 20 s without an answer
-no longer heal by themselves. `last_over_time` bridges a scrape that failed, which would start `for` anew.
+Thresholds are the same on every stack. Patroni restarts a killed PostgreSQL in 3 to 6 s. After 20 s without a response
+it does not recover by itself. `last_over_time` bridges a failed scrape, which would restart the `for` period.
 """
 
 from __future__ import annotations
 
-from monitoring.jobs import JOBS, Job, jobs_of
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
+from monitoring.scrape_jobs import JOBS, Job, jobs_of
 
 _STORAGE = 'job="storage"'
 _API = 'route=~"/v1/.+"'
-OUTLASTING = "1m"  # a cause goes on firing until what follows from it has ended, else that is sent after all
-BRIDGE = "1m"  # how long the last value of a series counts when scrapes fail
+OUTLASTING = "1m"  # a cause outlasts its consequences, or those would be sent when its inhibition ends
+BRIDGE = "1m"  # how long the last value of a series is used when scrapes fail
 ALL_UP = {f'up{{stack="test",job="{job.name}",instance="one"}}': "1x60" for job in JOBS}
 
 
@@ -21,18 +21,18 @@ def _database_down(scope: Scope) -> str:
 
 
 def _exporter_down(scope: Scope) -> str:
-    """Return what misses any job: a dead exporter's own series vanish, so that only `up` and `absent` tell."""
+    """Return an expression for missing metrics: the series of a stopped exporter vanish except `up`, or all of them."""
     jobs = jobs_of(scope.platform)
-    standing = scope.select("up", _job_matcher(jobs, elastic=False))
+    fixed = scope.select("up", _job_matcher(jobs, elastic=False))
     elastic = scope.select("up", _job_matcher(jobs, elastic=True))
     collectors, database = scope.select("pg_scrape_collector_success"), scope.select("pg_up")
-    never = [scope.select("up", f'job="{job.name}"') for job in jobs]
+    jobs_without_target = [scope.select("up", f'job="{job.name}"') for job in jobs]
     conditions = (
-        f"{standing} == 0",
+        f"{fixed} == 0",
         f"sum by (stack, job) ({elastic}) == 0",
-        # Without PostgreSQL every collector fails: that is StorageDatabaseDown.
+        # Without PostgreSQL every collector fails, and StorageDatabaseDown fires.
         f"({collectors} == 0 unless on (stack, instance) {database} == 0)",
-        *(f"absent({selector})" for selector in never),
+        *(f"absent({selector})" for selector in jobs_without_target),
     )
     return "\nor ".join(conditions)
 
@@ -43,10 +43,10 @@ def _job_matcher(jobs: tuple[Job, ...], *, elastic: bool) -> str:
 
 
 def _service_down(scope: Scope) -> str:
-    """Return the fleets that get traffic and have no instance for it; the value is their percentage.
+    """Return an expression for fleets that receive traffic without a ready instance; its value is their traffic weight.
 
-    On AWS the balancer's own metrics are CloudWatch's, minutes late: there, who had requests within the hour gets
-    traffic, and who does not answer Prometheus is no instance for it.
+    On AWS the balancer's metrics are in CloudWatch, with a delay of minutes. There, a fleet receives traffic if it had
+    requests within the last hour, and an instance is down if Prometheus cannot scrape it.
     """
     if scope.platform == "aws":
         requests = f"increase({scope.select('storage_http_requests_total', _API)}[1h])"
@@ -61,11 +61,11 @@ def _service_down(scope: Scope) -> str:
 
 
 def _instances_up(scope: Scope) -> str:
-    return f"max_over_time({scope.select('up', _STORAGE)}[15s])"  # one scrape that failed is no failure
+    return f"max_over_time({scope.select('up', _STORAGE)}[15s])"  # tolerates one failed scrape
 
 
 def _instance_down(scope: Scope) -> str:
-    """Return the instances that fail their checks; one in maintenance has another state."""
+    """Return an expression for instances that fail their health checks; maintenance is another state."""
     if scope.platform == "aws":
         named = f'label_replace({_instances_up(scope)}, "server", "$1", "instance", "(.+)")'
         return f"max by (stack, fleet, server) (1 - {named}) == 1"
@@ -104,7 +104,7 @@ DATABASE_DOWN = Alert(
     fault="Pause Patroni, kill the postmaster.",
     scenarios=(
         Scenario(
-            name="PostgreSQL is gone",
+            name="PostgreSQL is down",
             series={'pg_up{stack="test",instance="one"}': "1x5 0x30"},
             quiet=("25s", "45s"),
             fires=(
@@ -116,12 +116,12 @@ DATABASE_DOWN = Alert(
             ),
         ),
         Scenario(
-            name="Patroni brought it back within 10 s",
+            name="Patroni restarts PostgreSQL within 10 s",
             series={'pg_up{stack="test",instance="one"}': "1x5 0 0 1x30"},
             quiet=("30s", "40s", "1m", "2m"),
         ),
         Scenario(
-            name="scrapes fail meanwhile",
+            name="scrapes fail while PostgreSQL is down",
             series={'pg_up{stack="test",instance="one"}': "1x5 0 0 _ _ 0 _ 0x30"},
             fires=(
                 Firing(
@@ -132,7 +132,7 @@ DATABASE_DOWN = Alert(
             ),
         ),
         Scenario(
-            name="another stack's database",
+            name="the database of another stack is down",
             series={'pg_up{stack="other",instance="one"}': "0x30"},
             quiet=("2m",),
         ),
@@ -169,7 +169,7 @@ EXPORTER_DOWN = Alert(
     fault="Stop the exporter of PostgreSQL.",
     scenarios=(
         Scenario(
-            name="an exporter dies",
+            name="an exporter stops",
             series={**ALL_UP, 'up{stack="test",job="postgres",instance="one"}': "1x5 0x55"},
             quiet=("30s", "1m"),
             fires=(
@@ -181,17 +181,17 @@ EXPORTER_DOWN = Alert(
             ),
         ),
         Scenario(
-            name="a job has no target at all",
+            name="a job has no target",
             series={series: values for series, values in ALL_UP.items() if '"node"' not in series},
             fires=(Firing(at="2m", labels={"job": "node"}, description="Job node gives no metrics (value 1)."),),
         ),
         Scenario(
-            name="one of two storage instances is gone: not measured is the other alert's",
+            name="one of two storage instances is down, which StorageInstanceDown covers",
             series={**ALL_UP, 'up{stack="test",job="storage",instance="two"}': "0x60"},
             quiet=("2m", "4m"),
         ),
         Scenario(
-            name="no storage instance is measured",
+            name="every storage instance is down",
             series={**ALL_UP, 'up{stack="test",job="storage",instance="one"}': "0x60"},
             fires=(Firing(at="2m", labels={"job": "storage"}, description="Job storage gives no metrics (value 0)."),),
         ),
@@ -211,7 +211,7 @@ EXPORTER_DOWN = Alert(
             ),
         ),
         Scenario(
-            name="collectors fail for want of a database",
+            name="collectors fail because PostgreSQL is down",
             series={
                 **ALL_UP,
                 'pg_up{stack="test",job="postgres",instance="one"}': "0x60",
@@ -251,7 +251,7 @@ SERVICE_DOWN = Alert(
     fault="Stop both fleets.",
     scenarios=(
         Scenario(
-            name="the active fleet is gone",
+            name="the active fleet is down",
             series={
                 'storage_fleet_weight{stack="test",fleet="blue"}': "100x60",
                 'storage_fleet_weight{stack="test",fleet="green"}': "0x60",
@@ -269,7 +269,7 @@ SERVICE_DOWN = Alert(
             ),
         ),
         Scenario(
-            name="a fleet without traffic is gone",
+            name="the idle fleet is down",
             series={
                 'storage_fleet_weight{stack="test",fleet="blue"}': "100x60",
                 'storage_fleet_weight{stack="test",fleet="green"}': "0x60",
@@ -279,7 +279,7 @@ SERVICE_DOWN = Alert(
             quiet=("1m", "4m"),
         ),
         Scenario(
-            name="a canary of five percent is gone",
+            name="a canary with traffic weight 5 is down",
             series={
                 'storage_fleet_weight{stack="test",fleet="blue"}': "95x60",
                 'storage_fleet_weight{stack="test",fleet="green"}': "5x60",
@@ -326,7 +326,7 @@ INSTANCE_DOWN = Alert(
     fault="Stop one instance.",
     scenarios=(
         Scenario(
-            name="an instance is gone",
+            name="an instance is down",
             series={
                 'haproxy_server_status{stack="test",fleet="blue",server="blue-1",state="DOWN"}': "0x5 1x55",
                 'haproxy_server_status{stack="test",fleet="blue",server="blue-2",state="DOWN"}': "0x60",

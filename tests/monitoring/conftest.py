@@ -15,7 +15,7 @@ from observatory.settings import LocalSettings, Ports
 
 @pytest.fixture
 def sandbox(tmp_path: Path, rootfs: Path) -> Iterator[Sandbox]:
-    """A sandbox that is not started; whatever a test starts in it is ended."""
+    """Return a sandbox that is not started; it is stopped after the test."""
     sandbox = Sandbox(tmp_path / "home", rootfs)
     yield sandbox
     sandbox.stop(timeout=10)
@@ -33,13 +33,13 @@ class Pager:
         httpx.post(f"{self.alertmanager}/api/v2/alerts", json=document).raise_for_status()
 
     def silenced(self) -> set[tuple[str, str]]:
-        """Return (alert, fleet or stack) of those that are silenced."""
+        """Return (alert, fleet or stack) of each silenced alert."""
         alerts = httpx.get(f"{self.alertmanager}/api/v2/alerts").raise_for_status().json()
         silenced = [each["labels"] for each in alerts if each["status"]["silencedBy"]]
         return {(labels["alertname"], labels.get("fleet", labels["stack"])) for labels in silenced}
 
-    def held_back(self) -> set[tuple[str, str]]:
-        """Return (alert, stack) of those that are inhibited."""
+    def inhibited(self) -> set[tuple[str, str]]:
+        """Return (alert, stack) of each inhibited alert."""
         alerts = httpx.get(f"{self.alertmanager}/api/v2/alerts").raise_for_status().json()
         return {(a["labels"]["alertname"], a["labels"]["stack"]) for a in alerts if a["status"]["inhibitedBy"]}
 

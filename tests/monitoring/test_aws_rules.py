@@ -1,4 +1,4 @@
-"""The rules of an AWS stack, where the balancer's own metrics are not at hand: promtool takes and proves them."""
+"""The rules of an AWS stack, which do not use the metrics of the balancer, are valid and fire as expected."""
 
 from string import Template
 from typing import Any
@@ -23,7 +23,7 @@ def series(fleet: str, instance: str, *, up: str, requests: str) -> dict[str, st
 
 
 def firing(sandbox: Sandbox, alert: str, values: dict[str, str], *, at: str) -> Any:
-    """Ask promtool whether the alert has no alerts at a time; return its answer."""
+    """Return promtool's report of the firing alerts at a time; empty if the alert does not fire."""
     sandbox.write_file("/srv/etc/rules.yaml", rule_file(SCOPE))
     test = {
         "interval": "5s",
@@ -36,7 +36,7 @@ def firing(sandbox: Sandbox, alert: str, values: dict[str, str], *, at: str) -> 
     return done.stdout + done.stderr if done.returncode else ""
 
 
-def test_promtool_takes_the_rules(sandbox: Sandbox) -> None:
+def test_promtool_accepts_the_rules(sandbox: Sandbox) -> None:
     sandbox.write_file("/srv/etc/rules.yaml", rule_file(SCOPE))
     done = sandbox.run(["/usr/bin/promtool", "check", "rules", "--lint=all", "/srv/etc/rules.yaml"], check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -45,37 +45,37 @@ def test_promtool_takes_the_rules(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("blue", "green", "fires"),
     [
-        ("1x5 0x200", "1x200", "blue"),  # it had all requests, and nobody is there any more
-        ("1x5 _x200", "1x200", "blue"),  # its machines are gone, and their series with them
+        ("1x5 0x200", "1x200", "blue"),  # the fleet with all requests has no instance left
+        ("1x5 _x200", "1x200", "blue"),  # its machines are gone, with their series
         ("1x200", "0x200", ""),  # a fleet without traffic
         ("1x5 0 1x200", "1x200", ""),  # one scrape failed
     ],
 )
-def test_a_fleet_with_requests_and_no_instance_is_down(sandbox: Sandbox, blue: str, green: str, fires: str) -> None:
+def test_fleet_with_requests_and_without_instances_is_down(sandbox: Sandbox, blue: str, green: str, fires: str) -> None:
     values = {
         **series("blue", "i-1", up=blue, requests="0+50x20 1000x200"),
         **series("green", "i-2", up=green, requests="0x200"),
     }
-    said = firing(sandbox, "StorageServiceDown", values, at="3m")
-    assert fires in said if fires else said == "", said
+    report = firing(sandbox, "StorageServiceDown", values, at="3m")
+    assert fires in report if fires else report == "", report
 
 
-def test_an_instance_that_does_not_answer_is_named(sandbox: Sandbox) -> None:
+def test_instance_that_does_not_respond_is_named(sandbox: Sandbox) -> None:
     values = {
         **series("blue", "i-1", up="1x5 0x200", requests="0+50x200"),
         **series("blue", "i-2", up="1x200", requests="0+50x200"),
     }
-    said = firing(sandbox, "StorageInstanceDown", values, at="3m")
-    assert "i-1" in said
-    assert "i-2" not in said
+    report = firing(sandbox, "StorageInstanceDown", values, at="3m")
+    assert "i-1" in report
+    assert "i-2" not in report
     assert firing(sandbox, "StorageInstanceDown", values, at="20s") == ""
 
 
 @pytest.mark.parametrize(
     ("expression", "value"), [(TRAFFIC["aws"].requests, 60), (TRAFFIC["aws"].failed, 20)], ids=["requests", "failed"]
 )
-def test_a_gate_counts_a_fleets_requests_where_they_arrive(sandbox: Sandbox, expression: str, value: int) -> None:
-    """Over four scrapes, of all instances; a balancer's health checks are no requests."""
+def test_gate_counts_the_requests_of_all_instances(sandbox: Sandbox, expression: str, value: int) -> None:
+    """The window covers four scrapes; health checks of the balancer do not count."""
     of = 'storage_http_requests_total{{stack="s1",fleet="{}",instance="{}",route="{}",status="{}"}}'
     values = {
         of.format("blue", "i-1", "/v1/traces", "201"): "0+5x60",

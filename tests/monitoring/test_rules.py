@@ -1,4 +1,4 @@
-"""The rule file: promtool accepts it, every scenario holds, and no alert misses what it owes."""
+"""The rule file is valid, every scenario holds, and every alert has its labels and texts."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ SCOPE = Scope(stack="s1", runbooks="http://runbooks")
 
 
 def promtool(sandbox: Sandbox, rules: str, *, only: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the scenarios, of every alert or of one, against a rule file."""
+    """Run the scenarios of all alerts, or of one, against a rule file."""
     sandbox.write_file("/srv/etc/rules.yaml", rules)
     files = {f"/srv/etc/tests-{interval}.yaml": text for interval, text in rule_tests(("rules.yaml",)).items()}
     for path, text in files.items():
@@ -51,7 +51,7 @@ def test_every_scenario_holds(sandbox: Sandbox) -> None:
         ("[6h]", "[30m]", "StorageErrorBudgetSlowBurn"),
     ],
 )
-def test_a_wrong_rule_is_found(sandbox: Sandbox, right: str, wrong: str, alert: str) -> None:
+def test_scenarios_detect_a_wrong_rule(sandbox: Sandbox, right: str, wrong: str, alert: str) -> None:
     rules = rule_file(TEST_SCOPE)
     assert right in rules
     done = promtool(sandbox, rules.replace(right, wrong), only=alert)
@@ -59,7 +59,7 @@ def test_a_wrong_rule_is_found(sandbox: Sandbox, right: str, wrong: str, alert: 
     assert alert in done.stdout + done.stderr
 
 
-def test_the_rules_of_a_stack_are_sound(sandbox: Sandbox) -> None:
+def test_rules_of_a_stack_are_valid(sandbox: Sandbox) -> None:
     unit = prometheus(LocalSettings(), Paths(), stack="local", instances={"blue": (18100,), "green": (18200,)})
     for path, content in unit.files.items():
         sandbox.write_file(path, content)
@@ -79,7 +79,7 @@ def test_every_selector_names_its_stack() -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_an_alert_has_its_labels_and_texts(alert: Alert) -> None:
+def test_alert_has_its_labels_and_texts(alert: Alert) -> None:
     labels, annotations = alert.labels(SCOPE), alert.annotations(SCOPE)
     assert {"severity", "component", "category", "stack"} <= labels.keys()
     assert labels.get("rollback") == ("true" if alert.name in ROLLS_BACK else None)
@@ -91,29 +91,29 @@ def test_names_are_unique() -> None:
     assert max(Counter(alert.name for alert in ALERTS).values()) == 1
 
 
-def test_categories_are_whole_groups() -> None:
+def test_each_category_is_one_group() -> None:
     names = [group["name"] for group in yaml.safe_load(rule_file(SCOPE))["groups"]]
     assert len(names) == len(set(names))
 
 
-def test_every_job_is_missed_when_it_is_absent() -> None:
+def test_every_absent_job_fires_an_alert() -> None:
     rules = rule_file(SCOPE)
     for job in JOBS:
         assert f'absent(up{{stack="s1",job="{job.name}"}})' in rules
 
 
-def test_an_alert_that_never_fires_is_refused() -> None:
+def test_alert_without_a_firing_scenario_is_rejected() -> None:
     quiet = Scenario(name="nothing", series={}, quiet=("1m",))
     with pytest.raises(ValueError, match="StorageDatabaseDown: no scenario in which it fires"):
         replace(DATABASE_DOWN, scenarios=(quiet,))
 
 
 @pytest.mark.parametrize("name", ["storage down", "../secrets", "", "storageDown"])
-def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
+def test_name_that_is_not_camel_case_is_rejected(name: str) -> None:
     with pytest.raises(ValueError, match="CamelCase"):
         replace(DATABASE_DOWN, name=name)
 
 
-def test_the_runbooks_in_the_repository_are_those_of_the_registry() -> None:
+def test_runbooks_in_the_repository_are_up_to_date() -> None:
     """`python -m monitoring` writes them."""
     assert {file.stem: file.read_text() for file in DIRECTORY.glob("*.md")} == runbook_pages()

@@ -1,9 +1,7 @@
-"""Silences of deployments on a real Alertmanager: they hold back the moving fleet, never what users suffer from."""
+"""Deployments silence their fleet on a real Alertmanager, and never an alert on failures that users see."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,8 +16,8 @@ from observatory.platforms.alertmanager import (
 )
 from observatory.runtime import find_free_ports
 from tests.monitoring.conftest import Pager
+from tests.support.waiting import until
 
-DEADLINE_S = 60
 MOVING = [
     {"alertname": "StorageInstanceDown", "stack": "a", "fleet": "green", "severity": "warning"},
     {"alertname": "StorageWriteLatencyHigh", "stack": "a", "fleet": "green", "severity": "warning"},
@@ -34,15 +32,8 @@ OTHERS = [
 SILENCED = {("StorageInstanceDown", "green"), ("StorageWriteLatencyHigh", "green")}
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert condition()
-
-
-class Told:
-    """A journal that keeps what it hears."""
+class Journal:
+    """A journal that keeps its events in memory."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -57,17 +48,17 @@ def alerts(pager: Pager) -> Alertmanager:
 
 
 def unsilenced(_event: str, **details: Any) -> None:
-    pytest.fail(f"Alertmanager could not be told: {details}")
+    pytest.fail(f"Alertmanager did not accept a silence: {details}")
 
 
-def test_only_the_moving_fleet_is_held_back_and_only_as_long_as_it_moves(pager: Pager, alerts: Alertmanager) -> None:
+def test_only_the_moving_fleet_is_silenced_and_only_during_its_deployment(pager: Pager, alerts: Alertmanager) -> None:
     with FleetSilences(alerts, unsilenced).moving("d1", "green"):
         pager.fire(*MOVING, *OTHERS)
-        wait_for(lambda: pager.silenced() == SILENCED)
+        until(lambda: pager.silenced() == SILENCED, "the silences")
         (silence,) = alerts.silences()
         assert silence.created_by == "d1"
     assert alerts.silences() == []
-    wait_for(lambda: pager.silenced() == set())
+    until(lambda: pager.silenced() == set(), "the end of the silences")
 
 
 def test_an_interrupted_deployment_leaves_no_silence(alerts: Alertmanager) -> None:
@@ -80,9 +71,9 @@ def test_an_interrupted_deployment_leaves_no_silence(alerts: Alertmanager) -> No
     assert alerts.silences() == []
 
 
-def test_what_a_killed_command_left_is_gone_on_with_or_ended(alerts: Alertmanager) -> None:
+def test_silences_of_a_killed_command_are_reused_or_ended(alerts: Alertmanager) -> None:
     alerts.silence(fleet="green", alert=None, seconds=60, by="d1", reason="killed")
-    other = alerts.silence(fleet="green", alert=None, seconds=60, by="d2", reason="somebody else's")
+    other = alerts.silence(fleet="green", alert=None, seconds=60, by="d2", reason="another deployment")
     silences = FleetSilences(alerts, unsilenced)
     with silences.moving("d1", "green"):
         assert {each.created_by for each in alerts.silences()} == {"d1", "d2"}
@@ -92,42 +83,42 @@ def test_what_a_killed_command_left_is_gone_on_with_or_ended(alerts: Alertmanage
     assert alerts.silences() == []
 
 
-def test_a_silence_is_short_and_extended(alerts: Alertmanager, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_is_short_and_extended(alerts: Alertmanager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(silencing, "EXTEND_SECONDS", 0.1)
     with FleetSilences(alerts, unsilenced).moving("d1", "green"):
         (first,) = alerts.silences()
         assert (first.ends - first.starts).total_seconds() <= silencing.SILENCE_SECONDS + 1
-        wait_for(lambda: alerts.silences()[0].ends > first.ends)
+        until(lambda: alerts.silences()[0].ends > first.ends, "the extension of the silence")
         assert len(alerts.silences()) == 1
 
 
-def test_an_alertmanager_that_is_down_stops_nothing_and_is_told() -> None:
+def test_unreachable_alertmanager_is_recorded_and_blocks_nothing() -> None:
     (port,) = find_free_ports(1)
-    tell, done = Told(), []
-    with FleetSilences(Alertmanager(url=f"http://127.0.0.1:{port}", stack="a"), tell).moving("d1", "green"):
+    journal, done = Journal(), []
+    with FleetSilences(Alertmanager(url=f"http://127.0.0.1:{port}", stack="a"), journal).moving("d1", "green"):
         done.append(True)
     assert done
-    assert [(each["event"], each["what"]) for each in tell.events] == [
+    assert [(each["event"], each["what"]) for each in journal.events] == [
         ("not-silenced", "hold back"),
         ("not-silenced", "end"),
     ]
-    assert f"http://127.0.0.1:{port}" in tell.events[0]["reason"]
+    assert f"http://127.0.0.1:{port}" in journal.events[0]["reason"]
 
 
 @pytest.mark.parametrize("alert", NEVER)
-def test_what_users_suffer_from_is_never_silenced(alert: str) -> None:
-    nobody = Alertmanager(url="http://127.0.0.1:1", stack="a")
+def test_alerts_on_failures_that_users_see_are_never_silenced(alert: str) -> None:
+    alertmanager = Alertmanager(url="http://127.0.0.1:1", stack="a")
     with pytest.raises(SilenceRefusedError, match=alert):
-        nobody.silence(fleet="green", alert=alert, seconds=60, by="me", reason="noise")
+        alertmanager.silence(fleet="green", alert=alert, seconds=60, by="me", reason="noise")
 
 
-def test_a_whole_stack_is_never_silenced() -> None:
+def test_whole_stack_is_never_silenced() -> None:
     with pytest.raises(SilenceRefusedError, match="fleet"):
         Alertmanager(url="http://127.0.0.1:1", stack="a").silence(
             fleet=None, alert=None, seconds=60, by="me", reason="noise"
         )
 
 
-def test_an_unknown_silence_is_told(alerts: Alertmanager) -> None:
+def test_unknown_silence_is_reported(alerts: Alertmanager) -> None:
     with pytest.raises(AlertmanagerError, match="404"):
         alerts.end("00000000-0000-0000-0000-000000000000")

@@ -1,4 +1,4 @@
-"""scripts/venv.sh makes an environment from nothing, once, and explains what it lacks. Needs the package registry."""
+"""scripts/venv.sh creates an environment, and reports what is missing. Needs the package registry."""
 
 import os
 import re
@@ -14,7 +14,7 @@ SCRIPT = ROOT / "scripts/venv.sh"
 
 
 def lock_of(package: str) -> str:
-    """Return the lines that lock `package` in the project's own requirements."""
+    """Return the lines that lock `package` in the project's requirements."""
     match = re.search(
         rf"^{package}==.*?(?=^\S|\Z)", (ROOT / "requirements/runtime.txt").read_text(), re.DOTALL | re.MULTILINE
     )
@@ -24,7 +24,7 @@ def lock_of(package: str) -> str:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout of just what the script reads, with two small locked requirements."""
+    """Return a checkout with only the files that the script reads, and two small locked requirements."""
     root = tmp_path_factory.mktemp("checkout")
     for directory in ("scripts", "requirements", "observatory"):
         (root / directory).mkdir()
@@ -55,19 +55,19 @@ def python(root: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def made(checkout: Path) -> Path:
-    """The checkout with its environment in place."""
+    """Return the checkout with its environment."""
     result = venv(checkout)
     assert result.returncode == 0, result.stderr
     return checkout
 
 
-def test_makes_a_working_environment(made: Path) -> None:
+def test_creates_a_working_environment(made: Path) -> None:
     assert python(made, "import observatory, setuptools; print(observatory.__file__)").stdout.startswith(str(made))
     assert python(made, "import pip").returncode == 0
     assert list(made.glob(".venv/lib/python3*/site-packages/setuptools/__pycache__/*.pyc"))
 
 
-def test_a_second_call_does_nothing(made: Path) -> None:
+def test_second_call_changes_nothing(made: Path) -> None:
     marker = made / ".venv/.complete"
     before = marker.stat().st_mtime_ns
     result = venv(made)
@@ -75,7 +75,7 @@ def test_a_second_call_does_nothing(made: Path) -> None:
     assert marker.stat().st_mtime_ns == before
 
 
-def test_further_requirements_are_added_and_the_first_stay_current(made: Path) -> None:
+def test_further_requirements_are_added_and_the_first_stay_up_to_date(made: Path) -> None:
     result = venv(made, "requirements/dev.txt")
     assert "Creating" not in result.stderr
     assert "Installing 2 packages" in result.stderr
@@ -83,13 +83,13 @@ def test_further_requirements_are_added_and_the_first_stay_current(made: Path) -
     assert venv(made).stderr == ""
 
 
-def test_a_changed_requirement_is_installed(made: Path) -> None:
+def test_changed_requirement_is_installed(made: Path) -> None:
     (made / "requirements/runtime.txt").write_text(lock_of("setuptools") + lock_of("pyyaml"))
     assert "Installing 2 packages" in venv(made).stderr
     assert python(made, "import yaml").returncode == 0
 
 
-def test_a_killed_installation_is_done_again(made: Path) -> None:
+def test_killed_installation_is_repeated(made: Path) -> None:
     (made / ".venv/.complete").unlink()
     (made / ".venv/lib/left-behind").touch()
     assert "Creating" in venv(made).stderr
@@ -97,7 +97,7 @@ def test_a_killed_installation_is_done_again(made: Path) -> None:
     assert python(made, "import setuptools").returncode == 0
 
 
-def test_calls_at_the_same_time_install_once(made: Path) -> None:
+def test_concurrent_calls_install_once(made: Path) -> None:
     (made / ".venv/.complete").unlink()
     with ThreadPoolExecutor(3) as pool:
         results = list(pool.map(lambda _: venv(made), range(3)))
@@ -105,7 +105,7 @@ def test_calls_at_the_same_time_install_once(made: Path) -> None:
     assert sorted("Creating" in result.stderr for result in results) == [False, False, True]
 
 
-def test_a_wrong_hash_is_refused_and_tried_again(made: Path) -> None:
+def test_wrong_hash_is_rejected_and_the_next_call_retries(made: Path) -> None:
     good = (made / "requirements/runtime.txt").read_text()
     (made / "requirements/runtime.txt").write_text(f"pyyaml==6.0.2 --hash=sha256:{'0' * 64}\n")
     result = venv(made)
@@ -116,7 +116,7 @@ def test_a_wrong_hash_is_refused_and_tried_again(made: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [None, "3.10"])
-def test_no_python_or_too_old_a_one(tmp_path: Path, checkout: Path, version: str | None) -> None:
+def test_missing_or_too_old_python_is_reported(tmp_path: Path, checkout: Path, version: str | None) -> None:
     for tool in ("sh", "cat", "sha256sum", "flock", "dirname", "basename", "mkdir", "mktemp", "rm", "cut"):
         (tmp_path / tool).symlink_to(str(shutil.which(tool)))
     if version:
@@ -128,7 +128,7 @@ def test_no_python_or_too_old_a_one(tmp_path: Path, checkout: Path, version: str
     assert "Python 3.11 or newer is needed" in result.stderr
 
 
-def test_usage(checkout: Path) -> None:
+def test_missing_arguments_print_the_usage(checkout: Path) -> None:
     result = subprocess.run(["/bin/sh", SCRIPT], capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "usage" in result.stderr

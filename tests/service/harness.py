@@ -1,4 +1,4 @@
-"""The service as a process, a database for it, and items to send."""
+"""The service as a process, its database, and items to send."""
 
 import hashlib
 import json
@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,11 +18,13 @@ from threading import Thread
 from typing import Any
 
 import httpx
+import psutil
 import psycopg
 from psycopg import sql
 
 from observatory.database import deploy
 from tests.support.postgres import PostgresServer
+from tests.support.waiting import until
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE_S = 20
@@ -35,15 +36,6 @@ GRANTS = (
 )
 
 
-def until(condition: Any, what: str) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {PATIENCE_S} s: {what}")
-        time.sleep(0.02)
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -51,7 +43,7 @@ def free_port() -> int:
 
 
 def item(**fields: Any) -> dict[str, Any]:
-    """A valid item with identifiers of its own."""
+    """Return a valid span with unique identifiers."""
     return {
         "ts": datetime.now(UTC).isoformat(),
         "trace_id": secrets.token_hex(16),
@@ -67,7 +59,7 @@ def item(**fields: Any) -> dict[str, Any]:
 
 
 def measurement(**fields: Any) -> dict[str, Any]:
-    """A valid metric."""
+    """Return a valid metric."""
     return {
         "ts": datetime.now(UTC).isoformat(),
         "metric_name": "queue_depth",
@@ -80,13 +72,13 @@ def measurement(**fields: Any) -> dict[str, Any]:
 
 
 def log_entry(**fields: Any) -> dict[str, Any]:
-    """A valid line of a log."""
+    """Return a valid log line."""
     return {"ts": datetime.now(UTC).isoformat(), "log_level": "info", "message": "cache warmed", **fields}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StorageDatabase:
-    """A migrated database, a role like the service's, and keys."""
+    """A migrated database with the service's role and API keys."""
 
     server: PostgresServer
     name: str
@@ -149,7 +141,7 @@ class StorageDatabase:
 
     @contextmanager
     def locked_traces(self) -> Iterator[None]:
-        """Keep writers waiting."""
+        """Block writes to the traces by a lock."""
         with closing(psycopg.connect(self.server.conninfo(dbname=self.name))) as connection:
             connection.execute("LOCK TABLE llm_traces IN SHARE MODE")
             yield
@@ -157,7 +149,7 @@ class StorageDatabase:
 
 @contextmanager
 def storage_database(server: PostgresServer, directory: Path, *, schema: int = 3) -> Iterator[StorageDatabase]:
-    """A database of its own with the real migrations applied, by default those that the service needs at least."""
+    """Create a database with the real migrations, by default up to the service's lowest schema version."""
     role = f"storage_{secrets.token_hex(4)}"
     password_file = directory / role
     with server.fresh_database() as name, _role(server, role):
@@ -203,8 +195,8 @@ class Service:
     @property
     def pid(self) -> int:
         """Process id of the service itself, which may run inside a sandbox."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return int(children[0]) if children else self.process.pid
+        children = psutil.Process(self.process.pid).children()
+        return children[0].pid if children else self.process.pid
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -212,17 +204,23 @@ class Service:
 
     def wait_until_ready(self) -> None:
         with httpx.Client(base_url=f"http://127.0.0.1:{self.port}") as client:
-            until(lambda: self._status(client, "/health/ready") == 200, f"ready; log: {self.log_file.read_text()}")
+            until(
+                lambda: self._status(client, "/health/ready") == 200,
+                f"the service to be ready; log: {self.log_file.read_text()}",
+            )
 
     def wait_until_live(self) -> None:
         with httpx.Client(base_url=f"http://127.0.0.1:{self.port}") as client:
-            until(lambda: self._status(client, "/health/live") == 200, f"live; log: {self.log_file.read_text()}")
+            until(
+                lambda: self._status(client, "/health/live") == 200,
+                f"the service to be live; log: {self.log_file.read_text()}",
+            )
 
     def terminate(self) -> None:
         os.kill(self.pid, signal.SIGTERM)
 
     def metric(self, name: str) -> float:
-        """Value of a metric, named with its labels as `/metrics` writes it."""
+        """Return the value of a metric, named with its labels as in `/metrics`."""
         text = httpx.get(f"http://127.0.0.1:{self.port}/metrics").text
         match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
         assert match, text
@@ -245,7 +243,7 @@ class Service:
 
 
 def environment(database: StorageDatabase, port: int, settings: Mapping[str, str]) -> dict[str, str]:
-    """The service's environment; `settings` by their names without the prefix."""
+    """Return the service's environment; `settings` are named without the prefix."""
     variables = {
         "STORAGE_LISTEN": f"127.0.0.1:{port}",
         "STORAGE_FLEET": "blue",
@@ -258,7 +256,7 @@ def environment(database: StorageDatabase, port: int, settings: Mapping[str, str
 
 
 def run_to_end(variables: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a service that is expected to end by itself."""
+    """Run a service that exits by itself."""
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=REPOSITORY / "service",
@@ -274,7 +272,7 @@ def run_to_end(variables: Mapping[str, str], *arguments: str) -> subprocess.Comp
 def running_service(
     database: StorageDatabase, directory: Path, settings: Mapping[str, str], *, command: Sequence[str] = COMMAND
 ) -> Iterator[Service]:
-    """Start a service; it is not waited for."""
+    """Start a service without waiting for readiness, and stop it at the end."""
     port = free_port()
     log_file = directory / f"service-{port}.log"
     with log_file.open("wb") as log:
@@ -297,7 +295,7 @@ def post(client: httpx.Client, *items: Any, path: str = "/v1/traces") -> httpx.R
 
 
 class Background:
-    """A write that another thread waits for."""
+    """A write in another thread."""
 
     def __init__(self, client: httpx.Client, *items: Any) -> None:
         self._answer: httpx.Response | None = None

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,9 +25,9 @@ from tests.service.harness import (
     post,
     running_service,
     storage_database,
-    until,
 )
 from tests.support.postgres import PostgresServer
+from tests.support.waiting import until
 
 SIZE = 'storage_buffer_size{table="llm_traces"}'
 
@@ -42,6 +43,10 @@ def flushes(service: Service, status: str = "success") -> float:
     return service.metric(f'storage_flushes_total{{status="{status}"}}')
 
 
+def has_items(service: Service, number: int) -> bool:
+    return service.metric(SIZE) == number
+
+
 @contextmanager
 def occupied(service: Service, database: StorageDatabase) -> Iterator[list[Background]]:
     """Block every transaction of the table by a lock; waits for the writes of the list after releasing it."""
@@ -49,7 +54,7 @@ def occupied(service: Service, database: StorageDatabase) -> Iterator[list[Backg
     with database.locked_traces():
         for number in range(1, MAX_TRANSACTIONS + 1):
             writes.append(Background(service.client(), item()))
-            until(lambda number=number: service.metric(SIZE) == number, f"{number} transactions to wait")
+            until(partial(has_items, service, number), f"{number} transactions to wait")
         yield writes
     for write in writes:
         write.join()

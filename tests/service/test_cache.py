@@ -14,8 +14,9 @@ from service.storage_service.cache import MAX_VALUE_BYTES, Cache
 from service.storage_service.metrics import Metrics
 from service.storage_service.settings import Settings
 from tests.service.conftest import StartService
-from tests.service.harness import Service, StorageDatabase, environment, free_port, item, post, running_service, until
+from tests.service.harness import Service, StorageDatabase, environment, free_port, item, post, running_service
 from tests.service.valkey import Valkey, valkey_server
+from tests.support.waiting import until
 
 PERIOD = {"from": "2026-08-20T00:00:00Z", "to": "2026-08-21T00:00:00Z"}
 

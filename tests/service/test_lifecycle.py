@@ -20,9 +20,9 @@ from tests.service.harness import (
     item,
     post,
     storage_database,
-    until,
 )
 from tests.support.postgres import PostgresServer
+from tests.support.waiting import until
 
 
 def ready(client: httpx.Client) -> int:

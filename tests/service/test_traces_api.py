@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from service.storage_service.bodies import MAX_BODY_BYTES
 from service.storage_service.traces import Trace
 from tests.service.conftest import StartService
-from tests.service.harness import Background, StorageDatabase, item, post, until
+from tests.service.harness import Background, StorageDatabase, item, post
+from tests.support.waiting import until
 
 EVERYTHING: dict[str, Any] = {
     "parent_span_id": "0011223344556677",

@@ -1,6 +1,5 @@
 """A real Valkey for the service's tests."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -9,18 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import redis
 
 from observatory.files import ownership
 from observatory.runtime import bubblewrap
-from tests.service.harness import free_port, until
+from tests.service.harness import free_port
+from tests.support.waiting import until
 
 PASSWORD = "not the one of any other server"
 
 
 @dataclass(kw_only=True)
 class Valkey:
-    """A server with a password, that can be killed, frozen and started again on the same port."""
+    """A server with a password. It can be killed, stopped by a signal, and started again on the same port."""
 
     rootfs: Path
     directory: Path
@@ -29,7 +30,7 @@ class Valkey:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The service's settings; the time limit leaves no doubt on a busy machine."""
+        """The service's settings, with a generous time limit for a busy machine."""
         return {
             "CACHE_URL": f"redis://127.0.0.1:{self.port}/0",
             "CACHE_PASSWORD_FILE": str(self.directory / "password"),
@@ -37,7 +38,7 @@ class Valkey:
         }
 
     def start(self) -> None:
-        """Start and wait until it answers."""
+        """Start the server and wait until it responds."""
         entry = bubblewrap.entry(self.rootfs)
         ownership.change_owner(self.directory, entry.owner)
         mounts = ["--die-with-parent", "--ro-bind", str(self.directory), "/srv"]
@@ -47,17 +48,16 @@ class Valkey:
         until(self._answers, "Valkey to answer")
 
     def kill(self) -> None:
-        """End it at once, if it runs."""
+        """Kill the server if it runs."""
         if self.process:
             self.signal(signal.SIGKILL)
             self.process.wait()
             self.process = None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the server itself, which runs below its sandbox."""
+        """Send a signal to the server itself, a child of its sandbox."""
         assert self.process
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        os.kill(int(children[0]), number)
+        psutil.Process(self.process.pid).children()[0].send_signal(number)
 
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, password=PASSWORD)
@@ -73,7 +73,7 @@ class Valkey:
 
 @contextmanager
 def valkey_server(rootfs: Path, directory: Path) -> Iterator[Valkey]:
-    """A new server without anything in it."""
+    """Start a new, empty server, and kill it at the end."""
     port = free_port()
     (directory / "password").write_text(PASSWORD + "\n", encoding="utf-8")
     (directory / "valkey.conf").write_text(

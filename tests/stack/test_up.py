@@ -22,9 +22,9 @@ from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import command
 from observatory.runtime import Sandbox
 from observatory.security.certificates import make_authority
-from tests.service.harness import until
 from tests.support.checkout import Checkout
 from tests.support.imports import HEAVY, run_watched
+from tests.support.waiting import until
 
 OUTPUTS = {
     "service_url",

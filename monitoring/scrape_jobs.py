@@ -1,4 +1,4 @@
-"""What Prometheus scrapes of a stack, by job. Another exporter is one line here and its address in the caller."""
+"""The scrape jobs of a stack. A new exporter needs one line here, and its address in `observatory.nodes`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ Platform = Literal["local", "aws"]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One kind of target: where its metrics are, and what to ask for.
+    """One kind of target.
 
-    `keep` is a regular expression of the metrics to store; without it all are.
-    `elastic` targets come and go: losing one is StorageInstanceDown's business, losing all blinds the job.
-    `local_only` targets are the stack's on one machine only: on AWS the balancer is no daemon, and Prometheus and
-    Alertmanager are the cluster's.
+    Attributes:
+        name: name of the job, its label `job`.
+        path: HTTP path of the metrics.
+        params: query parameters of each scrape.
+        keep: regular expression of the metrics to store; without it all metrics are stored.
+        elastic: the number of targets changes. StorageInstanceDown covers the loss of one target, and
+            StorageExporterDown only the loss of all.
+        local_only: the job exists on the platform `local` only. On AWS the balancer is not a daemon, and the cluster
+            runs Prometheus and Alertmanager.
     """
 
     name: str
@@ -36,7 +41,7 @@ JOBS = (
     Job(name="pgbouncer"),
     Job(name="pgbackrest"),
     Job(name="redis"),
-    Job(name="etcd", keep="etcd_(server|disk|mvcc_db)_.+|process_.+"),  # two thirds of its series are of gRPC
+    Job(name="etcd", keep="etcd_(server|disk|mvcc_db)_.+|process_.+"),  # drops the series of gRPC, two thirds of all
     Job(name="haproxy", params={"scope": ("backend", "server")}, local_only=True),
     Job(name="haproxy-weights", path="/weights", local_only=True),
     Job(name="storage", elastic=True),
@@ -44,5 +49,5 @@ JOBS = (
 
 
 def jobs_of(platform: Platform) -> tuple[Job, ...]:
-    """Return what is scraped of a stack on a platform."""
+    """Return the scrape jobs of a stack on a platform."""
     return tuple(job for job in JOBS if platform == "local" or not job.local_only)

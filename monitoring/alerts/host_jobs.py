@@ -1,15 +1,15 @@
-"""Alerts about the jobs of the host: that they are run, and that they succeed.
+"""Alerts on the jobs of the host: they start, and they succeed.
 
-Their metrics are files that node_exporter reads, so they outlive whoever wrote them: a job that failed goes on saying
-so until it succeeds, and the last sign of life of a scheduler that is gone grows old.
+node_exporter reads their metrics from files, which outlive the process that wrote them. A failed job therefore reports
+its failure until it succeeds, and the heartbeat of a stopped scheduler grows old.
 """
 
 from __future__ import annotations
 
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
 
-BRIDGE = "1m"  # how long the last value of a series counts when scrapes fail
-SILENCE_SECONDS = 120  # the scheduler says each 15 s that it lives
+BRIDGE = "1m"  # how long the last value of a series is used when scrapes fail
+MAX_HEARTBEAT_AGE_S = 120  # the scheduler writes a heartbeat every 15 s
 
 
 def _job_failed(scope: Scope) -> str:
@@ -17,9 +17,9 @@ def _job_failed(scope: Scope) -> str:
 
 
 def _scheduler_down(scope: Scope) -> str:
-    """Return the scheduler's silence in seconds; where systemd's timers run the jobs there is no such series."""
-    beat = scope.select("observatory_scheduler_heartbeat_timestamp_seconds")
-    return f"time() - max by (stack) (last_over_time({beat}[{BRIDGE}])) > {SILENCE_SECONDS}"
+    """Return an expression for the age of the heartbeat in seconds; systemd's timers on AWS have no such series."""
+    heartbeat = scope.select("observatory_scheduler_heartbeat_timestamp_seconds")
+    return f"time() - max by (stack) (last_over_time({heartbeat}[{BRIDGE}])) > {MAX_HEARTBEAT_AGE_S}"
 
 
 JOB_FAILED = Alert(
@@ -45,7 +45,7 @@ JOB_FAILED = Alert(
     fault="Take the backup repository away, run the backup.",
     scenarios=(
         Scenario(
-            name="a backup failed",
+            name="a backup fails",
             series={
                 'observatory_job_failed{stack="test",job="node",name="backup-full"}': "0x5 1x30 0x30",
                 'observatory_job_failed{stack="test",job="node",name="log-rotation"}': "0x65",
@@ -83,7 +83,7 @@ SCHEDULER_DOWN = Alert(
     fault="Kill the scheduler.",
     scenarios=(
         Scenario(
-            name="it was killed after a minute",
+            name="the scheduler stops after a minute",
             series={
                 'observatory_scheduler_heartbeat_timestamp_seconds{stack="test",job="node"}': "0+5x12 60x60",
             },
@@ -91,11 +91,11 @@ SCHEDULER_DOWN = Alert(
             fires=(Firing(at="4m10s", description="The scheduler has not said for 3m 10s that it lives."),),
         ),
         Scenario(
-            name="it lives",
+            name="the scheduler runs",
             series={'observatory_scheduler_heartbeat_timestamp_seconds{stack="test",job="node"}': "0+5x72"},
             quiet=("6m",),
         ),
     ),
 )
 
-JOBS_OF_THE_HOST = (JOB_FAILED, SCHEDULER_DOWN)
+HOST_JOBS = (JOB_FAILED, SCHEDULER_DOWN)

@@ -1,7 +1,7 @@
-"""The error budget of writes: how fast a fleet uses it up, by two windows each, as in Google's SRE Workbook, chapter 5.
+"""Alerts on the error budget of writes: burn rates over two windows each, as in Google's SRE Workbook, chapter 5.
 
-The long window says that it matters, the short one that it goes on. A ratio of few writes says nothing: below
-`MINIMUM_WRITES` in the short window, a number of failed writes stands in for it.
+The long window shows that the failures are significant, the short one that they continue. A ratio of few writes is not
+significant: below `MINIMUM_WRITES` in the short window, the number of failed writes is used instead.
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ from dataclasses import dataclass
 
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
 
-OBJECTIVE = 0.999  # of the writes succeed, over 30 days
+OBJECTIVE = 0.999  # share of successful writes over 30 days
 MINIMUM_WRITES = 100
 FAILED = 'status="error"'
-MINUTE = "1m"  # between the samples of the scenarios below
+MINUTE = "1m"  # interval of the samples in the scenarios below
 BLUE = 'storage_writes_total{{stack="test",fleet="blue",instance="one",status="{}"}}'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Burn:
-    """A speed, 1 being that which uses the budget up in just its 30 days, over a long and a short window.
+    """A burn rate over a long and a short window.
 
-    `failed` writes in the short window fire by themselves where there are too few for a ratio.
+    Attributes:
+        rate: multiple of the rate that uses up the budget in 30 days.
+        long: long window.
+        short: short window.
+        failed: failed writes in the short window that fire the alert where there are too few writes for a ratio.
     """
 
     rate: float
@@ -32,11 +36,11 @@ class Burn:
 
 
 FAST = Burn(rate=14.4, long="1h", short="5m", failed=10)  # 2 % of the budget in an hour
-SLOW = Burn(rate=6, long="6h", short="30m", failed=30)  # 5 % of it in six
+SLOW = Burn(rate=6, long="6h", short="30m", failed=30)  # 5 % of the budget in six hours
 
 
 def _burns(burn: Burn) -> Callable[[Scope], str]:
-    """Return the fleets that burn so fast; the value is the failed part of the writes in the short window."""
+    """Return an expression for fleets above a burn rate; its value is their failure ratio in the short window."""
 
     def expression(scope: Scope) -> str:
         def writes(window: str, *matchers: str) -> str:
@@ -93,7 +97,7 @@ FAST_BURN = Alert(
     fault="Revoke the service's right to insert.",
     scenarios=(
         Scenario(
-            name="five of a hundred writes fail",
+            name="5 % of the writes fail",
             interval=MINUTE,
             series={BLUE.format("success"): "0+1140x30", BLUE.format("error"): "0+60x30"},
             quiet=("1m",),
@@ -106,7 +110,7 @@ FAST_BURN = Alert(
             ),
         ),
         Scenario(
-            name="one of a hundred fails, and the other fleet is well",
+            name="1 % of the writes of one fleet fail",
             interval=MINUTE,
             series={
                 BLUE.format("success"): "0+1188x75",
@@ -117,25 +121,25 @@ FAST_BURN = Alert(
             quiet=("10m", "70m"),
         ),
         Scenario(
-            name="five minutes of errors in a good hour",
+            name="errors for five minutes in an hour without errors",
             interval=MINUTE,
             series={BLUE.format("success"): "0+1200x75", BLUE.format("error"): "0x60 36 72 108 144 180 180x10"},
             quiet=("62m", "65m", "67m"),
         ),
         Scenario(
-            name="errors that have ended",
+            name="errors have ended",
             interval=MINUTE,
             series={BLUE.format("success"): "0+600x10 7200+1200x20", BLUE.format("error"): "0+600x10 6000x20"},
             quiet=("17m",),
         ),
         Scenario(
-            name="three of five writes fail: too few to tell",
+            name="three of five writes fail, too few to be significant",
             interval=MINUTE,
             series={BLUE.format("success"): "0 0 1 1 1 2 2 2", BLUE.format("error"): "0 1 2 3 3 3 3 3"},
             quiet=("2m", "4m", "6m"),
         ),
         Scenario(
-            name="every write of little traffic fails",
+            name="every write fails under low traffic",
             interval=MINUTE,
             series={BLUE.format("success"): "0x12", BLUE.format("error"): "0+5x12"},
             quiet=("1m",),
@@ -171,7 +175,7 @@ SLOW_BURN = Alert(
     fault="One write of a hundred fails.",
     scenarios=(
         Scenario(
-            name="one of a hundred fails for an hour",
+            name="1 % of the writes fail for an hour",
             interval=MINUTE,
             series={BLUE.format("success"): "0+1188x60", BLUE.format("error"): "0+12x60"},
             quiet=("1m",),
@@ -184,13 +188,13 @@ SLOW_BURN = Alert(
             ),
         ),
         Scenario(
-            name="one of five hundred fails",
+            name="0.2 % of the writes fail",
             interval=MINUTE,
             series={BLUE.format("success"): "0+998x60", BLUE.format("error"): "0+2x60"},
             quiet=("50m",),
         ),
         Scenario(
-            name="two minutes of errors in two good hours",
+            name="errors for two minutes in two hours without errors",
             interval=MINUTE,
             series={BLUE.format("success"): "0+1200x130", BLUE.format("error"): "0x120 240 480 480x8"},
             quiet=("123m", "126m", "129m"),
@@ -198,4 +202,4 @@ SLOW_BURN = Alert(
     ),
 )
 
-BUDGET = (FAST_BURN, SLOW_BURN)
+ERROR_BUDGET = (FAST_BURN, SLOW_BURN)

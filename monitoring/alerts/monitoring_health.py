@@ -1,6 +1,6 @@
-"""Alerts about monitoring itself: that it lives, that it delivers, that nothing waits for ever.
+"""Alerts on the health of the monitoring stack: it runs, it delivers alerts, and warnings are handled.
 
-Watchdog and InfoInhibitor are those of kube-prometheus.
+Watchdog and InfoInhibitor follow kube-prometheus.
 """
 
 from __future__ import annotations
@@ -8,17 +8,17 @@ from __future__ import annotations
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
 
 ESCALATION = "30m"
-STEP = "0x10 1x20"  # a counter that grows by one after 50 s
+STEP = "0x10 1x20"  # a counter that increases by one after 50 s
 
 
 def _info_alone(scope: Scope) -> str:
     info = scope.select("ALERTS", 'severity="info"', 'alertstate="firing"')
-    louder = scope.select("ALERTS", 'severity=~"warning|critical"', 'alertstate="firing"')
-    return f"max by (stack) ({info}) == 1 unless on (stack) max by (stack) ({louder}) == 1"
+    severe = scope.select("ALERTS", 'severity=~"warning|critical"', 'alertstate="firing"')
+    return f"max by (stack) ({info}) == 1 unless on (stack) max by (stack) ({severe}) == 1"
 
 
 def _unattended(scope: Scope) -> str:
-    """Return the warnings that fire, their name kept in `escalated`: the rule's own name takes `alertname`."""
+    """Return an expression for firing warnings. Their name is in the label `escalated`: `alertname` is the rule's."""
     warnings = scope.select("ALERTS", 'severity="warning"', 'alertstate="firing"')
     return f'max by (stack, escalated) (label_replace({warnings}, "escalated", "$1", "alertname", "(.+)"))'
 
@@ -62,7 +62,7 @@ WATCHDOG = Alert(
     fault="Stop Prometheus: the dead man's switch pages.",
     scenarios=(
         Scenario(
-            name="it fires at once",
+            name="it fires immediately",
             series={},
             fires=(Firing(at="0s", description="A receiver that stops hearing this has to page (value 1)."),),
         ),
@@ -86,12 +86,12 @@ INFO_INHIBITOR = Alert(
     fault="An informational alert alone.",
     scenarios=(
         Scenario(
-            name="an informational alert alone",
+            name="an informational alert fires alone",
             series={'ALERTS{stack="test",alertname="A",severity="info",alertstate="firing"}': "1x60"},
             fires=(Firing(at="30s", description="Only informational alerts fire on test (value 1)."),),
         ),
         Scenario(
-            name="a warning beside it",
+            name="a warning fires too",
             series={
                 'ALERTS{stack="test",alertname="A",severity="info",alertstate="firing"}': "1x60",
                 'ALERTS{stack="test",alertname="B",severity="warning",alertstate="firing"}': "1x60",
@@ -119,7 +119,7 @@ WARNING_UNATTENDED = Alert(
     fault="Leave a warning alone for half an hour.",
     scenarios=(
         Scenario(
-            name="a warning that nobody ends",
+            name="a warning fires for more than 30 minutes",
             series={'ALERTS{stack="test",alertname="B",severity="warning",alertstate="firing"}': "1x480"},
             quiet=("29m",),
             fires=(Firing(at="31m", labels={"escalated": "B"}, description="B still fires after 30 min (value 1)."),),
@@ -146,7 +146,7 @@ RULES_FAILING = Alert(
     fault="A rule that joins many to many.",
     scenarios=(
         Scenario(
-            name="a group fails",
+            name="the evaluation of a group fails",
             series={'prometheus_rule_evaluation_failures_total{stack="test",rule_group="g"}': STEP},
             quiet=("45s",),
             fires=(Firing(at="90s", labels={"rule_group": "g"}, description="Group g failed 1 times in 5 min."),),
@@ -179,7 +179,7 @@ NOTIFICATIONS_FAILING = Alert(
     fault="Stop the receiver.",
     scenarios=(
         Scenario(
-            name="a receiver refuses",
+            name="a receiver rejects notifications",
             series={
                 'alertmanager_notifications_failed_total{stack="test",job="alertmanager",integration="webhook"}': STEP
             },
@@ -193,7 +193,7 @@ NOTIFICATIONS_FAILING = Alert(
             ),
         ),
         Scenario(
-            name="Alertmanager is not reached",
+            name="Alertmanager is not reachable",
             series={'prometheus_notifications_errors_total{stack="test",job="prometheus"}': STEP},
             fires=(
                 Firing(
@@ -224,7 +224,7 @@ RELOAD_FAILED = Alert(
     fault="A rule file that is not YAML, and SIGHUP.",
     scenarios=(
         Scenario(
-            name="Prometheus refuses its files",
+            name="Prometheus rejects its configuration",
             series={'prometheus_config_last_reload_successful{stack="test",job="prometheus"}': "1x5 0x40"},
             quiet=("1m",),
             fires=(
@@ -236,7 +236,7 @@ RELOAD_FAILED = Alert(
             ),
         ),
         Scenario(
-            name="Alertmanager refuses its file",
+            name="Alertmanager rejects its configuration",
             series={'alertmanager_config_last_reload_successful{stack="test",job="alertmanager"}': "1x5 0x40"},
             fires=(
                 Firing(
@@ -249,4 +249,4 @@ RELOAD_FAILED = Alert(
     ),
 )
 
-ITSELF = (WATCHDOG, INFO_INHIBITOR, WARNING_UNATTENDED, RULES_FAILING, NOTIFICATIONS_FAILING, RELOAD_FAILED)
+MONITORING_HEALTH = (WATCHDOG, INFO_INHIBITOR, WARNING_UNATTENDED, RULES_FAILING, NOTIFICATIONS_FAILING, RELOAD_FAILED)

@@ -1,8 +1,8 @@
-"""The same rules, routes and scrape jobs as specifications of the Prometheus Operator's custom resources.
+"""The rules, routes and scrape jobs as specifications of the Prometheus Operator's custom resources.
 
-PrometheusRule is `monitoring.coreos.com/v1`, AlertmanagerConfig and ScrapeConfig are `v1alpha1`. The operator adds a
-matcher of the resource's namespace to every route of an AlertmanagerConfig (its default strategy `OnNamespace`), so
-every rule here carries that namespace as a label: a route can then never take another team's alerts, nor lose ours.
+PrometheusRule is `monitoring.coreos.com/v1`, AlertmanagerConfig and ScrapeConfig are `v1alpha1`. By default
+(`OnNamespace`) the operator adds a matcher of the resource's namespace to every route of an AlertmanagerConfig.
+Every rule here therefore has that namespace as a label, so the routes match all alerts of the stack and no others.
 """
 
 from __future__ import annotations
@@ -13,17 +13,26 @@ from typing import Any
 
 import yaml
 
-from monitoring.alertmanager import NOBODY, RECEIVERS, ROLLBACK, TIME_INTERVALS, Receiver, inhibitions, named, routes
-from monitoring.jobs import Job
+from monitoring.alertmanager import (
+    NO_RECEIVER,
+    RECEIVERS,
+    ROLLBACK,
+    TIME_INTERVALS,
+    Receiver,
+    inhibitions,
+    named,
+    routes,
+)
 from monitoring.model import Scope
 from monitoring.rules import rule_file
+from monitoring.scrape_jobs import Job
 
-INTERVAL, TIMEOUT = "5s", "4s"  # as on every stack: detection is most of the time between a fault and its page
+INTERVAL, TIMEOUT = "5s", "4s"  # as on `local`: detection takes most of the time between a fault and its page
 _MATCHER = re.compile(r'(?P<name>[a-zA-Z_]\w*)(?P<type>=~|!~|!=|=)"(?P<value>[^"]*)"')
 
 
 def prometheus_rule(scope: Scope, *, namespace: str) -> dict[str, Any]:
-    """Return the specification of a PrometheusRule: the stack's rule file, alerts with the namespace as a label."""
+    """Return the specification of a PrometheusRule: the stack's rules, with the namespace as a label of each alert."""
     specification: dict[str, Any] = yaml.safe_load(rule_file(scope))
     for group in specification["groups"]:
         for rule in group["rules"]:
@@ -33,17 +42,19 @@ def prometheus_rule(scope: Scope, *, namespace: str) -> dict[str, Any]:
 
 
 def alertmanager_config(scope: Scope, receivers: Mapping[Receiver, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the specification of an AlertmanagerConfig that takes the stack's alerts alone.
+    """Return the specification of an AlertmanagerConfig that routes only the alerts of the stack.
 
     Args:
         scope: the stack.
-        receivers: what each receiver does, in the operator's own keys, such as `{"pagerdutyConfigs": [...]}`.
+        receivers: configuration of each receiver in the operator's keys, e.g. `{"pagerdutyConfigs": [...]}`.
 
     Raises:
-        ValueError: a receiver is missing, so that its alerts would reach nobody.
+        ValueError: a receiver has no configuration, so its alerts would not be delivered.
     """
     if missing := set(RECEIVERS) - receivers.keys():
-        raise ValueError(f"no configuration for receivers {sorted(missing)}: their alerts would reach nobody")
+        raise ValueError(
+            f"receivers {sorted(missing)} have no configuration, so their alerts would be lost: configure them"
+        )
     route = _route({**routes(rollback=ROLLBACK in receivers), "matchers": [f'stack="{scope.stack}"']})
     return {
         "route": route,
@@ -51,7 +62,7 @@ def alertmanager_config(scope: Scope, receivers: Mapping[Receiver, Mapping[str, 
         "muteTimeIntervals": [
             {"name": interval["name"], "timeIntervals": interval["time_intervals"]} for interval in TIME_INTERVALS
         ],
-        "receivers": [{"name": NOBODY}, *named(receivers)],
+        "receivers": [{"name": NO_RECEIVER}, *named(receivers)],
     }
 
 
@@ -65,10 +76,10 @@ def scrape_config(
     """Return the specification of a ScrapeConfig.
 
     Args:
-        job: what is scraped.
-        targets: addresses that stay, as `host:port`.
-        discovery: EC2 service discovery (`ec2SDConfigs`); an instance is then named by its id.
-        labels: that every series gets.
+        job: scrape job.
+        targets: fixed addresses, as `host:port`.
+        discovery: EC2 service discovery (`ec2SDConfigs`); the label `instance` is the EC2 instance id.
+        labels: labels of every series.
     """
     relabelings: list[dict[str, Any]] = [{"targetLabel": name, "replacement": value} for name, value in labels.items()]
     if discovered := [dict(one) for one in discovery]:
@@ -80,7 +91,7 @@ def scrape_config(
         "scrapeInterval": INTERVAL,
         "scrapeTimeout": TIMEOUT,
         **({"params": {name: list(values) for name, values in job.params.items()}} if job.params else {}),
-        **({"staticConfigs": [{"targets": known}]} if (known := list(targets)) else {}),
+        **({"staticConfigs": [{"targets": fixed}]} if (fixed := list(targets)) else {}),
         **({"ec2SDConfigs": discovered} if discovered else {}),
         "relabelings": relabelings,
         **({"metricRelabelings": keep} if keep else {}),
@@ -88,12 +99,12 @@ def scrape_config(
 
 
 def _route(route: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a route, and those below it, in the operator's spelling."""
+    """Return a route and its children in the operator's spelling."""
     spelled: dict[str, Any] = {_camel(key): value for key, value in route.items()}
     if "matchers" in spelled:
         spelled["matchers"] = [_matcher(text) for text in spelled["matchers"]]
     if "routes" in spelled:
-        spelled["routes"] = [_route(below) for below in spelled["routes"]]
+        spelled["routes"] = [_route(child) for child in spelled["routes"]]
     return spelled
 
 
@@ -108,7 +119,7 @@ def _inhibition(rule: Mapping[str, Any]) -> dict[str, Any]:
 def _matcher(text: str) -> dict[str, str]:
     found = _MATCHER.fullmatch(text)
     if found is None:
-        raise ValueError(f"matcher {text!r}: expected name, operator and a quoted value")
+        raise ValueError(f'matcher {text!r}: expected a name, an operator and a quoted value, e.g. severity="critical"')
     return {"name": found["name"], "matchType": found["type"], "value": found["value"]}
 
 
