@@ -1,1 +1,1 @@
-"""Measurements of what the project promises; `make bench` runs them all and writes docs/benchmarks.md."""
+"""Benchmarks of the project's targets; `make bench` runs them all and writes docs/benchmarks*.md."""

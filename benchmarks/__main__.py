@@ -1,4 +1,4 @@
-"""`make bench`: measure, and write docs/benchmarks.md and docs/benchmarks-engine.md as measured."""
+"""`make bench`: run every benchmark and write docs/benchmarks*.md."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import delivery, engine, faults, ingest, migrations, startup
+from observatory.files.atomic import write_file
 from observatory.runtime import Sandbox, rootfs_path
 from proofs.record import commit, machine
 from tests.support.checkout import Checkout
 
+PUBLIC = 0o644
 REPORT = Path(__file__).resolve().parent.parent / "docs/benchmarks.md"
 TEMPLATE = Path(__file__).with_name("report.md")
 ROTATE_AFTER_S = 5.0
-RATES, SECONDS = ((500, 50), (1000, 100)), 60  # traces a second, and in a batch
+RATES, SECONDS = ((500, 50), (1000, 100)), 60  # (traces per second, traces per batch)
 
 
 def median(values: list[float]) -> str:
@@ -30,24 +32,24 @@ def median(values: list[float]) -> str:
 
 
 def main() -> None:
-    """Measure all and write the pages; of the stack's parts that are named, print what they say.
+    """Run all benchmarks and write their pages, or run the named benchmarks.
 
-    The engine is measured where there is a CLI to measure it by.
+    Named benchmarks of a stack are printed and not written. The engine is measured only if the Pulumi CLI is installed.
     """
     parts = set(sys.argv[1:])
-    if unknown := parts - PARTS.keys() - ALONE:
-        known = ", ".join((*PARTS, *sorted(ALONE)))
-        raise SystemExit(f"no part {', '.join(sorted(unknown))}; there are: {known}")
+    if unknown := parts - PARTS.keys() - WITHOUT_STACK:
+        expected = ", ".join((*PARTS, *sorted(WITHOUT_STACK)))
+        raise SystemExit(f"unknown benchmarks: {', '.join(sorted(unknown))}; expected: {expected}")
     if "engine" in parts or (not parts and shutil.which("pulumi")):
         print(engine.write(machine(), commit()))
     if not parts or "migrations" in parts:
         print(migrations.write(machine(), commit()))
-    if not parts or parts - ALONE:
-        measure_stack(parts - ALONE)
+    if not parts or parts - WITHOUT_STACK:
+        measure_stack(parts - WITHOUT_STACK)
 
 
 def measure_stack(parts: set[str]) -> None:
-    """Measure parts, or all, on a fresh copy of the checkout."""
+    """Run the named benchmarks, or all, on a fresh copy of the checkout."""
     checkout = startup.fresh_checkout()
     try:
         measured = {name: measure(checkout) for name, measure in PARTS.items() if name in (parts or PARTS)}
@@ -63,7 +65,7 @@ def measure_stack(parts: set[str]) -> None:
 
 
 def write(measured: dict[str, Any]) -> None:
-    """Write the page."""
+    """Write docs/benchmarks.md."""
     started = measured["startup"]
     values = {name: median(value) for name, value in asdict(started).items() if isinstance(value, list)}
     report = TEMPLATE.read_text().format(
@@ -76,7 +78,7 @@ def write(measured: dict[str, Any]) -> None:
         faults="\n".join(fault_row(fault) for fault in measured["faults"]),
         **values,
     )
-    REPORT.write_text(report)
+    write_file(REPORT, report, mode=PUBLIC)
     print(report)
 
 
@@ -95,7 +97,7 @@ def fault_row(fault: faults.Fault) -> str:
 
 
 def measure_ingest(checkout: Checkout) -> list[ingest.Ingest]:
-    """Measure each rate on the stack that is up."""
+    """Measure each rate on the running stack."""
     stack = stack_of(checkout)
     return [
         ingest.measure(
@@ -114,7 +116,8 @@ def measure_ingest(checkout: Checkout) -> list[ingest.Ingest]:
 def measure_rotation(checkout: Checkout) -> ingest.Ingest:
     """Measure the higher rate while every password is rotated."""
     stack, (rate, batch) = stack_of(checkout), RATES[-1]
-    admin = f"{_output(checkout.root, 'admin_database_url')} dbname=observatory"  # no password, so none that goes
+    # This URL has no password, so the rotation does not affect it.
+    admin = f"{_output(checkout.root, 'admin_database_url')} dbname=observatory"
     with ThreadPoolExecutor() as pool:
         rotation = pool.submit(_rotate_after, checkout, ROTATE_AFTER_S)
         measured = ingest.measure(
@@ -131,19 +134,19 @@ def _rotate_after(checkout: Checkout, seconds: float) -> None:
 
 
 def measure_faults(checkout: Checkout) -> list[faults.Fault]:
-    """Make every fault, one after the other, each on a stack that is well."""
+    """Inject every fault, one after the other, each on a healthy stack."""
     stack, sandbox = stack_of(checkout), Sandbox(checkout.home, rootfs_path(checkout.home.parent.parent / "cache"))
     kinds: dict[str, Callable[[], Callable[[], None]]] = {
         "pgBouncer killed": lambda: faults.kill(faults.pid_of(sandbox, "pgbouncer")),
         "Valkey killed": lambda: faults.kill(faults.pid_of(sandbox, "valkey")),
-        f"Valkey away for {faults.DOWN_S} s": lambda: faults.stop_for_a_while(sandbox, "valkey"),
-        f"pgBouncer away for {faults.DOWN_S} s": lambda: faults.stop_for_a_while(sandbox, "pgbouncer"),
+        f"Valkey stopped for {faults.DOWN_S} s": lambda: faults.stop_temporarily(sandbox, "valkey"),
+        f"pgBouncer stopped for {faults.DOWN_S} s": lambda: faults.stop_temporarily(sandbox, "pgbouncer"),
     }
     return [faults.measure(stack, name, make()) for name, make in kinds.items()]
 
 
 def stack_of(checkout: Checkout) -> faults.Stack:
-    """Return how to reach the checkout's stack, which is brought up where it is not."""
+    """Bring up the checkout's stack if necessary; returns its addresses and key."""
     startup.make(checkout, "up")
     names = ("service_url", "api_key", "ca_file", "database_url")
     return faults.Stack(**{name: _output(checkout.root, name) for name in names})
@@ -157,7 +160,7 @@ def _output(root: Path, name: str) -> str:
     return done.stdout.strip()
 
 
-ALONE = frozenset({"engine", "migrations"})  # need no stack
+WITHOUT_STACK = frozenset({"engine", "migrations"})
 PARTS: dict[str, Callable[[Checkout], Any]] = {
     "startup": startup.measure,
     "ingest": measure_ingest,

@@ -1,8 +1,8 @@
-"""Faults under load: a part is killed, or stopped for a while, and clients of the balancer tell what they see of it.
+"""Faults under load: a daemon is killed or stopped while clients send requests through the balancer.
 
-Open loop: writes and reads are sent at their planned times, whatever the answers take. A request is bad when it gets no
-answer of success, or gets it later than `PROMPT_S` after its planned time. Nothing is done to bring a killed part back:
-that is the stack's own business.
+The load is open loop: requests are sent at their planned times, whatever the duration of responses. A request is bad if
+it fails, or if its response arrives more than `PROMPT_S` after its planned time. The stack itself restarts a killed
+daemon.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from observatory.operations.demonstration import spans
 from observatory.runtime import Sandbox
 
 PROMPT_S = 1.0
-ANSWER_S = 30.0
+TIMEOUT_S = 30.0
 WRITES_PER_S, BATCH = 20, 5
-BEFORE_S, AFTER_S = 3, 12  # of load around a fault; recovery is wanted within 5 s
-# The client's own connections must not count against the stack: none waits for one, and those that a stall of some
-# seconds needs stand before it, since a hundred TLS handshakes at once keep the client busy for longer than the stall.
-# They are spread over several pools, because httpx looks at every connection of a pool for each request.
+BEFORE_S, AFTER_S = 3, 12  # load before and after a fault; the target for recovery is 5 s
+# The client must not limit the measurement: no request waits for a connection, and the connections that a stall needs
+# are open before it, because a hundred concurrent TLS handshakes take longer than the stall. They are spread over
+# several pools, because httpx checks every connection of a pool for each request.
 POOLS, CONNECTIONS, LIMITS = 15, 10, httpx.Limits(keepalive_expiry=60)
-DOWN_S = 5  # how long a stopped part stays away
+DOWN_S = 5  # how long a stopped daemon is down
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One request: seconds from the fault to its planned time, its answer's status (0: none), how long that took."""
+    """One request: planned time in seconds after the fault, status (0: no response), and duration in seconds."""
 
     at: float
     status: int
@@ -46,17 +46,23 @@ class Request:
 
     @property
     def failed(self) -> bool:
-        """Whether it did not succeed."""
+        """Whether the request did not succeed."""
         return self.status not in (httpx.codes.OK, httpx.codes.CREATED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What clients saw of a fault.
+    """The effect of a fault on clients.
 
-    `served_s` are the seconds from the fault to the first request from which on none failed, `recovered_s` to that from
-    which on none was late either; 0 where none was, infinite where the last one was. `lost` counts the traces that were
-    acknowledged and are not stored.
+    Attributes:
+        name: name of the fault.
+        requests: number of requests.
+        failed: requests without a successful response.
+        late: successful requests with a response later than `PROMPT_S`.
+        served_s: seconds from the fault until no request fails; 0 if none failed, infinite if the last one failed.
+        recovered_s: seconds from the fault until no request fails or is late.
+        acknowledged: traces that the service accepted.
+        lost: acknowledged traces that are not in the database.
     """
 
     name: str
@@ -71,7 +77,7 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """Where to send requests, and what to count in."""
+    """The addresses and the key of a stack."""
 
     service_url: str
     api_key: str
@@ -80,21 +86,25 @@ class Stack:
 
 
 def pid_of(sandbox: Sandbox, name: str) -> int:
-    """Return the process of a daemon that runs."""
+    """Return the process id of a running daemon.
+
+    Raises:
+        RuntimeError: the daemon does not run.
+    """
     pid = sandbox.supervisor.status(name).pid
     if pid is None:
-        raise RuntimeError(f"{name} does not run")
+        raise RuntimeError(f"the daemon {name} does not run")
     return pid
 
 
 def kill(pid: int) -> Callable[[], None]:
-    """Return the fault of a process that is killed; its supervisor is to start it again."""
+    """Return a fault that kills a process; its supervisor restarts it."""
     return lambda: os.kill(pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
 def stopped(sandbox: Sandbox, name: str) -> Iterator[None]:
-    """Stop a daemon, and start it again at the end."""
+    """Stop a daemon, and start it at the end."""
     sandbox.supervisor.stop(name)
     try:
         yield
@@ -102,8 +112,8 @@ def stopped(sandbox: Sandbox, name: str) -> Iterator[None]:
         sandbox.supervisor.start(name)
 
 
-def stop_for_a_while(sandbox: Sandbox, name: str) -> Callable[[], None]:
-    """Return the fault of a daemon that is away for `DOWN_S` seconds."""
+def stop_temporarily(sandbox: Sandbox, name: str) -> Callable[[], None]:
+    """Return a fault that stops a daemon for `DOWN_S` seconds."""
 
     def fault() -> None:
         with stopped(sandbox, name):
@@ -113,7 +123,7 @@ def stop_for_a_while(sandbox: Sandbox, name: str) -> Callable[[], None]:
 
 
 def measure(stack: Stack, name: str, fault: Callable[[], None]) -> Fault:
-    """Put load on the stack, make the fault in the middle of it, and say what became of the requests."""
+    """Send load to the stack, inject the fault after `BEFORE_S`, and return its effect on the requests."""
     written = list(spans(WRITES_PER_S * BATCH * (BEFORE_S + AFTER_S), now=datetime.now(UTC), seed=time.time_ns()))
     batches = [written[start : start + BATCH] for start in range(0, len(written), BATCH)]
     writes, requests = asyncio.run(_load(stack, batches, fault))
@@ -134,7 +144,7 @@ def measure(stack: Stack, name: str, fault: Callable[[], None]) -> Fault:
 
 
 def _end_of(bad: list[Request], requests: list[Request]) -> float:
-    """Return the planned time of the first request after the last bad one; without one it did not end."""
+    """Return the planned time of the first request after the last bad one; infinite if there is none."""
     if not bad:
         return 0.0
     last = max(request.at for request in bad)
@@ -144,22 +154,22 @@ def _end_of(bad: list[Request], requests: list[Request]) -> float:
 async def _load(
     stack: Stack, batches: list[list[dict[str, Any]]], fault: Callable[[], None]
 ) -> tuple[list[Request], list[Request]]:
-    """Send every batch, and with each a read of the first one's trace; return the writes, and all requests by time."""
+    """Send every batch, each with a read of the first trace; returns the writes, and all requests by time."""
     async with contextlib.AsyncExitStack() as opened:
         clients = [await opened.enter_async_context(_client(stack)) for _ in range(POOLS)]
-        known = f"/v1/traces/{batches[0][0]['trace_id']}"
+        stored_trace = f"/v1/traces/{batches[0][0]['trace_id']}"
         (await clients[0].post("/v1/traces", json={"items": batches[0]})).raise_for_status()
-        await asyncio.gather(*(client.get(known) for client in clients for _ in range(CONNECTIONS)))
-        zero, turn = time.monotonic() + BEFORE_S, itertools.cycle(clients)
+        await asyncio.gather(*(client.get(stored_trace) for client in clients for _ in range(CONNECTIONS)))
+        fault_time, pool = time.monotonic() + BEFORE_S, itertools.cycle(clients)
         times = [number / WRITES_PER_S - BEFORE_S for number in range(len(batches))]
-        disturbed = asyncio.create_task(asyncio.to_thread(_at, zero, fault))
+        faulting = asyncio.create_task(asyncio.to_thread(_run_at, fault_time, fault))
         writes = [
-            _request(next(turn), at, zero, "POST", "/v1/traces", json={"items": batch})
+            _request(next(pool), at, fault_time, "POST", "/v1/traces", json={"items": batch})
             for batch, at in zip(batches, times, strict=True)
         ]
-        reads = [_request(next(turn), at, zero, "GET", known) for at in times]
+        reads = [_request(next(pool), at, fault_time, "GET", stored_trace) for at in times]
         requests = await asyncio.gather(*writes, *reads)
-        await disturbed
+        await faulting
     return requests[: len(writes)], sorted(requests, key=lambda request: request.at)
 
 
@@ -167,17 +177,17 @@ def _client(stack: Stack) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         base_url=stack.service_url,
         headers={"Authorization": f"Bearer {stack.api_key}"},
-        timeout=ANSWER_S,
+        timeout=TIMEOUT_S,
         verify=ssl.create_default_context(cafile=stack.ca_file),
         limits=LIMITS,
     )
 
 
 async def _request(
-    client: httpx.AsyncClient, at: float, zero: float, method: str, path: str, **content: Any
+    client: httpx.AsyncClient, at: float, fault_time: float, method: str, path: str, **content: Any
 ) -> Request:
-    """Send a request `at` seconds after the fault's time, which is `zero` of the monotonic clock."""
-    planned = zero + at
+    """Send a request `at` seconds after `fault_time` of the monotonic clock."""
+    planned = fault_time + at
     await asyncio.sleep(max(0.0, planned - time.monotonic()))
     try:
         status = (await client.request(method, path, **content)).status_code
@@ -186,6 +196,6 @@ async def _request(
     return Request(at=at, status=status, seconds=time.monotonic() - planned)
 
 
-def _at(when: float, fault: Callable[[], None]) -> None:
+def _run_at(when: float, fault: Callable[[], None]) -> None:
     time.sleep(max(0.0, when - time.monotonic()))
     fault()

@@ -1,4 +1,4 @@
-"""Open-loop ingest through the balancer: a fixed rate for a fixed time, whatever the answers take."""
+"""Open-loop ingest through the balancer: a fixed rate for a fixed time, whatever the duration of responses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEADLINE_S = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Ingest:
-    """What a run sent and what came of it; latencies in milliseconds, measured from the planned time of sending."""
+    """The result of a run; latencies are in milliseconds, from the planned time of sending."""
 
     rate: int
     batch: int
@@ -36,21 +36,21 @@ class Ingest:
 def measure(
     service_url: str, api_key: str, ca_file: str, database_url: str, *, rate: int, batch: int, seconds: int
 ) -> Ingest:
-    """Send `rate` traces a second in batches for `seconds`, then count what the database holds of them."""
+    """Send `rate` traces per second in batches for `seconds`, then count them in the database."""
     items = list(spans(rate * seconds, now=datetime.now(UTC), seed=time.time_ns()))
     batches = [items[start : start + batch] for start in range(0, len(items), batch)]
     started = time.monotonic()
-    answers = asyncio.run(_send_all(service_url, api_key, ca_file, batches, interval=batch / rate))
+    responses = asyncio.run(_send_all(service_url, api_key, ca_file, batches, interval=batch / rate))
     elapsed = time.monotonic() - started
-    latencies = sorted(latency for _, latency in answers)
-    good = [status == httpx.codes.CREATED for status, _ in answers]
+    latencies = sorted(latency for _, latency in responses)
+    created = [status == httpx.codes.CREATED for status, _ in responses]
     return Ingest(
         rate=rate,
         batch=batch,
         seconds=elapsed,
         sent=len(items),
-        accepted=sum(good) * batch,
-        failed=len(good) - sum(good),
+        accepted=sum(created) * batch,
+        failed=len(created) - sum(created),
         stored=stored(database_url, [item["trace_id"] for item in items]),
         p50_ms=statistics.median(latencies) * 1000,
         p99_ms=latencies[int(len(latencies) * 0.99)] * 1000,
@@ -79,7 +79,7 @@ async def _send(client: httpx.AsyncClient, batch: list[dict[str, Any]], *, at: f
 
 
 def stored(database_url: str, trace_ids: list[str]) -> int:
-    """Return how many rows the database holds of these traces."""
+    """Return the number of rows of these traces in the database."""
     with psycopg.connect(database_url) as connection:
         row = connection.execute("SELECT count(*) FROM llm_traces WHERE trace_id = ANY(%s)", [trace_ids]).fetchone()
     return int(row[0]) if row else 0

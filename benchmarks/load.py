@@ -1,7 +1,8 @@
-"""An open-loop load of reads and writes through the balancer, as applications send it, while something else happens.
+"""An open-loop load of reads and writes through the balancer, in the background of another operation.
 
-Requests are sent at their planned times, whatever the answers take, and latencies count from those times. Connections
-are kept alive; a request that finds its connection closed by the server is not sent again, so that every reset shows.
+Requests are sent at their planned times, whatever the duration of responses, and latencies count from those times.
+Connections are kept alive. A request on a connection that the server has closed is not sent again, so every reset is
+counted.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ import aiohttp
 from observatory.operations.demonstration import spans
 
 WRITE_SHARE = 0.2
-ROWS = 10  # of a write
-SLOW_EVERY_S, SLOW_S = 1.0, 5.0  # how often a write takes its time to send its body, and how long
-ANSWER_S = 30.0
-KNOWN = 200  # traces that reads ask for
+ROWS = 10  # in a write
+SLOW_EVERY_S, SLOW_S = 1.0, 5.0  # interval and duration of writes with a slow body
+TIMEOUT_S = 30.0
+STORED = 200  # traces to read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """One request: its planned time (monotonic), seconds from there to the answer's end, status (0: none), version."""
+    """One request: planned time (monotonic), seconds to the end of the response, status (0: none), and version."""
 
     at: float
     seconds: float
@@ -43,13 +44,13 @@ class Answer:
 
     @property
     def failed(self) -> bool:
-        """Whether it did not succeed."""
+        """Whether the request did not succeed."""
         return self.status not in (HTTPStatus.OK, HTTPStatus.CREATED)
 
 
 @dataclass(kw_only=True)
 class Load:
-    """`rate` requests a second while the block runs; `answers` has all of them at its end."""
+    """Sends `rate` requests per second while the block runs; afterwards `answers` has all of them."""
 
     url: str
     api_key: str
@@ -71,9 +72,9 @@ class Load:
 
     async def _send_all(self) -> None:
         async with self._session() as session:
-            known = [str(item["trace_id"]) for item in spans(KNOWN, now=datetime.now(UTC), seed=time.time_ns())]
-            (await session.post("/v1/traces", data=_body(known))).raise_for_status()
-            draw, start = random.Random(1), time.monotonic()  # noqa: S311 - no secret
+            stored = [str(item["trace_id"]) for item in spans(STORED, now=datetime.now(UTC), seed=time.time_ns())]
+            (await session.post("/v1/traces", data=_body(stored))).raise_for_status()
+            draw, start = random.Random(1), time.monotonic()  # noqa: S311 - not a secret
             self._begun.set()
             async with asyncio.TaskGroup() as tasks:
                 number, slow_at = 0, start
@@ -86,7 +87,7 @@ class Load:
                     elif draw.random() < WRITE_SHARE:
                         tasks.create_task(self._request(session, at, "POST", "/v1/traces"))
                     else:
-                        tasks.create_task(self._request(session, at, "GET", f"/v1/traces/{draw.choice(known)}"))
+                        tasks.create_task(self._request(session, at, "GET", f"/v1/traces/{draw.choice(stored)}"))
                     number += 1
 
     def _session(self) -> aiohttp.ClientSession:
@@ -96,9 +97,9 @@ class Load:
             connector=aiohttp.TCPConnector(
                 ssl=ssl.create_default_context(cafile=self.ca_file), limit=0, keepalive_timeout=50
             ),
-            timeout=aiohttp.ClientTimeout(total=ANSWER_S),
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
         )
-        session._retry_connection = False  # noqa: SLF001 - there is no public way to see every reset
+        session._retry_connection = False  # noqa: SLF001 - there is no public option to count every reset
         return session
 
     async def _request(
@@ -112,8 +113,8 @@ class Load:
                 text = await answer.read()
             status, version = answer.status, answer.headers.get("X-Observatory-Version", "")
             error = text[:200].decode(errors="replace") if status >= HTTPStatus.BAD_REQUEST else ""
-        except (aiohttp.ClientError, TimeoutError) as trouble:
-            error = repr(trouble)
+        except (aiohttp.ClientError, TimeoutError) as failure:
+            error = repr(failure)
         seconds = time.monotonic() - at
         self.answers.append(Answer(at=at, seconds=seconds, status=status, version=version, slow=slow, error=error))
 
@@ -124,7 +125,7 @@ def _body(trace_ids: list[str]) -> bytes:
 
 
 async def _slowly(body: bytes) -> AsyncIterator[bytes]:
-    """Give a body in two parts, `SLOW_S` apart."""
+    """Yield a body in two parts, `SLOW_S` apart."""
     half = len(body) // 2
     yield body[:half]
     await asyncio.sleep(SLOW_S)

@@ -1,4 +1,4 @@
-"""How long a user waits: `make up` on an empty machine, on one that has all parts, and on one where all runs."""
+"""Duration of commands for a user: the first `make up`, `up` of a stopped stack, and `up` of a running stack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REPEATS = 3
 class Startup:
     """Wall seconds of whole commands; memory (PSS) in MiB.
 
-    `engine` is the engine's part of the warm one, `offline` plans production without the CLI.
+    `*_engine` is the part of the engine, and `offline` is the preview of production without the Pulumi CLI.
     """
 
     cold: float
@@ -35,7 +35,7 @@ class Startup:
 
 
 def make(checkout: Checkout, *targets: str) -> float:
-    """Run make in a checkout with an empty home, as somebody who has just cloned it; return wall seconds."""
+    """Run make in a checkout with an empty home, like a new user; returns wall seconds."""
     home = checkout.root.parent / "home"
     home.mkdir(exist_ok=True)
     started = time.monotonic()
@@ -55,7 +55,7 @@ def make(checkout: Checkout, *targets: str) -> float:
 
 
 def measure(checkout: Checkout) -> Startup:
-    """Measure a checkout from nothing; its stack is up when this returns."""
+    """Measure a fresh checkout; its stack runs when this returns."""
     cold = make(checkout, "up")
     warm, unchanged, previews, offline = [], [], [], []
     for _ in range(REPEATS):
@@ -85,10 +85,10 @@ def _down_time(checkout: Checkout) -> float:
 
 
 def _timed(checkout: Checkout, *command: str) -> tuple[float, float]:
-    """Return wall seconds of the whole command, and the engine's own."""
+    """Return wall seconds of the whole command, and of the engine."""
     started = time.monotonic()
-    answer = json.loads(_observatory(checkout, *command, "--engine", "embedded"))
-    return time.monotonic() - started, answer["duration"]
+    report = json.loads(_observatory(checkout, *command, "--engine", "embedded"))
+    return time.monotonic() - started, report["duration"]
 
 
 def _observatory(checkout: Checkout, *arguments: str) -> str:
@@ -97,11 +97,11 @@ def _observatory(checkout: Checkout, *arguments: str) -> str:
         [program, *arguments, "--output", "json"], cwd=checkout.root, capture_output=True, text=True, check=False
     )
     if not done.stdout:
-        raise RuntimeError(f"observatory {' '.join(arguments)} said nothing but:\n{done.stderr}")
+        raise RuntimeError(f"observatory {' '.join(arguments)} printed no report:\n{done.stderr}")
     return done.stdout
 
 
 def fresh_checkout() -> Checkout:
-    """Return a copy of this checkout in an empty folder, on free ports, without a root filesystem."""
+    """Return a copy of this checkout in an empty directory, on free ports, without a root filesystem."""
     directory = Path(tempfile.mkdtemp(prefix="observatory-bench-"))
     return Checkout.copy(directory / "checkout", rootfs=None)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.faults import Stack, kill, measure, pid_of, stop_for_a_while
+from benchmarks.faults import Stack, kill, measure, pid_of, stop_temporarily
 from observatory.runtime import Sandbox
 from tests.stack.test_monitoring import sandbox
 from tests.support.checkout import Checkout
@@ -36,7 +36,7 @@ def killed(box: Sandbox) -> Callable[[], None]:
 
 
 def away(box: Sandbox) -> Callable[[], None]:
-    return stop_for_a_while(box, "valkey")
+    return stop_temporarily(box, "valkey")
 
 
 @pytest.mark.parametrize("fault", [killed, away])

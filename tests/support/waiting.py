@@ -9,7 +9,7 @@ from tenacity import RetryError, Retrying, retry_if_not_result, stop_after_delay
 PATIENCE_S = 60.0
 
 
-def until(condition: Callable[[], object], what: str, *, timeout_s: float = PATIENCE_S, pause_s: float = 0.05) -> None:
+def until(condition: Callable[[], object], what: str, *, timeout_s: float = PATIENCE_S, pause_s: float = 0.02) -> None:
     """Wait until a condition holds; `what` names it in the error.
 
     Raises:
