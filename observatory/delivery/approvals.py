@@ -1,7 +1,7 @@
-"""May a version be deployed now? By how much it changes: patches at any time, minor and major ones as the stack says.
+"""Decides whether a version may be deployed now: patches always, minor and major versions by windows and approvals.
 
-Owns the rules and the records of approvals. Does not own the hours (`observatory.settings.windows`) nor who one is.
-Rollbacks are never asked: what is wrong must be undone at any hour.
+Owns the rules and the records of approvals. Does not own the windows (`observatory.settings.windows`) nor the identity
+of users (`observatory.security.actor`). Rollbacks need no permission.
 """
 
 from __future__ import annotations
@@ -17,21 +17,29 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from observatory.delivery.releases import Manifest, ReleaseError
 from observatory.documents.validation import problems
 from observatory.errors import REFUSED, ObservatoryError
-from observatory.files.atomic import partial_path
+from observatory.files.atomic import write_file
 from observatory.settings.windows import Window, next_opening
 
 Change = Literal["patch", "minor", "major"]
-CHANGES: tuple[Change, ...] = ("major", "minor", "patch")  # as a version's numbers stand
+CHANGES: tuple[Change, ...] = ("major", "minor", "patch")  # in the order of a version's numbers
 
 
 class NotPermittedError(ObservatoryError):
-    """A version may not be deployed now, and nothing was changed; the message says what is missing, or until when."""
+    """A version may not be deployed now, nothing changed; the message has the missing approval or the next window."""
 
     exit_code = REFUSED
 
 
 class Approval(BaseModel):
-    """Somebody's word that a release may be deployed on one stack: this artifact and no other of the same version."""
+    """Permission to deploy one artifact on one stack.
+
+    Attributes:
+        version: of the release.
+        sha256: of its artifact; another artifact of the same version is not approved.
+        by: who approved it.
+        at: when, in seconds since the epoch.
+        reason: for the record.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,7 +51,12 @@ class Approval(BaseModel):
 
 
 def approval_of(manifest: Manifest, content: bytes, place: str) -> Approval | None:
-    """Return the approval of a release by its record, which was found at `place`; None where it is of another artifact.
+    """Return the approval of a release from its record, None where that is of another artifact.
+
+    Args:
+        manifest: of the release.
+        content: of the record.
+        place: of the record, for messages.
 
     Raises:
         ReleaseError: the record is damaged.
@@ -56,13 +69,13 @@ def approval_of(manifest: Manifest, content: bytes, place: str) -> Approval | No
 
 
 class FileApprovals:
-    """A stack's approvals, a file for each version beside the release store."""
+    """A stack's approvals: one file for each version, beside the release store."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def read(self, manifest: Manifest) -> Approval | None:
-        """Return the approval of a release, or None where nobody has approved this artifact.
+        """Return the approval of a release, None where this artifact has none.
 
         Raises:
             ReleaseError: the record is damaged.
@@ -77,24 +90,19 @@ class FileApprovals:
         return approval_of(manifest, content, str(file))
 
     def write(self, approval: Approval) -> None:
-        """Keep an approval; an earlier one of the version is replaced."""
+        """Store an approval; it replaces an earlier one of the version."""
         file = self._file(approval.version)
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = partial_path(file)
-        try:
-            partial.write_text(approval.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_file(file, approval.model_dump_json(indent=2) + "\n")
 
     def _file(self, version: str) -> Path:
         return self.directory / f"{version}.json"
 
 
 def change_between(live: str, version: str) -> Change | None:
-    """Return the foremost number in which two versions differ, up or down; None where they are of the same numbers.
+    """Return the first number in which two versions differ, up or down; None where all three are equal.
 
-    Before v1.0.0 the numbers count as they do after it.
+    Versions before v1.0.0 follow the same rule.
     """
     pairs = zip(_numbers(live), _numbers(version), strict=True)
     return next((change for change, (old, new) in zip(CHANGES, pairs, strict=True) if old != new), None)
@@ -117,36 +125,36 @@ def check_permitted(
     """Check that a version may be deployed now.
 
     Args:
-        change: that it makes.
+        change: from the live version to this one, None if there is none.
         version: for messages.
-        windows: in which minor and major versions are deployed; none is at any time.
-        approval: which changes somebody else must have approved.
-        approver: who has approved, None where nobody has.
+        windows: when minor and major versions may be deployed; none means at any time.
+        approval: changes that need the approval of a second person.
+        approver: who approved the version, None without an approval.
         actor: who deploys.
-        now: None is this moment.
+        now: the time, by default the current one.
 
     Raises:
-        NotPermittedError: it may not.
+        NotPermittedError: an approval is missing, or no window is open.
     """
     if change is None or change == "patch":
         return
     missing = [_unapproved(approver, actor)] if change in approval else []
     if opening := next_opening(windows, now or datetime.now(UTC)):
-        missing.append(f"no window for deployments is open, the next opens {opening:%A %Y-%m-%d %H:%M %Z}")
+        missing.append(f"no deployment window is open, the next opens {opening:%A %Y-%m-%d %H:%M %Z}")
     if reasons := [reason for reason in missing if reason]:
         raise NotPermittedError(
-            f"{version} is a {change} change: {'; '.join(reasons)}. Patches and rollbacks may go at any time"
+            f"{version} is a {change} change: {'; '.join(reasons)}. Patches and rollbacks need neither"
         )
 
 
 def _unapproved(approver: str | None, actor: str) -> str:
     if approver is None:
-        return "nobody has approved it, by `observatory release approve` or --approved-by"
+        return "it is not approved: run `observatory release approve`, or deploy with --approved-by"
     if _person(approver) == _person(actor):
-        return f"{actor} deploys it, so somebody else than {approver} must approve it"
+        return f"{actor} deploys it and may not approve it as {approver}: a second person must approve it"
     return ""
 
 
 def _person(name: str) -> str:
-    """Return who somebody is, on whichever machine."""
+    """Return the user of a `user@host`, whatever its case."""
     return name.partition("@")[0].casefold()

@@ -17,148 +17,148 @@ from observatory.settings.gates import Limits
 
 
 class BalancerError(ObservatoryError):
-    """The balancer cannot be told or asked; the message says how it was reached and what to look at."""
+    """The balancer cannot be read or changed; the message says how it was reached and what to do."""
 
 
 class HostsError(ObservatoryError):
-    """A fleet cannot be brought to what the rollout document says, or is not healthy."""
+    """A fleet cannot be brought to what the rollout document has, or is not healthy."""
 
 
 class MetricsUnavailableError(ObservatoryError):
-    """Nothing is known about a fleet: the metrics cannot be asked, or have no answer."""
+    """The metrics cannot be read, or have no data about the fleet."""
 
 
 class RolloutStore(Protocol):
-    """The rollout document; see `observatory.documents.rollout`."""
+    """The rollout document; see `observatory.documents.rollout`. Every method raises RolloutError."""
 
     def read(self) -> RolloutDocument | None:
-        """Return the document, or None where there is none."""
+        """Return the document, None where there is none."""
 
     def compare_and_set(self, expected: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
-        """Replace `expected` by `changed`; raise StaleRolloutError where it is not what stands."""
+        """Replace `expected` by `changed` and return it; raise StaleRolloutError if it is not the current one."""
 
     def exclusive(self) -> AbstractContextManager[object]:
-        """Keep everybody else from telling the balancer, where a lock can be had that is free once its holder dies."""
+        """Keep other processes from writing to the balancer, where a lock exists that ends with its holder."""
 
 
 class Releases(Protocol):
     """The versions that may be deployed. Every method raises ReleaseError."""
 
     def versions(self) -> tuple[str, ...]:
-        """Return the kept versions."""
+        """Return the stored versions."""
 
     def manifest(self, version: str) -> Manifest:
-        """Return the manifest of a kept version."""
+        """Return the manifest of a stored version."""
 
     def checked(self, version: str, trusted: Mapping[str, str]) -> Manifest:
-        """Return the manifest of a kept version that is whole and signed by somebody trusted, whoever added it."""
+        """Return the manifest of a stored version, after a check of its signature and its artifact's digest."""
 
     def add(self, artifact: Path, manifest_file: Path, trusted: Mapping[str, str]) -> Manifest:
-        """Keep a release that somebody trusted has signed; the same one again changes nothing but its signature."""
+        """Store a release with a trusted signature; storing it again replaces only the signature."""
 
 
 class Approvals(Protocol):
     """A stack's approvals of releases. Every method raises ReleaseError."""
 
     def read(self, manifest: Manifest) -> Approval | None:
-        """Return the approval of a release, or None where nobody has approved this artifact."""
+        """Return the approval of a release, None where this artifact has none."""
 
     def write(self, approval: Approval) -> None:
-        """Keep an approval; an earlier one of the version is replaced."""
+        """Store an approval; it replaces an earlier one of the version."""
 
 
 class Balancer(Protocol):
-    """What divides the traffic. Every method raises BalancerError."""
+    """The load balancer of the fleets. Every method raises BalancerError."""
 
     def weights(self) -> Mapping[FleetName, int]:
-        """Return the percentages in force, read from the balancer itself."""
+        """Return the traffic weights in percent, read from the balancer itself."""
 
     def set_weights(self, weights: Mapping[FleetName, int]) -> None:
-        """Put percentages in force, without cutting a request; they survive the balancer's restart."""
+        """Set the traffic weights without interrupting a request; they survive a restart of the balancer."""
 
 
 class Hosts(Protocol):
     """The machines or processes of the fleets. Every method raises HostsError."""
 
     def install(self, fleet: FleetName) -> None:
-        """Make a fleet run what the rollout document says; return when its instances are ready."""
+        """Install the rollout document's version on a fleet; return when its instances are ready."""
 
     def verify(self, fleet: FleetName) -> None:
-        """Exercise a fleet apart from its share of the traffic: health, version, writing and reading back."""
+        """Test a fleet apart from its traffic: health, version, writing and reading back."""
 
     def healthy(self, fleet: FleetName) -> bool:
-        """Tell whether every instance that a fleet must have is ready."""
+        """Return whether all required instances of a fleet are ready."""
 
 
 class Instances(Protocol):
-    """The instances of the fleets one by one, in the balancer and on their machines: what a rolling update needs.
+    """The single instances of the fleets, in the balancer and on their machines, for rolling updates.
 
-    They have the names that the rollout document and the metrics have for them, such as `blue-1`.
+    They are named as in the rollout document and in metrics, for example `blue-1`.
     """
 
     def names(self, fleet: FleetName) -> tuple[str, ...]:
-        """Return the instances of a fleet as they are now, always in the same order; raises HostsError."""
+        """Return the instances of a fleet, always in the same order; raises HostsError."""
 
     def draining(self) -> Mapping[FleetName, Collection[str]]:
-        """Return those that get no new request, read from the balancer itself; raises BalancerError."""
+        """Return the instances that get no new requests, read from the balancer itself; raises BalancerError."""
 
     def set_draining(self, draining: Mapping[FleetName, Collection[str]]) -> None:
-        """Send these no new request, and all others their share again, without cutting a request.
+        """Stop new requests to these instances and restore them to all others, without interrupting a request.
 
-        Returns when that is in force, not when what is in flight has finished. Survives the balancer's restart. Raises
-        BalancerError.
+        Returns when that is in force, not when the requests in flight have ended. It survives a restart of the
+        balancer. Raises BalancerError.
         """
 
     def drain(self, fleet: FleetName, instances: Collection[str]) -> None:
-        """Wait until instances that are out have finished what they have in flight; raises BalancerError.
+        """Wait until draining instances have no requests in flight; raises BalancerError.
 
-        Returns all the same when the time that the stack's settings give to requests in flight is over.
+        Returns after the drain time of the stack's settings at the latest.
         """
 
     def check(self) -> None:
-        """Raise HostsError where the stack differs already from what the rollout document and the settings say.
+        """Check that the stack matches the rollout document and the settings; raises HostsError.
 
-        Asked before a rolling update begins: what differs then would come along with its instances, or hinder them.
+        A rolling update replaces instances by an `up`, which would apply other differences with them.
         """
 
     def install(self, fleet: FleetName, instances: Collection[str]) -> None:
-        """Make instances run what the rollout document says of each; return when they are ready; raises HostsError.
+        """Install the rollout document's version on each instance; return when they are ready; raises HostsError.
 
-        No other instance of a fleet that has traffic may be changed.
+        No other instance of a fleet with traffic may be changed.
         """
 
     def verify(self, fleet: FleetName, instances: Collection[str]) -> None:
-        """Exercise each of these directly, out as they are: health, version, writing and reading back.
+        """Test each of these draining instances directly: health, version, writing and reading back.
 
         Raises HostsError.
         """
 
     def ready(self, fleet: FleetName, instances: Collection[str]) -> bool:
-        """Tell whether every one of these is ready; raises HostsError."""
+        """Return whether all of these instances are ready; raises HostsError."""
 
 
 class Trial(Protocol):
-    """Tries versions before anything moves."""
+    """Pre-deployment tests of a version."""
 
     def test(self, fleet: FleetName, version: str) -> None:
-        """Run a kept version as an instance of a fleet, but behind no balancer, and exercise it; then remove it.
+        """Run a stored version as an instance of a fleet without traffic, test it, and remove it.
 
-        What a trial that was killed has left is removed too. Raises HostsError where the version fails.
+        Also removes what an interrupted test has left. Raises HostsError where the version fails.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What the metrics know of a fleet, or of some of its instances, over the last moments.
+    """Measurements of a fleet, or of some of its instances, over the gate's window.
 
     Attributes:
-        requests: answered.
+        requests: number of requests.
         error_ratio: errors among the requests, 0 to 1.
-        p95_s: 95th percentile of the time to answer, in seconds; None where nothing was timed.
-        saturation: used part of what an instance can hold at once, 0 to 1, of the fullest instance.
+        p95_s: 95th percentile of the response time, in seconds; None without a timed request.
+        saturation: used share of an instance's capacity, 0 to 1, of the fullest instance.
         restarts: of its instances.
-        alerts: names of the firing alerts that roll this fleet back, whichever of its instances they are about.
-        database_down: whether the database did not answer lately: then nothing else says anything about the fleet.
+        alerts: names of the firing alerts that roll this fleet back.
+        database_down: whether the database is down, or was within the window; no other measurement counts then.
     """
 
     requests: float
@@ -171,33 +171,33 @@ class Sample:
 
 
 class Metrics(Protocol):
-    """Where gates look."""
+    """The measurements that gates evaluate."""
 
     def sample(
         self, fleet: FleetName, instances: Collection[str] | None = None, *, since: float | None = None
     ) -> Sample:
-        """Return what is known now of a fleet, or of these of its instances; alerts from before `since` are left out.
+        """Return the current measurements of a fleet, or of some of its instances.
 
-        What an instance did before it started with its present release does not count, nor is that start a restart.
-        Raises MetricsUnavailableError where nothing is known.
+        Alerts that fired before `since`, in seconds since the epoch, are left out. So is what an instance did before it
+        started with its current version; that start is not a restart. Raises MetricsUnavailableError.
         """
 
     def probe(self, fleet: FleetName, requests: int) -> None:
-        """Send synthetic requests to a fleet that has too little traffic to be judged."""
+        """Send synthetic requests to a fleet that has too few requests for a verdict."""
 
 
 class Silences(Protocol):
-    """Who holds alerts back while a fleet moves. Never raises: what cannot be done is told in the journal."""
+    """Silences of alerts during a deployment. Never raises: a failure is recorded in the journal."""
 
     def moving(self, deployment: str, fleet: FleetName) -> AbstractContextManager[None]:
-        """Hold a fleet's alerts back during a block; a killed command's silence ends by itself soon."""
+        """Silence a fleet's alerts during a block; the silence of a killed process soon expires."""
 
     def end(self, deployment: str) -> None:
-        """End what a deployment holds back, also one whose command was killed."""
+        """End the silences of a deployment, also those of a killed process."""
 
 
 class Clock(Protocol):
-    """Time, so that tests need not wait."""
+    """Time; simulated in tests."""
 
     def now(self) -> float:
         """Return seconds since the epoch."""
@@ -207,18 +207,27 @@ class Clock(Protocol):
 
 
 class Journal(Protocol):
-    """Who is told of every step: the audit, notifications, the terminal. Never raises."""
+    """The record of every step, which audit, notifications and terminal are fed from. Never raises."""
 
     def record(self, event: str, **details: Any) -> None:
-        """Take down what happened, with its numbers."""
+        """Record an event with its details."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
     """Everything that a delivery works with.
 
-    `trial` is None where versions cannot be tried apart from the fleets, `instances` where those cannot be updated one
-    by one.
+    Attributes:
+        store: of the rollout document.
+        balancer: of the fleets.
+        hosts: of the fleets.
+        metrics: for the gates.
+        silences: of the target's alerts.
+        clock: for waits and timestamps.
+        journal: for every event.
+        trial: pre-deployment tests; None on a platform without them.
+        instances: for rolling updates; None on a platform without them.
+        limits: of the gates.
     """
 
     store: RolloutStore

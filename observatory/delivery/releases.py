@@ -1,18 +1,17 @@
 """The release store: the versions that may be deployed, each an artifact with its manifest.
 
-Owns what a manifest must say, that somebody trusted has signed it, and that an artifact is what its manifest says. How
-an artifact is built is the service's.
+Owns the manifest's fields, its signature and the check of an artifact's digest. Does not own how an artifact is built
+(`service.build`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -20,26 +19,36 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from observatory.documents.validation import problems
 from observatory.errors import REFUSED, ObservatoryError
-from observatory.files.atomic import partial_path, remove_abandoned
+from observatory.files.atomic import remove_abandoned, replacing, write_file
+from observatory.files.locks import exclusive
 from observatory.security.signatures import Signature, SignatureError, sign, signer
 
+PUBLIC = 0o644  # mode of a manifest
 SIGNED = ("name", "version", "sha256", "schema_min", "schema_max")
 
 
 class ReleaseError(ObservatoryError):
-    """A release that is not there or not what its manifest says; the message names the file and the remedy."""
+    """A release is missing or differs from its manifest; the message names the file and the remedy."""
 
 
 class ReleaseRefusedError(ReleaseError):
-    """A release that nobody trusted has signed, or a version that is kept already with other content."""
+    """A release has no trusted signature, or its version is stored with other content."""
 
     exit_code = REFUSED
 
 
 class Manifest(BaseModel):
-    """What an artifact says of itself; versions of the schema that it works with are inclusive.
+    """The manifest of an artifact.
 
-    The signature covers all else that stands here. What a build adds for itself is neither read nor signed.
+    Further fields, which a build may add, are neither read nor signed.
+
+    Attributes:
+        name: of the service.
+        version: of the release.
+        sha256: of the artifact.
+        schema_min: first schema version that it works with.
+        schema_max: last schema version that it works with.
+        signature: of the other fields.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -53,9 +62,9 @@ class Manifest(BaseModel):
 
     @property
     def payload(self) -> bytes:
-        """What a signature covers: the fields `SIGNED` as JSON in RFC 8785's canonical form.
+        """What a signature covers: the fields `SIGNED` as JSON in the canonical form of RFC 8785.
 
-        That form is Python's with sorted keys and no spaces, as the strings here are ASCII and the numbers whole.
+        For ASCII strings and integers that is Python's JSON with sorted keys and no spaces.
         """
         return json.dumps(self.model_dump(include=set(SIGNED)), sort_keys=True, separators=(",", ":")).encode()
 
@@ -63,33 +72,33 @@ class Manifest(BaseModel):
         """Return the name of the trusted key that signed this.
 
         Args:
-            trusted: public keys by their names.
+            trusted: public keys by name.
 
         Raises:
-            ReleaseRefusedError: nobody has signed it, or nobody who is trusted, or it was altered since.
+            ReleaseRefusedError: it has no signature, none of a trusted key, or was changed after it was signed.
         """
         if self.signature is None:
             raise ReleaseRefusedError(
-                f"release {self.version} is not signed: sign it where it was built, by `observatory release sign`"
+                f"release {self.version} is not signed: run `observatory release sign` where it was built"
             )
         try:
             return signer(self.payload, self.signature, trusted)
         except SignatureError as error:
             raise ReleaseRefusedError(
                 f"release {self.version}: {error}. Fetch artifact and manifest again from where they were signed, or "
-                "add the signer's public key to `delivery.trusted_keys`"
+                "add the signer's public key to the setting `delivery.trusted_keys`"
             ) from error
 
     def must_be_the_same_as(self, added: Manifest) -> None:
-        """Keep a version's content for ever.
+        """Check that a version that is added again has the stored artifact.
 
         Raises:
-            ReleaseRefusedError: another artifact is to be kept under the version of this one.
+            ReleaseRefusedError: it has another one.
         """
         if self.sha256 != added.sha256:
             raise ReleaseRefusedError(
-                f"release {self.version} is kept already with another artifact (SHA-256 {self.sha256}, not "
-                f"{added.sha256}): give the new one a version of its own"
+                f"release {self.version} is stored with another artifact (SHA-256 {self.sha256}, the new one has "
+                f"{added.sha256}): build it with a new version number"
             )
 
 
@@ -100,30 +109,37 @@ class ReleaseStore:
         self.directory = directory
 
     def artifact(self, version: str) -> Path:
-        """Return where the artifact of a version is kept, whether or not it is there."""
+        """Return the path of a version's artifact, whether or not it exists."""
         return self.directory / f"{version}.tar.gz"
 
     def manifest(self, version: str) -> Manifest:
-        """Return the manifest of a kept version.
+        """Return the manifest of a stored version.
 
         Raises:
-            ReleaseError: there is none, or it is damaged.
+            ReleaseError: the version is not stored, or its manifest is damaged.
         """
         file = self.directory / f"{version}.json"
         if not file.exists():
-            kept = ", ".join(self.versions()) or "none"
-            raise ReleaseError(f"release {version} is not in the store (kept: {kept}); add it first")
+            stored = ", ".join(self.versions()) or "none"
+            raise ReleaseError(
+                f"release {version} is not in the store (stored: {stored}): run `observatory release add` first"
+            )
         return read_manifest(file)
 
     def versions(self) -> tuple[str, ...]:
-        """Return the kept versions."""
+        """Return the stored versions."""
         return tuple(sorted(file.stem for file in self.directory.glob("v*.json")))
 
     def checked(self, version: str, trusted: Mapping[str, str]) -> Manifest:
-        """Return the manifest of a kept version that is whole and signed by somebody trusted, whoever added it.
+        """Return the manifest of a stored version, after a check of its signature and its artifact's digest.
+
+        Args:
+            version: of the release.
+            trusted: public keys by name.
 
         Raises:
-            ReleaseError: it is not.
+            ReleaseRefusedError: it has no trusted signature.
+            ReleaseError: it is not stored, or artifact and manifest differ.
         """
         manifest = self.manifest(version)
         manifest.signed_by(trusted)
@@ -131,45 +147,46 @@ class ReleaseStore:
         return manifest
 
     def add(self, artifact: Path, manifest_file: Path, trusted: Mapping[str, str]) -> Manifest:
-        """Keep a release; the same one again changes nothing but its signature.
+        """Store a release; storing it again replaces only its signature.
 
         Args:
-            artifact: to be kept.
-            manifest_file: what it says of itself.
-            trusted: public keys by their names, one of which has signed it.
+            artifact: of the release.
+            manifest_file: its manifest.
+            trusted: public keys by name, one of which must have signed the manifest.
 
         Raises:
-            ReleaseRefusedError: nobody trusted has signed it, or the version is kept with another digest.
-            ReleaseError: the artifact does not have its manifest's digest.
+            ReleaseRefusedError: it has no trusted signature, or the version is stored with another artifact.
+            ReleaseError: the artifact does not have its manifest's digest, or a file cannot be read.
         """
         manifest = vetted(artifact, manifest_file, trusted)
         with self._locked():
             if manifest.version in self.versions():
                 self.manifest(manifest.version).must_be_the_same_as(manifest)
-            # The manifest is last: with it the version counts as kept.
+            # The manifest is last: with it the version counts as stored.
             _copy(artifact, self.artifact(manifest.version))
             _copy(manifest_file, self.directory / f"{manifest.version}.json")
         return manifest
 
     def remove(self, version: str) -> None:
-        """Give a version up, so that another build may have its name; nothing may run it or go back to it."""
+        """Remove a version, so that a new build can have its number; no fleet may run it or roll back to it."""
         with self._locked():
             (self.directory / f"{version}.json").unlink(missing_ok=True)
             self.artifact(version).unlink(missing_ok=True)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _locked(self) -> AbstractContextManager[object]:
+        return exclusive(self.directory / ".lock")
 
 
 def sign_release(artifact: Path, manifest_file: Path, private_key: str) -> Manifest:
-    """Sign a manifest, in its file, as true of an artifact; an earlier signature is replaced.
+    """Sign a manifest for its artifact and write the signature to the manifest's file; it replaces an earlier one.
+
+    Args:
+        artifact: of the release.
+        manifest_file: its manifest.
+        private_key: Ed25519 key in PEM.
 
     Raises:
-        ReleaseError: the artifact is not what the manifest says, or the key cannot be used.
+        ReleaseError: the artifact does not have its manifest's digest, or the key cannot be used.
     """
     manifest = read_manifest(manifest_file)
     check_digest(artifact, manifest.sha256)
@@ -178,30 +195,20 @@ def sign_release(artifact: Path, manifest_file: Path, private_key: str) -> Manif
     except SignatureError as error:
         raise ReleaseError(f"{manifest_file}: cannot be signed: {error}") from error
     written = {**json.loads(manifest_file.read_bytes()), "signature": signature.model_dump()}
-    partial = partial_path(manifest_file)
-    try:
-        partial.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-        partial.replace(manifest_file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_file(manifest_file, json.dumps(written, indent=2) + "\n", mode=PUBLIC)
     return manifest.model_copy(update={"signature": signature})
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file whole or not at all."""
-    partial = partial_path(target)
-    try:
+    with replacing(target) as partial:
         shutil.copyfile(source, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def vetted(artifact: Path, manifest_file: Path, trusted: Mapping[str, str]) -> Manifest:
-    """Return the manifest of a release that may be kept: signed by somebody trusted, and true of the artifact.
+    """Return the manifest of a release after a check of its signature and its artifact's digest.
 
     Raises:
-        ReleaseRefusedError: nobody trusted has signed it.
+        ReleaseRefusedError: it has no trusted signature.
         ReleaseError: the artifact does not have its manifest's digest, or one of the files cannot be read.
     """
     manifest = read_manifest(manifest_file)
@@ -211,49 +218,51 @@ def vetted(artifact: Path, manifest_file: Path, trusted: Mapping[str, str]) -> M
 
 
 def check_digest(artifact: Path, sha256: str) -> None:
-    """Check that a file is what was promised.
+    """Check the digest of an artifact.
 
     Raises:
-        ReleaseError: it is missing, or another one.
+        ReleaseError: the artifact cannot be read, or has another digest.
     """
     try:
         with artifact.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ReleaseError(f"{artifact}: cannot be read ({error.strerror}); add the release again") from error
+        raise ReleaseError(f"{artifact}: cannot be read ({error.strerror}): add the release again") from error
     if digest != sha256:
-        raise ReleaseError(f"{artifact}: SHA-256 is {digest}, expected {sha256}; build or fetch it again")
+        raise ReleaseError(f"{artifact}: SHA-256 is {digest}, expected {sha256}: build or fetch it again")
 
 
 def install(artifact: Path, *, sha256: str, target: Path) -> None:
-    """Unpack a checked artifact into `target`, whole or not at all; a `target` that stands is left as it is.
+    """Check an artifact and unpack it into `target`, completely or not at all; an existing `target` stays as it is.
 
     Raises:
-        ReleaseError: the artifact is missing, another one, or not an archive.
+        ReleaseError: the artifact cannot be read, has another digest, or is not an archive.
     """
     remove_abandoned(target.parent)
     if target.is_dir():
         return
     check_digest(artifact, sha256)
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = partial_path(target)
-    partial.mkdir(mode=0o700)
     try:
-        with tarfile.open(artifact) as archive:
-            # Debian 12's Python knows no extraction filters yet, and later ones warn without: check, then trust.
-            archive.extraction_filter = lambda member, _path: member
-            archive.extractall(partial, members=_checked_members(archive))  # noqa: S202 - checked
-        partial.rename(target)
+        with replacing(target) as partial:
+            partial.mkdir(mode=0o700)
+            _unpack(artifact, partial)
     except tarfile.TarError as error:
         raise ReleaseError(f"{artifact}: not a release archive: {error}") from error
-    except FileExistsError:
-        pass  # another run was first; directories of one name have one content
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    except OSError:
+        if not target.is_dir():  # otherwise another process was first, with the same content
+            raise
+
+
+def _unpack(artifact: Path, directory: Path) -> None:
+    with tarfile.open(artifact) as archive:
+        # The Python of Debian 12 has no extraction filters, and later ones warn without one: so members are checked.
+        archive.extraction_filter = lambda member, _path: member
+        archive.extractall(directory, members=_checked_members(archive))  # noqa: S202 - checked
 
 
 def _checked_members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
-    """Return the members, all of them plain files and directories below the archive's root."""
+    """Return the members; all must be plain files and directories below the archive's root."""
     for member in archive.getmembers():
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
@@ -262,7 +271,7 @@ def _checked_members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
 
 
 def read_manifest(file: Path) -> Manifest:
-    """Return a manifest.
+    """Return the manifest in a file.
 
     Raises:
         ReleaseError: the file cannot be read or is not a manifest.
@@ -274,10 +283,14 @@ def read_manifest(file: Path) -> Manifest:
 
 
 def parse_manifest(content: bytes, place: str) -> Manifest:
-    """Return a manifest by its text, which was found at `place`.
+    """Return the manifest in a text.
+
+    Args:
+        content: of the manifest.
+        place: of the text, for messages.
 
     Raises:
-        ReleaseError: it is none.
+        ReleaseError: the text is not a manifest.
     """
     try:
         return Manifest.model_validate_json(content)

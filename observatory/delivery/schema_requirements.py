@@ -1,4 +1,4 @@
-"""Which versions of the schema the fleets' releases work with, as plain data for those who change the schema."""
+"""Which schema versions the fleets' releases work with, as plain data for deployments of the schema."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ SchemaNeed = tuple[str, str, int, int]  # fleet and how it is used, release, sch
 
 
 def schema_needs(rollout: RolloutDocument, store: Releases, *, missing_ok: bool = False) -> list[SchemaNeed]:
-    """Return the needs of both fleets' releases, a rolling update's too: what is live, what is kept for a rollback.
+    """Return the schema versions that each release needs which is live, or needed for a rollback.
 
     Args:
-        rollout: what runs where.
-        store: has the releases' manifests.
-        missing_ok: leave out a release that is not in the store, for a plan that is made before it is built.
+        rollout: with the releases of both fleets, and of a rolling update.
+        store: with the releases' manifests.
+        missing_ok: whether to leave out releases that are not in the store, as before their first build.
 
     Raises:
         ReleaseError: a release is not in the store, or its manifest is damaged.
     """
-    kept = store.versions()
+    stored = store.versions()
     needs = []
     for name in get_args(FleetName):
         fleet = rollout.fleet(name)
         use = "live" if fleet.weight else "kept for rollback"
         for version in (fleet.version, *((fleet.rolling.version,) if fleet.rolling else ())):
-            if missing_ok and version not in kept:
+            if missing_ok and version not in stored:
                 continue
             manifest = store.manifest(version)
             needs.append((f"{name} ({use})", version, manifest.schema_min, manifest.schema_max))

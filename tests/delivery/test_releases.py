@@ -95,7 +95,7 @@ def test_a_release_that_nobody_trusted_has_signed_is_refused(store: ReleaseStore
 
 def test_a_kept_version_is_never_overwritten_by_another_artifact(store: ReleaseStore, tmp_path: Path) -> None:
     store.add(*release(tmp_path), TRUSTED)
-    with pytest.raises(ReleaseRefusedError, match=r"v0\.1\.0 is kept already with another artifact"):
+    with pytest.raises(ReleaseRefusedError, match=r"v0\.1\.0 is stored with another artifact"):
         store.add(*release(tmp_path, content=b"another"), TRUSTED)
     assert store.artifact("v0.1.0").read_bytes() == b"artifact"
 
@@ -138,7 +138,7 @@ def test_a_version_that_was_given_up_may_be_built_anew(store: ReleaseStore, tmp_
 
 def test_a_version_that_is_not_kept_is_named_with_those_that_are(store: ReleaseStore, tmp_path: Path) -> None:
     store.add(*release(tmp_path), TRUSTED)
-    with pytest.raises(ReleaseError, match=r"v9\.9\.9 is not in the store \(kept: v0\.1\.0\)"):
+    with pytest.raises(ReleaseError, match=r"v9\.9\.9 is not in the store \(stored: v0\.1\.0\)"):
         store.manifest("v9.9.9")
 
 

@@ -252,7 +252,7 @@ def test_outside_the_windows_a_version_is_refused(own: Checkout) -> None:
     own.configure(delivery={**DELIVERY, "windows": [{"days": [later], "opens": "10:00", "closes": "11:00"}]})
     before = own.json("status")["rollout"]
     output = own.run("deploy", "application", "--version", "v0.2.0", "--strategy", "blue-green", *EMBEDDED, expect=3)
-    assert "v0.2.0 is a minor change: no window for deployments is open, the next opens" in output.stderr
+    assert "v0.2.0 is a minor change: no deployment window is open, the next opens" in output.stderr
     assert own.json("status")["rollout"] == before
     own.configure(delivery=DELIVERY)
 
