@@ -9,7 +9,7 @@ from observatory.delivery.errors import StepFailedError
 from observatory.delivery.fenced_rollout import FencedRollout
 from observatory.delivery.gates import Verdict, judge
 from observatory.settings import FleetName
-from observatory.settings.gates import Limits
+from observatory.settings.gate_limits import GateLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class _Progress:
         failed: evaluations in a row that failed.
     """
 
-    limits: Limits
+    limits: GateLimits
     bake_s: float
     passed_s: float = 0.0
     unknown_s: float = 0.0

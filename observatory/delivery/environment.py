@@ -13,7 +13,7 @@ from observatory.delivery.releases import Manifest
 from observatory.documents.rollout import RolloutDocument
 from observatory.errors import ObservatoryError
 from observatory.settings import FleetName
-from observatory.settings.gates import Limits
+from observatory.settings.gate_limits import GateLimits
 
 
 class BalancerError(ObservatoryError):
@@ -239,4 +239,4 @@ class Environment:
     journal: Journal
     trial: Trial | None = None
     instances: Instances | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: GateLimits = field(default_factory=GateLimits)

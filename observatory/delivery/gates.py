@@ -9,7 +9,7 @@ import math
 from typing import Literal, NamedTuple
 
 from observatory.delivery.environment import Sample
-from observatory.settings.gates import Limits
+from observatory.settings.gate_limits import GateLimits
 
 MEASUREMENTS = ("requests", "error_ratio", "p95_s", "saturation")
 
@@ -21,7 +21,7 @@ class Verdict(NamedTuple):
     reasons: tuple[str, ...] = ()
 
 
-def judge(new: Sample | None, old: Sample | None, limits: Limits) -> Verdict:
+def judge(new: Sample | None, old: Sample | None, limits: GateLimits) -> Verdict:
     """Judge the new fleet by its measurements and those of the old one; None where a fleet has none.
 
     A firing alert and a restart fail whatever the traffic is; ratios need `minimum_requests`. While the database is
@@ -51,11 +51,11 @@ def _not_finite(sample: Sample) -> tuple[str, ...]:
     )
 
 
-def _restarts(new: Sample, limits: Limits) -> tuple[str, ...]:
+def _restarts(new: Sample, limits: GateLimits) -> tuple[str, ...]:
     return (f"{new.restarts} restarts, {limits.restarts} allowed",) if new.restarts > limits.restarts else ()
 
 
-def _absolute(new: Sample, limits: Limits) -> tuple[str, ...]:
+def _absolute(new: Sample, limits: GateLimits) -> tuple[str, ...]:
     reasons = []
     if new.error_ratio > limits.error_ratio:
         reasons.append(f"{new.error_ratio:.2%} errors, {limits.error_ratio:.2%} allowed")
@@ -66,7 +66,7 @@ def _absolute(new: Sample, limits: Limits) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def _relative(new: Sample, old: Sample, limits: Limits) -> tuple[str, ...]:
+def _relative(new: Sample, old: Sample, limits: GateLimits) -> tuple[str, ...]:
     reasons = []
     if new.error_ratio > old.error_ratio + limits.error_ratio_over_old:
         reasons.append(f"{new.error_ratio:.2%} errors, the old fleet has {old.error_ratio:.2%}")

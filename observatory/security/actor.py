@@ -1,4 +1,4 @@
-"""Who does something, as ledgers and journals write it down."""
+"""The acting user, as recorded in ledgers and journals."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The certificate authority of a stack that has no other: makes it, and issues certificates to servers and clients.
+"""A stack's own certificate authority: creates it, and issues certificates to servers and clients.
 
-ECDSA on P-256, as the CA/Browser Forum's baseline allows. A certificate lives 90 days and is renewed in its last 30;
-the authority lives ten years. Keeping the keys is the caller's.
+Keys are ECDSA on P-256, which the CA/Browser Forum's baseline requirements allow. A certificate is valid for 90 days
+and is renewed in its last 30; the authority is valid for ten years. Does not store the keys: the caller does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class KeyPair:
 
 
 def make_authority(name: str) -> KeyPair:
-    """Return a new self-signed authority that may sign servers' certificates and no further authority."""
+    """Return a new self-signed authority that may sign certificates, but no other authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _subject(name)
     builder = (
@@ -47,7 +47,7 @@ def issue(
 ) -> KeyPair:
     """Return a server certificate for `hosts` (names or addresses), signed by `authority`.
 
-    With `client` its holder may also be the client of a server that wants a certificate.
+    With `client` the certificate also identifies a client to a server that requires one.
     """
     signer = x509.load_pem_x509_certificate(authority.certificate.encode())
     signing_key = cast(
@@ -67,7 +67,7 @@ def issue(
 
 
 def renewal_is_due(certificate: str, *, now: datetime | None = None) -> bool:
-    """Tell whether a certificate (PEM) is in the last 30 days of its life, or past it."""
+    """Return whether a certificate (PEM) expires within 30 days or has expired."""
     ends = x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
     return (now or datetime.now(UTC)) > ends - timedelta(days=RENEW_DAYS)
 

@@ -1,10 +1,10 @@
-"""Ed25519 signatures over releases: how one is made, and which trusted key made it.
+"""Ed25519 signatures of releases: creates them, and finds the trusted key that made one.
 
-Owns keys' forms and what a signature covers beyond the bytes it is given. Does not own what those bytes say (that is
-`observatory.delivery.releases`), nor whom a stack trusts (settings).
+Owns the format of keys and signatures. Does not own the signed content (`observatory.delivery.releases`) nor the
+trusted keys (settings).
 
-Keys are OpenSSL's: a private key is PKCS #8 in PEM (`openssl genpkey -algorithm ed25519`), a public one the single line
-that `openssl pkey -pubout` prints between its markers, which is a SubjectPublicKeyInfo (RFC 8410) in base64.
+Keys have OpenSSL's formats: a private key is PKCS #8 in PEM (`openssl genpkey -algorithm ed25519`), a public key is the
+line that `openssl pkey -pubout` prints between its markers, a SubjectPublicKeyInfo (RFC 8410) in base64.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from observatory.errors import ObservatoryError
-from observatory.settings.keys import PUBLIC_KEY_PREFIX, public_key_der
+from observatory.settings.public_keys import PUBLIC_KEY_PREFIX, public_key_der
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 PAYLOAD_TYPE = "application/vnd.llm-observatory.release+json"
-KEY_ID_DIGITS = 16  # of the SHA-256 of the public key: it only finds the key, the signature is what counts
+KEY_ID_DIGITS = 16  # of the SHA-256 of the public key; the id finds the key, it proves nothing
 
 
 class SignatureError(ObservatoryError):
-    """A key that cannot be used, or a signature that no trusted key made; the message says which."""
+    """A key cannot be used, or a signature is not of a trusted key."""
 
 
 class Signature(BaseModel):
-    """A signature, in base64, and the key that is said to have made it."""
+    """A signature in base64, with the id of its key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +40,7 @@ class Signature(BaseModel):
 
 
 def key_id(public_key: str) -> str:
-    """Return what names a public key in signatures."""
+    """Return the id of a public key in signatures."""
     return hashlib.sha256(public_key_der(public_key)).hexdigest()[:KEY_ID_DIGITS]
 
 
@@ -57,7 +57,7 @@ def public_key(private_key: str) -> str:
     """Return the public key of a private one.
 
     Raises:
-        SignatureError: it is no Ed25519 key without a passphrase.
+        SignatureError: it is not an Ed25519 key without a passphrase.
     """
     raw = _loaded(private_key).public_key().public_bytes_raw()
     return base64.b64encode(PUBLIC_KEY_PREFIX + raw).decode("ascii")
@@ -67,7 +67,7 @@ def sign(payload: bytes, private_key: str) -> Signature:
     """Return the signature of a payload.
 
     Raises:
-        SignatureError: the key is no Ed25519 key without a passphrase.
+        SignatureError: the key is not an Ed25519 key without a passphrase.
     """
     value = _loaded(private_key).sign(_encoded(payload))
     return Signature(key_id=key_id(public_key(private_key)), value=base64.b64encode(value).decode("ascii"))
@@ -77,25 +77,25 @@ def signer(payload: bytes, signature: Signature, trusted: Mapping[str, str]) -> 
     """Return the name of the trusted key that signed a payload.
 
     Args:
-        payload: what should have been signed.
-        signature: as it came with the payload.
-        trusted: public keys by their names.
+        payload: the signed content.
+        signature: of the payload.
+        trusted: public keys by name.
 
     Raises:
-        SignatureError: the key is not trusted, or it did not sign this.
+        SignatureError: the key is not trusted, or the signature is not valid for the payload.
     """
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - 30 ms
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
 
     found = next((name for name, key in trusted.items() if key_id(key) == signature.key_id), None)
     if found is None:
-        raise SignatureError(f"signed by the key {signature.key_id}, which is not trusted (trusted: {_names(trusted)})")
+        raise SignatureError(f"signed with key {signature.key_id}, which is not trusted (trusted: {_names(trusted)})")
     key = Ed25519PublicKey.from_public_bytes(public_key_der(trusted[found])[len(PUBLIC_KEY_PREFIX) :])
     try:
         key.verify(base64.b64decode(signature.value), _encoded(payload))
     except InvalidSignature:
         raise SignatureError(
-            f"the signature is not one of {found} over this manifest: one of them was altered"
+            f"the signature of key {found} is not valid for this manifest: one of the two was changed"
         ) from None
     return found
 
@@ -111,13 +111,13 @@ def _loaded(private_key: str) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(private_key.encode(), password=None)
     except (ValueError, TypeError) as error:
-        raise SignatureError(f"no private key in PEM without a passphrase: {error}") from error
+        raise SignatureError(f"not a private key in PEM without a passphrase: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise SignatureError("not an Ed25519 key: make one by `openssl genpkey -algorithm ed25519 -out KEY.pem`")
+        raise SignatureError("not an Ed25519 key: create one with `openssl genpkey -algorithm ed25519 -out KEY.pem`")
     return key
 
 
 def _encoded(payload: bytes) -> bytes:
-    """Return what is signed: DSSE's pre-authentication encoding, so a signature made for anything else never fits."""
+    """Return the payload in DSSE's pre-authentication encoding, which binds a signature to this type of payload."""
     kind = PAYLOAD_TYPE.encode("ascii")
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)

@@ -1,6 +1,6 @@
-"""Typed stack settings: what `Pulumi.<stack>.yaml` says a stack is.
+"""Typed stack settings, read from `Pulumi.<stack>.yaml`.
 
-A stack's settings are those of its platform: `StackSettings` is the union of `LocalSettings` and `AwsSettings`,
+`StackSettings` is the union of `LocalSettings` and `AwsSettings`,
 discriminated by `platform`. What is live (versions, weights) is not a setting: see `observatory.documents.rollout`.
 """
 

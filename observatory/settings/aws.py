@@ -1,6 +1,6 @@
 """Typed settings of a stack on AWS and Kubernetes: `platform: aws`.
 
-A secret is never a setting: receivers of alerts name a Kubernetes Secret, all others are drawn by the program.
+Settings contain no secrets: receivers of alerts name a Kubernetes Secret, the program generates all others.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ PORTS = Ports(
     postgres_exporter=9187,
     pgbackrest_exporter=9854,
 )
-"""The customary ports: a machine has one daemon of a kind, so none needs a setting."""
+"""The default ports of the daemons: a machine has one daemon of a kind, so none is a setting."""
 
 
 class Account(Settings):
-    """The account and the region that the stack lives in; the provider refuses credentials of another account."""
+    """Account and region of the stack; the provider refuses credentials of another account."""
 
     id: Annotated[str, Field(pattern=r"^\d{12}$")]
     region: Region
 
 
 class Network(Settings):
-    """The stack's own VPC. Each zone gets a public and a private subnet; machines stand in the private ones."""
+    """The stack's own VPC. Each zone has a public and a private subnet; machines are in the private ones."""
 
     cidr: IPv4Network
-    availability_zones: Annotated[tuple[Zone, ...], Field(min_length=2, max_length=3)]  # a load balancer wants two
+    availability_zones: Annotated[tuple[Zone, ...], Field(min_length=2, max_length=3)]  # a load balancer requires two
     nat_gateways: Literal["one", "each-zone"] = "one"
 
     @model_validator(mode="after")
@@ -117,14 +117,14 @@ class AwsCache(Settings):
 
 
 class ObjectLock(Settings):
-    """How long nobody can delete a backup; in the mode COMPLIANCE not even the account's root user."""
+    """Days during which a backup cannot be deleted; in mode COMPLIANCE not even by the account's root user."""
 
     mode: Literal["GOVERNANCE", "COMPLIANCE"]
     days: Annotated[int, Field(ge=1, le=3650)]
 
 
 class AwsBackups(Backups):
-    """The buckets of backups; with `off_site_region` a copy is kept there."""
+    """The buckets of backups; `off_site_region` gets a copy."""
 
     object_lock: ObjectLock
     off_site_region: Region | None = None
@@ -137,7 +137,7 @@ class AwsBackups(Backups):
 
 
 class AwsFleets(Fleets):
-    """Machines of each fleet: `size` always run, up to `max_size` under load."""
+    """Machines of each fleet: at least `size`, up to `max_size` under load."""
 
     instance_type: InstanceType
     max_size: Annotated[int, Field(ge=1, le=100)]
@@ -150,7 +150,7 @@ class AwsFleets(Fleets):
 
 
 class Traffic(Settings):
-    """The service's public or internal name, and who may reach it."""
+    """The service's public or internal name, and the networks that may connect."""
 
     domain: Domain
     hosted_zone_id: Annotated[str, Field(pattern=r"^Z[A-Z0-9]{4,31}$")]
@@ -173,7 +173,7 @@ class SecretKey(Settings):
 
 
 class Email(Settings):
-    """Where warnings go by mail, and through which server."""
+    """Mail for warnings: recipient, sender and server."""
 
     to: Address
     sender: Address
@@ -190,9 +190,9 @@ class Slack(Settings):
 
 
 class Receivers(Settings):
-    """Whom alerts reach; addresses that are secrets are read from Kubernetes Secrets by Alertmanager.
+    """Receivers of alerts; Alertmanager reads secret addresses from Kubernetes Secrets.
 
-    `rollback_webhook` starts the pipeline that rolls a promoted version back, or proposes to; None leaves it to people.
+    `rollback_webhook` starts the pipeline that rolls back a promoted version or proposes it; None starts none.
     """
 
     pagerduty_routing_key: SecretKey
@@ -204,11 +204,11 @@ class Receivers(Settings):
 
 
 class Kubernetes(Settings):
-    """The cluster whose Prometheus Operator takes the stack's rules, scrape targets and routes.
+    """The cluster whose Prometheus Operator gets the stack's rules, scrape targets and routes.
 
-    `labels` are those by which its Prometheus and Alertmanager select resources; `prometheus_role` is the IAM role of
-    its Prometheus, which may then find the fleets' machines. The URLs are of both, as their users reach them, and of
-    the runbooks.
+    `labels` are those that its Prometheus and Alertmanager select resources by; `prometheus_role` is the IAM role of
+    its Prometheus, which gets the permission to find the fleets' machines. The URLs are those of Prometheus,
+    Alertmanager and the runbooks, as their users reach them.
     """
 
     context: str
@@ -228,7 +228,7 @@ class MachineImages(Settings):
 
 
 class AwsFirstRollout(FirstRollout):
-    """First values of the rollout document, with the artifact's digest: the plan needs no release store."""
+    """First values of the rollout document; the digest is required, so that a plan needs no release store."""
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -254,27 +254,27 @@ class AwsSettings(SharedSettings):
     first_rollout: AwsFirstRollout
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
+    def _groups_are_consistent(self) -> Self:
         account, region = self.account.id, self.account.region
-        strange = [zone for zone in self.network.availability_zones if zone[:-1] != region]
-        if strange:
-            raise ValueError(f"network.availability_zones: {', '.join(strange)} is not in region {region}")
+        foreign = [zone for zone in self.network.availability_zones if zone[:-1] != region]
+        if foreign:
+            raise ValueError(f"network.availability_zones: {', '.join(foreign)} is not in region {region}")
         if self.network.cidr.overlaps(self.operations_vpc.cidr):
             raise ValueError(
                 f"network.cidr {self.network.cidr} and operations_vpc.cidr {self.operations_vpc.cidr} overlap: "
-                "peered networks must not"
+                "peered networks must be disjoint"
             )
         if self.backups.off_site_region == region:
             raise ValueError(f"backups.off_site_region is {region}, the stack's own region")
         if f":acm:{region}:{account}:" not in self.traffic.certificate_arn:
             raise ValueError(
-                f"traffic.certificate_arn is not of region {region} and account {account}: a load "
-                "balancer takes no other"
+                f"traffic.certificate_arn is not in region {region} and account {account}, which the load balancer "
+                "requires"
             )
         return self
 
     @model_validator(mode="after")
-    def _images_are_there(self) -> Self:
+    def _images_are_set(self) -> Self:
         for group in ("database", "fleets"):
             self.machine_image(getattr(self, group).instance_type)
         return self
@@ -288,7 +288,7 @@ class AwsSettings(SharedSettings):
         """Return the image that an instance type runs.
 
         Raises:
-            ValueError: there is none for its architecture.
+            ValueError: its architecture has no image.
         """
         architecture = architecture_of(instance_type)
         image: str | None = getattr(self.machine_images, architecture)
@@ -298,5 +298,5 @@ class AwsSettings(SharedSettings):
 
 
 def architecture_of(instance_type: str) -> Architecture:
-    """Return an EC2 instance type's architecture: Graviton's have a `g` after the generation, as in `m7gd.large`."""
+    """Return the architecture of an EC2 instance type: Graviton has a `g` after the generation, as in `m7gd.large`."""
     return "arm64" if re.match(r"[a-z]+\d+g|a1\.", instance_type) else "amd64"

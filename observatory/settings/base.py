@@ -1,4 +1,4 @@
-"""What stacks of every platform have in common: the base of all settings, and the groups that both platforms share.
+"""The base of all settings, and the groups that stacks of every platform share.
 
 Does not own the settings of one platform (`observatory.settings.local`, `observatory.settings.aws`), nor how they are
 read (`observatory.settings.reading`).
@@ -12,8 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from observatory.settings.cron import Cron
-from observatory.settings.gates import Limits
-from observatory.settings.keys import PublicKey
+from observatory.settings.gate_limits import GateLimits
+from observatory.settings.public_keys import PublicKey
 from observatory.settings.windows import Window
 
 VERSION_PATTERN = r"^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$"
@@ -35,13 +35,13 @@ CronText = Annotated[str, AfterValidator(_checked_cron)]
 
 
 class Settings(BaseModel):
-    """Base of every settings group: frozen, strict about unknown keys."""
+    """Base of every settings group: frozen, refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # building takes 1 ms a group
 
 
 class Ports(Settings):
-    """TCP ports on loopback of the `local` stack. A fleet's instances take consecutive ports from the fleet's own."""
+    """TCP ports on loopback of a local stack. The instances of a fleet have consecutive ports from the fleet's on."""
 
     service: Port = 18080
     service_tls: Port = 18443
@@ -69,7 +69,7 @@ class Ports(Settings):
 
 
 class Database(Settings):
-    """Size of PostgreSQL, and of the pooler's pool for each role. Memory is in MiB."""
+    """Size of PostgreSQL, and of the pooler's pool for each role; memory in MiB."""
 
     name: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "observatory"
     shared_buffers_mb: Annotated[int, Field(ge=16)] = 128
@@ -78,26 +78,26 @@ class Database(Settings):
 
 
 class Access(Settings):
-    """How many days old a password may be before the status asks for its rotation."""
+    """Age of a password in days after which `observatory status` reports it as overdue."""
 
     password_max_age_days: Annotated[int, Field(ge=1, le=3650)] = 90
 
 
 class Backups(Settings):
-    """How many days base backups, and the WAL to restore from them to any time, are kept."""
+    """Retention of base backups, and of the WAL for point-in-time recovery, in days."""
 
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
 
 
 class Logs(Settings):
-    """Logs are rotated each day, and earlier past `rotate_mb` MiB; rotated ones are kept for `retention_days`."""
+    """Logs are rotated daily, or when larger than `rotate_mb` MiB; rotated logs are kept for `retention_days`."""
 
     rotate_mb: Annotated[int, Field(ge=1, le=1000)] = 10
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 14
 
 
 class Schedule(Settings):
-    """When the jobs of the host run: cron expressions (minute, hour, day of month, month, day of week) in UTC."""
+    """Schedule of the host jobs: cron expressions (minute, hour, day of month, month, day of week) in UTC."""
 
     backup_full: CronText = "30 1 * * sun"
     backup_differential: CronText = "30 1 * * mon-sat"
@@ -105,9 +105,10 @@ class Schedule(Settings):
 
 
 class Sample(Settings):
-    """A masked sample of another database's traces, made again and again: `observatory data sample`.
+    """A masked sample of another database's traces, repeated on a schedule: `observatory data sample`.
 
-    `source` is a stack or a connection string without a password, `fraction` that of the traces, `cron` when, in UTC.
+    `source` is a stack or a connection string without a password, `fraction` the share of the traces, `cron` the
+    schedule in UTC.
     """
 
     source: Annotated[str, Field(min_length=1)]
@@ -116,7 +117,7 @@ class Sample(Settings):
 
 
 class Fleets(Settings):
-    """Size of each fleet, connections of each instance, and seconds that requests in flight get at a stop."""
+    """Size of each fleet, database connections of each instance, and seconds to drain an instance."""
 
     size: Annotated[int, Field(ge=1, le=50)] = 1
     pool_size: Annotated[int, Field(ge=1, le=200)] = 10
@@ -124,21 +125,23 @@ class Fleets(Settings):
 
 
 class Delivery(Settings):
-    """How versions are brought.
+    """How versions are deployed.
 
-    `bake_seconds` is how long each step is watched; `canary_steps` are the percentages of a canary, `gates` what a
-    fleet may do and still be promoted. `trusted_keys` are the Ed25519 public keys, by their owners' names, of whom one
-    must have signed a release; a stack on this machine also trusts the key of its own checkout. Minor and major
-    versions are deployed within `windows` only, if there are any, and those named in `approval` once somebody else has
-    approved.
-
-    An alert of the fleet that was promoted within the last `rollback_window_seconds` proposes the rollback, or performs
-    it: `rollback_on_alert`.
+    Attributes:
+        bake_seconds: how long gates evaluate each step.
+        canary_steps: traffic weights of a canary, in percent.
+        gates: limits of the gates.
+        rollback_on_alert: whether an alert after the promotion proposes the rollback or performs it.
+        rollback_window_seconds: how long after the promotion an alert counts.
+        windows: when minor and major versions may be deployed; none means at any time.
+        approval: changes that a second person must approve.
+        trusted_keys: Ed25519 public keys by name, one of which must have signed a release; a local stack also trusts
+            the key of its own checkout.
     """
 
     bake_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60
     canary_steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (5, 25, 50, 100)
-    gates: Limits = Limits()
+    gates: GateLimits = GateLimits()
     rollback_on_alert: Literal["propose", "perform"] = "propose"
     rollback_window_seconds: Annotated[float, Field(ge=0, le=604_800)] = 3600
     windows: tuple[Window, ...] = ()
@@ -147,20 +150,20 @@ class Delivery(Settings):
 
 
 class SlackNotices(Settings):
-    """The file with the URL of a Slack channel's incoming webhook."""
+    """A Slack channel; `webhook_file` has the URL of its incoming webhook."""
 
     webhook_file: Path
 
 
 class PagerDutyNotices(Settings):
-    """The file with the routing key of an integration by Events API v2; `url` is another in PagerDuty's EU region."""
+    """A PagerDuty service; the file has the routing key for Events API v2. `url` differs in PagerDuty's EU region."""
 
     routing_key_file: Path
     url: Annotated[str, Field(pattern=r"^https?://\S+$")] = "https://events.pagerduty.com/v2/enqueue"
 
 
 class EmailNotices(Settings):
-    """Mail by a smarthost; a password is sent over TLS only, and stands in a file."""
+    """Mail through a smarthost; the password is in a file, and is sent over TLS only."""
 
     to: Address
     sender: Address
@@ -172,22 +175,22 @@ class EmailNotices(Settings):
     @model_validator(mode="after")
     def _logs_in_over_tls(self) -> Self:
         if (self.username is None) != (self.password_file is None):
-            raise ValueError("username and password_file go together: set both, or neither")
+            raise ValueError("set both username and password_file, or neither")
         if self.username and not self.require_tls:
-            raise ValueError("a password needs TLS: remove require_tls: false, or username and password_file")
+            raise ValueError("a password requires TLS: remove require_tls: false, or username and password_file")
         return self
 
 
 class WebhookNotices(Settings):
-    """The file with the URL of a program that takes notices as JSON."""
+    """A program that accepts notices as JSON; `url_file` has its URL."""
 
     url_file: Path
 
 
 class Notifications(Settings):
-    """Who is told of deliveries. No secret stands here: each is in a file, relative to the checkout or absolute.
+    """Where notices of deployments are sent. Secrets are in files, with paths absolute or relative to the checkout.
 
-    On `local` the stack's own receiver stands for Slack, PagerDuty and webhook where they are not set.
+    On `local` the stack's own receiver replaces Slack, PagerDuty and webhook where they are not set.
     """
 
     slack: SlackNotices | None = None
@@ -197,9 +200,9 @@ class Notifications(Settings):
 
 
 class FirstRollout(Settings):
-    """First values of the rollout document; ignored as soon as that exists.
+    """First values of the rollout document; ignored once the document exists.
 
-    `sha256` is the artifact's digest; without it the release store's is taken.
+    `sha256` is the artifact's digest, by default that of the release store.
     """
 
     version: Annotated[str, Field(pattern=VERSION_PATTERN)] = "v0.1.0"
@@ -208,7 +211,7 @@ class FirstRollout(Settings):
 
 
 class SharedSettings(Settings):
-    """The groups that a stack has on every platform."""
+    """The settings groups that stacks of every platform have."""
 
     access: Access = Access()
     logs: Logs = Logs()

@@ -1,8 +1,8 @@
-"""When jobs run: cron expressions, read once and told to whoever runs the jobs in its own words.
+"""Cron expressions: parsed once, and rendered for APScheduler and for systemd.
 
-Five fields (minute, hour, day of month, month, day of week), in UTC, with lists, ranges, steps and English names, as in
-crontab(5). Every field becomes the set of its values, so that APScheduler and systemd cannot read one text differently
-(a `0` as day of week is Sunday to cron and Monday to APScheduler).
+Five fields (minute, hour, day of month, month, day of week) in UTC, with lists, ranges, steps and English names, as in
+crontab(5). Every field is parsed into the set of its values, because the schedulers read some texts differently: day of
+week `0` is Sunday to cron and Monday to APScheduler.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PART = re.compile(r"(?:(?P<all>\*)|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<st
 
 @dataclass(frozen=True, kw_only=True)
 class _Field:
-    """One field of an expression: its name, its least and its greatest value, and the names of values from `low` on."""
+    """One field of an expression: its name, lowest and highest value, and the names of the values from `low` on."""
 
     name: str
     low: int
@@ -28,7 +28,7 @@ class _Field:
     names: tuple[str, ...] = ()
 
     def values(self, text: str) -> frozenset[int]:
-        """Return the values that a field's text means."""
+        """Return the values of a field's text."""
         return frozenset(value for part in text.split(",") for value in self._part(part))
 
     def _part(self, part: str) -> Iterable[int]:
@@ -43,7 +43,7 @@ class _Field:
         first = self._value(match["first"])
         last = self._value(match["last"]) if match["last"] else self.high if match["step"] else first
         if last < first:
-            raise ValueError(f"{self.name} {part!r} ends before it begins")
+            raise ValueError(f"{self.name} {part!r} ends before it starts")
         return range(first, last + 1, step)
 
     def _value(self, text: str) -> int:
@@ -81,17 +81,17 @@ class Cron:
         """Read an expression.
 
         Raises:
-            ValueError: it has not five fields, a field has a value that it cannot have, its day never comes, or it
-                names days of the month and of the week, of which cron would take either.
+            ValueError: it does not have five fields, a value is out of range, no month has its day, or it has both a
+                day of month and a day of week, which cron would combine by "or".
         """
         parts = text.split()
         if len(parts) != len(FIELDS):
             raise ValueError(f"{text!r}: expected five fields: {', '.join(field.name for field in FIELDS)}")
         minutes, hours, days, months, weekdays = (field.values(part) for field, part in zip(FIELDS, parts, strict=True))
         if parts[2] != "*" and parts[4] != "*":
-            raise ValueError(f"{text!r}: names a day of month and a day of week; leave one of them *")
+            raise ValueError(f"{text!r}: has a day of month and a day of week; set one of them to *")
         if not any(day <= MOST_DAYS[month - 1] for day in days for month in months):
-            raise ValueError(f"{text!r}: none of these months has such a day")
+            raise ValueError(f"{text!r}: none of these months has this day")
         weekdays = frozenset(day % len(WEEKDAYS) for day in weekdays)
         return cls(minutes=minutes, hours=hours, days=days, months=months, weekdays=weekdays)
 
@@ -114,5 +114,5 @@ class Cron:
         return f"{weekdays} {date} {time} UTC".strip()
 
     def _weekdays(self) -> list[str]:
-        """Return the names of the days, none where every day is meant."""
+        """Return the names of the days, none for all days."""
         return [] if len(self.weekdays) == len(WEEKDAYS) else [WEEKDAYS[day] for day in sorted(self.weekdays)]

@@ -34,7 +34,7 @@ class LocalSettings(SharedSettings):
             if port > 65535:  # noqa: PLR2004 - the largest TCP port
                 raise ValueError(f"ports.{name} is {port}: fleets.size {self.fleets.size} runs past port 65535")
             if port in owner:
-                raise ValueError(f"ports.{owner[port]} and ports.{name} both name port {port}")
+                raise ValueError(f"ports.{owner[port]} and ports.{name} both have port {port}")
             owner[port] = name
         return self
 

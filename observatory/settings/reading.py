@@ -1,4 +1,4 @@
-"""Reads a stack's settings, from its file or from the running program, and words what is wrong with them.
+"""Reads a stack's settings from its file or from the running program, and reports errors in them.
 
 The only reader of `Pulumi.<stack>.yaml` and of `pulumi.Config`.
 """
@@ -20,7 +20,7 @@ from observatory.settings.aws import AwsSettings
 from observatory.settings.local import LocalSettings
 
 PROJECT = "llm-observatory"
-# What the CLI itself keeps in a stack's file, and the namespaces of other packages' settings that may be in it.
+# Keys that the Pulumi CLI writes to a stack's file, and the namespaces of other packages' settings in it.
 FILE_KEYS = ("config", "encryptionsalt", "encryptedkey", "secretsprovider", "environment")
 FOREIGN_NAMESPACES = ("pulumi", "aws", "kubernetes", "postgresql")
 
@@ -30,7 +30,7 @@ _MODELS: Mapping[str, type[LocalSettings] | type[AwsSettings]] = {"local": Local
 
 
 class SettingsError(ObservatoryError):
-    """Stack configuration that cannot be used; the message names the file, the key and what was expected."""
+    """Stack settings are not valid; the message has file, line, key and expectation of each error."""
 
     exit_code = WRONG_USAGE
 
@@ -65,9 +65,9 @@ class ConfigFile:
 
 
 def _check_form(file: str, document: Any, root: yaml.Node | None) -> None:
-    """Refuse what the CLI would pass over in silence."""
+    """Refuse errors that the Pulumi CLI ignores silently."""
     for place, key in _duplicates(root):
-        raise SettingsError(f"{file}:{place}: {key}: this key stands here a second time; keep one")
+        raise SettingsError(f"{file}:{place}: {key}: duplicate key; remove one of the two")
     if not isinstance(document, dict) or not isinstance(document.get("config") or {}, dict):
         raise SettingsError(f"{file}: expected a mapping with the key 'config', as `pulumi config` writes it")
     for key in document:
@@ -80,7 +80,7 @@ def _check_form(file: str, document: Any, root: yaml.Node | None) -> None:
 
 
 def _duplicates(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
-    """Yield (line, key) of every key that a mapping has already; YAML would keep the last without a word."""
+    """Yield (line, key) of every duplicate key of a mapping; YAML would silently keep the last one."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             yield from _duplicates(item)
@@ -129,12 +129,12 @@ def load_file(path: Path) -> StackSettings:
 
 
 def load_program() -> StackSettings:
-    """Return the settings that the running Pulumi program was given, by whichever engine.
+    """Return the settings of the running Pulumi program, with either engine.
 
     Raises:
         SettingsError: as `load_file`, without lines, since the engine passes values only.
     """
-    import pulumi  # noqa: PLC0415 - the command reads settings without paying for the SDK's import
+    import pulumi  # noqa: PLC0415 - the command reads settings without the SDK
     from pulumi.runtime.config import CONFIG  # noqa: PLC0415
 
     values = {_own_key(key): _decode(value) for key, value in CONFIG.get().items() if _own_key(key)}
@@ -142,7 +142,7 @@ def load_program() -> StackSettings:
 
 
 def _decode(value: Any) -> Any:
-    """Structured values reach a program as JSON text; plain text stays what it is."""
+    """Return a value as the engine passes it: structured values are JSON text, others plain text."""
     try:
         return json.loads(value)
     except (TypeError, ValueError):
@@ -151,13 +151,13 @@ def _decode(value: Any) -> Any:
 
 def _validate(values: Mapping[str, Any], file: str, lines: Mapping[str, int]) -> StackSettings:
     platform = values.get("platform", "local")
-    if platform not in _MODELS:
+    if not isinstance(platform, str) or platform not in _MODELS:
         raise SettingsError(
             f"{_place('platform', file, lines)}: {PROJECT}:platform: expected one of {', '.join(_MODELS)} "
             f"(given: {platform!r})"
         )
     try:
-        # As JSON, since only there a mapping may be a group of settings and yet `true` be no number.
+        # As JSON: in strict mode pydantic then accepts a mapping as a group, and refuses `true` as a number.
         return _MODELS[platform].model_validate_json(json.dumps(dict(values), default=str), strict=True)
     except ValidationError as error:
         problems = [_describe(platform, problem, file, lines) for problem in error.errors()]
@@ -184,27 +184,27 @@ def _describe(platform: str, problem: Any, file: str, lines: Mapping[str, int]) 
 
 
 def _place(key: str, file: str, lines: Mapping[str, int]) -> str:
-    """Return file and line of a key, or of the nearest group above it that stands there."""
+    """Return file and line of a key, or of the nearest group above it that the file has."""
     while key and key not in lines:
         key = key.rpartition(".")[0]
     return f"{file}:{lines[key]}" if key else file
 
 
 def _unknown(platform: str, location: _Location) -> str:
-    """Return why a setting is not accepted: it is another platform's, or its name is not known, with the closest."""
+    """Return why a setting is refused: it belongs to another platform, or its name is unknown; with close names."""
     name = str(location[-1])
     names = _names(_MODELS[platform], location)
     for other, model in _MODELS.items():
         if other != platform and name in _names(model, location):
-            return f"a setting of the platform {other!r}; this stack's is {platform!r}"
+            return f"a setting of platform {other!r}; this stack has platform {platform!r}"
     if not names:
         return "unknown setting"
     close = difflib.get_close_matches(name, names, n=1)
-    return "unknown setting" + (f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(names)}")
+    return "unknown setting" + (f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(names)}")
 
 
 def _names(model: type[BaseModel], location: _Location) -> list[str]:
-    """Return the settings of the group that a location is in."""
+    """Return the names of the settings in the group of a location."""
     group = model
     for part in location[:-1]:
         field = group.model_fields.get(str(part))

@@ -1,4 +1,4 @@
-"""Windows: the hours of the week in which versions may be deployed, in the time zone of whoever keeps them."""
+"""Deployment windows: the hours of the week in which minor and major versions may be deployed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun"
 def _clock_time(value: object) -> object:
     # Without quotes YAML reads 10:00 as the number 600.
     if not isinstance(value, str):
-        raise ValueError('expected a time in quotes, such as "10:00"')  # noqa: TRY004 - pydantic tells of these
+        raise ValueError('expected a time in quotes, such as "10:00"')  # noqa: TRY004 - pydantic reports ValueError only
     return value
 
 
@@ -25,7 +25,7 @@ def _time_zone(name: str) -> str:
 
 
 def _zone(name: str) -> tzinfo:
-    """Return a time zone; UTC needs no database of them."""
+    """Return a time zone; UTC works without a time zone database."""
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415 - every command reads settings, few a window
 
     if name == "UTC":
@@ -33,14 +33,16 @@ def _zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ValueError(f"{name!r} is no time zone that this machine knows, such as Europe/Berlin or UTC") from error
+        raise ValueError(
+            f"{name!r} is not a time zone of this machine's database; expected a name such as Europe/Berlin or UTC"
+        ) from error
 
 
 ClockTime = Annotated[str, BeforeValidator(_clock_time), Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 
 
 class Window(BaseModel):
-    """Hours of some days, by the clocks of a time zone; one that closes before it opens ends on the next day."""
+    """Hours on some days of the week, in a time zone; a window that closes before it opens ends on the next day."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +52,7 @@ class Window(BaseModel):
     timezone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
 
     def around(self, now: datetime) -> Iterator[tuple[datetime, datetime]]:
-        """Yield when it opens and closes, in UTC, from the last time before `now` to a week ahead."""
+        """Yield (opening, closing) in UTC, from the day before `now` to a week after."""
         zone = _zone(self.timezone)
         opens, closes = time.fromisoformat(self.opens), time.fromisoformat(self.closes)
         lasts = timedelta(days=1 if closes <= opens else 0)
@@ -58,13 +60,13 @@ class Window(BaseModel):
         for days in range(-1, 8):
             date = today + timedelta(days=days)
             if WEEKDAYS[date.weekday()] in self.days:
-                # In UTC, since times of one zone are compared by their clocks, whatever summer time does.
+                # In UTC: Python compares times of one zone by the clock, which ignores changes to summer time.
                 begin = datetime.combine(date, opens, zone).astimezone(UTC)
                 yield begin, datetime.combine(date + lasts, closes, zone).astimezone(UTC)
 
 
 def next_opening(windows: Sequence[Window], now: datetime) -> datetime | None:
-    """Return when the next window opens, in its own time zone; None where one is open, or where there are none.
+    """Return when the next window opens, in its own time zone; None if one is open or there are no windows.
 
     Args:
         windows: of a stack.

@@ -11,7 +11,7 @@ from typing import Any
 from observatory.delivery.environment import BalancerError, Environment, HostsError, MetricsUnavailableError, Sample
 from observatory.documents.rollout import RolloutDocument, StaleRolloutError
 from observatory.settings import FleetName
-from observatory.settings.gates import Limits
+from observatory.settings.gate_limits import GateLimits
 
 OLD, NEW = "a" * 64, "b" * 64
 SIZE = 3  # instances of each fleet
@@ -225,7 +225,7 @@ class Simulation:
     def record(self, event: str, **details: Any) -> None:
         self.events.append((event, details))
 
-    def environment(self, limits: Limits | None = None) -> Environment:
+    def environment(self, limits: GateLimits | None = None) -> Environment:
         return Environment(
             store=self.store,
             balancer=self,
@@ -236,7 +236,7 @@ class Simulation:
             journal=self,
             trial=self,
             instances=self,
-            limits=limits or Limits(deadline_s=60),
+            limits=limits or GateLimits(deadline_s=60),
         )
 
 

@@ -1,4 +1,4 @@
-"""The release store keeps what its manifest describes, and nothing else."""
+"""The release store holds signed artifacts that match their manifests, and nothing else."""
 
 import hashlib
 import io
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from observatory.delivery import releases
 from observatory.delivery.releases import ReleaseError, ReleaseRefusedError, ReleaseStore, install, sign_release
 from observatory.security.signatures import make_private_key, public_key
 
@@ -36,7 +37,7 @@ def store(tmp_path: Path) -> ReleaseStore:
     return ReleaseStore(tmp_path / "store")
 
 
-def test_a_release_is_kept_with_its_manifest_and_its_signer_is_known(store: ReleaseStore, tmp_path: Path) -> None:
+def test_a_release_is_stored_with_its_manifest_and_signer(store: ReleaseStore, tmp_path: Path) -> None:
     store.add(*release(tmp_path), TRUSTED)
     assert store.versions() == ("v0.1.0",)
     assert store.artifact("v0.1.0").read_bytes() == b"artifact"
@@ -44,14 +45,14 @@ def test_a_release_is_kept_with_its_manifest_and_its_signer_is_known(store: Rele
     assert store.checked("v0.1.0", TRUSTED).signed_by(TRUSTED) == "ci"
 
 
-def test_what_is_signed_is_the_canonical_form_of_what_counts(store: ReleaseStore, tmp_path: Path) -> None:
+def test_the_signature_covers_the_canonical_form_of_the_signed_fields(store: ReleaseStore, tmp_path: Path) -> None:
     store.add(*release(tmp_path), TRUSTED)
     digest = hashlib.sha256(b"artifact").hexdigest()
     said = f'"name":"storage-service","schema_max":6,"schema_min":3,"sha256":"{digest}","version":"v0.1.0"'
     assert store.manifest("v0.1.0").payload == f"{{{said}}}".encode()
 
 
-def test_an_artifact_that_is_not_what_its_manifest_says_is_neither_signed_nor_kept(
+def test_an_artifact_that_differs_from_its_manifest_is_neither_signed_nor_stored(
     store: ReleaseStore, tmp_path: Path
 ) -> None:
     artifact, manifest = release(tmp_path)
@@ -73,19 +74,19 @@ def test_an_artifact_that_is_not_what_its_manifest_says_is_neither_signed_nor_ke
         {"sha256": hashlib.sha256(b"evil").hexdigest()},
     ],
 )
-def test_a_manifest_that_was_altered_is_refused(
+def test_a_manifest_that_was_changed_after_it_was_signed_is_refused(
     store: ReleaseStore, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     artifact, manifest = release(tmp_path)
     alter(manifest, **changes)
     if "sha256" in changes:
         artifact.write_bytes(b"evil")
-    with pytest.raises(ReleaseRefusedError, match="was altered"):
+    with pytest.raises(ReleaseRefusedError, match="was changed"):
         store.add(artifact, manifest, TRUSTED)
     assert store.versions() == ()
 
 
-def test_a_release_that_nobody_trusted_has_signed_is_refused(store: ReleaseStore, tmp_path: Path) -> None:
+def test_a_release_without_a_trusted_signature_is_refused(store: ReleaseStore, tmp_path: Path) -> None:
     with pytest.raises(ReleaseRefusedError, match=r"is not signed: .*`observatory release sign`"):
         store.add(*release(tmp_path, key=None), TRUSTED)
     with pytest.raises(ReleaseRefusedError, match=r"which is not trusted \(trusted: ci .*`delivery.trusted_keys`"):
@@ -93,14 +94,14 @@ def test_a_release_that_nobody_trusted_has_signed_is_refused(store: ReleaseStore
     assert store.versions() == ()
 
 
-def test_a_kept_version_is_never_overwritten_by_another_artifact(store: ReleaseStore, tmp_path: Path) -> None:
+def test_a_stored_version_is_never_replaced_by_another_artifact(store: ReleaseStore, tmp_path: Path) -> None:
     store.add(*release(tmp_path), TRUSTED)
     with pytest.raises(ReleaseRefusedError, match=r"v0\.1\.0 is stored with another artifact"):
         store.add(*release(tmp_path, content=b"another"), TRUSTED)
     assert store.artifact("v0.1.0").read_bytes() == b"artifact"
 
 
-def test_the_same_release_again_takes_over_its_signature_and_mends_the_artifact(
+def test_adding_a_release_again_replaces_its_signature_and_repairs_the_artifact(
     store: ReleaseStore, tmp_path: Path
 ) -> None:
     store.add(*release(tmp_path), TRUSTED)
@@ -112,12 +113,12 @@ def test_the_same_release_again_takes_over_its_signature_and_mends_the_artifact(
         store.checked("v0.1.0", TRUSTED)
 
 
-def test_what_was_changed_in_the_store_is_found_before_it_is_deployed(store: ReleaseStore, tmp_path: Path) -> None:
+def test_changes_in_the_store_are_found_before_a_deployment(store: ReleaseStore, tmp_path: Path) -> None:
     store.add(*release(tmp_path), TRUSTED)
     kept = store.directory / "v0.1.0.json"
     signed = kept.read_text()
     alter(kept, schema_min=0)
-    with pytest.raises(ReleaseRefusedError, match="was altered"):
+    with pytest.raises(ReleaseRefusedError, match="was changed"):
         store.checked("v0.1.0", TRUSTED)
     alter(kept, signature=None)
     with pytest.raises(ReleaseRefusedError, match="is not signed"):
@@ -128,7 +129,7 @@ def test_what_was_changed_in_the_store_is_found_before_it_is_deployed(store: Rel
         store.checked("v0.1.0", TRUSTED)
 
 
-def test_a_version_that_was_given_up_may_be_built_anew(store: ReleaseStore, tmp_path: Path) -> None:
+def test_a_removed_version_can_be_added_with_another_artifact(store: ReleaseStore, tmp_path: Path) -> None:
     store.add(*release(tmp_path), TRUSTED)
     store.remove("v0.1.0")
     assert store.versions() == ()
@@ -136,13 +137,13 @@ def test_a_version_that_was_given_up_may_be_built_anew(store: ReleaseStore, tmp_
     assert store.artifact("v0.1.0").read_bytes() == b"another"
 
 
-def test_a_version_that_is_not_kept_is_named_with_those_that_are(store: ReleaseStore, tmp_path: Path) -> None:
+def test_the_error_of_a_missing_version_names_the_stored_ones(store: ReleaseStore, tmp_path: Path) -> None:
     store.add(*release(tmp_path), TRUSTED)
     with pytest.raises(ReleaseError, match=r"v9\.9\.9 is not in the store \(stored: v0\.1\.0\)"):
         store.manifest("v9.9.9")
 
 
-def test_a_version_of_another_form_is_refused(store: ReleaseStore, tmp_path: Path) -> None:
+def test_a_malformed_version_is_refused(store: ReleaseStore, tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="not a release manifest"):
         store.add(*release(tmp_path, version="latest", key=None), TRUSTED)
 
@@ -157,13 +158,13 @@ def archive(directory: Path, *members: str) -> tuple[Path, str]:
     return file, hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_a_release_is_unpacked_whole(tmp_path: Path) -> None:
+def test_a_release_is_unpacked(tmp_path: Path) -> None:
     artifact, digest = archive(tmp_path, "bin/storage-service", "lib/module.py")
     install(artifact, sha256=digest, target=tmp_path / "releases" / "v0.1.0")
     assert (tmp_path / "releases" / "v0.1.0" / "lib" / "module.py").read_text() == "ok"
 
 
-def test_an_installed_release_is_left_as_it_is(tmp_path: Path) -> None:
+def test_an_installed_release_is_not_unpacked_again(tmp_path: Path) -> None:
     artifact, digest = archive(tmp_path, "a")
     install(artifact, sha256=digest, target=tmp_path / "v0.1.0")
     artifact.unlink()
@@ -171,12 +172,30 @@ def test_an_installed_release_is_left_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("member", ["../outside", "/etc/outside", "a/../../outside"])
-def test_an_archive_that_reaches_outside_leaves_nothing(tmp_path: Path, member: str) -> None:
+def test_an_archive_with_a_path_outside_of_it_leaves_nothing(tmp_path: Path, member: str) -> None:
     artifact, digest = archive(tmp_path, "inside", member)
     target = tmp_path / "releases" / "v0.1.0"
     with pytest.raises(ReleaseError, match="not a release archive"):
         install(artifact, sha256=digest, target=target)
     assert list(target.parent.iterdir()) == []
+
+
+def test_of_two_processes_that_unpack_a_release_at_once_both_succeed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, digest = archive(tmp_path, "a")
+    target = tmp_path / "releases" / "v0.1.0"
+    unpack = releases._unpack
+
+    def unpack_second(artifact: Path, directory: Path) -> None:
+        monkeypatch.setattr(releases, "_unpack", unpack)
+        install(artifact, sha256=digest, target=target)
+        unpack(artifact, directory)
+
+    monkeypatch.setattr(releases, "_unpack", unpack_second)
+    install(artifact, sha256=digest, target=target)
+    assert [path.name for path in target.parent.iterdir()] == ["v0.1.0"]
+    assert (target / "a").read_text() == "ok"
 
 
 def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:
@@ -189,6 +208,6 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:
         install(file, sha256=hashlib.sha256(file.read_bytes()).hexdigest(), target=tmp_path / "v0.1.0")
 
 
-def test_a_missing_artifact_is_named(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_artifact_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match=r"gone\.tar\.gz: cannot be read"):
         install(tmp_path / "gone.tar.gz", sha256="a" * 64, target=tmp_path / "v0.1.0")

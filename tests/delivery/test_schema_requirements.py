@@ -25,14 +25,14 @@ def document() -> RolloutDocument:
     )
 
 
-def test_what_is_live_and_what_is_kept_for_a_rollback_has_needs(tmp_path: Path) -> None:
+def test_live_releases_and_those_for_a_rollback_have_requirements(tmp_path: Path) -> None:
     assert schema_needs(document(), store(tmp_path, v0_5_0=7, v0_4_0=6)) == [
         ("blue (live)", "v0.5.0", 3, 7),
         ("green (kept for rollback)", "v0.4.0", 3, 6),
     ]
 
 
-def test_a_release_that_is_not_in_the_store_has_unknown_needs(tmp_path: Path) -> None:
+def test_the_requirements_of_a_release_that_is_not_stored_are_unknown(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match=r"v0\.4\.0 is not in the store"):
         schema_needs(document(), store(tmp_path, v0_5_0=7))
     assert len(schema_needs(document(), store(tmp_path, v0_5_0=7), missing_ok=True)) == 1

@@ -1,4 +1,4 @@
-"""The stack's own authority: what it signs is accepted by a real TLS client, and nothing else is."""
+"""The stack's own authority: a real TLS client accepts its certificates and no others."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def properties(days: int) -> dict[str, object]:
     }
 
 
-def test_up_renews_a_certificate_whose_end_is_near() -> None:
+def test_up_renews_a_certificate_that_expires_soon() -> None:
     provider, near, fresh = CertificateProvider(), properties(20), properties(90)
     assert provider.diff("server", near, near).changes
     assert not provider.diff("server", fresh, fresh).changes
@@ -130,7 +130,7 @@ def test_up_renews_a_certificate_whose_end_is_near() -> None:
     assert not renewal_is_due(str(renewed["certificate"]))
 
 
-def test_another_authority_host_or_purpose_is_another_certificate() -> None:
+def test_a_certificate_is_replaced_for_another_authority_host_or_purpose() -> None:
     fresh = properties(90)
     for change in ({"hosts": ["db"]}, {"client": True}, {"authority_certificate": make_authority("new").certificate}):
         assert CertificateProvider().diff("server", fresh, {**fresh, **change}).changes

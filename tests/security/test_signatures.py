@@ -1,4 +1,4 @@
-"""Signatures say which trusted key signed exactly these bytes; keys and signatures are OpenSSL's."""
+"""Signatures identify the trusted key that signed exactly these bytes; OpenSSL accepts them and their keys."""
 
 import base64
 import shutil
@@ -19,14 +19,14 @@ from observatory.security.signatures import (
 )
 
 
-def test_the_trusted_key_that_signed_is_named() -> None:
+def test_the_name_of_the_trusted_key_is_returned() -> None:
     keys = {name: make_private_key() for name in ("ci", "release-team")}
     trusted = {name: public_key(key) for name, key in keys.items()}
     for name, key in keys.items():
         assert signer(b"payload", sign(b"payload", key), trusted) == name
 
 
-def test_a_key_that_is_not_trusted_is_named_beside_those_that_are() -> None:
+def test_the_error_of_an_untrusted_key_names_the_trusted_ones() -> None:
     stranger, trusted = make_private_key(), {"ci": public_key(make_private_key())}
     with pytest.raises(SignatureError, match=rf"key {key_id(public_key(stranger))}, .*\(trusted: ci [0-9a-f]{{16}}\)"):
         signer(b"payload", sign(b"payload", stranger), trusted)
@@ -34,24 +34,24 @@ def test_a_key_that_is_not_trusted_is_named_beside_those_that_are() -> None:
         signer(b"payload", sign(b"payload", stranger), {})
 
 
-def test_a_signature_over_other_bytes_or_in_a_trusted_key_s_name_is_refused() -> None:
+def test_a_signature_of_other_bytes_or_with_another_keys_id_is_refused() -> None:
     key = make_private_key()
     trusted = {"ci": public_key(key)}
-    with pytest.raises(SignatureError, match="was altered"):
+    with pytest.raises(SignatureError, match="was changed"):
         signer(b"other", sign(b"payload", key), trusted)
     forged = sign(b"payload", make_private_key()).model_copy(update={"key_id": key_id(trusted["ci"])})
-    with pytest.raises(SignatureError, match="was altered"):
+    with pytest.raises(SignatureError, match="was changed"):
         signer(b"payload", forged, trusted)
 
 
 @pytest.mark.parametrize("key", ["", "no key", "MCowBQYDK2VwAyEAr0qd+7UlHa/561ukxZaqMjudirV9TIicNEPDHKV0ShM="])
-def test_what_is_no_private_key_signs_nothing(key: str) -> None:
-    with pytest.raises(SignatureError, match="no private key in PEM"):
+def test_text_that_is_not_a_private_key_is_refused(key: str) -> None:
+    with pytest.raises(SignatureError, match="not a private key in PEM"):
         sign(b"payload", key)
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
-def test_openssl_s_keys_are_used_and_openssl_verifies_what_they_signed(tmp_path: Path) -> None:
+def test_keys_of_openssl_sign_and_openssl_verifies_the_signature(tmp_path: Path) -> None:
     key = tmp_path / "key.pem"
 
     def openssl(*arguments: str) -> str:
@@ -70,7 +70,7 @@ def test_openssl_s_keys_are_used_and_openssl_verifies_what_they_signed(tmp_path:
     openssl("pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", str(tmp_path / "public.pem"), *inputs)
 
 
-def test_another_kind_of_key_is_refused_with_how_to_make_one() -> None:
+def test_the_error_of_another_kind_of_key_has_the_command_for_a_right_one() -> None:
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 - this test alone
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # noqa: PLC0415
 
@@ -80,6 +80,6 @@ def test_another_kind_of_key_is_refused_with_how_to_make_one() -> None:
         sign(b"payload", pem)
 
 
-def test_a_signature_of_another_form_is_none() -> None:
+def test_a_signature_of_another_form_is_refused() -> None:
     with pytest.raises(ValueError, match="String should match pattern"):
         Signature(key_id="0" * 16, value="c2hvcnQ=")

@@ -1,4 +1,4 @@
-"""Settings of AWS stacks: the shipped files, and an error for each way to get them wrong."""
+"""Settings of AWS stacks: the shipped files, and an error for each kind of mistake."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,13 +39,13 @@ def test_production_spans_three_zones_and_keeps_backups_off_site() -> None:
     assert production.backups.object_lock.mode == "COMPLIANCE"
 
 
-def test_staging_is_internal_and_no_network_of_it_is_public() -> None:
+def test_staging_allows_private_networks_only() -> None:
     staging = shipped("staging")
     assert staging.traffic.internal
     assert all(cidr.is_private for cidr in staging.traffic.allowed_cidrs)
 
 
-def test_staging_and_production_share_neither_account_nor_network() -> None:
+def test_staging_and_production_have_different_accounts_and_networks() -> None:
     staging, production = shipped("staging"), shipped("production")
     assert staging.account.id != production.account.id
     assert not staging.network.cidr.overlaps(production.network.cidr)
@@ -59,7 +59,7 @@ def test_staging_and_production_share_neither_account_nor_network() -> None:
         ("10.20.0.0/16", "10.20.0.1/16", "network.cidr: 10.20.0.1/16 has host bits set"),
         ("eu-central-1c]", "eu-west-1c]", "network.availability_zones: eu-west-1c is not in region eu-central-1"),
         ("eu-central-1c]", "eu-central-1a]", "availability_zones names a zone twice"),
-        ("10.0.0.0/16", "10.20.128.0/17", "overlap: peered networks must not"),
+        ("10.0.0.0/16", "10.20.128.0/17", "overlap: peered networks must be disjoint"),
         (
             "    arm64: ami-0a1b2c3d4e5f60718 # Debian 13\n",
             "",
@@ -71,32 +71,32 @@ def test_staging_and_production_share_neither_account_nor_network() -> None:
         ("throughput_mib: 500", "throughput_mib: 1001", "database.data_volume.throughput_mib: input should be less"),
         ("iops: 12000, throughput_mib: 500", "throughput_mib: 1000", "is more than gp3's quarter of 3000 iops"),
         ("internal: false", "internal: true", "internal is true, but allowed_cidrs has public networks: 0.0.0.0/0"),
-        ("eu-central-1:111122223333:cert", "us-east-1:111122223333:cert", "traffic.certificate_arn is not of region"),
+        ("eu-central-1:111122223333:cert", "us-east-1:111122223333:cert", "traffic.certificate_arn is not in region"),
         ('id: "111122223333"', "id: 111122223333", "account.id: input should be a valid string"),
         ("instance_type: r7g.2xlarge", "instance_typ: r7g.large", "did you mean 'instance_type'?"),
         ("    instance_type: r7g.2xlarge\n", "", "llm-observatory:database.instance_type: is required and not set"),
-        ("    node_type:", "    memory_mb: 64\n    node_type:", "cache.memory_mb: a setting of the platform 'local'"),
+        ("    node_type:", "    memory_mb: 64\n    node_type:", "cache.memory_mb: a setting of platform 'local'"),
     ],
 )
-def test_a_wrong_setting_is_refused_by_name(
+def test_the_error_of_a_wrong_setting_names_it(
     refused: Callable[[str, str], str], old: str, new: str, expected: str
 ) -> None:
     assert expected in refused(old, new)
 
 
-def test_ports_are_no_setting_of_aws(refused: Callable[[str, str], str]) -> None:
+def test_ports_are_not_a_setting_of_aws(refused: Callable[[str, str], str]) -> None:
     message = refused("config:\n", "config:\n  llm-observatory:ports: {postgres: 5432}\n")
     assert message == (
-        "Pulumi.production.yaml:4: llm-observatory:ports: a setting of the platform 'local'; this stack's is 'aws'"
+        "Pulumi.production.yaml:4: llm-observatory:ports: a setting of platform 'local'; this stack has platform 'aws'"
     )
 
 
-def test_the_architecture_is_the_instance_types() -> None:
-    known = {
+def test_the_architecture_follows_from_the_instance_type() -> None:
+    expected = {
         "r7g.large": "arm64",
         "m7gd.xlarge": "arm64",
         "a1.large": "arm64",
         "m7i.large": "amd64",
         "g5.xlarge": "amd64",
     }
-    assert {name: architecture_of(name) for name in known} == known
+    assert {name: architecture_of(name) for name in expected} == expected

@@ -1,4 +1,4 @@
-"""Windows open and close by the clocks of their own time zone."""
+"""Deployment windows open and close by their own time zone."""
 
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -17,12 +17,12 @@ def at(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def test_without_windows_any_time_will_do() -> None:
+def test_without_windows_deployments_are_always_allowed() -> None:
     assert next_opening((), at("2026-03-01T03:00")) is None
 
 
 @pytest.mark.parametrize("now", ["2026-03-03T08:00", "2026-03-03T10:59:59"])
-def test_an_open_window_asks_for_no_patience(now: str) -> None:
+def test_an_open_window_has_no_next_opening(now: str) -> None:
     assert next_opening((TUESDAYS,), at(now)) is None
 
 
@@ -35,14 +35,14 @@ def test_an_open_window_asks_for_no_patience(now: str) -> None:
         ("2026-03-02T23:30", "2026-03-03T09:00"),  # Tuesday in Berlin already
     ],
 )
-def test_a_closed_window_says_when_it_opens_next(now: str, opens: str) -> None:
+def test_a_closed_window_has_its_next_opening(now: str, opens: str) -> None:
     found = next_opening((TUESDAYS,), at(now))
     assert found == datetime.fromisoformat(opens).replace(tzinfo=BERLIN)
     assert found is not None
     assert found.tzname() == "CET"
 
 
-def test_summer_time_moves_a_window_with_its_clocks() -> None:
+def test_a_window_follows_summer_time() -> None:
     assert next_opening((TUESDAYS,), at("2026-06-02T07:00")) is None
     assert next_opening((TUESDAYS,), at("2026-06-02T10:00")) == at("2026-06-09T07:00")
     sundays = TUESDAYS.model_copy(update={"days": ("sun",), "opens": "01:00", "closes": "04:00"})
@@ -55,6 +55,6 @@ def test_a_window_over_midnight_belongs_to_the_day_it_opens_on(now: str) -> None
     assert next_opening((NIGHTS,), at(now)) is None
 
 
-def test_the_first_of_several_windows_is_told() -> None:
+def test_the_first_of_several_windows_is_returned() -> None:
     assert next_opening((TUESDAYS, NIGHTS), at("2026-03-08T02:00")) == at("2026-03-10T08:00")
     assert next_opening((TUESDAYS, NIGHTS), at("2026-03-05T12:00")) == at("2026-03-06T22:00")

@@ -67,7 +67,7 @@ def test_only_releases_signed_by_a_trusted_key_are_stored_and_deployed(own: Chec
     refused = own.run(
         "deploy", "application", "--version", "v0.6.0", "--strategy", "blue-green", *EMBEDDED, expect=3
     ).stderr
-    assert "was altered" in refused
+    assert "was changed" in refused
 
 
 def test_blue_green_and_its_rollback_lose_no_request(own: Checkout) -> None:

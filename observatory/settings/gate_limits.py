@@ -1,4 +1,4 @@
-"""Limits of the gates: what a fleet may do and still be promoted. `observatory.delivery.gates` applies them."""
+"""Limits of the gates. `observatory.delivery.gates` applies them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pydantic import BaseModel, ConfigDict, Field
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
-class Limits(BaseModel):
-    """What a fleet may do and still be promoted.
+class GateLimits(BaseModel):
+    """Limits that a fleet's measurements must stay within to be promoted.
 
     Attributes:
-        error_ratio: most errors among the requests.
-        error_ratio_over_old: how much more than the old fleet's that may be.
-        p95_s: longest 95th percentile of the time to answer, in seconds.
-        p95_factor: how many times the old fleet's that may be, where the old fleet has enough requests.
-        p95_unnoticed_s: up to here no factor counts: three times of two milliseconds hurts nobody.
-        saturation: fullest that an instance may be.
-        restarts: most restarts of its instances.
-        minimum_requests: fewer in the window are too few to judge.
+        error_ratio: maximum share of errors among the requests, 0 to 1.
+        error_ratio_over_old: maximum by which it may exceed the old fleet's.
+        p95_s: maximum 95th percentile of the response time, in seconds.
+        p95_factor: maximum multiple of the old fleet's 95th percentile.
+        p95_unnoticed_s: seconds below which `p95_factor` does not count: three times two milliseconds is harmless.
+        saturation: maximum saturation of an instance, 0 to 1.
+        restarts: maximum restarts of the fleet's instances.
+        minimum_requests: requests in the window that a verdict needs.
         interval_s: seconds between two evaluations.
         failures: failed evaluations in a row that fail the step.
-        deadline_s: seconds without a verdict, beyond the bake, that fail it too.
+        deadline_s: seconds without a verdict that fail the step.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

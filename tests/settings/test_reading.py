@@ -1,10 +1,10 @@
-"""Settings: defaults, and an error for each way to get them wrong."""
+"""Reading settings: defaults, the union of platforms, and an error for each kind of mistake."""
 
 from pathlib import Path
 
 import pytest
 
-from observatory.settings import LocalSettings, SettingsError, StackSettings, load_file
+from observatory.settings import AwsSettings, LocalSettings, SettingsError, StackSettings, load_file
 
 
 def load(tmp_path: Path, text: str) -> StackSettings:
@@ -17,7 +17,7 @@ def test_a_missing_file_means_defaults(tmp_path: Path) -> None:
     assert load_file(tmp_path / "Pulumi.local.yaml") == LocalSettings()
 
 
-def test_values_are_taken_from_the_projects_namespace_only(tmp_path: Path) -> None:
+def test_only_keys_of_the_projects_namespace_are_read(tmp_path: Path) -> None:
     settings = load(tmp_path, "config:\n  llm-observatory:fleets:\n    size: 3\n  aws:region: eu-central-1\n")
     assert settings.fleets.size == 3
 
@@ -46,12 +46,16 @@ def test_values_are_taken_from_the_projects_namespace_only(tmp_path: Path) -> No
                 "  llm-observatory:notifications:\n    email:\n      { to: a@b.example, sender: c@b.example, "
                 "smarthost: mail.b.example:25, username: u, password_file: p, require_tls: false }\n"
             ),
-            "llm-observatory:notifications.email: a password needs TLS",
+            "llm-observatory:notifications.email: a password requires TLS",
         ),
         ("  llm-observatory:fleets:\n    size: 0\n", "greater than or equal to 1 (given: 0)"),
         (
             "  llm-observatory:platform: azure\n",
-            "Pulumi.local.yaml:2: llm-observatory:platform: expected one of local, aws",
+            "Pulumi.local.yaml:2: llm-observatory:platform: expected one of local, aws (given: 'azure')",
+        ),
+        (
+            "  llm-observatory:platform: [aws]\n",
+            "Pulumi.local.yaml:2: llm-observatory:platform: expected one of local, aws (given: ['aws'])",
         ),
         (
             "  llm-observatory:schedule:\n    backup_full: 30 25 * * sun\n",
@@ -67,7 +71,7 @@ def test_values_are_taken_from_the_projects_namespace_only(tmp_path: Path) -> No
         ),
         (
             "  llm-observatory:delivery:\n    windows: [{ days: [tue], opens: '9', closes: '9', timezone: Mars }]\n",
-            "'Mars' is no time zone that this machine knows",
+            "'Mars' is not a time zone of this machine's database",
         ),
         (
             "  llm-observatory:first_rollout:\n    version: 1.0\n",
@@ -86,41 +90,41 @@ def test_a_wrong_setting_names_file_line_key_and_expectation(tmp_path: Path, tex
     [
         ("config:\n  llm-observatroy:fleets: {size: 2}\n", "unknown namespace 'llm-observatroy'"),
         ("confg:\n  llm-observatory:fleets: {size: 2}\n", "confg: unknown key; expected one of config"),
-        ("config:\n  fleets: {size: 1}\n  fleets: {size: 2}\n", "Pulumi.local.yaml:3: fleets: this key stands here"),
-        ("config:\n  fleets:\n    size: 1\n    size: 2\n", "Pulumi.local.yaml:4: size: this key stands here"),
+        ("config:\n  fleets: {size: 1}\n  fleets: {size: 2}\n", "Pulumi.local.yaml:3: fleets: duplicate key"),
+        ("config:\n  fleets:\n    size: 1\n    size: 2\n", "Pulumi.local.yaml:4: size: duplicate key"),
         ("config:\n  llm-observatory:fleets: {size: true}\n", "fleets.size: input should be a valid integer"),
         ("config:\n  llm-observatory:fleets: 2\n", "llm-observatory:fleets: expected a group of settings (given: 2)"),
         ("config:\n  1: 2\n", "llm-observatory:1: unknown setting"),
     ],
 )
-def test_what_would_be_passed_over_in_silence_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+def test_an_error_that_the_pulumi_cli_ignores_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(SettingsError) as error:
         load(tmp_path, text)
     assert expected in str(error.value)
 
 
-def test_a_bare_key_is_the_projects_own(tmp_path: Path) -> None:
+def test_a_key_without_a_namespace_is_the_projects(tmp_path: Path) -> None:
     assert load(tmp_path, "config:\n  fleets:\n    size: 3\n").fleets.size == 3
 
 
-def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
         load(tmp_path, "config:\n  llm-observatory:ports:\n    blue: x\n    green: y\n")
     assert len(str(error.value).splitlines()) == 2
 
 
 def test_two_settings_on_one_port_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"ports\.postgres and ports\.patroni both name port 5432"):
+    with pytest.raises(SettingsError, match=r"ports\.postgres and ports\.patroni both have port 5432"):
         load(tmp_path, "config:\n  llm-observatory:ports: {postgres: 5432, patroni: 5432}\n")
 
 
-def test_a_fleet_that_runs_into_anothers_ports_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"ports\.blue\+5 and ports\.green both name port 18105"):
+def test_a_fleet_whose_ports_overlap_another_fleets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"ports\.blue\+5 and ports\.green both have port 18105"):
         load(tmp_path, "config:\n  llm-observatory:fleets: {size: 9}\n  llm-observatory:ports: {green: 18105}\n")
 
 
 @pytest.mark.parametrize("text", ["config: [", "- a\n", "config: 3\n"])
-def test_a_file_of_another_form_is_refused_by_name(tmp_path: Path, text: str) -> None:
+def test_the_error_of_a_malformed_file_names_it(tmp_path: Path, text: str) -> None:
     with pytest.raises(SettingsError, match=r"Pulumi\.local\.yaml"):
         load(tmp_path, text)
 
@@ -128,12 +132,47 @@ def test_a_file_of_another_form_is_refused_by_name(tmp_path: Path, text: str) ->
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("  network: {cidr: 10.0.0.0/16}\n", "Pulumi.local.yaml:2: llm-observatory:network: a setting of the platform"),
+        ("  network: {cidr: 10.0.0.0/16}\n", "Pulumi.local.yaml:2: llm-observatory:network: a setting of platform"),
         ("  database:\n    instance_type: m7g.large\n", "Pulumi.local.yaml:3: llm-observatory:database.instance_type"),
     ],
 )
-def test_a_setting_of_aws_is_refused_on_local_by_name(tmp_path: Path, text: str, expected: str) -> None:
+def test_the_error_of_an_aws_setting_in_a_local_stack_names_it(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(SettingsError) as error:
         load(tmp_path, f"config:\n{text}")
     assert expected in str(error.value)
-    assert "a setting of the platform 'aws'; this stack's is 'local'" in str(error.value)
+    assert "a setting of platform 'aws'; this stack has platform 'local'" in str(error.value)
+
+
+PRODUCTION = Path(__file__).resolve().parents[2] / "Pulumi.production.yaml"
+LOCAL_ONLY = sorted(set(LocalSettings.model_fields) - set(AwsSettings.model_fields))
+AWS_ONLY = sorted(set(AwsSettings.model_fields) - set(LocalSettings.model_fields))
+
+
+def test_the_platform_selects_the_model_and_defaults_to_local(tmp_path: Path) -> None:
+    assert isinstance(load(tmp_path, "config:\n  llm-observatory:platform: local\n"), LocalSettings)
+    assert isinstance(load(tmp_path, "config: {}\n"), LocalSettings)
+    assert isinstance(load_file(PRODUCTION), AwsSettings)
+
+
+@pytest.mark.parametrize("name", AWS_ONLY)
+def test_every_group_of_aws_is_refused_in_a_local_stack(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, f"config:\n  llm-observatory:{name}: {{}}\n")
+    assert str(error.value) == (
+        f"Pulumi.local.yaml:2: llm-observatory:{name}: a setting of platform 'aws'; this stack has platform 'local'"
+    )
+
+
+@pytest.mark.parametrize("name", LOCAL_ONLY)
+def test_every_local_group_is_refused_in_an_aws_stack(tmp_path: Path, name: str) -> None:
+    text = PRODUCTION.read_text().replace("config:\n", f"config:\n  llm-observatory:{name}: {{}}\n")
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, text)
+    assert f":{name}: a setting of platform 'local'; this stack has platform 'aws'" in str(error.value)
+
+
+def test_an_aws_stack_must_name_its_platform(tmp_path: Path) -> None:
+    text = "\n".join(line for line in PRODUCTION.read_text().splitlines() if ":platform:" not in line)
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, text)
+    assert all(f"llm-observatory:{name}: a setting of platform 'aws'" in str(error.value) for name in AWS_ONLY)

@@ -1,4 +1,4 @@
-"""Public keys in settings: Ed25519 keys as the single line that `openssl pkey -pubout` prints between its markers.
+"""Public keys in settings: Ed25519 keys as the line that `openssl pkey -pubout` prints between its markers.
 
 That line is a SubjectPublicKeyInfo (RFC 8410) in base64.
 """
@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-PUBLIC_KEY_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410: what precedes the key's own 32 bytes
+PUBLIC_KEY_PREFIX = bytes.fromhex("302a300506032b6570032100")  # RFC 8410: precedes the 32 bytes of the key
 _PUBLIC_KEY_BYTES = 32
 
 
