@@ -1,7 +1,7 @@
-"""Telling people and programs of deliveries: Slack, PagerDuty, email and webhooks.
+"""Notifications of deployments: Slack, PagerDuty, email and webhooks.
 
-What is told is a `Notice`, made of a journal entry; a `Channel` sends it once; the `Notifier` sends again what failed,
-on threads of its own, so that no deployment waits for it or fails by it.
+A `Notice` is made from a journal entry, a `Channel` sends it once, and the `Notifier` retries on threads of its own, so
+that no deployment waits for a receiver or fails because of one.
 """
 
 from observatory.notifications.channels import (

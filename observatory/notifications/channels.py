@@ -1,8 +1,8 @@
-"""Where notices go, each by one attempt.
+"""The channels that notices are sent through; each sends a notice once.
 
-Slack takes an incoming webhook's `text` (https://api.slack.com/messaging/webhooks), PagerDuty an event of its API v2
-(https://developer.pagerduty.com/docs/events-api-v2/overview/), a webhook the notice itself as JSON. An address that is
-itself the secret is read from its file at each use, so that a new one counts at once; no message repeats it.
+Slack gets the `text` of an incoming webhook (https://api.slack.com/messaging/webhooks), PagerDuty an event of its API
+v2 (https://developer.pagerduty.com/docs/events-api-v2/overview/), a webhook the notice itself as JSON. An address that
+is secret is read from its file for each notice, so that a change takes effect at once, and appears in no message.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 ATTEMPT_SECONDS = 5.0  # of one attempt
 REQUEST_TIMEOUT, TOO_MANY_REQUESTS = 408, 429
 SMTP_PERMANENT = 500
-BODY_CHARACTERS = 200  # of an answer, in a message
+BODY_CHARACTERS = 200  # of a response, in a message
 
 
 class RefusedError(ObservatoryError):
-    """The receiver will not take this notice, however often it is sent."""
+    """The receiver refused the notice for good; a retry is pointless."""
 
 
 class UnavailableError(ObservatoryError):
-    """The receiver did not take it now; `after_s` is how long it asked to wait."""
+    """The receiver did not accept the notice now; `after_s` is its `Retry-After` in seconds, if it sent one."""
 
     def __init__(self, message: str, after_s: float | None = None) -> None:
         super().__init__(message)
@@ -37,25 +37,25 @@ class UnavailableError(ObservatoryError):
 
 
 class Channel(Protocol):
-    """One way to tell."""
+    """One way to send notices."""
 
     @property
     def name(self) -> str:
-        """What it is called in the journal."""
+        """The channel's name in the journal."""
 
     def send(self, notice: Notice) -> None:
-        """Send once; raise RefusedError or UnavailableError where it was not taken."""
+        """Send a notice once; raise RefusedError or UnavailableError if it was not accepted."""
 
 
 @dataclass(frozen=True)
 class Secret:
-    """A secret: in a file, or plain where it is none, as the local receiver's address."""
+    """A secret in a file, or a plain value that is not secret, such as the local receiver's address."""
 
     file: Path | None = None
     plain: str = field(default="", repr=False)
 
     def read(self) -> str:
-        """Return it.
+        """Return the value.
 
         Raises:
             RefusedError: the file cannot be read, or is empty.
@@ -65,15 +65,15 @@ class Secret:
         try:
             value = self.file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise RefusedError(f"{self.file} cannot be read: {error}") from error
+            raise RefusedError(f"{self.file} cannot be read: {error}; write the secret to this file") from error
         if not value:
-            raise RefusedError(f"{self.file} is empty")
+            raise RefusedError(f"{self.file} is empty: write the secret to this file")
         return value
 
 
 @dataclass(frozen=True)
 class Slack:
-    """A Slack channel, by its incoming webhook."""
+    """A Slack channel with an incoming webhook."""
 
     webhook: Secret
     name: str = "slack"
@@ -86,7 +86,7 @@ class Slack:
 
 @dataclass(frozen=True)
 class Webhook:
-    """Any program that takes JSON."""
+    """Any program that accepts JSON."""
 
     url: Secret
     name: str = "webhook"
@@ -98,14 +98,14 @@ class Webhook:
 
 @dataclass(frozen=True)
 class PagerDuty:
-    """A service of PagerDuty: a rollback or an escalation opens an incident for its deployment, its end closes it."""
+    """A PagerDuty service: a rollback or an escalation opens an incident of the deployment, its end resolves it."""
 
     routing_key: Secret
     url: str
     name: str = "pagerduty"
 
     def send(self, notice: Notice) -> None:
-        """Trigger or resolve; other notices page nobody."""
+        """Trigger or resolve an incident; other notices send no event."""
         event: dict[str, Any] = {"dedup_key": f"{notice.stack}/{notice.deployment}"}
         if severity := SEVERITIES.get(notice.kind):
             event["event_action"] = "trigger"
@@ -131,7 +131,7 @@ ENDS: tuple[Kind, ...] = ("rolled-back", "success")
 
 @dataclass(frozen=True, kw_only=True)
 class Email:
-    """Mail by a server that speaks SMTP; a password goes over TLS only."""
+    """Mail through an SMTP server; a password is sent over TLS only."""
 
     to: str
     sender: str
@@ -163,34 +163,34 @@ class Email:
         except smtplib.SMTPResponseException as error:
             raise _smtp(f"{self.host}:{self.port}", error.smtp_code, error.smtp_error) from error
         except smtplib.SMTPRecipientsRefused as error:
-            code, said = error.recipients[self.to]
-            raise _smtp(f"{self.host}:{self.port}", code, said) from error
+            code, text = error.recipients[self.to]
+            raise _smtp(f"{self.host}:{self.port}", code, text) from error
         except (smtplib.SMTPException, OSError) as error:
             raise UnavailableError(f"{self.host}:{self.port}: {error}") from error
 
 
 def _post(url: str, document: dict[str, Any]) -> None:
-    """Post JSON, with the address in no message: it may be the secret."""
-    import httpx  # noqa: PLC0415 - in the thread that sends: a rollback does not wait for it
+    """Post JSON; no error message has the address, which may be secret."""
+    import httpx  # noqa: PLC0415 - imported in the sending thread, so that a rollback does not wait for it
 
     try:
-        answer = httpx.post(url, json=document, timeout=ATTEMPT_SECONDS)
+        response = httpx.post(url, json=document, timeout=ATTEMPT_SECONDS)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise RefusedError("its address is no URL of http or https") from error
+        raise RefusedError("the address in its file is not an http or https URL") from error
     except httpx.HTTPError as error:
         raise UnavailableError(f"{type(error).__name__}: {error}") from error
-    if answer.is_success:
+    if response.is_success:
         return
-    said = f"answered {answer.status_code}: {answer.text[:BODY_CHARACTERS]}"
-    if answer.is_server_error or answer.status_code in (REQUEST_TIMEOUT, TOO_MANY_REQUESTS):
-        raise UnavailableError(said, _retry_after(answer))
-    raise RefusedError(said)
+    reason = f"response {response.status_code}: {response.text[:BODY_CHARACTERS]}"
+    if response.is_server_error or response.status_code in (REQUEST_TIMEOUT, TOO_MANY_REQUESTS):
+        raise UnavailableError(reason, _retry_after(response))
+    raise RefusedError(reason)
 
 
-def _retry_after(answer: httpx.Response) -> float | None:
-    """Return the seconds that the answer asks to wait; a date, which none of these services sends, is passed over."""
-    given = answer.headers.get("Retry-After", "")
-    return float(given) if given.isdecimal() else None
+def _retry_after(response: httpx.Response) -> float | None:
+    """Return the `Retry-After` of a response in seconds; a date, which none of these services sends, is ignored."""
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isdecimal() else None
 
 
 def _escaped(text: str) -> str:
@@ -198,7 +198,7 @@ def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _smtp(server: str, code: int, said: bytes | str) -> RefusedError | UnavailableError:
-    """Return what a server's answer means: 4yz are for now, 5yz for good."""
-    text = f"{server} answered {code} {said.decode(errors='replace') if isinstance(said, bytes) else said}"
-    return RefusedError(text) if code >= SMTP_PERMANENT else UnavailableError(text)
+def _smtp(server: str, code: int, text: bytes | str) -> RefusedError | UnavailableError:
+    """Return the error of an SMTP reply: 4yz is temporary, 5yz permanent."""
+    reason = f"{server}: reply {code} {text.decode(errors='replace') if isinstance(text, bytes) else text}"
+    return RefusedError(reason) if code >= SMTP_PERMANENT else UnavailableError(reason)

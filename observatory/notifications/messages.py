@@ -1,4 +1,4 @@
-"""What is told of a delivery: some of the journal's entries, in words."""
+"""Notices: the journal's entries that are sent to people, as text."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ KINDS: dict[str, Kind] = {
     "propose-rollback": "proposal",
 }
 TITLES: dict[Kind, str] = {
-    "start": "deployment of {version} begins",
-    "step": "{version} gets traffic",
-    "success": "{version} is promoted",
-    "rollback": "{version} is being rolled back",
-    "rolled-back": "{version} was rolled back",
-    "escalation": "{version}: somebody must look",
-    "proposal": "{version} should be rolled back",
+    "start": "deployment of {version} started",
+    "step": "{version} receives traffic",
+    "success": "{version} promoted",
+    "rollback": "rollback of {version} started",
+    "rolled-back": "{version} rolled back",
+    "escalation": "deployment of {version} requires an operator",
+    "proposal": "rollback of {version} proposed",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """One thing to tell.
+    """One notification.
 
     Attributes:
-        kind: what of; decides who is told and how urgently.
-        stack: whose.
-        deployment: its id: all notices of one belong together.
+        kind: of event; channels choose the urgency by it.
+        stack: name of the stack.
+        deployment: id of the deployment, which groups its notices.
         title: one line.
-        text: why, and the numbers; a line each.
-        actor: who did it.
+        text: the details, one line each.
+        actor: who caused the event.
         at: when, in ISO 8601.
-        details: what the journal has.
+        details: as in the journal.
     """
 
     kind: Kind
@@ -55,12 +55,12 @@ class Notice:
     details: dict[str, Any]
 
     def document(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the notice as a JSON document."""
         return asdict(self)
 
 
 def notice_of(entry: Entry, stack: str) -> Notice | None:
-    """Return what is told of an entry, None where nothing is."""
+    """Return the notice of a journal entry, None if the event sends none."""
     kind = KINDS.get(entry.event)
     if kind is None:
         return None

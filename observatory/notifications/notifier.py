@@ -1,4 +1,4 @@
-"""Sends notices in the background, again and again for a while, and says in the journal which one was not taken."""
+"""Sends notices in the background with retries, and records in the journal which were not delivered."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from observatory.notifications.messages import Notice, notice_of
 
 ATTEMPTS = 5
 RETRY_SECONDS = 60.0  # from the first attempt of a notice to its last
-CLOSE_SECONDS = 5.0  # that the end of a command waits for what is not yet sent
-Tell = Callable[..., None]
+CLOSE_SECONDS = 5.0  # that a command waits at its end for notices that are not sent yet
+Record = Callable[..., None]
 
 
 class Notifier:
-    """A thread for each channel, so that a slow one keeps up no other; what a channel gets, it gets in order."""
+    """Sends notices on one thread for each channel: in order, and without waiting for other channels."""
 
-    def __init__(self, stack: str, channels: Sequence[Channel], tell: Tell) -> None:
-        """Start; `tell` is the journal's `record`, and hears of each notice that was given up."""
+    def __init__(self, stack: str, channels: Sequence[Channel], record: Record) -> None:
+        """Start the threads; `record` is the journal's, and gets an event for each notice that was not delivered."""
         self._stack = stack
-        self._workers = [_Worker(channel, tell) for channel in channels]
+        self._workers = [_Worker(channel, record) for channel in channels]
 
     def take(self, entry: Entry) -> None:
-        """Tell of a journal entry, where it is one to tell of; returns at once."""
+        """Queue the notice of a journal entry, if its event sends one; return at once."""
         if notice := notice_of(entry, self._stack):
             for worker in self._workers:
                 worker.put(notice)
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Wait for what is not yet sent, all channels together at most so long; what is left then is given up."""
+        """Wait for all channels to send their notices, for at most `seconds`; the rest is recorded as not delivered."""
         deadline = time.monotonic() + seconds
         for worker in self._workers:
             worker.close(deadline)
 
 
 class _Worker:
-    """Sends one channel's notices one after the other."""
+    """Sends one channel's notices, one after the other."""
 
-    def __init__(self, channel: Channel, tell: Tell) -> None:
-        self._channel, self._tell = channel, tell
+    def __init__(self, channel: Channel, record: Record) -> None:
+        self._channel, self._record = channel, record
         self._queue: queue.Queue[Notice | None] = queue.Queue()
         self._unsent: list[Notice] = []
         self._lock = threading.Lock()
-        # A daemon: the command ends although a receiver does not answer.
+        # A daemon thread: the command ends even if a receiver does not respond.
         self._thread = threading.Thread(target=self._run, name=f"notify-{channel.name}", daemon=True)
         self._thread.start()
 
@@ -70,20 +70,20 @@ class _Worker:
         with self._lock:
             left, self._unsent = self._unsent, []
         for notice in left:
-            self._give_up(notice, "it was not taken before the command ended")
+            self._give_up(notice, "not delivered before the command ended")
 
     def _run(self) -> None:
         while (notice := self._queue.get()) is not None:
             reason = self._send(notice)
             with self._lock:
-                waited_for = notice in self._unsent
-                if waited_for:
+                pending = notice in self._unsent
+                if pending:
                     self._unsent.remove(notice)
-            if waited_for and reason:
+            if pending and reason:
                 self._give_up(notice, reason)
 
     def _send(self, notice: Notice) -> str | None:
-        """Send a notice; return why it was not taken."""
+        """Send a notice with retries; return why it was not delivered, None if it was."""
         retrying = Retrying(
             stop=stop_after_attempt(ATTEMPTS) | stop_before_delay(RETRY_SECONDS),
             wait=_wait,
@@ -99,7 +99,7 @@ class _Worker:
         return None
 
     def _give_up(self, notice: Notice, reason: str) -> None:
-        self._tell(
+        self._record(
             "not-notified", channel=self._channel.name, kind=notice.kind, reason=reason, deployment=notice.deployment
         )
 
@@ -108,7 +108,7 @@ _backoff = wait_exponential_jitter(multiplier=0.5, max=10, jitter=0.5)
 
 
 def _wait(state: RetryCallState) -> float:
-    """Wait as long as the receiver asked for, else twice as long each time."""
+    """Return the seconds before the next attempt: the receiver's `Retry-After`, and at least the backoff."""
     error = state.outcome.exception() if state.outcome else None
-    asked = error.after_s if isinstance(error, UnavailableError) else None
-    return max(asked or 0.0, _backoff(state))
+    retry_after = error.after_s if isinstance(error, UnavailableError) else None
+    return max(retry_after or 0.0, _backoff(state))

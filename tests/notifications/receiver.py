@@ -1,4 +1,4 @@
-"""A real HTTP server that takes notices, and answers as a test tells it to."""
+"""A real HTTP server that receives notices, with responses that a test sets."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typing import Any
 
 @dataclass
 class Receiver:
-    """What came, and what is still to be answered: (status, headers), then 200 for ever.
+    """The requests received, and the responses to come: (status, headers), then always 200.
 
-    While `open` is not set, nobody gets an answer.
+    While `open` is not set, no request gets a response.
     """
 
     url: str = ""
-    answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
+    responses: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     got: list[dict[str, Any]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     open: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
-def receiver(*answers: tuple[int, dict[str, str]]) -> Iterator[Receiver]:
-    """Run one on a port of loopback."""
-    kept = Receiver(answers=list(answers))
+def receiver(*responses: tuple[int, dict[str, str]]) -> Iterator[Receiver]:
+    """Run a receiver on a loopback port."""
+    kept = Receiver(responses=list(responses))
     kept.open.set()
 
     class Handler(BaseHTTPRequestHandler):
@@ -38,7 +38,7 @@ def receiver(*answers: tuple[int, dict[str, str]]) -> Iterator[Receiver]:
             kept.times.append(time.monotonic())
             kept.got.append(body)
             kept.open.wait()
-            status, headers = kept.answers.pop(0) if kept.answers else (200, {})
+            status, headers = kept.responses.pop(0) if kept.responses else (200, {})
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)

@@ -1,4 +1,4 @@
-"""Notices reach real receivers in the form that each wants, and one that cannot be reached holds up nobody."""
+"""Notices reach real receivers in each one's format, and a receiver that is down delays nothing."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ ALL_KINDS = ["start", "step", "success"]
 
 
 @contextmanager
-def notified(file: Path, *told: Channel, wait_s: float = LONG_S) -> Iterator[FileJournal]:
-    """Give a journal whose events go to channels, and wait for them at the end."""
+def notified(file: Path, *channels: Channel, wait_s: float = LONG_S) -> Iterator[FileJournal]:
+    """Yield a journal whose events are sent to channels, and wait for them at the end."""
     journal = FileJournal(file, silent)
-    notifier = Notifier("local", told, journal.record)
+    notifier = Notifier("local", channels, journal.record)
     journal.listeners.append(notifier.take)
     yield journal
     notifier.close(wait_s)
@@ -47,13 +47,13 @@ def webhook(at: Receiver) -> Webhook:
 
 
 def deliver(journal: FileJournal, stack: Simulation) -> None:
-    """Bring a version by blue-green on a simulated stack."""
+    """Deploy a version by blue-green on a simulated stack."""
     stack.record = journal.record  # type: ignore[method-assign]
     deploy(stack.environment(), blue_green())
 
 
-def given_up(file: Path) -> list[tuple[str, str, str]]:
-    """Return (channel, kind, reason) of what the journal says was not taken."""
+def not_delivered(file: Path) -> list[tuple[str, str, str]]:
+    """Return (channel, kind, reason) of the undelivered notices in the journal."""
     lost = [entry.details for entry in entries(file) if entry.event == "not-notified"]
     return [(each["channel"], each["kind"], each["reason"]) for each in lost]
 
@@ -63,7 +63,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "journal.jsonl"
 
 
-def test_a_deployment_is_told_from_its_start_to_its_success(file: Path) -> None:
+def test_a_deployment_sends_notices_from_its_start_to_its_success(file: Path) -> None:
     with receiver() as hook:
         with notified(file, webhook(hook)) as journal:
             deliver(journal, simulation())
@@ -72,19 +72,19 @@ def test_a_deployment_is_told_from_its_start_to_its_success(file: Path) -> None:
         assert len({notice["deployment"] for notice in hook.got}) == 1
         assert hook.got[1]["details"]["weights"] == {"blue": 0, "green": 100}
         assert "v0.2.0" in hook.got[0]["title"]
-    assert given_up(file) == []
+    assert not_delivered(file) == []
 
 
-def test_slack_gets_a_text_in_which_nothing_is_markup(file: Path) -> None:
+def test_slack_gets_a_text_without_markup(file: Path) -> None:
     with receiver() as slack:
         with notified(file, Slack(Secret(plain=slack.url))) as journal:
             journal.record("escalate", deployment="d1", version="v0.2.0", reason="<!channel> & co")
         (message,) = slack.got
-    assert "local: v0.2.0: somebody must look" in message["text"]
+    assert "local: deployment of v0.2.0 requires an operator" in message["text"]
     assert "&lt;!channel&gt; &amp; co" in message["text"]
 
 
-def test_pagerduty_gets_an_incident_of_the_deployment_and_its_end(file: Path) -> None:
+def test_pagerduty_gets_an_incident_of_the_deployment_and_its_resolution(file: Path) -> None:
     with receiver() as pagerduty:
         with (
             notified(file, PagerDuty(Secret(plain="the-key"), pagerduty.url)) as journal,
@@ -99,7 +99,7 @@ def test_pagerduty_gets_an_incident_of_the_deployment_and_its_end(file: Path) ->
     assert "50.00% errors" in trigger["payload"]["custom_details"]["reason"]
 
 
-def test_an_escalation_pages_as_critical(file: Path) -> None:
+def test_an_escalation_is_a_critical_incident(file: Path) -> None:
     with receiver() as pagerduty:
         with notified(file, PagerDuty(Secret(plain="the-key"), pagerduty.url)) as journal:
             journal.record("escalate", deployment="d1", version="v0.2.0", reason="blue is not healthy")
@@ -108,15 +108,15 @@ def test_an_escalation_pages_as_critical(file: Path) -> None:
     assert event["dedup_key"] == "local/d1"
 
 
-def test_what_fails_twice_is_sent_a_third_time_and_in_order(file: Path) -> None:
+def test_a_failed_notice_is_retried_in_order(file: Path) -> None:
     with receiver((500, {}), (503, {})) as hook:
         with notified(file, webhook(hook)) as journal:
             deliver(journal, simulation())
         assert [notice["kind"] for notice in hook.got] == ["start", "start", *ALL_KINDS]
-    assert given_up(file) == []
+    assert not_delivered(file) == []
 
 
-def test_a_receiver_that_asks_to_wait_is_not_asked_again_before(file: Path) -> None:
+def test_the_retry_after_of_a_receiver_is_respected(file: Path) -> None:
     with receiver((429, {"Retry-After": "3"})) as hook:
         with notified(file, webhook(hook)) as journal:
             journal.record("promoted", deployment="d1")
@@ -125,45 +125,45 @@ def test_a_receiver_that_asks_to_wait_is_not_asked_again_before(file: Path) -> N
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 302])
-def test_a_refused_notice_is_not_sent_again_and_the_journal_says_so(file: Path, status: int) -> None:
+def test_a_refused_notice_is_not_retried_and_is_recorded(file: Path, status: int) -> None:
     with receiver((status, {"Location": "http://127.0.0.1:1/"})) as hook:
         with notified(file, webhook(hook)) as journal:
             journal.record("promoted", deployment="d1")
         assert len(hook.got) == 1
-        assert given_up(file) == [("webhook", "success", f"answered {status}: ok")]
+        assert not_delivered(file) == [("webhook", "success", f"response {status}: ok")]
         assert hook.url not in file.read_text()  # it may be the secret
 
 
-def test_a_receiver_that_is_down_fails_no_deployment_and_is_told(file: Path) -> None:
+def test_a_receiver_that_is_down_fails_no_deployment_and_is_recorded(file: Path) -> None:
     (port,) = find_free_ports(1)
     stack = simulation()
     with notified(file, Webhook(Secret(plain=f"http://127.0.0.1:{port}/hook")), wait_s=0) as journal:
         deliver(journal, stack)
     assert stack.live == {"blue": 0, "green": 100}
-    assert [(channel, kind) for channel, kind, _ in given_up(file)] == [("webhook", kind) for kind in ALL_KINDS]
+    assert [(channel, kind) for channel, kind, _ in not_delivered(file)] == [("webhook", kind) for kind in ALL_KINDS]
 
 
-def test_a_receiver_that_goes_on_failing_is_given_up(file: Path) -> None:
+def test_the_retries_of_a_failing_receiver_end(file: Path) -> None:
     with receiver(*[(500, {})] * ATTEMPTS) as hook:
         with notified(file, webhook(hook)) as journal:
             journal.record("promoted", deployment="d1")
         assert len(hook.got) == ATTEMPTS
-    assert given_up(file) == [("webhook", "success", "answered 500: ok")]
+    assert not_delivered(file) == [("webhook", "success", "response 500: ok")]
 
 
-def test_a_receiver_that_never_answers_holds_up_neither_the_deployment_nor_the_others(file: Path) -> None:
+def test_a_receiver_that_never_responds_delays_neither_the_deployment_nor_other_channels(file: Path) -> None:
     stack = simulation()
     with receiver() as slow, receiver() as quick:
         slow.open.clear()
         channel = Slack(Secret(plain=slow.url))
         with notified(file, channel, webhook(quick), wait_s=0.1) as journal:
-            deliver(journal, stack)  # returns, though Slack has answered nothing
+            deliver(journal, stack)  # returns, although Slack has not responded
             assert stack.live == {"blue": 0, "green": 100}
             wait_for(quick, 3)
-        assert {(channel, reason) for channel, _, reason in given_up(file)} == {
-            ("slack", "it was not taken before the command ended")
+        assert {(channel, reason) for channel, _, reason in not_delivered(file)} == {
+            ("slack", "not delivered before the command ended")
         }
-        assert [kind for _, kind, _ in given_up(file)] == ALL_KINDS
+        assert [kind for _, kind, _ in not_delivered(file)] == ALL_KINDS
 
 
 def wait_for(at: Receiver, count: int) -> None:
@@ -173,19 +173,21 @@ def wait_for(at: Receiver, count: int) -> None:
     assert len(at.got) == count
 
 
-@pytest.mark.parametrize(("content", "reason"), [(None, "cannot be read"), ("", "is empty"), ("nonsense", "no URL")])
-def test_a_secret_that_is_missing_or_wrong_is_told_by_its_place(file: Path, content: str | None, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "cannot be read"), ("", "is empty"), ("nonsense", "is not an http")]
+)
+def test_a_missing_or_wrong_secret_is_recorded(file: Path, content: str | None, reason: str) -> None:
     secret = file.with_name("slack-webhook")
     if content is not None:
         secret.write_text(content)
     with notified(file, Slack(Secret(file=secret))) as journal:
         journal.record("promoted", deployment="d1")
-    ((_, _, told),) = given_up(file)
-    assert reason in told
+    ((_, _, recorded),) = not_delivered(file)
+    assert reason in recorded
 
 
 class Mailbox:
-    """A handler of aiosmtpd that keeps what came; recipients at `refused.example` are refused."""
+    """A handler of aiosmtpd that keeps what it got; recipients at `refused.example` are refused."""
 
     def __init__(self) -> None:
         self.got: list[Envelope] = []
@@ -216,26 +218,26 @@ def smarthost(**options: Any) -> Iterator[tuple[Mailbox, int]]:
 
 
 def mail(port: int, **options: Any) -> Email:
-    known = {"to": "team@storage.example", "sender": "deployments@storage.example", "host": "127.0.0.1", "port": port}
-    return Email(**{**known, **options})
+    addresses = {"to": "team@storage.example", "sender": "deployments@storage.example"}
+    return Email(**{**addresses, "host": "127.0.0.1", "port": port, **options})
 
 
-def test_mail_says_what_happened_and_why(file: Path) -> None:
+def test_mail_has_the_event_and_its_reason(file: Path) -> None:
     with smarthost() as (mailbox, port):
         with notified(file, mail(port, require_tls=False)) as journal:
             journal.record("rollback", deployment="d1", version="v0.2.0", reason="7.00% errors")
         (envelope,) = mailbox.got
     content = str(envelope.content, "utf-8") if isinstance(envelope.content, bytes) else str(envelope.content)
     assert envelope.rcpt_tos == ["team@storage.example"]
-    assert "Subject: local: v0.2.0 is being rolled back" in content
+    assert "Subject: local: rollback of v0.2.0 started" in content
     assert "reason: 7.00% errors" in content
 
 
-def test_a_mail_that_is_refused_is_told(file: Path) -> None:
+def test_a_refused_mail_is_recorded(file: Path) -> None:
     with smarthost() as (mailbox, port):
         with notified(file, mail(port, require_tls=False, to="nobody@refused.example")) as journal:
             journal.record("promoted", deployment="d1")
-        ((channel, _, reason),) = given_up(file)
+        ((channel, _, reason),) = not_delivered(file)
     assert channel == "email"
     assert "no such user" in reason
     assert mailbox.got == []
@@ -251,7 +253,7 @@ def server_context(tmp_path: Path, trusted: Path) -> ssl.SSLContext:
     return context
 
 
-def test_a_password_goes_over_verified_tls_only(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_is_sent_over_verified_tls_only(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = server_context(tmp_path, tmp_path / "ca.pem")
     (tmp_path / "password").write_text("sesame\n")
     seen: list[LoginPassword] = []
@@ -267,8 +269,8 @@ def test_a_password_goes_over_verified_tls_only(file: Path, tmp_path: Path, monk
         channel = mail(port, username="storage", password=Secret(file=tmp_path / "password"))
         with notified(file, channel) as journal:
             journal.record("promoted", deployment="d1")
-        assert seen == []  # the certificate is nobody's that this machine trusts
-        ((_, _, reason),) = given_up(file)
+        assert seen == []  # this machine does not trust the certificate
+        ((_, _, reason),) = not_delivered(file)
         assert "certificate verify failed" in reason
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         with notified(file, channel) as journal:
@@ -277,11 +279,11 @@ def test_a_password_goes_over_verified_tls_only(file: Path, tmp_path: Path, monk
         assert len(mailbox.got) == 1
 
 
-def test_on_local_the_stacks_receiver_stands_for_what_is_not_set(tmp_path: Path) -> None:
+def test_on_local_the_stacks_receiver_replaces_channels_that_are_not_set(tmp_path: Path) -> None:
     settings = LocalSettings()
     assert [channel.name for channel in channels(settings, tmp_path)] == ["slack", "pagerduty", "webhook"]
     given = Notifications.model_validate_json(
         json.dumps({"email": {"to": "a@b.example", "sender": "c@b.example", "smarthost": "mail.b.example:587"}})
     )
-    told = channels(settings.model_copy(update={"notifications": given}), tmp_path)
-    assert [channel.name for channel in told] == ["slack", "pagerduty", "webhook", "email"]
+    found = channels(settings.model_copy(update={"notifications": given}), tmp_path)
+    assert [channel.name for channel in found] == ["slack", "pagerduty", "webhook", "email"]
