@@ -15,7 +15,8 @@ from typing import Any
 
 from benchmarks import delivery, engine, faults, ingest, migrations, startup
 from observatory.files.atomic import write_file
-from observatory.runtime import Sandbox, rootfs_path
+from observatory.runtime import Sandbox
+from observatory.workspace import Workspace
 from proofs.record import commit, machine
 from tests.support.checkout import Checkout
 
@@ -135,7 +136,7 @@ def _rotate_after(checkout: Checkout, seconds: float) -> None:
 
 def measure_faults(checkout: Checkout) -> list[faults.Fault]:
     """Inject every fault, one after the other, each on a healthy stack."""
-    stack, sandbox = stack_of(checkout), Sandbox(checkout.home, rootfs_path(checkout.home.parent.parent / "cache"))
+    stack, sandbox = stack_of(checkout), Sandbox(checkout.home, Workspace(root=checkout.root, stack="local").rootfs)
     kinds: dict[str, Callable[[], Callable[[], None]]] = {
         "pgBouncer killed": lambda: faults.kill(faults.pid_of(sandbox, "pgbouncer")),
         "Valkey killed": lambda: faults.kill(faults.pid_of(sandbox, "valkey")),

@@ -27,7 +27,8 @@ from observatory.database import Event, connect, deploy
 from observatory.database.migration_session import server_edition
 from observatory.database.migrations.applying import Applier  # noqa: F401 - as alembic's and yoyo's: before the clock runs
 from observatory.database.migrations.history import read_history
-from observatory.runtime import bubblewrap, ensure_rootfs
+from observatory.runtime import bubblewrap
+from observatory.workspace import Workspace
 from tests.support.postgres import BINARIES, PostgresServer, postgres_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,7 +77,7 @@ class Migrations:
 
 def measure() -> Migrations:
     """Measure on a server of our own."""
-    rootfs = ensure_rootfs(ROOT / ".observatory/cache")
+    rootfs = Workspace(root=ROOT, stack="local").ensure_rootfs()
     with (
         postgres_server(rootfs, **SETTINGS) as server,
         tempfile.TemporaryDirectory(dir=server.directory, prefix="files-") as directory,

@@ -14,8 +14,10 @@ import pulumi
 from pulumi_kubernetes.apiextensions import CustomResource
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
 
-from monitoring import Job, Scope, alertmanager_config, jobs_of, prometheus_rule, scrape_config
+from monitoring import Scope, alertmanager_config, prometheus_rule, scrape_config
 from monitoring.alertmanager import Receiver
+from observatory.nodes.daemons import scrapes
+from observatory.nodes.prometheus import Scrape
 from observatory.settings import FLEETS, PROJECT, AwsSettings, FleetName
 from observatory.settings.aws import Receivers, SecretKey
 
@@ -39,25 +41,32 @@ class Monitoring(pulumi.ComponentResource):
         super().__init__("observatory:kubernetes:Monitoring", name, None, opts)
         self._args = args
         cluster = args.settings.kubernetes
-        scope = Scope(stack=args.stack, runbooks=cluster.runbooks_url, platform="aws")
+        jobs = scrapes("database", "fleet")
+        scope = Scope(
+            stack=args.stack,
+            runbooks=cluster.runbooks_url,
+            platform="aws",
+            jobs=tuple(scrape.job for scrape in jobs),
+        )
         self._resource("PrometheusRule", "rules", prometheus_rule(scope, namespace=cluster.namespace))
         routes = alertmanager_config(scope, operator_receivers(args.settings.receivers))
         self._resource("AlertmanagerConfig", "routes", routes)
-        for job in jobs_of("aws"):
-            for suffix, specification in self._scrapes(job):
-                self._resource("ScrapeConfig", f"{job.name}{suffix}", specification)
+        for scrape in jobs:
+            for suffix, specification in self._scrapes(scrape):
+                self._resource("ScrapeConfig", f"{scrape.job.name}{suffix}", specification)
         self.prometheus_url, self.alertmanager_url = cluster.prometheus_url, cluster.alertmanager_url
         self.register_outputs({"prometheus_url": self.prometheus_url, "alertmanager_url": self.alertmanager_url})
 
-    def _scrapes(self, job: Job) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _scrapes(self, scrape: Scrape) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the specifications of a job: the database's machine has an address, a fleet's come and go."""
         stack = {"stack": self._args.stack}
-        if job.name != "storage":
-            target = f"{self._args.database_address}:{exporter_ports(self._args.settings)[job.name]}"
-            yield "", scrape_config(job, targets=[target], labels=stack)
+        if scrape.port:
+            target = f"{self._args.database_address}:{getattr(self._args.settings.ports, scrape.port)}"
+            yield "", scrape_config(scrape.job, targets=[target], labels=stack)
             return
         for fleet in FLEETS:
-            yield f"-{fleet}", scrape_config(job, discovery=[self._fleet(fleet)], labels={**stack, "fleet": fleet})
+            labels = {**stack, "fleet": fleet}
+            yield f"-{fleet}", scrape_config(scrape.job, discovery=[self._fleet(fleet)], labels=labels)
 
     def _fleet(self, fleet: FleetName) -> dict[str, Any]:
         tags = {"Project": PROJECT, "Stack": self._args.stack, "Role": "fleet", "Fleet": fleet}
@@ -82,20 +91,6 @@ class Monitoring(pulumi.ComponentResource):
             spec=dict(specification),
             opts=pulumi.ResourceOptions(parent=self),
         )
-
-
-def exporter_ports(settings: AwsSettings) -> dict[str, int]:
-    """Return the port of each job on the database's machine."""
-    ports = settings.ports
-    return {
-        "node": ports.node_exporter,
-        "postgres": ports.postgres_exporter,
-        "patroni": ports.patroni,
-        "pgbouncer": ports.pgbouncer_exporter,
-        "pgbackrest": ports.pgbackrest_exporter,
-        "redis": ports.redis_exporter,
-        "etcd": ports.etcd_metrics,
-    }
 
 
 def operator_receivers(receivers: Receivers) -> dict[Receiver, dict[str, Sequence[Mapping[str, Any]]]]:

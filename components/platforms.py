@@ -39,7 +39,6 @@ def _on_this_machine(
     workspace: Workspace, settings: LocalSettings, rollout: RolloutDocument, logins: AccessDocument
 ) -> dict[str, Any]:
     from components.local.stack import LocalArgs, declare  # noqa: PLC0415
-    from observatory.runtime import rootfs_path  # noqa: PLC0415
 
     return declare(
         LocalArgs(
@@ -47,7 +46,7 @@ def _on_this_machine(
             rollout=rollout,
             logins=logins,
             home=workspace.home,
-            rootfs=rootfs_path(workspace.cache),
+            rootfs=workspace.rootfs,
             releases=workspace.releases,
             migrations=workspace.migrations,
             root=workspace.root,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from monitoring.scrape_jobs import Platform
+from monitoring.scrape_jobs import Job, Platform, jobs_of
 
 Severity = Literal["critical", "warning", "info", "none"]
 Component = Literal["database", "service", "monitoring"]
@@ -17,14 +17,20 @@ _NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """The stack of a rule file, the base address of its runbooks, and its platform.
+    """The stack of a rule file, the base address of its runbooks, its platform, and its scrape jobs.
 
-    One Prometheus can scrape several stacks, so every selector names its stack.
+    One Prometheus can scrape several stacks, so every selector names its stack. Without `jobs` they are the platform's.
     """
 
     stack: str
     runbooks: str
     platform: Platform = "local"
+    jobs: tuple[Job, ...] = ()
+
+    @property
+    def scraped(self) -> tuple[Job, ...]:
+        """The scrape jobs, each of which must have targets that answer."""
+        return self.jobs or jobs_of(self.platform)
 
     def select(self, metric: str, *matchers: str) -> str:
         """Return a selector of the stack's series of a metric, e.g. `up{stack="local",job="node"}`."""

@@ -10,7 +10,7 @@ from observatory.delivery.approvals import FileApprovals
 from observatory.delivery.releases import ReleaseStore
 from observatory.documents.logins import AccessStore
 from observatory.documents.rollout import FileRolloutStore
-from observatory.runtime import Sandbox, rootfs_path
+from observatory.runtime import Progress, Sandbox, ensure_rootfs, rootfs_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,18 @@ class Workspace:
         return self.directory / "cache"
 
     @property
+    def rootfs(self) -> Path:
+        """The root filesystem of the `local` stack, or where it will be."""
+        return rootfs_path(self.cache, _packages())
+
+    def ensure_rootfs(self, *, progress: Progress = lambda _message, _fraction: None) -> Path:
+        """Return the root filesystem, after building what is missing; see `observatory.runtime.ensure_rootfs`."""
+        return ensure_rootfs(self.cache, _packages(), progress=progress)
+
+    @property
     def sandbox(self) -> Sandbox:
-        """Where the daemons of the `local` stack run."""
-        return Sandbox(self.home, rootfs_path(self.cache))
+        """The sandbox that the daemons of the `local` stack run in."""
+        return Sandbox(self.home, self.rootfs)
 
     @property
     def config_file(self) -> Path:
@@ -113,3 +122,9 @@ class Workspace:
     def journal(self) -> Path:
         """What deliveries did, a JSON object a line; it outlives the stack's data."""
         return self.directory / "rollout" / f"{self.stack}.journal.jsonl"
+
+
+def _packages() -> tuple[str, ...]:
+    from observatory.nodes.daemons import packages  # noqa: PLC0415 - only where a sandbox is used
+
+    return packages("local")

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from observatory.runtime import ensure_rootfs
+from observatory.workspace import Workspace
 from proofs.record import Outcome
 from tests.support.checkout import SOURCE, Checkout
 from tests.support.life import Life
@@ -39,7 +39,7 @@ def _life(signal: str, target: str, share: int, seed: int) -> Life:
     with tempfile.TemporaryDirectory(prefix="observatory-crash-") as directory:
         root = Path(directory) / "checkout"
         root.mkdir()
-        checkout = Checkout.copy(root, rootfs=ensure_rootfs(SOURCE / ".observatory/cache"))
+        checkout = Checkout.copy(root, rootfs=Workspace(root=SOURCE, stack="local").ensure_rootfs())
         life = Life(checkout=checkout, signals=(signal,), target=target, share=share, seed=seed)
         try:
             return life.run()

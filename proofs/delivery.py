@@ -27,8 +27,9 @@ from observatory.documents.rollout import ENDED, TOTAL_WEIGHT
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import runtime_socket, servers_file
 from observatory.platforms.local.fleets import HaproxyBalancer
-from observatory.runtime import LiveServers, Sandbox, ensure_rootfs
+from observatory.runtime import LiveServers, Sandbox
 from observatory.settings import FleetName
+from observatory.workspace import Workspace
 from proofs.record import Outcome
 from tests.delivery.faults import SEQUENCES, Sequence, ends_decided
 from tests.support.checkout import SOURCE, UP_TIMEOUT_S, Checkout
@@ -236,7 +237,7 @@ def a_victim(directory: Path) -> Iterator[Victim]:
     """Give a stack with two instances in each fleet and two versions in its store."""
     root = directory / "checkout"
     root.mkdir()
-    checkout = Checkout.copy(root, rootfs=ensure_rootfs(SOURCE / ".observatory/cache"))
+    checkout = Checkout.copy(root, rootfs=Workspace(root=SOURCE, stack="local").ensure_rootfs())
     gates = {"minimum_requests": 1, "deadline_s": 60, "interval_s": 2}
     checkout.configure(fleets={"size": SIZE}, delivery={"canary_steps": [50, 100], "gates": gates})
     try:

@@ -17,7 +17,7 @@ from typing import Any
 
 from observatory.database import Deployment, Event, OnEvent, connect, deploy
 from observatory.database.catalogue.objects import SETTINGS, read_objects
-from observatory.runtime import ensure_rootfs
+from observatory.workspace import Workspace
 from proofs.record import Outcome
 from tests.support.postgres import PostgresServer, community_server, postgres_server
 
@@ -179,7 +179,7 @@ def _servers() -> Iterator[tuple[str, PostgresServer]]:
 
 
 def _rootfs() -> Path:
-    return ensure_rootfs(ROOT / ".observatory/cache")
+    return Workspace(root=ROOT, stack="local").ensure_rootfs()
 
 
 def _die(conninfo: str, files: str, boundary: str) -> None:

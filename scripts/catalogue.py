@@ -11,7 +11,7 @@ from pathlib import Path
 from observatory.database import catalogue
 from observatory.database.catalogue_generation import generate_catalogue
 from observatory.database.migrations.files import Edition
-from observatory.runtime import ensure_rootfs
+from observatory.workspace import Workspace
 from tests.support.postgres import PostgresServer, community_server, postgres_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> None:
     """Write the files of the editions that can be had, and say which cannot."""
-    rootfs = ensure_rootfs(ROOT / ".observatory/cache")
+    rootfs = Workspace(root=ROOT, stack="local").ensure_rootfs()
     with postgres_server(rootfs) as server:
         _generate(server, "apache")
     community = community_server(rootfs)

@@ -23,7 +23,7 @@ from typing import Any
 from pulumi.dynamic import ResourceProvider
 
 import components
-from observatory.runtime import rootfs_path
+from observatory.workspace import Workspace
 from tests.support.checkout import SOURCE, Checkout
 
 # The recorded paths begin with it on every machine: the tests replace it.
@@ -170,7 +170,7 @@ def version() -> str:
 
 def lend_rootfs(checkout: Checkout) -> None:
     """Spare the copy the building of a root filesystem: it finds this checkout's where its own would be."""
-    own, made = (rootfs_path(root / ".observatory/cache") for root in (checkout.root, SOURCE))
+    own, made = (Workspace(root=root, stack="local").rootfs for root in (checkout.root, SOURCE))
     if own != made:
         own.parent.mkdir(parents=True)
         own.symlink_to(made)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from observatory.runtime import ensure_rootfs
+from observatory.workspace import Workspace
 from tests.support import language_host
 from tests.support.postgres import PostgresServer, community_server, postgres_server
 
@@ -49,7 +49,7 @@ def _cli_on_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture(scope="session")
 def rootfs() -> Path:
     """The root filesystem of the checkout, built first where it is missing."""
-    return ensure_rootfs(ROOT / ".observatory/cache")
+    return Workspace(root=ROOT, stack="local").ensure_rootfs()
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from pulumi_aws import ec2, vpc
 
 from components.aws.naming import tags
 from components.aws.network import ANYWHERE
+from observatory.nodes.daemons import scrapes
 from observatory.settings import FLEETS, AwsSettings
 
 Group = Literal["balancer", "preview", "fleets", "database", "cache"]
@@ -50,11 +51,8 @@ def rules(settings: AwsSettings) -> Iterator[Rule]:
     yield Rule(source="fleets", target="database", port=ports.pgbouncer)
     yield Rule(source="fleets", target="cache", port=ports.valkey)
     yield Rule(source="database", target="cache", port=ports.valkey)  # the cache's exporter
-    for port in (
-        *(ports.postgres, ports.pgbouncer, ports.patroni, ports.etcd_metrics),
-        *(ports.node_exporter, ports.postgres_exporter, ports.pgbouncer_exporter),
-        *(ports.pgbackrest_exporter, ports.redis_exporter),
-    ):
+    metrics = [getattr(ports, scrape.port) for scrape in scrapes("database") if scrape.port]
+    for port in (ports.postgres, ports.pgbouncer, *metrics):
         yield Rule(source=operations, target="database", port=port)
     for group in ("fleets", "database"):  # AWS' interfaces, and Debian's mirror
         yield Rule(source=group, target=ANYWHERE, port=HTTPS)

@@ -16,6 +16,7 @@ from components.local.fleets import Fleet
 from components.local.machine import Daemon, Machine
 from observatory.nodes import Paths, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
+from observatory.nodes.daemons import scrapes
 from observatory.nodes.exporters import (
     cache_password_file,
     cache_passwords,
@@ -57,7 +58,9 @@ class Monitoring(pulumi.ComponentResource):
         receiver = self._daemon(alert_receiver(settings, paths))
         pager = self._daemon(alertmanager(settings, paths), receiver)
         instances = {fleet: component.ports for fleet, component in args.fleets.items()}
-        server = self._daemon(prometheus(settings, paths, stack=args.stack, instances=instances), pager)
+        server = self._daemon(
+            prometheus(settings, paths, stack=args.stack, instances=instances, scrapes=scrapes("local")), pager
+        )
         self.prometheus_url = server.id.apply(lambda _: f"http://127.0.0.1:{settings.ports.prometheus}")
         self.alertmanager_url = pager.id.apply(lambda _: f"http://127.0.0.1:{settings.ports.alertmanager}")
         self.register_outputs({"prometheus_url": self.prometheus_url, "alertmanager_url": self.alertmanager_url})

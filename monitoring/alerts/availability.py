@@ -7,7 +7,7 @@ it does not recover by itself. `last_over_time` bridges a failed scrape, which w
 from __future__ import annotations
 
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
-from monitoring.scrape_jobs import JOBS, Job, jobs_of
+from monitoring.scrape_jobs import JOBS, Job
 
 _STORAGE = 'job="storage"'
 _API = 'route=~"/v1/.+"'
@@ -22,7 +22,7 @@ def _database_down(scope: Scope) -> str:
 
 def _exporter_down(scope: Scope) -> str:
     """Return an expression for missing metrics: the series of a stopped exporter vanish except `up`, or all of them."""
-    jobs = jobs_of(scope.platform)
+    jobs = scope.scraped
     fixed = scope.select("up", _job_matcher(jobs, elastic=False))
     elastic = scope.select("up", _job_matcher(jobs, elastic=True))
     collectors, database = scope.select("pg_scrape_collector_success"), scope.select("pg_up")

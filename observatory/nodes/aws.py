@@ -14,22 +14,20 @@ from observatory.nodes.cloud_init import (
     secrets_timer,
     user_data,
 )
-from observatory.nodes.etcd import etcd
-from observatory.nodes.exporters import (
-    node_exporter,
-    pgbackrest_exporter,
-    pgbouncer_exporter,
-    postgres_exporter,
-    redis_exporter,
+from observatory.nodes.daemons import (
+    DatabaseMachine,
+    FleetMachine,
+    database_units,
+    fleet_units,
+    memory_limits,
+    packaged_services,
+    packages,
 )
 from observatory.nodes.host_jobs import host_jobs
 from observatory.nodes.pgbackrest import S3Repository, command
-from observatory.nodes.pgbouncer import pgbouncer
-from observatory.nodes.postgres import patroni
-from observatory.nodes.storage import storage
 from observatory.nodes.systemd import USER, service_name, writable
 from observatory.nodes.timers import timer_files
-from observatory.nodes.unit import Host, Paths, Unit
+from observatory.nodes.unit import Host, Paths
 from observatory.settings import AwsSettings, FleetName
 
 WAL_VOLUME = "/var/lib/observatory-wal"
@@ -38,45 +36,8 @@ FLEET = replace(MACHINE, data="/var/lib/observatory-storage")
 ANY = "0.0.0.0"  # noqa: S104 - the security group says who comes through
 
 COMMON_PACKAGES = ("awscli", "ca-certificates", "curl", "python3")
-DATABASE_PACKAGES = (
-    *COMMON_PACKAGES,
-    *("postgresql-17", "postgresql-17-cron", "postgresql-17-timescaledb", "patroni", "python3-etcd"),
-    *("etcd-client", "etcd-server", "pgbackrest", "pgbouncer", "xfsprogs"),
-    *("prometheus-node-exporter", "prometheus-pgbackrest-exporter", "prometheus-pgbouncer-exporter"),
-    *("prometheus-postgres-exporter", "prometheus-redis-exporter"),
-)
-PACKAGED_SERVICES = (
-    *("etcd", "patroni", "pgbouncer", "postgresql", "prometheus-node-exporter", "prometheus-pgbackrest-exporter"),
-    *("prometheus-pgbouncer-exporter", "prometheus-postgres-exporter", "prometheus-redis-exporter"),
-)
-EXPORTER_MEMORY = "256M"
-DATABASE_MEMORY = {
-    **dict.fromkeys(("etcd", "pgbouncer"), "512M"),
-    **dict.fromkeys(
-        ("node-exporter", "postgres-exporter", "pgbouncer-exporter", "pgbackrest-exporter", "redis-exporter"),
-        EXPORTER_MEMORY,
-    ),
-}
-"""What helpers may take. PostgreSQL has no limit: its own settings bound it, and ending it costs an outage."""
-FLEET_MEMORY = {"storage": "75%"}  # of the machine, which has nothing else to do
-WATCHDOG_SECONDS = 30  # that a fleet's service may be silent, before it is ended and started again
 BACKUP_TYPES = {"backup-full": "full", "backup-differential": "diff"}
 """pgBackRest's word for each job of the host that this machine does by itself."""
-
-
-def database_units(settings: AwsSettings, *, address: str, bucket: S3Repository, cache_url: str) -> tuple[Unit, ...]:
-    """Return the daemons of a database node."""
-    host = Host(listen=ANY, address=address, operators=(str(settings.operations_vpc.cidr),))
-    return (
-        etcd(settings, DATABASE, host),
-        patroni(settings, DATABASE, host, bucket=bucket),
-        pgbouncer(settings, DATABASE, host),
-        node_exporter(settings, DATABASE, host, volumes=(DATABASE.data, WAL_VOLUME, "/")),
-        postgres_exporter(settings, DATABASE, host),
-        pgbouncer_exporter(settings, DATABASE, host),
-        pgbackrest_exporter(settings, DATABASE, host),
-        redis_exporter(settings, DATABASE, host, address=cache_url),
-    )
 
 
 def database_user_data(
@@ -101,6 +62,14 @@ def database_user_data(
         cache_url: the cache's address, for its exporter.
     """
     region = settings.account.region
+    machine = DatabaseMachine(
+        settings=settings,
+        paths=DATABASE,
+        host=Host(listen=ANY, address=address, operators=(str(settings.operations_vpc.cidr),)),
+        volumes=(DATABASE.data, WAL_VOLUME, "/"),
+        bucket=bucket,
+        cache_url=cache_url,
+    )
     secrets = secrets_oneshot(secret=secret, region=region, reloaded=("pgbouncer",))
     stanza = Oneshot(
         name="observatory-stanza.service",
@@ -111,14 +80,14 @@ def database_user_data(
         retry=True,  # until PostgreSQL is there
     )
     return user_data(
-        database_units(settings, address=address, bucket=bucket, cache_url=cache_url),
+        database_units(machine),
         paths=DATABASE,
         region=region,
-        packages=DATABASE_PACKAGES,
-        masked=[f"{name}.service" for name in PACKAGED_SERVICES],
+        packages=(*COMMON_PACKAGES, *packages("database")),
+        masked=[f"{name}.service" for name in packaged_services("database")],
         programs=("machine_secrets.py",),
         oneshots=(secrets, stanza),
-        memory=DATABASE_MEMORY,
+        memory=memory_limits("database"),
         mounts=(
             Mount(device=nvme_device(data_volume), directory=DATABASE.data),
             Mount(device=nvme_device(wal_volume), directory=WAL_VOLUME),
@@ -136,23 +105,6 @@ def backup_timers(settings: AwsSettings, paths: Paths) -> dict[str, str]:
             after = (service_name("patroni"),)
             files.update(timer_files(job, command=backup, user=USER, after=after, writable=writable(paths)))
     return files
-
-
-def storage_unit(settings: AwsSettings, *, fleet: FleetName, database: str, cache_url: str) -> Unit:
-    """Return a fleet's service, which runs whatever release is the current one."""
-    unit = storage(
-        settings,
-        FLEET,
-        Host(listen=ANY),
-        fleet=fleet,
-        index=1,
-        version="current",
-        sha256="",
-        database=database,
-        cache_url=f"{cache_url}/0",
-    )
-    program = f"{FLEET.releases}/{fleet}/current/bin/storage-service"
-    return unit.model_copy(update={"name": "storage", "command": (program,), "watchdog_seconds": WATCHDOG_SECONDS})
 
 
 def fleet_user_data(
@@ -175,6 +127,9 @@ def fleet_user_data(
         cache_url: the cache's address.
     """
     region = settings.account.region
+    machine = FleetMachine(
+        settings=settings, paths=FLEET, host=Host(listen=ANY), fleet=fleet, database=database, cache_url=cache_url
+    )
     options = ("--document", document, "--releases", f"s3://{settings.release_bucket}", "--region", region)
     place = ("--fleet", fleet, "--directory", f"{FLEET.releases}/{fleet}")
     secrets = secrets_oneshot(secret=secret, region=region)  # the service reads its login for each connection
@@ -184,13 +139,13 @@ def fleet_user_data(
         writable=("/opt",),  # where releases are, below directories that it makes
     )
     return user_data(
-        [storage_unit(settings, fleet=fleet, database=database, cache_url=cache_url)],
+        fleet_units(machine),
         paths=FLEET,
         region=region,
-        packages=COMMON_PACKAGES,
-        masked=(),
+        packages=(*COMMON_PACKAGES, *packages("fleet")),
+        masked=[f"{name}.service" for name in packaged_services("fleet")],
         programs=("machine_secrets.py", "fleet_release.py"),
         oneshots=(secrets, release),
-        memory=FLEET_MEMORY,
+        memory=memory_limits("fleet"),
         files=secrets_timer(secrets),
     )

@@ -6,12 +6,13 @@ the time between a fault and its page.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from monitoring import JOBS, Job, Scope, rule_file
+from monitoring import Job, Scope, rule_file
 from observatory.nodes.alertmanager import runbooks_url
 from observatory.nodes.storage import labelled
 from observatory.nodes.unit import HttpReady, Paths, Unit
@@ -24,19 +25,34 @@ GARBAGE_COLLECTION_PERCENT = 50
 FLEET_OF_BACKEND = {"source_labels": ["proxy"], "regex": "fleet_(.+)", "target_label": "fleet"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scrape:
+    """A job, and the setting of the port that it reads; None for the fleets, whose instances have their own."""
+
+    job: Job
+    port: str | None = None
+
+
 def prometheus(
-    settings: StackSettings, paths: Paths, *, stack: str, instances: Mapping[FleetName, tuple[int, ...]]
+    settings: StackSettings,
+    paths: Paths,
+    *,
+    stack: str,
+    instances: Mapping[FleetName, tuple[int, ...]],
+    scrapes: Sequence[Scrape],
 ) -> Unit:
-    """Return Prometheus of a stack; `instances` are the ports of each fleet's instances."""
+    """Return Prometheus of a stack, which reads `scrapes`; `instances` are the ports of each fleet's instances."""
     port = settings.ports.prometheus
     directory = f"{paths.config}/prometheus"
     rules = f"{directory}/rules.yaml"
-    scope = Scope(stack=stack, runbooks=runbooks_url(settings))
+    scope = Scope(stack=stack, runbooks=runbooks_url(settings), jobs=tuple(scrape.job for scrape in scrapes))
     config = {
         "global": {"scrape_interval": INTERVAL, "scrape_timeout": "4s", "evaluation_interval": INTERVAL},
         "rule_files": [rules],
         "alerting": {"alertmanagers": [{"static_configs": [_loopback(settings.ports.alertmanager)]}]},
-        "scrape_configs": [_scrape(job, stack, _targets(job, settings.ports, instances)) for job in JOBS],
+        "scrape_configs": [
+            _scrape(scrape.job, stack, _targets(scrape, settings.ports, instances)) for scrape in scrapes
+        ],
     }
     return Unit(
         name="prometheus",
@@ -80,28 +96,13 @@ def _relabelings(job: Job) -> Iterator[dict[str, Any]]:
         yield {"source_labels": ["__name__"], "regex": job.keep, "action": "keep"}
 
 
-def _targets(job: Job, ports: Ports, instances: Mapping[FleetName, tuple[int, ...]]) -> list[dict[str, Any]]:
-    """Return the targets of a job, on this machine."""
-    if job.name == "storage":
-        return list(_storage_targets(instances))
-    port_of = {
-        "alertmanager": ports.alertmanager,
-        "etcd": ports.etcd_metrics,
-        "haproxy": ports.balancer_stats,
-        "haproxy-weights": ports.balancer_stats,
-        "node": ports.node_exporter,
-        "patroni": ports.patroni,
-        "pgbackrest": ports.pgbackrest_exporter,
-        "pgbouncer": ports.pgbouncer_exporter,
-        "postgres": ports.postgres_exporter,
-        "prometheus": ports.prometheus,
-        "redis": ports.redis_exporter,
-    }
-    return [_loopback(port_of[job.name])]
+def _targets(scrape: Scrape, ports: Ports, instances: Mapping[FleetName, tuple[int, ...]]) -> list[dict[str, Any]]:
+    """Return the targets of a job on this machine."""
+    return [_loopback(getattr(ports, scrape.port))] if scrape.port else list(_storage_targets(instances))
 
 
 def _storage_targets(instances: Mapping[FleetName, tuple[int, ...]]) -> Iterator[dict[str, Any]]:
-    """Yield each instance under the name that the balancer has for it."""
+    """Yield each instance under the name that it has in the balancer."""
     for fleet, ports in instances.items():
         for label, port in labelled(fleet, ports).items():
             yield {**_loopback(port), "labels": {"fleet": fleet, "instance": label}}

@@ -9,6 +9,7 @@ from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
 from observatory.settings import FleetName, StackSettings
 
 LAME_DUCK_SECONDS = 3  # the balancer checks each second and takes an instance out at the second failure
+WATCHDOG_SECONDS = 30  # without a sign of life, after which systemd ends the service and starts it again
 TRIAL = "storage-trial"  # the instance of a version that is tried before a fleet gets it
 TRIAL_SECONDS = 300  # after which it ends by itself, should the command that removes it be killed
 SHA256_PREFIX = 12  # digits of the digest in a release's directory name: enough to tell rebuilt artifacts apart
@@ -107,6 +108,25 @@ def storage(
         ports={f"ports.{fleet}": port},
         stop_seconds=LAME_DUCK_SECONDS + settings.fleets.drain_seconds + 5,
     )
+
+
+def fleet_machine_storage(
+    settings: StackSettings, paths: Paths, host: Host, *, fleet: FleetName, database: str, cache_url: str
+) -> Unit:
+    """Return the instance of a fleet's machine on AWS, which runs the release that is the current one there."""
+    unit = storage(
+        settings,
+        paths,
+        host,
+        fleet=fleet,
+        index=1,
+        version="current",
+        sha256="",
+        database=database,
+        cache_url=f"{cache_url}/0",
+    )
+    program = launcher(f"{paths.releases}/{fleet}/current")
+    return unit.model_copy(update={"name": "storage", "command": (program,), "watchdog_seconds": WATCHDOG_SECONDS})
 
 
 def trial(settings: StackSettings, paths: Paths, *, fleet: FleetName, version: str, sha256: str) -> Unit:

@@ -33,7 +33,6 @@ from observatory.nodes.storage import release_name
 from observatory.operations.signing import sign, trusted_keys
 from observatory.platforms.stores import release_store, rollout_store
 from observatory.progress import Reporter, task
-from observatory.runtime import ensure_rootfs
 from observatory.settings import FLEETS, FleetName, StackSettings, load_file
 from observatory.workspace import Workspace
 
@@ -83,7 +82,7 @@ def make_state(workspace: Workspace) -> None:
 
 def _make_local(workspace: Workspace, settings: StackSettings, report: Reporter) -> None:
     with task(report, "Debian 13 root filesystem") as at:
-        ensure_rootfs(workspace.cache, progress=lambda message, _fraction: at(message))
+        workspace.ensure_rootfs(progress=lambda message, _fraction: at(message))
     release = f"storage service {settings.first_rollout.version}"
     with task(report, release), exclusive(workspace.directory / "bootstrap.lock"):
         _make_rollout(workspace, settings)

@@ -1,6 +1,6 @@
 """Runs the local stack's daemons: a Debian root filesystem, a sandbox over one directory, a supervisor inside it.
 
-    rootfs = ensure_rootfs(cache, progress=show)
+    rootfs = ensure_rootfs(cache, ("etcd-server", ...), progress=show)
     sandbox = Sandbox(home, rootfs)
     check_ports({"ports.postgres": 5432}, ours=[process.pid for process in sandbox.processes()])
     sandbox.start()

@@ -1,51 +1,52 @@
 """The root filesystem that every local daemon runs from: Debian 13, unpacked from its packages, never installed.
 
-Packages are extracted without running their maintainer scripts, which needs neither root nor subordinate ids and takes
-half the time; the few files that those scripts would have made are written here. The daemons' own files live elsewhere
-(`observatory.runtime.sandbox`), so the root filesystem is read-only once built and is shared by all stacks.
+Packages are extracted without their maintainer scripts, which takes neither root nor subordinate ids and half the time;
+the few files that those scripts would have created are written here. The daemons' own files live elsewhere
+(`observatory.runtime.sandbox`), so a complete root filesystem is read-only and serves all stacks.
 
-    ensure_rootfs(cache: Path, *, progress: Progress = ...) -> Path
-    rootfs_path(cache: Path) -> Path                  # where it is or will be; builds nothing
-    package_versions(rootfs: Path) -> dict[str, str]  # Debian package -> version
+    rootfs_path(cache, packages) -> Path               # where it is or will be; builds nothing
+    ensure_rootfs(cache, packages, *, progress=) -> Path
+    package_versions(rootfs) -> dict[str, str]         # Debian package -> version
+
+It is built in the directory that all checkouts of the user share (`observatory.files.cache`), under a name that is a
+digest of its recipe, and the checkout's own cache links to it. A checkout that has a root filesystem of its own keeps
+it, and builds its own where the shared directory cannot be used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from observatory.files import locks
-from observatory.files.atomic import write_file
+from observatory.files.atomic import replacing, write_file
+from observatory.files.cache import VARIABLE, belongs_to_this_user, shared_directory, shared_or
 from observatory.runtime import bubblewrap, mmdebstrap
 from observatory.runtime.errors import RootfsError
 from observatory.runtime.processes import process_group
 
 Progress = Callable[[str, float | None], None]
-"""Receives what is going on and how much of the whole is done, from 0 to 1, None if unknown."""
+"""Receives the current step, and the share of the whole that is done, from 0 to 1, None if unknown."""
 
 SUITE = "trixie"
-PACKAGES = (
-    # the system: shell, loader, setpriv, tables of names, TLS roots, time zones
-    *("base-files", "bash", "bubblewrap", "ca-certificates", "coreutils", "dash", "findutils", "gawk", "grep"),
-    *("hostname", "libc-bin", "netbase", "openssl", "procps", "sed", "tar", "tzdata", "util-linux"),
-    # the database and what keeps it available
-    *("postgresql-17", "postgresql-17-cron", "postgresql-17-pgaudit", "postgresql-17-timescaledb"),
-    *("patroni", "python3-etcd", "etcd-client", "etcd-server", "pgbackrest", "pgbouncer"),
-    # traffic, cache, supervision
-    *("gzip", "haproxy", "logrotate", "python3", "supervisor", "valkey-server", "valkey-tools", "wrk"),
-    # monitoring
-    *("prometheus", "promtool", "prometheus-alertmanager", "prometheus-node-exporter"),
-    *("prometheus-pgbackrest-exporter", "prometheus-pgbouncer-exporter", "prometheus-postgres-exporter"),
-    "prometheus-redis-exporter",
+# The system: shell, loader, setpriv, tables of names, TLS roots, time zones, the supervisor, and Python for it.
+SYSTEM_PACKAGES = (
+    *("base-files", "bash", "bubblewrap", "ca-certificates", "coreutils", "dash", "findutils", "gawk", "grep", "gzip"),
+    *("hostname", "libc-bin", "netbase", "openssl", "procps", "python3", "sed", "supervisor", "tar", "tzdata"),
+    "util-linux",
 )
 COMPILED = ("/usr/lib/python3", "/usr/lib/python3.13")
 VERSIONS_FILE = "usr/share/observatory/packages"
 RECIPE_VERSION = 1  # raise it when the steps below change what they make
+# Version 0.1 named the same recipe by a digest that depended on the order of the packages: its stacks run from there.
+SAME_RECIPE = {"c7a2f025ba46": "4e61a6c3725e"}
 
 PRUNED = (
     *("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/i18n"),
@@ -68,15 +69,16 @@ LINKS = {"usr/bin/awk": "gawk", "etc/localtime": "/usr/share/zoneinfo/Etc/UTC"}
 REQUIRED = ("usr/bin/supervisord", "usr/lib/postgresql/17/bin/postgres", "usr/bin/setpriv", "etc/passwd")
 
 SPACE_NEEDED = 2 * 1024**3  # bytes: 0.8 GB unpacked, 0.25 GB of archives meanwhile, and room for data
+KEPT_UNUSED_DAYS = 30  # of a shared root filesystem of another recipe: a checkout of another version may come back
 LOG_LINES = 15
-STAGES = {  # what mmdebstrap says when a stage begins: our words, and the share of the time that is over by then
+STAGES = {  # mmdebstrap's line when a stage begins: the step that is reported, and the share of the time before it
     "running apt-get update": ("Reading Debian's package lists", 0.02),
     "downloading packages": ("Downloading Debian packages", 0.1),
     "extracting archives": ("Unpacking Debian packages", 0.2),
     "cleaning package lists": ("Cleaning up", 0.85),
 }
 CAUSES = {
-    "No space left on device": "the disk is full; free 2 GB, or put the cache elsewhere",
+    "No space left on device": f"the disk is full; free 2 GB, or name a directory of another disk in {VARIABLE}",
     "Could not resolve": "a package mirror cannot be found; check the network and DNS",
     "Unable to connect": "a package mirror cannot be reached; check the network and proxy",
     "Failed to fetch": "a package could not be downloaded; try again, then check the network and proxy",
@@ -85,36 +87,66 @@ CAUSES = {
 }
 
 
-def rootfs_path(cache: Path) -> Path:
-    """Return where the root filesystem is, or will be once `ensure_rootfs` has built it."""
+def rootfs_path(cache: Path, packages: Collection[str]) -> Path:
+    """Return where the root filesystem with `packages` is, or will be once `ensure_rootfs` has built it.
+
+    The path is the same whether the checkout's `cache` holds it or links to a shared one, so it may be recorded.
+    """
     given = os.environ.get("OBSERVATORY_ROOTFS")
-    return Path(given).absolute() if given else cache / f"rootfs-{_recipe_key()}"
+    return Path(given).absolute() if given else cache / f"rootfs-{_recipe_key(packages)}"
 
 
-def ensure_rootfs(cache: Path, *, progress: Progress = lambda _message, _fraction: None) -> Path:
-    """Return the root filesystem in the directory `cache`, building it first if it is not there.
+def ensure_rootfs(
+    cache: Path, packages: Collection[str], *, progress: Progress = lambda _message, _fraction: None
+) -> Path:
+    """Return the root filesystem with Debian's `packages` in the directory `cache`, after building what is missing.
 
-    Safe to call at once from several processes, and after a build that was killed. The environment variable
-    `OBSERVATORY_ROOTFS` names a ready one to use instead.
+    Several processes may call this at once, and it repairs what a killed build left. The environment variable
+    `OBSERVATORY_ROOTFS` names a ready root filesystem to use instead.
 
     Raises:
-        RootfsError: The build failed (with the last lines of its log and a remedy), or the given one is not usable.
-        SandboxUnavailable: This machine does not let us run programs from a root filesystem.
+        RootfsError: the build failed (with the last lines of its log and a remedy), or the given one is not usable.
+        CacheError: `OBSERVATORY_CACHE_DIR` names a directory that cannot be used.
+        SandboxUnavailable: this machine does not let this user run programs from a root filesystem.
     """
-    rootfs = rootfs_path(cache)
+    rootfs = rootfs_path(cache, packages)
     if "OBSERVATORY_ROOTFS" in os.environ:
         return _checked(rootfs)
-    if not _missing(rootfs):
-        return rootfs
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with locks.exclusive(cache / "rootfs.lock") as lock:
-            if _missing(rootfs):
-                _build(rootfs, lock, progress)
-                _remove_others(rootfs)
-    except OSError as error:
-        raise RootfsError(f"cannot build the root filesystem in {cache}: {error}; 2 GB of disk are needed") from error
+    if _missing(rootfs):
+        try:
+            with locks.exclusive(cache / "rootfs.lock") as lock:
+                if _missing(rootfs):
+                    _provide(rootfs, sorted({*SYSTEM_PACKAGES, *packages}), lock, progress)
+                    _remove_others(rootfs)
+        except OSError as error:
+            raise RootfsError(
+                f"cannot build the root filesystem for {cache}: {error}", remedy="It needs 2 GB of disk."
+            ) from error
+    _mark_used(rootfs)
     return rootfs
+
+
+def _provide(rootfs: Path, packages: Sequence[str], lock: int, progress: Progress) -> None:
+    """Link `rootfs` to a shared one, which is built where it is missing, or build it in the checkout itself."""
+    built = shared_directory() / rootfs.name
+    if not _may_share(built):
+        directory, reason = shared_or(rootfs.parent)
+        if reason:
+            progress(f"Building a root filesystem for this checkout alone: {reason}", 0.0)
+            _build(rootfs, packages, lock, progress)
+            return
+        with locks.exclusive(directory / "rootfs.lock") as shared_lock:
+            if not _may_share(built):
+                _build(built, packages, shared_lock, progress)
+                _remove_unused(built)
+    _remove(rootfs)
+    with replacing(rootfs) as link:
+        link.symlink_to(built)
+
+
+def _may_share(built: Path) -> bool:
+    """Return whether a complete root filesystem is there that only this user may write to."""
+    return not _missing(built) and belongs_to_this_user(built) and belongs_to_this_user(built.parent)
 
 
 def package_versions(rootfs: Path) -> dict[str, str]:
@@ -126,7 +158,7 @@ def package_versions(rootfs: Path) -> dict[str, str]:
 
 
 def _missing(rootfs: Path) -> list[str]:
-    """Return what a directory lacks to be a root filesystem; somebody may have removed half of it."""
+    """Return what a directory lacks to be a root filesystem: it may be absent, or half removed."""
     missing = [name for name in REQUIRED if not (rootfs / name).exists()]
     if not missing and f"\n{bubblewrap.USER}:" not in (rootfs / "etc/passwd").read_text():
         return [f"the user {bubblewrap.USER} in etc/passwd"]
@@ -143,19 +175,24 @@ def _checked(rootfs: Path) -> Path:
     return rootfs
 
 
-def _recipe_key() -> str:
-    recipe = [RECIPE_VERSION, SUITE, PACKAGES, BASE_FILES, LINKS, PRUNED]
-    return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
+def _recipe_key(packages: Collection[str]) -> str:
+    recipe = [RECIPE_VERSION, SUITE, sorted({*SYSTEM_PACKAGES, *packages}), BASE_FILES, LINKS, PRUNED]
+    key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
+    return SAME_RECIPE.get(key, key)
 
 
-def _build(rootfs: Path, lock: int, progress: Progress) -> None:
-    """Build into a directory of another name and rename it, so that `rootfs` is whole or absent."""
-    partial = rootfs.with_name(f"{rootfs.name}.partial")
-    _remove(partial)
+def _build(rootfs: Path, packages: Sequence[str], lock: int, progress: Progress) -> None:
+    """Build into a directory of another name and rename it, so that `rootfs` is complete or absent.
+
+    The caller holds `lock`, so that the name need not be unique: the next build removes what a killed one left.
+    """
+    for abandoned in rootfs.parent.glob("rootfs-*.partial"):
+        _remove(abandoned)
     _remove(rootfs)
+    partial = rootfs.with_name(f"{rootfs.name}.partial")
     _check_space(rootfs.parent)
     try:
-        _extract(partial, lock, progress)
+        _extract(partial, packages, lock, progress)
         progress("Preparing the root filesystem", 0.9)
         _configure(partial)
         partial.rename(rootfs)
@@ -169,19 +206,19 @@ def _check_space(cache: Path) -> None:
     if free < SPACE_NEEDED:
         raise RootfsError(
             f"the disk of {cache} has {free / 1e9:.1f} GB free; the root filesystem needs {SPACE_NEEDED / 1e9:.1f} GB."
-            " Free some space, or put the cache elsewhere."
+            f" Free some space, or name a directory of another disk in {VARIABLE}."
         )
 
 
-def _extract(partial: Path, lock: int, progress: Progress) -> None:
-    """Run mmdebstrap, which inherits `lock`: while it lives, nobody else builds, even if this process is killed."""
+def _extract(partial: Path, packages: Sequence[str], lock: int, progress: Progress) -> None:
+    """Run mmdebstrap, which inherits `lock`: no other build starts before it ends, even if this process is killed."""
     progress("Preparing to build the root filesystem", 0.0)
     tool = mmdebstrap.find(partial.parent / "mmdebstrap")
     versions = Path(VERSIONS_FILE)
     hook = f'mkdir -p "$1/{versions.parent}" && cd "$1/var/cache/apt/archives" && ls *.deb >"$1/{versions}"'
     command = [*tool.command, "--mode=chrootless", "--variant=extract", "--format=directory"]
     command += [f"--keyring={tool.keyring}", "--skip=check/chrootless", f"--extract-hook={hook}"]
-    command += [f"--include={','.join(PACKAGES)}", SUITE, str(partial)]
+    command += [f"--include={','.join(packages)}", SUITE, str(partial)]
     log = partial.with_name("rootfs.log")
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
     with (
@@ -238,19 +275,41 @@ def _run(command: list[str]) -> None:
 
 
 def _remove_others(rootfs: Path) -> None:
-    """Remove root filesystems of older recipes, except those that something still runs from."""
+    """Remove the checkout's root filesystems of older recipes, and links to them, unless a process runs from one."""
     for other in rootfs.parent.glob("rootfs-*"):
-        if other != rootfs and not any(_is_root(other, process) for process in Path("/proc").glob("[0-9]*")):
+        if other != rootfs and not _in_use(other):
             _remove(other)
 
 
-def _is_root(rootfs: Path, process: Path) -> bool:
+def _remove_unused(rootfs: Path) -> None:
+    """Remove shared root filesystems of other recipes that no checkout has used for `KEPT_UNUSED_DAYS`."""
+    oldest = time.time() - KEPT_UNUSED_DAYS * 24 * 3600
+    for other in rootfs.parent.glob("rootfs-*"):
+        if other != rootfs and other.is_dir() and other.stat().st_mtime < oldest and not _in_use(other):
+            _remove(other)
+
+
+def _mark_used(rootfs: Path) -> None:
+    with contextlib.suppress(OSError):  # on a read-only disk it is never removed either
+        os.utime(rootfs)
+
+
+def _in_use(rootfs: Path) -> bool:
+    """Return whether the root directory of any process that this user may inspect is `rootfs`."""
+    import psutil  # noqa: PLC0415 - only where a root filesystem is built
+
+    return any(_is_root(rootfs, pid) for pid in psutil.pids())
+
+
+def _is_root(rootfs: Path, pid: int) -> bool:
     try:
-        return (process / "root").samefile(rootfs)
-    except OSError:  # the process has ended, or is another user's
+        return Path(f"/proc/{pid}/root").samefile(rootfs)  # psutil does not read a process' root directory
+    except OSError:  # the process has ended, or belongs to another user
         return False
 
 
 def _remove(path: Path) -> None:
-    if path.exists():
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
         shutil.rmtree(path)

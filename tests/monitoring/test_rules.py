@@ -13,9 +13,10 @@ from monitoring.__main__ import DIRECTORY
 from monitoring.alerts.availability import DATABASE_DOWN
 from monitoring.rules import TEST_SCOPE
 from observatory.nodes import Paths
+from observatory.nodes.daemons import scrapes
 from observatory.nodes.prometheus import prometheus
 from observatory.runtime import Sandbox
-from observatory.settings import LocalSettings
+from observatory.settings import FleetName, LocalSettings
 
 ROLLS_BACK = {"StorageServiceDown", "StorageInstanceDown", "StorageErrorBudgetFastBurn"}
 SCOPE = Scope(stack="s1", runbooks="http://runbooks")
@@ -60,7 +61,8 @@ def test_scenarios_detect_a_wrong_rule(sandbox: Sandbox, right: str, wrong: str,
 
 
 def test_rules_of_a_stack_are_valid(sandbox: Sandbox) -> None:
-    unit = prometheus(LocalSettings(), Paths(), stack="local", instances={"blue": (18100,), "green": (18200,)})
+    instances: dict[FleetName, tuple[int, ...]] = {"blue": (18100,), "green": (18200,)}
+    unit = prometheus(LocalSettings(), Paths(), stack="local", instances=instances, scrapes=scrapes("local"))
     for path, content in unit.files.items():
         sandbox.write_file(path, content)
     done = sandbox.run(

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
-from observatory.nodes.aws import DATABASE, DATABASE_MEMORY, database_user_data, fleet_user_data
+from observatory.nodes.aws import DATABASE, database_user_data, fleet_user_data
 from observatory.nodes.cloud_init import MAX_USER_DATA, PROGRAMS, compressed, nvme_device
+from observatory.nodes.daemons import memory_limits
 from observatory.nodes.pgbackrest import S3Repository
 from observatory.nodes.systemd import DIRECTORY, quoted
 from observatory.settings import AwsSettings, load_file
@@ -149,7 +150,7 @@ def test_postgresql_is_not_ended_for_its_memory_and_what_helps_it_is() -> None:
     assert "MemoryMax" not in written[f"{DIRECTORY}/observatory-patroni.service"]
     assert "MemoryMax=256M\n" in written[f"{DIRECTORY}/observatory-postgres-exporter.service"]
     limited = {path for path, content in written.items() if "MemoryMax" in content}
-    assert len(limited) == len(DATABASE_MEMORY)  # every name is one of a unit
+    assert len(limited) == len(memory_limits("database"))  # every name is one of a unit
 
 
 @both

@@ -8,6 +8,7 @@ import yaml
 
 from observatory.nodes import Paths, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
+from observatory.nodes.daemons import scrapes
 from observatory.nodes.etcd import etcd
 from observatory.nodes.exporters import (
     node_exporter,
@@ -39,7 +40,7 @@ def all_units() -> list[Unit]:
         redis_exporter(SETTINGS, PATHS),
         alert_receiver(SETTINGS, PATHS),
         alertmanager(SETTINGS, PATHS),
-        prometheus(SETTINGS, PATHS, stack="local", instances={"blue": (1, 2), "green": ()}),
+        prometheus(SETTINGS, PATHS, stack="local", instances={"blue": (1, 2), "green": ()}, scrapes=scrapes("local")),
     ]
     return [*node, instance, balancer, *monitoring]
 

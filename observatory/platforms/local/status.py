@@ -1,6 +1,6 @@
 """What runs where on the `local` stack: every daemon with its address, version, process and health.
 
-Reads the living thing (supervisor, sockets, `/proc`), never the stack's state, so that it is true when they differ.
+Reads the running processes (supervisor, sockets, psutil), never the stack's state, so that it is true when they differ.
 """
 
 from __future__ import annotations
@@ -10,45 +10,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from observatory.documents.rollout import RolloutDocument
-from observatory.nodes import Paths, TcpReady, Unit
-from observatory.nodes.alertmanager import alert_receiver, alertmanager
-from observatory.nodes.etcd import etcd
-from observatory.nodes.exporters import (
-    node_exporter,
-    pgbackrest_exporter,
-    pgbouncer_exporter,
-    postgres_exporter,
-    redis_exporter,
-)
-from observatory.nodes.haproxy import haproxy
-from observatory.nodes.pgbouncer import pgbouncer
-from observatory.nodes.postgres import patroni
-from observatory.nodes.prometheus import prometheus
-from observatory.nodes.storage import instance_label, storage
-from observatory.nodes.valkey import valkey
+from observatory.nodes import TcpReady, Unit
+from observatory.nodes.daemons import LocalMachine, local_units
+from observatory.nodes.storage import instance_label, instance_name
 from observatory.runtime import Probe, Sandbox, package_versions
 from observatory.scheduling.scheduler_process import scheduler_pid, scheduler_ready
-from observatory.settings import FLEETS, FleetName, LocalSettings
+from observatory.settings import FLEETS, LocalSettings
 
-PACKAGES = {
-    "etcd": "etcd-server",
-    "patroni": "patroni",
-    "pgbouncer": "pgbouncer",
-    "valkey": "valkey-server",
-    "haproxy": "haproxy",
-    "node-exporter": "prometheus-node-exporter",
-    "postgres-exporter": "prometheus-postgres-exporter",
-    "pgbouncer-exporter": "prometheus-pgbouncer-exporter",
-    "pgbackrest-exporter": "prometheus-pgbackrest-exporter",
-    "redis-exporter": "prometheus-redis-exporter",
-    "alert-receiver": "python3",
-    "alertmanager": "prometheus-alertmanager",
-    "prometheus": "prometheus",
-}
 POSTGRES_PACKAGES = ("postgresql-17", "postgresql-17-timescaledb")
 
 
@@ -68,48 +39,26 @@ class DaemonStatus:
         return asdict(self)
 
 
-def stack_units(settings: LocalSettings, rollout: RolloutDocument, stack: str) -> list[tuple[Unit, str | None]]:
-    """Return every unit of the stack, in the order of their start, with the version of those that a rollout chooses."""
-    paths = Paths()
-    fleets = {name: list(_fleet_units(settings, rollout, name, paths)) for name in FLEETS}
-    ports = {name: tuple(port for unit in units for port in unit.ports.values()) for name, units in fleets.items()}
-    others = (
-        haproxy(settings, paths, instances=ports),
-        node_exporter(settings, paths),
-        postgres_exporter(settings, paths),
-        pgbouncer_exporter(settings, paths),
-        pgbackrest_exporter(settings, paths),
-        redis_exporter(settings, paths),
-        alert_receiver(settings, paths),
-        alertmanager(settings, paths),
-        prometheus(settings, paths, stack=stack, instances=ports),
-    )
-    instances = [
-        (unit, rollout.fleet(name).release(instance_label(name, index)).version)
-        for name, units in fleets.items()
-        for index, unit in enumerate(units, start=1)
-    ]
-    node = [unit(settings, paths) for unit in (etcd, patroni, pgbouncer, valkey)]
-    return [*((unit, None) for unit in node), *instances, *((unit, None) for unit in others)]
-
-
-def _fleet_units(settings: LocalSettings, rollout: RolloutDocument, name: FleetName, paths: Paths) -> Iterator[Unit]:
-    for index in range(1, settings.fleets.size + 1):
-        release = rollout.fleet(name).release(instance_label(name, index))
-        yield storage(settings, paths, fleet=name, index=index, version=release.version, sha256=release.sha256)
-
-
 def daemon_statuses(
     sandbox: Sandbox, settings: LocalSettings, rollout: RolloutDocument, stack: str
 ) -> list[DaemonStatus]:
     """Return the status of every daemon that the stack should have."""
     versions = {name: upstream_version(version) for name, version in package_versions(sandbox.rootfs).items()}
+    releases = dict(_release_versions(settings, rollout))
     rows = []
-    for unit, version in stack_units(settings, rollout, stack):
-        rows.append(_status(sandbox, unit, version or versions.get(PACKAGES[unit.name], "?")))
+    for daemon, unit in local_units(LocalMachine(settings=settings, rollout=rollout, stack=stack)):
+        version = versions.get(daemon.version_package or "", "?")
+        rows.append(_status(sandbox, unit, releases.get(unit.name, version)))
         if unit.name == "patroni":
             rows.append(_postgres_status(sandbox, settings, versions))
     return [*rows, _scheduler_status(sandbox)]
+
+
+def _release_versions(settings: LocalSettings, rollout: RolloutDocument) -> Iterator[tuple[str, str]]:
+    """Yield the version of each instance of the storage service, by the name of its unit."""
+    for fleet in FLEETS:
+        for index in range(1, settings.fleets.size + 1):
+            yield instance_name(fleet, index), rollout.fleet(fleet).release(instance_label(fleet, index)).version
 
 
 def _status(sandbox: Sandbox, unit: Unit, version: str) -> DaemonStatus:
@@ -170,21 +119,12 @@ def process_memory_mb(pid: int | None) -> int | None:
     """Return the proportional set size of a process with its descendants, in MiB, or None where it cannot be read."""
     if pid is None:
         return None
-    sizes = [size for member in _family(pid) if (size := _pss_kb(member)) is not None]
-    return sum(sizes) // 1024 if sizes else None
+    import psutil  # noqa: PLC0415 - only where a stack runs
 
-
-def _family(pid: int) -> Iterator[int]:
-    yield pid
-    with contextlib.suppress(OSError):  # it has ended meanwhile
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            yield from _family(int(child))
-
-
-def _pss_kb(pid: int) -> int | None:
-    try:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return None
-    match = re.search(r"^Pss:\s+(\d+) kB$", rollup, flags=re.MULTILINE)
-    return int(match.group(1)) if match else None
+    sizes = []
+    with contextlib.suppress(psutil.Error):  # it has ended
+        process = psutil.Process(pid)
+        for member in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                sizes.append(member.memory_full_info().pss)
+    return sum(sizes) // 1024**2 if sizes else None

@@ -1,0 +1,72 @@
+"""The directory that all checkouts of one user share: what is costly to make and equal wherever it is made.
+
+It is `OBSERVATORY_CACHE_DIR`, or `llm-observatory` below `XDG_CACHE_HOME` or `~/.cache`. Every entry is named by a
+digest of what it is made from, so that checkouts of different versions share one directory.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from observatory.errors import WRONG_USAGE, ObservatoryError
+
+VARIABLE = "OBSERVATORY_CACHE_DIR"
+WRITABLE_BY_OTHERS = 0o022
+
+
+class CacheError(ObservatoryError):
+    """`OBSERVATORY_CACHE_DIR` names a directory that cannot be used."""
+
+    exit_code = WRONG_USAGE
+
+
+def shared_directory() -> Path:
+    """Return the shared directory, which need not exist."""
+    if given := os.environ.get(VARIABLE):
+        return Path(given).absolute()
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser().absolute() / "llm-observatory"
+
+
+def shared_or(own: Path) -> tuple[Path, str]:
+    """Return the shared directory, which exists then, and an empty reason.
+
+    Where it cannot be used, return the checkout's `own` directory instead, and the reason.
+
+    Raises:
+        CacheError: `OBSERVATORY_CACHE_DIR` is set and names a directory that cannot be used.
+    """
+    directory = shared_directory()
+    reason = _unusable(directory)
+    if not reason:
+        return directory, ""
+    if os.environ.get(VARIABLE):
+        raise CacheError(
+            f"{VARIABLE}={directory} cannot be used: {reason}",
+            remedy="Name a directory of your own, or unset the variable.",
+        )
+    return own, f"{directory} cannot be used: {reason}"
+
+
+def belongs_to_this_user(path: Path) -> bool:
+    """Return whether this user owns `path` and no other user may write there: what it holds is executed."""
+    status = path.stat()
+    return status.st_uid == os.geteuid() and not status.st_mode & WRITABLE_BY_OTHERS
+
+
+def _unusable(directory: Path) -> str:
+    """Return why this user cannot share `directory`, after creating it where it is missing; empty if it is usable."""
+    try:
+        if not directory.exists() and (parent := _existing_parent(directory)).stat().st_uid not in {0, os.geteuid()}:
+            return f"{parent} belongs to another user"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not belongs_to_this_user(directory):
+            return "it belongs to another user, or others may write to it"
+        return "" if os.access(directory, os.W_OK | os.X_OK) else "it is read-only"
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _existing_parent(directory: Path) -> Path:
+    return next(parent for parent in directory.parents if parent.exists())
