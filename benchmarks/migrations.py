@@ -1,7 +1,7 @@
-"""Migrations: how fast nothing is found to do, how fast many small files apply, and how long writers wait.
+"""Measures migrations: the time of a run with nothing pending, of many small files, and the waits of writers.
 
-Beside ours, in the same run and on the same server: psql, which runs each file in a transaction with an insert into a
-ledger, alembic, yoyo, and sqitch where it is on PATH.
+Compares with other tools in the same run and on the same server: psql, which runs each file in a transaction with an
+insert into a ledger; alembic; yoyo; and sqitch where it is on PATH.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from observatory.database import Event, connect, deploy
 from observatory.database.migration_session import server_edition
-from observatory.database.migrations.applying import Applier  # noqa: F401 - as alembic's and yoyo's: before the clock runs
+from observatory.database.migrations.applying import Applier  # noqa: F401 - not measured, like the imports of alembic and yoyo
 from observatory.database.migrations.history import read_history
 from observatory.runtime import bubblewrap
 from observatory.workspace import Workspace
@@ -37,19 +37,19 @@ TEMPLATE = Path(__file__).with_name("migrations.md")
 SIZES, CHECKS = (1000, 5000), 100
 FILES, ROUNDS = 1000, 3
 RATE, READER_S, RETRIES = 300, 4.0, 8
-# As a server runs that people use; the suite's own throwaway server is laxer.
+# As on a server in use; the server of the tests has fsync off.
 SETTINGS = {"fsync": "on", "log_statement": "none", "max_wal_size": "4GB"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Writer:
-    """A writer beside an ALTER that waits behind a long reader; waits in milliseconds.
+    """A writer on a table while an ALTER waits for a long reader; waits in milliseconds.
 
     Attributes:
         sent: transactions.
-        failed: of these.
+        failed: failed transactions.
         attempts: of the ALTER.
-        longest_ms: the longest wait of a write, from when it was sent.
+        longest_ms: the longest wait of a write.
         p50_ms: the median wait.
     """
 
@@ -62,12 +62,12 @@ class Writer:
 
 @dataclass(frozen=True, kw_only=True)
 class Migrations:
-    """What was measured.
+    """The measurements.
 
     Attributes:
-        checks_ms: p95 of finding nothing to do on a warm connection, by the number of files.
-        tools_s: seconds for `FILES` small files, each round, by tool; None where it is not installed.
-        writer: beside a blocked ALTER.
+        checks_ms: p95 of a run with nothing pending on an open connection, by the number of files.
+        tools_s: seconds of each round for `FILES` small files, by tool; None where the tool is not installed.
+        writer: waits during a blocked ALTER.
     """
 
     checks_ms: dict[int, float]
@@ -76,7 +76,7 @@ class Migrations:
 
 
 def measure() -> Migrations:
-    """Measure on a server of our own."""
+    """Measure on a new server."""
     rootfs = Workspace(root=ROOT, stack="local").ensure_rootfs()
     with (
         postgres_server(rootfs, **SETTINGS) as server,
@@ -106,7 +106,7 @@ def write(machine: str, commit: str) -> str:
 
 def _tool_row(name: str, seconds: list[float] | None, all_of_them: dict[str, list[float] | None]) -> str:
     if seconds is None:
-        return f"| {name} | not installed here | |"
+        return f"| {name} | not installed | |"
     psql = min(all_of_them["psql"] or [0.0])
     over = (min(seconds) - psql) / FILES * 1000
     shown = ", ".join(f"{each:.2f}" for each in seconds)
@@ -121,7 +121,7 @@ def _write_files(directory: Path, count: int) -> Path:
 
 
 def _check(server: PostgresServer, directory: Path, size: int) -> float:
-    """Apply many files that make nothing large, then look again and again."""
+    """Apply many small files, then measure runs with nothing pending."""
     directory.mkdir()
     for number in range(1, size + 1):
         (directory / f"{number:04d}_small.sql").write_text(f"SELECT {number};\n")
@@ -133,13 +133,13 @@ def _check(server: PostgresServer, directory: Path, size: int) -> float:
 
 
 def _nothing_pending(connection: psycopg.Connection, directory: Path) -> None:
-    """What `deploy` does before it says that nothing is pending."""
+    """Do what `deploy` does when nothing is pending."""
     edition = server_edition(connection, "dbname=bench")
     assert read_history(connection, directory=directory, edition=edition).pending == ()
 
 
 def _tools(server: PostgresServer, files: Path) -> dict[str, list[float] | None]:
-    """Each tool in turn, round by round, another one first each time: a busy machine is busy for all of them."""
+    """Run each tool in every round, in a different order, so that other load affects all tools."""
     tools: dict[str, tuple[Callable[[PostgresServer, str, Path], None], Path]] = {
         "observatory": (_ours, files),
         "psql": (_psql, files),
@@ -170,7 +170,7 @@ def _ours(server: PostgresServer, database: str, files: Path) -> None:
 
 
 def _psql(server: PostgresServer, database: str, files: Path) -> None:
-    """One psql for all files: its own start is not what is compared."""
+    """Run all files in one psql, so that the start of psql does not count."""
     inside = Path("/srv") / files.relative_to(server.directory)
     script = ["CREATE TABLE ledger (name text PRIMARY KEY, applied_at timestamptz DEFAULT now());"]
     for file in sorted(files.glob("*.sql")):
@@ -234,7 +234,7 @@ def _url(scheme: str, server: PostgresServer, database: str) -> str:
 
 
 def _sqitch_project(files: Path) -> Path:
-    """A project with a change for each file."""
+    """Create a project with a change for each file."""
     project = files.parent / "sqitch"
     (project / "deploy").mkdir(parents=True)
     (project / "sqitch.conf").write_text("[core]\n\tengine = pg\n")
@@ -252,7 +252,7 @@ def _sqitch(server: PostgresServer, database: str, project: Path) -> None:
 
 
 def _writer(server: PostgresServer, directory: Path) -> Writer:
-    """A reader keeps a table for some seconds; an ALTER wants it; a writer writes into it all the time."""
+    """Deploy an ALTER of a table that a reader locks for some seconds and that a writer writes to."""
     files = directory / "alter"
     files.mkdir()
     (files / "001_table.sql").write_text("CREATE TABLE busy (id bigint GENERATED ALWAYS AS IDENTITY, value text);\n")
@@ -280,7 +280,7 @@ def _writer(server: PostgresServer, directory: Path) -> Writer:
 
 @contextlib.contextmanager
 def _reading(conninfo: str) -> Iterator[None]:
-    """A transaction that has read the table and ends after some seconds."""
+    """Hold a transaction open that has read the table; it ends after some seconds."""
     with psycopg.connect(conninfo) as reader:
         reader.execute("SELECT count(*) FROM busy")
         end = threading.Timer(READER_S, reader.rollback)
@@ -293,7 +293,7 @@ def _reading(conninfo: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing(conninfo: str) -> Iterator[tuple[list[float], list[Exception]]]:
-    """Write at a fixed rate in threads of their own; yields the waits, each from when it was sent, and the failures."""
+    """Write at a fixed rate in separate threads; yield the waits and the failures."""
     waits: list[float] = []
     failures: list[Exception] = []
     stop = threading.Event()

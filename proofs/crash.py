@@ -1,4 +1,4 @@
-"""Commands killed and interrupted at every step of a real stack's life: nothing is lost, doubled or left half done."""
+"""Kills and interrupts commands at every step of a real stack: nothing is lost, duplicated or left incomplete."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tests.support.checkout import SOURCE, Checkout
 from tests.support.life import Life
 
 PROMISE = (
-    "However often up, down and down --keep-data are killed or interrupted, at whatever step and moment, or lose the "
-    "process that hosts their providers, the next one goes on: one PostgreSQL, no orphan process, no half-written "
-    "file, every acknowledged trace there."
+    "up, down and down --keep-data are killed or interrupted at any step, or the process that hosts their providers is "
+    "killed: the next command continues, with one PostgreSQL, no orphan process, no partial file and every "
+    "acknowledged trace."
 )
-STRIKES = (("SIGKILL", "command"), ("SIGINT", "command"), ("SIGKILL", "host"))
+KILLS = (("SIGKILL", "command"), ("SIGINT", "command"), ("SIGKILL", "host"))
 
 
 def prove(rounds: int, share: int) -> Outcome:
-    """Let a stack live through each kind of strike, `rounds` times; `share` 1 strikes every step at every moment."""
+    """Run a stack under each kind of kill, `rounds` times; a `share` of 1 kills every step at every moment."""
     outcome, blows, begun = Outcome(promise=PROMISE), Counter[str](), time.monotonic()
     for seed in range(rounds):
-        for signal, target in STRIKES:
+        for signal, target in KILLS:
             life = _life(signal, target, share, seed)
             blows += Counter({f"{signal} of the {target} in {name}": count for name, count in life.blows.items()})
             outcome.failures += life.broken
@@ -43,7 +43,7 @@ def _life(signal: str, target: str, share: int, seed: int) -> Life:
         life = Life(checkout=checkout, signals=(signal,), target=target, share=share, seed=seed)
         try:
             return life.run()
-        except AssertionError as error:  # a command that was left alone did not come through: the life ends here
+        except AssertionError as error:  # an undisturbed command failed: the round ends here
             life.broken.append(f"{signal} of the {target}, round {seed}: {error}")
             return life
         finally:

@@ -1,4 +1,4 @@
-"""Deployments of the schema that are killed anywhere, or start all at once: one schema, applied once."""
+"""Kills deployments of the schema at every step, and starts many at once: the schema is applied exactly once."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ DEPLOYERS = 20
 DEADLINE_S = 120
 BOUNDARIES = ("applying", "statement", "applied")  # events after which a deployment is killed
 KILLED = (
-    "Wherever a deployment is killed, before, between and after the statements of the shipped migrations and of a file "
-    "without a transaction, the next one ends in the schema and the ledger of an undisturbed run."
+    "A deployment is killed before, between and after the statements of the shipped migrations and of a file without a "
+    "transaction: the next one produces the schema and the ledger of an undisturbed run."
 )
-AT_ONCE = "Of 20 processes that deploy at once one applies everything and 19 report that nothing was left to do."
+AT_ONCE = "20 processes deploy at the same time: one applies everything and 19 report that nothing is pending."
 
-# Nothing in it bears to run twice, but VACUUM.
+# Only VACUUM may run twice.
 ONE_BY_ONE = """-- transaction: false
 CREATE TABLE a (x int, y int);
 SET maintenance_work_mem = '8MB';
@@ -46,7 +46,7 @@ INSERT INTO b VALUES ('2026-01-01'), ('2026-02-01');
 CREATE INDEX b_ts ON b (ts) WITH (timescaledb.transaction_per_chunk);
 """
 
-# What the community edition alone has: an aggregate that is filled as it is made, and used by what follows.
+# For the community edition: an aggregate that is created with data, and a statement that uses it.
 FILLED = """-- transaction: false
 CREATE MATERIALIZED VIEW c WITH (timescaledb.continuous, timescaledb.materialized_only = true) AS
     SELECT time_bucket('1 day', ts) AS bucket, count(*) FROM b GROUP BY 1;
@@ -56,7 +56,7 @@ CALL refresh_continuous_aggregate('c', NULL, NULL);
 
 
 def prove_kills(rounds: int, share: int) -> Outcome:
-    """Kill a deployment at every boundary of each set of files, in each edition that is at hand."""
+    """Kill a deployment at every boundary of each set of files, in each installed edition."""
     outcome, begun, cases = Outcome(promise=KILLED), time.monotonic(), Counter[str]()
     with tempfile.TemporaryDirectory(prefix="observatory-proof-") as directory:
         for edition, server in _servers():
@@ -75,7 +75,7 @@ def prove_kills(rounds: int, share: int) -> Outcome:
 
 
 def write_one_by_one(directory: Path, edition: str) -> Path:
-    """Write a migration without a transaction, with what the edition has of its own, and return the directory."""
+    """Write migrations without a transaction for an edition, and return their directory."""
     directory.mkdir()
     (directory / "001_one_by_one.sql").write_text(ONE_BY_ONE)
     if edition == "community":
@@ -84,7 +84,7 @@ def write_one_by_one(directory: Path, edition: str) -> Path:
 
 
 def prove_at_once(rounds: int, share: int) -> Outcome:
-    """Let 20 processes deploy the shipped migrations to an empty database at once; `share` has no meaning here."""
+    """Deploy the shipped migrations from 20 processes at once to an empty database, `rounds * share` times."""
     outcome, begun = Outcome(promise=AT_ONCE), time.monotonic()
     with postgres_server(_rootfs()) as server:
         for number in range(rounds * share):
@@ -97,15 +97,15 @@ def prove_at_once(rounds: int, share: int) -> Outcome:
 
 
 def kill_everywhere(server: PostgresServer, files: Path, *, rounds: int, share: int) -> tuple[list[str], int]:
-    """Kill at one of `share` boundaries, each in a new database; each round begins at another boundary.
+    """Kill at one of `share` boundaries, each in a new database; each round starts at another boundary.
 
     Returns:
-        What went wrong, and how often it was tried.
+        The failures, and the number of kills.
     """
     with _database(server) as conninfo:
         events: list[Event] = []
         _deploy(conninfo, files, on_event=events.append)
-        undisturbed = _picture(conninfo)
+        undisturbed = _schema_and_ledger(conninfo)
     boundaries = sum(event.kind in BOUNDARIES for event in events)
     failures, tried = [], 0
     for number in range(rounds):
@@ -121,41 +121,45 @@ def _kill_and_finish(conninfo: str, files: Path, boundary: int, undisturbed: Any
     command = [sys.executable, "-m", "proofs.migrations", conninfo, str(files), str(boundary)]
     died = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if died.returncode != -signal.SIGKILL:
-        return f"was not killed but ended with {died.returncode}: {died.stderr}"
+        return f"was not killed but exited with {died.returncode}: {died.stderr}"
     try:
         _deploy(conninfo, files)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    return "" if _picture(conninfo) == undisturbed else "another schema than that of an undisturbed run"
+    return (
+        ""
+        if _schema_and_ledger(conninfo) == undisturbed
+        else "the schema or the ledger differs from that of an undisturbed run"
+    )
 
 
 def deploy_at_once(server: PostgresServer) -> str:
-    """Deploy from 20 processes at once; return what is not as promised."""
+    """Deploy from 20 processes at once; return the failure, or an empty string."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([__name__])
-    barrier, answers = processes.Barrier(DEPLOYERS), processes.SimpleQueue()
+    barrier, results = processes.Barrier(DEPLOYERS), processes.SimpleQueue()
     with _database(server) as conninfo:
-        started = [processes.Process(target=_one_of_many, args=(conninfo, barrier, answers)) for _ in range(DEPLOYERS)]
+        started = [processes.Process(target=_one_of_many, args=(conninfo, barrier, results)) for _ in range(DEPLOYERS)]
         for process in started:
             process.start()
         for process in started:
             process.join(DEADLINE_S)
-        applied = sorted(answers.get() for _ in started if not answers.empty())
+        applied = sorted(results.get() for _ in started if not results.empty())
     expected = [0] * (DEPLOYERS - 1) + [6]
     return "" if applied == expected else f"numbers of files applied: {applied}"
 
 
-def _one_of_many(conninfo: str, barrier: Any, answers: Any) -> None:
+def _one_of_many(conninfo: str, barrier: Any, results: Any) -> None:
     barrier.wait(DEADLINE_S)
-    answers.put(len(_deploy(conninfo, SHIPPED).applied))
+    results.put(len(_deploy(conninfo, SHIPPED).applied))
 
 
 def _deploy(conninfo: str, files: Path, on_event: OnEvent | None = None) -> Deployment:
     return deploy(conninfo, migrations=files, actor="proof", deployment_id="proof", retry=0, on_event=on_event)
 
 
-def _picture(conninfo: str) -> tuple[dict[Any, str], list[tuple[Any, ...]]]:
-    """What there is in the database, and the ledger but for times."""
+def _schema_and_ledger(conninfo: str) -> tuple[dict[Any, str], list[tuple[Any, ...]]]:
+    """Return the objects of the database, and the ledger without times."""
     with connect(conninfo, purpose="proof", settings=SETTINGS) as connection:
         ledger = "SELECT version, sha256, statements_done, statements_total, statement_running, statement_hashes "
         rows = connection.execute(f"{ledger} FROM observatory.schema_migrations ORDER BY version".encode()).fetchall()

@@ -1,6 +1,6 @@
-"""Generate the catalogue that deployments are verified against, of each edition whose server is at hand.
+"""Generates the catalogue for each edition whose server is installed. Verifications compare a database with it.
 
-The Apache edition's server is the root filesystem's; the community edition's is named by OBSERVATORY_PG_PREFIX.
+The root filesystem has the Apache edition's server; OBSERVATORY_PG_PREFIX names the community edition's.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    """Write the files of the editions that can be had, and say which cannot."""
+    """Write the files of the installed editions, and report the missing ones."""
     rootfs = Workspace(root=ROOT, stack="local").ensure_rootfs()
     with postgres_server(rootfs) as server:
         _generate(server, "apache")
     community = community_server(rootfs)
     if community is None:
-        sys.stderr.write("community: left as it is, OBSERVATORY_PG_PREFIX names no server\n")
+        sys.stderr.write("community: unchanged, because OBSERVATORY_PG_PREFIX names no server\n")
         return
     with community as server:
         _generate(server, "community")

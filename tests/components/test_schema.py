@@ -71,9 +71,7 @@ def test_a_new_file_is_a_difference_and_update_applies_it(conninfo: str, directo
     assert SchemaProvider().diff("schema", updated, news).changes is False
 
 
-def test_a_contract_waits_for_the_fleets_and_their_releases_alone_are_no_difference(
-    conninfo: str, directory: Path
-) -> None:
+def test_a_contract_is_refused_while_a_release_needs_the_schema(conninfo: str, directory: Path) -> None:
     (directory / "004_drop.sql").write_text("-- phase: contract\nALTER TABLE users DROP COLUMN name;")
     old, new = ["green (kept for rollback)", "v0.4.0", 3.0, 3.0], ["green (live)", "v0.5.0", 3.0, 4.0]
 
@@ -86,7 +84,7 @@ def test_a_contract_waits_for_the_fleets_and_their_releases_alone_are_no_differe
     assert SchemaProvider().diff("schema", outs, inputs(conninfo, directory, needs=[old])).changes is False
 
 
-def test_a_target_limits_what_is_wanted(conninfo: str, directory: Path) -> None:
+def test_a_target_limits_the_expected_migrations(conninfo: str, directory: Path) -> None:
     props = inputs(conninfo, directory, target=2.0)
 
     outs = SchemaProvider().create(props).outs
@@ -97,7 +95,7 @@ def test_a_target_limits_what_is_wanted(conninfo: str, directory: Path) -> None:
     assert SchemaProvider().diff("schema", outs, inputs(conninfo, directory, target=3.0)).changes is True
 
 
-def test_another_role_of_the_service_is_a_difference(conninfo: str, directory: Path) -> None:
+def test_a_changed_role_is_a_difference(conninfo: str, directory: Path) -> None:
     outs = SchemaProvider().create(inputs(conninfo, directory, roles={"pg_monitor": "service"})).outs
 
     assert outs is not None
@@ -115,7 +113,7 @@ def test_jobs_that_would_never_run_are_an_error(conninfo: str) -> None:
         SchemaProvider().create(inputs(conninfo, SHIPPED))
 
 
-def test_only_the_variant_of_the_servers_edition_is_wanted(conninfo: str, directory: Path) -> None:
+def test_only_the_variant_of_the_servers_edition_is_expected(conninfo: str, directory: Path) -> None:
     for edition in ("apache", "community"):
         (directory / f"004_more.{edition}.sql").write_text(f"CREATE TABLE {edition} ();")
     props = inputs(conninfo, directory)
@@ -127,7 +125,7 @@ def test_only_the_variant_of_the_servers_edition_is_wanted(conninfo: str, direct
     assert SchemaProvider().diff("schema", outs, props).changes is False
 
 
-def test_where_the_checkout_lies_is_no_difference_and_another_connection_is_one(
+def test_the_path_of_the_checkout_is_no_difference_but_the_connection_is(
     conninfo: str, directory: Path, tmp_path: Path
 ) -> None:
     outs = SchemaProvider().create(inputs(conninfo, directory)).outs
@@ -165,13 +163,13 @@ def test_an_edited_file_is_a_difference_that_update_refuses(conninfo: str, direc
         SchemaProvider().update("schema", outs, news)
 
 
-def test_a_database_that_is_not_as_it_should_be_is_a_failed_step_until_it_is_mended(
+def test_a_failed_verification_is_a_failed_step_until_it_is_repaired(
     postgres: PostgresServer, fresh_database: str, conninfo: str, directory: Path
 ) -> None:
     props = inputs(conninfo, directory, service_conninfo=conninfo)
     outs = SchemaProvider().create(props).outs
     assert outs is not None
-    assert "service_conninfo" not in outs  # a password that nothing is compared with
+    assert "service_conninfo" not in outs  # a password; no difference depends on it
     with postgres.superuser(fresh_database) as connection:
         connection.execute("ALTER INDEX llm_traces_user_ts RENAME TO hidden")
 
@@ -183,9 +181,7 @@ def test_a_database_that_is_not_as_it_should_be_is_a_failed_step_until_it_is_men
     assert SchemaProvider().update("schema", outs, props).outs == outs
 
 
-def test_what_could_not_be_looked_at_is_told(
-    conninfo: str, directory: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_checks_are_printed(conninfo: str, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (directory / "004_more.sql").write_text("CREATE TABLE more ();")
 
     SchemaProvider().create(inputs(conninfo, directory))
@@ -193,7 +189,7 @@ def test_what_could_not_be_looked_at_is_told(
     assert "schema: not verified: objects: the catalogue was not made from this 004_more.sql" in capsys.readouterr().err
 
 
-def test_check_refuses_a_file_that_cannot_run(conninfo: str, directory: Path) -> None:
+def test_check_reports_an_unusable_file(conninfo: str, directory: Path) -> None:
     (directory / "004_more.sql").write_text("SELECT 1;\nSELCT 2;")
 
     [failure] = SchemaProvider().check({}, inputs(conninfo, directory)).failures

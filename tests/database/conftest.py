@@ -1,4 +1,4 @@
-"""A database of its own for each test, and directories of migrations."""
+"""A new database for each test, and directories of migrations."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""A deployment that kills its own process after a number of statements: run as a program by `test_interruption`."""
+"""A deployment that kills its own process after a number of statements; `test_killed_deployments` runs it."""
 
 import os
 import signal

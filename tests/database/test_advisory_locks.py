@@ -15,7 +15,7 @@ from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 
 
 @pytest.mark.parametrize("deployers", [2, 5])
-def test_of_deployments_at_once_one_applies_and_the_others_report(conninfo: str, deployers: int) -> None:
+def test_one_of_several_concurrent_deployments_applies_and_the_others_report(conninfo: str, deployers: int) -> None:
     run = partial(deploy, conninfo, migrations=SHIPPED, target=3, actor="tester")
     with ThreadPoolExecutor(deployers) as pool:
         futures = [pool.submit(run, deployment_id=f"d{number}") for number in range(deployers)]
@@ -26,7 +26,7 @@ def test_of_deployments_at_once_one_applies_and_the_others_report(conninfo: str,
     assert len({entry.deployment_id for entry in status(conninfo).applied}) == 1
 
 
-def test_waiting_for_another_deployment_ends_with_its_name_and_changes_nothing(
+def test_waiting_for_another_deployment_ends_with_an_error_that_names_it(
     conninfo: str, run_deploy: Deploy, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a ();")
@@ -45,7 +45,7 @@ def test_waiting_for_another_deployment_ends_with_its_name_and_changes_nothing(
     assert run_deploy(migrations=directory).version == 1
 
 
-def test_the_lock_is_free_again_when_its_holders_connection_ends(conninfo: str) -> None:
+def test_the_lock_is_released_when_the_holders_connection_ends(conninfo: str) -> None:
     with connect(conninfo, purpose="one") as one, connect(conninfo, purpose="two") as two:
         with session_lock(one, MIGRATION_LOCK, wait_s=0):
             two.execute("SELECT pg_terminate_backend(%s)", [one.info.backend_pid])
@@ -56,7 +56,7 @@ def test_the_lock_is_free_again_when_its_holders_connection_ends(conninfo: str) 
             pass
 
 
-def test_waiters_do_not_stand_in_the_way_of_an_index_built_concurrently(
+def test_waiting_deployments_do_not_block_an_index_built_concurrently(
     conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     concurrently = "-- transaction: false\nCREATE TABLE a (x int);\nCREATE INDEX CONCURRENTLY a_x ON a (x);"

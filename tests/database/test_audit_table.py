@@ -1,4 +1,4 @@
-"""The audit table: entries are added once, and nobody changes or removes one."""
+"""The audit table: entries are added once, and never changed or removed."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def database(postgres: PostgresServer, names: Names) -> str:  # noqa: F811 - the
     return postgres.conninfo(dbname=names.database)
 
 
-def test_entries_are_added_once_and_read_as_they_were(database: str) -> None:
+def test_entries_are_added_once_and_read_unchanged(database: str) -> None:
     assert read_entries(database) == []
     assert add_entries(database, [entry(2), entry(1)]) == 2
     assert add_entries(database, [entry(1), entry(2), entry(3)]) == 1
     assert read_entries(database) == [entry(1), entry(2), entry(3)]
 
 
-def test_commands_at_once_add_each_entry_once(database: str) -> None:
+def test_concurrent_commands_add_each_entry_once(database: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: add_entries(database, [entry(number) for number in range(20)]), range(4)))
     assert len(read_entries(database)) == 20
@@ -45,9 +45,9 @@ def test_commands_at_once_add_each_entry_once(database: str) -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["UPDATE audit.entries SET actor = 'nobody'", "DELETE FROM audit.entries", "TRUNCATE audit.entries"],
+    ["UPDATE audit.entries SET actor = 'other'", "DELETE FROM audit.entries", "TRUNCATE audit.entries"],
 )
-def test_not_even_a_superuser_changes_an_entry(database: str, statement: str) -> None:
+def test_a_superuser_cannot_change_an_entry(database: str, statement: str) -> None:
     add_entries(database, [entry(1)])
     with psycopg.connect(database, autocommit=True) as admin:
         for role in ("postgres", "auditor"):
@@ -57,7 +57,7 @@ def test_not_even_a_superuser_changes_an_entry(database: str, statement: str) ->
     assert read_entries(database) == [entry(1)]
 
 
-def test_no_other_role_reads_adds_changes_or_removes(
+def test_no_other_role_may_read_add_change_or_remove_entries(
     postgres: PostgresServer,
     names: Names,  # noqa: F811
     database: str,
@@ -69,7 +69,7 @@ def test_no_other_role_reads_adds_changes_or_removes(
             for statement in (
                 "SELECT FROM audit.entries",
                 "INSERT INTO audit.entries (id, at, actor, event, details) VALUES ('x', now(), 'x', 'x', '{}')",
-                "UPDATE audit.entries SET actor = 'nobody'",
+                "UPDATE audit.entries SET actor = 'other'",
                 "DELETE FROM audit.entries",
                 "TRUNCATE audit.entries",
                 "DROP TABLE audit.entries",
@@ -81,6 +81,6 @@ def test_no_other_role_reads_adds_changes_or_removes(
                     connection.execute(statement.encode())
 
 
-def test_a_database_that_is_down_is_told(database: str) -> None:
+def test_a_database_that_is_down_is_a_readable_error(database: str) -> None:
     with pytest.raises(UnreachableError):
         add_entries("host=127.0.0.1 port=1 user=postgres dbname=observatory", [entry(1)])

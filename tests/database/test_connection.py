@@ -1,3 +1,5 @@
+"""Connections: session names, long socket paths and readable errors."""
+
 from pathlib import Path
 
 import psycopg
@@ -19,7 +21,7 @@ def setting(connection: psycopg.Connection, name: str) -> str:
     return str(row[0])
 
 
-def test_sessions_are_named_and_keep_their_settings_over_reset(postgres: PostgresServer) -> None:
+def test_sessions_have_a_name_and_keep_their_settings_after_reset(postgres: PostgresServer) -> None:
     with connect(postgres.conninfo(), purpose="x" * 99, settings={"search_path": "a, b"}) as connection:
         connection.execute("SET search_path = elsewhere")
         connection.execute("RESET ALL")
@@ -29,9 +31,7 @@ def test_sessions_are_named_and_keep_their_settings_over_reset(postgres: Postgre
         assert connection.autocommit
 
 
-def test_a_socket_directory_may_be_deeper_than_a_socket_path_may_be_long(
-    postgres: PostgresServer, tmp_path: Path
-) -> None:
+def test_a_socket_directory_may_exceed_the_limit_of_a_socket_path(postgres: PostgresServer, tmp_path: Path) -> None:
     deep = tmp_path / ("d" * MAX_SOCKET_PATH)
     deep.symlink_to(postgres.socket_directory)
     conninfo = make_conninfo(host=str(deep), port=postgres.port, user="postgres", dbname="postgres")
@@ -64,7 +64,7 @@ def test_a_deep_socket_directory_that_is_missing_is_named(tmp_path: Path) -> Non
         ("host=127.0.0.1 password='hunter2", "malformed"),
     ],
 )
-def test_a_server_that_cannot_be_reached_is_a_readable_error(conninfo: str, message: str) -> None:
+def test_an_unreachable_server_is_a_readable_error(conninfo: str, message: str) -> None:
     with pytest.raises(UnreachableError, match=message) as caught, connect(conninfo, purpose="test"):
         pass
 
@@ -83,7 +83,7 @@ def test_a_wrong_password_is_a_readable_error_without_the_password(postgres: Pos
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_description_and_a_test_for_secrets_of_a_connection_string() -> None:
+def test_a_connection_string_is_described_without_its_password() -> None:
     assert describe("postgresql://u:hunter2@h:6/d") == 'database "d" at h:6 as "u"'
     assert has_password("postgresql://u:hunter2@h:6/d")
     assert not has_password("host=/run user=u dbname=d")

@@ -1,3 +1,5 @@
+"""Deployments: applied once, refused on contradictions, rolled back on failure."""
+
 from functools import partial
 from pathlib import Path
 
@@ -44,7 +46,7 @@ def test_the_shipped_migrations_apply_once(run_deploy: Deploy, conninfo: str) ->
     ]
 
 
-def test_nothing_is_written_and_no_lock_taken_when_nothing_is_pending(
+def test_a_deployment_with_nothing_pending_writes_nothing_and_takes_no_lock(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a ();")
@@ -56,7 +58,7 @@ def test_nothing_is_written_and_no_lock_taken_when_nothing_is_pending(
         assert run_deploy(migrations=directory).applied == ()
 
 
-def test_a_target_stops_the_deployment_and_later_raises_it(
+def test_a_target_limits_the_deployment_and_can_be_raised(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a ();", _002_b="CREATE TABLE b ();")
@@ -68,7 +70,7 @@ def test_a_target_stops_the_deployment_and_later_raises_it(
 
 
 @pytest.mark.parametrize(("target", "message"), [(1, "do not run backwards"), (3, "target 3 has no file")])
-def test_a_target_that_cannot_be_reached_is_refused(
+def test_an_impossible_target_is_refused(
     run_deploy: Deploy, write_migrations: WriteMigrations, target: int, message: str
 ) -> None:
     directory = write_migrations(_001_a="SELECT 1;", _002_b="SELECT 2;")
@@ -78,7 +80,7 @@ def test_a_target_that_cannot_be_reached_is_refused(
         run_deploy(migrations=directory, target=target)
 
 
-def test_an_applied_file_that_was_edited_is_refused_where_it_differs(
+def test_an_edited_applied_file_is_refused_at_its_first_difference(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="-- first\nCREATE TABLE a ();\n")
@@ -90,9 +92,7 @@ def test_an_applied_file_that_was_edited_is_refused_where_it_differs(
     assert tables(conninfo) == {"a"}
 
 
-def test_an_applied_file_that_is_gone_or_renamed_is_refused(
-    run_deploy: Deploy, write_migrations: WriteMigrations
-) -> None:
+def test_a_missing_or_renamed_applied_file_is_refused(run_deploy: Deploy, write_migrations: WriteMigrations) -> None:
     directory = write_migrations(_001_a="SELECT 1;", _002_b="SELECT 2;")
     run_deploy(migrations=directory)
 
@@ -118,7 +118,7 @@ def test_a_file_that_would_run_out_of_order_is_refused(
         run_deploy(migrations=directory)
 
 
-def test_a_bad_file_is_refused_before_the_ones_before_it_run(
+def test_an_unusable_file_is_refused_before_any_file_runs(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a ();", _002_b="CREATE TABEL b ();")
@@ -129,7 +129,7 @@ def test_a_bad_file_is_refused_before_the_ones_before_it_run(
     assert query(conninfo, "SELECT to_regnamespace('observatory')") == [(None,)]
 
 
-def test_a_failing_statement_is_named_by_place_and_its_file_is_undone(
+def test_a_failed_statement_is_located_and_its_file_is_rolled_back(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(
@@ -145,7 +145,7 @@ def test_a_failing_statement_is_named_by_place_and_its_file_is_undone(
     assert run_deploy(migrations=directory).applied == ("002_b",)
 
 
-def test_an_error_without_a_position_has_the_place_of_its_statement(
+def test_an_error_without_a_position_is_located_at_its_statement(
     run_deploy: Deploy, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a ();\n\n  CREATE TABLE a ();")
@@ -154,7 +154,7 @@ def test_an_error_without_a_position_has_the_place_of_its_statement(
         run_deploy(migrations=directory)
 
 
-def test_a_constraint_that_fails_at_commit_undoes_the_file_and_its_ledger_row(
+def test_a_constraint_that_fails_at_commit_rolls_back_file_and_ledger_row(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     deferred = "CREATE TABLE a (b int UNIQUE DEFERRABLE INITIALLY DEFERRED);\nINSERT INTO a VALUES (1), (1);"
@@ -165,7 +165,7 @@ def test_a_constraint_that_fails_at_commit_undoes_the_file_and_its_ledger_row(
     assert status(conninfo).applied == ()
 
 
-def test_what_a_file_sets_for_itself_does_not_reach_the_next_one(
+def test_session_parameters_of_a_file_do_not_affect_the_next_one(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(
@@ -178,7 +178,7 @@ def test_what_a_file_sets_for_itself_does_not_reach_the_next_one(
     ]
 
 
-def test_statements_outside_a_transaction_resume_at_the_first_one_not_done(
+def test_a_file_without_a_transaction_resumes_at_the_first_unfinished_statement(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     header, done = "-- transaction: false\n", "CREATE TABLE a (x int);\nCREATE INDEX CONCURRENTLY a_x ON a (x);\n"
@@ -195,7 +195,7 @@ def test_statements_outside_a_transaction_resume_at_the_first_one_not_done(
     assert run_deploy(migrations=directory).applied == ()
 
 
-def test_a_statement_that_ran_may_not_change_before_its_file_resumes(
+def test_a_finished_statement_may_not_change_before_its_file_resumes(
     run_deploy: Deploy, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="-- transaction: false\nCREATE TABLE a ();\nSELECT missing;")
@@ -223,7 +223,7 @@ def test_a_later_file_waits_for_an_interrupted_one(
     assert tables(conninfo) == set()
 
 
-def test_an_interrupted_file_that_is_gone_is_refused(run_deploy: Deploy, write_migrations: WriteMigrations) -> None:
+def test_a_missing_interrupted_file_is_refused(run_deploy: Deploy, write_migrations: WriteMigrations) -> None:
     """What is complete is exactly what the directory holds: yet there is something to do."""
     directory = write_migrations(_001_a="SELECT 1;", _002_b="-- transaction: false\nSELECT 1;\nSELECT missing;")
     with pytest.raises(StatementFailedError):
@@ -236,9 +236,7 @@ def test_an_interrupted_file_that_is_gone_is_refused(run_deploy: Deploy, write_m
         run_deploy(migrations=directory)
 
 
-def test_progress_is_reported_file_by_file_and_statement_by_statement(
-    run_deploy: Deploy, write_migrations: WriteMigrations
-) -> None:
+def test_each_file_and_each_statement_is_an_event(run_deploy: Deploy, write_migrations: WriteMigrations) -> None:
     events: list[Event] = []
 
     run_deploy(migrations=write_migrations(_001_a="SELECT 1; SELECT 2;"), on_event=events.append)
@@ -312,9 +310,7 @@ def test_a_standby_is_refused(rootfs: Path) -> None:
         server.start()
 
 
-def test_a_server_that_restarts_in_the_middle_leaves_nothing_half_done(
-    rootfs: Path, write_migrations: WriteMigrations
-) -> None:
+def test_a_restart_of_the_server_leaves_no_partial_file(rootfs: Path, write_migrations: WriteMigrations) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a ();", _002_b="CREATE TABLE b ();\nSELECT pg_sleep(0);")
     with postgres_server(rootfs) as server, server.fresh_database() as name:
         conninfo = server.conninfo(dbname=name)
@@ -330,7 +326,7 @@ def test_a_server_that_restarts_in_the_middle_leaves_nothing_half_done(
         assert run().applied == ("002_b",)
 
 
-def test_a_full_disk_is_a_readable_error_and_undoes_the_file(
+def test_a_full_disk_is_a_readable_error_and_rolls_back_the_file(
     run_deploy: Deploy, conninfo: str, postgres: PostgresServer, write_migrations: WriteMigrations
 ) -> None:
     with psycopg.connect(conninfo, autocommit=True) as connection:
@@ -347,7 +343,7 @@ def test_a_full_disk_is_a_readable_error_and_undoes_the_file(
             connection.execute(b"DROP TABLESPACE small")
 
 
-def test_one_file_is_applied_when_its_predecessors_are_in(
+def test_one_file_is_applied_after_its_predecessors(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a ();", _002_b="CREATE TABLE b ();", _003_c="CREATE TABLE c ();")
@@ -361,7 +357,7 @@ def test_one_file_is_applied_when_its_predecessors_are_in(
     assert tables(conninfo) == {"a", "b"}
 
 
-def test_one_file_that_does_not_exist_or_lies_beyond_the_target_is_refused(
+def test_one_file_that_is_missing_or_above_the_target_is_refused(
     run_deploy: Deploy, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="SELECT 1;", _002_b="SELECT 2;")
@@ -385,7 +381,7 @@ def test_one_file_with_variants_is_named_with_or_without_its_edition(
     assert run_deploy(migrations=directory, only="001_a.apache.sql").applied == ()
 
 
-def test_a_statement_that_cannot_run_in_a_transaction_says_how_it_can(
+def test_a_statement_that_cannot_run_in_a_transaction_is_an_error_with_a_remedy(
     run_deploy: Deploy, write_migrations: WriteMigrations
 ) -> None:
     with pytest.raises(StatementFailedError, match=r"001_a\.sql:1:1: VACUUM cannot run .*'-- transaction: false'"):
@@ -399,7 +395,7 @@ def test_a_missing_extension_is_a_readable_error(run_deploy: Deploy, write_migra
         run_deploy(migrations=write_migrations(_001_a="CREATE EXTENSION postgis;"))
 
 
-def test_a_ledger_of_before_backups_is_read_and_brought_up(
+def test_a_ledger_without_backup_labels_is_read_and_extended(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a ();")

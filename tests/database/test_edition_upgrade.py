@@ -1,4 +1,4 @@
-"""An Apache database becomes a community one: as if it had been made so, with its history."""
+"""An upgraded Apache database equals a new community one, and keeps its history."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -83,7 +83,7 @@ class NoBackup(Backups):
 
 
 @pytest.mark.community
-def test_an_apache_database_becomes_a_community_one_with_its_history(server: PostgresServer) -> None:
+def test_an_apache_database_is_upgraded_to_the_community_edition_with_its_history(server: PostgresServer) -> None:
     owner = server.conninfo(user=OWNER, dbname=DATABASE)
     deploy(owner, migrations=SHIPPED, actor="tester", deployment_id="before")
     schedule_jobs(owner)
@@ -96,7 +96,7 @@ def test_an_apache_database_becomes_a_community_one_with_its_history(server: Pos
         """)
         for name in AGGREGATES:
             connection.execute("CALL observatory.refresh_aggregate(%s, now() - INTERVAL '90 days', now())", [name])
-        # History outlives its raw rows.
+        # The raw rows of the history no longer exist.
         connection.execute("SELECT drop_chunks('llm_traces', older_than => INTERVAL '10 days')")
         before = contents(connection)
     backup = Backups()
@@ -107,13 +107,13 @@ def test_an_apache_database_becomes_a_community_one_with_its_history(server: Pos
     switch(server)
     unchanged = verify(owner, migrations=SHIPPED)
     assert {check.name for check in unchanged.problems} == {"reads as the service", "writes as the service"}
-    assert unchanged.edition == "apache"  # it works as it was until it is upgraded
+    assert unchanged.edition == "apache"  # unchanged until the upgrade
     planned = plan_upgrade(owner, migrations=SHIPPED, backup=backup)
     assert planned.migrations == ("004_continuous_aggregates", "005_retention_policies")
     assert set(planned.aggregates) == set(AGGREGATES)
     assert all(size > 0 for size in planned.aggregates.values())
     assert planned.backup is not None
-    assert backup.labels == []  # it was planned only
+    assert backup.labels == []  # only planned
     with psycopg.connect(owner) as reader:
         reader.execute("SELECT FROM llm_metrics_1day")
         with pytest.raises(LockTimeoutError, match=rf"blocked by pid {reader.info.backend_pid} .*llm_metrics_1day"):
@@ -142,7 +142,7 @@ def test_an_apache_database_becomes_a_community_one_with_its_history(server: Pos
 
 
 @pytest.mark.community
-def test_nothing_is_moved_without_a_backup_or_before_what_is_pending(server: PostgresServer) -> None:
+def test_an_upgrade_is_refused_without_a_backup_or_with_pending_migrations(server: PostgresServer) -> None:
     owner = server.conninfo(user=OWNER, dbname=DATABASE)
     deploy(owner, migrations=SHIPPED, target=5, actor="tester", deployment_id="before")
     switch(server)
@@ -157,7 +157,7 @@ def test_nothing_is_moved_without_a_backup_or_before_what_is_pending(server: Pos
     assert upgrade(target=5, backup=Backups()).version == 5
 
 
-def test_a_server_of_the_apache_edition_is_refused_with_what_to_do(conninfo: str) -> None:
+def test_a_server_of_the_apache_edition_is_refused_with_a_remedy(conninfo: str) -> None:
     deploy(conninfo, migrations=SHIPPED, target=4, actor="tester", deployment_id="before")
 
     for call in (plan_upgrade, partial(upgrade_edition, actor="tester", deployment_id="upgrade")):

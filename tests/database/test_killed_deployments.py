@@ -1,4 +1,4 @@
-"""A deployment that is killed anywhere leaves nothing that the next one cannot finish."""
+"""The next deployment finishes a killed one, wherever it was killed."""
 
 import signal
 import subprocess
@@ -51,7 +51,7 @@ def undisturbed(postgres: PostgresServer) -> list[tuple[str, ...]]:
 
 # Boundaries count each start of a file and each statement: 11 + 3 + 11 statements in 001 to 003.
 @pytest.mark.parametrize("boundary", [0, 5, 12, 14, 16, 27])
-def test_a_killed_deployment_is_finished_by_the_next_one(
+def test_the_next_deployment_finishes_a_killed_one(
     conninfo: str, run_deploy: Deploy, undisturbed: list[tuple[str, ...]], boundary: int
 ) -> None:
     deploy_and_die(conninfo, SHIPPED, boundary)
@@ -63,7 +63,9 @@ def test_a_killed_deployment_is_finished_by_the_next_one(
 
 
 @pytest.mark.parametrize("edition", ["apache", pytest.param("community", marks=pytest.mark.community)])
-def test_shipped_files_killed_at_some_boundaries_are_finished(request: pytest.FixtureRequest, edition: str) -> None:
+def test_shipped_files_are_finished_after_a_kill_at_several_boundaries(
+    request: pytest.FixtureRequest, edition: str
+) -> None:
     server = request.getfixturevalue("community_postgres" if edition == "community" else "postgres")
 
     failures, tried = kill_everywhere(server, SHIPPED, rounds=1, share=23)
@@ -73,7 +75,7 @@ def test_shipped_files_killed_at_some_boundaries_are_finished(request: pytest.Fi
 
 
 @pytest.mark.parametrize("edition", ["apache", pytest.param("community", marks=pytest.mark.community)])
-def test_files_without_a_transaction_killed_at_any_boundary_are_resumed(
+def test_files_without_a_transaction_resume_after_a_kill_at_any_boundary(
     request: pytest.FixtureRequest, tmp_path: Path, edition: str
 ) -> None:
     """None of their statements bears to run twice: what an interrupted one left has to be noticed."""
@@ -85,11 +87,11 @@ def test_files_without_a_transaction_killed_at_any_boundary_are_resumed(
     assert tried == (1 + 10 + 1) + (1 + 3 + 1 if edition == "community" else 0)
 
 
-def test_of_twenty_processes_at_once_one_applies_and_the_others_report(postgres: PostgresServer) -> None:
+def test_one_of_twenty_concurrent_processes_applies_and_the_others_report(postgres: PostgresServer) -> None:
     assert deploy_at_once(postgres) == ""
 
 
-def test_a_deployment_killed_inside_a_long_statement_frees_its_lock_without_waiting_for_it(
+def test_a_deployment_killed_in_a_long_statement_releases_its_lock_at_once(
     conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a ();\nSELECT pg_sleep(600);")

@@ -1,4 +1,4 @@
-"""The sample is the same each time, whole, and holds nothing personal; between two databases of a real server."""
+"""A sample between two databases of a real server is repeatable and complete, and has no personal data."""
 
 import json
 from collections.abc import Iterator
@@ -107,7 +107,7 @@ def test_about_the_fraction_is_copied_and_each_trace_is_whole(empty: Pair) -> No
     assert PRIVATE not in json.dumps(contents(empty.target))
 
 
-def test_the_same_traces_each_time_and_a_smaller_sample_is_part_of_a_larger_one(empty: Pair) -> None:
+def test_a_sample_is_repeatable_and_a_smaller_one_is_a_subset(empty: Pair) -> None:
     add_traces(empty.source, 300)
     empty.copy(0.1)
     small = contents(empty.target)
@@ -122,7 +122,7 @@ def test_the_same_traces_each_time_and_a_smaller_sample_is_part_of_a_larger_one(
     assert set(small["llm_traces"]) < set(contents(empty.target)["llm_traces"])
 
 
-def test_a_second_run_repeats_nothing_and_takes_what_is_new(empty: Pair) -> None:
+def test_a_second_run_copies_only_new_rows(empty: Pair) -> None:
     add_traces(empty.source, 100, spans=4)
     first = empty.copy()
     before = contents(empty.target)
@@ -135,7 +135,7 @@ def test_a_second_run_repeats_nothing_and_takes_what_is_new(empty: Pair) -> None
     assert empty.copy().spans == len(before["llm_traces"]) // 4
 
 
-def test_an_interrupted_run_goes_on_where_it_was(empty: Pair) -> None:
+def test_an_interrupted_run_continues(empty: Pair) -> None:
     add_traces(empty.source, 100, spans=5)
 
     def stop(start: datetime, spans: int) -> None:
@@ -151,7 +151,7 @@ def test_an_interrupted_run_goes_on_where_it_was(empty: Pair) -> None:
     assert counts[1] == 5 * counts[0]
 
 
-def test_another_salt_makes_other_people(empty: Pair) -> None:
+def test_another_salt_gives_other_pseudonyms(empty: Pair) -> None:
     add_traces(empty.source, 20)
     empty.copy(1)
     users = {row[0] for row in select(empty.target, "SELECT id FROM users")}
@@ -194,7 +194,7 @@ def adapt(row: dict[str, Any]) -> dict[str, Any]:
 
 @given(rows=st.lists(spans, min_size=1, max_size=12), names=st.lists(private, min_size=1, max_size=3, unique=True))
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_nothing_personal_reaches_the_target(pair: Pair, rows: list[dict[str, Any]], names: list[str]) -> None:
+def test_no_personal_data_reaches_the_target(pair: Pair, rows: list[dict[str, Any]], names: list[str]) -> None:
     pair.empty()
     columns = ", ".join(rows[0])
     values = ", ".join(f"%({name})s" for name in rows[0])
@@ -220,11 +220,11 @@ def test_nothing_personal_reaches_the_target(pair: Pair, rows: list[dict[str, An
         select(each, "SELECT trace_id, length(input_text), cardinality(tags) FROM llm_traces ORDER BY span_id")
         for each in (pair.source, pair.target)
     )
-    assert after == before  # as large as it was
+    assert after == before  # the size is unchanged
     assert len(select(pair.target, "SELECT FROM projects JOIN users ON owner_id = users.id")) == len(names)
 
 
-def test_every_column_of_a_copied_table_has_its_mask() -> None:
+def test_every_column_of_a_copied_table_has_a_mask() -> None:
     columns = {each.name for each in catalogue.load("apache").at(6) if each.kind == "column"}
 
     for table, masks in MASKS.items():
@@ -243,7 +243,7 @@ def test_a_short_salt_is_refused(empty: Pair) -> None:
         empty.copy(salt="short")
 
 
-def test_a_database_is_not_copied_into_itself_under_any_name(empty: Pair) -> None:
+def test_a_database_is_not_copied_to_itself(empty: Pair) -> None:
     add_traces(empty.source, 5)
     before = contents(empty.source)
 
@@ -252,7 +252,7 @@ def test_a_database_is_not_copied_into_itself_under_any_name(empty: Pair) -> Non
     assert contents(empty.source) == before
 
 
-def test_a_database_with_traces_of_its_own_is_no_target_that_takes_samples_only(empty: Pair) -> None:
+def test_a_database_with_its_own_traces_is_refused_as_a_target(empty: Pair) -> None:
     add_traces(empty.source, 5)
     add_traces(empty.target, 1)
     before = contents(empty.target)

@@ -1,3 +1,5 @@
+"""The jobs of the schema in pg_cron."""
+
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -51,7 +53,7 @@ def scheduled(connection: psycopg.Connection) -> list[tuple[str, str, str, int]]
     return connection.execute("SELECT jobname, schedule, command, jobid FROM cron.job ORDER BY jobname").fetchall()
 
 
-def test_jobs_are_scheduled_once_as_the_schema_asks(server: PostgresServer, connection: psycopg.Connection) -> None:
+def test_jobs_are_scheduled_once(server: PostgresServer, connection: psycopg.Connection) -> None:
     first = schedule_jobs(as_owner(server))
     before = scheduled(connection)
     second = schedule_jobs(as_owner(server))
@@ -62,23 +64,23 @@ def test_jobs_are_scheduled_once_as_the_schema_asks(server: PostgresServer, conn
     assert scheduled(connection) == before
 
 
-def test_what_drifted_is_put_right_and_other_jobs_stay(server: PostgresServer, connection: psycopg.Connection) -> None:
+def test_drifted_jobs_are_corrected_and_other_jobs_stay(server: PostgresServer, connection: psycopg.Connection) -> None:
     jobs = schedule_jobs(as_owner(server))
     connection.execute("SELECT cron.unschedule(%s)", [PREFIX + jobs[0].name])
     connection.execute("SELECT cron.schedule(%s, '1 1 * * *', 'SELECT 1')", [PREFIX + jobs[1].name])
     connection.execute("SELECT cron.schedule(%s, '1 1 * * *', 'SELECT 1')", [PREFIX + "forgotten"])
-    connection.execute("SELECT cron.schedule('somebody''s', '1 1 * * *', 'SELECT 1')")
+    connection.execute("SELECT cron.schedule('another''s', '1 1 * * *', 'SELECT 1')")
 
     schedule_jobs(as_owner(server))
 
     names = {PREFIX + job.name: replace(job, name=PREFIX + job.name) for job in jobs}
     found = {row[0]: row for row in scheduled(connection)}
-    assert set(found) == {*names, "somebody's"}
+    assert set(found) == {*names, "another's"}
     assert all(found[name][1:3] == (job.schedule, job.command) for name, job in names.items())
-    connection.execute("SELECT cron.unschedule('somebody''s')")
+    connection.execute("SELECT cron.unschedule('another''s')")
 
 
-def test_a_schedule_that_cannot_be_read_changes_nothing(server: PostgresServer, connection: psycopg.Connection) -> None:
+def test_an_invalid_schedule_changes_nothing(server: PostgresServer, connection: psycopg.Connection) -> None:
     schedule_jobs(as_owner(server))
     before = scheduled(connection)
     connection.execute("INSERT INTO observatory.jobs VALUES ('a', '1 1 * * *', 'SELECT 1'), ('b', 'never', 'SELECT 1')")
@@ -90,7 +92,7 @@ def test_a_schedule_that_cannot_be_read_changes_nothing(server: PostgresServer, 
         connection.execute("DELETE FROM observatory.jobs WHERE name IN ('a', 'b')")
 
 
-def test_the_jobs_run_as_the_owner_and_do_their_work(server: PostgresServer, connection: psycopg.Connection) -> None:
+def test_the_jobs_run_as_the_owner(server: PostgresServer, connection: psycopg.Connection) -> None:
     """Each command as the schema has it, on a schedule that the test can wait for."""
     connection.execute(
         "INSERT INTO llm_traces"
@@ -122,7 +124,7 @@ def test_the_jobs_run_as_the_owner_and_do_their_work(server: PostgresServer, con
     assert connection.execute("SELECT count(*) FROM llm_traces").fetchone() == (3,)
 
 
-def test_jobs_without_pg_cron_are_an_error_that_says_what_to_do(conninfo: str, run_deploy: Deploy) -> None:
+def test_jobs_without_pg_cron_are_an_error_with_a_remedy(conninfo: str, run_deploy: Deploy) -> None:
     run_deploy(migrations=SHIPPED)
 
     with pytest.raises(

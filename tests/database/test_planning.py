@@ -1,4 +1,4 @@
-"""The plan: what would run, which locks it takes, what it costs to come back, and that it writes nothing."""
+"""The plan: pending statements, their locks, the backup, how to return; planning writes nothing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -30,7 +30,7 @@ def throwaway(postgres: PostgresServer) -> Throwaway:
     return lambda _edition: nullcontext(postgres.conninfo())
 
 
-def test_a_rehearsal_sees_locks_and_rewrites_on_relations_that_were_there_before(
+def test_a_rehearsal_observes_locks_and_rewrites_of_existing_relations(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations, throwaway: Throwaway
 ) -> None:
     directory = write_migrations(
@@ -61,12 +61,16 @@ def test_a_rehearsal_sees_locks_and_rewrites_on_relations_that_were_there_before
     ]
     assert seen[1] == [
         (("SHARE UPDATE EXCLUSIVE", "b"), (), True),
-        (("SHARE UPDATE EXCLUSIVE", "a"), (), False),  # VACUUM runs in no transaction, so its locks are read
+        (
+            ("SHARE UPDATE EXCLUSIVE", "a"),
+            (),
+            False,
+        ),  # VACUUM runs without a transaction, so its locks come from its text
         (("ACCESS EXCLUSIVE", "a"), (), True),
     ]
 
 
-def test_a_rehearsal_that_fails_says_where_and_the_plan_is_no_promise(
+def test_a_failed_rehearsal_names_the_place_and_fails_the_plan(
     conninfo: str, write_migrations: WriteMigrations, throwaway: Throwaway
 ) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a ();", _002_b="SELECT 1;\nALTER TABLE missing ADD x int;")
@@ -77,7 +81,7 @@ def test_a_rehearsal_that_fails_says_where_and_the_plan_is_no_promise(
     assert planned.rehearsal_detail.startswith('002_b.sql:2:1: relation "missing" does not exist')
 
 
-def test_roles_of_the_server_are_there_in_the_rehearsal(
+def test_the_rehearsal_has_the_roles_of_the_server(
     conninfo: str, postgres: PostgresServer, write_migrations: WriteMigrations, rootfs: Path
 ) -> None:
     with postgres.superuser() as admin:
@@ -90,9 +94,7 @@ def test_roles_of_the_server_are_there_in_the_rehearsal(
             admin.execute("DROP ROLE reporting")
 
 
-def test_the_shipped_migrations_rehearse_on_a_server_of_their_own_which_is_gone_afterwards(
-    conninfo: str, rootfs: Path
-) -> None:
+def test_the_shipped_migrations_rehearse_on_a_throwaway_server_that_is_removed(conninfo: str, rootfs: Path) -> None:
     make, servers = rehearsal_server(rootfs), []
 
     @contextmanager
@@ -108,7 +110,9 @@ def test_the_shipped_migrations_rehearse_on_a_server_of_their_own_which_is_gone_
     assert not servers[0].parent.exists()
 
 
-def test_without_a_server_the_plan_says_so(conninfo: str, write_migrations: WriteMigrations, tmp_path: Path) -> None:
+def test_a_plan_without_a_server_reports_that_it_was_not_rehearsed(
+    conninfo: str, write_migrations: WriteMigrations, tmp_path: Path
+) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a ();")
     missing = Installation(programs=str(tmp_path))
 
@@ -126,7 +130,7 @@ def test_without_a_server_the_plan_says_so(conninfo: str, write_migrations: Writ
     assert alone.would_succeed
 
 
-def test_planning_writes_nothing_and_waits_for_nobody(
+def test_planning_writes_nothing_and_waits_for_no_lock(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a ();")
@@ -157,7 +161,7 @@ def test_a_plan_is_read_in_a_read_only_transaction(
     directory = write_migrations(_001_a="CREATE TABLE a ();")
     run_deploy(migrations=directory)
     with psycopg.connect(conninfo) as connection:
-        # A function that writes, where the plan's session would run it if it could.
+        # A function that writes; the plan's session calls it and must fail.
         connection.execute("CREATE SEQUENCE asked")
         connection.execute("CREATE FUNCTION note() RETURNS bool LANGUAGE sql AS $$ SELECT nextval('asked') > 0 $$")
         connection.execute(
@@ -176,7 +180,7 @@ def test_a_plan_is_read_in_a_read_only_transaction(
             admin.execute("DROP OWNED BY planner; DROP ROLE planner")
 
 
-def test_the_plan_names_the_backup_and_the_way_back(
+def test_the_plan_has_the_backup_and_how_to_return(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a ();")
@@ -196,7 +200,7 @@ def test_the_plan_names_the_backup_and_the_way_back(
     assert backups.asked == []
 
 
-def test_a_backup_that_could_not_be_made_is_known_before(
+def test_the_plan_reports_a_backup_that_would_fail(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     class Unreachable(Backups):
@@ -212,7 +216,7 @@ def test_a_backup_that_could_not_be_made_is_known_before(
     assert (planned.would_succeed, planned.backup_detail) == (False, "the repository does not answer")
 
 
-def test_the_plan_carries_the_lints_findings_and_how_large_a_locked_table_is(
+def test_the_plan_has_the_lint_findings_and_the_sizes_of_locked_tables(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(
@@ -246,7 +250,7 @@ def test_an_interrupted_file_is_planned_from_the_first_statement_not_done(
     assert (file.statements_done, [statement.sql for statement in file.statements]) == (1, ["VACUUM a"])
 
 
-def test_what_deploy_refuses_the_plan_refuses_too(
+def test_the_plan_refuses_what_deploy_refuses(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="SELECT 1;")

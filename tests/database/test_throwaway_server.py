@@ -5,7 +5,7 @@ import pytest
 from observatory.database import Installation, UnreachableError, throwaway_server
 
 
-def test_a_server_that_does_not_start_says_why() -> None:
+def test_a_server_that_does_not_start_reports_the_cause() -> None:
     installation = Installation(programs="/bin", wrap=lambda command, _: ["false", *command])
 
     with (

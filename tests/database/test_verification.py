@@ -1,4 +1,4 @@
-"""Damage to a real database, of each kind, and the verdict that names it; on both editions where both are at hand."""
+"""Each kind of damage to a real database fails a check that names it, on every installed edition."""
 
 import signal
 import subprocess
@@ -91,7 +91,7 @@ def migrated(request: pytest.FixtureRequest, rootfs: Path) -> Iterator[Migrated]
         yield migrated
 
 
-def test_an_undamaged_database_passes_and_nothing_is_left_in_it(migrated: Migrated) -> None:
+def test_an_undamaged_database_passes_and_no_row_remains(migrated: Migrated) -> None:
     verification = migrated.verify()
 
     assert [str(check) for check in verification.problems] == []
@@ -255,7 +255,7 @@ COMMUNITY_ONLY = [
 
 
 @pytest.mark.parametrize("damage", [*APACHE, *COMMUNITY_ONLY], ids=lambda damage: f"{damage[2]}-{damage[3][:30]}")
-def test_damage_to_what_one_edition_alone_has_is_named(migrated: Migrated, damage: tuple[str, str, str, str]) -> None:
+def test_damage_to_objects_of_one_edition_is_named(migrated: Migrated, damage: tuple[str, str, str, str]) -> None:
     if (damage in APACHE) is not (migrated.edition == "apache"):
         pytest.skip("of the other edition")
     test_damage_is_named(migrated, *damage)
@@ -276,7 +276,7 @@ def test_an_invalid_index_of_one_chunk_is_named(migrated: Migrated) -> None:
     assert found.detail.endswith("_chunk is invalid")
 
 
-def test_a_view_that_takes_long_is_not_run(migrated: Migrated) -> None:
+def test_a_slow_view_is_not_executed(migrated: Migrated) -> None:
     """The Apache edition's views of what is not computed yet read every trace."""
     if migrated.edition != "apache":
         pytest.skip("of the other edition")
@@ -309,7 +309,7 @@ def test_a_lower_target_is_compared_with_its_own_version(migrated: Migrated, req
         )
 
 
-def test_what_could_not_be_looked_at_is_unknown_and_does_not_pass(migrated: Migrated) -> None:
+def test_a_check_that_cannot_run_is_unknown_and_does_not_pass(migrated: Migrated) -> None:
     without_login = verify(migrated.owner, migrations=SHIPPED)
     empty = catalogue.Catalogue(edition=migrated.edition, steps=())
     stale = verify(migrated.owner, migrations=SHIPPED, service_conninfo=migrated.service, catalogue=lambda _: empty)
@@ -323,7 +323,7 @@ def test_what_could_not_be_looked_at_is_unknown_and_does_not_pass(migrated: Migr
     assert "was not made from this 001_initial_schema.sql. Run `make catalogue`" in stale.problems[0].detail
 
 
-def test_a_service_that_cannot_log_in_is_a_failure_without_its_password(migrated: Migrated) -> None:
+def test_a_failed_login_of_the_service_is_reported_without_its_password(migrated: Migrated) -> None:
     wrong = migrated.server.tcp_conninfo(user=SERVICE, password="wrong horse", dbname=DATABASE)
 
     verification = migrated.verify(service_conninfo=wrong)
@@ -333,7 +333,7 @@ def test_a_service_that_cannot_log_in_is_a_failure_without_its_password(migrated
     assert "horse" not in str(verification)
 
 
-def test_a_role_that_is_not_there_is_named(migrated: Migrated) -> None:
+def test_a_missing_role_is_named(migrated: Migrated) -> None:
     verification = verify(
         migrated.owner, migrations=SHIPPED, roles={"without_login": "service"}, service_conninfo=migrated.service
     )
@@ -341,7 +341,7 @@ def test_a_role_that_is_not_there_is_named(migrated: Migrated) -> None:
     assert verification.problems == (Check(name="grants", verdict="failed", detail="there is no role without_login"),)
 
 
-def test_more_than_a_reader_or_an_administrator_should_have_is_named(migrated: Migrated) -> None:
+def test_excess_privileges_of_readers_and_administrators_are_named(migrated: Migrated) -> None:
     roles: dict[str, Profile] = {SERVICE: "service", "looks": "reader", "mends": "administrator"}
     migrated.execute("CREATE ROLE looks;; CREATE ROLE mends")
     grant_access(migrated.owner, roles={"looks": "reader", "mends": "administrator"})
@@ -375,7 +375,7 @@ verify(sys.argv[1], migrations=Path(sys.argv[2]), service_conninfo=sys.argv[3])
 """
 
 
-def test_rows_of_a_killed_run_have_no_price_and_the_next_run_removes_them(migrated: Migrated) -> None:
+def test_the_next_run_removes_rows_of_a_killed_run_which_have_no_price(migrated: Migrated) -> None:
     command = [sys.executable, "-c", KILLED, migrated.owner, str(SHIPPED), migrated.service]
     killed = subprocess.run(command, check=False)
 
@@ -385,11 +385,11 @@ def test_rows_of_a_killed_run_have_no_price_and_the_next_run_removes_them(migrat
         assert connection.execute("SELECT provider, model, total_cost_usd, user_id FROM llm_traces").fetchall() == [
             (MARK, MARK, None, None)
         ]
-        # Another run may be at it: only rows that are older than any run are removed.
+        # Another run may be in progress, so only rows older than any run are removed.
         migrated.verify()
         assert migrated.rows() == 3
         for table in ("llm_traces", "llm_metrics", "llm_logs"):
-            # Not by one UPDATE: it moves no row into yesterday's chunk.
+            # Not by one UPDATE, which cannot move a row to yesterday's chunk.
             connection.execute(f"CREATE TEMPORARY TABLE aged AS SELECT * FROM {table}".encode())
             connection.execute("UPDATE aged SET ts = ts - INTERVAL '11 minutes'")
             connection.execute(f"DELETE FROM {table}".encode())

@@ -31,7 +31,7 @@ def test_a_second_backup_at_once_is_refused(stack: Checkout) -> None:
     """pgBackRest's own lock is held here, as a backup at work holds it."""
     with exclusive(stack.home / "run/pgbackrest/observatory-backup-1.lock"):
         refused = stack.json("backup", "create", expect=3)
-    assert "another backup is at work" in refused["error"]["message"]
+    assert "another backup is running" in refused["error"]["message"]
     assert stack.json("backup", "create")["type"] == "incremental"
 
 

@@ -84,7 +84,7 @@ def test_a_failed_backup_stops_the_migration(stack: Checkout, migration: Path) -
     with exclusive(stack.home / "run/pgbackrest/observatory-backup-1.lock"):
         refused = stack.json("deploy", "database", expect=1)
     assert refused["error"]["kind"] == "BackupFailedError"
-    assert "another backup is at work" in refused["error"]["message"]
+    assert "another backup is running" in refused["error"]["message"]
     assert "try" not in tables(stack)
 
 
@@ -97,7 +97,7 @@ def test_a_damaged_backup_stops_the_migration(stack: Checkout, migration: Path) 
         refused = stack.json("deploy", "database", expect=1)
     finally:
         bundle.write_bytes(whole)
-    assert "cannot be verified" in refused["error"]["message"]
+    assert "verification of the backup" in refused["error"]["message"]
     assert "try" not in tables(stack)
 
 
@@ -117,7 +117,7 @@ def test_files_that_contradict_the_ledger_are_refused_and_wrong_usage_is_reporte
         file.write_text(text)
     assert refused["error"]["kind"] == "MigrationHistoryError"
     assert f"{file.name}:{text.count(chr(10)) + 1}:1: was edited" in refused["error"]["message"]
-    assert "there is no such migration" in stack.run("deploy", "database", "--migration", "9.sql", expect=3).stderr
+    assert "this edition has no such migration" in stack.run("deploy", "database", "--migration", "9.sql", expect=3).stderr
     stack.run("deploy", "database", "--dry-run", "--backup-only", expect=2)
     stack.run("deploy", "database", "--verify-only", "--migration", file.name, expect=2)
 

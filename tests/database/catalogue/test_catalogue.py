@@ -1,4 +1,4 @@
-"""The committed catalogue is what the migrations make, version by version."""
+"""The committed catalogue equals one that is generated from the migrations."""
 
 from pathlib import Path
 from typing import Literal
@@ -20,14 +20,14 @@ def test_the_committed_catalogue_is_up_to_date(conninfo: str, edition: Literal["
 
 
 @pytest.mark.parametrize("edition", ["apache", "community"])
-def test_the_committed_catalogue_was_made_with_these_files(edition: Literal["apache", "community"]) -> None:
+def test_the_committed_catalogue_was_generated_from_these_files(edition: Literal["apache", "community"]) -> None:
     committed = catalogue.load(edition)
     files = load_migrations(SHIPPED, edition)
 
     assert [step.sha256 for step in committed.steps] == [file.sha256 for file in files], "run `make catalogue`"
 
 
-def test_each_step_changes_what_its_migration_changes(
+def test_each_step_has_the_changes_of_its_migration(
     conninfo: str, write_migrations: WriteMigrations, tmp_path: Path
 ) -> None:
     directory = write_migrations(
@@ -48,7 +48,7 @@ def test_each_step_changes_what_its_migration_changes(
     assert catalogue.load("apache", tmp_path) == made
 
 
-def test_an_invalid_index_and_a_constraint_that_is_not_validated_say_so(conninfo: str) -> None:
+def test_invalid_indexes_and_unvalidated_constraints_are_marked(conninfo: str) -> None:
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute("CREATE TABLE a (id int)")
         connection.execute("INSERT INTO a VALUES (1), (1)")

@@ -1,4 +1,4 @@
-"""Each rule has an example that it finds and one that it does not; squawk's own rules are squawk's to test."""
+"""Each rule has an example that it finds and one that it does not; squawk tests its own rules."""
 
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def rules(directory: Path, name: str = "002_b.sql") -> list[str]:
         ("unusable-file", "CREATE TABEL t ();", "CREATE TABLE t ();"),
     ],
 )
-def test_a_rule_finds_what_it_is_for_and_nothing_else(write: WriteMigrations, rule: str, bad: str, good: str) -> None:
+def test_a_rule_finds_its_problem_and_nothing_else(write: WriteMigrations, rule: str, bad: str, good: str) -> None:
     assert rule in rules(write(_002_b=bad))
     assert rule not in rules(write(_002_b=good))
 
@@ -138,7 +138,9 @@ def test_a_rule_finds_what_it_is_for_and_nothing_else(write: WriteMigrations, ru
         ),
     ],
 )
-def test_a_rule_of_the_community_edition_too(write: WriteMigrations, rule: str, bad: str, good: str) -> None:
+def test_a_rule_applies_to_files_of_the_community_edition(
+    write: WriteMigrations, rule: str, bad: str, good: str
+) -> None:
     name = "002_b.community.sql"
     for sql, found in ((bad, True), (good, False)):
         directory = write(**{"002_b.community": sql, "002_b.apache": "SELECT 1;"})
@@ -155,7 +157,7 @@ def test_a_rule_of_the_community_edition_too(write: WriteMigrations, rule: str, 
         "SELECT add_job('f', '1 hour');",
     ],
 )
-def test_a_community_feature_belongs_into_a_community_file(write: WriteMigrations, sql: str) -> None:
+def test_a_community_feature_is_allowed_in_a_community_file_only(write: WriteMigrations, sql: str) -> None:
     assert "community-feature" in rules(write(_002_b=sql))
 
     (write() / "002_b.sql").unlink()
@@ -164,7 +166,7 @@ def test_a_community_feature_belongs_into_a_community_file(write: WriteMigration
     assert "community-feature" not in rules(directory, "002_b.community.sql")
 
 
-def test_a_finding_says_where(write: WriteMigrations) -> None:
+def test_a_finding_has_file_line_and_column(write: WriteMigrations) -> None:
     directory = write(_002_b="-- é\nCREATE VIEW v AS\n    SELECT sum(duration_ms * duration_ms) FROM traces;")
 
     (finding,) = lint(directory / "002_b.sql")
@@ -180,7 +182,7 @@ def test_a_finding_says_where(write: WriteMigrations) -> None:
     assert str(finding).startswith("002_b.sql:3:28: error: this product")
 
 
-def test_squawks_places_are_those_of_an_editor(write: WriteMigrations) -> None:
+def test_lines_and_columns_of_squawk_count_from_one(write: WriteMigrations) -> None:
     directory = write(_002_b="SELECT 1;\n  ALTER TABLE plain DROP COLUMN n;")
 
     (finding,) = lint(directory / "002_b.sql")
@@ -192,7 +194,7 @@ def test_the_shipped_migrations_are_clean() -> None:
     assert lint_all(read_migrations(SHIPPED)) == []
 
 
-def test_before_the_first_release_nobody_waits_for_a_lock(write: WriteMigrations) -> None:
+def test_rules_about_locks_skip_the_files_of_the_first_release(write: WriteMigrations) -> None:
     directory = write(_002_b="CREATE INDEX i ON plain (id); CREATE INDEX j ON traces (ts);")
 
     assert lint(directory / "002_b.sql", baseline=2) == []
@@ -202,7 +204,7 @@ def test_before_the_first_release_nobody_waits_for_a_lock(write: WriteMigrations
 def test_a_header_ignores_a_rule_with_a_reason(write: WriteMigrations) -> None:
     sql = "ALTER TABLE plain DROP COLUMN n;"
 
-    assert rules(write(_002_b=f"-- Title\n-- lint-ignore ban-drop-column: nobody reads it\n{sql}")) == []
+    assert rules(write(_002_b=f"-- Title\n-- lint-ignore ban-drop-column: no release reads it\n{sql}")) == []
     assert rules(write(_002_b=f"-- lint-ignore ban-drop-column\n{sql}")) == [
         "ignored-without-reason",
         "ban-drop-column",
@@ -210,11 +212,11 @@ def test_a_header_ignores_a_rule_with_a_reason(write: WriteMigrations) -> None:
     assert rules(write(_002_b=f"{sql}\n-- lint-ignore ban-drop-column: too late")) == ["ban-drop-column"]
 
 
-def test_a_header_that_ignores_nothing_is_found(write: WriteMigrations) -> None:
+def test_a_header_that_ignores_nothing_is_a_finding(write: WriteMigrations) -> None:
     assert rules(write(_002_b="-- lint-ignore ban-drop-column: a reason\nSELECT 1;")) == ["ignored-for-nothing"]
 
 
-def test_squawks_own_way_to_ignore_is_not_a_way_round(write: WriteMigrations) -> None:
+def test_squawks_own_ignore_comment_is_a_finding(write: WriteMigrations) -> None:
     directory = write(_002_b="-- squawk-ignore ban-drop-column\nALTER TABLE plain DROP COLUMN n;")
 
     assert rules(directory) == ["ignored-without-reason"]
@@ -232,12 +234,12 @@ def test_an_unusable_file_does_not_hide_the_others(write: WriteMigrations) -> No
     assert 'syntax error at or near "TABEL"' in found[0].message
 
 
-def test_a_file_that_is_not_there_is_an_error(write: WriteMigrations) -> None:
+def test_a_missing_file_is_an_error(write: WriteMigrations) -> None:
     with pytest.raises(MigrationFileError, match=r"009_x\.sql: there is no such migration"):
         lint(write() / "009_x.sql")
 
 
-def test_a_missing_squawk_is_an_error_that_says_how_to_get_it(
+def test_a_missing_squawk_is_an_error_with_a_remedy(
     write: WriteMigrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))

@@ -22,7 +22,7 @@ def reader(conninfo: str, run_deploy: Deploy, write_migrations: WriteMigrations)
         yield connection
 
 
-def test_whoever_blocks_a_migration_is_named_and_the_file_is_undone(
+def test_sessions_that_block_a_migration_are_named_and_the_file_is_rolled_back(
     conninfo: str, run_deploy: Deploy, write_migrations: WriteMigrations, reader: psycopg.Connection
 ) -> None:
     with pytest.raises(LockTimeoutError) as caught:
@@ -35,7 +35,7 @@ def test_whoever_blocks_a_migration_is_named_and_the_file_is_undone(
     assert status(conninfo).version == 1
 
 
-def test_a_blocked_migration_is_tried_again_until_its_lock_is_free(
+def test_a_blocked_migration_is_retried_until_its_lock_is_free(
     run_deploy: Deploy, write_migrations: WriteMigrations, reader: psycopg.Connection
 ) -> None:
     events: list[Event] = []
@@ -49,7 +49,7 @@ def test_a_blocked_migration_is_tried_again_until_its_lock_is_free(
     assert [event.kind for event in events].count("retrying") == 1
 
 
-def test_a_writer_behind_a_blocked_migration_goes_on_after_the_lock_timeout(
+def test_a_writer_queued_behind_a_migration_continues_after_the_lock_timeout(
     conninfo: str, run_deploy: Deploy, write_migrations: WriteMigrations, reader: psycopg.Connection
 ) -> None:
     with ThreadPoolExecutor(1) as pool, psycopg.connect(conninfo, autocommit=True) as writer:

@@ -1,4 +1,4 @@
-"""A migration that takes something away waits until no fleet needs it, whether live or kept for a rollback."""
+"""A contracting migration is refused while the release of a fleet needs the old schema, live or kept for a rollback."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_a_contract_is_refused_while_a_fleet_needs_the_old_shape(
     assert run_deploy(migrations=directory, requirements=[LIVE, LIVE._replace(fleet="green")]).version == 2
 
 
-def test_what_expands_or_lies_beyond_the_target_or_is_applied_is_not_refused(
+def test_expanding_unselected_and_applied_migrations_are_not_refused(
     run_deploy: Deploy, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(
@@ -54,7 +54,7 @@ def test_an_unusable_phase_is_refused(write_migrations: WriteMigrations, sql: st
         parse(migration)
 
 
-def test_both_headers_may_stand_together(write_migrations: WriteMigrations) -> None:
+def test_a_file_may_have_both_headers(write_migrations: WriteMigrations) -> None:
     (migration,) = read_migrations(write_migrations(_001_a="-- transaction: false\n-- phase: contract\nVACUUM;"))
 
     script = parse(migration)

@@ -1,3 +1,5 @@
+"""Reading a directory of migrations: names, numbers, variants and encoding."""
+
 from pathlib import Path
 
 import pytest
@@ -6,7 +8,7 @@ from observatory.database import MigrationFileError, load_migrations, read_migra
 from tests.database.conftest import SHIPPED, WriteMigrations
 
 
-def test_files_come_in_the_order_of_their_numbers(write_migrations: WriteMigrations) -> None:
+def test_files_are_sorted_by_number(write_migrations: WriteMigrations) -> None:
     directory = write_migrations(_002_b="SELECT 2;", _001_a="SELECT 1;")
 
     migrations = read_migrations(directory)

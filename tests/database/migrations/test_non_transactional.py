@@ -1,4 +1,4 @@
-"""Statements outside a transaction that were interrupted: what they left is found, finished or removed."""
+"""Interrupted statements outside a transaction: the next run finishes or undoes them."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +56,7 @@ def test_an_index_whose_build_was_interrupted_ends_valid(
     assert query(conninfo, "SELECT statement_running FROM observatory.schema_migrations") == [(None,)]
 
 
-def test_an_index_that_cannot_be_built_leaves_nothing_in_the_way_of_the_next_try(
+def test_a_failed_index_build_does_not_block_the_next_attempt(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     build = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS a_x ON a (x);"
@@ -70,7 +70,7 @@ def test_an_index_that_cannot_be_built_leaves_nothing_in_the_way_of_the_next_try
     assert query(conninfo, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'a_x'::regclass") == [(True,)]
 
 
-def test_an_index_of_the_same_name_is_never_taken_for_the_one_that_was_refused(
+def test_an_existing_index_of_the_same_name_does_not_count_as_the_failed_one(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a (x int, y int); CREATE INDEX a_x ON a (y);")
@@ -82,7 +82,7 @@ def test_an_index_of_the_same_name_is_never_taken_for_the_one_that_was_refused(
             run_deploy(migrations=directory)
 
 
-def test_an_index_built_chunk_by_chunk_that_was_held_up_is_built_by_the_next_try(
+def test_the_next_attempt_builds_an_index_by_chunk_that_a_lock_stopped(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     """A lock timeout at the last chunk leaves an invalid index, with those of the chunks before."""
@@ -104,7 +104,7 @@ def test_an_index_built_chunk_by_chunk_that_was_held_up_is_built_by_the_next_try
     assert query(conninfo, indexes) == [(True,), (True,), (True,)]
 
 
-def test_a_drop_that_was_done_is_not_missed(
+def test_a_drop_that_ran_before_the_interruption_is_not_an_error(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     drop = "DROP INDEX CONCURRENTLY a_pkey_copy;"
@@ -122,7 +122,7 @@ def test_a_drop_that_was_done_is_not_missed(
     assert run_deploy(migrations=directory).applied == ("002_b",)
 
 
-def test_what_can_run_in_a_transaction_is_recorded_in_the_same_one(
+def test_a_statement_that_may_run_in_a_transaction_is_recorded_in_it(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     def transactions(event: Event) -> None:
@@ -137,7 +137,7 @@ def test_what_can_run_in_a_transaction_is_recorded_in_the_same_one(
     assert seen == [(None, None), ("b", None)]
 
 
-def test_settings_of_the_session_are_made_again_when_a_file_resumes(
+def test_a_resumed_file_sets_its_session_parameters_again(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     done = f"{HEADER}SET search_path = other, public;\nCREATE SCHEMA other;\n"
@@ -151,17 +151,17 @@ def test_settings_of_the_session_are_made_again_when_a_file_resumes(
     assert query(conninfo, "SELECT schemaname FROM pg_tables WHERE tablename = 'a'") == [("other",)]
 
 
-def test_an_index_built_concurrently_waits_for_old_transactions_instead_of_failing(
+def test_an_index_built_concurrently_waits_for_old_transactions(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a (x int);")
     run_deploy(migrations=directory)
     write_migrations(_002_b=HEADER + BUILD.format(""))
-    told: list[Event] = []
+    events: list[Event] = []
     blocked = threading.Event()
 
     def note(event: Event) -> None:
-        told.append(event)
+        events.append(event)
         if event.kind == "blocked":
             blocked.set()
 
@@ -174,11 +174,11 @@ def test_an_index_built_concurrently_waits_for_old_transactions_instead_of_faili
             waiting.result(timeout=1)  # longer than the lock timeout
         old.commit()
         assert waiting.result().applied == ("002_b",)
-    [first] = [event.detail for event in told if event.kind == "blocked"]
+    [first] = [event.detail for event in events if event.kind == "blocked"]
     assert holder in first
 
 
-def test_an_update_of_an_extension_is_the_first_statement_of_its_session(
+def test_an_extension_is_updated_by_the_first_statement_of_a_session(
     postgres: PostgresServer, run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     with psycopg.connect(conninfo, autocommit=True) as connection:
@@ -196,7 +196,7 @@ def test_an_update_of_an_extension_is_the_first_statement_of_its_session(
 
 
 @pytest.mark.community
-def test_an_aggregate_whose_filling_was_interrupted_is_filled(
+def test_an_aggregate_is_filled_after_an_interruption(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
     directory = write_migrations(
@@ -211,7 +211,7 @@ def test_an_aggregate_whose_filling_was_interrupted_is_filled(
             "statement_hashes[2], statement_hashes = statement_hashes[:1] WHERE version = 2"
         )
         connection.execute("DROP MATERIALIZED VIEW m")
-        connection.execute(f"{AGGREGATE} WITH NO DATA".encode())  # as it is between being made and being filled
+        connection.execute(f"{AGGREGATE} WITH NO DATA".encode())  # created but not filled
     assert query(conninfo, "SELECT count(*) FROM m") == [(0,)]
 
     assert run_deploy(migrations=directory).applied == ("002_b",)

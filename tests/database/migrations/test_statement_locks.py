@@ -39,7 +39,9 @@ from observatory.database.migrations.statements import Statement
         ("CREATE POLICY p ON a", "ACCESS EXCLUSIVE", "a", False),
     ],
 )
-def test_locks_are_read_from_statements(sql: str, mode: str, relation: str, rewrites: bool) -> None:
+def test_the_text_of_a_statement_determines_its_locks_and_rewrites(
+    sql: str, mode: str, relation: str, rewrites: bool
+) -> None:
     found = expected_effects(Statement(sql=sql, offset=0))
 
     assert strongest(found.locks) == Lock(mode, relation)
@@ -49,5 +51,5 @@ def test_locks_are_read_from_statements(sql: str, mode: str, relation: str, rewr
 @pytest.mark.parametrize(
     "sql", ["CREATE TABLE a ()", "SELECT create_hypertable('a', 'b')", "DROP FUNCTION f", "SET a.b = 1"]
 )
-def test_statements_that_tell_of_no_lock_claim_none(sql: str) -> None:
+def test_a_statement_without_a_known_lock_has_none(sql: str) -> None:
     assert expected_effects(Statement(sql=sql, offset=0)).locks == ()

@@ -1,3 +1,5 @@
+"""Parsing the SQL of a migration file: statements, headers and refused statements."""
+
 import subprocess
 import sys
 
@@ -12,7 +14,7 @@ def parse_text(write_migrations: WriteMigrations, sql: str) -> Script:
     return parse(read_migrations(write_migrations(_001_a=sql))[0])
 
 
-def test_statements_are_split_by_the_grammar_and_not_by_semicolon(write_migrations: WriteMigrations) -> None:
+def test_statements_are_split_by_the_grammar(write_migrations: WriteMigrations) -> None:
     sql = "-- é; one\nSELECT ';'; /* ; */ DO $x$ BEGIN NULL; END $x$;\nSELECT 3"
 
     script = parse_text(write_migrations, sql)
@@ -72,7 +74,7 @@ def test_unusable_sql_is_refused_with_its_place(write_migrations: WriteMigration
 @pytest.mark.parametrize(
     "sql", ["PREPARE p AS SELECT 1;", "DISCARD PLANS;", "COPY t FROM '/tmp/x';", "COPY t TO PROGRAM 'true';"]
 )
-def test_statements_that_only_look_alike_are_accepted(write_migrations: WriteMigrations, sql: str) -> None:
+def test_statements_that_resemble_refused_ones_are_accepted(write_migrations: WriteMigrations, sql: str) -> None:
     assert len(parse_text(write_migrations, sql).statements) == 1
 
 
@@ -82,7 +84,7 @@ def test_a_function_with_begin_atomic_is_one_statement(write_migrations: WriteMi
     assert len(parse_text(write_migrations, sql).statements) == 2
 
 
-def test_ten_megabytes_are_one_file_like_any_other(write_migrations: WriteMigrations) -> None:
+def test_a_file_of_ten_megabytes_is_parsed(write_migrations: WriteMigrations) -> None:
     rows = ",".join(f"({number},'{'x' * 90}')" for number in range(100_000))
 
     script = parse_text(write_migrations, f"CREATE TABLE t (a int, b text);\nINSERT INTO t VALUES {rows};\n")
@@ -95,7 +97,7 @@ def test_the_shipped_migrations_parse() -> None:
     assert all(parse(migration).transactional for migration in read_migrations(SHIPPED)[:3])
 
 
-def test_the_library_does_not_load_the_parser_before_something_is_pending() -> None:
+def test_importing_the_package_does_not_load_the_parser() -> None:
     code = "import sys, observatory.database; print([m for m in ('pglast', 'tenacity', 'pulumi') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

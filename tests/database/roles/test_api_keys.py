@@ -1,3 +1,5 @@
+"""API keys: stored as hashes, active, expired and revoked."""
+
 import hashlib
 
 import psycopg
@@ -57,7 +59,7 @@ def test_an_expired_key_is_not_active(migrated: str) -> None:
     assert not api_key_is_active(migrated, key=key)
 
 
-def test_revoking_an_unknown_key_says_so(migrated: str) -> None:
+def test_revoking_an_unknown_key_returns_false(migrated: str) -> None:
     assert not revoke_api_key(migrated, key="obs_unknown")
 
 

@@ -1,3 +1,5 @@
+"""Bootstrap of a server: the database, its owner, the provisioner, and the privileges of each role."""
+
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -100,7 +102,7 @@ def one(connection: psycopg.Connection, query: str) -> tuple[object, ...]:
     return row
 
 
-def test_a_database_is_made_with_owner_locale_and_extensions(postgres: PostgresServer, names: Names) -> None:
+def test_a_database_is_created_with_owner_locale_and_extensions(postgres: PostgresServer, names: Names) -> None:
     ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
 
     with postgres.superuser(names.database) as connection:
@@ -114,7 +116,7 @@ def test_a_database_is_made_with_owner_locale_and_extensions(postgres: PostgresS
         assert {"timescaledb", "pg_stat_statements"} <= extensions
 
 
-def test_bootstrap_again_changes_nothing_that_stands(postgres: PostgresServer, names: Names) -> None:
+def test_a_second_bootstrap_changes_nothing(postgres: PostgresServer, names: Names) -> None:
     bootstrap(postgres, names)
     migrate(postgres, names)
     verifier = f"SELECT rolpassword FROM pg_authid WHERE rolname = '{names.provisioner}'"
@@ -126,19 +128,19 @@ def test_bootstrap_again_changes_nothing_that_stands(postgres: PostgresServer, n
         assert one(admin, verifier) == before
 
 
-def test_the_provisioner_takes_back_what_it_gave(postgres: PostgresServer, names: Names) -> None:
+def test_the_provisioner_may_revoke_its_grants(postgres: PostgresServer, names: Names) -> None:
     bootstrap(postgres, names)
     with as_login(postgres, names, user=names.provisioner) as provisioner:
         for statement in (
             f"CREATE ROLE {names.login} LOGIN",
             f"GRANT CONNECT ON DATABASE {names.database} TO {names.login}",
             f"REVOKE ALL PRIVILEGES ON DATABASE {names.database} FROM {names.login}",
-            f"DROP ROLE {names.login}",  # refused as long as it has a privilege
+            f"DROP ROLE {names.login}",  # PostgreSQL rejects it while the role has a privilege
         ):
             provisioner.execute(statement.encode())
 
 
-def test_bootstrap_from_several_places_at_once(postgres: PostgresServer, names: Names) -> None:
+def test_concurrent_bootstraps_succeed(postgres: PostgresServer, names: Names) -> None:
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(partial(bootstrap, postgres, names)) for _ in range(4)]
         for future in futures:
@@ -147,10 +149,10 @@ def test_bootstrap_from_several_places_at_once(postgres: PostgresServer, names: 
     migrate(postgres, names)
 
 
-def test_a_database_whose_creation_was_killed_is_made_anew(postgres: PostgresServer, names: Names) -> None:
+def test_a_database_whose_creation_was_interrupted_is_recreated(postgres: PostgresServer, names: Names) -> None:
     ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
     with postgres.superuser() as admin:
-        # What PostgreSQL leaves behind when CREATE or DROP DATABASE is interrupted.
+        # The state after an interrupted CREATE or DROP DATABASE.
         admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = %s", [names.database])
     with pytest.raises(psycopg.OperationalError, match="invalid database"):
         postgres.superuser(names.database)
@@ -178,7 +180,7 @@ def privileges(connection: psycopg.Connection) -> dict[str, set[str]]:
     return {name: set(held or ()) for name, held in connection.execute(query.encode()).fetchall()}
 
 
-def test_the_login_may_add_traces_metrics_and_logs_and_read_all(postgres: PostgresServer, names: Names) -> None:
+def test_the_service_may_insert_telemetry_and_read_all(postgres: PostgresServer, names: Names) -> None:
     bootstrap(postgres, names)
     migrate(postgres, names)
     make_login(postgres, names)
@@ -193,11 +195,11 @@ def test_the_login_may_add_traces_metrics_and_logs_and_read_all(postgres: Postgr
         assert held == {name: {"SELECT"} | more.get(name, set()) for name in held}
 
 
-def test_access_is_taken_back_where_it_is_too_much(postgres: PostgresServer, names: Names) -> None:
+def test_excess_privileges_are_revoked(postgres: PostgresServer, names: Names) -> None:
     bootstrap(postgres, names)
     make_login(postgres, names)
     with postgres.superuser(names.database) as admin:
-        # As earlier versions had it: every table, whatever a migration makes.
+        # The grants of earlier versions: every table of every migration.
         admin.execute(
             f"ALTER DEFAULT PRIVILEGES FOR ROLE {names.owner} IN SCHEMA public"
             f" GRANT SELECT, INSERT, UPDATE ON TABLES TO {names.login}".encode()
@@ -212,14 +214,14 @@ def test_access_is_taken_back_where_it_is_too_much(postgres: PostgresServer, nam
             connection.execute("UPDATE api_keys SET is_active = true")
 
 
-def test_access_of_a_login_that_does_not_exist_is_refused(postgres: PostgresServer, names: Names) -> None:
+def test_granting_to_a_missing_role_is_refused(postgres: PostgresServer, names: Names) -> None:
     ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
 
     with pytest.raises(StatementFailedError, match=f'privileges of "{names.login}": role ".*" does not exist'):
         give_access(postgres, names)
 
 
-def test_the_login_may_insert_and_read_but_not_change_any_object(postgres: PostgresServer, names: Names) -> None:
+def test_the_service_may_not_change_any_object(postgres: PostgresServer, names: Names) -> None:
     bootstrap(postgres, names)
     migrate(postgres, names)
     make_login(postgres, names)
@@ -256,7 +258,7 @@ def test_the_login_may_insert_and_read_but_not_change_any_object(postgres: Postg
 
 
 @pytest.mark.parametrize("role", ["owner", "provisioner"])
-def test_operators_have_limits(postgres: PostgresServer, names: Names, role: str) -> None:
+def test_operator_logins_have_limits(postgres: PostgresServer, names: Names, role: str) -> None:
     bootstrap(postgres, names)
 
     with psycopg.connect(postgres.conninfo(user=getattr(names, role), dbname=names.database)) as connection:
@@ -266,7 +268,7 @@ def test_operators_have_limits(postgres: PostgresServer, names: Names, role: str
     assert (*found, *limit) == (("0", "30s", "5min", 30) if role == "owner" else ("30s", "10s", "30s", 10))
 
 
-def test_the_audit_schema_is_nobodys_but_the_auditors(postgres: PostgresServer, names: Names) -> None:
+def test_only_the_auditor_owns_and_uses_the_audit_schema(postgres: PostgresServer, names: Names) -> None:
     bootstrap(postgres, names)
     make_login(postgres, names)
     with postgres.superuser(names.database) as admin:
@@ -290,7 +292,7 @@ def test_the_audit_schema_is_nobodys_but_the_auditors(postgres: PostgresServer, 
                     connection.execute(statement.encode())
 
 
-def test_the_provisioner_is_no_superuser_and_cannot_make_one(postgres: PostgresServer, names: Names) -> None:
+def test_the_provisioner_is_not_a_superuser_and_cannot_create_one(postgres: PostgresServer, names: Names) -> None:
     bootstrap(postgres, names)
 
     with as_login(postgres, names, user=names.provisioner) as connection:
@@ -305,7 +307,7 @@ def test_the_provisioner_is_no_superuser_and_cannot_make_one(postgres: PostgresS
                 connection.execute(statement.encode())
 
 
-def test_a_role_that_stood_before_is_handed_to_the_provisioner(postgres: PostgresServer, names: Names) -> None:
+def test_the_provisioner_administers_existing_roles(postgres: PostgresServer, names: Names) -> None:
     with postgres.superuser() as admin:
         admin.execute(f"CREATE ROLE {names.login} LOGIN".encode())
     bootstrap(postgres, names)
@@ -314,7 +316,7 @@ def test_a_role_that_stood_before_is_handed_to_the_provisioner(postgres: Postgre
         connection.execute(f"ALTER ROLE {names.login} NOLOGIN".encode())
 
 
-def test_public_has_nothing(postgres: PostgresServer, names: Names) -> None:
+def test_public_has_no_privileges(postgres: PostgresServer, names: Names) -> None:
     bootstrap(postgres, names)
     migrate(postgres, names)
 
@@ -333,7 +335,9 @@ def test_public_has_nothing(postgres: PostgresServer, names: Names) -> None:
         assert admin.execute(query.encode()).fetchall() == []
 
 
-def test_a_login_of_another_database_stays_out(postgres: PostgresServer, names: Names, fresh_database: str) -> None:
+def test_a_login_of_another_database_cannot_connect(
+    postgres: PostgresServer, names: Names, fresh_database: str
+) -> None:
     bootstrap(postgres, names)
     with postgres.superuser() as admin:
         admin.execute(f"CREATE ROLE {names.login}_other LOGIN".encode())
@@ -358,12 +362,12 @@ def test_a_new_password_replaces_the_old_one(postgres: PostgresServer, names: Na
 
 
 @pytest.mark.parametrize("password", ["", "pässword", "line\nbreak"])
-def test_a_password_that_no_verifier_is_made_of_is_refused(password: str) -> None:
+def test_a_password_with_other_characters_is_refused(password: str) -> None:
     with pytest.raises(ValueError, match="printable ASCII"):
         scram_verifier(password)
 
 
-def test_the_owner_may_log_in_over_the_socket_and_see_who_blocks(postgres: PostgresServer, names: Names) -> None:
+def test_the_owner_may_log_in_over_the_socket_and_read_other_sessions(postgres: PostgresServer, names: Names) -> None:
     bootstrap(postgres, names)
 
     with psycopg.connect(postgres.conninfo(user=names.owner, dbname=names.database)) as connection:

@@ -1,4 +1,4 @@
-"""What migration 004 promises: the aggregates are what a query over the raw rows says, and outlive the raw rows."""
+"""Migration 004: the aggregates equal a query of the raw rows, and outlive the raw rows."""
 
 import itertools
 import random
@@ -204,7 +204,7 @@ def now(connection: Connection) -> datetime:
 
 
 @pytest.mark.parametrize("name", AGGREGATES)
-def test_an_aggregate_is_what_the_raw_rows_say(connection: Connection, name: str) -> None:
+def test_an_aggregate_equals_a_query_of_the_raw_rows(connection: Connection, name: str) -> None:
     traces = random_traces(400)
     insert(connection, *traces)
 
@@ -227,7 +227,7 @@ def test_a_second_refresh_writes_nothing(connection: Connection, name: str) -> N
 
 
 @pytest.mark.parametrize("name", AGGREGATES)
-def test_late_rows_come_in_and_groups_without_rows_go(connection: Connection, name: str) -> None:
+def test_a_refresh_adds_late_rows_and_removes_empty_groups(connection: Connection, name: str) -> None:
     first = [trace(MIDNIGHT + n * HOUR, status_code="ERROR", model=f"m{n % 3}") for n in range(48)]
     insert(connection, *first)
     refresh(connection, name, MIDNIGHT, MIDNIGHT + 2 * DAY)
@@ -268,7 +268,7 @@ def test_history_outlives_the_raw_rows(connection: Connection, name: str) -> Non
         ("cost_analysis_hourly", DAY, HOUR),
     ],
 )
-def test_a_scheduled_refresh_takes_the_whole_buckets_of_its_window(
+def test_a_scheduled_refresh_computes_the_whole_buckets_of_its_window(
     connection: Connection, name: str, start: timedelta, end: timedelta
 ) -> None:
     bucket, instant = BUCKETS[name], now(connection)
@@ -281,7 +281,7 @@ def test_a_scheduled_refresh_takes_the_whole_buckets_of_its_window(
     after = now(connection)
 
     times = {row["bucket"] for row in stored(connection, name)}
-    # A bucket that begins or ends between the two instants may be in or out.
+    # A bucket that starts or ends between the two instants may be included or not.
     surely_in = {row["ts"] for row in traces if row["ts"] >= after - start and row["ts"] + bucket <= before - end}
     surely_out = {row["ts"] for row in traces if row["ts"] < before - start or row["ts"] + bucket > after - end}
     assert surely_in <= times
@@ -289,7 +289,7 @@ def test_a_scheduled_refresh_takes_the_whole_buckets_of_its_window(
     assert len(surely_in) >= start // bucket - 3
 
 
-def test_only_the_buckets_that_lie_wholly_in_a_given_window_are_computed(connection: Connection) -> None:
+def test_a_manual_refresh_computes_only_whole_buckets_of_its_window(connection: Connection) -> None:
     insert(connection, *(trace(MIDNIGHT + n * HOUR) for n in range(5)))
 
     refresh(
@@ -299,7 +299,7 @@ def test_only_the_buckets_that_lie_wholly_in_a_given_window_are_computed(connect
     assert [row["bucket"] for row in stored(connection, "llm_metrics_1hour")] == [MIDNIGHT + HOUR, MIDNIGHT + 2 * HOUR]
 
 
-def test_after_a_standstill_the_refresh_begins_where_the_last_one_ended(connection: Connection) -> None:
+def test_a_refresh_continues_where_the_last_one_ended(connection: Connection) -> None:
     refresh(connection, "llm_metrics_1min")
     instant = now(connection)
     insert(connection, *(trace(instant - n * HOUR) for n in (2, 4, 6)))
@@ -311,7 +311,7 @@ def test_after_a_standstill_the_refresh_begins_where_the_last_one_ended(connecti
 
 
 @pytest.mark.parametrize("name", AGGREGATES)
-def test_a_refresh_without_any_trace_is_noted_and_nothing_else(connection: Connection, name: str) -> None:
+def test_a_refresh_without_traces_only_records_itself(connection: Connection, name: str) -> None:
     refresh(connection, name)
 
     assert stored(connection, name) == []
@@ -321,7 +321,7 @@ def test_a_refresh_without_any_trace_is_noted_and_nothing_else(connection: Conne
     assert policy["refreshed_until"] <= now(connection) - policy["refresh_to"]
 
 
-def test_refreshes_at_once_do_not_double_anything(connection: Connection, conninfo: str) -> None:
+def test_concurrent_refreshes_write_each_row_once(connection: Connection, conninfo: str) -> None:
     traces = random_traces(100)
 
     def add_and_refresh(part: list[Trace]) -> None:

@@ -1,8 +1,8 @@
-"""What the two editions' files of 004 and 005 promise: the same views, and a record of what an edition lacks.
+"""The two editions' files of 004 and 005: the same views, and a record of the features that an edition lacks.
 
-Where the community edition is not at hand (OBSERVATORY_PG_PREFIX), its files are parsed, and each statement is run on
-the Apache edition, which refuses it for its licence and for nothing else: so names, options and arguments are those of
-this version of TimescaleDB. Where it is, they are applied.
+Where the community edition is installed (OBSERVATORY_PG_PREFIX), its files are applied. Elsewhere they are parsed, and
+each statement runs on the Apache edition, which must reject it only for its licence: so names, options and arguments
+are those of this version of TimescaleDB.
 """
 
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ def test_both_editions_can_be_parsed() -> None:
 
 
 @pytest.mark.parametrize("name", AGGREGATES)
-def test_both_editions_define_an_aggregate_alike(connection: psycopg.Connection, name: str) -> None:
+def test_both_editions_define_the_same_aggregates(connection: psycopg.Connection, name: str) -> None:
     connection.execute(f"CREATE TEMPORARY VIEW community AS {definitions()[name]}".encode())
 
     assert columns(connection, "community") == columns(connection, name)
@@ -77,7 +77,7 @@ def test_both_editions_refresh_the_same_window(connection: psycopg.Connection, n
         assert connection.execute(f"SELECT {wanted}".encode()).fetchone() == (interval,)
 
 
-def test_both_editions_keep_the_same_rows_for_as_long(connection: psycopg.Connection) -> None:
+def test_both_editions_have_the_same_retention(connection: psycopg.Connection) -> None:
     jobs = connection.execute("SELECT command FROM observatory.jobs WHERE name LIKE 'retention of %'").fetchall()
     apache = {tuple(command.split("'")[1::2]) for (command,) in jobs}
 
@@ -89,7 +89,7 @@ def test_both_editions_keep_the_same_rows_for_as_long(connection: psycopg.Connec
     assert len(policies) == 8
 
 
-def test_the_community_files_are_refused_for_the_licence_alone(
+def test_the_apache_edition_rejects_community_files_only_for_their_licence(
     conninfo: str, run_deploy: Deploy, write_migrations: WriteMigrations
 ) -> None:
     run_deploy(migrations=SHIPPED, target=3)
@@ -101,7 +101,9 @@ def test_the_community_files_are_refused_for_the_licence_alone(
             except psycopg.errors.FeatureNotSupported as error:
                 refused.append(str(error))
             for name in [name for name in AGGREGATES if statement.startswith(f"CREATE MATERIALIZED VIEW {name}")]:
-                connection.execute(f"CREATE VIEW {name} AS {definitions()[name]}".encode())  # for what comes after it
+                connection.execute(
+                    f"CREATE VIEW {name} AS {definitions()[name]}".encode()
+                )  # for the statements after it
 
     assert len(refused) == 5 + 5 + 3 + 3 + 8
     assert all(LICENCE in message for message in refused)

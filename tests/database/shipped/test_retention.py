@@ -1,4 +1,4 @@
-"""What migrations 005 and 006 promise."""
+"""Migrations 005 and 006: retention, prices and projects."""
 
 from collections.abc import Iterator
 
@@ -54,7 +54,7 @@ def ages(connection: psycopg.Connection, table: str) -> list[int]:
 
 
 @pytest.mark.parametrize(("table", "kept"), KEPT_DAYS.items())
-def test_retention_drops_only_chunks_that_are_older(connection: psycopg.Connection, table: str, kept: int) -> None:
+def test_retention_drops_only_older_chunks(connection: psycopg.Connection, table: str, kept: int) -> None:
     older = kept + LONGEST_CHUNK_DAYS + 1
     for days_ago in (0, kept - 1, older):
         insert(connection, table, days_ago=days_ago)
@@ -67,7 +67,7 @@ def test_retention_drops_only_chunks_that_are_older(connection: psycopg.Connecti
         assert ages(connection, table) == [0, kept - 1]
 
 
-def test_there_is_a_job_for_every_hypertable(connection: psycopg.Connection) -> None:
+def test_every_hypertable_has_a_retention_job(connection: psycopg.Connection) -> None:
     query = "SELECT hypertable_schema || '.' || hypertable_name FROM timescaledb_information.hypertables"
     assert {row[0] for row in connection.execute(query).fetchall()} == set(KEPT_DAYS)
 
@@ -75,9 +75,9 @@ def test_there_is_a_job_for_every_hypertable(connection: psycopg.Connection) -> 
     assert {f"retention of {table.partition('.')[2]}" for table in KEPT_DAYS} <= {name for (name,) in jobs}
 
 
-def test_a_drop_gives_up_soon_when_somebody_reads_the_chunk(connection: psycopg.Connection, conninfo: str) -> None:
+def test_a_drop_times_out_while_a_session_reads_the_chunk(connection: psycopg.Connection, conninfo: str) -> None:
     insert(connection, "public.llm_logs", days_ago=60)
-    # What the function itself sets is 5 s: too long to wait for here.
+    # The function sets 5 s, which is too long for a test.
     connection.execute("ALTER PROCEDURE observatory.drop_old_chunks SET lock_timeout = '50ms'")
     with psycopg.connect(conninfo) as reader:
         reader.execute("SELECT count(*) FROM llm_logs")
@@ -98,7 +98,7 @@ def test_a_model_has_one_price_at_a_time(connection: psycopg.Connection) -> None
         connection.execute(f"{PRICE} ('2026-03-01', 'openai', 'gpt-4', -0.01, 0.01)".encode())
 
 
-def test_a_project_has_an_owner_and_a_slug_of_its_own(connection: psycopg.Connection) -> None:
+def test_a_project_has_an_owner_and_a_unique_slug(connection: psycopg.Connection) -> None:
     project = "INSERT INTO projects (name, slug, owner_id) VALUES ('Chat', %s, %s)"
     with pytest.raises(errors.ForeignKeyViolation):
         connection.execute(project, ["chat", "u"])

@@ -1,4 +1,4 @@
-"""What migrations 001 to 003 promise to clients and operators."""
+"""Migrations 001 to 003: the tables, their limits and their indexes."""
 
 from collections.abc import Iterator
 
@@ -89,7 +89,7 @@ def test_chunks_are_one_day(connection: psycopg.Connection) -> None:
     )
 
 
-def test_defaults_fill_what_a_client_leaves_out(connection: psycopg.Connection) -> None:
+def test_defaults_fill_missing_columns(connection: psycopg.Connection) -> None:
     insert(connection, "llm_traces", TRACE)
 
     assert connection.execute("SELECT span_kind, sampled FROM llm_traces").fetchone() == ("internal", True)
@@ -127,7 +127,7 @@ def test_a_name_may_have_512_bytes_and_no_more(connection: psycopg.Connection, c
 
 
 def test_the_longest_names_together_fit_every_index(connection: psycopg.Connection) -> None:
-    # Random, so that compression inside the index does not help.
+    # Random, so that the index cannot compress it.
     row = "gen_random_uuid()::text || repeat(md5(random()::text) || md5(random()::text), 7) || repeat('x', 28)"
     named = ["trace_id", "span_id", "provider", "model", "user_id", "session_id", "environment"]
     others = ["span_name", "input_type", "duration_ms", "status_code", "ts"]
@@ -135,7 +135,7 @@ def test_the_longest_names_together_fit_every_index(connection: psycopg.Connecti
     connection.execute(f"INSERT INTO llm_traces ({', '.join(named + others)}) SELECT {values}".encode())
 
 
-def test_json_of_256_kib_of_text_fits_however_it_is_made_up(connection: psycopg.Connection) -> None:
+def test_json_with_256_kib_of_text_fits_in_any_shape(connection: psycopg.Connection) -> None:
     numbers = "[" + ",".join(["1"] * 131_000) + "]"
     insert(connection, "llm_traces", TRACE | {"input_messages": numbers})
 
@@ -174,7 +174,7 @@ def test_values_outside_the_contract_are_refused(
         ("SELECT * FROM llm_logs WHERE trace_id = 't' ORDER BY ts", "llm_logs_trace_ts"),
     ],
 )
-def test_the_services_queries_are_answered_by_an_index(connection: psycopg.Connection, query: str, index: str) -> None:
+def test_the_services_queries_use_an_index(connection: psycopg.Connection, query: str, index: str) -> None:
     spans = """
         INSERT INTO llm_traces (ts, trace_id, span_id, span_name, provider, model, input_type, duration_ms, status_code,
                                 user_id, session_id)
