@@ -10,7 +10,7 @@ from psycopg import errors
 
 from observatory.database import UnreachableError
 from observatory.database.audit_table import AuditEntry, add_entries, read_entries
-from tests.database.roles.test_bootstrap import Names, bootstrap, make_login, names  # noqa: F401 - a fixture
+from tests.database.roles.conftest import Names, bootstrap, make_login, names  # noqa: F401 - a fixture
 from tests.support.postgres import PostgresServer
 
 

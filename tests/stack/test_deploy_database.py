@@ -117,7 +117,9 @@ def test_files_that_contradict_the_ledger_are_refused_and_wrong_usage_is_reporte
         file.write_text(text)
     assert refused["error"]["kind"] == "MigrationHistoryError"
     assert f"{file.name}:{text.count(chr(10)) + 1}:1: was edited" in refused["error"]["message"]
-    assert "this edition has no such migration" in stack.run("deploy", "database", "--migration", "9.sql", expect=3).stderr
+    assert (
+        "this edition has no such migration" in stack.run("deploy", "database", "--migration", "9.sql", expect=3).stderr
+    )
     stack.run("deploy", "database", "--dry-run", "--backup-only", expect=2)
     stack.run("deploy", "database", "--verify-only", "--migration", file.name, expect=2)
 

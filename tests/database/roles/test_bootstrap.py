@@ -1,105 +1,19 @@
-"""Bootstrap of a server: the database, its owner, the provisioner, and the privileges of each role."""
+"""Bootstrap of a server: the database, its owner, the provisioner and their limits."""
 
-import secrets
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 
 import psycopg
 import pytest
-from psycopg import errors, sql
+from psycopg import errors
 
 from observatory.database import (
-    StatementFailedError,
-    deploy,
     ensure_database,
-    ensure_provisioner,
-    grant_access,
     has_verifier,
     scram_verifier,
 )
-from tests.database.conftest import SHIPPED
+from tests.database.roles.conftest import Names, as_login, bootstrap, make_login, migrate, one
 from tests.support.postgres import PostgresServer
-
-PASSWORD = "correct horse"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Names:
-    database: str
-    owner: str
-    login: str
-    provisioner: str
-
-
-@pytest.fixture
-def names(postgres: PostgresServer) -> Iterator[Names]:
-    """Names that nothing has yet on the server; what the test makes under them is removed."""
-    suffix = secrets.token_hex(4)
-    names = Names(
-        database=f"boot_{suffix}",
-        owner=f"owner_{suffix}",
-        login=f"login_{suffix}",
-        provisioner=f"provisioner_{suffix}",
-    )
-    yield names
-    postgres.drop_database(names.database)
-    with postgres.superuser() as admin:
-        if admin.execute("SELECT FROM pg_roles WHERE rolname = %s", [names.provisioner]).fetchone() is not None:
-            revoke = sql.SQL("REVOKE SET ON PARAMETER log_statement FROM {}")
-            admin.execute(revoke.format(sql.Identifier(names.provisioner)))
-        for role in (names.provisioner, names.login, names.owner):
-            admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
-
-
-VERIFIER = scram_verifier(PASSWORD)
-
-
-def bootstrap(postgres: PostgresServer, names: Names, *, verifier: str = VERIFIER) -> None:
-    ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
-    ensure_provisioner(
-        postgres.conninfo(),
-        database=names.database,
-        owner=names.owner,
-        name=names.provisioner,
-        verifier=verifier,
-        managed=[names.login],
-    )
-
-
-def make_login(postgres: PostgresServer, names: Names) -> None:
-    """As the provisioner, which is all that `components.access` has."""
-    with as_login(postgres, names, user=names.provisioner) as connection:
-        for statement in (
-            f"CREATE ROLE {names.login} LOGIN PASSWORD '{VERIFIER}'",
-            f"GRANT CONNECT, TEMPORARY ON DATABASE {names.database} TO {names.login}",
-            f"GRANT USAGE ON SCHEMA public, observatory TO {names.login}",
-            f"ALTER ROLE {names.login} SET log_statement = 'none'",
-        ):
-            connection.execute(statement.encode())
-
-
-def migrate(postgres: PostgresServer, names: Names) -> None:
-    conninfo = postgres.conninfo(user=names.owner, dbname=names.database)
-    deploy(conninfo, migrations=SHIPPED, actor="tester", deployment_id="test")
-
-
-def give_access(postgres: PostgresServer, names: Names) -> None:
-    grant_access(postgres.conninfo(user=names.owner, dbname=names.database), roles={names.login: "service"})
-
-
-def as_login(
-    postgres: PostgresServer, names: Names, *, user: str | None = None, password: str = PASSWORD
-) -> psycopg.Connection:
-    conninfo = postgres.tcp_conninfo(user=user or names.login, password=password, dbname=names.database)
-    return psycopg.connect(conninfo, autocommit=True)
-
-
-def one(connection: psycopg.Connection, query: str) -> tuple[object, ...]:
-    row = connection.execute(query.encode()).fetchone()
-    assert row is not None
-    return row
 
 
 def test_a_database_is_created_with_owner_locale_and_extensions(postgres: PostgresServer, names: Names) -> None:
@@ -160,101 +74,6 @@ def test_a_database_whose_creation_was_interrupted_is_recreated(postgres: Postgr
     ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
 
     migrate(postgres, names)
-
-
-INGEST = {"llm_traces", "llm_metrics", "llm_logs"}
-
-
-def privileges(connection: psycopg.Connection) -> dict[str, set[str]]:
-    """What the session's role may do with each relation of the two schemas, those of extensions left out."""
-    query = """
-        SELECT CASE nspname WHEN 'public' THEN relname ELSE nspname || '.' || relname END, (
-            SELECT array_agg(kind) FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) AS kind
-            WHERE has_table_privilege(c.oid, kind)
-               OR (kind IN ('INSERT', 'UPDATE') AND has_any_column_privilege(c.oid, kind))
-        )
-        FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-        WHERE nspname IN ('public', 'observatory') AND relkind IN ('r', 'v', 'm', 'p')
-          AND relname NOT LIKE 'pg_stat_statements%'
-    """
-    return {name: set(held or ()) for name, held in connection.execute(query.encode()).fetchall()}
-
-
-def test_the_service_may_insert_telemetry_and_read_all(postgres: PostgresServer, names: Names) -> None:
-    bootstrap(postgres, names)
-    migrate(postgres, names)
-    make_login(postgres, names)
-
-    for _ in range(2):
-        give_access(postgres, names)
-        with as_login(postgres, names) as connection:
-            held = privileges(connection)
-
-        assert {"users", "model_pricing", "projects", "llm_metrics_1min", "cost_analysis_hourly"} <= set(held)
-        more = {"api_keys": {"UPDATE"}, **{name: {"INSERT"} for name in INGEST}}  # UPDATE of one column
-        assert held == {name: {"SELECT"} | more.get(name, set()) for name in held}
-
-
-def test_excess_privileges_are_revoked(postgres: PostgresServer, names: Names) -> None:
-    bootstrap(postgres, names)
-    make_login(postgres, names)
-    with postgres.superuser(names.database) as admin:
-        # The grants of earlier versions: every table of every migration.
-        admin.execute(
-            f"ALTER DEFAULT PRIVILEGES FOR ROLE {names.owner} IN SCHEMA public"
-            f" GRANT SELECT, INSERT, UPDATE ON TABLES TO {names.login}".encode()
-        )
-    migrate(postgres, names)
-
-    give_access(postgres, names)
-    with as_login(postgres, names) as connection:
-        assert {name for name, held in privileges(connection).items() if "INSERT" in held} == INGEST
-        assert {name for name, held in privileges(connection).items() if "UPDATE" in held} == {"api_keys"}
-        with pytest.raises(errors.InsufficientPrivilege):
-            connection.execute("UPDATE api_keys SET is_active = true")
-
-
-def test_granting_to_a_missing_role_is_refused(postgres: PostgresServer, names: Names) -> None:
-    ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
-
-    with pytest.raises(StatementFailedError, match=f'privileges of "{names.login}": role ".*" does not exist'):
-        give_access(postgres, names)
-
-
-def test_the_service_may_not_change_any_object(postgres: PostgresServer, names: Names) -> None:
-    bootstrap(postgres, names)
-    migrate(postgres, names)
-    make_login(postgres, names)
-    give_access(postgres, names)
-
-    with as_login(postgres, names) as connection:
-        connection.execute("INSERT INTO llm_logs (ts, log_level, message) VALUES (now(), 'INFO', 'x')")
-        assert one(connection, "SELECT count(*) FROM llm_logs") == (1,)
-        assert one(connection, "SELECT max(version) FROM observatory.schema_migrations") == (6,)
-        connection.execute("CREATE TEMPORARY TABLE batch (LIKE llm_traces)")
-        used = "UPDATE api_keys SET last_used_at = now() WHERE id IN (SELECT id FROM api_keys FOR NO KEY UPDATE)"
-        connection.execute(used.encode())
-        for statement in (
-            "CREATE TABLE t ()",
-            "CREATE SCHEMA s",
-            "DROP TABLE llm_logs",
-            "ALTER TABLE llm_logs ADD x int",
-            "TRUNCATE llm_logs",
-            "DELETE FROM llm_logs",
-            "INSERT INTO api_keys (key_hash, key_prefix, name) VALUES (repeat('0', 64), 'obs_', 'n')",
-            "UPDATE api_keys SET is_active = true",
-            "INSERT INTO users (id) VALUES ('u')",
-            "UPDATE model_pricing SET prompt_cost_per_1k = 0",
-            "DELETE FROM llm_metrics_1min",
-            "INSERT INTO observatory.llm_metrics_1day (bucket) VALUES (now())",
-            "CALL observatory.refresh_aggregate('llm_metrics_1min')",
-            "CALL observatory.drop_old_chunks('llm_logs', INTERVAL '1 day')",
-            "INSERT INTO observatory.schema_migrations (version) VALUES (4)",
-            "CREATE INDEX ON llm_logs (message)",
-            f"SET ROLE {names.owner}",
-        ):
-            with pytest.raises(errors.InsufficientPrivilege):
-                connection.execute(statement.encode())
 
 
 @pytest.mark.parametrize("role", ["owner", "provisioner"])
@@ -359,12 +178,6 @@ def test_a_new_password_replaces_the_old_one(postgres: PostgresServer, names: Na
         as_login(postgres, names, user=names.provisioner, password="old")
     for verifier in (old, new):
         assert has_verifier(postgres.conninfo(), name=names.provisioner, verifier=verifier) == (verifier == new)
-
-
-@pytest.mark.parametrize("password", ["", "pässword", "line\nbreak"])
-def test_a_password_with_other_characters_is_refused(password: str) -> None:
-    with pytest.raises(ValueError, match="printable ASCII"):
-        scram_verifier(password)
 
 
 def test_the_owner_may_log_in_over_the_socket_and_read_other_sessions(postgres: PostgresServer, names: Names) -> None:

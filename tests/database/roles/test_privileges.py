@@ -1,0 +1,106 @@
+"""The privileges of the service on tables and views."""
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from observatory.database import (
+    StatementFailedError,
+    ensure_database,
+)
+from tests.database.roles.conftest import Names, as_login, bootstrap, give_access, make_login, migrate, one
+from tests.support.postgres import PostgresServer
+
+INGEST = {"llm_traces", "llm_metrics", "llm_logs"}
+
+
+def privileges(connection: psycopg.Connection) -> dict[str, set[str]]:
+    """What the session's role may do with each relation of the two schemas, those of extensions left out."""
+    query = """
+        SELECT CASE nspname WHEN 'public' THEN relname ELSE nspname || '.' || relname END, (
+            SELECT array_agg(kind) FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE']) AS kind
+            WHERE has_table_privilege(c.oid, kind)
+               OR (kind IN ('INSERT', 'UPDATE') AND has_any_column_privilege(c.oid, kind))
+        )
+        FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+        WHERE nspname IN ('public', 'observatory') AND relkind IN ('r', 'v', 'm', 'p')
+          AND relname NOT LIKE 'pg_stat_statements%'
+    """
+    return {name: set(held or ()) for name, held in connection.execute(query.encode()).fetchall()}
+
+
+def test_the_service_may_insert_telemetry_and_read_all(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
+    migrate(postgres, names)
+    make_login(postgres, names)
+
+    for _ in range(2):
+        give_access(postgres, names)
+        with as_login(postgres, names) as connection:
+            held = privileges(connection)
+
+        assert {"users", "model_pricing", "projects", "llm_metrics_1min", "cost_analysis_hourly"} <= set(held)
+        more = {"api_keys": {"UPDATE"}, **{name: {"INSERT"} for name in INGEST}}  # UPDATE of one column
+        assert held == {name: {"SELECT"} | more.get(name, set()) for name in held}
+
+
+def test_excess_privileges_are_revoked(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
+    make_login(postgres, names)
+    with postgres.superuser(names.database) as admin:
+        # The grants of earlier versions: every table of every migration.
+        admin.execute(
+            f"ALTER DEFAULT PRIVILEGES FOR ROLE {names.owner} IN SCHEMA public"
+            f" GRANT SELECT, INSERT, UPDATE ON TABLES TO {names.login}".encode()
+        )
+    migrate(postgres, names)
+
+    give_access(postgres, names)
+    with as_login(postgres, names) as connection:
+        assert {name for name, held in privileges(connection).items() if "INSERT" in held} == INGEST
+        assert {name for name, held in privileges(connection).items() if "UPDATE" in held} == {"api_keys"}
+        with pytest.raises(errors.InsufficientPrivilege):
+            connection.execute("UPDATE api_keys SET is_active = true")
+
+
+def test_granting_to_a_missing_role_is_refused(postgres: PostgresServer, names: Names) -> None:
+    ensure_database(postgres.conninfo(), name=names.database, owner=names.owner)
+
+    with pytest.raises(StatementFailedError, match=f'privileges of "{names.login}": role ".*" does not exist'):
+        give_access(postgres, names)
+
+
+def test_the_service_may_not_change_any_object(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
+    migrate(postgres, names)
+    make_login(postgres, names)
+    give_access(postgres, names)
+
+    with as_login(postgres, names) as connection:
+        connection.execute("INSERT INTO llm_logs (ts, log_level, message) VALUES (now(), 'INFO', 'x')")
+        assert one(connection, "SELECT count(*) FROM llm_logs") == (1,)
+        assert one(connection, "SELECT max(version) FROM observatory.schema_migrations") == (6,)
+        connection.execute("CREATE TEMPORARY TABLE batch (LIKE llm_traces)")
+        used = "UPDATE api_keys SET last_used_at = now() WHERE id IN (SELECT id FROM api_keys FOR NO KEY UPDATE)"
+        connection.execute(used.encode())
+        for statement in (
+            "CREATE TABLE t ()",
+            "CREATE SCHEMA s",
+            "DROP TABLE llm_logs",
+            "ALTER TABLE llm_logs ADD x int",
+            "TRUNCATE llm_logs",
+            "DELETE FROM llm_logs",
+            "INSERT INTO api_keys (key_hash, key_prefix, name) VALUES (repeat('0', 64), 'obs_', 'n')",
+            "UPDATE api_keys SET is_active = true",
+            "INSERT INTO users (id) VALUES ('u')",
+            "UPDATE model_pricing SET prompt_cost_per_1k = 0",
+            "DELETE FROM llm_metrics_1min",
+            "INSERT INTO observatory.llm_metrics_1day (bucket) VALUES (now())",
+            "CALL observatory.refresh_aggregate('llm_metrics_1min')",
+            "CALL observatory.drop_old_chunks('llm_logs', INTERVAL '1 day')",
+            "INSERT INTO observatory.schema_migrations (version) VALUES (4)",
+            "CREATE INDEX ON llm_logs (message)",
+            f"SET ROLE {names.owner}",
+        ):
+            with pytest.raises(errors.InsufficientPrivilege):
+                connection.execute(statement.encode())
