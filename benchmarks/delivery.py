@@ -1,7 +1,7 @@
-"""What users notice of deliveries: flips, rollbacks and a bad version under an open-loop load.
+"""Effects of deployments on users: traffic shifts, rollbacks and a bad version under an open-loop load.
 
-`python -m benchmarks delivery` measures and writes docs/benchmarks-delivery.md. Rates, and what counts as "during a
-flip", are in the page itself.
+`python -m benchmarks delivery` measures and writes docs/benchmarks-delivery.md. The page defines the
+rates, and which requests count as "during a shift".
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ class Flip:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """How a bad version went, in seconds; `seen` and `share` are the errors users saw, and those among all answers."""
+    """Seconds until a bad version was rolled back; `seen` are failed requests, `share` their part of all requests."""
 
     from_first_bad_answer: float
-    from_third_bad_look: float
+    from_third_failed_evaluation: float
     seen: int
     share: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """What was measured; seconds, but for counts, the rate (a second) and the part of the CPU (0 to 1)."""
+    """The measurements: seconds, except for counts, the rate (per second) and the CPU utilization (0 to 1)."""
 
     rate: float
     cpu: float
@@ -67,11 +67,11 @@ class Delivery:
 
 
 def measure(checkout: Checkout) -> Delivery:
-    """Measure on a checkout, whose stack is brought up."""
+    """Bring the stack of a checkout up, and measure on it."""
     checkout.configure(delivery={"bake_seconds": 0})
     startup.make(checkout, "up")
     _add_releases(checkout)
-    _observatory(checkout, *_deploy(NEW))  # the first time both are made
+    _observatory(checkout, *_deploy(NEW))  # the first run of each fills caches
     _observatory(checkout, *_ROLLBACK)
     rate, cpu = _calibrate(checkout)
     with _load(checkout, rate) as load:
@@ -145,7 +145,7 @@ def _load(checkout: Checkout, rate: float) -> Load:
 def _calibrate(checkout: Checkout) -> tuple[float, float]:
     """Return the highest rate, from the slowest up, that keeps the whole machine's CPU under the limit in a deployment.
 
-    The second value is the part of the CPU that is used there.
+    The second value is the CPU utilization at that rate.
     """
     rate, used = SLOWEST_RATE, _cpu_at(checkout, SLOWEST_RATE)
     while used < CPU_LIMIT and (more := _cpu_at(checkout, rate + RATE_STEP)) < CPU_LIMIT:
@@ -154,7 +154,7 @@ def _calibrate(checkout: Checkout) -> tuple[float, float]:
 
 
 def _cpu_at(checkout: Checkout, rate: float) -> float:
-    """Return the part of the CPU that is used from the start of a deployment until its version has the traffic."""
+    """Return the CPU utilization from the start of a deployment until its version has the traffic."""
     with _load(checkout, rate), ThreadPoolExecutor() as pool:
         time.sleep(QUIET_S)
         begun, (busy, total) = time.time(), _cpu_times()
@@ -172,14 +172,14 @@ def _shifted_since(checkout: Checkout, begun: float) -> bool:
 
 
 def _cpu_times() -> tuple[int, int]:
-    """Return the machine's busy and whole time in ticks, see proc(5), /proc/stat."""
+    """Return the machine's busy and total time in ticks, see proc(5), /proc/stat."""
     times = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     idle = times[3] + times[4]
     return sum(times) - idle, sum(times)
 
 
 def _flip(checkout: Checkout, event: str, *command: str) -> Flip:
-    """Run a command that changes the weights once, and take from the journal when it did."""
+    """Run a command that changes the weights once, and read from the journal when it did."""
     wall = time.time() - time.monotonic()
     started = time.monotonic()
     _observatory(checkout, *command)
@@ -198,7 +198,7 @@ def _is_during(answer: Answer, flips: list[Flip]) -> bool:
 
 
 def _is_quiet(answer: Answer, flips: list[Flip]) -> bool:
-    """Tell whether no command ran and no flip was near."""
+    """Return whether no command ran and no shift was near."""
     return not any(flip.started - BEFORE_S <= answer.at <= max(flip.ended, flip.effective + AROUND_S) for flip in flips)
 
 
@@ -208,13 +208,13 @@ def _p99(answers: list[Answer]) -> float:
 
 
 def _effective_for_users(answers: list[Answer], flip: Flip) -> float:
-    """Return when the last request was sent that the version which lost the traffic still answered."""
+    """Return when the last request was sent that the previous version still handled."""
     late = [answer.at for answer in answers if answer.version == NEW and flip.started <= answer.at <= flip.ended + 2]
     return max(late, default=flip.started)
 
 
 def _measure_gate(checkout: Checkout, rate: float) -> Gate:
-    """Bring a version that fails each twentieth write to a fifth of the users; see how soon they are rid of it."""
+    """Deploy a version that fails every twentieth write to a fifth of the users; measure the time to its rollback."""
     wall = time.time() - time.monotonic()
     begun = time.time()
     with _load(checkout, rate) as load:
@@ -223,13 +223,13 @@ def _measure_gate(checkout: Checkout, rate: float) -> Gate:
             "--bake", "90", "--skip-tests", expect=1,
         )  # fmt: skip
     entries = [entry for entry in _journal(checkout) if entry["at"] > begun]
-    looks = [entry["at"] for entry in entries if entry["event"] == "gate" and entry["verdict"] == "failed"]
+    evaluations = [entry["at"] for entry in entries if entry["event"] == "gate" and entry["verdict"] == "failed"]
     back = max(entry["at"] for entry in entries if entry["event"] == "rolled-back")
     bad = [answer for answer in load.answers if answer.failed]
     first = min(answer.at + answer.seconds for answer in bad) + wall
     return Gate(
         from_first_bad_answer=back - first,
-        from_third_bad_look=back - looks[2],
+        from_third_failed_evaluation=back - evaluations[2],
         seen=len(bad),
         share=len(bad) / len(load.answers),
     )

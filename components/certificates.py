@@ -1,6 +1,6 @@
-"""The stack's own certificate authority, and the servers' certificates. Keys are secret outputs, kept in the state.
+"""The stack's own certificate authority and its certificates. Keys are secret outputs in the state.
 
-The types keep the module `local`, where they came from: it is part of every state.
+The types have the module `local`, where they were first: it is part of every state.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ HOSTS = ("127.0.0.1", "localhost")
 
 
 class AuthorityProvider(ResourceProvider):
-    """Makes an authority once."""
+    """Creates an authority once."""
 
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Make the authority."""
+        """Create the authority."""
         from observatory.security.certificates import make_authority  # noqa: PLC0415 - only where it is used
 
         made = make_authority(props["common_name"])
@@ -30,7 +30,7 @@ class AuthorityProvider(ResourceProvider):
         return CreateResult(id_=props["common_name"], outs=outs)
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Keep the authority: a new one would cut every client off that knows the old."""
+        """Never replace the authority: clients that trust it would refuse the certificates of a new one."""
         return DiffResult(changes=False)
 
 
@@ -47,7 +47,7 @@ class Authority(Resource, module="local", name="CertificateAuthority"):
 
 
 class CertificateProvider(ResourceProvider):
-    """Issues a server certificate, and another one when its end is near."""
+    """Issues a certificate, and renews it before it expires."""
 
     serialize_as_secret_always = False
 
@@ -56,7 +56,7 @@ class CertificateProvider(ResourceProvider):
         return CreateResult(id_=props["common_name"], outs=_issued(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Renew in the last 30 days of its life, or when hosts, purpose or authority are others."""
+        """Renew within 30 days of the expiry, or when hosts, purpose or authority change."""
         from observatory.security.certificates import renewal_is_due  # noqa: PLC0415 - only where it is used
 
         decisive = ("common_name", "hosts", "client", "authority_certificate")
@@ -64,12 +64,12 @@ class CertificateProvider(ResourceProvider):
         return DiffResult(changes=not same or renewal_is_due(_olds["certificate"]))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Issue another certificate."""
+        """Issue a new certificate."""
         return UpdateResult(outs=_issued(_news))
 
 
 class Certificate(Resource, module="local", name="Certificate"):
-    """A server's certificate, with `client` also a client's: `certificate` is public, `key` secret; both PEM."""
+    """A certificate of a server, and with `client` of a client; `certificate` is public, `key` secret; both PEM."""
 
     certificate: pulumi.Output[str]
     key: pulumi.Output[str]

@@ -36,13 +36,12 @@ from tests.support.checkout import SOURCE, UP_TIMEOUT_S, Checkout
 from tests.support.releases import variant
 
 FAULTS = (
-    "Whatever fails, dies, is interrupted or taken over, and whatever the metrics say: no fleet with traffic ever has "
-    "less than its minimum of instances, a deployment ends promoted or rolled back, and what lives is what the rollout "
-    "document says."
+    "After any sequence of errors, kills, interrupts, takeovers and metrics: no fleet with traffic ever has less than "
+    "its minimum of instances, the deployment ends promoted or rolled back, and the stack matches the rollout document."
 )
 KILLS = (
-    "Wherever `deploy application` is killed by SIGKILL, the deployment lock is free within a second, and calling it "
-    "again or `rollback` ends promoted or rolled back, with balancer and instances as the rollout document says."
+    "After `deploy application` is killed by SIGKILL at any moment, the deployment lock is free within a second, and "
+    "the same command or `rollback` ends promoted or rolled back, with balancer and instances as in the document."
 )
 STRATEGIES = ("blue-green", "canary", "rolling")
 EMBEDDED = ("--engine", "embedded")
@@ -50,12 +49,12 @@ LOCK_FREE_S = 1.0
 BAKE_S, SIZE = 4, 2
 HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = %s AND objid = %s"
 OLD, NEW = "v0.1.0", "v0.2.0"
-ENTRIES = {"blue-green": 7, "canary": 10, "rolling": 16}  # that a deployment makes in the journal, about
+ENTRIES = {"blue-green": 7, "canary": 10, "rolling": 16}  # of a deployment in the journal, roughly
 LONGEST_LINGER_S = 3.0
 
 
 def prove_faults(rounds: int, share: int) -> Outcome:
-    """Run as many sequences of faults as `rounds` says; `share` has no meaning here."""
+    """Run `rounds` sequences of faults, times `share`."""
     outcome, begun, seen = Outcome(promise=FAULTS), time.monotonic(), Counter[str]()
 
     @given(drawn=SEQUENCES)
@@ -79,7 +78,7 @@ def prove_faults(rounds: int, share: int) -> Outcome:
 
 
 def prove_kills(rounds: int, share: int) -> Outcome:
-    """Kill as many deployments on one real stack as `rounds` says, each somewhere else; `share` has no meaning here."""
+    """Kill `rounds` deployments, times `share`, on one real stack, each at another moment."""
     outcome, begun, blows = Outcome(promise=KILLS), time.monotonic(), Counter[str]()
     slowest = 0.0
     with tempfile.TemporaryDirectory(prefix="observatory-kill-") as directory, a_victim(Path(directory)) as victim:
@@ -98,7 +97,7 @@ def prove_kills(rounds: int, share: int) -> Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Blow:
-    """Where a deployment is killed, and how an operator goes on.
+    """When a deployment is killed, and how an operator recovers.
 
     Attributes:
         strategy: of the deployment.
@@ -127,7 +126,7 @@ class Blow:
 
 @dataclass(kw_only=True)
 class Struck:
-    """What came of a blow: the last that was heard before it, when the lock was free, and what is not as promised."""
+    """The result of a kill: the last event before it, seconds until the lock was free, and broken promises."""
 
     moment: str
     lock_s: float
@@ -136,15 +135,15 @@ class Struck:
 
 @dataclass(frozen=True, kw_only=True)
 class Victim:
-    """A stack whose deployments are killed; `conninfo` is its superuser's, beside the pooler."""
+    """A stack whose deployments are killed; `conninfo` is its superuser's, without the pooler."""
 
     checkout: Checkout
     conninfo: str
 
     def strike(self, blow: Blow) -> Struck:
-        """Kill one deployment, recover, and look what is left."""
-        serving = self.document[self.active]["version"]
-        wanted = NEW if serving == OLD else OLD
+        """Kill one deployment, recover, and check the result."""
+        live = self.document[self.active]["version"]
+        wanted = NEW if live == OLD else OLD
         deploy = ("deploy", "application", "--version", wanted, "--strategy", blow.strategy, "--bake", str(BAKE_S))
         before = self.deployment
         moment, lock_s = self._kill(deploy, blow)
@@ -154,11 +153,11 @@ class Victim:
         elif self.deployment["status"] not in ENDED:
             broken += self.run("rollback", "--method", "blue-green", "--yes")
         begun = self.deployment.get("id") != before.get("id")
-        expected = wanted if begun and self.deployment["status"] == "promoted" else serving
+        expected = wanted if begun and self.deployment["status"] == "promoted" else live
         return Struck(moment=moment, lock_s=lock_s, broken=[*broken, *self.apart(expected)])
 
     def _kill(self, deploy: tuple[str, ...], blow: Blow) -> tuple[str, float]:
-        """Kill the command; return the last event before the blow, and after how many seconds the lock was free."""
+        """Kill the command; return the last event before it, and the seconds until the lock was free."""
         begun, deadline = len(self._noted()), time.monotonic() + UP_TIMEOUT_S
         with connect(self.conninfo, purpose="proof") as connection:
             process = self.checkout.start(*deploy, *EMBEDDED)
@@ -170,7 +169,7 @@ class Victim:
         return self._noted()[-1].event, lock_s
 
     def apart(self, version: str) -> Iterator[str]:
-        """Yield how the living stack differs from the document, before an `up` could mend it, and what `up` says."""
+        """Yield how the stack differs from the document before an `up` could repair it, and the errors of `up`."""
         document, active = self.document, self.active
         if self.deployment["status"] not in ENDED:
             yield f"the deployment is {self.deployment['status']}"
@@ -178,7 +177,7 @@ class Victim:
             yield f"{active} is {document[active]}, not {version}"
         weights, out = HaproxyBalancer(self._sandbox).weights(), self._servers.out()
         if weights[active] != TOTAL_WEIGHT or out:
-            yield f"the balancer has {weights} and leaves out {sorted(out)}"
+            yield f"the balancer has {weights}, draining {sorted(out)}"
         first = self.checkout.ports()[active]
         answers = {
             httpx.get(f"http://127.0.0.1:{port}/health").json()["version"] for port in range(first, first + SIZE)
@@ -189,7 +188,7 @@ class Victim:
             yield "the stack is not healthy after `up`"
 
     def run(self, *arguments: str) -> list[str]:
-        """Run the command; return what is wrong where it fails."""
+        """Run the command; return its error if it fails."""
         try:
             self.checkout.run(*arguments, *EMBEDDED)
         except AssertionError as error:
@@ -198,12 +197,12 @@ class Victim:
 
     @property
     def document(self) -> Any:
-        """The rollout document, as JSON has it."""
+        """The rollout document as JSON."""
         return json.loads((self.checkout.root / ".observatory/rollout/local.json").read_text())
 
     @property
     def deployment(self) -> dict[str, Any]:
-        """The last deployment; one that was promoted where there was none."""
+        """The last deployment; a promoted one where there is none."""
         return self.document["deployment"] or {"status": "promoted"}
 
     @property
@@ -224,7 +223,7 @@ class Victim:
 
 
 def killed(process: subprocess.Popen[str], connection: psycopg.Connection) -> float:
-    """Kill a command; return after how many seconds the deployment lock was free."""
+    """Kill a command; return the seconds until the deployment lock was free."""
     process.send_signal(signal.SIGKILL)
     struck = time.monotonic()
     while connection.execute(HELD, [LOCK_CLASS, DEPLOYMENT_LOCK.key]).fetchone() != (0,):
@@ -234,7 +233,7 @@ def killed(process: subprocess.Popen[str], connection: psycopg.Connection) -> fl
 
 @contextlib.contextmanager
 def a_victim(directory: Path) -> Iterator[Victim]:
-    """Give a stack with two instances in each fleet and two versions in its store."""
+    """Yield a stack with two instances in each fleet and two versions in its store."""
     root = directory / "checkout"
     root.mkdir()
     checkout = Checkout.copy(root, rootfs=Workspace(root=SOURCE, stack="local").ensure_rootfs())

@@ -1,4 +1,4 @@
-"""`release deploy` killed by SIGKILL anywhere from its start to its end, with a migration pending, on a real stack."""
+"""Kills `release deploy` by SIGKILL at any moment, with a migration pending, on a real stack."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from proofs.delivery import BAKE_S, EMBEDDED, LOCK_FREE_S, NEW, OLD, Struck, Vic
 from proofs.record import Outcome
 
 PROMISE = (
-    "Wherever `release deploy` is killed by SIGKILL, the deployment lock is free within a second, and calling it again "
-    "(at once, or after a `rollback` where a deployment was under way) ends with the version serving, each migration "
-    "applied once and the stack as declared."
+    "After `release deploy` is killed by SIGKILL at any moment, the deployment lock is free within a second, and the "
+    "same command (at once, or after a `rollback` of a deployment under way) ends with the version live, each "
+    "migration applied once and the stack as declared."
 )
-TOLD = re.compile(r"(?P<mark>[…✓]) (?P<task>.+?)(?: [0-9.]+ s)?")  # a line of progress, without its time
+PROGRESS = re.compile(r"(?P<mark>[…✓]) (?P<task>.+?)(?: [0-9.]+ s)?")  # a line of progress, without its time
 MOMENTS = {"…": "in", "✓": "after"}
 
 
 def prove_kills(rounds: int, share: int) -> Outcome:
-    """Kill as many workflows as `rounds` says, spread evenly over the time one takes; `share` has no meaning here."""
+    """Kill `rounds` workflows, times `share`, at moments spread evenly over the duration of one."""
     outcome, begun, blows = Outcome(promise=PROMISE), time.monotonic(), Counter[str]()
     slowest, total = 0.0, rounds * share
     with tempfile.TemporaryDirectory(prefix="observatory-kill-") as directory, a_victim(Path(directory)) as victim:
-        _undisturbed(victim, number=0)  # the first of all fills caches
+        _undisturbed(victim, number=0)  # the first run fills caches
         whole = _undisturbed(victim, number=1)
         for number in range(total):
             seconds = whole * (number + random.Random(number).random()) / total  # noqa: S311 - no secret
@@ -55,21 +55,21 @@ def prove_kills(rounds: int, share: int) -> Outcome:
 
 
 def _undisturbed(victim: Victim, *, number: int) -> float:
-    """Let one workflow run to its end; return its seconds."""
+    """Run one workflow to its end; return its seconds."""
     workflow, started = _workflow(victim, number), time.monotonic()
     victim.checkout.run(*workflow, *EMBEDDED)
     return time.monotonic() - started
 
 
 def _workflow(victim: Victim, number: int) -> tuple[str, ...]:
-    """Add a migration; return the command that deploys it with the version that does not serve."""
+    """Add a migration; return the command that deploys it with the version that is not live."""
     _add_migration(victim.checkout.root, number)
     wanted = NEW if victim.document[victim.active]["version"] == OLD else OLD
     return ("release", "deploy", wanted, "--bake", str(BAKE_S))
 
 
 def _strike(victim: Victim, *, number: int, seconds: float, undo: bool) -> Struck:
-    """Kill one workflow after so many seconds, or let it end before; recover, and look what is left."""
+    """Kill one workflow after `seconds`, unless it ends before; recover, and check the result."""
     workflow = _workflow(victim, number)
     moment, lock_s = _kill(victim, (*workflow, *EMBEDDED), seconds)
     broken = [f"the lock was free after {lock_s:.1f} s only"] if lock_s > LOCK_FREE_S else []
@@ -80,22 +80,22 @@ def _strike(victim: Victim, *, number: int, seconds: float, undo: bool) -> Struc
 
 
 def _kill(victim: Victim, workflow: tuple[str, ...], seconds: float) -> tuple[str, float]:
-    """Kill it; return the last step that it told of, and after how many seconds the lock was free."""
+    """Kill the workflow; return the last step that it reported, and the seconds until the lock was free."""
     with connect(victim.conninfo, purpose="proof") as connection:
         process = victim.checkout.start(*workflow)
         deadline = time.monotonic() + seconds
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         lock_s = killed(process, connection)
-    _, said = process.communicate()
+    _, progress = process.communicate()
     if process.returncode != -signal.SIGKILL:
         return f"ended with {process.returncode}", lock_s
-    told = [match for line in said.splitlines() if (match := TOLD.fullmatch(line.rstrip()))]
-    return f"{MOMENTS[told[-1]['mark']]} {told[-1]['task']}" if told else "at its start", lock_s
+    steps = [match for line in progress.splitlines() if (match := PROGRESS.fullmatch(line.rstrip()))]
+    return f"{MOMENTS[steps[-1]['mark']]} {steps[-1]['task']}" if steps else "at its start", lock_s
 
 
 def _add_migration(root: Path, number: int) -> None:
-    """Write a migration to the checkout, and into its catalogue what it makes."""
+    """Write a migration to the checkout, and the objects it creates to the catalogue."""
     directory = root / "migrations"
     version, column = max(int(file.name[:3]) for file in directory.glob("*.sql")) + 1, f"proof_{number}"
     statement = f"ALTER TABLE projects ADD COLUMN {column} text;\n"

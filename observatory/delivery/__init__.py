@@ -1,1 +1,1 @@
-"""Application delivery: what is live, and how it changes. Knows no database, no engine and no Pulumi."""
+"""Deployments and rollbacks of the service. Does not import the database, the engines or Pulumi."""

@@ -55,7 +55,7 @@ class RollingUpdate(Run):
             self._bake()  # how long the last batch has baked is unknown
 
     def _update(self, batch: Batch) -> None:
-        """Bring the new version to a batch."""
+        """Replace a batch by the new version."""
         target = self._deployment.target
         self._drain(batch)
         self._progress.mark_updated(batch)
@@ -68,7 +68,7 @@ class RollingUpdate(Run):
         self._rollout.record("moved", fleet=target, instances=batch)
 
     def _restore(self, batch: Batch) -> None:
-        """Bring the old version back to a batch."""
+        """Replace a batch by the old version."""
         target, before = self._deployment.target, self._deployment.before
         self._drain(batch)
         self._progress.mark_restored(batch)

@@ -69,7 +69,7 @@ class Run(ABC):
 
     @abstractmethod
     def _restore_target(self) -> None:
-        """Bring the target back to its previous version once it has no traffic; never raises HostsError."""
+        """Install the target's previous version again after the rollback; never raises HostsError."""
 
     @abstractmethod
     def _wait_until_ready(self) -> None:

@@ -1,4 +1,4 @@
-"""A simulated stack for the delivery's state machine: every call may fail, lie low or kill the command."""
+"""A simulated stack for the state machine of deployments: every call can fail, or kill the process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BAD = Sample(requests=500, error_ratio=0.5, p95_s=0.01, saturation=0.1, restarts
 
 
 class Killed(BaseException):
-    """The command died here, as by SIGKILL: nothing of it runs any more."""
+    """The process was killed here, as by SIGKILL."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class MemoryStore:
 
     document: RolloutDocument | None
     history: list[RolloutDocument] = field(default_factory=list)
-    told: threading.Lock = field(default_factory=threading.Lock)
+    balancer_lock: threading.Lock = field(default_factory=threading.Lock)
     others: list[threading.Thread] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -44,7 +44,7 @@ class MemoryStore:
     def compare_and_set(self, expected: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
         current = self.document
         if current is None or current.revision != expected.revision or changed.fencing < current.fencing:
-            raise StaleRolloutError("somebody else wrote")
+            raise StaleRolloutError("changed concurrently")
         checked = RolloutDocument.model_validate(changed.model_dump())  # as a file would: weights, digests
         self.document = checked.model_copy(update={"revision": current.revision + 1})
         self.history.append(self.document)
@@ -52,9 +52,9 @@ class MemoryStore:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Exclude as the file lock does; who waited goes next, and to its end, so that every run is the same."""
+        """Lock as the file store does; a waiting thread runs next, to its end, so that every run is the same."""
         self.stopped.set()
-        with self.told:
+        with self.balancer_lock:
             try:
                 yield
             finally:
@@ -63,7 +63,7 @@ class MemoryStore:
             thread.join()
 
     def meanwhile(self, work: Callable[[], None]) -> None:
-        """Let another process do something, until it ends or waits for the balancer."""
+        """Run another process until it ends or waits for the balancer's lock."""
         self.stopped.clear()
 
         def whole() -> None:
@@ -71,7 +71,7 @@ class MemoryStore:
             self.stopped.set()
 
         thread = threading.Thread(target=whole)
-        held = self.told.locked()
+        held = self.balancer_lock.locked()
         if held:
             self.others.append(thread)
         thread.start()
@@ -83,9 +83,9 @@ class MemoryStore:
 
 @dataclass
 class Simulation:
-    """A stack whose every call first asks `fault(place)`, which may raise; and whose metrics come from `samples`.
+    """A stack where every call first calls `fault(place)`, which may raise, and whose metrics come from `samples`.
 
-    `minimum` is how many instances of a fleet with traffic must be ready and in the balancer, always.
+    At any time, `minimum` instances of a fleet with traffic must be ready and not draining.
     """
 
     store: MemoryStore
@@ -133,7 +133,7 @@ class Simulation:
 
     def drain(self, fleet: FleetName, instances: Collection[str]) -> None:
         self.fault("drain")
-        self.drained |= set(instances) & self.taken_out  # who was taken over waits for instances that serve again
+        self.drained |= set(instances) & self.taken_out  # after a takeover, the batch may have traffic again
 
     def names(self, fleet: FleetName) -> tuple[str, ...]:
         return MEMBERS[fleet]
@@ -142,9 +142,9 @@ class Simulation:
         self.fault("check")
 
     def install(self, fleet: FleetName, instances: Collection[str] | None = None) -> None:
-        """Bring instances to the document, as `up` does: whatever differs is stopped, whoever asked."""
+        """Install the document's versions, as `up` does: instances that differ are stopped first."""
         chosen = self._chosen(fleet, instances)
-        assert not self.live[fleet] or set(chosen) <= self.drained, "an instance that serves was changed"
+        assert not self.live[fleet] or set(chosen) <= self.drained, "an instance with traffic was changed"
         for name in chosen:
             self.up[name] = False
         self._check_minimum()
@@ -153,7 +153,7 @@ class Simulation:
         for name in chosen:
             self.runs[name] = self.store.document.fleet(fleet).release(name).sha256
             self.up[name] = True
-        self._check_in_step(fleet)
+        self._check_in_sync(fleet)
 
     def test(self, fleet: FleetName, version: str) -> None:
         self.fault("test")
@@ -172,17 +172,17 @@ class Simulation:
         return MEMBERS[fleet] if instances is None else tuple(instances)
 
     def _check_minimum(self) -> None:
-        """Check that enough instances serve in every fleet that has traffic."""
+        """Check that every fleet with traffic has enough instances for it."""
         for fleet, members in MEMBERS.items():
-            serving = [name for name in members if self.up[name] and name not in self.taken_out]
-            assert not self.live[fleet] or len(serving) >= self.minimum, f"{fleet} serves with {serving}"
+            available = [name for name in members if self.up[name] and name not in self.taken_out]
+            assert not self.live[fleet] or len(available) >= self.minimum, f"{fleet} has only {available}"
 
-    def _check_in_step(self, fleet: FleetName) -> None:
-        """Check that a plain `up` now would change no instance that serves: the document says what those run."""
+    def _check_in_sync(self, fleet: FleetName) -> None:
+        """Check that an `up` at this moment would change no instance with traffic."""
         assert self.store.document
         state = self.store.document.fleet(fleet)
         for name in MEMBERS[fleet] if self.live[fleet] else ():
-            assert name in self.drained or self.runs[name] == state.release(name).sha256, f"{name} is out of step"
+            assert name in self.drained or self.runs[name] == state.release(name).sha256, f"{name} differs"
 
     def sample(
         self, fleet: FleetName, instances: Collection[str] | None = None, *, since: float | None = None
@@ -200,7 +200,7 @@ class Simulation:
 
     @contextmanager
     def moving(self, deployment: str, fleet: FleetName) -> Iterator[None]:
-        """Hold back until the block ends; whoever is killed ends nothing."""
+        """Silence alerts until the block ends; a killed process leaves the silence."""
         self.silenced.add(deployment)
         try:
             yield
@@ -241,7 +241,7 @@ class Simulation:
 
 
 def simulation(*, store: MemoryStore | None = None, **options: Any) -> Simulation:
-    """Return a stack where blue serves the old version and green idles with it."""
+    """Return a stack with the old version on both fleets and all traffic on blue."""
     first = RolloutDocument.first(version="v0.1.0", sha256=OLD, active_fleet="blue")
     return Simulation(store or MemoryStore(first), **options)
 

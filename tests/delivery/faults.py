@@ -1,4 +1,4 @@
-"""Deployments under faults: what is drawn at random, and what must hold in the end, whatever was drawn."""
+"""Deployments under faults: random sequences of faults, and the invariants that hold at their end."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Sequence:
         strategy: of the deployment.
         batch_size: of a rolling update.
         faults: number of the call, its place, and what happens there.
-        samples: what the new version's metrics say, evaluation by evaluation; then they are good.
-        recover: how the operator goes on after the command has died.
+        samples: metrics of the new version, evaluation by evaluation; then they are good.
+        recover: what the operator does after the process was killed.
     """
 
     strategy: Strategy
@@ -79,10 +79,10 @@ SEQUENCES = st.builds(
 
 
 def blue_green(**changes: Any) -> DeploymentRequest:
-    wanted: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "version": "v0.2.0", "sha256": NEW, "strategy": "blue-green", "bake_s": 30.0, "actor": "test",
     }  # fmt: skip
-    return DeploymentRequest(**{**wanted, **changes})
+    return DeploymentRequest(**{**defaults, **changes})
 
 
 def canary(**changes: Any) -> DeploymentRequest:
@@ -94,14 +94,14 @@ def rolling(**changes: Any) -> DeploymentRequest:
 
 
 def ends_decided(drawn: Sequence, store: MemoryStore | None = None) -> str:
-    """Run a deployment under faults; then, as an operator would, rerun it or roll it back; look at the end.
+    """Run a deployment under faults, rerun it or roll it back as an operator would, and check the end.
 
     Args:
-        drawn: what is done, and what happens.
-        store: that holds a first document; None for one in memory.
+        drawn: the deployment and its faults.
+        store: with a first document; None for one in memory.
 
     Returns:
-        How it ended: `refused`, `promoted` or `rolled-back`.
+        The result: `refused`, `promoted` or `rolled-back`.
     """
     wanted = {"blue-green": blue_green, "canary": canary, "rolling": rolling}[drawn.strategy](
         batch_size=drawn.batch_size
@@ -141,22 +141,22 @@ def _faults(stack: Simulation, drawn: list[tuple[int, str, str]]) -> Callable[[s
 
 
 def _decided(stack: Simulation) -> str:
-    """Check that the deployment has ended, and that the living thing is what the document says."""
+    """Check that the deployment has ended, and that the stack matches the document."""
     document = _document(stack)
     fencings = [revision.fencing for revision in stack.store.history]
     assert fencings == sorted(fencings)
     assert stack.live == document.weights
     assert not stack.taken_out
     assert all(document.fleet(fleet).rolling is None for fleet in MEMBERS)
-    serving = document.active_fleet
-    assert {stack.runs[name] for name in MEMBERS[serving]} == {document.fleet(serving).sha256}
-    assert stack.healthy(serving)
+    active = document.active_fleet
+    assert {stack.runs[name] for name in MEMBERS[active]} == {document.fleet(active).sha256}
+    assert stack.healthy(active)
     if document.deployment is None:
         assert document.weights == {"blue": 100, "green": 0}
         return "refused"
     promoted = document.deployment.status == "promoted"
     assert promoted or document.deployment.status == "rolled-back"
-    assert document.fleet(serving).sha256 == (NEW if promoted else OLD)
+    assert document.fleet(active).sha256 == (NEW if promoted else OLD)
     return document.deployment.status
 
 
@@ -175,7 +175,7 @@ def meanwhile(stack: Simulation) -> None:
 
 
 def quietly(work: Callable[[], object]) -> bool:
-    """Let a command end in any way that is foreseen, and tell whether it was killed."""
+    """Run a command to any expected end; return whether it was killed."""
     try:
         with contextlib.suppress(KeyboardInterrupt, *EXPECTED):
             work()
