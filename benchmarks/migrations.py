@@ -177,7 +177,7 @@ def _psql(server: PostgresServer, database: str, files: Path) -> None:
         script += [
             "BEGIN;",
             f"\\i {inside / file.name}",
-            f"INSERT INTO ledger (name) VALUES ('{file.name}');",  # noqa: S608 - our own names
+            f"INSERT INTO ledger (name) VALUES ('{file.name}');",  # noqa: S608 - generated names
             "COMMIT;",
         ]
     command = [f"{BINARIES}/psql", "-qX", "-v", "ON_ERROR_STOP=1", "-h", "/srv/run", "-p", str(server.port)]

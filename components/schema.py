@@ -98,7 +98,7 @@ class SchemaProvider(ResourceProvider):
         return UpdateResult(outs=_deploy(_news))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """Report the ledger as it is."""
+        """Report the ledger."""
         return ReadResult(id_=id_, outs=_outputs(props, database.status(props["conninfo"])))
 
 

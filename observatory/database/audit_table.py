@@ -75,7 +75,7 @@ def add_entries(conninfo: str, entries: Iterable[AuditEntry]) -> int:
 
     with _session(conninfo) as connection, translate_errors(TABLE), connection.transaction():
         _ensure_table(connection)
-        present = {row[0] for row in connection.execute(f"SELECT id FROM {TABLE}")}  # noqa: S608 - our own name
+        present = {row[0] for row in connection.execute(f"SELECT id FROM {TABLE}")}  # noqa: S608 - a constant
         missing = [entry for entry in entries if entry.id not in present]
         with connection.cursor() as cursor:
             cursor.executemany(

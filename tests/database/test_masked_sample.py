@@ -74,7 +74,7 @@ def contents(conninfo: str) -> dict[str, list[str]]:
 
 
 def add_traces(conninfo: str, number: int, *, spans: int = 3) -> None:
-    """Traces whose spans lie on three days, each with a log line, of a few users who are known."""
+    """Traces whose spans lie on three days, each with a log line, of a few users."""
     execute(
         conninfo,
         f"""

@@ -17,10 +17,10 @@ NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
 @dataclass
 class Backups:
-    """Notes what is asked of it, and does what the test wants at each call."""
+    """Records its calls, and returns or raises what the test sets."""
 
     full: datetime | None = None
-    asked: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
     at_create: Callable[[], None] = lambda: None
     at_verify: Callable[[], None] = lambda: None
 
@@ -28,12 +28,12 @@ class Backups:
         return self.full
 
     def create(self, kind: Kind) -> str:
-        self.asked.append(f"create {kind}")
+        self.calls.append(f"create {kind}")
         self.at_create()
         return "20261123-230000F"
 
     def verify(self, label: str) -> None:
-        self.asked.append(f"verify {label}")
+        self.calls.append(f"verify {label}")
         self.at_verify()
 
 
@@ -46,7 +46,7 @@ def test_an_empty_database_needs_no_backup(run_deploy: Deploy, write_migrations:
 
     done = run_deploy(migrations=write_migrations(_001_a="CREATE TABLE a ();"), backup=backups)
 
-    assert (done.backup_label, backups.asked) == (None, [])
+    assert (done.backup_label, backups.calls) == (None, [])
 
 
 def test_a_backup_is_made_and_verified_before_the_first_file_and_its_label_is_kept(
@@ -61,7 +61,7 @@ def test_a_backup_is_made_and_verified_before_the_first_file_and_its_label_is_ke
 
     done = run_deploy(migrations=directory, backup=backups, on_event=events.append)
 
-    assert backups.asked == ["create full", "verify 20261123-230000F"]
+    assert backups.calls == ["create full", "verify 20261123-230000F"]
     assert seen == [1]
     assert done.backup_label == "20261123-230000F"
     assert [entry.backup_label for entry in status(conninfo).applied] == [None, *["20261123-230000F"] * 2]
@@ -75,7 +75,7 @@ def test_nothing_pending_needs_no_backup(run_deploy: Deploy, write_migrations: W
 
     run_deploy(migrations=directory, backup=backups)
 
-    assert backups.asked == []
+    assert backups.calls == []
 
 
 def test_tables_without_a_ledger_are_backed_up_too(
@@ -87,7 +87,7 @@ def test_tables_without_a_ledger_are_backed_up_too(
 
     run_deploy(migrations=write_migrations(_001_a="CREATE TABLE a ();"), backup=backups)
 
-    assert backups.asked[0] == "create full"
+    assert backups.calls[0] == "create full"
 
 
 @pytest.mark.parametrize("backups", [Backups(at_create=fail), Backups(at_verify=fail)], ids=["make", "verify"])

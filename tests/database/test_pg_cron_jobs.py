@@ -101,7 +101,7 @@ def test_the_jobs_run_as_the_owner(server: PostgresServer, connection: psycopg.C
         " FROM unnest(ARRAY['10 minutes', '2 hours', '2 days', '99 days']::interval[]) AS age"
     )
     schedule_jobs(as_owner(server))
-    wanted = connection.execute("SELECT name, schedule FROM observatory.jobs").fetchall()
+    expected = connection.execute("SELECT name, schedule FROM observatory.jobs").fetchall()
     connection.execute("UPDATE observatory.jobs SET schedule = '1 seconds'")
     try:
         schedule_jobs(as_owner(server))
@@ -113,7 +113,7 @@ def test_the_jobs_run_as_the_owner(server: PostgresServer, connection: psycopg.C
         while len(done := connection.execute(ended.encode()).fetchall()) < JOBS and time.monotonic() < deadline:
             time.sleep(0.2)
     finally:
-        for name, schedule in wanted:
+        for name, schedule in expected:
             connection.execute("UPDATE observatory.jobs SET schedule = %s WHERE name = %s", [schedule, name])
         schedule_jobs(as_owner(server))
 

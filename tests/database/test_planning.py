@@ -162,8 +162,8 @@ def test_a_plan_is_read_in_a_read_only_transaction(
     run_deploy(migrations=directory)
     with psycopg.connect(conninfo) as connection:
         # A function that writes; the plan's session calls it and must fail.
-        connection.execute("CREATE SEQUENCE asked")
-        connection.execute("CREATE FUNCTION note() RETURNS bool LANGUAGE sql AS $$ SELECT nextval('asked') > 0 $$")
+        connection.execute("CREATE SEQUENCE calls")
+        connection.execute("CREATE FUNCTION note() RETURNS bool LANGUAGE sql AS $$ SELECT nextval('calls') > 0 $$")
         connection.execute(
             "ALTER TABLE observatory.schema_migrations ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
         )
@@ -171,7 +171,7 @@ def test_a_plan_is_read_in_a_read_only_transaction(
         connection.execute("CREATE ROLE planner LOGIN")
         connection.execute("GRANT USAGE ON SCHEMA observatory TO planner")
         connection.execute("GRANT SELECT ON observatory.schema_migrations TO planner")
-        connection.execute("GRANT USAGE ON SEQUENCE asked TO planner")
+        connection.execute("GRANT USAGE ON SEQUENCE calls TO planner")
     try:
         with pytest.raises(Exception, match="read-only transaction"):
             plan(conninfo.replace("user=postgres", "user=planner"), migrations=directory)
@@ -197,7 +197,7 @@ def test_the_plan_has_the_backup_and_how_to_return(
     assert planned.backup is not None
     assert planned.backup.kind == "full"
     assert "--backup-file LABEL" in planned.way_back
-    assert backups.asked == []
+    assert backups.calls == []
 
 
 def test_the_plan_reports_a_backup_that_would_fail(

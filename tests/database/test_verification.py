@@ -111,8 +111,8 @@ PRICES = "model_pricing_costs CHECK (least(prompt_cost_per_1k, completion_cost_p
     ("damage", "repair", "name", "detail"),
     [
         (
-            "ALTER TABLE projects RENAME TO gone",
-            "ALTER TABLE gone RENAME TO projects",
+            "ALTER TABLE projects RENAME TO renamed",
+            "ALTER TABLE renamed RENAME TO projects",
             "tables",
             "public.projects is missing",
         ),
@@ -303,9 +303,9 @@ def test_a_lower_target_is_compared_with_its_own_version(migrated: Migrated, req
 
     unknown = {"reads as the service", "writes as the service"}
     assert {check.name for check in at_target.problems} == unknown
-    for verification, wanted in ((behind, 4), (newest, 6)):
+    for verification, expected in ((behind, 4), (newest, 6)):
         assert verification.problems[0] == Check(
-            name="version", verdict="failed", detail=f"is 3, expected {wanted}. Deploy the pending migrations"
+            name="version", verdict="failed", detail=f"is 3, expected {expected}. Deploy the pending migrations"
         )
 
 
@@ -342,20 +342,21 @@ def test_a_missing_role_is_named(migrated: Migrated) -> None:
 
 
 def test_excess_privileges_of_readers_and_administrators_are_named(migrated: Migrated) -> None:
-    roles: dict[str, Profile] = {SERVICE: "service", "looks": "reader", "mends": "administrator"}
-    migrated.execute("CREATE ROLE looks;; CREATE ROLE mends")
-    grant_access(migrated.owner, roles={"looks": "reader", "mends": "administrator"})
+    roles: dict[str, Profile] = {SERVICE: "service", "analyst": "reader", "operator": "administrator"}
+    migrated.execute("CREATE ROLE analyst;; CREATE ROLE operator")
+    grant_access(migrated.owner, roles={"analyst": "reader", "operator": "administrator"})
 
     granted = verify(migrated.owner, migrations=SHIPPED, roles=roles, service_conninfo=migrated.service)
-    migrated.execute("GRANT SELECT ON api_keys TO looks;; GRANT TRUNCATE ON users TO mends")
+    migrated.execute("GRANT SELECT ON api_keys TO analyst;; GRANT TRUNCATE ON users TO operator")
     more = verify(migrated.owner, migrations=SHIPPED, roles=roles, service_conninfo=migrated.service)
-    for role in ("looks", "mends"):
+    for role in ("analyst", "operator"):
         migrated.execute(f"DROP OWNED BY {role};; DROP ROLE {role}")
 
     assert granted.passed
     (found,) = more.problems
     assert found.detail == (
-        "looks on public.api_keys: SELECT, expected nothing; mends on public.users: DELETE, INSERT, SELECT, TRUNCATE, "
+        "analyst on public.api_keys: SELECT, expected nothing; "
+        "operator on public.users: DELETE, INSERT, SELECT, TRUNCATE, "
         "UPDATE, expected DELETE, INSERT, SELECT, UPDATE"
     )
 

@@ -28,7 +28,7 @@ class Object(NamedTuple):
 
 Objects = Mapping[Object, str]
 
-_OURS = """
+_OF_MIGRATIONS = """
     n.nspname IN ('public', 'observatory') AND c.relname <> 'schema_migrations'
     AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')
 """
@@ -40,7 +40,7 @@ _ALWAYS = (
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN timescaledb_information.hypertables h
         ON h.hypertable_schema = n.nspname AND h.hypertable_name = c.relname
-    WHERE c.relkind IN ('r', 'p') AND {ours}
+    WHERE c.relkind IN ('r', 'p') AND {of_migrations}
     """,
     """
     SELECT 'column', n.nspname || '.' || c.relname || '.' || a.attname,
@@ -49,12 +49,12 @@ _ALWAYS = (
            || coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '')
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-    WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v') AND {ours}
+    WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v') AND {of_migrations}
     """,
     """
     SELECT 'view', n.nspname || '.' || c.relname, pg_get_viewdef(c.oid)
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'v' AND {ours}
+    WHERE c.relkind = 'v' AND {of_migrations}
       AND NOT EXISTS (SELECT FROM timescaledb_information.continuous_aggregates
                       WHERE view_schema = n.nspname AND view_name = c.relname)
     """,
@@ -63,19 +63,19 @@ _ALWAYS = (
     FROM timescaledb_information.dimensions d
     JOIN pg_namespace n ON n.nspname = d.hypertable_schema
     JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = d.hypertable_name
-    WHERE {ours}
+    WHERE {of_migrations}
     """,
     """
     SELECT 'index', n.nspname || '.' || x.relname,
            pg_get_indexdef(i.indexrelid) || CASE WHEN i.indisvalid AND i.indisready THEN '' ELSE ' (invalid)' END
     FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_class x ON x.oid = i.indexrelid
     JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p') AND {ours}
+    WHERE c.relkind IN ('r', 'p') AND {of_migrations}
     """,
     """
     SELECT 'constraint', n.nspname || '.' || c.relname || '.' || o.conname, pg_get_constraintdef(o.oid)
     FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE o.contype IN ('c', 'f', 'p', 'u', 'x') AND {ours}
+    WHERE o.contype IN ('c', 'f', 'p', 'u', 'x') AND {of_migrations}
     """,
     """
     SELECT 'routine', n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')',
@@ -129,5 +129,9 @@ def read_objects(connection: psycopg.Connection) -> dict[Object, str]:
     for table, query in _BY_TABLE.items():
         if connection.execute("SELECT to_regclass(%s) IS NOT NULL", [table]).fetchone() == (True,):
             queries.append(query)
-    rows = (row for query in queries for row in connection.execute(query.replace("{ours}", _OURS).encode()).fetchall())
+    rows = (
+        row
+        for query in queries
+        for row in connection.execute(query.replace("{of_migrations}", _OF_MIGRATIONS).encode()).fetchall()
+    )
     return {Object(kind, name): definition for kind, name, definition in rows}

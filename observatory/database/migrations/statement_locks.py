@@ -161,7 +161,7 @@ def _alter_mode(command: Any) -> str:
 
 
 def _rewrites(command: Any) -> bool:
-    """Return whether the command writes every row anew; a constant default does not, since PostgreSQL 11."""
+    """Return whether the command rewrites every row; a constant default does not, since PostgreSQL 11."""
     if command.subtype != AlterTableType.AT_AddColumn:
         return command.subtype in _ALTERS_THAT_REWRITE
     constraints = {each.contype: each for each in command.def_.constraints or ()}

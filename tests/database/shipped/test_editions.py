@@ -73,8 +73,8 @@ def test_both_editions_refresh_the_same_window(connection: psycopg.Connection, n
     assert len(policies) == 1
 
     for offset, interval in zip(("start_offset", "end_offset"), row, strict=True):
-        wanted = policies[0].partition(f"{offset} => ")[2].partition(",")[0]
-        assert connection.execute(f"SELECT {wanted}".encode()).fetchone() == (interval,)
+        expected = policies[0].partition(f"{offset} => ")[2].partition(",")[0]
+        assert connection.execute(f"SELECT {expected}".encode()).fetchone() == (interval,)
 
 
 def test_both_editions_have_the_same_retention(connection: psycopg.Connection) -> None:
