@@ -91,7 +91,7 @@ def _kill(victim: Victim, workflow: tuple[str, ...], seconds: float) -> tuple[st
     if process.returncode != -signal.SIGKILL:
         return f"ended with {process.returncode}", lock_s
     steps = [match for line in progress.splitlines() if (match := PROGRESS.fullmatch(line.rstrip()))]
-    return f"{MOMENTS[steps[-1]['mark']]} {steps[-1]['task']}" if steps else "at its start", lock_s
+    return f"{MOMENTS[steps[-1]['mark']]} {steps[-1]['task'].partition(':')[0]}" if steps else "at its start", lock_s
 
 
 def _add_migration(root: Path, number: int) -> None:

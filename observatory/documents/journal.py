@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from observatory.documents.event_text import event_text
 from observatory.progress import Phase, Progress, Reporter
 from observatory.security.actor import actor
 
@@ -66,7 +67,7 @@ class FileJournal:
                 append(file, [entry])
         except OSError as error:
             self.report(Progress(task=f"{self.file} cannot be written: {error.strerror}", phase=Phase.WARNED))
-        self.report(Progress(task=event, phase=Phase.DONE, detail=_as_text(plain)))
+        self.report(Progress(task=event_text(event, plain), phase=Phase.DONE))
         for listener in self.listeners:
             listener(entry)
 
@@ -108,8 +109,3 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[Entry]:
 
 def _plain(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
-
-
-def _as_text(details: dict[str, Any]) -> str:
-    shown = ((key, value) for key, value in details.items() if key != "deployment" and value not in (None, [], {}))
-    return ", ".join(f"{key} {value}" for key, value in shown)

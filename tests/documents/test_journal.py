@@ -23,7 +23,7 @@ def test_an_event_is_written_reported_and_passed_to_the_listeners(file: Path) ->
     (entry,) = entries(file)
     assert heard == [entry]
     assert (entry.event, entry.details) == ("shift", {"weights": {"blue": 0}, "deployment": "d", "reason": None})
-    assert [(each.task, each.detail) for each in reported] == [("shift", "weights {'blue': 0}")]
+    assert [each.task for each in reported] == ["traffic weights: blue 0 %"]
 
 
 def test_a_file_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ def test_what_nobody_trusted_has_signed_or_is_not_what_it_says_is_refused(
 
 def test_a_version_keeps_its_content(releases: S3ReleaseStore, tmp_path: Path) -> None:
     kept = releases.add(*release(tmp_path), TRUSTED)
-    with pytest.raises(ReleaseRefusedError, match="give the new one a version of its own"):
+    with pytest.raises(ReleaseRefusedError, match="build it with a new version number"):
         releases.add(*release(tmp_path, content=b"another"), TRUSTED)
     assert releases.checked("v0.1.0", TRUSTED) == kept
 
