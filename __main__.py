@@ -8,21 +8,22 @@ from components.platforms import declare
 from observatory.documents.rollout import RolloutDocument
 from observatory.engines.embedded.offline import offline_plan
 from observatory.errors import ObservatoryError
-from observatory.platforms.stores import rollout_store
+from observatory.platforms import platform_of
 from observatory.settings import StackSettings, load_program
 from observatory.workspace import Workspace
 
 REMOVAL_BEGUN = (
-    "the stack {stack!r} is half removed, its data is gone: an `observatory down` was interrupted. "
-    "`observatory down` finishes it; `observatory up` finishes it too, and makes the stack anew"
+    "the data of the stack {stack!r} was removed, but `observatory down` was interrupted before it finished: run "
+    "`observatory down` to finish, or `observatory up` to finish and create the stack again"
 )
 NOT_BUILT = "0" * 64
 
 
 def live_or_first(workspace: Workspace, settings: StackSettings) -> RolloutDocument:
-    """Return what is live, or what the stack starts with when nothing is yet; an offline plan cannot know."""
-    asks_nobody = offline_plan.get() and settings.platform != "local"
-    live = None if asks_nobody else rollout_store(workspace, settings).read()
+    """Return the rollout document, or the first one of the settings; an offline plan reads no other machine's."""
+    platform = platform_of(workspace, settings)
+    unreachable = offline_plan.get() and platform.needs_plugins
+    live = None if unreachable else platform.rollout_store.read()
     if live:
         return live
     first = settings.first_rollout
@@ -36,7 +37,7 @@ def live_or_first(workspace: Workspace, settings: StackSettings) -> RolloutDocum
 
 
 def digest(workspace: Workspace, version: str) -> str:
-    """Return the digest of a release; a plan may be made before the release is."""
+    """Return the digest of a release; a plan does not need the release to be built."""
     if pulumi.runtime.is_dry_run() and version not in workspace.releases.versions():
         pulumi.info(f"release {version} is not built yet: its digest is shown as {NOT_BUILT}")
         return NOT_BUILT
@@ -44,7 +45,7 @@ def digest(workspace: Workspace, version: str) -> str:
 
 
 def main() -> None:
-    """Declare the stack; what the user got wrong is told without a traceback."""
+    """Declare the stack; a user's error is printed without a traceback."""
     try:
         declare_stack()
     except ObservatoryError as error:

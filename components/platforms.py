@@ -1,4 +1,4 @@
-"""Which platform a stack is declared on. Only that platform's modules are imported: an SDK costs a second."""
+"""Declaring a stack on its platform. Only that platform's modules are imported: an SDK takes a second."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def declare(workspace: Workspace, settings: StackSettings, rollout: RolloutDocum
     """Declare a stack on its platform and return its outputs, whose names are the same on every platform."""
     logins = workspace.access.read() or AccessDocument.first(utc_now())
     if settings.platform == "local":
-        return _on_this_machine(workspace, settings, rollout, logins)
-    return _on_aws(workspace, settings, rollout, logins)  # what a stack elsewhere is read as
+        return _on_local(workspace, settings, rollout, logins)
+    return _on_aws(workspace, settings, rollout, logins)
 
 
 def _on_aws(
@@ -35,7 +35,7 @@ def _on_aws(
     )
 
 
-def _on_this_machine(
+def _on_local(
     workspace: Workspace, settings: LocalSettings, rollout: RolloutDocument, logins: AccessDocument
 ) -> dict[str, Any]:
     from components.local.stack import LocalArgs, declare  # noqa: PLC0415

@@ -26,7 +26,7 @@ from observatory.documents.journal import Entry, entries
 from observatory.documents.rollout import ENDED, TOTAL_WEIGHT
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import runtime_socket, servers_file
-from observatory.platforms.local.fleets import HaproxyBalancer
+from observatory.platforms.local.balancer import HaproxyBalancer
 from observatory.runtime import LiveServers, Sandbox
 from observatory.settings import FleetName
 from observatory.workspace import Workspace

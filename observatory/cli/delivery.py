@@ -28,7 +28,7 @@ from observatory.errors import DONE, FAILED
 from observatory.settings import FLEETS, FleetName
 
 if TYPE_CHECKING:
-    from observatory.operations.delivery import DeliveryOptions
+    from observatory.operations import DeliveryOptions
     from observatory.workspace import Workspace
 
 releases = typer.Typer(help="Sign, store, approve and deploy releases of the service.", no_args_is_help=True)

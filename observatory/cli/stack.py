@@ -150,11 +150,9 @@ def env(environment: EnvironmentOption = "local", output: OutputOption = Output.
 @app.command()
 def bootstrap(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
     """Build the root filesystem, passphrase and first release."""
-    from observatory.operations.bootstrap import bootstrap as make_ready  # noqa: PLC0415 - only where it is used
-
     workspace = operations.open_workspace(environment)
     with ConsoleReporter() as report:
-        make_ready(workspace, report)
+        operations.bootstrap(workspace, report=report)
     if output is Output.JSON:
         print_json({"backend": str(workspace.backend), "releases": workspace.releases.versions()})
 

@@ -1,8 +1,12 @@
-"""The public library: what `observatory` does, for CI to call without a command line.
+"""The public library: every operation of the command `observatory`, for CI to call without a command line.
 
-Wires settings, engine, runtime and service build together. Nothing here prints; progress goes to a `Reporter`.
-The names stand in `__init__.pyi`; each is imported when it is first asked for, so that an emergency rollback does not
-wait for what brings a stack up.
+Operations return results and raise `ObservatoryError`; they print nothing, and report progress to a `Reporter`:
+
+    workspace = open_workspace("staging")
+    deploy_application(workspace, version="v0.2.0", strategy="canary", report=print)
+
+The names are listed in `__init__.pyi`. Each is imported at its first use, so that an emergency rollback does not load
+what brings a stack up.
 """
 
 import lazy_loader

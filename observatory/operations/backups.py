@@ -1,10 +1,12 @@
-"""Making backups of a stack's database, and listing them."""
+"""Creating and listing backups of a stack's database."""
 
 from __future__ import annotations
 
-from observatory.backups import pgbackrest as backups
+from observatory.backups import pgbackrest
 from observatory.backups.pgbackrest import Backup, BackupType
-from observatory.operations.bootstrap import OperationError
+from observatory.platforms import open_platform
+from observatory.platforms.errors import OperationError
+from observatory.platforms.platform import check_supported
 from observatory.progress import Reporter, silent, task
 from observatory.workspace import Workspace
 
@@ -12,28 +14,28 @@ from observatory.workspace import Workspace
 def create_backup(
     workspace: Workspace, kind: BackupType = BackupType.INCREMENTAL, *, report: Reporter = silent
 ) -> Backup:
-    """Make a backup of the stack's database and return it.
+    """Create a backup of the stack's database and return it.
 
     Raises:
-        OperationError: the stack is not up.
-        BackupRunningError: another backup is at work.
-        BackupError: it failed; the last good backups stay.
+        OperationError: the stack is not up, or its platform is not supported.
+        BackupRunningError: another backup is running.
+        BackupError: it failed; earlier backups are kept.
     """
-    sandbox = workspace.sandbox
-    if not sandbox.alive():
-        raise OperationError(f"the stack {workspace.stack!r} does not run: start it by `observatory up` first")
+    check_supported(open_platform(workspace), "backup")
+    if not workspace.sandbox.alive():
+        raise OperationError(f"the stack {workspace.stack!r} is not running: run `observatory up` first")
     with task(report, f"{kind} backup"):
-        return backups.create_backup(sandbox, kind)
+        return pgbackrest.create_backup(workspace.sandbox, kind)
 
 
 def list_backups(workspace: Workspace) -> list[Backup]:
-    """Return the finished backups of the stack's database, the oldest first; the stack need not be up.
+    """Return the finished backups of the stack's database, oldest first; the stack need not be up.
 
     Raises:
-        OperationError: the stack has never been up.
+        OperationError: the stack was never up, or its platform is not supported.
         BackupError: the repository does not answer.
     """
-    sandbox = workspace.sandbox
-    if not sandbox.home.is_dir():
-        raise OperationError(f"the stack {workspace.stack!r} does not exist yet; `observatory up` makes it")
-    return backups.list_backups(sandbox)
+    check_supported(open_platform(workspace), "backup")
+    if not workspace.sandbox.home.is_dir():
+        raise OperationError(f"the stack {workspace.stack!r} does not exist: run `observatory up` to create it")
+    return pgbackrest.list_backups(workspace.sandbox)

@@ -1,7 +1,7 @@
-"""The first traces of a new stack: sent through the balancer and read back, to show that all of it works.
+"""The first traces of a new stack: written and read through the balancer, to show that it works.
 
-The traces look like those of a real application (several providers, skewed latencies, some errors); their user ids and
-environment say that they are a demonstration, so that they are easy to tell from real ones.
+The traces resemble those of a real application (several providers, skewed latencies, some errors). Their user ids and
+environment mark them as a demonstration.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCH = 100
 READERS = 8
 ENVIRONMENT = "demonstration"
 
-# US dollars for a thousand prompt and completion tokens: only to look real, no price list.
+# US dollars per thousand prompt and completion tokens: plausible values, not a price list.
 MODELS = {
     ("anthropic", "claude-sonnet-4"): (0.003, 0.015),
     ("anthropic", "claude-haiku-3.5"): (0.0008, 0.004),
@@ -43,12 +43,12 @@ QUESTIONS = (
 
 
 class DemonstrationError(ObservatoryError):
-    """The service refused a trace, or did not give one back."""
+    """The service refused a trace, or did not return one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demonstration:
-    """How many traces were sent and read back, by the fleets that answered."""
+    """The number of traces written and read, and of reads by the fleet that answered."""
 
     sent: int
     read_back: int
@@ -101,12 +101,12 @@ def _span(draw: random.Random, ts: datetime) -> dict[str, Any]:
 
 
 def demonstrate(service_url: str, api_key: str, *, ca_file: str, count: int = 1000) -> Demonstration:
-    """Send `count` traces through the balancer in batches, then read every one of them back.
+    """Write `count` traces through the balancer in batches, then read each of them.
 
-    The balancer must show a certificate of the authority in `ca_file`.
+    The balancer must present a certificate of the authority in `ca_file`.
 
     Raises:
-        DemonstrationError: a batch was refused, or a trace did not come back as it was sent.
+        DemonstrationError: a batch was refused, or a trace was not read as it was written.
     """
     import httpx  # noqa: PLC0415 - only where it is used
 
@@ -144,6 +144,6 @@ async def _read(client: httpx.AsyncClient, waiting: Iterator[dict[str, Any]], an
         answer = await client.get(f"/v1/traces/{item['trace_id']}")
         stored = answer.json().get("items", []) if answer.status_code == HTTPStatus.OK else []
         if [span["span_id"] for span in stored] != [item["span_id"]]:
-            raise DemonstrationError(f"trace {item['trace_id']} did not come back ({answer.status_code})")
+            raise DemonstrationError(f"trace {item['trace_id']} cannot be read: HTTP status {answer.status_code}")
         fleet = answer.headers["X-Observatory-Fleet"]
         answered_by[fleet] = answered_by.get(fleet, 0) + 1

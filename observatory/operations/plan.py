@@ -1,6 +1,6 @@
-"""Saying what `up` would do, as far as it can be known: by the program and the stack's state, or by the program alone.
+"""Previewing what `up` would change, from the program and the stack's state, or from the program alone.
 
-Owns the choice between the two and the migrations that the plan's `Schema` would apply. Showing it is the command's.
+Owns the choice between the two, and the migrations that the plan's `Schema` would apply. The command prints the plan.
 """
 
 from __future__ import annotations
@@ -12,25 +12,27 @@ from typing import TYPE_CHECKING, Any, Literal
 from observatory.engines import embedded as engine
 from observatory.engines.cli import automation
 from observatory.engines.embedded import DiagnosticEvent, Event, Result, Step
-from observatory.operations.bootstrap import OperationError, engine_options, make_state, state_options
-from observatory.operations.engine_choice import EngineChoice, choose_engine
+from observatory.operations.stack_bootstrap import make_state
+from observatory.platforms import open_platform
+from observatory.platforms.engine_choice import choose_engine
+from observatory.platforms.errors import OperationError
+from observatory.platforms.platform import EngineChoice, EngineName
+from observatory.platforms.stack_state import SCHEMA_TYPE, engine_options, state_options
 from observatory.progress import Reporter, silent, task
-from observatory.settings import load_file
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
     from observatory.database import Plan as DatabasePlan
 
-SCHEMA_TYPE = "pulumi-python:dynamic/database:Schema"
 FROM_PROGRAM = (
-    "Planned from the program and its settings alone, as if nothing were there yet: no state, credentials or provider "
-    "plugin was used, and what they would tell is [unknown]."
+    "Planned from the program and its settings alone, as for a new stack: no state, credentials or provider plugin was "
+    "used, and values that come from them are [unknown]."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PendingMigration:
-    """A migration that `up` would apply: its file's name and text, and the edition of TimescaleDB that it is for."""
+    """A migration that `up` would apply: name and text of its file, and the edition of TimescaleDB that it needs."""
 
     file: str
     sql: str
@@ -39,18 +41,19 @@ class PendingMigration:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What `up` would do.
+    """What `up` would change.
 
     Attributes:
-        engine: Which one planned.
-        offline: Whether by the program alone, as for a stack that has nothing yet.
-        result: The steps with their changes, secrets and unknowns masked.
-        notes: What the program and its providers had to say, and what was assumed.
-        migrations: What the step on the `Schema` would apply, by version; of unknown edition: of both.
-        schema: How it would go, as `deploy database --dry-run` says it; None where there is no database to ask yet.
+        engine: the engine that planned.
+        offline: whether the plan is from the program alone, as for a new stack.
+        result: the steps with their changes, secrets and unknowns masked.
+        notes: messages of the program and its providers, and assumptions.
+        migrations: those that the step on the `Schema` would apply, by version; those of both editions where the
+            edition is unknown.
+        schema: the plan of `deploy database --dry-run`; None where there is no database yet.
     """
 
-    engine: Literal["cli", "embedded"]
+    engine: EngineName
     offline: bool
     result: Result
     notes: tuple[str, ...] = ()
@@ -59,20 +62,20 @@ class Plan:
 
 
 def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter = silent) -> Plan:
-    """Say what `up` would do, and make nothing: not even what a stack needs before its program can run.
+    """Return what `up` would change, and create nothing, not even what a stack needs before its program can run.
 
-    A stack that is not there yet, and one that only the CLI can run where there is none, is planned from the program
-    alone. Only `choice="cli"` makes an empty stack, which the CLI cannot plan without.
+    A new stack, and one that only the CLI can run where there is no CLI, is planned from the program alone. Only
+    `choice="cli"` creates an empty stack: the CLI cannot plan without one.
 
     Raises:
         SettingsError: the stack's configuration is wrong.
-        OperationError: the passphrase of an existing stack is gone, or there is no CLI where it was asked for.
+        OperationError: the passphrase of an existing stack is missing, or the CLI was chosen and is not installed.
         engine.EngineError: the program or a provider failed.
     """
-    chosen, settings = choose_engine(choice), load_file(workspace.config_file)
-    is_there = engine.exists(state_options(workspace))
-    by_cli = chosen == "cli" and (is_there or choice == "cli" or settings.platform != "local")
-    offline = not by_cli and (not is_there or settings.platform != "local")
+    chosen, platform = choose_engine(choice), open_platform(workspace)
+    exists = engine.exists(state_options(workspace))
+    by_cli = chosen == "cli" and (exists or choice == "cli" or platform.needs_plugins)
+    offline = not by_cli and (not exists or platform.needs_plugins)
     notes: list[str] = [FROM_PROGRAM] if offline else []
 
     def listen(event: Event) -> None:
@@ -81,12 +84,12 @@ def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Repo
 
     with task(report, "preview"):
         if by_cli:
-            make_state(workspace)
-            result = automation.preview(engine_options(workspace), on_event=listen)
+            make_state(platform)
+            result = automation.preview(engine_options(platform), on_event=listen)
         elif offline:
             result = engine.plan_offline(state_options(workspace), on_event=listen)
         else:
-            result = engine.preview(engine_options(workspace), on_event=listen)
+            result = engine.preview(engine_options(platform), on_event=listen)
         migrations = _pending(workspace, result)
     schema = _schema_plan(workspace, notes, report) if migrations and not offline else None
     return Plan(
@@ -100,43 +103,43 @@ def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Repo
 
 
 def _pending(workspace: Workspace, result: Result) -> tuple[PendingMigration, ...]:
-    """Return what the plan's step on the schema would apply, by the ledger as the last `up` left it."""
+    """Return what the plan's step on the schema would apply, by the ledger of the last `up`."""
     step = next((step for step in result.steps if is_schema(step)), None)
     if step is None or step.operation not in {"create", "update", "replace"}:
         return ()
     from observatory.database import read_migrations  # noqa: PLC0415 - not where nothing is pending
 
-    known = _properties(workspace, step)
-    applied, target = {str(label).split()[0] for label in known.get("applied") or ()}, known.get("target")
+    properties = _properties(workspace, step)
+    applied, target = {str(label).split()[0] for label in properties.get("applied") or ()}, properties.get("target")
     return tuple(
         PendingMigration(file=migration.file, sql=migration.sql, edition=migration.variant)
         for migration in read_migrations(workspace.migrations)
         if migration.path.stem not in applied
         and (target is None or migration.version <= target)
-        and migration.variant in {None, known.get("edition") or migration.variant}
+        and migration.variant in {None, properties.get("edition") or migration.variant}
     )
 
 
 def _schema_plan(workspace: Workspace, notes: list[str], report: Reporter) -> DatabasePlan | None:
     from observatory.database.errors import DatabaseError  # noqa: PLC0415 - not where nothing is pending
-    from observatory.operations.database import plan_database  # noqa: PLC0415 - which knows this module
+    from observatory.operations.database import plan_database  # noqa: PLC0415 - psycopg only where it is used
 
     try:
         return plan_database(workspace, report=report)
     except OperationError:
         return None  # the stack has no database yet
     except DatabaseError as error:
-        notes.append(f"locks, backup and way back of the pending migrations are not known: {error}")
+        notes.append(f"locks, backup and rollback of the pending migrations are unknown: {error}")
         return None
 
 
 def is_schema(step: Step) -> bool:
-    """Tell whether a step is on the resource that applies migrations."""
+    """Return whether a step is on the resource that applies migrations."""
     return step.type == SCHEMA_TYPE
 
 
 def _properties(workspace: Workspace, step: Step) -> Mapping[str, Any]:
-    """Return what is known of the schema: what the last `up` left, and what the plan changes of it."""
+    """Return the known properties of the schema: the outputs of the last `up` with the changes of the plan."""
     options = state_options(workspace)
     records = engine.resources(options) if engine.exists(options) else ()
     before = next((record.outputs for record in records if record.urn == step.urn), {})

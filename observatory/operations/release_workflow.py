@@ -1,8 +1,7 @@
-"""The standard workflow of a release: checklist, tests, backup, migrations, deployment under gates, verification.
+"""The standard workflow of a release: checklist, trial, backup, migrations, deployment with gates, verification.
 
-Keeps no state of its own. Every step finds out by itself what is done already (what is pending, what the rollout
-document says), so that a workflow that was killed goes on when it is called again. One deployment lock is held over all
-of it.
+It keeps no state. Each step reads what is already done (pending migrations, rollout document), so that a killed
+workflow continues when it is called again. It holds one deployment lock throughout.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from observatory.delivery.errors import DeliveryRefusedError, RolledBackError, T
 from observatory.delivery.releases import Manifest
 from observatory.documents.rollout import RolloutDocument, Strategy
 from observatory.errors import ObservatoryError
-from observatory.operations.bootstrap import OperationError
+from observatory.operations.application import deploy_application, try_release
+from observatory.operations.application_rollback import roll_back_application
 from observatory.operations.database import (
     DatabaseDeployment,
     back_up_database,
@@ -23,35 +23,31 @@ from observatory.operations.database import (
     deploy_database,
     plan_database,
 )
-from observatory.operations.delivery import (
-    checked_release,
-    deploy_application,
-    roll_back_application,
-    try_release,
-)
-from observatory.operations.engine_choice import EngineChoice
-from observatory.operations.locks import deployment_lock
-from observatory.operations.permission import permission
-from observatory.operations.stack import settled_status
-from observatory.operations.verification import MONITORING, StackVerification, verify
+from observatory.operations.deployment_lock import deployment_lock
+from observatory.operations.release_approvals import check_permission
+from observatory.operations.releases import checked_release
+from observatory.operations.stack_checks import MONITORING
+from observatory.operations.stack_status import settled_status
+from observatory.operations.verification import StackVerification, verify
+from observatory.platforms import open_platform
+from observatory.platforms.platform import EngineChoice, Platform, check_supported
 from observatory.progress import Reporter, silent, task
-from observatory.settings import load_file
 from observatory.workspace import Workspace
 
 
 class MigratedDatabaseError(ObservatoryError):
-    """The migrations are in, and the database is not as they make it; the service was not touched."""
+    """The migrations were applied, but verification of the database failed; the service was not changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseDeployment:
-    """What a workflow did.
+    """The result of a workflow.
 
     Attributes:
-        backup_label: of the backup made first; None where the deployment of a killed workflow went on.
+        backup_label: of its backup; None where it continued the deployment of a killed workflow.
         applied: migrations that it applied, in order.
         rollout: the document at the end.
-        verification: of the stack, with the version serving.
+        verification: of the stack with the new version active.
     """
 
     backup_label: str | None
@@ -72,33 +68,30 @@ def deploy_release(
     choice: EngineChoice = "auto",
     report: Reporter = silent,
 ) -> ReleaseDeployment:
-    """Bring a kept release, with the migrations of this checkout, from the checklist to the verification afterwards.
+    """Deploy a stored release with the migrations of this checkout, from the checklist to the final verification.
 
-    Called again after it was killed, it goes on where it was. The arguments are those of `deploy_application`.
+    After it was killed, the same call continues. The arguments are those of `deploy_application`.
 
     Raises:
-        OperationError: the stack is not up, or not one of this machine.
-        DeliveryRefusedError: something on the checklist; nothing was changed.
-        NotPermittedError, LockHeldError: so too.
-        TrialFailedError: the version fails when it is tried; the service was not touched.
-        DatabaseError: a migration failed; the service was not touched.
-        MigratedDatabaseError: the database is not as the migrations make it; the service was not touched.
-        RolledBackError: a gate, the fleet or the verification said no; the old fleet serves.
+        OperationError: the stack is not up, or its platform is not supported.
+        DeliveryRefusedError: a check of the checklist failed; nothing was changed.
+        NotPermittedError, LockHeldError: see `deploy_application`; nothing was changed.
+        TrialFailedError: the version failed its trial; the service was not changed.
+        DatabaseError: a migration failed; the service was not changed.
+        MigratedDatabaseError: verification of the migrated database failed; the service was not changed.
+        RolledBackError: a gate, the fleet or the verification failed; the previous fleet is active.
         RollbackFailedError, TakenOverError: see `deploy_application`.
         KeyboardInterrupt: interrupted, and rolled back.
     """
-    if load_file(workspace.config_file).platform != "local":
-        raise OperationError(
-            f"the workflow looks at processes of this machine, and the stack {workspace.stack!r} has none: use "
-            "`observatory deploy database`, then `observatory deploy application`"
-        )
+    platform = open_platform(workspace)
+    check_supported(platform, "release deploy")
     target = database_target(workspace)
     with deployment_lock(workspace, target.conninfo):
-        manifest = checked_release(workspace, version)
+        manifest = checked_release(platform, version)
         prepared = _Prepared()
-        if not _under_way(workspace, manifest):
-            with _not_taken_over(workspace):
-                prepared = _prepare(workspace, manifest, skip_tests=skip_tests, approved_by=approved_by, report=report)
+        if not _under_way(platform, manifest):
+            with _not_taken_over(platform):
+                prepared = _prepare(platform, manifest, skip_tests=skip_tests, approved_by=approved_by, report=report)
         rollout = deploy_application(
             workspace,
             version=version,
@@ -126,81 +119,82 @@ class _Prepared:
 
 
 @contextmanager
-def _not_taken_over(workspace: Workspace) -> Iterator[None]:
-    """Stop after the block where somebody deployed or rolled back meanwhile: an emergency asks for no lock."""
-    before = _fencing(workspace)
+def _not_taken_over(platform: Platform) -> Iterator[None]:
+    """Stop after the block where another process deployed or rolled back: an emergency rollback takes no lock."""
+    before = _fencing(platform)
     yield
-    if (found := _fencing(workspace)) != before:
+    if (found := _fencing(platform)) != before:
         raise TakenOverError(
-            f"taken over: somebody deployed or rolled back while the release was prepared (fencing number {found}, it "
-            f"was {before}), so the service was not touched; look at `observatory status` before you go on"
+            "another process deployed or rolled back while the release was prepared (the rollout document has fencing "
+            f"number {found}, expected {before}), so the service was not changed: check `observatory status` first"
         )
 
 
-def _fencing(workspace: Workspace) -> int:
-    current = workspace.rollout.read()
+def _fencing(platform: Platform) -> int:
+    current = platform.rollout_store.read()
     return current.fencing if current else 0
 
 
-def _under_way(workspace: Workspace, manifest: Manifest) -> bool:
-    current = workspace.rollout.read()
+def _under_way(platform: Platform, manifest: Manifest) -> bool:
+    current = platform.rollout_store.read()
     unfinished = current.unfinished if current else None
     if unfinished and unfinished.sha256 != manifest.sha256:
         raise DeliveryRefusedError(
-            f"the deployment of {unfinished.version} to {unfinished.target} is {unfinished.status}: go on with it, or "
-            "undo it by `observatory rollback --method blue-green`"
+            f"the deployment of {unfinished.version} to {unfinished.target} is {unfinished.status}: continue it, or "
+            "undo it with `observatory rollback --method blue-green`"
         )
     return unfinished is not None
 
 
 def _prepare(
-    workspace: Workspace, manifest: Manifest, *, skip_tests: bool, approved_by: str | None, report: Reporter
+    platform: Platform, manifest: Manifest, *, skip_tests: bool, approved_by: str | None, report: Reporter
 ) -> _Prepared:
-    """Do everything that comes before the service is touched."""
-    permission(workspace, load_file(workspace.config_file), manifest, approved_by=approved_by)
+    """Do everything that precedes a change of the service."""
+    workspace = platform.workspace
+    check_permission(platform, manifest, approved_by=approved_by)
     with task(report, "checklist"):
         version, pending = _checklist(workspace, manifest, report)
-    # A version that needs the migrations is tried after them, by the deployment itself, which tries every version.
+    # A version that needs the migrations has its trial after them: the deployment itself runs one.
     if pending and not skip_tests and version >= manifest.schema_min:
-        try_release(workspace, manifest.version)
+        try_release(platform, manifest.version)
     if not pending:
         return _Prepared(backup_label=back_up_database(workspace, report=report))
     done = deploy_database(workspace, report=report)
-    _must_be_as_migrated(done)
+    _check_migrated(done)
     return _Prepared(backup_label=done.deployment.backup_label, applied=done.deployment.applied)
 
 
 def _checklist(workspace: Workspace, manifest: Manifest, report: Reporter) -> tuple[int, tuple[str, ...]]:
-    """Return the schema's version and the pending migrations, where nothing stands in the way."""
+    """Return the schema's version and the pending migrations; refuse where a check fails."""
     plan = plan_database(workspace, report=report)
     pending = tuple(migration.file for migration in plan.pending)
     newest = max((migration.version for migration in plan.pending), default=plan.version)
-    ill = [daemon.name for daemon in settled_status(workspace).daemons if daemon.health != "ready"]
+    not_ready = [daemon.name for daemon in settled_status(workspace).daemons if daemon.health != "ready"]
     objections = [
-        f"not ready: {', '.join(ill)}" if ill else "",
+        f"daemons are not ready: {', '.join(not_ready)}" if not_ready else "",
         "" if plan.would_succeed else f"the migrations would fail: {plan.rehearsal_detail}; {plan.backup_detail}",
-        f"it needs schema {manifest.schema_min}, and the migrations here end at {newest}"
+        f"it needs schema {manifest.schema_min}, and the migrations of this checkout end at {newest}"
         if newest < manifest.schema_min
         else "",
     ]
     if found := [objection for objection in objections if objection]:
-        raise DeliveryRefusedError(f"{manifest.version} is not deployed, nothing was changed: {'; '.join(found)}")
+        raise DeliveryRefusedError(f"{manifest.version} was not deployed, nothing was changed: {'; '.join(found)}")
     return plan.version, pending
 
 
-def _must_be_as_migrated(done: DatabaseDeployment) -> None:
+def _check_migrated(done: DatabaseDeployment) -> None:
     if not done.verification.passed:
         problems = "; ".join(f"{check.name}: {check.detail}" for check in done.verification.problems)
         raise MigratedDatabaseError(
-            f"applied {', '.join(done.deployment.applied)}, and the database is not as it should be ({problems}): the "
-            "service was not touched; find out why, or roll the database back"
+            f"applied {', '.join(done.deployment.applied)}, but the verification of the database failed ({problems}); "
+            "the service was not changed: repair the database, or roll it back"
         )
 
 
 def _verify(workspace: Workspace, report: Reporter) -> StackVerification:
-    """Look once more when the version has all the traffic, and give that back where something is wrong with it.
+    """Verify the stack once the version has all the traffic; a failed check rolls the deployment back.
 
-    What could not be looked at, or is wrong with the monitoring alone, is told and moves nobody's traffic.
+    Unknown checks, and failures of the monitoring alone, are reported and roll nothing back.
     """
     settled_status(workspace)
     found = verify(workspace, report=report)

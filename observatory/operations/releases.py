@@ -1,4 +1,4 @@
-"""Signing, keeping and listing the releases that may be deployed."""
+"""Signing, storing and listing the releases that may be deployed."""
 
 from __future__ import annotations
 
@@ -6,57 +6,69 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from observatory.delivery.releases import Manifest, ReleaseRefusedError
-from observatory.operations.signing import sign, trusted_keys
-from observatory.platforms.stores import release_store
-from observatory.settings import load_file
+from observatory.delivery.errors import DeliveryRefusedError
+from observatory.delivery.releases import Manifest, ReleaseError, ReleaseRefusedError
+from observatory.platforms import open_platform
+from observatory.platforms.platform import Platform
+from observatory.platforms.signing import sign
 from observatory.workspace import Workspace
 
 
 def sign_release(workspace: Workspace, artifact: Path, *, key: Path | None = None) -> Manifest:
-    """Sign an artifact's manifest, which lies beside it, by a private key; None is the checkout's own.
+    """Sign an artifact's manifest, in the same directory, with a private key; None is the checkout's own.
 
     Raises:
-        ReleaseError: artifact and manifest do not fit, or the key cannot be used.
+        ReleaseError: artifact and manifest do not match, or the key cannot be used.
     """
-    return sign(workspace, artifact, _beside(artifact), key)
+    return sign(workspace, artifact, _manifest_file(artifact), key)
 
 
 def add_release(workspace: Workspace, artifact: Path, manifest: Path | None = None) -> Manifest:
-    """Keep a release, checked against its manifest, which lies beside the artifact unless it is given.
+    """Store a release after checking it against its manifest, by default the one in the same directory.
 
     Raises:
-        ReleaseRefusedError: nobody whom the stack trusts has signed it, or the version is kept with other content.
-        ReleaseError: one of the two is missing, or they do not fit.
+        ReleaseRefusedError: no trusted key signed it, or the version is stored with other content.
+        ReleaseError: artifact or manifest is missing, or they do not match.
     """
-    settings = load_file(workspace.config_file)
-    store, trusted = release_store(workspace, settings), trusted_keys(workspace, settings)
-    return store.add(artifact, manifest or _beside(artifact), trusted)
+    platform = open_platform(workspace)
+    return platform.release_store.add(artifact, manifest or _manifest_file(artifact), platform.trusted_keys())
 
 
-def _beside(artifact: Path) -> Path:
-    """Return where an artifact's manifest lies."""
+def _manifest_file(artifact: Path) -> Path:
+    """Return the manifest in an artifact's directory."""
     return artifact.with_name(artifact.name.removesuffix(".tar.gz") + ".json")
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptRelease:
-    """A kept release; `signer` is the trusted key that signed it, or None, and then `objection` says why."""
+class StoredRelease:
+    """A stored release; `signer` is the trusted key that signed it, or None, and then `objection` says why."""
 
     manifest: Manifest
     signer: str | None
     objection: str | None = None
 
 
-def list_releases(workspace: Workspace) -> list[KeptRelease]:
-    """Return the kept releases, and whether the stack may deploy them by their signatures."""
-    settings = load_file(workspace.config_file)
-    store, trusted = release_store(workspace, settings), trusted_keys(workspace, settings)
+def list_releases(workspace: Workspace) -> list[StoredRelease]:
+    """Return the stored releases, and whether their signatures allow the stack to deploy them."""
+    platform = open_platform(workspace)
+    store, trusted = platform.release_store, platform.trusted_keys()
     return [_signed(store.manifest(version), trusted) for version in store.versions()]
 
 
-def _signed(manifest: Manifest, trusted: Mapping[str, str]) -> KeptRelease:
+def _signed(manifest: Manifest, trusted: Mapping[str, str]) -> StoredRelease:
     try:
-        return KeptRelease(manifest=manifest, signer=manifest.signed_by(trusted))
+        return StoredRelease(manifest=manifest, signer=manifest.signed_by(trusted))
     except ReleaseRefusedError as error:
-        return KeptRelease(manifest=manifest, signer=None, objection=str(error))
+        return StoredRelease(manifest=manifest, signer=None, objection=str(error))
+
+
+def checked_release(platform: Platform, version: str) -> Manifest:
+    """Return the manifest of a stored version after checking its artifact and signature again: stores can be changed.
+
+    Raises:
+        DeliveryRefusedError: it is not stored, is damaged, or no trusted key signed it.
+    """
+    try:
+        return platform.release_store.checked(version, platform.trusted_keys())
+    except ReleaseError as error:
+        raise DeliveryRefusedError(str(error)) from error

@@ -1,4 +1,4 @@
-"""The jobs of the host: run them at their times, run one now, say how they stand."""
+"""The host jobs of a stack: running them at their times, running one now, and their status."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from observatory.nodes.host_jobs import HostJob, host_jobs
-from observatory.operations.bootstrap import OperationError
+from observatory.platforms import open_platform
+from observatory.platforms.errors import OperationError
+from observatory.platforms.platform import check_supported
 from observatory.scheduling import runner
 from observatory.scheduling.records import JobRecord, RecordStore
 from observatory.scheduling.scheduler_process import scheduler_ready
@@ -17,7 +19,7 @@ from observatory.workspace import Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class JobStatus:
-    """A job, what became of its last run, and when its next is due: None where no scheduler lives."""
+    """A job, the record of its last run, and the time of its next run: None where no scheduler runs."""
 
     job: HostJob
     record: JobRecord
@@ -35,35 +37,43 @@ class JobStatus:
 
 
 def jobs(workspace: Workspace) -> list[JobStatus]:
-    """Return how the jobs of a stack stand."""
+    """Return the status of a stack's jobs."""
     from observatory.scheduling.scheduler import next_run  # noqa: PLC0415 - APScheduler only where it is used
 
-    store, alive = RecordStore(sandbox=workspace.sandbox), scheduler_ready(workspace.sandbox)
+    store, running = RecordStore(sandbox=workspace.sandbox), scheduler_ready(workspace.sandbox)
     found = []
     for job in host_jobs(load_file(workspace.config_file)):
         record = store.read(job.name)
-        found.append(JobStatus(job=job, record=record, next_run=next_run(job, record) if alive else None))
+        found.append(JobStatus(job=job, record=record, next_run=next_run(job, record) if running else None))
     return found
 
 
 def run_job(workspace: Workspace, name: str) -> JobRecord:
-    """Run a job now and return its record; see `observatory.scheduling.runner.run_job` for what it raises."""
-    _refuse_unborn(workspace)
+    """Run a job now and return its record.
+
+    Raises:
+        OperationError: the stack was never up, or its platform is not supported.
+        UnknownJobError, JobRunningError, JobFailedError: see `observatory.scheduling.runner.run_job`.
+    """
+    _check_created(workspace)
     return runner.run_job(workspace, name)
 
 
 def run_scheduler(workspace: Workspace) -> None:
-    """Run the jobs at their times and take alerts that roll back, until SIGTERM.
+    """Run the jobs at their times and receive alerts that roll back, until SIGTERM.
 
-    See `observatory.scheduling.scheduler.run_scheduler` for what it raises.
+    Raises:
+        OperationError: the stack was never up, or its platform is not supported.
+        SchedulerRunningError: the stack has a scheduler already.
     """
-    from observatory.operations.late_rollback import take_alerts  # noqa: PLC0415 - only where it is used
+    from observatory.operations.late_rollback import take_alerts  # noqa: PLC0415 - only in the scheduler
     from observatory.scheduling.scheduler import run_scheduler as run  # noqa: PLC0415
 
-    _refuse_unborn(workspace)
+    _check_created(workspace)
     run(workspace, lambda notification: take_alerts(workspace, notification))
 
 
-def _refuse_unborn(workspace: Workspace) -> None:
+def _check_created(workspace: Workspace) -> None:
+    check_supported(open_platform(workspace), "scheduler")
     if not workspace.home.is_dir():
-        raise OperationError(f"the stack {workspace.stack!r} does not exist yet; `observatory up` makes it")
+        raise OperationError(f"the stack {workspace.stack!r} does not exist: run `observatory up` to create it")

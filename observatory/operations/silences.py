@@ -1,17 +1,18 @@
-"""Holding alerts of a stack back by hand, for a reason and a time; deployments do it by themselves."""
+"""Silencing alerts of a stack by hand, with a reason and a duration; deployments silence their own fleet."""
 
 from __future__ import annotations
 
-from observatory.operations.bootstrap import OperationError
-from observatory.operations.state import outputs
+from observatory.engines import embedded as engine
 from observatory.platforms.alertmanager import Alertmanager, Silence
+from observatory.platforms.errors import OperationError
+from observatory.platforms.stack_state import state_options
 from observatory.security.actor import actor
 from observatory.settings import FleetName
 from observatory.workspace import Workspace
 
 
 def list_silences(workspace: Workspace) -> list[Silence]:
-    """Return the stack's silences that have not ended.
+    """Return the stack's silences that have not expired.
 
     Raises:
         OperationError: the stack is not up.
@@ -23,29 +24,29 @@ def list_silences(workspace: Workspace) -> list[Silence]:
 def add_silence(
     workspace: Workspace, *, fleet: FleetName | None, alert: str | None, seconds: float, reason: str
 ) -> str:
-    """Hold back a fleet's alerts, an alert, or one of a fleet, and return the silence's id.
+    """Silence all alerts of a fleet, one alert, or one alert of a fleet; return the silence's id.
 
     Raises:
         OperationError: the stack is not up.
-        SilenceRefusedError: it would hold back what is never silenced, or all of the stack.
+        SilenceRefusedError: the alert cannot be silenced, or neither fleet nor alert is given.
         AlertmanagerError: Alertmanager does not answer.
     """
     alertmanager = _alertmanager(workspace)
-    return alertmanager.silence(fleet=fleet, alert=alert, seconds=seconds, by=actor(), reason=reason)
+    return alertmanager.silence(fleet=fleet, alert=alert, seconds=seconds, created_by=actor(), reason=reason)
 
 
 def end_silence(workspace: Workspace, silence: str) -> None:
-    """End a silence now.
+    """Expire a silence now.
 
     Raises:
         OperationError: the stack is not up.
-        AlertmanagerError: Alertmanager does not answer, or knows no such silence.
+        AlertmanagerError: Alertmanager does not answer, or has no such silence.
     """
     _alertmanager(workspace).end(silence)
 
 
 def _alertmanager(workspace: Workspace) -> Alertmanager:
-    known = outputs(workspace)
-    if not known:
+    outputs = engine.outputs(state_options(workspace))
+    if not outputs:
         raise OperationError(f"the stack {workspace.stack!r} is not up: run `observatory up` first")
-    return Alertmanager(url=known["alertmanager_url"], stack=workspace.stack)
+    return Alertmanager(url=outputs["alertmanager_url"], stack=workspace.stack)

@@ -1,1 +1,34 @@
-"""What deliveries work with on each platform: the implementations of `observatory.delivery.environment`."""
+"""What operations need from a platform: one object for each platform, chosen in `platform_of` and nowhere else.
+
+Only the chosen platform is imported, so that a local stack never loads an AWS SDK.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from observatory.settings import StackSettings, load_file
+from observatory.workspace import Workspace
+
+if TYPE_CHECKING:
+    from observatory.platforms.platform import Platform
+
+
+def open_platform(workspace: Workspace) -> Platform:
+    """Return the platform of a stack by its configuration file.
+
+    Raises:
+        SettingsError: the stack's configuration is wrong.
+    """
+    return platform_of(workspace, load_file(workspace.config_file))
+
+
+def platform_of(workspace: Workspace, settings: StackSettings) -> Platform:
+    """Return the platform that a stack's settings name."""
+    if settings.platform == "local":
+        from observatory.platforms.local.platform import LocalPlatform  # noqa: PLC0415 - only the chosen platform
+
+        return LocalPlatform(workspace=workspace, settings=settings)
+    from observatory.platforms.aws.platform import AwsPlatform  # noqa: PLC0415 - only the chosen platform
+
+    return AwsPlatform(workspace=workspace, settings=settings)

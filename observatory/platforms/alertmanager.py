@@ -1,6 +1,6 @@
-"""Silences by Alertmanager's API v2: those of a deployment, which end by themselves soon after it dies, and others.
+"""Silences in Alertmanager, by its API v2: those of deployments, which expire soon after a deployment dies, and others.
 
-No silence reaches the alerts of `NEVER`, whichever way it was asked for. Gates ask Prometheus, so none blinds them.
+No silence covers the alerts of `NEVER`. Silences do not affect gates, which query Prometheus.
 See https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml.
 """
 
@@ -20,32 +20,36 @@ if TYPE_CHECKING:
     import httpx
 
 ANSWER_SECONDS = 2.0
-SILENCE_SECONDS, EXTEND_SECONDS = 120.0, 30.0  # of a deployment's silence, and how often it is extended
-NEVER = ("StorageDatabaseDown", "StorageServiceDown", "StorageErrorBudgetFastBurn")  # alerts 1, 6 and 15: users suffer
+SILENCE_SECONDS, EXTEND_SECONDS = 120.0, 30.0  # duration of a deployment's silence, and between its extensions
+NEVER = (
+    "StorageDatabaseDown",
+    "StorageServiceDown",
+    "StorageErrorBudgetFastBurn",
+)  # alerts 1, 6, 15: users notice
 OPERATORS = {(True, False): "=", (True, True): "=~", (False, False): "!=", (False, True): "!~"}  # by isEqual, isRegex
 
 
 class AlertmanagerError(ObservatoryError):
-    """Alertmanager does not answer, or refused; the message has its address and its words."""
+    """Alertmanager does not answer, or refused the request; the message has its address and answer."""
 
 
 class SilenceRefusedError(ObservatoryError):
-    """No such silence may be made; nothing was changed."""
+    """The silence is not allowed; nothing was changed."""
 
     exit_code = REFUSED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Silence:
-    """One silence that is in force or will be.
+    """One active or pending silence.
 
     Attributes:
-        id: that ends it.
-        matchers: what it holds back, such as `fleet="green"`.
-        created_by: who made it: a deployment's id, or `user@host`.
-        reason: in words.
-        starts: when it begins.
-        ends: when it ends by itself.
+        id: the silence's id.
+        matchers: of the alerts that it silences, such as `fleet="green"`.
+        created_by: a deployment's id, or `user@host`.
+        reason: as text.
+        starts: when it becomes active.
+        ends: when it expires.
     """
 
     id: str
@@ -58,13 +62,13 @@ class Silence:
 
 @dataclass(frozen=True, kw_only=True)
 class Alertmanager:
-    """The Alertmanager of a stack; every method raises AlertmanagerError where it does not answer."""
+    """The Alertmanager of a stack. Every method raises AlertmanagerError where it does not answer."""
 
     url: str
     stack: str
 
     def silences(self) -> list[Silence]:
-        """Return the stack's silences, but those that have ended."""
+        """Return the stack's silences that have not expired."""
         given = self._call("GET", "silences", params={"filter": [f'stack="{self.stack}"']})
         return [_silence(each) for each in given.json() if each["status"]["state"] != "expired"]
 
@@ -74,27 +78,27 @@ class Alertmanager:
         fleet: FleetName | None,
         alert: str | None,
         seconds: float,
-        by: str,
+        created_by: str,
         reason: str,
-        instead: str | None = None,
+        replaces: str | None = None,
     ) -> str:
-        """Hold alerts back from now on, and return the silence's id.
+        """Silence alerts from now on, and return the silence's id.
 
         Args:
-            fleet: whose alerts; None for any.
-            alert: its name; None for all but those of `NEVER`.
-            seconds: until it ends by itself.
-            by: who wants it.
-            reason: why.
-            instead: a silence of the same matchers that is extended; one that has ended is made anew.
+            fleet: the fleet of the alerts; None for any.
+            alert: the alert's name; None for all but those of `NEVER`.
+            seconds: until the silence expires.
+            created_by: a deployment's id, or `user@host`.
+            reason: as text.
+            replaces: the id of a silence with the same matchers to extend; an expired one is created again.
 
         Raises:
             SilenceRefusedError: neither fleet nor alert is given, or the alert is one of `NEVER`.
         """
         if alert in NEVER:
-            raise SilenceRefusedError(f"{alert} is never silenced: it tells that users are not served")
+            raise SilenceRefusedError(f"{alert} cannot be silenced: it reports that users are affected")
         if fleet is None and alert is None:
-            raise SilenceRefusedError("name a fleet, an alert or both: a whole stack is never silenced")
+            raise SilenceRefusedError("a whole stack cannot be silenced: name a fleet, an alert or both")
         matchers = [_matcher("stack", self.stack)]
         matchers += [_matcher("fleet", fleet)] if fleet else []
         matchers += [_matcher("alertname", alert)] if alert else [_matcher("alertname", NEVER)]
@@ -103,24 +107,24 @@ class Alertmanager:
             "matchers": matchers,
             "startsAt": now.isoformat(),
             "endsAt": (now + timedelta(seconds=seconds)).isoformat(),
-            "createdBy": by,
+            "createdBy": created_by,
             "comment": reason,
-            **({"id": instead} if instead else {}),
+            **({"id": replaces} if replaces else {}),
         }
         return str(self._call("POST", "silences", json=document).json()["silenceID"])
 
     def end(self, silence: str) -> None:
-        """End a silence now; one that has ended already stays so."""
+        """Expire a silence now; expiring it again does nothing."""
         self._call("DELETE", f"silence/{silence}")
 
-    def end_all(self, by: str) -> None:
-        """End all that somebody made."""
+    def end_all(self, created_by: str) -> None:
+        """Expire all silences of a creator."""
         for silence in self.silences():
-            if silence.created_by == by:
+            if silence.created_by == created_by:
                 self.end(silence.id)
 
     def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        import httpx  # noqa: PLC0415 - only where it is used: a rollback gives the traffic back first
+        import httpx  # noqa: PLC0415 - a rollback shifts traffic before it needs this
 
         try:
             answer = httpx.request(method, f"{self.url}/api/v2/{path}", timeout=ANSWER_SECONDS, **options)
@@ -133,14 +137,14 @@ class Alertmanager:
 
 @dataclass(frozen=True)
 class FleetSilences:
-    """The silences of deployments; `tell` is the journal's `record`, and hears when Alertmanager cannot be told."""
+    """The silences of deployments; `record` of the journal records each failure of Alertmanager."""
 
     alertmanager: Alertmanager
-    tell: Callable[..., None]
+    record: Callable[..., None]
 
     @contextlib.contextmanager
     def moving(self, deployment: str, fleet: FleetName) -> Iterator[None]:
-        """Hold a fleet's alerts back during the block, going on with what a killed command left."""
+        """Silence a fleet's alerts during the block; a silence that a killed command left is extended."""
         keeper = _Keeper(self, deployment, fleet)
         keeper.extend()
         keeper.start()
@@ -151,21 +155,21 @@ class FleetSilences:
             self.end(deployment)
 
     def end(self, deployment: str) -> None:
-        """End what a deployment holds back; where that fails, it ends by itself within `SILENCE_SECONDS`."""
-        with self.told("end", deployment):
+        """Expire a deployment's silences; if that fails, they expire within `SILENCE_SECONDS`."""
+        with self.recorded("end", deployment):
             self.alertmanager.end_all(deployment)
 
     @contextlib.contextmanager
-    def told(self, what: str, deployment: str) -> Iterator[None]:
-        """Tell of what fails in the block, and go on."""
+    def recorded(self, what: str, deployment: str) -> Iterator[None]:
+        """Record a failure of Alertmanager in the block, and continue."""
         try:
             yield
         except AlertmanagerError as error:
-            self.tell("not-silenced", deployment=deployment, what=what, reason=str(error))
+            self.record("not-silenced", deployment=deployment, what=what, reason=str(error))
 
 
 class _Keeper(threading.Thread):
-    """Extends one fleet's silence again and again."""
+    """Extends one fleet's silence until it is stopped."""
 
     def __init__(self, owner: FleetSilences, deployment: str, fleet: FleetName) -> None:
         super().__init__(name=f"silence-{fleet}", daemon=True)
@@ -183,25 +187,25 @@ class _Keeper(threading.Thread):
 
     def extend(self) -> None:
         alertmanager = self._owner.alertmanager
-        instead, self._id = self._id, None  # one that Alertmanager has forgotten is not asked for again
-        with self._owner.told("hold back", self._deployment):
+        replaces, self._id = self._id, None  # Alertmanager may have lost the silence: do not extend it twice
+        with self._owner.recorded("silence", self._deployment):
             self._id = alertmanager.silence(
                 fleet=self._fleet,
                 alert=None,
                 seconds=SILENCE_SECONDS,
-                by=self._deployment,
-                reason=f"a deployment moves {self._fleet}; it ends with it",
-                instead=instead or self._left_over(),
+                created_by=self._deployment,
+                reason=f"a deployment changes {self._fleet}; the silence ends with it",
+                replaces=replaces or self._left_over(),
             )
 
     def _left_over(self) -> str | None:
-        """Return the silence that a killed command of this deployment left."""
+        """Return the id of the silence that a killed command of this deployment left."""
         found = (each.id for each in self._owner.alertmanager.silences() if each.created_by == self._deployment)
         return next(found, None)
 
 
 def _matcher(name: str, value: str | Sequence[str]) -> dict[str, Any]:
-    """Return a matcher of one value, or of all but several."""
+    """Return a matcher of one value, or of every value except several."""
     if isinstance(value, str):
         return {"name": name, "value": value, "isRegex": False, "isEqual": True}
     return {"name": name, "value": "|".join(value), "isRegex": True, "isEqual": False}

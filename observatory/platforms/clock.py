@@ -1,4 +1,4 @@
-"""The machine's time."""
+"""The machine's clock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class SystemClock:
-    """The machine's time."""
+    """The machine's clock, as deliveries use it."""
 
     def now(self) -> float:
         """Return seconds since the epoch."""

@@ -1,9 +1,7 @@
-"""Exercising a fleet apart from its share of the traffic, through the listener where a header chooses the fleet."""
+"""Exercising one fleet through the preview listener, where a header chooses the fleet, whatever its traffic weight."""
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -11,13 +9,15 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from observatory.delivery.environment import HostsError
+from observatory.platforms.polling import poll
 from observatory.platforms.smoke import exercise
 from observatory.settings import FleetName
 
 if TYPE_CHECKING:
     import httpx
 
-SEEN_SECONDS = 10.0  # for the balancer to see a fleet that is ready: it looks each second
+READY_SECONDS = 10.0  # until the balancer reports a fleet that is ready: it checks each second
+POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,39 +26,43 @@ class Preview:
 
     Attributes:
         url: of the listener.
-        api_key: that may read and write.
-        marked: gives the id of rows that are removed at the end of the block.
+        api_key: may read and write.
+        marked_rows: yields the trace id of rows that are removed at the end of the block.
     """
 
     url: str
     api_key: str = field(repr=False)
-    marked: Callable[[], AbstractContextManager[str]]
+    marked_rows: Callable[[], AbstractContextManager[str]]
 
     def verify(self, fleet: FleetName, version: str) -> None:
-        """Exercise a fleet; what it wrote is removed again.
+        """Exercise a fleet; the rows that this writes are removed.
 
         Raises:
-            HostsError: another version answers, a write was refused, or a trace did not come back.
+            HostsError: another version answers, a write was refused, or a trace cannot be read.
         """
-        with self.marked() as run, self._client(fleet) as client:
-            exercise(client, run, who=fleet, version=version)
+        with self.marked_rows() as run, self._client(fleet) as client:
+            exercise(client, run, subject=fleet, version=version)
 
-    def wait_seen(self, fleet: FleetName) -> None:
-        """Return when the balancer sees an instance of the fleet that is ready.
+    def wait_ready(self, fleet: FleetName) -> None:
+        """Return when the balancer reports a ready instance of the fleet.
 
         Raises:
-            HostsError: it sees none for `SEEN_SECONDS`.
+            HostsError: it reports none for `READY_SECONDS`.
         """
         import httpx  # noqa: PLC0415 - only where it is used
 
-        deadline = time.monotonic() + SEEN_SECONDS
+        def ready() -> bool:
+            try:
+                return client.get("/health/ready").status_code == HTTPStatus.OK
+            except httpx.HTTPError:
+                return False
+
         with self._client(fleet) as client:
-            while time.monotonic() < deadline:
-                with contextlib.suppress(httpx.HTTPError):
-                    if client.get("/health/ready").status_code == HTTPStatus.OK:
-                        return
-                time.sleep(0.1)
-        raise HostsError(f"{fleet} is installed, and the balancer sees no ready instance of it")
+            found = poll(ready, until=bool, timeout_s=READY_SECONDS, interval_s=POLL_SECONDS)
+        if not found:
+            raise HostsError(
+                f"{fleet} is installed, but the balancer reported no ready instance of it within {READY_SECONDS:.0f} s"
+            )
 
     def _client(self, fleet: FleetName) -> httpx.Client:
         import httpx  # noqa: PLC0415 - only where it is used

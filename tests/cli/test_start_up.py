@@ -13,7 +13,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     return Checkout.copy(tmp_path_factory.mktemp("fresh"), rootfs=None)
 
 
-ALWAYS_LOADED = ("bootstrap", "defaults", "engine_choice", "plan", "signing")
+ALWAYS_LOADED = ("plan", "retries", "stack_bootstrap")
 
 
 @pytest.mark.parametrize(

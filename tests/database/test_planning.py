@@ -18,7 +18,7 @@ from observatory.database import (
 )
 from observatory.database.advisory_locks import MIGRATION_LOCK, session_lock
 from observatory.database.rehearsal import Throwaway
-from observatory.operations.database import rehearsal_server
+from observatory.platforms.rehearsal import rehearsal_server
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 from tests.database.test_migration_backup import Backups
 from tests.support.postgres import PostgresServer

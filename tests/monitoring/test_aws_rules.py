@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from monitoring import Scope, rule_file
-from observatory.platforms.prometheus import TRAFFIC
+from observatory.platforms.prometheus import SERVICE_TRAFFIC
 from observatory.runtime import Sandbox
 
 SCOPE = Scope(stack="s1", runbooks="http://runbooks", platform="aws")
@@ -72,7 +72,7 @@ def test_instance_that_does_not_respond_is_named(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(
-    ("expression", "value"), [(TRAFFIC["aws"].requests, 60), (TRAFFIC["aws"].failed, 20)], ids=["requests", "failed"]
+    ("expression", "value"), [(SERVICE_TRAFFIC.requests, 60), (SERVICE_TRAFFIC.failed, 20)], ids=["requests", "failed"]
 )
 def test_gate_counts_the_requests_of_all_instances(sandbox: Sandbox, expression: str, value: int) -> None:
     """The window covers four scrapes; health checks of the balancer do not count."""

@@ -72,8 +72,8 @@ def test_an_interrupted_deployment_leaves_no_silence(alerts: Alertmanager) -> No
 
 
 def test_silences_of_a_killed_command_are_reused_or_ended(alerts: Alertmanager) -> None:
-    alerts.silence(fleet="green", alert=None, seconds=60, by="d1", reason="killed")
-    other = alerts.silence(fleet="green", alert=None, seconds=60, by="d2", reason="another deployment")
+    alerts.silence(fleet="green", alert=None, seconds=60, created_by="d1", reason="killed")
+    other = alerts.silence(fleet="green", alert=None, seconds=60, created_by="d2", reason="another deployment")
     silences = FleetSilences(alerts, unsilenced)
     with silences.moving("d1", "green"):
         assert {each.created_by for each in alerts.silences()} == {"d1", "d2"}
@@ -99,7 +99,7 @@ def test_unreachable_alertmanager_is_recorded_and_blocks_nothing() -> None:
         done.append(True)
     assert done
     assert [(each["event"], each["what"]) for each in journal.events] == [
-        ("not-silenced", "hold back"),
+        ("not-silenced", "silence"),
         ("not-silenced", "end"),
     ]
     assert f"http://127.0.0.1:{port}" in journal.events[0]["reason"]
@@ -109,13 +109,13 @@ def test_unreachable_alertmanager_is_recorded_and_blocks_nothing() -> None:
 def test_alerts_on_failures_that_users_see_are_never_silenced(alert: str) -> None:
     alertmanager = Alertmanager(url="http://127.0.0.1:1", stack="a")
     with pytest.raises(SilenceRefusedError, match=alert):
-        alertmanager.silence(fleet="green", alert=alert, seconds=60, by="me", reason="noise")
+        alertmanager.silence(fleet="green", alert=alert, seconds=60, created_by="me", reason="noise")
 
 
 def test_whole_stack_is_never_silenced() -> None:
     with pytest.raises(SilenceRefusedError, match="fleet"):
         Alertmanager(url="http://127.0.0.1:1", stack="a").silence(
-            fleet=None, alert=None, seconds=60, by="me", reason="noise"
+            fleet=None, alert=None, seconds=60, created_by="me", reason="noise"
         )
 
 

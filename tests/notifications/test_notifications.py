@@ -19,11 +19,12 @@ from observatory.delivery.errors import RolledBackError
 from observatory.documents.journal import FileJournal, entries
 from observatory.notifications import Channel, Email, Notifier, PagerDuty, Secret, Slack, Webhook
 from observatory.notifications.notifier import ATTEMPTS
-from observatory.operations.journal import channels
+from observatory.platforms import platform_of
 from observatory.progress import silent
 from observatory.runtime import find_free_ports
 from observatory.security.certificates import issue, make_authority
 from observatory.settings import LocalSettings, Notifications
+from observatory.workspace import Workspace
 from tests.delivery.environment import BAD, Simulation, simulation
 from tests.delivery.faults import blue_green
 from tests.notifications.receiver import Receiver, receiver
@@ -280,10 +281,12 @@ def test_a_password_is_sent_over_verified_tls_only(file: Path, tmp_path: Path, m
 
 
 def test_on_local_the_stacks_receiver_replaces_channels_that_are_not_set(tmp_path: Path) -> None:
-    settings = LocalSettings()
-    assert [channel.name for channel in channels(settings, tmp_path)] == ["slack", "pagerduty", "webhook"]
-    given = Notifications.model_validate_json(
+    def names(settings: LocalSettings) -> list[str]:
+        platform = platform_of(Workspace(root=tmp_path, stack="local"), settings)
+        return [channel.name for channel in platform.channels()]
+
+    assert names(LocalSettings()) == ["slack", "pagerduty", "webhook"]
+    email = Notifications.model_validate_json(
         json.dumps({"email": {"to": "a@b.example", "sender": "c@b.example", "smarthost": "mail.b.example:587"}})
     )
-    found = channels(settings.model_copy(update={"notifications": given}), tmp_path)
-    assert [channel.name for channel in found] == ["slack", "pagerduty", "webhook", "email"]
+    assert names(LocalSettings(notifications=email)) == ["slack", "pagerduty", "webhook", "email"]

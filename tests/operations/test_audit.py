@@ -8,7 +8,9 @@ from observatory.database import ensure_database
 from observatory.database.audit_table import read_entries
 from observatory.documents.journal import FileJournal, entries
 from observatory.operations.audit import audit
+from observatory.platforms import platform_of
 from observatory.progress import silent
+from observatory.settings import LocalSettings
 from observatory.workspace import Workspace
 from tests.support.postgres import PostgresServer
 
@@ -20,15 +22,16 @@ def test_what_a_database_that_was_down_missed_is_added_later(postgres: PostgresS
     ensure_database(postgres.conninfo(), name=name, owner="auditing_owner")
     try:
         workspace = Workspace(root=tmp_path, stack="local")
+        platform = platform_of(workspace, LocalSettings())
         journal = FileJournal(workspace.journal, silent)
         journal.record("start", deployment="d1", version="v0.2.0")
-        audit(workspace, journal, lambda: DOWN)
+        audit(platform, journal, lambda: DOWN)
         (told,) = [entry.details for entry in entries(workspace.journal) if entry.event == "not-audited"]
         assert told["where"] == "table"
         assert "Cannot connect" in told["reason"]
 
-        audit(workspace, journal, None)  # an emergency asks no database
-        audit(workspace, journal, lambda: postgres.conninfo(dbname=name))
+        audit(platform, journal, None)  # an emergency asks no database
+        audit(platform, journal, lambda: postgres.conninfo(dbname=name))
         known = read_entries(postgres.conninfo(dbname=name))
         assert [row.event for row in known] == ["start", "not-audited"]
         assert [row.id for row in known] == [entry.id for entry in entries(workspace.journal)]

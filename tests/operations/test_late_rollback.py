@@ -35,7 +35,7 @@ class Stack:
         self.simulation.samples = itertools.repeat(ALARMED)
         self.performed: list[str] = []
 
-    def environment_of(self, *_: Any, **__: Any) -> Environment:
+    def environment(self, *_: Any, **__: Any) -> Environment:
         return self.simulation.environment()
 
     def roll_back(self, _workspace: Workspace, *, reason: str, emergency: bool) -> None:
@@ -49,8 +49,8 @@ class Stack:
 @pytest.fixture
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Stack:
     made = Stack(tmp_path, request.param)
-    monkeypatch.setattr(late_rollback, "known_of", lambda *_, **__: {})
-    monkeypatch.setattr(late_rollback, "environment_of", made.environment_of)
+    monkeypatch.setattr(late_rollback, "required_outputs", lambda *_, **__: {})
+    monkeypatch.setattr(late_rollback, "delivery_environment", made.environment)
     monkeypatch.setattr(late_rollback, "roll_back_application", made.roll_back)
     return made
 
@@ -63,7 +63,7 @@ def notification(status: str = "firing", **labels: str) -> dict[str, Any]:
 @pytest.mark.parametrize("stack", ["propose"], indirect=True)
 def test_a_rollback_is_proposed_once_and_not_performed(stack: Stack) -> None:
     assert "was proposed" in take_alerts(stack.workspace, notification())
-    assert "decided on before" in take_alerts(stack.workspace, notification())
+    assert "already decided" in take_alerts(stack.workspace, notification())
     assert stack.events() == ["propose-rollback"]
     assert stack.performed == []
 
@@ -71,7 +71,7 @@ def test_a_rollback_is_proposed_once_and_not_performed(stack: Stack) -> None:
 @pytest.mark.parametrize("stack", ["perform"], indirect=True)
 def test_a_rollback_is_performed_once_where_the_setting_says_so(stack: Stack) -> None:
     assert "was rolled back" in take_alerts(stack.workspace, notification())
-    assert "decided on before" in take_alerts(stack.workspace, notification())
+    assert "already decided" in take_alerts(stack.workspace, notification())
     assert stack.performed == ["StorageErrorBudgetFastBurn fires"]
     assert stack.events() == ["perform-rollback"]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
+from observatory.platforms.aws.balancer import AlbBalancer
 from observatory.platforms.aws.clients import client
-from observatory.platforms.aws.fleets import AlbBalancer
 from tests.support.aws import REGION, aws_on_loopback
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from observatory.database.connection import with_database
 from observatory.documents.journal import entries
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import backend_server, runtime_socket, servers_file
-from observatory.operations.delivery import NICENESS
+from observatory.operations.application import NICENESS
 from observatory.runtime import LiveServers, Sandbox
 from observatory.security.signatures import make_private_key
 from observatory.settings.windows import WEEKDAYS

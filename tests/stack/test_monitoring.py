@@ -23,7 +23,7 @@ from observatory.database.connection import connect
 from observatory.delivery.environment import Sample
 from observatory.files.sockets import short_path
 from observatory.operations.demonstration import spans
-from observatory.platforms.prometheus import TRAFFIC, PrometheusMetrics
+from observatory.platforms.prometheus import HAPROXY_TRAFFIC, PrometheusMetrics
 from observatory.runtime import Sandbox
 from observatory.settings import FleetName
 from tests.stack.test_faults import EMBEDDED, postmasters
@@ -64,7 +64,7 @@ class Monitoring:
         return PrometheusMetrics(
             url=self._url("prometheus", ""),
             stack="local",
-            traffic=TRAFFIC["local"],
+            traffic=HAPROXY_TRAFFIC,
             preview_url=self.stack.output("preview_url"),
             api_key="",
         ).sample(fleet, since=since)

@@ -16,8 +16,9 @@ from observatory.documents.journal import entries
 from observatory.documents.logins import AccessDocument
 from observatory.documents.rollout import RolloutDocument
 from observatory.engines import embedded
-from observatory.operations.bootstrap import engine_options
-from observatory.operations.signing import OWN, trusted_keys
+from observatory.platforms import open_platform
+from observatory.platforms.local.platform import CHECKOUT_KEY
+from observatory.platforms.stack_state import engine_options
 from observatory.scheduling.records import RecordStore, RunResult
 from observatory.settings import load_file
 from observatory.workspace import Workspace
@@ -88,9 +89,9 @@ def test_every_journal_entry_is_read(recorded: Recorded, workspace: Workspace) -
 
 
 def test_releases_keep_their_signature_and_approval(workspace: Workspace) -> None:
-    trusted = trusted_keys(workspace, load_file(workspace.config_file))
+    trusted = open_platform(workspace).trusted_keys()
     manifests = [workspace.releases.manifest(version) for version in workspace.releases.versions()]
-    assert {manifest.signed_by(trusted) for manifest in manifests} == {OWN}
+    assert {manifest.signed_by(trusted) for manifest in manifests} == {CHECKOUT_KEY}
     approved = {manifest.version for manifest in manifests if workspace.approvals.read(manifest)}
     assert approved == {"v0.2.0"}
 
@@ -110,11 +111,11 @@ def test_the_stack_files_are_read(recorded: Recorded) -> None:
 
 
 def test_the_pulumi_state_is_read_with_its_secrets(recorded: Recorded, workspace: Workspace) -> None:
-    outputs = embedded.outputs(engine_options(workspace), show_secrets=True)
+    outputs = embedded.outputs(engine_options(open_platform(workspace)), show_secrets=True)
     assert sorted(outputs) == recorded.facts["outputs"]
     assert outputs["active_fleet"] == recorded.revisions("rollout")[-1]["deployment"]["target"]
     assert outputs["database_url"].startswith("postgresql://app_b:")  # the login after the recorded rotation
-    assert len(embedded.resources(engine_options(workspace))) == len(recorded.resources())
+    assert len(embedded.resources(engine_options(open_platform(workspace)))) == len(recorded.resources())
 
 
 def test_every_dynamic_provider_class_has_its_name(recorded: Recorded) -> None:

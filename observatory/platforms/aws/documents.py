@@ -1,40 +1,39 @@
 """A stack's rollout document, releases and approvals on AWS: objects of its release bucket.
 
-A document changes by S3's conditional writes alone: the first condition that S3 finds true wins, for all readers at
-once. (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html)
+A document changes only by S3's conditional writes, of which the first one wins. (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html)
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from observatory.delivery.approvals import Approval, approval_of
 from observatory.delivery.releases import Manifest, ReleaseError, parse_manifest, vetted
 from observatory.documents.rollout import RolloutDocument, RolloutError, StaleRolloutError, successor
 from observatory.documents.validation import problems
+from observatory.platforms.aws.clients import aws_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-WRITER = "writer"  # metadata of the document: which write made it
+WRITER = "writer"  # metadata of the document: the id of the write that made it
 MISSING = frozenset({"NoSuchKey", "404"})
 CONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", *MISSING})
-REMEDY = "are credentials for this account at hand (`aws sts get-caller-identity`), and may they use the bucket?"
+REMEDY = "check the credentials (`aws sts get-caller-identity`) and their right to use the bucket"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """The document that stands, what S3 names this state of it, and which write made it."""
+    """The current document, its ETag, and the id of the write that made it."""
 
     document: RolloutDocument
     etag: str
@@ -45,8 +44,8 @@ class _Found:
 class S3RolloutStore:
     """The rollout document of one stack as an object, changed by compare-and-set on its ETag.
 
-    What was read last is remembered until it is changed, so that the change itself need not read it again: a rollback
-    asks a dozen times, and users wait for it.
+    The last document read is kept until it is changed, so that a change does not read it again: a rollback reads a
+    dozen times while users wait.
     """
 
     client: S3Client = field(repr=False)
@@ -56,14 +55,14 @@ class S3RolloutStore:
 
     @property
     def url(self) -> str:
-        """Where the document is."""
+        """The document's URL."""
         return f"s3://{self.bucket}/{self.key}"
 
     def read(self) -> RolloutDocument | None:
         """Return the document, or None where none was written yet.
 
         Raises:
-            RolloutError: S3 cannot be asked, or the document is damaged.
+            RolloutError: S3 does not answer, or the document is damaged.
         """
         found = self._find()
         return found.document if found else None
@@ -72,15 +71,15 @@ class S3RolloutStore:
         """Replace `expected` by `changed` and return what was written, its revision raised by one.
 
         Raises:
-            StaleRolloutError: the document is not `expected` any more, or carries a newer fencing number.
-            RolloutError: S3 cannot be asked; then it may have been written or not, and `read` tells.
+            StaleRolloutError: the document is no longer `expected`, or has a newer fencing number.
+            RolloutError: S3 does not answer; `read` shows whether the document was written.
         """
         found = self._last if self._last and self._last.document == expected else self._find()
         self._last = None
         written = successor(found.document if found else None, expected, changed, place=self.url)
         assert found is not None  # noqa: S101 - nothing has no successor
         writer = uuid.uuid4().hex
-        with _asking(self.url):
+        with _s3_errors(self.url):
             try:
                 self.client.put_object(
                     Bucket=self.bucket,
@@ -97,21 +96,21 @@ class S3RolloutStore:
         return written
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Exclude nobody: a lease would outlive its holder. `converge` reads the document again after it told."""
+        """Hold no lock: a lease would outlive its holder. `converge` reads the document again after each change."""
         return nullcontext()
 
     def _settle(self, writer: str) -> None:
-        """Tell a write that lost from one whose first answer was lost: the client sent that again, and it met itself.
+        """Distinguish a write that lost from one that succeeded but whose first answer was lost and which was retried.
 
         Raises:
-            StaleRolloutError: it lost.
+            StaleRolloutError: the write lost.
         """
         standing = self._find()
         if standing is None or standing.writer != writer:
             raise StaleRolloutError(f"{self.url}: somebody else wrote at the same time; read it again")
 
     def _find(self) -> _Found | None:
-        with _asking(self.url):
+        with _s3_errors(self.url):
             try:
                 answer = self.client.get_object(Bucket=self.bucket, Key=self.key)
                 content = answer["Body"].read()
@@ -134,45 +133,45 @@ class S3RolloutStore:
 class S3ReleaseStore:
     """`<version>.tar.gz` and `<version>.json` at a bucket's root, where fleets' machines may read them.
 
-    A version that is kept has one content for ever. The manifest is written last: what has none is not kept.
+    A stored version never changes. The manifest is written last: an artifact without one is not stored.
     """
 
     client: S3Client = field(repr=False)
     bucket: str
 
     def manifest(self, version: str) -> Manifest:
-        """Return the manifest of a kept version.
+        """Return the manifest of a stored version.
 
         Raises:
-            ReleaseError: there is none, it is damaged, or S3 cannot be asked.
+            ReleaseError: there is none, it is damaged, or S3 does not answer.
         """
         found = self._manifest(version)
         if found is None:
-            kept = ", ".join(self.versions()) or "none"
-            raise ReleaseError(f"release {version} is not in s3://{self.bucket} (kept: {kept}); add it first")
+            stored = ", ".join(self.versions()) or "none"
+            raise ReleaseError(f"release {version} is not in s3://{self.bucket} (stored: {stored}); add it first")
         return found
 
     def versions(self) -> tuple[str, ...]:
-        """Return the kept versions.
+        """Return the stored versions.
 
         Raises:
-            ReleaseError: S3 cannot be asked.
+            ReleaseError: S3 does not answer.
         """
-        with _asking(f"s3://{self.bucket}", ReleaseError):
+        with _s3_errors(f"s3://{self.bucket}", ReleaseError):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix="v", Delimiter="/")
             keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
         return tuple(sorted(key.removesuffix(".json") for key in keys if key.endswith(".json")))
 
     def checked(self, version: str, trusted: Mapping[str, str]) -> Manifest:
-        """Return the manifest of a kept version that is whole and signed by somebody trusted, whoever added it.
+        """Return a stored version's manifest, after checking its artifact and signature again.
 
         Raises:
-            ReleaseError: it is not, or S3 cannot be asked.
+            ReleaseError: the artifact is damaged, no trusted key signed the manifest, or S3 does not answer.
         """
         manifest = self.manifest(version)
         manifest.signed_by(trusted)
         place = f"s3://{self.bucket}/{_artifact(version)}"
-        with _asking(place, ReleaseError):
+        with _s3_errors(place, ReleaseError):
             kept = self.client.head_object(Bucket=self.bucket, Key=_artifact(version), ChecksumMode="ENABLED")
         if kept.get("ChecksumSHA256") != _checksum(manifest.sha256):
             raise ReleaseError(
@@ -181,16 +180,16 @@ class S3ReleaseStore:
         return manifest
 
     def add(self, artifact: Path, manifest_file: Path, trusted: Mapping[str, str]) -> Manifest:
-        """Keep a release; the same one again changes nothing but its signature.
+        """Store a release; adding the same release again replaces its signature only.
 
         Args:
-            artifact: to be kept.
-            manifest_file: what it says of itself.
-            trusted: public keys by their names, one of which has signed it.
+            artifact: the release's artifact.
+            manifest_file: its signed manifest.
+            trusted: public keys by name, one of which must have signed it.
 
         Raises:
-            ReleaseRefusedError: nobody trusted has signed it, or the version is kept with another digest.
-            ReleaseError: the artifact does not have its manifest's digest, or S3 cannot be asked.
+            ReleaseRefusedError: no trusted key signed it, or the version is stored with another digest.
+            ReleaseError: the artifact does not have its manifest's digest, or S3 does not answer.
         """
         manifest = vetted(artifact, manifest_file, trusted)
         if kept := self._manifest(manifest.version):
@@ -207,42 +206,42 @@ class S3ReleaseStore:
 
     def _manifest(self, version: str) -> Manifest | None:
         place = f"s3://{self.bucket}/{version}.json"
-        with _asking(place, ReleaseError):
+        with _s3_errors(place, ReleaseError):
             content = _content(self.client, self.bucket, f"{version}.json")
         return None if content is None else parse_manifest(content, place)
 
     def _put(self, key: str, content: Any, **options: Any) -> None:
-        with _asking(f"s3://{self.bucket}/{key}", ReleaseError):
+        with _s3_errors(f"s3://{self.bucket}/{key}", ReleaseError):
             self.client.put_object(Bucket=self.bucket, Key=key, Body=content, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
 class S3Approvals:
-    """A stack's approvals, an object for each version in the release bucket: whoever deploys sees what others gave."""
+    """A stack's approvals: an object for each version in the release bucket, which all checkouts share."""
 
     client: S3Client = field(repr=False)
     bucket: str
     stack: str
 
     def read(self, manifest: Manifest) -> Approval | None:
-        """Return the approval of a release, or None where nobody has approved this artifact.
+        """Return the approval of a release; None where this artifact is not approved.
 
         Raises:
-            ReleaseError: the record is damaged, or S3 cannot be asked.
+            ReleaseError: the record is damaged, or S3 does not answer.
         """
         place = f"s3://{self.bucket}/{self._key(manifest.version)}"
-        with _asking(place, ReleaseError):
+        with _s3_errors(place, ReleaseError):
             content = _content(self.client, self.bucket, self._key(manifest.version))
         return None if content is None else approval_of(manifest, content, place)
 
     def write(self, approval: Approval) -> None:
-        """Keep an approval; an earlier one of the version is replaced.
+        """Store an approval; it replaces an earlier one of the version.
 
         Raises:
-            ReleaseError: S3 cannot be asked.
+            ReleaseError: S3 does not answer.
         """
         key = self._key(approval.version)
-        with _asking(f"s3://{self.bucket}/{key}", ReleaseError):
+        with _s3_errors(f"s3://{self.bucket}/{key}", ReleaseError):
             body = approval.model_dump_json(indent=2).encode()
             self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType="application/json")
 
@@ -265,7 +264,7 @@ def _artifact(version: str) -> str:
 
 
 def _checksum(sha256: str) -> str:
-    """Return a digest as S3 spells it; it checks what arrives against it, and keeps it with the object."""
+    """Return a digest in S3's form. S3 checks the content against it and keeps it with the object."""
     return base64.b64encode(bytes.fromhex(sha256)).decode()
 
 
@@ -273,10 +272,6 @@ def _code(error: ClientError) -> str:
     return error.response.get("Error", {}).get("Code", "")
 
 
-@contextlib.contextmanager
-def _asking(place: str, kind: type[Exception] = RolloutError) -> Iterator[None]:
-    """Say of every answer that is none where it was asked for, and what to look at."""
-    try:
-        yield
-    except (ClientError, BotoCoreError) as error:
-        raise kind(f"{place}: {error}; {REMEDY}") from error
+def _s3_errors(place: str, kind: type[Exception] = RolloutError) -> AbstractContextManager[None]:
+    """Raise `kind` for an error of S3, with the place and what to check."""
+    return aws_errors(place, kind, remedy=REMEDY)

@@ -1,8 +1,7 @@
-"""The instances of the local stack one by one, for rolling updates: HAProxy's servers, the program's daemons."""
+"""Single instances of the local stack, for rolling updates: HAProxy's servers and the program's daemons."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -12,7 +11,9 @@ from observatory.engines.embedded import Step
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import backend_server, runtime_socket, servers_file
 from observatory.nodes.storage import labelled, unit_name
-from observatory.platforms.local.fleets import POLL_SECONDS, RESTART_SECONDS, LocalHosts, is_of, told
+from observatory.platforms.local.balancer import RESTART_SECONDS, balancer_errors
+from observatory.platforms.local.hosts import POLL_SECONDS, LocalHosts, is_of
+from observatory.platforms.polling import poll
 from observatory.runtime import LiveServers, Probe, Sandbox
 from observatory.settings import FLEETS, FleetName
 
@@ -21,13 +22,13 @@ from observatory.settings import FLEETS, FleetName
 class LocalInstances:
     """The instances of the fleets.
 
-    One that is out is in HAProxy's maintenance: it gets no new request, what is in flight goes on, and no check finds
-    it down while it is updated.
+    A draining instance is in HAProxy's maintenance: it gets no new request, requests in flight continue, and HAProxy
+    does not check its health while it is updated.
 
     Attributes:
-        hosts: the fleets that they are of.
+        hosts: the fleets of the instances.
         sandbox: where HAProxy runs.
-        drain_seconds: that requests in flight get.
+        drain_seconds: the time for requests in flight.
     """
 
     hosts: LocalHosts
@@ -44,7 +45,7 @@ class LocalInstances:
         Raises:
             BalancerError: HAProxy does not answer.
         """
-        with told():
+        with balancer_errors():
             servers = self._servers.out()
         prefixes = {fleet: backend_server(fleet, "") for fleet in FLEETS}
         return {
@@ -53,40 +54,40 @@ class LocalInstances:
         }
 
     def set_draining(self, draining: Mapping[FleetName, Collection[str]]) -> None:
-        """Put these in maintenance and all others back, and keep that for HAProxy's next start.
+        """Put these instances in maintenance and end that of all others; write both for HAProxy's next start.
 
         Raises:
             BalancerError: HAProxy does not answer, or has no such instance.
         """
-        with told():
+        with balancer_errors():
             self._servers.set_out({backend_server(fleet, name) for fleet, names in draining.items() for name in names})
 
     def drain(self, fleet: FleetName, instances: Collection[str]) -> None:
-        """Wait until these have answered what they have, or `drain_seconds` are over.
+        """Wait until these instances have no request in flight, at most `drain_seconds`.
 
         Raises:
             BalancerError: HAProxy does not answer.
         """
-        deadline = time.monotonic() + self.drain_seconds
-        with told():
-            while any(self._servers.in_flight(backend_server(fleet, name)) for name in instances):
-                if time.monotonic() > deadline:
-                    return
-                time.sleep(POLL_SECONDS)
+
+        def in_flight() -> bool:
+            return any(self._servers.in_flight(backend_server(fleet, name)) for name in instances)
+
+        with balancer_errors():
+            poll(in_flight, until=lambda busy: not busy, timeout_s=self.drain_seconds, interval_s=POLL_SECONDS)
 
     def check(self) -> None:
-        """Look whether an `up` would change nothing.
+        """Check that an `up` would change nothing.
 
         Raises:
-            HostsError: it would change something, or cannot be planned.
+            HostsError: it would change something, or it cannot be planned.
         """
         if differing := self.hosts.changes():
-            raise HostsError(f"the stack differs from the checkout ({differing}): `observatory up` first")
+            raise HostsError(f"the stack differs from the checkout ({differing}): run `observatory up` first")
 
     def install(self, fleet: FleetName, instances: Collection[str]) -> None:
-        """Make these run what the document says, by an `up` that may change them only.
+        """Install on these instances what the rollout document says, by an `up` that may change them only.
 
-        Releases may be unpacked, and the other fleet, where it has no traffic, may come in step.
+        It may also unpack releases, and update the other fleet where that has no traffic.
 
         Raises:
             HostsError: it would change more, or it failed.
@@ -101,10 +102,10 @@ class LocalInstances:
         self.hosts.up_only(", ".join(instances), owned)
 
     def verify(self, fleet: FleetName, instances: Collection[str]) -> None:
-        """Exercise each at its own port; what that wrote is removed again.
+        """Exercise each instance at its own port; the rows that this writes are removed.
 
         Raises:
-            HostsError: another version answers, a write was refused, or a trace did not come back.
+            HostsError: another version answers, a write was refused, or a trace cannot be read.
         """
         state = self.hosts.state(fleet)
         for name in instances:
@@ -112,7 +113,7 @@ class LocalInstances:
             direct.verify(fleet, state.release(name).version)
 
     def ready(self, fleet: FleetName, instances: Collection[str]) -> bool:
-        """Tell whether every one of these is ready."""
+        """Return whether every one of these instances is ready."""
         ports = self._ports(fleet)
         return all(Probe(http=f"http://127.0.0.1:{ports[name]}/health/ready").check() for name in instances)
 

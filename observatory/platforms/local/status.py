@@ -1,6 +1,6 @@
-"""What runs where on the `local` stack: every daemon with its address, version, process and health.
+"""The status of the `local` stack's daemons: address, version, process, health and memory.
 
-Reads the running processes (supervisor, sockets, psutil), never the stack's state, so that it is true when they differ.
+Reads the supervisor, sockets and processes, never the stack's state, so that it is right when the two differ.
 """
 
 from __future__ import annotations
@@ -8,35 +8,18 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any
 
 from observatory.documents.rollout import RolloutDocument
 from observatory.nodes import TcpReady, Unit
 from observatory.nodes.daemons import LocalMachine, local_units
 from observatory.nodes.storage import instance_label, instance_name
+from observatory.platforms.platform import DaemonStatus
 from observatory.runtime import Probe, Sandbox, package_versions
 from observatory.scheduling.scheduler_process import scheduler_pid, scheduler_ready
 from observatory.settings import FLEETS, LocalSettings
 
 POSTGRES_PACKAGES = ("postgresql-17", "postgresql-17-timescaledb")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DaemonStatus:
-    """One daemon: `health` is `ready`, `not ready` or the supervisor's word for why it does not run; PSS in MiB."""
-
-    name: str
-    address: str
-    version: str
-    pid: int | None
-    health: str
-    memory_mb: int | None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields as a plain mapping."""
-        return asdict(self)
 
 
 def daemon_statuses(
@@ -81,7 +64,7 @@ def _status(sandbox: Sandbox, unit: Unit, version: str) -> DaemonStatus:
 
 
 def _postgres_status(sandbox: Sandbox, settings: LocalSettings, versions: dict[str, str]) -> DaemonStatus:
-    """PostgreSQL is Patroni's child, not the supervisor's: its pid stands in the data directory."""
+    """Return PostgreSQL's status. It is Patroni's child, not the supervisor's: its pid is in the data directory."""
     ready = TcpReady(port=settings.ports.postgres)
     running = sandbox.alive() and Probe(**ready.target()).check()
     pid_file = sandbox.home / "data" / "postgres" / "postmaster.pid"
@@ -98,7 +81,7 @@ def _postgres_status(sandbox: Sandbox, settings: LocalSettings, versions: dict[s
 
 
 def _scheduler_status(sandbox: Sandbox) -> DaemonStatus:
-    """The scheduler is a process of the host, found by the lock that it holds."""
+    """Return the scheduler's status. It is a process of the host, found by the lock that it holds."""
     pid = scheduler_pid(sandbox)
     return DaemonStatus(
         name="scheduler",

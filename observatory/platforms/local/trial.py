@@ -1,8 +1,7 @@
-"""A version tried on the `local` stack before anything moves: its own check of itself, then the smoke suite.
+"""The trial of a version on the `local` stack before a deployment: its `--check`, then the smoke suite.
 
-The instance runs as its fleet's would, with the fleet's login and the real database, on a port of its own that no
-balancer knows. It is removed whatever happens; one whose command was killed ends by itself, and the next trial removes
-it.
+The instance runs with its fleet's login and the real database, on a port of its own behind no balancer. It is always
+removed; an instance whose command was killed ends by itself, and the next trial removes it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from observatory.nodes import Paths, Unit
 from observatory.nodes.storage import TRIAL, launcher, trial, trial_directory, trial_releases
 from observatory.platforms.smoke import exercise
 from observatory.runtime import Probe, Program, RuntimeFault, Sandbox, check_ports
-from observatory.settings import FleetName, StackSettings
+from observatory.settings import FleetName, LocalSettings
 
 if TYPE_CHECKING:
     import httpx
@@ -32,27 +31,27 @@ ANSWER_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class LocalTrial:
-    """What tries versions.
+    """Runs a version as a single instance and exercises it.
 
     Attributes:
         sandbox: of the stack.
         settings: of the stack.
-        releases: where the version is kept.
-        api_key: that may read and write.
-        marked: gives the id of rows that are removed at the end of the block.
+        releases: the store with the version.
+        api_key: may read and write.
+        marked_rows: yields the trace id of rows that are removed at the end of the block.
     """
 
     sandbox: Sandbox
-    settings: StackSettings
+    settings: LocalSettings
     releases: ReleaseStore
     api_key: str = field(repr=False)
-    marked: Callable[[], AbstractContextManager[str]]
+    marked_rows: Callable[[], AbstractContextManager[str]]
 
     def test(self, fleet: FleetName, version: str) -> None:
-        """Try a kept version as an instance of `fleet`.
+        """Run a stored version as an instance of `fleet`, exercise it and remove it.
 
         Raises:
-            HostsError: it failed; the message says at what.
+            HostsError: it failed; the message says which test.
             PortInUse: another program holds the port for trials.
         """
         manifest = self._manifest(version)
@@ -63,10 +62,10 @@ class LocalTrial:
             self._install(manifest)
             self._check_itself(unit, manifest)
             self._run(unit)
-            with self.marked() as run, self._client() as client:
-                exercise(client, run, who=f"{version}, tried apart,", version=version)
+            with self.marked_rows() as run, self._client() as client:
+                exercise(client, run, subject=f"the trial of {version}", version=version)
         except (RuntimeFault, ReleaseError) as error:
-            raise HostsError(f"{version}, tried apart: {error}") from error
+            raise HostsError(f"the trial of {version} failed: {error}") from error
         finally:
             self._remove()
 
@@ -84,7 +83,7 @@ class LocalTrial:
         self.sandbox.adopt(directory)
 
     def _check_itself(self, unit: Unit, manifest: Manifest) -> None:
-        """Let the artifact read its settings, and compare what it says of itself with its manifest."""
+        """Run the artifact's `--check`, which reads its settings, and compare its identity with its manifest."""
         command = (launcher(trial_directory(Paths(), manifest.version, manifest.sha256)), "--check")
         try:
             done = self.sandbox.run(command, env=unit.environment, timeout=CHECK_SECONDS, check=False)
@@ -93,9 +92,9 @@ class LocalTrial:
         if done.returncode:
             said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
             raise HostsError(f"{manifest.version}: `--check` failed, exit status {done.returncode}:\n{said}")
-        wanted = manifest.model_dump(include={"name", "version", "schema_min", "schema_max"})
-        if (found := _identity(done.stdout)) != wanted:
-            raise HostsError(f"{manifest.version}: the artifact says it is {found}, its manifest says {wanted}")
+        expected = manifest.model_dump(include={"name", "version", "schema_min", "schema_max"})
+        if (found := _identity(done.stdout)) != expected:
+            raise HostsError(f"{manifest.version}: the artifact reports {found}, its manifest says {expected}")
 
     def _run(self, unit: Unit) -> None:
         program = Program(

@@ -286,9 +286,9 @@ def test_what_was_changed_in_the_bucket_is_found_before_it_is_deployed(
         releases.checked("v0.1.0", TRUSTED)
 
 
-def test_a_version_that_is_not_kept_is_named_with_those_that_are(releases: S3ReleaseStore, tmp_path: Path) -> None:
+def test_a_missing_version_is_reported_with_the_stored_ones(releases: S3ReleaseStore, tmp_path: Path) -> None:
     releases.add(*release(tmp_path), TRUSTED)
-    with pytest.raises(ReleaseError, match=rf"v9\.9\.9 is not in s3://{releases.bucket} \(kept: v0\.1\.0\)"):
+    with pytest.raises(ReleaseError, match=rf"v9\.9\.9 is not in s3://{releases.bucket} \(stored: v0\.1\.0\)"):
         releases.manifest("v9.9.9")
 
 

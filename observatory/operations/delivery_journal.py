@@ -1,0 +1,47 @@
+"""The journal of deliveries with its listeners: notifications by the stack's settings, and the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from observatory.documents.journal import FileJournal
+from observatory.notifications import Notifier
+from observatory.operations.audit import audit
+from observatory.platforms import open_platform
+from observatory.platforms.platform import Platform
+from observatory.platforms.stack_state import outputs
+from observatory.progress import Reporter, silent
+from observatory.workspace import Workspace
+
+
+@contextmanager
+def open_journal(
+    platform: Platform, report: Reporter, *, conninfo: Callable[[], str] | None = None
+) -> Iterator[FileJournal]:
+    """Yield the journal; at the end wait a few seconds for unsent notifications, and copy the journal to the audit.
+
+    Args:
+        platform: of the stack.
+        report: receives every entry.
+        conninfo: returns the superuser's connection string, for the audit table; without it a later command copies the
+            entries.
+    """
+    workspace = platform.workspace
+    journal = FileJournal(workspace.journal, report)
+    notifier = Notifier(workspace.stack, list(platform.channels()), journal.record)
+    journal.listeners.append(notifier.take)
+    try:
+        yield journal
+    finally:
+        audit(platform, journal, conninfo)
+        notifier.close()
+
+
+def record_event(workspace: Workspace, event: str, **details: Any) -> None:
+    """Record one event that is not part of a deployment in the journal and the audit."""
+    platform = open_platform(workspace)
+    current = outputs(platform)
+    with open_journal(platform, silent, conninfo=lambda: platform.administrator(current)) as journal:
+        journal.record(event, **details)

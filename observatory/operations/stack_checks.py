@@ -1,0 +1,200 @@
+"""The checks of a stack: each part is used the way its clients use it.
+
+Each check returns what it found as text, or raises: `CheckFailedError` and `HostsError` where the part is wrong, any
+other error where it cannot be checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from observatory.documents.rollout import RolloutDocument
+from observatory.errors import ObservatoryError
+from observatory.operations.backups import list_backups
+from observatory.operations.database import database_target, verify_database
+from observatory.platforms import open_platform
+from observatory.platforms.errors import OperationError
+from observatory.platforms.platform import Platform, check_supported
+from observatory.platforms.preview import Preview
+from observatory.platforms.stack_state import outputs
+from observatory.settings import FLEETS, FleetName
+from observatory.workspace import Workspace
+
+if TYPE_CHECKING:
+    import httpx
+
+ANSWER_SECONDS = 10.0
+MONITORING = "monitoring"  # the one check that is independent of the service
+SAMPLES = 50  # reads whose 95th percentile is compared with the gates' limit
+BACKUP_HOURS = 26  # one a day, and two hours for it to finish
+
+Check = Callable[[], str]
+
+
+class CheckFailedError(ObservatoryError):
+    """A check failed; the message says what is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackChecks:
+    """The checks of one stack, with its platform, outputs and rollout document."""
+
+    platform: Platform
+    outputs: Mapping[str, Any] = field(repr=False)
+    rollout: RolloutDocument
+
+    @classmethod
+    def of(cls, workspace: Workspace) -> StackChecks:
+        """Return the checks of a stack that is up.
+
+        Raises:
+            OperationError: the stack is not up, or its platform is not supported.
+        """
+        platform = open_platform(workspace)
+        check_supported(platform, "verify")
+        rollout = platform.rollout_store.read()
+        known = outputs(platform, show_secrets=True) if rollout else {}
+        if rollout is None or not known:
+            raise OperationError(f"the stack {workspace.stack!r} is not up: run `observatory up` first")
+        return cls(platform=platform, outputs=known, rollout=rollout)
+
+    def all(self, *, comprehensive: bool, target: FleetName | None) -> dict[str, Check]:
+        """Return the checks by name, in their order."""
+        fleets = FLEETS if comprehensive and target is None else (target or self.rollout.active_fleet,)
+        checks: dict[str, Check] = {"daemons": self.daemons, "service": self.service}
+        checks |= {f"fleet {fleet}": partial(self.fleet, fleet) for fleet in fleets}
+        checks |= {"database": self.database, MONITORING: self.monitoring}
+        if comprehensive:
+            checks |= {"latency": self.latency, "alerts": self.alerts, "backup": self.backup}
+        return checks
+
+    def connections(self) -> dict[str, Check]:
+        """Return the checks that only connect, by name."""
+        return {
+            "connection to the database": self.connect_database,
+            "connection to the service": self.connect_service,
+            "connection to Prometheus": self.connect_prometheus,
+        }
+
+    def daemons(self) -> str:
+        """Check that every daemon is ready."""
+        daemons = self.platform.daemons(self.rollout)
+        if not_ready := [f"{daemon.name} is {daemon.health}" for daemon in daemons if daemon.health != "ready"]:
+            raise CheckFailedError(", ".join(not_ready))
+        return f"{len(daemons)} of {len(daemons)} ready"
+
+    def service(self) -> str:
+        """Read through the public balancer, and check that a version with traffic answers."""
+        with self._client(self.outputs["service_url"]) as client:
+            answer = client.get("/v1/traces", params={"limit": 1})
+        if answer.is_error:
+            raise CheckFailedError(f"{answer.request.url} answered {answer.status_code}: {answer.text[:300]}")
+        version = answer.headers.get("X-Observatory-Version")
+        expected = {self.rollout.fleet(fleet).version for fleet in FLEETS if self.rollout.fleet(fleet).weight}
+        if version not in expected:
+            raise CheckFailedError(f"version {version} answers, expected {', '.join(sorted(expected))}")
+        return f"version {version} answers"
+
+    def fleet(self, name: FleetName) -> str:
+        """Exercise a fleet with the smoke suite, through the preview listener."""
+        version = self.rollout.fleet(name).version
+        url, api_key = self.outputs["preview_url"], self.outputs["api_key"]
+        Preview(url=url, api_key=api_key, marked_rows=self._marked_rows).verify(name, version)
+        return f"version {version} stores and returns traces"
+
+    def database(self) -> str:
+        """Verify the schema, and write and read a row."""
+        found = verify_database(self.platform.workspace)
+        problems = "; ".join(str(check) for check in found.problems)
+        if any(check.verdict == "failed" for check in found.problems):
+            raise CheckFailedError(problems)
+        if problems:
+            raise ValueError(problems)
+        return f"schema {found.version}: {', '.join(check.name for check in found.checks)}"
+
+    def monitoring(self) -> str:
+        """Check that Prometheus scrapes every target, and that Alertmanager is ready."""
+        targets = self._prometheus("/api/v1/targets", state="active")["activeTargets"]
+        if down := [f"{each['scrapeUrl']}: {each['lastError']}" for each in targets if each["health"] != "up"]:
+            raise CheckFailedError("; ".join(down))
+        with self._client(self.outputs["alertmanager_url"]) as client:
+            client.get("/-/ready").raise_for_status()
+        return f"{len(targets)} targets up, Alertmanager ready"
+
+    def latency(self) -> str:
+        """Check the 95th percentile of reads against the gates' limit."""
+        with self._client(self.outputs["service_url"]) as client:
+            answers = [client.get("/v1/traces", params={"limit": 1}).raise_for_status() for _ in range(SAMPLES)]
+        took = [answer.elapsed.total_seconds() for answer in answers]
+        p95, limit = sorted(took)[int(SAMPLES * 0.95)], self.platform.settings.delivery.gates.p95_s
+        if p95 > limit:
+            raise CheckFailedError(f"p95 of {SAMPLES} reads is {p95:.3f} s, the limit is {limit:.3f} s")
+        return f"p95 of {SAMPLES} reads is {p95:.3f} s"
+
+    def alerts(self) -> str:
+        """Check that no critical alert is firing."""
+        query = 'ALERTS{alertstate="firing",severity="critical"}'
+        firing = self._prometheus("/api/v1/query", query=query)["result"]
+        if names := sorted({each["metric"]["alertname"] for each in firing}):
+            raise CheckFailedError(f"critical alerts are firing: {', '.join(names)}")
+        return "no critical alert is firing"
+
+    def backup(self) -> str:
+        """Check the age of the newest backup."""
+        newest = max(list_backups(self.platform.workspace), key=lambda backup: backup.ended, default=None)
+        if newest is None:
+            raise CheckFailedError("there is no backup: run `observatory backup create`")
+        age = datetime.now(UTC) - newest.ended
+        hours = age.total_seconds() / 3600
+        if age > timedelta(hours=BACKUP_HOURS):
+            raise CheckFailedError(f"{newest.label} is {hours:.0f} hours old, the limit is {BACKUP_HOURS} hours")
+        return f"{newest.label} is {hours:.1f} hours old"
+
+    def connect_database(self) -> str:
+        """Connect as the owner of the schema."""
+        with self._owner() as connection:
+            connection.execute("SELECT")
+        return "the owner of the schema can connect"
+
+    def connect_service(self) -> str:
+        """Check the service's liveness endpoint."""
+        with self._client(self.outputs["service_url"]) as client:
+            client.get("/health/live").raise_for_status()
+        return str(self.outputs["service_url"])
+
+    def connect_prometheus(self) -> str:
+        """Check Prometheus' readiness endpoint."""
+        with self._client(self.outputs["prometheus_url"]) as client:
+            client.get("/-/ready").raise_for_status()
+        return str(self.outputs["prometheus_url"])
+
+    def _prometheus(self, path: str, **parameters: str) -> Any:
+        with self._client(self.outputs["prometheus_url"]) as client:
+            return client.get(path, params=parameters).raise_for_status().json()["data"]
+
+    def _client(self, url: str) -> httpx.Client:
+        import httpx  # noqa: PLC0415 - only where it is used
+
+        headers = {"Authorization": f"Bearer {self.outputs['api_key']}"}
+        trusted = ssl.create_default_context(cafile=self.outputs["ca_file"])
+        return httpx.Client(base_url=url, headers=headers, timeout=ANSWER_SECONDS, verify=trusted, trust_env=False)
+
+    @contextlib.contextmanager
+    def _owner(self) -> Iterator[Any]:
+        from observatory.database import connect  # noqa: PLC0415 - psycopg only where it is used
+
+        with connect(database_target(self.platform.workspace).conninfo, purpose="verify") as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _marked_rows(self) -> Iterator[str]:
+        from observatory.database.verification_rows import marked_rows  # noqa: PLC0415 - psycopg only where it is used
+
+        with self._owner() as connection, marked_rows(connection) as run:
+            yield run

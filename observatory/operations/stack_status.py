@@ -1,0 +1,82 @@
+"""The status of a stack: daemons, rollout, schema, jobs and passwords."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from observatory.documents.journal import Entry, last_entry
+from observatory.documents.rollout import RolloutDocument
+from observatory.engines import embedded as engine
+from observatory.operations.password_status import PasswordStatus, password_statuses
+from observatory.operations.scheduler import JobStatus, jobs
+from observatory.platforms import open_platform
+from observatory.platforms.platform import DaemonStatus, check_supported
+from observatory.platforms.polling import poll
+from observatory.platforms.stack_state import outputs, state_options
+from observatory.workspace import Workspace
+
+SETTLE_S = 30.0
+POLL_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """The current state of a stack.
+
+    Attributes:
+        daemons: status of each; empty where the stack is not up.
+        rollout: the rollout document; None where the stack is not up.
+        schema_version: the number of the newest applied migration; None where there is none.
+        fleet_size: instances of each fleet.
+        jobs: status of each host job.
+        passwords: status of each role's password.
+        evaluation: the last gate evaluation of the current or last deployment.
+    """
+
+    daemons: list[DaemonStatus]
+    rollout: RolloutDocument | None
+    schema_version: int | None
+    fleet_size: int
+    jobs: list[JobStatus]
+    passwords: list[PasswordStatus]
+    evaluation: Entry | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the stack is up and every daemon is ready."""
+        return bool(self.daemons) and all(daemon.health == "ready" for daemon in self.daemons)
+
+
+def status(workspace: Workspace) -> Status:
+    """Return the status of a stack.
+
+    Raises:
+        OperationError: the platform is not supported.
+        SandboxError: the supervisor does not answer.
+    """
+    platform = open_platform(workspace)
+    check_supported(platform, "status")
+    size, rollout = platform.settings.fleets.size, platform.current_rollout()
+    if rollout is None or not engine.resources(state_options(workspace)):
+        return Status(daemons=[], rollout=None, schema_version=None, fleet_size=size, jobs=[], passwords=[])
+    return Status(
+        daemons=platform.daemons(rollout),
+        rollout=rollout,
+        schema_version=outputs(platform).get("schema_version"),
+        fleet_size=size,
+        jobs=jobs(workspace),
+        passwords=password_statuses(workspace, platform.settings),
+        evaluation=_last_evaluation(workspace, rollout),
+    )
+
+
+def settled_status(workspace: Workspace) -> Status:
+    """Return the status as soon as every daemon is ready, at most 30 s later: a daemon may still be reconnecting."""
+    return poll(lambda: status(workspace), until=lambda found: found.healthy, timeout_s=SETTLE_S, interval_s=POLL_S)
+
+
+def _last_evaluation(workspace: Workspace, rollout: RolloutDocument) -> Entry | None:
+    evaluation = last_entry(workspace.journal, "gate")
+    if evaluation is None or rollout.deployment is None:
+        return None
+    return evaluation if evaluation.details.get("deployment") == rollout.deployment.id else None

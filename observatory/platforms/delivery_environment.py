@@ -1,0 +1,65 @@
+"""The environment of a delivery: what its state machine works with, from the outputs of a stack on any platform."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from observatory.delivery.environment import Environment, Journal
+from observatory.platforms.alertmanager import Alertmanager, FleetSilences
+from observatory.platforms.clock import SystemClock
+from observatory.platforms.platform import EngineChoice, Platform
+from observatory.platforms.preview import Preview
+from observatory.platforms.prometheus import PrometheusMetrics
+
+
+def delivery_environment(
+    platform: Platform, outputs: Mapping[str, Any], *, journal: Journal, choice: EngineChoice = "auto"
+) -> Environment:
+    """Return the environment of deliveries on a stack.
+
+    Args:
+        platform: of the stack.
+        outputs: of the stack; the secret ones are needed only to verify a fleet and to probe it.
+        journal: records every step.
+        choice: of the engine that installs a version.
+
+    Raises:
+        DeliveryRefusedError: the outputs do not name the fleets' parts.
+    """
+
+    def marked_rows() -> AbstractContextManager[str]:
+        return _marked_rows(platform.administrator(outputs))
+
+    stack = platform.workspace.stack
+    preview = Preview(url=outputs["preview_url"], api_key=outputs["api_key"], marked_rows=marked_rows)
+    parts = platform.fleet_parts(outputs, preview, choice)
+    return Environment(
+        store=platform.rollout_store,
+        balancer=parts.balancer,
+        hosts=parts.hosts,
+        metrics=PrometheusMetrics(
+            url=outputs["prometheus_url"],
+            stack=stack,
+            traffic=platform.traffic,
+            preview_url=outputs["preview_url"],
+            api_key=outputs["api_key"],
+        ),
+        silences=FleetSilences(Alertmanager(url=outputs["alertmanager_url"], stack=stack), journal.record),
+        clock=SystemClock(),
+        journal=journal,
+        trial=parts.trial,
+        instances=parts.instances,
+        limits=platform.settings.delivery.gates,
+    )
+
+
+@contextmanager
+def _marked_rows(conninfo: str) -> Iterator[str]:
+    """Yield the trace id of one verification; then remove its rows and those of verifications that were killed."""
+    from observatory.database import connect  # noqa: PLC0415 - psycopg only where it is used
+    from observatory.database.verification_rows import marked_rows  # noqa: PLC0415
+
+    with connect(conninfo, purpose="verify a fleet") as connection, marked_rows(connection) as run:
+        yield run

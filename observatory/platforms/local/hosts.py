@@ -1,0 +1,127 @@
+"""The fleets of the local stack: a version is installed by running the program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from observatory.delivery.environment import HostsError
+from observatory.documents.rollout import FileRolloutStore, FleetState
+from observatory.engines.embedded import EngineError, Interrupted, LockedError, Result, Step
+from observatory.platforms.preview import Preview
+from observatory.runtime import Probe, RuntimeFault
+from observatory.settings import FleetName
+
+UNCHANGED = ("same", "refresh", "read")
+LOCKED_SECONDS = 120.0  # until another run of the program ends, e.g. that of a deployment that was taken over
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalHosts:
+    """The fleets as the program declares them: installing a version is an `up` that may change one fleet only.
+
+    Attributes:
+        rollout: the store of the document that the program declares from.
+        ports: of each fleet's instances.
+        preview: exercises a fleet.
+        plan: plans an `up`.
+        up: runs it.
+    """
+
+    rollout: FileRolloutStore
+    ports: Mapping[FleetName, Sequence[int]]
+    preview: Preview
+    plan: Callable[[], Result]
+    up: Callable[[], object]
+
+    def install(self, fleet: FleetName) -> None:
+        """Install on a fleet what the rollout document says; return when the balancer reports a ready instance.
+
+        Raises:
+            HostsError: an `up` would change more than this fleet, or it failed.
+        """
+        self.up_only(fleet, lambda step: is_of(fleet, step))
+        self.preview.wait_ready(fleet)
+
+    def up_only(self, what: str, owned: Callable[[Step], bool]) -> None:
+        """Run the program if it changes only resources that are `owned`; wait for another run of it to end.
+
+        Raises:
+            HostsError: it would change more, or it failed.
+        """
+        from tenacity import (  # noqa: PLC0415 - a rollback of traffic runs no program
+            Retrying,
+            retry_if_exception_type,
+            stop_after_delay,
+            wait_fixed,
+        )
+
+        waiting = Retrying(
+            retry=retry_if_exception_type(LockedError),
+            stop=stop_after_delay(LOCKED_SECONDS),
+            wait=wait_fixed(POLL_SECONDS),
+            reraise=True,
+        )
+        try:
+            waiting(self._up_once, what, owned)
+        except Interrupted as error:
+            raise KeyboardInterrupt from error
+        except (EngineError, RuntimeFault) as error:
+            raise HostsError(f"{what}: the version cannot be installed: {error}") from error
+
+    def _up_once(self, what: str, owned: Callable[[Step], bool]) -> None:
+        _check_only(what, owned, self.plan().steps)
+        self.up()
+
+    def changes(self) -> str:
+        """Return the changes that an `up` would make, as text; empty where there is none.
+
+        Raises:
+            HostsError: the plan failed.
+        """
+        try:
+            return _listed(self.plan().steps)
+        except (EngineError, RuntimeFault) as error:
+            raise HostsError(f"the changes that `observatory up` would make cannot be planned: {error}") from error
+
+    def state(self, fleet: FleetName) -> FleetState:
+        """Return what the rollout document says of a fleet.
+
+        Raises:
+            HostsError: there is no rollout document.
+        """
+        document = self.rollout.read()
+        if document is None:
+            raise HostsError("the rollout document is missing; `observatory up` writes it again")
+        return document.fleet(fleet)
+
+    def healthy(self, fleet: FleetName) -> bool:
+        """Return whether every instance of a fleet is ready."""
+        return all(Probe(http=f"http://127.0.0.1:{port}/health/ready").check() for port in self.ports[fleet])
+
+    def verify(self, fleet: FleetName) -> None:
+        """Exercise a fleet through the preview listener; the rows that this writes are removed.
+
+        Raises:
+            HostsError: another version answers, a write was refused, or a trace cannot be read.
+        """
+        self.preview.verify(fleet, self.state(fleet).version)
+
+
+def is_of(fleet: FleetName, step: Step) -> bool:
+    """Return whether a step is on a resource of a fleet."""
+    owner = f"observatory:local:Fleet::{fleet}"
+    return step.urn.endswith(owner) or step.parent.endswith(owner)
+
+
+def _check_only(what: str, owned: Callable[[Step], bool], steps: Sequence[Step]) -> None:
+    """Refuse a plan with other changes: a rollback must undo exactly what the deployment did."""
+    if foreign := _listed([step for step in steps if not owned(step)]):
+        raise HostsError(
+            f"`observatory up` would change more than {what} ({foreign}): run `observatory up` first, then deploy again"
+        )
+
+
+def _listed(steps: Sequence[Step]) -> str:
+    return ", ".join(f"{step.operation} {step.name}" for step in steps if step.operation not in UNCHANGED)

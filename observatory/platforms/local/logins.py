@@ -1,0 +1,61 @@
+"""The database logins of the local stack: passwords that the server refuses, and logins that clients use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from observatory.database import UnreachableError, connect
+from observatory.database.connection import with_database
+from observatory.documents.logins import login, utc_now
+from observatory.platforms.platform import Platform
+from observatory.platforms.stack_state import outputs
+from observatory.progress import Reporter, task
+
+PSQL = "/usr/lib/postgresql/17/bin/psql"
+
+
+def renew_refused_logins(platform: Platform, report: Reporter) -> None:
+    """Give each login whose password the server refuses a new one; the `up` that follows sets it everywhere.
+
+    A password is refused when somebody changed it on the server. If the server does not answer, nothing changes.
+    """
+    store = platform.workspace.access
+    current = store.read()
+    if current is None or "database_urls" not in outputs(platform):
+        return
+    urls: Mapping[str, str] = outputs(platform, show_secrets=True)["database_urls"]
+    document = current
+    refused = set(_refused(urls, platform.settings.ports.postgres))
+    for role, side, _ in document.logins():
+        if login(role, side) in refused:
+            document = document.with_pair(role, document.pair(role).renewed(side, utc_now()))
+    if refused:
+        with task(report, f"new passwords for logins that the server refuses: {', '.join(sorted(refused))}"):
+            store.compare_and_set(current, document)
+
+
+def _refused(urls: Mapping[str, str], port: int) -> Iterator[str]:
+    """Yield the logins whose passwords PostgreSQL itself refuses."""
+    from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - psycopg only where it is used
+
+    for name, url in urls.items():
+        try:
+            with connect(make_conninfo(url, port=port), purpose="verify passwords"):
+                pass
+        except UnreachableError as error:
+            if "password authentication failed" not in str(error):
+                return
+            yield name
+
+
+def used_logins(platform: Platform, outputs: Mapping[str, Any]) -> set[str]:
+    """Return the logins of pgBouncer's clients and of administrators' direct sessions."""
+    port = str(platform.settings.ports.pgbouncer)
+    console = [PSQL, "-h", "/srv/run", "-p", port, "-U", "pgbouncer", "-d", "pgbouncer", "-At", "-c", "SHOW CLIENTS"]
+    clients = {line.split("|")[1] for line in platform.workspace.sandbox.run(console).stdout.splitlines()}
+    admin_url = with_database(str(outputs["admin_database_url"]), platform.settings.database.name)
+    with connect(admin_url, purpose="rotate passwords") as admin:
+        # Only administrators connect to PostgreSQL directly: every other session in pg_stat_activity is pgBouncer's.
+        rows = admin.execute("SELECT DISTINCT usename::text FROM pg_stat_activity WHERE usename LIKE 'admin\\_%'")
+        return clients | {row[0] for row in rows.fetchall()}

@@ -1,0 +1,54 @@
+"""Waiting for a condition."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from observatory.delivery.environment import Clock
+
+T = TypeVar("T")
+
+
+class _MonotonicClock:
+    """The clock that never steps back."""
+
+    now = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+
+
+def poll(
+    read: Callable[[], T],
+    *,
+    until: Callable[[T], bool],
+    timeout_s: float,
+    interval_s: float,
+    clock: Clock | None = None,
+) -> T:
+    """Call `read` until its result is accepted or the time is over; return the last result.
+
+    Args:
+        read: returns the current state.
+        until: whether a result ends the wait.
+        timeout_s: after so many seconds the last result is returned, accepted or not.
+        interval_s: seconds between two calls.
+        clock: measures the time; the machine's by default.
+    """
+    clock = clock or _MonotonicClock()
+    deadline = clock.now() + timeout_s
+    found = read()
+    if until(found) or clock.now() > deadline:
+        return found
+    from tenacity import Retrying, retry_if_result, wait_fixed  # noqa: PLC0415 - only for a real wait
+
+    clock.sleep(interval_s)
+    waiting = Retrying(
+        retry=retry_if_result(lambda result: not until(result)),
+        stop=lambda _: clock.now() > deadline,
+        wait=wait_fixed(interval_s),
+        sleep=clock.sleep,
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else found,
+    )
+    result: T = waiting(read)
+    return result

@@ -1,0 +1,59 @@
+import stat
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from observatory import operations
+from observatory.database import SampleError, deploy
+from observatory.operations import DatabaseTarget, sample
+from observatory.workspace import Workspace
+from tests.support.postgres import PostgresServer
+
+MIGRATIONS = Path(__file__).parents[2] / "migrations"
+TRACE = (
+    "INSERT INTO llm_traces (ts, trace_id, span_id, span_name, provider, model, input_type, duration_ms, status_code, "
+    "user_id) VALUES (now(), 't', 's', 'n', 'p', 'm', 'text', 1, 'OK', 'alice')"
+)
+
+
+def target_of(conninfo: str) -> DatabaseTarget:
+    return DatabaseTarget(conninfo=conninfo, roles={}, version=None)
+
+
+def test_users_stay_the_same_people_from_run_to_run_and_nobody_else_reads_the_salt(
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(root=tmp_path, stack="staging")
+    with postgres.fresh_database() as source, postgres.fresh_database() as target:
+        conninfos = {"production": postgres.conninfo(dbname=source), "staging": postgres.conninfo(dbname=target)}
+        monkeypatch.setattr(sample, "database_target", lambda workspace: target_of(conninfos[workspace.stack]))
+        for conninfo in conninfos.values():
+            deploy(conninfo, migrations=MIGRATIONS, actor="tester", deployment_id="test")
+        people = []
+        for _ in range(2):
+            with psycopg.connect(conninfos["production"]) as connection:
+                connection.execute(TRACE)
+            operations.copy_sample(workspace, source="production", fraction=1)
+            with psycopg.connect(conninfos["staging"]) as connection:
+                people += connection.execute("SELECT user_id FROM llm_traces").fetchall()
+                connection.execute("TRUNCATE llm_traces")
+            with psycopg.connect(conninfos["production"]) as connection:
+                connection.execute("TRUNCATE llm_traces")
+        by_conninfo = operations.copy_sample(workspace, source=conninfos["production"], fraction=1)
+        into_conninfo = operations.copy_sample(
+            workspace, source="production", target=f"{conninfos['staging']} application_name=other", fraction=1
+        )
+
+    assert len(people) == 2
+    assert people[0] == people[1] != ("alice",)
+    assert by_conninfo.spans == into_conninfo.spans == 0
+    (salt,) = (tmp_path / ".observatory/sample-salts").iterdir()
+    assert stat.S_IMODE(salt.stat().st_mode) == 0o600
+    assert len(salt.read_text()) == 64
+
+
+def test_a_sample_never_goes_into_production(tmp_path: Path) -> None:
+    with pytest.raises(SampleError, match="never goes into production"):
+        operations.copy_sample(Workspace(root=tmp_path, stack="production"), source="local", fraction=0.1)
+    assert not list(tmp_path.iterdir())

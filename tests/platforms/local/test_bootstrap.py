@@ -1,0 +1,39 @@
+"""What is made again of a stack's state, where its rollout document was lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from observatory.documents.rollout import FleetState, Rolling
+from observatory.platforms.local.bootstrap import fleet_of_state
+
+OLD, NEW = "a" * 64, "b" * 64
+FLEET: dict[str, Any] = {"size": 3, "version": "v0.1.0", "weight": 100}
+ROLLING = {"version": "v0.2.0", "sha256": NEW, "instances": ["blue-1"], "draining": []}
+OWN = FleetState(version="v0.1.0", sha256=OLD, weight=100)
+MIDDLE = OWN.model_copy(update={"rolling": Rolling(version="v0.2.0", sha256=NEW, instances=("blue-1",))})
+MOVED = FleetState(version="v0.2.0", sha256=NEW, weight=100)
+
+
+@pytest.mark.parametrize(
+    ("fleet", "unpacked", "expected"),
+    [
+        (FLEET, {"v0.1.0": OLD}, OWN),
+        ({**FLEET, "rolling": ROLLING}, {"v0.1.0": OLD, "v0.2.0": NEW}, MIDDLE),
+        ({**FLEET, "rolling": ROLLING}, {"v0.2.0": NEW}, MOVED),
+        ({**FLEET, "rolling": ROLLING}, {"v0.1.0": OLD}, OWN),
+    ],
+    ids=["at rest", "in the middle", "all moved", "none moved"],
+)
+def test_a_fleet_is_what_its_unpacked_releases_say(
+    fleet: dict[str, Any], unpacked: dict[str, str], expected: FleetState
+) -> None:
+    releases = {f"blue-{version}": {"sha256": digest} for version, digest in unpacked.items()}
+    assert fleet_of_state("blue", fleet, releases) == expected
+
+
+def test_a_fleet_without_a_release_is_not_made_up() -> None:
+    with pytest.raises(KeyError):
+        fleet_of_state("blue", FLEET, {})
