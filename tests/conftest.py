@@ -40,10 +40,13 @@ def _path_with_cli() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _cli_on_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the CLI on PATH for the tests marked `cli`; the others find the machine's PATH."""
+def _cli_on_path(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Put the CLI on PATH for the tests marked `cli`, with a home of its own; the others find the machine's PATH."""
     if request.node.get_closest_marker("cli"):
         monkeypatch.setenv("PATH", _path_with_cli())
+        monkeypatch.setenv("PULUMI_HOME", str(tmp_path_factory.getbasetemp() / "pulumi"))
 
 
 @pytest.fixture(scope="session")

@@ -45,12 +45,16 @@ def test_a_plain_pulumi_brings_up_what_the_embedded_engine_finds_unchanged(check
     assert checkout.processes() == set()
 
 
-def test_the_command_uses_the_cli_if_it_is_on_path(checkout: Checkout) -> None:
-    up = checkout.json("up")
-    assert up["engine"] == "cli"
-    assert up["status"]["healthy"]
+def test_the_command_uses_the_cli_on_path_and_finds_nothing_to_change(checkout: Checkout) -> None:
+    checkout.run("up", "--engine", "embedded")
+    configuration = checkout.root / "Pulumi.local.yaml"
+    before = configuration.read_text()
+    for operation in ("preview", "up"):
+        done = checkout.json(operation)
+        assert done["engine"] == "cli"
+        assert set(done["summary"]) == {"same"}
     assert checkout.output("api_key").startswith("obs_")
-    assert (checkout.root / "Pulumi.local.yaml").read_text().count("encryptionsalt") == 0
+    assert configuration.read_text() == before
     checkout.run("down", "--yes")
     assert checkout.processes() == set()
 

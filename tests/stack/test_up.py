@@ -348,13 +348,6 @@ def test_the_environment_is_ready_for_a_plain_pulumi(stack: Checkout) -> None:
     assert Path(variables["PULUMI_CONFIG_PASSPHRASE_FILE"]).read_text()
 
 
-@pytest.mark.cli
-def test_the_cli_finds_nothing_to_change_and_leaves_the_configuration_alone(stack: Checkout) -> None:
-    before = (stack.root / "Pulumi.local.yaml").read_text()
-    assert set(stack.json("preview", "--engine", "cli")["summary"]) == {"same"}
-    assert (stack.root / "Pulumi.local.yaml").read_text() == before
-
-
 def test_down_leaves_nothing_running_and_nothing_behind(checkout: Checkout) -> None:
     """Twice, and then up again: each is whole."""
     checkout.run("up", "--engine", "embedded")

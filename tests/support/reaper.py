@@ -6,6 +6,7 @@ when the run ends, however it ends, and then kills the processes of every checko
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -30,7 +31,9 @@ def watch(root: Path) -> None:
 @functools.cache
 def _reaper() -> subprocess.Popen[str]:
     """Start the reaper in a session of its own, which the terminal's Ctrl-C does not reach."""
-    return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, text=True, start_new_session=True)
+    reaper = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, text=True, start_new_session=True)
+    atexit.register(reaper.communicate)  # closes its standard input and waits
+    return reaper
 
 
 def processes(root: Path) -> set[int]:
