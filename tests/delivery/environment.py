@@ -128,7 +128,7 @@ class Simulation:
         self.drained -= self.taken_out - wanted
         fewer, self.taken_out = wanted - self.taken_out, wanted
         if fewer:
-            self._check_minimum()
+            _check_minimum(self)
         self.fault("set_draining, done")
 
     def drain(self, fleet: FleetName, instances: Collection[str]) -> None:
@@ -143,17 +143,17 @@ class Simulation:
 
     def install(self, fleet: FleetName, instances: Collection[str] | None = None) -> None:
         """Install the document's versions, as `up` does: instances that differ are stopped first."""
-        chosen = self._chosen(fleet, instances)
+        chosen = _chosen(fleet, instances)
         assert not self.live[fleet] or set(chosen) <= self.drained, "an instance with traffic was changed"
         for name in chosen:
             self.up[name] = False
-        self._check_minimum()
+        _check_minimum(self)
         self.fault("install")
         assert self.store.document
         for name in chosen:
             self.runs[name] = self.store.document.fleet(fleet).release(name).sha256
             self.up[name] = True
-        self._check_in_sync(fleet)
+        _check_in_sync(self, fleet)
 
     def test(self, fleet: FleetName, version: str) -> None:
         self.fault("test")
@@ -168,27 +168,11 @@ class Simulation:
     def ready(self, _fleet: FleetName, instances: Collection[str]) -> bool:
         return all(self.up[name] for name in instances)
 
-    def _chosen(self, fleet: FleetName, instances: Collection[str] | None) -> tuple[str, ...]:
-        return MEMBERS[fleet] if instances is None else tuple(instances)
-
-    def _check_minimum(self) -> None:
-        """Check that every fleet with traffic has enough instances for it."""
-        for fleet, members in MEMBERS.items():
-            available = [name for name in members if self.up[name] and name not in self.taken_out]
-            assert not self.live[fleet] or len(available) >= self.minimum, f"{fleet} has only {available}"
-
-    def _check_in_sync(self, fleet: FleetName) -> None:
-        """Check that an `up` at this moment would change no instance with traffic."""
-        assert self.store.document
-        state = self.store.document.fleet(fleet)
-        for name in MEMBERS[fleet] if self.live[fleet] else ():
-            assert name in self.drained or self.runs[name] == state.release(name).sha256, f"{name} differs"
-
     def sample(
         self, fleet: FleetName, instances: Collection[str] | None = None, *, since: float | None = None
     ) -> Sample:
         self.fault("sample")
-        if not any(self.runs[name] == NEW for name in self._chosen(fleet, instances)):
+        if not any(self.runs[name] == NEW for name in _chosen(fleet, instances)):
             return GOOD
         found = next(self.samples, GOOD)
         if found is None:
@@ -238,6 +222,25 @@ class Simulation:
             instances=self,
             limits=limits or GateLimits(deadline_s=60),
         )
+
+
+def _chosen(fleet: FleetName, instances: Collection[str] | None) -> tuple[str, ...]:
+    return MEMBERS[fleet] if instances is None else tuple(instances)
+
+
+def _check_minimum(stack: Simulation) -> None:
+    """Check that every fleet with traffic has enough instances for it."""
+    for fleet, members in MEMBERS.items():
+        available = [name for name in members if stack.up[name] and name not in stack.taken_out]
+        assert not stack.live[fleet] or len(available) >= stack.minimum, f"{fleet} has only {available}"
+
+
+def _check_in_sync(stack: Simulation, fleet: FleetName) -> None:
+    """Check that an `up` at this moment would change no instance with traffic."""
+    assert stack.store.document
+    state = stack.store.document.fleet(fleet)
+    for name in MEMBERS[fleet] if stack.live[fleet] else ():
+        assert name in stack.drained or stack.runs[name] == state.release(name).sha256, f"{name} differs"
 
 
 def simulation(*, store: MemoryStore | None = None, **options: Any) -> Simulation:
