@@ -1,4 +1,4 @@
-"""How long-running operations tell what they do; whoever shows it (a terminal, a log, nobody) is somebody else."""
+"""Progress of long-running operations. The library reports it; the caller shows it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Where a task stands; WARNED is none, but a remark that stands for itself."""
+    """Phase of a task. WARNED is a remark that belongs to no task."""
 
     STARTED = "started"
     MOVED = "moved"
@@ -21,7 +21,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """One piece of news of a task: `detail` says what it is at, `seconds` how long it took when it ended."""
+    """One progress report: `detail` is the current activity, `seconds` the duration once the task has ended."""
 
     task: str
     phase: Phase
@@ -38,7 +38,7 @@ def silent(_progress: Progress) -> None:
 
 @contextmanager
 def task(report: Reporter, name: str) -> Iterator[Callable[[str], None]]:
-    """Report a task's start and end; yields the function that tells what it is at."""
+    """Report a task's start and end; yields the function that reports the current activity."""
     started = time.monotonic()
     report(Progress(task=name, phase=Phase.STARTED))
     try:

@@ -95,7 +95,7 @@ class Workspace:
 
     @property
     def approvals(self) -> FileApprovals:
-        """Which versions somebody has approved for the stack."""
+        """Approvals of versions for the stack."""
         return FileApprovals(self.releases.directory / "approvals" / self.stack)
 
     @property

@@ -1,4 +1,4 @@
-"""Bad versions are found by the gate that should find them, and taken back; rolling updates, good and bad."""
+"""Each gate finds its bad version and rolls it back; rolling updates, good and bad."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ GIVEN_UP = r"os.rename stacks/\.local\.removed"
 
 
 def test_an_interrupted_down_is_undone_or_finished_by_up(checkout: Checkout) -> None:
-    """Taken back as long as the data was not given up; finished, and followed by a new stack, from there on."""
+    """Before the data is discarded, `up` undoes it; afterwards, `up` finishes it and makes a new stack."""
     checkout.run(*UP)
     key = checkout.output("api_key")
     strike_once(checkout, DOWN, "unsaved", GIVEN_UP, "SIGKILL")

@@ -36,7 +36,7 @@ class Record:
 
 
 class Cloud(Provider):
-    """Keeps what it is told to, by id, and counts the changes made to it; `boot` starts what a new machine runs."""
+    """Keeps resources by id and counts the changes made to it; `boot` starts what a new machine runs."""
 
     def __init__(self, boot: Callable[[Cloud], None] = lambda _cloud: None) -> None:
         self.records: dict[str, Record] = {}

@@ -21,5 +21,5 @@ def run_watched(checkout: Checkout, *arguments: str, expect: int = 0) -> tuple[s
     """Run the command to its end; return what it answered, and the modules that it and its processes imported."""
     done = checkout.run(*arguments, expect=expect, PYTHONPROFILEIMPORTTIME="1")  # CPython tells each on stderr
     found = set(_IMPORTED.findall(done.stderr))
-    assert "observatory" in found, "no import was told: the test watches nothing"
+    assert "observatory" in found, "no import was recorded: the test checks nothing"
     return done.stdout, found
