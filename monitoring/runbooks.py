@@ -16,36 +16,36 @@ def runbook_pages() -> dict[str, str]:
 
 
 def _page(alert: Alert) -> str:
-    held = f", held for {alert.pending}" if alert.pending != "0s" else ""
-    rollback = " It rolls a moving fleet back." if alert.rollback else ""
+    pending = f"The alert fires when the expression has held for {alert.pending}.\n\n" if alert.pending != "0s" else ""
+    rollback = " It rolls back a running deployment." if alert.rollback else ""
     return f"""\
 # {alert.name}
 
 {alert.summary}. Severity **{alert.severity}**; component {alert.component}; category {alert.category}.{rollback}
 
-## What it means
+## Meaning
 
 {alert.runbook.meaning}
 
 **Impact.** {alert.runbook.impact}
 
-## Look
+## Diagnosis
 
 {_steps(alert.runbook.diagnosis)}
 
-## Act
+## Remedy
 
 {_steps(alert.runbook.remedy)}
 
-## The rule
+## Rule
 
-As on the stack `local`{held}:
+Expression on the stack `local`:
 
 ```
 {alert.expression(_SCOPE)}
 ```
 
-Fault that proves it: {alert.fault}
+{pending}Fault that triggers the alert: {alert.fault}
 """
 
 

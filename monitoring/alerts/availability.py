@@ -84,24 +84,30 @@ DATABASE_DOWN = Alert(
     summary="PostgreSQL does not answer",
     description="PostgreSQL behind {{ $labels.instance }} refuses its exporter (pg_up is {{ $value }}).",
     runbook=Runbook(
-        meaning="The exporter runs and cannot log in to PostgreSQL, and Patroni did not bring it back within 20 s.",
-        impact="Nothing is stored and nothing can be read. Clients get 503 and have to send again.",
+        meaning=(
+            "The exporter runs but cannot connect to PostgreSQL, and Patroni did not restart PostgreSQL within 20 s."
+        ),
+        impact="All writes and reads fail. Clients receive 503 and must send their requests again.",
         diagnosis=(
-            "`observatory status`: does `patroni` run, does `postgresql`?",
-            'Patroni\'s view: `curl -s http://127.0.0.1:18008/patroni`. `"pause": true` means that it heals nothing.',
-            "The last lines of `log/patroni.log` in the stack's home hold PostgreSQL's own messages.",
-            "Is the disk of the data directory full? PostgreSQL stops on a full one.",
+            "`observatory status`: check whether `patroni` and `postgresql` run.",
+            (
+                'Patroni\'s state: `curl -s http://127.0.0.1:18008/patroni`. With `"pause": true`, Patroni restarts '
+                "nothing."
+            ),
+            "PostgreSQL's messages are at the end of `log/patroni.log` in the stack's home.",
+            "Check the disk of the data directory. PostgreSQL stops when it is full.",
         ),
         remedy=(
             (
-                "Paused: `curl -u USER -X PATCH -d '{\"pause\": null}' http://127.0.0.1:18008/config` resumes; "
-                "user and password are in `etc/patroni/restapi.yaml` of the stack's home."
+                "If Patroni is paused: resume with `curl -u USER -X PATCH -d '{\"pause\": null}' "
+                "http://127.0.0.1:18008/config`. "
+                "User and password are in `etc/patroni/restapi.yaml` in the stack's home."
             ),
-            "Patroni or etcd gone: `observatory up` starts what is missing.",
-            "A full disk: make room first, then start; never delete from `pg_wal`.",
+            "If Patroni or etcd is down: `observatory up` starts it.",
+            "If the disk is full: free space first, then run `observatory up`. Never delete files in `pg_wal`.",
         ),
     ),
-    fault="Pause Patroni, kill the postmaster.",
+    fault="Pause Patroni and kill the postmaster.",
     scenarios=(
         Scenario(
             name="PostgreSQL is down",
@@ -154,16 +160,19 @@ EXPORTER_DOWN = Alert(
         " gives no metrics (value {{ $value }})."
     ),
     runbook=Runbook(
-        meaning="Prometheus gets no metrics from an exporter, or the exporter gets none from what it looks at.",
-        impact="Every alert on that job's metrics is silent, whatever happens. What it watches may be down, too.",
+        meaning="Prometheus cannot scrape an exporter, or a collector of the exporter fails.",
+        impact="No alert on the metrics of this job can fire. The monitored daemon may be down, too.",
         diagnosis=(
-            "`observatory status`: is the job's daemon ready? `etcd`, `patroni`, `haproxy`, `storage` need none.",
-            "Prometheus' page `/targets` names the error of the last scrape.",
-            "With a collector in the description: `log/postgres-exporter.log` says which query failed.",
+            (
+                "`observatory status`: check whether the exporter is ready. `etcd`, `patroni`, `haproxy` and `storage` "
+                "expose metrics themselves."
+            ),
+            "Prometheus' page `/targets` shows the error of the last scrape.",
+            "If the description names a collector: `log/postgres-exporter.log` has the failed query.",
         ),
         remedy=(
-            "`observatory up` starts what is missing.",
-            "A collector that lacks a right: the role `monitor` has to be a member of `pg_monitor`.",
+            "`observatory up` starts missing daemons.",
+            "If a collector lacks a privilege: make the role `monitor` a member of `pg_monitor`.",
         ),
     ),
     fault="Stop the exporter of PostgreSQL.",
@@ -234,18 +243,24 @@ SERVICE_DOWN = Alert(
     summary="A fleet that gets traffic has no ready instance",
     description="Fleet {{ $labels.fleet }} gets {{ $value }} % of the requests and has no instance that is ready.",
     runbook=Runbook(
-        meaning="HAProxy sends requests to a fleet of which no instance passes `/health/ready`.",
-        impact="That percentage of all requests is answered with 503.",
+        meaning="HAProxy sends requests to a fleet, and none of its instances passes `/health/ready`.",
+        impact="The share of requests that this fleet receives fails with 503.",
         diagnosis=(
-            "`observatory status`: which instances run, which are ready?",
-            "Is StorageDatabaseDown firing? Instances are not ready without their database.",
-            "`log/storage-<fleet>-<n>.log` in the stack's home says why an instance is not ready or does not stay up.",
-            "`curl -s http://127.0.0.1:18082/weights` shows the percentages in force.",
+            "`observatory status`: check which instances run and which are ready.",
+            "Check whether StorageDatabaseDown fires. Instances are not ready without the database.",
+            (
+                "`log/storage-<fleet>-<n>.log` in the stack's home has the reason why an instance is not ready or "
+                "restarts."
+            ),
+            "`curl -s http://127.0.0.1:18082/weights` shows the traffic weights.",
         ),
         remedy=(
-            "During a rollout the alert rolls back by itself.",
-            "The other fleet is healthy: give it the traffic.",
-            "`observatory up` starts instances that are missing.",
+            "During a deployment the alert starts a rollback.",
+            (
+                "If the other fleet is healthy: `observatory rollback --method blue-green --emergency` moves the "
+                "traffic there."
+            ),
+            "`observatory up` starts missing instances.",
         ),
     ),
     fault="Stop both fleets.",
@@ -311,16 +326,16 @@ INSTANCE_DOWN = Alert(
         "Instance {{ $labels.server }} of fleet {{ $labels.fleet }} fails the balancer's checks (value {{ $value }})."
     ),
     runbook=Runbook(
-        meaning="HAProxy has taken an instance out because `/health/ready` fails or does not answer.",
-        impact="The fleet serves with one instance less. With none left, StorageServiceDown fires.",
+        meaning="HAProxy sends no requests to an instance, because its `/health/ready` fails or does not respond.",
+        impact="The fleet has one instance less. If none is left, StorageServiceDown fires.",
         diagnosis=(
-            "`observatory status`: does the instance run?",
-            "`log/storage-<fleet>-<n>.log` in the stack's home says why it is not ready or does not stay up.",
-            "`curl -s http://127.0.0.1:18082/` shows what the balancer's last check saw.",
+            "`observatory status`: check whether the instance runs.",
+            "`log/storage-<fleet>-<n>.log` in the stack's home has the reason why it is not ready or restarts.",
+            "`curl -s http://127.0.0.1:18082/` shows the result of the balancer's last check.",
         ),
         remedy=(
-            "`observatory up` starts what is missing; the supervisor has restarted a daemon that died already.",
-            "An instance to be left out on purpose belongs in maintenance, which does not alert.",
+            "The supervisor restarts a daemon that ends. `observatory up` starts a daemon that is missing.",
+            "Put an instance that is out of service on purpose into maintenance, which does not fire this alert.",
         ),
     ),
     fault="Stop one instance.",

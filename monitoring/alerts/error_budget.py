@@ -64,14 +64,23 @@ def _burns(burn: Burn) -> Callable[[Scope], str]:
 
 
 DIAGNOSIS = (
-    "Is StorageDatabaseDown firing? Then it is the cause.",
-    "`log/storage-<fleet>-<n>.log` in the stack's home names the error of each failed write.",
-    "Only one fleet: its version. Compare `observatory status` with the last deployment in `observatory report`.",
-    "Both fleets: the database. A full disk, a lost privilege, a lock: `log/` of PostgreSQL in the stack's home.",
+    "Check whether StorageDatabaseDown fires. It is then the cause.",
+    "`log/storage-<fleet>-<n>.log` in the stack's home has the error of each failed write.",
+    (
+        "If only one fleet fails, check its version: compare `observatory status` with the last deployment in "
+        "`observatory report`."
+    ),
+    (
+        "If both fleets fail, check the database for a full disk, a missing privilege or a lock: `log/` in the stack's "
+        "home."
+    ),
 )
 REMEDY = (
-    "During a deployment it rolls back by itself; after it, `observatory rollback --method blue-green --emergency`.",
-    "A lost privilege: `observatory deploy database --verify-only` names it, `observatory up` grants it again.",
+    (
+        "During a deployment the alert starts a rollback. Afterwards: `observatory rollback --method blue-green "
+        "--emergency`."
+    ),
+    "If a privilege is missing: `observatory deploy database --verify-only` names it, and `observatory up` grants it.",
 )
 
 FAST_BURN = Alert(
@@ -87,14 +96,16 @@ FAST_BURN = Alert(
     description="Fleet {{ $labels.fleet }} failed {{ $value | humanizePercentage }} of its writes in 5 minutes.",
     runbook=Runbook(
         meaning=(
-            "Writes fail 14.4 times as often as the objective of 99.9 % allows, over 1 hour and the last 5 minutes; "
-            "or 10 of fewer than 100 in 5 minutes failed."
+            "Over 1 hour and over the last 5 minutes, writes failed at least 14.4 times as often as the objective of "
+            "99.9 % "
+            "allows; "
+            "or at least 10 of fewer than 100 writes failed in 5 minutes."
         ),
-        impact="Clients get errors for their traces and have to send again; what they do not send again is lost.",
+        impact="Clients receive errors and must send their traces again. Traces that are not sent again are lost.",
         diagnosis=DIAGNOSIS,
         remedy=REMEDY,
     ),
-    fault="Revoke the service's right to insert.",
+    fault="Revoke the service's privilege to insert.",
     scenarios=(
         Scenario(
             name="5 % of the writes fail",
@@ -165,14 +176,16 @@ SLOW_BURN = Alert(
     description="Fleet {{ $labels.fleet }} failed {{ $value | humanizePercentage }} of its writes in 30 minutes.",
     runbook=Runbook(
         meaning=(
-            "Writes fail 6 times as often as the objective of 99.9 % allows, over 6 hours and the last 30 minutes; "
-            "or 30 of fewer than 100 in 30 minutes failed."
+            "Over 6 hours and over the last 30 minutes, writes failed at least 6 times as often as the objective of "
+            "99.9 % "
+            "allows; "
+            "or at least 30 of fewer than 100 writes failed in 30 minutes."
         ),
-        impact="Some clients get errors for their traces and have to send again.",
+        impact="Some clients receive errors and must send their traces again.",
         diagnosis=DIAGNOSIS,
         remedy=REMEDY[1:],
     ),
-    fault="One write of a hundred fails.",
+    fault="Let 1 % of the writes fail.",
     scenarios=(
         Scenario(
             name="1 % of the writes fail for an hour",

@@ -31,18 +31,18 @@ JOB_FAILED = Alert(
     summary="A job of the host failed or took too long",
     description="The last run of {{ $labels.name }} failed (value {{ $value }}).",
     runbook=Runbook(
-        meaning="A job such as a backup or the rotation of logs ended with an error, or was ended at its timeout.",
-        impact="What it does was not done: after a failed backup a restore starts from an older one.",
+        meaning="A job, such as a backup or the rotation of logs, failed or exceeded its timeout.",
+        impact="The work of the job was not done. After a failed backup, a restore starts from an older one.",
         diagnosis=(
-            "`observatory scheduler list` shows which job, when it began and when it last succeeded.",
-            "`log/job-<name>.log` in the stack's home holds what it said.",
+            "`observatory scheduler list` shows the job, its last start and its last success.",
+            "`log/job-<name>.log` in the stack's home has its output.",
         ),
         remedy=(
-            "End the cause, then `observatory scheduler run <name>`: as soon as it succeeds, the alert ends.",
-            "A job that is slower than its timeout by nature needs a longer one: `observatory/nodes/host_jobs.py`.",
+            "Remove the cause, then run `observatory scheduler run <name>`. The alert ends when the job succeeds.",
+            "If the job needs more time, increase its timeout in `observatory/nodes/host_jobs.py`.",
         ),
     ),
-    fault="Take the backup repository away, run the backup.",
+    fault="Remove the backup repository and run the backup.",
     scenarios=(
         Scenario(
             name="a backup fails",
@@ -72,11 +72,11 @@ SCHEDULER_DOWN = Alert(
     summary="The scheduler of the host's jobs is gone or hangs",
     description="The scheduler has not said for {{ $value | humanizeDuration }} that it lives.",
     runbook=Runbook(
-        meaning="`observatory scheduler` runs the jobs at their times and says each 15 s that it lives; it stopped.",
-        impact="No backup is made and no log is rotated until it is back; what was missed is then made up for.",
+        meaning="`observatory scheduler` starts the jobs and writes a heartbeat every 15 s. It has stopped or hangs.",
+        impact="No backups are made and no logs are rotated until it runs again. A missed job then starts once.",
         diagnosis=(
-            "`observatory status`: does `scheduler` run?",
-            "`log/scheduler.log` in the stack's home says why it ended.",
+            "`observatory status`: check whether `scheduler` runs.",
+            "`log/scheduler.log` in the stack's home has the reason why it ended.",
         ),
         remedy=("`observatory up` starts it.",),
     ),

@@ -51,15 +51,21 @@ WATCHDOG = Alert(
     summary="Monitoring lives: this alert always fires",
     description="A receiver that stops hearing this has to page (value {{ $value }}).",
     runbook=Runbook(
-        meaning="The dead man's switch. It fires for ever, through the same rules, routes and network as every page.",
-        impact="None while it fires. When it falls silent, no other alert arrives either.",
-        diagnosis=(
-            "`observatory status`: do `prometheus` and `alertmanager` run?",
-            "Prometheus' page `/alerts` shows Watchdog firing? Then delivery is broken: `log/alertmanager.log`.",
+        meaning=(
+            "This alert is the dead man's switch. It always fires, through the same rules, routes and network as every "
+            "other alert."
         ),
-        remedy=("`observatory up` starts what is missing.",),
+        impact="None while it fires. If its notifications stop, no other alert is delivered either.",
+        diagnosis=(
+            "`observatory status`: check whether `prometheus` and `alertmanager` run.",
+            (
+                "If Prometheus' page `/alerts` shows that Watchdog fires, the delivery has failed: see "
+                "`log/alertmanager.log`."
+            ),
+        ),
+        remedy=("`observatory up` starts missing daemons.",),
     ),
-    fault="Stop Prometheus: the dead man's switch pages.",
+    fault="Stop Prometheus. The receiver of the dead man's switch pages.",
     scenarios=(
         Scenario(
             name="it fires immediately",
@@ -78,12 +84,12 @@ INFO_INHIBITOR = Alert(
     summary="Informational alerts fire alone, and are held back",
     description="Only informational alerts fire on {{ $labels.stack }} (value {{ $value }}).",
     runbook=Runbook(
-        meaning="It inhibits alerts of severity `info` for as long as no warning or critical alert fires beside them.",
-        impact="None: it is routed to nobody. Prometheus' page `/alerts` still shows what it holds back.",
-        diagnosis=("Nothing to look for.",),
-        remedy=("Nothing to do.",),
+        meaning="It inhibits alerts of severity `info` while no warning or critical alert fires.",
+        impact="None. It has no receiver. Prometheus' page `/alerts` shows the inhibited alerts.",
+        diagnosis=("No diagnosis is necessary.",),
+        remedy=("No action is necessary.",),
     ),
-    fault="An informational alert alone.",
+    fault="Fire an informational alert alone.",
     scenarios=(
         Scenario(
             name="an informational alert fires alone",
@@ -111,12 +117,12 @@ WARNING_UNATTENDED = Alert(
     summary="A warning has been firing for half an hour",
     description="{{ $labels.escalated }} still fires after 30 min (value {{ $value }}).",
     runbook=Runbook(
-        meaning="A warning went to Slack and email half an hour ago and still fires. This escalates it.",
-        impact="That of the warning, which its own runbook describes.",
-        diagnosis=("Open the runbook of the alert that the description names.",),
-        remedy=("End the warning's cause, or silence it with a reason and an end.",),
+        meaning="A warning was sent to Slack and email half an hour ago and still fires. This alert escalates it.",
+        impact="See the runbook of the warning.",
+        diagnosis=("Open the runbook of the alert in the description.",),
+        remedy=("Remove the cause of the warning, or silence it with a reason and an end time.",),
     ),
-    fault="Leave a warning alone for half an hour.",
+    fault="Let a warning fire for half an hour.",
     scenarios=(
         Scenario(
             name="a warning fires for more than 30 minutes",
@@ -136,14 +142,14 @@ RULES_FAILING = Alert(
     summary="Prometheus cannot evaluate rules: alerts in them are silent",
     description="Group {{ $labels.rule_group }} failed {{ $value | humanize }} times in 5 min.",
     runbook=Runbook(
-        meaning="An expression of the group ends in an error, for example because labels do not match one to one.",
-        impact="The group's alerts after the failing rule keep their last state.",
-        diagnosis=("Prometheus' page `/rules` shows the error beside the rule.",),
+        meaning="An expression of the group fails, for example because labels do not match one to one.",
+        impact="The alerts after the failed rule in this group keep their last state.",
+        diagnosis=("Prometheus' page `/rules` shows the error of the rule.",),
         remedy=(
-            "Correct the expression in `monitoring/`, with a scenario for what made it fail; then `observatory up`.",
+            "Correct the expression in `monitoring/` and add a scenario for the failure. Then run `observatory up`.",
         ),
     ),
-    fault="A rule that joins many to many.",
+    fault="Add a rule with a many-to-many match.",
     scenarios=(
         Scenario(
             name="the evaluation of a group fails",
@@ -166,14 +172,17 @@ NOTIFICATIONS_FAILING = Alert(
         " lost {{ $value | humanize }} notifications in 5 min."
     ),
     runbook=Runbook(
-        meaning="Prometheus does not reach Alertmanager, or Alertmanager does not reach a receiver.",
-        impact="Pages may be lost: look at Prometheus' page `/alerts` until this has ended.",
+        meaning="Prometheus cannot reach Alertmanager, or Alertmanager cannot deliver to a receiver.",
+        impact="Pages can be lost. Watch Prometheus' page `/alerts` until this alert ends.",
         diagnosis=(
-            "`log/alertmanager.log` in the stack's home names the receiver and its answer.",
-            "`log/prometheus.log` says why Alertmanager is not reached.",
+            "`log/alertmanager.log` in the stack's home has the receiver and its response.",
+            "`log/prometheus.log` has the reason why Alertmanager is not reachable.",
         ),
         remedy=(
-            "`observatory up` starts what is missing; a refused key or address belongs to the receiver's settings.",
+            (
+                "`observatory up` starts missing daemons. If a key or an address was rejected, correct the settings of "
+                "the receiver."
+            ),
         ),
     ),
     fault="Stop the receiver.",
@@ -216,12 +225,15 @@ RELOAD_FAILED = Alert(
     summary="Monitoring runs with an old configuration",
     description="{{ $labels.job }} refused its new configuration (value {{ $value }}).",
     runbook=Runbook(
-        meaning="Prometheus or Alertmanager could not load the files on disk, and goes on with the old ones.",
-        impact="New alerts and routes are not in force. At its next start the daemon will not come up.",
-        diagnosis=("`log/prometheus.log` or `log/alertmanager.log` in the stack's home names file and line.",),
-        remedy=("Correct `monitoring/`, run its tests, then `observatory up`.",),
+        meaning=(
+            "Prometheus or Alertmanager could not load its configuration files, and continues with the previous "
+            "configuration."
+        ),
+        impact="New alerts and routes have no effect. The daemon cannot start the next time.",
+        diagnosis=("`log/prometheus.log` or `log/alertmanager.log` in the stack's home has the file and the line.",),
+        remedy=("Correct `monitoring/`, run its tests, then run `observatory up`.",),
     ),
-    fault="A rule file that is not YAML, and SIGHUP.",
+    fault="Write a rule file that is not YAML, and send SIGHUP.",
     scenarios=(
         Scenario(
             name="Prometheus rejects its configuration",
