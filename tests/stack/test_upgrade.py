@@ -15,7 +15,7 @@ from tests.support.releases import variant
 from tests.support.upgrades import has_commit, recorded_releases
 
 PREVIOUS = recorded_releases()[-1]
-RESTARTED = {"scheduler"} if PREVIOUS.facts["version"] == "0.1.0" else set()  # as the changelog says
+RESTARTED = {"alert-receiver", "scheduler"} if PREVIOUS.facts["version"] == "0.1.0" else set()  # as the changelog says
 DELIVERY = {"bake_seconds": 3, "gates": {"minimum_requests": 1, "interval_s": 1}}
 VERSIONS = ("v0.2.0", "v0.3.0")
 

@@ -26,7 +26,7 @@ from tests.support.checkout import Checkout
 from tests.support.upgrades import Recorded, recorded_releases
 
 # Resources that `up` changes on a stack of an earlier release. The changelog says so.
-CHANGED = {"0.1.0": {"scheduler"}}
+CHANGED = {"0.1.0": {"alert-receiver", "scheduler"}}
 RENAMED = {"out": "draining"}  # fields of documents that are read by either name
 DEFAULT_PROVIDER = "pulumi:providers:pulumi-python::default"  # the engine's, not the program's
 
