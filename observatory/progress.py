@@ -1,4 +1,4 @@
-"""Progress of long-running operations. The library reports it; the caller shows it."""
+"""Progress of long-running operations. The caller's `Reporter` shows it, on a terminal or in a log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Phase of a task. WARNED is a remark that belongs to no task."""
+    """The phase of a task; WARNED is a warning that belongs to no task."""
 
     STARTED = "started"
     MOVED = "moved"
@@ -21,7 +21,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """One progress report: `detail` is the current activity, `seconds` the duration once the task has ended."""
+    """One report on a task: `detail` is its current step, `seconds` its duration once it has ended."""
 
     task: str
     phase: Phase
@@ -33,12 +33,12 @@ Reporter = Callable[[Progress], None]
 
 
 def silent(_progress: Progress) -> None:
-    """Show nothing."""
+    """Drop a report."""
 
 
 @contextmanager
 def task(report: Reporter, name: str) -> Iterator[Callable[[str], None]]:
-    """Report a task's start and end; yields the function that reports the current activity."""
+    """Report a task's start and end; yields the function that reports its current step."""
     started = time.monotonic()
     report(Progress(task=name, phase=Phase.STARTED))
     try:

@@ -1,4 +1,4 @@
-"""Where things are in a checkout: everything that the program makes is below `.observatory`, and nothing else is."""
+"""The paths and documents of a checkout. Everything that the program creates is below `.observatory`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Workspace:
 
     @property
     def directory(self) -> Path:
-        """All that is made, and may be removed, below the checkout."""
+        """The directory of all created files; it may be removed when no stack exists."""
         return self.root / ".observatory"
 
     @property
@@ -32,31 +32,27 @@ class Workspace:
 
     @property
     def passphrase_file(self) -> Path:
-        """The passphrase of the stack's secrets, made at the first `up`."""
+        """The passphrase of the stack's secrets, created by the first `up`."""
         return self.directory / "passphrase"
 
     @property
     def home(self) -> Path:
-        """What the `local` stack owns: data, configuration, sockets, logs."""
+        """The directory of the `local` stack: data, configuration, sockets, logs."""
         return self.directory / "stacks" / self.stack
 
     @property
     def discarded(self) -> list[Path]:
-        """Homes that `down` has given up and not yet removed whole; while there is one, the stack counts as removed."""
-        return sorted(self.home.parent.glob(f"{self._discarded_prefix}*"))
+        """Homes that `down` has given up but not yet removed; while there is one, the stack counts as removed."""
+        return sorted(self.home.parent.glob(f"{_discarded_prefix(self.stack)}*"))
 
     def discard_home(self) -> None:
-        """Give the home up with all its data, in one step: what is interrupted later is only cleaning up."""
+        """Give the home up with all its data in one step; after that an interruption leaves only a cleanup."""
         if self.home.exists():
-            self.home.rename(self.home.with_name(f"{self._discarded_prefix}{time.time_ns()}"))
-
-    @property
-    def _discarded_prefix(self) -> str:
-        return f".{self.stack}.removed-"
+            self.home.rename(self.home.with_name(f"{_discarded_prefix(self.stack)}{time.time_ns()}"))
 
     @property
     def demonstrated(self) -> Path:
-        """Exists as soon as the first traces were sent through the stack and read back."""
+        """A file that exists once the first traces were written and read through the stack."""
         return self.home / "demonstrated"
 
     @property
@@ -66,11 +62,11 @@ class Workspace:
 
     @property
     def rootfs(self) -> Path:
-        """The root filesystem of the `local` stack, or where it will be."""
+        """The path of the `local` stack's root filesystem; it may not exist yet."""
         return rootfs_path(self.cache, _packages())
 
     def ensure_rootfs(self, *, progress: Progress = lambda _message, _fraction: None) -> Path:
-        """Return the root filesystem, after building what is missing; see `observatory.runtime.ensure_rootfs`."""
+        """Build the root filesystem where it is missing, and return it; see `observatory.runtime.ensure_rootfs`."""
         return ensure_rootfs(self.cache, _packages(), progress=progress)
 
     @property
@@ -95,17 +91,17 @@ class Workspace:
 
     @property
     def approvals(self) -> FileApprovals:
-        """Approvals of versions for the stack."""
+        """The approvals of versions for the stack."""
         return FileApprovals(self.releases.directory / "approvals" / self.stack)
 
     @property
     def signing_key_file(self) -> Path:
-        """The private key by which this checkout signs what it builds itself, made at the first `up` or `build`."""
+        """The checkout's private key for releases that it builds, created by the first `up` or `release sign`."""
         return self.directory / "signing-key.pem"
 
     @property
     def rollout(self) -> FileRolloutStore:
-        """What is live on the stack."""
+        """The store of the stack's rollout document."""
         return FileRolloutStore(self.directory / "rollout" / f"{self.stack}.json")
 
     @property
@@ -115,12 +111,12 @@ class Workspace:
 
     @property
     def access(self) -> AccessStore:
-        """Which database logins are in use on the stack, and how old their passwords are."""
+        """The store of the stack's database logins, with the age of their passwords."""
         return AccessStore(self.directory / "access" / f"{self.stack}.json")
 
     @property
     def journal(self) -> Path:
-        """What deliveries did, a JSON object a line; it outlives the stack's data."""
+        """The journal of deliveries, a JSON object per line; `down` keeps it."""
         return self.directory / "rollout" / f"{self.stack}.journal.jsonl"
 
 
@@ -128,3 +124,7 @@ def _packages() -> tuple[str, ...]:
     from observatory.nodes.daemons import packages  # noqa: PLC0415 - only where a sandbox is used
 
     return packages("local")
+
+
+def _discarded_prefix(stack: str) -> str:
+    return f".{stack}.removed-"

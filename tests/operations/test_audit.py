@@ -1,4 +1,4 @@
-"""The audit lacks nothing for long: what a database that was down could not take, the next command adds."""
+"""Entries that could not be copied to the audit table are copied by the next command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.postgres import PostgresServer
 DOWN = "host=127.0.0.1 port=1 user=postgres dbname=postgres"
 
 
-def test_what_a_database_that_was_down_missed_is_added_later(postgres: PostgresServer, tmp_path: Path) -> None:
+def test_entries_missed_while_the_database_was_down_are_added_later(postgres: PostgresServer, tmp_path: Path) -> None:
     name = "audit_catches_up"
     ensure_database(postgres.conninfo(), name=name, owner="auditing_owner")
     try:
@@ -41,7 +41,7 @@ def test_what_a_database_that_was_down_missed_is_added_later(postgres: PostgresS
             admin.execute("DROP ROLE auditing_owner")
 
 
-def test_a_half_line_of_a_power_cut_loses_no_other_entry(tmp_path: Path) -> None:
+def test_an_incomplete_line_loses_no_other_entry(tmp_path: Path) -> None:
     journal = FileJournal(tmp_path / "journal.jsonl", silent)
     journal.record("start", deployment="d1")
     with journal.file.open("a") as file:

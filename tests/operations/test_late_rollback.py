@@ -1,4 +1,4 @@
-"""What Alertmanager's notification does after a promotion: proposed or performed, once, and only for this stack."""
+"""A notification of Alertmanager after a promotion proposes or performs a rollback, once, for this stack only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.delivery.test_late_rollback import ALARMED
 
 
 class Stack:
-    """A simulated stack on which v0.2.0 was just promoted, and the rollbacks that were asked of it."""
+    """A simulated stack on which v0.2.0 was just promoted, and the rollbacks that were performed."""
 
     def __init__(self, root: Path, setting: str) -> None:
         (root / "Pulumi.local.yaml").write_text(
@@ -78,7 +78,7 @@ def test_a_rollback_is_performed_once_where_the_setting_says_so(stack: Stack) ->
 
 @pytest.mark.parametrize("stack", ["perform"], indirect=True)
 @pytest.mark.parametrize(
-    "strange",
+    "other",
     [
         {},
         {"alerts": []},
@@ -89,7 +89,7 @@ def test_a_rollback_is_performed_once_where_the_setting_says_so(stack: Stack) ->
         notification(fleet="blue"),
     ],
 )
-def test_what_is_no_alert_of_what_was_promoted_does_nothing(stack: Stack, strange: dict[str, Any]) -> None:
-    take_alerts(stack.workspace, strange)
+def test_other_alerts_cause_no_rollback(stack: Stack, other: dict[str, Any]) -> None:
+    take_alerts(stack.workspace, other)
     assert stack.performed == []
     assert stack.events() == []

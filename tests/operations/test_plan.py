@@ -1,4 +1,4 @@
-"""What `preview` promises before anything is there, and what only the CLI may change."""
+"""`preview` before a stack exists, and operations that need the Pulumi CLI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EMBEDDED = ("--engine", "embedded")
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A fresh checkout in which tests make nothing. It has no root filesystem either: building one would show."""
+    """A fresh checkout in which no test creates anything; it has no root filesystem."""
     return Checkout.copy(tmp_path_factory.mktemp("fresh"), rootfs=None)
 
 
@@ -22,7 +22,7 @@ def made(checkout: Checkout) -> list[Path]:
     return [path for path in (checkout.root / ".observatory", checkout.root / "dist") if path.exists()]
 
 
-def test_a_preview_on_a_fresh_checkout_plans_everything_and_makes_nothing(fresh: Checkout) -> None:
+def test_a_preview_on_a_fresh_checkout_plans_everything_and_creates_nothing(fresh: Checkout) -> None:
     plan = fresh.json("preview", *EMBEDDED)
     assert made(fresh) == []
     assert plan["offline"]
@@ -34,35 +34,33 @@ def test_a_preview_on_a_fresh_checkout_plans_everything_and_makes_nothing(fresh:
     assert plan["outputs"]["api_key"] == "[unknown]"
 
 
-def test_an_offline_plan_of_a_stack_elsewhere_asks_nobody_what_is_live(fresh: Checkout) -> None:
+def test_an_offline_plan_of_an_aws_stack_reads_no_rollout_document(fresh: Checkout) -> None:
     plan = fresh.json("preview", "-e", "staging", *EMBEDDED, AWS_ENDPOINT_URL="http://127.0.0.1:1")
     assert plan["offline"]
     assert any("first values from settings" in note for note in plan["notes"])
 
 
 @pytest.mark.cli
-def test_with_the_cli_on_path_a_preview_of_a_new_local_stack_still_makes_nothing(fresh: Checkout) -> None:
+def test_a_preview_of_a_new_local_stack_by_the_cli_creates_nothing(fresh: Checkout) -> None:
     assert fresh.json("preview")["offline"]
     assert made(fresh) == []
 
 
-def test_a_wrong_setting_is_told_before_anything_is_planned(fresh: Checkout, tmp_path: Path) -> None:
+def test_a_wrong_setting_is_reported_before_planning(fresh: Checkout, tmp_path: Path) -> None:
     shutil.copytree(fresh.root, tmp_path / "wrong")
     wrong = Checkout(root=tmp_path / "wrong", environment={"PYTHONPATH": str(tmp_path / "wrong")})
     wrong.configure(fleets={"size": 0})
     assert "fleets.size" in wrong.run("preview", *EMBEDDED, expect=2).stderr
 
 
-def test_the_status_of_machines_elsewhere_is_said_to_be_elsewhere(fresh: Checkout) -> None:
+def test_the_status_of_an_aws_stack_is_refused_with_where_to_find_it(fresh: Checkout) -> None:
     said = fresh.json("status", "-e", "production", expect=2)["error"]["message"]
     assert "https://prometheus.platform.example.com" in said
     assert "observatory outputs -e production" in said
 
 
 @pytest.mark.parametrize("command", [("up",), ("down", "--yes")])
-def test_what_needs_plugins_is_refused_without_the_cli_and_says_how_to_go_on(
-    fresh: Checkout, command: tuple[str, ...]
-) -> None:
+def test_an_operation_that_needs_plugins_is_refused_without_the_cli(fresh: Checkout, command: tuple[str, ...]) -> None:
     said = fresh.json(*command, "-e", "production", *EMBEDDED, expect=3)["error"]["message"]
     assert "https://www.pulumi.com/docs/install/" in said or "leave --engine embedded out" in said
     assert f"observatory {command[0]} -e production" in said

@@ -1,4 +1,4 @@
-"""Minor and major versions wait for windows and for somebody else's approval; what must not wait does not."""
+"""Minor and major versions need an open window and another person's approval; patches and continuations do not."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def kept(workspace: Workspace, tmp_path: Path) -> Callable[..., Manifest]:
 
 
 def closed_now() -> LocalSettings:
-    """Return settings whose only window is some days away, whenever this runs."""
+    """Return settings whose only window opens in three days."""
     day = WEEKDAYS[(datetime.now(UTC).weekday() + 3) % 7]
     return LocalSettings(delivery=Delivery(windows=(Window(days=(day,), opens="10:00", closes="11:00"),)))
 
@@ -64,19 +64,19 @@ def closed_now() -> LocalSettings:
         ("v1.2.3-rc.4", "v1.2.4-rc.9", "patch"),
     ],
 )
-def test_a_change_is_the_foremost_number_that_differs(live: str, version: str, change: Change | None) -> None:
+def test_a_change_is_named_by_the_first_number_that_differs(live: str, version: str, change: Change | None) -> None:
     assert change_between(live, version) == change
 
 
 @pytest.mark.parametrize("version", ["v0.2.0", "v1.0.0"])
-def test_outside_the_windows_a_minor_or_major_version_is_refused_with_when_the_next_opens(
+def test_outside_the_windows_a_minor_or_major_version_is_refused_with_the_next_window(
     workspace: Workspace, kept: Callable[..., Manifest], version: str
 ) -> None:
     with pytest.raises(NotPermittedError, match=r"the next opens \w+day \d{4}-\d\d-\d\d 10:00 UTC"):
         check_permission(platform_of(workspace, closed_now()), kept(version))
 
 
-def test_within_a_window_and_with_a_patch_at_any_time_it_may_go(
+def test_an_open_window_permits_a_minor_version_and_a_patch_needs_none(
     workspace: Workspace, kept: Callable[..., Manifest]
 ) -> None:
     always_open = LocalSettings(delivery=Delivery(windows=(ALWAYS,)))
@@ -84,7 +84,7 @@ def test_within_a_window_and_with_a_patch_at_any_time_it_may_go(
     assert check_permission(platform_of(workspace, closed_now()), kept("v0.1.1")) is None
 
 
-def test_a_deployment_that_was_killed_may_go_on_outside_the_windows(
+def test_a_killed_deployment_may_continue_outside_the_windows(
     workspace: Workspace, kept: Callable[..., Manifest]
 ) -> None:
     manifest, current = kept("v0.2.0"), workspace.rollout.read()
@@ -99,7 +99,7 @@ def test_a_deployment_that_was_killed_may_go_on_outside_the_windows(
         check_permission(platform_of(workspace, closed_now()), kept("v0.3.0", b"another"))
 
 
-def test_a_version_goes_once_somebody_else_has_approved_it(
+def test_a_version_is_permitted_once_another_person_has_approved_it(
     workspace: Workspace, kept: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = kept("v1.0.0")
@@ -114,14 +114,14 @@ def test_a_version_goes_once_somebody_else_has_approved_it(
     assert str(check_permission(platform_of(workspace, NEEDS_APPROVAL), manifest)).startswith("somebody-else@")
 
 
-def test_a_pipeline_names_who_approved_and_not_itself(workspace: Workspace, kept: Callable[..., Manifest]) -> None:
+def test_a_pipeline_cannot_approve_its_own_deployment(workspace: Workspace, kept: Callable[..., Manifest]) -> None:
     manifest, myself = kept("v0.2.0"), actor().partition("@")[0]
     assert check_permission(platform_of(workspace, NEEDS_APPROVAL), manifest, approved_by="alice") == "alice"
     with pytest.raises(NotPermittedError, match="a second person must approve it"):
         check_permission(platform_of(workspace, NEEDS_APPROVAL), manifest, approved_by=myself.upper())
 
 
-def test_an_approval_is_of_one_artifact_on_one_stack(
+def test_an_approval_covers_one_artifact_on_one_stack(
     workspace: Workspace, kept: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGNAME", "somebody-else")
@@ -133,12 +133,12 @@ def test_an_approval_is_of_one_artifact_on_one_stack(
     assert workspace.approvals.read(kept("v0.2.0", b"another")) is None
 
 
-def test_a_version_that_is_not_kept_cannot_be_approved(workspace: Workspace) -> None:
+def test_a_version_that_is_not_stored_cannot_be_approved(workspace: Workspace) -> None:
     with pytest.raises(ReleaseError, match="not in the store"):
         approve_release(workspace, "v9.9.9", reason="")
 
 
-def test_a_damaged_approval_is_none(workspace: Workspace, kept: Callable[..., Manifest]) -> None:
+def test_a_damaged_approval_is_reported(workspace: Workspace, kept: Callable[..., Manifest]) -> None:
     manifest = kept("v0.2.0")
     workspace.approvals.directory.mkdir(parents=True)
     (workspace.approvals.directory / "v0.2.0.json").write_text("{}")

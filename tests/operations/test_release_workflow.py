@@ -1,4 +1,4 @@
-"""What a workflow does about others who come in between; the steps themselves run on a real stack in tests/stack."""
+"""A workflow with concurrent deployments; its steps run on a real stack in tests/stack."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from observatory.settings import LocalSettings
 from observatory.workspace import Workspace
 
 
-def test_an_emergency_while_a_release_is_prepared_keeps_it_from_the_service(tmp_path: Path) -> None:
+def test_an_emergency_rollback_during_preparation_stops_the_workflow(tmp_path: Path) -> None:
     workspace = Workspace(root=tmp_path, stack="local")
     platform = platform_of(workspace, LocalSettings())
     current = workspace.rollout.create(RolloutDocument.first(version="v0.1.0", sha256="a" * 64, active_fleet="blue"))

@@ -21,7 +21,7 @@ def target_of(conninfo: str) -> DatabaseTarget:
     return DatabaseTarget(conninfo=conninfo, roles={}, version=None)
 
 
-def test_users_stay_the_same_people_from_run_to_run_and_nobody_else_reads_the_salt(
+def test_pseudonyms_stay_the_same_and_the_salt_is_private(
     postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = Workspace(root=tmp_path, stack="staging")

@@ -1,4 +1,4 @@
-"""A stack's parts on AWS, at a server on loopback."""
+"""Parts of a stack on AWS, on a server on loopback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STICKY: TargetGroupStickinessConfigTypeDef = {"Enabled": True, "DurationSeconds"
 
 
 def forward(*targets: tuple[str, int]) -> ActionTypeDef:
-    """Return the action that divides the traffic."""
+    """Return the action with the traffic weights."""
     groups: list[TargetGroupTupleTypeDef] = [{"TargetGroupArn": arn, "Weight": weight} for arn, weight in targets]
     config: ForwardActionConfigTypeDef = {"TargetGroups": groups, "TargetGroupStickinessConfig": STICKY}
     return {"Type": "forward", "Order": 1, "ForwardConfig": config}
@@ -42,7 +42,7 @@ def loopback() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(autouse=True)
 def _at_loopback(loopback: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every client of a test reach moto alone."""
+    """Connect every client of a test to moto only."""
     for name, value in loopback.items():
         monkeypatch.setenv(name, value)
 
@@ -54,7 +54,7 @@ def s3() -> S3Client:
 
 @pytest.fixture
 def bucket(s3: S3Client) -> str:
-    """A bucket of the test's own."""
+    """A bucket for the test."""
     name = f"releases-{next(_numbers)}"
     s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
     return name
@@ -67,7 +67,7 @@ def elb() -> ElasticLoadBalancingv2Client:
 
 @pytest.fixture
 def balancer(elb: ElasticLoadBalancingv2Client) -> AlbBalancer:
-    """A load balancer of the test's own, whose rule gives blue everything."""
+    """A load balancer for the test, whose rule sends all traffic to blue."""
     ec2: Any = boto3.client("ec2", region_name=REGION)
     name = f"balancer-{next(_numbers)}"
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]

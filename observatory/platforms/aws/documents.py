@@ -105,9 +105,9 @@ class S3RolloutStore:
         Raises:
             StaleRolloutError: the write lost.
         """
-        standing = self._find()
-        if standing is None or standing.writer != writer:
-            raise StaleRolloutError(f"{self.url}: somebody else wrote at the same time; read it again")
+        current = self._find()
+        if current is None or current.writer != writer:
+            raise StaleRolloutError(f"{self.url}: the rollout document changed concurrently; run the command again")
 
     def _find(self) -> _Found | None:
         with _s3_errors(self.url):

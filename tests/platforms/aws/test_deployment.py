@@ -1,4 +1,4 @@
-"""A whole deployment on AWS' protocol, with the real service behind the preview listener.
+"""A complete deployment on AWS' protocol, with the real service behind the preview listener.
 
 Simulated are the metrics and the time; Auto Scaling's answers are written down, checked against the service's model.
 """
@@ -57,14 +57,14 @@ def scaling() -> AutoScalingClient:
 
 @pytest.fixture
 def refreshes(scaling: AutoScalingClient) -> Iterator[Stubber]:
-    """Auto Scaling's answers, of which all must have been asked for."""
+    """Auto Scaling's stubbed answers; each of them must be used."""
     with Stubber(scaling) as stub:
         yield stub
         stub.assert_no_pending_responses()
 
 
 def refresh(stub: Stubber, group: str) -> None:
-    """Write down one replacement of a group's machines."""
+    """Stub one replacement of a group's machines."""
     stub.add_response("describe_instance_refreshes", {"InstanceRefreshes": []})
     stub.add_response("start_instance_refresh", {"InstanceRefreshId": group})
     done = {"InstanceRefreshes": [{"InstanceRefreshId": group, "Status": "Successful"}]}
@@ -124,7 +124,7 @@ def test_a_canary_is_installed_verified_and_promoted(
     assert shifts == [5, 25, 50, 100]
 
 
-def test_a_bad_version_gives_the_traffic_back_and_its_fleet_what_it_had(
+def test_a_bad_version_is_rolled_back_and_its_fleet_restored(
     environment: Environment, balancer: AlbBalancer, refreshes: Stubber, simulated: Simulation
 ) -> None:
     simulated.runs |= dict.fromkeys(MEMBERS["green"], NEW)  # whose metrics are bad
@@ -139,7 +139,7 @@ def test_a_bad_version_gives_the_traffic_back_and_its_fleet_what_it_had(
     assert document.green.version == "v0.1.0"
 
 
-def test_a_fleet_that_answers_as_another_version_never_gets_traffic(
+def test_a_fleet_with_the_wrong_version_never_gets_traffic(
     environment: Environment, balancer: AlbBalancer, refreshes: Stubber, simulated: Simulation
 ) -> None:
     for _ in ("the version", "what was there before"):

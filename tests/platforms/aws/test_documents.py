@@ -1,4 +1,4 @@
-"""The rollout document and releases in S3: the same promises as on this machine, kept by conditional writes."""
+"""The rollout document and releases in S3: the same guarantees as on this machine, by conditional writes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_stale_revision_is_refused_and_changes_nothing(store: S3RolloutStore, 
     assert store.read() == written
 
 
-def test_what_was_read_before_somebody_else_wrote_is_stale(store: S3RolloutStore, current: RolloutDocument) -> None:
+def test_a_document_read_before_another_write_is_stale(store: S3RolloutStore, current: RolloutDocument) -> None:
     read = store.read()
     assert read is not None
     other = S3RolloutStore(client=store.client, bucket=store.bucket, key=KEY)
@@ -84,7 +84,7 @@ def test_an_older_fencing_number_is_refused(store: S3RolloutStore, current: Roll
 
 
 class Between:
-    """A client that lets something happen between the reading and the writing of a compare-and-set, once."""
+    """A client that runs a function once, between the read and the write of a compare-and-set."""
 
     def __init__(self, real: S3Client, happening: Callable[[], None]) -> None:
         self._real, self._happening = real, happening
@@ -98,17 +98,17 @@ class Between:
         return getattr(self._real, name)
 
 
-def test_who_writes_between_reading_and_writing_wins(store: S3RolloutStore, current: RolloutDocument) -> None:
+def test_a_write_between_read_and_write_wins(store: S3RolloutStore, current: RolloutDocument) -> None:
     def other() -> None:
         store.compare_and_set(current, current.model_copy(update={"fencing": 1}))
 
     slow = S3RolloutStore(client=Between(store.client, other), bucket=store.bucket, key=KEY)  # type: ignore[arg-type]
-    with pytest.raises(StaleRolloutError, match="somebody else wrote at the same time"):
+    with pytest.raises(StaleRolloutError, match="the rollout document changed concurrently"):
         slow.compare_and_set(current, current.model_copy(update={"fencing": 1}))
 
 
-def test_a_write_whose_answer_was_lost_is_found_again(store: S3RolloutStore, current: RolloutDocument) -> None:
-    """The client sends it again, and S3 refuses that: the document is not any more what it was to replace."""
+def test_a_write_whose_answer_was_lost_succeeds(store: S3RolloutStore, current: RolloutDocument) -> None:
+    """The client sends it again, and S3 refuses that: the document has changed already."""
     wanted: dict[str, Any] = {}
 
     class Deaf(Between):
@@ -136,18 +136,18 @@ def test_a_conflict_is_a_lost_race(store: S3RolloutStore, current: RolloutDocume
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"revision": 0}'])
-def test_a_damaged_document_is_named(store: S3RolloutStore, text: str) -> None:
+def test_a_damaged_document_is_reported(store: S3RolloutStore, text: str) -> None:
     store.client.put_object(Bucket=store.bucket, Key=KEY, Body=text.encode())
     with pytest.raises(RolloutError, match=rf"{KEY}: not a rollout document .* earlier version"):
         store.read()
 
 
-def test_a_bucket_that_is_not_there_is_named_with_what_to_look_at(s3: S3Client) -> None:
+def test_a_missing_bucket_is_reported_with_a_remedy(s3: S3Client) -> None:
     with pytest.raises(RolloutError, match=r"s3://nobodys/rollout.*NoSuchBucket.*aws sts get-caller-identity"):
         S3RolloutStore(client=s3, bucket="nobodys", key=KEY).read()
 
 
-def test_missing_credentials_are_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_reported(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -156,7 +156,7 @@ def test_missing_credentials_are_named(bucket: str, monkeypatch: pytest.MonkeyPa
         S3RolloutStore(client=client("s3", REGION), bucket=bucket, key=KEY).read()
 
 
-def test_an_answer_that_forbids_is_no_missing_document(s3: S3Client) -> None:
+def test_a_refused_read_is_no_missing_document(s3: S3Client) -> None:
     with Stubber(s3) as stub:
         stub.add_client_error("get_object", "AccessDenied", http_status_code=403)
         with pytest.raises(RolloutError, match="AccessDenied"):
@@ -164,7 +164,7 @@ def test_an_answer_that_forbids_is_no_missing_document(s3: S3Client) -> None:
 
 
 class Shared(MemoryStore):
-    """The simulated stack's document, in S3: nobody is kept from telling the balancer, so others do meanwhile."""
+    """The simulated stack's document, in S3, whose store has no lock: other commands change the balancer meanwhile."""
 
     def __init__(self, real: S3RolloutStore) -> None:
         real.client.put_object(Bucket=real.bucket, Key=real.key, Body=FIRST.model_dump_json().encode())
@@ -191,14 +191,14 @@ def stack(store: S3RolloutStore) -> Simulation:
     return Simulation(Shared(store))
 
 
-def test_a_version_comes_and_goes_back(stack: Simulation) -> None:
+def test_a_version_is_deployed_and_rolled_back(stack: Simulation) -> None:
     deploy(stack.environment(), blue_green())
     assert (stack.live, stack.runs["green-1"]) == ({"blue": 0, "green": 100}, NEW)
     roll_back(stack.environment(), actor="me", reason="latency")
     assert stack.live == {"blue": 100, "green": 0}
 
 
-def test_of_two_deployments_that_begin_at_once_one_is_refused(stack: Simulation, store: S3RolloutStore) -> None:
+def test_of_two_concurrent_deployments_one_is_refused(stack: Simulation, store: S3RolloutStore) -> None:
     def other() -> None:
         deploy(stack.environment(), blue_green(version="v0.3.0", sha256="c" * 64))
 
@@ -210,8 +210,8 @@ def test_of_two_deployments_that_begin_at_once_one_is_refused(stack: Simulation,
     assert (document.green.version, document.fencing) == ("v0.3.0", 1)
 
 
-def test_who_tells_the_balancer_last_tells_it_what_the_document_says(stack: Simulation) -> None:
-    """A deployment stops between document and balancer, a rollback passes it, and then it goes on."""
+def test_the_last_change_of_the_balancer_matches_the_document(stack: Simulation) -> None:
+    """A deployment pauses between document and balancer, a rollback overtakes it, and then it continues."""
     calls = itertools.count()
 
     def fault(place: str) -> None:
@@ -239,7 +239,7 @@ def releases(s3: S3Client, bucket: str) -> S3ReleaseStore:
     return S3ReleaseStore(client=s3, bucket=bucket)
 
 
-def test_a_release_is_kept_where_machines_read_it(releases: S3ReleaseStore, tmp_path: Path) -> None:
+def test_a_release_is_stored_where_machines_read_it(releases: S3ReleaseStore, tmp_path: Path) -> None:
     added = releases.add(*release(tmp_path), TRUSTED)
     assert releases.add(*release(tmp_path), TRUSTED) == added
     assert releases.versions() == ("v0.1.0",)
@@ -248,16 +248,14 @@ def test_a_release_is_kept_where_machines_read_it(releases: S3ReleaseStore, tmp_
     assert answer["Body"].read() == b"artifact"
 
 
-def test_other_objects_of_the_bucket_are_no_releases(releases: S3ReleaseStore, tmp_path: Path) -> None:
+def test_other_objects_of_the_bucket_are_not_listed(releases: S3ReleaseStore, tmp_path: Path) -> None:
     for key in ("rollout/staging.json", "v0.9.0.tar.gz", "versions/v0.8.0.json"):
         releases.client.put_object(Bucket=releases.bucket, Key=key, Body=b"{}")
     releases.add(*release(tmp_path), TRUSTED)
     assert releases.versions() == ("v0.1.0",)
 
 
-def test_what_nobody_trusted_has_signed_or_is_not_what_it_says_is_refused(
-    releases: S3ReleaseStore, tmp_path: Path
-) -> None:
+def test_an_untrusted_or_damaged_release_is_refused(releases: S3ReleaseStore, tmp_path: Path) -> None:
     with pytest.raises(ReleaseRefusedError, match="is not signed"):
         releases.add(*release(tmp_path, key=None), TRUSTED)
     artifact, manifest = release(tmp_path)
@@ -274,9 +272,7 @@ def test_a_version_keeps_its_content(releases: S3ReleaseStore, tmp_path: Path) -
     assert releases.checked("v0.1.0", TRUSTED) == kept
 
 
-def test_what_was_changed_in_the_bucket_is_found_before_it_is_deployed(
-    releases: S3ReleaseStore, tmp_path: Path
-) -> None:
+def test_a_changed_artifact_is_refused_before_it_is_deployed(releases: S3ReleaseStore, tmp_path: Path) -> None:
     releases.add(*release(tmp_path), TRUSTED)
     releases.client.put_object(Bucket=releases.bucket, Key="v0.1.0.tar.gz", Body=b"evil", ChecksumAlgorithm="SHA256")
     with pytest.raises(ReleaseError, match=r"v0\.1\.0\.tar\.gz: SHA-256 is not"):
@@ -292,12 +288,12 @@ def test_a_missing_version_is_reported_with_the_stored_ones(releases: S3ReleaseS
         releases.manifest("v9.9.9")
 
 
-def test_a_bucket_that_cannot_be_listed_is_named(s3: S3Client) -> None:
+def test_a_bucket_that_cannot_be_listed_is_reported(s3: S3Client) -> None:
     with pytest.raises(ReleaseError, match=r"s3://nobodys: .*NoSuchBucket"):
         S3ReleaseStore(client=s3, bucket="nobodys").versions()
 
 
-def test_an_approval_is_seen_by_everybody_and_is_of_one_artifact(releases: S3ReleaseStore, tmp_path: Path) -> None:
+def test_an_approval_is_shared_and_covers_one_artifact(releases: S3ReleaseStore, tmp_path: Path) -> None:
     approvals = S3Approvals(client=releases.client, bucket=releases.bucket, stack="staging")
     kept = releases.add(*release(tmp_path), TRUSTED)
     assert approvals.read(kept) is None
@@ -310,7 +306,7 @@ def test_an_approval_is_seen_by_everybody_and_is_of_one_artifact(releases: S3Rel
     assert releases.versions() == ("v0.1.0",)
 
 
-def test_a_damaged_approval_is_named(releases: S3ReleaseStore, tmp_path: Path) -> None:
+def test_a_damaged_approval_is_reported(releases: S3ReleaseStore, tmp_path: Path) -> None:
     kept = releases.add(*release(tmp_path), TRUSTED)
     releases.client.put_object(Bucket=releases.bucket, Key="approvals/staging/v0.1.0.json", Body=b"yes")
     with pytest.raises(ReleaseError, match=r"approvals/staging/v0\.1\.0\.json: not an approval"):

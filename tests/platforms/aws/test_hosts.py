@@ -1,4 +1,4 @@
-"""Deliveries on AWS: what its services are told, against moto's server and, for what that lacks, the service's model.
+"""Balancer and hosts on AWS, against moto's server and, for what it lacks, stubs.
 
 Stubber checks every call and every answer against the model of the service that botocore ships.
 """
@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from mypy_boto3_elbv2 import ElasticLoadBalancingv2Client
 
 
-def test_weights_are_told_and_read_back(balancer: AlbBalancer) -> None:
+def test_weights_are_set_and_read(balancer: AlbBalancer) -> None:
     assert balancer.weights() == {"blue": 100, "green": 0}
     balancer.set_weights({"blue": 95, "green": 5})
     assert balancer.weights() == {"blue": 95, "green": 5}
 
 
-def test_all_else_of_the_rule_stays(balancer: AlbBalancer, elb: ElasticLoadBalancingv2Client) -> None:
+def test_a_change_of_weights_keeps_the_rest_of_the_rule(
+    balancer: AlbBalancer, elb: ElasticLoadBalancingv2Client
+) -> None:
     (before,) = elb.describe_rules(RuleArns=[balancer.rule])["Rules"]
     balancer.set_weights({"blue": 0, "green": 100})
     (after,) = elb.describe_rules(RuleArns=[balancer.rule])["Rules"]
@@ -42,12 +44,12 @@ def test_all_else_of_the_rule_stays(balancer: AlbBalancer, elb: ElasticLoadBalan
     assert after.get("Actions", [])[0].get("ForwardConfig", {}).get("TargetGroupStickinessConfig") == STICKY
 
 
-def test_weights_by_hand_are_seen_as_percentages(balancer: AlbBalancer, elb: ElasticLoadBalancingv2Client) -> None:
+def test_weights_set_by_hand_are_read_as_percentages(balancer: AlbBalancer, elb: ElasticLoadBalancingv2Client) -> None:
     _forward_to(elb, balancer, {"blue": 1, "green": 3})
     assert balancer.weights() == {"blue": 25, "green": 75}
 
 
-def test_a_rule_that_serves_nobody_is_no_division(balancer: AlbBalancer, elb: ElasticLoadBalancingv2Client) -> None:
+def test_a_rule_without_traffic_is_reported(balancer: AlbBalancer, elb: ElasticLoadBalancingv2Client) -> None:
     _forward_to(elb, balancer, {"blue": 0, "green": 0})
     with pytest.raises(BalancerError, match="no traffic to any fleet"):
         balancer.weights()
@@ -55,13 +57,13 @@ def test_a_rule_that_serves_nobody_is_no_division(balancer: AlbBalancer, elb: El
     assert balancer.weights() == {"blue": 100, "green": 0}
 
 
-def test_traffic_to_a_stranger_is_named_and_can_be_taken_back(
+def test_traffic_to_a_foreign_target_group_is_reported_and_can_be_corrected(
     balancer: AlbBalancer, elb: ElasticLoadBalancingv2Client
 ) -> None:
     known = elb.describe_target_groups(TargetGroupArns=[*balancer.target_groups.values()])["TargetGroups"][0]
     vpc = known.get("VpcId", "")
-    stranger = elb.create_target_group(Name="stranger", Protocol="HTTP", Port=1, VpcId=vpc)["TargetGroups"][0]
-    arn = stranger.get("TargetGroupArn", "")
+    foreign = elb.create_target_group(Name="foreign", Protocol="HTTP", Port=1, VpcId=vpc)["TargetGroups"][0]
+    arn = foreign.get("TargetGroupArn", "")
     _forward_to(elb, balancer, {"blue": 50, "green": 0}, (arn, 50))
     with pytest.raises(BalancerError, match=f"forwards to {arn}"):
         balancer.weights()
@@ -69,7 +71,7 @@ def test_traffic_to_a_stranger_is_named_and_can_be_taken_back(
     assert balancer.weights() == {"blue": 100, "green": 0}
 
 
-def test_a_rule_that_is_gone_is_named(balancer: AlbBalancer, elb: ElasticLoadBalancingv2Client) -> None:
+def test_a_missing_rule_is_reported(balancer: AlbBalancer, elb: ElasticLoadBalancingv2Client) -> None:
     elb.delete_rule(RuleArn=balancer.rule)
     with pytest.raises(BalancerError, match="RuleNotFound"):
         balancer.set_weights({"blue": 100, "green": 0})
@@ -78,14 +80,14 @@ def test_a_rule_that_is_gone_is_named(balancer: AlbBalancer, elb: ElasticLoadBal
 def _forward_to(
     elb: ElasticLoadBalancingv2Client, balancer: AlbBalancer, weights: dict[str, int], *others: tuple[str, int]
 ) -> None:
-    """Change the rule as somebody at the console would."""
+    """Change the rule as an operator at the console would."""
     targets = [(arn, weights[fleet]) for fleet, arn in balancer.target_groups.items()]
     elb.modify_rule(RuleArn=balancer.rule, Actions=[forward(*targets, *others)])
 
 
 @dataclass
 class Waiting:
-    """A clock that passes only by waiting."""
+    """A clock that only waiting moves."""
 
     time: float = 0.0
 
@@ -100,7 +102,7 @@ GREEN = Fleet(group="green-1", target_group="arn:green", preview_group="arn:gree
 
 
 class Services:
-    """Auto Scaling and the load balancers with their answers written down, in order."""
+    """Auto Scaling and the load balancers with stubbed answers, in order."""
 
     def __init__(self) -> None:
         self.scaling, self.balancing = client("autoscaling", REGION), client("elbv2", REGION)
@@ -122,7 +124,7 @@ class Services:
         )
 
     def under_way(self, *statuses: str) -> None:
-        """Answer what refreshes there are of the group."""
+        """Stub the list of the group's refreshes."""
         found = [{"InstanceRefreshId": f"old-{number}", "Status": each} for number, each in enumerate(statuses)]
         self.scaling_says.add_response(
             "describe_instance_refreshes", {"InstanceRefreshes": found}, {"AutoScalingGroupName": "green-1"}
@@ -165,7 +167,7 @@ class Services:
 
 @pytest.fixture
 def aws() -> Iterator[Services]:
-    """Services that are asked everything that is written down, and nothing else."""
+    """Services whose stubbed answers must all be used."""
     services = Services()
     with services.scaling_says, services.balancing_says:
         yield services
@@ -185,7 +187,7 @@ def test_installing_replaces_the_machines_and_waits_for_both_balancers(aws: Serv
     assert aws.clock.time == 3 * 5
 
 
-def test_a_replacement_under_way_is_ended_first_for_it_began_with_another_document(aws: Services) -> None:
+def test_a_replacement_under_way_is_cancelled_first(aws: Services) -> None:
     aws.under_way("InProgress")
     aws.scaling_says.add_response(
         "cancel_instance_refresh", {"InstanceRefreshId": "old-0"}, {"AutoScalingGroupName": "green-1"}
@@ -199,7 +201,7 @@ def test_a_replacement_under_way_is_ended_first_for_it_began_with_another_docume
     aws.hosts.install("green")
 
 
-def test_a_replacement_that_ends_before_it_can_be_ended_is_no_trouble(aws: Services) -> None:
+def test_a_replacement_that_ends_before_it_is_cancelled_is_no_error(aws: Services) -> None:
     aws.under_way("InProgress")
     aws.scaling_says.add_client_error("cancel_instance_refresh", "ActiveInstanceRefreshNotFound")
     aws.under_way("Successful")
@@ -211,7 +213,7 @@ def test_a_replacement_that_ends_before_it_can_be_ended_is_no_trouble(aws: Servi
 
 
 @pytest.mark.parametrize("status", ["Failed", "Cancelled", "RollbackSuccessful"])
-def test_a_replacement_that_fails_is_said_with_its_reason(aws: Services, status: str) -> None:
+def test_a_failed_replacement_is_reported_with_its_reason(aws: Services, status: str) -> None:
     aws.under_way()
     aws.started()
     aws.refreshed(status, "no capacity of t3.small in eu-central-1a")
@@ -219,7 +221,7 @@ def test_a_replacement_that_fails_is_said_with_its_reason(aws: Services, status:
         aws.hosts.install("green")
 
 
-def test_machines_that_never_get_ready_are_given_up(aws: Services) -> None:
+def test_the_wait_for_machines_that_never_become_ready_times_out(aws: Services) -> None:
     aws.under_way()
     aws.started()
     aws.refreshed("Successful")
@@ -231,7 +233,7 @@ def test_machines_that_never_get_ready_are_given_up(aws: Services) -> None:
         aws.hosts.install("green")
 
 
-def test_what_aws_refuses_is_named(aws: Services) -> None:
+def test_an_error_of_aws_is_reported_with_its_place(aws: Services) -> None:
     aws.scaling_says.add_client_error("describe_instance_refreshes", "AccessDenied", "not you")
     with pytest.raises(HostsError, match=r"green-1: .*AccessDenied"):
         aws.hosts.install("green")
@@ -249,7 +251,7 @@ def test_what_aws_refuses_is_named(aws: Services) -> None:
         ((), False),
     ],
 )
-def test_a_fleet_is_healthy_with_as_many_ready_instances_as_it_must_have(
+def test_a_fleet_is_healthy_with_its_minimum_size_of_ready_instances(
     aws: Services, states: tuple[str, ...], healthy: bool
 ) -> None:
     aws.targets("arn:green", *states)

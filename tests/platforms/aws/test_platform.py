@@ -69,7 +69,7 @@ def bucket(s3: S3Client, settings: AwsSettings) -> Iterator[str]:
 
 @pytest.fixture
 def outputs(balancer: AlbBalancer) -> dict[str, Any]:
-    """The stack's outputs, as far as deliveries look."""
+    """The stack's outputs that deliveries use."""
     fleets = {
         fleet: {"group": f"{fleet}-1", "target_group": arn, "preview_group": f"{arn}-preview", "size": 1}
         for fleet, arn in balancer.target_groups.items()
@@ -100,14 +100,14 @@ Moving = Callable[[], RolloutDocument]
 
 @pytest.fixture
 def moving(s3: S3Client, bucket: str, balancer: AlbBalancer) -> Moving:
-    """A deployment under way; gives the document as it stands."""
+    """A deployment under way; returns the function that reads the current document."""
     place = {"Bucket": bucket, "Key": "rollout/staging.json"}
     s3.put_object(**place, Body=shifting().model_dump_json().encode())  # type: ignore[arg-type]
     balancer.set_weights({"blue": 95, "green": 5})
     return lambda: RolloutDocument.model_validate_json(s3.get_object(**place)["Body"].read())  # type: ignore[arg-type]
 
 
-def test_a_rollback_gives_the_traffic_back_by_document_and_rule(
+def test_a_rollback_returns_traffic_by_document_and_rule(
     settings: AwsSettings, outputs: dict[str, Any], moving: Moving, balancer: AlbBalancer
 ) -> None:
     balancer.client.register_targets(
@@ -129,7 +129,7 @@ def test_a_rollback_to_a_fleet_without_machines_escalates(
     assert balancer.weights() == {"blue": 100, "green": 0}
 
 
-def test_steering_reaches_the_document(settings: AwsSettings, outputs: dict[str, Any], moving: Moving) -> None:
+def test_a_control_request_reaches_the_document(settings: AwsSettings, outputs: dict[str, Any], moving: Moving) -> None:
     send_control_request(environment_of(settings, outputs), "pause")
     paused = moving().deployment
     assert paused is not None
@@ -142,7 +142,7 @@ def test_a_stack_of_an_earlier_program_is_refused(settings: AwsSettings, outputs
         environment_of(settings, outputs)
 
 
-def test_the_administrators_url_comes_out_of_the_secret_store(settings: AwsSettings, outputs: dict[str, Any]) -> None:
+def test_the_administrators_url_is_read_from_the_secret_store(settings: AwsSettings, outputs: dict[str, Any]) -> None:
     url = "postgresql://postgres:s3cr3t@10.30.128.10:5432/postgres?sslmode=verify-full"
     kept = client("secretsmanager", REGION).create_secret(Name="administrator", SecretString=json.dumps({"url": url}))
     conninfo = platform_of(WORKSPACE, settings).administrator({**outputs, "admin_database_url": kept["ARN"]})
@@ -150,13 +150,15 @@ def test_the_administrators_url_comes_out_of_the_secret_store(settings: AwsSetti
     assert "password=s3cr3t" in conninfo
 
 
-def test_a_secret_that_is_not_to_be_had_is_named(settings: AwsSettings, outputs: dict[str, Any]) -> None:
+def test_an_unreadable_secret_is_reported(settings: AwsSettings, outputs: dict[str, Any]) -> None:
     with pytest.raises(DeliveryRefusedError, match=r"secret:nobodys cannot be read: .*ResourceNotFound"):
         platform_of(WORKSPACE, settings).administrator(outputs)
 
 
 @pytest.mark.usefixtures("bucket")
-def test_no_machine_is_made_that_would_find_no_release(s3: S3Client, settings: AwsSettings, tmp_path: Path) -> None:
+def test_a_missing_release_is_reported_before_any_machine_is_created(
+    s3: S3Client, settings: AwsSettings, tmp_path: Path
+) -> None:
     workspace = Workspace(root=tmp_path, stack="staging")
     for file in (WORKSPACE.config_file, WORKSPACE.root / "Pulumi.yaml"):
         shutil.copy(file, tmp_path)
@@ -180,7 +182,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     return found
 
 
-def test_the_commands_keep_releases_in_the_stacks_bucket_and_deploy_once_it_is_up(
+def test_releases_are_stored_in_the_stacks_bucket_and_deployed_once_it_is_up(
     checkout: Checkout, s3: S3Client, bucket: str, tmp_path: Path
 ) -> None:
     artifact, _ = release(tmp_path)
@@ -206,7 +208,7 @@ def _up(checkout: Checkout, outputs: dict[str, Any]) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_up")
-def test_the_commands_steer_and_undo_a_deployment(checkout: Checkout, moving: Moving, balancer: AlbBalancer) -> None:
+def test_the_commands_control_and_undo_a_deployment(checkout: Checkout, moving: Moving, balancer: AlbBalancer) -> None:
     balancer.client.register_targets(TargetGroupArn=balancer.target_groups["blue"], Targets=[{"Id": "i-0"}])
     paused = checkout.json("rollout", "pause", "-e", "staging")
     assert paused["deployment"]["request"] == "pause"

@@ -1,4 +1,4 @@
-"""What is made again of a stack's state, where its rollout document was lost."""
+"""Restoring a lost rollout document from the stack's state."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ MOVED = FleetState(version="v0.2.0", sha256=NEW, weight=100)
     ],
     ids=["at rest", "in the middle", "all moved", "none moved"],
 )
-def test_a_fleet_is_what_its_unpacked_releases_say(
+def test_a_fleet_is_restored_from_its_unpacked_releases(
     fleet: dict[str, Any], unpacked: dict[str, str], expected: FleetState
 ) -> None:
     releases = {f"blue-{version}": {"sha256": digest} for version, digest in unpacked.items()}
     assert fleet_of_state("blue", fleet, releases) == expected
 
 
-def test_a_fleet_without_a_release_is_not_made_up() -> None:
+def test_a_fleet_without_a_release_cannot_be_restored() -> None:
     with pytest.raises(KeyError):
         fleet_of_state("blue", FLEET, {})
