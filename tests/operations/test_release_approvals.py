@@ -108,10 +108,10 @@ def test_a_version_is_permitted_once_another_person_has_approved_it(
     approve_release(workspace, "v1.0.0", reason="mine")
     with pytest.raises(NotPermittedError, match="a second person must approve it"):
         check_permission(platform_of(workspace, NEEDS_APPROVAL), manifest)
-    monkeypatch.setenv("LOGNAME", "somebody-else")
+    monkeypatch.setenv("LOGNAME", "reviewer")
     approve_release(workspace, "v1.0.0", reason="looks good")
     monkeypatch.undo()
-    assert str(check_permission(platform_of(workspace, NEEDS_APPROVAL), manifest)).startswith("somebody-else@")
+    assert str(check_permission(platform_of(workspace, NEEDS_APPROVAL), manifest)).startswith("reviewer@")
 
 
 def test_a_pipeline_cannot_approve_its_own_deployment(workspace: Workspace, kept: Callable[..., Manifest]) -> None:
@@ -124,7 +124,7 @@ def test_a_pipeline_cannot_approve_its_own_deployment(workspace: Workspace, kept
 def test_an_approval_covers_one_artifact_on_one_stack(
     workspace: Workspace, kept: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LOGNAME", "somebody-else")
+    monkeypatch.setenv("LOGNAME", "reviewer")
     first = kept("v0.2.0")
     approve_release(workspace, "v0.2.0", reason="")
     assert workspace.approvals.read(first)

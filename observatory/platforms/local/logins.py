@@ -18,7 +18,7 @@ PSQL = "/usr/lib/postgresql/17/bin/psql"
 def renew_refused_logins(platform: Platform, report: Reporter) -> None:
     """Give each login whose password the server refuses a new one; the `up` that follows sets it everywhere.
 
-    A password is refused when somebody changed it on the server. If the server does not answer, nothing changes.
+    A password is refused when it was changed on the server by hand. If the server does not answer, nothing changes.
     """
     store = platform.workspace.access
     current = store.read()

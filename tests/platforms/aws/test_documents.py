@@ -72,7 +72,7 @@ def test_a_document_read_before_another_write_is_stale(store: S3RolloutStore, cu
     assert read is not None
     other = S3RolloutStore(client=store.client, bucket=store.bucket, key=KEY)
     written = other.compare_and_set(current, current.with_weight("green", 100))
-    with pytest.raises(StaleRolloutError, match="somebody else wrote"):
+    with pytest.raises(StaleRolloutError, match="changed concurrently"):
         store.compare_and_set(read, read)
     assert store.read() == written
 
@@ -215,7 +215,7 @@ def test_the_last_change_of_the_balancer_matches_the_document(stack: Simulation)
     calls = itertools.count()
 
     def fault(place: str) -> None:
-        if place == "set_weights" and next(calls) == 1:  # the shift, about to be told
+        if place == "set_weights" and next(calls) == 1:  # the shift, before it reaches the balancer
             roll_back(stack.environment(), actor="other", reason="pages")
 
     stack.fault = fault
@@ -227,7 +227,7 @@ def test_the_last_change_of_the_balancer_matches_the_document(stack: Simulation)
 _documents = itertools.count()
 
 
-@given(drawn=SEQUENCES.map(lambda drawn: replace(drawn, strategy="canary")))  # instances are not updated by turns there
+@given(drawn=SEQUENCES.map(lambda drawn: replace(drawn, strategy="canary")))  # AWS has no rolling updates
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_sequence_of_faults_ends_promoted_or_rolled_back(s3: S3Client, bucket: str, drawn: Sequence) -> None:
     document = S3RolloutStore(client=s3, bucket=bucket, key=f"rollout/{next(_documents)}.json")
