@@ -1,1 +1,1 @@
-"""The engines that run the Pulumi program: the embedded engine and the Pulumi CLI; providers served in-tree."""
+"""The engines that run the Pulumi program: the embedded engine and the Pulumi CLI; in-tree providers for both."""

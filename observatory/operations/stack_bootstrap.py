@@ -68,7 +68,7 @@ def _make_passphrase(workspace: Workspace) -> None:
     remove_abandoned(workspace.passphrase_file.parent)
     _check_passphrase(workspace)
     if write_once(workspace.passphrase_file, lambda: secrets.token_urlsafe(32)):
-        automation.forget_salt(workspace.config_file)  # the salt belongs to an earlier passphrase
+        automation.remove_salt(workspace.config_file)  # the salt belongs to an earlier passphrase
 
 
 def _access_of_state(workspace: Workspace) -> AccessDocument | None:

@@ -57,7 +57,7 @@ def finish_removal(platform: Platform, chosen: EngineName, report: Reporter) -> 
 
     def destroy() -> None:
         with report_steps(report, "down") as on_event:
-            automation.take_over(engine_options(platform), on_event)
+            automation.end_killed_run(engine_options(platform), on_event)
             engine_of(chosen).destroy(engine_options(platform), on_event=on_event)
 
     platform.remove(destroy, report)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from observatory.database.errors import LockHeldError
 from observatory.engines.cli import automation
 from observatory.engines.embedded import Result
-from observatory.engines.providers.plugin import missing
+from observatory.engines.providers.plugin import missing_plugins
 from observatory.operations.demonstration import Demonstration, demonstrate
 from observatory.operations.deployment_lock import no_deployment_under_way
 from observatory.operations.engine_progress import report_steps
@@ -86,12 +86,12 @@ def _nothing_to_change(platform: Platform, chosen: EngineName, held: LockHeldErr
 def _up(platform: Platform, chosen: EngineName, report: Reporter) -> Result:
     platform.before_up(report)
     with report_steps(report, "up") as on_event:
-        automation.take_over(engine_options(platform), on_event)
+        automation.end_killed_run(engine_options(platform), on_event)
         return engine_of(chosen).up(engine_options(platform), on_event=on_event)
 
 
 def _report_in_tree_providers(report: Reporter) -> None:
-    for package in missing():
+    for package in missing_plugins():
         with task(report, f"pulumi_{package} is served in-tree: its plugin is not installed"):
             pass
 

@@ -1,7 +1,6 @@
-"""The Pulumi CLI as a child process that is stopped as the embedded engine is, and leaves nothing running.
+"""Runs the Pulumi CLI as a child process that signals stop as they stop the embedded engine.
 
-Owns the child's session, the signals forwarded to it and what is left of it. What it is told to do, and what its events
-mean, is `observatory.engines.cli.automation`'s.
+No process of the CLI is left at its end, however it ends.
 """
 
 from __future__ import annotations
@@ -11,35 +10,36 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import FrameType
 
+import psutil
 from pulumi.automation import CommandResult, OnOutput, PulumiCommand
 from pulumi.automation.errors import create_command_error
+from tenacity import RetryCallState, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from observatory.engines.embedded import Interrupted
 from observatory.interruption import handle_stop_signals
 
-_END_TIMEOUT_S = 5.0  # a killed process is gone at once, unless the kernel holds it
+_PAUSE_S = 0.01
+_END_TIMEOUT_S = 5.0  # a killed process ends at once, unless it is blocked in the kernel
 
 
 class SessionCommand(PulumiCommand):
-    """Runs each CLI in a session of its own, which the CLI's plugins share, although each has its own process group.
+    """Runs each CLI in a session of its own. The CLI's plugins are in that session, each in its own process group.
 
-    The terminal's Ctrl-C therefore reaches nothing but this process, which decides what the CLI is told.
+    Ctrl-C in the terminal therefore reaches this process alone, which interrupts the CLI.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._process: subprocess.Popen[str] | None = None
         self._stopped_by: signal.Signals | None = None
-        self._is_told = False
+        self._is_interrupted = False
 
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[None]:
-        """On a signal that stops, let the CLI end its steps in flight; on a second SIGINT, it breaks off."""
+        """On a stop signal, let the CLI finish its steps in flight; on a second SIGINT, let it abort them."""
         with handle_stop_signals(self._stop):
             yield
 
@@ -48,18 +48,18 @@ class SessionCommand(PulumiCommand):
         args: list[str],
         cwd: str,
         additional_env: Mapping[str, str],
-        on_output: OnOutput | None = None,  # noqa: ARG002 - callers here follow the events
+        on_output: OnOutput | None = None,  # noqa: ARG002 - callers use the events
         on_error: OnOutput | None = None,  # noqa: ARG002
     ) -> CommandResult:
-        """Run the CLI to its end, and then end what it left running.
+        """Run the CLI to its end, and then end the processes that it left.
 
         Raises:
-            Interrupted: it was stopped by a signal.
+            Interrupted: a signal stopped it.
             pulumi.automation.errors.CommandError: it failed.
         """
         self._check_stopped()
         self._process = subprocess.Popen(
-            [*_dying_with_parent(), self.command, "--non-interactive", *args],
+            [*_kill_with_parent(), self.command, "--non-interactive", *args],
             cwd=cwd,
             env={**os.environ, **additional_env, "PULUMI_AUTOMATION_API": "true"},
             stdin=subprocess.DEVNULL,
@@ -69,8 +69,8 @@ class SessionCommand(PulumiCommand):
             start_new_session=True,
         )
         try:
-            if self._stopped_by and not self._is_told:
-                self._tell(self._process)
+            if self._stopped_by and not self._is_interrupted:
+                self._interrupt(self._process)
             out, err = self._process.communicate()
         finally:
             end_session(self._process.pid)
@@ -82,47 +82,63 @@ class SessionCommand(PulumiCommand):
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         self._stopped_by = self._stopped_by or signal.Signals(number)
-        if self._process and (number == signal.SIGINT or not self._is_told):
-            self._tell(self._process)
+        if self._process and (number == signal.SIGINT or not self._is_interrupted):
+            self._interrupt(self._process)
 
-    def _tell(self, process: subprocess.Popen[str]) -> None:
-        """Interrupt the CLI: the first time it ends its steps in flight, the second time it ends at once."""
-        self._is_told = True
+    def _interrupt(self, process: subprocess.Popen[str]) -> None:
+        """Interrupt the CLI: it finishes its steps in flight the first time, and ends at once the second time."""
+        self._is_interrupted = True
         process.send_signal(signal.SIGINT)
 
     def _check_stopped(self) -> None:
         if self._stopped_by:
-            raise Interrupted(f"interrupted by {self._stopped_by.name}; what was begun is done and saved")
+            raise Interrupted(f"interrupted by {self._stopped_by.name}; the steps in flight were finished and saved")
 
 
 def end_session(leader: int) -> None:
-    """Kill every process of the session that `leader` began; its number is not given away while one is left."""
-    deadline = time.monotonic() + _END_TIMEOUT_S
-    while (members := _members(leader)) and time.monotonic() < deadline:
-        for pid in members:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
+    """Kill every process of the session that `leader` began, and wait until they have ended.
+
+    The kernel does not reuse the session's number while it has a process.
+    """
+    retrying = Retrying(
+        retry=retry_if_result(bool),
+        wait=wait_fixed(_PAUSE_S),
+        stop=stop_after_delay(_END_TIMEOUT_S),
+        retry_error_callback=_ignore,
+    )
+    retrying(_kill_members, leader)
 
 
 def end_orphans(leader: int) -> None:
-    """Kill what is left of a dead leader's session; where the leader lives, the number is somebody else's by now."""
-    if leader not in _members(leader):
+    """Kill what is left of a dead leader's session. If the leader's number is in use, another process has it now."""
+    if leader not in [process.pid for process in _members(leader)]:
         end_session(leader)
 
 
-def _members(leader: int) -> list[int]:
-    """Return a session's processes, but for those that only wait to be reaped (proc_pid_stat(5): state, session)."""
-    members = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == leader and fields[0] != "Z":
-                members.append(int(entry.name))
+def _kill_members(leader: int) -> list[psutil.Process]:
+    """Kill the session's processes, and return those that were left."""
+    members = _members(leader)
+    for process in members:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
     return members
 
 
-def _dying_with_parent() -> tuple[str, ...]:
-    """Return what makes the CLI die with this process: alone it would hold the lock for a run that nobody follows."""
+def _members(leader: int) -> list[psutil.Process]:
+    """Return a session's processes without the zombies."""
+    members = []
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(OSError):
+            if os.getsid(process.pid) == leader and process.info["status"] != psutil.STATUS_ZOMBIE:
+                members.append(process)
+    return members
+
+
+def _ignore(_: RetryCallState) -> None:
+    """Return although processes are left: the next run tries again."""
+
+
+def _kill_with_parent() -> tuple[str, ...]:
+    """Return the command prefix that kills the CLI when this process dies; otherwise it would keep the stack's lock."""
     setpriv = shutil.which("setpriv")
     return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()

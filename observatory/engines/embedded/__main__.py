@@ -1,7 +1,4 @@
-"""``python -m observatory.engines.embedded``: drives the engine alone, for conformance tests and benchmarks.
-
-Owns arguments and plain printing. The product's own command is ``observatory``.
-"""
+"""Runs one operation of the engine, for conformance tests and benchmarks. The product's command is ``observatory``."""
 
 from __future__ import annotations
 
@@ -32,16 +29,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one operation; return the exit code (0 done, 1 failed)."""
     parser = argparse.ArgumentParser(prog="python -m observatory.engines.embedded", description=__doc__)
     parser.add_argument("operation", choices=_OPERATIONS)
-    parser.add_argument("--cwd", type=Path, default=Path.cwd(), help="the project's directory")
-    parser.add_argument("--stack", required=True)
-    parser.add_argument("--json", action="store_true", help="print one JSON document, and nothing else, on stdout")
-    chosen = parser.parse_args(arguments)
-    answer = os.fdopen(os.dup(1), "w")
-    if chosen.json:
-        os.dup2(2, 1)  # whatever the program or its children print goes to stderr
-    document = _run(chosen.operation, chosen.cwd, chosen.stack)
-    with answer:
-        json.dump(document, answer, indent=None if chosen.json else 2)
+    parser.add_argument(
+        "--cwd", type=Path, default=Path.cwd(), help="directory of Pulumi.yaml (default: the current one)"
+    )
+    parser.add_argument("--stack", required=True, help="name of the stack")
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, and nothing else")
+    parsed = parser.parse_args(arguments)
+    report = os.fdopen(os.dup(1), "w")
+    if parsed.json:
+        os.dup2(2, 1)  # what the program and its children print goes to stderr
+    document = _run(parsed.operation, parsed.cwd, parsed.stack)
+    with report:
+        json.dump(document, report, indent=None if parsed.json else 2)
     return 1 if "error" in document else 0
 
 
@@ -62,7 +61,7 @@ def _run(operation: str, cwd: Path, stack: str) -> dict[str, Any]:
 def _backend() -> Path:
     url = os.environ.get("PULUMI_BACKEND_URL", "")
     if not url.startswith("file://"):
-        raise ConfigError(f"PULUMI_BACKEND_URL is {url!r}; the embedded engine needs a file:// URL")
+        raise ConfigError(f"PULUMI_BACKEND_URL is {url!r}; set it to a file:// URL, which the embedded engine needs")
     return Path(url.removeprefix("file://").partition("?")[0]).expanduser()
 
 
@@ -73,7 +72,7 @@ def _passphrase() -> str:
     try:
         return text or (Path(file).read_text().strip() if file else "")
     except OSError as error:
-        raise ConfigError(f"cannot read PULUMI_CONFIG_PASSPHRASE_FILE: {error}") from error
+        raise ConfigError(f"cannot read the file in PULUMI_CONFIG_PASSPHRASE_FILE: {error}") from error
 
 
 def _print(event: Event) -> None:

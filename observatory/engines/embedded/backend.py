@@ -1,6 +1,6 @@
-"""The CLI's file backend: where a stack's checkpoint, lock and history lie, and how they are read and written.
+"""The CLI's file backend: the paths of a stack's checkpoint, lock and history, and how to read and write them.
 
-Owns paths, atomic writes and the lock (pkg/backend/diy in Pulumi's source). What a checkpoint means is ``snapshot``'s.
+Follows pkg/backend/diy in Pulumi's source. ``snapshot`` interprets the checkpoint's content.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 import yaml
 
 from observatory.engines.embedded.errors import LockedError, StateError
-from observatory.files.atomic import partial_path
+from observatory.files.atomic import replacing
 
 _LAYOUT_VERSION = 1  # project-scoped stacks; 0 was the layout before 2023
 _CHECKPOINT_VERSION = 3
-_FEATURED_VERSION = 4  # the same, and lists the features that a reader must know
+_FEATURED_VERSION = 4  # like 3, with a list of the features that a reader must support
 _FEATURES = {"replaceWith", "taint"}
-_CLOCK_TICK_MARGIN = 2.0  # seconds; a process's start time is known to a clock tick, the boot time to a second
+_START_TIME_MARGIN_S = 2.0  # seconds; the boot time, on which a process's start time is based, has whole seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class StackFiles:
         """Return the stack's latest deployment, empty if it has none.
 
         Raises:
-            StateError: the file is cut short, of a newer version or in a layout this engine does not write.
+            StateError: the file is damaged, compressed, or of a newer version or layout.
         """
         self._check_layout()
         if not self.checkpoint.exists():
@@ -66,16 +66,16 @@ class StackFiles:
             document = json.loads(self.checkpoint.read_bytes())
             version, latest = document["version"], dict(document["checkpoint"].get("latest") or {})
             unknown = set(document.get("features") or []) - _FEATURES
-            _ = [resource["urn"] for resource in latest.get("resources") or []]  # each is an object, and has one
+            _ = [resource["urn"] for resource in latest.get("resources") or []]  # each must be an object with a URN
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise StateError(
-                f"the state file {self.checkpoint} is damaged ({error}); it was left as it is. The state before the "
-                f"last change is {self.checkpoint}.bak: copy it over the damaged file and run again"
+                f"the state file {self.checkpoint} is damaged ({error}); it was not changed. "
+                f"{self.checkpoint}.bak has the state before the last change: copy it over the file and run again"
             ) from error
         if version not in {_CHECKPOINT_VERSION, _FEATURED_VERSION} or unknown:
             raise StateError(
                 f"the state file {self.checkpoint} has version {version} {sorted(unknown) or ''}, which this "
-                "engine does not know; it was left as it is. Use the Pulumi CLI or a newer release"
+                "engine does not support; it was not changed. Use the Pulumi CLI or a newer release"
             )
         return latest
 
@@ -84,20 +84,23 @@ class StackFiles:
 
         Args:
             latest: The deployment, a JSON object.
-            features: What in it a reader must know of.
+            features: The names of the features that a reader must support.
 
         Raises:
-            StateError: the disk refuses; the last state written is still there.
+            StateError: the file cannot be written; the previous state stays.
         """
         version = f'{_FEATURED_VERSION},"features":{json.dumps(features)}' if features else _CHECKPOINT_VERSION
         checkpoint = f'{{"stack":"organization/{self.project}/{self.stack}","latest":{latest}}}'
         try:
             _write_atomically(self.checkpoint, f'{{"version":{version},"checkpoint":{checkpoint}}}')
         except OSError as error:
-            raise StateError(f"cannot write the state file {self.checkpoint}: {error}; the last one is kept") from error
+            raise StateError(
+                f"cannot write the state file {self.checkpoint}: {error}; the previous one is kept. "
+                "Free space on the disk or make it writable, then run again"
+            ) from error
 
     def back_up(self) -> None:
-        """Keep the present state beside the file, as ``.bak``, before a run changes it."""
+        """Copy the current state to ``.bak`` beside it, before a run changes it."""
         meta = self._bookkeeping / "meta.yaml"
         if not meta.exists():
             _write_atomically(meta, f"version: {_LAYOUT_VERSION}\n")
@@ -134,52 +137,52 @@ class StackFiles:
         A lock whose process no longer runs on this host is removed, with a warning.
 
         Raises:
-            LockedError: somebody else holds it.
+            LockedError: another run holds it.
         """
         self.clear_locks(warn)
-        mine = self._locks / f"{uuid.uuid4()}.json"
+        own = self._locks / f"{uuid.uuid4()}.json"
         holder = {
             "pid": os.getpid(),
             "username": getpass.getuser(),
             "hostname": socket.gethostname(),
             "timestamp": now(),
         }
-        _write_atomically(mine, json.dumps(holder))
+        _write_atomically(own, json.dumps(holder))
         try:
-            self.clear_locks(warn, mine)
+            self.clear_locks(warn, own)
             yield
         finally:
-            mine.unlink(missing_ok=True)
+            own.unlink(missing_ok=True)
 
-    def clear_locks(self, warn: Callable[[str], None], mine: Path | None = None) -> tuple[int, ...]:
-        """Remove the locks whose process no longer runs on this host, with a warning, and return those processes.
+    def clear_locks(self, warn: Callable[[str], None], own: Path | None = None) -> tuple[int, ...]:
+        """Remove the locks whose process no longer runs on this host, with a warning, and return the process IDs.
 
         Raises:
-            LockedError: somebody else than `mine` holds a lock.
+            LockedError: another run holds a lock; `own` does not count.
         """
-        gone: list[int] = []
-        for path in sorted(set(self._locks.glob("*.json")) - {mine}):
+        dead: list[int] = []
+        for path in sorted(set(self._locks.glob("*.json")) - {own}):
             try:
                 holder = defaultdict(lambda: "?", json.loads(path.read_bytes()))
             except FileNotFoundError:
                 continue
             except ValueError:
                 holder = defaultdict(lambda: "?")
-            who = f"{holder['username']}@{holder['hostname']} (pid {holder['pid']}) at {holder['timestamp']}"
+            owner = f"{holder['username']}@{holder['hostname']} (pid {holder['pid']}) at {holder['timestamp']}"
             if not _is_stale(holder):
                 raise LockedError(
-                    f"the stack {self.stack} is locked by {who}: wait for that run to end, or, if it cannot be "
-                    f"running any more, remove {path} (or run `pulumi cancel`)"
+                    f"the stack {self.stack} is locked by {owner}: wait for that run to end. If it certainly no "
+                    f"longer runs, remove {path} or run `pulumi cancel`"
                 )
             path.unlink(missing_ok=True)
-            warn(f"removed the lock left by {who}: that process is gone")
-            gone.append(holder["pid"])
-        if gone:
-            self._forget_hashes()
-        return tuple(gone)
+            warn(f"removed the lock left by {owner}: the process no longer runs")
+            dead.append(holder["pid"])
+        if dead:
+            self._remove_hashes()
+        return tuple(dead)
 
-    def _forget_hashes(self) -> None:
-        """Remove the CLI's cached content hashes: a killed CLI may leave one cut short, and then reads nothing more."""
+    def _remove_hashes(self) -> None:
+        """Remove the CLI's cached content hashes: after a killed CLI left one incomplete, no CLI reads the state."""
         for path in self.checkpoint.parent.glob(f"{self.stack}.json*.attrs"):
             path.unlink(missing_ok=True)
 
@@ -188,58 +191,45 @@ class StackFiles:
         try:
             version = (yaml.safe_load(meta.read_text()) or {}).get("version", 0) if meta.exists() else _LAYOUT_VERSION
         except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-            raise StateError(f"{meta} is damaged ({error}); it should hold `version: {_LAYOUT_VERSION}`") from error
+            raise StateError(f"{meta} is damaged ({error}); write `version: {_LAYOUT_VERSION}` into it") from error
         if version != _LAYOUT_VERSION:
             raise StateError(
-                f"{meta}: backend layout {version}, known is {_LAYOUT_VERSION}; see `pulumi state upgrade`"
+                f"{meta}: the backend has layout {version}, and this engine supports {_LAYOUT_VERSION}; "
+                "run `pulumi state upgrade`"
             )
         for path in self.checkpoint.parent.glob(f"{self.stack}.json.*"):
             if path.suffix in {".gz", ".zst"}:
-                raise StateError(f"{path} is compressed; rewrite it with the CLI without PULUMI_DIY_BACKEND_GZIP")
+                raise StateError(
+                    f"{path} is compressed; unset PULUMI_DIY_BACKEND_GZIP and rewrite it with the Pulumi CLI"
+                )
 
 
 def now() -> str:
-    """Return the present time as checkpoints hold it (RFC 3339, UTC)."""
+    """Return the current time as checkpoints hold it (RFC 3339, UTC)."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _write_atomically(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = partial_path(path)
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     path.with_name(f"{path.name}.attrs").unlink(missing_ok=True)  # the CLI's cached content hash, now out of date
 
 
 def _is_stale(holder: Mapping[str, Any]) -> bool:
-    """Tell whether a lock's process is surely gone: of this host, and dead or younger than the lock."""
+    """Return whether a lock's process no longer runs: it was on this host, and is dead or younger than the lock."""
     if holder["hostname"] != socket.gethostname() or not isinstance(holder["pid"], int):
         return False
+    import psutil  # noqa: PLC0415 - only where there is another lock
+
     try:
-        os.kill(holder["pid"], 0)
-        state, started = _state(holder["pid"])
+        os.kill(holder["pid"], 0)  # psutil reports a process of another user as missing where /proc is restricted
         locked = datetime.fromisoformat(holder["timestamp"]).timestamp()
+        process = psutil.Process(holder["pid"])
+        return process.status() == psutil.STATUS_ZOMBIE or process.create_time() > locked + _START_TIME_MARGIN_S
     except ProcessLookupError:
         return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, psutil.Error):
         return False
-    return state == "Z" or started > locked + _CLOCK_TICK_MARGIN
-
-
-def _state(pid: int) -> tuple[str, float]:
-    """Return a process's state (Z: it ended, and its parent has not noticed) and when it started, since the epoch.
-
-    Both are nothing where /proc does not tell.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
-    except (OSError, StopIteration):
-        return "", 0.0
-    return fields[0], int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")

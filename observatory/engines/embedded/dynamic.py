@@ -1,7 +1,4 @@
-"""Serves dynamic resources through the SDK's own host, ``pulumi.dynamic``, over gRPC.
-
-Owns that process and the conversation with it.
-"""
+"""The provider of dynamic resources: runs the SDK's own host, ``pulumi.dynamic``, and calls it over gRPC."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ _CHANNEL_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
 ]
 
-# Runs the SDK's host, and dies with the engine: the pipe on stdin breaks when the engine is gone, however it went.
+# Runs the SDK's host and ends with the engine, even after SIGKILL: stdin is a pipe that closes with the engine.
 _BOOTSTRAP = """\
 import os, runpy, sys, threading
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
@@ -37,7 +34,7 @@ class DynamicProvider(Provider):
     """Hosts the program's dynamic providers for one run."""
 
     def __init__(self, directory: Path, project: str, log: Callable[[str], None]) -> None:
-        """Start the process that hosts the providers found in the directory; ``log`` gets every line it prints."""
+        """Start the process that hosts the directory's providers; ``log`` receives every line that it prints."""
         self._log, self._port = log, Future[str]()
         self._host = subprocess.Popen(
             [sys.executable, "-u", "-c", _BOOTSTRAP],
@@ -46,9 +43,9 @@ class DynamicProvider(Provider):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # the terminal's Ctrl-C must not reach a step in flight
+            start_new_session=True,  # Ctrl-C in the terminal must not reach a step in flight
         )
-        self._reader = threading.Thread(target=self._follow, daemon=True)
+        self._reader = threading.Thread(target=self._read_output, daemon=True)
         self._reader.start()
 
     def configure(self, config: Properties) -> None:
@@ -57,36 +54,36 @@ class DynamicProvider(Provider):
 
     def check(self, urn: str, olds: Properties, news: Properties) -> tuple[Properties, list[tuple[str, str]]]:
         """See Provider."""
-        answer = self._call("Check", urn=urn, olds=olds, news=news)
-        failures = [(failure.get("property", ""), failure["reason"]) for failure in answer.get("failures", [])]
-        return answer.get("inputs", {}), failures
+        response = self._call("Check", urn=urn, olds=olds, news=news)
+        failures = [(failure.get("property", ""), failure["reason"]) for failure in response.get("failures", [])]
+        return response.get("inputs", {}), failures
 
     def diff(self, urn: str, id_: str, inputs: Properties, outputs: Properties, news: Properties) -> Diff:
         """See Provider."""
-        answer = self._call("Diff", id=id_, urn=urn, olds=outputs, news=news, old_inputs=inputs)
+        response = self._call("Diff", id=id_, urn=urn, olds=outputs, news=news, old_inputs=inputs)
         return Diff(
-            changes={"DIFF_SOME": True, "DIFF_NONE": False}.get(answer.get("changes", "")),
-            replaces=tuple(answer.get("replaces", ())),
-            changed=tuple(answer.get("diffs", ())),
-            delete_before_replace=answer.get("deleteBeforeReplace", False),
+            changes={"DIFF_SOME": True, "DIFF_NONE": False}.get(response.get("changes", "")),
+            replaces=tuple(response.get("replaces", ())),
+            changed=tuple(response.get("diffs", ())),
+            delete_before_replace=response.get("deleteBeforeReplace", False),
         )
 
     def create(self, urn: str, inputs: Properties, timeout: float) -> tuple[str, Properties]:
         """See Provider."""
-        answer = self._call("Create", urn=urn, properties=inputs, timeout=timeout)
-        if "id" not in answer:
-            raise ProviderError("the provider returned no ID from create")
-        return answer["id"], answer.get("properties", {})
+        response = self._call("Create", urn=urn, properties=inputs, timeout=timeout)
+        if "id" not in response:
+            raise ProviderError("the provider returned no ID from `create`; return a CreateResult with an ID")
+        return response["id"], response.get("properties", {})
 
     def read(self, urn: str, id_: str, inputs: Properties, outputs: Properties) -> tuple[str, Properties, Properties]:
         """See Provider."""
-        answer = self._call("Read", id=id_, urn=urn, properties=outputs, inputs=inputs)
-        return answer.get("id", ""), answer.get("properties", {}), answer.get("inputs", inputs)
+        response = self._call("Read", id=id_, urn=urn, properties=outputs, inputs=inputs)
+        return response.get("id", ""), response.get("properties", {}), response.get("inputs", inputs)
 
     def update(self, urn: str, id_: str, outputs: Properties, news: Properties, timeout: float) -> Properties:
         """See Provider."""
-        answer = self._call("Update", id=id_, urn=urn, olds=outputs, news=news, timeout=timeout)
-        return dict(answer.get("properties", {}))
+        response = self._call("Update", id=id_, urn=urn, olds=outputs, news=news, timeout=timeout)
+        return dict(response.get("properties", {}))
 
     def delete(self, urn: str, id_: str, outputs: Properties, timeout: float) -> None:
         """See Provider."""
@@ -97,16 +94,16 @@ class DynamicProvider(Provider):
         self._host.kill()
 
     def close(self) -> None:
-        """Stop the host, once everything it printed is logged."""
+        """Stop the host, and log the rest of its output."""
         self.abort()
         with self._host:  # which closes its streams
             self._reader.join()
 
     def _call(self, method: str, **fields: Any) -> Properties:
-        """Call a method of the host, by the names of the protocol's fields; return the answer likewise."""
-        import grpc  # type: ignore[import-untyped]  # noqa: PLC0415 - costly; the host is starting meanwhile
+        """Call a method of the host with the protocol's fields, and return the fields of the response."""
+        import grpc  # type: ignore[import-untyped]  # noqa: PLC0415 - slow; the host starts meanwhile
 
-        from observatory.engines.embedded.wire import from_struct, protocol  # noqa: PLC0415 - likewise
+        from observatory.engines.embedded.wire import from_struct, protocol  # noqa: PLC0415 - as above
 
         request = getattr(protocol("provider_pb2"), f"{method}Request")(**fields)
         try:
@@ -115,8 +112,8 @@ class DynamicProvider(Provider):
             call = cast("grpc.Call", error)
             detail = call.details() or ""
             if call.code() is grpc.StatusCode.UNAVAILABLE:
-                detail = "the process that hosts the dynamic providers died; its last output is in the log"
-            raise ProviderError(_essence(detail), detail) from error
+                detail = "the process that hosts the dynamic providers died; see its last output in the log"
+            raise ProviderError(_summary(detail), detail) from error
 
     @cached_property
     def _stub(self) -> Any:
@@ -127,8 +124,8 @@ class DynamicProvider(Provider):
         channel = grpc.insecure_channel(f"127.0.0.1:{self._port.result(_START_SECONDS)}", options=_CHANNEL_OPTIONS)
         return protocol("provider_pb2_grpc").ResourceProviderStub(channel)
 
-    def _follow(self) -> None:
-        """Take the port from the first line that is one, and log all others."""
+    def _read_output(self) -> None:
+        """Take the port from the first line that is a number, and log all other lines."""
         for raw in self._host.stdout or ():
             line = raw.decode(errors="replace").rstrip()
             if line.isdigit() and not self._port.done():
@@ -137,12 +134,12 @@ class DynamicProvider(Provider):
                 self._log(line)
         if not self._port.done():
             self._port.set_exception(
-                ProviderError("the process that hosts the dynamic providers did not start; see the log")
+                ProviderError("the process that hosts the dynamic providers did not start; see its output in the log")
             )
 
 
-def _essence(detail: str) -> str:
-    """Return what a traceback says at its end, without the frames; a plain message unchanged."""
+def _summary(detail: str) -> str:
+    """Return the message at the end of a traceback, without the frames; return a plain message unchanged."""
     lines = detail.strip().splitlines()
     frames = [number for number, line in enumerate(lines) if line.startswith("  File ")]
     if not frames:
@@ -150,5 +147,5 @@ def _essence(detail: str) -> str:
     end = next((number for number in range(frames[-1], len(lines)) if not lines[number].startswith(" ")), frames[-1])
     kind, separator, text = lines[end].partition(": ")
     message = "\n".join([text or kind, *lines[end + 1 :]])
-    speaks_for_itself = not hasattr(builtins, kind) or kind in {"Exception", "RuntimeError"}
-    return message if separator and speaks_for_itself else "\n".join(lines[end:])
+    is_plain = not hasattr(builtins, kind) or kind in {"Exception", "RuntimeError"}
+    return message if separator and is_plain else "\n".join(lines[end:])

@@ -1,8 +1,4 @@
-"""The engine's errors: few classes, each message naming the cause, the place and the remedy.
-
-Owns the exception types that a caller can meet. Raising them, and phrasing the message, is left to the module that
-knows the circumstances.
-"""
+"""The errors that the engines raise. Each message names the cause, the place and the remedy."""
 
 from __future__ import annotations
 
@@ -18,10 +14,10 @@ INSTALL_CLI = f"install the Pulumi CLI ({INSTALL_URL}) and run the stack with it
 
 
 class EngineError(ObservatoryError):
-    """Base of everything the engine raises on purpose.
+    """Base of the errors that the engines raise on purpose.
 
     Attributes:
-        result: What had been done when the run ended, or None if it ended before the first step.
+        result: The steps that were done when the run ended, or None if it ended before the first step.
     """
 
     result: Result | None = None
@@ -40,7 +36,7 @@ class LockedError(EngineError):
 
 
 class StateError(EngineError):
-    """The stack's state file cannot be read or written; the last good one is kept."""
+    """The stack's state file cannot be read or written; the previous one is kept."""
 
 
 class PassphraseError(EngineError):
@@ -48,16 +44,16 @@ class PassphraseError(EngineError):
 
 
 class ProgramError(EngineError):
-    """The Pulumi program raised; the message holds its own traceback."""
+    """The Pulumi program failed; the message is its traceback."""
 
 
-class StepFailed(EngineError):  # noqa: N818 - reads as what happened; EngineError says the rest
+class StepFailed(EngineError):  # noqa: N818 - a public name
     """A provider refused or failed one step. What succeeded before it is kept in the state.
 
     Attributes:
         urn: The resource.
-        operation: What was attempted, such as ``create``.
-        detail: The provider's whole message, traceback included.
+        operation: The operation that failed, such as ``create``.
+        detail: The provider's complete message, including its traceback.
     """
 
     def __init__(self, message: str, *, urn: str, operation: str, detail: str = "") -> None:
@@ -68,13 +64,13 @@ class StepFailed(EngineError):  # noqa: N818 - reads as what happened; EngineErr
 
 
 class UnsupportedError(EngineError):
-    """The program, or its state, uses something that only the Pulumi CLI can do."""
+    """The program, or its state, uses a feature that only the Pulumi CLI supports."""
 
     def __init__(self, feature: str) -> None:
         super().__init__(f"{feature} is not supported by the embedded engine; {INSTALL_CLI}")
 
 
-class Interrupted(EngineError):  # noqa: N818 - not a fault
-    """The run was asked to stop (SIGINT or SIGTERM); steps in flight were finished and saved."""
+class Interrupted(EngineError):  # noqa: N818 - a public name
+    """A signal (SIGINT, SIGTERM or SIGHUP) stopped the run; the steps in flight were finished and saved."""
 
     exit_code = INTERRUPTED

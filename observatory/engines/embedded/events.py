@@ -1,4 +1,4 @@
-"""What a run does and did: steps, events and the result. Owns these records and how events reach the caller."""
+"""Steps, events and results of a run, and the emitter that passes events to the caller."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Step:
     """One operation on one resource, in the CLI's terms.
 
     Attributes:
-        operation: What is done. A replacement shows as ``replace`` with its ``create-replacement`` and
-            ``delete-replaced``, in whichever order they are done.
+        operation: The operation. A replacement consists of ``replace``, ``create-replacement`` and
+            ``delete-replaced``, in the order in which they are done.
         urn: The resource.
         type: Its type.
         parent: Its parent's URN, empty for the stack.
         changes: How its inputs change (after a refresh: its outputs; for a creation: all of them), secrets masked.
         replaces: The properties that force a replacement.
-        seconds: How long it took; 0 while planning.
+        seconds: The duration of the work; 0 in a plan.
     """
 
     operation: Operation
@@ -49,7 +49,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class StepEvent:
-    """A step started, ended well or failed (then ``message`` tells why)."""
+    """A step started, succeeded, or failed for the reason in ``message``."""
 
     status: Literal["started", "done", "failed"]
     step: Step
@@ -58,7 +58,7 @@ class StepEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticEvent:
-    """A message of the program (``pulumi.log``, print), of a provider or of the engine; ``urn`` may be empty."""
+    """A message from the program (``pulumi.log``, print), a provider or the engine; ``urn`` may be empty."""
 
     severity: Severity
     message: str
@@ -68,18 +68,20 @@ class DiagnosticEvent:
 Event = StepEvent | DiagnosticEvent
 OnEvent = Callable[[Event], None]
 
-in_program: ContextVar[bool] = ContextVar("in_program", default=False)  # whether the running code is the program's
+in_program: ContextVar[bool] = ContextVar(
+    "in_program", default=False
+)  # whether the running code belongs to the program
 
 
 class Emitter:
-    """Hands events to the caller's function, one at a time, as code that is not the program's."""
+    """Passes events to the caller's function, one at a time. What that function prints is not the program's output."""
 
     def __init__(self, on_event: OnEvent | None) -> None:
         self._on_event = on_event or (lambda _event: None)
         self._lock = threading.RLock()
 
     def __call__(self, event: Event) -> None:
-        """Hand over one event."""
+        """Pass one event to the caller."""
         token = in_program.set(False)
         try:
             with self._lock:
@@ -88,11 +90,11 @@ class Emitter:
             in_program.reset(token)
 
     def message(self, text: str, severity: Severity = "info", urn: str = "") -> None:
-        """Hand over a message."""
+        """Pass a message to the caller."""
         self(DiagnosticEvent(severity=severity, message=text, urn=urn))
 
     def warn(self, text: str) -> None:
-        """Hand over a warning."""
+        """Pass a warning to the caller."""
         self.message(text, "warning")
 
 
@@ -101,12 +103,12 @@ _LOGICAL: set[Operation] = {"create", "update", "same", "delete", "replace"}
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a run did, or would do.
+    """The result of a run or of a plan.
 
     Attributes:
-        steps: In the order in which they ended.
+        steps: The steps, in the order in which they ended.
         outputs: The stack's outputs, secrets and unknowns masked.
-        duration: Seconds.
+        duration: The duration of the run in seconds.
     """
 
     steps: tuple[Step, ...]
@@ -115,5 +117,5 @@ class Result:
 
     @property
     def summary(self) -> dict[str, int]:
-        """How many resources were created, updated, replaced, deleted or left the same."""
+        """The number of resources by operation: create, update, replace, delete and same."""
         return dict(Counter(step.operation for step in self.steps if step.operation in _LOGICAL))

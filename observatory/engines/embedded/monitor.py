@@ -1,7 +1,7 @@
-"""The resource monitor and engine objects that the SDK talks to, in-process.
+"""The resource monitor and the engine that the SDK calls, in this process.
 
-Owns the translation of the SDK's requests (proto/pulumi/resource.proto and engine.proto in Pulumi's source). What
-they mean is ``deployment``'s.
+Translates the SDK's requests (proto/pulumi/resource.proto and engine.proto in Pulumi's source) into calls of
+``deployment``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from observatory.engines.embedded.values import Properties
 from observatory.engines.embedded.wire import from_struct, to_struct
 
 _EMPTY = empty_pb2.Empty()
-# What the SDK may send. Transforms and hooks are among them so that they arrive here and are refused by name.
+# What the SDK may send. Transforms and hooks are included so that their requests arrive and are refused by name.
 _FEATURES = (
     "SECRETS", "RESOURCE_REFERENCES", "ALIAS_SPECS", "DELETED_WITH", "REPLACE_WITH", "PARAMETERIZATION", "TRANSFORMS",
     "INVOKE_TRANSFORMS", "RESOURCE_HOOKS", "ERROR_HOOKS",
@@ -40,9 +40,9 @@ _REFUSED = {
     "hideDiffs": "hide_diffs",
     "envVarMappings": "env_var_mappings",
 }
-_ASKED = (
-    "the result of {} is unknown here, since this plan asks no provider; a program that needs it plain, and not as "
-    "an Output (the function's form named ..._output), can be planned by the Pulumi CLI only"
+_UNKNOWN_RESULT = (
+    "the result of {} is unknown in an offline plan; use the function's form named ..._output, which returns an "
+    "Output, or plan with the Pulumi CLI"
 )
 
 
@@ -53,18 +53,18 @@ class Monitor:
         self._deployment = deployment
 
     def GetDeploymentInfo(self, _: Any) -> resource_pb2.DeploymentInfo:  # noqa: N802
-        """Tell what the SDK may send."""
+        """Return the features that the SDK may use."""
         features = [resource_pb2.ResourceMonitorFeature.Value(f"RESOURCE_MONITOR_FEATURE_{name}") for name in _FEATURES]
         return resource_pb2.DeploymentInfo(supportedFeatures=features)
 
     def RegisterResource(self, request: resource_pb2.RegisterResourceRequest) -> resource_pb2.RegisterResourceResponse:  # noqa: N802
-        """Bring one resource about."""
+        """Register one resource."""
         for name, option in _REFUSED.items():
             value = getattr(request, name, None)
             if value.ByteSize() if isinstance(value, Message) else value:
                 self._refuse(f"the option `{option}` of {request.type} {request.name!r}")
-        chosen = request.deleteBeforeReplace if request.deleteBeforeReplaceDefined else None
-        goal = Goal(state=self._state(request), delete_before_replace=chosen, aliases=self._aliases(request))
+        delete_first = request.deleteBeforeReplace if request.deleteBeforeReplaceDefined else None
+        goal = Goal(state=self._state(request), delete_before_replace=delete_first, aliases=self._aliases(request))
         state = self._deployment.register(goal)
         outputs = to_struct(state["outputs"] if state["custom"] else {})
         return resource_pb2.RegisterResourceResponse(urn=state.urn, id=state["id"], object=outputs)
@@ -75,18 +75,18 @@ class Monitor:
         return _EMPTY
 
     def RegisterPackage(self, request: resource_pb2.RegisterPackageRequest) -> resource_pb2.RegisterPackageResponse:  # noqa: N802
-        """Name a package; whether anything serves it shows when a resource asks for it."""
+        """Accept a package; its first resource is refused if there is no provider for it."""
         return resource_pb2.RegisterPackageResponse(ref=f"{request.name}@{request.version}")
 
     def SignalAndWaitForShutdown(self, _: Any) -> empty_pb2.Empty:  # noqa: N802
-        """Let the program end: nothing here calls back into it."""
+        """Return at once: nothing here calls back into the program."""
         return _EMPTY
 
     def Invoke(self, request: resource_pb2.ResourceInvokeRequest) -> resource_pb2.ResourceInvokeResponse:  # noqa: N802
-        """Leave a provider function's result unknown in a plan without providers; else refuse."""
+        """Return an unknown result in an offline plan; otherwise refuse the provider function."""
         if not self._deployment.offline:
             self._refuse(f"a provider function (invoke) {request.tok}")
-        self._deployment.emit.warn(_ASKED.format(request.tok))
+        self._deployment.emit.warn(_UNKNOWN_RESULT.format(request.tok))
         return resource_pb2.ResourceInvokeResponse(unknown=True)
 
     def __getattr__(self, call: str) -> Callable[[Any], NoReturn]:
@@ -128,7 +128,7 @@ class Monitor:
         )
 
     def _aliases(self, request: resource_pb2.RegisterResourceRequest) -> tuple[str, ...]:
-        """Return the URNs that the resource may have had: its own aliases, then those its parent's alias gives it."""
+        """Return the URNs that the resource may have had: its own aliases, then those from its parent's aliases."""
         own = [self._alias(alias, request) for alias in request.aliases] + list(request.aliasURNs)
         former = self._deployment.former_urn(request.parent)
         if former == request.parent:
@@ -151,25 +151,25 @@ class Monitor:
 
 
 class Engine:
-    """Answers the SDK's engine calls: messages, and nothing else."""
+    """Answers the SDK's engine calls, which are messages."""
 
     def __init__(self, emit: Emitter) -> None:
         self._emit = emit
 
     def Log(self, request: engine_pb2.LogRequest) -> empty_pb2.Empty:  # noqa: N802
-        """Pass a message on."""
+        """Emit a message."""
         severity = cast("Severity", engine_pb2.LogSeverity.Name(request.severity).lower())
-        if severity != "debug" or request.urn:  # the SDK logs a dozen lines on each of its own calls
+        if severity != "debug" or request.urn:  # the SDK logs a dozen debug lines for each of its calls
             self._emit.message(request.message.rstrip(), severity, request.urn)
         return _EMPTY
 
     def RequirePulumiVersion(self, request: Any) -> NoReturn:  # noqa: N802
-        """Refuse: there is no CLI here whose version could satisfy the program."""
+        """Refuse: there is no CLI whose version could be checked."""
         raise UnsupportedError(f"require_pulumi_version({request.pulumi_version_range!r})")
 
 
 def _inputs(request: resource_pb2.RegisterResourceRequest) -> Properties:
-    """Return a resource's inputs; those of a provider that the program makes name its plugin too, as the CLI's do."""
+    """Return a resource's inputs; those of a provider include the version of its plugin, as in the CLI."""
     inputs = from_struct(request.object)
     if request.type.startswith(PROVIDER_TYPE) and request.version:
         return {**inputs, INTERNAL_KEY: {}, "version": request.version}

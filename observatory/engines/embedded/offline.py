@@ -1,6 +1,7 @@
-"""Whether the program is planned from itself and its settings alone, and so may ask nobody.
+"""Whether the running program is planned offline.
 
-Set by whoever plans so, around the run of the program in the same process; heeded by what would ask.
+The engine sets it while it runs the program for ``plan_offline``. A program reads it before it would open a connection,
+and uses a placeholder instead.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Runs a Pulumi program in this process, as the CLI's Python launcher does in one of its own.
+"""Runs a Pulumi program in this process, as the CLI's Python launcher does in a process of its own.
 
-Owns what that needs: a context in which the SDK's settings are this run's, the working directory, the program's
-standard streams, its modules. (sdk/python/cmd/pulumi-language-python-exec in Pulumi's source.)
+Sets up a context for the SDK's settings, the working directory, the program's standard streams and its modules, and
+restores them afterwards. Follows sdk/python/cmd/pulumi-language-python-exec in Pulumi's source.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from observatory.engines.embedded.errors import EngineError, ProgramError
 from observatory.engines.embedded.events import Emitter, in_program
 from observatory.engines.embedded.values import Properties, is_secret, reveal
 
-# The program's threads wait for steps; as many as the CLI's launcher gives it per resource worked on at once.
+# Threads of the program for each resource worked on at once, as in the CLI's launcher; they wait for steps.
 _THREADS_PER_STEP = 4
 
 
@@ -35,13 +35,13 @@ def run_program(main: Path, settings: pulumi.runtime.Settings, config: Propertie
     """Run the program to its end.
 
     Args:
-        main: The file or directory that holds it.
+        main: The program's file or directory.
         settings: The SDK's settings for this run.
         config: The configuration, secrets wrapped.
-        emit: Where what it prints goes.
+        emit: Receives what the program prints.
 
     Raises:
-        ProgramError: it failed; the message is its traceback, from its own first frame on.
+        ProgramError: the program failed; the message is its traceback, from its own first frame on.
     """
     directory = main if main.is_dir() else main.parent
 
@@ -54,11 +54,11 @@ def run_program(main: Path, settings: pulumi.runtime.Settings, config: Propertie
         pulumi.runtime.configure(settings)
         with asyncio.Runner() as runner, ThreadPoolExecutor((settings.parallel or 1) * _THREADS_PER_STEP) as executor:
             runner.get_loop().set_default_executor(executor)
-            # A program that fails leaves futures unawaited, by the SDK's design; the failure itself is reported.
+            # The SDK leaves futures unawaited when a program fails; the failure itself is reported.
             runner.get_loop().set_exception_handler(lambda *_: None)
             runner.run(pulumi.runtime.run_in_stack(program))
 
-    with _as_a_process(directory, emit):
+    with _process_environment(directory, emit):
         try:
             contextvars.copy_context().run(run)
         except EngineError:
@@ -70,12 +70,12 @@ def run_program(main: Path, settings: pulumi.runtime.Settings, config: Propertie
 
 
 @contextlib.contextmanager
-def _as_a_process(directory: Path, emit: Emitter) -> Iterator[None]:
-    """Give the program what a process of its own would: directory, arguments, output; forget its modules afterwards.
+def _process_environment(directory: Path, emit: Emitter) -> Iterator[None]:
+    """Set the directory, arguments and output as in a process of the program's own, and unload its modules afterwards.
 
-    So the next run sees their present source. Packages that the caller has loaded itself stay whole. Garbage collection
-    waits, and then leaves out what is there (until the next run): going through a cloud's thousands of classes takes a
-    quarter of a plan's time.
+    The next run therefore imports the modules' current source. Packages that the caller has imported stay loaded.
+    Garbage collection is off meanwhile, and afterwards ignores the objects that exist then, until the next run: with
+    the thousands of classes of a cloud package it would take a quarter of a plan's time.
     """
     arguments, before, was_collecting = sys.argv, set(sys.modules), gc.isenabled()
     out, err = _ProgramStream(sys.stdout, emit), _ProgramStream(sys.stderr, emit)
@@ -99,7 +99,7 @@ def _as_a_process(directory: Path, emit: Emitter) -> Iterator[None]:
 
 
 class _ProgramStream(io.TextIOBase):
-    """Turns what the program prints into messages; what others in this process print passes through."""
+    """Turns what the program prints into messages; other output of this process passes through."""
 
     def __init__(self, original: TextIO, emit: Emitter) -> None:
         self._original, self._emit = original, emit
@@ -114,7 +114,7 @@ class _ProgramStream(io.TextIOBase):
         return len(text)
 
     def end_line(self) -> None:
-        """Pass on what the program printed last without an end of line."""
+        """Emit the last line if it has no line end."""
         if rest := getattr(self._line, "rest", ""):
             self._emit.message(rest)
 

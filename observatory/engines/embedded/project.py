@@ -1,7 +1,4 @@
-"""What Pulumi.yaml and the stack's configuration file say.
-
-Owns reading those two files the way the CLI does. Typed settings of any program are that program's affair.
-"""
+"""Reads Pulumi.yaml and the stack's configuration file, as the CLI does."""
 
 from __future__ import annotations
 
@@ -22,9 +19,9 @@ class Project:
     """A project and one stack's settings.
 
     Attributes:
-        root: Where Pulumi.yaml is.
+        root: The directory of Pulumi.yaml.
         name: The project's name.
-        main: The directory or file that holds the program.
+        main: The program's directory or file.
         settings: Configuration keys (``project:key``) to raw YAML values, secrets still encrypted.
         salt: The stack file's ``encryptionsalt``, if it has one.
     """
@@ -45,14 +42,14 @@ class Project:
         """Read both files.
 
         Raises:
-            ConfigError: one is missing, is no valid YAML or lacks what it must have.
+            ConfigError: a file is missing, is not valid YAML or lacks a required key.
         """
         project = _read(cwd / "Pulumi.yaml")
         name, runtime = project.get("name"), project.get("runtime")
         if not name:
-            raise ConfigError(f"{cwd / 'Pulumi.yaml'}: no `name`")
+            raise ConfigError(f"{cwd / 'Pulumi.yaml'}: `name` is missing; add the project's name")
         if (runtime.get("name") if isinstance(runtime, dict) else runtime) != "python":
-            raise ConfigError(f"{cwd / 'Pulumi.yaml'}: `runtime` is {runtime!r}; the embedded engine runs python only")
+            raise ConfigError(f"{cwd / 'Pulumi.yaml'}: `runtime` is {runtime!r}; the embedded engine needs `python`")
         stack_file = config_file or cwd / f"Pulumi.{stack}.yaml"
         settings = _read(stack_file) if config_file or stack_file.exists() else {}
         values = {key: _default(value) for key, value in (project.get("config") or {}).items()}
@@ -66,7 +63,7 @@ class Project:
         )
 
     def config(self, decrypt: Callable[[str], str]) -> Properties:
-        """Return the configuration as programs get it: texts, structured values as JSON, secrets wrapped."""
+        """Return the configuration as programs receive it: strings, structured values as JSON, secrets wrapped."""
         config = {}
         for key, value in self.settings.items():
             plain = transform(value, lambda part: decrypt(part["secure"]) if _is_secure(part) else part)
@@ -81,7 +78,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     if not isinstance(document or {}, dict):
-        raise ConfigError(f"{path}: expected a mapping at the top")
+        raise ConfigError(f"{path}: the top level is not a mapping; write `key: value` lines")
     return document or {}
 
 

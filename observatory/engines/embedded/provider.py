@@ -1,7 +1,7 @@
-"""Who performs a resource's operations.
+"""The interface of a provider, which does the work on the resources of one package.
 
-Owns the provider interface; the provider of dynamic resources is ``dynamic``'s. Providers see plain values: secrecy is
-the deployment's business.
+Providers receive plain values; the deployment wraps and unwraps secrets. ``dynamic`` has the provider of dynamic
+resources.
 """
 
 # ruff: noqa: ARG002 - the defaults of an interface
@@ -15,15 +15,15 @@ from observatory.engines.embedded.values import Properties
 from observatory.errors import ObservatoryError
 
 DYNAMIC = "pulumi-python"  # the package of dynamic resources
-PROVIDER_TYPE = "pulumi:providers:"  # then a package: the resources that are providers themselves
-INTERNAL_KEY = "__internal"  # in a provider's inputs: what the CLI keeps for itself, sdk/go/common/resource/provider
+PROVIDER_TYPE = "pulumi:providers:"  # followed by a package: a resource that is a provider
+INTERNAL_KEY = "__internal"  # in a provider's inputs: the CLI's own data, sdk/go/common/resource/provider
 
 
 class ProviderError(ObservatoryError):
     """A provider's operation failed.
 
     Attributes:
-        detail: The whole message, traceback included.
+        detail: The complete message, including a traceback.
     """
 
     def __init__(self, message: str, detail: str = "") -> None:
@@ -33,13 +33,13 @@ class ProviderError(ObservatoryError):
 
 @dataclass(frozen=True, kw_only=True)
 class Diff:
-    """A provider's verdict on new inputs.
+    """A provider's comparison of a resource with new inputs.
 
     Attributes:
-        changes: Whether anything changed; None leaves it to a comparison of the inputs.
+        changes: Whether anything changed; None makes the engine compare the inputs.
         replaces: The properties that force a replacement.
-        changed: The properties that changed, as far as the provider tells.
-        delete_before_replace: Whether a replacement must delete first.
+        changed: The properties that changed, as far as the provider reports them.
+        delete_before_replace: Whether a replacement must delete the old resource first.
     """
 
     changes: bool | None = None
@@ -49,17 +49,16 @@ class Diff:
 
 
 class Provider:
-    """What serves the resources of one package; failures are raised as ProviderError.
+    """Does the work on the resources of one package; raises ProviderError when that fails.
 
-    The methods' defaults keep a record and touch nothing, which is what provider resources (``pulumi:providers:*``)
-    themselves need. A package served in-tree overrides them.
+    The defaults only record a resource, as provider resources (``pulumi:providers:*``) need. A provider overrides them.
     """
 
     def configure(self, config: Properties) -> None:
-        """Take the inputs of the provider resource, before anything else."""
+        """Take the inputs of the provider resource; called before the methods that reach the outside."""
 
     def check(self, urn: str, olds: Properties, news: Properties) -> tuple[Properties, list[tuple[str, str]]]:
-        """Return the inputs to use, and what is wrong with them as (property, reason)."""
+        """Return the inputs to use, and the invalid ones as (property, reason)."""
         return news, []
 
     def diff(self, urn: str, id_: str, inputs: Properties, outputs: Properties, news: Properties) -> Diff:
@@ -71,7 +70,7 @@ class Provider:
         return str(uuid.uuid4()), _without_internal(inputs)
 
     def read(self, urn: str, id_: str, inputs: Properties, outputs: Properties) -> tuple[str, Properties, Properties]:
-        """Return the ID (empty if it is gone), outputs and inputs as they really are."""
+        """Return the ID (empty if the resource is gone), the outputs and the inputs as they are now."""
         return id_, outputs, inputs
 
     def update(self, urn: str, id_: str, outputs: Properties, news: Properties, timeout: float) -> Properties:
@@ -82,10 +81,10 @@ class Provider:
         """Delete the resource."""
 
     def abort(self) -> None:
-        """Break off whatever is under way; what waits for it must fail soon."""
+        """Abort the calls in flight, so that they fail soon."""
 
     def close(self) -> None:
-        """Let go of everything held for the run."""
+        """Release everything that the provider holds for the run."""
 
 
 def _without_internal(inputs: Properties) -> Properties:

@@ -1,7 +1,6 @@
 """Pulumi's passphrase secrets provider: AES-256-GCM under a PBKDF2 key.
 
-Owns the crypter only (sdk/go/common/resource/config/crypt.go and pkg/secrets/passphrase in Pulumi's source). Where
-the salt is kept, and which values are secret, is known elsewhere.
+Follows sdk/go/common/resource/config/crypt.go and pkg/secrets/passphrase in Pulumi's source.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ _ITERATIONS = 1_000_000  # fixed by the format
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
 _SALT_BYTES = 8
-_SALT = re.compile(r"v1:([A-Za-z0-9+/]+=*):(v1:.+)")  # the salt, and a probe to recognise the passphrase by
+_SALT = re.compile(r"v1:([A-Za-z0-9+/]+=*):(v1:.+)")  # the salt, and a probe that verifies the passphrase
 _PROBE = "pulumi"
 
 
 class Crypter:
     """Encrypts and decrypts a stack's secret values.
 
-    The key takes a quarter of a second to derive, so it is derived in a thread from construction on.
+    Deriving the key takes a quarter of a second, so it starts in a thread when the object is created.
     """
 
     def __init__(self, passphrase: str | None, salt: str | None = None) -> None:
@@ -38,7 +37,7 @@ class Crypter:
 
         Args:
             passphrase: The stack's passphrase, or None to decrypt every secret as UNKNOWN.
-            salt: ``encryptionsalt`` as Pulumi writes it (``v1:salt:probe``), or None to make a new one.
+            salt: ``encryptionsalt`` as Pulumi writes it (``v1:salt:probe``), or None to draw a new one.
 
         Raises:
             StateError: the salt is malformed.
@@ -47,7 +46,9 @@ class Crypter:
         if salt is not None:
             match = _SALT.fullmatch(salt)
             if not match:
-                raise StateError(f"malformed encryption salt {salt!r}, expected v1:SALT:PROBE")
+                raise StateError(
+                    f"malformed encryption salt {salt!r}, expected v1:SALT:PROBE; restore it from a backup"
+                )
             self._salt, self._probe = match.groups()
         self._is_blind, thread = passphrase is None, ThreadPoolExecutor(1)
         if passphrase is not None:
@@ -64,7 +65,7 @@ class Crypter:
         """Check the passphrase against the salt's probe, if it has one.
 
         Raises:
-            PassphraseError: it is the wrong one.
+            PassphraseError: the passphrase is wrong.
         """
         if self._probe:
             self.decrypt(self._probe)
@@ -84,23 +85,27 @@ class Crypter:
         """
         if self._is_blind:
             return UNKNOWN
-        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - costly; by now imported in the thread
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - slow; the thread has imported it by now
 
         try:
             version, nonce, sealed = ciphertext.split(":")
             if version != "v1":
-                raise StateError(f"a secret is encrypted in version {version!r}, known is v1; use a newer release")
+                raise StateError(
+                    f"a secret is encrypted in version {version!r}, and this engine supports v1; use a newer release"
+                )
             return self._cipher.result().decrypt(base64.b64decode(nonce), base64.b64decode(sealed), None).decode()
         except InvalidTag:
             raise PassphraseError(
                 "the passphrase is wrong: it does not decrypt this stack's secrets; set PULUMI_CONFIG_PASSPHRASE or "
-                "PULUMI_CONFIG_PASSPHRASE_FILE to the passphrase that the stack was made with"
+                "PULUMI_CONFIG_PASSPHRASE_FILE to the passphrase that the stack was created with"
             ) from None
         except ValueError as error:
-            raise StateError(f"a secret is damaged: {error}") from error
+            raise StateError(
+                f"a secret in the state is damaged: {error}; restore the state from its copy (.bak)"
+            ) from error
 
 
 def _cipher(passphrase: bytes, salt: bytes) -> AESGCM:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - costly
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - slow
 
     return AESGCM(hashlib.pbkdf2_hmac("sha256", passphrase, salt, _ITERATIONS, _KEY_BYTES))

@@ -1,7 +1,7 @@
-"""A stack's resources as its checkpoint holds them, and the changes one run makes to it.
+"""A stack's resources as in its checkpoint, and the changes that one run makes to them.
 
-Owns the deployment format (version 3, sdk/go/common/apitype/core.go in Pulumi's source), the encryption of secrets in
-it, and the merge of old and new resources that keeps every state written a valid one (pkg/backend/snapshot.go).
+Reads and writes the deployment format (version 3, sdk/go/common/apitype/core.go in Pulumi's source), encrypts the
+secrets in it, and merges old and new resources so that every state it writes is valid (pkg/backend/snapshot.go).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from observatory.engines.embedded.secrets import Crypter
 from observatory.engines.embedded.values import SECRET, SIGNATURE, is_secret, make_secret, parts, transform
 
 STACK_TYPE = "pulumi:pulumi:Stack"
-_REQUIRED = {"urn", "custom", "type"}  # written even if empty
+_REQUIRED = {"urn", "custom", "type"}  # written even when empty
 _FLAGS = ("custom", "delete", "external", "pendingReplacement", "protect", "retainOnDelete", "taint")
 _TEXTS = ("id", "parent", "provider", "deletedWith")
 _LISTS = ("dependencies", "additionalSecretOutputs", "ignoreChanges", "replaceOnChanges", "replaceWith")
@@ -28,27 +28,27 @@ _REFERENCES = ("parent", "deletedWith", "dependencies", "replaceWith", "property
 
 
 class State(dict[str, Any]):
-    """One resource, by the checkpoint format's own fields, secrets in the clear and wrapped.
+    """One resource, with the fields of the checkpoint format; secrets are decrypted and wrapped.
 
-    It has every field that this engine interprets, and keeps those that it does not. ``delete``: it was replaced, and
-    only its deletion is left to do; ``pendingReplacement``: it was deleted, and only its replacement's creation is left
-    to do; ``external``: read, not owned; ``provider``: its provider's URN and ID, joined by ``::``.
+    It has every field that this engine interprets, and keeps the others. ``delete``: the resource is replaced and still
+    has to be deleted; ``pendingReplacement``: it is deleted and its replacement still has to be created; ``external``:
+    it is read, not owned; ``provider``: its provider's URN and ID, joined by ``::``.
 
     Attributes:
-        encoded: Its checkpoint form, if that is known and still true.
+        encoded: The resource's checkpoint form, or None if it is not encoded since its last change.
     """
 
     encoded: str | None = None
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
-        """Take over the fields; others are empty."""
+        """Copy the fields; the others are empty."""
         super().__init__(dict.fromkeys(_FLAGS, False) | dict.fromkeys(_TEXTS, ""))
         self.update({key: [] for key in _LISTS} | {key: {} for key in _OBJECTS})
         self.update(fields)
 
     @property
     def urn(self) -> str:
-        """Its URN, which an old and a new state of one resource share."""
+        """Its URN; the old and the new state of a resource have the same."""
         return str(self["urn"])
 
     @property
@@ -58,7 +58,7 @@ class State(dict[str, Any]):
 
     @property
     def package(self) -> str:
-        """The package whose provider serves it."""
+        """The package that its type belongs to."""
         return self.type.partition(":")[0]
 
     @property
@@ -72,12 +72,12 @@ class State(dict[str, Any]):
         return bool(self["custom"]) and not self["external"]
 
     def needs(self) -> set[str]:
-        """Return the URNs that must exist as long as it does."""
+        """Return the URNs of the resources that it needs."""
         references = parts([self[key] for key in _REFERENCES])
         return {self.provider_urn, *(part for part in references if isinstance(part, str))} - {""}
 
     def referring(self, renamed: Mapping[str, str]) -> State:
-        """Return it with the URNs that it refers to renamed; those renamed to nothing are left out."""
+        """Return it with the URNs that it refers to renamed; a URN that is renamed to an empty one is removed."""
 
         def new(part: Any) -> Any:
             if isinstance(part, list):
@@ -89,12 +89,12 @@ class State(dict[str, Any]):
         return State(self | {key: transform(self[key], new) for key in _REFERENCES})
 
     def filled(self) -> dict[str, Any]:
-        """Return the fields that the format writes: those that are not empty."""
+        """Return the fields that a checkpoint contains: those that are not empty, and the required ones."""
         return {key: value for key, value in self.items() if value or key in _REQUIRED}
 
 
 class Snapshot:
-    """A stack's resources during one run; every change to it is on disk before its method returns.
+    """A stack's resources during one run; every change is on disk before the method returns.
 
     Thread-safe: concurrent changes share one write.
     """
@@ -108,13 +108,13 @@ class Snapshot:
         salt: str | None = None,
         read_only: bool = False,
     ) -> None:
-        """Take over the latest deployment.
+        """Start from the latest deployment.
 
         Args:
-            files: Where to write it, unless ``read_only``.
+            files: The files to write to, unless ``read_only``.
             latest: The deployment read from there, or an empty one.
-            passphrase: The stack's passphrase; None where there is nothing to read (see Crypter).
-            salt: The stack file's ``encryptionsalt``, which new secrets then use; else the state's own, else a new one.
+            passphrase: The stack's passphrase, or None to decrypt every secret as unknown (see Crypter).
+            salt: The stack file's ``encryptionsalt`` for new secrets; by default the state's own, or else a new one.
             read_only: Keep changes in memory.
 
         Raises:
@@ -135,13 +135,13 @@ class Snapshot:
 
     @cached_property
     def olds(self) -> list[State]:
-        """The resources of before that no step of this run has dealt with yet, dependencies first."""
+        """The old resources that no step of this run has dealt with yet, dependencies first."""
         self._reader.verify()
         return [self._decode(raw) for raw in self._latest.get("resources") or []]
 
     @cached_property
     def interrupted(self) -> list[tuple[State, str]]:
-        """Operations that an earlier run did not live to see the end of, as (resource, kind)."""
+        """The operations that an earlier run began and did not end, as (resource, kind)."""
         operations = self._latest.get("pending_operations") or []
         return [(self._decode(operation["resource"]), operation["type"]) for operation in operations]
 
@@ -163,13 +163,13 @@ class Snapshot:
         self.save()
 
     def end(self, subject: State, *, old: State | None = None, new: State | None = None, mark: str = "") -> None:
-        """Record that an operation ended, and what it left; nothing if it failed.
+        """Record that an operation ended, and its result; a failed operation has none.
 
         Args:
-            subject: The state that it was begun with.
-            old: The state that is no more.
-            new: The state that is true now.
-            mark: The flag that ``old`` gets instead of being no more: what is left to do with it.
+            subject: The state that was passed to ``begin``.
+            old: The state to remove.
+            new: The state to add.
+            mark: The flag to set on ``old`` instead of removing it: what is still to do with it.
         """
         with self._lock:
             self._operations = [(state, kind) for state, kind in self._operations if state is not subject]
@@ -194,25 +194,25 @@ class Snapshot:
         self.save()
 
     def rebase(self, refreshed: list[State]) -> None:
-        """Replace all resources by a refreshed list, and forget interrupted operations but creations."""
+        """Replace all resources by a refreshed list, and drop the interrupted operations except creations."""
         with self._lock:
             self.olds = refreshed
             self.interrupted = [(state, kind) for state, kind in self.interrupted if kind == "creating"]
         self.save()
 
     def save(self) -> None:
-        """Write the state, unless a concurrent call already wrote what this one would.
+        """Write the state, unless a concurrent call has already written it.
 
         Raises:
-            StateError: the disk refuses.
+            StateError: the file cannot be written.
         """
         if self._read_only:
             return
         with self._lock:
             self._version += 1
-            wanted = self._version
+            requested = self._version
         with self._write_lock:
-            if self._written >= wanted:
+            if self._written >= requested:
                 return
             if not self._written:
                 self._files.back_up()
@@ -245,7 +245,9 @@ class Snapshot:
         try:
             state = State({key: raw[key] for key in _REQUIRED} | transform(raw, self._open))
         except (TypeError, KeyError) as error:
-            raise StateError(f"{self._files.checkpoint}: a resource is damaged ({error!r})") from error
+            raise StateError(
+                f"{self._files.checkpoint}: a resource is damaged ({error!r}); restore the state from its copy (.bak)"
+            ) from error
         state.encoded = _dump(raw) if self._reader is self.crypter else None
         return state
 
@@ -262,7 +264,7 @@ class Snapshot:
 
 
 def _manifest() -> dict[str, str]:
-    from importlib.metadata import version  # noqa: PLC0415 - costly, and only for who writes
+    from importlib.metadata import version  # noqa: PLC0415 - slow, and needed for writing only
 
     text = f"v{version('pulumi')}"
     return {"time": now(), "magic": hashlib.sha256(text.encode()).hexdigest(), "version": text}

@@ -1,8 +1,8 @@
-"""Property values: what resources take and give, in the JSON form that Pulumi's protocol and checkpoint share.
+"""Property values: a resource's inputs and outputs, in the JSON form of Pulumi's protocol and checkpoints.
 
-A value is plain JSON, with signed objects for what JSON lacks: ``{SIGNATURE: SECRET, "value": ...}`` is a secret,
-``{SIGNATURE: RESOURCE, "urn": ..., "id": ...}`` a resource reference, the string UNKNOWN a value not known yet.
-Owns the operations on such values. Encryption belongs to ``secrets``, protobuf to ``wire``.
+A value is plain JSON with signed objects for what JSON lacks: ``{SIGNATURE: SECRET, "value": ...}`` is a secret and
+``{SIGNATURE: RESOURCE, "urn": ..., "id": ...}`` a resource reference. The string UNKNOWN stands for a value that is not
+known yet. ``secrets`` encrypts values, and ``wire`` converts them to protobuf.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ASSETS = {"c44067f5952c0a294b673a41bacd8c17", "0def7320c3a5731c473e5ecbe6d01bc7"
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 PROVIDER_KEY = "__provider"  # a dynamic resource's pickled provider
-_SHORTEST_SCRUBBED = 4  # characters; shorter ones are in any text by chance
+_SHORTEST_SCRUBBED = 4  # characters; shorter secrets occur in many texts by chance
 _PATH = re.compile(r'\.?([^.\[\]"]+)|\[(?:"((?:[^"\\]|\\.)*)"|(\d+|\*))\]')
 
 Properties = dict[str, Any]
 
 
 def transform(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Return the value, rebuilt with what the function makes of each part of it, innermost parts first."""
+    """Return the value with the function applied to each part of it, innermost parts first."""
     if isinstance(value, dict):
         value = {key: transform(child, function) for key, child in value.items()}
     elif isinstance(value, list):
@@ -36,24 +36,24 @@ def transform(value: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def parts(value: Any) -> Iterator[Any]:
-    """Yield the value and everything in it, outermost first."""
+    """Yield the value and all its parts, outermost first."""
     yield value
     for child in _items(value).values():
         yield from parts(child)
 
 
 def is_secret(value: Any) -> bool:
-    """Tell whether the value itself is a secret."""
+    """Return whether the value itself is a secret."""
     return isinstance(value, dict) and value.get(SIGNATURE) == SECRET
 
 
 def make_secret(value: Any) -> Properties:
-    """Wrap a value as a secret; secrets in it need no wrapping of their own any more."""
+    """Wrap a value as a secret, and unwrap the secrets inside it."""
     return {SIGNATURE: SECRET, "value": transform(value, lambda part: part["value"] if is_secret(part) else part)}
 
 
 def reveal(value: Any) -> Any:
-    """Return the value as providers see it: secrets in plain text, resource references as ID or URN."""
+    """Return the value as providers receive it: secrets in plain text, resource references as ID or URN."""
 
     def plain(part: Any) -> Any:
         tag = part.get(SIGNATURE) if isinstance(part, dict) else None
@@ -65,7 +65,7 @@ def reveal(value: Any) -> Any:
 
 
 def mask(value: Any) -> Any:
-    """Return the value fit for display: secrets and unknowns replaced by ``[secret]`` and ``[unknown]``."""
+    """Return the value for display: secrets and unknowns are replaced by ``[secret]`` and ``[unknown]``."""
 
     def shown(part: Any) -> Any:
         if is_secret(part):
@@ -76,7 +76,7 @@ def mask(value: Any) -> Any:
 
 
 def scrub(text: str, properties: Properties) -> str:
-    """Return the text without the secrets of these properties, as far as they stand in it literally."""
+    """Return the text with literal occurrences of the properties' secrets replaced by ``[secret]``."""
     hidden = [part for secret in filter(is_secret, parts(properties)) for part in parts(secret["value"])]
     for part in hidden:
         if isinstance(part, str) and len(part) >= _SHORTEST_SCRUBBED:
@@ -85,7 +85,7 @@ def scrub(text: str, properties: Properties) -> str:
 
 
 def keep_secret(outputs: Properties, inputs: Mapping[str, Any]) -> Properties:
-    """Mark in place, as secret, each output whose input of the same name is or contains one (as the CLI does)."""
+    """Mark each output as secret whose input of the same name is or contains a secret, as the CLI does. In place."""
     for key in outputs.keys() & inputs.keys():
         out, given = outputs[key], inputs[key]
         if isinstance(out, dict) and isinstance(given, dict) and SIGNATURE not in out and SIGNATURE not in given:
@@ -101,25 +101,25 @@ def parse_path(path: str) -> tuple[str, ...]:
 
 
 def path_covers(path: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Tell whether a property path is another one or a parent of it."""
+    """Return whether a property path equals the other one or is a parent of it."""
     return len(path) <= len(other) and all(a in {"*", b} for a, b in zip(path, other, strict=False))
 
 
 def keep_ignored(new: Properties, old: Properties, paths: list[str]) -> Properties:
-    """Return the new inputs with the old value put back at every ignored path."""
+    """Return the new inputs with the old value restored at every ignored path."""
     for path in paths:
-        new = _put_back(new, old, *parse_path(path))
+        new = _restore(new, old, *parse_path(path))
     return new
 
 
-def _put_back(new: Any, old: Any, key: str, *deeper: str) -> Any:
+def _restore(new: Any, old: Any, key: str, *deeper: str) -> Any:
     if not isinstance(new, dict | list):
         return new
     news, olds = _items(new), _items(old)
     keys = (news | olds).keys() if key == "*" else {key}
     for name in keys if isinstance(new, dict) else keys & news.keys() & olds.keys():
         if deeper:
-            news |= {name: _put_back(news[name], olds.get(name), *deeper)} if name in news else {}
+            news |= {name: _restore(news[name], olds.get(name), *deeper)} if name in news else {}
         elif name in olds:
             news[name] = olds[name]
         else:
@@ -129,11 +129,11 @@ def _put_back(new: Any, old: Any, key: str, *deeper: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class PropertyChange:
-    """One difference between two property bags, fit for display (secrets and unknowns are masked).
+    """One difference between two sets of properties, for display; secrets and unknowns are masked.
 
     Attributes:
         path: The property's path, such as ``tags.owner`` or ``ports[0]``.
-        kind: What happened to it.
+        kind: Whether the property is added, deleted or updated.
         old: Its masked old value (None for ``add``).
         new: Its masked new value (None for ``delete``).
     """
@@ -145,7 +145,7 @@ class PropertyChange:
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[PropertyChange]:
-    """Yield what changed from one value to another, down to the leaves; secrecy alone is no change."""
+    """Yield the changes from one value to another, down to the leaves; secrecy alone is not a change."""
     if reveal(old) == reveal(new):
         return
     if not isinstance(old, dict | list) or type(old) is not type(new) or SIGNATURE in old or SIGNATURE in new:
@@ -163,7 +163,7 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[PropertyChange]:
 
 
 def _items(value: Any) -> dict[str, Any]:
-    """Return a copy of what an object or a list holds, by key or index; nothing for another value."""
+    """Return the items of an object or a list by key or index; empty for another value."""
     if isinstance(value, dict):
         return dict(value)
     return {str(index): item for index, item in enumerate(value)} if isinstance(value, list) else {}

@@ -1,4 +1,4 @@
-"""Property values to and from the protobuf messages of Pulumi's protocol; and that protocol, without the SDK."""
+"""Converts property values to and from protobuf messages, and imports Pulumi's protocol without the SDK."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from observatory.engines.embedded.errors import UnsupportedError
 from observatory.engines.embedded.values import ASSETS, SIGNATURE, Properties, transform
 
-_EXACT_INTEGERS = 2**53  # beyond it a double no longer tells one integer from the next
+_EXACT_INTEGERS = 2**53  # above it, a double does not represent every integer
 
 
 def from_struct(message: Message) -> Properties:
-    """Return a protobuf structure as property values; another message as one of its fields' JSON names.
+    """Return a protobuf structure as property values, and another message as its fields by their JSON names.
 
     Raises:
-        UnsupportedError: it holds an asset or an archive.
+        UnsupportedError: it contains an asset or an archive.
     """
     properties: Properties = transform(json_format.MessageToDict(message), _plain)
     return properties
@@ -35,7 +35,7 @@ def to_struct(properties: Properties) -> struct_pb2.Struct:
 
 
 def protocol(name: str) -> ModuleType:
-    """Import a module of `pulumi.runtime.proto` without what `import pulumi` takes: a third of a second."""
+    """Import a module of `pulumi.runtime.proto` without `import pulumi`, which takes a third of a second."""
     package = f"{__package__}.protocol"
     if package not in sys.modules:
         sdk = find_spec("pulumi")

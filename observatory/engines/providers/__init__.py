@@ -1,7 +1,7 @@
-"""Providers of Pulumi packages that are served in-tree, where their plugins cannot be downloaded.
+"""In-tree providers of Pulumi packages, for machines that cannot download the packages' plugins.
 
-Each has the plugin's own resource types, inputs, outputs and ids, so that a stack may move between the two. `server`
-runs one as a plugin for the Pulumi CLI.
+Each has the plugin's resource types, inputs, outputs and IDs, so that a stack can move between the two. `server` runs a
+provider as a plugin of the Pulumi CLI.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,8 +10,8 @@ from observatory.engines.embedded.provider import Provider
 
 
 def postgresql() -> Provider:
-    """Make the provider of `pulumi_postgresql`."""
-    from observatory.engines.providers.postgresql import PostgresqlProvider  # noqa: PLC0415 - psycopg only where it is used
+    """Return a new provider of `pulumi_postgresql`."""
+    from observatory.engines.providers.postgresql import PostgresqlProvider  # noqa: PLC0415 - imports psycopg
 
     return PostgresqlProvider()
 

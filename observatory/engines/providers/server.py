@@ -1,7 +1,7 @@
 """Runs an in-tree provider as a plugin of the Pulumi CLI: `python -m observatory.engines.providers.server PACKAGE`.
 
-Owns the plugin's side of the protocol (proto/pulumi/provider.proto in Pulumi's source): the port on the first line of
-standard output, then gRPC. What the resources are is the provider's. The CLI ends the process when it is done.
+Implements the plugin's side of the protocol (proto/pulumi/provider.proto in Pulumi's source): the port is the first
+line of standard output, and the calls are gRPC. The CLI ends the process.
 """
 
 # ruff: noqa: ARG002, N802 - the names and signatures of the protocol
@@ -29,41 +29,41 @@ _EMPTY = empty_pb2.Empty()
 
 
 class Servicer(provider_pb2_grpc.ResourceProviderServicer):
-    """Answers the CLI's calls by a provider."""
+    """Answers the CLI's calls with the methods of a provider."""
 
     def __init__(self, provider: Provider, package: str) -> None:
         self._provider, self._package = provider, package
 
     def GetPluginInfo(self, request: Any, context: Any) -> Any:
-        """Name the version of the package whose plugin this stands for."""
+        """Return the version of the installed Python package."""
         return plugin_pb2.PluginInfo(version=version(f"pulumi-{self._package}"))
 
     def CheckConfig(self, request: Any, context: Any) -> Any:
-        """Take the provider's inputs as they are."""
+        """Accept the provider's inputs."""
         return proto.CheckResponse(inputs=request.news)
 
     def DiffConfig(self, request: Any, context: Any) -> Any:
-        """Never replace: another way to the same server is an update."""
+        """Report a change as an update: another connection to the same server replaces nothing."""
         changed = from_struct(request.old_inputs) != from_struct(request.news)
         return proto.DiffResponse(changes=_diff_kind(changes=changed))
 
     def Configure(self, request: Any, context: Any) -> Any:
-        """Pass the inputs on."""
+        """Configure the provider."""
         self._provider.configure(from_struct(request.args))
         return proto.ConfigureResponse(acceptSecrets=False, supportsPreview=True)
 
     def Check(self, request: Any, context: Any) -> Any:
         """See Provider."""
-        inputs, failures = self._ask(
+        inputs, failures = self._call(
             context, lambda: self._provider.check(request.urn, from_struct(request.olds), from_struct(request.news))
         )
-        told = [proto.CheckFailure(property=name, reason=reason) for name, reason in failures]
-        return proto.CheckResponse(inputs=to_struct(inputs), failures=told)
+        messages = [proto.CheckFailure(property=name, reason=reason) for name, reason in failures]
+        return proto.CheckResponse(inputs=to_struct(inputs), failures=messages)
 
     def Diff(self, request: Any, context: Any) -> Any:
         """See Provider."""
         values = [from_struct(each) for each in (request.old_inputs, request.olds, request.news)]
-        diff = self._ask(context, lambda: self._provider.diff(request.urn, request.id, *values))
+        diff = self._call(context, lambda: self._provider.diff(request.urn, request.id, *values))
         return proto.DiffResponse(
             changes=_diff_kind(changes=diff.changes),
             replaces=diff.replaces,
@@ -76,13 +76,13 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         inputs = from_struct(request.properties)
         if request.preview:
             return proto.CreateResponse(id="", properties=to_struct(inputs))
-        id_, outputs = self._ask(context, lambda: self._provider.create(request.urn, inputs, request.timeout))
+        id_, outputs = self._call(context, lambda: self._provider.create(request.urn, inputs, request.timeout))
         return proto.CreateResponse(id=id_, properties=to_struct(outputs))
 
     def Read(self, request: Any, context: Any) -> Any:
         """See Provider."""
         values = [from_struct(each) for each in (request.inputs, request.properties)]
-        id_, outputs, inputs = self._ask(context, lambda: self._provider.read(request.urn, request.id, *values))
+        id_, outputs, inputs = self._call(context, lambda: self._provider.read(request.urn, request.id, *values))
         return proto.ReadResponse(id=id_, properties=to_struct(outputs), inputs=to_struct(inputs))
 
     def Update(self, request: Any, context: Any) -> Any:
@@ -90,7 +90,7 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
         news = from_struct(request.news)
         if request.preview:
             return proto.UpdateResponse(properties=to_struct(news))
-        outputs = self._ask(
+        outputs = self._call(
             context,
             lambda: self._provider.update(request.urn, request.id, from_struct(request.olds), news, request.timeout),
         )
@@ -99,14 +99,14 @@ class Servicer(provider_pb2_grpc.ResourceProviderServicer):
     def Delete(self, request: Any, context: Any) -> Any:
         """See Provider."""
         outputs = from_struct(request.properties)
-        self._ask(context, lambda: self._provider.delete(request.urn, request.id, outputs, request.timeout))
+        self._call(context, lambda: self._provider.delete(request.urn, request.id, outputs, request.timeout))
         return _EMPTY
 
     def Cancel(self, request: Any, context: Any) -> Any:
-        """Let what is under way end."""
+        """Accept: calls in flight finish."""
         return _EMPTY
 
-    def _ask(self, context: Any, call: Any) -> Any:
+    def _call(self, context: Any, call: Any) -> Any:
         try:
             return call()
         except ProviderError as error:
@@ -120,7 +120,7 @@ def _diff_kind(*, changes: bool | None) -> Any:
 
 
 def main(package: str) -> None:
-    """Serve a package until the process is ended."""
+    """Serve a package's provider until the process is interrupted."""
     limits = [("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.max_send_message_length", MESSAGE_BYTES)]
     server = grpc.server(ThreadPoolExecutor(WORKERS), options=limits)
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(Servicer(IN_TREE[package](), package), server)
@@ -128,7 +128,7 @@ def main(package: str) -> None:
     server.start()
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
-    with contextlib.suppress(KeyboardInterrupt):  # so the CLI ends its plugins
+    with contextlib.suppress(KeyboardInterrupt):  # the CLI ends its plugins so
         server.wait_for_termination()
 
 

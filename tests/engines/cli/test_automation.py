@@ -1,4 +1,4 @@
-"""The CLI behind the library: how its runs fail, are stopped and are killed, on a small program."""
+"""The Pulumi CLI run by the library: failures, signals and SIGKILL, on a small program."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from observatory.engines.cli import automation
 from observatory.engines.embedded import DiagnosticEvent, Event, LockedError, StateError, StepEvent, StepFailed
-from tests.engines.embedded.lab import STACK, Lab
+from tests.engines.embedded.lab import HELD, STACK, TIMEOUT_S, Lab, eventually
 
 pytestmark = pytest.mark.cli
 
 CONFIG = "# A comment that stays.\nconfig:\n  lab:size: large # and another\n"
-HELD = 'a = Thing("a")\nb = Thing("b", Options(depends_on=[a]), wait="go")\nc = Thing("c", Options(depends_on=[b]))\n'
 RUN = """
 import sys
 from observatory.engines.cli import automation
@@ -34,20 +33,13 @@ except EngineError as error:
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     made = Lab(tmp_path, config=CONFIG)
-    made.embedded_calls()
     monkeypatch.setenv("ENGINE_LAB", str(made.home))
+    made.prepare()
     return made
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
 def start_held(lab: Lab) -> subprocess.Popen[str]:
-    """Start `up` in a process of its own, and return while it creates `b`."""
+    """Start `up` in a process of its own, and return as soon as it creates `b`."""
     lab.program(HELD)
     options = lab.options
     run = subprocess.Popen(
@@ -58,20 +50,19 @@ def start_held(lab: Lab) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    eventually(lambda: '"name": "b"' in lab.log() and lab.log().count('["create", ') == 2)
+    eventually(lambda: lab.has_begun("create", "b"))
     return run
 
 
-def workers(lab: Lab) -> dict[int, str]:
-    """Return the processes that work in the project, by what they run."""
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if (entry / "cwd").readlink().is_relative_to(lab.home):
-                found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
-        except OSError:
-            continue
-    return found
+def processes(lab: Lab) -> dict[int, str]:
+    """Return the command lines of the processes whose working directory is in the lab, by process ID."""
+    found = psutil.process_iter(["cwd", "cmdline"])
+    inside = (process for process in found if Path(process.info["cwd"] or "/").is_relative_to(lab.home))
+    return {process.pid: " ".join(process.info["cmdline"] or []) for process in inside}
+
+
+def is_cli_gone(lab: Lab) -> bool:
+    return not any(command.startswith("pulumi ") for command in processes(lab).values())
 
 
 def configuration(lab: Lab) -> str:
@@ -89,7 +80,7 @@ def test_a_failing_step_is_named(lab: Lab) -> None:
     assert configuration(lab) == CONFIG
 
 
-def test_a_salt_that_stands_in_the_file_is_dropped_and_nothing_else(lab: Lab) -> None:
+def test_only_the_salt_is_removed_from_the_configuration(lab: Lab) -> None:
     lab.program('Thing("a")\n')
     automation.up(lab.options)
     salt = lab.state()["secrets_providers"]["state"]["salt"]
@@ -99,30 +90,30 @@ def test_a_salt_that_stands_in_the_file_is_dropped_and_nothing_else(lab: Lab) ->
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_up_ends_its_step_and_leaves_nothing_running(lab: Lab, number: signal.Signals) -> None:
+def test_a_signal_lets_the_step_finish_and_leaves_no_process(lab: Lab, number: signal.Signals) -> None:
     run = start_held(lab)
     run.send_signal(number)
-    run.send_signal(signal.SIGTERM)  # asked for again: no reason to break off
+    run.send_signal(signal.SIGTERM)  # a second signal other than SIGINT does not abort
     time.sleep(0.5)
     (lab.home / "go").touch()
-    assert run.communicate(timeout=60) == ("Interrupted ['a', 'b']\n", "")
+    assert run.communicate(timeout=TIMEOUT_S) == ("Interrupted ['a', 'b']\n", "")
     assert lab.names() == ["a", "b"]
     assert "pending_operations" not in lab.state()
-    assert workers(lab) == {}
+    assert processes(lab) == {}
     assert lab.locks == []
     assert configuration(lab) == CONFIG
 
 
-def test_a_killed_up_is_taken_over(lab: Lab) -> None:
+def test_up_continues_after_a_killed_cli(lab: Lab) -> None:
     run = start_held(lab)
     run.kill()
     run.communicate()
-    eventually(lambda: not any(command.startswith("pulumi ") for command in workers(lab).values()))
+    eventually(lambda: is_cli_gone(lab))
     assert len(lab.locks) == 1
-    assert workers(lab), "nothing to take over"
+    assert processes(lab), "no process is left to end"
     hashes = Path(f"{lab.checkpoint}.attrs")
     assert hashes.read_text()
-    hashes.write_text("")  # as it is left by a CLI that is killed in the very moment
+    hashes.write_text("")  # as a CLI leaves it that is killed while it writes
     with pytest.raises(StateError, match="`observatory up` removes"):
         automation.preview(lab.options)
     (lab.home / "go").touch()
@@ -131,18 +122,18 @@ def test_a_killed_up_is_taken_over(lab: Lab) -> None:
     warnings = [event.message for event in events if isinstance(event, DiagnosticEvent)]
     assert any("removed the lock left by" in message for message in warnings)
     assert lab.names() == ["a", "b", "c"]
-    assert workers(lab) == {}
+    assert processes(lab) == {}
     assert lab.locks == []
     assert configuration(lab) == CONFIG
 
 
-def test_what_a_killed_cli_left_half_done_is_named_and_carried_on_by_the_embedded_engine(lab: Lab) -> None:
+def test_the_embedded_engine_continues_after_a_killed_cli(lab: Lab) -> None:
     run = start_held(lab)
     run.kill()
     run.communicate()
-    eventually(lambda: not any(command.startswith("pulumi ") for command in workers(lab).values()))
-    automation.take_over(lab.options, None)
-    assert workers(lab) == {}
+    eventually(lambda: is_cli_gone(lab))
+    automation.end_killed_run(lab.options, None)
+    assert processes(lab) == {}
     assert lab.locks == []
     (lab.home / "go").touch()
     done = lab.embedded("up")
@@ -154,17 +145,17 @@ def test_what_a_killed_cli_left_half_done_is_named_and_carried_on_by_the_embedde
     assert lab.cli("preview").steps == []
 
 
-def test_a_run_under_way_is_left_alone(lab: Lab) -> None:
+def test_a_running_cli_is_not_disturbed(lab: Lab) -> None:
     run = start_held(lab)
     with pytest.raises(LockedError, match="is locked by"):
         automation.up(lab.options)
     assert "is locked by" in lab.embedded("up").message
     (lab.home / "go").touch()
-    assert run.communicate(timeout=60)[1] == ""
+    assert run.communicate(timeout=TIMEOUT_S)[1] == ""
     assert lab.names() == ["a", "b", "c"]
 
 
-def test_a_changed_resource_with_a_secret_is_told_and_the_secret_is_not(lab: Lab) -> None:
+def test_a_changed_resource_is_reported_without_its_secret(lab: Lab) -> None:
     program = 'a = Thing("a", size={size}, key=Output.secret("hush"), deep={{"in": [Output.secret("hush")]}})'
     events: list[Event] = []
     for size in (1, 2):

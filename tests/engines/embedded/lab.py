@@ -1,22 +1,30 @@
-"""Runs one small program on either engine and tells what happened, in terms that can be compared."""
+"""Runs a small program on either engine, and returns results that can be compared."""
 
 from __future__ import annotations
 
 import json
+import operator
 import os
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+
 from observatory.engines import embedded as engine
-from observatory.engines.embedded import EngineError, Event, Result, StackOptions
+from observatory.engines.embedded import DiagnosticEvent, EngineError, Event, Result, StackOptions
 
 STACK = "dev"
 SECRET_SIGNATURE = "4dabf18193072939515e22adb298388d"
+TWO = 'a = Thing("a", key=Output.secret("hush-hush"))\nb = Thing("b", size=a.twice)\npulumi.export("twice", b.twice)\n'
+HELD = 'a = Thing("a")\nb = Thing("b", Options(depends_on=[a]), wait="go")\nc = Thing("c", Options(depends_on=[b]))\n'
+TIMEOUT_S = 240  # generous: the machine may be busy
 _HEAD = """\
 import pulumi
 from pulumi import Output, ResourceOptions as Options
@@ -28,15 +36,15 @@ _INCIDENTAL = {"created", "modified", "sourcePosition", "stackTrace"}
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What one run did; steps and calls are sorted, as parallel work has no order.
+    """The result of one run. Steps and calls are sorted, because concurrent work has no order.
 
     Attributes:
         steps: Operations as ``operation name``, without ``same``.
-        ended: The same in the order in which they ended.
+        ended: The steps in the order in which they ended.
         failed: Whether the run failed.
-        message: What a failed run said.
+        message: The message of a failed run.
         calls: The provider calls.
-        state: The resources in the state by URN and ``delete``, without what is incidental; secrets are ``[secret]``.
+        state: The resources in the state by URN and ``delete``, without incidental fields; secrets are ``[secret]``.
         outputs: The stack's outputs, secrets in plain text.
     """
 
@@ -50,7 +58,12 @@ class Outcome:
 
 
 class Lab:
-    """A project, a backend and a world of their own in one directory."""
+    """A project, its backend, and what its provider finds, in one directory.
+
+    Attributes:
+        actual: What the provider reads, by resource name.
+        events: The events of the last run on the embedded engine.
+    """
 
     def __init__(self, home: Path, *, config: str = "") -> None:
         self.home = home
@@ -62,7 +75,7 @@ class Lab:
         (self.project / "Pulumi.yaml").write_text(json.dumps({"name": "lab", "runtime": runtime}))
         if config:
             (self.project / f"Pulumi.{STACK}.yaml").write_text(config)
-        self.world: dict[str, Any] = {}
+        self.actual: dict[str, Any] = {}
         self.events: list[Event] = []
 
     @property
@@ -89,28 +102,56 @@ class Lab:
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
         }
 
-    def embedded_calls(self) -> None:
-        """Prepare for a run that the test starts itself."""
-        self._prepare()
+    def prepare(self) -> None:
+        """Prepare for a run: no calls recorded yet, and what the provider reads."""
+        (self.home / "calls.jsonl").write_text("")
+        (self.home / "actual.json").write_text(json.dumps(self.actual))
+        os.environ["ENGINE_LAB"] = str(self.home)
+
+    def start(self, operation: str = "up") -> subprocess.Popen[str]:
+        """Start an operation on the embedded engine in a process of its own."""
+        self.prepare()
+        return subprocess.Popen(
+            [sys.executable, "-m", "observatory.engines.embedded", operation, "--stack", STACK, "--json"],
+            cwd=self.project,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def host_pids(self) -> list[int]:
+        """Return the processes that host this lab's dynamic providers."""
+        processes = psutil.process_iter(["cmdline", "environ"])
+        found = (p for p in processes if (p.info["environ"] or {}).get("ENGINE_LAB") == str(self.home))
+        return [process.pid for process in found if "pulumi.dynamic" in " ".join(process.info["cmdline"] or [])]
 
     def log(self) -> str:
         """Return the provider calls recorded since the last run began."""
         return (self.home / "calls.jsonl").read_text()
 
+    def has_begun(self, operation: str, name: str) -> bool:
+        """Return whether the provider has begun an operation on a resource since the last run began."""
+        calls = (json.loads(line) for line in self.log().splitlines())
+        return any(call[0] == operation and call[-1].get("name") == name for call in calls)
+
+    def diagnostics(self) -> list[tuple[str, str]]:
+        """Return the messages of the last run as (severity, message)."""
+        return [(event.severity, event.message) for event in self.events if isinstance(event, DiagnosticEvent)]
+
     def program(self, body: str) -> None:
         """Write the program: the imports, then ``body``.
 
-        Bytecode is known to be stale by the file's second and size, which two programs of a test may share.
+        Removes the bytecode: Python compares its time in seconds and its size, which two programs may share.
         """
         shutil.rmtree(self.project / "__pycache__", ignore_errors=True)
         (self.project / "__main__.py").write_text(_HEAD + body)
 
     def embedded(self, operation: str) -> Outcome:
         """Run an operation on the embedded engine, in this process."""
-        self._prepare()
+        self.prepare()
         self.events, message, failed = [], "", False
         result: Result | None
-        os.environ["ENGINE_LAB"] = str(self.home)
         try:
             result = _OPERATIONS[operation](self.options, on_event=self.events.append)
         except EngineError as error:
@@ -120,7 +161,7 @@ class Lab:
 
     def cli(self, operation: str, *flags: str) -> Outcome:
         """Run an operation on the CLI."""
-        self._prepare()
+        self.prepare()
         if not self.checkpoint.exists():
             self.pulumi("stack", "init", STACK)
         yes = [] if operation == "preview" else ["--yes", "--skip-preview"]
@@ -137,7 +178,7 @@ class Lab:
             capture_output=True,
             text=True,
             check=check,
-            timeout=60,
+            timeout=TIMEOUT_S,
         )
 
     def state(self) -> dict[str, Any]:
@@ -149,10 +190,6 @@ class Lab:
         """Return the names of the resources in the state, providers left out."""
         resources = self.state().get("resources", [])
         return [r["urn"].rpartition("::")[2] for r in resources if not r["type"].startswith("pulumi:")]
-
-    def _prepare(self) -> None:
-        (self.home / "calls.jsonl").write_text("")
-        (self.home / "world.json").write_text(json.dumps(self.world))
 
     def _outcome(self, steps: list[str], failed: bool, message: str) -> Outcome:
         steps = [step for step in steps if not step.startswith("same ")]
@@ -197,7 +234,7 @@ def _neutral(value: Any, ids: dict[str, str]) -> Any:
         if SECRET_SIGNATURE in value:
             return "[secret]"
         neutral = {key: _neutral(child, ids) for key, child in value.items() if key not in _INCIDENTAL}
-        if "dependencies" in neutral:  # the SDK sends a set, and the CLI keeps whichever order that had
+        if "dependencies" in neutral:  # the SDK sends a set, and the CLI keeps its order
             neutral["dependencies"] = sorted(neutral["dependencies"])
         if "propertyDependencies" in neutral:  # a refresh by the CLI drops the empty ones
             needs = neutral["propertyDependencies"].items()
@@ -208,3 +245,13 @@ def _neutral(value: Any, ids: dict[str, str]) -> Any:
     for id_, mark in ids.items():
         value = value.replace(id_, mark) if isinstance(value, str) else value
     return value
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until the condition holds.
+
+    Raises:
+        tenacity.RetryError: it does not hold in time.
+    """
+    is_false = retry_if_result(operator.not_)
+    Retrying(retry=is_false, wait=wait_fixed(0.02), stop=stop_after_delay(TIMEOUT_S))(condition)

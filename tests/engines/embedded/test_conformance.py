@@ -1,7 +1,7 @@
-"""The same small programs on both engines: operations, provider calls, state and outputs must not differ.
+"""The same small programs on both engines: operations, provider calls, state and outputs must be equal.
 
-Each case is a list of phases, run one after the other on one stack. What the embedded engine does is written down and
-checked everywhere; where there is a CLI, it runs the same phases, and everything is compared.
+Each case is a list of phases, run one after the other on one stack. The expected steps are checked on the embedded
+engine; with the CLI installed, it runs the same phases, and all results are compared.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ class Phase:
     """One run.
 
     Attributes:
-        program: The program's body; None keeps the one before.
-        does: The operations that change something, in the order in which they must end; a set if any order is right.
+        program: The program's body; None keeps the previous one.
+        does: The expected operations without `same`, in the order in which they end; a set if any order is correct.
         run: The operation.
-        fails: A part of the message that it fails with; empty if it succeeds.
-        world: What providers find when they read, by resource name.
-        mended: Whether what failed before now works.
+        fails: A part of the expected error; empty if the run succeeds.
+        actual: What the provider reads, by resource name.
+        mended: Whether operations with `fail` succeed.
     """
 
     does: list[str] | set[str]
     program: str | None = None
     run: str = "up"
     fails: str = ""
-    world: dict[str, Any] = field(default_factory=dict)
+    actual: dict[str, Any] = field(default_factory=dict)
     mended: bool = False
 
 
@@ -48,7 +48,7 @@ c = Thing("c", rep=a.twice.apply(lambda n: f"{{n}}"), size=2)
 d = Thing("d", rep=c.id)
 e = Thing("e", size=5)
 """
-FALLING = """
+REPLACED_WITH = """
 a = Thing("a", rep="{rep}")
 Thing("b", Options(deleted_with=a))
 Thing("c", Options(replace_with=[a]))
@@ -107,13 +107,13 @@ CASES: dict[str, list[Phase]] = {
             does=["update b"],
         ),
     ],
-    "what falls with another": [
+    "replaced with another": [
         Phase(
-            program=FALLING.format(rep="1"),
+            program=REPLACED_WITH.format(rep="1"),
             does={"create lab-dev", "create a", "create b", "create c"},
         ),
         Phase(
-            program=FALLING.format(rep="2"),
+            program=REPLACED_WITH.format(rep="2"),
             does={f"{step} {name}" for step in ("create-replacement", "replace", "delete-replaced") for name in "abc"},
         ),
         Phase(program="", does={"delete a", "delete b", "delete c"}),
@@ -239,7 +239,7 @@ pulumi.export("mixed", {"s": Output.secret("s"), "n": None, "f": 1.5, "i": 3, "l
             program='a = Thing("a", size=1)\nb = Thing("b", size=a.twice)\nc = Thing("c", Options(depends_on=[b]))',
             does=["create lab-dev", "create a", "create b", "create c"],
         ),
-        Phase(run="refresh", world={"a": {"size": 9}, "b": None}, does={"update a", "delete b"}),
+        Phase(run="refresh", actual={"a": {"size": 9}, "b": None}, does={"update a", "delete b"}),
         Phase(run="preview", does=["update a", "create b"]),
         Phase(does=["update a", "create b"]),
     ],
@@ -269,16 +269,16 @@ def test_both(make_lab: MakeLab, case: str) -> None:
         mine = _run(ours, phase, cli=False)
         _check(phase, mine)
         _compare(f"phase {number}", phase, mine, _run(theirs, phase, cli=True))
-    # Wherever the case ended, each engine carries on with the other's state, and finds the same to do.
-    carried_on, carried_over = ours.cli("preview"), theirs.embedded("preview")
-    assert carried_on.steps == _planned(carried_over)
-    assert carried_on.calls == carried_over.calls
+    # Each engine continues with the other's state, and plans the same.
+    by_cli, by_embedded = ours.cli("preview"), theirs.embedded("preview")
+    assert by_cli.steps == _planned(by_embedded)
+    assert by_cli.calls == by_embedded.calls
 
 
 def _run(lab: Lab, phase: Phase, *, cli: bool) -> Outcome:
     if phase.program is not None:
         lab.program(phase.program)
-    lab.world = phase.world
+    lab.actual = phase.actual
     mark = lab.home / "mended"
     mark.touch() if phase.mended else mark.unlink(missing_ok=True)
     return lab.cli(phase.run) if cli else lab.embedded(phase.run)
@@ -299,12 +299,12 @@ def _compare(where: str, phase: Phase, ours: Outcome, theirs: Outcome) -> None:
     assert ours.calls == theirs.calls, where
     if phase.run == "preview":
         assert _planned(ours) == theirs.steps, where
-    elif phase.run != "refresh":  # the CLI calls each step of a refresh by that name
+    elif phase.run != "refresh":  # in the CLI, each step of a refresh is named `refresh`
         assert ours.steps == theirs.steps, where
     assert ours.state == theirs.state, where
     assert ours.outputs == theirs.outputs, where
 
 
 def _planned(outcome: Outcome) -> list[str]:
-    """Return the steps of a preview as the CLI's document lists them: a replacement is one step."""
+    """Return the steps of a preview as in the CLI's document, where a replacement is one step."""
     return [step for step in outcome.steps if not step.startswith(("create-replacement", "delete-replaced"))]

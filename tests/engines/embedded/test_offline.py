@@ -1,4 +1,4 @@
-"""What a plan without state, plugins, credentials and passphrase promises."""
+"""The offline plan: without state, plugins, credentials and passphrase."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ SECURE = "encryptionsalt: v1:AAAA:v1:BBBB:CCCC\nconfig:\n  lab:password:\n    se
 
 
 def plan(lab: Lab) -> tuple[Result, list[Event]]:
-    """Plan with nothing there but the program: not even the backend's directory."""
-    lab.embedded_calls()
+    """Plan with the program alone; even the backend's directory is missing."""
+    lab.prepare()
     events: list[Event] = []
     options = replace(lab.options, backend=lab.home / "nowhere", passphrase="")
     result = engine.plan_offline(options, on_event=events.append)
@@ -49,7 +49,7 @@ def inputs(result: Result, name: str) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def _world(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def _environment(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINE_LAB", str(lab.home))
 
 
@@ -61,7 +61,7 @@ def test_resources_of_any_package_are_planned_with_their_inputs(lab: Lab) -> Non
     assert result.outputs == {"arn": "[unknown]", "cidr": "10.0.1.0/24"}
 
 
-def test_a_provider_functions_result_is_unknown_and_said_to_be(lab: Lab) -> None:
+def test_a_provider_functions_result_is_unknown_with_a_warning(lab: Lab) -> None:
     lab.program(
         "import pulumi_aws as aws\n"
         "image = aws.ec2.get_ami_output(owners=['136693071363'], most_recent=True)\n"
@@ -74,7 +74,7 @@ def test_a_provider_functions_result_is_unknown_and_said_to_be(lab: Lab) -> None
     assert "aws:ec2/getAmi:getAmi" in warnings[0]
 
 
-def test_a_program_that_needs_a_functions_result_plain_fails_with_the_remedy(lab: Lab) -> None:
+def test_a_program_that_needs_a_plain_result_fails_with_the_remedy(lab: Lab) -> None:
     lab.program("import pulumi_aws as aws\nprint(aws.get_caller_identity().account_id)\n")
     events: list[Event] = []
     with pytest.raises(ProgramError):
@@ -82,7 +82,7 @@ def test_a_program_that_needs_a_functions_result_plain_fails_with_the_remedy(lab
     assert any("getCallerIdentity" in event.message and "_output" in event.message for event in events)
 
 
-def test_a_secret_of_the_configuration_is_a_secret_unknown(make_lab: MakeLab) -> None:
+def test_a_secret_in_the_configuration_is_secret_and_unknown(make_lab: MakeLab) -> None:
     lab = make_lab(SECURE)
     lab.program(
         "config = pulumi.Config()\nThing('a', key=config.require_secret('password'), size=config.require_int('size'))\n"
@@ -94,7 +94,7 @@ def test_a_secret_of_the_configuration_is_a_secret_unknown(make_lab: MakeLab) ->
     assert result.outputs == {"password": "[secret, unknown]"}
 
 
-def test_the_state_is_not_looked_at(lab: Lab) -> None:
+def test_the_state_is_not_read(lab: Lab) -> None:
     lab.program("Thing('a')\n")
     lab.embedded("up")
     before = lab.checkpoint.read_bytes()

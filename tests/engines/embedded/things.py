@@ -1,8 +1,8 @@
-"""The conformance programs' resources: a dynamic provider that records every call it gets.
+"""The resources of the tests' programs: a dynamic provider that records every call.
 
-Copied beside each test's program. Inputs steer it: a changed ``rep`` replaces (first deleting, if ``dbr``), any other
-change updates; ``fail`` names the operation to fail, ``wait`` holds up a creation until a file appears. ``world.json``
-is what ``read`` finds, by resource name.
+The lab copies this file beside each test's program. Inputs control it: a changed ``rep`` replaces (with ``dbr``,
+deleting first), any other change updates; ``fail`` names the operation to fail, ``wait`` delays a creation until a file
+appears. ``actual.json`` holds what ``read`` finds, by resource name.
 """
 
 import json
@@ -38,7 +38,7 @@ def record(*call: Any) -> None:
 
 
 class Recorder(ResourceProvider):
-    """Records, and does nothing else."""
+    """Records each call."""
 
     serialize_as_secret_always = False
 
@@ -75,10 +75,10 @@ class Recorder(ResourceProvider):
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         record("read", id_, _plain(props))
-        world = json.loads((HERE / "world.json").read_text())
-        if props["name"] not in world:
+        actual = json.loads((HERE / "actual.json").read_text())
+        if props["name"] not in actual:
             return ReadResult(id_, _plain(props))
-        found = world[props["name"]]
+        found = actual[props["name"]]
         return ReadResult(id_, _plain(props) | found) if found else ReadResult("", {})
 
 

@@ -1,4 +1,4 @@
-"""A database with the login that makes roles, and a lab whose engine serves the package in-tree."""
+"""A database with a login that creates roles, and a lab with the in-tree provider."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.postgres import PostgresServer
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """A database, its owner, who makes its roles, and a prefix that no other test's roles have."""
+    """A database, its owner, the login that creates its roles, and a prefix for this test's roles."""
 
     server: PostgresServer
     prefix: str
@@ -63,7 +63,7 @@ class Site:
 
 @pytest.fixture
 def site(postgres: PostgresServer) -> Iterator[Site]:
-    """A site of its own; its roles are removed at the end."""
+    """Return a site, and remove its roles at the end."""
     made = Site(server=postgres, prefix=f"t{secrets.token_hex(3)}_", password=secrets.token_hex(8))
     ensure_database(postgres.conninfo(), name=made.database, owner=made.owner)
     ensure_provisioner(
@@ -84,7 +84,7 @@ def site(postgres: PostgresServer) -> Iterator[Site]:
 
 
 class AccessLab(Lab):
-    """A lab whose engines both serve `pulumi_postgresql` in-tree."""
+    """A lab in which both engines use the in-tree provider of `pulumi_postgresql`."""
 
     @property
     def options(self) -> StackOptions:

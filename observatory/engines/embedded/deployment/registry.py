@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from observatory.engines.embedded.snapshot import STACK_TYPE, Snapshot, State
+from observatory.errors import ObservatoryError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Goal:
     aliases: tuple[str, ...] = ()
 
 
-class ClaimError(Exception):
+class ClaimError(ObservatoryError):
     """A resource's URN or former URN belongs to another resource of the program."""
 
 

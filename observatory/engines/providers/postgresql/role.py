@@ -68,16 +68,16 @@ class Role(ResourceType):
 
     def apply(self, connection: psycopg.Connection, inputs: Inputs, before: Inputs | None) -> None:
         """Create or adopt the role, then apply its attributes, memberships, settings and password."""
-        wanted, name = self.complete(inputs), str(inputs["name"])
+        declared, name = self.complete(inputs), str(inputs["name"])
         if before and before["name"] != name:
             connection.execute(compose("ALTER ROLE {} RENAME TO {}", before["name"], name))
         found = self._row(connection, name)
-        self._set_attributes(connection, name, wanted, found)
-        self._set_memberships(connection, name, wanted.get("roles") or [])
+        self._set_attributes(connection, name, declared, found)
+        self._set_memberships(connection, name, declared.get("roles") or [])
         for key, setting in self._SETTINGS.items():
-            self._set(connection, name, setting, int(wanted.get(key) or 0))
-        if wanted.get("password") and (before is None or before.get("password") != wanted["password"]):
-            self._set_password(connection, name, str(wanted["password"]))
+            self._set(connection, name, setting, int(declared.get(key) or 0))
+        if declared.get("password") and (before is None or before.get("password") != declared["password"]):
+            self._set_password(connection, name, str(declared["password"]))
 
     def read(self, connection: psycopg.Connection, outputs: Inputs) -> Properties | None:
         """Read the role from pg_roles, and as a superuser also its password's verifier."""
@@ -118,19 +118,19 @@ class Role(ResourceType):
             return cursor.execute(query.encode(), [name]).fetchone()
 
     def _set_attributes(
-        self, connection: psycopg.Connection, name: str, wanted: Inputs, found: Mapping[str, Any] | None
+        self, connection: psycopg.Connection, name: str, declared: Inputs, found: Mapping[str, Any] | None
     ) -> None:
         """Set the attributes that differ: PostgreSQL lets only a superuser mention some of them, even unchanged."""
         keywords = [
-            keyword if wanted[key] else f"NO{keyword}"
+            keyword if declared[key] else f"NO{keyword}"
             for key, keyword, column in self._ATTRIBUTES
-            if found is None or found[column] != wanted[key]
+            if found is None or found[column] != declared[key]
         ]
         options = sql.SQL(" ").join(
             [
                 *map(sql.SQL, keywords),
-                sql.SQL("CONNECTION LIMIT {}").format(sql.Literal(int(wanted["connectionLimit"]))),
-                sql.SQL("VALID UNTIL {}").format(sql.Literal(wanted["validUntil"])),
+                sql.SQL("CONNECTION LIMIT {}").format(sql.Literal(int(declared["connectionLimit"]))),
+                sql.SQL("VALID UNTIL {}").format(sql.Literal(declared["validUntil"])),
             ]
         )
         connection.execute(compose("CREATE ROLE {} " if found is None else "ALTER ROLE {} ", name) + options)
@@ -140,11 +140,11 @@ class Role(ResourceType):
         quoted = sql.Identifier(name).as_string()
         return [row[0].strip('"') for row in connection.execute(query.encode(), [quoted]).fetchall()]
 
-    def _set_memberships(self, connection: psycopg.Connection, name: str, wanted: list[str]) -> None:
-        held = set(self._memberships(connection, name))
-        for role in sorted(held - set(wanted)):
+    def _set_memberships(self, connection: psycopg.Connection, name: str, declared: list[str]) -> None:
+        current = set(self._memberships(connection, name))
+        for role in sorted(current - set(declared)):
             connection.execute(compose("REVOKE {} FROM {}", role, name))
-        for role in sorted(set(wanted) - held):
+        for role in sorted(set(declared) - current):
             connection.execute(compose("GRANT {} TO {}", role, name))
 
     def _set(self, connection: psycopg.Connection, name: str, setting: str, value: int) -> None:

@@ -1,0 +1,73 @@
+"""Secrets in the state, in messages and under a wrong passphrase."""
+
+from __future__ import annotations
+
+import json
+import traceback
+
+import pytest
+
+from observatory.engines import embedded as engine
+from observatory.engines.embedded import StackOptions
+from tests.engines.embedded.lab import STACK, TWO, Lab
+
+
+def test_another_secrets_provider_is_refused_by_name(lab: Lab) -> None:
+    lab.program(TWO)
+    lab.embedded("up")
+    state = json.loads(lab.checkpoint.read_text())
+    state["checkpoint"]["latest"]["secrets_providers"] = {"type": "cloud", "state": {"url": "awskms://alias/x"}}
+    lab.checkpoint.write_text(json.dumps(state))
+    with pytest.raises(engine.UnsupportedError, match="secrets provider 'cloud'"):
+        engine.up(lab.options)
+
+
+def test_a_wrong_passphrase_changes_nothing(lab: Lab) -> None:
+    lab.program(TWO)
+    lab.embedded("up")
+    before = lab.checkpoint.read_text()
+    wrong = StackOptions(cwd=lab.project, stack=STACK, backend=lab.backend, passphrase="wrong")
+    for operation in (engine.up, engine.destroy, engine.refresh):
+        with pytest.raises(engine.PassphraseError, match="PULUMI_CONFIG_PASSPHRASE"):
+            operation(wrong)
+    with pytest.raises(engine.PassphraseError):
+        engine.outputs(wrong, show_secrets=True)
+    assert engine.outputs(wrong) == {"twice": 0}
+    assert lab.checkpoint.read_text() == before
+    assert lab.locks == []
+
+
+def test_no_secret_is_on_disk_in_plain_text(lab: Lab) -> None:
+    lab.program(TWO + 'pulumi.export("key", a.key)\n'.replace("a.key", 'Output.secret("hush-hush")'))
+    outcome = lab.embedded("up")
+    assert outcome.outputs["key"] == "hush-hush"
+    files = [path for path in lab.backend.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if b"hush-hush" in path.read_bytes()]
+    assert engine.outputs(lab.options)["key"] == "[secret]"
+    assert "correct horse" not in repr(lab.options)
+
+
+def test_a_providers_message_contains_no_secret(lab: Lab) -> None:
+    lab.program('Thing("a", fail="create", key=Output.secret("hush-hush"))')
+    lab.prepare()
+    with pytest.raises(engine.StepFailed) as caught:
+        engine.up(lab.options)
+    assert str(caught.value).endswith("no create today [secret]")
+    assert "hush-hush" not in "".join(traceback.format_exception(caught.value)) + caught.value.detail
+
+
+def test_an_unchanged_secret_keeps_its_ciphertext(lab: Lab) -> None:
+    lab.program(TWO)
+    lab.embedded("up")
+    before = lab.checkpoint.read_text()
+    lab.embedded("up")
+    assert lab.checkpoint.read_text() == before
+
+
+@pytest.mark.cli
+def test_the_cli_uses_a_salt_in_the_state_only(lab: Lab) -> None:
+    lab.program(TWO)
+    lab.embedded("up")
+    assert lab.cli("up").steps == []
+    assert lab.embedded("up").steps == []
