@@ -1,4 +1,4 @@
-"""How long the embedded engine takes beside the Pulumi CLI, for the same programs on stacks of their own.
+"""Compares the times of the embedded engine and the Pulumi CLI for the same programs, each on a stack of its own.
 
 `python -m benchmarks engine` measures and writes docs/benchmarks-engine.md; it needs a `pulumi` on PATH.
 """
@@ -22,7 +22,7 @@ REPORT = Path(__file__).resolve().parent.parent / "docs/benchmarks-engine.md"
 SIZES = (20, 100, 300)
 ROUNDS = 3
 OPERATIONS = {"preview": "preview", "up": "up", "no-op up": "up", "destroy": "destroy"}
-WANTED = 0.5  # of the CLI's wall time
+TARGET_RATIO = 0.5  # of the CLI's wall time
 TIMEOUT_S = 600
 
 PROVIDER = """\
@@ -43,16 +43,16 @@ PROGRAM = "from items import Item\nfor number in range({size}):\n    Item(f'item
 HEAD = """\
 # Benchmarks of the embedded engine
 
-`make bench` measures and writes this page where there is a Pulumi CLI on PATH; `python -m benchmarks engine` writes it
-alone.
+The embedded engine against the Pulumi CLI. `make bench` measures and writes this page if the Pulumi CLI is on PATH;
+`python -m benchmarks engine` writes this page only.
 
 Machine: {machine}. Commit: {commit}. CLI: {cli}.
 
-Programs of independent dynamic resources whose provider does nothing. Each round takes both engines in turn through
-preview, up, up with nothing to change, and destroy, each on a new stack of its own in a `file://` backend; the engines
-alternate in who begins. Wall seconds of whole processes (`python -m observatory.engines.embedded`; `pulumi` with
-`--skip-preview`), median (minimum-maximum); the ratio is the median of the rounds' own ratios. Wanted: {wanted} or
-less. The machine is shared, so read single times with their spread; the ratios are paired.
+Each program declares independent dynamic resources whose provider does nothing. In each round, both engines run
+preview, up, up with nothing to change, and destroy, each on a new stack in a `file://` backend; the order of the
+engines alternates. Times are wall seconds of whole processes (`python -m observatory.engines.embedded`; `pulumi` with
+`--skip-preview`) as median (minimum-maximum). The ratio is the median of the rounds' ratios; the target is {target} or
+less. Other processes ran on the machine, so the ratios are more reliable than single times.
 
 | resources | operation | rounds | embedded | CLI | ratio |
 | --- | --- | --- | --- | --- | --- |
@@ -65,26 +65,33 @@ class Row:
 
     size: int
     operation: str
-    ours: list[float]
+    embedded: list[float]
     cli: list[float]
 
     def __str__(self) -> str:
-        ratio = statistics.median(a / b for a, b in zip(self.ours, self.cli, strict=True))
-        cells = (self.size, self.operation, len(self.ours), _spread(self.ours), _spread(self.cli), f"{ratio:.2f}")
+        ratio = statistics.median(a / b for a, b in zip(self.embedded, self.cli, strict=True))
+        cells = (
+            self.size,
+            self.operation,
+            len(self.embedded),
+            _spread(self.embedded),
+            _spread(self.cli),
+            f"{ratio:.2f}",
+        )
         return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
 def measure(size: int, rounds: int = ROUNDS) -> list[Row]:
-    """Take both engines through every operation with a program of that many resources."""
+    """Run every operation on both engines, with a program of `size` resources."""
     rows = [Row(size, operation, [], []) for operation in OPERATIONS]
     for number in range(rounds):
-        for is_ours in sorted((True, False), reverse=bool(number % 2)):
+        for is_embedded in sorted((True, False), reverse=bool(number % 2)):
             with _project(size) as (project, environment):
-                if not is_ours:
+                if not is_embedded:
                     _run(["pulumi", "stack", "init", "bench"], project, environment)
                 for row, operation in zip(rows, OPERATIONS.values(), strict=True):
-                    command = _ours(operation) if is_ours else _cli(operation)
-                    (row.ours if is_ours else row.cli).append(_run(command, project, environment))
+                    command = _embedded(operation) if is_embedded else _cli(operation)
+                    (row.embedded if is_embedded else row.cli).append(_run(command, project, environment))
     return rows
 
 
@@ -92,19 +99,19 @@ def write(machine: str, commit: str) -> str:
     """Measure, write the page and return it."""
     cli = subprocess.run(["pulumi", "version"], capture_output=True, text=True, check=True).stdout.strip()
     rows = [row for size in SIZES for row in measure(size)]
-    head = HEAD.format(machine=machine, commit=commit, cli=cli, wanted=WANTED)
+    head = HEAD.format(machine=machine, commit=commit, cli=cli, target=TARGET_RATIO)
     page = head + "".join(f"{row}\n" for row in rows)
     REPORT.write_text(page)
     return page
 
 
-def _ours(operation: str) -> list[str]:
+def _embedded(operation: str) -> list[str]:
     return [sys.executable, "-m", "observatory.engines.embedded", operation, "--stack", "bench", "--json"]
 
 
 def _cli(operation: str) -> list[str]:
-    unasked = [] if operation == "preview" else ["--yes", "--skip-preview"]
-    return ["pulumi", operation, "--stack", "bench", "--non-interactive", *unasked]
+    unattended = [] if operation == "preview" else ["--yes", "--skip-preview"]
+    return ["pulumi", operation, "--stack", "bench", "--non-interactive", *unattended]
 
 
 def _run(command: list[str], project: Path, environment: dict[str, str]) -> float:
@@ -120,7 +127,7 @@ def _run(command: list[str], project: Path, environment: dict[str, str]) -> floa
 
 @contextmanager
 def _project(size: int) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Make a project with an empty backend, and the environment that either engine needs for it."""
+    """Yield a project with an empty backend, and the environment of either engine."""
     home = Path(tempfile.mkdtemp(prefix="observatory-bench-"))
     project, backend = home / "project", home / "backend"
     project.mkdir()
