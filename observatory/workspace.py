@@ -120,11 +120,11 @@ class Workspace:
         return self.directory / "rollout" / f"{self.stack}.journal.jsonl"
 
 
+def _discarded_prefix(stack: str) -> str:
+    return f".{stack}.removed-"
+
+
 def _packages() -> tuple[str, ...]:
     from observatory.nodes.daemons import packages  # noqa: PLC0415 - only where a sandbox is used
 
     return packages("local")
-
-
-def _discarded_prefix(stack: str) -> str:
-    return f".{stack}.removed-"

@@ -100,7 +100,9 @@ class Database(pulumi.ComponentResource):
         self.ca_file = trusted.path
         verified = self.ca_file.apply(lambda path: f"sslmode=verify-full&sslrootcert={quote(path, safe='')}")
         self.admin_url: pulumi.Output[str] = pulumi.Output.all(superuser_password, verified).apply(
-            lambda known: f"postgresql://postgres:{known[0]}@{address}:{settings.ports.postgres}/postgres?{known[1]}"
+            lambda outputs: (
+                f"postgresql://postgres:{outputs[0]}@{address}:{settings.ports.postgres}/postgres?{outputs[1]}"
+            )
         )
         self.owner_url: pulumi.Output[str] = self.admin_url.apply(
             lambda url: url.replace("/postgres?", f"/{settings.database.name}?options={quote(f'-crole={OWNER}')}&", 1)
@@ -127,7 +129,7 @@ class Database(pulumi.ComponentResource):
         settings = self._args.base.settings
         port = settings.ports.pgbouncer if pooled else settings.ports.postgres
         return pulumi.Output.all(self.passwords[name].value, verified).apply(
-            lambda known: f"postgresql://{name}:{known[0]}@{address}:{port}/{settings.database.name}?{known[1]}"
+            lambda outputs: f"postgresql://{name}:{outputs[0]}@{address}:{port}/{settings.database.name}?{outputs[1]}"
         )
 
     def _access(self, address: str, reachable: Reachable) -> Access:
@@ -147,7 +149,7 @@ class Database(pulumi.ComponentResource):
             host=address,
             port=settings.ports.postgres,
             user=PROVISIONER,
-            password=pulumi.Output.all(provisioner.value, prepared.id).apply(lambda known: str(known[0])),
+            password=pulumi.Output.all(provisioner.value, prepared.id).apply(lambda outputs: str(outputs[0])),
             ca_file=self.ca_file,
         )
         args = AccessArgs(
@@ -173,7 +175,7 @@ class Database(pulumi.ComponentResource):
             cipher_file(paths): cipher.apply(cipher_section),
             users_file(paths): pulumi.Output.all(**pooled_passwords(self.passwords)).apply(user_lines),
             cache_password_file(paths): cache.apply(
-                lambda known: cache_passwords(args.base.settings, known[0], address=known[1])
+                lambda outputs: cache_passwords(args.base.settings, outputs[0], address=outputs[1])
             ),
             **self._certificate(etcd.SERVER, address, client=True),
             **self._certificate(postgres.SERVER, address),
@@ -257,10 +259,10 @@ class Database(pulumi.ComponentResource):
 
     def _user_data(self, address: str, secret: Secret, data: ebs.Volume, wal: ebs.Volume) -> pulumi.Output[str]:
         args, settings = self._args, self._args.base.settings
-        known = pulumi.Output.all(
+        outputs = pulumi.Output.all(
             secret.arn, data.id, wal.id, args.backups.bucket.name, args.base.encryption.key_arn, args.cache.url
         )
-        return known.apply(
+        return outputs.apply(
             lambda values: compressed(
                 database_user_data(
                     settings,

@@ -142,8 +142,8 @@ class Fleet(pulumi.ComponentResource):
 
     def _user_data(self, secret: Secret) -> pulumi.Output[str]:
         args = self._args
-        known = pulumi.Output.all(secret.arn, args.cache_url)
-        return known.apply(
+        outputs = pulumi.Output.all(secret.arn, args.cache_url)
+        return outputs.apply(
             lambda values: compressed(
                 fleet_user_data(
                     args.base.settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from components.aws.network import Network, NetworkArgs
 from components.aws.policies import Allow, policy
 from components.aws.traffic import Traffic, TrafficArgs
 from components.certificates import Authority
+from components.fleet_outputs import fleet_outputs
 from components.monitoring import Monitoring, MonitoringArgs
 from components.schema import Schema, SchemaArgs
 from components.secrets import ApiKey
 from observatory.documents.logins import AccessDocument
 from observatory.documents.rollout import RolloutDocument
-from observatory.settings import FLEETS, AwsSettings
+from observatory.settings import FLEETS, AwsSettings, FleetName
 
 OPERATOR_REQUESTS_PER_MINUTE = 60_000  # where nobody is a customer, the first key also serves load tests
 DELIVERY_REQUESTS_PER_MINUTE = 600  # a fleet's verification and a gate's synthetic requests
@@ -68,37 +70,16 @@ def declare(args: AwsArgs) -> dict[str, Any]:
         DatabaseArgs(base=base, home=args.home, authority=authority, backups=backups, cache=cache, logins=args.logins),
         there,
     )
-    schema = Schema(
-        "schema",
-        SchemaArgs(
-            conninfo=database.owner_url,
-            migrations=args.migrations,
-            target=rollout.schema_target,
-            roles=TABLE_PROFILES,
-            service_conninfo=database.direct_url,
-        ),
-        pulumi.ResourceOptions(depends_on=list(database.ready)),
-    )
+    schema = _schema(args, database)
     document = _first_document(args, account)
-    fleets = {
-        name: Fleet(
-            name,
-            FleetArgs(
-                base=base,
-                name=name,
-                state=rollout.fleet(name),
-                document=document_url(stack, settings),
-                database_address=database_address(settings),
-                database_login=database.login,
-                cache_url=cache.url,
-                cache_password=cache.password,
-                authority_certificate=authority.certificate,
-                after=(schema, document, *database.pooled, *cache.ready),
-            ),
-            there,
-        )
-        for name in FLEETS
-    }
+    context = FleetContext(
+        base=base,
+        database=database,
+        cache=cache,
+        authority=authority,
+        after=(schema, document, *database.pooled, *cache.ready),
+    )
+    fleets = {name: _fleet(args, name, context, there) for name in FLEETS}
     weights = {name: rollout.fleet(name).weight for name in FLEETS}
     traffic = Traffic(
         "traffic",
@@ -119,29 +100,72 @@ def declare(args: AwsArgs) -> dict[str, Any]:
         "database_urls": pulumi.Output.all(**database.urls),
         "prometheus_url": monitoring.prometheus_url,
         "alertmanager_url": monitoring.alertmanager_url,
-        "fleets": {
-            name: {
-                "size": settings.fleets.size,
-                **rollout.fleet(name).model_dump(include={"version", "weight", "rolling"}, exclude_none=True),
-            }
-            for name in FLEETS
-        },
+        "fleets": fleet_outputs(settings.fleets.size, rollout),
         "active_fleet": rollout.active_fleet,
         "schema_version": schema.version,
         "backup_stores": backups.stores,
         "ca_file": database.ca_file,
         "api_key": _first_key(settings, database, schema),
-        "delivery": {
-            "rule": traffic.rule,
-            "fleets": {
-                name: {
-                    "group": fleet.group,
-                    "target_group": fleet.target_group,
-                    "preview_group": fleet.preview_group,
-                    "size": settings.fleets.size,
-                }
-                for name, fleet in fleets.items()
-            },
+        "delivery": _delivery_outputs(settings, traffic, fleets),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetContext:
+    """What both fleets stand on, use and start after."""
+
+    base: Foundation
+    database: Database
+    cache: Cache
+    authority: Authority
+    after: tuple[pulumi.Resource, ...]
+
+
+def _schema(args: AwsArgs, database: Database) -> Schema:
+    return Schema(
+        "schema",
+        SchemaArgs(
+            conninfo=database.owner_url,
+            migrations=args.migrations,
+            target=args.rollout.schema_target,
+            roles=TABLE_PROFILES,
+            service_conninfo=database.direct_url,
+        ),
+        pulumi.ResourceOptions(depends_on=list(database.ready)),
+    )
+
+
+def _fleet(args: AwsArgs, name: FleetName, context: FleetContext, there: pulumi.ResourceOptions) -> Fleet:
+    return Fleet(
+        name,
+        FleetArgs(
+            base=context.base,
+            name=name,
+            state=args.rollout.fleet(name),
+            document=document_url(args.stack, args.settings),
+            database_address=database_address(args.settings),
+            database_login=context.database.login,
+            cache_url=context.cache.url,
+            cache_password=context.cache.password,
+            authority_certificate=context.authority.certificate,
+            after=context.after,
+        ),
+        there,
+    )
+
+
+def _delivery_outputs(settings: AwsSettings, traffic: Traffic, fleets: Mapping[FleetName, Fleet]) -> dict[str, Any]:
+    """Return what a delivery changes: the rule with the weights, and each fleet's groups."""
+    return {
+        "rule": traffic.rule,
+        "fleets": {
+            name: {
+                "group": fleet.group,
+                "target_group": fleet.target_group,
+                "preview_group": fleet.preview_group,
+                "size": settings.fleets.size,
+            }
+            for name, fleet in fleets.items()
         },
     }
 

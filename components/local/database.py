@@ -5,7 +5,6 @@ Owns the server and who may log in. What is inside the database is the `Schema` 
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -41,7 +40,7 @@ from observatory.nodes.postgres import (
     patroni,
 )
 from observatory.nodes.tls import authority_file, certificate_file, key_file
-from observatory.runtime import RuntimeFault
+from observatory.runtime import RuntimeFault, wait_until
 from observatory.settings import LocalSettings
 
 if TYPE_CHECKING:
@@ -50,8 +49,9 @@ if TYPE_CHECKING:
 OWNER = "migrator"
 NOT_RESTARTED = """PostgreSQL did not come back with the changed settings: {answer}
 See log/patroni.log below the stack's home, put the setting right (database.*) and run `observatory up` again."""
-SHARED_PATIENCE = 30  # seconds: parameters that nodes share nearly always need a restart, so wait for the word
+SHARED_PATIENCE = 30  # seconds: parameters that nodes share nearly always need a restart, which Patroni reports later
 REFUSAL_PATIENCE = 20  # seconds in which Patroni may be busy with something else
+PAUSE_S = 0.2
 RESTART_DEADLINE = 60  # seconds for PostgreSQL to come back with parameters that need a restart
 
 
@@ -75,79 +75,23 @@ class Database(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:local:Database", name, None, opts)
-        settings, paths, child = args.settings, Paths(), self._child
-        trusted = {authority_file(paths): args.authority.certificate}
-        store = Daemon(
-            "etcd",
-            machine=args.machine,
-            unit=etcd.etcd(settings, paths),
-            secret_files={**trusted, **self._certificate(etcd.SERVER, args.authority, paths, client=True)},
-            opts=child(args.machine),
-        )
-        cipher = Password("backup-passphrase", opts=pulumi.ResourceOptions(parent=self)).value
-        api_password = Password("patroni-api", opts=pulumi.ResourceOptions(parent=self)).value
-        node = Daemon(
-            "patroni",
-            machine=args.machine,
-            unit=patroni(settings, paths),
-            secret_files={
-                cipher_file(paths): cipher.apply(cipher_section),
-                api_credentials_file(paths): api_password.apply(api_credentials),
-                **trusted,
-                **self._certificate(postgres.SERVER, args.authority, paths),
-                **self._certificate(postgres.STORE_CLIENT, args.authority, paths, client=True),
-            },
-            opts=child(args.machine, store),
-        )
+        self._args, self._mine = args, pulumi.ResourceOptions(parent=self)
+        settings, paths = args.settings, Paths()
+        api_password = Password("patroni-api", opts=self._mine).value
+        node = self._patroni(self._etcd(), api_password)
         configuration = ClusterConfiguration(
-            "cluster-configuration", settings, api_password=api_password, opts=child(args.machine, node)
+            "cluster-configuration", settings, api_password=api_password, opts=self._child(node)
         )
 
         socket = args.machine.home.apply(lambda home: _on_host(home, paths.postgres_socket))
         self.admin_url = socket.apply(lambda host: _conninfo(host, settings, "postgres", "postgres"))
         self.owner_url = socket.apply(lambda host: _conninfo(host, settings, OWNER, settings.database.name))
         self.ca_file = pulumi.Output.all(args.machine.home, node.id).apply(
-            lambda known: _on_host(known[0], authority_file(paths))
+            lambda outputs: _on_host(outputs[0], authority_file(paths))
         )
-        mine = pulumi.ResourceOptions(parent=self)
-        self.passwords = draw_passwords(args.logins, mine)
-        provisioner = LoginPassword(PROVISIONER, generation=1, opts=mine)
-        prepared = DatabaseAccess(
-            "access",
-            admin_url=self.admin_url,
-            database=settings.database.name,
-            owner=OWNER,
-            verifier=provisioner.verifier,
-            libraries=node_parameters(settings, paths)["shared_preload_libraries"],
-            opts=child(args.machine, configuration),
-        )
-        access = Access(
-            "roles",
-            AccessArgs(
-                connection=Connection(
-                    host="127.0.0.1",
-                    port=settings.ports.postgres,
-                    user=PROVISIONER,
-                    password=pulumi.Output.all(provisioner.value, prepared.id).apply(lambda known: str(known[0])),
-                    ca_file=self.ca_file,
-                ),
-                database=settings.database.name,
-                owner=OWNER,
-                logins=args.logins,
-                passwords=self.passwords,
-                pool_size=settings.database.pool_size,
-                deleted_with=args.machine,
-            ),
-            pulumi.ResourceOptions(parent=self),
-        )
-        users: pulumi.Output[str] = pulumi.Output.all(**pooled_passwords(self.passwords)).apply(user_lines)
-        pooler = Daemon(
-            "pgbouncer",
-            machine=args.machine,
-            unit=pgbouncer.pgbouncer(settings, paths),
-            secret_files={users_file(paths): users, **self._certificate(pgbouncer.SERVER, args.authority, paths)},
-            opts=child(args.machine, access),
-        )
+        self.passwords = draw_passwords(args.logins, self._mine)
+        access = self._access(configuration)
+        pooler = self._pooler(access)
         self.ready: tuple[pulumi.Resource, ...] = (access,)
         self.pooled: tuple[pulumi.Resource, ...] = (pooler,)
         active = args.logins.active_login("app")
@@ -157,25 +101,94 @@ class Database(pulumi.ComponentResource):
         self.direct_url = self._url(active, settings, pooled=False)
         self.register_outputs({"admin_url": self.admin_url, "url": self.url})
 
+    def _etcd(self) -> Daemon:
+        return Daemon(
+            "etcd",
+            machine=self._args.machine,
+            unit=etcd.etcd(self._args.settings, Paths()),
+            secret_files={**self._trusted(), **self._certificate(etcd.SERVER, client=True)},
+            opts=self._child(),
+        )
+
+    def _patroni(self, store: Daemon, api_password: pulumi.Output[str]) -> Daemon:
+        """Declare Patroni with PostgreSQL, which starts after `store`."""
+        paths = Paths()
+        cipher = Password("backup-passphrase", opts=self._mine).value
+        return Daemon(
+            "patroni",
+            machine=self._args.machine,
+            unit=patroni(self._args.settings, paths),
+            secret_files={
+                cipher_file(paths): cipher.apply(cipher_section),
+                api_credentials_file(paths): api_password.apply(api_credentials),
+                **self._trusted(),
+                **self._certificate(postgres.SERVER),
+                **self._certificate(postgres.STORE_CLIENT, client=True),
+            },
+            opts=self._child(store),
+        )
+
+    def _access(self, configuration: ClusterConfiguration) -> Access:
+        """Declare the database, its roles and logins, on the configured server."""
+        args, name = self._args, self._args.settings.database.name
+        provisioner = LoginPassword(PROVISIONER, generation=1, opts=self._mine)
+        prepared = DatabaseAccess(
+            "access",
+            admin_url=self.admin_url,
+            database=name,
+            owner=OWNER,
+            verifier=provisioner.verifier,
+            libraries=node_parameters(args.settings, Paths())["shared_preload_libraries"],
+            opts=self._child(configuration),
+        )
+        connection = Connection(
+            host="127.0.0.1",
+            port=args.settings.ports.postgres,
+            user=PROVISIONER,
+            password=pulumi.Output.all(provisioner.value, prepared.id).apply(lambda outputs: str(outputs[0])),
+            ca_file=self.ca_file,
+        )
+        roles = AccessArgs(
+            connection=connection,
+            database=name,
+            owner=OWNER,
+            logins=args.logins,
+            passwords=self.passwords,
+            pool_size=args.settings.database.pool_size,
+            deleted_with=args.machine,
+        )
+        return Access("roles", roles, self._mine)
+
+    def _pooler(self, access: Access) -> Daemon:
+        users: pulumi.Output[str] = pulumi.Output.all(**pooled_passwords(self.passwords)).apply(user_lines)
+        return Daemon(
+            "pgbouncer",
+            machine=self._args.machine,
+            unit=pgbouncer.pgbouncer(self._args.settings, Paths()),
+            secret_files={users_file(Paths()): users, **self._certificate(pgbouncer.SERVER)},
+            opts=self._child(access),
+        )
+
     def _url(self, name: str, settings: LocalSettings, *, pooled: bool) -> pulumi.Output[str]:
         """Return a login's URL, through pgBouncer or to PostgreSQL itself."""
         port = settings.ports.pgbouncer if pooled else settings.ports.postgres
         address = f"127.0.0.1:{port}/{settings.database.name}"
-        return pulumi.Output.all(self.passwords[name].value, self.ca_file).apply(
-            lambda known: (
-                f"postgresql://{name}:{known[0]}@{address}?sslmode=verify-full&sslrootcert={quote(known[1], safe='')}"
-            )
+        verified = self.ca_file.apply(lambda path: f"sslmode=verify-full&sslrootcert={quote(path, safe='')}")
+        return pulumi.Output.all(self.passwords[name].value, verified).apply(
+            lambda outputs: f"postgresql://{name}:{outputs[0]}@{address}?{outputs[1]}"
         )
 
-    def _certificate(
-        self, server: str, authority: Authority, paths: Paths, *, client: bool = False
-    ) -> dict[str, pulumi.Output[str]]:
-        """Return the files of a server's new certificate, with `client` also a client's."""
-        made = Certificate(server, authority=authority, client=client, opts=pulumi.ResourceOptions(parent=self))
-        return {certificate_file(paths, server): made.certificate, key_file(paths, server): made.key}
+    def _trusted(self) -> dict[str, pulumi.Output[str]]:
+        """Return the file of the authority that servers and clients verify each other by."""
+        return {authority_file(Paths()): self._args.authority.certificate}
 
-    def _child(self, machine: Machine, *after: pulumi.Resource) -> pulumi.ResourceOptions:
-        return pulumi.ResourceOptions(parent=self, depends_on=list(after), deleted_with=machine)
+    def _certificate(self, server: str, *, client: bool = False) -> dict[str, pulumi.Output[str]]:
+        """Return the files of a server's new certificate, with `client` also a client's."""
+        made = Certificate(server, authority=self._args.authority, client=client, opts=self._mine)
+        return {certificate_file(Paths(), server): made.certificate, key_file(Paths(), server): made.key}
+
+    def _child(self, *after: pulumi.Resource) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(parent=self, depends_on=list(after), deleted_with=self._args.machine)
 
 
 class ClusterConfigurationProvider(ResourceProvider):
@@ -248,21 +261,26 @@ def _configure(props: dict[str, Any]) -> bool:
 
 
 def _restart_where_pending(props: dict[str, Any], *, patience: float) -> None:
-    """Restart PostgreSQL when Patroni, within `patience` seconds, says that a parameter waits for it."""
-    refusal, deadline = "", time.monotonic() + patience
+    """Restart PostgreSQL when Patroni reports within `patience` seconds that a parameter is pending.
+
+    Patroni refuses the restart during a promotion, for example: it is requested again for `REFUSAL_PATIENCE` seconds.
+
+    Raises:
+        RuntimeFault: Patroni refuses the restart until the end.
+    """
+    refusals: list[str] = []
     with _patroni(props) as api:
-        while time.monotonic() < deadline:
-            node = api.get("/patroni").json()
-            if node.get("pending_restart"):
-                answer = api.post("/restart", json={"restart_pending": True}, timeout=RESTART_DEADLINE)
-                if not answer.is_error:
-                    return
-                if not refusal:  # Patroni may be at something else, such as a promotion: ask again for a while
-                    deadline = time.monotonic() + REFUSAL_PATIENCE
-                refusal = answer.text
-            time.sleep(0.2)
-    if refusal:
-        raise RuntimeFault(NOT_RESTARTED.format(answer=refusal))
+
+        def restarted() -> bool:
+            if not api.get("/patroni").json().get("pending_restart"):
+                return False
+            response = api.post("/restart", json={"restart_pending": True}, timeout=RESTART_DEADLINE)
+            refusals.extend([response.text] if response.is_error else [])
+            return not response.is_error
+
+        done = wait_until(lambda: restarted() or bool(refusals), patience, pause=PAUSE_S)
+        if done and refusals and not wait_until(restarted, REFUSAL_PATIENCE, pause=PAUSE_S):
+            raise RuntimeFault(NOT_RESTARTED.format(answer=refusals[-1]))
 
 
 def _patroni(props: dict[str, Any]) -> httpx.Client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pulumi
 
 from components.access import TABLE_PROFILES
 from components.certificates import Authority
+from components.fleet_outputs import fleet_outputs
 from components.local.backups import Backups, BackupsArgs
 from components.local.cache import Cache, CacheArgs
 from components.local.database import Database, DatabaseArgs
@@ -24,7 +26,7 @@ from observatory.delivery.releases import ReleaseStore
 from observatory.delivery.schema_requirements import schema_needs
 from observatory.documents.logins import AccessDocument
 from observatory.documents.rollout import RolloutDocument
-from observatory.settings import FLEETS, LocalSettings
+from observatory.settings import FLEETS, FleetName, LocalSettings
 
 API_KEY_REQUESTS_PER_MINUTE = 60_000  # the first key also serves `make bench`
 
@@ -49,59 +51,20 @@ class LocalArgs:
 
 def declare(args: LocalArgs) -> dict[str, Any]:
     """Declare the stack and return its outputs."""
-    settings, rollout = args.settings, args.rollout
     machine = Machine("machine", MachineArgs(home=args.home, rootfs=args.rootfs))
     authority = Authority("authority", common_name="LLM Observatory, local stack")
     database = Database(
-        "database", DatabaseArgs(settings=settings, machine=machine, authority=authority, logins=args.logins)
+        "database", DatabaseArgs(settings=args.settings, machine=machine, authority=authority, logins=args.logins)
     )
-    schema = Schema(
-        "schema",
-        SchemaArgs(
-            conninfo=database.owner_url,
-            migrations=args.migrations,
-            target=rollout.schema_target,
-            roles=TABLE_PROFILES,
-            service_conninfo=database.direct_url,
-            needs=schema_needs(rollout, args.releases, missing_ok=pulumi.runtime.is_dry_run()),
-            backup_home=machine.home,
-            backup_rootfs=machine.rootfs,
-        ),
-        pulumi.ResourceOptions(depends_on=list(database.ready), deleted_with=machine),
-    )
-    cache = Cache("cache", CacheArgs(settings=settings, machine=machine))
+    schema = _schema(args, machine, database)
+    cache = Cache("cache", CacheArgs(settings=args.settings, machine=machine))
     backups = Backups("backups", BackupsArgs(machine=machine, after=database.ready))
-    fleets = {
-        name: Fleet(
-            name,
-            FleetArgs(
-                settings=settings,
-                machine=machine,
-                name=name,
-                state=rollout.fleet(name),
-                artifact=args.releases.artifact,
-                database_login=database.login,
-                cache_password=cache.password,
-                after=(schema, *database.pooled, *cache.ready),
-            ),
-        )
-        for name in FLEETS
-    }
-    traffic = Traffic(
-        "traffic",
-        TrafficArgs(
-            settings=settings,
-            machine=machine,
-            authority=authority,
-            fleets=fleets,
-            weights=rollout.weights,
-            out=rollout.draining,
-        ),
-    )
+    fleets = {name: _fleet(args, name, machine, database=database, cache=cache, schema=schema) for name in FLEETS}
+    traffic = _traffic(args, machine, authority, fleets)
     monitoring = Monitoring(
         "monitoring",
         MonitoringArgs(
-            settings=settings,
+            settings=args.settings,
             machine=machine,
             stack=pulumi.get_stack(),
             database=database,
@@ -109,10 +72,10 @@ def declare(args: LocalArgs) -> dict[str, Any]:
             fleets=fleets,
         ),
     )
-    # Not deleted_with the machine: it is a process of its own.
+    # Not deleted_with the machine: the scheduler is a process of its own.
     Scheduler(
         "scheduler",
-        SchedulerArgs(settings=settings, machine=machine, root=args.root, stack=pulumi.get_stack()),
+        SchedulerArgs(settings=args.settings, machine=machine, root=args.root, stack=pulumi.get_stack()),
         pulumi.ResourceOptions(depends_on=list(backups.ready)),
     )
     key = ApiKey(
@@ -131,15 +94,58 @@ def declare(args: LocalArgs) -> dict[str, Any]:
         "database_urls": pulumi.Output.all(**database.urls),
         "prometheus_url": monitoring.prometheus_url,
         "alertmanager_url": monitoring.alertmanager_url,
-        "fleets": {
-            name: {
-                "size": settings.fleets.size,
-                **rollout.fleet(name).model_dump(include={"version", "weight", "rolling"}, exclude_none=True),
-            }
-            for name in FLEETS
-        },
-        "active_fleet": rollout.active_fleet,
+        "fleets": fleet_outputs(args.settings.fleets.size, args.rollout),
+        "active_fleet": args.rollout.active_fleet,
         "schema_version": schema.version,
         "backup_stores": backups.stores,
         "ca_file": database.ca_file,
     }
+
+
+def _schema(args: LocalArgs, machine: Machine, database: Database) -> Schema:
+    return Schema(
+        "schema",
+        SchemaArgs(
+            conninfo=database.owner_url,
+            migrations=args.migrations,
+            target=args.rollout.schema_target,
+            roles=TABLE_PROFILES,
+            service_conninfo=database.direct_url,
+            needs=schema_needs(args.rollout, args.releases, missing_ok=pulumi.runtime.is_dry_run()),
+            backup_home=machine.home,
+            backup_rootfs=machine.rootfs,
+        ),
+        pulumi.ResourceOptions(depends_on=list(database.ready), deleted_with=machine),
+    )
+
+
+def _fleet(
+    args: LocalArgs, name: FleetName, machine: Machine, *, database: Database, cache: Cache, schema: Schema
+) -> Fleet:
+    return Fleet(
+        name,
+        FleetArgs(
+            settings=args.settings,
+            machine=machine,
+            name=name,
+            state=args.rollout.fleet(name),
+            artifact=args.releases.artifact,
+            database_login=database.login,
+            cache_password=cache.password,
+            after=(schema, *database.pooled, *cache.ready),
+        ),
+    )
+
+
+def _traffic(args: LocalArgs, machine: Machine, authority: Authority, fleets: Mapping[FleetName, Fleet]) -> Traffic:
+    return Traffic(
+        "traffic",
+        TrafficArgs(
+            settings=args.settings,
+            machine=machine,
+            authority=authority,
+            fleets=fleets,
+            weights=args.rollout.weights,
+            out=args.rollout.draining,
+        ),
+    )

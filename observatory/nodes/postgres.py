@@ -145,8 +145,31 @@ def patroni(
     Patroni merges all files of its directory: `api_credentials_file` and `logins_file` are secret ones. WAL is archived
     to the bucket, or to this machine's disk without one.
     """
+    ports, directory = settings.ports, f"{paths.config}/patroni"
+    config = _patroni_configuration(settings, paths, host)
+    return Unit(
+        name="patroni",
+        command=("/usr/bin/patroni", directory),
+        ready=HttpReady(port=ports.patroni, path="/primary"),
+        priority=20,
+        ports={"ports.patroni": ports.patroni, "ports.postgres": ports.postgres},
+        files={
+            f"{directory}/patroni.yaml": yaml.safe_dump(config, sort_keys=False),
+            **pgbackrest_files(settings, paths, bucket),
+        },
+        directories=(paths.postgres_socket, *(() if bucket else (repository(paths),))),
+        reload_signal="HUP",
+        reload_rebinds=True,
+        stop_signal="INT",  # Patroni stops PostgreSQL in fast mode and gives its lease back
+        stop_seconds=60,
+        settle_seconds=90,
+    )
+
+
+def _patroni_configuration(settings: StackSettings, paths: Paths, host: Host) -> dict[str, Any]:
+    """Return this node's part of Patroni's configuration, without what is secret."""
     ports = settings.ports
-    config = {
+    return {
         "scope": "observatory",
         "name": "node1",
         "restapi": {"listen": f"{host.listen}:{ports.patroni}", "connect_address": f"{host.address}:{ports.patroni}"},
@@ -181,21 +204,3 @@ def patroni(
             "pg_ident": ident_map(),
         },
     }
-    directory = f"{paths.config}/patroni"
-    return Unit(
-        name="patroni",
-        command=("/usr/bin/patroni", directory),
-        ready=HttpReady(port=ports.patroni, path="/primary"),
-        priority=20,
-        ports={"ports.patroni": ports.patroni, "ports.postgres": ports.postgres},
-        files={
-            f"{directory}/patroni.yaml": yaml.safe_dump(config, sort_keys=False),
-            **pgbackrest_files(settings, paths, bucket),
-        },
-        directories=(paths.postgres_socket, *(() if bucket else (repository(paths),))),
-        reload_signal="HUP",
-        reload_rebinds=True,
-        stop_signal="INT",  # Patroni stops PostgreSQL in fast mode and gives its lease back
-        stop_seconds=60,
-        settle_seconds=90,
-    )

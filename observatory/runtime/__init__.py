@@ -22,9 +22,11 @@ from observatory.runtime.errors import (
 from observatory.runtime.haproxy import BalancerUnreachable, LiveMap, LiveServers
 from observatory.runtime.ports import check_ports, find_free_ports, listeners
 from observatory.runtime.probe import Probe
+from observatory.runtime.programs import Program, ProgramStatus
 from observatory.runtime.rootfs import Progress, ensure_rootfs, package_versions, rootfs_path
 from observatory.runtime.sandbox import Process, Sandbox
-from observatory.runtime.supervisor import Program, ProgramStatus, Supervisor
+from observatory.runtime.supervisor import Supervisor
+from observatory.runtime.waiting import wait_until
 
 __all__ = [
     "BalancerUnreachable",
@@ -49,4 +51,5 @@ __all__ = [
     "listeners",
     "package_versions",
     "rootfs_path",
+    "wait_until",
 ]

@@ -1,13 +1,12 @@
 """HAProxy's runtime API: a map and the servers in maintenance, changed while requests pass, kept for the next start.
 
-Owns the socket's conversation and the order of the two writes. What they mean is the configuration's.
+Owns the socket and the order of the two writes. The configuration (`observatory.nodes.haproxy`) defines their meaning.
 """
 
 from __future__ import annotations
 
 import csv
 import socket
-import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -17,6 +16,7 @@ from observatory.runtime.errors import RuntimeFault
 from observatory.runtime.sandbox import Sandbox
 
 ANSWER_SECONDS = 2.0  # it answers in milliseconds, or hangs
+PAUSE_S = 0.1
 SERVERS = 4  # of `show stat`: servers only
 MAINTENANCE = 1  # of srv_admin_state: taken out by `set server`
 # As HAProxy itself writes a server in maintenance that passed its last check: layer 7 passed, configured, enabled and
@@ -39,7 +39,7 @@ class BalancerUnreachable(RuntimeFault):
 class LiveMap:
     """A map of a running HAProxy; `file` and `socket` are paths inside the sandbox.
 
-    `patience` are the seconds to wait for one that does not answer: its supervisor may be starting it again.
+    `patience` is how many seconds to retry while HAProxy does not answer: the supervisor may be restarting it.
     """
 
     sandbox: Sandbox
@@ -48,16 +48,16 @@ class LiveMap:
     patience: float = 0.0
 
     def read(self) -> dict[str, str]:
-        """Return the map that is in force.
+        """Return the map of the running HAProxy.
 
         Raises:
             BalancerUnreachable: HAProxy does not answer.
         """
-        lines = _ask(self.sandbox, self.socket, f"show map {self.file}", patience=self.patience).splitlines()
+        lines = _query(self.sandbox, self.socket, f"show map {self.file}", patience=self.patience).splitlines()
         return dict(line.split()[1:3] for line in lines if line.strip())  # an address, the key, the value
 
     def kept(self) -> dict[str, str] | None:
-        """Return the map that the next start reads, or None where there is no file."""
+        """Return the map that the next start reads, or None if the file does not exist."""
         try:
             lines = self.sandbox.host_path(self.file).read_text().splitlines()
         except FileNotFoundError:
@@ -65,24 +65,24 @@ class LiveMap:
         return dict(line.split() for line in lines)
 
     def write(self, values: Mapping[str, str]) -> None:
-        """Put values in force, the growing ones first, and then into the file, which a reload or restart reads.
+        """Set the values in the running HAProxy, in this order, then in the file that a reload or restart reads.
 
         Raises:
-            BalancerUnreachable: HAProxy does not answer; nothing or a part is in force, and the file is as it was.
+            BalancerUnreachable: HAProxy does not answer; some values may be set, and the file is unchanged.
         """
         for key, value in values.items():
-            _tell(self.sandbox, self.socket, f"set map {self.file} {key} {value}", patience=self.patience)
+            _command(self.sandbox, self.socket, f"set map {self.file} {key} {value}", patience=self.patience)
         self.keep(values)
 
     def keep(self, values: Mapping[str, str]) -> bool:
-        """Write the file alone; return False where it says so already."""
+        """Write the file alone; return whether it changed."""
         content = "".join(f"{key} {value}\n" for key, value in sorted(values.items()))
         return self.sandbox.write_file(self.file, content)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiveServers:
-    """The servers of a running HAProxy that are in maintenance: they get no new request, and are not checked.
+    """The servers of a running HAProxy that are in maintenance: they get no new requests and no health checks.
 
     Servers are named `backend/server`. `file` (of `server-state-file`) and `socket` are paths inside the sandbox. The
     file holds those in maintenance only, so that a start finds all others by its own checks. `patience`: see `LiveMap`.
@@ -113,35 +113,35 @@ class LiveServers:
         """Put these servers in maintenance and all others back, first live and then in the file.
 
         Raises:
-            BalancerUnreachable: HAProxy does not answer, or has no such server; a part may be in force.
+            BalancerUnreachable: HAProxy does not answer, or has no such server; some servers may be changed.
         """
-        standing = self._servers()
-        for name in sorted(set(wanted) - {_name(server) for server in standing}):
-            raise BalancerUnreachable(f"HAProxy has no server {name}: `observatory up` makes it")
-        for server in standing:
+        current = self._servers()
+        for name in sorted(set(wanted) - {_name(server) for server in current}):
+            raise BalancerUnreachable(f"HAProxy has no server {name}", remedy="Run `observatory up`.")
+        for server in current:
             if (_name(server) in wanted) != _is_out(server):
                 state = "maint" if _name(server) in wanted else "ready"
-                _tell(self.sandbox, self.socket, f"set server {_name(server)} state {state}", patience=self.patience)
-        self.keep({_name(server): int(server["srv_port"]) for server in standing if _name(server) in wanted})
+                _command(self.sandbox, self.socket, f"set server {_name(server)} state {state}", patience=self.patience)
+        self.keep({_name(server): int(server["srv_port"]) for server in current if _name(server) in wanted})
 
     def keep(self, out: Mapping[str, int]) -> bool:
-        """Write the file alone, with the port of each server in maintenance; return False where it says so already."""
+        """Write the file alone, with the port of each server in maintenance; return whether it changed."""
         lines = (" ".join(_state_line(name, port)) for name, port in sorted(out.items()))
         return self.sandbox.write_file(self.file, "\n".join(("1", f"# {' '.join(STATE_COLUMNS)}", *lines, "")))
 
     def in_flight(self, server: str) -> int:
-        """Return how many requests a server has not answered yet.
+        """Return how many requests a server is processing.
 
         Raises:
             BalancerUnreachable: HAProxy does not answer.
         """
         backend, name = server.split("/")
-        said = _ask(self.sandbox, self.socket, f"show stat {backend} {SERVERS} -1", patience=self.patience)
+        said = _query(self.sandbox, self.socket, f"show stat {backend} {SERVERS} -1", patience=self.patience)
         lines = said.removeprefix("# ").splitlines()
         return sum(int(row["scur"]) for row in csv.DictReader(lines) if row["svname"] == name)
 
     def _servers(self) -> list[dict[str, str]]:
-        return list(_parsed(_ask(self.sandbox, self.socket, "show servers state", patience=self.patience)))
+        return list(_parsed(_query(self.sandbox, self.socket, "show servers state", patience=self.patience)))
 
 
 def _parsed(text: str) -> Iterator[dict[str, str]]:
@@ -168,35 +168,34 @@ def _state_line(name: str, port: int) -> list[str]:
     return [known.get(column, "0") for column in STATE_COLUMNS]
 
 
-def _tell(sandbox: Sandbox, path: str, command: str, *, patience: float) -> None:
-    """Give a command that answers nothing when it is obeyed."""
-    if answer := _ask(sandbox, path, command, patience=patience).strip():
+def _command(sandbox: Sandbox, path: str, command: str, *, patience: float) -> None:
+    """Send a command whose answer is empty when HAProxy accepts it."""
+    if answer := _query(sandbox, path, command, patience=patience).strip():
         raise BalancerUnreachable(f"HAProxy refused `{command}`: {answer}")
 
 
-def _ask(sandbox: Sandbox, path: str, command: str, *, patience: float) -> str:
+def _query(sandbox: Sandbox, path: str, command: str, *, patience: float) -> str:
+    """Return the answer to a command, after retries for `patience` seconds: every command may be repeated."""
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed  # noqa: PLC0415 - see waiting
+
     inside = PurePosixPath(path)
     host = sandbox.host_path(str(inside.parent))
+    attempts = Retrying(
+        retry=retry_if_exception_type(OSError), stop=stop_after_delay(patience), wait=wait_fixed(PAUSE_S), reraise=True
+    )
     try:
         with short_path(host) as directory:
-            return _asked(f"{directory}/{inside.name}", command, deadline=time.monotonic() + patience)
+            return str(attempts(_answer, f"{directory}/{inside.name}", command))
     except OSError as error:
         raise BalancerUnreachable(
-            f"HAProxy does not answer on {host / inside.name}: {error.strerror or error}; "
-            "`observatory status` tells whether it runs"
+            f"HAProxy does not answer on {host / inside.name}: {error.strerror or error}",
+            remedy="`observatory status` shows whether it runs.",
         ) from error
 
 
-def _asked(path: str, command: str, *, deadline: float) -> str:
-    """Return the answer; until the deadline it is asked again, which no command minds."""
-    while True:
-        try:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(ANSWER_SECONDS)
-                connection.connect(path)
-                connection.sendall(f"{command}\n".encode())
-                return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
-        except OSError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.1)
+def _answer(path: str, command: str) -> str:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(ANSWER_SECONDS)
+        connection.connect(path)
+        connection.sendall(f"{command}\n".encode())
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode()

@@ -1,31 +1,26 @@
-"""TCP ports: who holds one, and which are free."""
+"""TCP ports: which process holds one, and which are free."""
 
 from __future__ import annotations
 
 import contextlib
-import pwd
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from observatory.runtime.errors import PortInUse
-
-LISTEN = "0A"  # TCP_LISTEN of include/net/tcp_states.h, as /proc/net/tcp writes it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listener:
-    """A listening socket; `pid` and `command` are None if its process is another user's that we may not look into."""
+    """A listening socket; what is None belongs to a process of another user, which this user may not inspect."""
 
     port: int
-    user: str
-    pid: int | None
-    command: str | None
+    pid: int | None = None
+    command: str | None = None
+    user: str | None = None
 
     def __str__(self) -> str:
-        process = f"process {self.pid} ({self.command})" if self.pid else "a process"
-        return f"{process} of user {self.user}"
+        return f"process {self.pid} ({self.command}) of user {self.user}" if self.pid else "a process of another user"
 
 
 def check_ports(ports: Mapping[str, int], *, ours: Collection[int] = ()) -> None:
@@ -54,10 +49,14 @@ def find_free_ports(count: int) -> list[int]:
 
 
 def listeners(ports: Collection[int]) -> list[Listener]:
-    """Return the sockets that listen on any of `ports`, at whatever address."""
-    found = {inode: (port, uid) for port, uid, inode in _listening_sockets() if port in ports}
-    holders = _holders(found.keys()) if found else {}
-    return [_listener(port, uid, holders.get(inode)) for inode, (port, uid) in found.items()]
+    """Return the processes that listen on any of `ports`, at whatever address."""
+    import psutil  # noqa: PLC0415 - only where ports are checked
+
+    return [
+        _listener(each.laddr.port, each.pid)
+        for each in psutil.net_connections("tcp")
+        if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port in ports
+    ]
 
 
 def _check_distinct(ports: Mapping[str, int]) -> None:
@@ -67,44 +66,11 @@ def _check_distinct(ports: Mapping[str, int]) -> None:
             raise ValueError(f"{other} and {name} are both {port}: choose different ports")
 
 
-def _listening_sockets() -> Iterator[tuple[int, int, str]]:
-    """Yield port, user id and inode of each listening TCP socket."""
-    for table in ("tcp", "tcp6"):
-        path = Path("/proc/net", table)
-        for line in path.read_text().splitlines()[1:] if path.exists() else ():
-            fields = line.split()  # see proc_net_tcp.txt of the kernel's documentation
-            if fields[3] == LISTEN:
-                yield int(fields[1].rsplit(":", 1)[1], 16), int(fields[7]), fields[9]
+def _listener(port: int, pid: int | None) -> Listener:
+    import psutil  # noqa: PLC0415 - only where ports are checked
 
-
-def _holders(inodes: Collection[str]) -> dict[str, int]:
-    """Return the process that holds each socket, as far as this user may see it."""
-    links = {f"socket:[{inode}]": inode for inode in inodes}
-    holders: dict[str, int] = {}
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            for target in _descriptors(process):
-                if target in links:
-                    holders.setdefault(links[target], int(process.name))
-    return holders
-
-
-def _descriptors(process: Path) -> Iterator[str]:
-    with contextlib.suppress(OSError):  # the process has ended, or is another user's
-        for descriptor in (process / "fd").iterdir():
-            with contextlib.suppress(OSError):
-                yield str(descriptor.readlink())
-
-
-def _listener(port: int, uid: int, pid: int | None) -> Listener:
-    command = None
-    with contextlib.suppress(OSError):
-        command = Path(f"/proc/{pid}/comm").read_text().strip() if pid else None
-    return Listener(port=port, user=_user(uid), pid=pid, command=command)
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    if pid is not None:
+        with contextlib.suppress(psutil.Error):  # the process has ended
+            process = psutil.Process(pid)
+            return Listener(port=port, pid=pid, command=process.name(), user=process.username())
+    return Listener(port=port)

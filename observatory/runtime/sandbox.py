@@ -25,22 +25,18 @@ import functools
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from observatory.files import locks
-from observatory.files.atomic import write_file
-from observatory.files.ownership import change_owner
 from observatory.runtime import bubblewrap
 from observatory.runtime.errors import SandboxError
 from observatory.runtime.processes import process_group
-from observatory.runtime.supervisor import CONFIGURATION, CONFIGURATION_FILE, Supervisor
+from observatory.runtime.programs import CONFIGURATION, CONFIGURATION_FILE
+from observatory.runtime.sandbox_files import INSIDE, SandboxFiles
+from observatory.runtime.supervisor import Supervisor
+from observatory.runtime.waiting import wait_until
 
-INSIDE = PurePosixPath("/srv")
-DIRECTORIES = ("etc", "etc/supervisor.d", "data", "run", "log", "releases", "lock")
 SUPERVISED = "/run/observatory"  # exists only in the long-lived sandbox, not in that of a one-shot command
 PATH = "/usr/lib/postgresql/17/bin:/usr/bin:/usr/sbin"
 ENVIRONMENT = {"PATH": PATH, "HOME": str(INSIDE), "LANG": "C.UTF-8", "USER": bubblewrap.USER}
@@ -66,16 +62,13 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Sandbox:
+class Sandbox(SandboxFiles):
     """The sandbox over the directory `home` of the host, with programs from `rootfs`."""
-
-    home: Path
-    rootfs: Path
 
     @functools.cached_property
     def supervisor(self) -> Supervisor:
         """The supervisor of this sandbox's daemons."""
-        return Supervisor(sandbox=self)
+        return Supervisor(files=self)
 
     def start(self) -> bool:
         """Start the supervisor, and with it every program applied before; return False if it was running.
@@ -107,7 +100,7 @@ class Sandbox:
             if self.alive():
                 self.supervisor.stop_all()
                 supervisor = self.supervisor.shutdown()
-                _wait(lambda: supervisor not in self._members(supervised=True), timeout)
+                wait_until(lambda: supervisor not in self._members(supervised=True), timeout)
                 self._wait_gone(STRAGGLER_SECONDS)
             self._end(supervised=False)
 
@@ -132,7 +125,7 @@ class Sandbox:
             subprocess.CalledProcessError: It failed and `check` is set.
             subprocess.TimeoutExpired: It took more than `timeout` seconds and was killed.
         """
-        self._make_home()
+        self.make_home()
         command = self._command(argv, "--die-with-parent")
         with process_group(command, env={**ENVIRONMENT, **(env or {})}, stdin=subprocess.PIPE) as process:
             output, errors = process.communicate(stdin, timeout)
@@ -140,29 +133,6 @@ class Sandbox:
         if check:
             result.check_returncode()
         return result
-
-    def host_path(self, inside: str | PurePosixPath) -> Path:
-        """Return where the host sees `inside`, a path below /srv."""
-        return self.home / PurePosixPath(inside).relative_to(INSIDE)
-
-    def write_file(self, inside: str, content: str | bytes, *, mode: int = 0o600) -> bool:
-        """Write a file below /srv, atomically and owned by the daemons' user; return whether anything changed."""
-        self.make_directory(str(PurePosixPath(inside).parent))
-        return write_file(self.host_path(inside), content, mode=mode, owner=self._entry.owner)
-
-    def make_directory(self, inside: str) -> None:
-        """Create a directory below /srv and its parents, private to the daemons' user."""
-        self._make_home()
-        path = self.host_path(inside)
-        for directory in (*reversed(path.relative_to(self.home).parents), path.relative_to(self.home)):
-            (self.home / directory).mkdir(mode=0o700, exist_ok=True)
-            change_owner(self.home / directory, self._entry.owner)
-
-    def adopt(self, inside: str) -> None:
-        """Give the daemons' user all of a tree that the host put below /srv, such as an unpacked release."""
-        top = self.host_path(inside)
-        for path in (top, *top.rglob("*")):
-            change_owner(path, self._entry.owner)
 
     def processes(self) -> list[Process]:
         """Return the processes of the sandbox, by pid."""
@@ -173,24 +143,9 @@ class Sandbox:
         """Return the pids of the sandbox's daemons, also of those whose supervisor is gone."""
         return self._members(supervised=True)
 
-    def lock(self, name: str) -> AbstractContextManager[int]:
-        """Return the lock `name` of this sandbox, between threads and processes."""
-        self._make_home()
-        return locks.exclusive(self.home / "lock" / f"{name}.lock")
-
-    @property
-    def _entry(self) -> bubblewrap.Entry:
-        return bubblewrap.entry(self.rootfs)
-
-    def _make_home(self) -> None:
-        for directory in (self.home, *(self.home / name for name in DIRECTORIES)):
-            if not directory.is_dir():
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                change_owner(directory, self._entry.owner)
-
     def _command(self, argv: Sequence[str], *options: str) -> list[str]:
         mounts = ("--tmpfs", "/run", "--bind", str(self.home), str(INSIDE), "--chdir", str(INSIDE), *options)
-        return bubblewrap.command(self.rootfs, self._entry, argv, mounts=mounts)
+        return bubblewrap.command(self.rootfs, self.entry, argv, mounts=mounts)
 
     def _launch(self) -> None:
         """Start the supervisor as a daemon: bubblewrap returns as soon as it runs in a session of its own."""
@@ -205,11 +160,8 @@ class Sandbox:
             start_new_session=True,
             check=False,
         )
-        deadline = time.monotonic() + START_SECONDS
-        while result.returncode == 0 and time.monotonic() < deadline:
-            if self.alive():
-                return
-            time.sleep(0.02)
+        if result.returncode == 0 and wait_until(self.alive, START_SECONDS, pause=0.02):
+            return
         reason = (result.stderr + result.stdout).strip() or f"it did not answer within {START_SECONDS} s"
         raise SandboxError(
             f"the supervisor of {self.home} did not start: {reason}\nSee {self.home}/log/supervisord.log"
@@ -230,12 +182,13 @@ class Sandbox:
             home = self.home.stat()
         except FileNotFoundError:
             return []
-        pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-        return sorted(pid for pid in pids if _sees(pid, home, supervised=supervised))
+        import psutil  # noqa: PLC0415 - only where a sandbox is started, stopped or inspected
+
+        return sorted(pid for pid in psutil.pids() if _sees(pid, home, supervised=supervised))
 
     def _wait_gone(self, timeout: float, *, supervised: bool = True) -> list[int]:
         """Wait until no member is left, at most `timeout` seconds; return those that are."""
-        _wait(lambda: not self._members(supervised=supervised), timeout)
+        wait_until(lambda: not self._members(supervised=supervised), timeout)
         return self._members(supervised=supervised)
 
     def _end(self, *, supervised: bool) -> None:
@@ -247,13 +200,6 @@ class Sandbox:
                 left = self._wait_gone(seconds, supervised=supervised)
         if left:
             raise SandboxError(f"processes {left} of {self.home} do not end, not even killed; see ps -fp {left[0]}")
-
-
-def _wait(condition: Callable[[], bool], timeout: float) -> None:
-    """Wait until `condition` holds, at most `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
 
 
 def _sees(pid: int, home: os.stat_result, *, supervised: bool) -> bool:
@@ -274,24 +220,13 @@ def _signal(pids: Sequence[int], signals: Sequence[signal.Signals]) -> None:
 
 
 def _process(pid: int, programs: Mapping[int, str]) -> Process | None:
-    """Return what /proc tells about `pid`, None if it has ended."""
-    directory = Path(f"/proc/{pid}")
+    """Return what psutil reports of `pid`, None if it has ended."""
+    import psutil  # noqa: PLC0415 - only where a sandbox is inspected
+
     try:
-        rollup = dict(line.split(":", 1) for line in (directory / "smaps_rollup").read_text().splitlines()[1:])
-        command = (directory / "comm").read_text().strip()
-        pss = int(rollup["Pss"].split()[0]) * 1024
-    except (OSError, KeyError):  # KeyError: a zombie has no memory
+        process = psutil.Process(pid)
+        family = [pid, *(parent.pid for parent in process.parents())]
+        program = next((programs[member] for member in family if member in programs), None)
+        return Process(pid=pid, program=program, command=process.name(), pss=process.memory_full_info().pss)
+    except psutil.Error:  # a zombie has no memory
         return None
-    return Process(pid=pid, program=_program(pid, programs), command=command, pss=pss)
-
-
-def _program(pid: int, programs: Mapping[int, str]) -> str | None:
-    """Return the program whose process is `pid` or an ancestor of it."""
-    while pid > 1:
-        if pid in programs:
-            return programs[pid]
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:
-            return None
-    return None

@@ -27,7 +27,7 @@ from observatory.files.locks import FileLockHeldError
 from observatory.nodes import Paths
 from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.host_jobs import HostJob, host_jobs
-from observatory.runtime import Sandbox
+from observatory.runtime import Sandbox, wait_until
 from observatory.scheduling.records import JobRecord, RecordStore, RunResult, log_file, now
 from observatory.scheduling.runner import STOP_SECONDS
 from observatory.scheduling.scheduler_process import NAME, lock_file
@@ -155,12 +155,9 @@ class _Scheduler:
             runners = [process for process in self._runners.values() if process.poll() is None]
         for process in runners:
             process.terminate()
-        deadline = time.monotonic() + STOP_SECONDS + BEAT_SECONDS
-        while any(process.poll() is None for process in runners):
-            if time.monotonic() > deadline:
-                for process in runners:
-                    process.kill()
-            time.sleep(0.05)
+        if not wait_until(lambda: all(process.poll() is not None for process in runners), STOP_SECONDS + BEAT_SECONDS):
+            for process in runners:
+                process.kill()
 
     def _logged(self, work: Callable[[], None]) -> Callable[[], None]:
         """Return the work with its failure logged, such as a full disk: the scheduler goes on."""

@@ -11,12 +11,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from observatory.files import locks
-from observatory.runtime import DaemonFailed, Sandbox
+from observatory.runtime import DaemonFailed, Sandbox, wait_until
 from observatory.scheduling.records import RecordStore, log_file, now
 
 NAME = "scheduler"
@@ -62,7 +60,7 @@ def start_scheduler(sandbox: Sandbox, *, root: Path, stack: str) -> int:
         beat = store.last_beat()
         return scheduler_pid(sandbox) == process.pid and beat is not None and beat >= begun
 
-    if not _wait(lambda: ready() or process.poll() is not None, START_SECONDS) or process.poll() is not None:
+    if not wait_until(lambda: ready() or process.poll() is not None, START_SECONDS) or process.poll() is not None:
         how = f"ended, exit status {process.returncode}" if process.poll() is not None else "did not get ready"
         raise DaemonFailed(f"the scheduler {how}. The last lines of {log_file(sandbox, NAME)}:\n{_tail(sandbox)}")
     return process.pid
@@ -101,7 +99,7 @@ def _stop(lock: Path) -> None:
         if (pid := locks.holder(lock)) is None:
             return
         _signal(pid, lock, number)
-        if _wait(lambda: locks.holder(lock) is None, seconds):
+        if wait_until(lambda: locks.holder(lock) is None, seconds):
             return
     if pid := locks.holder(lock):
         raise DaemonFailed(f"process {pid}, which holds {lock}, does not end, not even killed; see ps -fp {pid}")
@@ -117,15 +115,6 @@ def _signal(pid: int, lock: Path, number: signal.Signals) -> None:
                 signal.pidfd_send_signal(process, number)
         finally:
             os.close(process)
-
-
-def _wait(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def _tail(sandbox: Sandbox) -> str:

@@ -3,6 +3,7 @@
 import os
 import socket
 
+import psutil
 import pytest
 
 from observatory.runtime import PortInUse, check_ports, find_free_ports, listeners
@@ -35,12 +36,13 @@ def test_one_port_for_two_settings() -> None:
         check_ports({"ports.a": 5432, "ports.b": 5432})
 
 
-def test_a_holder_that_we_may_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_of_a_process_that_this_user_may_not_inspect(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        monkeypatch.setattr("observatory.runtime.ports._descriptors", lambda _process: iter(()))
+        hidden = [each._replace(pid=None) for each in psutil.net_connections("tcp")]
+        monkeypatch.setattr(psutil, "net_connections", lambda _kind: hidden)
         (found,) = listeners([port])
         assert found.pid is None
-        assert str(found).startswith("a process of user ")
+        assert str(found) == "a process of another user"

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from observatory.runtime import DaemonFailed, Probe, Program, Sandbox, SandboxError, find_free_ports
-from observatory.runtime.supervisor import PROGRAMS
+from observatory.runtime.programs import PROGRAMS
 
 SLEEPER = Program(name="sleeper", command=("sleep", "1000"))
 AWKWARD = [
@@ -86,7 +86,7 @@ def test_a_program_that_a_dead_command_began_to_stop_is_waited_for(started: Sand
     supervisor = started.supervisor
     supervisor.apply(STUBBORN)
     until(lambda: [process for process in started.processes() if process.command == "sleep"])
-    supervisor._tolerating(0, "stopProcess", "sleeper", False)
+    supervisor._rpc.call_tolerating(0, "stopProcess", "sleeper", False)
     assert supervisor.status("sleeper").state == "STOPPING"
     assert supervisor.apply(wanted)
     assert supervisor.status("sleeper").running

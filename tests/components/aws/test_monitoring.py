@@ -87,7 +87,7 @@ def test_receivers_name_their_secrets_and_hold_none(production: Declared) -> Non
 
 
 def test_a_receiver_that_is_missing_is_refused() -> None:
-    with pytest.raises(ValueError, match="no configuration for receivers"):
+    with pytest.raises(ValueError, match="have no configuration"):
         alertmanager_config(SCOPE, {"slack": {}})
 
 

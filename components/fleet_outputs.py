@@ -1,0 +1,16 @@
+"""The output `fleets`, which is the same on every platform."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from observatory.documents.rollout import RolloutDocument
+from observatory.settings import FLEETS, FleetName
+
+
+def fleet_outputs(size: int, rollout: RolloutDocument) -> dict[FleetName, dict[str, Any]]:
+    """Return each fleet's size with its version, its weight and, during one, its rolling update."""
+    stated = {"version", "weight", "rolling"}
+    return {
+        name: {"size": size, **rollout.fleet(name).model_dump(include=stated, exclude_none=True)} for name in FLEETS
+    }

@@ -1,0 +1,63 @@
+"""The files of a sandbox: the directory that daemons see as /srv, written from the host for their user."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from observatory.files import locks
+from observatory.files.atomic import write_file
+from observatory.files.ownership import change_owner
+from observatory.runtime import bubblewrap
+
+INSIDE = PurePosixPath("/srv")
+DIRECTORIES = ("etc", "etc/supervisor.d", "data", "run", "log", "releases", "lock")
+
+
+@dataclass(frozen=True)
+class SandboxFiles:
+    """The directory `home` of the host, for daemons whose programs are in `rootfs`."""
+
+    home: Path
+    rootfs: Path
+
+    def host_path(self, inside: str | PurePosixPath) -> Path:
+        """Return where the host sees `inside`, a path below /srv."""
+        return self.home / PurePosixPath(inside).relative_to(INSIDE)
+
+    def write_file(self, inside: str, content: str | bytes, *, mode: int = 0o600) -> bool:
+        """Write a file below /srv, atomically and owned by the daemons' user; return whether anything changed."""
+        self.make_directory(str(PurePosixPath(inside).parent))
+        return write_file(self.host_path(inside), content, mode=mode, owner=self.entry.owner)
+
+    def make_directory(self, inside: str) -> None:
+        """Create a directory below /srv and its parents, private to the daemons' user."""
+        self.make_home()
+        path = self.host_path(inside)
+        for directory in (*reversed(path.relative_to(self.home).parents), path.relative_to(self.home)):
+            (self.home / directory).mkdir(mode=0o700, exist_ok=True)
+            change_owner(self.home / directory, self.entry.owner)
+
+    def adopt(self, inside: str) -> None:
+        """Make the daemons' user the owner of a whole tree below /srv, such as an unpacked release."""
+        top = self.host_path(inside)
+        for path in (top, *top.rglob("*")):
+            change_owner(path, self.entry.owner)
+
+    def lock(self, name: str) -> AbstractContextManager[int]:
+        """Return the lock `name` of this sandbox, which excludes other threads and processes."""
+        self.make_home()
+        return locks.exclusive(self.home / "lock" / f"{name}.lock")
+
+    @property
+    def entry(self) -> bubblewrap.Entry:
+        """How a process enters the root filesystem on this machine."""
+        return bubblewrap.entry(self.rootfs)
+
+    def make_home(self) -> None:
+        """Create the home and the directories that every sandbox has, for the daemons' user."""
+        for directory in (self.home, *(self.home / name for name in DIRECTORIES)):
+            if not directory.is_dir():
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                change_owner(directory, self.entry.owner)
