@@ -174,7 +174,7 @@ def try_release(platform: Platform, version: str, *, report: Reporter = silent) 
         try:
             environment.trial.test(other(current.active_fleet), version)
         except HostsError as error:
-            raise TrialFailedError(f"{version} failed before it was deployed, nothing was changed: {error}") from error
+            raise TrialFailedError(f"{version} failed its pre-deployment tests, nothing changed: {error}") from error
 
 
 def check_schema(manifest: Manifest, conninfo: str) -> None:
