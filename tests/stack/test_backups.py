@@ -55,4 +55,4 @@ def test_a_backup_past_its_timeout_is_stopped_and_reported(stack: Checkout) -> N
 
 def test_a_backup_of_a_stack_that_is_not_up_is_refused(checkout: Checkout) -> None:
     assert "`observatory up`" in checkout.run("backup", "create", expect=2).stderr
-    assert "does not exist yet" in checkout.run("backup", "list", expect=2).stderr
+    assert "does not exist" in checkout.run("backup", "list", expect=2).stderr

@@ -292,7 +292,7 @@ def test_a_running_deployment_blocks_other_changes(own: Checkout) -> None:
     own.configure(fleets={})
     own.run("rollout", "abort")
     output = running.communicate(timeout=300)[1]
-    assert (running.returncode, "aborted on request" in output) == (1, True), output
+    assert (running.returncode, "aborted by `observatory rollout abort`" in output) == (1, True), output
 
 
 def test_rollout_commands_without_a_deployment_are_refused(own: Checkout) -> None:

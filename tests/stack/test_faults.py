@@ -122,10 +122,10 @@ def test_an_interrupted_up_finishes_its_step_and_prints_what_is_done(checkout: C
             break
     _, said = process.communicate(timeout=UP_TIMEOUT_S)
     assert process.returncode == 130, said
-    assert "stopping: what has begun is brought to its end" in said
+    assert "stopping: waiting for the steps in flight" in said
     assert re.search(r"done: \d+ steps, the last create ", said)
-    assert "broken off" not in said
-    assert "`observatory up` goes on from here; `observatory down` removes" in said
+    assert "unfinished" not in said
+    assert "`observatory up` continues; `observatory down` removes the stack" in said
     assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
 
 
