@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from observatory.operations import JobStatus, PasswordStatus, Status, UpResult
 
 
+DONE_WORDS = {"create": "created", "update": "updated", "replace": "replaced", "delete": "deleted"}
+
+
 @app.command()
 def up(
     environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE, engine: EngineOption = Engine.AUTO
@@ -282,7 +285,8 @@ def _print_demonstration(done: UpResult) -> None:
 
 def _summary(result: Result, how: str) -> str:
     changed = {name: count for name, count in result.summary.items() if name != "same"}
-    what = ", ".join(f"{count} to {name}" if how == "planned" else f"{count} {name}" for name, count in changed.items())
+    words = {name: f"to {name}" if how == "planned" else DONE_WORDS.get(name, name) for name in changed}
+    what = ", ".join(f"{count} {words[name]}" for name, count in changed.items())
     return f"\n{what or 'No changes'} ({result.summary.get('same', 0)} unchanged), {how} in {result.duration:.1f} s"
 
 

@@ -67,9 +67,14 @@ class FileJournal:
                 append(file, [entry])
         except OSError as error:
             self.report(Progress(task=f"{self.file} cannot be written: {error.strerror}", phase=Phase.WARNED))
-        self.report(Progress(task=event_text(event, plain), phase=Phase.DONE))
+        self.report(Progress(task=event_text(event, plain), phase=_phase(plain)))
         for listener in self.listeners:
             listener(entry)
+
+
+def _phase(details: dict[str, Any]) -> Phase:
+    """Return how an event is shown: an evaluation of a gate by its verdict, every other event as done."""
+    return {"failed": Phase.FAILED, "unknown": Phase.WARNED}.get(details.get("verdict", ""), Phase.DONE)
 
 
 def append(file: IO[bytes], added: Iterable[Entry]) -> None:
