@@ -194,7 +194,7 @@ def steady_load(stack: Checkout) -> Iterator[Counter[int]]:
 
 
 def document(stack: Checkout) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((stack.root / ".observatory/documents/logins/local.json").read_text())
+    found: dict[str, Any] = json.loads((stack.root / ".observatory/access/local.json").read_text())
     return found
 
 
@@ -241,7 +241,7 @@ def test_an_unknown_role_is_refused_and_the_roles_are_listed(stack: Checkout) ->
 
 
 def test_the_status_shows_old_passwords(stack: Checkout) -> None:
-    file = stack.root / ".observatory/documents/logins/local.json"
+    file = stack.root / ".observatory/access/local.json"
     current = file.read_text()
     changed = json.loads(current)
     changed["app"][changed["app"]["active"]]["since"] = "2020-01-01T00:00:00Z"
