@@ -1,3 +1,7 @@
+// The Pulumi CLI that `make cli` builds. Its version is that of the SDK in requirements/runtime.txt, or the nearest that the
+// Go module proxy serves: CLI 3.274.0 for SDK 3.272.0, because CLI 3.272.0 is not served. To change it, in this folder:
+//
+//	go get -tool github.com/pulumi/pulumi/pkg/v3/cmd/pulumi@VERSION && go mod tidy
 module llm-observatory-infrastructure/tools/pulumi-cli
 
 go 1.26.6
