@@ -1,1 +1,1 @@
-"""The alerts, one module for each subject."""
+"""Defines the alerts, one module for each subject; `monitoring.registry` joins them."""

@@ -1,1 +1,1 @@
-"""Backups of the database with pgBackRest."""
+"""Runs pgBackRest: creates, lists and verifies backups. `observatory.nodes.pgbackrest` renders its configuration."""

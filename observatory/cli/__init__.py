@@ -1,6 +1,7 @@
 """The command `observatory`: parses options, shows progress, prints results, sets the exit code.
 
-Each module registers one group of commands when it is imported.
+Each module registers one group of commands when it is imported: `stack` has up, preview, down, status, outputs, env
+and bootstrap, `delivery` has deploy application, release, rollout and rollback, the others are named after theirs.
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 refused, nothing changed; 130 interrupted.
 """
 

@@ -1,5 +1,6 @@
-"""Gates: may a step go on? The new fleet is compared with absolute limits and with the fleet that it replaces.
+"""Gates: decide whether a step may continue, by comparing the new fleet with limits and with the fleet it replaces.
 
+`observatory.settings.gate_limits` has the limits and their defaults; the setting `delivery.gates` changes them.
 A missing measurement is never a pass: no data, NaN or an unreachable Prometheus give the verdict `unknown`.
 """
 

@@ -1,7 +1,7 @@
 """Notifications of deployments: Slack, PagerDuty, email and webhooks.
 
-A `Notice` is made from a journal entry, a `Channel` sends it once, and the `Notifier` retries on threads of its own, so
-that no deployment waits for a receiver or fails because of one.
+`messages` makes a `Notice` from a journal entry, a `Channel` of `channels` sends it once, and the `Notifier` retries in
+threads of its own, so that no deployment waits for a receiver or fails because of one.
 """
 
 from observatory.notifications.channels import (

@@ -1,6 +1,7 @@
-"""What operations need from a platform: one object for each platform, chosen in `platform_of` and nowhere else.
+"""What operations need from a platform: one object for each platform, which only `platform_of` selects.
 
-Only the chosen platform is imported, so that a local stack never loads an AWS SDK.
+Only the selected platform is imported, so that a local stack never loads an AWS SDK. `local.balancer` and
+`aws.balancer` set traffic weights.
 """
 
 from __future__ import annotations

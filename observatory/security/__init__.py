@@ -1,1 +1,1 @@
-"""Certificates, signatures and the acting user."""
+"""Issues certificates, signs and verifies releases, and names the acting user."""
