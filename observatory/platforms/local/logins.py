@@ -31,7 +31,7 @@ def renew_refused_logins(platform: Platform, report: Reporter) -> None:
         if login(role, side) in refused:
             document = document.with_pair(role, document.pair(role).renewed(side, utc_now()))
     if refused:
-        with task(report, f"new passwords for logins that the server refuses: {', '.join(sorted(refused))}"):
+        with task(report, f"the server refuses the password of {', '.join(sorted(refused))}: set new ones"):
             store.compare_and_set(current, document)
 
 
