@@ -23,6 +23,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from observatory.files.atomic import replacing
+from observatory.files.cache import CacheError, belongs_to_this_user, mark_used, remove_unused, shared_or
+from observatory.files.locks import exclusive
+
 NAME = "storage-service"
 PYTHON = "3.13"  # Debian 13's
 VERSION_PATTERN = re.compile(r"v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z]+([.-][0-9A-Za-z]+)*)?")
@@ -168,6 +172,27 @@ def _build_in(work: Path, version: str, architecture: str, inputs: str, target: 
 
 
 def _vendor(target: Path, architecture: str) -> None:
+    """Copy the pinned dependencies to `target`, from the user's shared cache, which is filled first if necessary."""
+    try:
+        directory, reason = shared_or(target.parent)
+    except CacheError as error:
+        raise BuildError(str(error)) from error
+    if reason:
+        _install_dependencies(target, architecture)
+        return
+    pinned = hashlib.sha256(_REQUIREMENTS.read_bytes() + f"{PYTHON} {architecture} {PLATFORMS}".encode())
+    kept = directory / f"service-dependencies-{pinned.hexdigest()[:12]}"
+    with exclusive(directory / "service-dependencies.lock"):
+        if not (kept.is_dir() and belongs_to_this_user(kept)):
+            with replacing(kept) as partial:
+                _install_dependencies(partial, architecture)
+                partial.chmod(0o755)
+            remove_unused(kept, "service-dependencies-*")
+        mark_used(kept)
+        shutil.copytree(kept, target)
+
+
+def _install_dependencies(target: Path, architecture: str) -> None:
     """Install the pinned dependencies for the target's interpreter, which may differ from this one."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--target", str(target), "--require-hashes", "--only-binary=:all:", "--no-deps", "--no-compile"]

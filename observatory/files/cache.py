@@ -6,13 +6,18 @@ digest of what it is made from, so that checkouts of different versions share on
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from observatory.errors import WRONG_USAGE, ObservatoryError
 
 VARIABLE = "OBSERVATORY_CACHE_DIR"
 WRITABLE_BY_OTHERS = 0o022
+KEPT_UNUSED_DAYS = 30  # of entries of other versions: their checkouts may come back
 
 
 class CacheError(ObservatoryError):
@@ -53,6 +58,23 @@ def belongs_to_this_user(path: Path) -> bool:
     """Return whether this user owns `path` and no other user may write there: what it holds is executed."""
     status = path.stat()
     return status.st_uid == os.geteuid() and not status.st_mode & WRITABLE_BY_OTHERS
+
+
+def mark_used(entry: Path) -> None:
+    """Record that a checkout uses a shared entry, which `remove_unused` keeps then."""
+    with contextlib.suppress(OSError):  # on a read-only disk nothing is removed either
+        os.utime(entry)
+
+
+def remove_unused(entry: Path, pattern: str, *, in_use: Callable[[Path], bool] = lambda _entry: False) -> None:
+    """Remove the entries beside `entry` that match `pattern` and that no checkout has used for `KEPT_UNUSED_DAYS`.
+
+    The caller holds the lock under which such entries are created.
+    """
+    oldest = time.time() - KEPT_UNUSED_DAYS * 24 * 3600
+    for other in entry.parent.glob(pattern):
+        if other != entry and other.is_dir() and other.stat().st_mtime < oldest and not in_use(other):
+            shutil.rmtree(other)
 
 
 def _unusable(directory: Path) -> str:

@@ -15,19 +15,24 @@ it, and builds its own where the shared directory cannot be used.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from observatory.files import locks
 from observatory.files.atomic import replacing, write_file
-from observatory.files.cache import VARIABLE, belongs_to_this_user, shared_directory, shared_or
+from observatory.files.cache import (
+    VARIABLE,
+    belongs_to_this_user,
+    mark_used,
+    remove_unused,
+    shared_directory,
+    shared_or,
+)
 from observatory.runtime import bubblewrap, mmdebstrap
 from observatory.runtime.errors import RootfsError
 from observatory.runtime.processes import process_group
@@ -69,7 +74,6 @@ LINKS = {"usr/bin/awk": "gawk", "etc/localtime": "/usr/share/zoneinfo/Etc/UTC"}
 REQUIRED = ("usr/bin/supervisord", "usr/lib/postgresql/17/bin/postgres", "usr/bin/setpriv", "etc/passwd")
 
 SPACE_NEEDED = 2 * 1024**3  # bytes: 0.8 GB unpacked, 0.25 GB of archives meanwhile, and room for data
-KEPT_UNUSED_DAYS = 30  # of a shared root filesystem of another recipe: a checkout of another version may come back
 LOG_LINES = 15
 STAGES = {  # mmdebstrap's line when a stage begins: the step that is reported, and the share of the time before it
     "running apt-get update": ("Reading Debian's package lists", 0.02),
@@ -122,7 +126,7 @@ def ensure_rootfs(
             raise RootfsError(
                 f"cannot build the root filesystem for {cache}: {error}", remedy="It needs 2 GB of disk."
             ) from error
-    _mark_used(rootfs)
+    mark_used(rootfs)
     return rootfs
 
 
@@ -138,7 +142,7 @@ def _provide(rootfs: Path, packages: Sequence[str], lock: int, progress: Progres
         with locks.exclusive(directory / "rootfs.lock") as shared_lock:
             if not _may_share(built):
                 _build(built, packages, shared_lock, progress)
-                _remove_unused(built)
+                remove_unused(built, "rootfs-*", in_use=_in_use)
     _remove(rootfs)
     with replacing(rootfs) as link:
         link.symlink_to(built)
@@ -279,19 +283,6 @@ def _remove_others(rootfs: Path) -> None:
     for other in rootfs.parent.glob("rootfs-*"):
         if other != rootfs and not _in_use(other):
             _remove(other)
-
-
-def _remove_unused(rootfs: Path) -> None:
-    """Remove shared root filesystems of other recipes that no checkout has used for `KEPT_UNUSED_DAYS`."""
-    oldest = time.time() - KEPT_UNUSED_DAYS * 24 * 3600
-    for other in rootfs.parent.glob("rootfs-*"):
-        if other != rootfs and other.is_dir() and other.stat().st_mtime < oldest and not _in_use(other):
-            _remove(other)
-
-
-def _mark_used(rootfs: Path) -> None:
-    with contextlib.suppress(OSError):  # on a read-only disk it is never removed either
-        os.utime(rootfs)
 
 
 def _in_use(rootfs: Path) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from observatory.files.cache import VARIABLE
 from service import build as build_module
 from service.build import BuildError, BuiltArtifact, build, main
 
@@ -24,6 +25,7 @@ def small_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     small.write_text(first[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build_module, "_REQUIREMENTS", small)
+        patch.setenv(VARIABLE, str(small.parent / "shared"))
         yield
 
 
@@ -67,6 +69,27 @@ def test_manifest_describes_the_artifact(artifact: BuiltArtifact) -> None:
         "python": "3.13",
         "platform": f"linux-{machine}",
     }
+
+
+def test_dependencies_are_installed_once_for_all_checkouts(
+    artifact: BuiltArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "_install_dependencies", None)
+    again = build("v1.2.3-rc.1", tmp_path)
+    assert again.manifest.sha256 == artifact.manifest.sha256
+
+
+def test_dependencies_are_installed_for_one_build_if_the_shared_directory_cannot_be_used(
+    artifact: BuiltArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "llm-observatory").touch()
+    again = build("v1.2.3-rc.1", tmp_path / "dist")
+    assert again.manifest.sha256 == artifact.manifest.sha256
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "llm-observatory"))
+    with pytest.raises(BuildError, match=f"{VARIABLE}=.* cannot be used"):
+        build("v1.2.4", tmp_path / "dist")
 
 
 def test_no_temporary_files_remain(artifact: BuiltArtifact) -> None:
@@ -116,17 +139,20 @@ def test_damaged_artifact_is_rebuilt(artifact: BuiltArtifact, tmp_path: Path, ha
 
 
 def test_unreachable_registry_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "shared"))
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
         monkeypatch.setenv(name, "")
     with pytest.raises(BuildError, match="package registry is not reachable"):
-        build("v1.0.0", tmp_path)
-    assert list(tmp_path.iterdir()) == []
+        build("v1.0.0", tmp_path / "dist")
+    assert list((tmp_path / "dist").iterdir()) == []
+    assert not list((tmp_path / "shared").glob("*dependencies-*"))
 
 
 def test_missing_pip_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "shared"))
     venv.create(tmp_path / "venv", with_pip=False)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "venv/bin/python"))
     with pytest.raises(BuildError, match="has no pip"):
