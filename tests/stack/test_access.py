@@ -249,6 +249,6 @@ def test_the_status_shows_old_passwords(stack: Checkout) -> None:
     try:
         found = {each["role"]: each["overdue"] for each in stack.json("status")["passwords"]}
         assert found == {"app": True, "readonly": False, "admin": False}
-        assert "too old: observatory rotate-passwords" in stack.run("status").stdout
+        assert "too old: run observatory rotate-passwords" in stack.run("status").stdout
     finally:
         file.write_text(current)
