@@ -25,8 +25,6 @@ from observatory.workspace import Workspace
 from tests.support.checkout import Checkout
 from tests.support.upgrades import Recorded, recorded_releases
 
-# Resources that `up` changes on a stack of an earlier release. The changelog says so.
-CHANGED = {"0.1.0": {"alert-receiver", "scheduler"}}
 RENAMED = {"out": "draining"}  # fields of documents that are read by either name
 DEFAULT_PROVIDER = "pulumi:providers:pulumi-python::default"  # the engine's, not the program's
 
@@ -134,7 +132,7 @@ def test_the_program_declares_every_recorded_resource_and_no_other(recorded: Rec
 
 def test_no_input_of_a_recorded_resource_changes(recorded: Recorded, plan: dict[str, Any]) -> None:
     changed = {step["name"]: step["changes"] for step in plan["steps"] if step["changes"]}
-    assert set(changed) == CHANGED.get(recorded.facts["version"], set()), changed
+    assert set(changed) == recorded.changed, changed
 
 
 def test_every_recorded_output_is_exported(recorded: Recorded, plan: dict[str, Any]) -> None:
