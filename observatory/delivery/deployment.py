@@ -8,7 +8,13 @@ from __future__ import annotations
 from observatory.delivery.convergence import current_document
 from observatory.delivery.environment import Environment
 from observatory.delivery.fenced_rollout import FencedRollout
-from observatory.delivery.preparation import check_no_other_deployment, is_deployed, prepare, run_tests
+from observatory.delivery.preparation import (
+    check_installable,
+    check_no_other_deployment,
+    is_deployed,
+    prepare,
+    run_tests,
+)
 from observatory.delivery.request import DeploymentRequest
 from observatory.delivery.strategies import run_for
 from observatory.documents.rollout import Deployment, Rolling, RolloutDocument
@@ -56,6 +62,8 @@ def preview_deployment(environment: Environment, request: DeploymentRequest) -> 
 def _start(environment: Environment, current: RolloutDocument, request: DeploymentRequest) -> FencedRollout:
     """Test the version, then write its deployment to the rollout document."""
     prepared = prepare(environment, current, request)
+    if not (request.strategy == "rolling" or request.accept_drift):  # rolling: `prepare` has checked all instances
+        check_installable(environment.hosts, prepared.target)
     deployment = prepared.model_copy(update={"tests": run_tests(environment, prepared, skip=request.skip_tests)})
     rollout = FencedRollout.start(environment, current, _with_deployment(current, deployment))
     rollout.record("start", **deployment.model_dump(include=START_FIELDS, exclude_none=True))

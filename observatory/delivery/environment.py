@@ -80,6 +80,9 @@ class Balancer(Protocol):
 class Hosts(Protocol):
     """The machines or processes of the fleets. Every method raises HostsError."""
 
+    def check(self, fleet: FleetName) -> None:
+        """Check that installing a version on a fleet changes nothing else."""
+
     def install(self, fleet: FleetName) -> None:
         """Install the rollout document's version on a fleet; return when its instances are ready."""
 

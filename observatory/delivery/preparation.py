@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from observatory.delivery.convergence import check_drift
-from observatory.delivery.environment import Environment, HostsError, Instances
+from observatory.delivery.environment import Environment, Hosts, HostsError, Instances
 from observatory.delivery.errors import DeliveryRefusedError, TrialFailedError
 from observatory.delivery.request import DeploymentRequest
 from observatory.documents.rollout import Deployment, RolloutDocument, other
@@ -43,8 +45,24 @@ def check_in_sync(instances: Instances) -> None:
     Raises:
         DeliveryRefusedError: it does not.
     """
-    try:
+    with _refused():
         instances.check()
+
+
+def check_installable(hosts: Hosts, fleet: FleetName) -> None:
+    """Check that the stack matches its settings apart from a fleet, so that installing a version changes only that one.
+
+    Raises:
+        DeliveryRefusedError: it does not, for example after an upgrade of the checkout and before `up`.
+    """
+    with _refused():
+        hosts.check(fleet)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    try:
+        yield
     except HostsError as error:
         raise DeliveryRefusedError(str(error)) from error
 

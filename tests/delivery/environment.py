@@ -138,7 +138,7 @@ class Simulation:
     def names(self, fleet: FleetName) -> tuple[str, ...]:
         return MEMBERS[fleet]
 
-    def check(self) -> None:
+    def check(self, fleet: FleetName | None = None) -> None:
         self.fault("check")
 
     def install(self, fleet: FleetName, instances: Collection[str] | None = None) -> None:

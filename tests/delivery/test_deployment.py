@@ -45,6 +45,15 @@ def test_a_canary_bakes_each_of_its_steps() -> None:
     assert stack.time >= 4 * 30
 
 
+def test_a_stack_where_up_would_change_more_than_the_target_is_refused() -> None:
+    stack = simulation(fault=failing("check", once=True))
+    with pytest.raises(DeliveryRefusedError, match="check failed"):
+        deploy(stack.environment(), blue_green())
+    assert (stack.store.history, stack.events) == ([], [])
+    stack.fault = failing("check", once=True)
+    assert deploy(stack.environment(), blue_green(accept_drift=True)).active_fleet == "green"
+
+
 def test_a_preview_returns_the_deployment_and_changes_nothing() -> None:
     stack = simulation()
     planned = preview_deployment(stack.environment(), canary())

@@ -55,6 +55,9 @@ class AwsHosts:
     preview: Preview
     clock: Clock
 
+    def check(self, fleet: FleetName) -> None:
+        """Return at once: replacing the machines of a fleet runs no program, and so changes nothing else."""
+
     def install(self, fleet: FleetName) -> None:
         """Replace a fleet's machines, and return when both balancers report enough ready machines.
 

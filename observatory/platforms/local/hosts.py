@@ -35,6 +35,14 @@ class LocalHosts:
     plan: Callable[[], Result]
     up: Callable[[], object]
 
+    def check(self, fleet: FleetName) -> None:
+        """Check that an `up` would change only a fleet.
+
+        Raises:
+            HostsError: it would change more, or it cannot be planned.
+        """
+        _check_only(fleet, lambda step: is_of(fleet, step), self._plan())
+
     def install(self, fleet: FleetName) -> None:
         """Install on a fleet what the rollout document says; return when the balancer reports a ready instance.
 
@@ -80,8 +88,11 @@ class LocalHosts:
         Raises:
             HostsError: the plan failed.
         """
+        return _listed(self._plan())
+
+    def _plan(self) -> Sequence[Step]:
         try:
-            return _listed(self.plan().steps)
+            return self.plan().steps
         except (EngineError, RuntimeFault) as error:
             raise HostsError(f"the changes that `observatory up` would make cannot be planned: {error}") from error
 
