@@ -40,8 +40,9 @@ from observatory.nodes.postgres import (
     patroni,
 )
 from observatory.nodes.tls import authority_file, certificate_file, key_file
-from observatory.runtime import RuntimeFault, wait_until
+from observatory.runtime import RuntimeFault
 from observatory.settings import LocalSettings
+from observatory.waiting import wait_until
 
 if TYPE_CHECKING:
     import httpx
@@ -278,8 +279,8 @@ def _restart_where_pending(props: dict[str, Any], *, patience: float) -> None:
             refusals.extend([response.text] if response.is_error else [])
             return not response.is_error
 
-        done = wait_until(lambda: restarted() or bool(refusals), patience, pause=PAUSE_S)
-        if done and refusals and not wait_until(restarted, REFUSAL_PATIENCE, pause=PAUSE_S):
+        done = wait_until(lambda: restarted() or bool(refusals), patience, interval_s=PAUSE_S)
+        if done and refusals and not wait_until(restarted, REFUSAL_PATIENCE, interval_s=PAUSE_S):
             raise RuntimeFault(NOT_RESTARTED.format(answer=refusals[-1]))
 
 

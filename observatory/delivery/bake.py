@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from observatory.delivery.environment import Clock, MetricsUnavailableError, Sample
+from observatory.delivery.environment import MetricsUnavailableError, Sample
 from observatory.delivery.errors import StepFailedError
 from observatory.delivery.fenced_rollout import FencedRollout
 from observatory.delivery.gates import Verdict, judge
 from observatory.settings import FleetName
 from observatory.settings.gate_limits import GateLimits
+from observatory.waiting import Clock
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from observatory.documents.rollout import RolloutDocument
 from observatory.errors import ObservatoryError
 from observatory.settings import FleetName
 from observatory.settings.gate_limits import GateLimits
+from observatory.waiting import Clock
 
 
 class BalancerError(ObservatoryError):
@@ -197,16 +198,6 @@ class Silences(Protocol):
 
     def end(self, deployment: str) -> None:
         """End the silences of a deployment, also those of a killed process."""
-
-
-class Clock(Protocol):
-    """Time; simulated in tests."""
-
-    def now(self) -> float:
-        """Return seconds since the epoch."""
-
-    def sleep(self, seconds: float) -> None:
-        """Wait."""
 
 
 class Journal(Protocol):

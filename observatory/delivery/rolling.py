@@ -6,16 +6,18 @@ Any error restores the updated instances, batch by batch.
 
 from __future__ import annotations
 
+import functools
 import math
 
 from observatory.delivery.bake import Comparison, Subject
 from observatory.delivery.environment import Instances
 from observatory.delivery.errors import StepFailedError
 from observatory.delivery.fenced_rollout import FencedRollout
-from observatory.delivery.polling import wait_until
+from observatory.delivery.retrying import POLL_S
 from observatory.delivery.rolling_progress import Batch, RollingProgress, without
 from observatory.delivery.run import Run
 from observatory.documents.rollout import RolloutDocument
+from observatory.waiting import wait_until
 
 
 class RollingUpdate(Run):
@@ -123,7 +125,8 @@ class RollingUpdate(Run):
     def _wait_for(self, instances: Batch) -> None:
         target, timeout_s = self._deployment.target, self._deployment.health_check_s
         clock = self._environment.clock
-        if not wait_until(lambda: self._instances.ready(target, instances), clock=clock, timeout_s=timeout_s):
+        ready = functools.partial(self._instances.ready, target, instances)
+        if not wait_until(ready, timeout_s, interval_s=POLL_S, clock=clock):
             raise StepFailedError(f"not all of {', '.join(instances)} were ready within {timeout_s:g} s")
 
     def _restore_target(self) -> None:

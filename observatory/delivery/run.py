@@ -9,7 +9,7 @@ from observatory.delivery.bake import Comparison, bake
 from observatory.delivery.environment import BalancerError, HostsError
 from observatory.delivery.errors import RollbackFailedError, RolledBackError, StepFailedError, TakenOverError
 from observatory.delivery.fenced_rollout import FencedRollout
-from observatory.delivery.polling import retry
+from observatory.delivery.retrying import retry
 from observatory.documents.rollout import Deployment, RolloutDocument
 
 ROLLBACK_ATTEMPTS = 5  # of each action that a rollback cannot do without

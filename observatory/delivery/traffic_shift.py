@@ -9,9 +9,10 @@ from __future__ import annotations
 from observatory.delivery.bake import Comparison, Subject
 from observatory.delivery.environment import HostsError
 from observatory.delivery.errors import StepFailedError
-from observatory.delivery.polling import wait_until
+from observatory.delivery.retrying import POLL_S
 from observatory.delivery.run import Run
 from observatory.documents.rollout import TOTAL_WEIGHT, RolloutDocument, other
+from observatory.waiting import wait_until
 
 
 class TrafficShift(Run):
@@ -60,7 +61,7 @@ class TrafficShift(Run):
     def _wait_until_ready(self) -> None:
         target, timeout_s = self._deployment.target, self._deployment.health_check_s
         hosts, clock = self._environment.hosts, self._environment.clock
-        if not wait_until(lambda: hosts.healthy(target), clock=clock, timeout_s=timeout_s):
+        if not wait_until(lambda: hosts.healthy(target), timeout_s=timeout_s, interval_s=POLL_S, clock=clock):
             raise StepFailedError(f"{target} was not ready to take more traffic within {timeout_s:g} s")
 
     def _comparison(self) -> Comparison:

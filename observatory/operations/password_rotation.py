@@ -22,9 +22,9 @@ from observatory.operations.stack_up import up
 from observatory.platforms import open_platform
 from observatory.platforms.errors import OperationError
 from observatory.platforms.platform import EngineChoice, Platform, check_supported
-from observatory.platforms.polling import poll
 from observatory.platforms.stack_state import outputs, state_options
 from observatory.progress import Reporter, silent, task
+from observatory.waiting import poll
 from observatory.workspace import Workspace
 
 PATIENCE_S = 60.0  # for clients to leave the old login; the storage service takes 2 s, a running request 10 s

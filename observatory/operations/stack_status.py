@@ -11,8 +11,8 @@ from observatory.operations.password_status import PasswordStatus, password_stat
 from observatory.operations.scheduler import JobStatus, jobs
 from observatory.platforms import open_platform
 from observatory.platforms.platform import DaemonStatus, check_supported
-from observatory.platforms.polling import poll
 from observatory.platforms.stack_state import outputs, state_options
+from observatory.waiting import poll
 from observatory.workspace import Workspace
 
 SETTLE_S = 30.0

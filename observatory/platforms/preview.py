@@ -9,9 +9,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from observatory.delivery.environment import HostsError
-from observatory.platforms.polling import poll
 from observatory.platforms.smoke import exercise
 from observatory.settings import FleetName
+from observatory.waiting import poll
 
 if TYPE_CHECKING:
     import httpx

@@ -26,7 +26,6 @@ from observatory.runtime.programs import Program, ProgramStatus
 from observatory.runtime.rootfs import Progress, ensure_rootfs, package_versions, rootfs_path
 from observatory.runtime.sandbox import Process, Sandbox
 from observatory.runtime.supervisor import Supervisor
-from observatory.runtime.waiting import wait_until
 
 __all__ = [
     "BalancerUnreachable",
@@ -51,5 +50,4 @@ __all__ = [
     "listeners",
     "package_versions",
     "rootfs_path",
-    "wait_until",
 ]

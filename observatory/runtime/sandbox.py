@@ -35,7 +35,7 @@ from observatory.runtime.processes import process_group
 from observatory.runtime.programs import CONFIGURATION, CONFIGURATION_FILE
 from observatory.runtime.sandbox_files import INSIDE, SandboxFiles
 from observatory.runtime.supervisor import Supervisor
-from observatory.runtime.waiting import wait_until
+from observatory.waiting import wait_until
 
 SUPERVISED = "/run/observatory"  # exists only in the long-lived sandbox, not in that of a one-shot command
 PATH = "/usr/lib/postgresql/17/bin:/usr/bin:/usr/sbin"
@@ -160,7 +160,7 @@ class Sandbox(SandboxFiles):
             start_new_session=True,
             check=False,
         )
-        if result.returncode == 0 and wait_until(self.alive, START_SECONDS, pause=0.02):
+        if result.returncode == 0 and wait_until(self.alive, START_SECONDS, interval_s=0.02):
             return
         reason = (result.stderr + result.stdout).strip() or f"it did not answer within {START_SECONDS} s"
         raise SandboxError(

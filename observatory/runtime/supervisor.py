@@ -27,7 +27,7 @@ from observatory.runtime.program_logs import failure, last_end, log_tail
 from observatory.runtime.programs import ENDED, PROGRAMS, Program, ProgramStatus
 from observatory.runtime.sandbox_files import SandboxFiles
 from observatory.runtime.supervisord_rpc import Fault, SupervisordRpc
-from observatory.runtime.waiting import wait_until
+from observatory.waiting import wait_until
 
 MOST_STARTS = 4  # of one daemon while `wait_ready` waits, before it counts as failed
 RUNNING = 1  # `statecode` of getState, https://supervisord.org/api.html

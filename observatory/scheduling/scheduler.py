@@ -27,12 +27,13 @@ from observatory.files.locks import FileLockHeldError
 from observatory.nodes import Paths
 from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.host_jobs import HostJob, host_jobs
-from observatory.runtime import Sandbox, wait_until
+from observatory.runtime import Sandbox
 from observatory.scheduling.records import JobRecord, RecordStore, RunResult, log_file, now
 from observatory.scheduling.runner import STOP_SECONDS
 from observatory.scheduling.scheduler_process import NAME, lock_file
 from observatory.scheduling.webhook import TakeAlerts, serve, token
 from observatory.settings import load_file
+from observatory.waiting import wait_until
 from observatory.workspace import Workspace
 
 BEAT_SECONDS = 15

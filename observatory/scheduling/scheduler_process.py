@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 from observatory.files import locks
-from observatory.runtime import DaemonFailed, Sandbox, wait_until
+from observatory.runtime import DaemonFailed, Sandbox
 from observatory.scheduling.records import RecordStore, log_file, now
+from observatory.waiting import wait_until
 
 NAME = "scheduler"
 START_SECONDS, STOP_SECONDS, KILL_SECONDS = 30, 60, 10

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from observatory.delivery.environment import Clock, HostsError, RolloutStore
+from observatory.delivery.environment import HostsError, RolloutStore
 from observatory.platforms.aws.clients import aws_errors
-from observatory.platforms.polling import poll
 from observatory.platforms.preview import Preview
 from observatory.settings import FleetName
+from observatory.waiting import Clock, poll
 
 if TYPE_CHECKING:
     from mypy_boto3_autoscaling import AutoScalingClient

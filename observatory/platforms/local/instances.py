@@ -13,9 +13,9 @@ from observatory.nodes.haproxy import backend_server, runtime_socket, servers_fi
 from observatory.nodes.storage import labelled, unit_name
 from observatory.platforms.local.balancer import RESTART_SECONDS, balancer_errors
 from observatory.platforms.local.hosts import POLL_SECONDS, LocalHosts, is_of
-from observatory.platforms.polling import poll
 from observatory.runtime import LiveServers, Probe, Sandbox
 from observatory.settings import FLEETS, FleetName
+from observatory.waiting import poll
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -225,7 +225,7 @@ def test_the_wait_for_machines_that_never_become_ready_times_out(aws: Services) 
     aws.under_way()
     aws.started()
     aws.refreshed("Successful")
-    for _ in range(30 * 60 // 5 + 2):
+    for _ in range(30 * 60 // 5 + 1):
         aws.targets("arn:green", "healthy", "unhealthy")
     with pytest.raises(
         HostsError, match=r"after 30 minutes: .*1 of 2 instances are ready; i-1 is unhealthy \(as it is\)"
