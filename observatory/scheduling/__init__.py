@@ -1,6 +1,7 @@
-"""The jobs of the host on the `local` stack: run one, run all at their times, keep the record of what came of it.
+"""Runs the scheduled jobs of a `local` stack at their times and records their results.
 
-`runner` runs a single job under its lock and its timeout; `scheduler` starts runners at their times; `records` keeps
-what became of each and tells Prometheus; `daemon` starts, finds and stops a stack's scheduler. What the jobs are is
-`observatory.nodes.host_jobs`; on AWS systemd's timers take the scheduler's part.
+`runner` runs one job under its lock and timeout; `scheduler` starts runners at their times; `records` stores each
+result and publishes it to Prometheus; `scheduler_process` starts, finds and stops a stack's scheduler; `webhook`
+receives alerts that roll back; `log_rotation` rotates logs. `observatory.nodes.host_jobs` lists the jobs. On AWS
+systemd's timers replace the scheduler.
 """

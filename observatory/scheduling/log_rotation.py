@@ -1,4 +1,4 @@
-"""Rotation of the `local` stack's logs, by logrotate in the stack's sandbox; when is a job of the host's."""
+"""Rotates the `local` stack's logs with logrotate, in the stack's sandbox. A scheduled job runs it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ SECONDS = 300
 
 
 class LogRotationError(RuntimeFault):
-    """logrotate failed; the message ends with what it said. No line is lost: the logs go on where they were."""
+    """logrotate failed; the message ends with its output. No line is lost: daemons keep writing to the same logs."""
 
 
 def rotate_logs(sandbox: Sandbox, settings: StackSettings, *, force: bool = False) -> list[str]:
-    """Rotate the logs that are due by size or age, all with `force`; return the names of the files that came of it.
+    """Rotate the logs that are due by size or age, or all with `force`; return the names of the rotated files.
 
     Raises:
         LogRotationError: logrotate failed.

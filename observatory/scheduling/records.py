@@ -1,4 +1,4 @@
-"""What became of the jobs: a record of each job's last run, and the metrics that Prometheus reads of them."""
+"""Records each scheduled job's last run, and publishes the records as metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JOBS_FILE, HEARTBEAT_FILE = "jobs.prom", "scheduler.prom"
 
 
 class RunResult(StrEnum):
-    """How a run ended, or that it goes on. Whoever interrupted it wanted that: it is no failure, and is made up for."""
+    """The state or result of a run. An interrupted run is not a failure; the scheduler runs it once more."""
 
     NEVER = "never ran"
     RUNNING = "running"
@@ -33,14 +33,16 @@ class RunResult(StrEnum):
 
     @property
     def failed(self) -> bool:
-        """Whether somebody has to look."""
+        """Whether the run failed, so that an alert fires."""
         return self in (RunResult.FAILED, RunResult.TIMED_OUT)
 
 
 class JobRecord(BaseModel):
-    """A job's last run. `known_since` is when the job was first to be run; times are in UTC.
+    """A job's last run.
 
-    `failing` tells whether the last run that was let end failed; an interrupted one says nothing of it.
+    Attributes:
+        known_since: when the job was first scheduled; times are in UTC.
+        failing: whether the last run that was not interrupted failed.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -76,60 +78,63 @@ class RecordStore:
     sandbox: Sandbox
 
     def lock_file(self, name: str) -> Path:
-        """Return the lock that a job's process holds while it runs."""
+        """Return the lock file that a job's process holds while it runs."""
         self.sandbox.make_directory(RECORDS)
         return self.sandbox.host_path("/srv/lock") / f"job-{name}.lock"
 
     def log_file(self, name: str) -> Path:
-        """Return where a job's output goes."""
+        """Return the file that a job's output is written to."""
         return log_file(self.sandbox, f"job-{name}")
 
     def read(self, name: str) -> JobRecord:
-        """Return a job's record; one that "runs" while nobody holds the job's lock was killed."""
+        """Return a job's record; a recorded run without the job's lock was killed, and counts as interrupted."""
         file = self.sandbox.host_path(f"{RECORDS}/{name}.json")
         if not file.exists():
             return JobRecord(name=name, known_since=now())
         record = _record(name, file)
         if record.result is RunResult.RUNNING and locks.holder(self.lock_file(name)) is None:
-            # It may have written its end between the two looks.
+            # The run may have recorded its result between the two reads.
             record = _record(name, file)
             if record.result is RunResult.RUNNING:
-                return record.model_copy(update={"result": RunResult.INTERRUPTED, "message": "killed in the middle"})
+                return record.model_copy(update={"result": RunResult.INTERRUPTED, "message": "killed during the run"})
         return record
 
     def write(self, record: JobRecord) -> None:
-        """Keep a job's record."""
+        """Write a job's record."""
         self.sandbox.write_file(f"{RECORDS}/{record.name}.json", record.model_dump_json(indent=2) + "\n")
 
     def publish(self, jobs: Iterable[HostJob]) -> None:
-        """Tell Prometheus of the jobs that there are, by a file that node_exporter reads."""
+        """Write the metrics of these jobs to a file that node_exporter reads."""
         with self.sandbox.lock("job-metrics"):
             lines = _metrics([self.read(job.name) for job in jobs])
             self.sandbox.write_file(f"{METRICS}/{JOBS_FILE}", "".join(f"{line}\n" for line in lines))
 
     def beat(self) -> None:
-        """Tell Prometheus that the scheduler lives."""
+        """Write the scheduler's heartbeat to a file that node_exporter reads."""
         name = "observatory_scheduler_heartbeat_timestamp_seconds"
-        text = f"# HELP {name} When the scheduler last said that it lives.\n# TYPE {name} gauge\n"
+        text = f"# HELP {name} Time of the scheduler's last heartbeat.\n# TYPE {name} gauge\n"
         self.sandbox.write_file(f"{METRICS}/{HEARTBEAT_FILE}", f"{text}{name} {now().timestamp():.3f}\n")
 
     def last_beat(self) -> datetime | None:
-        """Return when the scheduler last said that it lives."""
+        """Return the time of the scheduler's last heartbeat; None without any."""
         file = self.sandbox.host_path(f"{METRICS}/{HEARTBEAT_FILE}")
         return datetime.fromtimestamp(file.stat().st_mtime, UTC) if file.exists() else None
 
 
 def _record(name: str, file: Path) -> JobRecord:
-    """Return what a file holds; a damaged one must not keep the job from running, so it counts as never run."""
+    """Return the record in a file; a damaged file counts as "never ran", so that the job can run."""
     try:
         return JobRecord.model_validate_json(file.read_bytes())
     except ValidationError:
         since = datetime.fromtimestamp(file.stat().st_mtime, UTC)
-        return JobRecord(name=name, known_since=since, message=f"{file} was damaged; earlier runs are forgotten")
+        return JobRecord(name=name, known_since=since, message=f"{file} was damaged; its earlier runs are lost")
 
 
 def log_file(sandbox: Sandbox, name: str) -> Path:
-    """Return a log beside the daemons' own, made where it is missing, and theirs: it is rotated with them."""
+    """Return a log file in the daemons' log directory, created where missing and owned by the daemons' user.
+
+    It is rotated with the daemons' logs.
+    """
     inside = f"/srv/log/{name}.log"
     sandbox.make_directory("/srv/log")
     sandbox.host_path(inside).touch(mode=0o600)
@@ -143,16 +148,16 @@ def now() -> datetime:
 
 
 def _metrics(records: list[JobRecord]) -> Iterator[str]:
-    """Yield the lines of Prometheus' text format; a time that never was is 0, so that its age is huge."""
+    """Yield the lines of Prometheus' text format; the time of an event that never happened is 0."""
     gauges: dict[str, tuple[str, Callable[[JobRecord], float]]] = {
-        "observatory_job_failed": ("Whether the last run that ended by itself failed.", lambda r: int(r.failing)),
+        "observatory_job_failed": ("Whether the last run that was not interrupted failed.", lambda r: int(r.failing)),
         "observatory_job_running": ("Whether the job runs.", lambda r: int(r.result is RunResult.RUNNING)),
         "observatory_job_last_start_timestamp_seconds": ("When the last run began.", lambda r: _seconds(r.started)),
         "observatory_job_last_success_timestamp_seconds": (
             "When a run last succeeded.",
             lambda r: _seconds(r.last_success),
         ),
-        "observatory_job_last_duration_seconds": ("How long the last run took that ended.", _duration),
+        "observatory_job_last_duration_seconds": ("Duration of the last run that ended.", _duration),
     }
     for name, (what, value) in gauges.items():
         yield f"# HELP {name} {what}"

@@ -1,7 +1,7 @@
-"""Running one job: as a process of its own, under its lock and its timeout, with a record of what came of it.
+"""Runs one scheduled job as a process of its own, under its lock and its timeout, and records its result.
 
-The lock goes to the job's process as an open descriptor, so that it is held as long as that lives, whoever is killed:
-there are never two of one job.
+The job's process inherits the lock as an open descriptor and so holds it until it ends, even if the runner is killed.
+Two processes of one job therefore never run at once.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from observatory.scheduling.records import JobRecord, RecordStore, RunResult
 from observatory.settings import load_file
 from observatory.workspace import Workspace
 
-STOP_SECONDS = 20  # what a job gets to end in order before it is killed
-MESSAGE_BYTES = 2000  # of a job's last words, in its record
+STOP_SECONDS = 20  # from SIGTERM until a job is killed
+MESSAGE_BYTES = 2000  # of the end of a job's output, in its record
 
 
 class JobRunningError(FileLockHeldError):
-    """The job runs already; nothing was started."""
+    """The job is already running; nothing was started."""
 
 
 class JobFailedError(RuntimeFault):
-    """The job failed or took too long; the message ends with its last words."""
+    """The job failed or took longer than its timeout; the message ends with the end of its output."""
 
 
 class UnknownJobError(ObservatoryError):
-    """There is no job of that name."""
+    """There is no job with this name."""
 
     exit_code = WRONG_USAGE
 
@@ -47,13 +47,13 @@ def run_job(workspace: Workspace, name: str) -> JobRecord:
 
     Raises:
         UnknownJobError: there is no such job.
-        JobRunningError: it runs already.
-        JobFailedError: it failed or took longer than its timeout; the record says so too.
-        KeyboardInterrupt: it was interrupted, or this process told to end; the job is ended first.
+        JobRunningError: it is already running.
+        JobFailedError: it failed or took longer than its timeout; the record has the result too.
+        KeyboardInterrupt: this process received SIGINT or SIGTERM; the job is stopped first.
     """
     jobs = {job.name: job for job in host_jobs(load_file(workspace.config_file))}
     if name not in jobs:
-        raise UnknownJobError(f"no job {name!r} (there are: {', '.join(jobs)})")
+        raise UnknownJobError(f"no job {name!r} (jobs: {', '.join(jobs)})")
     store = RecordStore(sandbox=workspace.sandbox)
     argv = [sys.executable, "-m", "observatory", *jobs[name].command, "--environment", workspace.stack]
     try:
@@ -73,7 +73,7 @@ def run(job: HostJob, argv: list[str], *, cwd: Path, store: RecordStore) -> JobR
     except FileLockHeldError:
         pid = locks.holder(store.lock_file(job.name))
         raise JobRunningError(
-            f"the job {job.name} runs already, as process {pid}; see {store.log_file(job.name)}"
+            f"the job {job.name} is already running, as process {pid}; see {store.log_file(job.name)}"
         ) from None
     if record.result is RunResult.INTERRUPTED:
         raise KeyboardInterrupt
@@ -83,7 +83,7 @@ def run(job: HostJob, argv: list[str], *, cwd: Path, store: RecordStore) -> JobR
 
 
 def _run(job: HostJob, argv: list[str], *, cwd: Path, store: RecordStore, record: JobRecord, lock: int) -> JobRecord:
-    """Run the job to its end, by whichever way, and return what to record of it."""
+    """Run the job until it ends, fails, times out or is interrupted; return its record."""
     with store.log_file(job.name).open("a+b") as log:
         begin = log.seek(0, os.SEEK_END)
         try:
@@ -103,18 +103,18 @@ def _run(job: HostJob, argv: list[str], *, cwd: Path, store: RecordStore, record
             status = process.wait(timeout=job.timeout)
         except subprocess.TimeoutExpired:
             _end(process)
-            message = f"did not end within {job.timeout} s and was ended. {_last_words(log, begin)}"
+            message = f"did not end within {job.timeout} s and was stopped. {_output_end(log, begin)}"
             return record.finished(RunResult.TIMED_OUT, exit_status=process.returncode, message=message)
         except KeyboardInterrupt:
             _end(process)
-            return record.finished(RunResult.INTERRUPTED, exit_status=process.returncode, message="told to end")
+            return record.finished(RunResult.INTERRUPTED, exit_status=process.returncode, message="stopped by a signal")
         result = RunResult.FAILED if status else RunResult.SUCCEEDED
-        message = f"exit status {status}. {_last_words(log, begin)}" if status else ""
+        message = f"exit status {status}. {_output_end(log, begin)}" if status else ""
         return record.finished(result, exit_status=status, message=message)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the job with all that it started: in order, then by force."""
+    """Stop the job's process group by SIGTERM, after `STOP_SECONDS` by SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -123,8 +123,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def _last_words(log: IO[bytes], begin: int) -> str:
-    """Return the end of what this run wrote; the descriptor finds it whatever was rotated meanwhile."""
+def _output_end(log: IO[bytes], begin: int) -> str:
+    """Return the end of this run's output, also from a log that was rotated meanwhile: `log` stays open."""
     end = log.seek(0, os.SEEK_END)
     log.seek(max(begin, end - MESSAGE_BYTES))
     return log.read().decode(errors="replace").strip()

@@ -1,7 +1,7 @@
-"""The scheduler of a stack: starts the runner of each job at its time, one process each, until it is told to end.
+"""The scheduler of a stack: starts a runner process for each job at its time, until SIGTERM or SIGINT.
 
-What was missed while no scheduler ran, and what was interrupted, is made up for once at its start. A job that still
-runs, of a scheduler that was killed, keeps its lock: its next runner is refused.
+At its start it runs each job once that was due while no scheduler ran, or whose last run was interrupted. A job that
+outlives its killed scheduler holds its lock, so that a second run of it is refused.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ LOG = logging.getLogger("observatory.scheduler")
 
 
 class SchedulerRunningError(FileLockHeldError):
-    """The stack has a scheduler already; nothing was started."""
+    """The stack's scheduler is already running; nothing was started."""
 
 
 def run_scheduler(workspace: Workspace, take_alerts: TakeAlerts) -> None:
-    """Run the jobs of a stack at their times until SIGTERM or SIGINT; then end the running ones in order.
+    """Run the jobs of a stack at their times until SIGTERM or SIGINT; then stop the running ones.
 
-    Meanwhile alerts that roll back are taken, by `take_alerts`.
+    `take_alerts` handles the alerts that Alertmanager sends meanwhile.
 
     Raises:
         SettingsError: the stack's configuration is wrong.
-        SchedulerRunningError: the stack has a scheduler already.
+        SchedulerRunningError: the stack's scheduler is already running.
     """
     settings = load_file(workspace.config_file)
     jobs = host_jobs(settings)
@@ -59,20 +59,21 @@ def run_scheduler(workspace: Workspace, take_alerts: TakeAlerts) -> None:
         with locks.claim(lock_file(workspace.sandbox)):
             _log_to(workspace)
             _listen(workspace, settings.ports.rollback_webhook, take_alerts)
-            _Scheduler(workspace, jobs).run_until_told()
+            _Scheduler(workspace, jobs).run_until_signal()
     except FileLockHeldError:
         pid = locks.holder(lock_file(workspace.sandbox))
         raise SchedulerRunningError(
-            f"the stack {workspace.stack!r} has a scheduler already, process {pid}; `observatory up` restarts it"
+            f"the scheduler of the stack {workspace.stack!r} is already running, as process {pid}; "
+            "`observatory up` restarts it"
         ) from None
 
 
 def _listen(workspace: Workspace, port: int, take_alerts: TakeAlerts) -> None:
-    """Take alerts; the jobs run also where that cannot be."""
+    """Listen for alerts. A port in use is logged, and the jobs run without the listener."""
     try:
         serve(port, token(workspace.sandbox, rollback_token_file(Paths())), take_alerts)
     except OSError as error:
-        LOG.error("no alert will roll back: port %s (ports.rollback_webhook): %s", port, error)  # noqa: TRY400
+        LOG.error("alerts cannot roll back: port %s (ports.rollback_webhook): %s", port, error)  # noqa: TRY400
 
 
 def trigger(job: HostJob) -> Any:
@@ -81,7 +82,7 @@ def trigger(job: HostJob) -> Any:
 
 
 def next_run(job: HostJob, record: JobRecord) -> datetime:
-    """Return when a job is due by its record: a time in the past where a run was missed."""
+    """Return when a job is due according to its record: now or earlier if a run was interrupted or missed."""
     if record.result is RunResult.INTERRUPTED:
         return now()
     since = (record.started or record.known_since) + timedelta(seconds=1)
@@ -95,7 +96,7 @@ class _Scheduler:
     def __init__(self, workspace: Workspace, jobs: tuple[HostJob, ...]) -> None:
         self._workspace, self._jobs = workspace, jobs
         self._store = RecordStore(sandbox=workspace.sandbox)
-        self._told = threading.Event()
+        self._signalled = threading.Event()
         self._runners: dict[str, subprocess.Popen[bytes]] = {}
         self._starting = threading.Lock()
         self._scheduler = BackgroundScheduler(
@@ -104,9 +105,9 @@ class _Scheduler:
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
 
-    def run_until_told(self) -> None:
+    def run_until_signal(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._told.set())
+            signal.signal(number, lambda *_: self._signalled.set())
         for job in self._jobs:
             self._add(job)
         self._store.publish(self._jobs)
@@ -114,30 +115,30 @@ class _Scheduler:
         self._scheduler.add_job(self._logged(self._store.beat), "interval", seconds=BEAT_SECONDS)
         self._scheduler.start()
         LOG.info("scheduler of %s started with %s", self._workspace.stack, ", ".join(job.name for job in self._jobs))
-        self._told.wait()
-        LOG.info("told to end")
+        self._signalled.wait()
+        LOG.info("stopping")
         self._end_runners()
         self._scheduler.shutdown(wait=True)
-        LOG.info("ended")
+        LOG.info("stopped")
 
     def _add(self, job: HostJob) -> None:
         record = self._store.read(job.name)
         if record.result is RunResult.NEVER:
-            self._store.write(record)  # from now on its times count, also those that are missed
+            self._store.write(record)  # a run that is missed from now on counts as missed
         due = next_run(job, record)
         self._scheduler.add_job(
             self._logged(lambda: self._run(job)), trigger(job), id=job.name, name=job.name, next_run_time=due
         )
-        LOG.info("%s: next run %s", job.name, f"{due:%Y-%m-%d %H:%M:%S} UTC" if due > now() else "now, it is overdue")
+        LOG.info("%s: next run %s", job.name, f"{due:%Y-%m-%d %H:%M:%S} UTC" if due > now() else "now (overdue)")
 
     def _run(self, job: HostJob) -> None:
-        """Start a job's runner and wait for its end; what comes of it the runner records."""
+        """Start a job's runner and wait until it ends; the runner records the result."""
         workspace = self._workspace
         argv = [sys.executable, "-m", "observatory", "scheduler", "run", job.name, "--environment", workspace.stack]
         with self._starting:
-            if self._told.is_set():
+            if self._signalled.is_set():
                 return
-            LOG.info("%s: begins", job.name)
+            LOG.info("%s: started", job.name)
             process = subprocess.Popen(
                 argv,
                 cwd=workspace.root,
@@ -147,11 +148,11 @@ class _Scheduler:
                 start_new_session=True,
             )
             self._runners[job.name] = process
-        said = process.communicate()[1].decode(errors="replace").strip()
-        LOG.log(logging.ERROR if process.returncode else logging.INFO, "%s: %s", job.name, said or "succeeded")
+        output = process.communicate()[1].decode(errors="replace").strip()
+        LOG.log(logging.ERROR if process.returncode else logging.INFO, "%s: %s", job.name, output or "succeeded")
 
     def _end_runners(self) -> None:
-        """Have every runner end its job and record that; one that does not is killed, and its job's lock tells."""
+        """Stop every runner, which stops its job and records that; kill the runners that do not end in time."""
         with self._starting:
             runners = [process for process in self._runners.values() if process.poll() is None]
         for process in runners:
@@ -161,19 +162,19 @@ class _Scheduler:
                 process.kill()
 
     def _logged(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Return the work with its failure logged, such as a full disk: the scheduler goes on."""
+        """Return the work wrapped so that a failure, such as a full disk, is logged and the scheduler continues."""
 
         def logged() -> None:
             try:
                 work()
             except Exception:
-                LOG.exception("the scheduler could not do its own part; it goes on")
+                LOG.exception("the scheduler failed at a task and continues")
 
         return logged
 
 
 class _RotatedFile(logging.handlers.WatchedFileHandler):
-    """The scheduler's log: made anew, as the daemons' own file, when it was rotated away."""
+    """The scheduler's log: created again, owned by the daemons' user, after a rotation."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox

@@ -1,8 +1,8 @@
-"""Where Alertmanager tells the scheduler of alerts that roll back: loopback only, and only who knows the token.
+"""The endpoint of the scheduler that receives Alertmanager's alerts that roll back, on loopback and with a token.
 
     POST /alerts    a notification of Alertmanager's webhook, with `Authorization: Bearer TOKEN`
 
-Answered 200 when it was dealt with, 500 when that failed, after which Alertmanager sends it again.
+It responds 200 after handling a notification, and 500 if that failed; Alertmanager then sends it again.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 
 from observatory.runtime import Sandbox
 
-BODY_BYTES = 1_000_000  # as at the receiver of alerts
-REQUEST_SECONDS = 10  # of a client that says nothing more
+BODY_BYTES = 1_000_000  # the same limit as the alert receiver's
+REQUEST_SECONDS = 10  # without data from a client, after which its connection is closed
 TOKEN_BYTES = 32
 LOG = logging.getLogger("observatory.scheduler")
 
@@ -28,7 +28,7 @@ TakeAlerts = Callable[[Mapping[str, Any]], str]
 
 
 def token(sandbox: Sandbox, file: str) -> str:
-    """Return the secret in a file below /srv, drawn where there is none; the daemons' user may read it."""
+    """Return the secret in a file below /srv, generated where missing; the daemons' user may read it."""
     path = sandbox.host_path(file)
     if not path.exists():
         sandbox.write_file(file, secrets.token_urlsafe(TOKEN_BYTES))
@@ -37,6 +37,11 @@ def token(sandbox: Sandbox, file: str) -> str:
 
 def serve(port: int, secret: str, take: TakeAlerts) -> ThreadingHTTPServer:
     """Serve on a port of loopback, in threads that end with the process; return the server.
+
+    Args:
+        port: to listen on.
+        secret: token that a request must carry.
+        take: handles a notification, and returns what it did as text.
 
     Raises:
         OSError: the port is in use.
@@ -49,18 +54,18 @@ def serve(port: int, secret: str, take: TakeAlerts) -> ThreadingHTTPServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """The endpoint that the module names."""
+    """The endpoint that the module's docstring describes."""
 
     expected: str
     take: TakeAlerts
     timeout = REQUEST_SECONDS
 
     def do_POST(self) -> None:
-        """Let in who knows the token, and deal with what it says."""
+        """Check the token and the request, and handle the notification."""
         given = self.headers.get("Authorization", "")
-        length = int(said) if (said := self.headers.get("Content-Length", "")).isdecimal() else 0
+        length = int(header) if (header := self.headers.get("Content-Length", "")).isdecimal() else 0
         if not hmac.compare_digest(given.encode(), self.expected.encode()):
-            self._answer(HTTPStatus.UNAUTHORIZED, "who are you?")
+            self._answer(HTTPStatus.UNAUTHORIZED, "invalid or missing token")
         elif self.path != "/alerts":
             self._answer(HTTPStatus.NOT_FOUND, "post to /alerts")
         elif not 0 < length <= BODY_BYTES:
@@ -69,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._take(self.rfile.read(length))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the inherited name
-        """Log nothing: what comes of it is logged."""
+        """Log no request; results are logged."""
 
     def _take(self, body: bytes) -> None:
         try:
@@ -82,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             done = self.take(notification)
         except Exception as error:
-            LOG.exception("an alert could not be dealt with")
+            LOG.exception("an alert could not be handled")
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
             return
         LOG.info("alert: %s", done)

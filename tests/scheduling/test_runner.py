@@ -128,7 +128,7 @@ def test_a_hanging_job_is_ended_at_its_timeout_with_all_it_started(
 
 def test_never_two_of_one_job(store: RecordStore, tmp_path: Path) -> None:
     first = background(store)
-    with pytest.raises(JobRunningError, match=f"runs already, as process {first.pid}"):
+    with pytest.raises(JobRunningError, match=f"is already running, as process {first.pid}"):
         run(JOB, sh("true"), cwd=tmp_path, store=store)
     assert store.read("job").result is RunResult.RUNNING
     first.terminate()
