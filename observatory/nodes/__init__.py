@@ -1,7 +1,8 @@
-"""The files a machine needs, as pure functions of settings.
+"""Renders the files of a machine, as pure functions of settings.
 
-Each module renders one daemon into a `Unit`. The local platform hands units to its supervisor, AWS nodes hand them to
-systemd: what is tested on one machine is what production runs. Nothing here writes, starts or connects.
+Each module renders one daemon's configuration and command line into a `Unit`. The supervisor runs the units on `local`,
+systemd runs the same units on AWS. `daemons` lists the daemons with their packages, `host_jobs` the scheduled jobs.
+Nothing here writes, starts or connects. The ports are settings (`observatory.settings.base.Ports`).
 """
 
 from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, TcpReady, Unit

@@ -1,6 +1,6 @@
-"""Alertmanager, and the receiver that keeps what it delivers where no PagerDuty or Slack is at hand.
+"""Alertmanager, and the alert receiver of `local`, which stores the notifications that PagerDuty and Slack would get.
 
-Routes and inhibitions are those of `monitoring` on every stack; only where a receiver leads differs.
+Routes and inhibitions are the same on every stack (`monitoring`); the receivers' addresses differ.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def receiver_url(settings: StackSettings) -> str:
 
 
 def rollback_token_file(paths: Paths) -> str:
-    """Return the file with the secret by which Alertmanager is let in where a rollback is decided."""
+    """Return the file with the token that Alertmanager sends to the scheduler's rollback webhook."""
     return f"{paths.config}/rollback-webhook/token"
 
 
 def _receivers(settings: StackSettings, paths: Paths) -> dict[Receiver, dict[str, Any]]:
-    """Return where alerts lead: the local receiver; those that roll back to the scheduler of the stack, too."""
+    """Return the receivers: all alerts go to the local receiver, those that roll back also to the scheduler."""
     secret = {"authorization": {"type": "Bearer", "credentials_file": rollback_token_file(paths)}}
     url = f"http://127.0.0.1:{settings.ports.rollback_webhook}/alerts"
     act = {"webhook_configs": [{"url": url, "send_resolved": False, "http_config": secret}]}
@@ -35,12 +35,12 @@ def _receivers(settings: StackSettings, paths: Paths) -> dict[Receiver, dict[str
 
 
 def runbooks_url(settings: StackSettings) -> str:
-    """Return where alerts find their runbook: the receiver serves them beside what it received."""
+    """Return the base URL of the runbooks, which the alert receiver serves."""
     return f"{receiver_url(settings)}/runbooks"
 
 
 def alertmanager(settings: StackSettings, paths: Paths) -> Unit:
-    """Return Alertmanager, alone and without a cluster port."""
+    """Return Alertmanager as a single node, without a cluster port."""
     port = settings.ports.alertmanager
     file = f"{paths.config}/alertmanager/alertmanager.yaml"
     return Unit(
@@ -64,7 +64,7 @@ def alertmanager(settings: StackSettings, paths: Paths) -> Unit:
 
 
 def alert_receiver(settings: StackSettings, paths: Paths) -> Unit:
-    """Return the receiver: every notification is kept, and can be read at `/alerts`."""
+    """Return the alert receiver. It stores every notification; `/alerts` returns them."""
     port = settings.ports.alert_receiver
     directory, data = f"{paths.config}/alert-receiver", f"{paths.data}/alerts"
     program = f"{directory}/alert_receiver.py"

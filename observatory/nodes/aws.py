@@ -1,4 +1,4 @@
-"""The machines of an AWS stack: which units, packages and preparations make a database node and a fleet's instance."""
+"""The machines of an AWS stack: the units, packages and preparations of a database node and of a fleet's instance."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from observatory.settings import AwsSettings, FleetName
 WAL_VOLUME = "/var/lib/observatory-wal"
 DATABASE = replace(MACHINE, wal=f"{WAL_VOLUME}/pg_wal")
 FLEET = replace(MACHINE, data="/var/lib/observatory-storage")
-ANY = "0.0.0.0"  # noqa: S104 - the security group says who comes through
+ANY = "0.0.0.0"  # noqa: S104 - the security group limits who can connect
 
 COMMON_PACKAGES = ("awscli", "ca-certificates", "curl", "python3")
 BACKUP_TYPES = {"backup-full": "full", "backup-differential": "diff"}
@@ -54,7 +54,7 @@ def database_user_data(
 
     Args:
         settings: the stack's.
-        address: the machine's own.
+        address: of the machine.
         secret: ARN of its secret files.
         data_volume: id of the volume that holds PostgreSQL's data.
         wal_volume: id of the volume that holds its WAL.
@@ -77,7 +77,7 @@ def database_user_data(
         after=(service_name("patroni"),),
         user=USER,
         writable=writable(DATABASE),
-        retry=True,  # until PostgreSQL is there
+        retry=True,  # until PostgreSQL accepts connections
     )
     return user_data(
         database_units(machine),
@@ -120,9 +120,9 @@ def fleet_user_data(
 
     Args:
         settings: the stack's.
-        fleet: whose.
+        fleet: that the instances belong to.
         secret: ARN of its secret files.
-        document: `s3://` URL of the rollout document, which says what release the fleet runs.
+        document: `s3://` URL of the rollout document, which has the release that the fleet runs.
         database: address of the pooler.
         cache_url: the cache's address.
     """

@@ -1,8 +1,8 @@
-"""cloud-init user data: how a bare Debian 13 machine becomes a node, from the same units that run on `local`.
+"""cloud-init user data: turns a bare Debian 13 machine into a node that runs the same units as `local`.
 
-Nothing in it is secret: passwords and keys are fetched by the machine's own role before any daemon starts
-(`programs/machine_secrets.py`). A machine is not changed in place: other user data make another machine, which takes
-over volumes and address.
+It contains no secret: the machine fetches passwords and keys with its own role before any daemon starts
+(`programs/machine_secrets.py`). A machine is not changed in place: changed user data create a new machine, which takes
+over the volumes and the address.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MAX_USER_DATA = 16 * 1024  # bytes, before base64: EC2's limit
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
-    """A volume of the machine: the device by its stable name, and the directory it is mounted on."""
+    """A volume of the machine: the stable name of its device, and its mount point."""
 
     device: str
     directory: str
@@ -55,9 +55,8 @@ class Mount:
 class Oneshot:
     """A command that prepares the machine at every boot; `after` and `before` are names of services.
 
-    With `retry` it is tried until it succeeds; one that does not remain may be started again. It sees the system
-    read-only but for the directories `writable` and, where it makes configuration, /etc/`configures`. Root keeps
-    `capabilities` alone.
+    With `retry` it is repeated until it succeeds. One that does not remain active may be started again. The system is
+    read-only for it, except the directories `writable` and /etc/`configures`. Root keeps only `capabilities`.
     """
 
     name: str
@@ -77,17 +76,17 @@ class Oneshot:
 
 
 def nvme_device(volume_id: str) -> str:
-    """Return the device of an EBS volume: its name under /dev/sd* is not kept by NVMe, its serial number is."""
+    """Return the device of an EBS volume by its serial number, since NVMe does not keep its name under /dev/sd*."""
     return f"/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_{volume_id.replace('-', '')}"
 
 
 def secrets_oneshot(*, secret: str, region: str, reloaded: Sequence[str] = ()) -> Oneshot:
-    """Return what fetches the machine's secret files, and reloads units after a change."""
+    """Return the command that fetches the machine's secret files, and reloads units after a change."""
     program = f"{PROGRAM_DIRECTORY}/machine_secrets.py"
     options = ["--secret", secret, "--region", region, "--owner", USER]
     for name in reloaded:
         options += ["--reload", service_name(name)]
-    # systemd lets root reload a service only with CAP_SYS_ADMIN, lest a daemon of root's in a sandbox may.
+    # systemd requires CAP_SYS_ADMIN of root to reload a service, so that a sandboxed daemon of root's cannot do it.
     capabilities = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", *(("CAP_SYS_ADMIN",) if reloaded else ()))
     return Oneshot(
         name=SECRETS_SERVICE,
@@ -98,7 +97,7 @@ def secrets_oneshot(*, secret: str, region: str, reloaded: Sequence[str] = ()) -
 
 
 def secrets_timer(oneshot: Oneshot) -> dict[str, str]:
-    """Return the files that fetch the secrets again each minute, so that a rotated password arrives."""
+    """Return the service and timer that fetch the secrets every minute, so that a rotated password takes effect."""
     again = replace(oneshot, name=REFRESH_SERVICE, remains=False)
     path = f"{DIRECTORY}/{REFRESH_SERVICE.removesuffix('.service')}"
     return {f"{path}.service": again.service(), f"{path}.timer": REFRESH_TIMER}
@@ -122,13 +121,13 @@ def user_data(
     Args:
         units: the daemons of the machine; none of their files is secret.
         paths: of the machine.
-        region: from which the agent of Systems Manager is installed.
+        region: the agent of Systems Manager is installed from its bucket.
         packages: Debian's packages.
-        masked: services of those packages that must not run: ours run the same daemons.
+        masked: services of those packages that must not run, because `units` run the same daemons.
         programs: names of files in `programs/` that the machine needs.
-        oneshots: what runs before the daemons.
-        mounts: volumes; a blank one is formatted, one with data never.
-        memory: what a unit may take at most, by its name.
+        oneshots: commands that run before the daemons.
+        mounts: volumes; an empty volume is formatted, a volume with data never.
+        memory: systemd's `MemoryMax` of each unit that has one, by the unit's name.
         files: further files by path.
     """
     prepared = tuple(oneshot.name for oneshot in oneshots if not oneshot.after)
@@ -156,10 +155,10 @@ def user_data(
 
 
 def compressed(text: str) -> str:
-    """Return user data gzipped and in base64, as EC2 takes it; the same text always gives the same result.
+    """Return user data gzipped and in base64, as EC2 requires it; the same text always gives the same result.
 
     Raises:
-        ValueError: EC2 would refuse it as too large.
+        ValueError: it exceeds EC2's limit.
     """
     packed = gzip.compress(text.encode(), mtime=0)
     if len(packed) > MAX_USER_DATA:
@@ -172,9 +171,9 @@ def _file(path: str, content: str) -> dict[str, str]:
 
 
 def _mount(mount: Mount) -> str:
-    """Return a line of fstab: a volume may come minutes after the machine, and its file system grows with it.
+    """Return a line of fstab. A volume may be attached minutes after the boot; its file system grows with it.
 
-    cloud-init's own `mounts` would pass over a device that is not there yet.
+    cloud-init's own `mounts` would skip a device that is not attached yet.
     """
     options = "defaults,noatime,nofail,x-systemd.makefs,x-systemd.growfs,x-systemd.device-timeout=15min"
     return f"{mount.device} {mount.directory} xfs {options} 0 2\n"
@@ -190,7 +189,7 @@ def _agent(region: str, architecture: str) -> list[str]:
 
 
 def _start(contents: Mapping[str, str], mounts: Sequence[Mount]) -> list[str]:
-    """Return the commands that mount what is attached and start everything, in systemd's order."""
+    """Return the commands that mount the attached volumes and start all services, in systemd's order."""
     names = [path.rpartition("/")[2] for path in contents if path.startswith(f"{DIRECTORY}/observatory-")]
     enabled = [name for name in names if not (name.endswith(".service") and f"{name[:-8]}.timer" in names)]
     return [

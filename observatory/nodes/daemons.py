@@ -1,10 +1,10 @@
-"""The one list of what is installed and runs on a stack's machines: `LISTED`.
+"""The list of the daemons and tools of a stack's machines: `LISTED`.
 
-Everything that concerns all daemons follows from it: the rows of `observatory status`, the packages of the local root
-filesystem and of EC2 machines, systemd's services, the ports that the operations VPC reaches, Prometheus' scrape jobs
-and the alert on a job that does not answer. A new daemon takes its unit, its component and an entry here.
+It determines the rows of `observatory status`, the packages of the local root filesystem and of EC2 machines, systemd's
+services, the ports that the operations VPC reaches, Prometheus' scrape jobs and the alert on a job that does not
+respond. To add a daemon, write its unit (a module of this package), its component and an entry here.
 
-The order is that of Prometheus' scrape jobs; which daemon starts first is a matter of its unit's `priority`.
+The order is that of Prometheus' scrape jobs; the `priority` of a unit decides the order of the starts.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from observatory.nodes.valkey import valkey
 from observatory.settings import FLEETS, AwsSettings, FleetName, LocalSettings
 
 Machine = Literal["local", "database", "fleet"]
-"""A kind of machine: the one of a local stack, or on AWS the database's or one of a fleet's."""
+"""A kind of machine: the machine of a local stack, or on AWS the database's or a fleet's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalMachine:
-    """What the units of a local stack are rendered from."""
+    """The input for rendering the units of a local stack."""
 
     settings: LocalSettings
     rollout: RolloutDocument
@@ -56,7 +56,7 @@ class LocalMachine:
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseMachine:
-    """What the units of a database's machine are rendered from.
+    """The input for rendering the units of a database's machine.
 
     Attributes:
         settings: the stack's.
@@ -77,7 +77,7 @@ class DatabaseMachine:
 
 @dataclass(frozen=True, kw_only=True)
 class FleetMachine:
-    """What the units of a fleet's machine are rendered from; `database` is the address of the pooler."""
+    """The input for rendering the units of a fleet's machine; `database` is the address of the pooler."""
 
     settings: AwsSettings
     paths: Paths
@@ -89,18 +89,18 @@ class FleetMachine:
 
 @dataclass(frozen=True, kw_only=True)
 class Daemon:
-    """A daemon, how its units are rendered on each kind of machine, and what else depends on it.
+    """A daemon: its packages, its units on each kind of machine, its scrape jobs and limits.
 
     Attributes:
-        name: of the daemon; that of its unit where it has one unit only.
-        packages: Debian's packages that it needs.
-        version_of: the package whose version is the daemon's; the first one unless it is named.
-        local: returns its units on a local stack; None where it does not run there.
+        name: of the daemon, and of its unit if it has only one.
+        packages: Debian packages that it needs.
+        version_of: the package that has the daemon's version; default: the first of `packages`.
+        local: returns its units on a local stack; None if it does not run there.
         database: the same on a database's machine.
         fleet: the same on a fleet's machine.
-        scrapes: what Prometheus reads of it.
-        packaged_services: services of its packages that must not run, since the unit runs the same daemon.
-        memory_max: systemd's limit of its memory; None where its own settings bound it.
+        scrapes: its scrape jobs.
+        packaged_services: services of its packages that must not run, because the unit runs the same daemon.
+        memory_max: systemd's `MemoryMax`; None if its own settings limit its memory.
     """
 
     name: str
@@ -120,25 +120,25 @@ class Daemon:
 
     @property
     def version_package(self) -> str | None:
-        """The package whose version is the daemon's; None for one that is no package."""
+        """The package that has the daemon's version; None for a daemon without a package."""
         return self.version_of or next(iter(self.packages), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tool:
-    """Packages of programs that run only when they are called, and the kinds of machines that need them."""
+    """Packages of programs that are not daemons, and the kinds of machines that need them."""
 
     packages: tuple[str, ...]
     machines: tuple[Machine, ...]
 
 
 _JOBS = {job.name: job for job in JOBS}
-_HELPER_MEMORY = "512M"  # systemd's limit for what works for PostgreSQL; PostgreSQL itself has none
+_HELPER_MEMORY = "512M"  # systemd's limit for the daemons beside PostgreSQL; PostgreSQL itself has none
 _EXPORTER_MEMORY = "256M"
 
 
 def _exporter(name: str, unit: Callable[..., Unit], *, job: str, port: str) -> Daemon:
-    """Return an exporter that needs nothing but the machine's addresses; its package has its service's name."""
+    """Return an exporter that needs only the machine's addresses; its package has the name of its service."""
     package = f"prometheus-{name}"
     return Daemon(
         name=name,
@@ -227,7 +227,7 @@ LISTED: tuple[Daemon | Tool, ...] = (
             ),
         ),
         scrapes=(Scrape(job=_JOBS["storage"]),),
-        memory_max="75%",  # of the machine, which has nothing else to do
+        memory_max="75%",  # of the machine, which runs little else
     ),
     Tool(packages=("pgbackrest",), machines=("local", "database")),
     Daemon(
@@ -275,23 +275,23 @@ def fleet_units(at: FleetMachine) -> list[Unit]:
 
 
 def packages(machine: Machine) -> tuple[str, ...]:
-    """Return Debian's packages of a kind of machine: in the order of the list, exporters last."""
+    """Return the Debian packages of a kind of machine: in the order of the list, exporters last."""
     needed = [package for entry in LISTED if machine in entry.machines for package in entry.packages]
     return tuple(sorted(needed, key=lambda package: package if package.startswith("prometheus-") else ""))
 
 
 def packaged_services(machine: Machine) -> list[str]:
-    """Return the services that packages bring and that must not run on a kind of machine."""
+    """Return the services of the packages that must not run on a kind of machine."""
     return sorted(service for daemon in _on(machine) for service in daemon.packaged_services)
 
 
 def memory_limits(machine: Machine) -> dict[str, str]:
-    """Return systemd's limit of the memory of a kind of machine's daemons that have one, by name."""
+    """Return systemd's `MemoryMax` of a kind of machine's daemons that have one, by name."""
     return {daemon.name: daemon.memory_max for daemon in _on(machine) if daemon.memory_max}
 
 
 def scrapes(*machines: Machine) -> tuple[Scrape, ...]:
-    """Return what Prometheus reads of these kinds of machines."""
+    """Return the scrape jobs of these kinds of machines."""
     return tuple(scrape for daemon in daemons() if {*machines} & {*daemon.machines} for scrape in daemon.scrapes)
 
 

@@ -1,7 +1,7 @@
 """etcd: the distributed configuration store in which Patroni keeps the leader's lease.
 
-Who writes there commands Patroni, so etcd takes only clients and peers with a certificate of the stack's authority that
-is a client's. Health and metrics are read over plain HTTP, on a port that serves nothing else.
+A client that writes there controls Patroni, so etcd accepts only clients and peers with a client certificate of the
+stack's authority. Health and metrics are read over plain HTTP, on a port that serves nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SERVER = "etcd"  # of the certificate; etcd's HTTP gateway is also a client, of 
 
 
 def etcd(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> Unit:
-    """Return the single etcd member of a one-node stack, on loopback but for its metrics."""
+    """Return the single etcd member of a one-node stack; only its metrics are reachable beyond loopback."""
     ports = settings.ports
     client, peer = f"https://127.0.0.1:{ports.etcd_client}", f"https://127.0.0.1:{ports.etcd_peer}"
     mutual_tls = {

@@ -1,4 +1,4 @@
-"""The exporters of a database node: what Prometheus reads of the machine, PostgreSQL, pooler, backups and cache.
+"""The exporters of a database node: metrics of the machine, PostgreSQL, pgBouncer, the backups and the cache.
 
 HAProxy, etcd, Patroni and the storage service export their own metrics and need no daemon here.
 """
@@ -19,7 +19,7 @@ COSTLY_COLLECTORS = ("stat_user_tables", "statio_user_tables")
 
 
 def textfile_directory(paths: Paths) -> str:
-    """Return where jobs of the host leave metrics as `<name>.prom`."""
+    """Return the directory of the scheduled jobs' metrics, `<name>.prom`, which node_exporter reads."""
     return f"{paths.data}/textfile"
 
 
@@ -28,8 +28,8 @@ def node_exporter(
 ) -> Unit:
     """Return the exporter of the machine.
 
-    Its file systems are the volumes by their mount points. Without any it is the one that holds the data: `/`, looked
-    at from the data directory, because the mount table that it reads is the machine's and not the sandbox's.
+    It reports the file systems of the volumes, by mount point. Without volumes it reports the one that holds the data,
+    as `/` relative to the data directory, because it reads the mount table of the machine and not of the sandbox.
     """
     root, mount_points = ("/", "|".join(volumes)) if volumes else (paths.data, "/")
     port = settings.ports.node_exporter
@@ -54,7 +54,7 @@ def node_exporter(
 
 
 def postgres_exporter(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> Unit:
-    """Return the exporter of PostgreSQL, which logs in by peer on the socket: it has no password to keep."""
+    """Return the exporter of PostgreSQL, which logs in by peer on the socket and needs no password."""
     port = settings.ports.postgres_exporter
     database = f"host={paths.postgres_socket} port={settings.ports.postgres} dbname={settings.database.name}"
     return Unit(
@@ -77,8 +77,8 @@ def postgres_exporter(settings: StackSettings, paths: Paths, host: Host = LOOPBA
 def pgbouncer_exporter(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> Unit:
     """Return the exporter of pgBouncer.
 
-    `pgbouncer` is the role that pgBouncer lets into its console without a password, from its own operating system user
-    over the socket. The exporter ends when pgBouncer is not there at its start.
+    pgBouncer accepts the role `pgbouncer` in its console without a password, over the socket and from its own operating
+    system user. The exporter exits if pgBouncer does not run when it starts.
     """
     port = settings.ports.pgbouncer_exporter
     console = f"host={paths.run} port={settings.ports.pgbouncer} user=pgbouncer dbname=pgbouncer sslmode=disable"
@@ -97,7 +97,7 @@ def pgbouncer_exporter(settings: StackSettings, paths: Paths, host: Host = LOOPB
 
 
 def pgbackrest_exporter(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> Unit:
-    """Return the exporter of the backup repository, which asks pgBackRest each minute."""
+    """Return the exporter of the backup repository, which runs `pgbackrest info` each minute."""
     port = settings.ports.pgbackrest_exporter
     return Unit(
         name="pgbackrest-exporter",
@@ -116,17 +116,17 @@ def pgbackrest_exporter(settings: StackSettings, paths: Paths, host: Host = LOOP
 
 
 def cache_password_file(paths: Paths) -> str:
-    """Return the path of the file by which the cache's exporter logs in."""
+    """Return the path of the file with the password of the cache's exporter."""
     return f"{paths.config}/redis-exporter/passwords.json"
 
 
 def cache_passwords(settings: StackSettings, password: str, *, address: str | None = None) -> str:
-    """Return the content of that file: the password by the cache's address, as `redis_exporter` is given it."""
+    """Return the content of that file: the password by the cache's address, in the format of `redis_exporter`."""
     return json.dumps({address or _cache_address(settings): password})
 
 
 def redis_exporter(settings: StackSettings, paths: Paths, host: Host = LOOPBACK, *, address: str | None = None) -> Unit:
-    """Return the exporter of the cache, which is on this machine unless `address` (a `redis://` URL) is another."""
+    """Return the exporter of the cache at `address` (a `redis://` URL); default: the cache on this machine."""
     port = settings.ports.redis_exporter
     return Unit(
         name="redis-exporter",

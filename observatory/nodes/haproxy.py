@@ -1,7 +1,7 @@
-"""HAProxy: the balancer in front of the fleets, which behaves as an ALB with weighted target groups.
+"""HAProxy: the balancer in front of the fleets, which behaves like an ALB with weighted target groups.
 
-One backend per fleet; a random draw against the weight in a map file chooses the fleet, so a fleet gets its percentage
-of the requests whatever its size. The preview listener goes where the request's `X-Observatory-Fleet` says.
+Each fleet is a backend. For each request a random number is compared with the weight in a map file, so a fleet gets its
+percentage of the requests whatever its size. The preview listener forwards to the fleet in `X-Observatory-Fleet`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def servers_file(paths: Paths) -> str:
 
 
 def backend_server(fleet: FleetName, instance: str) -> str:
-    """Return how HAProxy names an instance."""
+    """Return HAProxy's name of an instance."""
     return f"fleet_{fleet}/{instance}"
 
 
 def runtime_socket(paths: Paths) -> str:
-    """Return the path of the socket by which a running HAProxy is asked and told."""
+    """Return the path of the socket of HAProxy's runtime API."""
     return f"{paths.run}/haproxy.sock"
 
 
@@ -44,8 +44,8 @@ def haproxy(
 ) -> Unit:
     """Return the balancer: `instances` are the ports of each fleet.
 
-    The map of weights and the servers in maintenance are no files of the unit: they change while the balancer runs.
-    The map must be there before it starts.
+    The map of weights and the servers in maintenance are not files of the unit, because they change while the balancer
+    runs. The map must exist before it starts.
     """
     ports = settings.ports
     directory = f"{paths.config}/haproxy"

@@ -1,6 +1,6 @@
-"""The jobs of the host: what has to be done again and again, and when.
+"""The list of the scheduled jobs: name, command, schedule and timeout of each.
 
-One list for every platform: `observatory scheduler` runs it on `local`, systemd's timers do on AWS
+Every platform uses this list: `observatory scheduler` runs it on `local`, systemd's timers on AWS
 (`observatory.nodes.timers`). Jobs inside the database are pg_cron's or TimescaleDB's.
 """
 
@@ -15,7 +15,7 @@ HOUR = 3600
 
 
 class HostJob(BaseModel):
-    """One job: `command` are the arguments of `observatory`; past `timeout` seconds it is ended."""
+    """One job: `command` has the arguments of `observatory`; it is stopped after `timeout` seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +27,7 @@ class HostJob(BaseModel):
 
     @property
     def calendar(self) -> Cron:
-        """Return when the job runs."""
+        """The schedule of the job."""
         return Cron.parse(self.cron)
 
 
@@ -61,7 +61,7 @@ def host_jobs(settings: StackSettings) -> tuple[HostJob, ...]:
 
 
 def _sample(settings: StackSettings) -> tuple[HostJob, ...]:
-    """Only a stack whose settings name a source gets a sample of it."""
+    """Return the job of the masked sample; none if the settings name no source."""
     if settings.sample is None:
         return ()
     sample = settings.sample

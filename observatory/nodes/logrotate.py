@@ -1,8 +1,8 @@
 """logrotate: the logs below the stack's home, rotated by size and by age so that no line is lost.
 
-A log is renamed, and whoever writes it goes on in the renamed file until it opens the new one: supervisord at SIGUSR2,
-the scheduler and the jobs by themselves. Only at the next rotation is the renamed file compressed, when nobody writes
-it any more. (`copytruncate` would lose what is written between its copy and its cut.)
+A log is renamed, and its writer continues in the renamed file until it opens the new one: supervisord at SIGUSR2, the
+scheduler and the jobs at their next line. The renamed file is compressed at the next rotation, when no process writes
+to it. (`copytruncate` would lose lines that are written between the copy and the truncation.)
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def config_file(paths: Paths) -> str:
 
 
 def state_directory(paths: Paths) -> str:
-    """Return the directory in which logrotate remembers when it rotated what."""
+    """Return the directory of logrotate's state: the last rotation of each log."""
     return f"{paths.data}/logrotate"
 
 
 def command(paths: Paths, *, force: bool = False) -> tuple[str, ...]:
-    """Return the command line that rotates what is due, or all with `force`."""
+    """Return the command line that rotates the logs that are due, or all with `force`."""
     arguments = ("--force",) if force else ()
     return (PROGRAM, "--state", f"{state_directory(paths)}/status", *arguments, config_file(paths))
 

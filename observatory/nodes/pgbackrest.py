@@ -14,7 +14,7 @@ S3_PREFIX = "/pgbackrest"  # of the repository's objects in a bucket
 
 @dataclass(frozen=True, kw_only=True)
 class S3Repository:
-    """A repository in a bucket, which the machine may use by its own role; `key` is KMS's, by its ARN."""
+    """A repository in a bucket, which the machine uses with its own role; `key` is the ARN of the KMS key."""
 
     bucket: str
     region: str
@@ -27,12 +27,12 @@ def config_file(paths: Paths) -> str:
 
 
 def config_directory(paths: Paths) -> str:
-    """Return the directory of further parts of the configuration."""
+    """Return the directory of further configuration files."""
     return f"{paths.config}/pgbackrest/conf.d"
 
 
 def cipher_file(paths: Paths) -> str:
-    """Return the path of the part of the configuration that holds the repository's passphrase."""
+    """Return the path of the configuration file with the repository's passphrase."""
     return f"{config_directory(paths)}/cipher.conf"
 
 
@@ -58,7 +58,7 @@ def cipher_section(passphrase: str) -> str:
 
 
 def pgbackrest_files(settings: StackSettings, paths: Paths, bucket: S3Repository | None = None) -> dict[str, str]:
-    """Return the files of pgBackRest, but for the passphrase; without a bucket, the repository is on this disk."""
+    """Return pgbackrest.conf by its path, without the passphrase; without a bucket, the repository is on this disk."""
     return {
         config_file(paths): render(
             "pgbackrest.conf.j2",

@@ -17,12 +17,12 @@ from observatory.settings import StackSettings
 
 SERVER = "postgres"  # of the certificate
 STORE_CLIENT = "patroni"  # of the certificate that Patroni shows to etcd
-MONITOR_ROLE = "monitor"  # whom the exporter logs in as
-API_USER = "operator"  # who may change anything over Patroni's REST API; reading it is open
+MONITOR_ROLE = "monitor"  # that the exporter logs in as
+API_USER = "operator"  # the user who may change anything over Patroni's REST API; reading needs no user
 BIN = "/usr/lib/postgresql/17/bin"
-OPERATING_SYSTEM_USERS = ("observatory", "root")  # who may be postgres or migrator, by peer on the socket only
+OPERATING_SYSTEM_USERS = ("observatory", "root")  # that may log in as postgres or migrator, by peer on the socket only
 
-ARCHIVE_TIMEOUT = "60s"  # the most that a lost machine may cost: RPO
+ARCHIVE_TIMEOUT = "60s"  # RPO: a lost machine loses the WAL of this time at most
 
 # Failover timing in seconds, measured as the best trade of outage against false failovers: 0 of the acknowledged
 # writes lost in 129 rounds, 18-20 s of outage for a killed node.
@@ -91,9 +91,9 @@ def node_parameters(settings: StackSettings, paths: Paths) -> dict[str, Any]:
 
 
 def host_based_authentication(host: Host = LOOPBACK) -> list[str]:
-    """Return pg_hba.conf: operators and the exporter by peer on the socket, all others by SCRAM and TLS.
+    """Return pg_hba.conf: operators and the exporter use peer on the socket, all others SCRAM over TLS.
 
-    From the host's networks of operators every login may come, by SCRAM and TLS.
+    Every login may connect from the operators' networks of the host, with SCRAM over TLS.
     """
     return [
         "local all postgres,migrator peer map=operators",
@@ -106,33 +106,33 @@ def host_based_authentication(host: Host = LOOPBACK) -> list[str]:
 
 
 def ident_map() -> list[str]:
-    """Return pg_ident.conf: which operating system user may be which operator."""
+    """Return pg_ident.conf: the operator roles of each operating system user."""
     return [
         f"operators {user} {role}" for user in OPERATING_SYSTEM_USERS for role in ("postgres", "migrator", MONITOR_ROLE)
     ]
 
 
 def api_credentials_file(paths: Paths) -> str:
-    """Return the path of the part of Patroni's configuration that holds its REST API's password."""
+    """Return the path of Patroni's configuration file with the password of its REST API."""
     return f"{paths.config}/patroni/restapi.yaml"
 
 
 def api_credentials(password: str) -> str:
-    """Return the configuration that makes Patroni's REST API want `API_USER` and a password for every change.
+    """Return the configuration by which Patroni's REST API requires `API_USER` and a password for every change.
 
-    Without it any user of the machine sets a callback, which Patroni runs as the daemons' user.
+    Without it any user of the machine could set a callback, which Patroni runs as the daemons' user.
     """
     authentication = {"username": API_USER, "password": password}
     return yaml.safe_dump({"restapi": {"authentication": authentication}}, sort_keys=False)
 
 
 def logins_file(paths: Paths) -> str:
-    """Return the path of the part of Patroni's configuration that holds the superuser's password."""
+    """Return the path of Patroni's configuration file with the superuser's password."""
     return f"{paths.config}/patroni/logins.yaml"
 
 
 def logins(superuser_password: str) -> str:
-    """Return the configuration by which Patroni gives the superuser a password, where operators come over TCP."""
+    """Return the configuration by which Patroni sets the superuser's password, where operators connect over TCP."""
     superuser = {"username": "postgres", "password": superuser_password}
     return yaml.safe_dump({"postgresql": {"authentication": {"superuser": superuser}}}, sort_keys=False)
 
@@ -140,10 +140,10 @@ def logins(superuser_password: str) -> str:
 def patroni(
     settings: StackSettings, paths: Paths, host: Host = LOOPBACK, *, bucket: S3Repository | None = None
 ) -> Unit:
-    """Return the Patroni that makes, starts, watches and heals this node's PostgreSQL, with what archives its WAL.
+    """Return Patroni, which creates, starts and monitors this node's PostgreSQL, with the configuration of pgBackRest.
 
-    Patroni merges all files of its directory: `api_credentials_file` and `logins_file` are secret ones. WAL is archived
-    to the bucket, or to this machine's disk without one.
+    Patroni merges all files of its directory; `api_credentials_file` and `logins_file` are secret. WAL is archived to
+    the bucket, or to this machine's disk without one.
     """
     ports, directory = settings.ports, f"{paths.config}/patroni"
     config = _patroni_configuration(settings, paths, host)
@@ -160,14 +160,14 @@ def patroni(
         directories=(paths.postgres_socket, *(() if bucket else (repository(paths),))),
         reload_signal="HUP",
         reload_rebinds=True,
-        stop_signal="INT",  # Patroni stops PostgreSQL in fast mode and gives its lease back
+        stop_signal="INT",  # Patroni stops PostgreSQL in fast mode and releases its lease
         stop_seconds=60,
         settle_seconds=90,
     )
 
 
 def _patroni_configuration(settings: StackSettings, paths: Paths, host: Host) -> dict[str, Any]:
-    """Return this node's part of Patroni's configuration, without what is secret."""
+    """Return this node's part of Patroni's configuration, without secrets."""
     ports = settings.ports
     return {
         "scope": "observatory",

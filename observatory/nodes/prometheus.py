@@ -1,7 +1,7 @@
-"""Prometheus: scrapes every part of a stack, evaluates the rules of `monitoring`, hands alerts to Alertmanager.
+"""Prometheus: scrapes every part of a stack, evaluates the rules of `monitoring`, sends alerts to Alertmanager.
 
-Scraping and evaluating each 5 s is the same on every stack: a stack has about a dozen targets, and detection is most of
-the time between a fault and its page.
+It scrapes and evaluates every 5 s on every stack: a stack has about a dozen targets, and detection takes most of the
+time between a fault and its page.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FLEET_OF_BACKEND = {"source_labels": ["proxy"], "regex": "fleet_(.+)", "target_l
 
 @dataclass(frozen=True, kw_only=True)
 class Scrape:
-    """A job, and the setting of the port that it reads; None for the fleets, whose instances have their own."""
+    """A scrape job and the setting of its port; None for the fleets, whose instances have ports of their own."""
 
     job: Job
     port: str | None = None
@@ -41,7 +41,7 @@ def prometheus(
     instances: Mapping[FleetName, tuple[int, ...]],
     scrapes: Sequence[Scrape],
 ) -> Unit:
-    """Return Prometheus of a stack, which reads `scrapes`; `instances` are the ports of each fleet's instances."""
+    """Return a stack's Prometheus with the jobs `scrapes`; `instances` has the ports of each fleet's instances."""
     port = settings.ports.prometheus
     directory = f"{paths.config}/prometheus"
     rules = f"{directory}/rules.yaml"
@@ -89,7 +89,7 @@ def _scrape(job: Job, stack: str, targets: list[dict[str, Any]]) -> dict[str, An
 
 
 def _relabelings(job: Job) -> Iterator[dict[str, Any]]:
-    """Yield what happens to scraped series: the balancer's get their fleet, unwanted ones are dropped."""
+    """Yield the relabelings: the balancer's series get the label of their fleet, unused series are dropped."""
     if job.name == "haproxy":
         yield FLEET_OF_BACKEND
     if job.keep:
@@ -102,7 +102,7 @@ def _targets(scrape: Scrape, ports: Ports, instances: Mapping[FleetName, tuple[i
 
 
 def _storage_targets(instances: Mapping[FleetName, tuple[int, ...]]) -> Iterator[dict[str, Any]]:
-    """Yield each instance under the name that it has in the balancer."""
+    """Yield each instance with its name in the balancer."""
     for fleet, ports in instances.items():
         for label, port in labelled(fleet, ports).items():
             yield {**_loopback(port), "labels": {"fleet": fleet, "instance": label}}

@@ -8,25 +8,25 @@ from observatory.nodes.tls import authority_file
 from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
 from observatory.settings import FleetName, StackSettings
 
-LAME_DUCK_SECONDS = 3  # the balancer checks each second and takes an instance out at the second failure
-WATCHDOG_SECONDS = 30  # without a sign of life, after which systemd ends the service and starts it again
-TRIAL = "storage-trial"  # the instance of a version that is tried before a fleet gets it
-TRIAL_SECONDS = 300  # after which it ends by itself, should the command that removes it be killed
+LAME_DUCK_SECONDS = 3  # the balancer checks each second and marks an instance down at the second failure
+WATCHDOG_SECONDS = 30  # without a watchdog notification, after which systemd restarts the service
+TRIAL = "storage-trial"  # the instance of a pre-deployment test
+TRIAL_SECONDS = 300  # after which it exits if the command that removes it was killed
 SHA256_PREFIX = 12  # digits of the digest in a release's directory name: enough to tell rebuilt artifacts apart
 
 
 def release_directory(paths: Paths, fleet: FleetName, version: str, sha256: str) -> str:
-    """Return where a fleet's release is unpacked; another build of the same version has another directory."""
+    """Return the directory of a fleet's unpacked release; another build of the same version has another directory."""
     return f"{paths.releases}/{fleet}/{version}-{sha256[:SHA256_PREFIX]}"
 
 
 def trial_releases(paths: Paths) -> str:
-    """Return the directory of releases that are tried: apart from the fleets', which come and go on their own."""
+    """Return the directory of releases under test, separate from the fleets' releases."""
     return f"{paths.releases}/trial"
 
 
 def trial_directory(paths: Paths, version: str, sha256: str) -> str:
-    """Return where a release that is tried is unpacked."""
+    """Return the directory of an unpacked release under test."""
     return f"{trial_releases(paths)}/{version}-{sha256[:SHA256_PREFIX]}"
 
 
@@ -41,7 +41,7 @@ def release_name(fleet: FleetName, version: str) -> str:
 
 
 def instance_label(fleet: FleetName, index: int) -> str:
-    """Return by what name the rollout document, the balancer and the metrics know an instance; `index` is from 1."""
+    """Return an instance's name in the rollout document, the balancer and the metrics; `index` counts from 1."""
     return f"{fleet}-{index}"
 
 
@@ -61,12 +61,12 @@ def unit_name(label: str) -> str:
 
 
 def password_file(paths: Paths, name: str) -> str:
-    """Return the path of the file that holds the instance's database login, user and password."""
+    """Return the path of the file with the instance's database user and password."""
     return f"{paths.config}/{name}/database-password"
 
 
 def cache_password_file(paths: Paths, name: str) -> str:
-    """Return the path of the file that holds the instance's password of the cache."""
+    """Return the path of the file with the instance's password of the cache."""
     return f"{paths.config}/{name}/cache-password"
 
 
@@ -113,7 +113,7 @@ def storage(
 def fleet_machine_storage(
     settings: StackSettings, paths: Paths, host: Host, *, fleet: FleetName, database: str, cache_url: str
 ) -> Unit:
-    """Return the instance of a fleet's machine on AWS, which runs the release that is the current one there."""
+    """Return the instance of a fleet's machine on AWS, which runs the release at the link `current`."""
     unit = storage(
         settings,
         paths,
@@ -130,9 +130,9 @@ def fleet_machine_storage(
 
 
 def trial(settings: StackSettings, paths: Paths, *, fleet: FleetName, version: str, sha256: str) -> Unit:
-    """Return an instance of a release as the first of a fleet would be, but on a port that no balancer knows.
+    """Return an instance for pre-deployment tests: as the first of a fleet, on a port that no balancer forwards to.
 
-    It has that instance's login, ends at once where asked, since nobody must notice, and by itself in the end.
+    It has that instance's login, stops without a lame-duck time, and exits after `TRIAL_SECONDS` at the latest.
     """
     unit = storage(settings, paths, fleet=fleet, index=1, version=version, sha256=sha256)
     port = settings.ports.trial

@@ -1,6 +1,6 @@
 """systemd's units of a machine's daemons, rendered from the same `Unit` that the local supervisor runs.
 
-Every daemon runs without privileges, sees the system read-only and may write its own directories alone.
+Every daemon runs without privileges; the system is read-only for it, except its own directories.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TASKS_MAX = 4096  # processes and threads of one service: ten times what Postgre
 
 
 def service_name(name: str) -> str:
-    """Return the name of the service of a unit; none collides with a package's own."""
+    """Return the name of a unit's service, which no package uses."""
     return f"observatory-{name}.service"
 
 
@@ -33,8 +33,8 @@ def services(
     Args:
         units: of one machine; each starts after those of a lower priority.
         paths: of the machine.
-        requires: services that prepare the machine, without which none may start.
-        memory: systemd's `MemoryMax` by a unit's name: one that takes more is ended and started again.
+        requires: services that prepare the machine and must have succeeded first.
+        memory: systemd's `MemoryMax` by a unit's name; a daemon that exceeds it is killed and restarted.
     """
     ordered = sorted(units, key=lambda unit: unit.priority)
     files = {}
@@ -46,7 +46,7 @@ def services(
 
 
 def writable(paths: Paths) -> tuple[str, ...]:
-    """Return the directories that what runs as `USER` may write."""
+    """Return the directories that processes of `USER` may write."""
     return (*_volumes(paths), paths.run)
 
 
@@ -70,7 +70,7 @@ def _service(
 
 
 def directories(units: Iterable[Unit], paths: Paths) -> str:
-    """Return tmpfiles.d's lines for the directories that daemons write, which are made at every boot."""
+    """Return tmpfiles.d's lines for the directories that daemons write, which are created at every boot."""
     wanted = dict.fromkeys((*writable(paths), *(path for unit in units for path in unit.directories)))
     return "".join(f"d {path} 0700 {USER} {USER}\n" for path in wanted)
 

@@ -1,7 +1,7 @@
-"""systemd's service and timer of a job of the host, for machines that systemd runs.
+"""systemd's service and timer of a scheduled job, for machines that systemd runs.
 
-Times and timeouts are those of the one list (`observatory.nodes.host_jobs`); what a machine runs at them is its own:
-a database machine has pgBackRest and not this library.
+Schedules and timeouts are those of `observatory.nodes.host_jobs`. The command line is the machine's own, because a
+database machine has pgBackRest but not this library.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def timer_files(
     """Return the files of a job's service and of its timer, by path.
 
     Args:
-        job: when to run, and for how long at most.
-        command: the command line that does it on this machine.
-        user: whom it runs as.
-        after: services that start before it where they start at all.
+        job: has the schedule and the timeout.
+        command: the command line of the job on this machine.
+        user: that runs it.
+        after: services that start before it, if they start at all.
         writable: directories that it may write.
-        directory: where systemd looks for units.
+        directory: of systemd's units.
     """
     path = f"{directory}/observatory-{job.name}"
     line = " ".join(quoted(word, command=True) for word in command)

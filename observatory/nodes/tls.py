@@ -1,4 +1,4 @@
-"""Where a machine keeps the authority it trusts, and its servers' certificates and keys."""
+"""The paths of a machine's trusted authority, and of its servers' certificates and keys."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def key_file(paths: Paths, server: str) -> str:
 
 
 def combined_file(paths: Paths, server: str) -> str:
-    """Return the path of certificate and private key in one file, as HAProxy takes them."""
+    """Return the path of the file with both certificate and private key, which HAProxy reads."""
     return f"{paths.config}/tls/{server}.pem"

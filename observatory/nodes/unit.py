@@ -1,4 +1,4 @@
-"""What every daemon of a machine has in common: command, files, environment, readiness, and how it reloads."""
+"""The model of a daemon: command, files, environment, ports, readiness and reload; the paths of a machine."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Where a machine keeps configuration, data, sockets, logs and releases, as the daemons see it.
+    """A machine's directories of configuration, data, sockets, logs and releases, as paths that daemons use.
 
-    `wal` is the directory of PostgreSQL's WAL where that has a volume of its own.
+    `wal` is the directory of PostgreSQL's WAL; None if it has no volume of its own.
     """
 
     config: str = "/srv/etc"
@@ -36,11 +36,11 @@ class Paths:
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """A machine on its network, by default one that nobody else reaches.
+    """A machine's addresses; the default is loopback only.
 
     Attributes:
         listen: the address that daemons bind.
-        address: by which others reach them.
+        address: the address that clients connect to.
         operators: networks from which the superuser and the owner log in, with a password over TLS.
     """
 
@@ -59,35 +59,46 @@ class _Model(BaseModel):
 
 
 class TcpReady(_Model):
-    """Ready when something accepts connections on 127.0.0.1:`port`."""
+    """Ready when 127.0.0.1:`port` accepts connections."""
 
     port: int
 
     def target(self) -> dict[str, Any]:
-        """Return what a probe looks at."""
+        """Return the arguments of a `Probe`."""
         return {"tcp": ("127.0.0.1", self.port)}
 
 
 class HttpReady(_Model):
-    """Ready when GET 127.0.0.1:`port``path` answers 200."""
+    """Ready when GET 127.0.0.1:`port``path` responds 200."""
 
     port: int
     path: str
 
     def target(self) -> dict[str, Any]:
-        """Return what a probe looks at."""
+        """Return the arguments of a `Probe`."""
         return {"http": f"http://127.0.0.1:{self.port}{self.path}"}
 
 
 class Unit(_Model):
     """One daemon.
 
-    `files` maps absolute paths to contents; none is secret, secrets are passed beside the unit as `secret_files`.
-    `ports` maps the setting that chose each port to the port. `reload_signal` applies changed files without a restart;
-    without it they take a restart, and so do changed ports unless `reload_rebinds`. With `watches_secrets` changed
-    secret files take neither: the daemon looks at them itself. `settle_seconds` bounds the wait
-    for readiness. With `watchdog_seconds` the daemon tells systemd that it is up, and at least so often that it lives;
-    the supervisor looks by itself. Units start in the order of `priority` and stop in the reverse.
+    Attributes:
+        name: of the daemon's program or service.
+        command: its command line.
+        ready: when it is ready.
+        priority: units start in this order and stop in the reverse order.
+        ports: each port, by the setting that has it.
+        files: contents by absolute path. None is secret; secrets are passed beside the unit, as `secret_files`.
+        environment: variables that are added to the machine's.
+        directories: that are created before it starts.
+        reload_signal: applies changed files without a restart; None if they need a restart.
+        reload_rebinds: whether `reload_signal` also applies changed ports; otherwise they need a restart.
+        watches_secrets: whether the daemon reads changed secret files itself, without a reload.
+        stop_signal: stops the daemon.
+        stop_seconds: from that signal until it is killed.
+        settle_seconds: until it must be ready.
+        watchdog_seconds: the daemon notifies systemd when it is ready, and at least this often after that; None if it
+            does not. The supervisor of `local` probes `ready` instead.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Valkey: the cache of what the service reads. It holds nothing that is not in the database, so nothing is kept."""
+"""Valkey: the cache of the service's reads. It is not persistent, because the database has all its data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from observatory.settings import LocalSettings
 
 
 def password_file(paths: Paths) -> str:
-    """Return the path of the part of the configuration that holds the password."""
+    """Return the path of the configuration file with the password."""
     return f"{paths.config}/valkey/password.conf"
 
 
@@ -17,7 +17,7 @@ def password_line(password: str) -> str:
 
 
 def valkey(settings: LocalSettings, paths: Paths) -> Unit:
-    """Return the cache of this node, bounded in memory, evicting what was used longest ago."""
+    """Return the cache of this node, with a memory limit and least-recently-used eviction."""
     port = settings.ports.valkey
     file = f"{paths.config}/valkey/valkey.conf"
     config = render("valkey.conf.j2", port=port, memory_mb=settings.cache.memory_mb, password_file=password_file(paths))

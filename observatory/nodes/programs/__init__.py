@@ -1,1 +1,1 @@
-"""Small programs that units run on a machine's own Python: each file is whole by itself, on the standard library."""
+"""Small programs that units run on a machine's own Python. Each is one file and needs only the standard library."""
