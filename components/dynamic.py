@@ -1,4 +1,4 @@
-"""What every dynamic provider here needs."""
+"""A function that every dynamic provider of this package uses."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Monitoring of a stack by an existing Prometheus Operator: rules, routes and scrape jobs as custom resources.
 
-Owns what the cluster is told of the stack. What is measured and who is told is `monitoring`; Prometheus and
-Alertmanager themselves, and the Secrets that receivers name, are the cluster's.
+Owns the stack's custom resources. `monitoring` defines alerts and routes; Prometheus, Alertmanager and the Secrets that
+receivers name belong to the cluster.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MonitoringArgs:
 
 
 class Monitoring(pulumi.ComponentResource):
-    """What the cluster is told of the stack. Outputs: `prometheus_url`, `alertmanager_url`."""
+    """The stack's custom resources in the cluster. Outputs: `prometheus_url`, `alertmanager_url`."""
 
     def __init__(self, name: str, args: MonitoringArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:kubernetes:Monitoring", name, None, opts)
@@ -58,7 +58,7 @@ class Monitoring(pulumi.ComponentResource):
         self.register_outputs({"prometheus_url": self.prometheus_url, "alertmanager_url": self.alertmanager_url})
 
     def _scrapes(self, scrape: Scrape) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the specifications of a job: the database's machine has an address, a fleet's come and go."""
+        """Yield a job's specifications: the database has a fixed address, the machines of a fleet are discovered."""
         stack = {"stack": self._args.stack}
         if scrape.port:
             target = f"{self._args.database_address}:{getattr(self._args.settings.ports, scrape.port)}"
@@ -77,7 +77,7 @@ class Monitoring(pulumi.ComponentResource):
         }
 
     def _resource(self, kind: str, name: str, specification: Mapping[str, Any]) -> None:
-        """Declare one custom resource; its name is the stack's too, since stacks may share a namespace."""
+        """Declare one custom resource; its name contains the stack's, because stacks may share a namespace."""
         cluster = self._args.settings.kubernetes
         CustomResource(
             name if kind != "ScrapeConfig" else f"scrape-{name}",
@@ -94,7 +94,7 @@ class Monitoring(pulumi.ComponentResource):
 
 
 def operator_receivers(receivers: Receivers) -> dict[Receiver, dict[str, Sequence[Mapping[str, Any]]]]:
-    """Return what each receiver does, in the operator's keys; a secret is named, never written."""
+    """Return the configuration of each receiver, in the operator's keys; secrets are references."""
     email = receivers.email
     rollback: dict[Receiver, dict[str, Sequence[Mapping[str, Any]]]] = {}
     if receivers.rollback_webhook:

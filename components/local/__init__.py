@@ -1,1 +1,1 @@
-"""The `local` platform: components made of real processes on one machine."""
+"""The components of the `local` stack: real processes on one machine. `stack` declares them."""

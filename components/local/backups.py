@@ -1,4 +1,4 @@
-"""Backups of the `local` stack: the pgBackRest stanza, with the first full backup that makes WAL worth archiving."""
+"""Backups of the `local` stack: the pgBackRest stanza and the first full backup, which WAL archiving needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from observatory.nodes.pgbackrest import repository
 from observatory.runtime import Sandbox
 
 FIRST_BACKUP_SECONDS = 600
-# What a killed command has begun may still be at work for a moment.
+# A pgBackRest process of a killed command may still run for a moment.
 _after_others = retry(
     retry=retry_if_exception_type(BackupRunningError),
     wait=wait_fixed(0.5),
@@ -28,14 +28,14 @@ _after_others = retry(
 
 @dataclass(frozen=True, kw_only=True)
 class BackupsArgs:
-    """Where the database runs, and what must stand before it can be backed up."""
+    """The machine of the database, and the resources that a backup depends on."""
 
     machine: Machine
     after: tuple[pulumi.Resource, ...]
 
 
 class Backups(pulumi.ComponentResource):
-    """The backup repository. Output: `stores`, all repositories' addresses; `ready` is what other backups wait for."""
+    """The backup repository. Output: `stores`, all repositories' addresses. Other backups depend on `ready`."""
 
     def __init__(self, name: str, args: BackupsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:local:Backups", name, None, opts)
@@ -47,17 +47,17 @@ class Backups(pulumi.ComponentResource):
 
 
 class StanzaProvider(ResourceProvider):
-    """Makes the stanza and, where there is none yet, a full backup. Deleting it leaves the backups."""
+    """Creates the stanza and a full backup if there is none yet. Deleting the resource keeps the backups."""
 
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Make what is missing."""
+        """Create the stanza and the backup if they are missing."""
         _make_stanza(sandbox_of(props))
         return CreateResult(id_="observatory", outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Make another stanza where the home is another one."""
+        """Replace the stanza when the home changes."""
         replaces = ["home"] if _olds["home"] != _news["home"] else []
         return DiffResult(changes=bool(replaces), replaces=replaces)
 

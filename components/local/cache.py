@@ -15,7 +15,7 @@ from observatory.settings import LocalSettings
 
 @dataclass(frozen=True, kw_only=True)
 class CacheArgs:
-    """Where the cache runs, and its settings."""
+    """The machine of the cache, and its settings."""
 
     settings: LocalSettings
     machine: Machine

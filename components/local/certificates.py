@@ -1,4 +1,4 @@
-"""Where states of earlier checkouts find their providers; everything is in `components.certificates`."""
+"""The provider classes under the module name of earlier states; `components.certificates` defines them."""
 
 from components.certificates import AuthorityProvider, CertificateProvider
 

@@ -1,6 +1,6 @@
-"""TimescaleDB of the `local` stack: etcd, Patroni, the database with its logins, the pooler in front of it.
+"""TimescaleDB of the `local` stack: etcd, Patroni, the database with its logins, and pgBouncer.
 
-Owns the server and who may log in. What is inside the database is the `Schema` resource's.
+Owns the server and its logins. The `Schema` resource owns the objects of the database.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ if TYPE_CHECKING:
     import httpx
 
 OWNER = "migrator"
-NOT_RESTARTED = """PostgreSQL did not come back with the changed settings: {answer}
-See log/patroni.log below the stack's home, put the setting right (database.*) and run `observatory up` again."""
-SHARED_PATIENCE = 30  # seconds: parameters that nodes share nearly always need a restart, which Patroni reports later
-REFUSAL_PATIENCE = 20  # seconds in which Patroni may be busy with something else
+NOT_RESTARTED = """PostgreSQL did not restart with the changed settings: {answer}
+See log/patroni.log below the stack's home, correct the setting (database.*) and run `observatory up` again."""
+SHARED_PATIENCE = 30  # seconds for Patroni to report a pending restart, which shared parameters usually need
+REFUSAL_PATIENCE = 20  # seconds during which Patroni may refuse, for example during a promotion
 PAUSE_S = 0.2
-RESTART_DEADLINE = 60  # seconds for PostgreSQL to come back with parameters that need a restart
+RESTART_DEADLINE = 60  # seconds for PostgreSQL to restart
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseArgs:
-    """Where the database runs, its settings, who signs its certificates, and which logins are in use."""
+    """The machine of the database, its settings, the certificate authority, and the active logins."""
 
     settings: LocalSettings
     machine: Machine
@@ -67,7 +67,7 @@ class DatabaseArgs:
 
 
 class Database(pulumi.ComponentResource):
-    """TimescaleDB on PostgreSQL 17, and pgBouncer. `ready` is what the schema waits for, `pooled` what clients do.
+    """TimescaleDB on PostgreSQL 17, and pgBouncer. The schema depends on `ready`, clients on `pooled`.
 
     Outputs: `admin_url` (superuser) and `owner_url` (migrations), both by peer on the socket; `urls` (by login), `url`
     (the service's) and `direct_url` (the service's past pgBouncer), all secret; `login` (secret; the service's user and
@@ -112,7 +112,7 @@ class Database(pulumi.ComponentResource):
         )
 
     def _patroni(self, store: Daemon, api_password: pulumi.Output[str]) -> Daemon:
-        """Declare Patroni with PostgreSQL, which starts after `store`."""
+        """Declare Patroni, which starts PostgreSQL; it depends on `store`."""
         paths = Paths()
         cipher = Password("backup-passphrase", opts=self._mine).value
         return Daemon(
@@ -180,11 +180,11 @@ class Database(pulumi.ComponentResource):
         )
 
     def _trusted(self) -> dict[str, pulumi.Output[str]]:
-        """Return the file of the authority that servers and clients verify each other by."""
+        """Return the file of the authority with which servers and clients verify each other."""
         return {authority_file(Paths()): self._args.authority.certificate}
 
     def _certificate(self, server: str, *, client: bool = False) -> dict[str, pulumi.Output[str]]:
-        """Return the files of a server's new certificate, with `client` also a client's."""
+        """Return the files of a new server certificate, which with `client` is also a client certificate."""
         made = Certificate(server, authority=self._args.authority, client=client, opts=self._mine)
         return {certificate_file(Paths(), server): made.certificate, key_file(Paths(), server): made.key}
 
@@ -193,25 +193,25 @@ class Database(pulumi.ComponentResource):
 
 
 class ClusterConfigurationProvider(ResourceProvider):
-    """Keeps Patroni's cluster-wide configuration, over its REST API; restarts PostgreSQL where a change needs it.
+    """Sets Patroni's cluster-wide configuration over its REST API, and restarts PostgreSQL if a change needs it.
 
-    `node` is what the node's own file says, which Patroni has read by now: it may need a restart too.
+    `node` has the parameters of the node's own file, which Patroni has read; their changes may need a restart too.
     """
 
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Set the configuration; at the first start Patroni has it already, but not after an `up` that was killed."""
+        """Set the configuration. Patroni has it from its first start, but may lack it after a killed `up`."""
         if _configure(props):
             _restart_where_pending(props, patience=SHARED_PATIENCE)
         return CreateResult(id_="config", outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Compare what is wanted of the cluster and of the node."""
+        """Compare the parameters of the cluster and of the node."""
         return DiffResult(changes=without_provider(_olds) != without_provider(_news))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Set the configuration, and restart PostgreSQL where it waits for that."""
+        """Set the configuration, and restart PostgreSQL if a restart is pending."""
         _configure(_news)
         if _olds.get("configuration") != _news.get("configuration"):
             _restart_where_pending(_news, patience=SHARED_PATIENCE)
@@ -252,7 +252,7 @@ def _conninfo(host: str, settings: LocalSettings, user: str, database: str) -> s
 
 
 def _configure(props: dict[str, Any]) -> bool:
-    """Patch the cluster's configuration where it differs; return whether it did."""
+    """Patch the cluster's configuration if it differs; return whether it differed."""
     wanted = _whole(props["configuration"])
     with _patroni(props) as api:
         differs: bool = api.get("/config").raise_for_status().json() != wanted
@@ -262,12 +262,12 @@ def _configure(props: dict[str, Any]) -> bool:
 
 
 def _restart_where_pending(props: dict[str, Any], *, patience: float) -> None:
-    """Restart PostgreSQL when Patroni reports within `patience` seconds that a parameter is pending.
+    """Restart PostgreSQL when Patroni reports within `patience` seconds that a restart is pending.
 
-    Patroni refuses the restart during a promotion, for example: it is requested again for `REFUSAL_PATIENCE` seconds.
+    Patroni may refuse the restart, for example during a promotion; the request is retried for `REFUSAL_PATIENCE` s.
 
     Raises:
-        RuntimeFault: Patroni refuses the restart until the end.
+        RuntimeFault: Patroni still refuses the restart, or PostgreSQL did not restart.
     """
     refusals: list[str] = []
     with _patroni(props) as api:
@@ -291,7 +291,7 @@ def _patroni(props: dict[str, Any]) -> httpx.Client:
 
 
 def _whole(value: Any) -> Any:
-    """Pulumi carries every number as a float; PostgreSQL wants `max_connections = 100`, not `100.0`."""
+    """Return a value with whole floats as integers: Pulumi passes 100.0, PostgreSQL accepts only 100."""
     if isinstance(value, dict):
         return {key: _whole(item) for key, item in value.items()}
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -31,9 +31,9 @@ from observatory.settings import FleetName, LocalSettings
 
 @dataclass(frozen=True, kw_only=True)
 class FleetArgs:
-    """A fleet's state from the rollout document, and what its instances start after.
+    """A fleet's state from the rollout document, and the resources that its instances depend on.
 
-    `artifact` gives the place of a version's artifact.
+    `artifact` returns the path of a version's artifact.
     """
 
     settings: LocalSettings
@@ -47,9 +47,9 @@ class FleetArgs:
 
 
 class Fleet(pulumi.ComponentResource):
-    """One fleet: the releases that its instances run, unpacked, and the instances. `ports` are the instances' ports.
+    """One fleet: its unpacked releases and its instances. `ports` are the instances' ports.
 
-    A release is a resource by its version: the end of a rolling update changes none.
+    A release's resource is named by the version, so the end of a rolling update changes no resource.
     """
 
     def __init__(self, name: str, args: FleetArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -99,12 +99,12 @@ class Fleet(pulumi.ComponentResource):
 
 
 class ReleaseProvider(ResourceProvider):
-    """Unpacks a versioned artifact beside the others, after checking its digest."""
+    """Unpacks an artifact into a directory of its own, after checking its digest."""
 
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Check and unpack; a directory that stands is complete, since unpacking ends in a rename."""
+        """Check and unpack. An existing directory is complete, because unpacking ends with a rename."""
         sandbox, directory = sandbox_of(props), props["directory"]
         sandbox.make_directory(str(Path(directory).parent))
         install(Path(props["artifact"]), sha256=props["sha256"], target=sandbox.host_path(directory))
@@ -112,7 +112,7 @@ class ReleaseProvider(ResourceProvider):
         return CreateResult(id_=directory, outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Replace when the release is another one; unpack again when its directory has gone."""
+        """Replace it when the release changes; unpack it again when its directory is missing."""
         replaces = [key for key in ("directory", "sha256") if _olds.get(key) != _news.get(key)]
         vanished = not sandbox_of(_news).host_path(_olds["directory"]).is_dir()
         return DiffResult(changes=vanished or bool(replaces), replaces=replaces)
@@ -123,7 +123,7 @@ class ReleaseProvider(ResourceProvider):
         return UpdateResult(outs=without_provider(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Remove the directory; nothing runs from it any more."""
+        """Remove the directory, from which no process runs any more."""
         shutil.rmtree(sandbox_of(_props).host_path(_props["directory"]), ignore_errors=True)
 
 

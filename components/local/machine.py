@@ -1,7 +1,7 @@
 """The machine of the `local` stack: one sandbox with one supervisor, and the daemons that run in it.
 
-Owns the two resources through which every process of the stack is made. What a daemon runs and reads is decided in
-`observatory.nodes`; how processes live is `observatory.runtime`.
+Owns the resources `Machine` and `Daemon`, which start every process of the stack except the scheduler.
+`observatory.nodes` renders a daemon's unit; `observatory.runtime` starts and stops processes.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ UNIT_KEYS = tuple(Unit.model_fields)
 
 @dataclass(frozen=True, kw_only=True)
 class MachineArgs:
-    """`home` is the directory that holds everything the stack owns, `rootfs` the root filesystem that daemons see."""
+    """`home` is the directory with all the stack's files, `rootfs` the root filesystem that the daemons run from."""
 
     home: Path
     rootfs: Path
 
 
 class MachineProvider(ResourceProvider):
-    """Starts, watches and stops the sandbox. Its `diff` looks at the living thing, so that `up` after a reboot acts."""
+    """Starts and stops the sandbox. Its `diff` checks that the sandbox runs, so that `up` starts it after a reboot."""
 
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Start the sandbox; a running one is adopted."""
+        """Start the sandbox, or adopt a running one."""
         sandbox_of(props).start()
         return CreateResult(id_=props["home"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Report a change when the sandbox is down or another root filesystem is wanted; another home replaces it."""
+        """Report a change when the sandbox is down or its root filesystem changes; another home replaces it."""
         moved = _olds["home"] != _news["home"]
         changed = moved or _olds["rootfs"] != _news["rootfs"] or not sandbox_of(_news).alive()
         return DiffResult(changes=changed, replaces=["home"] if moved else [], delete_before_replace=True)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Start the sandbox again, on the root filesystem that is wanted now."""
+        """Restart the sandbox on the current root filesystem."""
         if _olds["rootfs"] != _news["rootfs"]:
             sandbox_of(_olds).stop()
         sandbox_of(_news).start()
         return UpdateResult(outs=without_provider(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Stop the sandbox and every process in it; data stays."""
+        """Stop the sandbox and every process in it; keep the data."""
         sandbox_of(_props).stop()
 
 
@@ -71,8 +71,8 @@ class Machine(Resource, module="local", name="Machine"):
 class DaemonProvider(ResourceProvider):
     """Runs one `Unit` under the sandbox's supervisor.
 
-    `update` reloads when only files changed and the unit knows how, restarts otherwise. `delete` leaves the daemon's
-    data. All of it may be repeated: a killed `up` can leave a daemon half made.
+    `update` reloads the daemon if only files changed and the unit has a reload signal, and restarts it otherwise.
+    `delete` keeps the daemon's data. Every method is idempotent, because a killed `up` can leave a daemon incomplete.
     """
 
     serialize_as_secret_always = False
@@ -80,7 +80,7 @@ class DaemonProvider(ResourceProvider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Write the files, start the daemon and wait until it is ready.
 
-        One that runs already was left by an `up` that was killed or failed, and what it has read is not known.
+        A running daemon is stopped first: a killed or failed `up` left it, and it may have read other files.
         """
         if sandbox_of(props).alive():
             sandbox_of(props).supervisor.remove(props["name"])
@@ -88,14 +88,14 @@ class DaemonProvider(ResourceProvider):
         return CreateResult(id_=props["name"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Compare the unit and its secret files, and look whether the daemon is ready."""
+        """Compare the unit and its secret files, and check whether the daemon is ready."""
         replaces = [key for key in ("name", "home") if _olds.get(key) != _news.get(key)]
         changed = any(_olds.get(key) != _news.get(key) for key in (*UNIT_KEYS, "secret_files", "rootfs"))
         changes = bool(replaces) or changed or not _ready(_news)
         return DiffResult(changes=changes, replaces=replaces, delete_before_replace=True)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Apply what changed, by a reload where that is enough."""
+        """Apply the changes, by a reload where that is enough."""
         changed = {key for key in ("files", "secret_files", "ports") if _olds.get(key) != _news.get(key)}
         if _news.get("watches_secrets"):
             changed.discard("secret_files")
@@ -103,7 +103,7 @@ class DaemonProvider(ResourceProvider):
         return UpdateResult(outs=without_provider(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Stop the daemon and take it off the supervisor."""
+        """Stop the daemon and remove it from the supervisor."""
         sandbox = sandbox_of(_props)
         if sandbox.alive():
             sandbox.supervisor.remove(_props["name"])
@@ -129,7 +129,7 @@ class Daemon(Resource, module="local", name="Daemon"):
 
 
 def sandbox_of(props: Mapping[str, Any]) -> Sandbox:
-    """Return the sandbox that a resource's properties name."""
+    """Return the sandbox of a resource, by its properties `home` and `rootfs`."""
     return Sandbox(Path(props["home"]), Path(props["rootfs"]))
 
 
@@ -138,16 +138,18 @@ def _unit(props: Mapping[str, Any]) -> Unit:
 
 
 def _ready(props: Mapping[str, Any]) -> bool:
-    """Tell whether the supervisor runs the daemon and it answers."""
+    """Return whether the supervisor runs the daemon and its probe succeeds."""
     sandbox, unit = sandbox_of(props), _unit(props)
     return sandbox.alive() and sandbox.supervisor.status(unit.name).running and Probe(**unit.ready.target()).check()
 
 
 def _run(props: Mapping[str, Any], *, files_changed: bool, rebind: bool) -> None:
-    """Bring the daemon to what `props` say.
+    """Write the daemon's files, and start, reload or restart it so that it runs as `props` declare.
 
-    `files_changed`: files that it read at its start are others now. `rebind`: so are its ports, and not every daemon
-    that can reload binds other ports then.
+    Args:
+        props: of the resource.
+        files_changed: whether files that it read at its start have changed.
+        rebind: whether its ports have changed; not every daemon binds other ports at a reload.
     """
     sandbox, unit = sandbox_of(props), _unit(props)
     was_running = sandbox.supervisor.status(unit.name).running

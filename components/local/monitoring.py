@@ -1,6 +1,6 @@
-"""Monitoring of the `local` stack: exporters, Prometheus, Alertmanager, and the receiver that keeps its alerts.
+"""Monitoring of the `local` stack: exporters, Prometheus, Alertmanager, and the receiver that stores notifications.
 
-Owns which daemons there are. What is measured and who is told is `monitoring`.
+Owns the resources of these daemons. `monitoring` defines alerts and routes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from observatory.settings import FleetName, LocalSettings
 
 @dataclass(frozen=True, kw_only=True)
 class MonitoringArgs:
-    """The stack's name, and what is measured."""
+    """The stack's name, and the parts that are monitored."""
 
     settings: LocalSettings
     machine: Machine
@@ -43,7 +43,7 @@ class MonitoringArgs:
 
 
 class Monitoring(pulumi.ComponentResource):
-    """Prometheus and what belongs to it. Outputs: `prometheus_url`, `alertmanager_url`."""
+    """Prometheus, Alertmanager and the exporters. Outputs: `prometheus_url`, `alertmanager_url`."""
 
     def __init__(self, name: str, args: MonitoringArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:local:Monitoring", name, None, opts)

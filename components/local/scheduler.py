@@ -1,4 +1,4 @@
-"""The scheduler of the `local` stack: backups, log rotation and whatever else has to be done again and again."""
+"""The scheduler of the `local` stack, which runs the jobs of `observatory.nodes.host_jobs`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from observatory.settings import LocalSettings
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerArgs:
-    """The checkout and the stack whose jobs it runs, and what the jobs need."""
+    """The checkout and the stack of the jobs, and the resources that the jobs depend on."""
 
     settings: LocalSettings
     machine: Machine
@@ -28,33 +28,33 @@ class SchedulerArgs:
 
 
 class SchedulerProvider(ResourceProvider):
-    """Starts, watches and stops the scheduler's process. Its `diff` looks at the living thing, as a machine's does."""
+    """Starts and stops the scheduler's process. Its `diff` checks whether the process is ready."""
 
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Start it, instead of one that a killed `up` left: that may have other jobs."""
+        """Start it. A running one, left by a killed `up`, is stopped first, because its jobs may differ."""
         _start(props)
         return CreateResult(id_=f"{props['home']}/scheduler", outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Report a change when its jobs are others, or when it does not live; another home replaces it."""
+        """Report a change when its jobs change or it is not ready; another home replaces it."""
         moved = _olds["home"] != _news["home"]
         changed = without_provider(_olds) != without_provider(_news) or not scheduler_ready(sandbox_of(_news))
         return DiffResult(changes=changed, replaces=["home"] if moved else [], delete_before_replace=True)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Start it again; a job that runs is ended in order, and made up for."""
+        """Restart it. A running job is stopped, and the new scheduler runs it again."""
         _start(_news)
         return UpdateResult(outs=without_provider(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Stop it, and the jobs that it has started."""
+        """Stop it and its running jobs."""
         stop_scheduler(sandbox_of(_props))
 
 
 class Scheduler(Resource, module="local", name="Scheduler"):
-    """The process that runs the jobs of the host at their times."""
+    """The process that runs the scheduled jobs."""
 
     def __init__(self, name: str, args: SchedulerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         props = {

@@ -1,4 +1,4 @@
-"""Where states of earlier checkouts find their providers; everything is in `components.secrets`."""
+"""The provider classes under the module name of earlier states; `components.secrets` defines them."""
 
 from components.secrets import ApiKeyProvider, PasswordProvider
 

@@ -1,4 +1,4 @@
-"""The `local` platform put together: machine, database, cache, backups, schema, fleets, traffic, monitoring, jobs."""
+"""Declares the `local` stack: machine, database, cache, backups, schema, fleets, traffic, monitoring, scheduler."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ API_KEY_REQUESTS_PER_MINUTE = 60_000  # the first key also serves `make bench`
 
 @dataclass(frozen=True, kw_only=True)
 class LocalArgs:
-    """Settings, the rollout and the access document, and the places on this machine.
+    """Settings, the rollout and the access document, and directories of this machine.
 
-    `home` holds what the stack owns, `rootfs` is the root filesystem, `releases` keeps the artifacts,
-    `migrations` is the directory of migration files, `root` the checkout that holds all that.
+    `home` has the stack's files, `rootfs` is the root filesystem, `releases` has the artifacts, `migrations` the
+    migration files; `root` is the checkout.
     """
 
     settings: LocalSettings

@@ -1,4 +1,4 @@
-"""The balancer of the `local` stack: how much of the traffic each fleet gets, and which instances get none."""
+"""The balancer of the `local` stack: the traffic weight of each fleet, and the draining instances."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from observatory.settings import FleetName, LocalSettings
 
 @dataclass(frozen=True, kw_only=True)
 class TrafficArgs:
-    """The fleets, who signs the certificate, and what the rollout document says of the traffic.
+    """The fleets, the certificate authority, and the traffic weights of the rollout document.
 
-    `weights` are percentages; `out` are instances that get none, since they are being updated.
+    `weights` are percentages; `out` are the draining instances, which get no requests.
     """
 
     settings: LocalSettings
@@ -37,7 +37,7 @@ class TrafficArgs:
 
 
 class Traffic(pulumi.ComponentResource):
-    """HAProxy. Outputs: `service_url`, weighted over the fleets, and `preview_url`, which goes where a header says."""
+    """HAProxy. Outputs: `service_url`, weighted over the fleets; `preview_url`, where a header selects the fleet."""
 
     def __init__(self, name: str, args: TrafficArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:local:Traffic", name, None, opts)
@@ -63,7 +63,7 @@ class Traffic(pulumi.ComponentResource):
 
 
 def _servers_out(args: TrafficArgs) -> Iterator[tuple[str, int]]:
-    """Yield the servers that get nothing, with their ports; a name that the fleet has no more is passed over."""
+    """Yield the draining servers with their ports; names that the fleet no longer has are skipped."""
     for fleet, component in args.fleets.items():
         for name, port in labelled(fleet, component.ports).items():
             if name in args.out[fleet]:
@@ -71,16 +71,16 @@ def _servers_out(args: TrafficArgs) -> Iterator[tuple[str, int]]:
 
 
 class WeightsProvider(ResourceProvider):
-    """Divides the traffic as the rollout document says.
+    """Sets the traffic weights of the rollout document.
 
-    Its `diff` looks at the balancer itself: a delivery moves the traffic without the program, and the next `up` finds
-    no difference; what somebody else changed is put right.
+    Its `diff` reads the running balancer. A deployment changes weights without this program, so the next `up` finds no
+    difference; it repairs weights that were changed manually.
     """
 
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Write the files; tell a balancer that runs."""
+        """Write the files, and set the weights of a running balancer."""
         live, servers, weights, out = _live(props), _servers(props), _weights(props), _out(props)
         live.keep(weights)
         servers.keep(out)
@@ -90,18 +90,18 @@ class WeightsProvider(ResourceProvider):
         return CreateResult(id_=live.file, outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Compare with what is in force; a balancer that does not run reads the files at its start."""
+        """Compare with the running balancer; if none runs, with the files that it reads at its start."""
         replaces = ["home"] if _olds["home"] != _news["home"] else []
         wanted = (_weights(_news), set(_out(_news)))
         return DiffResult(changes=bool(replaces) or _in_force(_news) != wanted, replaces=replaces)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Put the weights in force."""
+        """Set the weights."""
         return UpdateResult(outs=self.create(_news).outs)
 
 
 class Weights(Resource, module="local", name="Weights"):
-    """The percentage of the traffic of each fleet, and the servers that get none, with their ports."""
+    """The traffic weight of each fleet, and the draining servers with their ports."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ def _weights(props: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _in_force(props: Mapping[str, Any]) -> tuple[dict[str, str] | None, Collection[str]]:
-    """Return the weights and servers of the running balancer, or those that it will start with, None without any."""
+    """Return weights and draining servers of the running balancer, or of its files; None if there are none."""
     live, servers = _live(props), _servers(props)
     try:
         return live.read(), servers.out()
