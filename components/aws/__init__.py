@@ -1,1 +1,4 @@
-"""The platform `aws`: the stack as machines, volumes, buckets and balancers of one account and region."""
+"""The components of an AWS stack: machines, volumes, buckets and balancers in one account and region.
+
+`stack` declares them.
+"""

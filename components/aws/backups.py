@@ -1,6 +1,6 @@
-"""Backup buckets: where pgBackRest keeps base backups and WAL, and their copy in another region.
+"""The backup buckets: pgBackRest's base backups and WAL, and their copy in another region.
 
-Owns the buckets and their replication. What is backed up, and when, is the database machine's.
+Owns the buckets and their replication. The database's machine makes the backups, at the times of its timers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class BackupsArgs:
 
 
 class Backups(pulumi.ComponentResource):
-    """The repository. Outputs: `stores`, the addresses of all copies; `bucket`, that the database writes to."""
+    """The repository. Outputs: `stores`, the addresses of all copies; `bucket`, which the database writes to."""
 
     def __init__(self, name: str, args: BackupsArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:aws:Backups", name, None, opts)
@@ -60,7 +60,7 @@ class Backups(pulumi.ComponentResource):
         return Bucket(name, args, pulumi.ResourceOptions(parent=self))
 
     def _replicate(self, name: str, copy: Bucket, key_arn: pulumi.Input[str]) -> None:
-        """Copy every object within minutes; deletions are not copied, so that none on one side is one on both."""
+        """Copy every object within minutes. Deletions are not copied, so an object deleted here stays in the copy."""
         child = pulumi.ResourceOptions(parent=self)
         role = iam.Role(
             f"{name}-replication",

@@ -1,4 +1,4 @@
-"""A bucket as every bucket here is: nobody public, TLS only, encrypted, versioned, owned by this account alone."""
+"""The properties of every bucket: no public access, TLS only, encrypted, versioned, owned by this account."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ ABORT_UPLOADS_AFTER_DAYS = 7
 
 @dataclass(frozen=True, kw_only=True)
 class BucketArgs:
-    """How a bucket differs from others.
+    """The arguments of a bucket.
 
     Attributes:
         stack: the stack's name.
-        region: where it is; None: where the stack is.
-        key_arn: KMS key of its objects; None: S3's own (load balancers write with no other).
-        object_lock: how long nobody can delete an object.
-        expire_days: after how many days current objects are removed; None: never.
-        keep_deleted_days: how long what was deleted or replaced can be taken back.
-        writer: service that may write into it, such as `logdelivery.elasticloadbalancing.amazonaws.com`.
+        region: of the bucket; None: the stack's region.
+        key_arn: KMS key of its objects; None: S3's own key, the only one that load balancers can write with.
+        object_lock: retention during which no user can delete an object.
+        expire_days: days after which current objects are removed; None: never.
+        keep_deleted_days: days during which deleted or replaced objects can be restored.
+        writer: service that may write to it, such as `logdelivery.elasticloadbalancing.amazonaws.com`.
     """
 
     stack: str
@@ -38,7 +38,7 @@ class BucketArgs:
 
 
 class Bucket(pulumi.ComponentResource):
-    """One bucket. Outputs: `name`, `arn`; `ready` is what a writer waits for."""
+    """One bucket. Outputs: `name`, `arn`. A writer depends on `ready`."""
 
     def __init__(self, name: str, args: BucketArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:aws:Bucket", name, None, opts)
@@ -99,7 +99,7 @@ class Bucket(pulumi.ComponentResource):
 
 
 def _encryption(key_arn: pulumi.Input[str] | None) -> s3.BucketServerSideEncryptionConfigurationRuleArgs:
-    """Encrypt by the key, whose use S3 then bundles: a call to KMS for each segment of WAL would cost more than it."""
+    """Encrypt with the key, and with S3's bucket key: a call to KMS for each WAL segment would cost more."""
     default = s3.BucketServerSideEncryptionConfigurationRuleApplyServerSideEncryptionByDefaultArgs(
         sse_algorithm="AES256" if key_arn is None else "aws:kms", kms_master_key_id=key_arn
     )

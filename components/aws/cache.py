@@ -1,7 +1,7 @@
 """The cache of an AWS stack: ElastiCache for Valkey.
 
-It holds nothing that is not in the database, so there is nothing to operate but its patches and its failover, which is
-what the managed service does; a machine of our own would add both. What it costs: clients speak TLS to it.
+The database has all its data, so its operation is only patches and failover, which the managed service does. In return
+clients must connect with TLS.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ENGINE_VERSION, FAMILY = "8.1", "valkey8"  # Debian 13's, that `local` runs, is 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheArgs:
-    """What the cache stands on."""
+    """The resources that the cache depends on."""
 
     base: Foundation
 

@@ -1,7 +1,7 @@
-"""TimescaleDB of an AWS stack: a machine with its volumes, rendered from the same units that `local` runs.
+"""TimescaleDB of an AWS stack: a machine that runs the same units as `local`, and its volumes.
 
-Owns the server and its volumes. The machine may be replaced at any time, and is when its user data change: volumes,
-address and password stay. Roles and what is inside the database are others'.
+Owns the server and its volumes. A change of the user data replaces the machine; volumes, address and passwords stay.
+Does not own roles (`components.access`) and the objects of the database (`components.schema`).
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ DATA_DEVICE, WAL_DEVICE = "/dev/sdf", "/dev/sdg"
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseArgs:
-    """What the database stands on, and what it uses.
+    """The resources that the database depends on and uses.
 
-    `home` is the directory on this machine that is given the authority's certificate, by which clients here verify the
+    `home` is the directory of this machine that gets the authority's certificate, with which clients here verify the
     server.
     """
 
@@ -69,17 +69,17 @@ class DatabaseArgs:
 
 
 def database_address(settings: AwsSettings) -> str:
-    """Return the address of the database's machine, which its successor takes over."""
+    """Return the address of the database's machine; a replacement keeps it."""
     return str(private_cidrs(settings)[0][FIRST_HOST])
 
 
 class Database(pulumi.ComponentResource):
-    """TimescaleDB on PostgreSQL 17, and pgBouncer. `ready` is what the schema waits for, `pooled` what clients do.
+    """TimescaleDB on PostgreSQL 17, and pgBouncer. The schema depends on `ready`, clients on `pooled`.
 
     Outputs: `admin_url` (superuser) and `owner_url` (migrations), both secret and for the operations VPC; `urls` (by
     login), `url` (the service's) and `direct_url` (the service's past pgBouncer), all secret; `login` (secret; the
     service's user and password, on a line each); `ca_file`, by which clients verify the servers; `admin_secret`, the
-    place of `admin_url` in the secret store.
+    ARN of the secret with `admin_url`.
     """
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -133,7 +133,7 @@ class Database(pulumi.ComponentResource):
         )
 
     def _access(self, address: str, reachable: Reachable) -> Access:
-        """Declare the database, its roles and logins, on a server that can be reached."""
+        """Declare the database, its roles and logins, once the server is reachable."""
         settings = self._args.base.settings
         provisioner = LoginPassword(PROVISIONER, generation=1, opts=self._child)
         prepared = DatabaseAccess(
@@ -163,7 +163,7 @@ class Database(pulumi.ComponentResource):
         return Access("roles", args, self._child)
 
     def _secret(self, superuser_password: pulumi.Output[str], address: str) -> Secret:
-        """Keep the machine's secret files, by their paths."""
+        """Declare the secret with the machine's secret files, by their paths."""
         args, paths = self._args, DATABASE
         cipher = Password("backup-passphrase", opts=self._child).value
         api_password = Password("patroni-api", opts=self._child).value
@@ -190,13 +190,13 @@ class Database(pulumi.ComponentResource):
         return Secret(name, secret, self._child)
 
     def _certificate(self, server: str, address: str, *, client: bool = False) -> dict[str, pulumi.Output[str]]:
-        """Return the files of a server's new certificate, with `client` also a client's."""
+        """Return the files of a new server certificate, which with `client` is also a client certificate."""
         hosts = ("127.0.0.1", "localhost", address)
         made = Certificate(server, authority=self._args.authority, hosts=hosts, client=client, opts=self._child)
         return {certificate_file(DATABASE, server): made.certificate, key_file(DATABASE, server): made.key}
 
     def _volume(self, kind: str, volume: Volume) -> ebs.Volume:
-        """Make a volume, which outlives every machine it is attached to."""
+        """Declare a volume, which stays when the machine is replaced."""
         name = f"{self._name}-{kind}"
         return ebs.Volume(
             name,
@@ -241,12 +241,12 @@ class Database(pulumi.ComponentResource):
             user_data_base64=self._user_data(address, secret, data, wal),
             user_data_replace_on_change=True,
             tags=named,
-            # Address and volumes can be one machine's only.
+            # Address and volumes can belong to one machine only.
             opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
         )
 
     def _backup_rights(self) -> tuple[Allow, ...]:
-        """Return what pgBackRest needs: it reads, writes and expires objects of its repository."""
+        """Return the permissions of pgBackRest: it reads, writes and expires objects of its repository."""
         bucket = self._args.backups.bucket
         return (
             Allow(actions=("s3:ListBucket",), resources=(bucket.arn,)),

@@ -1,4 +1,4 @@
-"""The stack's own KMS key: volumes of the database, secrets, backups and cache are encrypted by it."""
+"""The stack's own KMS key, which encrypts the database's volumes, secrets, backups and cache."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pulumi_aws import kms
 from components.aws.naming import physical_name, tags
 from observatory.settings import PROJECT, AwsSettings
 
-DELETION_WINDOW_DAYS = 30  # the longest that KMS lets a deletion be taken back
-MAX_ALIAS = 256  # characters, `alias/` among them
+DELETION_WINDOW_DAYS = 30  # KMS's maximum: a deletion can be cancelled during these days
+MAX_ALIAS = 256  # characters, including `alias/`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Encryption(pulumi.ComponentResource):
     def __init__(self, name: str, args: EncryptionArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:aws:Encryption", name, None, opts)
         region = args.settings.backups.off_site_region
-        stateful = pulumi.ResourceOptions(parent=self, protect=True)  # without the key, nothing can be read any more
+        stateful = pulumi.ResourceOptions(parent=self, protect=True)  # without the key no data can be read
         key = kms.Key(
             name,
             description=f"Data of the LLM Observatory's stack {args.stack}",

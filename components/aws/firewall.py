@@ -1,7 +1,7 @@
-"""Who may talk to whom: a security group for each kind of machine, and every rule in one table.
+"""The allowed connections: a security group for each kind of machine, and all rules in one table.
 
-The database is reached by the fleets, through its pooler, and by the operations VPC. Only the balancer of a public
-service takes connections from the internet.
+The fleets reach the database through its pooler, the operations VPC directly. Only the balancer of a public service
+accepts connections from the internet.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HTTPS, HTTP = 443, 80
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One connection that may be made: from a group or network, to a group or network, on a TCP port."""
+    """One allowed connection: from a group or network, to a group or network, on a TCP port."""
 
     source: str
     target: str
@@ -38,7 +38,7 @@ class Rule:
 
 
 def rules(settings: AwsSettings) -> Iterator[Rule]:
-    """Yield every connection that may be made."""
+    """Yield every allowed connection."""
     ports, operations = settings.ports, str(settings.operations_vpc.cidr)
     service_ports = [getattr(ports, fleet) for fleet in FLEETS]
     for cidr in settings.traffic.allowed_cidrs:
@@ -90,7 +90,7 @@ class Firewall(pulumi.ComponentResource):
         return made.id
 
     def _allow(self, rule: Rule) -> None:
-        """Open a connection at both of its ends that are groups."""
+        """Declare the rules of a connection, at each of its ends that is a group."""
         options = pulumi.ResourceOptions(parent=self)
         named = tags(self._args.stack, rule.name)
         if (target := self._id(rule.target)) is not None:

@@ -1,7 +1,7 @@
 """The blue and green fleet of the storage service: a launch template, an Auto Scaling group, its target groups.
 
-A template says nothing of the version: each machine installs at its start what the rollout document says is live on its
-fleet, so that scaling never brings an older one, and a rollout is no change of the template.
+A template does not contain the version: each machine installs at its start the version that the rollout document has
+for its fleet. So scaling never starts an older version, and a rollout does not change the template.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from observatory.nodes.storage import cache_password_file, instance_name, passwo
 from observatory.nodes.tls import authority_file
 from observatory.settings import FleetName
 
-HEALTH_INTERVAL_S, HEALTH_TIMEOUT_S = 5, 2  # the ALB's least
+HEALTH_INTERVAL_S, HEALTH_TIMEOUT_S = 5, 2  # the ALB's minimum
 UNHEALTHY_AFTER, HEALTHY_AFTER = 2, 2
 GRACE_S = 300  # a bare machine installs its packages first
-CPU_TARGET_PERCENT = 50.0  # the other fleet's traffic fits on top
+CPU_TARGET_PERCENT = 50.0  # so that the fleet can also take the other fleet's traffic
 CAPACITY_TIMEOUT = "20m"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FleetArgs:
-    """What a fleet stands on, its state from the rollout document, and what its instances use.
+    """The resources that a fleet depends on and uses, and its state from the rollout document.
 
-    `document` is the rollout document's `s3://` URL; `after` is what instances start after.
+    `document` is the rollout document's `s3://` URL; `after` has the resources that instances depend on.
     """
 
     base: Foundation
@@ -50,9 +50,9 @@ class FleetArgs:
 
 
 class Fleet(pulumi.ComponentResource):
-    """One fleet. Outputs: `target_group`, weighted by the balancer, and `preview_group`, which preview traffic gets.
+    """One fleet. Outputs: `target_group`, weighted by the balancer, and `preview_group`, which gets preview traffic.
 
-    `group` is the name of its Auto Scaling group, whose machines deliveries replace.
+    `group` is the name of its Auto Scaling group; deployments replace its machines.
     """
 
     def __init__(self, name: str, args: FleetArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -69,7 +69,7 @@ class Fleet(pulumi.ComponentResource):
         )
 
     def _targets(self, name: str) -> pulumi.Output[str]:
-        """Make a target group, of which a balancer can have one for itself only."""
+        """Declare a target group; each balancer needs its own."""
         group = lb.TargetGroup(
             name,
             vpc_id=self._args.base.network.vpc_id,
@@ -105,7 +105,7 @@ class Fleet(pulumi.ComponentResource):
         return Secret(f"{self._name}-machine", kept, self._child)
 
     def _rights(self) -> tuple[Allow, ...]:
-        """Return what an instance reads: the rollout document, and releases."""
+        """Return the permissions of an instance: it reads the rollout document and releases."""
         bucket = f"arn:aws:s3:::{self._args.base.settings.release_bucket}"
         document = f"arn:aws:s3:::{self._args.document.removeprefix('s3://')}"
         return (Allow(actions=("s3:GetObject",), resources=(f"{bucket}/v*.tar.gz", document)),)
@@ -157,7 +157,7 @@ class Fleet(pulumi.ComponentResource):
         )
 
     def _group(self, template: ec2.LaunchTemplate) -> autoscaling.Group:
-        """Make the group; how many instances there are between its bounds is for scaling to say, so not here."""
+        """Declare the group without a desired capacity, which scaling sets between the bounds."""
         fleets, named = self._args.base.settings.fleets, tags(self._args.base.stack, self._name, Fleet=self._args.name)
         return autoscaling.Group(
             self._name,

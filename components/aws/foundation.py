@@ -1,4 +1,4 @@
-"""What every part of an AWS stack stands on."""
+"""The resources that every part of an AWS stack depends on."""
 
 from __future__ import annotations
 

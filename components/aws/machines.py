@@ -1,4 +1,4 @@
-"""What every machine of the stack has in common: a root volume's size, and metadata for the machine itself alone."""
+"""What all machines of the stack share: the root volume's size, and the options of the metadata service."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pulumi_aws import ec2
 
 ROOT_GIB = 20
 ROOT_DEVICE = "/dev/xvda"  # of Debian's images
-# No hop further than the machine: a container or proxy on it that is talked into a request gets no token.
+# One hop: a forged request through a container or proxy on the machine gets no token.
 METADATA_HOPS = 1
 
 

@@ -1,4 +1,4 @@
-"""Names and tags. Pulumi names resources itself, from the logical name; only what it cannot name gets one here."""
+"""Names and tags. Pulumi derives most names from the logical name; this module names the other resources."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DIGEST = 8  # hexadecimal digits that keep shortened names apart
 
 
 def physical_name(*parts: str, limit: int) -> str:
-    """Return the parts joined by dashes in at most `limit` characters; what is too long ends in a digest of itself."""
+    """Return the parts joined by dashes in at most `limit` characters; a longer name is cut and ends in its digest."""
     whole = "-".join(parts)
     if len(whole) <= limit:
         return whole

@@ -1,7 +1,7 @@
-"""The stack's own network: a VPC over the zones, a way out for private machines, the peering with operations.
+"""The stack's own network: a VPC over the zones, NAT gateways for private machines, peering with the operations VPC.
 
-Machines stand in private subnets. Public ones hold the NAT gateways and, where the service is public, its balancer.
-Who may talk to whom is `components.aws.firewall`.
+Machines are in private subnets. Public subnets have the NAT gateways and, if the service is public, its balancer.
+`components.aws.firewall` has the allowed connections.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Network(pulumi.ComponentResource):
             opts=self._child,
         )
         self.vpc_id = self._vpc.id
-        # What nobody uses lets nothing through.
+        # The default security group is not used and allows nothing.
         ec2.DefaultSecurityGroup(f"{name}-default", vpc_id=self.vpc_id, tags=self._tags("default"), opts=self._child)
 
         self._public = self._subnets("public", public_cidrs(args.settings))
@@ -77,7 +77,7 @@ class Network(pulumi.ComponentResource):
         return tags(self._args.stack, f"{self._name}-{part}".rstrip("-"))
 
     def _subnets(self, kind: str, cidrs: tuple[IPv4Network, ...]) -> list[ec2.Subnet]:
-        """Return a subnet in each zone; none gives its machines a public address."""
+        """Return a subnet in each zone, without public addresses for its machines."""
         return [
             ec2.Subnet(
                 f"{kind}-{zone}",
@@ -111,7 +111,7 @@ class Network(pulumi.ComponentResource):
             self._attach(f"public-{zone}", subnet, table)
 
     def _open_private(self) -> list[ec2.RouteTable]:
-        """Give private machines a way out; return their route tables, one for each zone."""
+        """Declare the NAT gateways of private machines; return the private route tables, one for each zone."""
         zones = self._args.settings.network.availability_zones
         count = len(zones) if self._args.settings.network.nat_gateways == "each-zone" else 1
         gateways = [self._nat(zone, subnet) for zone, subnet in list(zip(zones, self._public, strict=True))[:count]]
@@ -140,7 +140,7 @@ class Network(pulumi.ComponentResource):
         )
 
     def _peer(self, tables: list[ec2.RouteTable]) -> None:
-        """Connect the operations VPC, both ways, with the private subnets."""
+        """Peer the operations VPC with the private subnets, with routes in both directions."""
         operations = self._args.settings.operations_vpc
         peering = ec2.VpcPeeringConnection(
             "operations",
@@ -166,7 +166,7 @@ class Network(pulumi.ComponentResource):
         )
 
     def _reach_s3(self, tables: list[ec2.RouteTable]) -> None:
-        """Let WAL, backups and releases pass beside the NAT gateways, which charge by the byte."""
+        """Declare an S3 endpoint, so that WAL, backups and releases avoid the NAT gateways and their cost."""
         ec2.VpcEndpoint(
             "s3",
             vpc_id=self.vpc_id,

@@ -1,4 +1,4 @@
-"""What the machine that runs this program needs to work with the database: its authority's file, and patience."""
+"""What the machine that runs this program needs of the database: the authority's file, and a reachable server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REACHABLE_SECONDS = 1200  # a bare machine installs its packages first
 
 
 class AuthorityFileProvider(ResourceProvider):
-    """Keeps an authority's certificate as a file of this machine, since libpq takes no other form."""
+    """Writes an authority's certificate to a file of this machine, because libpq reads it from a file only."""
 
     serialize_as_secret_always = False
 
@@ -27,7 +27,7 @@ class AuthorityFileProvider(ResourceProvider):
         return CreateResult(id_=props["path"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Write it again where it is missing, such as in another checkout."""
+        """Write it again if it is missing, for example in another checkout."""
         same = all(_olds.get(key) == _news.get(key) for key in ("path", "certificate"))
         return DiffResult(changes=not same or not Path(_news["path"]).exists())
 
@@ -38,7 +38,7 @@ class AuthorityFileProvider(ResourceProvider):
 
 
 class AuthorityFile(Resource, module="aws", name="AuthorityFile"):
-    """The authority's certificate as a file; deleting the resource leaves it."""
+    """The authority's certificate as a file; deleting the resource keeps the file."""
 
     path: pulumi.Output[str]
 
@@ -49,7 +49,7 @@ class AuthorityFile(Resource, module="aws", name="AuthorityFile"):
 
 
 class ReachableProvider(ResourceProvider):
-    """Waits until a new machine's PostgreSQL takes connections and is the primary."""
+    """Waits until a new machine's PostgreSQL accepts connections and is the primary."""
 
     serialize_as_secret_always = False
 
@@ -59,7 +59,7 @@ class ReachableProvider(ResourceProvider):
         return CreateResult(id_=props["machine"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Wait again for another machine."""
+        """Wait again when the machine was replaced."""
         return DiffResult(changes=any(_olds.get(key) != _news.get(key) for key in ("machine", "conninfo")))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
@@ -69,7 +69,7 @@ class ReachableProvider(ResourceProvider):
 
 
 class Reachable(Resource, module="aws", name="Reachable"):
-    """A database that answers on a machine."""
+    """A reachable database on a machine."""
 
     def __init__(
         self,
@@ -93,8 +93,8 @@ def _wait(conninfo: str) -> None:
         except UnreachableError as error:
             if time.monotonic() > deadline:
                 raise TimeoutError(
-                    f"the database does not answer {REACHABLE_SECONDS // 60} min after its machine was made: {error}\n"
-                    "Run this from the operations VPC (settings: operations_vpc), and look at the machine's "
+                    f"the database did not answer {REACHABLE_SECONDS // 60} min after its machine started: {error}\n"
+                    "Run this from the operations VPC (setting operations_vpc), and read the machine's "
                     "/var/log/cloud-init-output.log through Systems Manager."
                 ) from error
             time.sleep(5)

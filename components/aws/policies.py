@@ -35,13 +35,13 @@ def policy(*statements: Allow | Mapping[str, object]) -> pulumi.Output[str]:
 
 
 def trust(service: str) -> pulumi.Output[str]:
-    """Return the document by which a service, such as `ec2.amazonaws.com`, may take a role."""
+    """Return the document that lets a service, such as `ec2.amazonaws.com`, assume a role."""
     return policy({"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineRoleArgs:
-    """What a machine may do, beyond being reached by Systems Manager instead of SSH."""
+    """The permissions of a machine, in addition to access by Systems Manager, which replaces SSH."""
 
     stack: str
     statements: tuple[Allow, ...]
@@ -60,7 +60,7 @@ class MachineRole(pulumi.ComponentResource):
             name,
             role=role.name,
             tags=tags(args.stack, name),
-            # A machine that starts before its rights would give up on its secrets.
+            # A machine that starts before it has its permissions could not fetch its secrets.
             opts=pulumi.ResourceOptions(parent=self, depends_on=[own]),
         )
         self.profile = profile.name

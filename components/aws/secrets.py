@@ -1,4 +1,4 @@
-"""Secrets Manager: what machines read at their start, and what operators are told the place of."""
+"""Secrets Manager: secrets that machines read at their start, and secrets whose ARN operators find in the outputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SecretArgs:
 
 
 class Secret(pulumi.ComponentResource):
-    """One secret. Output: `arn`, which is of no use without the right to read it."""
+    """One secret. Output: `arn`; reading the secret needs a permission."""
 
     def __init__(self, name: str, args: SecretArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:aws:Secret", name, None, opts)
@@ -39,12 +39,12 @@ class Secret(pulumi.ComponentResource):
         )
         content = pulumi.Output.json_dumps(dict(args.values))  # secret, as its values are
         version = secretsmanager.SecretVersion(name, secret_id=secret.id, secret_string=content, opts=child)
-        self.arn = version.secret_arn  # known only when there is something to read
+        self.arn = version.secret_arn  # known only once the secret has a value
         self.secret_arn = secret.arn
         self.register_outputs({"arn": self.arn})
 
     def readable(self) -> tuple[Allow, ...]:
-        """Return the statements that let a machine read this secret and no other."""
+        """Return the statements that allow a machine to read this secret and no other."""
         return (
             Allow(actions=("secretsmanager:GetSecretValue",), resources=(self.secret_arn,)),
             Allow(actions=("kms:Decrypt",), resources=(self._key_arn,)),

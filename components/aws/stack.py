@@ -1,4 +1,4 @@
-"""The platform `aws` put together: network, keys, cache, database, backups, schema, fleets, traffic, monitoring."""
+"""Declares an AWS stack: network, keys, cache, database, backups, schema, fleets, traffic, monitoring."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from observatory.documents.logins import AccessDocument
 from observatory.documents.rollout import RolloutDocument
 from observatory.settings import FLEETS, AwsSettings, FleetName
 
-OPERATOR_REQUESTS_PER_MINUTE = 60_000  # where nobody is a customer, the first key also serves load tests
+OPERATOR_REQUESTS_PER_MINUTE = 60_000  # without customers the first key also serves load tests
 DELIVERY_REQUESTS_PER_MINUTE = 600  # a fleet's verification and a gate's synthetic requests
 
 
 @dataclass(frozen=True, kw_only=True)
 class AwsArgs:
-    """The stack's name and settings, the rollout document, and places on this machine.
+    """The stack's name and settings, the rollout document, and directories of this machine.
 
-    `home` keeps what clients here need, `migrations` is the directory of migration files.
+    `home` has the files that clients here need, `migrations` the migration files.
     """
 
     stack: str
@@ -112,7 +112,7 @@ def declare(args: AwsArgs) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class FleetContext:
-    """What both fleets stand on, use and start after."""
+    """The resources that both fleets use and depend on."""
 
     base: Foundation
     database: Database
@@ -155,7 +155,7 @@ def _fleet(args: AwsArgs, name: FleetName, context: FleetContext, there: pulumi.
 
 
 def _delivery_outputs(settings: AwsSettings, traffic: Traffic, fleets: Mapping[FleetName, Fleet]) -> dict[str, Any]:
-    """Return what a delivery changes: the rule with the weights, and each fleet's groups."""
+    """Return the outputs that a deployment needs: the rule with the weights, and each fleet's groups."""
     return {
         "rule": traffic.rule,
         "fleets": {
@@ -171,12 +171,12 @@ def _delivery_outputs(settings: AwsSettings, traffic: Traffic, fleets: Mapping[F
 
 
 def document_url(stack: str, settings: AwsSettings) -> str:
-    """Return where the rollout document is, which machines read at their start."""
+    """Return the URL of the rollout document, which machines read at their start."""
     return f"s3://{settings.release_bucket}/{settings.rollout_key(stack)}"
 
 
 def _first_document(args: AwsArgs, account: aws.Provider) -> s3.BucketObjectv2:
-    """Write the rollout document once; from then on it is delivery's, and no `up` touches it."""
+    """Write the first rollout document. Later only deployments change it; no `up` does."""
     return s3.BucketObjectv2(
         "rollout",
         bucket=args.settings.release_bucket,
@@ -190,7 +190,7 @@ def _first_document(args: AwsArgs, account: aws.Provider) -> s3.BucketObjectv2:
 
 
 def _allow_discovery(settings: AwsSettings, account: aws.Provider) -> None:
-    """Let the cluster's Prometheus find the fleets' machines; what describes takes no resource to narrow it to."""
+    """Allow the cluster's Prometheus to discover the fleets' machines; `Describe` actions cannot be limited further."""
     describe = Allow(actions=("ec2:DescribeInstances", "ec2:DescribeAvailabilityZones"), resources=("*",))
     iam.RolePolicy(
         "prometheus-discovery",
@@ -201,7 +201,7 @@ def _allow_discovery(settings: AwsSettings, account: aws.Provider) -> None:
 
 
 def _first_key(settings: AwsSettings, database: Database, schema: Schema) -> pulumi.Output[str]:
-    """Issue the key that deliveries exercise fleets with; customers have keys of their own."""
+    """Issue the key with which deployments verify fleets; customers have keys of their own."""
     internal = settings.traffic.internal
     key = ApiKey(
         "operator" if internal else "delivery",

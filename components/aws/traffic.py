@@ -1,9 +1,8 @@
-"""The balancers of an AWS stack: how much of the traffic each fleet gets.
+"""The balancers of an AWS stack: the traffic weight of each fleet, and the preview listener.
 
-The service's balancer forwards to both fleets by the rollout document's weights, and passes the API and the two probes
-only. From the first `up` on, weights are delivery's: a checkout whose document is an old one cannot set them back.
-Preview traffic has a balancer of its own, inside the network on every stack: it goes where the request's
-`X-Observatory-Fleet` says.
+The service's balancer forwards to both fleets by the weights of the rollout document, and passes only the API and the
+two probes. After the first `up` only deployments change the weights, so a checkout with an old document cannot reset
+them. Preview traffic has an internal balancer of its own, which forwards to the fleet in `X-Observatory-Fleet`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ LOG_WRITER = "logdelivery.elasticloadbalancing.amazonaws.com"
 
 @dataclass(frozen=True, kw_only=True)
 class TrafficArgs:
-    """What balancers stand on, the fleets, and the percentage of traffic that the rollout document gives each."""
+    """The resources that balancers depend on, the fleets, and their traffic weights of the rollout document."""
 
     base: Foundation
     fleets: Mapping[FleetName, Fleet]
@@ -40,9 +39,9 @@ class TrafficArgs:
 
 
 class Traffic(pulumi.ComponentResource):
-    """The balancers. Outputs: `service_url`, weighted over the fleets; `preview_url`, that goes where a header says.
+    """The balancers. Outputs: `service_url`, weighted over the fleets; `preview_url`, where a header selects the fleet.
 
-    `rule` is the ARN of the listener's rule whose weights deliveries set.
+    `rule` is the ARN of the listener's rule; deployments set its weights.
     """
 
     def __init__(self, name: str, args: TrafficArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -118,7 +117,7 @@ class Traffic(pulumi.ComponentResource):
             )
 
     def _record(self, name: str, domain: str, balancer: lb.LoadBalancer) -> pulumi.Output[str]:
-        """Give a balancer its name; return its URL."""
+        """Declare a balancer's DNS record; return its URL."""
         record = route53.Record(
             name,
             zone_id=self._args.base.settings.traffic.hosted_zone_id,
@@ -133,7 +132,7 @@ class Traffic(pulumi.ComponentResource):
 
 
 def _weighted(fleets: Mapping[FleetName, Fleet], weights: Mapping[FleetName, int]) -> lb.ListenerRuleActionArgs:
-    """Return the action that gives each fleet its percentage."""
+    """Return the action that forwards to each fleet by its weight."""
     if len(fleets) > MAX_TARGET_GROUPS:
         raise ValueError(f"{len(fleets)} fleets: a balancer weighs {MAX_TARGET_GROUPS} target groups")
     targets = [
