@@ -12,6 +12,8 @@ import itertools
 import sys
 from typing import NoReturn
 
+from typer.exceptions import TyperException
+
 from observatory.cli import (  # noqa: F401 - each registers its commands
     access,
     backup,
@@ -27,7 +29,7 @@ from observatory.cli import (  # noqa: F401 - each registers its commands
 )
 from observatory.cli.app import app, print_json
 from observatory.cli.terminal import print_error
-from observatory.errors import FAILED, INTERRUPTED, ObservatoryError
+from observatory.errors import FAILED, INTERRUPTED, WRONG_USAGE, ObservatoryError
 from observatory.interruption import interrupt_on_signals
 
 REMEDIES = {
@@ -45,6 +47,8 @@ def main() -> None:
     except Exception as error:
         _fail(error)
     except SystemExit as end:
+        if isinstance(usage := end.__context__, TyperException):  # typer has printed it on stderr
+            _print_document(usage.format_message(), type(usage).__name__, WRONG_USAGE)
         if end.code != INTERRUPTED:
             raise
         # typer turns KeyboardInterrupt into this exit code and prints no message.
@@ -62,8 +66,13 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def _end(message: str, kind: str, code: int) -> NoReturn:
-    """Print the error, with `--output json` also as a document on stdout, and end the process."""
+    """Print the error on stderr, with `--output json` also as a document on stdout, and end the process."""
     print_error(message)
+    _print_document(message, kind, code)
+    sys.exit(code)
+
+
+def _print_document(message: str, kind: str, code: int) -> None:
+    """Print the error as a document on stdout if the command line has `--output json`."""
     if {"--output=json"} & set(sys.argv) or ("--output", "json") in itertools.pairwise(sys.argv):
         print_json({"error": {"kind": kind, "message": message}, "exit_code": code})
-    sys.exit(code)

@@ -22,6 +22,7 @@ from observatory.settings.local import LocalSettings
 PROJECT = "llm-observatory"
 # Keys that the Pulumi CLI writes to a stack's file, and the namespaces of other packages' settings in it.
 FILE_KEYS = ("config", "encryptionsalt", "encryptedkey", "secretsprovider", "environment")
+TEXT_KEYS = ("encryptionsalt", "encryptedkey", "secretsprovider")
 FOREIGN_NAMESPACES = ("pulumi", "aws", "kubernetes", "postgresql")
 
 StackSettings: TypeAlias = LocalSettings | AwsSettings
@@ -52,16 +53,41 @@ class ConfigFile:
         """
         if not path.exists():
             return cls(path=path, values={}, lines={})
-        try:
-            text = path.read_text(encoding="utf-8")
-            document = yaml.safe_load(text) or {}
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SettingsError(f"{path.name}: cannot be read: {error}") from error
-        _check_form(path.name, document, root)
+        document, root = _parse(path)
         values = {str(key): value for key, value in (document.get("config") or {}).items()}
         own = {_own_key(key): value for key, value in values.items() if _own_key(key)}
-        return cls(path=path, values=own, lines=dict(_key_lines(root)))
+        return cls(path=path, values=own, lines=dict(_nested_lines(_below_config(root), "")))
+
+
+def _parse(path: Path) -> tuple[dict[Any, Any], yaml.Node | None]:
+    """Return the document of a file and its root node, which has the lines."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = yaml.safe_load(text) or {}
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_form(path.name, document, root)
+    except OSError as error:
+        raise SettingsError(f"{path.name}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path.name}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path.name}{_syntax_error(error, text)}") from error
+    except RecursionError as error:
+        raise SettingsError(
+            f"{path.name}: is nested too deeply, or an alias refers to a group that contains it; write the values out"
+        ) from error
+    return document, root
+
+
+def _syntax_error(error: yaml.YAMLError, text: str) -> str:
+    """Return line, column and problem of a YAML error, and a remedy for the two mistakes that are made most."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return f":{text.count(chr(10), 0, error.position) + 1}: is not valid YAML: {error.reason}"
+    if not isinstance(error, yaml.MarkedYAMLError) or (mark := error.problem_mark) is None:
+        return f": is not valid YAML: {error}"
+    line = text.splitlines()[mark.line] if mark.line < len(text.splitlines()) else ""
+    remedy = "indent with spaces, not tabs" if "\t" in line else "check its indentation, brackets and quotes"
+    return f":{mark.line + 1}: is not valid YAML (column {mark.column + 1}): {error.problem}; {remedy}"
 
 
 def _check_form(file: str, document: Any, root: yaml.Node | None) -> None:
@@ -70,13 +96,25 @@ def _check_form(file: str, document: Any, root: yaml.Node | None) -> None:
         raise SettingsError(f"{file}:{place}: {key}: duplicate key; remove one of the two")
     if not isinstance(document, dict) or not isinstance(document.get("config") or {}, dict):
         raise SettingsError(f"{file}: expected a mapping with the key 'config', as `pulumi config` writes it")
-    for key in document:
+    for key, value in document.items():
+        where = f"{file}:{_line(root, key)}: {key}"
         if key not in FILE_KEYS:
-            raise SettingsError(f"{file}: {key}: unknown key; expected one of {', '.join(FILE_KEYS)}")
+            raise SettingsError(
+                f"{where}: unknown key; expected one of {', '.join(FILE_KEYS)}; settings belong below 'config'"
+            )
+        if key in TEXT_KEYS and not isinstance(value, str | None):
+            raise SettingsError(f"{where}: expected the text that the Pulumi CLI wrote (given: {value!r})")
     for key in document.get("config") or {}:
         namespace = str(key).rpartition(":")[0] or PROJECT
         if namespace not in (PROJECT, *FOREIGN_NAMESPACES):
-            raise SettingsError(f"{file}: {key}: unknown namespace {namespace!r}; this project's is {PROJECT!r}")
+            where = f"{file}:{_line(_below_config(root), key)}: {key}"
+            raise SettingsError(f"{where}: unknown namespace {namespace!r}; this project's is {PROJECT!r}")
+
+
+def _line(node: yaml.Node | None, name: Any) -> int:
+    """Return the line of a key of a mapping, counted from 1."""
+    keys = (key for key, _value in node.value) if isinstance(node, yaml.MappingNode) else ()
+    return next((key.start_mark.line + 1 for key in keys if key.value == str(name)), 1)
 
 
 def _duplicates(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
@@ -100,16 +138,13 @@ def _own_key(key: str) -> str:
     return name if namespace in ("", PROJECT) else ""
 
 
-def _key_lines(root: yaml.Node | None) -> Iterator[tuple[str, int]]:
-    """Yield (dotted key below `config`, line counted from 1)."""
-    if not isinstance(root, yaml.MappingNode):
-        return
-    for key, value in root.value:
-        if key.value == "config":
-            yield from _nested_lines(value, "")
+def _below_config(root: yaml.Node | None) -> yaml.Node | None:
+    pairs = root.value if isinstance(root, yaml.MappingNode) else ()
+    return next((value for key, value in pairs if key.value == "config"), None)
 
 
-def _nested_lines(node: yaml.Node, above: str) -> Iterator[tuple[str, int]]:
+def _nested_lines(node: yaml.Node | None, above: str) -> Iterator[tuple[str, int]]:
+    """Yield (dotted key, line counted from 1)."""
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
@@ -171,16 +206,16 @@ def _describe(platform: str, problem: Any, file: str, lines: Mapping[str, int]) 
     location: _Location = problem["loc"]
     key = ".".join(str(part) for part in location)
     place = _place(key, file, lines)
-    name = f"{PROJECT}:{key}" if key else f"{PROJECT}:*"
+    name = f"{PROJECT}:{key}: " if key else ""
     if problem["type"] == "extra_forbidden":
-        return f"{place}: {name}: {_unknown(platform, location)}"
+        return f"{place}: {name}{_unknown(platform, location)}"
     if problem["type"] == "missing":
-        return f"{place}: {name}: is required and not set"
+        return f"{place}: {name}is required and not set"
     expected = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("model_type", "model_attributes_type"):
         expected = "Expected a group of settings"
     given = "" if problem["type"] == "value_error" else f" (given: {problem['input']!r})"
-    return f"{place}: {name}: {expected[0].lower()}{expected[1:]}{given}"
+    return f"{place}: {name}{expected[0].lower()}{expected[1:]}{given}"
 
 
 def _place(key: str, file: str, lines: Mapping[str, int]) -> str:

@@ -95,6 +95,10 @@ def test_a_wrong_setting_names_file_line_key_and_expectation(tmp_path: Path, tex
         ("config:\n  llm-observatory:fleets: {size: true}\n", "fleets.size: input should be a valid integer"),
         ("config:\n  llm-observatory:fleets: 2\n", "llm-observatory:fleets: expected a group of settings (given: 2)"),
         ("config:\n  1: 2\n", "llm-observatory:1: unknown setting"),
+        ("llm-observatory:platform: aws\n", "Pulumi.local.yaml:1: llm-observatory:platform: unknown key"),
+        ("llm-observatory:platform: aws\n", "settings belong below 'config'"),
+        ("config:\n  aws:region: x\n  llm-observatroy:a: 1\n", "Pulumi.local.yaml:3: llm-observatroy:a: unknown"),
+        ("config: {}\nencryptionsalt: [x]\n", "Pulumi.local.yaml:2: encryptionsalt: expected the text"),
     ],
 )
 def test_an_error_that_the_pulumi_cli_ignores_is_refused(tmp_path: Path, text: str, expected: str) -> None:
@@ -111,6 +115,36 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
         load(tmp_path, "config:\n  llm-observatory:ports:\n    blue: x\n    green: y\n")
     assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"config:\n\tports: {}\n", "Pulumi.local.yaml:2: is not valid YAML (column 1): "),
+        (b"config:\n\tports: {}\n", "; indent with spaces, not tabs"),
+        (b"config:\n  ports:\n    blue: 1\n   green: 2\n", "Pulumi.local.yaml:4: is not valid YAML (column 4): "),
+        (b"config:\n  schedule: {log_rotation: * * * * *}\n", "Pulumi.local.yaml:2: is not valid YAML (column 29): "),
+        (b"config:\n  ports: {\n", "Pulumi.local.yaml:3: is not valid YAML"),
+        (b"config:\n  plat\0form: local\n", "Pulumi.local.yaml:2: is not valid YAML"),
+        (b"# caf\xe9\n", "Pulumi.local.yaml: is not UTF-8 text"),
+        (b"config: &a\n  ports: *a\n", "Pulumi.local.yaml: is nested too deeply, or an alias refers to a group"),
+        (b"config: " + b"[" * 3000 + b"]" * 3000, "Pulumi.local.yaml: is nested too deeply"),
+    ],
+)
+def test_a_file_that_cannot_be_parsed_has_one_line_with_place_problem_and_remedy(
+    tmp_path: Path, content: bytes, expected: str
+) -> None:
+    file = tmp_path / "Pulumi.local.yaml"
+    file.write_bytes(content)
+    with pytest.raises(SettingsError) as error:
+        load_file(file)
+    assert expected in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_directory_in_place_of_the_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=f"^{tmp_path.name}: cannot be read: Is a directory$"):
+        load_file(tmp_path)
 
 
 def test_two_settings_on_one_port_are_refused(tmp_path: Path) -> None:
