@@ -33,7 +33,7 @@ def own(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Chec
 
 
 @pytest.mark.parametrize(
-    ("version", "gate"), [("v0.3.0", "errors"), ("v0.9.0", "p95"), ("v0.10.0", "full"), ("v0.11.0", "restarts")]
+    ("version", "gate"), [("v0.3.0", "errors"), ("v0.9.0", "p95"), ("v0.10.0", "saturation"), ("v0.11.0", "restarts")]
 )
 def test_a_bad_canary_is_rolled_back_by_its_gate_and_few_requests_fail(own: Checkout, version: str, gate: str) -> None:
     with Load(own) as load:
@@ -43,7 +43,7 @@ def test_a_bad_canary_is_rolled_back_by_its_gate_and_few_requests_fail(own: Chec
         ).stderr  # fmt: skip
     assert gate in output
     assert len(load.failed) < sum(load.versions.values()) * CANARY / 100
-    if gate == "full":
+    if gate == "saturation":
         assert load.failed == []  # found before anybody had to wait for a connection
     current = own.json("status")["rollout"]
     assert (current["blue"]["weight"], current["deployment"]["status"]) == (100, "rolled-back")
