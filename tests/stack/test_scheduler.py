@@ -166,5 +166,5 @@ def running(stack: Checkout, name: str) -> tuple[int, int]:
 def test_a_time_that_never_comes_is_refused_before_anything_is_made(checkout: Checkout, field: str) -> None:
     checkout.configure(schedule={field: "0 0 31 2 *"})
     output = checkout.run("up", *EMBEDDED, expect=2).stderr
-    assert f"llm-observatory:schedule.{field}: '0 0 31 2 *': none of these months has such a day" in output
+    assert f"llm-observatory:schedule.{field}: '0 0 31 2 *': none of these months has this day" in output
     assert not (checkout.root / ".observatory").exists()
