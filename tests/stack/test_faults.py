@@ -69,7 +69,7 @@ def test_a_wrong_setting_stops_before_anything_is_made(checkout: Checkout) -> No
 
 
 def test_an_unknown_stack_is_refused_and_the_stacks_are_listed(checkout: Checkout) -> None:
-    assert "stacks here: local" in checkout.run("up", "-e", "lokal", expect=2).stderr
+    assert "(stacks: local" in checkout.run("up", "-e", "lokal", expect=2).stderr
 
 
 def test_a_port_in_use_is_named_with_its_setting_and_its_holder(checkout: Checkout) -> None:

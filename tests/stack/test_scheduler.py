@@ -75,7 +75,7 @@ def test_the_scheduler_inherits_no_descriptor_or_secret(stack: Checkout) -> None
 
 def test_an_unknown_job_is_refused_and_the_jobs_are_listed(stack: Checkout) -> None:
     output = stack.run("scheduler", "run", "backup", expect=2).stderr
-    assert "no job 'backup' (there are: backup-full, backup-differential, log-rotation)" in output
+    assert "no job 'backup' (jobs: backup-full, backup-differential, log-rotation)" in output
 
 
 def test_a_job_can_be_run_by_hand_and_reaches_prometheus(stack: Checkout) -> None:
