@@ -62,7 +62,7 @@ class EditionRefusedError(DatabaseError):
 
 
 class VerificationFailedError(DatabaseError):
-    """After a deployment the database differs from what its migrations make; the message lists the differences."""
+    """After a deployment the database differs from its migrations' result; the message lists the differences."""
 
 
 class SampleError(DatabaseError):

@@ -1,4 +1,4 @@
-"""Verifies that a database is what its migrations make of it, and that the service can use it.
+"""Verifies that a database has the objects that its migrations create, and that the service can use it.
 
 Compares the database with the committed catalogue of the ledger's version, then reads and writes with the service's
 login. Owns the checks and their verdicts. Changes only marked rows, which it removes.

@@ -1,4 +1,4 @@
-"""The rollout document in the hands of one deployment, protected by its fencing number.
+"""The rollout document as one deployment reads and changes it, protected by its fencing number.
 
 A deployment or rollback that starts or takes over raises the document's fencing number. Every later read and write
 compares it: a deployment that was taken over finds a newer number, and changes nothing more.

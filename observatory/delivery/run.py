@@ -114,7 +114,7 @@ class Run(ABC):
             raise RollbackFailedError(f"{outcome}, but {problem}: run `observatory status` to see its instances")
 
     def _health_problem(self) -> str:
-        """Return what is wrong with the source fleet's health, empty if nothing is."""
+        """Return why the source fleet is not healthy; empty if it is."""
         fleet = self._deployment.source
         try:
             return "" if self._environment.hosts.healthy(fleet) else f"{fleet} is not healthy"

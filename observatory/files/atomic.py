@@ -1,7 +1,7 @@
-"""Files and directories that are written whole or not at all, and what killed processes leave of them.
+"""Writes files and directories completely or not at all, and removes incomplete ones of killed processes.
 
-Something is written under a name beside its own, which holds the id of the writing process, and renamed when it is
-complete. The next write into the same directory removes what processes that no longer run left there.
+A file is written under a temporary name in the same directory, which contains the id of the writing process, and
+renamed when it is complete. The next write into the directory removes temporary files of processes that no longer run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The directory that all checkouts of one user share: what is costly to make and equal wherever it is made.
+"""The directory that all checkouts of one user share, for files that are costly to build and equal in every checkout.
 
-It is `OBSERVATORY_CACHE_DIR`, or `llm-observatory` below `XDG_CACHE_HOME` or `~/.cache`. Every entry is named by a
-digest of what it is made from, so that checkouts of different versions share one directory.
+It is `OBSERVATORY_CACHE_DIR`, or `llm-observatory` below `XDG_CACHE_HOME` or `~/.cache`. The name of every entry has a
+digest of its inputs, so that checkouts of different versions share one directory.
 """
 
 from __future__ import annotations

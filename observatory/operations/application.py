@@ -37,7 +37,7 @@ class DeliveryOptions(TypedDict, total=False):
         target: the fleet; None for the idle one, of a rolling update for the active one.
         canary_percentage: first step of a canary, in percent; None for the first of the settings.
         batch_size: instances in each batch of a rolling update; by default 1.
-        bake_seconds: how long gates watch each step; None for the settings' time.
+        bake_seconds: how long gates evaluate each step; None for the settings' time.
         health_check_seconds: how long a fleet has to become ready before it gets more traffic.
         skip_tests: skip the trial before the deployment; the rollout document and the journal record this.
         approved_by: the approver, from a pipeline; None reads the record of `approve_release`.
@@ -101,7 +101,7 @@ def deploy_application(
 
 
 def _lower_priority() -> None:
-    """Run at a lower priority than the daemons, which are not children of this process."""
+    """Lower the priority of this process. The daemons are not its children and keep theirs."""
     os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
 

@@ -1,4 +1,4 @@
-"""The audit of a stack: copies of its journal in a table that nobody may change, and beside the backups.
+"""The audit of a stack: copies of its journal in an append-only table, and beside the backups.
 
 The journal's file is the first record. At the end of a command the copies get the entries that they lack, by their ids;
 entries that could not be copied are copied by the next command.

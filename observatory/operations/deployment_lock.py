@@ -1,7 +1,7 @@
 """The deployment lock: only one deployment at a time changes migrations, fleets and traffic of a stack.
 
-The lock is reentrant, so that a workflow holds it over all of its steps. It needs the database. Where that is down,
-nobody can hold the lock, and `rollback --method blue-green` works without it.
+The lock is reentrant, so that a workflow holds it over all of its steps. It needs the database. While the database is
+down, no process can hold the lock; `rollback --method blue-green` works without it.
 """
 
 from __future__ import annotations

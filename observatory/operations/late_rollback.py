@@ -58,7 +58,7 @@ def _decide(workspace: Workspace, fleet: FleetName, alert: str) -> str:
         )
         if against:
             return f"{alert} causes no rollback: {against}"
-        # A rolling update has no other fleet to return traffic to: its rollback takes time, and a person's decision.
+        # A rolling update has no other fleet to return traffic to: its rollback takes time, so an operator decides.
         perform = delivery.rollback_on_alert == "perform" and deployment.source != fleet
         journal.record("perform-rollback" if perform else "propose-rollback", **_details(deployment, alert))
     if not perform:

@@ -1,7 +1,7 @@
 """Rotating passwords without a failed request: each role's idle login gets a new password and becomes active.
 
     document: the idle login is active, with its next password      →  up
-    wait until no session uses the login that was active before
+    wait until no session uses the previously active login
     document: that login has its next password, which is not used   →  up
 
 The document is written before each `up`: the next `up` continues a rotation that was killed, and the next rotation

@@ -1,7 +1,7 @@
 """The checks of a stack: each part is used the way its clients use it.
 
-Each check returns what it found as text, or raises: `CheckFailedError` and `HostsError` where the part is wrong, any
-other error where it cannot be checked.
+Each check returns its result as text, or raises: `CheckFailedError` and `HostsError` if the check failed, any other
+error if the part cannot be checked.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Check = Callable[[], str]
 
 
 class CheckFailedError(ObservatoryError):
-    """A check failed; the message says what is wrong."""
+    """A check failed; the message has the result and the expected one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ def down(
     """Stop the stack; without `keep_data` remove its data and state, too.
 
     Holds the stack's lock while it stops. Until every daemon has stopped, `up` restores the stack with its data. Then
-    the data is given up in one step; from there on the next `down` or `up` finishes an interrupted removal.
+    one rename removes the data; after that the next `down` or `up` finishes an interrupted removal.
     A local stack is removed without its passphrase, too.
 
     Raises:
@@ -43,7 +43,7 @@ def down(
 
 
 def _check_state(platform: Platform) -> None:
-    """Check that the state can be read, before any data is given up."""
+    """Check that the state can be read, before any data is removed."""
     if platform.workspace.passphrase_file.exists() and engine.exists(state_options(platform.workspace)):
         outputs(platform, show_secrets=True)
 

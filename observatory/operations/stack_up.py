@@ -45,7 +45,7 @@ class UpResult:
 def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter = silent) -> UpResult:
     """Bring the stack to what the program declares, and send traces through a new one.
 
-    First finishes a `down` that was interrupted after it had given the data up.
+    First finishes a `down` that was interrupted after it had removed the data.
 
     Raises:
         NeedsCliError: the embedded engine cannot run this stack.

@@ -181,7 +181,7 @@ class Platform(Protocol):
         """
 
     def stop(self, lock: Callable[[], AbstractContextManager[None]], *, keep_data: bool, report: Reporter) -> None:
-        """Stop what runs on this machine while `lock` is held; without `keep_data` give the data up, too."""
+        """Stop what runs on this machine while `lock` is held; without `keep_data` remove the data, too."""
 
     def remove(self, destroy: Callable[[], None], report: Reporter) -> None:
         """Remove the stack's resources by `destroy`, and then what `down` removes besides resources."""

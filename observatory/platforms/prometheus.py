@@ -1,7 +1,7 @@
 """Samples of a fleet, or of some of its instances, from Prometheus, for gates.
 
 The window is four scrapes: short enough to detect a bad version within seconds, long enough that one failed scrape
-leaves no gap. It never begins before the youngest instance started, so that answers from before an update do not count.
+leaves no gap. It never begins before the newest instance started, so that requests before an update do not count.
 Synthetic requests go through the preview listener, so that a fleet without traffic can be sampled, too.
 """
 

@@ -7,8 +7,8 @@
     sandbox.supervisor.apply(Program(name="etcd", command=("/usr/bin/etcd", "--config-file", "/srv/etc/etcd.yaml")))
     sandbox.supervisor.wait_ready("etcd", Probe(http="http://127.0.0.1:2379/health"))
 
-Everything is idempotent and safe to call from several threads and processes at once, since a killed run is simply
-repeated. It knows no daemon, no settings and no Pulumi.
+Every function is idempotent and safe to call from several threads and processes at once, so a killed run can be
+repeated. The package does not depend on the daemons, the settings and Pulumi.
 """
 
 from observatory.runtime.errors import (

@@ -1,9 +1,9 @@
-"""How to enter the root filesystem: the command line of bubblewrap, and which privileges it takes on this machine.
+"""Enters the root filesystem with bubblewrap, and determines which privileges that needs on this machine.
 
-Two ways, chosen by trying: a user namespace, in which the caller appears as the user `observatory` (files stay the
-caller's own); or, for root where user namespaces are refused, root's own right to mount, which is given up for that
-user before the command runs (files belong to it then). Process and IPC namespaces stay the host's: with both private,
-two PostgreSQL servers could open one data directory without seeing each other.
+It tries two ways: a user namespace, in which the caller appears as the user `observatory` and files belong to the
+caller; or, for root where user namespaces are refused, root's right to mount. The command then runs as that user, and
+files belong to that user. Process and IPC namespaces are the host's: if both were private, two PostgreSQL servers could
+open the same data directory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _REMEDY = """Remedies:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One way into the root filesystem: `options` of bubblewrap, a command `prefix` inside, and who owns the files."""
+    """One way into the root filesystem: `options` of bubblewrap, a command `prefix` inside, and the files' owner."""
 
     options: tuple[str, ...]
     prefix: tuple[str, ...] = ()

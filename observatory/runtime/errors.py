@@ -14,11 +14,11 @@ class RootfsError(RuntimeFault):
 
 
 class SandboxUnavailable(RuntimeFault):
-    """This kernel or container lets neither root nor user namespaces make a sandbox."""
+    """This kernel or container refuses a sandbox, both with user namespaces and as root."""
 
 
 class SandboxError(RuntimeFault):
-    """The sandbox did not start, did not stop, or its supervisor refused a call or does not answer."""
+    """The sandbox did not start or stop, or its supervisor refused a call or does not answer."""
 
 
 class PortInUse(RuntimeFault):

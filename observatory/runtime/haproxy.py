@@ -1,4 +1,4 @@
-"""HAProxy's runtime API: a map and the servers in maintenance, changed while requests pass, kept for the next start.
+"""HAProxy's runtime API: changes a map and the servers in maintenance without a reload, and keeps them in files.
 
 Owns the socket and the order of the two writes. The configuration (`observatory.nodes.haproxy`) defines their meaning.
 """
@@ -18,9 +18,9 @@ from observatory.runtime.sandbox import Sandbox
 ANSWER_SECONDS = 2.0  # it answers in milliseconds, or hangs
 PAUSE_S = 0.1
 SERVERS = 4  # of `show stat`: servers only
-MAINTENANCE = 1  # of srv_admin_state: taken out by `set server`
-# As HAProxy itself writes a server in maintenance that passed its last check: layer 7 passed, configured, enabled and
-# paused. With zeros HAProxy 3.0 never checks it again once it is back, or ends by a segmentation fault.
+MAINTENANCE = 1  # of srv_admin_state: put in maintenance by `set server`
+# The values that HAProxy writes for a server in maintenance that passed its last check: layer 7 passed, configured,
+# enabled and paused. With zeros HAProxy 3.0 never checks the server again, or ends by a segmentation fault.
 CHECKED = {"srv_check_status": "15", "srv_check_result": "3", "srv_check_state": "14"}
 # The columns of a server's line in `show servers state`, and in the file that HAProxy reads at its start.
 STATE_COLUMNS = (

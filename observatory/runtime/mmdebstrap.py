@@ -1,4 +1,4 @@
-"""The program that unpacks Debian packages into a directory, on any Debian or Ubuntu, installed or not.
+"""Finds mmdebstrap, the program that unpacks Debian packages into a directory, or downloads it.
 
 Where the host lacks mmdebstrap (a single Perl script) or Debian's archive keys, their packages are downloaded with the
 host's apt, which needs no privileges, and unpacked into a private directory. Nothing is installed on the host.
@@ -21,7 +21,7 @@ HOST_COMMANDS = ("apt-get", "dpkg-deb", "perl", "tar")
 
 @dataclass(frozen=True, kw_only=True)
 class Mmdebstrap:
-    """How to call mmdebstrap here, and the keyring that its packages are verified with."""
+    """The command line of mmdebstrap, and the keyring that verifies its packages."""
 
     command: tuple[str, ...]
     keyring: Path
@@ -72,7 +72,7 @@ def _download(packages: list[str], directory: Path) -> None:
             path.mkdir(parents=True)
         private = ["-o", f"Dir::State={state}", "-o", "Dir::State::status=/var/lib/dpkg/status"]
         private += ["-o", f"Dir::Cache={cache}", "-o", "APT::Sandbox::User="]
-        # An update that reaches no mirror ends well, with warnings: they explain why the download fails then.
+        # An update that reaches no mirror succeeds with warnings, which explain why the download then fails.
         warnings = _apt([*private, "update"], scratch)
         _apt([*private, "download", *packages], scratch, before=warnings)
         for archive in Path(scratch).glob("*.deb"):
@@ -80,7 +80,7 @@ def _download(packages: list[str], directory: Path) -> None:
 
 
 def _apt(arguments: list[str], directory: str, *, before: str = "") -> str:
-    """Run apt-get in `directory` and return what it warned of; `before` belongs to the story if it fails."""
+    """Run apt-get in `directory` and return its warnings; an error quotes `before`."""
     result = subprocess.run(["apt-get", "-q", *arguments], cwd=directory, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise RootfsError(

@@ -12,7 +12,7 @@ from observatory.runtime.errors import PortInUse
 
 @dataclass(frozen=True, kw_only=True)
 class Listener:
-    """A listening socket; what is None belongs to a process of another user, which this user may not inspect."""
+    """A listening socket. Fields are None for a process of another user, which this user may not inspect."""
 
     port: int
     pid: int | None = None
@@ -40,7 +40,7 @@ def check_ports(ports: Mapping[str, int], *, ours: Collection[int] = ()) -> None
 
 
 def find_free_ports(count: int) -> list[int]:
-    """Return `count` different ports of 127.0.0.1 that were free a moment ago; for tests."""
+    """Return `count` different free ports of 127.0.0.1, for tests; another process may take one at any time."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -49,7 +49,7 @@ def find_free_ports(count: int) -> list[int]:
 
 
 def listeners(ports: Collection[int]) -> list[Listener]:
-    """Return the processes that listen on any of `ports`, at whatever address."""
+    """Return the processes that listen on any of `ports`, at any address."""
     import psutil  # noqa: PLC0415 - only where ports are checked
 
     return [

@@ -1,4 +1,4 @@
-"""When a daemon is ready, looked at from outside."""
+"""Probes of a daemon's readiness, over HTTP or TCP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ATTEMPT_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Ready when `http` (a URL) answers 200, or when `tcp` (host, port) accepts a connection."""
+    """Ready when `http` (a URL) responds 200, or when `tcp` (host, port) accepts a connection."""
 
     http: str | None = None
     tcp: tuple[str, int] | None = None
@@ -22,7 +22,7 @@ class Probe:
             raise ValueError("a probe looks at either http or tcp")
 
     def __call__(self) -> str | None:
-        """Look once: return None when ready, else why not."""
+        """Probe once; return None if the daemon is ready, otherwise the reason."""
         try:
             if self.http:
                 return self._ask(self.http)
@@ -33,7 +33,7 @@ class Probe:
         return None
 
     def check(self) -> bool:
-        """Look once: return whether it is ready."""
+        """Probe once; return whether the daemon is ready."""
         return self() is None
 
     def _ask(self, url: str) -> str | None:

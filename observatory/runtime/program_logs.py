@@ -8,7 +8,7 @@ from observatory.runtime.errors import DaemonFailed
 from observatory.runtime.sandbox_files import SandboxFiles
 
 _TAIL_BYTES = 65_536
-# Of a failed daemon's log: a dynamic provider reports its error in the metadata of gRPC, which has room for 8 KiB.
+# Of a failed daemon's log: a dynamic provider reports its error in gRPC metadata, which is limited to 8 KiB.
 _EXCERPT_CHARACTERS = 3000
 
 

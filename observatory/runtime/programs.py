@@ -1,4 +1,4 @@
-"""Programs of the supervisor: what supervisord reads of each, and what it reports."""
+"""Programs of the supervisor: the configuration and the status of each."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, Self
 CONFIGURATION_FILE = "/srv/etc/supervisord.conf"
 PROGRAMS = "/srv/etc/supervisor.d"
 SOCKET_NAME = "supervisor.sock"
-# A guard against a daemon that floods its log, not the rotation: that is a job of its own, by size and age
-# (`observatory.nodes.logrotate`). What supervisord moves away itself, that job finds as <name>.log.1.
+# A limit for a daemon that floods its log. The regular rotation, by size and age, is a scheduled job
+# (`observatory.nodes.logrotate`), which finds the files that supervisord rotates as <name>.log.1.
 LOG_BYTES, LOG_BACKUPS = 100_000_000, 1
 CONFIGURATION = f"""\
 [unix_http_server]
@@ -104,7 +104,7 @@ class ProgramStatus:
     """What the supervisor reports of a program.
 
     `state` is one of ABSENT, STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL, UNKNOWN. `pid` and
-    `since` are None unless it runs, `exit_status` is None unless EXITED. `description` is for people.
+    `since` are None unless it runs, `exit_status` is None unless EXITED. `description` is a text for display.
     """
 
     name: str
@@ -116,7 +116,7 @@ class ProgramStatus:
 
     @property
     def running(self) -> bool:
-        """Whether it has a process that is not stopping."""
+        """Whether it has a process that is not being stopped."""
         return self.state in {"STARTING", "RUNNING"}
 
     @classmethod

@@ -1,16 +1,16 @@
-"""The root filesystem that every local daemon runs from: Debian 13, unpacked from its packages, never installed.
+"""The root filesystem that every local daemon runs from: Debian 13, unpacked from its packages.
 
-Packages are extracted without their maintainer scripts, which takes neither root nor subordinate ids and half the time;
-the few files that those scripts would have created are written here. The daemons' own files live elsewhere
-(`observatory.runtime.sandbox`), so a complete root filesystem is read-only and serves all stacks.
+Packages are extracted without their maintainer scripts, which needs neither root nor subordinate ids and takes half the
+time; this module writes the few files that those scripts would create. The daemons' own files are elsewhere
+(`observatory.runtime.sandbox`), so a complete root filesystem is read-only and all stacks share it.
 
     rootfs_path(cache, packages) -> Path               # where it is or will be; builds nothing
     ensure_rootfs(cache, packages, *, progress=) -> Path
     package_versions(rootfs) -> dict[str, str]         # Debian package -> version
 
 It is built in the directory that all checkouts of the user share (`observatory.files.cache`), under a name that is a
-digest of its recipe, and the checkout's own cache links to it. A checkout that has a root filesystem of its own keeps
-it, and builds its own where the shared directory cannot be used.
+digest of its recipe, and the checkout's own cache links to it. A checkout that has its own root filesystem keeps it. If
+the shared directory cannot be used, a checkout builds its own.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from observatory.runtime.errors import RootfsError
 from observatory.runtime.processes import process_group
 
 Progress = Callable[[str, float | None], None]
-"""Receives the current step, and the share of the whole that is done, from 0 to 1, None if unknown."""
+"""Receives the current step, and the finished share of all steps from 0 to 1; None if unknown."""
 
 SUITE = "trixie"
-# The system: shell, loader, setpriv, tables of names, TLS roots, time zones, the supervisor, and Python for it.
+# The base: shell, loader, setpriv, name tables, TLS roots, time zones, the supervisor and its Python.
 SYSTEM_PACKAGES = (
     *("base-files", "bash", "bubblewrap", "ca-certificates", "coreutils", "dash", "findutils", "gawk", "grep", "gzip"),
     *("hostname", "libc-bin", "netbase", "openssl", "procps", "python3", "sed", "supervisor", "tar", "tzdata"),
@@ -49,7 +49,7 @@ SYSTEM_PACKAGES = (
 )
 COMPILED = ("/usr/lib/python3", "/usr/lib/python3.13")
 VERSIONS_FILE = "usr/share/observatory/packages"
-RECIPE_VERSION = 1  # raise it when the steps below change what they make
+RECIPE_VERSION = 1  # raise it when the result of the steps below changes
 # Version 0.1 named the same recipe by a digest that depended on the order of the packages: its stacks run from there.
 SAME_RECIPE = {"c7a2f025ba46": "4e61a6c3725e"}
 
@@ -250,7 +250,7 @@ def _failure(log: Path) -> str:
 
 
 def _configure(rootfs: Path) -> None:
-    """Do what the maintainer scripts would have done, as far as the daemons need it."""
+    """Do the work of the maintainer scripts, as far as the daemons need it."""
     for name in PRUNED:
         _remove(rootfs / name)
     for name, content in BASE_FILES.items():
@@ -263,7 +263,7 @@ def _configure(rootfs: Path) -> None:
     bundle = b"".join(file.read_bytes() for file in authorities)
     write_file(rootfs / "etc/ssl/certs/ca-certificates.crt", bundle, mode=0o644)
     _run_inside(rootfs, "/sbin/ldconfig")
-    # Here or never: the daemons see this tree read-only, and without bytecode each start compiles everything again.
+    # Compile now: this tree is read-only for the daemons, and without bytecode each start compiles everything again.
     _run_inside(rootfs, "/usr/bin/python3", "-m", "compileall", "-q", "-j", "0", *COMPILED)
 
 

@@ -37,12 +37,12 @@ from observatory.runtime.sandbox_files import INSIDE, SandboxFiles
 from observatory.runtime.supervisor import Supervisor
 from observatory.waiting import wait_until
 
-SUPERVISED = "/run/observatory"  # exists only in the long-lived sandbox, not in that of a one-shot command
+SUPERVISED = "/run/observatory"  # exists only in the supervisor's sandbox, not in that of a single command
 PATH = "/usr/lib/postgresql/17/bin:/usr/bin:/usr/sbin"
 ENVIRONMENT = {"PATH": PATH, "HOME": str(INSIDE), "LANG": "C.UTF-8", "USER": bubblewrap.USER}
 START_SECONDS = 15
-STRAGGLER_SECONDS = 1.0  # what a daemon's own children get to end after it
-# How members without a supervisor are ended, and for how long each step is waited. An interrupt is PostgreSQL's fast
+STRAGGLER_SECONDS = 1.0  # for a daemon's own children to end after it
+# Signals that end members without a supervisor, and the seconds to wait after each. An interrupt is PostgreSQL's fast
 # shutdown, cheaper than crash recovery; background jobs of a shell ignore it.
 ESCALATION = (((signal.SIGINT, signal.SIGTERM), 10.0), ((signal.SIGKILL,), 10.0))
 SERVER_PID_FILES = "data/*/postmaster.pid"
@@ -73,8 +73,8 @@ class Sandbox(SandboxFiles):
     def start(self) -> bool:
         """Start the supervisor, and with it every program applied before; return False if it was running.
 
-        Daemons whose supervisor was killed are ended first, and what they left in `run` is removed: pids of before a
-        reboot belong to others by now.
+        Daemons of a killed supervisor are ended first, and their files in `run` are removed: pids from before a reboot
+        may belong to other processes.
 
         Raises:
             SandboxUnavailable: This machine allows no sandbox.
@@ -89,10 +89,10 @@ class Sandbox(SandboxFiles):
             return True
 
     def stop(self, timeout: float = 60) -> None:
-        """Stop every daemon, each in its own way, then the supervisor; end whatever is left then, or after `timeout` s.
+        """Stop every daemon with its own signal, then the supervisor; kill what is left then, or after `timeout` s.
 
         Raises:
-            SandboxError: A process could not be ended even so.
+            SandboxError: A process did not end.
         """
         if not self.home.is_dir():
             return
@@ -140,7 +140,7 @@ class Sandbox(SandboxFiles):
         return [process for pid in self._members(supervised=True) if (process := _process(pid, programs))]
 
     def members(self) -> list[int]:
-        """Return the pids of the sandbox's daemons, also of those whose supervisor is gone."""
+        """Return the pids of the sandbox's daemons, also of those without a supervisor."""
         return self._members(supervised=True)
 
     def _command(self, argv: Sequence[str], *options: str) -> list[str]:
@@ -168,7 +168,7 @@ class Sandbox(SandboxFiles):
         )
 
     def _clear_stale_files(self) -> None:
-        """Remove sockets and pid files of daemons that are gone: nobody runs here, which `start` made sure of."""
+        """Remove sockets and pid files of ended daemons; `start` calls it when no daemon runs."""
         stale = [path for path in (self.home / "run").rglob("*") if not path.is_dir()]
         for path in (*stale, *self.home.glob(SERVER_PID_FILES)):
             path.unlink(missing_ok=True)
@@ -176,7 +176,7 @@ class Sandbox(SandboxFiles):
     def _members(self, *, supervised: bool) -> list[int]:
         """Return the pids that see `home` as /srv; `supervised` leaves out one-shot commands.
 
-        A process cannot shed its mounts, but environments are overwritten (PostgreSQL), parents die, sessions change.
+        The mounts identify a process reliably. Environments are overwritten (PostgreSQL), parents die, sessions change.
         """
         try:
             home = self.home.stat()
@@ -192,18 +192,18 @@ class Sandbox(SandboxFiles):
         return self._members(supervised=supervised)
 
     def _end(self, *, supervised: bool) -> None:
-        """End the members, and what they start meanwhile, with ever stronger signals."""
+        """End the members, and processes that they start meanwhile, by the signals of `ESCALATION` in turn."""
         left = self._members(supervised=supervised)
         for signals, seconds in ESCALATION:
             if left:
                 _signal(left, signals)
                 left = self._wait_gone(seconds, supervised=supervised)
         if left:
-            raise SandboxError(f"processes {left} of {self.home} do not end, not even killed; see ps -fp {left[0]}")
+            raise SandboxError(f"processes {left} of {self.home} do not end after SIGKILL; see ps -fp {left[0]}")
 
 
 def _sees(pid: int, home: os.stat_result, *, supervised: bool) -> bool:
-    """Return whether `pid` lives in a sandbox over `home`. Processes of the host's own root never do."""
+    """Return whether `pid` runs in a sandbox over `home`. Processes of the host's own root never do."""
     root = Path(f"/proc/{pid}/root")
     try:
         inside = not root.samefile("/") and os.path.samestat((root / "srv").stat(), home)

@@ -1,4 +1,4 @@
-"""The files of a sandbox: the directory that daemons see as /srv, written from the host for their user."""
+"""The files of a sandbox: the directory that is /srv for the daemons, written from the host for their user."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SandboxFiles:
     rootfs: Path
 
     def host_path(self, inside: str | PurePosixPath) -> Path:
-        """Return where the host sees `inside`, a path below /srv."""
+        """Return the host's path of `inside`, a path below /srv."""
         return self.home / PurePosixPath(inside).relative_to(INSIDE)
 
     def write_file(self, inside: str, content: str | bytes, *, mode: int = 0o600) -> bool:
@@ -52,7 +52,7 @@ class SandboxFiles:
 
     @property
     def entry(self) -> bubblewrap.Entry:
-        """How a process enters the root filesystem on this machine."""
+        """The way into the root filesystem on this machine."""
         return bubblewrap.entry(self.rootfs)
 
     def make_home(self) -> None:

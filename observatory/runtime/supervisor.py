@@ -40,9 +40,10 @@ class Supervisor:
     files: SandboxFiles
 
     def apply(self, program: Program) -> bool:
-        """Make `program` as declared and running; return whether it had to be (re)started.
+        """Configure and run `program` as declared; return whether it was started or restarted.
 
-        Repeating an interrupted call finishes it: what the supervisor has loaded is compared, not what is on disk.
+        It compares with the configuration that supervisord has loaded, not with the files, so a repeated call finishes
+        an interrupted one.
         """
         with self._lock(program.name):
             self.files.write_file(f"{PROGRAMS}/{program.name}.sh", program.script)
@@ -69,7 +70,7 @@ class Supervisor:
             return self._ensure_started(name)
 
     def stop(self, name: str) -> None:
-        """Stop the program `name` and wait until it has ended; a supervisor that starts anew starts it again."""
+        """Stop the program `name` and wait until it has ended; a restart of the supervisor starts it again."""
         with self._lock(name):
             self._end(name)
 
@@ -142,7 +143,7 @@ class Supervisor:
             wait_until(functools.partial(self._rpc.have_ended, names))
 
     def shutdown(self) -> int:
-        """Have the supervisor stop every program and then itself; return its pid at once."""
+        """Request that the supervisor stops every program and then itself; return its pid at once."""
         pid = int(self._rpc.call("getPID"))
         self._rpc.call("shutdown")
         return pid

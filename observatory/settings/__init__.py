@@ -1,7 +1,8 @@
 """Typed stack settings, read from `Pulumi.<stack>.yaml`.
 
-`StackSettings` is the union of `LocalSettings` and `AwsSettings`,
-discriminated by `platform`. What is live (versions, weights) is not a setting: see `observatory.documents.rollout`.
+`StackSettings` is the union of `LocalSettings` and `AwsSettings`, discriminated by `platform`. `base` has the groups
+and defaults that both share, such as ports and schedules; `gate_limits` has the limits of the gates. What is live
+(versions, weights) is not a setting: see `observatory.documents.rollout`.
 """
 
 from observatory.settings.aws import AwsSettings as AwsSettings

@@ -1,7 +1,7 @@
 """Rules that squawk lacks: for TimescaleDB, its editions, and the way migrations are applied.
 
 Each rule receives the syntax tree of one statement and the schema that earlier statements declare. It yields the offset
-of each problem in the statement, and a message that says what is wrong and what to do.
+of each problem in the statement, and a message with the problem and the remedy.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ CONTRACT_RULES = {"ban-drop-column", "ban-drop-table", "renaming-column", "renam
 
 
 class LintError(DatabaseError):
-    """squawk is missing or failed; the message says how to install it."""
+    """squawk is missing or failed; the message has its output, or how to install it."""
 
 
 def squawk(migrations: Sequence[Migration], *, transactional: bool) -> Iterator[Finding]:

@@ -1,1 +1,1 @@
-"""The AWS platform: load balancer, hosts, S3 documents."""
+"""The AWS platform: `balancer` sets the ALB's traffic weights, `hosts` installs versions, `documents` are in S3."""

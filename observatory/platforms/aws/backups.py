@@ -12,7 +12,7 @@ from observatory.database.migration_backup import Kind
 
 @dataclass(frozen=True, kw_only=True)
 class NoMigrationBackup:
-    """Refuses: pgBackRest runs on the database's machine, which this program does not command yet."""
+    """Refuses: pgBackRest runs on the database's machine, which this program cannot reach."""
 
     stack: str
 

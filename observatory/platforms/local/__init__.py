@@ -1,1 +1,1 @@
-"""The local platform: balancer, fleets, instances, trial and status."""
+"""The local platform: `balancer` sets HAProxy's traffic weights; `hosts`, `instances`, `trial` and `status`."""

@@ -1,4 +1,4 @@
-"""What the resource types have in common: defaults, validation of inputs, and comparison."""
+"""The base of the resource types: defaults, validation of inputs, and comparison."""
 
 from __future__ import annotations
 
