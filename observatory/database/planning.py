@@ -274,7 +274,4 @@ def _way_back(scripts: tuple[Script, ...], backup: PlannedBackup | None) -> str:
     )
     if backup is None:
         return f"{during}; afterwards write a new migration, because no backup would be made"
-    return (
-        f"{during}; afterwards run `observatory rollback --method database --backup-file LABEL` with the label of the "
-        f"{backup.kind} backup that is made first"
-    )
+    return f"{during}; afterwards only a restore of the {backup.kind} backup that is made first undoes the migrations"
