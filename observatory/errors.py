@@ -14,7 +14,7 @@ class ObservatoryError(Exception):
 
     Attributes:
         exit_code: of the command that ends with this error.
-        remedy: what to do about it, as a sentence; empty where the message says it already.
+        remedy: what to do about it, as a sentence; empty if the message contains it.
     """
 
     exit_code: ClassVar[int] = FAILED

@@ -23,7 +23,7 @@ class Clock(Protocol):
 
 
 class _MonotonicClock:
-    """The clock that never steps back."""
+    """Python's monotonic clock."""
 
     now = staticmethod(time.monotonic)
     sleep = staticmethod(time.sleep)

@@ -76,7 +76,7 @@ def _options(
 
 
 def confirm(question: str) -> None:
-    """Ask for confirmation; exit with REFUSED when the answer is no or stdin is not a terminal."""
+    """Prompt for confirmation; exit with REFUSED when the answer is no or stdin is not a terminal."""
     if not sys.stdin.isatty():
         print_error(f"{question} Confirmation needs a terminal; add --yes to run without one.")
         raise typer.Exit(REFUSED)

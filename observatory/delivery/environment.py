@@ -22,7 +22,7 @@ class BalancerError(ObservatoryError):
 
 
 class HostsError(ObservatoryError):
-    """A fleet cannot be brought to what the rollout document has, or is not healthy."""
+    """The rollout document's version cannot be installed on a fleet, or the fleet is not healthy."""
 
 
 class MetricsUnavailableError(ObservatoryError):

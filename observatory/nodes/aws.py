@@ -37,7 +37,7 @@ ANY = "0.0.0.0"  # noqa: S104 - the security group limits who can connect
 
 COMMON_PACKAGES = ("awscli", "ca-certificates", "curl", "python3")
 BACKUP_TYPES = {"backup-full": "full", "backup-differential": "diff"}
-"""pgBackRest's word for each job of the host that this machine does by itself."""
+"""pgBackRest's backup type of each scheduled job that runs on the database's machine."""
 
 
 def database_user_data(

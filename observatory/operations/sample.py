@@ -24,7 +24,7 @@ def copy_sample(
 ) -> Sample:
     """Copy a masked sample of another database into a stack's; see `observatory.database.copy_sample`.
 
-    The salt of the pseudonyms is drawn once and kept beside the stack's state, readable by its owner only.
+    The salt of the pseudonyms is generated once and stored beside the stack's state, readable by its owner only.
 
     Args:
         workspace: of the target stack, never production.
@@ -68,7 +68,7 @@ def is_conninfo(text: str) -> bool:
 
 
 def _salt(workspace: Workspace) -> str:
-    """Return the salt, drawn at the first sample: another one would give the same user another pseudonym."""
+    """Return the salt, generated at the first sample: another salt would give the same user another pseudonym."""
     file = workspace.directory / "sample-salts" / workspace.stack
     write_once(file, lambda: secrets.token_hex(SALT_BYTES))
     return file.read_text()

@@ -1,4 +1,4 @@
-"""Silencing alerts of a stack by hand, with a reason and a duration; deployments silence their own fleet."""
+"""Silencing alerts of a stack manually, with a reason and a duration; deployments silence their own fleet."""
 
 from __future__ import annotations
 

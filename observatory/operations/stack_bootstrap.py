@@ -64,7 +64,7 @@ def _check_passphrase(workspace: Workspace) -> None:
 
 
 def _make_passphrase(workspace: Workspace) -> None:
-    """Draw the passphrase once; it is never replaced while a state has secrets that depend on it."""
+    """Generate the passphrase once; it is never replaced while a state has secrets that depend on it."""
     remove_abandoned(workspace.passphrase_file.parent)
     _check_passphrase(workspace)
     if write_once(workspace.passphrase_file, lambda: secrets.token_urlsafe(32)):

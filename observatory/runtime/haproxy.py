@@ -136,8 +136,8 @@ class LiveServers:
             BalancerUnreachable: HAProxy does not answer.
         """
         backend, name = server.split("/")
-        said = _query(self.sandbox, self.socket, f"show stat {backend} {SERVERS} -1", patience=self.patience)
-        lines = said.removeprefix("# ").splitlines()
+        answer = _query(self.sandbox, self.socket, f"show stat {backend} {SERVERS} -1", patience=self.patience)
+        lines = answer.removeprefix("# ").splitlines()
         return sum(int(row["scur"]) for row in csv.DictReader(lines) if row["svname"] == name)
 
     def _servers(self) -> list[dict[str, str]]:

@@ -19,7 +19,7 @@ class Probe:
 
     def __post_init__(self) -> None:
         if (self.http is None) == (self.tcp is None):
-            raise ValueError("a probe looks at either http or tcp")
+            raise ValueError("a probe needs either http or tcp")
 
     def __call__(self) -> str | None:
         """Probe once; return None if the daemon is ready, otherwise the reason."""

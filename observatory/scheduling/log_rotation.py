@@ -28,6 +28,6 @@ def rotate_logs(sandbox: Sandbox, settings: StackSettings, *, force: bool = Fals
     before = {file.name for file in directory.iterdir()}
     done = sandbox.run(command(paths, force=force), timeout=SECONDS, check=False)
     if done.returncode:
-        said = (done.stderr + done.stdout).strip()
-        raise LogRotationError(f"logrotate of {directory} failed, exit status {done.returncode}:\n{said}")
+        output = (done.stderr + done.stdout).strip()
+        raise LogRotationError(f"logrotate of {directory} failed, exit status {done.returncode}:\n{output}")
     return sorted(file.name for file in directory.iterdir() if file.name not in before and file.suffix != ".log")

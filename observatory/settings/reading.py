@@ -38,7 +38,7 @@ class SettingsError(ObservatoryError):
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigFile:
-    """A stack's configuration file: its path, its project settings by key, and the line each dotted key stands on."""
+    """A stack's configuration file: its path, its project settings by key, and the line of each dotted key."""
 
     path: Path
     values: Mapping[str, Any]

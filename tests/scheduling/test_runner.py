@@ -1,4 +1,4 @@
-"""One job: its record and its metrics, whatever becomes of it."""
+"""One job: its record and its metrics after each result."""
 
 from __future__ import annotations
 

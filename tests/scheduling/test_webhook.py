@@ -67,7 +67,9 @@ def test_who_does_not_know_the_token_stays_out(door: httpx.Client, taker: Taker,
         ("/alerts", b'{"fail": true}', 500),
     ],
 )
-def test_what_is_no_notification_or_fails_is_told(door: httpx.Client, path: str, body: bytes, status: int) -> None:
+def test_an_invalid_or_failed_notification_gets_an_error_status(
+    door: httpx.Client, path: str, body: bytes, status: int
+) -> None:
     try:
         answer = door.post(path, content=body)
     except httpx.WriteError:  # refused before all of it was sent

@@ -37,7 +37,7 @@ class Crypter:
 
         Args:
             passphrase: The stack's passphrase, or None to decrypt every secret as UNKNOWN.
-            salt: ``encryptionsalt`` as Pulumi writes it (``v1:salt:probe``), or None to draw a new one.
+            salt: ``encryptionsalt`` as Pulumi writes it (``v1:salt:probe``), or None to generate a new one.
 
         Raises:
             StateError: the salt is malformed.

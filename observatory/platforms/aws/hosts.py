@@ -1,6 +1,6 @@
 """The fleets of a stack on AWS: Auto Scaling groups and their targets.
 
-No launch template names a version: a machine installs at its start what the rollout document says of its fleet.
+No launch template names a version: a machine installs at its start the rollout document's version of its fleet.
 """
 
 from __future__ import annotations

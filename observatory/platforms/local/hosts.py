@@ -44,7 +44,7 @@ class LocalHosts:
         _check_only(fleet, lambda step: is_of(fleet, step), self._plan())
 
     def install(self, fleet: FleetName) -> None:
-        """Install on a fleet what the rollout document says; return when the balancer reports a ready instance.
+        """Install the rollout document's version on a fleet; return when the balancer reports a ready instance.
 
         Raises:
             HostsError: an `up` would change more than this fleet, or it failed.
@@ -97,7 +97,7 @@ class LocalHosts:
             raise HostsError(f"the changes that `observatory up` would make cannot be planned: {error}") from error
 
     def state(self, fleet: FleetName) -> FleetState:
-        """Return what the rollout document says of a fleet.
+        """Return a fleet's state in the rollout document.
 
         Raises:
             HostsError: there is no rollout document.

@@ -85,7 +85,7 @@ class LocalInstances:
             raise HostsError(f"the stack differs from the checkout ({differing}): run `observatory up` first")
 
     def install(self, fleet: FleetName, instances: Collection[str]) -> None:
-        """Install on these instances what the rollout document says, by an `up` that may change them only.
+        """Install the rollout document's version on these instances, by an `up` that may change them only.
 
         It may also unpack releases, and update the other fleet where that has no traffic.
 

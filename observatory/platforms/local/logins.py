@@ -16,9 +16,9 @@ PSQL = "/usr/lib/postgresql/17/bin/psql"
 
 
 def renew_refused_logins(platform: Platform, report: Reporter) -> None:
-    """Give each login whose password the server refuses a new one; the `up` that follows sets it everywhere.
+    """Give a new password to each login that the server refuses; the `up` that follows sets it everywhere.
 
-    A password is refused when it was changed on the server by hand. If the server does not answer, nothing changes.
+    A password is refused when it was changed on the server manually. If the server does not answer, nothing changes.
     """
     store = platform.workspace.access
     current = store.read()

@@ -1,7 +1,7 @@
 """The trial of a version on the `local` stack before a deployment: its `--check`, then the smoke suite.
 
 The instance runs with its fleet's login and the real database, on a port of its own behind no balancer. It is always
-removed; an instance whose command was killed ends by itself, and the next trial removes it.
+removed; the instance of a killed command exits after some minutes, and the next trial removes it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What holds across all components of an AWS stack, whoever adds to them."""
+"""The contracts of all components of an AWS stack."""
 
 import importlib
 import inspect

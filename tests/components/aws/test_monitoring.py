@@ -1,4 +1,4 @@
-"""What the cluster's Prometheus Operator is told of an AWS stack."""
+"""The custom resources that the cluster's Prometheus Operator gets of an AWS stack."""
 
 import json
 from typing import Any

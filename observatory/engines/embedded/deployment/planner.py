@@ -14,7 +14,7 @@ from observatory.engines.embedded.values import Properties, differences, reveal
 
 
 class Planner:
-    """Asks providers what to do, and applies the resource's options to their answers. Changes nothing."""
+    """Gets the differences from the providers, and applies the resource's options to them. Changes nothing."""
 
     def __init__(self, registry: ResourceRegistry, executor: StepExecutor, providers: ProviderPool) -> None:
         self._registry, self._executor, self._providers = registry, executor, providers
@@ -48,7 +48,7 @@ class Planner:
         return self.compare(old, new["inputs"], new)
 
     def compare(self, old: State, news: Properties, options: State) -> Diff:
-        """Ask the provider for the difference, then apply the options.
+        """Get the difference from the provider, then apply the options.
 
         Args:
             old: The resource as it is.
