@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from observatory.files.atomic import partial_path
+from observatory.files.atomic import write_file
 
 RECORD = Path(__file__).resolve().parent.parent / "docs/proofs.json"
 
@@ -42,9 +42,7 @@ def record(name: str, rounds: int, outcome: Outcome, *, file: Path = RECORD) -> 
     document = json.loads(file.read_text()) if file.exists() else {}
     entry = {"commit": commit(), "machine": machine(), "when": datetime.now(UTC).isoformat(timespec="seconds")}
     document[name] = {**entry, "rounds": rounds, **asdict(outcome), "seconds": round(outcome.seconds)}
-    partial = partial_path(file)
-    partial.write_text(json.dumps(dict(sorted(document.items())), indent=2) + "\n")
-    partial.replace(file)
+    write_file(file, json.dumps(dict(sorted(document.items())), indent=2) + "\n", mode=0o644)
 
 
 def machine() -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from components.dynamic import without_provider
 
+PAUSE_S = 5
 REACHABLE_SECONDS = 1200  # a bare machine installs its packages first
 
 
@@ -85,16 +86,21 @@ class Reachable(Resource, module="aws", name="Reachable"):
 def _wait(conninfo: str) -> None:
     from observatory.database import UnreachableError, connect  # noqa: PLC0415 - psycopg only where it is used
 
-    deadline = time.monotonic() + REACHABLE_SECONDS
-    while True:
-        try:
-            with connect(conninfo, purpose="waiting"):
-                return
-        except UnreachableError as error:
-            if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"the database did not answer {REACHABLE_SECONDS // 60} min after its machine started: {error}\n"
-                    "Run this from the operations VPC (setting operations_vpc), and read the machine's "
-                    "/var/log/cloud-init-output.log through Systems Manager."
-                ) from error
-            time.sleep(5)
+    def connect_once() -> None:
+        with connect(conninfo, purpose="waiting"):
+            return
+
+    attempts = Retrying(
+        retry=retry_if_exception_type(UnreachableError),
+        stop=stop_after_delay(REACHABLE_SECONDS),
+        wait=wait_fixed(PAUSE_S),
+        reraise=True,
+    )
+    try:
+        attempts(connect_once)
+    except UnreachableError as error:
+        raise TimeoutError(
+            f"the database did not answer {REACHABLE_SECONDS // 60} min after its machine started: {error}\n"
+            "Run this from the operations VPC (setting operations_vpc), and read the machine's "
+            "/var/log/cloud-init-output.log through Systems Manager."
+        ) from error
