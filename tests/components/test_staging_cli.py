@@ -97,7 +97,7 @@ def test_without_credentials_the_cli_plans_nothing_that_is_only_assumed(
     assert "Unable to locate credentials" in said
 
 
-def test_staging_goes_up_whole_finds_itself_unchanged_after_a_delivery_too_and_keeps_what_is_protected(
+def test_staging_comes_up_is_unchanged_after_a_deployment_and_keeps_protected_resources(
     cloud: Cloud, staging: Checkout, deliver: Deliver
 ) -> None:
     up = staging.json("up", "-e", "staging")

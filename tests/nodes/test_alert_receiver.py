@@ -1,4 +1,4 @@
-"""The receiver of alerts: keeps what it is sent, refuses what it cannot keep, pages when the heartbeat stops."""
+"""The alert receiver: stores notifications, refuses invalid ones, and pages when the heartbeat stops."""
 
 import contextlib
 import http.client
@@ -33,7 +33,7 @@ def receiver(tmp_path: Path) -> Iterator[httpx.Client]:
     thread.join()
 
 
-def test_what_is_sent_is_kept_by_receiver(receiver: httpx.Client, tmp_path: Path) -> None:
+def test_notifications_are_stored_by_receiver(receiver: httpx.Client, tmp_path: Path) -> None:
     for name in ("pagerduty", "slack"):
         assert receiver.post(f"/receivers/{name}", json=NOTIFICATION).status_code == 200
     assert [record["receiver"] for record in receiver.get("/alerts").json()] == ["pagerduty", "slack"]
@@ -42,7 +42,7 @@ def test_what_is_sent_is_kept_by_receiver(receiver: httpx.Client, tmp_path: Path
     assert Store(tmp_path).records("slack") == [record]
 
 
-def test_notifications_at_once_are_all_kept(receiver: httpx.Client) -> None:
+def test_concurrent_notifications_are_all_stored(receiver: httpx.Client) -> None:
     with ThreadPoolExecutor(8) as pool:
         codes = list(pool.map(lambda _: receiver.post("/receivers/email", json=NOTIFICATION).status_code, range(40)))
     assert set(codes) == {200}
@@ -50,7 +50,7 @@ def test_notifications_at_once_are_all_kept(receiver: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"null", b"\xff\xfe", b"1"])
-def test_what_is_no_notification_is_refused(receiver: httpx.Client, body: bytes) -> None:
+def test_an_invalid_notification_is_refused(receiver: httpx.Client, body: bytes) -> None:
     assert receiver.post("/receivers/slack", content=body).status_code == 400
     assert receiver.get("/alerts").json() == []
 
@@ -85,7 +85,7 @@ def test_the_store_is_bounded_and_keeps_the_newest(tmp_path: Path) -> None:
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 5_000
 
 
-def test_a_line_cut_by_a_power_cut_is_skipped(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_skipped(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.add("slack", {"number": 1})
     with (tmp_path / "received.jsonl").open("a") as file:

@@ -1,4 +1,4 @@
-"""What concerns every daemon follows from the one list of daemons."""
+"""All properties of a daemon follow from the list of daemons."""
 
 from __future__ import annotations
 

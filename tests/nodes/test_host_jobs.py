@@ -1,4 +1,4 @@
-"""The jobs of the host, and systemd's units of them."""
+"""The scheduled jobs, and their systemd units."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_schedule_in_the_settings_is_the_jobs() -> None:
 
 
 @pytest.mark.parametrize("job", [*JOBS, SAMPLING], ids=lambda job: job.name)
-def test_a_jobs_command_is_one_that_there_is(job: HostJob) -> None:
+def test_a_jobs_command_exists(job: HostJob) -> None:
     done = CliRunner().invoke(app, [*job.command, "--help"])
     assert done.exit_code == 0, done.output
     assert CliRunner().invoke(app, [*job.command, "--wrong", "--help"]).exit_code == 2

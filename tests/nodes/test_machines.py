@@ -66,14 +66,14 @@ both = pytest.mark.parametrize("text", [database(), fleet()], ids=["database", "
 
 
 @both
-def test_user_data_fit_into_what_ec2_takes_and_are_always_the_same(text: str) -> None:
+def test_user_data_are_within_ec2s_limit_and_reproducible(text: str) -> None:
     packed = compressed(text)
     assert len(base64.b64decode(packed)) < MAX_USER_DATA
     assert gzip.decompress(base64.b64decode(packed)).decode() == text
     assert compressed(text) == packed
 
 
-def test_user_data_that_ec2_would_refuse_are_refused_here() -> None:
+def test_user_data_above_ec2s_limit_are_refused() -> None:
     with pytest.raises(ValueError, match="EC2 takes 16384"):
         compressed(base64.b64encode(os.urandom(MAX_USER_DATA)).decode() * 2)
 
@@ -88,7 +88,7 @@ def test_user_data_are_a_cloud_config(text: str) -> None:
 
 
 @both
-def test_no_file_of_user_data_is_one_that_holds_a_secret(text: str) -> None:
+def test_user_data_contain_no_secret_file(text: str) -> None:
     for path, content in files(text).items():
         assert not re.search(r"/tls/|password\.conf|users\.txt|cipher\.conf|restapi\.yaml|logins\.yaml", path)
         assert "PRIVATE KEY" not in content
@@ -97,7 +97,7 @@ def test_no_file_of_user_data_is_one_that_holds_a_secret(text: str) -> None:
 
 @both
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_systemd_takes_every_unit(text: str, tmp_path: Path) -> None:
+def test_systemd_accepts_every_unit(text: str, tmp_path: Path) -> None:
     """What a unit starts is not on this machine, so true stands for it; all else is as it will be."""
     units = {path: content for path, content in files(text).items() if path.startswith(DIRECTORY)}
     assert len(units) >= 3
@@ -145,7 +145,7 @@ def test_a_fleets_service_is_watched_and_bounded() -> None:
         assert f"{line}\n" in service
 
 
-def test_postgresql_is_not_ended_for_its_memory_and_what_helps_it_is() -> None:
+def test_postgresql_has_no_memory_limit_and_its_helpers_have_one() -> None:
     written = files(database())
     assert "MemoryMax" not in written[f"{DIRECTORY}/observatory-patroni.service"]
     assert "MemoryMax=256M\n" in written[f"{DIRECTORY}/observatory-postgres-exporter.service"]
@@ -249,7 +249,7 @@ def aws(tmp_path: Path) -> Aws:
     return Aws(tmp_path)
 
 
-def test_secret_files_are_their_owners_alone(aws: Aws, tmp_path: Path) -> None:
+def test_only_their_owner_can_read_secret_files(aws: Aws, tmp_path: Path) -> None:
     target = tmp_path / "etc" / "patroni" / "logins.yaml"
     (tmp_path / "secret").write_text(json.dumps({str(target): "password: x\n"}))
     owner = getpass.getuser()
@@ -286,7 +286,7 @@ def test_secrets_are_fetched_again_each_minute(text: str) -> None:
     assert "observatory-secrets-refresh.service" not in yaml.safe_load(text)["runcmd"][-1]
 
 
-def test_a_secret_that_cannot_be_read_is_said(aws: Aws) -> None:
+def test_an_unreadable_secret_is_reported(aws: Aws) -> None:
     done = aws.run("machine_secrets", "--secret", SECRET, "--region", "eu-central-1", "--owner", "root")
     assert done.returncode == 1
     assert f"{SECRET} cannot be read, 20 attempts" in done.stderr
@@ -309,7 +309,7 @@ def release(aws: Aws, tmp_path: Path, version: str, *, sha256: str | None = None
     return aws.run("fleet_release", *options, *place)
 
 
-def test_a_fleet_installs_what_the_document_says_and_switches_in_one_step(aws: Aws, tmp_path: Path) -> None:
+def test_a_fleet_installs_the_documents_version_and_switches_in_one_step(aws: Aws, tmp_path: Path) -> None:
     current = tmp_path / "installed" / "current"
     for version in ("v1.0.0", "v1.1.0"):
         done = release(aws, tmp_path, version)

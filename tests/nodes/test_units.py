@@ -1,4 +1,4 @@
-"""What `nodes` renders: pure functions of settings, readable back from a resource's inputs."""
+"""Units are pure functions of settings, and survive a resource's inputs unchanged."""
 
 import json
 from pathlib import PurePosixPath
@@ -78,7 +78,7 @@ def test_the_first_rule_that_matches_an_operator_over_tcp_rejects() -> None:
     assert over_tcp[0].endswith("reject")
 
 
-def test_nobody_talks_to_etcd_without_a_certificate() -> None:
+def test_etcd_refuses_clients_without_a_certificate() -> None:
     config = yaml.safe_load(etcd(SETTINGS, PATHS).files["/srv/etc/etcd/etcd.yaml"])
     assert config["client-transport-security"]["client-cert-auth"]
     assert config["peer-transport-security"]["client-cert-auth"]

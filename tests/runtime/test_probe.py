@@ -1,4 +1,4 @@
-"""A probe tells whether a daemon is ready, and why not."""
+"""A probe returns whether a daemon is ready, and the reason if it is not."""
 
 import threading
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def test_tcp(port: int) -> None:
     assert Probe(tcp=("127.0.0.1", port)).check()
 
 
-def test_nobody_there() -> None:
+def test_nothing_listens() -> None:
     (port,) = find_free_ports(1)
     for probe in (Probe(tcp=("127.0.0.1", port)), Probe(http=f"http://127.0.0.1:{port}/")):
         assert "refused" in str(probe())

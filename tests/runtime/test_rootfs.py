@@ -307,7 +307,7 @@ def test_a_shared_root_filesystem_that_no_checkout_uses_goes_after_a_month(
     assert len(leftovers(shared)) == 3
 
 
-def test_a_full_disk_is_told_before(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_the_build(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SPACE_NEEDED", 1 << 60)
     with pytest.raises(RootfsError, match="GB free; the root filesystem needs"):
         ensure_rootfs(cache, PACKAGES)

@@ -58,12 +58,12 @@ def test_starts_once_and_stops_all(sandbox: Sandbox) -> None:
     sandbox.stop()
 
 
-def test_stop_of_a_sandbox_that_never_was(tmp_path: Path, rootfs: Path) -> None:
+def test_stop_of_a_sandbox_that_never_ran(tmp_path: Path, rootfs: Path) -> None:
     Sandbox(tmp_path / "none", rootfs).stop()
     assert not (tmp_path / "none").exists()
 
 
-def test_programs_come_back_with_the_sandbox(started: Sandbox) -> None:
+def test_programs_start_with_the_sandbox(started: Sandbox) -> None:
     started.supervisor.apply(SLEEPER)
     started.stop()
     started.start()
@@ -71,7 +71,7 @@ def test_programs_come_back_with_the_sandbox(started: Sandbox) -> None:
     assert len(eventually(started, "sleep")) == 1
 
 
-def test_starts_at_once_make_one_supervisor(tmp_path: Path, rootfs: Path) -> None:
+def test_concurrent_starts_make_one_supervisor(tmp_path: Path, rootfs: Path) -> None:
     program = "import sys; from pathlib import Path; from observatory.runtime import Sandbox;"
     program += "print(Sandbox(Path(sys.argv[1]), Path(sys.argv[2])).start())"
     command = [sys.executable, "-c", program, str(tmp_path / "home"), str(rootfs)]
@@ -220,7 +220,7 @@ def test_files_belong_to_the_daemons(sandbox: Sandbox) -> None:
         sandbox.write_file("/etc/passwd", "")
 
 
-def test_processes_tell_program_and_memory(started: Sandbox) -> None:
+def test_processes_have_program_and_memory(started: Sandbox) -> None:
     started.supervisor.apply(Program(name="tree", command=("sh", "-c", "setsid sleep 1000; :")))
     assert started.supervisor.status("tree").running
     eventually(started, "sleep")
@@ -229,7 +229,7 @@ def test_processes_tell_program_and_memory(started: Sandbox) -> None:
     assert 0 < child.pss < 50_000_000
 
 
-def test_a_supervisor_that_cannot_start_says_why(sandbox: Sandbox) -> None:
+def test_a_supervisor_that_cannot_start_reports_the_reason(sandbox: Sandbox) -> None:
     sandbox.write_file("/srv/etc/supervisor.d/broken.conf", "[program:broken]\n")
     with pytest.raises(SandboxError, match="broken"):
         sandbox.start()

@@ -116,7 +116,7 @@ def test_secret_files_stay_private(started: Sandbox) -> None:
     assert [file.name for file in files if file.stat().st_mode & 0o077] == []
 
 
-def test_a_daemon_that_dies_at_start_explains_itself(started: Sandbox) -> None:
+def test_the_error_of_a_daemon_that_dies_at_start_has_its_log(started: Sandbox) -> None:
     command = ("sh", "-c", "echo the configuration is wrong >&2; exit 3")
     started.supervisor.apply(Program(name="dying", command=command, start_retries=0))
     with pytest.raises(DaemonFailed, match=r"(?s)^dying does not stay up: exit status 3\..*the configuration is wrong"):
@@ -131,7 +131,7 @@ def test_an_explanation_fits_into_an_error_of_a_dynamic_provider(started: Sandbo
     assert len(str(failed.value)) < 4000
 
 
-def test_a_missing_program_explains_itself(started: Sandbox) -> None:
+def test_the_error_of_a_missing_program_names_it(started: Sandbox) -> None:
     started.supervisor.apply(Program(name="absent", command=("/usr/bin/no-such-daemon",), start_retries=0))
     with pytest.raises(DaemonFailed, match=r"(?s)exit status 127.*no-such-daemon"):
         started.supervisor.wait_ready("absent", Probe(tcp=("127.0.0.1", 1)), timeout=60)
@@ -164,7 +164,7 @@ def test_a_real_daemon_becomes_ready(started: Sandbox) -> None:
     assert started.run(["valkey-cli", "-p", str(port), "ping"]).stdout == "PONG\n"
 
 
-def test_a_killed_daemon_comes_back(started: Sandbox) -> None:
+def test_a_killed_daemon_is_restarted(started: Sandbox) -> None:
     before = begin(started)
     os.kill(before, signal.SIGKILL)
     until(lambda: started.supervisor.status("sleeper").pid not in {before, None})
@@ -187,7 +187,7 @@ def test_stop_start_restart_signal(started: Sandbox) -> None:
     assert not supervisor.start("daemon")
 
 
-def test_remove_forgets(started: Sandbox) -> None:
+def test_a_removed_program_is_absent(started: Sandbox) -> None:
     pid = begin(started)
     started.supervisor.remove("sleeper")
     started.supervisor.remove("sleeper")

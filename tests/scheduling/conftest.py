@@ -1,4 +1,4 @@
-"""A store of job records without a running stack: what jobs are run here needs none."""
+"""A store of job records without a running stack, which the jobs of these tests do not need."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_rotated_logs_go_when_they_are_too_old(sandbox: Sandbox) -> None:
     assert kept.exists()
 
 
-def test_a_failure_says_what_logrotate_said(sandbox: Sandbox) -> None:
+def test_a_failure_reports_the_output_of_logrotate(sandbox: Sandbox) -> None:
     sandbox.host_path("/srv/log/a.log").write_text("line\n")
     sandbox.host_path("/srv/run/supervisord.pid").unlink()
     with pytest.raises(LogRotationError, match=r"(?s)exit status 1.*supervisord\.pid"):

@@ -86,7 +86,7 @@ def test_a_success_is_recorded_with_its_times(store: RecordStore, tmp_path: Path
     assert metric(store, "observatory_job_last_success_timestamp_seconds") == round(record.ended.timestamp(), 3)
 
 
-def test_a_failure_is_told_recorded_and_measured_until_a_success(store: RecordStore, tmp_path: Path) -> None:
+def test_a_failure_is_reported_recorded_and_measured_until_a_success(store: RecordStore, tmp_path: Path) -> None:
     run(JOB, sh("true"), cwd=tmp_path, store=store)
     with pytest.raises(
         JobFailedError, match=r"(?s)job failed: exit status 7\. the moon's disk is full.*log/job-job\.log"
@@ -100,7 +100,7 @@ def test_a_failure_is_told_recorded_and_measured_until_a_success(store: RecordSt
     assert metric(store, "observatory_job_failed") == 0
 
 
-def test_only_this_runs_words_are_in_its_record(store: RecordStore, tmp_path: Path) -> None:
+def test_a_record_has_the_output_of_its_own_run_only(store: RecordStore, tmp_path: Path) -> None:
     run(JOB, sh("echo old"), cwd=tmp_path, store=store)
     with pytest.raises(JobFailedError):
         run(JOB, sh("echo new; exit 1"), cwd=tmp_path, store=store)
@@ -126,7 +126,7 @@ def test_a_hanging_job_is_ended_at_its_timeout_with_all_it_started(
     assert locks.holder(store.lock_file("job")) is None
 
 
-def test_never_two_of_one_job(store: RecordStore, tmp_path: Path) -> None:
+def test_a_job_never_runs_twice_at_once(store: RecordStore, tmp_path: Path) -> None:
     first = background(store)
     with pytest.raises(JobRunningError, match=f"is already running, as process {first.pid}"):
         run(JOB, sh("true"), cwd=tmp_path, store=store)
@@ -135,7 +135,7 @@ def test_never_two_of_one_job(store: RecordStore, tmp_path: Path) -> None:
     first.wait()
 
 
-def test_a_runner_told_to_end_ends_its_job_and_records_that(store: RecordStore) -> None:
+def test_an_interrupted_runner_stops_its_job_and_records_that(store: RecordStore) -> None:
     first = background(store)
     pid = job_pid(store)
     first.terminate()
@@ -167,7 +167,7 @@ def test_a_killed_runners_job_keeps_its_lock_and_then_counts_as_interrupted(stor
     assert run(JOB, sh("true"), cwd=tmp_path, store=store).result is RunResult.SUCCEEDED
 
 
-def test_a_damaged_record_is_told_and_the_job_runs_all_the_same(store: RecordStore, tmp_path: Path) -> None:
+def test_a_damaged_record_is_reported_and_the_job_runs(store: RecordStore, tmp_path: Path) -> None:
     run(JOB, sh("true"), cwd=tmp_path, store=store)
     store.sandbox.host_path("/srv/data/jobs/job.json").write_text("{")
     assert "job.json was damaged" in store.read("job").message

@@ -1,4 +1,4 @@
-"""The door for alerts that roll back: who does not know the token stays out, and a failure is asked for again."""
+"""The endpoint for alerts that roll back: it refuses requests without the token, and reports failures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def taker() -> Taker:
 
 
 @pytest.fixture
-def door(taker: Taker) -> Iterator[httpx.Client]:
+def endpoint(taker: Taker) -> Iterator[httpx.Client]:
     server = serve(0, TOKEN, taker)
     headers = {"Authorization": f"Bearer {TOKEN}"}
     with httpx.Client(base_url=f"http://127.0.0.1:{server.server_port}", headers=headers, timeout=60) as client:
@@ -43,15 +43,15 @@ def door(taker: Taker) -> Iterator[httpx.Client]:
     server.server_close()
 
 
-def test_an_alert_is_taken(door: httpx.Client, taker: Taker) -> None:
-    answer = door.post("/alerts", json={"alerts": []})
+def test_an_alert_is_handled(endpoint: httpx.Client, taker: Taker) -> None:
+    answer = endpoint.post("/alerts", json={"alerts": []})
     assert (answer.status_code, answer.text) == (200, "proposed")
     assert taker.got == [{"alerts": []}]
 
 
 @pytest.mark.parametrize("given", ["", "Bearer", "Bearer wrong", f"Basic {TOKEN}", TOKEN, "Bearer s\xe9same"])
-def test_who_does_not_know_the_token_stays_out(door: httpx.Client, taker: Taker, given: str) -> None:
-    answer = door.post("/alerts", json={"alerts": []}, headers=[(b"Authorization", given.encode("latin-1"))])
+def test_a_request_without_the_token_is_refused(endpoint: httpx.Client, taker: Taker, given: str) -> None:
+    answer = endpoint.post("/alerts", json={"alerts": []}, headers=[(b"Authorization", given.encode("latin-1"))])
     assert answer.status_code == 401
     assert taker.got == []
 
@@ -68,18 +68,18 @@ def test_who_does_not_know_the_token_stays_out(door: httpx.Client, taker: Taker,
     ],
 )
 def test_an_invalid_or_failed_notification_gets_an_error_status(
-    door: httpx.Client, path: str, body: bytes, status: int
+    endpoint: httpx.Client, path: str, body: bytes, status: int
 ) -> None:
     try:
-        answer = door.post(path, content=body)
+        answer = endpoint.post(path, content=body)
     except httpx.WriteError:  # refused before all of it was sent
         assert status == 413
     else:
         assert answer.status_code == status
-    assert door.post("/alerts", json={}).status_code == 200
+    assert endpoint.post("/alerts", json={}).status_code == 200
 
 
-def test_the_token_is_drawn_once_and_for_the_daemons_alone(tmp_path: Path, rootfs: Path) -> None:
+def test_the_token_is_generated_once_and_only_daemons_read_it(tmp_path: Path, rootfs: Path) -> None:
     sandbox = Sandbox(tmp_path / "home", rootfs)
     first = token(sandbox, "/srv/etc/rollback-webhook/token")
     assert token(sandbox, "/srv/etc/rollback-webhook/token") == first

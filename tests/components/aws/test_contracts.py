@@ -52,7 +52,7 @@ def statements(policy: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_every_resource_that_takes_tags_has_the_stacks(stack: Declared) -> None:
+def test_every_taggable_resource_has_the_stacks_tags(stack: Declared) -> None:
     taggable = [resource for resource in on_aws(stack) if takes_tags(resource.type)]
     assert len(taggable) > 40
     for resource in taggable:
@@ -63,7 +63,7 @@ def test_every_resource_that_takes_tags_has_the_stacks(stack: Declared) -> None:
         assert keys >= OWN_TAGS, f"{resource.type} {resource.name}"
 
 
-def test_what_holds_data_is_protected(stack: Declared) -> None:
+def test_resources_with_data_are_protected(stack: Declared) -> None:
     stateful = [resource for resource in stack.resources if resource.type in STATEFUL]
     assert {resource.type for resource in stateful} >= STATEFUL - {"aws:kms/replicaKey:ReplicaKey"}
     assert [resource.name for resource in stateful if not resource.protect] == []
@@ -76,7 +76,7 @@ def test_every_resource_has_a_component_above_it(stack: Declared) -> None:
     assert alone == {"rollout", "prometheus-discovery"}
 
 
-def test_every_bucket_is_closed_encrypted_versioned_and_wants_tls(stack: Declared) -> None:
+def test_every_bucket_is_closed_encrypted_versioned_and_requires_tls(stack: Declared) -> None:
     for bucket in stack.of("aws:s3/bucket:Bucket"):
         access = stack.one("aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock", bucket.name)
         blocks = ("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets")
@@ -138,7 +138,7 @@ def test_staging_is_internal(staging: Declared, production: Declared) -> None:
     assert internal == {"service": False, "preview": True}
 
 
-def test_no_machine_has_a_public_address_and_metadata_want_a_token(stack: Declared) -> None:
+def test_no_machine_has_a_public_address_and_metadata_require_a_token(stack: Declared) -> None:
     machine = stack.one("aws:ec2/instance:Instance", "database")
     assert machine["associatePublicIpAddress"] is False
     templates = stack.of("aws:ec2/launchTemplate:LaunchTemplate")
@@ -167,14 +167,14 @@ def test_every_volume_is_encrypted(stack: Declared) -> None:
     assert cache["atRestEncryptionEnabled"] is True
 
 
-def test_names_that_pulumi_makes_fit_into_what_aws_takes(stack: Declared) -> None:
+def test_generated_names_are_within_aws_limits(stack: Declared) -> None:
     for type_, limit in NAME_LIMITS.items():
         for resource in stack.of(type_):
             assert len(resource.name) + AUTONAMING_SUFFIX <= limit, f"{type_} {resource.name}"
     assert len(stack.one("aws:kms/alias:Alias", "encryption")["name"]) <= 256
 
 
-def test_no_right_is_over_everything(stack: Declared) -> None:
+def test_no_permission_covers_all_resources(stack: Declared) -> None:
     policies = [resource for resource in stack.resources if resource.type == "aws:iam/rolePolicy:RolePolicy"]
     assert {policy.name for policy in policies} >= {"database", "blue", "green"}
     for policy in policies:
@@ -191,13 +191,13 @@ def test_a_machine_reads_its_own_secret_and_no_other(stack: Declared) -> None:
         assert readable == [[f"arn:aws:made:eu-central-1:111122223333:Secret/{name}-machine"]]
 
 
-def test_secrets_are_where_secrets_belong_and_nowhere_else(stack: Declared) -> None:
-    at_home = {
+def test_secrets_are_only_in_secret_properties(stack: Declared) -> None:
+    secret_types = {
         "aws:secretsmanager/secretVersion:SecretVersion",
         "aws:elasticache/replicationGroup:ReplicationGroup",
     }
     for resource in on_aws(stack):
-        if resource.type not in at_home:
+        if resource.type not in secret_types:
             assert SECRET not in json.dumps(resource.inputs), f"{resource.type} {resource.name}"
 
 

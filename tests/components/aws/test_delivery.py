@@ -1,4 +1,4 @@
-"""What the rollout document says reaches the balancer, and both fleets are there."""
+"""The rollout document's weights reach the balancer, and both fleets exist."""
 
 from observatory.documents.rollout import RolloutDocument
 from tests.support.declared import WEIGHTS, Declared, rollout
@@ -11,7 +11,7 @@ def test_the_documents_weights_arrive_at_the_listener(stack: Declared) -> None:
     assert named == WEIGHTS
 
 
-def test_an_old_checkouts_weights_never_reach_a_listener_that_stands(stack: Declared) -> None:
+def test_an_old_checkouts_weights_never_reach_an_existing_listener(stack: Declared) -> None:
     rule = stack.one("aws:lb/listenerRule:ListenerRule", "service")
     groups = rule["actions"][0]["forward"]["targetGroups"]
     ignored = {f"actions[0].forward.targetGroups[{index}].weight" for index in range(len(groups))}
@@ -25,21 +25,21 @@ def test_the_public_listener_passes_the_api_and_the_two_probes_only(stack: Decla
     assert otherwise["fixedResponse"]["statusCode"] == "404"
 
 
-def test_listeners_speak_tls_alone(stack: Declared) -> None:
+def test_listeners_accept_tls_only(stack: Declared) -> None:
     for listener in stack.of("aws:lb/listener:Listener"):
         assert (listener["port"], listener["protocol"]) == (443, "HTTPS")
         assert "TLS13" in listener["sslPolicy"]
     assert all(balancer["accessLogs"]["enabled"] for balancer in stack.of("aws:lb/loadBalancer:LoadBalancer"))
 
 
-def test_preview_traffic_goes_where_the_header_says(stack: Declared) -> None:
+def test_preview_traffic_reaches_the_fleet_in_the_header(stack: Declared) -> None:
     for fleet in ("blue", "green"):
         rule = stack.one("aws:lb/listenerRule:ListenerRule", f"preview-{fleet}")
         assert rule["conditions"][0]["httpHeader"] == {"httpHeaderName": "X-Observatory-Fleet", "values": [fleet]}
         assert rule["actions"][0]["targetGroupArn"].endswith(f"/{fleet}-preview")
 
 
-def test_both_fleets_are_there_in_every_zone_and_behind_both_balancers(production: Declared) -> None:
+def test_both_fleets_are_in_every_zone_and_behind_both_balancers(production: Declared) -> None:
     for fleet in ("blue", "green"):
         group = production.one("aws:autoscaling/group:Group", fleet)
         assert (group["minSize"], group["maxSize"]) == (3, 9)
@@ -55,18 +55,18 @@ def test_no_target_group_belongs_to_two_balancers(stack: Declared) -> None:
     assert not used[0] & used[1]
 
 
-def test_the_rollout_document_is_written_once_and_then_left_to_delivery(stack: Declared) -> None:
+def test_the_rollout_document_is_written_once_and_by_no_later_up(stack: Declared) -> None:
     document = stack.one("aws:s3/bucketObjectv2:BucketObjectv2", "rollout")
     assert RolloutDocument.model_validate_json(document["content"]) == rollout()
     assert "content" in document.ignore_changes
     assert document.protect
 
 
-def test_deliveries_are_told_what_the_fleets_are_made_of(stack: Declared) -> None:
-    told = stack.outputs["delivery"]
-    assert told["rule"].endswith("ListenerRule/service")
+def test_outputs_name_the_parts_of_the_fleets(stack: Declared) -> None:
+    parts_of = stack.outputs["delivery"]
+    assert parts_of["rule"].endswith("ListenerRule/service")
     for fleet in ("blue", "green"):
-        parts = told["fleets"][fleet]
+        parts = parts_of["fleets"][fleet]
         group = stack.one("aws:autoscaling/group:Group", fleet)
         assert parts["group"].startswith(fleet)
         assert group["targetGroupArns"] == [parts["target_group"], parts["preview_group"]]

@@ -18,7 +18,7 @@ def resources(stack: Declared, kind: str) -> dict[str, Any]:
     return {resource["metadata"]["name"]: resource["spec"] for resource in found}
 
 
-def test_every_alert_of_the_registry_is_a_rule_that_its_route_can_take(production: Declared) -> None:
+def test_every_alert_of_the_registry_is_a_rule_that_its_route_matches(production: Declared) -> None:
     (specification,) = resources(production, "PrometheusRule").values()
     rules = [rule for group in specification["groups"] for rule in group["rules"] if "alert" in rule]
     assert {rule["alert"] for rule in rules} == {alert.name for alert in ALERTS}
@@ -26,7 +26,7 @@ def test_every_alert_of_the_registry_is_a_rule_that_its_route_can_take(productio
     assert {rule["labels"]["stack"] for rule in rules} == {"production"}
 
 
-def test_no_rule_asks_for_what_an_aws_stack_does_not_have(production: Declared) -> None:
+def test_no_rule_queries_metrics_that_an_aws_stack_lacks(production: Declared) -> None:
     text = json.dumps(resources(production, "PrometheusRule"))
     absent = [job.name for job in JOBS if job not in jobs_of("aws")]
     assert absent
@@ -35,7 +35,7 @@ def test_no_rule_asks_for_what_an_aws_stack_does_not_have(production: Declared) 
     assert "storage_fleet_weight" not in text
 
 
-def test_every_job_is_scraped_where_it_is(production: Declared) -> None:
+def test_every_job_is_scraped_at_its_targets(production: Declared) -> None:
     scraped = resources(production, "ScrapeConfig")
     assert {specification["jobName"] for specification in scraped.values()} == {job.name for job in jobs_of("aws")}
     postgres = scraped["llm-observatory-production-postgres"]
@@ -54,7 +54,7 @@ def test_a_fleet_is_found_by_the_tags_that_its_machines_have(production: Declare
         assert {"targetLabel": "fleet", "replacement": fleet} in scraped["relabelings"]
 
 
-def test_every_target_is_let_through_the_firewall(production: Declared) -> None:
+def test_the_firewall_allows_every_target(production: Declared) -> None:
     rules = production.of("aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule")
     opened = {(rule["securityGroupId"], rule["fromPort"]) for rule in rules if "cidrIpv4" in rule.inputs}
     for specification in resources(production, "ScrapeConfig").values():
@@ -64,7 +64,7 @@ def test_every_target_is_let_through_the_firewall(production: Declared) -> None:
             assert ("fleets-id", config["port"]) in opened
 
 
-def test_routes_take_this_stacks_alerts_and_reach_every_receiver(stack: Declared) -> None:
+def test_routes_match_this_stacks_alerts_and_reach_every_receiver(stack: Declared) -> None:
     ((name, specification),) = resources(stack, "AlertmanagerConfig").items()
     own = {"name": "stack", "matchType": "=", "value": name.split("-")[2]}
     assert own in specification["route"]["matchers"]
