@@ -63,10 +63,10 @@ def test_the_rollout_document_is_written_once_and_by_no_later_up(stack: Declared
 
 
 def test_outputs_name_the_parts_of_the_fleets(stack: Declared) -> None:
-    parts_of = stack.outputs["delivery"]
-    assert parts_of["rule"].endswith("ListenerRule/service")
+    delivery = stack.outputs["delivery"]
+    assert delivery["rule"].endswith("ListenerRule/service")
     for fleet in ("blue", "green"):
-        parts = parts_of["fleets"][fleet]
+        parts = delivery["fleets"][fleet]
         group = stack.one("aws:autoscaling/group:Group", fleet)
         assert parts["group"].startswith(fleet)
         assert group["targetGroupArns"] == [parts["target_group"], parts["preview_group"]]
