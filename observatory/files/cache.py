@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -29,9 +31,20 @@ class CacheError(ObservatoryError):
 def shared_directory() -> Path:
     """Return the shared directory, which need not exist."""
     if given := os.environ.get(VARIABLE):
-        return Path(given).absolute()
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser().absolute() / "llm-observatory"
+        return Path(given).expanduser().absolute()
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches).absolute() / "llm-observatory"
+    # An empty HOME counts as none: below it the directory would be /.cache.
+    home = os.environ.get("HOME") or _home_of_account()
+    return Path(home).absolute() / ".cache/llm-observatory"
+
+
+def _home_of_account() -> str:
+    """Return the home of this process' account, or a path that does not exist if the account has no entry."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:  # as in a container that runs with a numeric user
+        return "/nonexistent"
 
 
 def shared_or(own: Path) -> tuple[Path, str]:
@@ -83,9 +96,13 @@ def _unusable(directory: Path) -> str:
         if not directory.exists() and (parent := _existing_parent(directory)).stat().st_uid not in {0, os.geteuid()}:
             return f"{parent} belongs to another user"
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.stat().st_uid != os.geteuid():
+            return "it belongs to another user"
         if not belongs_to_this_user(directory):
-            return "it belongs to another user, or others may write to it"
+            return f"others may write to it; run: chmod go-w {shlex.quote(str(directory))}"
         return "" if os.access(directory, os.W_OK | os.X_OK) else "it is read-only"
+    except FileExistsError:
+        return "it is not a directory"
     except OSError as error:
         return error.strerror or str(error)
 
