@@ -22,7 +22,9 @@ app.add_typer(group, name="silence")
 def _seconds(text: str) -> int:
     given = re.fullmatch(r"([1-9]\d{0,3})([smhd])", text)
     if given is None:
-        raise typer.BadParameter(f"invalid duration {text!r}; expected a number and a unit, e.g. 30m, 2h or 1d")
+        raise typer.BadParameter(
+            f"invalid duration {text!r}; expected a number from 1 to 9999 and s, m, h or d, e.g. 30m"
+        )
     return int(given[1]) * UNITS[given[2]]
 
 

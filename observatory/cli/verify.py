@@ -40,6 +40,8 @@ def verify(
 
     Exit code 1 if a check failed or is unknown.
     """
+    if junit and not junit.absolute().parent.is_dir():
+        raise typer.BadParameter(f"{junit.parent} is not a directory; create it first", param_hint="--junit")
     workspace = operations.open_workspace(environment)
     names: tuple[str, ...] = ()
     if dry_run:

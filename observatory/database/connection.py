@@ -62,7 +62,9 @@ def describe(conninfo: str) -> str:
     """Return the target of a connection string without its password: `database "d" at host:port as "user"`."""
     parameters = _parameters(conninfo)
     host, port = parameters.get("host") or "the default socket", parameters.get("port") or DEFAULT_PORT
-    return f'database "{parameters.get("dbname")}" at {host}:{port} as "{parameters.get("user")}"'
+    login = f' as "{user}"' if (user := parameters.get("user")) else ""
+    name = f'database "{dbname}"' if (dbname := parameters.get("dbname")) else "the default database"
+    return f"{name} at {host}:{port}{login}"
 
 
 def has_password(conninfo: str) -> bool:

@@ -40,11 +40,11 @@ def shared_directory() -> Path:
 
 
 def _home_of_account() -> str:
-    """Return the home of this process' account, or a path that does not exist if the account has no entry."""
+    """Return the home of this process' account, or a path below which nothing can be if it has no entry."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:  # as in a container that runs with a numeric user
-        return "/nonexistent"
+        return os.devnull
 
 
 def shared_or(own: Path) -> tuple[Path, str]:

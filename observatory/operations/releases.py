@@ -31,12 +31,21 @@ def add_release(workspace: Workspace, artifact: Path, manifest: Path | None = No
         ReleaseError: artifact or manifest is missing, or they do not match.
     """
     platform = open_platform(workspace)
-    return platform.release_store.add(artifact, manifest or _manifest_file(artifact), platform.trusted_keys())
+    return platform.release_store.add(artifact, _manifest_file(artifact, manifest), platform.trusted_keys())
 
 
-def _manifest_file(artifact: Path) -> Path:
-    """Return the manifest in an artifact's directory."""
-    return artifact.with_name(artifact.name.removesuffix(".tar.gz") + ".json")
+def _manifest_file(artifact: Path, given: Path | None = None) -> Path:
+    """Return the given manifest of an artifact, by default the one in its directory.
+
+    Raises:
+        ReleaseError: there is no such artifact, or no such manifest.
+    """
+    if not artifact.is_file():
+        raise ReleaseError(f"{artifact}: no such file: name the artifact that `make build` or your CI wrote")
+    manifest = given or artifact.with_name(artifact.name.removesuffix(".tar.gz") + ".json")
+    if not manifest.is_file():
+        raise ReleaseError(f"{manifest}: no such file: fetch the manifest of {artifact.name} from where it was built")
+    return manifest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from observatory import database
 from observatory.files.atomic import write_once
 from observatory.operations.database import database_target
+from observatory.operations.stack_outputs import open_workspace
 from observatory.progress import Reporter, silent, task
 from observatory.workspace import Workspace
 
@@ -35,7 +36,7 @@ def copy_sample(
         report: gets the progress.
 
     Raises:
-        OperationError: a stack was never up.
+        OperationError: a stack does not exist or was never up.
         SampleError: the target is production or the source itself, or has traces of its own, or the fraction is out of
             range; nothing was changed.
         DatabaseError: no connection, or PostgreSQL refused.
@@ -45,8 +46,7 @@ def copy_sample(
             "a sample is for staging and tests and never goes into production: name another target"
         )
     into = target or database_target(workspace).conninfo
-    elsewhere = Workspace(root=workspace.root, stack=source)
-    conninfo = source if is_conninfo(source) else database_target(elsewhere).conninfo
+    conninfo = source if is_conninfo(source) else database_target(open_workspace(source, workspace.root)).conninfo
     with task(report, "masked sample") as show_detail:
 
         def on_window(day: datetime, spans: int) -> None:

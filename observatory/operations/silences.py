@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from observatory.engines import embedded as engine
-from observatory.platforms.alertmanager import Alertmanager, Silence
+from observatory.platforms.alertmanager import Alertmanager, Silence, UnknownSilenceError
 from observatory.platforms.errors import OperationError
 from observatory.platforms.stack_state import state_options
 from observatory.security.actor import actor
@@ -40,9 +40,15 @@ def end_silence(workspace: Workspace, silence: str) -> None:
 
     Raises:
         OperationError: the stack is not up.
-        AlertmanagerError: Alertmanager does not answer, or has no such silence.
+        UnknownSilenceError: the stack has no such silence, or it has ended.
+        AlertmanagerError: Alertmanager does not answer.
     """
-    _alertmanager(workspace).end(silence)
+    alertmanager = _alertmanager(workspace)
+    if silence not in {each.id for each in alertmanager.silences()}:
+        raise UnknownSilenceError(
+            f"no silence {silence!r} in the stack {workspace.stack!r}: `observatory silence list` lists their ids"
+        )
+    alertmanager.end(silence)
 
 
 def _alertmanager(workspace: Workspace) -> Alertmanager:

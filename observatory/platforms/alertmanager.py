@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from observatory.errors import REFUSED, ObservatoryError
+from observatory.errors import REFUSED, WRONG_USAGE, ObservatoryError
 from observatory.settings import FleetName
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ OPERATORS = {(True, False): "=", (True, True): "=~", (False, False): "!=", (Fals
 
 class AlertmanagerError(ObservatoryError):
     """Alertmanager does not answer, or refused the request; the message has its address and answer."""
+
+
+class UnknownSilenceError(ObservatoryError):
+    """The stack has no such silence."""
+
+    exit_code = WRONG_USAGE
 
 
 class SilenceRefusedError(ObservatoryError):
@@ -97,7 +103,7 @@ class Alertmanager:
         """
         if alert in NEVER:
             raise SilenceRefusedError(f"{alert} cannot be silenced: it reports that users are affected")
-        if fleet is None and alert is None:
+        if not fleet and not alert:  # an empty name, as of an unset shell variable, names nothing
             raise SilenceRefusedError("a whole stack cannot be silenced: name a fleet, an alert or both")
         matchers = [_matcher("stack", self.stack)]
         matchers += [_matcher("fleet", fleet)] if fleet else []

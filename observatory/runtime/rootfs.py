@@ -86,6 +86,7 @@ CAUSES = {
     "Could not resolve": "a package mirror cannot be found; check the network and DNS",
     "Unable to connect": "a package mirror cannot be reached; check the network and proxy",
     "Failed to fetch": "a package could not be downloaded; try again, then check the network and proxy",
+    "apt cannot handle paths": f"apt cannot use this path; name a directory without double quotes in {VARIABLE}",
     "NO_PUBKEY": "the archive's signature cannot be verified; install a newer debian-archive-keyring",
     "Unable to locate package": "the mirror lacks a package; check which mirror the host's apt is sent to",
 }

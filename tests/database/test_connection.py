@@ -85,5 +85,6 @@ def test_a_wrong_password_is_a_readable_error_without_the_password(postgres: Pos
 
 def test_a_connection_string_is_described_without_its_password() -> None:
     assert describe("postgresql://u:hunter2@h:6/d") == 'database "d" at h:6 as "u"'
+    assert describe("postgresql://h:6") == "the default database at h:6"
     assert has_password("postgresql://u:hunter2@h:6/d")
     assert not has_password("host=/run user=u dbname=d")

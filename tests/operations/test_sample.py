@@ -7,6 +7,7 @@ import pytest
 from observatory import operations
 from observatory.database import SampleError, deploy
 from observatory.operations import DatabaseTarget, sample
+from observatory.platforms.errors import OperationError
 from observatory.workspace import Workspace
 from tests.support.postgres import PostgresServer
 
@@ -25,6 +26,7 @@ def test_pseudonyms_stay_the_same_and_the_salt_is_private(
     postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = Workspace(root=tmp_path, stack="staging")
+    (tmp_path / "Pulumi.production.yaml").touch()
     with postgres.fresh_database() as source, postgres.fresh_database() as target:
         conninfos = {"production": postgres.conninfo(dbname=source), "staging": postgres.conninfo(dbname=target)}
         monkeypatch.setattr(sample, "database_target", lambda workspace: target_of(conninfos[workspace.stack]))
@@ -57,3 +59,10 @@ def test_a_sample_never_goes_into_production(tmp_path: Path) -> None:
     with pytest.raises(SampleError, match="never goes into production"):
         operations.copy_sample(Workspace(root=tmp_path, stack="production"), source="local", fraction=0.1)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_source_that_is_no_stack_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Pulumi.staging.yaml").touch()
+    monkeypatch.setattr(sample, "database_target", lambda _workspace: target_of("unused"))
+    with pytest.raises(OperationError, match=r"no stack 'prodution': .* \(stacks: staging\)"):
+        operations.copy_sample(Workspace(root=tmp_path, stack="staging"), source="prodution", fraction=0.1)

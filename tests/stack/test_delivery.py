@@ -244,6 +244,8 @@ def test_all_alerts_but_outages_can_be_silenced(own: Checkout) -> None:
     own.run("silence", "end", made)
     assert own.json("silence", "list") == []
     assert "cannot be silenced" in own.run("silence", "add", "--alert", "StorageServiceDown", *wanted, expect=3).stderr
+    assert "no silence" in own.run("silence", "end", made, expect=2).stderr
+    assert "whole stack" in own.run("silence", "add", "--alert", "", *wanted[-4:], expect=3).stderr
     own.run("silence", "add", "--duration", "soon", "--reason", "noise", "--fleet", "green", expect=2)
 
 
