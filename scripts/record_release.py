@@ -23,7 +23,6 @@ from typing import Any
 from pulumi.dynamic import ResourceProvider
 
 import components
-from observatory.workspace import Workspace
 from tests.support.checkout import SOURCE, Checkout
 
 # The recorded paths begin with it on every machine: the tests replace it.
@@ -72,7 +71,7 @@ class Revisions(threading.Thread):
         self.file, self.found, self._end = file, dict[str, Any](), threading.Event()
 
     def run(self) -> None:
-        """Read the document again and again."""
+        """Poll the document until `lines` is called."""
         while not self._end.wait(0.02):
             if self.file.exists():
                 content = self.file.read_text()
@@ -92,7 +91,6 @@ def main() -> None:
     target = Path(sys.argv[1]) if sys.argv[1:] else SOURCE / "tests/upgrades" / version()
     checkout = Checkout.copy(PLACE, rootfs=None)
     checkout.configure(**SETTINGS)
-    lend_rootfs(checkout)
     documents = {name: Revisions(PLACE / f".observatory/{name}/local.json") for name in ("rollout", "access")}
     try:
         for document in documents.values():
@@ -166,14 +164,6 @@ def providers() -> list[str]:
 def version() -> str:
     """Return the release's version."""
     return str(tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]["version"])
-
-
-def lend_rootfs(checkout: Checkout) -> None:
-    """Spare the copy the building of a root filesystem: it finds this checkout's where its own would be."""
-    own, made = (Workspace(root=root, stack="local").rootfs for root in (checkout.root, SOURCE))
-    if own != made:
-        own.parent.mkdir(parents=True)
-        own.symlink_to(made)
 
 
 if __name__ == "__main__":
