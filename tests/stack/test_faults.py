@@ -94,7 +94,7 @@ def test_two_ups_at_once_make_one_stack(checkout: Checkout) -> None:
 
 KILLED_AT = (
     ("create Machine", "create Daemon patroni", "create Scheduler"),
-    ("create Daemon etcd", "create Daemon storage", "a thousand"),
+    ("create Daemon etcd", "create Daemon storage", "write 1000 traces"),
 )
 
 
