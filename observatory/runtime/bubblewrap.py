@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from observatory.files.ownership import Owner
-from observatory.runtime.errors import SandboxUnavailable
+from observatory.runtime.errors import RootfsError, SandboxUnavailable
 
 UID = GID = 1000
 USER = "observatory"
+NEEDED = ("usr/bin/bwrap", "usr/bin/setpriv", "usr/bin/true")
 
 _REMEDY = """Remedies:
 - Ubuntu 23.10 or newer: sudo apt-get install bubblewrap, and
@@ -70,8 +71,14 @@ def entry(rootfs: Path) -> Entry:
     """Return the first way into `rootfs` that works on this machine.
 
     Raises:
+        RootfsError: `rootfs` is missing or incomplete.
         SandboxUnavailable: Neither works; the message quotes the kernel's refusal and names the remedies.
     """
+    if absent := next((name for name in NEEDED if not (rootfs / name).exists()), None):
+        raise RootfsError(
+            f"the root filesystem {rootfs} is missing or incomplete: it lacks {absent}",
+            remedy="Run `observatory up`: it builds the root filesystem again.",
+        )
     refusal = _refusal(rootfs, NAMESPACE)
     if refusal is None:
         return NAMESPACE

@@ -25,7 +25,7 @@ import functools
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,15 +73,15 @@ class Sandbox(SandboxFiles):
     def start(self) -> bool:
         """Start the supervisor, and with it every program applied before; return False if it was running.
 
-        Daemons of a killed supervisor are ended first, and their files in `run` are removed: pids from before a reboot
-        may belong to other processes.
+        Daemons of a killed supervisor or of a removed root filesystem are ended first. Their files in `run` are
+        removed: pids from before a reboot may belong to other processes.
 
         Raises:
             SandboxUnavailable: This machine allows no sandbox.
             SandboxError: The supervisor did not start.
         """
         with self.lock("sandbox"):
-            if self.alive():
+            if self.alive() and not self._lost_root():
                 return False
             self._end(supervised=True)
             self._clear_stale_files()
@@ -177,14 +177,20 @@ class Sandbox(SandboxFiles):
         """Return the pids that see `home` as /srv; `supervised` leaves out one-shot commands.
 
         The mounts identify a process reliably. Environments are overwritten (PostgreSQL), parents die, sessions change.
+        Where the root filesystem was removed, the kernel has detached the mounts: then the working directory does.
         """
         try:
             home = self.home.stat()
         except FileNotFoundError:
             return []
+        directories = [home, *_directories(self.home)]
         import psutil  # noqa: PLC0415 - only where a sandbox is started, stopped or inspected
 
-        return sorted(pid for pid in psutil.pids() if _sees(pid, home, supervised=supervised))
+        return sorted(pid for pid in psutil.pids() if _sees(pid, directories, supervised=supervised))
+
+    def _lost_root(self) -> bool:
+        """Return whether the root filesystem of the running daemons was removed: no program can start there."""
+        return any(not Path(f"/proc/{pid}/root{INSIDE}").exists() for pid in self._members(supervised=True))
 
     def _wait_gone(self, timeout: float, *, supervised: bool = True) -> list[int]:
         """Wait until no member is left, at most `timeout` seconds; return those that are."""
@@ -202,11 +208,26 @@ class Sandbox(SandboxFiles):
             raise SandboxError(f"processes {left} of {self.home} do not end after SIGKILL; see ps -fp {left[0]}")
 
 
-def _sees(pid: int, home: os.stat_result, *, supervised: bool) -> bool:
-    """Return whether `pid` runs in a sandbox over `home`. Processes of the host's own root never do."""
+def _directories(home: Path) -> Iterator[os.stat_result]:
+    """Yield the directories below `home` that daemons have as working directory: data directories among them."""
+    for path in (*home.glob("*/"), *home.glob("*/*/")):
+        with contextlib.suppress(OSError):  # removed meanwhile
+            yield path.stat()
+
+
+def _sees(pid: int, directories: Sequence[os.stat_result], *, supervised: bool) -> bool:
+    """Return whether `pid` runs in a sandbox over the first of `directories`, the home; the others are below it.
+
+    Processes of the host's own root never do.
+    """
     root = Path(f"/proc/{pid}/root")
     try:
-        inside = not root.samefile("/") and os.path.samestat((root / "srv").stat(), home)
+        if root.samefile("/"):
+            return False
+        if not (root / "srv").exists():
+            working = Path(f"/proc/{pid}/cwd").stat()
+            return any(os.path.samestat(working, directory) for directory in directories)
+        inside = os.path.samestat((root / "srv").stat(), directories[0])
         return inside and (not supervised or (root / SUPERVISED.lstrip("/")).is_dir())
     except OSError:  # it has ended, or is another user's
         return False

@@ -1,6 +1,7 @@
 """The sandbox starts once, survives what kills its supervisor, and leaves no process behind."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -268,3 +269,26 @@ def test_neither_root_nor_user_namespaces(tmp_path: Path, rootfs: Path) -> None:
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "user namespaces are refused" in output
     assert "max_user_namespaces" in output
+
+
+def test_daemons_whose_root_filesystem_was_removed_are_found_and_replaced(rootfs: Path, tmp_path: Path) -> None:
+    """As `rm -rf ~/.cache/llm-observatory` while a stack runs: the kernel detaches /srv from the daemons."""
+    copy = tmp_path / "rootfs"
+    subprocess.run(["cp", "-a", "--reflink=auto", str(rootfs.resolve()), str(copy)], check=True)
+    sandbox = Sandbox(tmp_path / "home", copy)
+    try:
+        sandbox.start()
+        sandbox.supervisor.apply(SLEEPER)
+        (old,) = eventually(sandbox, "sleep")
+        copy.rename(tmp_path / "old")
+        copy.symlink_to(rootfs.resolve())
+        shutil.rmtree(tmp_path / "old")
+        assert old in sandbox.members()
+
+        assert sandbox.start()
+        assert not Path(f"/proc/{old}").exists()
+        assert len(eventually(sandbox, "sleep")) == 1
+        assert not sandbox.start()
+    finally:
+        sandbox.stop()
+    assert members(sandbox) == []

@@ -93,6 +93,8 @@ class LocalHosts:
     def _plan(self) -> Sequence[Step]:
         try:
             return self.plan().steps
+        except Interrupted as error:
+            raise KeyboardInterrupt from error
         except (EngineError, RuntimeFault) as error:
             raise HostsError(f"the changes that `observatory up` would make cannot be planned: {error}") from error
 
