@@ -81,7 +81,7 @@ class Sandbox(SandboxFiles):
             SandboxError: The supervisor did not start.
         """
         with self.lock("sandbox"):
-            if self.alive() and not self._lost_root():
+            if self.alive():
                 return False
             self._end(supervised=True)
             self._clear_stale_files()
@@ -97,7 +97,7 @@ class Sandbox(SandboxFiles):
         if not self.home.is_dir():
             return
         with self.lock("sandbox"):
-            if self.alive():
+            if self.supervisor.answers():
                 self.supervisor.stop_all()
                 supervisor = self.supervisor.shutdown()
                 wait_until(lambda: supervisor not in self._members(supervised=True), timeout)
@@ -105,8 +105,11 @@ class Sandbox(SandboxFiles):
             self._end(supervised=False)
 
     def alive(self) -> bool:
-        """Return whether the supervisor answers."""
-        return self.supervisor.answers()
+        """Return whether the supervisor answers and can start programs: its root filesystem may have been removed."""
+        try:
+            return self.supervisor.answers() and not _has_lost_root(self.supervisor.pid())
+        except SandboxError:  # it ended meanwhile
+            return False
 
     def run(
         self,
@@ -177,20 +180,18 @@ class Sandbox(SandboxFiles):
         """Return the pids that see `home` as /srv; `supervised` leaves out one-shot commands.
 
         The mounts identify a process reliably. Environments are overwritten (PostgreSQL), parents die, sessions change.
-        Where the root filesystem was removed, the kernel has detached the mounts: then the working directory does.
+        Where the root filesystem was removed, the kernel has detached the mounts: then a working directory does.
         """
         try:
             home = self.home.stat()
         except FileNotFoundError:
             return []
-        directories = [home, *_directories(self.home)]
         import psutil  # noqa: PLC0415 - only where a sandbox is started, stopped or inspected
 
-        return sorted(pid for pid in psutil.pids() if _sees(pid, directories, supervised=supervised))
-
-    def _lost_root(self) -> bool:
-        """Return whether the root filesystem of the running daemons was removed: no program can start there."""
-        return any(not Path(f"/proc/{pid}/root{INSIDE}").exists() for pid in self._members(supervised=True))
+        pids = psutil.pids()
+        lost = [pid for pid in pids if _has_lost_root(pid)]
+        found = {pid for pid in pids if pid not in lost and _sees(pid, home, supervised=supervised)}
+        return sorted(found | (set(_working_in(self.home, lost)) if lost else set()))
 
     def _wait_gone(self, timeout: float, *, supervised: bool = True) -> list[int]:
         """Wait until no member is left, at most `timeout` seconds; return those that are."""
@@ -208,26 +209,37 @@ class Sandbox(SandboxFiles):
             raise SandboxError(f"processes {left} of {self.home} do not end after SIGKILL; see ps -fp {left[0]}")
 
 
-def _directories(home: Path) -> Iterator[os.stat_result]:
-    """Yield the directories below `home` that daemons have as working directory: data directories among them."""
-    for path in (*home.glob("*/"), *home.glob("*/*/")):
-        with contextlib.suppress(OSError):  # removed meanwhile
-            yield path.stat()
+def _has_lost_root(pid: int) -> bool:
+    """Return whether the directory that is the root of `pid` was removed from the host."""
+    try:
+        return Path(f"/proc/{pid}/root").stat().st_nlink == 0
+    except OSError:  # it has ended, or is another user's
+        return False
 
 
-def _sees(pid: int, directories: Sequence[os.stat_result], *, supervised: bool) -> bool:
-    """Return whether `pid` runs in a sandbox over the first of `directories`, the home; the others are below it.
+def _working_in(home: Path, pids: Sequence[int]) -> Iterator[int]:
+    """Yield those of `pids` that work in a directory of `home`, or share their mounts with one that does."""
+    directories = {(status.st_dev, status.st_ino) for status in _statuses((home, *home.glob("*/"), *home.glob("*/*/")))}
+    statuses = {pid: _statuses((Path(f"/proc/{pid}/cwd"), Path(f"/proc/{pid}/ns/mnt"))) for pid in pids}
+    pairs = {pid: tuple((status.st_dev, status.st_ino) for status in found) for pid, found in statuses.items()}
+    namespaces = {pair[-1] for pair in pairs.values() if pair and pair[0] in directories}
+    yield from (pid for pid, pair in pairs.items() if pair and pair[-1] in namespaces)
 
-    Processes of the host's own root never do.
-    """
+
+def _statuses(paths: Sequence[Path]) -> list[os.stat_result]:
+    """Return the status of each path that still exists."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            found.append(path.stat())
+    return found
+
+
+def _sees(pid: int, home: os.stat_result, *, supervised: bool) -> bool:
+    """Return whether `pid` runs in a sandbox over `home`. Processes of the host's own root never do."""
     root = Path(f"/proc/{pid}/root")
     try:
-        if root.samefile("/"):
-            return False
-        if not (root / "srv").exists():
-            working = Path(f"/proc/{pid}/cwd").stat()
-            return any(os.path.samestat(working, directory) for directory in directories)
-        inside = os.path.samestat((root / "srv").stat(), directories[0])
+        inside = not root.samefile("/") and os.path.samestat((root / "srv").stat(), home)
         return inside and (not supervised or (root / SUPERVISED.lstrip("/")).is_dir())
     except OSError:  # it has ended, or is another user's
         return False

@@ -142,9 +142,13 @@ class Supervisor:
                 self._rpc.call_tolerating(Fault.NOT_RUNNING, "stopProcess", name, False)
             wait_until(functools.partial(self._rpc.have_ended, names))
 
+    def pid(self) -> int:
+        """Return the pid of the supervisor."""
+        return int(self._rpc.call("getPID"))
+
     def shutdown(self) -> int:
         """Request that the supervisor stops every program and then itself; return its pid at once."""
-        pid = int(self._rpc.call("getPID"))
+        pid = self.pid()
         self._rpc.call("shutdown")
         return pid
 

@@ -279,14 +279,17 @@ def test_daemons_whose_root_filesystem_was_removed_are_found_and_replaced(rootfs
     try:
         sandbox.start()
         sandbox.supervisor.apply(SLEEPER)
-        (old,) = eventually(sandbox, "sleep")
+        sandbox.supervisor.apply(Program(name="elsewhere", command=("sh", "-c", "cd /tmp; exec tail -f /dev/null")))
+        (old,), (elsewhere,) = eventually(sandbox, "sleep"), eventually(sandbox, "tail")
         copy.rename(tmp_path / "old")
         copy.symlink_to(rootfs.resolve())
         shutil.rmtree(tmp_path / "old")
-        assert old in sandbox.members()
+        assert {old, elsewhere} <= set(sandbox.members())
+        assert not sandbox.alive()
 
         assert sandbox.start()
         assert not Path(f"/proc/{old}").exists()
+        assert not Path(f"/proc/{elsewhere}").exists()
         assert len(eventually(sandbox, "sleep")) == 1
         assert not sandbox.start()
     finally:
