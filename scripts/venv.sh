@@ -100,7 +100,7 @@ create() {
 # uv takes a fifth of pip's time, but does not read the settings of pip for the package index.
 adopt_pip_settings() {
     index=${PIP_INDEX_URL:-$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null || true)}
-    certificates=${SSL_CERT_FILE:-${PIP_CERT:-}}
+    certificates=${SSL_CERT_FILE:-${PIP_CERT:-$("$venv/bin/python" -m pip config get global.cert 2>/dev/null || true)}}
     [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
     [ -z "$certificates" ] || export SSL_CERT_FILE="$certificates"
 }
