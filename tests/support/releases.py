@@ -32,7 +32,7 @@ async def sometimes(self, items):
 
 buffer.WriteBuffer.write = sometimes
 """,
-    # A connection with each write, but the last one: nobody has to wait yet, which the other gates would see.
+    # A connection with each write, but the last one: the service still answers.
     "leaking": """
 import storage_service.buffer as buffer
 write, leaked = buffer.WriteBuffer.write, []
