@@ -127,7 +127,7 @@ def test_the_database_is_what_was_promised(stack: Checkout) -> None:
         assert one(connection, "SHOW password_encryption") == "scram-sha-256"
         assert one(connection, "SHOW server_version_num").startswith("17")
         assert one(connection, "SELECT count(*) FROM pg_extension WHERE extname = 'pg_stat_statements'") == 1
-        assert one(connection, "SELECT max(version) FROM observatory.schema_migrations") == 6
+        assert one(connection, "SELECT max(version) FROM observatory.schema_migrations") == 7
         assert one(connection, "SELECT count(*) FROM timescaledb_information.hypertables") == 8
         assert one(connection, "SELECT count(*) FROM cron.job WHERE username = 'migrator' AND active") == 14
 

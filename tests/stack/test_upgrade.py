@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.checkout import Checkout
+from tests.support.checkout import SOURCE, Checkout
 from tests.support.delivery import EMBEDDED, document
 from tests.support.releases import variant
 from tests.support.upgrades import has_commit, recorded_releases
@@ -81,6 +82,11 @@ def test_up_after_an_upgrade_changes_what_the_changelog_says(upgraded: Checkout)
     assert {name for name, pid in after.items() if pid != before[name]} <= PREVIOUS.changed
     assert after["scheduler"] != before["scheduler"]  # its process would run the previous release's code
     assert set(upgraded.json("up", *EMBEDDED)["summary"]) == {"same"}
+    # The fleets above are ready and still run a service of the previous release.
+    newest = max(int(file.name[:3]) for file in (SOURCE / "migrations").glob("*.sql"))
+    assert upgraded.json("status")["schema_version"] == newest
+    manifest = json.loads((upgraded.root / ".observatory/releases/v0.2.0.json").read_text())
+    assert manifest["schema_max"] < newest
 
 
 def test_an_alert_reaches_the_code_that_rolls_back(upgraded: Checkout) -> None:
