@@ -168,7 +168,7 @@ def test_newer_schema_is_supported_until_a_contract_migration(
         client = service.client()
         until(lambda: ready(client) == status, "the readiness for this schema")
         if status != 200:
-            assert "migration 7 is a contract migration" in client.get("/health").text
+            assert "migration 8 is a contract migration" in client.get("/health").text
         service.close()
 
 
