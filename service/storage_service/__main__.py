@@ -7,6 +7,7 @@ import sys
 import uvicorn
 
 from .app import create_app
+from .connections import BoundedProtocol
 from .lifecycle import DrainingServer, Lifecycle
 from .logs import configure
 from .release import RELEASE
@@ -57,6 +58,7 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
         server_header=False,
         ws="none",
         lifespan="on",
+        http=BoundedProtocol,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=CUT_OFF_S,
         backlog=BACKLOG,

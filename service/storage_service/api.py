@@ -17,14 +17,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .auth import ApiKey, Authenticator, Scope
-from .bodies import read_json_body
+from .bodies import Uploads, encoding_of, expanded, paced
 from .buffer import WriteBuffer
 from .cache import Cache
 from .contract import Accepted, Check, CostQuery, Health, Status, TraceQuery
 from .costs import MAX_COSTS, SCHEMA_VERSION, select_costs
 from .database import Database
+from .fairness import FairShare
 from .fields import Identifier
-from .items import Item, TimedItem, Window, field_errors, parse_batch
+from .items import Batch, Item, TimedItem, Window, field_errors
 from .key_usage import KeyUsage
 from .lifecycle import Lifecycle, Phase
 from .log_entries import LOG_ENTRIES, LogEntry
@@ -71,7 +72,8 @@ class Api:
             WriteBuffer(settings, table=table, database=database, metrics=metrics)
             for table in (TRACES, MEASUREMENTS, LOG_ENTRIES)
         )
-        self._pending_writes = 0
+        self._uploads = Uploads(settings, metrics=metrics)
+        self._writes = FairShare(settings.max_pending_writes)
 
     async def post_traces(self, request: Request) -> Response:
         """Store a batch of traces."""
@@ -92,11 +94,18 @@ class Api:
     async def _ingest(
         self, request: Request, model: type[Item], buffer: WriteBuffer, *, max_age_days: int
     ) -> list[Item]:
-        await self._authorize(request, "write")
-        with self._admitted():
-            items = parse_batch(await read_json_body(request), model, self._window(max_age_days))
-            with self._metrics.write(buffer.table.name):
-                await buffer.write(items)
+        key = await self._authorize(request, "write")
+        encoding = encoding_of(request)
+        with self._uploads.upload(key) as upload:
+            body = await upload.receive(request)
+            with self._admitted(key):
+                async with self._uploads.turn(key, len(body)):
+                    batch = Batch(await expanded(body, encoding, upload), model, self._window(max_age_days))
+                    async for _ in paced(batch.steps()):
+                        pass
+                items = batch.accepted()
+                with self._metrics.write(buffer.table.name):
+                    await buffer.write(items, key=key)
         self._metrics.items.labels(buffer.table.name).inc(len(items))
         return items
 
@@ -164,7 +173,8 @@ class Api:
         content = prometheus_client.generate_latest(self._metrics.registry)
         return Response(content, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
-    async def _authorize(self, request: Request, scope: Scope) -> None:
+    async def _authorize(self, request: Request, scope: Scope) -> str:
+        """Return the id of the request's key, which has the scope."""
         if self._lifecycle.phase is Phase.DRAINING:
             raise Unavailable("this instance is shutting down; send the request again", headers=CLOSE)
         key: ApiKey = await self._authenticator.authenticate(request.headers.get("authorization"))
@@ -172,20 +182,15 @@ class Api:
         self._key_usage.note(key.id)
         self._rate_limiter.take(key.id, limit_rpm=key.rate_limit_rpm)
         key.require(scope)
+        return key.id
 
     @contextlib.contextmanager
-    def _admitted(self) -> Iterator[None]:
-        """Limit the number of request bodies in memory, before they are read."""
-        if self._pending_writes >= self._settings.max_pending_writes:
-            raise Unavailable(
-                f"{self._pending_writes} writes are in progress, which is the limit; send the request again"
-            )
-        self._pending_writes += 1
-        try:
-            with self._metrics.pending_writes.track_inprogress():
-                yield
-        finally:
-            self._pending_writes -= 1
+    def _admitted(self, key: str) -> Iterator[None]:
+        """Limit the number of writes whose body is complete."""
+        if not self._writes.fits(key):
+            raise Unavailable(f"{self._writes.held} writes are in progress, which is the limit; send the request again")
+        with self._writes.holding(key), self._metrics.pending_writes.track_inprogress():
+            yield
 
     def _window(self, max_age_days: int) -> Window:
         now = datetime.now(UTC)

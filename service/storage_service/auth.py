@@ -4,6 +4,7 @@
 a few seconds, so a revoked or expired key is accepted for that long at most.
 """
 
+import asyncio
 import hashlib
 import time
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from .problems import Forbidden, Unauthorized
 
 CACHE_SECONDS = 5.0
 CACHE_SIZE = 10_000  # limits the memory that a flood of invalid keys can take
+LOOKUPS = 2
+"""Lookups at a time; others wait, so a flood of invalid keys leaves the other connections to writes and reads."""
 _QUERY = """
 SELECT id::text AS id, coalesce(scopes, '{}') AS scopes, rate_limit_rpm
 FROM api_keys WHERE key_hash = %s AND is_active AND (expires_at IS NULL OR expires_at > now())
@@ -54,6 +57,7 @@ class Authenticator:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._cached: dict[str, tuple[float, ApiKey | None]] = {}
+        self._lookups = asyncio.Semaphore(LOOKUPS)
 
     async def authenticate(self, authorization: str | None) -> ApiKey:
         """Return the key of an `Authorization` header.
@@ -71,14 +75,20 @@ class Authenticator:
         return key
 
     async def _key(self, key_hash: str) -> ApiKey | None:
-        deadline, key = self._cached.get(key_hash, (0.0, None))
-        if time.monotonic() < deadline:
-            return key
+        if not self._is_cached(key_hash):
+            async with self._lookups:
+                if not self._is_cached(key_hash):  # by another request, meanwhile
+                    await self._cache(key_hash)
+        return self._cached[key_hash][1]
+
+    def _is_cached(self, key_hash: str) -> bool:
+        return time.monotonic() < self._cached.get(key_hash, (0.0, None))[0]
+
+    async def _cache(self, key_hash: str) -> None:
         key = await self._look_up(key_hash)
         if len(self._cached) >= CACHE_SIZE:
             self._cached.clear()
         self._cached[key_hash] = (time.monotonic() + CACHE_SECONDS, key)
-        return key
 
     async def _look_up(self, key_hash: str) -> ApiKey | None:
         async with self._database.connection() as connection:

@@ -10,13 +10,13 @@ Owns order, limits and failures of the writes. Does not own SQL, which is in `ta
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import psycopg
 
 from .database import Database
+from .fairness import FairShare, RoundRobin
 from .items import MAX_ITEMS, TimedItem
 from .metrics import Metrics
 from .problems import InvalidRequest, Problem, Unavailable
@@ -56,30 +56,31 @@ class WriteBuffer:
         self._metrics = metrics
         self._size = metrics.buffer_size.labels(table.name)
         metrics.buffer_capacity.set(settings.buffer_items)
-        self._items = 0
-        self._waiting: deque[_Write] = deque()
+        self._items = FairShare(settings.buffer_items)
+        self._waiting: RoundRobin[_Write] = RoundRobin()
         self._flushers: set[asyncio.Task[None]] = set()
         self._transactions = 0
 
-    async def write(self, items: Sequence[TimedItem]) -> None:
-        """Store items; returns after the commit.
+    async def write(self, items: Sequence[TimedItem], *, key: str) -> None:
+        """Store items of a key; returns after the commit.
 
         Raises:
             Unavailable: the buffer is full, or the database is not available.
             InvalidRequest: the database rejected the values of these items.
         """
-        if self._items + len(items) > self._settings.buffer_items:
-            raise Unavailable(f"{self._items} items wait to be stored in {self.table.name}; send the request again")
+        if not self._items.fits(key, len(items)):
+            raise Unavailable(
+                f"{self._items.held} items wait to be stored in {self.table.name}; send the request again"
+            )
         write = _Write(items=items)
-        self._items += len(items)
-        self._size.set(self._items)
         try:
-            self._waiting.append(write)
-            self._start_flusher()
-            await write.committed
+            with self._items.holding(key, len(items)):
+                self._size.set(self._items.held)
+                self._waiting.push(key, write)
+                self._start_flusher()
+                await write.committed
         finally:
-            self._items -= len(items)
-            self._size.set(self._items)
+            self._size.set(self._items.held)
 
     def _start_flusher(self) -> None:
         if self._transactions < MAX_TRANSACTIONS:
@@ -97,12 +98,12 @@ class WriteBuffer:
             self._transactions -= 1
 
     def _take(self) -> list[_Write]:
-        """Return the writes of the next transaction, oldest first; fails those that waited too long."""
+        """Return the writes of the next transaction, in which keys take turns; fails those that waited too long."""
         taken: list[_Write] = []
         items = 0
         oldest = time.monotonic() - self._settings.database_timeout_seconds
-        while self._waiting and (not taken or items + len(self._waiting[0].items) <= MAX_SHARED_ITEMS):
-            write = self._waiting.popleft()
+        while self._waiting and (not taken or items + len(self._waiting.peek().items) <= MAX_SHARED_ITEMS):
+            write = self._waiting.pop()
             if write.entered < oldest:
                 write.settle(Unavailable("the database did not store the items in time; send the request again"))
                 continue

@@ -11,6 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic_core import to_json
 
 MAX_NAME = 128
 """Characters of a name: 512 bytes at most, and five of those fit PostgreSQL's limit of 2,704 bytes for an index row."""
@@ -58,15 +59,24 @@ def _single_precision(value: float) -> float:
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
-def _storable_json(value: Any) -> Any:
+def _storable_json(value: Any) -> str:
+    """Return the text that the database stores; no second conversion is needed."""
+    text = to_json(value, inf_nan_mode="constants")
+    if b"NaN" in text or b"Infinity" in text:
+        _check_numbers(value)
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"must have at most {MAX_TEXT} bytes")
+    decoded = text.decode()
+    if _NUL_ESCAPE.search(decoded):
+        raise ValueError("must not contain the character U+0000, which PostgreSQL cannot store")
+    return decoded
+
+
+def _check_numbers(value: Any) -> None:
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        json.dumps(value, allow_nan=False)
     except ValueError:
         raise ValueError("must not contain NaN or a number outside the range of a double") from None
-    _bounded(text)
-    if _NUL_ESCAPE.search(text):
-        raise ValueError("must not contain the character U+0000, which PostgreSQL cannot store")
-    return value
 
 
 Timestamp = Annotated[

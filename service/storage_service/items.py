@@ -1,14 +1,16 @@
 """Parsing of a request's body into valid items, or into a list of field errors.
 
-A client can send megabytes of invalid data, so the work on an invalid body is limited: validation stops after a few
-errors, and an item with more fields than its model is rejected without validation.
+A client can send megabytes of invalid data, so the work on an invalid body is limited: the body is first divided into
+the text of each item, which makes no other objects; validation stops after a few errors, and an item with more fields
+than its model is rejected without validation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
@@ -16,6 +18,8 @@ from .fields import Timestamp
 from .problems import MAX_ERRORS, ContentTooLarge, FieldError, InvalidRequest
 
 MAX_ITEMS = 1000
+MAX_DEPTH = 200
+"""Objects and lists inside each other, in one item: the parser's limit."""
 _REASONS = {"missing": "is required", "extra_forbidden": "is not a known field", "model_type": "must be an object"}
 
 Item = TypeVar("Item", bound="TimedItem")
@@ -50,37 +54,65 @@ class Window:
         return None
 
 
-def parse_batch(body: bytes, model: type[Item], window: Window) -> list[Item]:
-    """Parse and validate the JSON body of a write, `{"items": [...]}`.
+class Batch(Generic[Item]):
+    """The items of a request. Parsing them is divided into steps, one for each item.
 
-    Raises:
-        InvalidRequest: the body is not JSON or has invalid values; names the items and fields.
-        ContentTooLarge: the body has more than `MAX_ITEMS` items.
+    Attributes:
+        items: the valid items so far.
+        errors: the errors of the others.
     """
-    items: list[Item] = []
-    errors: list[FieldError] = []
-    for index, entry in enumerate(_entries(body)):
-        try:
-            item = _parse(index, entry, model, window)
-        except InvalidRequest as invalid:
-            errors += invalid.errors
-            if len(errors) >= MAX_ERRORS:
-                break
-        else:
-            items.append(item)
-    if errors:
-        raise InvalidRequest(errors)
-    return items
+
+    def __init__(self, body: bytes, model: type[Item], window: Window) -> None:
+        """Divide the JSON body of a write, `{"items": [...]}`, into its items.
+
+        Raises:
+            InvalidRequest: the body is not JSON or has another form.
+            ContentTooLarge: the body has more than `MAX_ITEMS` items.
+        """
+        self._entries = _entries(body)
+        self._model = model
+        self._window = window
+        self.items: list[Item] = []
+        self.errors: list[FieldError] = []
+
+    def steps(self) -> Iterator[None]:
+        """Parse item by item; stops after a few errors."""
+        for index, entry in enumerate(self._entries):
+            try:
+                self.items.append(_parse(index, entry, self._model, self._window))
+            except InvalidRequest as invalid:
+                self.errors += invalid.errors
+                if len(self.errors) >= MAX_ERRORS:
+                    return
+            yield
+
+    def accepted(self) -> list[Item]:
+        """Return the items.
+
+        Raises:
+            InvalidRequest: an item is invalid; names the items and fields.
+        """
+        if self.errors:
+            raise InvalidRequest(self.errors)
+        return self.items
 
 
-def _entries(body: bytes) -> list[Any]:
+class _Envelope(msgspec.Struct):
+    items: list[msgspec.Raw]
+
+
+_ENVELOPE = msgspec.json.Decoder(_Envelope)
+
+
+def _entries(body: bytes) -> Sequence[msgspec.Raw | Any]:
     try:
-        document = from_json(body)
-    except ValueError as error:
+        entries = _divided(body)
+    except msgspec.ValidationError:
+        raise InvalidRequest([FieldError(field="items", reason='the body must be {"items": [...]}')]) from None
+    except RecursionError:
+        raise InvalidRequest([FieldError(field="body", reason="is nested too deeply")]) from None
+    except (msgspec.DecodeError, ValueError) as error:
         raise InvalidRequest([FieldError(field="body", reason=f"is not JSON: {error}")]) from None
-    if not isinstance(document, dict) or not isinstance(document.get("items"), list):
-        raise InvalidRequest([FieldError(field="items", reason='the body must be {"items": [...]}')])
-    entries: list[Any] = document["items"]
     if len(entries) > MAX_ITEMS:
         raise ContentTooLarge(
             f"the body has {len(entries)} items, at most {MAX_ITEMS} are allowed; send them in several requests"
@@ -88,12 +120,32 @@ def _entries(body: bytes) -> list[Any]:
     return entries
 
 
+def _divided(body: bytes) -> Sequence[msgspec.Raw | Any]:
+    try:
+        return _ENVELOPE.decode(body).items
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        # Not JSON, but common: the field that has the value is named.
+        if not any(constant in body for constant in (b"NaN", b"Infinity")):
+            raise
+        return msgspec.convert(from_json(body), _Lenient).items
+
+
+class _Lenient(msgspec.Struct):
+    items: list[Any]
+
+
 def _parse(index: int, entry: Any, model: type[Item], window: Window) -> Item:
-    if isinstance(entry, dict) and len(entry) > len(model.model_fields):
-        reason = f"has {len(entry)} fields, at most {len(model.model_fields)} are allowed"
+    try:
+        fields = from_json(bytes(entry)) if isinstance(entry, msgspec.Raw) else entry
+    except ValueError as error:
+        raise InvalidRequest([FieldError(item=index, field="item", reason=f"is not JSON: {error}")]) from None
+    if isinstance(fields, dict) and len(fields) > len(model.model_fields):
+        reason = f"has {len(fields)} fields, at most {len(model.model_fields)} are allowed"
         raise InvalidRequest([FieldError(item=index, field="item", reason=reason)])
     try:
-        item = model.model_validate(entry)
+        item = model.model_validate(fields)
     except ValidationError as error:
         raise InvalidRequest(list(field_errors(error, item=index))) from None
     if rejection := window.rejection(item.ts):

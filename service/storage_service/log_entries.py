@@ -21,5 +21,4 @@ class LogEntry(TimedItem):
 LOG_ENTRIES = Table(
     name="llm_logs",
     columns=tuple(LogEntry.model_fields),
-    json_columns=frozenset({"attributes"}),
 )

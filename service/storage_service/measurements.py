@@ -32,5 +32,4 @@ class Measurement(TimedItem):
 MEASUREMENTS = Table(
     name="llm_metrics",
     columns=tuple(Measurement.model_fields),
-    json_columns=frozenset({"tags"}),
 )

@@ -48,21 +48,19 @@ class Metrics:
         self.query_duration = self._histogram(
             "storage_query_duration_seconds", "Duration of read queries in seconds.", "query"
         )
-        self.pending_writes = Gauge("storage_pending_writes", "Write requests in progress.", registry=self.registry)
+        self.uploads = self._gauge("storage_uploads", "Request bodies in progress.")
+        self.upload_bytes = self._gauge("storage_upload_bytes", "Memory of the request bodies in progress, in bytes.")
+        self.pending_writes = self._gauge(
+            "storage_pending_writes", "Writes in progress whose request body is complete."
+        )
         self.buffer_size = Gauge(
             "storage_buffer_size", "Items that wait for their commit, by table.", ["table"], registry=self.registry
         )
-        self.buffer_capacity = Gauge(
-            "storage_buffer_capacity",
-            "Maximum number of items of one table that wait for their commit.",
-            registry=self.registry,
+        self.buffer_capacity = self._gauge(
+            "storage_buffer_capacity", "Maximum number of items of one table that wait for their commit."
         )
-        self.pool_in_use = Gauge(
-            "storage_pool_in_use", "Database connections that requests use.", registry=self.registry
-        )
-        self.pool_capacity = Gauge(
-            "storage_pool_capacity", "Maximum number of database connections.", registry=self.registry
-        )
+        self.pool_in_use = self._gauge("storage_pool_in_use", "Database connections that requests use.")
+        self.pool_capacity = self._gauge("storage_pool_capacity", "Maximum number of database connections.")
         self.flushes = Counter(
             "storage_flushes",
             "Transactions that store batches, by outcome: success, error, or refused because of their values.",
@@ -92,6 +90,9 @@ class Metrics:
 
     def _counter(self, name: str, documentation: str, label: str) -> Counter:
         return Counter(name, documentation, [label], registry=self.registry)
+
+    def _gauge(self, name: str, documentation: str) -> Gauge:
+        return Gauge(name, documentation, registry=self.registry)
 
     def _histogram(self, name: str, documentation: str, label: str) -> Histogram:
         return Histogram(name, documentation, [label], registry=self.registry, buckets=LATENCY_BUCKETS)

@@ -95,8 +95,13 @@ class Settings(BaseModel):
         pool_timeout_seconds: maximum wait for a free connection; then the response is 503.
         database_timeout_seconds: maximum time of a request in the database, including the wait for a connection. If the
             server hangs, it takes up to 10 s longer, while the driver tries to cancel.
-        max_pending_writes: maximum number of concurrent write requests; the response to others is 503.
+        max_uploads: maximum number of request bodies in progress; the response to others is 429. This limit and the
+            next three hold for all keys together, and for each key as long as others need a share of them.
+        max_upload_bytes: maximum memory of the request bodies in progress; the response to others is 429.
+        max_pending_writes: maximum number of concurrent writes whose body is complete; the response to others is 503.
         buffer_items: maximum number of items of one table that wait for their commit; the response to others is 503.
+        upload_seconds: time in which a request body must arrive, besides what `upload_bytes_per_second` allows.
+        upload_bytes_per_second: rate at which a request body must arrive.
         lame_duck_seconds: time after SIGTERM in which the service is not ready but accepts requests, so that the
             balancer can notice.
         drain_seconds: time after that for the requests in flight to finish.
@@ -119,8 +124,12 @@ class Settings(BaseModel):
     pool_max: Connections = 10
     pool_timeout_seconds: Timeout = 5.0
     database_timeout_seconds: Timeout = 10.0
+    max_uploads: Annotated[int, Field(ge=1, le=10_000)] = 256
+    max_upload_bytes: Annotated[int, Field(ge=2**24, le=2**36)] = 64 * 1024 * 1024
     max_pending_writes: Annotated[int, Field(ge=1, le=10_000)] = 32
     buffer_items: Annotated[int, Field(ge=1000, le=1_000_000)] = 10_000
+    upload_seconds: Timeout = 10.0
+    upload_bytes_per_second: Annotated[int, Field(ge=1024, le=2**30)] = 64 * 1024
     lame_duck_seconds: Seconds = 5.0
     drain_seconds: Seconds = 20.0
     max_age_days: Annotated[int, Field(ge=1, le=36_500)] = 90

@@ -1,7 +1,7 @@
 """The tables that store items, and their SQL. Independent of HTTP."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,13 +22,11 @@ class Table:
     Attributes:
         name: name of the table.
         columns: columns, in the order of a row.
-        json_columns: columns of type jsonb.
         key: columns that identify a row; empty if duplicate rows are allowed.
     """
 
     name: str
     columns: tuple[str, ...]
-    json_columns: frozenset[str]
     key: tuple[str, ...] = ()
 
     @cached_property
@@ -41,23 +39,21 @@ class Table:
         """The columns as SQL, separated by commas."""
         return sql.SQL(", ").join(map(sql.Identifier, self.columns))
 
+    @cached_property
+    def _values(self) -> Callable[[BaseModel], Row]:
+        return operator.attrgetter(*self.columns)
+
     def rows(self, items: Iterable[BaseModel]) -> list[Row]:
         """Convert items to rows, one for each key, in the order of keys.
 
         The order prevents deadlocks between transactions with the same keys.
         """
         if not self.key:
-            return [tuple(self._values(item)) for item in items]
+            return [self._values(item) for item in items]
         unique: dict[Row, BaseModel] = {}
         for item in items:
             unique.setdefault(tuple(getattr(item, column) for column in self.key), item)
-        return [tuple(self._values(item)) for _, item in sorted(unique.items(), key=lambda entry: entry[0])]
-
-    def _values(self, item: BaseModel) -> Iterable[Any]:
-        for column in self.columns:
-            value = getattr(item, column)
-            as_json = column in self.json_columns and value is not None
-            yield json.dumps(value, ensure_ascii=False) if as_json else value
+        return [self._values(item) for _, item in sorted(unique.items(), key=lambda entry: entry[0])]
 
 
 async def store(connection: psycopg.AsyncConnection[Any], table: Table, rows: Sequence[Row]) -> None:

@@ -47,6 +47,5 @@ class Trace(TimedItem):
 TRACES = Table(
     name="llm_traces",
     columns=tuple(Trace.model_fields),
-    json_columns=frozenset({"input_messages", "attributes", "resource_attributes", "events", "links"}),
     key=("trace_id", "span_id", "ts"),
 )

@@ -23,6 +23,7 @@ import psycopg
 from psycopg import sql
 
 from observatory.database import deploy
+from service.storage_service.items import Batch, Item, Window
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import until
 
@@ -74,6 +75,14 @@ def measurement(**fields: Any) -> dict[str, Any]:
 def log_entry(**fields: Any) -> dict[str, Any]:
     """Return a valid log line."""
     return {"ts": datetime.now(UTC).isoformat(), "log_level": "info", "message": "cache warmed", **fields}
+
+
+def parse_batch(body: bytes, model: type[Item], window: Window) -> list[Item]:
+    """Parse a body in one go."""
+    batch = Batch(body, model, window)
+    for _ in batch.steps():
+        pass
+    return batch.accepted()
 
 
 @dataclass(frozen=True, kw_only=True)

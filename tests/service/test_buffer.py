@@ -197,7 +197,7 @@ def test_write_right_after_the_last_transaction_is_stored(
 
         async def write() -> None:
             for _ in range(3):
-                await buffer.write([])
+                await buffer.write([], key="a")
 
         async with asyncio.timeout(5):
             await asyncio.gather(*(write() for _ in range(MAX_TRANSACTIONS)))

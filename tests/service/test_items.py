@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.storage_service.fields import MAX_INT, MAX_NAME, MAX_TEXT
-from service.storage_service.items import MAX_ITEMS, Window, parse_batch
+from service.storage_service.items import MAX_DEPTH, MAX_ITEMS, Window
 from service.storage_service.problems import MAX_ERRORS, ContentTooLarge, InvalidRequest
 from service.storage_service.traces import Trace
-from tests.service.harness import item
+from tests.service.harness import item, parse_batch
 
 NOW = datetime.now(UTC)
 WINDOW = Window(earliest=NOW - timedelta(days=90), latest=NOW + timedelta(days=1))
@@ -136,16 +136,42 @@ def test_missing_field_is_named(name: str) -> None:
     assert (error.field, error.reason) == (name, "is required")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b'{"items": [}', b'"\xff"', b'{"items": ["\\ud800"]}', b"[" * 5000])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b'{"items": [}', b'{"items": []} x', b'{"items": [NaN}', b'{"items": ["\\ud800"]}']
+)
 def test_body_that_is_not_json_is_rejected(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="body: is not JSON"):
         parse_batch(body, Trace, WINDOW)
 
 
-@pytest.mark.parametrize("body", [b"[]", b"{}", b'{"items": {}}', b"null"])
+@pytest.mark.parametrize("body", [b"[]", b"{}", b'{"items": {}}', b"null", b'"\xff"', b"[" * 5000])
 def test_body_without_items_is_rejected(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="items: the body must be"):
         parse_batch(body, Trace, WINDOW)
+
+
+def test_body_that_is_nested_too_deeply_is_rejected() -> None:
+    with pytest.raises(InvalidRequest, match="body: is nested too deeply"):
+        parse_batch(b'{"items": [' + b"[" * 100_000, Trace, WINDOW)
+
+
+def nested(depth: int) -> bytes:
+    """Return an item whose attributes have lists in lists."""
+    text = json.dumps(item(attributes={"a": 0}))
+    return text.replace('"a": 0', f'"a": {"[" * depth}{"]" * depth}').encode()
+
+
+@pytest.mark.parametrize("text", [b'"\xff"', b'{"ts": "\xff"}', nested(MAX_DEPTH), b'{"ts": %s}' % (b"1" * 100_000)])
+def test_item_that_is_not_json_is_named(text: bytes) -> None:
+    with pytest.raises(InvalidRequest) as rejected:
+        parse_batch(b'{"items": [%s, %s]}' % (json.dumps(item()).encode(), text), Trace, WINDOW)
+    (error,) = rejected.value.errors
+    assert (error.item, error.field) == (1, "item")
+    assert error.reason.startswith("is not JSON")
+
+
+def test_nested_json_is_accepted_up_to_the_limit() -> None:
+    assert parse_batch(b'{"items": [%s]}' % nested(MAX_DEPTH - 3), Trace, WINDOW)
 
 
 def test_thousand_items_are_accepted_and_one_more_is_rejected() -> None:
@@ -185,7 +211,7 @@ def test_any_value_is_accepted_or_its_field_is_named(name: str, value: Any) -> N
         (trace,) = parse(item(**{name: value}))
     except InvalidRequest as invalid:
         for error in invalid.errors:
-            assert error.field.partition(".")[0] in {name, "body"}
+            assert error.field.partition(".")[0] in {name, "item", "body"}
             assert error.reason
     else:
         assert set(trace.model_fields_set) == set(item()) | {name}

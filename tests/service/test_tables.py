@@ -1,9 +1,9 @@
 import json
 from datetime import UTC, datetime
 
-from service.storage_service.items import Window, parse_batch
+from service.storage_service.items import Window
 from service.storage_service.traces import TRACES, Trace
-from tests.service.harness import item
+from tests.service.harness import item, parse_batch
 
 
 def parse(*items: dict[str, object]) -> list[Trace]:

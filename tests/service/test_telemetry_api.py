@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.storage_service.fields import MAX_BIGINT, MAX_NAME, MAX_TEXT
-from service.storage_service.items import TimedItem, Window, parse_batch
+from service.storage_service.items import TimedItem, Window
 from service.storage_service.log_entries import LogEntry
 from service.storage_service.measurements import Measurement
 from service.storage_service.problems import InvalidRequest
-from tests.service.harness import StorageDatabase, log_entry, measurement, post
+from tests.service.harness import StorageDatabase, log_entry, measurement, parse_batch, post
 from tests.service.test_items import JSON
 
 METRICS, LOGS = "/v1/metrics", "/v1/logs"
@@ -143,4 +143,4 @@ def test_any_value_is_accepted_or_its_field_is_named(path: str, field: int, valu
         named = {error.field.partition(".")[0] for error in invalid.errors}
     else:
         named = parsed.model_fields_set & {name}
-    assert named <= {name, "body"}
+    assert named <= {name, "item", "body"}

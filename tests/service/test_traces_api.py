@@ -1,10 +1,12 @@
+import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -146,11 +148,48 @@ def test_too_large_body_is_rejected(client: httpx.Client, declared: bool) -> Non
 
 @pytest.mark.parametrize(
     "headers",
-    [{"Content-Type": "text/plain"}, {}, {"Content-Type": "application/json", "Content-Encoding": "gzip"}],
-    ids=["text", "none", "gzip"],
+    [
+        {"Content-Type": "text/plain"},
+        {},
+        *({"Content-Type": "application/json", "Content-Encoding": encoding} for encoding in ("br", "gzip, gzip")),
+    ],
+    ids=["text", "none", "brotli", "twice"],
 )
-def test_body_other_than_uncompressed_json_is_rejected(client: httpx.Client, headers: dict[str, str]) -> None:
+def test_body_of_another_type_or_encoding_is_rejected(client: httpx.Client, headers: dict[str, str]) -> None:
     assert client.post("/v1/traces", content=b'{"items": []}', headers=headers).status_code == 415
+
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstandard.compress}
+
+
+@pytest.mark.parametrize("encoding", COMPRESS)
+@pytest.mark.parametrize("items", [1, 1000])
+def test_compressed_body_is_stored(client: httpx.Client, database: StorageDatabase, encoding: str, items: int) -> None:
+    trace_id = item()["trace_id"]
+    text = json.dumps({"items": [item(trace_id=trace_id, input_text=item()["span_id"] * 100) for _ in range(items)]})
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding.upper()}
+    answer = client.post("/v1/traces", content=COMPRESS[encoding](text.encode()), headers=headers)
+    assert (answer.status_code, answer.json()) == (201, {"accepted": items})
+    assert database.count(trace_id) == items
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", b'{"items": []}'),
+        ("gzip", gzip.compress(b'{"items": []}')[:-1]),
+        ("gzip", gzip.compress(b'{"items": []}') * 2),
+        ("gzip", b""),
+        ("zstd", b'{"items": []}'),
+        ("zstd", zstandard.compress(b'{"items": []}')[:-3]),
+        ("zstd", b""),
+    ],
+)
+def test_body_that_is_not_valid_in_its_encoding_is_rejected(client: httpx.Client, encoding: str, body: bytes) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    answer = client.post("/v1/traces", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["field"] == "body"
 
 
 def test_invalid_json_is_rejected(client: httpx.Client) -> None:

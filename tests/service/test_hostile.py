@@ -1,0 +1,310 @@
+"""Hostile bodies and slow ones are rejected, and hurt no other key: no write of another key fails meanwhile."""
+
+import asyncio
+import json
+import secrets
+import socket
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+import zstandard
+from uvicorn.server import ServerState
+
+from service.storage_service import connections
+from service.storage_service.bodies import MAX_BODY_BYTES, MAX_NODES, Uploads, expanded
+from service.storage_service.metrics import Metrics
+from service.storage_service.problems import ContentTooLarge
+from service.storage_service.settings import Settings
+from tests.service.conftest import StartService
+from tests.service.harness import Background, Service, StorageDatabase, environment, item, post
+from tests.support.waiting import until
+
+JSON = {"Content-Type": "application/json"}
+REJECTED = {400, 408, 413, 422, 429, 503}
+SLOW_CONNECTIONS = 32
+
+
+def with_attributes(raw: bytes) -> bytes:
+    """Return a body with one item, whose attributes are this text."""
+    return json.dumps({"items": [item(attributes="@")]}).encode().replace(b'"@"', raw)
+
+
+def filled(unit: bytes, size: int = MAX_BODY_BYTES - 2000) -> bytes:
+    return unit * (size // len(unit))
+
+
+BODIES: dict[str, Callable[[], bytes]] = {
+    "5 million lists": lambda: with_attributes(b"[" + filled(b"[],") + b"[]]"),
+    "deep": lambda: with_attributes(filled(b"[")),
+    "deep below the limit of values": lambda: with_attributes(b"[" * 200_000 + b"]" * 200_000),
+    "numbers": lambda: with_attributes(b"[" + (b"1" * 4000 + b",") * 3000 + b"1]"),
+    "one number": lambda: with_attributes(filled(b"1")),
+    "exponents": lambda: with_attributes(b"[" + b"1e999," * 100_000 + b"1]"),
+    "string": lambda: with_attributes(b'"' + filled(b"\\n") + b'"'),
+    "many keys": lambda: b'{"items":[{' + b",".join(b'"%d":1' % key for key in range(200_000)) + b"}]}",
+    "repeated keys": lambda: b'{"items":[{' + b",".join([b'"model":"x"'] * 200_000) + b"}]}",
+    "many items": lambda: b'{"items":[' + filled(b"{},") + b"{}]}",
+    "invalid UTF-8": lambda: with_attributes(b'"' + filled(b"\xff") + b'"'),
+    "quotes": lambda: b'{"items":[' + filled(b'"",') + b'""]}',
+}
+
+
+@contextmanager
+def running(*actions: Callable[[], None]) -> Iterator[None]:
+    """Repeat each action in a thread of its own while the block runs."""
+    ended, failures = threading.Event(), list[BaseException]()
+
+    def repeat(action: Callable[[], None]) -> None:
+        try:
+            while not ended.is_set():
+                action()
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=repeat, args=(action,)) for action in actions]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert not failures
+
+
+def test_hostile_bodies_are_rejected_and_no_other_write_fails(service: Service, database: StorageDatabase) -> None:
+    hostile, answers = database.add_key(), list[tuple[str, int]]()
+    bodies = {name: make() for name, make in BODIES.items()}
+
+    def attack(client: httpx.Client, names: list[str]) -> Callable[[], None]:
+        def send() -> None:
+            for name in names:
+                answers.append((name, client.post("/v1/traces", content=bodies[name], headers=JSON).status_code))
+
+        return send
+
+    attacks = [attack(service.client(key=hostile), list(bodies)[number::4]) for number in range(4)]
+    with running(*attacks):
+        client = service.client()
+        while len({name for name, _ in answers}) < len(bodies):
+            assert post(client, item()).status_code == 201
+            assert client.get("/health/live").status_code == 200
+    assert {status for _, status in answers} <= REJECTED
+    assert dict(answers)["5 million lists"] == 413
+    assert service.metric("storage_upload_bytes") == 0
+
+
+@pytest.mark.parametrize("name", ["5 million lists", "deep", "many items", "quotes"])
+def test_body_with_too_many_values_is_rejected_before_it_is_parsed(name: str, database: StorageDatabase) -> None:
+    settings = Settings.from_environment(environment(database, 8000, {}))
+
+    async def expand() -> bytes:
+        with Uploads(settings, metrics=Metrics(fleet="blue")).upload("a") as upload:
+            return await expanded(BODIES[name](), "identity", upload)
+
+    with pytest.raises(ContentTooLarge, match=f"more than {MAX_NODES} values"):
+        asyncio.run(expand())
+
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda text: zlib.compress(text, wbits=31),
+    "zstd": zstandard.compress,
+}
+
+
+@pytest.mark.parametrize("encoding", COMPRESS)
+def test_compressed_body_that_expands_beyond_the_limit_is_rejected(client: httpx.Client, encoding: str) -> None:
+    bomb = COMPRESS[encoding](b" " * (MAX_BODY_BYTES + 1))
+    assert len(bomb) < MAX_BODY_BYTES // 500
+    answer = client.post("/v1/traces", content=bomb, headers={**JSON, "Content-Encoding": encoding})
+    assert (answer.status_code, answer.json()["detail"].split(";")[0]) == (
+        413,
+        f"the expanded body has more than {MAX_BODY_BYTES} bytes",
+    )
+
+
+@contextmanager
+def connected(service: Service, number: int, start: bytes) -> Iterator[list[socket.socket]]:
+    """Open connections that send the start of a request and wait."""
+    with ExitStack() as stack:
+        opened = []
+        for _ in range(number):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+            one.sendall(start)
+            opened.append(one)
+        yield opened
+
+
+def start_of_request(*headers: str, body: str = "{") -> bytes:
+    return "\r\n".join(["POST /v1/traces HTTP/1.1", "Host: localhost", *headers, "", body]).encode()
+
+
+def keyed(key: str, *headers: str, body: str = "{") -> bytes:
+    return start_of_request(f"Authorization: Bearer {key}", "Content-Type: application/json", *headers, body=body)
+
+
+def test_unfinished_bodies_of_one_key_fail_no_write_of_another(database: StorageDatabase, start: StartService) -> None:
+    service = start(database, MAX_UPLOADS="8", MAX_PENDING_WRITES="2", UPLOAD_SECONDS="60")
+    slow = keyed(database.add_key(), "Content-Length: 1000")
+    with connected(service, SLOW_CONNECTIONS, slow):
+        until(lambda: service.metric("storage_uploads") == 8, "the bodies to be in progress")
+        client = service.client()
+        assert {post(client, item()).status_code for _ in range(20)} == {201}
+        assert service.metric("storage_pending_writes") == 0
+    until(lambda: service.metric("storage_uploads") == 0, "the bodies to end with their connections")
+
+
+STARTS: dict[str, Callable[[StorageDatabase], list[bytes]]] = {
+    "many keys": lambda database: [keyed(database.add_key(), "Content-Length: 1000") for _ in range(40)],
+    "chunked": lambda database: [
+        keyed(database.add_key(), "Transfer-Encoding: chunked", body="1\r\n{\r\n") for _ in range(4)
+    ],
+    "headers only": lambda database: [keyed(database.key, "Content-Length: 1000", body="")] * 4,
+    "unfinished headers": lambda _database: [b"POST /v1/traces HTTP/1.1\r\nHost: local"] * 40,
+    "no key": lambda _database: [start_of_request("Content-Length: 1000")] * 40,
+    "unknown keys": lambda _database: [keyed(secrets.token_hex(8), "Content-Length: 1000") for _ in range(40)],
+}
+
+
+@pytest.mark.parametrize("kind", STARTS)
+def test_unfinished_requests_of_any_kind_fail_no_write(
+    database: StorageDatabase, start: StartService, kind: str
+) -> None:
+    service = start(database, MAX_UPLOADS="8", MAX_PENDING_WRITES="2", UPLOAD_SECONDS="60")
+    with ExitStack() as stack:
+        for text in STARTS[kind](database):
+            stack.enter_context(connected(service, 4, text))
+        client = service.client(key=database.add_key())
+        assert {post(client, item()).status_code for _ in range(20)} == {201}
+
+
+@pytest.mark.parametrize("body", ["{", "1\r\n{\r\n"], ids=["length", "chunked"])
+def test_body_that_does_not_arrive_in_time_is_rejected(
+    database: StorageDatabase, start: StartService, body: str
+) -> None:
+    service = start(database, UPLOAD_SECONDS="0.2")
+    length = "Content-Length: 1000" if body == "{" else "Transfer-Encoding: chunked"
+    with connected(service, 1, keyed(database.key, length, body=body)) as [slow]:
+        slow.settimeout(60)
+        answer = slow.recv(10_000)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"connection: close" in answer.lower()
+
+
+def test_body_that_arrives_below_the_minimum_rate_is_rejected(database: StorageDatabase, start: StartService) -> None:
+    """Each byte comes in time, and all of them do not."""
+    service = start(database, UPLOAD_SECONDS="0.5", UPLOAD_BYTES_PER_SECOND="1024")
+    with connected(service, 1, keyed(database.key, "Content-Length: 100000")) as [slow]:
+        slow.settimeout(0.05)
+        answer = b""
+
+        def rejected() -> bool:
+            nonlocal answer
+            try:
+                slow.sendall(b" ")
+                answer += slow.recv(10_000)
+            except TimeoutError:
+                return False
+            return bool(answer)
+
+        until(rejected, "the slow body to be rejected")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_body_above_the_minimum_rate_may_take_long(database: StorageDatabase, start: StartService) -> None:
+    service = start(database, UPLOAD_SECONDS="0.2", UPLOAD_BYTES_PER_SECOND="1024")
+    body = json.dumps({"items": [item()]}).encode() + b" " * 200_000
+    with connected(service, 1, keyed(database.key, f"Content-Length: {len(body)}", body="")) as [slow]:
+        slow.sendall(body[:100_000])
+        slow.settimeout(1)
+        with pytest.raises(TimeoutError):
+            slow.recv(1)
+        slow.settimeout(60)
+        slow.sendall(body[100_000:])
+        assert slow.recv(10_000).startswith(b"HTTP/1.1 201 ")
+
+
+def test_key_with_its_share_of_bodies_gets_429_with_retry_after(database: StorageDatabase, start: StartService) -> None:
+    service = start(database, MAX_UPLOADS="2", UPLOAD_SECONDS="60")
+    with connected(service, 2, keyed(database.key, "Content-Length: 1000")):
+        until(lambda: service.metric("storage_uploads") == 2, "the bodies to be in progress")
+        answer = post(service.client(), item())
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    assert "send fewer requests at the same time" in answer.json()["detail"]
+
+
+def test_memory_of_bodies_is_limited(database: StorageDatabase, start: StartService) -> None:
+    """Both keys get a share, and each is rejected only above it."""
+    service = start(database, MAX_UPLOAD_BYTES=str(MAX_BODY_BYTES), UPLOAD_SECONDS="60")
+    first, second = database.add_key(), database.add_key()
+    half = " " * (MAX_BODY_BYTES // 2)
+    with connected(service, 1, keyed(first, f"Content-Length: {MAX_BODY_BYTES}", body=half + half[:-1000])):
+        until(lambda: service.metric("storage_upload_bytes") > len(half), "most of the first body")
+        size = MAX_BODY_BYTES // 2
+        statuses = [
+            service.client(key=key).post("/v1/traces", content=b'{"items": []}' + b" " * (size - 20), headers=JSON)
+            for key in (first, second)
+        ]
+    assert [answer.status_code for answer in statuses] == [429, 201]
+
+
+def test_writes_of_one_key_fail_no_write_of_another(database: StorageDatabase, start: StartService) -> None:
+    """Not even when they wait for the database and fill every limit."""
+    service = start(database, MAX_PENDING_WRITES="4", BUFFER_ITEMS="1000")
+    hog = service.client(key=database.add_key())
+    with database.locked_traces():
+        waiting = [Background(hog, *(item() for _ in range(250))) for _ in range(4)]
+        until(lambda: service.metric("storage_pending_writes") == 4, "the writes to wait")
+        assert post(hog, item()).status_code == 503
+        others = [Background(service.client(), item()) for _ in range(2)]
+        until(lambda: service.metric("storage_pending_writes") == 6, "the writes of the other key to wait")
+    assert {write.join().status_code for write in (*waiting, *others)} == {201}
+
+
+async def _unfinished(_scope: Any, _receive: Any, _send: Any) -> None:
+    await asyncio.Event().wait()
+
+
+async def _end_of_connection(data: bytes) -> bytes:
+    """Send data to a server without responses, and wait until it closes the connection."""
+    config = uvicorn.Config(_unfinished, interface="asgi3", lifespan="off", log_config=None)
+    config.load()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: connections.BoundedProtocol(config, ServerState(), {}), "127.0.0.1", 0
+    )
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(data)
+    try:
+        return await reader.read(1)
+    finally:
+        writer.close()
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "timeout_s"),
+    [
+        (b"", 0.2),
+        (b"GET / HTTP/1.1\r\nHost:", 0.2),
+        (b"GET / HTTP/1.1\r\nA: " + b"a" * connections.MAX_HEADER_BYTES, 60.0),
+    ],
+    ids=["nothing", "unfinished", "too large"],
+)
+def test_connection_without_complete_headers_is_closed(
+    data: bytes, timeout_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEADERS_TIMEOUT_S", timeout_s)
+    assert asyncio.run(asyncio.wait_for(_end_of_connection(data), 60)) == b""
+
+
+def test_connection_with_complete_headers_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEADERS_TIMEOUT_S", 0.2)
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(_end_of_connection(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), 1))
