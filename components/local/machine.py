@@ -6,27 +6,48 @@ Owns the resources `Machine` and `Daemon`, which start every process of the stac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+from pulumi.dynamic import (
+    CheckFailure,
+    CheckResult,
+    CreateResult,
+    DiffResult,
+    ReadResult,
+    Resource,
+    ResourceProvider,
+    UpdateResult,
+)
 
-from components.dynamic import without_provider
+from components.dynamic import has_drifted, with_drift, without_provider
 from observatory.nodes import Unit
-from observatory.runtime import Probe, Program, Sandbox, check_ports
+from observatory.runtime import Drift, Probe, Program, Sandbox, check_ports, find_drift
+from observatory.runtime.drift import NOT_DECLARED
+from observatory.runtime.home import HomeError, check_unclaimed, claim, set_in_state
+from observatory.runtime.supervisor_files import repair_supervisor, supervisor_drift
 
 UNIT_KEYS = tuple(Unit.model_fields)
+MOVED = (
+    "the home of the stack is {old} in its state, and {new} in the program. The data stays in {old}: in another home, "
+    "`up` would create an empty database. Nothing was changed"
+)
+MOVED_REMEDY = (
+    "After `pulumi stack rename`, rename the stack back. In a copy of a checkout, use the original, or remove the "
+    ".observatory directory of the copy."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineArgs:
-    """`home` is the directory with all the stack's files, `rootfs` the root filesystem that the daemons run from."""
+    """The directory with all the stack's files, the root filesystem of the daemons, and the stack's full name."""
 
     home: Path
     rootfs: Path
+    stack: str
 
 
 class MachineProvider(ResourceProvider):
@@ -34,26 +55,49 @@ class MachineProvider(ResourceProvider):
 
     serialize_as_secret_always = False
 
+    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Refuse to create a machine over the home of another stack or of another state."""
+        reason = None if _olds else _foreign(news)
+        return CheckResult(inputs=news, failures=[CheckFailure("home", reason)] if reason else [])
+
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Start the sandbox, or adopt a running one."""
+        claim(sandbox_of(props), props["stack"])
         sandbox_of(props).start()
         return CreateResult(id_=props["home"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Report a change when the sandbox is down or its root filesystem changes; another home replaces it."""
+        """Report a change when the sandbox is down or its root filesystem changes; another home replaces it.
+
+        Raises:
+            HomeError: the home of the state still has the data.
+        """
         moved = _olds["home"] != _news["home"]
-        changed = moved or _olds["rootfs"] != _news["rootfs"] or not sandbox_of(_news).alive()
-        return DiffResult(changes=changed, replaces=["home"] if moved else [], delete_before_replace=True)
+        if moved and (Path(_olds["home"]) / "data").is_dir():
+            raise HomeError(MOVED.format(old=_olds["home"], new=_news["home"]), remedy=MOVED_REMEDY)
+        named = _olds.get("stack") == _news.get("stack")
+        changed = moved or not named or _olds["rootfs"] != _news["rootfs"] or not sandbox_of(_news).alive()
+        drift = () if changed else supervisor_drift(sandbox_of(_news))
+        changes = has_drifted("supervisor", _olds, drift) or changed
+        return DiffResult(changes=changes, replaces=["home"] if moved else [], delete_before_replace=True)
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Report in the output `drift` what differs on the disk; without a difference there is no such output."""
+        return ReadResult(id_=id_, outs=with_drift(props, supervisor_drift(sandbox_of(props))))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Restart the sandbox on the current root filesystem."""
+        """Restart the sandbox on the current root filesystem, and repair the supervisor's files."""
         if _olds["rootfs"] != _news["rootfs"]:
             sandbox_of(_olds).stop()
+        claim(sandbox_of(_news), _news["stack"])
         sandbox_of(_news).start()
+        repair_supervisor(sandbox_of(_news))
+        set_in_state(sandbox_of(_news), in_state=True)
         return UpdateResult(outs=without_provider(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Stop the sandbox and every process in it; keep the data."""
+        set_in_state(sandbox_of(_props), in_state=False)
         sandbox_of(_props).stop()
 
 
@@ -65,7 +109,8 @@ class Machine(Resource, module="local", name="Machine"):
 
     def __init__(self, name: str, args: MachineArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         self.args = args
-        super().__init__(MachineProvider(), name, {"home": str(args.home), "rootfs": str(args.rootfs)}, opts)
+        props = {"home": str(args.home), "rootfs": str(args.rootfs), "stack": args.stack}
+        super().__init__(MachineProvider(), name, props, opts)
 
 
 class DaemonProvider(ResourceProvider):
@@ -82,24 +127,39 @@ class DaemonProvider(ResourceProvider):
 
         A running daemon is stopped first: a killed or failed `up` left it, and it may have read other files.
         """
+        set_in_state(sandbox_of(props), in_state=True)  # a daemon is created after its machine
         if sandbox_of(props).alive():
             sandbox_of(props).supervisor.remove(props["name"])
         _run(props, files_changed=False, rebind=False)
         return CreateResult(id_=props["name"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Compare the unit and its secret files, and check whether the daemon is ready."""
+        """Compare the unit and its secret files with the state and with the disk, and check that the daemon is ready.
+
+        A file that already has the declared content is no drift, whatever wrote it. Prints what differs on the disk.
+        """
         replaces = [key for key in ("name", "home") if _olds.get(key) != _news.get(key)]
         changed = any(_olds.get(key) != _news.get(key) for key in (*UNIT_KEYS, "secret_files", "rootfs"))
-        changes = bool(replaces) or changed or not _ready(_news)
+        drift = () if replaces or changed else _drift(_news)
+        changes = has_drifted(_news["name"], _olds, drift) or bool(replaces) or changed or not _ready(_news)
         return DiffResult(changes=changes, replaces=replaces, delete_before_replace=True)
 
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Report in the output `drift` what differs on the disk; without a difference there is no such output."""
+        return ReadResult(id_=id_, outs=with_drift(props, _drift(props)))
+
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Apply the changes, by a reload where that is enough."""
+        """Apply the changes and repair the files, by a reload where that is enough."""
         changed = {key for key in ("files", "secret_files", "ports") if _olds.get(key) != _news.get(key)}
+        drifted = {_part_of(each, _news) for each in _drift(_news) if each.content}
         if _news.get("watches_secrets"):
-            changed.discard("secret_files")
-        _run(_news, files_changed=bool(changed), rebind="ports" in changed)
+            changed, drifted = changed - {"secret_files"}, drifted - {"secret_files"}
+        _run(
+            _news,
+            files_changed=bool(changed or drifted - {"program"}),
+            rebind="ports" in changed,
+            script_changed="program" in drifted,
+        )
         return UpdateResult(outs=without_provider(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
@@ -133,6 +193,17 @@ def sandbox_of(props: Mapping[str, Any]) -> Sandbox:
     return Sandbox(Path(props["home"]), Path(props["rootfs"]))
 
 
+def _foreign(props: Mapping[str, Any]) -> str | None:
+    """Return why a machine that is new in the state must not use its home, None if it may."""
+    if not isinstance(props.get("home"), str):  # unknown in a plan
+        return None
+    try:
+        check_unclaimed(sandbox_of(props), props["stack"])
+    except HomeError as error:
+        return f"{error}. {error.remedy}"
+    return None
+
+
 def _unit(props: Mapping[str, Any]) -> Unit:
     return Unit.model_validate({key: props[key] for key in UNIT_KEYS if key in props})
 
@@ -143,23 +214,8 @@ def _ready(props: Mapping[str, Any]) -> bool:
     return sandbox.alive() and sandbox.supervisor.status(unit.name).running and Probe(**unit.ready.target()).check()
 
 
-def _run(props: Mapping[str, Any], *, files_changed: bool, rebind: bool) -> None:
-    """Write the daemon's files, and start, reload or restart it so that it runs as `props` declare.
-
-    Args:
-        props: of the resource.
-        files_changed: whether files that it read at its start have changed.
-        rebind: whether its ports have changed; not every daemon binds other ports at a reload.
-    """
-    sandbox, unit = sandbox_of(props), _unit(props)
-    was_running = sandbox.supervisor.status(unit.name).running
-    if rebind or not was_running:
-        check_ports(unit.ports, ours=sandbox.members())
-    for directory in unit.directories:
-        sandbox.make_directory(directory)
-    for path, content in {**unit.files, **props.get("secret_files", {})}.items():
-        sandbox.write_file(path, content)
-    program = Program(
+def _program(unit: Unit) -> Program:
+    return Program(
         name=unit.name,
         command=unit.command,
         environment=unit.environment,
@@ -167,14 +223,66 @@ def _run(props: Mapping[str, Any], *, files_changed: bool, rebind: bool) -> None
         stop_seconds=unit.stop_seconds,
         priority=unit.priority,
     )
-    restarted = sandbox.supervisor.apply(program)
-    if files_changed and was_running and not restarted:
-        _reload(sandbox, unit, rebind=rebind)
+
+
+def _drift(props: Mapping[str, Any]) -> tuple[Drift, ...]:
+    """Return how the daemon's files on the disk differ from those that `props` declare."""
+    unit, program = _unit(props), _program(_unit(props))
+    files = {**unit.files, **props.get("secret_files", {})}
+    return find_drift(
+        sandbox_of(props),
+        {**files, **program.files},
+        directories=unit.directories,
+        whole=_read_as_a_whole(unit.command, files),
+    )
+
+
+def _read_as_a_whole(command: Sequence[str], files: Collection[str]) -> set[str]:
+    """Return the directories of which a daemon reads every file: those of its command, and those named *.d."""
+    named = {argument.rpartition("=")[2] for argument in command}
+    parents = {str(PurePosixPath(path).parent) for path in files}
+    return {parent for parent in parents if parent in named or parent.endswith(".d")}
+
+
+def _part_of(drift: Drift, props: Mapping[str, Any]) -> str:
+    """Return which property a drifted path belongs to; `program` are the files of the supervisor."""
+    if drift.path in _program(_unit(props)).files:
+        return "program"
+    return "secret_files" if drift.path in props.get("secret_files", {}) else "files"
+
+
+def _run(props: Mapping[str, Any], *, files_changed: bool, rebind: bool, script_changed: bool = False) -> None:
+    """Write the daemon's files, and start, reload or restart it so that it runs as `props` declare.
+
+    Args:
+        props: of the resource.
+        files_changed: whether files that it read at its start have changed.
+        rebind: whether its ports have changed; not every daemon binds other ports at a reload.
+        script_changed: whether the script that starts it was changed, so that it may run as that says.
+    """
+    sandbox, unit = sandbox_of(props), _unit(props)
+    was_running = sandbox.supervisor.status(unit.name).running
+    if rebind or not was_running:
+        check_ports(unit.ports, ours=sandbox.members())
+    _write_files(sandbox, unit, props)
+    restarted = sandbox.supervisor.apply(_program(unit))
+    if (files_changed or script_changed) and was_running and not restarted:
+        _reload(sandbox, unit, restart=script_changed or (rebind and not unit.reload_rebinds))
     sandbox.supervisor.wait_ready(unit.name, Probe(**unit.ready.target()), timeout=unit.settle_seconds)
 
 
-def _reload(sandbox: Sandbox, unit: Unit, *, rebind: bool) -> None:
-    if unit.reload_signal and (unit.reload_rebinds or not rebind):
+def _write_files(sandbox: Sandbox, unit: Unit, props: Mapping[str, Any]) -> None:
+    for drift in _drift(props):
+        if drift.problem == NOT_DECLARED:
+            sandbox.remove_file(drift.path)
+    for directory in unit.directories:
+        sandbox.make_directory(directory)
+    for path, content in {**unit.files, **props.get("secret_files", {})}.items():
+        sandbox.write_file(path, content)
+
+
+def _reload(sandbox: Sandbox, unit: Unit, *, restart: bool) -> None:
+    if unit.reload_signal and not restart:
         sandbox.supervisor.signal(unit.name, unit.reload_signal)
     else:
         sandbox.supervisor.restart(unit.name)

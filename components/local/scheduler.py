@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, ResourceProvider, UpdateResult
 
-from components.dynamic import without_provider
+from components.dynamic import has_drifted, with_drift, without_provider
 from components.local.machine import Machine, sandbox_of
 from observatory import __version__
+from observatory.nodes import Paths
+from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.host_jobs import host_jobs
+from observatory.runtime import Drift, find_drift
 from observatory.scheduling.scheduler_process import scheduler_ready, start_scheduler, stop_scheduler
 from observatory.settings import LocalSettings
 
@@ -38,10 +42,15 @@ class SchedulerProvider(ResourceProvider):
         return CreateResult(id_=f"{props['home']}/scheduler", outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Report a change when its jobs change or it is not ready; another home replaces it."""
+        """Report a change when its jobs change, it is not ready or its token is missing; another home replaces it."""
         moved = _olds["home"] != _news["home"]
-        changed = without_provider(_olds) != without_provider(_news) or not scheduler_ready(sandbox_of(_news))
+        changed = with_drift(_olds, ()) != without_provider(_news) or not scheduler_ready(sandbox_of(_news))
+        changed = has_drifted("scheduler", _olds, () if changed else _drift(_news)) or changed
         return DiffResult(changes=changed, replaces=["home"] if moved else [], delete_before_replace=True)
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Report a missing token as `drift`."""
+        return ReadResult(id_=id_, outs=with_drift(props, _drift(props)))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Restart it. A running job is stopped, and the new scheduler runs it again."""
@@ -67,6 +76,11 @@ class Scheduler(Resource, module="local", name="Scheduler"):
             "jobs": [job.model_dump(mode="json") for job in host_jobs(args.settings)],
         }
         super().__init__(SchedulerProvider(), name, props, opts)
+
+
+def _drift(props: Mapping[str, Any]) -> tuple[Drift, ...]:
+    """Return what is wrong with the file of the token, which the scheduler generates at its start."""
+    return find_drift(sandbox_of(props), {rollback_token_file(Paths()): None})
 
 
 def _start(props: dict[str, Any]) -> None:

@@ -51,7 +51,8 @@ class LocalArgs:
 
 def declare(args: LocalArgs) -> dict[str, Any]:
     """Declare the stack and return its outputs."""
-    machine = Machine("machine", MachineArgs(home=args.home, rootfs=args.rootfs))
+    stack = f"{pulumi.get_project()}/{pulumi.get_stack()}"
+    machine = Machine("machine", MachineArgs(home=args.home, rootfs=args.rootfs, stack=stack))
     authority = Authority("authority", common_name="LLM Observatory, local stack")
     database = Database(
         "database", DatabaseArgs(settings=args.settings, machine=machine, authority=authority, logins=args.logins)

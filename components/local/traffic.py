@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, ResourceProvider, UpdateResult
 
 from components.certificates import Authority, Certificate
-from components.dynamic import without_provider
+from components.dynamic import has_drifted, with_drift, without_provider
 from components.local.fleets import Fleet
 from components.local.machine import Daemon, Machine, sandbox_of
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import SERVER, backend_server, haproxy, runtime_socket, servers_file, weights_file
 from observatory.nodes.storage import labelled
 from observatory.nodes.tls import combined_file
-from observatory.runtime import BalancerUnreachable, LiveMap, LiveServers
+from observatory.runtime import BalancerUnreachable, Drift, LiveMap, LiveServers, find_drift
 from observatory.settings import FleetName, LocalSettings
 
 
@@ -73,8 +73,8 @@ def _servers_out(args: TrafficArgs) -> Iterator[tuple[str, int]]:
 class WeightsProvider(ResourceProvider):
     """Sets the traffic weights of the rollout document.
 
-    Its `diff` reads the running balancer. A deployment changes weights without this program, so the next `up` finds no
-    difference; it repairs weights that were changed manually.
+    Its `diff` reads the running balancer and its files. A deployment changes weights without this program, so the next
+    `up` finds no difference; it repairs weights and files that were changed manually.
     """
 
     serialize_as_secret_always = False
@@ -90,10 +90,15 @@ class WeightsProvider(ResourceProvider):
         return CreateResult(id_=live.file, outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Compare with the running balancer; if none runs, with the files that it reads at its start."""
+        """Compare with the running balancer, and with the files that it reads at its start."""
         replaces = ["home"] if _olds["home"] != _news["home"] else []
         wanted = (_weights(_news), set(_out(_news)))
-        return DiffResult(changes=bool(replaces) or _in_force(_news) != wanted, replaces=replaces)
+        changes = bool(replaces) or _in_force(_news) != wanted
+        return DiffResult(changes=has_drifted("weights", _olds, _drift(_news)) or changes, replaces=replaces)
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Report what is wrong with the balancer's files, as `drift`; weights that a deployment has changed are not."""
+        return ReadResult(id_=id_, outs=with_drift(props, _drift(props, any_weights=True)))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Set the weights."""
@@ -124,6 +129,13 @@ def _live(props: Mapping[str, Any]) -> LiveMap:
 def _servers(props: Mapping[str, Any]) -> LiveServers:
     paths = Paths()
     return LiveServers(sandbox=sandbox_of(props), file=servers_file(paths), socket=runtime_socket(paths))
+
+
+def _drift(props: Mapping[str, Any], *, any_weights: bool = False) -> tuple[Drift, ...]:
+    """Return how the balancer's files differ from those of `props`; with `any_weights` their contents do not count."""
+    live, servers = _live(props), _servers(props)
+    files = {live.file: live.content(_weights(props)), servers.file: servers.content(_out(props))}
+    return find_drift(sandbox_of(props), dict.fromkeys(files) if any_weights else files)
 
 
 def _out(props: Mapping[str, Any]) -> dict[str, int]:

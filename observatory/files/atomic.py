@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,13 +36,16 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     finally:
-        _remove(partial)
+        remove(partial)
 
 
 def write_file(path: Path, content: str | bytes, *, mode: int = PRIVATE, owner: Owner | None = None) -> bool:
-    """Replace `path` by `content`, synced to disk, with this mode whatever the umask; return whether it changed."""
+    """Replace `path` by `content`, synced to disk, with this mode whatever the umask; return whether it changed.
+
+    A link at `path` is replaced, not followed.
+    """
     data = content.encode() if isinstance(content, str) else content
-    if path.is_file() and path.stat().st_mode & 0o7777 == mode and path.read_bytes() == data:
+    if _has(path, data, mode):
         return False
     with replacing(path) as partial:
         _write(partial, data)
@@ -66,7 +70,7 @@ def write_once(path: Path, make_content: Callable[[], str]) -> bool:
     except FileExistsError:
         return False
     finally:
-        _remove(partial)
+        remove(partial)
     return True
 
 
@@ -81,7 +85,29 @@ def remove_abandoned(directory: Path) -> None:
     for path in directory.glob(".*.partial"):
         match = _NAME.fullmatch(path.name)
         if match and not _runs(int(match[1])):
-            _remove(path)
+            remove(path)
+
+
+def is_partial(path: Path) -> bool:
+    """Return whether a path has a temporary name of this module."""
+    return _NAME.fullmatch(path.name) is not None
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a directory with its content, or a link; what does not exist counts as removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _has(path: Path, data: bytes, mode: int) -> bool:
+    """Return whether a path is a regular file, not a link, with this content and mode, that can be read."""
+    try:
+        status = path.lstat()
+        return stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == mode and path.read_bytes() == data
+    except OSError:
+        return False
 
 
 def _runs(pid: int) -> bool:
@@ -95,10 +121,3 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

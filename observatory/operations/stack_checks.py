@@ -119,13 +119,16 @@ class StackChecks:
         return f"schema {found.version}: {', '.join(check.name for check in found.checks)}"
 
     def monitoring(self) -> str:
-        """Check that Prometheus scrapes every target, and that Alertmanager is ready."""
+        """Check what Prometheus, Alertmanager and HAProxy have loaded, and that Prometheus reaches every target."""
+        parts = self.platform.loaded_parts(self.rollout, self._json)
+        if wrong := [str(each) for each in parts if each.loaded != each.declared]:
+            raise CheckFailedError(f"{'; '.join(wrong)}: run `observatory up`")
         targets = self._prometheus("/api/v1/targets", state="active")["activeTargets"]
         if down := [f"{each['scrapeUrl']}: {each['lastError']}" for each in targets if each["health"] != "up"]:
             raise CheckFailedError("; ".join(down))
         with self._client(self.outputs["alertmanager_url"]) as client:
             client.get("/-/ready").raise_for_status()
-        return f"{len(targets)} targets up, Alertmanager ready"
+        return f"{'; '.join(str(each) for each in parts)}; every target is up, Alertmanager is ready"
 
     def latency(self) -> str:
         """Check the 95th percentile of reads against the gates' limit."""
@@ -173,6 +176,11 @@ class StackChecks:
         with self._client(self.outputs["prometheus_url"]) as client:
             client.get("/-/ready").raise_for_status()
         return str(self.outputs["prometheus_url"])
+
+    def _json(self, output: str, path: str) -> Any:
+        """Return the answer of the server whose URL is an output of the stack."""
+        with self._client(self.outputs[output]) as client:
+            return client.get(path).raise_for_status().json()
 
     def _prometheus(self, path: str, **parameters: str) -> Any:
         with self._client(self.outputs["prometheus_url"]) as client:

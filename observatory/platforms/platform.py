@@ -6,10 +6,11 @@ Owns what a platform must offer. `observatory.platforms.local` and `observatory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from observatory.delivery.environment import Approvals, Balancer, Hosts, Instances, Releases, RolloutStore, Trial
 from observatory.documents.rollout import RolloutDocument
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from observatory.platforms.preview import Preview
     from observatory.platforms.prometheus import Traffic
 
+NAMED_PARTS = 3  # of the parts that a message counts
 EngineName = Literal["cli", "embedded"]
 EngineChoice = Literal["auto", "cli", "embedded"]
 Operation = Literal[
@@ -36,6 +38,39 @@ Operation = Literal[
     "logs rotate",
     "scheduler",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedParts:
+    """Parts that a daemon must have loaded, such as the rules of Prometheus: `declared` ones and `loaded` ones."""
+
+    daemon: str
+    kind: str
+    declared: tuple[str, ...]
+    loaded: tuple[str, ...]
+
+    @classmethod
+    def of(cls, daemon: str, kind: str, declared: Iterable[str], loaded: Iterable[str]) -> Self:
+        """Return the parts in order."""
+        return cls(daemon=daemon, kind=kind, declared=tuple(sorted(declared)), loaded=tuple(sorted(loaded)))
+
+    def __str__(self) -> str:
+        """Return how many are loaded, and the first ones that are missing or not declared."""
+        count = f"{self.daemon} has {len(self.loaded)} of {len(self.declared)} {self.kind}"
+        different = [
+            f"{len(names)} {what} ({', '.join(names[:NAMED_PARTS])}{', ...' if len(names) > NAMED_PARTS else ''})"
+            for what, names in (("missing", self._missing), ("not declared", self._foreign))
+            if names
+        ]
+        return f"{count}: {', '.join(different)}" if different else count
+
+    @property
+    def _missing(self) -> list[str]:
+        return sorted((Counter(self.declared) - Counter(self.loaded)).elements())
+
+    @property
+    def _foreign(self) -> list[str]:
+        return sorted((Counter(self.loaded) - Counter(self.declared)).elements())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +196,17 @@ class Platform(Protocol):
 
         Raises:
             UnsupportedOperationError: see `unsupported("status")`.
+        """
+
+    def loaded_parts(self, rollout: RolloutDocument, query: Callable[[str, str], Any]) -> tuple[LoadedParts, ...]:
+        """Return what the daemons of monitoring and balancing should have loaded, and what they have.
+
+        Args:
+            rollout: what is live.
+            query: returns the JSON of a GET request, by the name of the output with the server's URL, and the path.
+
+        Raises:
+            UnsupportedOperationError: see `unsupported("verify")`.
         """
 
     def used_logins(self, outputs: Mapping[str, Any]) -> set[str]:

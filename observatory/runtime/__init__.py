@@ -11,6 +11,7 @@ Every function is idempotent and safe to call from several threads and processes
 repeated. The package does not depend on the daemons, the settings and Pulumi.
 """
 
+from observatory.runtime.drift import Drift, find_drift
 from observatory.runtime.errors import (
     DaemonFailed,
     PortInUse,
@@ -30,6 +31,7 @@ from observatory.runtime.supervisor import Supervisor
 __all__ = [
     "BalancerUnreachable",
     "DaemonFailed",
+    "Drift",
     "LiveMap",
     "LiveServers",
     "PortInUse",
@@ -46,6 +48,7 @@ __all__ = [
     "Supervisor",
     "check_ports",
     "ensure_rootfs",
+    "find_drift",
     "find_free_ports",
     "listeners",
     "package_versions",

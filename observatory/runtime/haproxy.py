@@ -76,8 +76,12 @@ class LiveMap:
 
     def keep(self, values: Mapping[str, str]) -> bool:
         """Write the file alone; return whether it changed."""
-        content = "".join(f"{key} {value}\n" for key, value in sorted(values.items()))
-        return self.sandbox.write_file(self.file, content)
+        return self.sandbox.write_file(self.file, self.content(values))
+
+    @staticmethod
+    def content(values: Mapping[str, str]) -> str:
+        """Return the file's content for these values."""
+        return "".join(f"{key} {value}\n" for key, value in sorted(values.items()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +104,14 @@ class LiveServers:
             BalancerUnreachable: HAProxy does not answer.
         """
         return frozenset(_name(server) for server in self._servers() if _is_out(server))
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return every server with its address, such as `fleet_blue/blue-1 127.0.0.1:8000`.
+
+        Raises:
+            BalancerUnreachable: HAProxy does not answer.
+        """
+        return tuple(f"{_name(each)} {each['srv_addr']}:{each['srv_port']}" for each in self._servers())
 
     def kept_out(self) -> frozenset[str]:
         """Return the servers that the next start puts in maintenance."""
@@ -126,8 +138,13 @@ class LiveServers:
 
     def keep(self, out: Mapping[str, int]) -> bool:
         """Write the file alone, with the port of each server in maintenance; return whether it changed."""
+        return self.sandbox.write_file(self.file, self.content(out))
+
+    @staticmethod
+    def content(out: Mapping[str, int]) -> str:
+        """Return the file's content for these servers in maintenance."""
         lines = (" ".join(_state_line(name, port)) for name, port in sorted(out.items()))
-        return self.sandbox.write_file(self.file, "\n".join(("1", f"# {' '.join(STATE_COLUMNS)}", *lines, "")))
+        return "\n".join(("1", f"# {' '.join(STATE_COLUMNS)}", *lines, ""))
 
     def in_flight(self, server: str) -> int:
         """Return how many requests a server is processing.

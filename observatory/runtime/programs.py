@@ -77,6 +77,11 @@ class Program:
         exports = (f"export {key}={shlex.quote(value)}\n" for key, value in sorted(self.environment.items()))
         return f"#!/bin/sh\n{''.join(exports)}cd {shlex.quote(self.directory)} && exec {shlex.join(self.command)}\n"
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The contents of the files of the supervisor, by path inside the sandbox."""
+        return {f"{PROGRAMS}/{self.name}.sh": self.script, f"{PROGRAMS}/{self.name}.conf": self.configuration}
+
     @functools.cached_property
     def configuration(self) -> str:
         """The section that supervisord reads; with the script's digest, since it reloads only sections that changed."""

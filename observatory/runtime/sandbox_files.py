@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from observatory.files import locks
-from observatory.files.atomic import write_file
+from observatory.files.atomic import remove, write_file
 from observatory.files.ownership import change_owner
 from observatory.runtime import bubblewrap
 
 INSIDE = PurePosixPath("/srv")
+OTHERS_WRITE = 0o022  # mode bits with which other users can replace a directory's files
 DIRECTORIES = ("etc", "etc/supervisor.d", "data", "run", "log", "releases", "lock")
 
 
@@ -29,15 +30,29 @@ class SandboxFiles:
     def write_file(self, inside: str, content: str | bytes, *, mode: int = 0o600) -> bool:
         """Write a file below /srv, atomically and owned by the daemons' user; return whether anything changed."""
         self.make_directory(str(PurePosixPath(inside).parent))
+        if self.host_path(inside).is_dir():
+            self.remove_file(inside)  # a rename does not replace a directory
         return write_file(self.host_path(inside), content, mode=mode, owner=self.entry.owner)
 
+    def remove_file(self, inside: str) -> None:
+        """Remove a file or a directory below /srv, if it exists; a link itself, not what it points to."""
+        remove(self.host_path(inside))
+
     def make_directory(self, inside: str) -> None:
-        """Create a directory below /srv and its parents, private to the daemons' user."""
+        """Create a directory below /srv and its parents, private to the daemons' user.
+
+        A link in the place of a directory is replaced: it may point outside of the home.
+        """
         self.make_home()
         path = self.host_path(inside)
-        for directory in (*reversed(path.relative_to(self.home).parents), path.relative_to(self.home)):
-            (self.home / directory).mkdir(mode=0o700, exist_ok=True)
-            change_owner(self.home / directory, self.entry.owner)
+        for part in (*reversed(path.relative_to(self.home).parents), path.relative_to(self.home)):
+            directory = self.home / part
+            if directory.is_symlink() and directory != self.home:
+                directory.unlink()
+            directory.mkdir(mode=0o700, exist_ok=True)
+            if directory.stat().st_mode & OTHERS_WRITE:
+                directory.chmod(0o700)
+            change_owner(directory, self.entry.owner)
 
     def adopt(self, inside: str) -> None:
         """Make the daemons' user the owner of a whole tree below /srv, such as an unpacked release."""

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from observatory.runtime.errors import SandboxError
 from observatory.runtime.program_logs import failure, last_end, log_tail
-from observatory.runtime.programs import ENDED, PROGRAMS, Program, ProgramStatus
+from observatory.runtime.programs import CONFIGURATION, CONFIGURATION_FILE, ENDED, PROGRAMS, Program, ProgramStatus
 from observatory.runtime.sandbox_files import SandboxFiles
 from observatory.runtime.supervisord_rpc import Fault, SupervisordRpc
 from observatory.waiting import wait_until
@@ -46,8 +46,8 @@ class Supervisor:
         an interrupted one.
         """
         with self._lock(program.name):
-            self.files.write_file(f"{PROGRAMS}/{program.name}.sh", program.script)
-            self.files.write_file(f"{PROGRAMS}/{program.name}.conf", program.configuration)
+            for path, content in ((CONFIGURATION_FILE, CONFIGURATION), *program.files.items()):
+                self.files.write_file(path, content)
             added, changed = self._rpc.reread()
             if program.name in changed:
                 self._unload(program.name)

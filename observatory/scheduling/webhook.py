@@ -17,7 +17,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from observatory.runtime import Sandbox
+from observatory.runtime import Sandbox, find_drift
 
 BODY_BYTES = 1_000_000  # the same limit as the alert receiver's
 REQUEST_SECONDS = 10  # without data from a client, after which its connection is closed
@@ -28,11 +28,10 @@ TakeAlerts = Callable[[Mapping[str, Any]], str]
 
 
 def token(sandbox: Sandbox, file: str) -> str:
-    """Return the secret in a file below /srv, generated where missing; the daemons' user may read it."""
-    path = sandbox.host_path(file)
-    if not path.exists():
+    """Return the secret in a private file below /srv, generated where there is none; the daemons' user may read it."""
+    if find_drift(sandbox, {file: None}):
         sandbox.write_file(file, secrets.token_urlsafe(TOKEN_BYTES))
-    return path.read_text(encoding="ascii")
+    return sandbox.host_path(file).read_text(encoding="ascii")
 
 
 def serve(port: int, secret: str, take: TakeAlerts) -> ThreadingHTTPServer:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import psycopg
 
 from observatory.runtime import Sandbox
 from tests.support.checkout import Checkout
+from tests.support.delivery import EMBEDDED
 
 PATIENCE_S = 180.0  # until a busy machine's daemons are all ready and scraped
 
@@ -40,6 +45,61 @@ def test_a_dry_run_reaches_the_parts_and_lists_the_checks(stack: Checkout) -> No
     listed = stack.json("verify", "--dry-run")
     assert {check["verdict"] for check in listed["checks"]} == {"passed"}
     assert listed["would_check"] == ["daemons", "service", "fleet blue", "database", "monitoring"]
+
+
+def test_removed_and_edited_files_are_found_and_repaired(stack: Checkout) -> None:
+    """Prometheus without its rules is ready and scrapes; so is pgBouncer with another configuration."""
+    sandbox = Sandbox(stack.home, Path(stack.environment["OBSERVATORY_ROOTFS"]))
+    rules, pooler = stack.home / "etc/prometheus/rules.yaml", stack.home / "etc/pgbouncer/pgbouncer.ini"
+    declared = rules.read_text(), pooler.read_text()
+    rules.unlink()
+    pooler.write_text(declared[1].replace("pool_mode = transaction", "pool_mode = session"))
+    pooler.chmod(0o644)
+    sandbox.supervisor.restart("prometheus")
+
+    deadline = time.monotonic() + PATIENCE_S
+    while "Prometheus has 0 of" not in (detail := monitoring(stack)["detail"]):
+        assert time.monotonic() < deadline, detail
+    plan = stack.json("preview", *EMBEDDED)
+    assert changed(plan) == {"prometheus", "pgbouncer"}
+    assert "prometheus: /srv/etc/prometheus/rules.yaml is missing" in plan["notes"]
+    assert "pgbouncer: /srv/etc/pgbouncer/pgbouncer.ini was changed" in plan["notes"]
+    assert changed(refresh(stack)) == {"prometheus", "pgbouncer"}
+
+    assert changed(stack.json("up", *EMBEDDED)) == {"prometheus", "pgbouncer"}
+    assert (rules.read_text(), pooler.read_text(), pooler.stat().st_mode & 0o777) == (*declared, 0o600)
+    while (found := monitoring(stack))["verdict"] != "passed":
+        assert time.monotonic() < deadline, found
+    assert changed(stack.json("preview", *EMBEDDED)) == set()
+
+
+def monitoring(stack: Checkout) -> dict[str, str]:
+    """Return the result of the check of the monitoring."""
+    process = stack.start("verify", "--output", "json")
+    checks = json.loads(process.communicate(timeout=600)[0])["checks"]
+    return dict(next(check for check in checks if check["name"] == "monitoring"))
+
+
+def changed(result: dict[str, Any]) -> set[str]:
+    return {step["urn"].rpartition("::")[2] for step in result["steps"] if step["operation"] != "same"}
+
+
+REFRESH = """\
+import json, pathlib
+from observatory.engines import embedded
+from observatory.platforms import open_platform
+from observatory.platforms.stack_state import engine_options
+from observatory.workspace import Workspace
+result = embedded.refresh(engine_options(open_platform(Workspace(root=pathlib.Path.cwd(), stack="local"))))
+print(json.dumps({"steps": [{"urn": step.urn, "operation": step.operation} for step in result.steps]}))
+"""
+
+
+def refresh(stack: Checkout) -> dict[str, Any]:
+    environment = {**os.environ, **stack.environment}
+    command = [sys.executable, "-c", REFRESH]
+    done = subprocess.run(command, cwd=stack.root, env=environment, check=True, capture_output=True, text=True)
+    return dict(json.loads(done.stdout))
 
 
 def test_a_missing_instance_is_reported_by_the_check_that_uses_it(stack: Checkout) -> None:

@@ -6,12 +6,14 @@ Follows pkg/backend/diy in Pulumi's source. ``snapshot`` interprets the checkpoi
 from __future__ import annotations
 
 import getpass
+import gzip
 import json
 import os
 import shutil
 import socket
 import time
 import uuid
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +31,9 @@ _LAYOUT_VERSION = 1  # project-scoped stacks; 0 was the layout before 2023
 _CHECKPOINT_VERSION = 3
 _FEATURED_VERSION = 4  # like 3, with a list of the features that a reader must support
 _FEATURES = {"replaceWith", "taint"}
+_GZIP, _ZSTD = ".gz", ".zst"  # of the CLI's PULUMI_DIY_BACKEND_GZIP and PULUMI_DIY_BACKEND_ZSTD
+_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_LEVEL = 6  # the default of the CLI's library; the state is written after each step
 _START_TIME_MARGIN_S = 2.0  # seconds; the boot time, on which a process's start time is based, has whole seconds
 
 
@@ -42,8 +47,10 @@ class StackFiles:
 
     @property
     def checkpoint(self) -> Path:
-        """The stack's state file."""
-        return self._bookkeeping / "stacks" / self.project / f"{self.stack}.json"
+        """The stack's state file: of the plain and the compressed ones the newest, as for the CLI."""
+        plain = self._bookkeeping / "stacks" / self.project / f"{self.stack}.json"
+        found = {path: path.stat().st_mtime_ns for path in _variants(plain) if path.exists()}
+        return max(found, key=found.__getitem__, default=plain)
 
     @property
     def _bookkeeping(self) -> Path:
@@ -57,17 +64,17 @@ class StackFiles:
         """Return the stack's latest deployment, empty if it has none.
 
         Raises:
-            StateError: the file is damaged, compressed, or of a newer version or layout.
+            StateError: the file is damaged, or of a newer version, layout or compression.
         """
         self._check_layout()
         if not self.checkpoint.exists():
             return {}
         try:
-            document = json.loads(self.checkpoint.read_bytes())
+            document = json.loads(_expanded(self.checkpoint))
             version, latest = document["version"], dict(document["checkpoint"].get("latest") or {})
             unknown = set(document.get("features") or []) - _FEATURES
             _ = [resource["urn"] for resource in latest.get("resources") or []]  # each must be an object with a URN
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise StateError(
                 f"the state file {self.checkpoint} is damaged ({error}); it was not changed. "
                 f"{self.checkpoint}.bak has the state before the last change: copy it over the file and run again"
@@ -80,7 +87,7 @@ class StackFiles:
         return latest
 
     def write(self, latest: str, features: list[str]) -> None:
-        """Replace the stack's latest deployment, atomically and durably.
+        """Replace the stack's latest deployment, atomically and durably; a compressed file stays compressed.
 
         Args:
             latest: The deployment, a JSON object.
@@ -126,9 +133,11 @@ class StackFiles:
             "endTime": int(time.time()),
             "resourceChanges": changes,
         }
-        _write_atomically(Path(f"{stem}.history.json"), json.dumps(entry))
-        if self.checkpoint.exists():
-            shutil.copyfile(self.checkpoint, f"{stem}.checkpoint.json")
+        checkpoint = self.checkpoint
+        compression = checkpoint.suffix if checkpoint.suffix == _GZIP else ""
+        _write_atomically(Path(f"{stem}.history.json{compression}"), json.dumps(entry))
+        if checkpoint.exists():
+            shutil.copyfile(checkpoint, f"{stem}.checkpoint.json{compression}")
 
     @contextmanager
     def lock(self, warn: Callable[[str], None]) -> Iterator[None]:
@@ -152,7 +161,7 @@ class StackFiles:
             self.clear_locks(warn, own)
             yield
         finally:
-            own.unlink(missing_ok=True)
+            _remove_with_hash(own)
 
     def clear_locks(self, warn: Callable[[str], None], own: Path | None = None) -> tuple[int, ...]:
         """Remove the locks whose process no longer runs on this host, with a warning, and return the process IDs.
@@ -161,6 +170,9 @@ class StackFiles:
             LockedError: another run holds a lock; `own` does not count.
         """
         dead: list[int] = []
+        for hashed in self._locks.glob("*.json.attrs"):
+            if not hashed.with_suffix("").exists():
+                hashed.unlink(missing_ok=True)
         for path in sorted(set(self._locks.glob("*.json")) - {own}):
             try:
                 holder = defaultdict(lambda: "?", json.loads(path.read_bytes()))
@@ -174,7 +186,7 @@ class StackFiles:
                     f"the stack {self.stack} is locked by {owner}: wait for that run to end. If it certainly no "
                     f"longer runs, remove {path} or run `pulumi cancel`"
                 )
-            path.unlink(missing_ok=True)
+            _remove_with_hash(path)
             warn(f"removed the lock left by {owner}: the process no longer runs")
             dead.append(holder["pid"])
         if dead:
@@ -197,11 +209,12 @@ class StackFiles:
                 f"{meta}: the backend has layout {version}, and this engine supports {_LAYOUT_VERSION}; "
                 "run `pulumi state upgrade`"
             )
-        for path in self.checkpoint.parent.glob(f"{self.stack}.json.*"):
-            if path.suffix in {".gz", ".zst"}:
-                raise StateError(
-                    f"{path} is compressed; unset PULUMI_DIY_BACKEND_GZIP and rewrite it with the Pulumi CLI"
-                )
+        if self.checkpoint.suffix == _ZSTD:
+            raise StateError(
+                f"the state file {self.checkpoint} is compressed with Zstandard, which this engine does not read; "
+                "nothing was changed. Use the Pulumi CLI (omit --engine embedded); an `up` of the CLI without "
+                "PULUMI_DIY_BACKEND_ZSTD writes the state in a format that this engine reads"
+            )
 
 
 def now() -> str:
@@ -211,11 +224,33 @@ def now() -> str:
 
 def _write_atomically(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
-        file.write(content)
+    data = content.encode()
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(gzip.compress(data, _GZIP_LEVEL) if path.suffix == _GZIP else data)
         file.flush()
         os.fsync(file.fileno())
-    path.with_name(f"{path.name}.attrs").unlink(missing_ok=True)  # the CLI's cached content hash, now out of date
+    _hash_of(path).unlink(missing_ok=True)  # out of date
+
+
+def _variants(plain: Path) -> tuple[Path, ...]:
+    """Return a file's names by compression."""
+    return (plain, *(plain.with_name(plain.name + suffix) for suffix in (_GZIP, _ZSTD)))
+
+
+def _expanded(path: Path) -> bytes:
+    """Return a file's content; like the CLI, detect the compression from the content."""
+    data = path.read_bytes()
+    return gzip.decompress(data) if data.startswith(_GZIP_MAGIC) else data
+
+
+def _hash_of(path: Path) -> Path:
+    """Return the file in which the CLI caches the hash of a file's content."""
+    return path.with_name(f"{path.name}.attrs")
+
+
+def _remove_with_hash(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    _hash_of(path).unlink(missing_ok=True)
 
 
 def _is_stale(holder: Mapping[str, Any]) -> bool:

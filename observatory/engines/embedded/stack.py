@@ -49,6 +49,16 @@ def exists(options: StackOptions) -> bool:
     return files.checkpoint.exists()
 
 
+def full_name(options: StackOptions) -> str:
+    """Return the stack's name with its project's, as `project/stack`.
+
+    Raises:
+        ConfigError: Pulumi.yaml or the stack's configuration cannot be read.
+    """
+    project, _ = load(options)
+    return f"{project.name}/{options.stack}"
+
+
 def remove(options: StackOptions) -> None:
     """Remove the stack's state and history, as `pulumi stack rm --force` does. Its resources are not touched.
 

@@ -13,7 +13,14 @@ from observatory.delivery.errors import DeliveryRefusedError
 from observatory.delivery.releases import ReleaseError
 from observatory.documents.rollout import RolloutDocument
 from observatory.platforms.clock import SystemClock
-from observatory.platforms.platform import DaemonStatus, EngineChoice, FleetParts, Operation, check_supported
+from observatory.platforms.platform import (
+    DaemonStatus,
+    EngineChoice,
+    FleetParts,
+    LoadedParts,
+    Operation,
+    check_supported,
+)
 from observatory.platforms.preview import Preview
 from observatory.platforms.prometheus import SERVICE_TRAFFIC, Traffic
 from observatory.progress import Reporter
@@ -175,6 +182,11 @@ class AwsPlatform:
         """Refuse: the daemons run on other machines."""
         check_supported(self, "status")
         return []
+
+    def loaded_parts(self, rollout: RolloutDocument, query: object) -> tuple[LoadedParts, ...]:  # noqa: ARG002
+        """Refuse: the daemons run on other machines."""
+        check_supported(self, "verify")
+        return ()
 
     def used_logins(self, outputs: Mapping[str, Any]) -> set[str]:  # noqa: ARG002 - of the protocol
         """Refuse: pgBouncer's console is reached on its machine only."""

@@ -17,6 +17,7 @@ from observatory.platforms.platform import Platform
 from observatory.platforms.signing import sign
 from observatory.platforms.stack_state import state_options
 from observatory.progress import Reporter, task
+from observatory.runtime.home import check_unclaimed
 from observatory.settings import FLEETS, FleetName
 from observatory.workspace import Workspace
 
@@ -25,10 +26,13 @@ def prepare(platform: Platform, report: Reporter) -> None:
     """Create what is missing.
 
     Raises:
+        HomeError: there is no state, and the home belongs to another stack or state.
         RuntimeFault: this machine cannot run the stack.
         ReleaseBuildError: the service's artifact cannot be built.
     """
     workspace = platform.workspace
+    if not engine.resources(state_options(workspace)) and workspace.home.is_dir():
+        check_unclaimed(workspace.sandbox, engine.full_name(state_options(workspace)))
     with task(report, "Debian 13 root filesystem") as show_detail:
         workspace.ensure_rootfs(progress=lambda message, _fraction: show_detail(message))
     release = f"storage service {platform.settings.first_rollout.version}"

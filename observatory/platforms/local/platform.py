@@ -12,7 +12,7 @@ from observatory.delivery.approvals import FileApprovals
 from observatory.delivery.releases import ReleaseStore
 from observatory.documents.rollout import FileRolloutStore, RolloutDocument
 from observatory.platforms.engine_choice import choose_engine, engine_of
-from observatory.platforms.platform import DaemonStatus, EngineChoice, FleetParts, Operation
+from observatory.platforms.platform import DaemonStatus, EngineChoice, FleetParts, LoadedParts, Operation
 from observatory.platforms.preview import Preview
 from observatory.platforms.prometheus import HAPROXY_TRAFFIC, Traffic
 from observatory.platforms.stack_state import SCHEMA_TYPE, declared_schema, engine_options, state_options
@@ -156,6 +156,12 @@ class LocalPlatform:
         from observatory.platforms.local.status import daemon_statuses  # noqa: PLC0415 - only for a status
 
         return daemon_statuses(self.workspace.sandbox, self.settings, rollout, self.workspace.stack)
+
+    def loaded_parts(self, rollout: RolloutDocument, query: Callable[[str, str], Any]) -> tuple[LoadedParts, ...]:
+        """Return the rules, targets and receivers of the monitoring, and the servers of HAProxy."""
+        from observatory.platforms.local.loaded import loaded_parts  # noqa: PLC0415 - only for a verification
+
+        return loaded_parts(self.workspace.sandbox, self.settings, rollout, self.workspace.stack, query)
 
     def used_logins(self, outputs: Mapping[str, Any]) -> set[str]:
         """Return the logins of pgBouncer's clients and of administrators."""

@@ -162,7 +162,7 @@ class Lab:
     def cli(self, operation: str, *flags: str) -> Outcome:
         """Run an operation on the CLI."""
         self.prepare()
-        if not self.checkpoint.exists():
+        if not engine.exists(self.options):
             self.pulumi("stack", "init", STACK)
         yes = [] if operation == "preview" else ["--yes", "--skip-preview"]
         done = self.pulumi(operation, "--stack", STACK, "--json", *yes, *flags, check=False)

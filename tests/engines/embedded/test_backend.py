@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
 import socket
 import subprocess
 from pathlib import Path
@@ -134,12 +136,92 @@ def test_a_newer_state_is_refused_and_not_changed(lab: Lab, change: dict[str, An
     assert lab.checkpoint.read_text() == newer
 
 
-def test_a_compressed_state_is_refused_by_name(lab: Lab) -> None:
+def files(lab: Lab) -> set[str]:
+    """Return the names of the files of state and history, without the numbers in them."""
+    found = (path for path in (lab.backend / ".pulumi").rglob("*") if path.is_file() and "locks" not in path.parts)
+    return {re.sub(r"\d{15,}", "N", path.name) for path in found} - {"meta.yaml"}
+
+
+def compress(lab: Lab) -> Path:
+    """Compress the state as PULUMI_DIY_BACKEND_GZIP does."""
+    compressed = Path(f"{lab.checkpoint}.gz")
+    compressed.write_bytes(gzip.compress(lab.checkpoint.read_bytes()))
+    lab.checkpoint.unlink()
+    return compressed
+
+
+def test_a_compressed_state_is_read_and_stays_compressed(lab: Lab) -> None:
     lab.program(TWO)
     lab.embedded("up")
-    lab.checkpoint.rename(f"{lab.checkpoint}.gz")
-    with pytest.raises(engine.StateError, match=r"dev\.json\.gz is compressed"):
-        engine.up(lab.options)
+    for path in (lab.backend / ".pulumi/history").rglob("*.json"):
+        path.unlink()
+    compressed = compress(lab)
+    assert engine.exists(lab.options)
+    engine.init(lab.options)
+    assert lab.embedded("up").steps == []
+    lab.program('a = Thing("a", size=2)')
+    assert lab.embedded("up").steps == ["delete b", "update a"]
+    assert json.loads(gzip.decompress(compressed.read_bytes()))["checkpoint"]["latest"]["resources"]
+    gz = {"dev.json.gz", "dev.json.gz.bak", "dev-N.history.json.gz", "dev-N.checkpoint.json.gz"}
+    assert files(lab) == gz
+    engine.remove(lab.options)
+    assert files(lab) == set()
+
+
+@pytest.mark.parametrize("cut", [0, 5, 200])
+def test_a_damaged_compressed_state_is_refused_and_not_changed(lab: Lab, cut: int) -> None:
+    lab.program(TWO)
+    lab.embedded("up")
+    compressed = compress(lab)
+    compressed.write_bytes(compressed.read_bytes()[:cut])
+    before = files(lab), compressed.read_bytes()
+    for operation in (engine.up, engine.preview, engine.destroy, engine.resources):
+        with pytest.raises(engine.StateError, match="is damaged"):
+            operation(lab.options)
+    assert (files(lab), compressed.read_bytes()) == before
+
+
+def test_a_state_of_an_unknown_compression_is_refused_and_nothing_is_written(lab: Lab) -> None:
+    lab.program(TWO)
+    lab.embedded("up")
+    lab.checkpoint.rename(f"{lab.checkpoint}.zst")
+    before = files(lab)
+    engine.init(lab.options)
+    for operation in (engine.up, engine.preview, engine.destroy, engine.resources):
+        with pytest.raises(engine.StateError, match="PULUMI_DIY_BACKEND_ZSTD"):
+            operation(lab.options)
+    assert files(lab) == before
+
+
+@pytest.mark.cli
+def test_both_engines_continue_a_compressed_state(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULUMI_DIY_BACKEND_GZIP", "true")
+    lab.program(TWO)
+    lab.cli("up")
+    assert "dev.json.gz" in files(lab)
+    lab.program(TWO.replace('"b", ', '"b", key="new", '))
+    assert lab.embedded("up").steps == ["update b"]
+    assert not {"dev.json", "dev.json.bak"} & files(lab)
+    assert lab.cli("preview").steps == []
+    history = json.loads(lab.pulumi("stack", "history", "--stack", STACK, "--json").stdout)
+    assert [entry["kind"] for entry in history] == ["update", "update"]
+    monkeypatch.delenv("PULUMI_DIY_BACKEND_GZIP")
+    lab.program(TWO)
+    assert not lab.cli("up").failed
+    assert "dev.json" in files(lab)
+    assert lab.embedded("preview").steps == []
+
+
+def test_the_hash_of_a_lock_is_removed_with_it(lab: Lab) -> None:
+    """As after a killed CLI, which writes one beside each file."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    lock = leave_lock(lab, pid=gone.pid)
+    for name in ("left", "orphan"):
+        lock.with_name(f"{name}.json.attrs").write_text("{}")
+    lab.program(TWO)
+    assert not lab.embedded("up").failed
+    assert list(lock.parent.iterdir()) == []
 
 
 def test_a_full_disk_keeps_the_last_state(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,257 @@
+"""The local providers compare the files on the disk with the declared ones; `update` repairs them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pulumi.dynamic import ResourceProvider
+
+from components.dynamic import DRIFT
+from components.local.machine import DaemonProvider, MachineProvider
+from components.local.scheduler import SchedulerProvider
+from components.local.traffic import WeightsProvider
+from observatory.nodes.alertmanager import rollback_token_file
+from observatory.nodes.haproxy import weights_file
+from observatory.nodes.unit import HttpReady, Paths, Unit
+from observatory.runtime import Sandbox, find_free_ports
+from observatory.runtime.programs import CONFIGURATION_FILE, PROGRAMS
+from observatory.scheduling.webhook import token
+
+# Answers with the content of the files that it has read, at its start and at SIGHUP.
+DAEMON = """
+import http.server, pathlib, signal, sys
+def load(*_):
+    global texts
+    texts = {file.name: file.read_text() for file in sorted(pathlib.Path(sys.argv[2]).glob("*"))}
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(repr(texts).encode())
+signal.signal(signal.SIGHUP, load); load()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+DIRECTORY = "/srv/etc/echo"
+CONFIG, SECRET = f"{DIRECTORY}/echo.conf", f"{DIRECTORY}/secret"
+DATA = "/srv/data/echo"
+LOADED = {"echo.conf": "verbose = 1\n", "secret": "hush"}
+
+
+class Daemon:
+    """A daemon that one provider runs in a sandbox."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox, self.provider = sandbox, DaemonProvider()
+        (port,) = find_free_ports(1)
+        self.url = f"http://127.0.0.1:{port}/"
+        unit = Unit(
+            name="echo",
+            command=("/usr/bin/python3", "-c", DAEMON, str(port), DIRECTORY),
+            ready=HttpReady(port=port, path="/"),
+            priority=50,
+            ports={"ports.echo": port},
+            files={CONFIG: LOADED["echo.conf"]},
+            directories=(DATA,),
+            reload_signal="HUP",
+        )
+        home = {"home": str(sandbox.home), "rootfs": str(sandbox.rootfs)}
+        self.props = {**home, **unit.model_dump(exclude_none=True), "secret_files": {SECRET: LOADED["secret"]}}
+        self.outs = self.provider.create(self.props).outs or {}
+
+    @property
+    def pid(self) -> int | None:
+        return self.sandbox.supervisor.status("echo").pid
+
+    def path(self, inside: str) -> Path:
+        return self.sandbox.host_path(inside)
+
+    def differs(self) -> bool:
+        return bool(self.provider.diff("echo", self.outs, self.props).changes)
+
+    def refreshed(self) -> dict[str, str]:
+        return drift(self.provider, dict(self.outs))
+
+    def repair(self) -> None:
+        self.outs = self.provider.update("echo", self.outs, self.props).outs or {}
+
+    def answer(self) -> str:
+        return httpx.get(self.url, trust_env=False).text
+
+
+def drift(provider: ResourceProvider, props: dict[str, Any]) -> dict[str, str]:
+    """Return the differences that a refresh reports."""
+    return dict((provider.read("id", props).outs or {}).get(DRIFT, {}))
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Sandbox]:
+    sandbox = Sandbox(tmp_path_factory.mktemp("drift") / "home", rootfs)
+    sandbox.start()
+    yield sandbox
+    sandbox.stop(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def daemon(sandbox: Sandbox) -> Daemon:
+    return Daemon(sandbox)
+
+
+def edit(path: Path) -> None:
+    path.write_text("edited")
+
+
+def swap_for_a_link(path: Path) -> None:
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+def swap_for_a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "file").touch()
+
+
+def swap_the_directory_for_a_link(path: Path) -> None:
+    directory = path.parent
+    shutil.rmtree(directory.parent / "moved", ignore_errors=True)
+    directory.rename(directory.parent / "moved")
+    directory.symlink_to("moved")
+
+
+DAMAGE: list[tuple[Callable[[Path], object], str]] = [
+    (Path.unlink, "is missing"),
+    (edit, "was changed"),
+    (swap_for_a_link, "is a symbolic link"),
+    (swap_for_a_directory, "is not a regular file"),
+    (swap_the_directory_for_a_link, "is a symbolic link"),
+]
+
+
+@pytest.mark.parametrize("file", [CONFIG, SECRET])
+@pytest.mark.parametrize(("damage", "problem"), DAMAGE)
+def test_another_content_is_found_and_repaired_with_a_reload(
+    daemon: Daemon, damage: Callable[[Path], object], problem: str, file: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert not daemon.differs()
+    assert daemon.refreshed() == {}
+    pid = daemon.pid
+
+    damage(daemon.path(file))
+
+    assert daemon.differs()
+    assert problem in capfd.readouterr().err
+    assert problem in daemon.refreshed().values()
+    daemon.repair()
+    assert not daemon.differs()
+    assert daemon.path(file).read_text() in LOADED.values()
+    assert not daemon.path(file).parent.is_symlink()
+    assert daemon.answer() == repr(LOADED)
+    assert daemon.pid == pid
+
+
+@pytest.mark.parametrize(("inside", "mode"), [(SECRET, 0o644), (CONFIG, 0o400), (DIRECTORY, 0o777), (DATA, 0o770)])
+def test_another_mode_is_found_and_repaired(daemon: Daemon, inside: str, mode: int) -> None:
+    daemon.path(inside).chmod(mode)
+    assert daemon.refreshed() == {
+        inside: f"has the mode {mode:04o}, not {0o700 if daemon.path(inside).is_dir() else 0o600:04o}"
+    }
+    assert daemon.differs()
+    daemon.repair()
+    assert not daemon.differs()
+
+
+def test_an_extra_file_of_a_directory_that_is_read_as_a_whole_is_removed(daemon: Daemon) -> None:
+    daemon.path(f"{DIRECTORY}/extra").write_text("more = 1")
+    assert daemon.differs()
+    assert daemon.refreshed() == {f"{DIRECTORY}/extra": "is not declared"}
+    daemon.repair()
+    assert not daemon.path(f"{DIRECTORY}/extra").exists()
+    assert daemon.answer() == repr(LOADED)
+
+
+def test_a_removed_directory_of_data_is_created(daemon: Daemon) -> None:
+    daemon.path(DATA).rmdir()
+    assert daemon.differs()
+    daemon.repair()
+    assert daemon.path(DATA).is_dir()
+
+
+def test_a_changed_start_script_restarts_the_daemon(daemon: Daemon) -> None:
+    pid = daemon.pid
+    daemon.path(f"{PROGRAMS}/echo.sh").write_text("#!/bin/sh\nsleep 1000\n")
+    assert daemon.differs()
+    daemon.repair()
+    assert not daemon.differs()
+    assert daemon.pid != pid
+
+
+def test_a_daemon_that_watches_its_secrets_is_not_reloaded(daemon: Daemon) -> None:
+    daemon.props["watches_secrets"] = True
+    edit(daemon.path(SECRET))
+    assert daemon.differs()
+    edit_seen = daemon.answer()
+    daemon.repair()
+    assert daemon.path(SECRET).read_text() == LOADED["secret"]
+    assert daemon.answer() == edit_seen
+    daemon.props.pop("watches_secrets")
+    daemon.repair()
+
+
+def test_a_content_that_was_written_before_the_state_is_no_drift(daemon: Daemon) -> None:
+    """As after a killed `up`, or a job that renews a certificate: the file is what the documents render now."""
+    daemon.path(SECRET).write_text("renewed")
+    renewed = {**daemon.props, "secret_files": {SECRET: "renewed"}}
+    assert not daemon.provider.diff("echo", {**daemon.outs, "secret_files": {SECRET: "renewed"}}, renewed).changes
+    daemon.repair()
+
+
+def test_after_a_refresh_the_state_forgets_a_difference_that_is_gone(daemon: Daemon) -> None:
+    kept = daemon.outs
+    daemon.outs = {**kept, DRIFT: {CONFIG: "is missing"}}
+    pid = daemon.pid
+    assert daemon.differs()
+    daemon.repair()
+    assert daemon.outs == kept
+    assert daemon.pid == pid
+
+
+def test_the_supervisors_own_files_are_repaired(daemon: Daemon) -> None:
+    sandbox, provider = daemon.sandbox, MachineProvider()
+    props: dict[str, Any] = {"home": str(sandbox.home), "rootfs": str(sandbox.rootfs), "stack": "project/local"}
+    assert not provider.diff("machine", props, props).changes
+    sandbox.host_path(CONFIGURATION_FILE).unlink()
+    sandbox.host_path(f"{PROGRAMS}/intruder.conf").write_text("[program:intruder]\ncommand=sleep 9\n")
+    assert set(drift(provider, props).values()) == {"is missing", "is not declared"}
+    assert provider.diff("machine", props, props).changes
+    provider.update("machine", props, props)
+    assert not provider.diff("machine", props, props).changes
+    assert daemon.pid
+
+
+def test_the_balancers_files_are_compared_with_the_rollout(sandbox: Sandbox) -> None:
+    home = {"home": str(sandbox.home), "rootfs": str(sandbox.rootfs)}
+    provider, props = WeightsProvider(), {**home, "weights": {"blue": 100.0, "green": 0.0}, "out": {}}
+    provider.create(props)
+    file = sandbox.host_path(weights_file(Paths()))
+    assert not provider.diff("weights", props, props).changes
+    file.write_text("blue 0\ngreen 100\n")
+    assert provider.diff("weights", props, props).changes
+    assert not drift(provider, props)  # a deployment sets weights without changing the state
+    file.unlink()
+    assert drift(provider, props)
+    provider.update("weights", props, props)
+    assert not provider.diff("weights", props, props).changes
+
+
+def test_a_token_that_others_can_read_is_generated_again(sandbox: Sandbox) -> None:
+    file = rollback_token_file(Paths())
+    props: dict[str, Any] = {"home": str(sandbox.home), "rootfs": str(sandbox.rootfs)}
+    first = token(sandbox, file)
+    assert not drift(SchedulerProvider(), props)
+    sandbox.host_path(file).chmod(0o644)
+    assert drift(SchedulerProvider(), props)
+    assert token(sandbox, file) != first
+    assert token(sandbox, file) == token(sandbox, file)

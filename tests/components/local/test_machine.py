@@ -1,0 +1,70 @@
+"""A machine is not created over the home of another stack or another state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.local.machine import MachineProvider
+from observatory.runtime import Sandbox
+from observatory.runtime.home import HomeError, set_in_state
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path, rootfs: Path) -> Iterator[Sandbox]:
+    sandbox = Sandbox(tmp_path / "home", rootfs)
+    yield sandbox
+    sandbox.stop(timeout=10)
+
+
+def props(sandbox: Sandbox, stack: str = "project/local") -> dict[str, Any]:
+    return {"home": str(sandbox.home), "rootfs": str(sandbox.rootfs), "stack": stack}
+
+
+def refusals(sandbox: Sandbox, stack: str = "project/local") -> str:
+    """Return why a machine that is new in the state is refused."""
+    return " ".join(failure.reason for failure in MachineProvider().check({}, props(sandbox, stack)).failures)
+
+
+def test_a_home_whose_daemons_run_is_refused_to_an_empty_state(sandbox: Sandbox) -> None:
+    provider = MachineProvider()
+    assert not refusals(sandbox)
+    provider.create(props(sandbox))
+    assert not refusals(sandbox)  # as after an `up` that was killed before the state had the machine
+    set_in_state(sandbox, in_state=True)
+    assert "Restore the state" in refusals(sandbox)
+    assert not provider.check(props(sandbox), props(sandbox)).failures
+    provider.delete("machine", props(sandbox))
+    assert not refusals(sandbox)  # as after a destroy, whose data the next `up` continues with
+
+
+def test_a_home_of_a_stopped_stack_is_refused_to_another_project(sandbox: Sandbox) -> None:
+    MachineProvider().create(props(sandbox))
+    sandbox.stop(timeout=10)
+    assert not refusals(sandbox)
+    assert "is the home of the stack project/local" in refusals(sandbox, "renamed/local")
+
+
+def test_another_home_is_refused_while_the_old_one_has_the_data(sandbox: Sandbox, tmp_path: Path) -> None:
+    provider = MachineProvider()
+    provider.create(props(sandbox))
+    renamed = props(Sandbox(tmp_path / "renamed", sandbox.rootfs), "project/renamed")
+    with pytest.raises(HomeError, match="would create an empty database"):
+        provider.diff("machine", props(sandbox), renamed)
+    sandbox.stop(timeout=10)
+    (tmp_path / "home").rename(tmp_path / "moved")  # as when the checkout is moved
+    assert provider.diff("machine", props(sandbox), renamed).replaces == ["home"]
+
+
+def test_a_state_without_the_stacks_name_gets_it(sandbox: Sandbox) -> None:
+    """As the states of 0.1.0."""
+    provider, news = MachineProvider(), props(sandbox)
+    olds = {key: value for key, value in news.items() if key != "stack"}
+    sandbox.start()
+    assert provider.diff("machine", olds, news).changes
+    provider.update("machine", olds, news)
+    assert not provider.diff("machine", news, news).changes
+    assert "is the home" in refusals(sandbox, "renamed/local")
