@@ -5,18 +5,21 @@ Owns the choice between the two, and the migrations that the plan's `Schema` wou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from observatory.engines import embedded as engine
 from observatory.engines.cli import automation
-from observatory.engines.embedded import DiagnosticEvent, Event, Result, Step
-from observatory.operations.stack_bootstrap import make_state
+from observatory.engines.embedded import DiagnosticEvent, Event, Result, StackOptions, Step
 from observatory.platforms import open_platform
 from observatory.platforms.engine_choice import choose_engine
 from observatory.platforms.errors import OperationError
-from observatory.platforms.platform import EngineChoice, EngineName
+from observatory.platforms.platform import EngineChoice, EngineName, Platform
 from observatory.platforms.stack_state import SCHEMA_TYPE, engine_options, state_options
 from observatory.progress import Reporter, silent, task
 from observatory.workspace import Workspace
@@ -64,8 +67,8 @@ class Plan:
 def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter = silent) -> Plan:
     """Return what `up` would change, and create nothing, not even what a stack needs before its program can run.
 
-    A new stack, and one that only the CLI can run where there is no CLI, is planned from the program alone. Only
-    `choice="cli"` creates an empty stack: the CLI cannot plan without one.
+    A new stack, and one that only the CLI can run where there is no CLI, is planned from the program alone. With
+    `choice="cli"` the CLI plans a new stack in a backend of its own, which is removed.
 
     Raises:
         SettingsError: the stack's configuration is wrong.
@@ -74,7 +77,7 @@ def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Repo
     """
     chosen, platform = choose_engine(choice), open_platform(workspace)
     exists = engine.exists(state_options(workspace))
-    by_cli = chosen == "cli" and (exists or choice == "cli" or platform.needs_plugins)
+    by_cli = chosen == "cli" and (exists or choice == "cli")
     offline = not by_cli and (not exists or platform.needs_plugins)
     notes: list[str] = [FROM_PROGRAM] if offline else []
 
@@ -84,8 +87,8 @@ def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Repo
 
     with task(report, "preview"):
         if by_cli:
-            make_state(platform)
-            result = automation.preview(engine_options(platform), on_event=listen)
+            with _state_to_plan_with(platform) as options:
+                result = automation.preview(options, on_event=listen)
         elif offline:
             result = engine.plan_offline(state_options(workspace), on_event=listen)
         else:
@@ -100,6 +103,22 @@ def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Repo
         migrations=migrations,
         schema=schema,
     )
+
+
+@contextmanager
+def _state_to_plan_with(platform: Platform) -> Iterator[StackOptions]:
+    """Yield the options of the stack, or of an empty one in a temporary backend where it does not exist."""
+    if engine.exists(state_options(platform.workspace)):
+        yield engine_options(platform)
+        return
+    passphrase = platform.workspace.passphrase_file
+    with tempfile.TemporaryDirectory(prefix="observatory-preview-") as directory:
+        yield replace(
+            state_options(platform.workspace),
+            backend=Path(directory) / "backend",
+            passphrase=passphrase.read_text() if passphrase.exists() else secrets.token_urlsafe(),
+            plugins=platform.needs_plugins,
+        )
 
 
 def _pending(workspace: Workspace, result: Result) -> tuple[PendingMigration, ...]:

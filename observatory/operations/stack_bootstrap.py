@@ -22,7 +22,6 @@ from observatory.engines import embedded as engine
 from observatory.engines.cli import automation
 from observatory.files.atomic import remove_abandoned, write_once
 from observatory.platforms import open_platform
-from observatory.platforms.platform import Platform
 from observatory.platforms.stack_state import engine_options, missing_passphrase, state_options
 from observatory.progress import Reporter, silent
 from observatory.workspace import Workspace
@@ -42,19 +41,10 @@ def bootstrap(workspace: Workspace, *, report: Reporter = silent) -> None:
     """
     platform = open_platform(workspace)
     _check_passphrase(workspace)
+    automation.remove_unused_salt(state_options(workspace))
     platform.prepare(report)
     _make_passphrase(workspace)
     workspace.access.create(_access_of_state(workspace) or AccessDocument.first(utc_now()))
-    engine.init(engine_options(platform))
-
-
-def make_state(platform: Platform) -> None:
-    """Create an empty stack with its passphrase, where there is none.
-
-    Raises:
-        OperationError: the passphrase of an existing stack is missing.
-    """
-    _make_passphrase(platform.workspace)
     engine.init(engine_options(platform))
 
 

@@ -74,7 +74,7 @@ def test_the_command_previews_staging_by_the_cli_and_the_document_in_its_bucket(
     cloud: Cloud, staging: Checkout, deliver: Deliver
 ) -> None:
     deliver(rollout())
-    plan = staging.json("preview", "-e", "staging")
+    plan = staging.json("preview", "-e", "staging", "--engine", "cli")
     assert plan["engine"] == "cli"
     assert not plan["offline"]
     assert set(plan["summary"]) == {"create"}
@@ -85,6 +85,7 @@ def test_the_command_previews_staging_by_the_cli_and_the_document_in_its_bucket(
     (actions,) = [change["new"] for change in rule["changes"] if change["path"] == "actions"]
     assert [group["weight"] for group in actions[0]["forward"]["targetGroups"]] == [WEIGHTS["blue"], WEIGHTS["green"]]
     assert not any("first values" in note for note in plan["notes"])
+    assert not (staging.root / ".observatory/backend").exists()
 
 
 @pytest.mark.usefixtures("cloud")
@@ -92,7 +93,7 @@ def test_without_credentials_the_cli_plans_nothing_that_is_only_assumed(
     staging: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    said = staging.run("preview", "-e", "staging", expect=1).stderr
+    said = staging.run("preview", "-e", "staging", "--engine", "cli", expect=1).stderr
     assert "s3://llm-observatory-releases-444455556666/rollout/staging.json" in said
     assert "Unable to locate credentials" in said
 

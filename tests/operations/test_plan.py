@@ -46,6 +46,15 @@ def test_a_preview_of_a_new_local_stack_by_the_cli_creates_nothing(fresh: Checko
     assert made(fresh) == []
 
 
+@pytest.mark.cli
+def test_a_preview_of_a_new_aws_stack_by_the_cli_needs_no_credentials_and_creates_nothing(fresh: Checkout) -> None:
+    before = (fresh.root / "Pulumi.production.yaml").read_bytes()
+    plan = fresh.json("preview", "-e", "production", AWS_ENDPOINT_URL="http://127.0.0.1:1")
+    assert plan["offline"]
+    assert made(fresh) == []
+    assert (fresh.root / "Pulumi.production.yaml").read_bytes() == before
+
+
 def test_a_wrong_setting_is_reported_before_planning(fresh: Checkout, tmp_path: Path) -> None:
     shutil.copytree(fresh.root, tmp_path / "wrong")
     wrong = Checkout(root=tmp_path / "wrong", environment={"PYTHONPATH": str(tmp_path / "wrong")})

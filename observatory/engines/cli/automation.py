@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from observatory.engines.cli.events import MASK, EventCollector
 from observatory.engines.embedded import (
@@ -24,9 +27,13 @@ from observatory.engines.embedded import (
     StateError,
     StepFailed,
     clear_locks,
+    exists,
+    init,
 )
 from observatory.engines.providers.plugin import install, missing_plugins
+from observatory.files.atomic import write_file
 
+SALT = "encryptionsalt"
 _INCOMPLETE_HASH = "failed to load checkpoint: EOF"
 
 
@@ -82,9 +89,42 @@ def remove_salt(config_file: Path) -> None:
     if not config_file.exists():
         return
     lines = config_file.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if not line.startswith("encryptionsalt:")]
+    kept = [line for line in lines if not line.startswith(f"{SALT}:")]
     if kept != lines:
         config_file.write_text("".join(kept), encoding="utf-8")
+
+
+def remove_unused_salt(options: StackOptions) -> None:
+    """Remove the salt of a stack file whose stack does not exist, if the file has no secret: it fits no passphrase.
+
+    A stack file that was copied from another checkout has such a salt.
+    """
+    config_file = _config_file(options)
+    if config_file.exists() and not exists(options) and "secure:" not in config_file.read_text(encoding="utf-8"):
+        remove_salt(config_file)
+
+
+@contextmanager
+def _unchanged(config_file: Path) -> Iterator[None]:
+    """Keep the tracked configuration file as it is while the CLI runs, which adds the salt and formats it again.
+
+    A change of its settings meanwhile stays.
+    """
+    remove_salt(config_file)
+    before = config_file.read_bytes() if config_file.exists() else None
+    try:
+        yield
+    finally:
+        remove_salt(config_file)
+        after = config_file.read_bytes() if config_file.exists() else None
+        if before is None and after is not None and not after.strip():
+            config_file.unlink()
+        elif before is not None and after not in {None, before} and yaml.safe_load(after) == yaml.safe_load(before):
+            write_file(config_file, before, mode=config_file.stat().st_mode & 0o7777)
+
+
+def _config_file(options: StackOptions) -> Path:
+    return options.config_file or options.cwd / f"Pulumi.{options.stack}.yaml"
 
 
 def end_killed_run(options: StackOptions, on_event: OnEvent | None) -> None:
@@ -104,19 +144,24 @@ def _run(options: StackOptions, on_event: OnEvent | None, operate: Callable[[Any
 
     from observatory.engines.cli.command import SessionCommand  # noqa: PLC0415 - imports the SDK
 
+    class Workspace(automation.LocalWorkspace):
+        """Selects no stack: every command names its own, and the user's selection stays."""
+
+        def select_stack(self, stack_name: str) -> None:
+            """Do nothing."""
+
     started = time.monotonic()
     collector = EventCollector(on_event or (lambda _event: None))
-    configuration = options.config_file or options.cwd / f"Pulumi.{options.stack}.yaml"
-    remove_salt(configuration)
+    init(options)  # `pulumi stack init` would select the stack
     variables = {
         **environment(options.backend, plugins=options.plugins),
         "PULUMI_CONFIG_PASSPHRASE": options.passphrase,
     }
     command = SessionCommand()
     try:
-        with command.stoppable():
-            workspace = automation.LocalWorkspace(work_dir=str(options.cwd), env_vars=variables, pulumi_command=command)
-            stack = automation.Stack.create_or_select(options.stack, workspace)
+        with command.stoppable(), _unchanged(_config_file(options)):
+            workspace = Workspace(work_dir=str(options.cwd), env_vars=variables, pulumi_command=command)
+            stack = automation.Stack.select(options.stack, workspace)
             operate(stack, collector.take)
             outputs = stack.outputs()
     except automation.errors.ConcurrentUpdateError as error:
@@ -126,8 +171,6 @@ def _run(options: StackOptions, on_event: OnEvent | None, operate: Callable[[Any
     except Interrupted as error:
         error.result = Result(steps=tuple(collector.steps))
         raise
-    finally:
-        remove_salt(configuration)
     return Result(
         steps=tuple(collector.steps),
         outputs={name: MASK if output.secret else output.value for name, output in outputs.items()},

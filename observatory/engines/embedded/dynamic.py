@@ -108,6 +108,8 @@ class DynamicProvider(Provider):
         request = getattr(protocol("provider_pb2"), f"{method}Request")(**fields)
         try:
             return from_struct(getattr(self._stub, method)(request))
+        except ValueError as error:
+            raise ProviderError(f"the provider returned a property that no state can have: {error}") from error
         except grpc.RpcError as error:
             call = cast("grpc.Call", error)
             detail = call.details() or ""

@@ -15,7 +15,7 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from pulumi.runtime.proto import alias_pb2, engine_pb2, resource_pb2
 
 from observatory.engines.embedded.deployment import Deployment, Goal
-from observatory.engines.embedded.errors import UnsupportedError
+from observatory.engines.embedded.errors import ProgramError, UnsupportedError
 from observatory.engines.embedded.events import Emitter, Severity
 from observatory.engines.embedded.provider import INTERNAL_KEY, PROVIDER_TYPE
 from observatory.engines.embedded.snapshot import State
@@ -71,7 +71,7 @@ class Monitor:
 
     def RegisterResourceOutputs(self, request: resource_pb2.RegisterResourceOutputsRequest) -> empty_pb2.Empty:  # noqa: N802
         """Set a component's outputs."""
-        self._deployment.register_outputs(request.urn, from_struct(request.outputs))
+        self._deployment.register_outputs(request.urn, _properties(request.outputs, f"outputs of {_name(request.urn)}"))
         return _EMPTY
 
     def RegisterPackage(self, request: resource_pb2.RegisterPackageRequest) -> resource_pb2.RegisterPackageResponse:  # noqa: N802
@@ -168,9 +168,16 @@ class Engine:
         raise UnsupportedError(f"require_pulumi_version({request.pulumi_version_range!r})")
 
 
+def _properties(message: Message, what: str) -> Properties:
+    try:
+        return from_struct(message)
+    except ValueError as error:
+        raise ProgramError(f"{what}: {error}") from error
+
+
 def _inputs(request: resource_pb2.RegisterResourceRequest) -> Properties:
     """Return a resource's inputs; those of a provider include the version of its plugin, as in the CLI."""
-    inputs = from_struct(request.object)
+    inputs = _properties(request.object, f"inputs of {request.name}")
     if request.type.startswith(PROVIDER_TYPE) and request.version:
         return {**inputs, INTERNAL_KEY: {}, "version": request.version}
     return inputs

@@ -29,6 +29,7 @@ from observatory.engines.embedded.values import Properties, is_secret, reveal
 
 # Threads of the program for each resource worked on at once, as in the CLI's launcher; they wait for steps.
 _THREADS_PER_STEP = 4
+_LIBRARY = Path(__file__).parent
 
 
 def run_program(main: Path, settings: pulumi.runtime.Settings, config: Properties, emit: Emitter) -> None:
@@ -126,9 +127,13 @@ class _ProgramStream(io.TextIOBase):
 
 
 def _own_traceback(error: BaseException, directory: Path) -> str:
-    """Return the error's traceback from the program's first frame on."""
+    """Return the error's traceback from the program's first frame on; the error alone if it is in none of them."""
     frame = error.__traceback__
-    while frame is not None and not Path(frame.tb_frame.f_code.co_filename).is_relative_to(directory):
+    while frame is not None and not _is_of_program(Path(frame.tb_frame.f_code.co_filename), directory):
         frame = frame.tb_next
-    lines = traceback.format_exception(type(error), error, frame or error.__traceback__, chain=False)
-    return "".join(lines).rstrip()
+    return "".join(traceback.format_exception(type(error), error, frame, chain=False)).rstrip()
+
+
+def _is_of_program(file: Path, directory: Path) -> bool:
+    """Return whether a file is the program's and not this library's or an installed one, which may be beside it."""
+    return file.is_relative_to(directory) and "site-packages" not in file.parts and not file.is_relative_to(_LIBRARY)

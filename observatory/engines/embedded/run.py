@@ -114,6 +114,8 @@ def _prepare(  # noqa: PLR0917 - called once
     snapshot = Snapshot(files, latest, passphrase=passphrase, salt=project.salt, read_only=preview)
     if kind in _PROGRAM:
         import pulumi.runtime  # noqa: F401, PLC0415 - slow; runs beside the above
+
+        snapshot.verify()  # before the settings of the stack file are decrypted
     return Deployment(
         snapshot=snapshot,
         stack=options.stack,

@@ -14,11 +14,16 @@ from functools import cached_property
 from typing import Any
 
 from observatory.engines.embedded.backend import StackFiles, now
-from observatory.engines.embedded.errors import StateError, UnsupportedError
+from observatory.engines.embedded.errors import PassphraseError, StateError, UnsupportedError
 from observatory.engines.embedded.secrets import Crypter
 from observatory.engines.embedded.values import SECRET, SIGNATURE, is_secret, make_secret, parts, transform
 
 STACK_TYPE = "pulumi:pulumi:Stack"
+_FOREIGN_SALT = (
+    "the `encryptionsalt` in Pulumi.{stack}.yaml belongs to another passphrase, for example that of another checkout; "
+    "nothing was changed. Remove the line and set the secrets of that file again (`pulumi config set --secret`), or set "
+    "PULUMI_CONFIG_PASSPHRASE_FILE to the passphrase that the file was written with"
+)
 _REQUIRED = {"urn", "custom", "type"}  # written even when empty
 _FLAGS = ("custom", "delete", "external", "pendingReplacement", "protect", "retainOnDelete", "taint")
 _TEXTS = ("id", "parent", "provider", "deletedWith")
@@ -126,6 +131,7 @@ class Snapshot:
         old_salt = (manager.get("state") or {}).get("salt")
         self._reader = Crypter(passphrase, old_salt or salt)
         self.crypter = Crypter(passphrase, salt) if salt and old_salt and salt != old_salt else self._reader
+        self._has_file_salt = bool(salt) and (self.crypter is not self._reader or not old_salt)
         self._files, self._latest, self._read_only = files, latest, read_only
         self._lock, self._write_lock = threading.Lock(), threading.Lock()
         self._news: list[State] = []
@@ -133,10 +139,24 @@ class Snapshot:
         self._renamed: dict[str, str] = {}
         self._version = self._written = 0
 
+    def verify(self) -> None:
+        """Check the passphrase against the salts of the stack file and the state.
+
+        Raises:
+            PassphraseError: it is wrong, or the stack file's salt belongs to another one.
+        """
+        try:
+            self.crypter.verify()
+        except PassphraseError as error:
+            if self._has_file_salt:
+                raise PassphraseError(_FOREIGN_SALT.format(stack=self._files.stack)) from error
+            raise
+        self._reader.verify()
+
     @cached_property
     def olds(self) -> list[State]:
         """The old resources that no step of this run has dealt with yet, dependencies first."""
-        self._reader.verify()
+        self.verify()
         return [self._decode(raw) for raw in self._latest.get("resources") or []]
 
     @cached_property
@@ -215,6 +235,7 @@ class Snapshot:
             if self._written >= requested:
                 return
             if not self._written:
+                self.verify()
                 self._files.back_up()
             with self._lock:
                 version, (document, features) = self._version, self._document()

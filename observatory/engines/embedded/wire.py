@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -21,10 +23,33 @@ def from_struct(message: Message) -> Properties:
     """Return a protobuf structure as property values, and another message as its fields by their JSON names.
 
     Raises:
+        ValueError: a number in it is not finite; the message has its place.
         UnsupportedError: it contains an asset or an archive.
     """
+    if place := next(_not_finite(message, ""), None):
+        raise ValueError(f"{place}: a state has finite numbers only; use None or a text")
     properties: Properties = transform(json_format.MessageToDict(message), _plain)
     return properties
+
+
+def _not_finite(message: Message, place: str) -> Iterator[str]:
+    """Yield each number of a message, in whatever depth, that JSON cannot express, with its place and value."""
+    if isinstance(message, struct_pb2.Value):
+        kind = message.WhichOneof("kind")
+        if kind == "number_value" and not math.isfinite(message.number_value):
+            yield f"{place} is {message.number_value}"
+        elif kind in {"struct_value", "list_value"}:
+            yield from _not_finite(getattr(message, kind), place)
+    elif isinstance(message, struct_pb2.Struct):
+        for key, value in message.fields.items():
+            yield from _not_finite(value, f"{place}.{key}" if place else key)
+    elif isinstance(message, struct_pb2.ListValue):
+        for number, value in enumerate(message.values):
+            yield from _not_finite(value, f"{place}[{number}]")
+    else:
+        for _, value in message.ListFields():
+            if isinstance(value, struct_pb2.Struct):
+                yield from _not_finite(value, place)
 
 
 def to_struct(properties: Properties) -> struct_pb2.Struct:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from tests.engines.embedded.lab import HELD, STACK, TIMEOUT_S, Lab, eventually
 
 pytestmark = pytest.mark.cli
 
-CONFIG = "# A comment that stays.\nconfig:\n  lab:size: large # and another\n"
+CONFIG = "# A comment that stays.\nconfig:\n    'lab:size':   \"large\"  # and another\n\n"  # the CLI formats it again
 RUN = """
 import sys
 from observatory.engines.cli import automation
@@ -87,6 +88,15 @@ def test_only_the_salt_is_removed_from_the_configuration(lab: Lab) -> None:
     (lab.project / f"Pulumi.{STACK}.yaml").write_text(f"encryptionsalt: {salt}\n{CONFIG}")
     automation.preview(lab.options)
     assert configuration(lab) == CONFIG
+
+
+def test_no_stack_is_selected(lab: Lab) -> None:
+    lab.program('Thing("a")\n')
+    lab.pulumi("stack", "init", "mine")
+    automation.preview(lab.options)
+    automation.up(lab.options)
+    listed = json.loads(lab.pulumi("stack", "ls", "--json").stdout)
+    assert {each["name"]: each["current"] for each in listed} == {"mine": True, STACK: False}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -53,6 +53,10 @@ a = Thing("a", rep="{rep}")
 Thing("b", Options(deleted_with=a))
 Thing("c", Options(replace_with=[a]))
 """
+DELETED_WITH = """
+a = Thing("a", Options(delete_before_replace=True), rep="{rep}")
+Thing("b", Options(deleted_with=a))
+"""
 GROUPED = """
 Group("{name}", Options(aliases=[{alias}]))
 """
@@ -117,6 +121,13 @@ CASES: dict[str, list[Phase]] = {
             does={f"{step} {name}" for step in ("create-replacement", "replace", "delete-replaced") for name in "abc"},
         ),
         Phase(program="", does={"delete a", "delete b", "delete c"}),
+    ],
+    "deleted with a resource that is deleted first": [
+        Phase(program=DELETED_WITH.format(rep="1"), does={"create lab-dev", "create a", "create b"}),
+        Phase(
+            program=DELETED_WITH.format(rep="2"),
+            does={f"{step} {name}" for step in ("create-replacement", "replace", "delete-replaced") for name in "ab"},
+        ),
     ],
     "components and aliases": [
         Phase(

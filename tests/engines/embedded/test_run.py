@@ -118,3 +118,31 @@ def test_a_provider_that_exits_fails_its_step(lab: Lab) -> None:
     assert "host" in outcome.message
     assert "died" in outcome.message
     assert lab.names() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('pulumi.export("v", float("nan"))', "outputs of lab-dev: v is nan: a state has finite numbers only"),
+        ('pulumi.export("v", {"a": [1, float("-inf")]})', "outputs of lab-dev: v.a[1] is -inf: a state"),
+        ('Thing("a", size=1, key=float("inf"))', "inputs of a: key is inf: a state has finite numbers only"),
+        ('pulumi.export("v", object())', "unexpected input of type object for v"),
+    ],
+)
+def test_a_value_that_no_state_can_have_is_refused_by_name(lab: Lab, body: str, message: str) -> None:
+    lab.program(body)
+    outcome = lab.embedded("up")
+    assert message in outcome.message
+    assert "Traceback" not in outcome.message
+    assert not lab.embedded("preview").outputs
+
+
+def test_a_resource_that_is_deleted_with_a_replaced_one_is_not_deleted_itself(lab: Lab) -> None:
+    program = 'a = Thing("a", Options(delete_before_replace=True), rep="{rep}")\nThing("b", Options(deleted_with=a))\n'
+    lab.program(program.format(rep="1"))
+    assert not lab.embedded("up").failed
+    lab.program(program.format(rep="2"))
+    outcome = lab.embedded("up")
+    deleted = [call[-1]["name"] for call in map(json.loads, outcome.calls) if call[0] == "delete"]
+    assert deleted == ["a"]
+    assert {"delete-replaced b", "create-replacement b"} <= set(outcome.steps)

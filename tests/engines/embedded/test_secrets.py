@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import traceback
+from pathlib import Path
 
 import pytest
 
 from observatory.engines import embedded as engine
+from observatory.engines.cli.automation import remove_unused_salt
 from observatory.engines.embedded import StackOptions
+from observatory.engines.embedded.secrets import Crypter
 from tests.engines.embedded.lab import STACK, TWO, Lab
+
+FOREIGN = Crypter("another passphrase").salt
 
 
 def test_another_secrets_provider_is_refused_by_name(lab: Lab) -> None:
@@ -71,3 +76,32 @@ def test_the_cli_uses_a_salt_in_the_state_only(lab: Lab) -> None:
     lab.embedded("up")
     assert lab.cli("up").steps == []
     assert lab.embedded("up").steps == []
+
+
+@pytest.mark.parametrize(
+    "config", [f"encryptionsalt: {FOREIGN}\n", f"config:\n  lab:a: b\nencryptionsalt: {FOREIGN}\n"]
+)
+def test_a_salt_of_another_passphrase_is_named_and_nothing_is_written(tmp_path: Path, config: str) -> None:
+    lab = Lab(tmp_path, config=config)
+    lab.program(TWO)
+    for operation in (engine.init, engine.up, engine.preview):
+        with pytest.raises(engine.PassphraseError, match=r"`encryptionsalt` in Pulumi\.dev\.yaml belongs to another"):
+            operation(lab.options)
+    assert not lab.checkpoint.exists()
+    remove_unused_salt(lab.options)  # as `observatory up` does
+    assert lab.embedded("up").steps
+
+
+def test_a_salt_that_decrypts_settings_or_a_state_is_not_removed(tmp_path: Path) -> None:
+    config = f"config:\n  lab:a:\n    secure: v1:x:y\nencryptionsalt: {FOREIGN}\n"
+    lab = Lab(tmp_path, config=config)
+    remove_unused_salt(lab.options)
+    file = lab.project / f"Pulumi.{STACK}.yaml"
+    assert file.read_text() == config
+    file.write_text("")
+    lab.program(TWO)
+    lab.embedded("up")
+    file.write_text(f"encryptionsalt: {FOREIGN}\n")
+    remove_unused_salt(lab.options)
+    assert file.read_text()
+    assert "belongs to another passphrase" in lab.embedded("up").message

@@ -107,6 +107,25 @@ def test_the_server_log_contains_no_password(provider: PostgresqlProvider, site:
     assert password not in log
 
 
+def test_a_role_is_read_by_its_id_alone(provider: PostgresqlProvider, site: Site) -> None:
+    """As by `pulumi import` and `Role.get`."""
+    name = f"{site.prefix}app"
+    _, inputs, outputs = create(provider, ROLE, name=name, login=True, connectionLimit=7)
+    id_, found, given = provider.read(ROLE, name, {}, {})
+    assert (id_, found) == (name, outputs)
+    assert {key: value for key, value in given.items() if key != DEFAULTS_KEY} == {
+        "name": name, "login": True, "connectionLimit": 7,
+    }  # fmt: skip
+    assert not provider.diff(ROLE, id_, given, found, inputs).changes
+    assert provider.read(ROLE, f"{name}_missing", {}, {}) == ("", {}, {})
+
+
+@pytest.mark.parametrize("urn", [GRANT, DEFAULTS])
+def test_a_resource_whose_id_says_too_little_is_refused_by_name(provider: PostgresqlProvider, urn: str) -> None:
+    with pytest.raises(ProviderError, match="cannot be read by its id"):
+        provider.read(urn, "some_id", {}, {})
+
+
 def test_a_superuser_detects_a_password_changed_outside_the_stack(site: Site) -> None:
     provider = PostgresqlProvider()
     provider.configure({"host": str(site.server.socket_directory), "port": site.server.port, "username": "postgres"})

@@ -54,11 +54,13 @@ class Replacement:
         self._operations.create_replacement(new, old, diff.replaces)
 
     def _delete_first(self, old: State) -> None:
-        for dependent in reversed(self._dependents(old)):
+        dependents = self._dependents(old)
+        if not old["pendingReplacement"]:
+            self._registry.mark_deleted([old.urn])  # before its dependents: some are deleted with it
+        for dependent in reversed(dependents):
             mark = "" if dependent["delete"] else "pendingReplacement"
             self._operations.delete(dependent, "delete-replaced", mark)
         if not old["pendingReplacement"]:
-            self._registry.mark_deleted([old.urn])
             self._operations.delete(old, "delete-replaced", mark="pendingReplacement")
 
     def _dependents(self, root: State) -> list[State]:

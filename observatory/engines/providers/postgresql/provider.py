@@ -63,13 +63,21 @@ class PostgresqlProvider(Provider):
         return self._apply(urn, news, outputs)
 
     def read(self, urn: str, id_: str, inputs: Properties, outputs: Properties) -> tuple[str, Properties, Properties]:
-        """Read the resource from the server."""
+        """Read the resource from the server; by its id alone where the engine has nothing else (`get`, `import`)."""
         resource_type = _resource_type(urn)
-        with self._transaction(urn, resource_type.database_of(outputs)) as connection:
-            found = resource_type.read(connection, outputs)
+        known = outputs or inputs or resource_type.named_by(id_)
+        if not known:
+            kind = type(resource_type).__name__
+            raise ProviderError(
+                f"a {kind} cannot be read by its id ({id_}); declare it, and `up` adopts the existing one"
+            )
+        with self._transaction(urn, resource_type.database_of(known)) as connection:
+            found = resource_type.read(connection, known)
         if found is None:
             return "", {}, {}
         found = resource_type.outputs(found)
+        if not inputs:
+            return id_, found, _given(resource_type, found)
         drifted = resource_type.diff(found, inputs).changed
         current = {key: found.get(key, value) if key in drifted else value for key, value in inputs.items()}
         return id_, found, current
@@ -106,6 +114,15 @@ class PostgresqlProvider(Provider):
             "sslmode": config.get("sslmode"),
             "sslrootcert": config.get("sslrootcert"),
         }
+
+
+def _given(resource_type: ResourceType, found: Properties) -> Properties:
+    """Return the inputs that a program must give to declare what was found: those that are not defaults."""
+    selected = resource_type.select_inputs(found)
+    given = {
+        key: value for key, value in selected.items() if (value or None) != (resource_type.defaults.get(key) or None)
+    }
+    return {DEFAULTS_KEY: sorted(selected.keys() - given.keys()), **given}
 
 
 def _resource_type(urn: str) -> ResourceType:

@@ -76,6 +76,10 @@ class ResourceType(ABC):
     def id_of(self, inputs: Inputs) -> str:
         """Return the resource's id."""
 
+    def named_by(self, id_: str) -> Properties | None:  # noqa: ARG002 - of the interface
+        """Return the properties that an id says of a resource; None if that is not enough to read it."""
+        return None
+
     @abstractmethod
     def apply(self, connection: psycopg.Connection, inputs: Inputs, before: Inputs | None) -> None:
         """Apply the inputs, in the open transaction; `before` has the old outputs, None for a creation."""

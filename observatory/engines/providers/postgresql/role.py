@@ -66,6 +66,10 @@ class Role(ResourceType):
         """Return the name."""
         return str(inputs["name"])
 
+    def named_by(self, id_: str) -> Properties:
+        """Return the name, which is the id."""
+        return {"name": id_}
+
     def apply(self, connection: psycopg.Connection, inputs: Inputs, before: Inputs | None) -> None:
         """Create or adopt the role, then apply its attributes, memberships, settings and password."""
         declared, name = self.complete(inputs), str(inputs["name"])
