@@ -16,6 +16,10 @@ REMOVAL_BEGUN = (
     "the data of the stack {stack!r} was removed, but `observatory down` was interrupted before it finished: run "
     "`observatory down` to finish, or `observatory up` to finish and create the stack again"
 )
+NOT_PREPARED = (
+    "the stack {stack!r} has no {what} yet, and `pulumi` builds none: run `observatory bootstrap -e {stack}` first "
+    "(.venv/bin/observatory; `make up` does both)"
+)
 NOT_BUILT = "0" * 64
 
 
@@ -44,6 +48,15 @@ def digest(workspace: Workspace, version: str) -> str:
     return workspace.releases.manifest(version).sha256
 
 
+def check_prepared(workspace: Workspace, settings: StackSettings) -> None:
+    """Check that a local stack has what `observatory bootstrap` builds; a plan needs none of it."""
+    if pulumi.runtime.is_dry_run() or settings.platform != "local":
+        return
+    missing = {"root filesystem": not workspace.rootfs.exists(), "release": not workspace.releases.versions()}
+    if what := " and no ".join(name for name, is_missing in missing.items() if is_missing):
+        raise pulumi.RunError(NOT_PREPARED.format(stack=workspace.stack, what=what))
+
+
 def main() -> None:
     """Declare the stack; a user's error is printed without a traceback."""
     try:
@@ -58,6 +71,7 @@ def declare_stack() -> None:
     workspace = Workspace(root=Path(__file__).resolve().parent, stack=pulumi.get_stack())
     if workspace.discarded:
         raise pulumi.RunError(REMOVAL_BEGUN.format(stack=workspace.stack))
+    check_prepared(workspace, settings)
     for name, value in declare(workspace, settings, live_or_first(workspace, settings)).items():
         pulumi.export(name, value)
 

@@ -11,6 +11,7 @@ from observatory.delivery.releases import ReleaseStore
 from observatory.documents.logins import AccessStore
 from observatory.documents.rollout import FileRolloutStore
 from observatory.runtime import Progress, Sandbox, ensure_rootfs, rootfs_path
+from observatory.settings import StackSettings, load_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,24 @@ class Workspace:
     def config_file(self) -> Path:
         """The stack's configuration."""
         return self.root / f"Pulumi.{self.stack}.yaml"
+
+    def load_settings(self) -> StackSettings:
+        """Return the stack's settings, secrets decrypted with the stack's passphrase.
+
+        Raises:
+            SettingsError: the stack's configuration is wrong.
+        """
+        return load_file(self.config_file, self._decrypt)
+
+    def _decrypt(self, ciphertext: str) -> str:
+        from observatory.engines import embedded  # noqa: PLC0415 - few stacks have secret settings
+
+        try:
+            passphrase = self.passphrase_file.read_text()
+        except FileNotFoundError:
+            raise embedded.PassphraseError(f"{self.passphrase_file} is missing") from None
+        options = embedded.StackOptions(cwd=self.root, stack=self.stack, backend=self.backend, passphrase=passphrase)
+        return embedded.decrypt_setting(options, ciphertext)
 
     @property
     def migrations(self) -> Path:

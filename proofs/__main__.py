@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from proofs import crash, delivery, migrations, workflow
+from proofs import crash, delivery, migrations, sequences, workflow
 from proofs.record import Outcome, record
 
 # A proof takes how many rounds to make, and that one of so many cases is enough for each; another proof is a line here.
@@ -17,6 +17,7 @@ PROOFS: dict[str, Callable[[int, int], Outcome]] = {
     "delivery": delivery.prove_faults,
     "delivery-kill": delivery.prove_kills,
     "workflow-kill": workflow.prove_kills,
+    "sequences": sequences.prove,
 }
 
 

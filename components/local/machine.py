@@ -200,7 +200,7 @@ def _foreign(props: Mapping[str, Any]) -> str | None:
     try:
         check_unclaimed(sandbox_of(props), props["stack"])
     except HomeError as error:
-        return f"{error}. {error.remedy}"
+        return str(error)
     return None
 
 

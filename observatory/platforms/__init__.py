@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from observatory.settings import StackSettings, load_file
+from observatory.settings import StackSettings
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def open_platform(workspace: Workspace) -> Platform:
     Raises:
         SettingsError: the stack's configuration is wrong.
     """
-    return platform_of(workspace, load_file(workspace.config_file))
+    return platform_of(workspace, workspace.load_settings())
 
 
 def platform_of(workspace: Workspace, settings: StackSettings) -> Platform:

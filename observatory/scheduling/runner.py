@@ -21,7 +21,6 @@ from observatory.interruption import interruptible
 from observatory.nodes.host_jobs import HostJob, host_jobs
 from observatory.runtime import RuntimeFault
 from observatory.scheduling.records import JobRecord, RecordStore, RunResult
-from observatory.settings import load_file
 from observatory.workspace import Workspace
 
 STOP_SECONDS = 20  # from SIGTERM until a job is killed
@@ -51,7 +50,7 @@ def run_job(workspace: Workspace, name: str) -> JobRecord:
         JobFailedError: it failed or took longer than its timeout; the record has the result too.
         KeyboardInterrupt: this process received SIGINT or SIGTERM; the job is stopped first.
     """
-    jobs = {job.name: job for job in host_jobs(load_file(workspace.config_file))}
+    jobs = {job.name: job for job in host_jobs(workspace.load_settings())}
     if name not in jobs:
         raise UnknownJobError(f"no job {name!r} (jobs: {', '.join(jobs)})")
     store = RecordStore(sandbox=workspace.sandbox)

@@ -32,7 +32,6 @@ from observatory.scheduling.records import JobRecord, RecordStore, RunResult, lo
 from observatory.scheduling.runner import STOP_SECONDS
 from observatory.scheduling.scheduler_process import NAME, lock_file
 from observatory.scheduling.webhook import TakeAlerts, serve, token
-from observatory.settings import load_file
 from observatory.waiting import wait_until
 from observatory.workspace import Workspace
 
@@ -53,7 +52,7 @@ def run_scheduler(workspace: Workspace, take_alerts: TakeAlerts) -> None:
         SettingsError: the stack's configuration is wrong.
         SchedulerRunningError: the stack's scheduler is already running.
     """
-    settings = load_file(workspace.config_file)
+    settings = workspace.load_settings()
     jobs = host_jobs(settings)
     try:
         with locks.claim(lock_file(workspace.sandbox)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -26,6 +26,7 @@ TEXT_KEYS = ("encryptionsalt", "encryptedkey", "secretsprovider")
 FOREIGN_NAMESPACES = ("pulumi", "aws", "kubernetes", "postgresql")
 
 StackSettings: TypeAlias = LocalSettings | AwsSettings
+Decrypt: TypeAlias = Callable[[str], str]
 # The discriminator `platform` selects the model here, so that only one of the two is built: that takes 20 ms.
 _MODELS: Mapping[str, type[LocalSettings] | type[AwsSettings]] = {"local": LocalSettings, "aws": AwsSettings}
 
@@ -153,14 +154,41 @@ def _nested_lines(node: yaml.Node | None, above: str) -> Iterator[tuple[str, int
         yield from _nested_lines(value, f"{dotted}.")
 
 
-def load_file(path: Path) -> StackSettings:
+def load_file(path: Path, decrypt: Decrypt | None = None) -> StackSettings:
     """Return the settings of a stack's configuration file.
+
+    Args:
+        path: of the file.
+        decrypt: returns the text of a value that `pulumi config set --secret` has stored.
 
     Raises:
         SettingsError: an unknown, mistyped or contradictory setting; names file, line, key and what was expected.
     """
     file = ConfigFile.read(path)
-    return _validate(file.values, file.path.name, file.lines)
+    secret: set[str] = set()
+
+    def plain(value: Any, key: str) -> Any:
+        if isinstance(value, dict) and list(value) == ["secure"]:
+            secret.add(key)
+            return _decode(_decrypted(str(value["secure"]), _place(key, path.name, file.lines), key, decrypt))
+        return (
+            {name: plain(each, f"{key}.{name}") for name, each in value.items()} if isinstance(value, dict) else value
+        )
+
+    values = {key: plain(value, key) for key, value in file.values.items()}
+    return _validate(values, file.path.name, file.lines, secret)
+
+
+def _decrypted(ciphertext: str, place: str, key: str, decrypt: Decrypt | None) -> str:
+    try:
+        if decrypt is None:
+            raise SettingsError("the stack's passphrase is not used here")
+        return decrypt(ciphertext)
+    except ObservatoryError as error:
+        raise SettingsError(
+            f"{place}: {PROJECT}:{key}: the secret cannot be decrypted: {error}",
+            remedy=f"Set it again: `pulumi config set --secret {PROJECT}:{key}`.",
+        ) from error
 
 
 def load_program() -> StackSettings:
@@ -170,10 +198,11 @@ def load_program() -> StackSettings:
         SettingsError: as `load_file`, without lines, since the engine passes values only.
     """
     import pulumi  # noqa: PLC0415 - the command reads settings without the SDK
-    from pulumi.runtime.config import CONFIG  # noqa: PLC0415
+    from pulumi.runtime.config import CONFIG, is_config_secret  # noqa: PLC0415
 
     values = {_own_key(key): _decode(value) for key, value in CONFIG.get().items() if _own_key(key)}
-    return _validate(values, f"Pulumi.{pulumi.get_stack()}.yaml", {})
+    secret = {_own_key(key) for key in CONFIG.get() if is_config_secret(key)}
+    return _validate(values, f"Pulumi.{pulumi.get_stack()}.yaml", {}, secret)
 
 
 def _decode(value: Any) -> Any:
@@ -184,7 +213,7 @@ def _decode(value: Any) -> Any:
         return value
 
 
-def _validate(values: Mapping[str, Any], file: str, lines: Mapping[str, int]) -> StackSettings:
+def _validate(values: Mapping[str, Any], file: str, lines: Mapping[str, int], secret: Collection[str]) -> StackSettings:
     platform = values.get("platform", "local")
     if not isinstance(platform, str) or platform not in _MODELS:
         raise SettingsError(
@@ -195,14 +224,14 @@ def _validate(values: Mapping[str, Any], file: str, lines: Mapping[str, int]) ->
         # As JSON: in strict mode pydantic then accepts a mapping as a group, and refuses `true` as a number.
         return _MODELS[platform].model_validate_json(json.dumps(dict(values), default=str), strict=True)
     except ValidationError as error:
-        problems = [_describe(platform, problem, file, lines) for problem in error.errors()]
+        problems = [_describe(platform, problem, file, lines, secret) for problem in error.errors()]
     raise SettingsError("\n".join(problems))
 
 
 _Location: TypeAlias = tuple[int | str, ...]
 
 
-def _describe(platform: str, problem: Any, file: str, lines: Mapping[str, int]) -> str:
+def _describe(platform: str, problem: Any, file: str, lines: Mapping[str, int], secret: Collection[str]) -> str:
     location: _Location = problem["loc"]
     key = ".".join(str(part) for part in location)
     place = _place(key, file, lines)
@@ -214,7 +243,9 @@ def _describe(platform: str, problem: Any, file: str, lines: Mapping[str, int]) 
     expected = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("model_type", "model_attributes_type"):
         expected = "Expected a group of settings"
-    given = "" if problem["type"] == "value_error" else f" (given: {problem['input']!r})"
+    is_secret = any(f"{key}.".startswith(f"{each}.") or f"{each}.".startswith(f"{key}.") for each in secret)
+    shown = "[secret]" if is_secret else repr(problem["input"])
+    given = "" if problem["type"] == "value_error" else f" (given: {shown})"
     return f"{place}: {name}{expected[0].lower()}{expected[1:]}{given}"
 
 

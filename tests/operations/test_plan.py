@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.checkout import Checkout
+from tests.support.checkout import SOURCE, Checkout
 
 EMBEDDED = ("--engine", "embedded")
 
@@ -32,6 +35,22 @@ def test_a_preview_on_a_fresh_checkout_plans_everything_and_creates_nothing(fres
     schema = next(step for step in plan["steps"] if step["name"] == "schema")
     assert "CREATE TABLE" in schema["pending_migrations"][0]["sql"]
     assert plan["outputs"]["api_key"] == "[unknown]"
+
+
+def test_an_up_of_the_program_alone_names_the_bootstrap(fresh: Checkout, tmp_path: Path) -> None:
+    """As by `pulumi up` on a fresh checkout."""
+    command = [sys.executable, "-m", "observatory.engines.embedded", "up", "--stack", "local"]
+    engine = {"PULUMI_BACKEND_URL": f"file://{tmp_path}", "PULUMI_CONFIG_PASSPHRASE": "x"}
+    environment = {**os.environ, **fresh.environment, **engine}
+    done = subprocess.run(command, cwd=fresh.root, env=environment, capture_output=True, text=True, check=False)
+    assert "run `observatory bootstrap -e local` first" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_requirements_that_the_cli_names_exist() -> None:
+    """`pulumi install` and the message about a missing virtual environment name `requirements.txt`."""
+    (included,) = [line for line in (SOURCE / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    assert (SOURCE / included.removeprefix("-r ")).exists()
 
 
 def test_an_offline_plan_of_an_aws_stack_reads_no_rollout_document(fresh: Checkout) -> None:

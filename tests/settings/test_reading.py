@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from observatory.errors import ObservatoryError
 from observatory.settings import AwsSettings, LocalSettings, SettingsError, StackSettings, load_file
 
 
@@ -210,3 +211,37 @@ def test_an_aws_stack_must_name_its_platform(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
         load(tmp_path, text)
     assert all(f"llm-observatory:{name}: a setting of platform 'aws'" in str(error.value) for name in AWS_ONLY)
+
+
+SECRET = "config:\n  llm-observatory:platform: local\n  llm-observatory:{key}:\n    {value}\n"
+SEALED = "secure: v1:nonce:sealed"
+
+
+def test_settings_that_were_stored_as_secrets_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "Pulumi.local.yaml"
+    file.write_text(SECRET.format(key="fleets", value=f"size:\n      {SEALED}"))
+    assert load_file(file, lambda _: "3").fleets.size == 3
+    file.write_text(SECRET.format(key="fleets", value=SEALED))
+    assert load_file(file, lambda _: '{"size": 3}').fleets.size == 3
+
+
+@pytest.mark.parametrize("value", [SEALED, f"size:\n      {SEALED}"])
+def test_an_error_in_a_secret_setting_does_not_show_it(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "Pulumi.local.yaml"
+    file.write_text(SECRET.format(key="fleets", value=value))
+    with pytest.raises(SettingsError, match=r"Pulumi\.local\.yaml:\d: llm-observatory:fleets") as caught:
+        load_file(file, lambda _: "hush-hush")
+    assert "hush-hush" not in str(caught.value)
+
+
+def test_a_secret_setting_without_the_passphrase_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "Pulumi.local.yaml"
+    file.write_text(SECRET.format(key="fleets", value=f"size:\n      {SEALED}"))
+
+    def fail(_: str) -> str:
+        raise ObservatoryError("the passphrase is missing")
+
+    with pytest.raises(
+        SettingsError, match=r"yaml:4: llm-observatory:fleets\.size: the secret cannot be decrypted: the"
+    ):
+        load_file(file, fail)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from observatory.engines.cli.events import MASK, EventCollector
+from observatory.engines.cli.orphans import end_plugins
 from observatory.engines.embedded import (
     EngineError,
     Interrupted,
@@ -31,9 +31,8 @@ from observatory.engines.embedded import (
     init,
 )
 from observatory.engines.providers.plugin import install, missing_plugins
-from observatory.files.atomic import write_file
 
-SALT = "encryptionsalt"
+SALT, _SECURE = "encryptionsalt", "secure:"  # of Pulumi.<stack>.yaml
 _INCOMPLETE_HASH = "failed to load checkpoint: EOF"
 
 
@@ -69,26 +68,30 @@ def _plugins(directory: Path) -> dict[str, str]:
 
 def preview(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
     """Return what `up` would do; see `observatory.engines.embedded.preview`."""
-    return _run(options, on_event, lambda stack, collect: stack.preview(on_event=collect, color="never"))
+    return _run(options, on_event, lambda stack, **common: stack.preview(**common))
 
 
 def up(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
     """Bring the stack to what the program declares; see `observatory.engines.embedded.up`."""
     end_killed_run(options, on_event)
-    return _run(options, on_event, lambda stack, collect: stack.up(on_event=collect, color="never", show_secrets=False))
+    return _run(options, on_event, lambda stack, **common: stack.up(show_secrets=False, **common))
 
 
 def destroy(options: StackOptions, *, on_event: OnEvent | None = None) -> Result:
     """Delete all resources; see `observatory.engines.embedded.destroy`."""
     end_killed_run(options, on_event)
-    return _run(options, on_event, lambda stack, collect: stack.destroy(on_event=collect, color="never"))
+    return _run(options, on_event, lambda stack, **common: stack.destroy(**common))
 
 
 def remove_salt(config_file: Path) -> None:
-    """Remove the salt that the CLI writes into the tracked configuration file; the state has it too (ADR 5)."""
-    if not config_file.exists():
+    """Remove the salt that the CLI writes into the tracked configuration file; the state has it too (ADR 5).
+
+    In a file with secrets it stays: before the first `up` only the file has it.
+    """
+    text = config_file.read_text(encoding="utf-8") if config_file.exists() else ""
+    if _SECURE in text:
         return
-    lines = config_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = text.splitlines(keepends=True)
     kept = [line for line in lines if not line.startswith(f"{SALT}:")]
     if kept != lines:
         config_file.write_text("".join(kept), encoding="utf-8")
@@ -99,28 +102,18 @@ def remove_unused_salt(options: StackOptions) -> None:
 
     A stack file that was copied from another checkout has such a salt.
     """
-    config_file = _config_file(options)
-    if config_file.exists() and not exists(options) and "secure:" not in config_file.read_text(encoding="utf-8"):
-        remove_salt(config_file)
+    if not exists(options):
+        remove_salt(_config_file(options))
 
 
 @contextmanager
-def _unchanged(config_file: Path) -> Iterator[None]:
-    """Keep the tracked configuration file as it is while the CLI runs, which adds the salt and formats it again.
-
-    A change of its settings meanwhile stays.
-    """
+def _copied(config_file: Path) -> Iterator[str]:
+    """Yield a copy of the tracked configuration file: the CLI adds the salt to its file and formats it again."""
     remove_salt(config_file)
-    before = config_file.read_bytes() if config_file.exists() else None
-    try:
-        yield
-    finally:
-        remove_salt(config_file)
-        after = config_file.read_bytes() if config_file.exists() else None
-        if before is None and after is not None and not after.strip():
-            config_file.unlink()
-        elif before is not None and after not in {None, before} and yaml.safe_load(after) == yaml.safe_load(before):
-            write_file(config_file, before, mode=config_file.stat().st_mode & 0o7777)
+    with tempfile.TemporaryDirectory(prefix="observatory-config-") as directory:
+        copy = Path(directory) / config_file.name
+        copy.write_bytes(config_file.read_bytes() if config_file.exists() else b"")
+        yield str(copy)
 
 
 def _config_file(options: StackOptions) -> Path:
@@ -128,7 +121,7 @@ def _config_file(options: StackOptions) -> Path:
 
 
 def end_killed_run(options: StackOptions, on_event: OnEvent | None) -> None:
-    """Remove the lock of a CLI that was killed, and end its plugins: one may still work on a step.
+    """Remove the lock of a CLI that was killed, and end the plugins of killed CLIs: one may still work on a step.
 
     Raises:
         LockedError: another run holds the stack's lock.
@@ -137,9 +130,10 @@ def end_killed_run(options: StackOptions, on_event: OnEvent | None) -> None:
         from observatory.engines.cli.command import end_orphans  # noqa: PLC0415 - imports the SDK
 
         end_orphans(holder)
+    end_plugins(options.cwd.resolve())
 
 
-def _run(options: StackOptions, on_event: OnEvent | None, operate: Callable[[Any, Any], Any]) -> Result:
+def _run(options: StackOptions, on_event: OnEvent | None, operate: Callable[..., Any]) -> Result:
     from pulumi import automation  # noqa: PLC0415 - half a second that the embedded engine does not need
 
     from observatory.engines.cli.command import SessionCommand  # noqa: PLC0415 - imports the SDK
@@ -159,10 +153,10 @@ def _run(options: StackOptions, on_event: OnEvent | None, operate: Callable[[Any
     }
     command = SessionCommand()
     try:
-        with command.stoppable(), _unchanged(_config_file(options)):
+        with command.stoppable(), _copied(_config_file(options)) as config_file:
             workspace = Workspace(work_dir=str(options.cwd), env_vars=variables, pulumi_command=command)
             stack = automation.Stack.select(options.stack, workspace)
-            operate(stack, collector.take)
+            operate(stack, on_event=collector.take, color="never", config_file=config_file)
             outputs = stack.outputs()
     except automation.errors.ConcurrentUpdateError as error:
         raise LockedError(_error_lines(str(error))) from error

@@ -28,6 +28,7 @@ from observatory.engines.embedded.run import refresh as refresh
 from observatory.engines.embedded.run import up as up
 from observatory.engines.embedded.stack import ResourceRecord as ResourceRecord
 from observatory.engines.embedded.stack import clear_locks as clear_locks
+from observatory.engines.embedded.stack import decrypt_setting as decrypt_setting
 from observatory.engines.embedded.stack import exists as exists
 from observatory.engines.embedded.stack import full_name as full_name
 from observatory.engines.embedded.stack import init as init

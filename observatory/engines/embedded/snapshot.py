@@ -21,8 +21,8 @@ from observatory.engines.embedded.values import SECRET, SIGNATURE, is_secret, ma
 STACK_TYPE = "pulumi:pulumi:Stack"
 _FOREIGN_SALT = (
     "the `encryptionsalt` in Pulumi.{stack}.yaml belongs to another passphrase, for example that of another checkout; "
-    "nothing was changed. Remove the line and set the secrets of that file again (`pulumi config set --secret`), or set "
-    "PULUMI_CONFIG_PASSPHRASE_FILE to the passphrase that the file was written with"
+    "nothing was changed. Remove the line, and set the secrets of that file again by `pulumi config set --secret`. Or "
+    "set PULUMI_CONFIG_PASSPHRASE_FILE to the passphrase that the file was written with"
 )
 _REQUIRED = {"urn", "custom", "type"}  # written even when empty
 _FLAGS = ("custom", "delete", "external", "pendingReplacement", "protect", "retainOnDelete", "taint")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from observatory.engines.embedded.errors import StateError
 from observatory.engines.embedded.events import Emitter, OnEvent
 from observatory.engines.embedded.options import StackOptions, load
+from observatory.engines.embedded.secrets import Crypter
 from observatory.engines.embedded.snapshot import STACK_TYPE, Snapshot, State
 from observatory.engines.embedded.values import PROVIDER_KEY, mask, reveal
 
@@ -57,6 +60,27 @@ def full_name(options: StackOptions) -> str:
     """
     project, _ = load(options)
     return f"{project.name}/{options.stack}"
+
+
+def decrypt_setting(options: StackOptions, ciphertext: str) -> str:
+    """Return the text of a setting that `pulumi config set --secret` has stored in the stack's configuration.
+
+    Raises:
+        StateError, PassphraseError, ConfigError: it cannot be decrypted.
+    """
+    project, files = load(options)
+    manager = files.read().get("secrets_providers") or {}
+    salt = project.salt or (manager.get("state") or {}).get("salt")
+    if salt is None:
+        raise StateError("neither the configuration nor the state has an `encryptionsalt`")
+    crypter = _crypter(options.passphrase, salt)
+    crypter.verify()
+    return crypter.decrypt(ciphertext)
+
+
+@functools.lru_cache(maxsize=4)  # the key takes a quarter of a second
+def _crypter(passphrase: str, salt: str) -> Crypter:
+    return Crypter(passphrase, salt)
 
 
 def remove(options: StackOptions) -> None:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from observatory.engines.cli import automation
+from observatory.engines.cli.orphans import end_plugins
 from observatory.engines.embedded import DiagnosticEvent, Event, LockedError, StateError, StepEvent, StepFailed
 from tests.engines.embedded.lab import HELD, STACK, TIMEOUT_S, Lab, eventually
 
@@ -22,6 +23,7 @@ CONFIG = "# A comment that stays.\nconfig:\n    'lab:size':   \"large\"  # and a
 RUN = """
 import sys
 from observatory.engines.cli import automation
+from observatory.engines.cli.orphans import end_plugins
 from observatory.engines.embedded import EngineError, StackOptions
 from pathlib import Path
 try:
@@ -153,6 +155,23 @@ def test_the_embedded_engine_continues_after_a_killed_cli(lab: Lab) -> None:
     assert lab.names() == ["a", "b", "c"]
     assert lab.locks == []
     assert lab.cli("preview").steps == []
+
+
+def test_the_plugins_of_a_killed_cli_that_a_user_started_are_ended(lab: Lab) -> None:
+    """It leads no session of its own, so that its plugins are found by their directory and their lost parent."""
+    lab.program(HELD)
+    lab.pulumi("stack", "init", STACK)
+    command = ["pulumi", "up", "--yes", "--skip-preview", "--stack", STACK]
+    user = subprocess.Popen(command, cwd=lab.project, env=lab.environment, stdout=subprocess.DEVNULL)
+    eventually(lambda: lab.has_begun("create", "b"))
+    end_plugins(lab.project)
+    assert lab.host_pids(), "a plugin of a running CLI was ended"
+    user.kill()
+    user.wait()
+    assert lab.host_pids(), "no plugin is left to end"
+    automation.end_killed_run(lab.options, None)
+    assert lab.host_pids() == []
+    assert lab.locks == []
 
 
 def test_a_running_cli_is_not_disturbed(lab: Lab) -> None:

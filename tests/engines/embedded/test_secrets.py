@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from observatory.engines import embedded as engine
-from observatory.engines.cli.automation import remove_unused_salt
+from observatory.engines.cli import automation
+from observatory.engines.cli.automation import remove_salt, remove_unused_salt
 from observatory.engines.embedded import StackOptions
 from observatory.engines.embedded.secrets import Crypter
 from tests.engines.embedded.lab import STACK, TWO, Lab
@@ -105,3 +108,32 @@ def test_a_salt_that_decrypts_settings_or_a_state_is_not_removed(tmp_path: Path)
     remove_unused_salt(lab.options)
     assert file.read_text()
     assert "belongs to another passphrase" in lab.embedded("up").message
+
+
+def test_a_secret_setting_is_decrypted_by_the_salt_of_the_file_or_the_state(tmp_path: Path) -> None:
+    crypter = Crypter("correct horse")
+    sealed, salt = crypter.encrypt("hush"), f"encryptionsalt: {crypter.salt}\n"
+    lab = Lab(tmp_path, config=f"config:\n  lab:key:\n    secure: {sealed}\n{salt}")
+    assert engine.decrypt_setting(lab.options, sealed) == "hush"
+    lab.program('pulumi.export("key", pulumi.Config().require_secret("key"))')
+    assert lab.embedded("up").outputs["key"] == "hush"
+    file = lab.project / f"Pulumi.{STACK}.yaml"
+    remove_salt(file)
+    assert salt in file.read_text()  # a file with secrets keeps it
+    file.write_text(file.read_text().replace(salt, ""))
+    assert engine.decrypt_setting(lab.options, sealed) == "hush"
+    assert lab.embedded("up").steps == []
+    with pytest.raises(engine.PassphraseError):
+        engine.decrypt_setting(replace(lab.options, passphrase="wrong"), sealed)
+
+
+@pytest.mark.cli
+def test_a_secret_setting_of_the_cli_is_decrypted(lab: Lab) -> None:
+    lab.program('pulumi.export("key", pulumi.Config().require_secret("key"))')
+    lab.pulumi("stack", "init", STACK)
+    lab.pulumi("config", "set", "--secret", "lab:key", "hush", "--stack", STACK)
+    automation.up(lab.options)  # keeps the salt, which only the file has
+    settings = yaml.safe_load((lab.project / f"Pulumi.{STACK}.yaml").read_text())
+    assert engine.decrypt_setting(lab.options, settings["config"]["lab:key"]["secure"]) == "hush"
+    assert lab.embedded("up").steps == []
+    assert engine.outputs(lab.options, show_secrets=True)["key"] == "hush"
