@@ -80,24 +80,6 @@ class Workspace:
         """The stack's configuration."""
         return self.root / f"Pulumi.{self.stack}.yaml"
 
-    def load_settings(self) -> StackSettings:
-        """Return the stack's settings, secrets decrypted with the stack's passphrase.
-
-        Raises:
-            SettingsError: the stack's configuration is wrong.
-        """
-        return load_file(self.config_file, self._decrypt)
-
-    def _decrypt(self, ciphertext: str) -> str:
-        from observatory.engines import embedded  # noqa: PLC0415 - few stacks have secret settings
-
-        try:
-            passphrase = self.passphrase_file.read_text()
-        except FileNotFoundError:
-            raise embedded.PassphraseError(f"{self.passphrase_file} is missing") from None
-        options = embedded.StackOptions(cwd=self.root, stack=self.stack, backend=self.backend, passphrase=passphrase)
-        return embedded.decrypt_setting(options, ciphertext)
-
     @property
     def migrations(self) -> Path:
         """The migration files."""
@@ -137,6 +119,28 @@ class Workspace:
     def journal(self) -> Path:
         """The journal of deliveries, a JSON object per line; `down` keeps it."""
         return self.directory / "rollout" / f"{self.stack}.journal.jsonl"
+
+
+def load_settings(workspace: Workspace) -> StackSettings:
+    """Return the stack's settings, secrets decrypted with the stack's passphrase.
+
+    Raises:
+        SettingsError: the stack's configuration is wrong.
+    """
+
+    def decrypt(ciphertext: str) -> str:
+        from observatory.engines import embedded  # noqa: PLC0415 - few stacks have secret settings
+
+        try:
+            passphrase = workspace.passphrase_file.read_text()
+        except FileNotFoundError:
+            raise embedded.PassphraseError(f"{workspace.passphrase_file} is missing") from None
+        options = embedded.StackOptions(
+            cwd=workspace.root, stack=workspace.stack, backend=workspace.backend, passphrase=passphrase
+        )
+        return embedded.decrypt_setting(options, ciphertext)
+
+    return load_file(workspace.config_file, decrypt)
 
 
 def _discarded_prefix(stack: str) -> str:

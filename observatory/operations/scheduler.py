@@ -13,7 +13,7 @@ from observatory.platforms.platform import check_supported
 from observatory.scheduling import runner
 from observatory.scheduling.records import JobRecord, RecordStore
 from observatory.scheduling.scheduler_process import scheduler_ready
-from observatory.workspace import Workspace
+from observatory.workspace import Workspace, load_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ def jobs(workspace: Workspace) -> list[JobStatus]:
 
     store, running = RecordStore(sandbox=workspace.sandbox), scheduler_ready(workspace.sandbox)
     found = []
-    for job in host_jobs(workspace.load_settings()):
+    for job in host_jobs(load_settings(workspace)):
         record = store.read(job.name)
         found.append(JobStatus(job=job, record=record, next_run=next_run(job, record) if running else None))
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from observatory.settings import StackSettings
-from observatory.workspace import Workspace
+from observatory.workspace import Workspace, load_settings
 
 if TYPE_CHECKING:
     from observatory.platforms.platform import Platform
@@ -21,7 +21,7 @@ def open_platform(workspace: Workspace) -> Platform:
     Raises:
         SettingsError: the stack's configuration is wrong.
     """
-    return platform_of(workspace, workspace.load_settings())
+    return platform_of(workspace, load_settings(workspace))
 
 
 def platform_of(workspace: Workspace, settings: StackSettings) -> Platform:

@@ -21,7 +21,7 @@ from observatory.interruption import interruptible
 from observatory.nodes.host_jobs import HostJob, host_jobs
 from observatory.runtime import RuntimeFault
 from observatory.scheduling.records import JobRecord, RecordStore, RunResult
-from observatory.workspace import Workspace
+from observatory.workspace import Workspace, load_settings
 
 STOP_SECONDS = 20  # from SIGTERM until a job is killed
 MESSAGE_BYTES = 2000  # of the end of a job's output, in its record
@@ -50,7 +50,7 @@ def run_job(workspace: Workspace, name: str) -> JobRecord:
         JobFailedError: it failed or took longer than its timeout; the record has the result too.
         KeyboardInterrupt: this process received SIGINT or SIGTERM; the job is stopped first.
     """
-    jobs = {job.name: job for job in host_jobs(workspace.load_settings())}
+    jobs = {job.name: job for job in host_jobs(load_settings(workspace))}
     if name not in jobs:
         raise UnknownJobError(f"no job {name!r} (jobs: {', '.join(jobs)})")
     store = RecordStore(sandbox=workspace.sandbox)

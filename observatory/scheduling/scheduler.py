@@ -33,7 +33,7 @@ from observatory.scheduling.runner import STOP_SECONDS
 from observatory.scheduling.scheduler_process import NAME, lock_file
 from observatory.scheduling.webhook import TakeAlerts, serve, token
 from observatory.waiting import wait_until
-from observatory.workspace import Workspace
+from observatory.workspace import Workspace, load_settings
 
 BEAT_SECONDS = 15
 LOG = logging.getLogger("observatory.scheduler")
@@ -52,7 +52,7 @@ def run_scheduler(workspace: Workspace, take_alerts: TakeAlerts) -> None:
         SettingsError: the stack's configuration is wrong.
         SchedulerRunningError: the stack's scheduler is already running.
     """
-    settings = workspace.load_settings()
+    settings = load_settings(workspace)
     jobs = host_jobs(settings)
     try:
         with locks.claim(lock_file(workspace.sandbox)):
