@@ -11,7 +11,6 @@ from observatory.delivery.releases import ReleaseStore
 from observatory.documents.logins import AccessStore
 from observatory.documents.rollout import FileRolloutStore
 from observatory.runtime import Progress, Sandbox, ensure_rootfs, rootfs_path
-from observatory.settings import StackSettings, load_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,28 +118,6 @@ class Workspace:
     def journal(self) -> Path:
         """The journal of deliveries, a JSON object per line; `down` keeps it."""
         return self.directory / "rollout" / f"{self.stack}.journal.jsonl"
-
-
-def load_settings(workspace: Workspace) -> StackSettings:
-    """Return the stack's settings, secrets decrypted with the stack's passphrase.
-
-    Raises:
-        SettingsError: the stack's configuration is wrong.
-    """
-
-    def decrypt(ciphertext: str) -> str:
-        from observatory.engines import embedded  # noqa: PLC0415 - few stacks have secret settings
-
-        try:
-            passphrase = workspace.passphrase_file.read_text()
-        except FileNotFoundError:
-            raise embedded.PassphraseError(f"{workspace.passphrase_file} is missing") from None
-        options = embedded.StackOptions(
-            cwd=workspace.root, stack=workspace.stack, backend=workspace.backend, passphrase=passphrase
-        )
-        return embedded.decrypt_setting(options, ciphertext)
-
-    return load_file(workspace.config_file, decrypt)
 
 
 def _discarded_prefix(stack: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from observatory.engines.stack_settings import load_settings
 from observatory.nodes.host_jobs import HostJob, host_jobs
 from observatory.platforms import open_platform
 from observatory.platforms.errors import OperationError
@@ -13,7 +14,7 @@ from observatory.platforms.platform import check_supported
 from observatory.scheduling import runner
 from observatory.scheduling.records import JobRecord, RecordStore
 from observatory.scheduling.scheduler_process import scheduler_ready
-from observatory.workspace import Workspace, load_settings
+from observatory.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from observatory.engines.stack_settings import load_settings
 from observatory.settings import StackSettings
-from observatory.workspace import Workspace, load_settings
+from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
     from observatory.platforms.platform import Platform

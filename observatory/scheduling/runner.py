@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
+from observatory.engines.stack_settings import load_settings
 from observatory.errors import WRONG_USAGE, ObservatoryError
 from observatory.files import locks
 from observatory.files.locks import FileLockHeldError
@@ -21,7 +22,7 @@ from observatory.interruption import interruptible
 from observatory.nodes.host_jobs import HostJob, host_jobs
 from observatory.runtime import RuntimeFault
 from observatory.scheduling.records import JobRecord, RecordStore, RunResult
-from observatory.workspace import Workspace, load_settings
+from observatory.workspace import Workspace
 
 STOP_SECONDS = 20  # from SIGTERM until a job is killed
 MESSAGE_BYTES = 2000  # of the end of a job's output, in its record

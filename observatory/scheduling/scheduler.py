@@ -22,6 +22,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
+from observatory.engines.stack_settings import load_settings
 from observatory.files import locks
 from observatory.files.locks import FileLockHeldError
 from observatory.nodes import Paths
@@ -33,7 +34,7 @@ from observatory.scheduling.runner import STOP_SECONDS
 from observatory.scheduling.scheduler_process import NAME, lock_file
 from observatory.scheduling.webhook import TakeAlerts, serve, token
 from observatory.waiting import wait_until
-from observatory.workspace import Workspace, load_settings
+from observatory.workspace import Workspace
 
 BEAT_SECONDS = 15
 LOG = logging.getLogger("observatory.scheduler")
