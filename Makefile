@@ -18,7 +18,7 @@ dev-environment:
 	@scripts/venv.sh $(VENV) requirements/dev.txt
 
 up: runtime-environment  ## Bring the local stack up; running it again changes nothing
-	@$(BIN)/observatory up --environment $(E)
+	@$(BIN)/observatory up --environment $(E) --yes
 
 down: runtime-environment  ## Stop and remove the local stack (KEEP=1 keeps the data)
 	@$(BIN)/observatory down --environment $(E) --yes $(if $(KEEP),--keep-data)

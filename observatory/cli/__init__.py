@@ -23,6 +23,7 @@ from observatory.cli import (  # noqa: F401 - each registers its commands
     logs,
     report,
     scheduler,
+    sessions,
     silence,
     stack,
     verify,
@@ -62,6 +63,7 @@ def _fail(error: Exception) -> NoReturn:
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         _end(f"{place}{error.strerror or error}{REMEDIES.get(error.errno or 0, '')}", "OSError", FAILED)
+    _print_document(f"unexpected error, a fault of this program: {error!r}", type(error).__name__, FAILED)
     raise error
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from observatory import operations
-from observatory.cli.app import Engine, EngineOption, EnvironmentOption, Output, OutputOption, app, print_json
+from observatory.cli.app import Engine, EngineOption, EnvironmentOption, Output, OutputOption, app, finite, print_json
 from observatory.cli.terminal import ConsoleReporter, print_result, table
 from observatory.documents.logins import PAIRED_ROLES, PairedRole
 from observatory.errors import DONE, FAILED
@@ -18,7 +18,9 @@ from observatory.errors import DONE, FAILED
 def rotate_passwords(
     environment: EnvironmentOption = "local",
     role: Annotated[list[str] | None, typer.Option(help="Only this role; repeatable. Default: all.")] = None,
-    wait: Annotated[float, typer.Option(min=0, max=3600, help="Seconds for clients to leave the old login.")] = 60.0,
+    wait: Annotated[
+        float, typer.Option(min=0, max=3600, callback=finite, help="Seconds for clients to leave the old login.")
+    ] = 60.0,
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from enum import StrEnum
 from typing import Annotated, Any
@@ -11,8 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from observatory import __version__
-from observatory.cli.terminal import print_error
-from observatory.errors import REFUSED
+from observatory.errors import REFUSED, ObservatoryError
 
 
 class Output(StrEnum):
@@ -30,27 +30,45 @@ class Engine(StrEnum):
     EMBEDDED = "embedded"
 
 
-COMMANDS = (
-    *("up", "preview", "status", "outputs", "env", "down", "bootstrap"),
-    *("deploy", "release", "rollout", "rollback", "verify", "report"),
-    *("backup", "rotate-passwords", "data", "silence", "logs", "scheduler"),
-)
+GROUPS = {
+    "Run the stack": ("up", "status", "preview", "outputs", "down", "env", "bootstrap", "scheduler"),
+    "Deploy": ("deploy", "rollback", "release", "rollout"),
+    "Observe": ("verify", "report", "logs", "silence"),
+    "Data": ("psql", "backup", "data"),
+    "Access": ("rotate-passwords", "exec"),
+}
 
 
 class _Commands(TyperGroup):
-    """The commands in the order in which a user meets them."""
+    """The commands in groups; those of every day come first."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names in that order."""
-        return sorted(super().list_commands(ctx), key=COMMANDS.index)
+        """Return the names in the order of the groups."""
+        names = [name for group in GROUPS.values() for name in group]
+        return sorted(super().list_commands(ctx), key=names.index)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one section for each group."""
+        summaries = {name: self._summary(ctx, name, formatter.width) for name in self.list_commands(ctx)}
+        widest = max(map(len, summaries))
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(widest), summaries[name]) for name in names])
+
+    def _summary(self, ctx: Any, name: str, width: int) -> str:
+        command = self.get_command(ctx, name)
+        assert command is not None  # noqa: S101 - the name is from the list
+        return command.get_short_help_str(width)
 
 
+# Plain help: typer's rich tables cut long option names off at the width of the terminal.
 app = typer.Typer(
     cls=_Commands,
     help="Deploys and operates the storage layer of an LLM-observability product.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 deploy_group = typer.Typer(help="Deploy database migrations or a version of the service.", no_args_is_help=True)
 app.add_typer(deploy_group, name="deploy")
@@ -75,13 +93,31 @@ def _options(
     """Options that stand before a command."""
 
 
+def finite(value: float | None) -> float | None:
+    """Return the value of an option; refuse nan and infinity, which pass the limits of a range."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+class NotConfirmedError(ObservatoryError):
+    """The answer to a question was no, or there is no terminal to answer it on."""
+
+    exit_code = REFUSED
+
+
 def confirm(question: str) -> None:
-    """Prompt for confirmation; exit with REFUSED when the answer is no or stdin is not a terminal."""
+    """Prompt for confirmation on stderr.
+
+    Raises:
+        NotConfirmedError: the answer is no, or stdin is not a terminal.
+    """
     if not sys.stdin.isatty():
-        print_error(f"{question} Confirmation needs a terminal; add --yes to run without one.")
-        raise typer.Exit(REFUSED)
-    if not typer.confirm(question):
-        raise typer.Exit(REFUSED)
+        raise NotConfirmedError(
+            f"{question} Confirmation needs a terminal; nothing was changed.", remedy="Add --yes to run without one."
+        )
+    if not typer.confirm(question, err=True):
+        raise NotConfirmedError("not confirmed; nothing was changed")
 
 
 def print_json(document: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from observatory import operations
-from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
+from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, finite, print_json
 from observatory.cli.terminal import ConsoleReporter, print_result
 
 DEFAULT_FRACTION = 0.15
@@ -27,7 +27,9 @@ def sample(
     source: Annotated[
         str, typer.Option("--from", metavar="STACK|CONNINFO", help="Source of the traces; it is only read.")
     ],
-    fraction: Annotated[float, typer.Option(help="Fraction of the traces, above 0 and at most 1.")] = DEFAULT_FRACTION,
+    fraction: Annotated[
+        float, typer.Option(callback=finite, help="Fraction of the traces, above 0 and at most 1.")
+    ] = DEFAULT_FRACTION,
     target: Annotated[
         str | None,
         typer.Option("--to", metavar="STACK|CONNINFO", help="Target; default: the stack of --environment."),

@@ -19,11 +19,12 @@ from observatory.cli.app import (
     app,
     confirm,
     deploy_group,
+    finite,
     print_json,
 )
 from observatory.cli.terminal import ConsoleReporter, print_error, print_result, table
 from observatory.cli.verify import verification_view
-from observatory.documents.rollout import HEALTH_CHECK_S, Deployment, RolloutDocument, Strategy
+from observatory.documents.rollout import HEALTH_CHECK_S, TOTAL_WEIGHT, Deployment, RolloutDocument, Strategy
 from observatory.errors import DONE, FAILED
 from observatory.settings import FLEETS, FleetName
 
@@ -38,10 +39,12 @@ app.add_typer(rollout, name="rollout")
 
 
 CanaryOption = Annotated[
-    int | None, typer.Option(help="First canary step in percent; default: setting delivery.canary_steps.")
+    int | None,
+    typer.Option(min=1, max=TOTAL_WEIGHT - 1, help="First canary step in percent; default: delivery.canary_steps."),
 ]
 BakeOption = Annotated[
-    float | None, typer.Option(min=0, help="Seconds to observe each step; default: setting delivery.bake_seconds.")
+    float | None,
+    typer.Option(min=0, callback=finite, help="Seconds to observe each step; default: delivery.bake_seconds."),
 ]
 SkipTestsOption = Annotated[
     bool, typer.Option("--skip-tests", help="Skip the pre-deployment tests. The audit records it.")
@@ -67,22 +70,20 @@ def application(
     target: Annotated[
         FleetName | None, typer.Option(help="Fleet to deploy to; default: idle fleet, or active if rolling.")
     ] = None,
-    canary_percentage: Annotated[
-        int | None, typer.Option(help="First canary step in percent; default: delivery.canary_steps.")
+    canary_percentage: CanaryOption = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Instances per batch of a rolling update; default 1.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Instances per batch of a rolling update; default 1.")] = None,
-    bake: Annotated[
-        float | None, typer.Option(min=0, help="Seconds to observe each step; default: delivery.bake_seconds.")
-    ] = None,
+    bake: BakeOption = None,
     health_check_timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds a fleet may take to become healthy.")
+        float, typer.Option(min=0, callback=finite, help="Seconds a fleet may take to become healthy.")
     ] = HEALTH_CHECK_S,
     skip_tests: SkipTestsOption = False,
     approved_by: Annotated[
         str | None, typer.Option(help="Name of the approver in the calling pipeline; default: none.")
     ] = None,
     accept_drift: Annotated[
-        bool, typer.Option(help="Continue although the balancer's weights differ from the document.")
+        bool, typer.Option("--accept-drift", help="Continue although the balancer's weights differ.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Run the checks and print the plan. Changes nothing.")
@@ -228,12 +229,8 @@ def deploy_one(
     *,
     version: Annotated[str, typer.Argument(help="Stored release, e.g. v0.2.0.")],
     strategy: Annotated[Strategy, typer.Option(help="Same as for `deploy application`.")] = "blue-green",
-    canary_percentage: Annotated[
-        int | None, typer.Option(help="First canary step in percent; default: delivery.canary_steps.")
-    ] = None,
-    bake: Annotated[
-        float | None, typer.Option(min=0, help="Seconds to observe each step; default: delivery.bake_seconds.")
-    ] = None,
+    canary_percentage: CanaryOption = None,
+    bake: BakeOption = None,
     skip_tests: SkipTestsOption = False,
     approved_by: Annotated[
         str | None, typer.Option(help="Name of the approver in the calling pipeline; default: none.")

@@ -1,33 +1,32 @@
-"""Commands for the logs of a stack."""
+"""`observatory logs`: the log of a daemon."""
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
-from observatory.cli.terminal import print_result
-
-group = typer.Typer(help="Rotate the logs of a stack.", no_args_is_help=True)
-app.add_typer(group, name="logs")
 
 
-@group.callback()
-def logs() -> None:
-    """Rotate the logs of a stack."""
-
-
-@group.command()
-def rotate(
-    force: Annotated[bool, typer.Option("--force", help="Rotate all logs, whatever their size and age.")] = False,
+@app.command()
+def logs(
+    daemon: Annotated[str, typer.Argument(help="Name of a daemon, as `observatory status` shows it.")],
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until interrupted.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Number of lines to start with.")] = 100,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Rotate the logs that are due by size or age. No line is lost."""
-    rotated = operations.rotate_logs(operations.open_workspace(environment), force=force)
+    """Print the last lines of a daemon's log."""
+    workspace = operations.open_workspace(environment)
     if output is Output.JSON:
-        print_json({"rotated": rotated})
+        if follow:
+            raise typer.BadParameter("--follow cannot be combined with --output json")
+        print_json({"daemon": daemon, "lines": operations.read_log(workspace, daemon, lines=lines)})
         return
-    print_result("\n".join(rotated) or "No log is due for rotation.")
+    path = operations.log_file(workspace, daemon)
+    follow_options = ("-F",) if follow else ()  # -F also follows the new file after a rotation
+    os.execvp("tail", ["tail", "-n", str(lines), *follow_options, "--", str(path)])  # noqa: S606 - no shell

@@ -6,9 +6,10 @@ Secrets and unknowns arrive masked. A text that is left out for length is replac
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
@@ -18,14 +19,52 @@ from observatory.engines.embedded.values import PROVIDER_KEY
 from observatory.operations import PendingMigration, Plan
 from observatory.operations.plan import is_schema
 
+if TYPE_CHECKING:
+    from observatory.operations import Overview
+
 INTERNAL = "__"  # prefix of the SDK's own properties
 INDENT = 2
 NARROWEST = 20  # columns for text, however deep in the tree and narrow the terminal
+MOST_TYPES = 5  # of one package, in the summary
 CONTEXT = 2  # unchanged lines shown around a changed one
 MARKS = {"create": ("+", "green"), "update": ("~", "yellow"), "replace": ("±", "magenta"), "delete": ("-", "red")}
 LEFT_OVER = {"delete-replaced": "delete", "remove-pending-replace": "delete", "create-replacement": "create"}
 SECRET = "[secret]"  # noqa: S105 - as the engine masks it
 UNSEEN = "no declared value changes: the provider found a difference in the real resource, or a secret changed"
+
+
+def overview_view(found: Overview) -> Text:
+    """Return the summary of a plan, a few lines for each heading that has any."""
+    placeholders = [
+        f"{each.key}: {each.value}{f' (line {each.line})' if each.line else ''}" for each in found.placeholders
+    ]
+    sections = {
+        "Created": list(_created(found.created)),
+        "Replaced": found.replaced,
+        "Deleted": found.deleted,
+        "Public": found.public,
+        "Protected from deletion": found.protected,
+        "Single points of failure": found.single,
+        "Placeholders in the stack's file": placeholders,
+    }
+    lines = [
+        Text.assemble((f"{title}\n", "bold"), *(f"  {line}\n" for line in entries))
+        for title, entries in sections.items()
+        if entries
+    ]
+    return Text().join(lines)
+
+
+def _created(counts: Mapping[str, int]) -> Iterator[str]:
+    """Yield one line for each package: the number of its new resources, and of each type, the most frequent first."""
+    packages: dict[str, Counter[str]] = {}
+    for name, count in counts.items():
+        package, _, kind = _type(name).partition(":")
+        packages.setdefault(package, Counter())[kind.rpartition(":")[2]] += count
+    for package, kinds in sorted(packages.items(), key=lambda each: -each[1].total()):
+        named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(MOST_TYPES))
+        others = len(kinds) - MOST_TYPES
+        yield f"{package} {kinds.total()}: {named}{f', and {others} more types' if others > 0 else ''}"
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -46,37 +85,42 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def plan_view(plan: Plan, *, full: bool = False) -> RenderableType:
-    """Return the plan as a tree of the changed resources; `full` shows long texts of new resources too."""
+def plan_view(plan: Plan, *, new: bool = True, full: bool = False) -> RenderableType:
+    """Return the plan as a tree of the changed resources, new ones with `new`, and their long texts with `full`."""
     steps = {step.urn: step for step in _main(plan)}
     children: dict[str, list[Step]] = {}
     for step in sorted(steps.values(), key=lambda step: (step.name, step.urn)):
         children.setdefault(step.parent if step.parent in steps else "", []).append(step)
-    view = _View(children, plan.migrations, full=full)
+    view = _View(children, plan.migrations, new=new, full=full)
     return Group(*(Text(f"note: {note}", style="yellow") for note in plan.notes), *view.below("", depth=0))
 
 
 class _View:
     """Turns steps, by their parents, into indented lines."""
 
-    def __init__(self, children: Mapping[str, list[Step]], migrations: tuple[PendingMigration, ...], *, full: bool):
-        self._children, self._migrations, self._full = children, migrations, full
+    def __init__(
+        self, children: Mapping[str, list[Step]], migrations: tuple[PendingMigration, ...], *, new: bool, full: bool
+    ) -> None:
+        self._children, self._migrations, self._new, self._full = children, migrations, new, full
 
     def below(self, urn: str, depth: int) -> Iterator[RenderableType]:
         for step in self._children.get(urn, ()):
             inner = [*self._details(step, depth + 2), *self.below(step.urn, depth + 1)]
-            if inner or step.operation in MARKS:
+            if inner or self._shows(step):
                 yield _Line(_head(step), depth)
                 yield from inner
 
     def _details(self, step: Step, depth: int) -> Iterator[RenderableType]:
-        if step.operation in MARKS:
+        if self._shows(step):
             is_new = step.operation == "create"
             for line in _creation(step.changes, self._full) if is_new else _differences(step):
                 yield _Line(line, depth)
         if _applies(step):
             for line in self._sql(in_full=self._full or step.operation != "create"):
                 yield _Line(line, depth)
+
+    def _shows(self, step: Step) -> bool:
+        return step.operation in MARKS and (self._new or step.operation != "create")
 
     def _sql(self, *, in_full: bool) -> Iterator[Text]:
         yield Text("pending migrations:" if self._migrations else "pending migrations: none", style="bold")

@@ -13,8 +13,6 @@ from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
 from observatory.cli.terminal import ConsoleReporter, print_result, table
 
-COLUMNS = ("started (UTC)", "deployment", "by", "version", "strategy", "target", "duration", "evaluations", "result")
-
 
 @app.command()
 def report(
@@ -35,25 +33,26 @@ def report(
     if not found:
         print_result("The deployment history is empty.")
         return
-    print_result(table("Deployments", COLUMNS, [_row(each) for each in found]))
+    print_result(Text("\n").join(_summary(each) for each in found))
     if deployment is not None:
         rows = [(_time(entry.at), entry.actor, entry.event, _details(entry.details)) for entry in found[0].entries]
         print_result(table("\nEvents", ("time (UTC)", "by", "event", "details"), rows))
 
 
-def _row(found: operations.DeliveryReport) -> tuple[str | Text, ...]:
+def _summary(found: operations.DeliveryReport) -> Text:
+    """Return two lines: what was deployed with which result; its name, who, how long and the gate's evaluations."""
     evaluations = ", ".join(f"{count} {verdict}" for verdict, count in sorted(found.gates.items()))
-    why = f": {found.reason}" if found.reason else ""
-    return (
-        _time(found.started),
+    details = (
         found.id,
-        found.actor,
-        found.version,
-        found.strategy,
-        found.target,
-        f"{found.ended - found.started:.0f} s" if found.ended else "-",
-        evaluations or "-",
-        Text(f"{found.outcome}{why}", style="" if found.outcome == "promoted" else "yellow"),
+        f"by {found.actor}",
+        f"{found.ended - found.started:.0f} s" if found.ended else "not ended",
+        f"evaluations: {evaluations or 'none'}",
+    )
+    return Text.assemble(
+        f"{_time(found.started)} UTC  {found.version} to {found.target}, {found.strategy}: ",
+        (found.outcome, "green" if found.outcome == "promoted" else "yellow"),
+        f": {found.reason}" if found.reason else "",
+        (f"\n  {', '.join(details)}", "dim"),
     )
 
 

@@ -52,3 +52,17 @@ def list_all(environment: EnvironmentOption = "local", output: OutputOption = Ou
         print_json([job.as_json() for job in jobs])
         return
     print_result(jobs_table(jobs))
+
+
+@group.command(hidden=True)
+def rotate_logs(
+    force: Annotated[bool, typer.Option("--force", help="Rotate all logs, whatever their size and age.")] = False,
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Rotate the logs that are due. The job log-rotation runs it."""
+    rotated = operations.rotate_logs(operations.open_workspace(environment), force=force)
+    if output is Output.JSON:
+        print_json({"rotated": rotated})
+        return
+    print_result("\n".join(rotated) or "No log is due for rotation.")

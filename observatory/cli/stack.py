@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -17,8 +18,8 @@ from rich.text import Text
 from observatory import operations
 from observatory.cli.app import Engine, EngineOption, EnvironmentOption, Output, OutputOption, app, confirm, print_json
 from observatory.cli.database import plan_view as schema_plan_view
-from observatory.cli.plan import plan_json, plan_view
-from observatory.cli.terminal import ConsoleReporter, print_result, show_live, table
+from observatory.cli.plan import overview_view, plan_json, plan_view
+from observatory.cli.terminal import ConsoleReporter, print_notice, print_result, show_live, table
 from observatory.errors import DONE, FAILED
 
 if TYPE_CHECKING:
@@ -26,17 +27,27 @@ if TYPE_CHECKING:
     from observatory.documents.rollout import Deployment
     from observatory.engines.embedded import Result
     from observatory.operations import JobStatus, PasswordStatus, Status, UpResult
+    from observatory.workspace import Workspace
 
 
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")]
 DONE_WORDS = {"create": "created", "update": "updated", "replace": "replaced", "delete": "deleted"}
 
 
 @app.command()
 def up(
-    environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE, engine: EngineOption = Engine.AUTO
+    environment: EnvironmentOption = "local",
+    yes: YesOption = False,
+    output: OutputOption = Output.TABLE,
+    engine: EngineOption = Engine.AUTO,
 ) -> None:
-    """Bring the stack up. Running it again changes nothing."""
+    """Bring the stack up. Running it again changes nothing.
+
+    On a terminal it shows the changes and prompts for confirmation.
+    """
     workspace = operations.open_workspace(environment)
+    if sys.stdin.isatty() and not yes:
+        _confirm_changes(workspace, engine)
     with ConsoleReporter() as report:
         done = operations.up(workspace, choice=engine.value, report=report)
     if output is Output.JSON:
@@ -47,25 +58,41 @@ def up(
     raise typer.Exit(DONE if done.status is None or done.status.healthy else FAILED)
 
 
+def _confirm_changes(workspace: Workspace, engine: Engine) -> None:
+    """Show on stderr what would change, and prompt for confirmation if anything would."""
+    with ConsoleReporter() as report:
+        plan = operations.preview(workspace, choice=engine.value, report=report)
+    if set(plan.result.summary) <= {"same"}:
+        return
+    print_notice(overview_view(operations.overview(workspace, plan)))
+    confirm(f"Make these changes to the stack {workspace.stack!r}?")
+
+
 @app.command()
 def preview(
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
-    full: Annotated[bool, typer.Option("--full", help="Show long texts of new resources in full.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show every new resource.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Show every new resource with its long texts.")] = False,
 ) -> None:
     """Show what `up` would change. Changes nothing.
 
-    Lists every difference and the SQL of pending migrations.
+    Shows a summary, the differences of existing resources and pending migrations.
     """
+    workspace = operations.open_workspace(environment)
     with ConsoleReporter() as report:
-        plan = operations.preview(operations.open_workspace(environment), choice=engine.value, report=report)
+        plan = operations.preview(workspace, choice=engine.value, report=report)
+    found = operations.overview(workspace, plan)
     if output is Output.JSON:
-        print_json(plan_json(plan))
+        print_json({**plan_json(plan), "overview": asdict(found)})
         return
-    print_result(plan_view(plan, full=full))
+    print_result(overview_view(found))
+    print_result(plan_view(plan, new=verbose or full, full=full))
     if plan.schema:
         print_result(schema_plan_view(plan.schema))
+    if found.created and not (verbose or full):
+        print_result("New resources in detail: --verbose; with long texts: --full")
     print_result(_summary(plan.result, "planned"))
 
 
@@ -75,7 +102,7 @@ def down(
     keep_data: Annotated[
         bool, typer.Option("--keep-data", help="Stop the stack, keep its data, keys and passwords.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")] = False,
+    yes: YesOption = False,
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
 ) -> None:

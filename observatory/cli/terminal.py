@@ -10,22 +10,25 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.measure import Measurement
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from observatory.progress import Phase, Progress
 
+NO_LIMIT = 1_000_000  # columns
 MARKS = {Phase.DONE: "[green]✓[/]", Phase.FAILED: "[red]✗[/]", Phase.WARNED: "[yellow]![/]"}
 
 
 class _Stderr(Console):
-    """Standard error. If its reader closes the pipe, output stops and the command continues."""
+    """Standard error. Lines are not folded. If its reader closes the pipe, output stops and the command continues."""
 
-    def __init__(self, *, soft_wrap: bool = False) -> None:
-        super().__init__(stderr=True, highlight=False, soft_wrap=soft_wrap)
+    def __init__(self) -> None:
+        super().__init__(stderr=True, highlight=False, soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
         """Discard further output. rich would exit; a flush at exit would fail with exit code 120."""
@@ -82,16 +85,39 @@ class ConsoleReporter:
 def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str | Text, ...]]) -> Table:
     """Return a table. Cells that are strings are printed literally, without markup."""
     result = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
-    for column in columns:
-        result.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        result.add_column(column, overflow="fold", min_width=_longest_word([column, *(row[number] for row in rows)]))
     for row in rows:
         result.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return result
 
 
-def print_result(renderable: object) -> None:
-    """Print the result of the command on stdout."""
-    Console(file=sys.stdout, highlight=False).print(renderable)
+def _longest_word(cells: Sequence[str | Text]) -> int:
+    """Return the width, in columns, below which a word of the cells would be folded."""
+    return max(cell_len(word) for cell in cells for word in (str(cell).split() or [""]))
+
+
+def print_result(renderable: RenderableType) -> None:
+    """Print the result of the command on stdout.
+
+    A terminal's width folds lines between words; an identifier or a path is never folded. Without a terminal, lines
+    have no limit.
+    """
+    console = Console(file=sys.stdout, highlight=False)
+    if console.is_terminal:
+        unlimited = console.options.update(max_width=NO_LIMIT)
+        console.width = max(console.width, Measurement.get(console, unlimited, renderable).minimum)
+        console.print(renderable)
+        return
+    console.width = NO_LIMIT
+    with console.capture() as captured:
+        console.print(renderable)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def print_notice(renderable: RenderableType) -> None:
+    """Print on stderr what the user needs before an answer or beside the result."""
+    _Stderr().print(renderable)
 
 
 def show_live(view: Callable[[], RenderableType]) -> None:
@@ -105,4 +131,4 @@ def show_live(view: Callable[[], RenderableType]) -> None:
 def print_error(message: str) -> None:
     """Print an error on stderr. A closed stderr is ignored."""
     with contextlib.suppress(OSError):
-        _Stderr(soft_wrap=True).print(Text(f"error: {message}", style="red"))
+        _Stderr().print(Text(f"error: {message}", style="red"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from observatory import operations
-from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
+from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, finite, print_json
 from observatory.cli.junit import junit_xml
 from observatory.cli.terminal import ConsoleReporter, print_result, table
 from observatory.errors import DONE, FAILED
@@ -29,7 +29,10 @@ def verify(
     ] = False,
     target: Annotated[FleetName | None, typer.Option(help="Fleet to check; default: the active fleet.")] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=1, help="Start no further check after this; default 120 s, comprehensive 600 s.")
+        float | None,
+        typer.Option(
+            min=1, callback=finite, help="Start no further check after this; default 120 s, comprehensive 600 s."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check connectivity only and list the checks.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit report to this file.")] = None,

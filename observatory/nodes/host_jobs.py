@@ -52,7 +52,7 @@ def host_jobs(settings: StackSettings) -> tuple[HostJob, ...]:
         HostJob(
             name="log-rotation",
             description="Rotation of the daemons' logs",
-            command=("logs", "rotate"),
+            command=("scheduler", "rotate-logs"),
             cron=schedule.log_rotation,
             timeout=600,
         ),

@@ -8,6 +8,11 @@ from .application_rollback import roll_back_application as roll_back_application
 from .application_rollback import roll_back_to_version as roll_back_to_version
 from .backups import create_backup as create_backup
 from .backups import list_backups as list_backups
+from .daemon_access import UnknownDaemonError as UnknownDaemonError
+from .daemon_access import log_file as log_file
+from .daemon_access import read_log as read_log
+from .daemon_access import run_beside as run_beside
+from .daemon_access import run_psql as run_psql
 from .database import DatabaseDeployment as DatabaseDeployment
 from .database import DatabaseTarget as DatabaseTarget
 from .database import back_up_database as back_up_database
@@ -28,6 +33,8 @@ from .password_status import PasswordStatus as PasswordStatus
 from .plan import PendingMigration as PendingMigration
 from .plan import Plan as Plan
 from .plan import preview as preview
+from .plan_overview import Overview as Overview
+from .plan_overview import overview as overview
 from .reexports import AlertmanagerError as AlertmanagerError
 from .reexports import Backup as Backup
 from .reexports import BackupError as BackupError

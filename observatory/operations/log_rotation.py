@@ -17,7 +17,7 @@ def rotate_logs(workspace: Workspace, *, force: bool = False) -> list[str]:
         LogRotationError: logrotate failed.
     """
     platform = open_platform(workspace)
-    check_supported(platform, "logs rotate")
+    check_supported(platform, "log rotation")
     if not workspace.sandbox.alive():
         raise OperationError(f"the stack {workspace.stack!r} is not running: run `observatory up` first")
     return rotation.rotate_logs(workspace.sandbox, platform.settings, force=force)

@@ -35,7 +35,10 @@ Operation = Literal[
     "rotate-passwords",
     "down --keep-data",
     "backup",
-    "logs rotate",
+    "logs",
+    "psql",
+    "exec",
+    "log rotation",
     "scheduler",
 ]
 

@@ -9,6 +9,7 @@ same on both sides, and unix sockets below `home` can be used from the host (see
     sandbox.stop(timeout=60) -> None                   # idempotent; nothing is left running
     sandbox.alive() -> bool
     sandbox.run(argv, *, env=, stdin=, timeout=, check=True) -> CompletedProcess[str]
+    sandbox.run_attached(argv, *, env=) -> int
     sandbox.write_file(inside, content, *, mode=0o600) -> bool;  sandbox.make_directory(inside);  sandbox.adopt(inside)
     sandbox.host_path(inside) -> Path
     sandbox.processes() -> list[Process]
@@ -136,6 +137,15 @@ class Sandbox(SandboxFiles):
         if check:
             result.check_returncode()
         return result
+
+    def run_attached(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
+        """Run one command inside on this process's own standard streams, and return its exit status.
+
+        Secrets go into `env`, never into `argv`, which every user of the machine can read.
+        """
+        self.make_home()
+        command = self._command(argv, "--die-with-parent")
+        return subprocess.run(command, env={**ENVIRONMENT, **(env or {})}, check=False).returncode
 
     def processes(self) -> list[Process]:
         """Return the processes of the sandbox, by pid."""

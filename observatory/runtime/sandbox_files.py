@@ -27,6 +27,10 @@ class SandboxFiles:
         """Return the host's path of `inside`, a path below /srv."""
         return self.home / PurePosixPath(inside).relative_to(INSIDE)
 
+    def inside_path(self, host: Path) -> PurePosixPath:
+        """Return the path below /srv of `host`, a path below the home."""
+        return INSIDE / host.resolve().relative_to(self.home.resolve())
+
     def write_file(self, inside: str, content: str | bytes, *, mode: int = 0o600) -> bool:
         """Write a file below /srv, atomically and owned by the daemons' user; return whether anything changed."""
         self.make_directory(str(PurePosixPath(inside).parent))

@@ -7,8 +7,11 @@ import sys
 
 import pytest
 
+from observatory import operations
 from observatory.cli import main
-from observatory.errors import WRONG_USAGE
+from observatory.errors import FAILED, REFUSED, WRONG_USAGE
+
+CANARY = ("deploy", "application", "--version", "v0.2.0", "--strategy", "canary")
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,17 @@ from observatory.errors import WRONG_USAGE
         (("rollback", "--method", "application"), "--method application needs --version"),
         (("silence", "add", "--reason", "r", "--duration", "soon"), "invalid duration 'soon'"),
         (("deploy", "database", "--retry", "-1"), "greater than or equal to 0"),
+        ((*CANARY, "--canary-percentage", "500"), "less than or equal to 99"),
+        ((*CANARY, "--canary-percentage", "0"), "greater than or equal to 1"),
+        ((*CANARY, "--batch-size", "0"), "greater than or equal to 1"),
+        ((*CANARY, "--bake", "nan"), "greater than or equal to 0"),
+        ((*CANARY, "--health-check-timeout", "inf"), "inf is not a finite number"),
+        (("release", "deploy", "v0.2.0", "--bake", "inf"), "inf is not a finite number"),
+        (("verify", "--timeout", "nan"), "greater than or equal to 1"),
+        (("rotate-passwords", "--wait", "nan"), "less than or equal to 3600"),
+        (("data", "sample", "--from", "x", "--fraction", "nan"), "nan is not a finite number"),
+        (("logs", "haproxy", "--follow"), "--follow cannot be combined with --output json"),
+        (("psql",), "--output json does not apply"),
         (("verify", "--junit", "/dev/null/verify.xml"), "/dev/null is not a directory"),
     ],
 )
@@ -47,3 +61,30 @@ def test_without_json_stdout_is_empty(monkeypatch: pytest.MonkeyPatch, capsys: p
     with pytest.raises(SystemExit) as end:
         main()
     assert (end.value.code, capsys.readouterr().out) == (WRONG_USAGE, "")
+
+
+def test_a_question_without_a_terminal_is_one_document(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["observatory", "down", "--output", "json"])
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
+    with pytest.raises(SystemExit) as end:
+        main()
+    document = json.loads(capsys.readouterr().out)
+    assert end.value.code == document["exit_code"] == REFUSED
+    assert "Add --yes" in document["error"]["message"]
+
+
+def test_an_unexpected_error_is_one_document(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(operations, "status", fail)
+    monkeypatch.setattr(sys, "argv", ["observatory", "status", "--output", "json"])
+    with pytest.raises(ZeroDivisionError):
+        main()
+    document = json.loads(capsys.readouterr().out)
+    assert (document["exit_code"], document["error"]["kind"]) == (FAILED, "ZeroDivisionError")
+    assert "a fault" in document["error"]["message"]

@@ -88,7 +88,7 @@ def test_a_job_can_be_run_by_hand_and_reaches_prometheus(stack: Checkout) -> Non
 
 
 def test_the_scheduler_log_continues_after_a_rotation(stack: Checkout) -> None:
-    rotated = stack.json("logs", "rotate", "--force")["rotated"]
+    rotated = stack.json("scheduler", "rotate-logs", "--force")["rotated"]
     assert any(name.startswith("scheduler.log-") for name in rotated)
     assert any(name.startswith("patroni.log-") for name in rotated)
     wait((stack.home / "log/patroni.log").exists)

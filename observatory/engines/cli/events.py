@@ -78,6 +78,7 @@ class EventCollector:
             changes=tuple(_changes(metadata)),
             replaces=tuple(metadata.keys or ()),
             seconds=seconds,
+            protect=bool(state and state.protect),
         )
 
     def _diagnose(self, event: Any) -> None:

@@ -31,6 +31,7 @@ class Step:
         changes: How its inputs change (after a refresh: its outputs; for a creation: all of them), secrets masked.
         replaces: The properties that force a replacement.
         seconds: The duration of the work; 0 in a plan.
+        protect: Whether the resource is protected from deletion.
     """
 
     operation: Operation
@@ -40,6 +41,7 @@ class Step:
     changes: tuple[PropertyChange, ...] = ()
     replaces: tuple[str, ...] = ()
     seconds: float = 0.0
+    protect: bool = False
 
     @property
     def name(self) -> str:

@@ -57,7 +57,19 @@ REASONS: Mapping[Operation, str] = {
         "backups of {stack!r}, on AWS, are made on its database's machine by systemd timers; they cannot be made or "
         "listed from here"
     ),
-    "logs rotate": "the machines of {stack!r}, on AWS, rotate their own logs; nothing was changed",
+    "logs": (
+        "`logs` supports stacks on this machine only: the machines of {stack!r}, on AWS, keep their logs in the "
+        "journal; read it there with `journalctl -u DAEMON`"
+    ),
+    "psql": (
+        "`psql` supports stacks on this machine only: for {stack!r}, on AWS, read the connection from the secret that "
+        "the output admin_database_url names"
+    ),
+    "exec": (
+        "`exec` supports stacks on this machine only: run the command on the machines of {stack!r}, on AWS, with "
+        "`aws ssm start-session`"
+    ),
+    "log rotation": "the machines of {stack!r}, on AWS, rotate their own logs; nothing was changed",
     "scheduler": "the machines of {stack!r}, on AWS, run the jobs by systemd timers; nothing runs from here",
 }
 

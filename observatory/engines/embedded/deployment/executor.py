@@ -98,4 +98,11 @@ class StepExecutor:
 def step_for(operation: Operation, state: State, olds: Properties | None = None) -> Step:
     """Return a step on a resource; with the old inputs given, it holds how they change."""
     changes = () if olds is None else tuple(values.differences(olds, state["inputs"]))
-    return Step(operation=operation, urn=state.urn, type=state.type, parent=state["parent"], changes=changes)
+    return Step(
+        operation=operation,
+        urn=state.urn,
+        type=state.type,
+        parent=state["parent"],
+        changes=changes,
+        protect=state["protect"],
+    )
