@@ -105,7 +105,10 @@ def _units(workspace: Workspace) -> dict[str, Unit]:
 
     settings = open_platform(workspace).settings
     assert isinstance(settings, LocalSettings)  # noqa: S101 - other platforms do not support this
-    machine = LocalMachine(settings=settings, rollout=workspace.rollout.read(), stack=workspace.stack)
+    rollout = workspace.rollout.read()
+    if rollout is None:
+        raise OperationError(f"{workspace.rollout.path} is missing: run `observatory up`, which writes it")
+    machine = LocalMachine(settings=settings, rollout=rollout, stack=workspace.stack)
     return {unit.name: unit for _, unit in local_units(machine)}
 
 
