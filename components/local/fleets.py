@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, ResourceProvider, UpdateResult
 
-from components.dynamic import without_provider
+from components.dynamic import has_drifted, with_drift
 from components.local.machine import Daemon, Machine, sandbox_of
 from observatory.delivery.releases import install
 from observatory.documents.rollout import FleetState
@@ -26,6 +26,9 @@ from observatory.nodes.storage import (
     release_name,
     storage,
 )
+from observatory.runtime import Drift
+from observatory.runtime.drift import CHANGED, MISSING, fingerprint
+from observatory.runtime.supervisor_files import restart_programs_of
 from observatory.settings import FleetName, LocalSettings
 
 
@@ -109,22 +112,46 @@ class ReleaseProvider(ResourceProvider):
         sandbox.make_directory(str(Path(directory).parent))
         install(Path(props["artifact"]), sha256=props["sha256"], target=sandbox.host_path(directory))
         sandbox.adopt(directory)
-        return CreateResult(id_=directory, outs=without_provider(props))
+        files = fingerprint(sandbox.host_path(directory))
+        return CreateResult(id_=directory, outs={**with_drift(props, ()), "files": files})
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Replace it when the release changes; unpack it again when its directory is missing."""
+        """Replace it when the release changes; unpack it again when its files are missing or were changed.
+
+        A state of version 0.1 has no fingerprint of the files, and those on the disk count as right.
+        """
         replaces = [key for key in ("directory", "sha256") if _olds.get(key) != _news.get(key)]
-        vanished = not sandbox_of(_news).host_path(_olds["directory"]).is_dir()
-        return DiffResult(changes=vanished or bool(replaces), replaces=replaces)
+        drift = () if replaces else _drift(_olds)
+        return DiffResult(changes=has_drifted("release", _olds, drift) or bool(replaces), replaces=replaces)
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Report missing or changed files as `drift`."""
+        return ReadResult(id_=id_, outs=with_drift(props, _drift(props)))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Unpack again."""
-        self.create(_news)
-        return UpdateResult(outs=without_provider(_news))
+        """Unpack again, and restart what runs from the directory."""
+        sandbox, drift = sandbox_of(_news), _drift(_olds)
+        if drift:
+            sandbox.remove_file(_news["directory"])
+        outs = self.create(_news).outs
+        if any(each.problem == CHANGED for each in drift) and sandbox.alive():
+            restart_programs_of(sandbox, _news["directory"])
+        return UpdateResult(outs=outs)
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Remove the directory, from which no process runs any more."""
         shutil.rmtree(sandbox_of(_props).host_path(_props["directory"]), ignore_errors=True)
+
+
+def _drift(olds: Mapping[str, Any]) -> tuple[Drift, ...]:
+    """Return whether the unpacked release of a state is missing or differs from what was unpacked."""
+    path = str(olds["directory"])
+    directory = sandbox_of(olds).host_path(path)
+    if directory.is_symlink() or not directory.is_dir():
+        return (Drift(path=path, problem=MISSING),)
+    if olds.get("files") in {None, fingerprint(directory)}:
+        return ()
+    return (Drift(path=path, problem=CHANGED),)
 
 
 class Release(Resource, module="local", name="Release"):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from observatory.database.errors import LockHeldError
+from observatory.engines import embedded as engine
 from observatory.engines.cli import automation
 from observatory.engines.embedded import Result
 from observatory.engines.providers.plugin import missing_plugins
@@ -18,8 +19,8 @@ from observatory.operations.stack_status import Status, settled_status
 from observatory.platforms import open_platform
 from observatory.platforms.engine_choice import choose_engine_to_change, engine_of
 from observatory.platforms.platform import EngineChoice, EngineName, Platform
-from observatory.platforms.stack_state import engine_options, outputs
-from observatory.progress import Reporter, silent, task
+from observatory.platforms.stack_state import engine_options, outputs, state_options
+from observatory.progress import Phase, Progress, Reporter, silent, task
 from observatory.workspace import Workspace
 
 UNCHANGED = ("same", "refresh", "read")
@@ -61,6 +62,7 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
     bootstrap(workspace, report=report)
     if chosen == "cli":
         _report_in_tree_providers(report)
+    _report_homes_without_state(workspace, report)
     with ExitStack() as lock:
         try:
             lock.enter_context(no_deployment_under_way(platform))
@@ -94,6 +96,14 @@ def _report_in_tree_providers(report: Reporter) -> None:
     for package in missing_plugins():
         with task(report, f"pulumi_{package} is served in-tree: its plugin is not installed"):
             pass
+
+
+def _report_homes_without_state(workspace: Workspace, report: Reporter) -> None:
+    """Report the homes that `pulumi stack rm` left: they have data, so that only `down` removes them."""
+    for home in sorted(workspace.home.parent.glob("[!.]*/")):
+        if home.name != workspace.stack and not engine.exists(replace(state_options(workspace), stack=home.name)):
+            text = f"no state has the stack {home.name}: `observatory down -e {home.name}` removes its data"
+            report(Progress(task=text, phase=Phase.WARNED))
 
 
 def _demonstrate(platform: Platform, report: Reporter) -> Demonstration:

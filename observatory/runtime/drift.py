@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -57,6 +58,21 @@ def find_drift(
         path: drift for path, text in reachable.items() if (drift := _wrong_file(files.host_path(path), path, text))
     }
     return (*wrong.values(), *(drift for directory in whole for drift in extra_files(files, declared, directory)))
+
+
+def fingerprint(directory: Path) -> str:
+    """Return a digest of the names, kinds, sizes, modes and times of all files below a directory.
+
+    It takes a hundredth of the time of reading them. Python writes its cache there, which does not count.
+    """
+    digest = hashlib.sha256()
+    for top, directories, names in os.walk(directory):
+        directories[:] = sorted(set(directories) - {"__pycache__"})
+        for name in sorted(names):
+            status = Path(top, name).lstat()
+            relative = Path(top, name).relative_to(directory)
+            digest.update(f"{relative}\0{status.st_mode}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def extra_files(files: SandboxFiles, declared: Iterable[str], directory: str) -> Iterator[Drift]:

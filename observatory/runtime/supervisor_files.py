@@ -22,3 +22,11 @@ def repair_supervisor(sandbox: Sandbox) -> None:
     sandbox.write_file(CONFIGURATION_FILE, CONFIGURATION)
     for drift in supervisor_drift(sandbox):
         sandbox.remove_file(drift.path)
+
+
+def restart_programs_of(sandbox: Sandbox, directory: str) -> None:
+    """Restart the running programs whose start script names a directory, one after the other."""
+    for status in sandbox.supervisor.statuses():
+        script = sandbox.host_path(f"{PROGRAMS}/{status.name}.sh")
+        if status.running and script.is_file() and f"{directory}/" in script.read_text(encoding="utf-8"):
+            sandbox.supervisor.restart(status.name)

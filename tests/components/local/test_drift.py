@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,14 @@ import pytest
 from pulumi.dynamic import ResourceProvider
 
 from components.dynamic import DRIFT
+from components.local.fleets import ReleaseProvider
 from components.local.machine import DaemonProvider, MachineProvider
 from components.local.scheduler import SchedulerProvider
 from components.local.traffic import WeightsProvider
 from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.haproxy import weights_file
 from observatory.nodes.unit import HttpReady, Paths, Unit
-from observatory.runtime import Sandbox, find_free_ports
+from observatory.runtime import Program, Sandbox, find_free_ports
 from observatory.runtime.programs import CONFIGURATION_FILE, PROGRAMS
 from observatory.scheduling.webhook import token
 
@@ -255,3 +258,56 @@ def test_a_token_that_others_can_read_is_generated_again(sandbox: Sandbox) -> No
     assert drift(SchedulerProvider(), props)
     assert token(sandbox, file) != first
     assert token(sandbox, file) == token(sandbox, file)
+
+
+@pytest.mark.parametrize("damage", [edit, Path.unlink, swap_for_a_link, lambda file: file.chmod(0o777)])
+def test_a_changed_release_is_unpacked_again_and_what_runs_from_it_restarted(
+    sandbox: Sandbox, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    provider, props, file = a_release(sandbox, tmp_path)
+    outs = provider.create(props).outs or {}
+    sandbox.supervisor.apply(Program(name="release", command=("/bin/sh", f"{props['directory']}/bin/run")))
+    pid = sandbox.supervisor.status("release").pid
+    (file.parent / "__pycache__").mkdir()
+    (file.parent / "__pycache__/cache.pyc").touch()
+    assert not provider.diff("release", outs, props).changes
+    damage(file)
+    assert set(drift(provider, outs).values()) == {"was changed"}
+    assert provider.diff("release", outs, props).changes
+    outs = provider.update("release", outs, props).outs or {}
+    assert file.read_text() == SCRIPT
+    assert not provider.diff("release", outs, props).changes
+    assert sandbox.supervisor.status("release").pid != pid
+    sandbox.supervisor.remove("release")
+    provider.delete("release", outs)
+
+
+def test_a_release_of_a_state_without_a_fingerprint_is_as_on_the_disk(sandbox: Sandbox, tmp_path: Path) -> None:
+    """As the states of 0.1.0."""
+    provider, props, file = a_release(sandbox, tmp_path)
+    provider.create(props)
+    edit(file)
+    assert not provider.diff("release", props, props).changes
+    shutil.rmtree(file.parent.parent)
+    assert provider.diff("release", props, props).changes
+
+
+SCRIPT = "exec sleep 1000\n"
+
+
+def a_release(sandbox: Sandbox, tmp_path: Path) -> tuple[ReleaseProvider, dict[str, Any], Path]:
+    """Return the provider, the properties of a small release, and its file once it is unpacked."""
+    source, artifact = tmp_path / "release", tmp_path / "release.tar.gz"
+    (source / "bin").mkdir(parents=True)
+    (source / "bin/run").write_text(SCRIPT)
+    with tarfile.open(artifact, "w:gz") as archive:
+        archive.add(source, ".")
+    directory = f"/srv/releases/blue/{tmp_path.name}"
+    props = {
+        "home": str(sandbox.home),
+        "rootfs": str(sandbox.rootfs),
+        "artifact": str(artifact),
+        "sha256": hashlib.sha256(artifact.read_bytes()).hexdigest(),
+        "directory": directory,
+    }
+    return ReleaseProvider(), props, sandbox.host_path(f"{directory}/bin/run")
