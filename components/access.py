@@ -17,8 +17,17 @@ from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider,
 
 from components.dynamic import without_provider
 from components.secrets import LoginPassword
-from observatory.database.roles.limits import MONITOR_LIMITS, Limits, limits_of
-from observatory.documents.logins import PROVISIONER, AccessDocument, PairedRole, Side, login
+from observatory.database.roles import BOOTSTRAP_REVISION
+from observatory.documents.login_limits import MONITOR_LIMITS, Limits, limits_of
+from observatory.documents.logins import (
+    POOLED_ROLES,
+    PROVISIONER,
+    AccessDocument,
+    PairedRole,
+    Side,
+    login,
+    logins_of,
+)
 
 if TYPE_CHECKING:
     from observatory.database import Profile
@@ -80,7 +89,7 @@ def draw_passwords(logins: AccessDocument, opts: pulumi.ResourceOptions) -> dict
 
 def is_pooled(name: str) -> bool:
     """Return whether a login connects through pgBouncer; administrators connect directly."""
-    return not name.startswith("admin_")
+    return name in logins_of(*POOLED_ROLES)
 
 
 def pooled_passwords(passwords: Mapping[str, LoginPassword]) -> dict[str, pulumi.Output[str]]:
@@ -180,12 +189,14 @@ class DatabaseAccessProvider(ResourceProvider):
         return CreateResult(id_=props["database"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Compare the name, the password and the server's libraries, which provide extensions; a new name replaces it.
+        """Compare name, password, the server's libraries, which provide extensions, and the bootstrap's revision.
+
+        A new name replaces it.
 
         A password that was changed outside the stack is a difference too, because it locks the provisioner out.
         """
         replaces = ["database"] if _olds["database"] != _news["database"] else []
-        changed = any(_olds.get(key) != _news.get(key) for key in ("verifier", "libraries"))
+        changed = any(_olds.get(key) != _news.get(key) for key in ("verifier", "libraries", "revision"))
         return DiffResult(changes=changed or bool(replaces) or not _password_matches(_news), replaces=replaces)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
@@ -214,6 +225,7 @@ class DatabaseAccess(Resource, module="local", name="DatabaseAccess"):
             "owner": owner,
             "verifier": verifier,
             "libraries": libraries,
+            "revision": BOOTSTRAP_REVISION,
         }
         super().__init__(DatabaseAccessProvider(), name, props, opts)
 
@@ -288,16 +300,16 @@ def _conninfo(args: AccessArgs) -> pulumi.Output[str]:
 
 
 def _settings(args: AccessArgs) -> dict[str, dict[str, str | int]]:
-    """Return each login's lock timeout, and disable statement logging for the service.
+    """Return each login's lock timeout, and disable statement logging.
 
-    The service may not change objects or roles, but it creates a temporary table for a batch with duplicates.
+    The logins may not change objects or roles, so the log would have only texts of refused statements, which may
+    contain prompts, and the temporary tables of the service.
     """
     settings: dict[str, dict[str, str | int]] = {MONITOR: {"lock_timeout": 1000 * MONITOR_LIMITS.lock_timeout_s}}
     for role, side, _ in args.logins.logins():
         limits = limits_of(role, pool_size=args.pool_size)
         settings[login(role, side)] = {"lock_timeout": 1000 * limits.lock_timeout_s}
-        if role == "app":
-            settings[login(role, side)]["log_statement"] = "none"
+        settings[login(role, side)]["log_statement"] = "none"
     return settings
 
 

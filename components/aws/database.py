@@ -77,9 +77,8 @@ class Database(pulumi.ComponentResource):
     """TimescaleDB on PostgreSQL 17, and pgBouncer. The schema depends on `ready`, clients on `pooled`.
 
     Outputs: `admin_url` (superuser) and `owner_url` (migrations), both secret and for the operations VPC; `urls` (by
-    login), `url` (the service's) and `direct_url` (the service's past pgBouncer), all secret; `login` (secret; the
-    service's user and password, on a line each); `ca_file`, by which clients verify the servers; `admin_secret`, the
-    ARN of the secret with `admin_url`.
+    login) and `url` (the service's), both secret; `login` (secret; the service's user and password, on a line each);
+    `ca_file`, by which clients verify the servers; `admin_secret`, the ARN of the secret with `admin_url`.
     """
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -109,9 +108,8 @@ class Database(pulumi.ComponentResource):
         )
         active = args.logins.active_login("app")
         self.login = login_file(active, self.passwords[active])
-        self.urls = {name: self._url(name, address, verified, pooled=is_pooled(name)) for name in self.passwords}
+        self.urls = {name: self._url(name, address, verified) for name in self.passwords}
         self.url = self.urls[active]
-        self.direct_url = self._url(active, address, verified, pooled=False)
         self.admin_secret = self._kept(f"{name}-administrator", {"url": self.admin_url}).arn
         reachable = Reachable(
             f"{name}-reachable",
@@ -124,10 +122,10 @@ class Database(pulumi.ComponentResource):
         self.pooled: tuple[pulumi.Resource, ...] = (access,)
         self.register_outputs({"url": self.url, "ca_file": self.ca_file, "admin_secret": self.admin_secret})
 
-    def _url(self, name: str, address: str, verified: pulumi.Output[str], *, pooled: bool) -> pulumi.Output[str]:
+    def _url(self, name: str, address: str, verified: pulumi.Output[str]) -> pulumi.Output[str]:
         """Return a login's URL, through pgBouncer or to PostgreSQL itself."""
         settings = self._args.base.settings
-        port = settings.ports.pgbouncer if pooled else settings.ports.postgres
+        port = settings.ports.pgbouncer if is_pooled(name) else settings.ports.postgres
         return pulumi.Output.all(self.passwords[name].value, verified).apply(
             lambda outputs: f"postgresql://{name}:{outputs[0]}@{address}:{port}/{settings.database.name}?{outputs[1]}"
         )

@@ -129,7 +129,7 @@ def _schema(args: AwsArgs, database: Database) -> Schema:
             migrations=args.migrations,
             target=args.rollout.schema_target,
             roles=TABLE_PROFILES,
-            service_conninfo=database.direct_url,
+            service_conninfo=database.url,
         ),
         pulumi.ResourceOptions(depends_on=list(database.ready)),
     )

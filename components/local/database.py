@@ -70,8 +70,8 @@ class Database(pulumi.ComponentResource):
     """TimescaleDB on PostgreSQL 17, and pgBouncer. The schema depends on `ready`, clients on `pooled`.
 
     Outputs: `admin_url` (superuser) and `owner_url` (migrations), both by peer on the socket; `urls` (by login), `url`
-    (the service's) and `direct_url` (the service's past pgBouncer), all secret; `login` (secret; the service's user and
-    password, on a line each); `ca_file`, by which clients verify the servers.
+    (the service's) and `direct_url` (the service's on the socket, before pgBouncer runs), all secret; `login` (secret;
+    the service's user and password, on a line each); `ca_file`, by which clients verify the servers.
     """
 
     def __init__(self, name: str, args: DatabaseArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -97,9 +97,11 @@ class Database(pulumi.ComponentResource):
         self.pooled: tuple[pulumi.Resource, ...] = (pooler,)
         active = args.logins.active_login("app")
         self.login = login_file(active, self.passwords[active])
-        self.urls = {name: self._url(name, settings, pooled=is_pooled(name)) for name in self.passwords}
+        self.urls = {name: self._url(name, settings) for name in self.passwords}
         self.url = self.urls[active]
-        self.direct_url = self._url(active, settings, pooled=False)
+        self.direct_url = pulumi.Output.all(socket, self.passwords[active].value).apply(
+            lambda outputs: _conninfo(outputs[0], settings, active, settings.database.name, password=outputs[1])
+        )
         self.register_outputs({"admin_url": self.admin_url, "url": self.url})
 
     def _etcd(self) -> Daemon:
@@ -170,9 +172,9 @@ class Database(pulumi.ComponentResource):
             opts=self._child(access),
         )
 
-    def _url(self, name: str, settings: LocalSettings, *, pooled: bool) -> pulumi.Output[str]:
+    def _url(self, name: str, settings: LocalSettings) -> pulumi.Output[str]:
         """Return a login's URL, through pgBouncer or to PostgreSQL itself."""
-        port = settings.ports.pgbouncer if pooled else settings.ports.postgres
+        port = settings.ports.pgbouncer if is_pooled(name) else settings.ports.postgres
         address = f"127.0.0.1:{port}/{settings.database.name}"
         verified = self.ca_file.apply(lambda path: f"sslmode=verify-full&sslrootcert={quote(path, safe='')}")
         return pulumi.Output.all(self.passwords[name].value, verified).apply(
@@ -247,8 +249,9 @@ def _on_host(home: str, path: str) -> str:
     return home + path.removeprefix("/srv")
 
 
-def _conninfo(host: str, settings: LocalSettings, user: str, database: str) -> str:
-    return f"host='{host}' port={settings.ports.postgres} user={user} dbname={database}"
+def _conninfo(host: str, settings: LocalSettings, user: str, database: str, *, password: str | None = None) -> str:
+    secret = f" password='{password}'" if password else ""
+    return f"host='{host}' port={settings.ports.postgres} user={user} dbname={database}{secret}"
 
 
 def _configure(props: dict[str, Any]) -> bool:

@@ -49,7 +49,6 @@ from .roles.api_keys import revoke_api_key as revoke_api_key
 from .roles.bootstrap import ensure_database as ensure_database
 from .roles.bootstrap import ensure_provisioner as ensure_provisioner
 from .roles.bootstrap import has_verifier as has_verifier
-from .roles.limits import Limits as Limits
 from .roles.privileges import Profile as Profile
 from .roles.privileges import grant_access as grant_access
 from .roles.role_settings import RoleSettings as RoleSettings

@@ -60,6 +60,10 @@ _PERIODS = """
     SELECT DISTINCT range_start, range_end FROM timescaledb_information.chunks
     WHERE hypertable_schema = 'public' AND hypertable_name IN ('llm_traces', 'llm_logs') ORDER BY range_start, range_end
 """
+_LOCKED = """
+    SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = %s AND objsubid = 1 AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 _HAS_OWN_TRACES = "SELECT to_regclass('observatory.sample_windows') IS NULL AND EXISTS (SELECT FROM llm_traces)"
 _WINDOWS = """
     CREATE TABLE IF NOT EXISTS observatory.sample_windows (
@@ -129,13 +133,16 @@ def _check(fraction: float, salt: str) -> None:
 
 
 def _refuse_one_database(reader: psycopg.Connection, writer: psycopg.Connection) -> None:
-    """Refuse two sessions of one database, under any name: both cannot take the same advisory lock."""
-    key = [random.getrandbits(62)]
-    reader.execute("SELECT pg_advisory_lock(%s)", key)
-    if writer.execute("SELECT pg_try_advisory_lock(%s)", key).fetchone() != (True,):
+    """Refuse two sessions of one database, under any name: a lock that the writer takes is there for both.
+
+    The reader may not be allowed to take it.
+    """
+    key = [random.getrandbits(31)]
+    writer.execute("SELECT pg_advisory_lock(%s)", key)
+    same = reader.execute(_LOCKED, key).fetchone() is not None
+    writer.execute("SELECT pg_advisory_unlock(%s)", key)
+    if same:
         raise SampleError("Source and target are the same database. Name another target")
-    for connection in (reader, writer):
-        connection.execute("SELECT pg_advisory_unlock(%s)", key)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ Side = Literal["a", "b"]
 PairedRole = Literal["app", "readonly", "admin"]
 
 PAIRED_ROLES: tuple[PairedRole, ...] = ("app", "readonly", "admin")
+POOLED_ROLES: tuple[PairedRole, ...] = ("app", "readonly")  # that connect through pgBouncer only
 SIDES: tuple[Side, Side] = ("a", "b")
 PROVISIONER = "provisioner"
 
@@ -35,6 +36,11 @@ class AccessError(ObservatoryError):
 def login(role: PairedRole, side: Side) -> str:
     """Return the name of one of a role's two logins."""
     return f"{role}_{side}"
+
+
+def logins_of(*roles: PairedRole) -> list[str]:
+    """Return the names of both logins of each role."""
+    return [login(role, side) for role in roles for side in SIDES]
 
 
 def other(side: Side) -> Side:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from observatory.nodes.tls import authority_file, certificate_file, key_file
+from observatory.documents.login_limits import Limits, limits_of
+from observatory.documents.logins import POOLED_ROLES, logins_of
+from observatory.nodes.tls import certificate_file, key_file
 from observatory.nodes.unit import LOOPBACK, Host, Paths, TcpReady, Unit, render
 from observatory.settings import StackSettings
 
 SERVER = "pgbouncer"  # of the certificate
+GRACE_S = 5  # PostgreSQL's own timeout ends a statement first, with a better error
 
 
 def users_file(paths: Paths) -> str:
@@ -25,6 +28,12 @@ def _quoted(password: str) -> str:
     return password.replace('"', '""')
 
 
+def enforced_limits(settings: StackSettings) -> dict[str, Limits]:
+    """Return the limits of each pooled login, which pgBouncer enforces."""
+    pool_size = settings.database.pool_size
+    return {name: limits_of(role, pool_size=pool_size) for role in POOLED_ROLES for name in logins_of(role)}
+
+
 def pgbouncer(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> Unit:
     """Return the pooler of this node, in front of this node's PostgreSQL."""
     port = settings.ports.pgbouncer
@@ -35,7 +44,9 @@ def pgbouncer(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> U
         host=host,
         users_file=users_file(paths),
         run=paths.run,
-        authority=authority_file(paths),
+        socket=paths.postgres_socket,
+        limits=enforced_limits(settings),
+        grace_s=GRACE_S,
         certificate=certificate_file(paths, SERVER),
         key=key_file(paths, SERVER),
     )

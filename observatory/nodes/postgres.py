@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from observatory.documents.logins import POOLED_ROLES, PROVISIONER, logins_of
 from observatory.nodes.pgbackrest import S3Repository, archive_command, pgbackrest_files, repository
 from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
@@ -83,25 +84,36 @@ def node_parameters(settings: StackSettings, paths: Paths) -> dict[str, Any]:
         "log_line_prefix": "%m [%p] %q%u@%d %a ",
         "log_lock_waits": "on",
         "log_checkpoints": "on",
-        # Prompt texts must not reach the log: not as DETAIL, CONTEXT (COPY quotes its line there) or parameter.
+        # Prompts and passwords must not reach the log: not as the text of a failed, slow or waiting statement, as
+        # DETAIL, as CONTEXT (COPY quotes its line there) or as a parameter. `ensure_database` keeps errors themselves
+        # out of it, which quote values.
         "log_error_verbosity": "terse",
+        "log_min_error_statement": "panic",
+        "log_min_duration_statement": -1,
+        "log_min_duration_sample": -1,
+        "log_transaction_sample_rate": 0,
         "log_parameter_max_length": 0,
         "log_parameter_max_length_on_error": 0,
+        # Constants of such statements are not replaced by parameters: a verifier, or a text in CREATE TABLE AS.
+        "pg_stat_statements.track_utility": "off",
     }
 
 
-def host_based_authentication(host: Host = LOOPBACK) -> list[str]:
-    """Return pg_hba.conf: operators and the exporter use peer on the socket, all others SCRAM over TLS.
+def host_based_authentication(settings: StackSettings, host: Host = LOOPBACK) -> list[str]:
+    """Return pg_hba.conf: each login from where it belongs, to its database. PostgreSQL rejects all others.
 
-    Every login may connect from the operators' networks of the host, with SCRAM over TLS.
+    Operators and the exporter use peer on the socket. The logins of the pooler use it too: only the daemons' user can
+    enter its directory. Administrators and the provisioner use SCRAM over TLS, from this machine or from the operators'
+    networks of the host, as the superuser does where there are such networks.
     """
+    database = f'"{settings.database.name}"'  # in quotes no name is a keyword
+    pooled, direct = ",".join(logins_of(*POOLED_ROLES)), ",".join([*logins_of("admin"), PROVISIONER])
     return [
-        "local all postgres,migrator peer map=operators",
-        f"local all {MONITOR_ROLE} peer map=operators",
-        "local all all scram-sha-256",
-        *(f"hostssl all all {network} scram-sha-256" for network in host.operators),
-        "host all postgres,migrator all reject",
-        "hostssl all all 127.0.0.1/32 scram-sha-256",
+        "local all postgres peer map=operators",
+        f"local {database} migrator,{MONITOR_ROLE} peer map=operators",
+        f"local {database} {pooled} scram-sha-256",
+        *(f"hostssl {database} {direct} {network} scram-sha-256" for network in ("127.0.0.1/32", *host.operators)),
+        *(f"hostssl all postgres {network} scram-sha-256" for network in host.operators),
     ]
 
 
@@ -200,7 +212,7 @@ def _patroni_configuration(settings: StackSettings, paths: Paths, host: Host) ->
             "use_unix_socket": True,
             "authentication": {"superuser": {"username": "postgres"}, "replication": {"username": "replicator"}},
             "parameters": node_parameters(settings, paths),
-            "pg_hba": host_based_authentication(host),
+            "pg_hba": host_based_authentication(settings, host),
             "pg_ident": ident_map(),
         },
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from observatory.database.roles.limits import limits_of
+from observatory.documents.login_limits import limits_of
 from observatory.documents.logins import PAIRED_ROLES, AccessDocument, AccessError, AccessStore
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)

@@ -188,9 +188,9 @@ def test_operators_log_in_from_their_network_over_tls_and_others_from_nowhere() 
     rules = yaml.safe_load(files(database())["/etc/observatory/patroni/patroni.yaml"])["postgresql"]["pg_hba"]
     over_tcp = [rule for rule in rules if rule.startswith("host")]
     assert over_tcp == [
-        "hostssl all all 10.0.0.0/16 scram-sha-256",
-        "host all postgres,migrator all reject",
-        "hostssl all all 127.0.0.1/32 scram-sha-256",
+        'hostssl "observatory" admin_a,admin_b,provisioner 127.0.0.1/32 scram-sha-256',
+        'hostssl "observatory" admin_a,admin_b,provisioner 10.0.0.0/16 scram-sha-256',
+        "hostssl all postgres 10.0.0.0/16 scram-sha-256",
     ]
 
 

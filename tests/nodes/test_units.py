@@ -67,15 +67,25 @@ def test_postgresql_has_checksums_and_the_superuser_only_by_peer() -> None:
     config = yaml.safe_load(patroni(SETTINGS, PATHS).files["/srv/etc/patroni/patroni.yaml"])
     assert "data-checksums" in config["bootstrap"]["initdb"]
     assert config["postgresql"]["parameters"]["password_encryption"] == "scram-sha-256"
-    rules = host_based_authentication()
-    operators = [rule for rule in rules if "postgres" in rule]
-    assert operators == ["local all postgres,migrator peer map=operators", "host all postgres,migrator all reject"]
+    rules = host_based_authentication(SETTINGS)
+    assert [rule for rule in rules if "postgres" in rule] == ["local all postgres peer map=operators"]
     assert not [rule for rule in rules if rule.split()[-1] in ("trust", "md5", "password")]
 
 
-def test_the_first_rule_that_matches_an_operator_over_tcp_rejects() -> None:
-    over_tcp = [rule for rule in host_based_authentication() if rule.startswith("host")]
-    assert over_tcp[0].endswith("reject")
+def test_each_login_comes_from_where_it_belongs_and_to_its_database() -> None:
+    assert host_based_authentication(SETTINGS) == [
+        "local all postgres peer map=operators",
+        'local "observatory" migrator,monitor peer map=operators',
+        'local "observatory" app_a,app_b,readonly_a,readonly_b scram-sha-256',
+        'hostssl "observatory" admin_a,admin_b,provisioner 127.0.0.1/32 scram-sha-256',
+    ]
+
+
+def test_pgbouncer_enforces_the_timeouts_that_a_session_can_change() -> None:
+    file = pgbouncer(SETTINGS, PATHS).files["/srv/etc/pgbouncer/pgbouncer.ini"]
+    assert "app_a = query_timeout=35 idle_transaction_timeout=35\n" in file
+    assert "readonly_b = query_timeout=65 idle_transaction_timeout=65\n" in file
+    assert "host=/srv/run/postgresql" in file
 
 
 def test_etcd_refuses_clients_without_a_certificate() -> None:
@@ -98,6 +108,8 @@ def test_no_prompt_text_reaches_the_servers_log() -> None:
     parameters = config["postgresql"]["parameters"]
     assert parameters["log_error_verbosity"] == "terse"
     assert parameters["log_parameter_max_length"] == parameters["log_parameter_max_length_on_error"] == 0
+    assert parameters["log_min_error_statement"] == "panic"
+    assert parameters["pg_stat_statements.track_utility"] == "off"
 
 
 def test_instances_of_a_fleet_take_consecutive_ports() -> None:

@@ -20,6 +20,7 @@ from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
 from observatory.database.connection import connect, with_database
+from observatory.database.errors import UnreachableError
 from observatory.documents.logins import PAIRED_ROLES
 from tests.service.harness import item
 from tests.support.checkout import Checkout
@@ -30,13 +31,20 @@ WRITE_EVERY = 5
 
 
 def urls(stack: Checkout) -> dict[str, str]:
-    """The logins' URLs, to PostgreSQL itself."""
+    """The logins' URLs: administrators' to PostgreSQL itself, the others' to pgBouncer."""
     known: dict[str, str] = json.loads(stack.output("database_urls"))
-    return {name: make_conninfo(url, port=stack.ports()["postgres"]) for name, url in known.items()}
+    return known
 
 
-def session(stack: Checkout, login: str) -> psycopg.Connection[Any]:
-    return psycopg.connect(urls(stack)[login], autocommit=True)
+def on_the_socket(stack: Checkout, login: str) -> str:
+    """A login's connection string past pgBouncer, as pgBouncer itself connects; only the stack's user can."""
+    return make_conninfo(urls(stack)[login], host=str(stack.home / "run/postgresql"), port=stack.ports()["postgres"])
+
+
+@contextmanager
+def session(stack: Checkout, login: str) -> Iterator[psycopg.Connection[Any]]:
+    with connect(on_the_socket(stack, login) if "admin" not in login else urls(stack)[login], purpose="test") as opened:
+        yield opened
 
 
 @contextmanager
@@ -130,34 +138,90 @@ def test_limits_are_enforced(stack: Checkout) -> None:
         with contextlib.ExitStack() as sessions:
             for _ in range(9):
                 sessions.enter_context(session(stack, "readonly_a"))
-            with pytest.raises(psycopg.OperationalError, match="too many connections for role"):
-                session(stack, "readonly_a")
+            with pytest.raises(UnreachableError, match="too many connections for role"):
+                sessions.enter_context(session(stack, "readonly_a"))
 
 
-def test_the_log_has_changes_of_objects_and_roles_but_no_prompts_or_passwords(stack: Checkout) -> None:
+def test_the_log_has_changes_of_objects_and_roles(stack: Checkout) -> None:
     position = len((stack.home / "log/patroni.log").read_text(errors="replace"))
-    prompt = "a private prompt"
     with admin(stack) as connection:
         connection.execute("CREATE TABLE logged (x int); DROP TABLE logged")
         connection.execute("CREATE ROLE logged NOLOGIN; GRANT pg_monitor TO logged; DROP ROLE logged")
-    with session(stack, "app_a") as connection, pytest.raises(errors.InsufficientPrivilege):
-        connection.execute("CREATE TABLE by_the_service ()")
-    headers = {"Authorization": f"Bearer {stack.output('api_key')}"}
-    span = item(input_text=prompt)
-    with httpx.Client(base_url=stack.output("service_url"), headers=headers, verify=stack.trusted()) as client:
-        for _ in range(2):  # the second one goes by way of a temporary table
-            assert client.post("/v1/traces", json={"items": [span]}).status_code == 201
     log = log_since(stack, position)
     for statement in ("CREATE TABLE logged", "DROP TABLE logged", "CREATE ROLE logged", "GRANT pg_monitor TO logged"):
         assert statement in log
-    assert "app_a@observatory" in log
-    assert "permission denied for schema public" in log
     assert "observatory:test" in log, "the application is named"
-    assert prompt not in log
-    assert "CREATE TEMP TABLE" not in log
-    whole = log_since(stack, 0)
-    known = [str(psycopg.conninfo.conninfo_to_dict(url)["password"]) for url in urls(stack).values()]
-    assert not [secret for secret in known if secret in whole]
+
+
+MARK = "zq-marked-text"
+CHANGE_OF_AN_OBJECT = f"CREATE TABLE stolen AS SELECT '{MARK}' AS text"  # logged where it is allowed
+PROVOKED = (  # each fails, and PostgreSQL's message or the statement has the mark
+    f"SELECT '{MARK}'::int",
+    f'SELECT * FROM "{MARK}"',
+    f"INSERT INTO llm_traces (ts, model) VALUES ('{MARK}', 'm')",
+    f"INSERT INTO users (id, name) VALUES (NULL, '{MARK}')",
+    f"SELECT 1 / 0, '{MARK}'",
+    f"UPDATE llm_traces SET input_text = '{MARK}",
+    f"COPY llm_traces (ts, input_text) FROM PROGRAM 'echo {MARK}, '",
+    f"DO $$ BEGIN RAISE EXCEPTION '{MARK}'; END $$",
+    f"EXPLAIN SELECT * FROM llm_traces WHERE input_text = '{MARK}' AND missing",
+)
+
+
+def provoke(stack: Checkout) -> None:
+    """Send the mark as prompts, in statements that fail, wait and are cancelled, and as an unknown API key."""
+    for login in ("app_a", "readonly_a", "admin_a", None):
+        with session(stack, login) if login else admin(stack) as connection:
+            for statement in (*PROVOKED, *([CHANGE_OF_AN_OBJECT] if login else [])):
+                with pytest.raises(psycopg.Error):
+                    connection.execute(statement.encode())
+            connection.execute("SET statement_timeout = '10ms'")
+            with pytest.raises(errors.QueryCanceled):
+                connection.execute(f"SELECT pg_sleep(9), '{MARK}'".encode())
+    headers = {"Authorization": f"Bearer {stack.output('api_key')}"}
+    span = item(input_text=MARK, output_text=MARK)
+    with httpx.Client(base_url=stack.output("service_url"), headers=headers, verify=stack.trusted()) as client:
+        for _ in range(2):  # the second one goes by way of a temporary table
+            assert client.post("/v1/traces", json={"items": [span]}).status_code == 201
+        assert client.post("/v1/traces", json={"items": [{**span, "ts": MARK}]}).status_code >= 400
+        assert client.get(f"/v1/traces?limit={MARK}").status_code >= 400
+        assert client.get("/v1/traces", headers={"Authorization": f"Bearer {MARK}"}).status_code == 401
+
+
+def places_with(stack: Checkout, secret: str) -> set[str]:
+    """Return the logs and documents of the stack, and the statistics of statements, that contain a text."""
+    state = stack.root / ".observatory"
+    documents = [*(state / "rollout").rglob("*"), *(state / "access").rglob("*"), *(stack.home / "log").rglob("*")]
+    found = {file.name for file in documents if file.is_file() and secret.encode() in file.read_bytes()}
+    with admin(stack) as connection:
+        query = "SELECT count(*) FROM pg_stat_statements WHERE strpos(query, %s) > 0"
+        if connection.execute(query, [secret]).fetchone() != (0,):
+            found.add("pg_stat_statements")
+    return found
+
+
+def test_neither_prompts_nor_keys_reach_a_log(stack: Checkout) -> None:
+    provoke(stack)
+    assert places_with(stack, MARK) == set()
+    assert places_with(stack, stack.output("api_key")) == set()
+
+
+def test_no_login_reaches_another_database_or_postgresql_past_the_pooler(stack: Checkout) -> None:
+    direct = stack.ports()["postgres"]
+    for name, url in urls(stack).items():
+        for database in ("postgres", "template1"):
+            with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry|no such database"):
+                psycopg.connect(url, dbname=database)
+        if "admin" not in name:
+            with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry"):
+                psycopg.connect(url, port=direct)
+            with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry"):
+                psycopg.connect(url, port=direct, sslmode="disable")
+    with (
+        pytest.raises(UnreachableError, match=r"no pg_hba\.conf entry"),
+        connect(make_conninfo(on_the_socket(stack, "app_a"), dbname="postgres"), purpose="test"),
+    ):
+        pass
 
 
 @contextmanager
@@ -218,8 +282,11 @@ def test_a_rotation_fails_no_request_even_after_a_kill(stack: Checkout) -> None:
     assert set(stack.json("up", *EMBEDDED)["summary"]) == {"same"}
     after = urls(stack)
     assert all(before[login] != after[login] for login in before)
+    for url in (*before.values(), *after.values()):
+        assert places_with(stack, str(psycopg.conninfo.conninfo_to_dict(url)["password"])) == set()
+    assert places_with(stack, "SCRAM-SHA-256$") == set()
     for login, url in before.items():
-        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        with pytest.raises(psycopg.OperationalError, match="authentication failed"):
             psycopg.connect(url)
         psycopg.connect(after[login]).close()
     assert [each["unfinished"] for each in stack.json("status")["passwords"]] == [False] * 3

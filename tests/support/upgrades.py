@@ -23,7 +23,20 @@ RECORDINGS = SOURCE / "tests/upgrades"
 CHECKPOINT = "backend/.pulumi/stacks/llm-observatory/local.json"
 CIPHERTEXT = re.compile(r'(?<="ciphertext":")[^"]+')
 # The resources that `up` changes on a stack of a release, by version. CHANGELOG.md says so too.
-CHANGED = {"0.1.0": {"alert-receiver", "machine", "scheduler", "schema"}}
+CHANGED = {
+    "0.1.0": {
+        "access",
+        "alert-receiver",
+        "cluster-configuration",
+        "haproxy",
+        "machine",
+        "patroni",
+        "pgbouncer",
+        "role-settings",
+        "scheduler",
+        "schema",
+    }
+}
 MACHINE = "pulumi-python:dynamic/local:Machine"
 
 

@@ -15,8 +15,8 @@ from psycopg import sql
 from observatory.database.advisory_locks import BOOTSTRAP_LOCK, session_lock
 from observatory.database.connection import connect, with_database
 from observatory.database.error_translation import translate_errors
-from observatory.database.roles.limits import Limits
 from observatory.database.roles.role_settings import apply_role_settings
+from observatory.documents.login_limits import Limits
 
 EXTENSIONS = ("timescaledb", "pg_stat_statements")
 LOCK_WAIT_S = 60.0
@@ -25,6 +25,23 @@ GRANTABLE = ("pg_monitor", "pg_signal_backend", "pg_maintain")  # roles that log
 # Migrations and jobs have no statement timeout. A lock timeout, because a waiting session blocks all behind it.
 OWNER_LIMITS = Limits(connections=30, lock_timeout_s=30, idle_in_transaction_s=300)
 PROVISIONER_LIMITS = Limits(connections=10, statement_timeout_s=30, lock_timeout_s=10, idle_in_transaction_s=30)
+
+# Databases of every server that no login needs; PostgreSQL lets every login connect to them.
+OTHER_DATABASES = ("postgres", "template1")
+# What PUBLIC may call in a new database, and must not here: large objects and WAL messages fill the disk, an advisory
+# lock stops deployments, and a job of TimescaleDB runs without a session.
+_FILLS_DISK = r"^(lo_.+|loread|lowrite|pg_logical_emit_message)$"
+_FOR_OWNER = r"^(pg_(try_)?advisory_.+|add_job)$"
+_FUNCTIONS = """
+    SELECT p.oid::regprocedure::text FROM pg_proc p
+    WHERE p.pronamespace IN ('pg_catalog'::regnamespace, 'public'::regnamespace) AND p.proname ~ %s
+      AND (SELECT bool_or(grantee = 0) FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))))
+    ORDER BY 1
+"""
+# Statements that an earlier version recorded with a password's verifier.
+_FORGET_PASSWORDS = """
+    SELECT count(pg_stat_statements_reset(userid, dbid, queryid)) FROM pg_stat_statements WHERE query ILIKE '%password%'
+"""
 
 # PostgreSQL sets this for a database whose CREATE or DROP was interrupted; such a database can only be dropped.
 _INVALID_DATABASE = -2
@@ -39,6 +56,9 @@ def ensure_database(admin_conninfo: str, *, name: str, owner: str) -> None:
 
     The owner is a login without a password; it uses peer authentication on the socket. It may read other sessions'
     queries, so that a migration can name the sessions that block it.
+
+    Other logins cannot connect to the server's own databases, and cannot create large objects or take advisory locks.
+    Errors of sessions in the database are not logged: their messages quote values.
 
     Args:
         admin_conninfo: to the server's maintenance database (`postgres`), as superuser; the lock is taken there.
@@ -56,6 +76,8 @@ def ensure_database(admin_conninfo: str, *, name: str, owner: str) -> None:
         admin.execute(_compose("GRANT pg_read_all_stats TO {}", owner))
         _ensure_role(admin, AUDITOR, login=False)
         _ensure_empty_database(admin, name, owner)
+        for other in OTHER_DATABASES:
+            admin.execute(_compose("REVOKE ALL ON DATABASE {} FROM PUBLIC", other))
         with connect(with_database(admin_conninfo, name), purpose="bootstrap") as connection:
             _ensure_contents(connection, name, owner)
 
@@ -82,8 +104,11 @@ def ensure_provisioner(
     """
     with _locked_session(admin_conninfo, f'bootstrap of login "{name}"') as admin, admin.transaction():
         _ensure_role(admin, name)
-        admin.execute(_compose("ALTER ROLE {} CREATEROLE PASSWORD ", name) + sql.Literal(verifier))
+        admin.execute(_compose("ALTER ROLE {} CREATEROLE", name))
+        _set_password(admin, name, verifier)
         _limit(admin, name, PROVISIONER_LIMITS)
+        # It sets passwords, which must not be logged whatever its client is; a client that can separates the two.
+        apply_role_settings(admin, {name: {"log_statement": "none"}})
         admin.execute(_compose("GRANT {} TO {}", owner, name))
         admin.execute(_compose("GRANT SET ON PARAMETER log_statement TO {}", name))
         # Without grant option: its grants then count as the owner's, which is where REVOKE expects them.
@@ -91,6 +116,13 @@ def ensure_provisioner(
         existing = admin.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)", [list(managed)]).fetchall()
         for role in (*GRANTABLE, *(row[0] for row in existing)):
             admin.execute(_compose("GRANT {} TO {} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE", role, name))
+
+
+def _set_password(admin: psycopg.Connection, name: str, verifier: str) -> None:
+    """Set a password without logging the statement, in the open transaction."""
+    admin.execute("SET LOCAL log_statement = 'none'")
+    admin.execute(_compose("ALTER ROLE {} PASSWORD ", name) + sql.Literal(verifier))
+    admin.execute("SET LOCAL log_statement TO DEFAULT")
 
 
 def has_verifier(admin_conninfo: str, *, name: str, verifier: str) -> bool:
@@ -152,6 +184,20 @@ def _ensure_contents(connection: psycopg.Connection, name: str, owner: str) -> N
     connection.execute(_compose("CREATE SCHEMA IF NOT EXISTS observatory AUTHORIZATION {}", owner))
     connection.execute(_compose("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}", AUDIT_SCHEMA, AUDITOR))
     connection.execute(_compose("ALTER DATABASE {} SET timezone = 'UTC'", name))
+    connection.execute(_compose("ALTER DATABASE {} SET log_min_messages = 'log'", name))  # not ERROR, WARNING, NOTICE
+    _ensure_functions(connection, owner)
+    connection.execute(_FORGET_PASSWORDS)
+
+
+def _ensure_functions(connection: psycopg.Connection, owner: str) -> None:
+    """Revoke the functions above from PUBLIC, and grant the owner those that deployments need."""
+    for pattern, grant in ((_FILLS_DISK, False), (_FOR_OWNER, True)):
+        for (signature,) in connection.execute(_FUNCTIONS, [pattern]).fetchall():
+            function = sql.SQL(signature)  # from the catalogue, quoted there
+            if grant:
+                statement = sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(function, sql.Identifier(owner))
+                connection.execute(statement)
+            connection.execute(sql.SQL("REVOKE EXECUTE ON FUNCTION {} FROM PUBLIC").format(function))
 
 
 def _ensure_pg_cron(connection: psycopg.Connection, name: str, owner: str) -> None:

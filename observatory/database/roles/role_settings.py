@@ -24,7 +24,11 @@ def set_role_settings(conninfo: str, settings: RoleSettings) -> None:
         StatementFailedError: PostgreSQL rejected a statement, for example because the role does not exist.
         UnreachableError: the connection failed or broke.
     """
-    with connect(conninfo, purpose="role settings") as connection, translate_errors("settings of roles"):
+    logged = {"log_statement": "ddl"}  # the provisioner's own setting is `none`, for its passwords
+    with (
+        connect(conninfo, purpose="role settings", settings=logged) as connection,
+        translate_errors("settings of roles"),
+    ):
         apply_role_settings(connection, settings)
 
 

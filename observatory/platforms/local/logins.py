@@ -7,7 +7,7 @@ from typing import Any
 
 from observatory.database import UnreachableError, connect
 from observatory.database.connection import with_database
-from observatory.documents.logins import login, utc_now
+from observatory.documents.logins import POOLED_ROLES, login, logins_of, utc_now
 from observatory.platforms.platform import Platform
 from observatory.platforms.stack_state import outputs
 from observatory.progress import Reporter, task
@@ -26,7 +26,7 @@ def renew_refused_logins(platform: Platform, report: Reporter) -> None:
         return
     urls: Mapping[str, str] = outputs(platform, show_secrets=True)["database_urls"]
     document = current
-    refused = set(_refused(urls, platform.settings.ports.postgres))
+    refused = set(_refused(urls, _socket_directory(platform), platform.settings.ports.postgres))
     for role, side, _ in document.logins():
         if login(role, side) in refused:
             document = document.with_pair(role, document.pair(role).renewed(side, utc_now()))
@@ -35,13 +35,22 @@ def renew_refused_logins(platform: Platform, report: Reporter) -> None:
             store.compare_and_set(current, document)
 
 
-def _refused(urls: Mapping[str, str], port: int) -> Iterator[str]:
+def _socket_directory(platform: Platform) -> str:
+    """Return the directory of PostgreSQL's socket, where the pooler's logins connect."""
+    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415 - psycopg only where it is used
+
+    return str(conninfo_to_dict(str(outputs(platform)["admin_database_url"]))["host"])
+
+
+def _refused(urls: Mapping[str, str], socket: str, port: int) -> Iterator[str]:
     """Yield the logins whose passwords PostgreSQL itself refuses."""
     from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - psycopg only where it is used
 
+    pooled = logins_of(*POOLED_ROLES)
     for name, url in urls.items():
+        conninfo = make_conninfo(url, host=socket, port=port) if name in pooled else url
         try:
-            with connect(make_conninfo(url, port=port), purpose="verify passwords"):
+            with connect(conninfo, purpose="verify passwords"):
                 pass
         except UnreachableError as error:
             if "password authentication failed" not in str(error):

@@ -168,6 +168,64 @@ def test_a_login_of_another_database_cannot_connect(
             admin.execute(f"DROP ROLE {names.login}_other".encode())
 
 
+def test_a_login_reaches_no_other_database(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
+    make_login(postgres, names)
+
+    for database in ("postgres", "template1", "template0"):
+        with pytest.raises(psycopg.OperationalError, match=r"permission denied|not currently accepting"):
+            psycopg.connect(postgres.conninfo(user=names.login, dbname=database))
+
+
+def test_a_login_cannot_fill_the_disk_or_stop_deployments(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
+    make_login(postgres, names)
+
+    with as_login(postgres, names) as connection:
+        for statement in (
+            "SELECT lo_create(0)",
+            "SELECT lo_creat(-1)",
+            "SELECT lo_from_bytea(0, 'x')",
+            "SELECT lo_put(1, 0, 'x')",
+            "SELECT lo_open(1, 131072)",
+            "SELECT lowrite(0, 'x')",
+            "SELECT lo_import('/etc/passwd')",
+            "SELECT pg_logical_emit_message(false, 'x', 'y')",
+            "SELECT pg_advisory_lock(1868723062, 3)",
+            "SELECT pg_try_advisory_xact_lock_shared(1)",
+            "SELECT public.add_job('pg_sleep', '1 hour')",
+        ):
+            with pytest.raises(errors.InsufficientPrivilege):
+                connection.execute(statement.encode())
+    with psycopg.connect(postgres.conninfo(user=names.owner, dbname=names.database)) as owner:
+        assert one(owner, "SELECT pg_try_advisory_xact_lock(1)") == (True,)
+
+
+def test_passwords_and_values_stay_out_of_the_log_and_the_statistics(postgres: PostgresServer, names: Names) -> None:
+    bootstrap(postgres, names)
+    with postgres.superuser(names.database) as admin:
+        admin.execute("SELECT pg_stat_statements_reset()")
+        admin.execute("SET pg_stat_statements.track_utility = on; ALTER ROLE " + names.owner + " PASSWORD NULL")
+    before, verifier = postgres.log_file.stat().st_size, scram_verifier("a new one")
+
+    bootstrap(postgres, names, verifier=verifier)
+
+    with postgres.superuser(names.database) as admin:
+        recorded = "SELECT count(*) FROM pg_stat_statements WHERE query ILIKE '%password null%'"
+        assert one(admin, recorded) == (0,)
+        for statement in ("SELECT 'a private prompt'::int", 'SELECT * FROM "a private prompt"'):
+            with pytest.raises(psycopg.Error, match="a private prompt"):
+                admin.execute(statement.encode())
+    with as_login(postgres, names, user=names.provisioner, password="a new one") as provisioner:
+        assert one(provisioner, "SHOW log_statement") == ("none",)
+    with postgres.log_file.open(errors="replace") as log:
+        log.seek(before)
+        written = log.read()
+    assert "CREATEROLE" in written
+    assert "SCRAM-SHA-256" not in written
+    assert "ERROR:" not in written
+
+
 def test_a_new_password_replaces_the_old_one(postgres: PostgresServer, names: Names) -> None:
     old, new = scram_verifier("old"), scram_verifier("new")
     bootstrap(postgres, names, verifier=old)

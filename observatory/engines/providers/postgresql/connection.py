@@ -11,6 +11,7 @@ import psycopg
 from psycopg import errors as pg
 
 from observatory.engines.embedded.provider import ProviderError
+from observatory.engines.providers.postgresql.statements import log_changes
 from observatory.files.sockets import short_path
 
 _DEFAULT_PORT = 5432
@@ -45,6 +46,7 @@ def transaction(parameters: dict[str, Any], resource: str) -> Iterator[psycopg.C
     with _connect(parameters) as connection:
         try:
             with connection.transaction():
+                log_changes(connection)
                 yield connection
         except psycopg.Error as error:
             raise ProviderError(f"{resource}: {_describe(error)}") from error

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from observatory.engines.embedded.values import Properties
 from observatory.engines.providers.postgresql.resource_type import Inputs, ResourceType
-from observatory.engines.providers.postgresql.statements import compose
+from observatory.engines.providers.postgresql.statements import compose, unlogged
 
 INFINITY = "infinity"
 VERIFIER = "SCRAM-SHA-256$"  # how a password's verifier begins
@@ -161,7 +161,8 @@ class Role(ResourceType):
         if not password.startswith(VERIFIER):
             encrypt = connection.pgconn.encrypt_password
             password = encrypt(password.encode(), name.encode(), b"scram-sha-256").decode()
-        connection.execute(compose("ALTER ROLE {} PASSWORD ", name) + sql.Literal(password))
+        with unlogged(connection):
+            connection.execute(compose("ALTER ROLE {} PASSWORD ", name) + sql.Literal(password))
 
     def _password(self, connection: psycopg.Connection, outputs: Inputs) -> str:
         """Return the server's verifier if this login may read it and the state has one; else the state's password."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 from psycopg import sql
@@ -11,6 +13,22 @@ from observatory.engines.embedded.provider import ProviderError
 from observatory.engines.providers.postgresql.resource_type import Inputs
 
 PUBLIC = "public"
+_SET_LOG_STATEMENT = """
+    SELECT set_config('log_statement', %s, true) WHERE has_parameter_privilege('log_statement', 'SET')
+"""
+
+
+def log_changes(connection: psycopg.Connection) -> None:
+    """Log the transaction's changes of objects and roles, if the login may: its own setting may be `none`."""
+    connection.execute(_SET_LOG_STATEMENT, ["ddl"])
+
+
+@contextmanager
+def unlogged(connection: psycopg.Connection) -> Iterator[None]:
+    """Keep the block's statements, which have passwords, out of the server's log, if the login may."""
+    connection.execute(_SET_LOG_STATEMENT, ["none"])
+    yield
+    log_changes(connection)
 
 
 def compose(statement: str, *names: str) -> sql.Composed:
