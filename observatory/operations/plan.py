@@ -22,6 +22,7 @@ from observatory.platforms.errors import OperationError
 from observatory.platforms.platform import EngineChoice, EngineName, Platform
 from observatory.platforms.stack_state import SCHEMA_TYPE, engine_options, state_options
 from observatory.progress import Reporter, silent, task
+from observatory.settings import check_secret_files
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -71,11 +72,12 @@ def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Repo
     `choice="cli"` the CLI plans a new stack in a backend of its own, which is removed.
 
     Raises:
-        SettingsError: the stack's configuration is wrong.
+        SettingsError: the stack's configuration is wrong, or a file of a secret that it names is missing.
         OperationError: the passphrase of an existing stack is missing, or the CLI was chosen and is not installed.
         engine.EngineError: the program or a provider failed.
     """
     chosen, platform = choose_engine(choice), open_platform(workspace)
+    check_secret_files(workspace.config_file, platform.settings)
     exists = engine.exists(state_options(workspace))
     by_cli = chosen == "cli" and (exists or choice == "cli")
     offline = not by_cli and (not exists or platform.needs_plugins)

@@ -21,6 +21,7 @@ from observatory.platforms.engine_choice import choose_engine_to_change, engine_
 from observatory.platforms.platform import EngineChoice, EngineName, Platform
 from observatory.platforms.stack_state import engine_options, outputs, state_options
 from observatory.progress import Phase, Progress, Reporter, silent, task
+from observatory.settings import check_secret_files
 from observatory.workspace import Workspace
 
 UNCHANGED = ("same", "refresh", "read")
@@ -49,6 +50,7 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
     First finishes a `down` that was interrupted after it had removed the data.
 
     Raises:
+        SettingsError: the stack's configuration is wrong, or a file of a secret that it names is missing.
         NeedsCliError: the embedded engine cannot run this stack.
         LockHeldError: there is something to change while a deployment is under way; nothing was changed.
         OperationError, ReleaseError, RuntimeFault, ReleaseBuildError: see `bootstrap`.
@@ -56,6 +58,7 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
         DemonstrationError: the new stack does not store or return traces.
     """
     platform = open_platform(workspace)
+    check_secret_files(workspace.config_file, platform.settings)
     chosen = choose_engine_to_change(platform, choice, operation="up")
     if workspace.discarded:
         finish_removal(platform, chosen, report)

@@ -18,9 +18,10 @@ from observatory.settings.base import Sample as Sample
 from observatory.settings.base import Schedule as Schedule
 from observatory.settings.base import SharedSettings as SharedSettings
 from observatory.settings.local import LocalSettings as LocalSettings
-from observatory.settings.reading import PROJECT as PROJECT
+from observatory.settings.problems import PROJECT as PROJECT
+from observatory.settings.problems import StackSettings as StackSettings
 from observatory.settings.reading import ConfigFile as ConfigFile
 from observatory.settings.reading import SettingsError as SettingsError
-from observatory.settings.reading import StackSettings as StackSettings
+from observatory.settings.reading import check_secret_files as check_secret_files
 from observatory.settings.reading import load_file as load_file
 from observatory.settings.reading import load_program as load_program

@@ -148,6 +148,11 @@ class AwsFleets(Fleets):
             raise ValueError(f"max_size {self.max_size} is less than size {self.size}")
         return self
 
+    @property
+    def largest_size(self) -> int:
+        """The largest number of machines that a fleet can have."""
+        return self.max_size
+
 
 class Traffic(Settings):
     """The service's public or internal name, and the networks that may connect."""

@@ -6,6 +6,7 @@ read (`observatory.settings.reading`).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -32,6 +33,29 @@ def _checked_cron(text: str) -> str:
 
 
 CronText = Annotated[str, AfterValidator(_checked_cron)]
+
+
+MAX_SHARED_BUFFERS_MB = 8_388_607  # PostgreSQL's limit: 1,073,741,823 pages of 8 KiB
+POOLER_CLIENTS = 1000  # pgBouncer's max_client_conn
+OTHER_CONNECTIONS = 10  # of PostgreSQL beside a pool: superusers, Patroni, exporters, a migration
+_URL = re.compile(r"^[a-z][a-z0-9+.-]*:/", re.IGNORECASE)  # a path has no second slash there
+_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@|\bpassword\s*=", re.IGNORECASE)
+
+
+def _checked_file(path: Path) -> Path:
+    if _URL.match(str(path)):
+        raise ValueError("is an address, expected the path of a file; write the secret into a file and name that")
+    return path
+
+
+SecretFile = Annotated[Path, AfterValidator(_checked_file)]
+"""A file that has a secret: absolute or relative to the checkout."""
+
+
+def _checked_source(source: str) -> str:
+    if _PASSWORD.search(source):
+        raise ValueError("has a password; put it into ~/.pgpass and leave it out of the connection string")
+    return source
 
 
 class Settings(BaseModel):
@@ -72,9 +96,18 @@ class Database(Settings):
     """Size of PostgreSQL, and of the pooler's pool for each role; memory in MiB."""
 
     name: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "observatory"
-    shared_buffers_mb: Annotated[int, Field(ge=16)] = 128
+    shared_buffers_mb: Annotated[int, Field(ge=16, le=MAX_SHARED_BUFFERS_MB)] = 128
     max_connections: Annotated[int, Field(ge=20, le=5000)] = 100
     pool_size: Annotated[int, Field(ge=1, le=500)] = 20
+
+    @model_validator(mode="after")
+    def _pool_fits(self) -> Self:
+        if self.pool_size + OTHER_CONNECTIONS > self.max_connections:
+            raise ValueError(
+                f"pool_size is {self.pool_size}, expected at most {self.max_connections - OTHER_CONNECTIONS}: "
+                f"max_connections {self.max_connections} less {OTHER_CONNECTIONS} for other sessions"
+            )
+        return self
 
 
 class Access(Settings):
@@ -111,7 +144,7 @@ class Sample(Settings):
     schedule in UTC.
     """
 
-    source: Annotated[str, Field(min_length=1)]
+    source: Annotated[str, Field(min_length=1), AfterValidator(_checked_source)]
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.15
     cron: CronText = "30 3 * * sun"
 
@@ -122,6 +155,21 @@ class Fleets(Settings):
     size: Annotated[int, Field(ge=1, le=50)] = 1
     pool_size: Annotated[int, Field(ge=1, le=200)] = 10
     drain_seconds: Seconds = 20
+
+    @model_validator(mode="after")
+    def _pools_fit_into_the_pooler(self) -> Self:
+        sessions = len(FLEETS) * self.largest_size * self.pool_size
+        if sessions > POOLER_CLIENTS:
+            raise ValueError(
+                f"pool_size is {self.pool_size}: two fleets of {self.largest_size} instances would hold {sessions} "
+                f"sessions, and the pooler accepts {POOLER_CLIENTS}"
+            )
+        return self
+
+    @property
+    def largest_size(self) -> int:
+        """The largest number of instances that a fleet can have."""
+        return self.size
 
 
 class Delivery(Settings):
@@ -152,13 +200,13 @@ class Delivery(Settings):
 class SlackNotices(Settings):
     """A Slack channel; `webhook_file` has the URL of its incoming webhook."""
 
-    webhook_file: Path
+    webhook_file: SecretFile
 
 
 class PagerDutyNotices(Settings):
     """A PagerDuty service; the file has the routing key for Events API v2. `url` differs in PagerDuty's EU region."""
 
-    routing_key_file: Path
+    routing_key_file: SecretFile
     url: Annotated[str, Field(pattern=r"^https?://\S+$")] = "https://events.pagerduty.com/v2/enqueue"
 
 
@@ -169,7 +217,7 @@ class EmailNotices(Settings):
     sender: Address
     smarthost: Smarthost
     username: str | None = None
-    password_file: Path | None = None
+    password_file: SecretFile | None = None
     require_tls: bool = True
 
     @model_validator(mode="after")
@@ -184,7 +232,7 @@ class EmailNotices(Settings):
 class WebhookNotices(Settings):
     """A program that accepts notices as JSON; `url_file` has its URL."""
 
-    url_file: Path
+    url_file: SecretFile
 
 
 class Notifications(Settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
@@ -26,6 +27,17 @@ class LocalSettings(SharedSettings):
     backups: Backups = Backups()
     fleets: Fleets = Fleets()
     first_rollout: FirstRollout = FirstRollout()
+
+    @model_validator(mode="after")
+    def _memory_suffices(self) -> Self:
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
+        wanted = self.database.shared_buffers_mb + self.cache.memory_mb
+        if wanted > available:
+            raise ValueError(
+                f"database.shared_buffers_mb {self.database.shared_buffers_mb} and cache.memory_mb "
+                f"{self.cache.memory_mb} exceed this machine's memory of {available} MiB"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ports_do_not_overlap(self) -> Self:

@@ -5,7 +5,6 @@ The only reader of `Pulumi.<stack>.yaml` and of `pulumi.Config`.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,19 +15,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from observatory.errors import WRONG_USAGE, ObservatoryError
-from observatory.settings.aws import AwsSettings
-from observatory.settings.local import LocalSettings
+from observatory.settings.problems import MODELS, PROJECT, StackSettings, describe, place
 
-PROJECT = "llm-observatory"
 # Keys that the Pulumi CLI writes to a stack's file, and the namespaces of other packages' settings in it.
 FILE_KEYS = ("config", "encryptionsalt", "encryptedkey", "secretsprovider", "environment")
 TEXT_KEYS = ("encryptionsalt", "encryptedkey", "secretsprovider")
 FOREIGN_NAMESPACES = ("pulumi", "aws", "kubernetes", "postgresql")
 
-StackSettings: TypeAlias = LocalSettings | AwsSettings
 Decrypt: TypeAlias = Callable[[str], str]
-# The discriminator `platform` selects the model here, so that only one of the two is built: that takes 20 ms.
-_MODELS: Mapping[str, type[LocalSettings] | type[AwsSettings]] = {"local": LocalSettings, "aws": AwsSettings}
 
 
 class SettingsError(ObservatoryError):
@@ -55,9 +49,16 @@ class ConfigFile:
         if not path.exists():
             return cls(path=path, values={}, lines={})
         document, root = _parse(path)
+        if "config" not in document:
+            raise SettingsError(
+                f"{path.name}:1: has no settings",
+                remedy="Restore it from version control, or write `config: {}` into it for a stack of defaults.",
+            )
         values = {str(key): value for key, value in (document.get("config") or {}).items()}
         own = {_own_key(key): value for key, value in values.items() if _own_key(key)}
-        return cls(path=path, values=own, lines=dict(_nested_lines(_below_config(root), "")))
+        return cls(
+            path=path, values=own, lines={"": _line(root, "config")} | dict(_nested_lines(_below_config(root), ""))
+        )
 
 
 def _parse(path: Path) -> tuple[dict[Any, Any], yaml.Node | None]:
@@ -70,7 +71,8 @@ def _parse(path: Path) -> tuple[dict[Any, Any], yaml.Node | None]:
     except OSError as error:
         raise SettingsError(f"{path.name}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise SettingsError(f"{path.name}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+        line = error.object[: error.start].count(b"\n") + 1
+        raise SettingsError(f"{path.name}:{line}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise SettingsError(f"{path.name}{_syntax_error(error, text)}") from error
     except RecursionError as error:
@@ -93,10 +95,10 @@ def _syntax_error(error: yaml.YAMLError, text: str) -> str:
 
 def _check_form(file: str, document: Any, root: yaml.Node | None) -> None:
     """Refuse errors that the Pulumi CLI ignores silently."""
-    for place, key in _duplicates(root):
-        raise SettingsError(f"{file}:{place}: {key}: duplicate key; remove one of the two")
+    for line, key in _duplicates(root):
+        raise SettingsError(f"{file}:{line}: {key}: duplicate key; remove one of the two")
     if not isinstance(document, dict) or not isinstance(document.get("config") or {}, dict):
-        raise SettingsError(f"{file}: expected a mapping with the key 'config', as `pulumi config` writes it")
+        raise SettingsError(f"{file}:1: expected a mapping with the key 'config', as `pulumi config` writes it")
     for key, value in document.items():
         where = f"{file}:{_line(root, key)}: {key}"
         if key not in FILE_KEYS:
@@ -104,7 +106,7 @@ def _check_form(file: str, document: Any, root: yaml.Node | None) -> None:
                 f"{where}: unknown key; expected one of {', '.join(FILE_KEYS)}; settings belong below 'config'"
             )
         if key in TEXT_KEYS and not isinstance(value, str | None):
-            raise SettingsError(f"{where}: expected the text that the Pulumi CLI wrote (given: {value!r})")
+            raise SettingsError(f"{where}: expected the text that the Pulumi CLI wrote")
     for key in document.get("config") or {}:
         namespace = str(key).rpartition(":")[0] or PROJECT
         if namespace not in (PROJECT, *FOREIGN_NAMESPACES):
@@ -170,7 +172,7 @@ def load_file(path: Path, decrypt: Decrypt | None = None) -> StackSettings:
     def plain(value: Any, key: str) -> Any:
         if isinstance(value, dict) and list(value) == ["secure"]:
             secret.add(key)
-            return _decode(_decrypted(str(value["secure"]), _place(key, path.name, file.lines), key, decrypt))
+            return _decode(_decrypted(str(value["secure"]), place(key, path.name, file.lines), key, decrypt))
         return (
             {name: plain(each, f"{key}.{name}") for name, each in value.items()} if isinstance(value, dict) else value
         )
@@ -215,66 +217,40 @@ def _decode(value: Any) -> Any:
 
 def _validate(values: Mapping[str, Any], file: str, lines: Mapping[str, int], secret: Collection[str]) -> StackSettings:
     platform = values.get("platform", "local")
-    if not isinstance(platform, str) or platform not in _MODELS:
+    if not isinstance(platform, str) or platform not in MODELS:
         raise SettingsError(
-            f"{_place('platform', file, lines)}: {PROJECT}:platform: expected one of {', '.join(_MODELS)} "
+            f"{place('platform', file, lines)}: {PROJECT}:platform: expected one of {', '.join(MODELS)} "
             f"(given: {platform!r})"
         )
     try:
         # As JSON: in strict mode pydantic then accepts a mapping as a group, and refuses `true` as a number.
-        return _MODELS[platform].model_validate_json(json.dumps(dict(values), default=str), strict=True)
+        return MODELS[platform].model_validate_json(json.dumps(dict(values), default=str), strict=True)
     except ValidationError as error:
-        problems = [_describe(platform, problem, file, lines, secret) for problem in error.errors()]
+        problems = [describe(platform, problem, file, lines, secret) for problem in error.errors()]
     raise SettingsError("\n".join(problems))
 
 
-_Location: TypeAlias = tuple[int | str, ...]
+def check_secret_files(path: Path, settings: StackSettings) -> None:
+    """Check that the files of secrets which a stack's settings name can be read.
+
+    Raises:
+        SettingsError: one is missing or cannot be read; names the settings file, line and key.
+    """
+    lines, problems = ConfigFile.read(path).lines, []
+    for key, file in _secret_files(settings.notifications, "notifications"):
+        try:
+            (path.parent / file).read_bytes()
+        except OSError as error:
+            reason = f"{PROJECT}:{key}: {path.parent / file} cannot be read: {error.strerror}"
+            problems.append(f"{place(key, path.name, lines)}: {reason}; write the secret into it")
+    if problems:
+        raise SettingsError("\n".join(problems))
 
 
-def _describe(platform: str, problem: Any, file: str, lines: Mapping[str, int], secret: Collection[str]) -> str:
-    location: _Location = problem["loc"]
-    key = ".".join(str(part) for part in location)
-    place = _place(key, file, lines)
-    name = f"{PROJECT}:{key}: " if key else ""
-    if problem["type"] == "extra_forbidden":
-        return f"{place}: {name}{_unknown(platform, location)}"
-    if problem["type"] == "missing":
-        return f"{place}: {name}is required and not set"
-    expected = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] in ("model_type", "model_attributes_type"):
-        expected = "Expected a group of settings"
-    is_secret = any(f"{key}.".startswith(f"{each}.") or f"{each}.".startswith(f"{key}.") for each in secret)
-    shown = "[secret]" if is_secret else repr(problem["input"])
-    given = "" if problem["type"] == "value_error" else f" (given: {shown})"
-    return f"{place}: {name}{expected[0].lower()}{expected[1:]}{given}"
-
-
-def _place(key: str, file: str, lines: Mapping[str, int]) -> str:
-    """Return file and line of a key, or of the nearest group above it that the file has."""
-    while key and key not in lines:
-        key = key.rpartition(".")[0]
-    return f"{file}:{lines[key]}" if key else file
-
-
-def _unknown(platform: str, location: _Location) -> str:
-    """Return why a setting is refused: it belongs to another platform, or its name is unknown; with close names."""
-    name = str(location[-1])
-    names = _names(_MODELS[platform], location)
-    for other, model in _MODELS.items():
-        if other != platform and name in _names(model, location):
-            return f"a setting of platform {other!r}; this stack has platform {platform!r}"
-    if not names:
-        return "unknown setting"
-    close = difflib.get_close_matches(name, names, n=1)
-    return "unknown setting" + (f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(names)}")
-
-
-def _names(model: type[BaseModel], location: _Location) -> list[str]:
-    """Return the names of the settings in the group of a location."""
-    group = model
-    for part in location[:-1]:
-        field = group.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        group = field.annotation
-    return sorted(group.model_fields)
+def _secret_files(group: BaseModel, above: str) -> Iterator[tuple[str, Path]]:
+    """Yield the dotted key and the path of each file that a group of settings names."""
+    for name, value in group:
+        if isinstance(value, Path):
+            yield f"{above}.{name}", value
+        elif isinstance(value, BaseModel):
+            yield from _secret_files(value, f"{above}.{name}")

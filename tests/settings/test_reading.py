@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from observatory.errors import ObservatoryError
-from observatory.settings import AwsSettings, LocalSettings, SettingsError, StackSettings, load_file
+from observatory.settings import (
+    AwsSettings,
+    LocalSettings,
+    SettingsError,
+    StackSettings,
+    check_secret_files,
+    load_file,
+)
+from observatory.settings.base import POOLER_CLIENTS
 
 
 def load(tmp_path: Path, text: str) -> StackSettings:
@@ -75,6 +83,26 @@ def test_only_keys_of_the_projects_namespace_are_read(tmp_path: Path) -> None:
             "'Mars' is not a time zone of this machine's database",
         ),
         (
+            "  llm-observatory:database:\n    shared_buffers_mb: 9999999\n",
+            "Pulumi.local.yaml:3: llm-observatory:database.shared_buffers_mb: input should be less than or equal to",
+        ),
+        (
+            "  llm-observatory:database:\n    shared_buffers_mb: 8000000\n",
+            "Pulumi.local.yaml:3: database.shared_buffers_mb 8000000 and cache.memory_mb 64 exceed this machine's",
+        ),
+        (
+            "  llm-observatory:database:\n    max_connections: 50\n    pool_size: 60\n",
+            "Pulumi.local.yaml:4: llm-observatory:database: pool_size is 60, expected at most 40: max_connections 50",
+        ),
+        (
+            "  llm-observatory:fleets:\n    size: 10\n    pool_size: 60\n",
+            "Pulumi.local.yaml:4: llm-observatory:fleets: pool_size is 60: two fleets of 10 instances would hold 1200",
+        ),
+        (
+            "  llm-observatory:ports:\n    postgres: 5432\n    patroni: 5432\n",
+            "Pulumi.local.yaml:3: ports.postgres and ports.patroni both have port 5432",
+        ),
+        (
             "  llm-observatory:first_rollout:\n    version: 1.0\n",
             "Pulumi.local.yaml:3: llm-observatory:first_rollout.version",
         ),
@@ -127,7 +155,7 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         (b"config:\n  schedule: {log_rotation: * * * * *}\n", "Pulumi.local.yaml:2: is not valid YAML (column 29): "),
         (b"config:\n  ports: {\n", "Pulumi.local.yaml:3: is not valid YAML"),
         (b"config:\n  plat\0form: local\n", "Pulumi.local.yaml:2: is not valid YAML"),
-        (b"# caf\xe9\n", "Pulumi.local.yaml: is not UTF-8 text"),
+        (b"# caf\xe9\n", "Pulumi.local.yaml:1: is not UTF-8 text"),
         (b"config: &a\n  ports: *a\n", "Pulumi.local.yaml: is nested too deeply, or an alias refers to a group"),
         (b"config: " + b"[" * 3000 + b"]" * 3000, "Pulumi.local.yaml: is nested too deeply"),
     ],
@@ -245,3 +273,59 @@ def test_a_secret_setting_without_the_passphrase_is_named(tmp_path: Path) -> Non
         SettingsError, match=r"yaml:4: llm-observatory:fleets\.size: the secret cannot be decrypted: the"
     ):
         load_file(file, fail)
+
+
+HUSH = "hush-hush"
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("  llm-observatory:notifications: {slack: {webhook_file: https://hooks.example.com/hush-hush}}\n", 2),
+        ("  llm-observatory:notifications:\n    slack: hush-hush\n", 3),
+        ("  llm-observatory:notifications:\n    email:\n      to: hush-hush\n", 4),
+        ("  llm-observatory:sample:\n    source: postgresql://reader:hush-hush@db.example.com/traces\n", 3),
+        ("  llm-observatory:sample:\n    source: host=db user=reader password=hush-hush\n", 3),
+        ("  llm-observatory:sample:\n    source: postgresql://db/traces?user=reader&password=hush-hush\n", 3),
+        ("  llm-observatory:sample: hush-hush\n", 2),
+        ("  llm-observatory:delivery:\n    trusted_keys: {ci: [hush-hush]}\n", 3),
+        ("encryptionsalt: [hush-hush]\n", 2),
+    ],
+)
+def test_a_secret_where_a_reference_belongs_is_refused_and_not_shown(tmp_path: Path, text: str, place: int) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, f"config:\n{text}")
+    assert HUSH not in str(error.value)
+    assert f"Pulumi.local.yaml:{place}: " in str(error.value)
+
+
+def test_a_receivers_secret_in_place_of_its_reference_is_not_shown(tmp_path: Path) -> None:
+    text = PRODUCTION.read_text()
+    given = text.replace("{ name: alert-receivers, key: pagerduty-routing-key }", HUSH)
+    assert given != text
+    with pytest.raises(SettingsError, match="pagerduty_routing_key") as error:
+        load(tmp_path, given)
+    assert HUSH not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "encryptionsalt: v1:x\n"])
+def test_a_file_without_settings_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SettingsError, match=r"Pulumi\.local\.yaml:1: has no settings") as error:
+        load(tmp_path, text)
+    assert "config: {}" in error.value.remedy
+
+
+def test_a_missing_file_of_a_secret_is_named(tmp_path: Path) -> None:
+    settings = load(tmp_path, "config:\n  llm-observatory:notifications:\n    slack: {webhook_file: absent}\n")
+    with pytest.raises(SettingsError) as error:
+        check_secret_files(tmp_path / "Pulumi.local.yaml", settings)
+    assert str(error.value).startswith(
+        f"Pulumi.local.yaml:3: llm-observatory:notifications.slack.webhook_file: {tmp_path}/absent cannot be read: No"
+    )
+    (tmp_path / "absent").write_text("https://hooks.example.com/x")
+    check_secret_files(tmp_path / "Pulumi.local.yaml", settings)
+
+
+def test_the_pooler_accepts_as_many_sessions_as_settings_allow() -> None:
+    template = Path(__file__).resolve().parents[2] / "observatory/nodes/templates/pgbouncer.ini.j2"
+    assert f"max_client_conn = {POOLER_CLIENTS}\n" in template.read_text()
