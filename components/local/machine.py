@@ -27,18 +27,10 @@ from components.dynamic import has_drifted, with_drift, without_provider
 from observatory.nodes import Unit
 from observatory.runtime import Drift, Probe, Program, Sandbox, check_ports, find_drift
 from observatory.runtime.drift import NOT_DECLARED
-from observatory.runtime.home import HomeError, check_unclaimed, claim, set_in_state
+from observatory.runtime.home import HomeError, check_not_moved, check_unclaimed, claim, set_in_state
 from observatory.runtime.supervisor_files import repair_supervisor, supervisor_drift
 
 UNIT_KEYS = tuple(Unit.model_fields)
-MOVED = (
-    "the home of the stack is {old} in its state, and {new} in the program. The data stays in {old}: in another home, "
-    "`up` would create an empty database. Nothing was changed"
-)
-MOVED_REMEDY = (
-    "After `pulumi stack rename`, rename the stack back. In a copy of a checkout, use the original, or remove the "
-    ".observatory directory of the copy."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +65,7 @@ class MachineProvider(ResourceProvider):
             HomeError: the home of the state still has the data.
         """
         moved = _olds["home"] != _news["home"]
-        if moved and (Path(_olds["home"]) / "data").is_dir():
-            raise HomeError(MOVED.format(old=_olds["home"], new=_news["home"]), remedy=MOVED_REMEDY)
+        check_not_moved(Path(_olds["home"]), Path(_news["home"]))
         named = _olds.get("stack") == _news.get("stack")
         changed = moved or not named or _olds["rootfs"] != _news["rootfs"] or not sandbox_of(_news).alive()
         drift = () if changed else supervisor_drift(sandbox_of(_news))

@@ -7,6 +7,8 @@ it, daemons that run were left by a killed command, and the next `up` adopts the
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from observatory.errors import REFUSED
 from observatory.runtime.errors import RuntimeFault
 from observatory.runtime.sandbox import Sandbox
@@ -18,6 +20,16 @@ OTHER_STACK = (
     "changed"
 )
 OTHER_STATE = "the daemons in {home} run, and the state has no machine: it is empty or another one. Nothing was changed"
+
+
+MOVED = (
+    "the home of the stack is {old} in its state, and {new} in the program. The data stays in {old}: in another home, "
+    "`up` would create an empty database. Nothing was changed"
+)
+MOVED_REMEDY = (
+    "After `pulumi stack rename`, rename the stack back. In a copy of a checkout, use the original, or remove the "
+    ".observatory directory of the copy."
+)
 
 
 class HomeError(RuntimeFault):
@@ -39,6 +51,16 @@ def set_in_state(sandbox: Sandbox, *, in_state: bool) -> None:
         sandbox.remove_file(IN_STATE)
 
 
+def check_not_moved(old: Path, new: Path) -> None:
+    """Check that the home of a state is that of the program, or that it is gone with its data.
+
+    Raises:
+        HomeError: it has the data.
+    """
+    if old.resolve() != new.resolve() and (old / "data").is_dir():
+        raise HomeError(MOVED.format(old=old, new=new), remedy=MOVED_REMEDY)
+
+
 def check_unclaimed(sandbox: Sandbox, stack: str) -> None:
     """Check that a state without a machine may use the home.
 
@@ -57,6 +79,7 @@ def check_unclaimed(sandbox: Sandbox, stack: str) -> None:
         raise HomeError(
             OTHER_STATE.format(home=sandbox.home),
             remedy="Restore the state of the running stack: its file, and the copy before the last change (.bak), are "
-            "below .observatory/backend/.pulumi/stacks. Or stop the daemons by `observatory down --keep-data`; then "
-            "`observatory up` continues with the data. `observatory down` removes the data.",
+            "below .observatory/backend/.pulumi/stacks; remove an empty .json beside a .json.gz. Or stop the stack by "
+            "`observatory down --keep-data`; then `observatory up` continues with the data. `observatory down` removes "
+            "the data.",
         )

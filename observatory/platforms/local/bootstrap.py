@@ -6,6 +6,7 @@ Every step may be repeated and may run in several processes at once; what exists
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from observatory.documents.rollout import FleetState, RolloutDocument
@@ -17,28 +18,38 @@ from observatory.platforms.platform import Platform
 from observatory.platforms.signing import sign
 from observatory.platforms.stack_state import state_options
 from observatory.progress import Reporter, task
-from observatory.runtime.home import check_unclaimed
+from observatory.runtime.home import check_not_moved, check_unclaimed
 from observatory.settings import FLEETS, FleetName
 from observatory.workspace import Workspace
+
+MACHINE_TYPE = "pulumi-python:dynamic/local:Machine"
 
 
 def prepare(platform: Platform, report: Reporter) -> None:
     """Create what is missing.
 
     Raises:
-        HomeError: there is no state, and the home belongs to another stack or state.
+        HomeError: the home belongs to another stack or state, or the state to another home.
         RuntimeFault: this machine cannot run the stack.
         ReleaseBuildError: the service's artifact cannot be built.
     """
     workspace = platform.workspace
-    if not engine.resources(state_options(workspace)) and workspace.home.is_dir():
-        check_unclaimed(workspace.sandbox, engine.full_name(state_options(workspace)))
+    _check_home(workspace)
     with task(report, "Debian 13 root filesystem") as show_detail:
         workspace.ensure_rootfs(progress=lambda message, _fraction: show_detail(message))
     release = f"storage service {platform.settings.first_rollout.version}"
     with task(report, release), exclusive(workspace.directory / "bootstrap.lock"):
         if workspace.rollout.read() is None:
             workspace.rollout.create(rollout_of_state(workspace) or _first_rollout(platform))
+
+
+def _check_home(workspace: Workspace) -> None:
+    """Check what the machine of the stack would refuse later, before anything is written."""
+    resources = engine.resources(state_options(workspace))
+    for old in (each.outputs["home"] for each in resources if each.type == MACHINE_TYPE):
+        check_not_moved(Path(old), workspace.home)
+    if not resources and workspace.home.is_dir():
+        check_unclaimed(workspace.sandbox, engine.full_name(state_options(workspace)))
 
 
 def _first_rollout(platform: Platform) -> RolloutDocument:

@@ -10,7 +10,7 @@ import pytest
 
 from components.local.machine import MachineProvider
 from observatory.runtime import Sandbox
-from observatory.runtime.home import HomeError, set_in_state
+from observatory.runtime.home import HomeError, check_not_moved, set_in_state
 
 
 @pytest.fixture
@@ -68,3 +68,11 @@ def test_a_state_without_the_stacks_name_gets_it(sandbox: Sandbox) -> None:
     provider.update("machine", olds, news)
     assert not provider.diff("machine", news, news).changes
     assert "is the home" in refusals(sandbox, "renamed/local")
+
+
+def test_a_home_is_the_same_by_whatever_path(tmp_path: Path) -> None:
+    (tmp_path / "home/data").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("home")
+    check_not_moved(tmp_path / "home", tmp_path / "link")
+    with pytest.raises(HomeError):
+        check_not_moved(tmp_path / "home", tmp_path / "other")
