@@ -13,4 +13,5 @@ STEPS = ("up embedded", "pulumi refresh", "killed pulumi up", "pulumi destroy")
 @pytest.mark.cli
 @pytest.mark.timeout(1200)
 def test_a_stack_survives_both_engines_a_kill_and_a_destroy(checkout: Checkout) -> None:
-    assert Life(checkout=checkout, seed=1).run(STEPS).broken == []
+    broken = Life(checkout=checkout, seed=1).run(STEPS).broken
+    assert not broken, "\n".join(broken)

@@ -5,6 +5,7 @@ Owns the steps and the check of the end. A command may fail, if it shows no trac
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,20 +96,19 @@ class Life:
         return process.returncode, said
 
     def _environment(self) -> dict[str, str]:
+        """Return the environment of a user who has run `eval "$(observatory env)"`."""
         path = os.pathsep.join([str(CLI), str(language_host.BIN), str(Path(sys.executable).parent), os.environ["PATH"]])
         home = {"PULUMI_HOME": str(self.checkout.root.parent / f"{self.checkout.root.name}-pulumi")}
-        return {**os.environ, **self.checkout.environment, "PATH": path, **home, **self._pulumi()}
-
-    def _pulumi(self) -> Mapping[str, str]:
-        """Return the variables that `observatory env` prints."""
-        directory = self.checkout.root / ".observatory"
-        return {
-            "PULUMI_BACKEND_URL": f"file://{directory}/backend",
-            "PULUMI_CONFIG_PASSPHRASE_FILE": str(directory / "passphrase"),
-            "PULUMI_FALLBACK_TO_STATE_SECRETS_MANAGER": "true",
-            "PULUMI_SKIP_UPDATE_CHECK": "true",
-            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-        }
+        base = {**os.environ, **self.checkout.environment, "PATH": path, **home}
+        printed = subprocess.run(
+            _observatory("env", "--output", "json"),
+            cwd=self.checkout.root,
+            env=base,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        return {**base, **(json.loads(printed.stdout) if printed.returncode == 0 else {})}
 
     def _end(self, engine: str) -> None:
         """Bring the stack up and check that it works, or that the refusal names the way out."""
