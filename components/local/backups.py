@@ -1,7 +1,13 @@
-"""Backups of the `local` stack: the pgBackRest stanza and the first full backup, which WAL archiving needs."""
+"""Backups of the `local` stack: the repository's passphrase, the pgBackRest stanza and the first full backup.
+
+WAL archiving needs the stanza. `pulumi destroy` keeps the stack's files, so the next `up` finds a repository: it keeps
+its passphrase.
+"""
 
 from __future__ import annotations
 
+import re
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +17,21 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 
 from components.dynamic import without_provider
 from components.local.machine import Machine, sandbox_of
-from observatory.backups.pgbackrest import BackupRunningError, BackupType, create_backup, create_stanza, list_backups
+from components.secrets import PASSWORD_BYTES
+from observatory.backups.pgbackrest import (
+    BackupRunningError,
+    BackupType,
+    create_backup,
+    create_stanza,
+    list_backups,
+    repository_exists,
+    unreadable,
+)
 from observatory.nodes import Paths
-from observatory.nodes.pgbackrest import repository
+from observatory.nodes.host_jobs import BACKUP_JOBS
+from observatory.nodes.pgbackrest import CIPHER_LINE, cipher_file, repository
 from observatory.runtime import Sandbox
+from observatory.scheduling.records import RecordStore
 
 FIRST_BACKUP_SECONDS = 600
 # A pgBackRest process of a killed command may still run for a moment.
@@ -46,6 +63,51 @@ class Backups(pulumi.ComponentResource):
         self.register_outputs({"stores": self.stores})
 
 
+class RepositoryPassphraseProvider(ResourceProvider):
+    """Generates the passphrase of the backup repository, or adopts that of an existing one.
+
+    Deleting the resource keeps both the repository and the file with its passphrase.
+    """
+
+    serialize_as_secret_always = False
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Return a new passphrase, or the one that encrypts the existing repository."""
+        sandbox = sandbox_of(props)
+        value = _passphrase_of_repository(sandbox) or secrets.token_urlsafe(PASSWORD_BYTES)
+        return CreateResult(id_=secrets.token_hex(8), outs={**without_provider(props), "value": value})
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Report no change: the passphrase lives as long as the repository."""
+        return DiffResult(changes=False)
+
+
+def _passphrase_of_repository(sandbox: Sandbox) -> str | None:
+    """Return the passphrase of the repository; None where there is no repository.
+
+    Raises:
+        RepositoryUnreadableError: there is a repository, but the file with its passphrase is gone.
+    """
+    if not repository_exists(sandbox):
+        return None
+    file = sandbox.host_path(cipher_file(Paths()))
+    found = re.search(CIPHER_LINE, file.read_text(encoding="utf-8")) if file.exists() else None
+    if found is None:
+        raise unreadable(sandbox, f"its passphrase is gone: {file} has none")
+    return found[1]
+
+
+class RepositoryPassphrase(Resource, module="local", name="Password"):
+    """The passphrase of the backup repository; `value` is secret. The type is that of the states of version 0.1."""
+
+    value: pulumi.Output[str]
+
+    def __init__(self, name: str, *, machine: Machine, opts: pulumi.ResourceOptions | None = None) -> None:
+        props = {"home": machine.home, "rootfs": machine.rootfs, "value": None}
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["value"])
+        super().__init__(RepositoryPassphraseProvider(), name, props, pulumi.ResourceOptions.merge(opts, secret))
+
+
 class StanzaProvider(ResourceProvider):
     """Creates the stanza and a full backup if there is none yet. Deleting the resource keeps the backups."""
 
@@ -66,7 +128,8 @@ class StanzaProvider(ResourceProvider):
 def _make_stanza(sandbox: Sandbox) -> None:
     create_stanza(sandbox)
     if not list_backups(sandbox):
-        create_backup(sandbox, BackupType.FULL, timeout=FIRST_BACKUP_SECONDS)
+        made = create_backup(sandbox, BackupType.FULL, timeout=FIRST_BACKUP_SECONDS)
+        RecordStore(sandbox=sandbox).record_success(BACKUP_JOBS["full"], started=made.started, ended=made.ended)
 
 
 class Stanza(Resource, module="local", name="Stanza"):

@@ -24,6 +24,7 @@ from components.access import (
 )
 from components.certificates import Authority, Certificate
 from components.dynamic import without_provider
+from components.local.backups import RepositoryPassphrase
 from components.local.machine import Daemon, Machine
 from components.secrets import LoginPassword, Password
 from observatory.documents.logins import PROVISIONER, AccessDocument
@@ -116,7 +117,7 @@ class Database(pulumi.ComponentResource):
     def _patroni(self, store: Daemon, api_password: pulumi.Output[str]) -> Daemon:
         """Declare Patroni, which starts PostgreSQL; it depends on `store`."""
         paths = Paths()
-        cipher = Password("backup-passphrase", opts=self._mine).value
+        cipher = RepositoryPassphrase("backup-passphrase", machine=self._args.machine, opts=self._mine).value
         return Daemon(
             "patroni",
             machine=self._args.machine,

@@ -1,6 +1,7 @@
 """Backups of the `local` stack's database: runs pgBackRest in the stack's sandbox.
 
-Creates the stanza, makes, lists and verifies backups. `observatory.nodes.pgbackrest` configures pgBackRest.
+Creates the stanza, makes, lists and verifies backups. `observatory.nodes.pgbackrest` configures pgBackRest;
+`observatory.backups.repository` finds what the repository lacks.
 """
 
 from __future__ import annotations
@@ -8,19 +9,37 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from observatory.errors import REFUSED
 from observatory.nodes import Paths
-from observatory.nodes.pgbackrest import command
+from observatory.nodes.pgbackrest import cipher_file, command, repository, settings_file
+from observatory.nodes.programs.backup_repository import (
+    Node,
+    describe_damage,
+    expire,
+    node_of,
+    read_stanza,
+    records,
+)
 from observatory.runtime import RuntimeFault, Sandbox
 
 LOCKED = 50  # pgBackRest's exit status when another process holds the stanza's lock (src/build/error/error.yaml)
 QUERY_TIMEOUT_S = 60  # of commands that copy no data
 LAST_LINES = 10
+# In the output of a pgBackRest that reads a repository with another passphrase, or damaged files.
+UNREADABLE = (
+    "CryptoError",
+    "FormatError",
+    "key/value found outside of section",
+    "cipher header",
+    "unable to load info",
+)
 
 
 class BackupError(RuntimeFault):
@@ -31,6 +50,14 @@ class BackupRunningError(BackupError):
     """Another backup is running; nothing was changed."""
 
     exit_code = REFUSED
+
+
+class BackupDamagedError(BackupError):
+    """The database has damaged pages, and so has the new backup, which is kept; no earlier backup has expired."""
+
+
+class RepositoryUnreadableError(BackupError):
+    """pgBackRest cannot read the repository; nothing was changed."""
 
 
 class BackupType(StrEnum):
@@ -59,6 +86,7 @@ class Backup:
         wal_start: first WAL segment that makes it consistent.
         wal_stop: last such segment.
         damaged: it contains pages with wrong checksums.
+        obstacle: why it cannot be restored to the present; empty where it can, None where that was not checked.
     """
 
     label: str
@@ -71,6 +99,7 @@ class Backup:
     wal_start: str
     wal_stop: str
     damaged: bool
+    obstacle: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as a plain mapping, times in ISO 8601."""
@@ -87,7 +116,7 @@ def create_stanza(sandbox: Sandbox) -> None:
 
 
 def create_backup(sandbox: Sandbox, kind: BackupType, *, timeout: float | None = None) -> Backup:
-    """Make a backup and return it; a full one where there is none to build on.
+    """Make a backup and return it; a full one where there is none to build on. Then earlier ones may expire.
 
     Args:
         sandbox: of the stack.
@@ -96,24 +125,77 @@ def create_backup(sandbox: Sandbox, kind: BackupType, *, timeout: float | None =
 
     Raises:
         BackupRunningError: another backup is running.
-        BackupError: it failed or timed out.
+        BackupDamagedError: the database has damaged pages; the backup is kept, and no earlier one has expired.
+        BackupError: it failed or timed out, or earlier backups could not expire.
     """
     output = _pgbackrest(sandbox, "backup", f"--type={_TYPES[kind]}", timeout=timeout)
-    label = re.search(r"new backup label = (\S+)", output)
-    for backup in list_backups(sandbox):
-        if label and backup.label == label[1]:
-            return backup
-    raise BackupError(f"pgbackrest backup succeeded, but the repository lacks its backup:\n{_last_lines(output)}")
+    label = next(iter(re.findall(r"new backup label = (\S+)", output)), None)
+    backup = next((each for each in list_backups(sandbox) if each.label == label), None)
+    if backup is None:
+        raise BackupError(f"pgbackrest backup succeeded, but the repository lacks its backup:\n{_last_lines(output)}")
+    if backup.damaged:
+        damage = describe_damage(repository_node(sandbox), backup.label)
+        raise BackupDamagedError(
+            f"the backup {backup.label} contains damaged pages: {damage}",
+            remedy="It is kept, and earlier backups do not expire until a sound full one exists. Repair the database: "
+            "see docs/runbooks/StorageBackupDamaged.md.",
+        )
+    if failure := expire(repository_node(sandbox), days=repository_settings(sandbox)["retention_days"]):
+        raise BackupError(failure)
+    return backup
 
 
 def list_backups(sandbox: Sandbox) -> list[Backup]:
     """Return the finished backups, oldest first.
 
     Raises:
-        BackupError: the repository is unreachable.
+        RepositoryUnreadableError: pgBackRest cannot read the repository.
     """
-    stanzas = json.loads(_pgbackrest(sandbox, "info", "--output=json", timeout=QUERY_TIMEOUT_S))
-    return [_backup(record) for stanza in stanzas for record in stanza["backup"]]
+    stanza, error = read_stanza(Node(partial(_run, sandbox), command(Paths()), (), ()))
+    if error:
+        raise unreadable(sandbox, error)
+    return [_backup(record) for record in records(stanza)]
+
+
+def repository_exists(sandbox: Sandbox) -> bool:
+    """Return whether there is a repository with files."""
+    place = sandbox.host_path(repository(Paths()))
+    return any(each.is_file() for each in place.rglob("*"))
+
+
+def unreadable(sandbox: Sandbox, reason: str) -> RepositoryUnreadableError:
+    """Return the error for a repository that pgBackRest cannot read, with the way out."""
+    place = sandbox.host_path(repository(Paths()))
+    return RepositoryUnreadableError(
+        f"the backup repository {place} cannot be read: {reason}",
+        remedy="Another passphrase may have encrypted it, or its files are damaged. Restore them or the passphrase "
+        f"({sandbox.host_path(cipher_file(Paths()))}). Or give these backups up: move {place} away and run "
+        "`observatory up`, which makes a new repository with a full backup.",
+    )
+
+
+def repository_settings(sandbox: Sandbox) -> dict[str, Any]:
+    """Return the settings of the repository, which `up` writes.
+
+    Raises:
+        BackupError: the stack has none yet.
+    """
+    file = sandbox.host_path(settings_file(Paths()))
+    try:
+        settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BackupError(f"{file} does not exist", remedy="Run `observatory up`, which writes it.") from None
+    return settings
+
+
+def repository_node(sandbox: Sandbox) -> Node:
+    """Return the stack's machine for `observatory.nodes.programs.backup_repository`."""
+    return node_of(repository_settings(sandbox), partial(_run, sandbox))
+
+
+def _run(sandbox: Sandbox, argv: Sequence[str]) -> tuple[int, str]:
+    done = sandbox.run(argv, check=False)
+    return done.returncode, done.stdout or done.stderr
 
 
 def _backup(record: dict[str, Any]) -> Backup:
@@ -143,6 +225,9 @@ def _pgbackrest(sandbox: Sandbox, *arguments: str, timeout: float | None) -> str
         )
     if done.returncode:
         output = _last_lines(done.stdout + done.stderr)
+        if any(sign in output for sign in UNREADABLE):
+            lines = output.splitlines()
+            raise unreadable(sandbox, next((line for line in lines if "ERROR" in line), lines[0]))
         raise BackupError(f"pgbackrest {arguments[0]} failed with exit status {done.returncode}:\n{output}")
     return done.stdout
 

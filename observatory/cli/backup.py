@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -10,11 +11,12 @@ from observatory import operations
 from observatory.backups.pgbackrest import Backup, BackupType
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
 from observatory.cli.terminal import ConsoleReporter, print_result, table
+from observatory.errors import FAILED
 
-COLUMNS = ("label", "type", "finished (UTC)", "duration", "database", "stored", "based on")
+COLUMNS = ("label", "type", "finished (UTC)", "duration", "database", "stored", "based on", "restorable to now")
 KIB = 1024
 
-group = typer.Typer(help="Make and list backups of the database.", no_args_is_help=True)
+group = typer.Typer(help="Make, list and verify backups of the database.", no_args_is_help=True)
 app.add_typer(group, name="backup")
 
 
@@ -45,6 +47,28 @@ def list_all(environment: EnvironmentOption = "local", output: OutputOption = Ou
     print_result(table("Backups", COLUMNS, [_row(backup) for backup in found]) if found else "No backup exists.")
 
 
+@group.command()
+def verify(
+    contents: Annotated[bool, typer.Option("--contents", help="Read every file and compare its checksum.")] = False,
+    exit_zero: Annotated[
+        bool, typer.Option("--exit-zero", help="Exit 0 with findings, too; alerts report them.")
+    ] = False,
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Check that no backup and no WAL segment is missing or damaged. Exit code 1 with findings."""
+    with ConsoleReporter() as report:
+        found = operations.verify_backups(operations.open_workspace(environment), contents=contents, report=report)
+    if output is Output.JSON:
+        print_json({"findings": [asdict(each) for each in found.findings], "obstacles": dict(found.obstacles)})
+    elif found.findings:
+        print_result(table("Findings", ("in", "finding"), [(each.kind, each.text) for each in found.findings]))
+    else:
+        print_result("Every backup and every WAL segment is there.")
+    if found.findings and not exit_zero:
+        raise typer.Exit(FAILED)
+
+
 def _row(backup: Backup) -> tuple[str, ...]:
     return (
         backup.label + (" (damaged pages)" if backup.damaged else ""),
@@ -54,6 +78,7 @@ def _row(backup: Backup) -> tuple[str, ...]:
         size(backup.database_bytes),
         size(backup.repository_bytes),
         backup.prior or "-",
+        "-" if backup.obstacle is None else f"no: {backup.obstacle}" if backup.obstacle else "yes",
     )
 
 

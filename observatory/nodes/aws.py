@@ -24,7 +24,7 @@ from observatory.nodes.daemons import (
     packages,
 )
 from observatory.nodes.host_jobs import host_jobs
-from observatory.nodes.pgbackrest import S3Repository, command
+from observatory.nodes.pgbackrest import S3Repository, command, settings_file
 from observatory.nodes.systemd import USER, service_name, writable
 from observatory.nodes.timers import timer_files
 from observatory.nodes.unit import Host, Paths
@@ -36,8 +36,14 @@ FLEET = replace(MACHINE, data="/var/lib/observatory-storage")
 ANY = "0.0.0.0"  # noqa: S104 - the security group limits who can connect
 
 COMMON_PACKAGES = ("awscli", "ca-certificates", "curl", "python3")
-BACKUP_TYPES = {"backup-full": "full", "backup-differential": "diff"}
-"""pgBackRest's backup type of each scheduled job that runs on the database's machine."""
+BACKUP_PROGRAM = "backup_repository.py"
+BACKUP_OPTIONS = {
+    "backup-full": ("--backup", "full"),
+    "backup-differential": ("--backup", "diff"),
+    "backup-check": (),
+    "backup-contents": ("--contents",),
+}
+"""The options of `BACKUP_PROGRAM` for each scheduled job that runs on the database's machine."""
 
 
 def database_user_data(
@@ -85,7 +91,7 @@ def database_user_data(
         region=region,
         packages=(*COMMON_PACKAGES, *packages("database")),
         masked=[f"{name}.service" for name in packaged_services("database")],
-        programs=("machine_secrets.py",),
+        programs=("machine_secrets.py", BACKUP_PROGRAM),
         oneshots=(secrets, stanza),
         memory=memory_limits("database"),
         mounts=(
@@ -97,13 +103,14 @@ def database_user_data(
 
 
 def backup_timers(settings: AwsSettings, paths: Paths) -> dict[str, str]:
-    """Return the services and timers that make backups at the stack's times, by path."""
+    """Return the services and timers that make and check backups at the stack's times, by path."""
     files = {}
+    program = ("/usr/bin/python3", "-I", f"{PROGRAM_DIRECTORY}/{BACKUP_PROGRAM}")
     for job in host_jobs(settings):
-        if kind := BACKUP_TYPES.get(job.name):
-            backup = command(paths, "backup", f"--type={kind}")
+        if job.name in BACKUP_OPTIONS:
+            line = (*program, *BACKUP_OPTIONS[job.name], settings_file(paths))
             after = (service_name("patroni"),)
-            files.update(timer_files(job, command=backup, user=USER, after=after, writable=writable(paths)))
+            files.update(timer_files(job, command=line, user=USER, after=after, writable=writable(paths)))
     return files
 
 

@@ -18,11 +18,6 @@ NODE_COLLECTORS = ("filesystem", "meminfo", "pressure", "textfile", "vmstat")
 COSTLY_COLLECTORS = ("stat_user_tables", "statio_user_tables")
 
 
-def textfile_directory(paths: Paths) -> str:
-    """Return the directory of the scheduled jobs' metrics, `<name>.prom`, which node_exporter reads."""
-    return f"{paths.data}/textfile"
-
-
 def node_exporter(
     settings: StackSettings, paths: Paths, host: Host = LOOPBACK, *, volumes: tuple[str, ...] = ()
 ) -> Unit:
@@ -41,7 +36,7 @@ def node_exporter(
             "--web.disable-exporter-metrics",
             "--collector.disable-defaults",
             *(f"--collector.{collector}" for collector in NODE_COLLECTORS),
-            f"--collector.textfile.directory={textfile_directory(paths)}",
+            f"--collector.textfile.directory={paths.textfiles}",
             f"--path.rootfs={root}",
             f"--collector.filesystem.mount-points-include=^({mount_points})$",
             "--collector.filesystem.fs-types-exclude=^(rootfs|proc|sysfs|tmpfs)$",
@@ -49,7 +44,7 @@ def node_exporter(
         ready=HttpReady(port=port, path="/"),
         priority=PRIORITY,
         ports={"ports.node_exporter": port},
-        directories=(textfile_directory(paths),),
+        directories=(paths.textfiles,),
     )
 
 

@@ -12,6 +12,7 @@ from observatory.settings import StackSettings
 from observatory.settings.cron import Cron
 
 HOUR = 3600
+BACKUP_JOBS = {"full": "backup-full", "differential": "backup-differential"}  # by the type of the backup
 
 
 class HostJob(BaseModel):
@@ -36,18 +37,32 @@ def host_jobs(settings: StackSettings) -> tuple[HostJob, ...]:
     schedule = settings.schedule
     return (
         HostJob(
-            name="backup-full",
+            name=BACKUP_JOBS["full"],
             description="Full backup of the database",
             command=("backup", "create", "--type", "full"),
             cron=schedule.backup_full,
             timeout=12 * HOUR,
         ),
         HostJob(
-            name="backup-differential",
+            name=BACKUP_JOBS["differential"],
             description="Backup of what has changed since the last full one",
             command=("backup", "create", "--type", "differential"),
             cron=schedule.backup_differential,
             timeout=6 * HOUR,
+        ),
+        HostJob(
+            name="backup-check",
+            description="Check that no backup and no WAL segment is missing",
+            command=("backup", "verify", "--exit-zero"),
+            cron=schedule.backup_check,
+            timeout=600,
+        ),
+        HostJob(
+            name="backup-contents",
+            description="Check of the contents of every file of the backup repository",
+            command=("backup", "verify", "--contents", "--exit-zero"),
+            cron=schedule.backup_contents,
+            timeout=12 * HOUR,
         ),
         HostJob(
             name="log-rotation",

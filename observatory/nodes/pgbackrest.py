@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from observatory.nodes.unit import Paths, render
 from observatory.settings import StackSettings
 
 PROGRAM = "/usr/bin/pgbackrest"
+BIN = "/usr/lib/postgresql/17/bin"  # of PostgreSQL
 STANZA = "observatory"
 S3_PREFIX = "/pgbackrest"  # of the repository's objects in a bucket
 
@@ -52,14 +54,44 @@ def archive_command(paths: Paths) -> str:
     return " ".join(command(paths, "archive-push", "%p"))
 
 
+CIPHER_LINE = r"(?m)^repo1-cipher-pass=(\S+)$"
+"""The passphrase in the text of `cipher_section`."""
+
+
 def cipher_section(passphrase: str) -> str:
     """Return the configuration that encrypts the repository."""
     return f"[global]\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass={passphrase}\n"
 
 
+def settings_file(paths: Paths) -> str:
+    """Return the path of the file with the settings of `observatory.nodes.programs.backup_repository`."""
+    return f"{paths.config}/pgbackrest/repository.json"
+
+
+def repository_settings(settings: StackSettings, paths: Paths) -> str:
+    """Return the content of that file.
+
+    The retention is here and not in pgbackrest.conf, where it would count backups with damaged pages.
+    """
+    psql = (f"{BIN}/psql", "-h", paths.postgres_socket, "-p", str(settings.ports.postgres), "-U", "postgres")
+    document = {
+        "retention_days": settings.backups.retention_days,
+        "pgbackrest": command(paths),
+        "psql": psql,
+        "controldata": (f"{BIN}/pg_controldata", "-D", f"{paths.data}/postgres"),
+        "state": f"{paths.data}/backup-findings.json",
+        "metrics": f"{paths.textfiles}/backups.prom",
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
 def pgbackrest_files(settings: StackSettings, paths: Paths, bucket: S3Repository | None = None) -> dict[str, str]:
-    """Return pgbackrest.conf by its path, without the passphrase; without a bucket, the repository is on this disk."""
+    """Return pgbackrest.conf without the passphrase, and the repository's settings, by path.
+
+    Without a bucket, the repository is on this disk.
+    """
     return {
+        settings_file(paths): repository_settings(settings, paths),
         config_file(paths): render(
             "pgbackrest.conf.j2",
             stanza=STANZA,
@@ -67,5 +99,5 @@ def pgbackrest_files(settings: StackSettings, paths: Paths, bucket: S3Repository
             paths=paths,
             repository=S3_PREFIX if bucket else repository(paths),
             bucket=bucket,
-        )
+        ),
     }

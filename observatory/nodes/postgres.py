@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from observatory.documents.logins import POOLED_ROLES, PROVISIONER, logins_of
-from observatory.nodes.pgbackrest import S3Repository, archive_command, pgbackrest_files, repository
+from observatory.nodes.pgbackrest import BIN, S3Repository, archive_command, pgbackrest_files, repository
 from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
 from observatory.settings import StackSettings
@@ -20,7 +20,6 @@ SERVER = "postgres"  # of the certificate
 STORE_CLIENT = "patroni"  # of the certificate that Patroni shows to etcd
 MONITOR_ROLE = "monitor"  # that the exporter logs in as
 API_USER = "operator"  # the user who may change anything over Patroni's REST API; reading needs no user
-BIN = "/usr/lib/postgresql/17/bin"
 OPERATING_SYSTEM_USERS = ("observatory", "root")  # that may log in as postgres or migrator, by peer on the socket only
 
 ARCHIVE_TIMEOUT = "60s"  # RPO: a lost machine loses the WAL of this time at most

@@ -33,6 +33,11 @@ class Paths:
         """The directory of PostgreSQL's unix socket."""
         return f"{self.run}/postgresql"
 
+    @property
+    def textfiles(self) -> str:
+        """The directory of the metrics of jobs, `<name>.prom`, which node_exporter reads."""
+        return f"{self.data}/textfile"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Host:

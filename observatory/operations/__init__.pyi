@@ -8,6 +8,7 @@ from .application_rollback import roll_back_application as roll_back_application
 from .application_rollback import roll_back_to_version as roll_back_to_version
 from .backups import create_backup as create_backup
 from .backups import list_backups as list_backups
+from .backups import verify_backups as verify_backups
 from .daemon_access import UnknownDaemonError as UnknownDaemonError
 from .daemon_access import log_file as log_file
 from .daemon_access import read_log as read_log
@@ -37,6 +38,7 @@ from .plan_overview import Overview as Overview
 from .plan_overview import overview as overview
 from .reexports import AlertmanagerError as AlertmanagerError
 from .reexports import Backup as Backup
+from .reexports import BackupDamagedError as BackupDamagedError
 from .reexports import BackupError as BackupError
 from .reexports import BackupFailedError as BackupFailedError
 from .reexports import BackupRunningError as BackupRunningError

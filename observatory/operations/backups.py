@@ -1,13 +1,18 @@
-"""Creating and listing backups of a stack's database."""
+"""Creating, listing and verifying backups of a stack's database."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from observatory.backups import pgbackrest
 from observatory.backups.pgbackrest import Backup, BackupType
+from observatory.backups.repository import RepositoryCheck, check_repository
+from observatory.nodes.host_jobs import BACKUP_JOBS
 from observatory.platforms import open_platform
 from observatory.platforms.errors import OperationError
 from observatory.platforms.platform import check_supported
 from observatory.progress import Reporter, silent, task
+from observatory.scheduling.records import RecordStore
 from observatory.workspace import Workspace
 
 
@@ -19,23 +24,57 @@ def create_backup(
     Raises:
         OperationError: the stack is not up, or its platform is not supported.
         BackupRunningError: another backup is running.
+        BackupDamagedError: the database has damaged pages; the backup is kept, and no earlier one has expired.
         BackupError: it failed; earlier backups are kept.
     """
     check_supported(open_platform(workspace), "backup")
     if not workspace.sandbox.alive():
         raise OperationError(f"the stack {workspace.stack!r} is not running: run `observatory up` first")
     with task(report, f"{kind} backup"):
-        return pgbackrest.create_backup(workspace.sandbox, kind)
+        try:
+            made = pgbackrest.create_backup(workspace.sandbox, kind)
+        finally:
+            check_repository(workspace.sandbox)  # the metrics then have the result of this backup
+    if job := BACKUP_JOBS.get(made.type):
+        RecordStore(sandbox=workspace.sandbox).record_success(job, started=made.started, ended=made.ended)
+    return made
 
 
 def list_backups(workspace: Workspace) -> list[Backup]:
     """Return the finished backups of the stack's database, oldest first; the stack need not be up.
 
+    Each has the reason why it cannot be restored to the present, if there is one.
+
     Raises:
         OperationError: the stack was never up, or its platform is not supported.
-        BackupError: the repository does not answer.
+        BackupError: the repository cannot be read.
     """
+    _check_created(workspace)
+    backups = pgbackrest.list_backups(workspace.sandbox)
+    obstacles = check_repository(workspace.sandbox).obstacles
+    return [replace(backup, obstacle=obstacles.get(backup.label, "")) for backup in backups]
+
+
+def verify_backups(workspace: Workspace, *, contents: bool = False, report: Reporter = silent) -> RepositoryCheck:
+    """Check the backup repository: no backup and no WAL segment is missing, and no backup has damaged pages.
+
+    The stack need not be up. The result is published as metrics.
+
+    Args:
+        workspace: the stack's.
+        contents: read every file and compare its checksum, too; takes minutes for each 10 GB.
+        report: gets progress.
+
+    Raises:
+        OperationError: the stack was never up, or its platform is not supported.
+        BackupError: the stack has no settings of a repository yet.
+    """
+    _check_created(workspace)
+    with task(report, "check the backup repository"):
+        return check_repository(workspace.sandbox, contents=contents)
+
+
+def _check_created(workspace: Workspace) -> None:
     check_supported(open_platform(workspace), "backup")
     if not workspace.sandbox.home.is_dir():
         raise OperationError(f"the stack {workspace.stack!r} does not exist: run `observatory up` to create it")
-    return pgbackrest.list_backups(workspace.sandbox)

@@ -1,6 +1,6 @@
 """Names of other packages that belong to the interface of this library: errors, progress and the results' types."""
 
-from observatory.backups.pgbackrest import Backup, BackupError, BackupRunningError, BackupType
+from observatory.backups.pgbackrest import Backup, BackupDamagedError, BackupError, BackupRunningError, BackupType
 from observatory.database.errors import BackupFailedError, DatabaseError, LockHeldError, SampleError, UnreachableError
 from observatory.delivery.approvals import NotPermittedError
 from observatory.delivery.errors import (
@@ -25,6 +25,7 @@ from observatory.settings import SettingsError
 __all__ = [
     "AlertmanagerError",
     "Backup",
+    "BackupDamagedError",
     "BackupError",
     "BackupFailedError",
     "BackupRunningError",

@@ -26,7 +26,7 @@ from observatory.operations.database import (
 from observatory.operations.deployment_lock import deployment_lock
 from observatory.operations.release_approvals import check_permission
 from observatory.operations.releases import checked_release
-from observatory.operations.stack_checks import MONITORING
+from observatory.operations.stack_checks import INDEPENDENT_CHECKS
 from observatory.operations.stack_status import settled_status
 from observatory.operations.verification import StackVerification, verify
 from observatory.platforms import open_platform
@@ -194,11 +194,11 @@ def _check_migrated(done: DatabaseDeployment) -> None:
 def _verify(workspace: Workspace, report: Reporter) -> StackVerification:
     """Verify the stack once the version has all the traffic; a failed check rolls the deployment back.
 
-    Unknown checks, and failures of the monitoring alone, are reported and roll nothing back.
+    Unknown checks, and failures of the monitoring or the backups alone, are reported and roll nothing back.
     """
     settled_status(workspace)
     found = verify(workspace, report=report)
-    wrong = [check for check in found.checks if check.verdict == "failed" and check.name != MONITORING]
+    wrong = [check for check in found.checks if check.verdict == "failed" and check.name not in INDEPENDENT_CHECKS]
     if wrong:
         reason = "verification after the deployment: " + "; ".join(f"{each.name}: {each.detail}" for each in wrong)
         roll_back_application(workspace, reason=reason, report=report)

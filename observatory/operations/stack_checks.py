@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from observatory.documents.rollout import RolloutDocument
-from observatory.errors import ObservatoryError
-from observatory.operations.backups import list_backups
+from observatory.operations.backup_checks import BackupChecks
+from observatory.operations.checks import Check, CheckFailedError
 from observatory.operations.database import database_target, verify_database
 from observatory.platforms import open_platform
 from observatory.platforms.errors import OperationError
@@ -30,15 +29,9 @@ if TYPE_CHECKING:
     import httpx
 
 ANSWER_SECONDS = 10.0
-MONITORING = "monitoring"  # the one check that is independent of the service
+MONITORING, BACKUPS = "monitoring", "backups"
+INDEPENDENT_CHECKS = frozenset({MONITORING, BACKUPS})  # of the service: a deployment cannot mend them
 SAMPLES = 50  # reads whose 95th percentile is compared with the gates' limit
-BACKUP_HOURS = 26  # one a day, and two hours for it to finish
-
-Check = Callable[[], str]
-
-
-class CheckFailedError(ObservatoryError):
-    """A check failed; the message has the result and the expected one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +62,10 @@ class StackChecks:
         fleets = FLEETS if comprehensive and target is None else (target or self.rollout.active_fleet,)
         checks: dict[str, Check] = {"daemons": self.daemons, "service": self.service}
         checks |= {f"fleet {fleet}": partial(self.fleet, fleet) for fleet in fleets}
-        checks |= {"database": self.database, MONITORING: self.monitoring}
+        checks |= {"database": self.database, BACKUPS: self.backups.repository, MONITORING: self.monitoring}
         if comprehensive:
-            checks |= {"latency": self.latency, "alerts": self.alerts, "backup": self.backup}
+            checks |= {"latency": self.latency, "alerts": self.alerts}
+            checks |= {"backup": self.backups.newest, "backup contents": self.backups.contents}
         return checks
 
     def connections(self) -> dict[str, Check]:
@@ -81,6 +75,11 @@ class StackChecks:
             "connection to the service": self.connect_service,
             "connection to Prometheus": self.connect_prometheus,
         }
+
+    @property
+    def backups(self) -> BackupChecks:
+        """The checks of the backups."""
+        return BackupChecks(workspace=self.platform.workspace)
 
     def daemons(self) -> str:
         """Check that every daemon is ready."""
@@ -147,17 +146,6 @@ class StackChecks:
         if names := sorted({each["metric"]["alertname"] for each in firing}):
             raise CheckFailedError(f"critical alerts are firing: {', '.join(names)}")
         return "no critical alert is firing"
-
-    def backup(self) -> str:
-        """Check the age of the newest backup."""
-        newest = max(list_backups(self.platform.workspace), key=lambda backup: backup.ended, default=None)
-        if newest is None:
-            raise CheckFailedError("there is no backup: run `observatory backup create`")
-        age = datetime.now(UTC) - newest.ended
-        hours = age.total_seconds() / 3600
-        if age > timedelta(hours=BACKUP_HOURS):
-            raise CheckFailedError(f"{newest.label} is {hours:.0f} hours old, the limit is {BACKUP_HOURS} hours")
-        return f"{newest.label} is {hours:.1f} hours old"
 
     def connect_database(self) -> str:
         """Connect as the owner of the schema."""

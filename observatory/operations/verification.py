@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from observatory.delivery.environment import HostsError
-from observatory.operations.stack_checks import Check, CheckFailedError, StackChecks
+from observatory.operations.checks import Check, CheckFailedError
+from observatory.operations.stack_checks import StackChecks
 from observatory.progress import Reporter, silent, task
 from observatory.settings import FleetName
 from observatory.workspace import Workspace

@@ -13,11 +13,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from observatory.files import locks
 from observatory.nodes import Paths
-from observatory.nodes.exporters import textfile_directory
 from observatory.nodes.host_jobs import HostJob
 from observatory.runtime import Sandbox
 
-RECORDS, METRICS = "/srv/data/jobs", textfile_directory(Paths())
+RECORDS, METRICS = "/srv/data/jobs", Paths().textfiles
 JOBS_FILE, HEARTBEAT_FILE = "jobs.prom", "scheduler.prom"
 
 
@@ -102,6 +101,13 @@ class RecordStore:
     def write(self, record: JobRecord) -> None:
         """Write a job's record."""
         self.sandbox.write_file(f"{RECORDS}/{record.name}.json", record.model_dump_json(indent=2) + "\n")
+
+    def record_success(self, name: str, *, started: datetime, ended: datetime) -> None:
+        """Record work of a job that was done without its runner, such as the first backup; ignored while it runs."""
+        if locks.holder(self.lock_file(name)) is None:
+            done = {"result": RunResult.SUCCEEDED, "started": started, "ended": ended, "last_success": ended}
+            cleared = {"exit_status": 0, "message": "", "failing": False}
+            self.write(self.read(name).model_copy(update={**done, **cleared}))
 
     def publish(self, jobs: Iterable[HostJob]) -> None:
         """Write the metrics of these jobs to a file that node_exporter reads."""

@@ -134,6 +134,8 @@ class Schedule(Settings):
 
     backup_full: CronText = "30 1 * * sun"
     backup_differential: CronText = "30 1 * * mon-sat"
+    backup_check: CronText = "*/5 * * * *"
+    backup_contents: CronText = "30 4 * * *"
     log_rotation: CronText = "17 * * * *"
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from observatory.nodes.aws import DATABASE, database_user_data, fleet_user_data
-from observatory.nodes.cloud_init import MAX_USER_DATA, PROGRAMS, compressed, nvme_device
+from observatory.nodes.aws import BACKUP_OPTIONS, DATABASE, database_user_data, fleet_user_data
+from observatory.nodes.cloud_init import MAX_USER_DATA, PROGRAM_DIRECTORY, PROGRAMS, compressed, nvme_device
 from observatory.nodes.daemons import memory_limits
 from observatory.nodes.pgbackrest import S3Repository
 from observatory.nodes.systemd import DIRECTORY, quoted
@@ -199,8 +199,19 @@ def test_backups_go_to_the_bucket_at_the_stacks_times() -> None:
     config = written["/etc/observatory/pgbackrest/pgbackrest.conf"]
     assert "repo1-type=s3\nrepo1-s3-bucket=backups-1\n" in config
     assert "repo1-s3-key-type=auto" in config
-    assert "--type=full" in written[f"{DIRECTORY}/observatory-backup-full.service"]
-    assert "OnCalendar=" in written[f"{DIRECTORY}/observatory-backup-full.timer"]
+    for job, options in BACKUP_OPTIONS.items():
+        line = " ".join(f'"{word}"' for word in (*options, "/etc/observatory/pgbackrest/repository.json"))
+        service = written[f"{DIRECTORY}/observatory-{job}.service"]
+        assert f'ExecStart="/usr/bin/python3" "-I" "{PROGRAM_DIRECTORY}/backup_repository.py" {line}\n' in service
+        assert "OnCalendar=" in written[f"{DIRECTORY}/observatory-{job}.timer"]
+
+
+def test_pgbackrest_itself_expires_nothing() -> None:
+    """It would count backups with damaged pages; the machine's program has the retention."""
+    written = files(database())
+    assert "expire-auto=n\nrepo1-retention-full=9999999\n" in written["/etc/observatory/pgbackrest/pgbackrest.conf"]
+    settings = json.loads(written["/etc/observatory/pgbackrest/repository.json"])
+    assert settings["retention_days"] == production().backups.retention_days
 
 
 def test_a_fleet_runs_the_current_release_and_reaches_the_pooler_by_tls() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pytest
 
@@ -11,6 +12,8 @@ from observatory.backups.pgbackrest import BackupError, BackupType, create_backu
 from observatory.files.locks import exclusive
 from tests.stack.test_monitoring import sandbox
 from tests.support.checkout import Checkout
+
+SWITCH = "SELECT pg_switch_wal()"
 
 
 def test_each_backup_type_has_its_base(stack: Checkout) -> None:
@@ -53,6 +56,65 @@ def test_a_backup_past_its_timeout_is_stopped_and_reported(stack: Checkout) -> N
     assert stack.json("backup", "create")["type"] == "incremental"
 
 
+def test_the_first_backup_is_a_run_of_its_job(stack: Checkout) -> None:
+    """`up` made it, and a backup by hand is one, too."""
+    first = next(each for each in stack.json("backup", "list") if each["type"] == "full")
+    [job] = [each for each in stack.json("status")["jobs"] if each["name"] == "backup-full"]
+    assert job["result"] == "succeeded"
+    assert job["last_success"] >= first["ended"]
+    differential = stack.json("backup", "create", "--type", "differential")
+    [job] = [each for each in stack.json("status")["jobs"] if each["name"] == "backup-differential"]
+    assert datetime.fromisoformat(job["last_success"]) == datetime.fromisoformat(differential["ended"])
+
+
+def test_a_removed_segment_fails_verify_and_is_published_for_the_alert(stack: Checkout) -> None:
+    """tests/backups has each kind of damage; this one shows that the commands and the scheduled job report it."""
+    sandbox(stack).run(["psql", "-h", "/srv/run/postgresql", *_port(stack), "-U", "postgres", "-c", SWITCH])
+    made = stack.json("backup", "create")
+    start = stack.json("backup", "list")[0]["wal_start"]
+    file = next(stack.home.glob(f"data/backups/archive/observatory/17-1/*/{made['wal_start']}-*.zst"))
+    kept = file.read_bytes()
+    assert file.name[:24] > start
+    file.unlink()
+    try:
+        checks = {check["name"]: check for check in stack.json("verify", expect=1)["checks"]}
+        assert f"{made['wal_start']} (missing)" in checks["backups"]["detail"]
+        assert stack.json("backup", "list")[0]["obstacle"] == f"{made['wal_start']} (missing)"
+        assert "no: " in stack.run("backup", "list").stdout
+        assert f"{made['wal_start']} (missing)" in stack.run("backup", "verify", expect=1).stdout
+        stack.run("scheduler", "run", "backup-check")
+        assert "observatory_archive_gaps 1\n" in (stack.home / "data/textfile/backups.prom").read_text()
+    finally:
+        sandbox(stack).write_file(f"/srv/{file.relative_to(stack.home)}", kept)
+    assert stack.json("backup", "verify") == {"findings": [], "obstacles": {}}
+
+
+def test_a_backup_with_damaged_pages_fails_and_names_the_table(stack: Checkout) -> None:
+    console = ["psql", "-h", "/srv/run/postgresql", *_port(stack), "-U", "postgres", "-XAtqc"]
+    sandbox(stack).run([*console, "CREATE TABLE precious AS SELECT generate_series(1, 1000) AS n"])
+    sandbox(stack).run([*console, "CHECKPOINT"])
+    path = sandbox(stack).run([*console, "SELECT pg_relation_filepath('precious')"]).stdout.strip()
+    with (stack.home / "data/postgres" / path).open("r+b") as file:
+        file.seek(4096)
+        file.write(b"damage")
+    try:
+        failed = stack.json("backup", "create", "--type", "full", expect=1)["error"]["message"]
+        assert f"{path} (precious, database postgres)" in failed
+        assert "do not expire" in failed
+        checks = {check["name"]: check for check in stack.json("verify", expect=1)["checks"]}
+        assert path in checks["backups"]["detail"]
+        assert "observatory_backups_damaged 1\n" in (stack.home / "data/textfile/backups.prom").read_text()
+    finally:
+        sandbox(stack).run([*console, "DROP TABLE precious"])
+    stack.run("backup", "create", "--type", "full")
+    assert stack.json("backup", "verify")["findings"] == []
+
+
+def _port(stack: Checkout) -> tuple[str, str]:
+    return "-p", str(stack.ports()["postgres"])
+
+
 def test_a_backup_of_a_stack_that_is_not_up_is_refused(checkout: Checkout) -> None:
     assert "`observatory up`" in checkout.run("backup", "create", expect=2).stderr
+    assert "does not exist" in checkout.run("backup", "verify", expect=2).stderr
     assert "does not exist" in checkout.run("backup", "list", expect=2).stderr

@@ -41,8 +41,13 @@ def test_a_plain_pulumi_brings_up_what_the_embedded_engine_finds_unchanged(check
     assert checkout.json("status")["healthy"]
     assert set(checkout.json("up", "--engine", "embedded")["summary"]) == {"same"}
     pulumi(checkout, "preview", "--expect-no-changes")
+    before = checkout.json("backup", "list")
     pulumi(checkout, "destroy", "--yes", "--skip-preview")
     assert checkout.processes() == set()
+    assert checkout.json("backup", "list") == before
+    checkout.run("up", "--engine", "embedded")
+    assert checkout.json("backup", "list")[: len(before)] == before
+    checkout.run("backup", "create")
 
 
 def test_the_command_uses_the_cli_on_path_and_finds_nothing_to_change(checkout: Checkout) -> None:

@@ -49,7 +49,13 @@ def backups(stack: Checkout, kind: str) -> list[str]:
 
 def test_up_starts_a_scheduler_with_the_next_run_of_each_job(stack: Checkout) -> None:
     jobs = stack.json("status")["jobs"]
-    assert [job["name"] for job in jobs] == ["backup-full", "backup-differential", "log-rotation"]
+    assert [job["name"] for job in jobs] == [
+        "backup-full",
+        "backup-differential",
+        "backup-check",
+        "backup-contents",
+        "log-rotation",
+    ]
     assert all(datetime.fromisoformat(job["next_run"]) > datetime.now(UTC) for job in jobs)
     table = stack.run("status").stdout
     assert "backup-differential  30 1 * * mon-sat" in table
@@ -75,7 +81,10 @@ def test_the_scheduler_inherits_no_descriptor_or_secret(stack: Checkout) -> None
 
 def test_an_unknown_job_is_refused_and_the_jobs_are_listed(stack: Checkout) -> None:
     output = stack.run("scheduler", "run", "backup", expect=2).stderr
-    assert "no job 'backup' (jobs: backup-full, backup-differential, log-rotation)" in output
+    assert (
+        "no job 'backup' (jobs: backup-full, backup-differential, backup-check, backup-contents, log-rotation)"
+        in output
+    )
 
 
 def test_a_job_can_be_run_by_hand_and_reaches_prometheus(stack: Checkout) -> None:

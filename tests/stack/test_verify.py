@@ -25,7 +25,14 @@ def test_a_healthy_stack_passes_and_keeps_no_test_data(stack: Checkout, tmp_path
     while code := stack.exit_code("verify", "--junit", str(report)):
         assert time.monotonic() < deadline, (code, report.read_text())
     suite = ET.parse(report).getroot()  # noqa: S314 - our own
-    assert [case.get("name") for case in suite] == ["daemons", "service", "fleet blue", "database", "monitoring"]
+    assert [case.get("name") for case in suite] == [
+        "daemons",
+        "service",
+        "fleet blue",
+        "database",
+        "backups",
+        "monitoring",
+    ]
     with psycopg.connect(stack.output("admin_database_url"), dbname="observatory") as admin:
         marked = admin.execute("SELECT count(*) FROM llm_traces WHERE provider = 'observatory.verification'").fetchone()
     assert marked == (0,)
@@ -36,15 +43,17 @@ def test_a_comprehensive_verification_checks_both_fleets_latency_alerts_and_back
     out, err = process.communicate(timeout=600)
     found = {check["name"]: check for check in json.loads(out)["checks"]}
     assert process.returncode in (0, 1), err
-    assert {"fleet blue", "fleet green", "latency", "alerts", "backup"} <= found.keys()
-    assert found["backup"]["verdict"] == found["fleet green"]["verdict"] == "passed", found
+    assert {"fleet blue", "fleet green", "latency", "alerts", "backup", "backup contents"} <= found.keys()
+    assert (
+        found["backup"]["verdict"] == found["backup contents"]["verdict"] == found["fleet green"]["verdict"] == "passed"
+    ), found
     assert "unknown" not in {found[name]["verdict"] for name in ("latency", "alerts")}, found
 
 
 def test_a_dry_run_reaches_the_parts_and_lists_the_checks(stack: Checkout) -> None:
     listed = stack.json("verify", "--dry-run")
     assert {check["verdict"] for check in listed["checks"]} == {"passed"}
-    assert listed["would_check"] == ["daemons", "service", "fleet blue", "database", "monitoring"]
+    assert listed["would_check"] == ["daemons", "service", "fleet blue", "database", "backups", "monitoring"]
 
 
 def test_removed_and_edited_files_are_found_and_repaired(stack: Checkout) -> None:

@@ -32,6 +32,7 @@ CHANGED = {
         "machine",
         "patroni",
         "pgbouncer",
+        "prometheus",
         "role-settings",
         "scheduler",
         "schema",

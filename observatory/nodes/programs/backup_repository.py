@@ -1,0 +1,505 @@
+"""Checks a pgBackRest repository, and makes backups whose expiry keeps the last sound full one.
+
+pgBackRest's own `verify` passes without a WAL segment, and its expiry counts backups with damaged pages. Here a full
+backup is sound if its pages have the right checksums and its manifest and WAL are in the repository; only sound ones
+count for the retention. A segment that the archive lacks is found by name, along the timelines that a restore follows.
+
+On `local` the library calls these functions. On AWS systemd's timers run this file on the database's machine, with the
+standard library alone:
+
+    backup_repository.py [--backup TYPE] [--contents] SETTINGS
+
+SETTINGS is a JSON file: see `observatory.nodes.pgbackrest.repository_settings`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+STANZA = "observatory"
+DAY_S = 86_400
+LOG_BYTES = 1 << 32  # of WAL that share the middle part of a segment's name
+SEGMENT_BYTES = 16 << 20  # PostgreSQL's default
+LEAST_BYTES = 32  # of an encrypted file
+SHOWN = 5  # ranges of segments, or damaged files, that a message names
+NO_BACKUP = 2  # status of a stanza without backups
+SEGMENT = re.compile(rf"{STANZA}/([^/]+)/[0-9A-F]{{16}}/([0-9A-F]{{24}})-[0-9a-f]{{40}}(?:\.[a-z0-9]+)?")
+HISTORY = re.compile(rf"{STANZA}/([^/]+)/([0-9A-F]{{8}})\.history")
+SEGMENT_NAME = re.compile(r"[0-9A-F]{24}")
+SWITCH = re.compile(r"^\s*(\d+)\s+([0-9A-Fa-f]+)/([0-9A-Fa-f]+)", re.MULTILINE)
+RELATION_FILE = re.compile(r"(?:global|base/(\d+)|pg_tblspc/(\d+)/[^/]+/(\d+))/(\d+)(?:_[a-z]+)?(?:\.\d+)?")
+GLOBAL = 1664  # the tablespace pg_global
+LAST_ARCHIVED = "SELECT last_archived_wal FROM pg_stat_archiver"
+DATABASE = "SELECT datname FROM pg_database WHERE oid = {}"
+RELATION = """
+SELECT found || coalesce(' of ' || coalesce(indrelid, inhparent)::regclass, '')
+FROM pg_filenode_relation({}, {}) AS found
+LEFT JOIN pg_index ON indexrelid = found LEFT JOIN pg_inherits ON inhrelid = found"""
+NEW_FULL = "Make a new full backup: `observatory backup create --type full`"
+
+Position = tuple[int, int]  # timeline and number of a WAL segment
+Kind = Literal["archive", "backup"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine with a repository and a PostgreSQL.
+
+    Attributes:
+        run: runs a command line and returns its exit status and output.
+        pgbackrest: the first words of pgBackRest's command lines.
+        psql: the first words of psql's command lines.
+        controldata: the command line of pg_controldata.
+    """
+
+    run: Callable[[Sequence[str]], tuple[int, str]]
+    pgbackrest: tuple[str, ...]
+    psql: tuple[str, ...]
+    controldata: tuple[str, ...]
+
+    def query(self, statement: str, database: str = "postgres") -> str:
+        """Return the only value of a query; empty where the server does not answer."""
+        status, output = self.run((*self.psql, "-d", database, "-XAtc", statement))
+        return "" if status else output.strip()
+
+    def listing(self, path: str) -> dict[str, int]:
+        """Return the size of each file below a path of the repository."""
+        status, output = self.run((*self.pgbackrest, "repo-ls", "--recurse", "--output=json", path))
+        found = {} if status else json.loads(output)
+        return {name: each["size"] for name, each in found.items() if each["type"] == "file"}
+
+    def segment_bytes(self) -> int:
+        """Return the size of a WAL segment."""
+        output = self.run(self.controldata)[1]
+        found = re.search(r"Bytes per WAL segment:\s+(\d+)", output)
+        return int(found[1]) if found else SEGMENT_BYTES
+
+
+def node_of(settings: Mapping[str, Any], run: Callable[[Sequence[str]], tuple[int, str]]) -> Node:
+    """Return the node that the settings of a repository describe."""
+    return Node(run, *(tuple(settings[name]) for name in ("pgbackrest", "psql", "controldata")))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with the archive or a backup; `mended` if a later sound full backup makes up for it."""
+
+    kind: Kind
+    text: str
+    mended: bool = True
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of a check.
+
+    Attributes:
+        findings: what is wrong.
+        obstacles: why a backup cannot be restored to the present, by label; a backup without an obstacle can.
+        sound: when each sound full backup began, by label, oldest first.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    obstacles: Mapping[str, str] = field(default_factory=dict)
+    sound: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The archived WAL of one database system.
+
+    Attributes:
+        files: the sizes of each segment's files; more than one if different files have its name.
+        histories: the ancestors of a timeline, oldest first: each with the byte of WAL at which it was left.
+        segment_bytes: size of a segment.
+        ends: segments that were archived for certain: PostgreSQL's last one, and those of backups.
+    """
+
+    files: Mapping[Position, list[int]]
+    histories: Mapping[int, list[tuple[int, int]]]
+    segment_bytes: int
+    ends: tuple[Position, ...] = ()
+
+    @property
+    def timeline(self) -> int:
+        """The newest timeline, which a restore follows."""
+        return max((*(timeline for timeline, _ in (*self.files, *self.ends)), *self.histories), default=1)
+
+    def name(self, position: Position) -> str:
+        """Return the name of a segment."""
+        log, number = divmod(position[1], LOG_BYTES // self.segment_bytes)
+        return f"{position[0]:08X}{log:08X}{number:08X}"
+
+    def spans(self) -> dict[int, range]:
+        """Return the numbers of the segments that a restore to the present reads of each timeline.
+
+        A timeline begins with a copy of the segment in which it left its parent.
+        """
+        spans, first = {}, 0
+        for timeline, switch in self.histories.get(self.timeline, []):
+            spans[timeline] = range(first, switch // self.segment_bytes)
+            first = switch // self.segment_bytes
+        newest = (number for timeline, number in (*self.files, *self.ends) if timeline == self.timeline)
+        spans[self.timeline] = range(first, max(newest, default=first - 1) + 1)
+        return spans
+
+    def is_left(self, timeline: int, byte: int) -> bool:
+        """Return whether a place in the WAL is not on the way to the newest timeline."""
+        switches = dict(self.histories.get(self.timeline, []))
+        return timeline != self.timeline and byte > switches.get(timeline, -1)
+
+    def unusable(self, start: Position) -> list[Position]:
+        """Return the segments from `start` to the present that a restore cannot read."""
+        wanted = (
+            (timeline, number)
+            for timeline, span in self.spans().items()
+            for number in span[max(0, start[1] - span.start) :]
+            if timeline >= start[0]
+        )
+        return [position for position in wanted if self.problem(position)]
+
+    def problem(self, position: Position) -> str:
+        """Return why a segment cannot be read; empty where nothing is known against it."""
+        sizes = self.files.get(position, [])
+        if not sizes:
+            return "missing"
+        return "stored twice" if len(sizes) > 1 else "empty" if sizes[0] < LEAST_BYTES else ""
+
+    def unknown_timelines(self, oldest: int) -> list[int]:
+        """Return the timelines from `oldest` on whose history the archive lacks or cannot be read.
+
+        PostgreSQL finds the newest timeline by their histories in order, and ends at the first one that is absent.
+        """
+        return [each for each in range(max(2, oldest), self.timeline + 1) if not self.histories.get(each)]
+
+    def describe(self, positions: Sequence[Position]) -> str:
+        """Return segments as text: ranges of names, with what is wrong."""
+        starts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(positions)) if not self._adjacent(a, b))]
+        runs = [positions[a:b] for a, b in pairwise([*starts, len(positions)])]
+        texts = [
+            f"{self.name(run[0])}{f' to {self.name(run[-1])}' if len(run) > 1 else ''} ({self.problem(run[0])})"
+            for run in runs[:SHOWN]
+        ]
+        return ", ".join(texts) + (f" and {len(runs) - SHOWN} more ranges" if len(runs) > SHOWN else "")
+
+    def _adjacent(self, one: Position, next_one: Position) -> bool:
+        follows = one[0] == next_one[0] and one[1] + 1 == next_one[1]
+        return follows and self.problem(one) == self.problem(next_one)
+
+
+def position(name: str, segment_bytes: int) -> Position:
+    """Return the position of a WAL segment by its name."""
+    return int(name[:8], 16), int(name[8:16], 16) * (LOG_BYTES // segment_bytes) + int(name[16:24], 16)
+
+
+def read_stanza(node: Node) -> tuple[dict[str, Any], str]:
+    """Return the stanza as `pgbackrest info` reports it, and why it cannot be read; one of the two is empty."""
+    status, output = node.run((*node.pgbackrest, "info", "--output=json"))
+    if status:
+        return {}, output.strip()
+    # Not strict: the message about a file with another passphrase quotes what it was decrypted to.
+    stanza: dict[str, Any] = next(iter(json.loads(output, strict=False)), {})
+    state = stanza.get("status", {"code": 1, "message": "missing stanza path"})
+    if state["code"] in (0, NO_BACKUP):
+        return stanza, ""
+    reasons = [each["status"]["message"] for each in stanza.get("repo", []) if each["status"]["code"]]
+    reason = "; ".join(dict.fromkeys(reasons)) or str(state["message"])
+    return {}, re.sub(r"[^ -~]+", " ", reason.splitlines()[0])
+
+
+def records(stanza: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the backups of a stanza, oldest first."""
+    return sorted(stanza.get("backup", []), key=lambda record: float(record["timestamp"]["stop"]))
+
+
+def check(node: Node) -> Report:
+    """Check the repository by names and sizes. A finding counts if a second look finds it too.
+
+    Between the two a segment is archived, or a backup expires.
+    """
+    first = _look(node)
+    if not first.findings:
+        return first
+    second = _look(node)
+    return replace(second, findings=tuple(each for each in second.findings if each in first.findings))
+
+
+def _look(node: Node) -> Report:
+    archived = node.query(LAST_ARCHIVED)  # before the archive is listed, which then has this segment
+    stanza, error = read_stanza(node)
+    if error:
+        return Report(findings=(Finding("archive", f"the repository cannot be read: {error}", mended=False),))
+    archived_files, files = node.listing("archive"), node.listing("backup")
+    made = records(stanza)
+    archives = {
+        each["id"]: _archive(node, _archive_name(stanza, each["id"]), archived_files, made, archived)
+        for each in stanza["db"]
+    }
+    newest = stanza["db"][-1]["id"]
+    obstacles: dict[str, str] = {}
+    sound: dict[str, float] = {}
+    findings = list(_incomplete(archived_files | files))
+    for record in made:
+        archive, label = archives[record["database"]["id"]], record["label"]
+        absent = [each for each in _chain(record) if f"{STANZA}/{each}/backup.manifest" not in files]
+        start, stop = (position(record["archive"][end], archive.segment_bytes) for end in ("start", "stop"))
+        own = [each for each in _between(start, stop, archive) if archive.problem(each)]
+        if obstacle := _obstacle(record, archive, absent, own, is_current=record["database"]["id"] == newest):
+            obstacles[label] = obstacle
+        if label in absent:
+            findings.append(_without_manifest(label, files))
+        if record["type"] == "full" and not (record.get("error") or absent or own):
+            sound[label] = float(record["timestamp"]["start"])
+    findings += _gaps(archives[newest], [each for each in made if each["database"]["id"] == newest])
+    findings += _damage(node, made, after=max(sound.values(), default=0.0))
+    if made and not sound:
+        findings.append(Finding("backup", "there is no sound full backup", mended=False))
+    return Report(tuple(findings), obstacles, sound)
+
+
+def _archive_name(stanza: Mapping[str, Any], database: int) -> str:
+    version = next(each["version"] for each in stanza["db"] if each["id"] == database)
+    return f"{version}-{database}"
+
+
+def _archive(
+    node: Node, name: str, listing: Mapping[str, int], made: Sequence[Mapping[str, Any]], archived: str
+) -> Archive:
+    """Return the archive of one database system; `archived` is the newest segment of PostgreSQL."""
+    size = node.segment_bytes()
+    files: dict[Position, list[int]] = {}
+    histories = {}
+    for path, length in listing.items():
+        if (segment := SEGMENT.fullmatch(path)) and segment[1] == name:
+            files.setdefault(position(segment[2], size), []).append(length)
+        elif (history := HISTORY.fullmatch(path)) and history[1] == name:
+            text = node.run((*node.pgbackrest, "repo-get", f"archive/{path}"))[1]
+            switches = SWITCH.findall(text)
+            histories[int(history[2], 16)] = [
+                (int(t), (int(high, 16) << 32) + int(low, 16)) for t, high, low in switches
+            ]
+    stops = [each["archive"]["stop"] for each in made if name.endswith(f"-{each['database']['id']}")]
+    known = [*stops, *([archived] if SEGMENT_NAME.fullmatch(archived) else [])]
+    return Archive(files, histories, size, tuple(position(each, size) for each in known))
+
+
+def _chain(record: Mapping[str, Any]) -> list[str]:
+    """Return the labels of a backup and of those that it builds on."""
+    return [record["label"], *(record.get("reference") or [])]
+
+
+def _between(start: Position, stop: Position, archive: Archive) -> Iterator[Position]:
+    """Yield the segments of a backup itself; the last may exist only as the copy that begins the next timeline."""
+    for number in range(start[1], stop[1] + 1):
+        copies = [(each, number) for each, span in archive.spans().items() if number in span and each > start[0]]
+        yield next((each for each in ((start[0], number), *copies) if each in archive.files), (start[0], number))
+
+
+def _obstacle(
+    record: Mapping[str, Any], archive: Archive, absent: Sequence[str], own: Sequence[Position], *, is_current: bool
+) -> str:
+    """Return why a backup cannot be restored to the present; empty where it can."""
+    start = position(record["archive"]["start"], archive.segment_bytes)
+    high, low = record["lsn"]["stop"].split("/")
+    if absent:
+        return f"{absent[0]} has no manifest"
+    if not is_current:
+        return "of an earlier database system"
+    if unknown := archive.unknown_timelines(start[0] + 1):
+        return f"{unknown[0]:08X}.history is missing or damaged"
+    if archive.is_left(start[0], (int(high, 16) << 32) + int(low, 16)):
+        return f"timeline {start[0]} was left before its end"
+    unusable = [*own, *archive.unusable(start)]
+    return archive.describe(unusable[:1]) if unusable else ""
+
+
+def _incomplete(listing: Mapping[str, int]) -> Iterator[Finding]:
+    """Yield the files of general information of which pgBackRest has only the copy left."""
+    for name in ("archive.info", "backup.info"):
+        pair = (f"{STANZA}/{name}", f"{STANZA}/{name}.copy")
+        if absent := [each for each in pair if each not in listing]:
+            present = next(each for each in pair if each not in absent)
+            text = f"{absent[0]} is missing from the repository: copy {present} to that name"
+            yield Finding("archive" if name == "archive.info" else "backup", text, mended=False)
+
+
+def _without_manifest(label: str, files: Mapping[str, int]) -> Finding:
+    has_copy = f"{STANZA}/{label}/backup.manifest.copy" in files
+    remedy = f"Copy {label}/backup.manifest.copy to that name" if has_copy else NEW_FULL
+    return Finding("backup", f"{label}/backup.manifest is missing, so the backup cannot be restored. {remedy}")
+
+
+def _gaps(archive: Archive, made: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Yield what the archive lacks between the start of the oldest backup and the present."""
+    starts = [position(each["archive"]["start"], archive.segment_bytes) for each in made]
+    if not starts:
+        return
+    for timeline in archive.unknown_timelines(min(starts)[0]):
+        text = f"{timeline:08X}.history is missing or damaged: a restore ends on an earlier timeline"
+        yield Finding("archive", f"{text}. {NEW_FULL}")
+    if archive.unknown_timelines(min(starts)[0]):
+        return  # without them it is unknown which segments a restore needs
+    unusable = {each: None for start in sorted(starts) for each in archive.unusable(start)}
+    if unusable:
+        text = f"WAL segments that a restore needs: {archive.describe(sorted(unusable))}"
+        yield Finding("archive", f"{text}. A restore ends before the first of them. {NEW_FULL}")
+
+
+def _damage(node: Node, made: Sequence[Mapping[str, Any]], *, after: float) -> Iterator[Finding]:
+    """Yield the damage of the backups that began later than the newest sound full backup."""
+    damaged = [each["label"] for each in made if each.get("error") and each["timestamp"]["start"] > after]
+    if damaged:
+        text = f"backups with damaged pages since the last sound full one: {', '.join(damaged[-SHOWN:])}"
+        yield Finding("backup", f"{text}. Damaged: {describe_damage(node, damaged[-1])}", mended=False)
+
+
+def describe_damage(node: Node, label: str) -> str:
+    """Return the damaged files of a backup as text."""
+    files = damaged_files(node, label)
+    more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
+    return ("; ".join(files[:SHOWN]) or "its manifest cannot be read") + more
+
+
+def damaged_files(node: Node, label: str) -> list[str]:
+    """Return the files of a backup that have damaged pages, each with its table or index where PostgreSQL answers."""
+    status, output = node.run((*node.pgbackrest, "info", f"--set={label}", "--output=json"))
+    found = [] if status else json.loads(output)
+    paths = [path for stanza in found for each in stanza["backup"] for path in each.get("error-list") or []]
+    return [f"{path}{_relation(node, path)}" for path in paths]
+
+
+def _relation(node: Node, path: str) -> str:
+    if not (file := RELATION_FILE.fullmatch(path)):
+        return ""
+    of_default, tablespace, of_tablespace, number = file.groups()
+    database = of_default or of_tablespace
+    name = node.query(DATABASE.format(database)) if database else "postgres"
+    place = tablespace or (0 if database else GLOBAL)
+    relation = node.query(RELATION.format(place, number), name) if name else ""
+    return f" ({relation}, database {name})" if relation else ""
+
+
+def check_contents(node: Node) -> list[Finding]:
+    """Read every file of the repository and compare its checksum; takes minutes for each 10 GB."""
+    status, output = node.run((*node.pgbackrest, "verify", "--output=text"))
+    if status:
+        return [Finding("archive", f"the repository cannot be verified: {output.strip()}", mended=False)]
+    bad = dict.fromkeys(re.findall(r"(?:invalid (?:result|checksum|size)|file missing) '?([^\s':]+)", output))
+    kinds: dict[str, Kind] = {each: "backup" if each[15:16] == "F" else "archive" for each in bad}
+    findings = [Finding(kind, f"{each} is damaged or missing. {NEW_FULL}") for each, kind in kinds.items()]
+    if not findings and (
+        wrong := re.search(r"^.*(?:status: (?:error|invalid)|duplicate WAL).*$", output, re.MULTILINE)
+    ):
+        findings = [Finding("archive", f"pgbackrest verify reports: {wrong[0].strip()}. {NEW_FULL}")]
+    return findings
+
+
+def expiry(report: Report, made: Sequence[Mapping[str, Any]], *, days: float, now: float) -> int | None:
+    """Return how many of the newest full backups to keep; None if nothing may expire.
+
+    The newest sound full backup that is older than the retention stays, because every restore within the retention can
+    begin with it; earlier ones may go.
+    """
+    full = [each for each in made if each["type"] == "full"]
+    old = [
+        number
+        for number, each in enumerate(full)
+        if each["label"] in report.sound and each["timestamp"]["stop"] <= now - days * DAY_S
+    ]
+    return len(full) - old[-1] if old else None
+
+
+def still_open(report: Report, state: Mapping[str, Any], *, now: float) -> tuple[list[Finding], dict[str, Any]]:
+    """Return the findings that no later sound full backup makes up for, and the next state.
+
+    Args:
+        report: of the check.
+        state: what the last check returned; empty at the first.
+        now: the time.
+    """
+    contents = [Finding(**each) for each in state.get("contents", [])]
+    findings = [*report.findings, *contents]
+    seen = {each.text: float(state.get("first_seen", {}).get(each.text, now)) for each in findings}
+    newest = max(report.sound.values(), default=0.0)
+    left = [each for each in findings if not each.mended or newest <= seen[each.text]]
+    return left, {**state, "first_seen": seen}
+
+
+def metrics(findings: Iterable[Finding], *, now: float) -> str:
+    """Return the findings in Prometheus' text format."""
+    kinds = [each.kind for each in findings]
+    values = {
+        "observatory_archive_gaps": ("Findings about the WAL archive, as a gap.", kinds.count("archive")),
+        "observatory_backups_damaged": ("Findings about backups, as damaged pages.", kinds.count("backup")),
+        "observatory_backup_check_timestamp_seconds": ("When the repository was last checked.", f"{now:.3f}"),
+    }
+    return "".join(f"# HELP {name} {what}\n# TYPE {name} gauge\n{name} {n}\n" for name, (what, n) in values.items())
+
+
+def expire(node: Node, *, days: float) -> str:
+    """Remove the backups older than the retention, and their WAL; return pgBackRest's output if it fails."""
+    keep = expiry(check(node), records(read_stanza(node)[0]), days=days, now=time.time())
+    if keep is None:
+        return ""
+    options = ("--repo1-retention-full-type=count", f"--repo1-retention-full={keep}")
+    status, output = node.run((*node.pgbackrest, "expire", *options))
+    return f"pgbackrest expire failed with exit status {status}:\n{output.strip()}" if status else ""
+
+
+def back_up(node: Node, kind: str, *, days: float) -> str:
+    """Make a backup, and let earlier ones expire if it is sound; return what failed."""
+    status, output = node.run((*node.pgbackrest, "backup", f"--type={kind}"))
+    if status:
+        return f"pgbackrest backup failed with exit status {status}:\n{output.strip()}"
+    label = next(iter(re.findall(r"new backup label = (\S+)", output)), "")
+    if any(each["label"] == label and each.get("error") for each in records(read_stanza(node)[0])):
+        return f"the backup {label} contains damaged pages: {describe_damage(node, label)}"
+    return expire(node, days=days)
+
+
+def main() -> None:
+    """Make a backup if one is wanted, check the repository, and write metrics; fails if the backup does."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backup", choices=("full", "diff", "incr"), help="make a backup of this type first")
+    parser.add_argument("--contents", action="store_true", help="read every file of the repository")
+    parser.add_argument("settings", type=Path, help="file with the repository's settings")
+    arguments = parser.parse_args()
+    settings = json.loads(arguments.settings.read_text(encoding="utf-8"))
+    node = node_of(settings, _run)
+    failed = back_up(node, arguments.backup, days=settings["retention_days"]) if arguments.backup else ""
+    file = Path(settings["state"])
+    state = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if arguments.contents:
+        state["contents"] = [vars(each) for each in check_contents(node)]
+    findings, state = still_open(check(node), state, now=time.time())
+    _write(file, json.dumps(state))
+    _write(Path(settings["metrics"]), metrics(findings, now=time.time()))
+    for each in findings:
+        sys.stderr.write(f"{each.text}\n")
+    if failed:
+        sys.exit(failed)
+
+
+def _write(file: Path, text: str) -> None:
+    partial = file.with_name(f".{file.name}.new")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+def _run(command: Sequence[str]) -> tuple[int, str]:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    return done.returncode, done.stdout or done.stderr
+
+
+if __name__ == "__main__":
+    main()

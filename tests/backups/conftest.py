@@ -1,0 +1,129 @@
+"""A PostgreSQL that archives with pgBackRest into a repository of its own: the stack's files, without the stack."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from observatory.nodes import Paths
+from observatory.nodes.pgbackrest import (
+    BIN,
+    archive_command,
+    cipher_file,
+    cipher_section,
+    command,
+    pgbackrest_files,
+    repository,
+    settings_file,
+)
+from observatory.runtime import Probe, Program, Sandbox
+from observatory.settings import LocalSettings, Ports
+from observatory.waiting import wait_until
+from tests.support.checkout import free_ports
+
+PATHS = Paths()
+DATA = f"{PATHS.data}/postgres"
+SEGMENT_MB = 1  # not PostgreSQL's default: the size of a segment decides which name follows
+PATIENCE_S = 120
+
+
+@dataclass
+class ArchivingServer:
+    """A server in a sandbox; `repository` is its backup repository on the host."""
+
+    sandbox: Sandbox
+    port: int
+
+    @property
+    def repository(self) -> Path:
+        return self.sandbox.host_path(repository(PATHS))
+
+    @property
+    def archive(self) -> Path:
+        """The directory of the archived WAL of the newest database system."""
+        return max(self.repository.glob("archive/observatory/17-*"))
+
+    def segments(self) -> list[Path]:
+        return sorted(file for file in self.archive.glob("*/*") if file.suffix == ".zst")
+
+    def create(self) -> None:
+        """Initialise and start the server."""
+        options = (f"--wal-segsize={SEGMENT_MB}", "--data-checksums", "--no-sync", "--auth=trust", "-U", "postgres")
+        for path, text in pgbackrest_files(LocalSettings(ports=Ports(postgres=self.port)), PATHS).items():
+            self.sandbox.write_file(path, text)
+        self.sandbox.write_file(cipher_file(PATHS), cipher_section("a passphrase"))
+        for directory in (repository(PATHS), PATHS.postgres_socket, PATHS.textfiles):
+            self.sandbox.make_directory(directory)
+        self.sandbox.run([f"{BIN}/initdb", "-D", DATA, *options])
+        settings = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": PATHS.postgres_socket,
+            "archive_mode": "on",
+            "archive_command": archive_command(PATHS),
+            "restore_command": " ".join(command(PATHS, "archive-get", "%f", '"%p"')),
+            "fsync": "off",
+            "min_wal_size": "2MB",
+        }
+        with self.sandbox.host_path(f"{DATA}/postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+        self.sandbox.start()
+        self.start()
+
+    def start(self) -> None:
+        program = Program(name="postgres", command=(f"{BIN}/postgres", "-D", DATA), stop_signal="INT")
+        self.sandbox.supervisor.apply(program)
+        self.sandbox.supervisor.wait_ready("postgres", Probe(tcp=("127.0.0.1", self.port)), timeout=PATIENCE_S)
+        assert wait_until(partial(self._is_true, "SELECT NOT pg_is_in_recovery()"), PATIENCE_S)
+
+    def stop(self) -> None:
+        self.sandbox.supervisor.stop("postgres")
+
+    def sql(self, statement: str) -> str:
+        address = ("-h", PATHS.postgres_socket, "-p", str(self.port), "-U", "postgres")
+        return self.sandbox.run([f"{BIN}/psql", *address, "-XAtqc", statement], check=False).stdout.strip()
+
+    def archive_segments(self, number: int = 3) -> None:
+        """Write this many segments and wait until they are archived."""
+        for _ in range(number):
+            self.sql("CREATE TABLE IF NOT EXISTS written (at timestamptz); INSERT INTO written VALUES (now())")
+            last = self.sql("SELECT pg_walfile_name(pg_switch_wal())")
+            archived = f"SELECT last_archived_wal >= '{last}' FROM pg_stat_archiver"
+            assert wait_until(partial(self._is_true, archived), PATIENCE_S)
+
+    def _is_true(self, question: str) -> bool:
+        return self.sql(question) == "t"
+
+    def set_retention(self, days: float) -> None:
+        file = settings_file(PATHS)
+        document = json.loads(self.sandbox.host_path(file).read_text())
+        self.sandbox.write_file(file, json.dumps({**document, "retention_days": days}))
+
+
+@pytest.fixture(scope="module")
+def server(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArchivingServer]:
+    """A running server without a stanza."""
+    started = ArchivingServer(Sandbox(tmp_path_factory.mktemp("archiving") / "home", rootfs), free_ports()["postgres"])
+    try:
+        started.create()
+        yield started
+    finally:
+        started.sandbox.stop()
+
+
+@pytest.fixture
+def repository_kept(server: ArchivingServer, tmp_path: Path) -> Iterator[None]:
+    """Put the repository back as it was before the test."""
+    kept = tmp_path / "kept"
+    shutil.copytree(server.repository, kept, symlinks=True)
+    yield
+    shutil.rmtree(server.repository)
+    shutil.copytree(kept, server.repository, symlinks=True)
+    server.sandbox.adopt(repository(PATHS))
+    server.sandbox.host_path("/srv/data/backup-findings.json").unlink(missing_ok=True)
