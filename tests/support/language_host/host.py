@@ -8,6 +8,7 @@ the CLI ends, standard input closes and the host ends. Does not own: running the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -134,7 +135,8 @@ def main(engine_address: str) -> None:
     server.start()
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
-    sys.stdin.read()
+    with contextlib.suppress(KeyboardInterrupt):  # the CLI ends its plugins so
+        sys.stdin.read()
     host.stop()
     server.stop(None)
 
