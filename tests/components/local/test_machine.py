@@ -11,6 +11,8 @@ import pytest
 from components.local.machine import MachineProvider
 from observatory.runtime import Sandbox
 from observatory.runtime.home import HomeError, check_not_moved, set_in_state
+from tests.engines.embedded.lab import Lab
+from tests.support.checkout import SOURCE
 
 
 @pytest.fixture
@@ -76,3 +78,39 @@ def test_a_home_is_the_same_by_whatever_path(tmp_path: Path) -> None:
     check_not_moved(tmp_path / "home", tmp_path / "link")
     with pytest.raises(HomeError):
         check_not_moved(tmp_path / "home", tmp_path / "other")
+
+
+PROGRAM = """
+from pathlib import Path
+from components.local.machine import Machine, MachineArgs
+Machine("machine", MachineArgs(home=Path({home!r}), rootfs=Path({rootfs!r}), stack="lab/dev"))
+"""
+ENGINES = [pytest.param("embedded"), pytest.param("cli", marks=pytest.mark.cli)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_either_engine_refuses_another_state_and_another_home(
+    sandbox: Sandbox, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(SOURCE))
+    lab = Lab(tmp_path / "lab")
+    run = getattr(lab, engine)
+    lab.program(PROGRAM.format(home=str(sandbox.home), rootfs=str(sandbox.rootfs)))
+    assert not (created := run("up")).failed, created.message
+    set_in_state(sandbox, in_state=True)
+    assert run("up").steps == []
+
+    lab.program(PROGRAM.format(home=str(tmp_path / "renamed"), rootfs=str(sandbox.rootfs)))
+    for operation in ("preview", "up"):
+        assert "would create an empty database" in run(operation).message
+    assert not (tmp_path / "renamed").exists()
+
+    lab.program(PROGRAM.format(home=str(sandbox.home), rootfs=str(sandbox.rootfs)))
+    state = lab.checkpoint.read_bytes()
+    lab.checkpoint.unlink()
+    for operation in ("preview", "up"):
+        assert "the state has no machine" in run(operation).message
+    lab.checkpoint.write_bytes(state)
+    assert run("up").steps == []
+    assert run("destroy").steps == ["delete lab-dev", "delete machine"]
+    assert run("up").steps == ["create lab-dev", "create machine"]
