@@ -183,7 +183,10 @@ def _psql(server: PostgresServer, database: str, files: Path) -> None:
     command = [f"{BINARIES}/psql", "-qX", "-v", "ON_ERROR_STOP=1", "-h", "/srv/run", "-p", str(server.port)]
     command += ["-U", "postgres", "-d", database]
     entered = bubblewrap.command(
-        server.rootfs, bubblewrap.entry(server.rootfs), command, mounts=["--bind", str(server.directory), "/srv"]
+        server.rootfs,
+        bubblewrap.entry(server.rootfs, server.directory),
+        command,
+        mounts=["--bind", str(server.directory), "/srv"],
     )
     subprocess.run(entered, input="\n".join(script), text=True, check=True, stdout=subprocess.DEVNULL)
 

@@ -29,6 +29,7 @@ from observatory.runtime import Drift, Probe, Program, Sandbox, check_ports, fin
 from observatory.runtime.drift import NOT_DECLARED
 from observatory.runtime.home import HomeError, check_not_moved, check_unclaimed, claim, set_in_state
 from observatory.runtime.supervisor_files import repair_supervisor, supervisor_drift
+from observatory.scheduling.scheduler_process import stop_scheduler
 
 UNIT_KEYS = tuple(Unit.model_fields)
 
@@ -55,20 +56,23 @@ class MachineProvider(ResourceProvider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Start the sandbox, or adopt a running one."""
         claim(sandbox_of(props), props["stack"])
-        sandbox_of(props).start()
+        _start(sandbox_of(props))
         return CreateResult(id_=props["home"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Report a change when the sandbox is down or its root filesystem changes; another home replaces it.
+
+        A sandbox that release 0.1.0 made as root changes too: its files get another owner.
 
         Raises:
             HomeError: the home of the state still has the data.
         """
         moved = _olds["home"] != _news["home"]
         check_not_moved(Path(_olds["home"]), Path(_news["home"]))
-        named = _olds.get("stack") == _news.get("stack")
-        changed = moved or not named or _olds["rootfs"] != _news["rootfs"] or not sandbox_of(_news).alive()
-        drift = () if changed else supervisor_drift(sandbox_of(_news))
+        sandbox = sandbox_of(_news)
+        changed = any(_olds.get(key) != _news.get(key) for key in ("home", "rootfs", "stack"))
+        changed = changed or not sandbox.alive() or sandbox.former_owner is not None
+        drift = () if changed else supervisor_drift(sandbox)
         changes = has_drifted("supervisor", _olds, drift) or changed
         return DiffResult(changes=changes, replaces=["home"] if moved else [], delete_before_replace=True)
 
@@ -81,7 +85,7 @@ class MachineProvider(ResourceProvider):
         if _olds["rootfs"] != _news["rootfs"]:
             sandbox_of(_olds).stop()
         claim(sandbox_of(_news), _news["stack"])
-        sandbox_of(_news).start()
+        _start(sandbox_of(_news))
         repair_supervisor(sandbox_of(_news))
         set_in_state(sandbox_of(_news), in_state=True)
         return UpdateResult(outs=without_provider(_news))
@@ -193,6 +197,13 @@ def _foreign(props: Mapping[str, Any]) -> str | None:
     except HomeError as error:
         return str(error)
     return None
+
+
+def _start(sandbox: Sandbox) -> None:
+    """Start a sandbox. One that changes its owner has no scheduler meanwhile, whose jobs would fail."""
+    if sandbox.former_owner:
+        stop_scheduler(sandbox)
+    sandbox.start()
 
 
 def _unit(props: Mapping[str, Any]) -> Unit:

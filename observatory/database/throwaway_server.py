@@ -49,7 +49,7 @@ class Installation:
         programs: directory of `initdb` and `postgres`, in the programs' file system.
         wrap: returns the command that runs a command with access to a directory of the host.
         inside: path of that directory in the programs' file system; None: the same path.
-        adopt: changes the owner of a directory to the user of the programs, which must not be root.
+        adopt: gives a directory to the user of the programs, which must not be root, to write to its subdirectories.
     """
 
     programs: str
@@ -75,9 +75,9 @@ def throwaway_server(installation: Installation, *, edition: Edition) -> Iterato
     # Not below the checkout: the path of a unix socket is limited to 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="observatory-throwaway-"))
     try:
-        (directory / "run").mkdir(mode=0o700)
-        for path in (directory, directory / "run"):
-            installation.adopt(path)
+        for name in ("run", "data"):
+            (directory / name).mkdir(mode=0o700)
+        installation.adopt(directory)
         _initialise(installation, directory)
         with _running(installation, directory, edition):
             yield make_conninfo(host=str(directory / "run"), user="postgres", dbname="postgres")
@@ -145,7 +145,9 @@ def _accepts_connections(directory: Path) -> bool:
 def _end(process: subprocess.Popen[bytes], directory: Path) -> None:
     """Shut the server down at once. A sandbox does not forward signals to it, but ends with it."""
     with contextlib.suppress(OSError, ValueError, IndexError, psutil.Error):
-        psutil.Process(int((directory / "data/postmaster.pid").read_text().split()[0])).send_signal(signal.SIGQUIT)
+        server = psutil.Process(int((directory / "data/postmaster.pid").read_text().split()[0]))
+        if server.uids().real == (directory / "data").stat().st_uid:  # the server itself wrote the file
+            server.send_signal(signal.SIGQUIT)
     try:
         process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:

@@ -45,7 +45,7 @@ def write_file(path: Path, content: str | bytes, *, mode: int = PRIVATE, owner: 
     A link at `path` is replaced, not followed.
     """
     data = content.encode() if isinstance(content, str) else content
-    if _has(path, data, mode):
+    if _has(path, data, mode, owner):
         return False
     with replacing(path) as partial:
         _write(partial, data)
@@ -101,11 +101,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _has(path: Path, data: bytes, mode: int) -> bool:
-    """Return whether a path is a regular file, not a link, with this content and mode, that can be read."""
+def _has(path: Path, data: bytes, mode: int, owner: Owner | None) -> bool:
+    """Return whether a path is a regular file, not a link, with this content, mode and owner, that can be read."""
     try:
         status = path.lstat()
-        return stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == mode and path.read_bytes() == data
+        declared = stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == mode
+        return declared and (owner is None or owner.owns(status)) and path.read_bytes() == data
     except OSError:
         return False
 

@@ -38,7 +38,8 @@ def log_file(workspace: Workspace, name: str) -> Path:
     directory = workspace.home / "log"
     if not directory.is_dir():
         raise OperationError(f"the stack {workspace.stack!r} does not exist: run `observatory up` to create it")
-    found = {path.name.removesuffix(".log"): path for path in sorted(directory.glob("*.log"))}
+    files = [path for path in sorted(directory.glob("*.log")) if path.is_file() and not path.is_symlink()]
+    found = {path.name.removesuffix(".log"): path for path in files}
     if name not in found:
         raise UnknownDaemonError(f"no log {name!r} in {directory} (logs: {', '.join(found)})")
     return found[name]

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from observatory import database
-from observatory.files import ownership
-from observatory.runtime import bubblewrap
+from observatory.runtime import bubblewrap, home_owners
 
 if TYPE_CHECKING:
     from observatory.database import Edition, Throwaway
@@ -21,18 +20,17 @@ DIRECTORY = "/srv"  # the path of the server's directory in the sandbox
 def rehearsal_server(rootfs: Path) -> Throwaway:
     """Return the factory of throwaway servers that run in a root filesystem."""
 
-    def wrap(command: Sequence[str], directory: Path) -> Sequence[str]:
-        mounts = ("--die-with-parent", "--bind", str(directory), DIRECTORY)
-        return bubblewrap.command(rootfs, bubblewrap.entry(rootfs), command, mounts=mounts)
-
-    installation = database.Installation(
-        programs=PROGRAMS,
-        wrap=wrap,
-        inside=DIRECTORY,
-        adopt=lambda directory: ownership.change_owner(directory, bubblewrap.entry(rootfs).owner),
-    )
-
     def start(edition: Edition) -> AbstractContextManager[str]:
-        return database.throwaway_server(installation, edition=edition)
+        return database.throwaway_server(installation(rootfs), edition=edition)
 
     return start
+
+
+def installation(rootfs: Path) -> database.Installation:
+    """Return PostgreSQL's programs in a root filesystem, each run in a sandbox over the server's directory."""
+
+    def wrap(command: Sequence[str], directory: Path) -> Sequence[str]:
+        mounts = ("--die-with-parent", "--bind", str(directory), DIRECTORY)
+        return bubblewrap.command(rootfs, bubblewrap.entry(rootfs, directory), command, mounts=mounts)
+
+    return database.Installation(programs=PROGRAMS, wrap=wrap, inside=DIRECTORY, adopt=home_owners.adopt)

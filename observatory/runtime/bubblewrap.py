@@ -1,9 +1,10 @@
 """Enters the root filesystem with bubblewrap, and determines which privileges that needs on this machine.
 
-It tries two ways: a user namespace, in which the caller appears as the user `observatory` and files belong to the
-caller; or, for root where user namespaces are refused, root's right to mount. The command then runs as that user, and
-files belong to that user. Process and IPC namespaces are the host's: if both were private, two PostgreSQL servers could
-open the same data directory.
+An ordinary user enters by a user namespace, in which the caller appears as the user `observatory` and files belong to
+the caller. Root enters by its right to mount, and the command then runs as the unassigned user that is recorded in the
+sandbox's directory (`observatory.runtime.sandbox_user`), to whom the files belong. Neither can gain a privilege inside,
+write to the kernel's settings, or read another user's process. Process and IPC namespaces are the host's: if both were
+private, two PostgreSQL servers could open the same data directory.
 """
 
 from __future__ import annotations
@@ -17,11 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from observatory.files.ownership import Owner
+from observatory.runtime import sandbox_user
 from observatory.runtime.errors import RootfsError, SandboxUnavailable
 
-UID = GID = 1000
-USER = "observatory"
+UID = GID = 1000  # of an ordinary user inside, and of the root filesystem's own name tables
+USER = sandbox_user.NAME
 NEEDED = ("usr/bin/bwrap", "usr/bin/setpriv", "usr/bin/true")
+# Of /proc, as runc has them: https://github.com/opencontainers/runc/blob/main/libcontainer/specconv/example.go
+# The kernel lets its root write to most of them, whichever capabilities a process has dropped.
+READ_ONLY = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
+MASKED = (
+    *("/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/kmsg", "/proc/kpagecount"),
+    *("/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi"),
+)
 
 _REMEDY = """Remedies:
 - Ubuntu 23.10 or newer: sudo apt-get install bubblewrap, and
@@ -34,58 +43,108 @@ _REMEDY = """Remedies:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One way into the root filesystem: `options` of bubblewrap, a command `prefix` inside, and the files' owner."""
+    """One way into the root filesystem: `options` of bubblewrap, a command `prefix` inside, and the files' owner.
+
+    `mounts` come after those of the root filesystem.
+    """
 
     options: tuple[str, ...]
+    mounts: tuple[str, ...] = ()
     prefix: tuple[str, ...] = ()
     owner: Owner | None = None
 
 
 NAMESPACE = Entry(options=("--unshare-user", "--uid", str(UID), "--gid", str(GID)))
-PRIVILEGED = Entry(
-    options=("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"),
-    prefix=(
-        *("/usr/bin/setpriv", "--reuid", str(UID), "--regid", str(GID), "--clear-groups"),
-        # Changing the user clears the signal that ends a one-shot command with its caller, unless it is kept.
-        *("--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--pdeathsig", "keep", "--"),
-    ),
-    owner=Owner(uid=UID, gid=GID),
-)
+
+
+def privileged(owner: Owner, mounts: tuple[str, ...] = ()) -> Entry:
+    """Return the way in of root, for commands that run as `owner`."""
+    return Entry(
+        options=(
+            *("--cap-drop", "ALL"),
+            *("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"),
+        ),
+        mounts=mounts,
+        prefix=(
+            *("/usr/bin/setpriv", "--reuid", str(owner.uid), "--regid", str(owner.gid), "--clear-groups"),
+            # Changing the user clears the signal that ends a one-shot command with its caller, unless it is kept.
+            *("--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--pdeathsig", "keep", "--"),
+        ),
+        owner=owner,
+    )
 
 
 def command(rootfs: Path, entry: Entry, argv: Sequence[str], *, mounts: Sequence[str] = ()) -> list[str]:
     """Return the command line that runs `argv` in the read-only `rootfs`, with `mounts` as further options."""
-    system = ["--ro-bind", str(rootfs), "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]  # noqa: S108
+    system = ["--ro-bind", str(rootfs), "/", "--dev", "/dev", "--proc", "/proc", *_kernel_mounts()]
+    # Root makes these directories, and another user writes to them.
+    writable = [word for path in ("/tmp", "/dev/shm") for word in ("--perms", "1777", "--tmpfs", path)]  # noqa: S108
     resolver = ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]
-    return [*_program(rootfs), *entry.options, *system, *resolver, *mounts, *entry.prefix, *argv]
+    return [
+        *(*_program(rootfs), *entry.options, *system, *writable, *resolver),
+        *(*entry.mounts, *mounts, *entry.prefix, *argv),
+    ]
 
 
 def prepare_command(rootfs: Path, argv: Sequence[str]) -> list[str]:
-    """Return the command line that runs `argv` as root of a root filesystem that is still being built."""
+    """Return the command line that runs `argv` as root of a root filesystem that is still being built.
+
+    It has no capability, no network, and no process but its own.
+    """
     identity = () if os.geteuid() == 0 else ("--unshare-user", "--uid", "0", "--gid", "0")
-    return [*_program(rootfs), *identity, "--bind", str(rootfs), "/", "--dev", "/dev", "--proc", "/proc", *argv]
+    private = ("--cap-drop", "ALL", "--unshare-pid", "--unshare-ipc", "--unshare-net", "--die-with-parent")
+    system = ("--bind", str(rootfs), "/", "--dev", "/dev", "--proc", "/proc", *_kernel_mounts())
+    return [*_program(rootfs), *identity, *private, *system, *argv]
 
 
-@functools.cache
-def entry(rootfs: Path) -> Entry:
-    """Return the first way into `rootfs` that works on this machine.
+def entry(rootfs: Path, directory: Path) -> Entry:
+    """Return the way into `rootfs` for the sandbox of a directory, whose user is recorded there if it has one.
 
     Raises:
         RootfsError: `rootfs` is missing or incomplete.
-        SandboxUnavailable: Neither works; the message quotes the kernel's refusal and names the remedies.
+        SandboxUnavailable: It does not work; the message quotes the kernel's refusal and names the remedies.
     """
+    if owner := sandbox_user.recorded(directory):
+        return _working(rootfs, privileged(owner, sandbox_user.name_tables(directory)))
+    return _working(rootfs, NAMESPACE)
+
+
+def former_entry(rootfs: Path, owner: Owner | None) -> Entry:
+    """Return the way into `rootfs` of a sandbox that release 0.1.0 made as root: its daemons still run like that."""
+    return _working(rootfs, privileged(owner) if owner else NAMESPACE)
+
+
+def check(rootfs: Path, owner: Owner) -> None:
+    """Raise `SandboxUnavailable` if commands cannot run as `owner` in `rootfs`."""
+    _working(rootfs, privileged(owner))
+
+
+@functools.cache
+def _working(rootfs: Path, way: Entry) -> Entry:
+    """Return `way` if it works on this machine."""
     if absent := next((name for name in NEEDED if not (rootfs / name).exists()), None):
         raise RootfsError(
             f"the root filesystem {rootfs} is missing or incomplete: it lacks {absent}",
             remedy="Run `observatory up`: it builds the root filesystem again.",
         )
-    refusal = _refusal(rootfs, NAMESPACE)
+    refusal = _refusal(rootfs, way)
     if refusal is None:
-        return NAMESPACE
-    if os.geteuid() == 0 and _refusal(rootfs, PRIVILEGED) is None:
-        return PRIVILEGED
-    who = "root's privileges here are too few" if os.geteuid() == 0 else "not root"
-    raise SandboxUnavailable(f"cannot make a sandbox: user namespaces are refused ({refusal}) and {who}.\n{_REMEDY}")
+        return way
+    if way.owner:
+        raise SandboxUnavailable(f"cannot make a sandbox: root may not mount here ({refusal}).\n{_REMEDY}")
+    raise SandboxUnavailable(f"cannot make a sandbox: user namespaces are refused ({refusal}).\n{_REMEDY}")
+
+
+@functools.cache
+def _kernel_mounts() -> tuple[str, ...]:
+    """Return the options that keep the kernel's settings read-only and hide its memory and keys."""
+    read_only = [word for path in READ_ONLY if Path(path).exists() for word in ("--ro-bind", path, path)]
+    for path in map(Path, MASKED):
+        if path.is_dir():
+            read_only += ["--tmpfs", str(path), "--remount-ro", str(path)]
+        elif path.exists():
+            read_only += ["--ro-bind", "/dev/null", str(path)]
+    return tuple(read_only)
 
 
 def _refusal(rootfs: Path, way: Entry) -> str | None:

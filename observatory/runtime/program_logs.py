@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 
 from observatory.runtime.errors import DaemonFailed
@@ -14,12 +16,10 @@ _EXCERPT_CHARACTERS = 3000
 
 def log_tail(files: SandboxFiles, name: str, lines: int = 20) -> list[str]:
     """Return the last `lines` lines of the log of the program `name`, within its last 64 KiB."""
-    path = files.host_path(f"/srv/log/{name}.log")
-    if not path.is_file():
-        return []
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+    with contextlib.suppress(FileNotFoundError), files.open_read(f"/srv/log/{name}.log") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         return file.read().decode(errors="replace").splitlines()[-lines:]
+    return []
 
 
 def last_end(files: SandboxFiles, name: str) -> str | None:

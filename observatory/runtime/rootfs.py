@@ -33,7 +33,8 @@ from observatory.files.cache import (
     shared_directory,
     shared_or,
 )
-from observatory.runtime import bubblewrap, mmdebstrap
+from observatory.files.ownership import Owner
+from observatory.runtime import bubblewrap, mmdebstrap, sandbox_user
 from observatory.runtime.errors import RootfsError
 from observatory.runtime.processes import process_group
 
@@ -57,14 +58,10 @@ PRUNED = (
     *("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/i18n"),
     *("usr/share/lintian", "usr/share/bash-completion", "var/lib/apt", "var/cache"),
 )
+ORDINARY = Owner(uid=bubblewrap.UID, gid=bubblewrap.GID)
 BASE_FILES = {
-    "etc/passwd": (
-        "root:x:0:0:root:/root:/bin/bash\n"
-        f"{bubblewrap.USER}:x:{bubblewrap.UID}:{bubblewrap.GID}:LLM Observatory:/srv:/bin/bash\n"
-        "postgres:x:104:106:PostgreSQL:/srv:/bin/bash\n"
-        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
-    ),
-    "etc/group": f"root:x:0:\n{bubblewrap.USER}:x:{bubblewrap.GID}:\npostgres:x:106:\nnogroup:x:65534:\n",
+    "etc/passwd": sandbox_user.passwd(ORDINARY),
+    "etc/group": sandbox_user.group(ORDINARY),
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
     "etc/hostname": "observatory\n",

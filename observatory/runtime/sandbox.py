@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from observatory.runtime import bubblewrap
+from observatory.runtime import bubblewrap, home_owners, sandbox_user
 from observatory.runtime.errors import SandboxError
 from observatory.runtime.processes import process_group
 from observatory.runtime.programs import CONFIGURATION, CONFIGURATION_FILE
@@ -41,7 +41,7 @@ from observatory.waiting import wait_until
 SUPERVISED = "/run/observatory"  # exists only in the supervisor's sandbox, not in that of a single command
 PATH = "/usr/lib/postgresql/17/bin:/usr/bin:/usr/sbin"
 ENVIRONMENT = {"PATH": PATH, "HOME": str(INSIDE), "LANG": "C.UTF-8", "USER": bubblewrap.USER}
-START_SECONDS = 15
+START_SECONDS, STOP_SECONDS = 15, 60.0
 STRAGGLER_SECONDS = 1.0  # for a daemon's own children to end after it
 # Signals that end members without a supervisor, and the seconds to wait after each. An interrupt is PostgreSQL's fast
 # shutdown, cheaper than crash recovery; background jobs of a shell ignore it.
@@ -74,6 +74,8 @@ class Sandbox(SandboxFiles):
     def start(self) -> bool:
         """Start the supervisor, and with it every program applied before; return False if it was running.
 
+        A sandbox that release 0.1.0 made as root is stopped first, and its files change their owner.
+
         Daemons of a killed supervisor or of a removed root filesystem are ended first. Their files in `run` are
         removed: pids from before a reboot may belong to other processes.
 
@@ -82,14 +84,16 @@ class Sandbox(SandboxFiles):
             SandboxError: The supervisor did not start.
         """
         with self.lock("sandbox"):
-            if self.alive():
+            if self.former_owner:
+                self._leave_former_owner()
+            elif self.alive():
                 return False
             self._end(supervised=True)
             self._clear_stale_files()
             self._launch()
             return True
 
-    def stop(self, timeout: float = 60) -> None:
+    def stop(self, timeout: float = STOP_SECONDS) -> None:
         """Stop every daemon with its own signal, then the supervisor; kill what is left then, or after `timeout` s.
 
         Raises:
@@ -98,12 +102,7 @@ class Sandbox(SandboxFiles):
         if not self.home.is_dir():
             return
         with self.lock("sandbox"):
-            if self.supervisor.answers():
-                self.supervisor.stop_all()
-                supervisor = self.supervisor.shutdown()
-                wait_until(lambda: supervisor not in self._members(supervised=True), timeout)
-                self._wait_gone(STRAGGLER_SECONDS)
-            self._end(supervised=False)
+            self._stop(timeout)
 
     def alive(self) -> bool:
         """Return whether the supervisor answers and can start programs: its root filesystem may have been removed."""
@@ -155,6 +154,22 @@ class Sandbox(SandboxFiles):
     def members(self) -> list[int]:
         """Return the pids of the sandbox's daemons, also of those without a supervisor."""
         return self._members(supervised=True)
+
+    def _stop(self, timeout: float = STOP_SECONDS) -> None:
+        if self.supervisor.answers():
+            self.supervisor.stop_all()
+            supervisor = self.supervisor.shutdown()
+            wait_until(lambda: supervisor not in self._members(supervised=True), timeout)
+            self._wait_gone(STRAGGLER_SECONDS)
+        self._end(supervised=False)
+
+    def _leave_former_owner(self) -> None:
+        """Stop a sandbox of release 0.1.0, whose daemons are root for the kernel, and change its files' owner."""
+        user = sandbox_user.draw()
+        bubblewrap.check(self.rootfs, user)  # before anything stops
+        home_owners.check_links(self.home)
+        self._stop()
+        home_owners.change_user(self.home, user)
 
     def _command(self, argv: Sequence[str], *options: str) -> list[str]:
         mounts = ("--tmpfs", "/run", "--bind", str(self.home), str(INSIDE), "--chdir", str(INSIDE), *options)

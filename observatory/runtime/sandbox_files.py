@@ -1,19 +1,34 @@
-"""The files of a sandbox: the directory that is /srv for the daemons, written from the host for their user."""
+"""The files of a sandbox: the directory that is /srv for the daemons, written from the host for their user.
+
+Every write opens one directory after the other and follows no symbolic link: a daemon of root's sandbox, which can
+replace the files in its own directories, cannot have root write elsewhere.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
+from typing import BinaryIO
 
 from observatory.files import locks
 from observatory.files.atomic import remove, write_file
-from observatory.files.ownership import change_owner
-from observatory.runtime import bubblewrap
+from observatory.files.ownership import Owner, change_tree_owner, opened_beneath
+from observatory.runtime import bubblewrap, sandbox_user
+from observatory.runtime.errors import SandboxError
+from observatory.runtime.home_owners import PRIVATE, give, no_owners, owner_at
 
 INSIDE = PurePosixPath("/srv")
 OTHERS_WRITE = 0o022  # mode bits with which other users can replace a directory's files
 DIRECTORIES = ("etc", "etc/supervisor.d", "data", "run", "log", "releases", "lock")
+READ = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+NOT_AS_MADE = {errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO}  # links, pipes and sockets in place of files
+APPEND = READ | os.O_RDWR | os.O_APPEND | os.O_CREAT
 
 
 @dataclass(frozen=True)
@@ -25,7 +40,7 @@ class SandboxFiles:
 
     def host_path(self, inside: str | PurePosixPath) -> Path:
         """Return the host's path of `inside`, a path below /srv."""
-        return self.home / PurePosixPath(inside).relative_to(INSIDE)
+        return self.home / _relative(inside)
 
     def inside_path(self, host: Path) -> PurePosixPath:
         """Return the path below /srv of `host`, a path below the home."""
@@ -33,36 +48,52 @@ class SandboxFiles:
 
     def write_file(self, inside: str, content: str | bytes, *, mode: int = 0o600) -> bool:
         """Write a file below /srv, atomically and owned by the daemons' user; return whether anything changed."""
-        self.make_directory(str(PurePosixPath(inside).parent))
-        if self.host_path(inside).is_dir():
-            self.remove_file(inside)  # a rename does not replace a directory
-        return write_file(self.host_path(inside), content, mode=mode, owner=self.entry.owner)
+        with self._opened(PurePosixPath(inside).parent) as directory:
+            path = directory / PurePosixPath(inside).name
+            if path.is_dir() and not path.is_symlink():
+                remove(path)  # a rename does not replace a directory
+            return write_file(path, content, mode=mode, owner=self._owners(directory=False)(_relative(inside)))
 
     def remove_file(self, inside: str) -> None:
         """Remove a file or a directory below /srv, if it exists; a link itself, not what it points to."""
-        remove(self.host_path(inside))
+        walked = self._walked(_relative(inside).parent, create=False)
+        with contextlib.suppress(FileNotFoundError), walked as directory:
+            remove(directory / PurePosixPath(inside).name)
 
     def make_directory(self, inside: str) -> None:
         """Create a directory below /srv and its parents, private to the daemons' user.
 
         A link in the place of a directory is replaced: it may point outside of the home.
         """
-        self.make_home()
-        path = self.host_path(inside)
-        for part in (*reversed(path.relative_to(self.home).parents), path.relative_to(self.home)):
-            directory = self.home / part
-            if directory.is_symlink() and directory != self.home:
-                directory.unlink()
-            directory.mkdir(mode=0o700, exist_ok=True)
-            if directory.stat().st_mode & OTHERS_WRITE:
-                directory.chmod(0o700)
-            change_owner(directory, self.entry.owner)
+        with self._opened(PurePosixPath(inside)):
+            pass
+
+    def open_append(self, inside: str) -> BinaryIO:
+        """Open a file below /srv to read and to append, created where missing and owned by the daemons' user.
+
+        Raises:
+            SandboxError: it is no regular file, or has a further name.
+        """
+        with self._opened(PurePosixPath(inside).parent) as directory:
+            file = self._open(directory, inside, APPEND)
+        if owner := self._owners(directory=False)(_relative(inside)):
+            give(file.fileno(), owner)
+        return file
+
+    def open_read(self, inside: str) -> BinaryIO:
+        """Open a file below /srv to read.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+            SandboxError: it is no regular file, or has a further name.
+        """
+        with self._walked(_relative(inside).parent, create=False) as directory:
+            return self._open(directory, inside, READ)
 
     def adopt(self, inside: str) -> None:
         """Make the daemons' user the owner of a whole tree below /srv, such as an unpacked release."""
-        top = self.host_path(inside)
-        for path in (top, *top.rglob("*")):
-            change_owner(path, self.entry.owner)
+        with self._opened(PurePosixPath(inside).parent) as directory:
+            change_tree_owner(directory / PurePosixPath(inside).name, self.entry.owner)
 
     def lock(self, name: str) -> AbstractContextManager[int]:
         """Return the lock `name` of this sandbox, which excludes other threads and processes."""
@@ -72,11 +103,106 @@ class SandboxFiles:
     @property
     def entry(self) -> bubblewrap.Entry:
         """The way into the root filesystem on this machine."""
-        return bubblewrap.entry(self.rootfs)
+        if former := self.former_owner:
+            return bubblewrap.former_entry(self.rootfs, former if former.uid else None)
+        return bubblewrap.entry(self.rootfs, self.home)
+
+    @property
+    def former_owner(self) -> Owner | None:
+        """The owner of the data of a sandbox that release 0.1.0 made as root; None of any other sandbox.
+
+        Raises:
+            SandboxError: the sandbox belongs to another user.
+        """
+        if sandbox_user.recorded(self.home) or not sandbox_user.needed():
+            return None
+        try:
+            data, above = (self.home / "data").stat(), self.home.parent.stat()
+        except FileNotFoundError:
+            return None
+        if above.st_uid == data.st_uid != os.geteuid():
+            raise SandboxError(
+                f"{self.home} belongs to the user {data.st_uid}, and its daemons run as that user",
+                remedy="Run the command as that user, not as root.",
+            )
+        return Owner(uid=data.st_uid, gid=data.st_gid)
 
     def make_home(self) -> None:
         """Create the home and the directories that every sandbox has, for the daemons' user."""
-        for directory in (self.home, *(self.home / name for name in DIRECTORIES)):
-            if not directory.is_dir():
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                change_owner(directory, self.entry.owner)
+        user = sandbox_user.recorded(self.home)
+        if self._is_complete(user):
+            return
+        self.home.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        if user is None and self.former_owner is None and sandbox_user.needed():
+            user = sandbox_user.record(self.home, sandbox_user.draw())
+        if user:
+            try:
+                give(str(self.home), owner_at(PurePath(), user, directory=True))
+            except PermissionError as error:
+                raise no_owners(self.home, error) from error
+        for name in DIRECTORIES:
+            with self._walked(PurePath(name)):
+                pass
+
+    def _owners(self, *, directory: bool) -> Callable[[PurePath], Owner | None]:
+        """Return the owner of files, or of directories, by their path below the home; None: the calling user."""
+        if user := sandbox_user.recorded(self.home):
+            return lambda relative: owner_at(relative, user, directory=directory)
+        former = self.former_owner
+        return lambda _relative: former
+
+    def _is_complete(self, user: Owner | None) -> bool:
+        made = all((self.home / name).is_dir() for name in DIRECTORIES)
+        return made and (user is None or self.home.stat().st_gid == user.gid)
+
+    @contextlib.contextmanager
+    def _opened(self, inside: PurePosixPath) -> Iterator[Path]:
+        """Open a directory below /srv, created where it is missing, and yield an alias of it."""
+        self.make_home()
+        with self._walked(_relative(inside)) as directory:
+            yield directory
+
+    @contextlib.contextmanager
+    def _walked(self, relative: PurePath, *, create: bool = True) -> Iterator[Path]:
+        owner_of = self._owners(directory=True)
+
+        def settle(descriptor: int, path: PurePath) -> None:
+            status = os.fstat(descriptor)
+            if status.st_mode & OTHERS_WRITE:
+                os.fchmod(descriptor, PRIVATE)
+            if owner := owner_of(path):
+                give(descriptor, owner)
+
+        with contextlib.ExitStack() as opened:
+            try:
+                walk = opened_beneath(self.home, relative, settle=settle if create else None)
+                directory = opened.enter_context(walk)
+            except OSError as error:
+                raise self._explained(error, str(INSIDE / relative)) from None
+            yield directory
+
+    def _open(self, directory: Path, inside: str, flags: int) -> BinaryIO:
+        try:
+            descriptor = os.open(directory / PurePosixPath(inside).name, flags, 0o600)
+        except OSError as error:
+            raise self._explained(error, inside) from None
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            os.close(descriptor)
+            raise self._unexpected(inside, "it is no regular file with a single name")
+        return os.fdopen(descriptor, "a+b" if flags & os.O_APPEND else "rb")
+
+    def _explained(self, error: OSError, inside: str) -> Exception:
+        return self._unexpected(inside, str(error.strerror)) if error.errno in NOT_AS_MADE else error
+
+    def _unexpected(self, inside: str, reason: str) -> SandboxError:
+        return SandboxError(
+            f"{self.host_path(inside)} cannot be used: {reason}. In the home of a stack, directories and files are no"
+            " links and belong to the daemons",
+            remedy=f"See ls -ld {self.host_path(inside)} and the directories above it.",
+        )
+
+
+def _relative(inside: str | PurePosixPath) -> PurePosixPath:
+    """Return a path below /srv as a path below the home."""
+    return PurePosixPath(inside).relative_to(INSIDE)

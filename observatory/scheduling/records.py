@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -85,18 +86,32 @@ class RecordStore:
         """Return the file that a job's output is written to."""
         return log_file(self.sandbox, f"job-{name}")
 
+    def open_log(self, name: str) -> BinaryIO:
+        """Open that file to append to it."""
+        return self.sandbox.open_append(f"/srv/log/job-{name}.log")
+
     def read(self, name: str) -> JobRecord:
         """Return a job's record; a recorded run without the job's lock was killed, and counts as interrupted."""
-        file = self.sandbox.host_path(f"{RECORDS}/{name}.json")
-        if not file.exists():
-            return JobRecord(name=name, known_since=now())
-        record = _record(name, file)
+        record = self._recorded(name)
         if record.result is RunResult.RUNNING and locks.holder(self.lock_file(name)) is None:
             # The run may have recorded its result between the two reads.
-            record = _record(name, file)
+            record = self._recorded(name)
             if record.result is RunResult.RUNNING:
                 return record.model_copy(update={"result": RunResult.INTERRUPTED, "message": "killed during the run"})
         return record
+
+    def _recorded(self, name: str) -> JobRecord:
+        """Return the record in a job's file; a damaged file counts as "never ran", so that the job can run."""
+        inside = f"{RECORDS}/{name}.json"
+        try:
+            with self.sandbox.open_read(inside) as file:
+                since = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
+                return JobRecord.model_validate_json(file.read())
+        except FileNotFoundError:
+            return JobRecord(name=name, known_since=now())
+        except ValidationError:
+            message = f"{self.sandbox.host_path(inside)} was damaged; its earlier runs are lost"
+            return JobRecord(name=name, known_since=since, message=message)
 
     def write(self, record: JobRecord) -> None:
         """Write a job's record."""
@@ -127,24 +142,13 @@ class RecordStore:
         return datetime.fromtimestamp(file.stat().st_mtime, UTC) if file.exists() else None
 
 
-def _record(name: str, file: Path) -> JobRecord:
-    """Return the record in a file; a damaged file counts as "never ran", so that the job can run."""
-    try:
-        return JobRecord.model_validate_json(file.read_bytes())
-    except ValidationError:
-        since = datetime.fromtimestamp(file.stat().st_mtime, UTC)
-        return JobRecord(name=name, known_since=since, message=f"{file} was damaged; its earlier runs are lost")
-
-
 def log_file(sandbox: Sandbox, name: str) -> Path:
     """Return a log file in the daemons' log directory, created where missing and owned by the daemons' user.
 
     It is rotated with the daemons' logs.
     """
     inside = f"/srv/log/{name}.log"
-    sandbox.make_directory("/srv/log")
-    sandbox.host_path(inside).touch(mode=0o600)
-    sandbox.adopt(inside)
+    sandbox.open_append(inside).close()
     return sandbox.host_path(inside)
 
 

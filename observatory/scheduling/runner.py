@@ -84,7 +84,7 @@ def run(job: HostJob, argv: list[str], *, cwd: Path, store: RecordStore) -> JobR
 
 def _run(job: HostJob, argv: list[str], *, cwd: Path, store: RecordStore, record: JobRecord, lock: int) -> JobRecord:
     """Run the job until it ends, fails, times out or is interrupted; return its record."""
-    with store.log_file(job.name).open("a+b") as log:
+    with store.open_log(job.name) as log:
         begin = log.seek(0, os.SEEK_END)
         try:
             process = subprocess.Popen(

@@ -181,8 +181,7 @@ class _RotatedFile(logging.handlers.WatchedFileHandler):
         super().__init__(log_file(sandbox, NAME))
 
     def _open(self) -> TextIOWrapper:
-        log_file(self._sandbox, NAME)
-        return super()._open()
+        return TextIOWrapper(self._sandbox.open_append(f"/srv/log/{NAME}.log"), encoding="utf-8", line_buffering=True)
 
 
 def _log_to(workspace: Workspace) -> None:

@@ -82,7 +82,7 @@ def stop_scheduler(sandbox: Sandbox) -> None:
 
 def _launch(sandbox: Sandbox, root: Path, stack: str) -> subprocess.Popen[bytes]:
     """Start it in a session of its own without inherited descriptors, so that it outlives this process."""
-    with log_file(sandbox, NAME).open("ab") as log:
+    with sandbox.open_append(f"/srv/log/{NAME}.log") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "observatory", NAME, "--environment", stack],
             cwd=root,
@@ -119,5 +119,7 @@ def _signal(pid: int, lock: Path, number: signal.Signals) -> None:
 
 
 def _tail(sandbox: Sandbox) -> str:
-    lines = log_file(sandbox, NAME).read_text(errors="replace").splitlines()[-LOG_LINES:]
+    with sandbox.open_append(f"/srv/log/{NAME}.log") as log:
+        log.seek(0)
+        lines = log.read().decode(errors="replace").splitlines()[-LOG_LINES:]
     return "\n".join(f"  {line}" for line in lines) or "  (it wrote nothing)"

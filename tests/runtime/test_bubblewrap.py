@@ -18,4 +18,4 @@ def test_a_missing_root_filesystem_has_its_place_and_remedy(tmp_path: Path, name
     with pytest.raises(
         RootfsError, match=rf"{name} is missing or incomplete: it lacks usr/bin/.*\nRun `observatory up`"
     ):
-        bubblewrap.entry(tmp_path / name)
+        bubblewrap.entry(tmp_path / name, tmp_path)

@@ -8,11 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from observatory.files import ownership
-from observatory.runtime import bubblewrap
 from service.build import BuiltArtifact, build
 from tests.service.harness import Service, StorageDatabase, item, post, running_service
 from tests.support.postgres import PostgresServer
+from tests.support.sandboxes import sandboxed as in_sandbox
 
 VERSION = "v0.9.0-test"
 MAX_RSS_BYTES = 90 * 1024 * 1024
@@ -33,11 +32,7 @@ def unpacked(built: BuiltArtifact, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def sandboxed(server: PostgresServer, release: Path, *binds: Path) -> list[str]:
     """Return the command that runs the unpacked launcher in the root filesystem, read-only."""
-    mounts = [word for path in binds for word in ("--ro-bind", str(path), str(path))]
-    entry = bubblewrap.entry(server.rootfs)
-    ownership.change_owner(release, entry.owner)
-    mounts += ["--die-with-parent", "--ro-bind", str(release), "/srv"]
-    return bubblewrap.command(server.rootfs, entry, ["/srv/bin/storage-service"], mounts=mounts)
+    return in_sandbox(server.rootfs, release, ["/srv/bin/storage-service"], files=binds)
 
 
 @pytest.fixture(scope="module")

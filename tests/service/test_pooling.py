@@ -8,11 +8,10 @@ from threading import Thread
 
 import httpx
 
-from observatory.files import ownership
-from observatory.runtime import bubblewrap
 from tests.service.conftest import StartService
 from tests.service.harness import StorageDatabase, free_port, item, post, storage_database
 from tests.support.postgres import PostgresServer
+from tests.support.sandboxes import sandboxed
 
 WRITERS = 6
 BATCHES = 10
@@ -31,11 +30,7 @@ def pgbouncer(database: StorageDatabase, directory: Path) -> Iterator[str]:
         "auth_file = /srv/users\npool_mode = transaction\ndefault_pool_size = 3\nmax_prepared_statements = 0\n",
         encoding="utf-8",
     )
-    entry = bubblewrap.entry(server.rootfs)
-    ownership.change_owner(directory, entry.owner)
-    mounts = ["--die-with-parent", "--ro-bind", str(directory), "/srv"]
-    argv = ["/usr/sbin/pgbouncer", "-q", "/srv/pgbouncer.ini"]
-    command = bubblewrap.command(server.rootfs, entry, argv, mounts=mounts)
+    command = sandboxed(server.rootfs, directory, ["/usr/sbin/pgbouncer", "-q", "/srv/pgbouncer.ini"])
     with subprocess.Popen(command) as process:
         try:
             yield f"postgresql://{database.role}@127.0.0.1:{port}/{database.name}"

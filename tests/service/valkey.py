@@ -11,9 +11,8 @@ from pathlib import Path
 import psutil
 import redis
 
-from observatory.files import ownership
-from observatory.runtime import bubblewrap
 from tests.service.harness import free_port
+from tests.support.sandboxes import sandboxed
 from tests.support.waiting import until
 
 PASSWORD = "not the one of any other server"
@@ -39,11 +38,7 @@ class Valkey:
 
     def start(self) -> None:
         """Start the server and wait until it responds."""
-        entry = bubblewrap.entry(self.rootfs)
-        ownership.change_owner(self.directory, entry.owner)
-        mounts = ["--die-with-parent", "--ro-bind", str(self.directory), "/srv"]
-        argv = ["/usr/bin/valkey-server", "/srv/valkey.conf"]
-        command = bubblewrap.command(self.rootfs, entry, argv, mounts=mounts)
+        command = sandboxed(self.rootfs, self.directory, ["/usr/bin/valkey-server", "/srv/valkey.conf"])
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         until(self._answers, "Valkey to answer")
 

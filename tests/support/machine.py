@@ -20,7 +20,7 @@ from observatory.files.atomic import write_file
 from observatory.nodes.aws import DATABASE
 from observatory.nodes.postgres import SERVER, logins_file, node_parameters
 from observatory.nodes.tls import certificate_file, key_file
-from observatory.runtime import bubblewrap
+from observatory.runtime import sandbox_user
 from observatory.settings import AwsSettings
 from tests.support.cloud import Cloud
 from tests.support.postgres import postgres_server
@@ -46,7 +46,7 @@ def boots_database(rootfs: Path, settings: AwsSettings, running: ExitStack) -> C
             **{name: str(parameters[name]) for name in TAKEN_OVER},
         )
         server = running.enter_context(started)
-        owner = bubblewrap.entry(rootfs).owner
+        owner = sandbox_user.recorded(server.directory)
         write_file(server.directory / "server.crt", files[certificate_file(DATABASE, SERVER)], owner=owner)
         write_file(server.directory / "server.key", files[key_file(DATABASE, SERVER)], owner=owner)
         superuser = yaml.safe_load(files[logins_file(DATABASE)])["postgresql"]["authentication"]["superuser"]

@@ -21,8 +21,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from observatory.files import ownership
-from observatory.runtime import bubblewrap
+from observatory.runtime import bubblewrap, home_owners, sandbox_user
 
 BINARIES = "/usr/lib/postgresql/17/bin"
 START_TIMEOUT_S = 30
@@ -141,12 +140,12 @@ class PostgresServer:
     def _sandboxed(self, command: list[str]) -> list[str]:
         mounts = ["--die-with-parent", "--perms", "1777", "--size", str(SMALL_DISK_BYTES), "--tmpfs", SMALL_DISK]
         mounts += ["--bind", str(self.directory), "/srv", *self.mounts]
-        return bubblewrap.command(self.rootfs, bubblewrap.entry(self.rootfs), command, mounts=mounts)
+        return bubblewrap.command(self.rootfs, bubblewrap.entry(self.rootfs, self.directory), command, mounts=mounts)
 
     def _initialise(self) -> None:
-        self.socket_directory.mkdir()
-        for directory in (self.directory, self.socket_directory):
-            ownership.change_owner(directory, bubblewrap.entry(self.rootfs).owner)
+        for directory in (self.socket_directory, self.directory / "data"):
+            directory.mkdir(mode=0o700)
+        home_owners.adopt(self.directory)
         locale = ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
         initdb = [
             f"{self.binaries}/initdb",
@@ -215,6 +214,7 @@ def community_server(rootfs: Path, **settings: str) -> contextlib.AbstractContex
     root = next(above for above in Path(prefix).resolve().parents if (above / "etc/os-release").exists())
     binaries = f"/{Path(prefix).resolve().relative_to(root)}/bin"
     users = [word for name in ("passwd", "group") for word in ("--ro-bind", str(rootfs / "etc" / name), f"/etc/{name}")]
+    users = [] if sandbox_user.needed() else users  # root's sandboxes have name tables of their own
     return postgres_server(root, binaries=binaries, mounts=users, **settings)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from pathlib import Path
 
 from observatory.documents.journal import append, entries
 from observatory.workspace import Workspace
@@ -20,12 +21,9 @@ def archive_journal(workspace: Workspace) -> None:
     sandbox = workspace.sandbox
     if not sandbox.home.is_dir():
         return
-    sandbox.make_directory(ARCHIVE)
-    file = sandbox.host_path(f"{ARCHIVE}/{workspace.stack}.jsonl")
-    with file.open("a+b") as archive:
+    with sandbox.open_append(f"{ARCHIVE}/{workspace.stack}.jsonl") as archive:
         fcntl.flock(archive, fcntl.LOCK_EX)
-        archived = {entry.id for entry in entries(file)}
+        archived = {entry.id for entry in entries(Path(f"/proc/self/fd/{archive.fileno()}"))}
         append(archive, [entry for entry in entries(workspace.journal) if entry.id not in archived])
         archive.flush()
         os.fsync(archive.fileno())
-    sandbox.adopt(ARCHIVE)

@@ -1,0 +1,27 @@
+"""Single programs of the root filesystem over a directory of a test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from observatory.files.ownership import change_tree_owner
+from observatory.runtime import bubblewrap, home_owners, sandbox_user
+
+
+def sandboxed(
+    rootfs: Path, directory: Path, argv: Sequence[str], *, read_only: bool = True, files: Sequence[Path] = ()
+) -> list[str]:
+    """Return the command that runs `argv` over a directory, which it sees as /srv, as the user of a sandbox.
+
+    All that is in the directory, and the further `files` under their own paths, can be read there.
+    """
+    if sandbox_user.recorded(directory) is None:
+        home_owners.adopt(directory)
+    entry = bubblewrap.entry(rootfs, directory)
+    for path in (*directory.iterdir(), *files):
+        if path.name != sandbox_user.DIRECTORY:
+            change_tree_owner(path, entry.owner)
+    mounts = [word for path in files for word in ("--ro-bind", str(path), str(path))]
+    mounts += ["--die-with-parent", "--ro-bind" if read_only else "--bind", str(directory), "/srv"]
+    return bubblewrap.command(rootfs, entry, argv, mounts=mounts)
