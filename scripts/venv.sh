@@ -113,7 +113,7 @@ install() {
     say "Installing $(grep -c == "$requirements") packages of $requirements"
     adopt_pip_settings
     uv --require-hashes -r "$requirements"
-    uv --no-build-isolation --no-deps --editable "$root"
+    (cd "$root" && uv --no-build-isolation --no-deps --editable .)
     # Not the SDKs of AWS and Kubernetes, two thirds of the time: Python compiles those modules that a stack uses.
     "$venv/bin/python" -m compileall -qq -j 0 -x '/pulumi_(aws|kubernetes)/' "$venv/lib" || :
     wanted >"$stamp"

@@ -252,7 +252,8 @@ def _on_host(home: str, path: str) -> str:
 
 def _conninfo(host: str, settings: LocalSettings, user: str, database: str, *, password: str | None = None) -> str:
     secret = f" password='{password}'" if password else ""
-    return f"host='{host}' port={settings.ports.postgres} user={user} dbname={database}{secret}"
+    quoted = host.replace("\\", "\\\\").replace("'", "\\'")
+    return f"host='{quoted}' port={settings.ports.postgres} user={user} dbname={database}{secret}"
 
 
 def _configure(props: dict[str, Any]) -> bool:
