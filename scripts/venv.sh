@@ -15,6 +15,14 @@ venv=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 requirements=$2
 root=$(cd "$(dirname "$0")/.." && pwd)
 bootstrap=$root/requirements/bootstrap.txt
+# The same as observatory/files/checkout.py refuses: colons end a directory of PATH, and so on.
+case $PWD/$venv in
+*[:,{}\\]* | *\$[A-Za-z_]* | *[[:cntrl:]]*)
+    printf 'error: the path %s contains a colon, comma, brace, backslash, control character or $NAME,\n' "$PWD" >&2
+    printf 'which programs of the stack read as something else. Remedy: move or rename the directory\n' >&2
+    exit 2
+    ;;
+esac
 complete=$venv/.complete # checksum of the environment's inputs; absent during an installation
 stamp=$venv/.installed-$(basename "$requirements")
 
@@ -82,7 +90,7 @@ apt-get install python3-venv"
 
 create() {
     python=$(find_python)
-    private=$(mktemp -d)
+    private=$(mktemp -d) || fail "no temporary directory. Remedy: set TMPDIR to a directory that can be written to"
     trap 'rm -rf "$private"' EXIT
     trap 'exit 130' INT TERM
     wheel=$(find_pip_wheel)
@@ -99,6 +107,9 @@ create() {
 
 # uv takes a fifth of pip's time, but does not read the settings of pip for the package index.
 adopt_pip_settings() {
+    # Without a usable cache uv stops.
+    cache=${UV_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/uv}
+    mkdir -p "$cache" 2>/dev/null && [ -w "$cache" ] || export UV_NO_CACHE=1
     index=${PIP_INDEX_URL:-$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null || true)}
     certificates=${SSL_CERT_FILE:-${PIP_CERT:-$("$venv/bin/python" -m pip config get global.cert 2>/dev/null || true)}}
     [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
@@ -121,6 +132,9 @@ install() {
 }
 
 is_current && exit 0
+is_writable() { [ -w "$venv" ] || { [ ! -e "$venv" ] && [ -w "$(dirname "$venv")" ]; }; }
+is_writable || fail "$venv cannot be written to: the checkout is read-only or belongs to another user.
+Remedy: make the checkout writable, or run the command as its owner"
 exec 9<"$bootstrap" # the lock is a file that stays: the environment itself can be removed
 flock 9
 is_current || install # another call may have installed it meanwhile

@@ -22,6 +22,7 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from observatory.database.errors import UnreachableError
 from observatory.database.migrations.files import Edition
+from observatory.files.sockets import short_path
 
 START_TIMEOUT_S = 30.0
 POLL_S = 0.02
@@ -136,7 +137,8 @@ def _wait_until_ready(process: subprocess.Popen[bytes], directory: Path) -> None
 
 def _accepts_connections(directory: Path) -> bool:
     try:
-        psycopg.connect(host=str(directory / "run"), user="postgres", dbname="postgres").close()
+        with short_path(directory / "run") as host:  # TMPDIR may be deep
+            psycopg.connect(host=host, user="postgres", dbname="postgres").close()
     except psycopg.OperationalError:
         return False
     return True

@@ -34,13 +34,16 @@ def shared_directory() -> Path:
         return Path(given).expanduser().absolute()
     if caches := os.environ.get("XDG_CACHE_HOME"):
         return Path(caches).absolute() / "llm-observatory"
+    return home_directory() / ".cache/llm-observatory"
+
+
+def home_directory() -> Path:
+    """Return HOME or the home of this process' account; a path below which nothing can be if it has neither."""
     # An empty HOME counts as none: below it the directory would be /.cache.
-    home = os.environ.get("HOME") or _home_of_account()
-    return Path(home).absolute() / ".cache/llm-observatory"
+    return Path(os.environ.get("HOME") or _home_of_account()).absolute()
 
 
 def _home_of_account() -> str:
-    """Return the home of this process' account, or a path below which nothing can be if it has no entry."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_dir
     except KeyError:  # as in a container that runs with a numeric user

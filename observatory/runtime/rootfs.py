@@ -15,6 +15,7 @@ the shared directory cannot be used, a checkout builds its own.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -72,6 +73,11 @@ REQUIRED = ("usr/bin/supervisord", "usr/lib/postgresql/17/bin/postgres", "usr/bi
 
 SPACE_NEEDED = 2 * 1024**3  # bytes: 0.8 GB unpacked, 0.25 GB of archives meanwhile, and room for data
 LOG_LINES = 15
+REMEDIES = {
+    errno.EROFS: "Make the checkout writable.",
+    errno.EACCES: "Run the command as the owner of the checkout.",
+    errno.EPERM: "Run the command as the owner of the checkout.",
+}
 STAGES = {  # mmdebstrap's line when a stage begins: the step that is reported, and the share of the time before it
     "running apt-get update": ("Reading Debian's package lists", 0.02),
     "downloading packages": ("Downloading Debian packages", 0.1),
@@ -121,9 +127,8 @@ def ensure_rootfs(
                     _provide(rootfs, sorted({*SYSTEM_PACKAGES, *packages}), lock, progress)
                     _remove_others(rootfs)
         except OSError as error:
-            raise RootfsError(
-                f"cannot build the root filesystem for {cache}: {error}", remedy="It needs 2 GB of disk."
-            ) from error
+            remedy = REMEDIES.get(error.errno or 0, "It needs 2 GB of disk.")
+            raise RootfsError(f"cannot build the root filesystem for {cache}: {error}", remedy=remedy) from error
     mark_used(rootfs)
     return rootfs
 

@@ -25,7 +25,7 @@ def lock_of(package: str) -> str:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a checkout with only the files that the script reads, and two small locked requirements."""
-    root = tmp_path_factory.mktemp("checkout")
+    root = tmp_path_factory.mktemp('it\'s a 100% "check" #1? é')
     for directory in ("scripts", "requirements", "observatory"):
         (root / directory).mkdir()
     (root / "observatory/__init__.py").touch()

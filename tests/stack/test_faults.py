@@ -48,7 +48,7 @@ def traces(checkout: Checkout) -> int:
 
 @pytest.fixture(scope="module")
 def survivor_checkout(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Checkout]:
-    with a_checkout(tmp_path_factory.mktemp("survivor"), rootfs) as checkout:
+    with a_checkout(tmp_path_factory.mktemp('it\'s a 100% "survivor" #1? é'), rootfs) as checkout:
         yield checkout
 
 

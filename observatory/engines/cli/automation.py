@@ -33,6 +33,7 @@ from observatory.engines.embedded import (
 from observatory.engines.providers.plugin import install, missing_plugins
 
 SALT, _SECURE = "encryptionsalt", "secure:"  # of Pulumi.<stack>.yaml
+IN_URL = str.maketrans({"%": "%25", "?": "%3F", "#": "%23"})
 _INCOMPLETE_HASH = "failed to load checkpoint: EOF"
 
 
@@ -50,13 +51,18 @@ def environment(backend: Path, *, plugins: bool = False) -> dict[str, str]:
             missing plugin fails at once.
     """
     variables = {
-        "PULUMI_BACKEND_URL": f"file://{backend}",
+        "PULUMI_BACKEND_URL": backend_url(backend),
         # The salt of a stack that the embedded engine created is in its state, not in the tracked configuration file.
         "PULUMI_FALLBACK_TO_STATE_SECRETS_MANAGER": "true",
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         **_plugins(backend.parent / "plugins"),
     }
     return variables if plugins else {**variables, "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true"}
+
+
+def backend_url(backend: Path) -> str:
+    """Return the URL of a backend directory; the CLI decodes it, and takes a query and a fragment off."""
+    return f"file://{str(backend).translate(IN_URL)}"
 
 
 def _plugins(directory: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from observatory.engines.embedded import (
     ConfigError,
@@ -62,7 +63,7 @@ def _backend() -> Path:
     url = os.environ.get("PULUMI_BACKEND_URL", "")
     if not url.startswith("file://"):
         raise ConfigError(f"PULUMI_BACKEND_URL is {url!r}; set it to a file:// URL, which the embedded engine needs")
-    return Path(url.removeprefix("file://").partition("?")[0]).expanduser()
+    return Path(unquote(url.removeprefix("file://").partition("?")[0])).expanduser()
 
 
 def _passphrase() -> str:

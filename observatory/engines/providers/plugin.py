@@ -11,11 +11,12 @@ from pathlib import Path
 
 from observatory.engines.providers import IN_TREE
 from observatory.files.atomic import write_file
+from observatory.files.cache import home_directory
 
 
 def is_installed(package: str, environment: Mapping[str, str] = os.environ) -> bool:
     """Return whether the CLI has a package's own plugin: in its plugin directory, or on PATH."""
-    home = Path(environment.get("PULUMI_HOME") or Path.home() / ".pulumi")
+    home = Path(environment.get("PULUMI_HOME") or home_directory() / ".pulumi")
     return any(home.glob(f"plugins/resource-{package}-v*/pulumi-resource-{package}*")) or bool(
         shutil.which(f"pulumi-resource-{package}", path=environment.get("PATH"))
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from observatory.documents.rollout import FleetState, RolloutDocument
 from observatory.engines import embedded as engine
+from observatory.files.checkout import check_path
 from observatory.files.locks import exclusive
 from observatory.nodes.storage import release_name
 from observatory.platforms.errors import ReleaseBuildError
@@ -30,10 +31,12 @@ def prepare(platform: Platform, report: Reporter) -> None:
 
     Raises:
         HomeError: the home belongs to another stack or state, or the state to another home.
+        CheckoutPathError: programs of the stack cannot use the checkout's path.
         RuntimeFault: this machine cannot run the stack.
         ReleaseBuildError: the service's artifact cannot be built.
     """
     workspace = platform.workspace
+    check_path(workspace.root)
     _check_home(workspace)
     with task(report, "Debian 13 root filesystem") as show_detail:
         workspace.ensure_rootfs(progress=lambda message, _fraction: show_detail(message))
