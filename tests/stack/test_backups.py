@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from datetime import datetime
 
 import pytest
@@ -14,6 +15,12 @@ from tests.stack.test_monitoring import sandbox
 from tests.support.checkout import Checkout
 
 SWITCH = "SELECT pg_switch_wal()"
+
+
+def backup_lock(stack: Checkout) -> AbstractContextManager[int]:
+    """Hold the lock of a backup, in a file of the daemons' user."""
+    sandbox(stack).open_append("/srv/run/pgbackrest/observatory-backup-1.lock").close()
+    return exclusive(stack.home / "run/pgbackrest/observatory-backup-1.lock")
 
 
 def test_each_backup_type_has_its_base(stack: Checkout) -> None:
@@ -32,7 +39,7 @@ def test_each_backup_type_has_its_base(stack: Checkout) -> None:
 
 def test_a_second_backup_at_once_is_refused(stack: Checkout) -> None:
     """pgBackRest's own lock is held here, as a backup at work holds it."""
-    with exclusive(stack.home / "run/pgbackrest/observatory-backup-1.lock"):
+    with backup_lock(stack):
         refused = stack.json("backup", "create", expect=3)
     assert "another backup is running" in refused["error"]["message"]
     assert stack.json("backup", "create")["type"] == "incremental"
@@ -41,7 +48,7 @@ def test_a_second_backup_at_once_is_refused(stack: Checkout) -> None:
 def test_the_stanza_waits_for_the_backup_that_a_killed_up_began(stack: Checkout) -> None:
     props = {"home": str(stack.home), "rootfs": stack.environment["OBSERVATORY_ROOTFS"]}
     with ThreadPoolExecutor() as pool:
-        with exclusive(stack.home / "run/pgbackrest/observatory-backup-1.lock"):
+        with backup_lock(stack):
             made = pool.submit(StanzaProvider().create, props)
             with pytest.raises(TimeoutError):
                 made.result(timeout=2)

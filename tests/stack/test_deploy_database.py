@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from components.schema import SchemaProvider
-from observatory.files.locks import exclusive
+from tests.stack.test_backups import backup_lock
 from tests.stack.test_monitoring import sandbox
 from tests.support.checkout import Checkout
 
@@ -81,7 +81,7 @@ def test_without_pending_migrations_the_schema_is_verified_and_missing_objects_a
 
 
 def test_a_failed_backup_stops_the_migration(stack: Checkout, migration: Path) -> None:
-    with exclusive(stack.home / "run/pgbackrest/observatory-backup-1.lock"):
+    with backup_lock(stack):
         refused = stack.json("deploy", "database", expect=1)
     assert refused["error"]["kind"] == "BackupFailedError"
     assert "another backup is running" in refused["error"]["message"]
