@@ -12,7 +12,6 @@ import json
 import pkgutil
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,8 @@ from typing import Any
 from pulumi.dynamic import ResourceProvider
 
 import components
+from observatory.security.actor import actor
+from observatory.security.signatures import make_private_key, public_key
 from tests.support.checkout import SOURCE, Checkout
 
 # The recorded paths begin with it on every machine: the tests replace it.
@@ -36,10 +37,11 @@ NEXT = "v0.2.0"
 ARTIFACT = f"dist/storage-service-{NEXT}-{platform.machine()}.tar.gz"
 DEPLOY = ("deploy", "application", "--version", NEXT)
 ENGINE = ("--engine", "embedded")
+APPROVERS_KEY = "approver.pem"
 USE = (
     ("release", "sign", ARTIFACT),
     ("release", "add", ARTIFACT),
-    ("release", "approve", NEXT, "--reason", "for the recording"),
+    ("release", "approve", NEXT, "--key", APPROVERS_KEY, "--reason", "for the recording"),
     (*DEPLOY, "--strategy", "canary", "--canary-percentage", "50", *ENGINE),
     ("rollback", "--method", "blue-green", "--emergency"),
     ("up", *ENGINE),
@@ -109,11 +111,15 @@ def main() -> None:
 
 def use(checkout: Checkout) -> None:
     """Bring the stack up and have each document written."""
-    checkout.run("up", *ENGINE, LOGNAME=ACTOR.partition("@")[0])
+    private_key = make_private_key()
+    write(PLACE / APPROVERS_KEY, private_key)
+    approvers = {"reviewer": public_key(private_key)}
+    checkout.configure(delivery={**SETTINGS["delivery"], "trusted_approvers": approvers})
+    checkout.run("up", *ENGINE)
     build = [sys.executable, "-m", "service.build", "--version", NEXT, "--output", "dist"]
     subprocess.run(build, cwd=PLACE, check=True)
     for arguments in USE:
-        checkout.run(*arguments, LOGNAME=ACTOR.partition("@")[0])
+        checkout.run(*arguments)
 
 
 def copy(checkout: Checkout, target: Path) -> None:
@@ -132,8 +138,7 @@ def copy(checkout: Checkout, target: Path) -> None:
 def write(file: Path, content: str) -> None:
     """Write a file without this machine's name."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    host = f"{ACTOR.partition('@')[0]}@{socket.gethostname()}"
-    file.write_text(content.replace(host, ACTOR))
+    file.write_text(content.replace(actor(), ACTOR))
 
 
 def facts(checkout: Checkout) -> dict[str, Any]:

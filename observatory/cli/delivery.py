@@ -59,6 +59,17 @@ class Method(StrEnum):
     APPLICATION = "application"
 
 
+def _refuse_approved_by(given: str | None) -> None:
+    if given is not None:
+        raise typer.BadParameter(
+            "a name proves nothing and is no longer accepted: the approver runs "
+            "`observatory release approve VERSION --key FILE`"
+        )
+
+
+RemovedApprovedBy = Annotated[str | None, typer.Option(hidden=True, callback=_refuse_approved_by)]
+
+
 @deploy_group.command()
 def application(
     *,
@@ -79,9 +90,7 @@ def application(
         float, typer.Option(min=0, callback=finite, help="Seconds a fleet may take to become healthy.")
     ] = HEALTH_CHECK_S,
     skip_tests: SkipTestsOption = False,
-    approved_by: Annotated[
-        str | None, typer.Option(help="Name of the approver in the calling pipeline; default: none.")
-    ] = None,
+    approved_by: RemovedApprovedBy = None,  # noqa: ARG001 - refused where it is given
     accept_drift: Annotated[
         bool, typer.Option("--accept-drift", help="Continue although the balancer's weights differ.")
     ] = False,
@@ -105,7 +114,6 @@ def application(
         "bake_seconds": bake,
         "health_check_seconds": health_check_timeout,
         "skip_tests": skip_tests,
-        "approved_by": approved_by,
         "accept_drift": accept_drift,
     }
     if dry_run:
@@ -232,9 +240,7 @@ def deploy_one(
     canary_percentage: CanaryOption = None,
     bake: BakeOption = None,
     skip_tests: SkipTestsOption = False,
-    approved_by: Annotated[
-        str | None, typer.Option(help="Name of the approver in the calling pipeline; default: none.")
-    ] = None,
+    approved_by: RemovedApprovedBy = None,  # noqa: ARG001 - refused where it is given
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
@@ -253,7 +259,6 @@ def deploy_one(
             canary_percentage=canary_percentage,
             bake_seconds=bake,
             skip_tests=skip_tests,
-            approved_by=approved_by,
             choice=engine.value,
             report=report,
         )
@@ -270,13 +275,17 @@ def deploy_one(
 
 @releases.command()
 def approve(
+    *,
     version: Annotated[str, typer.Argument(help="Stored release, e.g. v1.0.0.")],
+    key: Annotated[Path, typer.Option(help="Your private key, of delivery.trusted_approvers.")],
     reason: Annotated[str, typer.Option(help="Reason for the audit.")] = "",
+    days: Annotated[float, typer.Option(min=0.01, max=90, help="Days until the approval ends.")] = 7,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Approve a release for a stack. Another person must deploy it."""
-    approval = operations.approve_release(operations.open_workspace(environment), version, reason=reason)
+    """Approve a release for a stack, signed with your key. Another person must deploy it."""
+    workspace = operations.open_workspace(environment)
+    approval = operations.approve_release(workspace, version, key=key, reason=reason, valid_days=days)
     if output is Output.JSON:
         print_json(approval.model_dump())
         return

@@ -6,11 +6,13 @@ of users (`observatory.security.actor`). Rollbacks need no permission.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,9 +20,11 @@ from observatory.delivery.releases import Manifest, ReleaseError
 from observatory.documents.validation import problems
 from observatory.errors import REFUSED, ObservatoryError
 from observatory.files.atomic import write_file
+from observatory.security.signatures import APPROVAL, Signature, SignatureError, sign, signer
 from observatory.settings.windows import Window, next_opening
 
 Change = Literal["patch", "minor", "major"]
+AGAIN = "run `observatory release approve` again"
 CHANGES: tuple[Change, ...] = ("major", "minor", "patch")  # in the order of a version's numbers
 
 
@@ -31,14 +35,18 @@ class NotPermittedError(ObservatoryError):
 
 
 class Approval(BaseModel):
-    """Permission to deploy one artifact on one stack.
+    """Permission to deploy one artifact on one stack, signed by its approver.
 
     Attributes:
         version: of the release.
         sha256: of its artifact; another artifact of the same version is not approved.
-        by: who approved it.
+        by: the approver, by the name of their key in `delivery.trusted_approvers`.
         at: when, in seconds since the epoch.
         reason: for the record.
+        stack: that it is for; None before version 0.3.
+        user: the user of the process that signed it; None before version 0.3.
+        expires: when it ends, in seconds since the epoch; None before version 0.3.
+        signature: of all other fields; None before version 0.3. Such an approval is read but permits nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +56,53 @@ class Approval(BaseModel):
     by: str
     at: float
     reason: str
+    stack: str | None = None
+    user: str | None = None
+    expires: float | None = None
+    signature: Signature | None = None
+
+    @property
+    def payload(self) -> bytes:
+        """The signed content: everything but the signature, as JSON with sorted keys."""
+        return json.dumps(self.model_dump(exclude={"signature"}), sort_keys=True, separators=(",", ":")).encode()
+
+    def signed(self, private_key: str) -> Self:
+        """Return the approval with a signature.
+
+        Raises:
+            SignatureError: the key cannot be used.
+        """
+        return self.model_copy(update={"signature": sign(self.payload, private_key, kind=APPROVAL)})
+
+    def objection(self, manifest: Manifest, *, stack: str, approvers: Mapping[str, str], deployer: str) -> str | None:
+        """Return why the approval does not permit `deployer` to deploy a release on a stack now, None if it does.
+
+        Args:
+            manifest: of the release.
+            stack: its name.
+            approvers: public keys by the user names of the people who hold them.
+            deployer: user name, or `user@host`.
+        """
+        if self.signature is None or self.expires is None:
+            return f"the approval of {self.by} is not signed: {AGAIN}"
+        try:
+            holder = signer(self.payload, self.signature, approvers, kind=APPROVAL)
+        except SignatureError as error:
+            return f"the approval of {self.by} does not count: {error}"
+        if holder != self.by:
+            return f"the approval is signed with the key of {holder}, but names {self.by}: {AGAIN}"
+        if (self.version, self.sha256, self.stack) != (manifest.version, manifest.sha256, stack):
+            return f"the approval of {self.by} is for {self.version} ({self.sha256[:12]}) on {self.stack!r}: {AGAIN}"
+        return self._own_or_ended(self.expires, deployer)
+
+    def _own_or_ended(self, expires: float, deployer: str) -> str | None:
+        if time.time() >= expires:
+            return (
+                f"the approval of {self.by} ended at {datetime.fromtimestamp(expires, UTC):%Y-%m-%d %H:%M %Z}: {AGAIN}"
+            )
+        if _person(deployer) in {_person(self.by), _person(self.user or "")}:
+            return f"{deployer} deploys it and may not approve it: a second person must approve it"
+        return None
 
 
 def approval_of(manifest: Manifest, content: bytes, place: str) -> Approval | None:
@@ -118,8 +173,7 @@ def check_permitted(
     version: str,
     windows: Sequence[Window],
     approval: Sequence[Change],
-    approver: str | None,
-    actor: str,
+    objection: str | None,
     now: datetime | None = None,
 ) -> None:
     """Check that a version may be deployed now.
@@ -129,8 +183,7 @@ def check_permitted(
         version: for messages.
         windows: when minor and major versions may be deployed; none means at any time.
         approval: changes that need the approval of a second person.
-        approver: who approved the version, None without an approval.
-        actor: who deploys.
+        objection: why no second person's approval counts, None if one does.
         now: the time, by default the current one.
 
     Raises:
@@ -138,21 +191,13 @@ def check_permitted(
     """
     if change is None or change == "patch":
         return
-    missing = [_unapproved(approver, actor)] if change in approval else []
+    missing = [objection] if objection and change in approval else []
     if opening := next_opening(windows, now or datetime.now(UTC)):
         missing.append(f"no deployment window is open, the next opens {opening:%A %Y-%m-%d %H:%M %Z}")
-    if reasons := [reason for reason in missing if reason]:
+    if missing:
         raise NotPermittedError(
-            f"{version} is a {change} change: {'; '.join(reasons)}. Patches and rollbacks need neither"
+            f"{version} is a {change} change: {'; '.join(missing)}. Patches and rollbacks need neither"
         )
-
-
-def _unapproved(approver: str | None, actor: str) -> str:
-    if approver is None:
-        return "it is not approved: run `observatory release approve`, or deploy with --approved-by"
-    if _person(approver) == _person(actor):
-        return f"{actor} deploys it and may not approve it as {approver}: a second person must approve it"
-    return ""
 
 
 def _person(name: str) -> str:

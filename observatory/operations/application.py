@@ -40,7 +40,6 @@ class DeliveryOptions(TypedDict, total=False):
         bake_seconds: how long gates evaluate each step; None for the settings' time.
         health_check_seconds: how long a fleet has to become ready before it gets more traffic.
         skip_tests: skip the trial before the deployment; the rollout document and the journal record this.
-        approved_by: the approver, from a pipeline; None reads the record of `approve_release`.
         accept_drift: continue although the balancer's weights differ from the rollout document.
     """
 
@@ -50,7 +49,6 @@ class DeliveryOptions(TypedDict, total=False):
     bake_seconds: float | None
     health_check_seconds: float
     skip_tests: bool
-    approved_by: str | None
     accept_drift: bool
 
 
@@ -141,7 +139,7 @@ def _deployment_request(
         bake_s=delivery.bake_seconds if bake_s is None else bake_s,
         health_check_s=options.get("health_check_seconds", HEALTH_CHECK_S),
         actor=actor(),
-        approved_by=check_permission(platform, manifest, approved_by=options.get("approved_by")),
+        approved_by=check_permission(platform, manifest),
         accept_drift=options.get("accept_drift", False),
         skip_tests=options.get("skip_tests", False),
     )

@@ -64,7 +64,6 @@ def deploy_release(
     canary_percentage: int | None = None,
     bake_seconds: float | None = None,
     skip_tests: bool = False,
-    approved_by: str | None = None,
     choice: EngineChoice = "auto",
     report: Reporter = silent,
 ) -> ReleaseDeployment:
@@ -91,7 +90,7 @@ def deploy_release(
         prepared = _Prepared()
         if not _under_way(platform, manifest):
             with _not_taken_over(platform):
-                prepared = _prepare(platform, manifest, skip_tests=skip_tests, approved_by=approved_by, report=report)
+                prepared = _prepare(platform, manifest, skip_tests=skip_tests, report=report)
         rollout = deploy_application(
             workspace,
             version=version,
@@ -99,7 +98,6 @@ def deploy_release(
             canary_percentage=canary_percentage,
             bake_seconds=bake_seconds,
             skip_tests=skip_tests,
-            approved_by=approved_by,
             choice=choice,
             report=report,
         )
@@ -146,12 +144,10 @@ def _under_way(platform: Platform, manifest: Manifest) -> bool:
     return unfinished is not None
 
 
-def _prepare(
-    platform: Platform, manifest: Manifest, *, skip_tests: bool, approved_by: str | None, report: Reporter
-) -> _Prepared:
+def _prepare(platform: Platform, manifest: Manifest, *, skip_tests: bool, report: Reporter) -> _Prepared:
     """Do everything that precedes a change of the service."""
     workspace = platform.workspace
-    check_permission(platform, manifest, approved_by=approved_by)
+    check_permission(platform, manifest)
     with task(report, "checklist"):
         version, pending = _checklist(workspace, manifest, report)
     # A version that needs the migrations has its trial after them: the deployment itself runs one.

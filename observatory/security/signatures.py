@@ -1,7 +1,7 @@
-"""Ed25519 signatures of releases: creates them, and finds the trusted key that made one.
+"""Ed25519 signatures of releases and approvals: creates them, and finds the trusted key that made one.
 
-Owns the format of keys and signatures. Does not own the signed content (`observatory.delivery.releases`) nor the
-trusted keys (settings).
+Owns the format of keys and signatures. Does not own the signed content (`observatory.delivery.releases` and
+`observatory.delivery.approvals`) nor the trusted keys (settings).
 
 Keys have OpenSSL's formats: a private key is PKCS #8 in PEM (`openssl genpkey -algorithm ed25519`), a public key is the
 line that `openssl pkey -pubout` prints between its markers, a SubjectPublicKeyInfo (RFC 8410) in base64.
@@ -22,7 +22,8 @@ from observatory.settings.public_keys import PUBLIC_KEY_PREFIX, public_key_der
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-PAYLOAD_TYPE = "application/vnd.llm-observatory.release+json"
+RELEASE = "application/vnd.llm-observatory.release+json"
+APPROVAL = "application/vnd.llm-observatory.approval+json"  # a signature of one type is not valid for the other
 KEY_ID_DIGITS = 16  # of the SHA-256 of the public key; the id finds the key, it proves nothing
 
 
@@ -63,23 +64,24 @@ def public_key(private_key: str) -> str:
     return base64.b64encode(PUBLIC_KEY_PREFIX + raw).decode("ascii")
 
 
-def sign(payload: bytes, private_key: str) -> Signature:
-    """Return the signature of a payload.
+def sign(payload: bytes, private_key: str, *, kind: str = RELEASE) -> Signature:
+    """Return the signature of a payload of a kind, `RELEASE` or `APPROVAL`.
 
     Raises:
         SignatureError: the key is not an Ed25519 key without a passphrase.
     """
-    value = _loaded(private_key).sign(_encoded(payload))
+    value = _loaded(private_key).sign(_encoded(payload, kind))
     return Signature(key_id=key_id(public_key(private_key)), value=base64.b64encode(value).decode("ascii"))
 
 
-def signer(payload: bytes, signature: Signature, trusted: Mapping[str, str]) -> str:
+def signer(payload: bytes, signature: Signature, trusted: Mapping[str, str], *, kind: str = RELEASE) -> str:
     """Return the name of the trusted key that signed a payload.
 
     Args:
         payload: the signed content.
         signature: of the payload.
         trusted: public keys by name.
+        kind: of the payload.
 
     Raises:
         SignatureError: the key is not trusted, or the signature is not valid for the payload.
@@ -92,10 +94,10 @@ def signer(payload: bytes, signature: Signature, trusted: Mapping[str, str]) -> 
         raise SignatureError(f"signed with key {signature.key_id}, which is not trusted (trusted: {_names(trusted)})")
     key = Ed25519PublicKey.from_public_bytes(public_key_der(trusted[found])[len(PUBLIC_KEY_PREFIX) :])
     try:
-        key.verify(base64.b64decode(signature.value), _encoded(payload))
+        key.verify(base64.b64decode(signature.value), _encoded(payload, kind))
     except InvalidSignature:
         raise SignatureError(
-            f"the signature of key {found} is not valid for this manifest: one of the two was changed"
+            f"the signature of key {found} is not valid for this content: one of the two was changed"
         ) from None
     return found
 
@@ -117,7 +119,7 @@ def _loaded(private_key: str) -> Ed25519PrivateKey:
     return key
 
 
-def _encoded(payload: bytes) -> bytes:
+def _encoded(payload: bytes, kind: str) -> bytes:
     """Return the payload in DSSE's pre-authentication encoding, which binds a signature to this type of payload."""
-    kind = PAYLOAD_TYPE.encode("ascii")
-    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+    name = kind.encode("ascii")
+    return b"DSSEv1 %d %s %d %s" % (len(name), name, len(payload), payload)

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from observatory.settings.cron import Cron
 from observatory.settings.gate_limits import GateLimits
@@ -187,6 +187,7 @@ class Delivery(Settings):
         approval: changes that a second person must approve.
         trusted_keys: Ed25519 public keys by name, one of which must have signed a release; a local stack also trusts
             the key of its own checkout.
+        trusted_approvers: Ed25519 public keys of the people who may approve, by their user names.
     """
 
     bake_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60
@@ -197,6 +198,22 @@ class Delivery(Settings):
     windows: tuple[Window, ...] = ()
     approval: tuple[Literal["minor", "major"], ...] = ()
     trusted_keys: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")], PublicKey] = {}
+    trusted_approvers: dict[Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9._-]{0,62}$")], PublicKey] = {}
+
+    @field_validator("trusted_approvers", mode="after")
+    @classmethod
+    def _one_key_each(cls, approvers: dict[str, str]) -> dict[str, str]:
+        for name, key in approvers.items():
+            if sharing := [other for other, theirs in approvers.items() if theirs == key and other != name]:
+                raise ValueError(f"{name} and {sharing[0]} have the same key: each person needs one of their own")
+        return approvers
+
+    @model_validator(mode="after")
+    def _approvers_do_not_sign_releases(self) -> Self:
+        for name, key in self.trusted_approvers.items():
+            if key in self.trusted_keys.values():
+                raise ValueError(f"trusted_approvers.{name} is a key of trusted_keys: use another key for approvals")
+        return self
 
 
 class SlackNotices(Settings):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from observatory.security.signatures import (
-    PAYLOAD_TYPE,
+    RELEASE,
     Signature,
     SignatureError,
     key_id,
@@ -65,7 +65,7 @@ def test_keys_of_openssl_sign_and_openssl_verifies_the_signature(tmp_path: Path)
     assert signer(b"payload", signature, {"ci": public.splitlines()[1]}) == "ci"
     (tmp_path / "public.pem").write_text(public)
     (tmp_path / "signature").write_bytes(base64.b64decode(signature.value))
-    (tmp_path / "signed").write_text(f"DSSEv1 {len(PAYLOAD_TYPE)} {PAYLOAD_TYPE} 7 payload")
+    (tmp_path / "signed").write_text(f"DSSEv1 {len(RELEASE)} {RELEASE} 7 payload")
     inputs = ("-sigfile", str(tmp_path / "signature"), "-in", str(tmp_path / "signed"))
     openssl("pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", str(tmp_path / "public.pem"), *inputs)
 

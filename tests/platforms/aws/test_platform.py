@@ -21,6 +21,7 @@ from observatory.engines.embedded.backend import StackFiles
 from observatory.platforms import platform_of
 from observatory.platforms.aws.clients import client
 from observatory.platforms.delivery_environment import delivery_environment
+from observatory.security.signatures import make_private_key, public_key
 from observatory.settings import AwsSettings, load_file
 from observatory.workspace import Workspace
 from tests.delivery.environment import NEW, OLD
@@ -171,13 +172,19 @@ def test_a_missing_release_is_reported_before_any_machine_is_created(
     assert {path.name for path in tmp_path.iterdir()} == {"Pulumi.staging.yaml", "Pulumi.yaml"}
 
 
+APPROVER_KEY = make_private_key()
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout whose staging trusts the tests' key."""
     found = Checkout.copy(tmp_path_factory.mktemp("aws"), rootfs=None)
     file = found.root / "Pulumi.staging.yaml"
     document = yaml.safe_load(file.read_text())
-    document["config"]["llm-observatory:delivery"] = {"trusted_keys": TRUSTED}
+    document["config"]["llm-observatory:delivery"] = {
+        "trusted_keys": TRUSTED,
+        "trusted_approvers": {"alice": public_key(APPROVER_KEY)},
+    }
     file.write_text(yaml.safe_dump(document))
     return found
 
@@ -191,7 +198,9 @@ def test_releases_are_stored_in_the_stacks_bucket_and_deployed_once_it_is_up(
     assert (kept["version"], kept["sha256"]) == (added["version"], added["sha256"])
     assert s3.get_object(Bucket=bucket, Key="v0.1.0.tar.gz")["Body"].read() == b"artifact"
     assert checkout.json("release", "list") == []  # of `local`
-    checkout.run("release", "approve", "v0.1.0", "-e", "staging", "--reason", "reviewed")
+    key = tmp_path / "alice.pem"
+    key.write_text(APPROVER_KEY)
+    checkout.run("release", "approve", "v0.1.0", "-e", "staging", "--key", str(key), "--reason", "reviewed")
     assert b"reviewed" in s3.get_object(Bucket=bucket, Key="approvals/staging/v0.1.0.json")["Body"].read()
     wanted = ("deploy", "application", "--version", "v0.1.0", "--strategy", "blue-green", "-e", "staging")
     assert "'staging' is not up" in checkout.run(*wanted, expect=3).stderr
