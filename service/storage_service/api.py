@@ -1,18 +1,15 @@
-"""The HTTP handlers, one for each endpoint.
+"""The HTTP handlers of writes and of the instance's state.
 
-Owns the handling of requests and responses. `operations` lists the endpoints and their documentation; `app` wires them.
+Owns the handling of requests and responses. `reads` has the handlers of reads, `operations` lists the endpoints and
+their documentation, `app` wires them.
 """
 
 import contextlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import prometheus_client
-from psycopg import sql
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,31 +17,22 @@ from .auth import ApiKey, Authenticator, Scope
 from .bodies import Uploads, encoding_of, expanded, paced
 from .buffer import WriteBuffer
 from .cache import Cache
-from .contract import Accepted, Check, CostQuery, Health, Status, TraceQuery
-from .costs import MAX_COSTS, SCHEMA_VERSION, select_costs
+from .contract import Accepted, Check, Health, Status
 from .database import Database
 from .fairness import FairShare
-from .fields import Identifier
-from .items import Batch, Item, TimedItem, Window, field_errors
+from .items import Batch, Item, TimedItem, Window
 from .key_usage import KeyUsage
 from .lifecycle import Lifecycle, Phase
 from .log_entries import LOG_ENTRIES, LogEntry
 from .measurements import MEASUREMENTS, Measurement
 from .metrics import Metrics
-from .problems import CLOSE, FieldError, InvalidRequest, NotFound, Unavailable
+from .problems import CLOSE, Unavailable
 from .rate_limits import RateLimiter
+from .reads import Reads
 from .release import RELEASE
+from .responses import json_response
 from .settings import Settings
-from .tables import select
 from .traces import TRACES, Trace
-
-MAX_SPANS = 1000  # of one trace in one response
-NEWEST_FIRST = sql.SQL("ts DESC")
-OLDEST_FIRST = sql.SQL("ts, span_id")
-
-Query = TypeVar("Query", bound=BaseModel)
-
-_TRACE_ID: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
 class Api:
@@ -74,6 +62,7 @@ class Api:
         )
         self._uploads = Uploads(settings, metrics=metrics)
         self._writes = FairShare(settings.max_pending_writes)
+        self.reads = Reads(database=database, cache=cache, metrics=metrics, authorize=self._authorize)
 
     async def post_traces(self, request: Request) -> Response:
         """Store a batch of traces."""
@@ -108,51 +97,6 @@ class Api:
                     await buffer.write(items, key=key)
         self._metrics.items.labels(buffer.table.name).inc(len(items))
         return items
-
-    async def get_trace(self, request: Request) -> Response:
-        """Return the spans of one trace, oldest first."""
-        await self._authorize(request, "read")
-        try:
-            trace_id = _TRACE_ID.validate_python(request.path_params["trace_id"])
-        except ValidationError as error:
-            raise InvalidRequest([FieldError(field="trace_id", reason=error.errors()[0]["msg"])]) from None
-        cached = await self._cache.get("trace", trace_id)
-        if cached:
-            return Response(cached, media_type="application/json")
-        spans = await self._select("trace", {"trace_id": trace_id}, order_by=OLDEST_FIRST, limit=MAX_SPANS)
-        if not spans:
-            raise NotFound(f"trace {trace_id!r} is not stored")
-        response = json_response({"items": spans})
-        if cached is None:
-            await self._cache.put("trace", trace_id, bytes(response.body))
-        return response
-
-    async def list_traces(self, request: Request) -> Response:
-        """Return traces, newest first."""
-        await self._authorize(request, "read")
-        query = _parameters(request, TraceQuery)
-        where = query.model_dump(include={"provider", "model"}, exclude_none=True)
-        return json_response({"items": await self._select("traces", where, order_by=NEWEST_FIRST, limit=query.limit)})
-
-    async def get_costs(self, request: Request) -> Response:
-        """Return costs by the hour, oldest first."""
-        await self._authorize(request, "read")
-        query = _parameters(request, CostQuery)
-        version = self._database.condition.schema_version
-        if version is not None and version < SCHEMA_VERSION:
-            raise Unavailable(f"costs need schema version {SCHEMA_VERSION}, and the database is at {version}")
-        name = f"{query.from_.isoformat()}/{query.to.isoformat()}"
-        if cached := await self._cache.get("costs", name):
-            return Response(cached, media_type="application/json")
-        with self._metrics.query_duration.labels("costs").time():
-            async with self._database.connection() as connection:
-                costs = await select_costs(connection, start=query.from_, end=query.to)
-        if len(costs) > MAX_COSTS:
-            reason = f"the period has more than {MAX_COSTS} costs; request a shorter one"
-            raise InvalidRequest([FieldError(field="to", reason=reason)])
-        response = json_response({"items": costs})
-        await self._cache.put("costs", name, bytes(response.body))
-        return response
 
     async def health(self, _request: Request) -> Response:
         """Return the state of this instance with the result of each check."""
@@ -199,13 +143,6 @@ class Api:
             latest=now + timedelta(seconds=self._settings.max_future_seconds),
         )
 
-    async def _select(
-        self, query: str, where: dict[str, object], *, order_by: sql.SQL, limit: int
-    ) -> list[dict[str, Any]]:
-        with self._metrics.query_duration.labels(query).time():
-            async with self._database.connection() as connection:
-                return await select(connection, TRACES, where=where, order_by=order_by, limit=limit)
-
     def _health(self) -> Health:
         condition = self._database.condition
         checks = {
@@ -221,20 +158,5 @@ class Api:
         return Health(status=status, version=RELEASE.version, fleet=self._settings.fleet, checks=checks)
 
 
-def _parameters(request: Request, model: type[Query]) -> Query:
-    counts = Counter(name for name, _ in request.query_params.multi_items())
-    if repeated := [name for name, count in counts.items() if count > 1]:
-        raise InvalidRequest([FieldError(field=name, reason="occurs more than once") for name in repeated])
-    try:
-        return model.model_validate(dict(request.query_params))
-    except ValidationError as error:
-        raise InvalidRequest(list(field_errors(error))) from None
-
-
 def _accepted(items: Sequence[TimedItem]) -> Response:
     return json_response(Accepted(accepted=len(items)), status=201)
-
-
-def json_response(content: object, *, status: int = 200) -> Response:
-    """Return a JSON response; models and rows may contain datetimes."""
-    return Response(to_json(content), status, media_type="application/json")

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .api import Api, json_response
+from .api import Api
 from .cache import Cache
 from .database import Database
 from .key_usage import KeyUsage
@@ -20,6 +20,7 @@ from .lifecycle import Lifecycle
 from .metrics import Metrics
 from .operations import openapi, operations
 from .problems import Problem, on_failure, on_http_exception, on_problem
+from .responses import json_response
 from .settings import Settings
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -3,13 +3,19 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from .costs import DIMENSIONS, MAX_COSTS, Bucket, Dimension
+from .cursors import MAX_LENGTH as MAX_CURSOR
 from .fields import Name, Timestamp
 from .items import MAX_ITEMS
 from .log_entries import LogEntry
 from .measurements import Measurement
+from .spans import MAX_SPANS
 from .traces import Trace
+
+NO_GROUPS = "none"
+"""Value of `group_by` for one row for each bucket."""
 
 
 class TraceBatch(BaseModel):
@@ -36,30 +42,77 @@ class Accepted(BaseModel):
     accepted: int
 
 
-class TraceList(BaseModel):
-    """Response: traces."""
+class StoredSpan(Trace):
+    """A span as it is stored.
 
-    items: list[Trace]
+    Attributes:
+        duplicate: the same `trace_id` and `span_id` are also stored with an earlier `ts`. A list of traces considers
+            the day of the span and the day before (UTC).
+    """
+
+    duplicate: bool
 
 
-class TraceQuery(BaseModel):
-    """Query parameters for traces."""
+class SpanList(BaseModel):
+    """Response: a page of spans.
+
+    Attributes:
+        next: cursor of the next page; null on the last one.
+        duplicates: number of duplicates: in a list of traces those of the page, in a trace those of the whole trace.
+    """
+
+    items: list[StoredSpan]
+    next: str | None
+    duplicates: int
+
+
+class PageQuery(BaseModel):
+    """Query parameters of every list.
+
+    Attributes:
+        cursor: `next` of the page before; the other parameters, except `limit`, must be those of the first page.
+    """
 
     model_config = ConfigDict(extra="forbid")
+
+    cursor: Annotated[str, Field(max_length=MAX_CURSOR)] | None = None
+
+
+class SpanQuery(PageQuery):
+    """Query parameters for the spans of a trace."""
+
+    limit: Annotated[int, Field(ge=1, le=MAX_SPANS)] = MAX_SPANS
+
+
+class TraceQuery(PageQuery):
+    """Query parameters for traces."""
 
     provider: Name | None = None
     model: Name | None = None
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    limit: Annotated[int, Field(ge=1, le=MAX_SPANS)] = 100
 
 
-class CostQuery(BaseModel):
-    """Query parameters for costs: buckets that begin at `from` or later, and before `to`."""
+def _group_by(value: str) -> str:
+    names = value.split(",")
+    if value != NO_GROUPS and (len(set(names)) < len(names) or not set(names) <= set(DIMENSIONS)):
+        raise ValueError(f"must be {NO_GROUPS!r}, or some of {','.join(DIMENSIONS)}, each once, with commas between")
+    return value
 
-    model_config = ConfigDict(extra="forbid")
+
+class CostQuery(PageQuery):
+    """Query parameters for costs: those of the hours (UTC) that begin at `from` or later, and before `to`."""
 
     to: Timestamp
     from_: Annotated[Timestamp, Field(alias="from")]
-    bucket: Literal["hour"] = "hour"
+    bucket: Bucket = "hour"
+    group_by: Annotated[str, AfterValidator(_group_by)] = ",".join(DIMENSIONS)
+    limit: Annotated[int, Field(ge=1, le=MAX_COSTS)] = MAX_COSTS
+
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """The columns to group by, always in the same order."""
+        names = self.group_by.split(",")
+        return tuple(dimension for dimension in DIMENSIONS if dimension in names)
 
     @field_validator("from_", mode="after")
     @classmethod
@@ -70,13 +123,18 @@ class CostQuery(BaseModel):
 
 
 class Cost(BaseModel):
-    """Costs of one hour in US dollars, by provider, model, environment and user."""
+    """Costs of one bucket in US dollars, of one group.
+
+    Attributes:
+        bucket: start of the hour or day (UTC); of the period, if `bucket` is `total`.
+        provider: absent unless `group_by` names it, as are model, environment and user_id.
+    """
 
     bucket: datetime
-    provider: str
-    model: str
-    environment: str | None
-    user_id: str | None
+    provider: str | None = None
+    model: str | None = None
+    environment: str | None = None
+    user_id: str | None = None
     request_count: int
     total_cost_usd: float | None
     prompt_cost_usd: float | None
@@ -85,9 +143,14 @@ class Cost(BaseModel):
 
 
 class CostList(BaseModel):
-    """Response: costs."""
+    """Response: a page of costs.
+
+    Attributes:
+        next: cursor of the next page; null on the last one.
+    """
 
     items: list[Cost]
+    next: str | None
 
 
 class Check(BaseModel):

@@ -20,9 +20,10 @@ from .contract import (
     Health,
     LogBatch,
     MeasurementBatch,
+    SpanList,
+    SpanQuery,
     Status,
     TraceBatch,
-    TraceList,
     TraceQuery,
 )
 from .problems import ProblemDocument
@@ -101,17 +102,17 @@ def operations(api: Api) -> tuple[Operation, ...]:
             request=LogBatch, response=Accepted, status=201, errors=written,
         ),
         Operation(
-            method="GET", path="/v1/traces", handler=api.list_traces, scope="read", query=TraceQuery,
-            summary="Return traces, newest first", response=TraceList, errors=keyed,
+            method="GET", path="/v1/traces", handler=api.reads.list_traces, scope="read", query=TraceQuery,
+            summary="Return spans, newest first, page by page", response=SpanList, errors=keyed,
         ),
         Operation(
-            method="GET", path="/v1/traces/{trace_id}", handler=api.get_trace, scope="read",
-            summary="Return the spans of one trace, oldest first, up to 1,000",
-            response=TraceList, errors=(*keyed, 404),
+            method="GET", path="/v1/traces/{trace_id}", handler=api.reads.get_trace, scope="read", query=SpanQuery,
+            summary="Return the spans of one trace, oldest first, page by page",
+            response=SpanList, errors=(*keyed, 404),
         ),
         Operation(
-            method="GET", path="/v1/costs", handler=api.get_costs, scope="read", query=CostQuery,
-            summary="Return hourly costs, oldest first, up to 10,000; needs schema version 4",
+            method="GET", path="/v1/costs", handler=api.reads.get_costs, scope="read", query=CostQuery,
+            summary="Return costs by time and group, oldest first, page by page; needs schema version 4",
             response=CostList, errors=keyed,
         ),
         Operation(

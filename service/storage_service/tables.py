@@ -1,15 +1,13 @@
 """The tables that store items, and their SQL. Independent of HTTP."""
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import dict_row
-from psycopg.types.numeric import FloatLoader
 from pydantic import BaseModel
 
 Row = tuple[Any, ...]
@@ -85,26 +83,3 @@ async def _copy_new(cursor: psycopg.AsyncCursor[Any], table: Table, rows: Sequen
     await _copy(cursor, table, incoming, rows)
     insert = "INSERT INTO {table} ({columns}) SELECT {columns} FROM {incoming} ON CONFLICT DO NOTHING"
     await cursor.execute(sql.SQL(insert).format(**names))
-
-
-async def select(
-    connection: psycopg.AsyncConnection[Any],
-    table: Table,
-    *,
-    where: Mapping[str, object],
-    order_by: sql.SQL,
-    limit: int,
-) -> list[dict[str, Any]]:
-    """Return rows whose columns have the given values."""
-    conditions = [sql.SQL("{} = %s").format(sql.Identifier(column)) for column in where]
-    query = sql.SQL("SELECT {columns} FROM {table} {where} ORDER BY {order} LIMIT %s").format(
-        columns=table.column_list,
-        table=table.identifier,
-        where=sql.SQL("WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL(""),
-        order=order_by,
-    )
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        # JSON has only doubles, and a double represents the 12 digits of numeric(12,8) exactly.
-        cursor.adapters.register_loader("numeric", FloatLoader)
-        await cursor.execute(query, [*where.values(), limit])
-        return await cursor.fetchall()

@@ -67,6 +67,37 @@ def test_second_response_comes_from_the_cache(client: httpx.Client, cached: Serv
     assert hits(cached) == before + 1
 
 
+def test_a_page_of_a_trace_is_never_returned_for_another(client: httpx.Client, cached: Service) -> None:
+    trace_id = item()["trace_id"]
+    post(client, *(item(trace_id=trace_id) for _ in range(3)))
+    reader = cached.client()
+
+    def read(**parameters: str) -> tuple[int, str | None]:
+        page = reader.get(f"/v1/traces/{trace_id}", params=parameters).json()
+        return len(page["items"]), page["next"]
+
+    before = hits(cached)
+    two, following = read(limit="2")
+    assert (two, read()) == (2, (3, None))
+    assert following
+    assert (read(limit="2"), read(cursor=following)) == ((2, following), (1, None))
+    assert hits(cached) == before
+    assert read() == (3, None)
+    assert hits(cached) == before + 1
+
+
+def test_the_first_page_of_a_long_trace_is_not_cached(cached: Service) -> None:
+    trace_id = item()["trace_id"]
+    least = {"span_name": "c", "provider": "p", "model": "m"}
+    for _ in range(2):
+        post(cached.client(), *(item(trace_id=trace_id, **least) for _ in range(501)))
+    before = hits(cached)
+    for _ in range(2):
+        page = cached.client().get(f"/v1/traces/{trace_id}").json()
+        assert (len(page["items"]), page["next"] is None) == (1000, False)
+    assert hits(cached) == before
+
+
 def test_cached_response_still_needs_a_valid_key(
     client: httpx.Client, cached: Service, database: StorageDatabase
 ) -> None:
@@ -107,8 +138,9 @@ def test_costs_are_cached(costs: StorageDatabase, valkey: Valkey, start: StartSe
     assert [answer.status_code for answer in answers] == [200, 200]
     assert answers[0].content == answers[1].content
     assert hits(service, "costs") == 1
-    assert client.get("/v1/costs", params={**PERIOD, "to": "2026-08-22T00:00:00Z"}).status_code == 200
-    assert hits(service, "costs") == 1
+    for other in ({"to": "2026-08-22T00:00:00Z"}, {"bucket": "day"}, {"group_by": "model"}, {"limit": "1"}):
+        assert client.get("/v1/costs", params={**PERIOD, **other}).status_code == 200
+        assert hits(service, "costs") == 1
 
 
 def with_cache(database: StorageDatabase, valkey: Valkey, use: Callable[[Cache], Awaitable[None]]) -> None:

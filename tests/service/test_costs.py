@@ -1,13 +1,14 @@
-"""Costs by the hour."""
+"""Costs by time and group."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 
 from service.storage_service import costs as costs_module
-from tests.service.harness import Service, StorageDatabase, running_service
+from tests.service.harness import Service, StorageDatabase, item, post, running_service
 
 DAY = {"from": "2026-11-20T00:00:00Z", "to": "2026-11-21T00:00:00Z"}
 
@@ -68,18 +69,131 @@ def test_period_without_costs_returns_an_empty_list(costs_service: Service) -> N
     assert get_costs(costs_service.client(), **{"from": "2020-01-01T00:00:00Z", "to": "2020-01-02T00:00:00Z"}) == []
 
 
-def test_too_many_costs_are_rejected_not_truncated(costs_service: Service, costs: StorageDatabase) -> None:
+def pages(client: httpx.Client, **parameters: Any) -> Iterator[list[dict[str, Any]]]:
+    """Follow the cursors of costs to the last page."""
+    following: dict[str, Any] = {}
+    while True:
+        answer = client.get("/v1/costs", params={**parameters, **following})
+        assert answer.status_code == 200, answer.text
+        yield answer.json()["items"]
+        following = {"cursor": answer.json()["next"]}
+        if following["cursor"] is None:
+            return
+
+
+def total(costs: list[dict[str, Any]]) -> tuple[int, int, float]:
+    """Requests, tokens and dollars."""
+    cents = sum(round((cost["total_cost_usd"] or 0) * 1e8) for cost in costs)
+    return sum(cost["request_count"] for cost in costs), sum(cost["total_tokens"] or 0 for cost in costs), cents
+
+
+def test_a_day_of_500_users_is_returned_in_pages(costs_service: Service, costs: StorageDatabase) -> None:
     costs.execute(
-        "INSERT INTO cost_analysis_hourly SELECT '2026-10-01T00:00:00Z', 'p', 'm', 'e', n::text, 1, 1, 1, 0, 5"
-        " FROM generate_series(1, %s) n",
-        costs_module.MAX_COSTS + 1,
+        "INSERT INTO cost_analysis_hourly SELECT '2026-10-01T00:00:00Z'::timestamptz + n % 24 * interval '1 hour',"
+        " 'p' || n / 12000 % 2, 'm', nullif('e' || n % 3, 'e0'), nullif('u' || n / 24 % 500, 'u7'), 1, 0.5, 0.2, 0.3, 5"
+        " FROM generate_series(0, 23999) n"
     )
-    period = {"from": "2026-10-01T00:00:00Z", "to": "2026-10-01T01:00:00Z"}
-    answer = costs_service.client().get("/v1/costs", params=period)
+    period = {"from": "2026-10-01T00:00:00Z", "to": "2026-10-02T00:00:00Z"}
+    client = costs_service.client()
+
+    first, second, third = pages(client, **period)  # as a client does that was written for one page
+
+    assert [len(first), len(second), len(third)] == [costs_module.MAX_COSTS, costs_module.MAX_COSTS, 4000]
+    assert total(first + second + third)[:2] == (24000, 120_000)
+    keys = [tuple(str(cost[name]) for name in list(cost)[:5]) for cost in first + second + third]
+    assert len(set(keys)) == 24000
+    assert [key[0] for key in keys] == sorted(key[0] for key in keys)
+    small = [cost for page in pages(client, **period, bucket="day", limit=301) for cost in page]
+    assert small == get_costs(client, **period, bucket="day")
+    assert total(small)[:2] == (24000, 120_000)
+
+
+@pytest.mark.parametrize("groups", ["none", "provider", "model,provider", "user_id", "environment,user_id"])
+@pytest.mark.parametrize("bucket", ["hour", "day", "total"])
+def test_every_grouping_has_the_same_total(
+    costs_service: Service, costs: StorageDatabase, groups: str, bucket: str
+) -> None:
+    if not get_costs(costs_service.client(), **{"from": "2026-09-01T00:00:00Z", "to": "2026-09-04T00:00:00Z"}):
+        costs.execute(
+            "INSERT INTO cost_analysis_hourly SELECT '2026-09-01T06:00:00Z'::timestamptz + n * interval '1 hour',"
+            " 'p' || n % 2, 'm' || n % 3, nullif('e' || n % 4, 'e0'), nullif('u' || n % 5, 'u0'), 2, 0.25, null, 0.25,"
+            " 5 FROM generate_series(0, 59) n"
+        )
+    period = {"from": "2026-09-01T00:00:00Z", "to": "2026-09-03T17:30:00Z"}
+    client = costs_service.client()
+
+    costs_ = get_costs(client, **period, group_by=groups, bucket=bucket)
+
+    assert total(costs_)[:2] == (120, 300)
+    names = [] if groups == "none" else sorted(groups.split(","))
+    assert sorted({"provider", "model", "environment", "user_id"} & set(costs_[0])) == names
+    assert all(cost["prompt_cost_usd"] is None for cost in costs_)
+    keys = [(cost["bucket"], *(cost[name] for name in names)) for cost in costs_]
+    assert len(set(keys)) == len(keys)
+    buckets = {"hour": 60, "day": 3, "total": 1}[bucket]
+    assert len({cost["bucket"] for cost in costs_}) == buckets
+    assert [
+        cost for page in pages(client, **period, group_by=groups, bucket=bucket, limit=3) for cost in page
+    ] == costs_
+
+
+def test_hours_that_the_aggregate_does_not_have_are_computed_from_the_traces(
+    costs_service: Service, costs: StorageDatabase
+) -> None:
+    now = datetime.now(UTC)
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    client = costs_service.client()
+    sent = [hour - timedelta(minutes=150), hour - timedelta(minutes=90), hour - timedelta(minutes=30), hour, now]
+    answer = post(client, *(item(ts=ts.isoformat(), provider="live", total_cost_usd=0.1) for ts in sent))
+    assert answer.status_code == 201, answer.text
+    insert(costs, (hour - timedelta(hours=3)).isoformat(), provider="live", request_count=7, total_cost_usd="0.7")
+
+    def read(to: datetime, **parameters: str) -> list[dict[str, Any]]:
+        period = {"from": (hour - timedelta(hours=5)).isoformat(), "to": to.isoformat(), "group_by": "provider"}
+        return [cost for cost in get_costs(client, **period, **parameters) if cost["provider"] == "live"]
+
+    def requests(costs_: list[dict[str, Any]]) -> dict[int, int]:
+        ago = [(hour - datetime.fromisoformat(cost["bucket"])) // timedelta(hours=1) for cost in costs_]
+        return dict(zip(ago, (cost["request_count"] for cost in costs_), strict=True))
+
+    assert requests(read(now)) == {3: 7, 2: 1, 1: 1, 0: 2}
+    assert requests(read(hour)) == {3: 7, 2: 1, 1: 1}
+    (everything,) = read(now, bucket="total")
+    assert (everything["request_count"], everything["total_cost_usd"]) == (11, 1.1)
+    insert(costs, hour.isoformat(), provider="live", request_count=1)  # a part of this hour, refreshed by hand
+    assert requests(read(now))[0] == 2
+    costs.execute("DELETE FROM cost_analysis_hourly WHERE provider = 'live'")
+
+
+@pytest.mark.parametrize(
+    "groups", ["", "users", "provider,provider", "provider,none", "provider, model", "provider;model"]
+)
+def test_unknown_group_is_refused_with_the_known_ones(costs_service: Service, groups: str) -> None:
+    answer = costs_service.client().get("/v1/costs", params={**DAY, "group_by": groups})
     assert answer.status_code == 400
-    assert answer.json()["errors"][0]["field"] == "to"
-    costs.execute("DELETE FROM cost_analysis_hourly WHERE user_id = '1'")
-    assert len(get_costs(costs_service.client(), **period)) == costs_module.MAX_COSTS
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "group_by"
+    assert "provider,model,environment,user_id" in error["reason"]
+
+
+def test_cursor_of_other_costs_is_refused(costs_service: Service, costs: StorageDatabase) -> None:
+    insert(costs, "2026-08-20T00:00:00Z")
+    insert(costs, "2026-08-20T01:00:00Z")
+    client = costs_service.client()
+    period = {"from": "2026-08-20T00:00:00Z", "to": "2026-08-21T00:00:00Z"}
+    cursor = client.get("/v1/costs", params={**period, "limit": 1}).json()["next"]
+    for change in ({"group_by": "model"}, {"bucket": "day"}, {"to": "2026-08-22T00:00:00Z"}):
+        answer = client.get("/v1/costs", params={**period, "cursor": cursor, **change})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "cursor")
+        assert "without 'cursor'" in answer.json()["detail"]
+
+
+def test_the_longest_period_is_answered(costs_service: Service) -> None:
+    ends = {"from": "0001-01-01T00:00:00Z", "to": "9999-12-31T23:59:59Z"}
+    everything = get_costs(costs_service.client(), **ends, bucket="total", group_by="none")
+    assert len(everything) == 1
+    by_hour = get_costs(costs_service.client(), **ends, bucket="hour", group_by="none")
+    assert total(by_hour) == total(everything)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +204,8 @@ def test_too_many_costs_are_rejected_not_truncated(costs_service: Service, costs
         ({"to": "2026-11-20"}, "to"),
         ({"to": "2026-11-19T00:00:00Z"}, "from"),
         ({"to": DAY["from"]}, "from"),
-        ({"bucket": "day"}, "bucket"),
+        ({"bucket": "week"}, "bucket"),
+        ({"limit": "10001"}, "limit"),
         ({"user": "x"}, "user"),
     ],
 )

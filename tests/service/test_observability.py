@@ -130,7 +130,7 @@ def test_openapi_document_is_complete(service: Service) -> None:
     assert post_traces["security"] == [{"key": []}]
     assert {"201", "400", "401", "403", "413", "429", "503"} <= set(post_traces["responses"])
     assert [parameter["name"] for parameter in document["paths"]["/v1/traces"]["get"]["parameters"]] == [
-        *("provider", "model", "limit")
+        *("cursor", "provider", "model", "limit")
     ]
 
 

@@ -55,7 +55,7 @@ def as_stored(sent: dict[str, Any]) -> dict[str, Any]:
     """Return the stored form of an item: with defaults, and the time as the service formats it."""
     defaults = {name: field.default for name, field in Trace.model_fields.items() if not field.is_required()}
     ts = datetime.fromisoformat(sent["ts"]).astimezone(UTC)
-    return {**defaults, **sent, "ts": ts}
+    return {**defaults, **sent, "ts": ts, "duplicate": False}
 
 
 def with_time(stored: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,130 @@
+"""The HTTP handlers of reads: spans and costs, page by page."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from . import cursors
+from .auth import Scope
+from .cache import Cache
+from .contract import CostQuery, SpanQuery, TraceQuery
+from .costs import SCHEMA_VERSION, Grouping, select_costs, whole_hours
+from .database import Database
+from .fields import Identifier
+from .metrics import Metrics
+from .problems import FieldError, InvalidRequest, NotFound, Unavailable
+from .responses import json_response, page_response, parameters
+from .spans import NEWEST_FIRST, OF_TRACE, Order, duplicates_of_page, duplicates_of_trace, select_page
+
+_TRACE_ID: TypeAdapter[str] = TypeAdapter(Identifier)
+
+
+class Reads:
+    """The handlers of reads.
+
+    Args:
+        database: connections.
+        cache: of responses.
+        metrics: of the queries.
+        authorize: raises a problem unless the request's key has the scope.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        cache: Cache,
+        metrics: Metrics,
+        authorize: Callable[[Request, Scope], Awaitable[object]],
+    ) -> None:
+        self._database = database
+        self._cache = cache
+        self._metrics = metrics
+        self._authorize = authorize
+
+    async def get_trace(self, request: Request) -> Response:
+        """Return the spans of one trace, oldest first."""
+        await self._authorize(request, "read")
+        trace_id = _trace_id(request)
+        query = parameters(request, SpanQuery)
+        # The cache has complete traces only, so a page of one is never returned for another.
+        whole = query == SpanQuery()
+        cached = await self._cache.get("trace", trace_id) if whole else None
+        if cached:
+            return Response(cached, media_type="application/json")
+        of = ("spans", trace_id)
+        after = _position(query.cursor, of, OF_TRACE)
+        with self._metrics.query_duration.labels("trace").time():
+            async with self._database.connection() as connection:
+                page = await select_page(
+                    connection, where={"trace_id": trace_id}, order=OF_TRACE, limit=query.limit, after=after
+                )
+                duplicates = await duplicates_of_trace(connection, trace_id)
+        if not page.items and after is None:
+            raise NotFound(f"trace {trace_id!r} is not stored")
+        following = _next(page.position, of)
+        response = page_response(page.body(duplicates), next=following, duplicates=duplicates.count)
+        if whole and following is None and cached is None:
+            await self._cache.put("trace", trace_id, bytes(response.body))
+        return response
+
+    async def list_traces(self, request: Request) -> Response:
+        """Return spans, newest first."""
+        await self._authorize(request, "read")
+        query = parameters(request, TraceQuery)
+        where = query.model_dump(include={"provider", "model"}, exclude_none=True)
+        of = ("traces", query.provider, query.model)
+        after = _position(query.cursor, of, NEWEST_FIRST)
+        with self._metrics.query_duration.labels("traces").time():
+            async with self._database.connection() as connection:
+                page = await select_page(connection, where=where, order=NEWEST_FIRST, limit=query.limit, after=after)
+                duplicates = await duplicates_of_page(connection, page)
+        following = _next(page.position, of)
+        return page_response(page.body(duplicates), next=following, duplicates=duplicates.count)
+
+    async def get_costs(self, request: Request) -> Response:
+        """Return costs by time and group, oldest first."""
+        await self._authorize(request, "read")
+        query = parameters(request, CostQuery)
+        version = self._database.condition.schema_version
+        if version is not None and version < SCHEMA_VERSION:
+            raise Unavailable(f"costs need schema version {SCHEMA_VERSION}, and the database is at {version}")
+        start, end = whole_hours(query.from_, query.to)
+        grouping = Grouping(bucket=query.bucket, dimensions=query.dimensions)
+        of = ("costs", start, end, grouping.bucket, grouping.dimensions)
+        after = cursors.decode(query.cursor, of=of, parse=grouping.parse) if query.cursor is not None else None
+        # A page of its own for each set of parameters, the cursor and the limit included.
+        name = hashlib.sha256(repr((of, query.limit, query.cursor)).encode()).hexdigest()
+        if cached := await self._cache.get("costs", name):
+            return Response(cached, media_type="application/json")
+        with self._metrics.query_duration.labels("costs").time():
+            async with self._database.connection() as connection:
+                costs, more = await select_costs(
+                    connection, start=start, end=end, grouping=grouping, limit=query.limit, after=after
+                )
+        following = cursors.encode(grouping.position(costs[-1]), of=of) if more else None
+        response = json_response({"items": costs, "next": following})
+        await self._cache.put("costs", name, bytes(response.body))
+        return response
+
+
+def _trace_id(request: Request) -> str:
+    try:
+        return _TRACE_ID.validate_python(request.path_params["trace_id"])
+    except ValidationError as error:
+        raise InvalidRequest([FieldError(field="trace_id", reason=error.errors()[0]["msg"])]) from None
+
+
+def _position(cursor: str | None, of: tuple[object, ...], order: Order) -> tuple[Any, ...] | None:
+    return None if cursor is None else cursors.decode(cursor, of=of, parse=order.parse)
+
+
+def _next(position: tuple[Any, ...] | None, of: tuple[object, ...]) -> str | None:
+    if position is None:
+        return None
+    ts, *others = position
+    return cursors.encode([ts.isoformat(), *others], of=of)
