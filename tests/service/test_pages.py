@@ -75,7 +75,7 @@ def test_page_of_long_texts_ends_before_its_limit_and_is_continued(
     insert(database, 60, trace="'long'", text=long)
 
     for path in ("/v1/traces/long", "/v1/traces"):
-        parameters = {} if path.endswith("long") else {"limit": 50, "provider": "paged"}
+        parameters: dict[str, str | int] = {} if path.endswith("long") else {"limit": 50, "provider": "paged"}
         first = client.get(path, params=parameters)
         assert 30 < len(first.json()["items"]) < 50
         assert len(first.content) <= MAX_PAGE_BYTES + 1000
