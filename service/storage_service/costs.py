@@ -24,6 +24,7 @@ MAX_COSTS = 10_000  # rows of one page, about 3 MB
 Bucket = Literal["hour", "day", "total"]
 Dimension = Literal["provider", "model", "environment", "user_id"]
 DIMENSIONS: tuple[Dimension, ...] = ("provider", "model", "environment", "user_id")
+_NULLABLE = frozenset({"environment", "user_id"})
 Connection = psycopg.AsyncConnection[Any]
 Position = tuple[Any, ...]
 
@@ -85,19 +86,19 @@ class Grouping:
         Raises:
             ValueError: the values are not of this grouping.
         """
-        if len(values) != 1 + len(self.dimensions):
+        named = dict(zip(("bucket", *self.dimensions), values, strict=True))
+        if any(value is None and name not in _NULLABLE for name, value in named.items()):
             raise ValueError("not a position")
         return (parse_time(values[0]), *values[1:])
 
     def query(self, after: Position | None) -> sql.Composed:
         """Return the query of a page; its parameters are named, those of `after` by their column."""
         dimensions = [sql.Identifier(dimension) for dimension in self.dimensions]
-        # Null comes last, and a comparison of rows needs values.
         terms: list[sql.Composable] = [sql.Identifier("bucket")]
         values: list[sql.Composable] = [sql.SQL("%(after_bucket)s::timestamptz")]
         for dimension in self.dimensions:
-            terms += _nulls_last(sql.Identifier(dimension))
-            values += _nulls_last(sql.SQL("{}::text").format(sql.Placeholder(f"after_{dimension}")))
+            terms += _ordered(dimension, sql.Identifier(dimension))
+            values += _ordered(dimension, sql.SQL("{}::text").format(sql.Placeholder(f"after_{dimension}")))
         order = sql.SQL(", ").join(terms)
         return sql.SQL(_QUERY).format(
             columns=sql.SQL(", ").join([sql.SQL("{} AS bucket").format(_BUCKETS[self.bucket]), *dimensions]),
@@ -120,7 +121,10 @@ class Grouping:
             start, days = stop, days * 2
 
 
-def _nulls_last(term: sql.Composable) -> list[sql.Composable]:
+def _ordered(dimension: Dimension, term: sql.Composable) -> list[sql.Composable]:
+    """Return terms that are never null, because a comparison of rows needs values; null comes last."""
+    if dimension not in _NULLABLE:
+        return [term]
     return [sql.SQL("{} IS NULL").format(term), sql.SQL("coalesce({}, '')").format(term)]
 
 

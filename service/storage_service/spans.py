@@ -34,10 +34,13 @@ class Order:
     Attributes:
         columns: the time first; together they identify a span among those that are listed.
         newest_first: the direction of all of them.
+        sorted_rows: the rows that match are few, so they are found first and then sorted. Otherwise PostgreSQL may read
+            the whole table in the order of time to find them.
     """
 
     columns: tuple[str, ...]
     newest_first: bool
+    sorted_rows: bool = False
 
     @property
     def order_by(self) -> sql.Composed:
@@ -65,7 +68,7 @@ class Order:
 
 
 NEWEST_FIRST = Order(columns=("ts", "trace_id", "span_id"), newest_first=True)
-OF_TRACE = Order(columns=("ts", "span_id"), newest_first=False)
+OF_TRACE = Order(columns=("ts", "span_id"), newest_first=False, sorted_rows=True)
 
 
 @dataclass(kw_only=True)
@@ -128,11 +131,15 @@ async def select_page(
     if after:
         conditions.append(order.after)
         parameters += [after[0], *after]
-    query = sql.SQL("SELECT {columns} FROM {table} {where} ORDER BY {order} LIMIT %s").format(
+    # OFFSET 0 separates finding the rows from sorting them.
+    template = "(SELECT {columns} FROM {table} {where} OFFSET 0)" if order.sorted_rows else "{table} {where}"
+    source = sql.SQL(template).format(
         columns=TRACES.column_list,
         table=TRACES.identifier,
         where=sql.SQL("WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL(""),
-        order=order.order_by,
+    )
+    query = sql.SQL("SELECT {columns} FROM {source} ORDER BY {order} LIMIT %s").format(
+        columns=TRACES.column_list, source=source, order=order.order_by
     )
     async with connection.cursor(row_factory=dict_row) as cursor:
         # JSON has only doubles, and a double represents the 12 digits of numeric(12,8) exactly.

@@ -139,6 +139,23 @@ def test_a_span_sent_with_another_time_is_marked_as_a_duplicate(
     assert (len(marks), listed["duplicates"]) == (5, 1)
 
 
+def test_pages_of_a_long_trace_do_not_read_the_other_traces(client: httpx.Client, database: StorageDatabase) -> None:
+    earlier = SPANS.replace("now()", "now() - interval '10 days'")
+    database.execute(earlier.format(trace="'before' || n", model="'m'", text="'x'", count=60_000))
+    insert(database, 5000, trace="'among-others'")
+    database.execute("ANALYZE llm_traces")
+    database.execute("SELECT pg_stat_statements_reset()")
+    first = client.get("/v1/traces/among-others", params={"limit": 10}).json()
+    client.get("/v1/traces/among-others", params={"limit": 10, "cursor": first["next"]})
+    blocks = "SELECT query, (shared_blks_hit + shared_blks_read) / calls FROM pg_stat_statements"
+    reads = {query: count for query, count in database.execute(blocks) if 'ORDER BY "ts", "span_id"' in query}
+    assert len(reads) == 2
+    others = (
+        "SELECT sum(pg_relation_size(c::regclass)) / 8192 FROM show_chunks('llm_traces', now() - interval '9 days') c"
+    )
+    assert max(reads.values()) < database.execute(others)[0][0], reads
+
+
 def test_reads_of_a_page_use_the_index_of_their_order(client: httpx.Client, database: StorageDatabase) -> None:
     insert(database, 20_000, trace="'t' || n", model="'m' || n % 7")
     database.execute("ANALYZE llm_traces")
