@@ -6,6 +6,7 @@ import hashlib
 import pytest
 
 from service.storage_service import cursors
+from service.storage_service.costs import Grouping
 from service.storage_service.problems import InvalidRequest
 from service.storage_service.spans import NEWEST_FIRST, OF_TRACE
 
@@ -76,6 +77,14 @@ def test_a_forged_position_is_refused(values: list[str | None]) -> None:
             continue
         with pytest.raises(InvalidRequest, match="has no position in this list"):
             cursors.decode(cursors.encode(values, of=OF), of=OF, parse=order.parse)
+
+
+@pytest.mark.parametrize("values", [[TS], [TS, None, "u"], [None, "p", "u"], [TS, "p", "u", "more"]])
+def test_a_forged_position_of_costs_is_refused(values: list[str | None]) -> None:
+    grouping = Grouping(bucket="hour", dimensions=("provider", "user_id"))
+    assert grouping.parse([TS, "p", None])[1:] == ("p", None)
+    with pytest.raises(InvalidRequest, match="has no position in this list"):
+        cursors.decode(cursors.encode(values, of=OF), of=OF, parse=grouping.parse)
 
 
 def test_bytes_that_are_no_text_are_refused() -> None:
