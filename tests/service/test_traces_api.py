@@ -177,8 +177,8 @@ def test_compressed_body_is_stored(client: httpx.Client, database: StorageDataba
     ("encoding", "body"),
     [
         ("gzip", b'{"items": []}'),
-        ("gzip", gzip.compress(b'{"items": []}')[:-1]),
-        ("gzip", gzip.compress(b'{"items": []}') * 2),
+        ("gzip", gzip.compress(b'{"items": []}', mtime=0)[:-1]),
+        ("gzip", gzip.compress(b'{"items": []}', mtime=0) * 2),
         ("gzip", b""),
         ("zstd", b'{"items": []}'),
         ("zstd", zstandard.compress(b'{"items": []}')[:-3]),
