@@ -54,9 +54,7 @@ def find_drift(
     wrong |= {path: drift for path in directories if (drift := _wrong_directory(files.host_path(path), path))}
     elsewhere = tuple(path for path, drift in wrong.items() if drift.problem == LINK)
     reachable = {path: text for path, text in declared.items() if not any(_below(path, each) for each in elsewhere)}
-    wrong |= {
-        path: drift for path, text in reachable.items() if (drift := _wrong_file(files.host_path(path), path, text))
-    }
+    wrong |= {path: drift for path, text in reachable.items() if (drift := _wrong_file(files, path, text))}
     return (*wrong.values(), *(drift for directory in whole for drift in extra_files(files, declared, directory)))
 
 
@@ -103,11 +101,13 @@ def _wrong_directory(directory: Path, path: str) -> Drift | None:
     return None
 
 
-def _wrong_file(file: Path, path: str, content: str | None) -> Drift | None:
+def _wrong_file(files: SandboxFiles, path: str, content: str | None) -> Drift | None:
+    file, problem = files.host_path(path), None
     try:
-        mode = file.lstat().st_mode
-        problem = None if stat.S_ISREG(mode) else LINK if stat.S_ISLNK(mode) else NO_FILE
-        if problem is None and content is not None and _digest(file.read_bytes()) != _digest(content.encode()):
+        status = file.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            problem = LINK if stat.S_ISLNK(status.st_mode) else NO_FILE
+        elif content is not None and _digest(file.read_bytes()) != _digest(content.encode()):
             problem = CHANGED
     except (FileNotFoundError, NotADirectoryError):
         problem = MISSING
@@ -115,7 +115,11 @@ def _wrong_file(file: Path, path: str, content: str | None) -> Drift | None:
         problem = "cannot be read"
     if problem:
         return Drift(path=path, problem=problem)
-    return None if stat.S_IMODE(mode) == PRIVATE else Drift(path=path, problem=_mode(mode, PRIVATE), content=False)
+    if (owner := files.owner_of(path)) and not owner.owns(status):
+        return Drift(path=path, problem=f"belongs to the user {status.st_uid}, not {owner.uid}")
+    if stat.S_IMODE(status.st_mode) != PRIVATE:
+        return Drift(path=path, problem=_mode(status.st_mode, PRIVATE), content=False)
+    return None
 
 
 def _digest(data: bytes) -> bytes:

@@ -52,7 +52,14 @@ class SandboxFiles:
             path = directory / PurePosixPath(inside).name
             if path.is_dir() and not path.is_symlink():
                 remove(path)  # a rename does not replace a directory
-            return write_file(path, content, mode=mode, owner=self._owners(directory=False)(_relative(inside)))
+            owner = self.owner_of(inside)
+            if owner and path.is_file() and not owner.owns(path.lstat()):
+                remove(path)  # otherwise a file with this content would keep its owner
+            return write_file(path, content, mode=mode, owner=owner)
+
+    def owner_of(self, inside: str) -> Owner | None:
+        """Return the owner of a file below /srv; None: the calling user."""
+        return self._owners(directory=False)(_relative(inside))
 
     def remove_file(self, inside: str) -> None:
         """Remove a file or a directory below /srv, if it exists; a link itself, not what it points to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -164,6 +165,18 @@ def test_another_mode_is_found_and_repaired(daemon: Daemon, inside: str, mode: i
     assert daemon.differs()
     daemon.repair()
     assert not daemon.differs()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_another_owner_is_found_and_repaired_with_a_reload(daemon: Daemon) -> None:
+    """As after an editor of root: the daemon cannot read the file."""
+    owner = daemon.path(SECRET).stat().st_uid
+    os.chown(daemon.path(SECRET), 0, 0)
+    assert daemon.refreshed() == {SECRET: f"belongs to the user 0, not {owner}"}
+    assert daemon.differs()
+    daemon.repair()
+    assert not daemon.differs()
+    assert daemon.path(SECRET).stat().st_uid == owner
 
 
 def test_an_extra_file_of_a_directory_that_is_read_as_a_whole_is_removed(daemon: Daemon) -> None:
