@@ -24,6 +24,8 @@ from tests.stack.conftest import a_checkout
 from tests.support.checkout import UP_TIMEOUT_S, Checkout, free_ports
 
 EMBEDDED = ("--engine", "embedded")
+# A path with characters that shells, URLs and connection strings read, so deep that its sockets exceed 107 bytes.
+ODD = 'it\'s a 100% "survivor" #1? é ' + "deep" * 30
 POSTMASTER = b"/usr/lib/postgresql/17/bin/postgres "  # its children have titles of their own
 
 
@@ -48,7 +50,7 @@ def traces(checkout: Checkout) -> int:
 
 @pytest.fixture(scope="module")
 def survivor_checkout(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Checkout]:
-    with a_checkout(tmp_path_factory.mktemp('it\'s a 100% "survivor" #1? é'), rootfs) as checkout:
+    with a_checkout(tmp_path_factory.mktemp(ODD), rootfs) as checkout:
         yield checkout
 
 
