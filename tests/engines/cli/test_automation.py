@@ -35,7 +35,7 @@ except EngineError as error:
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    made = Lab(tmp_path, config=CONFIG)
+    made = Lab(tmp_path / "it's 100% #1?", config=CONFIG)  # a path that a URL reads in another way
     monkeypatch.setenv("ENGINE_LAB", str(made.home))
     made.prepare()
     return made

@@ -18,6 +18,7 @@ import psutil
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from observatory.engines import embedded as engine
+from observatory.engines.cli.automation import backend_url
 from observatory.engines.embedded import DiagnosticEvent, EngineError, Event, Result, StackOptions
 
 STACK = "dev"
@@ -95,7 +96,7 @@ class Lab:
         return {
             **os.environ,
             "ENGINE_LAB": str(self.home),
-            "PULUMI_BACKEND_URL": f"file://{self.backend}",
+            "PULUMI_BACKEND_URL": backend_url(self.backend),
             "PULUMI_CONFIG_PASSPHRASE": "correct horse",
             "PULUMI_FALLBACK_TO_STATE_SECRETS_MANAGER": "true",
             "PULUMI_SKIP_UPDATE_CHECK": "true",
