@@ -39,6 +39,10 @@ _REMEDY = """Remedies:
 - inside Docker: run the container with --security-opt seccomp=unconfined --security-opt apparmor=unconfined
   --cap-add SYS_ADMIN
 - or run the command as root"""
+_REMEDY_OF_ROOT = """Remedies:
+- inside Docker: run the container with --security-opt seccomp=unconfined --security-opt apparmor=unconfined
+  --cap-add SYS_ADMIN
+- or run the command as an ordinary user, where user namespaces are allowed"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +135,7 @@ def _working(rootfs: Path, way: Entry) -> Entry:
     if refusal is None:
         return way
     if way.owner:
-        raise SandboxUnavailable(f"cannot make a sandbox: root may not mount here ({refusal}).\n{_REMEDY}")
+        raise SandboxUnavailable(f"cannot make a sandbox: root may not mount here ({refusal}).\n{_REMEDY_OF_ROOT}")
     raise SandboxUnavailable(f"cannot make a sandbox: user namespaces are refused ({refusal}).\n{_REMEDY}")
 
 
