@@ -61,7 +61,7 @@ def prove_kills(rounds: int, share: int) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="observatory-proof-") as directory:
         for edition, server in _servers():
             one_by_one = write_one_by_one(Path(directory) / edition, edition)
-            for name, files in (("001-007", SHIPPED), ("transaction: false", one_by_one)):
+            for name, files in (("001-008", SHIPPED), ("transaction: false", one_by_one)):
                 failures, tried = kill_everywhere(server, files, rounds=rounds, share=share)
                 cases[f"{name}, {edition}"] += tried
                 outcome.failures += [f"{name}, {edition}: {failure}" for failure in failures]
@@ -145,7 +145,7 @@ def deploy_at_once(server: PostgresServer) -> str:
         for process in started:
             process.join(DEADLINE_S)
         applied = sorted(results.get() for _ in started if not results.empty())
-    expected = [0] * (DEPLOYERS - 1) + [7]
+    expected = [0] * (DEPLOYERS - 1) + [8]
     return "" if applied == expected else f"numbers of files applied: {applied}"
 
 

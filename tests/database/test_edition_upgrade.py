@@ -123,12 +123,12 @@ def test_an_apache_database_is_upgraded_to_the_community_edition_with_its_histor
     changed, again = upgrade(), upgrade()
     schedule_jobs(owner)
 
-    assert (changed.applied, changed.backup_label, changed.version) == (planned.migrations, "backup-2", 7)
+    assert (changed.applied, changed.backup_label, changed.version) == (planned.migrations, "backup-2", 8)
     assert (again.applied, again.backup_label, len(backup.labels)) == ((), None, 2)
     assert plan_upgrade(owner, migrations=SHIPPED, backup=backup).migrations == ()
     upgraded = verify(owner, migrations=SHIPPED)
     assert {str(check) for check in upgraded.problems if check.verdict == "failed"} == set()
-    assert (upgraded.edition, upgraded.version) == ("community", 7)
+    assert (upgraded.edition, upgraded.version) == ("community", 8)
     assert edition_gaps(owner) == ()
     moved = {entry.name: entry.backup_label for entry in status(owner).applied if entry.variant == "community"}
     assert moved == dict.fromkeys(planned.migrations, "backup-2")

@@ -105,7 +105,7 @@ def test_the_shipped_migrations_rehearse_on_a_throwaway_server_that_is_removed(c
 
     planned = plan(conninfo, migrations=SHIPPED, throwaway=noted)
 
-    assert (planned.rehearsal, len(planned.pending)) == ("passed", 7)
+    assert (planned.rehearsal, len(planned.pending)) == ("passed", 8)
     transactions = [each for each in planned.pending if each.transactional]
     assert [each.name for each in planned.pending if each not in transactions] == ["007_text_limits_and_read_indexes"]
     assert all(statement.observed for each in transactions for statement in each.statements)

@@ -65,7 +65,7 @@ def test_manifest_describes_the_artifact(artifact: BuiltArtifact) -> None:
         "file": artifact.path.name,
         "sha256": hashlib.sha256(artifact.path.read_bytes()).hexdigest(),
         "schema_min": 3,
-        "schema_max": 7,
+        "schema_max": 8,
         "python": "3.13",
         "platform": f"linux-{machine}",
     }

@@ -162,13 +162,13 @@ def test_newer_schema_is_supported_until_a_contract_migration(
     with storage_database(postgres, tmp_path) as database:
         source = f"-- Something later.\n{header}\nSELECT 1;\n"
         newest = "WHERE version = (SELECT max(version) FROM observatory.schema_migrations)"
-        database.execute(f"UPDATE observatory.schema_migrations SET version = 8, source = %s {newest}", source)
+        database.execute(f"UPDATE observatory.schema_migrations SET version = 9, source = %s {newest}", source)
         service = start(database, wait=False)
         service.wait_until_live()
         client = service.client()
         until(lambda: ready(client) == status, "the readiness for this schema")
         if status != 200:
-            assert "migration 8 is a contract migration" in client.get("/health").text
+            assert "migration 9 is a contract migration" in client.get("/health").text
         service.close()
 
 

@@ -37,7 +37,7 @@ def test_check_prints_the_release_without_listening(database: StorageDatabase) -
         taken.listen()
         ended = run_to_end(environment(database, taken.getsockname()[1], {}), "--check")
     assert (ended.returncode, ended.stderr) == (0, "")
-    said = {"name": "storage-service", "version": "v0.0.0-dev", "schema_min": 3, "schema_max": 7}
+    said = {"name": "storage-service", "version": "v0.0.0-dev", "schema_min": 3, "schema_max": 8}
     assert json.loads(ended.stdout) == said
 
 

@@ -40,7 +40,7 @@ from tests.support.delivery import (
 from tests.support.imports import HEAVY, run_watched
 from tests.support.releases import variant
 
-LAST_MIGRATION = "007_text_limits_and_read_indexes.sql"  # which the stack is without, until a release brings it
+LAST_MIGRATION = "008_quiet_refresh"  # which the stack is without, until a release brings it
 CANARY = 25  # percent
 
 
@@ -48,7 +48,8 @@ CANARY = 25  # percent
 def own(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Checkout]:
     """A stack with several versions in its store, and without the last migration."""
     with a_checkout(tmp_path_factory.mktemp("delivery"), rootfs) as checkout:
-        (checkout.root / "migrations" / LAST_MIGRATION).unlink()
+        for file in (checkout.root / "migrations").glob(f"{LAST_MIGRATION}.*"):
+            file.unlink()
         bring_up_with_versions(checkout)
         yield checkout
 
@@ -260,10 +261,11 @@ def test_outside_the_windows_a_version_is_refused(own: Checkout) -> None:
 
 
 def test_the_release_workflow_deploys_a_version_with_its_migrations(own: Checkout) -> None:
-    shutil.copy(SOURCE / "migrations" / LAST_MIGRATION, own.root / "migrations")
+    for file in (SOURCE / "migrations").glob(f"{LAST_MIGRATION}.*"):
+        shutil.copy(file, own.root / "migrations")
     with Load(own) as load:
         done = released(own, "v0.12.0")
-        assert (done["applied"], done["rollout"]["deployment"]["status"]) == ([Path(LAST_MIGRATION).stem], "promoted")
+        assert (done["applied"], done["rollout"]["deployment"]["status"]) == ([LAST_MIGRATION], "promoted")
         assert done["backup_label"]
         assert done["rollout"]["deployment"]["tests"] == "passed"
         time.sleep(1)

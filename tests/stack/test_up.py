@@ -127,9 +127,11 @@ def test_the_database_is_what_was_promised(stack: Checkout) -> None:
         assert one(connection, "SHOW password_encryption") == "scram-sha-256"
         assert one(connection, "SHOW server_version_num").startswith("17")
         assert one(connection, "SELECT count(*) FROM pg_extension WHERE extname = 'pg_stat_statements'") == 1
-        assert one(connection, "SELECT max(version) FROM observatory.schema_migrations") == 7
+        assert one(connection, "SELECT max(version) FROM observatory.schema_migrations") == 8
         assert one(connection, "SELECT count(*) FROM timescaledb_information.hypertables") == 8
         assert one(connection, "SELECT count(*) FROM cron.job WHERE username = 'migrator' AND active") == 14
+        assert one(connection, "SELECT count(*) FROM cron.job_run_details") == 0  # each would be WAL
+        assert one(connection, "SELECT seqcache FROM pg_sequence WHERE seqrelid = 'cron.runid_seq'::regclass") == 10_000
 
 
 @pytest.mark.parametrize("user", ["postgres", "migrator"])

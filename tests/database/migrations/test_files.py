@@ -50,6 +50,7 @@ def test_the_shipped_migrations_load_for_both_editions() -> None:
             *("001_initial_schema", "002_add_hypertables", "003_create_indexes"),
             *("004_continuous_aggregates", "005_retention_policies", "006_supporting_tables"),
             "007_text_limits_and_read_indexes",
+            "008_quiet_refresh",
         ]
 
 

@@ -79,7 +79,7 @@ def test_the_service_may_not_change_any_object(postgres: PostgresServer, names: 
     with as_login(postgres, names) as connection:
         connection.execute("INSERT INTO llm_logs (ts, log_level, message) VALUES (now(), 'INFO', 'x')")
         assert one(connection, "SELECT count(*) FROM llm_logs") == (1,)
-        assert one(connection, "SELECT max(version) FROM observatory.schema_migrations") == (7,)
+        assert one(connection, "SELECT max(version) FROM observatory.schema_migrations") == (8,)
         connection.execute("CREATE TEMPORARY TABLE batch (LIKE llm_traces)")
         used = "UPDATE api_keys SET last_used_at = now() WHERE id IN (SELECT id FROM api_keys FOR NO KEY UPDATE)"
         connection.execute(used.encode())

@@ -321,6 +321,24 @@ def test_a_refresh_without_traces_only_records_itself(connection: Connection, na
     assert policy["refreshed_until"] <= now(connection) - policy["refresh_to"]
 
 
+@pytest.mark.parametrize("name", AGGREGATES)
+def test_a_refresh_without_new_traces_writes_nothing(connection: Connection, name: str) -> None:
+    """No transaction id is assigned, so nothing reaches the WAL; after a day the refresh records itself."""
+    insert(connection, trace(now(connection) - 8 * DAY), trace(now(connection)))
+    refresh(connection, name)
+    with connection.transaction():
+        refresh(connection, name)
+        assigned = connection.execute("SELECT pg_current_xact_id_if_assigned() AS id").fetchone()
+    assert assigned == {"id": None}
+
+    connection.execute("UPDATE observatory.aggregates SET refreshed_at = refreshed_at - INTERVAL '25 hours'")
+    refresh(connection, name)
+    recorded = connection.execute(
+        "SELECT now() - refreshed_at AS age FROM observatory.aggregates WHERE name = %s", [name]
+    )
+    assert all(row["age"] < HOUR for row in recorded)
+
+
 def test_concurrent_refreshes_write_each_row_once(connection: Connection, conninfo: str) -> None:
     traces = random_traces(100)
 
