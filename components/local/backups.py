@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
+from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from components.dynamic import without_provider
@@ -119,13 +119,19 @@ class StanzaProvider(ResourceProvider):
         return CreateResult(id_="observatory", outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Replace the stanza when the home changes."""
+        """Report a change when the repository is gone, and replace the stanza when the home changes."""
         replaces = ["home"] if _olds["home"] != _news["home"] else []
-        return DiffResult(changes=bool(replaces), replaces=replaces)
+        return DiffResult(changes=bool(replaces) or not repository_exists(sandbox_of(_news)), replaces=replaces)
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Create a new repository with a full backup, after the operator has moved the old one away."""
+        _make_stanza(sandbox_of(_news))
+        return UpdateResult(outs=without_provider(_news))
 
 
 @_after_others
 def _make_stanza(sandbox: Sandbox) -> None:
+    sandbox.make_directory(repository(Paths()))
     create_stanza(sandbox)
     if not list_backups(sandbox):
         made = create_backup(sandbox, BackupType.FULL, timeout=FIRST_BACKUP_SECONDS)

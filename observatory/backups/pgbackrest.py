@@ -29,17 +29,12 @@ from observatory.nodes.programs.backup_repository import (
 )
 from observatory.runtime import RuntimeFault, Sandbox
 
+OTHER_DATABASE = (28, 51)  # pgBackRest's exit statuses when the repository and the database have other identifiers
+UNREADABLE = (29, 95)  # those of a file with another format, and of one that was encrypted with another passphrase
 LOCKED = 50  # pgBackRest's exit status when another process holds the stanza's lock (src/build/error/error.yaml)
 QUERY_TIMEOUT_S = 60  # of commands that copy no data
 LAST_LINES = 10
-# In the output of a pgBackRest that reads a repository with another passphrase, or damaged files.
-UNREADABLE = (
-    "CryptoError",
-    "FormatError",
-    "key/value found outside of section",
-    "cipher header",
-    "unable to load info",
-)
+GIVE_UP = "move {place} away and run `observatory up`, which makes a new repository with a full backup."
 
 
 class BackupError(RuntimeFault):
@@ -58,6 +53,10 @@ class BackupDamagedError(BackupError):
 
 class RepositoryUnreadableError(BackupError):
     """pgBackRest cannot read the repository; nothing was changed."""
+
+
+class OtherDatabaseError(BackupError):
+    """The repository has the backups of another database; nothing was changed."""
 
 
 class BackupType(StrEnum):
@@ -169,8 +168,7 @@ def unreadable(sandbox: Sandbox, reason: str) -> RepositoryUnreadableError:
     return RepositoryUnreadableError(
         f"the backup repository {place} cannot be read: {reason}",
         remedy="Another passphrase may have encrypted it, or its files are damaged. Restore them or the passphrase "
-        f"({sandbox.host_path(cipher_file(Paths()))}). Or give these backups up: move {place} away and run "
-        "`observatory up`, which makes a new repository with a full backup.",
+        f"({sandbox.host_path(cipher_file(Paths()))}). Or give these backups up: {GIVE_UP.format(place=place)}",
     )
 
 
@@ -223,12 +221,20 @@ def _pgbackrest(sandbox: Sandbox, *arguments: str, timeout: float | None) -> str
         raise BackupRunningError(
             "another backup is running. Wait until it has finished: `observatory backup list` then shows it"
         )
+    if done.returncode in OTHER_DATABASE:
+        place = sandbox.host_path(repository(Paths()))
+        raise OtherDatabaseError(
+            f"pgbackrest {arguments[0]} failed: the backup repository {place} belongs to another database",
+            remedy=f"Put that database's data back, or give its backups up: {GIVE_UP.format(place=place)}",
+        )
     if done.returncode:
-        output = _last_lines(done.stdout + done.stderr)
-        if any(sign in output for sign in UNREADABLE):
-            lines = output.splitlines()
-            raise unreadable(sandbox, next((line for line in lines if "ERROR" in line), lines[0]))
-        raise BackupError(f"pgbackrest {arguments[0]} failed with exit status {done.returncode}:\n{output}")
+        output = done.stdout + done.stderr
+        if done.returncode in UNREADABLE or "unable to load info file" in output:
+            error = re.search(r"ERROR: \[\d+\]: ([ -~]+)", output)
+            raise unreadable(sandbox, error[1] if error else f"exit status {done.returncode}")
+        raise BackupError(
+            f"pgbackrest {arguments[0]} failed with exit status {done.returncode}:\n{_last_lines(output)}"
+        )
     return done.stdout
 
 

@@ -14,6 +14,7 @@ from observatory.backups.pgbackrest import (
     BackupDamagedError,
     BackupError,
     BackupType,
+    OtherDatabaseError,
     RepositoryUnreadableError,
     create_backup,
     create_stanza,
@@ -22,6 +23,7 @@ from observatory.backups.pgbackrest import (
 from observatory.backups.repository import check_repository
 from observatory.nodes.cloud_init import PROGRAMS
 from observatory.nodes.pgbackrest import cipher_file, cipher_section, command, settings_file
+from observatory.settings import LocalSettings
 from tests.backups.conftest import PATHS, ArchivingServer
 
 PAGE = 8192
@@ -245,6 +247,19 @@ def test_the_check_follows_a_change_of_the_timeline(archived: ArchivingServer) -
     assert on_old[0].name[:24] in finding.text
 
 
+def test_the_repository_of_another_database_is_reported_with_the_way_out(archived: ArchivingServer) -> None:
+    """As after a removed data directory, which `up` replaces by a new database."""
+    archived.stop()
+    archived.sandbox.supervisor.remove("postgres")
+    shutil.rmtree(archived.sandbox.host_path("/srv/data/postgres"))
+    archived.create()
+    with pytest.raises(OtherDatabaseError, match=r"move .*/data/backups away and run `observatory up`"):
+        create_stanza(archived.sandbox)
+    with pytest.raises(OtherDatabaseError, match="belongs to another database"):
+        create_backup(archived.sandbox, BackupType.FULL)
+    assert "belongs to another database" in findings(archived)[0]
+
+
 def test_settings_that_up_has_not_written_are_reported(archived: ArchivingServer) -> None:
     file = archived.sandbox.host_path(settings_file(PATHS))
     kept = file.read_text()
@@ -254,4 +269,4 @@ def test_settings_that_up_has_not_written_are_reported(archived: ArchivingServer
             check_repository(archived.sandbox)
     finally:
         archived.sandbox.write_file(settings_file(PATHS), kept)
-    assert json.loads(kept)["retention_days"] == 0
+    assert json.loads(kept)["retention_days"] == LocalSettings().backups.retention_days

@@ -117,6 +117,16 @@ def test_a_backup_with_damaged_pages_fails_and_names_the_table(stack: Checkout) 
     assert stack.json("backup", "verify")["findings"] == []
 
 
+def test_up_makes_a_new_repository_after_the_old_one_was_moved_away(stack: Checkout) -> None:
+    (stack.home / "data/backups").rename(stack.root / "given-up")
+    assert "move" in stack.json("backup", "list", expect=1)["error"]["message"]
+    steps = stack.json("up", "--engine", "embedded")["steps"]
+    assert "stanza" in {step["urn"].rpartition("::")[2] for step in steps if step["operation"] == "update"}
+    [made] = stack.json("backup", "list")
+    assert (made["type"], made["obstacle"]) == ("full", "")
+    assert stack.json("backup", "verify")["findings"] == []
+
+
 def _port(stack: Checkout) -> tuple[str, str]:
     return "-p", str(stack.ports()["postgres"])
 

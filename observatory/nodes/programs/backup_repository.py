@@ -78,11 +78,10 @@ class Node:
         found = {} if status else json.loads(output)
         return {name: each["size"] for name, each in found.items() if each["type"] == "file"}
 
-    def segment_bytes(self) -> int:
-        """Return the size of a WAL segment."""
-        output = self.run(self.controldata)[1]
-        found = re.search(r"Bytes per WAL segment:\s+(\d+)", output)
-        return int(found[1]) if found else SEGMENT_BYTES
+    def control(self, name: str) -> int | None:
+        """Return a number of pg_controldata; None where there is no data directory."""
+        found = re.search(rf"{name}:\s+(\d+)", self.run(self.controldata)[1])
+        return int(found[1]) if found else None
 
 
 def node_of(settings: Mapping[str, Any], run: Callable[[Sequence[str]], tuple[int, str]]) -> Node:
@@ -249,6 +248,10 @@ def _look(node: Node) -> Report:
     obstacles: dict[str, str] = {}
     sound: dict[str, float] = {}
     findings = list(_incomplete(archived_files | files))
+    if (system := node.control("Database system identifier")) and system != stanza["db"][-1]["system-id"]:
+        findings.append(
+            Finding("archive", "the repository belongs to another database: no WAL is archived", mended=False)
+        )
     for record in made:
         archive, label = archives[record["database"]["id"]], record["label"]
         absent = [each for each in _chain(record) if f"{STANZA}/{each}/backup.manifest" not in files]
@@ -276,7 +279,7 @@ def _archive(
     node: Node, name: str, listing: Mapping[str, int], made: Sequence[Mapping[str, Any]], archived: str
 ) -> Archive:
     """Return the archive of one database system; `archived` is the newest segment of PostgreSQL."""
-    size = node.segment_bytes()
+    size = node.control("Bytes per WAL segment") or SEGMENT_BYTES
     files: dict[Position, list[int]] = {}
     histories = {}
     for path, length in listing.items():
