@@ -163,7 +163,8 @@ class Database(pulumi.ComponentResource):
     def _secret(self, superuser_password: pulumi.Output[str], address: str) -> Secret:
         """Declare the secret with the machine's secret files, by their paths."""
         args, paths = self._args, DATABASE
-        cipher = Password("backup-passphrase", opts=self._child).value
+        kept = pulumi.ResourceOptions(parent=self, protect=True)  # without it no backup in the bucket can be read
+        cipher = Password("backup-passphrase", opts=kept).value
         api_password = Password("patroni-api", opts=self._child).value
         cache = pulumi.Output.all(args.cache.password, args.cache.url)
         files: dict[str, pulumi.Input[str]] = {

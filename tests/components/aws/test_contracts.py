@@ -66,6 +66,8 @@ def test_every_taggable_resource_has_the_stacks_tags(stack: Declared) -> None:
 def test_resources_with_data_are_protected(stack: Declared) -> None:
     stateful = [resource for resource in stack.resources if resource.type in STATEFUL]
     assert {resource.type for resource in stateful} >= STATEFUL - {"aws:kms/replicaKey:ReplicaKey"}
+    stateful += [resource for resource in stack.resources if resource.name == "backup-passphrase"]
+    assert stateful[-1].name == "backup-passphrase"  # it lives as long as the bucket with the backups
     assert [resource.name for resource in stateful if not resource.protect] == []
 
 
