@@ -6,12 +6,15 @@ The types have the module `local`, where they were first: it is part of every st
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
 from components.dynamic import without_provider
+from observatory.nodes import Paths
+from observatory.nodes.tls import MONITORING, authority_file, combined_file
 
 HOSTS = ("127.0.0.1", "localhost")
 
@@ -94,6 +97,25 @@ class Certificate(Resource, module="local", name="Certificate"):
         }
         secret = pulumi.ResourceOptions(additional_secret_outputs=["key"])
         super().__init__(CertificateProvider(), name, props, pulumi.ResourceOptions.merge(opts, secret))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitoringCertificate:
+    """The certificate that servers and clients of monitoring show to each other, and its authority."""
+
+    authority: Authority
+    certificate: Certificate
+
+    @classmethod
+    def declare(cls, authority: Authority) -> MonitoringCertificate:
+        """Declare the certificate."""
+        return cls(authority=authority, certificate=Certificate(MONITORING, authority=authority, client=True))
+
+    @property
+    def files(self) -> dict[str, pulumi.Output[str]]:
+        """The secret files of a daemon that uses it."""
+        combined = pulumi.Output.concat(self.certificate.certificate, self.certificate.key)
+        return {authority_file(Paths()): self.authority.certificate, combined_file(Paths(), MONITORING): combined}
 
 
 def _issued(props: dict[str, Any]) -> dict[str, Any]:

@@ -48,10 +48,18 @@ def alertmanager_file(receivers: Mapping[Receiver, Mapping[str, Any]]) -> str:
     return yaml.safe_dump(config, sort_keys=False, width=120)
 
 
-def webhook_receivers(url: str) -> dict[Receiver, dict[str, Any]]:
-    """Return receivers that post to `<url>/receivers/<name>`; the watchdog sends no resolved notifications."""
+def webhook_receivers(url: str, *, tls: Mapping[str, str]) -> dict[Receiver, dict[str, Any]]:
+    """Return receivers that post to `<url>/receivers/<name>`; the watchdog sends no resolved notifications.
+
+    `tls` is their `tls_config`.
+    """
+    http = {"tls_config": dict(tls)}
     return {
-        name: {"webhook_configs": [{"url": f"{url}/receivers/{name}", "send_resolved": name != "watchdog"}]}
+        name: {
+            "webhook_configs": [
+                {"url": f"{url}/receivers/{name}", "send_resolved": name != "watchdog", "http_config": http}
+            ]
+        }
         for name in RECEIVERS
     }
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from proofs import crash, delivery, migrations, sequences, workflow
+from proofs import crash, delivery, migrations, neighbours, sequences, workflow
 from proofs.record import Outcome, record
 
 # A proof takes how many rounds to make, and that one of so many cases is enough for each; another proof is a line here.
@@ -16,6 +16,7 @@ PROOFS: dict[str, Callable[[int, int], Outcome]] = {
     "deployers": migrations.prove_at_once,
     "delivery": delivery.prove_faults,
     "delivery-kill": delivery.prove_kills,
+    "neighbours": neighbours.prove,
     "workflow-kill": workflow.prove_kills,
     "sequences": sequences.prove,
 }

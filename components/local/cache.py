@@ -9,7 +9,7 @@ import pulumi
 from components.local.machine import Daemon, Machine
 from components.secrets import Password
 from observatory.nodes import Paths
-from observatory.nodes.valkey import password_file, password_line, valkey
+from observatory.nodes.valkey import password_file, password_lines, valkey
 from observatory.settings import LocalSettings
 
 
@@ -22,17 +22,20 @@ class CacheArgs:
 
 
 class Cache(pulumi.ComponentResource):
-    """A read-through cache, which may be lost at any time. Output: `password` (secret)."""
+    """A read-through cache, which may be lost at any time. Outputs: `password`, `exporter_password` (both secret)."""
 
     def __init__(self, name: str, args: CacheArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:local:Cache", name, None, opts)
         paths = Paths()
-        self.password = Password("cache-password", opts=pulumi.ResourceOptions(parent=self)).value
+        mine = pulumi.ResourceOptions(parent=self)
+        self.password = Password("cache-password", opts=mine).value
+        self.exporter_password = Password("cache-exporter-password", opts=mine).value
+        both = pulumi.Output.all(self.password, self.exporter_password)
         daemon = Daemon(
             "valkey",
             machine=args.machine,
             unit=valkey(args.settings, paths),
-            secret_files={password_file(paths): self.password.apply(password_line)},
+            secret_files={password_file(paths): both.apply(lambda passwords: password_lines(*passwords))},
             opts=pulumi.ResourceOptions(parent=self, deleted_with=args.machine),
         )
         self.ready: tuple[pulumi.Resource, ...] = (daemon,)

@@ -25,7 +25,16 @@ from pulumi.dynamic import (
 
 from components.dynamic import has_drifted, with_drift, without_provider
 from observatory.nodes import Unit
-from observatory.runtime import Drift, Probe, Program, Sandbox, check_ports, find_drift
+from observatory.runtime import (
+    BalancerUnreachable,
+    Drift,
+    LiveCertificates,
+    Probe,
+    Program,
+    Sandbox,
+    check_ports,
+    find_drift,
+)
 from observatory.runtime.drift import NOT_DECLARED
 from observatory.runtime.home import HomeError, check_not_moved, check_unclaimed, claim, set_in_state
 from observatory.runtime.supervisor_files import repair_supervisor, supervisor_drift
@@ -146,8 +155,11 @@ class DaemonProvider(ResourceProvider):
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Apply the changes and repair the files, by a reload where that is enough."""
         changed = {key for key in ("files", "secret_files", "ports") if _olds.get(key) != _news.get(key)}
-        drifted = {_part_of(each, _news) for each in _drift(_news) if each.content}
-        if _news.get("watches_secrets"):
+        differing = [each for each in _drift(_news) if each.content]
+        drifted = {_part_of(each, _news) for each in differing}
+        if _news.get("watches_secrets") or (
+            changed | drifted == {"secret_files"} and _replaced_live(_olds, _news, {each.path for each in differing})
+        ):
             changed, drifted = changed - {"secret_files"}, drifted - {"secret_files"}
         _run(
             _news,
@@ -213,7 +225,8 @@ def _unit(props: Mapping[str, Any]) -> Unit:
 def _ready(props: Mapping[str, Any]) -> bool:
     """Return whether the supervisor runs the daemon and its probe succeeds."""
     sandbox, unit = sandbox_of(props), _unit(props)
-    return sandbox.alive() and sandbox.supervisor.status(unit.name).running and Probe(**unit.ready.target()).check()
+    probe = Probe(**unit.ready.target(sandbox.host_path))
+    return sandbox.alive() and sandbox.supervisor.status(unit.name).running and probe.check()
 
 
 def _program(unit: Unit) -> Program:
@@ -270,7 +283,8 @@ def _run(props: Mapping[str, Any], *, files_changed: bool, rebind: bool, script_
     restarted = sandbox.supervisor.apply(_program(unit))
     if (files_changed or script_changed) and was_running and not restarted:
         _reload(sandbox, unit, restart=script_changed or (rebind and not unit.reload_rebinds))
-    sandbox.supervisor.wait_ready(unit.name, Probe(**unit.ready.target()), timeout=unit.settle_seconds)
+    probe = Probe(**unit.ready.target(sandbox.host_path))
+    sandbox.supervisor.wait_ready(unit.name, probe, timeout=unit.settle_seconds)
 
 
 def _write_files(sandbox: Sandbox, unit: Unit, props: Mapping[str, Any]) -> None:
@@ -281,6 +295,24 @@ def _write_files(sandbox: Sandbox, unit: Unit, props: Mapping[str, Any]) -> None
         sandbox.make_directory(directory)
     for path, content in {**unit.files, **props.get("secret_files", {})}.items():
         sandbox.write_file(path, content)
+
+
+def _replaced_live(olds: Mapping[str, Any], news: Mapping[str, Any], drifted: Collection[str]) -> bool:
+    """Replace changed certificates of a running HAProxy; return False if a reload must do it.
+
+    `drifted` are the files whose content on the disk differs.
+    """
+    if not news.get("runtime_socket"):
+        return False
+    before, after = olds.get("secret_files", {}), news.get("secret_files", {})
+    changed = {file: after[file] for file in after if file in drifted or before.get(file) != after[file]}
+    if not set(changed) <= set(before) or not all(file.endswith(".pem") for file in changed):
+        return False
+    try:
+        LiveCertificates(sandbox=sandbox_of(news), socket=news["runtime_socket"]).replace(changed)
+    except BalancerUnreachable:
+        return False
+    return True
 
 
 def _reload(sandbox: Sandbox, unit: Unit, *, restart: bool) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pulumi
 
+from components.certificates import MonitoringCertificate
 from components.local.cache import Cache
 from components.local.database import Database
 from components.local.fleets import Fleet
@@ -32,10 +33,11 @@ from observatory.settings import FleetName, LocalSettings
 
 @dataclass(frozen=True, kw_only=True)
 class MonitoringArgs:
-    """The stack's name, and the parts that are monitored."""
+    """The stack's name, the certificate of monitoring, and the parts that are monitored."""
 
     settings: LocalSettings
     machine: Machine
+    trust: MonitoringCertificate
     stack: str
     database: Database
     cache: Cache
@@ -47,13 +49,13 @@ class Monitoring(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: MonitoringArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:local:Monitoring", name, None, opts)
-        self._machine = args.machine
+        self._machine, self._trust = args.machine, args.trust
         settings, paths = args.settings, Paths()
         self._daemon(node_exporter(settings, paths))
         self._daemon(postgres_exporter(settings, paths), *args.database.ready)
         self._daemon(pgbouncer_exporter(settings, paths), *args.database.pooled)
         self._daemon(pgbackrest_exporter(settings, paths), *args.database.ready)
-        passwords = args.cache.password.apply(lambda password: cache_passwords(settings, password))
+        passwords = args.cache.exporter_password.apply(lambda password: cache_passwords(settings, password))
         self._daemon(redis_exporter(settings, paths), secret_files={cache_password_file(paths): passwords})
         receiver = self._daemon(alert_receiver(settings, paths))
         pager = self._daemon(alertmanager(settings, paths), receiver)
@@ -61,15 +63,16 @@ class Monitoring(pulumi.ComponentResource):
         server = self._daemon(
             prometheus(settings, paths, stack=args.stack, instances=instances, scrapes=scrapes("local")), pager
         )
-        self.prometheus_url = server.id.apply(lambda _: f"http://127.0.0.1:{settings.ports.prometheus}")
-        self.alertmanager_url = pager.id.apply(lambda _: f"http://127.0.0.1:{settings.ports.alertmanager}")
+        self.prometheus_url = server.id.apply(lambda _: f"https://127.0.0.1:{settings.ports.prometheus}")
+        self.alertmanager_url = pager.id.apply(lambda _: f"https://127.0.0.1:{settings.ports.alertmanager}")
         self.register_outputs({"prometheus_url": self.prometheus_url, "alertmanager_url": self.alertmanager_url})
 
     def _daemon(
         self, unit: Unit, *after: pulumi.Resource, secret_files: Mapping[str, pulumi.Input[str]] | None = None
     ) -> Daemon:
         options = self._child(*after)
-        return Daemon(unit.name, machine=self._machine, unit=unit, secret_files=secret_files, opts=options)
+        files = {**self._trust.files, **(secret_files or {})}
+        return Daemon(unit.name, machine=self._machine, unit=unit, secret_files=files, opts=options)
 
     def _child(self, *after: pulumi.Resource) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions(parent=self, depends_on=list(after), deleted_with=self._machine)

@@ -10,7 +10,7 @@ from typing import Any
 import pulumi
 
 from components.access import TABLE_PROFILES
-from components.certificates import Authority
+from components.certificates import Authority, MonitoringCertificate
 from components.fleet_outputs import fleet_outputs
 from components.local.backups import Backups, BackupsArgs
 from components.local.cache import Cache, CacheArgs
@@ -54,6 +54,7 @@ def declare(args: LocalArgs) -> dict[str, Any]:
     stack = f"{pulumi.get_project()}/{pulumi.get_stack()}"
     machine = Machine("machine", MachineArgs(home=args.home, rootfs=args.rootfs, stack=stack))
     authority = Authority("authority", common_name="LLM Observatory, local stack")
+    trust = MonitoringCertificate.declare(authority)
     database = Database(
         "database", DatabaseArgs(settings=args.settings, machine=machine, authority=authority, logins=args.logins)
     )
@@ -61,12 +62,13 @@ def declare(args: LocalArgs) -> dict[str, Any]:
     cache = Cache("cache", CacheArgs(settings=args.settings, machine=machine))
     backups = Backups("backups", BackupsArgs(machine=machine, after=database.ready))
     fleets = {name: _fleet(args, name, machine, database=database, cache=cache, schema=schema) for name in FLEETS}
-    traffic = _traffic(args, machine, authority, fleets)
+    traffic = _traffic(args, machine, trust, fleets)
     monitoring = Monitoring(
         "monitoring",
         MonitoringArgs(
             settings=args.settings,
             machine=machine,
+            trust=trust,
             stack=pulumi.get_stack(),
             database=database,
             cache=cache,
@@ -138,13 +140,15 @@ def _fleet(
     )
 
 
-def _traffic(args: LocalArgs, machine: Machine, authority: Authority, fleets: Mapping[FleetName, Fleet]) -> Traffic:
+def _traffic(
+    args: LocalArgs, machine: Machine, trust: MonitoringCertificate, fleets: Mapping[FleetName, Fleet]
+) -> Traffic:
     return Traffic(
         "traffic",
         TrafficArgs(
             settings=args.settings,
             machine=machine,
-            authority=authority,
+            trust=trust,
             fleets=fleets,
             weights=args.rollout.weights,
             out=args.rollout.draining,

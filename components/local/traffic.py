@@ -9,7 +9,7 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, ResourceProvider, UpdateResult
 
-from components.certificates import Authority, Certificate
+from components.certificates import Certificate, MonitoringCertificate
 from components.dynamic import has_drifted, with_drift, without_provider
 from components.local.fleets import Fleet
 from components.local.machine import Daemon, Machine, sandbox_of
@@ -23,14 +23,14 @@ from observatory.settings import FleetName, LocalSettings
 
 @dataclass(frozen=True, kw_only=True)
 class TrafficArgs:
-    """The fleets, the certificate authority, and the traffic weights of the rollout document.
+    """The fleets, the certificates, and the traffic weights of the rollout document.
 
     `weights` are percentages; `out` are the draining instances, which get no requests.
     """
 
     settings: LocalSettings
     machine: Machine
-    authority: Authority
+    trust: MonitoringCertificate
     fleets: Mapping[FleetName, Fleet]
     weights: Mapping[FleetName, int]
     out: Mapping[FleetName, Collection[str]]
@@ -52,9 +52,9 @@ class Traffic(pulumi.ComponentResource):
         unit = haproxy(args.settings, Paths(), instances=instances)
         after = [weights, *(instance for fleet in args.fleets.values() for instance in fleet.instances)]
         options = pulumi.ResourceOptions(parent=self, depends_on=after, deleted_with=args.machine)
-        made = Certificate(SERVER, authority=args.authority, opts=pulumi.ResourceOptions(parent=self))
+        made = Certificate(SERVER, authority=args.trust.authority, opts=pulumi.ResourceOptions(parent=self))
         combined = pulumi.Output.concat(made.certificate, made.key)
-        secret_files = {combined_file(Paths(), SERVER): combined}
+        secret_files = {combined_file(Paths(), SERVER): combined, **args.trust.files}
         balancer = Daemon("haproxy", machine=args.machine, unit=unit, secret_files=secret_files, opts=options)
         ports = args.settings.ports
         self.service_url = balancer.id.apply(lambda _: f"https://127.0.0.1:{ports.service_tls}")

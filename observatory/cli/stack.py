@@ -17,6 +17,7 @@ from rich.text import Text
 
 from observatory import operations
 from observatory.cli.app import Engine, EngineOption, EnvironmentOption, Output, OutputOption, app, confirm, print_json
+from observatory.cli.certificates import certificates_json
 from observatory.cli.database import plan_view as schema_plan_view
 from observatory.cli.plan import overview_view, plan_json, plan_view
 from observatory.cli.terminal import ConsoleReporter, print_notice, print_result, show_live, table
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from observatory.documents.rollout import Deployment
     from observatory.engines.embedded import Result
     from observatory.operations import JobStatus, PasswordStatus, Status, UpResult
+    from observatory.security.certificates import Validity
     from observatory.workspace import Workspace
 
 
@@ -202,6 +204,7 @@ def _status_json(status: Status) -> dict[str, Any]:
         "schema_version": status.schema_version,
         "daemons": [daemon.as_json() for daemon in status.daemons],
         "jobs": [job.as_json() for job in status.jobs],
+        "certificates": certificates_json(status.certificates),
         "passwords": [asdict(password) for password in status.passwords],
         "rollout": status.rollout.model_dump() if status.rollout else None,
         "evaluation": asdict(status.evaluation) if status.evaluation else None,
@@ -233,6 +236,7 @@ def _status_view(status: Status) -> RenderableType:
         *([_deployment(status.rollout.deployment)] if status.rollout.deployment else []),
         *([_evaluation(status.evaluation)] if status.evaluation else []),
         table("\nPasswords", ("role", "login", "age", "action"), [_password_row(each) for each in status.passwords]),
+        _certificates(status.certificates),
         f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}",
     )
 
@@ -301,6 +305,15 @@ def _password_row(password: PasswordStatus) -> tuple[str, str, str, Text]:
     else:
         what = Text("too old: run observatory rotate-passwords", style="red") if password.overdue else Text("")
     return password.role, password.login, f"{password.age_days} days", what
+
+
+def _certificates(found: Sequence[Validity]) -> Text:
+    """Return which certificate expires next, and when."""
+    if not found:
+        return Text("\nCertificates: none")
+    first = next((each for each in found if each.expiring), found[0])
+    text = Text(f"\nCertificates: {len(found)}; the next to expire is {first.name}, in ")
+    return text.append(f"{first.days} days", style="red" if first.expiring else "")
 
 
 def _print_demonstration(done: UpResult) -> None:

@@ -145,7 +145,7 @@ def _exporter(name: str, unit: Callable[..., Unit], *, job: str, port: str) -> D
         packages=(package,),
         local=lambda at: (unit(at.settings, at.paths),),
         database=lambda at: (unit(at.settings, at.paths, at.host),),
-        scrapes=(Scrape(job=_JOBS[job], port=port),),
+        scrapes=(Scrape(job=_JOBS[job], port=port, guarded=True),),
         packaged_services=(package,),
         memory_max=_EXPORTER_MEMORY,
     )
@@ -168,13 +168,13 @@ LISTED: tuple[Daemon | Tool, ...] = (
         local=lambda at: (
             prometheus(at.settings, at.paths, stack=at.stack, instances=at.instances, scrapes=scrapes("local")),
         ),
-        scrapes=(Scrape(job=_JOBS["prometheus"], port="prometheus"),),
+        scrapes=(Scrape(job=_JOBS["prometheus"], port="prometheus", guarded=True),),
     ),
     Daemon(
         name="alertmanager",
         packages=("prometheus-alertmanager",),
         local=lambda at: (alertmanager(at.settings, at.paths),),
-        scrapes=(Scrape(job=_JOBS["alertmanager"], port="alertmanager"),),
+        scrapes=(Scrape(job=_JOBS["alertmanager"], port="alertmanager", guarded=True),),
     ),
     replace(
         _exporter("node-exporter", node_exporter, job="node", port="node_exporter"),
@@ -214,8 +214,8 @@ LISTED: tuple[Daemon | Tool, ...] = (
         packages=("haproxy",),
         local=lambda at: (haproxy(at.settings, at.paths, instances=at.instances),),
         scrapes=(
-            Scrape(job=_JOBS["haproxy"], port="balancer_stats"),
-            Scrape(job=_JOBS["haproxy-weights"], port="balancer_stats"),
+            Scrape(job=_JOBS["haproxy"], port="balancer_stats", guarded=True),
+            Scrape(job=_JOBS["haproxy-weights"], port="balancer_stats", guarded=True),
         ),
     ),
     Daemon(

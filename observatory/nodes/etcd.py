@@ -51,4 +51,5 @@ def etcd(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> Unit:
         ports={f"ports.{name}": getattr(ports, name) for name in ("etcd_client", "etcd_peer", "etcd_metrics")},
         files={file: yaml.safe_dump(config, sort_keys=False)},
         directories=(f"{paths.data}/etcd",),
+        watches_secrets=True,  # it reads its certificate at each connection
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from observatory.nodes.storage import labelled
-from observatory.nodes.tls import combined_file
+from observatory.nodes.tls import MONITORING, authority_file, combined_file
 from observatory.nodes.unit import Paths, TcpReady, Unit, render
 from observatory.settings import FleetName, StackSettings
 
@@ -58,6 +58,8 @@ def haproxy(
         instances={fleet: labelled(fleet, targets) for fleet, targets in instances.items()},
         drain_seconds=settings.fleets.drain_seconds,
         certificate=combined_file(paths, SERVER),
+        monitoring_certificate=combined_file(paths, MONITORING),
+        authority=authority_file(paths),
     )
     return Unit(
         name="haproxy",
@@ -72,6 +74,7 @@ def haproxy(
         },
         files={f"{directory}/haproxy.cfg": config},
         reload_signal="USR2",
+        runtime_socket=runtime_socket(paths),
         reload_rebinds=True,
         stop_signal="USR1",  # finish what is in flight
         stop_seconds=settings.fleets.drain_seconds + 5,

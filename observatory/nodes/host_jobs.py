@@ -71,8 +71,23 @@ def host_jobs(settings: StackSettings) -> tuple[HostJob, ...]:
             cron=schedule.log_rotation,
             timeout=600,
         ),
+        *_certificates(settings),
         *_sample(settings),
     )
+
+
+def _certificates(settings: StackSettings) -> tuple[HostJob, ...]:
+    """Return the job that renews certificates; on AWS they are in a secret store, which only `up` writes."""
+    if settings.platform != "local":
+        return ()
+    job = HostJob(
+        name="certificates",
+        description="Renewal of certificates in their last 30 days",
+        command=("certificates", "renew"),
+        cron=settings.schedule.certificates,
+        timeout=1800,
+    )
+    return (job,)
 
 
 def _sample(settings: StackSettings) -> tuple[HostJob, ...]:

@@ -15,7 +15,8 @@ import yaml
 from monitoring import Job, Scope, rule_file
 from observatory.nodes.alertmanager import runbooks_url
 from observatory.nodes.storage import labelled
-from observatory.nodes.unit import HttpReady, Paths, Unit
+from observatory.nodes.unit import Paths, Unit
+from observatory.nodes.web import WebAccess, client_config
 from observatory.settings import FleetName, Ports, StackSettings
 
 INTERVAL = "5s"
@@ -27,10 +28,14 @@ FLEET_OF_BACKEND = {"source_labels": ["proxy"], "regex": "fleet_(.+)", "target_l
 
 @dataclass(frozen=True, kw_only=True)
 class Scrape:
-    """A scrape job and the setting of its port; None for the fleets, whose instances have ports of their own."""
+    """A scrape job and the setting of its port; None for the fleets, whose instances have ports of their own.
+
+    On `local`, a `guarded` target requires the monitoring certificate.
+    """
 
     job: Job
     port: str | None = None
+    guarded: bool = False
 
 
 def prometheus(
@@ -42,16 +47,18 @@ def prometheus(
     scrapes: Sequence[Scrape],
 ) -> Unit:
     """Return a stack's Prometheus with the jobs `scrapes`; `instances` has the ports of each fleet's instances."""
-    port = settings.ports.prometheus
+    port, web = settings.ports.prometheus, WebAccess(name="prometheus", paths=paths)
     directory = f"{paths.config}/prometheus"
     rules = f"{directory}/rules.yaml"
     scope = Scope(stack=stack, runbooks=runbooks_url(settings), jobs=tuple(scrape.job for scrape in scrapes))
     config = {
         "global": {"scrape_interval": INTERVAL, "scrape_timeout": "4s", "evaluation_interval": INTERVAL},
         "rule_files": [rules],
-        "alerting": {"alertmanagers": [{"static_configs": [_loopback(settings.ports.alertmanager)]}]},
+        "alerting": {
+            "alertmanagers": [{**_tls(paths), "static_configs": [_loopback(settings.ports.alertmanager)]}],
+        },
         "scrape_configs": [
-            _scrape(scrape.job, stack, _targets(scrape, settings.ports, instances)) for scrape in scrapes
+            _scrape(scrape, stack, _targets(scrape, settings.ports, instances), paths) for scrape in scrapes
         ],
     }
     return Unit(
@@ -63,29 +70,42 @@ def prometheus(
             f"--storage.tsdb.retention.time={RETENTION_TIME}",
             f"--storage.tsdb.retention.size={RETENTION_SIZE}",
             f"--web.listen-address=127.0.0.1:{port}",
-            f"--web.external-url=http://127.0.0.1:{port}",
+            *web.options,
+            f"--web.external-url=https://127.0.0.1:{port}",
             "--log.level=warn",
         ),
         environment={"GOGC": str(GARBAGE_COLLECTION_PERCENT)},
-        ready=HttpReady(port=port, path="/-/ready"),
+        ready=web.ready(port, "/-/ready"),
+        watches_secrets=True,
         priority=70,
         ports={"ports.prometheus": port},
-        files={f"{directory}/prometheus.yaml": yaml.safe_dump(config, sort_keys=False), rules: rule_file(scope)},
+        files={
+            f"{directory}/prometheus.yaml": yaml.safe_dump(config, sort_keys=False),
+            rules: rule_file(scope),
+            **web.files,
+        },
         directories=(f"{paths.data}/prometheus",),
         reload_signal="HUP",
         stop_seconds=30,
     )
 
 
-def _scrape(job: Job, stack: str, targets: list[dict[str, Any]]) -> dict[str, Any]:
+def _scrape(scrape: Scrape, stack: str, targets: list[dict[str, Any]], paths: Paths) -> dict[str, Any]:
     """Return one scrape job; every series carries the stack's name."""
+    job = scrape.job
     return {
         "job_name": job.name,
+        **(_tls(paths) if scrape.guarded else {}),
         "metrics_path": job.path,
         **({"params": {key: list(values) for key, values in job.params.items()}} if job.params else {}),
         "static_configs": [{**target, "labels": {"stack": stack, **target.get("labels", {})}} for target in targets],
         "metric_relabel_configs": list(_relabelings(job)),
     }
+
+
+def _tls(paths: Paths) -> dict[str, Any]:
+    """Return the part of a configuration that connects over TLS and shows the monitoring certificate."""
+    return {"scheme": "https", "tls_config": client_config(paths)}
 
 
 def _relabelings(job: Job) -> Iterator[dict[str, Any]]:

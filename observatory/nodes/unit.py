@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
+
+from observatory.security.client_certificate import ClientCertificate
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -68,20 +70,29 @@ class TcpReady(_Model):
 
     port: int
 
-    def target(self) -> dict[str, Any]:
+    def target(self, _host_path: Callable[[str], Path]) -> dict[str, Any]:
         """Return the arguments of a `Probe`."""
         return {"tcp": ("127.0.0.1", self.port)}
 
 
 class HttpReady(_Model):
-    """Ready when GET 127.0.0.1:`port``path` responds 200."""
+    """Ready when GET 127.0.0.1:`port``path` responds 200.
+
+    A listener that requires a client certificate gets the one in the file `certificate`, over TLS, and is verified by
+    the file `authority`. A stack that an earlier version brought up lacks that file, and its listeners require none.
+    """
 
     port: int
     path: str
+    certificate: str | None = None
+    authority: str | None = None
 
-    def target(self) -> dict[str, Any]:
-        """Return the arguments of a `Probe`."""
-        return {"http": f"http://127.0.0.1:{self.port}{self.path}"}
+    def target(self, host_path: Callable[[str], Path]) -> dict[str, Any]:
+        """Return the arguments of a `Probe`; `host_path` returns this host's path of a file of the machine."""
+        if not self.certificate or not self.authority or not host_path(self.certificate).exists():
+            return {"http": f"http://127.0.0.1:{self.port}{self.path}"}
+        files = ClientCertificate(certificate=host_path(self.certificate), authority=host_path(self.authority))
+        return {"http": f"https://127.0.0.1:{self.port}{self.path}", "client": files}
 
 
 class Unit(_Model):
@@ -99,6 +110,8 @@ class Unit(_Model):
         reload_signal: applies changed files without a restart; None if they need a restart.
         reload_rebinds: whether `reload_signal` also applies changed ports; otherwise they need a restart.
         watches_secrets: whether the daemon reads changed secret files itself, without a reload.
+        runtime_socket: of HAProxy's runtime API, over which changed certificates are applied: a reload would close the
+            connections that clients keep open. None for other daemons.
         stop_signal: stops the daemon.
         stop_seconds: from that signal until it is killed.
         settle_seconds: until it must be ready.
@@ -117,6 +130,7 @@ class Unit(_Model):
     reload_signal: str | None = None
     reload_rebinds: bool = False
     watches_secrets: bool | None = None
+    runtime_socket: str | None = None
     stop_signal: str = "TERM"
     stop_seconds: int = 10
     settle_seconds: int = 30

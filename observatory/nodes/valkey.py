@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from observatory.nodes.unit import Paths, TcpReady, Unit, render
 from observatory.settings import LocalSettings
+
+EXPORTER_USER = "exporter"
+EXPORTER_COMMANDS = ("ping", "info", "latency|latest", "latency|histogram", "slowlog|len", "client|setname")
 
 
 def password_file(paths: Paths) -> str:
@@ -11,9 +16,15 @@ def password_file(paths: Paths) -> str:
     return f"{paths.config}/valkey/password.conf"
 
 
-def password_line(password: str) -> str:
-    """Return the configuration that sets the password."""
-    return f"requirepass {password}\n"
+def password_lines(password: str, exporter_password: str) -> str:
+    """Return the configuration that sets the service's password, and the user of the exporter.
+
+    The exporter's user may run only commands that report statistics, and reads no key. `slowlog get` and `config get`
+    are not among them: they return cached prompts and the password.
+    """
+    digest = hashlib.sha256(exporter_password.encode()).hexdigest()
+    allowed = " ".join(f"+{command}" for command in EXPORTER_COMMANDS)
+    return f"requirepass {password}\nuser {EXPORTER_USER} on #{digest} resetkeys resetchannels nocommands {allowed}\n"
 
 
 def valkey(settings: LocalSettings, paths: Paths) -> Unit:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from observatory.errors import ObservatoryError
 from observatory.notifications.messages import Kind, Notice
+from observatory.security.client_certificate import ClientCertificate
 
 if TYPE_CHECKING:
     import httpx
@@ -73,36 +74,42 @@ class Secret:
 
 @dataclass(frozen=True)
 class Slack:
-    """A Slack channel with an incoming webhook."""
+    """A Slack channel with an incoming webhook; `client` is the certificate that its server requires, if any."""
 
     webhook: Secret
     name: str = "slack"
+    client: ClientCertificate | None = None
 
     def send(self, notice: Notice) -> None:
         """Post the notice as a message."""
         text = f"*{_escaped(notice.title)}* ({_escaped(notice.actor)})\n{_escaped(notice.text)}"
-        _post(self.webhook.read(), {"text": text})
+        _post(self.webhook.read(), {"text": text}, self.client)
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """Any program that accepts JSON."""
+    """Any program that accepts JSON; `client` is the certificate that it requires, if any."""
 
     url: Secret
     name: str = "webhook"
+    client: ClientCertificate | None = None
 
     def send(self, notice: Notice) -> None:
         """Post the notice itself."""
-        _post(self.url.read(), notice.document())
+        _post(self.url.read(), notice.document(), self.client)
 
 
 @dataclass(frozen=True)
 class PagerDuty:
-    """A PagerDuty service: a rollback or an escalation opens an incident of the deployment, its end resolves it."""
+    """A PagerDuty service: a rollback or an escalation opens an incident of the deployment, its end resolves it.
+
+    `client` is the certificate that its server requires, if any.
+    """
 
     routing_key: Secret
     url: str
     name: str = "pagerduty"
+    client: ClientCertificate | None = None
 
     def send(self, notice: Notice) -> None:
         """Trigger or resolve an incident; other notices send no event."""
@@ -122,7 +129,7 @@ class PagerDuty:
             event["event_action"] = "resolve"
         else:
             return
-        _post(self.url, {"routing_key": self.routing_key.read(), **event})
+        _post(self.url, {"routing_key": self.routing_key.read(), **event}, self.client)
 
 
 SEVERITIES: dict[Kind, str] = {"rollback": "warning", "escalation": "critical", "proposal": "critical"}
@@ -169,15 +176,16 @@ class Email:
             raise UnavailableError(f"{self.host}:{self.port}: {error}") from error
 
 
-def _post(url: str, document: dict[str, Any]) -> None:
+def _post(url: str, document: dict[str, Any], client: ClientCertificate | None) -> None:
     """Post JSON; no error message has the address, which may be secret."""
     import httpx  # noqa: PLC0415 - imported in the sending thread, so that a rollback does not wait for it
 
     try:
-        response = httpx.post(url, json=document, timeout=ATTEMPT_SECONDS)
+        verify = client.context() if client else True
+        response = httpx.post(url, json=document, timeout=ATTEMPT_SECONDS, verify=verify)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise RefusedError("the address in its file is not an http or https URL") from error
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, OSError) as error:  # OSError: a file of the certificate cannot be read
         raise UnavailableError(f"{type(error).__name__}: {error}") from error
     if response.is_success:
         return

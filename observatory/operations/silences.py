@@ -5,6 +5,7 @@ from __future__ import annotations
 from observatory.engines import embedded as engine
 from observatory.platforms.alertmanager import Alertmanager, Silence, UnknownSilenceError
 from observatory.platforms.errors import OperationError
+from observatory.platforms.monitoring_files import monitoring_files
 from observatory.platforms.stack_state import state_options
 from observatory.security.actor import actor
 from observatory.settings import FleetName
@@ -26,17 +27,21 @@ def add_silence(
 ) -> str:
     """Silence all alerts of a fleet, one alert, or one alert of a fleet; return the silence's id.
 
+    Returns when the silence is on disk, so that it outlives Alertmanager's process.
+
     Raises:
         OperationError: the stack is not up.
         SilenceRefusedError: the alert cannot be silenced, or neither fleet nor alert is given.
         AlertmanagerError: Alertmanager does not answer.
     """
     alertmanager = _alertmanager(workspace)
-    return alertmanager.silence(fleet=fleet, alert=alert, seconds=seconds, created_by=actor(), reason=reason)
+    made = alertmanager.silence(fleet=fleet, alert=alert, seconds=seconds, created_by=actor(), reason=reason)
+    alertmanager.wait_until_kept()
+    return made
 
 
 def end_silence(workspace: Workspace, silence: str) -> None:
-    """Expire a silence now.
+    """Expire a silence now, and return when that is on disk.
 
     Raises:
         OperationError: the stack is not up.
@@ -49,10 +54,14 @@ def end_silence(workspace: Workspace, silence: str) -> None:
             f"no silence {silence!r} in the stack {workspace.stack!r}: `observatory silence list` lists their ids"
         )
     alertmanager.end(silence)
+    alertmanager.wait_until_kept()
 
 
 def _alertmanager(workspace: Workspace) -> Alertmanager:
     outputs = engine.outputs(state_options(workspace))
     if not outputs:
         raise OperationError(f"the stack {workspace.stack!r} is not up: run `observatory up` first")
-    return Alertmanager(url=outputs["alertmanager_url"], stack=workspace.stack)
+    files = monitoring_files(workspace)
+    return Alertmanager(
+        url=outputs["alertmanager_url"], stack=workspace.stack, client=files.client, snapshot=files.silences
+    )

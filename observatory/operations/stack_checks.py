@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from observatory.documents.rollout import RolloutDocument
 from observatory.operations.backup_checks import BackupChecks
+from observatory.operations.certificates import list_certificates
 from observatory.operations.checks import Check, CheckFailedError
 from observatory.operations.database import database_target, verify_database
 from observatory.platforms import open_platform
 from observatory.platforms.errors import OperationError
+from observatory.platforms.monitoring_files import monitoring_files
 from observatory.platforms.platform import Platform, check_supported
 from observatory.platforms.preview import Preview
 from observatory.platforms.stack_state import outputs
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
     import httpx
 
 ANSWER_SECONDS = 10.0
-MONITORING, BACKUPS = "monitoring", "backups"
-INDEPENDENT_CHECKS = frozenset({MONITORING, BACKUPS})  # of the service: a deployment cannot mend them
+MONITORING, BACKUPS, CERTIFICATES = "monitoring", "backups", "certificates"
+INDEPENDENT_CHECKS = frozenset({MONITORING, BACKUPS, CERTIFICATES})  # of the service: a deployment cannot mend them
 SAMPLES = 50  # reads whose 95th percentile is compared with the gates' limit
 
 
@@ -62,7 +64,8 @@ class StackChecks:
         fleets = FLEETS if comprehensive and target is None else (target or self.rollout.active_fleet,)
         checks: dict[str, Check] = {"daemons": self.daemons, "service": self.service}
         checks |= {f"fleet {fleet}": partial(self.fleet, fleet) for fleet in fleets}
-        checks |= {"database": self.database, BACKUPS: self.backups.repository, MONITORING: self.monitoring}
+        checks |= {"database": self.database, BACKUPS: self.backups.repository, CERTIFICATES: self.certificates}
+        checks |= {MONITORING: self.monitoring}
         if comprehensive:
             checks |= {"latency": self.latency, "alerts": self.alerts}
             checks |= {"backup": self.backups.newest, "backup contents": self.backups.contents}
@@ -125,9 +128,16 @@ class StackChecks:
         targets = self._prometheus("/api/v1/targets", state="active")["activeTargets"]
         if down := [f"{each['scrapeUrl']}: {each['lastError']}" for each in targets if each["health"] != "up"]:
             raise CheckFailedError("; ".join(down))
-        with self._client(self.outputs["alertmanager_url"]) as client:
+        with monitoring_client(self.platform.workspace, self.outputs["alertmanager_url"]) as client:
             client.get("/-/ready").raise_for_status()
         return f"{'; '.join(str(each) for each in parts)}; every target is up, Alertmanager is ready"
+
+    def certificates(self) -> str:
+        """Check how long every certificate is valid."""
+        found = list_certificates(self.platform.workspace)
+        if expiring := [f"{each.name} expires in {each.days} days" for each in found if each.expiring]:
+            raise CheckFailedError(f"{', '.join(expiring)}: run `observatory certificates renew`")
+        return f"{len(found)} valid, the first expires in {found[0].days} days"
 
     def latency(self) -> str:
         """Check the 95th percentile of reads against the gates' limit."""
@@ -161,7 +171,7 @@ class StackChecks:
 
     def connect_prometheus(self) -> str:
         """Check Prometheus' readiness endpoint."""
-        with self._client(self.outputs["prometheus_url"]) as client:
+        with monitoring_client(self.platform.workspace, self.outputs["prometheus_url"]) as client:
             client.get("/-/ready").raise_for_status()
         return str(self.outputs["prometheus_url"])
 
@@ -171,7 +181,7 @@ class StackChecks:
             return client.get(path).raise_for_status().json()
 
     def _prometheus(self, path: str, **parameters: str) -> Any:
-        with self._client(self.outputs["prometheus_url"]) as client:
+        with monitoring_client(self.platform.workspace, self.outputs["prometheus_url"]) as client:
             return client.get(path, params=parameters).raise_for_status().json()["data"]
 
     def _client(self, url: str) -> httpx.Client:
@@ -194,3 +204,13 @@ class StackChecks:
 
         with self._owner() as connection, marked_rows(connection) as run:
             yield run
+
+
+def monitoring_client(workspace: Workspace, url: str) -> httpx.Client:
+    """Return a client of Prometheus or Alertmanager, with the certificate that they require."""
+    import httpx  # noqa: PLC0415 - only where it is used
+
+    client = monitoring_files(workspace).client
+    return httpx.Client(
+        base_url=url, timeout=ANSWER_SECONDS, verify=client.context() if client else True, trust_env=False
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from observatory.documents.journal import Entry, last_entry
 from observatory.documents.rollout import RolloutDocument
 from observatory.engines import embedded as engine
+from observatory.operations.certificates import list_certificates
 from observatory.operations.password_status import PasswordStatus, password_statuses
 from observatory.operations.scheduler import JobStatus, jobs
 from observatory.platforms import open_platform
@@ -14,6 +17,9 @@ from observatory.platforms.platform import DaemonStatus, check_supported
 from observatory.platforms.stack_state import outputs, state_options
 from observatory.waiting import poll
 from observatory.workspace import Workspace
+
+if TYPE_CHECKING:
+    from observatory.security.certificates import Validity
 
 SETTLE_S = 30.0
 POLL_S = 0.2
@@ -30,6 +36,7 @@ class Status:
         fleet_size: instances of each fleet.
         jobs: status of each host job.
         passwords: status of each role's password.
+        certificates: validity of each certificate, the next to expire first.
         evaluation: the last gate evaluation of the current or last deployment.
     """
 
@@ -39,6 +46,7 @@ class Status:
     fleet_size: int
     jobs: list[JobStatus]
     passwords: list[PasswordStatus]
+    certificates: Sequence[Validity] = ()
     evaluation: Entry | None = None
 
     @property
@@ -66,6 +74,7 @@ def status(workspace: Workspace) -> Status:
         fleet_size=size,
         jobs=jobs(workspace),
         passwords=password_statuses(workspace, platform.settings),
+        certificates=list_certificates(workspace),
         evaluation=_last_evaluation(workspace, rollout),
     )
 

@@ -11,15 +11,19 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from observatory.errors import REFUSED, WRONG_USAGE, ObservatoryError
+from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import FleetName
+from observatory.waiting import wait_until
 
 if TYPE_CHECKING:
     import httpx
 
 ANSWER_SECONDS = 2.0
+KEPT_SECONDS, KEPT_POLL_S = 30.0, 0.1  # six times Alertmanager's interval
 SILENCE_SECONDS, EXTEND_SECONDS = 120.0, 30.0  # duration of a deployment's silence, and between its extensions
 NEVER = (
     "StorageDatabaseDown",
@@ -68,10 +72,16 @@ class Silence:
 
 @dataclass(frozen=True, kw_only=True)
 class Alertmanager:
-    """The Alertmanager of a stack. Every method raises AlertmanagerError where it does not answer."""
+    """The Alertmanager of a stack. Every method raises AlertmanagerError where it does not answer.
+
+    `client` is the certificate that it requires, if any. `snapshot` is the file that it writes its silences to, if that
+    is on this machine.
+    """
 
     url: str
     stack: str
+    client: ClientCertificate | None = None
+    snapshot: Path | None = None
 
     def silences(self) -> list[Silence]:
         """Return the stack's silences that have not expired."""
@@ -129,12 +139,27 @@ class Alertmanager:
             if silence.created_by == created_by:
                 self.end(silence.id)
 
+    def wait_until_kept(self) -> None:
+        """Return when every change so far is on disk, so that it outlives Alertmanager's process.
+
+        Alertmanager writes all silences every few seconds. A write that is under way may lack the last change; the next
+        one has it.
+        """
+        if self.snapshot and not (_next_write(self.snapshot) and _next_write(self.snapshot)):
+            raise AlertmanagerError(
+                f"Alertmanager at {self.url} has made the change, but has not written it to {self.snapshot} within "
+                f"{KEPT_SECONDS:.0f} s: if it is killed now, the change is lost",
+                remedy="log/alertmanager.log in the stack's home shows why.",
+            )
+
     def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
         import httpx  # noqa: PLC0415 - a rollback shifts traffic before it needs this
 
         try:
-            answer = httpx.request(method, f"{self.url}/api/v2/{path}", timeout=ANSWER_SECONDS, **options)
-        except httpx.HTTPError as error:
+            verify = self.client.context() if self.client else True
+            url = f"{self.url}/api/v2/{path}"
+            answer = httpx.request(method, url, timeout=ANSWER_SECONDS, verify=verify, **options)
+        except (httpx.HTTPError, OSError) as error:  # OSError: a file of the certificate cannot be read
             raise AlertmanagerError(f"Alertmanager at {self.url} does not answer: {error}") from error
         if answer.is_error:
             raise AlertmanagerError(f"Alertmanager at {self.url} answered {answer.status_code}: {answer.text[:200]}")
@@ -208,6 +233,21 @@ class _Keeper(threading.Thread):
         """Return the id of the silence that a killed command of this deployment left."""
         found = (each.id for each in self._owner.alertmanager.silences() if each.created_by == self._deployment)
         return next(found, None)
+
+
+def _next_write(file: Path) -> bool:
+    """Wait for the next write of a file; return False if there is none within `KEPT_SECONDS`."""
+    before = _written(file)
+    return wait_until(lambda: _written(file) != before, KEPT_SECONDS, interval_s=KEPT_POLL_S)
+
+
+def _written(file: Path) -> tuple[int, int] | None:
+    """Return what identifies the last write of a file, which replaces it; None if there is none yet."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _matcher(name: str, value: str | Sequence[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from observatory.delivery.environment import Environment, Journal
 from observatory.platforms.alertmanager import Alertmanager, FleetSilences
 from observatory.platforms.clock import SystemClock
+from observatory.platforms.monitoring_files import monitoring_files
 from observatory.platforms.platform import EngineChoice, Platform
 from observatory.platforms.preview import Preview
 from observatory.platforms.prometheus import PrometheusMetrics
@@ -32,7 +33,8 @@ def delivery_environment(
     def marked_rows() -> AbstractContextManager[str]:
         return _marked_rows(platform.administrator(outputs))
 
-    stack = platform.workspace.stack
+    stack, client = platform.workspace.stack, monitoring_files(platform.workspace).client
+    alertmanager = Alertmanager(url=outputs["alertmanager_url"], stack=stack, client=client)
     preview = Preview(url=outputs["preview_url"], api_key=outputs["api_key"], marked_rows=marked_rows)
     parts = platform.fleet_parts(outputs, preview, choice)
     return Environment(
@@ -45,8 +47,9 @@ def delivery_environment(
             traffic=platform.traffic,
             preview_url=outputs["preview_url"],
             api_key=outputs["api_key"],
+            client=client,
         ),
-        silences=FleetSilences(Alertmanager(url=outputs["alertmanager_url"], stack=stack), journal.record),
+        silences=FleetSilences(alertmanager, journal.record),
         clock=SystemClock(),
         journal=journal,
         trial=parts.trial,

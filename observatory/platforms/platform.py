@@ -39,6 +39,7 @@ Operation = Literal[
     "psql",
     "exec",
     "log rotation",
+    "certificates",
     "scheduler",
 ]
 

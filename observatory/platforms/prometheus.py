@@ -15,6 +15,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from observatory.delivery.environment import MetricsUnavailableError, Sample
+from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import FleetName
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class PrometheusMetrics:
         traffic: counts its requests.
         preview_url: the listener where a header chooses the fleet.
         api_key: for synthetic requests.
+        client: the certificate that Prometheus requires, if any.
     """
 
     url: str
@@ -107,6 +109,7 @@ class PrometheusMetrics:
     traffic: Traffic
     preview_url: str
     api_key: str = field(repr=False)
+    client: ClientCertificate | None = None
     _started: dict[tuple[str, ...], float] = field(default_factory=dict, init=False, repr=False)
 
     def sample(
@@ -194,7 +197,12 @@ class PrometheusMetrics:
         """
         import httpx  # noqa: PLC0415 - only where it is used
 
-        return httpx.Client(base_url=self.url, timeout=ANSWER_SECONDS, limits=httpx.Limits(max_keepalive_connections=0))
+        return httpx.Client(
+            base_url=self.url,
+            timeout=ANSWER_SECONDS,
+            limits=httpx.Limits(max_keepalive_connections=0),
+            verify=self.client.context() if self.client else True,
+        )
 
     def _query(self, expression: str, selection: _Selection) -> list[dict[str, Any]]:
         """Return the current vector of an expression."""
@@ -204,7 +212,7 @@ class PrometheusMetrics:
         try:
             answer = self._client.get("/api/v1/query", params={"query": query})
             found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]
-        except (httpx.HTTPError, ValueError, KeyError) as error:
+        except (httpx.HTTPError, OSError, ValueError, KeyError) as error:
             raise MetricsUnavailableError(f"Prometheus at {self.url} does not answer: {error}") from error
         return found
 

@@ -20,7 +20,7 @@ from observatory.runtime.errors import (
     SandboxError,
     SandboxUnavailable,
 )
-from observatory.runtime.haproxy import BalancerUnreachable, LiveMap, LiveServers
+from observatory.runtime.haproxy import BalancerUnreachable, LiveCertificates, LiveMap, LiveServers
 from observatory.runtime.ports import check_ports, find_free_ports, listeners
 from observatory.runtime.probe import Probe
 from observatory.runtime.programs import Program, ProgramStatus
@@ -32,6 +32,7 @@ __all__ = [
     "BalancerUnreachable",
     "DaemonFailed",
     "Drift",
+    "LiveCertificates",
     "LiveMap",
     "LiveServers",
     "PortInUse",

@@ -1,6 +1,7 @@
-"""HAProxy's runtime API: changes a map and the servers in maintenance without a reload, and keeps them in files.
+"""HAProxy's runtime API: changes a map, the servers in maintenance and certificates without a reload.
 
-Owns the socket and the order of the two writes. The configuration (`observatory.nodes.haproxy`) defines their meaning.
+Owns the socket, the files of the map and of the servers, and the order of the two writes. The configuration
+(`observatory.nodes.haproxy`) defines their meaning.
 """
 
 from __future__ import annotations
@@ -159,6 +160,37 @@ class LiveServers:
 
     def _servers(self) -> list[dict[str, str]]:
         return list(_parsed(_query(self.sandbox, self.socket, "show servers state", patience=self.patience)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveCertificates:
+    """The certificates of a running HAProxy. `socket` is a path inside the sandbox."""
+
+    sandbox: Sandbox
+    socket: str
+
+    def replace(self, contents: Mapping[str, str]) -> None:
+        """Use these contents of certificate files (PEM, with the key) for new connections; open ones continue.
+
+        The files themselves, which a reload or restart reads, are not written.
+
+        Raises:
+            BalancerUnreachable: HAProxy does not answer, or refuses a certificate, which it then does not use.
+        """
+        for file, content in contents.items():
+            self._confirmed(f"set ssl cert {file} <<\n{_without_blank_lines(content)}\n", "Transaction created")
+            self._confirmed(f"commit ssl cert {file}", "Success!")
+
+    def _confirmed(self, command: str, expected: str) -> None:
+        answer = _query(self.sandbox, self.socket, command, patience=0)
+        if expected not in answer:
+            name = command.split("<<", maxsplit=1)[0].strip()  # what follows is a key
+            raise BalancerUnreachable(f"HAProxy refused `{name}`: {answer.strip()}")
+
+
+def _without_blank_lines(text: str) -> str:
+    """Return a text that is one payload: a blank line would end it."""
+    return "".join(f"{line}\n" for line in text.splitlines() if line.strip())
 
 
 def _parsed(text: str) -> Iterator[dict[str, str]]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import http.client
 import socket
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
+
+from observatory.security.client_certificate import ClientCertificate
 
 ATTEMPT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Ready when `http` (a URL) responds 200, or when `tcp` (host, port) accepts a connection."""
+    """Ready when `http` (a URL) responds 200, or when `tcp` (host, port) accepts a connection.
+
+    An `https` URL needs `client`, which is shown to the server and verifies it.
+    """
 
     http: str | None = None
     tcp: tuple[str, int] | None = None
+    client: ClientCertificate | None = None
 
     def __post_init__(self) -> None:
         if (self.http is None) == (self.tcp is None):
@@ -28,7 +35,7 @@ class Probe:
                 return self._ask(self.http)
             if self.tcp:
                 socket.create_connection(self.tcp, timeout=ATTEMPT_SECONDS).close()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, HTTPException) as error:
             return f"{self}: {error}"
         return None
 
@@ -38,13 +45,18 @@ class Probe:
 
     def _ask(self, url: str) -> str | None:
         parts = urlsplit(url)
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=ATTEMPT_SECONDS)
+        connection = self._connection(parts.hostname or "", parts.port or 80)
         try:
             connection.request("GET", parts._replace(scheme="", netloc="").geturl() or "/")
             status = connection.getresponse().status
         finally:
             connection.close()
-        return None if status == http.client.OK else f"{url} answered {status}"
+        return None if status == HTTPStatus.OK else f"{url} answered {status}"
+
+    def _connection(self, host: str, port: int) -> HTTPConnection:
+        if self.client is None:
+            return HTTPConnection(host, port, timeout=ATTEMPT_SECONDS)
+        return HTTPSConnection(host, port, timeout=ATTEMPT_SECONDS, context=self.client.context())
 
     def __str__(self) -> str:
         return self.http or ":".join(map(str, self.tcp or ()))

@@ -28,7 +28,9 @@ from observatory.files.locks import FileLockHeldError
 from observatory.nodes import Paths
 from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.host_jobs import HostJob, host_jobs
+from observatory.nodes.tls import MONITORING, authority_file, combined_file
 from observatory.runtime import Sandbox
+from observatory.scheduling.certificates import publish_certificates
 from observatory.scheduling.records import JobRecord, RecordStore, RunResult, log_file, now
 from observatory.scheduling.runner import STOP_SECONDS
 from observatory.scheduling.scheduler_process import NAME, lock_file
@@ -37,6 +39,7 @@ from observatory.waiting import wait_until
 from observatory.workspace import Workspace
 
 BEAT_SECONDS = 15
+CERTIFICATES_SECONDS = 300  # between two writes of the certificates' expiry
 LOG = logging.getLogger("observatory.scheduler")
 
 
@@ -70,8 +73,13 @@ def run_scheduler(workspace: Workspace, take_alerts: TakeAlerts) -> None:
 
 def _listen(workspace: Workspace, port: int, take_alerts: TakeAlerts) -> None:
     """Listen for alerts. A port in use is logged, and the jobs run without the listener."""
+    sandbox, paths = workspace.sandbox, Paths()
+    files = {
+        "certificate": sandbox.host_path(combined_file(paths, MONITORING)),
+        "authority": sandbox.host_path(authority_file(paths)),
+    }
     try:
-        serve(port, token(workspace.sandbox, rollback_token_file(Paths())), take_alerts)
+        serve(port, token(sandbox, rollback_token_file(paths)), take_alerts, **files)
     except OSError as error:
         LOG.error("alerts cannot roll back: port %s (ports.rollback_webhook): %s", port, error)  # noqa: TRY400
 
@@ -113,6 +121,8 @@ class _Scheduler:
         self._store.publish(self._jobs)
         self._store.beat()
         self._scheduler.add_job(self._logged(self._store.beat), "interval", seconds=BEAT_SECONDS)
+        publish = self._logged(lambda: publish_certificates(self._workspace.sandbox))
+        self._scheduler.add_job(publish, "interval", seconds=CERTIFICATES_SECONDS, next_run_time=now())
         self._scheduler.start()
         LOG.info("scheduler of %s started with %s", self._workspace.stack, ", ".join(job.name for job in self._jobs))
         self._signalled.wait()

@@ -1,4 +1,4 @@
-"""The endpoint of the scheduler that receives Alertmanager's alerts that roll back, on loopback and with a token.
+"""The scheduler's endpoint for Alertmanager's alerts that roll back: on loopback, over TLS and with a token.
 
     POST /alerts    a notification of Alertmanager's webhook, with `Authorization: Bearer TOKEN`
 
@@ -14,9 +14,11 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
+from observatory.nodes.programs.alert_receiver import TlsServer
 from observatory.runtime import Sandbox, find_drift
 
 BODY_BYTES = 1_000_000  # the same limit as the alert receiver's
@@ -34,20 +36,21 @@ def token(sandbox: Sandbox, file: str) -> str:
     return sandbox.host_path(file).read_text(encoding="ascii")
 
 
-def serve(port: int, secret: str, take: TakeAlerts) -> ThreadingHTTPServer:
+def serve(port: int, secret: str, take: TakeAlerts, *, certificate: Path, authority: Path) -> TlsServer:
     """Serve on a port of loopback, in threads that end with the process; return the server.
 
     Args:
         port: to listen on.
         secret: token that a request must carry.
         take: handles a notification, and returns what it did as text.
+        certificate: PEM file of the server's certificate and its key, read for each connection.
+        authority: PEM file of the authority of clients.
 
     Raises:
         OSError: the port is in use.
     """
     handler = type("BoundHandler", (_Handler,), {"expected": f"Bearer {secret}", "take": staticmethod(take)})
-    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-    server.daemon_threads = True
+    server = TlsServer(port, handler, certificate=certificate, authority=authority)
     threading.Thread(target=server.serve_forever, name="rollback-webhook", daemon=True).start()
     return server
 
@@ -63,6 +66,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Check the token and the request, and handle the notification."""
         given = self.headers.get("Authorization", "")
         length = int(header) if (header := self.headers.get("Content-Length", "")).isdecimal() else 0
+        # Read first also where it is refused: closing a connection with unread data can lose the answer.
+        body = self.rfile.read(length) if length <= BODY_BYTES else b""
         if not hmac.compare_digest(given.encode(), self.expected.encode()):
             self._answer(HTTPStatus.UNAUTHORIZED, "invalid or missing token")
         elif self.path != "/alerts":
@@ -70,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif not 0 < length <= BODY_BYTES:
             self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send 1 to {BODY_BYTES} bytes")
         else:
-            self._take(self.rfile.read(length))
+            self._take(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the inherited name
         """Log no request; results are logged."""

@@ -137,6 +137,7 @@ class Schedule(Settings):
     backup_check: CronText = "*/5 * * * *"
     backup_contents: CronText = "30 4 * * *"
     log_rotation: CronText = "17 * * * *"
+    certificates: CronText = "47 4 * * *"
 
 
 class Sample(Settings):

@@ -1,5 +1,7 @@
 """A sandbox for the tools of Prometheus and Alertmanager, and a real Alertmanager with its receiver."""
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,10 @@ import pytest
 from observatory.nodes import Paths, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
 from observatory.runtime import Probe, Program, Sandbox, find_free_ports
+from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import LocalSettings, Ports
+from observatory.waiting import wait_until
+from tests.support.certificates import sandbox_certificate
 
 
 @pytest.fixture
@@ -24,38 +29,53 @@ def sandbox(tmp_path: Path, rootfs: Path) -> Iterator[Sandbox]:
 class Pager:
     """A real Alertmanager with its receiver."""
 
-    def __init__(self, settings: LocalSettings) -> None:
-        self.alertmanager = f"http://127.0.0.1:{settings.ports.alertmanager}"
-        self.receiver = f"http://127.0.0.1:{settings.ports.alert_receiver}"
+    def __init__(self, sandbox: Sandbox, settings: LocalSettings, client: ClientCertificate) -> None:
+        self.sandbox, self.unit = sandbox, alertmanager(settings, Paths())
+        self.alertmanager = f"https://127.0.0.1:{settings.ports.alertmanager}"
+        self.receiver = f"https://127.0.0.1:{settings.ports.alert_receiver}"
+        self.client = client
+        self.http = httpx.Client(verify=client.context())
+
+    def kill_alertmanager(self) -> None:
+        """Kill Alertmanager by SIGKILL, and wait until the supervisor has started it again."""
+        pid = self.sandbox.supervisor.status("alertmanager").pid
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+        assert wait_until(lambda: self.sandbox.supervisor.status("alertmanager").pid not in (pid, None), 60)
+        probe = Probe(**self.unit.ready.target(self.sandbox.host_path))
+        self.sandbox.supervisor.wait_ready("alertmanager", probe, timeout=60)
 
     def fire(self, *alerts: dict[str, str]) -> None:
         document = [{"labels": labels} for labels in alerts]
-        httpx.post(f"{self.alertmanager}/api/v2/alerts", json=document).raise_for_status()
+        self.http.post(f"{self.alertmanager}/api/v2/alerts", json=document).raise_for_status()
 
     def silenced(self) -> set[tuple[str, str]]:
         """Return (alert, fleet or stack) of each silenced alert."""
-        alerts = httpx.get(f"{self.alertmanager}/api/v2/alerts").raise_for_status().json()
+        alerts = self.http.get(f"{self.alertmanager}/api/v2/alerts").raise_for_status().json()
         silenced = [each["labels"] for each in alerts if each["status"]["silencedBy"]]
         return {(labels["alertname"], labels.get("fleet", labels["stack"])) for labels in silenced}
 
     def inhibited(self) -> set[tuple[str, str]]:
         """Return (alert, stack) of each inhibited alert."""
-        alerts = httpx.get(f"{self.alertmanager}/api/v2/alerts").raise_for_status().json()
+        alerts = self.http.get(f"{self.alertmanager}/api/v2/alerts").raise_for_status().json()
         return {(a["labels"]["alertname"], a["labels"]["stack"]) for a in alerts if a["status"]["inhibitedBy"]}
 
     def received(self, receiver: str) -> list[dict[str, Any]]:
-        records = httpx.get(f"{self.receiver}/alerts", params={"receiver": receiver}).raise_for_status().json()
+        records = self.http.get(f"{self.receiver}/alerts", params={"receiver": receiver}).raise_for_status().json()
         return [alert for record in records for alert in record["notification"]["alerts"]]
 
 
 @pytest.fixture
-def pager(sandbox: Sandbox) -> Iterator[Pager]:
+def pager(sandbox: Sandbox, tmp_path: Path) -> Iterator[Pager]:
     ports = dict(zip(Ports.model_fields, find_free_ports(len(Ports.model_fields)), strict=True))
     settings = LocalSettings(ports=Ports(**ports))
     sandbox.start()
+    client = sandbox_certificate(sandbox, tmp_path)
     for unit in (alert_receiver(settings, Paths()), alertmanager(settings, Paths())):
         start(sandbox, unit)
-    yield Pager(settings)
+    running = Pager(sandbox, settings, client)
+    yield running
+    running.http.close()
     sandbox.stop()
 
 
@@ -65,4 +85,4 @@ def start(sandbox: Sandbox, unit: Unit) -> None:
     for path, content in unit.files.items():
         sandbox.write_file(path, content)
     sandbox.supervisor.apply(Program(name=unit.name, command=unit.command))
-    sandbox.supervisor.wait_ready(unit.name, Probe(**unit.ready.target()))
+    sandbox.supervisor.wait_ready(unit.name, Probe(**unit.ready.target(sandbox.host_path)))

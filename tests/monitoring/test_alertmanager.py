@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import httpx
 import pytest
 import yaml
 
@@ -28,7 +27,7 @@ FILE = "/srv/etc/alertmanager.yaml"
 
 @pytest.fixture
 def configured(sandbox: Sandbox) -> Sandbox:
-    sandbox.write_file(FILE, alertmanager_file(webhook_receivers("http://127.0.0.1:1")))
+    sandbox.write_file(FILE, alertmanager_file(webhook_receivers("http://127.0.0.1:1", tls={})))
     return sandbox
 
 
@@ -62,7 +61,7 @@ def test_every_alert_reaches_its_receivers(configured: Sandbox) -> None:
 
 @pytest.mark.parametrize("alert", [alert for alert in ALERTS if alert.rollback], ids=lambda alert: alert.name)
 def test_alert_with_rollback_reaches_the_scheduler_and_people(sandbox: Sandbox, alert: Alert) -> None:
-    (text,) = alertmanager(LocalSettings(), Paths()).files.values()
+    text = alertmanager(LocalSettings(), Paths()).files["/srv/etc/alertmanager/alertmanager.yaml"]
     sandbox.write_file(FILE, text)
     assert "SUCCESS" in sandbox.run(["/usr/bin/amtool", "check-config", FILE]).stdout
     people = {"critical": "pagerduty,slack", "warning": "slack,email"}[alert.severity]
@@ -71,18 +70,18 @@ def test_alert_with_rollback_reaches_the_scheduler_and_people(sandbox: Sandbox, 
 
 
 def test_every_time_interval_is_used() -> None:
-    config = yaml.safe_load(alertmanager_file(webhook_receivers("http://127.0.0.1:1")))
+    config = yaml.safe_load(alertmanager_file(webhook_receivers("http://127.0.0.1:1", tls={})))
     used = [name for route in config["route"]["routes"] for name in route.get("mute_time_intervals", [])]
     assert used == [interval["name"] for interval in config["time_intervals"]]
 
 
 def test_every_inhibition_stays_within_its_stack() -> None:
-    config = yaml.safe_load(alertmanager_file(webhook_receivers("http://127.0.0.1:1")))
+    config = yaml.safe_load(alertmanager_file(webhook_receivers("http://127.0.0.1:1", tls={})))
     assert all("stack" in rule["equal"] for rule in config["inhibit_rules"])
 
 
 def test_missing_receiver_is_rejected() -> None:
-    receivers = webhook_receivers("http://127.0.0.1:1")
+    receivers = webhook_receivers("http://127.0.0.1:1", tls={})
     del receivers["email"]
     with pytest.raises(ValueError, match="email"):
         alertmanager_file(receivers)
@@ -124,6 +123,6 @@ def test_critical_alert_reaches_both_of_its_receivers(pager: Pager) -> None:
 
 
 def test_runbook_of_an_alert_is_served(pager: Pager) -> None:
-    page = httpx.get(f"{pager.receiver}/runbooks/StorageDatabaseDown")
+    page = pager.http.get(f"{pager.receiver}/runbooks/StorageDatabaseDown")
     assert page.status_code == 200
     assert "PostgreSQL does not answer" in page.text

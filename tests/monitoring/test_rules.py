@@ -4,6 +4,7 @@ import re
 import subprocess
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from observatory.nodes.daemons import scrapes
 from observatory.nodes.prometheus import prometheus
 from observatory.runtime import Sandbox
 from observatory.settings import FleetName, LocalSettings
+from tests.support.certificates import sandbox_certificate
 
 ROLLS_BACK = {"StorageServiceDown", "StorageInstanceDown", "StorageErrorBudgetFastBurn"}
 SCOPE = Scope(stack="s1", runbooks="http://runbooks")
@@ -60,7 +62,8 @@ def test_scenarios_detect_a_wrong_rule(sandbox: Sandbox, right: str, wrong: str,
     assert alert in done.stdout + done.stderr
 
 
-def test_rules_of_a_stack_are_valid(sandbox: Sandbox) -> None:
+def test_rules_of_a_stack_are_valid(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox_certificate(sandbox, tmp_path)  # promtool checks that the file exists
     instances: dict[FleetName, tuple[int, ...]] = {"blue": (18100,), "green": (18200,)}
     unit = prometheus(LocalSettings(), Paths(), stack="local", instances=instances, scrapes=scrapes("local"))
     for path, content in unit.files.items():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from observatory.nodes import Paths
+from observatory.nodes.alertmanager import silences_file
 from observatory.platforms import alertmanager as silencing
 from observatory.platforms.alertmanager import (
     NEVER,
@@ -44,7 +48,7 @@ class Journal:
 
 @pytest.fixture
 def alerts(pager: Pager) -> Alertmanager:
-    return Alertmanager(url=pager.alertmanager, stack="a")
+    return Alertmanager(url=pager.alertmanager, stack="a", client=pager.client)
 
 
 def unsilenced(_event: str, **details: Any) -> None:
@@ -122,3 +126,24 @@ def test_whole_stack_is_never_silenced() -> None:
 def test_unknown_silence_is_reported(alerts: Alertmanager) -> None:
     with pytest.raises(AlertmanagerError, match="404"):
         alerts.end("00000000-0000-0000-0000-000000000000")
+
+
+def test_a_kept_silence_and_its_end_outlive_a_killed_alertmanager(pager: Pager) -> None:
+    file = pager.sandbox.host_path(silences_file(Paths()))
+    alertmanager = Alertmanager(url=pager.alertmanager, stack="a", client=pager.client, snapshot=file)
+    made = alertmanager.silence(fleet="green", alert=None, seconds=600, created_by="me", reason="noise")
+    alertmanager.wait_until_kept()
+    pager.kill_alertmanager()
+    assert [each.id for each in alertmanager.silences()] == [made]
+    alertmanager.end(made)
+    alertmanager.wait_until_kept()
+    pager.kill_alertmanager()
+    assert alertmanager.silences() == []
+
+
+def test_a_silence_that_is_not_written_is_reported(
+    alerts: Alertmanager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silencing, "KEPT_SECONDS", 0.2)
+    with pytest.raises(AlertmanagerError, match="is lost"):
+        replace(alerts, snapshot=tmp_path / "never").wait_until_kept()

@@ -3,6 +3,8 @@
 import contextlib
 import http.client
 import json
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ import httpx
 import pytest
 
 from observatory.nodes.programs.alert_receiver import DEAD_MANS_SWITCH, DeadMansSwitch, Store, server
+from observatory.security.client_certificate import ClientCertificate
+from tests.support.certificates import monitoring_certificate
 
 NOTIFICATION = {"status": "firing", "alerts": [{"status": "firing", "labels": {"alertname": "A"}}]}
 
@@ -23,14 +27,49 @@ def receiver(tmp_path: Path) -> Iterator[httpx.Client]:
     (tmp_path / "runbooks").mkdir()
     (tmp_path / "runbooks/StorageDown.md").write_text("# StorageDown\n")
     (tmp_path / "secret.md").write_text("secret")
-    running = server(0, tmp_path, tmp_path / "runbooks")
+    client = monitoring_certificate(tmp_path)
+    running = server(0, tmp_path, tmp_path / "runbooks", certificate=client.certificate, authority=client.authority)
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{running.server_port}", timeout=10) as client:
-        yield client
+    url = f"https://127.0.0.1:{running.server_port}"
+    with httpx.Client(base_url=url, timeout=60, verify=client.context()) as trusted:
+        yield trusted
     running.shutdown()
     running.server_close()
     thread.join()
+
+
+def test_a_client_without_a_certificate_sends_and_reads_no_notification(receiver: httpx.Client, tmp_path: Path) -> None:
+    receiver.post("/receivers/slack", json=NOTIFICATION)
+    anybody = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+    with httpx.Client(base_url=receiver.base_url, timeout=60, verify=anybody) as stranger:
+        assert stranger.post("/receivers/slack", json=NOTIFICATION).status_code == 403
+        assert stranger.post("/receivers/watchdog", json=NOTIFICATION).status_code == 403
+        assert stranger.get("/alerts").status_code == 403
+        assert stranger.get("/runbooks/StorageDown").text == "# StorageDown\n"
+        assert stranger.get("/health").status_code == 200
+    (other := tmp_path / "other").mkdir()
+    with pytest.raises(httpx.TransportError):
+        httpx.get(receiver.base_url.join("/alerts"), verify=forged(monitoring_certificate(other), tmp_path))
+    assert len(receiver.get("/alerts").json()) == 1
+
+
+def forged(other: ClientCertificate, tmp_path: Path) -> ssl.SSLContext:
+    """Return a context that shows a certificate of another authority."""
+    return ClientCertificate(certificate=other.certificate, authority=tmp_path / "ca.crt").context()
+
+
+def test_a_renewed_certificate_is_used_without_a_restart(receiver: httpx.Client, tmp_path: Path) -> None:
+    before = ssl.get_server_certificate(("127.0.0.1", receiver.base_url.port or 0))
+    monitoring_certificate(tmp_path)
+    after = ssl.get_server_certificate(("127.0.0.1", receiver.base_url.port or 0))
+    assert before != after
+    assert (tmp_path / "monitoring.pem").read_text().startswith(after.strip())
+
+
+def test_a_silent_client_delays_no_other(receiver: httpx.Client) -> None:
+    with socket.create_connection(("127.0.0.1", receiver.base_url.port or 0)):
+        assert receiver.get("/health").status_code == 200
 
 
 def test_notifications_are_stored_by_receiver(receiver: httpx.Client, tmp_path: Path) -> None:
@@ -56,8 +95,9 @@ def test_an_invalid_notification_is_refused(receiver: httpx.Client, body: bytes)
 
 
 @pytest.mark.parametrize("length", ["0", "99999999", "-1", "many"])
-def test_a_body_of_no_usable_length_is_refused(receiver: httpx.Client, length: str) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", receiver.base_url.port, timeout=10)
+def test_a_body_of_no_usable_length_is_refused(receiver: httpx.Client, tmp_path: Path, length: str) -> None:
+    context = ClientCertificate(certificate=tmp_path / "monitoring.pem", authority=tmp_path / "ca.crt").context()
+    connection = http.client.HTTPSConnection("127.0.0.1", receiver.base_url.port, timeout=60, context=context)
     with contextlib.closing(connection):
         connection.request("POST", "/receivers/slack", headers={"Content-Length": length})
         assert connection.getresponse().status == 413

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from observatory.runtime import Sandbox
 from observatory.scheduling.webhook import BODY_BYTES, serve, token
+from tests.support.certificates import monitoring_certificate
 
 TOKEN = "sesame"
 
@@ -34,11 +36,14 @@ def taker() -> Taker:
 
 
 @pytest.fixture
-def endpoint(taker: Taker) -> Iterator[httpx.Client]:
-    server = serve(0, TOKEN, taker)
+def endpoint(taker: Taker, tmp_path: Path) -> Iterator[httpx.Client]:
+    client = monitoring_certificate(tmp_path)
+    server = serve(0, TOKEN, taker, certificate=client.certificate, authority=client.authority)
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(base_url=f"http://127.0.0.1:{server.server_port}", headers=headers, timeout=60) as client:
-        yield client
+    trusted = ssl.create_default_context(cafile=str(client.authority))
+    url = f"https://127.0.0.1:{server.server_port}"
+    with httpx.Client(base_url=url, headers=headers, timeout=60, verify=trusted) as sender:
+        yield sender
     server.shutdown()
     server.server_close()
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from components.certificates import CertificateProvider
-from observatory.security.certificates import KeyPair, issue, make_authority, renewal_is_due
+from observatory.security import certificates
+from observatory.security.certificates import KeyPair, issue, make_authority, renewal_is_due, validities
 
 AUTHORITY = make_authority("test")
 
@@ -134,3 +135,24 @@ def test_a_certificate_is_replaced_for_another_authority_host_or_purpose() -> No
     fresh = properties(90)
     for change in ({"hosts": ["db"]}, {"client": True}, {"authority_certificate": make_authority("new").certificate}):
         assert CertificateProvider().diff("server", fresh, {**fresh, **change}).changes
+
+
+def test_no_certificate_outlives_its_authority(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(certificates, "AUTHORITY_DAYS", 10)
+    authority = make_authority("old")
+    (tmp_path / "ca.crt").write_text(authority.certificate)
+    (tmp_path / "server.pem").write_text(issue(authority, name="server", hosts=["localhost"]).combined)
+    (tmp_path / "server.key").write_text("not a certificate")
+    server, old = validities(tmp_path)
+    assert (server.name, server.days, server.due, server.expiring) == ("server", 9, True, True)
+    assert (old.name, old.days, old.due, old.expiring) == ("ca", 9, False, True)
+    assert server.ends == old.ends
+
+
+@pytest.mark.parametrize(
+    ("days", "due", "expiring"), [(0, True, True), (20, True, True), (25, True, False), (60, False, False)]
+)
+def test_a_certificate_is_renewed_before_it_is_reported(tmp_path: Path, days: int, due: bool, expiring: bool) -> None:
+    (tmp_path / "server.crt").write_text(issue(AUTHORITY, name="server", hosts=["localhost"], days=days).certificate)
+    (found,) = validities(tmp_path)
+    assert (found.due, found.expiring) == (due, expiring)

@@ -25,6 +25,7 @@ from observatory.files.sockets import short_path
 from observatory.operations.demonstration import spans
 from observatory.platforms.prometheus import HAPROXY_TRAFFIC, PrometheusMetrics
 from observatory.runtime import Sandbox
+from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import FleetName
 from tests.stack.test_faults import EMBEDDED, postmasters
 from tests.stack.test_up import client
@@ -43,7 +44,7 @@ class Monitoring:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the labels and the value of each series."""
-        answer = httpx.get(self._url("prometheus", "/api/v1/query"), params={"query": expression})
+        answer = self._get("prometheus", "/api/v1/query", query=expression)
         return [
             {**sample["metric"], "value": float(sample["value"][1])}
             for sample in answer.raise_for_status().json()["data"]["result"]
@@ -55,32 +56,36 @@ class Monitoring:
 
     def received(self, receiver: str) -> list[tuple[str, str]]:
         """Return (alert, status) as they came in."""
-        records = httpx.get(self._url("alert_receiver", "/alerts"), params={"receiver": receiver}).json()
+        records = self._get("alert_receiver", "/alerts", receiver=receiver).json()
         alerts = [alert for record in records for alert in record["notification"]["alerts"]]
         return [(alert["labels"]["alertname"], alert["status"]) for alert in alerts]
 
     def sample(self, fleet: FleetName, *, since: float | None = None) -> Sample:
         """Return what a gate sees of a fleet."""
+        tls = self.stack.home / "etc/tls"
         return PrometheusMetrics(
-            url=self._url("prometheus", ""),
+            url=self.stack.output("prometheus_url"),
             stack="local",
             traffic=HAPROXY_TRAFFIC,
             preview_url=self.stack.output("preview_url"),
             api_key="",
+            client=ClientCertificate(certificate=tls / "monitoring.pem", authority=tls / "ca.crt"),
         ).sample(fleet, since=since)
 
     def patroni(self, *, paused: bool) -> None:
         """Have Patroni leave PostgreSQL alone, or look after it again; wait until it knows."""
         change = {"pause": True if paused else None}
         login = self.stack.patroni_login()
-        httpx.patch(self._url("patroni", "/config"), json=change, auth=login).raise_for_status()
-        wait(lambda: bool(httpx.get(self._url("patroni", "/patroni")).json().get("pause")) is paused)
+        url = f"http://127.0.0.1:{self.ports['patroni']}"
+        httpx.patch(f"{url}/config", json=change, auth=login).raise_for_status()
+        wait(lambda: bool(httpx.get(f"{url}/patroni").json().get("pause")) is paused)
 
     def get(self, part: str, path: str) -> str:
-        return httpx.get(self._url(part, path)).raise_for_status().text
+        return self._get(part, path).text
 
-    def _url(self, part: str, path: str) -> str:
-        return f"http://127.0.0.1:{self.ports[part]}{path}"
+    def _get(self, part: str, path: str, **parameters: str) -> httpx.Response:
+        url = f"https://127.0.0.1:{self.ports[part]}{path}"
+        return httpx.get(url, params=parameters, verify=self.stack.monitoring()).raise_for_status()
 
 
 def wait(condition: Callable[[], object]) -> None:

@@ -98,10 +98,11 @@ def test_an_alert_reaches_the_code_that_rolls_back(upgraded: Checkout) -> None:
     token = (upgraded.home / "etc/rollback-webhook/token").read_text()
     labels = {"stack": "local", "rollback": "true", "fleet": "green", "alertname": "StorageErrorBudgetFastBurn"}
     answer = httpx.post(
-        f"http://127.0.0.1:{upgraded.ports()['rollback_webhook']}/alerts",
+        f"https://127.0.0.1:{upgraded.ports()['rollback_webhook']}/alerts",
         headers={"Authorization": f"Bearer {token}"},
         json={"alerts": [{"status": "firing", "labels": labels}]},
         timeout=60,
+        verify=upgraded.trusted(),
     )
     assert answer.status_code == 200, answer.text
 

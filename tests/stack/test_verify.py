@@ -17,6 +17,7 @@ from observatory.runtime import Sandbox
 from tests.support.checkout import Checkout
 from tests.support.delivery import EMBEDDED
 
+BASIC = ["daemons", "service", "fleet blue", "database", "backups", "certificates", "monitoring"]
 PATIENCE_S = 180.0  # until a busy machine's daemons are all ready and scraped
 
 
@@ -25,14 +26,7 @@ def test_a_healthy_stack_passes_and_keeps_no_test_data(stack: Checkout, tmp_path
     while code := stack.exit_code("verify", "--junit", str(report)):
         assert time.monotonic() < deadline, (code, report.read_text())
     suite = ET.parse(report).getroot()  # noqa: S314 - our own
-    assert [case.get("name") for case in suite] == [
-        "daemons",
-        "service",
-        "fleet blue",
-        "database",
-        "backups",
-        "monitoring",
-    ]
+    assert [case.get("name") for case in suite] == BASIC
     with psycopg.connect(stack.output("admin_database_url"), dbname="observatory") as admin:
         marked = admin.execute("SELECT count(*) FROM llm_traces WHERE provider = 'observatory.verification'").fetchone()
     assert marked == (0,)
@@ -53,7 +47,7 @@ def test_a_comprehensive_verification_checks_both_fleets_latency_alerts_and_back
 def test_a_dry_run_reaches_the_parts_and_lists_the_checks(stack: Checkout) -> None:
     listed = stack.json("verify", "--dry-run")
     assert {check["verdict"] for check in listed["checks"]} == {"passed"}
-    assert listed["would_check"] == ["daemons", "service", "fleet blue", "database", "backups", "monitoring"]
+    assert listed["would_check"] == BASIC
 
 
 def test_removed_and_edited_files_are_found_and_repaired(stack: Checkout) -> None:

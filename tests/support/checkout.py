@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import Ports
 from tests.support import reaper
 
@@ -121,6 +122,11 @@ class Checkout:
     def trusted(self) -> ssl.SSLContext:
         """Return what verifies the stack's servers, and no others."""
         return ssl.create_default_context(cafile=self.output("ca_file"))
+
+    def monitoring(self) -> ssl.SSLContext:
+        """Return what Prometheus, Alertmanager and the exporters of the stack require, and what verifies them."""
+        tls = self.home / "etc/tls"
+        return ClientCertificate(certificate=tls / "monitoring.pem", authority=tls / "ca.crt").context()
 
     def processes(self) -> set[int]:
         """Return every process that has the stack's home at /srv, or works in this checkout."""

@@ -89,8 +89,8 @@ def line() -> dict[str, str]:
 
 def notifications_of(stack: Checkout, channel: str, deployment: str | None = None) -> list[str]:
     """Return the notifications that the local receiver got, oldest first: kinds, or PagerDuty's actions."""
-    url = f"http://127.0.0.1:{stack.ports()['alert_receiver']}/alerts?receiver=delivery-{channel}"
-    got = [record["notification"] for record in httpx.get(url).raise_for_status().json()]
+    url = f"https://127.0.0.1:{stack.ports()['alert_receiver']}/alerts?receiver=delivery-{channel}"
+    got = [record["notification"] for record in httpx.get(url, verify=stack.monitoring()).raise_for_status().json()]
     if channel == "pagerduty":
         return [event["event_action"] for event in got]
     return [each["kind"] for each in got if each["deployment"] == deployment]

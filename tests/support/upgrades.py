@@ -25,19 +25,13 @@ CIPHERTEXT = re.compile(r'(?<="ciphertext":")[^"]+')
 # The resources that `up` changes on a stack of a release, by version. CHANGELOG.md says so too.
 CHANGED = {
     "0.1.0": {
-        "access",
-        "alert-receiver",
-        "cluster-configuration",
-        "haproxy",
-        "machine",
-        "patroni",
-        "pgbouncer",
-        "prometheus",
-        "role-settings",
-        "scheduler",
-        "schema",
+        *("access", "cluster-configuration", "machine", "role-settings", "schema", "scheduler"),
+        *("alert-receiver", "alertmanager", "etcd", "haproxy", "patroni", "pgbouncer", "prometheus", "valkey"),
+        *("node-exporter", "pgbackrest-exporter", "pgbouncer-exporter", "postgres-exporter", "redis-exporter"),
     }
 }
+# The resources that `up` creates on it.
+CREATED = {"0.1.0": {"cache-exporter-password", "monitoring"}}
 MACHINE = "pulumi-python:dynamic/local:Machine"
 
 
@@ -61,6 +55,11 @@ class Recorded:
     def changed(self) -> set[str]:
         """The names of the resources that the first `up` of the current code changes."""
         return CHANGED.get(self.facts["version"], set())
+
+    @property
+    def created(self) -> set[str]:
+        """The names of the resources that the first `up` of the current code creates."""
+        return CREATED.get(self.facts["version"], set())
 
     def text(self, name: str) -> str:
         """Return the text of a recorded file."""

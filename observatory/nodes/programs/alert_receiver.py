@@ -5,6 +5,9 @@
     GET  /runbooks/<Alert>      the alert's runbook
     GET  /health                200
 
+It speaks TLS. Notifications are sent and read only with a client certificate of the stack's authority: any local user
+can connect to the port. Runbooks and `/health` need none.
+
 The Watchdog alert fires for ever; when its receiver hears nothing for `SILENCE_SECONDS`, monitoring itself is dead,
 and the dead man's switch records a page of its own. Kept is what fits two files of `FILE_BYTES`.
 """
@@ -12,8 +15,11 @@ and the dead man's switch records a page of its own. Kept is what fits two files
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -116,6 +122,8 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         if url.path == "/health":
             self._answer(HTTPStatus.OK, {"status": "ok"})
+        elif url.path == "/alerts" and not self._trusted:
+            self._refuse()
         elif url.path == "/alerts":
             receiver = parse_qs(url.query).get("receiver", [None])[0]
             self._answer(HTTPStatus.OK, self.store.records(receiver))
@@ -128,14 +136,27 @@ class Handler(BaseHTTPRequestHandler):
         """Keep a notification; 200 only once it is written, so that Alertmanager sends again what was not."""
         receiver = _RECEIVER.fullmatch(self.path)
         length = int(given) if (given := self.headers.get("Content-Length", "")).isdecimal() else 0
-        if not receiver:
+        # Read first also where it is refused: closing a connection with unread data can lose the answer.
+        body = self.rfile.read(length) if length <= BODY_BYTES else b""
+        if not self._trusted:
+            self._refuse()
+        elif not receiver:
             self._answer(HTTPStatus.NOT_FOUND, {"error": "post to /receivers/<name>"})
         elif not 0 < length <= BODY_BYTES:
             self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": f"send 1 to {BODY_BYTES} bytes"})
-        elif notification := _json(self.rfile.read(length)):
+        elif notification := _json(body):
             self._keep(receiver[1], notification)
         else:
             self._answer(HTTPStatus.BAD_REQUEST, {"error": "a notification is a JSON object"})
+
+    @property
+    def _trusted(self) -> bool:
+        """Whether the client has shown a certificate of the authority."""
+        return isinstance(self.connection, ssl.SSLSocket) and bool(self.connection.getpeercert())
+
+    def _refuse(self) -> None:
+        self._answer(HTTPStatus.FORBIDDEN, {"error": "show a client certificate of the stack's authority"})
+        self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the inherited name
         """Log nothing: what matters is in the store."""
@@ -157,6 +178,32 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+class TlsServer(ThreadingHTTPServer):
+    """Speaks TLS; a client may show a certificate of the authority, and then it is verified.
+
+    The files are read for each connection, so a renewed certificate needs no restart. The handshake runs in the
+    connection's thread, so a silent client does not delay the others.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, port: int, handler: type[BaseHTTPRequestHandler], *, certificate: Path, authority: Path) -> None:
+        self._certificate, self._authority = certificate, authority
+        super().__init__(("127.0.0.1", port), handler)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Shake hands and handle the connection's requests; a client without TLS is disconnected."""
+        with contextlib.suppress(OSError), self._secured(request) as connection:
+            super().finish_request(connection, client_address)
+
+    def _secured(self, request: socket.socket) -> ssl.SSLSocket:
+        request.settimeout(REQUEST_SECONDS)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self._authority))
+        context.load_cert_chain(self._certificate)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        return context.wrap_socket(request, server_side=True)
+
+
 def _json(text: bytes) -> dict[str, Any] | None:
     """Return a JSON object, or None where the text is none."""
     try:
@@ -166,13 +213,24 @@ def _json(text: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def server(port: int, data: Path, runbooks: Path, *, silence_seconds: float = SILENCE_SECONDS) -> ThreadingHTTPServer:
-    """Return the server on a port of loopback, its dead man's switch already counting."""
+def server(
+    port: int,
+    data: Path,
+    runbooks: Path,
+    *,
+    certificate: Path,
+    authority: Path,
+    silence_seconds: float = SILENCE_SECONDS,
+) -> TlsServer:
+    """Return the server on a port of loopback, its dead man's switch already counting.
+
+    `certificate` has the server's certificate with its key, `authority` that of the authority of clients, all PEM.
+    """
     store = Store(data)
     switch = DeadMansSwitch(store, seconds=silence_seconds)
     threading.Thread(target=switch.watch, daemon=True).start()
     handler = type("BoundHandler", (Handler,), {"store": store, "switch": switch, "runbooks": runbooks})
-    return ThreadingHTTPServer(("127.0.0.1", port), handler)
+    return TlsServer(port, handler, certificate=certificate, authority=authority)
 
 
 def main() -> None:
@@ -181,8 +239,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--data", type=Path, required=True, help="directory of what was received")
     parser.add_argument("--runbooks", type=Path, required=True, help="directory of <Alert>.md")
+    parser.add_argument("--certificate", type=Path, required=True, help="PEM file of the certificate and its key")
+    parser.add_argument("--authority", type=Path, required=True, help="PEM file of the authority of clients")
     options = parser.parse_args()
-    server(options.port, options.data, options.runbooks).serve_forever()
+    files = {"certificate": options.certificate, "authority": options.authority}
+    server(options.port, options.data, options.runbooks, **files).serve_forever()
 
 
 if __name__ == "__main__":

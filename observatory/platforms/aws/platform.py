@@ -57,6 +57,7 @@ REASONS: Mapping[Operation, str] = {
         "backups of {stack!r}, on AWS, are made on its database's machine by systemd timers; they cannot be made or "
         "listed from here"
     ),
+    "certificates": "the certificates of {stack!r} are in its secret store, and `up` renews them; nothing was changed",
     "logs": (
         "`logs` supports stacks on this machine only: the machines of {stack!r}, on AWS, keep their logs in the "
         "journal; read it there with `journalctl -u DAEMON`"

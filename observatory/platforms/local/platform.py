@@ -12,7 +12,14 @@ from observatory.delivery.approvals import FileApprovals
 from observatory.delivery.releases import ReleaseStore
 from observatory.documents.rollout import FileRolloutStore, RolloutDocument
 from observatory.platforms.engine_choice import choose_engine, engine_of
-from observatory.platforms.platform import DaemonStatus, EngineChoice, FleetParts, LoadedParts, Operation
+from observatory.platforms.monitoring_files import monitoring_files
+from observatory.platforms.platform import (
+    DaemonStatus,
+    EngineChoice,
+    FleetParts,
+    LoadedParts,
+    Operation,
+)
 from observatory.platforms.preview import Preview
 from observatory.platforms.prometheus import HAPROXY_TRAFFIC, Traffic
 from observatory.platforms.stack_state import SCHEMA_TYPE, declared_schema, engine_options, state_options
@@ -73,11 +80,11 @@ class LocalPlatform:
         from observatory.notifications import PagerDuty, Secret, Slack, Webhook  # noqa: PLC0415
         from observatory.platforms.channels import ChannelName, configured_channels  # noqa: PLC0415
 
-        receiver = f"{receiver_url(self.settings)}/receivers/delivery"
+        receiver, client = f"{receiver_url(self.settings)}/receivers/delivery", monitoring_files(self.workspace).client
         own: dict[ChannelName, Channel] = {
-            "slack": Slack(Secret(plain=f"{receiver}-slack")),
-            "pagerduty": PagerDuty(Secret(plain="local"), f"{receiver}-pagerduty"),
-            "webhook": Webhook(Secret(plain=f"{receiver}-webhook")),
+            "slack": Slack(Secret(plain=f"{receiver}-slack"), client=client),
+            "pagerduty": PagerDuty(Secret(plain="local"), f"{receiver}-pagerduty", client=client),
+            "webhook": Webhook(Secret(plain=f"{receiver}-webhook"), client=client),
         }
         yield from (own | configured_channels(self.settings, self.workspace.root)).values()
 

@@ -51,7 +51,7 @@ def _status(sandbox: Sandbox, unit: Unit, version: str) -> DaemonStatus:
             name=unit.name, address=address, version=version, pid=None, health="sandbox down", memory_mb=None
         )
     program = sandbox.supervisor.status(unit.name)
-    ready = program.running and Probe(**unit.ready.target()).check()
+    ready = program.running and Probe(**unit.ready.target(sandbox.host_path)).check()
     health = "ready" if ready else "not ready" if program.running else program.state.lower()
     return DaemonStatus(
         name=unit.name,
@@ -66,7 +66,7 @@ def _status(sandbox: Sandbox, unit: Unit, version: str) -> DaemonStatus:
 def _postgres_status(sandbox: Sandbox, settings: LocalSettings, versions: dict[str, str]) -> DaemonStatus:
     """Return PostgreSQL's status. It is Patroni's child, not the supervisor's: its pid is in the data directory."""
     ready = TcpReady(port=settings.ports.postgres)
-    running = sandbox.alive() and Probe(**ready.target()).check()
+    running = sandbox.alive() and Probe(**ready.target(sandbox.host_path)).check()
     pid_file = sandbox.home / "data" / "postgres" / "postmaster.pid"
     pid = int(pid_file.read_text().split()[0]) if running and pid_file.exists() else None
     version, timescaledb = (versions.get(package, "?") for package in POSTGRES_PACKAGES)

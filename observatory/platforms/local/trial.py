@@ -107,7 +107,8 @@ class LocalTrial:
             start_retries=0,
         )
         self.sandbox.supervisor.apply(program)
-        self.sandbox.supervisor.wait_ready(unit.name, Probe(**unit.ready.target()), timeout=unit.settle_seconds)
+        probe = Probe(**unit.ready.target(self.sandbox.host_path))
+        self.sandbox.supervisor.wait_ready(unit.name, probe, timeout=unit.settle_seconds)
 
     def _client(self) -> httpx.Client:
         import httpx  # noqa: PLC0415 - only where it is used
