@@ -177,7 +177,7 @@ class StackChecks:
 
     def _json(self, output: str, path: str) -> Any:
         """Return the answer of the server whose URL is an output of the stack."""
-        with self._client(self.outputs[output]) as client:
+        with monitoring_client(self.platform.workspace, self.outputs[output]) as client:
             return client.get(path).raise_for_status().json()
 
     def _prometheus(self, path: str, **parameters: str) -> Any:
