@@ -312,8 +312,8 @@ def _certificates(found: Sequence[Validity]) -> Text:
     if not found:
         return Text("\nCertificates: none")
     first = next((each for each in found if each.expiring), found[0])
-    text = Text(f"\nCertificates: {len(found)}; the next to expire is {first.name}, in ")
-    return text.append(f"{first.days} days", style="red" if first.expiring else "")
+    style = "red" if first.expiring else ""
+    return Text(f"\nCertificates: {len(found)}; ").append(f"{first.name} {first.left}", style=style)
 
 
 def _print_demonstration(done: UpResult) -> None:

@@ -135,9 +135,9 @@ class StackChecks:
     def certificates(self) -> str:
         """Check how long every certificate is valid."""
         found = list_certificates(self.platform.workspace)
-        if expiring := [f"{each.name} expires in {each.days} days" for each in found if each.expiring]:
+        if expiring := [f"{each.name} {each.left}" for each in found if each.expiring]:
             raise CheckFailedError(f"{', '.join(expiring)}: run `observatory certificates renew`")
-        return f"{len(found)} valid, the first expires in {found[0].days} days"
+        return f"{len(found)} valid, the first {found[0].left}"
 
     def latency(self) -> str:
         """Check the 95th percentile of reads against the gates' limit."""

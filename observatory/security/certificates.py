@@ -99,6 +99,11 @@ class Validity:
         return (self.ends - datetime.now(UTC)).days
 
     @property
+    def left(self) -> str:
+        """The time until it expires, as text."""
+        return f"expires in {self.days} days" if self.days >= 0 else f"expired at {self.ends:%Y-%m-%d %H:%M} UTC"
+
+    @property
     def expiring(self) -> bool:
         """Whether its renewal is overdue, or an authority needs a successor."""
         return self.days < (AUTHORITY_WARNING_DAYS if self.authority else WARNING_DAYS)
