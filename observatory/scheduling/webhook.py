@@ -66,8 +66,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Check the token and the request, and handle the notification."""
         given = self.headers.get("Authorization", "")
         length = int(header) if (header := self.headers.get("Content-Length", "")).isdecimal() else 0
-        # Read first also where it is refused: closing a connection with unread data can lose the answer.
-        body = self.rfile.read(length) if length <= BODY_BYTES else b""
         if not hmac.compare_digest(given.encode(), self.expected.encode()):
             self._answer(HTTPStatus.UNAUTHORIZED, "invalid or missing token")
         elif self.path != "/alerts":
@@ -75,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif not 0 < length <= BODY_BYTES:
             self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send 1 to {BODY_BYTES} bytes")
         else:
-            self._take(body)
+            self._take(self.rfile.read(length))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the inherited name
         """Log no request; results are logged."""

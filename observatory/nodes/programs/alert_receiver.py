@@ -32,6 +32,7 @@ from urllib.parse import parse_qs, urlsplit
 
 FILE_BYTES = 1_000_000
 BODY_BYTES = 1_000_000  # a notification of a thousand alerts has about 800 kB
+DRAIN_BYTES = 65536
 REQUEST_SECONDS = 10
 WATCHDOG, DEAD_MANS_SWITCH = "watchdog", "dead-mans-switch"
 SILENCE_SECONDS = 300.0  # Alertmanager repeats the heartbeat each minute or two
@@ -136,15 +137,13 @@ class Handler(BaseHTTPRequestHandler):
         """Keep a notification; 200 only once it is written, so that Alertmanager sends again what was not."""
         receiver = _RECEIVER.fullmatch(self.path)
         length = int(given) if (given := self.headers.get("Content-Length", "")).isdecimal() else 0
-        # Read first also where it is refused: closing a connection with unread data can lose the answer.
-        body = self.rfile.read(length) if length <= BODY_BYTES else b""
         if not self._trusted:
             self._refuse()
         elif not receiver:
             self._answer(HTTPStatus.NOT_FOUND, {"error": "post to /receivers/<name>"})
         elif not 0 < length <= BODY_BYTES:
             self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": f"send 1 to {BODY_BYTES} bytes"})
-        elif notification := _json(body):
+        elif notification := _json(self.rfile.read(length)):
             self._keep(receiver[1], notification)
         else:
             self._answer(HTTPStatus.BAD_REQUEST, {"error": "a notification is a JSON object"})
@@ -195,6 +194,7 @@ class TlsServer(ThreadingHTTPServer):
         """Shake hands and handle the connection's requests; a client without TLS is disconnected."""
         with contextlib.suppress(OSError), self._secured(request) as connection:
             super().finish_request(connection, client_address)
+            _drain(connection)
 
     def _secured(self, request: socket.socket) -> ssl.SSLSocket:
         request.settimeout(REQUEST_SECONDS)
@@ -202,6 +202,14 @@ class TlsServer(ThreadingHTTPServer):
         context.load_cert_chain(self._certificate)
         context.verify_mode = ssl.CERT_OPTIONAL
         return context.wrap_socket(request, server_side=True)
+
+
+def _drain(connection: socket.socket) -> None:
+    """Read what the client still sends, within a limit: closing with unread data can lose the answer on its way."""
+    connection.shutdown(socket.SHUT_WR)
+    for _ in range(2 * BODY_BYTES // DRAIN_BYTES):
+        if not connection.recv(DRAIN_BYTES):
+            return
 
 
 def _json(text: bytes) -> dict[str, Any] | None:
