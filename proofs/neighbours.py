@@ -7,9 +7,10 @@ import os
 import pwd
 import random
 import re
+import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -106,13 +107,8 @@ class Neighbourhood:
         named = set(self.ports.values())
         for pid in self.stack.processes():
             for each in _connections(pid):
-                if isinstance(each.laddr, str):
-                    if each.status == psutil.CONN_NONE and each.laddr and not SOCKETS.fullmatch(each.laddr):
-                        yield f"the unix socket {each.laddr} is not in the list"
-                elif each.status == psutil.CONN_LISTEN and each.laddr.port not in named:
-                    yield f"port {each.laddr.port} of process {pid} is in no setting"
-                elif each.status == psutil.CONN_LISTEN and each.laddr.ip not in ("127.0.0.1", "::1"):
-                    yield f"port {each.laddr.port} listens at {each.laddr.ip}"
+                if found := problem(each, named):
+                    yield f"{found}, of process {pid}"
 
     def snapshot(self) -> dict[str, Any]:
         """Return what an attack must not change."""
@@ -174,6 +170,19 @@ def _connections(pid: int) -> list[Any]:
     with suppress(psutil.Error):  # it has ended
         return list(psutil.Process(pid).net_connections("all"))
     return []
+
+
+def problem(each: Any, named: Collection[int]) -> str | None:
+    """Return why a socket must not be there; None if it listens as the settings say, or does not listen."""
+    if each.family == socket.AF_UNIX:
+        unlisted = each.laddr and not SOCKETS.fullmatch(each.laddr)
+        return f"the unix socket {each.laddr} is not in the list" if unlisted else None
+    listens = each.status == psutil.CONN_LISTEN or (each.type == socket.SOCK_DGRAM and not each.raddr)
+    if not listens:
+        return None
+    if each.laddr.port not in named:
+        return f"port {each.laddr.port} is in no setting"
+    return None if each.laddr.ip in ("127.0.0.1", "::1") else f"port {each.laddr.port} listens at {each.laddr.ip}"
 
 
 def _digest(file: Path) -> str:
