@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,7 +21,7 @@ def listening(kind: socket.SocketKind, address: str, named: bool) -> list[str]:
         if kind is socket.SOCK_STREAM:
             made.listen()
         port = made.getsockname()[1]
-        mine = [each for each in psutil.Process().net_connections("inet") if each.laddr.port == port]
+        mine: list[Any] = [each for each in psutil.Process().net_connections("inet") if each.laddr.port == port]
         return [found for each in mine if (found := problem(each, {port} if named else set()))]
 
 
@@ -46,5 +47,6 @@ def unix_socket(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_unix_socket_that_is_not_listed_is_found(unix_socket: str) -> None:
-    found = [problem(each, set()) for each in psutil.Process().net_connections("unix") if each.laddr == unix_socket]
+    mine: list[Any] = psutil.Process().net_connections("unix")
+    found = [problem(each, set()) for each in mine if each.laddr == unix_socket]
     assert found == [f"the unix socket {unix_socket} is not in the list"]
