@@ -82,7 +82,9 @@ def test_the_cli_uses_a_salt_in_the_state_only(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [f"encryptionsalt: {FOREIGN}\n", f"config:\n  lab:a: b\nencryptionsalt: {FOREIGN}\n"]
+    "config",
+    [f"encryptionsalt: {FOREIGN}\n", f"config:\n  lab:a: b\nencryptionsalt: {FOREIGN}\n"],
+    ids=["alone", "beside settings"],
 )
 def test_a_salt_of_another_passphrase_is_named_and_nothing_is_written(tmp_path: Path, config: str) -> None:
     lab = Lab(tmp_path, config=config)
