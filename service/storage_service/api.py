@@ -5,8 +5,9 @@ their documentation, `app` wires them.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Literal
 
 import prometheus_client
@@ -17,20 +18,20 @@ from .auth import ApiKey, Authenticator, Scope
 from .bodies import Uploads, encoding_of, expanded, paced
 from .buffer import WriteBuffer
 from .cache import Cache
-from .contract import Accepted, Check, Health, Status
+from .contract import Accepted, Check, Health, ItemResult, Status, WriteQuery
 from .database import Database
 from .fairness import FairShare
-from .items import Batch, Item, TimedItem, Window
+from .items import Batch, Item, Window
 from .key_usage import KeyUsage
 from .lifecycle import Lifecycle, Phase
 from .log_entries import LOG_ENTRIES, LogEntry
 from .measurements import MEASUREMENTS, Measurement
 from .metrics import Metrics
-from .problems import CLOSE, Unavailable
+from .problems import CLOSE, FieldError, Unavailable
 from .rate_limits import RateLimiter
 from .reads import Reads
 from .release import RELEASE
-from .responses import json_response
+from .responses import json_response, parameters
 from .settings import Settings
 from .traces import TRACES, Trace
 
@@ -66,37 +67,40 @@ class Api:
 
     async def post_traces(self, request: Request) -> Response:
         """Store a batch of traces."""
-        items = await self._ingest(request, Trace, self._traces, max_age_days=self._settings.max_age_days)
-        await self._cache.forget_traces({item.trace_id for item in items})
-        return _accepted(items)
+        batch = await self._ingest(request, Trace, self._traces, max_age_days=self._settings.max_age_days)
+        await self._cache.forget_traces({item.trace_id for item in batch.items})
+        return _accepted(request, batch)
 
     async def post_metrics(self, request: Request) -> Response:
         """Store a batch of metrics."""
         days = self._settings.max_age_days_telemetry
-        return _accepted(await self._ingest(request, Measurement, self._measurements, max_age_days=days))
+        return _accepted(request, await self._ingest(request, Measurement, self._measurements, max_age_days=days))
 
     async def post_logs(self, request: Request) -> Response:
         """Store a batch of logs."""
         days = self._settings.max_age_days_telemetry
-        return _accepted(await self._ingest(request, LogEntry, self._log_entries, max_age_days=days))
+        return _accepted(request, await self._ingest(request, LogEntry, self._log_entries, max_age_days=days))
 
     async def _ingest(
         self, request: Request, model: type[Item], buffer: WriteBuffer, *, max_age_days: int
-    ) -> list[Item]:
+    ) -> Batch[Item]:
         key = await self._authorize(request, "write")
         encoding = encoding_of(request)
+        partial = parameters(request, WriteQuery).results is not None
         with self._uploads.upload(key) as upload:
             body = await upload.receive(request)
             with self._admitted(key):
                 async with self._uploads.turn(key, len(body)):
-                    batch = Batch(await expanded(body, encoding, upload), model, self._window(max_age_days))
+                    text = await expanded(body, encoding, upload)
+                    window, limit = self._window(max_age_days), self._settings.max_text_bytes
+                    batch = Batch(text, model, window, max_text_bytes=limit, partial=partial)
                     async for _ in paced(batch.steps()):
                         pass
                 items = batch.accepted()
                 with self._metrics.write(buffer.table.name):
                     await buffer.write(items, key=key)
         self._metrics.items.labels(buffer.table.name).inc(len(items))
-        return items
+        return batch
 
     async def health(self, _request: Request) -> Response:
         """Return the state of this instance with the result of each check."""
@@ -158,5 +162,15 @@ class Api:
         return Health(status=status, version=RELEASE.version, fleet=self._settings.fleet, checks=checks)
 
 
-def _accepted(items: Sequence[TimedItem]) -> Response:
-    return json_response(Accepted(accepted=len(items)), status=201)
+def _accepted(request: Request, batch: Batch[Item]) -> Response:
+    accepted = len(batch.items)
+    if "results" not in request.query_params:
+        return json_response({"accepted": accepted}, status=HTTPStatus.CREATED)
+    results = [_result(errors) for errors in batch.results()]
+    document = Accepted(accepted=accepted, rejected=batch.number - accepted, items=results)
+    status = HTTPStatus.MULTI_STATUS if document.rejected else HTTPStatus.CREATED
+    return json_response(document.model_dump(exclude_none=True), status=status)
+
+
+def _result(errors: list[FieldError]) -> ItemResult:
+    return ItemResult(status="rejected" if errors else "accepted", errors=errors or None)

@@ -64,6 +64,8 @@ def create_app(settings: Settings, *, lifecycle: Lifecycle) -> ASGIApp:
         },
         lifespan=lifespan,
     )
+    # Behind a balancer that ends TLS, a redirect to the path without the slash would lead to clear text.
+    app.router.redirect_slashes = False
     return Observed(app, metrics=metrics, lifecycle=lifecycle)
 
 

@@ -11,6 +11,7 @@ from .fields import Name, Timestamp
 from .items import MAX_ITEMS
 from .log_entries import LogEntry
 from .measurements import Measurement
+from .problems import FieldError
 from .spans import MAX_SPANS
 from .traces import Trace
 
@@ -36,10 +37,37 @@ class LogBatch(BaseModel):
     items: Annotated[list[LogEntry], Field(max_length=MAX_ITEMS)]
 
 
+class WriteQuery(BaseModel):
+    """Query parameters of a write.
+
+    Attributes:
+        results: `items` stores the valid items even if others are invalid, and returns a result for each.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    results: Literal["items"] | None = None
+
+
+class ItemResult(BaseModel):
+    """Result of one item of a write: it is stored unless it has errors."""
+
+    status: Literal["accepted", "rejected"]
+    errors: list[FieldError] | None = None
+
+
 class Accepted(BaseModel):
-    """Response to a write: all items are committed."""
+    """Response to a write: the accepted items are committed.
+
+    Attributes:
+        accepted: number of items that are stored.
+        rejected: number of invalid items, with `results=items`.
+        items: results in the order of the request, with `results=items`.
+    """
 
     accepted: int
+    rejected: int | None = None
+    items: list[ItemResult] | None = None
 
 
 class StoredSpan(Trace):

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainValidator, StringConstraints, ValidationInfo, WithJsonSchema
 from pydantic_core import to_json
 
 MAX_NAME = 128
 """Characters of a name: 512 bytes at most, and five of those fit PostgreSQL's limit of 2,704 bytes for an index row."""
-MAX_TEXT = 256 * 1024
-"""Bytes, in UTF-8, of a prompt, an output or an error message, and of one JSON field in compact form."""
+MAX_TEXT = 2 * 1024 * 1024
+"""Bytes, in UTF-8, of a prompt, an output or an error message, and of one JSON field in compact form: the default of
+`STORAGE_MAX_TEXT_BYTES`, whose value is in the context of a validation."""
 MAX_TAGS = 64
 MAX_INT = 2**31 - 1  # PostgreSQL's integer
 MAX_BIGINT = 2**63 - 1
@@ -27,9 +28,21 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
-def _bounded(value: str) -> str:
-    if len(value.encode()) > MAX_TEXT:
-        raise ValueError(f"must have at most {MAX_TEXT} bytes")
+def text_limit(max_text_bytes: int) -> dict[str, int]:
+    """Return the context of a validation with another limit than `MAX_TEXT`."""
+    return {"max_text_bytes": max_text_bytes}
+
+
+def _check_size(size: int, info: ValidationInfo) -> None:
+    limit = info.context["max_text_bytes"] if info.context else MAX_TEXT
+    if size > limit:
+        raise ValueError(f"must have at most {limit} bytes")
+
+
+def _bounded(value: str, info: ValidationInfo) -> str:
+    _check_size(len(value), info)  # before the bytes of an even longer text are counted
+    if not value.isascii():
+        _check_size(len(value.encode()), info)
     return value
 
 
@@ -59,13 +72,12 @@ def _single_precision(value: float) -> float:
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
-def _storable_json(value: Any) -> str:
+def _storable_json(value: Any, info: ValidationInfo) -> str:
     """Return the text that the database stores; no second conversion is needed."""
     text = to_json(value, inf_nan_mode="constants")
     if b"NaN" in text or b"Infinity" in text:
         _check_numbers(value)
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"must have at most {MAX_TEXT} bytes")
+    _check_size(len(text), info)
     decoded = text.decode()
     if _NUL_ESCAPE.search(decoded):
         raise ValueError("must not contain the character U+0000, which PostgreSQL cannot store")
@@ -89,10 +101,9 @@ Identifier = Annotated[str, StringConstraints(pattern=rf"^[0-9A-Za-z._:+=-]{{1,{
 """An identifier that needs no escaping in a URL's path."""
 Text = Annotated[
     str,
-    StringConstraints(max_length=MAX_TEXT),
     AfterValidator(_bounded),
     AfterValidator(_without_nul),
-    Field(description=f"at most {MAX_TEXT} bytes in UTF-8"),
+    Field(description=f"at most {MAX_TEXT} bytes in UTF-8, unless STORAGE_MAX_TEXT_BYTES sets another limit"),
 ]
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]
 BigCount = Annotated[int, Field(ge=0, le=MAX_BIGINT)]

@@ -14,12 +14,14 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from .fields import Timestamp
+from .fields import MAX_TEXT, Timestamp, text_limit
 from .problems import MAX_ERRORS, ContentTooLarge, FieldError, InvalidRequest
 
 MAX_ITEMS = 1000
 MAX_DEPTH = 200
 """Objects and lists inside each other, in one item: the parser's limit."""
+MAX_ITEM_ERRORS = 3
+"""Errors of one item when each item has its own result."""
 _REASONS = {"missing": "is required", "extra_forbidden": "is not a known field", "model_type": "must be an object"}
 
 Item = TypeVar("Item", bound="TimedItem")
@@ -58,12 +60,17 @@ class Batch(Generic[Item]):
     """The items of a request. Parsing them is divided into steps, one for each item.
 
     Attributes:
+        number: number of items, valid or not.
         items: the valid items so far.
         errors: the errors of the others.
     """
 
-    def __init__(self, body: bytes, model: type[Item], window: Window) -> None:
+    def __init__(
+        self, body: bytes, model: type[Item], window: Window, *, max_text_bytes: int = MAX_TEXT, partial: bool = False
+    ) -> None:
         """Divide the JSON body of a write, `{"items": [...]}`, into its items.
+
+        With `partial`, invalid items do not prevent the valid ones from being stored, so parsing goes on after errors.
 
         Raises:
             InvalidRequest: the body is not JSON or has another form.
@@ -72,29 +79,52 @@ class Batch(Generic[Item]):
         self._entries = _entries(body)
         self._model = model
         self._window = window
+        self._context = text_limit(max_text_bytes)
+        self._partial = partial
+        self.number = len(self._entries)
         self.items: list[Item] = []
         self.errors: list[FieldError] = []
 
     def steps(self) -> Iterator[None]:
-        """Parse item by item; stops after a few errors."""
+        """Parse item by item; stops after a few errors, unless the batch may be stored in part."""
         for index, entry in enumerate(self._entries):
             try:
-                self.items.append(_parse(index, entry, self._model, self._window))
+                self.items.append(self._parse(index, entry))
             except InvalidRequest as invalid:
-                self.errors += invalid.errors
-                if len(self.errors) >= MAX_ERRORS:
+                self.errors += invalid.errors[: MAX_ITEM_ERRORS if self._partial else None]
+                if len(self.errors) >= MAX_ERRORS and not self._partial:
                     return
             yield
 
     def accepted(self) -> list[Item]:
-        """Return the items.
+        """Return the items to store.
 
         Raises:
-            InvalidRequest: an item is invalid; names the items and fields.
+            InvalidRequest: an item is invalid, and the batch may not be stored in part; names the items and fields.
         """
-        if self.errors:
+        if self.errors and not self._partial:
             raise InvalidRequest(self.errors)
         return self.items
+
+    def results(self) -> list[list[FieldError]]:
+        """Return the errors of each item, in the order of the request; a valid item has none."""
+        results: list[list[FieldError]] = [[] for _ in range(self.number)]
+        for error in self.errors:
+            results[error.item or 0].append(error)
+        return results
+
+    def _parse(self, index: int, entry: Any) -> Item:
+        fields = _fields(index, entry)
+        if isinstance(fields, dict) and len(fields) > len(self._model.model_fields):
+            reason = f"has {len(fields)} fields, at most {len(self._model.model_fields)} are allowed"
+            raise InvalidRequest([FieldError(item=index, field="item", reason=reason)])
+        try:
+            item = self._model.model_validate(fields, context=self._context)
+        except ValidationError as error:
+            raise InvalidRequest(list(field_errors(error, item=index))) from None
+        if rejection := self._window.rejection(item.ts):
+            raise InvalidRequest([FieldError(item=index, field="ts", reason=rejection)])
+        return item
 
 
 class _Envelope(msgspec.Struct):
@@ -136,21 +166,14 @@ class _Lenient(msgspec.Struct):
     items: list[Any]
 
 
-def _parse(index: int, entry: Any, model: type[Item], window: Window) -> Item:
+def _fields(index: int, entry: Any) -> Any:
+    """Return the content of an item, whose type is not known yet."""
+    if not isinstance(entry, msgspec.Raw):
+        return entry
     try:
-        fields = from_json(bytes(entry)) if isinstance(entry, msgspec.Raw) else entry
+        return from_json(bytes(entry))
     except ValueError as error:
         raise InvalidRequest([FieldError(item=index, field="item", reason=f"is not JSON: {error}")]) from None
-    if isinstance(fields, dict) and len(fields) > len(model.model_fields):
-        reason = f"has {len(fields)} fields, at most {len(model.model_fields)} are allowed"
-        raise InvalidRequest([FieldError(item=index, field="item", reason=reason)])
-    try:
-        item = model.model_validate(fields)
-    except ValidationError as error:
-        raise InvalidRequest(list(field_errors(error, item=index))) from None
-    if rejection := window.rejection(item.ts):
-        raise InvalidRequest([FieldError(item=index, field="ts", reason=rejection)])
-    return item
 
 
 def field_errors(error: ValidationError, *, item: int | None = None) -> Iterator[FieldError]:

@@ -42,6 +42,9 @@ class Metrics:
         for status in ("success", "error"):
             self.writes.labels(status)  # a rate needs a sample of 0 before the first increase
         self.items = self._counter("storage_items_accepted", "Items accepted and committed.", "table")
+        self.repeated = self._counter(
+            "storage_items_repeated", "Accepted items whose row existed, or was sent twice in a transaction.", "table"
+        )
         self.write_duration = self._histogram(
             "storage_write_duration_seconds", "Duration from a validated batch to its commit, in seconds.", "table"
         )

@@ -25,6 +25,7 @@ from .contract import (
     Status,
     TraceBatch,
     TraceQuery,
+    WriteQuery,
 )
 from .problems import ProblemDocument
 from .release import RELEASE
@@ -60,6 +61,7 @@ class Operation:
         response: model of the response; None for text.
         media_type: media type of the response.
         status: status of a successful response.
+        partial_status: status of a response of the same form when only a part succeeded; None if that cannot be.
         errors: statuses of problem responses.
     """
 
@@ -73,6 +75,7 @@ class Operation:
     response: type[BaseModel] | None = None
     media_type: str = "application/json"
     status: int = 200
+    partial_status: int | None = None
     errors: tuple[int, ...] = ()
 
     @property
@@ -88,18 +91,19 @@ def operations(api: Api) -> tuple[Operation, ...]:
     return (
         Operation(
             method="POST", path="/v1/traces", handler=api.post_traces, scope="write",
-            summary="Store up to 1,000 spans; responds after the commit, a repeated span counts as accepted",
-            request=TraceBatch, response=Accepted, status=201, errors=written,
+            summary="Store up to 1,000 spans; responds after the commit, a repeated span updates the stored one",
+            request=TraceBatch, query=WriteQuery, response=Accepted, status=201, partial_status=207, errors=written,
         ),
         Operation(
             method="POST", path="/v1/metrics", handler=api.post_metrics, scope="write",
             summary="Store up to 1,000 metrics; responds after the commit, a repeated metric is stored again",
-            request=MeasurementBatch, response=Accepted, status=201, errors=written,
+            request=MeasurementBatch, query=WriteQuery, response=Accepted, status=201, partial_status=207,
+            errors=written,
         ),
         Operation(
             method="POST", path="/v1/logs", handler=api.post_logs, scope="write",
             summary="Store up to 1,000 log lines; responds after the commit, a repeated line is stored again",
-            request=LogBatch, response=Accepted, status=201, errors=written,
+            request=LogBatch, query=WriteQuery, response=Accepted, status=201, partial_status=207, errors=written,
         ),
         Operation(
             method="GET", path="/v1/traces", handler=api.reads.list_traces, scope="read", query=TraceQuery,
@@ -203,8 +207,9 @@ def _responses(operation: Operation, references: References) -> dict[str, Any]:
     problem = {"application/problem+json": {"schema": references[ProblemDocument, "serialization"]}}
     # The 503 of an endpoint without a key has the form of its success: the state of the instance.
     failure = problem if operation.scope else content
+    successful = [status for status in (operation.status, operation.partial_status) if status]
     return {
-        str(operation.status): {"description": HTTPStatus(operation.status).phrase, "content": content},
+        **{str(status): {"description": HTTPStatus(status).phrase, "content": content} for status in successful},
         **{
             str(status): _failure(HTTPStatus(status), failure, keyed=bool(operation.scope))
             for status in operation.errors

@@ -136,10 +136,13 @@ async def on_problem(_request: Request, error: Exception) -> Response:
     return _response(error.status, error.detail, error.headers, errors)
 
 
-async def on_http_exception(_request: Request, error: Exception) -> Response:
+async def on_http_exception(request: Request, error: Exception) -> Response:
     """Return the response of an error that the framework raises (404, 405)."""
     assert isinstance(error, HTTPException)  # noqa: S101
-    return _response(HTTPStatus(error.status_code), error.detail, error.headers)
+    status, detail = HTTPStatus(error.status_code), error.detail
+    if status is HTTPStatus.NOT_FOUND and request.url.path.endswith("/"):
+        detail = "no path ends with a slash; send the request to the path without it"
+    return _response(status, detail, error.headers)
 
 
 async def on_failure(_request: Request, _error: Exception) -> Response:

@@ -13,6 +13,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from .fields import MAX_TEXT
+
 PREFIX = "STORAGE_"
 _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\s]+):(?P<port>\d{1,5})")
 _CACHE_URL = re.compile(r"rediss?://(\[[0-9a-fA-F:]+\]|[^:@/\s]+):\d{1,5}/\d{1,5}")
@@ -100,6 +102,8 @@ class Settings(BaseModel):
         max_upload_bytes: maximum memory of the request bodies in progress; the response to others is 429.
         max_pending_writes: maximum number of concurrent writes whose body is complete; the response to others is 503.
         buffer_items: maximum number of items of one table that wait for their commit; the response to others is 503.
+        max_text_bytes: maximum size, in UTF-8, of a text and of a JSON field in compact form. Before migration 007 the
+            database has a limit of its own, 256 KiB.
         upload_seconds: time in which a request body must arrive, besides what `upload_bytes_per_second` allows.
         upload_bytes_per_second: rate at which a request body must arrive.
         lame_duck_seconds: time after SIGTERM in which the service is not ready but accepts requests, so that the
@@ -128,6 +132,7 @@ class Settings(BaseModel):
     max_upload_bytes: Annotated[int, Field(ge=2**24, le=2**36)] = 64 * 1024 * 1024
     max_pending_writes: Annotated[int, Field(ge=1, le=10_000)] = 32
     buffer_items: Annotated[int, Field(ge=1000, le=1_000_000)] = 10_000
+    max_text_bytes: Annotated[int, Field(ge=1024, le=2**24)] = MAX_TEXT
     upload_seconds: Timeout = 10.0
     upload_bytes_per_second: Annotated[int, Field(ge=1024, le=2**30)] = 64 * 1024
     lame_duck_seconds: Seconds = 5.0

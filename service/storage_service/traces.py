@@ -47,5 +47,8 @@ class Trace(TimedItem):
 TRACES = Table(
     name="llm_traces",
     columns=tuple(Trace.model_fields),
+    json_columns=frozenset({"input_messages", "attributes", "resource_attributes", "events", "links"}),
     key=("trace_id", "span_id", "ts"),
+    # What the start of a span has, when its end may have been stored before it.
+    not_given={"span_kind": "internal", "sampled": True, "status_code": "UNSET", "duration_ms": 0},
 )

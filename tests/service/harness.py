@@ -34,6 +34,7 @@ GRANTS = (
     "USAGE ON SCHEMA observatory",
     "SELECT ON observatory.schema_migrations, api_keys",
     "SELECT, INSERT ON llm_traces, llm_metrics, llm_logs",
+    "UPDATE ON llm_traces",
 )
 
 

@@ -112,12 +112,12 @@ def test_rejected_values_fail_only_their_own_write(idle: Service, database: Stor
 def test_other_writes_succeed_when_the_database_rejects_one(
     postgres: PostgresServer, start: StartService, tmp_path: Path
 ) -> None:
-    """A repeated span needs a temporary table, which this role must not create."""
+    """A repeated span needs a privilege on the key's columns, which this role does not have."""
     with storage_database(postgres, tmp_path) as database:
         service = start(database)
         repeated, good = item(), item()
         assert post(service.client(), repeated).status_code == 201
-        database.execute(f"REVOKE TEMPORARY ON DATABASE {database.name} FROM PUBLIC")
+        database.execute(f"REVOKE SELECT ON llm_traces FROM {database.role}")
         with occupied(service, database) as writes:
             waiting = joined(service, [good], [repeated])
             writes.extend(waiting)
@@ -185,8 +185,9 @@ class InstantDatabase:
 def test_write_right_after_the_last_transaction_is_stored(
     database: StorageDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def store(*_arguments: Any) -> None:
+    async def store(*_arguments: Any, **_named: Any) -> int:
         """Store nothing and return at once."""
+        return 0
 
     monkeypatch.setattr(buffer_module, "store", store)
     settings = Settings.from_environment(environment(database, 8000, {}))

@@ -67,7 +67,7 @@ BAD_FIELDS = [
     ("provider", "open\0ai", "U+0000"),
     ("model", None, "must be a valid string"),
     ("span_kind", None, "must be a valid string"),
-    ("input_text", "x" * (MAX_TEXT + 1), f"at most {MAX_TEXT} characters"),
+    ("input_text", "x" * (MAX_TEXT + 1), f"at most {MAX_TEXT} bytes"),
     ("input_text", "é" * (MAX_TEXT // 2 + 1), f"at most {MAX_TEXT} bytes"),
     ("output_text", "\0", "U+0000"),
     ("duration_ms", -1, "greater than or equal to 0"),

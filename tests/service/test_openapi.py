@@ -30,7 +30,7 @@ CONFIG = {
     "checks": {
         # The document cannot express every rule: times outside the retention, U+0000, bytes instead of characters.
         "positive_data_acceptance": {"enabled": False},
-        "negative_data_rejection": {"expected-statuses": ["4XX"]},  # 413 is one
+        "negative_data_rejection": {"expected-statuses": ["4XX", "207"]},  # 413 is one; 207 rejects items
     },
     # An invalid parameter can look valid or absent in a URL, e.g. an empty list.
     "operations": [{"include-method": "GET", "checks": {"negative_data_rejection": {"enabled": False}}}],

@@ -20,10 +20,11 @@ def test_row_has_the_columns_of_the_item() -> None:
     assert values["events"] is None
 
 
-def test_repeated_key_makes_one_row_and_the_first_wins() -> None:
-    first = item(model="first")
-    (row,) = TRACES.rows(parse(first, {**first, "model": "second"}))
-    assert row[TRACES.columns.index("model")] == "first"
+def test_repeated_key_makes_one_row_and_the_later_value_wins() -> None:
+    first = item(model="first", user_id="u")
+    (row,) = TRACES.rows(parse(first, {**first, "model": "second", "user_id": None, "status_code": "UNSET"}))
+    values = dict(zip(TRACES.columns, row, strict=True))
+    assert (values["model"], values["user_id"], values["status_code"]) == ("second", "u", "OK")
 
 
 def test_same_span_at_another_time_is_another_row() -> None:

@@ -2,6 +2,7 @@ import gzip
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,9 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.storage_service.bodies import MAX_BODY_BYTES
+from service.storage_service.fields import MAX_TEXT
 from service.storage_service.traces import Trace
 from tests.service.conftest import StartService
-from tests.service.harness import Background, StorageDatabase, item, post
+from tests.service.harness import (
+    Background,
+    Service,
+    StorageDatabase,
+    item,
+    log_entry,
+    measurement,
+    post,
+    storage_database,
+)
+from tests.support.postgres import PostgresServer
 from tests.support.waiting import until
 
 EVERYTHING: dict[str, Any] = {
@@ -83,13 +95,71 @@ def test_empty_batch_is_accepted(client: httpx.Client) -> None:
     assert post(client).json() == {"accepted": 0}
 
 
-def test_repeated_span_counts_as_accepted_and_is_stored_once(client: httpx.Client, database: StorageDatabase) -> None:
-    one, two = item(), item()
-    assert post(client, one, one).json() == {"accepted": 2}
-    again = post(client, two, {**one, "model": "other"})
-    assert (again.status_code, again.json()) == (201, {"accepted": 2})
-    assert (database.count(one["trace_id"]), database.count(two["trace_id"])) == (1, 1)
-    assert read(client, one["trace_id"])[0]["model"] == one["model"]
+REPEATED = 'storage_items_repeated_total{table="llm_traces"}'
+END: dict[str, Any] = {
+    **EVERYTHING, "duration_ms": 900, "status_code": "ERROR", "model": "gpt-4o-2024-08-06", "span_name": "chat"
+}  # fmt: skip
+
+
+def test_span_that_is_sent_at_its_start_and_at_its_end_is_one_row(service: Service, database: StorageDatabase) -> None:
+    client, before = service.client(), service.metric(REPEATED)
+    start = item(duration_ms=0, status_code="UNSET", attributes={"a": 1}, user_id="u", tags=["kept"])
+    end = {**start, **END, "user_id": None, "tags": None, "attributes": {"b": 2}}
+    assert post(client, start).status_code == 201
+    assert post(client, end, item()).json() == {"accepted": 2}
+    (stored,) = read(client, start["trace_id"])
+    assert with_time(stored) == as_stored({**end, "user_id": "u", "tags": ["kept"]})
+    assert service.metric(REPEATED) == before + 1
+
+
+def test_start_that_arrives_after_the_end_adds_only_what_is_missing(client: httpx.Client) -> None:
+    end = item(**{**END, "user_id": None})
+    start = item(**{key: end[key] for key in ("ts", "trace_id", "span_id", "model")}, duration_ms=0,
+                 status_code="UNSET", user_id="u")  # fmt: skip
+    for one in (end, start):
+        assert post(client, one).status_code == 201
+    (stored,) = read(client, end["trace_id"])
+    assert with_time(stored) == as_stored({**end, "user_id": "u"})
+
+
+def test_span_twice_in_one_batch_is_one_row(service: Service) -> None:
+    client, before = service.client(), service.metric(REPEATED)
+    start = item(duration_ms=0, status_code="UNSET", user_id="u")
+    end = {**start, **END, "user_id": None}
+    assert post(client, start, item(), end).json() == {"accepted": 3}
+    (stored,) = read(client, start["trace_id"])
+    assert with_time(stored) == as_stored({**end, "user_id": "u"})
+    assert service.metric(REPEATED) == before + 1
+
+
+def test_batch_that_is_sent_again_changes_no_row(client: httpx.Client, database: StorageDatabase) -> None:
+    batch = [item(**END), item()]
+    for _ in range(3):
+        assert post(client, *batch).json() == {"accepted": 2}
+    versions = "SELECT xmin FROM llm_traces WHERE trace_id = %s"
+    assert len({database.execute(versions, one["trace_id"])[0] for one in batch}) == 1
+    assert database.count(batch[0]["trace_id"]) == 1
+
+
+def test_same_span_at_another_time_is_another_row(client: httpx.Client) -> None:
+    now = datetime.now(UTC)
+    one = item(ts=now.isoformat())
+    assert post(client, one, {**one, "ts": (now - timedelta(seconds=1)).isoformat()}).json() == {"accepted": 2}
+    assert len(read(client, one["trace_id"])) == 2
+
+
+def test_role_without_the_privilege_to_update_keeps_the_first_of_a_repeated_span(
+    postgres: PostgresServer, start: StartService, tmp_path: Path
+) -> None:
+    """As on a stack of release 0.1, before its privileges are granted again."""
+    with storage_database(postgres, tmp_path) as database:
+        database.execute(f"REVOKE UPDATE ON llm_traces FROM {database.role}")
+        service = start(database)
+        one = item()
+        for model in ("first", "second"):
+            assert post(service.client(), {**one, "model": model}).status_code == 201
+        assert database.execute("SELECT model FROM llm_traces") == [("first",)]
+        service.close()
 
 
 def test_spans_are_returned_oldest_first(client: httpx.Client) -> None:
@@ -114,6 +184,70 @@ def test_invalid_item_is_named_and_nothing_is_stored(client: httpx.Client, datab
         "errors": [{"item": 1, "field": "duration_ms", "reason": "must be greater than or equal to 0"}],
     }
     assert database.count(good["trace_id"]) == 0
+
+
+def test_each_item_has_its_own_result_on_request(client: httpx.Client, database: StorageDatabase) -> None:
+    good, bad = item(), item(duration_ms=-1)
+    answer = client.post("/v1/traces", params={"results": "items"}, json={"items": [bad, good, "x", good]})
+    assert answer.status_code == 207
+    assert answer.json() == {
+        "accepted": 2,
+        "rejected": 2,
+        "items": [
+            {
+                "status": "rejected",
+                "errors": [{"item": 0, "field": "duration_ms", "reason": "must be greater than or equal to 0"}],
+            },
+            {"status": "accepted"},
+            {"status": "rejected", "errors": [{"item": 2, "field": "item", "reason": "must be an object"}]},
+            {"status": "accepted"},
+        ],
+    }
+    assert (database.count(good["trace_id"]), database.count(bad["trace_id"])) == (1, 0)
+
+
+@pytest.mark.parametrize("path", ["/v1/metrics", "/v1/logs"])
+def test_results_of_items_that_are_all_valid_have_status_201(client: httpx.Client, path: str) -> None:
+    one = measurement() if path == "/v1/metrics" else log_entry()
+    answer = client.post(path, params={"results": "items"}, json={"items": [one]})
+    assert (answer.status_code, answer.json()) == (
+        201,
+        {"accepted": 1, "rejected": 0, "items": [{"status": "accepted"}]},
+    )
+
+
+def test_results_name_every_invalid_item_of_a_large_batch(client: httpx.Client) -> None:
+    answer = client.post("/v1/traces", params={"results": "items"}, json={"items": [{}] * 1000})
+    results = answer.json()["items"]
+    assert (answer.status_code, answer.json()["accepted"], len(results)) == (207, 0, 1000)
+    assert all(len(result["errors"]) == 3 for result in results)
+
+
+@pytest.mark.parametrize("parameters", [{"results": "all"}, {"result": "items"}])
+def test_other_parameters_of_a_write_are_rejected(client: httpx.Client, parameters: dict[str, str]) -> None:
+    assert client.post("/v1/traces", params=parameters, json={"items": []}).status_code == 400
+
+
+def test_texts_have_2_mib_by_default_and_another_limit_by_setting(
+    postgres: PostgresServer, start: StartService, tmp_path: Path
+) -> None:
+    large = item(input_text="x" * MAX_TEXT, input_messages=["x" * (MAX_TEXT - 4)])
+    with storage_database(postgres, tmp_path, schema=7) as database:
+        assert post(start(database).client(), large).status_code == 201
+        answer = post(start(database, MAX_TEXT_BYTES="1024").client(), large)
+    assert [error["field"] for error in answer.json()["errors"]] == ["input_text", "input_messages"]
+    assert answer.json()["errors"][0]["reason"] == "must have at most 1024 bytes"
+
+
+@pytest.mark.parametrize("path", ["/v1/traces/", "/v1/metrics/", "/health/live/", "/v1/traces//"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_path_with_a_final_slash_is_not_found_and_never_redirected(
+    client: httpx.Client, method: str, path: str
+) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == 404
+    assert "location" not in answer.headers
+    assert answer.json()["detail"] == "no path ends with a slash; send the request to the path without it"
 
 
 def test_values_that_only_the_database_rejects_get_400(client: httpx.Client, database: StorageDatabase) -> None:

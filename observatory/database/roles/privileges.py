@@ -20,6 +20,8 @@ SCHEMAS = ["public", "observatory"]
 READ = frozenset({"SELECT"})
 INGEST = frozenset({"SELECT", "INSERT"})
 CHANGE = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})
+MERGE = INGEST | {"UPDATE"}
+MERGE_TABLES = frozenset({"llm_traces"})  # a span that is sent again is updated
 INGEST_TABLES = frozenset({"llm_traces", "llm_metrics", "llm_logs"})
 SECRET_TABLES = frozenset({"api_keys"})  # not for readers
 _TABLES = frozenset({"r", "p"})  # of pg_class.relkind
@@ -48,8 +50,9 @@ def grant_access(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
 
     Args:
         conninfo: as the role that owns the schema.
-        roles: the profile of each role. A service reads everything, inserts telemetry and updates the time at which a
-            key was last used; a reader reads everything except keys; an administrator also changes rows in `public`.
+        roles: the profile of each role. A service reads everything, inserts telemetry, updates traces and the time at
+            which a key was last used; a reader reads everything except keys; an administrator also changes rows in
+            `public`.
 
     Raises:
         StatementFailedError: PostgreSQL rejected a statement, for example because the role does not exist.
@@ -64,7 +67,7 @@ def grant_access(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
 def privileges_of(profile: Profile, schema: str, relation: str, *, is_table: bool) -> frozenset[str]:
     """Return the privileges of a profile on a relation."""
     if profile == "service":
-        return INGEST if relation in INGEST_TABLES else READ
+        return MERGE if relation in MERGE_TABLES else INGEST if relation in INGEST_TABLES else READ
     if profile == "reader":
         return frozenset() if relation in SECRET_TABLES else READ
     return CHANGE if schema == "public" and is_table else READ

@@ -40,7 +40,8 @@ def test_the_service_may_insert_telemetry_and_read_all(postgres: PostgresServer,
             held = privileges(connection)
 
         assert {"users", "model_pricing", "projects", "llm_metrics_1min", "cost_analysis_hourly"} <= set(held)
-        more = {"api_keys": {"UPDATE"}, **{name: {"INSERT"} for name in INGEST}}  # UPDATE of one column
+        more = {name: {"INSERT"} for name in INGEST} | {"llm_traces": {"INSERT", "UPDATE"}}
+        more |= {"api_keys": {"UPDATE"}}  # of one column
         assert held == {name: {"SELECT"} | more.get(name, set()) for name in held}
 
 
@@ -58,7 +59,7 @@ def test_excess_privileges_are_revoked(postgres: PostgresServer, names: Names) -
     give_access(postgres, names)
     with as_login(postgres, names) as connection:
         assert {name for name, held in privileges(connection).items() if "INSERT" in held} == INGEST
-        assert {name for name, held in privileges(connection).items() if "UPDATE" in held} == {"api_keys"}
+        assert {name for name, held in privileges(connection).items() if "UPDATE" in held} == {"api_keys", "llm_traces"}
         with pytest.raises(errors.InsufficientPrivilege):
             connection.execute("UPDATE api_keys SET is_active = true")
 
