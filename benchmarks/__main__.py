@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import delivery, engine, faults, ingest, migrations, startup
+from benchmarks import capacity, delivery, engine, faults, hostile, ingest, migrations, startup
 from observatory.files.atomic import write_file
 from observatory.runtime import Sandbox
 from observatory.workspace import Workspace
@@ -76,6 +76,8 @@ def write(measured: dict[str, Any]) -> None:
         down=f"{started.down:.1f} s",
         memory=f"{started.memory_mb} MiB",
         ingest=[*measured["ingest"], measured["rotation"]],
+        capacity=measured["capacity"],
+        hostile="\n".join(map(hostile.row, measured["hostile"])),
         faults="\n".join(fault_row(fault) for fault in measured["faults"]),
         **values,
     )
@@ -134,6 +136,19 @@ def _rotate_after(checkout: Checkout, seconds: float) -> None:
     subprocess.run(command, cwd=checkout.root, check=True, capture_output=True)
 
 
+def measure_capacity(checkout: Checkout) -> capacity.Capacity:
+    """Measure the capacity of ingest beside that of COPY."""
+    stack = stack_of(checkout)
+    return capacity.measure(stack.service_url, stack.api_key, stack.ca_file, stack.database_url)
+
+
+def measure_hostile(checkout: Checkout) -> list[hostile.Neighbours]:
+    """Measure small writes beside hostile clients."""
+    stack = stack_of(checkout)
+    admin = f"{_output(checkout.root, 'admin_database_url')} dbname=observatory"
+    return hostile.measure(stack.service_url, stack.api_key, stack.ca_file, admin)
+
+
 def measure_faults(checkout: Checkout) -> list[faults.Fault]:
     """Inject every fault, one after the other, each on a healthy stack."""
     stack, sandbox = stack_of(checkout), Sandbox(checkout.home, Workspace(root=checkout.root, stack="local").rootfs)
@@ -166,6 +181,8 @@ PARTS: dict[str, Callable[[Checkout], Any]] = {
     "startup": startup.measure,
     "ingest": measure_ingest,
     "rotation": measure_rotation,
+    "capacity": measure_capacity,
+    "hostile": measure_hostile,
     "faults": measure_faults,
     "delivery": delivery.measure,
 }
