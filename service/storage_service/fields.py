@@ -7,7 +7,6 @@ import json
 import re
 import struct
 from datetime import UTC, datetime
-from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, StringConstraints, ValidationInfo, WithJsonSchema
@@ -21,8 +20,7 @@ MAX_TEXT = 2 * 1024 * 1024
 MAX_TAGS = 64
 MAX_INT = 2**31 - 1  # PostgreSQL's integer
 MAX_BIGINT = 2**63 - 1
-_COST_LIMIT = Decimal("9999.999999995")  # rounds to 10000, which numeric(12,8) cannot hold
-_COST_STEP = Decimal("1e-8")
+_COST_LIMIT = 9999.999999995  # rounds to 10000, which numeric(12,8) cannot hold
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -52,7 +50,8 @@ def _without_nul(value: str) -> str:
     return value
 
 
-def _timestamp(value: object) -> datetime:
+def timestamp(value: object) -> datetime:
+    """Return the time that an RFC 3339 text has."""
     if not isinstance(value, str) or not _RFC3339.fullmatch(value):
         raise ValueError("must be an RFC 3339 date and time with a time zone, e.g. 2026-01-31T12:00:00Z")
     try:
@@ -61,27 +60,30 @@ def _timestamp(value: object) -> datetime:
         raise ValueError("must be a valid date and time in the years 1 to 9999") from None
 
 
-def _cost(value: float) -> Decimal:
-    exact = Decimal(repr(value))
-    if exact >= _COST_LIMIT:
+def cost(value: float) -> float:
+    """Check that a cost fits its column, which rounds it."""
+    if value >= _COST_LIMIT:
         raise ValueError("must be less than 10000")
-    return exact.quantize(_COST_STEP, ROUND_HALF_UP)
+    return value
 
 
-def _single_precision(value: float) -> float:
+def single_precision(value: float) -> float:
+    """Return the nearest value that PostgreSQL's real can have."""
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
-def _storable_json(value: Any, info: ValidationInfo) -> str:
+def json_text(value: Any) -> str:
     """Return the text that the database stores; no second conversion is needed."""
-    text = to_json(value, inf_nan_mode="constants")
-    if b"NaN" in text or b"Infinity" in text:
+    text = to_json(value, inf_nan_mode="constants").decode()
+    if "NaN" in text or "Infinity" in text:
         _check_numbers(value)
-    _check_size(len(text), info)
-    decoded = text.decode()
-    if _NUL_ESCAPE.search(decoded):
+    if _NUL_ESCAPE.search(text):
         raise ValueError("must not contain the character U+0000, which PostgreSQL cannot store")
-    return decoded
+    return text
+
+
+def _storable_json(value: Any, info: ValidationInfo) -> str:
+    return _bounded(json_text(value), info)
 
 
 def _check_numbers(value: Any) -> None:
@@ -93,7 +95,7 @@ def _check_numbers(value: Any) -> None:
 
 Timestamp = Annotated[
     datetime,
-    PlainValidator(_timestamp),
+    PlainValidator(timestamp),
     WithJsonSchema({"type": "string", "format": "date-time", "description": "RFC 3339; stored to the microsecond"}),
 ]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_without_nul)]
@@ -111,9 +113,9 @@ Double = Annotated[float, Field(allow_inf_nan=False)]
 Cost = Annotated[
     float,
     Field(ge=0, allow_inf_nan=False, description="US dollars, less than 10,000; rounded to 8 decimal places"),
-    AfterValidator(_cost),
+    AfterValidator(cost),
 ]
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), AfterValidator(_single_precision)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), AfterValidator(single_precision)]
 Tags = Annotated[list[Name], Field(max_length=MAX_TAGS, fail_fast=True)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable_json)]
 JsonArray = Annotated[list[Any], AfterValidator(_storable_json)]

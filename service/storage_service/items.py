@@ -5,6 +5,7 @@ the text of each item, which makes no other objects; validation stops after a fe
 than its model is rejected without validation.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
+from .decoding import ItemDecoder
 from .fields import MAX_TEXT, Timestamp, text_limit
 from .problems import MAX_ERRORS, ContentTooLarge, FieldError, InvalidRequest
 
@@ -80,6 +82,8 @@ class Batch(Generic[Item]):
         self._model = model
         self._window = window
         self._context = text_limit(max_text_bytes)
+        self._max_text_bytes = max_text_bytes
+        self._decoder = _decoder(model)
         self._partial = partial
         self.number = len(self._entries)
         self.items: list[Item] = []
@@ -114,17 +118,31 @@ class Batch(Generic[Item]):
         return results
 
     def _parse(self, index: int, entry: Any) -> Item:
-        fields = _fields(index, entry)
-        if isinstance(fields, dict) and len(fields) > len(self._model.model_fields):
-            reason = f"has {len(fields)} fields, at most {len(self._model.model_fields)} are allowed"
-            raise InvalidRequest([FieldError(item=index, field="item", reason=reason)])
-        try:
-            item = self._model.model_validate(fields, context=self._context)
-        except ValidationError as error:
-            raise InvalidRequest(list(field_errors(error, item=index))) from None
+        item: Item | None = None
+        if isinstance(entry, msgspec.Raw):
+            entry = bytes(entry)
+            item = self._decoder.decode(entry, max_text_bytes=self._max_text_bytes)
+        if item is None:
+            item = self._validated(index, entry)
         if rejection := self._window.rejection(item.ts):
             raise InvalidRequest([FieldError(item=index, field="ts", reason=rejection)])
         return item
+
+    def _validated(self, index: int, entry: Any) -> Item:
+        fields = _fields(index, entry)
+        known = len(self._model.model_fields)
+        if isinstance(fields, dict) and len(fields) > known:
+            reason = f"has {len(fields)} fields, at most {known} are allowed"
+            raise InvalidRequest([FieldError(item=index, field="item", reason=reason)])
+        try:
+            return self._model.model_validate(fields, context=self._context)
+        except ValidationError as error:
+            raise InvalidRequest(list(field_errors(error, item=index))) from None
+
+
+@functools.cache
+def _decoder(model: type[BaseModel]) -> ItemDecoder:
+    return ItemDecoder(model)
 
 
 class _Envelope(msgspec.Struct):
@@ -168,10 +186,10 @@ class _Lenient(msgspec.Struct):
 
 def _fields(index: int, entry: Any) -> Any:
     """Return the content of an item, whose type is not known yet."""
-    if not isinstance(entry, msgspec.Raw):
+    if not isinstance(entry, bytes):
         return entry
     try:
-        return from_json(bytes(entry))
+        return from_json(entry)
     except ValueError as error:
         raise InvalidRequest([FieldError(item=index, field="item", reason=f"is not JSON: {error}")]) from None
 
