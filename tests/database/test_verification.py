@@ -32,6 +32,7 @@ GRANTS = f"""
     GRANT USAGE ON SCHEMA public, observatory TO {SERVICE};
     GRANT SELECT ON ALL TABLES IN SCHEMA public, observatory TO {SERVICE};
     GRANT INSERT ON llm_traces, llm_metrics, llm_logs TO {SERVICE};
+    GRANT UPDATE ON llm_traces TO {SERVICE};
     GRANT UPDATE (last_used_at) ON api_keys TO {SERVICE};
 """
 COMMUNITY = pytest.param("community", marks=pytest.mark.community)
@@ -157,7 +158,7 @@ PRICES = "model_pricing_costs CHECK (least(prompt_cost_per_1k, completion_cost_p
             f"REVOKE INSERT ON llm_traces FROM {SERVICE}",
             f"GRANT INSERT ON llm_traces TO {SERVICE}",
             "grants",
-            "service on public.llm_traces: SELECT, expected INSERT, SELECT",
+            "service on public.llm_traces: SELECT, UPDATE, expected INSERT, SELECT, UPDATE",
         ),
         (
             f"GRANT DELETE ON users TO {SERVICE}",
