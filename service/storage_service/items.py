@@ -18,8 +18,11 @@ from pydantic_core import ErrorDetails, from_json
 from .decoding import ItemDecoder
 from .fields import MAX_TEXT, Timestamp, text_limit
 from .problems import MAX_ERRORS, ContentTooLarge, FieldError, InvalidRequest
+from .structure import MAX_DIGITS, NodeCounter, has_long_number
 
 MAX_ITEMS = 1000
+MAX_ITEM_NODES = 50_000
+"""Values in one item, whose parsing cannot be divided into steps."""
 MAX_DEPTH = 200
 """Objects and lists inside each other, in one item: the parser's limit."""
 MAX_ITEM_ERRORS = 3
@@ -121,7 +124,8 @@ class Batch(Generic[Item]):
         item: Item | None = None
         if isinstance(entry, msgspec.Raw):
             entry = bytes(entry)
-            item = self._decoder.decode(entry, max_text_bytes=self._max_text_bytes)
+            if len(entry) <= MAX_ITEM_NODES:
+                item = self._decoder.decode(entry, max_text_bytes=self._max_text_bytes)
         if item is None:
             item = self._validated(index, entry)
         if rejection := self._window.rejection(item.ts):
@@ -143,6 +147,15 @@ class Batch(Generic[Item]):
 @functools.cache
 def _decoder(model: type[BaseModel]) -> ItemDecoder:
     return ItemDecoder(model)
+
+
+def _too_costly(entry: bytes) -> str | None:
+    """Return why the text of a large item must not be parsed; None if it may be."""
+    counter = NodeCounter()
+    counter.feed(entry)
+    if counter.nodes > MAX_ITEM_NODES:
+        return f"has more than {MAX_ITEM_NODES} values in objects and lists"
+    return f"has a number of more than {MAX_DIGITS} digits" if has_long_number(entry) else None
 
 
 class _Envelope(msgspec.Struct):
@@ -188,6 +201,8 @@ def _fields(index: int, entry: Any) -> Any:
     """Return the content of an item, whose type is not known yet."""
     if not isinstance(entry, bytes):
         return entry
+    if len(entry) > MAX_ITEM_NODES and (reason := _too_costly(entry)):
+        raise InvalidRequest([FieldError(item=index, field="item", reason=reason)])
     try:
         return from_json(entry)
     except ValueError as error:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.storage_service.fields import MAX_INT, MAX_NAME, MAX_TEXT
-from service.storage_service.items import MAX_DEPTH, MAX_ITEMS, Window
+from service.storage_service.items import MAX_DEPTH, MAX_ITEM_NODES, MAX_ITEMS, Window
 from service.storage_service.problems import MAX_ERRORS, ContentTooLarge, InvalidRequest
 from service.storage_service.traces import Trace
 from tests.service.harness import item, parse_batch
@@ -160,13 +160,32 @@ def nested(depth: int) -> bytes:
     return text.replace('"a": 0', f'"a": {"[" * depth}{"]" * depth}').encode()
 
 
-@pytest.mark.parametrize("text", [b'"\xff"', b'{"ts": "\xff"}', nested(MAX_DEPTH + 5), b'{"ts": %s}' % (b"1" * 100_000)])
+@pytest.mark.parametrize("text", [b'"\xff"', b'{"ts": "\xff"}', nested(MAX_DEPTH + 5), b'{"ts": %s}' % (b"1" * 40_000)])
 def test_item_that_is_not_json_is_named(text: bytes) -> None:
     with pytest.raises(InvalidRequest) as rejected:
         parse_batch(b'{"items": [%s, %s]}' % (json.dumps(item()).encode(), text), Trace, WINDOW)
     (error,) = rejected.value.errors
     assert (error.item, error.field) == (1, "item")
     assert error.reason.startswith("is not JSON")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ([0] * (MAX_ITEM_NODES + 1), f"has more than {MAX_ITEM_NODES} values in objects and lists"),
+        ([10**400, "x" * MAX_ITEM_NODES], "has a number of more than 400 digits"),
+    ],
+    ids=["values", "digits"],
+)
+def test_item_that_costs_too_much_is_not_parsed(value: Any, reason: str) -> None:
+    (error,) = rejection(item(), item(events=value)).errors
+    assert (error.item, error.field, error.reason) == (1, "item", reason)
+
+
+def test_large_item_is_parsed() -> None:
+    sent = item(input_text="1" * 500_000, events=[0] * (MAX_ITEM_NODES - 100))
+    (trace,) = parse(sent)
+    assert trace.input_text == sent["input_text"]
 
 
 def test_nested_json_is_accepted_up_to_the_limit() -> None:

@@ -3,10 +3,11 @@
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.storage_service.structure import NodeCounter
+from service.storage_service.structure import MAX_DIGITS, NodeCounter, has_long_number
 
 TEXT = st.text(alphabet='a"\\[{,]}: é', max_size=8)
 DOCUMENTS = st.recursive(
@@ -32,3 +33,21 @@ def test_count_is_exact_for_every_division_into_pieces(document: Any, size: int)
     for start in range(0, len(text), size):
         counter.feed(text[start : start + size])
     assert counter.nodes == marks(document)
+
+
+LONG = "1" * (MAX_DIGITS + 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"[{LONG}]", True),
+        (f'["{LONG}", {{"a\\"": {LONG[1:]}}}]', False),
+        (f'["{LONG}", "\\\\", {LONG}]', True),
+        (f'{{"{LONG}": "\\"{LONG}"}}', False),
+        (f"[1.{LONG}]", True),
+        (f"[-{LONG[1:]}, {LONG[1:]}.{LONG[1:]}]", False),
+    ],
+)
+def test_long_numbers_are_found_outside_strings(text: str, expected: bool) -> None:
+    assert has_long_number(text.encode()) is expected
