@@ -15,6 +15,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
+from .fairness import Turns
 from .logs import describe
 from .problems import FieldError, InvalidRequest, Unavailable
 from .release import RELEASE
@@ -22,6 +23,8 @@ from .settings import Settings
 
 CONNECT_TIMEOUT_S = 3
 RECONNECT_TIMEOUT_S = 5  # the pool doubles its pause between attempts, and starts over after this time
+RESERVED_CONNECTIONS = 3
+"""Connections of the pool that reads leave to writes and to lookups of keys, if it has as many."""
 MONITOR_INTERVAL_S = 1.0
 MONITOR_TIMEOUT_S = 3.0
 # An interrupted migration does not count. Migrations after `schema_max` only add to the schema, unless their header has
@@ -83,6 +86,7 @@ class Database:
             open=False,
             name="storage",
         )
+        self._reads = Turns(max(1, settings.pool_max - RESERVED_CONNECTIONS))
         self._monitor_task: asyncio.Task[None] | None = None
         self._login_of_pool: dict[str, Any] = {}
         self.condition = Condition(reachable=False, detail="not reached yet")
@@ -120,6 +124,21 @@ class Database:
         except (psycopg.Error, TimeoutError) as error:
             log.exception("the database failed or did not respond in time")
             raise Unavailable("the database failed or did not respond in time; send the request again") from error
+
+    @contextlib.asynccontextmanager
+    async def reading(self, key: str) -> AsyncIterator[Connection]:
+        """Lend a connection for a read of an API key; keys take turns, and writes find a free connection meanwhile.
+
+        Raises:
+            Unavailable: no connection was free in time, or the database is not available or failed.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(self._settings.pool_timeout_seconds):
+                    await stack.enter_async_context(self._reads.turn(key))
+            except TimeoutError:
+                raise Unavailable("no database connection was free in time; send the request again") from None
+            yield await stack.enter_async_context(self.connection())
 
     def connections_in_use(self) -> int:
         """Return the number of connections that requests use now."""

@@ -84,18 +84,19 @@ class RoundRobin(Generic[Item]):
 
 
 class Turns:
-    """Lets one task at a time work; keys take turns."""
+    """Lets one task at a time work, or a few; keys take turns."""
 
-    def __init__(self) -> None:
-        self._taken = False
+    def __init__(self, places: int = 1) -> None:
+        self._free = places
         self._waiting: RoundRobin[asyncio.Future[None]] = RoundRobin()
 
     @contextlib.asynccontextmanager
     async def turn(self, key: str) -> AsyncIterator[None]:
         """Wait for the turn of a task of this key, and pass it on at the end of the block."""
-        if self._taken:
+        if self._free:
+            self._free -= 1
+        else:
             await self._wait(key)
-        self._taken = True
         try:
             yield
         finally:
@@ -117,4 +118,4 @@ class Turns:
             if not turn.done():
                 turn.set_result(None)
                 return
-        self._taken = False
+        self._free += 1

@@ -30,7 +30,7 @@ class Reads:
         database: connections.
         cache: of responses.
         metrics: of the queries.
-        authorize: raises a problem unless the request's key has the scope.
+        authorize: returns the id of the request's key; raises a problem unless the key has the scope.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Reads:
         database: Database,
         cache: Cache,
         metrics: Metrics,
-        authorize: Callable[[Request, Scope], Awaitable[object]],
+        authorize: Callable[[Request, Scope], Awaitable[str]],
     ) -> None:
         self._database = database
         self._cache = cache
@@ -48,7 +48,7 @@ class Reads:
 
     async def get_trace(self, request: Request) -> Response:
         """Return the spans of one trace, oldest first."""
-        await self._authorize(request, "read")
+        key = await self._authorize(request, "read")
         trace_id = _trace_id(request)
         query = parameters(request, SpanQuery)
         # The cache has complete traces only, so a page of one is never returned for another.
@@ -59,7 +59,7 @@ class Reads:
         of = ("spans", trace_id)
         after = _position(query.cursor, of, OF_TRACE)
         with self._metrics.query_duration.labels("trace").time():
-            async with self._database.connection() as connection:
+            async with self._database.reading(key) as connection:
                 page = await select_page(
                     connection, where={"trace_id": trace_id}, order=OF_TRACE, limit=query.limit, after=after
                 )
@@ -74,13 +74,13 @@ class Reads:
 
     async def list_traces(self, request: Request) -> Response:
         """Return spans, newest first."""
-        await self._authorize(request, "read")
+        key = await self._authorize(request, "read")
         query = parameters(request, TraceQuery)
         where = query.model_dump(include={"provider", "model"}, exclude_none=True)
         of = ("traces", query.provider, query.model)
         after = _position(query.cursor, of, NEWEST_FIRST)
         with self._metrics.query_duration.labels("traces").time():
-            async with self._database.connection() as connection:
+            async with self._database.reading(key) as connection:
                 page = await select_page(connection, where=where, order=NEWEST_FIRST, limit=query.limit, after=after)
                 duplicates = await duplicates_of_page(connection, page)
         following = _next(page.position, of)
@@ -88,7 +88,7 @@ class Reads:
 
     async def get_costs(self, request: Request) -> Response:
         """Return costs by time and group, oldest first."""
-        await self._authorize(request, "read")
+        key = await self._authorize(request, "read")
         query = parameters(request, CostQuery)
         version = self._database.condition.schema_version
         if version is not None and version < SCHEMA_VERSION:
@@ -102,7 +102,7 @@ class Reads:
         if cached := await self._cache.get("costs", name):
             return Response(cached, media_type="application/json")
         with self._metrics.query_duration.labels("costs").time():
-            async with self._database.connection() as connection:
+            async with self._database.reading(key) as connection:
                 costs, more = await select_costs(
                     connection, start=start, end=end, grouping=grouping, limit=query.limit, after=after
                 )

@@ -150,10 +150,10 @@ class StorageDatabase:
                 connection.execute(allow.format(sql.Identifier(self.name), sql.SQL("true")))
 
     @contextmanager
-    def locked_traces(self) -> Iterator[None]:
-        """Block writes to the traces by a lock."""
+    def locked_traces(self, mode: str = "SHARE") -> Iterator[None]:
+        """Block writes to the traces by a lock; ACCESS EXCLUSIVE also blocks reads."""
         with closing(psycopg.connect(self.server.conninfo(dbname=self.name))) as connection:
-            connection.execute("LOCK TABLE llm_traces IN SHARE MODE")
+            connection.execute(f"LOCK TABLE llm_traces IN {mode} MODE".encode())
             yield
 
 

@@ -62,6 +62,24 @@ def test_tasks_take_turns_and_a_cancelled_one_does_not_keep_its_turn() -> None:
     assert order == ["a1", "a2", "a3", "b2", "c"]
 
 
+def test_several_tasks_may_have_a_turn_at_the_same_time() -> None:
+    async def scenario() -> int:
+        turns, most, working = Turns(2), 0, 0
+
+        async def work(key: str) -> None:
+            nonlocal most, working
+            async with turns.turn(key):
+                working += 1
+                most = max(most, working)
+                await asyncio.sleep(0)
+                working -= 1
+
+        await asyncio.gather(*(work(key) for key in "aaabbb"))
+        return most
+
+    assert asyncio.run(scenario()) == 2
+
+
 def test_turn_that_comes_together_with_a_cancellation_is_passed_on() -> None:
     async def scenario() -> None:
         turns = Turns()

@@ -22,7 +22,7 @@ from service.storage_service.metrics import Metrics
 from service.storage_service.problems import ContentTooLarge
 from service.storage_service.settings import Settings
 from tests.service.conftest import StartService
-from tests.service.harness import Background, Service, StorageDatabase, environment, item, post
+from tests.service.harness import Background, Service, StorageDatabase, environment, item, measurement, post
 from tests.service.hostile import BODIES
 from tests.support.waiting import until
 
@@ -242,6 +242,28 @@ def test_writes_of_one_key_fail_no_write_of_another(database: StorageDatabase, s
         others = [Background(service.client(), item()) for _ in range(2)]
         until(lambda: service.metric("storage_pending_writes") == 6, "the writes of the other key to wait")
     assert {write.join().status_code for write in (*waiting, *others)} == {201}
+
+
+def test_reads_of_one_key_fail_no_write_and_no_read_of_another(database: StorageDatabase, start: StartService) -> None:
+    """Not even when they hang in the database."""
+    service = start(database, POOL_MAX="5", POOL_TIMEOUT_SECONDS="60", DATABASE_TIMEOUT_SECONDS="60")
+    hog, other = database.add_key(), service.client()
+    assert other.get("/v1/traces").status_code == 200
+    statuses: list[int] = []
+
+    def read() -> None:
+        statuses.append(service.client(key=hog).get("/v1/traces", timeout=60).status_code)
+
+    with database.locked_traces("ACCESS EXCLUSIVE"):
+        readers = [threading.Thread(target=read) for _ in range(50)]
+        for reader in readers:
+            reader.start()
+        until(lambda: service.metric("storage_pool_in_use") >= 2, "the reads to hang")
+        assert {post(other, measurement(), path="/v1/metrics").status_code for _ in range(5)} == {201}
+    assert other.get("/v1/traces").status_code == 200
+    for reader in readers:
+        reader.join()
+    assert set(statuses) == {200}
 
 
 async def _unfinished(_scope: Any, _receive: Any, _send: Any) -> None:
