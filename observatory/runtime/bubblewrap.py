@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from observatory.runtime.errors import RootfsError, SandboxUnavailable
 
 UID = GID = 1000  # of an ordinary user inside, and of the root filesystem's own name tables
 USER = sandbox_user.NAME
-NEEDED = ("usr/bin/bwrap", "usr/bin/setpriv", "usr/bin/true")
+NEEDED = ("usr/bin/bwrap", "usr/bin/setpriv", "usr/bin/true", "usr/bin/python3")
 # Of /proc, as runc has them: https://github.com/opencontainers/runc/blob/main/libcontainer/specconv/example.go
 # The kernel lets its root write to most of them, whichever capabilities a process has dropped.
 READ_ONLY = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
@@ -32,6 +33,18 @@ MASKED = (
     *("/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi"),
 )
 
+# The caller's session keyring, with its Kerberos tickets and other keys, is left behind: a process that possesses it
+# reads its keys whatever its user is. Where keyctl(2) is refused, the keys cannot be read either.
+_JOIN_NEW_SESSION = 1  # KEYCTL_JOIN_SESSION_KEYRING of linux/keyctl.h
+_KEYCTL = {"x86_64": 250, "aarch64": 219}
+_NEW_KEYRING = f"""
+import ctypes, os, sys
+ctypes.CDLL(None).syscall({_KEYCTL.get(platform.machine(), -1)}, {_JOIN_NEW_SESSION}, None)
+try:
+    os.execvp(sys.argv[1], sys.argv[1:])
+except OSError as error:
+    sys.exit(f"{{sys.argv[1]}}: {{error.strerror}}")
+"""
 _REMEDY = """Remedies:
 - Ubuntu 23.10 or newer: sudo apt-get install bubblewrap, and
   sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0
@@ -86,7 +99,8 @@ def command(rootfs: Path, entry: Entry, argv: Sequence[str], *, mounts: Sequence
     resolver = ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]
     return [
         *(*_program(rootfs), *entry.options, *system, *writable, *resolver),
-        *(*entry.mounts, *mounts, *entry.prefix, *argv),
+        *(*entry.mounts, *mounts, *entry.prefix),
+        *("/usr/bin/python3", "-I", "-S", "-c", _NEW_KEYRING, *argv),
     ]
 
 

@@ -1,5 +1,5 @@
 """Tries to leave its sandbox, and prints as JSON what it could do.
-Arguments: a process of the host, a private file of the operator, and the attempts to leave out.
+Arguments: a process of the host, a private file and a key of the operator, and the attempts to leave out.
 
 It runs inside, with Debian's Python and its standard library only.
 """
@@ -7,12 +7,14 @@ It runs inside, with Debian's Python and its standard library only.
 import ctypes
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 PTRACE_ATTACH = 16
+KEYCTL = {"x86_64": 250, "aarch64": 219}
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,7 +49,13 @@ def have_capabilities(*sets: str) -> None:
         raise PermissionError("none")
 
 
-pid, private, left_out = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+def read_key(number: int) -> None:
+    """Read a key by KEYCTL_READ."""
+    if libc.syscall(KEYCTL.get(platform.machine(), -1), 11, number, None, 0) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+pid, private, key, left_out = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:]
 attempts: dict[str, Callable[[], None]] = {
     "change the kernel's settings": lambda: write("/proc/sys/kernel/core_pattern"),
     "change settings of the network": lambda: write("/proc/sys/net/ipv4/ip_forward"),
@@ -55,6 +63,7 @@ attempts: dict[str, Callable[[], None]] = {
     "read the kernel's memory": lambda: read("/proc/kcore"),
     "read the kernel's log": lambda: read("/proc/kmsg"),
     "list the kernel's keys": lambda: read("/proc/keys"),
+    "read a key of the operator's session": lambda: read_key(key),
     "mount": lambda: call("mount", b"none", b"/tmp", b"tmpfs", 0, None),
     "signal": lambda: os.kill(pid, 0),
     "trace": lambda: call("ptrace", PTRACE_ATTACH, pid, None, None),

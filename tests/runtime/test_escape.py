@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import platform
 import pwd
 import shutil
 import subprocess
@@ -25,7 +27,7 @@ ALLOWED = set() if AS_ROOT else {"signal"}
 # Building the root filesystem writes to it, as a root without capabilities and without another process in sight.
 OF_THE_BUILD = [
     *("write to the root filesystem", "write to the name tables", "write beside its directory"),
-    *("become root", "gain a capability"),
+    *("become root", "gain a capability", "read a key of the operator's session"),
 ]
 
 Attempt = Callable[[list[str]], str]
@@ -33,14 +35,22 @@ Attempt = Callable[[list[str]], str]
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Iterator[list[str]]:
-    """The arguments of `escape.py`: a process of the user that runs the suite, and a private file."""
+    """The arguments of `escape.py`: a process of the user that runs the suite, a private file and a key of its."""
     private = tmp_path / "operator/.ssh/id_ed25519"
     private.parent.mkdir(parents=True, mode=0o700)
     private.write_text("key")
     private.chmod(0o600)
     with subprocess.Popen(["sleep", "1000"], env={"SECRET": "s"}, cwd=private.parent) as process:
-        yield [str(process.pid), str(private)]
+        yield [str(process.pid), str(private), str(session_key())]
         process.kill()
+
+
+def session_key() -> int:
+    """Return a new key in a new session keyring; -1 where this machine allows none."""
+    keyctl, add_key = {"x86_64": (250, 248), "aarch64": (219, 217)}.get(platform.machine(), (-1, -1))
+    libc = ctypes.CDLL(None)
+    libc.syscall(keyctl, 1, None)
+    return int(libc.syscall(add_key, b"user", b"observatory-test", b"secret", 6, -3))
 
 
 def place_setuid(data: Path, rootfs: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_failed_backup_stops_the_migration(stack: Checkout, migration: Path) -
 
 
 def test_a_damaged_backup_stops_the_migration(stack: Checkout, migration: Path) -> None:
-    full = next(each for each in stack.json("backup", "list") if each["type"] == "full")
+    full = [each for each in stack.json("backup", "list") if each["type"] == "full"][-1]
     bundle = stack.home / "data/backups/backup/observatory" / full["label"] / "bundle/1"
     whole = bundle.read_bytes()
     bundle.write_bytes(whole[:100] + b"damaged" + whole[107:])
