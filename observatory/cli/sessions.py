@@ -38,7 +38,10 @@ def execute(
     Example: observatory exec patroni -- patronictl list
     """
     _refuse_json(output)
-    raise typer.Exit(operations.run_beside(operations.open_workspace(environment), daemon, tuple(command)))
+    words = command[1:] if command[0] == "--" else command  # the parser leaves the -- after the daemon's name
+    if not words:
+        raise typer.BadParameter("name a command after --")
+    raise typer.Exit(operations.run_beside(operations.open_workspace(environment), daemon, tuple(words)))
 
 
 def _refuse_json(output: Output) -> None:
