@@ -158,7 +158,9 @@ def measure_faults(checkout: Checkout) -> list[faults.Fault]:
         f"Valkey stopped for {faults.DOWN_S} s": lambda: faults.stop_temporarily(sandbox, "valkey"),
         f"pgBouncer stopped for {faults.DOWN_S} s": lambda: faults.stop_temporarily(sandbox, "pgbouncer"),
     }
-    return [faults.measure(stack, name, make()) for name, make in kinds.items()]
+    measured = [faults.measure(stack, name, make()) for name, make in kinds.items()]
+    supervisor = faults.kill(sandbox.supervisor.pid())
+    return [*measured, faults.measure(stack, "supervisor killed", supervisor, after_s=faults.AFTER_RESTART_S)]
 
 
 def stack_of(checkout: Checkout) -> faults.Stack:

@@ -33,6 +33,7 @@ BEFORE_S, AFTER_S = 3, 12  # load before and after a fault; the target for recov
 # are open before it, because a hundred concurrent TLS handshakes take longer than the stall. They are spread over
 # several pools, because httpx checks every connection of a pool for each request.
 POOLS, CONNECTIONS, LIMITS = 15, 10, httpx.Limits(keepalive_expiry=60)
+AFTER_RESTART_S = 40  # load after a fault that restarts every daemon; the target is an outage of 20 s
 DOWN_S = 5  # how long a stopped daemon is down
 
 
@@ -122,9 +123,9 @@ def stop_temporarily(sandbox: Sandbox, name: str) -> Callable[[], None]:
     return fault
 
 
-def measure(stack: Stack, name: str, fault: Callable[[], None]) -> Fault:
-    """Send load to the stack, inject the fault after `BEFORE_S`, and return its effect on the requests."""
-    written = list(spans(WRITES_PER_S * BATCH * (BEFORE_S + AFTER_S), now=datetime.now(UTC), seed=time.time_ns()))
+def measure(stack: Stack, name: str, fault: Callable[[], None], *, after_s: int = AFTER_S) -> Fault:
+    """Send load, inject the fault after `BEFORE_S`, continue for `after_s`, and return its effect on the requests."""
+    written = list(spans(WRITES_PER_S * BATCH * (BEFORE_S + after_s), now=datetime.now(UTC), seed=time.time_ns()))
     batches = [written[start : start + BATCH] for start in range(0, len(written), BATCH)]
     writes, requests = asyncio.run(_load(stack, batches, fault))
     bad = [request for request in requests if request.failed or request.seconds > PROMPT_S]

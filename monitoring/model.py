@@ -11,7 +11,7 @@ from monitoring.scrape_jobs import Job, Platform, jobs_of
 
 Severity = Literal["critical", "warning", "info", "none"]
 Component = Literal["database", "service", "monitoring"]
-Category = Literal["availability", "performance", "backups", "monitoring"]
+Category = Literal["availability", "performance", "resources", "backups", "monitoring"]
 _NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 
 

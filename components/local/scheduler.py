@@ -1,4 +1,4 @@
-"""The scheduler of the `local` stack, which runs the jobs of `observatory.nodes.host_jobs`."""
+"""The scheduler of the `local` stack, which runs the jobs of `observatory.nodes.host_jobs`, and its watcher."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from observatory.nodes import Paths
 from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.host_jobs import host_jobs
 from observatory.runtime import Drift, find_drift
-from observatory.scheduling.scheduler_process import scheduler_ready, start_scheduler, stop_scheduler
+from observatory.scheduling.scheduler_process import (
+    scheduler_ready,
+    start_scheduler,
+    stop_scheduler,
+    watcher_ready,
+)
 from observatory.settings import LocalSettings
 
 
@@ -32,7 +37,7 @@ class SchedulerArgs:
 
 
 class SchedulerProvider(ResourceProvider):
-    """Starts and stops the scheduler's process. Its `diff` checks whether the process is ready."""
+    """Starts and stops the scheduler's process and the watcher. Its `diff` checks whether both are ready."""
 
     serialize_as_secret_always = False
 
@@ -44,7 +49,9 @@ class SchedulerProvider(ResourceProvider):
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Report a change when its jobs change, it is not ready or its token is missing; another home replaces it."""
         moved = _olds["home"] != _news["home"]
-        changed = with_drift(_olds, ()) != without_provider(_news) or not scheduler_ready(sandbox_of(_news))
+        sandbox = sandbox_of(_news)
+        ready = scheduler_ready(sandbox) and watcher_ready(sandbox)
+        changed = with_drift(_olds, ()) != without_provider(_news) or not ready
         changed = has_drifted("scheduler", _olds, () if changed else _drift(_news)) or changed
         return DiffResult(changes=changed, replaces=["home"] if moved else [], delete_before_replace=True)
 
@@ -58,8 +65,8 @@ class SchedulerProvider(ResourceProvider):
         return UpdateResult(outs=without_provider(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Stop it and its running jobs."""
-        stop_scheduler(sandbox_of(_props))
+        """Stop the watcher, the scheduler and its running jobs."""
+        stop_scheduler(sandbox_of(_props), root=Path(_props["root"]))
 
 
 class Scheduler(Resource, module="local", name="Scheduler"):

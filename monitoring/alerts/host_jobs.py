@@ -77,10 +77,11 @@ SCHEDULER_DOWN = Alert(
         diagnosis=(
             "`observatory status`: check whether `scheduler` runs.",
             "`log/scheduler.log` in the stack's home has the reason why it ended.",
+            "The watcher starts it within seconds. `log/watcher.log` has the reason if it could not.",
         ),
-        remedy=("`observatory up` starts it.",),
+        remedy=("`observatory up` starts both.",),
     ),
-    fault="Kill the scheduler.",
+    fault="Kill the scheduler and the watcher at once.",
     scenarios=(
         Scenario(
             name="the scheduler stops after a minute",

@@ -61,7 +61,7 @@ class DocumentFile(Generic[Document]):
         """
         with exclusive(self._lock):
             changed = successor(self.read())
-            write_file(self.path, changed.model_dump_json(indent=2))
+            write_file(self.path, changed.model_dump_json(indent=2), essential=True)
             return changed
 
     def remove(self) -> None:

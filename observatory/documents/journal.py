@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from observatory.documents.event_text import event_text
+from observatory.files.reserve import with_reserve
 from observatory.progress import Phase, Progress, Reporter
 from observatory.security.actor import actor
 
@@ -63,13 +64,16 @@ class FileJournal:
         entry = Entry(id=uuid.uuid4().hex, at=time.time(), actor=actor(), event=event, details=plain)
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a+b") as file:
-                append(file, [entry])
+            with_reserve(self.file, lambda: self._append(entry))
         except OSError as error:
             self.report(Progress(task=f"{self.file} cannot be written: {error.strerror}", phase=Phase.WARNED))
         self.report(Progress(task=event_text(event, plain), phase=_phase(plain)))
         for listener in self.listeners:
             listener(entry)
+
+    def _append(self, entry: Entry) -> None:
+        with self.file.open("a+b") as file:
+            append(file, [entry])
 
 
 def _phase(details: dict[str, Any]) -> Phase:

@@ -1,1 +1,1 @@
-"""Atomic writes, locks and abandoned temporary files. No other package does these."""
+"""Atomic writes, locks, abandoned temporary files and disk reserves. No other package does these."""

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from observatory.files.ownership import Owner, change_owner
+from observatory.files.reserve import with_reserve
 
 PRIVATE = 0o600
 _NAME = re.compile(r"\..+\.(\d+)-\d+\.partial")
@@ -39,18 +40,25 @@ def replacing(path: Path) -> Iterator[Path]:
         remove(partial)
 
 
-def write_file(path: Path, content: str | bytes, *, mode: int = PRIVATE, owner: Owner | None = None) -> bool:
+def write_file(
+    path: Path, content: str | bytes, *, mode: int = PRIVATE, owner: Owner | None = None, essential: bool = False
+) -> bool:
     """Replace `path` by `content`, synced to disk, with this mode whatever the umask; return whether it changed.
 
-    A link at `path` is replaced, not followed.
+    A link at `path` is replaced, not followed. An `essential` file, such as a document, is also written to a full disk,
+    if a reserve is left (`observatory.files.reserve`).
     """
     data = content.encode() if isinstance(content, str) else content
     if _has(path, data, mode, owner):
         return False
-    with replacing(path) as partial:
-        _write(partial, data)
-        partial.chmod(mode)
-        change_owner(partial, owner)
+
+    def replace() -> None:
+        with replacing(path) as partial:
+            _write(partial, data)
+            partial.chmod(mode)
+            change_owner(partial, owner)
+
+    with_reserve(path, replace) if essential else replace()
     return True
 
 

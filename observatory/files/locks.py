@@ -42,8 +42,8 @@ def claim(path: Path) -> Iterator[int]:
     """
     with _opened(path) as descriptor:
         _try_exclusive(descriptor, path)
-        os.ftruncate(descriptor, 0)
         add_holder(descriptor, os.getpid())
+        os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR))  # afterwards: a full disk has no new block
         yield descriptor
 
 

@@ -140,11 +140,7 @@ def check(rootfs: Path, owner: Owner) -> None:
 @functools.cache
 def _working(rootfs: Path, way: Entry) -> Entry:
     """Return `way` if it works on this machine."""
-    if absent := next((name for name in NEEDED if not (rootfs / name).exists()), None):
-        raise RootfsError(
-            f"the root filesystem {rootfs} is missing or incomplete: it lacks {absent}",
-            remedy="Run `observatory up`: it builds the root filesystem again.",
-        )
+    check_complete(rootfs)
     refusal = _refusal(rootfs, way)
     if refusal is None:
         return way
@@ -163,6 +159,19 @@ def _kernel_mounts() -> tuple[str, ...]:
         elif path.exists():
             read_only += ["--ro-bind", "/dev/null", str(path)]
     return tuple(read_only)
+
+
+def check_complete(rootfs: Path) -> None:
+    """Check that a root filesystem has what a sandbox needs; it may have been removed.
+
+    Raises:
+        RootfsError: `rootfs` is missing or incomplete.
+    """
+    if absent := next((name for name in NEEDED if not (rootfs / name).exists()), None):
+        raise RootfsError(
+            f"the root filesystem {rootfs} is missing or incomplete: it lacks {absent}",
+            remedy="Run `observatory up`: it builds the root filesystem again.",
+        )
 
 
 def _refusal(rootfs: Path, way: Entry) -> str | None:

@@ -77,7 +77,7 @@ class LiveMap:
 
     def keep(self, values: Mapping[str, str]) -> bool:
         """Write the file alone; return whether it changed."""
-        return self.sandbox.write_file(self.file, self.content(values))
+        return self.sandbox.write_file(self.file, self.content(values), essential=True)
 
     @staticmethod
     def content(values: Mapping[str, str]) -> str:
@@ -139,7 +139,7 @@ class LiveServers:
 
     def keep(self, out: Mapping[str, int]) -> bool:
         """Write the file alone, with the port of each server in maintenance; return whether it changed."""
-        return self.sandbox.write_file(self.file, self.content(out))
+        return self.sandbox.write_file(self.file, self.content(out), essential=True)
 
     @staticmethod
     def content(out: Mapping[str, int]) -> str:

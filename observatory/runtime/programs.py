@@ -6,6 +6,7 @@ import functools
 import hashlib
 import re
 import shlex
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import Any, Self
 
 CONFIGURATION_FILE = "/srv/etc/supervisord.conf"
 PROGRAMS = "/srv/etc/supervisor.d"
-SOCKET_NAME = "supervisor.sock"
+SOCKET_NAME, SUPERVISOR_PID_FILE = "supervisor.sock", "supervisord.pid"
 # A limit for a daemon that floods its log. The regular rotation, by size and age, is a scheduled job
 # (`observatory.nodes.logrotate`), which finds the files that supervisord rotates as <name>.log.1.
 LOG_BYTES, LOG_BACKUPS = 100_000_000, 1
@@ -26,7 +27,7 @@ chmod=0600
 logfile=/srv/log/supervisord.log
 logfile_maxbytes={LOG_BYTES}
 logfile_backups={LOG_BACKUPS}
-pidfile=/srv/run/supervisord.pid
+pidfile=/srv/run/{SUPERVISOR_PID_FILE}
 childlogdir=/srv/log
 nocleanup=true
 umask=077
@@ -39,7 +40,9 @@ files={PROGRAMS}/*.conf
 """
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+VARIABLE = "OBSERVATORY_PROGRAM"
 ENDED = frozenset({"ABSENT", "EXITED", "FATAL", "UNKNOWN", "STOPPED"})
+GIVEN_UP = frozenset({"EXITED", "FATAL", "UNKNOWN"})  # of a program that restarts, EXITED lasts if its restart failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +92,7 @@ class Program:
         return f"""\
 [program:{self.name}]
 command=/bin/sh {PROGRAMS}/{self.name}.sh
-environment=OBSERVATORY_PROGRAM="{self.name}",OBSERVATORY_PROGRAM_DIGEST="{digest}"
+environment={VARIABLE}="{self.name}",{VARIABLE}_DIGEST="{digest}"
 autorestart={str(self.restart).lower()}
 stopsignal={self.stop_signal}
 stopwaitsecs={self.stop_seconds}
@@ -102,6 +105,32 @@ stdout_logfile=/srv/log/{self.name}.log
 stdout_logfile_maxbytes={LOG_BYTES}
 stdout_logfile_backups={LOG_BACKUPS}
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedProgram:
+    """What a written configuration says about the end of a program; the fields are those of `Program`."""
+
+    name: str
+    priority: int
+    restart: bool
+    stop_signal: signal.Signals
+    stop_seconds: int
+
+    @classmethod
+    def parse(cls, name: str, configuration: str) -> Self | None:
+        """Return what `Program.configuration` wrote, None where the text is something else."""
+        values = dict(line.partition("=")[::2] for line in configuration.splitlines())
+        try:
+            return cls(
+                name=name,
+                priority=int(values["priority"]),
+                restart=values["autorestart"] == "true",
+                stop_signal=signal.Signals[f"SIG{values['stopsignal']}"],
+                stop_seconds=int(values["stopwaitsecs"]),
+            )
+        except (KeyError, ValueError):
+            return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ same on both sides, and unix sockets below `home` can be used from the host (see
     sandbox = Sandbox(home: Path, rootfs: Path)
     sandbox.start() -> bool                            # True if it was not running; idempotent
     sandbox.stop(timeout=60) -> None                   # idempotent; nothing is left running
+    sandbox.revive() -> bool                           # starts a dead supervisor, unless the sandbox was stopped
     sandbox.alive() -> bool
     sandbox.run(argv, *, env=, stdin=, timeout=, check=True) -> CompletedProcess[str]
     sandbox.run_attached(argv, *, env=) -> int
@@ -27,13 +28,15 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from observatory.files.atomic import write_file
 from observatory.runtime import bubblewrap, home_owners, sandbox_user
 from observatory.runtime.errors import SandboxError
+from observatory.runtime.orphans import end_orphans
 from observatory.runtime.processes import process_group
-from observatory.runtime.programs import CONFIGURATION, CONFIGURATION_FILE
+from observatory.runtime.programs import CONFIGURATION, CONFIGURATION_FILE, SUPERVISOR_PID_FILE
 from observatory.runtime.sandbox_files import INSIDE, SandboxFiles
 from observatory.runtime.supervisor import Supervisor
 from observatory.waiting import wait_until
@@ -76,21 +79,38 @@ class Sandbox(SandboxFiles):
 
         A sandbox that release 0.1.0 made as root is stopped first, and its files change their owner.
 
-        Daemons of a killed supervisor or of a removed root filesystem are ended first. Their files in `run` are
-        removed: pids from before a reboot may belong to other processes.
+        Daemons of a killed supervisor or of a removed root filesystem are ended first, in order. Their files in `run`
+        are removed: pids from before a reboot may belong to other processes.
 
         Raises:
             SandboxUnavailable: This machine allows no sandbox.
             SandboxError: The supervisor did not start.
         """
         with self.lock("sandbox"):
+            running = self.former_owner is None and self.alive()
             if self.former_owner:
                 self._leave_former_owner()
-            elif self.alive():
+            write_file(self._started, str(self.rootfs), essential=True)
+            if running:
                 return False
-            self._end(supervised=True)
-            self._clear_stale_files()
-            self._launch()
+            self._start_again()
+            return True
+
+    def revive(self) -> bool:
+        """Start a supervisor that has died, on the root filesystem of the last start; raises as `start`.
+
+        Returns False if it runs, or if the sandbox was stopped: a stopped sandbox stays stopped.
+        """
+        try:
+            started_on = Path(self._started.read_text())
+        except FileNotFoundError:
+            return False
+        if started_on != self.rootfs:
+            return replace(self, rootfs=started_on).revive()
+        with self.lock("sandbox"):
+            if not self._started.exists() or self.alive():
+                return False
+            self._start_again()
             return True
 
     def stop(self, timeout: float = STOP_SECONDS) -> None:
@@ -102,6 +122,7 @@ class Sandbox(SandboxFiles):
         if not self.home.is_dir():
             return
         with self.lock("sandbox"):
+            self._started.unlink(missing_ok=True)
             self._stop(timeout)
 
     def alive(self) -> bool:
@@ -110,6 +131,14 @@ class Sandbox(SandboxFiles):
             return self.supervisor.answers() and not _has_lost_root(self.supervisor.pid())
         except SandboxError:  # it ended meanwhile
             return False
+
+    def supervisor_pid(self) -> int | None:
+        """Return the pid of a supervisor that runs, whether it answers or not; None if there is none."""
+        try:
+            pid = int((self.home / "run" / SUPERVISOR_PID_FILE).read_text())
+        except (OSError, ValueError):
+            return None
+        return pid if _sees(pid, self.home.stat(), supervised=True) and _is_supervisor(pid) else None
 
     def run(
         self,
@@ -175,6 +204,20 @@ class Sandbox(SandboxFiles):
         mounts = ("--tmpfs", "/run", "--bind", str(self.home), str(INSIDE), "--chdir", str(INSIDE), *options)
         return bubblewrap.command(self.rootfs, self.entry, argv, mounts=mounts)
 
+    @property
+    def _started(self) -> Path:
+        """A file with the root filesystem, from a start until the next stop."""
+        return self.home / "lock" / "started"
+
+    def _start_again(self) -> None:
+        bubblewrap.check_complete(self.rootfs)  # otherwise daemons that serve would end, and none would start
+        if (silent := self.supervisor_pid()) is not None:  # it would restart what is ended
+            _signal([silent], [signal.SIGKILL])
+        end_orphans(self, self.members)
+        self._end(supervised=True)
+        self._clear_stale_files()
+        self._launch()
+
     def _launch(self) -> None:
         """Start the supervisor as a daemon: bubblewrap returns as soon as it runs in a session of its own."""
         self.write_file(CONFIGURATION_FILE, CONFIGURATION)
@@ -232,6 +275,13 @@ class Sandbox(SandboxFiles):
                 left = self._wait_gone(seconds, supervised=supervised)
         if left:
             raise SandboxError(f"processes {left} of {self.home} do not end after SIGKILL; see ps -fp {left[0]}")
+
+
+def _is_supervisor(pid: int) -> bool:
+    try:
+        return b"/usr/bin/supervisord" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _has_lost_root(pid: int) -> bool:

@@ -46,8 +46,11 @@ class SandboxFiles:
         """Return the path below /srv of `host`, a path below the home."""
         return INSIDE / host.resolve().relative_to(self.home.resolve())
 
-    def write_file(self, inside: str, content: str | bytes, *, mode: int = 0o600) -> bool:
-        """Write a file below /srv, atomically and owned by the daemons' user; return whether anything changed."""
+    def write_file(self, inside: str, content: str | bytes, *, mode: int = 0o600, essential: bool = False) -> bool:
+        """Write a file below /srv, atomically and owned by the daemons' user; return whether anything changed.
+
+        An `essential` file is also written to a full disk, if a reserve is left.
+        """
         with self._opened(PurePosixPath(inside).parent) as directory:
             path = directory / PurePosixPath(inside).name
             if path.is_dir() and not path.is_symlink():
@@ -55,7 +58,7 @@ class SandboxFiles:
             owner = self.owner_of(inside)
             if owner and path.is_file() and not owner.owns(path.lstat()):
                 remove(path)  # otherwise a file with this content would keep its owner
-            return write_file(path, content, mode=mode, owner=owner)
+            return write_file(path, content, mode=mode, owner=owner, essential=essential)
 
     def owner_of(self, inside: str) -> Owner | None:
         """Return the owner of a file below /srv; None: the calling user."""
@@ -86,6 +89,19 @@ class SandboxFiles:
         if owner := self._owners(directory=False)(_relative(inside)):
             give(file.fileno(), owner)
         return file
+
+    def overwrite(self, inside: str, content: str) -> None:
+        """Write to an existing file below /srv in place: on a full disk there is no space for another one.
+
+        Raises:
+            FileNotFoundError: it does not exist.
+            SandboxError: it is no regular file, or has a further name.
+        """
+        with self._walked(_relative(inside).parent, create=False) as directory:
+            file = self._open(directory, inside, READ | os.O_RDWR)
+        with file:
+            os.pwrite(file.fileno(), content.encode(), 0)
+            os.ftruncate(file.fileno(), len(content.encode()))
 
     def open_read(self, inside: str) -> BinaryIO:
         """Open a file below /srv to read.
@@ -196,18 +212,19 @@ class SandboxFiles:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             os.close(descriptor)
-            raise self._unexpected(inside, "it is no regular file with a single name")
+            raise _unexpected(self.host_path(inside), "it is no regular file with a single name")
         return os.fdopen(descriptor, "a+b" if flags & os.O_APPEND else "rb")
 
     def _explained(self, error: OSError, inside: str) -> Exception:
-        return self._unexpected(inside, str(error.strerror)) if error.errno in NOT_AS_MADE else error
+        return _unexpected(self.host_path(inside), str(error.strerror)) if error.errno in NOT_AS_MADE else error
 
-    def _unexpected(self, inside: str, reason: str) -> SandboxError:
-        return SandboxError(
-            f"{self.host_path(inside)} cannot be used: {reason}. In the home of a stack, directories and files are no"
-            " links and belong to the daemons",
-            remedy=f"See ls -ld {self.host_path(inside)} and the directories above it.",
-        )
+
+def _unexpected(path: Path, reason: str) -> SandboxError:
+    return SandboxError(
+        f"{path} cannot be used: {reason}. In the home of a stack, directories and files are no"
+        " links and belong to the daemons",
+        remedy=f"See ls -ld {path} and the directories above it.",
+    )
 
 
 def _relative(inside: str | PurePosixPath) -> PurePosixPath:

@@ -23,10 +23,19 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from observatory.runtime.errors import SandboxError
+from observatory.runtime.orphans import loaded_programs
 from observatory.runtime.program_logs import failure, last_end, log_tail
-from observatory.runtime.programs import CONFIGURATION, CONFIGURATION_FILE, ENDED, PROGRAMS, Program, ProgramStatus
+from observatory.runtime.programs import (
+    CONFIGURATION,
+    CONFIGURATION_FILE,
+    ENDED,
+    GIVEN_UP,
+    PROGRAMS,
+    Program,
+    ProgramStatus,
+)
 from observatory.runtime.sandbox_files import SandboxFiles
-from observatory.runtime.supervisord_rpc import Fault, SupervisordRpc
+from observatory.runtime.supervisord_rpc import CALL_SECONDS, Fault, SupervisordRpc
 from observatory.waiting import wait_until
 
 MOST_STARTS = 4  # of one daemon while `wait_ready` waits, before it counts as failed
@@ -122,10 +131,10 @@ class Supervisor:
         if not wait_until(ready, timeout):
             raise failure(self.files, name, f"was not ready after {timeout:g} s: {reason}")
 
-    def answers(self) -> bool:
-        """Return whether the supervisor runs and answers."""
+    def answers(self, timeout: float = CALL_SECONDS) -> bool:
+        """Return whether the supervisor runs and answers within `timeout` seconds."""
         try:
-            return int(self._rpc.call("getState")["statecode"]) == RUNNING
+            return int(self._rpc.call("getState", timeout=timeout)["statecode"]) == RUNNING
         except SandboxError:
             return False
 
@@ -179,3 +188,9 @@ class Supervisor:
         """Wait for the end of a program that another command, which may have been killed, began to stop."""
         # Without a limit: supervisord kills it after its `stop_seconds`.
         wait_until(lambda: self._rpc.states().get(name) != "STOPPING")
+
+
+def given_up(supervisor: Supervisor) -> list[str]:
+    """Return the programs that should run and that a supervisor does not restart any more."""
+    restarted = {program.name for program in loaded_programs(supervisor.files) if program.restart}
+    return [each.name for each in supervisor.statuses() if each.state in GIVEN_UP and each.name in restarted]

@@ -34,14 +34,14 @@ class SupervisordRpc:
 
     home: Path
 
-    def call(self, method: str, *arguments: str | bool) -> Any:
+    def call(self, method: str, *arguments: str | bool, timeout: float = CALL_SECONDS) -> Any:
         """Call `method` and return its result.
 
         Raises:
             SandboxError: supervisord refuses the call or does not answer.
         """
         try:
-            return self._request(method, *arguments, timeout=CALL_SECONDS)
+            return self._request(method, *arguments, timeout=timeout)
         except xmlrpc.client.Fault as fault:
             raise self._refused(method, fault) from fault
 

@@ -13,12 +13,13 @@ from typing import BinaryIO, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from observatory.files import locks
-from observatory.nodes import Paths
 from observatory.nodes.host_jobs import HostJob
 from observatory.runtime import Sandbox
+from observatory.scheduling.host_process import METRICS, beat, log_file
+from observatory.scheduling.scheduler_process import NAME
 
-RECORDS, METRICS = "/srv/data/jobs", Paths().textfiles
-JOBS_FILE, HEARTBEAT_FILE = "jobs.prom", "scheduler.prom"
+RECORDS = "/srv/data/jobs"
+JOBS_FILE = "jobs.prom"
 
 
 class RunResult(StrEnum):
@@ -134,22 +135,7 @@ class RecordStore:
         """Write the scheduler's heartbeat to a file that node_exporter reads."""
         name = "observatory_scheduler_heartbeat_timestamp_seconds"
         text = f"# HELP {name} Time of the scheduler's last heartbeat.\n# TYPE {name} gauge\n"
-        self.sandbox.write_file(f"{METRICS}/{HEARTBEAT_FILE}", f"{text}{name} {now().timestamp():.3f}\n")
-
-    def last_beat(self) -> datetime | None:
-        """Return the time of the scheduler's last heartbeat; None without any."""
-        file = self.sandbox.host_path(f"{METRICS}/{HEARTBEAT_FILE}")
-        return datetime.fromtimestamp(file.stat().st_mtime, UTC) if file.exists() else None
-
-
-def log_file(sandbox: Sandbox, name: str) -> Path:
-    """Return a log file in the daemons' log directory, created where missing and owned by the daemons' user.
-
-    It is rotated with the daemons' logs.
-    """
-    inside = f"/srv/log/{name}.log"
-    sandbox.open_append(inside).close()
-    return sandbox.host_path(inside)
+        beat(self.sandbox, NAME, f"{text}{name} {now().timestamp():.3f}\n")
 
 
 def now() -> datetime:

@@ -7,15 +7,12 @@ outlives its killed scheduler holds its lock, so that a second run of it is refu
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from io import TextIOWrapper
 from typing import Any
 
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -29,16 +26,17 @@ from observatory.nodes import Paths
 from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.host_jobs import HostJob, host_jobs
 from observatory.nodes.tls import MONITORING, authority_file, combined_file
-from observatory.runtime import Sandbox
 from observatory.scheduling.certificates import publish_certificates
-from observatory.scheduling.records import JobRecord, RecordStore, RunResult, log_file, now
+from observatory.scheduling.host_process import identity
+from observatory.scheduling.process_log import log_to_file
+from observatory.scheduling.records import JobRecord, RecordStore, RunResult, now
 from observatory.scheduling.runner import STOP_SECONDS
-from observatory.scheduling.scheduler_process import NAME, lock_file
+from observatory.scheduling.scheduler_process import NAME, lock_file, watcher_process
 from observatory.scheduling.webhook import TakeAlerts, serve, token
 from observatory.waiting import wait_until
 from observatory.workspace import Workspace
 
-BEAT_SECONDS = 15
+BEAT_SECONDS, WATCH_SECONDS = 15, 2
 CERTIFICATES_SECONDS = 300  # between two writes of the certificates' expiry
 LOG = logging.getLogger("observatory.scheduler")
 
@@ -60,7 +58,7 @@ def run_scheduler(workspace: Workspace, take_alerts: TakeAlerts) -> None:
     jobs = host_jobs(settings)
     try:
         with locks.claim(lock_file(workspace.sandbox)):
-            _log_to(workspace)
+            log_to_file(LOG, workspace.sandbox, NAME)
             _listen(workspace, settings.ports.rollback_webhook, take_alerts)
             _Scheduler(workspace, jobs).run_until_signal()
     except FileLockHeldError:
@@ -118,12 +116,14 @@ class _Scheduler:
             signal.signal(number, lambda *_: self._signalled.set())
         for job in self._jobs:
             self._add(job)
-        self._store.publish(self._jobs)
+        self._logged(lambda: self._store.publish(self._jobs))()
         self._store.beat()
         self._scheduler.add_job(self._logged(self._store.beat), "interval", seconds=BEAT_SECONDS)
         publish = self._logged(lambda: publish_certificates(self._workspace.sandbox))
         self._scheduler.add_job(publish, "interval", seconds=CERTIFICATES_SECONDS, next_run_time=now())
         self._scheduler.start()
+        # Not a job: a stop must not wait for it, because the command that stops both holds the lock that it needs.
+        threading.Thread(target=self._watch, name="watcher", daemon=True).start()
         LOG.info("scheduler of %s started with %s", self._workspace.stack, ", ".join(job.name for job in self._jobs))
         self._signalled.wait()
         LOG.info("stopping")
@@ -131,10 +131,20 @@ class _Scheduler:
         self._scheduler.shutdown(wait=True)
         LOG.info("stopped")
 
+    def _watch(self) -> None:
+        """Keep the watcher running, and stop when the stack's home was removed."""
+        workspace, home = self._workspace, identity(self._workspace.home)
+        watcher = watcher_process(workspace.sandbox, root=workspace.root, stack=workspace.stack)
+        while not self._signalled.wait(WATCH_SECONDS):
+            if identity(workspace.home) != home:
+                self._signalled.set()
+            else:
+                self._logged(lambda: LOG.warning("started the watcher") if watcher.keep() else None)()
+
     def _add(self, job: HostJob) -> None:
         record = self._store.read(job.name)
         if record.result is RunResult.NEVER:
-            self._store.write(record)  # a run that is missed from now on counts as missed
+            self._logged(lambda: self._store.write(record))()  # a run that is missed from now on counts as missed
         due = next_run(job, record)
         self._scheduler.add_job(
             self._logged(lambda: self._run(job)), trigger(job), id=job.name, name=job.name, next_run_time=due
@@ -181,28 +191,3 @@ class _Scheduler:
                 LOG.exception("the scheduler failed at a task and continues")
 
         return logged
-
-
-class _RotatedFile(logging.handlers.WatchedFileHandler):
-    """The scheduler's log: created again, owned by the daemons' user, after a rotation."""
-
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = sandbox
-        super().__init__(log_file(sandbox, NAME))
-
-    def _open(self) -> TextIOWrapper:
-        return TextIOWrapper(self._sandbox.open_append(f"/srv/log/{NAME}.log"), encoding="utf-8", line_buffering=True)
-
-
-def _log_to(workspace: Workspace) -> None:
-    """Log to the scheduler's file, and to a terminal where there is one."""
-    handlers: list[logging.Handler] = [_RotatedFile(workspace.sandbox)]
-    if sys.stderr.isatty():
-        handlers.append(logging.StreamHandler())
-    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    formatter.converter = time.gmtime
-    for handler in handlers:
-        handler.setFormatter(formatter)
-        LOG.addHandler(handler)
-    LOG.setLevel(logging.INFO)
-    LOG.propagate = False

@@ -82,7 +82,7 @@ def database_config() -> dict[str, list[object]]:
 def test_the_status_has_a_row_for_it(tmp_path: Path, rootfs: Path) -> None:
     rows = daemon_statuses(Sandbox(tmp_path / "home", rootfs), LocalSettings(), ROLLOUT, "local")
     row = next(row for row in rows if row.name == "dummy-exporter")
-    assert (row.address, row.health) == ("127.0.0.1:18300", "sandbox down")
+    assert (row.address, row.health) == ("127.0.0.1:18300", "stopped")
 
 
 @pytest.mark.usefixtures("listed")

@@ -16,7 +16,8 @@ from observatory.database import throwaway_server
 from observatory.files.ownership import Owner
 from observatory.platforms.rehearsal import installation
 from observatory.runtime import Program, Sandbox, SandboxError, sandbox_user
-from observatory.scheduling.records import RecordStore, log_file
+from observatory.scheduling.host_process import log_file
+from observatory.scheduling.records import RecordStore
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose daemons have a user of their own")
 

@@ -15,7 +15,8 @@ import pytest
 from observatory.files import locks
 from observatory.nodes.host_jobs import HostJob
 from observatory.scheduling import runner
-from observatory.scheduling.records import JOBS_FILE, METRICS, RecordStore, RunResult
+from observatory.scheduling.host_process import METRICS
+from observatory.scheduling.records import JOBS_FILE, RecordStore, RunResult
 from observatory.scheduling.runner import JobFailedError, JobRunningError, run
 
 JOB = HostJob(name="job", description="A job", command=("x",), cron="* * * * *", timeout=60)

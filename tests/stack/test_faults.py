@@ -5,23 +5,31 @@ The tests of a fault that a stack survives share one, `survivor`; each begins wi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
+import httpx
 import pytest
 
 from observatory.database.connection import connect, with_database
+from observatory.files.reserve import NAME
+from observatory.operations.demonstration import spans
 from tests.stack.conftest import a_checkout
 from tests.support.checkout import UP_TIMEOUT_S, Checkout, free_ports
+from tests.support.small_disk import fill, mounted, total
 
 EMBEDDED = ("--engine", "embedded")
 # A path with characters that shells, URLs and connection strings read, so deep that its sockets exceed 107 bytes.
@@ -48,9 +56,84 @@ def traces(checkout: Checkout) -> int:
     return int(row[0]) if row else 0
 
 
+def pids(checkout: Checkout) -> dict[str, int]:
+    """Return the process of each daemon."""
+    return {row["name"]: row["pid"] for row in checkout.json("status")["daemons"]}
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds; fail after `UP_TIMEOUT_S`."""
+    deadline = time.monotonic() + UP_TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def stopped(*processes: int) -> Iterator[None]:
+    """Stop processes of the host until the end of the block."""
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+
+
+class Writer:
+    """Writes traces of its own until the end of the block, one after the other; afterwards they can be counted."""
+
+    def __init__(self, checkout: Checkout) -> None:
+        self._checkout, self._ended = checkout, threading.Event()
+        self._environment = f"writer-{time.time_ns()}"
+        self.acknowledged = 0
+
+    def __enter__(self) -> Self:
+        from tests.stack.test_up import client  # noqa: PLC0415 - it loads psycopg and httpx
+
+        service = client(self._checkout)
+        self._thread = threading.Thread(target=self._write, args=(service,))
+        self._thread.start()
+        self.write_more()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def write_more(self) -> None:
+        """Wait until further traces are acknowledged."""
+        before = self.acknowledged
+        until(lambda: self.acknowledged > before)
+
+    def stored(self) -> int:
+        """Return how many of the traces are in the database, and remove them."""
+        url = with_database(self._checkout.output("admin_database_url"), "observatory")
+        with connect(url, purpose="test") as connection:
+            return connection.execute("DELETE FROM llm_traces WHERE environment = %s", [self._environment]).rowcount
+
+    def _write(self, service: httpx.Client) -> None:
+        with service:
+            while not self._ended.wait(0.05):
+                made = spans(5, now=datetime.now(UTC), seed=time.time_ns())
+                items = [{**item, "environment": self._environment} for item in made]
+                with contextlib.suppress(httpx.HTTPError):
+                    if service.post("/v1/traces", json={"items": items}).is_success:
+                        self.acknowledged += len(items)
+
+
 @pytest.fixture(scope="module")
-def survivor_checkout(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Checkout]:
-    with a_checkout(tmp_path_factory.mktemp(ODD), rootfs) as checkout:
+def survivor_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """The checkout of the shared stack, whose stacks are on a small disk, and the reason why they are not."""
+    root = tmp_path_factory.mktemp(ODD)
+    with mounted(root / ".observatory/stacks", "1500m") as problem:
+        yield root, problem
+
+
+@pytest.fixture(scope="module")
+def survivor_checkout(survivor_disk: tuple[Path, str], rootfs: Path) -> Iterator[Checkout]:
+    with a_checkout(survivor_disk[0], rootfs) as checkout:
         yield checkout
 
 
@@ -223,13 +306,81 @@ def test_up_restores_the_stack_and_its_data_after_a_power_cut(survivor: Checkout
     assert survivor.output("api_key") == key
 
 
-def test_a_killed_supervisor_leaves_no_second_postmaster(survivor: Checkout) -> None:
-    supervisors = [pid for pid in survivor.processes() if b"supervisord" in command(pid)]
-    for pid in supervisors:
-        os.kill(pid, signal.SIGKILL)
-    assert survivor.json("up", *EMBEDDED)["status"]["healthy"]
+def test_a_killed_supervisor_comes_back_and_no_row_is_lost(survivor: Checkout) -> None:
+    """Without a supervisor, `status` reports what runs; then all daemons restart, and the alert is delivered."""
+    from tests.stack.test_monitoring import Monitoring  # noqa: PLC0415 - it imports this module
+
+    before = pids(survivor)
+    with Writer(survivor) as writer:
+        with stopped(before["watcher"], before["scheduler"]):
+            os.kill(before["supervisor"], signal.SIGKILL)
+            os.kill(before["pgbouncer"], signal.SIGKILL)
+            until(lambda: not command(before["pgbouncer"]))
+            rows = {row["name"]: row for row in survivor.json("status", expect=1)["daemons"]}
+            assert {rows[name]["health"] for name in ("supervisor", "pgbouncer")} == {"stopped"}
+            assert {rows[name]["health"] for name in ("patroni", "postgresql", "valkey", "haproxy")} == {"ready"}
+            assert rows["patroni"]["pid"] == before["patroni"]
+        until(lambda: survivor.exit_code("status") == 0)
+        writer.write_more()
+    after = pids(survivor)
+    restarted = before.keys() - {"watcher", "scheduler"}
+    assert {name for name in restarted if after[name] != before[name]} == restarted
     assert len(postmasters(survivor)) == 1
-    assert traces(survivor) == 1000
+    assert writer.stored() >= writer.acknowledged
+    monitoring = Monitoring(survivor)
+    until(lambda: ("StorageSupervisorDown", "firing") in monitoring.received("pagerduty"))
+
+
+@pytest.mark.parametrize("names", [("scheduler",), ("watcher",), ("supervisor", "scheduler")], ids="+".join)
+def test_watcher_and_scheduler_keep_each_other_running(survivor: Checkout, names: tuple[str, ...]) -> None:
+    before = pids(survivor)
+    for name in names:
+        os.kill(before[name], signal.SIGKILL)
+    until(lambda: all(not command(before[name]) for name in names) and survivor.exit_code("status") == 0)
+    assert set(survivor.json("up", *EMBEDDED)["summary"]) == {"same"}
+
+
+def test_a_stopped_supervisor_is_continued(survivor: Checkout) -> None:
+    before = pids(survivor)
+    os.kill(before["supervisor"], signal.SIGSTOP)
+    until(lambda: survivor.exit_code("status") == 0)
+    assert pids(survivor) == before
+
+
+def test_no_watcher_is_left_without_the_home_of_its_stack(survivor: Checkout) -> None:
+    before, away = pids(survivor), survivor.home.with_name("away")
+    survivor.home.rename(away)
+    try:
+        until(lambda: not command(before["watcher"]) and not command(before["scheduler"]))
+        assert not survivor.home.exists()
+    finally:
+        shutil.rmtree(survivor.home, ignore_errors=True)
+        away.rename(survivor.home)
+
+
+def test_a_full_disk_heals_when_there_is_space(survivor: Checkout, survivor_disk: tuple[Path, str]) -> None:
+    """The alert fires before the disk is full."""
+    from tests.stack.test_monitoring import Monitoring  # noqa: PLC0415 - it imports this module
+
+    root, problem = survivor_disk
+    if problem:
+        pytest.skip(problem)
+    monitoring, filler = Monitoring(survivor), root / ".observatory/stacks/filler"
+    with Writer(survivor) as writer:
+        try:
+            fill(filler, leave=total(filler.parent) // 10)
+            until(lambda: ("StorageDiskCritical", "firing") in monitoring.received("pagerduty"))
+            fill(filler)
+            until(lambda: not (survivor.home / NAME).exists())
+            while postmasters(survivor):
+                fill(filler)  # also with what the reserve has released
+                time.sleep(0.5)
+        finally:
+            filler.unlink()
+        until(lambda: survivor.exit_code("status") == 0)
+        writer.write_more()
+    assert writer.stored() >= writer.acknowledged
+    until((survivor.home / NAME).exists)
 
 
 def test_a_killed_daemon_is_restarted(survivor: Checkout) -> None:

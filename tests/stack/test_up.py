@@ -77,6 +77,8 @@ def test_every_daemon_is_ready(stack: Checkout) -> None:
         "alert-receiver",
         "alertmanager",
         "prometheus",
+        "supervisor",
+        "watcher",
         "scheduler",
     ]
     assert {daemon["health"] for daemon in status["daemons"]} == {"ready"}
@@ -151,6 +153,7 @@ def test_the_service_role_connects_through_the_pooler(stack: Checkout) -> None:
         assert one(connection, "SELECT inet_server_addr() IS NULL") is True, "the pooler uses the socket"
 
 
+HOST_PROCESSES = {"watcher", "scheduler"}
 CALLBACK = {"postgresql": {"callbacks": {"on_reload": "/bin/true"}}}  # Patroni runs it: it would be the daemons' user
 
 
@@ -337,8 +340,8 @@ def test_no_secret_is_in_arguments_or_environments(stack: Checkout) -> None:
 
 
 def test_daemons_are_not_root_inside_their_sandbox(stack: Checkout) -> None:
-    daemons = [daemon for daemon in stack.json("status")["daemons"] if daemon["name"] != "scheduler"]
-    for daemon in daemons:  # the scheduler is a process of the host
+    daemons = [daemon for daemon in stack.json("status")["daemons"] if daemon["name"] not in HOST_PROCESSES]
+    for daemon in daemons:
         status = Path(f"/proc/{daemon['pid']}/status").read_text()
         assert "CapEff:\t0000000000000000" in status, daemon["name"]
 

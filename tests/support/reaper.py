@@ -55,7 +55,7 @@ def _belongs(entry: Path, root: Path) -> bool:
         if Path(entry / "cwd").readlink().is_relative_to(root):
             return True
         home = root / HOME
-        return home.exists() and (entry / "root/srv").stat().st_ino == home.stat().st_ino
+        return home.exists() and os.path.samestat((entry / "root/srv").stat(), home.stat())
     except OSError:  # the process has ended, or is another user's
         return False
 

@@ -26,6 +26,7 @@ import yaml
 
 from observatory.engines.embedded.errors import LockedError, StateError
 from observatory.files.atomic import replacing
+from observatory.files.reserve import with_reserve
 
 _LAYOUT_VERSION = 1  # project-scoped stacks; 0 was the layout before 2023
 _CHECKPOINT_VERSION = 3
@@ -225,10 +226,14 @@ def now() -> str:
 def _write_atomically(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode()
-    with replacing(path) as partial, partial.open("wb") as file:
-        file.write(gzip.compress(data, _GZIP_LEVEL) if path.suffix == _GZIP else data)
-        file.flush()
-        os.fsync(file.fileno())
+
+    def write() -> None:
+        with replacing(path) as partial, partial.open("wb") as file:
+            file.write(gzip.compress(data, _GZIP_LEVEL) if path.suffix == _GZIP else data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    with_reserve(path, write)
     _hash_of(path).unlink(missing_ok=True)  # out of date
 
 

@@ -189,13 +189,14 @@ class LocalPlatform:
         archive_journal(self.workspace)
 
     def stop(self, lock: Callable[[], AbstractContextManager[None]], *, keep_data: bool, report: Reporter) -> None:
-        """Stop the scheduler and every daemon."""
+        """Stop the watcher, the scheduler and every daemon."""
         from observatory.scheduling.scheduler_process import stop_scheduler  # noqa: PLC0415 - only for `down`
 
         if not self.workspace.home.exists():
             return
         with task(report, "stop every daemon"), lock():
-            stop_scheduler(self.workspace.sandbox)  # first: no job may start while the daemons stop
+            # First: no job may start, and no daemon may be restarted, while the daemons stop.
+            stop_scheduler(self.workspace.sandbox, root=self.workspace.root)
             self.workspace.sandbox.stop()
             if not keep_data:
                 self.workspace.discard_home()

@@ -1,22 +1,34 @@
 """The status of the `local` stack's daemons: address, version, process, health and memory.
 
-Reads the supervisor, sockets and processes, never the stack's state, so that it is right when the two differ.
+Reads the supervisor, sockets and processes, never the stack's state, so that it is right when the two differ. While no
+supervisor answers, a daemon is the process of the sandbox that listens on the daemon's port.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from importlib import metadata
+from typing import Self
 
+from observatory import __version__
 from observatory.documents.rollout import RolloutDocument
 from observatory.nodes import TcpReady, Unit
 from observatory.nodes.daemons import LocalMachine, local_units
 from observatory.nodes.storage import instance_label, instance_name
 from observatory.platforms.platform import DaemonStatus
-from observatory.runtime import Probe, Sandbox, package_versions
-from observatory.scheduling.scheduler_process import scheduler_pid, scheduler_ready
+from observatory.runtime import Probe, ProgramStatus, Sandbox, SandboxError, listeners, package_versions
+from observatory.runtime.programs import SOCKET_NAME
+from observatory.scheduling.scheduler_process import (
+    NAME,
+    WATCHER,
+    scheduler_pid,
+    scheduler_ready,
+    watcher_pid,
+    watcher_ready,
+)
 from observatory.settings import FLEETS, LocalSettings
 
 POSTGRES_PACKAGES = ("postgresql-17", "postgresql-17-timescaledb")
@@ -25,16 +37,40 @@ POSTGRES_PACKAGES = ("postgresql-17", "postgresql-17-timescaledb")
 def daemon_statuses(
     sandbox: Sandbox, settings: LocalSettings, rollout: RolloutDocument, stack: str
 ) -> list[DaemonStatus]:
-    """Return the status of every daemon that the stack should have."""
+    """Return the status of every daemon that the stack should have, and of the processes that keep them running."""
     versions = {name: upstream_version(version) for name, version in package_versions(sandbox.rootfs).items()}
     releases = dict(_release_versions(settings, rollout))
+    units = local_units(LocalMachine(settings=settings, rollout=rollout, stack=stack))
+    running = _Running.read(sandbox, [unit.ready.port for _, unit in units])
     rows = []
-    for daemon, unit in local_units(LocalMachine(settings=settings, rollout=rollout, stack=stack)):
+    for daemon, unit in units:
         version = versions.get(daemon.version_package or "", "?")
-        rows.append(_status(sandbox, unit, releases.get(unit.name, version)))
+        rows.append(_status(sandbox, running, unit, releases.get(unit.name, version)))
         if unit.name == "patroni":
             rows.append(_postgres_status(sandbox, settings, versions))
-    return [*rows, _scheduler_status(sandbox)]
+    return [
+        *rows,
+        _supervisor_status(sandbox, running, versions.get("supervisor", "?")),
+        _host_status(WATCHER, __version__, watcher_pid(sandbox), ready=watcher_ready(sandbox)),
+        _host_status(NAME, metadata.version("apscheduler"), scheduler_pid(sandbox), ready=scheduler_ready(sandbox)),
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    """The daemons that run: `programs` by name from the supervisor, or `listening` by port without a supervisor."""
+
+    programs: Mapping[str, ProgramStatus] | None
+    listening: Mapping[int, int | None]
+
+    @classmethod
+    def read(cls, sandbox: Sandbox, ports: Collection[int]) -> Self:
+        with contextlib.suppress(SandboxError):  # it died between the two calls
+            if sandbox.alive():
+                return cls(programs={each.name: each for each in sandbox.supervisor.statuses()}, listening={})
+        members = set(sandbox.members())
+        found = listeners(ports) if members else []
+        return cls(programs=None, listening={each.port: each.pid for each in found if each.pid in members})
 
 
 def _release_versions(settings: LocalSettings, rollout: RolloutDocument) -> Iterator[tuple[str, str]]:
@@ -44,29 +80,28 @@ def _release_versions(settings: LocalSettings, rollout: RolloutDocument) -> Iter
             yield instance_name(fleet, index), rollout.fleet(fleet).release(instance_label(fleet, index)).version
 
 
-def _status(sandbox: Sandbox, unit: Unit, version: str) -> DaemonStatus:
-    address = f"127.0.0.1:{unit.ready.port}"
-    if not sandbox.alive():
-        return DaemonStatus(
-            name=unit.name, address=address, version=version, pid=None, health="sandbox down", memory_mb=None
-        )
-    program = sandbox.supervisor.status(unit.name)
-    ready = program.running and Probe(**unit.ready.target(sandbox.host_path)).check()
-    health = "ready" if ready else "not ready" if program.running else program.state.lower()
+def _status(sandbox: Sandbox, running: _Running, unit: Unit, version: str) -> DaemonStatus:
+    if running.programs is None:
+        pid, state = running.listening.get(unit.ready.port), "stopped"
+        process = pid is not None
+    else:
+        program = running.programs.get(unit.name) or ProgramStatus.absent(unit.name)
+        pid, state, process = program.pid, program.state.lower(), program.running
+    ready = process and Probe(**unit.ready.target(sandbox.host_path)).check()
     return DaemonStatus(
         name=unit.name,
-        address=address,
+        address=f"127.0.0.1:{unit.ready.port}",
         version=version,
-        pid=program.pid,
-        health=health,
-        memory_mb=process_memory_mb(program.pid),
+        pid=pid,
+        health="ready" if ready else "not ready" if process else state,
+        memory_mb=process_memory_mb(pid),
     )
 
 
 def _postgres_status(sandbox: Sandbox, settings: LocalSettings, versions: dict[str, str]) -> DaemonStatus:
     """Return PostgreSQL's status. It is Patroni's child, not the supervisor's: its pid is in the data directory."""
     ready = TcpReady(port=settings.ports.postgres)
-    running = sandbox.alive() and Probe(**ready.target(sandbox.host_path)).check()
+    running = Probe(**ready.target(sandbox.host_path)).check()
     pid_file = sandbox.home / "data" / "postgres" / "postmaster.pid"
     pid = int(pid_file.read_text().split()[0]) if running and pid_file.exists() else None
     version, timescaledb = (versions.get(package, "?") for package in POSTGRES_PACKAGES)
@@ -75,21 +110,29 @@ def _postgres_status(sandbox: Sandbox, settings: LocalSettings, versions: dict[s
         address=f"127.0.0.1:{ready.port}",
         version=f"{version} + timescaledb {timescaledb}",
         pid=pid,
-        health="ready" if running else "not ready",
+        health="ready" if pid else "not ready",
         memory_mb=process_memory_mb(pid),
     )
 
 
-def _scheduler_status(sandbox: Sandbox) -> DaemonStatus:
-    """Return the scheduler's status. It is a process of the host, found by the lock that it holds."""
-    pid = scheduler_pid(sandbox)
+def _supervisor_status(sandbox: Sandbox, running: _Running, version: str) -> DaemonStatus:
+    """Return the status of the supervisor, which restarts the daemons."""
+    pid = sandbox.supervisor_pid() if sandbox.home.is_dir() else None
     return DaemonStatus(
-        name="scheduler",
-        address="-",
-        version=metadata.version("apscheduler"),
+        name="supervisor",
+        address=f"unix:run/{SOCKET_NAME}",
+        version=version,
         pid=pid,
-        health="ready" if scheduler_ready(sandbox) else "not ready" if pid else "stopped",
-        memory_mb=process_memory_mb(pid),
+        health="stopped" if pid is None else "ready" if running.programs is not None else "not ready",
+        memory_mb=_own_memory_mb(pid),
+    )
+
+
+def _host_status(name: str, version: str, pid: int | None, *, ready: bool) -> DaemonStatus:
+    """Return the status of a process of the host, which is found by the lock that it holds."""
+    health = "ready" if ready else "not ready" if pid else "stopped"
+    return DaemonStatus(
+        name=name, address="-", version=version, pid=pid, health=health, memory_mb=process_memory_mb(pid)
     )
 
 
@@ -111,3 +154,14 @@ def process_memory_mb(pid: int | None) -> int | None:
             with contextlib.suppress(psutil.Error):
                 sizes.append(member.memory_full_info().pss)
     return sum(sizes) // 1024**2 if sizes else None
+
+
+def _own_memory_mb(pid: int | None) -> int | None:
+    """Return the proportional set size of a process alone, in MiB: the supervisor's children have rows of their own."""
+    if pid is None:
+        return None
+    import psutil  # noqa: PLC0415 - only where a stack runs
+
+    with contextlib.suppress(psutil.Error):
+        return int(psutil.Process(pid).memory_full_info().pss) // 1024**2
+    return None
