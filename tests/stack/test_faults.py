@@ -32,8 +32,6 @@ from tests.support.checkout import UP_TIMEOUT_S, Checkout, free_ports
 from tests.support.small_disk import fill, mounted, total
 
 EMBEDDED = ("--engine", "embedded")
-# A path with characters that shells, URLs and connection strings read, so deep that its sockets exceed 107 bytes.
-ODD = 'it\'s a 100% "survivor" #1? é ' + "deep" * 30
 POSTMASTER = b"/usr/lib/postgresql/17/bin/postgres "  # its children have titles of their own
 
 
@@ -126,7 +124,7 @@ class Writer:
 @pytest.fixture(scope="module")
 def survivor_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """The checkout of the shared stack, whose stacks are on a small disk, and the reason why they are not."""
-    root = tmp_path_factory.mktemp(ODD)
+    root = tmp_path_factory.mktemp("survivor")
     with mounted(root / ".observatory/stacks", "1500m") as problem:
         yield root, problem
 
