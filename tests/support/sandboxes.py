@@ -22,6 +22,9 @@ def sandboxed(
     for path in (*directory.iterdir(), *files):
         if path.name != sandbox_user.DIRECTORY:
             change_tree_owner(path, entry.owner)
-    mounts = [word for path in files for word in ("--ro-bind", str(path), str(path))]
+    parents = dict.fromkeys(parent for path in files for parent in reversed(path.parents[:-1]))
+    # bubblewrap makes the directories above a mount private to root.
+    mounts = [word for parent in parents for word in ("--perms", "0755", "--dir", str(parent))]
+    mounts += [word for path in files for word in ("--ro-bind", str(path), str(path))]
     mounts += ["--die-with-parent", "--ro-bind" if read_only else "--bind", str(directory), "/srv"]
     return bubblewrap.command(rootfs, entry, argv, mounts=mounts)
