@@ -21,6 +21,7 @@ from observatory.cli import (  # noqa: F401 - each registers its commands
     data,
     database,
     delivery,
+    key,
     logs,
     report,
     scheduler,

@@ -35,7 +35,7 @@ GROUPS = {
     "Deploy": ("deploy", "rollback", "release", "rollout"),
     "Observe": ("verify", "report", "logs", "silence"),
     "Data": ("psql", "backup", "data"),
-    "Access": ("rotate-passwords", "certificates", "exec"),
+    "Access": ("key", "rotate-passwords", "certificates", "exec"),
 }
 
 

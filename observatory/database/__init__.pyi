@@ -43,9 +43,12 @@ from .planning import Plan as Plan
 from .planning import plan as plan
 from .post_deployment import finish_deployment as finish_deployment
 from .rehearsal import Throwaway as Throwaway
+from .roles.api_keys import StoredKey as StoredKey
 from .roles.api_keys import api_key_is_active as api_key_is_active
 from .roles.api_keys import create_api_key as create_api_key
+from .roles.api_keys import list_api_keys as list_api_keys
 from .roles.api_keys import revoke_api_key as revoke_api_key
+from .roles.api_keys import revoke_api_key_by_id as revoke_api_key_by_id
 from .roles.bootstrap import ensure_database as ensure_database
 from .roles.bootstrap import ensure_provisioner as ensure_provisioner
 from .roles.bootstrap import has_verifier as has_verifier

@@ -1,8 +1,10 @@
 """The audit table `audit.entries`: entries are added, never changed or removed.
 
-The first entry creates the table, as superuser, because the schema's owner `auditor` cannot log in. No other role has
-any privilege on it, not even the migrator. A trigger refuses UPDATE, DELETE and TRUNCATE also to a superuser, who would
-have to drop the trigger first; PostgreSQL logs that (`log_statement = ddl`).
+A superuser creates the table, because the schema's owner `auditor` cannot log in. No other role has any privilege on
+it, not even the migrator. A trigger refuses UPDATE, DELETE and TRUNCATE also to a superuser, who would have to drop the
+trigger first; PostgreSQL logs that (`log_statement = ddl`).
+
+Owns the entries of commands. Triggers add those of administrators' changes (`observatory.database.roles.audit_schema`).
 """
 
 from __future__ import annotations
@@ -13,40 +15,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from observatory.database.advisory_locks import BOOTSTRAP_LOCK, LOCK_CLASS
 from observatory.database.connection import connect
 from observatory.database.error_translation import translate_errors
-from observatory.database.roles.bootstrap import AUDIT_SCHEMA, AUDITOR
+from observatory.database.roles.audit_schema import TABLE, audit_exists, ensure_table
 
 if TYPE_CHECKING:
     import psycopg
 
-TABLE = f"{AUDIT_SCHEMA}.entries"
 # The audit does not delay a command: the next command writes the entries that this one could not.
 TIMEOUTS = {"lock_timeout": "2s", "statement_timeout": "10s"}
 CONNECT_TIMEOUT_S = 3
-
-_CREATE = f"""
-    CREATE TABLE {TABLE} (
-        id text PRIMARY KEY,
-        at timestamptz NOT NULL,
-        actor text NOT NULL,
-        event text NOT NULL,
-        details jsonb NOT NULL,
-        recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-        recorded_by text NOT NULL DEFAULT session_user
-    );
-    CREATE FUNCTION {AUDIT_SCHEMA}.refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
-        BEGIN
-            RAISE EXCEPTION '% on %.% is refused: the audit is only added to', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME
-                USING ERRCODE = 'insufficient_privilege';
-        END $$;
-    REVOKE ALL ON FUNCTION {AUDIT_SCHEMA}.refuse_change() FROM PUBLIC;
-    CREATE TRIGGER only_added_to BEFORE UPDATE OR DELETE OR TRUNCATE ON {TABLE}
-        FOR EACH STATEMENT EXECUTE FUNCTION {AUDIT_SCHEMA}.refuse_change();
-    ALTER TABLE {TABLE} OWNER TO {AUDITOR};
-    ALTER FUNCTION {AUDIT_SCHEMA}.refuse_change() OWNER TO {AUDITOR};
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +52,11 @@ def add_entries(conninfo: str, entries: Iterable[AuditEntry]) -> int:
     from psycopg.types.json import Jsonb  # noqa: PLC0415 - psycopg only where it is used
 
     with _session(conninfo) as connection, translate_errors(TABLE), connection.transaction():
-        _ensure_table(connection)
-        present = {row[0] for row in connection.execute(f"SELECT id FROM {TABLE}")}  # noqa: S608 - a constant
-        missing = [entry for entry in entries if entry.id not in present]
+        ensure_table(connection)
+        given = list(entries)
+        known = f"SELECT id FROM {TABLE} WHERE id = ANY (%s)"  # noqa: S608 - a constant
+        present = {row[0] for row in connection.execute(known, [[entry.id for entry in given]])}
+        missing = [entry for entry in given if entry.id not in present]
         with connection.cursor() as cursor:
             cursor.executemany(
                 f"INSERT INTO {TABLE} (id, at, actor, event, details) VALUES (%s, %s, %s, %s, %s) "  # noqa: S608
@@ -94,7 +74,7 @@ def read_entries(conninfo: str) -> list[AuditEntry]:
         StatementFailedError: PostgreSQL rejected a statement, or it timed out.
     """
     with _session(conninfo) as connection, translate_errors(TABLE):
-        if not _exists(connection):
+        if not audit_exists(connection):
             return []
         rows = connection.execute(
             f"SELECT id, extract(epoch FROM at)::float8, actor, event, details FROM {TABLE} ORDER BY at, id"  # noqa: S608
@@ -109,16 +89,3 @@ def _session(conninfo: str) -> Iterator[psycopg.Connection]:
     quick = make_conninfo(conninfo, connect_timeout=CONNECT_TIMEOUT_S)
     with connect(quick, purpose="audit", settings=TIMEOUTS) as connection:
         yield connection
-
-
-def _ensure_table(connection: psycopg.Connection) -> None:
-    """Create the table where it is missing; a concurrent command waits for it."""
-    if not _exists(connection):
-        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", [LOCK_CLASS, BOOTSTRAP_LOCK.key])
-        if not _exists(connection):
-            connection.execute(_CREATE)
-
-
-def _exists(connection: psycopg.Connection) -> bool:
-    row = connection.execute("SELECT to_regclass(%s)", [TABLE]).fetchone()
-    return row is not None and row[0] is not None

@@ -17,11 +17,12 @@ FULL_IS_RECENT = timedelta(days=8)  # a weekly full backup may be one day late
 
 Kind = Literal["full", "incr"]
 
-# Ignores the objects of extensions.
+# Ignores the objects of extensions, and the audit's table, which every new database has.
 _HAS_DATA = """
     SELECT EXISTS (
         SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind IN ('r', 'p', 'm') AND nspname !~ '^(pg_|_timescaledb_)' AND nspname <> 'information_schema'
+        WHERE c.relkind IN ('r', 'p', 'm') AND nspname !~ '^(pg_|_timescaledb_)'
+          AND nspname NOT IN ('information_schema', 'audit')
           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
                           AND d.deptype = 'e'))
 """

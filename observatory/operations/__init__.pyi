@@ -1,3 +1,9 @@
+from .api_keys import SCOPES as SCOPES
+from .api_keys import CreatedKey as CreatedKey
+from .api_keys import Scope as Scope
+from .api_keys import create_key as create_key
+from .api_keys import list_keys as list_keys
+from .api_keys import revoke_key as revoke_key
 from .application import DeliveryOptions as DeliveryOptions
 from .application import control_rollout as control_rollout
 from .application import deploy_application as deploy_application

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from observatory import database
 from observatory.delivery.schema_requirements import schema_needs
-from observatory.operations.delivery_journal import record_event
+from observatory.operations.delivery_journal import audited, record_event
 from observatory.operations.deployment_lock import GONE_SECONDS, deployment_lock
 from observatory.operations.retries import DEFAULT_RETRY
 from observatory.platforms import open_platform
@@ -122,7 +122,7 @@ def deploy_database(
     """
     target = database_target(workspace)
     with deployment_lock(workspace, target.conninfo, wait_s=GONE_SECONDS):
-        with _events_to(report) as on_event:
+        with audited(workspace, "schema-deployment", migration=migration), _events_to(report) as on_event:
             done = database.deploy(
                 target.conninfo,
                 migrations=workspace.migrations,
@@ -172,7 +172,7 @@ def upgrade_edition(
     """
     target = database_target(workspace)
     with deployment_lock(workspace, target.conninfo, wait_s=GONE_SECONDS):
-        with _events_to(report) as on_event:
+        with audited(workspace, "edition-upgrade"), _events_to(report) as on_event:
             done = database.upgrade_edition(
                 target.conninfo,
                 migrations=workspace.migrations,

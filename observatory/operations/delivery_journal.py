@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from observatory.documents.journal import FileJournal
+from observatory.errors import ObservatoryError
 from observatory.notifications import Notifier
-from observatory.operations.audit import audit
+from observatory.operations.audit import AuditCopier, audit
 from observatory.platforms import open_platform
 from observatory.platforms.platform import Platform
 from observatory.platforms.stack_state import outputs
@@ -20,7 +21,9 @@ from observatory.workspace import Workspace
 def open_journal(
     platform: Platform, report: Reporter, *, conninfo: Callable[[], str] | None = None
 ) -> Iterator[FileJournal]:
-    """Yield the journal; at the end wait a few seconds for unsent notifications, and copy the journal to the audit.
+    """Yield the journal. Entries are copied to the audit table as they are written.
+
+    At the end wait a few seconds for unsent notifications, and copy what the audit lacks.
 
     Args:
         platform: of the stack.
@@ -32,9 +35,14 @@ def open_journal(
     journal = FileJournal(workspace.journal, report)
     notifier = Notifier(workspace.stack, list(platform.channels()), journal.record)
     journal.listeners.append(notifier.take)
+    copier = AuditCopier(conninfo) if conninfo else None
+    if copier:
+        journal.listeners.append(copier.take)
     try:
         yield journal
     finally:
+        if copier:
+            copier.close()
         audit(platform, journal, conninfo)
         notifier.close()
 
@@ -45,3 +53,18 @@ def record_event(workspace: Workspace, event: str, **details: Any) -> None:
     current = outputs(platform)
     with open_journal(platform, silent, conninfo=lambda: platform.administrator(current)) as journal:
         journal.record(event, **details)
+
+
+@contextmanager
+def audited(workspace: Workspace, what: str, **details: Any) -> Iterator[None]:
+    """Record that something starts, before the block changes anything, and that it failed or was interrupted.
+
+    The caller records its success, with what is known then. A killed process leaves the first entry.
+    """
+    record_event(workspace, f"{what}-started", **details)
+    try:
+        yield
+    except BaseException as error:
+        reason = str(error) if isinstance(error, ObservatoryError) else type(error).__name__
+        record_event(workspace, f"{what}-failed", reason=reason, **details)
+        raise

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from observatory.documents.logins import PAIRED_ROLES, AccessDocument, PairedRole, login, other, utc_now
 from observatory.engines import embedded as engine
 from observatory.files.locks import exclusive
-from observatory.operations.delivery_journal import record_event
+from observatory.operations.delivery_journal import audited, record_event
 from observatory.operations.deployment_lock import no_deployment_under_way
 from observatory.operations.stack_up import up
 from observatory.platforms import open_platform
@@ -61,7 +61,11 @@ def rotate_passwords(
     check_supported(platform, "rotate-passwords")
     if not engine.resources(state_options(workspace)) or workspace.access.read() is None:
         raise OperationError(f"the stack {workspace.stack!r} is not up: run `observatory up` to create its logins")
-    with exclusive(workspace.access.rotation_lock), no_deployment_under_way(platform):
+    with (
+        exclusive(workspace.access.rotation_lock),
+        no_deployment_under_way(platform),
+        audited(workspace, "password-rotation", roles=roles),
+    ):
         unswitched = [role for role in roles if not _document(workspace).pair(role).retiring]
         switched = _change(workspace, unswitched, "switched")
         with task(report, f"new logins for {', '.join(roles)}"):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from observatory.database import ensure_database
 from observatory.database.audit_table import read_entries
 from observatory.documents.journal import FileJournal, entries
 from observatory.operations.audit import audit
+from observatory.operations.delivery_journal import audited, open_journal
 from observatory.platforms import platform_of
 from observatory.progress import silent
 from observatory.settings import LocalSettings
+from observatory.waiting import wait_until
 from observatory.workspace import Workspace
 from tests.support.postgres import PostgresServer
 
@@ -48,3 +52,47 @@ def test_an_incomplete_line_loses_no_other_entry(tmp_path: Path) -> None:
         file.write('{"id": "half", "at": 1.0, "act')
     journal.record("shift", deployment="d1")
     assert [entry.event for entry in entries(journal.file)] == ["start", "shift"]
+
+
+def test_an_entry_is_in_the_table_while_its_command_runs(postgres: PostgresServer, tmp_path: Path) -> None:
+    """So a command that is killed afterwards has left it there."""
+    name = "audit_as_it_happens"
+    ensure_database(postgres.conninfo(), name=name, owner="happening_owner")
+    try:
+        platform = platform_of(Workspace(root=tmp_path, stack="local"), LocalSettings())
+        conninfo = postgres.conninfo(dbname=name)
+        with open_journal(platform, silent, conninfo=lambda: conninfo) as journal:
+            journal.record("start", deployment="d1")
+            assert wait_until(lambda: [row.event for row in read_entries(conninfo)] == ["start"], 60, interval_s=0.05)
+    finally:
+        postgres.drop_database(name)
+        with postgres.superuser() as admin:
+            admin.execute("DROP ROLE happening_owner")
+
+
+def test_a_database_that_is_down_delays_no_entry(tmp_path: Path) -> None:
+    platform = platform_of(Workspace(root=tmp_path, stack="local"), LocalSettings())
+    with open_journal(platform, silent, conninfo=lambda: DOWN) as journal:
+        journal.record("start", deployment="d1")
+        assert [entry.event for entry in entries(journal.file)] == ["start"]
+    events = [entry.event for entry in entries(journal.file)]
+    assert events[0] == "start"
+    assert "not-audited" in events
+
+
+def test_what_fails_leaves_its_start_and_its_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace(root=tmp_path, stack="local")
+    recorded: list[tuple[str, dict[str, object]]] = []
+    record = "observatory.operations.delivery_journal.record_event"
+    monkeypatch.setattr(record, lambda _workspace, event, **details: recorded.append((event, details)))
+    seen: list[tuple[str, dict[str, object]]] = []
+
+    def interrupted() -> None:
+        with audited(workspace, "key-revocation", key="k1"):
+            seen.extend(recorded)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert seen == [("key-revocation-started", {"key": "k1"})]
+    assert recorded[1:] == [("key-revocation-failed", {"reason": "KeyboardInterrupt", "key": "k1"})]

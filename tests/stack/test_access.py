@@ -22,6 +22,7 @@ from psycopg.conninfo import make_conninfo
 from observatory.database.connection import connect, with_database
 from observatory.database.errors import UnreachableError
 from observatory.documents.logins import PAIRED_ROLES
+from observatory.waiting import wait_until
 from tests.service.harness import item
 from tests.support.checkout import Checkout
 
@@ -206,6 +207,40 @@ def test_neither_prompts_nor_keys_reach_a_log(stack: Checkout) -> None:
     assert places_with(stack, stack.output("api_key")) == set()
 
 
+def recorded(stack: Checkout, query: str) -> list[tuple[Any, ...]]:
+    with admin(stack) as connection:
+        return connection.execute(f"SELECT {query}".encode()).fetchall()
+
+
+def test_a_key_works_from_its_creation_until_it_is_revoked_and_both_are_recorded(stack: Checkout) -> None:
+    made = stack.json(
+        "key", "create", "--name", "a pipeline", "--scope", "read", "--rate-limit", "900", "--expires", "30"
+    )
+    [listed] = [each for each in stack.json("key", "list") if each["id"] == made["id"]]
+    assert (listed["scopes"], listed["rate_limit_rpm"], listed["state"]) == (["read"], 900, "active")
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    with httpx.Client(base_url=stack.output("service_url"), headers=headers, verify=stack.trusted()) as client:
+        assert client.get("/v1/traces?limit=1").status_code == 200
+        assert client.post("/v1/traces", json={"items": [item()]}).status_code == 403
+        with session(stack, "admin_a") as connection:
+            connection.execute("UPDATE api_keys SET rate_limit_rpm = 901 WHERE id = %s", [made["id"]])
+        assert "no such key" in stack.run("key", "revoke", "obs_unknown", expect=2).stderr
+        assert stack.json("key", "revoke", made["prefix"])["state"] == "revoked"
+        assert wait_until(lambda: client.get("/v1/traces?limit=1").status_code == 401, 60, interval_s=0.2)
+    ours = (
+        f"FROM audit.entries WHERE details ->> 'key' = '{made['id']}' OR details ->> 'name' = 'a pipeline' ORDER BY at"
+    )
+    assert [row[0] for row in recorded(stack, f"event {ours}")] == [
+        "key-creation-started",
+        "key-created",
+        "key-revocation-started",
+        "key-revoked",
+    ]
+    changes = "actor, details ->> 'operation' FROM audit.entries WHERE details ->> 'table' = 'public.api_keys'"
+    assert ("admin_a", "UPDATE") in recorded(stack, changes)
+    assert places_with(stack, made["key"]) == set()
+
+
 def test_no_login_reaches_another_database_or_postgresql_past_the_pooler(stack: Checkout) -> None:
     direct = stack.ports()["postgres"]
     for name, url in urls(stack).items():
@@ -275,6 +310,7 @@ def test_a_rotation_fails_no_request_even_after_a_kill(stack: Checkout) -> None:
                 break
         killed.communicate()
         assert document(stack)["app"]["retiring"]
+        assert recorded(stack, "FROM audit.entries WHERE event = 'password-rotation-started'")
         done = stack.json("rotate-passwords", *EMBEDDED)
     assert done["roles"] == [{"role": role, "login": f"{role}_{taking_over}", "retired": True} for role in PAIRED_ROLES]
     assert set(answers) <= {200, 201}, answers

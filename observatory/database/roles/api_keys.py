@@ -9,6 +9,11 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from psycopg.rows import class_row
 
 from observatory.database.connection import connect
 from observatory.database.error_translation import translate_errors
@@ -18,8 +23,15 @@ KEY_BYTES = 32
 SHOWN_CHARACTERS = 12
 
 _INSERT = """
-    INSERT INTO api_keys (key_hash, key_prefix, name, scopes, rate_limit_rpm) VALUES (%s, %s, %s, %s, %s)
+    INSERT INTO api_keys (key_hash, key_prefix, name, scopes, rate_limit_rpm, expires_at)
+    VALUES (%s, %s, %s, %s, %s, %s)
     ON CONFLICT (key_hash) DO NOTHING
+"""
+_STORED = """
+    SELECT id::text AS id, key_prefix AS prefix, name, coalesce(scopes, '{}') AS scopes, rate_limit_rpm, created_at,
+           expires_at, last_used_at,
+           CASE WHEN NOT is_active THEN 'revoked' WHEN expires_at <= now() THEN 'expired' ELSE 'active' END AS state
+    FROM api_keys
 """
 
 _ACTIVE = """
@@ -27,8 +39,41 @@ _ACTIVE = """
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredKey:
+    """A key as the database has it.
+
+    Attributes:
+        id: of the key; safe to log.
+        prefix: the first characters of the key.
+        name: label of the key.
+        scopes: permissions of the key.
+        rate_limit_rpm: requests per minute.
+        created_at: when it was created.
+        expires_at: when it expires; None: never.
+        last_used_at: when a request last had it, to the minute; None: never.
+        state: whether the service accepts it.
+    """
+
+    id: str
+    prefix: str
+    name: str
+    scopes: list[str]
+    rate_limit_rpm: int
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    state: Literal["active", "revoked", "expired"]
+
+
 def create_api_key(
-    conninfo: str, *, name: str, scopes: Sequence[str], rate_limit_rpm: int = 60, key: str | None = None
+    conninfo: str,
+    *,
+    name: str,
+    scopes: Sequence[str],
+    rate_limit_rpm: int = 60,
+    key: str | None = None,
+    expires_at: datetime | None = None,
 ) -> str:
     """Create an API key, or register an existing one.
 
@@ -39,6 +84,7 @@ def create_api_key(
         rate_limit_rpm: requests per minute.
         key: an existing key to register; nothing changes if the database has it, active or revoked. None creates a
             new key.
+        expires_at: when the service no longer accepts it; None: never.
 
     Returns:
         The key. It is not stored.
@@ -48,7 +94,7 @@ def create_api_key(
         UnreachableError: the connection failed.
     """
     key = key or KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
-    values = [_digest(key), key[:SHOWN_CHARACTERS], name, list(scopes), rate_limit_rpm]
+    values = [_digest(key), key[:SHOWN_CHARACTERS], name, list(scopes), rate_limit_rpm, expires_at]
     with connect(conninfo, purpose="api-keys") as connection, translate_errors(f'API key "{name}"'):
         connection.execute(_INSERT, values)
     return key
@@ -78,6 +124,35 @@ def revoke_api_key(conninfo: str, *, key: str) -> bool:
     with connect(conninfo, purpose="api-keys") as connection, translate_errors("revocation of an API key"):
         update = "UPDATE api_keys SET is_active = false WHERE key_hash = %s"
         return connection.execute(update, [_digest(key)]).rowcount > 0
+
+
+def list_api_keys(conninfo: str, *, key: str | None = None) -> list[StoredKey]:
+    """Return the keys of the database, newest first.
+
+    Args:
+        conninfo: as a role that may read them.
+        key: only this key, and those with this id or prefix; None: all.
+
+    Raises:
+        StatementFailedError: PostgreSQL rejected the statement.
+        UnreachableError: the connection failed.
+    """
+    chosen = "" if key is None else " WHERE id::text = %(key)s OR key_prefix = %(key)s OR key_hash = %(hash)s"
+    values = {"key": key, "hash": _digest(key or "")}
+    with connect(conninfo, purpose="api-keys") as connection, translate_errors("list of API keys"):
+        cursor = connection.cursor(row_factory=class_row(StoredKey))
+        return cursor.execute(f"{_STORED}{chosen} ORDER BY created_at DESC, id".encode(), values).fetchall()
+
+
+def revoke_api_key_by_id(conninfo: str, *, id_: str) -> None:
+    """Revoke the key with an id; revoking it again changes nothing.
+
+    Raises:
+        StatementFailedError: PostgreSQL rejected the statement.
+        UnreachableError: the connection failed.
+    """
+    with connect(conninfo, purpose="api-keys") as connection, translate_errors("revocation of an API key"):
+        connection.execute("UPDATE api_keys SET is_active = false WHERE id::text = %s", [id_])
 
 
 def _digest(key: str) -> str:

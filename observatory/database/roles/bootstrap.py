@@ -15,12 +15,12 @@ from psycopg import sql
 from observatory.database.advisory_locks import BOOTSTRAP_LOCK, session_lock
 from observatory.database.connection import connect, with_database
 from observatory.database.error_translation import translate_errors
+from observatory.database.roles.audit_schema import AUDIT_SCHEMA, AUDITOR, ensure_audit
 from observatory.database.roles.role_settings import apply_role_settings
 from observatory.documents.login_limits import Limits
 
 EXTENSIONS = ("timescaledb", "pg_stat_statements")
 LOCK_WAIT_S = 60.0
-AUDITOR, AUDIT_SCHEMA = "auditor", "audit"
 GRANTABLE = ("pg_monitor", "pg_signal_backend", "pg_maintain")  # roles that logins may be members of
 # Migrations and jobs have no statement timeout. A lock timeout, because a waiting session blocks all behind it.
 OWNER_LIMITS = Limits(connections=30, lock_timeout_s=30, idle_in_transaction_s=300)
@@ -183,6 +183,7 @@ def _ensure_contents(connection: psycopg.Connection, name: str, owner: str) -> N
     connection.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
     connection.execute(_compose("CREATE SCHEMA IF NOT EXISTS observatory AUTHORIZATION {}", owner))
     connection.execute(_compose("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}", AUDIT_SCHEMA, AUDITOR))
+    ensure_audit(connection, owner=owner)
     connection.execute(_compose("ALTER DATABASE {} SET timezone = 'UTC'", name))
     connection.execute(_compose("ALTER DATABASE {} SET log_min_messages = 'log'", name))  # not ERROR, WARNING, NOTICE
     _ensure_functions(connection, owner)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import psycopg
 
-from observatory.database.roles.privileges import Profile, privileges_of
+from observatory.database.roles.privileges import Profile, privileges_of, unrecorded_tables
 
 _PRIVILEGES = """
     SELECT relation, array_agg(privilege)
@@ -21,7 +21,7 @@ _MAY_UPDATE_LAST_USED = "SELECT has_column_privilege(%(role)s, 'public.api_keys'
 def wrong_privileges(
     connection: psycopg.Connection, role: str, profile: Profile, *, relations: Collection[str], tables: Collection[str]
 ) -> list[str]:
-    """Return a line for each relation on which the role has other privileges than its profile.
+    """Return a line for each relation on which the role has other privileges than its profile, or is not recorded.
 
     Args:
         connection: to the database.
@@ -45,6 +45,9 @@ def wrong_privileges(
     updates_last_used = profile == "service" and "public.api_keys" in relations
     if updates_last_used and connection.execute(_MAY_UPDATE_LAST_USED, values).fetchone() == (False,):
         wrong.append(f"{role} may not update public.api_keys.last_used_at")
+    if profile == "administrator":
+        unrecorded = [f"{schema}.{name}" for schema, name in unrecorded_tables(connection)]
+        wrong += [f"changes of {name} by {role} are not recorded" for name in unrecorded if name in tables]
     return wrong
 
 

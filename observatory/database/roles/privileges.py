@@ -13,10 +13,12 @@ from psycopg import sql
 
 from observatory.database.connection import connect
 from observatory.database.error_translation import translate_errors
+from observatory.database.roles.audit_schema import AUDIT_SCHEMA, RECORD_CHANGE
 
 Profile = Literal["service", "reader", "administrator"]
 
 SCHEMAS = ["public", "observatory"]
+CHANGED_SCHEMA = "public"  # in which administrators change rows
 READ = frozenset({"SELECT"})
 INGEST = frozenset({"SELECT", "INSERT"})
 CHANGE = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})
@@ -43,6 +45,23 @@ _MAY_UPDATE_LAST_USED = """
 """
 
 
+# Statements of a role's members, of superusers too. Without the role nothing is recorded and nothing fails.
+_RECORD = """
+    CREATE OR REPLACE TRIGGER {trigger} AFTER INSERT OR UPDATE OR DELETE ON {table} FOR EACH STATEMENT
+    WHEN (pg_has_role(session_user, to_regrole({role}), 'MEMBER')) EXECUTE FUNCTION {function}()
+"""
+RECORDED = "administrators_are_recorded"  # name of that trigger
+_UNRECORDED = """
+    SELECT nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+    WHERE nspname = ANY (%(schemas)s) AND relkind IN ('r', 'p') AND pg_has_role(relowner, 'USAGE')
+      AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')
+      AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgname = %(trigger)s AND tgenabled <> 'D')
+      AND EXISTS (SELECT FROM pg_proc p WHERE pronamespace = to_regnamespace(%(audit)s) AND proname = %(function)s
+                  AND has_schema_privilege(pronamespace, 'USAGE') AND has_function_privilege(p.oid, 'EXECUTE'))
+    ORDER BY 1, 2
+"""
+
+
 def grant_access(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
     """Grant and revoke until the roles have the privileges of their profiles; changes nothing that is already correct.
 
@@ -52,7 +71,7 @@ def grant_access(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
         conninfo: as the role that owns the schema.
         roles: the profile of each role. A service reads everything, inserts telemetry, updates traces and the time at
             which a key was last used; a reader reads everything except keys; an administrator also changes rows in
-            `public`.
+            `public`, and triggers record that in the audit.
 
     Raises:
         StatementFailedError: PostgreSQL rejected a statement, for example because the role does not exist.
@@ -62,6 +81,8 @@ def grant_access(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
         for role, profile in roles.items():
             with translate_errors(f'privileges of "{role}"'):
                 _grant_relations(connection, role, profile)
+                if profile == "administrator":
+                    _record_changes(connection, role)
 
 
 def privileges_of(profile: Profile, schema: str, relation: str, *, is_table: bool) -> frozenset[str]:
@@ -70,7 +91,7 @@ def privileges_of(profile: Profile, schema: str, relation: str, *, is_table: boo
         return MERGE if relation in MERGE_TABLES else INGEST if relation in INGEST_TABLES else READ
     if profile == "reader":
         return frozenset() if relation in SECRET_TABLES else READ
-    return CHANGE if schema == "public" and is_table else READ
+    return CHANGE if schema == CHANGED_SCHEMA and is_table else READ
 
 
 def _grant_relations(connection: psycopg.Connection, role: str, profile: Profile) -> None:
@@ -85,6 +106,31 @@ def _grant_relations(connection: psycopg.Connection, role: str, profile: Profile
             _change(connection, "REVOKE {} ON {} FROM {}", granted - expected, (schema, relation), role)
         if profile == "service":
             _grant_update_of_last_used(connection, role, identifiers)
+
+
+def unrecorded_tables(connection: psycopg.Connection) -> list[tuple[str, str]]:
+    """Return schema and name of the tables whose changes by administrators are not recorded.
+
+    None where the server lacks the function that records them: `ensure_database` creates it.
+    """
+    names = {"schemas": [CHANGED_SCHEMA], "trigger": RECORDED, "audit": AUDIT_SCHEMA, "function": RECORD_CHANGE}
+    rows = connection.execute(_UNRECORDED, names).fetchall()
+    return [(schema, name) for schema, name in rows]
+
+
+def _record_changes(connection: psycopg.Connection, role: str) -> None:
+    """Create the trigger on the tables that an administrator may change.
+
+    Each one in a transaction of its own: it waits for the table's writers, and new writers wait for it.
+    """
+    for table in unrecorded_tables(connection):
+        create = sql.SQL(_RECORD).format(
+            trigger=sql.Identifier(RECORDED),
+            table=sql.Identifier(*table),
+            role=sql.Literal(sql.Identifier(role).as_string()),
+            function=sql.Identifier(AUDIT_SCHEMA, RECORD_CHANGE),
+        )
+        connection.execute(create)
 
 
 def _grant_update_of_last_used(connection: psycopg.Connection, role: str, identifiers: Mapping[str, str]) -> None:

@@ -91,9 +91,7 @@ def test_only_the_auditor_owns_and_uses_the_audit_schema(postgres: PostgresServe
     bootstrap(postgres, names)
     make_login(postgres, names)
     with postgres.superuser(names.database) as admin:
-        admin.execute(
-            "SET ROLE auditor; CREATE TABLE audit.entries (what text); INSERT INTO audit.entries VALUES ('x')"
-        )
+        admin.execute("SET ROLE auditor; CREATE TABLE audit.kept (what text); INSERT INTO audit.kept VALUES ('x')")
     for user in (names.owner, names.provisioner, names.login):
         with psycopg.connect(postgres.conninfo(user=user, dbname=names.database), autocommit=True) as connection:
             for statement in (
@@ -102,7 +100,7 @@ def test_only_the_auditor_owns_and_uses_the_audit_schema(postgres: PostgresServe
                 "CREATE TABLE audit.other ()",
                 "DROP SCHEMA audit CASCADE",
                 "ALTER SCHEMA audit RENAME TO past",
-                "DROP TABLE audit.entries",
+                "DROP TABLE audit.kept",
                 "SET ROLE auditor",
                 "GRANT auditor TO CURRENT_USER",
                 "DROP OWNED BY auditor",
