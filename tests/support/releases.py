@@ -25,10 +25,10 @@ AT_START = {
 import storage_service.buffer as buffer
 write, numbers = buffer.WriteBuffer.write, itertools.count(1)
 
-async def sometimes(self, items):
+async def sometimes(self, items, **more):
     if next(numbers) % 20 == 0:
         raise RuntimeError('a fault')
-    await write(self, items)
+    await write(self, items, **more)
 
 buffer.WriteBuffer.write = sometimes
 """,
@@ -37,11 +37,11 @@ buffer.WriteBuffer.write = sometimes
 import storage_service.buffer as buffer
 write, leaked = buffer.WriteBuffer.write, []
 
-async def never_returned(self, items):
+async def never_returned(self, items, **more):
     pool = self._database._pool
     if len(leaked) < pool.max_size - 1:
         leaked.append(await pool.getconn())
-    await write(self, items)
+    await write(self, items, **more)
 
 buffer.WriteBuffer.write = never_returned
 """,
