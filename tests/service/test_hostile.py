@@ -29,6 +29,8 @@ from tests.support.waiting import until
 JSON = {"Content-Type": "application/json"}
 REJECTED = {400, 408, 413, 422, 429, 503}
 SLOW_CONNECTIONS = 32
+TOO_MUCH = b"a" * connections.MAX_HEADER_BYTES
+CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @contextmanager
@@ -281,6 +283,8 @@ async def _end_of_connection(data: bytes) -> bytes:
     writer.write(data)
     try:
         return await reader.read(1)
+    except ConnectionResetError:  # the server closed it with data of the client unread
+        return b""
     finally:
         writer.close()
         server.close()
@@ -291,13 +295,19 @@ async def _end_of_connection(data: bytes) -> bytes:
     [
         (b"", 0.2),
         (b"GET / HTTP/1.1\r\nHost:", 0.2),
-        (b"GET / HTTP/1.1\r\nA: " + b"a" * connections.MAX_HEADER_BYTES, 60.0),
+        (b"GET / HTTP/1.1\r\nA: " + TOO_MUCH, 600.0),
+        (b"GET / HTTP/1.1\r\nA: " + TOO_MUCH + b"\r\n\r\n", 600.0),
+        (CHUNKED + b"0\r\n" + b"A: b\r\n" * 20_000, 600.0),
+        (CHUNKED + b"0\r\nA: " + TOO_MUCH * 5, 600.0),
+        (CHUNKED + b"1;" + TOO_MUCH * 5, 600.0),
+        (b"GET / HTTP/1.1\r\n\r\n" * (connections.MAX_PIPELINED + 2), 600.0),
     ],
-    ids=["nothing", "unfinished", "too large"],
+    ids=["nothing", "unfinished", "too large", "complete", "trailers", "trailer", "extension", "pipelined"],
 )
-def test_connection_without_complete_headers_is_closed(
+def test_connection_that_sends_too_little_or_too_much_besides_bodies_is_closed(
     data: bytes, timeout_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A client needs no key for this, so it must cost nothing."""
     monkeypatch.setattr(connections, "HEADERS_TIMEOUT_S", timeout_s)
     assert asyncio.run(asyncio.wait_for(_end_of_connection(data), 60)) == b""
 
@@ -306,3 +316,22 @@ def test_connection_with_complete_headers_stays_open(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(connections, "HEADERS_TIMEOUT_S", 0.2)
     with pytest.raises(TimeoutError):
         asyncio.run(asyncio.wait_for(_end_of_connection(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), 1))
+
+
+def test_trailers_are_no_headers_of_the_request(service: Service, database: StorageDatabase) -> None:
+    body = json.dumps({"items": [item()]})
+    chunk = f"{len(body):x}\r\n{body}\r\n0\r\nContent-Encoding: br\r\n\r\n"
+    with connected(service, 1, keyed(database.key, "Transfer-Encoding: chunked", body=chunk)) as [one]:
+        one.settimeout(60)
+        assert one.recv(10_000).startswith(b"HTTP/1.1 201 ")
+
+
+def test_some_pipelined_requests_are_answered_in_their_order(service: Service) -> None:
+    paths = ["/health/live", "/nothing"] * (connections.MAX_PIPELINED // 2)
+    requests = "".join(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n" for path in paths)
+    answers = b""
+    with connected(service, 1, requests.encode()) as [one]:
+        one.settimeout(60)
+        while answers.count(b"HTTP/1.1 ") < len(paths):
+            answers += one.recv(100_000)
+    assert [answer[:3] for answer in answers.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404"] * (len(paths) // 2)
