@@ -6,6 +6,7 @@ than its model is rejected without validation.
 """
 
 import functools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,13 +17,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from .decoding import ItemDecoder
-from .fields import MAX_TEXT, Timestamp, text_limit
+from .fields import MAX_NAME, MAX_TEXT, Timestamp, text_limit
 from .problems import MAX_ERRORS, ContentTooLarge, FieldError, InvalidRequest
 from .structure import MAX_DIGITS, NodeCounter, has_long_number
 
 MAX_ITEMS = 1000
 MAX_ITEM_NODES = 50_000
 """Values in one item, whose parsing cannot be divided into steps."""
+MAX_LENIENT_BYTES = 64 * 1024
+"""A body of this size, which is not JSON because it has NaN or Infinity, is parsed nevertheless to name the field."""
 MAX_DEPTH = 200
 """Objects and lists inside each other, in one item: the parser's limit."""
 MAX_ITEM_ERRORS = 3
@@ -187,8 +190,8 @@ def _divided(body: bytes) -> Sequence[msgspec.Raw | Any]:
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError:
-        # Not JSON, but common: the field that has the value is named.
-        if not any(constant in body for constant in (b"NaN", b"Infinity")):
+        # Not JSON, but common: the field that has the value is named. This parses the whole body in one step.
+        if len(body) > MAX_LENIENT_BYTES or not any(constant in body for constant in (b"NaN", b"Infinity")):
             raise
         return msgspec.convert(from_json(body), _Lenient).items
 
@@ -213,8 +216,11 @@ def field_errors(error: ValidationError, *, item: int | None = None) -> Iterator
     """Convert pydantic's errors to field errors."""
     for detail in error.errors(include_url=False, include_input=False, include_context=False):
         field = ".".join(str(part) for part in detail["loc"]) or "item"
-        yield FieldError(item=item, field=field, reason=_reason(detail))
+        # An unknown field has the name that the client chose, which may have megabytes.
+        shown = field if len(field) <= MAX_NAME else f"{field[:MAX_NAME]}…"
+        yield FieldError(item=item, field=shown, reason=_reason(detail))
 
 
 def _reason(detail: ErrorDetails) -> str:
-    return _REASONS.get(detail["type"]) or detail["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    message = detail["msg"].removeprefix("Value error, ")
+    return _REASONS.get(detail["type"]) or re.sub("^(Input|String|List) should", "must", message)

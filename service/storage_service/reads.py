@@ -15,6 +15,7 @@ from .contract import CostQuery, SpanQuery, TraceQuery
 from .costs import SCHEMA_VERSION, Grouping, select_costs, whole_hours
 from .database import Database
 from .fields import Identifier
+from .items import field_errors
 from .metrics import Metrics
 from .problems import FieldError, InvalidRequest, NotFound, Unavailable
 from .responses import json_response, page_response, parameters
@@ -116,7 +117,8 @@ def _trace_id(request: Request) -> str:
     try:
         return _TRACE_ID.validate_python(request.path_params["trace_id"])
     except ValidationError as error:
-        raise InvalidRequest([FieldError(field="trace_id", reason=error.errors()[0]["msg"])]) from None
+        reasons = [found.reason for found in field_errors(error)]
+        raise InvalidRequest([FieldError(field="trace_id", reason=reason) for reason in reasons]) from None
 
 
 def _position(cursor: str | None, of: tuple[object, ...], order: Order) -> tuple[Any, ...] | None:

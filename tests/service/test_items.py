@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.storage_service.fields import MAX_INT, MAX_NAME, MAX_TEXT
-from service.storage_service.items import MAX_DEPTH, MAX_ITEM_NODES, MAX_ITEMS, Window
+from service.storage_service.items import MAX_DEPTH, MAX_ITEM_NODES, MAX_ITEMS, MAX_LENIENT_BYTES, Window
 from service.storage_service.problems import MAX_ERRORS, ContentTooLarge, InvalidRequest
 from service.storage_service.traces import Trace
 from tests.service.harness import item, parse_batch
@@ -56,10 +56,10 @@ BAD_FIELDS = [
     ("ts", "2021-01-01T00:00:00Z", "is older than the retention"),
     ("ts", "2099-01-01T00:00:00Z", "is in the future"),
     ("ts", None, "must be an RFC 3339"),
-    ("trace_id", "", "should match pattern"),
-    ("trace_id", "a/b", "should match pattern"),
-    ("trace_id", "a" * (MAX_NAME + 1), "should match pattern"),
-    ("trace_id", "abc\n", "should match pattern"),
+    ("trace_id", "", "must match pattern"),
+    ("trace_id", "a/b", "must match pattern"),
+    ("trace_id", "a" * (MAX_NAME + 1), "must match pattern"),
+    ("trace_id", "abc\n", "must match pattern"),
     ("span_id", 7, "must be a valid string"),
     ("provider", "", "at least 1 character"),
     ("provider", "é" * (MAX_NAME + 1), f"at most {MAX_NAME} characters"),
@@ -231,3 +231,25 @@ def test_any_value_is_accepted_or_its_field_is_named(name: str, value: Any) -> N
             assert error.reason
     else:
         assert (getattr(trace, name) is None) == (value is None)
+
+
+def test_large_body_with_nan_is_not_parsed_at_once() -> None:
+    """Thousands of long numbers beside one NaN would stop the event loop for most of a second."""
+    numbers = b",".join([b"7" * 4000] * 100)
+    body = b'{"items": [{"ts": NaN, "attributes": {"a": [%s]}}]}' % numbers
+    assert len(body) > MAX_LENIENT_BYTES
+    with pytest.raises(InvalidRequest) as raised:
+        parse_batch(body, Trace, WINDOW)
+    assert raised.value.errors[0].reason.startswith("is not JSON: ")
+
+
+def test_long_name_of_an_unknown_field_is_cut() -> None:
+    (error,) = rejection({**item(), "k" * 1_000_000: 1}).errors
+    assert (error.field, error.reason) == ("k" * MAX_NAME + "…", "is not a known field")
+
+
+def test_reasons_have_one_form() -> None:
+    fields = {"trace_id": "a/b", "model": "", "provider": "p" * (MAX_NAME + 1), "tags": ["t"] * 65, "status_code": "?"}
+    errors = rejection(item(**fields)).errors
+    assert {error.field for error in errors} == set(fields)
+    assert [error.reason for error in errors if not error.reason.startswith("must ")] == []

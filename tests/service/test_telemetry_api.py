@@ -118,7 +118,7 @@ def test_key_and_scope_are_required(client: httpx.Client, database: StorageDatab
         (LOGS, "message", "a\0b", "U+0000"),
         (LOGS, "message", "x" * (MAX_TEXT + 1), f"at most {MAX_TEXT} bytes"),
         (LOGS, "log_level", "x" * (MAX_NAME + 1), f"at most {MAX_NAME} characters"),
-        (LOGS, "trace_id", "a/b", "should match pattern"),
+        (LOGS, "trace_id", "a/b", "must match pattern"),
         (LOGS, "attributes", {"a": "\0"}, "U+0000"),
     ],
     ids=lambda value: str(value)[:20],
