@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +60,22 @@ def changed(result: dict[str, Any]) -> set[str]:
     return {step["urn"].rpartition("::")[2] for step in result["steps"] if step["operation"] != "same"}
 
 
-def processes(checkout: Checkout) -> dict[str, int]:
-    """Return the process of each daemon, all of them ready."""
-    daemons = checkout.json("status")["daemons"]
-    assert {daemon["health"] for daemon in daemons} == {"ready"}
+# Before `up`, the daemons of monitoring speak HTTP where the current code expects TLS, and no watcher runs.
+UNREADY_BEFORE = {
+    *("prometheus", "alertmanager", "alert-receiver", "scheduler", "watcher"),
+    *("node-exporter", "postgres-exporter", "pgbouncer-exporter", "pgbackrest-exporter", "redis-exporter"),
+}
+
+
+def processes(checkout: Checkout, *, unready: Collection[str] = ()) -> dict[str, int]:
+    """Return the process of each daemon, all of them ready but those of `unready`."""
+    daemons = checkout.json("status", expect=1 if unready else 0)["daemons"]
+    assert {daemon["name"] for daemon in daemons if daemon["health"] != "ready"} <= set(unready)
     return {daemon["name"]: daemon["pid"] for daemon in daemons}
 
 
 def test_before_up_the_stack_can_be_read_and_rolled_back(upgraded: Checkout) -> None:
-    processes(upgraded)
+    processes(upgraded, unready=UNREADY_BEFORE)
     assert upgraded.output("service_url").startswith("https://")
     assert upgraded.json("scheduler", "run", "log-rotation")["result"] == "succeeded"
     upgraded.run("rollback", "--method", "blue-green", "--emergency", "--dry-run")
@@ -76,7 +83,7 @@ def test_before_up_the_stack_can_be_read_and_rolled_back(upgraded: Checkout) -> 
 
 
 def test_up_after_an_upgrade_changes_what_the_changelog_says(upgraded: Checkout) -> None:
-    before = processes(upgraded)
+    before = processes(upgraded, unready=UNREADY_BEFORE)
     plan = upgraded.json("preview", *EMBEDDED)
     expected = PREVIOUS.changed | PREVIOUS.created
     assert changed(plan) == expected
