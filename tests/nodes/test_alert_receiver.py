@@ -18,6 +18,7 @@ from observatory.nodes.programs.alert_receiver import DEAD_MANS_SWITCH, DeadMans
 from observatory.security.client_certificate import ClientCertificate
 from tests.support.certificates import monitoring_certificate
 
+DAY_S = 86_400
 NOTIFICATION = {"status": "firing", "alerts": [{"status": "firing", "labels": {"alertname": "A"}}]}
 
 
@@ -28,7 +29,14 @@ def receiver(tmp_path: Path) -> Iterator[httpx.Client]:
     (tmp_path / "runbooks/StorageDown.md").write_text("# StorageDown\n")
     (tmp_path / "secret.md").write_text("secret")
     client = monitoring_certificate(tmp_path)
-    running = server(0, tmp_path, tmp_path / "runbooks", certificate=client.certificate, authority=client.authority)
+    running = server(
+        0,
+        tmp_path,
+        tmp_path / "runbooks",
+        certificate=client.certificate,
+        authority=client.authority,
+        silence_seconds=DAY_S,  # its thread outlives the test
+    )
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     url = f"https://127.0.0.1:{running.server_port}"

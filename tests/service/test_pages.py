@@ -141,7 +141,7 @@ def test_a_span_sent_with_another_time_is_marked_as_a_duplicate(
 
 def test_pages_of_a_long_trace_do_not_read_the_other_traces(client: httpx.Client, database: StorageDatabase) -> None:
     earlier = SPANS.replace("now()", "now() - interval '10 days'")
-    database.execute(earlier.format(trace="'before' || n", model="'m'", text="'x'", count=60_000))
+    database.execute(earlier.format(trace="'before' || n", model="'m'", text="'x'", count=150_000))
     insert(database, 5000, trace="'among-others'")
     database.execute("ANALYZE llm_traces")
     database.execute("SELECT pg_stat_statements_reset()")

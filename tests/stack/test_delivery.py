@@ -181,7 +181,6 @@ def test_the_next_trial_removes_what_a_killed_trial_left(own: Checkout) -> None:
         (("--version", "v9.9.9", "--strategy", "blue-green"), "not in the store"),
         (("--version", "v0.5.0", "--strategy", "blue-green"), "needs schema 99 or later"),
         (("--version", "v0.2.0", "--strategy", "blue-green", "--target", "blue"), "blue is the active fleet"),
-        (("--version", "v0.2.0", "--strategy", "canary", "--canary-percentage", "100"), "between 1 and 99"),
         (("--version", "v0.2.0", "--strategy", "rolling"), "no idle capacity"),
     ],
 )

@@ -403,16 +403,16 @@ def test_up_after_down_with_kept_data_continues_with_the_data(survivor: Checkout
 
 
 def test_a_daemon_that_dies_at_start_is_reported_with_its_last_log_lines(survivor: Checkout) -> None:
-    launcher = next((survivor.root / ".observatory/stacks/local/releases/blue").glob("*/bin/storage-service"))
-    original, mode = launcher.read_bytes(), launcher.stat().st_mode
-    launcher.chmod(0o700)
-    launcher.write_text("#!/bin/sh\necho the disk of the moon is full\nexit 7\n")
-    os.kill(next(d["pid"] for d in survivor.json("status")["daemons"] if d["name"] == "storage-blue-1"), signal.SIGKILL)
+    state = survivor.home / "data/alertmanager/nflog"  # which no declaration has, so that `up` does not repair it
+    if state.exists():
+        state.unlink()
+    state.mkdir()
+    os.kill(next(d["pid"] for d in survivor.json("status")["daemons"] if d["name"] == "alertmanager"), signal.SIGKILL)
     said = survivor.run("up", *EMBEDDED, expect=1).stderr
-    assert "storage-blue-1" in said
-    assert "the disk of the moon is full" in said
-    launcher.write_bytes(original)
-    launcher.chmod(mode)
+    assert "alertmanager" in said
+    assert "is a directory" in said
+    state.rmdir()
+    survivor.run("up", *EMBEDDED)
 
 
 def test_a_failing_up_under_load_fails_no_request(survivor: Checkout) -> None:

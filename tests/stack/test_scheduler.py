@@ -61,6 +61,7 @@ def test_up_starts_a_scheduler_with_the_next_run_of_each_job(stack: Checkout) ->
         "backup-check",
         "backup-contents",
         "log-rotation",
+        "certificates",
     ]
     assert all(datetime.fromisoformat(job["next_run"]) > datetime.now(UTC) for job in jobs)
     table = stack.run("status").stdout
@@ -88,8 +89,8 @@ def test_the_scheduler_inherits_no_descriptor_or_secret(stack: Checkout) -> None
 def test_an_unknown_job_is_refused_and_the_jobs_are_listed(stack: Checkout) -> None:
     output = stack.run("scheduler", "run", "backup", expect=2).stderr
     assert (
-        "no job 'backup' (jobs: backup-full, backup-differential, backup-check, backup-contents, log-rotation)"
-        in output
+        "no job 'backup' (jobs: backup-full, backup-differential, backup-check, backup-contents, log-rotation, "
+        "certificates)" in output
     )
 
 
