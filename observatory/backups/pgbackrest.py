@@ -231,7 +231,7 @@ def _pgbackrest(sandbox: Sandbox, *arguments: str, timeout: float | None) -> str
         output = done.stdout + done.stderr
         if done.returncode in UNREADABLE or "unable to load info file" in output:
             error = re.search(r"ERROR: \[\d+\]: ([ -~]+)", output)
-            raise unreadable(sandbox, error[1] if error else f"exit status {done.returncode}")
+            raise unreadable(sandbox, error[1].rstrip(": ") if error else f"exit status {done.returncode}")
         raise BackupError(
             f"pgbackrest {arguments[0]} failed with exit status {done.returncode}:\n{_last_lines(output)}"
         )

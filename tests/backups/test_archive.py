@@ -11,6 +11,7 @@ from observatory.nodes.programs.backup_repository import (
     Archive,
     Finding,
     Report,
+    _gaps,
     expiry,
     metrics,
     position,
@@ -79,6 +80,14 @@ def test_every_history_between_a_backup_and_the_newest_timeline_is_needed() -> N
     assert found.unknown_timelines(3) == []
     assert archive(*names(2, 3)).unknown_timelines(1) == [2]
     assert archive(*names(1, 3)).unknown_timelines(1) == []
+
+
+def test_the_oldest_backup_does_not_need_the_history_of_its_own_timeline() -> None:
+    """A new repository of a server that has changed its timeline lacks it, and a restore succeeds without it."""
+    found = archive(*names(2, 3, 4))
+    assert list(_gaps(found, [{"archive": {"start": names(2, 3)[0]}}])) == []
+    [finding] = _gaps(found, [{"archive": {"start": names(1, 3)[0]}}])
+    assert finding.text.startswith("00000002.history is missing")
 
 
 def test_segments_are_described_by_range_and_problem() -> None:

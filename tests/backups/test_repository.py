@@ -121,6 +121,14 @@ def test_what_the_repository_lacks_is_named(
 
 
 @pytest.mark.usefixtures("repository_kept")
+def test_a_repository_that_cannot_be_read_is_a_finding_with_the_way_out(archived: ArchivingServer) -> None:
+    _no_archive_information(archived)
+    [text] = findings(archived)
+    assert "archive.info.copy'. Restore its files or its passphrase" in text
+    assert "see docs/backups.md" in text
+
+
+@pytest.mark.usefixtures("repository_kept")
 def test_a_damaged_segment_is_found_by_reading_the_contents(archived: ArchivingServer) -> None:
     """It stays a finding until the next reading. Not truncated: pgBackRest repeats that for 15 s."""
     another, file = archived.segments()[-3:-1]

@@ -46,6 +46,7 @@ SELECT found || coalesce(' of ' || coalesce(indrelid, inhparent)::regclass, '')
 FROM pg_filenode_relation({}, {}) AS found
 LEFT JOIN pg_index ON indexrelid = found LEFT JOIN pg_inherits ON inhrelid = found"""
 NEW_FULL = "Make a new full backup: `observatory backup create --type full`"
+RESTORE_REPOSITORY = "Restore its files or its passphrase, or give its backups up: see docs/backups.md"
 
 Position = tuple[int, int]  # timeline and number of a WAL segment
 Kind = Literal["archive", "backup"]
@@ -213,7 +214,7 @@ def read_stanza(node: Node) -> tuple[dict[str, Any], str]:
         return stanza, ""
     reasons = [each["status"]["message"] for each in stanza.get("repo", []) if each["status"]["code"]]
     reason = "; ".join(dict.fromkeys(reasons)) or str(state["message"])
-    return {}, re.sub(r"[^ -~]+", " ", reason.splitlines()[0])
+    return {}, re.sub(r"[^ -~]+", " ", reason.splitlines()[0]).rstrip(": ")
 
 
 def records(stanza: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -237,7 +238,8 @@ def _look(node: Node) -> Report:
     archived = node.query(LAST_ARCHIVED)  # before the archive is listed, which then has this segment
     stanza, error = read_stanza(node)
     if error:
-        return Report(findings=(Finding("archive", f"the repository cannot be read: {error}", mended=False),))
+        text = f"the repository cannot be read: {error}. {RESTORE_REPOSITORY}"
+        return Report(findings=(Finding("archive", text, mended=False),))
     archived_files, files = node.listing("archive"), node.listing("backup")
     made = records(stanza)
     archives = {
@@ -347,10 +349,12 @@ def _gaps(archive: Archive, made: Sequence[Mapping[str, Any]]) -> Iterator[Findi
     starts = [position(each["archive"]["start"], archive.segment_bytes) for each in made]
     if not starts:
         return
-    for timeline in archive.unknown_timelines(min(starts)[0]):
+    # A restore of the oldest backup begins on its timeline: it needs the histories of later ones only.
+    unknown = archive.unknown_timelines(min(starts)[0] + 1)
+    for timeline in unknown:
         text = f"{timeline:08X}.history is missing or damaged: a restore ends on an earlier timeline"
         yield Finding("archive", f"{text}. {NEW_FULL}")
-    if archive.unknown_timelines(min(starts)[0]):
+    if unknown:
         return  # without them it is unknown which segments a restore needs
     unusable = {each: None for start in sorted(starts) for each in archive.unusable(start)}
     if unusable:
