@@ -39,9 +39,9 @@ def overview_view(found: Overview) -> Text:
         f"{each.key}: {each.value}{f' (line {each.line})' if each.line else ''}" for each in found.placeholders
     ]
     sections = {
-        "Created": list(_created(found.created)),
-        "Replaced": found.replaced,
-        "Deleted": found.deleted,
+        "To create": list(_created(found.created)),
+        "To replace": found.replaced,
+        "To delete": found.deleted,
         "Public": found.public,
         "Protected from deletion": found.protected,
         "Single points of failure": found.single,

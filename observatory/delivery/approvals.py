@@ -43,10 +43,10 @@ class Approval(BaseModel):
         by: the approver, by the name of their key in `delivery.trusted_approvers`.
         at: when, in seconds since the epoch.
         reason: for the record.
-        stack: that it is for; None before version 0.3.
-        user: the user of the process that signed it; None before version 0.3.
-        expires: when it ends, in seconds since the epoch; None before version 0.3.
-        signature: of all other fields; None before version 0.3. Such an approval is read but permits nothing.
+        stack: that it is for; None before version 0.2.
+        user: the user of the process that signed it; None before version 0.2.
+        expires: when it ends, in seconds since the epoch; None before version 0.2.
+        signature: of all other fields; None before version 0.2. Such an approval is read but permits nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -45,7 +45,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 def test_up_shows_the_changes_and_a_no_changes_nothing(fresh: Checkout) -> None:
     code, shown = on_a_terminal(fresh, "up", "--engine", "embedded", typed="n\n")
     assert code == 3, shown
-    assert "Created" in shown
+    assert "To create" in shown
     assert "Make these changes to the stack 'local'?" in shown
     assert "nothing was changed" in shown
     assert not fresh.home.exists()
