@@ -90,7 +90,7 @@ def as_server_of_the_suite(sandbox: Sandbox, tmp_path: Path) -> Attempt:
     place_setuid(tmp_path / "server/data", sandbox.rootfs)
     home_owners.adopt(tmp_path / "server")
     server = PostgresServer(rootfs=sandbox.rootfs, directory=tmp_path / "server", port=0)
-    return lambda argv: _output(server._sandboxed(argv))
+    return lambda argv: _output(server.sandboxed(argv))
 
 
 def as_program_of_the_suite(sandbox: Sandbox, tmp_path: Path) -> Attempt:

@@ -1,29 +1,32 @@
-"""The database's machine of an AWS stack, as a real PostgreSQL on loopback.
+"""The database's machine of an AWS stack, as a real PostgreSQL and pgBouncer on loopback.
 
 It is given what the real machine reads at its start (certificate, key and password out of the secret store) and has the
-real one's libraries. Owns: starting it. Does not own: Patroni, pgBouncer and what else runs there, which `tests/stack`
+real one's libraries. Owns: starting it. Does not own: Patroni and what else runs there, which `tests/stack`
 tests, and the files that it is rendered from, which `tests/nodes` does.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
 
 import yaml
 from psycopg import sql
 
 from components.aws.database import database_address
 from observatory.files.atomic import write_file
+from observatory.nodes import pgbouncer
 from observatory.nodes.aws import DATABASE
 from observatory.nodes.postgres import SERVER, logins_file, node_parameters
 from observatory.nodes.tls import certificate_file, key_file
+from observatory.nodes.unit import Host, Paths
 from observatory.runtime import sandbox_user
 from observatory.settings import AwsSettings
 from tests.support.cloud import Cloud
-from tests.support.postgres import postgres_server
+from tests.support.postgres import PostgresServer, postgres_server
 
 SECRET = "database-machine"
 TAKEN_OVER = ("shared_preload_libraries", "cron.database_name", "cron.use_background_workers")
@@ -56,5 +59,28 @@ def boots_database(rootfs: Path, settings: AwsSettings, running: ExitStack) -> C
             connection.execute("ALTER SYSTEM SET ssl = on")
             connection.execute(sql.SQL("ALTER ROLE postgres PASSWORD {}").format(sql.Literal(superuser["password"])))
             connection.execute("SELECT pg_reload_conf()")
+        running.enter_context(_pooler(server, settings, files))
 
     return boot
+
+
+@contextmanager
+def _pooler(server: PostgresServer, settings: AwsSettings, files: Mapping[str, str]) -> Iterator[None]:
+    """Run the machine's pgBouncer beside the server, by its own configuration with other paths."""
+    address, paths = database_address(settings), Paths(config="/srv/pooler", run="/srv/run")
+    unit = pgbouncer.pgbouncer(settings, paths, Host(listen=address, address=address))
+    contents = dict(unit.files) | {
+        pgbouncer.users_file(paths): files[pgbouncer.users_file(DATABASE)],
+        certificate_file(paths, pgbouncer.SERVER): files[certificate_file(DATABASE, pgbouncer.SERVER)],
+        key_file(paths, pgbouncer.SERVER): files[key_file(DATABASE, pgbouncer.SERVER)],
+    }
+    for inside, text in contents.items():
+        file = server.directory / PurePosixPath(inside).relative_to("/srv")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        own = text.replace(f"host={paths.postgres_socket} ", f"host={paths.run} ")
+        write_file(file, own, owner=sandbox_user.recorded(server.directory))
+    with subprocess.Popen(server.sandboxed([*unit.command])) as process:
+        try:
+            yield
+        finally:
+            process.kill()

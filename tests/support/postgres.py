@@ -121,7 +121,7 @@ class PostgresServer:
         ]
         command = [f"{self.binaries}/postgres", "-D", "/srv/data", "-p", str(self.port), *settings]
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(self._sandboxed(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.sandboxed(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._wait_until_ready()
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
@@ -137,7 +137,8 @@ class PostgresServer:
         self.stop()
         self.start()
 
-    def _sandboxed(self, command: list[str]) -> list[str]:
+    def sandboxed(self, command: list[str]) -> list[str]:
+        """Return the command that runs `command` in the sandbox of the server, which sees its directory as /srv."""
         mounts = ["--die-with-parent", "--perms", "1777", "--size", str(SMALL_DISK_BYTES), "--tmpfs", SMALL_DISK]
         mounts += ["--bind", str(self.directory), "/srv", *self.mounts]
         return bubblewrap.command(self.rootfs, bubblewrap.entry(self.rootfs, self.directory), command, mounts=mounts)
@@ -157,7 +158,7 @@ class PostgresServer:
             "--data-checksums",
             *locale,
         ]
-        done = subprocess.run(self._sandboxed(initdb), check=False, capture_output=True, text=True)
+        done = subprocess.run(self.sandboxed(initdb), check=False, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"initdb failed: {done.stdout}{done.stderr}")
         data = self.directory / "data"
