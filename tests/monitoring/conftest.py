@@ -9,13 +9,14 @@ from typing import Any
 import httpx
 import pytest
 
-from observatory.nodes import Paths, Unit
+from observatory.nodes import Paths
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
-from observatory.runtime import Probe, Program, Sandbox, find_free_ports
+from observatory.runtime import Probe, Sandbox, find_free_ports
 from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import LocalSettings, Ports
 from observatory.waiting import wait_until
 from tests.support.certificates import sandbox_certificate
+from tests.support.sandboxes import start_unit
 
 
 @pytest.fixture
@@ -72,17 +73,8 @@ def pager(sandbox: Sandbox, tmp_path: Path) -> Iterator[Pager]:
     sandbox.start()
     client = sandbox_certificate(sandbox, tmp_path)
     for unit in (alert_receiver(settings, Paths()), alertmanager(settings, Paths())):
-        start(sandbox, unit)
+        start_unit(sandbox, unit)
     running = Pager(sandbox, settings, client)
     yield running
     running.http.close()
     sandbox.stop()
-
-
-def start(sandbox: Sandbox, unit: Unit) -> None:
-    for directory in unit.directories:
-        sandbox.make_directory(directory)
-    for path, content in unit.files.items():
-        sandbox.write_file(path, content)
-    sandbox.supervisor.apply(Program(name=unit.name, command=unit.command))
-    sandbox.supervisor.wait_ready(unit.name, Probe(**unit.ready.target(sandbox.host_path)))

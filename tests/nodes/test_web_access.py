@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from observatory.documents.rollout import RolloutDocument
-from observatory.nodes import Host, Paths, Unit
+from observatory.nodes import Host, Paths
 from observatory.nodes.daemons import LocalMachine, local_units
 from observatory.nodes.exporters import (
     cache_password_file,
@@ -21,10 +21,11 @@ from observatory.nodes.exporters import (
 )
 from observatory.nodes.tls import MONITORING, authority_file, combined_file
 from observatory.nodes.valkey import EXPORTER_USER, password_file, password_lines, valkey
-from observatory.runtime import Probe, Program, Sandbox, find_free_ports
+from observatory.runtime import Sandbox, find_free_ports
 from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import LocalSettings, Ports
 from tests.support.certificates import monitoring_certificate, sandbox_certificate
+from tests.support.sandboxes import start_unit
 
 PROMPT = "the customer's secret prompt"
 PATHS = Paths()
@@ -60,21 +61,12 @@ def exporters(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         sandbox.write_file(password_file(PATHS), password_lines("service", "statistics"))
         sandbox.write_file(cache_password_file(PATHS), cache_passwords(settings, "statistics"))
         for unit in (valkey(settings, PATHS), redis_exporter(settings, PATHS), node_exporter(settings, PATHS)):
-            start(sandbox, unit)
+            start_unit(sandbox, unit)
         made = Exporters(sandbox, settings, client)
         made.valkey("set", "trace:1", PROMPT, user="default", password="service")
         yield made
     finally:
         sandbox.stop()
-
-
-def start(sandbox: Sandbox, unit: Unit) -> None:
-    for directory in unit.directories:
-        sandbox.make_directory(directory)
-    for path, content in unit.files.items():
-        sandbox.write_file(path, content)
-    sandbox.supervisor.apply(Program(name=unit.name, command=unit.command))
-    sandbox.supervisor.wait_ready(unit.name, Probe(**unit.ready.target(sandbox.host_path)))
 
 
 @pytest.mark.parametrize("name", ["redis_exporter", "node_exporter"])

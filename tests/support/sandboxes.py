@@ -1,4 +1,4 @@
-"""Single programs of the root filesystem over a directory of a test's own."""
+"""Programs and daemons of the root filesystem over a directory of a test's own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from observatory.files.ownership import change_tree_owner
-from observatory.runtime import bubblewrap, home_owners, sandbox_user
+from observatory.nodes import Unit
+from observatory.runtime import Probe, Program, Sandbox, bubblewrap, home_owners, sandbox_user
 
 
 def sandboxed(
@@ -28,3 +29,13 @@ def sandboxed(
     mounts += [word for path in files for word in ("--ro-bind", str(path), str(path))]
     mounts += ["--die-with-parent", "--ro-bind" if read_only else "--bind", str(directory), "/srv"]
     return bubblewrap.command(rootfs, entry, argv, mounts=mounts)
+
+
+def start_unit(sandbox: Sandbox, unit: Unit) -> None:
+    """Write the files of a unit, start its daemon and wait until it is ready."""
+    for directory in unit.directories:
+        sandbox.make_directory(directory)
+    for path, content in unit.files.items():
+        sandbox.write_file(path, content)
+    sandbox.supervisor.apply(Program(name=unit.name, command=unit.command))
+    sandbox.supervisor.wait_ready(unit.name, Probe(**unit.ready.target(sandbox.host_path)))
