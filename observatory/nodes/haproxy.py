@@ -6,7 +6,9 @@ percentage of the requests whatever its size. The preview listener forwards to t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from observatory.nodes.storage import labelled
 from observatory.nodes.tls import MONITORING, authority_file, combined_file
@@ -14,6 +16,16 @@ from observatory.nodes.unit import Paths, TcpReady, Unit, render
 from observatory.settings import FleetName, StackSettings
 
 SERVER = "balancer"  # of the certificate
+# The statuses that HAProxy answers with itself, with what the client can do. Where it cannot read the header lines, it
+# sends a built-in text of its own that no setting replaces.
+OWN_ERRORS: Mapping[int, str] = {
+    400: "the balancer cannot read the request; correct it",
+    408: "the request arrived too slowly; send it again",
+    500: "the balancer failed; send the request again",
+    502: "the instance sent no valid response; send the request again",
+    503: "no instance can handle the request now; send it again",
+    504: "the instance sent no response in time; send the request again",
+}
 
 
 def weights_file(paths: Paths) -> str:
@@ -34,6 +46,13 @@ def backend_server(fleet: FleetName, instance: str) -> str:
 def runtime_socket(paths: Paths) -> str:
     """Return the path of the socket of HAProxy's runtime API."""
     return f"{paths.run}/haproxy.sock"
+
+
+def problem(status: int, detail: str = "") -> str:
+    """Return the body of one of the balancer's own errors: a problem document (RFC 9457) as the service's are."""
+    shown = detail or OWN_ERRORS.get(status, "the balancer forwards no request to this path")
+    document = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": shown}
+    return json.dumps(document, separators=(",", ":"))
 
 
 def haproxy(
@@ -57,6 +76,8 @@ def haproxy(
         servers_file=servers_file(paths),
         instances={fleet: labelled(fleet, targets) for fleet, targets in instances.items()},
         drain_seconds=settings.fleets.drain_seconds,
+        own_errors=tuple(OWN_ERRORS),
+        problem=problem,
         certificate=combined_file(paths, SERVER),
         monitoring_certificate=combined_file(paths, MONITORING),
         authority=authority_file(paths),
