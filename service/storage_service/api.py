@@ -32,6 +32,7 @@ from .rate_limits import RateLimiter
 from .reads import Reads
 from .release import RELEASE
 from .responses import json_response, parameters
+from .sending import Downloads
 from .settings import Settings
 from .traces import TRACES, Trace
 
@@ -62,31 +63,38 @@ class Api:
             for table in (TRACES, MEASUREMENTS, LOG_ENTRIES)
         )
         self._uploads = Uploads(settings, metrics=metrics)
+        self._downloads = Downloads(settings, metrics=metrics)
         self._writes = FairShare(settings.max_pending_writes)
-        self.reads = Reads(database=database, cache=cache, metrics=metrics, authorize=self._authorize)
+        self.reads = Reads(
+            database=database, cache=cache, metrics=metrics, downloads=self._downloads, authorize=self._authorize
+        )
 
     async def post_traces(self, request: Request) -> Response:
         """Store a batch of traces."""
-        batch = await self._ingest(request, Trace, self._traces, max_age_days=self._settings.max_age_days)
+        batch, response = await self._ingest(request, Trace, self._traces, max_age_days=self._settings.max_age_days)
         await self._cache.forget_traces({item.trace_id for item in batch.items})
-        return _accepted(request, batch)
+        return response
 
     async def post_metrics(self, request: Request) -> Response:
         """Store a batch of metrics."""
         days = self._settings.max_age_days_telemetry
-        return _accepted(request, await self._ingest(request, Measurement, self._measurements, max_age_days=days))
+        _, response = await self._ingest(request, Measurement, self._measurements, max_age_days=days)
+        return response
 
     async def post_logs(self, request: Request) -> Response:
         """Store a batch of logs."""
         days = self._settings.max_age_days_telemetry
-        return _accepted(request, await self._ingest(request, LogEntry, self._log_entries, max_age_days=days))
+        _, response = await self._ingest(request, LogEntry, self._log_entries, max_age_days=days)
+        return response
 
     async def _ingest(
         self, request: Request, model: type[Item], buffer: WriteBuffer, *, max_age_days: int
-    ) -> Batch[Item]:
+    ) -> tuple[Batch[Item], Response]:
+        """Store the items of a request; returns them and the response, which does not depend on the commit."""
         key = await self._authorize(request, "write")
         encoding = encoding_of(request)
         partial = parameters(request, WriteQuery).results is not None
+        download = self._downloads.begin(request, key) if partial else None
         with self._uploads.upload(key) as upload:
             body = await upload.receive(request)
             with self._admitted(key):
@@ -97,10 +105,13 @@ class Api:
                     async for _ in paced(batch.steps()):
                         pass
                 items = batch.accepted()
+                response = _accepted(batch, partial=partial)
+                if download:
+                    download.grow(len(response.body))
                 with self._metrics.write(buffer.table.name):
                     await buffer.write(items, key=key)
         self._metrics.items.labels(buffer.table.name).inc(len(items))
-        return batch
+        return batch, response
 
     async def health(self, _request: Request) -> Response:
         """Return the state of this instance with the result of each check."""
@@ -162,9 +173,9 @@ class Api:
         return Health(status=status, version=RELEASE.version, fleet=self._settings.fleet, checks=checks)
 
 
-def _accepted(request: Request, batch: Batch[Item]) -> Response:
+def _accepted(batch: Batch[Item], *, partial: bool) -> Response:
     accepted = len(batch.items)
-    if "results" not in request.query_params:
+    if not partial:
         return json_response({"accepted": accepted}, status=HTTPStatus.CREATED)
     results = [_result(errors) for errors in batch.results()]
     document = Accepted(accepted=accepted, rejected=batch.number - accepted, items=results)

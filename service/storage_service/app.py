@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 
+from pydantic_core import to_json
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -20,11 +21,12 @@ from .lifecycle import Lifecycle
 from .metrics import Metrics
 from .operations import openapi, operations
 from .problems import Problem, on_failure, on_http_exception, on_problem
-from .responses import json_response
+from .sending import ResponseNotReadError, Sending
 from .settings import Settings
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-CLIENT_CLOSED_REQUEST = 499  # nginx's status for a closed connection; it appears in metrics and logs only
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status of a closed connection, also if the client does not read; it appears in metrics and logs only."""
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +41,10 @@ def create_app(settings: Settings, *, lifecycle: Lifecycle) -> ASGIApp:
     key_usage = KeyUsage(database)
     api = Api(settings, database=database, cache=cache, key_usage=key_usage, metrics=metrics, lifecycle=lifecycle)
     listed = operations(api)
-    document = openapi(listed)
+    document = to_json(openapi(listed))  # once: it needs no key, so it must cost nothing
 
     async def openapi_json(_request: Request) -> Response:
-        return json_response(document)
+        return Response(document, media_type="application/json")
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -66,7 +68,7 @@ def create_app(settings: Settings, *, lifecycle: Lifecycle) -> ASGIApp:
     )
     # Behind a balancer that ends TLS, a redirect to the path without the slash would lead to clear text.
     app.router.redirect_slashes = False
-    return Observed(app, metrics=metrics, lifecycle=lifecycle)
+    return Observed(Sending(app, settings), metrics=metrics, lifecycle=lifecycle)
 
 
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:
@@ -98,6 +100,8 @@ class Observed:
         try:
             with self._lifecycle.request():
                 await self._app(scope, receive, send_and_record_status)
+        except ResponseNotReadError:
+            status = CLIENT_CLOSED_REQUEST
         finally:
             self._record(scope, status, time.perf_counter() - started)
 

@@ -224,12 +224,24 @@ def _gunzipped(body: bytes) -> Iterator[bytes]:
 
 def _unzstd(body: bytes) -> Iterator[bytes]:
     decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+    with contextlib.suppress(zstandard.ZstdError), decompressor.stream_reader(body) as reader:
+        while piece := reader.read(_PIECE):
+            yield piece
+    # The reader bounds each piece, but does not say whether the frame and its check sum are complete, or where it ends.
+    # This does. It does not bound its output, but that is known to be small now.
+    whole = decompressor.decompressobj()
     try:
-        with decompressor.stream_reader(body) as reader:
-            while piece := reader.read(_PIECE):
-                yield piece
+        for start in range(0, len(body), _PIECE):
+            if whole.eof:
+                raise _not_valid("zstd: data follows its end")
+            whole.decompress(body[start : start + _PIECE])
+            yield b""
     except zstandard.ZstdError as error:
         raise _not_valid(f"zstd: {error}") from None
+    if not whole.eof:
+        raise _not_valid("zstd: it is incomplete")
+    if whole.unused_data:
+        raise _not_valid("zstd: data follows its end")
 
 
 _PIECES = {"identity": _plain, "gzip": _gunzipped, "zstd": _unzstd}

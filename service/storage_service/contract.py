@@ -1,9 +1,10 @@
 """Request bodies, query parameters and responses of the endpoints. The OpenAPI schemas are generated from them."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from .costs import DIMENSIONS, MAX_COSTS, Bucket, Dimension
 from .cursors import MAX_LENGTH as MAX_CURSOR
@@ -15,6 +16,7 @@ from .problems import FieldError
 from .spans import MAX_SPANS
 from .traces import Trace
 
+_SPACE_FOR_PLUS = re.compile(r" \d\d:\d\d$", re.ASCII)
 NO_GROUPS = "none"
 """Value of `group_by` for one row for each bucket."""
 
@@ -120,6 +122,16 @@ class TraceQuery(PageQuery):
     limit: Annotated[int, Field(ge=1, le=MAX_SPANS)] = 100
 
 
+def _with_offset(value: object) -> object:
+    if isinstance(value, str) and _SPACE_FOR_PLUS.search(value):
+        raise ValueError("has a space before its offset: in a URL, write the + of an offset as %2B, or use Z")
+    return value
+
+
+QueryTime = Annotated[Timestamp, BeforeValidator(_with_offset)]
+"""A time in a URL, where a `+` that is not escaped is a space."""
+
+
 def _group_by(value: str) -> str:
     names = value.split(",")
     if value != NO_GROUPS and (len(set(names)) < len(names) or not set(names) <= set(DIMENSIONS)):
@@ -130,8 +142,8 @@ def _group_by(value: str) -> str:
 class CostQuery(PageQuery):
     """Query parameters for costs: those of the hours (UTC) that begin at `from` or later, and before `to`."""
 
-    to: Timestamp
-    from_: Annotated[Timestamp, Field(alias="from")]
+    to: QueryTime
+    from_: Annotated[QueryTime, Field(alias="from")]
     bucket: Bucket = "hour"
     group_by: Annotated[str, AfterValidator(_group_by)] = ",".join(DIMENSIONS)
     limit: Annotated[int, Field(ge=1, le=MAX_COSTS)] = MAX_COSTS

@@ -56,6 +56,18 @@ class FairShare:
             self.give_back(key, amount)
 
 
+class RemainderShare(FairShare):
+    """A limited amount of which a part always remains for further keys.
+
+    A key may hold as much as remains: one key alone a half, two keys a third each, and so on. So the total never
+    exceeds the capacity, however many keys there are, and a further key always gets a part.
+    """
+
+    def fits(self, key: str, amount: int = 1) -> bool:
+        """Return whether a key may take an amount more."""
+        return self._by_key.get(key, 0) + amount <= self.capacity - self.held
+
+
 class RoundRobin(Generic[Item]):
     """A queue in which keys take turns: each key's items are in the order of their arrival."""
 

@@ -101,6 +101,17 @@ Timestamp = Annotated[
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(_without_nul)]
 Identifier = Annotated[str, StringConstraints(pattern=rf"^[0-9A-Za-z._:+=-]{{1,{MAX_NAME}}}$")]
 """An identifier that needs no escaping in a URL's path."""
+PATH_STEPS = (".", "..")
+
+
+def _not_a_path_step(value: str) -> str:
+    if value in PATH_STEPS:
+        raise ValueError("must not be '.' or '..', which clients and proxies remove from the path of a URL")
+    return value
+
+
+TraceId = Annotated[Identifier, AfterValidator(_not_a_path_step)]
+"""An identifier with which its trace can be read: it is a part of the URL's path."""
 Text = Annotated[
     str,
     AfterValidator(_bounded),

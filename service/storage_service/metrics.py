@@ -53,6 +53,8 @@ class Metrics:
         )
         self.uploads = self._gauge("storage_uploads", "Request bodies in progress.")
         self.upload_bytes = self._gauge("storage_upload_bytes", "Memory of the request bodies in progress, in bytes.")
+        self.responses = self._gauge("storage_responses", "Responses in progress to requests with a key.")
+        self.response_bytes = self._gauge("storage_response_bytes", "Memory of the responses in progress, in bytes.")
         self.pending_writes = self._gauge(
             "storage_pending_writes", "Writes in progress whose request body is complete."
         )

@@ -106,6 +106,11 @@ class Settings(BaseModel):
             database has a limit of its own, 256 KiB.
         upload_seconds: time in which a request body must arrive, besides what `upload_bytes_per_second` allows.
         upload_bytes_per_second: rate at which a request body must arrive.
+        max_responses: maximum number of responses in progress to requests with a key; the response to others is 429.
+            This limit and the next one are totals. A key may hold as much of each as remains: one key alone a half.
+        max_response_bytes: maximum memory of these responses; pages end earlier, and the response to others is 429.
+        response_seconds: time in which a client must read a response, besides what `response_bytes_per_second` allows.
+        response_bytes_per_second: rate at which a client must read a response.
         lame_duck_seconds: time after SIGTERM in which the service is not ready but accepts requests, so that the
             balancer can notice.
         drain_seconds: time after that for the requests in flight to finish.
@@ -135,6 +140,10 @@ class Settings(BaseModel):
     max_text_bytes: Annotated[int, Field(ge=1024, le=2**24)] = MAX_TEXT
     upload_seconds: Timeout = 10.0
     upload_bytes_per_second: Annotated[int, Field(ge=1024, le=2**30)] = 64 * 1024
+    max_responses: Annotated[int, Field(ge=2, le=10_000)] = 256
+    max_response_bytes: Annotated[int, Field(ge=2**25, le=2**36)] = 64 * 1024 * 1024
+    response_seconds: Timeout = 10.0
+    response_bytes_per_second: Annotated[int, Field(ge=1024, le=2**30)] = 64 * 1024
     lame_duck_seconds: Seconds = 5.0
     drain_seconds: Seconds = 20.0
     max_age_days: Annotated[int, Field(ge=1, le=36_500)] = 90

@@ -17,6 +17,7 @@ from psycopg.types.numeric import FloatLoader
 from pydantic_core import to_json
 
 from .cursors import Value, parse_time
+from .sending import Download
 from .traces import TRACES
 
 MAX_SPANS = 1000  # of one page
@@ -116,6 +117,7 @@ async def select_page(
     order: Order,
     limit: int,
     after: tuple[Any, ...] | None,
+    download: Download,
 ) -> Page:
     """Read the page of at most `limit` spans whose columns have the given values.
 
@@ -125,6 +127,10 @@ async def select_page(
         order: of the list.
         limit: highest number of spans.
         after: position of the last span of the page before; None for the first page.
+        download: accounts for the memory of the page, which ends where no more fits.
+
+    Raises:
+        TooManyRequests: not even one span fits.
     """
     conditions = [sql.SQL("{} = %s").format(sql.Identifier(column)) for column in where]
     parameters: list[Any] = list(where.values())
@@ -147,10 +153,10 @@ async def select_page(
         # One more than the limit: its presence means that another page follows.
         found = cast("AsyncGenerator[dict[str, Any]]", cursor.stream(query, [*parameters, limit + 1]))
         async with aclosing(found) as rows:
-            return await _fill(rows, order, limit)
+            return await _fill(rows, order, limit, download)
 
 
-async def _fill(rows: AsyncIterator[dict[str, Any]], order: Order, limit: int) -> Page:
+async def _fill(rows: AsyncIterator[dict[str, Any]], order: Order, limit: int, download: Download) -> Page:
     page, size, last = Page(), 0, None
     async for row in rows:
         if len(page.items) == limit:
@@ -158,9 +164,10 @@ async def _fill(rows: AsyncIterator[dict[str, Any]], order: Order, limit: int) -
             continue  # this was the last row: to stop before the end of a result takes another connection
         encoded = to_json(row)
         size += len(encoded)
-        if page.items and size > MAX_PAGE_BYTES:
+        if page.items and (size > MAX_PAGE_BYTES or not download.fits(len(encoded))):
             page.position = last
             break
+        download.grow(len(encoded))
         page.items.append(encoded)
         page.keys.append((row["trace_id"], row["span_id"], row["ts"]))
         last = tuple(row[column] for column in order.columns)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from .fields import Cost, Count, Fraction, Identifier, JsonArray, JsonObject, Name, Tags, Text
+from .fields import Cost, Count, Fraction, Identifier, JsonArray, JsonObject, Name, Tags, Text, TraceId
 from .items import TimedItem
 from .tables import Table
 
@@ -10,7 +10,7 @@ from .tables import Table
 class Trace(TimedItem):
     """One span; `ts` is its start. The fields are the columns of `llm_traces`."""
 
-    trace_id: Identifier
+    trace_id: TraceId
     span_id: Identifier
     parent_span_id: Identifier | None = None
     span_name: Name

@@ -215,6 +215,15 @@ def test_invalid_parameter_is_named(costs_service: Service, change: dict[str, st
     assert [error["field"] for error in answer.json()["errors"]] == [field]
 
 
+@pytest.mark.parametrize("name", ["from", "to"])
+def test_offset_whose_plus_is_not_escaped_is_explained(costs_service: Service, name: str) -> None:
+    ends = {name: "2026-11-20T00:00:00+00:00", **DAY}
+    query = "&".join(f"{key}={'2026-11-20T00:00:00+00:00' if key == name else value}" for key, value in ends.items())
+    answer = costs_service.client().get(f"/v1/costs?{query}")
+    assert answer.status_code == 400
+    assert "write the + of an offset as %2B" in next(e["reason"] for e in answer.json()["errors"] if e["field"] == name)
+
+
 @pytest.mark.parametrize("missing", ["from", "to"])
 def test_period_is_required(costs_service: Service, missing: str) -> None:
     answer = costs_service.client().get("/v1/costs", params={name: DAY[name] for name in DAY if name != missing})

@@ -5,12 +5,14 @@ import json
 import secrets
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import uvicorn
 import zstandard
@@ -335,3 +337,137 @@ def test_some_pipelined_requests_are_answered_in_their_order(service: Service) -
         while answers.count(b"HTTP/1.1 ") < len(paths):
             answers += one.recv(100_000)
     assert [answer[:3] for answer in answers.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404"] * (len(paths) // 2)
+
+
+def read_request(key: str, path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+
+
+def add_large_spans(database: StorageDatabase, trace: str, megabytes: int) -> None:
+    database.execute(
+        "INSERT INTO llm_traces (ts, trace_id, span_id, span_name, provider, model, input_type, input_text,"
+        " duration_ms, status_code) SELECT now() - n * interval '1 ms', %s, 's' || n, 'chat', 'large', 'm', 'text',"
+        " repeat('x', 200000), 5, 'OK' FROM generate_series(1, %s * 5) n",
+        trace,
+        megabytes,
+    )
+
+
+def resident_mib(service: Service) -> float:
+    return float(psutil.Process(service.pid).memory_info().rss) / 2**20
+
+
+@contextmanager
+def unread(service: Service, key: str, path: str, number: int) -> Iterator[list[socket.socket]]:
+    """Request a page on many connections that keep the answers in a small buffer and never read them."""
+    with ExitStack() as stack:
+        opened = []
+        for _ in range(number):
+            one = stack.enter_context(socket.socket())
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            one.connect(("127.0.0.1", service.port))
+            one.sendall(read_request(key, path))
+            opened.append(one)
+        yield opened
+
+
+def test_responses_that_are_not_read_take_a_bounded_part_of_memory_and_fail_no_other_request(
+    database: StorageDatabase, start: StartService
+) -> None:
+    """Neither those of one key nor those of many keys together."""
+    service = start(database, RESPONSE_SECONDS="600", POOL_TIMEOUT_SECONDS="60")
+    add_large_spans(database, "unread", 10)
+    other = service.client()
+    assert other.get("/v1/traces/unread").status_code == 200
+    before, bound = resident_mib(service), 2**26
+
+    keys = [database.add_key(), *(database.add_key() for _ in range(8))]
+    with ExitStack() as stack:
+        stack.enter_context(unread(service, keys[0], "/v1/traces?provider=large", 40))
+        until(lambda: service.metric("storage_responses") < 40, "most responses of one key to be refused or sent")
+        until(lambda: service.metric("storage_pool_in_use") == 0, "all pages to be read from the database")
+        assert 0 < service.metric("storage_response_bytes") <= bound / 2
+        for key in keys[1:]:
+            stack.enter_context(unread(service, key, "/v1/traces?provider=large", 8))
+        assert {post(other, item()).status_code for _ in range(20)} == {201}
+        assert other.get("/v1/traces?limit=1").status_code == 200
+        until(lambda: service.metric("storage_pool_in_use") == 0, "all pages to be read from the database")
+        assert service.metric("storage_response_bytes") <= bound
+        assert resident_mib(service) - before < 160
+    until(lambda: service.metric("storage_responses") == 0, "the responses to end with their connections")
+    assert service.metric("storage_response_bytes") == 0
+
+
+def test_response_that_is_not_read_in_time_ends_with_its_connection(
+    database: StorageDatabase, start: StartService
+) -> None:
+    service = start(database, RESPONSE_SECONDS="0.2", RESPONSE_BYTES_PER_SECOND=str(2**30))
+    add_large_spans(database, "late", 20)
+    with unread(service, database.key, "/v1/traces/late", 1) as [one]:
+        until(lambda: service.metric("storage_responses") == 1, "the response to begin")
+        until(lambda: service.metric("storage_responses") == 0, "the response to end")
+        one.settimeout(60)
+        received = 0
+        with suppress(ConnectionResetError):
+            while part := one.recv(2**20):
+                received += len(part)
+        assert received < 2**23
+    counted = 'storage_http_requests_total{method="GET",route="/v1/traces/{trace_id}",status="499"}'
+    assert service.metric(counted) == 1
+    assert not any(line["level"] == "ERROR" for line in service.log)
+    assert service.client().get("/health/live").status_code == 200
+
+
+def test_response_above_the_minimum_rate_may_take_long(database: StorageDatabase, start: StartService) -> None:
+    service = start(database, RESPONSE_SECONDS="0.2", RESPONSE_BYTES_PER_SECOND="1024")
+    add_large_spans(database, "steady", 20)
+    with unread(service, database.key, "/v1/traces/steady", 1) as [one]:
+        one.settimeout(60)
+        received = one.recv(2**16)
+        until(lambda: service.metric("storage_responses") == 1, "the response to be in progress")
+        time.sleep(0.5)
+        while not received.endswith(b"}") or b'"duplicates":0}' not in received[-30:]:
+            received += one.recv(2**20)
+    assert received.startswith(b"HTTP/1.1 200 ")
+
+
+def test_key_with_its_share_of_responses_gets_429_with_retry_after(
+    database: StorageDatabase, start: StartService
+) -> None:
+    service = start(database, MAX_RESPONSES="4", RESPONSE_SECONDS="600", RESPONSE_BYTES_PER_SECOND=str(2**30))
+    add_large_spans(database, "share", 20)
+    with unread(service, database.key, "/v1/traces/share", 3):
+        until(lambda: service.metric("storage_responses") == 2, "the responses to be in progress")
+        answer = service.client().get("/v1/traces?limit=1")
+        assert service.client(key=database.add_key()).get("/v1/traces?limit=1").status_code == 200
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    assert "send fewer requests at the same time" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("size", [1, 4, 100], ids=["bytewise", "in parts", "whole"])
+@pytest.mark.parametrize("framing", ["length", "chunked", "none"])
+def test_request_to_upgrade_the_protocol_is_answered_like_any_other(service: Service, framing: str, size: int) -> None:
+    body = json.dumps({"items": [item()]}).encode()
+    head = [f"Authorization: Bearer {service.key}", "Content-Type: application/json", "Host: a"]
+    head += ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"]
+    line, expected = "POST /v1/traces HTTP/1.1", b"201"
+    if framing == "length":
+        head.append(f"Content-Length: {len(body)}")
+    elif framing == "chunked":
+        head.append("Transfer-Encoding: chunked")
+        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    else:
+        line, expected, body = "GET /v1/traces?limit=1 HTTP/1.1", b"200", b""
+    request = "\r\n".join([line, *head, "", ""]).encode() + body
+    requests = [request, request, request + b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"]
+    answers = b""
+    with connected(service, 1, b"") as [one]:
+        one.settimeout(60)
+        for number, text in enumerate(requests, start=1):  # the connection is kept
+            for begin in range(0, len(text), size):
+                one.sendall(text[begin : begin + size])
+            while answers.count(b"HTTP/1.1 ") < number or not answers.endswith(b"}"):
+                answers += one.recv(100_000)
+        while answers.count(b"HTTP/1.1 ") < 4:
+            answers += one.recv(100_000)
+    assert [answer[:3] for answer in answers.split(b"HTTP/1.1 ")[1:]] == [expected] * 3 + [b"200"]

@@ -326,6 +326,25 @@ def test_body_that_is_not_valid_in_its_encoding_is_rejected(client: httpx.Client
     assert answer.json()["errors"][0]["field"] == "body"
 
 
+def test_zstd_body_without_its_check_sum_is_not_stored(client: httpx.Client) -> None:
+    body = zstandard.ZstdCompressor(write_checksum=True).compress(json.dumps({"items": [item()]}).encode())
+    headers = {"Content-Type": "application/json", "Content-Encoding": "zstd"}
+    for size in (1, 4):
+        answer = client.post("/v1/traces", content=body[:-size], headers=headers)
+        assert (answer.status_code, answer.json()["detail"]) == (400, "body: is not zstd: it is incomplete")
+
+
+@pytest.mark.parametrize("trace_id", [".", ".."])
+def test_trace_id_that_a_url_cannot_have_is_rejected_for_its_item_alone(client: httpx.Client, trace_id: str) -> None:
+    good, bad = item(trace_id="..."), item(trace_id=trace_id, span_id=".", parent_span_id="..")
+    answer = client.post("/v1/traces", params={"results": "items"}, json={"items": [good, bad]})
+    assert answer.status_code == 207
+    (error,) = answer.json()["items"][1]["errors"]
+    assert (error["item"], error["field"]) == (1, "trace_id")
+    assert "must not be '.' or '..'" in error["reason"]
+    assert read(client, "...")
+
+
 def test_invalid_json_is_rejected(client: httpx.Client) -> None:
     answer = client.post("/v1/traces", content=b'{"items": [', headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
