@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks import startup
 from benchmarks.load import Answer, Load
+from proofs.table import sections_of
 from tests.support.checkout import Checkout
 from tests.support.releases import variant
 
@@ -116,6 +117,7 @@ def write(measured: Delivery, machine: str, commit: str) -> str:
         cpu=f"{measured.cpu:.0%}",
         quiet_p99=f"{measured.quiet_p99 * 1000:.0f} ms",
         flip_p99=f"{measured.flip_p99 * 1000:.0f} ms",
+        proved="\n".join(sections_of(REPORT.read_text()).values()),
     )
     REPORT.write_text(page)
     return page

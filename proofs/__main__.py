@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from proofs import crash, delivery, migrations, neighbours, sequences, workflow
+from proofs import crash, delivery, migrations, neighbours, sequences, situations, versions, workflow
 from proofs.record import Outcome, record
 
 # A proof takes how many rounds to make, and that one of so many cases is enough for each; another proof is a line here.
@@ -19,6 +19,8 @@ PROOFS: dict[str, Callable[[int, int], Outcome]] = {
     "neighbours": neighbours.prove,
     "workflow-kill": workflow.prove_kills,
     "sequences": sequences.prove,
+    "versions": versions.prove,
+    "situations": situations.prove,
 }
 
 

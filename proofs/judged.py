@@ -1,0 +1,245 @@
+"""A stack whose users send requests while a version is deployed, and what the deployment did to them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from observatory.documents.journal import Entry, entries
+from observatory.documents.rollout import ENDED
+from observatory.runtime import Sandbox
+from observatory.workspace import Workspace
+from proofs.record import Outcome
+from proofs.users import LATE_S, Habits, Response, Users
+from tests.support.checkout import SOURCE, UP_TIMEOUT_S, Checkout
+from tests.support.releases import variant
+
+EMBEDDED = ("--engine", "embedded")
+OLD = "v0.1.0"
+CANARY = 40  # percent: at 50 requests a second, 20 reach the new fleet
+WARM_S = 6.0  # users before the command: the balancer's measurements need two scrapes
+DECIDED_S = 300.0  # a deployment that has not ended by then is aborted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """The end of one deployment.
+
+    Attributes:
+        status: of the deployment; "refused" where the version got no traffic, "undecided" where it had to be aborted.
+        said: the last line of the command.
+        seconds: of the whole command.
+        shifted: share of the traffic that the version had first, 0 to 1.
+        first_bad_s: seconds from the shift to the first response that hurt; None if none did.
+        back_s: seconds from the first response that hurt, or else the shift, until the old fleet had all traffic.
+        hurt: requests of users since the shift that were not as they should be.
+        requests: of users since the shift.
+        examples: of the wrong responses.
+    """
+
+    status: str
+    said: str
+    seconds: float
+    shifted: float = 0.0
+    first_bad_s: float | None = None
+    back_s: float | None = None
+    hurt: int = 0
+    requests: int = 0
+    examples: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """The share of the users' requests that hurt."""
+        return self.hurt / self.requests if self.requests else 0.0
+
+
+@dataclass(kw_only=True)
+class Judged:
+    """A stack with the old version, and a store to which versions are added when first deployed.
+
+    Attributes:
+        checkout: of the stack.
+        versions: those in the store, by fault.
+        touched: whether a deployment has changed the stack since it was last restored.
+    """
+
+    checkout: Checkout
+    versions: dict[str, str] = field(default_factory=dict)
+    touched: bool = False
+
+    def version_of(self, fault: str) -> str:
+        """Return the version with the fault; made and stored when it is first needed."""
+        if fault not in self.versions:
+            version = f"v0.1.{len(self.versions) + 1}"
+            root = self.checkout.root
+            first = root / f".observatory/releases/{OLD}.tar.gz"
+            key = (root / ".observatory/signing-key.pem").read_text()
+            made = variant(first, version, root / "made", key=key, fault=fault)
+            self.checkout.run("release", "add", str(made))
+            made.unlink()
+            self.versions[fault] = version
+        return self.versions[fault]
+
+    def deploy(
+        self,
+        fault: str,
+        strategy: str,
+        *,
+        bake_s: int,
+        habits: Habits | None,
+        late_s: float = LATE_S,
+        meanwhile: Callable[[Judged, float], None] | None = None,
+    ) -> Judgement:
+        """Deploy the version with a fault under the users' load, if any, and return what that did to them."""
+        version = self.version_of(fault)
+        canary = ("--canary-percentage", str(CANARY)) if strategy == "canary" else ()
+        arguments = ("--version", version, "--strategy", strategy, "--bake", str(bake_s), *canary, *EMBEDDED)
+        users = self._users(habits, late_s)
+        with users or contextlib.nullcontext():
+            if users:
+                time.sleep(WARM_S)
+            begun, started = time.time(), time.monotonic()
+            with self.checkout.start("deploy", "application", *arguments) as process:
+                if meanwhile:
+                    meanwhile(self, begun)
+                said = self._ended(process)
+            seconds = time.monotonic() - started
+        return self._judged(process.returncode, said, seconds, begun, users.responses if users else [])
+
+    def restore(self) -> None:
+        """Return all traffic to the old version, whatever the last deployment did, and repair the stack."""
+        if not self.touched:
+            return
+        document = self.document
+        live = next(fleet for fleet in ("blue", "green") if document[fleet]["weight"])
+        unfinished = document["deployment"] and document["deployment"]["status"] not in ENDED
+        if unfinished or document[live]["version"] != OLD:
+            self.checkout.run("rollback", "--method", "blue-green", "--yes", *EMBEDDED)
+        self.checkout.run("up", *EMBEDDED)
+        self.touched = False
+
+    def since(self, begun: float) -> list[Entry]:
+        """Return the journal's entries since a time."""
+        noted = entries(self.checkout.root / ".observatory/rollout/local.journal.jsonl")
+        return [entry for entry in noted if entry.at >= begun]
+
+    def wait_for(self, event: str, begun: float, *, timeout_s: float = 120.0) -> bool:
+        """Wait for an event of the journal; return whether it occurred before the deadline."""
+        deadline = time.monotonic() + timeout_s
+        while not any(entry.event == event for entry in self.since(begun)):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+        return True
+
+    @property
+    def document(self) -> Any:
+        """The rollout document as JSON."""
+        return json.loads((self.checkout.root / ".observatory/rollout/local.json").read_text())
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The runtime of the stack's daemons."""
+        return Sandbox(self.checkout.home, Path(self.checkout.environment["OBSERVATORY_ROOTFS"]))
+
+    def _users(self, habits: Habits | None, late_s: float) -> Users | None:
+        if habits is None:
+            return None
+        url, key, ca_file = (self.checkout.output(name) for name in ("service_url", "api_key", "ca_file"))
+        return Users(url=url, api_key=key, ca_file=ca_file, habits=habits, late_s=late_s)
+
+    def _ended(self, process: subprocess.Popen[str]) -> str:
+        """Wait for the command, abort a deployment without an end, and return the command's last line."""
+        try:
+            _, err = process.communicate(timeout=DECIDED_S)
+        except subprocess.TimeoutExpired:
+            self.checkout.exit_code("rollout", "abort")
+            try:
+                _, err = process.communicate(timeout=UP_TIMEOUT_S / 10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                _, err = process.communicate()
+            return f"undecided after {DECIDED_S:.0f} s: {_last_line(err)}"
+        return _last_line(err)
+
+    def _judged(self, code: int, said: str, seconds: float, begun: float, responses: list[Response]) -> Judgement:
+        noted = self.since(begun)
+        self.touched = any(entry.event == "start" for entry in noted)
+        shift = next((entry for entry in noted if entry.event == "shift"), None)
+        status = "undecided" if said.startswith("undecided") else self._status(code, noted)
+        if shift is None:
+            return Judgement(status=status, said=said, seconds=seconds)
+        wall = time.time() - time.monotonic()
+        ended = next((entry.at for entry in noted if entry.event in {"rolled-back", "promoted"}), time.time())
+        felt = [each for each in responses if shift.at <= each.ended + wall and each.at + wall <= ended + 1]
+        bad = sorted((each for each in felt if each.wrong), key=lambda each: each.ended)
+        first = bad[0].ended + wall if bad else None
+        weights = shift.details.get("weights", {})
+        target = self.document["deployment"]["target"]
+        return Judgement(
+            status=status,
+            said=said,
+            seconds=seconds,
+            shifted=weights.get(target, 0) / 100,
+            first_bad_s=first and first - shift.at,
+            back_s=ended - (first or shift.at) if status == "rolled-back" else None,
+            hurt=len(bad),
+            requests=len(felt),
+            examples=tuple(dict.fromkeys(f"{each.kind}: {each.wrong}" for each in bad))[:3],
+        )
+
+    def _status(self, code: int, noted: list[Entry]) -> str:
+        if not any(entry.event in {"start", "shift"} for entry in noted):
+            return "refused" if code else "promoted"
+        return str(self.document["deployment"]["status"])
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    told = next((number for number, line in enumerate(lines) if line.startswith("error:")), len(lines) - 1)
+    return " ".join(line.strip() for line in lines[max(told, 0) :])[:400]
+
+
+Case = TypeVar("Case")
+Result = TypeVar("Result")
+
+
+def on_stacks(
+    cases: Iterable[Case], deploy: Callable[[Judged, Case], Result], outcome: Outcome
+) -> Iterator[tuple[Case, Result]]:
+    """Deploy each case and yield its result; a new stack replaces one that a case has left beyond repair."""
+    waiting = deque(cases)
+    while waiting:
+        with a_stack() as stack:
+            broken = False
+            while waiting and not broken:
+                case = waiting.popleft()
+                try:
+                    yield case, deploy(stack, case)
+                    stack.restore()
+                except Exception as error:  # whatever it is, the other cases are still to be seen
+                    broken = True
+                    outcome.failed += 1
+                    outcome.failures.append(f"{case}: the stack is beyond repair: {error}"[:2000])
+
+
+@contextlib.contextmanager
+def a_stack() -> Iterator[Judged]:
+    """Yield a stack of its own with the old version; it is ended whatever happened."""
+    with tempfile.TemporaryDirectory(prefix="observatory-judged-") as directory:
+        root = Path(directory) / "checkout"
+        root.mkdir()
+        checkout = Checkout.copy(root, rootfs=Workspace(root=SOURCE, stack="local").ensure_rootfs())
+        try:
+            checkout.run("up", *EMBEDDED)
+            yield Judged(checkout=checkout)
+        finally:
+            checkout.kill_all()
