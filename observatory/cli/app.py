@@ -9,9 +9,11 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from typer import BadParameter
 from typer.core import TyperGroup
 
 from observatory import __version__
+from observatory.cli.parameters import in_plain_words, name_values
 from observatory.errors import REFUSED, ObservatoryError
 
 
@@ -41,6 +43,17 @@ GROUPS = {
 
 class _Commands(TyperGroup):
     """The commands in groups; those of every day come first."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        name_values(self.commands.values())
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; errors of its options are in plain words."""
+        try:
+            return super().invoke(ctx)
+        except BadParameter as error:
+            raise in_plain_words(error) from error.__cause__
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names in the order of the groups."""

@@ -22,6 +22,8 @@ app.add_typer(group, name="certificates")
 def list_certificates(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
     """Show when each certificate expires."""
     found = operations.list_certificates(operations.open_workspace(environment))
+    if not found:
+        raise operations.StackNotUpError(environment)
     if output is Output.JSON:
         print_json(certificates_json(found))
         return

@@ -138,6 +138,8 @@ def status(
     if watch:
         show_live(lambda: _status_view(operations.status(workspace)))
     found = operations.status(workspace)
+    if found.rollout is None:
+        raise operations.StackNotUpError(environment)
     if output is Output.JSON:
         print_json(_status_json(found))
     else:
@@ -154,9 +156,10 @@ def outputs(
 ) -> None:
     """Show the stack's outputs."""
     values = operations.outputs(operations.open_workspace(environment), show_secrets=show_secrets)
+    if not values:
+        raise operations.StackNotUpError(environment)
     if name is not None and name not in values:
-        names = ", ".join(values) or "none, the stack is not up"
-        raise typer.BadParameter(f"no output {name!r} (outputs: {names})")
+        raise typer.BadParameter(f"no output {name!r} (outputs: {', '.join(values)})")
     if output is Output.JSON:
         print_json(dict(values) if name is None else values[name])
     elif name is not None:
@@ -213,7 +216,7 @@ def _status_json(status: Status) -> dict[str, Any]:
 
 def _status_view(status: Status) -> RenderableType:
     if status.rollout is None:
-        return "The stack is not up. Start it with `observatory up`."
+        return "The stack is not up: run `observatory up` first."
     rows = [
         (
             daemon.name,

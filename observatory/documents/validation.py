@@ -2,8 +2,9 @@
 
 from pydantic import ValidationError
 
+from observatory.settings.expectations import expectation
+
 
 def problems(error: ValidationError) -> str:
-    """Return each error as `place: message`, for example `blue.weight: field required`."""
-    found = ((".".join(map(str, each["loc"])) or "document", each["msg"]) for each in error.errors())
-    return "; ".join(f"{place}: {message[0].lower()}{message[1:]}" for place, message in found)
+    """Return each error as `place: what was expected`, for example `blue.weight: is required and not set`."""
+    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'document'}: {expectation(each)}" for each in error.errors())

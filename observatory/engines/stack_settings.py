@@ -33,6 +33,11 @@ class StackPlaces(Protocol):
         """The stack's configuration."""
 
 
+def read_passphrase(file: Path) -> str:
+    """Return the passphrase in a file, without the white space around it, as the Pulumi CLI does."""
+    return file.read_text(errors="replace").strip()
+
+
 def load_settings(places: StackPlaces) -> StackSettings:
     """Return the stack's settings, secrets decrypted with the stack's passphrase.
 
@@ -42,11 +47,15 @@ def load_settings(places: StackPlaces) -> StackSettings:
 
     def decrypt(ciphertext: str) -> str:
         try:
-            passphrase = places.passphrase_file.read_text()
+            passphrase = read_passphrase(places.passphrase_file)
         except FileNotFoundError:
             raise embedded.PassphraseError(f"{places.passphrase_file} is missing") from None
         options = embedded.StackOptions(
-            cwd=places.root, stack=places.stack, backend=places.backend, passphrase=passphrase
+            cwd=places.root,
+            stack=places.stack,
+            backend=places.backend,
+            passphrase=passphrase,
+            passphrase_file=places.passphrase_file,
         )
         return embedded.decrypt_setting(options, ciphertext)
 

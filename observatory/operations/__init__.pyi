@@ -80,6 +80,7 @@ from .reexports import SampleError as SampleError
 from .reexports import SettingsError as SettingsError
 from .reexports import Silence as Silence
 from .reexports import SilenceRefusedError as SilenceRefusedError
+from .reexports import StackNotUpError as StackNotUpError
 from .reexports import TakenOverError as TakenOverError
 from .reexports import TrialFailedError as TrialFailedError
 from .reexports import UnknownJobError as UnknownJobError

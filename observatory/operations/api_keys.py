@@ -71,7 +71,7 @@ def list_keys(workspace: Workspace) -> list[StoredKey]:
     """Return the keys of the stack, newest first, also revoked and expired ones.
 
     Raises:
-        OperationError: the stack was never up.
+        StackNotUpError: the stack was never up.
         DatabaseError: the database does not answer.
     """
     return database.list_api_keys(database_target(workspace).conninfo)

@@ -11,9 +11,9 @@ import queue
 import threading
 from collections.abc import Callable, Iterable
 
-from observatory.delivery.errors import DeliveryRefusedError
 from observatory.documents.journal import Entry, FileJournal, entries
 from observatory.errors import ObservatoryError
+from observatory.platforms.errors import StackNotUpError
 from observatory.platforms.platform import Platform
 
 CLOSE_S = 5.0  # for the thread to end; connecting alone may take 3 s
@@ -57,7 +57,7 @@ def audit(platform: Platform, journal: FileJournal, conninfo: Callable[[], str] 
 
     try:
         _copy_to_table(journal, conninfo())
-    except (DatabaseError, DeliveryRefusedError) as error:
+    except (DatabaseError, StackNotUpError) as error:
         journal.record("not-audited", where="table", reason=str(error))
 
 

@@ -9,7 +9,7 @@ from observatory.backups.pgbackrest import Backup, BackupType
 from observatory.backups.repository import RepositoryCheck, check_repository
 from observatory.nodes.host_jobs import BACKUP_JOBS
 from observatory.platforms import open_platform
-from observatory.platforms.errors import OperationError
+from observatory.platforms.errors import StackNotUpError
 from observatory.platforms.platform import check_supported
 from observatory.progress import Reporter, silent, task
 from observatory.scheduling.records import RecordStore
@@ -22,14 +22,14 @@ def create_backup(
     """Create a backup of the stack's database and return it.
 
     Raises:
-        OperationError: the stack is not up, or its platform is not supported.
+        StackNotUpError, UnsupportedOperationError: the stack is not up, or its platform is not supported.
         BackupRunningError: another backup is running.
         BackupDamagedError: the database has damaged pages; the backup is kept, and no earlier one has expired.
         BackupError: it failed; earlier backups are kept.
     """
     check_supported(open_platform(workspace), "backup")
     if not workspace.sandbox.alive():
-        raise OperationError(f"the stack {workspace.stack!r} is not running: run `observatory up` first")
+        raise StackNotUpError(workspace.stack)
     with task(report, f"{kind} backup"):
         try:
             made = pgbackrest.create_backup(workspace.sandbox, kind)
@@ -46,7 +46,7 @@ def list_backups(workspace: Workspace) -> list[Backup]:
     Each has the reason why it cannot be restored to the present, if there is one.
 
     Raises:
-        OperationError: the stack was never up, or its platform is not supported.
+        StackNotUpError, UnsupportedOperationError: the stack was never up, or its platform is not supported.
         BackupError: the repository cannot be read.
     """
     _check_created(workspace)
@@ -66,7 +66,7 @@ def verify_backups(workspace: Workspace, *, contents: bool = False, report: Repo
         report: gets progress.
 
     Raises:
-        OperationError: the stack was never up, or its platform is not supported.
+        StackNotUpError, UnsupportedOperationError: the stack was never up, or its platform is not supported.
         BackupError: the stack has no settings of a repository yet.
     """
     _check_created(workspace)
@@ -77,4 +77,4 @@ def verify_backups(workspace: Workspace, *, contents: bool = False, report: Repo
 def _check_created(workspace: Workspace) -> None:
     check_supported(open_platform(workspace), "backup")
     if not workspace.sandbox.home.is_dir():
-        raise OperationError(f"the stack {workspace.stack!r} does not exist: run `observatory up` to create it")
+        raise StackNotUpError(workspace.stack)

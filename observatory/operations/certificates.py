@@ -18,7 +18,7 @@ from observatory.operations.deployment_lock import no_deployment_under_way
 from observatory.operations.engine_progress import report_steps
 from observatory.platforms import open_platform
 from observatory.platforms.engine_choice import engine_of
-from observatory.platforms.errors import OperationError
+from observatory.platforms.errors import OperationError, StackNotUpError
 from observatory.platforms.platform import check_supported
 from observatory.platforms.stack_state import engine_options
 from observatory.progress import Reporter, silent
@@ -68,14 +68,14 @@ def renew_certificates(workspace: Workspace, *, report: Reporter = silent) -> Re
     """Renew the certificates that expire within 30 days, without closing a connection.
 
     Raises:
-        OperationError: the stack is not up, or its platform is not supported.
+        StackNotUpError, UnsupportedOperationError: the stack is not up, or its platform is not supported.
         RenewalRefusedError: it would change something else; nothing was changed.
         LockHeldError: a deployment is under way; nothing was changed.
         EngineError: a step failed.
     """
     before = list_certificates(workspace)
     if not before:
-        raise OperationError(f"the stack {workspace.stack!r} is not up: run `observatory up` first")
+        raise StackNotUpError(workspace.stack)
     if any(each.due for each in before):
         _renew(workspace, report)
         publish_certificates(workspace.sandbox)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from observatory.errors import WRONG_USAGE
 from observatory.operations.stack_outputs import outputs
 from observatory.platforms import open_platform
-from observatory.platforms.errors import OperationError
+from observatory.platforms.errors import OperationError, StackNotUpError
 from observatory.platforms.platform import Operation, check_supported
 from observatory.workspace import Workspace
 
@@ -31,13 +31,13 @@ def log_file(workspace: Workspace, name: str) -> Path:
     """Return the file that has the log of a daemon, of the scheduler or of the supervisor.
 
     Raises:
-        OperationError: the stack was never up, or its platform is not supported.
+        StackNotUpError, UnsupportedOperationError: the stack was never up, or its platform is not supported.
         UnknownDaemonError: there is no such log.
     """
     check_supported(open_platform(workspace), "logs")
     directory = workspace.home / "log"
     if not directory.is_dir():
-        raise OperationError(f"the stack {workspace.stack!r} does not exist: run `observatory up` to create it")
+        raise StackNotUpError(workspace.stack)
     files = [path for path in sorted(directory.glob("*.log")) if path.is_file() and not path.is_symlink()]
     found = {path.name.removesuffix(".log"): path for path in files}
     if name not in found:
@@ -57,7 +57,7 @@ def run_psql(workspace: Workspace, arguments: Sequence[str] = ()) -> int:
     """Run psql with the active login of the role admin, on this process's standard streams, and return its exit status.
 
     Raises:
-        OperationError: the stack is not up, or its platform is not supported.
+        StackNotUpError, UnsupportedOperationError: the stack is not up, or its platform is not supported.
     """
     _check_running(workspace, "psql")
     logins = workspace.access.read()
@@ -75,7 +75,7 @@ def run_beside(workspace: Workspace, name: str, command: Sequence[str]) -> int:
     Returns its exit status.
 
     Raises:
-        OperationError: the stack is not up, or its platform is not supported.
+        StackNotUpError, UnsupportedOperationError: the stack is not up, or its platform is not supported.
         UnknownDaemonError: there is no such daemon.
     """
     _check_running(workspace, "exec")
@@ -120,4 +120,4 @@ def _terminal() -> Mapping[str, str]:
 def _check_running(workspace: Workspace, operation: Operation) -> None:
     check_supported(open_platform(workspace), operation)
     if not workspace.sandbox.alive():
-        raise OperationError(f"the stack {workspace.stack!r} is not running: run `observatory up` first")
+        raise StackNotUpError(workspace.stack)

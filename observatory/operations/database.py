@@ -15,7 +15,7 @@ from observatory.operations.delivery_journal import audited, record_event
 from observatory.operations.deployment_lock import GONE_SECONDS, deployment_lock
 from observatory.operations.retries import DEFAULT_RETRY
 from observatory.platforms import open_platform
-from observatory.platforms.errors import OperationError
+from observatory.platforms.errors import StackNotUpError
 from observatory.platforms.platform import Platform
 from observatory.platforms.rehearsal import rehearsal_server
 from observatory.platforms.stack_state import declared_schema, outputs
@@ -55,12 +55,12 @@ def database_target(workspace: Workspace) -> DatabaseTarget:
     """Return the database of the stack's migrations.
 
     Raises:
-        OperationError: the stack was never up.
+        StackNotUpError: the stack was never up.
     """
     platform = open_platform(workspace)
     found = declared_schema(platform)
     if found is None:
-        raise OperationError(f"the stack {workspace.stack!r} has no database yet: run `observatory up` first")
+        raise StackNotUpError(workspace.stack)
     rollout = platform.rollout_store.read()
     return DatabaseTarget(
         conninfo=found["conninfo"],
@@ -89,7 +89,7 @@ def plan_database(
         report: gets the progress.
 
     Raises:
-        OperationError: the stack was never up.
+        StackNotUpError: the stack was never up.
         DatabaseError: files and database contradict each other, or the database does not answer.
     """
     target = database_target(workspace)
@@ -116,7 +116,7 @@ def deploy_database(
         report: gets the progress.
 
     Raises:
-        OperationError: the stack was never up.
+        StackNotUpError: the stack was never up.
         LockHeldError: a deployment is under way; nothing was changed.
         DatabaseError: see `observatory.database.deploy`.
     """
@@ -142,7 +142,7 @@ def plan_edition(workspace: Workspace, *, report: Reporter = silent) -> EditionP
     """Return what `upgrade_edition` would do; write nothing.
 
     Raises:
-        OperationError: the stack was never up.
+        StackNotUpError: the stack was never up.
         DatabaseError: see `observatory.database.plan_upgrade`.
     """
     target = database_target(workspace)
@@ -166,7 +166,7 @@ def upgrade_edition(
         report: gets the progress.
 
     Raises:
-        OperationError: the stack was never up.
+        StackNotUpError: the stack was never up.
         LockHeldError: a deployment is under way; nothing was changed.
         DatabaseError: see `observatory.database.upgrade_edition`.
     """
@@ -204,7 +204,7 @@ def verify_database(workspace: Workspace, *, report: Reporter = silent) -> Verif
     """Compare the stack's database with its migrations, and write and read a row as the service does.
 
     Raises:
-        OperationError: the stack was never up.
+        StackNotUpError: the stack was never up.
         DatabaseError: see `observatory.database.verify`.
     """
     target = database_target(workspace)
@@ -226,7 +226,7 @@ def back_up_database(workspace: Workspace, *, report: Reporter = silent) -> str:
     """Create and verify only the backup that `deploy_database` starts with; return its label.
 
     Raises:
-        OperationError: the stack was never up.
+        StackNotUpError: the stack was never up.
         BackupFailedError: it could not be created or verified.
     """
     database_target(workspace)

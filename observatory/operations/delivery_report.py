@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from observatory.delivery.errors import DeliveryRefusedError
 from observatory.documents.journal import Entry, entries
 from observatory.operations.stack_outputs import required_outputs
 from observatory.platforms import open_platform
+from observatory.platforms.errors import StackNotUpError
 from observatory.progress import Phase, Progress, Reporter, silent
 from observatory.workspace import Workspace
 
@@ -62,7 +62,7 @@ def report_deliveries(workspace: Workspace, *, report: Reporter = silent) -> lis
     found = {entry.id: entry for entry in entries(workspace.journal)}
     try:
         found |= {row.id: _entry(row) for row in _rows(workspace)}
-    except (DatabaseError, DeliveryRefusedError) as error:
+    except (DatabaseError, StackNotUpError) as error:
         report(Progress(task=f"the report has this checkout's journal only: {error}", phase=Phase.WARNED))
     grouped: dict[str, list[Entry]] = {}
     for entry in sorted(found.values(), key=lambda entry: entry.at):

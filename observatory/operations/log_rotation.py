@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from observatory.platforms import open_platform
-from observatory.platforms.errors import OperationError
+from observatory.platforms.errors import StackNotUpError
 from observatory.platforms.platform import check_supported
 from observatory.scheduling import log_rotation as rotation
 from observatory.workspace import Workspace
@@ -13,11 +13,11 @@ def rotate_logs(workspace: Workspace, *, force: bool = False) -> list[str]:
     """Rotate the logs that are due, all with `force`; return the names of the rotated files.
 
     Raises:
-        OperationError: the stack is not up, or its platform is not supported.
+        StackNotUpError, UnsupportedOperationError: the stack is not up, or its platform is not supported.
         LogRotationError: logrotate failed.
     """
     platform = open_platform(workspace)
     check_supported(platform, "log rotation")
     if not workspace.sandbox.alive():
-        raise OperationError(f"the stack {workspace.stack!r} is not running: run `observatory up` first")
+        raise StackNotUpError(workspace.stack)
     return rotation.rotate_logs(workspace.sandbox, platform.settings, force=force)

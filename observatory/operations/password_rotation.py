@@ -20,7 +20,7 @@ from observatory.operations.delivery_journal import audited, record_event
 from observatory.operations.deployment_lock import no_deployment_under_way
 from observatory.operations.stack_up import up
 from observatory.platforms import open_platform
-from observatory.platforms.errors import OperationError
+from observatory.platforms.errors import OperationError, StackNotUpError
 from observatory.platforms.platform import EngineChoice, Platform, check_supported
 from observatory.platforms.stack_state import outputs, state_options
 from observatory.progress import Reporter, silent, task
@@ -53,14 +53,14 @@ def rotate_passwords(
     A login that is still used after `patience_s` seconds keeps its password; the next rotation retires that first.
 
     Raises:
-        OperationError: the stack is not up, or its platform is not supported.
+        StackNotUpError, UnsupportedOperationError: the stack is not up, or its platform is not supported.
         LockHeldError: a deployment is under way; nothing was changed.
         engine.EngineError: an `up` failed; run `up` or the rotation again.
     """
     platform, roles = open_platform(workspace), tuple(roles)
     check_supported(platform, "rotate-passwords")
     if not engine.resources(state_options(workspace)) or workspace.access.read() is None:
-        raise OperationError(f"the stack {workspace.stack!r} is not up: run `observatory up` to create its logins")
+        raise StackNotUpError(workspace.stack)
     with (
         exclusive(workspace.access.rotation_lock),
         no_deployment_under_way(platform),

@@ -14,7 +14,13 @@ from observatory.delivery.releases import ReleaseError, ReleaseRefusedError
 from observatory.engines.embedded import EngineError, LockedError
 from observatory.errors import ObservatoryError
 from observatory.platforms.alertmanager import AlertmanagerError, Silence, SilenceRefusedError
-from observatory.platforms.errors import NeedsCliError, OperationError, ReleaseBuildError, UnsupportedOperationError
+from observatory.platforms.errors import (
+    NeedsCliError,
+    OperationError,
+    ReleaseBuildError,
+    StackNotUpError,
+    UnsupportedOperationError,
+)
 from observatory.platforms.platform import DaemonStatus, EngineChoice
 from observatory.progress import Phase, Progress, Reporter, silent
 from observatory.runtime import RuntimeFault
@@ -57,6 +63,7 @@ __all__ = [
     "SettingsError",
     "Silence",
     "SilenceRefusedError",
+    "StackNotUpError",
     "TakenOverError",
     "TrialFailedError",
     "UnknownJobError",

@@ -9,7 +9,7 @@ from typing import Any
 from observatory.engines.stack_settings import load_settings
 from observatory.nodes.host_jobs import HostJob, host_jobs
 from observatory.platforms import open_platform
-from observatory.platforms.errors import OperationError
+from observatory.platforms.errors import StackNotUpError
 from observatory.platforms.platform import check_supported
 from observatory.scheduling import runner
 from observatory.scheduling.records import JobRecord, RecordStore
@@ -52,7 +52,7 @@ def run_job(workspace: Workspace, name: str) -> JobRecord:
     """Run a job now and return its record.
 
     Raises:
-        OperationError: the stack was never up, or its platform is not supported.
+        StackNotUpError, UnsupportedOperationError: the stack was never up, or its platform is not supported.
         UnknownJobError, JobRunningError, JobFailedError: see `observatory.scheduling.runner.run_job`.
     """
     _check_created(workspace)
@@ -63,7 +63,7 @@ def run_scheduler(workspace: Workspace) -> None:
     """Run the jobs at their times and receive alerts that roll back, until SIGTERM.
 
     Raises:
-        OperationError: the stack was never up, or its platform is not supported.
+        StackNotUpError, UnsupportedOperationError: the stack was never up, or its platform is not supported.
         SchedulerRunningError: the stack has a scheduler already.
     """
     from observatory.operations.late_rollback import take_alerts  # noqa: PLC0415 - only in the scheduler
@@ -76,4 +76,4 @@ def run_scheduler(workspace: Workspace) -> None:
 def _check_created(workspace: Workspace) -> None:
     check_supported(open_platform(workspace), "scheduler")
     if not workspace.home.is_dir():
-        raise OperationError(f"the stack {workspace.stack!r} does not exist: run `observatory up` to create it")
+        raise StackNotUpError(workspace.stack)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from observatory.engines import embedded as engine
 from observatory.platforms.alertmanager import Alertmanager, Silence, UnknownSilenceError
-from observatory.platforms.errors import OperationError
+from observatory.platforms.errors import StackNotUpError
 from observatory.platforms.monitoring_files import monitoring_files
 from observatory.platforms.stack_state import state_options
 from observatory.security.actor import actor
@@ -16,7 +16,7 @@ def list_silences(workspace: Workspace) -> list[Silence]:
     """Return the stack's silences that have not expired.
 
     Raises:
-        OperationError: the stack is not up.
+        StackNotUpError: the stack is not up.
         AlertmanagerError: Alertmanager does not answer.
     """
     return _alertmanager(workspace).silences()
@@ -30,7 +30,7 @@ def add_silence(
     Returns when the silence is on disk, so that it outlives Alertmanager's process.
 
     Raises:
-        OperationError: the stack is not up.
+        StackNotUpError: the stack is not up.
         SilenceRefusedError: the alert cannot be silenced, or neither fleet nor alert is given.
         AlertmanagerError: Alertmanager does not answer.
     """
@@ -44,7 +44,7 @@ def end_silence(workspace: Workspace, silence: str) -> None:
     """Expire a silence now, and return when that is on disk.
 
     Raises:
-        OperationError: the stack is not up.
+        StackNotUpError: the stack is not up.
         UnknownSilenceError: the stack has no such silence, or it has ended.
         AlertmanagerError: Alertmanager does not answer.
     """
@@ -60,7 +60,7 @@ def end_silence(workspace: Workspace, silence: str) -> None:
 def _alertmanager(workspace: Workspace) -> Alertmanager:
     outputs = engine.outputs(state_options(workspace))
     if not outputs:
-        raise OperationError(f"the stack {workspace.stack!r} is not up: run `observatory up` first")
+        raise StackNotUpError(workspace.stack)
     files = monitoring_files(workspace)
     return Alertmanager(
         url=outputs["alertmanager_url"], stack=workspace.stack, client=files.client, snapshot=files.silences

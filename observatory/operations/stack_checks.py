@@ -19,7 +19,7 @@ from observatory.operations.certificates import list_certificates
 from observatory.operations.checks import Check, CheckFailedError
 from observatory.operations.database import database_target, verify_database
 from observatory.platforms import open_platform
-from observatory.platforms.errors import OperationError
+from observatory.platforms.errors import StackNotUpError
 from observatory.platforms.monitoring_files import monitoring_files
 from observatory.platforms.platform import Platform, check_supported
 from observatory.platforms.preview import Preview
@@ -49,14 +49,14 @@ class StackChecks:
         """Return the checks of a stack that is up.
 
         Raises:
-            OperationError: the stack is not up, or its platform is not supported.
+            StackNotUpError, UnsupportedOperationError: the stack is not up, or its platform is not supported.
         """
         platform = open_platform(workspace)
         check_supported(platform, "verify")
         rollout = platform.rollout_store.read()
         known = outputs(platform, show_secrets=True) if rollout else {}
         if rollout is None or not known:
-            raise OperationError(f"the stack {workspace.stack!r} is not up: run `observatory up` first")
+            raise StackNotUpError(workspace.stack)
         return cls(platform=platform, outputs=known, rollout=rollout)
 
     def all(self, *, comprehensive: bool, target: FleetName | None) -> dict[str, Check]:

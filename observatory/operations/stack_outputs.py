@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import observatory
-from observatory.delivery.errors import DeliveryRefusedError
 from observatory.engines import embedded as engine
 from observatory.engines.cli import automation
 from observatory.platforms import open_platform, stack_state
-from observatory.platforms.errors import OperationError
+from observatory.platforms.errors import OperationError, StackNotUpError
 from observatory.platforms.platform import Platform
 from observatory.workspace import Workspace
 
@@ -46,10 +45,10 @@ def required_outputs(platform: Platform, *, show_secrets: bool) -> Mapping[str, 
     """Return the outputs of a stack that is up.
 
     Raises:
-        DeliveryRefusedError: it was never up.
+        StackNotUpError: it was never up.
     """
     if not stack_state.outputs(platform):
-        raise DeliveryRefusedError(f"the stack {platform.workspace.stack!r} is not up: run `observatory up` first")
+        raise StackNotUpError(platform.workspace.stack)
     return stack_state.outputs(platform, show_secrets=show_secrets)
 
 

@@ -11,6 +11,16 @@ class OperationError(ObservatoryError):
     exit_code = WRONG_USAGE
 
 
+class StackNotUpError(OperationError):
+    """The stack was never up, or is down; nothing was changed. Every operation that needs a stack raises it."""
+
+    exit_code = REFUSED
+
+    def __init__(self, stack: str) -> None:
+        option = "" if stack == "local" else f" -e {stack}"
+        super().__init__(f"the stack {stack!r} is not up: run `observatory up{option}` first")
+
+
 class UnsupportedOperationError(OperationError):
     """The stack's platform does not offer the operation; nothing was changed."""
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from observatory.engines import embedded as engine
 from observatory.engines.providers import IN_TREE
-from observatory.platforms.errors import OperationError
+from observatory.engines.stack_settings import read_passphrase
+from observatory.platforms.errors import OperationError, StackNotUpError
 from observatory.platforms.platform import Platform
 from observatory.workspace import Workspace
 
@@ -30,7 +31,7 @@ def engine_options(platform: Platform) -> engine.StackOptions:
         OperationError: there is no passphrase.
     """
     try:
-        passphrase = platform.workspace.passphrase_file.read_text()
+        passphrase = read_passphrase(platform.workspace.passphrase_file)
     except FileNotFoundError:
         raise missing_passphrase(platform.workspace) from None
     return replace(_options(platform.workspace, passphrase), plugins=platform.needs_plugins)
@@ -39,7 +40,7 @@ def engine_options(platform: Platform) -> engine.StackOptions:
 def missing_passphrase(workspace: Workspace) -> OperationError:
     """Return the error of a stack whose passphrase file is missing."""
     if not engine.exists(state_options(workspace)):
-        return OperationError(f"the stack {workspace.stack!r} does not exist: run `observatory up` to create it")
+        return StackNotUpError(workspace.stack)
     return OperationError(
         f"{workspace.passphrase_file} is missing, and only it decrypts the secrets in the stack's state: restore the "
         "file from a copy, or remove the stack with all its data with `observatory down`"
@@ -70,5 +71,6 @@ def _options(workspace: Workspace, passphrase: str) -> engine.StackOptions:
         stack=workspace.stack,
         backend=workspace.backend,
         passphrase=passphrase,
+        passphrase_file=workspace.passphrase_file,
         packages=IN_TREE,
     )

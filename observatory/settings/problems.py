@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel
 
 from observatory.settings.aws import AwsSettings
+from observatory.settings.expectations import expectation
 from observatory.settings.local import LocalSettings
 
 PROJECT = "llm-observatory"
@@ -30,16 +31,16 @@ def describe(platform: str, problem: Any, file: str, lines: Mapping[str, int], s
     """Return the line for one error of pydantic; `secret` has the keys of values that were stored as secrets."""
     location: _Location = problem["loc"]
     key = ".".join(str(part) for part in location)
-    expected = problem["msg"].removeprefix("Value error, ")
+    expected = expectation(problem)
     where = place(_mentioned(expected, key, lines), file, lines)
     name = f"{PROJECT}:{key}: " if key else ""
     if problem["type"] == "extra_forbidden":
         return f"{where}: {name}{_unknown(platform, location)}"
-    if problem["type"] == "missing":
-        return f"{where}: {name}is required and not set"
     if problem["type"] in ("model_type", "model_attributes_type"):
-        expected = "Expected a group of settings"
-    given = "" if problem["type"] == "value_error" else f" (given: {_shown(problem['input'], key, secret)})"
+        expected = "expected a group of settings"
+    given = (
+        "" if problem["type"] in ("value_error", "missing") else f" (given: {_shown(problem['input'], key, secret)})"
+    )
     return f"{where}: {name}{expected[0].lower()}{expected[1:]}{given}"
 
 

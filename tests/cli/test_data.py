@@ -12,7 +12,7 @@ from tests.support.checkout import Checkout
         (["--from", "production", "--fraction", "0"], 2, "0 is out of range"),
         (["--from", "production", "--fraction", "much"], 2, "--fraction"),
         (["--from", "local", "--to", "production"], 3, "never goes into production"),
-        (["--from", "production"], 2, "the stack 'local' has no database yet: run `observatory up` first"),
+        (["--from", "production"], 3, "the stack 'local' is not up: run `observatory up` first"),
         (["--from", "local", "-e", "production", "--to", "dbname=x"], 3, "never goes into production"),
         ([], 2, "--from"),
     ],

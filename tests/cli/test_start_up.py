@@ -20,8 +20,8 @@ ALWAYS_LOADED = ("plan", "retries", "stack_bootstrap")
     ("arguments", "code"),
     [
         (("--help",), 0),
-        (("outputs",), 0),
-        (("status",), 1),
+        (("outputs",), 3),
+        (("status",), 3),
         (("rollback", "--method", "blue-green", "--emergency"), 3),
     ],
 )

@@ -44,7 +44,7 @@ def test_only_keys_of_the_projects_namespace_are_read(tmp_path: Path) -> None:
         ),
         (
             "  llm-observatory:ports:\n    postgres: many\n",
-            "Pulumi.local.yaml:3: llm-observatory:ports.postgres: input should be a valid integer",
+            "Pulumi.local.yaml:3: llm-observatory:ports.postgres: expected a whole number",
         ),
         (
             "  llm-observatory:notifications:\n    slack: { webhook_url: https://hooks.example/secret }\n",
@@ -57,7 +57,7 @@ def test_only_keys_of_the_projects_namespace_are_read(tmp_path: Path) -> None:
             ),
             "llm-observatory:notifications.email: a password requires TLS",
         ),
-        ("  llm-observatory:fleets:\n    size: 0\n", "greater than or equal to 1 (given: 0)"),
+        ("  llm-observatory:fleets:\n    size: 0\n", "expected at least 1 (given: 0)"),
         (
             "  llm-observatory:platform: azure\n",
             "Pulumi.local.yaml:2: llm-observatory:platform: expected one of local, aws (given: 'azure')",
@@ -84,7 +84,7 @@ def test_only_keys_of_the_projects_namespace_are_read(tmp_path: Path) -> None:
         ),
         (
             "  llm-observatory:database:\n    shared_buffers_mb: 9999999\n",
-            "Pulumi.local.yaml:3: llm-observatory:database.shared_buffers_mb: input should be less than or equal to",
+            "Pulumi.local.yaml:3: llm-observatory:database.shared_buffers_mb: expected at most",
         ),
         (
             "  llm-observatory:database:\n    shared_buffers_mb: 8000000\n",
@@ -121,7 +121,7 @@ def test_a_wrong_setting_names_file_line_key_and_expectation(tmp_path: Path, tex
         ("confg:\n  llm-observatory:fleets: {size: 2}\n", "confg: unknown key; expected one of config"),
         ("config:\n  fleets: {size: 1}\n  fleets: {size: 2}\n", "Pulumi.local.yaml:3: fleets: duplicate key"),
         ("config:\n  fleets:\n    size: 1\n    size: 2\n", "Pulumi.local.yaml:4: size: duplicate key"),
-        ("config:\n  llm-observatory:fleets: {size: true}\n", "fleets.size: input should be a valid integer"),
+        ("config:\n  llm-observatory:fleets: {size: true}\n", "fleets.size: expected a whole number"),
         ("config:\n  llm-observatory:fleets: 2\n", "llm-observatory:fleets: expected a group of settings (given: 2)"),
         ("config:\n  1: 2\n", "llm-observatory:1: unknown setting"),
         ("llm-observatory:platform: aws\n", "Pulumi.local.yaml:1: llm-observatory:platform: unknown key"),

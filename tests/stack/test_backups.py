@@ -132,6 +132,6 @@ def _port(stack: Checkout) -> tuple[str, str]:
 
 
 def test_a_backup_of_a_stack_that_is_not_up_is_refused(checkout: Checkout) -> None:
-    assert "`observatory up`" in checkout.run("backup", "create", expect=2).stderr
-    assert "does not exist" in checkout.run("backup", "verify", expect=2).stderr
-    assert "does not exist" in checkout.run("backup", "list", expect=2).stderr
+    assert "`observatory up`" in checkout.run("backup", "create", expect=3).stderr
+    assert "is not up" in checkout.run("backup", "verify", expect=3).stderr
+    assert "is not up" in checkout.run("backup", "list", expect=3).stderr

@@ -155,4 +155,4 @@ def test_the_resource_backs_up_before_pending_migrations_too(stack: Checkout, mi
 
 
 def test_a_stack_that_was_never_up_has_no_database(checkout: Checkout) -> None:
-    assert "`observatory up`" in checkout.run("deploy", "database", expect=2).stderr
+    assert "`observatory up`" in checkout.run("deploy", "database", expect=3).stderr

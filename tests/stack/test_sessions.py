@@ -90,7 +90,7 @@ def test_exec_runs_a_command_with_the_daemons_environment(stack: Checkout) -> No
 
 def test_sessions_need_a_running_stack(fresh: Checkout) -> None:
     for arguments in (("psql",), ("exec", "haproxy", "--", "true"), ("logs", "haproxy")):
-        assert "run `observatory up`" in fresh.run(*arguments, expect=2).stderr
+        assert "run `observatory up`" in fresh.run(*arguments, expect=3).stderr
 
 
 def test_logs_follows_a_log(stack: Checkout) -> None:

@@ -121,4 +121,4 @@ def test_a_missing_instance_is_reported_by_the_check_that_uses_it(stack: Checkou
 
 
 def test_a_stack_that_is_not_up_is_reported(checkout: Checkout) -> None:
-    assert "is not up" in checkout.run("verify", expect=2).stderr
+    assert "is not up" in checkout.run("verify", expect=3).stderr

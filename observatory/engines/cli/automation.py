@@ -21,6 +21,7 @@ from observatory.engines.embedded import (
     Interrupted,
     LockedError,
     OnEvent,
+    PassphraseError,
     ProgramError,
     Result,
     StackOptions,
@@ -30,11 +31,13 @@ from observatory.engines.embedded import (
     exists,
     init,
 )
+from observatory.engines.embedded.secrets import wrong_passphrase
 from observatory.engines.providers.plugin import install, missing_plugins
 
 SALT, _SECURE = "encryptionsalt", "secure:"  # of Pulumi.<stack>.yaml
 IN_URL = str.maketrans({"%": "%25", "?": "%3F", "#": "%23"})
 _INCOMPLETE_HASH = "failed to load checkpoint: EOF"
+_WRONG_KEY = "incorrect passphrase"
 
 
 def find_cli() -> str | None:
@@ -167,7 +170,7 @@ def _run(options: StackOptions, on_event: OnEvent | None, operate: Callable[...,
     except automation.errors.ConcurrentUpdateError as error:
         raise LockedError(_error_lines(str(error))) from error
     except automation.errors.CommandError as error:
-        raise _failure(collector, str(error)) from error
+        raise _failure(options, collector, str(error)) from error
     except Interrupted as error:
         error.result = Result(steps=tuple(collector.steps))
         raise
@@ -178,9 +181,11 @@ def _run(options: StackOptions, on_event: OnEvent | None, operate: Callable[...,
     )
 
 
-def _failure(collector: EventCollector, text: str) -> EngineError:
+def _failure(options: StackOptions, collector: EventCollector, text: str) -> EngineError:
     reason = "\n".join(dict.fromkeys(collector.errors)) or _error_lines(text)
     error: EngineError = ProgramError(reason)
+    if _WRONG_KEY in reason:
+        error = PassphraseError(wrong_passphrase(options.passphrase_file))
     if _INCOMPLETE_HASH in reason:
         error = StateError(
             f"the Pulumi CLI cannot read the state: {reason}. A killed CLI left an incomplete hash of it. The state is "

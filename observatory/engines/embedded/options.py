@@ -22,6 +22,7 @@ class StackOptions:
         stack: The stack's name.
         backend: The directory of the ``file://`` backend; it is created if it is missing.
         passphrase: Protects the stack's secrets.
+        passphrase_file: The file that has the passphrase, for errors; None where the environment has it.
         config_file: The stack's configuration; by default ``Pulumi.<stack>.yaml`` in ``cwd``, if that exists.
         parallel: How many resources are worked on at once.
         packages: Start the provider of each package that this engine has a provider for.
@@ -32,6 +33,7 @@ class StackOptions:
     stack: str
     backend: Path
     passphrase: str = field(repr=False)
+    passphrase_file: Path | None = None
     config_file: Path | None = None
     parallel: int = _DEFAULT_PARALLEL
     packages: Mapping[str, Callable[[], Provider]] = field(default_factory=dict, repr=False)

@@ -111,7 +111,14 @@ def _prepare(  # noqa: PLR0917 - called once
     providers: dict[str, Provider] = {DYNAMIC: DynamicProvider(project.directory, project.name, emit.message)}
     cleanup.callback(_close, providers)
     passphrase = None if offline else options.passphrase
-    snapshot = Snapshot(files, latest, passphrase=passphrase, salt=project.salt, read_only=preview)
+    snapshot = Snapshot(
+        files,
+        latest,
+        passphrase=passphrase,
+        passphrase_file=options.passphrase_file,
+        salt=project.salt,
+        read_only=preview,
+    )
     if kind in _PROGRAM:
         import pulumi.runtime  # noqa: F401, PLC0415 - slow; runs beside the above
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from observatory.engines.embedded.errors import PassphraseError, StateError
@@ -32,12 +33,13 @@ class Crypter:
     Deriving the key takes a quarter of a second, so it starts in a thread when the object is created.
     """
 
-    def __init__(self, passphrase: str | None, salt: str | None = None) -> None:
+    def __init__(self, passphrase: str | None, salt: str | None = None, *, file: Path | None = None) -> None:
         """Start deriving the key.
 
         Args:
             passphrase: The stack's passphrase, or None to decrypt every secret as UNKNOWN.
             salt: ``encryptionsalt`` as Pulumi writes it (``v1:salt:probe``), or None to generate a new one.
+            file: The file that has the passphrase, for errors; None where the environment has it.
 
         Raises:
             StateError: the salt is malformed.
@@ -50,6 +52,7 @@ class Crypter:
                     f"malformed encryption salt {salt!r}, expected v1:SALT:PROBE; restore it from a backup"
                 )
             self._salt, self._probe = match.groups()
+        self._file = file
         self._is_blind, thread = passphrase is None, ThreadPoolExecutor(1)
         if passphrase is not None:
             self._cipher = thread.submit(_cipher, passphrase.encode(), base64.b64decode(self._salt))
@@ -95,14 +98,24 @@ class Crypter:
                 )
             return self._cipher.result().decrypt(base64.b64decode(nonce), base64.b64decode(sealed), None).decode()
         except InvalidTag:
-            raise PassphraseError(
-                "the passphrase is wrong: it does not decrypt this stack's secrets; set PULUMI_CONFIG_PASSPHRASE or "
-                "PULUMI_CONFIG_PASSPHRASE_FILE to the passphrase that the stack was created with"
-            ) from None
+            raise PassphraseError(wrong_passphrase(self._file)) from None
         except ValueError as error:
             raise StateError(
                 f"a secret in the state is damaged: {error}; restore the state from its copy (.bak)"
             ) from error
+
+
+def wrong_passphrase(file: Path | None) -> str:
+    """Return the message of a passphrase that does not decrypt a stack's secrets."""
+    if file is None:
+        return (
+            "the passphrase is wrong: it does not decrypt this stack's secrets; set PULUMI_CONFIG_PASSPHRASE or "
+            "PULUMI_CONFIG_PASSPHRASE_FILE to the passphrase that the stack was created with"
+        )
+    return (
+        f"{file} was changed: it does not have the passphrase that decrypts this stack's secrets. Restore the file "
+        "from a copy. Without a copy, remove the file, then the stack with all its data with `observatory down`"
+    )
 
 
 def _cipher(passphrase: bytes, salt: bytes) -> AESGCM:

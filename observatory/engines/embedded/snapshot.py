@@ -11,6 +11,7 @@ import json
 import threading
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from observatory.engines.embedded.backend import StackFiles, now
@@ -110,6 +111,7 @@ class Snapshot:
         latest: dict[str, Any],
         *,
         passphrase: str | None,
+        passphrase_file: Path | None = None,
         salt: str | None = None,
         read_only: bool = False,
     ) -> None:
@@ -119,6 +121,7 @@ class Snapshot:
             files: The files to write to, unless ``read_only``.
             latest: The deployment read from there, or an empty one.
             passphrase: The stack's passphrase, or None to decrypt every secret as unknown (see Crypter).
+            passphrase_file: The file that has the passphrase, for errors.
             salt: The stack file's ``encryptionsalt`` for new secrets; by default the state's own, or else a new one.
             read_only: Keep changes in memory.
 
@@ -129,8 +132,9 @@ class Snapshot:
         if manager.get("type", "passphrase") != "passphrase":
             raise UnsupportedError(f"the secrets provider {manager['type']!r}")
         old_salt = (manager.get("state") or {}).get("salt")
-        self._reader = Crypter(passphrase, old_salt or salt)
-        self.crypter = Crypter(passphrase, salt) if salt and old_salt and salt != old_salt else self._reader
+        self._reader = self.crypter = Crypter(passphrase, old_salt or salt, file=passphrase_file)
+        if salt and old_salt and salt != old_salt:
+            self.crypter = Crypter(passphrase, salt, file=passphrase_file)
         self._has_file_salt = bool(salt) and (self.crypter is not self._reader or not old_salt)
         self._files, self._latest, self._read_only = files, latest, read_only
         self._lock, self._write_lock = threading.Lock(), threading.Lock()
@@ -145,13 +149,14 @@ class Snapshot:
         Raises:
             PassphraseError: it is wrong, or the stack file's salt belongs to another one.
         """
+        if self.crypter is not self._reader:
+            self._reader.verify()  # first: a passphrase that fits the state is right, and the stack file's salt foreign
         try:
             self.crypter.verify()
         except PassphraseError as error:
             if self._has_file_salt:
                 raise PassphraseError(_FOREIGN_SALT.format(stack=self._files.stack)) from error
             raise
-        self._reader.verify()
 
     @cached_property
     def olds(self) -> list[State]:

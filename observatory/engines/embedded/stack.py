@@ -6,8 +6,10 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from observatory.engines.embedded.backend import StackFiles
 from observatory.engines.embedded.errors import StateError
 from observatory.engines.embedded.events import Emitter, OnEvent
 from observatory.engines.embedded.options import StackOptions, load
@@ -39,7 +41,9 @@ def init(options: StackOptions) -> None:
     project, files = load(options)
     if not files.checkpoint.exists():
         files.back_up()
-        Snapshot(files, {}, passphrase=options.passphrase, salt=project.salt).save()
+        Snapshot(
+            files, {}, passphrase=options.passphrase, passphrase_file=options.passphrase_file, salt=project.salt
+        ).save()
 
 
 def exists(options: StackOptions) -> bool:
@@ -73,14 +77,14 @@ def decrypt_setting(options: StackOptions, ciphertext: str) -> str:
     salt = project.salt or (manager.get("state") or {}).get("salt")
     if salt is None:
         raise StateError("neither the configuration nor the state has an `encryptionsalt`")
-    crypter = _crypter(options.passphrase, salt)
+    crypter = _crypter(options.passphrase, salt, options.passphrase_file)
     crypter.verify()
     return crypter.decrypt(ciphertext)
 
 
 @functools.lru_cache(maxsize=4)  # the key takes a quarter of a second
-def _crypter(passphrase: str, salt: str) -> Crypter:
-    return Crypter(passphrase, salt)
+def _crypter(passphrase: str, salt: str, file: Path | None) -> Crypter:
+    return Crypter(passphrase, salt, file=file)
 
 
 def remove(options: StackOptions) -> None:
@@ -125,7 +129,7 @@ def outputs(options: StackOptions, *, show_secrets: bool = False) -> dict[str, A
     _, files = load(options)
     latest = files.read()
     if show_secrets:
-        states: list[State] = Snapshot(files, latest, passphrase=options.passphrase, read_only=True).olds
+        states = _read_secrets(options, files, latest)
         return next((reveal(state["outputs"]) for state in states if state.type == STACK_TYPE), {})
     return next((mask(raw.get("outputs", {})) for raw in latest.get("resources", []) if raw["type"] == STACK_TYPE), {})
 
@@ -141,9 +145,16 @@ def resources(options: StackOptions, *, show_secrets: bool = False) -> tuple[Res
     _, files = load(options)
     latest = files.read()
     if show_secrets:
-        states: list[State] = Snapshot(files, latest, passphrase=options.passphrase, read_only=True).olds
+        states = _read_secrets(options, files, latest)
         return tuple(_record(state, reveal) for state in states if not state["delete"])
     return tuple(_record(raw, mask) for raw in latest.get("resources", []) if not raw.get("delete"))
+
+
+def _read_secrets(options: StackOptions, files: StackFiles, latest: dict[str, Any]) -> list[State]:
+    """Return the resources of a state with their secrets."""
+    return Snapshot(
+        files, latest, passphrase=options.passphrase, passphrase_file=options.passphrase_file, read_only=True
+    ).olds
 
 
 def _record(raw: dict[str, Any], convert: Callable[[Any], Any]) -> ResourceRecord:

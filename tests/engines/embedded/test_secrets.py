@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,30 @@ def test_a_salt_of_another_passphrase_is_named_and_nothing_is_written(tmp_path: 
     assert not lab.checkpoint.exists()
     remove_unused_salt(lab.options)  # as `observatory up` does
     assert lab.embedded("up").steps
+
+
+def test_a_changed_passphrase_file_is_named(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.program(TWO)
+    lab.embedded("up")
+    file = tmp_path / "passphrase"
+    wrong = replace(lab.options, passphrase="", passphrase_file=file)
+    for operation in (engine.up, engine.preview, engine.destroy, partial(engine.outputs, show_secrets=True)):
+        with pytest.raises(engine.PassphraseError, match=f"^{file} was changed: .* Restore the file from a copy"):
+            operation(wrong)
+    (lab.project / f"Pulumi.{STACK}.yaml").write_text(f"encryptionsalt: {Crypter('a third').salt}\n")
+    with pytest.raises(engine.PassphraseError, match=f"^{file} was changed"):  # not the salt's fault
+        engine.up(wrong)
+
+
+@pytest.mark.cli
+def test_the_cli_names_a_changed_passphrase_file_too(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.program(TWO)
+    lab.embedded("up")
+    file = tmp_path / "passphrase"
+    with pytest.raises(engine.PassphraseError, match=f"^{file} was changed"):
+        automation.preview(replace(lab.options, passphrase="wrong", passphrase_file=file))
 
 
 def test_a_salt_that_decrypts_settings_or_a_state_is_not_removed(tmp_path: Path) -> None:
