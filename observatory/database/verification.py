@@ -221,11 +221,11 @@ def _service_checks(conninfo: str, service_conninfo: str | None, objects: Object
         lambda service: read(service, stored, views),
         passed=f"{len(stored)} tables and aggregates, {len(views)} views",
     )
-    with connect(conninfo, purpose="verify") as owner, translate_errors(describe(conninfo)), marked_rows(owner) as run:
+    with connect(conninfo, purpose="verify") as owner, translate_errors(describe(conninfo)), marked_rows(owner) as rows:
         yield _attempt(
             names[1],
             service_conninfo,
-            lambda service: write_and_read_back(service, run),
+            lambda service: write_and_read_back(service, rows.run),
             passed="a trace, a metric and a log line; removed again",
         )
 

@@ -1,7 +1,9 @@
-"""Reads and writes marked rows with the service's login, to verify that the service can work.
+"""Marked rows and keys, which verify that a service can work, and of which nothing remains.
 
-The rows have the provider `observatory.verification`, so they form a separate group in every aggregate, and no price,
-so they do not change costs. They are removed at once; the rows of a killed run are removed by a later run.
+The rows have the provider `observatory.verification`, or `observatory.probe` during a bake. So they form a separate
+group in every aggregate, and they have no price, so they do not change costs. They are removed at once, before an
+aggregate is refreshed with them, since a refresh leaves out the newest minute. A later run removes the rows and keys of
+a killed run.
 """
 
 from __future__ import annotations
@@ -9,12 +11,24 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import LiteralString
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Literal, LiteralString
 
 import psycopg
 from psycopg import sql
 
-MARK = "observatory.verification"
+from observatory.database.roles.api_keys import insert_key, key_digest, new_key
+
+Mark = Literal["observatory.verification", "observatory.probe"]
+Table = Literal["llm_traces", "llm_metrics", "llm_logs"]
+
+MARK: Mark = "observatory.verification"
+PROBE_MARK: Mark = "observatory.probe"
+KEY_REQUESTS_PER_MINUTE = 1_000_000
+# A run takes less time: what is older belongs to a killed run, and its keys have expired.
+LONGEST_RUN: dict[Mark, timedelta] = {MARK: timedelta(minutes=10), PROBE_MARK: timedelta(minutes=1)}
+COSTS = "cost_analysis_hourly"
 
 _WRITE: tuple[LiteralString, ...] = (
     """
@@ -31,37 +45,120 @@ _WRITE: tuple[LiteralString, ...] = (
     """,
 )
 _READ_BACK: LiteralString = "SELECT count(*) FROM llm_traces WHERE trace_id = %(id)s"
-# Removes the rows of this run and of killed runs, but not of a run that is in progress. The conditions use indexes and
-# the columns by which compressed chunks are segmented.
-_REMOVE: tuple[LiteralString, ...] = (
+# The conditions use indexes and the columns by which compressed chunks are segmented; the own rows are of this day.
+_RUN: dict[Table, LiteralString] = {
+    "llm_traces": """
+        provider = %(mark)s AND model = %(mark)s AND ts > now() - INTERVAL '1 day'
+        AND (trace_id = %(id)s OR environment = %(id)s)
+    """,
+    "llm_metrics": """
+        metric_name = %(mark)s AND provider = %(mark)s AND model = %(mark)s AND ts > now() - INTERVAL '1 day'
+        AND user_id = %(id)s
+    """,
+    "llm_logs": "provider = %(mark)s AND log_level = 'DEBUG' AND ts > now() - INTERVAL '1 day' AND trace_id = %(id)s",
+}
+# Rows and keys of killed runs, but not those of a run that is in progress.
+_REMOVE_OLD: tuple[LiteralString, ...] = (
     """
-    DELETE FROM llm_traces WHERE provider = %(mark)s AND model = %(mark)s
-        AND (trace_id = %(id)s OR ts < now() - INTERVAL '10 minutes')
+    DELETE FROM llm_traces WHERE provider = %(mark)s AND model = %(mark)s AND ts < now() - %(longest)s
     """,
     """
     DELETE FROM llm_metrics WHERE metric_name = %(mark)s AND provider = %(mark)s AND model = %(mark)s
-        AND (user_id = %(id)s OR ts < now() - INTERVAL '10 minutes')
+        AND ts < now() - %(longest)s
     """,
     """
-    DELETE FROM llm_logs WHERE provider = %(mark)s AND log_level = 'DEBUG'
-        AND (trace_id = %(id)s OR ts < now() - INTERVAL '10 minutes')
+    DELETE FROM llm_logs WHERE provider = %(mark)s AND log_level = 'DEBUG' AND ts < now() - %(longest)s
     """,
+    "DELETE FROM api_keys WHERE name = %(mark)s AND expires_at < now()",
+)
+_REMOVE: tuple[LiteralString, ...] = (
+    *(f"DELETE FROM {table} WHERE {condition}" for table, condition in _RUN.items()),  # noqa: S608 - constants
+    "DELETE FROM api_keys WHERE name = %(mark)s AND key_hash = ANY (%(keys)s)",
+)
+_SPANS: LiteralString = (
+    f"SELECT span_id, input_text FROM llm_traces WHERE {_RUN['llm_traces']} AND trace_id = %(trace)s"  # noqa: S608
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class MarkedRows:
+    """The rows and keys of one run, as the role that owns the tables finds them.
+
+    Attributes:
+        owner: a connection as this role.
+        mark: provider of the rows and name of the keys.
+        run: `environment` or `trace_id` of the run's traces, `user_id` of its metrics and `trace_id` of its log lines.
+        now: the database's time at the start of the run.
+    """
+
+    owner: psycopg.Connection
+    mark: Mark
+    run: str
+    now: datetime
+    _keys: list[str] = field(default_factory=list, init=False, repr=False)
+
+    def add_key(self, *scopes: Literal["read", "write"]) -> str:
+        """Return a new key with these scopes; it expires in minutes, and the end of the run removes it."""
+        key = new_key()
+        self._keys.append(key)
+        insert_key(
+            self.owner,
+            key,
+            name=self.mark,
+            scopes=scopes,
+            rate_limit_rpm=KEY_REQUESTS_PER_MINUTE,
+            expires_at=self.now + LONGEST_RUN[self.mark],
+        )
+        return key
+
+    def spans(self, trace_id: str) -> dict[str, str | None]:
+        """Return the text of each stored span of a trace of this run, by its id."""
+        found = self.owner.execute(_SPANS, {**self._names, "trace": trace_id}).fetchall()
+        return dict(found)
+
+    def count(self, table: Table) -> int:
+        """Return the number of this run's rows in a table."""
+        query: LiteralString = f"SELECT count(*) FROM {table} WHERE {_RUN[table]}"  # noqa: S608 - constants
+        return int((self.owner.execute(query, self._names).fetchone() or (0,))[0])
+
+    @property
+    def has_costs(self) -> bool:
+        """Whether the schema has the aggregate of costs."""
+        return self.owner.execute("SELECT to_regclass(%s) IS NOT NULL", [COSTS]).fetchone() == (True,)
+
+    def remove(self) -> None:
+        """Remove the rows and keys of this run."""
+        for statement in _REMOVE:
+            self.owner.execute(statement, {**self._names, "keys": [key_digest(key) for key in self._keys]})
+
+    def remove_old(self) -> None:
+        """Remove the rows and keys of killed runs with any mark."""
+        for mark, longest in LONGEST_RUN.items():
+            for statement in _REMOVE_OLD:
+                self.owner.execute(statement, {"mark": mark, "longest": longest})
+
+    @property
+    def _names(self) -> dict[str, str]:
+        return {"mark": self.mark, "id": self.run}
+
+
 @contextlib.contextmanager
-def marked_rows(owner: psycopg.Connection) -> Iterator[str]:
-    """Yield an id for the rows of one run. The end of the block removes them, and the rows of killed runs.
+def marked_rows(owner: psycopg.Connection, *, mark: Mark = MARK, clean: bool = True) -> Iterator[MarkedRows]:
+    """Yield the rows of one run. The end of the block removes them.
 
     Args:
         owner: a connection as the role that owns the tables, which must exist.
+        mark: provider of the rows.
+        clean: remove what killed runs have left, too.
     """
-    run = f"{MARK}.{uuid.uuid4()}"
+    [now] = owner.execute("SELECT now()").fetchone() or (None,)
+    rows = MarkedRows(owner=owner, mark=mark, run=f"{mark}.{uuid.uuid4()}", now=now)
     try:
-        yield run
+        yield rows
     finally:
-        for statement in _REMOVE:
-            owner.execute(statement, {"id": run, "mark": MARK})
+        rows.remove()
+        if clean:
+            rows.remove_old()
 
 
 def write_and_read_back(service: psycopg.Connection, run: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from observatory.delivery.approvals import Approval
 from observatory.delivery.releases import Manifest
@@ -15,6 +15,8 @@ from observatory.errors import ObservatoryError
 from observatory.settings import FleetName
 from observatory.settings.gate_limits import GateLimits
 from observatory.waiting import Clock
+
+PROBE_SECONDS = 2.5  # of the probes of one evaluation
 
 
 class BalancerError(ObservatoryError):
@@ -190,6 +192,56 @@ class Metrics(Protocol):
         """Send synthetic requests to a fleet that has too few requests for a verdict."""
 
 
+ProbeKind = Literal["unanswered", "error", "refused", "not stored", "not returned", "not shared", "key accepted"]
+CERTAIN: frozenset[ProbeKind] = frozenset({"not stored", "not returned", "not shared", "key accepted"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeFailure:
+    """What a version did wrong with a probe while the other fleet did the same right.
+
+    Attributes:
+        kind: `unanswered` within its time; `error`, a 5xx; `refused`, another wrong answer, such as 401 to a valid key;
+            `not stored`, a 201 whose rows the database does not have; `not returned`, rows of the database that a read
+            does not return; `not shared`, rows that only one of the fleets returns; `key accepted`, a random one.
+        reason: one sentence with the request, the answer, and what the database has.
+    """
+
+    kind: ProbeKind
+    reason: str
+
+    @property
+    def certain(self) -> bool:
+        """Whether neither load nor an ill dependency can be the cause: the database was compared with the answer."""
+        return self.kind in CERTAIN
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """The result of the probes of one evaluation.
+
+    Attributes:
+        attempts: checks of the new version that have a result; `failures` are among them.
+        failures: the checks that failed.
+        unknown: why this evaluation has no result, for example `the database does not answer`. Then the other two are
+            empty: an ill database or other fleet is never blamed on the version.
+    """
+
+    attempts: int = 0
+    failures: tuple[ProbeFailure, ...] = ()
+    unknown: str | None = None
+
+
+class Probes(Protocol):
+    """Synthetic writes and reads through a fleet during a bake, compared with the database and the other fleet."""
+
+    def probe(self, fleet: FleetName, instances: Collection[str] | None = None, *, version: str) -> ProbeResult:
+        """Write through a fleet, or through some of its instances, and read back; remove what was written.
+
+        Never raises and returns within `PROBE_SECONDS`, whatever hangs.
+        """
+
+
 class Silences(Protocol):
     """Silences of alerts during a deployment. Never raises: a failure is recorded in the journal."""
 
@@ -221,6 +273,7 @@ class Environment:
         journal: for every event.
         trial: pre-deployment tests; None on a platform without them.
         instances: for rolling updates; None on a platform without them.
+        probes: of the new version during a bake; None on a platform without them.
         limits: of the gates.
     """
 
@@ -233,4 +286,5 @@ class Environment:
     journal: Journal
     trial: Trial | None = None
     instances: Instances | None = None
+    probes: Probes | None = None
     limits: GateLimits = field(default_factory=GateLimits)

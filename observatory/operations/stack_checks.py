@@ -202,8 +202,8 @@ class StackChecks:
     def _marked_rows(self) -> Iterator[str]:
         from observatory.database.verification_rows import marked_rows  # noqa: PLC0415 - psycopg only where it is used
 
-        with self._owner() as connection, marked_rows(connection) as run:
-            yield run
+        with self._owner() as connection, marked_rows(connection) as rows:
+            yield rows.run
 
 
 def monitoring_client(workspace: Workspace, url: str) -> httpx.Client:

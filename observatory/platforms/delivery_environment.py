@@ -12,6 +12,7 @@ from observatory.platforms.clock import SystemClock
 from observatory.platforms.monitoring_files import monitoring_files
 from observatory.platforms.platform import EngineChoice, Platform
 from observatory.platforms.preview import Preview
+from observatory.platforms.probes import FleetProbes
 from observatory.platforms.prometheus import PrometheusMetrics
 
 
@@ -54,6 +55,11 @@ def delivery_environment(
         journal=journal,
         trial=parts.trial,
         instances=parts.instances,
+        probes=FleetProbes(
+            preview_url=outputs["preview_url"],
+            database=lambda: platform.administrator(outputs),
+            instance_url=parts.instance_url,
+        ),
         limits=platform.settings.delivery.gates,
     )
 
@@ -64,5 +70,5 @@ def _marked_rows(conninfo: str) -> Iterator[str]:
     from observatory.database import connect  # noqa: PLC0415 - psycopg only where it is used
     from observatory.database.verification_rows import marked_rows  # noqa: PLC0415
 
-    with connect(conninfo, purpose="verify a fleet") as connection, marked_rows(connection) as run:
-        yield run
+    with connect(conninfo, purpose="verify a fleet") as connection, marked_rows(connection) as rows:
+        yield rows.run

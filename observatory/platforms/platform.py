@@ -16,7 +16,7 @@ from observatory.delivery.environment import Approvals, Balancer, Hosts, Instanc
 from observatory.documents.rollout import RolloutDocument
 from observatory.platforms.errors import UnsupportedOperationError
 from observatory.progress import Reporter
-from observatory.settings import StackSettings
+from observatory.settings import FleetName, StackSettings
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -106,13 +106,15 @@ class DaemonStatus:
 class FleetParts:
     """The parts of a delivery's environment that differ from platform to platform.
 
-    `trial` and `instances` are None where the platform has no trial and no rolling update.
+    `trial` and `instances` are None where the platform has no trial and no rolling update, `instance_url` where no
+    instance has its own URL.
     """
 
     balancer: Balancer
     hosts: Hosts
     trial: Trial | None = None
     instances: Instances | None = None
+    instance_url: Callable[[FleetName, str], str] | None = None
 
 
 class Platform(Protocol):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+import psycopg
 from psycopg.rows import class_row
 
 from observatory.database.connection import connect
@@ -93,11 +94,38 @@ def create_api_key(
         StatementFailedError: PostgreSQL rejected the statement, for example because migration 001 is not applied.
         UnreachableError: the connection failed.
     """
-    key = key or KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
-    values = [_digest(key), key[:SHOWN_CHARACTERS], name, list(scopes), rate_limit_rpm, expires_at]
+    key = key or new_key()
     with connect(conninfo, purpose="api-keys") as connection, translate_errors(f'API key "{name}"'):
-        connection.execute(_INSERT, values)
+        insert_key(connection, key, name=name, scopes=scopes, rate_limit_rpm=rate_limit_rpm, expires_at=expires_at)
     return key
+
+
+def new_key() -> str:
+    """Return a random key, which no database has yet."""
+    return KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
+
+
+def insert_key(
+    connection: psycopg.Connection,
+    key: str,
+    *,
+    name: str,
+    scopes: Sequence[str],
+    rate_limit_rpm: int,
+    expires_at: datetime | None,
+) -> None:
+    """Store a key by its digest, unless the database has it.
+
+    Raises:
+        psycopg.Error: PostgreSQL rejected the statement.
+    """
+    values = [key_digest(key), key[:SHOWN_CHARACTERS], name, list(scopes), rate_limit_rpm, expires_at]
+    connection.execute(_INSERT, values)
+
+
+def key_digest(key: str) -> str:
+    """Return what the database stores instead of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def api_key_is_active(conninfo: str, *, key: str) -> bool:
@@ -108,7 +136,7 @@ def api_key_is_active(conninfo: str, *, key: str) -> bool:
         UnreachableError: the connection failed.
     """
     with connect(conninfo, purpose="api-keys") as connection, translate_errors("look-up of an API key"):
-        return connection.execute(_ACTIVE, [_digest(key)]).fetchone() is not None
+        return connection.execute(_ACTIVE, [key_digest(key)]).fetchone() is not None
 
 
 def revoke_api_key(conninfo: str, *, key: str) -> bool:
@@ -123,7 +151,7 @@ def revoke_api_key(conninfo: str, *, key: str) -> bool:
     """
     with connect(conninfo, purpose="api-keys") as connection, translate_errors("revocation of an API key"):
         update = "UPDATE api_keys SET is_active = false WHERE key_hash = %s"
-        return connection.execute(update, [_digest(key)]).rowcount > 0
+        return connection.execute(update, [key_digest(key)]).rowcount > 0
 
 
 def list_api_keys(conninfo: str, *, key: str | None = None) -> list[StoredKey]:
@@ -138,7 +166,7 @@ def list_api_keys(conninfo: str, *, key: str | None = None) -> list[StoredKey]:
         UnreachableError: the connection failed.
     """
     chosen = "" if key is None else " WHERE id::text = %(key)s OR key_prefix = %(key)s OR key_hash = %(hash)s"
-    values = {"key": key, "hash": _digest(key or "")}
+    values = {"key": key, "hash": key_digest(key or "")}
     with connect(conninfo, purpose="api-keys") as connection, translate_errors("list of API keys"):
         cursor = connection.cursor(row_factory=class_row(StoredKey))
         return cursor.execute(f"{_STORED}{chosen} ORDER BY created_at DESC, id".encode(), values).fetchall()
@@ -153,7 +181,3 @@ def revoke_api_key_by_id(conninfo: str, *, id_: str) -> None:
     """
     with connect(conninfo, purpose="api-keys") as connection, translate_errors("revocation of an API key"):
         connection.execute("UPDATE api_keys SET is_active = false WHERE id::text = %s", [id_])
-
-
-def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()

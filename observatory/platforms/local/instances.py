@@ -109,8 +109,12 @@ class LocalInstances:
         """
         state = self.hosts.state(fleet)
         for name in instances:
-            direct = replace(self.hosts.preview, url=f"http://127.0.0.1:{self._ports(fleet)[name]}")
+            direct = replace(self.hosts.preview, url=self.url(fleet, name))
             direct.verify(fleet, state.release(name).version)
+
+    def url(self, fleet: FleetName, instance: str) -> str:
+        """Return the URL of an instance, which bypasses the balancer."""
+        return f"http://127.0.0.1:{self._ports(fleet)[instance]}"
 
     def ready(self, fleet: FleetName, instances: Collection[str]) -> bool:
         """Return whether every one of these instances is ready."""

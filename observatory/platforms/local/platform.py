@@ -123,7 +123,13 @@ class LocalPlatform:
             marked_rows=preview.marked_rows,
         )
         instances = LocalInstances(hosts=hosts, sandbox=sandbox, drain_seconds=self.settings.fleets.drain_seconds)
-        return FleetParts(balancer=HaproxyBalancer(sandbox), hosts=hosts, trial=trial, instances=instances)
+        return FleetParts(
+            balancer=HaproxyBalancer(sandbox),
+            hosts=hosts,
+            trial=trial,
+            instances=instances,
+            instance_url=instances.url,
+        )
 
     def _without_applied_schema(self, plan: Result) -> Result:
         """Drop the step on the schema where the migrations are applied: `deploy database` does not change the state."""

@@ -1,0 +1,67 @@
+"""The marked items that verifications and probes write.
+
+`observatory.database.verification_rows` finds and removes them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import httpx
+
+TOKENS = 1  # of each span; its costs are 0
+
+
+def spans(*, mark: str, run: str, trace_id: str, now: datetime, texts: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return a trace with one span for each text, by its id.
+
+    Args:
+        mark: provider and model.
+        run: value of `environment`.
+        trace_id: of all spans.
+        now: of all spans.
+        texts: the prompt of each span.
+    """
+    same = {
+        "ts": now.isoformat(),
+        "trace_id": trace_id,
+        "span_name": "smoke",
+        "provider": mark,
+        "model": mark,
+        "input_type": "text",
+        "total_tokens": TOKENS,
+        "total_cost_usd": 0.0,
+        "duration_ms": 1,
+        "status_code": "OK",
+        "environment": run,
+    }
+    return [{**same, "span_id": span_id, "input_text": text} for span_id, text in texts.items()]
+
+
+def measurement(*, mark: str, run: str, now: datetime) -> dict[str, Any]:
+    """Return a metric."""
+    labels = {"provider": mark, "model": mark, "user_id": run}
+    return {"ts": now.isoformat(), "metric_name": mark, "metric_type": "gauge", **labels, "value": 0.0}
+
+
+def line(*, mark: str, run: str, now: datetime, message: str) -> dict[str, Any]:
+    """Return a log line."""
+    return {"ts": now.isoformat(), "trace_id": run, "log_level": "DEBUG", "message": message, "provider": mark}
+
+
+def texts_of(answer: httpx.Response, trace_id: str) -> dict[str, str]:
+    """Return the prompt of each span of a trace in a list, by its id; none where the answer is not a list of spans."""
+    try:
+        items = answer.json()["items"]
+        return {item["span_id"]: item["input_text"] for item in items if item["trace_id"] == trace_id}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def random_key() -> str:
+    """Return a key that no database has: a service must refuse it, whatever keys it has seen before."""
+    return f"obs_{secrets.token_urlsafe(32)}"
