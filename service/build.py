@@ -70,6 +70,7 @@ class Manifest:
         sha256: digest of the tarball, in hexadecimal.
         schema_min: lowest migration version that the service works with.
         schema_max: highest migration version that the service works with.
+        metrics: names of the metrics that every instance has.
         python: interpreter that the dependencies are compiled for.
         platform: operating system and architecture.
         inputs: digest of all inputs of the build; the next build compares it to detect an up-to-date artifact.
@@ -81,6 +82,7 @@ class Manifest:
     sha256: str
     schema_min: int
     schema_max: int
+    metrics: list[str]
     python: str
     platform: str
     inputs: str
@@ -163,6 +165,7 @@ def _build_in(work: Path, version: str, architecture: str, inputs: str, target: 
         sha256=_sha256(tarball),
         schema_min=release["schema_min"],
         schema_max=release["schema_max"],
+        metrics=release["metrics"],
         python=PYTHON,
         platform=f"linux-{architecture}",
         inputs=inputs,

@@ -36,7 +36,7 @@ from observatory.settings import FleetName, LocalSettings
 class FleetArgs:
     """A fleet's state from the rollout document, and the resources that its instances depend on.
 
-    `artifact` returns the path of a version's artifact.
+    `artifact` returns the path of a version's artifact, `start_seconds` the start limit of its manifest, if it has one.
     """
 
     settings: LocalSettings
@@ -44,6 +44,7 @@ class FleetArgs:
     name: FleetName
     state: FleetState
     artifact: Callable[[str], Path]
+    start_seconds: Callable[[str], int | None]
     database_login: pulumi.Input[str]
     cache_password: pulumi.Input[str]
     after: tuple[pulumi.Resource, ...]
@@ -88,6 +89,7 @@ class Fleet(pulumi.ComponentResource):
             index=index,
             version=release.version,
             sha256=release.sha256,
+            start_seconds=args.start_seconds(release.version),
         )
         return Daemon(
             name,

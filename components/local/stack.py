@@ -133,6 +133,7 @@ def _fleet(
             name=name,
             state=args.rollout.fleet(name),
             artifact=args.releases.artifact,
+            start_seconds=args.releases.start_seconds,
             database_login=database.login,
             cache_password=cache.password,
             after=(schema, *database.pooled, *cache.ready),

@@ -22,9 +22,15 @@ from observatory.errors import REFUSED, ObservatoryError
 from observatory.files.atomic import remove_abandoned, replacing, write_file
 from observatory.files.locks import exclusive
 from observatory.security.signatures import Signature, SignatureError, sign, signer
+from observatory.settings import MAX_START_SECONDS
 
 PUBLIC = 0o644  # mode of a manifest
 SIGNED = ("name", "version", "sha256", "schema_min", "schema_max")
+OPTIONAL = ("start_seconds", "metrics")  # signed where a manifest has them, so older manifests stay valid
+MAX_METRICS = 200
+
+
+MetricName = Annotated[str, Field(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]{0,127}$")]
 
 
 class ReleaseError(ObservatoryError):
@@ -48,6 +54,8 @@ class Manifest(BaseModel):
         sha256: of the artifact.
         schema_min: first schema version that it works with.
         schema_max: last schema version that it works with.
+        start_seconds: until an instance must be ready; None is the setting `delivery.start_seconds`.
+        metrics: names of the metrics that it exports; None is not known. A histogram has the name without `_bucket`.
         signature: of the other fields.
     """
 
@@ -58,15 +66,19 @@ class Manifest(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     schema_min: Annotated[int, Field(ge=0)]
     schema_max: Annotated[int, Field(ge=0)]
+    start_seconds: Annotated[int, Field(ge=1, le=MAX_START_SECONDS)] | None = None
+    metrics: Annotated[tuple[MetricName, ...], Field(max_length=MAX_METRICS)] | None = None
     signature: Signature | None = None
 
     @property
     def payload(self) -> bytes:
-        """What a signature covers: the fields `SIGNED` as JSON in the canonical form of RFC 8785.
+        """What a signature covers: the fields `SIGNED` and those of `OPTIONAL` that it has, as JSON.
 
-        For ASCII strings and integers that is Python's JSON with sorted keys and no spaces.
+        The form is the canonical one of RFC 8785. For ASCII strings and integers that is Python's JSON with sorted keys
+        and no spaces.
         """
-        return json.dumps(self.model_dump(include=set(SIGNED)), sort_keys=True, separators=(",", ":")).encode()
+        signed = self.model_dump(mode="json", include={*SIGNED, *OPTIONAL}, exclude_none=True)
+        return json.dumps(signed, sort_keys=True, separators=(",", ":")).encode()
 
     def signed_by(self, trusted: Mapping[str, str]) -> str:
         """Return the name of the trusted key that signed this.
@@ -125,6 +137,10 @@ class ReleaseStore:
                 f"release {version} is not in the store (stored: {stored}): run `observatory release add` first"
             )
         return read_manifest(file)
+
+    def start_seconds(self, version: str) -> int | None:
+        """Return the start limit of a version's manifest; None without one, and if the version is not stored."""
+        return self.manifest(version).start_seconds if version in self.versions() else None
 
     def versions(self) -> tuple[str, ...]:
         """Return the stored versions."""

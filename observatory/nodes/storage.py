@@ -11,7 +11,7 @@ from observatory.settings import FleetName, StackSettings
 LAME_DUCK_SECONDS = 3  # the balancer checks each second and marks an instance down at the second failure
 WATCHDOG_SECONDS = 30  # without a watchdog notification, after which systemd restarts the service
 TRIAL = "storage-trial"  # the instance of a pre-deployment test
-TRIAL_SECONDS = 300  # after which it exits if the command that removes it was killed
+TRIAL_SECONDS = 300  # after its start, when it exits if the command that removes it was killed
 SHA256_PREFIX = 12  # digits of the digest in a release's directory name: enough to tell rebuilt artifacts apart
 
 
@@ -79,10 +79,14 @@ def storage(
     index: int,
     version: str,
     sha256: str,
+    start_seconds: int | None = None,
     database: str = LOOPBACK.address,
     cache_url: str | None = None,
 ) -> Unit:
-    """Return instance `index` (from 1) of a fleet, running one release; `database` is the address of its pooler."""
+    """Return instance `index` (from 1) of a fleet, running one release; `database` is the address of its pooler.
+
+    `start_seconds` is the start limit of the release's manifest, None if it has none.
+    """
     name = instance_name(fleet, index)
     port = getattr(settings.ports, fleet) + index - 1
     return Unit(
@@ -107,6 +111,7 @@ def storage(
         priority=30,
         ports={f"ports.{fleet}": port},
         stop_seconds=LAME_DUCK_SECONDS + settings.fleets.drain_seconds + 5,
+        settle_seconds=start_seconds or settings.delivery.start_seconds,
     )
 
 
@@ -129,19 +134,28 @@ def fleet_machine_storage(
     return unit.model_copy(update={"name": "storage", "command": (program,), "watchdog_seconds": WATCHDOG_SECONDS})
 
 
-def trial(settings: StackSettings, paths: Paths, *, fleet: FleetName, version: str, sha256: str) -> Unit:
+def trial(
+    settings: StackSettings,
+    paths: Paths,
+    *,
+    fleet: FleetName,
+    version: str,
+    sha256: str,
+    start_seconds: int | None = None,
+) -> Unit:
     """Return an instance for pre-deployment tests: as the first of a fleet, on a port that no balancer forwards to.
 
-    It has that instance's login, stops without a lame-duck time, and exits after `TRIAL_SECONDS` at the latest.
+    It has that instance's login, stops without a lame-duck time, and exits `TRIAL_SECONDS` after its start limit at the
+    latest.
     """
-    unit = storage(settings, paths, fleet=fleet, index=1, version=version, sha256=sha256)
+    unit = storage(settings, paths, fleet=fleet, index=1, version=version, sha256=sha256, start_seconds=start_seconds)
     port = settings.ports.trial
     program = launcher(trial_directory(paths, version, sha256))
     listening = {"STORAGE_LISTEN": f"{LOOPBACK.listen}:{port}", "STORAGE_LAME_DUCK_SECONDS": "0"}
     return unit.model_copy(
         update={
             "name": TRIAL,
-            "command": ("/usr/bin/timeout", "--kill-after=10", str(TRIAL_SECONDS), program),
+            "command": ("/usr/bin/timeout", "--kill-after=10", str(TRIAL_SECONDS + unit.settle_seconds), program),
             "environment": {**unit.environment, **listening},
             "ready": HttpReady(port=port, path="/health/ready"),
             "ports": {"ports.trial": port},

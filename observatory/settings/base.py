@@ -35,6 +35,7 @@ def _checked_cron(text: str) -> str:
 CronText = Annotated[str, AfterValidator(_checked_cron)]
 
 
+MAX_START_SECONDS = 600
 MAX_SHARED_BUFFERS_MB = 8_388_607  # PostgreSQL's limit: 1,073,741,823 pages of 8 KiB
 POOLER_CLIENTS = 1000  # pgBouncer's max_client_conn
 OTHER_CONNECTIONS = 10  # of PostgreSQL beside a pool: superusers, Patroni, exporters, a migration
@@ -179,6 +180,7 @@ class Delivery(Settings):
     """How versions are deployed.
 
     Attributes:
+        start_seconds: until an instance must be ready after its start, unless the manifest of its release has a limit.
         bake_seconds: how long gates evaluate each step.
         canary_steps: traffic weights of a canary, in percent.
         gates: limits of the gates.
@@ -191,6 +193,7 @@ class Delivery(Settings):
         trusted_approvers: Ed25519 public keys of the people who may approve, by their user names.
     """
 
+    start_seconds: Annotated[int, Field(ge=1, le=MAX_START_SECONDS)] = 30
     bake_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60
     canary_steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (5, 25, 50, 100)
     gates: GateLimits = GateLimits()

@@ -35,7 +35,7 @@ def main() -> int:
         return _fail(str(error), EXIT_USAGE)
     if arguments.check:
         create_app(settings, lifecycle=Lifecycle())
-        sys.stdout.write(f"{RELEASE.model_dump_json()}\n")
+        sys.stdout.write(f"{RELEASE.model_dump_json(exclude={'metrics'})}\n")
         return 0
     try:
         listener = _listen(settings.listen)

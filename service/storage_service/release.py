@@ -16,6 +16,7 @@ class Release(BaseModel):
         version: `vMAJOR.MINOR.PATCH[-pre]`.
         schema_min: lowest migration version that the service supports.
         schema_max: newest migration that the service was built for; later ones may only add to the schema (expand).
+        metrics: names of the metrics that every instance has from its start, for the manifest.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -24,6 +25,7 @@ class Release(BaseModel):
     version: str
     schema_min: int
     schema_max: int
+    metrics: tuple[str, ...]
 
 
 RELEASE = Release.model_validate_json((files(__package__) / "release.json").read_bytes())

@@ -52,6 +52,28 @@ def test_the_signature_covers_the_canonical_form_of_the_signed_fields(store: Rel
     assert store.manifest("v0.1.0").payload == f"{{{said}}}".encode()
 
 
+def test_the_signature_covers_the_optional_fields_that_a_manifest_has(store: ReleaseStore, tmp_path: Path) -> None:
+    artifact, manifest = release(tmp_path, key=None)
+    alter(manifest, start_seconds=90, metrics=["storage_service_info", "go_goroutines"])
+    sign_release(artifact, manifest, KEY)
+    stored = store.add(artifact, manifest, TRUSTED)
+    assert (stored.start_seconds, stored.metrics) == (90, ("storage_service_info", "go_goroutines"))
+    assert b'"metrics":["storage_service_info","go_goroutines"],"name":' in stored.payload
+    assert b'"start_seconds":90' in stored.payload
+    assert (store.start_seconds("v0.1.0"), store.start_seconds("v0.9.9")) == (90, None)
+    alter(manifest, start_seconds=600)
+    with pytest.raises(ReleaseRefusedError, match="was changed"):
+        store.add(artifact, manifest, TRUSTED)
+
+
+@pytest.mark.parametrize("field", [{"start_seconds": 0}, {"start_seconds": 601}, {"metrics": ["not a name"]}])
+def test_an_invalid_optional_field_is_named(tmp_path: Path, field: dict[str, object]) -> None:
+    artifact, manifest = release(tmp_path, key=None)
+    alter(manifest, **field)
+    with pytest.raises(ReleaseError, match=next(iter(field))):
+        sign_release(artifact, manifest, KEY)
+
+
 def test_an_artifact_that_differs_from_its_manifest_is_neither_signed_nor_stored(
     store: ReleaseStore, tmp_path: Path
 ) -> None:
@@ -71,6 +93,8 @@ def test_an_artifact_that_differs_from_its_manifest_is_neither_signed_nor_stored
         {"schema_min": 1},
         {"schema_max": 99},
         {"name": "other"},
+        {"start_seconds": 600},
+        {"metrics": []},
         {"sha256": hashlib.sha256(b"evil").hexdigest()},
     ],
 )

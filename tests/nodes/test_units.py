@@ -2,6 +2,7 @@
 
 import json
 from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
 import yaml
@@ -21,7 +22,7 @@ from observatory.nodes.haproxy import haproxy
 from observatory.nodes.pgbouncer import pgbouncer, user_lines
 from observatory.nodes.postgres import api_credentials, api_credentials_file, host_based_authentication, patroni
 from observatory.nodes.prometheus import prometheus
-from observatory.nodes.storage import storage
+from observatory.nodes.storage import storage, trial
 from observatory.nodes.valkey import valkey
 from observatory.settings import LocalSettings
 
@@ -115,6 +116,17 @@ def test_no_prompt_text_reaches_the_servers_log() -> None:
 def test_instances_of_a_fleet_take_consecutive_ports() -> None:
     units = [storage(SETTINGS, PATHS, fleet="green", index=i, version="v0.1.0", sha256="a" * 64) for i in (1, 2, 3)]
     assert [next(iter(unit.ports.values())) for unit in units] == [18200, 18201, 18202]
+
+
+def test_start_limit_of_an_instance_is_that_of_its_release_or_of_the_settings() -> None:
+    patient = SETTINGS.model_copy(update={"delivery": SETTINGS.delivery.model_copy(update={"start_seconds": 45})})
+    common: dict[str, Any] = {"fleet": "blue", "version": "v0.1.0", "sha256": "a" * 64}
+    assert storage(SETTINGS, PATHS, index=1, **common).settle_seconds == 30
+    assert storage(patient, PATHS, index=1, **common).settle_seconds == 45
+    assert storage(patient, PATHS, index=1, start_seconds=120, **common).settle_seconds == 120
+    tried = trial(patient, PATHS, start_seconds=120, **common)
+    assert tried.settle_seconds == 120
+    assert int(tried.command[2]) > 120
 
 
 def test_another_build_of_a_version_runs_from_another_directory() -> None:

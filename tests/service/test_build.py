@@ -59,6 +59,7 @@ def test_manifest_describes_the_artifact(artifact: BuiltArtifact) -> None:
     assert artifact.manifest_path.name == f"storage-service-v1.2.3-rc.1-{machine}.json"
     manifest = json.loads(artifact.manifest_path.read_text())
     assert manifest.pop("inputs")
+    assert "storage_service_info" in manifest.pop("metrics")
     assert manifest == {
         "name": "storage-service",
         "version": "v1.2.3-rc.1",

@@ -7,8 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from service.storage_service.operations import REFERENCE
+from service.storage_service.release import RELEASE
 from tests.service.conftest import StartService
 from tests.service.harness import Service, StorageDatabase, item, post, storage_database
 from tests.support.postgres import PostgresServer
@@ -31,6 +33,14 @@ def test_every_response_has_version_and_fleet_headers(service: Service, method: 
     assert answer.headers.get_list("x-observatory-version") == ["v0.0.0-dev"]
     assert answer.headers.get_list("x-observatory-fleet") == ["blue"]
     assert "server" not in answer.headers
+
+
+def test_instance_has_every_metric_of_its_manifest_when_it_is_ready(
+    database: StorageDatabase, start: StartService
+) -> None:
+    text = httpx.get(f"http://127.0.0.1:{start(database).port}/metrics").text
+    samples = {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
+    assert [name for name in RELEASE.metrics if not {name, f"{name}_bucket"} & samples] == []
 
 
 def test_response_to_an_invalid_request_has_version_and_fleet_headers(service: Service) -> None:

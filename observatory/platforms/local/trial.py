@@ -55,7 +55,14 @@ class LocalTrial:
             PortInUse: another program holds the port for trials.
         """
         manifest = self._manifest(version)
-        unit = trial(self.settings, Paths(), fleet=fleet, version=version, sha256=manifest.sha256)
+        unit = trial(
+            self.settings,
+            Paths(),
+            fleet=fleet,
+            version=version,
+            sha256=manifest.sha256,
+            start_seconds=manifest.start_seconds,
+        )
         self._remove()
         check_ports(unit.ports)
         try:
