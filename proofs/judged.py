@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,14 +19,16 @@ from observatory.runtime import Sandbox
 from observatory.workspace import Workspace
 from proofs.record import Outcome
 from proofs.users import LATE_S, Habits, Response, Users
-from tests.support.checkout import SOURCE, UP_TIMEOUT_S, Checkout
+from tests.support.bad_versions import INSTALLATION, METRICS, TRIAL
+from tests.support.checkout import SOURCE, Checkout
 from tests.support.releases import variant
 
 EMBEDDED = ("--engine", "embedded")
 OLD = "v0.1.0"
 CANARY = 40  # percent: at 50 requests a second, 20 reach the new fleet
 WARM_S = 6.0  # users before the command: the balancer's measurements need two scrapes
-DECIDED_S = 300.0  # a deployment that has not ended by then is aborted
+DECIDED_S, ABORTED_S = 300.0, 90.0  # a deployment that has not ended by then is aborted, and then killed
+POLL_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +36,11 @@ class Judgement:
     """The end of one deployment.
 
     Attributes:
-        status: of the deployment; "refused" where the version got no traffic, "undecided" where it had to be aborted.
+        status: of the deployment; "refused" where the version got no traffic, "paused" or
+            "undecided" where it was aborted because it had no end.
         said: the last line of the command.
         seconds: of the whole command.
+        gates: what found the version, as `tests.support.bad_versions` names it.
         shifted: share of the traffic that the version had first, 0 to 1.
         first_bad_s: seconds from the shift to the first response that hurt; None if none did.
         back_s: seconds from the first response that hurt, or else the shift, until the old fleet had all traffic.
@@ -48,6 +52,7 @@ class Judgement:
     status: str
     said: str
     seconds: float
+    gates: tuple[str, ...] = ()
     shifted: float = 0.0
     first_bad_s: float | None = None
     back_s: float | None = None
@@ -157,30 +162,38 @@ class Judged:
         return Users(url=url, api_key=key, ca_file=ca_file, habits=habits, late_s=late_s)
 
     def _ended(self, process: subprocess.Popen[str]) -> str:
-        """Wait for the command, abort a deployment without an end, and return the command's last line."""
-        try:
-            _, err = process.communicate(timeout=DECIDED_S)
-        except subprocess.TimeoutExpired:
-            self.checkout.exit_code("rollout", "abort")
+        """Wait for the command and return its last message; a deployment that is paused or has no end is aborted."""
+        deadline, undecided = time.monotonic() + DECIDED_S, ""
+        while True:
             try:
-                _, err = process.communicate(timeout=UP_TIMEOUT_S / 10)
+                _, err = process.communicate(timeout=POLL_S)
+                return undecided or _last_message(err)
             except subprocess.TimeoutExpired:
-                process.kill()
-                _, err = process.communicate()
-            return f"undecided after {DECIDED_S:.0f} s: {_last_line(err)}"
-        return _last_line(err)
+                if not undecided and (undecided := self._undecided(deadline)):
+                    self.checkout.exit_code("rollout", "abort")
+                elif time.monotonic() > deadline + ABORTED_S:
+                    process.kill()
+
+    def _undecided(self, deadline: float) -> str:
+        """Return why a deployment will not end by itself; empty if it may."""
+        deployment = self.document["deployment"] or {}
+        if deployment.get("status") == "paused":
+            return f"paused: {deployment.get('reason')}"
+        return f"undecided after {DECIDED_S:.0f} s" if time.monotonic() > deadline else ""
 
     def _judged(self, code: int, said: str, seconds: float, begun: float, responses: list[Response]) -> Judgement:
         noted = self.since(begun)
         self.touched = any(entry.event == "start" for entry in noted)
         shift = next((entry for entry in noted if entry.event == "shift"), None)
-        status = "undecided" if said.startswith("undecided") else self._status(code, noted)
+        undecided = next((word for word in ("undecided", "paused") if said.startswith(word)), None)
+        status = undecided or self._status(code, noted)
         if shift is None:
-            return Judgement(status=status, said=said, seconds=seconds)
+            return Judgement(status=status, said=said, seconds=seconds, gates=gates_of(noted, said))
         wall = time.time() - time.monotonic()
         ended = next((entry.at for entry in noted if entry.event in {"rolled-back", "promoted"}), time.time())
         felt = [each for each in responses if shift.at <= each.ended + wall and each.at + wall <= ended + 1]
-        bad = sorted((each for each in felt if each.wrong), key=lambda each: each.ended)
+        # That the old fleet is late under load of the machine is no harm of the version's.
+        bad = sorted((each for each in felt if each.wrong and not (each.late and each.version == OLD)), key=_end)
         first = bad[0].ended + wall if bad else None
         weights = shift.details.get("weights", {})
         target = self.document["deployment"]["target"]
@@ -188,6 +201,7 @@ class Judged:
             status=status,
             said=said,
             seconds=seconds,
+            gates=gates_of(noted, said),
             shifted=weights.get(target, 0) / 100,
             first_bad_s=first and first - shift.at,
             back_s=ended - (first or shift.at) if status == "rolled-back" else None,
@@ -202,7 +216,25 @@ class Judged:
         return str(self.document["deployment"]["status"])
 
 
-def _last_line(text: str) -> str:
+def gates_of(noted: Sequence[Entry], said: str) -> tuple[str, ...]:
+    """Return what found a version, from the entries of its deployment and the last message of the command."""
+    events = {entry.event for entry in noted}
+    if "tests-failed" in events:
+        return (TRIAL,)
+    if "start" in events and "shift" not in events:
+        return (INSTALLATION,)
+    if "no metric" in said:
+        return (METRICS,)
+    last = next((entry for entry in reversed(noted) if entry.event == "gate"), None)
+    findings = last.details.get("findings", ()) if last else ()
+    return tuple(dict.fromkeys(each["kind"] for each in findings if each["decision"] == "failed"))
+
+
+def _end(response: Response) -> float:
+    return response.ended
+
+
+def _last_message(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     told = next((number for number, line in enumerate(lines) if line.startswith("error:")), len(lines) - 1)
     return " ".join(line.strip() for line in lines[max(told, 0) :])[:400]

@@ -207,7 +207,7 @@ def prove(rounds: int, share: int, chosen: tuple[str, ...] = ()) -> Outcome:
         seen.setdefault(situation.name, []).append(end)
         ends[end.status] += 1
         print(f"{situation.name}: {end}", flush=True)
-        if end.status == "promoted":
+        if end.status in {"promoted", "paused"}:
             outcome.passed += 1
         else:
             outcome.failed += 1

@@ -43,6 +43,7 @@ class Response:
         kind: of the request.
         version: that answered; empty without a response.
         wrong: why the response is not what it should be; empty if it is.
+        late: whether that is its time alone.
     """
 
     at: float
@@ -50,6 +51,7 @@ class Response:
     kind: str
     version: str
     wrong: str
+    late: bool
 
     @property
     def ended(self) -> float:
@@ -145,9 +147,9 @@ class Users:
         except (aiohttp.ClientError, TimeoutError) as error:
             wrong = "" if patience < TIMEOUT_S else f"no response: {error!r}"
         seconds = time.monotonic() - at
-        if not wrong and seconds > self.late_s and not _is_slow(body):
-            wrong = f"after {seconds:.1f} s"
-        self.responses.append(Response(at=at, seconds=seconds, kind=kind, version=version, wrong=wrong))
+        late = not wrong and seconds > self.late_s and not _is_slow(body)
+        wrong = f"after {seconds:.1f} s" if late else wrong
+        self.responses.append(Response(at=at, seconds=seconds, kind=kind, version=version, wrong=wrong, late=late))
 
     def _plan(self, kind: str) -> tuple[str, str, Any, Callable[[int, bytes], str]]:
         """Return method, path and body of a request, and what checks its response."""

@@ -11,7 +11,7 @@ from proofs.judged import Judged, Judgement, on_stacks
 from proofs.record import Outcome
 from proofs.table import write_table
 from proofs.users import Habits
-from tests.support.bad_versions import BAD_VERSIONS, BadVersion, gate_of
+from tests.support.bad_versions import BAD_VERSIONS, BadVersion
 
 PROMISE = (
     "Each bad version is refused or rolled back by a gate that should find it, and users are hurt at most by the "
@@ -31,17 +31,22 @@ class Found:
     judgement: Judgement
 
     @property
+    def caught(self) -> bool:
+        """Whether the version was refused or rolled back."""
+        return self.judgement.status in {"refused", "rolled-back"}
+
+    @property
     def gate(self) -> str:
-        """Which gate found it; empty if it was promoted or is undecided."""
-        return gate_of(self.judgement.said) if self.judgement.status in {"refused", "rolled-back"} else ""
+        """What found it."""
+        return ", ".join(self.judgement.gates) or "no gate"
 
     @property
     def problem(self) -> str:
         """Why the promise does not hold; empty if it does."""
-        if self.judgement.status not in {"refused", "rolled-back"}:
+        if not self.caught:
             return self.judgement.status
-        if not self.version.found_as_expected(self.gate):
-            return f"found by {self.gate or 'an unknown gate'}, not by {' or '.join(self.version.found_by)}"
+        if not set(self.version.found_by).intersection(self.judgement.gates):
+            return f"found by {self.gate}, not by {' or '.join(self.version.found_by)}"
         if self.judgement.share > self.judgement.shifted:
             return f"{self.judgement.share:.1%} of the requests hurt, the version had {self.judgement.shifted:.0%}"
         return ""
@@ -65,7 +70,7 @@ class Found:
         """Return the row of the table."""
         found = self.judgement
         name = f"**{self.version.wrong}**" if self.version.named else self.version.wrong
-        gate = self.gate or found.status
+        gate = self.gate if self.caught else found.status
         if found.status == "refused" or not found.shifted:
             return name, gate, "none", "", "0", ""
         back = f"{found.back_s:.1f} s" if found.back_s is not None else found.status
@@ -79,7 +84,7 @@ def prove(rounds: int, share: int, chosen: tuple[str, ...] = ()) -> Outcome:
     rows: dict[str, list[Found]] = {}
     for version, found in on_stacks(versions * rounds, deployed, outcome):
         rows.setdefault(version.fault, []).append(found)
-        gates[found.gate or found.judgement.status] += 1
+        gates[found.gate if found.caught else found.judgement.status] += 1
         print(f"{version.fault}: {found.described()}", flush=True)
         if found.problem:
             outcome.failed += 1

@@ -2,39 +2,60 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from proofs.judged import Judgement
+from observatory.documents.journal import Entry
+from proofs.judged import Judgement, gates_of
 from proofs.versions import Found
-from tests.support.bad_versions import BAD_VERSIONS, SAID, gate_of
+from tests.support.bad_versions import BAD_VERSIONS, GATES
 from tests.support.faulty.launch import FAULTS
 
+
+def entry(event: str, **details: Any) -> Entry:
+    return Entry(id="1", at=1.0, actor="a", event=event, details=details)
+
+
+FINDINGS = [{"kind": "client errors", "decision": "failed"}, {"kind": "errors", "decision": "unknown"}]
+FAILED = entry("gate", verdict="failed", findings=FINDINGS)
 GOOD = {"good", "slow-start", "one-error"}
-ALSO_ELSEWHERE = {"slow", "crashing"}  # of tests/stack
 
 
 def test_every_fault_is_in_the_catalogue_once_and_names_what_should_find_it() -> None:
     listed = [version.fault for version in BAD_VERSIONS]
     assert len(listed) == len(set(listed)) >= 30
-    assert set(listed) == FAULTS.keys() - GOOD - ALSO_ELSEWHERE
-    assert all(set(version.found_by) <= SAID.keys() for version in BAD_VERSIONS)
+    assert set(listed) == FAULTS.keys() - GOOD
+    assert all(set(version.found_by) <= set(GATES) for version in BAD_VERSIONS)
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "hurt", "problem"),
+    ("status", "gates", "hurt", "problem"),
     [
-        ("refused", "v0.1.1 failed its pre-deployment tests, nothing changed: a 404", 0, ""),
-        ("promoted", "", 0, "promoted"),
-        ("undecided", "undecided after 300 s", 0, "undecided"),
-        ("rolled-back", "rolled back: 9 probes failed: not stored", 0, "found by probes, not by trial"),
-        ("refused", "v0.1.1 failed its pre-deployment tests", 9, "9.0% of the requests hurt, the version had 0%"),
+        ("refused", ("trial",), 0, ""),
+        ("promoted", (), 0, "promoted"),
+        ("undecided", (), 0, "undecided"),
+        ("rolled-back", ("errors", "probes"), 0, "found by errors, probes, not by trial"),
+        ("rolled-back", (), 0, "found by no gate, not by trial"),
+        ("refused", ("trial",), 9, "9.0% of the requests hurt, the version had 0%"),
     ],
 )
-def test_a_bad_version_is_judged_by_its_end(status: str, said: str, hurt: int, problem: str) -> None:
+def test_a_bad_version_is_judged_by_its_end(status: str, gates: tuple[str, ...], hurt: int, problem: str) -> None:
     version = next(each for each in BAD_VERSIONS if each.fault == "never-stored")
-    end = Judgement(status=status, said=said, seconds=1.0, hurt=hurt, requests=100)
+    end = Judgement(status=status, said="", seconds=1.0, gates=gates, hurt=hurt, requests=100)
     assert Found(version=version, judgement=end).problem == problem
 
 
-def test_a_message_without_a_gate_names_none() -> None:
-    assert gate_of("interrupted") == ""
+@pytest.mark.parametrize(
+    ("events", "said", "gates"),
+    [
+        (["tests-failed"], "v0.1.1 failed its pre-deployment tests", ("trial",)),
+        (["start", "install"], "rolled back: it did not start", ("installation",)),
+        (["start", "shift", FAILED], "rolled back: 404 of GET /v1/traces", ("client errors",)),
+        (["start", "shift"], "rolled back: the new version has no metric of saturation", ("metrics",)),
+        (["start", "shift"], "interrupted", ()),
+    ],
+)
+def test_what_found_a_version_is_in_its_journal(events: list[Any], said: str, gates: tuple[str, ...]) -> None:
+    noted = [each if isinstance(each, Entry) else entry(each) for each in events]
+    assert gates_of(noted, said) == gates

@@ -1,4 +1,7 @@
-"""Each gate finds its bad version and rolls it back; rolling updates, good and bad."""
+"""A gate finds a bad version and rolls it back; rolling updates, good and bad.
+
+`make prove PROOF=versions` has all bad versions, each with the gate that should find it.
+"""
 
 from __future__ import annotations
 
@@ -21,53 +24,29 @@ from tests.support.delivery import (
     versions_of,
 )
 
-CANARY = 25  # percent
+CANARY = 40  # percent
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Checkout]:
-    """A stack with several versions in its store."""
+def pair(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Checkout]:
+    """A stack with two instances in each fleet, and a good and a bad version in its store."""
     with a_checkout(tmp_path_factory.mktemp("versions"), rootfs) as checkout:
-        bring_up_with_versions(checkout)
+        checkout.configure(fleets={"size": 2})
+        bring_up_with_versions(checkout, "v0.2.0", "v0.3.0")
         yield checkout
 
 
-@pytest.mark.parametrize(
-    ("version", "gate"), [("v0.3.0", "errors"), ("v0.9.0", "p95"), ("v0.10.0", "saturation"), ("v0.11.0", "restarts")]
-)
-def test_a_bad_canary_is_rolled_back_by_its_gate_and_few_requests_fail(own: Checkout, version: str, gate: str) -> None:
-    with Load(own) as load:
-        output = own.run(
-            "deploy", "application", "--version", version, "--strategy", "canary",
+def test_a_bad_canary_is_rolled_back_by_its_gate_and_few_requests_fail(pair: Checkout) -> None:
+    with Load(pair) as load:
+        output = pair.run(
+            "deploy", "application", "--version", "v0.3.0", "--strategy", "canary",
             "--canary-percentage", str(CANARY), "--bake", "90", *EMBEDDED, expect=1,
         ).stderr  # fmt: skip
-    assert gate in output
+    assert "errors" in output
     assert len(load.failed) < sum(load.versions.values()) * CANARY / 100
-    if gate == "saturation":
-        # One connection is left: the service stays up, and only a busy machine makes a write wait too long for it.
-        assert [each for each in load.failed if "no database connection" not in each] == []
-    current = own.json("status")["rollout"]
+    current = pair.json("status")["rollout"]
     assert (current["blue"]["weight"], current["deployment"]["status"]) == (100, "rolled-back")
     assert current["deployment"]["step"] == 0
-
-
-def test_a_version_that_never_becomes_ready_gets_no_traffic(own: Checkout) -> None:
-    with Load(own) as load:
-        own.run(
-            "deploy", "application", "--version", "v0.4.0", "--strategy", "blue-green", "--skip-tests", *EMBEDDED,
-            expect=1,
-        )  # fmt: skip
-    assert load.failed == []
-    assert "v0.4.0" not in load.versions
-    assert own.json("status")["rollout"]["deployment"]["tests"] == "skipped"
-
-
-@pytest.fixture(scope="module")
-def pair(own: Checkout) -> Checkout:
-    """The same stack with two instances in each fleet."""
-    own.configure(fleets={"size": 2})
-    own.run("up", *EMBEDDED)
-    return own
 
 
 def test_a_rolling_update_and_its_rollback_lose_no_request(pair: Checkout) -> None:

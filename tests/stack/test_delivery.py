@@ -51,7 +51,7 @@ def own(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Chec
     with a_checkout(tmp_path_factory.mktemp("delivery"), rootfs) as checkout:
         for file in (checkout.root / "migrations").glob(f"{LAST_MIGRATION}.*"):
             file.unlink()
-        bring_up_with_versions(checkout)
+        bring_up_with_versions(checkout, "v0.2.0", "v0.4.0", "v0.5.0", "v0.7.0", "v0.8.0", "v0.12.0")
         yield checkout
 
 

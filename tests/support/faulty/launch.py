@@ -32,7 +32,6 @@ FAULTS: dict[str, type[Fault]] = {
     "slow-writes": requests.SlowWrites,
     "slow-later": requests.SlowLater,
     "blocking": requests.Blocking,
-    "crashing": requests.Crashing,
     "crashing-together": requests.CrashingTogether,
     "crashing-after-requests": requests.CrashingAfterRequests,
     "missing-traces": data.MissingTraces,

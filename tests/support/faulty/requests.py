@@ -238,16 +238,3 @@ class CrashingAfterRequests(Fault):
         if self.number > 200:
             os._exit(1)
         await exchange.pass_on()
-
-
-class Crashing(Fault):
-    """Ends 20 s after the first request of a user's, which the smoke suite does not make."""
-
-    crashes_at = float("inf")
-
-    async def handle(self, exchange: Exchange) -> None:
-        if exchange.scope["query_string"] == b"limit=1":
-            self.crashes_at = min(self.crashes_at, time.monotonic() + 20)
-        if time.monotonic() > self.crashes_at:
-            os._exit(1)
-        await exchange.pass_on()
