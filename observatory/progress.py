@@ -10,13 +10,14 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """The phase of a task; WARNED is a warning that belongs to no task."""
+    """The phase of a task; WARNED is a warning that belongs to no task, UNKNOWN a check without a verdict."""
 
     STARTED = "started"
     MOVED = "moved"
     DONE = "done"
     FAILED = "failed"
     WARNED = "warned"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,7 @@ PROMISE = (
     "same command (at once, or after a `rollback` of a deployment under way) ends with the version live, each "
     "migration applied once and the stack as declared."
 )
-PROGRESS = re.compile(r"(?P<mark>[…✓]) (?P<task>.+?)(?: [0-9.]+ s)?")  # a line of progress, without its time
-MOMENTS = {"…": "in", "✓": "after"}
+PROGRESS = re.compile(r"\S+Z (?P<mark>[…✓✗!?]) (?P<task>.+?)(?: [0-9.]+ s)?")  # a line of progress, without its time
 
 
 def prove_kills(rounds: int, share: int) -> Outcome:
@@ -91,7 +90,10 @@ def _kill(victim: Victim, workflow: tuple[str, ...], seconds: float) -> tuple[st
     if process.returncode != -signal.SIGKILL:
         return f"ended with {process.returncode}", lock_s
     steps = [match for line in progress.splitlines() if (match := PROGRESS.fullmatch(line.rstrip()))]
-    return f"{MOMENTS[steps[-1]['mark']]} {steps[-1]['task'].partition(':')[0]}" if steps else "at its start", lock_s
+    if not steps:
+        return "at its start", lock_s
+    moment = "in" if steps[-1]["mark"] == "…" else "after"
+    return f"{moment} {steps[-1]['task'].partition(':')[0]}", lock_s
 
 
 def _add_migration(root: Path, number: int) -> None:

@@ -20,7 +20,8 @@ from observatory.cli.app import Engine, EngineOption, EnvironmentOption, Output,
 from observatory.cli.certificates import certificates_json
 from observatory.cli.database import plan_view as schema_plan_view
 from observatory.cli.plan import overview_view, plan_json, plan_view
-from observatory.cli.terminal import ConsoleReporter, print_notice, print_result, show_live, table
+from observatory.cli.terminal import MARKS, ConsoleReporter, print_notice, print_result, show_live, table
+from observatory.documents.event_text import event_phase, event_text
 from observatory.errors import DONE, FAILED
 
 if TYPE_CHECKING:
@@ -273,20 +274,10 @@ def _deployment(last: Deployment) -> str:
 
 
 def _evaluation(evaluation: Entry) -> Text:
-    """Return the last evaluation of the gate, with the measurements of the new and the old fleet."""
-    verdict, reasons = evaluation.details["verdict"], "; ".join(evaluation.details.get("reasons") or ())
-    measurements = [f"{name}: {_measured(found)}" for name in ("new", "old") if (found := evaluation.details.get(name))]
-    style = {"passed": "green", "failed": "red"}.get(verdict, "yellow")
+    """Return the last evaluation of the gate: its time, its verdict and its numbers."""
+    mark, style = MARKS[event_phase(evaluation.event, evaluation.details)]
     when = f"{datetime.fromtimestamp(evaluation.at, UTC):%H:%M:%S} UTC"
-    text = Text(f"Gate at {when}: ").append(verdict, style=style)
-    return text.append(f" ({reasons})" if reasons else "").append("".join(f"\n  {line}" for line in measurements))
-
-
-def _measured(sample: dict[str, Any]) -> str:
-    p95 = f", p95 {sample['p95_s']:.3f} s" if sample["p95_s"] is not None else ""
-    alerts = f", {', '.join(sample['alerts'])}" if sample["alerts"] else ""
-    errors, full = sample["error_ratio"], sample["saturation"]
-    return f"{sample['requests']:.0f} requests, {errors:.2%} errors{p95}, saturation {full:.0%}{alerts}"
+    return Text.assemble(f"Gate at {when}: ", (f"{mark} {event_text(evaluation.event, evaluation.details)}", style))
 
 
 def _coloured(health: str) -> Text:

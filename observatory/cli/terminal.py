@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
@@ -21,7 +22,12 @@ from rich.text import Text
 from observatory.progress import Phase, Progress
 
 NO_LIMIT = 1_000_000  # columns
-MARKS = {Phase.DONE: "[green]✓[/]", Phase.FAILED: "[red]✗[/]", Phase.WARNED: "[yellow]![/]"}
+MARKS = {
+    Phase.DONE: ("✓", "green"),
+    Phase.FAILED: ("✗", "red"),
+    Phase.WARNED: ("!", "yellow"),
+    Phase.UNKNOWN: ("?", "yellow"),
+}
 
 
 class _Stderr(Console):
@@ -39,7 +45,10 @@ class _Stderr(Console):
 
 
 class ConsoleReporter:
-    """Shows running tasks as spinners on a terminal and finished tasks as lines; without a terminal, lines only."""
+    """Shows running tasks as spinners on a terminal and finished tasks as lines.
+
+    Without a terminal each event is one line with its time.
+    """
 
     def __init__(self) -> None:
         self._console = _Stderr()
@@ -66,14 +75,20 @@ class ConsoleReporter:
     def _show(self, progress: Progress) -> None:
         if progress.phase in MARKS:
             self._running.pop(progress.task, None)
-            seconds = f" [dim]{progress.seconds:.1f} s[/]" if progress.seconds >= 0.05 else ""  # noqa: PLR2004
-            self._console.print(
-                Text.from_markup(MARKS[progress.phase]) + Text(f" {progress.task}") + Text.from_markup(seconds)
-            )
+            seconds = f" {progress.seconds:.1f} s" if progress.seconds >= 0.05 else ""  # noqa: PLR2004
+            mark, style = MARKS[progress.phase]
+            coloured = style if progress.phase is not Phase.DONE else ""
+            self._print(Text.assemble((mark, style), (f" {progress.task}", coloured), (seconds, "dim")))
             return
         if progress.phase is Phase.STARTED and not self._console.is_terminal:
-            self._console.print(f"… {progress.task}")
+            self._print(Text(f"… {progress.task}"))
         self._running[progress.task] = progress.detail
+
+    def _print(self, line: Text) -> None:
+        """Print a line; in a log it begins with the time."""
+        if not self._console.is_terminal:
+            line = Text(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} ") + line
+        self._console.print(line)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 1))

@@ -99,8 +99,13 @@ class FencedRollout:
         self.document = self._checked(converge(self.environment))
 
     def record(self, event: str, **details: Any) -> None:
-        """Write an entry of this deployment to the journal."""
-        common = {"deployment": self.deployment.id, "version": self.deployment.version}
+        """Write an entry of this deployment to the journal, with its step, its weights and its control request."""
+        deployment = self.deployment
+        common: dict[str, Any] = {"deployment": deployment.id, "version": deployment.version}
+        if deployment.weights and deployment.step >= 0:
+            common |= {"step": deployment.step + 1, "steps": len(deployment.weights), "weights": self.document.weights}
+        if deployment.request:
+            common["request"] = deployment.request
         self.environment.journal.record(event, **{**common, **details})
 
     def _checked(self, document: RolloutDocument) -> RolloutDocument:

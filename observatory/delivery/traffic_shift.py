@@ -52,7 +52,7 @@ class TrafficShift(Run):
         target, weight = self._deployment.target, self._deployment.weights[step]
         self._rollout.update(lambda document: document.with_weight(target, weight), step=step)
         self._rollout.converge()
-        self._rollout.record("shift", weights=self._rollout.document.weights, step=step)
+        self._rollout.record("shift")
 
     def _promote(self) -> None:
         self._rollout.update_deployment(status="promoted", request=None)

@@ -1,11 +1,35 @@
-"""Journal events as text, for the terminal."""
+"""Journal events as text, for the terminal, and the phase that each is shown as."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from observatory.documents.gate_text import gate_text, step_text
+from observatory.progress import Phase
+
 Details = Mapping[str, Any]
+
+
+VERDICTS = {"passed": Phase.DONE, "failed": Phase.FAILED, "unknown": Phase.UNKNOWN}
+# Events other than "done": what went wrong, and what an operator should see.
+PHASES = {
+    "tests-failed": Phase.FAILED,
+    "escalate": Phase.FAILED,
+    "not-restored": Phase.FAILED,
+    "rollback": Phase.WARNED,
+    "rolled-back": Phase.WARNED,
+    "tests-skipped": Phase.WARNED,
+    "no-metrics": Phase.UNKNOWN,
+    "not-audited": Phase.WARNED,
+    "not-silenced": Phase.WARNED,
+    "paused": Phase.WARNED,
+}
+
+
+def event_phase(event: str, details: Details) -> Phase:
+    """Return the phase of an event: of an evaluation by its verdict."""
+    return VERDICTS.get(details.get("verdict", ""), PHASES.get(event, Phase.DONE))
 
 
 def event_text(event: str, details: Details) -> str:
@@ -29,22 +53,7 @@ def _start(details: Details) -> str:
 
 
 def _shift(details: Details) -> str:
-    weights = ", ".join(f"{fleet} {weight} %" for fleet, weight in details.get("weights", {}).items())
-    return f"traffic weights: {weights}"
-
-
-def _gate(details: Details) -> str:
-    verdict = f"gate {details.get('verdict')}"
-    if reasons := details.get("reasons"):
-        return f"{verdict}: {'; '.join(reasons)}"
-    samples = ((name, details.get(name)) for name in ("new", "old"))
-    return f"{verdict}: " + "; ".join(f"{name} {_sample(sample)}" for name, sample in samples if sample)
-
-
-def _sample(sample: Details) -> str:
-    p95_s = sample.get("p95_s")
-    p95 = "-" if p95_s is None else f"{p95_s * 1000:.0f} ms"
-    return f"{sample.get('requests', 0):.0f} requests, {sample.get('error_ratio', 0):.2%} errors, p95 {p95}"
+    return f"traffic weights: {step_text(details)}"
 
 
 TEXTS: Mapping[str, Callable[[Details], str]] = {
@@ -58,11 +67,11 @@ TEXTS: Mapping[str, Callable[[Details], str]] = {
     "drain": lambda details: f"draining {_where(details)}",
     "moved": lambda details: f"{_where(details)} updated",
     "moved-back": lambda details: f"{_where(details)} restored",
-    "gate": _gate,
+    "gate": gate_text,
     "no-metrics": lambda details: f"no metrics of {details.get('fleet')}: {details.get('reason')}",
     "promoted": lambda details: f"{details.get('version')} promoted",
     "rollback": lambda details: f"rollback started: {details.get('reason')}",
-    "rolled-back": lambda details: f"{details.get('version')} rolled back",
+    "rolled-back": lambda details: f"{details.get('version')} rolled back: {details.get('reason')}",
     "escalate": lambda details: f"operator required: {details.get('reason')}",
     "not-restored": lambda details: f"previous version not restored on {_where(details)}: {details.get('reason')}",
 }

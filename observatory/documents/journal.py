@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from observatory.documents.event_text import event_text
+from observatory.documents.event_text import event_phase, event_text
 from observatory.files.reserve import with_reserve
 from observatory.progress import Phase, Progress, Reporter
 from observatory.security.actor import actor
@@ -67,18 +67,13 @@ class FileJournal:
             with_reserve(self.file, lambda: self._append(entry))
         except OSError as error:
             self.report(Progress(task=f"{self.file} cannot be written: {error.strerror}", phase=Phase.WARNED))
-        self.report(Progress(task=event_text(event, plain), phase=_phase(plain)))
+        self.report(Progress(task=event_text(event, plain), phase=event_phase(event, plain)))
         for listener in self.listeners:
             listener(entry)
 
     def _append(self, entry: Entry) -> None:
         with self.file.open("a+b") as file:
             append(file, [entry])
-
-
-def _phase(details: dict[str, Any]) -> Phase:
-    """Return how an event is shown: an evaluation of a gate by its verdict, every other event as done."""
-    return {"failed": Phase.FAILED, "unknown": Phase.WARNED}.get(details.get("verdict", ""), Phase.DONE)
 
 
 def append(file: IO[bytes], added: Iterable[Entry]) -> None:

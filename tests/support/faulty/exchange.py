@@ -15,7 +15,7 @@ STARTED = time.monotonic()
 
 
 class Exchange:
-    """A request, and what becomes of it.
+    """A request, and its outcome.
 
     Attributes:
         path: of the request.
