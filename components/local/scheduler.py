@@ -1,4 +1,4 @@
-"""The scheduler of the `local` stack, which runs the jobs of `observatory.nodes.host_jobs`, and its watcher."""
+"""The scheduler of the `local` stack, which runs `observatory.nodes.host_jobs`, with its watcher and its guard."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.host_jobs import host_jobs
 from observatory.runtime import Drift, find_drift
 from observatory.scheduling.scheduler_process import (
+    guard_ready,
     scheduler_ready,
     start_scheduler,
     stop_scheduler,
@@ -37,7 +38,7 @@ class SchedulerArgs:
 
 
 class SchedulerProvider(ResourceProvider):
-    """Starts and stops the scheduler's process and the watcher. Its `diff` checks whether both are ready."""
+    """Starts and stops the scheduler's process, the watcher and the guard. Its `diff` checks whether all are ready."""
 
     serialize_as_secret_always = False
 
@@ -50,7 +51,7 @@ class SchedulerProvider(ResourceProvider):
         """Report a change when its jobs change, it is not ready or its token is missing; another home replaces it."""
         moved = _olds["home"] != _news["home"]
         sandbox = sandbox_of(_news)
-        ready = scheduler_ready(sandbox) and watcher_ready(sandbox)
+        ready = scheduler_ready(sandbox) and watcher_ready(sandbox) and guard_ready(sandbox)
         changed = with_drift(_olds, ()) != without_provider(_news) or not ready
         changed = has_drifted("scheduler", _olds, () if changed else _drift(_news)) or changed
         return DiffResult(changes=changed, replaces=["home"] if moved else [], delete_before_replace=True)
@@ -65,7 +66,7 @@ class SchedulerProvider(ResourceProvider):
         return UpdateResult(outs=without_provider(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Stop the watcher, the scheduler and its running jobs."""
+        """Stop the guard, the watcher, the scheduler and its running jobs."""
         stop_scheduler(sandbox_of(_props), root=Path(_props["root"]))
 
 

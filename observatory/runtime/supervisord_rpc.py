@@ -83,7 +83,10 @@ class SupervisordRpc:
             with xmlrpc.client.ServerProxy("http://supervisor", transport=transport) as server:
                 return getattr(server.supervisor, method)(*arguments)
         except (OSError, http.client.HTTPException) as error:
-            raise SandboxError(f"the supervisor of {self.home} does not answer: {error}") from error
+            raise SandboxError(
+                f"the supervisor of {self.home} does not answer: {error}",
+                remedy="Run `observatory up`: it starts the supervisor again if the watcher has not done so already.",
+            ) from error
 
 
 class _Transport(xmlrpc.client.Transport):

@@ -1,8 +1,8 @@
-"""Processes of the host that belong to a stack: the scheduler and the watcher, each of which keeps the other running.
+"""Processes of the host that belong to a stack: scheduler, watcher and guard, which keep each other running.
 
-Both are detached from the command that starts them. The sandbox's supervisor does not run them, because the sandbox has
+They are detached from the command that starts them. The sandbox's supervisor does not run them, because the sandbox has
 Debian's Python without this library. A process is found by the lock file that it holds until it ends. It is ready while
-its heartbeat, a file of metrics, is recent. From `up` to `down` a file records that both should run. Starts and stops
+its heartbeat, a file of metrics, is recent. From `up` to `down` a file records that they should run. Starts and stops
 happen under one lock, `changing`.
 """
 

@@ -1,4 +1,4 @@
-"""Starts, finds and stops a stack's host processes: the scheduler, and the watcher that keeps it running."""
+"""Starts, finds and stops a stack's host processes: the scheduler, the watcher that keeps it running, and the guard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from observatory.scheduling.host_process import (
 )
 from observatory.scheduling.host_process import lock_file as process_lock_file
 
-NAME, WATCHER = "scheduler", "watcher"
+NAME, WATCHER, GUARD = "scheduler", "watcher", "guard"
 MIB = 1024**2
 HOME_RESERVE_BYTES = 128 * MIB  # eight segments of WAL
 STATE_RESERVE_BYTES = 16 * MIB  # documents and Pulumi state: some copies of a megabyte each
@@ -47,6 +47,16 @@ def watcher_ready(sandbox: Sandbox) -> bool:
     return process_ready(sandbox, WATCHER)
 
 
+def guard_pid(sandbox: Sandbox) -> int | None:
+    """Return the process id of a stack's guard, None if none runs."""
+    return process_id(sandbox, GUARD)
+
+
+def guard_ready(sandbox: Sandbox) -> bool:
+    """Return whether the guard runs and its last heartbeat is recent."""
+    return process_ready(sandbox, GUARD)
+
+
 def scheduler_process(sandbox: Sandbox, *, root: Path, stack: str) -> HostProcess:
     """Return the scheduler of a stack."""
     arguments = ("observatory", NAME, "--environment", stack)
@@ -55,8 +65,18 @@ def scheduler_process(sandbox: Sandbox, *, root: Path, stack: str) -> HostProces
 
 def watcher_process(sandbox: Sandbox, *, root: Path, stack: str) -> HostProcess:
     """Return the watcher of a stack."""
-    arguments = ("observatory.scheduling.watcher", str(root), stack, str(sandbox.home), str(sandbox.rootfs))
-    return HostProcess(name=WATCHER, arguments=arguments, sandbox=sandbox, root=root)
+    return _process_of_a_module(WATCHER, sandbox, root, stack)
+
+
+def guard_process(sandbox: Sandbox, *, root: Path, stack: str) -> HostProcess:
+    """Return the guard of a stack."""
+    return _process_of_a_module(GUARD, sandbox, root, stack)
+
+
+def _process_of_a_module(name: str, sandbox: Sandbox, root: Path, stack: str) -> HostProcess:
+    """Return the process of the module `name` of this package."""
+    arguments = (f"{__package__}.{name}", str(root), stack, str(sandbox.home), str(sandbox.rootfs))
+    return HostProcess(name=name, arguments=arguments, sandbox=sandbox, root=root)
 
 
 def reserves(sandbox: Sandbox, root: Path) -> dict[str, Reserve]:
@@ -68,7 +88,7 @@ def reserves(sandbox: Sandbox, root: Path) -> dict[str, Reserve]:
 
 
 def start_scheduler(sandbox: Sandbox, *, root: Path, stack: str) -> int:
-    """Start a stack's scheduler and its watcher, after stopping running ones; return the scheduler's pid.
+    """Start a stack's scheduler, its watcher and its guard, after stopping running ones; return the scheduler's pid.
 
     Raises:
         DaemonFailed: one ended or did not become ready; with its last log lines.
@@ -76,14 +96,16 @@ def start_scheduler(sandbox: Sandbox, *, root: Path, stack: str) -> int:
     sandbox.start()  # it runs; a stack of an earlier release records now that it should
     with changing(sandbox):
         wanted_file(sandbox).touch(mode=0o600)
-        stop_holder(process_lock_file(sandbox, WATCHER))
+        for name in (GUARD, WATCHER):
+            stop_holder(process_lock_file(sandbox, name))
         pid = scheduler_process(sandbox, root=root, stack=stack).start()  # not the jobs that a killed one left running
         watcher_process(sandbox, root=root, stack=stack).start()
+        guard_process(sandbox, root=root, stack=stack).start()
         return pid
 
 
 def stop_scheduler(sandbox: Sandbox, *, root: Path | None = None) -> None:
-    """Stop a stack's watcher, scheduler and jobs, also jobs that a killed scheduler left running; idempotent.
+    """Stop a stack's guard, watcher, scheduler and jobs, also jobs that a killed scheduler left running; idempotent.
 
     With `root`, the checkout, the disk reserves of the stack are released.
 
@@ -94,7 +116,7 @@ def stop_scheduler(sandbox: Sandbox, *, root: Path | None = None) -> None:
         return
     with changing(sandbox):
         wanted_file(sandbox).unlink(missing_ok=True)
-        for name in (WATCHER, NAME):
+        for name in (GUARD, WATCHER, NAME):
             stop_holder(process_lock_file(sandbox, name))
         for job in sorted(lock_file(sandbox).parent.glob("job-*.lock")):
             stop_holder(job)

@@ -1,9 +1,10 @@
 """The watcher of a stack, `python -m observatory.scheduling.watcher ROOT STACK HOME ROOTFS`: keeps the stack running.
 
-It starts the supervisor again when that has died, daemons that the supervisor has given up, and the scheduler, which in
-turn starts the watcher. It releases the disk reserve of the home when the disk is nearly full, and fills the reserves
-when there is room. A process that SIGSTOP has stopped is continued. Each subject has a thread, so that none waits for
-another. The watcher ends when the stack was stopped or its home removed, and never acts on a stopped stack.
+It starts the supervisor again when that has died, daemons that the supervisor has given up, and the scheduler and the
+guard, each of which in turn starts the watcher. It releases the disk reserve of the home when the disk is nearly full,
+and fills the reserves when there is room. A process that SIGSTOP has stopped is continued. Each subject has a thread,
+so that none waits for another. The watcher ends when the stack was stopped or its home removed, and never acts on a
+stopped stack.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from observatory.runtime import Sandbox
 from observatory.runtime.supervisor import given_up
 from observatory.scheduling.host_process import HostProcess, beat, identity, lock_file, resume, wanted_file
 from observatory.scheduling.process_log import log_to_file
-from observatory.scheduling.scheduler_process import WATCHER, reserves, scheduler_process
+from observatory.scheduling.scheduler_process import WATCHER, guard_process, reserves, scheduler_process
 from observatory.scheduling.watch_metrics import WatchMetrics
 
 LOG = logging.getLogger("observatory.watcher")
@@ -140,15 +141,15 @@ class DiskWatch:
 
 
 @dataclass(kw_only=True)
-class SchedulerWatch:
-    """Keeps the scheduler running."""
+class HostProcessWatch:
+    """Keeps another process of the host running."""
 
     process: HostProcess
 
     def check(self) -> None:
-        """Start the scheduler if it has ended or hangs."""
+        """Start it if it has ended or hangs."""
         if self.process.keep():
-            LOG.warning("the scheduler had ended: started it")
+            LOG.warning("the %s had ended: started it", self.process.name)
 
 
 class Watcher:
@@ -160,10 +161,11 @@ class Watcher:
         self._ended = threading.Event()
         daemons = DaemonWatch(sandbox=sandbox, metrics=self._metrics)
         disk = DiskWatch(reserves=reserves(sandbox, root), metrics=self._metrics, room=daemons.start_all_now)
-        scheduler = SchedulerWatch(process=scheduler_process(sandbox, root=root, stack=stack))
+        scheduler = HostProcessWatch(process=scheduler_process(sandbox, root=root, stack=stack))
+        guard = HostProcessWatch(process=guard_process(sandbox, root=root, stack=stack))
         supervisor = SupervisorWatch(sandbox=sandbox, metrics=self._metrics)
         self._supervisor = self._thread("supervisor", supervisor.check)
-        others = {"daemons": daemons.check, "disk": disk.check, "scheduler": scheduler.check}
+        others = {"daemons": daemons.check, "disk": disk.check, "scheduler": scheduler.check, "guard": guard.check}
         self._threads = [self._supervisor, *(self._thread(name, check) for name, check in others.items())]
 
     def run(self) -> None:

@@ -7,6 +7,8 @@ import signal
 import sys
 import textwrap
 from collections.abc import Iterator
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,15 @@ import pytest
 from observatory.files import locks
 from observatory.files.reserve import Reserve
 from observatory.runtime import DaemonFailed, Program, Sandbox
-from observatory.scheduling.host_process import HostProcess, changing, stop_holder, wanted_file
+from observatory.scheduling.host_process import HostProcess, changing, last_beat, stop_holder, wanted_file
+from observatory.scheduling.scheduler_process import guard_process, stop_scheduler, watcher_process
 from observatory.scheduling.watch_metrics import WatchMetrics
 from observatory.scheduling.watcher import DaemonWatch, DiskWatch, SupervisorWatch
 from tests.runtime.test_sandbox import kill_supervisor
 from tests.runtime.test_supervisor import until
+from tests.support.checkout import SOURCE
 from tests.support.small_disk import fill, small_disk
+from tests.support.waiting import until as wait_until
 
 FRAIL = Program(
     name="frail", command=("sh", "-c", "test -e /srv/data/space || exit 3; exec sleep 1000"), start_retries=0
@@ -210,3 +215,35 @@ def test_a_host_process_that_ends_at_its_start_is_explained(process: HostProcess
     with pytest.raises(DaemonFailed, match=r"(?s)the dummy ended, exit status 1\..*the settings are wrong"):
         process.keep()
     assert locks.holder(process.sandbox.home / "lock/dummy.lock") is None
+
+
+def replaced(process: HostProcess, pid: int) -> bool:
+    return process.pid() not in {pid, None} and process.ready()
+
+
+def beat_after(sandbox: Sandbox, name: str, first: datetime | None) -> bool:
+    last = last_beat(sandbox, name)
+    return first is not None and last is not None and last > first
+
+
+def test_guard_and_watcher_keep_each_other_running_until_the_stack_is_stopped(
+    started: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(SOURCE))
+    guard, watcher = (make(started, root=tmp_path, stack="local") for make in (guard_process, watcher_process))
+    try:
+        with changing(started):
+            guard.start()
+        wait_until(watcher.ready, "the watcher")  # which nothing else starts: there is no scheduler
+        for beating in (watcher, guard):
+            first = last_beat(started, beating.name)
+            wait_until(partial(beat_after, started, beating.name, first), f"another heartbeat of the {beating.name}")
+        for killed in (watcher, guard):
+            pid = killed.pid()
+            assert pid
+            os.kill(pid, signal.SIGKILL)
+            wait_until(partial(replaced, killed, pid), f"another {killed.name}")
+        wanted_file(started).unlink()
+        wait_until(lambda: guard.pid() is None and watcher.pid() is None, "their end")
+    finally:
+        stop_scheduler(started)

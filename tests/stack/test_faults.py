@@ -27,12 +27,16 @@ import pytest
 from observatory.database.connection import connect, with_database
 from observatory.files.reserve import NAME
 from observatory.operations.demonstration import spans
+from observatory.runtime import Sandbox
 from tests.stack.conftest import a_checkout
 from tests.support.checkout import UP_TIMEOUT_S, Checkout, free_ports
 from tests.support.small_disk import fill, mounted, total
 
 EMBEDDED = ("--engine", "embedded")
 POSTMASTER = b"/usr/lib/postgresql/17/bin/postgres "  # its children have titles of their own
+
+
+WATCHING = {"watcher", "guard", "scheduler"}  # the processes of the host
 
 
 def postmasters(checkout: Checkout) -> list[int]:
@@ -64,7 +68,7 @@ def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + UP_TIMEOUT_S
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.5)
+        time.sleep(1)  # most conditions start a command, which takes a core for a second
 
 
 @contextlib.contextmanager
@@ -155,13 +159,80 @@ def test_an_unknown_stack_is_refused_and_the_stacks_are_listed(checkout: Checkou
     assert "(stacks: local" in checkout.run("up", "-e", "lokal", expect=2).stderr
 
 
-def test_a_port_in_use_is_named_with_its_setting_and_its_holder(checkout: Checkout) -> None:
+def test_an_up_that_is_disturbed_at_many_steps_is_finished_by_the_next(checkout: Checkout) -> None:
+    """Refused, killed, interrupted, without its supervisor, without a terminal: the last one makes a whole stack."""
+    refused_for_a_port(checkout)
+    for step in ("create Machine", "create Daemon etcd", "create Daemon patroni"):
+        killed_at(checkout, step)
+    interrupted_at(checkout, "create Daemon patroni")
+    without_its_supervisor(checkout, "create Daemon pgbouncer")
+    for step in ("create Daemon storage", "create Scheduler", "write 1000 traces"):
+        killed_at(checkout, step)
+    without_stderr(checkout)
+    assert checkout.json("status")["healthy"]
+    assert len(postmasters(checkout)) == 1
+    assert traces(checkout) in (1000, 2000)
+    assert set(checkout.json("up", *EMBEDDED)["summary"]) == {"same"}
+
+
+def refused_for_a_port(checkout: Checkout) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", checkout.ports()["service"]))
         held.listen()
         said = checkout.run("up", *EMBEDDED, expect=3).stderr
         assert f"ports.service: {checkout.ports()['service']} is held by process {os.getpid()}" in said
-    assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
+
+
+def up_until(checkout: Checkout, step: str) -> subprocess.Popen[str]:
+    """Start `up`, and return once it has begun a step."""
+    process = checkout.start("up", *EMBEDDED)
+    assert process.stderr
+    assert any(step in line for line in process.stderr), f"up never came to {step}"
+    return process
+
+
+def killed_at(checkout: Checkout, step: str) -> None:
+    process = up_until(checkout, step)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def interrupted_at(checkout: Checkout, step: str) -> None:
+    """The step is finished, and what is done is printed."""
+    process = up_until(checkout, step)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=UP_TIMEOUT_S)
+    assert process.returncode == 130, said
+    assert "stopping: waiting for the steps in flight" in said
+    assert re.search(r"done: \d+ steps, the last create ", said)
+    assert "unfinished" not in said
+    assert "`observatory up` continues; `observatory down` removes the stack" in said
+
+
+def without_its_supervisor(checkout: Checkout, step: str) -> None:
+    """It ends with an error that names the supervisor, or with a whole stack if the supervisor came back in time."""
+    process = up_until(checkout, step)
+    supervisor = Sandbox(checkout.home, Path(checkout.environment["OBSERVATORY_ROOTFS"])).supervisor_pid()
+    assert supervisor
+    os.kill(supervisor, signal.SIGKILL)
+    _, said = process.communicate(timeout=UP_TIMEOUT_S)
+    assert process.returncode in (0, 1), said
+    if process.returncode:
+        assert f"the supervisor of {checkout.home} does not answer" in said
+        assert "Run `observatory up`" in said
+    assert "Traceback" not in said
+
+
+def without_stderr(checkout: Checkout) -> None:
+    """It continues when its stderr is closed."""
+    process = checkout.start("up", *EMBEDDED)
+    assert process.stderr
+    process.stderr.readline()
+    process.stderr.close()
+    assert process.stdout
+    with process.stdout:
+        assert "Traces: 1000 sent" in process.stdout.read()
+    assert process.wait() == 0
 
 
 def test_two_ups_at_once_make_one_stack(checkout: Checkout) -> None:
@@ -175,67 +246,17 @@ def test_two_ups_at_once_make_one_stack(checkout: Checkout) -> None:
     assert traces(checkout) in (1000, 2000)
 
 
-KILLED_AT = (
-    ("create Machine", "create Daemon patroni", "create Scheduler"),
-    ("create Daemon etcd", "create Daemon storage", "write 1000 traces"),
-)
-
-
-@pytest.mark.parametrize("steps", KILLED_AT, ids=["1", "2"])
-def test_a_killed_up_is_continued_by_the_next(checkout: Checkout, steps: tuple[str, ...]) -> None:
-    for step in steps:
-        process = checkout.start("up", *EMBEDDED)
-        assert process.stderr
-        seen = any(step in line for line in process.stderr)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        assert seen, f"up never came to {step}"
-    status = checkout.json("up", *EMBEDDED)["status"]
-    assert status["healthy"]
-    assert len(postmasters(checkout)) == 1
-    assert traces(checkout) in (1000, 2000)
-
-
-def test_an_interrupted_up_finishes_its_step_and_prints_what_is_done(checkout: Checkout) -> None:
-    process = checkout.start("up", *EMBEDDED)
-    assert process.stderr
-    for line in process.stderr:
-        if "create Daemon patroni" in line:
-            process.send_signal(signal.SIGINT)
-            break
-    _, said = process.communicate(timeout=UP_TIMEOUT_S)
-    assert process.returncode == 130, said
-    assert "stopping: waiting for the steps in flight" in said
-    assert re.search(r"done: \d+ steps, the last create ", said)
-    assert "unfinished" not in said
-    assert "`observatory up` continues; `observatory down` removes the stack" in said
-    assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_the_first_step_ends_every_child(checkout: Checkout, number: signal.Signals) -> None:
-    process = checkout.start("up", *EMBEDDED)
-    assert process.stderr
-    assert any("… storage service" in line for line in process.stderr)
-    time.sleep(1)  # now it is built, by other processes
+    shutil.rmtree(checkout.root / "dist")
+    process = up_until(checkout, "… storage service")
+    until(lambda: list((checkout.root / "dist").glob(".*")))  # now it is built
     process.send_signal(number)
     _, said = process.communicate(timeout=UP_TIMEOUT_S)
     assert process.returncode == 130, said
     assert "interrupted; run the command again" in said
     assert checkout.processes() == set()
     assert not list((checkout.root / "dist").glob(".*"))
-
-
-def test_up_continues_when_stderr_is_closed(checkout: Checkout) -> None:
-    process = checkout.start("up", *EMBEDDED)
-    assert process.stderr
-    process.stderr.readline()
-    process.stderr.close()
-    assert process.stdout
-    with process.stdout:
-        assert "Traces: 1000 sent" in process.stdout.read()
-    assert process.wait() == 0
-    assert checkout.json("status")["healthy"]
 
 
 def test_down_on_a_fresh_checkout_has_nothing_to_do(checkout: Checkout) -> None:
@@ -310,7 +331,7 @@ def test_a_killed_supervisor_comes_back_and_no_row_is_lost(survivor: Checkout) -
 
     before = pids(survivor)
     with Writer(survivor) as writer:
-        with stopped(before["watcher"], before["scheduler"]):
+        with stopped(*(before[name] for name in WATCHING)):
             os.kill(before["supervisor"], signal.SIGKILL)
             os.kill(before["pgbouncer"], signal.SIGKILL)
             until(lambda: not command(before["pgbouncer"]))
@@ -321,7 +342,7 @@ def test_a_killed_supervisor_comes_back_and_no_row_is_lost(survivor: Checkout) -
         until(lambda: survivor.exit_code("status") == 0)
         writer.write_more()
     after = pids(survivor)
-    restarted = before.keys() - {"watcher", "scheduler"}
+    restarted = before.keys() - WATCHING
     assert {name for name in restarted if after[name] != before[name]} == restarted
     assert len(postmasters(survivor)) == 1
     assert writer.stored() >= writer.acknowledged
@@ -329,8 +350,10 @@ def test_a_killed_supervisor_comes_back_and_no_row_is_lost(survivor: Checkout) -
     until(lambda: ("StorageSupervisorDown", "firing") in monitoring.received("pagerduty"))
 
 
-@pytest.mark.parametrize("names", [("scheduler",), ("watcher",), ("supervisor", "scheduler")], ids="+".join)
-def test_watcher_and_scheduler_keep_each_other_running(survivor: Checkout, names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "names", [("watcher", "scheduler"), ("guard", "watcher"), ("supervisor", "guard", "scheduler")], ids="+".join
+)
+def test_watcher_guard_and_scheduler_keep_each_other_running(survivor: Checkout, names: tuple[str, ...]) -> None:
     before = pids(survivor)
     for name in names:
         os.kill(before[name], signal.SIGKILL)
@@ -349,7 +372,7 @@ def test_no_watcher_is_left_without_the_home_of_its_stack(survivor: Checkout) ->
     before, away = pids(survivor), survivor.home.with_name("away")
     survivor.home.rename(away)
     try:
-        until(lambda: not command(before["watcher"]) and not command(before["scheduler"]))
+        until(lambda: not any(command(before[name]) for name in WATCHING))
         assert not survivor.home.exists()
     finally:
         shutil.rmtree(survivor.home, ignore_errors=True)
@@ -386,10 +409,7 @@ def test_a_killed_daemon_is_restarted(survivor: Checkout) -> None:
     daemons = {daemon["name"]: daemon["pid"] for daemon in status["daemons"]}
     for name in ("etcd", "patroni", "postgresql", "pgbouncer", "valkey", "storage-blue-1", "haproxy"):
         os.kill(daemons[name], signal.SIGKILL)
-    deadline = time.monotonic() + UP_TIMEOUT_S
-    while survivor.exit_code("status") and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert survivor.json("status")["healthy"]
+    until(lambda: survivor.exit_code("status") == 0)
     assert traces(survivor) == 1000
 
 
@@ -460,6 +480,16 @@ def test_changed_settings_take_effect_on_a_running_stack(survivor: Checkout) -> 
     with connect(url, purpose="test") as connection:
         for name, wanted in (("shared_buffers", "64MB"), ("max_connections", "50"), ("port", str(moved["postgres"]))):
             assert connection.execute("SELECT current_setting(%s)", [name]).fetchone() == (wanted,)
+    assert traces(survivor) == 1000
+    assert set(survivor.json("up", *EMBEDDED)["summary"]) == {"same"}
+
+
+def test_a_supervisor_that_is_killed_during_an_up_comes_back(survivor: Checkout) -> None:
+    survivor.configure(database={"shared_buffers_mb": 48})
+    without_its_supervisor(survivor, "update Daemon patroni")
+    assert survivor.json("up", *EMBEDDED)["status"]["healthy"]
+    with connect(survivor.output("admin_database_url"), purpose="test") as connection:
+        assert connection.execute("SHOW shared_buffers").fetchone() == ("48MB",)
     assert traces(survivor) == 1000
     assert set(survivor.json("up", *EMBEDDED)["summary"]) == {"same"}
 

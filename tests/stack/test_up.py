@@ -79,6 +79,7 @@ def test_every_daemon_is_ready(stack: Checkout) -> None:
         "prometheus",
         "supervisor",
         "watcher",
+        "guard",
         "scheduler",
     ]
     assert {daemon["health"] for daemon in status["daemons"]} == {"ready"}
@@ -153,7 +154,7 @@ def test_the_service_role_connects_through_the_pooler(stack: Checkout) -> None:
         assert one(connection, "SELECT inet_server_addr() IS NULL") is True, "the pooler uses the socket"
 
 
-HOST_PROCESSES = {"watcher", "scheduler"}
+HOST_PROCESSES = {"watcher", "guard", "scheduler"}
 CALLBACK = {"postgresql": {"callbacks": {"on_reload": "/bin/true"}}}  # Patroni runs it: it would be the daemons' user
 
 
@@ -231,6 +232,8 @@ def test_the_service_speaks_tls_to_the_pooler_which_uses_the_socket(stack: Check
         psycopg.connect(stack.output("database_url"), sslmode="disable")
     with admin(stack) as connection:
         sessions = "SELECT count(*) FROM pg_stat_activity WHERE usename IN ('app_a', 'app_b')"
+        with client(stack) as service:
+            service.get("/v1/traces?limit=1").raise_for_status()  # the pooler closes idle sessions
         assert one(connection, sessions) > 0
         assert one(connection, f"{sessions} AND client_addr IS NOT NULL") == 0
 

@@ -60,9 +60,9 @@ def changed(result: dict[str, Any]) -> set[str]:
     return {step["urn"].rpartition("::")[2] for step in result["steps"] if step["operation"] != "same"}
 
 
-# Before `up`, the daemons of monitoring speak HTTP where the current code expects TLS, and no watcher runs.
+# Before `up`, the daemons of monitoring speak HTTP where the current code expects TLS; no watcher and no guard runs.
 UNREADY_BEFORE = {
-    *("prometheus", "alertmanager", "alert-receiver", "scheduler", "watcher"),
+    *("prometheus", "alertmanager", "alert-receiver", "scheduler", "watcher", "guard"),
     *("node-exporter", "postgres-exporter", "pgbouncer-exporter", "pgbackrest-exporter", "redis-exporter"),
 }
 

@@ -22,8 +22,11 @@ from observatory.platforms.platform import DaemonStatus
 from observatory.runtime import Probe, ProgramStatus, Sandbox, SandboxError, listeners, package_versions
 from observatory.runtime.programs import SOCKET_NAME
 from observatory.scheduling.scheduler_process import (
+    GUARD,
     NAME,
     WATCHER,
+    guard_pid,
+    guard_ready,
     scheduler_pid,
     scheduler_ready,
     watcher_pid,
@@ -52,6 +55,7 @@ def daemon_statuses(
         *rows,
         _supervisor_status(sandbox, running, versions.get("supervisor", "?")),
         _host_status(WATCHER, __version__, watcher_pid(sandbox), ready=watcher_ready(sandbox)),
+        _host_status(GUARD, __version__, guard_pid(sandbox), ready=guard_ready(sandbox)),
         _host_status(NAME, metadata.version("apscheduler"), scheduler_pid(sandbox), ready=scheduler_ready(sandbox)),
     ]
 
