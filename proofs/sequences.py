@@ -10,7 +10,7 @@ from pathlib import Path
 from observatory.workspace import Workspace
 from proofs.record import Outcome
 from tests.support.checkout import SOURCE, Checkout
-from tests.support.sequences import Life, drawn, has_cli
+from tests.support.sequences import Durations, Life, drawn, has_cli
 
 PROMISE = (
     "Random sequences of up, down, destroy, refresh and kills by the embedded engine, by the Pulumi CLI through the "
@@ -26,9 +26,10 @@ def prove(rounds: int, share: int) -> Outcome:
     if not has_cli():
         outcome.failures, outcome.failed = ["there is no Pulumi CLI: run `make cli`"], 1
         return outcome
-    refused = []
+    refused, durations, kills = [], Durations(), 0
     for seed in range(share, share + rounds):
-        life = _life(seed)
+        life = _life(seed, durations)
+        kills += life.kills
         steps += Counter(step.partition(" after ")[0].partition(" -> ")[0] for step in life.steps)
         outcome.failures += life.broken
         outcome.failed += bool(life.broken)
@@ -38,18 +39,19 @@ def prove(rounds: int, share: int) -> Outcome:
     outcome.counts = {
         "seeds": [share, share + rounds - 1],
         "refused with the way out": refused,
+        "killed before their end": kills,
         "steps": dict(sorted(steps.items())),
     }
     outcome.seconds = time.monotonic() - begun
     return outcome
 
 
-def _life(seed: int) -> Life:
+def _life(seed: int, durations: Durations) -> Life:
     with tempfile.TemporaryDirectory(prefix="observatory-sequence-", ignore_cleanup_errors=True) as directory:
         root = Path(directory) / "checkout"
         root.mkdir()
         checkout = Checkout.copy(root, rootfs=Workspace(root=SOURCE, stack="local").ensure_rootfs())
-        life = Life(checkout=checkout, seed=seed)
+        life = Life(checkout=checkout, seed=seed, durations=durations)
         try:
             return life.run(drawn(seed, LENGTH))
         except AssertionError as error:  # an undisturbed command failed

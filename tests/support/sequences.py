@@ -40,14 +40,51 @@ except ObservatoryError as error:
 """
 
 
+# Seconds that a command takes on a quiet machine of two cores, without a running stack and with one.
+TYPICAL = {
+    "up embedded": (24.0, 5.0),
+    "up cli": (40.0, 12.0),
+    "pulumi up": (38.0, 10.0),
+    "pulumi destroy": (5.0, 18.0),
+    "destroy embedded": (2.0, 12.0),
+    "down": (3.0, 15.0),
+    "down embedded": (3.0, 9.0),
+    "down keeping the data": (2.0, 8.0),
+}
+
+
+@dataclass(kw_only=True)
+class Durations:
+    """How long commands take here, so that a kill can fall at a share of a command's duration.
+
+    A command that was not yet measured takes as much longer than typically as the first measured one did.
+    """
+
+    measured: dict[tuple[str, bool], float] = field(default_factory=dict)
+    slowness: float | None = None
+
+    def expected(self, command: str, *, running: bool) -> float:
+        """Return the seconds that a command takes on a stack that runs, or on one that does not."""
+        typical = TYPICAL[command][running] * (self.slowness or 1.0)
+        return self.measured.get((command, running), typical)
+
+    def note(self, command: str, seconds: float, *, running: bool) -> None:
+        """Note what a command took that came to its end."""
+        self.measured[command, running] = seconds
+        if self.slowness is None and command in TYPICAL:
+            self.slowness = seconds / TYPICAL[command][running]
+
+
 @dataclass(kw_only=True)
 class Life:
-    """One stack, the steps that it went through, and what was not as promised."""
+    """One stack, the steps that it went through, and what was not as promised; `kills` counts those before an end."""
 
     checkout: Checkout
     seed: int
+    durations: Durations = field(default_factory=Durations)
     steps: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    kills: int = 0
     refused: bool = False
 
     def run(self, names: Sequence[str]) -> Life:
@@ -59,14 +96,19 @@ class Life:
         return self
 
     def _step(self, name: str, draw: random.Random) -> None:
-        kill, _, command = name.rpartition("killed ")
-        seconds = draw.uniform(0.5, 25) if kill or name.startswith("killed ") else None
-        if command == "power cut":
+        if name == "power cut":
             self.checkout.kill_all()
             self.steps.append(name)
             return
+        command, running = name.removeprefix("killed "), bool(crash.postmasters(self.checkout))
+        share = draw.random() if command != name else None
+        seconds = share * self.durations.expected(command, running=running) if share else None
+        begun = time.monotonic()
         code, said = self._perform(COMMANDS[command](self.checkout), seconds)
-        self.steps.append(f"{name}{f' after {seconds:.1f} s' if seconds else ''} -> {code}")
+        if code == 0:
+            self.durations.note(command, time.monotonic() - begun, running=running)
+        self.kills += code == -signal.SIGKILL
+        self.steps.append(f"{name}{f' after {seconds:.1f} s, {share:.0%}' if seconds else ''} -> {code}")
         self._check(code, said)
 
     def _check(self, code: int, said: str) -> None:
