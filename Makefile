@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
 E     ?= local
-WORKERS ?= 2  # of `make test`: its tests wait more than they compute
+WORKERS ?= 3  # on two cores: the tests of stacks use half a core each, the others a whole one
 
 .DEFAULT_GOAL := help
 .PHONY: help up down status check test test-cli cli lint format bench prove build catalogue record-release lock clean runtime-environment dev-environment

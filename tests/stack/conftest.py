@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checkout import Checkout
+from tests.support.checkout import UP_TIMEOUT_S, Checkout
+from tests.support.waiting import until
 
 
 @contextlib.contextmanager
@@ -21,12 +22,23 @@ def a_checkout(directory: Path, rootfs: Path) -> Iterator[Checkout]:
         checkout.kill_all()
 
 
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Checkout]:
-    """A stack that is up. Tests leave it as they found it."""
+@pytest.fixture(scope="package")
+def shared_stack(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Checkout]:
+    """A stack that is up until this process has run its last test of this folder."""
     with a_checkout(tmp_path_factory.mktemp("stack"), rootfs) as checkout:
         checkout.run("up", "--engine", "embedded")
         yield checkout
+
+
+@pytest.fixture(scope="module")
+def stack(shared_stack: Checkout) -> Checkout:
+    """The shared stack, well, whatever the file before did to it. Tests leave it as they found it.
+
+    Tests depend on nothing that another one may change: which login is active, how many backups, traces, notifications
+    and log lines there are, and whether PostgreSQL's archiver waits after failures.
+    """
+    until(lambda: shared_stack.exit_code("status") == 0, "the shared stack to be well", timeout_s=UP_TIMEOUT_S)
+    return shared_stack
 
 
 @pytest.fixture

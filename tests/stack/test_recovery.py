@@ -6,15 +6,15 @@ How many seconds it takes is `make bench`'s to say; here it only has to be over 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from benchmarks.faults import Stack, kill, measure, pid_of, stop_temporarily
 from observatory.runtime import Sandbox
 from tests.stack.test_monitoring import sandbox
-from tests.support.checkout import Checkout
+from tests.support.checkout import UP_TIMEOUT_S, Checkout
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +24,10 @@ def target(stack: Checkout) -> Stack:
 
 
 @pytest.fixture(autouse=True)
-def _all_well_again(stack: Checkout) -> None:
-    """Begin with a stack that is well: the test before was unkind to it."""
-    deadline = time.monotonic() + 60
-    while stack.exit_code("status"):
-        assert time.monotonic() < deadline
+def _all_well_again(stack: Checkout) -> Iterator[None]:
+    """Leave a stack that is well."""
+    yield
+    until(lambda: stack.exit_code("status") == 0, "the stack to be well again", timeout_s=UP_TIMEOUT_S)
 
 
 def killed(box: Sandbox) -> Callable[[], None]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.stack.test_faults import EMBEDDED
-from tests.stack.test_monitoring import Monitoring, wait
+from tests.stack.test_monitoring import DEADLINE_S, Monitoring, wait
 from tests.support.checkout import Checkout
 
 
@@ -159,7 +159,7 @@ def test_scheduled_jobs_run_and_survive_kills(checkout: Checkout) -> None:
 def running(stack: Checkout, name: str) -> tuple[int, int]:
     """Wait until a job runs; return the processes of its runner and of its work."""
     lock = stack.home / f"lock/job-{name}.lock"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while True:
         pids = [int(pid) for pid in lock.read_text().split()] if lock.exists() else []
         if len(pids) == 2 and all(Path(f"/proc/{pid}/cwd").exists() for pid in pids):

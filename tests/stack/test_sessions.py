@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from tests.support.checkout import UP_TIMEOUT_S, Checkout
+from tests.support.waiting import until
 
 
 def on_a_terminal(checkout: Checkout, *arguments: str, typed: str = "") -> tuple[int, str]:
@@ -59,6 +60,8 @@ def test_up_with_nothing_to_change_prompts_for_nothing(stack: Checkout) -> None:
 
 
 def test_logs_prints_the_last_lines_of_a_daemon(stack: Checkout) -> None:
+    log = stack.home / "log/patroni.log"  # which may be new: a test of rotation may have run
+    until(lambda: log.exists() and len(log.read_text().splitlines()) > 3, "some lines of Patroni's log")
     assert len(stack.run("logs", "patroni", "--lines", "3").stdout.splitlines()) == 3
     assert len(stack.json("logs", "patroni", "--lines", "3")["lines"]) == 3
     error = stack.run("logs", "nonsense", expect=2).stderr

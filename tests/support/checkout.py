@@ -5,6 +5,9 @@ Owns: the copy, its settings, and running the command in it as a user would. Doe
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
 import json
 import os
 import random
@@ -13,8 +16,9 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ import yaml
 
 from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import Ports
+from service.build import BuiltArtifact, build
 from tests.support import reaper
 
 SOURCE = Path(__file__).resolve().parents[2]
@@ -36,10 +41,11 @@ class Checkout:
 
     root: Path
     environment: Mapping[str, str]
+    outputs: dict[tuple[object, ...], str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def copy(cls, root: Path, *, rootfs: Path | None) -> Checkout:
-        """Copy what git tracks, or would if it were added; with `rootfs` no other root filesystem is built."""
+        """Copy what git tracks, or would if it were added; with `rootfs` neither it nor the service is built again."""
         listed = subprocess.run(
             ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
             cwd=SOURCE,
@@ -55,6 +61,7 @@ class Checkout:
         if rootfs:
             environment["OBSERVATORY_ROOTFS"] = str(rootfs)
             (root / ".venv").symlink_to(sys.prefix)  # where Pulumi.yaml says that the CLI finds it
+            _lend_artifact(root / "dist")
         reaper.watch(root)
         checkout = cls(root=root, environment=environment)
         checkout.configure(ports=free_ports())
@@ -105,8 +112,11 @@ class Checkout:
         return json.loads(self.run(*arguments, "--output", "json", expect=expect, **changes).stdout)
 
     def output(self, name: str) -> str:
-        """Return one output of the stack, secrets in plain text."""
-        return self.run("outputs", name, "--show-secrets").stdout.strip()
+        """Return one output of the stack, secrets in plain text; the command runs once for each state of the stack."""
+        key = name, *_versions(self.root / ".observatory")
+        if key not in self.outputs:
+            self.outputs[key] = self.run("outputs", name, "--show-secrets").stdout.strip()
+        return self.outputs[key]
 
     @property
     def home(self) -> Path:
@@ -135,6 +145,31 @@ class Checkout:
     def kill_all(self) -> None:
         """Do what a power cut does to the processes of the stack and of its commands."""
         reaper.kill_all(self.root)
+
+
+def _versions(directory: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield what changes with each write of the files that outputs come from: Pulumi's state and the documents."""
+    for place in ("backend/.pulumi/stacks", "rollout", "access"):
+        for file in sorted((directory / place).rglob("local.json*")):
+            with contextlib.suppress(FileNotFoundError):  # a command that runs has replaced it
+                status = file.stat()
+                yield file.name, status.st_ino, status.st_mtime_ns
+
+
+def _lend_artifact(output: Path) -> None:
+    """Put the first version of the service where `up` builds it, which finds it up to date while its sources are."""
+    built = _first_artifact()
+    output.mkdir()
+    for file in (built.path, built.manifest_path):
+        shutil.copy2(file, output)
+
+
+@functools.cache
+def _first_artifact() -> BuiltArtifact:
+    """Build the first version of the service, once for this process."""
+    directory = tempfile.mkdtemp(prefix="observatory-artifact-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return build("v0.1.0", Path(directory))
 
 
 def free_ports() -> dict[str, int]:
