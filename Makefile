@@ -32,8 +32,8 @@ build: runtime-environment  ## Build and sign one release of the storage service
 	@$(BIN)/observatory release sign dist/storage-service-$(VERSION)-$(shell uname -m).tar.gz
 
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-check: lint  ## Lint, and run every test that needs no stack
-	@$(PYTEST) -m "not cli" --ignore tests/stack
+check: lint  ## Lint, and run the quick tests, which need no stack
+	@$(PYTEST) -m "not cli and not slow" --ignore tests/stack
 
 test: dev-environment  ## Run every test that needs no Pulumi CLI
 	@$(PYTEST) -m "not cli"

@@ -24,11 +24,16 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the files with the longest tests first, and skip the tests marked `cli` where there is no CLI."""
-    items.sort(key=lambda item: "stack" not in item.path.parts)  # whole stacks: else the last is waited for alone
+    items.sort(key=_rank)
     if shutil.which("pulumi", path=_path_with_cli()) is None:
         for item in items:
             if item.get_closest_marker("cli"):
                 item.add_marker(pytest.mark.skip(reason="needs the Pulumi CLI; run `make cli`"))
+
+
+def _rank(item: pytest.Item) -> int:
+    """Return 0 for whole stacks, 1 for other long files, and 2 for the short ones, which end all workers together."""
+    return 0 if "stack" in item.path.parts else 1 if item.get_closest_marker("slow") else 2
 
 
 def _path_with_cli() -> str:

@@ -26,6 +26,8 @@ from observatory.nodes.pgbackrest import cipher_file, cipher_section, command, s
 from observatory.settings import LocalSettings
 from tests.backups.conftest import PATHS, ArchivingServer
 
+pytestmark = pytest.mark.slow
+
 PAGE = 8192
 
 

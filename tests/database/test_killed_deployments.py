@@ -13,6 +13,8 @@ from proofs.migrations import deploy_at_once, kill_everywhere, write_one_by_one
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 from tests.support.postgres import PostgresServer
 
+pytestmark = pytest.mark.slow
+
 CATALOGUE = """
     SELECT 'column', c.oid::regclass::text, a.attname, format_type(a.atttypid, a.atttypmod) || a.attnotnull
     FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0

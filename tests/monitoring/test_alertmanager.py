@@ -14,6 +14,8 @@ from observatory.settings import LocalSettings
 from tests.monitoring.conftest import Pager
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 ROUTES = {
     "watchdog": {"alertname": "Watchdog", "severity": "none"},
     NO_RECEIVER: {"alertname": "InfoInhibitor", "severity": "none"},

@@ -20,6 +20,8 @@ from observatory.runtime import Sandbox
 from observatory.settings import FleetName, LocalSettings
 from tests.support.certificates import sandbox_certificate
 
+pytestmark = pytest.mark.slow
+
 ROLLS_BACK = {"StorageServiceDown", "StorageInstanceDown", "StorageErrorBudgetFastBurn"}
 SCOPE = Scope(stack="s1", runbooks="http://runbooks")
 

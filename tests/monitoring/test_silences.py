@@ -22,6 +22,8 @@ from observatory.runtime import find_free_ports
 from tests.monitoring.conftest import Pager
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 MOVING = [
     {"alertname": "StorageInstanceDown", "stack": "a", "fleet": "green", "severity": "warning"},
     {"alertname": "StorageWriteLatencyHigh", "stack": "a", "fleet": "green", "severity": "warning"},

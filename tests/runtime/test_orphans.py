@@ -13,6 +13,8 @@ from observatory.runtime.orphans import main_processes
 from tests.runtime.test_sandbox import kill_supervisor
 from tests.runtime.test_supervisor import until
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 record() {{ echo {name} "$1" >>/srv/data/ends; exit; }}
 trap 'record INT' INT; trap 'record TERM' TERM; trap 'record USR1' USR1

@@ -14,6 +14,8 @@ from observatory.nodes.daemons import packages
 from observatory.runtime import RootfsError, Sandbox, ensure_rootfs, mmdebstrap, package_versions, rootfs_path
 from observatory.runtime import rootfs as module
 
+pytestmark = pytest.mark.slow
+
 DAEMONS = {
     "postgres": "17.",
     "patroni": "4.",

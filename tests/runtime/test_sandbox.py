@@ -18,6 +18,8 @@ import pytest
 from observatory.runtime import Probe, Program, Sandbox, SandboxError, find_free_ports
 from observatory.runtime import sandbox as module
 
+pytestmark = pytest.mark.slow
+
 SLEEPER = Program(name="sleeper", command=("sleep", "1000"))
 
 

@@ -13,6 +13,8 @@ from tests.service.harness import Service, StorageDatabase, item, post, running_
 from tests.support.postgres import PostgresServer
 from tests.support.sandboxes import sandboxed as in_sandbox
 
+pytestmark = pytest.mark.slow
+
 VERSION = "v0.9.0-test"
 MAX_RSS_BYTES = 90 * 1024 * 1024
 

@@ -24,6 +24,8 @@ from tests.service.harness import (
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 
 def ready(client: httpx.Client) -> int:
     return client.get("/health/ready").status_code

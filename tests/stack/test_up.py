@@ -357,16 +357,6 @@ def test_the_environment_is_ready_for_a_plain_pulumi(stack: Checkout) -> None:
     assert Path(variables["PULUMI_CONFIG_PASSPHRASE_FILE"]).read_text()
 
 
-def test_down_leaves_nothing_running_and_nothing_behind(checkout: Checkout) -> None:
-    """Twice, and then up again: each is whole."""
-    checkout.run("up", "--engine", "embedded")
-    for _ in range(2):
-        checkout.run("down", "--yes", "--engine", "embedded")
-        assert checkout.processes() == set()
-        assert not checkout.home.exists()
-    assert checkout.json("up", "--engine", "embedded")["status"]["healthy"]
-
-
 def test_json_is_one_document_and_nothing_else(stack: Checkout) -> None:
     done = stack.run("preview", "--engine", "embedded", "--output", "json")
     assert json.loads(done.stdout)["summary"]

@@ -13,7 +13,7 @@ from components.aws.naming import AUTONAMING_SUFFIX
 from tests.support.declared import SECRET, Declared, Resource
 
 # pulumi_aws warns of its own deprecated modules while it is imported.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:pulumi_aws")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:pulumi_aws")]
 
 OWN_TAGS = {"Project", "Stack", "ManagedBy", "Name"}
 ANYWHERE = "0.0.0.0/0"

@@ -1,7 +1,11 @@
 """The rollout document's weights reach the balancer, and both fleets exist."""
 
+import pytest
+
 from observatory.documents.rollout import RolloutDocument
 from tests.support.declared import WEIGHTS, Declared, rollout
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_documents_weights_arrive_at_the_listener(stack: Declared) -> None:

@@ -14,6 +14,8 @@ from observatory.runtime.home import HomeError, check_not_moved, set_in_state
 from tests.engines.embedded.lab import Lab
 from tests.support.checkout import SOURCE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def sandbox(tmp_path: Path, rootfs: Path) -> Iterator[Sandbox]:

@@ -17,6 +17,8 @@ from observatory.engines import embedded as engine
 from observatory.files.atomic import partial_path
 from tests.engines.embedded.lab import HELD, STACK, TIMEOUT_S, TWO, Lab, eventually
 
+pytestmark = pytest.mark.slow
+
 
 def leave_lock(lab: Lab, **fields: Any) -> Path:
     directory = lab.backend / ".pulumi/locks/organization/lab" / STACK

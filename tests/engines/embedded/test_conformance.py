@@ -14,6 +14,8 @@ import pytest
 from tests.engines.embedded.conftest import MakeLab
 from tests.engines.embedded.lab import Lab, Outcome
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:

@@ -13,7 +13,7 @@ from tests.engines.embedded.conftest import MakeLab
 from tests.engines.embedded.lab import Lab
 
 # pulumi_aws warns of its own deprecated modules while it is imported.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:pulumi_aws")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:pulumi_aws")]
 
 NETWORK = """\
 import pulumi_aws as aws

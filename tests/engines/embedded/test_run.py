@@ -11,6 +11,8 @@ from observatory.engines import embedded as engine
 from observatory.engines.embedded import StepEvent
 from tests.engines.embedded.lab import HELD, TIMEOUT_S, Lab, eventually
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_operation_interrupted_by_sigkill_is_reported_and_repeated(lab: Lab) -> None:
     lab.program(HELD)

@@ -18,6 +18,8 @@ from observatory.engines.embedded import StackOptions
 from observatory.engines.embedded.secrets import Crypter
 from tests.engines.embedded.lab import STACK, TWO, Lab
 
+pytestmark = pytest.mark.slow
+
 FOREIGN = Crypter("another passphrase").salt
 
 

@@ -12,6 +12,8 @@ from observatory.engines.embedded.provider import ProviderError
 from observatory.engines.providers.postgresql import DEFAULTS_KEY, PostgresqlProvider
 from tests.engines.providers.conftest import AccessLab, Site
 
+pytestmark = pytest.mark.slow
+
 STACK = "urn:pulumi:dev::lab::postgresql:index"
 ROLE, GRANT = f"{STACK}/role:Role::r", f"{STACK}/grant:Grant::g"
 DEFAULTS = f"{STACK}/defaultPrivileges:DefaultPrivileges::d"

@@ -27,6 +27,8 @@ from tests.service.harness import Service, running_service, storage_database
 from tests.support.aws import REGION
 from tests.support.postgres import PostgresServer
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from mypy_boto3_autoscaling import AutoScalingClient
     from mypy_boto3_s3 import S3Client

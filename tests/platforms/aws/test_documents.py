@@ -28,6 +28,8 @@ from tests.delivery.faults import SEQUENCES, Sequence, blue_green, ends_decided
 from tests.delivery.test_releases import TRUSTED, release
 from tests.support.aws import REGION
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 

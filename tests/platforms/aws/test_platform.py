@@ -29,6 +29,8 @@ from tests.delivery.test_releases import TRUSTED, release
 from tests.support.aws import REGION
 from tests.support.checkout import SOURCE, Checkout
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from pathlib import Path
 
