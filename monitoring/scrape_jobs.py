@@ -44,6 +44,7 @@ JOBS = (
     Job(name="etcd", keep="etcd_(server|disk|mvcc_db)_.+|process_.+"),  # drops the series of gRPC, two thirds of all
     Job(name="haproxy", params={"scope": ("backend", "server")}, local_only=True),
     Job(name="haproxy-weights", path="/weights", local_only=True),
+    Job(name="haproxy-requests", path="/requests", local_only=True),
     Job(name="storage", elastic=True),
 )
 

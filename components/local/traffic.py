@@ -15,6 +15,7 @@ from components.local.fleets import Fleet
 from components.local.machine import Daemon, Machine, sandbox_of
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import SERVER, backend_server, haproxy, runtime_socket, servers_file, weights_file
+from observatory.nodes.request_metrics import request_metrics
 from observatory.nodes.storage import labelled
 from observatory.nodes.tls import combined_file
 from observatory.runtime import BalancerUnreachable, Drift, LiveMap, LiveServers, find_drift
@@ -37,7 +38,10 @@ class TrafficArgs:
 
 
 class Traffic(pulumi.ComponentResource):
-    """HAProxy. Outputs: `service_url`, weighted over the fleets; `preview_url`, where a header selects the fleet."""
+    """HAProxy and the counter of its requests.
+
+    Outputs: `service_url`, weighted over the fleets; `preview_url`, where a header selects the fleet.
+    """
 
     def __init__(self, name: str, args: TrafficArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:local:Traffic", name, None, opts)
@@ -56,6 +60,9 @@ class Traffic(pulumi.ComponentResource):
         combined = pulumi.Output.concat(made.certificate, made.key)
         secret_files = {combined_file(Paths(), SERVER): combined, **args.trust.files}
         balancer = Daemon("haproxy", machine=args.machine, unit=unit, secret_files=secret_files, opts=options)
+        counter = request_metrics(args.settings, Paths())
+        options = pulumi.ResourceOptions(parent=self, depends_on=[balancer], deleted_with=args.machine)
+        Daemon(counter.name, machine=args.machine, unit=counter, opts=options)
         ports = args.settings.ports
         self.service_url = balancer.id.apply(lambda _: f"https://127.0.0.1:{ports.service_tls}")
         self.preview_url = balancer.id.apply(lambda _: f"http://127.0.0.1:{ports.preview}")

@@ -244,7 +244,10 @@ SERVICE_DOWN = Alert(
     description="Fleet {{ $labels.fleet }} gets {{ $value }} % of the requests and has no instance that is ready.",
     runbook=Runbook(
         meaning="HAProxy sends requests to a fleet, and none of its instances passes `/health/ready`.",
-        impact="The share of requests that this fleet receives fails with 503.",
+        impact=(
+            "If the other fleet has a share of the traffic too, it gets the requests of this one. Otherwise they fail "
+            "with 503."
+        ),
         diagnosis=(
             "`observatory status`: check which instances run and which are ready.",
             "Check whether StorageDatabaseDown fires. Instances are not ready without the database.",

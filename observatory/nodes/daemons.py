@@ -29,6 +29,7 @@ from observatory.nodes.pgbackrest import S3Repository
 from observatory.nodes.pgbouncer import pgbouncer
 from observatory.nodes.postgres import patroni
 from observatory.nodes.prometheus import Scrape, prometheus
+from observatory.nodes.request_metrics import request_metrics
 from observatory.nodes.storage import fleet_machine_storage, instance_label, storage
 from observatory.nodes.unit import Host, Paths, Unit
 from observatory.nodes.valkey import valkey
@@ -217,6 +218,12 @@ LISTED: tuple[Daemon | Tool, ...] = (
             Scrape(job=_JOBS["haproxy"], port="balancer_stats", guarded=True),
             Scrape(job=_JOBS["haproxy-weights"], port="balancer_stats", guarded=True),
         ),
+    ),
+    Daemon(
+        name="request-metrics",
+        packages=("python3",),
+        local=lambda at: (request_metrics(at.settings, at.paths),),
+        scrapes=(Scrape(job=_JOBS["haproxy-requests"], port="balancer_stats", guarded=True),),
     ),
     Daemon(
         name="storage",

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from http import HTTPStatus
 
+from observatory.nodes.request_metrics import PATH, lines_socket, metrics_socket
 from observatory.nodes.storage import labelled
 from observatory.nodes.tls import MONITORING, authority_file, combined_file
 from observatory.nodes.unit import Paths, TcpReady, Unit, render
@@ -81,6 +82,9 @@ def haproxy(
         certificate=combined_file(paths, SERVER),
         monitoring_certificate=combined_file(paths, MONITORING),
         authority=authority_file(paths),
+        lines_socket=lines_socket(paths),
+        metrics_socket=metrics_socket(paths),
+        requests_path=PATH,
     )
     return Unit(
         name="haproxy",

@@ -104,7 +104,7 @@ class LiveServers:
         Raises:
             BalancerUnreachable: HAProxy does not answer.
         """
-        return frozenset(_name(server) for server in self._servers() if _is_out(server))
+        return frozenset(_name(server) for server in self.servers() if _is_out(server))
 
     def addresses(self) -> tuple[str, ...]:
         """Return every server with its address, such as `fleet_blue/blue-1 127.0.0.1:8000`.
@@ -112,7 +112,7 @@ class LiveServers:
         Raises:
             BalancerUnreachable: HAProxy does not answer.
         """
-        return tuple(f"{_name(each)} {each['srv_addr']}:{each['srv_port']}" for each in self._servers())
+        return tuple(f"{_name(each)} {each['srv_addr']}:{each['srv_port']}" for each in self.servers())
 
     def kept_out(self) -> frozenset[str]:
         """Return the servers that the next start puts in maintenance."""
@@ -128,7 +128,7 @@ class LiveServers:
         Raises:
             BalancerUnreachable: HAProxy does not answer, or has no such server; some servers may be changed.
         """
-        current = self._servers()
+        current = self.servers()
         for name in sorted(set(wanted) - {_name(server) for server in current}):
             raise BalancerUnreachable(f"HAProxy has no server {name}", remedy="Run `observatory up`.")
         for server in current:
@@ -158,8 +158,10 @@ class LiveServers:
         lines = answer.removeprefix("# ").splitlines()
         return sum(int(row["scur"]) for row in csv.DictReader(lines) if row["svname"] == name)
 
-    def _servers(self) -> list[dict[str, str]]:
-        return list(_parsed(_query(self.sandbox, self.socket, "show servers state", patience=self.patience)))
+    def servers(self) -> list[dict[str, str]]:
+        """Return the servers that have a port: a server on a unix socket is no instance of a fleet."""
+        listed = _parsed(_query(self.sandbox, self.socket, "show servers state", patience=self.patience))
+        return [server for server in listed if server["srv_port"] != "0"]
 
 
 @dataclass(frozen=True, kw_only=True)

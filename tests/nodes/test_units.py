@@ -22,6 +22,7 @@ from observatory.nodes.haproxy import haproxy
 from observatory.nodes.pgbouncer import pgbouncer, user_lines
 from observatory.nodes.postgres import api_credentials, api_credentials_file, host_based_authentication, patroni
 from observatory.nodes.prometheus import prometheus
+from observatory.nodes.request_metrics import request_metrics
 from observatory.nodes.storage import storage, trial
 from observatory.nodes.valkey import valkey
 from observatory.settings import LocalSettings
@@ -43,7 +44,7 @@ def all_units() -> list[Unit]:
         alertmanager(SETTINGS, PATHS),
         prometheus(SETTINGS, PATHS, stack="local", instances={"blue": (1, 2), "green": ()}, scrapes=scrapes("local")),
     ]
-    return [*node, instance, balancer, *monitoring]
+    return [*node, instance, balancer, request_metrics(SETTINGS, PATHS), *monitoring]
 
 
 def as_pulumi_carries(value: object) -> object:

@@ -144,7 +144,7 @@ def test_a_draining_instance_stays_drained_over_a_reload_and_up_restores_it(own:
 
 def op_state(servers: LiveServers, name: str) -> str:
     """Return whether HAProxy has a server running, `2`, or stopped, `0`."""
-    states = {f"{server['be_name']}/{server['srv_name']}": server["srv_op_state"] for server in servers._servers()}
+    states = {f"{server['be_name']}/{server['srv_name']}": server["srv_op_state"] for server in servers.servers()}
     return states[name]
 
 

@@ -69,6 +69,7 @@ def test_every_daemon_is_ready(stack: Checkout) -> None:
         "storage-blue-1",
         "storage-green-1",
         "haproxy",
+        "request-metrics",
         "node-exporter",
         "postgres-exporter",
         "pgbouncer-exporter",
