@@ -31,6 +31,7 @@ from observatory.cli import (  # noqa: F401 - each registers its commands
     verify,
 )
 from observatory.cli.app import app, print_json
+from observatory.cli.interrupted import message_of
 from observatory.cli.terminal import print_error
 from observatory.errors import FAILED, INTERRUPTED, WRONG_USAGE, ObservatoryError
 from observatory.interruption import interrupt_on_signals
@@ -55,7 +56,7 @@ def main() -> None:
         if end.code != INTERRUPTED:
             raise
         # typer turns KeyboardInterrupt into this exit code and prints no message.
-        _end("interrupted; run the command again, it continues where it stopped", "Interrupted", INTERRUPTED)
+        _end(message_of(end, sys.argv[1:]), "Interrupted", INTERRUPTED)
 
 
 def _fail(error: Exception) -> NoReturn:

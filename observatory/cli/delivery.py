@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -29,7 +30,8 @@ from observatory.errors import DONE, FAILED
 from observatory.settings import FLEETS, FleetName
 
 if TYPE_CHECKING:
-    from observatory.operations import DeliveryOptions
+    from observatory.operations import DeliveryOptions, RolloutControl
+    from observatory.operations.rollout_control import ControlRequest
     from observatory.workspace import Workspace
 
 releases = typer.Typer(help="Sign, store, approve and deploy releases of the service.", no_args_is_help=True)
@@ -174,25 +176,25 @@ def rollback(
 @rollout.command()
 def pause(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
     """Stay at the current step. The gates keep evaluating."""
-    _show(operations.control_rollout(operations.open_workspace(environment), "pause"), output)
+    _control(environment, "pause", output)
 
 
 @rollout.command()
 def resume(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
     """Continue after a pause."""
-    _show(operations.control_rollout(operations.open_workspace(environment), None), output)
+    _control(environment, None, output)
 
 
 @rollout.command()
 def promote(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
     """End the bake of the current step now, unless its gate fails."""
-    _show(operations.control_rollout(operations.open_workspace(environment), "promote"), output)
+    _control(environment, "promote", output)
 
 
 @rollout.command()
 def abort(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
     """Roll the deployment back."""
-    _show(operations.control_rollout(operations.open_workspace(environment), "abort"), output)
+    _control(environment, "abort", output)
 
 
 @releases.command(name="sign")
@@ -311,6 +313,48 @@ def list_all(environment: EnvironmentOption = "local", output: OutputOption = Ou
     )
     for objection in (each.objection for each in kept if each.objection):
         print_error(objection)
+
+
+CONTROLS: Mapping[ControlRequest | None, str] = {
+    "pause": "The running command has paused: it stays at this step, and its gate keeps evaluating.",
+    None: "The running command continues.",
+    "promote": "The running command ends the bake of this step.",
+    "abort": "The running command rolls the deployment back.",
+}
+
+
+def _control(environment: str, request: ControlRequest | None, output: Output) -> None:
+    """Send a control request, and print whether the running command has acknowledged it."""
+    done = operations.control_rollout(operations.open_workspace(environment), request)
+    if output is Output.JSON:
+        print_json(
+            {**done.rollout.model_dump(), "acknowledged": done.acknowledged, "running": done.running, "last": done.last}
+        )
+        return
+    _show(done.rollout, output)
+    print_result(f"\n{_answer(done, request)}")
+
+
+def _answer(done: RolloutControl, request: ControlRequest | None) -> str:
+    if done.acknowledged:
+        return CONTROLS[request]
+    word = request or "resume"
+    if done.running:
+        return (
+            f"Requested: {word}. The running command has not reached its next evaluation; its last event: {done.last}"
+        )
+    deployment = done.rollout.deployment
+    again = (
+        f"`observatory deploy application --version {deployment.version} --strategy {deployment.strategy}`"
+        if (deployment)
+        else "the same command"
+    )
+    runs = (
+        "No command runs this deployment"
+        if done.running is False
+        else "The database does not respond, so it is not certain that a command runs this deployment"
+    )
+    return f"Requested: {word}. {runs}: {again} continues it and reads the request."
 
 
 def _show(done: RolloutDocument, output: Output) -> None:

@@ -23,12 +23,13 @@ from observatory.cli.plan import overview_view, plan_json, plan_view
 from observatory.cli.terminal import MARKS, ConsoleReporter, print_notice, print_result, show_live, table
 from observatory.documents.event_text import event_phase, event_text
 from observatory.errors import DONE, FAILED
+from observatory.settings import FLEETS
 
 if TYPE_CHECKING:
     from observatory.documents.journal import Entry
     from observatory.documents.rollout import Deployment
     from observatory.engines.embedded import Result
-    from observatory.operations import JobStatus, PasswordStatus, Status, UpResult
+    from observatory.operations import DaemonStatus, JobStatus, PasswordStatus, Status, UpResult
     from observatory.security.certificates import Validity
     from observatory.workspace import Workspace
 
@@ -222,7 +223,7 @@ def _status_view(status: Status) -> RenderableType:
         (
             daemon.name,
             daemon.address,
-            daemon.version,
+            _version(daemon),
             str(daemon.pid or "-"),
             _coloured(daemon.health),
             f"{daemon.memory_mb} MiB" if daemon.memory_mb is not None else "-",
@@ -230,13 +231,13 @@ def _status_view(status: Status) -> RenderableType:
         for daemon in status.daemons
     ]
     fleets = [
-        (name, state.versions, str(status.fleet_size), f"{state.weight} %")
-        for name, state in (("blue", status.rollout.blue), ("green", status.rollout.green))
+        (name, state.versions, _running(status.instances(name)), str(status.fleet_size), f"{state.weight} %")
+        for name, state in ((name, status.rollout.fleet(name)) for name in FLEETS)
     ]
     return Group(
         table("Daemons", ("daemon", "address", "version", "pid", "health", "memory"), rows),
         jobs_table(status.jobs, title="\nJobs"),
-        table("\nFleets", ("fleet", "version", "instances", "weight"), fleets),
+        table("\nFleets", ("fleet", "version", "running", "instances", "weight"), fleets),
         *([_deployment(status.rollout.deployment)] if status.rollout.deployment else []),
         *([_evaluation(status.evaluation)] if status.evaluation else []),
         table("\nPasswords", ("role", "login", "age", "action"), [_password_row(each) for each in status.passwords]),
@@ -278,6 +279,20 @@ def _evaluation(evaluation: Entry) -> Text:
     mark, style = MARKS[event_phase(evaluation.event, evaluation.details)]
     when = f"{datetime.fromtimestamp(evaluation.at, UTC):%H:%M:%S} UTC"
     return Text.assemble(f"Gate at {when}: ", (f"{mark} {event_text(evaluation.event, evaluation.details)}", style))
+
+
+def _version(daemon: DaemonStatus) -> str | Text:
+    """Return a daemon's version; in red what an instance runs where the rollout document has another version."""
+    if daemon.running_version in (None, daemon.version):
+        return daemon.version
+    return Text(f"{daemon.running_version} ({daemon.version} wanted)", style="red")
+
+
+def _running(instances: Sequence[DaemonStatus]) -> Text:
+    """Return the versions that the instances of a fleet report, in red where the document has others."""
+    found = sorted({each.running_version or each.health for each in instances})
+    differs = any(each.running_version != each.version and each.health != "off" for each in instances)
+    return Text(" and ".join(found), style="red" if differs else "")
 
 
 def _coloured(health: str) -> Text:

@@ -98,6 +98,11 @@ def _try(connection: psycopg.Connection, lock: AdvisoryLock) -> bool:
     return bool(row and row[0])
 
 
+def is_held(connection: psycopg.Connection, lock: AdvisoryLock) -> bool:
+    """Return whether a session holds the lock."""
+    return connection.execute(_HOLDER, [LOCK_CLASS, lock.key]).fetchone() is not None
+
+
 def _holder(connection: psycopg.Connection, lock: AdvisoryLock) -> str:
     row = connection.execute(_HOLDER, [LOCK_CLASS, lock.key]).fetchone()
     if row is None:

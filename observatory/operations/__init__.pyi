@@ -5,7 +5,6 @@ from .api_keys import create_key as create_key
 from .api_keys import list_keys as list_keys
 from .api_keys import revoke_key as revoke_key
 from .application import DeliveryOptions as DeliveryOptions
-from .application import control_rollout as control_rollout
 from .application import deploy_application as deploy_application
 from .application import plan_application as plan_application
 from .application_rollback import plan_rollback as plan_rollback
@@ -96,6 +95,8 @@ from .releases import add_release as add_release
 from .releases import list_releases as list_releases
 from .releases import sign_release as sign_release
 from .retries import DEFAULT_RETRY as DEFAULT_RETRY
+from .rollout_control import RolloutControl as RolloutControl
+from .rollout_control import control_rollout as control_rollout
 from .sample import copy_sample as copy_sample
 from .sample import is_conninfo as is_conninfo
 from .scheduler import JobStatus as JobStatus

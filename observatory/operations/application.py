@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
-from observatory.delivery.control import send_control_request
 from observatory.delivery.deployment import deploy, preview_deployment
 from observatory.delivery.environment import HostsError
 from observatory.delivery.errors import DeliveryRefusedError, TrialFailedError
@@ -15,6 +14,7 @@ from observatory.documents.rollout import HEALTH_CHECK_S, Deployment, RolloutDoc
 from observatory.interruption import interruptible
 from observatory.operations.delivery_journal import open_journal
 from observatory.operations.deployment_lock import deployment_lock
+from observatory.operations.interrupted_delivery import explained_interruption
 from observatory.operations.release_approvals import check_permission
 from observatory.operations.releases import checked_release
 from observatory.operations.stack_outputs import required_outputs
@@ -93,6 +93,7 @@ def deploy_application(
     with (
         open_journal(platform, report, conninfo=lambda: conninfo) as journal,
         deployment_lock(workspace, conninfo),
+        explained_interruption(platform),
         interruptible(),
     ):
         return deploy(delivery_environment(platform, outputs, journal=journal, choice=choice), request)
@@ -143,18 +144,6 @@ def _deployment_request(
         accept_drift=options.get("accept_drift", False),
         skip_tests=options.get("skip_tests", False),
     )
-
-
-def control_rollout(workspace: Workspace, request: Literal["pause", "promote", "abort"] | None) -> RolloutDocument:
-    """Send a request to the running deployment of another process; None resumes a paused one.
-
-    Raises:
-        DeliveryRefusedError: no deployment is under way.
-    """
-    platform = open_platform(workspace)
-    outputs = required_outputs(platform, show_secrets=False)
-    with open_journal(platform, silent) as journal:
-        return send_control_request(delivery_environment(platform, outputs, journal=journal), request)
 
 
 def try_release(platform: Platform, version: str, *, report: Reporter = silent) -> None:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from observatory.documents.journal import Entry, last_entry
 from observatory.documents.rollout import RolloutDocument
 from observatory.engines import embedded as engine
+from observatory.nodes.storage import instance_name
 from observatory.operations.certificates import list_certificates
 from observatory.operations.password_status import PasswordStatus, password_statuses
 from observatory.operations.scheduler import JobStatus, jobs
 from observatory.platforms import open_platform
 from observatory.platforms.platform import DaemonStatus, check_supported
 from observatory.platforms.stack_state import outputs, state_options
+from observatory.settings import FleetName
 from observatory.waiting import poll
 from observatory.workspace import Workspace
 
@@ -48,6 +50,11 @@ class Status:
     passwords: list[PasswordStatus]
     certificates: Sequence[Validity] = ()
     evaluation: Entry | None = None
+
+    def instances(self, fleet: FleetName) -> list[DaemonStatus]:
+        """Return the instances of a fleet."""
+        names = {instance_name(fleet, index) for index in range(1, self.fleet_size + 1)}
+        return [each for each in self.daemons if each.name in names]
 
     @property
     def healthy(self) -> bool:

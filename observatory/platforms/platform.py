@@ -84,10 +84,11 @@ class DaemonStatus:
     Attributes:
         name: of the daemon.
         address: where it listens, or `-`.
-        version: of its software.
+        version: of its software; of an instance of the service, the version that the rollout document has.
         pid: of its process; None where it does not run.
         health: `ready`, `not ready`, or the supervisor's state of a daemon that does not run.
         memory_mb: its proportional set size with its children, in MiB; None where it cannot be read.
+        running_version: the version that an instance of the service reports; None for others, and without an answer.
     """
 
     name: str
@@ -96,6 +97,7 @@ class DaemonStatus:
     pid: int | None
     health: str
     memory_mb: int | None
+    running_version: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as a plain mapping."""

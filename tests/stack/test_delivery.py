@@ -295,7 +295,9 @@ def test_a_running_deployment_blocks_other_changes(own: Checkout) -> None:
     for command in (("up", *EMBEDDED), ("deploy", "database"), ("release", "deploy", "v0.2.0", *EMBEDDED)):
         assert "The deployment lock is held by" in own.run(*command, expect=3).stderr
     own.configure(fleets={})
-    own.run("rollout", "abort")
+    assert "The running command has paused" in own.run("rollout", "pause").stdout
+    assert own.json("rollout", "resume")["acknowledged"]
+    assert own.json("rollout", "abort")["acknowledged"]
     output = running.communicate(timeout=300)[1]
     assert (running.returncode, "aborted by `observatory rollout abort`" in output) == (1, True), output
 

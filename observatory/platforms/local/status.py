@@ -7,9 +7,10 @@ supervisor answers, a daemon is the process of the sandbox that listens on the d
 from __future__ import annotations
 
 import contextlib
+import http.client
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Self
 
@@ -34,6 +35,7 @@ from observatory.scheduling.scheduler_process import (
 )
 from observatory.settings import FLEETS, LocalSettings
 
+VERSION_TIMEOUT_S = 1.0  # an instance answers in milliseconds; a frozen one never
 POSTGRES_PACKAGES = ("postgresql-17", "postgresql-17-timescaledb")
 
 
@@ -48,7 +50,8 @@ def daemon_statuses(
     rows = []
     for daemon, unit in units:
         version = versions.get(daemon.version_package or "", "?")
-        rows.append(_status(sandbox, running, unit, releases.get(unit.name, version)))
+        row = _status(sandbox, running, unit, releases.get(unit.name, version))
+        rows.append(replace(row, running_version=reported_version(unit.ready.port)) if unit.name in releases else row)
         if unit.name == "patroni":
             rows.append(_postgres_status(sandbox, settings, versions))
     return [
@@ -100,6 +103,18 @@ def _status(sandbox: Sandbox, running: _Running, unit: Unit, version: str) -> Da
         health="ready" if ready else "not ready" if process else state,
         memory_mb=process_memory_mb(pid),
     )
+
+
+def reported_version(port: int) -> str | None:
+    """Return the version that an instance of the service reports; None where it does not respond."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=VERSION_TIMEOUT_S)
+    try:
+        connection.request("GET", "/health/live")
+        return connection.getresponse().getheader("X-Observatory-Version")
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
 
 
 def _postgres_status(sandbox: Sandbox, settings: LocalSettings, versions: dict[str, str]) -> DaemonStatus:

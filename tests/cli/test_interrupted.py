@@ -1,0 +1,52 @@
+"""An interrupted command says what it has changed."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from observatory import operations
+from observatory.cli import main
+from observatory.errors import INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "operation", "notes", "expected"),
+    [
+        ("status", "status", (), "interrupted; nothing was changed"),
+        ("verify", "verify", (), "interrupted; nothing was changed"),
+        ("up --yes", "up", (), "interrupted; what was brought up is kept; run the command again, it continues"),
+        ("backup create", "create_backup", (), "interrupted; the backup was not finished; earlier backups are kept"),
+        (
+            "deploy application --version v0.2.0 --strategy canary",
+            "deploy_application",
+            ("v0.2.0 was rolled back: blue has 100 % of the traffic",),
+            "interrupted; v0.2.0 was rolled back: blue has 100 % of the traffic",
+        ),
+    ],
+)
+def test_an_interrupted_command(
+    *,
+    arguments: str,
+    operation: str,
+    notes: tuple[str, ...],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        error = KeyboardInterrupt()
+        for note in notes:
+            error.add_note(note)
+        raise error
+
+    monkeypatch.setattr(operations, operation, interrupt)
+    monkeypatch.setattr(sys, "argv", ["observatory", *arguments.split(), "--output", "json"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    printed = capsys.readouterr()
+    assert end.value.code == INTERRUPTED
+    assert printed.err.splitlines()[-1] == f"error: {expected}"
+    assert json.loads(printed.out)["error"]["message"] == expected

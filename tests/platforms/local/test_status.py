@@ -1,0 +1,65 @@
+"""A status shows the version that an instance reports, beside the one of the rollout document."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from observatory.cli.stack import _running, _version
+from observatory.platforms.local.status import reported_version
+from observatory.platforms.platform import DaemonStatus
+
+
+class _Instance(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("X-Observatory-Version", "v0.3.0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with HTTPServer(("127.0.0.1", 0), _Instance) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def instance(version: str | None) -> DaemonStatus:
+    return DaemonStatus(
+        name="storage-blue-1",
+        address="-",
+        version="v0.3.0",
+        pid=1,
+        health="ready",
+        memory_mb=1,
+        running_version=version,
+    )
+
+
+def test_an_instance_is_asked_for_its_version(port: int) -> None:
+    assert reported_version(port) == "v0.3.0"
+
+
+def test_a_frozen_or_absent_instance_has_no_version() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as frozen:  # accepts, and never responds
+        assert reported_version(frozen.getsockname()[1]) is None
+    assert reported_version(1) is None  # nothing listens there
+
+
+def test_another_version_than_wanted_is_shown_in_red() -> None:
+    assert _version(instance("v0.3.0")) == "v0.3.0"
+    other = _version(instance("v0.2.0"))
+    assert (str(other), getattr(other, "style", "")) == ("v0.2.0 (v0.3.0 wanted)", "red")
+    shown = _running([instance("v0.3.0"), instance("v0.2.0")])
+    assert (shown.plain, shown.style) == ("v0.2.0 and v0.3.0", "red")
+    assert _running([instance("v0.3.0")]).style == ""
