@@ -9,8 +9,13 @@ from observatory.settings import FLEETS, FleetName
 
 
 def fleet_outputs(size: int, rollout: RolloutDocument) -> dict[FleetName, dict[str, Any]]:
-    """Return each fleet's size with its version, its weight and, during one, its rolling update."""
+    """Return each fleet's size with its version and weight, its rolling update, and its stopped instances."""
     stated = {"version", "weight", "rolling"}
     return {
-        name: {"size": size, **rollout.fleet(name).model_dump(include=stated, exclude_none=True)} for name in FLEETS
+        name: {
+            "size": size,
+            **rollout.fleet(name).model_dump(include=stated, exclude_none=True),
+            **({"stopped": list(rollout.fleet(name).stopped)} if rollout.fleet(name).stopped else {}),
+        }
+        for name in FLEETS
     }

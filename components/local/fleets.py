@@ -99,6 +99,7 @@ class Fleet(pulumi.ComponentResource):
                 password_file(paths, name): args.database_login,
                 cache_password_file(paths, name): args.cache_password,
             },
+            stopped=bool(args.state.stopped),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[after, *args.after], deleted_with=args.machine),
         )
 

@@ -38,8 +38,10 @@ from observatory.runtime import (
 from observatory.runtime.drift import NOT_DECLARED
 from observatory.runtime.home import HomeError, check_not_moved, check_unclaimed, claim, set_in_state
 from observatory.runtime.supervisor_files import repair_supervisor, supervisor_drift
+from observatory.scheduling.host_process import resume
 from observatory.scheduling.scheduler_process import stop_scheduler
 
+HANGING_PROBES = 2  # without an answer in a row, each for the probe's time
 UNIT_KEYS = tuple(Unit.model_fields)
 
 
@@ -120,7 +122,8 @@ class Machine(Resource, module="local", name="Machine"):
 class DaemonProvider(ResourceProvider):
     """Runs one `Unit` under the sandbox's supervisor.
 
-    `update` reloads the daemon if only files changed and the unit has a reload signal, and restarts it otherwise.
+    `update` reloads the daemon if only files changed and the unit has a reload signal, and restarts it otherwise. It
+    also restarts a daemon that hangs. A daemon with `stopped` has its files, and the supervisor does not have it.
     `delete` keeps the daemon's data. Every method is idempotent, because a killed `up` can leave a daemon incomplete.
     """
 
@@ -134,7 +137,8 @@ class DaemonProvider(ResourceProvider):
         set_in_state(sandbox_of(props), in_state=True)  # a daemon is created after its machine
         if sandbox_of(props).alive():
             sandbox_of(props).supervisor.remove(props["name"])
-        _run(props, files_changed=False, rebind=False)
+        if not _keep_stopped(props):
+            _run(props, files_changed=False, rebind=False)
         return CreateResult(id_=props["name"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
@@ -145,7 +149,7 @@ class DaemonProvider(ResourceProvider):
         replaces = [key for key in ("name", "home") if _olds.get(key) != _news.get(key)]
         changed = any(_olds.get(key) != _news.get(key) for key in (*UNIT_KEYS, "secret_files", "rootfs"))
         drift = () if replaces or changed else _drift(_news)
-        changes = has_drifted(_news["name"], _olds, drift) or bool(replaces) or changed or not _ready(_news)
+        changes = has_drifted(_news["name"], _olds, drift) or bool(replaces) or changed or not _as_declared(_news)
         return DiffResult(changes=changes, replaces=replaces, delete_before_replace=True)
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
@@ -154,6 +158,8 @@ class DaemonProvider(ResourceProvider):
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Apply the changes and repair the files, by a reload where that is enough."""
+        if _keep_stopped(_news):
+            return UpdateResult(outs=without_provider(_news))
         changed = {key for key in ("files", "secret_files", "ports") if _olds.get(key) != _news.get(key)}
         differing = [each for each in _drift(_news) if each.content]
         drifted = {_part_of(each, _news) for each in differing}
@@ -177,7 +183,7 @@ class DaemonProvider(ResourceProvider):
 
 
 class Daemon(Resource, module="local", name="Daemon"):
-    """One daemon of the machine: a unit from `observatory.nodes`, with its secret files."""
+    """One daemon of the machine: a unit from `observatory.nodes`, with its secret files; `stopped` does not run."""
 
     def __init__(
         self,
@@ -186,12 +192,15 @@ class Daemon(Resource, module="local", name="Daemon"):
         machine: Machine,
         unit: Unit,
         secret_files: Mapping[str, pulumi.Input[str]] | None = None,
+        stopped: bool = False,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         self.unit = unit
         props: dict[str, Any] = {"home": machine.home, "rootfs": machine.rootfs, **unit.model_dump(exclude_none=True)}
         if secret_files:
             props["secret_files"] = pulumi.Output.secret(dict(secret_files))
+        if stopped:
+            props["stopped"] = True
         super().__init__(DaemonProvider(), name, props, opts)
 
 
@@ -222,6 +231,24 @@ def _unit(props: Mapping[str, Any]) -> Unit:
     return Unit.model_validate({key: props[key] for key in UNIT_KEYS if key in props})
 
 
+def _as_declared(props: Mapping[str, Any]) -> bool:
+    """Return whether the daemon is ready, or, if it is stopped, whether the supervisor does not have it."""
+    if not props.get("stopped"):
+        return _ready(props)
+    sandbox = sandbox_of(props)
+    return sandbox.alive() and sandbox.supervisor.status(props["name"]).state == "ABSENT"
+
+
+def _keep_stopped(props: Mapping[str, Any]) -> bool:
+    """Write the files of a stopped daemon and remove it from the supervisor; return False for any other daemon."""
+    if not props.get("stopped"):
+        return False
+    sandbox = sandbox_of(props)
+    _write_files(sandbox, _unit(props), props)
+    sandbox.supervisor.remove(props["name"])
+    return True
+
+
 def _ready(props: Mapping[str, Any]) -> bool:
     """Return whether the supervisor runs the daemon and its probe succeeds."""
     sandbox, unit = sandbox_of(props), _unit(props)
@@ -244,9 +271,10 @@ def _drift(props: Mapping[str, Any]) -> tuple[Drift, ...]:
     """Return how the daemon's files on the disk differ from those that `props` declare."""
     unit, program = _unit(props), _program(_unit(props))
     files = {**unit.files, **props.get("secret_files", {})}
+    started = {} if props.get("stopped") else program.files
     return find_drift(
         sandbox_of(props),
-        {**files, **program.files},
+        {**files, **started},
         directories=unit.directories,
         whole=_read_as_a_whole(unit.command, files),
     )
@@ -283,8 +311,20 @@ def _run(props: Mapping[str, Any], *, files_changed: bool, rebind: bool, script_
     restarted = sandbox.supervisor.apply(_program(unit))
     if (files_changed or script_changed) and was_running and not restarted:
         _reload(sandbox, unit, restart=script_changed or (rebind and not unit.reload_rebinds))
+    elif was_running and not restarted:
+        _restart_hanging(sandbox, unit)
     probe = Probe(**unit.ready.target(sandbox.host_path))
     sandbox.supervisor.wait_ready(unit.name, probe, timeout=unit.settle_seconds)
+
+
+def _restart_hanging(sandbox: Sandbox, unit: Unit) -> None:
+    """Restart a daemon that accepts connections and gives no answer, such as one that SIGSTOP has stopped."""
+    probe = Probe(**unit.ready.target(sandbox.host_path))
+    pid = sandbox.supervisor.status(unit.name).pid
+    if all(probe.hangs() for _ in range(HANGING_PROBES)):
+        if pid:
+            resume(pid)  # so that it handles the signal to stop
+        sandbox.supervisor.restart(unit.name)
 
 
 def _write_files(sandbox: Sandbox, unit: Unit, props: Mapping[str, Any]) -> None:

@@ -136,6 +136,9 @@ def rollback(
     ],
     version: Annotated[str | None, typer.Option(help="Version to return to, with --method application.")] = None,
     emergency: Annotated[bool, typer.Option("--emergency", help="Skip confirmation, tests and gates.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Roll back although the previous fleet does not respond.")
+    ] = False,
     reason: Annotated[str, typer.Option(help="Reason for the audit.")] = "requested by an operator",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan. Changes nothing.")] = False,
@@ -158,7 +161,7 @@ def rollback(
     with ConsoleReporter() as report:
         if method is Method.BLUE_GREEN:
             done = operations.roll_back_application(
-                workspace, reason=reason, emergency=emergency, choice=engine.value, report=report
+                workspace, reason=reason, emergency=emergency, force=force, choice=engine.value, report=report
             )
         else:
             assert version is not None  # noqa: S101 - checked above
@@ -167,6 +170,8 @@ def rollback(
                 version=version,
                 reason=reason,
                 skip_tests=emergency,
+                emergency=emergency,
+                force=force,
                 choice=engine.value,
                 report=report,
             )

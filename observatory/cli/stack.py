@@ -296,7 +296,7 @@ def _running(instances: Sequence[DaemonStatus]) -> Text:
 
 
 def _coloured(health: str) -> Text:
-    return Text(health, style="green" if health == "ready" else "red")
+    return Text(health, style={"ready": "green", "off": "dim"}.get(health, "red"))
 
 
 def _print_up(done: UpResult) -> None:

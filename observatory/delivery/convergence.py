@@ -45,11 +45,20 @@ def converge(environment: Environment) -> RolloutDocument:
         while True:
             live = _apply(environment, document)
             applied, document = document, current_document(environment)
-            if _expected(document) == _expected(applied):
+            if _expected(environment, document) == _expected(environment, applied):
                 break
-    if differences := _differences(live, _expected(document)):
+    if differences := _differences(live, _expected(environment, document)):
         raise BalancerError(f"{differences}; `observatory status` shows whether the balancer runs")
     return document
+
+
+def traffic_shares(environment: Environment) -> str:
+    """Return which fleet has which share of the traffic now, as text; never raises BalancerError."""
+    try:
+        weights = environment.balancer.weights()
+    except BalancerError as error:
+        return f"the traffic weights are unknown ({error})"
+    return " and ".join(f"{fleet} has {weight} %" for fleet, weight in sorted(weights.items())) + " of the traffic"
 
 
 def check_drift(environment: Environment, document: RolloutDocument, *, accept: bool) -> None:
@@ -59,7 +68,7 @@ def check_drift(environment: Environment, document: RolloutDocument, *, accept: 
         DeliveryRefusedError: the balancer differs.
         BalancerError: it cannot be read.
     """
-    differences = _differences(_live(environment, document), _expected(document))
+    differences = _differences(_live(environment, document), _expected(environment, document))
     if differences and not accept:
         raise DeliveryRefusedError(
             f"the balancer differs from the rollout document: {differences}. Find out what changed it, or deploy with "
@@ -69,10 +78,10 @@ def check_drift(environment: Environment, document: RolloutDocument, *, accept: 
 
 def _apply(environment: Environment, document: RolloutDocument) -> _Traffic:
     environment.balancer.set_weights(document.weights)
-    weights = dict(environment.balancer.weights())
+    weights, draining = dict(environment.balancer.weights()), _draining(environment, document)
     if environment.instances is None:
-        return _Traffic(weights=weights, draining=_sets(document.draining))
-    environment.instances.set_draining(document.draining)
+        return _Traffic(weights=weights, draining=_sets(draining))
+    environment.instances.set_draining(draining)
     return _Traffic(weights=weights, draining=_sets(environment.instances.draining()))
 
 
@@ -82,8 +91,16 @@ def _live(environment: Environment, document: RolloutDocument) -> _Traffic:
     return _Traffic(weights=weights, draining=_sets(draining))
 
 
-def _expected(document: RolloutDocument) -> _Traffic:
-    return _Traffic(weights=document.weights, draining=_sets(document.draining))
+def _expected(environment: Environment, document: RolloutDocument) -> _Traffic:
+    return _Traffic(weights=document.weights, draining=_sets(_draining(environment, document)))
+
+
+def _draining(environment: Environment, document: RolloutDocument) -> dict[FleetName, tuple[str, ...]]:
+    """Return the draining and stopped instances that exist: a fleet may have been made smaller."""
+    if environment.instances is None:
+        return document.draining
+    names = {fleet: environment.instances.names(fleet) for fleet in document.draining}
+    return {fleet: tuple(each for each in out if each in names[fleet]) for fleet, out in document.draining.items()}
 
 
 def _differences(live: _Traffic, expected: _Traffic) -> str:

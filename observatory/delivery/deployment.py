@@ -76,5 +76,5 @@ def _with_deployment(current: RolloutDocument, deployment: Deployment) -> Rollou
     if deployment.strategy == "rolling":
         changed = current.with_fleet(target, rolling=Rolling(version=version, sha256=sha256))
     else:
-        changed = current.with_weight(target, 0).with_fleet(target, version=version, sha256=sha256)
+        changed = current.with_weight(target, 0).with_fleet(target, version=version, sha256=sha256, stopped=())
     return changed.model_copy(update={"deployment": deployment})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,14 +86,34 @@ class Hosts(Protocol):
     def check(self, fleet: FleetName) -> None:
         """Check that installing a version on a fleet changes nothing else."""
 
-    def install(self, fleet: FleetName) -> None:
-        """Install the rollout document's version on a fleet; return when its instances are ready."""
+    def install(self, fleet: FleetName, *, repair: bool = False) -> None:
+        """Install the rollout document's version on a fleet; return when its instances are ready.
+
+        With `repair` the other fleet may be changed too: to what the document and the settings declare.
+        """
 
     def verify(self, fleet: FleetName) -> None:
         """Test a fleet apart from its traffic: health, version, writing and reading back."""
 
     def healthy(self, fleet: FleetName) -> bool:
         """Return whether all required instances of a fleet are ready."""
+
+    def silent(self, fleet: FleetName) -> str:
+        """Return why no instance of a fleet responds; empty where one does, ready or not."""
+
+    def restart(self, fleet: FleetName) -> None:
+        """Restart the instances of a fleet that do not respond, without waiting until they are ready.
+
+        Needs neither the database nor an engine.
+        """
+
+    def stop(self, fleet: FleetName, *, patient: Callable[[], bool]) -> tuple[str, ...]:
+        """Stop what runs on a fleet without traffic, and return the instances that stay stopped.
+
+        Requests in flight may end as long as `patient` returns true; then the instances are killed. Needs neither the
+        database nor an engine. Where machines cannot stay stopped, starts to replace them by the document's version and
+        returns none.
+        """
 
 
 class Instances(Protocol):
@@ -259,6 +279,17 @@ class Journal(Protocol):
         """Record an event with its details."""
 
 
+class HeldLock(Protocol):
+    """The deployment lock that this process holds."""
+
+    def check(self, record: Callable[..., None]) -> None:
+        """Check that no other process holds the lock; take it again where it was lost and is free.
+
+        A database that does not respond is no loss: no other process can take the lock then. `record` writes what was
+        found to the journal. Raises LockLostError.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Environment:
     """Everything that a delivery works with.
@@ -274,6 +305,7 @@ class Environment:
         trial: pre-deployment tests; None on a platform without them.
         instances: for rolling updates; None on a platform without them.
         probes: of the new version during a bake; None on a platform without them.
+        lock: the deployment lock; None for a rollback, which needs none.
         limits: of the gates.
     """
 
@@ -287,4 +319,5 @@ class Environment:
     trial: Trial | None = None
     instances: Instances | None = None
     probes: Probes | None = None
+    lock: HeldLock | None = None
     limits: GateLimits = field(default_factory=GateLimits)

@@ -11,12 +11,20 @@ class DeliveryRefusedError(ObservatoryError):
     exit_code = REFUSED
 
 
+class NothingToRollBackError(DeliveryRefusedError):
+    """There was no deployment, or the last one was rolled back already."""
+
+
 class TrialFailedError(ObservatoryError):
     """The version failed its pre-deployment tests; nothing changed."""
 
 
 class TakenOverError(ObservatoryError):
     """Another deployment or rollback took over; this one stopped and changes nothing more."""
+
+
+class LockLostError(ObservatoryError):
+    """Another process took the deployment lock, which this one had lost with its connection to the database."""
 
 
 class RolledBackError(ObservatoryError):

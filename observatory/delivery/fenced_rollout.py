@@ -6,13 +6,14 @@ compares it: a deployment that was taken over finds a newer number, and changes 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from observatory.delivery.convergence import converge, current_document
 from observatory.delivery.environment import Environment
 from observatory.delivery.errors import DeliveryRefusedError, TakenOverError
-from observatory.documents.rollout import Deployment, RolloutDocument, StaleRolloutError
+from observatory.documents.rollout import Deployment, RolloutDocument, RolloutError, StaleRolloutError
+from observatory.settings import FleetName
 
 
 class FencedRollout:
@@ -25,7 +26,7 @@ class FencedRollout:
 
     def __init__(self, environment: Environment, document: RolloutDocument) -> None:
         self.environment, self.document = environment, document
-        self._fencing = document.fencing
+        self._fencing, self._lock = document.fencing, environment.lock
 
     @classmethod
     def take_over(cls, environment: Environment, current: RolloutDocument) -> FencedRollout:
@@ -57,11 +58,14 @@ class FencedRollout:
         return _deployment_of(self.document)
 
     def read(self) -> RolloutDocument:
-        """Read the document again and return it.
+        """Check the deployment lock, read the document again, and return it.
 
         Raises:
-            TakenOverError: it has another fencing number.
+            LockLostError: another process holds the deployment lock.
+            TakenOverError: the document has another fencing number.
         """
+        if self._lock:
+            self._lock.check(self.record)
         self.document = self._checked(current_document(self.environment))
         return self.document
 
@@ -84,6 +88,26 @@ class FencedRollout:
             except StaleRolloutError:
                 continue
             return
+
+    def ignore_lock(self) -> None:
+        """Check the deployment lock no more: a rollback needs none."""
+        self._lock = None
+
+    def set_weights(self, weights: Mapping[FleetName, int]) -> None:
+        """Set the balancer's traffic weights before the document has them, which a rollback writes afterwards.
+
+        A document that cannot be read does not prevent it.
+
+        Raises:
+            TakenOverError: the document has another fencing number; the weights are unchanged.
+            BalancerError: the balancer did not accept them.
+        """
+        with self.environment.store.exclusive():
+            try:
+                self.read()
+            except RolloutError as error:
+                self.record("unreadable", reason=str(error))
+            self.environment.balancer.set_weights(weights)
 
     def update_deployment(self, **deployment: Any) -> None:
         """Change fields of the deployment; raises as `update`."""

@@ -77,7 +77,7 @@ def prepare(environment: Environment, current: RolloutDocument, request: Deploym
     rolling = request.strategy == "rolling"
     source, target = _fleets(current, request)
     if rolling:
-        _check_batch(environment, target, request.batch_size)
+        _check_batch(environment, current, target, request.batch_size)
     check_drift(environment, current, accept=request.accept_drift)
     if not (request.skip_tests or environment.trial):
         raise DeliveryRefusedError(
@@ -98,6 +98,7 @@ def prepare(environment: Environment, current: RolloutDocument, request: Deploym
         actor=request.actor,
         approved_by=request.approved_by,
         started=environment.clock.now(),
+        emergency=request.emergency,
         before=current.fleet(target),
     )
 
@@ -137,7 +138,7 @@ def _fleets(current: RolloutDocument, request: DeploymentRequest) -> tuple[Fleet
     return active, other(active)
 
 
-def _check_batch(environment: Environment, fleet: FleetName, batch: int) -> None:
+def _check_batch(environment: Environment, current: RolloutDocument, fleet: FleetName, batch: int) -> None:
     """Check that a fleet can take its traffic without a batch of its instances."""
     if environment.instances is None:
         raise DeliveryRefusedError("this platform has no rolling updates: use --strategy blue-green")
@@ -150,6 +151,10 @@ def _check_batch(environment: Environment, fleet: FleetName, batch: int) -> None
     if not 1 <= batch < size:
         raise DeliveryRefusedError(
             f"batch size is {batch}, expected a number between 1 and {size - 1}: {fleet} has {size} instances"
+        )
+    if current.fleet(fleet).stopped:
+        raise DeliveryRefusedError(
+            f"a rollback has stopped {fleet}: a rolling update needs running instances, use --strategy blue-green"
         )
     if not environment.hosts.healthy(fleet):
         raise DeliveryRefusedError(

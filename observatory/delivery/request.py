@@ -26,6 +26,7 @@ class DeploymentRequest:
         approved_by: who approved the version, None if it needed no approval.
         accept_drift: deploy although the balancer differs from the rollout document.
         skip_tests: deploy without the pre-deployment tests.
+        emergency: deploy although the active fleet differs from its settings, and repair it.
         health_check_s: seconds that a fleet may take to become ready before it gets more traffic.
     """
 
@@ -41,6 +42,7 @@ class DeploymentRequest:
     approved_by: str | None = None
     accept_drift: bool = False
     skip_tests: bool = False
+    emergency: bool = False
     health_check_s: float = HEALTH_CHECK_S
 
 

@@ -36,14 +36,15 @@ class RollingUpdate(Run):
 
     def roll_back(self, reason: str) -> RolloutDocument:
         """Restore the updated instances batch by batch, those that are not ready first."""
-        self._rollout.update(self._progress.restoring, status="rolling-back", reason=reason)
+        self._rollout.ignore_lock()
+        self._write_for_rollback(self._progress.restoring, status="rolling-back", reason=reason)
         self._rollout.record("rollback", reason=reason)
         self._progress.drop_removed()
         self._converge_for_rollback()
         while batch := self._progress.next_rollback_batch:
             self._restore_with_retries(batch)
         self._converge_for_rollback()
-        self._rollout.update(self._progress.restored, status="rolled-back", request=None)
+        self._write_for_rollback(self._progress.restored, status="rolled-back", request=None)
         self._rollout.record("rolled-back", reason=reason)
         self._check_restored(f"all instances of {self._deployment.source} run the previous version ({reason})")
         return self._rollout.document

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 from observatory.delivery.bake import Comparison, bake
+from observatory.delivery.convergence import converge, traffic_shares
 from observatory.delivery.environment import BalancerError, HostsError
 from observatory.delivery.errors import RollbackFailedError, RolledBackError, StepFailedError, TakenOverError
 from observatory.delivery.fenced_rollout import FencedRollout
-from observatory.delivery.retrying import retry
-from observatory.documents.rollout import Deployment, RolloutDocument
+from observatory.delivery.retrying import POLL_S, retry
+from observatory.documents.rollout import Deployment, RolloutDocument, RolloutError
+from observatory.waiting import wait_until
 
 ROLLBACK_ATTEMPTS = 5  # of each action that a rollback cannot do without
 
@@ -38,7 +42,11 @@ class Run(ABC):
             if self._deployment.status == "rolling-back":
                 self.roll_back(self._deployment.reason or "an earlier rollback was interrupted")
                 raise RolledBackError(f"rolled back: {self._deployment.reason}")
-            return self._deploy_or_roll_back()
+            try:
+                return self._deploy_or_roll_back()
+            except TakenOverError:
+                self._yield_to_successor()
+                raise
 
     def _deploy_or_roll_back(self) -> RolloutDocument:
         try:
@@ -79,6 +87,17 @@ class Run(ABC):
     def _comparison(self) -> Comparison:
         """Return what the gates compare in this step."""
 
+    def _yield_to_successor(self) -> None:
+        """Undo what this process did after it was taken over: set weights, or start a fleet that is stopped by now."""
+        target, hosts, clock = self._deployment.target, self._environment.hosts, self._environment.clock
+
+        def undo() -> None:
+            if converge(self._environment).fleet(target).stopped:
+                hosts.stop(target, patient=lambda: True)
+
+        with suppress(BalancerError, HostsError, RolloutError):
+            retry(undo, BalancerError, HostsError, clock=clock, attempts=ROLLBACK_ATTEMPTS)
+
     def _bake(self) -> None:
         """Evaluate the step; without gates it suffices that the target is ready."""
         if self._deployment.gated:
@@ -93,6 +112,21 @@ class Run(ABC):
             "the balancer did not accept the rollback: {}. The rollout document has it: run `observatory up`, or "
             "`observatory rollback --method blue-green --emergency`, to apply it",
         )
+
+    def _write_for_rollback(self, change: Callable[[RolloutDocument], RolloutDocument], **deployment: Any) -> None:
+        """Change the document as `FencedRollout.update` does.
+
+        Raises:
+            RollbackFailedError: the document cannot be written; the message has the traffic weights.
+        """
+        try:
+            self._rollout.update(change, **deployment)
+        except RolloutError as error:
+            found = f"{traffic_shares(self._environment)}. The rollout document could not be written: {error}"
+            self._rollout.record("escalate", reason=found)
+            raise RollbackFailedError(
+                f"{found}. Repair that, then run `observatory rollback --method blue-green --emergency` to complete it"
+            ) from error
 
     def _retry_for_rollback(self, work: Callable[[], None], failure: str) -> None:
         """Retry an action of a rollback; `failure` is the message of the error, with a place for its cause."""
@@ -113,10 +147,15 @@ class Run(ABC):
             self._rollout.record("escalate", reason=f"after the rollback {problem}")
             raise RollbackFailedError(f"{outcome}, but {problem}: run `observatory status` to see its instances")
 
+    def _wait(self, condition: Callable[[], bool]) -> bool:
+        """Wait for a condition for the deployment's `health_check_s`; return whether it holds."""
+        timeout_s, clock = self._deployment.health_check_s, self._environment.clock
+        return wait_until(condition, timeout_s, interval_s=POLL_S, clock=clock)
+
     def _health_problem(self) -> str:
-        """Return why the source fleet is not healthy; empty if it is."""
-        fleet = self._deployment.source
+        """Return why the source fleet is not healthy within `health_check_s`; empty if it is."""
+        fleet, hosts = self._deployment.source, self._environment.hosts
         try:
-            return "" if self._environment.hosts.healthy(fleet) else f"{fleet} is not healthy"
+            return "" if self._wait(lambda: hosts.healthy(fleet)) else f"{fleet} is not healthy"
         except HostsError as error:
             return f"the health of {fleet} is unknown: {error}"

@@ -1,18 +1,18 @@
 """Blue-green and canary deployments: the idle fleet gets the version, then the traffic, in one step or in several.
 
 The rollout document is written before the balancer is, and the balancer always gets the newest document. So a process
-that dies in between, and the one that takes over, end with the traffic weights of the document.
+that dies in between, and the one that takes over, end with the traffic weights of the document. A rollback returns the
+traffic first, and writes then: neither a full disk nor a damaged document keeps users on a version that failed.
 """
 
 from __future__ import annotations
 
 from observatory.delivery.bake import Comparison, Subject
-from observatory.delivery.environment import HostsError
-from observatory.delivery.errors import StepFailedError
-from observatory.delivery.retrying import POLL_S
-from observatory.delivery.run import Run
-from observatory.documents.rollout import TOTAL_WEIGHT, RolloutDocument, other
-from observatory.waiting import wait_until
+from observatory.delivery.environment import BalancerError, HostsError
+from observatory.delivery.errors import StepFailedError, TakenOverError
+from observatory.delivery.retrying import retry
+from observatory.delivery.run import ROLLBACK_ATTEMPTS, Run
+from observatory.documents.rollout import TOTAL_WEIGHT, RolloutDocument, RolloutError, other
 
 
 class TrafficShift(Run):
@@ -27,11 +27,17 @@ class TrafficShift(Run):
         self._promote()
 
     def roll_back(self, reason: str) -> RolloutDocument:
-        """Return all traffic to the source fleet; the document has the target's previous version again."""
-        self._rollout.update(self._restored, status="rolling-back", reason=reason)
+        """Return all traffic to the source fleet, and stop what runs on the target; nothing is evaluated before."""
+        self._rollout.ignore_lock()
+        self._restart_silent_source()
+        self._return_traffic()
+        self._write_for_rollback(self._restored, status="rolling-back", reason=reason)
         self._rollout.record("rollback", reason=reason)
         self._converge_for_rollback()
-        self._rollout.update_deployment(status="rolled-back", request=None)
+        if stopped := self._stop_target():
+            self._write_for_rollback(lambda document: self._stopped(document, stopped))
+            self._converge_for_rollback()  # a stopped instance is in maintenance, so that no alert fires
+        self._write_for_rollback(lambda document: document, status="rolled-back", request=None)
         self._rollout.record("rolled-back", reason=reason, weights=self._rollout.document.weights)
         self._check_restored(f"all traffic is back on {self._deployment.source} ({reason})")
         return self._rollout.document
@@ -41,7 +47,7 @@ class TrafficShift(Run):
         target = self._deployment.target
         self._rollout.converge()  # after accepted drift the target may have traffic
         self._rollout.record("install", fleet=target)
-        self._environment.hosts.install(target)
+        self._environment.hosts.install(target, repair=self._deployment.emergency)
         self._rollout.record("verify", fleet=target)
         self._environment.hosts.verify(target)
         self._rollout.update_deployment(status="shifting", exercised=self._environment.clock.now())
@@ -59,9 +65,8 @@ class TrafficShift(Run):
         self._rollout.record("promoted", fleet=self._deployment.target)
 
     def _wait_until_ready(self) -> None:
-        target, timeout_s = self._deployment.target, self._deployment.health_check_s
-        hosts, clock = self._environment.hosts, self._environment.clock
-        if not wait_until(lambda: hosts.healthy(target), timeout_s=timeout_s, interval_s=POLL_S, clock=clock):
+        target, timeout_s, hosts = self._deployment.target, self._deployment.health_check_s, self._environment.hosts
+        if not self._wait(lambda: hosts.healthy(target)):
             raise StepFailedError(f"{target} was not ready to take more traffic within {timeout_s:g} s")
 
     def _comparison(self) -> Comparison:
@@ -78,10 +83,64 @@ class TrafficShift(Run):
         restored = document.with_fleet(self._deployment.target, version=before.version, sha256=before.sha256)
         return restored.with_weight(self._deployment.source, TOTAL_WEIGHT)
 
-    def _restore_target(self) -> None:
-        """Install the target's previous version; where that fails, the next `up` installs it."""
-        target = self._deployment.target
+    def _stopped(self, document: RolloutDocument, stopped: tuple[str, ...]) -> RolloutDocument:
+        """Return the document with a stopped target, which has the version that was verified there last."""
+        deployment = self._deployment
+        if deployment.exercised is None:
+            return document.with_fleet(deployment.target, stopped=stopped)
+        return document.with_fleet(
+            deployment.target, version=deployment.version, sha256=deployment.sha256, stopped=stopped
+        )
+
+    def _return_traffic(self) -> None:
+        """Set the balancer's weights before anything is written; `_converge_for_rollback` reports a failure."""
         try:
-            self._environment.hosts.install(target)
+            self._rollout.set_weights({self._deployment.source: TOTAL_WEIGHT, self._deployment.target: 0})
+        except BalancerError as error:
+            self._rollout.record("not-shifted", fleet=self._deployment.source, reason=str(error))
+
+    def _stop_target(self) -> tuple[str, ...]:
+        """Stop what runs on the target: it may hold what the source needs, such as the database's connections.
+
+        If the source does not respond the target stays, the only fleet that could have traffic.
+        """
+        hosts, source, target = self._environment.hosts, self._deployment.source, self._deployment.target
+        try:
+            if reason := hosts.silent(source):
+                self._rollout.record("not-stopped", fleet=target, reason=f"{source} does not respond: {reason}")
+                return ()
+            stopped = hosts.stop(target, patient=lambda: hosts.healthy(source))
         except HostsError as error:
+            self._rollout.record("not-stopped", fleet=target, reason=str(error))
+            return ()
+        self._rollout.record("stopped", fleet=target)
+        return stopped
+
+    def _restart_silent_source(self) -> None:
+        """Restart the source if no instance of it responds, and wait until one does."""
+        hosts, source = self._environment.hosts, self._deployment.source
+        try:
+            if not (reason := hosts.silent(source)):
+                return
+            self._rollout.record("restart", fleet=source, reason=reason)
+            hosts.restart(source)
+            self._wait(lambda: not hosts.silent(source))
+        except HostsError as error:
+            self._rollout.record("not-restarted", fleet=source, reason=str(error))
+
+    def _restore_target(self) -> None:
+        """Install the target's previous version; where that fails, the next `up` installs it.
+
+        A target that was stopped before stays stopped.
+        """
+        target, before = self._deployment.target, self._deployment.before
+        if before.stopped:
+            return
+        try:
+            self._rollout.update(
+                lambda document: document.with_fleet(target, version=before.version, sha256=before.sha256, stopped=())
+            )
+            retry(self._rollout.converge, BalancerError, clock=self._environment.clock, attempts=ROLLBACK_ATTEMPTS)
+            self._environment.hosts.install(target)
+        except (HostsError, BalancerError, RolloutError, TakenOverError) as error:
             self._rollout.record("not-restored", fleet=target, reason=str(error))

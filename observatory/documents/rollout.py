@@ -63,11 +63,14 @@ class FleetState(Release):
     """One fleet: the release of its instances, and its traffic weight in percent.
 
     `rolling` has the instances that run another release during a rolling update, and is None otherwise. The update's
-    end makes its release the fleet's own, so a machine that joins meanwhile starts with the old one.
+    end makes its release the fleet's own, so a machine that joins meanwhile starts with the old one. `stopped` has the
+    instances of a fleet that a rollback has stopped: they do not run until the next deployment, and the balancer has
+    them in maintenance.
     """
 
     weight: Annotated[int, Field(ge=0, le=TOTAL_WEIGHT)]
     rolling: Rolling | None = None
+    stopped: tuple[str, ...] = ()
 
     def release(self, instance: str) -> Release:
         """Return the release that an instance runs."""
@@ -77,7 +80,7 @@ class FleetState(Release):
     def versions(self) -> str:
         """The version for display; during a rolling update also the new version, with its instances."""
         if self.rolling is None:
-            return self.version
+            return f"{self.version} (stopped)" if self.stopped else self.version
         moved = f"{self.rolling.version} on {', '.join(self.rolling.instances) or 'no instance yet'}"
         return f"{self.version}, {moved}" + (
             f" (draining: {', '.join(self.rolling.draining)})" if self.rolling.draining else ""
@@ -109,6 +112,7 @@ class Deployment(_Document):
         exercised: when the version was last verified on the target, in seconds since the epoch; gates ignore alerts
             that fired before.
         before: the target's previous state, which a rollback restores.
+        emergency: whether it ends an outage: differences of the active fleet do not stop it.
         tests: result of the pre-deployment tests; None in documents of earlier versions.
     """
 
@@ -132,6 +136,7 @@ class Deployment(_Document):
     started: float
     exercised: float | None = None
     before: FleetState
+    emergency: bool = False
     tests: Literal["passed", "skipped"] | None = None
 
     @property
@@ -186,7 +191,7 @@ class RolloutDocument(_Document):
 
     @property
     def draining(self) -> dict[FleetName, tuple[str, ...]]:
-        """The instances of each fleet that get no new requests."""
+        """The instances of each fleet that get no new requests: draining or stopped ones."""
         return {"blue": _draining(self.blue), "green": _draining(self.green)}
 
     def with_fleet(self, name: FleetName, **changes: Any) -> Self:
@@ -206,7 +211,7 @@ class RolloutDocument(_Document):
 
 
 def _draining(state: FleetState) -> tuple[str, ...]:
-    return state.rolling.draining if state.rolling else ()
+    return (*(state.rolling.draining if state.rolling else ()), *state.stopped)
 
 
 def other(fleet: FleetName) -> FleetName:

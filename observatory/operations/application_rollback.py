@@ -6,7 +6,7 @@ import contextlib
 
 from observatory.delivery.deployment import deploy, preview_deployment
 from observatory.delivery.environment import Environment
-from observatory.delivery.errors import DeliveryRefusedError, RolledBackError
+from observatory.delivery.errors import NothingToRollBackError, RolledBackError
 from observatory.delivery.request import DeploymentRequest
 from observatory.delivery.rollback import preview_rollback, roll_back
 from observatory.documents.rollout import Deployment, RolloutDocument
@@ -31,17 +31,19 @@ def roll_back_application(
     *,
     reason: str,
     emergency: bool = False,
+    force: bool = False,
     choice: EngineChoice = "auto",
     report: Reporter = silent,
 ) -> RolloutDocument:
     """Undo the last deployment, taking over from it where it is running.
 
-    Returns all traffic to the previous fleet at once. That needs the rollout document and the balancer only: no
-    database, no lock, no engine. The instances of a rolling update are restored in batches by the engine. Without
-    `emergency` the audit table is written afterwards, where the database answers.
+    Returns all traffic to the previous fleet at once, then stops the other one. That needs the rollout document, the
+    balancer and the supervisor only: no database, no lock, no engine. The instances of a rolling update are restored in
+    batches by the engine. Without `emergency` the audit table is written afterwards, where the database answers. With
+    `force` the traffic returns although no instance of the previous fleet responds; they are restarted first.
 
     Raises:
-        DeliveryRefusedError: there is nothing to roll back.
+        DeliveryRefusedError: there is nothing to roll back, or no instance of the previous fleet responds.
         RollbackFailedError: the balancer does not answer, an instance cannot be restored, or the fleet is not healthy.
     """
     platform = open_platform(workspace)
@@ -49,7 +51,7 @@ def roll_back_application(
     conninfo = None if emergency else lambda: platform.administrator(outputs)
     with open_journal(platform, report, conninfo=conninfo) as journal:
         environment = delivery_environment(platform, outputs, journal=journal, choice=choice)
-        return roll_back(environment, actor=actor(), reason=reason)
+        return roll_back(environment, actor=actor(), reason=reason, force=force)
 
 
 def plan_rollback(workspace: Workspace) -> tuple[Deployment, bool]:
@@ -70,6 +72,8 @@ def roll_back_to_version(
     version: str,
     reason: str,
     skip_tests: bool = False,
+    emergency: bool = False,
+    force: bool = False,
     choice: EngineChoice = "auto",
     report: Reporter = silent,
 ) -> RolloutDocument:
@@ -83,11 +87,14 @@ def roll_back_to_version(
         version: a stored release.
         reason: for the record.
         skip_tests: skip the trial before the deployment; the rollout document and the journal record this.
+        emergency: continue although the active fleet differs from what is declared, and repair it.
+        force: as for `roll_back_application`, if a deployment is under way.
         choice: of the engine that installs the version.
         report: gets progress.
 
     Raises:
-        DeliveryRefusedError: the version is not stored or does not fit the schema; nothing was changed.
+        DeliveryRefusedError: the version is not stored or does not fit the schema, or the fleet that gets the traffic
+            of the deployment under way does not respond; nothing was changed.
         TrialFailedError: the version failed its trial; nothing was changed.
         LockHeldError: another process holds the deployment lock and did not release it.
         RolledBackError: the version is not healthy; the version before it is active, unless the message says otherwise.
@@ -96,15 +103,15 @@ def roll_back_to_version(
     platform = open_platform(workspace)
     outputs = required_outputs(platform, show_secrets=True)
     conninfo = platform.administrator(outputs)
-    request = _request(platform, version, conninfo, skip_tests=skip_tests)
+    request = _request(platform, version, conninfo, skip_tests=skip_tests, emergency=emergency)
     with (
         open_journal(platform, report, conninfo=lambda: conninfo) as journal,
         interruptible(),
     ):
         environment = delivery_environment(platform, outputs, journal=journal, choice=choice)
         if _other_under_way(environment, request):
-            with contextlib.suppress(DeliveryRefusedError):  # it has been rolled back meanwhile
-                roll_back(environment, actor=actor(), reason=f"{reason}: back to {version}")
+            with contextlib.suppress(NothingToRollBackError):  # it has been rolled back meanwhile
+                roll_back(environment, actor=actor(), reason=f"{reason}: back to {version}", force=force)
         with deployment_lock(workspace, conninfo, wait_s=TAKEN_OVER_SECONDS):
             done = deploy(environment, request)
     if not environment.hosts.healthy(done.active_fleet):
@@ -132,7 +139,9 @@ def plan_rollback_to_version(workspace: Workspace, *, version: str) -> tuple[Dep
         return None, preview_deployment(environment, request)
 
 
-def _request(platform: Platform, version: str, conninfo: str, *, skip_tests: bool) -> DeploymentRequest:
+def _request(
+    platform: Platform, version: str, conninfo: str, *, skip_tests: bool, emergency: bool = False
+) -> DeploymentRequest:
     manifest = checked_release(platform, version)
     check_schema(manifest, conninfo)
     return DeploymentRequest(
@@ -144,6 +153,7 @@ def _request(platform: Platform, version: str, conninfo: str, *, skip_tests: boo
         actor=actor(),
         accept_drift=True,
         skip_tests=skip_tests,
+        emergency=emergency,
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from observatory.delivery.errors import DeliveryRefusedError, RolledBackError, TakenOverError
+from observatory.delivery.errors import DeliveryRefusedError, RollbackFailedError, RolledBackError, TakenOverError
 from observatory.delivery.releases import Manifest
 from observatory.documents.rollout import RolloutDocument, Strategy
 from observatory.errors import ObservatoryError
@@ -165,7 +165,7 @@ def _checklist(workspace: Workspace, manifest: Manifest, report: Reporter) -> tu
     plan = plan_database(workspace, report=report)
     pending = tuple(migration.file for migration in plan.pending)
     newest = max((migration.version for migration in plan.pending), default=plan.version)
-    not_ready = [daemon.name for daemon in settled_status(workspace).daemons if daemon.health != "ready"]
+    not_ready = [daemon.name for daemon in settled_status(workspace).daemons if not daemon.as_declared]
     objections = [
         f"daemons are not ready: {', '.join(not_ready)}" if not_ready else "",
         "" if plan.would_succeed else f"the migrations would fail: {plan.rehearsal_detail}; {plan.backup_detail}",
@@ -197,6 +197,9 @@ def _verify(workspace: Workspace, report: Reporter) -> StackVerification:
     wrong = [check for check in found.checks if check.verdict == "failed" and check.name not in INDEPENDENT_CHECKS]
     if wrong:
         reason = "verification after the deployment: " + "; ".join(f"{each.name}: {each.detail}" for each in wrong)
-        roll_back_application(workspace, reason=reason, report=report)
+        try:
+            roll_back_application(workspace, reason=reason, report=report)
+        except DeliveryRefusedError as error:
+            raise RollbackFailedError(f"{reason}; it was not rolled back: {error}") from error
         raise RolledBackError(f"rolled back: {reason}")
     return found

@@ -21,7 +21,7 @@ from observatory.operations.database import database_target, verify_database
 from observatory.platforms import open_platform
 from observatory.platforms.errors import StackNotUpError
 from observatory.platforms.monitoring_files import monitoring_files
-from observatory.platforms.platform import Platform, check_supported
+from observatory.platforms.platform import OFF, Platform, check_supported
 from observatory.platforms.preview import Preview
 from observatory.platforms.stack_state import outputs
 from observatory.settings import FLEETS, FleetName
@@ -61,7 +61,8 @@ class StackChecks:
 
     def all(self, *, comprehensive: bool, target: FleetName | None) -> dict[str, Check]:
         """Return the checks by name, in their order."""
-        fleets = FLEETS if comprehensive and target is None else (target or self.rollout.active_fleet,)
+        running = tuple(fleet for fleet in FLEETS if not self.rollout.fleet(fleet).stopped)
+        fleets = running if comprehensive and target is None else (target or self.rollout.active_fleet,)
         checks: dict[str, Check] = {"daemons": self.daemons, "service": self.service}
         checks |= {f"fleet {fleet}": partial(self.fleet, fleet) for fleet in fleets}
         checks |= {"database": self.database, BACKUPS: self.backups.repository, CERTIFICATES: self.certificates}
@@ -87,9 +88,11 @@ class StackChecks:
     def daemons(self) -> str:
         """Check that every daemon is ready."""
         daemons = self.platform.daemons(self.rollout)
-        if not_ready := [f"{daemon.name} is {daemon.health}" for daemon in daemons if daemon.health != "ready"]:
+        if not_ready := [f"{daemon.name} is {daemon.health}" for daemon in daemons if not daemon.as_declared]:
             raise CheckFailedError(", ".join(not_ready))
-        return f"{len(daemons)} of {len(daemons)} ready"
+        off = [daemon.name for daemon in daemons if daemon.health == OFF]
+        stopped = f"; stopped by a rollback: {', '.join(off)}" if off else ""
+        return f"{len(daemons) - len(off)} of {len(daemons) - len(off)} ready{stopped}"
 
     def service(self) -> str:
         """Read through the public balancer, and check that a version with traffic answers."""
@@ -106,6 +109,8 @@ class StackChecks:
     def fleet(self, name: FleetName) -> str:
         """Exercise a fleet with the smoke suite, through the preview listener."""
         version = self.rollout.fleet(name).version
+        if self.rollout.fleet(name).stopped:
+            raise CheckFailedError(f"a rollback has stopped {name} with version {version}: deploy a version to it")
         url, api_key = self.outputs["preview_url"], self.outputs["api_key"]
         Preview(url=url, api_key=api_key, marked_rows=self._marked_rows).verify(name, version)
         return f"version {version} stores and returns traces"
@@ -126,7 +131,8 @@ class StackChecks:
         if wrong := [str(each) for each in parts if each.loaded != each.declared]:
             raise CheckFailedError(f"{'; '.join(wrong)}: run `observatory up`")
         targets = self._prometheus("/api/v1/targets", state="active")["activeTargets"]
-        if down := [f"{each['scrapeUrl']}: {each['lastError']}" for each in targets if each["health"] != "up"]:
+        expected = [each for each in targets if not _is_stopped(self.rollout, each["labels"])]
+        if down := [f"{each['scrapeUrl']}: {each['lastError']}" for each in expected if each["health"] != "up"]:
             raise CheckFailedError("; ".join(down))
         with monitoring_client(self.platform.workspace, self.outputs["alertmanager_url"]) as client:
             client.get("/-/ready").raise_for_status()
@@ -204,6 +210,11 @@ class StackChecks:
 
         with self._owner() as connection, marked_rows(connection) as rows:
             yield rows.run
+
+
+def _is_stopped(rollout: RolloutDocument, labels: Mapping[str, str]) -> bool:
+    """Return whether a scrape target is of a fleet that a rollback has stopped."""
+    return any(labels.get("fleet") == fleet and rollout.fleet(fleet).stopped for fleet in FLEETS)
 
 
 def monitoring_client(workspace: Workspace, url: str) -> httpx.Client:

@@ -58,8 +58,8 @@ class Status:
 
     @property
     def healthy(self) -> bool:
-        """Whether the stack is up and every daemon is ready."""
-        return bool(self.daemons) and all(daemon.health == "ready" for daemon in self.daemons)
+        """Whether the stack is up, and every daemon is ready that should run."""
+        return bool(self.daemons) and all(daemon.as_declared for daemon in self.daemons)
 
 
 def status(workspace: Workspace) -> Status:

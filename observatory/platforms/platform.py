@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from observatory.platforms.preview import Preview
     from observatory.platforms.prometheus import Traffic
 
+OFF = "off"  # the health of a daemon that a rollback has stopped and that does not run
 NAMED_PARTS = 3  # of the parts that a message counts
 EngineName = Literal["cli", "embedded"]
 EngineChoice = Literal["auto", "cli", "embedded"]
@@ -86,7 +87,8 @@ class DaemonStatus:
         address: where it listens, or `-`.
         version: of its software; of an instance of the service, the version that the rollout document has.
         pid: of its process; None where it does not run.
-        health: `ready`, `not ready`, or the supervisor's state of a daemon that does not run.
+        health: `ready`, `not ready`, `off` for one that a rollback has stopped, or the supervisor's state of a daemon
+            that does not run.
         memory_mb: its proportional set size with its children, in MiB; None where it cannot be read.
         running_version: the version that an instance of the service reports; None for others, and without an answer.
     """
@@ -98,6 +100,11 @@ class DaemonStatus:
     health: str
     memory_mb: int | None
     running_version: str | None = None
+
+    @property
+    def as_declared(self) -> bool:
+        """Whether it is ready, or stopped where it should be."""
+        return self.health in {"ready", OFF}
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as a plain mapping."""

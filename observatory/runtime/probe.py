@@ -31,27 +31,47 @@ class Probe:
     def __call__(self) -> str | None:
         """Probe once; return None if the daemon is ready, otherwise the reason."""
         try:
-            if self.http:
-                return self._ask(self.http)
-            if self.tcp:
-                socket.create_connection(self.tcp, timeout=ATTEMPT_SECONDS).close()
+            status = self._attempt()
+        except (OSError, HTTPException) as error:
+            return f"{self}: {error}"
+        return None if status == HTTPStatus.OK else f"{self} answered {status}"
+
+    def silence(self) -> str | None:
+        """Probe once; return why the daemon gives no answer at all, None if it gives any."""
+        try:
+            self._attempt()
         except (OSError, HTTPException) as error:
             return f"{self}: {error}"
         return None
+
+    def hangs(self) -> bool:
+        """Return whether the daemon accepts a connection and gives no answer, as a stopped process does."""
+        try:
+            self._attempt()
+        except TimeoutError:
+            return True
+        except (OSError, HTTPException):
+            return False
+        return False
 
     def check(self) -> bool:
         """Probe once; return whether the daemon is ready."""
         return self() is None
 
-    def _ask(self, url: str) -> str | None:
+    def _attempt(self) -> int:
+        if self.http:
+            return self._ask(self.http)
+        socket.create_connection(self.tcp or ("", 0), timeout=ATTEMPT_SECONDS).close()
+        return HTTPStatus.OK
+
+    def _ask(self, url: str) -> int:
         parts = urlsplit(url)
         connection = self._connection(parts.hostname or "", parts.port or 80)
         try:
             connection.request("GET", parts._replace(scheme="", netloc="").geturl() or "/")
-            status = connection.getresponse().status
+            return connection.getresponse().status
         finally:
             connection.close()
-        return None if status == HTTPStatus.OK else f"{url} answered {status}"
 
     def _connection(self, host: str, port: int) -> HTTPConnection:
         if self.client is None:

@@ -124,10 +124,10 @@ class Simulation:
         self.fault("set_draining")
         wanted = frozenset(name for names in out.values() for name in names)
         for name in self.taken_out - wanted:
-            assert self.up[name], "traffic onto an instance that is not up"
+            assert self.up[name] or not self.live[_fleet_of(name)], "traffic onto an instance that is not up"
         self.drained -= self.taken_out - wanted
         fewer, self.taken_out = wanted - self.taken_out, wanted
-        if fewer:
+        if any(self.live[_fleet_of(name)] for name in fewer):
             _check_minimum(self)
         self.fault("set_draining, done")
 
@@ -141,7 +141,23 @@ class Simulation:
     def check(self, fleet: FleetName | None = None) -> None:
         self.fault("check")
 
-    def install(self, fleet: FleetName, instances: Collection[str] | None = None) -> None:
+    def silent(self, fleet: FleetName) -> str:
+        self.fault("silent")
+        return "" if any(self.up[name] for name in MEMBERS[fleet]) else "every instance is down"
+
+    def restart(self, fleet: FleetName) -> None:
+        self.fault("restart")
+        self.up.update(dict.fromkeys(MEMBERS[fleet], True))
+
+    def stop(self, fleet: FleetName, *, patient: Callable[[], bool]) -> tuple[str, ...]:
+        assert not self.live[fleet], "a fleet with traffic was stopped"
+        self.fault("stop")
+        patient()
+        self.up.update(dict.fromkeys(MEMBERS[fleet], False))
+        self.fault("stop, done")
+        return MEMBERS[fleet]
+
+    def install(self, fleet: FleetName, instances: Collection[str] | None = None, *, repair: bool = False) -> None:
         """Install the document's versions, as `up` does: instances that differ are stopped first."""
         chosen = _chosen(fleet, instances)
         assert not self.live[fleet] or set(chosen) <= self.drained, "an instance with traffic was changed"
@@ -228,6 +244,10 @@ def _chosen(fleet: FleetName, instances: Collection[str] | None) -> tuple[str, .
     return MEMBERS[fleet] if instances is None else tuple(instances)
 
 
+def _fleet_of(instance: str) -> FleetName:
+    return "blue" if instance in MEMBERS["blue"] else "green"
+
+
 def _check_minimum(stack: Simulation) -> None:
     """Check that every fleet with traffic has enough instances for it."""
     for fleet, members in MEMBERS.items():
@@ -262,4 +282,8 @@ ERRORS: dict[str, type[Exception]] = {
     "install": HostsError,
     "verify": HostsError,
     "sample": MetricsUnavailableError,
+    "silent": HostsError,
+    "restart": HostsError,
+    "stop": HostsError,
+    "stop, done": HostsError,
 }

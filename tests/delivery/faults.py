@@ -20,7 +20,7 @@ from observatory.delivery.errors import (
 )
 from observatory.delivery.request import DeploymentRequest, canary_weights
 from observatory.delivery.rollback import roll_back
-from observatory.documents.rollout import FleetState, RolloutDocument, Strategy
+from observatory.documents.rollout import FleetState, RolloutDocument, Strategy, other
 from tests.delivery.environment import (
     BAD,
     ERRORS,
@@ -118,7 +118,8 @@ def ends_decided(drawn: Sequence, store: MemoryStore | None = None) -> str:
         else:
             killed = quietly(lambda: roll_back(stack.environment(), actor="me", reason="it died"))
     assert killed or not stack.silenced
-    return _decided(stack)
+    ended = any(kind in {"kill", "interrupt"} for _, _, kind in drawn.faults)
+    return _decided(stack, ended=ended)
 
 
 def _faults(stack: Simulation, drawn: list[tuple[int, str, str]]) -> Callable[[str], None]:
@@ -140,13 +141,19 @@ def _faults(stack: Simulation, drawn: list[tuple[int, str, str]]) -> Callable[[s
     return fault
 
 
-def _decided(stack: Simulation) -> str:
-    """Check that the deployment has ended, and that the stack matches the document."""
+def _decided(stack: Simulation, *, ended: bool) -> str:
+    """Check that the deployment has ended, and that the stack matches the document.
+
+    A process that restores the idle fleet and fails may leave that in maintenance, and one that `ended` while it
+    started a fleet that another process stopped may leave that running: the next `up` repairs both.
+    """
     document = _document(stack)
     fencings = [revision.fencing for revision in stack.store.history]
     assert fencings == sorted(fencings)
     assert stack.live == document.weights
-    assert not stack.taken_out
+    stopped = {name for fleet in MEMBERS for name in document.fleet(fleet).stopped}
+    assert stopped <= stack.taken_out <= set(MEMBERS[other(document.active_fleet)])
+    assert ended or not any(stack.up[name] for name in stopped)
     assert all(document.fleet(fleet).rolling is None for fleet in MEMBERS)
     active = document.active_fleet
     assert {stack.runs[name] for name in MEMBERS[active]} == {document.fleet(active).sha256}
@@ -168,10 +175,10 @@ def _document(stack: Simulation) -> RolloutDocument:
 def meanwhile(stack: Simulation) -> None:
     """Roll back from another process."""
 
-    def other() -> None:
+    def rollback() -> None:
         quietly(lambda: roll_back(stack.environment(), actor="other", reason="pages"))
 
-    stack.store.meanwhile(other)
+    stack.store.meanwhile(rollback)
 
 
 def quietly(work: Callable[[], object]) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
 from observatory.delivery.deployment import deploy
-from observatory.delivery.errors import DeliveryRefusedError, RollbackFailedError, TakenOverError
+from observatory.delivery.errors import DeliveryRefusedError, RollbackFailedError, RolledBackError, TakenOverError
 from observatory.delivery.rollback import roll_back
-from tests.delivery.environment import simulation
-from tests.delivery.faults import blue_green, meanwhile, once
+from observatory.settings import FleetName
+from tests.delivery.environment import BAD, MEMBERS, OLD, Killed, simulation
+from tests.delivery.faults import blue_green, meanwhile, once, raise_at, raise_once
 
 
 def test_a_rollback_takes_over_a_running_deployment() -> None:
@@ -61,3 +63,109 @@ def test_a_rollback_to_an_unhealthy_fleet_is_escalated() -> None:
     with pytest.raises(RollbackFailedError, match="blue is not healthy"):
         roll_back(stack.environment(), actor="me", reason="latency")
     assert any(event == "escalate" for event, _ in stack.events)
+
+
+def test_the_target_is_stopped_as_soon_as_it_has_no_traffic() -> None:
+    stack = simulation()
+    deploy(stack.environment(), blue_green())
+    done = roll_back(stack.environment(), actor="me", reason="latency")
+    assert (done.green.stopped, done.green.version, done.blue.stopped) == (MEMBERS["green"], "v0.2.0", ())
+    assert not any(stack.up[name] for name in MEMBERS["green"])
+    assert stack.taken_out == set(MEMBERS["green"])  # in maintenance no alert fires
+    again = deploy(stack.environment(), blue_green(version="v0.3.0"))
+    assert (again.green.stopped, stack.live["green"], stack.taken_out) == ((), 100, frozenset())
+
+
+def test_an_interrupted_deployment_stops_its_target() -> None:
+    stack = simulation()
+    stack.each_sleep = raise_once(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        deploy(stack.environment(), blue_green())
+    assert stack.store.document is not None
+    assert stack.store.document.green.stopped == MEMBERS["green"]
+    assert stack.healthy("blue")
+
+
+def test_a_target_that_keeps_the_source_down_is_stopped_before_the_source_is_judged() -> None:
+    stack = simulation()
+    deploy(stack.environment(), blue_green())
+    stack.up["blue-1"] = stack.up["blue-2"] = False  # they respond, and are not ready: green holds all connections
+    freed = stack.stop
+
+    def stop(fleet: FleetName, **options: Any) -> tuple[str, ...]:
+        stack.each_sleep = lambda: stack.up.update(dict.fromkeys(MEMBERS["blue"], True))
+        return freed(fleet, **options)
+
+    stack.stop = stop  # type: ignore[method-assign]
+    assert roll_back(stack.environment(), actor="me", reason="connections").weights == {"blue": 100, "green": 0}
+
+
+def test_a_gate_stops_the_target_and_restores_its_previous_version() -> None:
+    stack = simulation(samples=itertools.repeat(BAD))
+    with pytest.raises(RolledBackError):
+        deploy(stack.environment(), blue_green())
+    assert stack.store.document is not None
+    green = stack.store.document.green
+    assert (green.version, green.stopped, stack.taken_out) == ("v0.1.0", (), frozenset())
+    assert {stack.runs[name] for name in MEMBERS["green"]} == {OLD}
+    events = [event for event, _ in stack.events]
+    assert events.index("rollback") < events.index("stopped") < events.index("rolled-back")
+
+
+def test_the_deployment_that_was_taken_over_stops_what_it_has_started_since() -> None:
+    stack = simulation()
+
+    def taken_over_while_it_installs(place: str) -> None:
+        if place == "install":
+            stack.fault = lambda _place: None
+            meanwhile(stack)
+
+    stack.fault = taken_over_while_it_installs
+    with pytest.raises(TakenOverError):
+        deploy(stack.environment(), blue_green())
+    assert stack.store.document is not None
+    assert stack.store.document.green.stopped == MEMBERS["green"]
+    assert not any(stack.up[name] for name in MEMBERS["green"])
+
+
+def test_a_rollback_to_a_fleet_that_does_not_respond_is_refused_and_names_the_ways_out() -> None:
+    stack = simulation()
+    deploy(stack.environment(), blue_green())
+    stack.up.update(dict.fromkeys(MEMBERS["blue"], False))
+    before = stack.store.document
+    with pytest.raises(DeliveryRefusedError, match=r"no instance of blue.* blue has 0 % and green has 100 %.*--force"):
+        roll_back(stack.environment(), actor="me", reason="latency")
+    assert (stack.store.document, stack.live["green"]) == (before, 100)
+    done = roll_back(stack.environment(), actor="me", reason="latency", force=True)
+    assert (done.weights, stack.healthy("blue")) == ({"blue": 100, "green": 0}, True)
+
+
+def test_a_forced_rollback_to_a_dead_fleet_leaves_the_other_one_running() -> None:
+    stack = simulation()
+    deploy(stack.environment(), blue_green())
+    stack.up.update(dict.fromkeys(MEMBERS["blue"], False))
+    stack.restart = lambda fleet: None  # type: ignore[method-assign]  # noqa: ARG005
+    with pytest.raises(RollbackFailedError, match="blue is not healthy"):
+        roll_back(stack.environment(), actor="me", reason="latency", force=True)
+    assert stack.store.document is not None
+    assert (stack.store.document.green.stopped, stack.healthy("green")) == ((), True)
+
+
+def test_a_gate_restarts_a_source_that_does_not_respond_before_it_gets_the_traffic() -> None:
+    stack = simulation(samples=itertools.repeat(BAD))
+    stack.each_sleep = once(lambda: stack.up.update(dict.fromkeys(MEMBERS["blue"], False)))
+    with pytest.raises(RolledBackError):
+        deploy(stack.environment(), blue_green())
+    assert (stack.live["blue"], stack.healthy("blue")) == (100, True)
+
+
+def test_a_rollback_that_was_interrupted_after_its_shift_continues_whatever_the_source_does() -> None:
+    stack = simulation()
+    deploy(stack.environment(), blue_green())
+    stack.fault = raise_at("stop", Killed())
+    with pytest.raises(Killed):
+        roll_back(stack.environment(), actor="me", reason="latency")
+    stack.fault = lambda _place: None
+    done = roll_back(stack.environment(), actor="me", reason="again")
+    assert done.deployment is not None
+    assert (done.deployment.status, done.green.stopped) == ("rolled-back", MEMBERS["green"])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,7 +83,8 @@ def test_blue_green_and_its_rollback_lose_no_request(own: Checkout) -> None:
         again = own.json("up", *EMBEDDED)
         assert set(again["summary"]) == {"same"}
         back, loaded = run_watched(own, "rollback", "--method", "blue-green", "--emergency", "--output", "json")
-        assert json.loads(back)["blue"]["weight"] == 100
+        rolled_back = json.loads(back)
+        assert (rolled_back["blue"]["weight"], rolled_back["green"]["stopped"]) == (100, ["green-1"])
         assert loaded & (HEAVY - {"httpx"}) == set()  # with which the notices are sent meanwhile
         time.sleep(1)
     assert load.failed == []
@@ -91,7 +94,11 @@ def test_blue_green_and_its_rollback_lose_no_request(own: Checkout) -> None:
     assert notifications_of(own, "webhook", deployment) == ["start", "step", "success", "rollback", "rolled-back"]
     assert notifications_of(own, "pagerduty") == ["resolve", "trigger", "resolve"]
     events = [entry.event for entry in entries(own.root / ".observatory/rollout/local.journal.jsonl")]
-    assert not {"not-notified", "not-silenced"} & set(events)
+    assert not {"not-notified", "not-silenced", "not-stopped"} & set(events)
+    status = own.json("status")
+    assert (health_of(status, "storage-green-1"), status["healthy"]) == ("off", True)
+    assert set(own.json("up", *EMBEDDED)["summary"]) == {"same"}
+    assert health_of(own.json("status"), "storage-green-1") == "off"
     assert own.json("silence", "list") == []
 
 
@@ -111,6 +118,30 @@ def test_a_rollback_to_any_stored_version_takes_over_from_a_deployment(own: Chec
         "v0.2.0", 100, "promoted",
     )  # fmt: skip
     assert "gate" not in [entry.event for entry in noted_of(own, forth["deployment"]["id"])]
+    own.run("rollback", "--method", "blue-green", "--emergency")
+
+
+def health_of(status: dict[str, Any], name: str) -> str:
+    return next(str(daemon["health"]) for daemon in status["daemons"] if daemon["name"] == name)
+
+
+def test_every_way_out_of_a_frozen_fleet_leads_to_a_working_stack(own: Checkout) -> None:
+    own.run("deploy", "application", "--version", "v0.2.0", "--strategy", "blue-green", "--bake", "0", *EMBEDDED)
+    frozen = instance(own, "blue-1")
+    os.kill(frozen, signal.SIGSTOP)
+    refused = own.run("rollback", "--method", "blue-green", "--emergency", expect=3).stderr
+    assert "no instance of blue, which would get all traffic, responds" in refused
+    assert "green has 100 %" in refused
+    assert document(own)["green"]["weight"] == 100
+    assert own.json("up", *EMBEDDED)["status"]["healthy"]
+    assert instance(own, "blue-1") != frozen
+    os.kill(instance(own, "blue-1"), signal.SIGSTOP)
+    own.run("rollback", "--method", "blue-green", "--yes", "--force")
+    assert (document(own)["blue"]["weight"], answers(own.ports()["service"])) == (100, True)
+    os.kill(instance(own, "blue-1"), signal.SIGSTOP)
+    own.run("rollback", "--method", "application", "--version", "v0.2.0", "--emergency", *EMBEDDED)
+    assert (document(own)["green"]["weight"], answers(own.ports()["service"])) == (100, True)
+    assert own.json("status")["healthy"]
     own.run("rollback", "--method", "blue-green", "--emergency")
 
 

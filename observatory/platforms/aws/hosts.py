@@ -19,9 +19,13 @@ from observatory.waiting import Clock, poll
 if TYPE_CHECKING:
     from mypy_boto3_autoscaling import AutoScalingClient
     from mypy_boto3_elbv2 import ElasticLoadBalancingv2Client
+    from mypy_boto3_elbv2.type_defs import TargetHealthTypeDef
 
 POLL_SECONDS = 5.0  # between two reads of a fleet that is being installed: an instance takes minutes
 INSTALL_SECONDS = 30 * 60.0  # for a fleet: two batches of bare machines that install their packages first
+CANCEL_SECONDS = 30.0  # for a refresh to end, in a rollback
+# Reasons of a target that gives no answer at all: https://docs.aws.amazon.com/elasticloadbalancing/latest/application/target-group-health-checks.html
+SILENT = frozenset({"Target.Timeout", "Target.FailedHealthChecks", "Target.NotInUse", "Target.InvalidState"})
 REFRESH_UNDER_WAY = ("Pending", "InProgress", "Baking", "Cancelling", "RollbackInProgress")
 
 
@@ -58,7 +62,7 @@ class AwsHosts:
     def check(self, fleet: FleetName) -> None:
         """Return at once: replacing the machines of a fleet runs no program, and so changes nothing else."""
 
-    def install(self, fleet: FleetName) -> None:
+    def install(self, fleet: FleetName, *, repair: bool = False) -> None:  # noqa: ARG002 - of the protocol
         """Replace a fleet's machines, and return when both balancers report enough ready machines.
 
         A replacement that is under way started with an earlier document: it is cancelled first.
@@ -70,20 +74,55 @@ class AwsHosts:
         with aws_errors(group, HostsError):
             self._cancel_refreshes(group, deadline)
             # The fleet has no traffic, so all machines may be replaced at once, each new one before its old one stops.
-            # The balancers report readiness, so there is no warm-up time.
-            begun = self.scaling.start_instance_refresh(
-                AutoScalingGroupName=group,
-                Strategy="Rolling",
-                Preferences={
-                    "MinHealthyPercentage": 100,
-                    "MaxHealthyPercentage": 200,
-                    "InstanceWarmup": 0,
-                    "SkipMatching": False,
-                    "AutoRollback": False,
-                },
-            )
-            self._wait_refreshed(group, begun["InstanceRefreshId"], deadline)
+            self._wait_refreshed(group, self._start_refresh(group, healthy=(100, 200)), deadline)
             self._wait_ready(fleet, deadline)
+
+    def silent(self, fleet: FleetName) -> str:
+        """Return why no machine of a fleet responds; empty where one does, or its state is not known yet.
+
+        Raises:
+            HostsError: AWS does not answer.
+        """
+        with aws_errors(fleet, HostsError):
+            found = self._target_states(self.fleets[fleet].target_group)
+        if any(state.get("State") == "healthy" or state.get("Reason") not in SILENT for state in found.values()):
+            return ""
+        return "; ".join(_described(found)) or "it has no machine"
+
+    def restart(self, fleet: FleetName) -> None:
+        """Return at once: Auto Scaling replaces machines that do not respond."""
+
+    def stop(self, fleet: FleetName, *, patient: Callable[[], bool]) -> tuple[str, ...]:  # noqa: ARG002 - of the protocol
+        """Start to replace the machines of a fleet by ones with the document's version, old ones first; return none.
+
+        The target group's deregistration delay lets requests in flight end.
+
+        Raises:
+            HostsError: AWS does not answer, or the replacement of an earlier document does not end.
+        """
+        group = self.fleets[fleet].group
+        with aws_errors(group, HostsError):
+            self._cancel_refreshes(group, self.clock.now() + CANCEL_SECONDS)
+            self._start_refresh(group, healthy=(0, 100))
+        return ()
+
+    def _start_refresh(self, group: str, *, healthy: tuple[int, int]) -> str:
+        """Start to replace the machines of a group; `healthy` is the share that stays, in percent: least and most.
+
+        The balancers report readiness, so there is no warm-up time.
+        """
+        begun = self.scaling.start_instance_refresh(
+            AutoScalingGroupName=group,
+            Strategy="Rolling",
+            Preferences={
+                "MinHealthyPercentage": healthy[0],
+                "MaxHealthyPercentage": healthy[1],
+                "InstanceWarmup": 0,
+                "SkipMatching": False,
+                "AutoRollback": False,
+            },
+        )
+        return begun["InstanceRefreshId"]
 
     def healthy(self, fleet: FleetName) -> bool:
         """Return whether the balancer reports at least the fleet's minimum size of ready instances.
@@ -148,20 +187,19 @@ class AwsHosts:
 
         An additional instance that scaling has just started may take minutes and does not count.
         """
-        answer = self.balancing.describe_target_health(TargetGroupArn=target_group)
-        states = {
-            each.get("Target", {}).get("Id", ""): each.get("TargetHealth", {})
-            for each in answer["TargetHealthDescriptions"]
-        }
+        states = self._target_states(target_group)
         ready = [id_ for id_, state in states.items() if state.get("State") == "healthy"]
         if len(ready) >= size:
             return ""
-        others = [
-            f"{id_} is {state.get('State')} ({state.get('Description', 'no reason given')})"
-            for id_, state in states.items()
-            if id_ not in ready
-        ]
-        return "; ".join([f"{len(ready)} of {size} instances are ready", *others])
+        others = {id_: state for id_, state in states.items() if id_ not in ready}
+        return "; ".join([f"{len(ready)} of {size} instances are ready", *_described(others)])
+
+    def _target_states(self, target_group: str) -> dict[str, TargetHealthTypeDef]:
+        answer = self.balancing.describe_target_health(TargetGroupArn=target_group)
+        return {
+            each.get("Target", {}).get("Id", ""): each.get("TargetHealth", {})
+            for each in answer["TargetHealthDescriptions"]
+        }
 
     def _wait(self, pending: Callable[[], str], deadline: float) -> None:
         """Wait until `pending` returns no reason to wait."""
@@ -174,3 +212,10 @@ class AwsHosts:
         )
         if reason:
             raise HostsError(f"timed out after {INSTALL_SECONDS / 60:.0f} minutes: {reason}")
+
+
+def _described(states: Mapping[str, TargetHealthTypeDef]) -> list[str]:
+    return [
+        f"{id_} is {state.get('State')} ({state.get('Description', 'no reason given')})"
+        for id_, state in states.items()
+    ]

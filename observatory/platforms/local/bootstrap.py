@@ -104,4 +104,11 @@ def fleet_of_state(name: FleetName, fleet: Mapping[str, Any], releases: Mapping[
     if not unpacked:
         raise KeyError(release_name(name, fleet["version"]))
     rolling = {**fleet["rolling"], **unpacked[1]} if unpacked[1:] else None
-    return FleetState.model_validate({**unpacked[0], "weight": int(fleet["weight"]), "rolling": rolling})
+    return FleetState.model_validate(
+        {
+            **unpacked[0],
+            "weight": int(fleet["weight"]),
+            "rolling": rolling,
+            "stopped": fleet.get("stopped", ()),
+        }
+    )

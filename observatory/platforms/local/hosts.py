@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from observatory.delivery.environment import HostsError
 from observatory.documents.rollout import FileRolloutStore, FleetState
 from observatory.engines.embedded import EngineError, Interrupted, LockedError, Result, Step
+from observatory.nodes.storage import labelled, unit_name
 from observatory.platforms.preview import Preview
-from observatory.runtime import Probe, RuntimeFault
-from observatory.settings import FleetName
+from observatory.runtime import Probe, RuntimeFault, Sandbox
+from observatory.runtime.programs import ENDED
+from observatory.runtime.removal import remove_programs, signal_programs
+from observatory.settings import FLEETS, FleetName
 
 UNCHANGED = ("same", "refresh", "read")
 LOCKED_SECONDS = 120.0  # until another run of the program ends, e.g. that of a deployment that was taken over
@@ -24,6 +29,7 @@ class LocalHosts:
     Attributes:
         rollout: the store of the document that the program declares from.
         ports: of each fleet's instances.
+        sandbox: of the instances.
         preview: exercises a fleet.
         plan: plans an `up`.
         up: runs it.
@@ -31,6 +37,7 @@ class LocalHosts:
 
     rollout: FileRolloutStore
     ports: Mapping[FleetName, Sequence[int]]
+    sandbox: Sandbox
     preview: Preview
     plan: Callable[[], Result]
     up: Callable[[], object]
@@ -43,13 +50,14 @@ class LocalHosts:
         """
         _check_only(fleet, lambda step: is_of(fleet, step), self._plan())
 
-    def install(self, fleet: FleetName) -> None:
+    def install(self, fleet: FleetName, *, repair: bool = False) -> None:
         """Install the rollout document's version on a fleet; return when the balancer reports a ready instance.
 
         Raises:
-            HostsError: an `up` would change more than this fleet, or it failed.
+            HostsError: an `up` would change more than this fleet, or with `repair` more than the fleets; or it failed.
         """
-        self.up_only(fleet, lambda step: is_of(fleet, step))
+        changed = FLEETS if repair else (fleet,)
+        self.up_only(" and ".join(changed), lambda step: any(is_of(each, step) for each in changed))
         self.preview.wait_ready(fleet)
 
     def up_only(self, what: str, owned: Callable[[Step], bool]) -> None:
@@ -113,6 +121,45 @@ class LocalHosts:
         """Return whether every instance of a fleet is ready."""
         return all(Probe(http=f"http://127.0.0.1:{port}/health/ready").check() for port in self.ports[fleet])
 
+    def silent(self, fleet: FleetName) -> str:
+        """Return why no instance of a fleet responds; empty where one does, ready or not."""
+        reasons = []
+        for _, probe in self._probes(fleet):
+            if not (reason := probe.silence()):
+                return ""
+            reasons.append(reason)
+        return "; ".join(reasons)
+
+    def restart(self, fleet: FleetName) -> None:
+        """Kill the instances of a fleet that do not respond; the supervisor starts them again.
+
+        Raises:
+            HostsError: the supervisor does not answer.
+        """
+        supervisor = self.sandbox.supervisor
+        silent = [name for name, probe in self._probes(fleet) if probe.silence()]
+        with _supervisor_errors(fleet):
+            signal_programs(supervisor, silent, signal.SIGKILL)
+            for name in silent:
+                if supervisor.status(name).state in ENDED - {"ABSENT"}:
+                    supervisor.start(name)
+
+    def stop(self, fleet: FleetName, *, patient: Callable[[], bool]) -> tuple[str, ...]:
+        """Remove the instances of a fleet from the supervisor, and return their names.
+
+        Raises:
+            HostsError: the supervisor does not answer.
+        """
+        labels = tuple(labelled(fleet, self.ports[fleet]))
+        with _supervisor_errors(fleet):
+            remove_programs(self.sandbox.supervisor, {unit_name(label) for label in labels}, patient=patient)
+        return labels
+
+    def _probes(self, fleet: FleetName) -> Iterator[tuple[str, Probe]]:
+        """Yield the program of each instance with the probe of its liveness."""
+        for label, port in labelled(fleet, self.ports[fleet]).items():
+            yield unit_name(label), Probe(http=f"http://127.0.0.1:{port}/health/live")
+
     def verify(self, fleet: FleetName) -> None:
         """Exercise a fleet through the preview listener; the rows that this writes are removed.
 
@@ -120,6 +167,14 @@ class LocalHosts:
             HostsError: another version answers, a write was refused, or a trace cannot be read.
         """
         self.preview.verify(fleet, self.state(fleet).version)
+
+
+@contextlib.contextmanager
+def _supervisor_errors(fleet: FleetName) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeFault as error:
+        raise HostsError(f"{fleet}: {error}") from error
 
 
 def is_of(fleet: FleetName, step: Step) -> bool:

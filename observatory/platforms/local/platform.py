@@ -111,6 +111,7 @@ class LocalPlatform:
         hosts = LocalHosts(
             rollout=self.rollout_store,
             ports={fleet: range(port, port + size) for fleet, port in first_ports.items()},
+            sandbox=sandbox,
             preview=preview,
             plan=lambda: self._without_applied_schema(engine.preview(engine_options(self))),
             up=lambda: engine.up(engine_options(self)),

@@ -18,8 +18,8 @@ from observatory import __version__
 from observatory.documents.rollout import RolloutDocument
 from observatory.nodes import TcpReady, Unit
 from observatory.nodes.daemons import LocalMachine, local_units
-from observatory.nodes.storage import instance_label, instance_name
-from observatory.platforms.platform import DaemonStatus
+from observatory.nodes.storage import instance_label, instance_name, unit_name
+from observatory.platforms.platform import OFF, DaemonStatus
 from observatory.runtime import Probe, ProgramStatus, Sandbox, SandboxError, listeners, package_versions
 from observatory.runtime.programs import SOCKET_NAME
 from observatory.scheduling.scheduler_process import (
@@ -46,12 +46,15 @@ def daemon_statuses(
     versions = {name: upstream_version(version) for name, version in package_versions(sandbox.rootfs).items()}
     releases = dict(_release_versions(settings, rollout))
     units = local_units(LocalMachine(settings=settings, rollout=rollout, stack=stack))
+    stopped = {unit_name(label) for fleet in FLEETS for label in rollout.fleet(fleet).stopped}
     running = _Running.read(sandbox, [unit.ready.port for _, unit in units])
     rows = []
     for daemon, unit in units:
         version = versions.get(daemon.version_package or "", "?")
         row = _status(sandbox, running, unit, releases.get(unit.name, version))
-        rows.append(replace(row, running_version=reported_version(unit.ready.port)) if unit.name in releases else row)
+        if unit.name in releases:
+            row = replace(row, running_version=reported_version(unit.ready.port))
+        rows.append(replace(row, health=OFF) if unit.name in stopped and row.pid is None else row)
         if unit.name == "patroni":
             rows.append(_postgres_status(sandbox, settings, versions))
     return [

@@ -18,7 +18,9 @@ def hosts(tmp_path: Path, error: Exception) -> LocalHosts:
         raise error
 
     unused: Any = None
-    return LocalHosts(rollout=FileRolloutStore(tmp_path), ports={}, preview=unused, plan=plan, up=lambda: None)
+    return LocalHosts(
+        rollout=FileRolloutStore(tmp_path), ports={}, sandbox=unused, preview=unused, plan=plan, up=lambda: None
+    )
 
 
 def test_an_interrupted_plan_is_an_interruption_and_no_failure(tmp_path: Path) -> None:
