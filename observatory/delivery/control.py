@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from observatory.delivery.convergence import current_document
+from observatory.delivery.convergence import current_document, naming_traffic
 from observatory.delivery.environment import Environment
 from observatory.delivery.errors import DeliveryRefusedError
 from observatory.documents.rollout import Request, RolloutDocument, StaleRolloutError
@@ -13,7 +13,13 @@ def send_control_request(environment: Environment, request: Request | None) -> R
 
     Raises:
         DeliveryRefusedError: no deployment is under way.
+        RolloutError: the document cannot be read or written; the message has the traffic weights.
     """
+    with naming_traffic(environment, "`observatory rollback --method blue-green --emergency` returns the traffic"):
+        return _send(environment, request)
+
+
+def _send(environment: Environment, request: Request | None) -> RolloutDocument:
     while True:
         current = current_document(environment)
         if current.unfinished is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from observatory.delivery.environment import BalancerError, Environment
 from observatory.delivery.errors import DeliveryRefusedError
-from observatory.documents.rollout import RolloutDocument
+from observatory.documents.rollout import RolloutDocument, RolloutError
 from observatory.settings import FleetName
 
 
@@ -26,6 +27,8 @@ def current_document(environment: Environment) -> RolloutDocument:
         DeliveryRefusedError: the stack has none yet.
     """
     document = environment.store.read()
+    if problem := environment.store.problem:
+        environment.journal.record("recovered", reason=problem)
     if document is None:
         raise DeliveryRefusedError("the stack has no rollout document: run `observatory up` first")
     return document
@@ -50,6 +53,15 @@ def converge(environment: Environment) -> RolloutDocument:
     if differences := _differences(live, _expected(environment, document)):
         raise BalancerError(f"{differences}; `observatory status` shows whether the balancer runs")
     return document
+
+
+@contextmanager
+def naming_traffic(environment: Environment, remedy: str) -> Iterator[None]:
+    """Add the traffic weights and a remedy to the error of a rollout document that cannot be read or written."""
+    try:
+        yield
+    except RolloutError as error:
+        raise RolloutError(f"{error}. {traffic_shares(environment)}, unchanged: {remedy}") from error
 
 
 def traffic_shares(environment: Environment) -> str:

@@ -32,7 +32,14 @@ class MetricsUnavailableError(ObservatoryError):
 
 
 class RolloutStore(Protocol):
-    """The rollout document; see `observatory.documents.rollout`. Every method raises RolloutError."""
+    """The rollout document; see `observatory.documents.rollout`. Every method raises RolloutError.
+
+    Attributes:
+        problem: why the last read returned an earlier version than the stored one; empty where it did not, or where a
+            read before had the same problem.
+    """
+
+    problem: str
 
     def read(self) -> RolloutDocument | None:
         """Return the document, None where there is none."""

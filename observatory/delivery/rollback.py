@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from observatory.delivery.convergence import converge, current_document, traffic_shares
+from observatory.delivery.convergence import converge, current_document, naming_traffic, traffic_shares
 from observatory.delivery.environment import Environment, HostsError
 from observatory.delivery.errors import DeliveryRefusedError, NothingToRollBackError
 from observatory.delivery.fenced_rollout import FencedRollout
 from observatory.delivery.preparation import check_in_sync
 from observatory.delivery.strategies import run_for
-from observatory.documents.rollout import TOTAL_WEIGHT, Deployment, RolloutDocument
+from observatory.documents.rollout import TOTAL_WEIGHT, Deployment, RolloutDocument, RolloutError
 
 
 def roll_back(environment: Environment, *, actor: str, reason: str, force: bool = False) -> RolloutDocument:
@@ -31,17 +31,26 @@ def roll_back(environment: Environment, *, actor: str, reason: str, force: bool 
             not healthy.
         TakenOverError: another deployment or rollback took over.
     """
-    current = current_document(environment)
+    with naming_traffic(environment, "restore the document, then run the command again"):
+        current = current_document(environment)
     if current.deployment and current.deployment.status == "rolled-back":
         converge(environment)
     deployment = _deployment_to_roll_back(environment, current)
     if not force:
         _check_responds(environment, current, deployment)
-    run = run_for(FencedRollout.take_over(environment, current))
+    run = run_for(_taken_over(environment, current))
     try:
         return run.roll_back(f"{reason} ({actor})")
     finally:
         environment.silences.end(deployment.id)
+
+
+def _taken_over(environment: Environment, current: RolloutDocument) -> FencedRollout:
+    """Take over the deployment; where that cannot be written, return the traffic before the error is raised."""
+    try:
+        return FencedRollout.take_over(environment, current)
+    except RolloutError as error:
+        return run_for(FencedRollout(environment, current)).rescue(error)
 
 
 def preview_rollback(environment: Environment) -> tuple[Deployment, bool]:

@@ -130,6 +130,13 @@ class RollingUpdate(Run):
         if not wait_until(ready, timeout_s, interval_s=POLL_S, clock=clock):
             raise StepFailedError(f"not all of {', '.join(instances)} were ready within {timeout_s:g} s")
 
+    def _return_all_traffic(self) -> None:
+        """Do nothing: the weights are those before the update."""
+
+    def _stop_target(self) -> tuple[str, ...]:
+        """Stop nothing: the target has the traffic."""
+        return ()
+
     def _restore_target(self) -> None:
         """Do nothing: the rollback restored every instance."""
 

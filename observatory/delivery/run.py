@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 from observatory.delivery.bake import Comparison, bake
 from observatory.delivery.convergence import converge, traffic_shares
@@ -122,11 +122,29 @@ class Run(ABC):
         try:
             self._rollout.update(change, **deployment)
         except RolloutError as error:
-            found = f"{traffic_shares(self._environment)}. The rollout document could not be written: {error}"
-            self._rollout.record("escalate", reason=found)
-            raise RollbackFailedError(
-                f"{found}. Repair that, then run `observatory rollback --method blue-green --emergency` to complete it"
-            ) from error
+            self.rescue(error)
+
+    def rescue(self, error: RolloutError) -> NoReturn:
+        """Do what a rollback can do without its document: return the traffic, and stop the target.
+
+        Raises:
+            RollbackFailedError: always, with the traffic weights and the error of the document.
+        """
+        self._return_all_traffic()
+        self._stop_target()
+        found = f"{traffic_shares(self._environment)}. The rollout document could not be written: {error}"
+        self._rollout.record("escalate", reason=found)
+        raise RollbackFailedError(
+            f"{found}. Repair that, then run `observatory rollback --method blue-green --emergency` to complete it"
+        ) from error
+
+    @abstractmethod
+    def _return_all_traffic(self) -> None:
+        """Set the balancer's weights to those before the deployment."""
+
+    @abstractmethod
+    def _stop_target(self) -> tuple[str, ...]:
+        """Stop what runs on a target without traffic, and return its instances."""
 
     def _retry_for_rollback(self, work: Callable[[], None], failure: str) -> None:
         """Retry an action of a rollback; `failure` is the message of the error, with a place for its cause."""

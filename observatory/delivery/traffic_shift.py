@@ -18,6 +18,8 @@ from observatory.documents.rollout import TOTAL_WEIGHT, RolloutDocument, Rollout
 class TrafficShift(Run):
     """A blue-green or canary deployment under way."""
 
+    _replaced = False  # whether the target's machines are being replaced by its previous version
+
     def _deploy(self) -> None:
         if self._deployment.status == "preparing":
             self._prepare_target()
@@ -30,7 +32,7 @@ class TrafficShift(Run):
         """Return all traffic to the source fleet, and stop what runs on the target; nothing is evaluated before."""
         self._rollout.ignore_lock()
         self._restart_silent_source()
-        self._return_traffic()
+        self._return_all_traffic()
         self._write_for_rollback(self._restored, status="rolling-back", reason=reason)
         self._rollout.record("rollback", reason=reason)
         self._converge_for_rollback()
@@ -92,7 +94,7 @@ class TrafficShift(Run):
             deployment.target, version=deployment.version, sha256=deployment.sha256, stopped=stopped
         )
 
-    def _return_traffic(self) -> None:
+    def _return_all_traffic(self) -> None:
         """Set the balancer's weights before anything is written; `_converge_for_rollback` reports a failure."""
         try:
             self._rollout.set_weights({self._deployment.source: TOTAL_WEIGHT, self._deployment.target: 0})
@@ -114,6 +116,7 @@ class TrafficShift(Run):
             self._rollout.record("not-stopped", fleet=target, reason=str(error))
             return ()
         self._rollout.record("stopped", fleet=target)
+        self._replaced = not stopped
         return stopped
 
     def _restart_silent_source(self) -> None:
@@ -131,10 +134,10 @@ class TrafficShift(Run):
     def _restore_target(self) -> None:
         """Install the target's previous version; where that fails, the next `up` installs it.
 
-        A target that was stopped before stays stopped.
+        A target that was stopped before stays stopped. Machines that were replaced have the version.
         """
         target, before = self._deployment.target, self._deployment.before
-        if before.stopped:
+        if before.stopped or self._replaced:
             return
         try:
             self._rollout.update(

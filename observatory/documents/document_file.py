@@ -59,16 +59,20 @@ class DocumentFile(Generic[Document]):
 
         What `successor` raises leaves the file as it is. Raises as `read`.
         """
-        with exclusive(self._lock):
+        with exclusive(self.lock):
             changed = successor(self.read())
-            write_file(self.path, changed.model_dump_json(indent=2), essential=True)
+            try:
+                write_file(self.path, changed.model_dump_json(indent=2), essential=True)
+            except OSError as error:
+                raise self.error(f"{self.path}: cannot be written: {error.strerror}") from error
             return changed
 
     def remove(self) -> None:
         """Remove the file and its lock."""
         self.path.unlink(missing_ok=True)
-        self._lock.unlink(missing_ok=True)
+        self.lock.unlink(missing_ok=True)
 
     @property
-    def _lock(self) -> Path:
+    def lock(self) -> Path:
+        """The file that is locked while the document changes."""
         return self.path.with_suffix(".lock")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
+from observatory.documents.copied_file import CopiedFile
 from observatory.documents.document_file import DocumentFile
 from observatory.errors import ObservatoryError
 from observatory.files.locks import exclusive
@@ -245,25 +246,34 @@ def successor(
 
 
 class FileRolloutStore:
-    """The rollout document of one stack as a file."""
+    """The rollout document of one stack as a file, with copies of its last versions beside it.
+
+    Attributes:
+        path: of the file.
+        problem: what the last read found wrong with the file and no read before; empty where there is nothing new.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = DocumentFile(
+        self.path, self.problem, self._reported = path, "", ""
+        file = DocumentFile(
             path=path,
             model=RolloutDocument,
             kind="a rollout document",
             error=RolloutError,
-            remedy="restore it from a copy, or remove it, and `observatory up` starts from the setting first_rollout",
+            remedy=f"restore it, or remove it with its copies ({path.name}.1 and so on), and `observatory up` starts "
+            "from the setting first_rollout",
         )
+        self._file = CopiedFile(file=file, version=lambda document: document.revision)
 
     def read(self) -> RolloutDocument | None:
-        """Return the document, None where there is none yet.
+        """Return the document, from its newest copy where the file is not usable; None where there is none yet.
 
         Raises:
-            RolloutError: the file is damaged.
+            RolloutError: the file is damaged, and so is every copy.
         """
-        return self._file.read()
+        document, problem = self._file.find()
+        self.problem, self._reported = ("" if problem == self._reported else problem), problem
+        return document
 
     def create(self, document: RolloutDocument) -> RolloutDocument:
         """Write a first document unless there is one; return the current one.
@@ -271,7 +281,7 @@ class FileRolloutStore:
         Raises:
             RolloutError: the file is damaged.
         """
-        return self._file.create(document)
+        return self._file.change(lambda current: current or document)
 
     def compare_and_set(self, expected: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
         """Replace `expected` by `changed` and return what was written, with the next revision.

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from observatory.files.ownership import Owner, change_owner
-from observatory.files.reserve import with_reserve
+from observatory.files.reserve import FULL, with_reserve
 
 PRIVATE = 0o600
 _NAME = re.compile(r"\..+\.(\d+)-\d+\.partial")
@@ -45,8 +45,8 @@ def write_file(
 ) -> bool:
     """Replace `path` by `content`, synced to disk, with this mode whatever the umask; return whether it changed.
 
-    A link at `path` is replaced, not followed. An `essential` file, such as a document, is also written to a full disk,
-    if a reserve is left (`observatory.files.reserve`).
+    A link at `path` is replaced, not followed. An `essential` file, such as a document, is also written to a full disk:
+    with the space of a reserve (`observatory.files.reserve`), and without one over the content of the old file.
     """
     data = content.encode() if isinstance(content, str) else content
     if _has(path, data, mode, owner):
@@ -58,8 +58,32 @@ def write_file(
             partial.chmod(mode)
             change_owner(partial, owner)
 
-    with_reserve(path, replace) if essential else replace()
+    if not essential:
+        replace()
+        return True
+    try:
+        with_reserve(path, replace)
+    except OSError as error:
+        if error.errno not in FULL or not overwrite(path, data):
+            raise
     return True
+
+
+def overwrite(path: Path, data: bytes) -> bool:
+    """Write over the content of a regular file, which needs no space up to the size of its blocks; sync it to disk.
+
+    A process that dies meanwhile leaves a mixture. Returns False where there is no such file or no space.
+    """
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode) or path.lstat().st_nlink != 1:
+            return False
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "wb", buffering=0) as file:
+            done = file.write(data) == len(data)
+            file.truncate()
+            os.fsync(file.fileno())
+            return done
+    except OSError:
+        return False
 
 
 def write_once(path: Path, make_content: Callable[[], str]) -> bool:

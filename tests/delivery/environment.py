@@ -33,6 +33,7 @@ class MemoryStore:
     """Compare-and-set as the real store does it."""
 
     document: RolloutDocument | None
+    problem: str = ""
     history: list[RolloutDocument] = field(default_factory=list)
     balancer_lock: threading.Lock = field(default_factory=threading.Lock)
     others: list[threading.Thread] = field(default_factory=list)

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from observatory.delivery.control import send_control_request
 from observatory.delivery.deployment import deploy
 from observatory.delivery.errors import DeliveryRefusedError, RollbackFailedError, RolledBackError, TakenOverError
 from observatory.delivery.rollback import roll_back
+from observatory.documents.rollout import RolloutDocument, RolloutError
 from observatory.settings import FleetName
-from tests.delivery.environment import BAD, MEMBERS, OLD, Killed, simulation
-from tests.delivery.faults import blue_green, meanwhile, once, raise_at, raise_once
+from tests.delivery.environment import BAD, MEMBERS, OLD, Killed, MemoryStore, Simulation, simulation
+from tests.delivery.faults import blue_green, canary, meanwhile, once, raise_at, raise_once
 
 
 def test_a_rollback_takes_over_a_running_deployment() -> None:
@@ -169,3 +171,67 @@ def test_a_rollback_that_was_interrupted_after_its_shift_continues_whatever_the_
     done = roll_back(stack.environment(), actor="me", reason="again")
     assert done.deployment is not None
     assert (done.deployment.status, done.green.stopped) == ("rolled-back", MEMBERS["green"])
+
+
+class Unwritable(MemoryStore):
+    """A store that refuses every write, as on a full disk."""
+
+    def compare_and_set(self, expected: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
+        raise RolloutError("local.json: cannot be written: No space left on device")
+
+
+class Damaged(MemoryStore):
+    """A store whose document cannot be read."""
+
+    def read(self) -> RolloutDocument | None:
+        raise RolloutError("local.json: not a rollout document")
+
+
+def baking(store: type[MemoryStore]) -> Simulation:
+    """Return a stack whose store fails from the middle of a canary on, which then was killed."""
+    stack = simulation()
+    stack.each_sleep = raise_once(Killed())
+    with pytest.raises(Killed):
+        deploy(stack.environment(), canary())
+    stack.store = store(stack.store.document)
+    return stack
+
+
+def test_a_document_that_cannot_be_written_keeps_no_rollback_from_returning_the_traffic() -> None:
+    stack = baking(Unwritable)
+    with pytest.raises(RollbackFailedError, match=r"blue has 100 % and green has 0 %.*No space left") as failed:
+        roll_back(stack.environment(), actor="me", reason="errors")
+    assert "rollback --method blue-green --emergency" in str(failed.value)
+    assert (stack.live["blue"], stack.up["green-1"], stack.healthy("blue")) == (100, False, True)
+
+
+@pytest.mark.parametrize("store", [Unwritable, Damaged])
+def test_a_deployment_that_loses_its_document_returns_the_traffic(store: type[MemoryStore]) -> None:
+    stack = simulation()
+
+    def lose() -> None:
+        stack.store = store(stack.store.document)
+        running.__dict__["store"] = stack.store
+
+    stack.each_sleep = once(lose)
+    stack.samples = itertools.repeat(BAD)
+    running = stack.environment()
+    with pytest.raises(RollbackFailedError, match="blue has 100 % and green has 0 %"):
+        deploy(running, canary())
+    assert (stack.live["blue"], stack.up["green-1"]) == (100, False)
+
+
+def test_a_document_that_cannot_be_read_is_an_error_with_the_shares_of_the_traffic() -> None:
+    stack = baking(Damaged)
+    with pytest.raises(RolloutError, match=r"blue has 95 % and green has 5 % of the traffic, unchanged"):
+        roll_back(stack.environment(), actor="me", reason="errors")
+    with pytest.raises(RolloutError, match=r"blue has 95 % and green has 5 % .*--emergency"):
+        send_control_request(stack.environment(), "abort")
+
+
+def test_what_a_read_found_wrong_with_the_document_is_in_the_journal() -> None:
+    stack = simulation()
+    deploy(stack.environment(), blue_green())
+    stack.store.problem = "local.json: is missing. The copy of version 4 is used"
+    roll_back(stack.environment(), actor="me", reason="errors")
+    assert ("recovered", {"reason": stack.store.problem}) in stack.events

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from observatory.documents.rollout import FileRolloutStore, RolloutDocument, RolloutError, StaleRolloutError
+from tests.support.small_disk import fill, small_disk
 
 DIGEST = "a" * 64
 RECORDED = Path(__file__).parent / "rollout_0_1.json"  # written in the middle of a rolling update
@@ -82,7 +83,7 @@ def test_one_of_many_concurrent_writers_succeeds(store: FileRolloutStore) -> Non
 
 @pytest.mark.parametrize("text", ["", "{", '{"revision": 0}', "[]"])
 def test_the_error_of_a_damaged_document_names_the_file(store: FileRolloutStore, text: str) -> None:
-    store.create(document())
+    store.path.parent.mkdir(parents=True)
     store.path.write_text(text)
     with pytest.raises(RolloutError, match=r"local\.json"):
         store.read()
@@ -136,4 +137,70 @@ def test_a_change_that_raises_leaves_the_document_as_it_is(store: FileRolloutSto
     with pytest.raises(StaleRolloutError):
         store.compare_and_set(written.model_copy(update={"revision": 3}), written)
     assert store.read() == written
-    assert sorted(file.name for file in store.path.parent.iterdir()) == ["local.json", "local.lock"]
+    assert {file.name for file in store.path.parent.iterdir()} == {"local.json", "local.json.1", "local.lock"}
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", None])
+def test_a_damaged_or_missing_document_is_read_from_its_newest_copy(
+    store: FileRolloutStore, damage: str | None
+) -> None:
+    current = store.create(document())
+    for _ in range(5):
+        current = store.compare_and_set(current, shifted(current))
+    if damage is None:
+        store.path.unlink()
+    else:
+        store.path.write_text(damage)
+    assert store.read() == current
+    assert "The copy of version 5 is used" in store.problem
+    store.read()
+    assert store.problem == ""  # it was reported
+    written = store.compare_and_set(current, current)
+    assert FileRolloutStore(store.path).read() == written
+    assert RolloutDocument.model_validate_json(store.path.read_bytes()) == written
+
+
+def test_an_older_document_in_the_place_of_the_current_one_is_not_used(store: FileRolloutStore) -> None:
+    current = store.create(document())
+    old = store.path.read_bytes()
+    current = store.compare_and_set(current, shifted(current).model_copy(update={"fencing": 4}))
+    store.path.write_bytes(old)
+    assert store.read() == current
+    assert "which is older than the last one written" in store.problem
+    with pytest.raises(StaleRolloutError):
+        store.compare_and_set(RolloutDocument.model_validate_json(old), document())
+
+
+def test_damaged_copies_do_not_matter_while_the_document_is_whole(store: FileRolloutStore) -> None:
+    current = store.create(document())
+    for number in (1, 2, 3):
+        store.path.with_name(f"local.json.{number}").write_text("{")
+    assert (store.read(), store.problem) == (current, "")
+
+
+def test_a_full_disk_has_room_for_every_further_version(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        store = FileRolloutStore(disk / "rollout" / "local.json")
+        current = store.create(document())
+        for _ in range(3):
+            current = store.compare_and_set(current, shifted(current))
+        with store.exclusive():
+            pass
+        fill(disk / "filler")
+        for _ in range(7):
+            current = store.compare_and_set(current, shifted(current))
+            assert FileRolloutStore(store.path).read() == current
+        (disk / "filler").unlink()
+        current = store.compare_and_set(current, current)
+        assert (store.read(), RolloutDocument.model_validate_json(store.path.read_bytes())) == (current, current)
+
+
+def test_a_full_disk_without_copies_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        store = FileRolloutStore(disk / "local.json")
+        current = store.create(document())
+        store.path.with_name("local.json.1").unlink()
+        fill(disk / "filler")
+        with pytest.raises(RolloutError, match=r"local\.json: cannot be written: No space left on device"):
+            store.compare_and_set(current, shifted(current))
+        assert store.read() == current

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from observatory.files.atomic import partial_path, replacing, write_file, write_once
+from tests.support.small_disk import fill, small_disk
 
 
 def names(directory: Path) -> list[str]:
@@ -95,3 +96,13 @@ def test_of_many_writers_of_one_secret_one_writes_and_the_file_never_changes(tmp
     assert written.count(True) == 1
     assert secret.read_text() == str(written.index(True))
     assert names(secret.parent) == ["secret"]
+
+
+def test_an_essential_file_is_written_over_its_old_content_on_a_full_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        write_file(disk / "weights", "blue 100\ngreen 0\n")
+        fill(disk / "filler")
+        with pytest.raises(OSError, match="No space left"):
+            write_file(disk / "weights", "blue 0\n")
+        assert write_file(disk / "weights", "blue 0\n", essential=True)
+        assert (disk / "weights").read_text() == "blue 0\n"

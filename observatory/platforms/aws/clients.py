@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 if TYPE_CHECKING:
     from mypy_boto3_autoscaling import AutoScalingClient
@@ -41,5 +42,5 @@ def aws_errors(place: str, kind: type[Exception], *, remedy: str = "") -> Iterat
     """Raise `kind` for an error of AWS; its message starts with the place and ends with the remedy."""
     try:
         yield
-    except (ClientError, BotoCoreError) as error:
+    except (ClientError, BotoCoreError, ResponseParserError) as error:
         raise kind(f"{place}: {error}{f'; {remedy}' if remedy else ''}") from error

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 WRITER = "writer"  # metadata of the document: the id of the write that made it
+EARLIER_VERSIONS = 20  # of a damaged document that are read until one is whole
 MISSING = frozenset({"NoSuchKey", "404"})
 CONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", *MISSING})
 REMEDY = "check the credentials (`aws sts get-caller-identity`) and their right to use the bucket"
@@ -51,6 +52,7 @@ class S3RolloutStore:
     client: S3Client = field(repr=False)
     bucket: str
     key: str
+    problem: str = field(default="", init=False)
     _last: _Found | None = field(default=None, init=False, repr=False)
 
     @property
@@ -64,6 +66,7 @@ class S3RolloutStore:
         Raises:
             RolloutError: S3 does not answer, or the document is damaged.
         """
+        self.problem = ""
         found = self._find()
         return found.document if found else None
 
@@ -121,12 +124,30 @@ class S3RolloutStore:
         try:
             document = RolloutDocument.model_validate_json(content)
         except ValidationError as error:
-            raise RolloutError(
-                f"{self.url}: not a rollout document ({problems(error)}); restore it from an earlier version of the "
-                "object"
-            ) from error
+            damage = f"{self.url}: not a rollout document ({problems(error)})"
+            document = self._last_good(damage)
         self._last = _Found(document=document, etag=answer["ETag"], writer=answer["Metadata"].get(WRITER))
         return self._last
+
+    def _last_good(self, damage: str) -> RolloutDocument:
+        """Return the newest version of the object that is a document; the next change replaces the damaged one.
+
+        Raises:
+            RolloutError: there is none, or the bucket has no versions.
+        """
+        with _s3_errors(f"{damage}; its versions"):
+            pages = self.client.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=self.key)
+            versions = [each for page in pages for each in page.get("Versions", ()) if each.get("Key") == self.key]
+            for version in versions[:EARLIER_VERSIONS]:  # S3 lists the newest first
+                id_ = version["VersionId"]
+                content = self.client.get_object(Bucket=self.bucket, Key=self.key, VersionId=id_)["Body"].read()
+                try:
+                    document = RolloutDocument.model_validate_json(content)
+                except ValidationError:
+                    continue
+                self.problem = f"{damage}. Its version {id_} with revision {document.revision} is used"
+                return document
+        raise RolloutError(f"{damage}; restore it from an earlier version of the object")
 
 
 @dataclass(frozen=True, kw_only=True)

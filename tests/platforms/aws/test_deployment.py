@@ -75,6 +75,18 @@ def refresh(stub: Stubber, group: str) -> None:
     )
 
 
+def replaced_at_once(group: str) -> dict[str, object]:
+    """Return a request to replace machines that ends the old ones first."""
+    preferences = {
+        "MinHealthyPercentage": 0,
+        "MaxHealthyPercentage": 100,
+        "InstanceWarmup": 0,
+        "SkipMatching": False,
+        "AutoRollback": False,
+    }
+    return {"AutoScalingGroupName": group, "Strategy": "Rolling", "Preferences": preferences}
+
+
 @pytest.fixture
 def simulated() -> Simulation:
     return simulation()
@@ -131,8 +143,9 @@ def test_a_bad_version_is_rolled_back_and_its_fleet_restored(
 ) -> None:
     simulated.runs |= dict.fromkeys(MEMBERS["green"], NEW)  # whose metrics are bad
     simulated.samples = iter([GOOD, BAD, BAD, BAD])
-    for _ in ("the version", "what was there before"):
-        refresh(refreshes, "green")
+    refresh(refreshes, "green")
+    refreshes.add_response("describe_instance_refreshes", {"InstanceRefreshes": []})
+    refreshes.add_response("start_instance_refresh", {"InstanceRefreshId": "back"}, replaced_at_once("green"))
     with pytest.raises(RolledBackError, match="errors"):
         deploy(environment, canary(version=RELEASE))
     assert balancer.weights() == {"blue": 100, "green": 0}
@@ -144,8 +157,9 @@ def test_a_bad_version_is_rolled_back_and_its_fleet_restored(
 def test_a_fleet_with_the_wrong_version_never_gets_traffic(
     environment: Environment, balancer: AlbBalancer, refreshes: Stubber, simulated: Simulation
 ) -> None:
-    for _ in ("the version", "what was there before"):
-        refresh(refreshes, "green")
+    refresh(refreshes, "green")
+    refreshes.add_response("describe_instance_refreshes", {"InstanceRefreshes": []})
+    refreshes.add_response("start_instance_refresh", {"InstanceRefreshId": "back"}, replaced_at_once("green"))
     with pytest.raises(RolledBackError, match=f"green answers as {RELEASE}, expected v0.2.0"):
         deploy(environment, canary())
     assert balancer.weights() == {"blue": 100, "green": 0}

@@ -313,3 +313,14 @@ def test_a_damaged_approval_is_reported(releases: S3ReleaseStore, tmp_path: Path
     releases.client.put_object(Bucket=releases.bucket, Key="approvals/staging/v0.1.0.json", Body=b"yes")
     with pytest.raises(ReleaseError, match=r"approvals/staging/v0\.1\.0\.json: not an approval"):
         S3Approvals(client=releases.client, bucket=releases.bucket, stack="staging").read(kept)
+
+
+def test_a_damaged_document_is_read_from_its_last_good_version(store: S3RolloutStore, current: RolloutDocument) -> None:
+    store.client.put_bucket_versioning(Bucket=store.bucket, VersioningConfiguration={"Status": "Enabled"})
+    written = store.compare_and_set(current, current.with_weight("green", 100))
+    store.client.put_object(Bucket=store.bucket, Key=KEY, Body=b"{")
+    assert store.read() == written
+    assert "not a rollout document" in store.problem
+    assert "with revision 1 is used" in store.problem
+    again = store.compare_and_set(written, written.with_weight("green", 0))
+    assert (store.read(), store.problem) == (again, "")

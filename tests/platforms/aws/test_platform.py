@@ -92,7 +92,7 @@ def shifting() -> RolloutDocument:
     first = RolloutDocument.first(version="v0.1.0", sha256=OLD, active_fleet="blue")
     deployment = Deployment(
         id="d1", version="v0.2.0", sha256=NEW, strategy="canary", source="blue", target="green", weights=(5, 100),
-        bake_s=60, step=0, status="shifting", actor="me", started=0, before=first.green,
+        bake_s=60, health_check_s=0, step=0, status="shifting", actor="me", started=0, before=first.green,
     )  # fmt: skip
     moved = first.with_fleet("green", version="v0.2.0", sha256=NEW).with_weight("green", 5)
     return moved.model_copy(update={"deployment": deployment, "fencing": 1})
@@ -124,11 +124,14 @@ def test_a_rollback_returns_traffic_by_document_and_rule(
 
 
 @pytest.mark.usefixtures("moving")
-def test_a_rollback_to_a_fleet_without_machines_escalates(
+def test_a_rollback_to_a_fleet_without_machines_needs_force_and_escalates(
     settings: AwsSettings, outputs: dict[str, Any], balancer: AlbBalancer
 ) -> None:
-    with pytest.raises(RollbackFailedError, match=r"all traffic is back on blue .* but blue is not healthy"):
+    with pytest.raises(DeliveryRefusedError, match=r"no instance of blue.*it has no machine.*blue has 95 %"):
         roll_back(environment_of(settings, outputs), actor="me", reason="latency")
+    assert balancer.weights() == {"blue": 95, "green": 5}
+    with pytest.raises(RollbackFailedError, match=r"all traffic is back on blue .* but blue is not healthy"):
+        roll_back(environment_of(settings, outputs), actor="me", reason="latency", force=True)
     assert balancer.weights() == {"blue": 100, "green": 0}
 
 
