@@ -72,7 +72,6 @@ TEXTS: Mapping[str, Callable[[Details], str]] = {
     "promoted": lambda details: f"{details.get('version')} promoted",
     "rollback": lambda details: f"rollback started: {details.get('reason')}",
     "rolled-back": lambda details: f"{details.get('version')} rolled back: {details.get('reason')}",
-    "rolled-back": lambda details: f"{details.get('version')} rolled back",
     "stopped": lambda details: f"{_where(details)}, which failed, is stopped",
     "not-stopped": lambda details: f"{_where(details)} was not stopped: {details.get('reason')}",
     "restart": lambda details: f"restarting {_where(details)}, which does not respond: {details.get('reason')}",
