@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from observatory import operations
 from observatory.cli.app import (
@@ -26,11 +27,11 @@ from observatory.cli.app import (
 from observatory.cli.terminal import ConsoleReporter, print_error, print_result, table
 from observatory.cli.verify import verification_view
 from observatory.documents.rollout import HEALTH_CHECK_S, TOTAL_WEIGHT, Deployment, RolloutDocument, Strategy
-from observatory.errors import DONE, FAILED
+from observatory.errors import DONE, FAILED, REFUSED
 from observatory.settings import FLEETS, FleetName
 
 if TYPE_CHECKING:
-    from observatory.operations import DeliveryOptions, RolloutControl
+    from observatory.operations import DeliveryOptions, ReleasePlan, RolloutControl
     from observatory.operations.rollout_control import ControlRequest
     from observatory.workspace import Workspace
 
@@ -248,6 +249,9 @@ def deploy_one(
     bake: BakeOption = None,
     skip_tests: SkipTestsOption = False,
     approved_by: RemovedApprovedBy = None,  # noqa: ARG001 - refused where it is given
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Run the checklist and print the plan. Changes nothing.")
+    ] = False,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
@@ -258,9 +262,23 @@ def deploy_one(
     """
     if canary_percentage is not None and strategy != "canary":
         raise typer.BadParameter("--canary-percentage needs --strategy canary")
+    workspace = operations.open_workspace(environment)
+    if dry_run:
+        with ConsoleReporter() as report:
+            plan = operations.plan_release(
+                workspace,
+                version=version,
+                strategy=strategy,
+                canary_percentage=canary_percentage,
+                bake_seconds=bake,
+                skip_tests=skip_tests,
+                report=report,
+            )
+        _show_release_plan(plan, output)
+        raise typer.Exit(REFUSED if plan.objections else DONE)
     with ConsoleReporter() as report:
         done = operations.deploy_release(
-            operations.open_workspace(environment),
+            workspace,
             version=version,
             strategy=strategy,
             canary_percentage=canary_percentage,
@@ -404,6 +422,20 @@ def _show_plan(planned: Deployment | None, output: Output) -> None:
         print_result("This version is already active. Nothing to do.")
     else:
         print_result(_plan_in_words(planned))
+
+
+def _show_release_plan(plan: ReleasePlan, output: Output) -> None:
+    if output is Output.JSON:
+        print_json({**plan.as_json(), "objections": plan.objections})
+        return
+    rows = [
+        (each.name, Text("failed", style="red") if each.objection else Text("passed", style="green"), each.objection)
+        for each in plan.checklist
+    ]
+    print_result(table("Checklist", ("check", "result", "reason"), rows))
+    print_result(f"\nMigrations: {', '.join(plan.migrations) or 'none'}")
+    if not plan.objections:
+        _show_plan(plan.deployment, output)
 
 
 def _plan_in_words(planned: Deployment) -> str:

@@ -90,8 +90,8 @@ class Balancer(Protocol):
 class Hosts(Protocol):
     """The machines or processes of the fleets. Every method raises HostsError."""
 
-    def check(self, fleet: FleetName) -> None:
-        """Check that installing a version on a fleet changes nothing else."""
+    def check(self, fleet: FleetName, *, migrated: bool = False) -> None:
+        """Check that installing a version on a fleet changes nothing else; `migrated`: after the pending migrations."""
 
     def install(self, fleet: FleetName, *, repair: bool = False) -> None:
         """Install the rollout document's version on a fleet; return when its instances are ready.

@@ -49,14 +49,14 @@ def check_in_sync(instances: Instances) -> None:
         instances.check()
 
 
-def check_installable(hosts: Hosts, fleet: FleetName) -> None:
+def check_installable(hosts: Hosts, fleet: FleetName, *, migrated: bool = False) -> None:
     """Check that the stack matches its settings apart from a fleet, so that installing a version changes only that one.
 
     Raises:
         DeliveryRefusedError: it does not, for example after an upgrade of the checkout and before `up`.
     """
     with _refused():
-        hosts.check(fleet)
+        hosts.check(fleet, migrated=migrated)
 
 
 @contextmanager

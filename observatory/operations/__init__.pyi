@@ -87,9 +87,12 @@ from .reexports import UnreachableError as UnreachableError
 from .reexports import UnsupportedOperationError as UnsupportedOperationError
 from .reexports import silent as silent
 from .release_approvals import approve_release as approve_release
+from .release_checklist import ChecklistItem as ChecklistItem
+from .release_checklist import ReleasePlan as ReleasePlan
 from .release_workflow import MigratedDatabaseError as MigratedDatabaseError
 from .release_workflow import ReleaseDeployment as ReleaseDeployment
 from .release_workflow import deploy_release as deploy_release
+from .release_workflow import plan_release as plan_release
 from .releases import StoredRelease as StoredRelease
 from .releases import add_release as add_release
 from .releases import list_releases as list_releases

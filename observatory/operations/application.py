@@ -124,8 +124,21 @@ def _deployment_request(
     platform: Platform, conninfo: str, *, version: str, strategy: Strategy, options: DeliveryOptions
 ) -> DeploymentRequest:
     """Return the request after checking signature, schema, window and approval."""
-    manifest, delivery = checked_release(platform, version), platform.settings.delivery
+    manifest = checked_release(platform, version)
     check_schema(manifest, conninfo)
+    approved_by = check_permission(platform, manifest)
+    return request_of(platform, manifest, strategy=strategy, options=options, approved_by=approved_by)
+
+
+def request_of(
+    platform: Platform, manifest: Manifest, *, strategy: Strategy, options: DeliveryOptions, approved_by: str | None
+) -> DeploymentRequest:
+    """Return the request for a release by the stack's settings.
+
+    Raises:
+        DeliveryRefusedError: the percentage of the first step is out of range.
+    """
+    delivery = platform.settings.delivery
     weights, bake_s = BLUE_GREEN, options.get("bake_seconds")
     if strategy == "canary":
         steps, first = delivery.canary_steps, options.get("canary_percentage")
@@ -140,7 +153,7 @@ def _deployment_request(
         bake_s=delivery.bake_seconds if bake_s is None else bake_s,
         health_check_s=options.get("health_check_seconds", HEALTH_CHECK_S),
         actor=actor(),
-        approved_by=check_permission(platform, manifest),
+        approved_by=approved_by,
         accept_drift=options.get("accept_drift", False),
         skip_tests=options.get("skip_tests", False),
     )

@@ -128,7 +128,7 @@ def deploy_database(
                 migrations=workspace.migrations,
                 target=target.version,
                 only=_file_name(migration),
-                requirements=_requirements(open_platform(workspace)),
+                requirements=schema_requirements(open_platform(workspace)),
                 actor=actor(),
                 deployment_id=str(uuid.uuid4()),
                 backup=open_platform(workspace).migration_backup(),
@@ -234,7 +234,7 @@ def back_up_database(workspace: Workspace, *, report: Reporter = silent) -> str:
         return database.make_backup(open_platform(workspace).migration_backup(), at)
 
 
-def _requirements(platform: Platform) -> list[SchemaRequirement]:
+def schema_requirements(platform: Platform) -> list[SchemaRequirement]:
     """Return the schema versions that the releases of both fleets work with, also those kept for a rollback."""
     rollout = platform.rollout_store.read()
     needs = schema_needs(rollout, platform.release_store) if rollout else ()

@@ -12,24 +12,29 @@ from dataclasses import dataclass
 
 from observatory.delivery.errors import DeliveryRefusedError, RollbackFailedError, RolledBackError, TakenOverError
 from observatory.delivery.releases import Manifest
+from observatory.delivery.request import DeploymentRequest
 from observatory.documents.rollout import RolloutDocument, Strategy
 from observatory.errors import ObservatoryError
-from observatory.operations.application import deploy_application, try_release
+from observatory.operations.application import DeliveryOptions, deploy_application, request_of, try_release
 from observatory.operations.application_rollback import roll_back_application
 from observatory.operations.database import (
     DatabaseDeployment,
     back_up_database,
     database_target,
     deploy_database,
-    plan_database,
 )
+from observatory.operations.delivery_journal import open_journal
 from observatory.operations.deployment_lock import deployment_lock
+from observatory.operations.interrupted_delivery import explained_interruption
 from observatory.operations.release_approvals import check_permission
+from observatory.operations.release_checklist import ReleasePlan, plan_of, refuse
 from observatory.operations.releases import checked_release
 from observatory.operations.stack_checks import INDEPENDENT_CHECKS
+from observatory.operations.stack_outputs import required_outputs
 from observatory.operations.stack_status import settled_status
 from observatory.operations.verification import StackVerification, verify
 from observatory.platforms import open_platform
+from observatory.platforms.delivery_environment import delivery_environment
 from observatory.platforms.platform import EngineChoice, Platform, check_supported
 from observatory.progress import Reporter, silent, task
 from observatory.workspace import Workspace
@@ -85,21 +90,24 @@ def deploy_release(
     platform = open_platform(workspace)
     check_supported(platform, "release deploy")
     target = database_target(workspace)
-    with deployment_lock(workspace, target.conninfo):
+    options = _options(canary_percentage, bake_seconds, skip_tests=skip_tests)
+    with explained_interruption(platform), deployment_lock(workspace, target.conninfo):
         manifest = checked_release(platform, version)
         prepared = _Prepared()
         if not _under_way(platform, manifest):
             with _not_taken_over(platform):
-                prepared = _prepare(platform, manifest, skip_tests=skip_tests, report=report)
+                check_permission(platform, manifest)
+                with task(report, "checklist"):
+                    plan = _plan(platform, manifest, strategy=strategy, options=options, report=report)
+                    refuse(plan)
+                prepared = _prepare(platform, manifest, plan, skip_tests=skip_tests, report=report)
         rollout = deploy_application(
             workspace,
             version=version,
             strategy=strategy,
-            canary_percentage=canary_percentage,
-            bake_seconds=bake_seconds,
-            skip_tests=skip_tests,
             choice=choice,
             report=report,
+            **options,
         )
         verification = _verify(workspace, report)
     return ReleaseDeployment(
@@ -144,38 +152,59 @@ def _under_way(platform: Platform, manifest: Manifest) -> bool:
     return unfinished is not None
 
 
-def _prepare(platform: Platform, manifest: Manifest, *, skip_tests: bool, report: Reporter) -> _Prepared:
+def plan_release(
+    workspace: Workspace,
+    *,
+    version: str,
+    strategy: Strategy = "blue-green",
+    canary_percentage: int | None = None,
+    bake_seconds: float | None = None,
+    skip_tests: bool = False,
+    report: Reporter = silent,
+) -> ReleasePlan:
+    """Return what `deploy_release` with these arguments would do, with its whole checklist; change nothing.
+
+    Raises:
+        StackNotUpError, UnsupportedOperationError: the stack is not up, or its platform is not supported.
+        DeliveryRefusedError: the release is not stored, is damaged, or no trusted key signed it.
+        DatabaseError: files and database contradict each other, or the database does not answer.
+    """
+    platform = open_platform(workspace)
+    check_supported(platform, "release deploy")
+    options = _options(canary_percentage, bake_seconds, skip_tests=skip_tests)
+    manifest = checked_release(platform, version)
+    return _plan(platform, manifest, strategy=strategy, options=options, report=report)
+
+
+def _options(canary_percentage: int | None, bake_seconds: float | None, *, skip_tests: bool) -> DeliveryOptions:
+    return {"canary_percentage": canary_percentage, "bake_seconds": bake_seconds, "skip_tests": skip_tests}
+
+
+def _plan(
+    platform: Platform, manifest: Manifest, *, strategy: Strategy, options: DeliveryOptions, report: Reporter
+) -> ReleasePlan:
+    def request() -> DeploymentRequest:
+        return request_of(platform, manifest, strategy=strategy, options=options, approved_by=None)
+
+    outputs = required_outputs(platform, show_secrets=True)
+    with open_journal(platform, silent) as journal:
+        environment = delivery_environment(platform, outputs, journal=journal)
+        return plan_of(platform, manifest, request, environment, report=report)
+
+
+def _prepare(
+    platform: Platform, manifest: Manifest, plan: ReleasePlan, *, skip_tests: bool, report: Reporter
+) -> _Prepared:
     """Do everything that precedes a change of the service."""
     workspace = platform.workspace
-    check_permission(platform, manifest)
-    with task(report, "checklist"):
-        version, pending = _checklist(workspace, manifest, report)
     # A version that needs the migrations has its trial after them: the deployment itself runs one.
-    if pending and not skip_tests and version >= manifest.schema_min:
+    if plan.migrations and not skip_tests and plan.schema_version >= manifest.schema_min:
         try_release(platform, manifest.version)
-    if not pending:
+    if not plan.migrations:
         return _Prepared(backup_label=back_up_database(workspace, report=report))
     done = deploy_database(workspace, report=report)
     _check_migrated(done)
     return _Prepared(backup_label=done.deployment.backup_label, applied=done.deployment.applied)
-
-
-def _checklist(workspace: Workspace, manifest: Manifest, report: Reporter) -> tuple[int, tuple[str, ...]]:
-    """Return the schema's version and the pending migrations; refuse where a check fails."""
-    plan = plan_database(workspace, report=report)
-    pending = tuple(migration.file for migration in plan.pending)
-    newest = max((migration.version for migration in plan.pending), default=plan.version)
-    not_ready = [daemon.name for daemon in settled_status(workspace).daemons if not daemon.as_declared]
-    objections = [
-        f"daemons are not ready: {', '.join(not_ready)}" if not_ready else "",
-        "" if plan.would_succeed else f"the migrations would fail: {plan.rehearsal_detail}; {plan.backup_detail}",
-        f"it needs schema {manifest.schema_min}, and the migrations of this checkout end at {newest}"
-        if newest < manifest.schema_min
-        else "",
-    ]
-    if found := [objection for objection in objections if objection]:
-        raise DeliveryRefusedError(f"{manifest.version} was not deployed, nothing was changed: {'; '.join(found)}")
-    return plan.version, pending
 
 
 def _check_migrated(done: DatabaseDeployment) -> None:

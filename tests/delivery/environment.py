@@ -139,7 +139,7 @@ class Simulation:
     def names(self, fleet: FleetName) -> tuple[str, ...]:
         return MEMBERS[fleet]
 
-    def check(self, fleet: FleetName | None = None) -> None:
+    def check(self, fleet: FleetName | None = None, *, migrated: bool = False) -> None:
         self.fault("check")
 
     def silent(self, fleet: FleetName) -> str:

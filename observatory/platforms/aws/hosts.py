@@ -59,7 +59,7 @@ class AwsHosts:
     preview: Preview
     clock: Clock
 
-    def check(self, fleet: FleetName) -> None:
+    def check(self, fleet: FleetName, *, migrated: bool = False) -> None:
         """Return at once: replacing the machines of a fleet runs no program, and so changes nothing else."""
 
     def install(self, fleet: FleetName, *, repair: bool = False) -> None:  # noqa: ARG002 - of the protocol

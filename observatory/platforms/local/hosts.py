@@ -12,6 +12,7 @@ from observatory.documents.rollout import FileRolloutStore, FleetState
 from observatory.engines.embedded import EngineError, Interrupted, LockedError, Result, Step
 from observatory.nodes.storage import labelled, unit_name
 from observatory.platforms.preview import Preview
+from observatory.platforms.stack_state import SCHEMA_TYPE
 from observatory.runtime import Probe, RuntimeFault, Sandbox
 from observatory.runtime.programs import ENDED
 from observatory.runtime.removal import remove_programs, signal_programs
@@ -42,13 +43,13 @@ class LocalHosts:
     plan: Callable[[], Result]
     up: Callable[[], object]
 
-    def check(self, fleet: FleetName) -> None:
-        """Check that an `up` would change only a fleet.
+    def check(self, fleet: FleetName, *, migrated: bool = False) -> None:
+        """Check that an `up` would change only a fleet; `migrated`: once the pending migrations are applied.
 
         Raises:
             HostsError: it would change more, or it cannot be planned.
         """
-        _check_only(fleet, lambda step: is_of(fleet, step), self._plan())
+        _check_only(fleet, lambda step: is_of(fleet, step) or (migrated and step.type == SCHEMA_TYPE), self._plan())
 
     def install(self, fleet: FleetName, *, repair: bool = False) -> None:
         """Install the rollout document's version on a fleet; return when the balancer reports a ready instance.
