@@ -45,6 +45,7 @@ from .plan import Plan as Plan
 from .plan import preview as preview
 from .plan_overview import Overview as Overview
 from .plan_overview import overview as overview
+from .reexports import AccessError as AccessError
 from .reexports import AlertmanagerError as AlertmanagerError
 from .reexports import Backup as Backup
 from .reexports import BackupDamagedError as BackupDamagedError
@@ -55,12 +56,14 @@ from .reexports import BackupType as BackupType
 from .reexports import DaemonStatus as DaemonStatus
 from .reexports import DatabaseError as DatabaseError
 from .reexports import DeliveryRefusedError as DeliveryRefusedError
+from .reexports import Deployment as Deployment
 from .reexports import EngineChoice as EngineChoice
 from .reexports import EngineError as EngineError
 from .reexports import JobFailedError as JobFailedError
 from .reexports import JobRunningError as JobRunningError
 from .reexports import LockedError as LockedError
 from .reexports import LockHeldError as LockHeldError
+from .reexports import LockLostError as LockLostError
 from .reexports import LogRotationError as LogRotationError
 from .reexports import NeedsCliError as NeedsCliError
 from .reexports import NotPermittedError as NotPermittedError
@@ -74,8 +77,12 @@ from .reexports import ReleaseRefusedError as ReleaseRefusedError
 from .reexports import Reporter as Reporter
 from .reexports import RollbackFailedError as RollbackFailedError
 from .reexports import RolledBackError as RolledBackError
+from .reexports import RolloutDocument as RolloutDocument
+from .reexports import RolloutError as RolloutError
 from .reexports import RuntimeFault as RuntimeFault
 from .reexports import SampleError as SampleError
+from .reexports import SandboxError as SandboxError
+from .reexports import SchedulerRunningError as SchedulerRunningError
 from .reexports import SettingsError as SettingsError
 from .reexports import Silence as Silence
 from .reexports import SilenceRefusedError as SilenceRefusedError
@@ -83,8 +90,10 @@ from .reexports import StackNotUpError as StackNotUpError
 from .reexports import TakenOverError as TakenOverError
 from .reexports import TrialFailedError as TrialFailedError
 from .reexports import UnknownJobError as UnknownJobError
+from .reexports import UnknownSilenceError as UnknownSilenceError
 from .reexports import UnreachableError as UnreachableError
 from .reexports import UnsupportedOperationError as UnsupportedOperationError
+from .reexports import Workspace as Workspace
 from .reexports import silent as silent
 from .release_approvals import approve_release as approve_release
 from .release_checklist import ChecklistItem as ChecklistItem

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from observatory.documents.rollout import Deployment, RolloutDocument
+from observatory.errors import ObservatoryError
 from observatory.platforms.platform import Platform
 
 
@@ -20,7 +21,8 @@ def explained_interruption(platform: Platform) -> Iterator[None]:
         yield
     except KeyboardInterrupt as interrupt:
         if not getattr(interrupt, "__notes__", ()):
-            interrupt.add_note(outcome_of(before, platform.rollout_store.read()))
+            with suppress(ObservatoryError):  # the document is unreadable: earlier events say so
+                interrupt.add_note(outcome_of(before, platform.rollout_store.read()))
         raise
 
 

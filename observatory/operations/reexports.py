@@ -5,15 +5,18 @@ from observatory.database.errors import BackupFailedError, DatabaseError, LockHe
 from observatory.delivery.approvals import NotPermittedError
 from observatory.delivery.errors import (
     DeliveryRefusedError,
+    LockLostError,
     RollbackFailedError,
     RolledBackError,
     TakenOverError,
     TrialFailedError,
 )
 from observatory.delivery.releases import ReleaseError, ReleaseRefusedError
+from observatory.documents.logins import AccessError
+from observatory.documents.rollout import Deployment, RolloutDocument, RolloutError
 from observatory.engines.embedded import EngineError, LockedError
 from observatory.errors import ObservatoryError
-from observatory.platforms.alertmanager import AlertmanagerError, Silence, SilenceRefusedError
+from observatory.platforms.alertmanager import AlertmanagerError, Silence, SilenceRefusedError, UnknownSilenceError
 from observatory.platforms.errors import (
     NeedsCliError,
     OperationError,
@@ -24,11 +27,15 @@ from observatory.platforms.errors import (
 from observatory.platforms.platform import DaemonStatus, EngineChoice
 from observatory.progress import Phase, Progress, Reporter, silent
 from observatory.runtime import RuntimeFault
+from observatory.runtime.errors import SandboxError
 from observatory.scheduling.log_rotation import LogRotationError
 from observatory.scheduling.runner import JobFailedError, JobRunningError, UnknownJobError
+from observatory.scheduling.scheduler_process import SchedulerRunningError
 from observatory.settings import SettingsError
+from observatory.workspace import Workspace
 
 __all__ = [
+    "AccessError",
     "AlertmanagerError",
     "Backup",
     "BackupDamagedError",
@@ -39,11 +46,13 @@ __all__ = [
     "DaemonStatus",
     "DatabaseError",
     "DeliveryRefusedError",
+    "Deployment",
     "EngineChoice",
     "EngineError",
     "JobFailedError",
     "JobRunningError",
     "LockHeldError",
+    "LockLostError",
     "LockedError",
     "LogRotationError",
     "NeedsCliError",
@@ -58,8 +67,12 @@ __all__ = [
     "Reporter",
     "RollbackFailedError",
     "RolledBackError",
+    "RolloutDocument",
+    "RolloutError",
     "RuntimeFault",
     "SampleError",
+    "SandboxError",
+    "SchedulerRunningError",
     "SettingsError",
     "Silence",
     "SilenceRefusedError",
@@ -67,7 +80,9 @@ __all__ = [
     "TakenOverError",
     "TrialFailedError",
     "UnknownJobError",
+    "UnknownSilenceError",
     "UnreachableError",
     "UnsupportedOperationError",
+    "Workspace",
     "silent",
 ]

@@ -31,7 +31,7 @@ from observatory.scheduling.host_process import identity
 from observatory.scheduling.process_log import log_to_file
 from observatory.scheduling.records import JobRecord, RecordStore, RunResult, now
 from observatory.scheduling.runner import STOP_SECONDS
-from observatory.scheduling.scheduler_process import NAME, lock_file, watcher_process
+from observatory.scheduling.scheduler_process import NAME, SchedulerRunningError, lock_file, watcher_process
 from observatory.scheduling.webhook import TakeAlerts, serve, token
 from observatory.waiting import wait_until
 from observatory.workspace import Workspace
@@ -39,10 +39,6 @@ from observatory.workspace import Workspace
 BEAT_SECONDS, WATCH_SECONDS = 15, 2
 CERTIFICATES_SECONDS = 300  # between two writes of the certificates' expiry
 LOG = logging.getLogger("observatory.scheduler")
-
-
-class SchedulerRunningError(FileLockHeldError):
-    """The stack's scheduler is already running; nothing was started."""
 
 
 def run_scheduler(workspace: Workspace, take_alerts: TakeAlerts) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from observatory.files.locks import FileLockHeldError
 from observatory.files.reserve import Reserve
 from observatory.runtime import Sandbox
 from observatory.scheduling.host_process import (
@@ -20,6 +21,10 @@ NAME, WATCHER, GUARD = "scheduler", "watcher", "guard"
 MIB = 1024**2
 HOME_RESERVE_BYTES = 128 * MIB  # eight segments of WAL
 STATE_RESERVE_BYTES = 16 * MIB  # documents and Pulumi state: some copies of a megabyte each
+
+
+class SchedulerRunningError(FileLockHeldError):
+    """The stack's scheduler is already running; nothing was started."""
 
 
 def lock_file(sandbox: Sandbox) -> Path:

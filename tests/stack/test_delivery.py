@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -27,6 +29,7 @@ from observatory.settings.windows import WEEKDAYS
 from tests.stack.conftest import a_checkout
 from tests.stack.test_monitoring import wait
 from tests.support.checkout import SOURCE, UP_TIMEOUT_S, Checkout
+from tests.support.ci import write_program
 from tests.support.delivery import (
     DELIVERY,
     EMBEDDED,
@@ -292,6 +295,21 @@ def test_outside_the_windows_a_version_is_refused(own: Checkout) -> None:
     own.configure(delivery=DELIVERY)
 
 
+def run_program(stack: Checkout, version: str, *, expect: int) -> str:
+    """Run the program of docs/ci.md, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, str(write_program(stack.root)), "local", version],
+        cwd=stack.root,
+        env={**os.environ, **stack.environment},
+        capture_output=True,
+        text=True,
+        timeout=UP_TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout
+
+
 def test_the_release_workflow_deploys_a_version_with_its_migrations(own: Checkout) -> None:
     for file in (SOURCE / "migrations").glob(f"{LAST_MIGRATION}.*"):
         shutil.copy(file, own.root / "migrations")
@@ -303,8 +321,11 @@ def test_the_release_workflow_deploys_a_version_with_its_migrations(own: Checkou
         time.sleep(1)
     assert load.failed == []
     assert load.versions["v0.12.0"] > 0
-    again = released(own, "v0.12.0")
-    assert (again["applied"], again["rollout"]["revision"]) == ([], done["rollout"]["revision"])
+    again = run_program(own, "v0.12.0", expect=0)
+    assert "passed: " in again
+    assert "failed: " not in again
+    assert document(own)["revision"] == done["rollout"]["revision"]
+    assert "needs schema 99" in run_program(own, "v0.5.0", expect=3)
     assert set(own.json("up", *EMBEDDED)["summary"]) == {"same"}
     own.run("rollback", "--method", "blue-green", "--emergency")
 
