@@ -178,7 +178,7 @@ def _doubles(checkout: Checkout) -> list[str]:
 
 
 def _runs_scheduler(pid: int, checkout: Checkout) -> bool:
-    if b"observatory scheduler" not in _command(pid):
+    if b"observatory scheduler --environment" not in _command(pid):  # a run of a job has more arguments
         return False
     try:
         return Path(f"/proc/{pid}/cwd").readlink() == checkout.root
