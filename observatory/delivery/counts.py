@@ -51,10 +51,17 @@ class RouteCounts:
         return max(0.0, self.timed - self.durations.get(seconds, self.timed))
 
     def quantile(self, share: float) -> float | None:
-        """Return the smallest upper bound with this share of the requests, None without a timed request."""
-        wanted = share * self.timed
-        bounds = (bound for bound, count in sorted(self.durations.items()) if count >= wanted)
-        return next(bounds, None) if self.timed else None
+        """Return the response time that this share of the requests does not exceed, None without a timed request.
+
+        It is interpolated within its bucket; in the last one it is the largest finite bound, as in Prometheus.
+        """
+        wanted, lower, fewer = share * self.timed, 0.0, 0.0
+        for bound, count in sorted(self.durations.items()):
+            if count >= wanted and self.timed:
+                within = (wanted - fewer) / (count - fewer) if count > fewer else 1.0
+                return lower if bound == math.inf else lower + (bound - lower) * within
+            lower, fewer = bound, count
+        return None
 
 
 Counts: TypeAlias = Mapping[str, RouteCounts]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from observatory.delivery.approvals import Approval
+from observatory.delivery.counts import Counts
 from observatory.delivery.releases import Manifest
 from observatory.documents.rollout import RolloutDocument
 from observatory.errors import ObservatoryError
@@ -181,42 +182,64 @@ class Trial(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """Measurements of a fleet, or of some of its instances, over the gate's window.
+class Reading:
+    """One reading of a fleet's metrics, or of some of its instances.
 
     Attributes:
-        requests: number of requests.
-        error_ratio: errors among the requests, 0 to 1.
-        p95_s: 95th percentile of the response time, in seconds; None without a timed request.
-        saturation: used share of an instance's capacity, 0 to 1, of the fullest instance.
-        restarts: of its instances.
+        counts: of its requests; they only grow from one reading to the next.
+        failed_checks: health checks that its instances failed, cumulative; a fleet without traffic has them, too.
+        saturation: used share of an instance's capacity, 0 to 1, of the fullest instance; None if unknown.
+        memory_bytes: of an instance, on average; None if unknown.
+        restarts: of its instances, since each was first read with its current version.
         alerts: names of the firing alerts that roll this fleet back.
-        database_down: whether the database is down, or was within the window; no other measurement counts then.
+        missing: metrics that every version must have, or that its manifest promises, and that an instance lacks.
     """
 
-    requests: float
-    error_ratio: float
-    p95_s: float | None
-    saturation: float
-    restarts: int
+    counts: Counts = field(default_factory=dict)
+    failed_checks: float = 0.0
+    saturation: float | None = None
+    memory_bytes: float | None = None
+    restarts: int = 0
     alerts: tuple[str, ...] = ()
-    database_down: bool = False
+    missing: tuple[str, ...] = ()
 
 
 class Metrics(Protocol):
-    """The measurements that gates evaluate."""
+    """The measurements that gates evaluate. Every method raises MetricsUnavailableError.
 
-    def sample(
-        self, fleet: FleetName, instances: Collection[str] | None = None, *, since: float | None = None
-    ) -> Sample:
-        """Return the current measurements of a fleet, or of some of its instances.
+    Times are seconds since the epoch by the clock of the metrics, not of this process.
+    """
 
-        Alerts that fired before `since`, in seconds since the epoch, are left out. So is what an instance did before it
-        started with its current version; that start is not a restart. Raises MetricsUnavailableError.
+    def now(self) -> float:
+        """Return the time of the metrics' own clock."""
+
+    def read(
+        self,
+        fleet: FleetName,
+        instances: Collection[str] | None = None,
+        *,
+        since: float | None = None,
+        promised: Collection[str] = (),
+    ) -> Reading:
+        """Return the current reading of a fleet, or of some of its instances.
+
+        Args:
+            fleet: to read.
+            instances: of the fleet to read; None is all.
+            since: alerts that began before are left out.
+            promised: metrics that the version's manifest names.
         """
 
-    def probe(self, fleet: FleetName, requests: int) -> None:
-        """Send synthetic requests to a fleet that has too few requests for a verdict."""
+    def baseline(
+        self, fleet: FleetName, instances: Collection[str] | None = None, *, until: float, seconds: float
+    ) -> Counts:
+        """Return the requests of a fleet in the seconds before a time."""
+
+    def alerts(self, fleet: FleetName, *, since: float | None = None) -> tuple[str, ...]:
+        """Return the names of the firing alerts that roll a fleet back and that began after `since`."""
+
+    def outages(self) -> tuple[str, ...]:
+        """Return what every fleet depends on and is down, or was within the last minute, with what to read."""
 
 
 ProbeKind = Literal["unanswered", "error", "refused", "not stored", "not returned", "not shared", "key accepted"]
@@ -279,6 +302,13 @@ class Silences(Protocol):
         """End the silences of a deployment, also those of a killed process."""
 
 
+class WallClock(Clock, Protocol):
+    """The time for waits, which only grows, and the time of day for the record."""
+
+    def wall(self) -> float:
+        """Return seconds since the epoch."""
+
+
 class Journal(Protocol):
     """The record of every step, which audit, notifications and terminal are fed from. Never raises."""
 
@@ -307,7 +337,7 @@ class Environment:
         hosts: of the fleets.
         metrics: for the gates.
         silences: of the target's alerts.
-        clock: for waits and timestamps.
+        clock: for waits, and for timestamps of the record.
         journal: for every event.
         trial: pre-deployment tests; None on a platform without them.
         instances: for rolling updates; None on a platform without them.
@@ -321,7 +351,7 @@ class Environment:
     hosts: Hosts
     metrics: Metrics
     silences: Silences
-    clock: Clock
+    clock: WallClock
     journal: Journal
     trial: Trial | None = None
     instances: Instances | None = None

@@ -37,3 +37,7 @@ class RollbackFailedError(ObservatoryError):
 
 class StepFailedError(ObservatoryError):
     """A step of the deployment failed, which rolls the deployment back."""
+
+
+class DeploymentPausedError(ObservatoryError):
+    """The gates had no verdict for too long; the deployment is paused with its traffic weights: an operator decides."""

@@ -1,77 +1,234 @@
-"""Gates: decide whether a step may continue, by comparing the new fleet with limits and with the fleet it replaces.
+"""Gates: decide whether a step may continue, by comparing the new version with limits and with the version it replaces.
 
-`observatory.settings.gate_limits` has the limits and their defaults; the setting `delivery.gates` changes them.
-A missing measurement is never a pass: no data, NaN or an unreachable Prometheus give the verdict `unknown`.
+`observatory.settings.gate_limits` has the limits and their defaults; the setting `delivery.gates` changes them. What is
+not known never passes: without metrics, with too few requests, or while both fleets are ill the verdict is `unknown`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-from observatory.delivery.environment import Sample
+from observatory.delivery.counts import Counts, all_routes, difference, total
+from observatory.delivery.environment import ProbeResult, Reading
+from observatory.delivery.evidence import RequestEvidence
+from observatory.delivery.findings import Finding, Kind, Verdict, verdict_of
+from observatory.delivery.sequential import RatioTest
 from observatory.settings.gate_limits import GateLimits
 
-MEASUREMENTS = ("requests", "error_ratio", "p95_s", "saturation")
+CONFIRMED = 3  # evaluations in which a measurement exceeds its limit before it fails the step
+CONFIRMED_SHARE = 1 / 3  # of all evaluations
+CERTAIN_EVALUATIONS = 2  # in which the database contradicts the new version
+PROBES_ALLOWED = 0.02  # share of failed probes
+PROBES_THRESHOLD = math.log(1e4)
+WARM_UP_REQUESTS = 1000  # before them, memory grows by what every version keeps
+WARM_UP_MIB = 64.0
+MIB = 2**20
 
 
-class Verdict(NamedTuple):
-    """The result of one evaluation, with the reasons for `failed` and `unknown`."""
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What one evaluation judges.
 
-    result: Literal["passed", "failed", "unknown"]
-    reasons: tuple[str, ...] = ()
-
-
-def judge(new: Sample | None, old: Sample | None, limits: GateLimits) -> Verdict:
-    """Judge the new fleet by its measurements and those of the old one; None where a fleet has none.
-
-    A firing alert and a restart fail whatever the traffic is; ratios need `minimum_requests`. While the database is
-    down the verdict is `unknown`: every fleet fails and its alerts fire then, whatever its version.
+    Attributes:
+        new: reading of the new version; None without metrics.
+        old: reading of the old fleet; None without metrics, or where nothing runs the old version.
+        probes: their result; None on a platform without them.
+        outages: of what both fleets depend on.
     """
-    if new is None:
-        return Verdict("unknown", ("no metrics of the new fleet",))
-    if new.database_down:
-        return Verdict("unknown", ("the database is down, or was just now: see the alert StorageDatabaseDown",))
-    if failures := (*(f"alert {name} is firing" for name in new.alerts), *_restarts(new, limits)):
-        return Verdict("failed", failures)
-    if not_finite := _not_finite(new):
-        return Verdict("unknown", not_finite)
-    if new.requests < limits.minimum_requests:
-        return Verdict("unknown", (f"{new.requests:.0f} requests, at least {limits.minimum_requests} are required",))
-    comparable = old if old and not _not_finite(old) and old.requests >= limits.minimum_requests else None
-    reasons = (*_absolute(new, limits), *(_relative(new, comparable, limits) if comparable else ()))
-    return Verdict("failed", reasons) if reasons else Verdict("passed")
+
+    new: Reading | None
+    old: Reading | None = None
+    probes: ProbeResult | None = None
+    outages: tuple[str, ...] = ()
 
 
-def _not_finite(sample: Sample) -> tuple[str, ...]:
-    values = ((name, getattr(sample, name)) for name in MEASUREMENTS)
-    return tuple(
-        f"{name} is {'NaN' if math.isnan(value) else 'infinite'}"
-        for name, value in values
-        if value is not None and not math.isfinite(value)
-    )
+@dataclass(kw_only=True)
+class Gate:
+    """The gate of one deployment; it keeps the evidence of all its steps.
+
+    Attributes:
+        limits: that it applies.
+        evidence: of the requests since the shift.
+    """
+
+    limits: GateLimits
+    evidence: RequestEvidence
+    _new: Reading | None = None
+    _old: Reading | None = None
+    _first_new: Reading | None = None
+    _first_old: Reading | None = None
+    _requests: float = 0.0
+    _evaluations: int = 0
+    _exceeded: Counter[Kind] = field(default_factory=Counter)
+    _certain: int = 0
+    _probes: RatioTest = field(default_factory=lambda: RatioTest(threshold=PROBES_THRESHOLD))
+    _probe_reason: str = ""
+
+    def begin_step(self, new: Reading | None, old: Reading | None) -> None:
+        """Begin a step: requests count from these readings on."""
+        self._new, self._old = new, old
+        self._first_new, self._first_old = new, old
+        self._requests, self._evaluations = 0.0, 0
+        self._exceeded.clear()
+
+    def evaluate(self, found: Evaluation) -> Verdict:
+        """Judge the version."""
+        new, old = found.new, found.old
+        if new is None:
+            return verdict_of((), surroundings=("no metrics of the new fleet",))
+        interval, old_interval = self._interval(self._new, new), self._interval(self._old, old)
+        ill = tuple(self._illness(found, old_interval))
+        began = self._new is not None
+        self._new, self._old = new, old or self._old
+        self._first_new, self._first_old = self._first_new or new, self._first_old or old
+        if ill:
+            self.evidence.leave_out_last()
+            return verdict_of((), surroundings=ill)
+        if began:
+            self.evidence.add(interval, old_interval)
+        self._evaluations += 1
+        self._requests += sum(each.requests for each in interval.values())
+        findings = (
+            *self._of_fleet(new, old), *self.evidence.findings(), *self._of_probes(found.probes), self._enough(),
+        )  # fmt: skip
+        return verdict_of(findings, missing=self._missing(new, old))
+
+    def summaries(self) -> dict[str, dict[str, object]]:
+        """Return the requests of the new version and of the old one, for the journal."""
+        old = total([self.evidence.baseline, self.evidence.old])
+        return {
+            name: _summary(counts, reading)
+            for name, counts, reading in (("new", self.evidence.new, self._new), ("old", old, self._old))
+            if counts or reading
+        }
+
+    def _interval(self, before: Reading | None, now: Reading | None) -> Counts:
+        return difference(now.counts, before.counts) if before and now else {}
+
+    def _illness(self, found: Evaluation, interval: Counts) -> Iterator[str]:
+        """Yield what explains bad requests other than the new version.
+
+        An old fleet without traffic is ill where it fails its health checks.
+        """
+        yield from found.outages
+        if found.probes and found.probes.unknown:
+            yield found.probes.unknown
+        if found.old is None:
+            return
+        for each in self.evidence.illness_of_old(interval):
+            yield f"both fleets are ill: the old one has {each}"
+        failed = found.old.failed_checks - self._old.failed_checks if self._old else 0.0
+        if failed > 0:
+            yield f"both fleets may be ill: the old one failed {failed:.0f} health checks"
+
+    def _missing(self, new: Reading, old: Reading | None) -> tuple[str, ...]:
+        """Return what the version should measure and does not: by its manifest, or because the old version does."""
+        lost = [
+            name
+            for name, now, before in (
+                ("saturation", new.saturation, old.saturation if old else None),
+                ("memory", new.memory_bytes, old.memory_bytes if old else None),
+            )
+            if now is None and before is not None
+        ]
+        return tuple(f"the new version has no metric of {name}" for name in (*new.missing, *lost))
+
+    def _of_probes(self, probes: ProbeResult | None) -> Iterator[Finding]:
+        """Yield the finding about the probes; what is certain needs two evaluations, load can explain the others."""
+        if probes is None:
+            return
+        failures, certain = len(probes.failures), any(each.certain for each in probes.failures)
+        self._certain += certain
+        self._requests += probes.attempts
+        self._probes = self._probes.add(failures, probes.attempts, PROBES_ALLOWED)
+        fails = self._certain >= CERTAIN_EVALUATIONS or (
+            self._probes.rejected and self._probes.bad >= self.limits.minimum_errors
+        )
+        if failures:
+            self._probe_reason = f"probe: {probes.failures[0].reason}"
+        yield Finding(
+            kind="probes",
+            name="probes",
+            decision="failed" if fails else "unknown" if failures else "passed",
+            value=self._probes.share,
+            limit=PROBES_ALLOWED,
+            bad=self._probes.bad,
+            requests=self._probes.requests,
+            reason=self._probe_reason if failures or fails else "",
+        )
+
+    def _of_fleet(self, new: Reading, old: Reading | None) -> Iterator[Finding]:
+        """Yield findings about the fleet itself."""
+        alerts = tuple(name for name in new.alerts if old is None or name not in old.alerts)
+        firing = f"alert {', '.join(alerts)} is firing"
+        yield self._confirmed("alerts", "firing alerts", len(alerts), 0, firing)
+        restarted = f"{new.restarts} restarts, {self.limits.restarts} allowed"
+        yield self._confirmed("restarts", "restarts", new.restarts, self.limits.restarts, restarted)
+        if new.saturation is not None:
+            full = f"saturation {new.saturation:.0%}, {self.limits.saturation:.0%} allowed"
+            yield self._confirmed("saturation", "saturation", new.saturation, self.limits.saturation, full)
+        yield from self._memory(new, old)
+
+    def _confirmed(self, kind: Kind, name: str, value: float, limit: float, reason: str) -> Finding:
+        """Return a finding that fails once the limit was exceeded in enough evaluations, in a row or not."""
+        exceeds = value > limit
+        self._exceeded[kind] += exceeds
+        enough = max(CONFIRMED, CONFIRMED_SHARE * self._evaluations)
+        fails = exceeds and self._exceeded[kind] >= enough
+        return Finding(
+            kind=kind,
+            name=name,
+            decision="failed" if fails else "unknown" if exceeds else "passed",
+            value=value,
+            limit=limit,
+            reason=reason if exceeds else "",
+        )
+
+    def _memory(self, new: Reading, old: Reading | None) -> Iterator[Finding]:
+        """Yield a finding once enough requests say whether memory grows with them."""
+        growth = _growth(self._first_new, new)
+        if growth is None or self._requests < WARM_UP_REQUESTS:
+            return
+        over = growth - max(_growth(self._first_old, old) or 0.0, 0.0)
+        thousands = self._requests / 1000
+        limit = self.limits.memory_mib + WARM_UP_MIB / thousands
+        reason = f"memory grew by {over / thousands:.0f} MiB for 1,000 requests, {limit:.0f} MiB allowed"
+        yield self._confirmed("memory", "growth of memory, MiB for 1,000 requests", over / thousands, limit, reason)
+
+    def _enough(self) -> Finding:
+        """Return whether the step has had enough requests."""
+        few = self._requests < self.limits.minimum_requests
+        return Finding(
+            kind="requests",
+            name="requests",
+            decision="unknown" if few else "passed",
+            value=self._requests,
+            limit=self.limits.minimum_requests,
+            reason=f"{self._requests:.0f} requests, at least {self.limits.minimum_requests} are required"
+            if few
+            else "",
+        )
 
 
-def _restarts(new: Sample, limits: GateLimits) -> tuple[str, ...]:
-    return (f"{new.restarts} restarts, {limits.restarts} allowed",) if new.restarts > limits.restarts else ()
+def _growth(first: Reading | None, now: Reading | None) -> float | None:
+    """Return by how many MiB an instance's memory grew; None if unknown."""
+    if first is None or now is None or first.memory_bytes is None or now.memory_bytes is None:
+        return None
+    return (now.memory_bytes - first.memory_bytes) / MIB
 
 
-def _absolute(new: Sample, limits: GateLimits) -> tuple[str, ...]:
-    reasons = []
-    if new.error_ratio > limits.error_ratio:
-        reasons.append(f"{new.error_ratio:.2%} errors, {limits.error_ratio:.2%} allowed")
-    if new.p95_s is not None and new.p95_s > limits.p95_s:
-        reasons.append(f"p95 {new.p95_s:.3f} s, {limits.p95_s:.3f} s allowed")
-    if new.saturation > limits.saturation:
-        reasons.append(f"saturation {new.saturation:.0%}, {limits.saturation:.0%} allowed")
-    return tuple(reasons)
-
-
-def _relative(new: Sample, old: Sample, limits: GateLimits) -> tuple[str, ...]:
-    reasons = []
-    if new.error_ratio > old.error_ratio + limits.error_ratio_over_old:
-        reasons.append(f"{new.error_ratio:.2%} errors, the old fleet has {old.error_ratio:.2%}")
-    slowest = max(limits.p95_unnoticed_s, (old.p95_s or math.inf) * limits.p95_factor)
-    if new.p95_s is not None and new.p95_s > slowest:
-        reasons.append(f"p95 {new.p95_s:.3f} s, the old fleet has {old.p95_s or 0:.3f} s")
-    return tuple(reasons)
+def _summary(counts: Counts, reading: Reading | None) -> dict[str, object]:
+    """Return the numbers of a fleet for the journal."""
+    whole = all_routes(counts)
+    quantiles = {f"p{share * 100:.0f}_s": whole.quantile(share) for share in (0.5, 0.95, 0.99)}
+    return {
+        "requests": round(whole.requests),
+        "error_ratio": whole.failures / whole.requests if whole.requests else 0.0,
+        **{name: round(seconds, 4) if seconds is not None else None for name, seconds in quantiles.items()},
+        "saturation": reading.saturation if reading else None,
+        "restarts": reading.restarts if reading else 0,
+        "alerts": reading.alerts if reading else (),
+    }

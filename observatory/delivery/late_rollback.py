@@ -22,7 +22,7 @@ def reason_not_to_roll_back(
     deployment = document.deployment
     if deployment is None or deployment.status != "promoted" or deployment.target != fleet:
         return f"the last deployment did not promote {fleet}"
-    if promoted is None or environment.clock.now() - promoted > window_s:
+    if promoted is None or environment.clock.wall() - promoted > window_s:
         return f"{deployment.version} was not promoted within the last {window_s:.0f} s"
     if explanation := _other_cause(environment, fleet, since=deployment.exercised):
         return explanation
@@ -34,9 +34,9 @@ def reason_not_to_roll_back(
 def _other_cause(environment: Environment, fleet: FleetName, *, since: float | None) -> str | None:
     """Return what other than the version explains the alert; unavailable metrics explain nothing."""
     try:
-        sample = environment.metrics.sample(fleet, since=since)
+        outages, alerts = environment.metrics.outages(), environment.metrics.alerts(fleet, since=since)
     except MetricsUnavailableError:
         return None
-    if sample.database_down:
-        return "the database is down, or was just now"
-    return None if sample.alerts else f"no alert of {fleet} that began with this version is firing"
+    if outages:
+        return outages[0]
+    return None if alerts else f"no alert of {fleet} that began with this version is firing"

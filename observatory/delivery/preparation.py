@@ -97,7 +97,7 @@ def prepare(environment: Environment, current: RolloutDocument, request: Deploym
         health_check_s=request.health_check_s,
         actor=request.actor,
         approved_by=request.approved_by,
-        started=environment.clock.now(),
+        started=environment.clock.wall(),
         emergency=request.emergency,
         before=current.fleet(target),
     )

@@ -7,7 +7,6 @@ Any error restores the updated instances, batch by batch.
 from __future__ import annotations
 
 import functools
-import math
 
 from observatory.delivery.bake import Comparison, Subject
 from observatory.delivery.environment import Instances
@@ -66,7 +65,7 @@ class RollingUpdate(Run):
         self._instances.install(target, batch)
         self._rollout.record("verify", fleet=target, instances=batch)
         self._instances.verify(target, batch)
-        self._rollout.update_deployment(exercised=self._environment.clock.now())
+        self._mark_exercised()
         self._return_traffic(batch)
         self._rollout.record("moved", fleet=target, instances=batch)
 
@@ -144,11 +143,9 @@ class RollingUpdate(Run):
         self._wait_for(self._progress.instances)
 
     def _comparison(self) -> Comparison:
-        """Compare updated with pending instances; synthetic requests go to all, so that the updated get enough."""
+        """Compare updated with pending instances."""
         target, updated, pending = self._deployment.target, self._progress.updated, self._progress.pending
-        share = len(updated) / len(self._progress.instances)
         return Comparison(
             new=Subject(fleet=target, instances=updated),
             old=Subject(fleet=target, instances=pending) if pending else None,
-            probes=math.ceil(self._environment.limits.minimum_requests / share),
         )

@@ -7,10 +7,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from observatory.delivery.bake import Comparison, bake
+from observatory.delivery.bake import Bake, Comparison
 from observatory.delivery.convergence import converge, traffic_shares
-from observatory.delivery.environment import BalancerError, HostsError
-from observatory.delivery.errors import RollbackFailedError, RolledBackError, StepFailedError, TakenOverError
+from observatory.delivery.environment import BalancerError, HostsError, MetricsUnavailableError
+from observatory.delivery.errors import (
+    DeploymentPausedError,
+    RollbackFailedError,
+    RolledBackError,
+    StepFailedError,
+    TakenOverError,
+)
 from observatory.delivery.fenced_rollout import FencedRollout
 from observatory.delivery.retrying import POLL_S, retry
 from observatory.documents.rollout import Deployment, RolloutDocument, RolloutError
@@ -23,7 +29,7 @@ class Run(ABC):
     """A deployment under way, started by this process or taken over from another."""
 
     def __init__(self, rollout: FencedRollout) -> None:
-        self._rollout, self._environment = rollout, rollout.environment
+        self._rollout, self._environment, self._baking = rollout, rollout.environment, Bake(rollout)
 
     @property
     def _deployment(self) -> Deployment:
@@ -35,6 +41,7 @@ class Run(ABC):
         Raises:
             RolledBackError: a step failed, and the deployment was rolled back.
             RollbackFailedError: a step failed, and so did the rollback.
+            DeploymentPausedError: the gates had no verdict for too long.
             TakenOverError: another deployment or rollback took over.
             KeyboardInterrupt: interrupted, and rolled back.
         """
@@ -51,7 +58,7 @@ class Run(ABC):
     def _deploy_or_roll_back(self) -> RolloutDocument:
         try:
             self._deploy()
-        except TakenOverError:
+        except (TakenOverError, DeploymentPausedError):
             raise
         except KeyboardInterrupt:
             self.roll_back("interrupted")
@@ -101,9 +108,18 @@ class Run(ABC):
     def _bake(self) -> None:
         """Evaluate the step; without gates it suffices that the target is ready."""
         if self._deployment.gated:
-            bake(self._rollout, self._comparison())
+            self._baking.step(self._comparison())
         else:
             self._wait_until_ready()
+
+    def _mark_exercised(self, **changes: Any) -> None:
+        """Record when the version was verified, by the clock of the metrics: gates compare with what was before."""
+        try:
+            now = self._environment.metrics.now()
+        except MetricsUnavailableError as error:
+            self._rollout.record("no-metrics", fleet=self._deployment.target, reason=str(error))
+            now = self._environment.clock.wall()
+        self._rollout.update_deployment(exercised=now, **changes)
 
     def _converge_for_rollback(self) -> None:
         """Apply the document to the balancer; without that, users stay on a version that failed."""

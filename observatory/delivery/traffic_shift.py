@@ -52,7 +52,7 @@ class TrafficShift(Run):
         self._environment.hosts.install(target, repair=self._deployment.emergency)
         self._rollout.record("verify", fleet=target)
         self._environment.hosts.verify(target)
-        self._rollout.update_deployment(status="shifting", exercised=self._environment.clock.now())
+        self._mark_exercised(status="shifting")
 
     def _shift(self, step: int) -> None:
         """Give the target the traffic weight of a step."""
@@ -73,11 +73,7 @@ class TrafficShift(Run):
 
     def _comparison(self) -> Comparison:
         target = self._deployment.target
-        return Comparison(
-            new=Subject(fleet=target),
-            old=Subject(fleet=other(target)),
-            probes=self._environment.limits.minimum_requests,
-        )
+        return Comparison(new=Subject(fleet=target), old=Subject(fleet=other(target)))
 
     def _restored(self, document: RolloutDocument) -> RolloutDocument:
         """Return the document with the target's previous version and all traffic on the source."""

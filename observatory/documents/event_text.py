@@ -75,6 +75,8 @@ TEXTS: Mapping[str, Callable[[Details], str]] = {
     "moved": lambda details: f"{_where(details)} updated",
     "moved-back": lambda details: f"{_where(details)} restored",
     "gate": gate_text,
+    "paused": lambda details: f"{details.get('version')} paused: {details.get('reason')}",
+    "continued": lambda details: f"{details.get('version')} continues",
     "no-metrics": lambda details: f"no metrics of {details.get('fleet')}: {details.get('reason')}",
     "promoted": lambda details: f"{details.get('version')} promoted",
     "rollback": lambda details: f"rollback started: {details.get('reason')}",

@@ -21,7 +21,7 @@ from observatory.settings import FleetName
 
 Strategy = Literal["blue-green", "canary", "rolling"]
 Request = Literal["pause", "promote", "abort"]
-Status = Literal["preparing", "shifting", "promoted", "rolling-back", "rolled-back"]
+Status = Literal["preparing", "shifting", "paused", "promoted", "rolling-back", "rolled-back"]
 ENDED: tuple[Status, ...] = ("promoted", "rolled-back")
 HEALTH_CHECK_S = 10.0  # the balancer checks every second
 TOTAL_WEIGHT = 100  # weights are percent of the traffic, as in the ALB's weighted target groups
@@ -108,7 +108,7 @@ class Deployment(_Document):
         request: a control request that the deployment has not handled yet.
         actor: who started it.
         approved_by: who approved it, None if it needed no approval.
-        reason: why it was rolled back.
+        reason: why it was rolled back, or is paused.
         started: when it started, in seconds since the epoch.
         exercised: when the version was last verified on the target, in seconds since the epoch; gates ignore alerts
             that fired before.

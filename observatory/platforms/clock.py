@@ -6,9 +6,13 @@ import time
 
 
 class SystemClock:
-    """The machine's clock, as deliveries use it."""
+    """The machine's clocks, as deliveries use them."""
 
     def now(self) -> float:
+        """Return seconds that only grow, whatever is done to the time of day."""
+        return time.monotonic()
+
+    def wall(self) -> float:
         """Return seconds since the epoch."""
         return time.time()
 

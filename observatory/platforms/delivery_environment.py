@@ -46,8 +46,6 @@ def delivery_environment(
             url=outputs["prometheus_url"],
             stack=stack,
             traffic=platform.traffic,
-            preview_url=outputs["preview_url"],
-            api_key=outputs["api_key"],
             client=client,
         ),
         silences=FleetSilences(alertmanager, journal.record),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from observatory.database import Backup
     from observatory.notifications import Channel
     from observatory.platforms.preview import Preview
-    from observatory.platforms.prometheus import Traffic
+    from observatory.platforms.request_counts import Traffic
 
 OFF = "off"  # the health of a daemon that a rollback has stopped and that does not run
 NAMED_PARTS = 3  # of the parts that a message counts

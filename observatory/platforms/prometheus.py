@@ -1,227 +1,225 @@
-"""Samples of a fleet, or of some of its instances, from Prometheus, for gates.
+"""Readings of a fleet, or of some of its instances, from Prometheus, for gates.
 
-The window is four scrapes: short enough to detect a bad version within seconds, long enough that one failed scrape
-leaves no gap. It never begins before the newest instance started, so that requests before an update do not count.
-Synthetic requests go through the preview listener, so that a fleet without traffic can be sampled, too.
+A value counts only if it was scraped within the last seconds: Prometheus returns older ones for five minutes where a
+series did not end in order, as when it was killed itself. Of several series of one instance the newest counts.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from string import Template
-from typing import TYPE_CHECKING, Any
 
-from observatory.delivery.environment import MetricsUnavailableError, Sample
+from observatory.delivery.counts import Counts
+from observatory.delivery.environment import MetricsUnavailableError, Reading
+from observatory.platforms.prometheus_client import PrometheusClient, Series
+from observatory.platforms.request_counts import RequestCounts, Traffic
 from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import FleetName
 
-if TYPE_CHECKING:
-    import httpx
-
-WINDOW_S = 20
-ANSWER_SECONDS = 2.0
-PROBE_SECONDS = 2.0  # over which synthetic requests are spread
-
-# `$answers` is HAProxy's counter and `$balanced` its matchers, `$served` the matchers of the service's own metrics,
-# `$fleet` those of the whole fleet. A ratio without traffic has no value.
-WRITES = "sum(increase(storage_writes_total{$served}[$window]))"
-FAILED_WRITES = 'sum(increase(storage_writes_total{$served,status="error"}[$window]))'
-P95 = (
-    "histogram_quantile(0.95, sum by (le) (rate(storage_http_request_duration_seconds_bucket{$served}[$window]))) >= 0"
+# `$fleet` has the matchers of a fleet, `$served` those of the instances that are read; `$fresh` is a range.
+UP = "up{job='storage',$served}[$fresh]"
+STARTED = "process_start_time_seconds{$served}[$fresh]"
+VERSIONS = "storage_service_info{$served}[$fresh]"
+BUFFERS = (
+    "max by (instance) (max by (instance, table) (last_over_time(storage_buffer_size{$served}[$fresh]))"
+    " / on (instance) group_left max by (instance) (last_over_time(storage_buffer_capacity{$served}[$fresh])))"
 )
-FULLEST_BUFFER = "max(max without (table) (storage_buffer_size{$served}) / storage_buffer_capacity{$served})"
-FULLEST_POOL = "max(storage_pool_in_use{$served} / storage_pool_capacity{$served})"
-STARTED = "process_start_time_seconds{$served} * on (instance) group_left (version) storage_service_info{$served}"
-ALERTS = 'ALERTS{$fleet,alertstate="firing",rollback="true"}'
-# A database outage fails every write and makes every instance unready whatever its version. The first window covers
-# the sample's window and the time that alerts keep firing, the second that of StorageErrorBudgetFastBurn.
-DATABASE_DOWN = 'min_over_time(pg_up{stack="$stack"}[1m]) == 0'
-BUDGET_ALERT = "StorageErrorBudgetFastBurn"
-DATABASE_WAS_DOWN = 'min_over_time(pg_up{stack="$stack"}[6m]) == 0'
+POOLS = (
+    "max by (instance) (last_over_time(storage_pool_in_use{$served}[$fresh]))"
+    " / max by (instance) (last_over_time(storage_pool_capacity{$served}[$fresh]))"
+)
+MEMORY = "max by (instance) (last_over_time(process_resident_memory_bytes{$served}[$fresh]))"
+PROMISED = "group by (__name__, instance) (last_over_time({__name__=~'$names',$served}[$fresh]))"
+FAILED_CHECKS = "haproxy_server_check_failures_total{$balanced}[$fresh]"
+ALERTS = "last_over_time(ALERTS{$fleet,alertstate='firing',rollback='true'}[$fresh])"
 # When each alert began, in seconds since the epoch.
-ALERTS_BEGAN = 'ALERTS_FOR_STATE{$fleet,rollback="true"}'
+ALERTS_BEGAN = "last_over_time(ALERTS_FOR_STATE{$fleet,rollback='true'}[$fresh])"
+# An outage fails every write and makes every instance unready whatever its version. The minute covers the time that
+# alerts keep firing, the six minutes that of StorageErrorBudgetFastBurn.
+OUTAGE = "min_over_time(max by (stack) ($metric{stack='$stack'})[$window:5s]) == 0"
+OUTAGES = {
+    "pg_up": "the database is down, or was just now: see the alert StorageDatabaseDown",
+    "pgbouncer_up": "pgBouncer is down, or was just now: see `observatory logs pgbouncer`",
+}
+BUDGET_ALERT, BUDGET_WINDOW = "StorageErrorBudgetFastBurn", "6m"
+FRESH_VALUE = "15s"  # three scrapes
+SUFFIXES = ("_total", "_bucket")  # of the series of a counter and of a histogram
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Selection:
-    """A fleet of a stack, or some of its instances, for expressions; `window` is a range such as `20s`."""
+    """A fleet of a stack, or some of its instances, for expressions."""
 
     stack: str
     fleet: FleetName
-    instances: tuple[str, ...] | None
-    window: str = f"{WINDOW_S}s"
+    instances: tuple[str, ...] | None = None
 
-    def fill(self, expression: str) -> str:
+    def fill(self, expression: str, **more: str) -> str:
         """Return an expression with its placeholders replaced for this selection."""
-        fleet = f'stack="{self.stack}",fleet="{self.fleet}"'
-        balanced, served, level = fleet, fleet, "backend"
-        if self.instances is not None:
-            named = "|".join(self.instances)
-            balanced, served, level = f'{fleet},server=~"{named}"', f'{fleet},instance=~"{named}"', "server"
+        fleet = f"stack='{self.stack}',fleet='{self.fleet}'"
+        named = "|".join(self.instances or ())
         return Template(expression).substitute(
             stack=self.stack,
-            answers=f"haproxy_{level}_http_responses_total",
-            balanced=balanced,
-            served=served,
             fleet=fleet,
-            window=self.window,
+            served=f"{fleet},instance=~'{named}'" if self.instances is not None else fleet,
+            balanced=f"{fleet},server=~'{named}'" if self.instances is not None else fleet,
+            fresh=FRESH_VALUE,
+            **more,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Traffic:
-    """The expressions that count a fleet's requests, and those that were answered by 5xx."""
-
-    requests: str
-    failed: str
-
-
-HAPROXY_TRAFFIC = Traffic(
-    requests="sum(increase($answers{$balanced}[$window]))",
-    failed='sum(increase($answers{$balanced,code="5xx"}[$window]))',
-)
-# The metrics of AWS' balancer are minutes late, so the service's own are used there. They lack the balancer's own
-# answers while no instance answers; then too few requests are counted, which never passes a gate.
-SERVICE_TRAFFIC = Traffic(
-    requests='sum(increase(storage_http_requests_total{$served,route=~"/v1/.+"}[$window]))',
-    failed='sum(increase(storage_http_requests_total{$served,route=~"/v1/.+",status=~"5.."}[$window]))',
-)
 
 
 @dataclass(kw_only=True)
 class PrometheusMetrics:
-    """Samples of the fleets of one stack.
+    """Readings of the fleets of one stack.
 
     Attributes:
         url: of Prometheus.
         stack: the label of its series.
-        traffic: counts its requests.
-        preview_url: the listener where a header chooses the fleet.
-        api_key: for synthetic requests.
+        traffic: the counters of its requests.
         client: the certificate that Prometheus requires, if any.
     """
 
     url: str
     stack: str
     traffic: Traffic
-    preview_url: str
-    api_key: str = field(repr=False)
     client: ClientCertificate | None = None
-    _started: dict[tuple[str, ...], float] = field(default_factory=dict, init=False, repr=False)
+    _started: dict[tuple[str, ...], set[float]] = field(default_factory=dict, init=False, repr=False)
+    _checks: dict[tuple[str, ...], tuple[float, float]] = field(default_factory=dict, init=False, repr=False)
 
-    def sample(
-        self, fleet: FleetName, instances: Collection[str] | None = None, *, since: float | None = None
-    ) -> Sample:
-        """Return a sample of a fleet, or of these of its instances; nothing from before `since` counts.
+    def __post_init__(self) -> None:
+        self._prometheus = PrometheusClient(url=self.url, client=self.client)
+        self._requests = RequestCounts(prometheus=self._prometheus, stack=self.stack, traffic=self.traffic)
+
+    def now(self) -> float:
+        """Return the time of Prometheus' clock; raises MetricsUnavailableError."""
+        return self._prometheus.now()
+
+    def read(
+        self,
+        fleet: FleetName,
+        instances: Collection[str] | None = None,
+        *,
+        since: float | None = None,
+        promised: Collection[str] = (),
+    ) -> Reading:
+        """Return the current reading of a fleet, or of these of its instances.
 
         Raises:
-            MetricsUnavailableError: Prometheus does not answer, or has no series of the instances.
+            MetricsUnavailableError: Prometheus does not answer, or does not scrape the instances.
         """
-        named = None if instances is None else tuple(instances)
-        selection = _Selection(stack=self.stack, fleet=fleet, instances=named)
-        started = self._query(STARTED, selection)
-        alerts = self._alerts(selection, since)
-        database_down = self._is_true(DATABASE_DOWN, selection)
-        missing = len(started) < (1 if named is None else len(named))
-        if missing and not (alerts or database_down):
-            seen = "no instance" if named is None else f"{len(started)} of the instances {', '.join(named)}"
-            raise MetricsUnavailableError(f"Prometheus at {self.url} has metrics of {seen} of {fleet}")
-        selection = replace(selection, window=_window(started, since))
-        return Sample(
-            requests=self._number(self.traffic.requests, selection) or 0.0,
-            error_ratio=max(
-                self._ratio(self.traffic.failed, self.traffic.requests, selection),
-                self._ratio(FAILED_WRITES, WRITES, selection),
-            ),
-            p95_s=self._number(P95, selection),
-            saturation=max(
-                self._number(FULLEST_BUFFER, selection) or 0.0, self._number(FULLEST_POOL, selection) or 0.0
-            ),
-            restarts=self._restarts(fleet, started),
-            alerts=alerts,
-            database_down=database_down,
+        selection = self._selection(fleet, instances)
+        scraped = _newest(self._query(UP, selection))
+        expected = set(scraped) if instances is None else set(instances)
+        if not expected or not expected <= set(scraped):
+            seen = ", ".join(sorted(set(scraped) & expected)) or "no instance"
+            raise MetricsUnavailableError(f"Prometheus at {self.url} scrapes {seen} of {fleet}")
+        pools, buffers = self._by_instance(POOLS, selection), self._by_instance(BUFFERS, selection)
+        memory = self._by_instance(MEMORY, selection)
+        full = {name: max(found.get(name, 0.0) for found in (pools, buffers)) for name in {*pools, *buffers}}
+        return Reading(
+            counts=self._requests.read(fleet, instances),
+            failed_checks=self._failed_checks(selection),
+            saturation=max(full.values()) if expected <= set(full) else None,
+            memory_bytes=sum(memory.values()) / len(memory) if expected <= set(memory) else None,
+            restarts=self._restarts(selection),
+            alerts=self.alerts(fleet, since=since),
+            missing=tuple(self._missing(selection, scraped, expected, promised)),
         )
 
-    def probe(self, fleet: FleetName, requests: int) -> None:
-        """Read a few traces from a fleet, `requests` times; the next sample counts the answers."""
-        import httpx  # noqa: PLC0415 - only where it is used
+    def baseline(
+        self, fleet: FleetName, instances: Collection[str] | None = None, *, until: float, seconds: float
+    ) -> Counts:
+        """Return the requests of a fleet in the seconds before a time; raises MetricsUnavailableError."""
+        return self._requests.baseline(fleet, instances, until=until, seconds=seconds)
 
-        headers = {"Authorization": f"Bearer {self.api_key}", "X-Observatory-Fleet": fleet}
-        with httpx.Client(base_url=self.preview_url, headers=headers, timeout=ANSWER_SECONDS) as client:
-            for _ in range(requests):
-                try:
-                    client.get("/v1/traces", params={"limit": 1})
-                except httpx.HTTPError:
-                    return  # the sample reports it
-                time.sleep(PROBE_SECONDS / requests)
-
-    def _alerts(self, selection: _Selection, since: float | None) -> tuple[str, ...]:
+    def alerts(self, fleet: FleetName, *, since: float | None = None) -> tuple[str, ...]:
         """Return the firing alerts that roll a fleet back, without those that a database outage explains."""
+        selection = self._selection(fleet, None)
         firing = {each["metric"]["alertname"] for each in self._query(ALERTS, selection)}
         if firing and since is not None:
             began = self._query(ALERTS_BEGAN, selection)
             firing &= {each["metric"]["alertname"] for each in began if float(each["value"][1]) >= since}
-        if BUDGET_ALERT in firing and self._is_true(DATABASE_WAS_DOWN, selection):
+        if BUDGET_ALERT in firing and self._query(OUTAGE, selection, metric="pg_up", window=BUDGET_WINDOW):
             firing.remove(BUDGET_ALERT)
         return tuple(sorted(firing))
 
-    def _is_true(self, condition: str, selection: _Selection) -> bool:
-        """Return whether a condition is true."""
-        return bool(self._query(condition, selection))
-
-    def _restarts(self, fleet: FleetName, started: list[dict[str, Any]]) -> int:
-        """Count the instances that restarted since they were first sampled with their current version."""
-        restarts = 0
-        for series in started:
-            metric, now = series["metric"], float(series["value"][1])
-            key = (fleet, metric["instance"], metric["version"])
-            restarts += self._started.setdefault(key, now) != now
-        return restarts
-
-    def _ratio(self, part: str, whole: str, selection: _Selection) -> float:
-        total = self._number(whole, selection) or 0.0
-        return (self._number(part, selection) or 0.0) / total if total else 0.0
-
-    def _number(self, expression: str, selection: _Selection) -> float | None:
-        found = self._query(expression, selection)
-        return float(found[0]["value"][1]) if found else None
-
-    @cached_property
-    def _client(self) -> httpx.Client:
-        """Return one client for all queries: creating one takes longer than a query.
-
-        It keeps no connection, so there is none to close, and none that is stale after a restart of Prometheus.
-        """
-        import httpx  # noqa: PLC0415 - only where it is used
-
-        return httpx.Client(
-            base_url=self.url,
-            timeout=ANSWER_SECONDS,
-            limits=httpx.Limits(max_keepalive_connections=0),
-            verify=self.client.context() if self.client else True,
+    def outages(self) -> tuple[str, ...]:
+        """Return what every fleet depends on and is down, or was within the last minute."""
+        selection = self._selection("blue", None)
+        return tuple(
+            text for metric, text in OUTAGES.items() if self._query(OUTAGE, selection, metric=metric, window="1m")
         )
 
-    def _query(self, expression: str, selection: _Selection) -> list[dict[str, Any]]:
-        """Return the current vector of an expression."""
-        import httpx  # noqa: PLC0415 - only where it is used
+    def _missing(
+        self, selection: _Selection, scraped: Mapping[str, float], expected: Collection[str], promised: Collection[str]
+    ) -> Iterable[str]:
+        """Yield the metrics that instances lack: all of them, those that every version has, and the promised ones."""
+        down = sorted(name for name in expected if not scraped[name])
+        if down:
+            yield f"any kind from {', '.join(down)}: /metrics does not answer"
+            return
+        for metric, series in (("storage_service_info", VERSIONS), ("process_start_time_seconds", STARTED)):
+            if lost := sorted(set(expected) - set(_newest(self._query(series, selection)))):
+                yield f"{metric} from {', '.join(lost)}"
+        if not promised:
+            return
+        names = "|".join(name + suffix for name in sorted(promised) for suffix in ("", *SUFFIXES))
+        found = {
+            (_bare(each["metric"]["__name__"]), each["metric"]["instance"])
+            for each in self._query(PROMISED, selection, names=names)
+        }
+        for name in sorted(promised):
+            if lost := sorted(each for each in expected if (_bare(name), each) not in found):
+                yield f"{name} from {', '.join(lost)}, which its manifest promises"
 
-        query = selection.fill(expression)
-        try:
-            answer = self._client.get("/api/v1/query", params={"query": query})
-            found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]
-        except (httpx.HTTPError, OSError, ValueError, KeyError) as error:
-            raise MetricsUnavailableError(f"Prometheus at {self.url} does not answer: {error}") from error
-        return found
+    def _restarts(self, selection: _Selection) -> int:
+        """Count the restarts of instances since each was first read with its current version."""
+        versions = {
+            each["metric"]["instance"]: each["metric"]["version"]
+            for each in sorted(self._query(VERSIONS, selection), key=_time)
+        }
+        restarts = 0
+        for instance, began in _newest(self._query(STARTED, selection)).items():
+            seen = self._started.setdefault((selection.fleet, instance, versions.get(instance, "")), set())
+            seen.add(began)
+            restarts += len(seen) - 1
+        return restarts
+
+    def _failed_checks(self, selection: _Selection) -> float:
+        """Return the failed health checks of the instances since they were first read; a reset counts for nothing."""
+        total = 0.0
+        for name, value in _newest(self._query(FAILED_CHECKS, selection), label="server").items():
+            key = (selection.fleet, name)
+            last, failed = self._checks.get(key, (value, 0.0))
+            failed += value - last if value >= last else value
+            self._checks[key] = (value, failed)
+            total += failed
+        return total
+
+    def _by_instance(self, expression: str, selection: _Selection) -> dict[str, float]:
+        return {each["metric"]["instance"]: float(each["value"][1]) for each in self._query(expression, selection)}
+
+    def _selection(self, fleet: FleetName, instances: Collection[str] | None) -> _Selection:
+        return _Selection(stack=self.stack, fleet=fleet, instances=None if instances is None else tuple(instances))
+
+    def _query(self, expression: str, selection: _Selection, **more: str) -> list[Series]:
+        return self._prometheus.query(selection.fill(expression, **more))
 
 
-def _window(started: list[dict[str, Any]], since: float | None) -> str:
-    """Return the range of a sample: it begins after the youngest instance started, and after `since`.
+def _newest(series: Iterable[Series], label: str = "instance") -> dict[str, float]:
+    """Return the newest value of each instance, of raw samples; a server without the label is left out."""
+    found = {}
+    for each in sorted(series, key=_time):
+        if label in each["metric"]:
+            found[each["metric"][label]] = float(each["values"][-1][1])
+    return found
 
-    Before that, the wait for an installed fleet gets 503 from the balancer.
-    """
-    begun = [float(series["value"][1]) for series in started]
-    age = min((time.time() - each for each in (*begun, *([since] if since else []))), default=float(WINDOW_S))
-    return f"{max(1, min(WINDOW_S, int(age)))}s"
+
+def _time(series: Series) -> float:
+    return float(series["values"][-1][0])
+
+
+def _bare(name: str) -> str:
+    """Return a metric's name without the suffix of a series."""
+    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from observatory.delivery.environment import BalancerError, Environment, HostsError, MetricsUnavailableError, Sample
+from observatory.delivery.counts import Counts, RouteCounts, total
+from observatory.delivery.environment import (
+    BalancerError,
+    Environment,
+    HostsError,
+    MetricsUnavailableError,
+    ProbeResult,
+    Reading,
+)
 from observatory.documents.rollout import RolloutDocument, StaleRolloutError
 from observatory.settings import FleetName
 from observatory.settings.gate_limits import GateLimits
@@ -20,8 +29,52 @@ MEMBERS: dict[FleetName, tuple[str, ...]] = {
     "green": tuple(f"green-{number}" for number in range(1, SIZE + 1)),
 }
 INSTANCES = (*MEMBERS["blue"], *MEMBERS["green"])
-GOOD = Sample(requests=500, error_ratio=0.0, p95_s=0.01, saturation=0.1, restarts=0)
-BAD = Sample(requests=500, error_ratio=0.5, p95_s=0.01, saturation=0.1, restarts=0)
+ROUTE = "GET /v1/traces"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """What the metrics show of the time between two evaluations.
+
+    Attributes:
+        requests: of the new version, answered 200 unless they are among the others.
+        errors: of them, answered 500.
+        statuses: of them, answered otherwise, by status.
+        slow: of them, took more than 1 s.
+        old_requests: of the old fleet.
+        old_errors: of them, answered 500.
+        failed_checks: health checks that the old fleet failed.
+        saturation: of the new version.
+        alerts: that fire for the new version.
+        outages: of what both fleets need.
+        missing: metrics that the new version lacks.
+    """
+
+    requests: float = 100
+    errors: float = 0
+    statuses: Mapping[str, float] = field(default_factory=dict)
+    slow: float = 0
+    old_requests: float = 100
+    old_errors: float = 0
+    failed_checks: int = 0
+    saturation: float | None = 0.1
+    alerts: tuple[str, ...] = ()
+    outages: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+GOOD, BAD = Interval(), Interval(errors=50)
+BASELINE = {ROUTE: RouteCounts(statuses={"200": 5000.0}, durations={0.1: 5000.0, 1.0: 5000.0, math.inf: 5000.0})}
+
+
+def counts(
+    requests: float, *, errors: float = 0, slow: float = 0, statuses: Mapping[str, float] | None = None
+) -> Counts:
+    """Return the counts of one route."""
+    others = {"500": errors, **(statuses or {})}
+    answered = {"200": max(0.0, requests - sum(others.values())), **others}
+    fast = requests - slow
+    return {ROUTE: RouteCounts(statuses=answered, durations={0.1: fast, 1.0: fast, math.inf: requests})}
 
 
 class Killed(BaseException):
@@ -84,14 +137,15 @@ class MemoryStore:
 
 @dataclass
 class Simulation:
-    """A stack where every call first calls `fault(place)`, which may raise, and whose metrics come from `samples`.
+    """A stack where every call first calls `fault(place)`, which may raise, and whose metrics come from `intervals`.
 
     At any time, `minimum` instances of a fleet with traffic must be ready and not draining.
     """
 
     store: MemoryStore
     fault: Callable[[str], None] = lambda _place: None
-    samples: Iterator[Sample | None] = field(default_factory=lambda: iter(()))
+    intervals: Iterator[Interval | None] = field(default_factory=lambda: iter(()))
+    before: Counts = field(default_factory=lambda: BASELINE)
     live: dict[FleetName, int] = field(default_factory=lambda: {"blue": 100, "green": 0})
     runs: dict[str, str] = field(default_factory=lambda: dict.fromkeys(INSTANCES, OLD))
     up: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(INSTANCES, True))
@@ -101,7 +155,13 @@ class Simulation:
     time: float = 0.0
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     each_sleep: Callable[[], None] = lambda: None
-    probed: int = 0
+    probed: Iterator[ProbeResult] = field(default_factory=lambda: iter(()))
+    wall_offset: float = 1_000_000.0
+    interval: Interval | None = GOOD
+    new_counts: Counts = field(default_factory=dict)
+    old_counts: Counts = field(default_factory=dict)
+    failed_checks: float = 0.0
+    read_at: float = 0.0
     silenced: set[str] = field(default_factory=set)
     tried: list[tuple[FleetName, str]] = field(default_factory=list)
 
@@ -185,19 +245,57 @@ class Simulation:
     def ready(self, _fleet: FleetName, instances: Collection[str]) -> bool:
         return all(self.up[name] for name in instances)
 
-    def sample(
-        self, fleet: FleetName, instances: Collection[str] | None = None, *, since: float | None = None
-    ) -> Sample:
-        self.fault("sample")
-        if not any(self.runs[name] == NEW for name in _chosen(fleet, instances)):
-            return GOOD
-        found = next(self.samples, GOOD)
-        if found is None:
+    def read(
+        self,
+        fleet: FleetName,
+        instances: Collection[str] | None = None,
+        *,
+        since: float | None = None,
+        promised: Collection[str] = (),
+    ) -> Reading:
+        self.fault("read")
+        if self.time > self.read_at:  # all readings of one evaluation are of the same time
+            self._advance()
+            self.read_at = self.time
+        if self.interval is None:
             raise MetricsUnavailableError("no data")
-        return found
+        if not any(self.runs[name] == NEW for name in _chosen(fleet, instances)):
+            return Reading(counts=self.old_counts, failed_checks=self.failed_checks, saturation=0.1, memory_bytes=1e8)
+        return Reading(
+            counts=self.new_counts,
+            saturation=self.interval.saturation,
+            memory_bytes=1e8,
+            alerts=self.interval.alerts,
+            missing=self.interval.missing,
+        )
 
-    def probe(self, fleet: FleetName, requests: int) -> None:
-        self.probed += requests
+    def _advance(self) -> None:
+        self.interval = found = next(self.intervals, GOOD)
+        if found:
+            new = counts(found.requests, errors=found.errors, slow=found.slow, statuses=found.statuses)
+            self.new_counts = total([self.new_counts, new])
+            self.old_counts = total([self.old_counts, counts(found.old_requests, errors=found.old_errors)])
+            self.failed_checks += found.failed_checks
+
+    def baseline(
+        self, fleet: FleetName, instances: Collection[str] | None = None, *, until: float, seconds: float
+    ) -> Counts:
+        self.fault("baseline")
+        return self.before
+
+    def alerts(self, fleet: FleetName, *, since: float | None = None) -> tuple[str, ...]:
+        if self.interval is None:
+            raise MetricsUnavailableError("no data")
+        return self.interval.alerts
+
+    def outages(self) -> tuple[str, ...]:
+        self.fault("outages")
+        if self.interval is None:
+            raise MetricsUnavailableError("no data")
+        return self.interval.outages
+
+    def probe(self, fleet: FleetName, instances: Collection[str] | None = None, *, version: str) -> ProbeResult:
+        return next(self.probed, ProbeResult(attempts=8))
 
     @contextmanager
     def moving(self, deployment: str, fleet: FleetName) -> Iterator[None]:
@@ -218,6 +316,9 @@ class Simulation:
     def now(self) -> float:
         return self.time
 
+    def wall(self) -> float:
+        return self.wall_offset + self.time
+
     def sleep(self, seconds: float) -> None:
         self.time += seconds
         self.each_sleep()
@@ -237,6 +338,7 @@ class Simulation:
             journal=self,
             trial=self,
             instances=self,
+            probes=self,
             limits=limits or GateLimits(deadline_s=60),
         )
 
@@ -282,7 +384,9 @@ ERRORS: dict[str, type[Exception]] = {
     "check": HostsError,
     "install": HostsError,
     "verify": HostsError,
-    "sample": MetricsUnavailableError,
+    "read": MetricsUnavailableError,
+    "baseline": MetricsUnavailableError,
+    "outages": MetricsUnavailableError,
     "silent": HostsError,
     "restart": HostsError,
     "stop": HostsError,

@@ -10,9 +10,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from observatory.delivery.deployment import deploy
-from observatory.delivery.environment import BalancerError, Sample
+from observatory.delivery.environment import BalancerError
 from observatory.delivery.errors import (
     DeliveryRefusedError,
+    DeploymentPausedError,
     RollbackFailedError,
     RolledBackError,
     TakenOverError,
@@ -29,6 +30,7 @@ from tests.delivery.environment import (
     NEW,
     OLD,
     SIZE,
+    Interval,
     Killed,
     MemoryStore,
     Simulation,
@@ -36,6 +38,7 @@ from tests.delivery.environment import (
 )
 
 EXPECTED = (
+    DeploymentPausedError,
     RolledBackError, RollbackFailedError, TakenOverError, TrialFailedError, DeliveryRefusedError, BalancerError,
 )  # fmt: skip
 PLACES = (*ERRORS, "sleep")
@@ -50,14 +53,14 @@ class Sequence:
         strategy: of the deployment.
         batch_size: of a rolling update.
         faults: number of the call, its place, and what happens there.
-        samples: metrics of the new version, evaluation by evaluation; then they are good.
+        intervals: metrics of the new version, evaluation by evaluation; then they are good.
         recover: what the operator does after the process was killed.
     """
 
     strategy: Strategy
     batch_size: int
     faults: list[tuple[int, str, str]]
-    samples: list[Sample | None]
+    intervals: list[Interval | None]
     recover: str
 
 
@@ -73,7 +76,7 @@ SEQUENCES = st.builds(
         ),
         max_size=5,
     ),
-    samples=st.lists(st.sampled_from([GOOD, GOOD, GOOD, BAD, None]), max_size=30),
+    intervals=st.lists(st.sampled_from([GOOD, GOOD, GOOD, BAD, None]), max_size=30),
     recover=st.sampled_from(["rerun", "rollback"]),
 )
 
@@ -107,7 +110,7 @@ def ends_decided(drawn: Sequence, store: MemoryStore | None = None) -> str:
         batch_size=drawn.batch_size
     )
     minimum = SIZE - drawn.batch_size if drawn.strategy == "rolling" else SIZE
-    stack = simulation(store=store, samples=iter(drawn.samples), minimum=minimum)
+    stack = simulation(store=store, intervals=iter(drawn.intervals), minimum=minimum)
     stack.fault = _faults(stack, drawn.faults)
     killed = quietly(lambda: deploy(stack.environment(), wanted))
     for _ in range(len(drawn.faults) + 1):
@@ -191,10 +194,9 @@ def quietly(work: Callable[[], object]) -> bool:
     return False
 
 
-OUTAGE = Sample(
-    requests=500, error_ratio=1.0, p95_s=None, saturation=0.0, restarts=0,
-    alerts=("StorageServiceDown",), database_down=True,
-)  # fmt: skip
+OUTAGE = Interval(
+    errors=100, alerts=("StorageServiceDown",), outages=("the database is down: see the alert StorageDatabaseDown",)
+)
 
 
 def shifts(stack: Simulation) -> list[int]:

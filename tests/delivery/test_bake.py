@@ -1,86 +1,270 @@
-"""Gates: what lets a step pass, fails it, or leaves it without a verdict."""
+"""The bake of a step: what lets it pass, fails it, or leaves it without a verdict, and how time is counted."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from observatory.delivery.control import send_control_request
 from observatory.delivery.deployment import deploy
-from observatory.delivery.environment import Sample
-from observatory.delivery.errors import RolledBackError
-from tests.delivery.environment import BAD, GOOD, simulation
-from tests.delivery.faults import OUTAGE, blue_green
+from observatory.delivery.environment import ProbeFailure, ProbeResult
+from observatory.delivery.errors import DeploymentPausedError, RolledBackError
+from observatory.settings.gate_limits import GateLimits
+from tests.delivery.environment import BAD, GOOD, Interval, Simulation, simulation
+from tests.delivery.faults import OUTAGE, blue_green, canary
+
+SHORT = GateLimits(deadline_s=60, pause_s=60)
+LOST = ProbeFailure(kind="not stored", reason="POST /v1/traces answered 201, and the database has no row")
 
 
-def test_the_third_failed_evaluation_in_a_row_rolls_back() -> None:
-    stack = simulation(samples=iter([GOOD, BAD, BAD, GOOD, BAD, BAD, BAD]))
-    with pytest.raises(RolledBackError, match=r"50\.00% errors"):
+def verdicts(stack: Simulation) -> list[Any]:
+    return [details["verdict"] for event, details in stack.events if event == "gate"]
+
+
+def reasons(stack: Simulation) -> str:
+    return str([details["reasons"] for event, details in stack.events if event == "gate"])
+
+
+def status(stack: Simulation) -> str:
+    assert stack.store.document
+    assert stack.store.document.deployment
+    return stack.store.document.deployment.status
+
+
+def test_a_bad_version_is_rolled_back_after_three_intervals() -> None:
+    stack = simulation(intervals=itertools.repeat(BAD))
+    with pytest.raises(RolledBackError, match=r"errors of all routes: 150 of 300 requests, 50\.00%, 0\.\d+% allowed"):
         deploy(stack.environment(), blue_green(bake_s=600.0))
     assert stack.live == {"blue": 100, "green": 0}
-    assert stack.time == 7 * 5
+    assert stack.time == 3 * 5
     document = stack.store.document
     assert document is not None
     assert document.green.version == "v0.1.0"
-    assert document.deployment is not None
-    assert document.deployment.status == "rolled-back"
+
+
+@pytest.mark.parametrize("third", [GOOD, None, Interval(requests=0)], ids=["good", "no metrics", "no requests"])
+def test_bad_bad_and_then_anything_else_for_ever_is_rolled_back(third: Interval | None) -> None:
+    stack = simulation(intervals=itertools.cycle([BAD, BAD, third]))
+    with pytest.raises(RolledBackError, match="errors of all routes"):
+        deploy(stack.environment(), blue_green(bake_s=600.0))
+    assert stack.time <= 6 * 5
+
+
+@pytest.mark.parametrize(
+    ("interval", "name"),
+    [
+        (Interval(statuses={"404": 12}), "404 of GET /v1/traces"),
+        (Interval(statuses={"401": 50}), "401 of GET /v1/traces"),
+        (Interval(statuses={"422": 20}), "422 of GET /v1/traces"),
+        (Interval(slow=5), "over 1 s of GET /v1/traces"),
+        (Interval(errors=2), "errors of all routes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_kind_of_bad_request_fails_within_a_minute(interval: Interval, name: str) -> None:
+    stack = simulation(intervals=itertools.repeat(interval))
+    with pytest.raises(RolledBackError, match=name):
+        deploy(stack.environment(), blue_green(bake_s=60.0))
+    assert stack.time <= 60
+
+
+@given(at=st.integers(0, 11), kind=st.sampled_from(["errors", "slow", "404", "401", "old_errors"]))
+def test_no_single_failed_request_rolls_back(at: int, kind: str) -> None:
+    one = Interval(statuses={kind: 1}) if kind.isdecimal() else dataclasses.replace(GOOD, **{kind: 1})
+    stack = simulation(intervals=iter([*[GOOD] * at, one]))
+    deploy(stack.environment(), blue_green(bake_s=60.0))
+    assert stack.time == 60
+
+
+@given(
+    intervals=st.lists(
+        st.sampled_from(
+            [
+                None,
+                OUTAGE,
+                Interval(missing=("storage_pool_in_use",)),
+                Interval(saturation=None),
+                Interval(old_errors=50, errors=50),
+                Interval(failed_checks=3, errors=100),
+            ]
+        ),
+        min_size=1,
+        max_size=10,
+    )
+)
+def test_unknown_never_passes(intervals: list[Interval | None]) -> None:
+    stack = simulation(intervals=itertools.cycle(intervals))
+    stack.probed = itertools.repeat(ProbeResult())
+    with pytest.raises((RolledBackError, DeploymentPausedError)):
+        deploy(stack.environment(SHORT), blue_green(bake_s=5.0))
+    assert "passed" not in verdicts(stack)
+
+
+def test_metrics_that_stay_away_pause_and_never_blame_the_version() -> None:
+    stack = simulation(intervals=itertools.repeat(None))
+    with pytest.raises(DeploymentPausedError, match="is paused and keeps its traffic: no verdict for") as raised:
+        deploy(stack.environment(SHORT), blue_green(bake_s=10.0))
+    assert raised.value.remedy
+    assert (stack.live["green"], status(stack)) == (100, "paused")
+    stack.intervals = itertools.repeat(GOOD)
+    deploy(stack.environment(SHORT), blue_green(bake_s=10.0))
+    assert status(stack) == "promoted"
+
+
+@pytest.mark.parametrize(
+    "ill",
+    [OUTAGE, Interval(errors=60, old_errors=60), Interval(slow=0, errors=80, failed_checks=2)],
+    ids=["outage", "both fleets fail", "the idle fleet fails its health checks"],
+)
+def test_a_version_is_not_to_blame_for_what_both_fleets_suffer(ill: Interval) -> None:
+    stack = simulation(intervals=iter([GOOD, *[ill] * 8]))
+    deploy(stack.environment(), blue_green())
+    assert stack.live == {"blue": 0, "green": 100}
+    assert stack.time >= 30 + 8 * 5
+
+
+def test_a_long_illness_of_both_fleets_pauses_until_it_ends() -> None:
+    stack = simulation(intervals=iter([GOOD, *[OUTAGE] * 30]))
+    deploy(stack.environment(), blue_green())
+    events = [event for event, _ in stack.events]
+    assert events.index("paused") < events.index("continued") < events.index("promoted")
+    assert "StorageDatabaseDown" in reasons(stack)
+
+
+def test_a_paused_deployment_can_be_promoted_and_aborted() -> None:
+    for request, expected in (("promote", "promoted"), ("abort", "rolled-back")):
+        stack = simulation(intervals=itertools.repeat(OUTAGE))
+
+        def control(stack: Simulation = stack, request: Any = request) -> None:
+            if stack.store.document and status(stack) == "paused":
+                send_control_request(stack.environment(), request)
+
+        stack.each_sleep = control
+        if request == "promote":
+            deploy(stack.environment(SHORT), blue_green())
+        else:
+            with pytest.raises(RolledBackError, match="aborted"):
+                deploy(stack.environment(SHORT), blue_green())
+        assert status(stack) == expected
+
+
+@pytest.mark.parametrize(
+    "interval", [Interval(missing=("storage_pool_in_use",)), Interval(saturation=None)], ids=["promised", "lost"]
+)
+def test_a_version_that_lacks_metrics_is_rolled_back_at_the_deadline(interval: Interval) -> None:
+    stack = simulation(intervals=itertools.repeat(interval))
+    with pytest.raises(RolledBackError, match="the new version has no metric of"):
+        deploy(stack.environment(SHORT), blue_green())
+    assert 60 < stack.time <= 70
+
+
+def test_few_requests_are_completed_by_probes() -> None:
+    quiet = simulation(intervals=itertools.repeat(Interval(requests=0, old_requests=0)))
+    deploy(quiet.environment(), blue_green())
+    assert verdicts(quiet)[:3] == ["unknown", "unknown", "passed"]  # 8 probes each, 20 are required
+    quiet = simulation(intervals=itertools.repeat(Interval(requests=0, old_requests=0)))
+    quiet.probed = itertools.repeat(ProbeResult())
+    with pytest.raises(DeploymentPausedError, match="0 requests, at least 20 are required"):
+        deploy(quiet.environment(SHORT), blue_green())
+
+
+def test_probes_that_the_database_contradicts_fail_a_step() -> None:
+    stack = simulation()
+    stack.probed = itertools.cycle([ProbeResult(attempts=8, failures=(LOST,)), ProbeResult(attempts=8)])
+    with pytest.raises(RolledBackError, match="probe: POST /v1/traces answered 201"):
+        deploy(stack.environment(), blue_green())
+    assert stack.time == 3 * 5
+
+
+def test_one_failed_probe_fails_nothing() -> None:
+    stack = simulation()
+    stack.probed = iter([ProbeResult(attempts=8, failures=(LOST,))])
+    deploy(stack.environment(), blue_green())
+
+
+def test_probes_without_a_result_are_not_the_versions_fault() -> None:
+    stack = simulation()
+    stack.probed = iter([ProbeResult(unknown="the database does not answer the probe")] * 5)
+    deploy(stack.environment(), blue_green())
+    assert verdicts(stack)[:6] == ["unknown"] * 5 + ["passed"]
+
+
+def test_a_firing_alert_of_the_new_fleet_alone_fails_a_step() -> None:
+    stack = simulation(intervals=itertools.repeat(Interval(alerts=("StorageServiceDown",))))
+    with pytest.raises(RolledBackError, match="alert StorageServiceDown is firing"):
+        deploy(stack.environment(), blue_green())
+    assert stack.time == 3 * 5
+
+
+def test_a_full_pool_in_two_of_three_evaluations_fails_a_step() -> None:
+    full = Interval(saturation=0.95)
+    stack = simulation(intervals=itertools.cycle([full, full, GOOD]))
+    with pytest.raises(RolledBackError, match="saturation 95%, 90% allowed"):
+        deploy(stack.environment(), blue_green(bake_s=600.0))
+    assert stack.time <= 4 * 5
 
 
 def test_slow_evaluations_do_not_delay_the_next_ones() -> None:
-    def slow() -> Iterator[Sample]:
+    def slow() -> Iterator[Interval]:
         while True:
             stack.time += 3.0
             yield BAD
 
-    stack = simulation(samples=slow())
+    stack = simulation(intervals=slow())
     with pytest.raises(RolledBackError):
         deploy(stack.environment(), blue_green(bake_s=600.0))
     assert stack.time == 3 * 5 + 3
 
 
-def test_missing_data_never_promotes_and_rolls_back_at_the_deadline() -> None:
-    stack = simulation(samples=itertools.repeat(None))
-    with pytest.raises(RolledBackError, match="no verdict"):
-        deploy(stack.environment(), blue_green(bake_s=10.0))
-    assert stack.time > 60
-    assert stack.live["green"] == 0
+def test_an_evaluation_of_a_stopped_process_counts_one_interval() -> None:
+    stack = simulation()
+
+    def stopped() -> None:
+        stack.time += 61.0  # as by SIGSTOP, in each sleep
+
+    stack.each_sleep = stopped
+    deploy(stack.environment(), blue_green(bake_s=60.0))
+    assert len(verdicts(stack)) == 60 / 5
 
 
-def test_nan_is_not_a_pass() -> None:
-    nan = Sample(requests=500, error_ratio=float("nan"), p95_s=0.01, saturation=0.1, restarts=0)
-    stack = simulation(samples=itertools.repeat(nan))
-    with pytest.raises(RolledBackError, match="error_ratio is NaN"):
-        deploy(stack.environment(), blue_green(bake_s=10.0))
+@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0])
+def test_a_clock_that_is_set_changes_nothing(jump_s: float) -> None:
+    stack = simulation()
+
+    def set_clock() -> None:
+        stack.wall_offset += jump_s
+
+    stack.each_sleep = set_clock
+    deploy(stack.environment(), blue_green(bake_s=60.0))
+    assert (len(verdicts(stack)), stack.time) == (60 / 5, 60.0)
 
 
-def test_too_few_requests_are_completed_by_synthetic_ones() -> None:
-    little = Sample(requests=1, error_ratio=0.0, p95_s=0.01, saturation=0.0, restarts=0)
-    stack = simulation(samples=iter([little, GOOD, GOOD, GOOD, GOOD, GOOD, GOOD]))
-    deploy(stack.environment(), blue_green())
-    assert stack.probed == 20
+def test_a_step_needs_a_minimum_of_evaluations() -> None:
+    stack = simulation()
+    deploy(stack.environment(GateLimits(minimum_evaluations=4)), blue_green(bake_s=5.0))
+    assert verdicts(stack) == ["passed"] * 4
 
 
-def test_a_firing_alert_of_the_fleet_fails_a_step() -> None:
-    alarmed = Sample(
-        requests=0, error_ratio=0.0, p95_s=None, saturation=0.0, restarts=0, alerts=("StorageServiceDown",)
-    )
-    stack = simulation(samples=itertools.repeat(alarmed))
-    with pytest.raises(RolledBackError, match="StorageServiceDown"):
+def test_the_evidence_of_a_canary_is_kept_from_step_to_step() -> None:
+    few = Interval(requests=100, errors=1)
+    stack = simulation(intervals=itertools.repeat(few))
+    with pytest.raises(RolledBackError, match="errors of all routes"):
+        deploy(stack.environment(), canary(bake_s=20.0))
+
+
+def test_an_evaluation_has_numbers_and_limits() -> None:
+    stack = simulation(intervals=itertools.repeat(Interval(errors=3)))
+    with pytest.raises(RolledBackError):
         deploy(stack.environment(), blue_green())
-
-
-def test_a_database_outage_pauses_the_bake() -> None:
-    stack = simulation(samples=iter([GOOD, *[OUTAGE] * 8]))
-    deploy(stack.environment(), blue_green())
-    assert stack.live == {"blue": 0, "green": 100}
-    assert stack.time >= 30 + 8 * 5
-    reasons = [details["reasons"] for event, details in stack.events if event == "gate"]
-    assert ("the database is down, or was just now: see the alert StorageDatabaseDown",) in reasons
-    assert stack.probed == 0
-
-
-def test_a_database_outage_beyond_the_deadline_rolls_back() -> None:
-    stack = simulation(samples=itertools.repeat(OUTAGE))
-    with pytest.raises(RolledBackError, match=r"no verdict for .* StorageDatabaseDown"):
-        deploy(stack.environment(), blue_green())
+    last = [details for event, details in stack.events if event == "gate"][-1]
+    worst = last["findings"][0]
+    assert (worst["kind"], worst["decision"], worst["value"]) == ("errors", "failed", 0.03)
+    assert 0 < worst["limit"] < 0.01
+    assert (last["step"], last["steps"], last["bake_s"]) == (1, 1, 30.0)
+    assert last["new"]["requests"] == 100 * len(verdicts(stack))

@@ -112,7 +112,7 @@ def test_an_interrupted_deployment_is_rolled_back() -> None:
 
 
 def test_a_deployment_without_gates_evaluates_none() -> None:
-    stack = simulation(samples=itertools.repeat(None))
+    stack = simulation(intervals=itertools.repeat(None))
     done = deploy(stack.environment(), blue_green(gated=False, bake_s=0.0))
     assert (done.green.weight, stack.time) == (100, 0.0)
 

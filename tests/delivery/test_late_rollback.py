@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
 
 from observatory.delivery.deployment import deploy
-from observatory.delivery.environment import Sample
 from observatory.delivery.late_rollback import reason_not_to_roll_back
 from observatory.delivery.rollback import roll_back
-from tests.delivery.environment import GOOD, Simulation, simulation
+from tests.delivery.environment import GOOD, Interval, Simulation, simulation
 from tests.delivery.faults import OUTAGE, blue_green
 
-ALARMED = Sample(
-    requests=500, error_ratio=0.0, p95_s=0.01, saturation=0.1, restarts=0, alerts=("StorageErrorBudgetFastBurn",)
-)
+ALARMED = Interval(alerts=("StorageErrorBudgetFastBurn",))
 
 
 def promoted(**options: Any) -> Simulation:
     stack = simulation(**options)
     deploy(stack.environment(), blue_green())
-    stack.samples = itertools.repeat(ALARMED)
+    stack.interval = ALARMED
     return stack
 
 
 def against(stack: Simulation, *, fleet: Any = "green", ago_s: float | None = 60) -> str | None:
     document = stack.store.document
     assert document is not None
-    when = None if ago_s is None else stack.time - ago_s
+    when = None if ago_s is None else stack.wall() - ago_s
     return reason_not_to_roll_back(stack.environment(), document, fleet=fleet, promoted=when, window_s=3600)
 
 
@@ -39,7 +35,7 @@ def test_an_alert_of_the_promoted_fleet_rolls_it_back() -> None:
 
 def test_unavailable_metrics_explain_nothing() -> None:
     stack = promoted()
-    stack.samples = itertools.repeat(None)
+    stack.interval = None
     assert against(stack) is None
 
 
@@ -50,13 +46,13 @@ def test_an_alert_of_another_fleet_or_time_rolls_nothing_back(fleet: str, ago_s:
 
 def test_a_database_outage_rolls_nothing_back() -> None:
     stack = promoted()
-    stack.samples = itertools.repeat(OUTAGE)
+    stack.interval = OUTAGE
     assert "database" in str(against(stack))
 
 
 def test_an_alert_that_has_ended_rolls_nothing_back() -> None:
     stack = promoted()
-    stack.samples = itertools.repeat(GOOD)
+    stack.interval = GOOD
     assert "is firing" in str(against(stack))
 
 

@@ -9,10 +9,11 @@ import pytest
 
 from observatory.delivery.control import send_control_request
 from observatory.delivery.deployment import deploy
-from observatory.delivery.environment import Sample
+from observatory.delivery.environment import Reading
 from observatory.delivery.errors import DeliveryRefusedError, RollbackFailedError, RolledBackError
 from observatory.delivery.rollback import roll_back
 from observatory.documents.rollout import FleetState
+from observatory.settings.gate_limits import GateLimits
 from tests.delivery.environment import BAD, GOOD, MEMBERS, NEW, OLD, Killed, simulation
 from tests.delivery.faults import batches, blue_of, failing, raise_at, rolling
 
@@ -78,8 +79,8 @@ def test_a_rolling_update_may_target_the_idle_fleet() -> None:
 
 
 def test_failing_instances_are_rolled_back_in_batches() -> None:
-    stack = simulation(samples=iter([GOOD] * 8 + [BAD] * 3), minimum=2)
-    with pytest.raises(RolledBackError, match=r"50\.00% errors"):
+    stack = simulation(intervals=iter([GOOD] * 8 + [BAD] * 4), minimum=2)
+    with pytest.raises(RolledBackError, match="errors of all routes"):
         deploy(stack.environment(), rolling())
     assert batches(stack) == [BLUE[:1], BLUE[1:2], BLUE[:1], BLUE[1:2]]
     assert set(stack.runs.values()) == {OLD}
@@ -167,13 +168,13 @@ def test_a_rollback_that_would_leave_too_few_instances_stops_and_can_continue() 
 def test_updated_instances_are_compared_with_pending_ones() -> None:
     stack = simulation(minimum=2)
     compared: list[tuple[str, ...] | None] = []
-    sample = stack.sample
+    read = stack.read
 
-    def note(fleet: Any, instances: Any = None, *, since: float | None = None) -> Sample:
+    def note(fleet: Any, instances: Any = None, *, since: float | None = None) -> Reading:
         assert since is not None  # alerts from before the version was verified do not count
         compared.append(instances)
-        return sample(fleet, instances)
+        return read(fleet, instances)
 
-    stack.sample = note  # type: ignore[method-assign]
-    deploy(stack.environment(), rolling(bake_s=5.0))
-    assert compared == [BLUE[:1], BLUE[1:], BLUE[:2], BLUE[2:], BLUE]
+    stack.read = note  # type: ignore[method-assign,assignment]
+    deploy(stack.environment(limits=GateLimits(minimum_evaluations=1)), rolling(bake_s=5.0))
+    assert compared == [*2 * [BLUE[:1], BLUE[1:]], *2 * [BLUE[:2], BLUE[2:]], *2 * [BLUE]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,10 @@ class Stack:
         )
         self.workspace = Workspace(root=root, stack="local")
         self.simulation: Simulation = simulation()
-        self.simulation.time = 10**9  # the journal's clock is the machine's: its promotion lies ahead of this
+        self.simulation.wall_offset = 10**9  # the journal's clock is the machine's: its promotion lies ahead of this
         self.simulation.record = FileJournal(self.workspace.journal, silent).record  # type: ignore[method-assign]
         deploy(self.simulation.environment(), blue_green())
-        self.simulation.samples = itertools.repeat(ALARMED)
+        self.simulation.interval = ALARMED
         self.performed: list[str] = []
 
     def environment(self, *_: Any, **__: Any) -> Environment:

@@ -20,13 +20,12 @@ from psycopg.conninfo import make_conninfo
 from monitoring import ALERTS, JOBS, Scope
 from monitoring.recording import recording_rules
 from observatory.database.connection import connect
-from observatory.delivery.environment import Sample
 from observatory.files.sockets import short_path
 from observatory.operations.demonstration import spans
-from observatory.platforms.prometheus import HAPROXY_TRAFFIC, PrometheusMetrics
+from observatory.platforms.prometheus import PrometheusMetrics
+from observatory.platforms.request_counts import SERVICE_TRAFFIC
 from observatory.runtime import Sandbox
 from observatory.security.client_certificate import ClientCertificate
-from observatory.settings import FleetName
 from tests.stack.test_faults import EMBEDDED, postmasters
 from tests.stack.test_up import client
 from tests.support.checkout import Checkout
@@ -60,17 +59,15 @@ class Monitoring:
         alerts = [alert for record in records for alert in record["notification"]["alerts"]]
         return [(alert["labels"]["alertname"], alert["status"]) for alert in alerts]
 
-    def sample(self, fleet: FleetName, *, since: float | None = None) -> Sample:
-        """Return what a gate sees of a fleet."""
+    def metrics(self) -> PrometheusMetrics:
+        """Return what gates read."""
         tls = self.stack.home / "etc/tls"
         return PrometheusMetrics(
             url=self.stack.output("prometheus_url"),
             stack="local",
-            traffic=HAPROXY_TRAFFIC,
-            preview_url=self.stack.output("preview_url"),
-            api_key="",
+            traffic=SERVICE_TRAFFIC,
             client=ClientCertificate(certificate=tls / "monitoring.pem", authority=tls / "ca.crt"),
-        ).sample(fleet, since=since)
+        )
 
     def patroni(self, *, paused: bool) -> None:
         """Have Patroni leave PostgreSQL alone, or look after it again; wait until it knows."""
@@ -175,7 +172,7 @@ def test_with_patroni_a_killed_postgresql_heals_without_a_page(checkout: Checkou
     assert not postmasters(checkout)
     wait(lambda: "StorageInstanceDown" in monitoring.firing())
     assert "StorageExporterDown" not in monitoring.firing()
-    assert monitoring.sample("blue").database_down  # so that no gate takes it for its version's fault
+    assert monitoring.metrics().outages()  # so that no gate takes it for its version's fault
 
     monitoring.patroni(paused=False)
     wait(lambda: ("StorageDatabaseDown", "resolved") in monitoring.received("pagerduty"))
@@ -187,9 +184,9 @@ def test_stopped_instances_and_a_stopped_exporter_page(checkout: Checkout) -> No
     checkout.run("up", *EMBEDDED)
     monitoring, supervisor = Monitoring(checkout), sandbox(checkout).supervisor
     supervisor.stop("postgres-exporter")  # first: its alert takes the longest
-    fail_writes(checkout, until=lambda: "StorageErrorBudgetFastBurn" in monitoring.sample("blue").alerts)
-    assert monitoring.sample("green").alerts == ()
-    assert monitoring.sample("blue", since=time.time()).alerts == ()  # a version that comes now is not to blame
+    fail_writes(checkout, until=lambda: "StorageErrorBudgetFastBurn" in monitoring.metrics().alerts("blue"))
+    assert monitoring.metrics().alerts("green") == ()
+    assert monitoring.metrics().alerts("blue", since=time.time()) == ()  # a version that comes now is not to blame
 
     supervisor.stop("storage-green-1")
     wait(lambda: "StorageInstanceDown" in monitoring.firing())
@@ -199,8 +196,8 @@ def test_stopped_instances_and_a_stopped_exporter_page(checkout: Checkout) -> No
     wait(lambda: ("StorageServiceDown", "firing") in monitoring.received("pagerduty"))
     wait(lambda: ("StorageExporterDown", "firing") in monitoring.received("pagerduty"))
     assert "StorageDatabaseDown" not in monitoring.firing()
-    wait(lambda: {"StorageServiceDown", "StorageInstanceDown"} <= set(monitoring.sample("blue").alerts))
-    assert not monitoring.sample("blue").database_down
+    wait(lambda: {"StorageServiceDown", "StorageInstanceDown"} <= set(monitoring.metrics().alerts("blue")))
+    assert not monitoring.metrics().outages()
     assert checkout.json("up", *EMBEDDED)["status"]["healthy"]
 
 

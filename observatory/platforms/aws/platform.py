@@ -22,7 +22,7 @@ from observatory.platforms.platform import (
     check_supported,
 )
 from observatory.platforms.preview import Preview
-from observatory.platforms.prometheus import SERVICE_TRAFFIC, Traffic
+from observatory.platforms.request_counts import SERVICE_TRAFFIC, Traffic
 from observatory.progress import Reporter
 from observatory.settings import FLEETS, AwsSettings
 from observatory.workspace import Workspace

@@ -142,7 +142,7 @@ def test_a_bad_version_is_rolled_back_and_its_fleet_restored(
     environment: Environment, balancer: AlbBalancer, refreshes: Stubber, simulated: Simulation
 ) -> None:
     simulated.runs |= dict.fromkeys(MEMBERS["green"], NEW)  # whose metrics are bad
-    simulated.samples = iter([GOOD, BAD, BAD, BAD])
+    simulated.intervals = iter([GOOD, BAD, BAD, BAD])
     refresh(refreshes, "green")
     refreshes.add_response("describe_instance_refreshes", {"InstanceRefreshes": []})
     refreshes.add_response("start_instance_refresh", {"InstanceRefreshId": "back"}, replaced_at_once("green"))
