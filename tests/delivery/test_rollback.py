@@ -103,7 +103,7 @@ def test_a_target_that_keeps_the_source_down_is_stopped_before_the_source_is_jud
 
 
 def test_a_gate_stops_the_target_and_restores_its_previous_version() -> None:
-    stack = simulation(samples=itertools.repeat(BAD))
+    stack = simulation(intervals=itertools.repeat(BAD))
     with pytest.raises(RolledBackError):
         deploy(stack.environment(), blue_green())
     assert stack.store.document is not None
@@ -154,7 +154,7 @@ def test_a_forced_rollback_to_a_dead_fleet_leaves_the_other_one_running() -> Non
 
 
 def test_a_gate_restarts_a_source_that_does_not_respond_before_it_gets_the_traffic() -> None:
-    stack = simulation(samples=itertools.repeat(BAD))
+    stack = simulation(intervals=itertools.repeat(BAD))
     stack.each_sleep = once(lambda: stack.up.update(dict.fromkeys(MEMBERS["blue"], False)))
     with pytest.raises(RolledBackError):
         deploy(stack.environment(), blue_green())
@@ -214,7 +214,7 @@ def test_a_deployment_that_loses_its_document_returns_the_traffic(store: type[Me
         running.__dict__["store"] = stack.store
 
     stack.each_sleep = once(lose)
-    stack.samples = itertools.repeat(BAD)
+    stack.intervals = itertools.repeat(BAD)
     running = stack.environment()
     with pytest.raises(RollbackFailedError, match="blue has 100 % and green has 0 %"):
         deploy(running, canary())

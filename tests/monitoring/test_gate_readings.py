@@ -78,7 +78,11 @@ class Stand:
                 ]},
             ],
         }  # fmt: skip
-        command = ("/usr/bin/prometheus", "--config.file=/srv/etc/prometheus.yaml", "--storage.tsdb.path=/srv/data/prometheus")
+        command = (
+            "/usr/bin/prometheus",
+            "--config.file=/srv/etc/prometheus.yaml",
+            "--storage.tsdb.path=/srv/data/prometheus",
+        )
         unit = Unit(
             name="prometheus",
             command=(*command, f"--web.listen-address=127.0.0.1:{self.port}"),
@@ -197,7 +201,7 @@ def test_a_reading_has_the_state_of_the_instances(stand: Stand) -> None:
 
 def test_the_baseline_has_the_requests_before_a_time(stand: Stand) -> None:
     begun = stand.metrics.now()
-    stand.answers(s200=40, s404=4)
+    stand.answers(s200=40, s503=4)
     assert seen(lambda: stand.metrics.baseline("green", until=stand.metrics.now(), seconds=60)[ROUTE].requests == 44)
     found = stand.metrics.baseline("green", until=begun, seconds=60)
     assert found[ROUTE].requests == 0

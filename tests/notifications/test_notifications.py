@@ -91,13 +91,13 @@ def test_pagerduty_gets_an_incident_of_the_deployment_and_its_resolution(file: P
             notified(file, PagerDuty(Secret(plain="the-key"), pagerduty.url)) as journal,
             pytest.raises(RolledBackError),
         ):
-            deliver(journal, simulation(samples=iter([BAD] * 3)))
+            deliver(journal, simulation(intervals=iter([BAD] * 3)))
         trigger, resolve = pagerduty.got
     assert (trigger["event_action"], resolve["event_action"]) == ("trigger", "resolve")
     assert trigger["dedup_key"] == resolve["dedup_key"]
     assert trigger["routing_key"] == "the-key"
     assert trigger["payload"]["severity"] == "warning"
-    assert "50.00% errors" in trigger["payload"]["custom_details"]["reason"]
+    assert "50.00%" in trigger["payload"]["custom_details"]["reason"]
 
 
 def test_an_escalation_is_a_critical_incident(file: Path) -> None:
