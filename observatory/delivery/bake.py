@@ -12,6 +12,7 @@ from observatory.delivery.evidence import RequestEvidence
 from observatory.delivery.fenced_rollout import FencedRollout
 from observatory.delivery.findings import Finding, Verdict, verdict_of
 from observatory.delivery.gates import Evaluation, Gate
+from observatory.delivery.releases import ReleaseError
 from observatory.settings import FleetName
 from observatory.settings.gate_limits import GateLimits
 from observatory.waiting import Clock
@@ -88,6 +89,7 @@ class Bake:
     def __init__(self, rollout: FencedRollout) -> None:
         self._rollout, self._environment = rollout, rollout.environment
         self._gate: Gate | None = None
+        self._promised: tuple[str, ...] | None = None
 
     def step(self, comparison: Comparison) -> None:
         """Evaluate the gate at its interval until the step has baked or an operator promotes it.
@@ -159,20 +161,21 @@ class Bake:
 
     def _evaluation(self, comparison: Comparison, probes: ProbeResult | None) -> Evaluation:
         outages: tuple[str, ...] = ()
-        new, old = self._read(comparison.new), self._read(comparison.old)
+        new = None
         try:
-            outages = self._environment.metrics.outages()
-        except MetricsUnavailableError as error:
+            if self._promised is None:
+                self._promised = self._environment.promised(self._rollout.deployment.version)
+            new, outages = self._read(comparison.new, self._promised), self._environment.metrics.outages()
+        except (MetricsUnavailableError, ReleaseError) as error:
             self._rollout.record("no-metrics", fleet=comparison.new.fleet, reason=str(error))
-            new = None
-        return Evaluation(new=new, old=old, probes=probes, outages=outages)
+        return Evaluation(new=new, old=self._read(comparison.old), probes=probes, outages=outages)
 
-    def _read(self, subject: Subject | None) -> Reading | None:
+    def _read(self, subject: Subject | None, promised: tuple[str, ...] = ()) -> Reading | None:
         if subject is None:
             return None
         since, metrics = self._rollout.deployment.exercised, self._environment.metrics
         try:
-            return metrics.read(subject.fleet, subject.instances, since=since)
+            return metrics.read(subject.fleet, subject.instances, since=since, promised=promised)
         except MetricsUnavailableError as error:
             self._rollout.record("no-metrics", fleet=subject.fleet, reason=str(error))
             return None

@@ -343,6 +343,7 @@ class Environment:
         instances: for rolling updates; None on a platform without them.
         probes: of the new version during a bake; None on a platform without them.
         lock: the deployment lock; None for a rollback, which needs none.
+        promised: returns the metrics that a version's manifest names.
         limits: of the gates.
     """
 
@@ -357,4 +358,5 @@ class Environment:
     instances: Instances | None = None
     probes: Probes | None = None
     lock: HeldLock | None = None
+    promised: Callable[[str], tuple[str, ...]] = lambda _version: ()
     limits: GateLimits = field(default_factory=GateLimits)

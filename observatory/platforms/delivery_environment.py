@@ -58,6 +58,7 @@ def delivery_environment(
             database=lambda: platform.administrator(outputs),
             instance_url=parts.instance_url,
         ),
+        promised=lambda version: platform.release_store.manifest(version).metrics or (),
         limits=platform.settings.delivery.gates,
     )
 

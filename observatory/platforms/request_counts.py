@@ -128,7 +128,8 @@ class RequestCounts:
         alive = f'{self.traffic.alive}{{stack="{self.stack}"{fleets}}}'
         if not self.prometheus.query(f"count_over_time({alive}[{FRESH_S}s])"):
             raise MetricsUnavailableError(
-                f"Prometheus at {self.prometheus.url} has no {alive} of the last {FRESH_S} s: requests are not counted"
+                f"Prometheus at {self.prometheus.url} has no {alive} of the last {FRESH_S} s: requests are not "
+                "counted; `observatory up` starts what counts them"
             )
 
     def _samples(self, fleet: FleetName, seconds: float, *, at: float | None = None) -> dict[Key, list[Sample]]:

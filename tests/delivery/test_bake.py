@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -272,3 +273,17 @@ def test_an_evaluation_has_numbers_and_limits() -> None:
     assert 0 < worst["limit"] < 0.01
     assert (last["step"], last["steps"], last["bake_s"]) == (1, 1, 30.0)
     assert last["new"]["requests"] == 100 * len(verdicts(stack))
+
+
+def test_the_metrics_that_a_manifest_promises_are_read_of_the_new_version_only() -> None:
+    stack = simulation()
+    read, seen = stack.read, []
+
+    def note(fleet: Any, instances: Any = None, *, since: Any = None, promised: Any = ()) -> Any:
+        seen.append((fleet, promised))
+        return read(fleet, instances)
+
+    stack.read = note  # type: ignore[method-assign]
+    environment = dataclasses.replace(stack.environment(), promised=lambda version: (f"metric_of_{version}",))
+    deploy(environment, blue_green())
+    assert set(seen[2:]) == {("green", ("metric_of_v0.2.0",)), ("blue", ())}

@@ -170,11 +170,11 @@ def test_updated_instances_are_compared_with_pending_ones() -> None:
     compared: list[tuple[str, ...] | None] = []
     read = stack.read
 
-    def note(fleet: Any, instances: Any = None, *, since: float | None = None) -> Reading:
+    def note(fleet: Any, instances: Any = None, *, since: float | None = None, promised: Any = ()) -> Reading:
         assert since is not None  # alerts from before the version was verified do not count
         compared.append(instances)
         return read(fleet, instances)
 
-    stack.read = note  # type: ignore[method-assign,assignment]
+    stack.read = note  # type: ignore[method-assign]
     deploy(stack.environment(limits=GateLimits(minimum_evaluations=1)), rolling(bake_s=5.0))
     assert compared == [*2 * [BLUE[:1], BLUE[1:]], *2 * [BLUE[:2], BLUE[2:]], *2 * [BLUE]]

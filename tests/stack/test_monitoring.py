@@ -23,7 +23,7 @@ from observatory.database.connection import connect
 from observatory.files.sockets import short_path
 from observatory.operations.demonstration import spans
 from observatory.platforms.prometheus import PrometheusMetrics
-from observatory.platforms.request_counts import SERVICE_TRAFFIC
+from observatory.platforms.request_counts import BALANCER_TRAFFIC
 from observatory.runtime import Sandbox
 from observatory.security.client_certificate import ClientCertificate
 from tests.stack.test_faults import EMBEDDED, postmasters
@@ -65,7 +65,7 @@ class Monitoring:
         return PrometheusMetrics(
             url=self.stack.output("prometheus_url"),
             stack="local",
-            traffic=SERVICE_TRAFFIC,
+            traffic=BALANCER_TRAFFIC,
             client=ClientCertificate(certificate=tls / "monitoring.pem", authority=tls / "ca.crt"),
         )
 

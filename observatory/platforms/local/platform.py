@@ -21,7 +21,7 @@ from observatory.platforms.platform import (
     Operation,
 )
 from observatory.platforms.preview import Preview
-from observatory.platforms.request_counts import SERVICE_TRAFFIC, Traffic
+from observatory.platforms.request_counts import BALANCER_TRAFFIC, Traffic
 from observatory.platforms.stack_state import SCHEMA_TYPE, declared_schema, engine_options, state_options
 from observatory.progress import Reporter, task
 from observatory.settings import FLEETS, LocalSettings
@@ -44,7 +44,7 @@ class LocalPlatform:
 
     needs_plugins: ClassVar[bool] = False
     schema_is_secret: ClassVar[bool] = False
-    traffic: ClassVar[Traffic] = SERVICE_TRAFFIC
+    traffic: ClassVar[Traffic] = BALANCER_TRAFFIC
 
     @property
     def rollout_store(self) -> FileRolloutStore:
