@@ -22,7 +22,7 @@ StackSettings: TypeAlias = LocalSettings | AwsSettings
 MODELS: Mapping[str, type[LocalSettings] | type[AwsSettings]] = {"local": LocalSettings, "aws": AwsSettings}
 # Names of settings in whose place a secret is given by mistake.
 _CONFIDENTIAL = re.compile(r"password|secret|token|key|webhook|source|url|file|username|sample|receivers|notifications")
-_WORD = re.compile(r"[a-z_]+(?:\.[a-z_]+)*")
+_WORD = re.compile(r"[a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)*")
 
 _Location: TypeAlias = tuple[int | str, ...]
 

@@ -59,6 +59,19 @@ def test_only_keys_of_the_projects_namespace_are_read(tmp_path: Path) -> None:
         ),
         ("  llm-observatory:fleets:\n    size: 0\n", "expected at least 1 (given: 0)"),
         (
+            "  llm-observatory:delivery:\n    gates:\n      saturation: 0.8\n      failures: 5\n",
+            "Pulumi.local.yaml:5: llm-observatory:delivery.gates: failures was removed: a sequential test of all requests "
+            "since the shift replaces failed evaluations in a row; set false_alarms or minimum_errors instead",
+        ),
+        (
+            "  llm-observatory:delivery:\n    gates:\n      p95_factor: 2\n",
+            "Pulumi.local.yaml:4: llm-observatory:delivery.gates: p95_factor was renamed to slow_factor",
+        ),
+        (
+            "  llm-observatory:delivery:\n    gates:\n      p95_unnoticed_s: 0.2\n",
+            "Pulumi.local.yaml:4: llm-observatory:delivery.gates: p95_unnoticed_s was renamed to slow_unnoticed_s",
+        ),
+        (
             "  llm-observatory:platform: azure\n",
             "Pulumi.local.yaml:2: llm-observatory:platform: expected one of local, aws (given: 'azure')",
         ),
