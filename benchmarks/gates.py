@@ -266,7 +266,7 @@ def _poisson_of_rare(number: int, share: float, draw: random.Random) -> int:
 
 
 def rows(measured: list[Rate]) -> Iterator[str]:
-    """Yield the rows of the table: a situation, and for each rate what became of the deployments."""
+    """Yield the rows of the table: a situation, and for each rate the share of the deployments that was rolled back."""
     for situation in (*GOOD, *BAD):
         cells = [found for found in measured if found.situation == situation.name]
         yield f"| {situation.name} | {' | '.join(map(_cell, cells))} |"

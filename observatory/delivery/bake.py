@@ -83,6 +83,16 @@ class _Progress:
 _ROUNDING_S = 0.05  # a sleep may end so much early
 
 
+def mark_exercised(rollout: FencedRollout, **changes: Any) -> None:
+    """Record when the version was verified, by the clock of the metrics: gates compare with what was before."""
+    try:
+        now = rollout.environment.metrics.now()
+    except MetricsUnavailableError as error:
+        rollout.record("no-metrics", fleet=rollout.deployment.target, reason=str(error))
+        now = rollout.environment.clock.wall()
+    rollout.update_deployment(exercised=now, **changes)
+
+
 class Bake:
     """The bake of one deployment: its gate keeps the evidence of all steps."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 
-from observatory.delivery.bake import Comparison, Subject
+from observatory.delivery.bake import Comparison, Subject, mark_exercised
 from observatory.delivery.environment import Instances
 from observatory.delivery.errors import StepFailedError
 from observatory.delivery.fenced_rollout import FencedRollout
@@ -65,7 +65,7 @@ class RollingUpdate(Run):
         self._instances.install(target, batch)
         self._rollout.record("verify", fleet=target, instances=batch)
         self._instances.verify(target, batch)
-        self._mark_exercised()
+        mark_exercised(self._rollout)
         self._return_traffic(batch)
         self._rollout.record("moved", fleet=target, instances=batch)
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from observatory.delivery.bake import Bake, Comparison
 from observatory.delivery.convergence import converge, traffic_shares
-from observatory.delivery.environment import BalancerError, HostsError, MetricsUnavailableError
+from observatory.delivery.environment import BalancerError, HostsError
 from observatory.delivery.errors import (
     DeploymentPausedError,
     RollbackFailedError,
@@ -111,15 +111,6 @@ class Run(ABC):
             self._baking.step(self._comparison())
         else:
             self._wait_until_ready()
-
-    def _mark_exercised(self, **changes: Any) -> None:
-        """Record when the version was verified, by the clock of the metrics: gates compare with what was before."""
-        try:
-            now = self._environment.metrics.now()
-        except MetricsUnavailableError as error:
-            self._rollout.record("no-metrics", fleet=self._deployment.target, reason=str(error))
-            now = self._environment.clock.wall()
-        self._rollout.update_deployment(exercised=now, **changes)
 
     def _converge_for_rollback(self) -> None:
         """Apply the document to the balancer; without that, users stay on a version that failed."""

@@ -7,7 +7,7 @@ traffic first, and writes then: neither a full disk nor a damaged document keeps
 
 from __future__ import annotations
 
-from observatory.delivery.bake import Comparison, Subject
+from observatory.delivery.bake import Comparison, Subject, mark_exercised
 from observatory.delivery.environment import BalancerError, HostsError
 from observatory.delivery.errors import StepFailedError, TakenOverError
 from observatory.delivery.retrying import retry
@@ -52,7 +52,7 @@ class TrafficShift(Run):
         self._environment.hosts.install(target, repair=self._deployment.emergency)
         self._rollout.record("verify", fleet=target)
         self._environment.hosts.verify(target)
-        self._mark_exercised(status="shifting")
+        mark_exercised(self._rollout, status="shifting")
 
     def _shift(self, step: int) -> None:
         """Give the target the traffic weight of a step."""
