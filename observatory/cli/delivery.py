@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from enum import StrEnum
@@ -238,6 +239,30 @@ def add(
         print_json(added.model_dump())
         return
     print_result(f"Stored {added.version} ({added.sha256[:12]}), for schema {added.schema_min} to {added.schema_max}")
+
+
+@releases.command(name="check")
+def check_one(
+    file: Annotated[Path, typer.Argument(help="Artifact; its manifest is NAME.json beside it.")],
+    manifest: Annotated[Path | None, typer.Option(help="Manifest; default: NAME.json beside the artifact.")] = None,
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Run a release against the service contract, without a stack.
+
+    Needs no signature. Exit code 1: a requirement failed.
+    """
+    with ConsoleReporter() as report:
+        findings = operations.check_release(operations.open_workspace(environment), file, manifest, report=report)
+    passed = not any(finding.outcome == "failed" for finding in findings)
+    if output is Output.JSON:
+        print_json({"passed": passed, "findings": [{**asdict(each), "place": each.place} for each in findings]})
+    else:
+        rows = [(each.outcome, each.place, each.requirement, each.detail) for each in findings]
+        print_result(table(f"Contract of {file.name}", ("result", "section", "requirement", "found"), rows))
+        counts = Counter(each.outcome for each in findings)
+        print_result(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
+    raise typer.Exit(DONE if passed else FAILED)
 
 
 @releases.command(name="deploy")

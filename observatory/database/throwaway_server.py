@@ -60,12 +60,13 @@ class Installation:
 
 
 @contextlib.contextmanager
-def throwaway_server(installation: Installation, *, edition: Edition) -> Iterator[str]:
+def throwaway_server(installation: Installation, *, edition: Edition, parent: Path | None = None) -> Iterator[str]:
     """Run a server with an empty cluster inside the block.
 
     Args:
         installation: of PostgreSQL with TimescaleDB.
         edition: of TimescaleDB; an installation of the community edition can run both.
+        parent: of the server's directory; None is the directory for temporary files.
 
     Yields:
         The superuser's connection string, to the database `postgres`.
@@ -74,7 +75,7 @@ def throwaway_server(installation: Installation, *, edition: Edition) -> Iterato
         UnreachableError: the programs do not run, or the server does not start; the message ends with their output.
     """
     # Not below the checkout: the path of a unix socket is limited to 107 bytes.
-    directory = Path(tempfile.mkdtemp(prefix="observatory-throwaway-"))
+    directory = Path(tempfile.mkdtemp(prefix="observatory-throwaway-", dir=parent))
     try:
         for name in ("run", "data"):
             (directory / name).mkdir(mode=0o700)

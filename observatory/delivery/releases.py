@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import shutil
 import tarfile
+import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
@@ -263,7 +265,7 @@ def install(artifact: Path, *, sha256: str, target: Path) -> None:
         with replacing(target) as partial:
             partial.mkdir(mode=0o700)
             _unpack(artifact, partial)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ReleaseError(f"{artifact}: not a release archive: {error}") from error
     except OSError:
         if not target.is_dir():  # otherwise another process was first, with the same content

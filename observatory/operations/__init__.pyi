@@ -104,6 +104,7 @@ from .release_workflow import deploy_release as deploy_release
 from .release_workflow import plan_release as plan_release
 from .releases import StoredRelease as StoredRelease
 from .releases import add_release as add_release
+from .releases import check_release as check_release
 from .releases import list_releases as list_releases
 from .releases import sign_release as sign_release
 from .retries import DEFAULT_RETRY as DEFAULT_RETRY

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from observatory.delivery.errors import DeliveryRefusedError
 from observatory.delivery.releases import Manifest, ReleaseError, ReleaseRefusedError
 from observatory.platforms import open_platform
 from observatory.platforms.platform import Platform
 from observatory.platforms.signing import sign
+from observatory.progress import Reporter, silent, task
 from observatory.workspace import Workspace
+
+if TYPE_CHECKING:
+    from observatory.platforms.contract.requirements import Finding
 
 
 def sign_release(workspace: Workspace, artifact: Path, *, key: Path | None = None) -> Manifest:
@@ -32,6 +37,40 @@ def add_release(workspace: Workspace, artifact: Path, manifest: Path | None = No
     """
     platform = open_platform(workspace)
     return platform.release_store.add(artifact, _manifest_file(artifact, manifest), platform.trusted_keys())
+
+
+def check_release(
+    workspace: Workspace,
+    artifact: Path,
+    manifest: Path | None = None,
+    *,
+    report: Reporter = silent,
+) -> list[Finding]:
+    """Run an artifact against the service contract on daemons of its own, without a stack; leaves nothing behind.
+
+    Args:
+        workspace: with the root filesystem, which is built if it is missing, and the migrations.
+        artifact: the archive of the release.
+        manifest: its manifest; None is the one in the same directory.
+        report: gets the progress.
+
+    Raises:
+        ReleaseError: there is no such artifact, or no such manifest.
+        RuntimeFault: this machine cannot run the daemons.
+    """
+    from observatory.platforms.contract.examination import examine  # noqa: PLC0415 - psycopg only where it is used
+
+    manifest_file = _manifest_file(artifact, manifest)
+    with task(report, "Debian 13 root filesystem") as show_detail:
+        rootfs = workspace.ensure_rootfs(progress=lambda message, _fraction: show_detail(message))
+    return examine(
+        artifact,
+        manifest_file,
+        home=workspace.directory / "release-check",
+        rootfs=rootfs,
+        migrations=workspace.migrations,
+        report=report,
+    ).all
 
 
 def _manifest_file(artifact: Path, given: Path | None = None) -> Path:

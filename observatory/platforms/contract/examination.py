@@ -1,0 +1,138 @@
+"""Runs a release on a bench and checks it against the contract, from its manifest to its end.
+
+A requirement that cannot be checked because of a failure before it is `not tested`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from observatory import database
+from observatory.database.verification_rows import marked_rows
+from observatory.delivery.releases import Manifest
+from observatory.nodes import Paths, Unit
+from observatory.nodes.storage import release_directory, storage
+from observatory.platforms.contract import api, archive, life
+from observatory.platforms.contract.api import Instance
+from observatory.platforms.contract.bench import FLEET, Bench, running_bench
+from observatory.platforms.contract.requirements import ContractError, Findings
+from observatory.platforms.smoke import exercise
+from observatory.progress import Reporter
+
+if TYPE_CHECKING:
+    import httpx
+
+ANSWER_SECONDS = 30.0
+REQUESTS_PER_MINUTE = 1_000_000
+PROMPT = "smoke test of a deployment"  # the text that the smoke suite writes
+STARTED = ("health", "headers", "keys", "api", "writes", "metrics", "logs", "database", "end")
+"""The sections whose requirements need a running instance."""
+
+
+def examine(
+    artifact: Path,
+    manifest_file: Path,
+    *,
+    home: Path,
+    rootfs: Path,
+    migrations: Path,
+    report: Reporter,
+) -> Findings:
+    """Check a release, and leave nothing behind.
+
+    Args:
+        artifact: the archive of the release.
+        manifest_file: its manifest.
+        home: directory of the bench, which is removed at the end.
+        rootfs: root filesystem of the bench's daemons and of the release.
+        migrations: directory of the migrations.
+        report: gets the progress.
+    """
+    findings = Findings(report=report)
+    manifest = archive.check_manifest(findings, artifact, manifest_file)
+    if manifest is None:
+        _not_tested(findings, ("archive", "check", "start", *STARTED))
+        return findings
+    with running_bench(home, rootfs, migrations=migrations, schema_max=manifest.schema_max, report=report) as made:
+        _check_schema(findings, made, manifest)
+        unit = _unit(made, manifest)
+        directory = release_directory(Paths(), FLEET, manifest.version, manifest.sha256)
+        if not archive.check_archive(findings, made.sandbox, artifact, manifest, directory):
+            _not_tested(findings, ("check", "start", *STARTED))
+            return findings
+        life.check_self_check(findings, made, unit, manifest)
+        if life.check_start(findings, made, unit):
+            _check_running(findings, made, unit, manifest)
+        else:
+            _not_tested(findings, STARTED)
+    return findings
+
+
+def _check_schema(findings: Findings, made: Bench, manifest: Manifest) -> None:
+    with findings.requirement("manifest", "schema_min and schema_max are versions that the migrations have"):
+        if not manifest.schema_min <= made.schema_version <= manifest.schema_max:
+            raise ContractError(
+                f"the manifest says {manifest.schema_min} to {manifest.schema_max}, and the newest migration that fits "
+                f"is {made.schema_version}"
+            )
+
+
+def _unit(made: Bench, manifest: Manifest) -> Unit:
+    return storage(
+        made.settings,
+        Paths(),
+        fleet=FLEET,
+        index=1,
+        version=manifest.version,
+        sha256=manifest.sha256,
+        start_seconds=manifest.start_seconds,
+    )
+
+
+def _check_running(findings: Findings, made: Bench, unit: Unit, manifest: Manifest) -> None:
+    instance = _instance(made, unit, manifest)
+    api.check_health(findings, instance)
+    api.check_keys(findings, instance)
+    with findings.requirement("api", "the smoke suite passes, as before every deployment"):
+        _smoke(made, instance)
+    api.check_writes(findings, instance)
+    api.check_metrics(findings, instance, manifest.metrics)
+    life.check_loss_of_database(findings, made, instance, unit)
+    life.check_login(findings, made, instance)
+    life.check_log(findings, made, instance, unit, PROMPT)
+    life.check_end(findings, made, instance, unit)
+
+
+def _smoke(made: Bench, instance: Instance) -> None:
+    with (
+        database.connect(made.owner, purpose="contract") as owner,
+        marked_rows(owner) as rows,
+        instance.client(instance.keys["both"]) as client,
+    ):
+        exercise(client, rows.run, subject="the instance", version=instance.version)
+
+
+def _instance(made: Bench, unit: Unit, manifest: Manifest) -> Instance:
+    scopes = {"both": ("read", "write"), "read": ("read",), "write": ("write",)}
+    keys = {
+        name: database.create_api_key(
+            made.owner, name=f"release check: {name}", scopes=allowed, rate_limit_rpm=REQUESTS_PER_MINUTE
+        )
+        for name, allowed in scopes.items()
+    }
+    client = partial(_client, f"http://127.0.0.1:{next(iter(unit.ports.values()))}")
+    return Instance(client=client, keys=keys, version=manifest.version, fleet=FLEET)
+
+
+def _client(url: str, key: str | None) -> httpx.Client:
+    import httpx  # noqa: PLC0415 - only while a release is checked
+
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return httpx.Client(base_url=url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False)
+
+
+def _not_tested(findings: Findings, sections: tuple[str, ...]) -> None:
+    for section in sections:
+        findings.add(section, "the requirements of this section", "not tested")

@@ -1,0 +1,197 @@
+"""`release check` names what a release does and what it does not do, and leaves nothing behind."""
+
+import hashlib
+import io
+import json
+import platform
+import struct
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from observatory.platforms.contract import api, archive, bench, examination, life
+from observatory.platforms.contract.requirements import Findings
+from observatory.progress import silent
+from observatory.runtime import Sandbox
+from observatory.settings import LocalSettings
+from service.build import build
+
+ROOT = Path(__file__).parents[2]
+VERSION = "v1.0.0"
+PYTHON = """#!/usr/bin/python3
+import http.server, json, os, signal, sys
+if "--check" in sys.argv:
+    print(json.dumps({{"name": "other-service", "version": "v1.0.0", "schema_min": 3, "schema_max": 8}}))
+    sys.exit(0)
+{}
+"""
+STUBBORN = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("X-Observatory-Version", "v0.9.9")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+    do_POST = do_GET
+    def log_message(self, *words):
+        print(self.headers.get("Authorization"), flush=True)
+host, port = os.environ["STORAGE_LISTEN"].split(":")
+http.server.ThreadingHTTPServer((host, int(port)), Handler).serve_forever()
+"""
+
+
+def pack(directory: Path, files: dict[str, tuple[bytes, int]], **manifest: Any) -> tuple[Path, Path]:
+    """Write an archive of files, each with its mode, and its manifest."""
+    artifact = directory / "other-service.tar.gz"
+    with tarfile.open(artifact, "w:gz") as packed:
+        for name, (content, mode) in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), mode
+            packed.addfile(member, io.BytesIO(content))
+    return artifact, describe(artifact, **manifest)
+
+
+def describe(artifact: Path, **fields: Any) -> Path:
+    file = artifact.with_name("other-service.json")
+    digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
+    document = {"name": "other-service", "version": VERSION, "sha256": digest, "schema_min": 3, "schema_max": 8}
+    file.write_text(json.dumps({**document, **fields}))
+    return file
+
+
+def script(text: str) -> dict[str, tuple[bytes, int]]:
+    return {archive.PROGRAM: (PYTHON.format(text).encode(), 0o755)}
+
+
+@pytest.fixture
+def check(rootfs: Path, tmp_path: Path) -> Iterator[Callable[[Path, Path], Findings]]:
+    """Examine a release on a bench, and check afterwards that nothing is left of it."""
+    home = tmp_path / "bench"
+
+    def run(artifact: Path, manifest: Path) -> Findings:
+        return examination.examine(
+            artifact, manifest, home=home, rootfs=rootfs, migrations=ROOT / "migrations", report=silent
+        )
+
+    yield run
+    assert not home.exists()
+    assert not Sandbox(home, rootfs).members()
+    assert not [process for process in psutil.process_iter(["cmdline"]) if str(home) in str(process.info["cmdline"])]
+
+
+def outcomes(findings: Findings, outcome: str) -> dict[str, str]:
+    return {each.requirement: each.detail for each in findings.all if each.outcome == outcome}
+
+
+def test_reference_service_meets_every_requirement(
+    check: Callable[[Path, Path], Findings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "LOGIN_SECONDS", 4.0)
+    built = build(VERSION, tmp_path)
+    findings = check(built.path, built.manifest_path)
+    assert {each.outcome for each in findings.all} == {"passed"}, outcomes(findings, "failed")
+    assert {"check", "headers", "api", "metrics", "database", "end"} <= {each.section for each in findings.all}
+
+
+def test_service_that_does_hardly_anything_right_gets_a_finding_for_each_fault(
+    check: Callable[[Path, Path], Findings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It also logs keys and ignores SIGTERM, and is removed all the same."""
+    monkeypatch.setattr(life, "NOTICE_SECONDS", 2.0)
+    monkeypatch.setattr(life, "LOGIN_SECONDS", 0.0)
+    quick = LocalSettings.model_validate({"fleets": {"drain_seconds": 1}})
+    settings = bench._settings().model_copy(update={"fleets": quick.fleets})
+    monkeypatch.setattr(bench, "_settings", lambda: settings)
+    findings = check(*pack(tmp_path, script(STUBBORN), metrics=["storage_pool_in_use"]))
+    failed = outcomes(findings, "failed")
+    said = " ".join(failed.values())
+    assert "the header X-Observatory-Version is v0.9.9, expected v1.0.0" in said
+    assert "GET /v1/traces responded 200, expected 401" in said
+    assert "/metrics has no sample" in said
+    assert "although STORAGE_FLEET is 'red'" in said
+    assert "/health/ready responds 200 without the database" in said
+    assert "the output of the instance has an API key" in said
+    assert "the program runs after SIGTERM" in said
+    assert "storage_pool_in_use, which the manifest names, is exported" in failed
+    assert "storage_buffer_size is exported" in outcomes(findings, "missing")
+    assert "GET /health/live responds 200 to a request without a key" in outcomes(findings, "passed")
+
+
+def test_program_that_ends_or_is_another_one_is_not_tested_further(
+    check: Callable[[Path, Path], Findings], tmp_path: Path
+) -> None:
+    text = "print('no module named service'); sys.exit(3)"
+    findings = check(*pack(tmp_path, script(text), version="v1.0.1", schema_max=9, start_seconds=5))
+    failed = outcomes(findings, "failed")
+    assert "expected" in failed["`--check` exits with 0 and prints name, version and schema range"]
+    assert "no module named service" in failed["GET /health/ready responds 200 within 5 s of the start"]
+    assert {each.outcome for each in findings.all if each.section in {"health", "api", "end"}} == {"not tested"}
+
+
+ELF_OF_ANOTHER_MACHINE = struct.pack(
+    "<4sBBB9xHH", b"\x7fELF", 2, 1, 1, 2, 62 if platform.machine() == "aarch64" else 183
+)
+ARCHIVES: dict[str, tuple[dict[str, tuple[bytes, int]], str]] = {
+    "no entry point": ({"service": (b"", 0o755)}, "the archive has no bin/storage-service"),
+    "not executable": ({archive.PROGRAM: (b"#!/bin/sh\n", 0o644)}, "is not executable"),
+    "other machine": ({archive.PROGRAM: (ELF_OF_ANOTHER_MACHINE, 0o755)}, "bin/storage-service is for "),
+    "outside": ({"../evil": (b"", 0o755)}, "is not a plain file below the archive's root"),
+}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_fault_of_an_archive_is_named(kind: str, rootfs: Path, tmp_path: Path) -> None:
+    files, expected = ARCHIVES[kind]
+    findings, sandbox = Findings(), Sandbox(tmp_path / "home", rootfs)
+    artifact, file = pack(tmp_path, files)
+    manifest = archive.check_manifest(findings, artifact, file)
+    assert manifest is not None
+    sandbox.make_home()
+    assert not archive.check_archive(findings, sandbox, artifact, manifest, "/srv/releases/blue/v1")
+    assert findings.all[-1].outcome == "failed"
+    assert expected in findings.all[-1].detail
+
+
+@pytest.mark.parametrize("kind", ["no tar", "cut"])
+def test_file_that_is_no_archive_is_named(kind: str, rootfs: Path, tmp_path: Path) -> None:
+    artifact, _ = pack(tmp_path, {archive.PROGRAM: (bytes(range(256)) * 4000, 0o755)})
+    artifact.write_bytes(b"no tar" if kind == "no tar" else artifact.read_bytes()[:-300])
+    findings, sandbox = Findings(), Sandbox(tmp_path / "home", rootfs)
+    manifest = archive.check_manifest(findings, artifact, describe(artifact))
+    assert manifest is not None
+    sandbox.make_home()
+    assert not archive.check_archive(findings, sandbox, artifact, manifest, "/srv/releases/blue/v1")
+    assert "not a release archive" in findings.all[-1].detail
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"version": "1.0"}, "version"),
+        ({"sha256": "0" * 64}, "SHA-256 is"),
+        ({"schema_min": None}, "schema_min"),
+        ({"start_seconds": 9999}, "start_seconds"),
+    ],
+)
+def test_fault_of_a_manifest_is_named_without_a_bench(
+    fields: dict[str, Any], expected: str, check: Callable[[Path, Path], Findings], tmp_path: Path
+) -> None:
+    findings = check(*pack(tmp_path, script(""), **fields))
+    assert findings.failed
+    assert expected in " ".join(outcomes(findings, "failed").values())
+    assert "not tested" in {each.outcome for each in findings.all}
+
+
+def test_every_section_of_a_finding_is_a_heading_of_the_page() -> None:
+    page = (ROOT / "docs/service-contract.md").read_text().splitlines()
+    headings = {line.removeprefix("## ").lower().replace(" ", "-") for line in page if line.startswith("## ")}
+    sources = "".join(Path(str(module.__file__)).read_text() for module in (api, archive, examination, life))
+    named = {part.split('"')[1] for part in sources.split("findings.requirement(")[1:]}
+    assert named
+    assert named <= headings
