@@ -16,7 +16,7 @@ from observatory import __version__
 from observatory.nodes import Paths
 from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.host_jobs import host_jobs
-from observatory.runtime import Drift, find_drift
+from observatory.runtime import Drift
 from observatory.scheduling.scheduler_process import (
     guard_ready,
     scheduler_ready,
@@ -24,6 +24,7 @@ from observatory.scheduling.scheduler_process import (
     stop_scheduler,
     watcher_ready,
 )
+from observatory.scheduling.webhook import token_drift
 from observatory.settings import LocalSettings
 
 
@@ -87,8 +88,8 @@ class Scheduler(Resource, module="local", name="Scheduler"):
 
 
 def _drift(props: Mapping[str, Any]) -> tuple[Drift, ...]:
-    """Return what is wrong with the file of the token, which the scheduler generates at its start."""
-    return find_drift(sandbox_of(props), {rollback_token_file(Paths()): None})
+    """Return what is wrong with the file of the token, which the scheduler generates."""
+    return token_drift(sandbox_of(props), rollback_token_file(Paths()))
 
 
 def _start(props: dict[str, Any]) -> None:

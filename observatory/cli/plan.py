@@ -46,6 +46,7 @@ def overview_view(found: Overview) -> Text:
         "Protected from deletion": found.protected,
         "Single points of failure": found.single,
         "Placeholders in the stack's file": placeholders,
+        "Settings that exclude each other": found.contradictions,
     }
     lines = [
         Text.assemble((f"{title}\n", "bold"), *(f"  {line}\n" for line in entries))

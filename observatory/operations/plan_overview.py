@@ -30,6 +30,7 @@ class Overview:
         protected: names of the resources that no `down` or `up` deletes.
         single: single points of failure, a sentence each.
         placeholders: values of examples that are still in the stack's file.
+        contradictions: settings that prevent what others allow, a sentence each.
     """
 
     created: Mapping[str, int]
@@ -39,10 +40,12 @@ class Overview:
     protected: tuple[str, ...]
     single: tuple[str, ...]
     placeholders: tuple[Placeholder, ...]
+    contradictions: tuple[str, ...] = ()
 
 
 def overview(workspace: Workspace, plan: Plan) -> Overview:
     """Return the summary of a plan of this workspace's stack."""
+    file = ConfigFile.read(workspace.config_file)
     steps = {step.urn: step for step in plan.result.steps if step.operation in LEFT}.values()
     inputs = [(step, {change.path: change.new for change in step.changes}) for step in steps]
     return Overview(
@@ -52,8 +55,20 @@ def overview(workspace: Workspace, plan: Plan) -> Overview:
         public=tuple(found for step, values in inputs for found in _public(step, values)),
         protected=tuple(sorted(step.name for step in steps if step.protect)),
         single=tuple(found for step, values in inputs if (found := _single(step, values))),
-        placeholders=placeholders(ConfigFile.read(workspace.config_file)),
+        placeholders=placeholders(file),
+        contradictions=tuple(_contradictions(file)),
     )
+
+
+def _contradictions(file: ConfigFile) -> Iterator[str]:
+    """Yield what the settings forbid although they provide for it."""
+    delivery = file.values.get("delivery")
+    if isinstance(delivery, Mapping) and delivery.get("approval") and not delivery.get("trusted_approvers"):
+        changes = " and ".join(map(str, delivery["approval"]))
+        yield (
+            f"delivery.approval: a {changes} release can never be deployed, because delivery.trusted_approvers has no "
+            "key that could approve it"
+        )
 
 
 def _names(plan: Plan, operation: str) -> tuple[str, ...]:

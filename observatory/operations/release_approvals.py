@@ -66,6 +66,8 @@ def check_permission(platform: Platform, manifest: Manifest) -> str | None:
     """
     delivery, recorded = platform.settings.delivery, platform.approval_store.read(manifest)
     objection: str | None = "it is not approved: a second person must run `observatory release approve`"
+    if not delivery.trusted_approvers:
+        objection = "it can never be approved: add an approver's public key to `delivery.trusted_approvers`"
     if recorded:
         objection = recorded.objection(
             manifest, stack=platform.workspace.stack, approvers=delivery.trusted_approvers, deployer=actor()

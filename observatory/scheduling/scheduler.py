@@ -72,8 +72,13 @@ def _listen(workspace: Workspace, port: int, take_alerts: TakeAlerts) -> None:
         "certificate": sandbox.host_path(combined_file(paths, MONITORING)),
         "authority": sandbox.host_path(authority_file(paths)),
     }
+
+    def secret() -> str:
+        return token(sandbox, rollback_token_file(paths))
+
+    secret()  # Alertmanager reads the file for its first request
     try:
-        serve(port, token(sandbox, rollback_token_file(paths)), take_alerts, **files)
+        serve(port, secret, take_alerts, **files)
     except OSError as error:
         LOG.error("alerts cannot roll back: port %s (ports.rollback_webhook): %s", port, error)  # noqa: TRY400
 

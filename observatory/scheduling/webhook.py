@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import re
 import secrets
 import threading
 from collections.abc import Callable, Mapping
@@ -20,10 +21,12 @@ from typing import Any
 
 from observatory.nodes.programs.alert_receiver import TlsServer
 from observatory.runtime import Sandbox, find_drift
+from observatory.runtime.drift import CHANGED, Drift
 
 BODY_BYTES = 1_000_000  # the same limit as the alert receiver's
 REQUEST_SECONDS = 10  # without data from a client, after which its connection is closed
 TOKEN_BYTES = 32
+GENERATED = re.compile(r"[A-Za-z0-9_-]{43}")  # what `token_urlsafe` makes of so many bytes
 LOG = logging.getLogger("observatory.scheduler")
 
 TakeAlerts = Callable[[Mapping[str, Any]], str]
@@ -31,17 +34,28 @@ TakeAlerts = Callable[[Mapping[str, Any]], str]
 
 def token(sandbox: Sandbox, file: str) -> str:
     """Return the secret in a private file below /srv, generated where there is none; the daemons' user may read it."""
-    if find_drift(sandbox, {file: None}):
+    if token_drift(sandbox, file):
         sandbox.write_file(file, secrets.token_urlsafe(TOKEN_BYTES))
-    return sandbox.host_path(file).read_text(encoding="ascii")
+    return _read(sandbox, file)
 
 
-def serve(port: int, secret: str, take: TakeAlerts, *, certificate: Path, authority: Path) -> TlsServer:
+def token_drift(sandbox: Sandbox, file: str) -> tuple[Drift, ...]:
+    """Return what is wrong with the file of the secret: also a content that was never generated here."""
+    if found := find_drift(sandbox, {file: None}):
+        return found
+    return () if GENERATED.fullmatch(_read(sandbox, file)) else (Drift(path=file, problem=CHANGED),)
+
+
+def _read(sandbox: Sandbox, file: str) -> str:
+    return sandbox.host_path(file).read_text(encoding="utf-8", errors="replace")
+
+
+def serve(port: int, secret: Callable[[], str], take: TakeAlerts, *, certificate: Path, authority: Path) -> TlsServer:
     """Serve on a port of loopback, in threads that end with the process; return the server.
 
     Args:
         port: to listen on.
-        secret: token that a request must carry.
+        secret: returns the token that a request must carry. Alertmanager reads its file for each request, too.
         take: handles a notification, and returns what it did as text.
         certificate: PEM file of the server's certificate and its key, read for each connection.
         authority: PEM file of the authority of clients.
@@ -49,7 +63,7 @@ def serve(port: int, secret: str, take: TakeAlerts, *, certificate: Path, author
     Raises:
         OSError: the port is in use.
     """
-    handler = type("BoundHandler", (_Handler,), {"expected": f"Bearer {secret}", "take": staticmethod(take)})
+    handler = type("BoundHandler", (_Handler,), {"secret": staticmethod(secret), "take": staticmethod(take)})
     server = TlsServer(port, handler, certificate=certificate, authority=authority)
     threading.Thread(target=server.serve_forever, name="rollback-webhook", daemon=True).start()
     return server
@@ -58,7 +72,7 @@ def serve(port: int, secret: str, take: TakeAlerts, *, certificate: Path, author
 class _Handler(BaseHTTPRequestHandler):
     """The endpoint that the module's docstring describes."""
 
-    expected: str
+    secret: Callable[[], str]
     take: TakeAlerts
     timeout = REQUEST_SECONDS
 
@@ -66,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Check the token and the request, and handle the notification."""
         given = self.headers.get("Authorization", "")
         length = int(header) if (header := self.headers.get("Content-Length", "")).isdecimal() else 0
-        if not hmac.compare_digest(given.encode(), self.expected.encode()):
+        if not hmac.compare_digest(given.encode(), f"Bearer {self.secret()}".encode()):
             self._answer(HTTPStatus.UNAUTHORIZED, "invalid or missing token")
         elif self.path != "/alerts":
             self._answer(HTTPStatus.NOT_FOUND, "post to /alerts")

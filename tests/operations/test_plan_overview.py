@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from observatory.cli.plan import overview_view
 from observatory.engines.embedded import Result, Step, differences
 from observatory.operations import Plan, overview
 from observatory.workspace import Workspace
@@ -96,3 +97,14 @@ def test_real_values_are_no_placeholders(workspace: Workspace) -> None:
     text = "config:\n  llm-observatory:platform: aws\n  llm-observatory:traffic: { domain: traces.acme.io }\n"
     workspace.config_file.write_text(text)
     assert overview(workspace, planned()).placeholders == ()
+
+
+def test_a_stack_without_approvers_is_named(workspace: Workspace) -> None:
+    [found] = overview(workspace, planned()).contradictions
+    assert found.startswith("delivery.approval: a major release can never be deployed, because delivery.trusted_app")
+    assert found in overview_view(overview(workspace, planned())).plain
+    text = workspace.config_file.read_text()
+    key = "MCowBQYDK2VwAyEAtYjBgfPWFiRxmTBYmiORxDCZ7WNuuih5QluqDQ2Il6M="
+    approvers = f'trusted_approvers: {{ alice: "{key}" }}\n    approval: [major]'
+    workspace.config_file.write_text(text.replace("approval: [major]", approvers))
+    assert overview(workspace, planned()).contradictions == ()

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from observatory.runtime import Sandbox
-from observatory.scheduling.webhook import BODY_BYTES, serve, token
+from observatory.scheduling.webhook import BODY_BYTES, serve, token, token_drift
 from tests.support.certificates import monitoring_certificate
 
 TOKEN = "sesame"
@@ -38,7 +38,7 @@ def taker() -> Taker:
 @pytest.fixture
 def endpoint(taker: Taker, tmp_path: Path) -> Iterator[httpx.Client]:
     client = monitoring_certificate(tmp_path)
-    server = serve(0, TOKEN, taker, certificate=client.certificate, authority=client.authority)
+    server = serve(0, lambda: TOKEN, taker, certificate=client.certificate, authority=client.authority)
     headers = {"Authorization": f"Bearer {TOKEN}"}
     trusted = ssl.create_default_context(cafile=str(client.authority))
     url = f"https://127.0.0.1:{server.server_port}"
@@ -90,3 +90,30 @@ def test_the_token_is_generated_once_and_only_daemons_read_it(tmp_path: Path, ro
     assert token(sandbox, "/srv/etc/rollback-webhook/token") == first
     assert len(first) > 40
     assert sandbox.host_path("/srv/etc/rollback-webhook/token").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("content", ["", "edited", "x" * 43 + "\n", "\udcff" * 43])
+def test_an_edited_token_is_drift_and_is_generated_again(tmp_path: Path, rootfs: Path, content: str) -> None:
+    sandbox, file = Sandbox(tmp_path / "home", rootfs), "/srv/etc/rollback-webhook/token"
+    first = token(sandbox, file)
+    assert token_drift(sandbox, file) == ()
+    sandbox.host_path(file).write_bytes(content.encode("utf-8", "surrogateescape"))
+    assert [str(each) for each in token_drift(sandbox, file)] == [f"{file} was changed"]
+    again = token(sandbox, file)
+    assert again not in (first, content)
+    assert token_drift(sandbox, file) == ()
+
+
+def test_a_token_that_was_replaced_is_in_force_at_once(tmp_path: Path, taker: Taker) -> None:
+    current, client = [TOKEN], monitoring_certificate(tmp_path)
+    server = serve(0, lambda: current[0], taker, certificate=client.certificate, authority=client.authority)
+    trusted = ssl.create_default_context(cafile=str(client.authority))
+    with httpx.Client(base_url=f"https://127.0.0.1:{server.server_port}", timeout=60, verify=trusted) as sender:
+        for given, status in (("other", 401), (TOKEN, 200)):
+            answer = sender.post("/alerts", json={"alerts": []}, headers={"Authorization": f"Bearer {given}"})
+            assert answer.status_code == status
+        current[0] = "other"
+        answer = sender.post("/alerts", json={"alerts": []}, headers={"Authorization": "Bearer other"})
+        assert answer.status_code == 200
+    server.shutdown()
+    server.server_close()
