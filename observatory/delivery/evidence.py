@@ -20,6 +20,7 @@ from observatory.delivery.findings import Finding, Kind, Result
 from observatory.delivery.sequential import RatioTest, exceeds, upper_bound
 from observatory.settings.gate_limits import GateLimits
 
+REFUSALS = ("3", "4")  # a redirect is no answer either: a client may not follow it, least of all with a write
 OF_EVERY_ROUTE = ("401", "403")  # do not depend on the route, so all routes are tested together, too
 EVERY, OTHER = "all routes", "other routes"
 ENOUGH = 50  # requests of the old version that make a route comparable
@@ -219,7 +220,7 @@ class RequestEvidence:
 
     def _client_errors(self, group: str, found: RouteCounts) -> Iterator[_Question]:
         for status in sorted(found.statuses):
-            if status.startswith("4"):
+            if status.startswith(REFUSALS):
                 yield _Question(
                     kind="client errors",
                     what=status,

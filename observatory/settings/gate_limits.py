@@ -24,7 +24,7 @@ class GateLimits(BaseModel):
         error_ratio: share of failed requests, 0 to 1, that a version may have where no earlier requests exist to
             compare with; a version that exceeds it as its predecessor does is not promoted either.
         error_ratio_over_old: maximum by which the share of failed requests may exceed the old version's.
-        client_error_ratio_over_old: the same for each 4xx status of each route.
+        client_error_ratio_over_old: the same for each 3xx and 4xx status of each route.
         slow_ratio_over_old: the same for the share of slow requests of each route.
         slow_factor: a request is slow above this multiple of the old version's median, 95th or 99th percentile.
         slow_unnoticed_s: seconds below which no request is slow: three times two milliseconds is harmless.

@@ -60,6 +60,7 @@ def test_bad_bad_and_then_anything_else_for_ever_is_rolled_back(third: Interval 
     ("interval", "name"),
     [
         (Interval(statuses={"404": 12}), "404 of GET /v1/traces"),
+        (Interval(statuses={"307": 12}), "307 of GET /v1/traces"),
         (Interval(statuses={"401": 50}), "401 of GET /v1/traces"),
         (Interval(statuses={"422": 20}), "422 of GET /v1/traces"),
         (Interval(slow=5), "over 1 s of GET /v1/traces"),
