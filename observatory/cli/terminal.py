@@ -15,6 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.measure import Measurement
+from rich.segment import Segment
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
@@ -120,14 +121,28 @@ def print_result(renderable: RenderableType) -> None:
     """
     console = Console(file=sys.stdout, highlight=False)
     if console.is_terminal:
-        unlimited = console.options.update(max_width=NO_LIMIT)
-        console.width = max(console.width, Measurement.get(console, unlimited, renderable).minimum)
+        console.width = _uncut_width(console, renderable)
         console.print(renderable)
         return
     console.width = NO_LIMIT
     with console.capture() as captured:
         console.print(renderable)
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def _uncut_width(console: Console, renderable: RenderableType) -> int:
+    """Return the width from the console's on in which no word is folded and no column is cut off.
+
+    rich's minimum is too small for a table: it shrinks wide columns below it, and then cuts the last ones off.
+    """
+    unlimited = console.options.update(max_width=NO_LIMIT)
+    width = max(console.width, Measurement.get(console, unlimited, renderable).minimum)
+    while True:
+        lines = Segment.split_lines(console.render(renderable, console.options.update(max_width=width)))
+        widest = max((Segment.get_line_length(line) for line in lines), default=0)
+        if widest <= width:
+            return width
+        width = widest
 
 
 def print_notice(renderable: RenderableType) -> None:

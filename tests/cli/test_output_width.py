@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
+from rich.console import Group
 from rich.text import Text
 
 from observatory.cli.terminal import print_error, print_result, table
@@ -45,3 +47,20 @@ def test_a_piped_text_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     print_error(f"{PATH} is not readable " * 3)
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+BACKUPS = ("label", "type", "finished (UTC)", "duration", "database", "stored", "based on", "restorable to now")
+BACKUP = ("20261128-173235F", "full", "2026-11-28 17:32:36", "1 s", "33.0 MiB", "3.8 MiB", "-", "no: a gap")
+
+
+@pytest.mark.parametrize("width", range(20, 110, 10))
+def test_a_narrow_terminal_cuts_no_column_off(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_result(Group(table("Backups", BACKUPS, [BACKUP]), table("Jobs", ("job", "text"), [("a", "b " * 30)])))
+    words = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).split()
+    for cell in (*BACKUPS, *BACKUP):
+        assert set(cell.split()) <= set(words)
