@@ -16,11 +16,15 @@ from observatory.errors import DONE, FAILED
 
 @app.command()
 def rotate_passwords(
+    *,
     environment: EnvironmentOption = "local",
     role: Annotated[list[str] | None, typer.Option(help="Only this role; repeatable. Default: all.")] = None,
     wait: Annotated[
         float, typer.Option(min=0, max=3600, callback=finite, help="Seconds for clients to leave the old login.")
     ] = 60.0,
+    lock_wait: Annotated[
+        float, typer.Option(min=0, max=86400, callback=finite, help="Seconds to wait for the deployment lock.")
+    ] = 0,
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
 ) -> None:
@@ -28,7 +32,7 @@ def rotate_passwords(
 
     Exit code 1 if an old login is still in use.
     """
-    with ConsoleReporter() as report:
+    with ConsoleReporter() as report, operations.waiting_for_lock(lock_wait):
         done = operations.rotate_passwords(
             operations.open_workspace(environment),
             roles=_roles(role),

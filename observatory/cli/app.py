@@ -113,6 +113,14 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+WaitOption = Annotated[
+    float,
+    typer.Option(
+        "--wait", min=0, max=86400, callback=finite, help="Seconds to wait for the deployment lock; default: none."
+    ),
+]
+
+
 class NotConfirmedError(ObservatoryError):
     """The answer to a question was no, or there is no terminal to answer it on."""
 

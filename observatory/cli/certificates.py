@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from observatory import operations
-from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
+from observatory.cli.app import EnvironmentOption, Output, OutputOption, WaitOption, app, print_json
 from observatory.cli.terminal import ConsoleReporter, print_result, table
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ def list_certificates(environment: EnvironmentOption = "local", output: OutputOp
 
 
 @group.command()
-def renew(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
+def renew(environment: EnvironmentOption = "local", wait: WaitOption = 0, output: OutputOption = Output.TABLE) -> None:
     """Renew certificates in their last 30 days; no connection closes."""
     workspace = operations.open_workspace(environment)
-    with ConsoleReporter() as report:
+    with ConsoleReporter() as report, operations.waiting_for_lock(wait):
         done = operations.renew_certificates(workspace, report=report)
     if output is Output.JSON:
         print_json({"renewed": done.renewed, "certificates": certificates_json(done.certificates)})

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from observatory import operations
-from observatory.cli.app import EnvironmentOption, Output, OutputOption, confirm, deploy_group, print_json
+from observatory.cli.app import EnvironmentOption, Output, OutputOption, WaitOption, confirm, deploy_group, print_json
 from observatory.cli.backup import size
 from observatory.cli.terminal import ConsoleReporter, print_result, table
 from observatory.errors import DONE, FAILED
@@ -61,6 +61,7 @@ def database(  # noqa: PLR0917 - typer calls it by name
     retry: RetryOption = operations.DEFAULT_RETRY,
     edition: EditionOption = None,
     yes: YesOption = False,
+    wait: WaitOption = 0,
 ) -> None:
     """Back up the database, apply pending migrations and verify the schema.
 
@@ -75,7 +76,8 @@ def database(  # noqa: PLR0917 - typer calls it by name
         raise typer.BadParameter("--edition accepts only --dry-run, --retry and --yes")
     workspace = operations.open_workspace(environment)
     if edition:
-        _change_edition(workspace, retry, output, dry_run=dry_run, yes=yes)
+        with operations.waiting_for_lock(wait):
+            _change_edition(workspace, retry, output, dry_run=dry_run, yes=yes)
     elif dry_run:
         _dry_run(workspace, migration, output)
     elif backup_only:
@@ -83,7 +85,8 @@ def database(  # noqa: PLR0917 - typer calls it by name
     elif verify_only:
         _verify_only(workspace, output)
     else:
-        _deploy(workspace, migration, retry, output)
+        with operations.waiting_for_lock(wait):
+            _deploy(workspace, migration, retry, output)
 
 
 def _dry_run(workspace: Workspace, migration: str | None, output: Output) -> None:

@@ -19,6 +19,7 @@ from observatory.cli.app import (
     EnvironmentOption,
     Output,
     OutputOption,
+    WaitOption,
     app,
     confirm,
     deploy_group,
@@ -98,6 +99,7 @@ def application(
     accept_drift: Annotated[
         bool, typer.Option("--accept-drift", help="Continue although the balancer's weights differ.")
     ] = False,
+    wait: WaitOption = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Run the checks and print the plan. Changes nothing.")
     ] = False,
@@ -123,7 +125,7 @@ def application(
     if dry_run:
         _show_plan(operations.plan_application(workspace, version=version, strategy=strategy, **options), output)
         return
-    with ConsoleReporter() as report:
+    with ConsoleReporter() as report, operations.waiting_for_lock(wait):
         done = operations.deploy_application(
             workspace, version=version, strategy=strategy, choice=engine.value, report=report, **options
         )
@@ -141,6 +143,7 @@ def rollback(
     force: Annotated[
         bool, typer.Option("--force", help="Roll back although the previous fleet does not respond.")
     ] = False,
+    wait: WaitOption = 0,
     reason: Annotated[str, typer.Option(help="Reason for the audit.")] = "requested by an operator",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan. Changes nothing.")] = False,
@@ -160,7 +163,7 @@ def rollback(
         return
     if not (yes or emergency):
         confirm(f"Roll the stack {environment!r} back?")
-    with ConsoleReporter() as report:
+    with ConsoleReporter() as report, operations.waiting_for_lock(wait):
         if method is Method.BLUE_GREEN:
             done = operations.roll_back_application(
                 workspace, reason=reason, emergency=emergency, force=force, choice=engine.value, report=report
@@ -277,6 +280,7 @@ def deploy_one(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Run the checklist and print the plan. Changes nothing.")
     ] = False,
+    wait: WaitOption = 0,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
@@ -301,7 +305,7 @@ def deploy_one(
             )
         _show_release_plan(plan, output)
         raise typer.Exit(REFUSED if plan.objections else DONE)
-    with ConsoleReporter() as report:
+    with ConsoleReporter() as report, operations.waiting_for_lock(wait):
         done = operations.deploy_release(
             workspace,
             version=version,

@@ -20,6 +20,7 @@ NAMES: Mapping[str, str] = {
     "health_check_timeout": "SECONDS",
     "timeout": "SECONDS",
     "wait": "SECONDS",
+    "lock_wait": "SECONDS",
     "canary_percentage": "PERCENT",
     "days": "DAYS",
     "deployment": "ID",

@@ -16,7 +16,17 @@ from rich.table import Table
 from rich.text import Text
 
 from observatory import operations
-from observatory.cli.app import Engine, EngineOption, EnvironmentOption, Output, OutputOption, app, confirm, print_json
+from observatory.cli.app import (
+    Engine,
+    EngineOption,
+    EnvironmentOption,
+    Output,
+    OutputOption,
+    WaitOption,
+    app,
+    confirm,
+    print_json,
+)
 from observatory.cli.certificates import certificates_json
 from observatory.cli.database import plan_view as schema_plan_view
 from observatory.cli.plan import overview_view, plan_json, plan_view
@@ -42,6 +52,7 @@ DONE_WORDS = {"create": "created", "update": "updated", "replace": "replaced", "
 def up(
     environment: EnvironmentOption = "local",
     yes: YesOption = False,
+    wait: WaitOption = 0,
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
 ) -> None:
@@ -52,7 +63,7 @@ def up(
     workspace = operations.open_workspace(environment)
     if sys.stdin.isatty() and not yes:
         _confirm_changes(workspace, engine)
-    with ConsoleReporter() as report:
+    with ConsoleReporter() as report, operations.waiting_for_lock(wait):
         done = operations.up(workspace, choice=engine.value, report=report)
     if output is Output.JSON:
         status = _status_json(done.status) if done.status else None

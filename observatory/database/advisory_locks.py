@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import NamedTuple
 
 import psycopg
@@ -23,6 +24,20 @@ class AdvisoryLock(NamedTuple):
 
     key: int
     name: str
+
+
+class Holder(NamedTuple):
+    """The session that holds a lock; its application name says what it does, and in the deployment lock for whom."""
+
+    pid: int
+    application: str
+    user: str
+    since: datetime
+
+    def __str__(self) -> str:
+        """Return the session as it is named in messages."""
+        since = f"{self.since:%Y-%m-%d %H:%M:%S %Z}"
+        return f"pid {self.pid} ({self.application or 'unnamed'}, user {self.user}) since {since}"
 
 
 MIGRATION_LOCK = AdvisoryLock(1, "migration lock")
@@ -69,18 +84,19 @@ def session_lock(
 def _acquire(
     connection: psycopg.Connection, lock: AdvisoryLock, wait_s: float, on_wait: Callable[[str], None] | None
 ) -> None:
-    if _try(connection, lock):
+    if try_lock(connection, lock):
         return
     if on_wait:
-        on_wait(_holder(connection, lock))
-    if not _poll(connection, lock, wait_s):
+        on_wait(_described(connection, lock))
+    if not poll_lock(connection, lock, wait_s):
         raise LockHeldError(
-            f"The {lock.name} is held by {_holder(connection, lock)}; waited {wait_s:g} s. Wait until that session "
+            f"The {lock.name} is held by {_described(connection, lock)}; waited {wait_s:g} s. Wait until that session "
             "ends; if it hangs, end it with SELECT pg_terminate_backend(pid)"
         )
 
 
-def _poll(connection: psycopg.Connection, lock: AdvisoryLock, wait_s: float) -> bool:
+def poll_lock(connection: psycopg.Connection, lock: AdvisoryLock, wait_s: float) -> bool:
+    """Try to take a lock for some seconds; return whether this session has it."""
     # Imported here: it takes 25 ms, and a free lock does not need it.
     from tenacity import Retrying, retry_if_result, stop_after_delay, wait_random  # noqa: PLC0415
 
@@ -90,10 +106,11 @@ def _poll(connection: psycopg.Connection, lock: AdvisoryLock, wait_s: float) -> 
         retry=retry_if_result(lambda acquired: not acquired),
         retry_error_callback=lambda _: False,
     )
-    return bool(attempts(_try, connection, lock))
+    return bool(attempts(try_lock, connection, lock))
 
 
-def _try(connection: psycopg.Connection, lock: AdvisoryLock) -> bool:
+def try_lock(connection: psycopg.Connection, lock: AdvisoryLock) -> bool:
+    """Try to take a lock once; return whether this session has it."""
     row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", [LOCK_CLASS, lock.key]).fetchone()
     return bool(row and row[0])
 
@@ -103,9 +120,11 @@ def is_held(connection: psycopg.Connection, lock: AdvisoryLock) -> bool:
     return connection.execute(_HOLDER, [LOCK_CLASS, lock.key]).fetchone() is not None
 
 
-def _holder(connection: psycopg.Connection, lock: AdvisoryLock) -> str:
+def holder_of(connection: psycopg.Connection, lock: AdvisoryLock) -> Holder | None:
+    """Return the session that holds a lock, None if it is free."""
     row = connection.execute(_HOLDER, [LOCK_CLASS, lock.key]).fetchone()
-    if row is None:
-        return "a session that has just ended"
-    pid, application, user, since = row
-    return f"pid {pid} ({application or 'unnamed'}, user {user}) since {since:%Y-%m-%d %H:%M:%S %Z}"
+    return Holder(*row) if row else None
+
+
+def _described(connection: psycopg.Connection, lock: AdvisoryLock) -> str:
+    return str(holder_of(connection, lock) or "a session that has just ended")

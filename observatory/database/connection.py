@@ -78,6 +78,12 @@ def with_database(conninfo: str, name: str) -> str:
     return make_conninfo(conninfo, dbname=name)
 
 
+def with_parameters(conninfo: str, **parameters: int | str) -> str:
+    """Return the connection string with other parameters of libpq."""
+    _parameters(conninfo)
+    return make_conninfo(conninfo, **parameters)
+
+
 def _parameters(conninfo: str) -> Parameters:
     try:
         return {**_DEFAULTS, **conninfo_to_dict(conninfo)}

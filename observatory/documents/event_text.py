@@ -89,6 +89,7 @@ TEXTS: Mapping[str, Callable[[Details], str]] = {
     "unreadable": lambda details: f"the rollout document cannot be read: {details.get('reason')}",
     "recovered": lambda details: f"rollout document recovered: {details.get('reason')}",
     "lock-lost": lambda details: f"deployment lock lost: {details.get('reason')}",
+    "lock-unknown": lambda details: f"deployment lock not checked: {details.get('reason')}",
     "lock-regained": lambda details: f"deployment lock regained: {details.get('reason')}",
     "escalate": lambda details: f"operator required: {details.get('reason')}",
     "not-restored": lambda details: f"previous version not restored on {_where(details)}: {details.get('reason')}",

@@ -36,6 +36,7 @@ from .delivery_report import DeliveryReport as DeliveryReport
 from .delivery_report import report_deliveries as report_deliveries
 from .demonstration import Demonstration as Demonstration
 from .demonstration import DemonstrationError as DemonstrationError
+from .deployment_lock import waiting_for_lock as waiting_for_lock
 from .log_rotation import rotate_logs as rotate_logs
 from .password_rotation import RotatedRole as RotatedRole
 from .password_rotation import rotate_passwords as rotate_passwords

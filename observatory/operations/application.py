@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TypedDict, Unpack
 
 from observatory.delivery.deployment import deploy, preview_deployment
@@ -79,7 +80,7 @@ def deploy_application(
         DeliveryRefusedError: a check before the deployment failed; nothing was changed.
         NotPermittedError: no window is open, or an approval is missing; nothing was changed.
         TrialFailedError: the version failed its trial; nothing was changed.
-        LockHeldError: another deployment is under way; nothing was changed.
+        LockHeldError: another deployment is under way; nothing was changed. `waiting_for_lock` waits for it.
         RolledBackError: the deployment was rolled back; the old version is active.
         RollbackFailedError: the rollback failed, too.
         TakenOverError: a rollback or another deployment took over.
@@ -92,11 +93,12 @@ def deploy_application(
     request = _deployment_request(platform, conninfo, version=version, strategy=strategy, options=options)
     with (
         open_journal(platform, report, conninfo=lambda: conninfo) as journal,
-        deployment_lock(workspace, conninfo),
+        deployment_lock(workspace, conninfo, command=f"deploy application {version}") as lock,
         explained_interruption(platform),
         interruptible(),
     ):
-        return deploy(delivery_environment(platform, outputs, journal=journal, choice=choice), request)
+        environment = delivery_environment(platform, outputs, journal=journal, choice=choice)
+        return deploy(replace(environment, lock=lock), request)
 
 
 def _lower_priority() -> None:

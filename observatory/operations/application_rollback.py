@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 from observatory.delivery.deployment import deploy, preview_deployment
 from observatory.delivery.environment import Environment
@@ -112,8 +113,9 @@ def roll_back_to_version(
         if _other_under_way(environment, request):
             with contextlib.suppress(NothingToRollBackError):  # it has been rolled back meanwhile
                 roll_back(environment, actor=actor(), reason=f"{reason}: back to {version}", force=force)
-        with deployment_lock(workspace, conninfo, wait_s=TAKEN_OVER_SECONDS):
-            done = deploy(environment, request)
+        command = f"rollback to {version}"
+        with deployment_lock(workspace, conninfo, command=command, wait_s=TAKEN_OVER_SECONDS) as lock:
+            done = deploy(replace(environment, lock=lock), request)
     if not environment.hosts.healthy(done.active_fleet):
         raise RolledBackError(
             f"{version} is active on {done.active_fleet} but not healthy: see `observatory status -e {workspace.stack}`"

@@ -88,7 +88,7 @@ def renew_certificates(workspace: Workspace, *, report: Reporter = silent) -> Re
 def _renew(workspace: Workspace, report: Reporter) -> None:
     platform = open_platform(workspace)
     engine, options = engine_of("embedded"), engine_options(platform)
-    with no_deployment_under_way(platform):
+    with no_deployment_under_way(platform, command="certificates renew"):
         _check_only_certificates(engine.preview(options).steps)
         with report_steps(report, "renew") as on_event:
             engine.up(options, on_event=on_event)

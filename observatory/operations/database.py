@@ -121,7 +121,7 @@ def deploy_database(
         DatabaseError: see `observatory.database.deploy`.
     """
     target = database_target(workspace)
-    with deployment_lock(workspace, target.conninfo, wait_s=GONE_SECONDS):
+    with deployment_lock(workspace, target.conninfo, command="deploy database", wait_s=GONE_SECONDS):
         with audited(workspace, "schema-deployment", migration=migration), _events_to(report) as on_event:
             done = database.deploy(
                 target.conninfo,
@@ -171,7 +171,7 @@ def upgrade_edition(
         DatabaseError: see `observatory.database.upgrade_edition`.
     """
     target = database_target(workspace)
-    with deployment_lock(workspace, target.conninfo, wait_s=GONE_SECONDS):
+    with deployment_lock(workspace, target.conninfo, command="deploy database", wait_s=GONE_SECONDS):
         with audited(workspace, "edition-upgrade"), _events_to(report) as on_event:
             done = database.upgrade_edition(
                 target.conninfo,

@@ -63,7 +63,7 @@ def rotate_passwords(
         raise StackNotUpError(workspace.stack)
     with (
         exclusive(workspace.access.rotation_lock),
-        no_deployment_under_way(platform),
+        no_deployment_under_way(platform, command="rotate-passwords"),
         audited(workspace, "password-rotation", roles=roles),
     ):
         unswitched = [role for role in roles if not _document(workspace).pair(role).retiring]

@@ -91,7 +91,10 @@ def deploy_release(
     check_supported(platform, "release deploy")
     target = database_target(workspace)
     options = _options(canary_percentage, bake_seconds, skip_tests=skip_tests)
-    with explained_interruption(platform), deployment_lock(workspace, target.conninfo):
+    with (
+        explained_interruption(platform),
+        deployment_lock(workspace, target.conninfo, command=f"release deploy {version}"),
+    ):
         manifest = checked_release(platform, version)
         prepared = _Prepared()
         if not _under_way(platform, manifest):

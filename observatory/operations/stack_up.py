@@ -68,7 +68,7 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
     _report_homes_without_state(workspace, report)
     with ExitStack() as lock:
         try:
-            lock.enter_context(no_deployment_under_way(platform))
+            lock.enter_context(no_deployment_under_way(platform, command="up"))
         except LockHeldError as held:
             result = _nothing_to_change(platform, chosen, held)
         else:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from observatory.delivery.control import send_control_request
 from observatory.delivery.deployment import deploy
-from observatory.delivery.errors import DeliveryRefusedError, RollbackFailedError, RolledBackError, TakenOverError
+from observatory.delivery.errors import (
+    DeliveryRefusedError,
+    LockLostError,
+    RollbackFailedError,
+    RolledBackError,
+    TakenOverError,
+)
 from observatory.delivery.rollback import roll_back
 from observatory.documents.rollout import RolloutDocument, RolloutError
 from observatory.settings import FleetName
@@ -235,3 +244,33 @@ def test_what_a_read_found_wrong_with_the_document_is_in_the_journal() -> None:
     stack.store.problem = "local.json: is missing. The copy of version 4 is used"
     roll_back(stack.environment(), actor="me", reason="errors")
     assert ("recovered", {"reason": stack.store.problem}) in stack.events
+
+
+class LostLock:
+    """A deployment lock that another process has taken before the check with this number."""
+
+    def __init__(self, lost: int) -> None:
+        self.left = lost
+
+    def check(self, record: Callable[..., None]) -> None:
+        record("checked")
+        self.left -= 1
+        if self.left < 0:
+            raise LockLostError("alice@one: deploy database holds the lock now")
+
+
+@pytest.mark.parametrize("lost", range(8))
+def test_a_deployment_that_has_lost_the_lock_is_rolled_back_with_the_name_of_the_holder(lost: int) -> None:
+    stack = simulation()
+    with pytest.raises(RolledBackError, match="alice@one: deploy database"):
+        deploy(replace(stack.environment(), lock=LostLock(lost)), canary())
+    assert stack.live == {"blue": 100, "green": 0}
+    assert stack.store.document is not None
+    assert stack.store.document.unfinished is None
+
+
+def test_every_evaluation_and_write_checks_the_lock() -> None:
+    stack = simulation()
+    deploy(replace(stack.environment(), lock=LostLock(10_000)), canary())
+    events = Counter(event for event, _ in stack.events)
+    assert events["checked"] >= events["gate"] + len(stack.store.history) - 1

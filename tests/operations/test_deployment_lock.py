@@ -1,0 +1,136 @@
+"""The deployment lock is lost with its connection: it is taken again where it is free, and its new holder is named."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from observatory.database import LockHeldError
+from observatory.database.connection import connect
+from observatory.database.ping import answered
+from observatory.delivery.errors import LockLostError
+from observatory.operations.deployment_lock import deployment_lock, waiting_for_lock
+from observatory.security.actor import user
+from observatory.workspace import Workspace
+from tests.support.postgres import PostgresServer
+
+HOLDER = rf"observatory:{user()}@{socket.gethostname().partition('.')[0]}: deploy application v2, user .*since 20\d\d-"
+
+
+@pytest.fixture
+def conninfo(postgres: PostgresServer) -> Iterator[str]:
+    with postgres.fresh_database() as name:
+        yield postgres.conninfo(dbname=name)
+
+
+def workspace(root: Path, stack: str = "local") -> Workspace:
+    return Workspace(root=root, stack=stack)
+
+
+class Journal:
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def record(self, event: str, **_details: Any) -> None:
+        self.events.append(event)
+
+
+def terminate_others(conninfo: str) -> None:
+    """End every other session of the database, and wait until they are gone."""
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with connect(conninfo, purpose="test") as connection:
+        connection.execute(f"SELECT pg_terminate_backend(pid) {others}")
+        while connection.execute(f"SELECT count(*) {others} AND backend_type = 'client backend'").fetchone() != (0,):
+            time.sleep(0.01)
+
+
+def test_a_second_command_is_refused_with_operator_host_command_and_start(conninfo: str, tmp_path: Path) -> None:
+    with (
+        deployment_lock(workspace(tmp_path), conninfo, command="deploy application v2"),
+        pytest.raises(LockHeldError, match=HOLDER + r".*--wait SECONDS"),
+        deployment_lock(workspace(tmp_path, "other"), conninfo, command="deploy database"),
+    ):
+        pass
+
+
+def test_a_command_that_waits_gets_the_lock_when_it_is_released(conninfo: str, tmp_path: Path) -> None:
+    done = threading.Event()
+
+    def hold() -> None:
+        with deployment_lock(workspace(tmp_path), conninfo, command="up"):
+            held.set()
+            done.wait(60)
+
+    held, holding = threading.Event(), threading.Thread(target=hold)
+    holding.start()
+    assert held.wait(60)
+    threading.Timer(0.3, done.set).start()
+    with waiting_for_lock(60), deployment_lock(workspace(tmp_path, "other"), conninfo, command="deploy database"):
+        assert done.is_set()
+    holding.join()
+
+
+def test_a_lost_lock_is_taken_again_where_it_is_free(conninfo: str, tmp_path: Path) -> None:
+    journal = Journal()
+    with deployment_lock(workspace(tmp_path), conninfo, command="deploy application v2") as lock:
+        lock.check(journal.record)
+        assert journal.events == []
+        terminate_others(conninfo)
+        lock.check(journal.record)
+        lock.check(journal.record)
+        assert journal.events == ["lock-regained"]
+        with (
+            pytest.raises(LockHeldError, match=HOLDER),
+            deployment_lock(workspace(tmp_path, "other"), conninfo, command="up"),
+        ):
+            pass
+    with deployment_lock(workspace(tmp_path, "other"), conninfo, command="up"):  # released
+        pass
+
+
+def test_a_lock_that_another_command_has_taken_is_lost_and_its_holder_is_named(conninfo: str, tmp_path: Path) -> None:
+    journal = Journal()
+    with deployment_lock(workspace(tmp_path, "first"), conninfo, command="release deploy v1") as lock:
+        terminate_others(conninfo)
+        with deployment_lock(workspace(tmp_path), conninfo, command="deploy application v2"):
+            with pytest.raises(LockLostError, match=HOLDER):
+                lock.check(journal.record)
+            with (  # the steps of a workflow, too
+                pytest.raises(LockLostError),
+                deployment_lock(workspace(tmp_path, "first"), conninfo, command="deploy database"),
+            ):
+                pass
+        lock.check(journal.record)  # the other one has ended
+    assert journal.events == ["lock-lost", "lock-regained"]
+
+
+def test_a_database_that_does_not_respond_is_no_loss(postgres: PostgresServer, conninfo: str, tmp_path: Path) -> None:
+    journal, name = Journal(), psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
+    with (
+        deployment_lock(workspace(tmp_path), conninfo, command="deploy application v2") as lock,
+        postgres.superuser() as admin,
+    ):
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        for _ in range(2):
+            lock.check(journal.record)
+        assert journal.events == ["lock-unknown"]
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        lock.check(journal.record)
+    assert journal.events == ["lock-unknown", "lock-regained"]
+
+
+def test_a_silent_server_does_not_hold_up_a_check(conninfo: str) -> None:
+    with connect(conninfo, purpose="test") as connection:
+        connection.pgconn.send_query(b"SELECT pg_sleep(1)")
+        assert answered(connection, sent=True, timeout_s=0.1) is None
+        assert answered(connection, sent=True, timeout_s=60) is True
+        assert answered(connection, sent=False, timeout_s=60) is True
+        assert connection.execute("SELECT 1").fetchone() == (1,)
