@@ -35,7 +35,7 @@ def execute(
 ) -> None:
     """Run a command in the sandbox with a daemon's environment.
 
-    Example: observatory exec patroni -- patronictl list
+    Example: observatory exec patroni -- patronictl -c /srv/etc/patroni/patroni.yaml list
     """
     _refuse_json(output)
     words = command[1:] if command[0] == "--" else command  # the parser leaves the -- after the daemon's name

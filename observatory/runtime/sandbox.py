@@ -33,6 +33,7 @@ from pathlib import Path
 
 from observatory.files.atomic import write_file
 from observatory.runtime import bubblewrap, home_owners, sandbox_user
+from observatory.runtime.attached import run_attached
 from observatory.runtime.errors import SandboxError
 from observatory.runtime.orphans import end_orphans
 from observatory.runtime.processes import process_group
@@ -169,11 +170,12 @@ class Sandbox(SandboxFiles):
     def run_attached(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> int:
         """Run one command inside on this process's own standard streams, and return its exit status.
 
-        Secrets go into `env`, never into `argv`, which every user of the machine can read.
+        It has a terminal of its own where this process has one. Secrets go into `env`, never into `argv`, which every
+        user of the machine can read.
         """
         self.make_home()
         command = self._command(argv, "--die-with-parent")
-        return subprocess.run(command, env={**ENVIRONMENT, **(env or {})}, check=False).returncode
+        return run_attached(command, {**ENVIRONMENT, **(env or {})})
 
     def processes(self) -> list[Process]:
         """Return the processes of the sandbox, by pid."""
