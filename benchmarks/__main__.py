@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import capacity, delivery, engine, faults, hostile, ingest, migrations, startup
+from benchmarks import capacity, delivery, engine, faults, gates, hostile, ingest, migrations, startup
 from observatory.files.atomic import write_file
 from observatory.runtime import Sandbox
 from observatory.workspace import Workspace
@@ -45,6 +45,8 @@ def main() -> None:
         print(engine.write(machine(), commit()))
     if not parts or "migrations" in parts:
         print(migrations.write(machine(), commit()))
+    if not parts or "gates" in parts:
+        gates.write()
     if not parts or parts - WITHOUT_STACK:
         measure_stack(parts - WITHOUT_STACK)
 
@@ -178,7 +180,7 @@ def _output(root: Path, name: str) -> str:
     return done.stdout.strip()
 
 
-WITHOUT_STACK = frozenset({"engine", "migrations"})
+WITHOUT_STACK = frozenset({"engine", "gates", "migrations"})
 PARTS: dict[str, Callable[[Checkout], Any]] = {
     "startup": startup.measure,
     "ingest": measure_ingest,

@@ -45,7 +45,7 @@ class Gate:
     """Seconds until a bad version was rolled back; `seen` are failed requests, `share` their part of all requests."""
 
     from_first_bad_answer: float
-    from_third_failed_evaluation: float
+    from_failed_evaluation: float
     seen: int
     share: float
 
@@ -104,6 +104,7 @@ def measure(checkout: Checkout) -> Delivery:
 
 def write(measured: Delivery, machine: str, commit: str) -> str:
     """Write the page and return it."""
+    tables = sections_of(REPORT.read_text())
     page = TEMPLATE.read_text().format(
         machine=machine,
         commit=commit,
@@ -117,7 +118,8 @@ def write(measured: Delivery, machine: str, commit: str) -> str:
         cpu=f"{measured.cpu:.0%}",
         quiet_p99=f"{measured.quiet_p99 * 1000:.0f} ms",
         flip_p99=f"{measured.flip_p99 * 1000:.0f} ms",
-        proved="\n".join(sections_of(REPORT.read_text()).values()),
+        gates=tables.pop("gates"),
+        proved="\n".join(tables.values()),
     )
     REPORT.write_text(page)
     return page
@@ -231,7 +233,7 @@ def _measure_gate(checkout: Checkout, rate: float) -> Gate:
     first = min(answer.at + answer.seconds for answer in bad) + wall
     return Gate(
         from_first_bad_answer=back - first,
-        from_third_failed_evaluation=back - evaluations[2],
+        from_failed_evaluation=back - evaluations[0],
         seen=len(bad),
         share=len(bad) / len(load.answers),
     )

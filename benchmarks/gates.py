@@ -1,4 +1,7 @@
-"""The gate's rates of false alarms and of missed faults, by simulation: no stack, fixed seeds, about a minute."""
+"""The gate's rates of false alarms and of missed faults, by simulation: no stack, fixed seeds, some minutes.
+
+`python -m benchmarks gates` writes the table in docs/benchmarks-delivery.md.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,10 @@ from observatory.delivery.environment import ProbeResult, Reading
 from observatory.delivery.evidence import RequestEvidence
 from observatory.delivery.gates import Evaluation, Gate
 from observatory.settings.gate_limits import GateLimits
+from proofs.table import write_table
 
 RATES = (1, 5, 20, 100)  # requests a second to the new fleet
-RUNS = 50  # deployments of each situation and rate
+RUNS = 100  # deployments of each situation and rate
 INTERVAL_S, BAKE_S, BASELINE_S = 5, 60, 600
 SCRAPE_S = 5  # a fault is visible so much later at most
 ROUTES = {"POST /v1/traces": 0.2, "GET /v1/traces": 0.3, "GET /v1/traces/{id}": 0.4, "GET /v1/costs": 0.1}
@@ -265,21 +269,17 @@ def _poisson_of_rare(number: int, share: float, draw: random.Random) -> int:
         count += 1
 
 
-def rows(measured: list[Rate]) -> Iterator[str]:
-    """Yield the rows of the table: a situation, and for each rate the share of the deployments that was rolled back."""
-    for situation in (*GOOD, *BAD):
-        cells = [found for found in measured if found.situation == situation.name]
-        yield f"| {situation.name} | {' | '.join(map(_cell, cells))} |"
+def write(runs: int = RUNS) -> None:
+    """Measure, and write the table on the page."""
+    measured = measure(runs)
+    rows = [
+        (situation.name, *(_cell(found) for found in measured if found.situation == situation.name))
+        for situation in (*GOOD, *BAD)
+    ]
+    write_table("gates", ("new version", *(f"{rate} requests a second" for rate in RATES)), rows)
 
 
 def _cell(found: Rate) -> str:
     unknown = f", {found.unknown:.0%} unknown" if found.unknown else ""
     seconds = f" in {found.seconds:.0f} s" if found.seconds is not None else ""
     return f"{found.rolled_back:.1%}{seconds}{unknown}"
-
-
-if __name__ == "__main__":
-    import sys
-
-    for line in rows(measure(int(sys.argv[1]) if len(sys.argv) > 1 else RUNS)):
-        print(line)
