@@ -190,6 +190,8 @@ class Reading:
         failed_checks: health checks that its instances failed, cumulative; a fleet without traffic has them, too.
         saturation: used share of an instance's capacity, 0 to 1, of the fullest instance; None if unknown.
         memory_bytes: of an instance, on average; None if unknown.
+        sessions: of the database that the fleet uses, busy or in a transaction; None if unknown.
+        pool: database connections that its pools may have; None if unknown.
         restarts: of its instances, since each was first read with its current version.
         alerts: names of the firing alerts that roll this fleet back.
         missing: metrics that every version must have, or that its manifest promises, and that an instance lacks.
@@ -199,6 +201,8 @@ class Reading:
     failed_checks: float = 0.0
     saturation: float | None = None
     memory_bytes: float | None = None
+    sessions: float | None = None
+    pool: float | None = None
     restarts: int = 0
     alerts: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()

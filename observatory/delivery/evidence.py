@@ -20,7 +20,8 @@ from observatory.delivery.findings import Finding, Kind, Result
 from observatory.delivery.sequential import RatioTest, exceeds, upper_bound
 from observatory.settings.gate_limits import GateLimits
 
-REFUSALS = ("3", "4")  # a redirect is no answer either: a client may not follow it, least of all with a write
+# Neither answered as expected nor an error: a redirect, which clients may not follow, a refusal, an unknown status.
+REFUSALS_ARE_NOT = ("2", "5")
 OF_EVERY_ROUTE = ("401", "403")  # do not depend on the route, so all routes are tested together, too
 EVERY, OTHER = "all routes", "other routes"
 ENOUGH = 50  # requests of the old version that make a route comparable
@@ -220,7 +221,7 @@ class RequestEvidence:
 
     def _client_errors(self, group: str, found: RouteCounts) -> Iterator[_Question]:
         for status in sorted(found.statuses):
-            if status.startswith(REFUSALS):
+            if not status.startswith(REFUSALS_ARE_NOT):
                 yield _Question(
                     kind="client errors",
                     what=status,

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Result = Literal["passed", "failed", "unknown"]
-Kind = Literal["errors", "client errors", "slow", "probes", "requests", "saturation", "memory", "restarts", "alerts"]
+Kind = Literal[
+    "errors", "client errors", "slow", "probes", "requests", "saturation", "sessions", "memory", "restarts", "alerts"
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,16 +84,21 @@ class Gate:
         began = self._new is not None
         self._new, self._old = new, old or self._old
         self._first_new, self._first_old = self._first_new or new, self._first_old or old
+        self._evaluations += 1
+        sessions = tuple(self._sessions(new))
         if ill:
             self.evidence.leave_out_last()
-            return verdict_of((), surroundings=ill)
+            return verdict_of(sessions, surroundings=ill)
         if began:
             self.evidence.add(interval, old_interval)
-        self._evaluations += 1
         self._requests += sum(each.requests for each in interval.values())
         findings = (
-            *self._of_fleet(new, old), *self.evidence.findings(), *self._of_probes(found.probes), self._enough(),
-        )  # fmt: skip
+            *self._of_fleet(new, old),
+            *sessions,
+            *self.evidence.findings(),
+            *self._of_probes(found.probes),
+            self._enough(),
+        )
         return verdict_of(findings, missing=self._missing(new, old))
 
     def summaries(self) -> dict[str, dict[str, object]]:
@@ -186,6 +191,12 @@ class Gate:
             limit=limit,
             reason=reason if exceeds else "",
         )
+
+    def _sessions(self, new: Reading) -> Iterator[Finding]:
+        """Yield whether the version holds more sessions of the database than its pools: that makes both fleets ill."""
+        if new.sessions is not None and new.pool is not None:
+            reason = f"the new fleet holds {new.sessions:.0f} sessions of the database, its pools have {new.pool:.0f}"
+            yield self._confirmed("sessions", "sessions of the database", new.sessions, new.pool, reason)
 
     def _memory(self, new: Reading, old: Reading | None) -> Iterator[Finding]:
         """Yield a finding once enough requests say whether memory grows with them."""

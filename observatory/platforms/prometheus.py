@@ -29,6 +29,13 @@ POOLS = (
     "max by (instance) (last_over_time(storage_pool_in_use{$served}[$fresh]))"
     " / max by (instance) (last_over_time(storage_pool_capacity{$served}[$fresh]))"
 )
+POOL = "sum(max by (instance) (last_over_time(storage_pool_capacity{$served}[$fresh])))"
+# The service connects as `<name> <fleet> <version>`; pgBouncer passes that on.
+SESSIONS = (
+    "sum(max by (application_name, instance, state, wait_event, usename) (last_over_time("
+    "pg_stat_activity_count{stack='$stack',application_name=~'.+ $color .+',state=~'active|idle in transaction.*'}"
+    "[$fresh])))"
+)
 MEMORY = "max by (instance) (last_over_time(process_resident_memory_bytes{$served}[$fresh]))"
 PROMISED = "group by (__name__, instance) (last_over_time({__name__=~'$names',$served}[$fresh]))"
 FAILED_CHECKS = "haproxy_server_check_failures_total{$balanced}[$fresh]"
@@ -65,6 +72,7 @@ class _Selection:
             served=f"{fleet},instance=~'{named}'" if self.instances is not None else fleet,
             balanced=f"{fleet},server=~'{named}'" if self.instances is not None else fleet,
             fresh=FRESH_VALUE,
+            color=self.fleet,
             **more,
         )
 
@@ -121,6 +129,8 @@ class PrometheusMetrics:
             counts=self._requests.read(fleet, instances),
             failed_checks=self._failed_checks(selection),
             saturation=max(full.values()) if expected <= set(full) else None,
+            sessions=self._number(SESSIONS, selection) if instances is None else None,
+            pool=self._number(POOL, selection) if instances is None else None,
             memory_bytes=sum(memory.values()) / len(memory) if expected <= set(memory) else None,
             restarts=self._restarts(selection),
             alerts=self.alerts(fleet, since=since),
@@ -199,6 +209,9 @@ class PrometheusMetrics:
 
     def _by_instance(self, expression: str, selection: _Selection) -> dict[str, float]:
         return {each["metric"]["instance"]: float(each["value"][1]) for each in self._query(expression, selection)}
+
+    def _number(self, expression: str, selection: _Selection) -> float | None:
+        return next((float(each["value"][1]) for each in self._query(expression, selection)), None)
 
     def _selection(self, fleet: FleetName, instances: Collection[str] | None) -> _Selection:
         return _Selection(stack=self.stack, fleet=fleet, instances=None if instances is None else tuple(instances))

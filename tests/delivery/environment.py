@@ -48,6 +48,7 @@ class Interval:
         alerts: that fire for the new version.
         outages: of what both fleets need.
         missing: metrics that the new version lacks.
+        sessions: of the database that the new version holds.
     """
 
     requests: float = 100
@@ -61,6 +62,7 @@ class Interval:
     alerts: tuple[str, ...] = ()
     outages: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    sessions: float = 5
 
 
 GOOD, BAD = Interval(), Interval(errors=50)
@@ -267,6 +269,8 @@ class Simulation:
             memory_bytes=1e8,
             alerts=self.interval.alerts,
             missing=self.interval.missing,
+            sessions=self.interval.sessions,
+            pool=20,
         )
 
     def _advance(self) -> None:

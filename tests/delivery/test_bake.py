@@ -63,6 +63,7 @@ def test_bad_bad_and_then_anything_else_for_ever_is_rolled_back(third: Interval 
         (Interval(statuses={"307": 12}), "307 of GET /v1/traces"),
         (Interval(statuses={"401": 50}), "401 of GET /v1/traces"),
         (Interval(statuses={"422": 20}), "422 of GET /v1/traces"),
+        (Interval(statuses={"other": 20}), "other of GET /v1/traces"),
         (Interval(slow=5), "over 1 s of GET /v1/traces"),
         (Interval(errors=2), "errors of all routes"),
     ],
@@ -214,6 +215,13 @@ def test_a_full_pool_in_two_of_three_evaluations_fails_a_step() -> None:
     with pytest.raises(RolledBackError, match="saturation 95%, 90% allowed"):
         deploy(stack.environment(), blue_green(bake_s=600.0))
     assert stack.time <= 4 * 5
+
+
+def test_a_version_that_holds_the_sessions_of_both_fleets_is_to_blame_for_their_illness() -> None:
+    stack = simulation(intervals=itertools.repeat(Interval(errors=90, old_errors=90, sessions=40)))
+    with pytest.raises(RolledBackError, match="the new fleet holds 40 sessions of the database, its pools have 20"):
+        deploy(stack.environment(), canary())
+    assert stack.time == 3 * 5
 
 
 def test_slow_evaluations_do_not_delay_the_next_ones() -> None:

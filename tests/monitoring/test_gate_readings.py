@@ -41,7 +41,10 @@ class Exporter:
     gauges: dict[str, float] = field(default_factory=dict)
     silent: bool = False
 
-    def text(self) -> str:
+    def text(self, path: str) -> str:
+        """Return the metrics of the balancer and the database, or of an instance."""
+        if path == "/instance":
+            return self._gauges(lambda name: not name.startswith("pg_"))
         lines = [f'{LINES}{{kind="counted"}} 1']
         for (fleet, status, outcome), count in self.requests.items():
             server = f'fleet="{fleet}",server="{fleet}-1",method="GET",route="/v1/traces"'
@@ -50,7 +53,10 @@ class Exporter:
                 f'balancer_request_seconds_bucket{{{server},le="0.1"}} {count}',
                 f'balancer_request_seconds_bucket{{{server},le="+Inf"}} {count}',
             ]
-        return "\n".join([*dict.fromkeys(lines), *(f"{name} {value}" for name, value in self.gauges.items()), ""])
+        return "\n".join([*lines, self._gauges(lambda name: name.startswith("pg_"))])
+
+    def _gauges(self, chosen: Callable[[str], bool]) -> str:
+        return "".join(f"{name} {value}\n" for name, value in self.gauges.items() if chosen(name))
 
 
 class Stand:
@@ -72,7 +78,7 @@ class Stand:
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
             "scrape_configs": [
                 job("haproxy-requests", **labels),
-                {**job("storage"), "static_configs": [
+                {**job("storage"), "metrics_path": "/instance", "static_configs": [
                     {"targets": [target], "labels": {"stack": "s1", "fleet": fleet, "instance": f"{fleet}-1", **labels}}
                     for fleet in ("blue", "green")
                 ]},
@@ -135,13 +141,16 @@ def stand(sandbox: Sandbox) -> Iterator[Stand]:
         "storage_pool_in_use": 2.0,
         "storage_pool_capacity": 10.0,
         "pg_up": 1.0,
+        'pg_stat_activity_count{application_name="storage-service green v0.2.0",state="idle in transaction"}': 40.0,
+        'pg_stat_activity_count{application_name="storage-service green v0.2.0",state="idle"}': 3.0,
+        'pg_stat_activity_count{application_name="storage-service blue v0.1.0",state="active"}': 2.0,
     }
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(500 if exporter.silent else 200)
             self.end_headers()
-            self.wfile.write(exporter.text().encode())
+            self.wfile.write(exporter.text(self.path).encode())
 
         def log_message(self, *_: object) -> None: ...
 
@@ -185,6 +194,7 @@ def test_counts_are_exact_through_a_kill_of_prometheus_new_labels_and_a_reset(st
 def test_a_reading_has_the_state_of_the_instances(stand: Stand) -> None:
     reading = stand.metrics.read("green", promised=("storage_pool_in_use",))
     assert (reading.saturation, reading.memory_bytes, reading.restarts, reading.missing) == (0.5, 2.0**20, 0, ())
+    assert (reading.sessions, reading.pool) == (40.0, 10.0)
     assert stand.metrics.outages() == ()
 
     stand.exporter.gauges["process_start_time_seconds"] = 2000.0
