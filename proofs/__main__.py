@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from proofs import crash, delivery, migrations, neighbours, sequences, situations, versions, workflow
+from proofs import crash, delivery, migrations, neighbours, sequences, situations, versions, ways_out, workflow
 from proofs.record import Outcome, record
 
 # A proof takes how many rounds to make, and that one of so many cases is enough for each; another proof is a line here.
@@ -20,6 +20,7 @@ PROOFS: dict[str, Callable[[int, int], Outcome]] = {
     "workflow-kill": workflow.prove_kills,
     "sequences": sequences.prove,
     "versions": versions.prove,
+    "ways-out": ways_out.prove,
     "situations": situations.prove,
 }
 
