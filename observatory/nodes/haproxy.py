@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
+from pathlib import Path
 
 from observatory.nodes.request_metrics import PATH, lines_socket, metrics_socket
 from observatory.nodes.storage import labelled
@@ -17,6 +18,7 @@ from observatory.nodes.unit import Paths, TcpReady, Unit, render
 from observatory.settings import FleetName, StackSettings
 
 SERVER = "balancer"  # of the certificate
+START_PROGRAM = Path(__file__).parent / "programs" / "balancer_start.py"
 # The statuses that HAProxy answers with itself, with what the client can do. Where it cannot read the header lines, it
 # sends a built-in text of its own that no setting replaces.
 OWN_ERRORS: Mapping[int, str] = {
@@ -35,8 +37,13 @@ def weights_file(paths: Paths) -> str:
 
 
 def servers_file(paths: Paths) -> str:
-    """Return the path of HAProxy's own list of servers in maintenance, which a start or reload reads."""
+    """Return the path of the list of servers in maintenance, which a start or reload reads."""
     return f"{paths.config}/haproxy/servers.state"
+
+
+def states_file(paths: Paths) -> str:
+    """Return the path of the list of servers in maintenance or down, which each start or reload writes and reads."""
+    return f"{paths.run}/haproxy-servers.state"
 
 
 def backend_server(fleet: FleetName, instance: str) -> str:
@@ -69,12 +76,13 @@ def haproxy(
     """
     ports = settings.ports
     directory = f"{paths.config}/haproxy"
+    program = f"{directory}/balancer_start.py"
     config = render(
         "haproxy.cfg.j2",
         ports=ports,
         runtime_socket=runtime_socket(paths),
         weights_file=weights_file(paths),
-        servers_file=servers_file(paths),
+        states_file=states_file(paths),
         instances={fleet: labelled(fleet, targets) for fleet, targets in instances.items()},
         drain_seconds=settings.fleets.drain_seconds,
         own_errors=tuple(OWN_ERRORS),
@@ -88,7 +96,11 @@ def haproxy(
     )
     return Unit(
         name="haproxy",
-        command=("/usr/sbin/haproxy", "-W", "-f", f"{directory}/haproxy.cfg"),
+        command=(
+            *("/usr/bin/python3", "-I", program, "--socket", runtime_socket(paths)),
+            *("--maintenance", servers_file(paths), "--state", states_file(paths)),
+            *("--launcher", f"{paths.run}/haproxy-start", "--", "-W", "-f", f"{directory}/haproxy.cfg"),
+        ),
         ready=TcpReady(port=ports.service),
         priority=40,
         ports={
@@ -97,7 +109,7 @@ def haproxy(
             "ports.preview": ports.preview,
             "ports.balancer_stats": ports.balancer_stats,
         },
-        files={f"{directory}/haproxy.cfg": config},
+        files={f"{directory}/haproxy.cfg": config, program: START_PROGRAM.read_text(encoding="utf-8")},
         reload_signal="USR2",
         runtime_socket=runtime_socket(paths),
         reload_rebinds=True,

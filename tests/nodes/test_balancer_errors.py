@@ -94,6 +94,6 @@ def test_other_paths_and_other_fleets(balancer: Ports) -> None:
 
 def test_no_own_error_is_html() -> None:
     unit = haproxy(LocalSettings(), PATHS, instances={"blue": (), "green": ()})
-    (config,) = unit.files.values()
+    config = unit.files["/srv/etc/haproxy/haproxy.cfg"]
     for status in OWN_ERRORS:
         assert f"http-error status {status} content-type application/problem+json" in config

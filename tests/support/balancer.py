@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from observatory.nodes import Paths, Unit
+from observatory.nodes import Paths
 from observatory.nodes.haproxy import SERVER, haproxy, runtime_socket, servers_file, weights_file
 from observatory.nodes.request_metrics import PATH, request_metrics
 from observatory.nodes.tls import combined_file
@@ -103,7 +105,6 @@ class Balancer:
     ports: Ports
     client: ClientCertificate
     fleets: Mapping[FleetName, Sequence[Instance]]
-    units: dict[str, Unit] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -122,11 +123,26 @@ class Balancer:
 
     def reload(self) -> None:
         """Reload HAProxy, and wait until the new process serves."""
-        before = self._loads()
+        before = self.loads()
+        assert wait_until(self._listens_to_signals, 60)
         self.sandbox.supervisor.signal("haproxy", "USR2")
-        assert wait_until(lambda: self._loads() > before, 60)
+        assert wait_until(lambda: self.loads() > before, 60)
 
-    def _loads(self) -> int:
+    def kill(self) -> None:
+        """Kill HAProxy, and wait until the supervisor has started it again."""
+        before, pid = self.loads(), self.sandbox.supervisor.status("haproxy").pid
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+        assert wait_until(lambda: self.loads() > before, 60)
+
+    def _listens_to_signals(self) -> bool:
+        """Return whether HAProxy handles signals: while it loads, and just after that, it ignores a reload."""
+        pid = self.sandbox.supervisor.status("haproxy").pid
+        caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+        return bool(caught and int(caught[1], 16) & 1 << (signal.SIGUSR2 - 1))
+
+    def loads(self) -> int:
+        """Return how often HAProxy has started or reloaded."""
         return sum("Loading success" in line for line in self.sandbox.supervisor.log_tail("haproxy", lines=1000))
 
     def metrics(self) -> str:
@@ -178,12 +194,11 @@ def running_balancer(
         texts = dict(unit.files)
         for old, new in (changed or {}).items():
             texts = {path: text.replace(old, new) for path, text in texts.items()}
-        units = [unit.model_copy(update={"files": texts}), request_metrics(settings, PATHS)]
-        for each in units:
+        for each in (unit.model_copy(update={"files": texts}), request_metrics(settings, PATHS)):
             start_unit(sandbox, each)
-        yield Balancer(
-            sandbox=sandbox, ports=ports, client=client, fleets=fleets, units={unit.name: unit for unit in units}
-        )
+        running = Balancer(sandbox=sandbox, ports=ports, client=client, fleets=fleets)
+        assert wait_until(lambda: running.loads() == 1, 60)
+        yield running
     finally:
         sandbox.stop()
         for instance in (each for listed in fleets.values() for each in listed):
