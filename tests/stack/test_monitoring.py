@@ -139,6 +139,14 @@ def test_weights_are_read_from_the_running_balancer(stack: Checkout, monitoring:
         runtime_api(stack, "set map /srv/etc/haproxy/weights.map green 0")
 
 
+def test_requests_are_counted_by_the_balancer(stack: Checkout, monitoring: Monitoring) -> None:
+    with client(stack) as service:
+        service.get("/v1/traces/unknown")
+    answered = 'route="/v1/traces/{id}",method="GET",status=~"4..",outcome="answered"'
+    wait(lambda: monitoring.query(f'balancer_requests_total{{stack="local",fleet="blue",server="blue-1",{answered}}}'))
+    wait(lambda: monitoring.query('balancer_request_seconds_bucket{stack="local",fleet="blue",le="1.0"}'))
+
+
 def test_the_exporters_login_reads_statistics_and_no_data(stack: Checkout) -> None:
     url = make_conninfo(stack.output("admin_database_url"), dbname="observatory", user="monitor")
     with connect(url, purpose="test") as connection:
