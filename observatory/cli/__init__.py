@@ -50,6 +50,8 @@ def main() -> None:
         app(standalone_mode=True)
     except Exception as error:
         _fail(error)
+    except KeyboardInterrupt as interrupt:  # before typer runs the command
+        _end(message_of(interrupt, sys.argv[1:]), "Interrupted", INTERRUPTED)
     except SystemExit as end:
         if isinstance(usage := end.__context__, TyperException):  # typer has printed it on stderr
             _print_document(usage.format_message(), type(usage).__name__, WRONG_USAGE)

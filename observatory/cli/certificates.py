@@ -21,7 +21,9 @@ app.add_typer(group, name="certificates")
 @group.command("list")
 def list_certificates(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
     """Show when each certificate expires."""
-    found = operations.list_certificates(operations.open_workspace(environment))
+    workspace = operations.open_workspace(environment)
+    found = operations.list_certificates(workspace)
+    operations.check_none_is_missing(workspace)
     if not found:
         raise operations.StackNotUpError(environment)
     if output is Output.JSON:

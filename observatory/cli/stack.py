@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from observatory.documents.rollout import Deployment
     from observatory.engines.embedded import Result
     from observatory.operations import DaemonStatus, JobStatus, PasswordStatus, Status, UpResult
-    from observatory.security.certificates import Validity
     from observatory.workspace import Workspace
 
 
@@ -221,6 +220,7 @@ def _status_json(status: Status) -> dict[str, Any]:
         "daemons": [daemon.as_json() for daemon in status.daemons],
         "jobs": [job.as_json() for job in status.jobs],
         "certificates": certificates_json(status.certificates),
+        "missing_certificates": status.missing_certificates,
         "passwords": [asdict(password) for password in status.passwords],
         "rollout": status.rollout.model_dump() if status.rollout else None,
         "evaluation": asdict(status.evaluation) if status.evaluation else None,
@@ -252,7 +252,7 @@ def _status_view(status: Status) -> RenderableType:
         *([_deployment(status.rollout.deployment)] if status.rollout.deployment else []),
         *([_evaluation(status.evaluation)] if status.evaluation else []),
         table("\nPasswords", ("role", "login", "age", "action"), [_password_row(each) for each in status.passwords]),
-        _certificates(status.certificates),
+        _certificates(status),
         f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}",
     )
 
@@ -327,8 +327,12 @@ def _password_row(password: PasswordStatus) -> tuple[str, str, str, Text]:
     return password.role, password.login, f"{password.age_days} days", what
 
 
-def _certificates(found: Sequence[Validity]) -> Text:
-    """Return which certificate expires next, and when."""
+def _certificates(status: Status) -> Text:
+    """Return which certificates are missing, or which expires next, and when."""
+    found = status.certificates
+    if status.missing_certificates:
+        names = ", ".join(status.missing_certificates)
+        return Text("\nCertificates: ").append(f"{names} missing: run observatory up", style="red")
     if not found:
         return Text("\nCertificates: none")
     first = next((each for each in found if each.expiring), found[0])

@@ -14,8 +14,10 @@ from .application_rollback import roll_back_to_version as roll_back_to_version
 from .backups import create_backup as create_backup
 from .backups import list_backups as list_backups
 from .backups import verify_backups as verify_backups
+from .certificates import CertificateMissingError as CertificateMissingError
 from .certificates import Renewal as Renewal
 from .certificates import RenewalRefusedError as RenewalRefusedError
+from .certificates import check_none_is_missing as check_none_is_missing
 from .certificates import list_certificates as list_certificates
 from .certificates import renew_certificates as renew_certificates
 from .daemon_access import UnknownDaemonError as UnknownDaemonError

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from observatory.engines import embedded
 from observatory.engines.embedded import Step
 from observatory.errors import REFUSED, ObservatoryError
 from observatory.nodes import Paths
@@ -20,7 +21,7 @@ from observatory.platforms import open_platform
 from observatory.platforms.engine_choice import engine_of
 from observatory.platforms.errors import OperationError, StackNotUpError
 from observatory.platforms.platform import check_supported
-from observatory.platforms.stack_state import engine_options
+from observatory.platforms.stack_state import engine_options, state_options
 from observatory.progress import Reporter, silent
 from observatory.scheduling.certificates import publish_certificates
 from observatory.workspace import Workspace
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from observatory.security.certificates import Validity
 
 UNCHANGED = ("same", "refresh", "read")
+CERTIFICATE_SUFFIXES, AUTHORITY = (".crt", ".pem"), "ca"  # of the files; the authority's name
 CERTIFICATE, DAEMON = "dynamic/local:Certificate", "dynamic/local:Daemon"
 
 
@@ -36,6 +38,10 @@ class RenewalRefusedError(ObservatoryError):
     """A renewal would change more than certificates; nothing was changed."""
 
     exit_code = REFUSED
+
+
+class CertificateMissingError(ObservatoryError):
+    """Files of certificates are missing; `up` writes them again from the state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +70,32 @@ def list_certificates(workspace: Workspace) -> list[Validity]:
         ) from error
 
 
+def missing_certificates(workspace: Workspace) -> list[str]:
+    """Return the names of the certificates that the last `up` declared and whose files are missing."""
+    declared = [each.name for each in embedded.resources(state_options(workspace)) if each.type.endswith(CERTIFICATE)]
+    directory = workspace.sandbox.host_path(certificates_directory(Paths()))
+    found = {file.stem for file in directory.glob("*.*") if file.suffix in CERTIFICATE_SUFFIXES}
+    return sorted(name for name in (*declared, *([AUTHORITY] if declared else [])) if name not in found)
+
+
+def check_none_is_missing(workspace: Workspace) -> None:
+    """Check that every declared certificate has its file.
+
+    Raises:
+        CertificateMissingError: one has not.
+    """
+    if missing := missing_certificates(workspace):
+        raise CertificateMissingError(
+            f"certificates are missing: {', '.join(missing)}", remedy="Run `observatory up`, which writes them again."
+        )
+
+
 def renew_certificates(workspace: Workspace, *, report: Reporter = silent) -> Renewal:
     """Renew the certificates that expire within 30 days, without closing a connection.
 
     Raises:
         StackNotUpError, UnsupportedOperationError: the stack is not up, or its platform is not supported.
+        CertificateMissingError: a certificate's file is missing; nothing was changed.
         RenewalRefusedError: it would change something else; nothing was changed.
         LockHeldError: a deployment is under way; nothing was changed.
         EngineError: a step failed.
@@ -76,6 +103,7 @@ def renew_certificates(workspace: Workspace, *, report: Reporter = silent) -> Re
     before = list_certificates(workspace)
     if not before:
         raise StackNotUpError(workspace.stack)
+    check_none_is_missing(workspace)
     if any(each.due for each in before):
         _renew(workspace, report)
         publish_certificates(workspace.sandbox)

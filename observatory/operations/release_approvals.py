@@ -88,7 +88,8 @@ def _private_key(file: Path) -> str:
     try:
         return file.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise ReleaseError(f"{file}: the approver's key cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else "it is not a text"
+        raise ReleaseError(f"{file}: the approver's key cannot be read: {why}") from error
 
 
 def _holder(platform: Platform, file: Path, private_key: str) -> str:

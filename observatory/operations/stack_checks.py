@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from observatory.documents.rollout import RolloutDocument
 from observatory.operations.backup_checks import BackupChecks
-from observatory.operations.certificates import list_certificates
+from observatory.operations.certificates import list_certificates, missing_certificates
 from observatory.operations.checks import Check, CheckFailedError
 from observatory.operations.database import database_target, verify_database
 from observatory.platforms import open_platform
@@ -139,7 +139,9 @@ class StackChecks:
         return f"{'; '.join(str(each) for each in parts)}; every target is up, Alertmanager is ready"
 
     def certificates(self) -> str:
-        """Check how long every certificate is valid."""
+        """Check that no certificate is missing, and how long each is valid."""
+        if missing := missing_certificates(self.platform.workspace):
+            raise CheckFailedError(f"{', '.join(missing)}: missing, run `observatory up`")
         found = list_certificates(self.platform.workspace)
         if expiring := [f"{each.name} {each.left}" for each in found if each.expiring]:
             raise CheckFailedError(f"{', '.join(expiring)}: run `observatory certificates renew`")

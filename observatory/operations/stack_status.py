@@ -10,7 +10,7 @@ from observatory.documents.journal import Entry, last_entry
 from observatory.documents.rollout import RolloutDocument
 from observatory.engines import embedded as engine
 from observatory.nodes.storage import instance_name
-from observatory.operations.certificates import list_certificates
+from observatory.operations.certificates import list_certificates, missing_certificates
 from observatory.operations.password_status import PasswordStatus, password_statuses
 from observatory.operations.scheduler import JobStatus, jobs
 from observatory.platforms import open_platform
@@ -39,6 +39,7 @@ class Status:
         jobs: status of each host job.
         passwords: status of each role's password.
         certificates: validity of each certificate, the next to expire first.
+        missing_certificates: names of declared certificates without a file.
         evaluation: the last gate evaluation of the current or last deployment.
     """
 
@@ -49,6 +50,7 @@ class Status:
     jobs: list[JobStatus]
     passwords: list[PasswordStatus]
     certificates: Sequence[Validity] = ()
+    missing_certificates: Sequence[str] = ()
     evaluation: Entry | None = None
 
     def instances(self, fleet: FleetName) -> list[DaemonStatus]:
@@ -82,6 +84,7 @@ def status(workspace: Workspace) -> Status:
         jobs=jobs(workspace),
         passwords=password_statuses(workspace, platform.settings),
         certificates=list_certificates(workspace),
+        missing_certificates=missing_certificates(workspace),
         evaluation=_last_evaluation(workspace, rollout),
     )
 

@@ -113,7 +113,9 @@ def _loaded(private_key: str) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(private_key.encode(), password=None)
     except (ValueError, TypeError) as error:
-        raise SignatureError(f"not a private key in PEM without a passphrase: {error}") from error
+        raise SignatureError(
+            "not a private key in PEM without a passphrase: name the file that `openssl genpkey` wrote"
+        ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise SignatureError("not an Ed25519 key: create one with `openssl genpkey -algorithm ed25519 -out KEY.pem`")
     return key

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from observatory import operations
+from observatory import cli, operations
 from observatory.cli import main
 from observatory.errors import INTERRUPTED
 
@@ -50,3 +50,16 @@ def test_an_interrupted_command(
     assert end.value.code == INTERRUPTED
     assert printed.err.splitlines()[-1] == f"error: {expected}"
     assert json.loads(printed.out)["error"]["message"] == expected
+
+
+def test_an_interrupt_before_the_command_runs_has_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(**_: object) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    monkeypatch.setattr(cli, "app", interrupt)
+    monkeypatch.setattr(sys, "argv", ["observatory", "status"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert (end.value.code, capsys.readouterr().err) == (INTERRUPTED, "error: interrupted; nothing was changed\n")
