@@ -6,10 +6,11 @@ Every step may be repeated and may run in several processes at once; what exists
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from observatory.documents.rollout import FleetState, RolloutDocument
+from observatory.documents.rollout import FleetState, RolloutDocument, StaleRolloutError
 from observatory.engines import embedded as engine
 from observatory.files.checkout import check_path
 from observatory.files.locks import exclusive
@@ -18,7 +19,7 @@ from observatory.platforms.errors import ReleaseBuildError
 from observatory.platforms.platform import Platform
 from observatory.platforms.signing import sign
 from observatory.platforms.stack_state import state_options
-from observatory.progress import Reporter, task
+from observatory.progress import Phase, Progress, Reporter, task
 from observatory.runtime.home import check_not_moved, check_unclaimed
 from observatory.settings import FLEETS, FleetName
 from observatory.workspace import Workspace
@@ -44,6 +45,17 @@ def prepare(platform: Platform, report: Reporter) -> None:
     with task(report, release), exclusive(workspace.directory / "bootstrap.lock"):
         if workspace.rollout.read() is None:
             workspace.rollout.create(rollout_of_state(workspace) or _first_rollout(platform))
+    recover_rollout(workspace, report)
+
+
+def recover_rollout(workspace: Workspace, report: Reporter) -> None:
+    """Write a rollout document again that had to be read from a copy, and report what was wrong with it."""
+    store = workspace.rollout
+    current = store.read()
+    if current and store.problem:
+        with suppress(StaleRolloutError):  # a deployment has written it meanwhile
+            store.compare_and_set(current, current)
+        report(Progress(task=f"rollout document recovered: {store.problem}", phase=Phase.WARNED))
 
 
 def _check_home(workspace: Workspace) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from observatory.documents.rollout import FleetState, Rolling
-from observatory.platforms.local.bootstrap import fleet_of_state
+from observatory.documents.rollout import FleetState, Rolling, RolloutDocument
+from observatory.platforms.local.bootstrap import fleet_of_state, recover_rollout
+from observatory.progress import Phase, Progress
+from observatory.workspace import Workspace
 
 OLD, NEW = "a" * 64, "b" * 64
 FLEET: dict[str, Any] = {"size": 3, "version": "v0.1.0", "weight": 100}
@@ -24,8 +27,9 @@ MOVED = FleetState(version="v0.2.0", sha256=NEW, weight=100)
         ({**FLEET, "rolling": ROLLING}, {"v0.1.0": OLD, "v0.2.0": NEW}, MIDDLE),
         ({**FLEET, "rolling": ROLLING}, {"v0.2.0": NEW}, MOVED),
         ({**FLEET, "rolling": ROLLING}, {"v0.1.0": OLD}, OWN),
+        ({**FLEET, "stopped": ["blue-1"]}, {"v0.1.0": OLD}, OWN.model_copy(update={"stopped": ("blue-1",)})),
     ],
-    ids=["at rest", "in the middle", "all moved", "none moved"],
+    ids=["at rest", "in the middle", "all moved", "none moved", "stopped"],
 )
 def test_a_fleet_is_restored_from_its_unpacked_releases(
     fleet: dict[str, Any], unpacked: dict[str, str], expected: FleetState
@@ -37,3 +41,16 @@ def test_a_fleet_is_restored_from_its_unpacked_releases(
 def test_a_fleet_without_a_release_cannot_be_restored() -> None:
     with pytest.raises(KeyError):
         fleet_of_state("blue", FLEET, {})
+
+
+def test_up_writes_a_damaged_rollout_document_again_and_reports_it(tmp_path: Path) -> None:
+    workspace, reports = Workspace(root=tmp_path, stack="local"), list[Progress]()
+    first = RolloutDocument.first(version="v0.1.0", sha256="a" * 64, active_fleet="blue")
+    workspace.rollout.create(first)
+    recover_rollout(workspace, reports.append)
+    assert reports == []
+    workspace.rollout.path.write_text("{")
+    recover_rollout(workspace, reports.append)
+    assert [report.phase for report in reports] == [Phase.WARNED]
+    assert "not a rollout document" in reports[0].task
+    assert RolloutDocument.model_validate_json(workspace.rollout.path.read_bytes()).weights == first.weights
