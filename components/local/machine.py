@@ -25,6 +25,7 @@ from pulumi.dynamic import (
 
 from components.dynamic import has_drifted, with_drift, without_provider
 from observatory.nodes import Unit
+from observatory.nodes.storage import unit_name
 from observatory.runtime import (
     BalancerUnreachable,
     Drift,
@@ -123,8 +124,9 @@ class DaemonProvider(ResourceProvider):
     """Runs one `Unit` under the sandbox's supervisor.
 
     `update` reloads the daemon if only files changed and the unit has a reload signal, and restarts it otherwise. It
-    also restarts a daemon that hangs. A daemon with `stopped` has its files, and the supervisor does not have it.
-    `delete` keeps the daemon's data. Every method is idempotent, because a killed `up` can leave a daemon incomplete.
+    also restarts an instance of the service that hangs. A daemon with `stopped` has its files, and the supervisor does
+    not have it. `delete` keeps the daemon's data. Every method is idempotent, because a killed `up` can leave a daemon
+    incomplete.
     """
 
     serialize_as_secret_always = False
@@ -318,12 +320,16 @@ def _run(props: Mapping[str, Any], *, files_changed: bool, rebind: bool, script_
 
 
 def _restart_hanging(sandbox: Sandbox, unit: Unit) -> None:
-    """Restart a daemon that accepts connections and gives no answer, such as one that SIGSTOP has stopped."""
+    """Continue a daemon that SIGSTOP has stopped; restart an instance of the service that gives no answer.
+
+    Other daemons that give no answer may be busy: a restart of Patroni would stop PostgreSQL.
+    """
     probe = Probe(**unit.ready.target(sandbox.host_path))
-    pid = sandbox.supervisor.status(unit.name).pid
-    if all(probe.hangs() for _ in range(HANGING_PROBES)):
-        if pid:
-            resume(pid)  # so that it handles the signal to stop
+    if not all(probe.hangs() for _ in range(HANGING_PROBES)):
+        return
+    if pid := sandbox.supervisor.status(unit.name).pid:
+        resume(pid)  # also handles the signal to stop then
+    if unit.name.startswith(unit_name("")):
         sandbox.supervisor.restart(unit.name)
 
 
