@@ -54,7 +54,7 @@ def line(**changed: object) -> str:
 
 
 def test_requests_are_counted_by_operation_and_status(balancer: Balancer) -> None:
-    before = balancer.requests()
+    before = balancer.settled()
     for path in ("/v1/traces?cursor=private", "/v1/traces/1", "/v1/traces/404", "/v1/traces/500", "/v1/private"):
         httpx.get(f"{balancer.url}{path}")
     httpx.get(f"{balancer.url}/v1/traces/{'x' * 3000}")  # HAProxy cuts off the line
@@ -77,7 +77,7 @@ def test_requests_are_counted_by_operation_and_status(balancer: Balancer) -> Non
 
 
 def test_requests_that_nobody_answered_are_counted(balancer: Balancer) -> None:
-    before = balancer.requests()
+    before = balancer.settled()
     for word, status in (("hangs", 504), ("ends", 502)):
         assert httpx.get(f"{balancer.url}/v1/traces/{word}").status_code == status
     with pytest.raises(httpx.RemoteProtocolError):
@@ -92,14 +92,14 @@ def test_requests_that_nobody_answered_are_counted(balancer: Balancer) -> None:
 
 
 def test_a_client_that_gives_up_is_counted_at_once(balancer: Balancer) -> None:
-    before = balancer.requests()
+    before = balancer.settled()
     with pytest.raises(httpx.ReadTimeout):
         httpx.get(f"{balancer.url}/v1/traces/waits", timeout=0.1)
     counted(balancer, before, f"blue blue-1 {READ} none client_abort")
 
 
 def test_the_time_of_a_response_excludes_that_of_the_client(balancer: Balancer) -> None:
-    before = balancer.requests()
+    before = balancer.settled()
     fast, slow = (balancer.bucket("/v1/logs", "POST", limit) for limit in ("0.3", "+Inf"))
     for size in (1_000, 12_000, 40_000):  # the last is larger than the buffer, so its time is unknown
         with socket.create_connection(("127.0.0.1", balancer.ports.service), timeout=60) as client:
@@ -114,7 +114,7 @@ def test_the_time_of_a_response_excludes_that_of_the_client(balancer: Balancer) 
 
 
 def test_a_body_that_does_not_arrive_is_refused(balancer: Balancer) -> None:
-    before = balancer.requests()
+    before = balancer.settled()
     with socket.create_connection(("127.0.0.1", balancer.ports.service), timeout=60) as client:
         client.sendall(b"POST /v1/logs HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx")
         assert client.recv(4096).startswith(b"HTTP/1.1 408")
@@ -122,7 +122,7 @@ def test_a_body_that_does_not_arrive_is_refused(balancer: Balancer) -> None:
 
 
 def test_the_preview_is_not_counted(balancer: Balancer) -> None:
-    before = balancer.requests()
+    before = balancer.settled()
     url = f"http://127.0.0.1:{balancer.ports.preview}/v1/traces/1"
     assert httpx.get(url, headers={"X-Observatory-Fleet": "green"}).status_code == 200
     httpx.get(f"{balancer.url}/v1/costs")
@@ -130,7 +130,7 @@ def test_the_preview_is_not_counted(balancer: Balancer) -> None:
 
 
 def test_the_log_has_errors_only_and_no_query(balancer: Balancer) -> None:
-    before = balancer.requests()
+    before = balancer.settled()
     httpx.get(f"{balancer.url}/v1/traces/fine")
     httpx.get(f"{balancer.url}/v1/traces/503?key=private")
     counted(balancer, before, f"blue blue-1 {READ} 200 answered", f"blue blue-1 {READ} 503 answered")
@@ -142,7 +142,7 @@ def test_the_log_has_errors_only_and_no_query(balancer: Balancer) -> None:
 def test_requests_do_not_wait_for_a_counter_that_stands_still(balancer: Balancer) -> None:
     pid = balancer.sandbox.supervisor.status("request-metrics").pid
     assert pid
-    before = balancer.requests()
+    before = balancer.settled()
     os.kill(pid, signal.SIGSTOP)
     try:
         with httpx.Client(base_url=balancer.url) as client:
@@ -169,7 +169,7 @@ def test_a_counter_that_died_counts_again(balancer: Balancer) -> None:
 
 
 def test_a_reload_continues_the_counts(balancer: Balancer) -> None:
-    before = balancer.requests()
+    before = balancer.settled()
     balancer.reload()
     with httpx.Client(base_url=balancer.url) as client:
         assert {client.get("/v1/traces/1").status_code for _ in range(20)} == {200}

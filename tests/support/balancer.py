@@ -160,6 +160,17 @@ class Balancer:
             }
         )
 
+    def settled(self) -> Counter[str]:
+        """Return the counts with every request until now: a line arrives after its response."""
+
+        def last() -> int:
+            return sum(count for request, count in self.requests().items() if "/openapi.json" in request)
+
+        before = last()
+        httpx.get(f"{self.url}/openapi.json", timeout=60)
+        assert wait_until(lambda: last() > before, 60)
+        return self.requests()
+
     def bucket(self, route: str, method: str, limit: str) -> int:
         """Return how many requests of an operation took at most `limit` seconds."""
         return sum(
