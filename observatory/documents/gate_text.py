@@ -40,7 +40,8 @@ def _findings(findings: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Yield each measurement that has a number, beside its limit."""
     for each in findings:
         if each.get("value") is not None:
-            limit = f" (limit {_number(each, 'limit')})" if each.get("limit") is not None else ""
+            word = "at least" if each.get("kind") == "requests" else "limit"
+            limit = f" ({word} {_number(each, 'limit')})" if each.get("limit") is not None else ""
             yield f"{each.get('name')} {_number(each, 'value')}{limit}"
 
 

@@ -60,6 +60,7 @@ from .reexports import DaemonStatus as DaemonStatus
 from .reexports import DatabaseError as DatabaseError
 from .reexports import DeliveryRefusedError as DeliveryRefusedError
 from .reexports import Deployment as Deployment
+from .reexports import DeploymentPausedError as DeploymentPausedError
 from .reexports import EngineChoice as EngineChoice
 from .reexports import EngineError as EngineError
 from .reexports import JobFailedError as JobFailedError

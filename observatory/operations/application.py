@@ -82,6 +82,7 @@ def deploy_application(
         TrialFailedError: the version failed its trial; nothing was changed.
         LockHeldError: another deployment is under way; nothing was changed. `waiting_for_lock` waits for it.
         RolledBackError: the deployment was rolled back; the old version is active.
+        DeploymentPausedError: the gates had no verdict for too long; the deployment keeps its traffic weights.
         RollbackFailedError: the rollback failed, too.
         TakenOverError: a rollback or another deployment took over.
         KeyboardInterrupt: interrupted, and rolled back.

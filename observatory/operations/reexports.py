@@ -5,6 +5,7 @@ from observatory.database.errors import BackupFailedError, DatabaseError, LockHe
 from observatory.delivery.approvals import NotPermittedError
 from observatory.delivery.errors import (
     DeliveryRefusedError,
+    DeploymentPausedError,
     LockLostError,
     RollbackFailedError,
     RolledBackError,
@@ -47,6 +48,7 @@ __all__ = [
     "DatabaseError",
     "DeliveryRefusedError",
     "Deployment",
+    "DeploymentPausedError",
     "EngineChoice",
     "EngineError",
     "JobFailedError",

@@ -84,6 +84,7 @@ def deploy_release(
         DatabaseError: a migration failed; the service was not changed.
         MigratedDatabaseError: verification of the migrated database failed; the service was not changed.
         RolledBackError: a gate, the fleet or the verification failed; the previous fleet is active.
+        DeploymentPausedError: the gates had no verdict for too long; the deployment keeps its traffic weights.
         RollbackFailedError, TakenOverError: see `deploy_application`.
         KeyboardInterrupt: interrupted, and rolled back.
     """

@@ -38,7 +38,7 @@ FINDINGS = [
         (
             "gate",
             {"verdict": "passed", "reasons": [], "findings": FINDINGS, **STEP},
-            f"gate passed: {PLACE}; 5xx of GET /v1/traces 0.40 % (limit 1.00 %); requests 412 (limit 50); {LEFT}",
+            f"gate passed: {PLACE}; 5xx of GET /v1/traces 0.40 % (limit 1.00 %); requests 412 (at least 50); {LEFT}",
         ),
         (
             "gate",
