@@ -59,8 +59,10 @@ def rotate_passwords(
     """
     platform, roles = open_platform(workspace), tuple(roles)
     check_supported(platform, "rotate-passwords")
-    if not engine.resources(state_options(workspace)) or workspace.access.read() is None:
+    if not engine.resources(state_options(workspace)):
         raise StackNotUpError(workspace.stack)
+    if workspace.access.read() is None:
+        raise OperationError(f"{workspace.access.path} is missing: run `observatory up`, which writes it")
     with (
         exclusive(workspace.access.rotation_lock),
         no_deployment_under_way(platform, command="rotate-passwords"),
