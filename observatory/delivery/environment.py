@@ -170,6 +170,9 @@ class Instances(Protocol):
     def ready(self, fleet: FleetName, instances: Collection[str]) -> bool:
         """Return whether all of these instances are ready; raises HostsError."""
 
+    def respond(self, fleet: FleetName, instances: Collection[str]) -> bool:
+        """Return whether all of these instances respond, ready or not; raises HostsError."""
+
 
 class Trial(Protocol):
     """Pre-deployment tests of a version."""

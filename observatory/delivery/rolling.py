@@ -108,15 +108,17 @@ class RollingUpdate(Run):
     def _check_capacity_without(self, batch: Batch) -> None:
         """Check that the other instances can take the traffic of a batch.
 
-        In an update all others must be ready. In a rollback as many as a batch leaves must be, and a batch with no
-        ready instance may always be drained: it has no traffic.
+        In an update all others must be ready. In a rollback as many as a batch leaves must be. A batch with no ready
+        instance may always be drained: it has no traffic. So may the only one with ready instances while the others
+        respond and are not ready: it may hold what they need, such as the database's connections.
         """
         others = without(self._progress.instances, batch)
         if self._deployment.status != "rolling-back":
             return self._wait_for(others)
         required = len(self._progress.instances) - self._progress.batch_size
         ready = self._progress.ready(others)
-        if self._progress.ready(batch) and len(ready) < required:
+        held = not ready and self._instances.respond(self._deployment.target, others)
+        if self._progress.ready(batch) and len(ready) < required and not held:
             raise StepFailedError(
                 f"{len(ready)} of {', '.join(others)} are ready, {required} are required to drain {', '.join(batch)}"
             )

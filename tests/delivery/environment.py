@@ -244,6 +244,9 @@ class Simulation:
     def healthy(self, fleet: FleetName) -> bool:
         return self.ready(fleet, MEMBERS[fleet])
 
+    def respond(self, fleet: FleetName, instances: Collection[str]) -> bool:
+        return self.ready(fleet, instances)
+
     def ready(self, _fleet: FleetName, instances: Collection[str]) -> bool:
         return all(self.up[name] for name in instances)
 

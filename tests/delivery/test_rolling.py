@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from observatory.delivery.rollback import roll_back
 from observatory.documents.rollout import FleetState
 from observatory.settings.gate_limits import GateLimits
 from tests.delivery.environment import BAD, GOOD, MEMBERS, NEW, OLD, Killed, simulation
-from tests.delivery.faults import batches, blue_of, failing, raise_at, rolling
+from tests.delivery.faults import batches, blue_of, failing, once, raise_at, rolling
 
 BLUE, GREEN = MEMBERS["blue"], MEMBERS["green"]
 
@@ -178,3 +179,27 @@ def test_updated_instances_are_compared_with_pending_ones() -> None:
     stack.read = note  # type: ignore[method-assign]
     deploy(stack.environment(limits=GateLimits(minimum_evaluations=1)), rolling(bake_s=5.0))
     assert compared == [*2 * [BLUE[:1], BLUE[1:]], *2 * [BLUE[:2], BLUE[2:]], *2 * [BLUE]]
+
+
+def test_an_updated_instance_that_keeps_the_others_down_is_restored() -> None:
+    stack = simulation(minimum=0, intervals=itertools.repeat(BAD))
+    stack.respond = lambda fleet, instances: True  # type: ignore[method-assign]  # noqa: ARG005
+    ready, installs = stack.up, itertools.count()
+
+    def hold_and_free(place: str) -> None:
+        if place == "install" and next(installs) == 1:  # the old version is installed again on the only updated one
+            ready.update(dict.fromkeys(BLUE, True))
+
+    stack.fault = hold_and_free
+    stack.each_sleep = once(lambda: ready.update({"blue-2": False, "blue-3": False}))
+    with pytest.raises(RolledBackError):
+        deploy(stack.environment(), rolling())
+    assert (stack.runs["blue-1"], stack.healthy("blue"), blue_of(stack).version) == (OLD, True, "v0.1.0")
+
+
+def test_the_only_ready_instance_stays_while_the_others_do_not_respond() -> None:
+    stack = simulation(minimum=2, intervals=itertools.repeat(BAD))
+    stack.each_sleep = once(lambda: stack.up.update({"blue-2": False, "blue-3": False}))
+    with pytest.raises(RollbackFailedError, match="blue-1 cannot be rolled back: 0 of blue-2, blue-3 are ready"):
+        deploy(stack.environment(), rolling())
+    assert (stack.up["blue-1"], stack.taken_out) == (True, frozenset())

@@ -121,6 +121,11 @@ class LocalInstances:
         ports = self._ports(fleet)
         return all(Probe(http=f"http://127.0.0.1:{ports[name]}/health/ready").check() for name in instances)
 
+    def respond(self, fleet: FleetName, instances: Collection[str]) -> bool:
+        """Return whether every one of these instances responds, ready or not."""
+        ports = self._ports(fleet)
+        return not any(Probe(http=f"http://127.0.0.1:{ports[name]}/health/live").silence() for name in instances)
+
     def _ports(self, fleet: FleetName) -> dict[str, int]:
         return labelled(fleet, self.hosts.ports[fleet])
 
