@@ -21,7 +21,7 @@ from proofs.table import write_table
 
 RATES = (1, 5, 20, 100)  # requests a second to the new fleet
 RUNS = 100  # deployments of each situation and rate
-INTERVAL_S, BAKE_S, BASELINE_S = 5, 60, 600
+INTERVAL_S, BAKE_S, BASELINE_S, RECENT_S = 5, 60, 600, 30
 SCRAPE_S = 5  # a fault is visible so much later at most
 ROUTES = {"POST /v1/traces": 0.2, "GET /v1/traces": 0.3, "GET /v1/traces/{id}": 0.4, "GET /v1/costs": 0.1}
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, math.inf)
@@ -61,6 +61,7 @@ class Situation:
         name: of it.
         new: the new version's requests.
         old: the old fleet's meanwhile.
+        before: the old version's requests in the last seconds before the shift.
         canary: whether the old fleet has four fifths of the traffic; otherwise none, as after blue-green's shift.
         bursty: whether requests come in bursts.
         outage: seconds during which the database is down.
@@ -70,6 +71,7 @@ class Situation:
     name: str
     new: Course = lambda _at: WELL
     old: Course = lambda _at: WELL
+    before: Traffic = WELL
     canary: bool = True
     bursty: bool = False
     outage: tuple[float, float] = (0.0, 0.0)
@@ -104,7 +106,7 @@ def bad_bad_good(at: float) -> Traffic:
     return Traffic(errors=0.3) if at % (3 * INTERVAL_S) < 2 * INTERVAL_S else WELL
 
 
-ILL = Traffic(errors=0.3, factor=20.0)
+ILL, BUSY, SLOW = Traffic(errors=0.3, factor=20.0), Traffic(factor=10.0), Traffic(factor=30.0)
 GOOD = (
     Situation(name="equal version, canary"),
     Situation(name="equal version, blue-green", canary=False),
@@ -112,6 +114,13 @@ GOOD = (
     Situation(name="twice the median, not over 0.1 s", new=bad(factor=2.0)),
     Situation(name="both fleets ill for 20 s", new=during(15, 35, ILL), old=during(15, 35, ILL)),
     Situation(name="both fleets drift", new=drift, old=drift),
+    Situation(
+        name="the database slow since shortly before the shift, blue-green",
+        canary=False,
+        before=SLOW,
+        new=lambda _at: SLOW,
+    ),
+    Situation(name="every core busy for 8 s, blue-green", canary=False, new=during(13, 21, BUSY)),
     Situation(name="database down for 15 s", new=during(20, 35, ILL), old=during(20, 35, ILL), outage=(22, 95)),
     Situation(name="half of the requests slow for 2 s, twice, blue-green", canary=False, new=stalls),
     Situation(name="pgBouncer away for 4 s, blue-green", canary=False, new=during(20, 24, ILL), checks=(20, 25)),
@@ -161,9 +170,9 @@ def _rate(situation: Situation, rate: int, runs: int) -> Rate:
 
 def deployed(situation: Situation, rate: int, draw: random.Random) -> tuple[str, float]:
     """Return the verdict at the end of a bake of `BAKE_S`, and when a failed one was given."""
-    gate = Gate(
-        limits=GateLimits(), evidence=RequestEvidence(GateLimits(), _requests(WELL, 5 * rate * BASELINE_S, draw))
-    )
+    baseline = _requests(situation.before, 5 * rate * RECENT_S, draw)
+    recent, baseline = baseline, total([baseline, _requests(WELL, 5 * rate * (BASELINE_S - RECENT_S), draw)])
+    gate = Gate(limits=GateLimits(), evidence=RequestEvidence(GateLimits(), baseline, recent))
     new: Counts = {}
     old: Counts = {}
     failed_checks, passed, at = 0.0, 0, 0

@@ -17,6 +17,7 @@ from observatory.settings import FleetName
 from observatory.settings.gate_limits import GateLimits
 from observatory.waiting import Clock
 
+RECENT_S = 30.0  # before the shift: what is worse in them than before has another cause than the version
 SHOWN = 8  # findings of an evaluation in the journal
 
 
@@ -138,11 +139,14 @@ class Bake:
         metrics, limits, before = self._environment.metrics, self._environment.limits, comparison.old or comparison.new
         try:
             until = self._rollout.deployment.exercised or metrics.now()
-            baseline = metrics.baseline(before.fleet, before.instances, until=until, seconds=limits.baseline_s)
+            baseline, recent = (
+                metrics.baseline(before.fleet, before.instances, until=until, seconds=seconds)
+                for seconds in (limits.baseline_s, RECENT_S)
+            )
         except MetricsUnavailableError as error:
             self._rollout.record("no-metrics", fleet=before.fleet, reason=str(error))
             return None
-        self._gate = Gate(limits=limits, evidence=RequestEvidence(limits, baseline))
+        self._gate = Gate(limits=limits, evidence=RequestEvidence(limits, baseline, recent))
         return self._gate
 
     def _evaluate(self, comparison: Comparison, progress: _Progress) -> Verdict:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from observatory.delivery.counts import Counts, RouteCounts, all_routes, total
 from observatory.delivery.findings import Finding, Kind, Result
-from observatory.delivery.sequential import RatioTest, exceeds, upper_bound
+from observatory.delivery.sequential import INTERVAL_SHARE, RatioTest, exceeds, upper_bound
 from observatory.settings.gate_limits import GateLimits
 
 # Neither answered as expected nor an error: a redirect, which clients may not follow, a refusal, an unknown status.
@@ -28,8 +28,9 @@ ENOUGH = 50  # requests of the old version that make a route comparable
 BOUND_ERROR = 0.05  # of the upper bound of the old version's share
 ILL_ERROR = 0.001  # that an old fleet which is well counts as ill in one interval
 TESTS = 50  # that share the rate of false alarms: five for each of ten routes
-OLD_SHARE = 0.1  # of the new version's requests that the old fleet needs for that
-TWICE = 2.0  # a version is to blame only where it is so many times as bad as the old fleet meanwhile
+OLD_SHARE = 0.1  # of the new version's requests that the old fleet needs to be compared meanwhile
+WORSE_ERROR = 0.01  # that a version which is no worse than the old fleet meanwhile counts as worse
+SLOW_INTERVAL_SHARE = 0.27  # four intervals are needed: a busy machine is slow for longer than it has errors
 SLOW_WITHOUT_COMPARISON = 0.05  # the limit `p95_s` is one of the 95th percentile
 QUANTILES = (0.5, 0.95, 0.99)
 
@@ -47,6 +48,7 @@ class _Question:
         measure: returns bad requests and all.
         tolerance: added to the old version's share.
         absolute: allowed share where nothing can be compared; None if that cannot be known.
+        interval_share: most of a decision's evidence that comes from one interval.
     """
 
     kind: Kind
@@ -55,13 +57,17 @@ class _Question:
     measure: _Measure
     tolerance: float
     absolute: float | None = None
+    interval_share: float = INTERVAL_SHARE
 
     @property
     def name(self) -> str:
         return f"{self.what} of {self.group}"
 
-    def allowed(self, old: Counts) -> float | None:
-        """Return the allowed share by the old version's requests; None where they are too few to say."""
+    def allowed(self, *references: Counts) -> float | None:
+        """Return the share that the most lenient of the old version's requests allow; None where they are too few."""
+        return max((each for found in references if (each := self._allowed_by(found)) is not None), default=None)
+
+    def _allowed_by(self, old: Counts) -> float | None:
         bad, requests = self.measure(old.get(self.group, RouteCounts()))
         if requests < ENOUGH:
             return self.absolute
@@ -91,10 +97,13 @@ class RequestEvidence:
 
     Attributes:
         baseline: requests of the old version before the shift.
+        recent: those of the last seconds before. Where they are worse than all, what began then has another cause than
+            the version, and they are compared with as well.
     """
 
-    def __init__(self, limits: GateLimits, baseline: Counts) -> None:
+    def __init__(self, limits: GateLimits, baseline: Counts, recent: Counts) -> None:
         self.baseline, self._limits = baseline, limits
+        self._recent: tuple[Counts, ...] = (recent,) if self._illness(recent, (baseline,)) else ()
         self._threshold = math.log(TESTS / limits.false_alarms)
         self._now = self._before = _Evidence(new={}, old={}, tests={})
 
@@ -116,14 +125,14 @@ class RequestEvidence:
         tests = dict(before.tests)
         comparable = _comparable(reference)
         interval, whole = _grouped(new, comparable), _grouped(evidence.new, comparable)
-        grouped = _grouped_reference(reference, comparable)
+        references = [_grouped_reference(each, comparable) for each in (reference, *self._recent)]
         for question in self._questions(whole):
-            allowed = question.allowed(grouped)
+            allowed = question.allowed(*references)
             if allowed is None:
                 continue
             test = tests.get(question.name)
             part = interval if test else whole  # a test that begins now has seen no bad request before
-            test = test or RatioTest(threshold=self._threshold)
+            test = test or RatioTest(threshold=self._threshold, interval_share=question.interval_share)
             tests[question.name] = test.add(*question.measure(part.get(question.group, RouteCounts())), allowed)
         self._before, self._now = before, _Evidence(new=evidence.new, old=evidence.old, tests=tests)
 
@@ -133,11 +142,14 @@ class RequestEvidence:
 
     def illness_of_old(self, old: Counts) -> tuple[str, ...]:
         """Return how the old fleet's requests in an interval are worse than before the shift."""
+        return self._illness(old, (self.baseline, *self._recent))
+
+    def _illness(self, old: Counts, before: tuple[Counts, ...]) -> tuple[str, ...]:
         comparable = _comparable(self.baseline)
-        interval, reference = _grouped(old, comparable), _grouped_reference(self.baseline, comparable)
+        interval, references = _grouped(old, comparable), [_grouped_reference(each, comparable) for each in before]
         ill = []
         for question in self._questions(interval):
-            allowed, (bad, requests) = question.allowed(reference), question.measure(interval[question.group])
+            allowed, (bad, requests) = question.allowed(*references), question.measure(interval[question.group])
             if allowed is not None and exceeds(bad, requests, allowed, ILL_ERROR):
                 ill.append(f"{question.name} {bad / requests:.1%}")
         return tuple(ill)
@@ -146,18 +158,19 @@ class RequestEvidence:
         """Yield a finding for each test, the strongest evidence first."""
         reference = total([self.baseline, self._now.old])
         comparable = _comparable(reference)
-        new, grouped = _grouped(self._now.new, comparable), _grouped_reference(reference, comparable)
+        new = _grouped(self._now.new, comparable)
+        references = [_grouped_reference(each, comparable) for each in (reference, *self._recent)]
         questions = sorted(self._questions(new), key=self._strength, reverse=True)
         for question in questions:
-            yield self._finding(question, new, grouped)
+            yield self._finding(question, new, question.allowed(*references))
 
     def _strength(self, question: _Question) -> float:
         test = self._now.tests.get(question.name)
         return test.evidence if test else -math.inf
 
-    def _finding(self, question: _Question, new: Counts, reference: Counts) -> Finding:
+    def _finding(self, question: _Question, new: Counts, limit: float | None) -> Finding:
         bad, requests = question.measure(new.get(question.group, RouteCounts()))
-        limit, share = question.allowed(reference), bad / requests if requests else 0.0
+        share = bad / requests if requests else 0.0
         decision: Result = "passed"
         reason = ""
         shown = f"{question.name}: {bad:.0f} of {requests:.0f} requests, {share:.2%}"
@@ -182,9 +195,10 @@ class RequestEvidence:
         if limit is None or test is None:
             return "unknown", f"{shown}; the old version has too few requests to compare with"
         if test.rejected:
-            meanwhile = self._share_of_old(question)
-            if meanwhile is not None and share < TWICE * meanwhile:
-                return "unknown", f"{shown}; the old fleet has {meanwhile:.2%} meanwhile: both are ill"
+            bad, requests = self._old_meanwhile(question)
+            bound = upper_bound(bad, requests, BOUND_ERROR)
+            if requests and not exceeds(test.bad, test.requests, bound, WORSE_ERROR):
+                return "unknown", f"{shown}; the old fleet has {bad / requests:.2%} meanwhile: both may be ill"
             return "failed", f"{shown}, {limit:.2%} allowed"
         if test.suspicious:
             return "unknown", f"{shown}, {limit:.2%} allowed: more requests are needed to decide"
@@ -192,13 +206,13 @@ class RequestEvidence:
             return "unknown", f"{shown}, {self._limits.error_ratio:.2%} allowed; the old version is no better"
         return "passed", ""
 
-    def _share_of_old(self, question: _Question) -> float | None:
-        """Return the old fleet's share since the shift, None where it has too few requests."""
+    def _old_meanwhile(self, question: _Question) -> tuple[float, float]:
+        """Return the old fleet's bad requests and all since the shift; none where it has too little traffic."""
         old = _grouped(self._now.old, _comparable(total([self.baseline, self._now.old])))
-        bad, requests = question.measure(old.get(question.group, RouteCounts()))
         enough = min(ENOUGH, OLD_SHARE * all_routes(self._now.new).requests)
-        whole = all_routes(self._now.old).requests
-        return (bad + 0.5) / (requests + 1) if requests and whole >= enough else None
+        if all_routes(self._now.old).requests < enough:
+            return 0.0, 0.0
+        return question.measure(old.get(question.group, RouteCounts()))
 
     def _questions(self, counts: Counts) -> Iterator[_Question]:
         """Yield what grouped counts are tested for."""
@@ -242,6 +256,7 @@ class RequestEvidence:
                 measure=functools.partial(_slower, bound),
                 tolerance=self._limits.slow_ratio_over_old,
                 absolute=SLOW_WITHOUT_COMPARISON if bound == longest else None,
+                interval_share=SLOW_INTERVAL_SHARE,
             )
 
     def _unusual(self, before: RouteCounts, share: float) -> float | None:

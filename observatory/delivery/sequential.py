@@ -13,6 +13,7 @@ the supermartingale: a smaller factor has a smaller expectation.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -29,25 +30,27 @@ class RatioTest:
 
     Attributes:
         threshold: the logarithm of 1/alpha.
+        interval_share: most of the threshold that comes from one interval.
         bad: bad requests so far.
         requests: requests so far.
         ratios: logarithm of the limited likelihood ratio of each alternative.
     """
 
     threshold: float
+    interval_share: float = INTERVAL_SHARE
     bad: float = 0.0
     requests: float = 0.0
     ratios: tuple[float, ...] = (0.0,) * len(ODDS)
 
     def add(self, bad: float, requests: float, allowed: float) -> RatioTest:
         """Return the test after an interval with so many bad requests, of which the share `allowed` is allowed."""
-        most = self.threshold * INTERVAL_SHARE
+        most = self.threshold * self.interval_share
         good = max(requests - bad, 0.0)
         ratios = tuple(
             ratio + min(_log_ratio(bad, good, allowed, odds), most)
             for ratio, odds in zip(self.ratios, ODDS, strict=True)
         )
-        return RatioTest(threshold=self.threshold, bad=self.bad + bad, requests=self.requests + requests, ratios=ratios)
+        return dataclasses.replace(self, bad=self.bad + bad, requests=self.requests + requests, ratios=ratios)
 
     @property
     def evidence(self) -> float:

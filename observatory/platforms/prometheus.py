@@ -47,6 +47,7 @@ ALERTS_BEGAN = "last_over_time(ALERTS_FOR_STATE{$fleet,rollback='true'}[$fresh])
 OUTAGE = "min_over_time(max by (stack) ($metric{stack='$stack'})[$window:5s]) == 0"
 OUTAGES = {
     "pg_up": "the database is down, or was just now: see the alert StorageDatabaseDown",
+    "redis_up": "the cache is down, or was just now: see `observatory logs valkey`",
     "pgbouncer_up": "pgBouncer is down, or was just now: see `observatory logs pgbouncer`",
 }
 BUDGET_ALERT, BUDGET_WINDOW = "StorageErrorBudgetFastBurn", "6m"

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from observatory.delivery.bake import RECENT_S
 from observatory.delivery.counts import Counts, RouteCounts, total
 from observatory.delivery.environment import (
     BalancerError,
@@ -148,6 +149,7 @@ class Simulation:
     fault: Callable[[str], None] = lambda _place: None
     intervals: Iterator[Interval | None] = field(default_factory=lambda: iter(()))
     before: Counts = field(default_factory=lambda: BASELINE)
+    recent: Counts = field(default_factory=dict)
     live: dict[FleetName, int] = field(default_factory=lambda: {"blue": 100, "green": 0})
     runs: dict[str, str] = field(default_factory=lambda: dict.fromkeys(INSTANCES, OLD))
     up: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(INSTANCES, True))
@@ -288,7 +290,7 @@ class Simulation:
         self, fleet: FleetName, instances: Collection[str] | None = None, *, until: float, seconds: float
     ) -> Counts:
         self.fault("baseline")
-        return self.before
+        return self.recent if seconds == RECENT_S else self.before
 
     def alerts(self, fleet: FleetName, *, since: float | None = None) -> tuple[str, ...]:
         if self.interval is None:

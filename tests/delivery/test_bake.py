@@ -16,7 +16,7 @@ from observatory.delivery.deployment import deploy
 from observatory.delivery.environment import ProbeFailure, ProbeResult
 from observatory.delivery.errors import DeploymentPausedError, RolledBackError
 from observatory.settings.gate_limits import GateLimits
-from tests.delivery.environment import BAD, GOOD, Interval, Simulation, simulation
+from tests.delivery.environment import BAD, GOOD, Interval, Simulation, counts, simulation
 from tests.delivery.faults import OUTAGE, blue_green, canary
 
 SHORT = GateLimits(deadline_s=60, pause_s=60)
@@ -134,6 +134,18 @@ def test_a_version_is_not_to_blame_for_what_both_fleets_suffer(ill: Interval) ->
     deploy(stack.environment(), blue_green())
     assert stack.live == {"blue": 0, "green": 100}
     assert stack.time >= 30 + 8 * 5
+
+
+@pytest.mark.parametrize("kind", ["errors", "slow", "404"])
+def test_what_began_shortly_before_the_shift_is_not_the_versions_fault(kind: str) -> None:
+    bad = {"errors": Interval(errors=30), "slow": Interval(slow=30), "404": Interval(statuses={"404": 30})}[kind]
+    stack = simulation(intervals=itertools.repeat(bad))
+    stack.recent = counts(500, errors=150 * (kind == "errors"), slow=150 * (kind == "slow"), statuses={"404": 150})
+    if kind == "errors":  # a share that no version may have is not promoted either
+        with pytest.raises(DeploymentPausedError, match="the old version is no better"):
+            deploy(stack.environment(SHORT), blue_green())
+    else:
+        deploy(stack.environment(), blue_green())
 
 
 def test_a_long_illness_of_both_fleets_pauses_until_it_ends() -> None:
