@@ -12,7 +12,9 @@ from typing import Any
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from observatory.cli import delivery
 from observatory.platforms.contract import api, archive, bench, examination, life
 from observatory.platforms.contract.requirements import Findings
 from observatory.progress import silent
@@ -186,6 +188,17 @@ def test_fault_of_a_manifest_is_named_without_a_bench(
     assert findings.failed
     assert expected in " ".join(outcomes(findings, "failed").values())
     assert "not tested" in {each.outcome for each in findings.all}
+
+
+def test_command_prints_one_document_and_exits_with_1(tmp_path: Path) -> None:
+    artifact, _ = pack(tmp_path, script(""), version="1.0")
+    done = CliRunner().invoke(delivery.releases, ["check", str(artifact), "--output", "json"])
+    assert done.exit_code == 1
+    document = json.loads(done.stdout)
+    assert document["passed"] is False
+    assert document["findings"][0]["place"] == "docs/service-contract.md#manifest"
+    table = CliRunner().invoke(delivery.releases, ["check", str(artifact)])
+    assert "docs/service-contract.md#manifest" in table.stdout
 
 
 def test_every_section_of_a_finding_is_a_heading_of_the_page() -> None:
