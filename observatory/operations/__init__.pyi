@@ -63,6 +63,7 @@ from .reexports import Deployment as Deployment
 from .reexports import DeploymentPausedError as DeploymentPausedError
 from .reexports import EngineChoice as EngineChoice
 from .reexports import EngineError as EngineError
+from .reexports import HomeError as HomeError
 from .reexports import JobFailedError as JobFailedError
 from .reexports import JobRunningError as JobRunningError
 from .reexports import LockedError as LockedError

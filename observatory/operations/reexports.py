@@ -29,6 +29,7 @@ from observatory.platforms.platform import DaemonStatus, EngineChoice
 from observatory.progress import Phase, Progress, Reporter, silent
 from observatory.runtime import RuntimeFault
 from observatory.runtime.errors import SandboxError
+from observatory.runtime.home import HomeError
 from observatory.scheduling.log_rotation import LogRotationError
 from observatory.scheduling.runner import JobFailedError, JobRunningError, UnknownJobError
 from observatory.scheduling.scheduler_process import SchedulerRunningError
@@ -51,6 +52,7 @@ __all__ = [
     "DeploymentPausedError",
     "EngineChoice",
     "EngineError",
+    "HomeError",
     "JobFailedError",
     "JobRunningError",
     "LockHeldError",

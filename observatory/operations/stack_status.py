@@ -16,6 +16,7 @@ from observatory.operations.scheduler import JobStatus, jobs
 from observatory.platforms import open_platform
 from observatory.platforms.platform import DaemonStatus, check_supported
 from observatory.platforms.stack_state import outputs, state_options
+from observatory.runtime.home import check_unclaimed
 from observatory.settings import FleetName
 from observatory.waiting import poll
 from observatory.workspace import Workspace
@@ -69,12 +70,15 @@ def status(workspace: Workspace) -> Status:
 
     Raises:
         OperationError: the platform is not supported.
+        HomeError: the stack's daemons run, and its state is missing; or its home is another stack's.
         SandboxError: the supervisor does not answer.
     """
     platform = open_platform(workspace)
     check_supported(platform, "status")
     size, rollout = platform.settings.fleets.size, platform.current_rollout()
     if rollout is None or not engine.resources(state_options(workspace)):
+        if workspace.home.is_dir():
+            check_unclaimed(workspace.sandbox, engine.full_name(state_options(workspace)))
         return Status(daemons=[], rollout=None, schema_version=None, fleet_size=size, jobs=[], passwords=[])
     return Status(
         daemons=platform.daemons(rollout),
