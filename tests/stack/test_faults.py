@@ -254,7 +254,7 @@ def test_a_signal_before_the_first_step_ends_every_child(checkout: Checkout, num
     process.send_signal(number)
     _, said = process.communicate(timeout=UP_TIMEOUT_S)
     assert process.returncode == 130, said
-    assert "interrupted; run the command again" in said
+    assert "interrupted; what was brought up is kept; run the command again" in said
     assert checkout.processes() == set()
     assert not list((checkout.root / "dist").glob(".*"))
 
