@@ -34,7 +34,10 @@ PROMISE = (
 REQUESTS = 200  # at most, for each port and round
 FIRST_UID, LAST_UID = 50_000, 59_999
 UNLISTED = {"trial"}  # listens only during a pre-deployment test
-SOCKETS = re.compile(r"/srv/run/(haproxy\.sock(\.\d+\.tmp)?|supervisor\.sock(\.\d+)?|(postgresql/)?\.s\.PGSQL\.\d+)")
+SOCKETS = re.compile(
+    r"/srv/run/(haproxy\.sock(\.\d+\.tmp)?|request-(lines|metrics)\.sock|supervisor\.sock(\.\d+)?"
+    r"|(postgresql/)?\.s\.PGSQL\.\d+)"
+)
 PEM = re.compile(r"-----BEGIN[^-]*PRIVATE KEY-----\n(?P<key>[^-]+)")
 SECRET = re.compile(r"[A-Za-z0-9_+/=-]{20,}")
 PROMPT = "the neighbours must not read this prompt"
