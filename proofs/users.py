@@ -93,7 +93,7 @@ class Users:
         self._ended, self._begun = threading.Event(), threading.Event()
         self._draw = random.Random(1)  # noqa: S311 - no secret
         self._stored = [str(span["trace_id"]) for span in spans(STORED, now=datetime.now(UTC), seed=time.time_ns())]
-        self._written: deque[tuple[float, str]] = deque(maxlen=200)
+        self._written: deque[tuple[float, str]] = deque(maxlen=20)  # the newest: a user reads back soon
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._send_all()))
