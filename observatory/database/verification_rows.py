@@ -21,6 +21,7 @@ from psycopg import sql
 from observatory.database.roles.api_keys import insert_key, key_digest, new_key
 
 Mark = Literal["observatory.verification", "observatory.probe"]
+Scope = Literal["read", "write"]
 Table = Literal["llm_traces", "llm_metrics", "llm_logs"]
 
 MARK: Mark = "observatory.verification"
@@ -75,6 +76,7 @@ _REMOVE: tuple[LiteralString, ...] = (
     *(f"DELETE FROM {table} WHERE {condition}" for table, condition in _RUN.items()),  # noqa: S608 - constants
     "DELETE FROM api_keys WHERE name = %(mark)s AND key_hash = ANY (%(keys)s)",
 )
+_COSTS: LiteralString = "count(*), coalesce(sum(total_tokens), 0), coalesce(sum(total_cost_usd), 0)"
 _SPANS: LiteralString = (
     f"SELECT span_id, input_text FROM llm_traces WHERE {_RUN['llm_traces']} AND trace_id = %(trace)s"  # noqa: S608
 )
@@ -97,7 +99,7 @@ class MarkedRows:
     now: datetime
     _keys: list[str] = field(default_factory=list, init=False, repr=False)
 
-    def add_key(self, *scopes: Literal["read", "write"]) -> str:
+    def add_key(self, *scopes: Scope) -> str:
         """Return a new key with these scopes; it expires in minutes, and the end of the run removes it."""
         key = new_key()
         self._keys.append(key)
@@ -120,6 +122,12 @@ class MarkedRows:
         """Return the number of this run's rows in a table."""
         query: LiteralString = f"SELECT count(*) FROM {table} WHERE {_RUN[table]}"  # noqa: S608 - constants
         return int((self.owner.execute(query, self._names).fetchone() or (0,))[0])
+
+    def costs(self) -> tuple[int, int, float]:
+        """Return number, tokens and costs in USD of this run's traces."""
+        query: LiteralString = f"SELECT {_COSTS} FROM llm_traces WHERE {_RUN['llm_traces']}"  # noqa: S608 - constants
+        count, tokens, cost = self.owner.execute(query, self._names).fetchone() or (0, 0, 0.0)
+        return int(count), int(tokens), float(cost)
 
     @property
     def has_costs(self) -> bool:

@@ -12,6 +12,7 @@ LAME_DUCK_SECONDS = 3  # the balancer checks each second and marks an instance d
 WATCHDOG_SECONDS = 30  # without a watchdog notification, after which systemd restarts the service
 TRIAL = "storage-trial"  # the instance of a pre-deployment test
 TRIAL_SECONDS = 300  # after its start, when it exits if the command that removes it was killed
+TRIAL_DRAIN_SECONDS = 5
 SHA256_PREFIX = 12  # digits of the digest in a release's directory name: enough to tell rebuilt artifacts apart
 
 
@@ -145,18 +146,23 @@ def trial(
 ) -> Unit:
     """Return an instance for pre-deployment tests: as the first of a fleet, on a port that no balancer forwards to.
 
-    It has that instance's login, stops without a lame-duck time, and exits `TRIAL_SECONDS` after its start limit at the
-    latest.
+    It has that instance's login and little priority, stops without a lame-duck time and within
+    `TRIAL_DRAIN_SECONDS`, and exits `TRIAL_SECONDS` after its start limit at the latest.
     """
     unit = storage(settings, paths, fleet=fleet, index=1, version=version, sha256=sha256, start_seconds=start_seconds)
     port = settings.ports.trial
     program = launcher(trial_directory(paths, version, sha256))
-    listening = {"STORAGE_LISTEN": f"{LOOPBACK.listen}:{port}", "STORAGE_LAME_DUCK_SECONDS": "0"}
+    limit = ("/usr/bin/timeout", "--kill-after=10", str(TRIAL_SECONDS + unit.settle_seconds))
+    changed = {
+        "STORAGE_LISTEN": f"{LOOPBACK.listen}:{port}",
+        "STORAGE_LAME_DUCK_SECONDS": "0",
+        "STORAGE_DRAIN_SECONDS": str(TRIAL_DRAIN_SECONDS),
+    }
     return unit.model_copy(
         update={
             "name": TRIAL,
-            "command": ("/usr/bin/timeout", "--kill-after=10", str(TRIAL_SECONDS + unit.settle_seconds), program),
-            "environment": {**unit.environment, **listening},
+            "command": ("/usr/bin/nice", "-n", "10", *limit, program),
+            "environment": {**unit.environment, **changed},
             "ready": HttpReady(port=port, path="/health/ready"),
             "ports": {"ports.trial": port},
         }

@@ -30,6 +30,8 @@ from observatory.workspace import Workspace
 if TYPE_CHECKING:
     import httpx
 
+    from observatory.database.verification_rows import MarkedRows
+
 ANSWER_SECONDS = 10.0
 MONITORING, BACKUPS, CERTIFICATES = "monitoring", "backups", "certificates"
 INDEPENDENT_CHECKS = frozenset({MONITORING, BACKUPS, CERTIFICATES})  # of the service: a deployment cannot mend them
@@ -111,9 +113,9 @@ class StackChecks:
         version = self.rollout.fleet(name).version
         if self.rollout.fleet(name).stopped:
             raise CheckFailedError(f"a rollback has stopped {name} with version {version}: deploy a version to it")
-        url, api_key = self.outputs["preview_url"], self.outputs["api_key"]
-        Preview(url=url, api_key=api_key, marked_rows=self._marked_rows).verify(name, version)
-        return f"version {version} stores and returns traces"
+        preview = Preview(url=self.outputs["preview_url"], marked_rows=self._marked_rows)
+        skipped = preview.verify(name, version)
+        return "; ".join((f"version {version} stores and returns what the database has", *skipped))
 
     def database(self) -> str:
         """Verify the schema, and write and read a row."""
@@ -207,11 +209,12 @@ class StackChecks:
             yield connection
 
     @contextlib.contextmanager
-    def _marked_rows(self) -> Iterator[str]:
-        from observatory.database.verification_rows import marked_rows  # noqa: PLC0415 - psycopg only where it is used
+    def _marked_rows(self) -> Iterator[MarkedRows]:
+        from observatory.database.error_translation import translate_errors  # noqa: PLC0415 - with psycopg
+        from observatory.database.verification_rows import marked_rows  # noqa: PLC0415
 
-        with self._owner() as connection, marked_rows(connection) as rows:
-            yield rows.run
+        with self._owner() as connection, translate_errors("the database"), marked_rows(connection) as rows:
+            yield rows
 
 
 def _is_stopped(rollout: RolloutDocument, labels: Mapping[str, str]) -> bool:

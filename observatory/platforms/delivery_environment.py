@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from observatory.delivery.environment import Environment, Journal
 from observatory.platforms.alertmanager import Alertmanager, FleetSilences
@@ -14,6 +14,9 @@ from observatory.platforms.platform import EngineChoice, Platform
 from observatory.platforms.preview import Preview
 from observatory.platforms.probes import FleetProbes
 from observatory.platforms.prometheus import PrometheusMetrics
+
+if TYPE_CHECKING:
+    from observatory.database.verification_rows import MarkedRows
 
 
 def delivery_environment(
@@ -31,12 +34,12 @@ def delivery_environment(
         DeliveryRefusedError: the outputs do not name the fleets' parts.
     """
 
-    def marked_rows() -> AbstractContextManager[str]:
+    def marked_rows() -> AbstractContextManager[MarkedRows]:
         return _marked_rows(platform.administrator(outputs))
 
     stack, client = platform.workspace.stack, monitoring_files(platform.workspace).client
     alertmanager = Alertmanager(url=outputs["alertmanager_url"], stack=stack, client=client)
-    preview = Preview(url=outputs["preview_url"], api_key=outputs["api_key"], marked_rows=marked_rows)
+    preview = Preview(url=outputs["preview_url"], marked_rows=marked_rows)
     parts = platform.fleet_parts(outputs, preview, choice)
     return Environment(
         store=platform.rollout_store,
@@ -64,10 +67,16 @@ def delivery_environment(
 
 
 @contextmanager
-def _marked_rows(conninfo: str) -> Iterator[str]:
-    """Yield the trace id of one verification; then remove its rows and those of verifications that were killed."""
+def _marked_rows(conninfo: str) -> Iterator[MarkedRows]:
+    """Yield the rows of one verification; then remove them and those of verifications that were killed."""
     from observatory.database import connect  # noqa: PLC0415 - psycopg only where it is used
+    from observatory.database.connection import describe  # noqa: PLC0415
+    from observatory.database.error_translation import translate_errors  # noqa: PLC0415
     from observatory.database.verification_rows import marked_rows  # noqa: PLC0415
 
-    with connect(conninfo, purpose="verify a fleet") as connection, marked_rows(connection) as rows:
-        yield rows.run
+    with (
+        connect(conninfo, purpose="verify a fleet") as connection,
+        translate_errors(describe(conninfo)),
+        marked_rows(connection) as rows,
+    ):
+        yield rows

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import httpx
 
-TOKENS = 1  # of each span; its costs are 0
+TOKENS = 1  # of each span
+COST = 3e-8  # USD, of one span of a verification: enough to find wrong costs, too little for any sum. Others cost 0.
 
 
 def spans(*, mark: str, run: str, trace_id: str, now: datetime, texts: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -65,3 +67,21 @@ def texts_of(answer: httpx.Response, trace_id: str) -> dict[str, str]:
 def random_key() -> str:
     """Return a key that no database has: a service must refuse it, whatever keys it has seen before."""
     return f"obs_{secrets.token_urlsafe(32)}"
+
+
+def bad_bodies(span: Mapping[str, Any], now: datetime) -> list[tuple[str, str]]:
+    """Return invalid requests, each with its description: JSON with a fault in a valid span, and what is no JSON."""
+    without = {name: value for name, value in span.items() if name != "span_name"}
+    late = {**span, "ts": (now + timedelta(days=2)).isoformat()}
+    return [
+        ("an item without a required field", _body([without])),
+        ("a number as text", _body([{**span, "duration_ms": "long"}])),
+        ("a time in two days", _body([late])),
+        ("a valid and an invalid item", _body([dict(span), without])),
+        ("a text instead of a list", json.dumps({"items": "none"})),
+        ("half of a JSON document", _body([dict(span)])[:-4]),
+    ]
+
+
+def _body(items: list[dict[str, Any]]) -> str:
+    return json.dumps({"items": items})

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from observatory.delivery.environment import HostsError
-from observatory.platforms.smoke import exercise
+from observatory.documents.rollout import other
+from observatory.platforms.place import FLEET_HEADER, Place
+from observatory.platforms.smoke import ANSWER_SECONDS, Run, exercise
 from observatory.settings import FleetName
 from observatory.waiting import poll
 
 if TYPE_CHECKING:
-    import httpx
+    from observatory.database.verification_rows import MarkedRows
 
 READY_SECONDS = 10.0  # until the balancer reports a fleet that is ready: it checks each second
 POLL_SECONDS = 0.1
@@ -26,22 +28,30 @@ class Preview:
 
     Attributes:
         url: of the listener.
-        api_key: may read and write.
-        marked_rows: yields the trace id of rows that are removed at the end of the block.
+        marked_rows: yields rows that are removed at the end of the block; None where there is no database.
     """
 
     url: str
-    api_key: str = field(repr=False)
-    marked_rows: Callable[[], AbstractContextManager[str]]
+    marked_rows: Callable[[], AbstractContextManager[MarkedRows]]
 
-    def verify(self, fleet: FleetName, version: str) -> None:
-        """Exercise a fleet; the rows that this writes are removed.
+    def verify(self, fleet: FleetName, version: str, *, instance: Place | None = None) -> tuple[str, ...]:
+        """Exercise a fleet, or one instance of it; the rows that this writes are removed.
+
+        Returns:
+            What was not checked, and why.
 
         Raises:
-            HostsError: another version answers, a write was refused, or a trace cannot be read.
+            HostsError: a check of the smoke suite failed.
+            DatabaseError: the database does not answer.
         """
-        with self.marked_rows() as run, self._client(fleet) as client:
-            exercise(client, run, subject=fleet, version=version)
+        beside = self._place(other(fleet))
+        with self.marked_rows() as rows:
+            return exercise(
+                instance or self._place(fleet),
+                Run.with_database(rows),
+                version=version,
+                beside=beside if self._is_ready(beside) else None,
+            )
 
     def wait_ready(self, fleet: FleetName) -> None:
         """Return when the balancer reports a ready instance of the fleet.
@@ -49,23 +59,23 @@ class Preview:
         Raises:
             HostsError: it reports none for `READY_SECONDS`.
         """
-        import httpx  # noqa: PLC0415 - only where it is used
-
-        def ready() -> bool:
-            try:
-                return client.get("/health/ready").status_code == HTTPStatus.OK
-            except httpx.HTTPError:
-                return False
-
-        with self._client(fleet) as client:
-            found = poll(ready, until=bool, timeout_s=READY_SECONDS, interval_s=POLL_SECONDS)
+        place = self._place(fleet)
+        found = poll(lambda: self._is_ready(place), until=bool, timeout_s=READY_SECONDS, interval_s=POLL_SECONDS)
         if not found:
             raise HostsError(
                 f"{fleet} is installed, but the balancer reported no ready instance of it within {READY_SECONDS:.0f} s"
             )
 
-    def _client(self, fleet: FleetName) -> httpx.Client:
+    def _place(self, fleet: FleetName) -> Place:
+        return Place(name=fleet, url=self.url, headers={FLEET_HEADER: fleet})
+
+    def _is_ready(self, place: Place) -> bool:
+        """Return whether an instance of this very fleet is ready."""
         import httpx  # noqa: PLC0415 - only where it is used
 
-        headers = {"Authorization": f"Bearer {self.api_key}", "X-Observatory-Fleet": fleet}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=10)
+        url = f"{place.url}/health/ready"
+        try:
+            answer = httpx.get(url, headers=place.headers, timeout=ANSWER_SECONDS, trust_env=False)
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == HTTPStatus.OK and answer.headers.get(FLEET_HEADER) == place.name

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from observatory.delivery.environment import ProbeFailure, ProbeKind
 from observatory.platforms.marked_items import random_key, spans, texts_of
+from observatory.platforms.place import VERSION_HEADER, Place
 
 if TYPE_CHECKING:
     import httpx
@@ -21,23 +22,6 @@ REQUEST_SECONDS = 1.0
 WORK_SECONDS = 1.4  # after which no request starts
 SPANS, READS = 2, 4
 LISTED = 100  # of the newest traces with the mark: those of one probe, and of few others
-VERSION_HEADER = "X-Observatory-Version"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A fleet behind the preview listener, or an instance."""
-
-    name: str
-    url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def client(self, key: str) -> httpx.Client:
-        """Return a client with a key and a short limit for each request."""
-        import httpx  # noqa: PLC0415 - only where it is used
-
-        headers = {**self.headers, "Authorization": f"Bearer {key}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=REQUEST_SECONDS, trust_env=False)
 
 
 @dataclass(kw_only=True)
@@ -167,7 +151,7 @@ class Exchange:
 
         started = time.monotonic()
         try:
-            answer = self.client.request(method, path, **more)
+            answer = self._within_time(method, path, until=started + REQUEST_SECONDS, **more)
         except httpx.HTTPError as error:
             self.absent = self.absent or isinstance(error, httpx.ConnectError)
             return self._failure("unanswered", f"{method} {path} was not answered: {type(error).__name__}")
@@ -179,3 +163,16 @@ class Exchange:
         elif version:
             self.versions.add(version)
         return answer
+
+    def _within_time(self, method: str, path: str, *, until: float, **more: Any) -> httpx.Response:
+        """Return an answer whose whole body arrives in time; the client limits only the wait for each part of it."""
+        import httpx  # noqa: PLC0415 - only where it is used
+
+        content = b""
+        with self.client.stream(method, path, **more) as answer:
+            for part in answer.iter_bytes():
+                content += part
+                if time.monotonic() > until:
+                    raise httpx.ReadTimeout(f"the body did not end within {REQUEST_SECONDS} s")
+        headers = [(name, value) for name, value in answer.headers.items() if name == VERSION_HEADER.lower()]
+        return httpx.Response(answer.status_code, headers=headers, content=content, request=answer.request)

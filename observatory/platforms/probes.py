@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from observatory.delivery.environment import PROBE_SECONDS, ProbeFailure, ProbeResult
 from observatory.documents.rollout import other
-from observatory.platforms.probe_requests import REQUEST_SECONDS, Exchange, Place
+from observatory.platforms.place import FLEET_HEADER, Place
+from observatory.platforms.probe_requests import REQUEST_SECONDS, Exchange
 from observatory.settings import FleetName
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ DATABASE_MILLISECONDS = "900"  # of one statement
 CONNECT_SECONDS = 2  # libpq's least
 CLEAN_SECONDS = 90.0  # in which probes also remove what others have left: longer than the rows of a probe are in use
 QUICK_SECONDS = 0.5  # of the other fleet's slowest answer; if it is slower, a missing answer proves nothing
-FLEET_HEADER = "X-Observatory-Fleet"
 
 
 @dataclass(kw_only=True)
@@ -98,8 +98,8 @@ def _compare(places: list[Place], control: Place, rows: MarkedRows, version: str
     with ExitStack() as stack:
 
         def exchange(place: Place) -> Exchange:
-            trace_id = f"{rows.run}.{place.name}"
-            return Exchange(place=place, client=stack.enter_context(place.client(key)), rows=rows, trace_id=trace_id)
+            client = stack.enter_context(place.client(key, timeout=REQUEST_SECONDS))
+            return Exchange(place=place, client=client, rows=rows, trace_id=f"{rows.run}.{place.name}")
 
         new, old = [exchange(place) for place in places], exchange(control)
         beside = _Beside(old.write_and_read)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from observatory.database.verification_rows import PROBE_MARK
 from observatory.delivery.environment import ProbeResult
 from observatory.platforms.probes import FleetProbes
-from tests.service.harness import Service, StorageDatabase, free_port, running_service, storage_database
+from tests.service.harness import Service, StorageDatabase, faulty, free_port, running_service, storage_database
 from tests.support.postgres import PostgresServer
 
 RELEASE = "v0.0.0-dev"  # what a service that runs from its sources says it is
@@ -40,20 +41,21 @@ def old(database: StorageDatabase, tmp_path_factory: pytest.TempPathFactory) -> 
 def start(database: StorageDatabase, tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
-        def start_version() -> Service:
-            service = stack.enter_context(running_service(database, tmp_path, {}))
+        def start_version(fault: str) -> Service:
+            service = stack.enter_context(running_service(database, tmp_path, {}, command=faulty(fault)))
             service.wait_until_ready()
             return service
 
         yield start_version
 
 
-def probes(database: StorageDatabase, new: Service, old: Service | None) -> FleetProbes:
-    """Return probes of `green`, whose one instance is `new`; `blue` is `old`, or does not run."""
+def probes(database: StorageDatabase, new: Service | int, old: Service | None) -> FleetProbes:
+    """Return probes of `green`, whose one instance is `new`, a service or a port; `blue` is `old`, or does not run."""
+    port = new if isinstance(new, int) else new.port
     return FleetProbes(
         preview_url=f"http://127.0.0.1:{old.port if old else free_port()}",
         database=lambda: database.server.conninfo(dbname=database.name),
-        instance_url=lambda _fleet, _name: f"http://127.0.0.1:{new.port}",
+        instance_url=lambda _fleet, _name: f"http://127.0.0.1:{port}",
     )
 
 
@@ -79,16 +81,35 @@ def left(database: StorageDatabase) -> int:
 
 
 def test_a_good_version_passes_and_nothing_remains(database: StorageDatabase, old: Service, start: Start) -> None:
-    found = probes(database, start(), old)
+    found = probes(database, start("good"), old)
     result = probe(found)
     assert (result.failures, result.attempts) == ((), 10)
+    assert left(database) == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("never-stored", "not stored"),
+        ("missing-traces", "not returned"),
+        ("empty-lists", "not returned"),
+        ("half-refused", "refused"),
+        ("any-key", "key accepted"),
+    ],
+)
+def test_each_kind_of_bad_version_fails(
+    database: StorageDatabase, old: Service, start: Start, fault: str, kind: str
+) -> None:
+    found = probes(database, start(fault), old)
+    kinds = {failure.kind for _ in range(3) for failure in probe(found).failures}
+    assert kind in kinds
     assert left(database) == 0
 
 
 def test_a_version_that_hangs_is_not_answered_and_one_behind_an_ill_database_is_unknown(
     database: StorageDatabase, old: Service, start: Start
 ) -> None:
-    new = start()
+    new = start("good")
     found = probes(database, new, old)
     with database.locked_traces("ACCESS EXCLUSIVE"):
         assert probe_once(found).unknown
@@ -103,8 +124,20 @@ def test_a_version_that_hangs_is_not_answered_and_one_behind_an_ill_database_is_
         os.kill(new.pid, signal.SIGCONT)
 
 
-def test_a_good_version_passes_without_another_fleet(database: StorageDatabase, start: Start) -> None:
-    assert probe(probes(database, start(), None)).failures == ()
+@pytest.mark.parametrize("fault", ["half-refused"])
+def test_what_fails_at_both_fleets_is_unknown(database: StorageDatabase, start: Start, fault: str) -> None:
+    result = probe_once(probes(database, start(fault), start(fault)))
+    assert (result.attempts, result.failures) == (0, ())
+    assert "but also blue" in (result.unknown or "")
+
+
+def test_without_another_fleet_only_what_the_database_proves_is_a_failure(
+    database: StorageDatabase, start: Start
+) -> None:
+    assert probe(probes(database, start("good"), None)).failures == ()
+    assert "blue does not run" in (probe_once(probes(database, start("half-refused"), None)).unknown or "")
+    failures = probe(probes(database, start("missing-traces"), None)).failures
+    assert {each.kind for each in failures if each.certain} == {"not returned"}
 
 
 def test_the_next_probe_removes_what_a_killed_one_left(database: StorageDatabase, old: Service, start: Start) -> None:
@@ -117,17 +150,46 @@ def test_the_next_probe_removes_what_a_killed_one_left(database: StorageDatabase
         "INSERT INTO api_keys (key_hash, key_prefix, name, expires_at) VALUES (%s, 'killed', %s, now())",
         *("0" * 64, PROBE_MARK),
     )
-    assert probe(probes(database, start(), old)).failures == ()
+    assert probe(probes(database, start("good"), old)).failures == ()
     assert database.count("killed") == 0
     assert database.execute("SELECT FROM api_keys WHERE key_prefix = 'killed'") == []
 
 
-def test_a_probe_that_hangs_is_left_behind(database: StorageDatabase, old: Service) -> None:
-    """The database of the connection string accepts connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        found = FleetProbes(
-            preview_url=f"http://127.0.0.1:{old.port}",
-            database=lambda: f"host=127.0.0.1 port={silent.getsockname()[1]} user=nobody dbname=none",
-        )
-        assert probe_once(found).unknown
+def test_an_answer_without_an_end_is_not_answered(database: StorageDatabase, old: Service) -> None:
+    """Each part of the body arrives in time, and the last one never."""
+    with server(b"HTTP/1.1 201 Created\r\nContent-Length: 100000\r\n\r\n", then=b".") as port:
+        result = probe(probes(database, port, old))
+        assert {failure.kind for failure in result.failures} == {"unanswered"}
+
+
+def test_a_probe_that_hangs_is_left(database: StorageDatabase, old: Service) -> None:
+    """Each part of the headers arrives in time, so no limit of a request ends it."""
+    with server(b"HTTP/1.1 201 Created\r\n", then=b"A: b\r\n") as port:
+        found = probes(database, port, old)
+        assert "did not end" in (probe_once(found).unknown or "")
         assert "has not answered the last probe" in (probe_once(found).unknown or "")
+
+
+@contextmanager
+def server(first: bytes, *, then: bytes) -> Iterator[int]:
+    """Answer every request with the beginning of a response and then, for ever, with the same bytes; yield the port."""
+    stopped = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.sendall(first)
+            while not stopped.wait(0.1):
+                connection.sendall(then)
+
+    def accept(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            stopped.set()
+            listener.shutdown(socket.SHUT_RDWR)

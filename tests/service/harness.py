@@ -30,12 +30,26 @@ from tests.support.waiting import until
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE_S = 20
 COMMAND = (sys.executable, "-m", "storage_service")
+FAULTY = f"""
+import sys
+sys.path.append({str(REPOSITORY)!r})
+from tests.support.faulty.launch import install
+install(sys.argv[1])
+del sys.argv[1]
+from storage_service.__main__ import main
+sys.exit(main())
+"""
 GRANTS = (
     "USAGE ON SCHEMA observatory",
     "SELECT ON observatory.schema_migrations, api_keys",
     "SELECT, INSERT ON llm_traces, llm_metrics, llm_logs",
     "UPDATE ON llm_traces",
 )
+
+
+def faulty(fault: str) -> tuple[str, ...]:
+    """Return the command of a service with a fault of `tests.support.faulty`."""
+    return (sys.executable, "-c", FAULTY, fault)
 
 
 def free_port() -> int:

@@ -18,7 +18,9 @@ from observatory.platforms.contract import api, archive, life
 from observatory.platforms.contract.api import Instance
 from observatory.platforms.contract.bench import FLEET, Bench, running_bench
 from observatory.platforms.contract.requirements import ContractError, Findings
-from observatory.platforms.smoke import exercise
+from observatory.platforms.place import Place
+from observatory.platforms.smoke import Run, exercise
+from observatory.platforms.trial_checks import BURST, send_burst
 from observatory.progress import Reporter
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 30.0
 REQUESTS_PER_MINUTE = 1_000_000
-PROMPT = "smoke test of a deployment"  # the text that the smoke suite writes
 STARTED = ("health", "headers", "keys", "api", "writes", "metrics", "logs", "database", "end")
 """The sections whose requirements need a running instance."""
 
@@ -95,23 +96,25 @@ def _check_running(findings: Findings, made: Bench, unit: Unit, manifest: Manife
     instance = _instance(made, unit, manifest)
     api.check_health(findings, instance)
     api.check_keys(findings, instance)
-    with findings.requirement("api", "the smoke suite passes, as before every deployment"):
-        _smoke(made, instance)
+    prompts = _smoke(findings, made, unit, manifest.version)
     api.check_writes(findings, instance)
     api.check_metrics(findings, instance, manifest.metrics)
     life.check_loss_of_database(findings, made, instance, unit)
     life.check_login(findings, made, instance)
-    life.check_log(findings, made, instance, unit, PROMPT)
+    life.check_log(findings, made, instance, unit, prompts)
     life.check_end(findings, made, instance, unit)
 
 
-def _smoke(made: Bench, instance: Instance) -> None:
-    with (
-        database.connect(made.owner, purpose="contract") as owner,
-        marked_rows(owner) as rows,
-        instance.client(instance.keys["both"]) as client,
-    ):
-        exercise(client, rows.run, subject="the instance", version=instance.version)
+def _smoke(findings: Findings, made: Bench, unit: Unit, version: str) -> list[str]:
+    """Run the tests that come before every deployment; return the prompts and keys that they sent."""
+    place = Place(name="the instance", url=f"http://127.0.0.1:{next(iter(unit.ports.values()))}")
+    with database.connect(made.owner, purpose="contract") as owner, marked_rows(owner) as rows:
+        run = Run.with_database(rows)
+        with findings.requirement("api", "the smoke suite passes, as before every deployment"):
+            exercise(place, run, version=version)
+        with findings.requirement("api", f"{BURST} requests at once are answered"):
+            send_burst(place, run)
+    return [secret for _, secret in run.private]
 
 
 def _instance(made: Bench, unit: Unit, manifest: Manifest) -> Instance:

@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
 from observatory.delivery.releases import Manifest
@@ -73,12 +73,12 @@ def check_login(findings: Findings, bench: Bench, instance: Instance) -> None:
                 expect(client.post("/v1/traces", json={"items": [span(span_id=f"l{number}")]}), HTTPStatus.CREATED)
 
 
-def check_log(findings: Findings, bench: Bench, instance: Instance, unit: Unit, prompt: str) -> None:
+def check_log(findings: Findings, bench: Bench, instance: Instance, unit: Unit, sent: Sequence[str]) -> None:
     """Search the output of the instance for what must not be there."""
     secrets = {"an API key": tuple(instance.keys.values()), "a password": tuple(bench.passwords.values())}
     with findings.requirement("logs", "standard output and error have no prompt, key or password"):
         log = bench.sandbox.host_path(f"/srv/log/{unit.name}.log").read_text(encoding="utf-8", errors="replace")
-        for kind, values in {**secrets, "a prompt": (prompt,)}.items():
+        for kind, values in {**secrets, "a prompt or key": tuple(sent)}.items():
             if any(value in log for value in values):
                 raise ContractError(f"the output of the instance has {kind}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from observatory.delivery.environment import HostsError
 from observatory.documents.rollout import other
@@ -13,6 +13,7 @@ from observatory.nodes.haproxy import backend_server, runtime_socket, servers_fi
 from observatory.nodes.storage import labelled, unit_name
 from observatory.platforms.local.balancer import RESTART_SECONDS, balancer_errors
 from observatory.platforms.local.hosts import POLL_SECONDS, LocalHosts, is_of
+from observatory.platforms.place import Place
 from observatory.runtime import LiveServers, Probe, Sandbox
 from observatory.settings import FLEETS, FleetName
 from observatory.waiting import poll
@@ -109,8 +110,8 @@ class LocalInstances:
         """
         state = self.hosts.state(fleet)
         for name in instances:
-            direct = replace(self.hosts.preview, url=self.url(fleet, name))
-            direct.verify(fleet, state.release(name).version)
+            instance = Place(name=name, url=self.url(fleet, name))
+            self.hosts.preview.verify(fleet, state.release(name).version, instance=instance)
 
     def url(self, fleet: FleetName, instance: str) -> str:
         """Return the URL of an instance, which bypasses the balancer."""

@@ -120,7 +120,6 @@ class LocalPlatform:
             sandbox=sandbox,
             settings=self.settings,
             releases=self.release_store,
-            api_key=preview.api_key,
             marked_rows=preview.marked_rows,
         )
         instances = LocalInstances(hosts=hosts, sandbox=sandbox, drain_seconds=self.settings.fleets.drain_seconds)

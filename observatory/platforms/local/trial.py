@@ -1,4 +1,4 @@
-"""The trial of a version on the `local` stack before a deployment: its `--check`, then the smoke suite.
+"""The trial of a version on the `local` stack before a deployment: its `--check`, the smoke suite, and further tests.
 
 The instance runs with its fleet's login and the real database, on a port of its own behind no balancer. It is always
 removed; the instance of a killed command exits after some minutes, and the next trial removes it.
@@ -6,27 +6,36 @@ removed; the instance of a killed command exits after some minutes, and the next
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from observatory.delivery.environment import HostsError
 from observatory.delivery.releases import Manifest, ReleaseError, ReleaseStore, install
 from observatory.nodes import Paths, Unit
-from observatory.nodes.storage import TRIAL, launcher, trial, trial_directory, trial_releases
-from observatory.platforms.smoke import exercise
+from observatory.nodes.storage import TRIAL, TRIAL_DRAIN_SECONDS, launcher, trial, trial_directory, trial_releases
+from observatory.platforms.place import Place
+from observatory.platforms.smoke import Run, exercise
+from observatory.platforms.trial_checks import check_log, check_memory, end_with_request_in_flight, send_burst
 from observatory.runtime import Probe, Program, RuntimeFault, Sandbox, check_ports
 from observatory.settings import FleetName, LocalSettings
+from observatory.waiting import poll
 
 if TYPE_CHECKING:
-    import httpx
+    import psutil
 
+    from observatory.database.verification_rows import MarkedRows
+
+LOGS = "/srv/log"
 CHECK_SECONDS = 60.0  # for an import and no more
-ANSWER_SECONDS = 10.0
+END_SECONDS = TRIAL_DRAIN_SECONDS + 10.0  # until an instance that has not ended is killed
+POLL_SECONDS = 0.1
+LOG_BYTES = 64 * 2**20  # of each log that are read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +46,13 @@ class LocalTrial:
         sandbox: of the stack.
         settings: of the stack.
         releases: the store with the version.
-        api_key: may read and write.
-        marked_rows: yields the trace id of rows that are removed at the end of the block.
+        marked_rows: yields rows that are removed at the end of the block.
     """
 
     sandbox: Sandbox
     settings: LocalSettings
     releases: ReleaseStore
-    api_key: str = field(repr=False)
-    marked_rows: Callable[[], AbstractContextManager[str]]
+    marked_rows: Callable[[], AbstractContextManager[MarkedRows]]
 
     def test(self, fleet: FleetName, version: str) -> None:
         """Run a stored version as an instance of `fleet`, exercise it and remove it.
@@ -69,8 +76,8 @@ class LocalTrial:
             self._install(manifest)
             self._check_itself(unit, manifest)
             self._run(unit)
-            with self.marked_rows() as run, self._client() as client:
-                exercise(client, run, subject=f"the trial of {version}", version=version)
+            with self.marked_rows() as rows:
+                self._test(Place(name=f"the trial of {version}", url=self._url), Run.with_database(rows), version)
         except (RuntimeFault, ReleaseError) as error:
             raise HostsError(f"the trial of {version} failed: {error}") from error
         finally:
@@ -117,17 +124,82 @@ class LocalTrial:
         probe = Probe(**unit.ready.target(self.sandbox.host_path))
         self.sandbox.supervisor.wait_ready(unit.name, probe, timeout=unit.settle_seconds)
 
-    def _client(self) -> httpx.Client:
-        import httpx  # noqa: PLC0415 - only where it is used
+    def _test(self, place: Place, run: Run, version: str) -> None:
+        """Exercise the instance, end it, and read what it has logged meanwhile."""
+        logs, process = self._logs(), _service(self.sandbox.supervisor.status(TRIAL).pid)
+        exercise(place, run, version=version)
+        send_burst(place, run)
+        check_memory(place, run, lambda: _resident(process))
+        end_with_request_in_flight(place, run, lambda: _terminate(process), lambda: self._ended(process))
+        check_log(place, run, self._logged_after(logs))
 
-        url = f"http://127.0.0.1:{self.settings.ports.trial}"
-        return httpx.Client(
-            base_url=url, headers={"Authorization": f"Bearer {self.api_key}"}, timeout=ANSWER_SECONDS, trust_env=False
+    def _ended(self, process: psutil.Process) -> int | None:
+        """Wait until the instance has ended; return its exit status, None where it had to be killed."""
+        status = poll(
+            lambda: self.sandbox.supervisor.status(TRIAL),
+            until=lambda found: not found.running,
+            timeout_s=END_SECONDS,
+            interval_s=POLL_SECONDS,
         )
+        if status.running:
+            process.kill()
+        return status.exit_status
+
+    def _logs(self) -> dict[str, int]:
+        """Return the size of each log."""
+        sizes = {}
+        for file in self.sandbox.host_path(LOGS).glob("*.log"):
+            with contextlib.suppress(FileNotFoundError):  # renamed by the rotation meanwhile
+                sizes[file.name] = file.stat().st_size
+        return sizes
+
+    def _logged_after(self, sizes: Mapping[str, int]) -> bytes:
+        """Return what has been logged, in any file, since the logs had these sizes."""
+        logged = b""
+        for name, size in self._logs().items():
+            with contextlib.suppress(FileNotFoundError), self.sandbox.open_read(f"{LOGS}/{name}") as file:
+                file.seek(sizes.get(name, 0) if size >= sizes.get(name, 0) else 0)
+                logged += file.read(LOG_BYTES)
+        return logged
+
+    @property
+    def _url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.ports.trial}"
 
     def _remove(self) -> None:
         self.sandbox.supervisor.remove(TRIAL)
         shutil.rmtree(self.sandbox.host_path(trial_releases(Paths())), ignore_errors=True)
+
+
+def _service(pid: int | None) -> psutil.Process:
+    """Return the process of the service, which `timeout` has started."""
+    import psutil  # noqa: PLC0415 - only where it is used
+
+    with _running():
+        children = psutil.Process(pid).children() if pid else []
+        return children[0]
+
+
+def _resident(process: psutil.Process) -> int:
+    """Return the resident memory of a process and its children, in bytes."""
+    with _running():
+        return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
+
+
+def _terminate(process: psutil.Process) -> None:
+    """Send SIGTERM to the service alone, once: `timeout` would pass it on to its whole group, too."""
+    with _running():
+        process.terminate()
+
+
+@contextlib.contextmanager
+def _running() -> Iterator[None]:
+    import psutil  # noqa: PLC0415 - only where it is used
+
+    try:
+        yield
+    except (psutil.NoSuchProcess, IndexError):
+        raise HostsError("the instance under test has ended: see log/storage-trial.log") from None
 
 
 def _identity(said: str) -> object:

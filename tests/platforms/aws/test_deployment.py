@@ -5,13 +5,14 @@ Simulated are the metrics and the time; Auto Scaling's answers are written down,
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from botocore.stub import Stubber
 
+from observatory.database.verification_rows import MarkedRows, marked_rows
 from observatory.delivery.deployment import deploy
 from observatory.delivery.environment import Environment
 from observatory.delivery.errors import RolledBackError
@@ -23,7 +24,7 @@ from observatory.platforms.aws.hosts import AwsHosts, Fleet
 from observatory.platforms.preview import Preview
 from tests.delivery.environment import BAD, GOOD, MEMBERS, NEW, OLD, Simulation, simulation
 from tests.delivery.faults import canary
-from tests.service.harness import Service, running_service, storage_database
+from tests.service.harness import Service, StorageDatabase, running_service, storage_database
 from tests.support.aws import REGION
 from tests.support.postgres import PostgresServer
 
@@ -37,9 +38,14 @@ RELEASE = "v0.0.0-dev"  # what a service that runs from its sources says it is
 
 
 @pytest.fixture(scope="module")
-def service(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    directory = tmp_path_factory.mktemp("green")
-    with storage_database(postgres, directory) as database, running_service(database, directory, {}) as service:
+def database(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageDatabase]:
+    with storage_database(postgres, tmp_path_factory.mktemp("green")) as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def service(database: StorageDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running_service(database, tmp_path_factory.mktemp("service"), {}) as service:
         service.wait_until_ready()
         yield service
 
@@ -92,9 +98,20 @@ def simulated() -> Simulation:
     return simulation()
 
 
+@contextmanager
+def _rows(database: StorageDatabase) -> Iterator[MarkedRows]:
+    with closing(database.server.superuser(database.name)) as owner, marked_rows(owner) as rows:
+        yield rows
+
+
 @pytest.fixture
-def environment(
-    store: S3RolloutStore, balancer: AlbBalancer, scaling: AutoScalingClient, service: Service, simulated: Simulation
+def environment(  # noqa: PLR0917 - fixtures
+    store: S3RolloutStore,
+    balancer: AlbBalancer,
+    scaling: AutoScalingClient,
+    database: StorageDatabase,
+    service: Service,
+    simulated: Simulation,
 ) -> Environment:
     for number, group in enumerate(balancer.target_groups.values()):
         balancer.client.register_targets(TargetGroupArn=group, Targets=[{"Id": f"i-{number}"}])
@@ -108,8 +125,7 @@ def environment(
         },
         preview=Preview(
             url=f"http://127.0.0.1:{service.port}",
-            api_key=service.key,
-            marked_rows=lambda: contextlib.nullcontext("f" * 32),
+            marked_rows=lambda: _rows(database),
         ),
         clock=simulated,
     )

@@ -5,14 +5,15 @@ Stubber checks every call and every answer against the model of the service that
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 from botocore.stub import Stubber
 
+from observatory.database.verification_rows import MarkedRows
 from observatory.delivery.environment import BalancerError, HostsError
 from observatory.documents.rollout import RolloutDocument
 from observatory.platforms.aws.balancer import AlbBalancer
@@ -101,6 +102,10 @@ class Waiting:
 GREEN = Fleet(group="green-1", target_group="arn:green", preview_group="arn:green-preview", size=2)
 
 
+def no_rows() -> AbstractContextManager[MarkedRows]:
+    raise AssertionError("no fleet is exercised")
+
+
 class Services:
     """Auto Scaling and the load balancers with stubbed answers, in order."""
 
@@ -117,9 +122,7 @@ class Services:
             scaling=self.scaling,
             balancing=self.balancing,
             fleets={"green": GREEN},
-            preview=Preview(
-                url="http://127.0.0.1:9", api_key="key", marked_rows=lambda: contextlib.nullcontext("trace")
-            ),
+            preview=Preview(url="http://127.0.0.1:9", marked_rows=no_rows),
             clock=self.clock,
         )
 

@@ -1,0 +1,162 @@
+"""The smoke suite and the further tests of a trial: real services, good and bad, on one database."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from observatory.database.verification_rows import MARK, marked_rows
+from observatory.delivery.environment import HostsError
+from observatory.platforms.place import Place
+from observatory.platforms.smoke import Run, exercise
+from observatory.platforms.trial_checks import check_log, check_memory, end_with_request_in_flight, send_burst
+from tests.service.harness import Service, StorageDatabase, faulty, running_service, storage_database
+from tests.support.postgres import PostgresServer
+
+RELEASE = "v0.0.0-dev"  # what a service that runs from its sources says it is
+END_S = 60
+
+
+@pytest.fixture(scope="module")
+def database(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageDatabase]:
+    with storage_database(postgres, tmp_path_factory.mktemp("smoke"), schema=4) as database:
+        database.execute(f"GRANT SELECT ON cost_analysis_hourly TO {database.role}")
+        yield database
+
+
+@dataclass
+class Stage:
+    """A database and services on it."""
+
+    database: StorageDatabase
+    directory: Path
+    stack: ExitStack
+
+    def start(self, fault: str) -> Service:
+        service = self.stack.enter_context(running_service(self.database, self.directory, {}, command=faulty(fault)))
+        service.wait_until_ready()
+        return service
+
+    @contextmanager
+    def run(self) -> Iterator[Run]:
+        with closing(self.database.server.superuser(self.database.name)) as owner, marked_rows(owner) as rows:
+            yield Run.with_database(rows)
+
+    def exercise(self, service: Service, *, version: str = RELEASE, beside: Service | None = None) -> tuple[str, ...]:
+        with self.run() as run:
+            other = place(beside, "blue") if beside else None
+            return exercise(place(service), run, version=version, beside=other)
+
+    def left(self) -> list[tuple[object, ...]]:
+        """Return what remains in the database of the suite."""
+        return [
+            *self.database.execute("SELECT trace_id, span_id FROM llm_traces WHERE provider = %s", MARK),
+            *self.database.execute("SELECT user_id FROM llm_metrics WHERE provider = %s", MARK),
+            *self.database.execute("SELECT message FROM llm_logs WHERE provider = %s", MARK),
+            *self.database.execute("SELECT key_prefix FROM api_keys WHERE name = %s", MARK),
+        ]
+
+
+@pytest.fixture
+def stage(database: StorageDatabase, tmp_path: Path) -> Iterator[Stage]:
+    with ExitStack() as stack:
+        yield Stage(database, tmp_path, stack)
+
+
+def place(service: Service, name: str = "green") -> Place:
+    return Place(name=name, url=f"http://127.0.0.1:{service.port}")
+
+
+def test_a_good_version_passes_and_nothing_remains(stage: Stage) -> None:
+    good, other = stage.start("good"), stage.start("good")
+    assert stage.exercise(good, beside=other) == ()
+    assert stage.exercise(good) == ("not checked: reads through the other fleet: it does not run",)
+    assert stage.left() == []
+
+
+def test_without_a_database_what_is_not_checked_is_named(stage: Stage) -> None:
+    good = stage.start("good")
+    skipped = exercise(place(good), Run(id="without", key=stage.database.key), version=RELEASE)
+    assert any("there is no database" in each for each in skipped)
+    for table in ("llm_traces", "llm_metrics", "llm_logs"):
+        stage.database.execute(f"DELETE FROM {table} WHERE provider = %s", MARK)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("never-stored", "answered 201, and the database has 0 of 10 spans"),
+        ("in-memory", "answered 201, and the database has 0 of 10 spans"),
+        ("missing-traces", "20 of 20 reads of a stored trace with a valid key: answered 404"),
+        ("empty-lists", "listed 0 of 10 newest spans"),
+        ("half-refused", "answered 401"),
+        ("any-key", r"GET /v1/traces/\S+ with a random key answered 200, expected 401"),
+        ("writing-with-any-scope", "with a key that may only read answered 201, expected 403"),
+        ("wrong-costs", "GET /v1/costs answered"),
+        ("wrong-stored-costs", "the database has costs of 3e-07 USD"),
+    ],
+)
+def test_each_kind_of_bad_version_fails_by_its_name(stage: Stage, fault: str, message: str) -> None:
+    with pytest.raises(HostsError, match=message):
+        stage.exercise(stage.start(fault))
+    assert stage.left() == []
+
+
+def test_the_other_fleet_must_return_what_was_written_unless_it_is_ill_itself(stage: Stage) -> None:
+    good, ill = stage.start("good"), stage.start("missing-traces")
+    assert stage.exercise(good, beside=ill) == ("not checked: reads through blue: it does not return its own traces",)
+    assert stage.left() == []
+
+
+def test_keys_and_rows_of_a_killed_run_are_removed_by_the_next(stage: Stage) -> None:
+    stage.database.execute(
+        "INSERT INTO api_keys (key_hash, key_prefix, name, expires_at) VALUES (%s, 'obs_', %s, now())", "1" * 64, MARK
+    )
+    stage.exercise(stage.start("good"))
+    assert stage.left() == []
+
+
+def further(stage: Stage, service: Service, log: Callable[[], bytes] = bytes) -> None:
+    """Test an instance as a trial does, and end it."""
+
+    def ended() -> int | None:
+        try:
+            return service.process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return None
+
+    with stage.run() as run:
+        exercise(place(service), run, version=RELEASE)
+        send_burst(place(service), run)
+        check_memory(place(service), run, lambda: psutil.Process(service.pid).memory_info().rss)
+        end_with_request_in_flight(place(service), run, lambda: os.kill(service.pid, signal.SIGTERM), ended)
+        check_log(place(service), run, log())
+
+
+def test_a_good_version_survives_a_trial(stage: Stage) -> None:
+    service = stage.start("good")
+    further(stage, service, service.log_file.read_bytes)
+    assert stage.left() == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("crashing-together", "50 requests at once: .* no answer"),
+        ("leaking-memory", r"memory grew by \d\d MiB for 1,000 requests, 3 times, 20 MiB are allowed: it leaks"),
+        ("logging-secrets", "logs secrets: the key of the tests is in its log"),
+    ],
+)
+def test_each_further_kind_fails_by_its_name(stage: Stage, fault: str, message: str) -> None:
+    service = stage.start(fault)
+    with pytest.raises(HostsError, match=message):
+        further(stage, service, service.log_file.read_bytes)
+    assert stage.left() == []
