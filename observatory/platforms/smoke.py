@@ -201,7 +201,7 @@ class _Smoke:
         for trace_id, texts in self.traces.items():
             if (found := len(texts_of(listed, trace_id).items() & texts.items())) != len(texts):
                 self._fail(f"GET /v1/traces?provider= listed {found} of {len(texts)} newest spans that are stored")
-        if not _items(self._list(limit=1)):
+        if not _items(self._list(limit=2)):
             self._fail("GET /v1/traces listed nothing, although traces are stored")
         if foreign := _items(self._list(provider=MARK, model=secrets.token_hex(8), limit=1)):
             self._fail(

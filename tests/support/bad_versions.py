@@ -109,7 +109,7 @@ CAUGHT_UNDER_TRAFFIC = (
     BadVersion(
         fault="leaking-memory",
         wrong="64 KiB more memory for each request",
-        found_by=(MEMORY,),
+        found_by=(MEMORY, TRIAL),
         strategy="blue-green",
         named=True,
     ),
