@@ -91,6 +91,7 @@ def outcomes(findings: Findings, outcome: str) -> dict[str, str]:
     return {each.requirement: each.detail for each in findings.all if each.outcome == outcome}
 
 
+@pytest.mark.slow
 def test_reference_service_meets_every_requirement(
     check: Callable[[Path, Path], Findings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +102,7 @@ def test_reference_service_meets_every_requirement(
     assert {"check", "headers", "api", "metrics", "database", "end"} <= {each.section for each in findings.all}
 
 
+@pytest.mark.slow
 def test_service_that_does_hardly_anything_right_gets_a_finding_for_each_fault(
     check: Callable[[Path, Path], Findings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
