@@ -27,7 +27,7 @@ from observatory.workspace import Workspace
 
 ControlRequest = Literal["pause", "promote", "abort"]
 EVALUATIONS = 3  # that the command may miss before it counts as busy with something else
-SLACK_S = 5.0
+SLACK_S = 30.0  # an evaluation also probes the new version, which a busy machine delays
 POLL_S = 0.2
 
 
