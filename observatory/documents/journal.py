@@ -19,7 +19,7 @@ from observatory.files.reserve import with_reserve
 from observatory.progress import Phase, Progress, Reporter
 from observatory.security.actor import actor
 
-TAIL_BYTES = 64_000  # an entry of a gate has about 600
+TAIL_BYTES = 64_000  # an entry of a gate has about 1,600
 
 
 @dataclass(frozen=True, kw_only=True)
