@@ -63,17 +63,28 @@ class _Question:
     def name(self) -> str:
         return f"{self.what} of {self.group}"
 
-    def allowed(self, *references: Counts) -> float | None:
-        """Return the share that the most lenient of the old version's requests allow; None where they are too few."""
-        return max((each for found in references if (each := self._allowed_by(found)) is not None), default=None)
+    def allowed(self, reference: Counts, *recent: Counts) -> float | None:
+        """Return the share that the most lenient of the old version's requests allow; None where they are too few.
 
-    def _allowed_by(self, old: Counts) -> float | None:
-        bad, requests = self.measure(old.get(self.group, RouteCounts()))
-        if requests < ENOUGH:
-            return self.absolute
+        Args:
+            reference: grouped requests before the shift and meanwhile.
+            recent: those of the last seconds before the shift, if they count; a group with few is compared with all.
+        """
+        bad, requests = self.measure(reference.get(self.group, RouteCounts()))
+        allowed = self.absolute if requests < ENOUGH else self._bound(bad, requests)
+        for each in recent:
+            bad, requests = self.measure(each.get(self.group, RouteCounts()))
+            if requests < ENOUGH:
+                bad, requests = self.measure(each[OTHER])
+            allowed = max(allowed or 0.0, self._bound(bad, requests))
+        return allowed
+
+    def _bound(self, bad: float, requests: float) -> float:
+        """Return the upper bound of a share with the tolerance, if possible not above the absolute limit."""
         bound = upper_bound(bad, requests, BOUND_ERROR) + self.tolerance
         if self.absolute is not None:
-            bound = min(bound, max(self.absolute, bad / requests + self.tolerance))
+            share = bad / requests if requests else 1.0
+            bound = min(bound, max(self.absolute, share + self.tolerance))
         return min(bound, 1.0)
 
 
