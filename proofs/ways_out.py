@@ -128,10 +128,10 @@ class Way:
 
     def _timed(self, command: Callable[[], None]) -> float:
         """Run a command; return the seconds from its start until blue has all traffic and every response is right."""
-        started, running = time.monotonic(), threading.Thread(target=command)
-        running.start()
-        right_since, right = started, 0
+        running, right = threading.Thread(target=command), 0
         with self._client() as client:
+            started = right_since = time.monotonic()
+            running.start()
             while right < ENOUGH and time.monotonic() < started + UP_TIMEOUT_S:
                 right = right + 1 if self._is_right(client) else 0
                 right_since = right_since if right else time.monotonic()
