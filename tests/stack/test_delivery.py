@@ -77,6 +77,29 @@ def test_only_releases_signed_by_a_trusted_key_are_stored_and_deployed(own: Chec
     assert "was changed" in refused
 
 
+def test_a_draining_instance_stays_drained_over_a_reload_and_up_restores_it(own: Checkout) -> None:
+    sandbox = Sandbox(own.home, Path(own.environment["OBSERVATORY_ROOTFS"]))
+    servers = LiveServers(sandbox=sandbox, file=servers_file(Paths()), socket=runtime_socket(Paths()))
+    taken = backend_server("green", "green-1")
+    servers.set_out({taken})
+    before = worker(own)
+    sandbox.supervisor.signal("haproxy", "USR2")
+    until(lambda: worker(own) not in {before, None})
+    assert servers.out() == {taken}
+    assert own.json("up", *EMBEDDED)["summary"]["update"] >= 1
+    assert servers.out() == servers.kept_out() == frozenset()
+    sandbox.supervisor.stop("storage-green-1")
+    until(lambda: op_state(servers, taken) == "0")  # it is checked again
+    sandbox.supervisor.start("storage-green-1")
+    until(lambda: op_state(servers, taken) == "2")
+
+
+def op_state(servers: LiveServers, name: str) -> str:
+    """Return whether HAProxy has a server running, `2`, or stopped, `0`."""
+    states = {f"{server['be_name']}/{server['srv_name']}": server["srv_op_state"] for server in servers.servers()}
+    return states[name]
+
+
 def test_blue_green_and_its_rollback_lose_no_request(own: Checkout) -> None:
     with Load(own) as load:
         time.sleep(1)
@@ -157,29 +180,6 @@ def instance(own: Checkout, name: str) -> int:
     pid = Sandbox(own.home, Path(own.environment["OBSERVATORY_ROOTFS"])).supervisor.status(f"storage-{name}").pid
     assert pid
     return pid
-
-
-def test_a_draining_instance_stays_drained_over_a_reload_and_up_restores_it(own: Checkout) -> None:
-    sandbox = Sandbox(own.home, Path(own.environment["OBSERVATORY_ROOTFS"]))
-    servers = LiveServers(sandbox=sandbox, file=servers_file(Paths()), socket=runtime_socket(Paths()))
-    taken = backend_server("green", "green-1")
-    servers.set_out({taken})
-    before = worker(own)
-    sandbox.supervisor.signal("haproxy", "USR2")
-    until(lambda: worker(own) not in {before, None})
-    assert servers.out() == {taken}
-    assert own.json("up", *EMBEDDED)["summary"]["update"] >= 1
-    assert servers.out() == servers.kept_out() == frozenset()
-    sandbox.supervisor.stop("storage-green-1")
-    until(lambda: op_state(servers, taken) == "0")  # it is checked again
-    sandbox.supervisor.start("storage-green-1")
-    until(lambda: op_state(servers, taken) == "2")
-
-
-def op_state(servers: LiveServers, name: str) -> str:
-    """Return whether HAProxy has a server running, `2`, or stopped, `0`."""
-    states = {f"{server['be_name']}/{server['srv_name']}": server["srv_op_state"] for server in servers.servers()}
-    return states[name]
 
 
 @pytest.mark.parametrize(
