@@ -259,15 +259,18 @@ def test_an_alert_after_the_promotion_rolls_back_if_the_setting_is_perform(own: 
     own.configure(delivery={**DELIVERY, "rollback_on_alert": "perform"})
     try:
         Sandbox(own.home, Path(own.environment["OBSERVATORY_ROOTFS"])).supervisor.stop("storage-green-1")
-        wait(lambda: own.json("status", expect=1)["rollout"]["blue"]["weight"] == 100)
+        wait(lambda: document(own)["blue"]["weight"] == 100)
+        wait(lambda: own.json("report")[-1]["outcome"] == "rolled back")
         last = own.json("report")[-1]
         assert last["outcome"] == "rolled back"
         assert "fires" in last["reason"]
         events = [entry["event"] for entry in last["entries"]]
         assert events.count("perform-rollback") == events.count("rolled-back") == 1
-        evaluation = own.json("status", expect=1)["evaluation"]
+        status = own.json("status")  # the version that failed is stopped
+        assert (health_of(status, "storage-green-1"), status["healthy"]) == ("off", True)
+        evaluation = status["evaluation"]
         assert (evaluation["details"]["deployment"], evaluation["event"]) == (last["id"], "gate")
-        assert "Gate at" in own.run("status", expect=1).stdout
+        assert "Gate at" in own.run("status").stdout
     finally:
         own.configure(delivery=DELIVERY)
         own.run("up", *EMBEDDED)

@@ -298,13 +298,20 @@ def test_a_full_disk_is_named_and_nothing_is_left_running(checkout: Checkout, pl
     assert checkout.processes() == set()
 
 
-def test_a_damaged_rollout_document_is_named(checkout: Checkout) -> None:
+def test_a_damaged_rollout_document_is_recovered_from_a_copy_or_named(checkout: Checkout) -> None:
     checkout.run("bootstrap")
-    (checkout.root / ".observatory/rollout/local.json").write_text("{")
-    said = checkout.run("up", *EMBEDDED, expect=1).stderr
-    assert "local.json: not a rollout document" in said
-    assert "Traceback" not in said
-    (checkout.root / ".observatory/rollout/local.json").unlink()
+    documents = checkout.root / ".observatory/rollout"
+    (documents / "local.json").write_text("{")
+    recovered = checkout.run("bootstrap").stderr
+    assert "rollout document recovered" in recovered
+    assert "local.json: not a rollout document" in recovered
+    for document in documents.glob("local.json*"):
+        document.write_text("{")
+    refused = checkout.run("up", *EMBEDDED, expect=1).stderr
+    assert "local.json: not a rollout document" in refused
+    assert "Traceback" not in refused
+    for document in documents.glob("local.json*"):
+        document.unlink()
 
 
 def test_a_salt_of_a_lost_passphrase_is_dropped(checkout: Checkout) -> None:
