@@ -28,6 +28,7 @@ from observatory.database.connection import connect, with_database
 from observatory.files.reserve import NAME
 from observatory.operations.demonstration import spans
 from observatory.runtime import Sandbox
+from observatory.workspace import Workspace
 from tests.stack.conftest import a_checkout
 from tests.support.checkout import UP_TIMEOUT_S, Checkout, free_ports
 from tests.support.small_disk import fill, mounted, total
@@ -502,15 +503,17 @@ def test_a_supervisor_that_is_killed_during_an_up_comes_back(survivor: Checkout)
 
 
 def test_a_lost_rollout_document_does_not_undo_the_rollout(survivor: Checkout) -> None:
-    file = survivor.root / ".observatory/rollout/local.json"
-    document = json.loads(file.read_text())
-    document["blue"]["weight"], document["green"]["weight"] = 0, 100
-    file.write_text(json.dumps(document))
+    store = Workspace(root=survivor.root, stack="local").rollout
+    document = store.read()
+    assert document is not None
+    store.compare_and_set(document, document.with_weight("green", 100))
     survivor.run("up", *EMBEDDED)
-    file.unlink()
-    assert survivor.json("status")["rollout"]["green"]["weight"] == 100
-    assert set(survivor.json("up", *EMBEDDED)["summary"]) == {"same"}
-    assert json.loads(file.read_text())["green"]["weight"] == 100
+    for lost in ([store.path], list(store.path.parent.glob("local.json*"))):  # without and with its copies
+        for path in lost:
+            path.unlink()
+        assert survivor.json("status")["rollout"]["green"]["weight"] == 100
+        assert set(survivor.json("up", *EMBEDDED)["summary"]) == {"same"}
+        assert json.loads(store.path.read_text())["green"]["weight"] == 100
     assert survivor.json("outputs")["active_fleet"] == "green"
 
 
