@@ -15,8 +15,13 @@ var (
 	sums   = []string{"total_cost_usd", "prompt_cost_usd", "completion_cost_usd", "total_tokens"}
 )
 
-// hoursOfCosts has finished hours from the aggregate, and the hours after its newest from the traces.
-const hoursOfCosts = `WITH newest AS (SELECT coalesce(max(bucket) + interval '1 hour', '-infinity') AS finished FROM cost_analysis_hourly),
+// hoursOfCosts has finished hours from the aggregate, and the hours after its newest from the traces. The aggregate may
+// have a part of an hour that ended less than an hour ago.
+const hoursOfCosts = `WITH newest AS (
+  SELECT coalesce(least(max(bucket) + interval '1 hour', date_trunc('hour', now() - interval '1 hour', 'UTC')), '-infinity')
+    AS finished
+  FROM cost_analysis_hourly
+),
 hours AS (
   SELECT bucket, provider, model, environment, user_id, request_count,
     total_cost_usd, prompt_cost_usd, completion_cost_usd, total_tokens
@@ -29,7 +34,7 @@ hours AS (
 ), grouped AS (
   SELECT %s FROM hours GROUP BY %s
 )
-SELECT row_to_json(cost)::text, json_build_array(%s)::text, false FROM grouped,
+SELECT row_to_json(cost)::text, json_build_array(%s)::text, false, NULL::bigint FROM grouped,
 LATERAL (SELECT %s) AS cost
 WHERE true %%s ORDER BY %s LIMIT $1`
 
@@ -71,7 +76,7 @@ func costsBy(bucket string, columns []string) List {
 	}
 	inner = append(inner, "sum(request_count)::bigint AS request_count")
 	for _, column := range sums {
-		inner = append(inner, fmt.Sprintf("coalesce(sum(%[1]s), 0) AS %[1]s", column))
+		inner = append(inner, fmt.Sprintf("sum(%[1]s) AS %[1]s", column))
 	}
 	outer = append(append(outer, "request_count"), sums...)
 	after := []string{"(%[1]s::json ->> 0)::timestamptz"}

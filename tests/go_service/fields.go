@@ -207,10 +207,13 @@ func hasLoneSurrogate(raw []byte) bool {
 
 func shortText(raw json.RawMessage) (any, error) {
 	value, err := text(raw)
-	if err == nil && utf8.RuneCountInString(value.(string)) > longestName {
-		err = fmt.Errorf("must have at most %d characters", longestName)
+	if err != nil {
+		return nil, err
 	}
-	return value, err
+	if count := utf8.RuneCountInString(value.(string)); count < 1 || count > longestName {
+		return nil, fmt.Errorf("must have 1 to %d characters", longestName)
+	}
+	return value, nil
 }
 
 func id(raw json.RawMessage) (any, error) {
@@ -289,7 +292,7 @@ func texts(raw json.RawMessage) (any, error) {
 		if err := decoder.Decode(&element); err != nil || len(values) == mostTags {
 			return nil, fmt.Errorf("must have at most %d texts", mostTags)
 		}
-		value, err := text(element)
+		value, err := shortText(element)
 		if err != nil {
 			return nil, fmt.Errorf("each %w", err)
 		}

@@ -30,8 +30,12 @@ func formatTime(column string) string {
 	return fmt.Sprintf(`to_char(%s AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`, column)
 }
 
-// spans returns a query over llm_traces; a row is a duplicate if the span is also stored with an earlier time.
-func spans(condition, order string) string {
+const isDuplicate = `EXISTS (SELECT FROM llm_traces AS earlier WHERE
+  earlier.trace_id = stored.trace_id AND earlier.span_id = stored.span_id AND earlier.ts < stored.ts)`
+
+// spans returns a query over llm_traces; a row is a duplicate if the span is also stored with an earlier time. Each row
+// has the number of duplicates of the list, or null if those of the page count.
+func spans(condition, order, duplicates string) string {
 	var columns []string
 	for _, field := range traces.fields {
 		column := field.name
@@ -40,10 +44,10 @@ func spans(condition, order string) string {
 		}
 		columns = append(columns, column)
 	}
-	return fmt.Sprintf(`SELECT row_to_json(span)::text, json_build_array(stored.ts, stored.trace_id, stored.span_id)::text, span.duplicate
-FROM llm_traces AS stored, LATERAL (SELECT %s, EXISTS (SELECT FROM llm_traces AS earlier WHERE
-  earlier.trace_id = stored.trace_id AND earlier.span_id = stored.span_id AND earlier.ts < stored.ts) AS duplicate) AS span
-WHERE %s %%s ORDER BY %s LIMIT $1`, strings.Join(columns, ", "), condition, order)
+	return fmt.Sprintf(`SELECT row_to_json(span)::text, json_build_array(stored.ts, stored.trace_id, stored.span_id)::text,
+  span.duplicate, %s
+FROM llm_traces AS stored, LATERAL (SELECT %s, %s AS duplicate) AS span
+WHERE %s %%s ORDER BY %s LIMIT $1`, duplicates, strings.Join(columns, ", "), isDuplicate, condition, order)
 }
 
 func (service *Service) readTrace(call *Call) error {
@@ -53,7 +57,8 @@ func (service *Service) readTrace(call *Call) error {
 	}
 	list := List{
 		name: "trace", limit: limit, isSpans: true, values: []any{call.traceID},
-		sql:   spans("stored.trace_id = $2", "stored.ts, stored.span_id"),
+		sql: spans("stored.trace_id = $2", "stored.ts, stored.span_id",
+			"(SELECT count(*) FROM llm_traces AS stored WHERE trace_id = $2 AND "+isDuplicate+")"),
 		after: `AND (stored.ts, stored.span_id) > ((%[1]s::json ->> 0)::timestamptz, %[1]s::json ->> 2)`,
 	}
 	return service.page(call, list, true)
@@ -82,7 +87,7 @@ func (service *Service) readTraces(call *Call) error {
 			condition += fmt.Sprintf(" AND stored.%s = $%d", name, len(list.values)+1)
 		}
 	}
-	list.sql = spans(condition, "stored.ts DESC, stored.trace_id DESC, stored.span_id DESC")
+	list.sql = spans(condition, "stored.ts DESC, stored.trace_id DESC, stored.span_id DESC", "NULL::bigint")
 	return service.page(call, list, false)
 }
 
@@ -130,7 +135,8 @@ type page struct {
 	lease      *Lease
 	items      bytes.Buffer
 	count      int
-	duplicates int
+	duplicates int  // of the page
+	ofList     *int // duplicates of the whole list
 	position   string
 	hasNext    bool
 }
@@ -146,7 +152,7 @@ func (page *page) read(ctx context.Context, connection *pgxpool.Conn, sql string
 	for rows.Next() {
 		var item, position string
 		var isDuplicate bool
-		if err := rows.Scan(&item, &position, &isDuplicate); err != nil {
+		if err := rows.Scan(&item, &position, &isDuplicate, &page.ofList); err != nil {
 			return err
 		}
 		if page.count == page.list.limit {
@@ -185,6 +191,9 @@ func (page *page) json() []byte {
 	}
 	duplicates := ""
 	if page.list.isSpans {
+		if page.ofList != nil {
+			page.duplicates = *page.ofList
+		}
 		duplicates = fmt.Sprintf(`,"duplicates":%d`, page.duplicates)
 	}
 	return fmt.Appendf(nil, `{"items":[%s],"next":%s%s}`, page.items.Bytes(), next, duplicates)
@@ -198,7 +207,8 @@ func encodeCursor(list, position string) string {
 func decodeCursor(list, cursor string) (string, error) {
 	decoded, err := base64.RawURLEncoding.DecodeString(cursor)
 	position, isOfList := strings.CutPrefix(string(decoded), list+" ")
-	if err != nil || !isOfList || !json.Valid([]byte(position)) {
+	var values []any
+	if err != nil || !isOfList || json.Unmarshal([]byte(position), &values) != nil {
 		return "", invalid("cursor: is not of this list")
 	}
 	return position, nil
