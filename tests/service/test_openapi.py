@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
@@ -35,6 +36,7 @@ CONFIG = {
     # An invalid parameter can look valid or absent in a URL, e.g. an empty list.
     "operations": [{"include-method": "GET", "checks": {"negative_data_rejection": {"enabled": False}}}],
 }
+LONGEST_TARGET = 32 * 1024  # bytes
 GOOD, BAD = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 
 
@@ -77,6 +79,8 @@ def test_every_response_matches_the_document(
     @settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def fuzz(case: schemathesis.Case[Any]) -> None:
+        # A target and headers of over 64 KiB end the connection without a response: see docs/service.md.
+        assume(len(quote(case.formatted_path)) + len(urlencode(case.query or {}, doseq=True)) < LONGEST_TARGET)
         if mode is GOOD:
             bring_into_the_present(case.body)
         case.call_and_validate(headers={"Authorization": f"Bearer {fuzzed.key}"})
