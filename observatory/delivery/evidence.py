@@ -214,7 +214,8 @@ class RequestEvidence:
         if test.suspicious:
             return "unknown", f"{shown}, {limit:.2%} allowed: more requests are needed to decide"
         if question.group == EVERY and share > self._limits.error_ratio:
-            return "unknown", f"{shown}, {self._limits.error_ratio:.2%} allowed; the old version is no better"
+            reason = "more requests are needed to decide" if share > limit else "the old version is no better"
+            return "unknown", f"{shown}, {self._limits.error_ratio:.2%} allowed: {reason}"
         return "passed", ""
 
     def _old_meanwhile(self, question: _Question) -> tuple[float, float]:

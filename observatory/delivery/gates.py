@@ -211,14 +211,14 @@ class Gate:
 
     def _enough(self) -> Finding:
         """Return whether the step has had enough requests."""
-        few = self._requests < self.limits.minimum_requests
+        few, minimum = self._requests < self.limits.minimum_requests, self.limits.minimum_requests
         return Finding(
             kind="requests",
-            name="requests",
+            name="requests and probes in the step",
             decision="unknown" if few else "passed",
             value=self._requests,
-            limit=self.limits.minimum_requests,
-            reason=f"{self._requests:.0f} requests, at least {self.limits.minimum_requests} are required"
+            limit=minimum,
+            reason=f"{self._requests:.0f} requests and probes in the step, at least {minimum} are required"
             if few
             else "",
         )

@@ -11,7 +11,7 @@ SHARES = ("errors", "client errors", "slow", "probes", "saturation")  # kinds of
 def gate_text(details: Mapping[str, Any]) -> str:
     """Return an evaluation as one line.
 
-    For example: `gate passed: step 1 of 2 (blue 80 %, green 20 %); errors 0.00 % (limit 1.00 %); 20 s left`.
+    For example: `gate passed: step 1 of 2 (blue 80 %, green 20 %); errors 0.20 % (limit 1.00 %); 20 s left`.
     """
     parts = (
         step_text(details),
@@ -37,9 +37,9 @@ def weights_text(weights: Mapping[str, int]) -> str:
 
 
 def _findings(findings: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield each measurement that has a number, beside its limit."""
+    """Yield each measurement that is not 0, beside its limit."""
     for each in findings:
-        if each.get("value") is not None:
+        if each.get("value"):
             word = "at least" if each.get("kind") == "requests" else "limit"
             limit = f" ({word} {_number(each, 'limit')})" if each.get("limit") is not None else ""
             yield f"{each.get('name')} {_number(each, 'value')}{limit}"

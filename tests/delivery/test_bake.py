@@ -189,7 +189,7 @@ def test_few_requests_are_completed_by_probes() -> None:
     assert verdicts(quiet)[:3] == ["unknown", "unknown", "passed"]  # 8 probes each, 20 are required
     quiet = simulation(intervals=itertools.repeat(Interval(requests=0, old_requests=0)))
     quiet.probed = itertools.repeat(ProbeResult())
-    with pytest.raises(DeploymentPausedError, match="0 requests, at least 20 are required"):
+    with pytest.raises(DeploymentPausedError, match="0 requests and probes in the step, at least 20 are required"):
         deploy(quiet.environment(SHORT), blue_green())
 
 

@@ -14,6 +14,7 @@ STEP = {"step": 1, "steps": 3, "weights": {"blue": 80, "green": 20}, "bake_s": 3
 PLACE, LEFT = "step 1 of 3 (blue 80 %, green 20 %)", "20 s left in this step, 80 s in all"
 FINDINGS = [
     {"kind": "errors", "name": "5xx of GET /v1/traces", "decision": "passed", "value": 0.004, "limit": 0.01},
+    {"kind": "slow", "name": "over 0.1 s of GET /v1/traces", "decision": "passed", "value": 0.0, "limit": 0.01},
     {"kind": "requests", "name": "requests", "decision": "passed", "value": 412.0, "limit": 50},
     {"kind": "alerts", "name": "alerts", "decision": "passed"},
 ]
