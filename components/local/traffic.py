@@ -22,6 +22,9 @@ from observatory.runtime import BalancerUnreachable, Drift, LiveMap, LiveServers
 from observatory.settings import FleetName, LocalSettings
 
 
+START_S = 10.0  # until a HAProxy that the supervisor has just started responds, as after `pulumi destroy` and `up`
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrafficArgs:
     """The fleets, the certificates, and the traffic weights of the rollout document.
@@ -88,7 +91,8 @@ class WeightsProvider(ResourceProvider):
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Write the files, and set the weights of a running balancer."""
-        live, servers, weights, out = _live(props), _servers(props), _weights(props), _out(props)
+        live, servers = _live(props, patience=START_S), _servers(props, patience=START_S)
+        weights, out = _weights(props), _out(props)
         live.keep(weights)
         servers.keep(out)
         if sandbox_of(props).alive() and sandbox_of(props).supervisor.status("haproxy").running:
@@ -128,14 +132,16 @@ class Weights(Resource, module="local", name="Weights"):
         super().__init__(WeightsProvider(), name, props, opts)
 
 
-def _live(props: Mapping[str, Any]) -> LiveMap:
+def _live(props: Mapping[str, Any], *, patience: float = 0.0) -> LiveMap:
     paths = Paths()
-    return LiveMap(sandbox=sandbox_of(props), file=weights_file(paths), socket=runtime_socket(paths))
+    file, socket = weights_file(paths), runtime_socket(paths)
+    return LiveMap(sandbox=sandbox_of(props), file=file, socket=socket, patience=patience)
 
 
-def _servers(props: Mapping[str, Any]) -> LiveServers:
+def _servers(props: Mapping[str, Any], *, patience: float = 0.0) -> LiveServers:
     paths = Paths()
-    return LiveServers(sandbox=sandbox_of(props), file=servers_file(paths), socket=runtime_socket(paths))
+    file, socket = servers_file(paths), runtime_socket(paths)
+    return LiveServers(sandbox=sandbox_of(props), file=file, socket=socket, patience=patience)
 
 
 def _drift(props: Mapping[str, Any], *, any_weights: bool = False) -> tuple[Drift, ...]:
