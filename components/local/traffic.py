@@ -21,7 +21,6 @@ from observatory.nodes.tls import combined_file
 from observatory.runtime import BalancerUnreachable, Drift, LiveMap, LiveServers, find_drift
 from observatory.settings import FleetName, LocalSettings
 
-
 START_S = 10.0  # until a HAProxy that the supervisor has just started responds, as after `pulumi destroy` and `up`
 
 
