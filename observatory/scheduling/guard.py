@@ -14,10 +14,9 @@ import threading
 import time
 from pathlib import Path
 
-from observatory.files import locks
 from observatory.runtime import Sandbox
-from observatory.scheduling.host_process import beat, identity, lock_file, wanted_file
-from observatory.scheduling.process_log import log_to_file
+from observatory.scheduling.host_process import beat, identity, wanted_file
+from observatory.scheduling.process_log import run_alone
 from observatory.scheduling.scheduler_process import GUARD, watcher_process
 
 LOG = logging.getLogger("observatory.guard")
@@ -51,14 +50,7 @@ def _metrics() -> str:
 
 def main(arguments: list[str]) -> None:
     """Guard the watcher of the command line's stack, unless another guard does."""
-    root, stack, home, rootfs = arguments
-    sandbox = Sandbox(Path(home), Path(rootfs))
-    if not wanted_file(sandbox).exists():
-        return
-    logging.raiseExceptions = False  # a full disk must not end it
-    with locks.claim(lock_file(sandbox, GUARD)):
-        log_to_file(LOG, sandbox, GUARD)
-        guard(sandbox, Path(root), stack)
+    run_alone(GUARD, LOG, arguments, guard)
 
 
 if __name__ == "__main__":

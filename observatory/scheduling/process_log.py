@@ -1,4 +1,4 @@
-"""The log of a host process: in the daemons' log directory, rotated with their logs."""
+"""How a host process runs: once for a stack, with a log in the daemons' log directory, rotated with their logs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import logging
 import logging.handlers
 import sys
 import time
+from collections.abc import Callable, Sequence
 from io import TextIOWrapper
+from pathlib import Path
 
+from observatory.files import locks
 from observatory.runtime import Sandbox
-from observatory.scheduling.host_process import log_file, log_name
+from observatory.scheduling.host_process import lock_file, log_file, log_name, wanted_file
 
 
 class _RotatedFile(logging.handlers.WatchedFileHandler):
@@ -41,3 +44,24 @@ def log_to_file(log: logging.Logger, sandbox: Sandbox, name: str) -> None:
         log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+
+
+def run_alone(
+    name: str, log: logging.Logger, arguments: Sequence[str], work: Callable[[Sandbox, Path, str], None]
+) -> None:
+    """Do the work of the process `name` for the stack of a command line, unless it should not run or runs already.
+
+    Args:
+        name: of the process, of its lock and of its log.
+        log: is written to the log file.
+        arguments: checkout, stack, the stack's home and the root filesystem.
+        work: gets the sandbox, the checkout and the stack.
+    """
+    root, stack, home, rootfs = arguments
+    sandbox = Sandbox(Path(home), Path(rootfs))
+    if not wanted_file(sandbox).exists():
+        return
+    logging.raiseExceptions = False  # a full disk must not end it
+    with locks.claim(lock_file(sandbox, name)):
+        log_to_file(log, sandbox, name)
+        work(sandbox, Path(root), stack)

@@ -19,12 +19,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from observatory.files import locks
 from observatory.files.reserve import Reserve
 from observatory.runtime import Sandbox
 from observatory.runtime.supervisor import given_up
-from observatory.scheduling.host_process import HostProcess, beat, identity, lock_file, resume, wanted_file
-from observatory.scheduling.process_log import log_to_file
+from observatory.scheduling.host_process import HostProcess, beat, identity, resume, wanted_file
+from observatory.scheduling.process_log import run_alone
 from observatory.scheduling.scheduler_process import WATCHER, guard_process, reserves, scheduler_process
 from observatory.scheduling.watch_metrics import WatchMetrics
 
@@ -208,14 +207,7 @@ class Watcher:
 
 def main(arguments: list[str]) -> None:
     """Watch the stack of the command line, unless another watcher does."""
-    root, stack, home, rootfs = arguments
-    sandbox = Sandbox(Path(home), Path(rootfs))
-    if not wanted_file(sandbox).exists():
-        return
-    logging.raiseExceptions = False  # a full disk must not end it
-    with locks.claim(lock_file(sandbox, WATCHER)):
-        log_to_file(LOG, sandbox, WATCHER)
-        Watcher(sandbox, Path(root), stack).run()
+    run_alone(WATCHER, LOG, arguments, lambda sandbox, root, stack: Watcher(sandbox, root, stack).run())
 
 
 if __name__ == "__main__":
