@@ -9,6 +9,7 @@ import psycopg
 from psycopg import errors as pg
 
 from observatory.database.errors import DatabaseError, StatementFailedError, UnreachableError, UnsuitableServerError
+from observatory.database.excerpts import EXCERPT_LENGTH, excerpt
 
 _LOST = (pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, pg.IdleSessionTimeout)
 
@@ -46,12 +47,16 @@ def translate_errors(
 
 
 def error_summary(error: psycopg.Error) -> str:
-    """Return PostgreSQL's message in one line, with detail, hint and SQLSTATE where it has them."""
+    """Return PostgreSQL's message in one line, with detail, hint and SQLSTATE where it has them.
+
+    The message and the detail may quote SQL or a value of any size, so only their start is returned.
+    """
     diagnostic = error.diag
     if diagnostic.message_primary is None:
-        return " ".join(str(error).split()).rstrip(".?")
-    parts = (diagnostic.message_primary, diagnostic.message_detail, diagnostic.message_hint)
-    return f"{'; '.join(part.rstrip('.') for part in parts if part)} (SQLSTATE {error.sqlstate})"
+        return excerpt(str(error), 2 * EXCERPT_LENGTH).rstrip(".?")
+    quoted = [excerpt(part) for part in (diagnostic.message_primary, diagnostic.message_detail) if part]
+    hints = [excerpt(diagnostic.message_hint, 2 * EXCERPT_LENGTH)] if diagnostic.message_hint else []
+    return f"{'; '.join(part.rstrip('.') for part in (*quoted, *hints))} (SQLSTATE {error.sqlstate})"
 
 
 def _translate(error: psycopg.Error, place: str, remedy: str) -> DatabaseError:

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 
 from observatory.database.errors import BackupFailedError
+from observatory.database.excerpts import excerpt
 from observatory.database.lint import Finding, LintError, lint_all
 from observatory.database.migration_backup import Backup, PlannedBackup, has_data, plan_backup
 from observatory.database.migration_session import session
@@ -24,6 +25,7 @@ from observatory.database.migrations.statements import Script, parse
 from observatory.database.rehearsal import Rehearsal, Throwaway, Verdict, rehearse
 
 PAGE_BYTES = 8192
+PLANNED_SQL_LENGTH = 2000
 
 _READ_ONLY: Mapping[str, str] = {
     "default_transaction_read_only": "on",
@@ -56,7 +58,7 @@ class PlannedStatement:
 
     Attributes:
         place: `file:line:column`.
-        sql: its text.
+        sql: its text; of a long one only the start.
         lock: the strongest lock on a relation that exists before its file; None: no lock is known.
         locks: all such locks.
         rewrites: relations that it rewrites.
@@ -248,7 +250,7 @@ def _planned_statement(script: Script, number: int, observed: StatementEffects |
     effects = observed if observed is not None else expected_effects(statement)
     return PlannedStatement(
         place=script.migration.place(statement.offset),
-        sql=statement.sql,
+        sql=excerpt(statement.sql, PLANNED_SQL_LENGTH) if len(statement.sql) > PLANNED_SQL_LENGTH else statement.sql,
         lock=strongest(effects.locks),
         locks=effects.locks,
         rewrites=effects.rewrites,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from observatory import database
+from observatory.database.excerpts import excerpt
 from observatory.delivery.schema_requirements import schema_needs
 from observatory.operations.delivery_journal import audited, record_event
 from observatory.operations.deployment_lock import GONE_SECONDS, deployment_lock
@@ -89,16 +91,18 @@ def plan_database(
         report: gets the progress.
 
     Raises:
+        MigrationFileError: `migration` is a path outside the directory of migrations.
         StackNotUpError: the stack was never up.
         DatabaseError: files and database contradict each other, or the database does not answer.
     """
+    only = _file_name(workspace.migrations, migration)
     target = database_target(workspace)
     with task(report, "plan the migrations"):
         return database.plan(
             target.conninfo,
             migrations=workspace.migrations,
             target=target.version,
-            only=_file_name(migration),
+            only=only,
             backup=open_platform(workspace).migration_backup(),
             throwaway=rehearsal_server(workspace.sandbox.rootfs) if rehearse else None,
         )
@@ -120,6 +124,7 @@ def deploy_database(
         LockHeldError: a deployment is under way; nothing was changed.
         DatabaseError: see `observatory.database.deploy`.
     """
+    only = _file_name(workspace.migrations, migration)
     target = database_target(workspace)
     with deployment_lock(workspace, target.conninfo, command="deploy database", wait_s=GONE_SECONDS):
         with audited(workspace, "schema-deployment", migration=migration), _events_to(report) as on_event:
@@ -127,7 +132,7 @@ def deploy_database(
                 target.conninfo,
                 migrations=workspace.migrations,
                 target=target.version,
-                only=_file_name(migration),
+                only=only,
                 requirements=schema_requirements(open_platform(workspace)),
                 actor=actor(),
                 deployment_id=str(uuid.uuid4()),
@@ -241,9 +246,22 @@ def schema_requirements(platform: Platform) -> list[SchemaRequirement]:
     return [database.SchemaRequirement(*need) for need in needs]
 
 
-def _file_name(migration: str | None) -> str | None:
-    """Return a file's name; a shell completes it with its directory."""
-    return None if migration is None else Path(migration).name
+def _file_name(directory: Path, migration: str | None) -> str | None:
+    """Return a file's name; a shell completes it with its directory.
+
+    Raises:
+        MigrationFileError: the path is in another directory, where a file of the same name may have another text.
+    """
+    if migration is None or Path(migration).name == migration:
+        return migration
+    if os.path.realpath(Path(migration).parent) != os.path.realpath(
+        directory
+    ):  # Path.resolve raises at a loop of links
+        raise database.MigrationFileError(
+            f"{excerpt(migration)}: is not in {directory}, the directory of migrations. Move the file there, or name "
+            "one that is there"
+        )
+    return Path(migration).name
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import psycopg
 
 from observatory.database.connection import connect
 from observatory.database.errors import DatabaseError
+from observatory.database.excerpts import excerpt
 
 _INTERVAL_S = 0.05
 _QUERY_LENGTH = 120
@@ -42,8 +43,7 @@ class BlockingSession:
     age: timedelta
 
     def __str__(self) -> str:
-        query = " ".join(self.query.split())
-        shown = query if len(query) <= _QUERY_LENGTH else f"{query[:_QUERY_LENGTH]}…"
+        shown = excerpt(self.query, _QUERY_LENGTH)
         login = f"user {self.user}, {self.application}" if self.application else f"user {self.user}"
         return f"pid {self.pid} ({login}, {self.state} for {self.age.total_seconds():.1f} s): {shown}"
 

@@ -8,21 +8,40 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
 from observatory.database.errors import MigrationFileError
+from observatory.database.excerpts import excerpt
 
 Edition = Literal["apache", "community"]
 EDITIONS: tuple[Edition, ...] = get_args(Edition)
 
+MAX_BYTES = 64 * 1024 * 1024  # PostgreSQL's parser needs several times the memory
+
 _READ_SIZE = 64 * 1024
-_FILE_NAME = re.compile(r"((\d{3,9})_[a-z0-9_]+)(?:\.(apache|community))?\.sql")  # name, version, variant
+_FILE_NAME = re.compile(r"(([0-9]{3,9})_[a-z0-9_]+)(?:\.(apache|community))?\.sql")  # name, version, variant
+
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+_REMEDIES = {
+    errno.EACCES: "Give the user that deploys the permission to read it",
+    errno.ELOOP: "The symbolic link points to itself: replace it by the file",
+    errno.ENOENT: "The symbolic link has no target: replace it by the file",
+}
 
 
 class Migration(NamedTuple):
@@ -78,7 +97,7 @@ def read_migrations(directory: Path) -> tuple[Migration, ...]:
 
     Raises:
         MigrationFileError: a file with another name, a missing or duplicate number, an incomplete pair of variants, or
-            a file that is empty or not plain UTF-8 with Unix line ends.
+            a file that is unreadable, not a regular file, too large, empty or not plain UTF-8 with Unix line ends.
     """
     with _reading():
         found = (_read(directory, name) for name in sorted(_names(directory)))
@@ -100,7 +119,7 @@ def read_manifest(directory: Path, edition: Edition) -> list[str]:
     others = tuple(f".{other}.sql" for other in EDITIONS if other != edition)
     with _reading():
         return sorted(
-            f"{name.removesuffix('.sql')} {hashlib.sha256(_contents(f'{directory}/{name}')).hexdigest()}"
+            f"{name.removesuffix('.sql')} {hashlib.sha256(_contents(directory, name)).hexdigest()}"
             for name in _names(directory)
             if not name.endswith(others)
         )
@@ -130,24 +149,44 @@ def _read(directory: Path, name: str) -> Migration:
     match = _FILE_NAME.fullmatch(name)
     if match is None:
         raise MigrationFileError(
-            f"{name}:1:1: not the name of a migration. Name it NNN_name.sql, NNN_name.apache.sql or "
+            f"{excerpt(name)}:1:1: not the name of a migration. Name it NNN_name.sql, NNN_name.apache.sql or "
             "NNN_name.community.sql in lower case, or move it out of the directory"
         )
-    data = _contents(f"{directory}/{name}")
+    data = _contents(directory, name)
     stem, version, variant = cast("tuple[str, str, Edition | None]", match.groups())
     return Migration(int(version), stem, variant, directory, hashlib.sha256(data).hexdigest(), _decode(name, data))
 
 
-def _contents(path: str) -> bytes:
+def _contents(directory: Path, name: str) -> bytes:
     """Return the file's bytes, unbuffered: a run with nothing to do reads thousands of files."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    path = f"{directory}/{name}"
     try:
-        data = os.read(descriptor, _READ_SIZE)
-        while more := os.read(descriptor, _READ_SIZE):
-            data += more
-        return data
-    finally:
-        os.close(descriptor)
+        _refuse_special(name, os.stat(path))  # noqa: PTH116 - thousands of Paths
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            data = os.read(descriptor, _READ_SIZE)
+            while more := os.read(descriptor, _READ_SIZE):
+                data += more
+            return data
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "Restore the file, or move it out of the directory")
+        raise MigrationFileError(f"{excerpt(name)}:1:1: cannot be read: {error.strerror}. {remedy}") from error
+
+
+def _refuse_special(name: str, status: os.stat_result) -> None:
+    """Refuse what a migration is never stored in: reading it could wait for ever, have no end, or exhaust memory."""
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
+        raise MigrationFileError(
+            f"{excerpt(name)}:1:1: is {kind}, not a regular file. Move it out of the directory of migrations"
+        )
+    if status.st_size > MAX_BYTES:
+        raise MigrationFileError(
+            f"{excerpt(name)}:1:1: has {status.st_size:,} bytes; the limit is {MAX_BYTES:,}. Split it, or load its "
+            "rows by COPY outside the migrations"
+        )
 
 
 def _decode(name: str, data: bytes) -> str:

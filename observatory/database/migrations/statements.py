@@ -18,10 +18,12 @@ from pglast import ast
 from pglast.enums import DiscardMode
 
 from observatory.database.errors import MigrationFileError
+from observatory.database.excerpts import excerpt
 from observatory.database.migrations.files import Migration
 
 _HEADER = re.compile(r"^--[ \t]*(?P<name>transaction|phase)[ \t]*:[ \t]*(?P<value>.*?)[ \t]*$", re.MULTILINE)
 _HEADER_VALUES = {"transaction": ("true", "false"), "phase": ("expand", "contract")}  # the first is the default
+_UNTERMINATED = re.compile(r"unterminated (?P<what>/\* comment|[a-z- ]+?) at or near")
 _META_COMMAND = re.compile(r"\\\S*")
 # Text right before rows that psql would send, as a dump contains them.
 _COPY_WITH_ROWS = re.compile(r"^[ \t]*(?P<copy>COPY\s[^;]*\sFROM\s+STDIN\b[^;]*;)\s*\Z", re.IGNORECASE | re.MULTILINE)
@@ -123,7 +125,7 @@ def _headers(migration: Migration) -> dict[str, str]:
             )
         if value not in _HEADER_VALUES[name]:
             raise MigrationFileError(
-                f"{place}: the {name} header is {value!r}. Write {' or '.join(_HEADER_VALUES[name])}"
+                f"{place}: the {name} header is '{excerpt(value)}'. Write {' or '.join(_HEADER_VALUES[name])}"
             )
         values[name] = value
     return values
@@ -146,10 +148,17 @@ def _syntax_message(migration: Migration, message: str, offset: int) -> str:
     meta_command = _META_COMMAND.match(migration.sql, offset)
     if meta_command:
         return (
-            f"{migration.place(offset)}: {meta_command.group()} is a command of psql, not SQL. Migrations do not "
-            "run in psql: write the same as SQL"
+            f"{migration.place(offset)}: {excerpt(meta_command.group())} is a command of psql, not SQL. Migrations "
+            "do not run in psql: write the same as SQL"
         )
-    return f"{migration.place(offset)}: {message}. Correct the statement"
+    return f"{migration.place(offset)}: {excerpt(message)}. {_syntax_remedy(message)}"
+
+
+def _syntax_remedy(message: str) -> str:
+    unterminated = _UNTERMINATED.match(message)
+    if unterminated:
+        return f"The {unterminated['what']} starts here and has no end in the file: add the end"
+    return "Correct the statement"
 
 
 def builds_in_steps(index: ast.IndexStmt) -> bool:

@@ -1,10 +1,15 @@
 """Reading a directory of migrations: names, numbers, variants and encoding."""
 
+import contextlib
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from observatory.database import MigrationFileError, load_migrations, read_migrations
+from observatory.database.migrations.files import MAX_BYTES, read_manifest
 from tests.database.conftest import SHIPPED, WriteMigrations
 
 
@@ -106,3 +111,70 @@ def test_unusable_bytes_are_refused_with_their_place(tmp_path: Path, content: by
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(MigrationFileError, match="missing: No such file"):
         read_migrations(tmp_path / "missing")
+
+
+def _directory(path: Path) -> None:
+    path.mkdir()
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(path.parent):
+        server.bind(path.name)
+
+
+def _endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def _dangling(path: Path) -> None:
+    path.symlink_to("missing.sql")
+
+
+def _huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+
+
+@pytest.mark.parametrize(
+    ("create", "message"),
+    [
+        (_directory, "is a directory, not a regular file. Move it out"),
+        (os.mkfifo, "is a named pipe, not a regular file. Move it out"),
+        (_socket, "is a socket, not a regular file. Move it out"),
+        (_endless, "is a device, not a regular file. Move it out"),
+        (_loop, "cannot be read: .* points to itself: replace it"),
+        (_dangling, "cannot be read: .* has no target: replace it"),
+        (_huge, "has 67,108,865 bytes; the limit is 67,108,864. Split it"),
+    ],
+)
+def test_only_regular_files_of_bounded_size_are_read(
+    tmp_path: Path, create: Callable[[Path], None], message: str
+) -> None:
+    (tmp_path / "001_a.sql").write_text("SELECT 1;")
+    create(tmp_path / "002_b.sql")
+
+    for read in (read_migrations, lambda directory: read_manifest(directory, "apache")):
+        with pytest.raises(MigrationFileError, match=rf"^002_b\.sql:1:1: {message}"):
+            read(tmp_path)
+
+
+def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / ".stored.sql").write_text("SELECT 1;")
+    (tmp_path / "files/001_a.sql").symlink_to("../.stored.sql")
+
+    assert [migration.sql for migration in read_migrations(tmp_path / "files")] == ["SELECT 1;"]
+
+
+@pytest.mark.parametrize("name", ["\u0660\u0660\u0661_a.sql", "001_a\n.sql", "001_\udcff.sql"])
+def test_a_name_is_refused_in_characters_that_every_terminal_prints(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("SELECT 1;")
+
+    with pytest.raises(MigrationFileError, match="not the name of a migration") as caught:
+        read_migrations(tmp_path)
+    assert str(caught.value).isprintable()
+    assert str(caught.value).encode()

@@ -72,6 +72,22 @@ def test_unusable_sql_is_refused_with_its_place(write_migrations: WriteMigration
 
 
 @pytest.mark.parametrize(
+    ("opened", "what"),
+    [("'", "quoted string"), ("$x$", "dollar-quoted string"), ("/*", "/[*] comment"), ('"', "quoted identifier")],
+)
+def test_what_has_no_end_is_refused_at_its_start_with_an_excerpt(
+    write_migrations: WriteMigrations, opened: str, what: str
+) -> None:
+    rows = "(1, 2),\n" * 100_000
+
+    with pytest.raises(
+        MigrationFileError, match=rf"^001_a\.sql:2:8: unterminated {what} .*The {what} starts here"
+    ) as caught:
+        parse_text(write_migrations, f"SELECT 1;\nSELECT {opened} {rows}")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
     "sql", ["PREPARE p AS SELECT 1;", "DISCARD PLANS;", "COPY t FROM '/tmp/x';", "COPY t TO PROGRAM 'true';"]
 )
 def test_statements_that_resemble_refused_ones_are_accepted(write_migrations: WriteMigrations, sql: str) -> None:
