@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from rich.text import Text
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, WaitOption, confirm, deploy_group, print_json
 from observatory.cli.backup import size
+from observatory.cli.migration_list import show_migrations
 from observatory.cli.terminal import ConsoleReporter, print_result, table
 from observatory.errors import DONE, FAILED
 from observatory.workspace import Workspace
@@ -35,6 +37,11 @@ MigrationOption = Annotated[
 RetryOption = Annotated[
     int, typer.Option("--retry", min=0, help="Retries of a file while other sessions hold its locks.")
 ]
+InfoOption = Annotated[bool, typer.Option("--info", help="List applied and pending migrations. Changes nothing.")]
+DatabaseUrlOption = Annotated[
+    str | None,
+    typer.Option("--database-url", metavar="URL", help="A database without a stack. No password: use ~/.pgpass."),
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation before the edition changes.")]
 
 
@@ -52,14 +59,17 @@ EditionOption = Annotated[
 
 @deploy_group.command()
 def database(  # noqa: PLR0917 - typer calls it by name
+    context: typer.Context,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
     dry_run: DryRunOption = False,
     backup_only: BackupOnlyOption = False,
     verify_only: VerifyOnlyOption = False,
+    info: InfoOption = False,
     migration: MigrationOption = None,
     retry: RetryOption = operations.DEFAULT_RETRY,
     edition: EditionOption = None,
+    database_url: DatabaseUrlOption = None,
     yes: YesOption = False,
     wait: WaitOption = 0,
 ) -> None:
@@ -67,31 +77,63 @@ def database(  # noqa: PLR0917 - typer calls it by name
 
     Exit code 3 (nothing changed): a file contradicts an applied migration, or another deployment is running.
     Exit code 1: a check failed or is unknown. With --edition, no pending migration is applied.
+    With --database-url there is no stack: no backup is made, and no role gets privileges.
     """
-    if dry_run + backup_only + verify_only > 1:
-        raise typer.BadParameter("choose one of --dry-run, --backup-only and --verify-only")
-    if migration and (backup_only or verify_only):
-        raise typer.BadParameter("--backup-only and --verify-only apply no migration; remove --migration")
-    if edition and (migration or backup_only or verify_only):
-        raise typer.BadParameter("--edition accepts only --dry-run, --retry and --yes")
-    workspace = operations.open_workspace(environment)
+    _refuse_combinations(context)
+    where = _where(environment, database_url)
     if edition:
         with operations.waiting_for_lock(wait):
-            _change_edition(workspace, retry, output, dry_run=dry_run, yes=yes)
+            _change_edition(operations.open_workspace(environment), retry, output, dry_run=dry_run, yes=yes)
     elif dry_run:
-        _dry_run(workspace, migration, output)
+        _dry_run(where, migration, output)
     elif backup_only:
-        _backup_only(workspace, output)
+        _backup_only(operations.open_workspace(environment), output)
     elif verify_only:
-        _verify_only(workspace, output)
+        _verify_only(where, output)
+    elif info:
+        show_migrations(where, output)
     else:
         with operations.waiting_for_lock(wait):
-            _deploy(workspace, migration, retry, output)
+            _deploy(where, migration, retry, output)
 
 
-def _dry_run(workspace: Workspace, migration: str | None, output: Output) -> None:
+# What the command does instead of a deployment, each with the options that may accompany it.
+_ACTIONS: Mapping[str, frozenset[str]] = {
+    "edition": frozenset({"dry_run", "retry", "yes", "wait"}),
+    "backup_only": frozenset(),
+    "verify_only": frozenset({"database_url"}),
+    "info": frozenset({"database_url"}),
+    "dry_run": frozenset({"migration", "database_url", "retry", "wait"}),
+}
+_EVERYWHERE = frozenset({"environment", "output"})
+
+
+def _refuse_combinations(context: typer.Context) -> None:
+    """Refuse options that would have no effect, by name."""
+    given = {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name and getattr(context.get_parameter_source(parameter.name), "name", "") == "COMMANDLINE"
+    }
+    if {"database_url", "environment"} <= given.keys():
+        raise typer.BadParameter("--database-url has no stack; remove --environment")
+    action = next((name for name in _ACTIONS if name in given), None)
+    if action is None:
+        return
+    others = given.keys() - {action} - _ACTIONS[action] - _EVERYWHERE
+    if others:
+        raise typer.BadParameter(
+            f"{given[action]} does not go with {', '.join(sorted(given[each] for each in others))}"
+        )
+
+
+def _where(environment: str, database_url: str | None) -> Workspace | operations.UrlDatabase:
+    return operations.url_database(database_url) if database_url else operations.open_workspace(environment)
+
+
+def _dry_run(where: Workspace | operations.UrlDatabase, migration: str | None, output: Output) -> None:
     with ConsoleReporter() as report:
-        plan = operations.plan_database(workspace, migration=migration, report=report)
+        plan = operations.plan_database(where, migration=migration, report=report)
     _show(plan_view(plan), plan.as_json(), output)
     if not plan.would_succeed:
         raise typer.Exit(FAILED)
@@ -144,17 +186,18 @@ def _backup_only(workspace: Workspace, output: Output) -> None:
     _show(f"Backup made and verified: {label}", {"backup_label": label}, output)
 
 
-def _verify_only(workspace: Workspace, output: Output) -> None:
+def _verify_only(where: Workspace | operations.UrlDatabase, output: Output) -> None:
     with ConsoleReporter() as report:
-        found = operations.verify_database(workspace, report=report)
+        found = operations.verify_database(where, report=report)
     _show(_verification_view(found), _verification_json(found), output)
     raise typer.Exit(DONE if found.passed else FAILED)
 
 
-def _deploy(workspace: Workspace, migration: str | None, retry: int, output: Output) -> None:
+def _deploy(where: Workspace | operations.UrlDatabase, migration: str | None, retry: int, output: Output) -> None:
     with ConsoleReporter() as report:
-        done = operations.deploy_database(workspace, migration=migration, retry=retry, report=report)
-    _show_deployment(done, _summary(done.deployment), output)
+        done = operations.deploy_database(where, migration=migration, retry=retry, report=report)
+    no_backup = "the database was empty" if isinstance(where, Workspace) else "the database has no stack"
+    _show_deployment(done, _summary(done.deployment, no_backup), output)
 
 
 def _show_deployment(done: operations.DatabaseDeployment, summary: str, output: Output) -> None:
@@ -177,10 +220,10 @@ def _verification_view(found: Verification) -> RenderableType:
     )
 
 
-def _summary(done: Deployment) -> str:
+def _summary(done: Deployment, no_backup: str) -> str:
     if not done.applied:
         return f"No pending migrations. The schema is at version {done.version}."
-    backup = f"; backup before: {done.backup_label}" if done.backup_label else "; no backup: the database was empty"
+    backup = f"; backup before: {done.backup_label}" if done.backup_label else f"; no backup: {no_backup}"
     return f"Applied {', '.join(done.applied)}. The schema is at version {done.version}{backup}."
 
 

@@ -26,6 +26,9 @@ from .migration_backup import Backup as Backup
 from .migration_backup import PlannedBackup as PlannedBackup
 from .migration_backup import make_backup as make_backup
 from .migration_backup import plan_backup as plan_backup
+from .migration_list import ListedMigration as ListedMigration
+from .migration_list import MigrationList as MigrationList
+from .migration_list import list_migrations as list_migrations
 from .migrations.edition_gaps import EditionGap as EditionGap
 from .migrations.edition_gaps import edition_gaps as edition_gaps
 from .migrations.events import Event as Event

@@ -68,8 +68,9 @@ def describe(conninfo: str) -> str:
 
 
 def has_password(conninfo: str) -> bool:
-    """Return whether a connection string contains a password and must be kept secret."""
-    return bool(_parameters(conninfo).get("password"))
+    """Return whether a connection string contains a password, also that of a key, and must be kept secret."""
+    parameters = _parameters(conninfo)
+    return any(parameters.get(name) for name in ("password", "sslpassword"))
 
 
 def with_database(conninfo: str, name: str) -> str:

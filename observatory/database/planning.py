@@ -260,7 +260,10 @@ def _planned_statement(script: Script, number: int, observed: StatementEffects |
 
 def _planned_backup(backup: Backup | None, *, empty: bool) -> tuple[PlannedBackup | None, str]:
     if backup is None:
-        return None, "the database is empty" if empty else "nothing is pending, or this stack has no backups"
+        return (
+            None,
+            "the database is empty" if empty else "nothing is pending, or the platform has no backup of this database",
+        )
     try:
         planned = plan_backup(backup)
     except BackupFailedError as error:

@@ -26,10 +26,9 @@ from .daemon_access import read_log as read_log
 from .daemon_access import run_beside as run_beside
 from .daemon_access import run_psql as run_psql
 from .database import DatabaseDeployment as DatabaseDeployment
-from .database import DatabaseTarget as DatabaseTarget
 from .database import back_up_database as back_up_database
-from .database import database_target as database_target
 from .database import deploy_database as deploy_database
+from .database import list_migrations as list_migrations
 from .database import plan_database as plan_database
 from .database import plan_edition as plan_edition
 from .database import upgrade_edition as upgrade_edition
@@ -40,6 +39,11 @@ from .demonstration import Demonstration as Demonstration
 from .demonstration import DemonstrationError as DemonstrationError
 from .deployment_lock import waiting_for_lock as waiting_for_lock
 from .log_rotation import rotate_logs as rotate_logs
+from .migration_targets import DatabaseTarget as DatabaseTarget
+from .migration_targets import SecretInUrlError as SecretInUrlError
+from .migration_targets import UrlDatabase as UrlDatabase
+from .migration_targets import database_target as database_target
+from .migration_targets import url_database as url_database
 from .password_rotation import RotatedRole as RotatedRole
 from .password_rotation import rotate_passwords as rotate_passwords
 from .password_status import PasswordStatus as PasswordStatus

@@ -12,8 +12,8 @@ from typing import Literal, get_args
 
 from observatory import database
 from observatory.database import StoredKey
-from observatory.operations.database import database_target
 from observatory.operations.delivery_journal import audited, record_event
+from observatory.operations.migration_targets import database_target
 from observatory.platforms.errors import OperationError
 from observatory.workspace import Workspace
 

@@ -1,10 +1,10 @@
-"""Deploying migrations to a stack's database: plan, backup, deployment and verification."""
+"""Deploying migrations: plan, backup, deployment and verification of a stack's database, or of one without a stack."""
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 from observatory import database
 from observatory.database.excerpts import excerpt
-from observatory.delivery.schema_requirements import schema_needs
-from observatory.operations.delivery_journal import audited, record_event
+from observatory.operations.delivery_journal import audited
 from observatory.operations.deployment_lock import GONE_SECONDS, deployment_lock
+from observatory.operations.migration_targets import (
+    MigrationTarget,
+    UrlDatabase,
+    database_target,
+    migration_target,
+)
 from observatory.operations.retries import DEFAULT_RETRY
 from observatory.platforms import open_platform
-from observatory.platforms.errors import StackNotUpError
-from observatory.platforms.platform import Platform
-from observatory.platforms.rehearsal import rehearsal_server
-from observatory.platforms.stack_state import declared_schema, outputs
 from observatory.progress import Phase, Progress, Reporter, silent, task
 from observatory.security.actor import actor
 from observatory.workspace import Workspace
@@ -30,44 +31,10 @@ if TYPE_CHECKING:
         Deployment,
         EditionPlan,
         Event,
+        MigrationList,
         OnEvent,
         Plan,
-        Profile,
-        SchemaRequirement,
         Verification,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatabaseTarget:
-    """The database of a stack's migrations, as its last `up` declared it.
-
-    Attributes:
-        conninfo: connection string of the role that owns the schema.
-        roles: the profiles of the roles that get privileges on what migrations create.
-        version: the target version of the schema, which a rollback of the database sets; None is the newest.
-    """
-
-    conninfo: str
-    roles: Mapping[str, Profile]
-    version: int | None
-
-
-def database_target(workspace: Workspace) -> DatabaseTarget:
-    """Return the database of the stack's migrations.
-
-    Raises:
-        StackNotUpError: the stack was never up.
-    """
-    platform = open_platform(workspace)
-    found = declared_schema(platform)
-    if found is None:
-        raise StackNotUpError(workspace.stack)
-    rollout = platform.rollout_store.read()
-    return DatabaseTarget(
-        conninfo=found["conninfo"],
-        roles=found.get("roles", {}),
-        version=rollout.schema_target if rollout else None,
     )
 
 
@@ -80,12 +47,12 @@ class DatabaseDeployment:
 
 
 def plan_database(
-    workspace: Workspace, *, migration: str | None = None, rehearse: bool = True, report: Reporter = silent
+    where: Workspace | UrlDatabase, *, migration: str | None = None, rehearse: bool = True, report: Reporter = silent
 ) -> Plan:
     """Return what `deploy_database` would do; write nothing and take no lock.
 
     Args:
-        workspace: of the stack.
+        where: the stack's workspace, or a database without a stack.
         migration: name of the only file to apply; None applies all pending ones.
         rehearse: run pending migrations on a throwaway server first, where one can be started.
         report: gets the progress.
@@ -95,26 +62,33 @@ def plan_database(
         StackNotUpError: the stack was never up.
         DatabaseError: files and database contradict each other, or the database does not answer.
     """
-    only = _file_name(workspace.migrations, migration)
-    target = database_target(workspace)
+    place = migration_target(where)
+    only = _file_name(place.migrations, migration)
+    target = place.target()
     with task(report, "plan the migrations"):
         return database.plan(
             target.conninfo,
-            migrations=workspace.migrations,
+            migrations=place.migrations,
             target=target.version,
             only=only,
-            backup=open_platform(workspace).migration_backup(),
-            throwaway=rehearsal_server(workspace.sandbox.rootfs) if rehearse else None,
+            backup=place.backup(),
+            throwaway=place.throwaway() if rehearse else None,
         )
 
 
 def deploy_database(
-    workspace: Workspace, *, migration: str | None = None, retry: int = DEFAULT_RETRY, report: Reporter = silent
+    where: Workspace | UrlDatabase,
+    *,
+    migration: str | None = None,
+    retry: int = DEFAULT_RETRY,
+    report: Reporter = silent,
 ) -> DatabaseDeployment:
-    """Apply migrations to the stack's database: backup, migrations, jobs, privileges, verification.
+    """Apply migrations to a database: backup, migrations, jobs, privileges, verification.
+
+    A database without a stack gets no backup and no privileges.
 
     Args:
-        workspace: of the stack.
+        where: the stack's workspace, or a database without a stack.
         migration: name of the only file to apply; None applies all pending ones.
         retry: retries of a file while other sessions hold its locks.
         report: gets the progress.
@@ -124,23 +98,38 @@ def deploy_database(
         LockHeldError: a deployment is under way; nothing was changed.
         DatabaseError: see `observatory.database.deploy`.
     """
-    only = _file_name(workspace.migrations, migration)
-    target = database_target(workspace)
-    with deployment_lock(workspace, target.conninfo, command="deploy database", wait_s=GONE_SECONDS):
-        with audited(workspace, "schema-deployment", migration=migration), _events_to(report) as on_event:
+    place = migration_target(where)
+    only = _file_name(place.migrations, migration)
+    target = place.target()
+    with place.locked("deploy database"):
+        with place.audited("schema-deployment", migration=migration), _events_to(report) as on_event:
             done = database.deploy(
                 target.conninfo,
-                migrations=workspace.migrations,
+                migrations=place.migrations,
                 target=target.version,
                 only=only,
-                requirements=schema_requirements(open_platform(workspace)),
+                requirements=place.requirements(),
                 actor=actor(),
                 deployment_id=str(uuid.uuid4()),
-                backup=open_platform(workspace).migration_backup(),
+                backup=place.backup(),
                 retry=retry,
                 on_event=on_event,
             )
-        return _finished(workspace, target, done, report)
+        return _finished(place, done, report)
+
+
+def list_migrations(where: Workspace | UrlDatabase) -> MigrationList:
+    """Return a database's applied and pending migrations.
+
+    Args:
+        where: the stack's workspace, or a database without a stack.
+
+    Raises:
+        StackNotUpError: the stack was never up.
+        DatabaseError: the database does not answer, or is unsuitable.
+    """
+    place = migration_target(where)
+    return database.list_migrations(place.target().conninfo, migrations=place.migrations)
 
 
 def plan_edition(workspace: Workspace, *, report: Reporter = silent) -> EditionPlan:
@@ -188,43 +177,45 @@ def upgrade_edition(
                 retry=retry,
                 on_event=on_event,
             )
-        return _finished(workspace, target, done, report)
+        return _finished(migration_target(workspace), done, report)
 
 
-def _finished(workspace: Workspace, target: DatabaseTarget, done: Deployment, report: Reporter) -> DatabaseDeployment:
+def _finished(place: MigrationTarget, done: Deployment, report: Reporter) -> DatabaseDeployment:
+    target = place.target()
     with task(report, "jobs, privileges, verification"):
         verification = database.finish_deployment(
             target.conninfo,
-            migrations=workspace.migrations,
+            migrations=place.migrations,
             target=done.version,
             roles=target.roles,
-            service_conninfo=_service_conninfo(open_platform(workspace)),
+            service_conninfo=place.service_conninfo(),
         )
     if done.applied:
-        record_event(workspace, "schema-deployed", schema=done.version, applied=done.applied, backup=done.backup_label)
+        place.record_event("schema-deployed", schema=done.version, applied=done.applied, backup=done.backup_label)
     return DatabaseDeployment(deployment=done, verification=verification)
 
 
-def verify_database(workspace: Workspace, *, report: Reporter = silent) -> Verification:
-    """Compare the stack's database with its migrations, and write and read a row as the service does.
+def verify_database(where: Workspace | UrlDatabase, *, report: Reporter = silent) -> Verification:
+    """Compare a database with its migrations, and write and read a row as the service does.
+
+    Args:
+        where: the stack's workspace, or a database without a stack, whose own login writes and reads the row.
+        report: gets the progress.
 
     Raises:
         StackNotUpError: the stack was never up.
         DatabaseError: see `observatory.database.verify`.
     """
-    target = database_target(workspace)
+    place = migration_target(where)
+    target = place.target()
     with task(report, "verify"):
         return database.verify(
             target.conninfo,
-            migrations=workspace.migrations,
+            migrations=place.migrations,
             target=target.version,
             roles=target.roles,
-            service_conninfo=_service_conninfo(open_platform(workspace)),
+            service_conninfo=place.service_conninfo(),
         )
-
-
-def _service_conninfo(platform: Platform) -> str:
-    return str(outputs(platform, show_secrets=True)["database_url"])
 
 
 def back_up_database(workspace: Workspace, *, report: Reporter = silent) -> str:
@@ -237,13 +228,6 @@ def back_up_database(workspace: Workspace, *, report: Reporter = silent) -> str:
     database_target(workspace)
     with task(report, "backup") as at:
         return database.make_backup(open_platform(workspace).migration_backup(), at)
-
-
-def schema_requirements(platform: Platform) -> list[SchemaRequirement]:
-    """Return the schema versions that the releases of both fleets work with, also those kept for a rollback."""
-    rollout = platform.rollout_store.read()
-    needs = schema_needs(rollout, platform.release_store) if rollout else ()
-    return [database.SchemaRequirement(*need) for need in needs]
 
 
 def _file_name(directory: Path, migration: str | None) -> str | None:

@@ -179,6 +179,27 @@ def deployment_lock(
 
 
 @contextmanager
+def unshared_deployment_lock(conninfo: str, *, command: str, wait_s: float = 0) -> Iterator[None]:
+    """Hold the deployment lock of a database that has no stack here; it is not reentrant.
+
+    Args:
+        conninfo: of the database, direct and not through a pooler.
+        command: what the lock is for, as messages to others name it.
+        wait_s: how long to wait for another holder, in seconds; longer where `waiting_for_lock` says so.
+
+    Raises:
+        LockHeldError: a deployment is under way.
+        UnreachableError: no connection.
+    """
+    held = HeldDeploymentLock(conninfo, command)
+    held.acquire(max(wait_s, _wait_s.get()))
+    try:
+        yield
+    finally:
+        held.release()
+
+
+@contextmanager
 def no_deployment_under_way(platform: Platform, *, command: str) -> Iterator[None]:
     """Hold the deployment lock; without it where the database is down or not created yet, so that `up` can repair it.
 

@@ -15,7 +15,8 @@ from observatory.delivery.releases import Manifest
 from observatory.delivery.request import DeploymentRequest
 from observatory.documents.rollout import Deployment
 from observatory.errors import ObservatoryError
-from observatory.operations.database import plan_database, schema_requirements
+from observatory.operations.database import plan_database
+from observatory.operations.migration_targets import schema_requirements
 from observatory.operations.release_approvals import check_permission
 from observatory.operations.stack_status import settled_status
 from observatory.platforms.platform import Platform

@@ -20,12 +20,12 @@ from observatory.operations.application_rollback import roll_back_application
 from observatory.operations.database import (
     DatabaseDeployment,
     back_up_database,
-    database_target,
     deploy_database,
 )
 from observatory.operations.delivery_journal import open_journal
 from observatory.operations.deployment_lock import deployment_lock
 from observatory.operations.interrupted_delivery import explained_interruption
+from observatory.operations.migration_targets import database_target
 from observatory.operations.release_approvals import check_permission
 from observatory.operations.release_checklist import ReleasePlan, plan_of, refuse
 from observatory.operations.releases import checked_release

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from observatory import database
 from observatory.files.atomic import write_once
-from observatory.operations.database import database_target
+from observatory.operations.migration_targets import database_target
 from observatory.operations.stack_outputs import open_workspace
 from observatory.progress import Reporter, silent, task
 from observatory.workspace import Workspace

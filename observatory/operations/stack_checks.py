@@ -17,7 +17,8 @@ from observatory.documents.rollout import RolloutDocument
 from observatory.operations.backup_checks import BackupChecks
 from observatory.operations.certificates import list_certificates, missing_certificates
 from observatory.operations.checks import Check, CheckFailedError
-from observatory.operations.database import database_target, verify_database
+from observatory.operations.database import verify_database
+from observatory.operations.migration_targets import database_target
 from observatory.platforms import open_platform
 from observatory.platforms.errors import StackNotUpError
 from observatory.platforms.monitoring_files import monitoring_files
