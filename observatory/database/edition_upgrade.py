@@ -156,7 +156,7 @@ class _Upgrade:
     def run(self, outdated: Callable[[], list[Migration]], backup: Backup | None) -> tuple[list[Migration], str | None]:
         """Upgrade under the lock; return the files whose variant changed, and the backup's label."""
         # Imported here: tenacity is needed only where there is work.
-        from observatory.database.migrations.lock_retries import lock_retries  # noqa: PLC0415
+        from observatory.database.migrations.lock_retries import run_with_lock_retries  # noqa: PLC0415
 
         with (
             connect(self.conninfo, purpose=f"deploy {self.deployment_id}", settings=MIGRATION_SETTINGS) as connection,
@@ -170,8 +170,11 @@ class _Upgrade:
                 author = ledger.Author(
                     actor=self.actor, deployment_id=self.deployment_id, edition="community", backup_label=label
                 )
-                attempts = lock_retries(self.retry, partial(self._report, "retrying"))
-                attempts(self._attempt, connection, files, author, watch)
+                run_with_lock_retries(
+                    partial(self._attempt, connection, files, author, watch),
+                    retry=self.retry,
+                    on_retry=partial(self._report, "retrying"),
+                )
         return files, label
 
     def _attempt(
@@ -180,13 +183,19 @@ class _Upgrade:
         files: Sequence[Migration],
         author: ledger.Author,
         watch: BlockingSessionWatch,
+        past_autovacuum: bool,
     ) -> None:
         """Replace everything in one transaction; name the sessions that block it."""
-        from observatory.database.migrations.lock_retries import lock_timeout_error  # noqa: PLC0415 - see `run`
+        from observatory.database.migrations.lock_retries import (  # noqa: PLC0415 - see `run`
+            lock_timeout_error,
+            outlast_autovacuum,
+        )
 
         watch.begin(connection.info.backend_pid, self._report_blocked)
         try:
             with connection.transaction():
+                if past_autovacuum:
+                    outlast_autovacuum(connection)
                 _replace(connection, files, author)
         except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
             raise lock_timeout_error("upgrade to the community edition", error, watch.seen) from error

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import psycopg
 from psycopg import errors as pg
@@ -18,7 +19,11 @@ from observatory.database.errors import MigrationHistoryError
 from observatory.database.migrations import ledger
 from observatory.database.migrations.blocking_sessions import BlockingSession, BlockingSessionWatch
 from observatory.database.migrations.events import EventKind, OnEvent, report_event
-from observatory.database.migrations.lock_retries import lock_retries, lock_timeout_error
+from observatory.database.migrations.lock_retries import (
+    lock_timeout_error,
+    outlast_autovacuum,
+    run_with_lock_retries,
+)
 from observatory.database.migrations.non_transactional import (
     StatementTraits,
     finish_interrupted,
@@ -73,17 +78,22 @@ class Applier:
         """
         name = script.migration.name
         self._report("applying", name, f"{len(script.statements)} statements")
-        attempts = lock_retries(self.retry, lambda detail: self._report("retrying", name, detail))
         started = time.monotonic()
         with translate_errors(script.migration.place()):
-            attempts(self._attempt, script)
+            run_with_lock_retries(
+                partial(self._attempt, script),
+                retry=self.retry,
+                on_retry=lambda detail: self._report("retrying", name, detail),
+            )
         self._report("applied", name, f"{time.monotonic() - started:.3f} s")
         return name
 
-    def _attempt(self, script: Script) -> None:
+    def _attempt(self, script: Script, past_autovacuum: bool) -> None:
         if not self._clean:
             self.connection.execute(_CLEAN_SESSION)
         self._clean = False
+        if past_autovacuum:
+            outlast_autovacuum(self.connection)
         if script.transactional:
             self._run_in_transaction(script)
             self._clean = True  # the transaction ends with _CLEAN_SESSION

@@ -23,17 +23,29 @@ from observatory.database.excerpts import excerpt
 
 _INTERVAL_S = 0.05
 _QUERY_LENGTH = 120
+_TO_PREVENT_WRAPAROUND = "(to prevent wraparound)"  # autovac_report_activity() in PostgreSQL's autovacuum.c
 
 _BLOCKING = """
     SELECT a.pid, a.usename, a.application_name, a.state, a.query,
-           clock_timestamp() - coalesce(a.xact_start, a.query_start, a.backend_start)
+           clock_timestamp() - coalesce(a.xact_start, a.query_start, a.backend_start),
+           coalesce(a.backend_type = 'autovacuum worker', a.usesysid IS NULL)
     FROM unnest(pg_blocking_pids(%s)) AS blocking(pid) JOIN pg_stat_activity a USING (pid) ORDER BY 6 DESC
 """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockingSession:
-    """A session that held a lock for which a migration waited; `age` is that of its transaction."""
+    """A session that held a lock for which a migration waited.
+
+    Attributes:
+        pid: its process id.
+        user: its role; `?` where the server has none for it.
+        application: its name of itself.
+        state: `active`, `idle in transaction`.
+        query: the running one, or the last.
+        age: of its transaction.
+        autovacuum: it is a worker of autovacuum.
+    """
 
     pid: int
     user: str
@@ -41,9 +53,17 @@ class BlockingSession:
     state: str
     query: str
     age: timedelta
+    autovacuum: bool = False
+
+    @property
+    def prevents_wraparound(self) -> bool:
+        """Whether it is an autovacuum that PostgreSQL does not cancel."""
+        return self.autovacuum and self.query.endswith(_TO_PREVENT_WRAPAROUND)
 
     def __str__(self) -> str:
         shown = excerpt(self.query, _QUERY_LENGTH)
+        if self.autovacuum:
+            return f"pid {self.pid} (a worker of autovacuum, for {self.age.total_seconds():.1f} s): {shown}"
         login = f"user {self.user}, {self.application}" if self.application else f"user {self.user}"
         return f"pid {self.pid} ({login}, {self.state} for {self.age.total_seconds():.1f} s): {shown}"
 
@@ -114,7 +134,13 @@ def _blocking_sessions(connection: psycopg.Connection, backend_pid: int) -> tupl
     rows = connection.execute(_BLOCKING, [backend_pid]).fetchall()
     return tuple(
         BlockingSession(
-            pid=pid, user=user or "?", application=application or "", state=state or "?", query=query or "?", age=age
+            pid=pid,
+            user=user or "?",
+            application=application or "",
+            state=state or "?",
+            query=query or "?",
+            age=age,
+            autovacuum=autovacuum,
         )
-        for pid, user, application, state, query, age in rows
+        for pid, user, application, state, query, age, autovacuum in rows
     )

@@ -33,15 +33,15 @@ class StatementTraits(NamedTuple):
     Attributes:
         fresh_session: it must be the first statement of its session, because TimescaleDB rejects an update in a
             session that has loaded its library.
-        waits_without_blocking: it waits for old transactions while no session queues behind it, so it needs no lock
-            timeout.
+        has_no_lock_timeout: it waits for old transactions while no session queues behind it; or each attempt repeats
+            all of its work: an index by chunk waits once at each chunk, as in psql, and writers of that chunk queue.
         builds_index: (relation, index) that it builds concurrently or chunk by chunk; None: it builds none.
         fills_aggregate: the continuous aggregate that it creates and fills; None: it creates none.
         drops: it drops something.
     """
 
     fresh_session: bool = False
-    waits_without_blocking: bool = False
+    has_no_lock_timeout: bool = False
     builds_index: tuple[str, str] | None = None
     fills_aggregate: str | None = None
     drops: bool = False
@@ -57,12 +57,12 @@ def traits_of(statement: Statement) -> StatementTraits:
             found = StatementTraits(fresh_session=True)
         case ast.IndexStmt(idxname=str() as index) if builds_in_steps(node):
             relation = _qualified(node.relation)
-            found = StatementTraits(waits_without_blocking=bool(node.concurrent), builds_index=(relation, index))
+            found = StatementTraits(has_no_lock_timeout=True, builds_index=(relation, index))
         case ast.DropStmt():
-            found = StatementTraits(waits_without_blocking=bool(node.concurrent), drops=True)
+            found = StatementTraits(has_no_lock_timeout=bool(node.concurrent), drops=True)
         case ast.ReindexStmt():
             concurrently = any(option.defname == "concurrently" for option in node.params or ())
-            found = StatementTraits(waits_without_blocking=concurrently)
+            found = StatementTraits(has_no_lock_timeout=concurrently)
         case ast.CreateTableAsStmt(into=ast.IntoClause() as into) if not into.skipData:
             found = StatementTraits(fills_aggregate=_qualified(into.rel))
         case _:
@@ -77,8 +77,8 @@ def sets_session_parameter(statement: Statement) -> bool:
 
 @contextlib.contextmanager
 def without_lock_timeout(connection: psycopg.Connection, traits: StatementTraits) -> Iterator[None]:
-    """Lift the lock timeout inside the block for a statement that waits without blocking other sessions."""
-    if not traits.waits_without_blocking:
+    """Lift the lock timeout inside the block for a statement that runs without one."""
+    if not traits.has_no_lock_timeout:
         yield
         return
     [before] = connection.execute("SELECT current_setting('lock_timeout')").fetchone() or ("0",)

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from observatory.database import LockTimeoutError, StatementFailedError, status
+from observatory.database import StatementFailedError, status
 from observatory.database.migrations.events import Event
 from tests.database.conftest import Deploy, WriteMigrations
 from tests.support.postgres import PostgresServer
@@ -82,10 +82,11 @@ def test_an_existing_index_of_the_same_name_does_not_count_as_the_failed_one(
             run_deploy(migrations=directory)
 
 
-def test_the_next_attempt_builds_an_index_by_chunk_that_a_lock_stopped(
-    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+@pytest.mark.parametrize("end", ["the writer ends", "the build is cancelled"])
+def test_an_index_by_chunk_waits_for_a_writer_and_does_not_build_the_other_chunks_again(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations, end: str
 ) -> None:
-    """A lock timeout at the last chunk leaves an invalid index, with those of the chunks before."""
+    """It waits longer than a lock timeout; where it fails at the last chunk, the indexes of the others are dropped."""
     directory = write_migrations(
         _001_a="CREATE TABLE a (ts timestamptz NOT NULL);\nSELECT create_hypertable('a', by_range('ts'));\n"
         "INSERT INTO a VALUES ('2026-01-01'), ('2026-02-01');"
@@ -93,14 +94,25 @@ def test_the_next_attempt_builds_an_index_by_chunk_that_a_lock_stopped(
     run_deploy(migrations=directory)
     write_migrations(_002_b=f"{HEADER}CREATE INDEX a_x ON a (ts) WITH (timescaledb.transaction_per_chunk);")
     [last] = query(conninfo, "SELECT max(chunk::text) FROM show_chunks('a') AS chunk")[0]
+    waits = "SELECT pid FROM pg_locks WHERE NOT granted AND waitstart < clock_timestamp() - interval '1 s'"
     indexes = "SELECT indisvalid FROM pg_index WHERE indexrelid::regclass::text ~ 'a_x'"
 
-    with psycopg.connect(conninfo) as holder:
-        holder.execute(f"LOCK TABLE {last} IN ACCESS EXCLUSIVE MODE".encode())
-        with pytest.raises(LockTimeoutError, match=r"002_b\.sql:2:1: .*blocked by pid"):
-            run_deploy(migrations=directory)
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(conninfo) as writer:
+        writer.execute(f"LOCK TABLE {last} IN ROW EXCLUSIVE MODE".encode())
+        deployment = pool.submit(run_deploy, migrations=directory)
+        while not (waiting := query(conninfo, waits)):
+            assert not deployment.done()
+        if end == "the writer ends":
+            writer.rollback()
+            assert deployment.result().applied == ("002_b",)
+        else:
+            query(conninfo, f"SELECT pg_cancel_backend({waiting[0][0]})")
+            with pytest.raises(StatementFailedError, match=r"002_b\.sql:2:1: canceling statement"):
+                deployment.result()
+            writer.rollback()
+            assert query(conninfo, indexes) == []
+            assert run_deploy(migrations=directory).applied == ("002_b",)
 
-    assert run_deploy(migrations=directory).applied == ("002_b",)
     assert query(conninfo, indexes) == [(True,), (True,), (True,)]
 
 
