@@ -187,11 +187,13 @@ def _deploy(props: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report_problems(verification: database.Verification) -> None:
-    """Print unknown checks; raise an error for failed ones."""
+    """Print unknown checks and warnings; raise an error for failed checks."""
     failed = [str(check) for check in verification.problems if check.verdict == "failed"]
     for check in verification.problems:
         if check.verdict == "unknown":
             sys.stderr.write(f"schema: not verified: {check.name}: {check.detail}\n")
+    for each in verification.warnings:
+        sys.stderr.write(f"schema: warning: not made by a migration: {each}\n")
     if failed:
         raise database.VerificationFailedError(
             f"the schema is at version {verification.version}, but differs from its migrations: {'; '.join(failed)}. "

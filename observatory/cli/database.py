@@ -211,13 +211,14 @@ def _verification_json(found: Verification) -> dict[str, Any]:
 
 
 def _verification_view(found: Verification) -> RenderableType:
-    if found.passed:
-        return f"Verified: {', '.join(check.name for check in found.checks)}."
-    return table(
-        "Failed checks",
-        ("check", "verdict", "detail"),
-        [(check.name, check.verdict, check.detail) for check in found.problems],
-    )
+    parts: list[RenderableType] = [f"Verified: {', '.join(check.name for check in found.checks)}."]
+    if not found.passed:
+        problems = [(check.name, check.verdict, check.detail) for check in found.problems]
+        parts = [table("Failed checks", ("check", "verdict", "detail"), problems)]
+    if found.drift:
+        drift = [(each.difference, each.kind, each.name, each.detail, each.remedy) for each in found.drift]
+        parts.append(table("Drift", ("difference", "kind", "object", "detail", "remedy"), drift))
+    return Group(*parts)
 
 
 def _summary(done: Deployment, no_backup: str) -> str:

@@ -1,3 +1,4 @@
+from .catalogue.drift import Drift as Drift
 from .connection import connect as connect
 from .connection import has_password as has_password
 from .deployment import Deployment as Deployment

@@ -1,12 +1,12 @@
 """Verifies that a database has the objects that its migrations create, and that the service can use it.
 
-Compares the database with the committed catalogue of the ledger's version, then reads and writes with the service's
-login. Owns the checks and their verdicts. Changes only marked rows, which it removes.
+Compares the database with the committed catalogue of the ledger's version, both ways, then reads and writes with the
+service's login. Owns the checks and their verdicts. Changes only marked rows, which it removes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,9 @@ from typing import Literal
 import psycopg
 
 from observatory.database.catalogue import SETTINGS, Catalogue, Object, Objects, load, read_objects
-from observatory.database.catalogue.differences import describe_difference, list_differences
+from observatory.database.catalogue.chunks import find_chunk_drift
+from observatory.database.catalogue.differences import describe_difference
+from observatory.database.catalogue.drift import Drift, find_drift
 from observatory.database.connection import connect, describe
 from observatory.database.deployment import SchemaStatus, status
 from observatory.database.error_translation import error_summary, translate_errors
@@ -41,17 +43,27 @@ _KINDS = {
     "index": "indexes",
     "constraint": "constraints",
     "routine": "routines",
+    "schema": "schemas",
+    "materialized view": "materialized views",
+    "sequence": "sequences",
+    "type": "types",
+    "statistics": "statistics",
+    "trigger": "triggers",
+    "rule": "rules",
+    "row security": "row security",
+    "row security policy": "row security policies",
+    "event trigger": "event triggers",
+    "inheritance": "inheritance",
+    "persistence": "persistence",
+    "storage": "storage",
+    "owner": "owners",
+    "scheduled action": "scheduled actions",
+    "pg_cron job": "pg_cron jobs",
 }
+ADDITIONS = "additions"  # name of the check of what the migrations do not make
 _SHOWN = 5
 _FIRST_VERSION_WITH_TABLES = 1  # its migration makes the tables that the marked rows are written to
 
-_CHUNK_INDEXES = """
-    SELECT format('%s.%s: index %s of chunk %s', c.hypertable_schema, c.hypertable_name, x.relname, c.chunk_name)
-    FROM timescaledb_information.chunks c
-    JOIN pg_index i ON i.indrelid = format('%I.%I', c.chunk_schema, c.chunk_name)::regclass
-    JOIN pg_class x ON x.oid = i.indexrelid
-    WHERE NOT (i.indisvalid AND i.indisready)
-"""
 _SCHEDULED = """
     SELECT substr(jobname, length(%(prefix)s) + 1), schedule || ' ' || command FROM cron.job
     WHERE starts_with(jobname, %(prefix)s) AND database = current_database() AND active
@@ -84,11 +96,13 @@ class Verification:
         version: of the schema, from the ledger.
         edition: of the migrations that made it.
         checks: in the order of the report.
+        drift: every difference between the database and its migrations.
     """
 
     version: int
     edition: Edition
     checks: tuple[Check, ...]
+    drift: tuple[Drift, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -99,6 +113,11 @@ class Verification:
     def problems(self) -> tuple[Check, ...]:
         """The checks that did not pass."""
         return tuple(check for check in self.checks if check.verdict != "passed")
+
+    @property
+    def warnings(self) -> tuple[Drift, ...]:
+        """What the migrations do not make, and what changes nothing that they make."""
+        return tuple(each for each in self.drift if each.severity == "warning")
 
 
 def verify(
@@ -134,13 +153,15 @@ def verify(
     state = status(conninfo, migrations=migrations)
     expected = catalogue(_edition(state))
     checks = [_version_check(state, target, newest=read_migrations(migrations)[-1].version)]
+    drift: list[Drift] = []
     if problem := _missing_in_catalogue(expected, state):
         checks.append(Check(name="objects", verdict="unknown", detail=problem))
     else:
-        checks += _object_checks(conninfo, expected.at(state.version), roles)
+        drift, found = _object_checks(conninfo, expected.at(state.version), roles)
+        checks += found
         if state.version >= _FIRST_VERSION_WITH_TABLES:
             checks += _service_checks(conninfo, service_conninfo, expected.at(state.version))
-    return Verification(version=state.version, edition=expected.edition, checks=tuple(checks))
+    return Verification(version=state.version, edition=expected.edition, checks=tuple(checks), drift=tuple(drift))
 
 
 def _edition(state: SchemaStatus) -> Edition:
@@ -166,20 +187,34 @@ def _missing_in_catalogue(expected: Catalogue, state: SchemaStatus) -> str | Non
     return None
 
 
-def _object_checks(conninfo: str, objects: Objects, roles: Mapping[str, Profile]) -> Iterator[Check]:
+def _object_checks(conninfo: str, objects: Objects, roles: Mapping[str, Profile]) -> tuple[list[Drift], list[Check]]:
     with connect(conninfo, purpose="verify", settings=SETTINGS) as connection, translate_errors(describe(conninfo)):
-        found = read_objects(connection)
-        for kind, name in _KINDS.items():
-            expected = {each: definition for each, definition in objects.items() if each.kind == kind}
-            if expected:
-                differences = list_differences(expected, found)
-                if kind == "job":
-                    differences += _unscheduled(connection, expected)
-                if kind == "index":
-                    differences += [f"{row[0]} is invalid" for row in connection.execute(_CHUNK_INDEXES).fetchall()]
-                yield _check(name, differences, count=len(expected))
+        drift = find_drift(objects, read_objects(connection)) + find_chunk_drift(connection)
+        checks = [*_kind_checks(connection, objects, drift), _additions_check(drift)]
         if roles and objects:
-            yield _grants_check(connection, objects, roles)
+            checks.append(_grants_check(connection, objects, roles))
+    return drift, checks
+
+
+def _kind_checks(connection: psycopg.Connection, objects: Objects, drift: Iterable[Drift]) -> Iterator[Check]:
+    """Yield a check for each kind of objects that the migrations made."""
+    for kind, name in _KINDS.items():
+        expected = {each: definition for each, definition in objects.items() if each.kind == kind}
+        if expected:
+            lost = [each for each in drift if each.kind == kind and each.difference != "added"]
+            problems = [f"{each.name} {each.detail}" for each in lost]
+            if kind == "job":
+                problems += _unscheduled(connection, expected)
+            yield _check(name, problems, count=len(expected))
+
+
+def _additions_check(drift: Iterable[Drift]) -> Check:
+    """Return the check of what the migrations do not make; what changes no behaviour is a warning."""
+    added = [each for each in drift if each.difference == "added"]
+    if wrong := [str(each) for each in added if each.severity == "error"]:
+        return _check(ADDITIONS, wrong, count=0)
+    detail = f"{len(added)} that change nothing: {_shown([str(each) for each in added])}" if added else "none"
+    return Check(name=ADDITIONS, verdict="passed", detail=detail)
 
 
 def _grants_check(connection: psycopg.Connection, objects: Objects, roles: Mapping[str, Profile]) -> Check:
@@ -253,5 +288,9 @@ def _is_continuous(each: Object) -> bool:
 def _check(name: str, problems: Sequence[str], *, count: int) -> Check:
     if not problems:
         return Check(name=name, verdict="passed", detail=f"{count} as expected")
+    return Check(name=name, verdict="failed", detail=_shown(problems))
+
+
+def _shown(problems: Sequence[str]) -> str:
     more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    return Check(name=name, verdict="failed", detail="; ".join(problems[:_SHOWN]) + more)
+    return "; ".join(problems[:_SHOWN]) + more

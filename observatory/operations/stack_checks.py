@@ -126,7 +126,8 @@ class StackChecks:
             raise CheckFailedError(problems)
         if problems:
             raise ValueError(problems)
-        return f"schema {found.version}: {', '.join(check.name for check in found.checks)}"
+        warnings = "".join(f"; warning: not made by a migration: {each}" for each in found.warnings)
+        return f"schema {found.version}: {', '.join(check.name for check in found.checks)}{warnings}"
 
     def monitoring(self) -> str:
         """Check what Prometheus, Alertmanager and HAProxy have loaded, and that Prometheus reaches every target."""

@@ -98,7 +98,7 @@ def test_an_undamaged_database_passes_and_no_row_remains(migrated: Migrated) -> 
     assert [str(check) for check in verification.problems] == []
     assert (verification.version, verification.edition, verification.passed) == (8, migrated.edition, True)
     both = {"version", "tables", "columns", "chunk intervals", "aggregates", "indexes", "constraints", "grants"}
-    both |= {"reads as the service", "writes as the service"}
+    both |= {"reads as the service", "writes as the service", "sequences", "additions"}
     own = {"apache": {"jobs", "views", "routines"}, "community": {"policies", "compression"}}[migrated.edition]
     assert {check.name for check in verification.checks} == both | own
     assert migrated.rows() == 0
@@ -121,26 +121,26 @@ PRICES = "model_pricing_costs CHECK (least(prompt_cost_per_1k, completion_cost_p
             "ALTER TABLE api_keys ALTER rate_limit_rpm TYPE bigint",
             "ALTER TABLE api_keys ALTER rate_limit_rpm TYPE integer",
             "columns",
-            "public.api_keys.rate_limit_rpm: is bigint not null default 60, expected integer not null default 60",
+            "public.api_keys.rate_limit_rpm is bigint not null default 60, expected integer not null default 60",
         ),
         (
             "ALTER TABLE llm_logs ALTER message DROP NOT NULL",
             "ALTER TABLE llm_logs ALTER message SET NOT NULL",
             "columns",
-            "public.llm_logs.message: is text, expected text not null",
+            "public.llm_logs.message is text, expected text not null",
         ),
         (
             "SELECT set_chunk_time_interval('llm_logs', INTERVAL '1 hour')",
             "SELECT set_chunk_time_interval('llm_logs', INTERVAL '1 day')",
             "chunk intervals",
-            "public.llm_logs: is ts 01:00:00, expected ts 1 day",
+            "public.llm_logs is ts 01:00:00, expected ts 1 day",
         ),
         ("DROP INDEX llm_traces_user_ts", INDEX, "indexes", "public.llm_traces_user_ts is missing"),
         (
             "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'projects_owner'::regclass",
             "UPDATE pg_index SET indisvalid = true WHERE indexrelid = 'projects_owner'::regclass",
             "indexes",
-            "public.projects_owner: is CREATE INDEX projects_owner ON public.projects USING btree (owner_id) (invalid)",
+            "public.projects_owner is CREATE INDEX projects_owner ON public.projects USING btree (owner_id) (invalid)",
         ),
         (
             f"ALTER TABLE model_pricing DROP CONSTRAINT model_pricing_costs, ADD CONSTRAINT {PRICES} NOT VALID",
@@ -177,6 +177,18 @@ PRICES = "model_pricing_costs CHECK (least(prompt_cost_per_1k, completion_cost_p
             f"GRANT SELECT ON llm_metrics_1min TO {SERVICE}",
             "reads as the service",
             "permission denied for view llm_metrics_1min",
+        ),
+        (
+            "ALTER SEQUENCE model_pricing_id_seq CYCLE",
+            "ALTER SEQUENCE model_pricing_id_seq NO CYCLE",
+            "sequences",
+            "public.model_pricing_id_seq is bigint from 1 by 1, 1 to 9223372036854775807, cycles, of",
+        ),
+        (
+            "ALTER TABLE users DISABLE TRIGGER ALL",
+            "ALTER TABLE users ENABLE TRIGGER ALL",
+            "additions",
+            "trigger public.users.foreign keys and constraints (disabled)",
         ),
         (
             "ALTER TABLE llm_metrics ADD CONSTRAINT odd CHECK (value > 0)",
@@ -238,7 +250,7 @@ COMMUNITY_ONLY = [
         f"SELECT alter_job(job_id, scheduled => false) FROM {RETENTION}",
         f"SELECT alter_job(job_id, scheduled => true) FROM {RETENTION}",
         "policies",
-        "retention of llm_logs: is every 1 day",
+        "retention of llm_logs is every 1 day",
     ),
     (
         "SELECT remove_compression_policy('llm_logs')",
@@ -273,8 +285,122 @@ def test_an_invalid_index_of_one_chunk_is_named(migrated: Migrated) -> None:
 
     (found,) = verification.problems
     assert found.name == "indexes"
-    assert "public.llm_logs: index _hyper_3_" in found.detail
+    assert "public.llm_logs: index _timescaledb_internal._hyper_3_" in found.detail
     assert found.detail.endswith("_chunk is invalid")
+
+
+ADDITIONS = """
+    ALTER TABLE users ADD CONSTRAINT adults CHECK (length(id) > 0) NOT VALID;;
+    CREATE FUNCTION public.keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';;
+    CREATE TRIGGER kept BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION keep();;
+    ALTER TABLE users ENABLE ROW LEVEL SECURITY;;
+    CREATE POLICY own_rows ON users USING (true);;
+    CREATE RULE ignored AS ON DELETE TO users DO INSTEAD NOTHING;;
+    ALTER TABLE users ADD COLUMN phone text, ADD COLUMN needed text NOT NULL;;
+    CREATE UNIQUE INDEX users_once ON users (created_at);;
+    CREATE INDEX users_phone ON users (phone);;
+    CREATE INDEX users_phone_ccnew ON users (phone);;
+    UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'users_phone_ccnew'::regclass;;
+    CREATE TABLE notes (id serial PRIMARY KEY, owner text REFERENCES users (id), text text CHECK (text <> ''));;
+    CREATE INDEX notes_text ON notes (text);;
+    CREATE TABLE months (at date) PARTITION BY RANGE (at);;
+    CREATE VIEW seen AS SELECT 1 AS one;;
+    CREATE SCHEMA elsewhere;;
+    CREATE TABLE elsewhere.kept (id int);;
+    CREATE TYPE mood AS ENUM ('sad');;
+    CREATE FUNCTION public.checked() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';;
+    CREATE EVENT TRIGGER watched ON sql_drop EXECUTE FUNCTION checked();;
+    ALTER TABLE projects OWNER TO postgres;;
+    ALTER TABLE projects SET (fillfactor = 70);;
+    SELECT cron.schedule('tidy', '0 0 1 1 *', 'SELECT 1');;
+    CREATE POLICY hidden ON observatory.schema_migrations USING (false)
+"""
+REMOVALS = """
+    DROP EVENT TRIGGER watched;; DROP FUNCTION checked();;
+    DROP TABLE notes, months;; DROP VIEW seen;; DROP SCHEMA elsewhere CASCADE;; DROP TYPE mood;;
+    DROP TRIGGER kept ON users;; DROP FUNCTION keep();; DROP POLICY own_rows ON users;; DROP RULE ignored ON users;;
+    ALTER TABLE users DISABLE ROW LEVEL SECURITY, DROP COLUMN phone, DROP COLUMN needed, DROP CONSTRAINT adults;;
+    DROP INDEX users_once;; ALTER TABLE projects OWNER TO migrator;; ALTER TABLE projects RESET (fillfactor);;
+    SELECT cron.unschedule('tidy');; DROP POLICY hidden ON observatory.schema_migrations
+"""
+
+
+def test_what_the_migrations_do_not_make_is_listed(migrated: Migrated) -> None:
+    """An error where it changes what statements on their tables do, otherwise a warning; with the remedy."""
+    migrated.execute(ADDITIONS)
+    try:
+        verification = migrated.verify()
+    finally:
+        migrated.execute(REMOVALS)
+
+    assert {each.difference for each in verification.drift} == {"added"}
+    found: dict[str, set[tuple[str, str]]] = {"error": set(), "warning": set()}
+    for each in verification.drift:
+        found[each.severity].add((each.kind, each.name))
+    assert found["error"] == {
+        ("constraint", "public.users.adults"),
+        ("constraint", "public.notes.notes_owner_fkey"),
+        ("trigger", "public.users.kept"),
+        ("row security", "public.users"),
+        ("row security policy", "public.users.own_rows"),
+        ("row security policy", "observatory.schema_migrations.hidden"),
+        ("rule", "public.users.ignored"),
+        ("column", "public.users.needed"),
+        ("index", "public.users_once"),
+        ("index", "public.users_phone_ccnew"),
+        ("event trigger", "watched"),
+        ("owner", "public.projects"),
+    }
+    assert found["warning"] == {
+        ("column", "public.users.phone"),
+        ("index", "public.users_phone"),
+        ("table", "public.notes"),
+        ("table", "public.months"),
+        ("view", "public.seen"),
+        ("schema", "elsewhere"),
+        ("table", "elsewhere.kept"),
+        ("type", "public.mood"),
+        ("routine", "public.keep()"),
+        ("routine", "public.checked()"),
+        ("storage", "public.projects"),
+    }
+    assert {each.name: each.remedy for each in verification.drift}["public.users.adults"] == (
+        "remove it (ALTER TABLE public.users DROP CONSTRAINT adults), or write a migration that makes it"
+    )
+    assert "additions" in {check.name for check in verification.problems}
+    assert migrated.verify().drift == ()
+
+
+def test_additions_that_change_nothing_pass_with_a_warning(migrated: Migrated) -> None:
+    migrated.execute("CREATE TABLE notes (id int);; ALTER TABLE notes ADD CHECK (id > 0)")
+    verification = migrated.verify()
+    migrated.execute("DROP TABLE notes")
+
+    assert verification.passed
+    [warning] = verification.warnings
+    assert (warning.kind, warning.name) == ("table", "public.notes")
+    [check] = [check for check in verification.checks if check.name == "additions"]
+    assert check.detail.startswith("1 that change nothing: table public.notes")
+
+
+def test_a_missing_and_an_added_index_of_one_chunk_are_named(migrated: Migrated) -> None:
+    migrated.execute("INSERT INTO llm_logs (ts, log_level, message) VALUES ('2026-01-01', 'INFO', 'x')")
+    with migrated.server.superuser(DATABASE) as connection:
+        old = "SELECT show_chunks('llm_logs', older_than => INTERVAL '9 days')::text"
+        [(chunk,)] = connection.execute(old.encode()).fetchall()
+        query = "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = %s::regclass ORDER BY 1 LIMIT 1"
+        [(index,)] = connection.execute(query.encode(), [chunk]).fetchall()
+    migrated.execute(f"DROP INDEX {index};; CREATE INDEX by_hand ON {chunk} (message)")
+
+    verification = migrated.verify()
+    migrated.execute("SELECT drop_chunks('llm_logs', older_than => INTERVAL '9 days')")
+
+    missing, added = sorted(verification.drift, key=lambda each: each.difference, reverse=True)
+    assert missing.name.startswith("public.llm_logs: index public.llm_logs_")
+    assert missing.name.endswith(f" of chunk {chunk}")
+    assert missing.remedy.startswith(f"create it again: CREATE INDEX ON {chunk} USING btree (")
+    assert (added.difference, added.severity, added.name) == ("added", "warning", "_timescaledb_internal.by_hand")
+    assert [check.name for check in verification.problems] == ["indexes"]
 
 
 def test_a_slow_view_is_not_executed(migrated: Migrated) -> None:
@@ -290,7 +416,7 @@ def test_a_slow_view_is_not_executed(migrated: Migrated) -> None:
     verification = migrated.verify()
     migrated.execute(f"DROP VIEW {view};; ALTER VIEW observatory.hidden RENAME TO llm_metrics_1day_live")
 
-    assert {check.name for check in verification.problems} == {"columns", "views"}
+    assert {check.name for check in verification.problems} == {"columns", "views", "additions"}  # another owner
 
 
 def test_a_lower_target_is_compared_with_its_own_version(migrated: Migrated, request: pytest.FixtureRequest) -> None:

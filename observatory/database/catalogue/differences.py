@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
-from observatory.database.catalogue.objects import Objects
-
 _SHOWN_LENGTH, _SHOWN_BEFORE = 160, 40  # characters
-
-
-def list_differences(expected: Objects, found: Objects) -> list[str]:
-    """Return a line for each expected object that is missing or differs."""
-    return [
-        f"{each.name} is missing" if each not in found else f"{each.name}: {describe_difference(found[each], text)}"
-        for each, text in sorted(expected.items())
-        if found.get(each) != text
-    ]
 
 
 def describe_difference(found: str, expected: str) -> str:

@@ -1,6 +1,7 @@
-"""Describes the objects of a database as text that can be compared: one entry for each object that migrations make.
+"""Describes the objects of a database as text that can be compared: one entry for each object that migrations may make.
 
-Owns the queries. Leaves out the ledger and the objects of extensions.
+Owns the queries. Leaves out the tables that the program itself makes, the audit's schema, the objects of extensions and
+what TimescaleDB makes for its chunks.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import psycopg
+
+from observatory.database.catalogue.unusual_objects import UNUSUAL_OBJECTS
 
 # Settings of the session: the texts of definitions depend on them.
 SETTINGS: Mapping[str, str] = {
@@ -28,19 +31,43 @@ class Object(NamedTuple):
 
 Objects = Mapping[Object, str]
 
-_OF_MIGRATIONS = """
-    n.nspname IN ('public', 'observatory') AND c.relname <> 'schema_migrations'
+# A schema of users, `n`; extensions own those of TimescaleDB and pg_cron, `ensure_database` the audit's.
+_OF_USERS = """
+    n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'audit')
+    AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_namespace'::regclass AND objid = n.oid AND deptype = 'e')
+"""
+# A relation `c` in it. The program itself makes the ledger and the state of samples.
+_OF_MIGRATIONS = f"""
+    {_OF_USERS} AND (n.nspname <> 'observatory' OR c.relname !~ '^(schema_migrations|sample_)')
     AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')
 """
+# The program's own tables too: a trigger or a policy on the ledger changes what a deployment does.
+_ANY_TABLE = f"""
+    {_OF_USERS}
+    AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')
+"""
+_NOT_OF_EXTENSION = (
+    "NOT EXISTS (SELECT FROM pg_depend WHERE classid = '{0}'::regclass AND objid = {1}.oid AND deptype = 'e')"
+)
+
+_CONDITIONS = {
+    "of_users": _OF_USERS,
+    "of_migrations": _OF_MIGRATIONS,
+    "any_table": _ANY_TABLE,
+    "type_not_of_extension": _NOT_OF_EXTENSION.format("pg_type", "t"),
+    "event_trigger_not_of_extension": _NOT_OF_EXTENSION.format("pg_event_trigger", "e"),
+    "routine_not_of_extension": _NOT_OF_EXTENSION.format("pg_proc", "p"),
+}
 
 _ALWAYS = (
     """
     SELECT 'table', n.nspname || '.' || c.relname,
-           CASE WHEN h.hypertable_name IS NULL THEN 'table' ELSE 'hypertable' END
+           CASE WHEN c.relkind = 'f' THEN 'foreign table' WHEN h.hypertable_name IS NULL THEN 'table'
+                ELSE 'hypertable' END
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN timescaledb_information.hypertables h
         ON h.hypertable_schema = n.nspname AND h.hypertable_name = c.relname
-    WHERE c.relkind IN ('r', 'p') AND {of_migrations}
+    WHERE c.relkind IN ('r', 'p', 'f') AND {of_migrations}
     """,
     """
     SELECT 'column', n.nspname || '.' || c.relname || '.' || a.attname,
@@ -49,7 +76,8 @@ _ALWAYS = (
            || coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '')
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-    WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v') AND {of_migrations}
+    WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+      AND {of_migrations}
     """,
     """
     SELECT 'view', n.nspname || '.' || c.relname, pg_get_viewdef(c.oid)
@@ -70,7 +98,7 @@ _ALWAYS = (
            pg_get_indexdef(i.indexrelid) || CASE WHEN i.indisvalid AND i.indisready THEN '' ELSE ' (invalid)' END
     FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_class x ON x.oid = i.indexrelid
     JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p') AND {of_migrations}
+    WHERE c.relkind IN ('r', 'p', 'm') AND {of_migrations}
     """,
     """
     SELECT 'constraint', n.nspname || '.' || c.relname || '.' || o.conname, pg_get_constraintdef(o.oid)
@@ -79,10 +107,13 @@ _ALWAYS = (
     """,
     """
     SELECT 'routine', n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')',
-           pg_get_functiondef(p.oid)
+           CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid)
+                ELSE (SELECT format('aggregate of %s, %s', aggtransfn, nullif(aggfinalfn::oid, 0)::regproc)
+                      FROM pg_aggregate WHERE aggfnoid = p.oid) END
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-    WHERE n.nspname IN ('public', 'observatory') AND p.prokind IN ('f', 'p')
-      AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e')
+    WHERE {of_users}
+      AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = p.oid
+                      AND deptype IN ('e', 'i'))
     """,
     """
     SELECT 'aggregate', view_schema || '.' || view_name,
@@ -113,6 +144,12 @@ _BY_TABLE = {
         FROM observatory.aggregates
     """,
     "observatory.jobs": "SELECT 'job', name, schedule || ' ' || command FROM observatory.jobs",
+    # Not those that `schedule_jobs` copies from that table.
+    "cron.job": """
+        SELECT 'pg_cron job', coalesce(jobname, 'without a name: ' || command),
+               schedule || ' ' || command || CASE WHEN active THEN '' ELSE ' (switched off)' END
+        FROM cron.job WHERE database = current_database() AND NOT starts_with(coalesce(jobname, ''), 'observatory: ')
+    """,
 }
 
 
@@ -125,13 +162,15 @@ def read_objects(connection: psycopg.Connection) -> dict[Object, str]:
     Raises:
         psycopg.Error: PostgreSQL rejected a query.
     """
-    queries = list(_ALWAYS)
+    queries = [*_ALWAYS, *UNUSUAL_OBJECTS]
     for table, query in _BY_TABLE.items():
         if connection.execute("SELECT to_regclass(%s) IS NOT NULL", [table]).fetchone() == (True,):
             queries.append(query)
-    rows = (
-        row
-        for query in queries
-        for row in connection.execute(query.replace("{of_migrations}", _OF_MIGRATIONS).encode()).fetchall()
-    )
+    rows = (row for query in queries for row in connection.execute(_completed(query).encode()).fetchall())
     return {Object(kind, name): definition for kind, name, definition in rows}
+
+
+def _completed(query: str) -> str:
+    for name, condition in _CONDITIONS.items():
+        query = query.replace(f"{{{name}}}", condition)
+    return query
