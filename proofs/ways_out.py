@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +59,8 @@ class Way:
         with self._deploying(HOLDING, "blue-green", weight=TOTAL_WEIGHT):
             with self._client() as client:
                 for _ in range(HELD):
-                    client.post("/v1/logs", json={"items": [line()]})
+                    with contextlib.suppress(httpx.HTTPError):  # once all connections are held, a write waits
+                        client.post("/v1/logs", json={"items": [line()]})
             return self._timed(lambda: self._run(*ROLLBACK))
 
     def frozen(self) -> float:
@@ -108,7 +109,7 @@ class Way:
     def _document(self) -> Path:
         return self.victim.checkout.root / ".observatory/rollout/local.json"
 
-    @contextmanager
+    @contextlib.contextmanager
     def _deploying(self, version: str, strategy: str, *, weight: int) -> Iterator[None]:
         """Deploy a version until it has a traffic weight; its command has ended at the end of the block."""
         canary = ("--canary-percentage", str(weight)) if strategy == "canary" else ()
@@ -181,13 +182,14 @@ def prove(rounds: int, share: int) -> Outcome:
             slowest[name] = max(slowest[name], round(1000 * seconds))
             outcome.failures += [f"round {number}, {name}: {problem}" for problem in way.broken]
             outcome.failed += bool(way.broken)
+            print(f"{number} {name}: {seconds:.2f} s {way.broken or ''}", flush=True)
     outcome.passed = met.total() - outcome.failed
     outcome.counts = {"faults": dict(sorted(met.items())), "longest, ms": dict(sorted(slowest.items()))}
     outcome.seconds = time.monotonic() - begun
     return outcome
 
 
-@contextmanager
+@contextlib.contextmanager
 def _a_way(directory: Path) -> Iterator[Way]:
     """Yield a stack whose rollout document is on a small disk, with a version that holds connections in its store."""
     with a_victim(directory) as victim:
