@@ -201,7 +201,11 @@ def _deploy(where: Workspace | operations.UrlDatabase, migration: str | None, re
 
 
 def _show_deployment(done: operations.DatabaseDeployment, summary: str, output: Output) -> None:
-    document = {**asdict(done.deployment), "verification": _verification_json(done.verification)}
+    document = {
+        **asdict(done.deployment),
+        "notices": done.notices,
+        "verification": _verification_json(done.verification),
+    }
     _show(Group(summary, _verification_view(done.verification)), document, output)
     raise typer.Exit(DONE if done.verification.passed else FAILED)
 

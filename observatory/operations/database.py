@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +40,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseDeployment:
-    """A deployment of migrations, and the verification of the database after it."""
+    """A deployment of migrations, and the verification of the database after it.
+
+    Attributes:
+        deployment: its result.
+        verification: the checks of the database after it.
+        notices: what PostgreSQL sent while the files ran, with severity: `009_x: WARNING: text`.
+    """
 
     deployment: Deployment
     verification: Verification
+    notices: tuple[str, ...] = ()
 
 
 def plan_database(
@@ -102,7 +109,11 @@ def deploy_database(
     only = _file_name(place.migrations, migration)
     target = place.target()
     with place.locked("deploy database"):
-        with place.audited("schema-deployment", migration=migration), _events_to(report) as on_event:
+        notices: list[str] = []  # a failed deployment is recorded with those that were sent until then
+        with (
+            place.audited("schema-deployment", migration=migration, notices=notices),
+            _events_to(report, notices) as on_event,
+        ):
             done = database.deploy(
                 target.conninfo,
                 migrations=place.migrations,
@@ -115,7 +126,7 @@ def deploy_database(
                 retry=retry,
                 on_event=on_event,
             )
-        return _finished(place, done, report)
+        return _finished(place, done, report, notices)
 
 
 def list_migrations(where: Workspace | UrlDatabase) -> MigrationList:
@@ -166,7 +177,7 @@ def upgrade_edition(
     """
     target = database_target(workspace)
     with deployment_lock(workspace, target.conninfo, command="deploy database", wait_s=GONE_SECONDS):
-        with audited(workspace, "edition-upgrade"), _events_to(report) as on_event:
+        with audited(workspace, "edition-upgrade"), _events_to(report, []) as on_event:
             done = database.upgrade_edition(
                 target.conninfo,
                 migrations=workspace.migrations,
@@ -180,7 +191,9 @@ def upgrade_edition(
         return _finished(migration_target(workspace), done, report)
 
 
-def _finished(place: MigrationTarget, done: Deployment, report: Reporter) -> DatabaseDeployment:
+def _finished(
+    place: MigrationTarget, done: Deployment, report: Reporter, notices: Sequence[str] = ()
+) -> DatabaseDeployment:
     target = place.target()
     with task(report, "jobs, privileges, verification"):
         verification = database.finish_deployment(
@@ -191,8 +204,14 @@ def _finished(place: MigrationTarget, done: Deployment, report: Reporter) -> Dat
             service_conninfo=place.service_conninfo(),
         )
     if done.applied:
-        place.record_event("schema-deployed", schema=done.version, applied=done.applied, backup=done.backup_label)
-    return DatabaseDeployment(deployment=done, verification=verification)
+        place.record_event(
+            "schema-deployed",
+            schema=done.version,
+            applied=done.applied,
+            backup=done.backup_label,
+            notices=list(notices),
+        )
+    return DatabaseDeployment(deployment=done, verification=verification, notices=tuple(notices))
 
 
 def verify_database(where: Workspace | UrlDatabase, *, report: Reporter = silent) -> Verification:
@@ -249,12 +268,18 @@ def _file_name(directory: Path, migration: str | None) -> str | None:
 
 
 @contextmanager
-def _events_to(report: Reporter) -> Iterator[OnEvent]:
-    """Report a deployment's events: each file is a task; a wait for other sessions is a warning."""
+def _events_to(report: Reporter, notices: list[str]) -> Iterator[OnEvent]:
+    """Report a deployment's events: each file is a task; a wait for other sessions or a notice is a warning.
+
+    Adds the notices of PostgreSQL to `notices`.
+    """
 
     def on_event(event: Event) -> None:
         name = event.migration or "migrations"
-        if event.kind in {"waiting", "blocked", "retrying"}:
+        if event.kind == "notice":
+            notices.append(f"{name}: {event.detail}")
+            report(Progress(task=notices[-1], phase=Phase.WARNED))
+        elif event.kind in {"waiting", "blocked", "retrying"}:
             report(Progress(task=f"{name}: {event.kind} {event.detail}", phase=Phase.WARNED))
         else:
             phase = {"applying": Phase.STARTED, "applied": Phase.DONE}.get(event.kind, Phase.MOVED)

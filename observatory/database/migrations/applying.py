@@ -16,8 +16,10 @@ from psycopg import errors as pg
 
 from observatory.database.error_translation import translate_errors
 from observatory.database.errors import MigrationHistoryError
+from observatory.database.excerpts import excerpt
 from observatory.database.migrations import ledger
 from observatory.database.migrations.blocking_sessions import BlockingSession, BlockingSessionWatch
+from observatory.database.migrations.error_places import offset_of_error
 from observatory.database.migrations.events import EventKind, OnEvent, report_event
 from observatory.database.migrations.lock_retries import (
     lock_timeout_error,
@@ -35,6 +37,8 @@ from observatory.database.migrations.statements import Script
 
 # A file may have set a role or a parameter for itself; the next file starts with a clean session.
 _CLEAN_SESSION = b"RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL"
+
+_SHOWN_NOTICES = 50  # of a file: a loop may send thousands
 
 _ROW_EXISTS = (
     "Another session applied it, or it was interrupted while its header was '-- transaction: false'. Restore that "
@@ -63,6 +67,12 @@ class Applier:
     retry: int
     on_event: OnEvent | None = None
     _clean: bool = True
+    _applying: str | None = None
+    _notices: int = 0
+
+    def __post_init__(self) -> None:
+        """Report what PostgreSQL sends while a statement runs."""
+        self._report_notices()
 
     def apply(self, script: Script) -> str:
         """Apply a migration; retry while other sessions hold its locks.
@@ -77,6 +87,7 @@ class Applier:
             UnreachableError: the connection broke.
         """
         name = script.migration.name
+        self._applying, self._notices = name, 0
         self._report("applying", name, f"{len(script.statements)} statements")
         started = time.monotonic()
         with translate_errors(script.migration.place()):
@@ -144,6 +155,7 @@ class Applier:
         self._record(script, done, started, running=statement.sha256)
         if traits.fresh_session:
             self.connection = self.reconnect()
+            self._report_notices()
             self._watch(script)
         same = begun == statement.sha256
         if begun is None or not finish_interrupted(self.connection, traits, same_statement=same):
@@ -182,16 +194,14 @@ class Applier:
     @contextlib.contextmanager
     def _located(self, script: Script, number: int) -> Iterator[None]:
         """Add the statement's place, and the blocking sessions, to an error inside the block."""
-        statement = script.statements[number]
         self._watch(script)
         try:
             yield
         except (pg.LockNotAvailable, pg.DeadlockDetected) as error:
-            place = script.migration.place(statement.offset)
+            place = script.migration.place(offset_of_error(script, number, error))
             raise lock_timeout_error(place, error, self.watch.seen) from error
         except psycopg.Error as error:
-            offset = statement.offset + int(error.diag.statement_position or 1) - 1
-            with translate_errors(script.migration.place(offset)):
+            with translate_errors(script.migration.place(offset_of_error(script, number, error))):
                 raise
         finally:
             self.watch.end()
@@ -201,6 +211,21 @@ class Applier:
             self._report("blocked", script.migration.name, f"by {'; '.join(map(str, sessions))}")
 
         self.watch.begin(self.connection.info.backend_pid, on_blocked)
+
+    def _report_notices(self) -> None:
+        self.connection.add_notice_handler(self._on_notice)
+
+    def _on_notice(self, notice: psycopg.errors.Diagnostic) -> None:
+        if self._applying is None:
+            return
+        self._notices += 1
+        if self._notices <= _SHOWN_NOTICES:
+            severity = notice.severity_nonlocalized or "NOTICE"
+            self._report("notice", self._applying, f"{severity}: {excerpt(notice.message_primary or '')}")
+        elif self._notices == _SHOWN_NOTICES + 1:
+            self._report(
+                "notice", self._applying, f"the file sends more than {_SHOWN_NOTICES}; the others are not shown"
+            )
 
     def _report(self, kind: EventKind, migration: str, detail: str) -> None:
         report_event(self.on_event, kind, migration, detail)

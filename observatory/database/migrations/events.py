@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-EventKind = Literal["waiting", "backup", "applying", "blocked", "statement", "retrying", "applied"]
+EventKind = Literal["waiting", "backup", "applying", "blocked", "statement", "retrying", "notice", "applied"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,7 +15,8 @@ class Event:
 
     Attributes:
         kind: `waiting` for another deployment; `backup` being made or verified; `applying` a file; `blocked` by other
-            sessions; a `statement` of the file finished; `retrying` after a lock timeout; `applied` and committed.
+            sessions; a `statement` of the file finished; `retrying` after a lock timeout; a `notice` or warning of
+            PostgreSQL with its severity; `applied` and committed.
         migration: the file's name, `001_initial_schema`; None for an event of the whole deployment.
         detail: description in one line.
     """

@@ -20,6 +20,7 @@ from pglast.enums import DiscardMode
 from observatory.database.errors import MigrationFileError
 from observatory.database.excerpts import excerpt
 from observatory.database.migrations.files import Migration
+from observatory.database.migrations.procedural_blocks import body_start, offset_of_line, transaction_commands
 
 _HEADER = re.compile(r"^--[ \t]*(?P<name>transaction|phase)[ \t]*:[ \t]*(?P<value>.*?)[ \t]*$", re.MULTILINE)
 _HEADER_VALUES = {"transaction": ("true", "false"), "phase": ("expand", "contract")}  # the first is the default
@@ -30,7 +31,13 @@ _COPY_WITH_ROWS = re.compile(r"^[ \t]*(?P<copy>COPY\s[^;]*\sFROM\s+STDIN\b[^;]*;
 # Only statements that start like this can be refused. The others need no syntax tree, which would take gigabytes for
 # 10 MB of INSERT.
 _CANDIDATE = re.compile(
-    r"(BEGIN|START|COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE|PREPARE|COPY|DISCARD)\b", re.IGNORECASE
+    r"(BEGIN|START|COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE|PREPARE|COPY|DISCARD|DO)\b", re.IGNORECASE
+)
+
+_ONE_TRANSACTION = "each file is one transaction, unless its first line is '-- transaction: false'"
+_TRANSACTION_EACH = (
+    "with '-- transaction: false' each statement is a transaction. Statements that belong together go into a file "
+    "without that line"
 )
 
 _INDEX = re.compile(r"CREATE\s+(UNIQUE\s+)?INDEX\b", re.IGNORECASE)
@@ -96,7 +103,7 @@ def parse(migration: Migration) -> Script:
         raise MigrationFileError(f"{migration.place()}: contains no statement. Write one, or delete the file")
     transactional = headers["transaction"] == "true"
     for statement in statements:
-        _refuse_unusable(migration, statement)
+        _refuse_unusable(migration, statement, transactional=transactional)
         if not transactional:
             _refuse_nameless_index(migration, statement)
     return Script(
@@ -181,7 +188,7 @@ def _copy_message(place: str, direction: str) -> str:
     return f"{place}: COPY {direction} needs a client. Write the rows into the file as VALUES"
 
 
-def _refuse_unusable(migration: Migration, statement: Statement) -> None:
+def _refuse_unusable(migration: Migration, statement: Statement, *, transactional: bool) -> None:
     if not _CANDIDATE.match(statement.sql):
         return
     place = migration.place(statement.offset)
@@ -189,10 +196,28 @@ def _refuse_unusable(migration: Migration, statement: Statement) -> None:
     if isinstance(node, ast.TransactionStmt):
         word = statement.sql.split(maxsplit=1)[0].upper()
         raise MigrationFileError(
-            f"{place}: {word} would end or split the transaction of the file and its ledger row. Remove it: "
-            "each file is one transaction, unless its first line is '-- transaction: false'"
+            f"{place}: {word} would end or split the transaction of the {'file' if transactional else 'statement'} and "
+            f"its ledger row. Remove it: {_ONE_TRANSACTION if transactional else _TRANSACTION_EACH}"
         )
+    if isinstance(node, ast.DoStmt):
+        _refuse_block(migration, statement, transactional=transactional)
     if isinstance(node, ast.DiscardStmt) and node.target == DiscardMode.DISCARD_ALL:
         raise MigrationFileError(f"{place}: DISCARD ALL would release the migration lock. Remove it")
     if isinstance(node, ast.CopyStmt) and node.filename is None:
         raise MigrationFileError(_copy_message(place, "FROM STDIN" if node.is_from else "TO STDOUT"))
+
+
+def _refuse_block(migration: Migration, statement: Statement, *, transactional: bool) -> None:
+    """Refuse a DO that ends the transaction of its file, or has a command that PL/pgSQL refuses when it runs."""
+    for line, command in transaction_commands(statement.sql):
+        body = statement.offset + (body_start(statement.sql) or 0)
+        place = migration.place(offset_of_line(migration.sql, body, line))
+        if command not in {"COMMIT", "ROLLBACK"}:
+            raise MigrationFileError(
+                f"{place}: {command} is no command of PL/pgSQL. Use BEGIN … EXCEPTION … END in place of a savepoint"
+            )
+        if transactional:
+            raise MigrationFileError(
+                f"{place}: {command} would end the transaction of the file and its ledger row. Remove it, or move the "
+                "block to its own file with the first line '-- transaction: false'"
+            )

@@ -57,6 +57,16 @@ def test_the_header_takes_a_file_out_of_a_transaction(write_migrations: WriteMig
         ("SELECT 1;\n\n  BEGIN;\nSELECT 2; COMMIT;", r"001_a\.sql:3:3: BEGIN would end or split the transaction"),
         ("SELECT 1; /* x */ commit;", r"001_a\.sql:1:19: COMMIT would end"),
         ("END;", "END would end"),
+        (
+            "-- transaction: false\nCOMMIT;",
+            r"001_a\.sql:2:1: COMMIT would end .* of the statement .* into a file without",
+        ),
+        (
+            "SELECT 'é';\nDO $x$ BEGIN\n  IF true THEN\n    COMMIT;\n  END IF; END $x$;",
+            r"001_a\.sql:4:5: COMMIT would end",
+        ),
+        ("DO LANGUAGE plpgsql 'BEGIN ROLLBACK; END'", r"001_a\.sql:1:22: ROLLBACK would end the transaction"),
+        ("DO $$\nBEGIN\n  SAVEPOINT a;\nEND $$", r"001_a\.sql:3:3: SAVEPOINT is no command of PL/pgSQL"),
         ("ROLLBACK;", "ROLLBACK would end"),
         ("START TRANSACTION;", "START would end"),
         ("SAVEPOINT a;", "SAVEPOINT would end"),
@@ -88,7 +98,17 @@ def test_what_has_no_end_is_refused_at_its_start_with_an_excerpt(
 
 
 @pytest.mark.parametrize(
-    "sql", ["PREPARE p AS SELECT 1;", "DISCARD PLANS;", "COPY t FROM '/tmp/x';", "COPY t TO PROGRAM 'true';"]
+    "sql",
+    [
+        "-- transaction: false\nDO $$ BEGIN COMMIT; END $$;",
+        "CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$;",
+        "DO LANGUAGE plpython3u $$ COMMIT; $$;",
+        "DO $$ BEGIN RAISE NOTICE 'COMMIT;'; -- COMMIT;\n END $$;",
+        "PREPARE p AS SELECT 1;",
+        "DISCARD PLANS;",
+        "COPY t FROM '/tmp/x';",
+        "COPY t TO PROGRAM 'true';",
+    ],
 )
 def test_statements_that_resemble_refused_ones_are_accepted(write_migrations: WriteMigrations, sql: str) -> None:
     assert len(parse_text(write_migrations, sql).statements) == 1
