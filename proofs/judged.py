@@ -29,6 +29,7 @@ CANARY = 40  # percent: at 50 requests a second, 20 reach the new fleet
 WARM_S = 6.0  # users before the command: the balancer's measurements need two scrapes
 DECIDED_S, ABORTED_S = 300.0, 90.0  # a deployment that has not ended by then is aborted, and then killed
 POLL_S = 2.0
+UNJUDGED = "not judged"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,8 @@ class Judgement:
     """The end of one deployment.
 
     Attributes:
-        status: of the deployment; "refused" where the version got no traffic, "paused" or
-            "undecided" where it was aborted because it had no end.
+        status: of the deployment; "refused" where the version got no traffic, "not judged" where it got none because
+            the old version was ill, too, "paused" or "undecided" where it was aborted because it had no end.
         said: the last line of the command.
         seconds: of the whole command.
         gates: what found the version, as `tests.support.bad_versions` names it.
@@ -211,9 +212,12 @@ class Judged:
         )
 
     def _status(self, code: int, noted: list[Entry]) -> str:
+        if any(entry.event == "tests-unjudged" for entry in noted):
+            return UNJUDGED
         if not any(entry.event in {"start", "shift"} for entry in noted):
             return "refused" if code else "promoted"
-        return str(self.document["deployment"]["status"])
+        status = str(self.document["deployment"]["status"])
+        return UNJUDGED if status == "preparing" else status
 
 
 def gates_of(noted: Sequence[Entry], said: str) -> tuple[str, ...]:

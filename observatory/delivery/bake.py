@@ -116,7 +116,7 @@ class Bake:
         evaluated = clock.now()
         while True:
             previous, evaluated = evaluated, _sleep_until(clock, evaluated + limits.interval_s)
-            request = self._control_request()
+            request = self._rollout.check_request()
             verdict = self._evaluate(comparison, progress)
             progress.count(verdict, evaluated - previous, paused=request == "pause")
             if verdict.result == "failed":
@@ -200,12 +200,6 @@ class Bake:
         return self._environment.probes.probe(
             subject.fleet, subject.instances, version=self._rollout.deployment.version
         )
-
-    def _control_request(self) -> str | None:
-        self._rollout.read()
-        if self._rollout.deployment.request == "abort":
-            raise StepFailedError("aborted by `observatory rollout abort`")
-        return self._rollout.deployment.request
 
     def _pause_or_continue(self, progress: _Progress, verdict: Verdict) -> None:
         """Pause the deployment while it has no verdict for too long, whatever the reason is; continue with one.

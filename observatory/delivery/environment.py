@@ -28,6 +28,10 @@ class HostsError(ObservatoryError):
     """The rollout document's version cannot be installed on a fleet, or the fleet is not healthy."""
 
 
+class UnjudgedError(HostsError):
+    """A version failed a check, and so does the live fleet: what both need is ill, and the version cannot be judged."""
+
+
 class MetricsUnavailableError(ObservatoryError):
     """The metrics cannot be read, or have no data about the fleet."""
 
@@ -101,7 +105,10 @@ class Hosts(Protocol):
         """
 
     def verify(self, fleet: FleetName) -> None:
-        """Test a fleet apart from its traffic: health, version, writing and reading back."""
+        """Test a fleet apart from its traffic: health, version, writing and reading back.
+
+        Raises UnjudgedError where the other fleet fails, too.
+        """
 
     def healthy(self, fleet: FleetName) -> bool:
         """Return whether all required instances of a fleet are ready."""
@@ -164,7 +171,7 @@ class Instances(Protocol):
     def verify(self, fleet: FleetName, instances: Collection[str]) -> None:
         """Test each of these draining instances directly: health, version, writing and reading back.
 
-        Raises HostsError.
+        Raises HostsError; UnjudgedError where the other instances fail, too.
         """
 
     def ready(self, fleet: FleetName, instances: Collection[str]) -> bool:
@@ -180,7 +187,8 @@ class Trial(Protocol):
     def test(self, fleet: FleetName, version: str) -> None:
         """Run a stored version as an instance of a fleet without traffic, test it, and remove it.
 
-        Also removes what an interrupted test has left. Raises HostsError where the version fails.
+        Also removes what an interrupted test has left. Raises HostsError where the version fails, UnjudgedError where
+        the live fleet fails, too.
         """
 
 

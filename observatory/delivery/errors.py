@@ -19,6 +19,10 @@ class TrialFailedError(ObservatoryError):
     """The version failed its pre-deployment tests; nothing changed."""
 
 
+class UnjudgedVersionError(DeliveryRefusedError):
+    """The pre-deployment tests cannot judge a version now: the live one fails them, too. Nothing changed."""
+
+
 class TakenOverError(ObservatoryError):
     """Another deployment or rollback took over; this one stopped and changes nothing more."""
 

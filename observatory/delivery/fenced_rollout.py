@@ -11,8 +11,8 @@ from typing import Any
 
 from observatory.delivery.convergence import converge, current_document
 from observatory.delivery.environment import Environment
-from observatory.delivery.errors import DeliveryRefusedError, TakenOverError
-from observatory.documents.rollout import Deployment, RolloutDocument, RolloutError, StaleRolloutError
+from observatory.delivery.errors import DeliveryRefusedError, StepFailedError, TakenOverError
+from observatory.documents.rollout import Deployment, Request, RolloutDocument, RolloutError, StaleRolloutError
 from observatory.settings import FleetName
 
 
@@ -68,6 +68,18 @@ class FencedRollout:
             self._lock.check(self.record)
         self.document = self._checked(current_document(self.environment))
         return self.document
+
+    def check_request(self) -> Request | None:
+        """Read the document, and return an operator's request.
+
+        Raises:
+            StepFailedError: it is to abort the deployment.
+            LockLostError, TakenOverError: as `read`.
+        """
+        self.read()
+        if self.deployment.request == "abort":
+            raise StepFailedError("aborted by `observatory rollout abort`")
+        return self.deployment.request
 
     def update(self, change: Callable[[RolloutDocument], RolloutDocument], **deployment: Any) -> None:
         """Apply `change` to the document, and `deployment` to the fields of its deployment, in one write.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 from observatory.delivery.convergence import check_drift
-from observatory.delivery.environment import Environment, Hosts, HostsError, Instances
-from observatory.delivery.errors import DeliveryRefusedError, TrialFailedError
+from observatory.delivery.environment import Environment, Hosts, HostsError, Instances, UnjudgedError
+from observatory.delivery.errors import DeliveryRefusedError, TrialFailedError, UnjudgedVersionError
+from observatory.delivery.patience import patiently
 from observatory.delivery.request import DeploymentRequest
 from observatory.documents.rollout import Deployment, RolloutDocument, other
 from observatory.settings import FleetName
@@ -108,6 +109,7 @@ def run_tests(environment: Environment, deployment: Deployment, *, skip: bool) -
 
     Raises:
         TrialFailedError: the version failed; nothing changed.
+        UnjudgedVersionError: the live version fails, too; nothing changed.
     """
 
     def record(event: str, **details: str) -> None:
@@ -116,16 +118,32 @@ def run_tests(environment: Environment, deployment: Deployment, *, skip: bool) -
     if skip:
         record("tests-skipped")
         return "skipped"
-    assert environment.trial is not None  # noqa: S101 - `prepare` has checked it
+    try_version(environment, deployment.target, deployment.version, record)
+    return "passed"
+
+
+def try_version(environment: Environment, fleet: FleetName, version: str, record: Callable[..., None]) -> None:
+    """Run the pre-deployment tests of a version as an instance of a fleet, and record the result.
+
+    While the live fleet fails them, too, they are repeated, for the gates' `deadline_s`.
+
+    Raises:
+        TrialFailedError: the version failed; nothing changed.
+        UnjudgedVersionError: the live version fails, too; nothing changed.
+    """
+    trial = environment.trial
+    assert trial is not None  # noqa: S101 - the caller has checked it
     try:
-        environment.trial.test(deployment.target, deployment.version)
+        patiently(environment, lambda: trial.test(fleet, version), record)
+    except UnjudgedError as error:
+        record("tests-unjudged", reason=str(error))
+        raise UnjudgedVersionError(
+            f"{version} was not tested to the end, nothing changed: {error}, and run the command again"
+        ) from error
     except HostsError as error:
         record("tests-failed", reason=str(error))
-        raise TrialFailedError(
-            f"{deployment.version} failed its pre-deployment tests, nothing changed: {error}"
-        ) from error
+        raise TrialFailedError(f"{version} failed its pre-deployment tests, nothing changed: {error}") from error
     record("tests-passed")
-    return "passed"
 
 
 def _fleets(current: RolloutDocument, request: DeploymentRequest) -> tuple[FleetName, FleetName]:

@@ -12,6 +12,7 @@ from observatory.delivery.bake import Comparison, Subject, mark_exercised
 from observatory.delivery.environment import Instances
 from observatory.delivery.errors import StepFailedError
 from observatory.delivery.fenced_rollout import FencedRollout
+from observatory.delivery.patience import verified
 from observatory.delivery.retrying import POLL_S
 from observatory.delivery.rolling_progress import Batch, RollingProgress, without
 from observatory.delivery.run import Run
@@ -64,7 +65,7 @@ class RollingUpdate(Run):
         self._rollout.record("install", fleet=target, instances=batch)
         self._instances.install(target, batch)
         self._rollout.record("verify", fleet=target, instances=batch)
-        self._instances.verify(target, batch)
+        verified(self._rollout, lambda: self._instances.verify(target, batch))
         mark_exercised(self._rollout)
         self._return_traffic(batch)
         self._rollout.record("moved", fleet=target, instances=batch)

@@ -8,11 +8,14 @@ traffic first, and writes then: neither a full disk nor a damaged document keeps
 from __future__ import annotations
 
 from observatory.delivery.bake import Comparison, Subject, mark_exercised
-from observatory.delivery.environment import BalancerError, HostsError
-from observatory.delivery.errors import StepFailedError, TakenOverError
+from observatory.delivery.environment import BalancerError, HostsError, UnjudgedError
+from observatory.delivery.errors import DeploymentPausedError, StepFailedError, TakenOverError
+from observatory.delivery.patience import verified
 from observatory.delivery.retrying import retry
 from observatory.delivery.run import ROLLBACK_ATTEMPTS, Run
 from observatory.documents.rollout import TOTAL_WEIGHT, RolloutDocument, RolloutError, other
+
+UNHEALTHY_S = 30.0  # of a source whose illness the target may be the cause of, until the target is stopped
 
 
 class TrafficShift(Run):
@@ -51,8 +54,32 @@ class TrafficShift(Run):
         self._rollout.record("install", fleet=target)
         self._environment.hosts.install(target, repair=self._deployment.emergency)
         self._rollout.record("verify", fleet=target)
-        self._environment.hosts.verify(target)
+        self._verify_target()
         mark_exercised(self._rollout, status="shifting")
+
+    def _verify_target(self) -> None:
+        """Verify the target; where no version can be judged for long, pause before it gets traffic.
+
+        If the source is not healthy then, the target may be the cause, and the deployment is rolled back.
+
+        Raises:
+            DeploymentPausedError: the target stays without traffic.
+        """
+        hosts, source, limits = self._environment.hosts, self._deployment.source, self._environment.limits
+
+        def patience_s() -> float:
+            return limits.deadline_s if hosts.healthy(source) else min(UNHEALTHY_S, limits.deadline_s)
+
+        try:
+            verified(self._rollout, lambda: hosts.verify(self._deployment.target), patience_s=patience_s)
+        except UnjudgedError as error:
+            if not (self._deployment.gated and hosts.healthy(source)):
+                raise
+            self._rollout.record("paused", reason=str(error))
+            raise DeploymentPausedError(
+                f"{self._deployment.version} is on {self._deployment.target} without traffic: {error}",
+                remedy="Run the same command again to continue, or `observatory rollback --method blue-green`.",
+            ) from error
 
     def _shift(self, step: int) -> None:
         """Give the target the traffic weight of a step."""

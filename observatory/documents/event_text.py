@@ -27,6 +27,8 @@ PHASES = {
     "rollback": Phase.WARNED,
     "rolled-back": Phase.WARNED,
     "tests-skipped": Phase.WARNED,
+    "unjudged": Phase.UNKNOWN,
+    "tests-unjudged": Phase.UNKNOWN,
     "no-metrics": Phase.UNKNOWN,
     "not-audited": Phase.WARNED,
     "not-silenced": Phase.WARNED,
@@ -66,6 +68,10 @@ def _shift(details: Details) -> str:
 TEXTS: Mapping[str, Callable[[Details], str]] = {
     "tests-passed": lambda details: f"pre-deployment tests of {details.get('version')} passed",
     "tests-failed": lambda details: f"pre-deployment tests of {details.get('version')} failed: {details.get('reason')}",
+    "tests-unjudged": lambda details: (
+        f"pre-deployment tests cannot judge {details.get('version')}: {details.get('reason')}"
+    ),
+    "unjudged": lambda details: f"waiting: {details.get('reason')}",
     "tests-skipped": lambda details: f"pre-deployment tests of {details.get('version')} skipped",
     "start": _start,
     "install": lambda details: f"installing {details.get('version')} on {_where(details)}",

@@ -98,6 +98,7 @@ from .reexports import SilenceRefusedError as SilenceRefusedError
 from .reexports import StackNotUpError as StackNotUpError
 from .reexports import TakenOverError as TakenOverError
 from .reexports import TrialFailedError as TrialFailedError
+from .reexports import UnjudgedVersionError as UnjudgedVersionError
 from .reexports import UnknownJobError as UnknownJobError
 from .reexports import UnknownSilenceError as UnknownSilenceError
 from .reexports import UnreachableError as UnreachableError

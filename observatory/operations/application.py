@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from typing import TypedDict, Unpack
 
 from observatory.delivery.deployment import deploy, preview_deployment
-from observatory.delivery.environment import HostsError
-from observatory.delivery.errors import DeliveryRefusedError, TrialFailedError
+from observatory.delivery.errors import DeliveryRefusedError
+from observatory.delivery.preparation import try_version
 from observatory.delivery.releases import Manifest
 from observatory.delivery.request import DeploymentRequest, canary_weights
 from observatory.documents.rollout import HEALTH_CHECK_S, Deployment, RolloutDocument, Strategy, other
@@ -80,6 +81,7 @@ def deploy_application(
         DeliveryRefusedError: a check before the deployment failed; nothing was changed.
         NotPermittedError: no window is open, or an approval is missing; nothing was changed.
         TrialFailedError: the version failed its trial; nothing was changed.
+        UnjudgedVersionError: so did the live version; nothing was changed.
         LockHeldError: another deployment is under way; nothing was changed. `waiting_for_lock` waits for it.
         RolledBackError: the deployment was rolled back; the old version is active.
         DeploymentPausedError: the gates had no verdict for too long; the deployment keeps its traffic weights.
@@ -167,6 +169,7 @@ def try_release(platform: Platform, version: str, *, report: Reporter = silent) 
 
     Raises:
         TrialFailedError: it failed; nothing was changed.
+        UnjudgedVersionError: so does the live version; nothing was changed.
     """
     outputs = required_outputs(platform, show_secrets=True)
     with open_journal(platform, report) as journal:
@@ -174,10 +177,7 @@ def try_release(platform: Platform, version: str, *, report: Reporter = silent) 
         current = environment.store.read()
         if environment.trial is None or current is None:
             return
-        try:
-            environment.trial.test(other(current.active_fleet), version)
-        except HostsError as error:
-            raise TrialFailedError(f"{version} failed its pre-deployment tests, nothing changed: {error}") from error
+        try_version(environment, other(current.active_fleet), version, partial(journal.record, version=version))
 
 
 def check_schema(manifest: Manifest, conninfo: str) -> None:

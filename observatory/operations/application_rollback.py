@@ -97,6 +97,7 @@ def roll_back_to_version(
         DeliveryRefusedError: the version is not stored or does not fit the schema, or the fleet that gets the traffic
             of the deployment under way does not respond; nothing was changed.
         TrialFailedError: the version failed its trial; nothing was changed.
+        UnjudgedVersionError: so did the live version; nothing was changed.
         LockHeldError: another process holds the deployment lock and did not release it.
         RolledBackError: the version is not healthy; the version before it is active, unless the message says otherwise.
         RollbackFailedError: the deployment under way cannot be rolled back.

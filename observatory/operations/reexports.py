@@ -11,6 +11,7 @@ from observatory.delivery.errors import (
     RolledBackError,
     TakenOverError,
     TrialFailedError,
+    UnjudgedVersionError,
 )
 from observatory.delivery.releases import ReleaseError, ReleaseRefusedError
 from observatory.documents.logins import AccessError
@@ -83,6 +84,7 @@ __all__ = [
     "StackNotUpError",
     "TakenOverError",
     "TrialFailedError",
+    "UnjudgedVersionError",
     "UnknownJobError",
     "UnknownSilenceError",
     "UnreachableError",

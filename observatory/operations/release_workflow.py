@@ -81,6 +81,7 @@ def deploy_release(
         DeliveryRefusedError: a check of the checklist failed; nothing was changed.
         NotPermittedError, LockHeldError: see `deploy_application`; nothing was changed.
         TrialFailedError: the version failed its trial; the service was not changed.
+        UnjudgedVersionError: so did the live version; the service was not changed.
         DatabaseError: a migration failed; the service was not changed.
         MigratedDatabaseError: verification of the migrated database failed; the service was not changed.
         RolledBackError: a gate, the fleet or the verification failed; the previous fleet is active.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from observatory.documents.rollout import RolloutDocument
+from observatory.documents.rollout import RolloutDocument, other
 from observatory.operations.backup_checks import BackupChecks
 from observatory.operations.certificates import list_certificates, missing_certificates
 from observatory.operations.checks import Check, CheckFailedError
@@ -115,7 +115,8 @@ class StackChecks:
         if self.rollout.fleet(name).stopped:
             raise CheckFailedError(f"a rollback has stopped {name} with version {version}: deploy a version to it")
         preview = Preview(url=self.outputs["preview_url"], marked_rows=self._marked_rows)
-        skipped = preview.verify(name, version)
+        beside = self.rollout.fleet(other(name))
+        skipped = (preview.exercise if beside.stopped else preview.verify)(name, version)
         return "; ".join((f"version {version} stores and returns what the database has", *skipped))
 
     def database(self) -> str:

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from observatory.delivery.environment import HostsError
+from observatory.delivery.environment import HostsError, UnjudgedError
 from observatory.operations.checks import Check, CheckFailedError
 from observatory.operations.stack_checks import StackChecks
 from observatory.progress import Reporter, silent, task
@@ -103,6 +103,8 @@ def _run(name: str, check: Check) -> StackCheck:
     verdict: Verdict = "passed"
     try:
         detail = check()
+    except UnjudgedError as error:
+        verdict, detail = "unknown", str(error)
     except (CheckFailedError, HostsError) as error:
         verdict, detail = "failed", str(error)
     except (httpx.HTTPError, DatabaseError, RuntimeFault, OSError, ValueError, KeyError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 VERSION_HEADER = "X-Observatory-Version"
 FLEET_HEADER = "X-Observatory-Fleet"
+READY_SECONDS = 10.0  # until an answer about readiness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,3 +35,15 @@ class Place:
 
         headers = {**self.headers, "Authorization": f"Bearer {key}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
+
+    def is_ready(self) -> bool:
+        """Return whether it reports that it is ready; behind the preview listener, this very fleet."""
+        import httpx  # noqa: PLC0415 - only where it is used
+
+        url = f"{self.url}/health/ready"
+        try:
+            answer = httpx.get(url, headers=dict(self.headers), timeout=READY_SECONDS, trust_env=False)
+        except httpx.HTTPError:
+            return False
+        wanted = self.headers.get(FLEET_HEADER)
+        return answer.status_code == HTTPStatus.OK and wanted in {None, answer.headers.get(FLEET_HEADER)}

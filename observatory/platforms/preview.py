@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from observatory.delivery.environment import HostsError
 from observatory.documents.rollout import other
+from observatory.platforms.live_comparison import judged
 from observatory.platforms.place import FLEET_HEADER, Place
-from observatory.platforms.smoke import ANSWER_SECONDS, Run, exercise
+from observatory.platforms.smoke import Run, exercise
 from observatory.settings import FleetName
 from observatory.waiting import poll
 
@@ -42,15 +42,25 @@ class Preview:
 
         Raises:
             HostsError: a check of the smoke suite failed.
+            UnjudgedError: so it did through the other fleet, or the other instances.
+        """
+        live = self.place(fleet if instance else other(fleet))
+        return judged(lambda: self.exercise(fleet, version, instance=instance), live, self.marked_rows)
+
+    def exercise(self, fleet: FleetName, version: str, *, instance: Place | None = None) -> tuple[str, ...]:
+        """Exercise a fleet as `verify` does, without a comparison where a check fails.
+
+        Raises:
+            HostsError: a check of the smoke suite failed.
             DatabaseError: the database does not answer.
         """
-        beside = self._place(other(fleet))
+        beside = self.place(other(fleet))
         with self.marked_rows() as rows:
             return exercise(
-                instance or self._place(fleet),
+                instance or self.place(fleet),
                 Run.with_database(rows),
                 version=version,
-                beside=beside if self._is_ready(beside) else None,
+                beside=beside if beside.is_ready() else None,
             )
 
     def wait_ready(self, fleet: FleetName) -> None:
@@ -59,23 +69,12 @@ class Preview:
         Raises:
             HostsError: it reports none for `READY_SECONDS`.
         """
-        place = self._place(fleet)
-        found = poll(lambda: self._is_ready(place), until=bool, timeout_s=READY_SECONDS, interval_s=POLL_SECONDS)
+        found = poll(self.place(fleet).is_ready, until=bool, timeout_s=READY_SECONDS, interval_s=POLL_SECONDS)
         if not found:
             raise HostsError(
                 f"{fleet} is installed, but the balancer reported no ready instance of it within {READY_SECONDS:.0f} s"
             )
 
-    def _place(self, fleet: FleetName) -> Place:
+    def place(self, fleet: FleetName) -> Place:
+        """Return where requests to a fleet go."""
         return Place(name=fleet, url=self.url, headers={FLEET_HEADER: fleet})
-
-    def _is_ready(self, place: Place) -> bool:
-        """Return whether an instance of this very fleet is ready."""
-        import httpx  # noqa: PLC0415 - only where it is used
-
-        url = f"{place.url}/health/ready"
-        try:
-            answer = httpx.get(url, headers=place.headers, timeout=ANSWER_SECONDS, trust_env=False)
-        except httpx.HTTPError:
-            return False
-        return answer.status_code == HTTPStatus.OK and answer.headers.get(FLEET_HEADER) == place.name

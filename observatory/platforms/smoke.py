@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from observatory.delivery.environment import HostsError
+from observatory.platforms.live_comparison import UnansweredError, proves_nothing
 from observatory.platforms.marked_items import COST, bad_bodies, line, measurement, random_key, spans, texts_of
 from observatory.platforms.place import VERSION_HEADER, Place
 
@@ -85,33 +87,80 @@ def exercise(place: Place, run: Run, *, version: str, beside: Place | None = Non
         What was not checked, and why.
 
     Raises:
-        HostsError: a check failed, or there was no answer.
+        UnansweredError: a request was not answered, or by a 5xx or 429.
+        HostsError: a check failed.
         psycopg.Error: the database does not answer.
     """
-    import httpx  # noqa: PLC0415 - only where it is used
+    with place.client(run.key, timeout=ANSWER_SECONDS) as client:
+        smoke = _Smoke(client=client, place=place, run=run, version=version)
+        smoke.check()
+        if beside is None:
+            smoke.skipped.append("reads through the other fleet: it does not run")
+        else:
+            smoke.read_through(beside)
+        return tuple(f"not checked: {what}" for what in smoke.skipped)
 
-    try:
-        with place.client(run.key, timeout=ANSWER_SECONDS) as client:
-            smoke = _Smoke(client=client, place=place, run=run, version=version)
-            for check in smoke.checks:
-                check()
-            if beside is None:
-                smoke.skipped.append("reads through the other fleet: it does not run")
-            else:
-                smoke.read_through(beside)
-            return tuple(f"not checked: {what}" for what in smoke.skipped)
-    except httpx.HTTPError as error:
-        raise HostsError(f"{place.name} does not answer at {place.url}: {type(error).__name__}: {error}") from error
+
+def exercise_first(number: int, place: Place, rows: MarkedRows) -> None:
+    """Make the first checks of the suite with a place, whatever version answers; raises as `exercise`."""
+    run = Run.with_database(rows)
+    with place.client(run.key, timeout=ANSWER_SECONDS) as client:
+        _Smoke(client=client, place=place, run=run, version=None).check(number)
+
+
+class _Problem(NamedTuple):
+    """Why a read failed; `certain` where no ill dependency explains it."""
+
+    text: str
+    certain: bool
 
 
 @dataclass(kw_only=True)
-class _Smoke:
-    """The checks of one place; each raises HostsError."""
+class _Expectations:
+    """What the answers of one place must be; each method raises HostsError where they are not.
+
+    Attributes:
+        client: for the place.
+        place: what is exercised.
+        run: its rows and key.
+        version: that must answer; None is any.
+    """
 
     client: httpx.Client
     place: Place
     run: Run
-    version: str
+    version: str | None
+    _begun: int = 0  # checks
+
+    def _expect(self, answer: httpx.Response, status: int, what: str = "") -> None:
+        request = answer.request
+        if answer.status_code != status:
+            self._wrong_status(
+                answer,
+                f"{request.method} {request.url.path}{what} answered {answer.status_code}, expected {status:d}: "
+                f"{answer.text[:300]}",
+            )
+        self._check_version(answer)
+
+    def _check_version(self, answer: httpx.Response) -> None:
+        if self.version and (found := answer.headers.get(VERSION_HEADER)) != self.version:
+            raise HostsError(f"{self.place.name} answers as {found}, expected {self.version}")
+
+    def _wrong_status(self, answer: httpx.Response, what: str) -> None:
+        fail = self._unanswered if proves_nothing(answer.status_code) else self._fail
+        fail(what)
+
+    def _unanswered(self, what: str, cause: Exception | None = None) -> None:
+        raise UnansweredError(f"{self.place.name}: {what}", partial(exercise_first, self._begun)) from cause
+
+    def _fail(self, what: str) -> None:
+        raise HostsError(f"{self.place.name}: {what}")
+
+
+@dataclass(kw_only=True)
+class _Smoke(_Expectations):
+    """The checks of one place; each raises HostsError, or httpx.HTTPError without an answer."""
+
     traces: dict[str, dict[str, str]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
@@ -119,6 +168,17 @@ class _Smoke:
         for trace_id, number in ((self.run.id, SPANS), (f"{self.run.id}.2", 1)):
             texts = {f"smoke-{index}": self.run.text() for index in range(number)}
             self.traces[trace_id] = texts
+
+    def check(self, first: int | None = None) -> None:
+        """Make all checks, or so many of the first ones; raises HostsError."""
+        import httpx  # noqa: PLC0415 - only where it is used
+
+        for check in self.checks[:first]:
+            self._begun += 1
+            try:
+                check()
+            except httpx.HTTPError as error:
+                self._unanswered(f"no answer at {self.place.url}: {type(error).__name__}: {error}", error)
 
     @property
     def checks(self) -> tuple[Callable[[], None], ...]:
@@ -175,25 +235,24 @@ class _Smoke:
 
     def read_traces(self) -> None:
         """Read the traces in turn, often enough to notice answers that are wrong from time to time."""
-        wrong: Counter[str] = Counter()
+        wrong: Counter[_Problem] = Counter()
         for number in range(READS):
             trace_id = list(self.traces)[number % len(self.traces)]
             if problem := self._problem_of_read(self.client, trace_id):
                 wrong[problem] += 1
         if wrong:
-            problem, count = wrong.most_common(1)[0]
-            self._fail(f"{count} of {READS} reads of a stored trace with a valid key: {problem}")
+            problem, count = max(wrong.items(), key=lambda found: (found[0].certain, found[1]))
+            fail = self._fail if problem.certain else self._unanswered
+            fail(f"{count} of {READS} reads of a stored trace with a valid key: {problem.text}")
 
-    def _problem_of_read(self, client: httpx.Client, trace_id: str) -> str | None:
+    def _problem_of_read(self, client: httpx.Client, trace_id: str) -> _Problem | None:
         answer, texts = client.get(f"/v1/traces/{trace_id}"), self.traces[trace_id]
         if answer.status_code != HTTPStatus.OK:
-            return f"answered {answer.status_code}"
+            return _Problem(f"answered {answer.status_code}", not proves_nothing(answer.status_code))
         found = texts_of(answer, trace_id)
-        return (
-            None
-            if found == texts
-            else f"answered 200 with {len(found.items() & texts.items())} of its {len(texts)} spans"
-        )
+        if found == texts:
+            return None
+        return _Problem(f"answered 200 with {len(found.items() & texts.items())} of its {len(texts)} spans", True)
 
     def list_traces(self) -> None:
         """Check that lists have the traces, and that filters hold."""
@@ -245,9 +304,9 @@ class _Smoke:
         """Check that invalid requests are 4xx, and that nothing of them is stored."""
         for what, body in bad_bodies(self._unwanted[0], self.run.now):
             answer = self.client.post("/v1/traces", content=body, headers={"Content-Type": "application/json"})
-            self._check_version(answer)
             if not answer.is_client_error:
-                self._fail(f"POST /v1/traces with {what} answered {answer.status_code}, expected 400")
+                self._wrong_status(answer, f"POST /v1/traces with {what} answered {answer.status_code}, expected 400")
+            self._check_version(answer)
         self._expect_unstored("an invalid item")
 
     @property
@@ -282,6 +341,14 @@ class _Smoke:
 
     def read_through(self, beside: Place) -> None:
         """Check that the other fleet returns what was written here, if it returns what was written there."""
+        import httpx  # noqa: PLC0415 - only where it is used
+
+        try:
+            self._read_through(beside)
+        except httpx.HTTPError as error:
+            self.skipped.append(f"reads through {beside.name}: no answer ({type(error).__name__})")
+
+    def _read_through(self, beside: Place) -> None:
         with beside.client(self.run.key, timeout=ANSWER_SECONDS) as other:
             problem = self._problem_of_read(other, self.run.id)
             if problem is None:
@@ -291,24 +358,10 @@ class _Smoke:
             items = spans(mark=MARK, run=self.run.id, trace_id=own, now=self.run.now, texts=self.traces[own])
             written = other.post("/v1/traces", json={"items": items}).status_code == HTTPStatus.CREATED
             if written and self._problem_of_read(other, own) is None:
-                self._fail(f"{beside.name} {problem} for a trace that was written here, and returns its own traces")
+                self._fail(
+                    f"{beside.name} {problem.text} for a trace that was written here, and returns its own traces"
+                )
             self.skipped.append(f"reads through {beside.name}: it does not return its own traces")
-
-    def _expect(self, answer: httpx.Response, status: int, what: str = "") -> None:
-        request = answer.request
-        if answer.status_code != status:
-            self._fail(
-                f"{request.method} {request.url.path}{what} answered {answer.status_code}, expected {status:d}: "
-                f"{answer.text[:300]}"
-            )
-        self._check_version(answer)
-
-    def _check_version(self, answer: httpx.Response) -> None:
-        if (found := answer.headers.get(VERSION_HEADER)) != self.version:
-            raise HostsError(f"{self.place.name} answers as {found}, expected {self.version}")
-
-    def _fail(self, what: str) -> None:
-        raise HostsError(f"{self.place.name}: {what}")
 
 
 def _items(answer: httpx.Response) -> list[dict[str, Any]]:

@@ -19,16 +19,20 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from observatory.delivery.environment import HostsError
+from observatory.platforms.live_comparison import UnansweredError, proves_nothing
 from observatory.platforms.marked_items import spans
 from observatory.platforms.place import Place
-from observatory.platforms.smoke import ANSWER_SECONDS, MARK, Run
+from observatory.platforms.smoke import ANSWER_SECONDS, MARK, Run, exercise_first
 
 if TYPE_CHECKING:
     import httpx
 
+    from observatory.database.verification_rows import MarkedRows
+
 BURST = 50  # requests at once
 WORKERS = 4  # of the requests that show memory
 WARM_UP, COUNTED = 500, 500
+COMPARED = 100  # requests to the live fleet, where the version failed some
 LEAST_COUNTED = 200  # of a round that a busy machine cuts off
 ROUND_SECONDS = 10.0
 ROUNDS = 3  # a heap that fills up stops to grow; a leak does not
@@ -49,6 +53,7 @@ class Requests:
         written: spans that were answered 201.
         answered: requests that were answered as expected.
         busy: requests that were answered 503 or 429 with the header Retry-After.
+        unanswered: requests without an answer, or with a 5xx or another 429, by what happened.
         problems: the other ones, by what happened.
     """
 
@@ -57,6 +62,7 @@ class Requests:
     written: int = 0
     answered: int = 0
     busy: int = 0
+    unanswered: Counter[str] = field(default_factory=Counter)
     problems: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -68,11 +74,13 @@ class Requests:
         try:
             answer = self._write(client) if write else self._read(client, absent=number % 4 == 3)  # noqa: PLR2004
         except httpx.HTTPError as error:
-            return self._count(f"no answer ({type(error).__name__})")
+            return self._count(f"no answer ({type(error).__name__})", answered=False)
         if answer.status_code in BUSY and "Retry-After" in answer.headers:
             return self._count(None, busy=True)
         right = answer.status_code == expected[number % 4]
-        return self._count(None if right else f"answered {answer.status_code}", written=write and right)
+        if right:
+            return self._count(None, written=write)
+        return self._count(f"answered {answer.status_code}", answered=not proves_nothing(answer.status_code))
 
     def _write(self, client: httpx.Client) -> httpx.Response:
         texts = {"smoke": f"trial {secrets.token_hex(100)}"}
@@ -85,25 +93,38 @@ class Requests:
             return client.get(f"/v1/traces/{secrets.token_hex(16)}")
         return client.get("/v1/traces", params={"provider": MARK, "limit": 5})
 
-    def _count(self, problem: str | None, *, busy: bool = False, written: bool = False) -> None:
+    def _count(self, problem: str | None, *, busy: bool = False, written: bool = False, answered: bool = True) -> None:
         with self._lock:
             self.written += written
             self.busy += busy
             self.answered += not busy and problem is None
-            self.problems.update([problem] if problem else [])
+            (self.problems if answered else self.unanswered).update([problem] if problem else [])
+
+    @property
+    def failed(self) -> bool:
+        """Whether a request was not answered as it should be."""
+        return bool(self.problems or self.unanswered)
 
     def check(self, what: str) -> None:
         """Check that the requests were answered.
 
         Raises:
-            HostsError: one was not, or half of them were refused.
+            HostsError: one was wrong.
+            UnansweredError: one was not answered, or half of them were refused.
         """
-        sent = self.answered + self.busy + self.problems.total()
-        if self.problems:
-            problem, count = self.problems.most_common(1)[0]
-            raise HostsError(f"{self.place.name}: {what}: {count} of {sent} requests: {problem}")
+        sent = self.answered + self.busy + self.problems.total() + self.unanswered.total()
+        if self.failed:
+            problem, count = (self.problems or self.unanswered).most_common(1)[0]
+            message = f"{self.place.name}: {what}: {count} of {sent} requests: {problem}"
+            raise HostsError(message) if self.problems else UnansweredError(message, _send_some)
         if self.busy > self.answered:
-            raise HostsError(f"{self.place.name}: {what}: {self.busy} of {sent} requests were refused as too many")
+            refused = f"{self.place.name}: {what}: {self.busy} of {sent} requests were refused as too many"
+            raise UnansweredError(refused, _send_some)
+
+
+def _send_some(place: Place, rows: MarkedRows) -> None:
+    """Send small requests, not at once; raises HostsError where one is not answered as it should be."""
+    _send(Requests(place=place, run=Run.with_database(rows)), COMPARED)
 
 
 def send_burst(place: Place, run: Run) -> None:
@@ -157,7 +178,7 @@ def _send(requests: Requests, number: int) -> int:
     until = time.monotonic() + ROUND_SECONDS
 
     def send(client: httpx.Client, index: int) -> bool:
-        if time.monotonic() > until or requests.problems:
+        if time.monotonic() > until or requests.failed:
             return False
         requests.send(client, index)
         return True
@@ -209,13 +230,12 @@ def end_with_request_in_flight(
         with place.client(run.key, timeout=ANSWER_SECONDS) as client:
             answer = client.post("/v1/traces", content=halves(), headers=headers)
     except httpx.HTTPError as error:
-        raise HostsError(
-            f"{place.name}: a request in flight at SIGTERM got no answer: {type(error).__name__}"
-        ) from error
+        what = f"{place.name}: a request in flight at SIGTERM got no answer: {type(error).__name__}"
+        raise UnansweredError(what, partial(exercise_first, 1)) from error
     if answer.status_code != HTTPStatus.CREATED and answer.status_code not in BUSY:
-        raise HostsError(
-            f"{place.name}: a request in flight at SIGTERM was answered {answer.status_code}, expected 201"
-        )
+        what = f"{place.name}: a request in flight at SIGTERM was answered {answer.status_code}, expected 201"
+        wrong = proves_nothing(answer.status_code)
+        raise UnansweredError(what, partial(exercise_first, 1)) if wrong else HostsError(what)
     if (status := ended()) is None:
         raise HostsError(f"{place.name} ignores SIGTERM, or does not end within STORAGE_DRAIN_SECONDS: it was killed")
     if status != 0:

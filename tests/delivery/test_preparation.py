@@ -6,10 +6,19 @@ import dataclasses
 
 import pytest
 
+from observatory.delivery.control import send_control_request
 from observatory.delivery.deployment import deploy
-from observatory.delivery.errors import DeliveryRefusedError, TrialFailedError
+from observatory.delivery.environment import UnjudgedError
+from observatory.delivery.errors import (
+    DeliveryRefusedError,
+    DeploymentPausedError,
+    RolledBackError,
+    TrialFailedError,
+    UnjudgedVersionError,
+)
 from observatory.delivery.request import canary_weights
-from tests.delivery.environment import OLD, Killed, simulation
+from observatory.errors import REFUSED
+from tests.delivery.environment import MEMBERS, OLD, Killed, Simulation, simulation
 from tests.delivery.faults import blue_green, failing, raise_at
 
 
@@ -32,6 +41,62 @@ def test_failed_pre_deployment_tests_change_nothing() -> None:
     assert stack.store.document == before
     assert (stack.live, set(stack.runs.values())) == ({"blue": 100, "green": 0}, {OLD})
     assert [event for event, _ in stack.events] == ["tests-failed"]
+
+
+def unjudged(place: str, stack: Simulation, *, until: float) -> None:
+    """Let a check find both fleets ill until a time."""
+
+    def fault(where: str) -> None:
+        if where == place and stack.time < until:
+            raise UnjudgedError("both fleets are ill")
+
+    stack.fault = fault
+
+
+def test_tests_wait_while_both_fleets_are_ill_and_then_refuse_without_blaming_the_version() -> None:
+    stack = simulation()
+    unjudged("test", stack, until=30)
+    assert deploy(stack.environment(), blue_green()).fleet("green").weight == 100
+    assert [event for event, _ in stack.events][5:8] == ["unjudged", "tests-passed", "start"]
+    stack = simulation()
+    unjudged("test", stack, until=1000)
+    before = stack.store.document
+    with pytest.raises(UnjudgedVersionError, match=r"not tested to the end, nothing changed: both fleets") as caught:
+        deploy(stack.environment(), blue_green())
+    assert caught.value.exit_code == REFUSED
+    assert (stack.store.document, stack.events[-1][0]) == (before, "tests-unjudged")
+
+
+def test_a_target_that_cannot_be_verified_because_both_fleets_are_ill_waits_without_traffic() -> None:
+    stack = simulation()
+    unjudged("verify", stack, until=1000)
+    with pytest.raises(DeploymentPausedError, match="is on green without traffic: both fleets are ill"):
+        deploy(stack.environment(), blue_green())
+    assert (stack.live["green"], stack.time) == (0, 60)
+    stack.time = 1000
+    assert deploy(stack.environment(), blue_green()).fleet("green").weight == 100
+
+
+def test_a_target_that_may_have_made_the_source_ill_is_stopped_soon() -> None:
+    stack = simulation(minimum=0)
+    unjudged("verify", stack, until=1000)
+    stack.each_sleep = lambda: stack.up.update(dict.fromkeys(MEMBERS["blue"], "rollback" in dict(stack.events)))
+    with pytest.raises(RolledBackError, match="both fleets are ill"):
+        deploy(stack.environment(), blue_green())
+    assert "stopped" in dict(stack.events)
+    assert stack.time < 45
+
+
+def test_an_abort_ends_the_wait() -> None:
+    stack = simulation()
+    unjudged("verify", stack, until=1000)
+
+    def abort() -> None:
+        send_control_request(stack.environment(), "abort")
+
+    stack.each_sleep = abort
+    with pytest.raises(RolledBackError, match="aborted"):
+        deploy(stack.environment(), blue_green())
 
 
 def test_skipped_tests_are_recorded() -> None:

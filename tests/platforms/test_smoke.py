@@ -13,8 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from observatory.database.verification_rows import MARK, marked_rows
-from observatory.delivery.environment import HostsError
+from observatory.database.verification_rows import MARK, MarkedRows, marked_rows
+from observatory.delivery.environment import HostsError, UnjudgedError
+from observatory.platforms import live_comparison
+from observatory.platforms.live_comparison import judged
 from observatory.platforms.place import Place
 from observatory.platforms.smoke import Run, exercise
 from observatory.platforms.trial_checks import check_log, check_memory, end_with_request_in_flight, send_burst
@@ -23,6 +25,14 @@ from tests.support.postgres import PostgresServer
 
 RELEASE = "v0.0.0-dev"  # what a service that runs from its sources says it is
 END_S = 60
+EVERY_THIRD = """
+CREATE SEQUENCE public.refused MINVALUE 0;
+CREATE FUNCTION public.refuse_sometimes() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN IF nextval('public.refused') % 3 = 0 THEN RAISE EXCEPTION 'ill'; END IF; RETURN NULL; END $$;
+CREATE TRIGGER refuse_sometimes BEFORE INSERT ON public.TABLE FOR EACH STATEMENT
+    EXECUTE FUNCTION public.refuse_sometimes();
+"""
+HEALED = "DROP FUNCTION public.refuse_sometimes() CASCADE; DROP SEQUENCE public.refused"
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +56,23 @@ class Stage:
         return service
 
     @contextmanager
-    def run(self) -> Iterator[Run]:
+    def rows(self) -> Iterator[MarkedRows]:
         with closing(self.database.server.superuser(self.database.name)) as owner, marked_rows(owner) as rows:
+            yield rows
+
+    @contextmanager
+    def run(self) -> Iterator[Run]:
+        with self.rows() as rows:
             yield Run.with_database(rows)
+
+    @contextmanager
+    def failing_every_third(self, table: str) -> Iterator[None]:
+        """Let the database refuse the next write to a table, and every third one after it."""
+        self.database.execute(EVERY_THIRD.replace("TABLE", table))
+        try:
+            yield
+        finally:
+            self.database.execute(HEALED)
 
     def exercise(self, service: Service, *, version: str = RELEASE, beside: Service | None = None) -> tuple[str, ...]:
         with self.run() as run:
@@ -114,6 +138,48 @@ def test_the_other_fleet_must_return_what_was_written_unless_it_is_ill_itself(st
     good, ill = stage.start("good"), stage.start("missing-traces")
     assert stage.exercise(good, beside=ill) == ("not checked: reads through blue: it does not return its own traces",)
     assert stage.left() == []
+
+
+def test_a_database_that_refuses_writes_of_both_fleets_is_not_blamed_on_the_version(stage: Stage) -> None:
+    good, live = stage.start("good"), stage.start("good")
+
+    def attempt() -> None:
+        stage.exercise(good)
+
+    with (
+        stage.failing_every_third("llm_logs"),
+        pytest.raises(UnjudgedError, match="both fleets are ill: blue, which is live, failed the same check") as caught,
+    ):
+        judged(attempt, place(live, "blue"), stage.rows)
+    assert "Repair what both need, such as the database" in str(caught.value)
+    judged(attempt, place(live, "blue"), stage.rows)
+    assert stage.left() == []
+
+
+def test_a_version_that_fails_beside_a_healthy_one_is_blamed_after_a_second_attempt(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_comparison, "REPETITIONS", 2)
+    bad, live, attempts = stage.start("broken"), stage.start("good"), 0
+
+    def attempt() -> None:
+        nonlocal attempts
+        attempts += 1
+        stage.exercise(bad)
+
+    with pytest.raises(HostsError, match=r"green: POST /v1/\w+ answered 500") as caught:
+        judged(attempt, place(live, "blue"), stage.rows)
+    assert not isinstance(caught.value, UnjudgedError)
+    assert attempts == 2
+
+
+def test_a_version_is_not_judged_beside_a_live_one_that_is_not_ready_but_its_own_faults_are(stage: Stage) -> None:
+    bad, lying, gone = stage.start("broken"), stage.start("never-stored"), Place(name="blue", url="http://127.0.0.1:1")
+    with pytest.raises(UnjudgedError, match="blue, which is live, is not ready"):
+        judged(lambda: stage.exercise(bad), gone, stage.rows)
+    with pytest.raises(HostsError, match="the database has 0 of 10 spans") as caught:
+        judged(lambda: stage.exercise(lying), gone, stage.rows)
+    assert not isinstance(caught.value, UnjudgedError)
 
 
 def test_keys_and_rows_of_a_killed_run_are_removed_by_the_next(stage: Stage) -> None:

@@ -121,6 +121,7 @@ class LocalPlatform:
             settings=self.settings,
             releases=self.release_store,
             marked_rows=preview.marked_rows,
+            live=lambda: preview.place(max(FLEETS, key=lambda fleet: hosts.state(fleet).weight)),
         )
         instances = LocalInstances(hosts=hosts, sandbox=sandbox, drain_seconds=self.settings.fleets.drain_seconds)
         return FleetParts(

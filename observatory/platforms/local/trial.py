@@ -13,14 +13,16 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from observatory.delivery.environment import HostsError
 from observatory.delivery.releases import Manifest, ReleaseError, ReleaseStore, install
 from observatory.nodes import Paths, Unit
 from observatory.nodes.storage import TRIAL, TRIAL_DRAIN_SECONDS, launcher, trial, trial_directory, trial_releases
+from observatory.platforms.live_comparison import UnansweredError, judged
 from observatory.platforms.place import Place
-from observatory.platforms.smoke import Run, exercise
+from observatory.platforms.smoke import Run, exercise, exercise_first
 from observatory.platforms.trial_checks import check_log, check_memory, end_with_request_in_flight, send_burst
 from observatory.runtime import Probe, Program, RuntimeFault, Sandbox, check_ports
 from observatory.settings import FleetName, LocalSettings
@@ -47,21 +49,28 @@ class LocalTrial:
         settings: of the stack.
         releases: the store with the version.
         marked_rows: yields rows that are removed at the end of the block.
+        live: returns the fleet with the traffic of users.
     """
 
     sandbox: Sandbox
     settings: LocalSettings
     releases: ReleaseStore
     marked_rows: Callable[[], AbstractContextManager[MarkedRows]]
+    live: Callable[[], Place]
 
     def test(self, fleet: FleetName, version: str) -> None:
         """Run a stored version as an instance of `fleet`, exercise it and remove it.
 
         Raises:
             HostsError: it failed; the message says which test.
+            UnjudgedError: so did the live fleet, once the instance was removed.
             PortInUse: another program holds the port for trials.
         """
         manifest = self._manifest(version)
+        judged(lambda: self._attempt(fleet, manifest), self.live(), self.marked_rows)
+
+    def _attempt(self, fleet: FleetName, manifest: Manifest) -> None:
+        version = manifest.version
         unit = trial(
             self.settings,
             Paths(),
@@ -122,7 +131,10 @@ class LocalTrial:
         )
         self.sandbox.supervisor.apply(program)
         probe = Probe(**unit.ready.target(self.sandbox.host_path))
-        self.sandbox.supervisor.wait_ready(unit.name, probe, timeout=unit.settle_seconds)
+        try:
+            self.sandbox.supervisor.wait_ready(unit.name, probe, timeout=unit.settle_seconds)
+        except RuntimeFault as error:
+            raise UnansweredError(f"the trial failed: {error}", partial(exercise_first, 1)) from error
 
     def _test(self, place: Place, run: Run, version: str) -> None:
         """Exercise the instance, end it, and read what it has logged meanwhile."""
