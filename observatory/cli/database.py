@@ -14,6 +14,7 @@ from rich.text import Text
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, WaitOption, confirm, deploy_group, print_json
 from observatory.cli.backup import size
+from observatory.cli.baseline import show_baseline
 from observatory.cli.migration_list import show_migrations
 from observatory.cli.terminal import ConsoleReporter, print_result, table
 from observatory.errors import DONE, FAILED
@@ -38,6 +39,10 @@ RetryOption = Annotated[
     int, typer.Option("--retry", min=0, help="Retries of a file while other sessions hold its locks.")
 ]
 InfoOption = Annotated[bool, typer.Option("--info", help="List applied and pending migrations. Changes nothing.")]
+BaselineOption = Annotated[
+    int | None,
+    typer.Option("--baseline", min=1, metavar="N", help="Record that other tools made it up to this migration."),
+]
 DatabaseUrlOption = Annotated[
     str | None,
     typer.Option("--database-url", metavar="URL", help="A database without a stack. No password: use ~/.pgpass."),
@@ -66,6 +71,7 @@ def database(  # noqa: PLR0917 - typer calls it by name
     backup_only: BackupOnlyOption = False,
     verify_only: VerifyOnlyOption = False,
     info: InfoOption = False,
+    baseline: BaselineOption = None,
     migration: MigrationOption = None,
     retry: RetryOption = operations.DEFAULT_RETRY,
     edition: EditionOption = None,
@@ -84,6 +90,9 @@ def database(  # noqa: PLR0917 - typer calls it by name
     if edition:
         with operations.waiting_for_lock(wait):
             _change_edition(operations.open_workspace(environment), retry, output, dry_run=dry_run, yes=yes)
+    elif baseline:
+        with operations.waiting_for_lock(wait):
+            show_baseline(where, baseline, output, dry_run=dry_run)
     elif dry_run:
         _dry_run(where, migration, output)
     elif backup_only:
@@ -100,6 +109,7 @@ def database(  # noqa: PLR0917 - typer calls it by name
 # What the command does instead of a deployment, each with the options that may accompany it.
 _ACTIONS: Mapping[str, frozenset[str]] = {
     "edition": frozenset({"dry_run", "retry", "yes", "wait"}),
+    "baseline": frozenset({"dry_run", "database_url", "wait"}),
     "backup_only": frozenset(),
     "verify_only": frozenset({"database_url"}),
     "info": frozenset({"database_url"}),

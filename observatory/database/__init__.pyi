@@ -1,3 +1,6 @@
+from .baseline import Baseline as Baseline
+from .baseline import plan_baseline as plan_baseline
+from .baseline import record_baseline as record_baseline
 from .catalogue.drift import Drift as Drift
 from .connection import connect as connect
 from .connection import has_password as has_password
@@ -9,6 +12,7 @@ from .edition_upgrade import EditionPlan as EditionPlan
 from .edition_upgrade import plan_upgrade as plan_upgrade
 from .edition_upgrade import upgrade_edition as upgrade_edition
 from .errors import BackupFailedError as BackupFailedError
+from .errors import BaselineRefusedError as BaselineRefusedError
 from .errors import ContractRefusedError as ContractRefusedError
 from .errors import DatabaseError as DatabaseError
 from .errors import EditionRefusedError as EditionRefusedError
@@ -16,6 +20,7 @@ from .errors import LockHeldError as LockHeldError
 from .errors import LockTimeoutError as LockTimeoutError
 from .errors import MigrationFileError as MigrationFileError
 from .errors import MigrationHistoryError as MigrationHistoryError
+from .errors import ObjectsInTheWayError as ObjectsInTheWayError
 from .errors import SampleError as SampleError
 from .errors import StatementFailedError as StatementFailedError
 from .errors import UnreachableError as UnreachableError

@@ -101,14 +101,15 @@ def deploy(
         on_event: called with the progress.
 
     Raises:
-        MigrationFileError, MigrationHistoryError, ContractRefusedError, LockHeldError, BackupFailedError: the
-            deployment was refused; nothing was changed.
+        MigrationFileError, MigrationHistoryError, ContractRefusedError, ObjectsInTheWayError, LockHeldError,
+            BackupFailedError: the deployment was refused; nothing was changed.
         LockTimeoutError, StatementFailedError: a file failed; earlier files stay applied.
         UnreachableError: the connection failed or broke.
         UnsuitableServerError: a standby, or no TimescaleDB.
     """
     run = _Run(
         conninfo=conninfo,
+        migrations=migrations,
         read_history=partial(read_history, directory=migrations, target=target, only=only),
         requirements=requirements,
         actor=actor,
@@ -126,6 +127,7 @@ class _Run:
     """One call of `deploy`; most attributes are its arguments."""
 
     conninfo: str
+    migrations: Path
     read_history: Callable[..., History]
     requirements: Sequence[SchemaRequirement]
     actor: str
@@ -163,11 +165,15 @@ class _Run:
     ) -> tuple[tuple[str, ...], str | None, int]:
         """Apply the pending files under the lock; return their names, the backup's label, and the schema's version."""
         # Imported here: the SQL parser and tenacity cost more time than a deployment with nothing to do.
+        from observatory.database.existing_objects import refuse_existing_objects  # noqa: PLC0415
         from observatory.database.migrations.applying import Applier  # noqa: PLC0415
         from observatory.database.migrations.statements import parse  # noqa: PLC0415
 
         scripts = tuple(parse(migration) for migration in history.pending)  # all of them before the first one runs
         refuse_contracts(scripts, self.requirements)
+        refuse_existing_objects(
+            connection, conninfo=self.conninfo, migrations=self.migrations, history=history, scripts=scripts
+        )
         watch = sessions.enter_context(BlockingSessionWatch(self.conninfo, delay_s=LOCK_TIMEOUT_MS / 2000))
         with session_lock(connection, MIGRATION_LOCK, wait_s=self.lock_wait_s, on_wait=self._report_waiting):
             # Another deployment may have applied some of them while this one waited for the lock.

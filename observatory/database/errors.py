@@ -17,6 +17,18 @@ class MigrationFileError(DatabaseError):
     exit_code = REFUSED
 
 
+class ObjectsInTheWayError(DatabaseError):
+    """A migration would create what the database already has; nothing was changed."""
+
+    exit_code = REFUSED
+
+
+class BaselineRefusedError(DatabaseError):
+    """The database cannot be recorded at a version: it has a ledger, or its objects differ; nothing was changed."""
+
+    exit_code = REFUSED
+
+
 class MigrationHistoryError(DatabaseError):
     """The files and the ledger contradict each other; nothing was changed."""
 

@@ -19,7 +19,7 @@ from observatory.database.migrations import ledger
 from observatory.database.migrations.files import Edition, Migration, read_migrations, select_edition
 from observatory.database.migrations.history import compare, current_version
 
-State = Literal["applied", "interrupted", "pending"]
+State = Literal["applied", "baselined", "interrupted", "pending"]
 
 _READ_ONLY: Mapping[str, str] = {"default_transaction_read_only": "on"}
 
@@ -31,7 +31,8 @@ class ListedMigration:
     Attributes:
         version: its number.
         file: its name with edition and extension.
-        state: `interrupted`: some of its statements ran, and the next deployment resumes it.
+        state: `baselined`: only recorded, because other tools had made its objects; `interrupted`: some of its
+            statements ran, and the next deployment resumes it.
         applied_at: when its last statement finished; None: it is pending.
         applied_by: the actor of that deployment.
         deployment_id: of that deployment.
@@ -106,7 +107,7 @@ def _applied(entry: ledger.Entry) -> ListedMigration:
     return ListedMigration(
         version=entry.version,
         file=f"{entry.stem}.sql",
-        state="applied" if entry.complete else "interrupted",
+        state="baselined" if entry.baselined else "applied" if entry.complete else "interrupted",
         applied_at=entry.applied_at,
         applied_by=entry.applied_by,
         deployment_id=entry.deployment_id,

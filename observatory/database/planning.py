@@ -14,6 +14,7 @@ import psycopg
 
 from observatory.database.errors import BackupFailedError
 from observatory.database.excerpts import excerpt
+from observatory.database.existing_objects import refuse_existing_objects
 from observatory.database.lint import Finding, LintError, lint_all
 from observatory.database.migration_backup import Backup, PlannedBackup, has_data, plan_backup
 from observatory.database.migration_session import session
@@ -161,6 +162,7 @@ def plan(
     Raises:
         MigrationFileError: an unusable file.
         MigrationHistoryError: files and ledger contradict each other.
+        ObjectsInTheWayError: the database already has what a pending migration creates.
         UnreachableError: the connection failed or broke.
         UnsuitableServerError: a standby, or no TimescaleDB.
     """
@@ -170,7 +172,8 @@ def plan(
         done = {each.version: each.statements_done for each in ledger.read(connection) if not each.complete}
         sizes, needs_backup = _sizes(connection), has_data(connection)
         roles = [name for (name,) in connection.execute("SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_'")]
-    scripts = tuple(parse(migration) for migration in history.pending)
+        scripts = tuple(parse(migration) for migration in history.pending)
+        refuse_existing_objects(connection, conninfo=conninfo, migrations=migrations, history=history, scripts=scripts)
     rehearsal = _rehearsal(
         throwaway, edition=edition, roles=roles, migrations=migrations, history=history, scripts=scripts
     )

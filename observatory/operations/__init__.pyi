@@ -27,8 +27,10 @@ from .daemon_access import run_beside as run_beside
 from .daemon_access import run_psql as run_psql
 from .database import DatabaseDeployment as DatabaseDeployment
 from .database import back_up_database as back_up_database
+from .database import baseline_database as baseline_database
 from .database import deploy_database as deploy_database
 from .database import list_migrations as list_migrations
+from .database import plan_baseline as plan_baseline
 from .database import plan_database as plan_database
 from .database import plan_edition as plan_edition
 from .database import upgrade_edition as upgrade_edition

@@ -28,6 +28,7 @@ from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
     from observatory.database import (
+        Baseline,
         Deployment,
         EditionPlan,
         Event,
@@ -141,6 +142,53 @@ def list_migrations(where: Workspace | UrlDatabase) -> MigrationList:
     """
     place = migration_target(where)
     return database.list_migrations(place.target().conninfo, migrations=place.migrations)
+
+
+def plan_baseline(where: Workspace | UrlDatabase, version: int, *, report: Reporter = silent) -> Baseline:
+    """Compare a database that other tools made with a version of the schema; write nothing.
+
+    Args:
+        where: the stack's workspace, or a database without a stack.
+        version: number of the last migration whose objects the database has.
+        report: gets the progress.
+
+    Raises:
+        StackNotUpError: the stack was never up.
+        BaselineRefusedError: the database has a ledger, or the version cannot be compared.
+    """
+    place = migration_target(where)
+    with task(report, f"compare with version {version}"):
+        return database.plan_baseline(place.target().conninfo, migrations=place.migrations, version=version)
+
+
+def baseline_database(where: Workspace | UrlDatabase, version: int, *, report: Reporter = silent) -> Baseline:
+    """Record that a database that other tools made is at a version of the schema, after comparing it.
+
+    Args:
+        where: the stack's workspace, or a database without a stack.
+        version: number of the last migration whose objects the database has.
+        report: gets the progress.
+
+    Raises:
+        StackNotUpError: the stack was never up.
+        LockHeldError: a deployment is under way; nothing was changed.
+        BaselineRefusedError: the database has a ledger, or differs from the version; nothing was changed.
+    """
+    place = migration_target(where)
+    with (
+        place.locked("deploy database --baseline"),
+        place.audited("schema-baseline", version=version),
+        task(report, f"compare with version {version}, and record it"),
+    ):
+        found = database.record_baseline(
+            place.target().conninfo,
+            migrations=place.migrations,
+            version=version,
+            actor=actor(),
+            deployment_id=str(uuid.uuid4()),
+        )
+    place.record_event("schema-baselined", schema=version, recorded=found.migrations)
+    return found
 
 
 def plan_edition(workspace: Workspace, *, report: Reporter = silent) -> EditionPlan:

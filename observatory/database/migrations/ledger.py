@@ -18,6 +18,7 @@ from psycopg.rows import class_row
 from observatory.database.migrations.files import Edition, Migration
 
 SCHEMA = "observatory"
+BASELINE_MARK = "baseline by "  # before the actor: the file was recorded as applied, not applied
 
 _CREATE = (
     "CREATE SCHEMA IF NOT EXISTS observatory",
@@ -132,6 +133,11 @@ class Entry:
     def stem(self) -> str:
         """The file's name without `.sql`."""
         return f"{self.name}.{self.variant}" if self.variant else self.name
+
+    @property
+    def baselined(self) -> bool:
+        """Whether the file was only recorded, because other tools had made its objects."""
+        return self.applied_by.startswith(BASELINE_MARK)
 
     @property
     def complete(self) -> bool:

@@ -75,10 +75,10 @@ def test_an_existing_index_of_the_same_name_does_not_count_as_the_failed_one(
 ) -> None:
     directory = write_migrations(_001_a="CREATE TABLE a (x int, y int); CREATE INDEX a_x ON a (y);")
     run_deploy(migrations=directory)
-    write_migrations(_002_b=HEADER + BUILD.format(""))
+    write_migrations(_002_b=f"{HEADER}SELECT 'may remove a_x';\n{BUILD.format('')}")
 
     for _ in range(2):
-        with pytest.raises(StatementFailedError, match=r'002_b\.sql:2:1: relation "a_x" already exists'):
+        with pytest.raises(StatementFailedError, match=r'002_b\.sql:3:1: relation "a_x" already exists'):
             run_deploy(migrations=directory)
 
 
