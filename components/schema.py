@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pulumi
 from pulumi.dynamic import (
@@ -28,6 +28,9 @@ from pulumi.dynamic import (
 
 from observatory import database
 from observatory.security.actor import actor
+
+if TYPE_CHECKING:
+    from observatory.runtime import Sandbox
 
 _INPUTS = ("conninfo", "directory", "migrations", "target", "roles", "backup_home", "backup_rootfs")
 _DIGEST_LENGTH = 12
@@ -50,6 +53,8 @@ class SchemaArgs:
         backup_home: home of the sandbox whose pgBackRest makes a backup before migrations run on a database that has
             data; None: no backup is made.
         backup_rootfs: root filesystem of that sandbox.
+        pooler_port: port of the database's pgBouncer, which gets new connections when migrations have run: in that
+            sandbox, otherwise on the database's machine, where only a warning can name it; None: there is none.
     """
 
     conninfo: pulumi.Input[str]
@@ -60,6 +65,7 @@ class SchemaArgs:
     service_conninfo: pulumi.Input[str] | None = None
     backup_home: pulumi.Input[str] | None = None
     backup_rootfs: pulumi.Input[str] | None = None
+    pooler_port: int | None = None
 
 
 class SchemaProvider(ResourceProvider):
@@ -130,6 +136,7 @@ class Schema(Resource, module="database", name="Schema"):
             "service_conninfo": None if service is None else pulumi.Output.secret(service),
             "backup_home": args.backup_home,
             "backup_rootfs": args.backup_rootfs,
+            "pooler_port": args.pooler_port,
             "version": None,
             "edition": None,
             "applied": None,
@@ -159,19 +166,30 @@ def _variant(label: str) -> str:
 
 def _deploy(props: dict[str, Any]) -> dict[str, Any]:
     target = None if props.get("target") is None else int(props["target"])  # numbers arrive as floats
-    database.deploy(
-        props["conninfo"],
-        migrations=Path(props["directory"]),
-        target=target,
-        requirements=[
-            database.SchemaRequirement(fleet, release, int(low), int(high))
-            for fleet, release, low, high in props.get("needs") or ()
-        ],
-        backup=_backup(props),
-        actor=actor(),
-        deployment_id=str(uuid.uuid4()),
-        on_event=_print_event,
-    )
+    applying: list[str | None] = []
+
+    def on_event(event: database.Event) -> None:
+        if event.kind == "applying":
+            applying.append(event.migration)
+        _print_event(event)
+
+    try:
+        database.deploy(
+            props["conninfo"],
+            migrations=Path(props["directory"]),
+            target=target,
+            requirements=[
+                database.SchemaRequirement(fleet, release, int(low), int(high))
+                for fleet, release, low, high in props.get("needs") or ()
+            ],
+            backup=_backup(props),
+            actor=actor(),
+            deployment_id=str(uuid.uuid4()),
+            on_event=on_event,
+        )
+    finally:
+        if applying:  # also after an error: earlier files stay applied
+            _reconnect_pooler(props)
     verification = database.finish_deployment(
         props["conninfo"],
         migrations=Path(props["directory"]),
@@ -203,12 +221,35 @@ def _report_problems(verification: database.Verification) -> None:
 
 def _backup(props: dict[str, Any]) -> database.Backup | None:
     """Return the backup that runs before migrations; None where the stack has none."""
-    if not props.get("backup_home"):
+    sandbox = _sandbox(props)
+    if sandbox is None:
         return None
     from observatory.backups.migration_backup import MigrationBackup  # noqa: PLC0415 - only where something is deployed
-    from observatory.runtime import Sandbox  # noqa: PLC0415
 
-    return MigrationBackup(Sandbox(Path(props["backup_home"]), Path(props["backup_rootfs"])))
+    return MigrationBackup(sandbox)
+
+
+def _sandbox(props: dict[str, Any]) -> Sandbox | None:
+    """Return the sandbox of the database; None where it runs on another machine."""
+    if not props.get("backup_home"):
+        return None
+    from observatory.runtime import Sandbox  # noqa: PLC0415 - only where something is deployed
+
+    return Sandbox(Path(props["backup_home"]), Path(props["backup_rootfs"]))
+
+
+def _reconnect_pooler(props: dict[str, Any]) -> None:
+    """Let pgBouncer replace its connections, whose prepared statements are of the old schema; print why it did not."""
+    if not props.get("pooler_port"):
+        return
+    from observatory.nodes import Paths  # noqa: PLC0415 - only where something is deployed
+    from observatory.nodes.aws import pooler_warning  # noqa: PLC0415
+    from observatory.nodes.pooler_console import reconnect  # noqa: PLC0415
+
+    port, sandbox = int(props["pooler_port"]), _sandbox(props)
+    warning = reconnect(sandbox.run, Paths(), port, stack=sandbox.home.name) if sandbox else pooler_warning(port)
+    if warning:
+        sys.stderr.write(f"schema: {warning}\n")
 
 
 def _outputs(props: dict[str, Any], schema: database.SchemaStatus) -> dict[str, Any]:

@@ -130,6 +130,7 @@ def _schema(args: AwsArgs, database: Database) -> Schema:
             target=args.rollout.schema_target,
             roles=TABLE_PROFILES,
             service_conninfo=database.url,
+            pooler_port=args.settings.ports.pgbouncer,
         ),
         pulumi.ResourceOptions(depends_on=list(database.ready)),
     )

@@ -170,6 +170,7 @@ class _Upgrade:
                 author = ledger.Author(
                     actor=self.actor, deployment_id=self.deployment_id, edition="community", backup_label=label
                 )
+                self._report("applying", f"the community edition's files: {', '.join(file.name for file in files)}")
                 run_with_lock_retries(
                     partial(self._attempt, connection, files, author, watch),
                     retry=self.retry,

@@ -25,6 +25,7 @@ from observatory.nodes.daemons import (
 )
 from observatory.nodes.host_jobs import host_jobs
 from observatory.nodes.pgbackrest import S3Repository, command, settings_file
+from observatory.nodes.pooler_console import RECONNECT, console_command, not_reconnected
 from observatory.nodes.systemd import USER, service_name, writable
 from observatory.nodes.timers import timer_files
 from observatory.nodes.unit import Host, Paths
@@ -112,6 +113,12 @@ def backup_timers(settings: AwsSettings, paths: Paths) -> dict[str, str]:
             after = (service_name("patroni"),)
             files.update(timer_files(job, command=line, user=USER, after=after, writable=writable(paths)))
     return files
+
+
+def pooler_warning(port: int) -> str:
+    """Return the warning after migrations: the pooler's console is reached on the database's machine only."""
+    command = ("sudo", "-u", USER, *console_command(DATABASE, port, RECONNECT))
+    return not_reconnected("the database's machine", "its console is reached on its machine only", command)
 
 
 def fleet_user_data(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +113,8 @@ def deploy_database(
         notices: list[str] = []  # a failed deployment is recorded with those that were sent until then
         with (
             place.audited("schema-deployment", migration=migration, notices=notices),
-            _events_to(report, notices) as on_event,
+            _poolers_reconnected(place, report) as on_change,
+            _events_to(report, notices, on_change) as on_event,
         ):
             done = database.deploy(
                 target.conninfo,
@@ -225,7 +226,11 @@ def upgrade_edition(
     """
     target = database_target(workspace)
     with deployment_lock(workspace, target.conninfo, command="deploy database", wait_s=GONE_SECONDS):
-        with audited(workspace, "edition-upgrade"), _events_to(report, []) as on_event:
+        with (
+            audited(workspace, "edition-upgrade"),
+            _poolers_reconnected(migration_target(workspace), report) as on_change,
+            _events_to(report, [], on_change) as on_event,
+        ):
             done = database.upgrade_edition(
                 target.conninfo,
                 migrations=workspace.migrations,
@@ -316,13 +321,32 @@ def _file_name(directory: Path, migration: str | None) -> str | None:
 
 
 @contextmanager
-def _events_to(report: Reporter, notices: list[str]) -> Iterator[OnEvent]:
+def _poolers_reconnected(place: MigrationTarget, report: Reporter) -> Iterator[Callable[[], None]]:
+    """Reconnect the poolers at the end if the schema changed, which the caller reports; also after an error."""
+    changed = False
+
+    def on_change() -> None:
+        nonlocal changed
+        changed = True
+
+    try:
+        yield on_change
+    finally:
+        if changed:
+            for warning in place.reconnect_poolers():
+                report(Progress(task=warning, phase=Phase.WARNED))
+
+
+@contextmanager
+def _events_to(report: Reporter, notices: list[str], on_change: Callable[[], None]) -> Iterator[OnEvent]:
     """Report a deployment's events: each file is a task; a wait for other sessions or a notice is a warning.
 
     Adds the notices of PostgreSQL to `notices`.
     """
 
     def on_event(event: Event) -> None:
+        if event.kind == "applying":  # an interrupted file may have changed something, too
+            on_change()
         name = event.migration or "migrations"
         if event.kind == "notice":
             notices.append(f"{name}: {event.detail}")
@@ -330,7 +354,8 @@ def _events_to(report: Reporter, notices: list[str]) -> Iterator[OnEvent]:
         elif event.kind in {"waiting", "blocked", "retrying"}:
             report(Progress(task=f"{name}: {event.kind} {event.detail}", phase=Phase.WARNED))
         else:
-            phase = {"applying": Phase.STARTED, "applied": Phase.DONE}.get(event.kind, Phase.MOVED)
+            of_files = {"applying": Phase.STARTED, "applied": Phase.DONE} if event.migration else {}
+            phase = of_files.get(event.kind, Phase.MOVED)
             report(Progress(task=name, phase=phase, detail=event.detail))
 
     with task(report, "migrations"):

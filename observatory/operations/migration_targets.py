@@ -21,6 +21,7 @@ from observatory.operations.deployment_lock import GONE_SECONDS, deployment_lock
 from observatory.platforms import open_platform
 from observatory.platforms.errors import StackNotUpError
 from observatory.platforms.platform import Platform
+from observatory.platforms.poolers import reconnect_poolers
 from observatory.platforms.rehearsal import rehearsal_server
 from observatory.platforms.stack_state import declared_schema, outputs
 from observatory.workspace import Workspace
@@ -116,6 +117,10 @@ class StackDatabase:
         """Return a block whose start and failure are recorded."""
         return audited(self.workspace, what, **details)
 
+    def reconnect_poolers(self) -> tuple[str, ...]:
+        """Let the stack's pgBouncers replace their connections; return a warning for each one that did not."""
+        return reconnect_poolers(open_platform(self.workspace))
+
     def record_event(self, event: str, **details: Any) -> None:
         """Record an event in the journal and the audit."""
         record_event(self.workspace, event, **details)
@@ -177,6 +182,10 @@ class UrlDatabase:
     def audited(self, _what: str, **_details: Any) -> AbstractContextManager[None]:
         """Return a block that records nothing."""
         return nullcontext()
+
+    def reconnect_poolers(self) -> tuple[str, ...]:
+        """Return no warning: no pooler of this database is known."""
+        return ()
 
     def record_event(self, event: str, **details: Any) -> None:
         """Record nothing."""

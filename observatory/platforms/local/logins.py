@@ -8,11 +8,11 @@ from typing import Any
 from observatory.database import UnreachableError, connect
 from observatory.database.connection import with_database
 from observatory.documents.logins import POOLED_ROLES, login, logins_of, utc_now
+from observatory.nodes import Paths
+from observatory.nodes.pooler_console import console_command
 from observatory.platforms.platform import Platform
 from observatory.platforms.stack_state import outputs
 from observatory.progress import Reporter, task
-
-PSQL = "/usr/lib/postgresql/17/bin/psql"
 
 
 def renew_refused_logins(platform: Platform, report: Reporter) -> None:
@@ -60,8 +60,7 @@ def _refused(urls: Mapping[str, str], socket: str, port: int) -> Iterator[str]:
 
 def used_logins(platform: Platform, outputs: Mapping[str, Any]) -> set[str]:
     """Return the logins of pgBouncer's clients and of administrators' direct sessions."""
-    port = str(platform.settings.ports.pgbouncer)
-    console = [PSQL, "-h", "/srv/run", "-p", port, "-U", "pgbouncer", "-d", "pgbouncer", "-At", "-c", "SHOW CLIENTS"]
+    console = console_command(Paths(), platform.settings.ports.pgbouncer, "SHOW CLIENTS")
     clients = {line.split("|")[1] for line in platform.workspace.sandbox.run(console).stdout.splitlines()}
     admin_url = with_database(str(outputs["admin_database_url"]), platform.settings.database.name)
     with connect(admin_url, purpose="rotate passwords") as admin:
