@@ -154,8 +154,8 @@ def _change_edition(workspace: Workspace, retry: int, output: Output, *, dry_run
         plan = operations.plan_edition(workspace, report=report)
     if dry_run:
         _show(_edition_view(plan), asdict(plan), output)
-        return
-    if plan.migrations and not yes:
+        raise typer.Exit(FAILED if plan.obstacles else DONE)
+    if plan.migrations and not plan.obstacles and not yes:
         confirm(
             f"Move the database of {workspace.stack!r} to the community edition? Writers wait while aggregates of "
             f"{size(sum(plan.aggregates.values()))} are copied. Only the backup can undo it."
@@ -180,6 +180,7 @@ def _edition_view(plan: EditionPlan) -> str:
         f"Files:     {', '.join(plan.migrations)}\nCopied:    {copied}\n"
         "Locks:     writers wait while it runs, in one transaction\n"
         f"Backup:    {backup}\nUndo:      that backup only"
+        + "".join(f"\nStopped by: {each}" for each in plan.obstacles)
     )
 
 

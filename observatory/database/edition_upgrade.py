@@ -20,6 +20,7 @@ from psycopg import sql
 from observatory.database.advisory_locks import MIGRATION_LOCK, session_lock
 from observatory.database.connection import connect, describe
 from observatory.database.deployment import LOCK_WAIT_S, Deployment, status
+from observatory.database.edition_obstacles import find_obstacles, own_jobs
 from observatory.database.error_translation import translate_errors
 from observatory.database.errors import EditionRefusedError
 from observatory.database.migration_backup import Backup, PlannedBackup, make_backup, plan_backup
@@ -36,6 +37,9 @@ _REPLACED_OBJECTS = (
     "DROP PROCEDURE IF EXISTS observatory.refresh_aggregate, observatory.drop_old_chunks",
     "DROP TABLE IF EXISTS observatory.aggregates, observatory.jobs, observatory.edition_gaps",
 )
+_KEEP_JOB = """
+    INSERT INTO observatory.jobs (name, schedule, command) VALUES (%s, %s, %s) ON CONFLICT (name) DO NOTHING
+"""
 _AGGREGATES = "SELECT name FROM observatory.aggregates ORDER BY name"
 _STORED = """
     SELECT name, hypertable_size(format('observatory.%I', name)::regclass) FROM observatory.aggregates ORDER BY name
@@ -65,11 +69,13 @@ class EditionPlan:
         migrations: names of the migrations whose variant would change; empty when there is nothing to do.
         aggregates: bytes to copy, by the aggregate's name.
         backup: the backup that would be made first; None: no backup would be made.
+        obstacles: what would stop the move, or what it would break, a line for each with its name.
     """
 
     migrations: tuple[str, ...]
     aggregates: dict[str, int]
     backup: PlannedBackup | None
+    obstacles: tuple[str, ...] = ()
 
 
 def plan_upgrade(
@@ -82,14 +88,17 @@ def plan_upgrade(
         DatabaseError: see `upgrade_edition`.
     """
     files = _outdated(conninfo, migrations, target)
-    aggregates = {}
+    aggregates: dict[str, int] = {}
+    obstacles: tuple[str, ...] = ()
     if files:
         with connect(conninfo, purpose="plan", settings=_READ_ONLY) as connection, translate_errors(describe(conninfo)):
             aggregates = dict(connection.execute(_STORED).fetchall())
+            obstacles = find_obstacles(connection, files)
     return EditionPlan(
         migrations=tuple(migration.name for migration in files),
         aggregates=aggregates,
         backup=plan_backup(backup) if files and backup else None,
+        obstacles=obstacles,
     )
 
 
@@ -166,6 +175,7 @@ class _Upgrade:
         ):
             files, label = outdated(), None  # another deployment may have upgraded meanwhile
             if files:
+                _refuse_obstacles(self.conninfo, find_obstacles(connection, files))
                 label = make_backup(backup, partial(self._report, "backup")) if backup else None
                 author = ledger.Author(
                     actor=self.actor, deployment_id=self.deployment_id, edition="community", backup_label=label
@@ -231,6 +241,14 @@ def _outdated(conninfo: str, migrations: Path, target: int | None) -> list[Migra
     return [each for each in load_migrations(migrations, "community") if each.version in versions]
 
 
+def _refuse_obstacles(conninfo: str, obstacles: Sequence[str]) -> None:
+    if obstacles:
+        listed = "\n".join(f"- {each}" for each in obstacles)
+        raise EditionRefusedError(
+            f"{describe(conninfo)} cannot be moved to the community edition; nothing was changed:\n{listed}"
+        )
+
+
 def _apache_message(conninfo: str) -> str:
     with connect(conninfo, purpose="version of TimescaleDB") as connection:
         [version] = connection.execute(_LIBRARY).fetchone() or ("?",)
@@ -244,6 +262,7 @@ def _replace(connection: psycopg.Connection, files: Sequence[Migration], author:
     from observatory.database.migrations.statements import parse  # noqa: PLC0415 - loads the SQL parser
 
     names = [row[0] for row in connection.execute(_AGGREGATES).fetchall()]
+    kept = own_jobs(connection, files)
     for name in names:
         views = [sql.Identifier("public", name), sql.Identifier("observatory", f"{name}_live")]
         connection.execute(sql.SQL("DROP VIEW {}").format(sql.SQL(", ").join(views)))
@@ -266,6 +285,8 @@ def _replace(connection: psycopg.Connection, files: Sequence[Migration], author:
         connection.execute(_RECORD, values)
     for name in names:
         _move_history(connection, name)
+    for job in kept:
+        connection.execute(_KEEP_JOB, job)
 
 
 def _move_history(connection: psycopg.Connection, name: str) -> None:

@@ -21,6 +21,8 @@ from observatory.database import (
     upgrade_edition,
     verify,
 )
+from observatory.database.edition_upgrade import _Upgrade
+from observatory.database.migrations.files import load_migrations
 from tests.database.conftest import SHIPPED
 from tests.support.postgres import SETTINGS, PostgresServer, community_server
 
@@ -82,11 +84,8 @@ class NoBackup(Backups):
         raise BackupFailedError("no space")
 
 
-@pytest.mark.community
-def test_an_apache_database_is_upgraded_to_the_community_edition_with_its_history(server: PostgresServer) -> None:
-    owner = server.conninfo(user=OWNER, dbname=DATABASE)
-    deploy(owner, migrations=SHIPPED, actor="tester", deployment_id="before")
-    schedule_jobs(owner)
+def fill(owner: str) -> dict[str, list[str]]:
+    """Compute aggregates, drop their old raw rows, add a job and a view of one's own; return the aggregates' rows."""
     with psycopg.connect(owner, autocommit=True) as connection:
         connection.execute("""
             INSERT INTO llm_traces (ts, trace_id, span_id, span_name, provider, model, input_type, duration_ms,
@@ -98,7 +97,17 @@ def test_an_apache_database_is_upgraded_to_the_community_edition_with_its_histor
             connection.execute("CALL observatory.refresh_aggregate(%s, now() - INTERVAL '90 days', now())", [name])
         # The raw rows of the history no longer exist.
         connection.execute("SELECT drop_chunks('llm_traces', older_than => INTERVAL '10 days')")
-        before = contents(connection)
+        connection.execute("INSERT INTO observatory.jobs VALUES ('own', '7 * * * *', 'SELECT 1')")
+        connection.execute("CREATE VIEW daily AS SELECT * FROM llm_metrics_1day")
+        return contents(connection)
+
+
+@pytest.mark.community
+def test_an_apache_database_is_upgraded_to_the_community_edition_with_its_history(server: PostgresServer) -> None:
+    owner = server.conninfo(user=OWNER, dbname=DATABASE)
+    deploy(owner, migrations=SHIPPED, actor="tester", deployment_id="before")
+    schedule_jobs(owner)
+    before = fill(owner)
     backup = Backups()
     upgrade = partial(
         upgrade_edition, owner, migrations=SHIPPED, actor="tester", deployment_id="upgrade", backup=backup
@@ -113,7 +122,14 @@ def test_an_apache_database_is_upgraded_to_the_community_edition_with_its_histor
     assert set(planned.aggregates) == set(AGGREGATES)
     assert all(size > 0 for size in planned.aggregates.values())
     assert planned.backup is not None
+    assert planned.obstacles == (
+        "view daily depends on view llm_metrics_1day. Drop it, and create it again after the move",
+    )
+    with pytest.raises(EditionRefusedError, match="view daily depends on view llm_metrics_1day"):
+        upgrade()
     assert backup.labels == []  # only planned
+    with psycopg.connect(owner) as connection:
+        connection.execute("DROP VIEW daily")
     with psycopg.connect(owner) as reader:
         reader.execute("SELECT FROM llm_metrics_1day")
         with pytest.raises(LockTimeoutError, match=rf"blocked by pid {reader.info.backend_pid} .*llm_metrics_1day"):
@@ -133,7 +149,8 @@ def test_an_apache_database_is_upgraded_to_the_community_edition_with_its_histor
     moved = {entry.name: entry.backup_label for entry in status(owner).applied if entry.variant == "community"}
     assert moved == dict.fromkeys(planned.migrations, "backup-2")
     with psycopg.connect(owner, autocommit=True) as connection:
-        assert connection.execute("SELECT count(*) FROM cron.job").fetchone() == (0,)
+        assert connection.execute("SELECT name FROM observatory.jobs").fetchall() == [("own",)]
+        assert connection.execute("SELECT jobname FROM cron.job").fetchall() == [("observatory: own",)]
         assert contents(connection) == before
         assert all(before.values())
         connection.execute(REFRESH.encode())
@@ -165,3 +182,16 @@ def test_a_server_of_the_apache_edition_is_refused_with_a_remedy(conninfo: str) 
             EditionRefusedError, match=r"Apache edition of TimescaleDB 2\.\d+\.\d+\. Install .* restart"
         ):
             call(conninfo, migrations=SHIPPED, target=4)
+
+
+def test_a_move_that_would_stop_is_refused_with_names_before_its_backup(conninfo: str) -> None:
+    """By what runs once the server has the community edition, on a server that does not."""
+    deploy(conninfo, migrations=SHIPPED, actor="tester", deployment_id="before")
+    with psycopg.connect(conninfo) as connection:
+        connection.execute("CREATE VIEW daily AS SELECT * FROM llm_metrics_1day")
+    files, backup = load_migrations(SHIPPED, "community"), Backups()
+    move = _Upgrade(conninfo=conninfo, actor="tester", deployment_id="move", retry=0, on_event=None)
+
+    with pytest.raises(EditionRefusedError, match=r"(?s)nothing was changed.*- view daily depends on view llm_metrics"):
+        move.run(lambda: [file for file in files if file.variant], backup)
+    assert backup.labels == []
