@@ -161,7 +161,7 @@ def _deploy(conninfo: str, files: Path, on_event: OnEvent | None = None) -> Depl
 def _schema_and_ledger(conninfo: str) -> tuple[dict[Any, str], list[tuple[Any, ...]]]:
     """Return the objects of the database, and the ledger without times."""
     with connect(conninfo, purpose="proof", settings=SETTINGS) as connection:
-        ledger = "SELECT version, sha256, statements_done, statements_total, statement_running, statement_hashes "
+        ledger = "SELECT version, sha256, statements_done, statements_total, statement_running, statements_digest "
         rows = connection.execute(f"{ledger} FROM observatory.schema_migrations ORDER BY version".encode()).fetchall()
         invalid = connection.execute("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid").fetchall()
         return {**read_objects(connection)}, rows + invalid

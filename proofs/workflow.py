@@ -99,7 +99,7 @@ def _kill(victim: Victim, workflow: tuple[str, ...], seconds: float) -> tuple[st
 def _add_migration(root: Path, number: int) -> None:
     """Write a migration to the checkout, and the objects it creates to the catalogue."""
     directory = root / "migrations"
-    version, column = max(int(file.name[:3]) for file in directory.glob("*.sql")) + 1, f"proof_{number}"
+    version, column = max(499, *(int(file.name[:3]) for file in directory.glob("*.sql"))) + 1, f"proof_{number}"
     statement = f"ALTER TABLE projects ADD COLUMN {column} text;\n"
     (directory / f"{version:03d}_{column}.sql").write_text(f"-- A column.\n\n{statement}")
     catalogue = root / "observatory/database/catalogue/apache.json"

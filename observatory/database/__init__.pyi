@@ -20,7 +20,9 @@ from .errors import LockHeldError as LockHeldError
 from .errors import LockTimeoutError as LockTimeoutError
 from .errors import MigrationFileError as MigrationFileError
 from .errors import MigrationHistoryError as MigrationHistoryError
+from .errors import MigrationLockLostError as MigrationLockLostError
 from .errors import ObjectsInTheWayError as ObjectsInTheWayError
+from .errors import RepairRefusedError as RepairRefusedError
 from .errors import SampleError as SampleError
 from .errors import StatementFailedError as StatementFailedError
 from .errors import UnreachableError as UnreachableError

@@ -122,7 +122,15 @@ def record_baseline(
             for migration in load_migrations(migrations, found.edition):
                 if migration.version <= version:
                     hashes = [statement.sha256 for statement in parse(migration).statements]
-                    ledger.record(connection, migration, author, hashes=hashes, total=len(hashes), duration_ms=0)
+                    ledger.insert(
+                        connection,
+                        migration,
+                        author,
+                        hashes=hashes,
+                        total=len(hashes),
+                        duration_ms=0,
+                        holder=connection.info.backend_pid,
+                    )
     return found
 
 

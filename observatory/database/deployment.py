@@ -24,8 +24,8 @@ from observatory.database.migrations import ledger
 from observatory.database.migrations.blocking_sessions import BlockingSessionWatch
 from observatory.database.migrations.events import OnEvent, report_event
 from observatory.database.migrations.expand_contract import SchemaRequirement, refuse_contracts
-from observatory.database.migrations.files import Edition, read_migrations
-from observatory.database.migrations.history import History, compare, current_version, read_history
+from observatory.database.migrations.files import Edition
+from observatory.database.migrations.history import History, compare, current_version, read_files, read_history
 
 LOCK_WAIT_S = 60.0
 
@@ -103,7 +103,7 @@ def deploy(
     Raises:
         MigrationFileError, MigrationHistoryError, ContractRefusedError, ObjectsInTheWayError, LockHeldError,
             BackupFailedError: the deployment was refused; nothing was changed.
-        LockTimeoutError, StatementFailedError: a file failed; earlier files stay applied.
+        LockTimeoutError, StatementFailedError, MigrationLockLostError: a file failed; earlier files stay applied.
         UnreachableError: the connection failed or broke.
         UnsuitableServerError: a standby, or no TimescaleDB.
     """
@@ -167,9 +167,11 @@ class _Run:
         # Imported here: the SQL parser and tenacity cost more time than a deployment with nothing to do.
         from observatory.database.existing_objects import refuse_existing_objects  # noqa: PLC0415
         from observatory.database.migrations.applying import Applier  # noqa: PLC0415
+        from observatory.database.migrations.resuming import refuse_unresumable  # noqa: PLC0415
         from observatory.database.migrations.statements import parse  # noqa: PLC0415
 
         scripts = tuple(parse(migration) for migration in history.pending)  # all of them before the first one runs
+        refuse_unresumable(connection, scripts, history.interrupted)
         refuse_contracts(scripts, self.requirements)
         refuse_existing_objects(
             connection, conninfo=self.conninfo, migrations=self.migrations, history=history, scripts=scripts
@@ -188,6 +190,7 @@ class _Run:
                 author=ledger.Author(
                     actor=self.actor, deployment_id=self.deployment_id, edition=edition, backup_label=label
                 ),
+                holder=connection.info.backend_pid,
                 retry=self.retry,
                 on_event=self.on_event,
             )
@@ -214,6 +217,7 @@ def status(conninfo: str, *, migrations: Path | None = None) -> SchemaStatus:
     """
     with session(conninfo, purpose="status", settings=_READ_ONLY) as (connection, edition):
         entries = ledger.read(connection)
-        pending = compare(connection, read_migrations(migrations), edition=edition).pending if migrations else ()
+        files = read_files(connection, migrations) if migrations else ()
+        pending = compare(connection, files, edition=edition).pending if migrations else ()
     names = tuple(migration.name for migration in pending)
     return SchemaStatus(version=current_version(entries), edition=edition, applied=entries, pending=names)

@@ -29,6 +29,7 @@ from observatory.database.migrations import ledger
 from observatory.database.migrations.blocking_sessions import BlockingSession, BlockingSessionWatch
 from observatory.database.migrations.events import EventKind, OnEvent, report_event
 from observatory.database.migrations.files import Migration, load_migrations
+from observatory.database.migrations.numbering import version_in
 
 _READ_ONLY = {"default_transaction_read_only": "on"}
 _LIBRARY = "SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'"
@@ -54,7 +55,7 @@ _COLUMNS = """
 _RECORD = """
     UPDATE observatory.schema_migrations
     SET variant = 'community', edition = 'community', sha256 = %(sha256)s, source = %(source)s,
-        statement_hashes = %(hashes)s, statements_done = %(total)s, statements_total = %(total)s,
+        statements_digest = %(digest)s, statements_done = %(total)s, statements_total = %(total)s,
         applied_at = clock_timestamp(), applied_by = %(actor)s, deployment_id = %(deployment_id)s,
         backup_label = %(backup_label)s
     WHERE version = %(version)s
@@ -145,7 +146,14 @@ def upgrade_edition(
         files, label = upgrade.run(lambda: _outdated(conninfo, migrations, target), backup)
     return Deployment(
         applied=tuple(migration.name for migration in files),
-        version=max((each.version for each in load_migrations(migrations, "community")[:target]), default=0),
+        version=max(
+            (
+                each.version
+                for each in load_migrations(migrations, "community")
+                if target is None or each.version <= target
+            ),
+            default=0,
+        ),
         edition="community",
         backup_label=label,
         duration_ms=round((time.monotonic() - started) * 1000),
@@ -181,6 +189,7 @@ class _Upgrade:
                     actor=self.actor, deployment_id=self.deployment_id, edition="community", backup_label=label
                 )
                 self._report("applying", f"the community edition's files: {', '.join(file.name for file in files)}")
+                ledger.create(connection)
                 run_with_lock_retries(
                     partial(self._attempt, connection, files, author, watch),
                     retry=self.retry,
@@ -232,7 +241,7 @@ def _outdated(conninfo: str, migrations: Path, target: int | None) -> list[Migra
     state = status(conninfo, migrations=migrations)
     if state.edition == "apache":
         raise EditionRefusedError(_apache_message(conninfo))
-    if pending := state.pending[: None if target is None else max(0, target - state.version)]:
+    if pending := [name for name in state.pending if target is None or version_in(name) <= target]:
         raise EditionRefusedError(
             f"{describe(conninfo)} has pending migrations: {', '.join(pending)}. Apply them with `observatory deploy "
             "database`, then run this again"
@@ -276,7 +285,7 @@ def _replace(connection: psycopg.Connection, files: Sequence[Migration], author:
             "version": migration.version,
             "sha256": migration.sha256,
             "source": migration.sql,
-            "hashes": [statement.sha256 for statement in script.statements],
+            "digest": ledger.statements_digest(statement.sha256 for statement in script.statements),
             "total": len(script.statements),
             "actor": author.actor,
             "deployment_id": author.deployment_id,

@@ -35,6 +35,12 @@ class MigrationHistoryError(DatabaseError):
     exit_code = REFUSED
 
 
+class RepairRefusedError(DatabaseError):
+    """A repair does not fit the state of the ledger or of the files; nothing was changed."""
+
+    exit_code = REFUSED
+
+
 class ContractRefusedError(DatabaseError):
     """A migration would remove what the release of a fleet needs; nothing was changed."""
 
@@ -49,6 +55,10 @@ class LockHeldError(DatabaseError):
     """Another deployment holds the migration lock; nothing was changed."""
 
     exit_code = REFUSED
+
+
+class MigrationLockLostError(DatabaseError):
+    """The migration lock was lost while a file ran; no further file was applied."""
 
 
 class LockTimeoutError(DatabaseError):

@@ -16,8 +16,8 @@ import psycopg
 from observatory.database.errors import MigrationFileError, MigrationHistoryError
 from observatory.database.migration_session import session
 from observatory.database.migrations import ledger
-from observatory.database.migrations.files import Edition, Migration, read_migrations, select_edition
-from observatory.database.migrations.history import compare, current_version
+from observatory.database.migrations.files import Edition, Migration, select_edition
+from observatory.database.migrations.history import compare, current_version, read_files
 
 State = Literal["applied", "baselined", "interrupted", "pending"]
 
@@ -93,8 +93,8 @@ def list_migrations(conninfo: str, *, migrations: Path) -> MigrationList:
 def _files(connection: psycopg.Connection, directory: Path, edition: Edition) -> tuple[Sequence[Migration], str | None]:
     """Return the files of the edition, and why they do not fit the ledger."""
     try:
-        files = read_migrations(directory)
-    except MigrationFileError as error:
+        files = read_files(connection, directory)
+    except (MigrationFileError, MigrationHistoryError) as error:
         return (), str(error)
     try:
         compare(connection, files, edition=edition)

@@ -18,9 +18,9 @@ from observatory.database.existing_objects import refuse_existing_objects
 from observatory.database.lint import Finding, LintError, lint_all
 from observatory.database.migration_backup import Backup, PlannedBackup, has_data, plan_backup
 from observatory.database.migration_session import session
-from observatory.database.migrations import ledger
-from observatory.database.migrations.files import Edition, Migration, read_migrations
-from observatory.database.migrations.history import History, compare
+from observatory.database.migrations.files import Edition, Migration
+from observatory.database.migrations.history import History, compare, read_files
+from observatory.database.migrations.resuming import refuse_unresumable
 from observatory.database.migrations.statement_locks import Lock, StatementEffects, expected_effects, strongest
 from observatory.database.migrations.statements import Script, parse
 from observatory.database.rehearsal import Rehearsal, Throwaway, Verdict, rehearse
@@ -166,13 +166,14 @@ def plan(
         UnreachableError: the connection failed or broke.
         UnsuitableServerError: a standby, or no TimescaleDB.
     """
-    files = read_migrations(migrations)
     with session(conninfo, purpose="plan", settings=_READ_ONLY) as (connection, edition), connection.transaction():
+        files = read_files(connection, migrations)
         history = compare(connection, files, edition=edition, target=target, only=only)
-        done = {each.version: each.statements_done for each in ledger.read(connection) if not each.complete}
+        scripts = tuple(parse(migration) for migration in history.pending)
+        refuse_unresumable(connection, scripts, history.interrupted)
+        done = {each.version: each.statements_done for each in history.interrupted}
         sizes, needs_backup = _sizes(connection), has_data(connection)
         roles = [name for (name,) in connection.execute("SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_'")]
-        scripts = tuple(parse(migration) for migration in history.pending)
         refuse_existing_objects(connection, conninfo=conninfo, migrations=migrations, history=history, scripts=scripts)
     rehearsal = _rehearsal(
         throwaway, edition=edition, roles=roles, migrations=migrations, history=history, scripts=scripts

@@ -23,6 +23,7 @@ from observatory.database.deployment import SchemaStatus, status
 from observatory.database.error_translation import error_summary, translate_errors
 from observatory.database.errors import DatabaseError
 from observatory.database.migrations.files import Edition, read_migrations
+from observatory.database.migrations.numbering import version_in
 from observatory.database.pg_cron_jobs import PREFIX
 from observatory.database.roles.privilege_check import wrong_privileges
 from observatory.database.roles.privileges import Profile
@@ -173,6 +174,9 @@ def _version_check(state: SchemaStatus, target: int | None, *, newest: int) -> C
     expected = newest if target is None else target
     if unfinished := [entry.stem for entry in state.applied if not entry.complete]:
         return Check(name="version", verdict="failed", detail=f"{unfinished[0]} was interrupted. Deploy again")
+    if waiting := [name for name in state.pending if version_in(name) <= min(expected, state.version)]:
+        detail = f"{waiting[0]} is pending. Deploy the pending migrations"
+        return Check(name="version", verdict="failed", detail=detail)
     if state.version != expected:
         remedy = "Deploy the pending migrations" if state.version < expected else "Raise the target"
         return Check(name="version", verdict="failed", detail=f"is {state.version}, expected {expected}. {remedy}")

@@ -61,26 +61,26 @@ def test_create_adopts_a_database_that_was_migrated_before(conninfo: str, direct
 def test_a_new_file_is_a_difference_and_update_applies_it(conninfo: str, directory: Path) -> None:
     outs = SchemaProvider().create(inputs(conninfo, directory)).outs
     assert outs is not None
-    (directory / "004_more.sql").write_text("CREATE TABLE more ();")
+    (directory / "500_more.sql").write_text("CREATE TABLE more ();")
     news = inputs(conninfo, directory)
 
     assert SchemaProvider().diff("schema", outs, news).changes is True
     updated = SchemaProvider().update("schema", outs, news).outs
     assert updated is not None
-    assert updated["version"] == 4
+    assert updated["version"] == 500
     assert SchemaProvider().diff("schema", updated, news).changes is False
 
 
 def test_a_contract_is_refused_while_a_release_needs_the_schema(conninfo: str, directory: Path) -> None:
-    (directory / "004_drop.sql").write_text("-- phase: contract\nALTER TABLE users DROP COLUMN name;")
-    old, new = ["green (kept for rollback)", "v0.4.0", 3.0, 3.0], ["green (live)", "v0.5.0", 3.0, 4.0]
+    (directory / "500_drop.sql").write_text("-- phase: contract\nALTER TABLE users DROP COLUMN name;")
+    old, new = ["green (kept for rollback)", "v0.4.0", 3.0, 3.0], ["green (live)", "v0.5.0", 3.0, 500.0]
 
-    with pytest.raises(ContractRefusedError, match=r"004_drop\.sql:1:1: .*green \(kept for rollback\): v0\.4\.0"):
+    with pytest.raises(ContractRefusedError, match=r"500_drop\.sql:1:1: .*green \(kept for rollback\): v0\.4\.0"):
         SchemaProvider().create(inputs(conninfo, directory, needs=[old]))
     outs = SchemaProvider().create(inputs(conninfo, directory, needs=[new])).outs
 
     assert outs is not None
-    assert outs["version"] == 4
+    assert outs["version"] == 500
     assert SchemaProvider().diff("schema", outs, inputs(conninfo, directory, needs=[old])).changes is False
 
 
@@ -115,13 +115,13 @@ def test_jobs_that_would_never_run_are_an_error(conninfo: str) -> None:
 
 def test_only_the_variant_of_the_servers_edition_is_expected(conninfo: str, directory: Path) -> None:
     for edition in ("apache", "community"):
-        (directory / f"004_more.{edition}.sql").write_text(f"CREATE TABLE {edition} ();")
+        (directory / f"500_more.{edition}.sql").write_text(f"CREATE TABLE {edition} ();")
     props = inputs(conninfo, directory)
 
     outs = SchemaProvider().create(props).outs
 
     assert outs is not None
-    assert outs["applied"][-1].startswith("004_more.apache ")
+    assert outs["applied"][-1].startswith("500_more.apache ")
     assert SchemaProvider().diff("schema", outs, props).changes is False
 
 
@@ -182,20 +182,20 @@ def test_a_failed_verification_is_a_failed_step_until_it_is_repaired(
 
 
 def test_unknown_checks_are_printed(conninfo: str, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (directory / "004_more.sql").write_text("CREATE TABLE more ();")
+    (directory / "500_more.sql").write_text("CREATE TABLE more ();")
 
     SchemaProvider().create(inputs(conninfo, directory))
 
-    assert "schema: not verified: objects: the catalogue was not made from this 004_more.sql" in capsys.readouterr().err
+    assert "schema: not verified: objects: the catalogue was not made from this 500_more.sql" in capsys.readouterr().err
 
 
 def test_check_reports_an_unusable_file(conninfo: str, directory: Path) -> None:
-    (directory / "004_more.sql").write_text("SELECT 1;\nSELCT 2;")
+    (directory / "500_more.sql").write_text("SELECT 1;\nSELCT 2;")
 
     [failure] = SchemaProvider().check({}, inputs(conninfo, directory)).failures
 
     assert failure.property == "migrations"
-    assert failure.reason.startswith("004_more.sql:2:1: syntax error")
+    assert failure.reason.startswith("500_more.sql:2:1: syntax error")
 
 
 def test_delete_keeps_the_data(conninfo: str, directory: Path) -> None:

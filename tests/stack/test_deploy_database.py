@@ -19,7 +19,7 @@ from tests.support.checkout import Checkout
 def migration(stack: Checkout) -> Iterator[Path]:
     """The next migration, which makes a table; it and its table are gone afterwards."""
     directory = stack.root / "migrations"
-    number = max(int(file.name.split("_")[0]) for file in directory.glob("*.sql")) + 1
+    number = max(499, *(int(file.name.split("_")[0]) for file in directory.glob("*.sql"))) + 1
     file = directory / f"{number:03d}_try.sql"
     file.write_text("CREATE TABLE try (id bigint PRIMARY KEY, account text REFERENCES users);\n")
     yield file

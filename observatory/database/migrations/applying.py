@@ -15,7 +15,7 @@ import psycopg
 from psycopg import errors as pg
 
 from observatory.database.error_translation import translate_errors
-from observatory.database.errors import MigrationHistoryError
+from observatory.database.errors import MigrationLockLostError
 from observatory.database.excerpts import excerpt
 from observatory.database.migrations import ledger
 from observatory.database.migrations.blocking_sessions import BlockingSession, BlockingSessionWatch
@@ -33,6 +33,7 @@ from observatory.database.migrations.non_transactional import (
     traits_of,
     without_lock_timeout,
 )
+from observatory.database.migrations.resuming import begun_statement, refuse_changed_statements
 from observatory.database.migrations.statements import Script
 
 # A file may have set a role or a parameter for itself; the next file starts with a clean session.
@@ -40,9 +41,11 @@ _CLEAN_SESSION = b"RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL"
 
 _SHOWN_NOTICES = 50  # of a file: a loop may send thousands
 
-_ROW_EXISTS = (
-    "Another session applied it, or it was interrupted while its header was '-- transaction: false'. Restore that "
-    "header, then run again"
+_ROW_EXISTS = "Another session wrote its row meanwhile. Run again"
+_LOCK_LOST = (
+    "the migration lock was lost while the file ran: a statement released it (pg_advisory_unlock_all, DISCARD ALL), or "
+    "its session ended. {}, and no further file was applied. Remove such a statement, check whether another deployment "
+    "ran meanwhile, then run again"
 )
 
 
@@ -56,6 +59,7 @@ class Applier:
             closes it.
         watch: records the sessions that block a statement.
         author: written to the ledger.
+        holder: process id of the session that holds the migration lock.
         retry: highest number of retries of a file after lock timeouts.
         on_event: called with the progress.
     """
@@ -64,6 +68,7 @@ class Applier:
     reconnect: Callable[[], psycopg.Connection]
     watch: BlockingSessionWatch
     author: ledger.Author
+    holder: int
     retry: int
     on_event: OnEvent | None = None
     _clean: bool = True
@@ -84,6 +89,7 @@ class Applier:
             LockTimeoutError: other sessions kept the locks; the message names the sessions.
             StatementFailedError: PostgreSQL rejected a statement.
             MigrationHistoryError: statements that already ran were changed in the file.
+            MigrationLockLostError: the migration lock was lost while it ran.
             UnreachableError: the connection broke.
         """
         name = script.migration.name
@@ -119,23 +125,44 @@ class Applier:
                     self._execute(script, number)
             self.connection.execute(_CLEAN_SESSION)
             with translate_errors(script.migration.place(), remedy=_ROW_EXISTS):
-                self._record(script, [statement.sha256 for statement in script.statements], started)
+                held = ledger.insert(
+                    self.connection,
+                    script.migration,
+                    self.author,
+                    hashes=[statement.sha256 for statement in script.statements],
+                    total=len(script.statements),
+                    duration_ms=_milliseconds(started),
+                    holder=self.holder,
+                )
+            _require_lock(script.migration.place(), "The file was rolled back", held=held)
 
     def _run_one_by_one(self, script: Script) -> None:
         """Run the statements that are not done, each in one transaction with its record where PostgreSQL allows it."""
+        steps = ledger.Steps(script.migration, self.author, total=len(script.statements), holder=self.holder)
         progress = ledger.progress(self.connection, script.migration.version)
-        done, begun = list(progress.done), progress.running
-        _refuse_changed_statements(script, done)
-        for statement in filter(sets_session_parameter, script.statements[: len(done)]):
-            self.connection.execute(statement.sql.encode())
-        for number in range(len(done), len(script.statements)):
+        first, begun = self._resume(script, progress, steps) if progress else (0, False)
+        for number in range(first, len(script.statements)):
             with self._located(script, number):
-                if not self._run_with_record(script, number, done):
-                    self._run_outside_transaction(script, number, done, begun=begun)
-            done.append(script.statements[number].sha256)
-            begun = None
+                if not self._run_with_record(script, number, steps):
+                    self._run_outside_transaction(script, number, steps, begun=begun and number == first)
 
-    def _run_with_record(self, script: Script, number: int, done: list[str]) -> bool:
+    def _resume(self, script: Script, progress: ledger.Progress, steps: ledger.Steps) -> tuple[int, bool]:
+        """Continue an interrupted file; return its next statement's number, and whether that one was begun."""
+        refuse_changed_statements(script, progress)
+        done, rest = script.statements[: progress.done], script.statements[progress.done :]
+        same = bool(rest) and rest[0].sha256 == progress.running
+        begun = None if same else begun_statement(script, progress)
+        if begun:
+            with self._located(script, min(progress.done, len(script.statements) - 1)):
+                finish_interrupted(self.connection, traits_of(begun), same_statement=False)
+        steps.resume(
+            self.connection, [statement.sha256 for statement in done], running=progress.running if same else None
+        )
+        for statement in filter(sets_session_parameter, done):
+            self.connection.execute(statement.sql.encode())
+        return progress.done, same
+
+    def _run_with_record(self, script: Script, number: int, steps: ledger.Steps) -> bool:
         """Run a statement and record it in one transaction; return False where PostgreSQL rejects the transaction."""
         started, statement = time.monotonic(), script.statements[number]
         if traits_of(statement).fresh_session:
@@ -143,53 +170,44 @@ class Applier:
         try:
             with self.connection.transaction():
                 self._execute(script, number)
-                self._record(script, [*done, statement.sha256], started)
+                held = steps.finish(self.connection, statement.sha256, duration_ms=_milliseconds(started))
+                _require_lock(script.migration.place(statement.offset), "The statement was rolled back", held=held)
         except (pg.ActiveSqlTransaction, pg.InvalidTransactionTermination):
             return False
         return True
 
-    def _run_outside_transaction(self, script: Script, number: int, done: list[str], *, begun: str | None) -> None:
+    def _run_outside_transaction(self, script: Script, number: int, steps: ledger.Steps, *, begun: bool) -> None:
         """Run a statement between two records: that it was begun, and that it is done."""
         started, statement = time.monotonic(), script.statements[number]
-        traits = traits_of(statement)
-        self._record(script, done, started, running=statement.sha256)
+        traits, place = traits_of(statement), script.migration.place(statement.offset)
+        if not begun:
+            held = steps.begin(self.connection, statement.sha256)
+            _require_lock(place, "The statement did not run", held=held)
         if traits.fresh_session:
             self.connection = self.reconnect()
             self._report_notices()
             self._watch(script)
-        same = begun == statement.sha256
-        if begun is None or not finish_interrupted(self.connection, traits, same_statement=same):
-            already_dropped = (pg.UndefinedTable, pg.UndefinedObject) if traits.drops and same else ()
+        if not begun or not finish_interrupted(self.connection, traits, same_statement=True):
+            already_dropped = (pg.UndefinedTable, pg.UndefinedObject) if traits.drops and begun else ()
             try:
                 with without_lock_timeout(self.connection, traits), contextlib.suppress(*already_dropped):
                     self._execute(script, number)
             except psycopg.Error as error:
-                self._undo_failed(script, done, traits, error)
+                self._undo_failed(steps, traits, error)
                 raise
-        self._record(script, [*done, statement.sha256], started)
+        held = steps.finish(self.connection, statement.sha256, duration_ms=_milliseconds(started))
+        _require_lock(place, "The statement is done", held=held)
 
-    def _undo_failed(self, script: Script, done: list[str], traits: StatementTraits, error: psycopg.Error) -> None:
+    def _undo_failed(self, steps: ledger.Steps, traits: StatementTraits, error: psycopg.Error) -> None:
         """Remove what a failed statement left, and record that none is running."""
         with contextlib.suppress(psycopg.Error):  # the next run does it, as after a kill
             if not isinstance(error, pg.DuplicateTable):  # else the index of that name belongs to another statement
                 finish_interrupted(self.connection, traits, same_statement=False)
-            self._record(script, done, time.monotonic())
+            steps.withdraw(self.connection)
 
     def _execute(self, script: Script, number: int) -> None:
         self.connection.execute(script.statements[number].sql.encode())
         self._report("statement", script.migration.name, f"{number + 1} of {len(script.statements)}")
-
-    def _record(self, script: Script, hashes: list[str], started: float, *, running: str | None = None) -> None:
-        ledger.record(
-            self.connection,
-            script.migration,
-            self.author,
-            hashes=hashes,
-            total=len(script.statements),
-            duration_ms=round((time.monotonic() - started) * 1000),
-            resumable=not script.transactional,
-            running=running,
-        )
 
     @contextlib.contextmanager
     def _located(self, script: Script, number: int) -> Iterator[None]:
@@ -231,12 +249,10 @@ class Applier:
         report_event(self.on_event, kind, migration, detail)
 
 
-def _refuse_changed_statements(script: Script, done: list[str]) -> None:
-    for number, sha256 in enumerate(done):
-        statement = script.statements[number] if number < len(script.statements) else None
-        if statement is None or statement.sha256 != sha256:
-            place = script.migration.place(statement.offset if statement else 0)
-            raise MigrationHistoryError(
-                f"{place}: statement {number + 1} was changed after it ran. The file was interrupted after {len(done)} "
-                f"statements: restore those {len(done)}; you may change the later ones"
-            )
+def _require_lock(place: str, what: str, *, held: bool) -> None:
+    if not held:
+        raise MigrationLockLostError(f"{place}: {_LOCK_LOST.format(what)}")
+
+
+def _milliseconds(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)

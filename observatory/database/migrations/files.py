@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple, cast, get_args
 
 from observatory.database.errors import MigrationFileError
 from observatory.database.excerpts import excerpt
+from observatory.database.migrations.numbering import FIRST_OWN, RENUMBER, check_own_numbers, title_in
 
 Edition = Literal["apache", "community"]
 EDITIONS: tuple[Edition, ...] = get_args(Edition)
@@ -48,7 +49,7 @@ class Migration(NamedTuple):
     """One migration file. A NamedTuple, because a run with nothing to do may create thousands of them.
 
     Attributes:
-        version: its number; numbers start at 1 and have no gaps.
+        version: its number; the product's start at 1, own ones at 500.
         name: number and title as in the file's name, `001_initial_schema`.
         variant: the edition of TimescaleDB that the file is for; None is for all.
         directory: of the file.
@@ -96,15 +97,26 @@ def read_migrations(directory: Path) -> tuple[Migration, ...]:
             ignored.
 
     Raises:
-        MigrationFileError: a file with another name, a missing or duplicate number, an incomplete pair of variants, or
-            a file that is unreadable, not a regular file, too large, empty or not plain UTF-8 with Unix line ends.
+        MigrationFileError: a file with another name, a missing or duplicate number, an own file with a number of the
+            product, an incomplete pair of variants, or a file that `read_unchecked` refuses.
+    """
+    migrations = read_unchecked(directory)
+    check_own_numbers({migration.name for migration in migrations})
+    _check_variants(migrations)
+    _check_gaps(migrations)
+    return migrations
+
+
+def read_unchecked(directory: Path) -> tuple[Migration, ...]:
+    """Return every migration file of a directory, by version; their numbers and variants may contradict each other.
+
+    Raises:
+        MigrationFileError: a file with another name, or a file that is unreadable, not a regular file, too large, empty
+            or not plain UTF-8 with Unix line ends.
     """
     with _reading():
         found = (_read(directory, name) for name in sorted(_names(directory)))
-        migrations = sorted(found, key=lambda migration: migration.version)
-    _check_variants(migrations)
-    _check_numbers(migrations)
-    return tuple(migrations)
+        return tuple(sorted(found, key=lambda migration: migration.version))
 
 
 def read_manifest(directory: Path, edition: Edition) -> list[str]:
@@ -238,14 +250,23 @@ def _check_variants(migrations: Sequence[Migration]) -> None:
             )
 
 
-def _check_numbers(migrations: Sequence[Migration]) -> None:
+def _check_gaps(migrations: Sequence[Migration]) -> None:
+    """Refuse a missing number; the gap between the product's migrations and own ones is allowed.
+
+    Raises:
+        MigrationFileError: names the file after the gap.
+    """
     if migrations and migrations[0].version != 1:
         raise MigrationFileError(
             f"{migrations[0].place()}: the first migration must have number 001. Restore the files before it"
         )
     for before, after in pairwise(migrations):
-        if after.version > before.version + 1:
-            raise MigrationFileError(
-                f"{after.place()}: number {before.version + 1:03d} is missing before it. Restore the missing "
-                f"file, or give this file number {before.version + 1:03d}"
-            )
+        expected = before.version + 1
+        if after.version <= expected or (before.version < FIRST_OWN == after.version):
+            continue
+        missing = FIRST_OWN if before.version < FIRST_OWN < after.version else expected
+        raise MigrationFileError(
+            f"{after.place()}: number {missing:03d} is missing before it. Restore the missing file, or give this file "
+            f"number {missing:03d}; where a database has it applied, also run {RENUMBER} "
+            f"{missing:03d}_{title_in(after.name)}.sql --reason TEXT"
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -12,6 +12,19 @@ import psycopg
 from observatory.database.errors import MigrationFileError, MigrationHistoryError
 from observatory.database.migrations import ledger
 from observatory.database.migrations.files import Edition, Migration, read_manifest, read_migrations, select_edition
+from observatory.database.migrations.numbering import (
+    FIRST_OWN,
+    RENUMBER,
+    OwnNumberError,
+    is_own,
+    is_product_directory,
+    next_own_number,
+    own_below_first,
+    title_in,
+    version_in,
+)
+
+REPAIR = "observatory deploy database --repair"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,10 +34,12 @@ class History:
     Attributes:
         version: highest migration that is completely applied; 0 is an empty database.
         pending: migrations to apply, in order; an interrupted file comes first.
+        interrupted: rows of files that are not completely applied.
     """
 
     version: int
     pending: tuple[Migration, ...]
+    interrupted: tuple[ledger.Entry, ...] = ()
 
 
 def read_history(
@@ -42,10 +57,35 @@ def read_history(
         MigrationHistoryError: see `compare`.
     """
     if only is None:
-        version = ledger.version_of(connection, read_manifest(directory, edition))
-        if version is not None and target in {None, version}:
+        manifest = read_manifest(directory, edition)
+        version = ledger.version_of(connection, manifest)
+        if version is not None and target in {None, version} and not own_below_first(_names(manifest)):
             return History(version=version, pending=())
-    return compare(connection, read_migrations(directory), edition=edition, target=target, only=only)
+    return compare(connection, read_files(connection, directory), edition=edition, target=target, only=only)
+
+
+def read_files(connection: psycopg.Connection, directory: Path) -> tuple[Migration, ...]:
+    """Return every migration file of a directory.
+
+    Raises:
+        MigrationFileError: see `read_migrations`.
+        MigrationHistoryError: own files with numbers of the product are applied to this database.
+    """
+    try:
+        return read_migrations(directory)
+    except OwnNumberError as error:
+        rows = {entry.name for entry in ledger.read(connection)}
+        if moves := [f"{old}.sql becomes {new}.sql" for old, new in error.renamed.items() if old in rows]:
+            first = next(old for old in error.renamed if old in rows)
+            raise MigrationHistoryError(
+                f"{first}.sql:1:1: is applied to this database, but numbers 001 to {FIRST_OWN - 1} are for the "
+                f"product's migrations. Move it: {RENUMBER} {first}.sql --reason TEXT ({', '.join(moves)})"
+            ) from error
+        raise
+
+
+def _names(manifest: Sequence[str]) -> list[str]:
+    return [line.partition(" ")[0].partition(".")[0] for line in manifest]
 
 
 def compare(
@@ -76,9 +116,19 @@ def compare(
     version = current_version(entries)
     _refuse_out_of_order(entries, migrations)
     _refuse_target(target, version, migrations)
-    last = len(migrations) if target is None else target
-    pending = migrations[version:last]
-    return History(version=version, pending=pending if only is None else _only(only, pending, migrations, last))
+    last = migrations[-1].version if target is None and migrations else target or 0
+    complete = {entry.version for entry in entries if entry.complete}
+    interrupted = tuple(entry for entry in entries if not entry.complete)
+    begun = {entry.version for entry in interrupted}
+    pending = tuple(
+        sorted(
+            (each for each in migrations if each.version not in complete and each.version <= last),
+            key=lambda each: (each.version not in begun, each.version),
+        )
+    )
+    if only is not None:
+        pending = _only(only, pending, migrations, last)
+    return History(version=version, pending=pending, interrupted=interrupted)
 
 
 def current_version(entries: Sequence[ledger.Entry]) -> int:
@@ -88,23 +138,52 @@ def current_version(entries: Sequence[ledger.Entry]) -> int:
 
 def _refuse_edits(connection: psycopg.Connection, entries: Sequence[ledger.Entry], files: Sequence[Migration]) -> None:
     by_key = {(migration.version, migration.variant): migration for migration in files}
+    names = {migration.name for migration in files}
     for entry in entries:
         migration = by_key.get((entry.version, entry.variant))
+        if entry.name not in names and (message := _moved_message(entry, files, names)):
+            raise MigrationHistoryError(message)
         if migration is None:
             raise MigrationHistoryError(_missing_message(entry))
         if migration.name != entry.name:
             raise MigrationHistoryError(
-                f"{migration.place()}: was renamed after it was applied as {entry.name}. Restore that name"
+                f"{migration.place()}: was renamed after it was applied as {entry.name}. Restore that name, or record "
+                f"the new one: {REPAIR} accept {migration.file} --reason TEXT"
             )
         # An interrupted file may change after its last finished statement; that is checked when it resumes.
         if entry.complete and migration.sha256 != entry.sha256:
             raise MigrationHistoryError(_edited_message(connection, entry, migration))
 
 
+def renumbered(entry: ledger.Entry, files: Sequence[Migration]) -> Migration | None:
+    """Return the file that has an entry's title and text, but another number."""
+    same = (each for each in files if each.variant == entry.variant and each.sha256 == entry.sha256)
+    return next((each for each in same if title_in(each.name) == title_in(entry.name)), None)
+
+
+def _moved_message(entry: ledger.Entry, files: Sequence[Migration], names: Collection[str]) -> str | None:
+    """Return the message for an applied file that has another number now, or whose number the product needs."""
+    if moved := renumbered(entry, files):
+        return (
+            f"{moved.place()}: this database has it applied as {entry.name}. Move its row: {RENUMBER} {moved.file} "
+            "--reason TEXT"
+        )
+    if is_product_directory(names) and is_own(entry.name) and entry.version < FIRST_OWN:
+        new = f"{next_own_number(map(version_in, names)):03d}_{title_in(entry.name)}.sql"
+        return (
+            f"{entry.stem}.sql: was applied to this database on {entry.applied_at:%Y-%m-%d}, but the file is missing, "
+            f"and its number is for the product's migrations. Restore it as {new}, then move its row: {RENUMBER} {new} "
+            "--reason TEXT"
+        )
+    return None
+
+
 def _missing_message(entry: ledger.Entry) -> str:
+    forget = "" if entry.complete else f", or remove its row: {REPAIR} forget {entry.stem}.sql --reason TEXT"
+    was = "was applied to this database" if entry.complete else "was interrupted on this database"
     return (
-        f"{entry.stem}.sql: was applied to this database on {entry.applied_at:%Y-%m-%d}, but the file is missing. "
-        "Update the checkout if it is older than the database, or restore the file"
+        f"{entry.stem}.sql: {was} on {entry.applied_at:%Y-%m-%d}, but the file is missing. Update the checkout if it "
+        f"is older than the database, or restore the file{forget}"
     )
 
 
@@ -112,7 +191,8 @@ def _edited_message(connection: psycopg.Connection, entry: ledger.Entry, migrati
     place = migration.place(_first_difference(ledger.source(connection, entry.version), migration.sql))
     return (
         f"{place}: was edited after it was applied on {entry.applied_at:%Y-%m-%d} (the first difference is here). "
-        "Restore the file, and write the change as a new migration"
+        "Restore the file, and write the change as a new migration; where only comments or white space changed, "
+        f"{REPAIR} accept {migration.file} --reason TEXT"
     )
 
 
@@ -122,12 +202,15 @@ def _first_difference(before: str, after: str) -> int:
 
 
 def _refuse_out_of_order(entries: Sequence[ledger.Entry], migrations: Sequence[Migration]) -> None:
-    applied = {entry.version for entry in entries if entry.complete}
-    newest = max(applied, default=0)
+    """Refuse files below an applied one; each range has its own order, and an interrupted file may finish later."""
+    complete = {entry.version for entry in entries if entry.complete}
+    known = {entry.version for entry in entries}
+    newest = {own: max((each for each in complete if (each >= FIRST_OWN) == own), default=0) for own in (False, True)}
     for migration in migrations:
-        if migration.version < newest and migration.version not in applied:
+        later = newest[migration.version >= FIRST_OWN]
+        if migration.version < later and migration.version not in known:
             raise MigrationHistoryError(
-                f"{migration.place()}: is not applied, but the later number {newest:03d} is, so it would run out of "
+                f"{migration.place()}: is not applied, but the later number {later:03d} is, so it would run out of "
                 "order. Give it the next free number"
             )
 
@@ -140,9 +223,10 @@ def _refuse_target(target: int | None, version: int, migrations: Sequence[Migrat
             f"The database is at version {version}, above the target {target}, and migrations do not run "
             "backwards. Roll the database back, or raise the target"
         )
-    if target > len(migrations):
+    if target and target not in {migration.version for migration in migrations}:
+        last = migrations[-1].version if migrations else 0
         raise MigrationHistoryError(
-            f"The target {target} has no file; the last migration is {len(migrations)}. Add it, or lower the target"
+            f"The target {target} has no file; the last migration is {last}. Add it, or lower the target"
         )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from observatory.database import MigrationFileError, load_migrations, read_migrations
 from observatory.database.migrations.files import MAX_BYTES, read_manifest
+from observatory.database.migrations.numbering import PRODUCT
 from tests.database.conftest import SHIPPED, WriteMigrations
 
 
@@ -65,6 +66,13 @@ def test_the_shipped_migrations_load_for_both_editions() -> None:
         (["001_a", "003_c"], r"003_c\.sql:1:1: number 002 is missing"),
         (["002_b"], r"002_b\.sql:1:1: the first migration must have number 001"),
         (["001_a", "001_b"], r"001_a\.sql:1:1 and 001_b\.sql:1:1: two files have number 1"),
+        (["001_a", "501_b"], r"501_b\.sql:1:1: number 500 is missing before it.*--repair renumber 500_b\.sql"),
+        (["001_a", "500_b", "502_c"], r"502_c\.sql:1:1: number 501 is missing before it"),
+        (["001_a", "003_b", "500_c"], r"003_b\.sql:1:1: number 002 is missing before it"),
+        (
+            ["001_initial_schema", "002_add_hypertables", "003_mine", "500_own", "007_other"],
+            r"003_mine\.sql:1:1: .* own ones start at 500\. Rename: name 003_mine\.sql 501_mine\.sql; name 007_other",
+        ),
         (["001_a", "0001_a"], "two files have number 1"),
         (["001_a", "001_a.apache"], "two files have number 1"),
         (["001_a.apache"], r"001_a\.apache\.sql:1:1: there is no variant for community"),
@@ -178,3 +186,13 @@ def test_a_name_is_refused_in_characters_that_every_terminal_prints(tmp_path: Pa
         read_migrations(tmp_path)
     assert str(caught.value).isprintable()
     assert str(caught.value).encode()
+
+
+def test_own_migrations_follow_the_products_after_a_gap(write_migrations: WriteMigrations) -> None:
+    directory = write_migrations(_001_a="SELECT 1;", _002_b="SELECT 1;", _500_c="SELECT 1;", _501_d="SELECT 1;")
+
+    assert [migration.version for migration in read_migrations(directory)] == [1, 2, 500, 501]
+
+
+def test_the_list_of_the_products_migrations_is_that_of_its_files() -> None:
+    assert sorted({migration.name for migration in read_migrations(SHIPPED)}) == list(PRODUCT)

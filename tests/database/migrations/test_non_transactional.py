@@ -1,5 +1,6 @@
 """Interrupted statements outside a transaction: the next run finishes or undoes them."""
 
+import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,8 +8,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from observatory.database import StatementFailedError, status
+from observatory.database import (
+    MigrationHistoryError,
+    MigrationLockLostError,
+    StatementFailedError,
+    status,
+)
 from observatory.database.migrations.events import Event
+from observatory.database.migrations.ledger import statements_digest
 from tests.database.conftest import Deploy, WriteMigrations
 from tests.support.postgres import PostgresServer
 
@@ -17,6 +24,7 @@ AGGREGATE = (
     "CREATE MATERIALIZED VIEW m WITH (timescaledb.continuous) AS "
     "SELECT time_bucket('1 day', ts) AS bucket, count(*) FROM a GROUP BY 1"
 )
+ADVISORY = "locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 BUILD = "CREATE INDEX CONCURRENTLY {}a_x ON a (x);"
 
 
@@ -25,14 +33,20 @@ def query(conninfo: str, sql: str) -> list[tuple[object, ...]]:
         return connection.execute(sql.encode()).fetchall()
 
 
+def query_nothing(conninfo: str, sql: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(sql.encode())
+
+
 def begun(conninfo: str, file: Path) -> None:
-    """Leave the ledger as a run does that is killed inside or right after the second statement of migration 001."""
+    """Leave the ledger as a run does that is killed inside or right after the second statement of a file."""
     statements = [text.strip() for text in file.read_text().removeprefix(HEADER).split(";") if text.strip()]
+    first, second = (hashlib.sha256(statement.encode()).hexdigest() for statement in statements[:2])
     with psycopg.connect(conninfo) as connection:
         connection.execute(
-            "UPDATE observatory.schema_migrations SET statements_done = 1, statement_hashes = statement_hashes[:1], "
-            "statement_running = encode(sha256(convert_to(%s, 'UTF8')), 'hex')",
-            [statements[1]],
+            "UPDATE observatory.schema_migrations SET statements_done = 1, statements_digest = %s, "
+            "statement_running = %s WHERE version = %s",
+            [statements_digest([first]), second, int(file.name[:3])],
         )
 
 
@@ -125,11 +139,7 @@ def test_a_drop_that_ran_before_the_interruption_is_not_an_error(
     )
     run_deploy(migrations=directory, target=1)
     run_deploy(migrations=directory)
-    with psycopg.connect(conninfo) as connection:
-        connection.execute(
-            "UPDATE observatory.schema_migrations SET statements_done = 1, statement_running = statement_hashes[2], "
-            "statement_hashes = statement_hashes[:1] WHERE version = 2"
-        )
+    begun(conninfo, directory / "002_b.sql")
 
     assert run_deploy(migrations=directory).applied == ("002_b",)
 
@@ -217,14 +227,140 @@ def test_an_aggregate_is_filled_after_an_interruption(
         _002_b=f"{HEADER}SELECT 1;\n{AGGREGATE};",
     )
     run_deploy(migrations=directory)
+    begun(conninfo, directory / "002_b.sql")
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute(
-            "UPDATE observatory.schema_migrations SET statements_done = 1, statement_running = "
-            "statement_hashes[2], statement_hashes = statement_hashes[:1] WHERE version = 2"
-        )
         connection.execute("DROP MATERIALIZED VIEW m")
         connection.execute(f"{AGGREGATE} WITH NO DATA".encode())  # created but not filled
     assert query(conninfo, "SELECT count(*) FROM m") == [(0,)]
 
     assert run_deploy(migrations=directory).applied == ("002_b",)
     assert query(conninfo, "SELECT count(*) FROM m") == [(1,)]
+
+
+def test_a_file_whose_remaining_statements_were_removed_is_completed(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a=f"{HEADER}CREATE TABLE a ();\nSELECT missing;")
+    with pytest.raises(StatementFailedError):
+        run_deploy(migrations=directory)
+
+    write_migrations(_001_a=f"{HEADER}CREATE TABLE a ();", _002_b="CREATE TABLE b ();")
+    assert run_deploy(migrations=directory).applied == ("001_a", "002_b")
+
+    assert [(entry.statements_done, entry.statements_total) for entry in status(conninfo).applied] == [(1, 1), (1, 1)]
+    assert run_deploy(migrations=directory).applied == ()
+
+
+def test_a_file_that_an_earlier_release_left_behind_is_completed(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    """Releases up to 0.2.0 applied later files after it, and refused every deployment from then on."""
+    directory = write_migrations(_001_a=f"{HEADER}CREATE TABLE a ();", _002_b="CREATE TABLE b ();")
+    run_deploy(migrations=directory)
+    query_nothing(conninfo, "UPDATE observatory.schema_migrations SET statements_total = 2 WHERE version = 1")
+
+    assert run_deploy(migrations=directory).applied == ("001_a",)
+    assert run_deploy(migrations=directory).applied == ()
+
+
+def test_an_older_ledger_with_a_hash_for_each_statement_resumes(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    statements = ["CREATE TABLE a ()", "CREATE TABLE b ()"]
+    hashes = [hashlib.sha256(statement.encode()).hexdigest() for statement in statements]
+    directory = write_migrations(_001_a=f"{HEADER}{';'.join(statements)};SELECT missing;")
+    with pytest.raises(StatementFailedError):
+        run_deploy(migrations=directory)
+    query_nothing(
+        conninfo,
+        "ALTER TABLE observatory.schema_migrations DROP statements_digest, DROP note, ADD statement_hashes text[]; "
+        f"UPDATE observatory.schema_migrations SET statement_hashes = ARRAY{hashes}",
+    )
+
+    write_migrations(_001_a=f"{HEADER}CREATE TABLE other ();CREATE TABLE b ();CREATE TABLE c ();")
+    with pytest.raises(MigrationHistoryError, match=r"001_a\.sql:2:1: statement 1 was changed after it ran"):
+        run_deploy(migrations=directory)
+    write_migrations(_001_a=f"{HEADER}{';'.join(statements)};CREATE TABLE c ();")
+    assert run_deploy(migrations=directory).applied == ("001_a",)
+    assert query(conninfo, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(3,)]
+    assert query(conninfo, "SELECT statements_digest FROM observatory.schema_migrations") == [
+        (statements_digest([*hashes, hashlib.sha256(b"CREATE TABLE c ()").hexdigest()]),)
+    ]
+
+
+def test_a_file_whose_first_statement_failed_outside_a_transaction_leaves_no_row(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a AS SELECT 1 AS x FROM generate_series(1, 2);")
+    run_deploy(migrations=directory)
+    write_migrations(_002_b=f"{HEADER}CREATE UNIQUE INDEX CONCURRENTLY a_x ON a (x);")
+    with pytest.raises(StatementFailedError, match=r"002_b\.sql:2:1: could not create unique index"):
+        run_deploy(migrations=directory)
+    assert [entry.name for entry in status(conninfo).applied] == ["001_a"]
+    assert query(conninfo, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(0,)]
+
+    (directory / "002_b.sql").unlink()
+    assert run_deploy(migrations=write_migrations(_002_other="CREATE INDEX a_x ON a (x);")).applied == ("002_other",)
+
+
+def test_an_index_whose_statement_left_the_file_while_it_was_built_is_dropped(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a=f"{HEADER}CREATE TABLE a (x int);\n{BUILD.format('')}\n")
+    run_deploy(migrations=directory)
+    begun(conninfo, directory / "001_a.sql")
+    query_nothing(conninfo, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'a_x'::regclass")
+
+    write_migrations(_001_a=f"{HEADER}CREATE TABLE a (x int);\nCREATE TABLE b ();")
+    assert run_deploy(migrations=directory).applied == ("001_a",)
+    assert query(conninfo, "SELECT to_regclass('a_x'), statement_running FROM observatory.schema_migrations") == [
+        (None, None)
+    ]
+
+
+def test_the_ledger_of_a_long_file_stays_small(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    run_deploy(migrations=write_migrations(_001_a=HEADER + "".join(f"SELECT {number};\n" for number in range(600))))
+
+    [[size]] = query(conninfo, "SELECT pg_total_relation_size('observatory.schema_migrations')")
+    assert isinstance(size, int)
+    assert size < 1_000_000  # one hash for each statement in each record: 14 MB
+
+
+@pytest.mark.parametrize("header", ["", HEADER])
+@pytest.mark.parametrize(
+    "release", ["SELECT pg_advisory_unlock_all()", "DO $$BEGIN PERFORM pg_advisory_unlock_all(); END$$"]
+)
+def test_a_file_that_releases_the_migration_lock_stops_the_deployment(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations, header: str, release: str
+) -> None:
+    directory = write_migrations(
+        _001_a="SELECT 1;", _002_b=f"{header}{release};\nCREATE TABLE b ();", _003_c="SELECT 1;"
+    )
+
+    with pytest.raises(MigrationLockLostError, match=r"002_b\.sql:.* the migration lock was lost while the file ran"):
+        run_deploy(migrations=directory)
+
+    assert [entry.name for entry in status(conninfo).applied] == ["001_a"]
+    assert query(conninfo, "SELECT to_regclass('b')") == [(None,)]
+
+
+def test_a_lost_session_of_the_lock_stops_a_deployment_on_a_second_session(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    """An update of the extension runs in its own session, and so does what follows it."""
+
+    def end_the_first_session(event: Event) -> None:
+        if event.kind == "applying" and event.migration == "002_b":
+            query(conninfo, f"SELECT pg_terminate_backend(pid) FROM pg_locks WHERE {ADVISORY}")
+            while query(conninfo, f"SELECT 1 FROM pg_locks WHERE {ADVISORY}"):
+                pass
+
+    directory = write_migrations(
+        _001_a=f"{HEADER}ALTER EXTENSION timescaledb UPDATE;", _002_b="CREATE TABLE b ();", _003_c="SELECT 1;"
+    )
+    with pytest.raises(MigrationLockLostError, match=r"002_b\.sql:1:1: the migration lock was lost"):
+        run_deploy(migrations=directory, on_event=end_the_first_session)
+
+    assert [entry.name for entry in status(conninfo).applied] == ["001_a"]
