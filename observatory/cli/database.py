@@ -17,7 +17,7 @@ from observatory.cli.backup import size
 from observatory.cli.baseline import show_baseline
 from observatory.cli.migration_list import show_migrations
 from observatory.cli.terminal import ConsoleReporter, print_result, table
-from observatory.errors import DONE, FAILED
+from observatory.errors import DONE, FAILED, REFUSED
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _dry_run(where: Workspace | operations.UrlDatabase, migration: str | None, o
         plan = operations.plan_database(where, migration=migration, report=report)
     _show(plan_view(plan), plan.as_json(), output)
     if not plan.would_succeed:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(REFUSED if plan.refusals else FAILED)
 
 
 def _change_edition(workspace: Workspace, retry: int, output: Output, *, dry_run: bool, yes: bool) -> None:
@@ -254,6 +254,7 @@ def plan_view(plan: Plan) -> RenderableType:
         Text(f"Rehearsal:  {plan.rehearsal}: {plan.rehearsal_detail}"),
         Text(f"Backup:     {backup}"),
         Text(f"Undo:       {plan.way_back}"),
+        *(Text(f"Refused:    {refusal}", style="red") for refusal in plan.refusals),
     )
 
 

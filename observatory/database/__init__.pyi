@@ -16,6 +16,7 @@ from .errors import BaselineRefusedError as BaselineRefusedError
 from .errors import ContractRefusedError as ContractRefusedError
 from .errors import DatabaseError as DatabaseError
 from .errors import EditionRefusedError as EditionRefusedError
+from .errors import LintRefusedError as LintRefusedError
 from .errors import LockHeldError as LockHeldError
 from .errors import LockTimeoutError as LockTimeoutError
 from .errors import MigrationFileError as MigrationFileError

@@ -23,8 +23,8 @@ from observatory.database.migration_session import LOCK_TIMEOUT_MS, MIGRATION_SE
 from observatory.database.migrations import ledger
 from observatory.database.migrations.blocking_sessions import BlockingSessionWatch
 from observatory.database.migrations.events import OnEvent, report_event
-from observatory.database.migrations.expand_contract import SchemaRequirement, refuse_contracts
-from observatory.database.migrations.files import Edition
+from observatory.database.migrations.expand_contract import SchemaRequirement, refuse_contracts, used_schema
+from observatory.database.migrations.files import Edition, read_migrations
 from observatory.database.migrations.history import History, compare, current_version, read_files, read_history
 
 LOCK_WAIT_S = 60.0
@@ -80,6 +80,7 @@ def deploy(
     backup: Backup | None = None,
     retry: int = 5,
     lock_wait_s: float = LOCK_WAIT_S,
+    linted: bool = True,
     on_event: OnEvent | None = None,
 ) -> Deployment:
     """Apply the pending migrations to a database. Takes no lock when nothing is pending.
@@ -98,11 +99,13 @@ def deploy(
         backup: makes a backup before the first file, unless the database is empty; None: no backup is made.
         retry: highest number of retries of a file when other sessions hold its locks.
         lock_wait_s: seconds to wait for another deployment.
+        linted: whether an error of the linter refuses the deployment; False where the files were applied elsewhere
+            before, as in a rehearsal.
         on_event: called with the progress.
 
     Raises:
-        MigrationFileError, MigrationHistoryError, ContractRefusedError, ObjectsInTheWayError, LockHeldError,
-            BackupFailedError: the deployment was refused; nothing was changed.
+        MigrationFileError, MigrationHistoryError, ContractRefusedError, ObjectsInTheWayError, LintRefusedError,
+            LockHeldError, BackupFailedError: the deployment was refused; nothing was changed.
         LockTimeoutError, StatementFailedError, MigrationLockLostError: a file failed; earlier files stay applied.
         UnreachableError: the connection failed or broke.
         UnsuitableServerError: a standby, or no TimescaleDB.
@@ -117,6 +120,7 @@ def deploy(
         backup=backup,
         retry=retry,
         lock_wait_s=lock_wait_s,
+        linted=linted,
         on_event=on_event,
     )
     return run.deploy()
@@ -135,6 +139,7 @@ class _Run:
     backup: Backup | None
     retry: int
     lock_wait_s: float
+    linted: bool
     on_event: OnEvent | None
 
     def deploy(self) -> Deployment:
@@ -173,6 +178,8 @@ class _Run:
         scripts = tuple(parse(migration) for migration in history.pending)  # all of them before the first one runs
         refuse_unresumable(connection, scripts, history.interrupted)
         refuse_contracts(scripts, self.requirements)
+        if self.linted:
+            self._refuse_findings(history)
         refuse_existing_objects(
             connection, conninfo=self.conninfo, migrations=self.migrations, history=history, scripts=scripts
         )
@@ -196,6 +203,17 @@ class _Run:
             )
             applied = tuple(applier.apply(script) for script in scripts if script.migration.version in versions)
         return applied, label, current_version(ledger.read(applier.connection)) if applied else history.version
+
+    def _refuse_findings(self, history: History) -> None:
+        """Refuse files in which the linter finds errors; report its warnings."""
+        from observatory.database.lint.pending import findings_in, refuse_errors  # noqa: PLC0415 - loads the SQL parser
+
+        findings = findings_in(
+            read_migrations(self.migrations), history.pending, used=used_schema(history.version, self.requirements)
+        )
+        refuse_errors(findings)
+        for finding in findings:
+            report_event(self.on_event, "finding", finding.file.removesuffix(".sql"), str(finding))
 
     def _back_up(self, connection: psycopg.Connection) -> str | None:
         if self.backup is None or not has_data(connection):

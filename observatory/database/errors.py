@@ -41,6 +41,12 @@ class RepairRefusedError(DatabaseError):
     exit_code = REFUSED
 
 
+class LintRefusedError(DatabaseError):
+    """The linter found errors in pending migrations; the message has a line for each; nothing was changed."""
+
+    exit_code = REFUSED
+
+
 class ContractRefusedError(DatabaseError):
     """A migration would remove what the release of a fleet needs; nothing was changed."""
 

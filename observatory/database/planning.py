@@ -5,20 +5,23 @@ Reads in a READ ONLY transaction, takes no advisory lock and writes no row. A re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from observatory.database.errors import BackupFailedError
+from observatory.database.errors import BackupFailedError, ContractRefusedError, LintRefusedError
 from observatory.database.excerpts import excerpt
 from observatory.database.existing_objects import refuse_existing_objects
-from observatory.database.lint import Finding, LintError, lint_all
+from observatory.database.lint import Finding
+from observatory.database.lint.pending import findings_in, refuse_errors
 from observatory.database.migration_backup import Backup, PlannedBackup, has_data, plan_backup
 from observatory.database.migration_session import session
-from observatory.database.migrations.files import Edition, Migration
+from observatory.database.migrations.expand_contract import SchemaRequirement, refuse_contracts, used_schema
+from observatory.database.migrations.files import Edition
 from observatory.database.migrations.history import History, compare, read_files
 from observatory.database.migrations.resuming import refuse_unresumable
 from observatory.database.migrations.statement_locks import Lock, StatementEffects, expected_effects, strongest
@@ -110,6 +113,7 @@ class Plan:
         rehearsal_detail: the reason in one line.
         backup: the backup that would be made first; None: no backup would be made.
         backup_detail: the reason.
+        refusals: why the deployment would be refused before it changes anything; empty: it would start.
         backup_fails: a backup is needed and would fail, so the deployment would stop.
         way_back: how to return to the state before, in one line.
     """
@@ -123,12 +127,13 @@ class Plan:
     backup: PlannedBackup | None
     backup_detail: str
     backup_fails: bool
+    refusals: tuple[str, ...]
     way_back: str
 
     @property
     def would_succeed(self) -> bool:
         """Whether no known problem would stop the deployment."""
-        return self.rehearsal != "failed" and not self.backup_fails
+        return self.rehearsal != "failed" and not self.backup_fails and not self.refusals
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as a plain mapping."""
@@ -146,6 +151,7 @@ def plan(
     migrations: Path,
     target: int | None = None,
     only: str | None = None,
+    requirements: Sequence[SchemaRequirement] = (),
     backup: Backup | None = None,
     throwaway: Throwaway | None = None,
 ) -> Plan:
@@ -156,6 +162,7 @@ def plan(
         migrations: directory of the files.
         target: highest version to apply; None is all.
         only: name of the one file to apply; None is all.
+        requirements: of the releases that the fleets run or keep for a rollback.
         backup: lists the existing backups; no backup is made.
         throwaway: starts a server for the rehearsal; None: the locks are derived from the text of the statements.
 
@@ -178,7 +185,7 @@ def plan(
     rehearsal = _rehearsal(
         throwaway, edition=edition, roles=roles, migrations=migrations, history=history, scripts=scripts
     )
-    findings = _findings(files, scripts)
+    findings = findings_in(files, history.pending, used=used_schema(history.version, requirements))
     pending = tuple(_planned(script, done, rehearsal, findings) for script in scripts)
     locked = {lock.relation for each in pending for statement in each.statements for lock in statement.locks}
     needed = backup if needs_backup and scripts else None
@@ -193,6 +200,7 @@ def plan(
         backup=planned,
         backup_detail=why,
         backup_fails=needed is not None and planned is None,
+        refusals=tuple(_refusals(scripts, requirements, findings)),
         way_back=_way_back(scripts, planned),
     )
 
@@ -220,14 +228,16 @@ def _rehearsal(
     )
 
 
-def _findings(files: Sequence[Migration], scripts: tuple[Script, ...]) -> list[Finding]:
-    if not scripts:
-        return []
-    try:
-        return lint_all(files, selected=[script.migration for script in scripts])
-    except LintError as error:
-        first = scripts[0].migration.file
-        return [Finding(file=first, line=1, column=1, rule="not-linted", message=str(error), severity="warning")]
+def _refusals(
+    scripts: tuple[Script, ...], requirements: Sequence[SchemaRequirement], findings: Sequence[Finding]
+) -> Iterator[str]:
+    """Yield the messages with which `deploy` would refuse the files."""
+    checks = (partial(refuse_contracts, scripts, requirements), partial(refuse_errors, findings))
+    for check in checks:
+        try:
+            check()
+        except (ContractRefusedError, LintRefusedError) as error:
+            yield str(error)
 
 
 def _planned(

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -114,7 +115,8 @@ def _run(
     observed: dict[tuple[int, int], StatementEffects],
 ) -> Rehearsal:
     if version:
-        deploy(conninfo, migrations=migrations, target=version, actor="rehearsal", deployment_id="rehearsal", retry=0)
+        replay = partial(deploy, conninfo, actor="rehearsal", deployment_id="rehearsal", retry=0, linted=False)
+        replay(migrations=migrations, target=version)
     try:
         for script in scripts:
             with connect(conninfo, purpose="rehearsal", settings=MIGRATION_SETTINGS) as connection:

@@ -79,6 +79,7 @@ def plan_database(
             migrations=place.migrations,
             target=target.version,
             only=only,
+            requirements=place.requirements(),
             backup=place.backup(),
             throwaway=place.throwaway() if rehearse else None,
         )
@@ -348,7 +349,9 @@ def _events_to(report: Reporter, notices: list[str], on_change: Callable[[], Non
         if event.kind == "applying":  # an interrupted file may have changed something, too
             on_change()
         name = event.migration or "migrations"
-        if event.kind == "notice":
+        if event.kind == "finding":
+            report(Progress(task=event.detail, phase=Phase.WARNED))
+        elif event.kind == "notice":
             notices.append(f"{name}: {event.detail}")
             report(Progress(task=notices[-1], phase=Phase.WARNED))
         elif event.kind in {"waiting", "blocked", "retrying"}:

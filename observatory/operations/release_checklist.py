@@ -99,7 +99,8 @@ def plan_of(
             name="migrations",
             objection=""
             if plan.would_succeed
-            else f"the migrations would fail: {plan.rehearsal_detail}; {plan.backup_detail}",
+            else "; ".join(plan.refusals)
+            or f"the migrations would fail: {plan.rehearsal_detail}; {plan.backup_detail}",
         ),
         ChecklistItem(name="catalogue", objection="; ".join(_catalogue_gaps(plan.edition, pending))),
         ChecklistItem(name="schema", objection="; ".join(_schema_gaps(platform, manifest, newest, pending))),

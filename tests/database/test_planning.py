@@ -10,10 +10,13 @@ import pytest
 from observatory.database import (
     BackupFailedError,
     Edition,
+    Event,
     Installation,
+    LintRefusedError,
     MigrationHistoryError,
     deploy,
     plan,
+    status,
     throwaway_server,
 )
 from observatory.database.advisory_locks import MIGRATION_LOCK, session_lock
@@ -236,7 +239,32 @@ def test_the_plan_has_the_lint_findings_and_the_sizes_of_locked_tables(
     assert planned.sizes["a"].rows == 500
     document = planned.as_json()
     assert document["pending"][0]["statements"][0]["lock"] == {"mode": "SHARE UPDATE EXCLUSIVE", "relation": "a"}
-    assert document["would_succeed"] is True
+    assert document["would_succeed"] is False
+    [refusal] = document["refusals"]
+    assert refusal.startswith("002_b.sql:2:1: error: TimescaleDB rejects CONCURRENTLY on the hypertable a")
+    with pytest.raises(LintRefusedError) as refused:
+        run_deploy(migrations=directory)
+    assert str(refused.value) == refusal
+    assert status(conninfo).version == 1
+
+
+def test_an_error_with_a_reason_does_not_stop_and_a_warning_is_reported(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    hypertable = "CREATE TABLE a (ts timestamptz NOT NULL);\nSELECT create_hypertable('a', by_range('ts'));"
+    run_deploy(migrations=write_migrations(_001_a=hypertable))
+    directory = write_migrations(
+        _002_b="-- lint-ignore volatile-default-on-hypertable: the table is empty\n-- lint-ignore x: y\n"
+        "ALTER TABLE a ADD COLUMN id uuid DEFAULT gen_random_uuid();\n"
+    )
+    events: list[Event] = []
+
+    assert plan(conninfo, migrations=directory).refusals == ()
+    assert run_deploy(migrations=directory, on_event=events.append).applied == ("002_b",)
+
+    [warning] = [event for event in events if event.kind == "finding"]
+    assert warning.migration == "002_b"
+    assert warning.detail.startswith("002_b.sql:2:1: warning: the header ignores x")
 
 
 def test_an_interrupted_file_is_planned_from_the_first_statement_not_done(

@@ -19,13 +19,14 @@ import pglast
 from pglast import ast
 
 from observatory.database.errors import MigrationFileError
-from observatory.database.lint.declared_schema import DeclaredSchema, Key, created_hypertables, key_of
-from observatory.database.lint.findings import Finding, Severity, at
+from observatory.database.lint.checked_set import CheckedSet
+from observatory.database.lint.declared_schema import Key, created_hypertables, key_of
+from observatory.database.lint.findings import Finding, Severity
 from observatory.database.lint.ignore_headers import apply_ignores
-from observatory.database.lint.rules import RULES, Context
+from observatory.database.lint.rules import RULES
 from observatory.database.lint.squawk import CONTRACT_RULES, LIVE_RULES, LintError, squawk
 from observatory.database.migrations.files import EDITIONS, Edition, Migration, read_migrations
-from observatory.database.migrations.statements import Phase, parse
+from observatory.database.migrations.statements import Phase, Statement, parse
 
 __all__ = ["BASELINE", "Finding", "LintError", "Severity", "lint", "lint_all"]
 
@@ -33,7 +34,14 @@ __all__ = ["BASELINE", "Finding", "LintError", "Severity", "lint", "lint_all"]
 BASELINE = 6
 
 # The rules need the syntax trees of these statements only. The tree of 10 MB of INSERT would take gigabytes.
-_CHECKED = re.compile(r"(CREATE|ALTER|DROP|SELECT|WITH|CALL|REINDEX|VACUUM)\b", re.IGNORECASE)
+# One that long and without these words is rows only; the word of the last part starts a name with escapes.
+_ROWS = re.compile(r"\(?\s*(INSERT|VALUES|COPY)\b", re.IGNORECASE)
+_LONG = 50_000
+_OF_INTEREST = re.compile(r"schema_migrations|pg_advisory|pg_terminate|pg_cancel|set_config|u&\"", re.IGNORECASE)
+
+
+_FIXED = {rule.name for rule in RULES if not rule.ignorable} | {"unusable-file"}
+_BY_RELEASE = {rule.name for rule in RULES if rule.by_release}
 
 
 def lint(target: Migration | Path, *, baseline: int = BASELINE) -> list[Finding]:
@@ -59,7 +67,12 @@ def lint(target: Migration | Path, *, baseline: int = BASELINE) -> list[Finding]
 
 
 def lint_all(
-    files: Sequence[Migration], *, selected: Iterable[Migration] | None = None, baseline: int = BASELINE
+    files: Sequence[Migration],
+    *,
+    selected: Iterable[Migration] | None = None,
+    baseline: int = BASELINE,
+    used: int | None = None,
+    with_squawk: bool = True,
 ) -> list[Finding]:
     """Lint migrations of one set.
 
@@ -67,6 +80,9 @@ def lint_all(
         files: the whole set with all variants, by version; they exist on disk.
         selected: migrations to lint; None is all.
         baseline: see `lint`.
+        used: number of the last migration whose objects a release in use may need; None: no release is known, so a
+            change that would break one is a warning.
+        with_squawk: whether squawk checks the files too.
 
     Returns:
         The findings by place.
@@ -78,12 +94,19 @@ def lint_all(
     names = {migration.path.name for migration in chosen}
     parsed, findings = _parse_all(files)
     for edition in EDITIONS:
-        findings.update(_own_findings([file for file in parsed if _runs_on(file, edition)], names, baseline))
-    findings.update(_squawk_findings([file for file in parsed if file.migration.path.name in names], parsed, baseline))
+        findings.update(_own_findings([file for file in parsed if _runs_on(file, edition)], names, baseline, used))
+    if with_squawk:
+        named = [file for file in parsed if file.migration.path.name in names]
+        findings.update(_squawk_findings(named, parsed, baseline))
     return sorted(
         finding
         for migration in chosen
-        for finding in apply_ignores(migration, [found for found in findings if found.file == migration.path.name])
+        for finding in apply_ignores(
+            migration,
+            [found for found in findings if found.file == migration.path.name],
+            fixed=_FIXED,
+            by_release=_BY_RELEASE,
+        )
     )
 
 
@@ -94,7 +117,7 @@ class _File:
     migration: Migration
     transactional: bool
     phase: Phase
-    trees: tuple[tuple[int, ast.Node], ...]
+    trees: tuple[tuple[Statement, ast.Node], ...]
 
 
 def _parse_all(files: Iterable[Migration]) -> tuple[list[_File], set[Finding]]:
@@ -110,9 +133,13 @@ def _parse_all(files: Iterable[Migration]) -> tuple[list[_File], set[Finding]]:
 
 def _parse_one(migration: Migration) -> _File:
     script = parse(migration)
-    checked = (statement for statement in script.statements if _CHECKED.match(statement.sql))
-    trees = tuple((statement.offset, pglast.parse_sql(statement.sql)[0].stmt) for statement in checked)
+    checked = (statement for statement in script.statements if not _is_rows(statement.sql))
+    trees = tuple((statement, pglast.parse_sql(statement.sql)[0].stmt) for statement in checked)
     return _File(migration=migration, transactional=script.transactional, phase=script.phase, trees=trees)
+
+
+def _is_rows(sql: str) -> bool:
+    return len(sql) > _LONG and _ROWS.match(sql) is not None and not _OF_INTEREST.search(sql)
 
 
 def _unusable(error: MigrationFileError) -> Finding:
@@ -127,23 +154,14 @@ def _runs_on(file: _File, edition: Edition) -> bool:
     return file.migration.variant in {None, edition}
 
 
-def _own_findings(files: Sequence[_File], names: Collection[str], baseline: int) -> Iterator[Finding]:
+def _own_findings(files: Sequence[_File], names: Collection[str], baseline: int, used: int | None) -> Iterator[Finding]:
     """Return the findings of this package's rules in the files of one edition, in order."""
-    schema = DeclaredSchema(future_hypertables=_hypertables(files))
+    checked = CheckedSet(future_hypertables=_hypertables(files), baseline=baseline, used=used)
     for file in files:
-        migration = file.migration
-        context = Context(
-            schema=schema,
-            version=migration.version,
-            variant=migration.variant,
-            transactional=file.transactional,
-            live=migration.version > baseline,
+        report = file.migration.path.name in names
+        yield from checked.check(
+            file.migration, file.trees, transactional=file.transactional, phase=file.phase, report=report
         )
-        for offset, node in file.trees:
-            for rule in RULES if migration.path.name in names else ():
-                for place, message in rule.check(node, context):
-                    yield at(migration, offset + place, rule=rule.name, message=message, severity=rule.severity)
-            schema.apply(node, migration.version)
 
 
 def _squawk_findings(chosen: Sequence[_File], files: Sequence[_File], baseline: int) -> Iterator[Finding]:
@@ -162,8 +180,8 @@ def _is_on_hypertable(found: Finding, file: _File, hypertables: frozenset[Key]) 
     """Return whether squawk demands CONCURRENTLY where TimescaleDB rejects it; this package has a rule for that."""
     if found.rule != "require-concurrent-index-creation":
         return False
-    indexes = [(offset, node) for offset, node in file.trees if isinstance(node, ast.IndexStmt)]
-    places = [file.migration.place(offset) for offset, node in indexes if key_of(node.relation) in hypertables]
+    indexes = [(statement, node) for statement, node in file.trees if isinstance(node, ast.IndexStmt)]
+    places = [file.migration.place(each.offset) for each, node in indexes if key_of(node.relation) in hypertables]
     return f"{found.file}:{found.line}:{found.column}" in places
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from pglast import ast
 from pglast.enums import AlterTableType, ConstrType
 
+from observatory.database.lint.contracts import cascades, contracts, may_refuse
+from observatory.database.lint.declared_objects import DeclaredObjects, Name
 from observatory.database.lint.declared_schema import (
     DeclaredSchema,
     Key,
@@ -22,8 +24,17 @@ from observatory.database.lint.declared_schema import (
     text_of,
     walk,
 )
+from observatory.database.lint.engine_rules import attacks
 from observatory.database.lint.findings import Severity
+from observatory.database.lint.grant_rules import wrong_grants
 from observatory.database.lint.integer_overflow import overflows
+from observatory.database.lint.live_rules import (
+    blocking_rewrites,
+    fills_added_column,
+    removed_rows,
+    unsafe_definer,
+    without_effect,
+)
 from observatory.database.migrations.files import Edition
 
 # https://github.com/timescale/timescaledb/blob/2.19.3/src/cross_module_fn.c: the functions that the Apache
@@ -52,6 +63,10 @@ class Context:
         variant: the edition that the file is for; None is for all.
         transactional: the file runs in one transaction.
         live: the service may run at the same time.
+        used: number of the last migration whose objects a release in use may need; None: no release is known.
+        objects: declared by earlier statements.
+        contract: the file declares that it removes what older releases need.
+        altered: tables of earlier migrations to which the file has added a column.
     """
 
     schema: DeclaredSchema
@@ -59,6 +74,14 @@ class Context:
     variant: Edition | None
     transactional: bool
     live: bool
+    used: int | None
+    objects: DeclaredObjects
+    contract: bool
+    altered: set[Key]
+
+    def in_use(self, name: Name) -> bool:
+        """Return whether a release may need an object; without a known release, whether it is older than the file."""
+        return self.objects.created(name) <= (self.version - 1 if self.used is None else self.used)
 
 
 Problems = Iterator[tuple[int, str]]
@@ -67,11 +90,23 @@ Check = Callable[[ast.Node, Context], Problems]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """A rule: its name, for the header that ignores it, and its check."""
+    """A rule.
+
+    Attributes:
+        name: for the header that ignores it.
+        check: yields the problems in a statement.
+        severity: of its findings.
+        by_release: the problem is one for a release that runs; without a known release it is a warning.
+        ignorable: a header with a reason ignores it, or without a known release where it is `by_release`.
+        inside: checks also the statements of DO blocks and of functions that the file calls.
+    """
 
     name: str
     check: Check
     severity: Severity = "error"
+    by_release: bool = False
+    ignorable: bool = True
+    inside: bool = True
 
 
 def _concurrently_on_hypertable(node: ast.Node, context: Context) -> Problems:
@@ -206,7 +241,78 @@ def _timescaledb_options(options: Any) -> list[ast.DefElem]:
     return [option for option in options or () if option.defnamespace in _TIMESCALEDB_NAMESPACES]
 
 
+def _contract_without_header(node: ast.Node, context: Context) -> Problems:
+    if context.contract:
+        return
+    for change in contracts(node, context.objects):
+        if context.in_use(change.name):
+            remedy = (
+                "Write '-- phase: contract' above the first statement: the file is then applied when no release in "
+                "use needs it. Or add what is new and keep what is old"
+            )
+            yield change.place, f"{change.what}, which a release in use may need. {remedy}"
+
+
+def _may_refuse_writes(node: ast.Node, context: Context) -> Problems:
+    if context.contract:
+        return
+    for change in may_refuse(node, context.objects):
+        if context.in_use(change.name):
+            remedy = (
+                "Check in the code of every release in use that none is violated, and write that into "
+                "'-- lint-ignore may-refuse-writes: REASON'"
+            )
+            yield change.place, f"{change.what}: writes of a release in use may violate it. {remedy}"
+
+
+def _cascade(node: ast.Node, context: Context) -> Problems:
+    if context.contract or not cascades(node):
+        return
+    if any(context.objects.created(change.name) != context.version for change in contracts(node, context.objects)):
+        yield 0, "CASCADE also drops what depends on the object and is not named here. Name each object"
+
+
+def _attacks_engine(node: ast.Node, context: Context) -> Problems:
+    yield from attacks(node, context.objects)
+
+
+def _grant_not_allowed(node: ast.Node, context: Context) -> Problems:
+    yield from wrong_grants(node, context.objects)
+
+
+def _blocking_rewrite(node: ast.Node, context: Context) -> Problems:
+    if context.live:
+        yield from blocking_rewrites(node)
+
+
+def _removes_rows(node: ast.Node, context: Context) -> Problems:
+    yield from removed_rows(node, context.objects, context.version)
+
+
+def _update_after_add_column(node: ast.Node, context: Context) -> Problems:
+    if context.live and context.transactional:
+        yield from fills_added_column(node, context.objects, context.altered)
+
+
+def _definer_without_search_path(node: ast.Node, _context: Context) -> Problems:
+    yield from unsafe_definer(node)
+
+
+def _no_effect(node: ast.Node, context: Context) -> Problems:
+    yield from without_effect(node, transactional=context.transactional)
+
+
 RULES = (
+    Rule(name="contract-without-header", check=_contract_without_header, by_release=True, ignorable=False),
+    Rule(name="may-refuse-writes", check=_may_refuse_writes, by_release=True),
+    Rule(name="drop-cascade", check=_cascade, by_release=True),
+    Rule(name="attacks-engine", check=_attacks_engine, ignorable=False),
+    Rule(name="grant-not-allowed", check=_grant_not_allowed),
+    Rule(name="blocks-readers", check=_blocking_rewrite),
+    Rule(name="removes-rows", check=_removes_rows),
+    Rule(name="update-after-add-column", check=_update_after_add_column),
+    Rule(name="definer-without-search-path", check=_definer_without_search_path),
+    Rule(name="no-effect", check=_no_effect, inside=False),
     Rule(name="concurrently-on-hypertable", check=_concurrently_on_hypertable),
     Rule(name="index-blocks-hypertable", check=_index_blocks_hypertable, severity="warning"),
     Rule(name="needs-no-transaction", check=_needs_no_transaction),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-EventKind = Literal["waiting", "backup", "applying", "blocked", "statement", "retrying", "notice", "applied"]
+EventKind = Literal["waiting", "backup", "applying", "blocked", "statement", "retrying", "notice", "applied", "finding"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,7 +16,8 @@ class Event:
     Attributes:
         kind: `waiting` for another deployment; `backup` being made or verified; `applying` a file; `blocked` by other
             sessions; a `statement` of the file finished; `retrying` after a lock timeout; a `notice` or warning of
-            PostgreSQL with its severity; `applied` and committed.
+            PostgreSQL with its severity; `applied` and committed; a `finding` of the linter that does not stop the
+            deployment.
         migration: the file's name, `001_initial_schema`; None for an event of the whole deployment.
         detail: description in one line.
     """

@@ -54,6 +54,16 @@ def refuse_contracts(scripts: Iterable[Script], requirements: Sequence[SchemaReq
             )
 
 
+def used_schema(applied: int, requirements: Sequence[SchemaRequirement]) -> int | None:
+    """Return the number of the last migration whose objects a release in use may need; None without releases.
+
+    Args:
+        applied: the version of the database's schema: later objects exist in no database that a release has used.
+        requirements: of the releases that the fleets run or keep for a rollback.
+    """
+    return min(applied, max(each.schema_max for each in requirements)) if requirements else None
+
+
 def contracted_beyond(conninfo: str, version: int) -> int | None:
     """Return the first applied migration after `version` that contracts.
 

@@ -94,8 +94,6 @@ def rules(directory: Path, name: str = "002_b.sql") -> list[str]:
             "CREATE " + FUNCTION.format(""),
             "CREATE " + FUNCTION.format("STABLE"),
         ),
-        ("ban-drop-column", "ALTER TABLE plain DROP COLUMN n;", "ALTER TABLE plain ADD COLUMN m bigint;"),
-        ("ban-drop-column", "ALTER TABLE plain DROP COLUMN n;", "-- phase: contract\nALTER TABLE plain DROP COLUMN n;"),
         ("prefer-robust-stmts", OUTSIDE + "CREATE TABLE t (id bigint);", "CREATE TABLE t (id bigint);"),
         ("unusable-file", "CREATE TABLE t (id bigint); COMMIT;", "CREATE TABLE t (id bigint);"),
         ("unusable-file", "BEGIN; CREATE TABLE t (id bigint);", "CREATE TABLE t (id bigint);"),
@@ -183,9 +181,9 @@ def test_a_finding_has_file_line_and_column(write: WriteMigrations) -> None:
 
 
 def test_lines_and_columns_of_squawk_count_from_one(write: WriteMigrations) -> None:
-    directory = write(_002_b="SELECT 1;\n  ALTER TABLE plain DROP COLUMN n;")
+    directory = write(_002_b="SELECT 1;\n  ALTER TABLE plain DROP CONSTRAINT plain_check;")
 
-    (finding,) = lint(directory / "002_b.sql")
+    (finding,) = [each for each in lint(directory / "002_b.sql") if each.rule == "ban-drop-constraint"]
 
     assert (finding.line, finding.column, finding.severity) == (2, 21, "warning")
 
@@ -202,14 +200,11 @@ def test_rules_about_locks_skip_the_files_of_the_first_release(write: WriteMigra
 
 
 def test_a_header_ignores_a_rule_with_a_reason(write: WriteMigrations) -> None:
-    sql = "ALTER TABLE plain DROP COLUMN n;"
+    sql = "TRUNCATE plain;"
 
-    assert rules(write(_002_b=f"-- Title\n-- lint-ignore ban-drop-column: no release reads it\n{sql}")) == []
-    assert rules(write(_002_b=f"-- lint-ignore ban-drop-column\n{sql}")) == [
-        "ignored-without-reason",
-        "ban-drop-column",
-    ]
-    assert rules(write(_002_b=f"{sql}\n-- lint-ignore ban-drop-column: too late")) == ["ban-drop-column"]
+    assert rules(write(_002_b=f"-- Title\n-- lint-ignore removes-rows: they are test data\n{sql}")) == []
+    assert rules(write(_002_b=f"-- lint-ignore removes-rows\n{sql}")) == ["ignored-without-reason", "removes-rows"]
+    assert rules(write(_002_b=f"{sql}\n-- lint-ignore removes-rows: too late")) == ["removes-rows"]
 
 
 def test_a_header_that_ignores_nothing_is_a_finding(write: WriteMigrations) -> None:
@@ -217,7 +212,7 @@ def test_a_header_that_ignores_nothing_is_a_finding(write: WriteMigrations) -> N
 
 
 def test_squawks_own_ignore_comment_is_a_finding(write: WriteMigrations) -> None:
-    directory = write(_002_b="-- squawk-ignore ban-drop-column\nALTER TABLE plain DROP COLUMN n;")
+    directory = write(_002_b="-- squawk-ignore ban-drop-constraint\nSELECT 1;")
 
     assert rules(directory) == ["ignored-without-reason"]
 
@@ -229,7 +224,7 @@ def test_an_unusable_file_does_not_hide_the_others(write: WriteMigrations) -> No
 
     assert [(finding.file, finding.rule) for finding in found] == [
         ("002_b.sql", "unusable-file"),
-        ("003_c.sql", "ban-drop-column"),
+        ("003_c.sql", "contract-without-header"),
     ]
     assert 'syntax error at or near "TABEL"' in found[0].message
 
@@ -253,7 +248,7 @@ def test_the_command_lists_findings_and_fails(write: WriteMigrations, capsys: py
     directory = write(_002_b="ALTER TABLE plain DROP COLUMN n;")
 
     assert command.main([str(directory)]) == 1
-    assert capsys.readouterr().out.startswith("002_b.sql:1:19: warning: Dropping a column may break existing clients")
+    assert capsys.readouterr().out.startswith("002_b.sql:1:1: warning: drops column public.plain.n, which")
     assert command.main([str(SHIPPED)]) == 0
     assert command.main([str(directory / "none")]) == 2
     assert "none" in capsys.readouterr().err
