@@ -23,6 +23,7 @@ from observatory.cli import (  # noqa: F401 - each registers its commands
     delivery,
     key,
     logs,
+    migration,
     report,
     scheduler,
     sessions,

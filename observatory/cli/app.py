@@ -36,7 +36,7 @@ GROUPS = {
     "Run the stack": ("up", "status", "preview", "outputs", "down", "env", "bootstrap", "scheduler"),
     "Deploy": ("deploy", "rollback", "release", "rollout"),
     "Observe": ("verify", "report", "logs", "silence"),
-    "Data": ("psql", "backup", "data"),
+    "Data": ("psql", "backup", "migration", "data"),
     "Access": ("key", "rotate-passwords", "certificates", "exec"),
 }
 

@@ -22,6 +22,7 @@ from .errors import LockTimeoutError as LockTimeoutError
 from .errors import MigrationFileError as MigrationFileError
 from .errors import MigrationHistoryError as MigrationHistoryError
 from .errors import MigrationLockLostError as MigrationLockLostError
+from .errors import MigrationNameError as MigrationNameError
 from .errors import ObjectsInTheWayError as ObjectsInTheWayError
 from .errors import RepairRefusedError as RepairRefusedError
 from .errors import SampleError as SampleError
@@ -48,6 +49,7 @@ from .migrations.files import Edition as Edition
 from .migrations.files import Migration as Migration
 from .migrations.files import load_migrations as load_migrations
 from .migrations.files import read_migrations as read_migrations
+from .migrations.new_file import create_migration as create_migration
 from .migrations.statements import check_syntax as check_syntax
 from .pg_cron_jobs import Job as Job
 from .pg_cron_jobs import schedule_jobs as schedule_jobs

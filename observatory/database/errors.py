@@ -4,7 +4,7 @@ Holds only the classes, so that a module that catches them does not load psycopg
 `observatory.database.error_translation` makes them from psycopg's exceptions.
 """
 
-from observatory.errors import REFUSED, ObservatoryError
+from observatory.errors import REFUSED, WRONG_USAGE, ObservatoryError
 
 
 class DatabaseError(ObservatoryError):
@@ -15,6 +15,12 @@ class MigrationFileError(DatabaseError):
     """A migration file is unusable; the message starts with `file:line:column`."""
 
     exit_code = REFUSED
+
+
+class MigrationNameError(DatabaseError):
+    """The name of a new migration is unusable; no file was written."""
+
+    exit_code = WRONG_USAGE
 
 
 class ObjectsInTheWayError(DatabaseError):

@@ -34,6 +34,17 @@ def exclusive(path: Path) -> Iterator[int]:
 
 
 @contextmanager
+def exclusive_directory(path: Path) -> Iterator[None]:
+    """Wait for the lock of an existing directory itself, and hold it exclusively; leaves no lock file behind."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def claim(path: Path) -> Iterator[int]:
     """Hold the lock file `path` exclusively, write this process' id into it, and yield its descriptor.
 

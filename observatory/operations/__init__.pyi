@@ -41,6 +41,7 @@ from .demonstration import Demonstration as Demonstration
 from .demonstration import DemonstrationError as DemonstrationError
 from .deployment_lock import waiting_for_lock as waiting_for_lock
 from .log_rotation import rotate_logs as rotate_logs
+from .migration_files import create_migration as create_migration
 from .migration_targets import DatabaseTarget as DatabaseTarget
 from .migration_targets import SecretInUrlError as SecretInUrlError
 from .migration_targets import UrlDatabase as UrlDatabase
