@@ -15,7 +15,7 @@ from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, WaitOption, confirm, deploy_group, print_json
 from observatory.cli.backup import size
 from observatory.cli.baseline import show_baseline
-from observatory.cli.migration_list import show_migrations
+from observatory.cli.migration_list import print_script, show_migrations
 from observatory.cli.terminal import ConsoleReporter, print_result, table
 from observatory.errors import DONE, FAILED, REFUSED
 from observatory.workspace import Workspace
@@ -39,6 +39,7 @@ RetryOption = Annotated[
     int, typer.Option("--retry", min=0, help="Retries of a file while other sessions hold its locks.")
 ]
 InfoOption = Annotated[bool, typer.Option("--info", help="List applied and pending migrations. Changes nothing.")]
+SqlOption = Annotated[bool, typer.Option("--sql", help="Print the script that applies them by psql. Changes nothing.")]
 BaselineOption = Annotated[
     int | None,
     typer.Option("--baseline", min=1, metavar="N", help="Record that other tools made it up to this migration."),
@@ -71,6 +72,7 @@ def database(  # noqa: PLR0917 - typer calls it by name
     backup_only: BackupOnlyOption = False,
     verify_only: VerifyOnlyOption = False,
     info: InfoOption = False,
+    sql: SqlOption = False,
     baseline: BaselineOption = None,
     migration: MigrationOption = None,
     retry: RetryOption = operations.DEFAULT_RETRY,
@@ -101,6 +103,8 @@ def database(  # noqa: PLR0917 - typer calls it by name
         _verify_only(where, output)
     elif info:
         show_migrations(where, output)
+    elif sql:
+        print_script(where, migration, output)
     else:
         with operations.waiting_for_lock(wait):
             _deploy(where, migration, retry, output)
@@ -113,6 +117,7 @@ _ACTIONS: Mapping[str, frozenset[str]] = {
     "backup_only": frozenset(),
     "verify_only": frozenset({"database_url"}),
     "info": frozenset({"database_url"}),
+    "sql": frozenset({"migration", "database_url"}),
     "dry_run": frozenset({"migration", "database_url", "retry", "wait"}),
 }
 _EVERYWHERE = frozenset({"environment", "output"})

@@ -1,4 +1,4 @@
-"""Prints the applied and pending migrations of a database."""
+"""Prints the applied and pending migrations of a database, and the script that applies them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ def show_migrations(where: Workspace | operations.UrlDatabase, output: Output) -
         print_json(asdict(found))
     else:
         print_result(_view(found))
+
+
+def print_script(where: Workspace | operations.UrlDatabase, migration: str | None, output: Output) -> None:
+    """Print the script that applies the pending migrations by psql, as it is."""
+    script = operations.script_database(where, migration=migration)
+    if output is Output.JSON:
+        print_json(script._asdict())
+    else:
+        print(script.sql, end="")  # noqa: T201 - the result, which no width may fold
 
 
 def _view(found: MigrationList) -> RenderableType:

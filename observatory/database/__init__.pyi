@@ -30,6 +30,8 @@ from .errors import StatementFailedError as StatementFailedError
 from .errors import UnreachableError as UnreachableError
 from .errors import UnsuitableServerError as UnsuitableServerError
 from .errors import VerificationFailedError as VerificationFailedError
+from .hand_script import HandScript as HandScript
+from .hand_script import write_script as write_script
 from .masked_sample import Sample as Sample
 from .masked_sample import copy_sample as copy_sample
 from .migration_backup import Backup as Backup

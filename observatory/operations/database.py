@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Deployment,
         EditionPlan,
         Event,
+        HandScript,
         MigrationList,
         OnEvent,
         Plan,
@@ -191,6 +192,29 @@ def baseline_database(where: Workspace | UrlDatabase, version: int, *, report: R
         )
     place.record_event("schema-baselined", schema=version, recorded=found.migrations)
     return found
+
+
+def script_database(where: Workspace | UrlDatabase, *, migration: str | None = None) -> HandScript:
+    """Return the script with which an administrator applies the pending migrations by psql; write nothing.
+
+    Args:
+        where: the stack's workspace, or a database without a stack.
+        migration: name of the only file to apply; None applies all pending ones.
+
+    Raises:
+        StackNotUpError: the stack was never up.
+        DatabaseError: see `observatory.database.write_script`.
+    """
+    place = migration_target(where)
+    only = _file_name(place.migrations, migration)
+    target = place.target()
+    return database.write_script(
+        target.conninfo,
+        migrations=place.migrations,
+        target=target.version,
+        only=only,
+        requirements=place.requirements(),
+    )
 
 
 def plan_edition(workspace: Workspace, *, report: Reporter = silent) -> EditionPlan:
