@@ -24,6 +24,7 @@ def data() -> None:
 
 @group.command()
 def sample(
+    *,
     source: Annotated[
         str, typer.Option("--from", metavar="STACK|CONNINFO", help="Source of the traces; it is only read.")
     ],
@@ -34,14 +35,20 @@ def sample(
         str | None,
         typer.Option("--to", metavar="STACK|CONNINFO", help="Target; default: the stack of --environment."),
     ] = None,
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="Remove the target's sample first; copy with another key.")
+    ] = False,
+    keep_own_data: Annotated[
+        bool, typer.Option("--keep-own-data", help="Copy also beside data that no sample copied.")
+    ] = False,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Copy a masked sample of traces from another database. Each run selects the same traces, each one whole.
 
-    Texts are replaced and identities are hashed with a salt before they leave the source. An interrupted run
-    continues when it is started again. Exit code 3: the target is production, the source itself, or a database
-    given by connection string that has traces of its own.
+    Texts, names, times and numbers are masked with a key of the target before they leave the source. An interrupted
+    run continues when it is started again. Exit code 3: the target is production or the source itself, has data that no
+    sample copied or a sample of another key, or a column has no mask.
     """
     if not 0 < fraction <= 1:
         raise typer.BadParameter(
@@ -50,7 +57,15 @@ def sample(
     into = target if target and operations.is_conninfo(target) else None
     workspace = operations.open_workspace(environment if into else target or environment)
     with ConsoleReporter() as report:
-        copied = operations.copy_sample(workspace, source=source, fraction=fraction, target=into, report=report)
+        copied = operations.copy_sample(
+            workspace,
+            source=source,
+            fraction=fraction,
+            target=into,
+            new_key=new_key,
+            keep_own_data=keep_own_data,
+            report=report,
+        )
     if output is Output.JSON:
         print_json(asdict(copied))
         return

@@ -73,6 +73,7 @@ from .roles.privileges import grant_access as grant_access
 from .roles.role_settings import RoleSettings as RoleSettings
 from .roles.role_settings import set_role_settings as set_role_settings
 from .roles.scram import scram_verifier as scram_verifier
+from .sample_columns import Masking as Masking
 from .throwaway_server import Installation as Installation
 from .throwaway_server import throwaway_server as throwaway_server
 from .verification import Check as Check

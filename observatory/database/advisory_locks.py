@@ -43,6 +43,7 @@ class Holder(NamedTuple):
 MIGRATION_LOCK = AdvisoryLock(1, "migration lock")
 BOOTSTRAP_LOCK = AdvisoryLock(2, "bootstrap lock")
 DEPLOYMENT_LOCK = AdvisoryLock(3, "deployment lock")
+SAMPLE_LOCK = AdvisoryLock(4, "lock of the masked sample")
 
 _POLL_S = (0.05, 0.25)
 

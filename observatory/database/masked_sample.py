@@ -1,15 +1,15 @@
 """Copies a masked sample of one database to another: whole traces of production for staging, without personal data.
 
-A hash of the trace's id alone decides whether a trace is in the sample. So every run chooses the same traces, with all
-their spans and logs, and a smaller fraction is a subset of a larger one. The source's own SELECT applies the masks
-(`observatory.database.sample_masks`), so that no personal data leaves it.
+A keyed hash of the trace's id alone decides whether a trace is in the sample. So every run chooses the same traces,
+with all their spans and logs, and a smaller fraction is a subset of a larger one. The source's own SELECT applies the
+masks (`observatory.database.sample_masks`), so that no personal data leaves it.
 
-Owns the choice of traces and the copying. The caller chooses the databases and stores the salt.
+Owns the choice of traces and the copying. The caller chooses the databases and stores the key.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,16 +18,20 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 from psycopg import sql
 
+from observatory.database.advisory_locks import SAMPLE_LOCK, session_lock
 from observatory.database.connection import connect, describe
 from observatory.database.error_translation import translate_errors
 from observatory.database.errors import SampleError
-from observatory.database.sample_masks import MASKS
+from observatory.database.sample_columns import CopiedTable, Copies, Masking, Reference, plan_copies
+from observatory.database.sample_expressions import fingerprint, fraction, key_settings, keyed, literal, row_secrets
+from observatory.database.sample_masks import FORMAT, column
+from observatory.database.sample_target import Target
 
 SETTLED = timedelta(days=1)  # clients may send this late; an older window is not copied twice
-MIN_SALT_LENGTH = 16
+MIN_KEY_LENGTH = 16
 
 _SESSION: Mapping[str, str] = {"search_path": "public", "statement_timeout": "0", "timezone": "UTC"}
-_SOURCE: Mapping[str, str] = {**_SESSION, "default_transaction_read_only": "on"}
+_SOURCE: Mapping[str, str] = {**_SESSION, "default_transaction_read_only": "on", "jit": "off"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +39,8 @@ class Sample:
     """The result of a run.
 
     Attributes:
-        spans: new rows of llm_traces in the target.
-        logs: written rows of llm_logs.
+        spans: new or changed rows of llm_traces in the target.
+        logs: new rows of llm_logs.
         windows: copied days.
         skipped: days that an earlier run copied and that ended more than `SETTLED` ago.
     """
@@ -49,12 +53,6 @@ class Sample:
 
 OnWindow = Callable[[datetime, int], None]  # the day, and its number of new spans
 
-
-# 32 bits of the hash: uniform for any form of ids, and exact to a billionth.
-_CHOSEN = "('x' || left(md5(trace_id), 8))::bit(32)::bigint < {limit}"
-_IN_WINDOW = "ts >= {start} AND ts < {end} AND trace_id IS NOT NULL AND " + _CHOSEN
-_HASH_VALUES = 2**32
-
 # The days that have rows, as chunks of either table.
 _PERIODS = """
     SELECT DISTINCT range_start, range_end FROM timescaledb_information.chunks
@@ -64,15 +62,6 @@ _LOCKED = """
     SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 0 AND objid = %s AND objsubid = 1 AND granted
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-_HAS_OWN_TRACES = "SELECT to_regclass('observatory.sample_windows') IS NULL AND EXISTS (SELECT FROM llm_traces)"
-_WINDOWS = """
-    CREATE TABLE IF NOT EXISTS observatory.sample_windows (
-        sample    text NOT NULL,
-        starts_at timestamptz NOT NULL,
-        copied_at timestamptz NOT NULL DEFAULT now(),
-        PRIMARY KEY (sample, starts_at)
-    )
-"""
 
 
 def copy_sample(
@@ -80,8 +69,10 @@ def copy_sample(
     target: str,
     *,
     fraction: float,
-    salt: str,
-    samples_only: bool = False,
+    key: str,
+    masking: Masking | None = None,
+    save_key: Callable[[], None] | None = None,
+    keep_own_data: bool = False,
     on_window: OnWindow | None = None,
 ) -> Sample:
     """Copy a masked sample of one database to another. A later run continues and repeats nothing.
@@ -90,46 +81,72 @@ def copy_sample(
         source: a direct connection (no transaction pooler) as a role that may read; a standby is sufficient.
         target: a direct connection as the role that owns the schema, with the same migrations.
         fraction: of the traces, above 0 and at most 1.
-        salt: secret of the pseudonyms; pass the same one each time, so that a user keeps the pseudonym.
-        samples_only: refuse a target with traces of its own, which may be a database in use.
+        key: secret of the masks; pass the same one each time, so that a user keeps the pseudonym.
+        masking: known values, and masks of own columns.
+        save_key: stores a new key. If given, the target's earlier sample is removed first; without it, a target with a
+            sample of another key is refused.
+        keep_own_data: copy also beside data that no sample copied; otherwise such a target is refused.
         on_window: called after each copied day.
 
     Raises:
-        SampleError: the fraction or the salt is unusable, source and target are one database, or the target is refused.
+        SampleError: the fraction or the key is unusable, source and target are one database, the target is refused, or
+            a column has no mask; nothing was copied.
+        LockHeldError: another sample is being copied to the target.
         StatementFailedError: PostgreSQL rejected a statement; the copied days stay.
         UnreachableError: the connection failed or broke; the copied days stay.
     """
-    _check(fraction, salt)
+    _check(fraction, key)
+    chosen = masking or Masking()
     with (
         connect(source, purpose="sample", settings=_SOURCE) as reader,
         connect(target, purpose="sample", settings=_SESSION) as writer,
         translate_errors(f"sample of {describe(source)} for {describe(target)}"),
     ):
         _refuse_one_database(reader, writer)
-        if samples_only and writer.execute(_HAS_OWN_TRACES).fetchone() == (True,):
-            raise SampleError(
-                f"{describe(target)} has traces that no sample copied, so it may be in use. Name its stack instead, or "
-                "a database without traces"
+        with session_lock(writer, SAMPLE_LOCK, wait_s=0):
+            writer.execute("SET client_min_messages = warning")
+            copies = plan_copies(reader, writer, chosen)
+            into = Target(
+                writer=writer,
+                name=describe(target),
+                key_id=fingerprint(key, "key", "")[:16],
+                masks=_digest(key, chosen),
             )
-        reader.isolation_level = (
-            psycopg.IsolationLevel.REPEATABLE_READ
-        )  # a consistent view of a day's traces, logs and users
-        reader.execute("SELECT set_config('observatory.salt', %s, false)", [salt])
-        writer.execute("SET client_min_messages = warning")
-        writer.execute(_WINDOWS)
-        name = f"{describe(source)}, {fraction:g}, {hashlib.sha256(salt.encode()).hexdigest()[:16]}"
-        copier = _Copier(reader=reader, writer=writer, limit=round(fraction * _HASH_VALUES), sample=name)
-        copier.copy_tables()
-        return copier.copy_windows(on_window)
+            into.prepare(save_key=save_key, keep_own_data=keep_own_data)
+            reader.isolation_level = (
+                psycopg.IsolationLevel.REPEATABLE_READ
+            )  # a consistent view of a day's traces, logs and users
+            for name, value in key_settings(key).items():
+                reader.execute("SELECT set_config(%s, %s, false)", [name, value])
+            copier = _Copier(
+                reader=reader,
+                writer=writer,
+                copies=copies,
+                limit=fraction,
+                sample=fingerprint(key, "sample", f"{describe(source)} {fraction:g}")[:16],
+                retention=into.retention(),
+            )
+            copier.copy_tables()
+            sample = copier.copy_windows(on_window)
+            copier.copy_own_tables()
+            return sample
 
 
-def _check(fraction: float, salt: str) -> None:
+def _check(fraction: float, key: str) -> None:
     if not 0 < fraction <= 1:
         raise SampleError(f"The fraction {fraction:g} is out of range. Choose one above 0 and at most 1, such as 0.15")
-    if len(salt) < MIN_SALT_LENGTH:
+    if len(key) < MIN_KEY_LENGTH:
         raise SampleError(
-            f"The salt has {len(salt)} characters, too few to keep pseudonyms secret. Use at least {MIN_SALT_LENGTH}"
+            f"The key has {len(key)} characters, too few to keep pseudonyms secret. Use at least {MIN_KEY_LENGTH}"
         )
+
+
+def _digest(key: str, masking: Masking) -> str:
+    """Return a digest of the masks of traces and logs, which rows that are copied later must share."""
+    tables = ("llm_traces.", "llm_logs.", "public.llm_traces.", "public.llm_logs.")
+    own = {name: kind for name, kind in masking.masks.items() if name.startswith(tables)}
+    known = {domain: sorted(values) for domain, values in masking.known_values.items()}
+    return fingerprint(key, "masks", json.dumps([FORMAT, own, known], sort_keys=True))[:16]
 
 
 def _refuse_one_database(reader: psycopg.Connection, writer: psycopg.Connection) -> None:
@@ -147,19 +164,21 @@ def _refuse_one_database(reader: psycopg.Connection, writer: psycopg.Connection)
 
 @dataclass(frozen=True, kw_only=True)
 class _Copier:
-    """Copies between two sessions; a trace with a hash below `limit` is in the sample."""
+    """Copies between two sessions; a trace whose keyed hash, from 0 to 1, is below `limit` is in the sample."""
 
     reader: psycopg.Connection
     writer: psycopg.Connection
-    limit: int
+    copies: Copies
+    limit: float
     sample: str
+    retention: Mapping[str, timedelta]
 
     def copy_tables(self) -> None:
         """Copy prices, and projects with their owners."""
-        owners = sql.SQL("id IN (SELECT owner_id FROM projects)")
-        for table, condition in (("model_pricing", sql.SQL("true")), ("users", owners), ("projects", sql.SQL("true"))):
+        owners = f"{column('id')} IN (SELECT owner_id FROM projects)"  # noqa: S608 - constants
+        for name, condition in (("model_pricing", "true"), ("users", owners), ("projects", "true")):
             with self.writer.transaction():
-                self._copy(table, condition)
+                self._copy(self.copies.product[name], condition)
 
     def copy_windows(self, on_window: OnWindow | None) -> Sample:
         """Copy the remaining days, each in one transaction of the target."""
@@ -175,42 +194,99 @@ class _Copier:
                 on_window(start, new)
         return Sample(spans=spans, logs=logs, windows=windows, skipped=skipped)
 
+    def copy_own_tables(self) -> None:
+        """Replace the own tables that have masks, all in one transaction: their rows have no key that is known here."""
+        with self.reader.transaction(), self.writer.transaction():
+            for each in reversed(self.copies.own):
+                self.writer.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(each.schema, each.name)))
+            for each in self.copies.own:
+                self._copy(each, self._chosen(column(each.trace)) if each.trace else "true")
+
     def _copied_days(self) -> set[datetime]:
-        query = "SELECT starts_at FROM observatory.sample_windows WHERE sample = %s"
+        query = "SELECT starts_at FROM observatory.sample_days WHERE sample = %s"
         return {row[0] for row in self.writer.execute(query, [self.sample]).fetchall()}
 
     def _copy_window(self, start: datetime, end: datetime) -> tuple[int, int]:
-        values = {"start": sql.Literal(start), "end": sql.Literal(end), "limit": sql.Literal(self.limit)}
-        inside = sql.SQL(_IN_WINDOW).format(**values)
-        users = sql.SQL("id IN (SELECT user_id FROM llm_traces WHERE {})").format(inside)
+        period = f"BETWEEN {literal(start.isoformat())} AND {literal((end - timedelta(microseconds=1)).isoformat())}"
+        users = f"SELECT user_id FROM llm_traces AS spans WHERE ts {period} AND {self._chosen('spans.trace_id')}"  # noqa: S608
+        inside = f"{column('ts')} {period} AND {self._chosen(column('trace_id'))}"
         with self.reader.transaction(), self.writer.transaction():
-            self._copy("users", users)
-            spans = self._copy("llm_traces", inside)
-            # Log lines have no key that identifies a repeated one, so those of the day are replaced.
-            self.writer.execute(sql.SQL("DELETE FROM llm_logs WHERE {}").format(inside))
-            logs = self._copy("llm_logs", inside)
+            self._copy(self.copies.product["users"], f"{column('id')} IN ({users})")
+            spans = self._copy(self.copies.product["llm_traces"], inside)
+            logs = self._copy(self.copies.product["llm_logs"], inside)
             if end + SETTLED < datetime.now(UTC):
-                record = "INSERT INTO observatory.sample_windows (sample, starts_at) VALUES (%s, %s)"
+                record = "INSERT INTO observatory.sample_days (sample, starts_at) VALUES (%s, %s)"
                 self.writer.execute(record, [self.sample, start])
         return spans, logs
 
-    def _copy(self, table: str, condition: sql.Composable) -> int:
-        """Stream the chosen rows, masked, through a temporary table; return the number of new rows."""
-        masks = MASKS[table]
-        columns = sql.SQL(", ").join(map(sql.Identifier, masks))
-        name, temporary = sql.Identifier(table), sql.Identifier(f"sample_{table}")
-        fields = sql.SQL(", ").join(sql.SQL(mask) for mask in masks.values())
-        select = sql.SQL("COPY (SELECT {} FROM {} WHERE {}) TO STDOUT").format(fields, name, condition)
-        create = "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA"
+    def _chosen(self, trace: str) -> str:
+        """Return the condition that a trace is in the sample; without the key, the traces of a sample are not known."""
+        return f"({trace} IS NOT NULL AND {fraction(keyed(literal('choice'), f'{trace}::text'))} < {self.limit!r})"
+
+    def _copy(self, copied: CopiedTable, condition: str) -> int:
+        """Stream the chosen rows, masked, through a temporary table; return the number of new and changed rows."""
+        table = copied.table
+        columns = sql.SQL(", ").join(map(sql.Identifier, table.masks))
+        name, temporary = sql.Identifier(copied.schema, copied.name), sql.Identifier("pg_temp", "masked_rows")
+        fields = ", ".join(mask(column(each)) for each, mask in table.masks.items())
+        if copied.name in self.retention and copied.schema == "public":
+            seconds = self.retention[copied.name].total_seconds()
+            condition += f" AND {table.masks['ts'](column('ts'))} >= now() - INTERVAL '1 second' * {seconds!r}"
+        select = sql.SQL("COPY (SELECT {} FROM {} AS original {} WHERE {}) TO STDOUT").format(
+            sql.SQL(fields), name, sql.SQL(row_secrets(table.anchor, table.price)), sql.SQL(condition)
+        )
+        create = "CREATE TEMPORARY TABLE masked_rows ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA"
         with self.writer.transaction():
-            self.writer.execute(sql.SQL(create).format(temporary, columns, name))
+            self.writer.execute(sql.SQL(create).format(columns, name))
             with (
                 self.reader.cursor().copy(select) as rows,
                 self.writer.cursor().copy(sql.SQL("COPY {} FROM STDIN").format(temporary)) as copy,
             ):
                 for block in rows:
                     copy.write(block)
-            insert = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} ON CONFLICT DO NOTHING")
-            new = self.writer.execute(insert.format(name, columns, columns, temporary)).rowcount
+            new = self.writer.execute(_merge(copied, name, columns, temporary)).rowcount
             self.writer.execute(sql.SQL("DROP TABLE {}").format(temporary))
         return new
+
+
+def _merge(
+    copied: CopiedTable, name: sql.Identifier, columns: sql.Composable, temporary: sql.Identifier
+) -> sql.Composed:
+    """Return the statement that adds the masked rows, in the order of their pseudonyms: not in that of the source."""
+    into = sql.SQL("INSERT INTO {} AS stored ({}) ").format(name, columns)
+    source = sql.SQL("{} FROM {} AS masked ").format(columns, temporary)
+    if copied.table.key:
+        key = sql.SQL(", ").join(map(sql.Identifier, copied.table.key))
+        others = [sql.Identifier(each) for each in copied.table.masks if each not in copied.table.key]
+        return into + sql.SQL(
+            "SELECT DISTINCT ON ({key}) {source} ORDER BY {key} ON CONFLICT ({key}) DO UPDATE SET {values} "
+            "WHERE ({stored}) IS DISTINCT FROM ({masked})"
+        ).format(
+            key=key,
+            source=source,
+            values=sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(each) for each in others),
+            stored=sql.SQL(", ").join(sql.SQL("stored.{}").format(each) for each in others),
+            masked=sql.SQL(", ").join(sql.SQL("excluded.{}").format(each) for each in others),
+        )
+    insert = into + sql.SQL("SELECT ") + source
+    if copied.name == "llm_logs" and copied.schema == "public":
+        # Log lines have no key: those that the target has not are added, as often as the source has them.
+        return insert + sql.SQL(
+            "EXCEPT ALL SELECT {} FROM {} WHERE trace_id IN (SELECT trace_id FROM {}) ORDER BY trace_id"
+        ).format(columns, name, temporary)
+    conditions = [_has_parent(each) for each in copied.references]
+    return insert + sql.SQL("WHERE {}").format(sql.SQL(" AND ").join([sql.SQL("true"), *conditions]))
+
+
+def _has_parent(reference: Reference) -> sql.Composed:
+    """Return the condition that a row's parent was copied, or that it has none."""
+    pairs = list(zip(reference.columns, reference.parent_columns, strict=True))
+    schema, table = reference.parent.split(".", 1)
+    return sql.SQL("({} OR EXISTS (SELECT FROM {} AS parent WHERE {}))").format(
+        sql.SQL(" OR ").join(sql.SQL("masked.{} IS NULL").format(sql.Identifier(child)) for child, _ in pairs),
+        sql.Identifier(schema, table),
+        sql.SQL(" AND ").join(
+            sql.SQL("parent.{} = masked.{}").format(sql.Identifier(parent), sql.Identifier(child))
+            for child, parent in pairs
+        ),
+    )

@@ -92,9 +92,9 @@ def _certificates(settings: StackSettings) -> tuple[HostJob, ...]:
 
 def _sample(settings: StackSettings) -> tuple[HostJob, ...]:
     """Return the job of the masked sample; none if the settings name no source."""
-    if settings.sample is None:
-        return ()
     sample = settings.sample
+    if sample is None or sample.source is None:
+        return ()
     job = HostJob(
         name="data-sample",
         description="Masked sample of another database's traces",

@@ -141,16 +141,35 @@ class Schedule(Settings):
     certificates: CronText = "47 4 * * *"
 
 
-class Sample(Settings):
-    """A masked sample of another database's traces, repeated on a schedule: `observatory data sample`.
+KnownDomain = Literal[
+    "provider",
+    "model",
+    "environment",
+    "span_name",
+    "span_kind",
+    "input_type",
+    "finish_reason",
+    "log_level",
+    "role",
+    "tag",
+    "key",
+]
 
-    `source` is a stack or a connection string without a password, `fraction` the share of the traces, `cron` the
-    schedule in UTC.
+
+class Sample(Settings):
+    """The masked sample that is copied into this stack: `observatory data sample`.
+
+    `source` is a stack or a connection string without a password, from which the sample is repeated on a schedule;
+    `fraction` the share of the traces, `cron` the schedule in UTC. `known_values` are public values that stay as they
+    are, by domain; `masks` are those of own columns. `keep_own_data` accepts data that no sample copied.
     """
 
-    source: Annotated[str, Field(min_length=1), AfterValidator(_checked_source)]
+    source: Annotated[str, Field(min_length=1), AfterValidator(_checked_source)] | None = None
     fraction: Annotated[float, Field(gt=0, le=1)] = 0.15
     cron: CronText = "30 3 * * sun"
+    known_values: dict[KnownDomain, list[str]] = {}
+    masks: dict[str, Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]] = {}
+    keep_own_data: bool = False
 
 
 class Fleets(Settings):
