@@ -106,18 +106,10 @@ def copy_sample(
         with session_lock(writer, SAMPLE_LOCK, wait_s=0):
             writer.execute("SET client_min_messages = warning")
             copies = plan_copies(reader, writer, chosen)
-            into = Target(
-                writer=writer,
-                name=describe(target),
-                key_id=fingerprint(key, "key", "")[:16],
-                masks=_digest(key, chosen),
-            )
+            key_id, masks = fingerprint(key, "key", "")[:16], _digest(key, chosen)
+            into = Target(writer=writer, name=describe(target), key_id=key_id, masks=masks)
             into.prepare(save_key=save_key, keep_own_data=keep_own_data)
-            reader.isolation_level = (
-                psycopg.IsolationLevel.REPEATABLE_READ
-            )  # a consistent view of a day's traces, logs and users
-            for name, value in key_settings(key).items():
-                reader.execute("SELECT set_config(%s, %s, false)", [name, value])
+            _prepare_source(reader, key)
             copier = _Copier(
                 reader=reader,
                 writer=writer,
@@ -130,6 +122,12 @@ def copy_sample(
             sample = copier.copy_windows(on_window)
             copier.copy_own_tables()
             return sample
+
+
+def _prepare_source(reader: psycopg.Connection, key: str) -> None:
+    reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ  # a consistent view of a day's rows and users
+    for name, value in key_settings(key).items():
+        reader.execute("SELECT set_config(%s, %s, false)", [name, value])
 
 
 def _check(fraction: float, key: str) -> None:

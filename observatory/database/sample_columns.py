@@ -6,12 +6,13 @@ that does not fit, and a column that the target requires are all named. No colum
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
 import psycopg
+from psycopg import sql
 
 from observatory.database.errors import SampleError
 from observatory.database.sample_expressions import PUBLIC, Known, Mask
@@ -127,10 +128,19 @@ def plan_copies(reader: psycopg.Connection, writer: psycopg.Connection, masking:
     problems = [*plan.unknown_masks()]
     product = {name: plan.product(name, table, problems) for name, table in plan.tables.items()}
     own = {name: plan.own(name, problems) for name in plan.own_tables()}
+    problems += _unreadable(reader, [*product.values(), *filter(None, own.values())])
     if problems:
         raise SampleError(_message(problems))
     copied = {name: table for name, table in own.items() if table}
     return Copies(product=product, own=tuple(_in_order(writer, copied)))
+
+
+def _unreadable(reader: psycopg.Connection, tables: Iterable[CopiedTable]) -> Iterator[str]:
+    for each in tables:
+        name = sql.Identifier(each.schema, each.name).as_string(reader)
+        query = "SELECT has_table_privilege(oid, 'SELECT') FROM pg_class WHERE oid = to_regclass(%s)"
+        if reader.execute(query, [name]).fetchone() == (False,):
+            yield f"the source's role may not read {name}: grant it SELECT, or connect as another role"
 
 
 def _message(problems: list[str]) -> str:

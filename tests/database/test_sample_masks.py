@@ -14,6 +14,7 @@ import pytest
 
 from observatory.database.advisory_locks import SAMPLE_LOCK, session_lock
 from observatory.database.errors import LockHeldError, SampleError
+from observatory.database.masked_sample import copy_sample
 from observatory.database.sample_columns import Masking
 from observatory.database.sample_expressions import fingerprint
 from tests.support.postgres import PostgresServer
@@ -339,6 +340,16 @@ def test_a_column_or_table_without_a_mask_is_refused_by_name_before_anything_is_
         assert part in message
     assert "the table own.notes has no masks: set `llm-observatory:sample.masks`, `own.notes: omit`" in str(bare.value)
     assert dump(pair.target) == before
+
+
+def test_a_source_that_may_not_be_read_is_refused_by_the_names_of_the_tables(pair: Pair) -> None:
+    execute(pair.source, "CREATE ROLE sample_reader; GRANT SELECT ON llm_traces, llm_logs, users TO sample_reader")
+    reader = f"{pair.source} options='-c role=sample_reader'"
+    try:
+        with pytest.raises(SampleError, match=r'may not read "public"\."projects": grant it SELECT'):
+            copy_sample(reader, pair.target, fraction=1, key=KEY)
+    finally:
+        execute(pair.source, "DROP OWNED BY sample_reader; DROP ROLE sample_reader")
 
 
 def test_own_tables_and_columns_are_copied_with_the_masks_of_the_settings(pair: Pair) -> None:
