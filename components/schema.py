@@ -196,6 +196,7 @@ def _deploy(props: dict[str, Any]) -> dict[str, Any]:
         target=target,
         roles=props.get("roles", {}),
         service_conninfo=props.get("service_conninfo"),
+        throwaway=_throwaway(props),
     )
     _report_problems(verification)
     for gap in database.edition_gaps(props["conninfo"]):
@@ -217,6 +218,14 @@ def _report_problems(verification: database.Verification) -> None:
             f"the schema is at version {verification.version}, but differs from its migrations: {'; '.join(failed)}. "
             "Repair it, then run again; `observatory deploy database --verify-only` runs all checks"
         )
+
+
+def _throwaway(props: dict[str, Any]) -> database.Throwaway | None:
+    """Return what starts a server for own migrations; None where this machine has no root filesystem."""
+    from observatory.platforms.rehearsal import rehearsal_server  # noqa: PLC0415 - only where something is deployed
+
+    rootfs = props.get("backup_rootfs")
+    return rehearsal_server(Path(rootfs)) if rootfs and Path(rootfs).is_dir() else None
 
 
 def _backup(props: dict[str, Any]) -> database.Backup | None:

@@ -58,7 +58,6 @@ from .pg_cron_jobs import schedule_jobs as schedule_jobs
 from .planning import Plan as Plan
 from .planning import plan as plan
 from .post_deployment import finish_deployment as finish_deployment
-from .rehearsal import Throwaway as Throwaway
 from .roles.api_keys import StoredKey as StoredKey
 from .roles.api_keys import api_key_is_active as api_key_is_active
 from .roles.api_keys import create_api_key as create_api_key
@@ -75,7 +74,9 @@ from .roles.role_settings import set_role_settings as set_role_settings
 from .roles.scram import scram_verifier as scram_verifier
 from .sample_columns import Masking as Masking
 from .throwaway_server import Installation as Installation
+from .throwaway_server import Throwaway as Throwaway
 from .throwaway_server import throwaway_server as throwaway_server
+from .throwaway_templates import Templates as Templates
 from .verification import Check as Check
 from .verification import Verification as Verification
 from .verification import verify as verify

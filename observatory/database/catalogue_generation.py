@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from observatory.database.catalogue import SETTINGS, Catalogue, Objects, Step, read_objects
+from observatory.database.catalogue import SETTINGS, Catalogue, Objects, Step, difference, read_objects
 from observatory.database.connection import connect, describe
 from observatory.database.deployment import deploy
 from observatory.database.error_translation import translate_errors
-from observatory.database.migrations.files import Edition, Migration, load_migrations
+from observatory.database.migrations.files import Edition, load_migrations
 
 
 def generate_catalogue(conninfo: str, *, migrations: Path, edition: Edition) -> Catalogue:
@@ -31,12 +31,6 @@ def generate_catalogue(conninfo: str, *, migrations: Path, edition: Edition) -> 
             translate_errors(describe(conninfo)),
         ):
             after = read_objects(connection)
-        steps.append(_step(migration, before, after))
+        steps.append(difference(before, after, sha256=migration.sha256))
         before = after
     return Catalogue(edition=edition, steps=tuple(steps))
-
-
-def _step(migration: Migration, before: Objects, after: Objects) -> Step:
-    sets = {each: definition for each, definition in after.items() if before.get(each) != definition}
-    removes = tuple(sorted(before.keys() - after.keys()))
-    return Step(sha256=migration.sha256, sets=sets, removes=removes)

@@ -6,7 +6,7 @@ Reads in a READ ONLY transaction, takes no advisory lock and writes no row. A re
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,20 @@ import psycopg
 from observatory.database.errors import BackupFailedError, ContractRefusedError, LintRefusedError
 from observatory.database.excerpts import excerpt
 from observatory.database.existing_objects import refuse_existing_objects
+from observatory.database.expected_objects import uncatalogued
 from observatory.database.lint import Finding
 from observatory.database.lint.pending import findings_in, refuse_errors
 from observatory.database.migration_backup import Backup, PlannedBackup, has_data, plan_backup
 from observatory.database.migration_session import session
 from observatory.database.migrations.expand_contract import SchemaRequirement, refuse_contracts, used_schema
-from observatory.database.migrations.files import Edition
-from observatory.database.migrations.history import History, compare, read_files
+from observatory.database.migrations.files import Edition, Migration
+from observatory.database.migrations.history import compare, read_files
 from observatory.database.migrations.resuming import refuse_unresumable
 from observatory.database.migrations.statement_locks import Lock, StatementEffects, expected_effects, strongest
 from observatory.database.migrations.statements import Script, parse
-from observatory.database.rehearsal import Rehearsal, Throwaway, Verdict, rehearse
+from observatory.database.rehearsal import Rehearsal, Verdict, rehearse
+from observatory.database.rehearsal_origin import Origin, read_origin
+from observatory.database.throwaway_server import Throwaway
 
 PAGE_BYTES = 8192
 PLANNED_SQL_LENGTH = 2000
@@ -180,11 +183,9 @@ def plan(
         refuse_unresumable(connection, scripts, history.interrupted)
         done = {each.version: each.statements_done for each in history.interrupted}
         sizes, needs_backup = _sizes(connection), has_data(connection)
-        roles = [name for (name,) in connection.execute("SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_'")]
+        origin = read_origin(connection)
         refuse_existing_objects(connection, conninfo=conninfo, migrations=migrations, history=history, scripts=scripts)
-    rehearsal = _rehearsal(
-        throwaway, edition=edition, roles=roles, migrations=migrations, history=history, scripts=scripts
-    )
+    rehearsal = _rehearsal(throwaway, origin=origin, edition=edition, files=files, scripts=scripts)
     findings = findings_in(files, history.pending, used=used_schema(history.version, requirements))
     pending = tuple(_planned(script, done, rehearsal, findings) for script in scripts)
     locked = {lock.relation for each in pending for statement in each.statements for lock in statement.locks}
@@ -213,19 +214,24 @@ def _sizes(connection: psycopg.Connection) -> dict[str, Size]:
 def _rehearsal(
     throwaway: Throwaway | None,
     *,
+    origin: Origin,
     edition: Edition,
-    roles: Sequence[str],
-    migrations: Path,
-    history: History,
+    files: Sequence[Migration],
     scripts: tuple[Script, ...],
 ) -> Rehearsal:
     if not scripts:
         return Rehearsal(verdict="not rehearsed", detail="nothing is pending")
     if throwaway is None:
-        return Rehearsal(verdict="not rehearsed", detail="no PostgreSQL for a rehearsal is installed on this machine")
-    return rehearse(
-        throwaway, edition=edition, roles=roles, migrations=migrations, version=history.version, scripts=scripts
-    )
+        why = "no PostgreSQL for a rehearsal is installed on this machine"
+        rehearsal = Rehearsal(verdict="not rehearsed", detail=why)
+    else:
+        rehearsal = rehearse(throwaway, origin=origin, edition=edition, files=files, scripts=scripts)
+    own = uncatalogued(edition, [script.migration for script in scripts])
+    if rehearsal.verdict == "not rehearsed" and own:
+        return replace(
+            rehearsal, detail=f"{rehearsal.detail}. A verification cannot check the objects of {', '.join(own)}"
+        )
+    return rehearsal
 
 
 def _refusals(

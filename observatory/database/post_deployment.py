@@ -7,6 +7,7 @@ from pathlib import Path
 
 from observatory.database.pg_cron_jobs import schedule_jobs
 from observatory.database.roles.privileges import Profile, grant_access
+from observatory.database.throwaway_server import Throwaway
 from observatory.database.verification import Verification, verify
 
 
@@ -17,6 +18,7 @@ def finish_deployment(
     target: int | None = None,
     roles: Mapping[str, Profile],
     service_conninfo: str | None,
+    throwaway: Throwaway | None = None,
 ) -> Verification:
     """Schedule the schema's jobs, grant the roles their privileges, and verify the database.
 
@@ -28,6 +30,7 @@ def finish_deployment(
         target: expected version of the database; None is the newest file's.
         roles: see `grant_access`.
         service_conninfo: connection string of the service's login; see `verify`.
+        throwaway: starts a server for own migrations; see `verify`.
 
     Returns:
         The checks. A failed check does not raise.
@@ -40,4 +43,11 @@ def finish_deployment(
     """
     schedule_jobs(conninfo)
     grant_access(conninfo, roles=roles)
-    return verify(conninfo, migrations=migrations, target=target, roles=roles, service_conninfo=service_conninfo)
+    return verify(
+        conninfo,
+        migrations=migrations,
+        target=target,
+        roles=roles,
+        service_conninfo=service_conninfo,
+        throwaway=throwaway,
+    )

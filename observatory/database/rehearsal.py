@@ -1,54 +1,26 @@
-"""Rehearses pending migrations on a throwaway server, and observes their locks and rewrites.
+"""Rehearses pending migrations on a throwaway server: runs them on a replica of the database, and observes them.
 
-Reads pg_locks after each statement. The tables of the throwaway server are empty, so a rehearsal shows which locks a
-statement takes, not for how long.
+Owns the verdict. `observatory.database.replica` makes the replica, `observatory.database.observed_script` observes.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import Literal
 
-import psycopg
-from psycopg import errors as pg
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
-
-from observatory.database.connection import connect, with_database
-from observatory.database.deployment import deploy
-from observatory.database.error_translation import translate_errors
+from observatory.database.connection import connect
 from observatory.database.errors import DatabaseError
-from observatory.database.migration_session import MIGRATION_SETTINGS, server_edition
-from observatory.database.migrations.files import Edition
-from observatory.database.migrations.non_transactional import traits_of
-from observatory.database.migrations.statement_locks import MODES, Lock, StatementEffects, expected_effects
-from observatory.database.migrations.statements import Script, Statement
-from observatory.database.roles.bootstrap import ensure_database
-
-OWNER = "migrator"
-
-Throwaway = Callable[[Edition], AbstractContextManager[str]]
-"""Starts a server for the block and yields its superuser's connection string; see `throwaway_server`."""
+from observatory.database.migration_session import MIGRATION_SETTINGS
+from observatory.database.migrations.files import Edition, Migration
+from observatory.database.migrations.statement_locks import StatementEffects
+from observatory.database.migrations.statements import Script
+from observatory.database.observed_script import ObservedScript
+from observatory.database.rehearsal_origin import Origin
+from observatory.database.replica import Replica, replayed
+from observatory.database.throwaway_server import Throwaway
 
 Verdict = Literal["passed", "failed", "not rehearsed"]
-
-# Without the relations of the system.
-_LOCKS = """
-    SELECT c.oid, c.oid::regclass::text, l.mode FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
-    WHERE l.pid = pg_backend_pid() AND l.granted AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-      AND relnamespace::regnamespace::text !~ '^(pg_|_timescaledb_|information_schema)'
-"""
-_STORED = """
-    SELECT oid, oid::regclass::text, pg_relation_filenode(oid) FROM pg_class
-    WHERE relkind IN ('r', 'p', 'v', 'm', 'f')
-      AND relnamespace::regnamespace::text !~ '^(pg_|_timescaledb_|information_schema)'
-"""
-_MODE_NAMES = {mode.title().replace(" ", "") + "Lock": mode for mode in MODES}
 
 Observations = Mapping[tuple[int, int], StatementEffects]
 """The observed effects of statements, by the migration's version and the statement's index."""
@@ -70,142 +42,42 @@ class Rehearsal:
 
 
 def rehearse(
-    throwaway: Throwaway,
-    *,
-    edition: Edition,
-    roles: Sequence[str],
-    migrations: Path,
-    version: int,
-    scripts: Sequence[Script],
+    throwaway: Throwaway, *, origin: Origin, edition: Edition, files: Sequence[Migration], scripts: Sequence[Script]
 ) -> Rehearsal:
-    """Migrate an empty database to `version`, then run the scripts and observe them.
+    """Apply the files that the database has to an empty one, then run the scripts and observe them.
+
+    Keeps what the scripts made, so that a verification after their deployment needs no server.
 
     Args:
         throwaway: starts the server.
+        origin: the planned database.
         edition: of the planned database.
-        roles: of the planned database's server; migrations may name them.
-        migrations: directory of the files.
-        version: of the planned database.
+        files: all migrations with all variants.
         scripts: pending on the planned database.
     """
-    observed: dict[tuple[int, int], StatementEffects] = {}
     try:
-        with throwaway(edition) as admin:
-            name = f"rehearsal_{secrets.token_hex(4)}"
-            ensure_database(admin, name=name, owner=OWNER)
-            _make_roles(admin, roles)
-            inside = make_conninfo(with_database(admin, name), user=OWNER)
-            with connect(inside, purpose="rehearsal", settings=MIGRATION_SETTINGS) as connection:
-                if server_edition(connection, inside) != edition:
-                    return _not_rehearsed(f"the throwaway server does not have the {edition} edition of TimescaleDB")
-            try:
-                return _run(inside, migrations, version, scripts, observed)
-            finally:
-                with connect(admin, purpose="rehearsal") as connection:
-                    connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        with replayed(throwaway, origin=origin, edition=edition, files=files) as replica:
+            if replica.edition != edition:
+                return _not_rehearsed(f"the throwaway server does not have the {edition} edition of TimescaleDB")
+            return _rehearse(replica, scripts)
     except DatabaseError as error:
         return _not_rehearsed(str(error))
 
 
-def _run(
-    conninfo: str,
-    migrations: Path,
-    version: int,
-    scripts: Sequence[Script],
-    observed: dict[tuple[int, int], StatementEffects],
-) -> Rehearsal:
-    if version:
-        replay = partial(deploy, conninfo, actor="rehearsal", deployment_id="rehearsal", retry=0, linted=False)
-        replay(migrations=migrations, target=version)
+def _rehearse(replica: Replica, scripts: Sequence[Script]) -> Rehearsal:
+    observed: dict[tuple[int, int], StatementEffects] = {}
+    lacking = f", with {'; '.join(replica.differing)}" if replica.differing else ""
     try:
         for script in scripts:
-            with connect(conninfo, purpose="rehearsal", settings=MIGRATION_SETTINGS) as connection:
-                _ObservedScript(connection, conninfo, script, observed).run()
+            with connect(replica.conninfo, purpose="rehearsal", settings=MIGRATION_SETTINGS) as connection:
+                ObservedScript(connection, replica.conninfo, script, observed).run()
     except DatabaseError as error:
+        if lacking:  # which may be the reason
+            return Rehearsal(verdict="not rehearsed", detail=f"{error}{lacking}", observed=observed)
         return Rehearsal(verdict="failed", detail=str(error), observed=observed)
-    return Rehearsal(verdict="passed", detail="every statement ran on empty tables", observed=observed)
-
-
-def _make_roles(admin: str, roles: Sequence[str]) -> None:
-    with connect(admin, purpose="rehearsal") as connection:
-        existing = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles")}
-        for role in sorted(set(roles) - existing):
-            connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+    replica.keep_objects([script.migration for script in scripts])
+    return Rehearsal(verdict="passed", detail=f"every statement ran on empty tables{lacking}", observed=observed)
 
 
 def _not_rehearsed(why: str) -> Rehearsal:
     return Rehearsal(verdict="not rehearsed", detail=why)
-
-
-class _ObservedScript:
-    """Runs one file; keeps the relations that existed before it and the locks that it holds."""
-
-    def __init__(
-        self,
-        connection: psycopg.Connection,
-        conninfo: str,
-        script: Script,
-        observed: dict[tuple[int, int], StatementEffects],
-    ) -> None:
-        self._connection = connection
-        self._conninfo = conninfo
-        self._script = script
-        self._observed = observed
-        self._files = {oid: node for oid, _, node in connection.execute(_STORED.encode())}
-        self._held: set[Lock] = set()
-
-    def run(self) -> None:
-        if self._script.transactional:
-            with self._connection.transaction():
-                for number in range(len(self._script.statements)):
-                    self._run_statement(number)
-            return
-        for number in range(len(self._script.statements)):
-            self._held = set()
-            self._run_separately(number)
-
-    def _run_separately(self, number: int) -> None:
-        """Run a statement in its own transaction to observe its locks, or without one where PostgreSQL rejects that."""
-        statement = self._script.statements[number]
-        if traits_of(statement).fresh_session:
-            with connect(self._conninfo, purpose="rehearsal", settings=MIGRATION_SETTINGS) as fresh:
-                self._execute(fresh, statement)
-            return
-        try:
-            with self._connection.transaction():
-                self._run_statement(number)
-        except DatabaseError as error:
-            if not isinstance(error.__cause__, (pg.ActiveSqlTransaction, pg.InvalidTransactionTermination)):
-                raise
-            self._execute(self._connection, statement)
-
-    def _run_statement(self, number: int) -> None:
-        statement = self._script.statements[number]
-        self._execute(self._connection, statement)
-        locks = {
-            Lock(_MODE_NAMES[mode], name)
-            for oid, name, mode in self._connection.execute(_LOCKS.encode())
-            if oid in self._files
-        }
-        # A lock that the file already holds does not appear again, but the statement takes it too.
-        held_before = [lock for lock in expected_effects(statement).locks if lock in self._held]
-        key = (self._script.migration.version, number)
-        self._observed[key] = StatementEffects(
-            locks=(*sorted(locks - self._held), *held_before), rewrites=self._rewritten(statement)
-        )
-        self._held = locks
-
-    def _rewritten(self, statement: Statement) -> tuple[str, ...]:
-        """Return earlier relations whose rows are now in another file; TRUNCATE is not a rewrite."""
-        found = self._connection.execute(_STORED.encode()).fetchall()
-        changed = tuple(name for oid, name, node in found if self._files.get(oid, node) != node)
-        self._files.update({oid: node for oid, _, node in found if oid in self._files})
-        return () if statement.sql[:8].upper() == "TRUNCATE" else changed
-
-    def _execute(self, connection: psycopg.Connection, statement: Statement) -> None:
-        try:
-            connection.execute(statement.sql.encode())
-        except psycopg.Error as error:
-            offset = statement.offset + int(error.diag.statement_position or 1) - 1
-            with translate_errors(self._script.migration.place(offset)):
-                raise

@@ -22,11 +22,14 @@ from observatory.database.connection import connect, describe
 from observatory.database.deployment import SchemaStatus, status
 from observatory.database.error_translation import error_summary, translate_errors
 from observatory.database.errors import DatabaseError
+from observatory.database.expected_objects import expected_objects
 from observatory.database.migrations.files import Edition, read_migrations
 from observatory.database.migrations.numbering import version_in
 from observatory.database.pg_cron_jobs import PREFIX
+from observatory.database.rehearsal_origin import read_origin
 from observatory.database.roles.privilege_check import wrong_privileges
 from observatory.database.roles.privileges import Profile
+from observatory.database.throwaway_server import Throwaway
 from observatory.database.verification_rows import marked_rows, read, write_and_read_back
 
 Verdict = Literal["passed", "failed", "unknown"]
@@ -128,6 +131,7 @@ def verify(
     target: int | None = None,
     roles: Mapping[str, Profile] = MappingProxyType({}),
     service_conninfo: str | None = None,
+    throwaway: Throwaway | None = None,
     catalogue: Callable[[Edition], Catalogue] = load,
 ) -> Verification:
     """Verify a database, after a deployment of its schema or at any time.
@@ -139,7 +143,9 @@ def verify(
         roles: the roles whose privileges are checked, each with its profile; see `grant_access`.
         service_conninfo: connection string of the service's login, to read and write marked rows; None: these checks
             are unknown.
-        catalogue: returns the catalogue of an edition.
+        throwaway: starts a server that replays own migrations, unless a rehearsal has kept what they make; None: their
+            objects are unknown then.
+        catalogue: returns the committed catalogue of an edition.
 
     Returns:
         The checks. A failed check does not raise.
@@ -153,15 +159,29 @@ def verify(
     """
     state = status(conninfo, migrations=migrations)
     expected = catalogue(_edition(state))
-    checks = [_version_check(state, target, newest=read_migrations(migrations)[-1].version)]
-    drift: list[Drift] = []
-    if problem := _missing_in_catalogue(expected, state):
-        checks.append(Check(name="objects", verdict="unknown", detail=problem))
-    else:
-        drift, found = _object_checks(conninfo, expected.at(state.version), roles)
-        checks += found
-        if state.version >= _FIRST_VERSION_WITH_TABLES:
-            checks += _service_checks(conninfo, service_conninfo, expected.at(state.version))
+    files = read_migrations(migrations)
+    checks = [_version_check(state, target, newest=files[-1].version)]
+    with connect(conninfo, purpose="verify", settings=SETTINGS) as connection, translate_errors(describe(conninfo)):
+        found = read_objects(connection)
+        expectation = expected_objects(
+            expected,
+            state.applied,
+            version=state.version,
+            origin=read_origin(connection),
+            files=files,
+            throwaway=throwaway,
+        )
+        drift: list[Drift] = []
+        if expectation.objects is None:
+            checks.append(Check(name="objects", verdict="unknown", detail=expectation.unknown))
+        else:
+            drift = find_drift(expectation.objects, found) + find_chunk_drift(connection)
+            checks += [*_kind_checks(connection, expectation.objects, drift), _additions_check(drift)]
+        used = found if expectation.objects is None else expectation.objects
+        if roles and used:
+            checks.append(_grants_check(connection, used, roles))
+    if state.version >= _FIRST_VERSION_WITH_TABLES:
+        checks += _service_checks(conninfo, service_conninfo, used)
     return Verification(version=state.version, edition=expected.edition, checks=tuple(checks), drift=tuple(drift))
 
 
@@ -181,23 +201,6 @@ def _version_check(state: SchemaStatus, target: int | None, *, newest: int) -> C
         remedy = "Deploy the pending migrations" if state.version < expected else "Raise the target"
         return Check(name="version", verdict="failed", detail=f"is {state.version}, expected {expected}. {remedy}")
     return Check(name="version", verdict="passed", detail=f"{state.version}, by the {_edition(state)} edition's files")
-
-
-def _missing_in_catalogue(expected: Catalogue, state: SchemaStatus) -> str | None:
-    """Return why the catalogue does not cover this database; None where it does."""
-    for entry in state.applied:
-        if entry.complete and not expected.describes(entry.version, entry.sha256):
-            return f"the catalogue was not made from this {entry.stem}.sql. Run `make catalogue` and commit its files"
-    return None
-
-
-def _object_checks(conninfo: str, objects: Objects, roles: Mapping[str, Profile]) -> tuple[list[Drift], list[Check]]:
-    with connect(conninfo, purpose="verify", settings=SETTINGS) as connection, translate_errors(describe(conninfo)):
-        drift = find_drift(objects, read_objects(connection)) + find_chunk_drift(connection)
-        checks = [*_kind_checks(connection, objects, drift), _additions_check(drift)]
-        if roles and objects:
-            checks.append(_grants_check(connection, objects, roles))
-    return drift, checks
 
 
 def _kind_checks(connection: psycopg.Connection, objects: Objects, drift: Iterable[Drift]) -> Iterator[Check]:

@@ -280,6 +280,7 @@ def _finished(
             target=done.version,
             roles=target.roles,
             service_conninfo=place.service_conninfo(),
+            throwaway=place.throwaway(),
         )
     if done.applied:
         place.record_event(
@@ -312,6 +313,7 @@ def verify_database(where: Workspace | UrlDatabase, *, report: Reporter = silent
             target=target.version,
             roles=target.roles,
             service_conninfo=place.service_conninfo(),
+            throwaway=place.throwaway(),
         )
 
 

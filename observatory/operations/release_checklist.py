@@ -23,6 +23,7 @@ from observatory.platforms.platform import Platform
 from observatory.progress import Reporter, silent
 
 if TYPE_CHECKING:
+    from observatory.database import Plan
     from observatory.database.migrations.files import Edition, Migration
 
 
@@ -102,7 +103,7 @@ def plan_of(
             else "; ".join(plan.refusals)
             or f"the migrations would fail: {plan.rehearsal_detail}; {plan.backup_detail}",
         ),
-        ChecklistItem(name="catalogue", objection="; ".join(_catalogue_gaps(plan.edition, pending))),
+        ChecklistItem(name="catalogue", objection=_catalogue_gap(plan, pending)),
         ChecklistItem(name="schema", objection="; ".join(_schema_gaps(platform, manifest, newest, pending))),
         ChecklistItem(
             name="deployment",
@@ -133,14 +134,14 @@ def _files(platform: Platform, edition: Edition) -> list[Migration]:
     return [each for each in read_migrations(platform.workspace.migrations) if each.variant in (None, edition)]
 
 
-def _catalogue_gaps(edition: Edition, pending: list[Migration]) -> Iterator[str]:
-    """Yield why the database could not be verified after the migrations."""
-    from observatory.database.catalogue import load  # noqa: PLC0415 - only with a database
+def _catalogue_gap(plan: Plan, pending: list[Migration]) -> str:
+    """Return why the database could not be verified after the migrations: a rehearsal records what own ones make."""
+    from observatory.database.expected_objects import uncatalogued  # noqa: PLC0415 - only with a database
 
-    catalogue = load(edition)
-    for each in pending:
-        if not catalogue.describes(each.version, each.sha256):
-            yield f"the catalogue was not made from this {each.file}: run `make catalogue` and commit its files"
+    own = uncatalogued(plan.edition, pending)
+    if not own or plan.rehearsal != "not rehearsed":
+        return ""
+    return f"the objects of {', '.join(own)} cannot be verified: {plan.rehearsal_detail}"
 
 
 def _schema_gaps(platform: Platform, manifest: Manifest, newest: int, pending: list[Migration]) -> Iterator[str]:

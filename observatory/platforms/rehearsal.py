@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,19 +10,17 @@ from observatory import database
 from observatory.runtime import bubblewrap, home_owners
 
 if TYPE_CHECKING:
-    from observatory.database import Edition, Throwaway
+    from observatory.database import Throwaway
 
 PROGRAMS = "/usr/lib/postgresql/17/bin"  # in the root filesystem
 DIRECTORY = "/srv"  # the path of the server's directory in the sandbox
 
 
 def rehearsal_server(rootfs: Path) -> Throwaway:
-    """Return the factory of throwaway servers that run in a root filesystem."""
-
-    def start(edition: Edition) -> AbstractContextManager[str]:
-        return database.throwaway_server(installation(rootfs), edition=edition)
-
-    return start
+    """Return what starts throwaway servers in a root filesystem; their data is kept beside it."""
+    return database.Throwaway(
+        installation=installation(rootfs), templates=database.Templates(directory=rootfs.parent / "rehearsals")
+    )
 
 
 def installation(rootfs: Path) -> database.Installation:
@@ -33,4 +30,4 @@ def installation(rootfs: Path) -> database.Installation:
         mounts = ("--die-with-parent", "--bind", str(directory), DIRECTORY)
         return bubblewrap.command(rootfs, bubblewrap.entry(rootfs, directory), command, mounts=mounts)
 
-    return database.Installation(programs=PROGRAMS, wrap=wrap, inside=DIRECTORY, adopt=home_owners.adopt)
+    return database.Installation(programs=PROGRAMS, wrap=wrap, inside=DIRECTORY, adopt=home_owners.adopt, root=rootfs)

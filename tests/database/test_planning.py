@@ -1,26 +1,24 @@
 """The plan: pending statements, their locks, the backup, how to return; planning writes nothing."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import tempfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
 
 from observatory.database import (
     BackupFailedError,
-    Edition,
     Event,
     Installation,
     LintRefusedError,
     MigrationHistoryError,
+    Throwaway,
     deploy,
     plan,
     status,
-    throwaway_server,
 )
 from observatory.database.advisory_locks import MIGRATION_LOCK, session_lock
-from observatory.database.rehearsal import Throwaway
 from observatory.platforms.rehearsal import rehearsal_server
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 from tests.database.test_migration_backup import Backups
@@ -28,9 +26,9 @@ from tests.support.postgres import PostgresServer
 
 
 @pytest.fixture
-def throwaway(postgres: PostgresServer) -> Throwaway:
-    """The suite's own server, which is faster than a new one."""
-    return lambda _edition: nullcontext(postgres.conninfo())
+def throwaway(rootfs: Path) -> Throwaway:
+    """Servers of the root filesystem; their data is kept in the user's cache."""
+    return rehearsal_server(rootfs)
 
 
 def test_a_rehearsal_observes_locks_and_rewrites_of_existing_relations(
@@ -98,22 +96,18 @@ def test_the_rehearsal_has_the_roles_of_the_server(
             admin.execute("DROP ROLE reporting")
 
 
-def test_the_shipped_migrations_rehearse_on_a_throwaway_server_that_is_removed(conninfo: str, rootfs: Path) -> None:
-    make, servers = rehearsal_server(rootfs), []
-
-    @contextmanager
-    def noted(edition: Edition) -> Iterator[str]:
-        with make(edition) as admin:
-            servers.append(Path(str(psycopg.conninfo.conninfo_to_dict(admin)["host"])))
-            yield admin
-
-    planned = plan(conninfo, migrations=SHIPPED, throwaway=noted)
+def test_the_shipped_migrations_rehearse_on_a_throwaway_server_that_is_removed(
+    conninfo: str, throwaway: Throwaway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with TemporaryDirectory() as directory:  # whose path is short enough for a socket
+        monkeypatch.setattr(tempfile, "tempdir", directory)
+        planned = plan(conninfo, migrations=SHIPPED, throwaway=throwaway)
+        assert list(Path(directory).glob("observatory-throwaway-*")) == []
 
     assert (planned.rehearsal, len(planned.pending)) == ("passed", 8)
     transactions = [each for each in planned.pending if each.transactional]
     assert [each.name for each in planned.pending if each not in transactions] == ["007_text_limits_and_read_indexes"]
     assert all(statement.observed for each in transactions for statement in each.statements)
-    assert not servers[0].parent.exists()
 
 
 def test_a_plan_without_a_server_reports_that_it_was_not_rehearsed(
@@ -123,16 +117,13 @@ def test_a_plan_without_a_server_reports_that_it_was_not_rehearsed(
     missing = Installation(programs=str(tmp_path))
 
     alone = plan(conninfo, migrations=directory)
-    tried = plan(conninfo, migrations=directory, throwaway=lambda edition: throwaway_server(missing, edition=edition))
+    tried = plan(conninfo, migrations=directory, throwaway=Throwaway(installation=missing))
 
-    assert (alone.rehearsal, alone.rehearsal_detail) == (
-        "not rehearsed",
-        "no PostgreSQL for a rehearsal is installed on this machine",
-    )
-    assert (tried.rehearsal, tried.rehearsal_detail) == (
-        "not rehearsed",
-        f"{tmp_path}/initdb cannot run: No such file or directory. Install PostgreSQL there",
-    )
+    unchecked = ". A verification cannot check the objects of 001_a.sql"
+    why = "no PostgreSQL for a rehearsal is installed on this machine"
+    assert (alone.rehearsal, alone.rehearsal_detail) == ("not rehearsed", f"{why}{unchecked}")
+    why = f"{tmp_path}/initdb cannot run: No such file or directory. Install PostgreSQL there"
+    assert (tried.rehearsal, tried.rehearsal_detail) == ("not rehearsed", f"{why}{unchecked}")
     assert alone.would_succeed
 
 

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from observatory.database import Plan
 from observatory.database.migrations.files import Migration, read_migrations
+from observatory.database.rehearsal import Verdict
 from observatory.delivery.errors import DeliveryRefusedError
 from observatory.delivery.releases import Manifest
 from observatory.operations.release_checklist import (
     ChecklistItem,
     ReleasePlan,
-    _catalogue_gaps,
+    _catalogue_gap,
     _schema_gaps,
     refuse,
 )
@@ -31,11 +33,32 @@ def migration(directory: Path, text: str = NEW) -> Migration:
     return made._replace(version=9)
 
 
-def test_a_migration_without_a_catalogue_is_known_before_it_runs(tmp_path: Path) -> None:
+def test_a_migration_whose_objects_cannot_be_verified_is_named(tmp_path: Path) -> None:
     committed = [each for each in read_migrations(SOURCE / "migrations") if each.variant in (None, "apache")]
-    assert list(_catalogue_gaps("apache", committed)) == []
-    [gap] = _catalogue_gaps("apache", [migration(tmp_path)])
-    assert gap == "the catalogue was not made from this 001_added.sql: run `make catalogue` and commit its files"
+    alone = planned("not rehearsed", "no PostgreSQL for a rehearsal is installed on this machine")
+    assert _catalogue_gap(alone, committed) == ""
+    own = [*committed, migration(tmp_path)]
+    assert _catalogue_gap(alone, own) == (
+        "the objects of 001_added.sql cannot be verified: no PostgreSQL for a rehearsal is installed on this machine"
+    )
+    assert _catalogue_gap(planned("passed", "every statement ran on empty tables"), own) == ""
+
+
+def planned(verdict: Verdict, detail: str) -> Plan:
+    """Return a plan with this rehearsal."""
+    return Plan(
+        version=8,
+        edition="apache",
+        pending=(),
+        sizes={},
+        rehearsal=verdict,
+        rehearsal_detail=detail,
+        backup=None,
+        backup_detail="",
+        backup_fails=False,
+        way_back="",
+        refusals=(),
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,20 @@ from observatory.database.catalogue.objects import SETTINGS, Object, Objects, re
 from observatory.database.migrations.files import Edition
 from observatory.files.atomic import write_file
 
-__all__ = ["SETTINGS", "Catalogue", "Object", "Objects", "Step", "load", "read_objects", "write"]
+__all__ = [
+    "SETTINGS",
+    "Catalogue",
+    "Object",
+    "Objects",
+    "Step",
+    "apply_step",
+    "difference",
+    "load",
+    "read_objects",
+    "read_step",
+    "step_as_document",
+    "write",
+]
 
 DIRECTORY = Path(__file__).parent
 
@@ -47,9 +60,7 @@ class Catalogue:
         """Return the objects of a version with their definitions; none for 0."""
         objects: dict[Object, str] = {}
         for step in self.steps[:version]:
-            objects.update(step.sets)
-            for removed in step.removes:
-                objects.pop(removed, None)
+            objects = apply_step(objects, step)
         return objects
 
     def describes(self, version: int, sha256: str) -> bool:
@@ -57,29 +68,42 @@ class Catalogue:
         return 0 < version <= len(self.steps) and self.steps[version - 1].sha256 == sha256
 
 
+def difference(before: Objects, after: Objects, *, sha256: str = "") -> Step:
+    """Return the step between two states of a schema."""
+    sets = {each: definition for each, definition in after.items() if before.get(each) != definition}
+    return Step(sha256=sha256, sets=sets, removes=tuple(sorted(before.keys() - after.keys())))
+
+
+def apply_step(objects: Objects, step: Step) -> dict[Object, str]:
+    """Return the objects after a step."""
+    return {each: text for each, text in {**objects, **step.sets}.items() if each not in step.removes}
+
+
 def load(edition: Edition, directory: Path = DIRECTORY) -> Catalogue:
     """Return the committed catalogue of an edition; it has no steps where there is no file."""
     file = directory / f"{edition}.json"
     document = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    return Catalogue(edition=edition, steps=tuple(_read_step(step) for step in document))
+    return Catalogue(edition=edition, steps=tuple(read_step(step) for step in document))
 
 
 def write(catalogue: Catalogue, directory: Path = DIRECTORY) -> Path:
     """Write a catalogue to the file that `load` reads, and return the file."""
     file = directory / f"{catalogue.edition}.json"
-    document = [_written_step(step) for step in catalogue.steps]
+    document = [step_as_document(step) for step in catalogue.steps]
     write_file(file, json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n", mode=0o644)
     return file
 
 
-def _written_step(step: Step) -> dict[str, object]:
+def step_as_document(step: Step) -> dict[str, object]:
+    """Return a step as JSON has it."""
     sets: dict[str, dict[str, str]] = {}
     for (kind, name), definition in step.sets.items():
         sets.setdefault(kind, {})[name] = definition
     return {"sha256": step.sha256, "sets": sets, "removes": [list(each) for each in step.removes]}
 
 
-def _read_step(step: dict[str, Any]) -> Step:
+def read_step(step: dict[str, Any]) -> Step:
+    """Return the step of a JSON document."""
     return Step(
         sha256=step["sha256"],
         sets={Object(kind, name): text for kind, names in step["sets"].items() for name, text in names.items()},

@@ -1,6 +1,6 @@
 """Migration 007: texts up to the service's limit, and reads of one model or one provider."""
 
-from contextlib import nullcontext
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -9,9 +9,9 @@ from psycopg import errors
 from observatory.database import plan
 from observatory.database.migrations.files import read_migrations
 from observatory.database.migrations.statements import parse
+from observatory.platforms.rehearsal import rehearsal_server
 from tests.database.conftest import SHIPPED, Deploy
 from tests.database.shipped.test_tables import LOG, METRIC, TRACE, insert
-from tests.support.postgres import PostgresServer
 
 LONG = "é" * 1024 * 1024
 SPANS = """
@@ -22,12 +22,10 @@ SPANS = """
 """
 
 
-def test_the_plan_from_schema_6_is_rehearsed_and_adds_only(
-    run_deploy: Deploy, conninfo: str, postgres: PostgresServer
-) -> None:
+def test_the_plan_from_schema_6_is_rehearsed_and_adds_only(run_deploy: Deploy, conninfo: str, rootfs: Path) -> None:
     run_deploy(migrations=SHIPPED, target=6)
 
-    planned = plan(conninfo, migrations=SHIPPED, throwaway=lambda _edition: nullcontext(postgres.conninfo()))
+    planned = plan(conninfo, migrations=SHIPPED, throwaway=rehearsal_server(rootfs))
 
     assert (planned.version, planned.rehearsal, planned.would_succeed) == (6, "passed", True)
     file = planned.pending[0]

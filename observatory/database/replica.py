@@ -1,0 +1,191 @@
+"""Replicas of a database on a throwaway server: the same roles, extensions and settings, and the same files applied.
+
+Owns how a replica is made, and the objects of own migrations, which it keeps: the replica has just made them, so it is
+their catalogue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from psycopg.conninfo import make_conninfo
+
+from observatory.database.catalogue import (
+    SETTINGS,
+    Catalogue,
+    Step,
+    difference,
+    load,
+    read_objects,
+    read_step,
+    step_as_document,
+)
+from observatory.database.connection import connect, with_database
+from observatory.database.error_translation import translate_errors
+from observatory.database.errors import UnsuitableServerError
+from observatory.database.migration_session import MIGRATION_SETTINGS, server_edition
+from observatory.database.migrations import ledger
+from observatory.database.migrations.files import Edition, Migration, select_edition
+from observatory.database.migrations.statements import parse
+from observatory.database.observed_script import ObservedScript
+from observatory.database.rehearsal_origin import Origin, differing_extensions, make
+from observatory.database.throwaway_server import Throwaway
+from observatory.database.throwaway_templates import Template
+from observatory.files.atomic import write_file
+
+_PLACE = "the rehearsal"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """A database on a throwaway server.
+
+    Attributes:
+        conninfo: as the role that owns the schema.
+        edition: of the server's TimescaleDB.
+        differing: extensions that it lacks, or has in another version.
+        applied: the files that it has.
+        origin: the database.
+        throwaway: has started the server.
+        planned: edition of the database's migrations, which this machine may lack.
+    """
+
+    conninfo: str
+    edition: Edition
+    differing: Sequence[str]
+    applied: Sequence[Migration]
+    origin: Origin
+    throwaway: Throwaway
+    planned: Edition
+
+    def read_step(self, also: Sequence[Migration] = ()) -> Step:
+        """Return what own migrations have made and changed, with these files applied too."""
+        catalogue = load(self.edition)
+        with connect(self.conninfo, purpose="rehearsal", settings=SETTINGS) as connection, translate_errors(_PLACE):
+            objects = read_objects(connection)
+        files = sorted({*self.applied, *also}, key=lambda each: each.version)
+        return difference(catalogue.at(count_described(catalogue, files)), objects)
+
+    def own_variants(self) -> list[Migration]:
+        """Return the own files that are for one edition only."""
+        described = count_described(load(self.edition), self.applied)
+        return [each for each in self.applied[described:] if each.variant]
+
+    def keep_objects(self, also: Sequence[Migration] = ()) -> None:
+        """Keep what own migrations have made, for `own_objects` after these files are applied too."""
+        files = [*self.applied, *also]
+        if count_described(load(self.edition), files) < len(files):
+            applied = [*self.origin.applied, *((each.path.stem, each.sha256) for each in also)]
+            _keep(kept_objects(self.throwaway, self.origin, self.planned, applied), self.read_step(also))
+
+
+def count_described(catalogue: Catalogue, files: Sequence[Migration]) -> int:
+    """Return how many of the files, from the first one on, the committed catalogue describes."""
+    files = sorted(files, key=lambda each: each.version)
+    return next(
+        (number for number, each in enumerate(files) if not catalogue.describes(each.version, each.sha256)), len(files)
+    )
+
+
+def own_objects(throwaway: Throwaway, *, origin: Origin, edition: Edition, files: Sequence[Migration]) -> Step:
+    """Return what own migrations have made and changed in a database: kept by a rehearsal, or from a new replica.
+
+    Raises:
+        DatabaseError: no server can be started, or the files cannot be applied to an empty database.
+    """
+    kept = kept_objects(throwaway, origin, edition, origin.applied)
+    if kept is not None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return read_step(json.loads(kept.read_text(encoding="utf-8")))
+    with replayed(throwaway, origin=origin, edition=edition, files=files) as replica:
+        if replica.edition != edition and (only := replica.own_variants()):
+            raise UnsuitableServerError(f"{only[0].file} is not of the {edition} edition, which this machine lacks")
+        step = replica.read_step()
+    _keep(kept, step)
+    return step
+
+
+def kept_objects(
+    throwaway: Throwaway, origin: Origin, edition: Edition, applied: Sequence[tuple[str, str]]
+) -> Path | None:
+    """Return the file that has what own migrations have made; None where nothing is kept."""
+    if throwaway.templates is None:
+        return None
+    return throwaway.templates.directory / f"{origin.key(throwaway.installation.version, edition, applied)}.json"
+
+
+def _keep(file: Path | None, step: Step) -> None:
+    if file is not None:
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_file(file, json.dumps(step_as_document(step)))
+
+
+@contextlib.contextmanager
+def replayed(
+    throwaway: Throwaway, *, origin: Origin, edition: Edition, files: Sequence[Migration]
+) -> Iterator[Replica]:
+    """Make a replica inside the block by applying the files to an empty database.
+
+    Args:
+        throwaway: starts the server, and keeps its data for the next call.
+        origin: the database.
+        edition: of its migrations.
+        files: all migrations with all variants.
+
+    Raises:
+        DatabaseError: no server can be started, or a file failed.
+    """
+    version = throwaway.installation.version
+    base = Template(key=origin.key(version, edition, ()), prepare=partial(make, origin))
+    template = base
+    if origin.applied:
+        prepare = partial(_replay, origin, files)
+        template = Template(key=origin.key(version, edition, origin.applied), prepare=prepare, base=base)
+    settings = origin.server_settings(throwaway.installation.libraries)
+    with throwaway(edition, template=template, settings=settings) as admin:
+        conninfo = _as_owner(origin, admin)
+        with connect(conninfo, purpose="rehearsal") as connection, translate_errors(_PLACE):
+            found = server_edition(connection, conninfo)
+            differing = differing_extensions(origin, connection)
+        yield Replica(
+            conninfo=conninfo,
+            edition=found,
+            differing=differing,
+            applied=_applied(origin, files, found),
+            origin=origin,
+            throwaway=throwaway,
+            planned=edition,
+        )
+
+
+def _as_owner(origin: Origin, admin: str) -> str:
+    return make_conninfo(with_database(admin, origin.name), user=origin.owner)
+
+
+def _applied(origin: Origin, files: Sequence[Migration], edition: Edition) -> list[Migration]:
+    """Return the files that the database has, in the variants of an edition."""
+    versions = {int(stem.partition("_")[0]) for stem, _ in origin.applied}
+    return [each for each in select_edition(files, edition) if each.version in versions]
+
+
+def _replay(origin: Origin, files: Sequence[Migration], admin: str) -> None:
+    """Apply the files in order, without observing them."""
+    conninfo = _as_owner(origin, admin)
+    with connect(conninfo, purpose="rehearsal", settings=MIGRATION_SETTINGS) as connection, translate_errors(_PLACE):
+        edition = server_edition(connection, conninfo)
+        ledger.create(connection)
+    for migration in _applied(origin, files, edition):
+        script = parse(migration)
+        # A session for each file, as a deployment has after a SET.
+        with connect(conninfo, purpose="rehearsal", settings=MIGRATION_SETTINGS) as connection:
+            if script.transactional:
+                with translate_errors(migration.place()), connection.transaction():
+                    connection.execute(migration.sql.encode())
+            else:
+                ObservedScript(connection, conninfo, script, {}).run()
