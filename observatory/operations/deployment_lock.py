@@ -50,6 +50,7 @@ class HeldDeploymentLock:
         self._open, self._session = ExitStack(), _no_session()
         self._connection: psycopg.Connection | None = None
         self._pinged = self._lost = self._silent = False
+        self._mark = ""
 
     def acquire(self, wait_s: float) -> None:
         """Take the lock; raises LockHeldError and UnreachableError."""
@@ -63,6 +64,16 @@ class HeldDeploymentLock:
             except LockHeldError as error:
                 raise LockHeldError(f"{error}. --wait SECONDS waits for it") from error
             self._keep(connection, opened)
+
+    def note_own_changes(self) -> None:
+        """Keep what this process has changed in the schema under the lock; without an answer, a check finds it."""
+        import psycopg  # noqa: PLC0415 - only where it is used
+
+        from observatory.database.schema_mark import schema_mark  # noqa: PLC0415
+
+        if self._connection and not self._lost and not self._pinged:
+            with suppress(psycopg.Error):
+                self._mark = schema_mark(self._connection)
 
     def release(self) -> None:
         """Release the lock, if it is still held, and close the connection."""
@@ -79,7 +90,8 @@ class HeldDeploymentLock:
             record: writes an event to the journal.
 
         Raises:
-            LockLostError: another process holds the lock; the message has its operator, host, command and start.
+            LockLostError: another process holds the lock; the message has its operator, host, command and start. Or one
+                had it meanwhile, and migrated the database.
         """
         self._lost = not self._responds()
         if not self._lost:
@@ -100,8 +112,17 @@ class HeldDeploymentLock:
     def _regain(self, connection: psycopg.Connection, opened: ExitStack, record: Callable[..., None]) -> None:
         """Take the lock on a new connection, unless the old one has it after all; raises LockLostError."""
         from observatory.database.advisory_locks import DEPLOYMENT_LOCK, holder_of, poll_lock  # noqa: PLC0415
+        from observatory.database.schema_mark import schema_mark  # noqa: PLC0415
 
         if poll_lock(connection, DEPLOYMENT_LOCK, GONE_SECONDS):
+            if schema_mark(connection) != self._mark:
+                reason = (
+                    "the deployment lock was lost with its connection to the database, and before it was taken again "
+                    "another command has changed the schema: `observatory deploy database --info` "
+                    "shows it"
+                )
+                record("lock-lost", reason=reason)
+                raise LockLostError(reason)
             record("lock-regained", reason="its connection to the database was lost, and no other process has taken it")
             self._keep(connection, opened)
             return
@@ -114,7 +135,9 @@ class HeldDeploymentLock:
 
     def _keep(self, connection: psycopg.Connection, opened: ExitStack) -> None:
         from observatory.database.advisory_locks import DEPLOYMENT_LOCK, holder_of  # noqa: PLC0415
+        from observatory.database.schema_mark import schema_mark  # noqa: PLC0415
 
+        self._mark = schema_mark(connection)
         holder = holder_of(connection, DEPLOYMENT_LOCK)
         self._session = (holder.pid, holder.since) if holder else _no_session()
         self.release()
@@ -166,7 +189,10 @@ def deployment_lock(
     """
     if outer := _held.get().get(workspace):
         outer.check(lambda *_event, **_details: None)
-        yield outer
+        try:
+            yield outer
+        finally:
+            outer.note_own_changes()
         return
     held = HeldDeploymentLock(conninfo, command)
     held.acquire(max(wait_s, _wait_s.get()))

@@ -64,6 +64,23 @@ def texts_of(answer: httpx.Response, trace_id: str) -> dict[str, str]:
         return {}
 
 
+def compared(sent: Mapping[str, str], found: Mapping[str, str | None]) -> str:
+    """Return how many spans were found, and how they differ from those that were sent, by id and text."""
+    changed = sum(sent[span_id] != found[span_id] for span_id in sent.keys() & found.keys())
+    missing, others = len(sent.keys() - found.keys()), len(found.keys() - sent.keys())
+    parts = [
+        f"{count} {what}"
+        for count, what in (
+            (len(sent) - missing - changed, "as they were sent"),
+            (changed, "with another text"),
+            (others, "that were not sent"),
+            (missing, "missing"),
+        )
+        if count
+    ]
+    return f"{len(found)} of {len(sent)} spans: {', '.join(parts)}"
+
+
 def random_key() -> str:
     """Return a key that no database has: a service must refuse it, whatever keys it has seen before."""
     return f"obs_{secrets.token_urlsafe(32)}"

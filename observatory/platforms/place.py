@@ -30,11 +30,14 @@ class Place:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def client(self, key: str, *, timeout: float) -> httpx.Client:
-        """Return a client with an API key and a limit in seconds for each request."""
+        """Return a client with an API key and a limit in seconds for each request and its whole response."""
         import httpx  # noqa: PLC0415 - only where it is used
 
+        from observatory.platforms.timely_transport import TimelyTransport  # noqa: PLC0415 - with httpx
+
         headers = {**self.headers, "Authorization": f"Bearer {key}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
+        transport = TimelyTransport(timeout)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False, transport=transport)
 
     def is_ready(self) -> bool:
         """Return whether it reports that it is ready; behind the preview listener, this very fleet."""

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from observatory.delivery.environment import ProbeFailure, ProbeKind
-from observatory.platforms.marked_items import random_key, spans, texts_of
+from observatory.platforms.marked_items import compared, random_key, spans, texts_of
 from observatory.platforms.place import VERSION_HEADER, Place
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ class Exchange:
     def _stored(self) -> ProbeFailure | None:
         if (found := self.rows.spans(self.trace_id)) == self.texts:
             return None
-        same = len(found.items() & self.texts.items())
-        return self._failure("not stored", f"answered 201, and the database has {same} of {len(self.texts)} spans")
+        sent = f"{len(self.texts)} spans were sent and answered 201"
+        return self._failure("not stored", f"{sent}, and the database has {compared(self.texts, found)}")
 
     def _read(self, trace_id: str, texts: Mapping[str, str]) -> ProbeFailure | None:
         """Read a trace that the database has."""
@@ -151,7 +151,7 @@ class Exchange:
 
         started = time.monotonic()
         try:
-            answer = self._within_time(method, path, until=started + REQUEST_SECONDS, **more)
+            answer = self.client.request(method, path, **more)
         except httpx.HTTPError as error:
             self.absent = self.absent or isinstance(error, httpx.ConnectError)
             return self._failure("unanswered", f"{method} {path} was not answered: {type(error).__name__}")
@@ -163,16 +163,3 @@ class Exchange:
         elif version:
             self.versions.add(version)
         return answer
-
-    def _within_time(self, method: str, path: str, *, until: float, **more: Any) -> httpx.Response:
-        """Return an answer whose whole body arrives in time; the client limits only the wait for each part of it."""
-        import httpx  # noqa: PLC0415 - only where it is used
-
-        content = b""
-        with self.client.stream(method, path, **more) as answer:
-            for part in answer.iter_bytes():
-                content += part
-                if time.monotonic() > until:
-                    raise httpx.ReadTimeout(f"the body did not end within {REQUEST_SECONDS} s")
-        headers = [(name, value) for name, value in answer.headers.items() if name == VERSION_HEADER.lower()]
-        return httpx.Response(answer.status_code, headers=headers, content=content, request=answer.request)

@@ -12,6 +12,7 @@ from string import Template
 
 from observatory.delivery.counts import Counts
 from observatory.delivery.environment import MetricsUnavailableError, Reading
+from observatory.platforms.exported_metrics import SUFFIXES, bare
 from observatory.platforms.prometheus_client import PrometheusClient, Series
 from observatory.platforms.request_counts import RequestCounts, Traffic
 from observatory.security.client_certificate import ClientCertificate
@@ -52,7 +53,6 @@ OUTAGES = {
 }
 BUDGET_ALERT, BUDGET_WINDOW = "StorageErrorBudgetFastBurn", "6m"
 FRESH_VALUE = "15s"  # three scrapes
-SUFFIXES = ("_total", "_bucket")  # of the series of a counter and of a histogram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,11 +177,11 @@ class PrometheusMetrics:
             return
         names = "|".join(name + suffix for name in sorted(promised) for suffix in ("", *SUFFIXES))
         found = {
-            (_bare(each["metric"]["__name__"]), each["metric"]["instance"])
+            (bare(each["metric"]["__name__"]), each["metric"]["instance"])
             for each in self._query(PROMISED, selection, names=names)
         }
         for name in sorted(promised):
-            if lost := sorted(each for each in expected if (_bare(name), each) not in found):
+            if lost := sorted(each for each in expected if (bare(name), each) not in found):
                 yield f"{name} from {', '.join(lost)}, which its manifest promises"
 
     def _restarts(self, selection: _Selection) -> int:
@@ -232,8 +232,3 @@ def _newest(series: Iterable[Series], label: str = "instance") -> dict[str, floa
 
 def _time(series: Series) -> float:
     return float(series["values"][-1][0])
-
-
-def _bare(name: str) -> str:
-    """Return a metric's name without the suffix of a series."""
-    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from observatory.delivery.environment import HostsError
 from observatory.platforms.live_comparison import UnansweredError, proves_nothing
-from observatory.platforms.marked_items import COST, bad_bodies, line, measurement, random_key, spans, texts_of
+from observatory.platforms.marked_items import (
+    COST,
+    bad_bodies,
+    compared,
+    line,
+    measurement,
+    random_key,
+    spans,
+    texts_of,
+)
 from observatory.platforms.place import VERSION_HEADER, Place
 
 if TYPE_CHECKING:
@@ -222,13 +231,13 @@ class _Smoke(_Expectations):
         for trace_id, texts in self.traces.items():
             if (found := rows.spans(trace_id)) != texts:
                 self._fail(
-                    f"POST /v1/traces answered 201, and the database has {len(found.items() & texts.items())} of "
-                    f"{len(texts)} spans as they were sent: it does not store what it accepts"
+                    f"{len(texts)} spans of a trace were sent to POST /v1/traces, which answered 201, and the database "
+                    f"has {compared(texts, found)}"
                 )
         sent: dict[Table, int] = {"llm_traces": sum(map(len, self.traces.values())), "llm_metrics": 1, "llm_logs": 1}
         for table, number in sent.items():
             if (count := rows.count(table)) != number:
-                self._fail(f"{number} items were answered 201, and the database has {count} rows in {table}")
+                self._fail(f"{number} items were sent and answered 201, and the database has {count} rows in {table}")
         if not _is_close(cost := rows.costs()[2], COST):
             self._fail(f"spans that cost {COST} USD were answered 201, and the database has costs of {cost} USD")
         self.run.stored = sent["llm_traces"]
@@ -252,7 +261,7 @@ class _Smoke(_Expectations):
         found = texts_of(answer, trace_id)
         if found == texts:
             return None
-        return _Problem(f"answered 200 with {len(found.items() & texts.items())} of its {len(texts)} spans", True)
+        return _Problem(f"answered 200 with {compared(texts, found)}", True)
 
     def list_traces(self) -> None:
         """Check that lists have the traces, and that filters hold."""

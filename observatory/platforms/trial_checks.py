@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +19,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from observatory.delivery.environment import HostsError
+from observatory.platforms.exported_metrics import REQUIRED, lacking, samples
 from observatory.platforms.live_comparison import UnansweredError, proves_nothing
 from observatory.platforms.marked_items import spans
 from observatory.platforms.place import Place
@@ -196,6 +197,27 @@ def _check_stored(place: Place, run: Run, written: int) -> None:
     if (lost := run.stored + written - run.rows.count("llm_traces")) > 0:
         raise HostsError(f"{place.name}: {lost} of {written} spans that were answered 201 are not in the database")
     run.stored += written
+
+
+def check_metrics(place: Place, promised: Collection[str]) -> None:
+    """Check that an instance exports the metrics that every version has, and those that its manifest promises.
+
+    Raises:
+        HostsError: it lacks some; or /metrics does not answer.
+    """
+    import httpx  # noqa: PLC0415 - only where it is used
+
+    url = f"{place.url}/metrics"
+    try:
+        answer = httpx.get(url, timeout=ANSWER_SECONDS, trust_env=False)
+    except httpx.HTTPError as error:
+        raise HostsError(f"{place.name}: GET /metrics got no answer: {type(error).__name__}") from error
+    if answer.status_code != HTTPStatus.OK:
+        raise HostsError(f"{place.name}: GET /metrics answered {answer.status_code}, expected 200")
+    exported = samples(answer.text)
+    for names, reason in ((REQUIRED, "every version has"), (promised, "its manifest promises")):
+        if missing := lacking(exported, names):
+            raise HostsError(f"{place.name}: /metrics has no sample of {', '.join(missing)}, which {reason}")
 
 
 def end_with_request_in_flight(

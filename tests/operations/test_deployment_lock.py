@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from observatory.database import LockHeldError
+from observatory.database import LockHeldError, deploy
 from observatory.database.connection import connect
 from observatory.database.ping import answered
 from observatory.delivery.errors import LockLostError
@@ -109,6 +109,30 @@ def test_a_lock_that_another_command_has_taken_is_lost_and_its_holder_is_named(c
                 pass
         lock.check(journal.record)  # the other one has ended
     assert journal.events == ["lock-lost", "lock-regained"]
+
+
+def migrate(conninfo: str, directory: Path, number: int) -> None:
+    """Apply a migration, without the deployment lock."""
+    (directory / f"{number:03}_{number}.sql").write_text(f"CREATE TABLE t{number} (id bigint PRIMARY KEY);")
+    deploy(conninfo, migrations=directory, actor="test", deployment_id="test")
+
+
+def test_a_lock_that_another_command_had_meanwhile_to_migrate_is_lost(conninfo: str, tmp_path: Path) -> None:
+    journal, migrations = Journal(), tmp_path / "migrations"
+    migrations.mkdir()
+    migrate(conninfo, migrations, 1)
+    with deployment_lock(workspace(tmp_path), conninfo, command="release deploy v2") as lock:
+        with deployment_lock(workspace(tmp_path), conninfo, command="deploy database"):
+            migrate(conninfo, migrations, 2)  # by this process, in a step of its workflow
+        terminate_others(conninfo)
+        lock.check(journal.record)
+        assert journal.events == ["lock-regained"]
+        terminate_others(conninfo)
+        with deployment_lock(workspace(tmp_path, "other"), conninfo, command="deploy database"):
+            migrate(conninfo, migrations, 3)
+        with pytest.raises(LockLostError, match="another command has changed the schema"):
+            lock.check(journal.record)
+    assert journal.events == ["lock-regained", "lock-lost"]
 
 
 def test_a_database_that_does_not_respond_is_no_loss(postgres: PostgresServer, conninfo: str, tmp_path: Path) -> None:

@@ -155,19 +155,28 @@ def test_the_next_probe_removes_what_a_killed_one_left(database: StorageDatabase
     assert database.execute("SELECT FROM api_keys WHERE key_prefix = 'killed'") == []
 
 
-def test_an_answer_without_an_end_is_not_answered(database: StorageDatabase, old: Service) -> None:
-    """Each part of the body arrives in time, and the last one never."""
-    with server(b"HTTP/1.1 201 Created\r\nContent-Length: 100000\r\n\r\n", then=b".") as port:
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(b"HTTP/1.1 201 Created\r\nContent-Length: 100000\r\n\r\n", b"."), (b"HTTP/1.1 201 Created\r\n", b"A: b\r\n")],
+    ids=["body", "headers"],
+)
+def test_an_answer_that_trickles_without_an_end_is_not_answered(
+    database: StorageDatabase, old: Service, first: bytes, then: bytes
+) -> None:
+    """Each part of the answer arrives in time, and the last one never."""
+    with server(first, then=then) as port:
         result = probe(probes(database, port, old))
         assert {failure.kind for failure in result.failures} == {"unanswered"}
 
 
-def test_a_probe_that_hangs_is_left(database: StorageDatabase, old: Service) -> None:
-    """Each part of the headers arrives in time, so no limit of a request ends it."""
-    with server(b"HTTP/1.1 201 Created\r\n", then=b"A: b\r\n") as port:
-        found = probes(database, port, old)
-        assert "did not end" in (probe_once(found).unknown or "")
-        assert "has not answered the last probe" in (probe_once(found).unknown or "")
+def test_a_probe_that_hangs_is_left() -> None:
+    hanging = threading.Event()
+    found = FleetProbes(preview_url="http://127.0.0.1:1", database=lambda: str(hanging.wait(60)))
+    try:
+        assert "did not end" in (found.probe("green", version=RELEASE).unknown or "")
+        assert "has not answered the last probe" in (found.probe("green", version=RELEASE).unknown or "")
+    finally:
+        hanging.set()
 
 
 @contextmanager

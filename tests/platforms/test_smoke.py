@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,10 +18,17 @@ from observatory.database.verification_rows import MARK, MarkedRows, marked_rows
 from observatory.delivery.environment import HostsError, UnjudgedError
 from observatory.platforms import live_comparison
 from observatory.platforms.live_comparison import judged
+from observatory.platforms.marked_items import compared
 from observatory.platforms.place import Place
 from observatory.platforms.smoke import Run, exercise
-from observatory.platforms.trial_checks import check_log, check_memory, end_with_request_in_flight, send_burst
-from tests.service.harness import Service, StorageDatabase, faulty, running_service, storage_database
+from observatory.platforms.trial_checks import (
+    check_log,
+    check_memory,
+    check_metrics,
+    end_with_request_in_flight,
+    send_burst,
+)
+from tests.service.harness import REPOSITORY, Service, StorageDatabase, faulty, running_service, storage_database
 from tests.support.postgres import PostgresServer
 
 RELEASE = "v0.0.0-dev"  # what a service that runs from its sources says it is
@@ -99,6 +107,12 @@ def place(service: Service, name: str = "green") -> Place:
     return Place(name=name, url=f"http://127.0.0.1:{service.port}")
 
 
+def test_a_difference_says_what_was_sent_and_what_was_found() -> None:
+    assert compared({"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "0", "d": "4"}) == (
+        "3 of 3 spans: 1 as they were sent, 1 with another text, 1 that were not sent, 1 missing"
+    )
+
+
 def test_a_good_version_passes_and_nothing_remains(stage: Stage) -> None:
     good, other = stage.start("good"), stage.start("good")
     assert stage.exercise(good, beside=other) == ()
@@ -117,8 +131,12 @@ def test_without_a_database_what_is_not_checked_is_named(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("never-stored", "answered 201, and the database has 0 of 10 spans"),
-        ("in-memory", "answered 201, and the database has 0 of 10 spans"),
+        (
+            "never-stored",
+            "10 spans of a trace were sent to POST /v1/traces, which answered 201, .* 0 of 10 spans: 10 missing",
+        ),
+        ("in-memory", "the database has 0 of 10 spans: 10 missing"),
+        ("duplicating", "the database has 20 of 10 spans: 10 as they were sent, 10 that were not sent"),
         ("missing-traces", "20 of 20 reads of a stored trace with a valid key: answered 404"),
         ("empty-lists", "listed 0 of 10 newest spans"),
         ("half-refused", "answered 401"),
@@ -180,6 +198,20 @@ def test_a_version_is_not_judged_beside_a_live_one_that_is_not_ready_but_its_own
     with pytest.raises(HostsError, match="the database has 0 of 10 spans") as caught:
         judged(lambda: stage.exercise(lying), gone, stage.rows)
     assert not isinstance(caught.value, UnjudgedError)
+
+
+def test_a_version_that_lacks_a_metric_that_its_manifest_promises_fails_with_its_name(stage: Stage) -> None:
+    promised = json.loads((REPOSITORY / "service/storage_service/release.json").read_text())["metrics"]
+    check_metrics(place(stage.start("good")), promised)
+    mute = place(stage.start("without-saturation"))
+    check_metrics(mute, ())
+    with pytest.raises(
+        HostsError,
+        match=r"/metrics has no sample of storage_buffer_capacity, storage_buffer_size.*, which its manifest",
+    ):
+        check_metrics(mute, promised)
+    with pytest.raises(HostsError, match="GET /metrics got no answer"):
+        check_metrics(Place(name="gone", url="http://127.0.0.1:1"), ())
 
 
 def test_keys_and_rows_of_a_killed_run_are_removed_by_the_next(stage: Stage) -> None:

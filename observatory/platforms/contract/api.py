@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from observatory.platforms import exported_metrics
 from observatory.platforms.contract.requirements import ContractError, Findings
 
 if TYPE_CHECKING:
     import httpx
 
-LABELLED: Mapping[str, tuple[str, ...]] = {
-    "storage_service_info": ("version", "fleet"),
-    "process_start_time_seconds": (),
-}
-"""Metrics that every instance has, with the labels that must be present."""
 OPTIONAL: Mapping[str, str] = {
     "process_resident_memory_bytes": "a leak of memory is not noticed",
     "storage_http_requests_total": "requests of an instance have no dashboard",
@@ -33,8 +28,6 @@ OPTIONAL: Mapping[str, str] = {
 }
 MAX_ITEMS = 1000
 MARK = "observatory.verification"
-_SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? \S+", re.MULTILINE)
-_LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +134,10 @@ def check_metrics(findings: Findings, instance: Instance, promised: tuple[str, .
     ):
         answer = client.get("/metrics")
         expect(answer, HTTPStatus.OK)
-        samples = _samples(answer.text)
+        samples = exported_metrics.samples(answer.text)
         if not samples:
             raise ContractError("/metrics has no sample")
-    for name, labels in LABELLED.items():
+    for name, labels in exported_metrics.REQUIRED.items():
         labelled = f"{name}{{{','.join(labels)}}}" if labels else name
         with findings.requirement("metrics", f"{labelled} is exported"):
             _check_metric(samples, name, labels, instance)
@@ -175,16 +168,8 @@ def _check_headers(answer: httpx.Response, instance: Instance) -> None:
             raise ContractError(f"{answer.request.url.path}: the header {header} {has}, expected {expected}")
 
 
-def _samples(text: str) -> dict[str, list[dict[str, str]]]:
-    """Return the labels of each sample by the name of its series."""
-    found: dict[str, list[dict[str, str]]] = {}
-    for name, labels in _SAMPLE.findall(text):
-        found.setdefault(name, []).append(dict(_LABEL.findall(labels)))
-    return found
-
-
-def _check_exported(samples: Mapping[str, object], name: str, consequence: str = "") -> None:
-    if not {name, f"{name}_bucket"} & set(samples):
+def _check_exported(samples: Mapping[str, list[dict[str, str]]], name: str, consequence: str = "") -> None:
+    if exported_metrics.lacking(samples, (name,)):
         raise ContractError(f"/metrics has no sample of {name}{consequence}")
 
 

@@ -23,7 +23,13 @@ from observatory.nodes.storage import TRIAL, TRIAL_DRAIN_SECONDS, launcher, tria
 from observatory.platforms.live_comparison import UnansweredError, judged
 from observatory.platforms.place import Place
 from observatory.platforms.smoke import Run, exercise, exercise_first
-from observatory.platforms.trial_checks import check_log, check_memory, end_with_request_in_flight, send_burst
+from observatory.platforms.trial_checks import (
+    check_log,
+    check_memory,
+    check_metrics,
+    end_with_request_in_flight,
+    send_burst,
+)
 from observatory.runtime import Probe, Program, RuntimeFault, Sandbox, check_ports
 from observatory.settings import FleetName, LocalSettings
 from observatory.waiting import poll
@@ -86,7 +92,8 @@ class LocalTrial:
             self._check_itself(unit, manifest)
             self._run(unit)
             with self.marked_rows() as rows:
-                self._test(Place(name=f"the trial of {version}", url=self._url), Run.with_database(rows), version)
+                place = Place(name=f"the trial of {version}", url=self._url)
+                self._test(place, Run.with_database(rows), manifest)
         except (RuntimeFault, ReleaseError) as error:
             raise HostsError(f"the trial of {version} failed: {error}") from error
         finally:
@@ -136,10 +143,11 @@ class LocalTrial:
         except RuntimeFault as error:
             raise UnansweredError(f"the trial failed: {error}", partial(exercise_first, 1)) from error
 
-    def _test(self, place: Place, run: Run, version: str) -> None:
+    def _test(self, place: Place, run: Run, manifest: Manifest) -> None:
         """Exercise the instance, end it, and read what it has logged meanwhile."""
         logs, process = self._logs(), _service(self.sandbox.supervisor.status(TRIAL).pid)
-        exercise(place, run, version=version)
+        exercise(place, run, version=manifest.version)
+        check_metrics(place, manifest.metrics or ())
         send_burst(place, run)
         check_memory(place, run, lambda: _resident(process))
         end_with_request_in_flight(place, run, lambda: _terminate(process), lambda: self._ended(process))
