@@ -106,7 +106,7 @@ def copy_sample(
         with session_lock(writer, SAMPLE_LOCK, wait_s=0):
             writer.execute("SET client_min_messages = warning")
             copies = plan_copies(reader, writer, chosen)
-            key_id, masks = fingerprint(key, "key", "")[:16], _digest(key, chosen)
+            key_id, masks = fingerprint(key, "#key", "")[:16], _digest(key, chosen)
             into = Target(writer=writer, name=describe(target), key_id=key_id, masks=masks)
             into.prepare(save_key=save_key, keep_own_data=keep_own_data)
             _prepare_source(reader, key)
@@ -115,7 +115,7 @@ def copy_sample(
                 writer=writer,
                 copies=copies,
                 limit=fraction,
-                sample=fingerprint(key, "sample", f"{describe(source)} {fraction:g}")[:16],
+                sample=fingerprint(key, "#sample", f"{describe(source)} {fraction:g}")[:16],
                 retention=into.retention(),
             )
             copier.copy_tables()
@@ -144,7 +144,7 @@ def _digest(key: str, masking: Masking) -> str:
     tables = ("llm_traces.", "llm_logs.", "public.llm_traces.", "public.llm_logs.")
     own = {name: kind for name, kind in masking.masks.items() if name.startswith(tables)}
     known = {domain: sorted(values) for domain, values in masking.known_values.items()}
-    return fingerprint(key, "masks", json.dumps([FORMAT, own, known], sort_keys=True))[:16]
+    return fingerprint(key, "#masks", json.dumps([FORMAT, own, known], sort_keys=True))[:16]
 
 
 def _refuse_one_database(reader: psycopg.Connection, writer: psycopg.Connection) -> None:
@@ -219,7 +219,7 @@ class _Copier:
 
     def _chosen(self, trace: str) -> str:
         """Return the condition that a trace is in the sample; without the key, the traces of a sample are not known."""
-        return f"({trace} IS NOT NULL AND {fraction(keyed(literal('choice'), f'{trace}::text'))} < {self.limit!r})"
+        return f"({trace} IS NOT NULL AND {fraction(keyed(literal('#choice'), f'{trace}::text'))} < {self.limit!r})"
 
     def _copy(self, copied: CopiedTable, condition: str) -> int:
         """Stream the chosen rows, masked, through a temporary table; return the number of new and changed rows."""

@@ -18,7 +18,7 @@ Mask = Callable[[str], str]  # from the SQL of a value to the SQL of the masked 
 Known = Mapping[str, frozenset[str]]  # the values of a domain that stay as they are
 
 _BLOCK = 64  # bytes: the block of SHA-256
-_SEPARATOR = "\x1f"  # of the domain and the value; no domain has it
+_SEPARATOR = "\x1f"  # of the domain and the value; no domain has it. Domains with # are no names of masks
 DIGITS = 20  # hexadecimal digits of a pseudonym: 80 bits
 
 MOST_USD, MOST_INTEGER = "9999.99999999", "2147483647"  # of the types numeric(12, 8) and integer
@@ -89,7 +89,7 @@ def row_secrets(anchor: str, price: str = "''") -> str:
         anchor: an expression of type text: what the row belongs to.
         price: the same of what its prices depend on.
     """
-    digests = f"{keyed(literal('row'), anchor)} AS own, {keyed(literal('price'), price)} AS price"
+    digests = f"{keyed(literal('#row'), anchor)} AS own, {keyed(literal('#price'), price)} AS price"
     secrets = ", ".join(
         (
             f"{_DAY} * (1 + {fraction('digests.own', 1)}) AS cell",
