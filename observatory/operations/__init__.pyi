@@ -64,6 +64,7 @@ from .reexports import BackupError as BackupError
 from .reexports import BackupFailedError as BackupFailedError
 from .reexports import BackupRunningError as BackupRunningError
 from .reexports import BackupType as BackupType
+from .reexports import BaselineRefusedError as BaselineRefusedError
 from .reexports import DaemonStatus as DaemonStatus
 from .reexports import DatabaseError as DatabaseError
 from .reexports import DeliveryRefusedError as DeliveryRefusedError
@@ -78,6 +79,7 @@ from .reexports import LockedError as LockedError
 from .reexports import LockHeldError as LockHeldError
 from .reexports import LockLostError as LockLostError
 from .reexports import LogRotationError as LogRotationError
+from .reexports import MigrationFileError as MigrationFileError
 from .reexports import NeedsCliError as NeedsCliError
 from .reexports import NotPermittedError as NotPermittedError
 from .reexports import ObservatoryError as ObservatoryError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from observatory.database.excerpts import excerpt
 from observatory.operations.delivery_journal import audited
 from observatory.operations.deployment_lock import GONE_SECONDS, deployment_lock
 from observatory.operations.migration_targets import (
+    DatabaseTarget,
     MigrationTarget,
     UrlDatabase,
     database_target,
@@ -111,7 +113,8 @@ def deploy_database(
     place = migration_target(where)
     only = _file_name(place.migrations, migration)
     target = place.target()
-    with place.locked("deploy database"):
+    with place.locked("deploy database"), ThreadPoolExecutor(1) as meanwhile:
+        service_conninfo = meanwhile.submit(place.service_conninfo)  # decrypting takes as long as the deployment
         notices: list[str] = []  # a failed deployment is recorded with those that were sent until then
         with (
             place.audited("schema-deployment", migration=migration, notices=notices),
@@ -130,7 +133,7 @@ def deploy_database(
                 retry=retry,
                 on_event=on_event,
             )
-        return _finished(place, done, report, notices)
+        return _finished(place, target, done, report, service_conninfo.result(), notices)
 
 
 def list_migrations(where: Workspace | UrlDatabase) -> MigrationList:
@@ -266,20 +269,25 @@ def upgrade_edition(
                 retry=retry,
                 on_event=on_event,
             )
-        return _finished(migration_target(workspace), done, report)
+        place = migration_target(workspace)
+        return _finished(place, target, done, report, place.service_conninfo())
 
 
-def _finished(
-    place: MigrationTarget, done: Deployment, report: Reporter, notices: Sequence[str] = ()
+def _finished(  # noqa: PLR0917 - as they are known
+    place: MigrationTarget,
+    target: DatabaseTarget,
+    done: Deployment,
+    report: Reporter,
+    service_conninfo: str,
+    notices: Sequence[str] = (),
 ) -> DatabaseDeployment:
-    target = place.target()
     with task(report, "jobs, privileges, verification"):
         verification = database.finish_deployment(
             target.conninfo,
             migrations=place.migrations,
             target=done.version,
             roles=target.roles,
-            service_conninfo=place.service_conninfo(),
+            service_conninfo=service_conninfo,
             throwaway=place.throwaway(),
         )
     if done.applied:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -57,10 +58,13 @@ def database_target(workspace: Workspace) -> DatabaseTarget:
     Raises:
         StackNotUpError: the stack was never up.
     """
-    platform = open_platform(workspace)
+    return _target(open_platform(workspace))
+
+
+def _target(platform: Platform) -> DatabaseTarget:
     found = declared_schema(platform)
     if found is None:
-        raise StackNotUpError(workspace.stack)
+        raise StackNotUpError(platform.workspace.stack)
     rollout = platform.rollout_store.read()
     return DatabaseTarget(
         conninfo=found["conninfo"],
@@ -89,17 +93,21 @@ class StackDatabase:
         """The directory of the migration files."""
         return self.workspace.migrations
 
+    @cached_property
+    def _platform(self) -> Platform:
+        return open_platform(self.workspace)
+
     def target(self) -> DatabaseTarget:
         """Return connection string, roles and target version; raises StackNotUpError."""
-        return database_target(self.workspace)
+        return _target(self._platform)
 
     def backup(self) -> Backup | None:
         """Return what makes the backup before migrations."""
-        return open_platform(self.workspace).migration_backup()
+        return self._platform.migration_backup()
 
     def requirements(self) -> list[SchemaRequirement]:
         """Return the schema versions that the fleets' releases work with."""
-        return schema_requirements(open_platform(self.workspace))
+        return schema_requirements(self._platform)
 
     def throwaway(self) -> Throwaway | None:
         """Return what starts the server of a rehearsal."""
@@ -107,7 +115,7 @@ class StackDatabase:
 
     def service_conninfo(self) -> str:
         """Return the connection string of the service's login."""
-        return str(outputs(open_platform(self.workspace), show_secrets=True)["database_url"])
+        return str(outputs(self._platform, show_secrets=True)["database_url"])
 
     def locked(self, command: str) -> AbstractContextManager[Any]:
         """Return the deployment lock of the stack."""
@@ -119,7 +127,7 @@ class StackDatabase:
 
     def reconnect_poolers(self) -> tuple[str, ...]:
         """Let the stack's pgBouncers replace their connections; return a warning for each one that did not."""
-        return reconnect_poolers(open_platform(self.workspace))
+        return reconnect_poolers(self._platform)
 
     def record_event(self, event: str, **details: Any) -> None:
         """Record an event in the journal and the audit."""

@@ -1,7 +1,15 @@
 """Names of other packages that belong to the interface of this library: errors, progress and the results' types."""
 
 from observatory.backups.pgbackrest import Backup, BackupDamagedError, BackupError, BackupRunningError, BackupType
-from observatory.database.errors import BackupFailedError, DatabaseError, LockHeldError, SampleError, UnreachableError
+from observatory.database.errors import (
+    BackupFailedError,
+    BaselineRefusedError,
+    DatabaseError,
+    LockHeldError,
+    MigrationFileError,
+    SampleError,
+    UnreachableError,
+)
 from observatory.delivery.approvals import NotPermittedError
 from observatory.delivery.errors import (
     DeliveryRefusedError,
@@ -46,6 +54,7 @@ __all__ = [
     "BackupFailedError",
     "BackupRunningError",
     "BackupType",
+    "BaselineRefusedError",
     "DaemonStatus",
     "DatabaseError",
     "DeliveryRefusedError",
@@ -60,6 +69,7 @@ __all__ = [
     "LockLostError",
     "LockedError",
     "LogRotationError",
+    "MigrationFileError",
     "NeedsCliError",
     "NotPermittedError",
     "ObservatoryError",

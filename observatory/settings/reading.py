@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -65,8 +66,7 @@ def _parse(path: Path) -> tuple[dict[Any, Any], yaml.Node | None]:
     """Return the document of a file and its root node, which has the lines."""
     try:
         text = path.read_text(encoding="utf-8")
-        document = yaml.safe_load(text) or {}
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        document, root = _parse_text(text)
         _check_form(path.name, document, root)
     except OSError as error:
         raise SettingsError(f"{path.name}: cannot be read: {error.strerror}") from error
@@ -80,6 +80,12 @@ def _parse(path: Path) -> tuple[dict[Any, Any], yaml.Node | None]:
             f"{path.name}: is nested too deeply, or an alias refers to a group that contains it; write the values out"
         ) from error
     return document, root
+
+
+@lru_cache(maxsize=8)
+def _parse_text(text: str) -> tuple[Any, yaml.Node | None]:
+    """Parse a file once: one command reads it many times."""
+    return yaml.safe_load(text) or {}, yaml.compose(text, Loader=yaml.SafeLoader)
 
 
 def _syntax_error(error: yaml.YAMLError, text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,18 @@ class Project:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text())
+        document = _parse(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     if not isinstance(document or {}, dict):
         raise ConfigError(f"{path}: the top level is not a mapping; write `key: value` lines")
     return document or {}
+
+
+@lru_cache(maxsize=8)
+def _parse(text: str) -> Any:
+    """Parse a file once: one command reads it many times."""
+    return yaml.safe_load(text)
 
 
 def _default(value: Any) -> Any:

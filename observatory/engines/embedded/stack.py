@@ -128,10 +128,11 @@ def outputs(options: StackOptions, *, show_secrets: bool = False) -> dict[str, A
     """
     _, files = load(options)
     latest = files.read()
-    if show_secrets:
-        states = _read_secrets(options, files, latest)
-        return next((reveal(state["outputs"]) for state in states if state.type == STACK_TYPE), {})
-    return next((mask(raw.get("outputs", {})) for raw in latest.get("resources", []) if raw["type"] == STACK_TYPE), {})
+    stacks = [raw for raw in latest.get("resources", []) if raw["type"] == STACK_TYPE]
+    if show_secrets:  # decrypts those of the stack only: a state has a hundred
+        states = _read_secrets(options, files, latest | {"resources": stacks})
+        return next((reveal(state["outputs"]) for state in states), {})
+    return next((mask(raw.get("outputs", {})) for raw in stacks), {})
 
 
 def resources(options: StackOptions, *, show_secrets: bool = False) -> tuple[ResourceRecord, ...]:
