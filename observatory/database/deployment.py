@@ -179,7 +179,7 @@ class _Run:
         refuse_unresumable(connection, scripts, history.interrupted)
         refuse_contracts(scripts, self.requirements)
         if self.linted:
-            self._refuse_findings(history)
+            self._refuse_findings(history, edition)
         refuse_existing_objects(
             connection, conninfo=self.conninfo, migrations=self.migrations, history=history, scripts=scripts
         )
@@ -204,13 +204,12 @@ class _Run:
             applied = tuple(applier.apply(script) for script in scripts if script.migration.version in versions)
         return applied, label, current_version(ledger.read(applier.connection)) if applied else history.version
 
-    def _refuse_findings(self, history: History) -> None:
+    def _refuse_findings(self, history: History, edition: Edition) -> None:
         """Refuse files in which the linter finds errors; report its warnings."""
         from observatory.database.lint.pending import findings_in, refuse_errors  # noqa: PLC0415 - loads the SQL parser
 
-        findings = findings_in(
-            read_migrations(self.migrations), history.pending, used=used_schema(history.version, self.requirements)
-        )
+        used = used_schema(history.version, self.requirements)
+        findings = findings_in(read_migrations(self.migrations), history.pending, edition=edition, used=used)
         refuse_errors(findings)
         for finding in findings:
             report_event(self.on_event, "finding", finding.file.removesuffix(".sql"), str(finding))

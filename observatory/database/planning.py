@@ -186,7 +186,7 @@ def plan(
         origin = read_origin(connection)
         refuse_existing_objects(connection, conninfo=conninfo, migrations=migrations, history=history, scripts=scripts)
     rehearsal = _rehearsal(throwaway, origin=origin, edition=edition, files=files, scripts=scripts)
-    findings = findings_in(files, history.pending, used=used_schema(history.version, requirements))
+    findings = findings_in(files, history.pending, edition=edition, used=used_schema(history.version, requirements))
     pending = tuple(_planned(script, done, rehearsal, findings) for script in scripts)
     locked = {lock.relation for each in pending for statement in each.statements for lock in statement.locks}
     needed = backup if needs_backup and scripts else None

@@ -72,6 +72,7 @@ def lint_all(
     selected: Iterable[Migration] | None = None,
     baseline: int = BASELINE,
     used: int | None = None,
+    editions: Sequence[Edition] = EDITIONS,
     with_squawk: bool = True,
 ) -> list[Finding]:
     """Lint migrations of one set.
@@ -82,6 +83,7 @@ def lint_all(
         baseline: see `lint`.
         used: number of the last migration whose objects a release in use may need; None: no release is known, so a
             change that would break one is a warning.
+        editions: whose files may run.
         with_squawk: whether squawk checks the files too.
 
     Returns:
@@ -93,7 +95,7 @@ def lint_all(
     chosen = list(files if selected is None else selected)
     names = {migration.path.name for migration in chosen}
     parsed, findings = _parse_all(files)
-    for edition in EDITIONS:
+    for edition in editions:
         findings.update(_own_findings([file for file in parsed if _runs_on(file, edition)], names, baseline, used))
     if with_squawk:
         named = [file for file in parsed if file.migration.path.name in names]
@@ -186,4 +188,5 @@ def _is_on_hypertable(found: Finding, file: _File, hypertables: frozenset[Key]) 
 
 
 def _hypertables(files: Iterable[_File]) -> frozenset[Key]:
-    return frozenset(key for file in files for _, node in file.trees for key in created_hypertables(node))
+    made = (node for file in files for each, node in file.trees if "create_hypertable" in each.sql.lower())
+    return frozenset(key for node in made for key in created_hypertables(node))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from pglast import ast
 
 from observatory.database.lint.declared_objects import DeclaredObjects
-from observatory.database.lint.declared_schema import DeclaredSchema, Key
+from observatory.database.lint.declared_schema import DeclaredSchema, Key, walk
 from observatory.database.lint.findings import Finding, at
 from observatory.database.lint.inner_statements import Inner, Routine, inner_statements, routine_of
 from observatory.database.lint.live_rules import tables_with_added_columns
@@ -80,6 +81,7 @@ class CheckedSet:
             message = f"{inner.unseen}: the linter cannot see what it does. {_UNSEEN_REMEDY}"
             yield at(migration, start, rule="unseen-statement", message=message)
             return
+        context = replace(context, nodes=tuple(walk(inner.node)))
         for rule in (rule for rule in RULES if outer or rule.inside):
             for place, message in rule.check(inner.node, context):
                 offset = start + place if inner.located else start

@@ -61,6 +61,7 @@ class DeclaredObjects:
 
     def __init__(self) -> None:
         self._created: dict[Name, int] = {}
+        self._temporary: set[Key] = set()
         self.constraints: dict[Name, ConstrType] = {}
         self.unique_indexes: dict[Key, bool] = {}
         self.types: dict[Name, ColumnType] = {}
@@ -70,7 +71,9 @@ class DeclaredObjects:
     def start_file(self) -> None:
         """Forget what ends with a file: its session's search path and its temporary tables."""
         self.search_path = _DEFAULT_PATH
-        self._created = {name: version for name, version in self._created.items() if name[1:2] != (TEMPORARY,)}
+        for key in self._temporary:
+            self._forget(("relation", *key))
+        self._temporary.clear()
 
     def created(self, name: Name) -> int:
         """Return the number of the migration that created an object; 0 where no migration declares it."""
@@ -135,6 +138,7 @@ class DeclaredObjects:
     def _new_key(self, node: ast.RangeVar) -> Key:
         """Return schema and name of a relation that a statement creates."""
         if node.relpersistence == "t":
+            self._temporary.add((TEMPORARY, str(node.relname)))
             return (TEMPORARY, str(node.relname))
         return (str(node.schemaname or self.search_path[0]), str(node.relname))
 

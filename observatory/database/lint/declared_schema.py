@@ -6,6 +6,7 @@ Holds only what the rules need. Objects created inside functions and DO blocks a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from pglast import ast
@@ -88,14 +89,28 @@ class DeclaredSchema:
 
 
 def walk(node: Any) -> Iterator[ast.Node]:
-    """Yield a node and every node below it."""
-    if isinstance(node, ast.Node):
-        yield node
-        for attribute in node:
-            yield from walk(getattr(node, attribute))
-    elif isinstance(node, tuple | list):
-        for item in node:
-            yield from walk(item)
+    """Yield a node and every node below it, in the order of the text."""
+    waiting = [node]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, tuple | list):
+            waiting.extend(reversed(each))
+        elif isinstance(each, ast.Node):
+            yield each
+            values = (getattr(each, name, None) for name in _children(type(each)))  # type: ignore[arg-type]
+            waiting.extend(value for value in values if value is not None)
+
+
+@cache
+def _children(kind: type) -> tuple[str, ...]:
+    """Return the attributes of a class of nodes that hold nodes, last first."""
+    slots: dict[str, Any] = kind.__slots__  # type: ignore[attr-defined]
+    types = {name: str(slot.c_type) for name, slot in slots.items()}
+    return tuple(
+        name
+        for name, c_type in reversed(types.items())
+        if c_type == "ValUnion" or (c_type[-1:] == "*" and c_type != "char*")
+    )
 
 
 def key_of(relation: ast.RangeVar) -> Key:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from pglast import ast
 from pglast.enums import DiscardMode, VariableSetKind
@@ -31,10 +31,10 @@ _DATABASE_STATEMENTS = (
 )
 
 
-def attacks(node: ast.Node, objects: DeclaredObjects) -> Iterator[tuple[int, str]]:
+def attacks(node: ast.Node, nodes: Sequence[ast.Node], objects: DeclaredObjects) -> Iterator[tuple[int, str]]:
     """Yield what would break the program that applies the migrations: the offset, and the message."""
-    yield from _ledger(node, objects)
-    yield from _calls(node)
+    yield from _ledger(node, nodes, objects)
+    yield from _calls(node, nodes)
     if isinstance(node, _ROLE_STATEMENTS):
         yield 0, "roles belong to the stack, which creates and limits them. Remove the statement"
     elif isinstance(node, _DATABASE_STATEMENTS):
@@ -47,7 +47,7 @@ def attacks(node: ast.Node, objects: DeclaredObjects) -> Iterator[tuple[int, str
         yield from _setting(node)
 
 
-def _ledger(node: ast.Node, objects: DeclaredObjects) -> Iterator[tuple[int, str]]:
+def _ledger(node: ast.Node, nodes: Sequence[ast.Node], objects: DeclaredObjects) -> Iterator[tuple[int, str]]:
     remedy = "Remove the statement; `observatory deploy database` has options that repair"
     if isinstance(node, ast.DropStmt | ast.RenameStmt | ast.AlterObjectSchemaStmt | ast.AlterOwnerStmt):
         if isinstance(node, ast.DropStmt):
@@ -58,7 +58,7 @@ def _ledger(node: ast.Node, objects: DeclaredObjects) -> Iterator[tuple[int, str
         for name in names:
             if name[0] == "schema" and name[-1] in _SCHEMAS:
                 yield 0, f"the schema {name[-1]} holds the record of applied migrations. {remedy}"
-    written = [each for each in walk(node) if isinstance(each, ast.RangeVar)] if _writes(node) else []
+    written = [each for each in nodes if isinstance(each, ast.RangeVar)] if _writes(node, nodes) else []
     tables: list[tuple[str, ...]] = [_table(each, objects) for each in written]
     if isinstance(node, ast.DropStmt):
         tables += [name[1:] for name in dropped(node, objects) if name[0] == "relation"]
@@ -73,18 +73,18 @@ def _table(node: ast.RangeVar, objects: DeclaredObjects) -> Key:
     return LEDGER if is_ledger and not objects.created(("relation", *key)) else key
 
 
-def _writes(node: ast.Node) -> bool:
+def _writes(node: ast.Node, nodes: Iterable[ast.Node]) -> bool:
     """Return whether a statement may change or lock a table that it names."""
     if isinstance(node, ast.SelectStmt):
         changing = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt, ast.LockingClause)
-        return any(isinstance(each, changing) for each in walk(node))
+        return any(isinstance(each, changing) for each in nodes)
     return not isinstance(node, ast.ViewStmt | ast.CreateTableAsStmt | ast.CommentStmt | ast.ExplainStmt)
 
 
-def _calls(node: ast.Node) -> Iterator[tuple[int, str]]:
+def _calls(node: ast.Node, nodes: Iterable[ast.Node]) -> Iterator[tuple[int, str]]:
     if isinstance(node, ast.CreateFunctionStmt):
         return
-    for call in (each for each in walk(node) if isinstance(each, ast.FuncCall)):
+    for call in (each for each in nodes if isinstance(each, ast.FuncCall)):
         name = function_name(call)
         place = max(call.location, 0)
         if name in _SESSION_LOCKS:

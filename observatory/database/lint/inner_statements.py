@@ -101,7 +101,7 @@ def _directly_inside(
             yield piece._replace(offset=start + piece.offset) if start >= 0 else piece._replace(offset=0, located=False)
     elif isinstance(node, ast.CreateSchemaStmt):
         yield from (Inner(0, element) for element in node.schemaElts or ())
-    elif not isinstance(node, ast.CreateFunctionStmt):
+    elif routines and not isinstance(node, ast.CreateFunctionStmt):
         for call in (each for each in walk(node) if isinstance(each, ast.FuncCall)):
             for routine in routines.get(str(call.funcname[-1].sval), ()):
                 if id(routine) not in done:

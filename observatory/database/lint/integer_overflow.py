@@ -6,7 +6,7 @@ every refresh fail with it. Bits are counted without the sign.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pglast import ast
@@ -32,11 +32,11 @@ class Width(NamedTuple):
     constant: bool = False
 
 
-def overflows(statement: ast.Node, schema: DeclaredSchema) -> Iterator[tuple[int, str]]:
+def overflows(statement: ast.Node, nodes: Iterable[ast.Node], schema: DeclaredSchema) -> Iterator[tuple[int, str]]:
     """Yield the places where a view or an aggregate may overflow: the offset in the statement, and a message."""
-    columns = _columns(statement, schema)
     is_view = isinstance(statement, ast.ViewStmt | ast.CreateTableAsStmt)
-    roots = [statement] if is_view else [node for node in walk(statement) if _is_aggregate(node)]
+    roots = [statement] if is_view else [node for node in nodes if _is_aggregate(node)]
+    columns = _columns(statement, schema) if roots else {}
     seen = set()
     for node in (node for root in roots for node in walk(root)):
         if id(node) not in seen and (message := _problem(node, columns)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pglast import ast
@@ -22,13 +22,13 @@ def blocking_rewrites(node: ast.Node) -> Problems:
         yield 0, "CLUSTER locks out readers and writers while it copies the table. Use pg_repack, or leave the order"
 
 
-def removed_rows(node: ast.Node, objects: DeclaredObjects, version: int) -> Problems:
+def removed_rows(node: ast.Node, nodes: Iterable[ast.Node], objects: DeclaredObjects, version: int) -> Problems:
     """Yield statements that remove all rows of a table that an earlier migration created, or whole chunks."""
     if isinstance(node, ast.TruncateStmt):
         for relation in node.relations or ():
             if objects.created(("relation", *objects.relation(relation))) < version:
                 yield _at(relation), f"TRUNCATE removes every row of {relation.relname}. {_KEEP_ROWS}"
-    for each in walk(node):
+    for each in nodes:
         if isinstance(each, ast.DeleteStmt) and each.whereClause is None and not each.usingClause:
             if objects.created(("relation", *objects.relation(each.relation))) < version:
                 place = _at(each.relation)
@@ -40,9 +40,9 @@ def removed_rows(node: ast.Node, objects: DeclaredObjects, version: int) -> Prob
 _KEEP_ROWS = "Add a condition, or write the reason into '-- lint-ignore removes-rows: REASON'"
 
 
-def fills_added_column(node: ast.Node, objects: DeclaredObjects, altered: set[Key]) -> Problems:
+def fills_added_column(nodes: Iterable[ast.Node], objects: DeclaredObjects, altered: set[Key]) -> Problems:
     """Yield an UPDATE of a table to which the same transaction has added a column."""
-    for each in walk(node):
+    for each in nodes:
         if isinstance(each, ast.UpdateStmt) and objects.relation(each.relation) in altered:
             name, remedy = each.relation.relname, "Add the column with a default, or fill it in the next file, in parts"
             message = f"the lock of ADD COLUMN blocks readers and writers of {name} until this UPDATE has ended"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from observatory.database.errors import LintRefusedError
 from observatory.database.lint import lint_all
 from observatory.database.lint.findings import Finding
 from observatory.database.lint.squawk import LintError
-from observatory.database.migrations.files import Migration
+from observatory.database.migrations.files import Edition, Migration
 
 _REMEDY = (
     "Nothing was changed. Correct the files. A line above the first statement of a file ignores a rule there: "
@@ -16,23 +17,27 @@ _REMEDY = (
 )
 
 
-def findings_in(files: Sequence[Migration], pending: Sequence[Migration], *, used: int | None) -> list[Finding]:
+def findings_in(
+    files: Sequence[Migration], pending: Sequence[Migration], *, edition: Edition, used: int | None
+) -> list[Finding]:
     """Lint pending migrations. Without squawk only the rules of this package check them, and a finding says so.
 
     Args:
         files: the whole set with all variants, by version.
         pending: migrations to lint.
+        edition: of the server.
         used: number of the last migration whose objects a release in use may need; None: no release is in use.
     """
     if not pending:
         return []
+    check = partial(lint_all, files, selected=pending, used=used, editions=[edition])
     try:
-        return lint_all(files, selected=pending, used=used)
+        return check()
     except LintError as error:
         missing = Finding(
             file=pending[0].file, line=1, column=1, rule="not-linted", message=str(error), severity="warning"
         )
-        return [missing, *lint_all(files, selected=pending, used=used, with_squawk=False)]
+        return [missing, *check(with_squawk=False)]
 
 
 def refuse_errors(findings: Sequence[Finding]) -> None:

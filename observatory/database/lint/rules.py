@@ -6,7 +6,7 @@ of each problem in the statement, and a message with the problem and the remedy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,7 @@ class Context:
         objects: declared by earlier statements.
         contract: the file declares that it removes what older releases need.
         altered: tables of earlier migrations to which the file has added a column.
+        nodes: the statement's tree, node by node.
     """
 
     schema: DeclaredSchema
@@ -78,6 +79,7 @@ class Context:
     objects: DeclaredObjects
     contract: bool
     altered: set[Key]
+    nodes: tuple[ast.Node, ...] = ()
 
     def in_use(self, name: Name) -> bool:
         """Return whether a release may need an object; without a known release, whether it is older than the file."""
@@ -155,11 +157,11 @@ def _is_per_chunk(node: ast.IndexStmt) -> bool:
 
 
 def _integer_overflow(node: ast.Node, context: Context) -> Problems:
-    yield from overflows(node, context.schema)
+    yield from overflows(node, context.nodes, context.schema)
 
 
-def _policy_without_if_not_exists(node: ast.Node, _context: Context) -> Problems:
-    for call in _calls(node):
+def _policy_without_if_not_exists(_node: ast.Node, context: Context) -> Problems:
+    for call in _calls_in(context.nodes):
         name = function_name(call)
         adds = name.startswith("add_") and (name.endswith("_policy") or name == "add_policies")
         removes = name.startswith("remove_") and name.endswith("_policy")
@@ -216,12 +218,12 @@ def _community_feature(node: ast.Node, context: Context) -> Problems:
     if context.variant == "community":
         return
     remedy = "Use it in a file NNN_name.community.sql, and write the replacement in NNN_name.apache.sql"
-    for place, feature in _community_features(node):
+    for place, feature in _community_features(node, context.nodes):
         yield place, f"TimescaleDB's Apache edition rejects {feature}. {remedy}"
 
 
-def _community_features(node: ast.Node) -> Problems:
-    for call in _calls(node):
+def _community_features(node: ast.Node, nodes: Iterable[ast.Node]) -> Problems:
+    for call in _calls_in(nodes):
         if function_name(call) in COMMUNITY_FUNCTIONS:
             yield call.location, function_name(call)
     if isinstance(node, ast.CreateTableAsStmt) and _timescaledb_options(node.into.options):
@@ -233,7 +235,11 @@ def _community_features(node: ast.Node) -> Problems:
 
 
 def _calls(node: Any) -> Iterator[ast.FuncCall]:
-    return (call for call in walk(node) if isinstance(call, ast.FuncCall))
+    return _calls_in(walk(node))
+
+
+def _calls_in(nodes: Iterable[ast.Node]) -> Iterator[ast.FuncCall]:
+    return (each for each in nodes if isinstance(each, ast.FuncCall))
 
 
 def _timescaledb_options(options: Any) -> list[ast.DefElem]:
@@ -273,7 +279,7 @@ def _cascade(node: ast.Node, context: Context) -> Problems:
 
 
 def _attacks_engine(node: ast.Node, context: Context) -> Problems:
-    yield from attacks(node, context.objects)
+    yield from attacks(node, context.nodes, context.objects)
 
 
 def _grant_not_allowed(node: ast.Node, context: Context) -> Problems:
@@ -286,12 +292,12 @@ def _blocking_rewrite(node: ast.Node, context: Context) -> Problems:
 
 
 def _removes_rows(node: ast.Node, context: Context) -> Problems:
-    yield from removed_rows(node, context.objects, context.version)
+    yield from removed_rows(node, context.nodes, context.objects, context.version)
 
 
-def _update_after_add_column(node: ast.Node, context: Context) -> Problems:
-    if context.live and context.transactional:
-        yield from fills_added_column(node, context.objects, context.altered)
+def _update_after_add_column(_node: ast.Node, context: Context) -> Problems:
+    if context.live and context.transactional and context.altered:
+        yield from fills_added_column(context.nodes, context.objects, context.altered)
 
 
 def _definer_without_search_path(node: ast.Node, _context: Context) -> Problems:
