@@ -16,6 +16,7 @@ from observatory.cli.app import EnvironmentOption, Output, OutputOption, WaitOpt
 from observatory.cli.backup import size
 from observatory.cli.baseline import show_baseline
 from observatory.cli.migration_list import print_script, show_migrations
+from observatory.cli.repair import RepairChoice, show_repair
 from observatory.cli.terminal import ConsoleReporter, print_result, table
 from observatory.errors import DONE, FAILED, REFUSED
 from observatory.workspace import Workspace
@@ -48,7 +49,14 @@ DatabaseUrlOption = Annotated[
     str | None,
     typer.Option("--database-url", metavar="URL", help="A database without a stack. No password: use ~/.pgpass."),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation before the edition changes.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation of --edition and --repair.")]
+RepairOption = Annotated[
+    RepairChoice | None, typer.Option("--repair", help="Repair the ledger's row of FILE. Needs --reason.")
+]
+ReasonOption = Annotated[
+    str | None, typer.Option("--reason", metavar="TEXT", help="Why the repair is made; goes to the audit.")
+]
+FileArgument = Annotated[str | None, typer.Argument(metavar="[FILE]", help="The migration that --repair is about.")]
 
 
 class NewEdition(StrEnum):
@@ -74,6 +82,9 @@ def database(  # noqa: PLR0917 - typer calls it by name
     info: InfoOption = False,
     sql: SqlOption = False,
     baseline: BaselineOption = None,
+    repair: RepairOption = None,
+    file: FileArgument = None,
+    reason: ReasonOption = None,
     migration: MigrationOption = None,
     retry: RetryOption = operations.DEFAULT_RETRY,
     edition: EditionOption = None,
@@ -95,6 +106,9 @@ def database(  # noqa: PLR0917 - typer calls it by name
     elif baseline:
         with operations.waiting_for_lock(wait):
             show_baseline(where, baseline, output, dry_run=dry_run)
+    elif repair:
+        with operations.waiting_for_lock(wait):
+            show_repair(where, repair, file, reason, output, dry_run=dry_run, yes=yes)
     elif dry_run:
         _dry_run(where, migration, output)
     elif backup_only:
@@ -114,6 +128,7 @@ def database(  # noqa: PLR0917 - typer calls it by name
 _ACTIONS: Mapping[str, frozenset[str]] = {
     "edition": frozenset({"dry_run", "retry", "yes", "wait"}),
     "baseline": frozenset({"dry_run", "database_url", "wait"}),
+    "repair": frozenset({"file", "reason", "dry_run", "yes", "database_url", "wait"}),
     "backup_only": frozenset(),
     "verify_only": frozenset({"database_url"}),
     "info": frozenset({"database_url"}),
@@ -133,6 +148,8 @@ def _refuse_combinations(context: typer.Context) -> None:
     if {"database_url", "environment"} <= given.keys():
         raise typer.BadParameter("--database-url has no stack; remove --environment")
     action = next((name for name in _ACTIONS if name in given), None)
+    if action != "repair" and ("file" in given or "reason" in given):
+        raise typer.BadParameter("FILE and --reason go with --repair; --migration FILE applies one file")
     if action is None:
         return
     others = given.keys() - {action} - _ACTIONS[action] - _EVERYWHERE

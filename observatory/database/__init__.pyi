@@ -58,6 +58,10 @@ from .pg_cron_jobs import schedule_jobs as schedule_jobs
 from .planning import Plan as Plan
 from .planning import plan as plan
 from .post_deployment import finish_deployment as finish_deployment
+from .repair import Repair as Repair
+from .repair import RepairAction as RepairAction
+from .repair import plan_repair as plan_repair
+from .repair import repair_ledger as repair_ledger
 from .roles.api_keys import StoredKey as StoredKey
 from .roles.api_keys import api_key_is_active as api_key_is_active
 from .roles.api_keys import create_api_key as create_api_key

@@ -33,6 +33,8 @@ from .database import list_migrations as list_migrations
 from .database import plan_baseline as plan_baseline
 from .database import plan_database as plan_database
 from .database import plan_edition as plan_edition
+from .database import plan_repair as plan_repair
+from .database import repair_ledger as repair_ledger
 from .database import script_database as script_database
 from .database import upgrade_edition as upgrade_edition
 from .database import verify_database as verify_database

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
         MigrationList,
         OnEvent,
         Plan,
+        Repair,
+        RepairAction,
         Verification,
     )
 
@@ -218,6 +220,74 @@ def script_database(where: Workspace | UrlDatabase, *, migration: str | None = N
         only=only,
         requirements=place.requirements(),
     )
+
+
+def plan_repair(
+    where: Workspace | UrlDatabase, action: RepairAction, file: str, *, report: Reporter = silent
+) -> Repair:
+    """Return what `repair_ledger` would change; write nothing and take no lock.
+
+    Args:
+        where: the stack's workspace, or a database without a stack.
+        action: see `observatory.database.RepairAction`.
+        file: name or path of the migration's file.
+        report: gets the progress.
+
+    Raises:
+        StackNotUpError: the stack was never up.
+        RepairRefusedError: the action does not fit the state of the ledger or of the files.
+    """
+    place = migration_target(where)
+    name = _file_name(place.migrations, file) or file
+    with task(report, "plan the repair"):
+        return database.plan_repair(place.target().conninfo, migrations=place.migrations, action=action, file=name)
+
+
+def repair_ledger(
+    where: Workspace | UrlDatabase,
+    action: RepairAction,
+    file: str,
+    *,
+    reason: str,
+    planned: Repair | None = None,
+    report: Reporter = silent,
+) -> Repair:
+    """Change the ledger's row of one file, and record that in the audit.
+
+    Args:
+        where: the stack's workspace, or a database without a stack.
+        action: see `observatory.database.RepairAction`.
+        file: name or path of the migration's file.
+        reason: why; the row and the audit keep it.
+        planned: the plan that was confirmed; a repair that differs is refused. None: any plan.
+        report: gets the progress.
+
+    Raises:
+        StackNotUpError: the stack was never up.
+        LockHeldError: a deployment is under way; nothing was changed.
+        RepairRefusedError: see `plan_repair`; nothing was changed.
+    """
+    place = migration_target(where)
+    name = _file_name(place.migrations, file) or file
+    with (
+        place.locked("deploy database --repair"),
+        place.audited("ledger-repair", action=action, file=name, reason=reason),
+        task(report, "repair the ledger"),
+    ):
+        done = database.repair_ledger(
+            place.target().conninfo,
+            migrations=place.migrations,
+            action=action,
+            file=name,
+            reason=reason,
+            actor=actor(),
+            deployment_id=str(uuid.uuid4()),
+            planned=planned,
+        )
+    place.record_event(
+        "ledger-repaired", action=action, file=done.file, reason=reason, before=done.before, after=done.after
+    )
+    return done
 
 
 def plan_edition(workspace: Workspace, *, report: Reporter = silent) -> EditionPlan:

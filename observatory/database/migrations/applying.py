@@ -151,7 +151,7 @@ class Applier:
         refuse_changed_statements(script, progress)
         done, rest = script.statements[: progress.done], script.statements[progress.done :]
         same = bool(rest) and rest[0].sha256 == progress.running
-        begun = None if same else begun_statement(script, progress)
+        begun = None if same else begun_statement(script.migration, progress)
         if begun:
             with self._located(script, min(progress.done, len(script.statements) - 1)):
                 finish_interrupted(self.connection, traits_of(begun), same_statement=False)

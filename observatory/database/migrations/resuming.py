@@ -8,6 +8,7 @@ import psycopg
 
 from observatory.database.errors import MigrationFileError, MigrationHistoryError
 from observatory.database.migrations import ledger
+from observatory.database.migrations.files import Migration
 from observatory.database.migrations.statements import Script, Statement, parse
 
 
@@ -44,7 +45,7 @@ def refuse_changed_statements(script: Script, progress: ledger.Progress) -> None
     done = [statement.sha256 for statement in script.statements[: progress.done]]
     if len(done) == progress.done and ledger.statements_digest(done) == progress.digest:
         return
-    before = [statement.sha256 for statement in statements_before(script, progress)[: progress.done]]
+    before = [statement.sha256 for statement in statements_before(script.migration, progress)[: progress.done]]
     number = next((at for at, sha256 in enumerate(before) if done[at : at + 1] != [sha256]), len(done))
     place = script.migration.place(script.statements[number].offset if number < len(script.statements) else 0)
     raise MigrationHistoryError(
@@ -53,16 +54,16 @@ def refuse_changed_statements(script: Script, progress: ledger.Progress) -> None
     )
 
 
-def begun_statement(script: Script, progress: ledger.Progress) -> Statement | None:
+def begun_statement(migration: Migration, progress: ledger.Progress) -> Statement | None:
     """Return the statement that was begun outside a transaction and not finished, as it was then."""
-    begun = statements_before(script, progress)[progress.done : progress.done + 1] if progress.running else ()
+    begun = statements_before(migration, progress)[progress.done : progress.done + 1] if progress.running else ()
     return next((statement for statement in begun if statement.sha256 == progress.running), None)
 
 
-def statements_before(script: Script, progress: ledger.Progress) -> tuple[Statement, ...]:
+def statements_before(migration: Migration, progress: ledger.Progress) -> tuple[Statement, ...]:
     """Return the statements of the file as it was when its row was last written; none where it cannot be parsed."""
     try:
-        return parse(script.migration._replace(sql=progress.source)).statements
+        return parse(migration._replace(sql=progress.source)).statements
     except MigrationFileError:
         return ()
 

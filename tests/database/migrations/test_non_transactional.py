@@ -254,7 +254,7 @@ def test_a_file_whose_remaining_statements_were_removed_is_completed(
 def test_a_file_that_an_earlier_release_left_behind_is_completed(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
-    """Releases up to 0.2.0 applied later files after it, and refused every deployment from then on."""
+    """Earlier releases applied later files after it, and refused every deployment from then on."""
     directory = write_migrations(_001_a=f"{HEADER}CREATE TABLE a ();", _002_b="CREATE TABLE b ();")
     run_deploy(migrations=directory)
     query_nothing(conninfo, "UPDATE observatory.schema_migrations SET statements_total = 2 WHERE version = 1")
