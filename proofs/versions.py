@@ -11,7 +11,8 @@ from proofs.judged import Judged, Judgement, on_stacks
 from proofs.record import Outcome
 from proofs.table import write_table
 from proofs.users import Habits
-from tests.support.bad_versions import BAD_VERSIONS, BadVersion
+from tests.support.bad_versions import BAD_VERSIONS, INSTALLATION, BadVersion
+from tests.support.faulty.launch import FAULTS
 
 PROMISE = (
     "Each bad version is refused or rolled back by a gate that should find it, and users are hurt at most by the "
@@ -36,6 +37,11 @@ class Found:
         return self.judgement.status in {"refused", "rolled-back"}
 
     @property
+    def expected(self) -> set[str]:
+        """What should find it: a fault that begins late, also the installation, if that takes until then."""
+        return {*self.version.found_by, *((INSTALLATION,) if FAULTS[self.version.fault].late else ())}
+
+    @property
     def gate(self) -> str:
         """What found it."""
         return ", ".join(self.judgement.gates) or "no gate"
@@ -45,7 +51,7 @@ class Found:
         """Why the promise does not hold; empty if it does."""
         if not self.caught:
             return self.judgement.status
-        if not set(self.version.found_by).intersection(self.judgement.gates):
+        if not self.expected.intersection(self.judgement.gates):
             return f"found by {self.gate}, not by {' or '.join(self.version.found_by)}"
         if self.judgement.share > self.judgement.shifted:
             return f"{self.judgement.share:.1%} of the requests hurt, the version had {self.judgement.shifted:.0%}"

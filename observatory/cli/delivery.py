@@ -159,7 +159,7 @@ def rollback(
     if (version is None) == (method is Method.APPLICATION):
         raise typer.BadParameter("--method application needs --version; --method blue-green does not take it")
     if dry_run:
-        _plan_rollback(workspace, version, output)
+        _plan_rollback(workspace, version, output, emergency=emergency, force=force)
         return
     if not (yes or emergency):
         confirm(f"Roll the stack {environment!r} back?")
@@ -419,9 +419,11 @@ def _show(done: RolloutDocument, output: Output) -> None:
         print_result(f"\n{done.deployment.version} to {done.deployment.target}: {done.deployment.status}")
 
 
-def _plan_rollback(workspace: Workspace, version: str | None, output: Output) -> None:
+def _plan_rollback(workspace: Workspace, version: str | None, output: Output, *, emergency: bool, force: bool) -> None:
     if version is not None:
-        undone_first, planned = operations.plan_rollback_to_version(workspace, version=version)
+        undone_first, planned = operations.plan_rollback_to_version(
+            workspace, version=version, skip_tests=emergency, emergency=emergency, force=force
+        )
         if output is Output.JSON:
             plans = {"undone": undone_first, "deployment": planned}
             print_json({name: plan and plan.model_dump() for name, plan in plans.items()})
@@ -433,7 +435,7 @@ def _plan_rollback(workspace: Workspace, version: str | None, output: Output) ->
         else:
             _show_plan(planned, output)
         return
-    undone, healthy = operations.plan_rollback(workspace)
+    undone, healthy = operations.plan_rollback(workspace, force=force)
     if output is Output.JSON:
         print_json({"deployment": undone.model_dump(), "healthy": healthy})
         return

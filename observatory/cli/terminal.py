@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import time
@@ -152,10 +153,38 @@ def print_notice(renderable: RenderableType) -> None:
 
 def show_live(view: Callable[[], RenderableType]) -> None:
     """Show a full-screen view, refreshed every second, until the user interrupts."""
-    with contextlib.suppress(KeyboardInterrupt), Live(screen=True, auto_refresh=False) as live:
+    console = Console(highlight=False)
+    with contextlib.suppress(KeyboardInterrupt), Live(screen=True, auto_refresh=False, console=console) as live:
         while True:
-            live.update(view(), refresh=True)
+            live.update(fitted(view(), console), refresh=True)
             time.sleep(1)
+
+
+def fitted(renderable: RenderableType, console: Console) -> Text:
+    """Return what fills the console's screen at most: long lines are folded, and lines that do not fit are counted."""
+    wide = Console(
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system=console.color_system,
+        width=_uncut_width(console, renderable),
+        highlight=False,
+    )
+    with wide.capture() as captured:
+        wide.print(renderable)
+    lines = [
+        part
+        for line in captured.get().splitlines()
+        for part in _without_end(Text.from_ansi(line)).wrap(console, console.width, overflow="fold") or [Text()]
+    ]
+    if len(lines) > console.height:
+        hidden = len(lines) - console.height + 1
+        lines = [*lines[: console.height - 1], Text(f"{hidden} more lines: enlarge the terminal", style="bold")]
+    return Text("\n").join(lines)
+
+
+def _without_end(line: Text) -> Text:
+    line.rstrip()
+    return line
 
 
 def print_error(message: str) -> None:

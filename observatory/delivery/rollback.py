@@ -53,14 +53,17 @@ def _taken_over(environment: Environment, current: RolloutDocument) -> FencedRol
         return run_for(FencedRollout(environment, current)).rescue(error)
 
 
-def preview_rollback(environment: Environment) -> tuple[Deployment, bool]:
+def preview_rollback(environment: Environment, *, force: bool = False) -> tuple[Deployment, bool]:
     """Return the deployment that `roll_back` would undo, and whether the fleet that gets the traffic is healthy.
 
     Raises:
         DeliveryRefusedError: as `roll_back` would.
         HostsError: the fleet's health is unknown.
     """
-    deployment = _deployment_to_roll_back(environment, current_document(environment))
+    current = current_document(environment)
+    deployment = _deployment_to_roll_back(environment, current)
+    if not force:
+        _check_responds(environment, current, deployment)
     return deployment, environment.hosts.healthy(deployment.source)
 
 

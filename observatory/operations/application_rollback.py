@@ -55,16 +55,16 @@ def roll_back_application(
         return roll_back(environment, actor=actor(), reason=reason, force=force)
 
 
-def plan_rollback(workspace: Workspace) -> tuple[Deployment, bool]:
+def plan_rollback(workspace: Workspace, *, force: bool = False) -> tuple[Deployment, bool]:
     """Return the deployment that `roll_back_application` would undo, and whether the previous fleet is healthy.
 
     Raises:
-        DeliveryRefusedError: there is nothing to roll back.
+        DeliveryRefusedError: as `roll_back_application` would.
     """
     platform = open_platform(workspace)
     outputs = required_outputs(platform, show_secrets=False)
     with open_journal(platform, silent) as journal:
-        return preview_rollback(delivery_environment(platform, outputs, journal=journal))
+        return preview_rollback(delivery_environment(platform, outputs, journal=journal), force=force)
 
 
 def roll_back_to_version(
@@ -124,7 +124,9 @@ def roll_back_to_version(
     return done
 
 
-def plan_rollback_to_version(workspace: Workspace, *, version: str) -> tuple[Deployment | None, Deployment | None]:
+def plan_rollback_to_version(
+    workspace: Workspace, *, version: str, skip_tests: bool = False, emergency: bool = False, force: bool = False
+) -> tuple[Deployment | None, Deployment | None]:
     """Return the deployment under way that `roll_back_to_version` would undo, and the one that it would start.
 
     The second is None where the version is active, and where the first must be undone before it can be planned.
@@ -134,11 +136,12 @@ def plan_rollback_to_version(workspace: Workspace, *, version: str) -> tuple[Dep
     """
     platform = open_platform(workspace)
     outputs = required_outputs(platform, show_secrets=True)
-    request = _request(platform, version, platform.administrator(outputs), skip_tests=False)
+    conninfo = platform.administrator(outputs)
+    request = _request(platform, version, conninfo, skip_tests=skip_tests, emergency=emergency)
     with open_journal(platform, silent) as journal:
         environment = delivery_environment(platform, outputs, journal=journal)
         if _other_under_way(environment, request):
-            return preview_rollback(environment)[0], None
+            return preview_rollback(environment, force=force)[0], None
         return None, preview_deployment(environment, request)
 
 

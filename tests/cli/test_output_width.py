@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 
 import pytest
-from rich.console import Group
+from rich.console import Console, Group
 from rich.text import Text
 
-from observatory.cli.terminal import print_error, print_result, table
+from observatory.cli.terminal import fitted, print_error, print_result, table
 
 IDENTIFIER = "deployment-" + "0123456789abcdef" * 8
 PATH = "/srv/" + "a-long-directory/" * 9 + "file.log"
@@ -64,3 +65,16 @@ def test_a_narrow_terminal_cuts_no_column_off(
     words = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).split()
     for cell in (*BACKUPS, *BACKUP):
         assert set(cell.split()) <= set(words)
+
+
+def test_a_watched_view_is_folded_and_never_cut() -> None:
+    console = Console(width=40, height=12, file=io.StringIO(), force_terminal=True)
+    rows = [(f"daemon-{number}", "running", f"a-long-identifier-of-{number}") for number in range(3)]
+    view = fitted(table("Daemons", ("daemon", "state", "what is measured there"), rows), console)
+    lines = view.plain.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert len(lines) <= 12
+    assert {word for row in rows for cell in row for word in cell.split()} <= set(view.plain.split())
+    tall = fitted(table("All", ("row",), [(str(number),) for number in range(100)]), console).plain.splitlines()
+    assert len(tall) == 12
+    assert tall[-1] == "91 more lines: enlarge the terminal"

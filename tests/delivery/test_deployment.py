@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 
 from observatory.delivery.deployment import deploy, preview_deployment
 from observatory.delivery.errors import DeliveryRefusedError, RolledBackError
-from observatory.delivery.rollback import preview_rollback
+from observatory.delivery.rollback import preview_rollback, roll_back
 from tests.delivery.environment import MEMBERS, NEW, OLD, Killed, simulation
 from tests.delivery.faults import (
     SEQUENCES,
@@ -67,6 +68,20 @@ def test_a_preview_returns_the_deployment_and_changes_nothing() -> None:
     undone, healthy = preview_rollback(stack.environment())
     assert (undone.version, undone.source, healthy) == ("v0.2.0", "blue", True)
     assert stack.live["green"] == 100
+
+
+def test_a_preview_of_a_rollback_is_refused_as_the_rollback_is() -> None:
+    stack = simulation()
+    deploy(stack.environment(), blue_green())
+    stack.up.update(dict.fromkeys(MEMBERS["blue"], False))
+    refused = []
+    for attempt in (preview_rollback, partial(roll_back, actor="test", reason="test")):
+        with pytest.raises(DeliveryRefusedError) as caught:
+            attempt(stack.environment())
+        refused.append(str(caught.value))
+    assert refused[0] == refused[1]
+    assert "no instance of blue, which would get all traffic, responds (every instance is down)" in refused[0]
+    assert preview_rollback(stack.environment(), force=True)[1] is False
 
 
 def test_a_preview_of_an_interrupted_deployment_continues_it() -> None:
