@@ -39,7 +39,7 @@ from observatory.runtime import (
 from observatory.runtime.drift import NOT_DECLARED
 from observatory.runtime.home import HomeError, check_not_moved, check_unclaimed, claim, set_in_state
 from observatory.runtime.supervisor_files import repair_supervisor, supervisor_drift
-from observatory.scheduling.host_process import resume
+from observatory.scheduling.host_process import resume, stopped_of
 from observatory.scheduling.scheduler_process import stop_scheduler
 
 HANGING_PROBES = 2  # without an answer in a row, each for the probe's time
@@ -252,10 +252,12 @@ def _keep_stopped(props: Mapping[str, Any]) -> bool:
 
 
 def _ready(props: Mapping[str, Any]) -> bool:
-    """Return whether the supervisor runs the daemon and its probe succeeds."""
+    """Return whether the supervisor runs the daemon, its probe succeeds, and SIGSTOP has stopped no process of it."""
     sandbox, unit = sandbox_of(props), _unit(props)
-    probe = Probe(**unit.ready.target(sandbox.host_path))
-    return sandbox.alive() and sandbox.supervisor.status(unit.name).running and probe.check()
+    if not sandbox.alive():
+        return False
+    probe, status = Probe(**unit.ready.target(sandbox.host_path)), sandbox.supervisor.status(unit.name)
+    return status.running and not stopped_of(status.pid or 0) and probe.check()
 
 
 def _program(unit: Unit) -> Program:
@@ -322,13 +324,15 @@ def _run(props: Mapping[str, Any], *, files_changed: bool, rebind: bool, script_
 def _restart_hanging(sandbox: Sandbox, unit: Unit) -> None:
     """Continue a daemon that SIGSTOP has stopped; restart an instance of the service that gives no answer.
 
-    Other daemons that give no answer may be busy: a restart of Patroni would stop PostgreSQL.
+    Other daemons that give no answer may be busy: a restart of Patroni would stop PostgreSQL. A stopped daemon that is
+    ready by a connection alone, such as HAProxy, is continued, too.
     """
     probe = Probe(**unit.ready.target(sandbox.host_path))
-    if not all(probe.hangs() for _ in range(HANGING_PROBES)):
-        return
-    if pid := sandbox.supervisor.status(unit.name).pid:
+    hangs = all(probe.hangs() for _ in range(HANGING_PROBES))
+    for pid in stopped_of(sandbox.supervisor.status(unit.name).pid or 0):
         resume(pid)  # also handles the signal to stop then
+    if not hangs:
+        return
     if unit.name.startswith(unit_name("")):
         sandbox.supervisor.restart(unit.name)
 

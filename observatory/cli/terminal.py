@@ -165,7 +165,6 @@ def fitted(renderable: RenderableType, console: Console) -> Text:
     wide = Console(
         file=io.StringIO(),
         force_terminal=True,
-        color_system=console.color_system,
         width=_uncut_width(console, renderable),
         highlight=False,
     )

@@ -205,12 +205,29 @@ def stop_holder(lock: Path) -> None:
 
 def resume(pid: int) -> bool:
     """Continue a process that SIGSTOP has stopped; return whether it was stopped."""
-    with contextlib.suppress(OSError):
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        if state == "T":
+    if is_stopped(pid):
+        with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGCONT)
             return True
     return False
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether SIGSTOP has stopped a process; the kernel still accepts connections for it."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
+
+
+def stopped_of(pid: int) -> list[int]:
+    """Return which of a process and its descendants SIGSTOP has stopped."""
+    import psutil  # noqa: PLC0415 - only where a process is watched
+
+    try:
+        descendants = [each.pid for each in psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        descendants = []
+    return [each for each in (pid, *descendants) if is_stopped(each)]
 
 
 def _started(pid: int) -> float:

@@ -22,6 +22,7 @@ from observatory.nodes.storage import instance_label, instance_name, unit_name
 from observatory.platforms.platform import OFF, DaemonStatus
 from observatory.runtime import Probe, ProgramStatus, Sandbox, SandboxError, listeners, package_versions
 from observatory.runtime.programs import SOCKET_NAME
+from observatory.scheduling.host_process import stopped_of
 from observatory.scheduling.scheduler_process import (
     GUARD,
     NAME,
@@ -97,7 +98,7 @@ def _status(sandbox: Sandbox, running: _Running, unit: Unit, version: str) -> Da
     else:
         program = running.programs.get(unit.name) or ProgramStatus.absent(unit.name)
         pid, state, process = program.pid, program.state.lower(), program.running
-    ready = process and Probe(**unit.ready.target(sandbox.host_path)).check()
+    ready = process and not stopped_of(pid or 0) and Probe(**unit.ready.target(sandbox.host_path)).check()
     return DaemonStatus(
         name=unit.name,
         address=f"127.0.0.1:{unit.ready.port}",

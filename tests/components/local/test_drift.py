@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from components.local.scheduler import SchedulerProvider
 from components.local.traffic import WeightsProvider
 from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.haproxy import weights_file
-from observatory.nodes.unit import HttpReady, Paths, Unit
+from observatory.nodes.unit import HttpReady, Paths, TcpReady, Unit
 from observatory.runtime import Program, Sandbox, find_free_ports
 from observatory.runtime.programs import CONFIGURATION_FILE, PROGRAMS
 from observatory.scheduling.webhook import token
@@ -47,14 +48,14 @@ LOADED = {"echo.conf": "verbose = 1\n", "secret": "hush"}
 class Daemon:
     """A daemon that one provider runs in a sandbox."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self.sandbox, self.provider = sandbox, DaemonProvider()
+    def __init__(self, sandbox: Sandbox, *, name: str = "echo", tcp: bool = False) -> None:
+        self.sandbox, self.provider, self.name = sandbox, DaemonProvider(), name
         (port,) = find_free_ports(1)
         self.url = f"http://127.0.0.1:{port}/"
         unit = Unit(
-            name="echo",
+            name=name,
             command=("/usr/bin/python3", "-c", DAEMON, str(port), DIRECTORY),
-            ready=HttpReady(port=port, path="/"),
+            ready=TcpReady(port=port) if tcp else HttpReady(port=port, path="/"),
             priority=50,
             ports={"ports.echo": port},
             files={CONFIG: LOADED["echo.conf"]},
@@ -67,7 +68,7 @@ class Daemon:
 
     @property
     def pid(self) -> int | None:
-        return self.sandbox.supervisor.status("echo").pid
+        return self.sandbox.supervisor.status(self.name).pid
 
     def path(self, inside: str) -> Path:
         return self.sandbox.host_path(inside)
@@ -101,6 +102,18 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[
 @pytest.fixture(scope="module")
 def daemon(sandbox: Sandbox) -> Daemon:
     return Daemon(sandbox)
+
+
+def test_a_daemon_that_was_stopped_is_not_ready_although_its_port_accepts_connections(sandbox: Sandbox) -> None:
+    listening = Daemon(sandbox, name="listening", tcp=True)
+    assert not listening.differs()
+    assert listening.pid
+    os.kill(listening.pid, signal.SIGSTOP)
+    assert listening.differs()
+    listening.repair()
+    assert not listening.differs()
+    assert listening.answer() == repr(LOADED)
+    listening.provider.delete("listening", listening.outs)
 
 
 def edit(path: Path) -> None:
