@@ -13,7 +13,6 @@ ROOT = Path(__file__).parents[2]
 LEFT_OUT = {"GET /openapi.json responds with the description of the API"}
 
 
-@pytest.mark.cli
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("go") is None, reason="needs Go (https://go.dev/doc/install)")
 def test_service_in_go_meets_every_requirement_of_the_page(rootfs: Path, tmp_path: Path) -> None:

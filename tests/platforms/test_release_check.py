@@ -1,12 +1,16 @@
 """`release check` names what a release does and what it does not do, and leaves nothing behind."""
 
+import contextlib
 import hashlib
+import http.server
 import io
 import json
 import platform
 import struct
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,10 @@ import pytest
 from typer.testing import CliRunner
 
 from observatory.cli import delivery
+from observatory.nodes import Paths
+from observatory.nodes.storage import LAME_DUCK_SECONDS, storage
 from observatory.platforms.contract import api, archive, bench, examination, life
-from observatory.platforms.contract.requirements import Findings
+from observatory.platforms.contract.requirements import ContractError, Findings
 from observatory.progress import silent
 from observatory.runtime import Sandbox
 from observatory.settings import LocalSettings
@@ -109,6 +115,7 @@ def test_service_that_does_hardly_anything_right_gets_a_finding_for_each_fault(
     """It also logs keys and ignores SIGTERM, and is removed all the same."""
     monkeypatch.setattr(life, "NOTICE_SECONDS", 2.0)
     monkeypatch.setattr(life, "LOGIN_SECONDS", 0.0)
+    monkeypatch.setattr(api, "REVOKED_SECONDS", 1.0)
     quick = LocalSettings.model_validate({"fleets": {"drain_seconds": 1}})
     settings = bench._settings().model_copy(update={"fleets": quick.fleets})
     monkeypatch.setattr(bench, "_settings", lambda: settings)
@@ -119,9 +126,11 @@ def test_service_that_does_hardly_anything_right_gets_a_finding_for_each_fault(
     assert "GET /v1/traces responded 200, expected 401" in said
     assert "/metrics has no sample" in said
     assert "although STORAGE_FLEET is 'red'" in said
+    assert "`--check` exited with 0 although STORAGE_FLEET is missing" in said
+    assert "GET /v1/traces responded 200 1 s after the key was revoked" in said
     assert "/health/ready responds 200 without the database" in said
     assert "the output of the instance has an API key" in said
-    assert "the program runs after SIGTERM" in said
+    assert f"the program runs after SIGTERM, {1 + LAME_DUCK_SECONDS + 5} s later" in said
     assert "storage_pool_in_use, which the manifest names, is exported" in failed
     assert "storage_buffer_size is exported" in outcomes(findings, "missing")
     assert "GET /health/live responds 200 to a request without a key" in outcomes(findings, "passed")
@@ -201,6 +210,78 @@ def test_command_prints_one_document_and_exits_with_1(tmp_path: Path) -> None:
     assert document["findings"][0]["place"] == "docs/service-contract.md#manifest"
     table = CliRunner().invoke(delivery.releases, ["check", str(artifact)])
     assert "docs/service-contract.md#manifest" in table.stdout
+
+
+class Misbehaving(http.server.BaseHTTPRequestHandler):
+    """Responds 500 to everything without the database, and never ends /metrics."""
+
+    def do_GET(self) -> None:
+        if self.path == "/metrics":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"storage_writes_total 1\n" * 4096)
+            return
+        self.send_response(500 if self.path == "/health/ready" else 503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        self.path = "/health/ready"
+        self.do_GET()
+
+    def log_message(self, *words: object) -> None:
+        """Log nothing."""
+
+
+@pytest.fixture
+def misbehaving() -> Iterator[tuple[api.Instance, int]]:
+    """An instance that listens on every loopback address, and its port."""
+    with http.server.ThreadingHTTPServer(("0.0.0.0", 0), Misbehaving) as server:  # noqa: S104 - what is tested
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        client = partial(examination._client, f"http://127.0.0.1:{server.server_port}")
+        keys = dict.fromkeys(("both", "read", "write", "revoked"), "key")
+        yield (
+            api.Instance(client=client, keys=keys, revoke=lambda _key: None, version=VERSION, fleet="blue"),
+            server.server_port,
+        )
+        server.shutdown()
+        thread.join()
+
+
+def test_response_that_never_ends_is_a_finding(misbehaving: tuple[api.Instance, int]) -> None:
+    findings = Findings()
+    api.check_metrics(findings, misbehaving[0], None)
+    assert findings.all[0].outcome == "failed"
+    assert findings.all[0].detail == "the response to GET /metrics is longer than 16 MiB"
+
+
+def test_only_503_is_right_without_the_database(misbehaving: tuple[api.Instance, int]) -> None:
+    with pytest.raises(ContractError, match="GET /health/ready responded 500, expected 503"):
+        life.check_refusals(misbehaving[0])
+
+
+def test_program_that_listens_on_every_address_is_noticed(misbehaving: tuple[api.Instance, int]) -> None:
+    findings = Findings()
+    unit = storage(
+        LocalSettings.model_validate({"ports": {"blue": misbehaving[1]}}),
+        Paths(),
+        fleet="blue",
+        index=1,
+        version=VERSION,
+        sha256="0" * 64,
+    )
+    life.check_listener(findings, unit)
+    assert findings.all[0].outcome == "failed"
+    assert "also listens on 127.0.0.2, so on every address" in findings.all[0].detail
+
+
+def test_every_section_that_needs_an_instance_is_not_tested_after_a_failed_start() -> None:
+    sources = "".join(Path(str(module.__file__)).read_text() for module in (api, examination, life))
+    named = {part.split('"')[1] for part in sources.split("findings.requirement(")[1:]}
+    assert named - {"manifest", "check", "start"} == set(examination.STARTED)
 
 
 def test_every_section_of_a_finding_is_a_heading_of_the_page() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from observatory.platforms import exported_metrics
 from observatory.platforms.contract.requirements import ContractError, Findings
+from observatory.waiting import wait_until
 
 if TYPE_CHECKING:
     import httpx
@@ -27,6 +28,7 @@ OPTIONAL: Mapping[str, str] = {
     "storage_pool_capacity": "a full pool of connections is not noticed",
 }
 MAX_ITEMS = 1000
+REVOKED_SECONDS = 10.0
 MARK = "observatory.verification"
 
 
@@ -36,13 +38,15 @@ class Instance:
 
     Attributes:
         client: returns a client with this API key, or without one.
-        keys: API keys by what they may do: `both`, `read`, `write`.
+        keys: API keys by what they may do: `both`, `read`, `write`; `revoked` may do both until it is revoked.
+        revoke: revokes a key.
         version: of the release.
         fleet: of the instance.
     """
 
     client: Callable[[str | None], httpx.Client]
     keys: Mapping[str, str]
+    revoke: Callable[[str], object]
     version: str
     fleet: str
 
@@ -85,6 +89,8 @@ def check_keys(findings: Findings, instance: Instance) -> None:
             with instance.client(key) as client:
                 expect(client.get("/v1/traces"), HTTPStatus.UNAUTHORIZED)
                 expect(client.post("/v1/traces", json={"items": [span()]}), HTTPStatus.UNAUTHORIZED)
+    with findings.requirement("keys", f"a revoked key gets 401 within {REVOKED_SECONDS:g} s"):
+        _check_revoked(instance)
     with (
         findings.requirement("keys", "a key without the scope gets 403"),
         instance.client(instance.keys["read"]) as reader,
@@ -95,6 +101,15 @@ def check_keys(findings: Findings, instance: Instance) -> None:
         with instance.client(instance.keys["write"]) as writer:
             expect(writer.post("/v1/traces", json={"items": [span()]}), HTTPStatus.CREATED)
             expect(writer.get("/v1/traces"), HTTPStatus.FORBIDDEN)
+
+
+def _check_revoked(instance: Instance) -> None:
+    with instance.client(instance.keys["revoked"]) as client:
+        expect(client.get("/v1/traces"), HTTPStatus.OK)  # from now on the instance may have the key in a cache
+        instance.revoke(instance.keys["revoked"])
+        if not wait_until(lambda: client.get("/v1/traces").status_code != HTTPStatus.OK, REVOKED_SECONDS):
+            raise ContractError(f"GET /v1/traces responded 200 {REVOKED_SECONDS:g} s after the key was revoked")
+        expect(client.get("/v1/traces"), HTTPStatus.UNAUTHORIZED)
 
 
 def check_writes(findings: Findings, instance: Instance) -> None:

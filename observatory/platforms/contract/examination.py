@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 30.0
 REQUESTS_PER_MINUTE = 1_000_000
-STARTED = ("health", "headers", "keys", "api", "writes", "metrics", "logs", "database", "end")
+STARTED = (
+    *("environment", "health", "headers", "openapi", "keys", "api", "writes", "limits", "errors", "metrics"),
+    *("database", "logs", "end"),
+)
 """The sections whose requirements need a running instance."""
 
 
@@ -94,6 +97,7 @@ def _unit(made: Bench, manifest: Manifest) -> Unit:
 
 def _check_running(findings: Findings, made: Bench, unit: Unit, manifest: Manifest) -> None:
     instance = _instance(made, unit, manifest)
+    life.check_listener(findings, unit)
     api.check_health(findings, instance)
     api.check_keys(findings, instance)
     prompts = _smoke(findings, made, unit, manifest.version)
@@ -118,7 +122,8 @@ def _smoke(findings: Findings, made: Bench, unit: Unit, version: str) -> list[st
 
 
 def _instance(made: Bench, unit: Unit, manifest: Manifest) -> Instance:
-    scopes = {"both": ("read", "write"), "read": ("read",), "write": ("write",)}
+    both = ("read", "write")
+    scopes = {"both": both, "read": ("read",), "write": ("write",), "revoked": both}
     keys = {
         name: database.create_api_key(
             made.owner, name=f"release check: {name}", scopes=allowed, rate_limit_rpm=REQUESTS_PER_MINUTE
@@ -126,14 +131,23 @@ def _instance(made: Bench, unit: Unit, manifest: Manifest) -> Instance:
         for name, allowed in scopes.items()
     }
     client = partial(_client, f"http://127.0.0.1:{next(iter(unit.ports.values()))}")
-    return Instance(client=client, keys=keys, version=manifest.version, fleet=FLEET)
+    return Instance(
+        client=client,
+        keys=keys,
+        revoke=lambda key: database.revoke_api_key(made.owner, key=key),
+        version=manifest.version,
+        fleet=FLEET,
+    )
 
 
 def _client(url: str, key: str | None) -> httpx.Client:
     import httpx  # noqa: PLC0415 - only while a release is checked
 
+    from observatory.platforms.contract.bounded_transport import BoundedTransport  # noqa: PLC0415
+
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.Client(base_url=url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False)
+    transport = BoundedTransport(seconds=ANSWER_SECONDS)
+    return httpx.Client(base_url=url, headers=headers, timeout=ANSWER_SECONDS, transport=transport)
 
 
 def _not_tested(findings: Findings, sections: tuple[str, ...]) -> None:

@@ -23,6 +23,9 @@ NOTICE_SECONDS = 30.0  # for the loss or the return of the database
 LOGIN_SECONDS = 10.0  # from a new login in the file until the old one ends
 STEADY = 10  # writes in a row that must succeed
 ERROR_LINES = 5
+REQUIRED = ("STORAGE_FLEET", "STORAGE_DATABASE_URL")  # no service works without them
+OTHER_ADDRESSES = ("127.0.0.2", "::1")  # which a listener on 0.0.0.0 or [::] has, too
+CONNECT_SECONDS = 5.0
 
 
 def check_self_check(findings: Findings, bench: Bench, unit: Unit, manifest: Manifest) -> None:
@@ -37,6 +40,26 @@ def check_self_check(findings: Findings, bench: Bench, unit: Unit, manifest: Man
     with findings.requirement("check", "`--check` exits with another status if a setting is invalid"):
         if _run_check(bench, unit, {"STORAGE_FLEET": "red"}).returncode == 0:
             raise ContractError("`--check` exited with 0 although STORAGE_FLEET is 'red'")
+
+    text = "`--check` exits with another status if a setting is missing"
+    with findings.requirement("check", text):
+        for name in REQUIRED:
+            if _run_check(bench, unit, {name: None}).returncode == 0:
+                raise ContractError(f"`--check` exited with 0 although {name} is missing")
+
+
+def check_listener(findings: Findings, unit: Unit) -> None:
+    """Check that the instance listens on loopback only: at another address of the machine nothing responds."""
+    with findings.requirement("environment", "the program listens on STORAGE_LISTEN and on no other address"):
+        for host in OTHER_ADDRESSES:
+            try:
+                socket.create_connection((host, _port(unit)), timeout=CONNECT_SECONDS).close()
+            except OSError:
+                continue
+            raise ContractError(
+                f"the program also listens on {host}, so on every address of the machine: listen on STORAGE_LISTEN, "
+                f"which is 127.0.0.1:{_port(unit)}"
+            )
 
 
 def check_start(findings: Findings, bench: Bench, unit: Unit) -> bool:
@@ -54,12 +77,23 @@ def check_loss_of_database(findings: Findings, bench: Bench, instance: Instance,
         _until(lambda: not ready.check(), NOTICE_SECONDS, "/health/ready responds 200 without the database")
         if reason := live():
             raise ContractError(f"without the database: {reason}")
-        with instance.client(instance.keys["both"]) as client:
-            answer = client.post("/v1/traces", json={"items": [span(span_id="lost")]})
-            if answer.is_success:
-                raise ContractError(f"without the database a write was answered {answer.status_code}")
+        check_refusals(instance)
     with findings.requirement("health", "an instance is ready again when the database is back"):
         _until(ready.check, NOTICE_SECONDS, "/health/ready does not respond 200 although the database is back")
+
+
+def check_refusals(instance: Instance) -> None:
+    """Check that what needs the database gets 503, after which the balancer and clients try again; no other 5xx.
+
+    Raises:
+        ContractError: it gets another status.
+    """
+    with instance.client(None) as client:
+        for path in ("/health/ready", "/health"):
+            expect(client.get(path), HTTPStatus.SERVICE_UNAVAILABLE)
+    with instance.client(instance.keys["both"]) as client:
+        written = client.post("/v1/traces", json={"items": [span(span_id="lost")]})
+        expect(written, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def check_login(findings: Findings, bench: Bench, instance: Instance) -> None:
@@ -104,16 +138,18 @@ def check_end(findings: Findings, bench: Bench, instance: Instance, unit: Unit) 
             raise ContractError(f"a write in flight was answered {status.decode(errors='replace')[:40]!r}")
     with findings.requirement("end", f"after SIGTERM the program exits with 0 within {unit.stop_seconds} s"):
         left = max(1.0, unit.stop_seconds - (time.monotonic() - started))
-        _until(lambda: not supervisor.status(unit.name).running, left, "the program runs after SIGTERM")
+        running = f"the program runs after SIGTERM, {unit.stop_seconds} s later"
+        if not wait_until(lambda: not supervisor.status(unit.name).running, left):
+            raise ContractError(running)
         if (code := supervisor.status(unit.name).exit_status) != 0:
             raise ContractError(f"the program exited with {code}")
 
 
-def _run_check(bench: Bench, unit: Unit, changes: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def _run_check(bench: Bench, unit: Unit, changes: dict[str, str | None]) -> subprocess.CompletedProcess[str]:
+    """Run the self check with changed settings; None is a setting that is missing."""
+    settings = {name: value for name, value in {**unit.environment, **changes}.items() if value is not None}
     try:
-        return bench.sandbox.run(
-            (*unit.command, "--check"), env={**unit.environment, **changes}, timeout=CHECK_SECONDS, check=False
-        )
+        return bench.sandbox.run((*unit.command, "--check"), env=settings, timeout=CHECK_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise ContractError(f"`--check` did not end within {CHECK_SECONDS:.0f} s") from None
 
