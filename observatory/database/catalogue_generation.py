@@ -25,7 +25,8 @@ def generate_catalogue(conninfo: str, *, migrations: Path, edition: Edition) -> 
     steps: list[Step] = []
     before: Objects = {}
     for migration in load_migrations(migrations, edition):
-        deploy(conninfo, migrations=migrations, target=migration.version, actor="catalogue", deployment_id="catalogue")
+        by = "catalogue"
+        deploy(conninfo, migrations=migrations, target=migration.version, actor=by, deployment_id=by, linted=False)
         with (
             connect(conninfo, purpose="catalogue", settings=SETTINGS) as connection,
             translate_errors(describe(conninfo)),

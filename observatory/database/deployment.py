@@ -99,8 +99,8 @@ def deploy(
         backup: makes a backup before the first file, unless the database is empty; None: no backup is made.
         retry: highest number of retries of a file when other sessions hold its locks.
         lock_wait_s: seconds to wait for another deployment.
-        linted: whether an error of the linter refuses the deployment; False where the files were applied elsewhere
-            before, as in a rehearsal.
+        linted: whether an error of the linter refuses the deployment; False where the files are those of a release,
+            which were linted before.
         on_event: called with the progress.
 
     Raises:

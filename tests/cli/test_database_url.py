@@ -54,9 +54,15 @@ def test_a_database_without_a_stack_is_planned_migrated_and_listed(
             verified = run("--verify-only", expect=1)
             again = run(expect=1)
             text = run("--info")
+            bad = checkout.root / "migrations" / "500_bad.sql"
+            bad.write_text("TRUNCATE observatory.schema_migrations;")
+            refused = run("--dry-run", expect=3)
+            run(expect=3)
+            bad.unlink()
         finally:
             admin.execute("DROP OWNED BY remote CASCADE; DROP ROLE remote")
 
+    assert "Refused: 500_bad.sql:1:1: error: observatory.schema_migrations is the record" in refused
     assert [each["file"] for each in plan["pending"]] == list(FILES)
     assert (plan["rehearsal"], plan["backup"]) == ("not rehearsed", None)
     assert (

@@ -30,7 +30,14 @@ MAX_BYTES = 64 * 1024 * 1024  # PostgreSQL's parser needs several times the memo
 _READ_SIZE = 64 * 1024
 _FILE_NAME = re.compile(r"(([0-9]{3,9})_[a-z0-9_]+)(?:\.(apache|community))?\.sql")  # name, version, variant
 
-
+_OTHER_TOOLS = (
+    ("Flyway", re.compile(r"([VUB][0-9][0-9._]*)__.*\.sql")),
+    ("golang-migrate", re.compile(r".*\.(up|down)\.sql")),
+    ("Diesel", re.compile(r"(up|down)\.sql")),
+    ("sqitch", re.compile(r"sqitch\.(plan|conf)")),
+    ("Liquibase", re.compile(r".*changelog.*\.(xml|yaml|yml|json|sql)")),
+    ("Atlas", re.compile(r"atlas\.(sum|hcl)")),
+)
 _KINDS = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a named pipe",
@@ -160,6 +167,13 @@ def _names(directory: Path) -> list[str]:
 def _read(directory: Path, name: str) -> Migration:
     match = _FILE_NAME.fullmatch(name)
     if match is None:
+        tool = next((tool for tool, names in _OTHER_TOOLS if names.fullmatch(name)), None)
+        if tool:
+            raise MigrationFileError(
+                f"{excerpt(name)}:1:1: is the name of a file of {tool}. Keep the statements of the way forward in a "
+                "file NNN_name.sql with the next free number, and move the files of the way back out of the directory: "
+                "a migration here has no way back, see docs/migrations.md"
+            )
         raise MigrationFileError(
             f"{excerpt(name)}:1:1: not the name of a migration. Name it NNN_name.sql, NNN_name.apache.sql or "
             "NNN_name.community.sql in lower case, or move it out of the directory"

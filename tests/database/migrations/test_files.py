@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,29 @@ from observatory.database import MigrationFileError, load_migrations, read_migra
 from observatory.database.migrations.files import MAX_BYTES, read_manifest
 from observatory.database.migrations.numbering import PRODUCT
 from tests.database.conftest import SHIPPED, WriteMigrations
+
+
+@pytest.mark.parametrize(
+    ("name", "tool"),
+    [
+        ("V1__init.sql", "Flyway"),
+        ("U1.2__init.sql", "Flyway"),
+        ("500_a.down.sql", "golang-migrate"),
+        ("500_a.up.sql", "golang-migrate"),
+        ("down.sql", "Diesel"),
+        ("sqitch.plan", "sqitch"),
+        ("db.changelog-master.xml", "Liquibase"),
+        ("atlas.sum", "Atlas"),
+    ],
+)
+def test_a_file_of_another_tool_is_named_with_the_way_to_convert(
+    write_migrations: WriteMigrations, name: str, tool: str
+) -> None:
+    directory = write_migrations(_001_a="SELECT 1;")
+    (directory / name).write_text("SELECT 1;", encoding="utf-8")
+
+    with pytest.raises(MigrationFileError, match=rf"^{re.escape(name)}:1:1: is the name of a file of {tool}\. Keep"):
+        read_migrations(directory)
 
 
 def test_files_are_sorted_by_number(write_migrations: WriteMigrations) -> None:
