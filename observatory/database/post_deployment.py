@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from observatory.database.connection import connect, describe
+from observatory.database.error_translation import translate_errors
+from observatory.database.migration_grants import read_grants
 from observatory.database.pg_cron_jobs import schedule_jobs
 from observatory.database.roles.privileges import Profile, grant_access
 from observatory.database.throwaway_server import Throwaway
@@ -42,7 +45,12 @@ def finish_deployment(
         UnreachableError: the connection failed or broke.
     """
     schedule_jobs(conninfo)
-    grant_access(conninfo, roles=roles)
+    with (
+        connect(conninfo, purpose="grant access") as connection,
+        translate_errors(f"privileges of {describe(conninfo)}"),
+    ):
+        grants = read_grants(connection, roles)
+    grant_access(conninfo, roles=roles, grants=grants)
     return verify(
         conninfo,
         migrations=migrations,

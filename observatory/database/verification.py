@@ -23,12 +23,14 @@ from observatory.database.deployment import SchemaStatus, status
 from observatory.database.error_translation import error_summary, translate_errors
 from observatory.database.errors import DatabaseError
 from observatory.database.expected_objects import expected_objects
+from observatory.database.migration_grants import read_grants
 from observatory.database.migrations.files import Edition, read_migrations
 from observatory.database.migrations.numbering import version_in
 from observatory.database.pg_cron_jobs import PREFIX
 from observatory.database.rehearsal_origin import read_origin
+from observatory.database.roles.grants import Grants
 from observatory.database.roles.privilege_check import wrong_privileges
-from observatory.database.roles.privileges import Profile
+from observatory.database.roles.privileges import SCHEMAS, Profile
 from observatory.database.throwaway_server import Throwaway
 from observatory.database.verification_rows import marked_rows, read, write_and_read_back
 
@@ -178,10 +180,11 @@ def verify(
             drift = find_drift(expectation.objects, found) + find_chunk_drift(connection)
             checks += [*_kind_checks(connection, expectation.objects, drift), _additions_check(drift)]
         used = found if expectation.objects is None else expectation.objects
+        grants = read_grants(connection, roles)
         if roles and used:
-            checks.append(_grants_check(connection, used, roles))
+            checks.append(_grants_check(connection, used, roles, grants))
     if state.version >= _FIRST_VERSION_WITH_TABLES:
-        checks += _service_checks(conninfo, service_conninfo, used)
+        checks += _service_checks(conninfo, service_conninfo, _readable(used, roles, grants))
     return Verification(version=state.version, edition=expected.edition, checks=tuple(checks), drift=tuple(drift))
 
 
@@ -224,13 +227,26 @@ def _additions_check(drift: Iterable[Drift]) -> Check:
     return Check(name=ADDITIONS, verdict="passed", detail=detail)
 
 
-def _grants_check(connection: psycopg.Connection, objects: Objects, roles: Mapping[str, Profile]) -> Check:
+def _readable(objects: Objects, roles: Mapping[str, Profile], grants: Grants) -> dict[Object, str]:
+    """Return the objects without the relations of own schemas, unless a migration lets the service read them."""
+    granted = {
+        f"{target.schema}.{target.relation}"
+        for target, privileges in grants.items()
+        if roles[target.role] == "service" and "SELECT" in privileges and not target.column
+    }
+    shared = tuple(f"{schema}." for schema in SCHEMAS)
+    return {each: text for each, text in objects.items() if each.name.startswith(shared) or each.name in granted}
+
+
+def _grants_check(
+    connection: psycopg.Connection, objects: Objects, roles: Mapping[str, Profile], grants: Grants
+) -> Check:
     relations = _relations(objects)
     tables = {each.name for each in objects if each.kind == "table"}
     wrong = [
         line
         for role, profile in roles.items()
-        for line in wrong_privileges(connection, role, profile, relations=relations, tables=tables)
+        for line in wrong_privileges(connection, role, profile, relations=relations, tables=tables, grants=grants)
     ]
     return _check("grants", wrong, count=len(roles) * len(relations))
 

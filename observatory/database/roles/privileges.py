@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import psycopg
@@ -14,6 +15,7 @@ from psycopg import sql
 from observatory.database.connection import connect
 from observatory.database.error_translation import translate_errors
 from observatory.database.roles.audit_schema import AUDIT_SCHEMA, RECORD_CHANGE
+from observatory.database.roles.grants import Grants, Target
 
 Profile = Literal["service", "reader", "administrator"]
 
@@ -62,7 +64,7 @@ _UNRECORDED = """
 """
 
 
-def grant_access(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
+def grant_access(conninfo: str, *, roles: Mapping[str, Profile], grants: Grants = MappingProxyType({})) -> None:
     """Grant and revoke until the roles have the privileges of their profiles; changes nothing that is already correct.
 
     Call it after each deployment of the schema: roles may read a new table at once, but not yet write to it.
@@ -72,6 +74,7 @@ def grant_access(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
         roles: the profile of each role. A service reads everything, inserts telemetry, updates traces and the time at
             which a key was last used; a reader reads everything except keys; an administrator also changes rows in
             `public`, and triggers record that in the audit.
+        grants: of migrations, which the roles have besides.
 
     Raises:
         StatementFailedError: PostgreSQL rejected a statement, for example because the role does not exist.
@@ -80,13 +83,15 @@ def grant_access(conninfo: str, *, roles: Mapping[str, Profile]) -> None:
     with connect(conninfo, purpose="grant access") as connection:
         for role, profile in roles.items():
             with translate_errors(f'privileges of "{role}"'):
-                _grant_relations(connection, role, profile)
+                _grant_relations(connection, role, profile, grants)
                 if profile == "administrator":
                     _record_changes(connection, role)
 
 
 def privileges_of(profile: Profile, schema: str, relation: str, *, is_table: bool) -> frozenset[str]:
-    """Return the privileges of a profile on a relation."""
+    """Return the privileges of a profile on a relation; in own schemas a role has what migrations grant."""
+    if schema not in SCHEMAS:
+        return frozenset()
     if profile == "service":
         return MERGE if relation in MERGE_TABLES else INGEST if relation in INGEST_TABLES else READ
     if profile == "reader":
@@ -94,16 +99,23 @@ def privileges_of(profile: Profile, schema: str, relation: str, *, is_table: boo
     return CHANGE if schema == CHANGED_SCHEMA and is_table else READ
 
 
-def _grant_relations(connection: psycopg.Connection, role: str, profile: Profile) -> None:
+def _grant_relations(connection: psycopg.Connection, role: str, profile: Profile, grants: Grants) -> None:
     """Grant and revoke the differences on the owner's relations, in one transaction; skip extensions' relations."""
     identifiers = {"role": sql.Identifier(role).as_string()}
     with connection.transaction():
         rows = connection.execute(_RELATIONS, {"schemas": SCHEMAS, **identifiers}).fetchall()
         for schema, relation, kind, held in rows:
             expected = privileges_of(profile, schema, relation, is_table=kind in _TABLES)
+            expected |= grants.get(Target(role, schema, relation), frozenset())
             granted = frozenset(held or ())
             _change(connection, "GRANT {} ON {} TO {}", expected - granted, (schema, relation), role)
             _change(connection, "REVOKE {} ON {} FROM {}", granted - expected, (schema, relation), role)
+            for target, privileges in grants.items():  # REVOKE on the table would also revoke it on its columns
+                if target[:3] == (role, schema, relation) and target.column and granted - expected:
+                    grant = sql.SQL("GRANT {} ({}) ON {} TO {}")
+                    for privilege in sorted(privileges):
+                        names = (sql.Identifier(target.column), sql.Identifier(schema, relation), sql.Identifier(role))
+                        connection.execute(grant.format(sql.SQL(privilege), *names))
         if profile == "service":
             _grant_update_of_last_used(connection, role, identifiers)
 

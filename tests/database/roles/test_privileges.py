@@ -1,13 +1,21 @@
 """The privileges of the service on tables and views."""
 
+import shutil
+from pathlib import Path
+
 import psycopg
 import pytest
 from psycopg import errors
 
 from observatory.database import (
     StatementFailedError,
+    deploy,
     ensure_database,
+    grant_access,
+    verify,
 )
+from observatory.database.migration_grants import read_grants
+from tests.database.conftest import SHIPPED
 from tests.database.roles.conftest import Names, as_login, bootstrap, give_access, make_login, migrate, one
 from tests.support.postgres import PostgresServer
 
@@ -105,3 +113,53 @@ def test_the_service_may_not_change_any_object(postgres: PostgresServer, names: 
         ):
             with pytest.raises(errors.InsufficientPrivilege):
                 connection.execute(statement.encode())
+
+
+def test_grants_of_migrations_stay_and_are_expected(postgres: PostgresServer, names: Names, tmp_path: Path) -> None:
+    """Also on columns, in a DO block, of a renamed table and in own schemas; others are revoked or reported."""
+    bootstrap(postgres, names)
+    make_login(postgres, names)
+    for file in sorted(SHIPPED.glob("*.sql"))[:3]:
+        shutil.copy(file, tmp_path)
+    (tmp_path / "500_own.sql").write_text(f"""
+        CREATE TABLE feedback (id int, text text);
+        GRANT INSERT, UPDATE, DELETE ON feedback TO {names.login};
+        REVOKE DELETE ON feedback FROM {names.login};
+        ALTER TABLE feedback RENAME TO llm_feedback;
+        CREATE TABLE scores (id int, text text);
+        GRANT UPDATE (text) ON scores TO {names.login};
+        CREATE SCHEMA own;
+        CREATE TABLE own.notes (id int);
+        CREATE TABLE own.secrets (id int);
+        GRANT USAGE ON SCHEMA own TO {names.login};
+        DO $$ BEGIN GRANT SELECT, INSERT ON own.notes TO {names.login}; END $$;
+    """)
+    owner = postgres.conninfo(user=names.owner, dbname=names.database)
+    service = postgres.conninfo(user=names.login, dbname=names.database)
+    # The linter allows the group roles only, whose names the tests of one server share.
+    deploy(owner, migrations=tmp_path, actor="tester", deployment_id="test", linted=False)
+    with psycopg.connect(owner) as connection:
+        connection.execute(f"GRANT DELETE, UPDATE ON scores TO {names.login}".encode())
+        grants = read_grants(connection, [names.login])
+
+    grant_access(owner, roles={names.login: "service"}, grants=grants)
+    with as_login(postgres, names) as connection:
+        held = privileges(connection)
+    assert held["llm_feedback"] == {"SELECT", "INSERT", "UPDATE"}
+    assert held["scores"] == {"SELECT", "UPDATE"}  # of one column
+
+    def problems() -> list[str]:
+        found = verify(owner, migrations=tmp_path, roles={names.login: "service"}, service_conninfo=service)
+        return [each.detail for each in found.problems if each.name != "objects"]
+
+    assert problems() == []
+    with psycopg.connect(owner) as connection:
+        connection.execute(f"GRANT SELECT ON own.secrets TO {names.login}".encode())
+        connection.execute(f"REVOKE INSERT ON own.notes FROM {names.login}".encode())
+        connection.execute(f"REVOKE UPDATE (text) ON scores FROM {names.login}".encode())
+    [detail] = problems()
+    assert detail.split("; ") == [
+        f"{names.login} on own.notes: SELECT, expected INSERT, SELECT",
+        f"{names.login} on own.secrets: SELECT, expected nothing",
+        f"{names.login} may not UPDATE public.scores.text",
+    ]
