@@ -15,6 +15,7 @@ from typing import TypeVar
 import zstandard
 from starlette.requests import Request
 
+from .accounts import MemoryAccount
 from .fairness import FairShare, Turns
 from .metrics import Metrics
 from .problems import (
@@ -46,14 +47,17 @@ _GZIP = 31  # zlib's name of the format
 Step = TypeVar("Step")
 
 
-class Upload:
+class Upload(MemoryAccount):
     """The body of one request, from its first byte until its items are stored."""
 
+    full = (
+        "the request bodies of all clients take {held} bytes, and those of this API key at least its share; send fewer "
+        "requests at the same time"
+    )
+
     def __init__(self, key: str, settings: Settings, memory: FairShare) -> None:
-        self._key = key
+        super().__init__(key, memory)
         self._settings = settings
-        self._memory = memory
-        self._held = 0
 
     async def receive(self, request: Request) -> bytes:
         """Receive the whole body.
@@ -79,22 +83,6 @@ class Upload:
         except TimeoutError:
             raise self._too_slow() from None
         return bytes(body)
-
-    def grow(self, size: int) -> None:
-        """Account for memory of the body."""
-        if not self._memory.fits(self._key, size):
-            raise TooManyRequests(
-                f"the request bodies of all clients take {self._memory.held} bytes, and those of this API key at least "
-                "its share; send fewer requests at the same time",
-                RETRY_AFTER_S,
-            )
-        self._memory.take(self._key, size)
-        self._held += size
-
-    def release(self) -> None:
-        """Account for the end of the body."""
-        self._memory.give_back(self._key, self._held)
-        self._held = 0
 
     def _too_slow(self) -> RequestTimeout:
         return RequestTimeout(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .accounts import MemoryAccount
 from .fairness import RemainderShare
 from .metrics import Metrics
 from .problems import RETRY_AFTER_S, TooManyRequests
@@ -24,37 +25,13 @@ class ResponseNotReadError(Exception):
     """The client reads its response too slowly, so the connection was closed."""
 
 
-class Download:
+class Download(MemoryAccount):
     """The response to one request, from its first byte in memory until it is sent."""
 
-    def __init__(self, key: str, memory: RemainderShare) -> None:
-        self._key = key
-        self._memory = memory
-        self._held = 0
-
-    def fits(self, size: int) -> bool:
-        """Return whether the response may take more memory."""
-        return self._memory.fits(self._key, size)
-
-    def grow(self, size: int) -> None:
-        """Account for memory of the response.
-
-        Raises:
-            TooManyRequests: the responses of this key take their share of the memory.
-        """
-        if not self.fits(size):
-            raise TooManyRequests(
-                f"responses take {self._memory.held} of {self._memory.capacity} bytes, and those of this API key at "
-                "least its share; read the responses, and send fewer requests at the same time",
-                RETRY_AFTER_S,
-            )
-        self._memory.take(self._key, size)
-        self._held += size
-
-    def release(self) -> None:
-        """Account for the end of the response."""
-        self._memory.give_back(self._key, self._held)
-        self._held = 0
+    full = (
+        "responses take {held} of {capacity} bytes, and those of this API key at least its share; read the responses, "
+        "and send fewer requests at the same time"
+    )
 
 
 class Downloads:

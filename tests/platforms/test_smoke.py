@@ -239,6 +239,20 @@ def further(stage: Stage, service: Service, log: Callable[[], bytes] = bytes) ->
         check_log(place(service), run, log())
 
 
+def test_a_version_that_ignores_sigterm_fails_by_its_name(stage: Stage) -> None:
+    service = stage.start("ignoring-the-end")
+
+    def ended() -> None:
+        with pytest.raises(subprocess.TimeoutExpired):
+            service.process.wait(2)
+
+    with stage.run() as run, pytest.raises(HostsError, match=r"green ignores SIGTERM, .*: it was killed") as caught:
+        end_with_request_in_flight(place(service), run, lambda: os.kill(service.pid, signal.SIGTERM), ended)
+    assert not isinstance(caught.value, live_comparison.UnansweredError)
+    service.process.kill()
+    assert stage.left() == []
+
+
 def test_a_good_version_survives_a_trial(stage: Stage) -> None:
     service = stage.start("good")
     further(stage, service, service.log_file.read_bytes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +11,9 @@ import pytest
 from observatory.documents.journal import Entry
 from proofs.judged import Judgement, gates_of
 from proofs.versions import Found
-from tests.support.bad_versions import BAD_VERSIONS, GATES
+from tests.support.bad_versions import BAD_VERSIONS, GATES, INSTALLATION
+from tests.support.faulty import data
+from tests.support.faulty.exchange import Exchange
 from tests.support.faulty.launch import FAULTS
 
 
@@ -29,6 +33,32 @@ def test_every_fault_is_in_the_catalogue_once_and_names_what_should_find_it() ->
     assert all(set(version.found_by) <= set(GATES) for version in BAD_VERSIONS)
 
 
+def test_the_losing_version_answers_201_for_rows_that_it_does_not_pass_on() -> None:
+    passed_on, answers = [], []
+
+    async def service(_scope: Any, receive: Any, send: Any) -> None:
+        passed_on.extend(json.loads((await receive())["body"])["items"])
+        await send({"type": "http.response.start", "status": 201, "headers": []})
+        await send({"type": "http.response.body", "body": b'{"accepted": 1}'})
+
+    async def sent(message: Any) -> None:
+        answers.append(message)
+
+    async def body() -> Any:
+        return {"type": "http.request", "body": b'{"items": [{"span_id": "1"}]}', "more_body": False}
+
+    async def write_all() -> None:
+        losing = data.Losing(service)
+        for _ in range(1000):
+            scope = {"path": "/v1/traces", "method": "POST", "headers": []}
+            await losing.handle(Exchange(service, scope, body, sent))
+
+    asyncio.run(write_all())
+    starts = [each["status"] for each in answers if each["type"] == "http.response.start"]
+    assert starts == [201] * 1000
+    assert 950 <= len(passed_on) < 990
+
+
 @pytest.mark.parametrize(
     ("status", "gates", "hurt", "problem"),
     [
@@ -44,6 +74,13 @@ def test_a_bad_version_is_judged_by_its_end(status: str, gates: tuple[str, ...],
     version = next(each for each in BAD_VERSIONS if each.fault == "never-stored")
     end = Judgement(status=status, said="", seconds=1.0, gates=gates, hurt=hurt, requests=100)
     assert Found(version=version, judgement=end).problem == problem
+
+
+def test_the_installation_may_find_a_fault_that_begins_late_and_no_other() -> None:
+    end = Judgement(status="rolled-back", said="", seconds=1.0, gates=(INSTALLATION,))
+    problems = {each.fault: Found(version=each, judgement=end).problem for each in BAD_VERSIONS}
+    assert problems["half-refused-late"] == ""
+    assert problems["never-stored"] == "found by installation, not by trial"
 
 
 @pytest.mark.parametrize(
