@@ -11,7 +11,7 @@ from proofs.judged import Judged, Judgement, on_stacks
 from proofs.record import Outcome
 from proofs.table import write_table
 from proofs.users import Habits
-from tests.support.bad_versions import BAD_VERSIONS, INSTALLATION, BadVersion
+from tests.support.bad_versions import BAD_VERSIONS, INSTALLATION, TRIAL, BadVersion
 from tests.support.faulty.launch import FAULTS
 
 PROMISE = (
@@ -38,8 +38,8 @@ class Found:
 
     @property
     def expected(self) -> set[str]:
-        """What should find it: a fault that begins late, also the installation, if that takes until then."""
-        return {*self.version.found_by, *((INSTALLATION,) if FAULTS[self.version.fault].late else ())}
+        """What should find it: a fault that begins late, also what precedes the traffic, if that takes until then."""
+        return {*self.version.found_by, *((TRIAL, INSTALLATION) if FAULTS[self.version.fault].late else ())}
 
     @property
     def gate(self) -> str:

@@ -6,6 +6,7 @@ Owns the resources `Machine` and `Daemon`, which start every process of the stac
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -42,6 +43,7 @@ from observatory.runtime.supervisor_files import repair_supervisor, supervisor_d
 from observatory.scheduling.host_process import resume, stopped_of
 from observatory.scheduling.scheduler_process import stop_scheduler
 
+READY_PROBES, BETWEEN_PROBES_S = 3, 0.5  # one may fail on a busy machine
 HANGING_PROBES = 2  # without an answer in a row, each for the probe's time
 UNIT_KEYS = tuple(Unit.model_fields)
 
@@ -257,7 +259,17 @@ def _ready(props: Mapping[str, Any]) -> bool:
     if not sandbox.alive():
         return False
     probe, status = Probe(**unit.ready.target(sandbox.host_path)), sandbox.supervisor.status(unit.name)
-    return status.running and not stopped_of(status.pid or 0) and probe.check()
+    return status.running and not stopped_of(status.pid or 0) and _succeeds(probe)
+
+
+def _succeeds(probe: Probe) -> bool:
+    """Return whether one of some probes succeeds."""
+    for attempt in range(READY_PROBES):
+        if attempt:
+            time.sleep(BETWEEN_PROBES_S)
+        if probe.check():
+            return True
+    return False
 
 
 def _program(unit: Unit) -> Program:

@@ -23,7 +23,7 @@ from components.local.traffic import WeightsProvider
 from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.haproxy import weights_file
 from observatory.nodes.unit import HttpReady, Paths, TcpReady, Unit
-from observatory.runtime import Program, Sandbox, find_free_ports
+from observatory.runtime import Probe, Program, Sandbox, find_free_ports
 from observatory.runtime.programs import CONFIGURATION_FILE, PROGRAMS
 from observatory.scheduling.webhook import token
 
@@ -102,6 +102,13 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[
 @pytest.fixture(scope="module")
 def daemon(sandbox: Sandbox) -> Daemon:
     return Daemon(sandbox)
+
+
+def test_one_failed_probe_of_a_busy_machine_is_no_difference(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = iter([False, True, False, False, False])
+    monkeypatch.setattr(Probe, "check", lambda _probe: next(results))
+    assert not daemon.differs()
+    assert daemon.differs()
 
 
 def test_a_daemon_that_was_stopped_is_not_ready_although_its_port_accepts_connections(sandbox: Sandbox) -> None:
