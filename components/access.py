@@ -7,6 +7,7 @@ The same on every platform, given a connection to the server as its provisioner.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import pulumi
 import pulumi_postgresql as postgresql
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
+from components.database_node import backup_of, reconnect_pooler
 from components.dynamic import without_provider
 from components.secrets import LoginPassword
 from observatory.database.roles import BOOTSTRAP_REVISION
@@ -30,7 +32,7 @@ from observatory.documents.logins import (
 )
 
 if TYPE_CHECKING:
-    from observatory.database import Profile
+    from observatory.database import ExtensionUpdate, Profile
 
 MONITOR = "monitor"
 GROUPS: dict[PairedRole, tuple[str, ...]] = {  # each with the roles that it is a member of
@@ -189,14 +191,19 @@ class DatabaseAccessProvider(ResourceProvider):
         return CreateResult(id_=props["database"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Compare name, password, the server's libraries, which provide extensions, and the bootstrap's revision.
+        """Compare name, password, libraries, the server's installation, its extensions, and the bootstrap's revision.
 
-        A new name replaces it.
+        A new name replaces it. Extensions that the server's files can update are printed, which the engine forwards.
 
         A password that was changed outside the stack is a difference too, because it locks the provisioner out.
         """
         replaces = ["database"] if _olds["database"] != _news["database"] else []
         changed = any(_olds.get(key) != _news.get(key) for key in ("verifier", "libraries", "revision"))
+        changed = changed or _olds.get("server") != _news.get("server")  # its files may have newer extensions
+        updates = _extension_updates(_news)
+        for update in updates:
+            sys.stderr.write(f"database: extension {update} is to be updated, after a backup\n")
+        changed = changed or bool(updates)
         return DiffResult(changes=changed or bool(replaces) or not _password_matches(_news), replaces=replaces)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
@@ -217,8 +224,16 @@ class DatabaseAccess(Resource, module="local", name="DatabaseAccess"):
         owner: str,
         verifier: pulumi.Input[str],
         libraries: str,
+        server: pulumi.Input[str],
+        backup_home: pulumi.Input[str] | None = None,
+        pooler_port: int,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
+        """Declare it.
+
+        `server` is the server's installation: another one may have newer extensions. With `backup_home`, the home of
+        the sandbox whose root filesystem it is, a backup is made before an extension is updated.
+        """
         props = {
             "admin_url": admin_url,
             "database": database,
@@ -226,6 +241,10 @@ class DatabaseAccess(Resource, module="local", name="DatabaseAccess"):
             "verifier": verifier,
             "libraries": libraries,
             "revision": BOOTSTRAP_REVISION,
+            "server": server,
+            "backup_home": backup_home,
+            "backup_rootfs": None if backup_home is None else server,
+            "pooler_port": pooler_port,
         }
         super().__init__(DatabaseAccessProvider(), name, props, opts)
 
@@ -343,7 +362,17 @@ def _grant(
 def _prepare(props: dict[str, Any]) -> None:
     from observatory.database import ensure_database, ensure_provisioner  # noqa: PLC0415 - psycopg only where used
 
-    ensure_database(props["admin_url"], name=props["database"], owner=props["owner"])
+    changes: list[str] = []
+
+    def report(detail: str) -> None:
+        changes.append(detail)
+        sys.stderr.write(f"database: {detail}\n")
+
+    ensure_database(
+        props["admin_url"], name=props["database"], owner=props["owner"], backup=backup_of(props), report=report
+    )
+    if changes:  # an open session keeps the old library of an extension
+        reconnect_pooler(props)
     ensure_provisioner(
         props["admin_url"],
         database=props["database"],
@@ -362,6 +391,24 @@ def _password_matches(props: dict[str, Any]) -> bool:
         return has_verifier(props["admin_url"], name=PROVISIONER, verifier=props["verifier"])
     except UnreachableError:
         return True
+
+
+def _extension_updates(props: dict[str, Any]) -> tuple[ExtensionUpdate, ...]:
+    """Return the updates of extensions that the running server can make; none where it does not answer.
+
+    None either where its files do not fit the database: the server that this `up` starts may have others.
+    """
+    from observatory.database import (  # noqa: PLC0415 - psycopg only where it is used
+        UnreachableError,
+        UnsuitableServerError,
+        pending_extension_updates,
+        with_database,
+    )
+
+    try:
+        return pending_extension_updates(with_database(props["admin_url"], props["database"]))
+    except (UnreachableError, UnsuitableServerError):
+        return ()
 
 
 def _set(props: dict[str, Any]) -> None:

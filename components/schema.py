@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pulumi
 from pulumi.dynamic import (
@@ -26,11 +26,9 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
+from components.database_node import backup_of, reconnect_pooler
 from observatory import database
 from observatory.security.actor import actor
-
-if TYPE_CHECKING:
-    from observatory.runtime import Sandbox
 
 _INPUTS = ("conninfo", "directory", "migrations", "target", "roles", "backup_home", "backup_rootfs")
 _DIGEST_LENGTH = 12
@@ -182,14 +180,14 @@ def _deploy(props: dict[str, Any]) -> dict[str, Any]:
                 database.SchemaRequirement(fleet, release, int(low), int(high))
                 for fleet, release, low, high in props.get("needs") or ()
             ],
-            backup=_backup(props),
+            backup=backup_of(props),
             actor=actor(),
             deployment_id=str(uuid.uuid4()),
             on_event=on_event,
         )
     finally:
         if applying:  # also after an error: earlier files stay applied
-            _reconnect_pooler(props)
+            reconnect_pooler(props)
     verification = database.finish_deployment(
         props["conninfo"],
         migrations=Path(props["directory"]),
@@ -226,39 +224,6 @@ def _throwaway(props: dict[str, Any]) -> database.Throwaway | None:
 
     rootfs = props.get("backup_rootfs")
     return rehearsal_server(Path(rootfs)) if rootfs and Path(rootfs).is_dir() else None
-
-
-def _backup(props: dict[str, Any]) -> database.Backup | None:
-    """Return the backup that runs before migrations; None where the stack has none."""
-    sandbox = _sandbox(props)
-    if sandbox is None:
-        return None
-    from observatory.backups.migration_backup import MigrationBackup  # noqa: PLC0415 - only where something is deployed
-
-    return MigrationBackup(sandbox)
-
-
-def _sandbox(props: dict[str, Any]) -> Sandbox | None:
-    """Return the sandbox of the database; None where it runs on another machine."""
-    if not props.get("backup_home"):
-        return None
-    from observatory.runtime import Sandbox  # noqa: PLC0415 - only where something is deployed
-
-    return Sandbox(Path(props["backup_home"]), Path(props["backup_rootfs"]))
-
-
-def _reconnect_pooler(props: dict[str, Any]) -> None:
-    """Let pgBouncer replace its connections, whose prepared statements are of the old schema; print why it did not."""
-    if not props.get("pooler_port"):
-        return
-    from observatory.nodes import Paths  # noqa: PLC0415 - only where something is deployed
-    from observatory.nodes.aws import pooler_warning  # noqa: PLC0415
-    from observatory.nodes.pooler_console import reconnect  # noqa: PLC0415
-
-    port, sandbox = int(props["pooler_port"]), _sandbox(props)
-    warning = reconnect(sandbox.run, Paths(), port, stack=sandbox.home.name) if sandbox else pooler_warning(port)
-    if warning:
-        sys.stderr.write(f"schema: {warning}\n")
 
 
 def _outputs(props: dict[str, Any], schema: database.SchemaStatus) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class Database(pulumi.ComponentResource):
             conninfo=self.admin_url,
             opts=pulumi.ResourceOptions(parent=self, depends_on=attached),
         )
-        access = self._access(address, reachable)
+        access = self._access(address, machine.id, reachable)
         self.ready: tuple[pulumi.Resource, ...] = (access,)
         self.pooled: tuple[pulumi.Resource, ...] = (access,)
         self.register_outputs({"url": self.url, "ca_file": self.ca_file, "admin_secret": self.admin_secret})
@@ -130,7 +130,7 @@ class Database(pulumi.ComponentResource):
             lambda outputs: f"postgresql://{name}:{outputs[0]}@{address}:{port}/{settings.database.name}?{outputs[1]}"
         )
 
-    def _access(self, address: str, reachable: Reachable) -> Access:
+    def _access(self, address: str, machine: pulumi.Output[str], reachable: Reachable) -> Access:
         """Declare the database, its roles and logins, once the server is reachable."""
         settings = self._args.base.settings
         provisioner = LoginPassword(PROVISIONER, generation=1, opts=self._child)
@@ -141,6 +141,8 @@ class Database(pulumi.ComponentResource):
             owner=OWNER,
             verifier=provisioner.verifier,
             libraries=node_parameters(settings, DATABASE)["shared_preload_libraries"],
+            server=machine,
+            pooler_port=settings.ports.pgbouncer,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[reachable]),
         )
         connection = Connection(

@@ -143,6 +143,9 @@ class Database(pulumi.ComponentResource):
             owner=OWNER,
             verifier=provisioner.verifier,
             libraries=node_parameters(args.settings, Paths())["shared_preload_libraries"],
+            server=args.machine.rootfs,
+            backup_home=args.machine.home,
+            pooler_port=args.settings.ports.pgbouncer,
             opts=self._child(configuration),
         )
         connection = Connection(

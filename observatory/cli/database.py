@@ -267,8 +267,10 @@ def _summary(done: Deployment, no_backup: str) -> str:
 
 def plan_view(plan: Plan) -> RenderableType:
     """Return the plan as tables."""
+    updates = [f"{update}, by `observatory up`, after a backup" for update in plan.extension_updates]
     if not plan.pending:
-        return f"No pending migrations. The schema is at version {plan.version}."
+        lines = [f"No pending migrations. The schema is at version {plan.version}."]
+        return "\n".join([*lines, *(f"Extension:  {update}" for update in updates)])
     backup = f"{plan.backup.kind}: {plan.backup.why}" if plan.backup else f"none: {plan.backup_detail}"
     return Group(
         *(_migration_view(migration, plan) for migration in plan.pending),
@@ -277,6 +279,7 @@ def plan_view(plan: Plan) -> RenderableType:
         Text(f"Backup:     {backup}"),
         Text(f"Undo:       {plan.way_back}"),
         *(Text(f"Refused:    {refusal}", style="red") for refusal in plan.refusals),
+        *(Text(f"Extension:  {update}") for update in updates),
     )
 
 

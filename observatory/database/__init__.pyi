@@ -4,6 +4,7 @@ from .baseline import record_baseline as record_baseline
 from .catalogue.drift import Drift as Drift
 from .connection import connect as connect
 from .connection import has_password as has_password
+from .connection import with_database as with_database
 from .deployment import Deployment as Deployment
 from .deployment import SchemaStatus as SchemaStatus
 from .deployment import deploy as deploy
@@ -71,6 +72,8 @@ from .roles.api_keys import revoke_api_key_by_id as revoke_api_key_by_id
 from .roles.bootstrap import ensure_database as ensure_database
 from .roles.bootstrap import ensure_provisioner as ensure_provisioner
 from .roles.bootstrap import has_verifier as has_verifier
+from .roles.extension_updates import ExtensionUpdate as ExtensionUpdate
+from .roles.extension_updates import pending_extension_updates as pending_extension_updates
 from .roles.privileges import Profile as Profile
 from .roles.privileges import grant_access as grant_access
 from .roles.role_settings import RoleSettings as RoleSettings

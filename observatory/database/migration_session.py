@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 import psycopg
+from psycopg import errors as pg
 
 from observatory.database.connection import connect, describe
-from observatory.database.error_translation import translate_errors
+from observatory.database.error_translation import error_summary, translate_errors
 from observatory.database.errors import UnsuitableServerError
 from observatory.database.migrations.files import Edition
 
@@ -49,9 +50,15 @@ def server_edition(connection: psycopg.Connection, conninfo: str) -> Edition:
     """Return the edition of the server's TimescaleDB.
 
     Raises:
-        UnsuitableServerError: a standby, or no TimescaleDB.
+        UnsuitableServerError: a standby, no TimescaleDB, or none whose library fits the database.
     """
-    row = connection.execute(_SERVER).fetchone()
+    try:
+        row = connection.execute(_SERVER).fetchone()
+    except pg.UndefinedFile as error:
+        raise UnsuitableServerError(
+            f"{describe(conninfo)} needs a library of TimescaleDB that its server does not have: "
+            f"{error_summary(error)}. Run `observatory up`, which updates the extension to the server's version"
+        ) from error
     in_recovery, licence, has_extension = row or (False, None, False)
     if in_recovery:
         raise UnsuitableServerError(f"{describe(conninfo)} is a read-only standby. Connect to the primary")

@@ -29,6 +29,7 @@ from observatory.database.migrations.statement_locks import Lock, StatementEffec
 from observatory.database.migrations.statements import Script, parse
 from observatory.database.rehearsal import Rehearsal, Verdict, rehearse
 from observatory.database.rehearsal_origin import Origin, read_origin
+from observatory.database.roles.extension_updates import ExtensionUpdate, pending_extension_updates
 from observatory.database.throwaway_server import Throwaway
 
 PAGE_BYTES = 8192
@@ -119,6 +120,7 @@ class Plan:
         refusals: why the deployment would be refused before it changes anything; empty: it would start.
         backup_fails: a backup is needed and would fail, so the deployment would stop.
         way_back: how to return to the state before, in one line.
+        extension_updates: of extensions to the versions of the server's files, which `up` makes and `deploy` does not.
     """
 
     version: int
@@ -132,6 +134,7 @@ class Plan:
     backup_fails: bool
     refusals: tuple[str, ...]
     way_back: str
+    extension_updates: tuple[ExtensionUpdate, ...] = ()
 
     @property
     def would_succeed(self) -> bool:
@@ -203,6 +206,7 @@ def plan(
         backup_fails=needed is not None and planned is None,
         refusals=tuple(_refusals(scripts, requirements, findings)),
         way_back=_way_back(scripts, planned),
+        extension_updates=pending_extension_updates(conninfo),
     )
 
 

@@ -7,7 +7,7 @@ function may run repeatedly, concurrently, and after a kill.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import psycopg
 from psycopg import sql
@@ -15,7 +15,9 @@ from psycopg import sql
 from observatory.database.advisory_locks import BOOTSTRAP_LOCK, session_lock
 from observatory.database.connection import connect, with_database
 from observatory.database.error_translation import translate_errors
+from observatory.database.migration_backup import Backup
 from observatory.database.roles.audit_schema import AUDIT_SCHEMA, AUDITOR, ensure_audit
+from observatory.database.roles.extension_updates import update_extensions
 from observatory.database.roles.role_settings import apply_role_settings
 from observatory.documents.login_limits import Limits
 
@@ -47,10 +49,19 @@ _FORGET_PASSWORDS = """
 _INVALID_DATABASE = -2
 
 
-def ensure_database(admin_conninfo: str, *, name: str, owner: str) -> None:
+def ensure_database(
+    admin_conninfo: str,
+    *,
+    name: str,
+    owner: str,
+    backup: Backup | None = None,
+    report: Callable[[str], None] = lambda _detail: None,
+) -> None:
     """Create a database with its owner, schemas and extensions; changes nothing that is already correct.
 
     The schema `audit` belongs to the role `auditor`, which only a superuser can assume, so its contents are protected.
+
+    Extensions of an existing database are updated to the versions that the server's files provide.
 
     A server can have pg_cron in one database only: it is created if the server's `cron.database_name` is this one.
 
@@ -64,10 +75,14 @@ def ensure_database(admin_conninfo: str, *, name: str, owner: str) -> None:
         admin_conninfo: to the server's maintenance database (`postgres`), as superuser; the lock is taken there.
         name: of the database; UTF-8 with PostgreSQL's own C.UTF-8, so that no library update reorders its indexes.
         owner: role that owns the database and all objects of the migrations.
+        backup: makes a backup before an extension of an existing database is updated; None: no backup is made.
+        report: called with the progress of such an update.
 
     Raises:
         LockHeldError: another bootstrap of the server is running.
+        BackupFailedError: the backup before an update of an extension failed; no extension was changed.
         StatementFailedError: PostgreSQL rejected a statement, for example because an extension is not installed.
+        UnsuitableServerError: the server's files of TimescaleDB do not fit the version in the database.
         UnreachableError: the connection failed.
     """
     with _locked_session(admin_conninfo, f'bootstrap of database "{name}"') as admin:
@@ -78,6 +93,7 @@ def ensure_database(admin_conninfo: str, *, name: str, owner: str) -> None:
         _ensure_empty_database(admin, name, owner)
         for other in OTHER_DATABASES:
             admin.execute(_compose("REVOKE ALL ON DATABASE {} FROM PUBLIC", other))
+        update_extensions(with_database(admin_conninfo, name), backup=backup, report=report)
         with connect(with_database(admin_conninfo, name), purpose="bootstrap") as connection:
             _ensure_contents(connection, name, owner)
 
