@@ -1,7 +1,7 @@
 """What providers do on the machine of a database: backups, and new connections of its pooler.
 
-Their properties name the sandbox of a local machine (`backup_home`, `backup_rootfs`) and the port of its pgBouncer
-(`pooler_port`).
+Their properties name the sandbox of a local machine (`backup_home`, `backup_rootfs`), how old a backup may be that is
+used instead of a new one (`backup_reuse_minutes`), and the port of its pgBouncer (`pooler_port`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def backup_of(props: Mapping[str, Any]) -> Backup | None:
         return None
     from observatory.backups.migration_backup import MigrationBackup  # noqa: PLC0415 - only where something is changed
 
-    return MigrationBackup(sandbox)
+    return MigrationBackup(sandbox, reuse_minutes=int(props.get("backup_reuse_minutes") or 0))
 
 
 def reconnect_pooler(props: Mapping[str, Any]) -> None:

@@ -51,6 +51,7 @@ class SchemaArgs:
         backup_home: home of the sandbox whose pgBackRest makes a backup before migrations run on a database that has
             data; None: no backup is made.
         backup_rootfs: root filesystem of that sandbox.
+        backup_reuse_minutes: a backup that is younger is used instead of a new one; 0: always a new one.
         pooler_port: port of the database's pgBouncer, which gets new connections when migrations have run: in that
             sandbox, otherwise on the database's machine, where only a warning can name it; None: there is none.
     """
@@ -63,6 +64,7 @@ class SchemaArgs:
     service_conninfo: pulumi.Input[str] | None = None
     backup_home: pulumi.Input[str] | None = None
     backup_rootfs: pulumi.Input[str] | None = None
+    backup_reuse_minutes: int = 0
     pooler_port: int | None = None
 
 
@@ -134,6 +136,7 @@ class Schema(Resource, module="database", name="Schema"):
             "service_conninfo": None if service is None else pulumi.Output.secret(service),
             "backup_home": args.backup_home,
             "backup_rootfs": args.backup_rootfs,
+            "backup_reuse_minutes": args.backup_reuse_minutes,
             "pooler_port": args.pooler_port,
             "version": None,
             "edition": None,

@@ -117,6 +117,7 @@ def _schema(args: LocalArgs, machine: Machine, database: Database) -> Schema:
             needs=schema_needs(args.rollout, args.releases, missing_ok=pulumi.runtime.is_dry_run()),
             backup_home=machine.home,
             backup_rootfs=machine.rootfs,
+            backup_reuse_minutes=args.settings.backups.reuse_minutes,
             pooler_port=args.settings.ports.pgbouncer,
         ),
         pulumi.ResourceOptions(depends_on=list(database.ready), deleted_with=machine),

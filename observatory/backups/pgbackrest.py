@@ -114,6 +114,15 @@ def create_stanza(sandbox: Sandbox) -> None:
     _pgbackrest(sandbox, "stanza-create", timeout=QUERY_TIMEOUT_S)
 
 
+def archive_wal(sandbox: Sandbox) -> None:
+    """Switch to a new WAL segment, and wait until the repository has the one before.
+
+    Raises:
+        BackupError: it does not arrive, or another error of pgBackRest's check.
+    """
+    _pgbackrest(sandbox, "check", timeout=QUERY_TIMEOUT_S)
+
+
 def create_backup(sandbox: Sandbox, kind: BackupType, *, timeout: float | None = None) -> Backup:
     """Make a backup and return it; a full one where there is none to build on. Then earlier ones may expire.
 

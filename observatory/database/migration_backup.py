@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FULL_IS_RECENT = timedelta(days=8)  # a weekly full backup may be one day late
 
 Kind = Literal["full", "incr"]
+PlannedKind = Literal["full", "incr", "reuse"]
 
 # Ignores the objects of extensions, and the audit's table, which every new database has.
 _HAS_DATA = """
@@ -34,6 +35,12 @@ class Backup(Protocol):
     def latest_full(self) -> datetime | None:
         """Return when the newest usable full backup ended; None where there is none."""
 
+    def reusable(self) -> ReusableBackup | None:
+        """Return a recent backup from which the database can be restored to now; None where there is none."""
+
+    def archive(self) -> None:
+        """Archive the WAL up to now."""
+
     def create(self, kind: Kind) -> str:
         """Make a backup and return its label."""
 
@@ -42,19 +49,43 @@ class Backup(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReusableBackup:
+    """A backup that is young enough: its label, when it ended, and the age that is allowed in minutes."""
+
+    label: str
+    ended: datetime
+    minutes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedBackup:
-    """The backup that a deployment would make; `why` gives the reason in one line."""
+    """The backup that a deployment would make, or the existing one that it would use.
 
-    kind: Kind
+    Attributes:
+        kind: of the new backup; `reuse`: an existing one is enough.
+        why: the reason in one line.
+        label: of the existing backup.
+    """
+
+    kind: PlannedKind
     why: str
+    label: str | None = None
 
 
-def plan_backup(backup: Backup, *, now: datetime | None = None) -> PlannedBackup:
-    """Choose an incremental backup where a full one of the last eight days exists, else a full one.
+def plan_backup(backup: Backup, *, now: datetime | None = None, reuse: bool = True) -> PlannedBackup:
+    """Choose a recent backup, else an incremental one where a full one of the last eight days exists, else a full one.
+
+    With a recent backup and the WAL since, the database can be restored to the time right before the migrations.
 
     Raises:
         BackupFailedError: the backups cannot be listed.
     """
+    if reuse and (recent := backup.reusable()):
+        why = (
+            f"{recent.label} of {recent.ended:%Y-%m-%d %H:%M} UTC is younger than {recent.minutes} minutes "
+            "(backups.reuse_minutes), and the WAL since then is archived"
+        )
+        return PlannedBackup(kind="reuse", why=why, label=recent.label)
     latest, now = backup.latest_full(), now or datetime.now(UTC)
     if latest is None:
         return PlannedBackup(kind="full", why="there is no full backup yet")
@@ -63,15 +94,26 @@ def plan_backup(backup: Backup, *, now: datetime | None = None) -> PlannedBackup
     return PlannedBackup(kind="incr", why=f"the last full backup ended at {latest:%Y-%m-%d %H:%M} UTC")
 
 
-def make_backup(backup: Backup, report: Callable[[str], None]) -> str:
-    """Make the planned backup, verify it, and return its label.
+def make_backup(backup: Backup, report: Callable[[str], None], *, reuse: bool = True) -> str:
+    """Make the planned backup, or archive the WAL since the existing one; verify it, and return its label.
+
+    Args:
+        backup: makes it.
+        report: called with the progress.
+        reuse: use a recent backup where there is one.
 
     Raises:
-        BackupFailedError: the backup or its verification failed.
+        BackupFailedError: the backup, its verification or the archiving failed.
     """
-    planned = plan_backup(backup)
-    report(f"{planned.kind} backup: {planned.why}")
-    label = backup.create(planned.kind)
+    planned = plan_backup(backup, reuse=reuse)
+    if planned.label is not None:
+        report(f"no new backup: {planned.why}")
+        backup.archive()
+        label = planned.label
+    else:
+        kind: Kind = "full" if planned.kind == "full" else "incr"
+        report(f"{kind} backup: {planned.why}")
+        label = backup.create(kind)
     report(f"verifying {label}")
     backup.verify(label)
     return label

@@ -395,8 +395,10 @@ def verify_database(where: Workspace | UrlDatabase, *, report: Reporter = silent
         )
 
 
-def back_up_database(workspace: Workspace, *, report: Reporter = silent) -> str:
+def back_up_database(workspace: Workspace, *, reuse: bool = False, report: Reporter = silent) -> str:
     """Create and verify only the backup that `deploy_database` starts with; return its label.
+
+    With `reuse`, a backup that is younger than the setting `backups.reuse_minutes` is enough, as for migrations.
 
     Raises:
         StackNotUpError: the stack was never up.
@@ -404,7 +406,7 @@ def back_up_database(workspace: Workspace, *, report: Reporter = silent) -> str:
     """
     database_target(workspace)
     with task(report, "backup") as at:
-        return database.make_backup(open_platform(workspace).migration_backup(), at)
+        return database.make_backup(open_platform(workspace).migration_backup(), at, reuse=reuse)
 
 
 def _file_name(directory: Path, migration: str | None) -> str | None:

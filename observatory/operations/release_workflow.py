@@ -206,7 +206,7 @@ def _prepare(
     if plan.migrations and not skip_tests and plan.schema_version >= manifest.schema_min:
         try_release(platform, manifest.version)
     if not plan.migrations:
-        return _Prepared(backup_label=back_up_database(workspace, report=report))
+        return _Prepared(backup_label=back_up_database(workspace, reuse=True, report=report))
     done = deploy_database(workspace, report=report)
     _check_migrated(done)
     return _Prepared(backup_label=done.deployment.backup_label, applied=done.deployment.applied)

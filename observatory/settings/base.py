@@ -118,9 +118,13 @@ class Access(Settings):
 
 
 class Backups(Settings):
-    """Retention of base backups, and of the WAL for point-in-time recovery, in days."""
+    """Retention of base backups, and of the WAL for point-in-time recovery, in days.
+
+    Migrations use a backup that is younger than `reuse_minutes` instead of a new one; 0: always a new one.
+    """
 
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    reuse_minutes: Annotated[int, Field(ge=0, le=1440)] = 60
 
 
 class Logs(Settings):

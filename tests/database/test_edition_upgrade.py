@@ -66,6 +66,12 @@ class Backups:
     def __init__(self) -> None:
         self.labels: list[str] = []
 
+    def reusable(self) -> None:
+        return None
+
+    def archive(self) -> None:
+        raise NotImplementedError
+
     def latest_full(self) -> datetime | None:
         return None
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from observatory.database import BackupFailedError, plan_backup, status
-from observatory.database.migration_backup import Kind
+from observatory.database import BackupFailedError, plan, plan_backup, status
+from observatory.database.migration_backup import Kind, ReusableBackup
 from observatory.database.migrations.events import Event
 from tests.database.conftest import Deploy, WriteMigrations
 
@@ -20,9 +20,16 @@ class Backups:
     """Records its calls, and returns or raises what the test sets."""
 
     full: datetime | None = None
+    recent: ReusableBackup | None = None
     calls: list[str] = field(default_factory=list)
     at_create: Callable[[], None] = lambda: None
     at_verify: Callable[[], None] = lambda: None
+
+    def reusable(self) -> ReusableBackup | None:
+        return self.recent
+
+    def archive(self) -> None:
+        self.calls.append("archive")
 
     def latest_full(self) -> datetime | None:
         return self.full
@@ -118,3 +125,21 @@ def test_an_incremental_backup_builds_on_a_recent_full_one(age: timedelta | None
 
     assert planned.kind == kind
     assert why in planned.why
+
+
+def test_a_recent_backup_is_enough_once_the_wal_up_to_now_is_archived(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a ();")
+    run_deploy(migrations=directory)
+    write_migrations(_002_b="CREATE TABLE b ();")
+    backups = Backups(full=NOW, recent=ReusableBackup(label="20261123-220000F", ended=NOW, minutes=60))
+
+    planned = plan(conninfo, migrations=directory, backup=backups)
+    assert planned.backup is not None
+    assert (planned.backup.kind, planned.backup.label, backups.calls) == ("reuse", "20261123-220000F", [])
+    assert "20261123-220000F of 2026-11-23 00:00 UTC is younger than 60 minutes" in planned.backup.why
+    assert "only a restore of the backup 20261123-220000F to the time before undoes" in planned.way_back
+
+    assert run_deploy(migrations=directory, backup=backups).backup_label == "20261123-220000F"
+    assert backups.calls == ["archive", "verify 20261123-220000F"]

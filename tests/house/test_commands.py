@@ -27,7 +27,7 @@ MODULES = [
     for module in sorted((ROOT / name).rglob("*.py"))
 ]
 SPAN = re.compile(r"`([^`]+)`", re.DOTALL)
-CALL = re.compile(r"(?:^|(?<=\s)|(?<=[/`]))(?<!-u )observatory +(?P<words>.+)", re.DOTALL)  # not the user
+CALL = re.compile(r"(?:^|(?<=\s)|(?<=bin/))observatory +(?P<words>.+)", re.DOTALL)
 CONSOLE = re.compile(r"^\s*\$ (?P<line>.*)$", re.MULTILINE)
 END = re.compile(r"^(?:#.*|&&|\|\||\||;|>.*|<.*|--|\(.*)$")  # of a command line, or of what this program reads of it
 WORD = re.compile(r"[a-z][a-z0-9-]*")
@@ -79,7 +79,8 @@ def options_of(command: Any) -> dict[str, tuple[str, ...] | None]:
     for each in command.params:
         annotation = each.type_descriptor.annotation
         types = (annotation, *get_args(annotation))
-        choices = [str(choice.value) for kind in types if isinstance(kind, EnumType) for choice in kind]
+        kinds: list[Any] = [kind for kind in types if isinstance(kind, EnumType)]
+        choices = [str(choice.value) for kind in kinds for choice in kind]
         is_flag = getattr(each, "is_flag", False) or bool in types
         found |= dict.fromkeys((*each.opts, *each.secondary_opts), None if is_flag else tuple(choices))
     return found

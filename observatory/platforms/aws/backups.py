@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import NoReturn
 
 from observatory.database.errors import BackupFailedError
-from observatory.database.migration_backup import Kind
+from observatory.database.migration_backup import Kind, ReusableBackup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,14 @@ class NoMigrationBackup:
     stack: str
 
     def latest_full(self) -> datetime | None:
+        """Refuse."""
+        self._refuse()
+
+    def reusable(self) -> ReusableBackup | None:
+        """Refuse."""
+        self._refuse()
+
+    def archive(self) -> None:
         """Refuse."""
         self._refuse()
 

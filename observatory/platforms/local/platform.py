@@ -187,7 +187,7 @@ class LocalPlatform:
         """Return pgBackRest in the sandbox."""
         from observatory.backups.migration_backup import MigrationBackup  # noqa: PLC0415 - only for migrations
 
-        return MigrationBackup(self.workspace.sandbox)
+        return MigrationBackup(self.workspace.sandbox, reuse_minutes=self.settings.backups.reuse_minutes)
 
     def archive_journal(self) -> None:
         """Copy the journal beside the backups in the stack's home."""

@@ -24,6 +24,12 @@ class Backups:
     def __init__(self, *, fails: bool = False) -> None:
         self.fails, self.calls = fails, list[str]()
 
+    def reusable(self) -> None:
+        return None
+
+    def archive(self) -> None:
+        raise NotImplementedError
+
     def latest_full(self) -> datetime | None:
         return datetime.now(UTC)
 
