@@ -14,7 +14,7 @@ from observatory.documents.rollout import FleetState, RolloutDocument, StaleRoll
 from observatory.engines import embedded as engine
 from observatory.files.checkout import check_path
 from observatory.files.locks import exclusive
-from observatory.nodes.storage import release_name
+from observatory.nodes.storage import instance_label, release_name
 from observatory.platforms.errors import ReleaseBuildError
 from observatory.platforms.platform import Platform
 from observatory.platforms.signing import sign
@@ -46,6 +46,25 @@ def prepare(platform: Platform, report: Reporter) -> None:
         if workspace.rollout.read() is None:
             workspace.rollout.create(rollout_of_state(workspace) or _first_rollout(platform))
     recover_rollout(workspace, report)
+    fit_stopped_fleets(workspace, platform.settings.fleets.size)
+
+
+def fit_stopped_fleets(workspace: Workspace, size: int) -> None:
+    """Let the rollout document name every instance of a stopped fleet, also after `fleets.size` was changed.
+
+    A new instance of it does not run either: the balancer needs it in maintenance, so that no alert fires.
+    """
+    store = workspace.rollout
+    current = changed = store.read()
+    if current is None or changed is None or current.unfinished:
+        return
+    for fleet in FLEETS:
+        labels = tuple(instance_label(fleet, index) for index in range(1, size + 1))
+        if changed.fleet(fleet).stopped:
+            changed = changed.with_fleet(fleet, stopped=labels)
+    if changed != current:
+        with suppress(StaleRolloutError):  # a deployment has written it meanwhile
+            store.compare_and_set(current, changed)
 
 
 def recover_rollout(workspace: Workspace, report: Reporter) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from observatory.documents.rollout import FleetState, Rolling, RolloutDocument
-from observatory.platforms.local.bootstrap import fleet_of_state, recover_rollout
+from observatory.platforms.local.bootstrap import fit_stopped_fleets, fleet_of_state, recover_rollout
 from observatory.progress import Phase, Progress
 from observatory.workspace import Workspace
 
@@ -41,6 +41,20 @@ def test_a_fleet_is_restored_from_its_unpacked_releases(
 def test_a_fleet_without_a_release_cannot_be_restored() -> None:
     with pytest.raises(KeyError):
         fleet_of_state("blue", FLEET, {})
+
+
+def test_an_enlarged_stopped_fleet_is_stopped_as_a_whole(tmp_path: Path) -> None:
+    workspace = Workspace(root=tmp_path, stack="local")
+    first = RolloutDocument.first(version="v0.1.0", sha256=OLD, active_fleet="blue")
+    workspace.rollout.create(first.with_fleet("green", stopped=("green-1",)))
+    fit_stopped_fleets(workspace, 2)
+    found = workspace.rollout.read()
+    assert found
+    assert found.draining == {"blue": (), "green": ("green-1", "green-2")}
+    fit_stopped_fleets(workspace, 2)
+    again = workspace.rollout.read()
+    assert again
+    assert again.revision == found.revision
 
 
 def test_up_writes_a_damaged_rollout_document_again_and_reports_it(tmp_path: Path) -> None:
