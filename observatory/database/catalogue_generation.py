@@ -9,6 +9,7 @@ from observatory.database.connection import connect, describe
 from observatory.database.deployment import deploy
 from observatory.database.error_translation import translate_errors
 from observatory.database.migrations.files import Edition, load_migrations
+from observatory.database.migrations.numbering import FIRST_OWN
 
 
 def generate_catalogue(conninfo: str, *, migrations: Path, edition: Edition) -> Catalogue:
@@ -16,7 +17,7 @@ def generate_catalogue(conninfo: str, *, migrations: Path, edition: Edition) -> 
 
     Args:
         conninfo: as the role that owns the database, which has only its extensions.
-        migrations: directory of the files.
+        migrations: directory of the files; own ones are left out.
         edition: of the server's TimescaleDB.
 
     Raises:
@@ -25,6 +26,8 @@ def generate_catalogue(conninfo: str, *, migrations: Path, edition: Edition) -> 
     steps: list[Step] = []
     before: Objects = {}
     for migration in load_migrations(migrations, edition):
+        if migration.version >= FIRST_OWN:  # own migrations are not committed: their rehearsal is their catalogue
+            break
         by = "catalogue"
         deploy(conninfo, migrations=migrations, target=migration.version, actor=by, deployment_id=by, linted=False)
         with (

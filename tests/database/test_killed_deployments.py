@@ -8,7 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from observatory.database import LockHeldError, deploy
+from observatory.database import LockHeldError, deploy, load_migrations
+from observatory.database.migrations.ledger import statements_digest
+from observatory.database.migrations.statements import parse
 from proofs.migrations import deploy_at_once, kill_everywhere, write_one_by_one
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 from tests.support.postgres import PostgresServer
@@ -87,6 +89,32 @@ def test_files_without_a_transaction_resume_after_a_kill_at_any_boundary(
 
     assert failures == []
     assert tried == (1 + 10 + 1) + (1 + 3 + 1 if edition == "community" else 0)
+
+
+@pytest.mark.parametrize("boundary", [3, 6, 9])
+def test_a_deployment_of_an_earlier_release_that_was_killed_is_finished(
+    postgres: PostgresServer, tmp_path: Path, conninfo: str, boundary: int
+) -> None:
+    """Its ledger has a hash for each finished statement instead of one digest."""
+    directory = write_one_by_one(tmp_path / "files", "apache")
+    [migration] = load_migrations(directory, "apache")
+    hashes = [statement.sha256 for statement in parse(migration).statements]
+    deploy_and_die(conninfo, directory, boundary)
+    with psycopg.connect(conninfo) as connection:
+        connection.execute("ALTER TABLE observatory.schema_migrations ADD statement_hashes text[]")
+        connection.execute(
+            "UPDATE observatory.schema_migrations SET statement_hashes = (%s::text[])[:statements_done]", [hashes]
+        )
+        connection.execute("ALTER TABLE observatory.schema_migrations DROP statements_digest, DROP note")
+
+    deploy(conninfo, migrations=directory, actor="tester", deployment_id="next")
+
+    with psycopg.connect(conninfo) as connection:
+        ledger = "SELECT statements_done, statements_digest, statement_running FROM observatory.schema_migrations"
+        assert connection.execute(ledger).fetchall() == [(len(hashes), statements_digest(hashes), None)]
+    with postgres.fresh_database() as name:
+        deploy(postgres.conninfo(dbname=name), migrations=directory, actor="tester", deployment_id="test")
+        assert catalogue(conninfo) == catalogue(postgres.conninfo(dbname=name))
 
 
 def test_one_of_twenty_concurrent_processes_applies_and_the_others_report(postgres: PostgresServer) -> None:

@@ -33,11 +33,13 @@ def test_each_step_has_the_changes_of_its_migration(
     directory = write_migrations(
         _001_a="CREATE TABLE a (id int); CREATE TABLE b ();",
         _002_b="ALTER TABLE a ALTER id TYPE bigint; DROP TABLE b; CREATE INDEX i ON a (id);",
+        _500_own="CREATE TABLE own ();",
     )
 
     made = generate_catalogue(conninfo, migrations=directory, edition="apache")
 
     column, index = Object("column", "public.a.id"), Object("index", "public.i")
+    assert len(made.steps) == 2
     assert made.steps[1].sets == {column: "bigint", index: "CREATE INDEX i ON public.a USING btree (id)"}
     assert made.steps[1].removes == (Object("table", "public.b"),)
     assert made.at(1)[column] == "integer"
