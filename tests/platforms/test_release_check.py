@@ -9,6 +9,7 @@ import platform
 import struct
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -213,9 +214,12 @@ def test_command_prints_one_document_and_exits_with_1(tmp_path: Path) -> None:
 
 
 class Misbehaving(http.server.BaseHTTPRequestHandler):
-    """Responds 500 to everything without the database, and never ends /metrics."""
+    """Is ill with 500, never ends /metrics, and returns one page of a trace for ever."""
 
     def do_GET(self) -> None:
+        if self.path.startswith("/v1/traces/"):
+            self._send(200, b'{"items": [{"span_id": "0"}], "next": "again"}')
+            return
         if self.path == "/metrics":
             self.send_response(200)
             self.end_headers()
@@ -223,13 +227,17 @@ class Misbehaving(http.server.BaseHTTPRequestHandler):
                 while True:
                     self.wfile.write(b"storage_writes_total 1\n" * 4096)
             return
-        self.send_response(500 if self.path == "/health/ready" else 503)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self._send(500 if self.path == "/health/ready" else 503)
 
     def do_POST(self) -> None:
-        self.path = "/health/ready"
-        self.do_GET()
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._send(201)
+
+    def _send(self, status: int, body: bytes = b"") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *words: object) -> None:
         """Log nothing."""
@@ -261,6 +269,21 @@ def test_response_that_never_ends_is_a_finding(misbehaving: tuple[api.Instance, 
 def test_only_503_is_right_without_the_database(misbehaving: tuple[api.Instance, int]) -> None:
     with pytest.raises(ContractError, match="GET /health/ready responded 500, expected 503"):
         life.check_refusals(misbehaving[0])
+
+
+def test_request_in_the_lame_duck_time_is_answered_and_later_need_not_be(
+    misbehaving: tuple[api.Instance, int],
+) -> None:
+    life.check_lame_duck(misbehaving[0], time.monotonic() - LAME_DUCK_SECONDS)
+    with pytest.raises(ContractError, match=r"s after SIGTERM: GET /health/ready responded 500, expected 503"):
+        life.check_lame_duck(misbehaving[0], time.monotonic() + 600)
+
+
+def test_pages_without_an_end_are_a_finding(misbehaving: tuple[api.Instance, int]) -> None:
+    findings = Findings()
+    api.check_pages(findings, misbehaving[0])
+    assert [each.outcome for each in findings.all] == ["failed"]
+    assert "the pages of 5 spans have no end" in findings.all[0].detail
 
 
 def test_program_that_listens_on_every_address_is_noticed(misbehaving: tuple[api.Instance, int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ OPTIONAL: Mapping[str, str] = {
     "storage_pool_capacity": "a full pool of connections is not noticed",
 }
 MAX_ITEMS = 1000
+SPANS = 5  # of a trace that is read in pages of two
 REVOKED_SECONDS = 10.0
 MARK = "observatory.verification"
 
@@ -138,6 +140,38 @@ def check_writes(findings: Findings, instance: Instance) -> None:
             answer = client.post("/v1/traces", json={"items": [{}]})
             if answer.headers.get("content-type") != "application/problem+json":
                 raise ContractError(f"an error has the content type {answer.headers.get('content-type')}")
+
+
+def check_pages(findings: Findings, instance: Instance) -> None:
+    """Check that the pages of a trace have each span once, and come to an end."""
+    trace = f"release-check-{secrets.token_hex(8)}"
+    names = [str(number) for number in range(SPANS)]
+    with instance.client(instance.keys["both"]) as client:
+        with findings.requirement("api", "all pages of a trace together have each span once, and the last one ends"):
+            items = [span(trace_id=trace, span_id=name) for name in names]
+            expect(client.post("/v1/traces", json={"items": items}), HTTPStatus.CREATED)
+            found, cursors = _read_pages(client, trace)
+            if sorted(found) != names:
+                raise ContractError(f"the pages of {SPANS} spans have the spans {', '.join(found)}, with `limit=2`")
+        if findings.met_last() and cursors:
+            with findings.requirement("api", "a cursor that is none gets 400"):
+                expect(client.get(f"/v1/traces/{trace}", params={"cursor": "none"}), HTTPStatus.BAD_REQUEST)
+
+
+def _read_pages(client: httpx.Client, trace: str) -> tuple[list[str], list[str]]:
+    """Return the spans of all pages of a trace, and the cursors; a service without pages has all in one."""
+    found: list[str] = []
+    cursors: list[str] = []
+    for _ in range(SPANS + 1):
+        parameters = {"limit": "2", **({"cursor": cursors[-1]} if cursors else {})}
+        answer = client.get(f"/v1/traces/{trace}", params=parameters)
+        expect(answer, HTTPStatus.OK)
+        page = answer.json()
+        found += [each["span_id"] for each in page["items"]]
+        if page["next"] is None:
+            return found, cursors
+        cursors.append(page["next"])
+    raise ContractError(f"the pages of {SPANS} spans have no end: `next` is still not null after {SPANS + 1} pages")
 
 
 def check_metrics(findings: Findings, instance: Instance, promised: tuple[str, ...] | None) -> None:

@@ -101,6 +101,7 @@ def _check_running(findings: Findings, made: Bench, unit: Unit, manifest: Manife
     api.check_health(findings, instance)
     api.check_keys(findings, instance)
     prompts = _smoke(findings, made, unit, manifest.version)
+    api.check_pages(findings, instance)
     api.check_writes(findings, instance)
     api.check_metrics(findings, instance, manifest.metrics)
     life.check_loss_of_database(findings, made, instance, unit)

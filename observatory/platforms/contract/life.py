@@ -126,9 +126,11 @@ def check_end(findings: Findings, bench: Bench, instance: Instance, unit: Unit) 
             head, body = _request(instance)
             slow.sendall(head + body[: len(body) // 2])
             time.sleep(1)  # for the instance to receive it
-            supervisor.signal(unit.name, "TERM")
             started = time.monotonic()
+            supervisor.signal(unit.name, "TERM")
             _until(lambda: not ready.check(), LAME_DUCK_SECONDS, "/health/ready responds 200 after SIGTERM")
+            with findings.requirement("end", "after SIGTERM new requests are answered for STORAGE_LAME_DUCK_SECONDS"):
+                check_lame_duck(instance, started)
             try:
                 slow.sendall(body[len(body) // 2 :])
                 status = slow.recv(64)
@@ -143,6 +145,23 @@ def check_end(findings: Findings, bench: Bench, instance: Instance, unit: Unit) 
             raise ContractError(running)
         if (code := supervisor.status(unit.name).exit_status) != 0:
             raise ContractError(f"the program exited with {code}")
+
+
+def check_lame_duck(instance: Instance, signalled: float) -> None:
+    """Check that an instance still answers, until the balancer has noticed that it is not ready.
+
+    Raises:
+        ContractError: it does not, although less than the time of the setting has passed since the signal.
+    """
+    import httpx  # noqa: PLC0415 - only while a release is checked
+
+    try:
+        with instance.client(instance.keys["both"]) as client:
+            expect(client.get("/health/ready"), HTTPStatus.SERVICE_UNAVAILABLE)
+            expect(client.get("/v1/traces", params={"limit": 1}), HTTPStatus.OK)
+    except (ContractError, httpx.HTTPError) as error:
+        if (passed := time.monotonic() - signalled) < LAME_DUCK_SECONDS:
+            raise ContractError(f"{passed:.1f} s after SIGTERM: {str(error) or type(error).__name__}") from error
 
 
 def _run_check(bench: Bench, unit: Unit, changes: dict[str, str | None]) -> subprocess.CompletedProcess[str]:
