@@ -188,7 +188,7 @@ def plan(
         sizes, needs_backup = _sizes(connection), has_data(connection)
         origin = read_origin(connection)
         refuse_existing_objects(connection, conninfo=conninfo, migrations=migrations, history=history, scripts=scripts)
-    rehearsal = _rehearsal(throwaway, origin=origin, edition=edition, files=files, scripts=scripts)
+    rehearsal = _rehearsal(throwaway, conninfo=conninfo, origin=origin, edition=edition, files=files, scripts=scripts)
     findings = findings_in(files, history.pending, edition=edition, used=used_schema(history.version, requirements))
     pending = tuple(_planned(script, done, rehearsal, findings) for script in scripts)
     locked = {lock.relation for each in pending for statement in each.statements for lock in statement.locks}
@@ -218,6 +218,7 @@ def _sizes(connection: psycopg.Connection) -> dict[str, Size]:
 def _rehearsal(
     throwaway: Throwaway | None,
     *,
+    conninfo: str,
     origin: Origin,
     edition: Edition,
     files: Sequence[Migration],
@@ -229,9 +230,9 @@ def _rehearsal(
         why = "no PostgreSQL for a rehearsal is installed on this machine"
         rehearsal = Rehearsal(verdict="not rehearsed", detail=why)
     else:
-        rehearsal = rehearse(throwaway, origin=origin, edition=edition, files=files, scripts=scripts)
+        rehearsal = rehearse(throwaway, conninfo=conninfo, origin=origin, edition=edition, files=files, scripts=scripts)
     own = uncatalogued(edition, [script.migration for script in scripts])
-    if rehearsal.verdict == "not rehearsed" and own:
+    if own and (rehearsal.copied or rehearsal.verdict == "not rehearsed"):
         return replace(
             rehearsal, detail=f"{rehearsal.detail}. A verification cannot check the objects of {', '.join(own)}"
         )

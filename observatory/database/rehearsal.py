@@ -6,18 +6,18 @@ Owns the verdict. `observatory.database.replica` makes the replica, `observatory
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from observatory.database.connection import connect
-from observatory.database.errors import DatabaseError
+from observatory.database.errors import DatabaseError, StatementFailedError
 from observatory.database.migration_session import MIGRATION_SETTINGS
 from observatory.database.migrations.files import Edition, Migration
 from observatory.database.migrations.statement_locks import StatementEffects
 from observatory.database.migrations.statements import Script
 from observatory.database.observed_script import ObservedScript
 from observatory.database.rehearsal_origin import Origin
-from observatory.database.replica import Replica, replayed
+from observatory.database.replica import Replica, copied, replayed
 from observatory.database.throwaway_server import Throwaway
 
 Verdict = Literal["passed", "failed", "not rehearsed"]
@@ -34,22 +34,33 @@ class Rehearsal:
         verdict: `passed` when all files ran without an error.
         detail: the reason in one line.
         observed: effects of each statement that ran in a transaction.
+        copied: it started from a copy of the database's schema, which own migrations alone do not make.
     """
 
     verdict: Verdict
     detail: str
+    copied: bool = False
     observed: Observations = field(default_factory=dict)
 
 
 def rehearse(
-    throwaway: Throwaway, *, origin: Origin, edition: Edition, files: Sequence[Migration], scripts: Sequence[Script]
+    throwaway: Throwaway,
+    *,
+    conninfo: str,
+    origin: Origin,
+    edition: Edition,
+    files: Sequence[Migration],
+    scripts: Sequence[Script],
 ) -> Rehearsal:
     """Apply the files that the database has to an empty one, then run the scripts and observe them.
 
-    Keeps what the scripts made, so that a verification after their deployment needs no server.
+    Where the applied files fail there, or the scripts fail after them, start again from a copy of the database's
+    schema: it may have what no migration makes. Keeps what the scripts made, so that a verification after their
+    deployment needs no server.
 
     Args:
         throwaway: starts the server.
+        conninfo: of the planned database, as the role that owns the schema.
         origin: the planned database.
         edition: of the planned database.
         files: all migrations with all variants.
@@ -59,9 +70,26 @@ def rehearse(
         with replayed(throwaway, origin=origin, edition=edition, files=files) as replica:
             if replica.edition != edition:
                 return _not_rehearsed(f"the throwaway server does not have the {edition} edition of TimescaleDB")
-            return _rehearse(replica, scripts)
+            rehearsal = _rehearse(replica, scripts)
+    except StatementFailedError as error:
+        rehearsal = _not_rehearsed(f"the applied files do not make the schema of this database: {error}")
     except DatabaseError as error:
         return _not_rehearsed(str(error))
+    if rehearsal.verdict == "passed" or not origin.applied:
+        return rehearsal
+    try:
+        with copied(throwaway, conninfo=conninfo, origin=origin, edition=edition) as replica:
+            return _from_copy(_rehearse(replica, scripts), rehearsal)
+    except DatabaseError as error:
+        return replace(rehearsal, detail=f"{rehearsal.detail}. A copy of its schema failed, too: {error}")
+
+
+def _from_copy(rehearsal: Rehearsal, replay: Rehearsal) -> Rehearsal:
+    """Return the result on a copy of the schema; where the scripts fail there too, the first failure."""
+    if replay.verdict == "failed" and rehearsal.verdict != "passed":
+        return replay
+    why = f"it started from a copy of the database's schema, because with the applied files alone: {replay.detail}"
+    return replace(rehearsal, detail=f"{rehearsal.detail}; {why}", copied=True)
 
 
 def _rehearse(replica: Replica, scripts: Sequence[Script]) -> Rehearsal:
@@ -75,7 +103,8 @@ def _rehearse(replica: Replica, scripts: Sequence[Script]) -> Rehearsal:
         if lacking:  # which may be the reason
             return Rehearsal(verdict="not rehearsed", detail=f"{error}{lacking}", observed=observed)
         return Rehearsal(verdict="failed", detail=str(error), observed=observed)
-    replica.keep_objects([script.migration for script in scripts])
+    if not replica.copied:
+        replica.keep_objects([script.migration for script in scripts])
     return Rehearsal(verdict="passed", detail=f"every statement ran on empty tables{lacking}", observed=observed)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
@@ -52,6 +52,7 @@ class Origin:
     Attributes:
         name: of the database.
         owner: the role that owns its schema.
+        has_own_owner: the planning role owns it; a superuser is replaced by another role.
         roles: of its server.
         members: group, member, whether it inherits the group's privileges, and whether it may become the group.
         extensions: names and versions.
@@ -62,6 +63,7 @@ class Origin:
 
     name: str
     owner: str
+    has_own_owner: bool
     roles: tuple[str, ...]
     members: tuple[tuple[str, str, bool, bool], ...]
     extensions: tuple[tuple[str, str], ...]
@@ -71,8 +73,9 @@ class Origin:
 
     def key(self, version: str, edition: str, applied: Collection[tuple[str, str]]) -> str:
         """Return the digest of what a server has that was made from this, with these files applied."""
-        inputs = {**asdict(self), "applied": sorted(applied)}
-        return hashlib.sha256(json.dumps([FORMAT, version, edition, inputs]).encode()).hexdigest()[:32]
+        own = (self.name, self.owner, self.roles, self.members, self.extensions, self.settings, self.stored_settings)
+        inputs = [FORMAT, version, edition, own, sorted(applied)]
+        return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]
 
     def server_settings(self, libraries: Collection[str]) -> dict[str, str]:
         """Return the settings of a server that has these libraries."""
@@ -90,6 +93,7 @@ def read_origin(connection: psycopg.Connection) -> Origin:
     return Origin(
         name=name,
         owner=OWNER if is_superuser else user,
+        has_own_owner=not is_superuser,
         roles=tuple(row[0] for row in connection.execute(_ROLES).fetchall()),
         members=tuple(connection.execute(_MEMBERS).fetchall()),
         extensions=tuple(connection.execute(_EXTENSIONS).fetchall()),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,13 +27,14 @@ from observatory.database.catalogue import (
 )
 from observatory.database.connection import connect, with_database
 from observatory.database.error_translation import translate_errors
-from observatory.database.errors import UnsuitableServerError
+from observatory.database.errors import UnreachableError, UnsuitableServerError
 from observatory.database.migration_session import MIGRATION_SETTINGS, server_edition
 from observatory.database.migrations import ledger
 from observatory.database.migrations.files import Edition, Migration, select_edition
 from observatory.database.migrations.statements import parse
 from observatory.database.observed_script import ObservedScript
 from observatory.database.rehearsal_origin import Origin, differing_extensions, make
+from observatory.database.schema_copy import copy_schema
 from observatory.database.throwaway_server import Throwaway
 from observatory.database.throwaway_templates import Template
 from observatory.files.atomic import write_file
@@ -53,6 +54,7 @@ class Replica:
         origin: the database.
         throwaway: has started the server.
         planned: edition of the database's migrations, which this machine may lack.
+        copied: it is a copy of the database's schema.
     """
 
     conninfo: str
@@ -62,6 +64,7 @@ class Replica:
     origin: Origin
     throwaway: Throwaway
     planned: Edition
+    copied: bool = False
 
     def read_step(self, also: Sequence[Migration] = ()) -> Step:
         """Return what own migrations have made and changed, with these files applied too."""
@@ -141,23 +144,53 @@ def replayed(
     Raises:
         DatabaseError: no server can be started, or a file failed.
     """
-    version = throwaway.installation.version
-    base = Template(key=origin.key(version, edition, ()), prepare=partial(make, origin))
+    base, settings = _base(throwaway, origin, edition)
     template = base
     if origin.applied:
         prepare = partial(_replay, origin, files)
-        template = Template(key=origin.key(version, edition, origin.applied), prepare=prepare, base=base)
-    settings = origin.server_settings(throwaway.installation.libraries)
+        key = origin.key(throwaway.installation.version, edition, origin.applied)
+        template = Template(key=key, prepare=prepare, base=base)
     with throwaway(edition, template=template, settings=settings) as admin:
-        conninfo = _as_owner(origin, admin)
-        with connect(conninfo, purpose="rehearsal") as connection, translate_errors(_PLACE):
-            found = server_edition(connection, conninfo)
-            differing = differing_extensions(origin, connection)
-        yield Replica(
+        replica = _replica(throwaway, origin, edition, admin)
+        yield replace(replica, applied=_applied(origin, files, replica.edition))
+
+
+@contextlib.contextmanager
+def copied(throwaway: Throwaway, *, conninfo: str, origin: Origin, edition: Edition) -> Iterator[Replica]:
+    """Make a replica inside the block by copying the schema of the database.
+
+    Args:
+        throwaway: starts the server.
+        conninfo: of the database, as the role that owns the schema.
+        origin: the database.
+        edition: of its migrations.
+
+    Raises:
+        DatabaseError: no server can be started, or the schema cannot be copied; see `copy_schema`.
+    """
+    if throwaway.dump is None:
+        raise UnreachableError("this machine has no pg_dump. Install PostgreSQL")
+    base, settings = _base(throwaway, origin, edition)
+    with throwaway(edition, template=base, settings=settings) as admin:
+        owner = None if origin.has_own_owner else origin.owner
+        copy_schema(conninfo, with_database(admin, origin.name), dump=throwaway.dump, owner=owner)
+        yield replace(_replica(throwaway, origin, edition, admin), copied=True)
+
+
+def _base(throwaway: Throwaway, origin: Origin, edition: Edition) -> tuple[Template, dict[str, str]]:
+    """Return the template without a schema, and the server's settings."""
+    key = origin.key(throwaway.installation.version, edition, ())
+    return Template(key=key, prepare=partial(make, origin)), origin.server_settings(throwaway.installation.libraries)
+
+
+def _replica(throwaway: Throwaway, origin: Origin, edition: Edition, admin: str) -> Replica:
+    conninfo = _as_owner(origin, admin)
+    with connect(conninfo, purpose="rehearsal") as connection, translate_errors(_PLACE):
+        return Replica(
             conninfo=conninfo,
-            edition=found,
-            differing=differing,
-            applied=_applied(origin, files, found),
+            edition=server_edition(connection, conninfo),
+            differing=differing_extensions(origin, connection),
+            applied=(),
             origin=origin,
             throwaway=throwaway,
             planned=edition,

@@ -151,3 +151,28 @@ def test_the_replica_has_what_the_server_has(
         with postgres.superuser() as admin:
             admin.execute("DROP ROLE analysts; DROP ROLE reporting")
     assert (planned.rehearsal, planned.rehearsal_detail) == ("passed", "every statement ran on empty tables")
+
+
+def test_a_rehearsal_starts_from_a_copy_of_the_schema_where_the_applied_files_do_not_make_it(
+    run_deploy: partial[Deployment], write_migrations: WriteMigrations, throwaway: Throwaway
+) -> None:
+    """An applied file needs a table that was made by hand. Hypertables of the copy are hypertables."""
+    conninfo = run_deploy.args[0]
+    with psycopg.connect(conninfo) as connection:
+        connection.execute("CREATE TABLE by_hand (id int)")
+    directory = write_migrations(
+        _001_a="CREATE TABLE a (ts timestamptz NOT NULL);\nSELECT create_hypertable('a', by_range('ts'));\n"
+        "ALTER TABLE by_hand ADD COLUMN x int;\nINSERT INTO a VALUES ('2026-01-01');"
+    )
+    run_deploy(migrations=directory)
+    write_migrations(_002_b="ALTER TABLE by_hand ADD y int;\nSELECT add_dimension('a', by_range('ts2'));")
+    wrong = plan(conninfo, migrations=directory, throwaway=throwaway)
+    write_migrations(_002_b="ALTER TABLE by_hand ADD y int;\nSELECT set_chunk_time_interval('a', INTERVAL '1 hour');")
+    planned = plan(conninfo, migrations=directory, throwaway=throwaway)
+
+    assert (wrong.rehearsal, wrong.rehearsal_detail.partition(";")[0].startswith("002_b.sql:2:")) == ("failed", True)
+    assert planned.rehearsal == "passed"
+    why = "it started from a copy of the database's schema, because with the applied files alone: "
+    assert planned.rehearsal_detail.startswith(f"every statement ran on empty tables; {why}")
+    assert '001_a.sql:1:1: relation "by_hand" does not exist' in planned.rehearsal_detail
+    assert planned.rehearsal_detail.endswith(". A verification cannot check the objects of 002_b.sql")
