@@ -1,4 +1,6 @@
-"""Measures migrations: the time of a run with nothing pending, of many small files, and the waits of writers.
+"""Measures migrations: the time of a run with nothing pending, of many small files and many statements.
+
+`benchmarks.migration_locks` measures the waits of writers.
 
 Compares with other tools in the same run and on the same server: psql, which runs each file in a transaction with an
 insert into a ledger; alembic; yoyo; and sqitch where it is on PATH.
@@ -6,14 +8,13 @@ insert into a ledger; alembic; yoyo; and sqitch where it is on PATH.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
+import statistics
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +24,14 @@ import psycopg
 import yoyo  # type: ignore[import-untyped]
 from psycopg.conninfo import conninfo_to_dict
 
-from observatory.database import Event, connect, deploy
+from benchmarks import migration_locks
+from observatory.database import connect, deploy
 from observatory.database.migration_session import server_edition
 from observatory.database.migrations.applying import Applier  # noqa: F401 - not measured, like the imports of alembic and yoyo
 from observatory.database.migrations.history import read_history
 from observatory.runtime import bubblewrap
 from observatory.workspace import Workspace
+from tests.support.checkout import Checkout
 from tests.support.postgres import BINARIES, PostgresServer, postgres_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,28 +39,10 @@ REPORT = ROOT / "docs/benchmarks-migrations.md"
 TEMPLATE = Path(__file__).with_name("migrations.md")
 SIZES, CHECKS = (1000, 5000), 100
 FILES, ROUNDS = 1000, 3
-RATE, READER_S, RETRIES = 300, 4.0, 8
+STATEMENTS, COMMAND_RUNS, TARGET_S = 3000, 5, 1.5
+COMMANDS = {"deploy database": ("deploy", "database"), "deploy database --dry-run": ("deploy", "database", "--dry-run")}
 # As on a server in use; the server of the tests has fsync off.
-SETTINGS = {"fsync": "on", "log_statement": "none", "max_wal_size": "4GB"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Writer:
-    """A writer on a table while an ALTER waits for a long reader; waits in milliseconds.
-
-    Attributes:
-        sent: transactions.
-        failed: failed transactions.
-        attempts: of the ALTER.
-        longest_ms: the longest wait of a write.
-        p50_ms: the median wait.
-    """
-
-    sent: int
-    failed: int
-    attempts: int
-    longest_ms: float
-    p50_ms: float
+SETTINGS = {"fsync": "on", "log_statement": "none", "max_wal_size": "4GB", "autovacuum_naptime": "2s"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +52,16 @@ class Migrations:
     Attributes:
         checks_ms: p95 of a run with nothing pending on an open connection, by the number of files.
         tools_s: seconds of each round for `FILES` small files, by tool; None where the tool is not installed.
-        writer: waits during a blocked ALTER.
+        commands_s: seconds of whole commands with nothing pending, by command.
+        statements_s: seconds of a file of `STATEMENTS` statements without a transaction, by tool.
+        locks: waits of writers beside blocked migrations.
     """
 
     checks_ms: dict[int, float]
     tools_s: dict[str, list[float] | None]
-    writer: Writer
+    commands_s: dict[str, list[float]]
+    statements_s: dict[str, float]
+    locks: migration_locks.Locks
 
 
 def measure() -> Migrations:
@@ -85,23 +74,44 @@ def measure() -> Migrations:
         Path(directory).chmod(0o755)
         checks = {size: _check(server, Path(directory) / f"checked-{size}", size) for size in SIZES}
         files = _write_files(Path(directory) / "applied", FILES)
-        return Migrations(checks_ms=checks, tools_s=_tools(server, files), writer=_writer(server, Path(directory)))
+        return Migrations(
+            checks_ms=checks,
+            tools_s=_tools(server, files),
+            commands_s=_commands(),
+            statements_s=_statements(server, Path(directory)),
+            locks=migration_locks.measure(server, Path(directory)),
+        )
 
 
 def write(machine: str, commit: str) -> str:
     """Measure, write docs/benchmarks-migrations.md, and return its text."""
     measured = measure()
-    writer = measured.writer
+    locks = measured.locks
     report = TEMPLATE.read_text().format(
         machine=machine,
         commit=commit,
         count=CHECKS,
+        runs=COMMAND_RUNS,
         checks=measured.checks_ms,
         tools="\n".join(_tool_row(name, seconds, measured.tools_s) for name, seconds in measured.tools_s.items()),
-        writer=writer,
+        commands="\n".join(
+            f"| `observatory {name}` | {TARGET_S} s or less | {median(taken)} |"
+            for name, taken in measured.commands_s.items()
+        ),
+        ratio=_ratio(measured.tools_s),
+        statements=measured.statements_s,
+        reader=locks.reader,
+        autovacuum=locks.autovacuum,
+        index=locks.index,
+        index_ratio=locks.index_ratio,
     )
     REPORT.write_text(report)
     return report
+
+
+def _ratio(tools: dict[str, list[float] | None]) -> float:
+    """Return this project's best round, without the linter that psql does not have, over that of psql."""
+    return min(tools["observatory, not linted"] or [0.0]) / min(tools["psql"] or [1.0])
 
 
 def _tool_row(name: str, seconds: list[float] | None, all_of_them: dict[str, list[float] | None]) -> str:
@@ -127,7 +137,7 @@ def _check(server: PostgresServer, directory: Path, size: int) -> float:
         (directory / f"{number:04d}_small.sql").write_text(f"SELECT {number};\n")
     with server.fresh_database() as name:
         conninfo = server.conninfo(dbname=name)
-        deploy(conninfo, migrations=directory, actor="bench", deployment_id="bench")
+        deploy(conninfo, migrations=directory, actor="bench", deployment_id="bench", linted=False)
         with connect(conninfo, purpose="bench") as connection:
             return _p95([_timed(lambda: _nothing_pending(connection, directory)) for _ in range(CHECKS)]) * 1000
 
@@ -142,6 +152,7 @@ def _tools(server: PostgresServer, files: Path) -> dict[str, list[float] | None]
     """Run each tool in every round, in a different order, so that other load affects all tools."""
     tools: dict[str, tuple[Callable[[PostgresServer, str, Path], None], Path]] = {
         "observatory": (_ours, files),
+        "observatory, not linted": (_ours_unlinted, files),
         "psql": (_psql, files),
         "alembic": (_alembic, _alembic_project(files)),
         "yoyo": (_yoyo, files),
@@ -169,6 +180,10 @@ def _ours(server: PostgresServer, database: str, files: Path) -> None:
     deploy(server.conninfo(dbname=database), migrations=files, actor="bench", deployment_id="bench")
 
 
+def _ours_unlinted(server: PostgresServer, database: str, files: Path) -> None:
+    deploy(server.conninfo(dbname=database), migrations=files, actor="bench", deployment_id="bench", linted=False)
+
+
 def _psql(server: PostgresServer, database: str, files: Path) -> None:
     """Run all files in one psql, so that the start of psql does not count."""
     inside = Path("/srv") / files.relative_to(server.directory)
@@ -180,6 +195,10 @@ def _psql(server: PostgresServer, database: str, files: Path) -> None:
             f"INSERT INTO ledger (name) VALUES ('{file.name}');",  # noqa: S608 - generated names
             "COMMIT;",
         ]
+    _run_psql(server, database, "\n".join(script))
+
+
+def _run_psql(server: PostgresServer, database: str, script: str) -> None:
     command = [f"{BINARIES}/psql", "-qX", "-v", "ON_ERROR_STOP=1", "-h", "/srv/run", "-p", str(server.port)]
     command += ["-U", "postgres", "-d", database]
     entered = bubblewrap.command(
@@ -188,7 +207,7 @@ def _psql(server: PostgresServer, database: str, files: Path) -> None:
         command,
         mounts=["--bind", str(server.directory), "/srv"],
     )
-    subprocess.run(entered, input="\n".join(script), text=True, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(entered, input=script, text=True, check=True, stdout=subprocess.DEVNULL)
 
 
 ALEMBIC_ENV = """
@@ -254,82 +273,46 @@ def _sqitch(server: PostgresServer, database: str, project: Path) -> None:
     subprocess.run(command, cwd=project, check=True)
 
 
-def _writer(server: PostgresServer, directory: Path) -> Writer:
-    """Deploy an ALTER of a table that a reader locks for some seconds and that a writer writes to."""
-    files = directory / "alter"
+def _statements(server: PostgresServer, directory: Path) -> dict[str, float]:
+    """Return the seconds of a file of many statements without a transaction, by this project and by psql."""
+    files = directory / "statements"
     files.mkdir()
-    (files / "001_table.sql").write_text("CREATE TABLE busy (id bigint GENERATED ALWAYS AS IDENTITY, value text);\n")
-    with server.fresh_database() as name:
-        conninfo = server.conninfo(dbname=name)
-        deploy(conninfo, migrations=files, actor="bench", deployment_id="bench")
-        (files / "002_alter.sql").write_text("ALTER TABLE busy ADD COLUMN extra text;\n")
-        attempts = 1
-
-        def count(event: Event) -> None:
-            nonlocal attempts
-            attempts += event.kind == "retrying"
-
-        with _writing(conninfo) as (waits, failures), _reading(conninfo):
-            deploy(conninfo, migrations=files, actor="bench", deployment_id="bench", retry=RETRIES, on_event=count)
-    ordered = sorted(waits)
-    return Writer(
-        sent=len(waits),
-        failed=len(failures),
-        attempts=attempts,
-        longest_ms=ordered[-1] * 1000,
-        p50_ms=ordered[len(ordered) // 2] * 1000,
-    )
+    rows = [f"INSERT INTO filled VALUES ({number});" for number in range(STATEMENTS)]  # noqa: S608 - numbers
+    script = "\n".join(["CREATE TABLE filled (n int);", *rows])
+    (files / "001_filled.sql").write_text(f"-- transaction: false\n{script}\n")
+    taken: dict[str, float] = {}
+    with server.fresh_database() as database:
+        taken["observatory"] = _timed(lambda: _ours(server, database, files))
+    with server.fresh_database() as database:
+        taken["psql"] = _timed(lambda: _run_psql(server, database, script))
+    return taken
 
 
-@contextlib.contextmanager
-def _reading(conninfo: str) -> Iterator[None]:
-    """Hold a transaction open that has read the table; it ends after some seconds."""
-    with psycopg.connect(conninfo) as reader:
-        reader.execute("SELECT count(*) FROM busy")
-        end = threading.Timer(READER_S, reader.rollback)
-        end.start()
+def _commands() -> dict[str, list[float]]:
+    """Return the seconds of whole commands on a stack where nothing is pending, without the first run of each."""
+    with tempfile.TemporaryDirectory(prefix="observatory-bench-") as directory:
+        checkout = Checkout.copy(
+            Path(directory) / "checkout", rootfs=Workspace(root=ROOT, stack="local").ensure_rootfs()
+        )
         try:
-            yield
+            checkout.run("up", "--engine", "embedded")
+            return {
+                shown: [_timed(lambda: checkout.run(*words)) for _ in range(COMMAND_RUNS + 1)][1:]  # noqa: B023 - called at once
+                for shown, words in COMMANDS.items()
+            }
         finally:
-            end.join()
-
-
-@contextlib.contextmanager
-def _writing(conninfo: str) -> Iterator[tuple[list[float], list[Exception]]]:
-    """Write at a fixed rate in separate threads; yield the waits and the failures."""
-    waits: list[float] = []
-    failures: list[Exception] = []
-    stop = threading.Event()
-    start = time.monotonic()
-
-    def write(first: int, step: int) -> None:
-        with psycopg.connect(conninfo, autocommit=True) as connection:
-            for number in range(first, 1_000_000, step):
-                planned = start + number / RATE
-                if stop.wait(max(0.0, planned - time.monotonic())):
-                    return
-                sent = time.monotonic()
-                try:
-                    connection.execute("INSERT INTO busy (value) VALUES ('x')")
-                except psycopg.Error as error:
-                    failures.append(error)
-                waits.append(time.monotonic() - sent)
-
-    threads = [threading.Thread(target=write, args=(first, 4)) for first in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield waits, failures
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+            checkout.kill_all()
 
 
 def _timed(run: Callable[[], object]) -> float:
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
+
+
+def median(values: list[float]) -> str:
+    """Return `median (min-max)` in seconds."""
+    return f"{statistics.median(values):.2f} s ({min(values):.2f}-{max(values):.2f})"
 
 
 def _p95(values: list[float]) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from observatory.database.migrations import ledger
 from observatory.database.migrations.blocking_sessions import BlockingSessionWatch
 from observatory.database.migrations.events import OnEvent, report_event
 from observatory.database.migrations.expand_contract import SchemaRequirement, refuse_contracts, used_schema
-from observatory.database.migrations.files import Edition, read_migrations
+from observatory.database.migrations.files import Edition
 from observatory.database.migrations.history import History, compare, current_version, read_files, read_history
 
 LOCK_WAIT_S = 60.0
@@ -113,7 +113,8 @@ def deploy(
     run = _Run(
         conninfo=conninfo,
         migrations=migrations,
-        read_history=partial(read_history, directory=migrations, target=target, only=only),
+        target=target,
+        only=only,
         requirements=requirements,
         actor=actor,
         deployment_id=deployment_id,
@@ -132,7 +133,8 @@ class _Run:
 
     conninfo: str
     migrations: Path
-    read_history: Callable[..., History]
+    target: int | None
+    only: str | None
     requirements: Sequence[SchemaRequirement]
     actor: str
     deployment_id: str
@@ -149,7 +151,9 @@ class _Run:
         with contextlib.ExitStack() as sessions, translate_errors(describe(self.conninfo)):
             connection = self._open_session(sessions)
             edition = server_edition(connection, self.conninfo)
-            history = self.read_history(connection, edition=edition)
+            history = read_history(
+                connection, directory=self.migrations, edition=edition, target=self.target, only=self.only
+            )
             version = history.version
             if history.pending:
                 applied, label, version = self._apply_pending(sessions, connection, history, edition)
@@ -186,7 +190,7 @@ class _Run:
         watch = sessions.enter_context(BlockingSessionWatch(self.conninfo, delay_s=LOCK_TIMEOUT_MS / 2000))
         with session_lock(connection, MIGRATION_LOCK, wait_s=self.lock_wait_s, on_wait=self._report_waiting):
             # Another deployment may have applied some of them while this one waited for the lock.
-            history = self.read_history(connection, edition=edition)
+            history = compare(connection, history.files, edition=edition, target=self.target, only=self.only)
             versions = {migration.version for migration in history.pending}
             label = self._back_up(connection) if versions else None
             ledger.create(connection)
@@ -209,7 +213,7 @@ class _Run:
         from observatory.database.lint.pending import findings_in, refuse_errors  # noqa: PLC0415 - loads the SQL parser
 
         used = used_schema(history.version, self.requirements)
-        findings = findings_in(read_migrations(self.migrations), history.pending, edition=edition, used=used)
+        findings = findings_in(history.files, history.pending, edition=edition, used=used)
         refuse_errors(findings)
         for finding in findings:
             report_event(self.on_event, "finding", finding.file.removesuffix(".sql"), str(finding))

@@ -75,8 +75,9 @@ def test_waiting_deployments_do_not_block_an_index_built_concurrently(
     def follow(number: int) -> Deployment:
         leader_has_the_lock.wait()
 
-        def join_the_others(_: Event) -> None:
-            all_wait.wait()
+        def join_the_others(event: Event) -> None:
+            if event.kind == "waiting":
+                all_wait.wait()
 
         return run(deployment_id=f"waiter {number}", on_event=join_the_others)
 

@@ -35,11 +35,13 @@ class History:
         version: highest migration that is completely applied; 0 is an empty database.
         pending: migrations to apply, in order; an interrupted file comes first.
         interrupted: rows of files that are not completely applied.
+        files: all files with all variants; empty where none was read, because nothing is pending.
     """
 
     version: int
     pending: tuple[Migration, ...]
     interrupted: tuple[ledger.Entry, ...] = ()
+    files: tuple[Migration, ...] = ()
 
 
 def read_history(
@@ -128,7 +130,7 @@ def compare(
     )
     if only is not None:
         pending = _only(only, pending, migrations, last)
-    return History(version=version, pending=pending, interrupted=interrupted)
+    return History(version=version, pending=pending, interrupted=interrupted, files=tuple(files))
 
 
 def current_version(entries: Sequence[ledger.Entry]) -> int:

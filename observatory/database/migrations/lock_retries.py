@@ -48,14 +48,10 @@ def run_with_lock_retries(attempt: Callable[[bool], None], *, retry: int, on_ret
         retry: highest number of retries; an attempt that outlasts an autovacuum does not count.
         on_retry: called before each further attempt with the reason and the time until then.
     """
-    retrying = Retrying(
-        stop=stop_after_attempt(retry + 1),
-        wait=wait_random_exponential(multiplier=2 * BACKOFF_S[0], min=BACKOFF_S[0], max=BACKOFF_S[1]),
-        retry=retry_if_exception_type(LockTimeoutError),
-        before_sleep=lambda state: on_retry(_retry_detail(state)),
-        reraise=True,
-    )
-    retrying(_attempt_past_autovacuum, attempt, on_retry)
+    try:  # tenacity only after a failure: it takes as long as a small file
+        _attempt_past_autovacuum(attempt, on_retry)
+    except LockTimeoutError as error:
+        _retry(attempt, first=error, retry=retry, on_retry=on_retry)
 
 
 def lock_timeout_error(place: str, error: psycopg.Error, sessions: tuple[BlockingSession, ...]) -> LockTimeoutError:
@@ -96,6 +92,27 @@ def _attempt_past_autovacuum(attempt: Callable[[bool], None], on_retry: Callable
     except AutovacuumBlocksError as error:
         on_retry(f"the next attempt waits until PostgreSQL cancels the autovacuum: {error}")
         attempt(True)
+
+
+def _retry(
+    attempt: Callable[[bool], None], *, first: LockTimeoutError, retry: int, on_retry: Callable[[str], None]
+) -> None:
+    """Call a function again after its first attempt failed."""
+    failed = [first]
+
+    def call() -> None:
+        if failed:
+            raise failed.pop()
+        _attempt_past_autovacuum(attempt, on_retry)
+
+    retrying = Retrying(
+        stop=stop_after_attempt(retry + 1),
+        wait=wait_random_exponential(multiplier=2 * BACKOFF_S[0], min=BACKOFF_S[0], max=BACKOFF_S[1]),
+        retry=retry_if_exception_type(LockTimeoutError),
+        before_sleep=lambda state: on_retry(_retry_detail(state)),
+        reraise=True,
+    )
+    retrying(call)
 
 
 def _retry_detail(state: RetryCallState) -> str:
