@@ -10,6 +10,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from components.schema import SchemaProvider
+from observatory.documents.journal import entries
 from tests.stack.test_backups import backup_lock
 from tests.stack.test_monitoring import sandbox
 from tests.support.checkout import Checkout
@@ -30,16 +31,6 @@ def migration(stack: Checkout) -> Iterator[Path]:
         connection.execute("DELETE FROM observatory.schema_migrations WHERE name = %s", [file.stem])
 
 
-@pytest.fixture
-def always_new(stack: Checkout) -> Iterator[None]:
-    """A backup before each deployment, however young the last one is."""
-    settings = stack.root / "Pulumi.local.yaml"
-    before = settings.read_text()
-    stack.configure(backups={"reuse_minutes": 0})
-    yield
-    settings.write_text(before)
-
-
 def owner(stack: Checkout) -> str:
     return make_conninfo(stack.output("admin_database_url"), dbname="observatory", user="migrator")
 
@@ -50,13 +41,11 @@ def tables(stack: Checkout) -> set[str]:
 
 
 def test_plan_backup_and_deployment(stack: Checkout, migration: Path) -> None:
-    made = stack.json("deploy", "database", "--backup-only")["backup_label"]
     plan = stack.json("deploy", "database", "--dry-run")
     assert [each["file"] for each in plan["pending"]] == [migration.name]
     [statement] = plan["pending"][0]["statements"]
     assert statement["lock"] == {"mode": "SHARE ROW EXCLUSIVE", "relation": "users"}
-    assert (plan["rehearsal"], plan["would_succeed"]) == ("passed", True)
-    assert (plan["backup"]["kind"], plan["backup"]["label"]) == ("reuse", made)
+    assert (plan["rehearsal"], plan["backup"]["kind"], plan["would_succeed"]) == ("passed", "incr", True)
     shown = stack.run("deploy", "database", "--dry-run", "--migration", str(migration)).stdout
     assert "SHARE ROW EXCLUSIVE on users" in shown
     assert "try" not in tables(stack)
@@ -65,7 +54,7 @@ def test_plan_backup_and_deployment(stack: Checkout, migration: Path) -> None:
     done = stack.json("deploy", "database", "--migration", migration.name, "--retry", "1")
     assert done["applied"] == [migration.stem]
     assert (done["verification"]["passed"], done["verification"]["drift"]) == (True, [])
-    assert done["backup_label"] == made
+    assert done["backup_label"] == stack.json("backup", "list")[-1]["label"]
     assert "try" in tables(stack)
     assert stack.json("deploy", "database")["applied"] == []
 
@@ -92,7 +81,6 @@ def test_without_pending_migrations_the_schema_is_verified_and_missing_objects_a
     assert "projects_owner is missing" in failed["detail"]
 
 
-@pytest.mark.usefixtures("always_new")
 def test_a_failed_backup_stops_the_migration(stack: Checkout, migration: Path) -> None:
     with backup_lock(stack):
         refused = stack.json("deploy", "database", expect=1)
@@ -101,7 +89,6 @@ def test_a_failed_backup_stops_the_migration(stack: Checkout, migration: Path) -
     assert "try" not in tables(stack)
 
 
-@pytest.mark.usefixtures("always_new")
 def test_a_damaged_backup_stops_the_migration(stack: Checkout, migration: Path) -> None:
     full = [each for each in stack.json("backup", "list") if each["type"] == "full"][-1]
     bundle = stack.home / "data/backups/backup/observatory" / full["label"] / "bundle/1"
@@ -136,6 +123,26 @@ def test_files_that_contradict_the_ledger_are_refused_and_wrong_usage_is_reporte
     )
     stack.run("deploy", "database", "--dry-run", "--backup-only", expect=2)
     stack.run("deploy", "database", "--verify-only", "--migration", file.name, expect=2)
+
+
+def test_a_repair_is_recorded_in_the_journal_and_the_audit_of_the_database(stack: Checkout, migration: Path) -> None:
+    migration.write_text("-- transaction: false\nSELECT 1;\nSELECT 1 / 0;\n")
+    stack.json("deploy", "database", expect=1)
+    forget = ("deploy", "database", "--repair", "forget", migration.name)
+
+    planned = stack.json(*forget, "--dry-run")
+    done = stack.json(*forget, "--reason", "it divides by zero", "--yes")
+
+    assert (planned["before"], planned["after"], planned["repaired"]) == (done["before"], None, False)
+    assert done["before"].startswith(f"{migration.stem}: 1 of 2 statements")
+    assert stack.json(*forget, "--reason", "again", "--yes", expect=3)["error"]["kind"] == "RepairRefusedError"
+    with psycopg.connect(stack.output("admin_database_url"), dbname="observatory") as connection:
+        audited = connection.execute(
+            "SELECT event, details ->> 'reason' FROM audit.entries WHERE event ~ 'ledger-repair' ORDER BY at"
+        ).fetchall()
+    assert audited == [(event, "it divides by zero") for event in ("ledger-repair-started", "ledger-repaired")]
+    journal = list(entries(stack.root / ".observatory/rollout/local.journal.jsonl"))
+    assert [each.details["before"] for each in journal if each.event == "ledger-repaired"] == [done["before"]]
 
 
 def test_an_apache_stack_reports_what_the_community_edition_needs(stack: Checkout) -> None:
