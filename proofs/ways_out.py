@@ -34,7 +34,7 @@ PROMISE = (
 )
 LIMIT_S = 10.0
 HOLDING = "v0.3.0"
-HELD = 120  # writes, each of which the version answers with one more connection
+FAILED = 3  # writes, after which no connection is left
 PAUSE_S, ENOUGH = 0.1, 10  # responses in a row that count as traffic on a healthy fleet
 LOST = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND objid = %s"
 ROLLBACK = ("rollback", "--method", "blue-green", "--emergency")
@@ -58,10 +58,19 @@ class Way:
         """Roll back a version that holds all connections outside of its pool."""
         with self._deploying(HOLDING, "blue-green", weight=TOTAL_WEIGHT):
             with self._client() as client:
-                for _ in range(HELD):
-                    with contextlib.suppress(httpx.HTTPError):  # once all connections are held, a write waits
-                        client.post("/v1/logs", json={"items": [line()]})
+                self._write_until_held(client)
             return self._timed(lambda: self._run(*ROLLBACK))
+
+    def _write_until_held(self, client: httpx.Client) -> None:
+        """Write until writes fail: the version, whose fault begins late, holds all connections then."""
+        failed, until = 0, time.monotonic() + UP_TIMEOUT_S
+        while failed < FAILED and time.monotonic() < until:
+            try:
+                failed += client.post("/v1/logs", json={"items": [line()]}).is_server_error
+            except httpx.HTTPError:
+                failed += 1
+        if failed < FAILED:
+            self.broken.append("the version never held all connections")
 
     def frozen(self) -> float:
         """Promote, freeze the previous fleet, and roll back after the refusal and an `up`."""
