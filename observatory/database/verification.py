@@ -69,6 +69,7 @@ _KINDS = {
 ADDITIONS = "additions"  # name of the check of what the migrations do not make
 _SHOWN = 5
 _FIRST_VERSION_WITH_TABLES = 1  # its migration makes the tables that the marked rows are written to
+_TRACES = "public.llm_traces"  # one of them
 
 _SCHEDULED = """
     SELECT substr(jobname, length(%(prefix)s) + 1), schedule || ' ' || command FROM cron.job
@@ -279,6 +280,9 @@ def _service_checks(conninfo: str, service_conninfo: str | None, objects: Object
         lambda service: read(service, stored, views),
         passed=f"{len(stored)} tables and aggregates, {len(views)} views",
     )
+    if _TRACES not in stored:
+        yield Check(name=names[1], verdict="unknown", detail=f"this database has no table {_TRACES}")
+        return
     with connect(conninfo, purpose="verify") as owner, translate_errors(describe(conninfo)), marked_rows(owner) as rows:
         yield _attempt(
             names[1],

@@ -73,7 +73,8 @@ def test_a_database_without_a_stack_is_planned_migrated_and_listed(
         (file, "applied", None) for file in FILES
     ]
     assert all(each["applied_at"] and "@" in each["applied_by"] for each in listed["migrations"])
-    assert "make catalogue" in verified
+    assert "objects unknown 001_first.sql, 002_second.sql" in verified
+    assert "this database has no table public.llm_traces" in verified
     assert "No pending migrations." in again
     assert "2 002_second.sql applied" in text
 

@@ -16,6 +16,7 @@ from observatory.database.connection import connect
 from observatory.database.error_translation import translate_errors
 from observatory.database.roles.audit_schema import AUDIT_SCHEMA, RECORD_CHANGE
 from observatory.database.roles.grants import Grants, Target
+from observatory.database.roles.group_roles import SECRET_TABLES
 
 Profile = Literal["service", "reader", "administrator"]
 
@@ -27,7 +28,6 @@ CHANGE = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})
 MERGE = INGEST | {"UPDATE"}
 MERGE_TABLES = frozenset({"llm_traces"})  # a span that is sent again is updated
 INGEST_TABLES = frozenset({"llm_traces", "llm_metrics", "llm_logs"})
-SECRET_TABLES = frozenset({"api_keys"})  # not for readers
 _TABLES = frozenset({"r", "p"})  # of pg_class.relkind
 
 _RELATIONS = """

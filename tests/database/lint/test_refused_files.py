@@ -2,7 +2,9 @@
 
 import pytest
 
+from components.access import TABLE_PROFILES
 from observatory.database.lint import Finding
+from observatory.database.roles.group_roles import GROUP_ROLES
 from tests.database.conftest import WriteMigrations
 from tests.database.lint.test_contracts import errors, findings
 
@@ -105,6 +107,10 @@ def test_a_grant_beyond_the_group_roles_is_refused(write_migrations: WriteMigrat
 
     assert message in found.message
     assert (found.line, found.severity) == (2, "error")
+
+
+def test_the_group_roles_are_those_of_the_stack() -> None:
+    assert set(GROUP_ROLES) == set(TABLE_PROFILES)
 
 
 def test_grants_to_the_group_roles_are_allowed(write_migrations: WriteMigrations) -> None:
