@@ -9,7 +9,16 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from observatory.database import BackupFailedError, UnsuitableServerError, deploy, ensure_database, plan, status
+from components.access import DatabaseAccessProvider
+from observatory.database import (
+    BackupFailedError,
+    UnsuitableServerError,
+    deploy,
+    ensure_database,
+    plan,
+    scram_verifier,
+    status,
+)
 from observatory.database.roles.extension_updates import pending_extension_updates, update_extensions
 from tests.database.conftest import SHIPPED
 from tests.support.postgres import SETTINGS, PostgresServer, postgres_server
@@ -115,6 +124,30 @@ def test_the_plan_names_an_update_that_up_would_make(server: PostgresServer) -> 
     ]
     update_extensions(server.conninfo(dbname=DATABASE))
     assert plan(owner, migrations=SHIPPED).extension_updates == ()
+
+
+def test_a_preview_shows_the_update_and_up_makes_it(server: PostgresServer, capsys: pytest.CaptureFixture[str]) -> None:
+    provider = DatabaseAccessProvider()
+    props = {
+        "admin_url": server.conninfo(),
+        "database": DATABASE,
+        "owner": OWNER,
+        "verifier": scram_verifier("a-password"),
+        "libraries": "timescaledb",
+        "revision": 1,
+        "server": "/rootfs",
+    }
+    provider.create(props)
+    assert not provider.diff("access", props, props).changes
+    assert provider.diff("access", props, {**props, "server": "/another"}).changes
+    with psycopg.connect(server.conninfo(dbname=DATABASE), autocommit=True) as connection:
+        connection.execute("DROP EXTENSION pg_stat_statements; CREATE EXTENSION pg_stat_statements VERSION '1.10'")
+
+    assert provider.diff("access", props, props).changes
+    assert "database: extension pg_stat_statements 1.10 to 1.11 is to be updated" in capsys.readouterr().err
+    provider.update("access", props, props)
+    assert versions(server)["pg_stat_statements"] == "1.11"
+    assert not provider.diff("access", props, props).changes
 
 
 def test_files_of_another_timescaledb_are_refused_with_its_version(server: PostgresServer) -> None:
