@@ -27,7 +27,7 @@ EMBEDDED = ("--engine", "embedded")
 OLD = "v0.1.0"
 CANARY = 40  # percent: at 50 requests a second, 20 reach the new fleet
 WARM_S = 6.0  # users before the command: the balancer's measurements need two scrapes
-DECIDED_S, ABORTED_S = 300.0, 90.0  # a deployment that has not ended by then is aborted, and then killed
+DECIDED_S, ABORTED_S = 600.0, 90.0  # a command that has not ended by then, tests included, is aborted, and then killed
 POLL_S = 2.0
 UNJUDGED = "not judged"
 
