@@ -78,7 +78,7 @@ class SchemaProvider(ResourceProvider):
         try:
             fresh = [
                 migration
-                for migration in database.read_migrations(Path(news["directory"]))
+                for migration in _read_all(Path(news["directory"]))
                 if _label(migration.path.stem, migration.sha256) not in _olds.get("migrations", ())
             ]
             if fresh:
@@ -93,7 +93,9 @@ class SchemaProvider(ResourceProvider):
             return DiffResult(changes=True)
         if _olds.get("roles") != _news.get("roles"):
             return DiffResult(changes=True)
-        return DiffResult(changes=_olds["applied"] != _expected(_news, _olds["edition"]))
+        expected = _expected(_news, _olds["edition"])
+        applied = _olds["applied"] if any(map(_is_repeatable, expected)) else _numbered(_olds["applied"])
+        return DiffResult(changes=applied != expected)
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Apply the pending migrations; adopt a database where none is pending."""
@@ -122,7 +124,7 @@ class Schema(Resource, module="database", name="Schema"):
     applied: pulumi.Output[list[str]]
 
     def __init__(self, name: str, args: SchemaArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        files = database.read_migrations(args.migrations)
+        files = _read_all(args.migrations)
         given: pulumi.Output[str] = pulumi.Output.from_input(args.conninfo)
         conninfo: pulumi.Output[str] = given.apply(_secret_if_password)
         service = args.service_conninfo
@@ -157,8 +159,22 @@ def _label(stem: str, sha256: str) -> str:
 def _expected(props: dict[str, Any], edition: str) -> list[str]:
     """Return the labels of the migrations that a database of the edition must have."""
     labels = [label for label in props["migrations"] if _variant(label) in {"", edition}]
-    target = props.get("target")
-    return labels if target is None else labels[: int(target)]
+    target, numbered = props.get("target"), _numbered(labels)
+    if target is None or len(numbered) <= int(target):
+        return labels
+    return numbered[: int(target)]  # repeatable migrations may need the later ones
+
+
+def _read_all(directory: Path) -> tuple[database.Migration, ...]:
+    return (*database.read_migrations(directory), *database.read_repeatables(directory))
+
+
+def _is_repeatable(label: str) -> bool:
+    return label.startswith("R__")
+
+
+def _numbered(labels: Sequence[str]) -> list[str]:
+    return [label for label in labels if not _is_repeatable(label)]
 
 
 def _variant(label: str) -> str:
@@ -234,6 +250,9 @@ def _outputs(props: dict[str, Any], schema: database.SchemaStatus) -> dict[str, 
     applied = [
         _label(f"{entry.name}.{entry.variant}" if entry.variant else entry.name, entry.sha256) for entry in complete
     ]
+    present = {label.split(maxsplit=1)[0] for label in props["migrations"]}
+    repeated = [_label(entry.file.removesuffix(".sql"), entry.sha256) for entry in schema.repeatable]
+    applied += [label for label in repeated if label.split(maxsplit=1)[0] in present]
     inputs = {key: props[key] for key in _INPUTS if key in props}
     return {**inputs, "version": schema.version, "edition": schema.edition, "applied": applied}
 

@@ -268,16 +268,19 @@ def _summary(done: Deployment, no_backup: str) -> str:
 def plan_view(plan: Plan) -> RenderableType:
     """Return the plan as tables."""
     updates = [f"{update}, by `observatory up`, after a backup" for update in plan.extension_updates]
+    removed = [f"Removed:    {file}: no longer in the directory, and what it made stays" for file in plan.removed]
     if not plan.pending:
         lines = [f"No pending migrations. The schema is at version {plan.version}."]
-        return "\n".join([*lines, *(f"Extension:  {update}" for update in updates)])
+        return "\n".join([*lines, *(f"Extension:  {update}" for update in updates), *removed])
     backup = f"{plan.backup.kind}: {plan.backup.why}" if plan.backup else f"none: {plan.backup_detail}"
+    after = max(plan.version, *(each.version for each in plan.pending))
     return Group(
         *(_migration_view(migration, plan) for migration in plan.pending),
-        Text(f"\nSchema:     version {plan.version} to {plan.pending[-1].version}, {plan.edition} edition"),
+        Text(f"\nSchema:     version {plan.version} to {after}, {plan.edition} edition"),
         Text(f"Rehearsal:  {plan.rehearsal}: {plan.rehearsal_detail}"),
         Text(f"Backup:     {backup}"),
         Text(f"Undo:       {plan.way_back}"),
+        *map(Text, removed),
         *(Text(f"Refused:    {refusal}", style="red") for refusal in plan.refusals),
         *(Text(f"Extension:  {update}") for update in updates),
     )

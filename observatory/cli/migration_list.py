@@ -38,7 +38,7 @@ def print_script(where: Workspace | operations.UrlDatabase, migration: str | Non
 
 
 def _view(found: MigrationList) -> RenderableType:
-    pending = sum(each.state == "pending" for each in found.migrations)
+    pending = sum(each.state in {"pending", "changed"} for each in found.migrations)
     parts: list[RenderableType] = [
         table("Migrations", _COLUMNS, [_row(each) for each in found.migrations]),
         f"The schema is at version {found.version}, {found.edition} edition; {pending} pending.",
@@ -50,7 +50,15 @@ def _view(found: MigrationList) -> RenderableType:
 
 def _row(each: ListedMigration) -> tuple[str, ...]:
     if each.applied_at is None or each.duration_ms is None:
-        return (str(each.version), each.file, each.state, "-", "-", "-", "-")
+        return (str(each.version or "-"), each.file, each.state, "-", "-", "-", "-")
     at = f"{each.applied_at:%Y-%m-%d %H:%M:%S}"
     took = f"{each.duration_ms / 1000:.3f} s"
-    return (str(each.version), each.file, each.state, at, each.applied_by or "", took, each.backup_label or "none")
+    return (
+        str(each.version or "-"),
+        each.file,
+        each.state,
+        at,
+        each.applied_by or "",
+        took,
+        each.backup_label or "none",
+    )

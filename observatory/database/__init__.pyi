@@ -52,6 +52,7 @@ from .migrations.files import Edition as Edition
 from .migrations.files import Migration as Migration
 from .migrations.files import load_migrations as load_migrations
 from .migrations.files import read_migrations as read_migrations
+from .migrations.files import read_repeatables as read_repeatables
 from .migrations.new_file import create_migration as create_migration
 from .migrations.statements import check_syntax as check_syntax
 from .pg_cron_jobs import Job as Job

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -24,8 +25,12 @@ from observatory.database.migrations import ledger
 from observatory.database.migrations.blocking_sessions import BlockingSessionWatch
 from observatory.database.migrations.events import OnEvent, report_event
 from observatory.database.migrations.expand_contract import SchemaRequirement, refuse_contracts, used_schema
-from observatory.database.migrations.files import Edition
+from observatory.database.migrations.files import Edition, Migration, load_migrations, read_repeatables
 from observatory.database.migrations.history import History, compare, current_version, read_files, read_history
+from observatory.database.migrations.repeatable import RepeatableEntry, as_last, pending_repeatables, read_entries
+
+if TYPE_CHECKING:
+    from observatory.database.migrations.statements import Script
 
 LOCK_WAIT_S = 60.0
 
@@ -59,13 +64,15 @@ class SchemaStatus:
         version: highest migration that is completely applied; 0 is an empty database.
         edition: of the server's TimescaleDB.
         applied: the ledger's rows.
-        pending: names of files that are not applied yet; empty when no directory was given.
+        pending: names of files that are not applied yet, numbered ones first; empty when no directory was given.
+        repeatable: the newest application of each repeatable migration.
     """
 
     version: int
     edition: Edition
     applied: tuple[ledger.Entry, ...]
     pending: tuple[str, ...]
+    repeatable: tuple[RepeatableEntry, ...] = ()
 
 
 def deploy(
@@ -155,7 +162,7 @@ class _Run:
                 connection, directory=self.migrations, edition=edition, target=self.target, only=self.only
             )
             version = history.version
-            if history.pending:
+            if history.pending or self._pending_repeatables(connection, edition):
                 applied, label, version = self._apply_pending(sessions, connection, history, edition)
         return Deployment(
             applied=applied,
@@ -176,14 +183,23 @@ class _Run:
         # Imported here: the SQL parser and tenacity cost more time than a deployment with nothing to do.
         from observatory.database.existing_objects import refuse_existing_objects  # noqa: PLC0415
         from observatory.database.migrations.applying import Applier  # noqa: PLC0415
+        from observatory.database.migrations.repeatable import check_repeatables, create_table  # noqa: PLC0415
         from observatory.database.migrations.resuming import refuse_unresumable  # noqa: PLC0415
         from observatory.database.migrations.statements import parse  # noqa: PLC0415
 
+        if not history.files:  # only repeatable migrations are pending
+            files = read_files(connection, self.migrations)
+            history = compare(connection, files, edition=edition, target=self.target, only=self.only)
         scripts = tuple(parse(migration) for migration in history.pending)  # all of them before the first one runs
+        repeatable = tuple(parse(migration) for migration in self._repeatables(edition))
+        check_repeatables(repeatable)
         refuse_unresumable(connection, scripts, history.interrupted)
-        refuse_contracts(scripts, self.requirements)
+        changed = self._pending_repeatables(connection, edition)
+        last = tuple(script for script in repeatable if script.migration in changed)
+        newest = load_migrations(self.migrations, edition)[-1].version if last else 0
+        refuse_contracts((*scripts, *(as_last(script, newest) for script in last)), self.requirements)
         if self.linted:
-            self._refuse_findings(history, edition)
+            self._refuse_findings(history, edition, last)
         refuse_existing_objects(
             connection, conninfo=self.conninfo, migrations=self.migrations, history=history, scripts=scripts
         )
@@ -192,8 +208,11 @@ class _Run:
             # Another deployment may have applied some of them while this one waited for the lock.
             history = compare(connection, history.files, edition=edition, target=self.target, only=self.only)
             versions = {migration.version for migration in history.pending}
-            label = self._back_up(connection) if versions else None
+            is_needed = versions or self._pending_repeatables(connection, edition)
+            label = self._back_up(connection) if is_needed else None
             ledger.create(connection)
+            if repeatable:
+                create_table(connection)
             applier = Applier(
                 connection=connection,
                 reconnect=partial(self._open_session, sessions),
@@ -206,17 +225,33 @@ class _Run:
                 on_event=self.on_event,
             )
             applied = tuple(applier.apply(script) for script in scripts if script.migration.version in versions)
+            # A numbered file may have dropped what a repeatable one makes.
+            again = {migration.name for migration in self._pending_repeatables(applier.connection, edition)}
+            applied += tuple(applier.apply(script) for script in repeatable if script.migration.name in again)
         return applied, label, current_version(ledger.read(applier.connection)) if applied else history.version
 
-    def _refuse_findings(self, history: History, edition: Edition) -> None:
+    def _refuse_findings(self, history: History, edition: Edition, repeatable: Sequence[Script]) -> None:
         """Refuse files in which the linter finds errors; report its warnings."""
         from observatory.database.lint.pending import findings_in, refuse_errors  # noqa: PLC0415 - loads the SQL parser
 
+        last = tuple(as_last(script).migration for script in repeatable)
+        files = (*history.files, *last)
         used = used_schema(history.version, self.requirements)
-        findings = findings_in(history.files, history.pending, edition=edition, used=used)
+        findings = findings_in(files, (*history.pending, *last), edition=edition, used=used)
         refuse_errors(findings)
         for finding in findings:
             report_event(self.on_event, "finding", finding.file.removesuffix(".sql"), str(finding))
+
+    def _repeatables(self, edition: Edition) -> tuple[Migration, ...]:
+        """Return the repeatable migrations, unless numbered ones stay pending, which they may need."""
+        files = () if self.only else read_repeatables(self.migrations, edition)
+        if files and self.target is not None and self.target < load_migrations(self.migrations, edition)[-1].version:
+            return ()
+        return files
+
+    def _pending_repeatables(self, connection: psycopg.Connection, edition: Edition) -> tuple[Migration, ...]:
+        files = self._repeatables(edition)
+        return pending_repeatables(files, read_entries(connection)) if files else ()
 
     def _back_up(self, connection: psycopg.Connection) -> str | None:
         if self.backup is None or not has_data(connection):
@@ -240,5 +275,10 @@ def status(conninfo: str, *, migrations: Path | None = None) -> SchemaStatus:
         entries = ledger.read(connection)
         files = read_files(connection, migrations) if migrations else ()
         pending = compare(connection, files, edition=edition).pending if migrations else ()
+        repeated = read_entries(connection)
+        if migrations:
+            pending = (*pending, *pending_repeatables(read_repeatables(migrations, edition), repeated))
     names = tuple(migration.name for migration in pending)
-    return SchemaStatus(version=current_version(entries), edition=edition, applied=entries, pending=names)
+    return SchemaStatus(
+        version=current_version(entries), edition=edition, applied=entries, pending=names, repeatable=repeated
+    )

@@ -24,9 +24,16 @@ from observatory.database.existing_objects import refuse_existing_objects
 from observatory.database.migration_session import MIGRATION_SETTINGS, session
 from observatory.database.migrations import ledger
 from observatory.database.migrations.expand_contract import SchemaRequirement, refuse_contracts
-from observatory.database.migrations.files import Edition
+from observatory.database.migrations.files import Edition, read_repeatables
 from observatory.database.migrations.history import History, compare, read_files
 from observatory.database.migrations.non_transactional import traits_of
+from observatory.database.migrations.repeatable import (
+    check_repeatables,
+    create_table,
+    pending_repeatables,
+    read_entries,
+    record,
+)
 from observatory.database.migrations.statements import Script, Statement, parse
 
 _SETTINGS = {"client_encoding": "UTF8", **MIGRATION_SETTINGS}
@@ -113,7 +120,8 @@ def write_script(
         UnsuitableServerError: a standby, or no TimescaleDB.
     """
     with session(conninfo, purpose="script", settings=_READ_ONLY) as (connection, edition):
-        history = compare(connection, read_files(connection, migrations), edition=edition, target=target, only=only)
+        migration_files = read_files(connection, migrations)
+        history = compare(connection, migration_files, edition=edition, target=target, only=only)
         for entry in history.interrupted:
             raise MigrationHistoryError(
                 f"{entry.stem}.sql: was interrupted, and a script cannot resume it. Finish it with `observatory deploy "
@@ -122,6 +130,12 @@ def write_script(
         scripts = tuple(parse(migration) for migration in history.pending)
         refuse_contracts(scripts, requirements)
         refuse_existing_objects(connection, conninfo=conninfo, migrations=migrations, history=history, scripts=scripts)
+        stays = only is not None or (target is not None and any(each.version > target for each in migration_files))
+        repeatable = () if stays else tuple(parse(each) for each in read_repeatables(migrations, edition))
+        check_repeatables(repeatable)
+        changed = pending_repeatables([each.migration for each in repeatable], read_entries(connection))
+        # A numbered file may drop what any of them makes, and each may run again.
+        scripts += repeatable if scripts else tuple(each for each in repeatable if each.migration in changed)
         text = _Writer(connection, edition).whole(conninfo, history, scripts)
     files = tuple(script.migration.file for script in scripts)
     after = max([history.version, *(script.migration.version for script in scripts)])
@@ -170,6 +184,8 @@ class _Writer:
             return f"-- Nothing is pending: {describe(conninfo)} is at version {history.version}.\n"
         self._start(conninfo, history, scripts)
         ledger.create(self._as_connection)
+        if any(not script.migration.version for script in scripts):
+            create_table(self._as_connection)
         for script in scripts:
             self._comment(f"\n{script.migration.file}: {_kind(script)}")
             if script.transactional:
@@ -229,20 +245,28 @@ class _Writer:
         )
 
     def _in_transaction(self, script: Script) -> None:
-        hashes = [statement.sha256 for statement in script.statements]
         with self.transaction():
             for statement in script.statements:
                 self._statement(statement.sql)
             self._clean_session()
+            self._record(script)
+
+    def _record(self, script: Script) -> None:
+        hashes = [statement.sha256 for statement in script.statements]
+        duration = cast("int", _Expression(_MILLISECONDS))
+        holder = cast("int", _Expression("pg_backend_pid()"))
+        if script.migration.version:
             ledger.insert(
                 self._as_connection,
                 script.migration,
                 self._author,
                 hashes=hashes,
                 total=len(hashes),
-                duration_ms=cast("int", _Expression(_MILLISECONDS)),
-                holder=cast("int", _Expression("pg_backend_pid()")),
+                duration_ms=duration,
+                holder=holder,
             )
+        else:
+            record(self._as_connection, script, self._author, duration_ms=duration, holder=holder)
 
     def _one_by_one(self, script: Script) -> None:
         holder = cast("int", _Expression("pg_backend_pid()"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from observatory.database.migrations.repeatable import newest_sources
 from observatory.database.roles.grants import Grants, Target
 
 if TYPE_CHECKING:
@@ -41,11 +42,11 @@ def read_grants(connection: psycopg.Connection, roles: Collection[str]) -> Grant
     """
     if not roles or connection.execute(_EXISTS).fetchone() != (True,):
         return {}
-    sources = connection.execute(_SOURCES).fetchall()
+    sources = [source for (source,) in connection.execute(_SOURCES)] + newest_sources(connection)
     if not sources:
         return {}
     reader = _Reader(frozenset(roles))
-    for (source,) in sources:
+    for source in sources:
         reader.read(source)
     return {target: frozenset(held) for target, held in reader.grants.items() if held}
 

@@ -39,7 +39,7 @@ class ObservedScript:
         connection: psycopg.Connection,
         conninfo: str,
         script: Script,
-        observed: dict[tuple[int, int], StatementEffects],
+        observed: dict[tuple[str, int], StatementEffects],
     ) -> None:
         self._connection = connection
         self._conninfo = conninfo
@@ -88,7 +88,7 @@ class ObservedScript:
         }
         # A lock that the file already holds does not appear again, but the statement takes it too.
         held_before = [lock for lock in expected_effects(statement).locks if lock in self._held]
-        key = (self._script.migration.version, number)
+        key = (self._script.migration.name, number)
         self._observed[key] = StatementEffects(
             locks=(*sorted(locks - self._held), *held_before), rewrites=self._rewritten(statement)
         )

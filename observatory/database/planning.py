@@ -22,8 +22,15 @@ from observatory.database.lint.pending import findings_in, refuse_errors
 from observatory.database.migration_backup import Backup, PlannedBackup, has_data, plan_backup
 from observatory.database.migration_session import session
 from observatory.database.migrations.expand_contract import SchemaRequirement, refuse_contracts, used_schema
-from observatory.database.migrations.files import Edition, Migration
-from observatory.database.migrations.history import compare, read_files
+from observatory.database.migrations.files import Edition, Migration, read_repeatables
+from observatory.database.migrations.history import History, compare, read_files
+from observatory.database.migrations.repeatable import (
+    as_last,
+    check_repeatables,
+    pending_repeatables,
+    read_entries,
+    removed_files,
+)
 from observatory.database.migrations.resuming import refuse_unresumable
 from observatory.database.migrations.statement_locks import Lock, StatementEffects, expected_effects, strongest
 from observatory.database.migrations.statements import Script, parse
@@ -86,7 +93,7 @@ class PlannedMigration:
     """A file that would be applied.
 
     Attributes:
-        version: its number.
+        version: its number; 0 is a repeatable migration.
         name: `004_continuous_aggregates`.
         file: its name with edition and extension.
         transactional: the file and its ledger row are one transaction.
@@ -121,6 +128,7 @@ class Plan:
         backup_fails: a backup is needed and would fail, so the deployment would stop.
         way_back: how to return to the state before, in one line.
         extension_updates: of extensions to the versions of the server's files, which `up` makes and `deploy` does not.
+        removed: repeatable migrations that were applied and are no longer in the directory; what they made stays.
     """
 
     version: int
@@ -135,6 +143,7 @@ class Plan:
     refusals: tuple[str, ...]
     way_back: str
     extension_updates: tuple[ExtensionUpdate, ...] = ()
+    removed: tuple[str, ...] = ()
 
     @property
     def would_succeed(self) -> bool:
@@ -184,13 +193,15 @@ def plan(
         history = compare(connection, files, edition=edition, target=target, only=only)
         scripts = tuple(parse(migration) for migration in history.pending)
         refuse_unresumable(connection, scripts, history.interrupted)
-        done = {each.version: each.statements_done for each in history.interrupted}
         sizes, needs_backup = _sizes(connection), has_data(connection)
         origin = read_origin(connection)
         refuse_existing_objects(connection, conninfo=conninfo, migrations=migrations, history=history, scripts=scripts)
-    rehearsal = _rehearsal(throwaway, conninfo=conninfo, origin=origin, edition=edition, files=files, scripts=scripts)
-    findings = findings_in(files, history.pending, edition=edition, used=used_schema(history.version, requirements))
-    pending = tuple(_planned(script, done, rehearsal, findings) for script in scripts)
+        repeatable, again, removed = _repeatables(connection, migrations, edition, stays=_stays(files, target, only))
+    findings = _findings(files, history.pending, again, edition, used_schema(history.version, requirements))
+    tried = (*scripts, *repeatable) if scripts or again else ()  # all: a pending one may need another
+    rehearsal = _rehearsal(throwaway, conninfo=conninfo, origin=origin, edition=edition, files=files, scripts=tried)
+    scripts = (*scripts, *again)
+    pending = tuple(_planned(script, history, rehearsal, findings) for script in scripts)
     locked = {lock.relation for each in pending for statement in each.statements for lock in statement.locks}
     needed = backup if needs_backup and scripts else None
     planned, why = _planned_backup(needed, empty=not needs_backup)
@@ -204,10 +215,50 @@ def plan(
         backup=planned,
         backup_detail=why,
         backup_fails=needed is not None and planned is None,
-        refusals=tuple(_refusals(scripts, requirements, findings)),
+        refusals=tuple(_refusals(_numbered(scripts, files), requirements, findings)),
+        removed=removed,
         way_back=_way_back(scripts, planned),
         extension_updates=pending_extension_updates(conninfo),
     )
+
+
+def _stays(files: Sequence[Migration], target: int | None, only: str | None) -> bool:
+    """Return whether numbered files stay pending, which repeatable ones may need."""
+    return only is not None or (target is not None and any(each.version > target for each in files))
+
+
+def _repeatables(
+    connection: psycopg.Connection, directory: Path, edition: Edition, *, stays: bool
+) -> tuple[tuple[Script, ...], tuple[Script, ...], tuple[str, ...]]:
+    """Return the repeatable migrations, those to apply, and the files that were removed.
+
+    With `stays`, numbered files stay pending, which they may need: then none is applied.
+    """
+    scripts = tuple(parse(migration) for migration in read_repeatables(directory, edition))
+    check_repeatables(scripts)
+    entries = read_entries(connection)
+    changed = pending_repeatables([each.migration for each in scripts], entries)
+    removed = removed_files(read_repeatables(directory), entries)
+    if stays:
+        return (), (), removed
+    return scripts, tuple(script for script in scripts if script.migration in changed), removed
+
+
+def _findings(
+    files: Sequence[Migration],
+    pending: Sequence[Migration],
+    again: Sequence[Script],
+    edition: Edition,
+    used: int | None,
+) -> list[Finding]:
+    last = tuple(as_last(script).migration for script in again)
+    return findings_in((*files, *last), (*pending, *last), edition=edition, used=used)
+
+
+def _numbered(scripts: Sequence[Script], files: Sequence[Migration]) -> tuple[Script, ...]:
+    """Return the scripts, repeatable ones with the newest number."""
+    newest = max((each.version for each in files), default=0)
+    return tuple(script if script.migration.version else as_last(script, newest) for script in scripts)
 
 
 def _sizes(connection: psycopg.Connection) -> dict[str, Size]:
@@ -231,7 +282,7 @@ def _rehearsal(
         rehearsal = Rehearsal(verdict="not rehearsed", detail=why)
     else:
         rehearsal = rehearse(throwaway, conninfo=conninfo, origin=origin, edition=edition, files=files, scripts=scripts)
-    own = uncatalogued(edition, [script.migration for script in scripts])
+    own = uncatalogued(edition, [script.migration for script in scripts if script.migration.version])
     if own and (rehearsal.copied or rehearsal.verdict == "not rehearsed"):
         return replace(
             rehearsal, detail=f"{rehearsal.detail}. A verification cannot check the objects of {', '.join(own)}"
@@ -251,11 +302,10 @@ def _refusals(
             yield str(error)
 
 
-def _planned(
-    script: Script, done: Mapping[int, int], rehearsal: Rehearsal, findings: list[Finding]
-) -> PlannedMigration:
+def _planned(script: Script, history: History, rehearsal: Rehearsal, findings: list[Finding]) -> PlannedMigration:
     migration = script.migration
-    statements_done = done.get(migration.version, 0)
+    interrupted = {each.version: each.statements_done for each in history.interrupted}
+    statements_done = interrupted.get(migration.version, 0)
     return PlannedMigration(
         version=migration.version,
         name=migration.name,
@@ -263,7 +313,7 @@ def _planned(
         transactional=script.transactional,
         statements_done=statements_done,
         statements=tuple(
-            _planned_statement(script, number, rehearsal.observed.get((migration.version, number)))
+            _planned_statement(script, number, rehearsal.observed.get((migration.name, number)))
             for number in range(statements_done, len(script.statements))
         ),
         findings=tuple(finding for finding in findings if finding.file == migration.file),

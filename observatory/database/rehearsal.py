@@ -22,8 +22,8 @@ from observatory.database.throwaway_server import Throwaway
 
 Verdict = Literal["passed", "failed", "not rehearsed"]
 
-Observations = Mapping[tuple[int, int], StatementEffects]
-"""The observed effects of statements, by the migration's version and the statement's index."""
+Observations = Mapping[tuple[str, int], StatementEffects]
+"""The observed effects of statements, by the migration's name and the statement's index."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,19 +93,25 @@ def _from_copy(rehearsal: Rehearsal, replay: Rehearsal) -> Rehearsal:
 
 
 def _rehearse(replica: Replica, scripts: Sequence[Script]) -> Rehearsal:
-    observed: dict[tuple[int, int], StatementEffects] = {}
+    observed: dict[tuple[str, int], StatementEffects] = {}
     lacking = f", with {'; '.join(replica.differing)}" if replica.differing else ""
+    numbered = [script for script in scripts if script.migration.version]
     try:
-        for script in scripts:
-            with connect(replica.conninfo, purpose="rehearsal", settings=MIGRATION_SETTINGS) as connection:
-                ObservedScript(connection, replica.conninfo, script, observed).run()
+        _observe(replica, numbered, observed)
+        if not replica.copied:
+            replica.keep_objects([script.migration for script in numbered])
+        _observe(replica, scripts[len(numbered) :], observed)
     except DatabaseError as error:
         if lacking:  # which may be the reason
             return Rehearsal(verdict="not rehearsed", detail=f"{error}{lacking}", observed=observed)
         return Rehearsal(verdict="failed", detail=str(error), observed=observed)
-    if not replica.copied:
-        replica.keep_objects([script.migration for script in scripts])
     return Rehearsal(verdict="passed", detail=f"every statement ran on empty tables{lacking}", observed=observed)
+
+
+def _observe(replica: Replica, scripts: Sequence[Script], observed: dict[tuple[str, int], StatementEffects]) -> None:
+    for script in scripts:
+        with connect(replica.conninfo, purpose="rehearsal", settings=MIGRATION_SETTINGS) as connection:
+            ObservedScript(connection, replica.conninfo, script, observed).run()
 
 
 def _not_rehearsed(why: str) -> Rehearsal:

@@ -7,7 +7,7 @@ service's login. Owns the checks and their verdicts. Changes only marked rows, w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -24,8 +24,9 @@ from observatory.database.error_translation import error_summary, translate_erro
 from observatory.database.errors import DatabaseError
 from observatory.database.expected_objects import expected_objects
 from observatory.database.migration_grants import read_grants
-from observatory.database.migrations.files import Edition, read_migrations
+from observatory.database.migrations.files import Edition, read_migrations, read_repeatables
 from observatory.database.migrations.numbering import version_in
+from observatory.database.migrations.repeatable import made_objects, pending_repeatables, removed_files
 from observatory.database.pg_cron_jobs import PREFIX
 from observatory.database.rehearsal_origin import read_origin
 from observatory.database.roles.grants import Grants
@@ -164,21 +165,19 @@ def verify(
     expected = catalogue(_edition(state))
     files = read_migrations(migrations)
     checks = [_version_check(state, target, newest=files[-1].version)]
+    made, repeated = _repeated(conninfo, state, migrations, waits=target is not None and target < files[-1].version)
+    checks += repeated
     with connect(conninfo, purpose="verify", settings=SETTINGS) as connection, translate_errors(describe(conninfo)):
         found = read_objects(connection)
+        origin = read_origin(connection)
         expectation = expected_objects(
-            expected,
-            state.applied,
-            version=state.version,
-            origin=read_origin(connection),
-            files=files,
-            throwaway=throwaway,
+            expected, state.applied, version=state.version, origin=origin, files=files, throwaway=throwaway
         )
         drift: list[Drift] = []
         if expectation.objects is None:
             checks.append(Check(name="objects", verdict="unknown", detail=expectation.unknown))
         else:
-            drift = find_drift(expectation.objects, found) + find_chunk_drift(connection)
+            drift = _without(made, find_drift(expectation.objects, found) + find_chunk_drift(connection))
             checks += [*_kind_checks(connection, expectation.objects, drift), _additions_check(drift)]
         used = found if expectation.objects is None else expectation.objects
         grants = read_grants(connection, roles)
@@ -205,6 +204,42 @@ def _version_check(state: SchemaStatus, target: int | None, *, newest: int) -> C
         remedy = "Deploy the pending migrations" if state.version < expected else "Raise the target"
         return Check(name="version", verdict="failed", detail=f"is {state.version}, expected {expected}. {remedy}")
     return Check(name="version", verdict="passed", detail=f"{state.version}, by the {_edition(state)} edition's files")
+
+
+def _repeated(
+    conninfo: str, state: SchemaStatus, directory: Path, *, waits: bool
+) -> tuple[frozenset[Object], list[Check]]:
+    """Return what the repeatable migrations made, and their check where there are some.
+
+    Args:
+        conninfo: as the role that owns the schema.
+        state: of the database.
+        directory: of the files.
+        waits: numbered files stay pending, so repeatable ones are not applied.
+    """
+    files = read_repeatables(directory, state.edition)
+    if not files and not state.repeatable:
+        return frozenset(), []
+    settings = {"search_path": "public", "default_transaction_read_only": "on"}
+    with connect(conninfo, purpose="verify", settings=settings) as connection, translate_errors(describe(conninfo)):
+        removed = removed_files(files, state.repeatable)
+        made = made_objects(connection, [entry for entry in state.repeatable if entry.file not in removed])
+    pending = () if waits else pending_repeatables(files, state.repeatable)
+    problems = [f"{each.file} is not applied as it is now. Deploy" for each in pending]
+    problems += [
+        f"{each.kind} {each.name} is not as {each.file} made it: {describe_difference(each.found, each.definition)}"
+        for each in made
+        if each.found is not None and each.found != each.definition
+    ]
+    check = _check("repeatable migrations", problems, count=len(files))
+    gone = "".join(f"; {file} is no longer in the directory, and what it made stays" for file in removed)
+    found = frozenset(Object(each.kind, each.name) for each in made)
+    return found, [replace(check, detail=check.detail + gone)]
+
+
+def _without(made: frozenset[Object], drift: list[Drift]) -> list[Drift]:
+    """Return the drift without the additions that repeatable migrations made."""
+    return [each for each in drift if each.difference != "added" or Object(each.kind, each.name) not in made]
 
 
 def _kind_checks(connection: psycopg.Connection, objects: Objects, drift: Iterable[Drift]) -> Iterator[Check]:

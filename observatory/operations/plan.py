@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from observatory.settings import check_secret_files
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
+    from observatory.database import Migration
     from observatory.database import Plan as DatabasePlan
 
 FROM_PROGRAM = (
@@ -128,17 +129,23 @@ def _pending(workspace: Workspace, result: Result) -> tuple[PendingMigration, ..
     step = next((step for step in result.steps if is_schema(step)), None)
     if step is None or step.operation not in {"create", "update", "replace"}:
         return ()
-    from observatory.database import read_migrations  # noqa: PLC0415 - not where nothing is pending
+    from observatory.database import read_migrations, read_repeatables  # noqa: PLC0415 - not where nothing is pending
 
     properties = _properties(workspace, step)
-    applied, target = {str(label).split()[0] for label in properties.get("applied") or ()}, properties.get("target")
+    labels = {str(label) for label in properties.get("applied") or ()}
+    applied, target = {label.split()[0] for label in labels}, properties.get("target")
     return tuple(
         PendingMigration(file=migration.file, sql=migration.sql, edition=migration.variant)
-        for migration in read_migrations(workspace.migrations)
-        if migration.path.stem not in applied
+        for migration in (*read_migrations(workspace.migrations), *read_repeatables(workspace.migrations))
+        if (migration.path.stem not in applied if migration.version else not _is_current(migration, labels))
         and (target is None or migration.version <= target)
         and migration.variant in {None, properties.get("edition") or migration.variant}
     )
+
+
+def _is_current(migration: Migration, labels: Iterable[str]) -> bool:
+    """Return whether a repeatable migration was applied as it is; labels have the start of its hash."""
+    return any(f"{migration.path.stem} {migration.sha256}".startswith(label) for label in labels)
 
 
 def _schema_plan(workspace: Workspace, notes: list[str], report: Reporter) -> DatabasePlan | None:

@@ -13,6 +13,7 @@ from observatory.database import (
     UnsuitableServerError,
     VerificationFailedError,
     read_migrations,
+    read_repeatables,
     status,
 )
 from observatory.engines.embedded import StackOptions, up
@@ -37,7 +38,8 @@ def directory(tmp_path: Path) -> Path:
 
 def inputs(conninfo: str, directory: Path, **others: Any) -> dict[str, Any]:
     """What the engine hands to the provider for such a resource."""
-    migrations = [f"{migration.path.stem} {migration.sha256[:12]}" for migration in read_migrations(directory)]
+    files = (*read_migrations(directory), *read_repeatables(directory))
+    migrations = [f"{migration.path.stem} {migration.sha256[:12]}" for migration in files]
     return {"conninfo": conninfo, "directory": str(directory), "migrations": migrations, **others}
 
 
@@ -93,6 +95,27 @@ def test_a_target_limits_the_expected_migrations(conninfo: str, directory: Path)
     assert outs["version"] == 2
     assert SchemaProvider().diff("schema", outs, props).changes is False
     assert SchemaProvider().diff("schema", outs, inputs(conninfo, directory, target=3.0)).changes is True
+
+
+def test_a_changed_repeatable_migration_is_a_difference_and_a_deleted_one_is_none(
+    conninfo: str, directory: Path
+) -> None:
+    (directory / "R__keys.sql").write_text("CREATE OR REPLACE VIEW keys AS SELECT id FROM api_keys;")
+    first = SchemaProvider().create(inputs(conninfo, directory))
+    assert first.outs is not None
+    same = SchemaProvider().diff(first.id, first.outs, inputs(conninfo, directory)).changes
+    pinned = SchemaProvider().diff(first.id, first.outs, inputs(conninfo, directory, target=2)).changes
+    (directory / "R__keys.sql").write_text("CREATE OR REPLACE VIEW keys AS SELECT id, name FROM api_keys;")
+    changed = SchemaProvider().diff(first.id, first.outs, inputs(conninfo, directory)).changes
+    second = SchemaProvider().update(first.id, first.outs, inputs(conninfo, directory))
+    assert second.outs is not None
+    settled = SchemaProvider().diff(first.id, second.outs, inputs(conninfo, directory)).changes
+    (directory / "R__keys.sql").unlink()
+    third = SchemaProvider().update(first.id, second.outs, inputs(conninfo, directory))
+    assert third.outs is not None
+
+    assert (same, pinned, changed, settled) == (False, True, True, False)
+    assert SchemaProvider().diff(first.id, third.outs, inputs(conninfo, directory)).changes is False
 
 
 def test_a_changed_role_is_a_difference(conninfo: str, directory: Path) -> None:

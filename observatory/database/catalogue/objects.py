@@ -38,7 +38,7 @@ _OF_USERS = """
 """
 # A relation `c` in it. The program itself makes the ledger and the state of samples.
 _OF_MIGRATIONS = f"""
-    {_OF_USERS} AND (n.nspname <> 'observatory' OR c.relname !~ '^(schema_migrations|sample_)')
+    {_OF_USERS} AND (n.nspname <> 'observatory' OR c.relname !~ '^(schema_migrations|repeatable_migrations|sample_)')
     AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')
 """
 # The program's own tables too: a trigger or a policy on the ledger changes what a deployment does.

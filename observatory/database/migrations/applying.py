@@ -17,7 +17,7 @@ from psycopg import errors as pg
 from observatory.database.error_translation import translate_errors
 from observatory.database.errors import MigrationLockLostError
 from observatory.database.excerpts import excerpt
-from observatory.database.migrations import ledger
+from observatory.database.migrations import ledger, repeatable
 from observatory.database.migrations.blocking_sessions import BlockingSession, BlockingSessionWatch
 from observatory.database.migrations.error_places import offset_of_error
 from observatory.database.migrations.events import EventKind, OnEvent, report_event
@@ -125,16 +125,24 @@ class Applier:
                     self._execute(script, number)
             self.connection.execute(_CLEAN_SESSION)
             with translate_errors(script.migration.place(), remedy=_ROW_EXISTS):
-                held = ledger.insert(
-                    self.connection,
-                    script.migration,
-                    self.author,
-                    hashes=[statement.sha256 for statement in script.statements],
-                    total=len(script.statements),
-                    duration_ms=_milliseconds(started),
-                    holder=self.holder,
-                )
+                held = self._record(script, started)
             _require_lock(script.migration.place(), "The file was rolled back", held=held)
+
+    def _record(self, script: Script, started: float) -> bool:
+        """Write the row of a file that is one transaction; return whether the migration lock is held."""
+        duration_ms = _milliseconds(started)
+        if not script.migration.version:
+            return repeatable.record(self.connection, script, self.author, duration_ms=duration_ms, holder=self.holder)
+        hashes = [statement.sha256 for statement in script.statements]
+        return ledger.insert(
+            self.connection,
+            script.migration,
+            self.author,
+            hashes=hashes,
+            total=len(hashes),
+            duration_ms=duration_ms,
+            holder=self.holder,
+        )
 
     def _run_one_by_one(self, script: Script) -> None:
         """Run the statements that are not done, each in one transaction with its record where PostgreSQL allows it."""

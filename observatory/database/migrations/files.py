@@ -25,10 +25,12 @@ from observatory.database.migrations.numbering import FIRST_OWN, RENUMBER, check
 Edition = Literal["apache", "community"]
 EDITIONS: tuple[Edition, ...] = get_args(Edition)
 
+REPEATABLE = "R__"  # at the start of the name of a repeatable migration
 MAX_BYTES = 64 * 1024 * 1024  # PostgreSQL's parser needs several times the memory
 
 _READ_SIZE = 64 * 1024
 _FILE_NAME = re.compile(r"(([0-9]{3,9})_[a-z0-9_]+)(?:\.(apache|community))?\.sql")  # name, version, variant
+_REPEATABLE_NAME = re.compile(r"(R__[a-z][a-z0-9_]*)()(?:\.(apache|community))?\.sql")  # the same groups
 
 _OTHER_TOOLS = (
     ("Flyway", re.compile(r"([VUB][0-9][0-9._]*)__.*\.sql")),
@@ -56,7 +58,7 @@ class Migration(NamedTuple):
     """One migration file. A NamedTuple, because a run with nothing to do may create thousands of them.
 
     Attributes:
-        version: its number; the product's start at 1, own ones at 500.
+        version: its number; the product's start at 1, own ones at 500; 0 is a repeatable migration.
         name: number and title as in the file's name, `001_initial_schema`.
         variant: the edition of TimescaleDB that the file is for; None is for all.
         directory: of the file.
@@ -126,6 +128,29 @@ def read_unchecked(directory: Path) -> tuple[Migration, ...]:
         return tuple(sorted(found, key=lambda migration: migration.version))
 
 
+def read_repeatables(directory: Path, edition: Edition | None = None) -> tuple[Migration, ...]:
+    """Return the repeatable migrations `R__name.sql` of an edition, by name; their version is 0.
+
+    Args:
+        directory: of the migrations.
+        edition: None is every file with all variants.
+
+    Raises:
+        MigrationFileError: see `read_migrations`.
+    """
+    with _reading():
+        names = sorted(name for name in os.listdir(directory) if name.startswith(REPEATABLE))  # noqa: PTH208
+        found = [_read(directory, name) for name in names]
+    for name, group in groupby(found, key=lambda migration: migration.name):
+        variants = [migration.variant for migration in group]
+        if variants != [None] and set(variants) != set(EDITIONS):
+            raise MigrationFileError(
+                f"{name}.sql:1:1: has some variants. Write either {name}.sql, or both {name}.apache.sql and "
+                f"{name}.community.sql"
+            )
+    return tuple(found) if edition is None else select_edition(found, edition)
+
+
 def read_manifest(directory: Path, edition: Edition) -> list[str]:
     """Return a line for each file of an edition, sorted: its name and the SHA-256 of its bytes.
 
@@ -160,12 +185,12 @@ def _reading() -> Iterator[None]:
 
 
 def _names(directory: Path) -> list[str]:
-    """Return the names of the files, without hidden ones."""
-    return [name for name in os.listdir(directory) if not name.startswith(".")]  # noqa: PTH208 - thousands of Paths
+    """Return the names of the numbered files, without hidden ones."""
+    return [name for name in os.listdir(directory) if not name.startswith((".", REPEATABLE))]  # noqa: PTH208 - thousands of Paths
 
 
 def _read(directory: Path, name: str) -> Migration:
-    match = _FILE_NAME.fullmatch(name)
+    match = (_REPEATABLE_NAME if name.startswith(REPEATABLE) else _FILE_NAME).fullmatch(name)
     if match is None:
         tool = next((tool for tool, names in _OTHER_TOOLS if names.fullmatch(name)), None)
         if tool:
@@ -175,12 +200,12 @@ def _read(directory: Path, name: str) -> Migration:
                 "a migration here has no way back, see docs/migrations.md"
             )
         raise MigrationFileError(
-            f"{excerpt(name)}:1:1: not the name of a migration. Name it NNN_name.sql, NNN_name.apache.sql or "
-            "NNN_name.community.sql in lower case, or move it out of the directory"
+            f"{excerpt(name)}:1:1: not the name of a migration. Name it NNN_name.sql or R__name.sql, or with "
+            ".apache.sql and .community.sql at the end, in lower case, or move it out of the directory"
         )
     data = _contents(directory, name)
     stem, version, variant = cast("tuple[str, str, Edition | None]", match.groups())
-    return Migration(int(version), stem, variant, directory, hashlib.sha256(data).hexdigest(), _decode(name, data))
+    return Migration(int(version or 0), stem, variant, directory, hashlib.sha256(data).hexdigest(), _decode(name, data))
 
 
 def _contents(directory: Path, name: str) -> bytes:

@@ -101,7 +101,7 @@ _DIGEST = """
 """
 
 # In the statement that writes the row, so that the check takes no round trip of its own.
-_LOCK_IS_HELD = f"""
+LOCK_IS_HELD = f"""
     RETURNING EXISTS (
         SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = {LOCK_CLASS}
            AND objid = {MIGRATION_LOCK.key} AND objsubid = 2 AND pid = %(holder)s)
@@ -112,7 +112,7 @@ _INSERT = f"""
          duration_ms, applied_by, deployment_id, backup_label, statement_running, note)
     VALUES (%(version)s, %(name)s, %(variant)s, %(sha256)s, %(source)s, %(edition)s, %(done)s, %(total)s, %(digest)s,
             %(duration_ms)s, %(actor)s, %(deployment_id)s, %(backup_label)s, %(running)s, %(note)s)
-    {_LOCK_IS_HELD}
+    {LOCK_IS_HELD}
 """  # noqa: S608 - constants
 _RESUME = """
     UPDATE observatory.schema_migrations
@@ -128,7 +128,7 @@ _ADVANCE = f"""
     SET statements_done = %(done)s, statements_digest = %(digest)s, statement_running = %(running)s,
         duration_ms = duration_ms + %(duration_ms)s, applied_at = clock_timestamp()
     WHERE version = %(version)s AND statements_done = %(before)s
-    {_LOCK_IS_HELD}
+    {LOCK_IS_HELD}
 """  # noqa: S608 - constants
 _WITHDRAW = (
     "DELETE FROM observatory.schema_migrations WHERE version = %s AND statements_done = 0",
