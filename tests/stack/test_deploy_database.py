@@ -31,6 +31,16 @@ def migration(stack: Checkout) -> Iterator[Path]:
         connection.execute("DELETE FROM observatory.schema_migrations WHERE name = %s", [file.stem])
 
 
+@pytest.fixture
+def always_new(stack: Checkout) -> Iterator[None]:
+    """A backup before each deployment, however young the last one is."""
+    settings = stack.root / "Pulumi.local.yaml"
+    before = settings.read_text()
+    stack.configure(backups={"reuse_minutes": 0})
+    yield
+    settings.write_text(before)
+
+
 def owner(stack: Checkout) -> str:
     return make_conninfo(stack.output("admin_database_url"), dbname="observatory", user="migrator")
 
@@ -41,11 +51,13 @@ def tables(stack: Checkout) -> set[str]:
 
 
 def test_plan_backup_and_deployment(stack: Checkout, migration: Path) -> None:
+    made = stack.json("deploy", "database", "--backup-only")["backup_label"]
     plan = stack.json("deploy", "database", "--dry-run")
     assert [each["file"] for each in plan["pending"]] == [migration.name]
     [statement] = plan["pending"][0]["statements"]
     assert statement["lock"] == {"mode": "SHARE ROW EXCLUSIVE", "relation": "users"}
-    assert (plan["rehearsal"], plan["backup"]["kind"], plan["would_succeed"]) == ("passed", "incr", True)
+    assert (plan["rehearsal"], plan["would_succeed"]) == ("passed", True)
+    assert (plan["backup"]["kind"], plan["backup"]["label"]) == ("reuse", made)
     shown = stack.run("deploy", "database", "--dry-run", "--migration", str(migration)).stdout
     assert "SHARE ROW EXCLUSIVE on users" in shown
     assert "try" not in tables(stack)
@@ -54,7 +66,7 @@ def test_plan_backup_and_deployment(stack: Checkout, migration: Path) -> None:
     done = stack.json("deploy", "database", "--migration", migration.name, "--retry", "1")
     assert done["applied"] == [migration.stem]
     assert (done["verification"]["passed"], done["verification"]["drift"]) == (True, [])
-    assert done["backup_label"] == stack.json("backup", "list")[-1]["label"]
+    assert done["backup_label"] == made
     assert "try" in tables(stack)
     assert stack.json("deploy", "database")["applied"] == []
 
@@ -81,6 +93,7 @@ def test_without_pending_migrations_the_schema_is_verified_and_missing_objects_a
     assert "projects_owner is missing" in failed["detail"]
 
 
+@pytest.mark.usefixtures("always_new")
 def test_a_failed_backup_stops_the_migration(stack: Checkout, migration: Path) -> None:
     with backup_lock(stack):
         refused = stack.json("deploy", "database", expect=1)
@@ -89,6 +102,7 @@ def test_a_failed_backup_stops_the_migration(stack: Checkout, migration: Path) -
     assert "try" not in tables(stack)
 
 
+@pytest.mark.usefixtures("always_new")
 def test_a_damaged_backup_stops_the_migration(stack: Checkout, migration: Path) -> None:
     full = [each for each in stack.json("backup", "list") if each["type"] == "full"][-1]
     bundle = stack.home / "data/backups/backup/observatory" / full["label"] / "bundle/1"
