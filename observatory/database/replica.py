@@ -80,7 +80,12 @@ class Replica:
         return [each for each in self.applied[described:] if each.variant]
 
     def keep_objects(self, also: Sequence[Migration] = ()) -> None:
-        """Keep what own migrations have made, for `own_objects` after these files are applied too."""
+        """Keep what own migrations have made, for `own_objects` after these files are applied too.
+
+        Not of a copy, which also has what no migration makes.
+        """
+        if self.copied:
+            return
         files = [*self.applied, *also]
         if count_described(load(self.edition), files) < len(files):
             applied = [*self.origin.applied, *((each.path.stem, each.sha256) for each in also)]
