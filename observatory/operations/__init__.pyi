@@ -82,6 +82,7 @@ from .reexports import LockHeldError as LockHeldError
 from .reexports import LockLostError as LockLostError
 from .reexports import LogRotationError as LogRotationError
 from .reexports import MigrationFileError as MigrationFileError
+from .reexports import MigrationNameError as MigrationNameError
 from .reexports import NeedsCliError as NeedsCliError
 from .reexports import NotPermittedError as NotPermittedError
 from .reexports import ObservatoryError as ObservatoryError
@@ -91,6 +92,7 @@ from .reexports import Progress as Progress
 from .reexports import ReleaseBuildError as ReleaseBuildError
 from .reexports import ReleaseError as ReleaseError
 from .reexports import ReleaseRefusedError as ReleaseRefusedError
+from .reexports import RepairRefusedError as RepairRefusedError
 from .reexports import Reporter as Reporter
 from .reexports import RollbackFailedError as RollbackFailedError
 from .reexports import RolledBackError as RolledBackError
