@@ -8,6 +8,7 @@ from .connection import with_database as with_database
 from .deployment import Deployment as Deployment
 from .deployment import SchemaStatus as SchemaStatus
 from .deployment import deploy as deploy
+from .deployment import reached_version as reached_version
 from .deployment import status as status
 from .edition_upgrade import EditionPlan as EditionPlan
 from .edition_upgrade import plan_upgrade as plan_upgrade

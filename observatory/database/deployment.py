@@ -27,6 +27,7 @@ from observatory.database.migrations.events import OnEvent, report_event
 from observatory.database.migrations.expand_contract import SchemaRequirement, refuse_contracts, used_schema
 from observatory.database.migrations.files import Edition, Migration, load_migrations, read_repeatables
 from observatory.database.migrations.history import History, compare, current_version, read_files, read_history
+from observatory.database.migrations.numbering import reached
 from observatory.database.migrations.repeatable import RepeatableEntry, as_last, pending_repeatables, read_entries
 
 if TYPE_CHECKING:
@@ -260,6 +261,21 @@ class _Run:
 
     def _report_waiting(self, holder: str) -> None:
         report_event(self.on_event, "waiting", None, f"for the migration lock, held by {holder}")
+
+
+def reached_version(conninfo: str, needed: int, *, pending: Sequence[int] = ()) -> int:
+    """Return the highest applied migration in the range of a needed one: the product's, or own ones from 500 on.
+
+    Args:
+        conninfo: to the database.
+        needed: the first schema version that a release works with.
+        pending: numbers that count as applied.
+
+    Raises:
+        UnreachableError: the connection failed or broke.
+    """
+    applied = (each.version for each in status(conninfo).applied if each.complete)
+    return reached((*applied, *pending), needed)
 
 
 def status(conninfo: str, *, migrations: Path | None = None) -> SchemaStatus:

@@ -186,10 +186,10 @@ def check_schema(manifest: Manifest, conninfo: str) -> None:
     Raises:
         DeliveryRefusedError: the schema is too old, or a migration has removed what the version needs.
     """
-    from observatory.database import status  # noqa: PLC0415 - psycopg only where it is used
+    from observatory.database import reached_version  # noqa: PLC0415 - psycopg only where it is used
     from observatory.database.migrations.expand_contract import contracted_beyond  # noqa: PLC0415
 
-    schema = status(conninfo).version
+    schema = reached_version(conninfo, manifest.schema_min)
     if schema < manifest.schema_min:
         raise DeliveryRefusedError(
             f"{manifest.version} needs schema {manifest.schema_min} or later, the schema is {schema}: run `observatory "

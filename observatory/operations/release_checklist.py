@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from observatory import database
 from observatory.delivery.convergence import current_document
 from observatory.delivery.deployment import preview_deployment
 from observatory.delivery.environment import Environment
@@ -16,7 +17,7 @@ from observatory.delivery.request import DeploymentRequest
 from observatory.documents.rollout import Deployment
 from observatory.errors import ObservatoryError
 from observatory.operations.database import plan_database
-from observatory.operations.migration_targets import schema_requirements
+from observatory.operations.migration_targets import database_target, schema_requirements
 from observatory.operations.release_approvals import check_permission
 from observatory.operations.stack_status import settled_status
 from observatory.platforms.platform import Platform
@@ -90,7 +91,9 @@ def plan_of(
     pending = [
         each for each in _files(platform, plan.edition) if each.file in {migration.file for migration in plan.pending}
     ]
-    newest = max((each.version for each in pending), default=plan.version)
+    newest = database.reached_version(
+        database_target(workspace).conninfo, manifest.schema_min, pending=[each.version for each in pending]
+    )
     not_ready = [each.name for each in settled_status(workspace).daemons if not each.as_declared]
     deployments: list[Deployment | None] = []
     items = (

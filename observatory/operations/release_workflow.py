@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from observatory import database
 from observatory.delivery.errors import DeliveryRefusedError, RollbackFailedError, RolledBackError, TakenOverError
 from observatory.delivery.releases import Manifest
 from observatory.delivery.request import DeploymentRequest
@@ -203,7 +204,8 @@ def _prepare(
     """Do everything that precedes a change of the service."""
     workspace = platform.workspace
     # A version that needs the migrations has its trial after them: the deployment itself runs one.
-    if plan.migrations and not skip_tests and plan.schema_version >= manifest.schema_min:
+    schema = database.reached_version(database_target(workspace).conninfo, manifest.schema_min)
+    if plan.migrations and not skip_tests and schema >= manifest.schema_min:
         try_release(platform, manifest.version)
     if not plan.migrations:
         return _Prepared(backup_label=back_up_database(workspace, reuse=True, report=report))

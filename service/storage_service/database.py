@@ -27,10 +27,10 @@ RESERVED_CONNECTIONS = 3
 """Connections of the pool that reads leave to writes and to lookups of keys, if it has as many."""
 MONITOR_INTERVAL_S = 1.0
 MONITOR_TIMEOUT_S = 3.0
-# An interrupted migration does not count. Migrations after `schema_max` only add to the schema, unless their header has
-# `-- phase: contract`.
+# An interrupted migration does not count, nor does an own one (from 500 on) for one of the product. Migrations after
+# `schema_max` only add to the schema, unless their header has `-- phase: contract`.
 LEDGER_QUERY = r"""
-    SELECT max(version), min(version) FILTER (
+    SELECT max(version) FILTER (WHERE (version < 500) = (%s < 500)), min(version) FILTER (
         WHERE version > %s AND source ~ '(?n)^--[ \t]*phase[ \t]*:[ \t]*contract[ \t\r]*$')
     FROM observatory.schema_migrations WHERE statements_done = statements_total
 """
@@ -199,9 +199,10 @@ class Database:
         self._login_of_pool = arguments
 
     async def _schema_condition(self, connection: Connection) -> Condition:
+        limits = [RELEASE.schema_min, RELEASE.schema_max]
         try:
             async with asyncio.timeout(MONITOR_TIMEOUT_S):
-                row = await (await connection.execute(LEDGER_QUERY, [RELEASE.schema_max])).fetchone()
+                row = await (await connection.execute(LEDGER_QUERY, limits)).fetchone()
         except psycopg.ProgrammingError as error:
             return Condition(reachable=True, detail=f"cannot read observatory.schema_migrations: {describe(error)}")
         version, contracted = row or (None, None)

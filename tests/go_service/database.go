@@ -23,7 +23,7 @@ const (
 	slotWait        = 5 * time.Second
 	connectTimeout  = 5 * time.Second
 	statementsKept  = 100 // pgBouncer keeps 200 for each connection
-	schemaCondition = `SELECT coalesce(max(version) FILTER (WHERE statements_done = statements_total), 0),
+	schemaCondition = `SELECT coalesce(max(version) FILTER (WHERE statements_done = statements_total AND (version < 500) = ($2 < 500)), 0),
   coalesce(bool_or(version > $1 AND source ~ '(?n)^--[ \t]*phase[ \t]*:[ \t]*contract[ \t\r]*$'), false)
 FROM observatory.schema_migrations`
 )
@@ -143,7 +143,7 @@ func (database *Database) checkSchema(ctx context.Context) string {
 	defer cancel()
 	var newest int
 	var contracted bool
-	err := database.pool.QueryRow(ctx, schemaCondition, release.SchemaMax).Scan(&newest, &contracted)
+	err := database.pool.QueryRow(ctx, schemaCondition, release.SchemaMax, release.SchemaMin).Scan(&newest, &contracted)
 	switch {
 	case err != nil:
 		return describe(err)

@@ -174,6 +174,21 @@ def test_newer_schema_is_supported_until_a_contract_migration(
         service.close()
 
 
+def test_own_migration_does_not_stand_for_one_of_the_product(
+    postgres: PostgresServer, start: StartService, tmp_path: Path
+) -> None:
+    with storage_database(postgres, tmp_path) as database:
+        database.execute("DELETE FROM observatory.schema_migrations WHERE version NOT IN (2, 3)")
+        database.execute("UPDATE observatory.schema_migrations SET version = 500 WHERE version = 3")
+        service = start(database, wait=False)
+        service.wait_until_live()
+        client = service.client()
+        until(
+            lambda: "schema version is 2, expected at least 3" in client.get("/health").text, "the version in /health"
+        )
+        service.close()
+
+
 def test_interrupted_migration_does_not_count(postgres: PostgresServer, start: StartService, tmp_path: Path) -> None:
     with storage_database(postgres, tmp_path) as database:
         database.execute(

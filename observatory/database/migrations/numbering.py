@@ -55,6 +55,14 @@ def is_own(name: str) -> bool:
     return name not in _PRODUCT
 
 
+def reached(applied: Iterable[int], needed: int) -> int:
+    """Return the highest applied number in the range of a needed one, the product's or the own; 0 for none.
+
+    An own migration 500 does not stand for the product's 009.
+    """
+    return max((each for each in applied if (each < FIRST_OWN) == (needed < FIRST_OWN)), default=0)
+
+
 def version_in(name: str) -> int:
     """Return the number in a migration's name."""
     return int(name.partition("_")[0])

@@ -5,7 +5,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from observatory.database import MigrationFileError, MigrationHistoryError, plan, status
+from observatory.database import MigrationFileError, MigrationHistoryError, plan, reached_version, status
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 
 
@@ -21,6 +21,10 @@ def test_a_migration_of_the_product_is_applied_after_an_own_one(
 ) -> None:
     write_migrations(_500_mine="CREATE TABLE mine ();")
     assert run_deploy(migrations=product).applied[-1] == "500_mine"
+
+    assert reached_version(conninfo, 4) == 3, "a release that needs 004 has to wait for it"
+    assert reached_version(conninfo, 500) == 500
+    assert reached_version(conninfo, 4, pending=[4]) == 4
 
     write_migrations(_004_continuous_aggregates="SELECT 1;")
     assert status(conninfo, migrations=product).pending == ("004_continuous_aggregates",)
