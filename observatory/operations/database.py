@@ -119,9 +119,9 @@ def deploy_database(
         service_conninfo = meanwhile.submit(place.service_conninfo)  # decrypting takes as long as the deployment
         notices: list[str] = []  # a failed deployment is recorded with those that were sent until then
         with (
-            place.audited("schema-deployment", migration=migration, notices=notices),
+            place.audited_once_begun("schema-deployment", migration=migration, notices=notices) as begin,
             _poolers_reconnected(place, report) as on_change,
-            _events_to(report, notices, on_change) as on_event,
+            _events_to(report, notices, on_change, begin) as on_event,
         ):
             done = database.deploy(
                 target.conninfo,
@@ -445,13 +445,17 @@ def _poolers_reconnected(place: MigrationTarget, report: Reporter) -> Iterator[C
 
 
 @contextmanager
-def _events_to(report: Reporter, notices: list[str], on_change: Callable[[], None]) -> Iterator[OnEvent]:
+def _events_to(
+    report: Reporter, notices: list[str], on_change: Callable[[], None], on_begin: Callable[[], None] = lambda: None
+) -> Iterator[OnEvent]:
     """Report a deployment's events: each file is a task; a wait for other sessions or a notice is a warning.
 
-    Adds the notices of PostgreSQL to `notices`.
+    Adds the notices of PostgreSQL to `notices`. Calls `on_begin` before the backup and before each file.
     """
 
     def on_event(event: Event) -> None:
+        if event.kind in {"backup", "applying"}:
+            on_begin()
         if event.kind == "applying":  # an interrupted file may have changed something, too
             on_change()
         name = event.migration or "migrations"

@@ -61,9 +61,24 @@ def audited(workspace: Workspace, what: str, **details: Any) -> Iterator[None]:
 
     The caller records its success, with what is known then. A killed process leaves the first entry.
     """
-    record_event(workspace, f"{what}-started", **details)
-    try:
+    with audited_once_begun(workspace, what, **details) as begin:
+        begin()
         yield
+
+
+@contextmanager
+def audited_once_begun(workspace: Workspace, what: str, **details: Any) -> Iterator[Callable[[], None]]:
+    """As `audited`; the start is recorded at the first call of the function, so never where there is nothing to do."""
+    begun = False
+
+    def begin() -> None:
+        nonlocal begun
+        if not begun:
+            record_event(workspace, f"{what}-started", **details)
+        begun = True
+
+    try:
+        yield begin
     except BaseException as error:
         reason = str(error) if isinstance(error, ObservatoryError) else type(error).__name__
         record_event(workspace, f"{what}-failed", reason=reason, **details)

@@ -6,7 +6,7 @@ operations in `observatory.operations.database`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +17,7 @@ import observatory
 from observatory import database
 from observatory.delivery.schema_requirements import schema_needs
 from observatory.errors import WRONG_USAGE, ObservatoryError
-from observatory.operations.delivery_journal import audited, record_event
+from observatory.operations.delivery_journal import audited, audited_once_begun, record_event
 from observatory.operations.deployment_lock import GONE_SECONDS, deployment_lock, unshared_deployment_lock
 from observatory.platforms import open_platform
 from observatory.platforms.errors import StackNotUpError
@@ -125,6 +125,10 @@ class StackDatabase:
         """Return a block whose start and failure are recorded."""
         return audited(self.workspace, what, **details)
 
+    def audited_once_begun(self, what: str, **details: Any) -> AbstractContextManager[Callable[[], None]]:
+        """Return a block whose failure is recorded, and whose start is at the first call of the function."""
+        return audited_once_begun(self.workspace, what, **details)
+
     def reconnect_poolers(self) -> tuple[str, ...]:
         """Let the stack's pgBouncers replace their connections; return a warning for each one that did not."""
         return reconnect_poolers(self._platform)
@@ -190,6 +194,10 @@ class UrlDatabase:
     def audited(self, _what: str, **_details: Any) -> AbstractContextManager[None]:
         """Return a block that records nothing."""
         return nullcontext()
+
+    def audited_once_begun(self, _what: str, **_details: Any) -> AbstractContextManager[Callable[[], None]]:
+        """Return a block that records nothing."""
+        return nullcontext(lambda: None)
 
     def reconnect_poolers(self) -> tuple[str, ...]:
         """Return no warning: no pooler of this database is known."""

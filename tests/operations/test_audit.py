@@ -10,7 +10,7 @@ from observatory.database import ensure_database
 from observatory.database.audit_table import read_entries
 from observatory.documents.journal import FileJournal, entries
 from observatory.operations.audit import audit
-from observatory.operations.delivery_journal import audited, open_journal
+from observatory.operations.delivery_journal import audited, audited_once_begun, open_journal
 from observatory.platforms import platform_of
 from observatory.progress import silent
 from observatory.settings import LocalSettings
@@ -96,3 +96,22 @@ def test_what_fails_leaves_its_start_and_its_failure(tmp_path: Path, monkeypatch
         interrupted()
     assert seen == [("key-revocation-started", {"key": "k1"})]
     assert recorded[1:] == [("key-revocation-failed", {"reason": "KeyboardInterrupt", "key": "k1"})]
+
+
+def test_a_start_is_recorded_once_and_only_where_something_begins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recorded: list[str] = []
+    record = "observatory.operations.delivery_journal.record_event"
+    monkeypatch.setattr(record, lambda _workspace, event, **_details: recorded.append(event))
+    workspace = Workspace(root=tmp_path, stack="local")
+    with audited_once_begun(workspace, "schema-deployment"):
+        pass
+    assert recorded == []
+    with audited_once_begun(workspace, "schema-deployment") as begin:
+        begin()
+        begin()
+    assert recorded == ["schema-deployment-started"]
+    with pytest.raises(RuntimeError), audited_once_begun(workspace, "schema-deployment"):
+        raise RuntimeError("refused")
+    assert recorded[1:] == ["schema-deployment-failed"]
