@@ -160,7 +160,7 @@ def _refuse_combinations(context: typer.Context) -> None:
 
 
 def _where(environment: str, database_url: str | None) -> Workspace | operations.UrlDatabase:
-    return operations.url_database(database_url) if database_url else operations.open_workspace(environment)
+    return operations.url_database(database_url) if database_url is not None else operations.open_workspace(environment)
 
 
 def _dry_run(where: Workspace | operations.UrlDatabase, migration: str | None, output: Output) -> None:

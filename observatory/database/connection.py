@@ -91,7 +91,8 @@ def _parameters(conninfo: str) -> Parameters:
     except psycopg.ProgrammingError as error:
         # psycopg's message may quote the string and with it a password.
         raise UnreachableError(
-            "The connection string is malformed. Write it as 'host=… port=… user=… dbname=…'"
+            "The connection string is malformed. Write it as postgresql://user@host:port/database, with special "
+            "characters percent-encoded, or as 'host=… port=… user=… dbname=…'"
         ) from error
 
 
@@ -130,6 +131,8 @@ def _open(parameters: Parameters, place: str) -> psycopg.Connection:
 def _login_remedy(message: str) -> str:
     if "authentication failed" in message or "no password supplied" in message:
         return "Check the user and the password"
+    if any(words in message for words in ("invalid ", "SSL", "certificate file", "definition of service")):
+        return "Check the parameters of the connection"
     if "does not exist" in message:
-        return "Check the user and the database, or create them with `ensure_database`"
+        return "Check the names of user and database, or create them"
     return "Check that the server runs and listens at this address"

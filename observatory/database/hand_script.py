@@ -54,6 +54,10 @@ DO $guard$
 DECLARE
     found text := '';
 BEGIN
+    IF current_user <> {role} THEN
+        RAISE EXCEPTION 'The script is for the role %, and this session is of %', {role}, current_user
+            USING HINT = 'Log in as that role, or set PGOPTIONS to -c role= and its name';
+    END IF;
     IF pg_is_in_recovery() THEN
         RAISE EXCEPTION 'This server is a read-only standby. Connect to the primary';
     END IF;
@@ -234,7 +238,9 @@ class _Writer:
         expected = ""
         if has_ledger.fetchone() == (True,):
             [expected] = self._connection.execute(_FINGERPRINT.encode()).fetchone() or ("",)
+        [role] = self._connection.execute("SELECT current_user").fetchone() or ("",)
         return _GUARD.format(
+            role=_literal(role),
             edition=_literal(self._edition),
             lock_class=LOCK_CLASS,
             deployment=DEPLOYMENT_LOCK.key,

@@ -64,6 +64,6 @@ def server_edition(connection: psycopg.Connection, conninfo: str) -> Edition:
         raise UnsuitableServerError(f"{describe(conninfo)} is a read-only standby. Connect to the primary")
     if not has_extension:
         raise UnsuitableServerError(
-            f"{describe(conninfo)} has no TimescaleDB. Run `ensure_database`, or CREATE EXTENSION as superuser"
+            f"{describe(conninfo)} has no TimescaleDB. Run CREATE EXTENSION timescaledb as superuser"
         )
     return "apache" if licence == "apache" else "community"

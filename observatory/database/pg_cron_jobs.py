@@ -74,7 +74,8 @@ def schedule_jobs(conninfo: str) -> tuple[Job, ...]:
         elif defined:
             raise UnsuitableServerError(
                 f"{describe(conninfo)} has {len(defined)} jobs, but no pg_cron to run them. Load it with "
-                "shared_preload_libraries, set cron.database_name to this database, then run `ensure_database`"
+                "shared_preload_libraries, set cron.database_name to this database, then run CREATE EXTENSION "
+                "pg_cron as superuser"
             )
     return defined
 

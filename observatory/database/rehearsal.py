@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from observatory.database.connection import connect
+from observatory.database.error_translation import translate_errors
 from observatory.database.errors import DatabaseError, StatementFailedError
 from observatory.database.migration_session import MIGRATION_SETTINGS
 from observatory.database.migrations.files import Edition, Migration
+from observatory.database.migrations.repeatable import lacks_objects
 from observatory.database.migrations.statement_locks import StatementEffects
 from observatory.database.migrations.statements import Script
 from observatory.database.observed_script import ObservedScript
@@ -96,16 +98,28 @@ def _rehearse(replica: Replica, scripts: Sequence[Script]) -> Rehearsal:
     observed: dict[tuple[str, int], StatementEffects] = {}
     lacking = f", with {'; '.join(replica.differing)}" if replica.differing else ""
     numbered = [script for script in scripts if script.migration.version]
+    added = replica.make_repeatables()
     try:
         _observe(replica, numbered, observed)
         if not replica.copied:
-            replica.keep_objects([script.migration for script in numbered])
-        _observe(replica, scripts[len(numbered) :], observed)
+            replica.keep_objects([script.migration for script in numbered], without=added)
+        _observe(replica, _not_standing(replica, scripts[len(numbered) :]), observed)
     except DatabaseError as error:
         if lacking:  # which may be the reason
             return Rehearsal(verdict="not rehearsed", detail=f"{error}{lacking}", observed=observed)
         return Rehearsal(verdict="failed", detail=str(error), observed=observed)
     return Rehearsal(verdict="passed", detail=f"every statement ran on empty tables{lacking}", observed=observed)
+
+
+def _not_standing(replica: Replica, repeatable: Sequence[Script]) -> list[Script]:
+    """Return the repeatable scripts without those that were applied with this text, and whose objects all exist."""
+    applied = {(each.name, each.sha256) for each in replica.origin.repeatable}
+    with connect(replica.conninfo, purpose="rehearsal") as connection, translate_errors("the rehearsal"):
+        return [
+            script
+            for script in repeatable
+            if (script.migration.name, script.migration.sha256) not in applied or lacks_objects(connection, script)
+        ]
 
 
 def _observe(replica: Replica, scripts: Sequence[Script], observed: dict[tuple[str, int], StatementEffects]) -> None:

@@ -18,6 +18,7 @@ from observatory.database.connection import connect, with_database
 from observatory.database.error_translation import translate_errors
 from observatory.database.errors import StatementFailedError
 from observatory.database.migrations import ledger
+from observatory.database.migrations.repeatable import StandingFile, standing_files
 from observatory.database.roles.bootstrap import ensure_database
 
 FORMAT = 1  # of the kept data; raise it when `make` changes
@@ -59,6 +60,7 @@ class Origin:
         settings: of its server.
         stored_settings: of the database, and (True) of its owner in it.
         applied: name and SHA-256 of each applied file.
+        repeatable: repeatable migrations whose objects it has.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Origin:
     settings: tuple[tuple[str, str], ...]
     stored_settings: tuple[tuple[bool, str], ...]
     applied: tuple[tuple[str, str], ...]
+    repeatable: tuple[StandingFile, ...] = ()
 
     def key(self, version: str, edition: str, applied: Collection[tuple[str, str]]) -> str:
         """Return the digest of what a server has that was made from this, with these files applied."""
@@ -100,6 +103,7 @@ def read_origin(connection: psycopg.Connection) -> Origin:
         settings=tuple(connection.execute(_CURRENT, [list(_SETTINGS)]).fetchall()),
         stored_settings=tuple(connection.execute(_STORED_SETTINGS).fetchall()),
         applied=tuple((each.stem, each.sha256) for each in ledger.read(connection) if each.complete),
+        repeatable=standing_files(connection),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,8 @@ from psycopg.conninfo import make_conninfo
 from observatory.database.catalogue import (
     SETTINGS,
     Catalogue,
+    Object,
+    Objects,
     Step,
     difference,
     load,
@@ -66,11 +68,29 @@ class Replica:
     planned: Edition
     copied: bool = False
 
-    def read_step(self, also: Sequence[Migration] = ()) -> Step:
-        """Return what own migrations have made and changed, with these files applied too."""
-        catalogue = load(self.edition)
+    def make_repeatables(self) -> Collection[Object]:
+        """Make what the repeatable migrations made in the database; return what was added. A copy has it.
+
+        Raises:
+            StatementFailedError: a file failed.
+        """
+        if self.copied or not self.origin.repeatable:
+            return ()
+        before = self._read_objects()
+        with connect(self.conninfo, purpose="rehearsal", settings=MIGRATION_SETTINGS) as connection:
+            for file in self.origin.repeatable:
+                with translate_errors(f"{file.name} as it was applied"), connection.transaction():
+                    connection.execute(file.source.encode())
+        return self._read_objects().keys() - before.keys()
+
+    def _read_objects(self) -> Objects:
         with connect(self.conninfo, purpose="rehearsal", settings=SETTINGS) as connection, translate_errors(_PLACE):
-            objects = read_objects(connection)
+            return read_objects(connection)
+
+    def read_step(self, also: Sequence[Migration] = (), *, without: Collection[Object] = ()) -> Step:
+        """Return what own migrations have made and changed, with these files applied too, without some objects."""
+        catalogue = load(self.edition)
+        objects = {each: text for each, text in self._read_objects().items() if each not in without}
         files = sorted({*self.applied, *also}, key=lambda each: each.version)
         return difference(catalogue.at(count_described(catalogue, files)), objects)
 
@@ -79,17 +99,19 @@ class Replica:
         described = count_described(load(self.edition), self.applied)
         return [each for each in self.applied[described:] if each.variant]
 
-    def keep_objects(self, also: Sequence[Migration] = ()) -> None:
+    def keep_objects(self, also: Sequence[Migration] = (), *, without: Collection[Object] = ()) -> None:
         """Keep what own migrations have made, for `own_objects` after these files are applied too.
 
-        Not of a copy, which also has what no migration makes.
+        Not what `make_repeatables` added, and not of a copy, which also has what no migration makes.
         """
         if self.copied:
             return
         files = [*self.applied, *also]
         if count_described(load(self.edition), files) < len(files):
             applied = [*self.origin.applied, *((each.path.stem, each.sha256) for each in also)]
-            _keep(kept_objects(self.throwaway, self.origin, self.planned, applied), self.read_step(also))
+            _keep(
+                kept_objects(self.throwaway, self.origin, self.planned, applied), self.read_step(also, without=without)
+            )
 
 
 def count_described(catalogue: Catalogue, files: Sequence[Migration]) -> int:

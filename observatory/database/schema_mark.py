@@ -9,7 +9,8 @@ from psycopg import sql
 
 _LEDGERS = """
     SELECT relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
-    WHERE nspname = 'observatory' AND relkind = 'r' AND relname LIKE 'schema\\_%' ORDER BY relname
+    WHERE nspname = 'observatory' AND relkind = 'r' AND (relname LIKE 'schema\\_%' OR relname = 'repeatable_migrations')
+    ORDER BY relname
 """
 _ROWS = "SELECT md5(coalesce(string_agg(entry::text, E'\\n' ORDER BY entry::text), '')) FROM observatory.{} AS entry"
 

@@ -176,7 +176,7 @@ def verify(
         drift: list[Drift] = []
         if expectation.objects is None:
             checks.append(Check(name="objects", verdict="unknown", detail=expectation.unknown))
-        else:
+        elif state.applied:  # else other tools may have made what exists, and it is no drift
             drift = _without(made, find_drift(expectation.objects, found) + find_chunk_drift(connection))
             checks += [*_kind_checks(connection, expectation.objects, drift), _additions_check(drift)]
         used = found if expectation.objects is None else expectation.objects
@@ -199,6 +199,12 @@ def _version_check(state: SchemaStatus, target: int | None, *, newest: int) -> C
         return Check(name="version", verdict="failed", detail=f"{unfinished[0]} was interrupted. Deploy again")
     if waiting := [name for name in state.pending if version_in(name) <= min(expected, state.version)]:
         detail = f"{waiting[0]} is pending. Deploy the pending migrations"
+        return Check(name="version", verdict="failed", detail=detail)
+    if not state.applied and expected:
+        detail = (
+            "no migration is recorded. Deploy the migrations; where other tools made this database, first record its "
+            "version with `observatory deploy database --baseline N`"
+        )
         return Check(name="version", verdict="failed", detail=detail)
     if state.version != expected:
         remedy = "Deploy the pending migrations" if state.version < expected else "Raise the target"
@@ -290,7 +296,7 @@ def _grants_check(
 def _unscheduled(connection: psycopg.Connection, jobs: Objects) -> list[str]:
     """Return a line for each job that pg_cron does not run as the schema defines it."""
     if connection.execute("SELECT to_regclass('cron.job') IS NOT NULL").fetchone() != (True,):
-        return ["pg_cron is not installed in this database, so no job runs. Run `ensure_database`"]
+        return ["pg_cron is not installed in this database, so no job runs. Run CREATE EXTENSION pg_cron as superuser"]
     scheduled: dict[str, str] = dict(connection.execute(_SCHEDULED, {"prefix": PREFIX}).fetchall())
     return [
         f"{job.name} is not scheduled"
@@ -315,8 +321,7 @@ def _service_checks(conninfo: str, service_conninfo: str | None, objects: Object
         lambda service: read(service, stored, views),
         passed=f"{len(stored)} tables and aggregates, {len(views)} views",
     )
-    if _TRACES not in stored:
-        yield Check(name=names[1], verdict="unknown", detail=f"this database has no table {_TRACES}")
+    if _TRACES not in stored:  # the migrations are of another database, or the check of objects fails
         return
     with connect(conninfo, purpose="verify") as owner, translate_errors(describe(conninfo)), marked_rows(owner) as rows:
         yield _attempt(

@@ -46,6 +46,7 @@ from .deployment_lock import waiting_for_lock as waiting_for_lock
 from .log_rotation import rotate_logs as rotate_logs
 from .migration_files import create_migration as create_migration
 from .migration_targets import DatabaseTarget as DatabaseTarget
+from .migration_targets import DatabaseUrlError as DatabaseUrlError
 from .migration_targets import SecretInUrlError as SecretInUrlError
 from .migration_targets import UrlDatabase as UrlDatabase
 from .migration_targets import database_target as database_target

@@ -53,9 +53,11 @@ class HeldDeploymentLock:
         self._mark = ""
 
     def acquire(self, wait_s: float) -> None:
-        """Take the lock; raises LockHeldError and UnreachableError."""
+        """Take the lock; raises LockHeldError, UnreachableError, StatementFailedError (the ledger is unreadable)."""
         from observatory.database import LockHeldError, connect  # noqa: PLC0415 - psycopg only where it is used
         from observatory.database.advisory_locks import DEPLOYMENT_LOCK, session_lock  # noqa: PLC0415
+        from observatory.database.connection import describe  # noqa: PLC0415
+        from observatory.database.error_translation import translate_errors  # noqa: PLC0415
 
         with ExitStack() as opened:
             connection = opened.enter_context(connect(self._conninfo, purpose=self._purpose))
@@ -63,7 +65,8 @@ class HeldDeploymentLock:
                 opened.enter_context(session_lock(connection, DEPLOYMENT_LOCK, wait_s=wait_s))
             except LockHeldError as error:
                 raise LockHeldError(f"{error}. --wait SECONDS waits for it") from error
-            self._keep(connection, opened)
+            with translate_errors(describe(self._conninfo)):
+                self._keep(connection, opened)
 
     def note_own_changes(self) -> None:
         """Keep what this process has changed in the schema under the lock; without an answer, a check finds it."""

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from observatory.database import Backup, Profile, SchemaRequirement, Throwaway
 
 
+class DatabaseUrlError(ObservatoryError):
+    """The URL of a database is empty or malformed."""
+
+    exit_code = WRONG_USAGE
+
+
 class SecretInUrlError(ObservatoryError):
     """The URL of a database contains a password, which other users of the machine could read."""
 
@@ -157,8 +163,16 @@ class UrlDatabase:
     has_stack: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse a password."""
-        if database.has_password(self.url):
+        """Refuse an empty or malformed URL, which an unset variable makes, and a password."""
+        try:
+            has_password = database.has_password(self.url)
+        except database.UnreachableError as error:
+            raise DatabaseUrlError(str(error)) from error
+        if not self.url.strip():
+            raise DatabaseUrlError(
+                "The URL of the database is empty.", remedy="Write --database-url postgresql://user@host:port/database."
+            )
+        if has_password:
             raise SecretInUrlError(
                 "The URL of the database contains a password, which other users of this machine can read in the list "
                 "of processes.",
@@ -218,8 +232,8 @@ def url_database(url: str, *, root: Path | None = None) -> UrlDatabase:
         root: the checkout with the migrations, by default the one that contains this library.
 
     Raises:
+        DatabaseUrlError: the URL is empty or malformed.
         SecretInUrlError: the URL contains a password.
-        UnreachableError: the URL is malformed.
     """
     root = root or Path(observatory.__file__).resolve().parent.parent
     checkout = Workspace(root=root, stack="local")

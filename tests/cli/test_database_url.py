@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from observatory.database import StatementFailedError
 from observatory.operations import SecretInUrlError, url_database
 from tests.support.checkout import Checkout
 from tests.support.postgres import PostgresServer
@@ -74,7 +75,7 @@ def test_a_database_without_a_stack_is_planned_migrated_and_listed(
     ]
     assert all(each["applied_at"] and "@" in each["applied_by"] for each in listed["migrations"])
     assert "objects unknown 001_first.sql, 002_second.sql" in verified
-    assert "this database has no table public.llm_traces" in verified
+    assert "writes as the service" not in verified  # these migrations make no table of the product
     assert "No pending migrations." in again
     assert "2 002_second.sql applied" in text
 
@@ -87,6 +88,8 @@ def test_a_database_without_a_stack_is_planned_migrated_and_listed(
         (["--database-url", "dbname=d", "--edition", "community"], "--edition does not go with --database-url"),
         (["--database-url", "dbname=d", "-e", "local"], "--database-url has no stack; remove --environment"),
         (["--info", "--migration", "001_first.sql"], "--info does not go with --migration"),
+        (["--database-url", ""], "The URL of the database is empty"),
+        (["--database-url", "mysql://u@h/d"], "with special characters percent-encoded"),
         (["--dry-run", "--verify-only"], "--verify-only does not go with --dry-run"),
     ],
 )
@@ -113,3 +116,16 @@ def test_no_url_may_contain_a_password(url: str) -> None:
     assert refused.value.exit_code == 2
     assert "PGPASSFILE" in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+def test_a_role_that_may_not_read_the_ledger_gets_an_error(postgres: PostgresServer) -> None:
+    with postgres.fresh_database() as name, postgres.superuser(name) as admin:
+        admin.execute(
+            "CREATE SCHEMA observatory; CREATE TABLE observatory.schema_migrations (); CREATE ROLE stranger LOGIN"
+        )
+        place = url_database(postgres.conninfo(user="stranger", dbname=name))
+        try:
+            with pytest.raises(StatementFailedError, match="permission denied"), place.locked("test"):
+                pass
+        finally:
+            admin.execute("DROP ROLE stranger")

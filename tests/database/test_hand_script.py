@@ -4,6 +4,7 @@ import subprocess
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from observatory.database import (
     MigrationHistoryError,
@@ -71,6 +72,23 @@ def test_after_the_script_nothing_is_pending(
     assert [row[3] for row in by_hand][:2] == [AWKWARD, SEPARATE]
     assert [row[4:7] for row in by_hand] == [(6, 6, None), (5, 5, None), (1, 1, None)]
     assert "002_b.sql: NOT in a transaction" in script.sql
+
+
+def test_another_role_is_refused(
+    postgres: PostgresServer, conninfo: str, run_deploy: Deploy, write_migrations: WriteMigrations
+) -> None:
+    directory = write_migrations(_001_a="CREATE TABLE a ();")
+    script = write_script(conninfo, migrations=directory)
+    with postgres.superuser() as admin:
+        admin.execute("CREATE ROLE dba SUPERUSER LOGIN")
+        try:
+            refused = run_psql(postgres, make_conninfo(conninfo, user="dba"), script.sql)
+        finally:
+            admin.execute("DROP ROLE dba")
+
+    assert refused.returncode == 3
+    assert "The script is for the role postgres, and this session is of dba" in refused.stderr
+    assert run_deploy(migrations=directory).applied == ("001_a",)
 
 
 def test_the_shipped_migrations_run_as_a_script(postgres: PostgresServer, conninfo: str, run_deploy: Deploy) -> None:

@@ -128,7 +128,7 @@ def test_jobs_without_pg_cron_are_an_error_with_a_remedy(conninfo: str, run_depl
     run_deploy(migrations=SHIPPED)
 
     with pytest.raises(
-        UnsuitableServerError, match=rf"has {JOBS} jobs, but no pg_cron to run them. Load it.*ensure_database"
+        UnsuitableServerError, match=rf"has {JOBS} jobs, but no pg_cron to run them. Load it.*CREATE EXTENSION pg_cron"
     ):
         schedule_jobs(conninfo)
 

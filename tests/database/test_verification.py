@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psycopg
 import pytest
 
 from observatory.database import (
@@ -434,6 +435,16 @@ def test_a_lower_target_is_compared_with_its_own_version(migrated: Migrated, req
         assert verification.problems[0] == Check(
             name="version", verdict="failed", detail=f"is 3, expected {expected}. Deploy the pending migrations"
         )
+
+
+def test_a_database_that_other_tools_made_is_no_drift(conninfo: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute((SHIPPED / "001_initial_schema.sql").read_bytes())
+    found = verify(conninfo, migrations=SHIPPED)
+
+    assert found.drift == ()
+    assert [check.name for check in found.problems] == ["version"]
+    assert "--baseline N" in found.problems[0].detail
 
 
 def test_a_check_that_cannot_run_is_unknown_and_does_not_pass(migrated: Migrated) -> None:

@@ -78,6 +78,16 @@ _SOURCES = """
     SELECT source FROM (SELECT DISTINCT ON (name) name, source FROM observatory.repeatable_migrations
                         ORDER BY name, applied_at DESC) AS newest ORDER BY name
 """
+# Of those files whose objects all exist.
+_STANDING = f"""
+    SELECT name, sha256, source FROM ({_READ}) AS newest JOIN observatory.repeatable_migrations AS texts
+        USING (name, sha256, applied_at)
+    WHERE NOT missing ORDER BY name
+"""  # noqa: S608 - constants
+_LACKS = """
+    SELECT EXISTS (SELECT FROM unnest(%(views)s::text[]) AS created WHERE to_regclass(created) IS NULL)
+        OR EXISTS (SELECT FROM unnest(%(routines)s::text[]) AS created WHERE to_regprocedure(created) IS NULL)
+"""
 _NOW = f"SELECT kind, name, definition FROM ({_DEFINED}) AS made"  # noqa: S608 - constants
 
 _ALLOWED = (
@@ -128,6 +138,14 @@ class MadeObject(NamedTuple):
     found: str | None
 
 
+class StandingFile(NamedTuple):
+    """A repeatable migration as it was applied last, whose objects all exist."""
+
+    name: str
+    sha256: str
+    source: str
+
+
 class _Creation(NamedTuple):
     kind: str  # view, routine
     identifier: str  # for to_regclass or to_regprocedure
@@ -163,6 +181,18 @@ def newest_sources(connection: psycopg.Connection) -> list[str]:
     return [source for (source,) in connection.execute(_SOURCES.encode())]
 
 
+def standing_files(connection: psycopg.Connection) -> tuple[StandingFile, ...]:
+    """Return the newest texts of the files whose objects all exist, in the order in which they run."""
+    if connection.execute(_EXISTS).fetchone() != (True,):
+        return ()
+    return tuple(StandingFile(*row) for row in connection.execute(_STANDING.encode()))
+
+
+def lacks_objects(connection: psycopg.Connection, script: Script) -> bool:
+    """Return whether an object that a file makes does not exist."""
+    return connection.execute(_LACKS.encode(), _identifiers(script)).fetchone() == (True,)
+
+
 def pending_repeatables(files: Sequence[Migration], entries: Iterable[RepeatableEntry]) -> tuple[Migration, ...]:
     """Return the files that were never applied, whose text has changed since, or whose objects are gone."""
     current = {entry.name: entry for entry in entries if not entry.missing}
@@ -188,15 +218,13 @@ def record(connection: psycopg.Connection, script: Script, author: Author, *, du
     Returns:
         Whether that session holds it.
     """
-    made = _creations(script)
     values = {
         "name": script.migration.name,
         "variant": script.migration.variant,
         "sha256": script.migration.sha256,
         "source": script.migration.sql,
         "edition": author.edition,
-        "views": [each.identifier for each in made if each.kind == "view"],
-        "routines": [each.identifier for each in made if each.kind == "routine"],
+        **_identifiers(script),
         "duration_ms": duration_ms,
         "actor": author.actor,
         "deployment_id": author.deployment_id,
@@ -311,6 +339,12 @@ def _nodes(script: Script) -> Iterator[tuple[int, Any]]:
 
 def _creations(script: Script) -> list[_Creation]:
     return [creation for _, node in _nodes(script) for creation in _created_by(node)]
+
+
+def _identifiers(script: Script) -> dict[str, list[str]]:
+    """Return the identifiers of what a file makes, by the plural of their kind."""
+    made = _creations(script)
+    return {f"{kind}s": [each.identifier for each in made if each.kind == kind] for kind in ("view", "routine")}
 
 
 def _created_by(node: Any) -> list[_Creation]:

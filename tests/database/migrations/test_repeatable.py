@@ -167,6 +167,26 @@ def test_the_rehearsal_runs_them_on_their_predecessors(
     assert all(statement.observed for statement in passed.pending[0].statements)
 
 
+def test_the_rehearsal_has_what_they_made_before(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations, rootfs: Path
+) -> None:
+    below = "DROP VIEW IF EXISTS names;\nCREATE OR REPLACE VIEW names AS SELECT name, id FROM a;"
+    above = "CREATE OR REPLACE VIEW few AS SELECT * FROM names LIMIT 2;"
+    directory = write_migrations(_001_a=TABLE, R__a_names=below, R__b_few=above)
+    run_deploy(migrations=directory)
+
+    def rehearsed(**files: str) -> tuple[str, str]:
+        found = plan(conninfo, migrations=write_migrations(**files), throwaway=rehearsal_server(rootfs))
+        return found.rehearsal, found.rehearsal_detail
+
+    reordered = rehearsed(R__b_few="CREATE OR REPLACE VIEW few AS SELECT id, name FROM names;")
+    numbered = "DROP VIEW few, names; ALTER TABLE a ALTER COLUMN name TYPE varchar;"
+    again = rehearsed(R__b_few=above, _002_b=numbered)
+
+    assert (reordered[0], again[0]) == ("failed", "passed")
+    assert 'cannot change name of view column "name" to "id"' in reordered[1]
+
+
 def test_verification_covers_them(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations, tmp_path: Path
 ) -> None:
