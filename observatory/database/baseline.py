@@ -33,7 +33,7 @@ class Baseline:
         version: of the schema.
         edition: of the server's TimescaleDB.
         migrations: files that are, or would be, recorded as applied.
-        differences: objects that the version has, and the database lacks or has in another form.
+        differences: objects that the version has, and the database lacks or has in another form or of another owner.
         later: objects that only later migrations make, so that these would fail.
         extra: other objects that the migrations do not make; they are left alone.
     """
@@ -184,13 +184,15 @@ def _compared(
     drift = find_drift(objects, found)
     added = [each for each in drift if each.difference == "added"]
     later = [each for each in added if Object(each.kind, each.name) in made_later]
+    owners = [each for each in added if each.kind == "owner"]  # the role that deploys could not alter these
     return Baseline(
         version=version,
         edition=edition,
         migrations=tuple(migration.file for migration in recorded),
-        differences=tuple(f"{each.kind} {each.name} {each.detail}" for each in drift if each.difference != "added"),
+        differences=tuple(f"{each.kind} {each.name} {each.detail}" for each in drift if each.difference != "added")
+        + tuple(f"{each.kind} of {each.name} is {each.detail}" for each in owners),
         later=tuple(f"{each.kind} {each.name}" for each in later),
-        extra=tuple(f"{each.kind} {each.name}" for each in added if each not in later),
+        extra=tuple(f"{each.kind} {each.name}" for each in added if each not in (*later, *owners)),
     )
 
 

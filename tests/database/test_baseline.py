@@ -104,6 +104,17 @@ def test_a_database_that_differs_is_refused_and_unchanged(
     assert ledger_rows(adopted) == 0
 
 
+def test_an_object_of_another_role_is_refused(adopted: psycopg.Connection, conninfo: str) -> None:
+    adopted.execute("CREATE ROLE previous; ALTER TABLE users OWNER TO previous")
+    try:
+        found = plan_baseline(conninfo, migrations=SHIPPED, version=3)
+    finally:
+        adopted.execute("ALTER TABLE users OWNER TO postgres; DROP ROLE previous")
+
+    assert (found.accepted, found.extra) == (False, ())
+    assert "owner of public.users is previous" in found.differences
+
+
 def test_a_ledger_that_a_failed_deployment_left_empty_is_no_obstacle(
     conninfo: str, run_deploy: Deploy, write_migrations: WriteMigrations
 ) -> None:
