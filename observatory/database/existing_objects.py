@@ -110,11 +110,11 @@ def _remedy(conninfo: str, migrations: Path, history: History) -> str:
     if version:
         return (
             f"Other tools made this database, and it has the objects of version {version}. Record that with "
-            f"`observatory deploy database --baseline {version}`, then deploy"
+            f"`observatory deploy database --baseline {version}` (and the --database-url that you gave), then deploy"
         )
     return (
         "Other tools made this database. `observatory deploy database --baseline N --dry-run` compares it with version "
-        "N of the schema, and without --dry-run records that version"
+        "N of the schema, and without --dry-run records that version (add the --database-url that you gave)"
     )
 
 

@@ -203,7 +203,7 @@ def _version_check(state: SchemaStatus, target: int | None, *, newest: int) -> C
     if not state.applied and expected:
         detail = (
             "no migration is recorded. Deploy the migrations; where other tools made this database, first record its "
-            "version with `observatory deploy database --baseline N`"
+            "version with `observatory deploy database --baseline N` (and the --database-url that you gave)"
         )
         return Check(name="version", verdict="failed", detail=detail)
     if state.version != expected:
