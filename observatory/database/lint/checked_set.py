@@ -54,6 +54,7 @@ class CheckedSet:
             objects=self._objects,
             contract=phase == "contract",
             altered=set(),
+            routines=self._routines,
         )
         if report:
             for offset, message in foreign_marks(migration.sql):

@@ -6,7 +6,8 @@ what `may_refuse` yields are conditions that rows of older releases may violate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pglast import ast
@@ -15,7 +16,6 @@ from pglast.enums import AlterTableType, ConstrType, DropBehavior, ObjectType, R
 from observatory.database.lint.declared_objects import (
     ColumnType,
     DeclaredObjects,
-    Key,
     Name,
     column_type,
     dropped,
@@ -24,6 +24,8 @@ from observatory.database.lint.declared_objects import (
     strings,
     view_columns,
 )
+from observatory.database.lint.declared_schema import Key, walk
+from observatory.database.lint.inner_statements import Routine
 
 
 class Change(NamedTuple):
@@ -47,6 +49,9 @@ _SERIALS = {"smallserial", "serial2", "serial", "serial4", "bigserial", "serial8
 _WITHOUT_LENGTH = {"varchar": "text", "text": "varchar"}
 _WIDENS = {"varchar", "varbit", "numeric", "timestamp", "timestamptz", "time", "timetz"}  # without a rewrite
 _STATISTICS = {ObjectType.OBJECT_STATISTIC_EXT}
+_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_RAISES = re.compile(r"\bassert\b|\braise\b(?!\s+(?:notice|warning|info|log|debug)\b)", re.IGNORECASE)
+_NO_ROW = re.compile(r"\breturn\s+null\b", re.IGNORECASE)
 # Actions of ALTER TABLE on the whole table.
 _ACTIONS = {
     AlterTableType.AT_ChangeOwner: "changes the owner of",
@@ -98,7 +103,7 @@ def contracts(node: ast.Node, objects: DeclaredObjects) -> Iterator[Change]:
             yield from _revokes(node, objects)
 
 
-def may_refuse(node: ast.Node, objects: DeclaredObjects) -> Iterator[Change]:
+def may_refuse(node: ast.Node, objects: DeclaredObjects, routines: Mapping[str, Sequence[Routine]]) -> Iterator[Change]:
     """Yield the conditions that a statement puts on rows of an existing table."""
     match node:
         case ast.AlterTableStmt(objtype=ObjectType.OBJECT_TABLE):
@@ -108,12 +113,25 @@ def may_refuse(node: ast.Node, objects: DeclaredObjects) -> Iterator[Change]:
                 if added is not None and added.contype in _CONDITIONS:
                     what = f"adds {added.contype.name.removeprefix('CONSTR_')} to {described(('relation', *key))}"
                     yield Change(max(added.location or 0, 0), what, ("relation", *key))
+                elif command.subtype == AlterTableType.AT_AddColumn and _added_column_may_refuse(command.def_):
+                    what = f"adds the column {command.def_.colname} with a condition to"
+                    yield Change(
+                        max(command.def_.location or 0, 0),
+                        f"{what} {described(('relation', *key))}",
+                        ("relation", *key),
+                    )
+                elif command.subtype == AlterTableType.AT_AttachPartition:
+                    name = ("relation", *objects.relation(command.def_.name))
+                    yield Change(0, f"limits the rows of {described(name)} to a partition", name)
         case ast.AlterDomainStmt(subtype="C"):
             name = ("type", *objects.resolve(strings(node.typeName), "type"))
             yield Change(0, f"adds a condition to {described(name)}", name)
         case ast.IndexStmt(unique=True):
             name = ("relation", *objects.relation(node.relation))
             yield Change(0, f"adds a unique index to {described(name)}", name)
+        case ast.CreateTrigStmt() if _trigger_may_refuse(node, routines):
+            name = ("relation", *objects.relation(node.relation))
+            yield Change(0, f"adds a trigger that may refuse or leave out rows to {described(name)}", name)
         case ast.RuleStmt(instead=True):
             name = ("relation", *objects.relation(node.relation))
             yield Change(0, f"replaces statements on {described(name)} by a rule", name)
@@ -131,6 +149,19 @@ def cascades(node: ast.Node) -> bool:
 def described(name: Name) -> str:
     """Return kind and name of an object, as a message names it."""
     return f"{name[0]} {'.'.join(name[1:])}".rstrip()
+
+
+def _trigger_may_refuse(node: ast.CreateTrigStmt, routines: Mapping[str, Sequence[Routine]]) -> bool:
+    """Return whether the function of a trigger raises an error or returns no row, or cannot be read."""
+    bodies = routines.get(strings(node.funcname)[-1], ())
+    is_first = node.timing != 0 and node.row  # BEFORE or INSTEAD OF, where NULL leaves out the row
+    return not bodies or any(
+        body.language != "plpgsql"
+        or body.text is None
+        or _RAISES.search(_COMMENT.sub("", body.text)) is not None
+        or (is_first and _NO_ROW.search(_COMMENT.sub("", body.text)) is not None)
+        for body in bodies
+    )
 
 
 def _drops(node: ast.DropStmt, objects: DeclaredObjects) -> Iterator[Change]:
@@ -153,9 +184,9 @@ def _alters(node: ast.AlterTableStmt, objects: DeclaredObjects) -> Iterator[Chan
             yield Change(0, f"{_COLUMN_ACTIONS[kind]} {described(column)}", column)
         elif kind in _ACTIONS:
             yield Change(0, f"{_ACTIONS[kind]} {described(table)}", table)
-        elif kind == AlterTableType.AT_SetIdentity and any(_is_always(option) for option in command.def_):
+        elif _refuses_numbers(command):
             yield Change(0, f"refuses given numbers in {described(column)}", column)
-        elif kind == AlterTableType.AT_ColumnDefault and command.def_ is None:
+        elif kind == AlterTableType.AT_ColumnDefault and (command.def_ is None or _is_null(command.def_)):
             yield Change(0, f"drops the default of {described(column)}", column)
         elif kind == AlterTableType.AT_AlterColumnType:
             if not _widens(objects.types.get(column), command.def_):
@@ -170,16 +201,42 @@ def _alters(node: ast.AlterTableStmt, objects: DeclaredObjects) -> Iterator[Chan
             yield Change(max(command.def_.location or 0, 0), f"{what} {described(table)}", table)
 
 
-def _is_always(option: ast.DefElem) -> bool:
-    return bool(option.defname == "generated" and option.arg.ival == ord("a"))
+def _refuses_numbers(command: ast.AlterTableCmd) -> bool:
+    """Return whether a column becomes GENERATED ALWAYS AS IDENTITY."""
+    always = ord("a")
+    if command.subtype == AlterTableType.AT_AddIdentity:
+        return bool(command.def_.generated_when in {"a", always})
+    options = command.def_ if command.subtype == AlterTableType.AT_SetIdentity else ()
+    return any(option.defname == "generated" and option.arg.ival == always for option in options)
 
 
 def _must_be_given(column: ast.ColumnDef) -> bool:
     """Return whether an INSERT without this column fails."""
-    kinds = {constraint.contype for constraint in column.constraints or ()}
+    kinds = {each.contype for each in column.constraints or () if not _is_null(each.raw_expr)}
     if column.typeName is not None and column_type(column.typeName).name in _SERIALS:
         return False
     return bool(kinds & {ConstrType.CONSTR_NOTNULL, ConstrType.CONSTR_PRIMARY}) and not kinds & _FILLED_BY_ITSELF
+
+
+def _is_null(value: Any) -> bool:
+    """Return whether an expression is NULL, also with a cast."""
+    while isinstance(value, ast.TypeCast):
+        value = value.arg
+    return isinstance(value, ast.A_Const) and bool(value.isnull)
+
+
+def _added_column_may_refuse(column: ast.ColumnDef) -> bool:
+    """Return whether rows without a value for this column may violate one of its conditions."""
+    constraints = column.constraints or ()
+    filled = any(each.contype == ConstrType.CONSTR_DEFAULT and not _is_null(each.raw_expr) for each in constraints)
+    for each in constraints:
+        if each.contype in _KEY_CONSTRAINTS | {ConstrType.CONSTR_FOREIGN} and filled:
+            return True
+        if each.contype == ConstrType.CONSTR_CHECK:
+            used = {strings(ref.fields)[-1:] for ref in walk(each.raw_expr) if isinstance(ref, ast.ColumnRef)}
+            if used - {(column.colname,)}:
+                return True
+    return False
 
 
 def _widens(old: ColumnType | None, column: Any) -> bool:

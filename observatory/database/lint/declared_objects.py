@@ -6,13 +6,14 @@ number is 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pglast import ast
 from pglast.enums import AlterTableType, ConstrType, ObjectType, VariableSetKind
 
-Key = tuple[str, str]  # schema and name
+from observatory.database.lint.declared_schema import Key, function_name, text_of, walk
+
 Name = tuple[str, ...]
 """Kind and name of an object: `("relation", "public", "users")`, `("column", "public", "users", "email")`."""
 
@@ -101,6 +102,8 @@ class DeclaredObjects:
     def apply(self, node: ast.Node, version: int) -> None:
         """Apply the effects of a statement."""
         match node:
+            case ast.SelectStmt(intoClause=None):
+                self._call_set_config(node)
             case ast.CreateStmt():
                 self._create_table(node, version)
             case ast.AlterTableStmt(objtype=ObjectType.OBJECT_TABLE):
@@ -207,8 +210,19 @@ class DeclaredObjects:
         if node.kind != VariableSetKind.VAR_SET_VALUE:
             self.search_path = _DEFAULT_PATH
             return
-        texts = [str(each.val.sval) for each in node.args or () if isinstance(getattr(each, "val", None), ast.String)]
-        self.search_path = tuple(part.strip(' "') for text in texts for part in text.split(",")) or _DEFAULT_PATH
+        self._use_path(text_of(each) or "" for each in node.args or ())
+
+    def _call_set_config(self, node: ast.SelectStmt) -> None:
+        for each in walk(node):
+            if isinstance(each, ast.FuncCall) and function_name(each) == "set_config" and len(each.args or ()) > 1:
+                name, value = (text_of(argument) for argument in each.args[:2])
+                if (name or "").lower() == "search_path" and value is not None:
+                    self._use_path([value])
+
+    def _use_path(self, texts: Iterable[str]) -> None:
+        self.search_path = (
+            tuple(part.strip(' "') for text in texts for part in text.split(",") if part) or _DEFAULT_PATH
+        )
 
     def _create_other(self, node: ast.Node, version: int) -> None:
         match node:

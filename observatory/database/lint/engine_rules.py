@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pglast import ast
 from pglast.enums import DiscardMode, VariableSetKind
 
-from observatory.database.lint.declared_objects import DeclaredObjects, Key, dropped, of_statement
-from observatory.database.lint.declared_schema import function_name, text_of, walk
+from observatory.database.lint.declared_objects import DeclaredObjects, dropped, of_statement
+from observatory.database.lint.declared_schema import Key, function_name, text_of, walk
 
 LEDGER = ("observatory", "schema_migrations")
 _SCHEMAS = {"observatory", "audit"}
@@ -20,8 +20,9 @@ _ENDING = {"pg_terminate_backend", "pg_cancel_backend"}
 # Settings of the session that applies migrations, which the program sets itself.
 _ENGINE_SETTINGS = {
     *("session_authorization", "client_connection_check_interval", "application_name"),
-    *("default_transaction_read_only", "transaction_read_only", "session_replication_role"),
+    *("default_transaction_read_only", "transaction_read_only", "session_replication_role", "role"),
 }
+_CHANGES = ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt
 _ROLE_STATEMENTS = (
     *(ast.CreateRoleStmt, ast.AlterRoleStmt, ast.AlterRoleSetStmt, ast.DropRoleStmt, ast.GrantRoleStmt),
     *(ast.DropOwnedStmt, ast.ReassignOwnedStmt),
@@ -35,6 +36,7 @@ def attacks(node: ast.Node, nodes: Sequence[ast.Node], objects: DeclaredObjects)
     """Yield what would break the program that applies the migrations: the offset, and the message."""
     yield from _ledger(node, nodes, objects)
     yield from _calls(node, nodes)
+    yield from _catalogue(nodes, objects)
     if isinstance(node, _ROLE_STATEMENTS):
         yield 0, "roles belong to the stack, which creates and limits them. Remove the statement"
     elif isinstance(node, _DATABASE_STATEMENTS):
@@ -43,6 +45,8 @@ def attacks(node: ast.Node, nodes: Sequence[ast.Node], objects: DeclaredObjects)
         yield 0, "DISCARD ALL would release the migration lock. Remove it"
     elif isinstance(node, ast.DeallocateStmt) and node.name is None:
         yield 0, "DEALLOCATE ALL would end the prepared statements of this program. Name the statement"
+    elif isinstance(node, ast.CreateEventTrigStmt | ast.AlterEventTrigStmt):
+        yield 0, "event triggers run in the statements of all later migrations. Remove the statement"
     elif isinstance(node, ast.VariableSetStmt):
         yield from _setting(node)
 
@@ -58,8 +62,7 @@ def _ledger(node: ast.Node, nodes: Sequence[ast.Node], objects: DeclaredObjects)
         for name in names:
             if name[0] == "schema" and name[-1] in _SCHEMAS:
                 yield 0, f"the schema {name[-1]} holds the record of applied migrations. {remedy}"
-    written = [each for each in nodes if isinstance(each, ast.RangeVar)] if _writes(node, nodes) else []
-    tables: list[tuple[str, ...]] = [_table(each, objects) for each in written]
+    tables: list[tuple[str, ...]] = [_table(each, objects) for each in _written(node, nodes)]
     if isinstance(node, ast.DropStmt):
         tables += [name[1:] for name in dropped(node, objects) if name[0] == "relation"]
     if LEDGER in tables:
@@ -73,12 +76,26 @@ def _table(node: ast.RangeVar, objects: DeclaredObjects) -> Key:
     return LEDGER if is_ledger and not objects.created(("relation", *key)) else key
 
 
-def _writes(node: ast.Node, nodes: Iterable[ast.Node]) -> bool:
-    """Return whether a statement may change or lock a table that it names."""
-    if isinstance(node, ast.SelectStmt):
-        changing = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt, ast.LockingClause)
-        return any(isinstance(each, changing) for each in nodes)
-    return not isinstance(node, ast.ViewStmt | ast.CreateTableAsStmt | ast.CommentStmt | ast.ExplainStmt)
+def _written(node: ast.Node, nodes: Sequence[ast.Node]) -> list[ast.RangeVar]:
+    """Return the tables that a statement may change or lock; rows may be read from any."""
+    reads = (ast.ViewStmt, ast.CreateTableAsStmt, ast.CommentStmt)
+    if isinstance(node, reads):
+        return []
+    locks = any(isinstance(each, ast.LockingClause) for each in nodes)
+    if isinstance(node, ast.SelectStmt | ast.ExplainStmt | _CHANGES) and not locks:
+        return [each.relation for each in nodes if isinstance(each, _CHANGES)]
+    return [each for each in nodes if isinstance(each, ast.RangeVar)]
+
+
+def _catalogue(nodes: Iterable[ast.Node], objects: DeclaredObjects) -> Iterator[tuple[int, str]]:
+    """Yield changes of PostgreSQL's own tables, which no statement checks."""
+    for each in nodes:
+        if isinstance(each, _CHANGES):
+            schema, name = objects.relation(each.relation)
+            is_declared = objects.created(("relation", schema, name)) > 0
+            if schema == "pg_catalog" or (not each.relation.schemaname and name.startswith("pg_") and not is_declared):
+                message = f"{name} is a system catalogue, which only statements such as ALTER TABLE may change"
+                yield max(each.relation.location or 0, 0), f"{message}. Remove the statement"
 
 
 def _calls(node: ast.Node, nodes: Iterable[ast.Node]) -> Iterator[tuple[int, str]]:
@@ -111,4 +128,6 @@ def _is_engine_setting(name: str | None) -> bool:
 
 
 def _setting_message(name: str) -> str:
+    if name.lower() == "role":
+        return "SET ROLE takes the ledger from the program, which records each file as the owner. Remove the statement"
     return f"{name} is set by the program that applies the migrations. Remove the statement"

@@ -8,8 +8,8 @@ from typing import Any
 from pglast import ast
 from pglast.enums import AlterTableType, VariableSetKind
 
-from observatory.database.lint.declared_objects import DeclaredObjects, Key
-from observatory.database.lint.declared_schema import function_name, text_of, walk
+from observatory.database.lint.declared_objects import DeclaredObjects
+from observatory.database.lint.declared_schema import Key, function_name, text_of, walk
 
 Problems = Iterator[tuple[int, str]]
 

@@ -6,7 +6,7 @@ of each problem in the statement, and a message with the problem and the remedy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from observatory.database.lint.declared_schema import (
 from observatory.database.lint.engine_rules import attacks
 from observatory.database.lint.findings import Severity
 from observatory.database.lint.grant_rules import wrong_grants
+from observatory.database.lint.inner_statements import Routine
 from observatory.database.lint.integer_overflow import overflows
 from observatory.database.lint.live_rules import (
     blocking_rewrites,
@@ -67,6 +68,7 @@ class Context:
         objects: declared by earlier statements.
         contract: the file declares that it removes what older releases need.
         altered: tables of earlier migrations to which the file has added a column.
+        routines: the functions that earlier statements define, by name.
         nodes: the statement's tree, node by node.
     """
 
@@ -79,6 +81,7 @@ class Context:
     objects: DeclaredObjects
     contract: bool
     altered: set[Key]
+    routines: Mapping[str, Sequence[Routine]]
     nodes: tuple[ast.Node, ...] = ()
 
     def in_use(self, name: Name) -> bool:
@@ -262,7 +265,7 @@ def _contract_without_header(node: ast.Node, context: Context) -> Problems:
 def _may_refuse_writes(node: ast.Node, context: Context) -> Problems:
     if context.contract:
         return
-    for change in may_refuse(node, context.objects):
+    for change in may_refuse(node, context.objects, context.routines):
         if context.in_use(change.name):
             remedy = (
                 "Check in the code of every release in use that none is violated, and write that into "

@@ -121,6 +121,12 @@ EXPANDING = [
 ]
 
 
+TRIGGER = (
+    "CREATE FUNCTION fires() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {1} END $$; "
+    "CREATE TRIGGER x {0} INSERT ON t FOR EACH ROW EXECUTE FUNCTION fires()"
+)
+
+
 def findings(write: WriteMigrations, sql: str, *, used: int | None = 1, between: str = "") -> list[Finding]:
     files = {"002_own": between, "003_new": sql} if between else {"002_new": sql}
     directory = write(_001_old=OLD, **files)
@@ -166,6 +172,13 @@ def test_what_is_newer_than_every_release_may_go(write_migrations: WriteMigratio
         "CREATE UNIQUE INDEX i ON t (n)",
         "ALTER DOMAIN positive ADD CHECK (value > 0)",
         "CREATE RULE r AS ON INSERT TO t DO INSTEAD NOTHING",
+        "ALTER TABLE t ADD COLUMN x text DEFAULT 'a' UNIQUE",
+        "ALTER TABLE t ADD COLUMN x int CHECK (n < 10)",
+        "CREATE TABLE p (LIKE t) PARTITION BY LIST (n); ALTER TABLE p ATTACH PARTITION t FOR VALUES IN (1)",
+        "CREATE TRIGGER x BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION unknown()",
+        TRIGGER.format("BEFORE", "RAISE EXCEPTION 'no'; RETURN NEW;"),
+        TRIGGER.format("AFTER", "raise unique_violation; RETURN NEW;"),
+        TRIGGER.format("BEFORE", "RETURN NULL;"),
     ],
 )
 def test_a_condition_on_rows_of_old_releases_needs_a_reason(write_migrations: WriteMigrations, sql: str) -> None:
@@ -174,6 +187,20 @@ def test_a_condition_on_rows_of_old_releases_needs_a_reason(write_migrations: Wr
         errors(write_migrations, f"-- lint-ignore may-refuse-writes: the service checks it since v0.1.0\n{sql};") == []
     )
     assert errors(write_migrations, "CREATE TABLE t2 (n int UNIQUE); ALTER TABLE t2 ADD CHECK (n > 0);") == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "ALTER TABLE t ADD COLUMN x text UNIQUE",
+        "ALTER TABLE t ADD COLUMN x text DEFAULT 'a' CHECK (x IN ('a', 'b'))",
+        TRIGGER.format("BEFORE", "NEW.n := 1; RAISE NOTICE 'no'; /* RAISE */ RETURN NEW; -- RETURN NULL"),
+        TRIGGER.format("AFTER", "PERFORM pg_notify('a', 'b'); RETURN NULL;"),
+        "CREATE TABLE t2 (n int); CREATE TRIGGER x BEFORE INSERT ON t2 EXECUTE FUNCTION unknown()",
+    ],
+)
+def test_what_refuses_no_row_of_an_old_release_needs_no_reason(write_migrations: WriteMigrations, sql: str) -> None:
+    assert errors(write_migrations, f"{sql};") == []
 
 
 def test_cascade_on_something_newer_is_named(write_migrations: WriteMigrations) -> None:

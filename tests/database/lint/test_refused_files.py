@@ -58,6 +58,14 @@ LEDGER = "observatory.schema_migrations"
         "REASSIGN OWNED BY app TO admin",
         "ALTER DATABASE observatory CONNECTION LIMIT 0",
         "ALTER SYSTEM SET fsync = off",
+        "SET ROLE app",
+        "SELECT set_config('role', 'app', false)",
+        "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION fire()",
+        "DELETE FROM pg_catalog.pg_attribute WHERE attname = 'n'",
+        "WITH x AS (UPDATE pg_index SET indisvalid = false RETURNING 1) SELECT 1 FROM x",
+        f"EXPLAIN ANALYZE DELETE FROM {LEDGER}",
+        "SELECT set_config('search_path', 'observatory', true); TRUNCATE schema_migrations",
+        "DO $$ BEGIN PERFORM set_config('search_path', 'observatory', true); TRUNCATE schema_migrations; END $$",
     ],
 )
 def test_a_migration_that_attacks_the_program_is_refused(write_migrations: WriteMigrations, sql: str) -> None:
@@ -71,6 +79,9 @@ def test_a_migration_that_attacks_the_program_is_refused(write_migrations: Write
     [
         f"CREATE VIEW applied AS SELECT version FROM {LEDGER}",
         f"SELECT count(*) FROM {LEDGER}",
+        f"CREATE TABLE x (v int); INSERT INTO x SELECT version FROM {LEDGER}",
+        f"CREATE TABLE x (v int); UPDATE x SET v = 1 FROM {LEDGER} m WHERE m.version = v",
+        "CREATE TEMP TABLE pg_mine (v int); INSERT INTO pg_mine VALUES (1)",
         "CREATE TABLE public.schema_migrations (version text)",
         "SELECT pg_advisory_xact_lock(1)",
         "CREATE FUNCTION job() RETURNS int LANGUAGE sql AS 'SELECT pg_try_advisory_lock(1); SELECT 1'",
@@ -98,6 +109,17 @@ def test_what_the_program_survives_is_allowed(write_migrations: WriteMigrations,
         ("GRANT SELECT ON api_keys TO readonly", "api_keys holds secrets"),
         ("GRANT SELECT ON ALL TABLES IN SCHEMA public TO app", "Name each object"),
         ("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO app", "Name each object"),
+        ("GRANT CREATE ON SCHEMA public TO app", "only migrations create objects"),
+        ("GRANT ALL ON SCHEMA public TO app", "only migrations create objects"),
+        ("GRANT CREATE ON DATABASE observatory TO app", "the program or the server sets these"),
+        ("GRANT SET ON PARAMETER log_statement TO app", "the program or the server sets these"),
+        ("GRANT SELECT ON LARGE OBJECT 1 TO app", "the program or the server sets these"),
+        ("GRANT SELECT ON pg_authid TO app", "belongs to PostgreSQL"),
+        ("GRANT SELECT ON pg_catalog.pg_authid TO app", "belongs to PostgreSQL"),
+        ("GRANT EXECUTE ON FUNCTION pg_read_file(text) TO app", "belongs to PostgreSQL"),
+        ("GRANT USAGE ON SCHEMA _timescaledb_internal TO app", "belongs to PostgreSQL or an extension"),
+        ("CREATE VIEW k AS SELECT * FROM api_keys", "api_keys holds secrets"),
+        ("CREATE TABLE k AS SELECT * FROM public.api_keys", "api_keys holds secrets"),
         ("CREATE SCHEMA other GRANT SELECT ON own_table TO PUBLIC", "GRANT TO PUBLIC"),
         ("DO $$ BEGIN GRANT SELECT ON own_table TO PUBLIC; END $$", "GRANT TO PUBLIC"),
     ],
@@ -116,6 +138,7 @@ def test_the_group_roles_are_those_of_the_stack() -> None:
 def test_grants_to_the_group_roles_are_allowed(write_migrations: WriteMigrations) -> None:
     sql = (
         "CREATE TABLE feedback (id int); GRANT INSERT, UPDATE (id) ON feedback TO app; "
+        "CREATE TABLE pg_like (id int); GRANT SELECT ON pg_like TO app; "
         "CREATE SCHEMA shop; GRANT USAGE ON SCHEMA shop TO app, readonly, admin; "
         "CREATE FUNCTION shop.g() RETURNS int LANGUAGE sql AS 'SELECT 1'; GRANT EXECUTE ON FUNCTION shop.g TO app;"
     )
