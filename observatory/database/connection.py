@@ -34,6 +34,18 @@ _DEFAULTS: Parameters = {
     "keepalives_count": 3,
 }
 
+# Settings of every session that has settings of its own: role and database may have others for their programs.
+SESSION_SETTINGS: Mapping[str, str] = {
+    # Texts of the server as this program and psycopg read them, and of files as the SQL parser reads them.
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    # Their limits are for everyday queries; and a session that only holds a lock is idle.
+    "statement_timeout": "0",
+    "idle_session_timeout": "0",
+}
+
 
 @contextlib.contextmanager
 def connect(conninfo: str, *, purpose: str, settings: Mapping[str, str] | None = None) -> Iterator[psycopg.Connection]:
@@ -44,15 +56,17 @@ def connect(conninfo: str, *, purpose: str, settings: Mapping[str, str] | None =
     Args:
         conninfo: libpq connection string or URI; its parameters override this module's defaults.
         purpose: shown in pg_stat_activity as `observatory:<purpose>`.
-        settings: server settings of the session; `RESET ALL` returns to them.
+        settings: server settings of the session, besides `SESSION_SETTINGS`; `RESET ALL` returns to them. None: those
+            of role and database, as a pooler needs it.
 
     Raises:
         UnreachableError: the string is malformed, the server is unreachable, or it rejected the login.
     """
     parameters = _parameters(conninfo)
     parameters["application_name"] = f"observatory:{purpose}"[:MAX_APPLICATION_NAME]
-    if settings:
-        own = " ".join(f"-c {name}={_option_value(value)}" for name, value in settings.items())
+    parameters["client_encoding"] = "UTF8"  # SQL is sent as bytes
+    if settings is not None:
+        own = " ".join(f"-c {name}={_option_value(value)}" for name, value in {**SESSION_SETTINGS, **settings}.items())
         parameters["options"] = f"{parameters.get('options') or ''} {own}".strip()
     with _reachable_host(parameters) as reachable, _open(reachable, describe(conninfo)) as connection:
         yield connection

@@ -18,7 +18,7 @@ from psycopg import sql
 from psycopg.adapt import Dumper
 
 from observatory.database.advisory_locks import DEPLOYMENT_LOCK, LOCK_CLASS, MIGRATION_LOCK
-from observatory.database.connection import describe
+from observatory.database.connection import SESSION_SETTINGS, describe
 from observatory.database.errors import MigrationHistoryError
 from observatory.database.existing_objects import refuse_existing_objects
 from observatory.database.migration_session import MIGRATION_SETTINGS, session
@@ -36,7 +36,7 @@ from observatory.database.migrations.repeatable import (
 )
 from observatory.database.migrations.statements import Script, Statement, parse
 
-_SETTINGS = {"client_encoding": "UTF8", **MIGRATION_SETTINGS}
+_SETTINGS = {"client_encoding": "UTF8", **SESSION_SETTINGS, **MIGRATION_SETTINGS}
 _READ_ONLY: Mapping[str, str] = {"default_transaction_read_only": "on", "search_path": "public"}
 # PostgreSQL runs these in a transaction, so their ledger row commits with them.
 _MAY_HAVE_TRANSACTION = re.compile(

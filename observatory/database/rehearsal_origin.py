@@ -21,7 +21,7 @@ from observatory.database.migrations import ledger
 from observatory.database.migrations.repeatable import StandingFile, standing_files
 from observatory.database.roles.bootstrap import ensure_database
 
-FORMAT = 1  # of the kept data; raise it when `make` changes
+FORMAT = 2  # of the kept data; raise it when `make` or `read_objects` changes
 OWNER = "migrator"  # where the planning role is a superuser, who owns no schema in a stack
 PRELOADED = ("timescaledb", "pg_stat_statements", "pg_cron")
 _SETTINGS = (
@@ -42,7 +42,7 @@ _CURRENT = "SELECT name, setting FROM pg_settings WHERE name = ANY (%s) ORDER BY
 _STORED_SETTINGS = """
     SELECT setrole <> 0, unnest(setconfig) FROM pg_db_role_setting
     WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND setrole IN (0, current_user::regrole) ORDER BY 1, 2
+      AND setrole IN (0, quote_ident(current_user)::regrole) ORDER BY 1, 2
 """
 
 

@@ -1,5 +1,6 @@
 """Connections: session names, long socket paths and readable errors."""
 
+from datetime import datetime
 from pathlib import Path
 
 import psycopg
@@ -7,7 +8,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from observatory.database import UnreachableError, connect
-from observatory.database.connection import MAX_SOCKET_PATH, describe, has_password
+from observatory.database.connection import MAX_SOCKET_PATH, SESSION_SETTINGS, describe, has_password
 from tests.support.postgres import PostgresServer
 
 
@@ -88,3 +89,21 @@ def test_a_connection_string_is_described_without_its_password() -> None:
     assert describe("postgresql://h:6") == "the default database at h:6"
     assert has_password("postgresql://u:hunter2@h:6/d")
     assert not has_password("host=/run user=u dbname=d")
+
+
+def test_role_and_database_do_not_change_what_the_program_reads_and_sends(
+    fresh_database: str, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of these is set for a database by its users: a German date, names in quotes, a limit of idle sessions."""
+    settings = {"datestyle": "German", "intervalstyle": "sql_standard", "quote_all_identifiers": "on"}
+    settings |= {"standard_conforming_strings": "off", "statement_timeout": "1min", "idle_session_timeout": "1h"}
+    with postgres.superuser() as admin:
+        for name, value in settings.items():
+            admin.execute(f"ALTER DATABASE {fresh_database} SET {name} = '{value}'".encode())
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+
+    with connect(postgres.conninfo(dbname=fresh_database), purpose="deploy", settings={}) as connection:
+        now, length = connection.execute("SELECT now(), length('grün')".encode()).fetchone() or (None, None)
+
+        assert {name: setting(connection, name) for name in settings} == dict(SESSION_SETTINGS)
+        assert (type(now), length) == (datetime, 4)

@@ -10,6 +10,8 @@ from typing import Literal
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import SQL, Identifier
 
 from observatory.database import (
     Check,
@@ -372,6 +374,37 @@ def test_what_the_migrations_do_not_make_is_listed(migrated: Migrated) -> None:
     assert migrated.verify().drift == ()
 
 
+REMOVED_BY_THEIR_REMEDY = """
+    CREATE FUNCTION public."Keep"(a int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';;
+    CREATE FUNCTION public.number(text) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';;
+    CREATE FUNCTION public.kept() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';;
+    CREATE TRIGGER "Kept" BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION kept();;
+    CREATE CAST (text AS int) WITH FUNCTION public.number(text) AS IMPLICIT;;
+    CREATE OPERATOR === (LEFTARG = int, RIGHTARG = int, FUNCTION = int4eq);;
+    CREATE EXTENSION postgres_fdw;; CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw;;
+    CREATE FOREIGN TABLE "Far away" (id int) SERVER far;;
+    CREATE SCHEMA "Other";; CREATE DOMAIN "Other"."Short" AS text CHECK (length(VALUE) < 9);;
+    CREATE TABLE "Other".kid (name "Other"."Short");; CREATE TABLE grandchild () INHERITS (users);;
+    CREATE PUBLICATION changes FOR TABLE users, llm_logs;;
+    ALTER TABLE users ADD COLUMN number bigserial, REPLICA IDENTITY FULL, SET (fillfactor = 70)
+"""
+
+
+def test_the_remedies_in_the_order_of_the_list_remove_every_addition(migrated: Migrated) -> None:
+    migrated.execute(REMOVED_BY_THEIR_REMEDY)
+
+    drift = migrated.verify().drift
+    for each in drift:
+        migrated.execute(each.remedy.removeprefix("remove it (").removesuffix("), or write a migration that makes it"))
+
+    severities = {each.kind: each.severity for each in drift}
+    assert {kind for kind, severity in severities.items() if severity == "error"} == {
+        *("cast", "inheritance", "publication", "trigger")
+    }
+    assert {"extension", "foreign server", "operator", "replica identity", "routine", "type"} <= severities.keys()
+    assert migrated.verify().drift == ()
+
+
 def test_additions_that_change_nothing_pass_with_a_warning(migrated: Migrated) -> None:
     migrated.execute("CREATE TABLE notes (id int);; ALTER TABLE notes ADD CHECK (id > 0)")
     verification = migrated.verify()
@@ -537,3 +570,28 @@ def test_the_next_run_removes_rows_of_a_killed_run_which_have_no_price(migrated:
             connection.execute("DROP TABLE aged")
     assert migrated.verify().passed
     assert migrated.rows() == 0
+
+
+def test_settings_of_the_database_and_the_name_of_its_owner_are_no_drift(
+    postgres: PostgresServer, conninfo: str
+) -> None:
+    owner = f"Deploy-Bot {conninfo_to_dict(conninfo)['dbname']}"
+    with psycopg.connect(conninfo, autocommit=True) as admin:
+        admin.execute(SQL("CREATE ROLE {} SUPERUSER LOGIN").format(Identifier(owner)))
+        for setting in (
+            "datestyle = German",
+            "quote_all_identifiers = on",
+            "statement_timeout = 1",
+            "search_path = no",
+        ):
+            admin.execute(SQL("ALTER ROLE {} SET ").format(Identifier(owner)) + SQL(setting))
+    conninfo = make_conninfo(conninfo, user=owner)
+    try:
+        deploy(conninfo, migrations=SHIPPED, actor="tester", deployment_id="test")
+        verification = verify(conninfo, migrations=SHIPPED, service_conninfo=None)
+    finally:
+        with postgres.superuser() as admin:
+            postgres.drop_database(str(conninfo_to_dict(conninfo)["dbname"]))
+            admin.execute(SQL("DROP ROLE {}").format(Identifier(owner)))
+
+    assert verification.drift == ()

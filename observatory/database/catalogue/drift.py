@@ -35,13 +35,25 @@ _CHANGES_BEHAVIOUR = frozenset(
             "persistence",
             "owner",
         ),
-        *("policy", "event trigger"),
+        *("policy", "event trigger", "view option"),
     }
 )
+# Objects that others of the list may use come after them: their removals work in the order of the list.
+_USED_BY_OTHERS = ("sequence", "operator", "cast", "routine", "type", "foreign server", "extension", "schema")
+_OPTIONS = re.compile(r"\w+=[^;]*")  # of a relation, without a tablespace
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_$]*")
 _DROP: Mapping[str, str] = {
     "schema": "DROP SCHEMA {name}",
-    "routine": "DROP ROUTINE {full}",
+    "routine": "DROP ROUTINE {routine}",
+    "extension": "DROP EXTENSION {name}",
+    "publication": "DROP PUBLICATION {name}",
+    "foreign server": "DROP SERVER {name}",
+    "cast": "DROP CAST ({full})",
+    "operator": "DROP OPERATOR {full}",
+    "replica identity": "ALTER TABLE {name} REPLICA IDENTITY DEFAULT",
+    "view option": "ALTER VIEW {name} RESET ({options})",
+    "storage": "ALTER TABLE {name} RESET ({options})",
+    "inheritance": "ALTER TABLE {child} NO INHERIT {parent}",
     "table": "DROP TABLE {name}",
     "view": "DROP VIEW {name}",
     "materialized view": "DROP MATERIALIZED VIEW {name}",
@@ -103,15 +115,27 @@ def find_drift(expected: Objects, found: Objects) -> list[Drift]:
     made_by_constraints = {
         f"{each.name.split('.', 1)[0]}.{each.name.rsplit('.', 1)[1]}" for each in added if each.kind == "constraint"
     }
-    names = {each.name for each in added if each.kind in _OWNED}
+    names = {each.name for each in added if each.kind in {*_OWNED, "column"}}
     drift += [
         _added(each, found[each])
         for each in added
         if not _is_part(each, found[each], new)
         and not (each.kind == "index" and each.name in made_by_constraints)
         and not (each.kind == "owner" and each.name in names)
+        and not (each.kind == "sequence" and _column_of(each, found[each]) in names)
     ]
-    return sorted(drift, key=lambda each: (each.kind, each.name, each.difference))
+    return sorted(drift, key=_rank)
+
+
+def _rank(drift: Drift) -> tuple[int, str, str, str]:
+    used = _USED_BY_OTHERS.index(drift.kind) + 1 if drift.kind in _USED_BY_OTHERS else 0
+    return used, drift.kind, drift.name, drift.difference
+
+
+def _column_of(sequence: Object, definition: str) -> str:
+    """Return the name of the column that owns a sequence, with which it is dropped; of no column, an empty text."""
+    _, _, column = definition.partition(", of ")
+    return f"{sequence.name.split('.', 1)[0]}.{column}" if column else ""
 
 
 def _is_part(each: Object, definition: str, relations: list[str]) -> bool:
@@ -177,6 +201,10 @@ def _changes_behaviour(each: Object, definition: str) -> bool:
         return definition.endswith(INVALID) or definition.startswith("CREATE UNIQUE")
     if each.kind == "column":
         return " not null" in definition and not re.search(" default | identity", definition)
+    if each.kind == "cast":
+        return not definition.endswith("explicit")
+    if each.kind == "publication":
+        return "without a replica identity" in definition
     return each.kind in _CHANGES_BEHAVIOUR
 
 
@@ -187,12 +215,36 @@ def _removal(each: Object, definition: str) -> str:
         name, _, relation = each.name.partition(" of ")
         return f"remove it (SELECT remove_{name}_policy('{relation}')), or write a migration that makes it"
     if each.kind == "owner":
-        return "give it back to the role that owns the schema (ALTER … OWNER TO), or write a migration that does this"
-    if each.kind not in _DROP:
+        alter = f"ALTER ROUTINE {_routine(each.name)}" if "(" in each.name else f"ALTER TABLE {_quoted(each.name)}"
+        return (
+            f"give it back to the role that owns the schema ({alter} OWNER TO …), or write a migration that does this"
+        )
+    if each.kind not in _DROP or (each.kind == "storage" and not _OPTIONS.fullmatch(definition)):
         return "remove it, or write a migration that makes it"
+    statement = "DROP FOREIGN TABLE {name}" if definition == "foreign table" else _DROP[each.kind]
+    if each.kind == "inheritance" and definition != "inherits":
+        statement = "ALTER TABLE {parent} DETACH PARTITION {child}"
+    return f"remove it ({_completed(statement, each, definition)}), or write a migration that makes it"
+
+
+def _completed(statement: str, each: Object, definition: str) -> str:
     relation, member = _relation_and_member(each.name)
-    statement = _DROP[each.kind].format(full=each.name, name=_quoted(each.name), relation=relation, member=member)
-    return f"remove it ({statement}), or write a migration that makes it"
+    child, _, parent = each.name.partition(" of ")
+    return statement.format(
+        full=each.name,
+        name=_quoted(each.name),
+        relation=relation,
+        member=member,
+        routine=_routine(each.name),
+        child=_quoted(child),
+        parent=parent,  # PostgreSQL has quoted it
+        options=re.sub(r"=[^,]*", "", definition),
+    )
+
+
+def _routine(name: str) -> str:
+    name, parenthesis, arguments = name.partition("(")
+    return f"{_quoted(name)}{parenthesis}{arguments}"
 
 
 def _relation_and_member(name: str) -> tuple[str, str]:

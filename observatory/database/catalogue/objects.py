@@ -56,6 +56,9 @@ _CONDITIONS = {
     "any_table": _ANY_TABLE,
     "type_not_of_extension": _NOT_OF_EXTENSION.format("pg_type", "t"),
     "event_trigger_not_of_extension": _NOT_OF_EXTENSION.format("pg_event_trigger", "e"),
+    "server_not_of_extension": _NOT_OF_EXTENSION.format("pg_foreign_server", "s"),
+    "cast_not_of_extension": _NOT_OF_EXTENSION.format("pg_cast", "k"),
+    "operator_not_of_extension": _NOT_OF_EXTENSION.format("pg_operator", "o"),
     "routine_not_of_extension": _NOT_OF_EXTENSION.format("pg_proc", "p"),
 }
 

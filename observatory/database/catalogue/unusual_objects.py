@@ -125,13 +125,62 @@ UNUSUAL_OBJECTS = (
     """
     SELECT 'owner', n.nspname || '.' || c.relname, pg_get_userbyid(c.relowner)::text
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relowner <> current_user::regrole AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND {of_migrations}
+    WHERE c.relowner <> quote_ident(current_user)::regrole AND {of_migrations}
+      AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
     """,
     """
     SELECT 'owner', n.nspname || '.' || p.proname || '(' || pg_get_function_identity_arguments(p.oid) || ')',
            pg_get_userbyid(p.proowner)::text
     FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-    WHERE p.proowner <> current_user::regrole AND {of_users} AND {routine_not_of_extension}
+    WHERE p.proowner <> quote_ident(current_user)::regrole AND {of_users} AND {routine_not_of_extension}
+    """,
+    # Not those that a stack's database has from its start.
+    """
+    SELECT 'extension', extname, 'in schema ' || extnamespace::regnamespace FROM pg_extension
+    WHERE extname NOT IN ('plpgsql', 'timescaledb', 'pg_stat_statements', 'pg_cron')
+    """,
+    # Updates and deletes of a published table without a replica identity fail.
+    """
+    SELECT 'publication', p.pubname,
+           CASE WHEN p.puballtables THEN 'of all tables' ELSE 'of some tables' END
+           || coalesce((
+               SELECT ', without a replica identity: ' || string_agg(t.tablename, ', ' ORDER BY t.tablename)
+               FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
+               JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+               WHERE t.pubname = p.pubname AND (p.pubupdate OR p.pubdelete) AND {of_migrations}
+                 AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT EXISTS (
+                     SELECT FROM pg_constraint WHERE conrelid = c.oid AND contype = 'p'))), '')
+    FROM pg_publication p
+    """,
+    """
+    SELECT 'foreign server', s.srvname, 'of ' || w.fdwname
+    FROM pg_foreign_server s JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw
+    WHERE {server_not_of_extension}
+    """,
+    """
+    SELECT 'cast', format('%s AS %s', format_type(castsource, NULL), format_type(casttarget, NULL)),
+           CASE castcontext WHEN 'i' THEN 'implicit' WHEN 'a' THEN 'in assignments' ELSE 'explicit' END
+    FROM pg_cast k WHERE k.oid >= 16384 AND {cast_not_of_extension}
+    """,
+    """
+    SELECT 'operator',
+           format('%I.%s (%s, %s)', n.nspname, o.oprname,
+                  CASE o.oprleft WHEN 0 THEN 'NONE' ELSE format_type(o.oprleft, NULL) END,
+                  format_type(o.oprright, NULL)), 'by ' || o.oprcode
+    FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
+    WHERE {of_users} AND {operator_not_of_extension}
+    """,
+    """
+    SELECT 'replica identity', n.nspname || '.' || c.relname,
+           CASE c.relreplident WHEN 'f' THEN 'full' WHEN 'n' THEN 'nothing' ELSE 'an index' END
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relreplident <> 'd' AND c.relkind IN ('r', 'p') AND {of_migrations}
+    """,
+    """
+    SELECT 'view option', n.nspname || '.' || c.relname,
+           (SELECT string_agg(option, ', ' ORDER BY option) FROM unnest(c.reloptions) AS option)
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.reloptions IS NOT NULL AND c.relkind = 'v' AND {of_migrations}
     """,
     # Actions of users that TimescaleDB runs.
     """

@@ -36,7 +36,8 @@ _RELATIONS = """
     FROM pg_class c
     JOIN pg_namespace n ON n.oid = relnamespace
     LEFT JOIN LATERAL aclexplode(relacl) a ON grantee = %(role)s::regrole
-    WHERE nspname = ANY (%(schemas)s) AND relkind IN ('r', 'v', 'm', 'p') AND relowner = current_user::regrole
+    WHERE nspname = ANY (%(schemas)s) AND relkind IN ('r', 'v', 'm', 'p')
+      AND relowner = quote_ident(current_user)::regrole
       AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')
     GROUP BY nspname, relname, relkind
 """
