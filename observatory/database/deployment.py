@@ -201,14 +201,18 @@ class _Run:
         refuse_contracts((*scripts, *(as_last(script, newest) for script in last)), self.requirements)
         if self.linted:
             self._refuse_findings(history, edition, last)
-        refuse_existing_objects(
-            connection, conninfo=self.conninfo, migrations=self.migrations, history=history, scripts=scripts
-        )
         watch = sessions.enter_context(BlockingSessionWatch(self.conninfo, delay_s=LOCK_TIMEOUT_MS / 2000))
         with session_lock(connection, MIGRATION_LOCK, wait_s=self.lock_wait_s, on_wait=self._report_waiting):
             # Another deployment may have applied some of them while this one waited for the lock.
             history = compare(connection, history.files, edition=edition, target=self.target, only=self.only)
             versions = {migration.version for migration in history.pending}
+            refuse_existing_objects(
+                connection,
+                conninfo=self.conninfo,
+                migrations=self.migrations,
+                history=history,
+                scripts=[script for script in scripts if script.migration.version in versions],
+            )
             is_needed = versions or self._pending_repeatables(connection, edition)
             label = self._back_up(connection) if is_needed else None
             ledger.create(connection)

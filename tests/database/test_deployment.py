@@ -168,9 +168,7 @@ def test_a_constraint_that_fails_at_commit_rolls_back_file_and_ledger_row(
 def test_session_parameters_of_a_file_do_not_affect_the_next_one(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
-    directory = write_migrations(
-        _001_a="SELECT set_config('search_path', '', false); SET ROLE pg_monitor;", _002_b="CREATE TABLE b ();"
-    )
+    directory = write_migrations(_001_a="SELECT set_config('search_path', '', false);", _002_b="CREATE TABLE b ();")
 
     assert run_deploy(migrations=directory).version == 2
     assert query(conninfo, "SELECT tableowner, schemaname FROM pg_tables WHERE tablename = 'b'") == [

@@ -102,8 +102,8 @@ def test_an_own_aggregate_needs_a_file_of_the_community_edition(connection: psyc
     assert found[0].startswith("the aggregate own is in observatory.aggregates, but no file of the community edition")
     assert [line.split(" in ")[0] for line in found[1:]] == ["the job 'refresh own'", "the job 'retention of own'"]
 
-    (own / "009_own.community.sql").write_text(OWN_COMMUNITY)
-    (own / "009_own.apache.sql").write_text(OWN_AGGREGATE)
+    (own / "500_own.community.sql").write_text(OWN_COMMUNITY)
+    (own / "500_own.apache.sql").write_text(OWN_AGGREGATE)
     connection.execute("INSERT INTO observatory.jobs VALUES (%s, %s, %s)", KEPT)
     assert find_obstacles(connection, community(own)) == ()
     assert own_jobs(connection, community(own)) == [KEPT]  # policies of the file replace the other two
@@ -116,21 +116,21 @@ def test_an_own_pair_whose_objects_exist_is_named_by_place(connection: psycopg.C
         "CREATE SCHEMA shop; CREATE TABLE again (id int);"
     )
     connection.execute(apache.encode())
-    (own / "009_own.apache.sql").write_text(apache)
+    (own / "500_own.apache.sql").write_text(apache)
     lines = [line.strip() + ";" for line in apache.split(";") if line.strip()]
     text = "\n".join(["DROP TABLE again;", *lines, "CREATE TABLE IF NOT EXISTS orders (id int);"])
-    (own / "009_own.community.sql").write_text(text)
+    (own / "500_own.community.sql").write_text(text)
 
     found = find_obstacles(connection, community(own))
     assert [line.split(" exists already")[0] for line in found] == [
-        "009_own.community.sql:2:1: the relation public.orders",
-        "009_own.community.sql:3:1: the relation public.orders_id",
-        "009_own.community.sql:4:1: the column public.users.phone",
-        "009_own.community.sql:5:1: the function public.priced",
-        "009_own.community.sql:6:1: the type public.color",
-        "009_own.community.sql:7:1: the schema shop",
+        "500_own.community.sql:2:1: the relation public.orders",
+        "500_own.community.sql:3:1: the relation public.orders_id",
+        "500_own.community.sql:4:1: the column public.users.phone",
+        "500_own.community.sql:5:1: the function public.priced",
+        "500_own.community.sql:6:1: the type public.color",
+        "500_own.community.sql:7:1: the schema shop",
     ]
 
-    (own / "009_own.community.sql").write_text("-- transaction: false\nVACUUM users;")
+    (own / "500_own.community.sql").write_text("-- transaction: false\nVACUUM users;")
     [outside] = find_obstacles(connection, community(own))
-    assert outside.startswith("009_own.community.sql has the header `-- transaction: false`, and the move is one")
+    assert outside.startswith("500_own.community.sql has the header `-- transaction: false`, and the move is one")

@@ -190,7 +190,7 @@ def test_the_rehearsal_has_what_they_made_before(
 def test_verification_covers_them(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations, tmp_path: Path
 ) -> None:
-    directory = write_migrations(R__v="CREATE OR REPLACE VIEW keys AS SELECT id FROM api_keys;")
+    directory = write_migrations(R__v="CREATE OR REPLACE VIEW keys AS SELECT id FROM users;")
     for file in SHIPPED.iterdir():
         (directory / file.name).write_bytes(file.read_bytes())
     run_deploy(migrations=directory)
@@ -202,7 +202,7 @@ def test_verification_covers_them(
 
     clean = found()
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute("CREATE OR REPLACE VIEW keys AS SELECT user_id::uuid AS id FROM api_keys")
+        connection.execute("CREATE OR REPLACE VIEW keys AS SELECT upper(id) AS id FROM users")
     by_hand = found()
     (directory / "R__v.sql").unlink()
     removed = found()
