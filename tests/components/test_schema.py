@@ -100,12 +100,12 @@ def test_a_target_limits_the_expected_migrations(conninfo: str, directory: Path)
 def test_a_changed_repeatable_migration_is_a_difference_and_a_deleted_one_is_none(
     conninfo: str, directory: Path
 ) -> None:
-    (directory / "R__keys.sql").write_text("CREATE OR REPLACE VIEW keys AS SELECT id FROM api_keys;")
+    (directory / "R__keys.sql").write_text("CREATE OR REPLACE VIEW keys AS SELECT id FROM users;")
     first = SchemaProvider().create(inputs(conninfo, directory))
     assert first.outs is not None
     same = SchemaProvider().diff(first.id, first.outs, inputs(conninfo, directory)).changes
     pinned = SchemaProvider().diff(first.id, first.outs, inputs(conninfo, directory, target=2)).changes
-    (directory / "R__keys.sql").write_text("CREATE OR REPLACE VIEW keys AS SELECT id, name FROM api_keys;")
+    (directory / "R__keys.sql").write_text("CREATE OR REPLACE VIEW keys AS SELECT id, name FROM users;")
     changed = SchemaProvider().diff(first.id, first.outs, inputs(conninfo, directory)).changes
     second = SchemaProvider().update(first.id, first.outs, inputs(conninfo, directory))
     assert second.outs is not None
