@@ -385,7 +385,7 @@ REMOVED_BY_THEIR_REMEDY = """
     CREATE FOREIGN TABLE "Far away" (id int) SERVER far;;
     CREATE SCHEMA "Other";; CREATE DOMAIN "Other"."Short" AS text CHECK (length(VALUE) < 9);;
     CREATE TABLE "Other".kid (name "Other"."Short");; CREATE TABLE grandchild () INHERITS (users);;
-    CREATE PUBLICATION changes FOR TABLE users, llm_logs;;
+    CREATE PUBLICATION changes FOR TABLE users, projects;;
     ALTER TABLE users ADD COLUMN number bigserial, REPLICA IDENTITY FULL, SET (fillfactor = 70)
 """
 
