@@ -64,8 +64,8 @@ catalogue: dev-environment  ## Record what each migration creates; deployments a
 record-release: dev-environment  ## Record what this release leaves on a machine, for the upgrade tests
 	@PYTHONPATH=. $(BIN)/python scripts/record_release.py
 
-prove: dev-environment  ## Count fault rounds and write docs/proofs.json (PROOF=crash ROUNDS=1 SHARE=1)
-	@$(BIN)/python -m proofs $(PROOF) --rounds $(or $(ROUNDS),1) --share $(or $(SHARE),1)
+prove: dev-environment  ## Count fault rounds and write docs/proofs.json (PROOF=crash ROUNDS=1 SHARE=1 RESUME=1)
+	@$(BIN)/python -m proofs $(PROOF) --rounds $(or $(ROUNDS),1) --share $(or $(SHARE),1) $(if $(RESUME),--resume)
 
 lock: dev-environment  ## Resolve the requirements again, with hashes
 	@$(BIN)/python scripts/lock.py

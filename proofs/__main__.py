@@ -1,4 +1,4 @@
-"""`python -m proofs [NAME...] [--rounds N] [--share K]`: prove, and write what was found into docs/proofs.json."""
+"""`python -m proofs [NAME...] [--rounds N] [--share K] [--resume]`: prove, and write docs/proofs.json."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from proofs import crash, delivery, migrations, neighbours, sequences, situations, versions, ways_out, workflow
+from proofs.kept import Kept, kept_of
 from proofs.record import Outcome, record
 
 # A proof takes how many rounds to make, and that one of so many cases is enough for each; another proof is a line here.
@@ -18,25 +19,33 @@ PROOFS: dict[str, Callable[[int, int], Outcome]] = {
     "delivery-kill": delivery.prove_kills,
     "neighbours": neighbours.prove,
     "workflow-kill": workflow.prove_kills,
+}
+# These take hours, so that each finished case is kept.
+RESUMABLE: dict[str, Callable[[int, int, Kept], Outcome]] = {
     "sequences": sequences.prove,
     "versions": versions.prove,
     "ways-out": ways_out.prove,
     "situations": situations.prove,
 }
+NAMES = (*PROOFS, *RESUMABLE)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the chosen proofs, or all; return 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m proofs", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PROOFS)}; by default all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; by default all")
     parser.add_argument("--rounds", type=int, default=1, help="how often each is repeated, with other draws")
     parser.add_argument("--share", type=int, default=1, help="try one of so many cases only")
+    parser.add_argument("--resume", action="store_true", help="count the cases that an interrupted run has finished")
     chosen = parser.parse_args(arguments)
-    if unknown := sorted(set(chosen.names) - set(PROOFS)):
-        parser.error(f"no proof {unknown[0]!r}; there are {', '.join(PROOFS)}")
+    if unknown := sorted(set(chosen.names) - set(NAMES)):
+        parser.error(f"no proof {unknown[0]!r}; there are {', '.join(NAMES)}")
     failed = 0
-    for name in chosen.names or PROOFS:
-        outcome = PROOFS[name](chosen.rounds, chosen.share)
+    for name in chosen.names or NAMES:
+        if name in RESUMABLE:
+            outcome = RESUMABLE[name](chosen.rounds, chosen.share, kept_of(name, resume=chosen.resume))
+        else:
+            outcome = PROOFS[name](chosen.rounds, chosen.share)
         record(name, chosen.rounds, outcome)
         failed += outcome.failed
         print(f"{name}: {outcome.passed} passed, {outcome.failed} failed in {outcome.seconds:.0f} s")

@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter
+
 from observatory.documents.journal import Entry, entries
 from observatory.documents.rollout import ENDED
 from observatory.runtime import Sandbox
 from observatory.workspace import Workspace
+from proofs.kept import Kept
 from proofs.record import Outcome
 from proofs.users import LATE_S, Habits, Response, Users
 from tests.support.bad_versions import INSTALLATION, METRICS, TRIAL
@@ -245,21 +248,31 @@ def _last_message(text: str) -> str:
 
 
 Case = TypeVar("Case")
-Result = TypeVar("Result")
 
 
 def on_stacks(
-    cases: Iterable[Case], deploy: Callable[[Judged, Case], Result], outcome: Outcome
-) -> Iterator[tuple[Case, Result]]:
-    """Deploy each case and yield its result; a new stack replaces one that a case has left beyond repair."""
-    waiting = deque(cases)
+    cases: Iterable[tuple[str, Case]], deploy: Callable[[Judged, Case], Judgement], outcome: Outcome, kept: Kept
+) -> Iterator[tuple[Case, Judgement]]:
+    """Deploy each named case and yield its end; a new stack replaces one that a case has left beyond repair.
+
+    The ends of cases that were kept by an earlier run come first.
+    """
+    ends = TypeAdapter(Judgement)
+    waiting: deque[tuple[str, Case]] = deque()
+    for name, case in cases:
+        if found := kept.find(name):
+            yield case, ends.validate_python(found)
+        else:
+            waiting.append((name, case))
     while waiting:
         with a_stack() as stack:
             broken = False
             while waiting and not broken:
-                case = waiting.popleft()
+                name, case = waiting.popleft()
                 try:
-                    yield case, deploy(stack, case)
+                    end = deploy(stack, case)
+                    kept.add(name, ends.dump_python(end, mode="json"))
+                    yield case, end
                     stack.restore()
                 except Exception as error:  # whatever it is, the other cases are still to be seen
                     broken = True

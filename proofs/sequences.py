@@ -6,8 +6,10 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from observatory.workspace import Workspace
+from proofs.kept import Kept
 from proofs.record import Outcome
 from tests.support.checkout import SOURCE, Checkout
 from tests.support.sequences import Durations, Life, drawn, has_cli
@@ -20,7 +22,7 @@ PROMISE = (
 LENGTH = 5  # of a sequence, without the `up` at its end
 
 
-def prove(rounds: int, share: int) -> Outcome:
+def prove(rounds: int, share: int, kept: Kept) -> Outcome:
     """Run `rounds` sequences; `share` is the first seed, so that a failed sequence can be repeated alone."""
     outcome, begun, steps = Outcome(promise=PROMISE), time.monotonic(), Counter[str]()
     if not has_cli():
@@ -28,15 +30,19 @@ def prove(rounds: int, share: int) -> Outcome:
         return outcome
     refused, durations, kills = [], Durations(), 0
     for seed in range(share, share + rounds):
-        life = _life(seed, durations)
-        kills += life.kills
-        steps += Counter(step.partition(" after ")[0].partition(" -> ")[0] for step in life.steps)
-        outcome.failures += life.broken
-        outcome.failed += bool(life.broken)
-        refused += [seed] if life.refused else []
-        print(f"{'broken' if life.broken else 'refused' if life.refused else 'works'}: {life}", flush=True)
+        if not kept.find(str(seed)):
+            kept.add(str(seed), _result(_life(seed, durations)))
+        life = kept.find(str(seed))
+        kills += life["kills"]
+        steps += Counter(step.partition(" after ")[0].partition(" -> ")[0] for step in life["steps"])
+        outcome.failures += life["broken"]
+        outcome.failed += bool(life["broken"])
+        refused += [seed] if life["refused"] else []
+        end = "broken" if life["broken"] else "refused" if life["refused"] else "works"
+        print(f"{end}: seed {seed}: {'; '.join(life['steps'])}", flush=True)
     outcome.passed = rounds - outcome.failed
     outcome.counts = {
+        "commits": kept.commits,
         "seeds": [share, share + rounds - 1],
         "refused with the way out": refused,
         "killed before their end": kills,
@@ -44,6 +50,10 @@ def prove(rounds: int, share: int) -> Outcome:
     }
     outcome.seconds = time.monotonic() - begun
     return outcome
+
+
+def _result(life: Life) -> dict[str, Any]:
+    return {"steps": life.steps, "broken": life.broken, "kills": life.kills, "refused": life.refused}
 
 
 def _life(seed: int, durations: Durations) -> Life:

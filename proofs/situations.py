@@ -19,6 +19,7 @@ from benchmarks.faults import kill, pid_of, stopped
 from observatory.database import connect
 from observatory.database.connection import with_database
 from proofs.judged import UNJUDGED, Judged, Judgement, on_stacks
+from proofs.kept import Kept
 from proofs.record import Outcome
 from proofs.table import write_table
 from proofs.users import Habits
@@ -198,12 +199,13 @@ SITUATIONS = (
 )
 
 
-def prove(rounds: int, share: int, chosen: tuple[str, ...] = ()) -> Outcome:
-    """Deploy a good version in each situation, or those with a chosen word; with `share`, in one of so many."""
+def prove(rounds: int, share: int, kept: Kept) -> Outcome:
+    """Deploy a good version in each situation `rounds` times; with `share`, in one of so many."""
     outcome, begun, ends = Outcome(promise=PROMISE), time.monotonic(), Counter[str]()
-    situations = [each for each in SITUATIONS if not chosen or any(word in each.name for word in chosen)][::share]
+    situations = SITUATIONS[::share]
+    cases = [(f"{each.name} {n}", each) for n in range(rounds) for each in situations]
     seen: dict[str, list[Judgement]] = {}
-    for situation, end in on_stacks(situations * rounds, met, outcome):
+    for situation, end in on_stacks(cases, met, outcome, kept):
         seen.setdefault(situation.name, []).append(end)
         ends[end.status] += 1
         print(f"{situation.name}: {end}", flush=True)
@@ -212,9 +214,9 @@ def prove(rounds: int, share: int, chosen: tuple[str, ...] = ()) -> Outcome:
         else:
             outcome.failed += 1
             outcome.failures.append(f"{situation.name}: {end.status}: {end.said}")
-    outcome.counts = {"ends": dict(sorted(ends.items())), "situations": len(situations)}
+    outcome.counts = {"commits": kept.commits, "ends": dict(sorted(ends.items())), "situations": len(situations)}
     outcome.seconds = time.monotonic() - begun
-    if not chosen and share == 1:
+    if share == 1:
         rows = [_row(situation, end) for situation in situations for end in seen.get(situation.name, [])]
         write_table("good situations", COLUMNS, rows)
     return outcome

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proofs.judged import Judged, Judgement, on_stacks
+from proofs.kept import Kept
 from proofs.record import Outcome
 from proofs.table import write_table
 from proofs.users import Habits
@@ -83,32 +84,33 @@ class Found:
         return name, gate, f"{found.shifted:.0%}", back, f"{found.hurt} of {found.requests}", f"{found.share:.1%}"
 
 
-def prove(rounds: int, share: int, chosen: tuple[str, ...] = ()) -> Outcome:
-    """Deploy each bad version, or those with the chosen faults, `rounds` times; with `share`, one of so many."""
+def prove(rounds: int, share: int, kept: Kept) -> Outcome:
+    """Deploy each bad version `rounds` times; with `share`, one of so many."""
     outcome, begun, gates = Outcome(promise=PROMISE), time.monotonic(), Counter[str]()
-    versions = [each for each in BAD_VERSIONS if not chosen or each.fault in chosen][::share]
+    cases = [(f"{each.fault} {n}", each) for n in range(rounds) for each in BAD_VERSIONS[::share]]
     rows: dict[str, list[Found]] = {}
-    for version, found in on_stacks(versions * rounds, deployed, outcome):
+    for version, end in on_stacks(cases, deployed, outcome, kept):
+        found = Found(version=version, judgement=end)
         rows.setdefault(version.fault, []).append(found)
-        gates[found.gate if found.caught else found.judgement.status] += 1
+        gates[found.gate if found.caught else end.status] += 1
         print(f"{version.fault}: {found.described()}", flush=True)
         if found.problem:
             outcome.failed += 1
-            outcome.failures.append(f"{version.wrong}: {found.problem}: {found.judgement.said}")
+            outcome.failures.append(f"{version.wrong}: {found.problem}: {end.said}")
         else:
             outcome.passed += 1
     outcome.counts = {
+        "commits": kept.commits,
         "found by": dict(sorted(gates.items())),
         "versions": {fault: [each.described() for each in found] for fault, found in rows.items()},
     }
     outcome.seconds = time.monotonic() - begun
-    if not chosen and share == 1:
+    if share == 1:
         write_table("bad versions", COLUMNS, [each.row() for found in rows.values() for each in found])
     return outcome
 
 
-def deployed(stack: Judged, version: BadVersion) -> Found:
+def deployed(stack: Judged, version: BadVersion) -> Judgement:
     """Deploy one bad version."""
     habits = Habits() if version.loaded else None
-    judgement = stack.deploy(version.fault, version.strategy, bake_s=BAKE_S, habits=habits, late_s=version.late_s)
-    return Found(version=version, judgement=judgement)
+    return stack.deploy(version.fault, version.strategy, bake_s=BAKE_S, habits=habits, late_s=version.late_s)
