@@ -24,14 +24,14 @@ from observatory.database.migration_session import LOCK_TIMEOUT_MS, MIGRATION_SE
 from observatory.database.migrations import ledger
 from observatory.database.migrations.blocking_sessions import BlockingSessionWatch
 from observatory.database.migrations.events import OnEvent, report_event
-from observatory.database.migrations.expand_contract import SchemaRequirement, refuse_contracts, used_schema
+from observatory.database.migrations.expand_contract import SchemaRequirement
 from observatory.database.migrations.files import Edition, Migration, load_migrations, read_repeatables
-from observatory.database.migrations.history import History, compare, current_version, read_files, read_history
+from observatory.database.migrations.history import compare, current_version, read_files, read_history
 from observatory.database.migrations.numbering import reached
-from observatory.database.migrations.repeatable import RepeatableEntry, as_last, pending_repeatables, read_entries
+from observatory.database.migrations.repeatable import RepeatableEntry, pending_repeatables, read_entries
 
 if TYPE_CHECKING:
-    from observatory.database.migrations.statements import Script
+    from observatory.database.pending_files import PendingFiles
 
 LOCK_WAIT_S = 60.0
 
@@ -164,7 +164,7 @@ class _Run:
             )
             version = history.version
             if history.pending or self._pending_repeatables(connection, edition):
-                applied, label, version = self._apply_pending(sessions, connection, history, edition)
+                applied, label, version = self._apply_pending(sessions, connection, edition)
         return Deployment(
             applied=applied,
             version=version,
@@ -178,45 +178,31 @@ class _Run:
         return sessions.enter_context(connect(self.conninfo, purpose=purpose, settings=MIGRATION_SETTINGS))
 
     def _apply_pending(
-        self, sessions: contextlib.ExitStack, connection: psycopg.Connection, history: History, edition: Edition
+        self, sessions: contextlib.ExitStack, connection: psycopg.Connection, edition: Edition
     ) -> tuple[tuple[str, ...], str | None, int]:
         """Apply the pending files under the lock; return their names, the backup's label, and the schema's version."""
         # Imported here: the SQL parser and tenacity cost more time than a deployment with nothing to do.
         from observatory.database.existing_objects import refuse_existing_objects  # noqa: PLC0415
         from observatory.database.migrations.applying import Applier  # noqa: PLC0415
-        from observatory.database.migrations.repeatable import check_repeatables, create_table  # noqa: PLC0415
-        from observatory.database.migrations.resuming import refuse_unresumable  # noqa: PLC0415
-        from observatory.database.migrations.statements import parse  # noqa: PLC0415
+        from observatory.database.migrations.repeatable import create_table  # noqa: PLC0415
 
-        if not history.files:  # only repeatable migrations are pending
-            files = read_files(connection, self.migrations)
-            history = compare(connection, files, edition=edition, target=self.target, only=self.only)
-        scripts = tuple(parse(migration) for migration in history.pending)  # all of them before the first one runs
-        repeatable = tuple(parse(migration) for migration in self._repeatables(edition))
-        check_repeatables(repeatable)
-        refuse_unresumable(connection, scripts, history.interrupted)
-        changed = self._pending_repeatables(connection, edition)
-        last = tuple(script for script in repeatable if script.migration in changed)
-        newest = load_migrations(self.migrations, edition)[-1].version if last else 0
-        refuse_contracts((*scripts, *(as_last(script, newest) for script in last)), self.requirements)
-        if self.linted:
-            self._refuse_findings(history, edition, last)
+        found = self._read_pending(connection, edition)
         watch = sessions.enter_context(BlockingSessionWatch(self.conninfo, delay_s=LOCK_TIMEOUT_MS / 2000))
         with session_lock(connection, MIGRATION_LOCK, wait_s=self.lock_wait_s, on_wait=self._report_waiting):
             # Another deployment may have applied some of them while this one waited for the lock.
-            history = compare(connection, history.files, edition=edition, target=self.target, only=self.only)
+            history = compare(connection, found.files, edition=edition, target=self.target, only=self.only)
             versions = {migration.version for migration in history.pending}
             refuse_existing_objects(
                 connection,
                 conninfo=self.conninfo,
                 migrations=self.migrations,
                 history=history,
-                scripts=[script for script in scripts if script.migration.version in versions],
+                scripts=[script for script in found.numbered if script.migration.version in versions],
             )
             is_needed = versions or self._pending_repeatables(connection, edition)
             label = self._back_up(connection) if is_needed else None
             ledger.create(connection)
-            if repeatable:
+            if found.repeatable:
                 create_table(connection)
             applier = Applier(
                 connection=connection,
@@ -229,23 +215,28 @@ class _Run:
                 retry=self.retry,
                 on_event=self.on_event,
             )
-            applied = tuple(applier.apply(script) for script in scripts if script.migration.version in versions)
+            applied = tuple(applier.apply(script) for script in found.numbered if script.migration.version in versions)
             # A numbered file may have dropped what a repeatable one makes.
             again = {migration.name for migration in self._pending_repeatables(applier.connection, edition)}
-            applied += tuple(applier.apply(script) for script in repeatable if script.migration.name in again)
+            applied += tuple(applier.apply(script) for script in found.repeatable if script.migration.name in again)
         return applied, label, current_version(ledger.read(applier.connection)) if applied else history.version
 
-    def _refuse_findings(self, history: History, edition: Edition, repeatable: Sequence[Script]) -> None:
-        """Refuse files in which the linter finds errors; report its warnings."""
-        from observatory.database.lint.pending import findings_in, refuse_errors  # noqa: PLC0415 - loads the SQL parser
+    def _read_pending(self, connection: psycopg.Connection, edition: Edition) -> PendingFiles:
+        """Return the pending files, after their checks; report the linter's warnings."""
+        from observatory.database.pending_files import read_pending  # noqa: PLC0415 - loads the SQL parser
 
-        last = tuple(as_last(script).migration for script in repeatable)
-        files = (*history.files, *last)
-        used = used_schema(history.version, self.requirements)
-        findings = findings_in(files, (*history.pending, *last), edition=edition, used=used)
-        refuse_errors(findings)
-        for finding in findings:
+        found = read_pending(
+            connection,
+            migrations=self.migrations,
+            edition=edition,
+            target=self.target,
+            only=self.only,
+            requirements=self.requirements,
+        )
+        found.refuse_contracts()
+        for finding in found.refuse_findings() if self.linted else ():
             report_event(self.on_event, "finding", finding.file.removesuffix(".sql"), str(finding))
+        return found
 
     def _repeatables(self, edition: Edition) -> tuple[Migration, ...]:
         """Return the repeatable migrations, unless numbered ones stay pending, which they may need."""

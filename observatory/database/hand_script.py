@@ -21,23 +21,23 @@ from observatory.database.advisory_locks import DEPLOYMENT_LOCK, LOCK_CLASS, MIG
 from observatory.database.connection import SESSION_SETTINGS, describe
 from observatory.database.errors import MigrationHistoryError
 from observatory.database.existing_objects import refuse_existing_objects
+from observatory.database.lint import Finding
 from observatory.database.migration_session import MIGRATION_SETTINGS, session
 from observatory.database.migrations import ledger
-from observatory.database.migrations.expand_contract import SchemaRequirement, refuse_contracts
-from observatory.database.migrations.files import Edition, read_repeatables
-from observatory.database.migrations.history import History, compare, read_files
+from observatory.database.migrations.expand_contract import SchemaRequirement
+from observatory.database.migrations.files import Edition
+from observatory.database.migrations.history import History
 from observatory.database.migrations.non_transactional import traits_of
-from observatory.database.migrations.repeatable import (
-    check_repeatables,
-    create_table,
-    pending_repeatables,
-    read_entries,
-    record,
-)
-from observatory.database.migrations.statements import Script, Statement, parse
+from observatory.database.migrations.repeatable import create_table, record
+from observatory.database.migrations.statements import Script, Statement
+from observatory.database.pending_files import read_pending
 
 _SETTINGS = {"client_encoding": "UTF8", **SESSION_SETTINGS, **MIGRATION_SETTINGS}
-_READ_ONLY: Mapping[str, str] = {"default_transaction_read_only": "on", "search_path": "public"}
+_READ_ONLY: Mapping[str, str] = {
+    "default_transaction_read_only": "on",
+    "default_transaction_isolation": "repeatable read",
+    "search_path": "public",
+}
 # PostgreSQL runs these in a transaction, so their ledger row commits with them.
 _MAY_HAVE_TRANSACTION = re.compile(
     r"(INSERT|UPDATE|DELETE|MERGE|COMMENT|GRANT|REVOKE|(CREATE|ALTER)\s+TABLE|"
@@ -118,29 +118,27 @@ def write_script(
         requirements: of the releases that the fleets run or keep for a rollback.
 
     Raises:
-        MigrationFileError, MigrationHistoryError, ContractRefusedError, ObjectsInTheWayError: `deploy` would be
-            refused, or a file was interrupted, which no script can resume.
+        MigrationFileError, MigrationHistoryError, ContractRefusedError, ObjectsInTheWayError, LintRefusedError:
+            `deploy` would be refused, or a file was interrupted, which no script can resume.
         UnreachableError: the connection failed or broke.
         UnsuitableServerError: a standby, or no TimescaleDB.
     """
-    with session(conninfo, purpose="script", settings=_READ_ONLY) as (connection, edition):
-        migration_files = read_files(connection, migrations)
-        history = compare(connection, migration_files, edition=edition, target=target, only=only)
+    with session(conninfo, purpose="script", settings=_READ_ONLY) as (connection, edition), connection.transaction():
+        found = read_pending(
+            connection, migrations=migrations, edition=edition, target=target, only=only, requirements=requirements
+        )
+        history, scripts = found.history, found.numbered
         for entry in history.interrupted:
             raise MigrationHistoryError(
                 f"{entry.stem}.sql: was interrupted, and a script cannot resume it. Finish it with `observatory deploy "
                 f"database --migration {entry.stem}.sql`"
             )
-        scripts = tuple(parse(migration) for migration in history.pending)
-        refuse_contracts(scripts, requirements)
+        found.refuse_contracts()
         refuse_existing_objects(connection, conninfo=conninfo, migrations=migrations, history=history, scripts=scripts)
-        stays = only is not None or (target is not None and any(each.version > target for each in migration_files))
-        repeatable = () if stays else tuple(parse(each) for each in read_repeatables(migrations, edition))
-        check_repeatables(repeatable)
-        changed = pending_repeatables([each.migration for each in repeatable], read_entries(connection))
-        # A numbered file may drop what any of them makes, and each may run again.
-        scripts += repeatable if scripts else tuple(each for each in repeatable if each.migration in changed)
-        text = _Writer(connection, edition).whole(conninfo, history, scripts)
+        warnings = found.refuse_findings()
+        # A numbered file may drop what any repeatable one makes, and each may run again.
+        scripts += found.repeatable if scripts else found.changed
+        text = _Writer(connection, edition).whole(conninfo, history, scripts, warnings)
     files = tuple(script.migration.file for script in scripts)
     after = max([history.version, *(script.migration.version for script in scripts)])
     return HandScript(version=history.version, target=after, files=files, sql=text)
@@ -183,10 +181,12 @@ class _Writer:
             edition=edition,
         )
 
-    def whole(self, conninfo: str, history: History, scripts: Sequence[Script]) -> str:
+    def whole(self, conninfo: str, history: History, scripts: Sequence[Script], warnings: Sequence[Finding]) -> str:
         if not scripts:
             return f"-- Nothing is pending: {describe(conninfo)} is at version {history.version}.\n"
         self._start(conninfo, history, scripts)
+        for warning in warnings:
+            self._comment(str(warning))
         ledger.create(self._as_connection)
         if any(not script.migration.version for script in scripts):
             create_table(self._as_connection)

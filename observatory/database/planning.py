@@ -18,22 +18,15 @@ from observatory.database.excerpts import excerpt
 from observatory.database.existing_objects import refuse_existing_objects
 from observatory.database.expected_objects import uncatalogued
 from observatory.database.lint import Finding
-from observatory.database.lint.pending import findings_in, refuse_errors
+from observatory.database.lint.pending import refuse_errors
 from observatory.database.migration_backup import Backup, PlannedBackup, has_data, plan_backup
 from observatory.database.migration_session import session
-from observatory.database.migrations.expand_contract import SchemaRequirement, refuse_contracts, used_schema
-from observatory.database.migrations.files import Edition, Migration, read_repeatables
-from observatory.database.migrations.history import History, compare, read_files
-from observatory.database.migrations.repeatable import (
-    as_last,
-    check_repeatables,
-    pending_repeatables,
-    read_entries,
-    removed_files,
-)
-from observatory.database.migrations.resuming import refuse_unresumable
+from observatory.database.migrations.expand_contract import SchemaRequirement
+from observatory.database.migrations.files import Edition, Migration
+from observatory.database.migrations.history import History
 from observatory.database.migrations.statement_locks import Lock, StatementEffects, expected_effects, strongest
-from observatory.database.migrations.statements import Script, parse
+from observatory.database.migrations.statements import Script
+from observatory.database.pending_files import PendingFiles, read_pending
 from observatory.database.rehearsal import Rehearsal, Verdict, rehearse
 from observatory.database.rehearsal_origin import Origin, read_origin
 from observatory.database.roles.extension_updates import ExtensionUpdate, pending_extension_updates
@@ -189,18 +182,20 @@ def plan(
         UnsuitableServerError: a standby, or no TimescaleDB.
     """
     with session(conninfo, purpose="plan", settings=_READ_ONLY) as (connection, edition), connection.transaction():
-        files = read_files(connection, migrations)
-        history = compare(connection, files, edition=edition, target=target, only=only)
-        scripts = tuple(parse(migration) for migration in history.pending)
-        refuse_unresumable(connection, scripts, history.interrupted)
+        found = read_pending(
+            connection, migrations=migrations, edition=edition, target=target, only=only, requirements=requirements
+        )
+        history, scripts = found.history, found.numbered
         sizes, needs_backup = _sizes(connection), has_data(connection)
         origin = read_origin(connection)
         refuse_existing_objects(connection, conninfo=conninfo, migrations=migrations, history=history, scripts=scripts)
-        repeatable, again, removed = _repeatables(connection, migrations, edition, stays=_stays(files, target, only))
-    findings = _findings(files, history.pending, again, edition, used_schema(history.version, requirements))
-    tried = (*scripts, *repeatable) if scripts or again else ()  # all: a pending one may need another
-    rehearsal = _rehearsal(throwaway, conninfo=conninfo, origin=origin, edition=edition, files=files, scripts=tried)
-    scripts = (*scripts, *again)
+    findings = found.findings()
+    # All repeatable ones: a pending one may need another.
+    tried = (*scripts, *found.repeatable) if scripts or found.changed else ()
+    rehearsal = _rehearsal(
+        throwaway, conninfo=conninfo, origin=origin, edition=edition, files=found.files, scripts=tried
+    )
+    scripts = (*scripts, *found.changed)
     pending = tuple(_planned(script, history, rehearsal, findings) for script in scripts)
     locked = {lock.relation for each in pending for statement in each.statements for lock in statement.locks}
     needed = backup if needs_backup and scripts else None
@@ -215,50 +210,11 @@ def plan(
         backup=planned,
         backup_detail=why,
         backup_fails=needed is not None and planned is None,
-        refusals=tuple(_refusals(_numbered(scripts, files), requirements, findings)),
-        removed=removed,
+        refusals=tuple(_refusals(found, findings)),
+        removed=found.removed,
         way_back=_way_back(scripts, planned),
         extension_updates=pending_extension_updates(conninfo),
     )
-
-
-def _stays(files: Sequence[Migration], target: int | None, only: str | None) -> bool:
-    """Return whether numbered files stay pending, which repeatable ones may need."""
-    return only is not None or (target is not None and any(each.version > target for each in files))
-
-
-def _repeatables(
-    connection: psycopg.Connection, directory: Path, edition: Edition, *, stays: bool
-) -> tuple[tuple[Script, ...], tuple[Script, ...], tuple[str, ...]]:
-    """Return the repeatable migrations, those to apply, and the files that were removed.
-
-    With `stays`, numbered files stay pending, which they may need: then none is applied.
-    """
-    scripts = tuple(parse(migration) for migration in read_repeatables(directory, edition))
-    check_repeatables(scripts)
-    entries = read_entries(connection)
-    changed = pending_repeatables([each.migration for each in scripts], entries)
-    removed = removed_files(read_repeatables(directory), entries)
-    if stays:
-        return (), (), removed
-    return scripts, tuple(script for script in scripts if script.migration in changed), removed
-
-
-def _findings(
-    files: Sequence[Migration],
-    pending: Sequence[Migration],
-    again: Sequence[Script],
-    edition: Edition,
-    used: int | None,
-) -> list[Finding]:
-    last = tuple(as_last(script).migration for script in again)
-    return findings_in((*files, *last), (*pending, *last), edition=edition, used=used)
-
-
-def _numbered(scripts: Sequence[Script], files: Sequence[Migration]) -> tuple[Script, ...]:
-    """Return the scripts, repeatable ones with the newest number."""
-    newest = max((each.version for each in files), default=0)
-    return tuple(script if script.migration.version else as_last(script, newest) for script in scripts)
 
 
 def _sizes(connection: psycopg.Connection) -> dict[str, Size]:
@@ -290,12 +246,9 @@ def _rehearsal(
     return rehearsal
 
 
-def _refusals(
-    scripts: tuple[Script, ...], requirements: Sequence[SchemaRequirement], findings: Sequence[Finding]
-) -> Iterator[str]:
+def _refusals(found: PendingFiles, findings: Sequence[Finding]) -> Iterator[str]:
     """Yield the messages with which `deploy` would refuse the files."""
-    checks = (partial(refuse_contracts, scripts, requirements), partial(refuse_errors, findings))
-    for check in checks:
+    for check in (found.refuse_contracts, partial(refuse_errors, findings)):
         try:
             check()
         except (ContractRefusedError, LintRefusedError) as error:

@@ -17,6 +17,7 @@ from observatory.database import (
     deploy,
     plan,
     status,
+    write_script,
 )
 from observatory.database.advisory_locks import MIGRATION_LOCK, session_lock
 from observatory.platforms.rehearsal import rehearsal_server
@@ -237,6 +238,8 @@ def test_the_plan_has_the_lint_findings_and_the_sizes_of_locked_tables(
     with pytest.raises(LintRefusedError) as refused:
         run_deploy(migrations=directory)
     assert str(refused.value) == refusal
+    with pytest.raises(LintRefusedError, match="TimescaleDB rejects CONCURRENTLY"):
+        write_script(conninfo, migrations=directory)
     assert status(conninfo).version == 1
 
 
@@ -252,6 +255,7 @@ def test_an_error_with_a_reason_does_not_stop_and_a_warning_is_reported(
     events: list[Event] = []
 
     assert plan(conninfo, migrations=directory).refusals == ()
+    assert "-- 002_b.sql:2:1: warning: the header ignores x" in write_script(conninfo, migrations=directory).sql
     assert run_deploy(migrations=directory, on_event=events.append).applied == ("002_b",)
 
     [warning] = [event for event in events if event.kind == "finding"]
