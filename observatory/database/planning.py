@@ -190,11 +190,7 @@ def plan(
         origin = read_origin(connection)
         refuse_existing_objects(connection, conninfo=conninfo, migrations=migrations, history=history, scripts=scripts)
     findings = found.findings()
-    # All repeatable ones: a pending one may need another.
-    tried = (*scripts, *found.repeatable) if scripts or found.changed else ()
-    rehearsal = _rehearsal(
-        throwaway, conninfo=conninfo, origin=origin, edition=edition, files=found.files, scripts=tried
-    )
+    rehearsal = _rehearsal(throwaway, conninfo=conninfo, origin=origin, found=found)
     scripts = (*scripts, *found.changed)
     pending = tuple(_planned(script, history, rehearsal, findings) for script in scripts)
     locked = {lock.relation for each in pending for statement in each.statements for lock in statement.locks}
@@ -222,17 +218,11 @@ def _sizes(connection: psycopg.Connection) -> dict[str, Size]:
     return {name: Size(rows=tuples, bytes=pages * PAGE_BYTES) for name, tuples, pages in rows}
 
 
-def _rehearsal(
-    throwaway: Throwaway | None,
-    *,
-    conninfo: str,
-    origin: Origin,
-    edition: Edition,
-    files: Sequence[Migration],
-    scripts: tuple[Script, ...],
-) -> Rehearsal:
-    if not scripts:
+def _rehearsal(throwaway: Throwaway | None, *, conninfo: str, origin: Origin, found: PendingFiles) -> Rehearsal:
+    if not found.numbered and not found.changed:
         return Rehearsal(verdict="not rehearsed", detail="nothing is pending")
+    scripts = (*found.numbered, *found.repeatable)  # all repeatable ones: a pending one may need another
+    edition, files = found.edition, found.files
     if throwaway is None:
         why = "no PostgreSQL for a rehearsal is installed on this machine"
         rehearsal = Rehearsal(verdict="not rehearsed", detail=why)
