@@ -22,7 +22,7 @@ from observatory.database.lint.pending import refuse_errors
 from observatory.database.migration_backup import Backup, PlannedBackup, has_data, plan_backup
 from observatory.database.migration_session import session
 from observatory.database.migrations.expand_contract import SchemaRequirement
-from observatory.database.migrations.files import Edition, Migration
+from observatory.database.migrations.files import Edition
 from observatory.database.migrations.history import History
 from observatory.database.migrations.statement_locks import Lock, StatementEffects, expected_effects, strongest
 from observatory.database.migrations.statements import Script
