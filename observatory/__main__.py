@@ -1,5 +1,19 @@
-"""`python -m observatory`."""
+"""`observatory` and `python -m observatory`."""
 
-from observatory.cli import main
+import sys
 
-main()
+from observatory.errors import INTERRUPTED
+
+
+def main() -> None:
+    """Run the command. An interrupt while it is being imported ends it with a message, not with a traceback."""
+    try:
+        from observatory.cli import main as run  # noqa: PLC0415 - takes most of a second
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted before anything was begun\n")
+        sys.exit(INTERRUPTED)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.support.checkout import Checkout
@@ -49,3 +52,22 @@ def test_a_plan_of_production_connects_to_no_database(fresh: Checkout) -> None:
     _, loaded = run_watched(fresh, "preview", "-e", "production", "--engine", "embedded")
     assert "pulumi_aws" in loaded
     assert loaded & {"apscheduler", "botocore", "httpx", "psycopg"} == set()
+
+
+INTERRUPTED_IMPORT = """
+import sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from observatory.__main__ import main
+main()
+"""
+
+
+def test_an_interrupt_during_the_import_is_a_message() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_IMPORT], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "error: interrupted before anything was begun\n"
