@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pglast import ast
-from pglast.enums import AlterTableType, VariableSetKind
+from pglast.enums import AlterTableType, BoolExprType, CmdType, MergeMatchKind, VariableSetKind
 
 from observatory.database.lint.declared_objects import DeclaredObjects
 from observatory.database.lint.declared_schema import Key, function_name, text_of, walk
@@ -29,12 +29,45 @@ def removed_rows(node: ast.Node, nodes: Iterable[ast.Node], objects: DeclaredObj
             if objects.created(("relation", *objects.relation(relation))) < version:
                 yield _at(relation), f"TRUNCATE removes every row of {relation.relname}. {_KEEP_ROWS}"
     for each in nodes:
-        if isinstance(each, ast.DeleteStmt) and each.whereClause is None and not each.usingClause:
+        if what := _removes_all(each):
             if objects.created(("relation", *objects.relation(each.relation))) < version:
-                place = _at(each.relation)
-                yield place, f"DELETE without WHERE removes every row of {each.relation.relname}. {_KEEP_ROWS}"
+                yield _at(each.relation), f"{what} removes every row of {each.relation.relname}. {_KEEP_ROWS}"
         elif isinstance(each, ast.FuncCall) and function_name(each) == "drop_chunks":
             yield _at(each), f"drop_chunks removes rows for good. {_KEEP_ROWS}"
+
+
+def _removes_all(node: Any) -> str:
+    """Return the words for a DELETE or MERGE that keeps no row; empty for others."""
+    if isinstance(node, ast.DeleteStmt):
+        if node.whereClause is None:
+            return "DELETE without WHERE"
+        return "DELETE with a condition that is always true" if _is_always_true(node.whereClause) else ""
+    if isinstance(node, ast.MergeStmt):
+        deletes = [each for each in node.mergeWhenClauses if each.commandType == CmdType.CMD_DELETE]
+        for each in deletes:
+            if each.condition is not None and not _is_always_true(each.condition):
+                continue
+            if each.matchKind == MergeMatchKind.MERGE_WHEN_NOT_MATCHED_BY_SOURCE or _is_always_true(node.joinCondition):
+                return "MERGE that deletes without a condition"
+    return ""
+
+
+def _is_always_true(condition: Any) -> bool:
+    """Return whether a condition is true by its text alone: true, 1 = 1, a OR true, NOT false."""
+    match condition:
+        case ast.A_Const():
+            return bool(isinstance(condition.val, ast.Boolean) and condition.val.boolval)
+        case ast.TypeCast(arg=ast.A_Const(val=ast.String(sval=text))):
+            return str(text).lower() in {"t", "true", "y", "yes", "on", "1"}
+        case ast.A_Expr(lexpr=ast.A_Const() as left, rexpr=ast.A_Const() as right):
+            return [each.sval for each in condition.name] == ["="] and left.val == right.val
+        case ast.BoolExpr(boolop=BoolExprType.AND_EXPR):
+            return all(_is_always_true(each) for each in condition.args)
+        case ast.BoolExpr(boolop=BoolExprType.OR_EXPR):
+            return any(_is_always_true(each) for each in condition.args)
+        case ast.BoolExpr(boolop=BoolExprType.NOT_EXPR, args=[ast.A_Const(val=ast.Boolean() as value)]):
+            return not value.boolval
+    return False
 
 
 _KEEP_ROWS = "Add a condition, or write the reason into '-- lint-ignore removes-rows: REASON'"

@@ -153,6 +153,13 @@ def test_grants_to_the_group_roles_are_allowed(write_migrations: WriteMigrations
         ("blocks-readers", "CLUSTER t USING t_plain", "ALTER TABLE t CLUSTER ON t_plain"),
         ("removes-rows", "TRUNCATE t", "CREATE TABLE x (); TRUNCATE x"),
         ("removes-rows", "DELETE FROM t", "DELETE FROM t WHERE n = 1"),
+        ("removes-rows", "DELETE FROM t WHERE n = 1 OR NOT false", "DELETE FROM t WHERE n = 1 AND true"),
+        ("removes-rows", "DELETE FROM t WHERE 1 = 1", "DELETE FROM t WHERE 1 = 2"),
+        (
+            "removes-rows",
+            "MERGE INTO t USING (SELECT 1) o ON true WHEN MATCHED THEN DELETE",
+            "MERGE INTO t USING (SELECT 1 AS n) o ON t.n = o.n WHEN MATCHED THEN DELETE",
+        ),
         ("removes-rows", "WITH d AS (DELETE FROM t RETURNING 1) SELECT 1", "CREATE TABLE x (); DELETE FROM x"),
         ("removes-rows", "SELECT drop_chunks('t', now())", "SELECT show_chunks('t')"),
         (
