@@ -61,12 +61,11 @@ def _is_always_true(condition: Any) -> bool:
             return str(text).lower() in {"t", "true", "y", "yes", "on", "1"}
         case ast.A_Expr(lexpr=ast.A_Const() as left, rexpr=ast.A_Const() as right):
             return [each.sval for each in condition.name] == ["="] and left.val == right.val
-        case ast.BoolExpr(boolop=BoolExprType.AND_EXPR):
-            return all(_is_always_true(each) for each in condition.args)
-        case ast.BoolExpr(boolop=BoolExprType.OR_EXPR):
-            return any(_is_always_true(each) for each in condition.args)
         case ast.BoolExpr(boolop=BoolExprType.NOT_EXPR, args=[ast.A_Const(val=ast.Boolean() as value)]):
             return not value.boolval
+        case ast.BoolExpr(boolop=BoolExprType.AND_EXPR | BoolExprType.OR_EXPR):
+            combined = all if condition.boolop == BoolExprType.AND_EXPR else any
+            return combined(_is_always_true(each) for each in condition.args)
     return False
 
 
