@@ -1,0 +1,283 @@
+"""Which backup and which WAL bring back a target, found before anything is touched.
+
+A recovery whose target is after the last archived WAL fails only after all the replay, or never ends. So its end is
+found in the WAL first: the first transaction that ended after a time is read from the archive, and the recovery stops
+exactly before it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+from observatory.backups.archived_wal import BaseBackup, Way
+from observatory.backups.pgbackrest import BackupError, repository_node
+from observatory.backups.repository_contents import (
+    RepositoryContents,
+    UncoveredTargetError,
+    configured_repositories,
+)
+from observatory.backups.target import RecoveryTarget, format_time
+from observatory.errors import REFUSED
+from observatory.nodes.programs.backup_repository import Position
+from observatory.runtime import RuntimeFault, Sandbox
+from observatory.waiting import wait_until
+
+RESTORED_BYTES_PER_S = 150_000_000  # measured with two processes: 325 MB/s on an idle machine
+REPLAYED_SEGMENTS_PER_S = 5
+START_S = 2
+SPARE_BYTES = 64 << 20
+REPLAYED_BYTES = 1 << 30  # of WAL that a recovery keeps at most: max_wal_size
+ARCHIVE_TIMEOUT_S = 60
+SHOWN = 5  # spans of time that a message names
+TAIL = 4  # segments in which the last record of the archive is searched
+
+
+class NotEnoughSpaceError(RuntimeFault):
+    """The disk is too small for a restored database; nothing was changed."""
+
+    exit_code = REFUSED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cover:
+    """A backup and the WAL by which a target is reached.
+
+    Attributes:
+        target: that it was found for.
+        repository: number of the repository.
+        label: of the backup.
+        timeline: that the recovery follows.
+        backup_timeline: that the backup was made on.
+        stop: where the recovery stops, as a byte of the WAL.
+        inclusive: whether the record at `stop` is still replayed; otherwise the recovery stops before it.
+        segments: names of the first and the last WAL segment that are replayed.
+        replayed: number of these segments.
+        database_bytes: size of the restored database.
+        needed_bytes: that the restore takes on the disk.
+        estimated_s: of the restore and the replay, in seconds.
+    """
+
+    target: RecoveryTarget
+    repository: int
+    label: str
+    timeline: int
+    backup_timeline: int
+    stop: int
+    inclusive: bool
+    segments: tuple[str, str]
+    replayed: int
+    database_bytes: int
+    needed_bytes: int
+    estimated_s: float
+
+
+def find_cover(sandbox: Sandbox, target: RecoveryTarget, *, repository: int | None = None) -> Cover:
+    """Return by which backup and which WAL a target is reached, with the least to replay.
+
+    A running server archives its newest WAL first, where the target needs it.
+
+    Args:
+        sandbox: of the stack, which need not be up.
+        target: of the restore.
+        repository: number of the only repository to use; None: any.
+
+    Raises:
+        UncoveredTargetError: no backup leads to the target; the message says what is covered.
+        NotEnoughSpaceError: the disk is too small.
+    """
+    if target.time and target.time > datetime.now(UTC):
+        raise UncoveredTargetError(f"{target} is in the future", remedy="Give an earlier time, or `latest`.")
+    numbers = configured_repositories(sandbox)
+    if repository is not None and repository not in numbers:
+        raise UncoveredTargetError(f"there is no repository {repository}: the stack has {_listed(numbers)}")
+    contents = [RepositoryContents(sandbox, each) for each in ([repository] if repository else numbers)]
+    if target.kind == "latest":
+        _archive_newest(sandbox, contents)
+    found, reasons = _search(contents, target)
+    if not found and target.kind in {"time", "lsn"} and _archive_newest(sandbox, contents):
+        found, reasons = _search(contents, target)
+    if not found:
+        covered = "; ".join(f"repository {each.number}: {_described(each)}" for each in contents)
+        raise UncoveredTargetError(f"no backup leads to {target}: {'; '.join(reasons)}", remedy=f"Covered: {covered}.")
+    best = min(found, key=lambda each: each.replayed)
+    _check_space(sandbox, best)
+    return best
+
+
+def _search(contents: Sequence[RepositoryContents], target: RecoveryTarget) -> tuple[list[Cover], list[str]]:
+    """Return the cover of each repository that has one, and why the others have none."""
+    found, reasons = [], []
+    for each in contents:
+        try:
+            found.append(_FINDERS[target.kind](each, target))
+        except (UncoveredTargetError, BackupError) as error:
+            reasons.append(f"repository {each.number}: {error}")
+    return found, reasons
+
+
+def _of_label(contents: RepositoryContents, target: RecoveryTarget) -> Cover:
+    backup = next((each for each in contents.backups if each.label == target.label), None)
+    if backup is None:
+        raise UncoveredTargetError("it has no such backup, or a damaged one")
+    way = contents.wal.way(backup.start[0], backup)
+    last = _number(contents, backup.stop - 1)
+    if way is None or not any(number == last for _, number in way.segments):
+        raise UncoveredTargetError(f"WAL of the backup itself is missing: {way.gap if way else 'all'}")
+    return _cover(contents, target, backup, way, stop=backup.stop, last=last)
+
+
+def _of_latest(contents: RepositoryContents, target: RecoveryTarget) -> Cover:
+    timeline = contents.wal.timelines[-1]
+    for backup, way in _ways(contents, timeline):
+        if way.gap:
+            raise UncoveredTargetError(f"the archive has a gap: {way.gap}")
+        record = contents.wal.last_record(way.segments[-TAIL:])
+        if record is None:
+            raise UncoveredTargetError(f"no record ends in the last {TAIL} WAL segments")
+        return _cover(contents, target, backup, way, stop=record, last=way.segments[-1][1], inclusive=True)
+    raise UncoveredTargetError(f"no backup leads to timeline {timeline}")
+
+
+def _of_lsn(contents: RepositoryContents, target: RecoveryTarget) -> Cover:
+    stop = target.lsn or 0
+    timeline = target.timeline or contents.wal.timelines[-1]
+    number = _number(contents, stop)
+    for backup, way in _ways(contents, timeline):
+        if backup.stop > stop:
+            continue
+        rest = [each for each in way.segments if each[1] >= number][:2]
+        if not rest or rest[0][1] != number or contents.wal.record_at(rest, stop) is None:
+            raise UncoveredTargetError(_end_of(way, "the position"))
+        return _cover(contents, target, backup, way, stop=stop, last=rest[-1][1])
+    raise UncoveredTargetError("no backup ended before it")
+
+
+def _of_time(contents: RepositoryContents, target: RecoveryTarget) -> Cover:
+    time = target.time or datetime.now(UTC)
+    timelines = contents.wal.timelines
+    born = [each for each in timelines if contents.born(each) <= time]
+    for timeline in timelines[len(born) - 1 :]:
+        backup, way = next(((b, w) for b, w in _ways(contents, timeline) if b.ended <= time), (None, None))
+        if backup is None or way is None:
+            raise UncoveredTargetError(f"no backup on the way to timeline {timeline} ended before it")
+        if end := contents.wal.first_after(way, time):
+            return _cover(contents, target, backup, way, stop=end.lsn, last=_number(contents, end.lsn) + 1)
+        last = contents.wal.last(way)
+        if last and last.time == time:
+            number = _number(contents, last.lsn) + 1
+            return _cover(contents, target, backup, way, stop=last.lsn, last=number, inclusive=True)
+        if way.gap or not contents.wal.continues(timeline, last):
+            raise UncoveredTargetError(_end_of(way, format_time(last.time) if last else "its start"))
+    raise UncoveredTargetError("no transaction ended later in the archive")
+
+
+_FINDERS: dict[str, Callable[[RepositoryContents, RecoveryTarget], Cover]] = {
+    "label": _of_label,
+    "latest": _of_latest,
+    "lsn": _of_lsn,
+    "time": _of_time,
+}
+
+
+def _ways(contents: RepositoryContents, timeline: int) -> Iterator[tuple[BaseBackup, Way]]:
+    """Yield the backups from which a recovery leads to the end of a timeline, the newest first."""
+    for backup in contents.backups:
+        if backup.start[0] <= timeline and (way := contents.wal.way(timeline, backup)):
+            yield backup, way
+
+
+def _cover(
+    contents: RepositoryContents,
+    target: RecoveryTarget,
+    backup: BaseBackup,
+    way: Way,
+    *,
+    stop: int,
+    last: int,
+    inclusive: bool = False,
+) -> Cover:
+    """Return the cover by a backup and the segments of a way up to the number `last`."""
+    segments = [each for each in way.segments if each[1] <= last]
+    wal = len(segments) * contents.wal.archive.segment_bytes
+    return Cover(
+        target=target,
+        repository=contents.number,
+        label=backup.label,
+        timeline=way.timeline,
+        backup_timeline=backup.start[0],
+        stop=stop,
+        inclusive=inclusive,
+        segments=(contents.wal.archive.name(segments[0]), contents.wal.archive.name(segments[-1])),
+        replayed=len(segments),
+        database_bytes=backup.bytes,
+        needed_bytes=backup.bytes + min(wal, REPLAYED_BYTES) + SPARE_BYTES,
+        estimated_s=START_S + backup.bytes / RESTORED_BYTES_PER_S + len(segments) / REPLAYED_SEGMENTS_PER_S,
+    )
+
+
+def _number(contents: RepositoryContents, lsn: int) -> int:
+    return lsn // contents.wal.archive.segment_bytes
+
+
+def _end_of(way: Way, reached: str) -> str:
+    after = f": {way.gap}" if way.gap else ""
+    return f"the archived WAL of timeline {way.timeline} ends before it, at {reached}{after}"
+
+
+def _archive_newest(sandbox: Sandbox, contents: Sequence[RepositoryContents]) -> bool:
+    """Have a running server end a transaction and archive its newest WAL; return whether there is such a server."""
+    node = repository_node(sandbox)
+    if not node.query("SELECT pg_current_xact_id() WHERE NOT pg_is_in_recovery()"):
+        return False
+    segment = node.query("SELECT pg_walfile_name(pg_switch_wal())")
+    wait_until(partial(_has_one, contents, segment), ARCHIVE_TIMEOUT_S, interval_s=0.2)
+    return bool(segment)
+
+
+def _has_one(contents: Sequence[RepositoryContents], segment: str) -> bool:
+    """Return whether every repository that can be read has a WAL segment now."""
+    for each in contents:
+        each.reread_wal()
+    return all(each.has_segment(segment) for each in contents)
+
+
+def _described(contents: RepositoryContents) -> str:
+    """Return what a repository covers, as text."""
+    try:
+        spans = list(_covered(contents))
+    except (UncoveredTargetError, BackupError) as error:
+        return str(error)
+    texts = [f"{format_time(first)} to {format_time(last)}" for first, last in spans[-SHOWN:]]
+    return ", ".join(texts) or "nothing"
+
+
+def _covered(contents: RepositoryContents) -> Iterator[tuple[datetime, datetime]]:
+    """Yield the times to which a restore can go, from the end of a backup to the last transaction."""
+    ends: dict[Position, datetime] = {}
+    for backup in reversed(contents.backups):
+        timelines = [each for each in contents.wal.timelines if contents.wal.way(each, backup)]
+        for timeline in timelines:
+            way = contents.wal.way(timeline, backup)
+            last = contents.wal.last(way) if way else None
+            if way and last and last.time >= backup.ended and way.segments[-1] not in ends:
+                ends[way.segments[-1]] = last.time
+                yield backup.ended, last.time
+
+
+def _check_space(sandbox: Sandbox, cover: Cover) -> None:
+    status = os.statvfs(sandbox.host_path("/srv/data"))
+    available = status.f_bavail * status.f_frsize
+    if available < cover.needed_bytes:
+        raise NotEnoughSpaceError(
+            f"the restore takes {cover.needed_bytes >> 20} MiB in {sandbox.host_path('/srv/data')}, and "
+            f"{available >> 20} MiB are available",
+            remedy="Free space there, or choose a smaller backup.",
+        )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return " and ".join(str(each) for each in numbers)

@@ -1,0 +1,137 @@
+"""What one repository has to restore from: its sound backups and its archived WAL."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+from observatory.backups.archived_wal import ArchivedWal, BaseBackup
+from observatory.backups.pgbackrest import repository_node
+from observatory.backups.target import parse_lsn
+from observatory.errors import REFUSED
+from observatory.nodes import Paths
+from observatory.nodes.pgbackrest import command, config_file
+from observatory.nodes.programs.backup_repository import (
+    HISTORY,
+    SEGMENT,
+    SEGMENT_BYTES,
+    SWITCH,
+    Archive,
+    Node,
+    Position,
+    position,
+    read_stanza,
+    records,
+)
+from observatory.runtime import RuntimeFault, Sandbox
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+REPOSITORY = re.compile(r"^repo(\d+)-path=", re.MULTILINE)
+
+
+class UncoveredTargetError(RuntimeFault):
+    """No backup leads to the target of a restore; nothing was changed."""
+
+    exit_code = REFUSED
+
+
+class UnusableRepositoryError(UncoveredTargetError):
+    """A repository cannot be read, or has the backups of another database; nothing was changed."""
+
+
+def configured_repositories(sandbox: Sandbox) -> list[int]:
+    """Return the numbers of the stack's repositories.
+
+    Raises:
+        UnusableRepositoryError: the stack has no configuration of pgBackRest.
+    """
+    file = sandbox.host_path(config_file(Paths()))
+    if not file.exists():
+        raise UnusableRepositoryError(f"{file} does not exist", remedy="Run `observatory up`, which writes it.")
+    return sorted(int(each) for each in REPOSITORY.findall(file.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class RepositoryContents:
+    """The contents of the repository `number`, read when they are first used."""
+
+    sandbox: Sandbox
+    number: int
+
+    @cached_property
+    def backups(self) -> list[BaseBackup]:
+        """The sound backups of the newest database system, the newest first."""
+        newest = self._stanza["db"][-1]["id"]
+        found = [each for each in records(self._stanza) if each["database"]["id"] == newest and not each.get("error")]
+        return [self._backup(each) for each in reversed(found)]
+
+    @cached_property
+    def wal(self) -> ArchivedWal:
+        """The archived WAL of the newest database system."""
+        database = self._stanza["db"][-1]
+        directory = f"{database['version']}-{database['id']}"
+        files: dict[Position, list[int]] = {}
+        histories = {}
+        for path, length in self._node.listing("archive").items():
+            if (segment := SEGMENT.fullmatch(path)) and segment[1] == directory:
+                files.setdefault(position(segment[2], self._segment_bytes), []).append(length)
+            elif (history := HISTORY.fullmatch(path)) and history[1] == directory:
+                histories[int(history[2], 16)] = self._history(path)
+        return ArchivedWal(self.sandbox, self.number, Archive(files, histories, self._segment_bytes))
+
+    def has_segment(self, name: str) -> bool:
+        """Return whether a WAL segment is archived; True for a repository that cannot be read."""
+        try:
+            return position(name, self._segment_bytes) in self.wal.archive.files
+        except UnusableRepositoryError:
+            return True
+
+    def born(self, timeline: int) -> datetime:
+        """Return when a timeline began; the beginning of all time for the oldest, and where that is unknown."""
+        if timeline not in self._born:
+            self._born[timeline] = self.wal.born(timeline) or EPOCH
+        return self._born[timeline]
+
+    def reread_wal(self) -> None:
+        """Forget what was archived when the archive was read."""
+        self.__dict__.pop("wal", None)
+
+    @cached_property
+    def _born(self) -> dict[int, datetime]:
+        return {}
+
+    @cached_property
+    def _node(self) -> Node:
+        node = repository_node(self.sandbox)
+        return Node(node.run, command(Paths(), f"--repo={self.number}"), node.psql, node.controldata)
+
+    @cached_property
+    def _segment_bytes(self) -> int:
+        return self._node.control("Bytes per WAL segment") or SEGMENT_BYTES
+
+    @cached_property
+    def _stanza(self) -> dict[str, Any]:
+        stanza, error = read_stanza(self._node)
+        if error:
+            raise UnusableRepositoryError(f"repository {self.number} cannot be read: {error}")
+        own = self._node.control("Database system identifier")
+        if own and own != stanza["db"][-1]["system-id"]:
+            raise UnusableRepositoryError(f"repository {self.number} has the backups of another database")
+        return stanza
+
+    def _history(self, path: str) -> list[tuple[int, int]]:
+        text = self._node.run((*self._node.pgbackrest, "repo-get", f"archive/{path}"))[1]
+        return [(int(parent), parse_lsn(f"{high}/{low}")) for parent, high, low in SWITCH.findall(text)]
+
+    def _backup(self, record: dict[str, Any]) -> BaseBackup:
+        return BaseBackup(
+            label=record["label"],
+            # pgBackRest has whole seconds, cut off.
+            ended=datetime.fromtimestamp(record["timestamp"]["stop"], UTC) + timedelta(seconds=1),
+            start=position(record["archive"]["start"], self._segment_bytes),
+            stop=parse_lsn(record["lsn"]["stop"]),
+            bytes=record["info"]["size"],
+        )
