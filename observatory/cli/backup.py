@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -67,6 +68,28 @@ def verify(
         print_result("Every backup and every WAL segment is there.")
     if found.findings and not exit_zero:
         raise typer.Exit(FAILED)
+
+
+@group.command()
+def dump(
+    file: Annotated[Path | None, typer.Argument(help="New file. Default: STACK-TIME.dump in this directory.")] = None,
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Write all rows to one encrypted file, to move them elsewhere."""
+    with ConsoleReporter() as report:
+        made = operations.dump_database(operations.open_workspace(environment), file, report=report)
+    found = made.manifest
+    if output is Output.JSON:
+        print_json({"file": str(made.file), "bytes": made.bytes, "key_file": str(made.key_file), **found.as_json()})
+        return
+    rows = sum(found.rows.stored.values())
+    print_result(
+        f"{made.file}: {size(made.bytes)}, {rows} rows in {len(found.rows.stored)} tables and chunks at "
+        f"{found.created:%Y-%m-%d %H:%M:%S} UTC; PostgreSQL {found.postgresql}, TimescaleDB {found.timescaledb} "
+        f"({found.edition}), schema {found.schema_version}"
+    )
+    print_result(f"Keep its key, too: {made.key_file}. Without the key the dump cannot be restored.")
 
 
 def _row(backup: Backup) -> tuple[str, ...]:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import datetime
+from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from components.local.backups import StanzaProvider
+from observatory.backups.dump_restore import restore_dump
+from observatory.backups.dump_server import DumpServer
 from observatory.backups.pgbackrest import BackupError, BackupType, create_backup
 from observatory.files.locks import exclusive
 from tests.stack.test_monitoring import Monitoring, sandbox, wait
@@ -139,3 +144,24 @@ def test_a_backup_of_a_stack_that_is_not_up_is_refused(checkout: Checkout) -> No
     assert "`observatory up`" in checkout.run("backup", "create", expect=3).stderr
     assert "is not up" in checkout.run("backup", "verify", expect=3).stderr
     assert "is not up" in checkout.run("backup", "list", expect=3).stderr
+
+
+def test_a_dump_is_restored_beside_the_database_with_every_row(stack: Checkout, tmp_path: Path) -> None:
+    file = tmp_path / "stack.dump"
+    made = stack.json("backup", "dump", str(file))
+    key = Path(made["key_file"])
+    assert (file.stat().st_mode & 0o777, key.stat().st_mode & 0o777) == (0o600, 0o600)
+    assert made["rows"]["hypertables"]['"public"."llm_traces"'] > 0
+    assert (
+        "exists, and a dump overwrites nothing" in stack.json("backup", "dump", str(file), expect=3)["error"]["message"]
+    )
+    admin = str(stack.json("outputs")["admin_database_url"])
+    server = DumpServer(sandbox=sandbox(stack), admin=admin, port=int(conninfo_to_dict(admin)["port"] or 0))
+    try:
+        restore_dump(file, into=server, database="restored", key=key.read_text(), known=made["migrations"])
+        with psycopg.connect(make_conninfo(admin, dbname="restored")) as connection:
+            found = connection.execute("SELECT count(*) FROM llm_traces").fetchone()
+        assert found == (made["rows"]["hypertables"]['"public"."llm_traces"'],)
+    finally:
+        with psycopg.connect(admin, autocommit=True) as connection:
+            connection.execute("DROP DATABASE IF EXISTS restored WITH (FORCE)")
