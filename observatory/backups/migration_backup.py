@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from observatory.backups.exact_snapshot import ValuesNotRecordedError
 from observatory.backups.pgbackrest import (
     BackupError,
     BackupType,
@@ -17,6 +18,7 @@ from observatory.backups.pgbackrest import (
     repository_node,
     verify_backup,
 )
+from observatory.backups.recording import record_after_backup
 from observatory.backups.verified import VerifiedBackups
 from observatory.database.errors import BackupFailedError
 from observatory.database.migration_backup import Kind, ReusableBackup
@@ -64,6 +66,8 @@ class MigrationBackup:
         with _stops_the_migration():
             create_stanza(self.sandbox)  # an interrupted first `up` may have left none
             backup = create_backup(self.sandbox, BackupType.FULL if kind == "full" else BackupType.INCREMENTAL)
+        with contextlib.suppress(ValuesNotRecordedError):  # they are for drills, and the backup is complete
+            record_after_backup(self.sandbox, seconds=(backup.ended - backup.started).total_seconds())
         return backup.label
 
     def verify(self, label: str) -> None:

@@ -75,6 +75,8 @@ def repository_settings(settings: StackSettings, paths: Paths) -> str:
     """
     psql = (f"{BIN}/psql", "-h", paths.postgres_socket, "-p", str(settings.ports.postgres), "-U", "postgres")
     document = {
+        "database": settings.database.name,
+        "port": settings.ports.postgres,
         "retention_days": settings.backups.retention_days,
         "pgbackrest": command(paths),
         "psql": psql,

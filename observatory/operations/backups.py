@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from observatory.backups import pgbackrest
+from observatory.backups.exact_snapshot import ValuesNotRecordedError
 from observatory.backups.pgbackrest import Backup, BackupType
+from observatory.backups.recording import record_after_backup
 from observatory.backups.repository import RepositoryCheck, check_repository
 from observatory.nodes.host_jobs import BACKUP_JOBS
 from observatory.platforms import open_platform
 from observatory.platforms.errors import StackNotUpError
 from observatory.platforms.platform import check_supported
-from observatory.progress import Reporter, silent, task
+from observatory.progress import Phase, Progress, Reporter, silent, task
 from observatory.scheduling.records import RecordStore
 from observatory.workspace import Workspace
 
@@ -37,7 +39,17 @@ def create_backup(
             check_repository(workspace.sandbox)  # the metrics then have the result of this backup
     if job := BACKUP_JOBS.get(made.type):
         RecordStore(sandbox=workspace.sandbox).record_success(job, started=made.started, ended=made.ended)
+    record_values(workspace, made, report)
     return made
+
+
+def record_values(workspace: Workspace, made: Backup, report: Reporter) -> None:
+    """Record the values of the tables after a backup, for restore drills; that it failed is a warning."""
+    try:
+        with task(report, "record the values of the tables"):
+            record_after_backup(workspace.sandbox, seconds=(made.ended - made.started).total_seconds())
+    except ValuesNotRecordedError as error:
+        report(Progress(task=str(error), phase=Phase.WARNED))
 
 
 def list_backups(workspace: Workspace) -> list[Backup]:
