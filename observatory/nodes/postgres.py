@@ -164,7 +164,8 @@ def patroni(
     return Unit(
         name="patroni",
         command=("/usr/bin/patroni", directory),
-        ready=HttpReady(port=ports.patroni, path="/primary"),
+        # The status is 200 as soon as the node has its lease back, which precedes PostgreSQL after a crash.
+        ready=HttpReady(port=ports.patroni, path="/primary", says={"state": "running", "role": "primary"}),
         priority=20,
         ports={"ports.patroni": ports.patroni, "ports.postgres": ports.postgres},
         files={

@@ -76,7 +76,7 @@ class TcpReady(_Model):
 
 
 class HttpReady(_Model):
-    """Ready when GET 127.0.0.1:`port``path` responds 200.
+    """Ready when GET 127.0.0.1:`port``path` responds 200, with the fields of `says` in its JSON where that is given.
 
     A listener that requires a client certificate gets the one in the file `certificate`, over TLS, and is verified by
     the file `authority`. A stack that an earlier version brought up lacks that file, and its listeners require none.
@@ -86,11 +86,12 @@ class HttpReady(_Model):
     path: str
     certificate: str | None = None
     authority: str | None = None
+    says: Mapping[str, str] | None = None
 
     def target(self, host_path: Callable[[str], Path]) -> dict[str, Any]:
         """Return the arguments of a `Probe`; `host_path` returns this host's path of a file of the machine."""
         if not self.certificate or not self.authority or not host_path(self.certificate).exists():
-            return {"http": f"http://127.0.0.1:{self.port}{self.path}"}
+            return {"http": f"http://127.0.0.1:{self.port}{self.path}", "says": self.says}
         files = ClientCertificate(certificate=host_path(self.certificate), authority=host_path(self.authority))
         return {"http": f"https://127.0.0.1:{self.port}{self.path}", "client": files}
 

@@ -15,6 +15,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200 if self.path == "/ready?full=1" else 503)
         self.end_headers()
+        self.wfile.write(b'{"state": "running", "role": "replica"}')
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
@@ -33,6 +34,13 @@ def port() -> Iterator[int]:
 def test_http(port: int) -> None:
     assert Probe(http=f"http://127.0.0.1:{port}/ready?full=1").check()
     assert Probe(http=f"http://127.0.0.1:{port}/live")() == f"http://127.0.0.1:{port}/live answered 503"
+
+
+def test_fields_of_a_response(port: int) -> None:
+    url = f"http://127.0.0.1:{port}/ready?full=1"
+
+    assert Probe(http=url, says={"state": "running", "role": "replica"}).check()
+    assert Probe(http=url, says={"state": "running", "role": "primary"})() == f"{url}: role is replica"
 
 
 def test_tcp(port: int) -> None:
