@@ -49,6 +49,7 @@ class BaseBackup:
         start: its first WAL segment.
         stop: the byte of the WAL at which it ended, and from which on it is consistent.
         bytes: size of the restored database.
+        chain: its own label, and those of the backups that it builds on.
     """
 
     label: str
@@ -56,6 +57,7 @@ class BaseBackup:
     start: Position
     stop: int
     bytes: int
+    chain: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,18 +104,21 @@ class ArchivedWal:
         gap = archive.describe(wanted[readable : readable + 1]) if readable < len(wanted) else ""
         return Way(timeline=timeline, segments=tuple(wanted[:readable]), gap=gap)
 
-    def born(self, timeline: int) -> datetime | None:
-        """Return when a timeline began, or at the latest; None where that is unknown."""
-        history = self.archive.histories.get(timeline)
-        if not history:
-            return None
-        first = (timeline, history[-1][1] // self.archive.segment_bytes)
-        if first not in self.archive.files:
-            return None
-        if found := PROMOTED.search(self._dump([first], "--rmgr=XLOG")):
-            return _utc(found[1])
+    def born(self, timeline: int) -> datetime:
+        """Return when a timeline began, or at the latest.
+
+        That of a timeline without WAL is the end of all time, and that of the oldest one the beginning.
+        """
         own = [each for each in sorted(self.archive.files) if each[0] == timeline]
-        return next((each.time for each in self._ends_from(own) if each.lsn >= history[-1][1]), None)
+        history = self.archive.histories.get(timeline)
+        if not own:
+            return datetime.max.replace(tzinfo=UTC)
+        if not history or own[0][1] > history[-1][1] // self.archive.segment_bytes:
+            return datetime.min.replace(tzinfo=UTC)
+        if found := PROMOTED.search(self._dump(own[:1], "--rmgr=XLOG")):
+            return _utc(found[1])
+        ends = (each.time for each in self._ends_from(own) if each.lsn >= history[-1][1])
+        return next(ends, datetime.max.replace(tzinfo=UTC))
 
     def continues(self, timeline: int, last: TransactionEnd | None) -> bool:
         """Return whether all transactions of a timeline, up to the `last`, are also on the next one."""

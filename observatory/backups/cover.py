@@ -103,9 +103,14 @@ def find_cover(sandbox: Sandbox, target: RecoveryTarget, *, repository: int | No
     if not found:
         covered = "; ".join(f"repository {each.number}: {_described(each)}" for each in contents)
         raise UncoveredTargetError(f"no backup leads to {target}: {'; '.join(reasons)}", remedy=f"Covered: {covered}.")
-    best = min(found, key=lambda each: each.replayed)
+    best = min(found, key=partial(_preference, newest=target.kind == "latest"))
     _check_space(sandbox, best)
     return best
+
+
+def _preference(cover: Cover, *, newest: bool) -> tuple[int, ...]:
+    """Return a cover's rank: the least to replay, but the newest state first where one repository lags behind."""
+    return (-cover.timeline, -cover.stop, cover.replayed) if newest else (cover.replayed,)
 
 
 def _search(contents: Sequence[RepositoryContents], target: RecoveryTarget) -> tuple[list[Cover], list[str]]:
@@ -115,7 +120,7 @@ def _search(contents: Sequence[RepositoryContents], target: RecoveryTarget) -> t
         try:
             found.append(_FINDERS[target.kind](each, target))
         except (UncoveredTargetError, BackupError) as error:
-            reasons.append(f"repository {each.number}: {error}")
+            reasons.append(f"repository {each.number}: {error.args[0]}")
     return found, reasons
 
 
@@ -127,6 +132,8 @@ def _of_label(contents: RepositoryContents, target: RecoveryTarget) -> Cover:
     last = _number(contents, backup.stop - 1)
     if way is None or not any(number == last for _, number in way.segments):
         raise UncoveredTargetError(f"WAL of the backup itself is missing: {way.gap if way else 'all'}")
+    if lost := contents.missing(backup):
+        raise UncoveredTargetError(f"{lost} is missing or truncated")
     return _cover(contents, target, backup, way, stop=backup.stop, last=last)
 
 
@@ -146,24 +153,22 @@ def _of_lsn(contents: RepositoryContents, target: RecoveryTarget) -> Cover:
     stop = target.lsn or 0
     timeline = target.timeline or contents.wal.timelines[-1]
     number = _number(contents, stop)
-    for backup, way in _ways(contents, timeline):
-        if backup.stop > stop:
-            continue
+    for backup, way in _ways(contents, timeline, lambda each: each.stop <= stop):
         rest = [each for each in way.segments if each[1] >= number][:2]
         if not rest or rest[0][1] != number or contents.wal.record_at(rest, stop) is None:
             raise UncoveredTargetError(_end_of(way, "the position"))
         return _cover(contents, target, backup, way, stop=stop, last=rest[-1][1])
-    raise UncoveredTargetError("no backup ended before it")
+    raise UncoveredTargetError("no whole backup ended before it")
 
 
 def _of_time(contents: RepositoryContents, target: RecoveryTarget) -> Cover:
     time = target.time or datetime.now(UTC)
     timelines = contents.wal.timelines
     born = [each for each in timelines if contents.born(each) <= time]
-    for timeline in timelines[len(born) - 1 :]:
-        backup, way = next(((b, w) for b, w in _ways(contents, timeline) if b.ended <= time), (None, None))
+    for timeline in timelines[max(0, len(born) - 1) :]:
+        backup, way = next(_ways(contents, timeline, lambda each: each.ended <= time), (None, None))
         if backup is None or way is None:
-            raise UncoveredTargetError(f"no backup on the way to timeline {timeline} ended before it")
+            raise UncoveredTargetError(f"no whole backup on the way to timeline {timeline} ended before it")
         if end := contents.wal.first_after(way, time):
             return _cover(contents, target, backup, way, stop=end.lsn, last=_number(contents, end.lsn) + 1)
         last = contents.wal.last(way)
@@ -183,10 +188,13 @@ _FINDERS: dict[str, Callable[[RepositoryContents, RecoveryTarget], Cover]] = {
 }
 
 
-def _ways(contents: RepositoryContents, timeline: int) -> Iterator[tuple[BaseBackup, Way]]:
-    """Yield the backups from which a recovery leads to the end of a timeline, the newest first."""
+def _ways(
+    contents: RepositoryContents, timeline: int, accepted: Callable[[BaseBackup], bool] = lambda _: True
+) -> Iterator[tuple[BaseBackup, Way]]:
+    """Yield the whole backups from which a recovery leads to the end of a timeline, the newest first."""
     for backup in contents.backups:
-        if backup.start[0] <= timeline and (way := contents.wal.way(timeline, backup)):
+        way = contents.wal.way(timeline, backup) if backup.start[0] <= timeline and accepted(backup) else None
+        if way and not contents.missing(backup):
             yield backup, way
 
 
@@ -248,24 +256,24 @@ def _has_one(contents: Sequence[RepositoryContents], segment: str) -> bool:
 def _described(contents: RepositoryContents) -> str:
     """Return what a repository covers, as text."""
     try:
-        spans = list(_covered(contents))
-    except (UncoveredTargetError, BackupError) as error:
-        return str(error)
+        spans = sorted(_covered(contents))
+    except (UncoveredTargetError, BackupError):
+        return "nothing that can be read"
     texts = [f"{format_time(first)} to {format_time(last)}" for first, last in spans[-SHOWN:]]
     return ", ".join(texts) or "nothing"
 
 
 def _covered(contents: RepositoryContents) -> Iterator[tuple[datetime, datetime]]:
     """Yield the times to which a restore can go, from the end of a backup to the last transaction."""
-    ends: dict[Position, datetime] = {}
+    ends: set[Position] = set()
     for backup in reversed(contents.backups):
-        timelines = [each for each in contents.wal.timelines if contents.wal.way(each, backup)]
-        for timeline in timelines:
+        for timeline in contents.wal.timelines:
             way = contents.wal.way(timeline, backup)
-            last = contents.wal.last(way) if way else None
-            if way and last and last.time >= backup.ended and way.segments[-1] not in ends:
-                ends[way.segments[-1]] = last.time
-                yield backup.ended, last.time
+            if way and way.segments and way.segments[-1] not in ends and not contents.missing(backup):
+                ends.add(way.segments[-1])
+                last = contents.wal.last(way)
+                if last and last.time >= backup.ended:
+                    yield backup.ended, last.time
 
 
 def _check_space(sandbox: Sandbox, cover: Cover) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -18,6 +20,7 @@ from observatory.nodes.programs.backup_repository import (
     HISTORY,
     SEGMENT,
     SEGMENT_BYTES,
+    STANZA,
     SWITCH,
     Archive,
     Node,
@@ -28,7 +31,8 @@ from observatory.nodes.programs.backup_repository import (
 )
 from observatory.runtime import RuntimeFault, Sandbox
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FILE = re.compile(r'^(\w+/[^=\n]+)=(\{"(?:bi|bim|bni|checksum|size).*\})$', re.MULTILINE)  # of a manifest
+SUFFIXES = ("", ".zst", ".pgbi", ".gz", ".lz4", ".bz2")
 REPOSITORY = re.compile(r"^repo(\d+)-path=", re.MULTILINE)
 
 
@@ -90,18 +94,44 @@ class RepositoryContents:
             return True
 
     def born(self, timeline: int) -> datetime:
-        """Return when a timeline began; the beginning of all time for the oldest, and where that is unknown."""
+        """Return when a timeline began: see `ArchivedWal.born`."""
         if timeline not in self._born:
-            self._born[timeline] = self.wal.born(timeline) or EPOCH
+            self._born[timeline] = self.wal.born(timeline)
         return self._born[timeline]
+
+    def missing(self, backup: BaseBackup) -> str:
+        """Return a file of a backup, or of one that it builds on, that is missing or truncated; empty if none is."""
+        if backup.label not in self._missing:
+            self._missing[backup.label] = next((each for label in backup.chain for each in self._lost(label)), "")
+        return self._missing[backup.label]
 
     def reread_wal(self) -> None:
         """Forget what was archived when the archive was read."""
         self.__dict__.pop("wal", None)
+        self._born.clear()
 
     @cached_property
     def _born(self) -> dict[int, datetime]:
         return {}
+
+    @cached_property
+    def _missing(self) -> dict[str, str]:
+        return {}
+
+    @cached_property
+    def _files(self) -> dict[str, int]:
+        return self._node.listing(f"backup/{STANZA}")
+
+    def _lost(self, label: str) -> Iterator[str]:
+        """Yield the files of a backup that are missing or shorter than its manifest says."""
+        manifest = f"{label}/backup.manifest"
+        status, text = self._node.run((*self._node.pgbackrest, "repo-get", f"backup/{STANZA}/{manifest}"))
+        if status or manifest not in self._files:
+            yield manifest
+            return
+        for path, size in stored_files(label, text).items():
+            if not any(self._files.get(f"{path}{each}", -1) >= size for each in SUFFIXES):
+                yield path
 
     @cached_property
     def _node(self) -> Node:
@@ -133,5 +163,22 @@ class RepositoryContents:
             ended=datetime.fromtimestamp(record["timestamp"]["stop"], UTC) + timedelta(seconds=1),
             start=position(record["archive"]["start"], self._segment_bytes),
             stop=parse_lsn(record["lsn"]["stop"]),
+            chain=(record["label"], *(record.get("reference") or [])),
             bytes=record["info"]["size"],
         )
+
+
+def stored_files(label: str, manifest: str) -> dict[str, int]:
+    """Return the files of a repository that the manifest of a backup refers to, with their least size in bytes.
+
+    Names are those below the directory of all backups, without the suffix of a compression.
+    """
+    found: dict[str, int] = {}
+    for name, text in FILE.findall(manifest):
+        file = json.loads(text)
+        if not file.get("size"):
+            continue
+        holder, length = file.get("reference", label), file.get("repo-size", file["size"])
+        path = f"{holder}/bundle/{file['bni']}" if "bni" in file else f"{holder}/{name}"
+        found[path] = max(found.get(path, 0), file.get("bno", 0) + length)
+    return found

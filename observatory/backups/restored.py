@@ -190,8 +190,8 @@ class RestoredInstance:
 
     def kill(self) -> None:
         """End the server at once, without a shutdown."""
+        self.directory.end_processes()
         if self._process is not None:
-            self._process.kill()  # the sandbox ends with it
             self._process.wait()
             self._process = None
 

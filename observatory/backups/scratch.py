@@ -22,6 +22,7 @@ from observatory.waiting import wait_until
 
 PARENT = f"{Paths().data}/restore"
 SEEN_AS = "/run/restored"  # where the processes of a directory, and no others, see it
+PREFIX, LOCK = "restored-", ".lock"  # of the names of their lock files
 KILLED_S = 10  # until the kernel has ended a killed process
 
 
@@ -66,14 +67,22 @@ class ScratchDirectory:
             return []
         return [pid for pid in psutil.pids() if _sees(pid, own)]
 
+    def end_processes(self) -> None:
+        """End its processes at once.
+
+        Raises:
+            BackupError: one does not end.
+        """
+        if not wait_until(self._kill, KILLED_S):
+            raise BackupError(f"processes {self.processes()} in {self.host} do not end after SIGKILL")
+
     def remove(self) -> None:
         """End its processes and remove it.
 
         Raises:
             BackupError: a process does not end.
         """
-        if not wait_until(self._kill, KILLED_S):
-            raise BackupError(f"processes {self.processes()} in {self.host} do not end after SIGKILL")
+        self.end_processes()
         self.sandbox.remove_file(self.inside)
         self._mark.unlink(missing_ok=True)
         self._lock.unlink(missing_ok=True)
@@ -87,7 +96,7 @@ class ScratchDirectory:
 
     @property
     def _lock(self) -> Path:
-        return self.sandbox.home / "lock" / f"restore-{self.name}.lock"
+        return self.sandbox.home / "lock" / f"{PREFIX}{self.name}{LOCK}"
 
     @property
     def _mark(self) -> Path:
@@ -116,8 +125,10 @@ def scratch_directory(sandbox: Sandbox, kind: str) -> Iterator[ScratchDirectory]
 
 def scratch_directories(sandbox: Sandbox) -> list[ScratchDirectory]:
     """Return all directories of the stack, in use or abandoned."""
-    found = sandbox.host_path(PARENT).glob("*/")
-    return [ScratchDirectory(sandbox, each.name) for each in sorted(found)]
+    names = {each.name for each in sandbox.host_path(PARENT).glob("*/")}
+    locks = (sandbox.home / "lock").glob(f"{PREFIX}*{LOCK}")  # a killed command may leave no more than that
+    names |= {each.name.removeprefix(PREFIX).removesuffix(LOCK) for each in locks}
+    return [ScratchDirectory(sandbox, each) for each in sorted(names)]
 
 
 def remove_abandoned(sandbox: Sandbox) -> list[str]:
