@@ -271,7 +271,7 @@ class Database(pulumi.ComponentResource):
                     secret=values[0],
                     data_volume=values[1],
                     wal_volume=values[2],
-                    bucket=S3Repository(bucket=values[3], region=settings.account.region, key=values[4]),
+                    buckets=(S3Repository(bucket=values[3], region=settings.account.region, key=values[4]),),
                     cache_url=values[5],
                 )
             )

@@ -6,6 +6,7 @@ Owns the server and its logins. The `Schema` resource owns the objects of the da
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -29,7 +30,7 @@ from components.local.machine import Daemon, Machine
 from components.secrets import LoginPassword, Password
 from observatory.documents.logins import PROVISIONER, AccessDocument
 from observatory.nodes import Paths, etcd, pgbouncer, postgres
-from observatory.nodes.pgbackrest import cipher_file, cipher_section
+from observatory.nodes.pgbackrest import REPOSITORIES, cipher_file, cipher_section
 from observatory.nodes.pgbouncer import user_lines, users_file
 from observatory.nodes.postgres import (
     API_USER,
@@ -117,13 +118,12 @@ class Database(pulumi.ComponentResource):
     def _patroni(self, store: Daemon, api_password: pulumi.Output[str]) -> Daemon:
         """Declare Patroni, which starts PostgreSQL; it depends on `store`."""
         paths = Paths()
-        cipher = RepositoryPassphrase("backup-passphrase", machine=self._args.machine, opts=self._mine).value
         return Daemon(
             "patroni",
             machine=self._args.machine,
             unit=patroni(self._args.settings, paths),
             secret_files={
-                cipher_file(paths): cipher.apply(cipher_section),
+                **self._passphrases(),
                 api_credentials_file(paths): api_password.apply(api_credentials),
                 **self._trusted(),
                 **self._certificate(postgres.SERVER),
@@ -131,6 +131,15 @@ class Database(pulumi.ComponentResource):
             },
             opts=self._child(store),
         )
+
+    def _passphrases(self) -> dict[str, pulumi.Output[str]]:
+        """Declare the passphrase of each backup repository, and return pgBackRest's files with them."""
+        files, machine = {}, self._args.machine
+        for number in REPOSITORIES:
+            name = f"backup-passphrase{'' if number == 1 else f'-{number}'}"
+            cipher = RepositoryPassphrase(name, machine=machine, repository=number, opts=self._mine).value
+            files[cipher_file(Paths(), number)] = cipher.apply(partial(cipher_section, number=number))
+        return files
 
     def _access(self, configuration: ClusterConfiguration) -> Access:
         """Declare the database, its roles and logins, on the configured server."""

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from observatory.backups.pgbackrest import BackupError
 from observatory.backups.target import format_lsn, parse_lsn
+from observatory.backups.tool import BackupError
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import BIN, command
 from observatory.nodes.programs.backup_repository import Archive, Position

@@ -14,13 +14,14 @@ from datetime import UTC, datetime
 from functools import partial
 
 from observatory.backups.archived_wal import BaseBackup, Way
-from observatory.backups.pgbackrest import BackupError, repository_node
+from observatory.backups.pgbackrest import PgBackRest
 from observatory.backups.repository_contents import (
     RepositoryContents,
     UncoveredTargetError,
     configured_repositories,
 )
 from observatory.backups.target import RecoveryTarget, format_time
+from observatory.backups.tool import BackupError
 from observatory.errors import REFUSED
 from observatory.nodes.programs.backup_repository import Position
 from observatory.runtime import RuntimeFault, Sandbox
@@ -238,7 +239,7 @@ def _end_of(way: Way, reached: str) -> str:
 
 def _archive_newest(sandbox: Sandbox, contents: Sequence[RepositoryContents]) -> bool:
     """Have a running server end a transaction and archive its newest WAL; return whether there is such a server."""
-    node = repository_node(sandbox)
+    node = PgBackRest(sandbox).node(contents[0].number)
     if not node.query("SELECT pg_current_xact_id() WHERE NOT pg_is_in_recovery()"):
         return False
     segment = node.query("SELECT pg_walfile_name(pg_switch_wal())")

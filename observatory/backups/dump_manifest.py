@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from observatory.backups.pgbackrest import BackupError
+from observatory.backups.tool import BackupError
 from observatory.database.migrations.files import Edition
 from observatory.errors import REFUSED
 

@@ -1,7 +1,7 @@
 """Backups of the `local` stack's database: runs pgBackRest in the stack's sandbox.
 
-Creates the stanza, makes, lists and verifies backups. `observatory.nodes.pgbackrest` configures pgBackRest;
-`observatory.backups.repository` finds what the repository lacks.
+Implements `observatory.backups.tool`. `observatory.nodes.pgbackrest` configures pgBackRest;
+`observatory.nodes.programs.backup_repository` finds what a repository lacks.
 """
 
 from __future__ import annotations
@@ -10,24 +10,39 @@ import json
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from observatory.errors import REFUSED
+from observatory.backups.tool import (
+    Backup,
+    BackupDamagedError,
+    BackupError,
+    BackupRunningError,
+    BackupType,
+    OtherDatabaseError,
+    RepositoryUnreadableError,
+)
 from observatory.nodes import Paths
-from observatory.nodes.pgbackrest import cipher_file, command, repository, settings_file
+from observatory.nodes.pgbackrest import cipher_file, command, repository, restore_command, settings_file
 from observatory.nodes.programs.backup_repository import (
+    SEGMENT_NAME,
+    STANZA,
+    Finding,
     Node,
+    Report,
+    check,
+    check_contents,
     describe_damage,
     expire,
-    node_of,
+    nodes_of,
     read_stanza,
     records,
 )
-from observatory.runtime import RuntimeFault, Sandbox
+from observatory.runtime import Sandbox
+from observatory.waiting import wait_until
 
 OTHER_DATABASE = (28, 51)  # pgBackRest's exit statuses when the repository and the database have other identifiers
 UNREADABLE = (29, 95)  # those of a file with another format, and of one that was encrypted with another passphrase
@@ -35,169 +50,194 @@ LOCKED = 50  # pgBackRest's exit status when another process holds the stanza's 
 QUERY_TIMEOUT_S = 60  # of commands that copy no data
 LAST_LINES = 10
 GIVE_UP = "move {place} away and run `observatory up`, which makes a new repository with a full backup."
-
-
-class BackupError(RuntimeFault):
-    """A command of pgBackRest failed; the message ends with its last lines."""
-
-
-class BackupRunningError(BackupError):
-    """Another backup is running; nothing was changed."""
-
-    exit_code = REFUSED
-
-
-class BackupDamagedError(BackupError):
-    """The database has damaged pages, and so has the new backup, which is kept; no earlier backup has expired."""
-
-
-class RepositoryUnreadableError(BackupError):
-    """pgBackRest cannot read the repository; nothing was changed."""
-
-
-class OtherDatabaseError(BackupError):
-    """The repository has the backups of another database; nothing was changed."""
-
-
-class BackupType(StrEnum):
-    """What a backup contains: everything; the changes since the last full one; the changes since the last one."""
-
-    FULL = "full"
-    DIFFERENTIAL = "differential"
-    INCREMENTAL = "incremental"
-
+SWITCH = "SELECT pg_walfile_name(pg_switch_wal())"
 
 _TYPES = {BackupType.FULL: "full", BackupType.DIFFERENTIAL: "diff", BackupType.INCREMENTAL: "incr"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Backup:
-    """A finished backup.
+@dataclass(frozen=True)
+class PgBackRest:
+    """Implements `observatory.backups.tool.BackupTool` for the stack in `sandbox`."""
 
-    Attributes:
-        label: its name in the repository.
-        type: full, differential or incremental.
-        started: its start, in UTC.
-        ended: its end, in UTC.
-        database_bytes: size of the restored database.
-        repository_bytes: size that it added to the repository.
-        prior: label of the backup that it builds on; None for a full backup.
-        wal_start: first WAL segment that makes it consistent.
-        wal_stop: last such segment.
-        damaged: it contains pages with wrong checksums.
-        obstacle: why it cannot be restored to the present; empty where it can, None where that was not checked.
-    """
+    sandbox: Sandbox
 
-    label: str
-    type: BackupType
-    started: datetime
-    ended: datetime
-    database_bytes: int
-    repository_bytes: int
-    prior: str | None
-    wal_start: str
-    wal_stop: str
-    damaged: bool
-    obstacle: str | None = None
+    @property
+    def repositories(self) -> tuple[int, ...]:
+        """The numbers of the repositories that `up` has configured."""
+        return tuple(self._nodes())
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the fields as a plain mapping, times in ISO 8601."""
-        return {**asdict(self), "started": self.started.isoformat(), "ended": self.ended.isoformat()}
+    def prepare(self) -> None:
+        """Create the stanza in every repository; an existing one stays."""
+        self._run("stanza-create", timeout=QUERY_TIMEOUT_S)
 
+    def archive_wal(self, repository: int) -> None:
+        """Switch to a new WAL segment, and wait until the repository has the one before.
 
-def create_stanza(sandbox: Sandbox) -> None:
-    """Create the stanza; an existing one stays.
+        Not by pgBackRest's `check`, which needs every repository.
+        """
+        node = self.node(repository)
+        segment = node.query(SWITCH)
+        if not SEGMENT_NAME.fullmatch(segment):
+            raise BackupError("PostgreSQL does not answer, so its WAL cannot be archived")
+        if not wait_until(lambda: _has_segment(node, segment), QUERY_TIMEOUT_S, interval_s=0.2):
+            raise BackupError(
+                f"WAL segment {segment} was not archived to repository {repository} within {QUERY_TIMEOUT_S} s",
+                remedy="See `observatory backup verify`, and pgBackRest's messages: `observatory logs patroni`.",
+            )
 
-    Raises:
-        BackupError: pgBackRest failed.
-    """
-    _pgbackrest(sandbox, "stanza-create", timeout=QUERY_TIMEOUT_S)
+    def backup(self, kind: BackupType, *, repository: int, timeout: float | None = None) -> Backup:
+        """Make a backup and return it; a full one where there is none to build on. Then earlier ones may expire."""
+        output = self._run("backup", f"--type={_TYPES[kind]}", repository=repository, timeout=timeout)
+        label = next(iter(re.findall(r"new backup label = (\S+)", output)), None)
+        backup = next((each for each in self.info(repository) if each.label == label), None)
+        if backup is None:
+            raise BackupError(
+                f"pgbackrest backup succeeded, but repository {repository} lacks its backup:\n{_last_lines(output)}"
+            )
+        if backup.damaged:
+            damage = describe_damage(self.node(repository), backup.label)
+            raise BackupDamagedError(
+                f"the backup {backup.label} in repository {repository} contains damaged pages: {damage}",
+                remedy="It is kept, and earlier backups do not expire until a sound full one exists. Repair the "
+                "database: see docs/runbooks/StorageBackupDamaged.md.",
+            )
+        self.expire(repository)
+        return backup
 
+    def restore(self, label: str, *, repository: int, directory: str) -> None:
+        """Copy the files of a backup into an empty directory, a path of the sandbox."""
+        # Without --type=none pgBackRest writes settings of a recovery, which the caller owns.
+        options = (f"--set={label}", f"--pg1-path={directory}", "--type=none", "--archive-mode=off")
+        self._run("restore", *options, repository=repository, timeout=None)
 
-def archive_wal(sandbox: Sandbox) -> None:
-    """Switch to a new WAL segment, and wait until the repository has the one before.
+    def restore_command(self, repository: int) -> str:
+        """Return PostgreSQL's restore_command that reads WAL from the repository."""
+        return restore_command(Paths(), repository)
 
-    Raises:
-        BackupError: it does not arrive, or another error of pgBackRest's check.
-    """
-    _pgbackrest(sandbox, "check", timeout=QUERY_TIMEOUT_S)
+    def verify(self, repository: int, *, label: str | None = None, contents: bool = False) -> Report:
+        """Return what is wrong with the repository, and which backups cannot be restored to the present."""
+        node = self.node(repository)
+        report = check(node)
+        if label is not None:
+            return Report(findings=tuple(self._of_backup(node, label, report, contents=contents)))
+        return replace(report, contents=tuple(check_contents(node))) if contents else report
 
+    def info(self, repository: int | None = None) -> list[Backup]:
+        """Return the finished backups of a repository, or of all, oldest first."""
+        nodes = self._nodes() if repository is None else {repository: self.node(repository)}
+        found = []
+        for number, node in nodes.items():
+            stanza, error = read_stanza(node)
+            if error:
+                raise self.unreadable(number, error)
+            found += [_backup(number, record) for record in records(stanza)]
+        return sorted(found, key=lambda backup: backup.ended)
 
-def create_backup(sandbox: Sandbox, kind: BackupType, *, timeout: float | None = None) -> Backup:
-    """Make a backup and return it; a full one where there is none to build on. Then earlier ones may expire.
+    def expire(self, repository: int) -> None:
+        """Remove the backups older than the retention, and their WAL."""
+        if failure := expire(self.node(repository), days=self.settings()["retention_days"]):
+            raise BackupError(failure)
 
-    Args:
-        sandbox: of the stack.
-        kind: its type.
-        timeout: seconds until it is stopped; the next backup reuses the copied files.
+    def exists(self, number: int) -> bool:
+        """Return whether a repository has files of pgBackRest."""
+        place = self.place(number)
+        return any(each.is_file() for name in ("archive", "backup") for each in (place / name).rglob("*"))
 
-    Raises:
-        BackupRunningError: another backup is running.
-        BackupDamagedError: the database has damaged pages; the backup is kept, and no earlier one has expired.
-        BackupError: it failed or timed out, or earlier backups could not expire.
-    """
-    output = _pgbackrest(sandbox, "backup", f"--type={_TYPES[kind]}", timeout=timeout)
-    label = next(iter(re.findall(r"new backup label = (\S+)", output)), None)
-    backup = next((each for each in list_backups(sandbox) if each.label == label), None)
-    if backup is None:
-        raise BackupError(f"pgbackrest backup succeeded, but the repository lacks its backup:\n{_last_lines(output)}")
-    if backup.damaged:
-        damage = describe_damage(repository_node(sandbox), backup.label)
-        raise BackupDamagedError(
-            f"the backup {backup.label} contains damaged pages: {damage}",
-            remedy="It is kept, and earlier backups do not expire until a sound full one exists. Repair the database: "
-            "see docs/runbooks/StorageBackupDamaged.md.",
+    def place(self, number: int) -> Path:
+        """Return the directory of a repository on this machine."""
+        return self.sandbox.host_path(repository(Paths(), number))
+
+    def unreadable(self, number: int, reason: str) -> RepositoryUnreadableError:
+        """Return the error for a repository that pgBackRest cannot read, with the way out."""
+        place, passphrase = self.place(number), self.sandbox.host_path(cipher_file(Paths(), number))
+        return RepositoryUnreadableError(
+            f"the backup repository {place} cannot be read: {reason}",
+            remedy="Another passphrase may have encrypted it, or its files are damaged. Restore them or the passphrase "
+            f"({passphrase}). Or give these backups up: {GIVE_UP.format(place=place)}",
         )
-    if failure := expire(repository_node(sandbox), days=repository_settings(sandbox)["retention_days"]):
-        raise BackupError(failure)
-    return backup
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the repositories, which `up` writes.
+
+        Raises:
+            BackupError: the stack has none yet.
+        """
+        file = self.sandbox.host_path(settings_file(Paths()))
+        try:
+            settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise BackupError(f"{file} does not exist", remedy="Run `observatory up`, which writes it.") from None
+        return settings
+
+    def _nodes(self) -> dict[int, Node]:
+        return nodes_of(self.settings(), partial(_run, self.sandbox))
+
+    def node(self, number: int) -> Node:
+        """Return the machine with a repository, for `observatory.nodes.programs.backup_repository`.
+
+        Raises:
+            BackupError: there is no such repository.
+        """
+        nodes = self._nodes()
+        if number not in nodes:
+            there = " and ".join(map(str, nodes))
+            raise BackupError(f"there is no backup repository {number}", remedy=f"The stack has {there}.")
+        return nodes[number]
+
+    def _of_backup(self, node: Node, label: str, report: Report, *, contents: bool) -> list[Finding]:
+        """Return what is wrong with one backup, with those that it builds on and their WAL."""
+        if label in report.obstacles:
+            return [Finding("backup", report.obstacles[label], repository=node.repository)]
+        if not contents:
+            return []
+        # The exit status is 0 whatever pgBackRest finds, so the output decides. It also calls a backup valid that
+        # builds on a damaged one, so the whole chain and its WAL must be free of errors.
+        options = (f"--set={label}", "--output=text", "--verbose")
+        output = self._run("verify", *options, repository=node.repository, timeout=None)
+        if f"backup: {label}, status: valid" in output and "status: error" not in output:
+            return []
+        return [Finding("backup", _last_lines(output), repository=node.repository)]
+
+    def _run(self, name: str, *options: str, repository: int | None = None, timeout: float | None) -> str:
+        """Run a pgBackRest command, of one repository or of all, and return its output."""
+        chosen = () if repository is None else (f"--repo={self.node(repository).repository}",)
+        try:
+            done = self.sandbox.run(command(Paths(), *chosen, name, *options), timeout=timeout, check=False)
+        except subprocess.TimeoutExpired:
+            raise BackupError(f"pgbackrest {name} did not finish within {timeout:g} s and was stopped") from None
+        if done.returncode:
+            raise self._failure(name, done, repository)
+        return done.stdout
+
+    def _failure(self, name: str, done: subprocess.CompletedProcess[str], repository: int | None) -> BackupError:
+        output = done.stdout + done.stderr
+        if done.returncode == LOCKED:
+            return BackupRunningError(
+                "another backup is running. Wait until it has finished: `observatory backup list` then shows it"
+            )
+        # pgBackRest names the first repository that fails, where it works on all.
+        named = re.search(r"repo(\d)", output)
+        number = repository or (int(named[1]) if named else 1)
+        if done.returncode in OTHER_DATABASE:
+            place = self.place(number)
+            return OtherDatabaseError(
+                f"pgbackrest {name} failed: the backup repository {place} belongs to another database",
+                remedy=f"Put that database's data back, or give its backups up: {GIVE_UP.format(place=place)}",
+            )
+        if done.returncode in UNREADABLE or "unable to load info file" in output:
+            error = re.search(r"ERROR: \[\d+\]: ([ -~]+)", output)
+            return self.unreadable(number, error[1].rstrip(": ") if error else f"exit status {done.returncode}")
+        return BackupError(f"pgbackrest {name} failed with exit status {done.returncode}:\n{_last_lines(output)}")
 
 
-def list_backups(sandbox: Sandbox) -> list[Backup]:
-    """Return the finished backups, oldest first.
-
-    Raises:
-        RepositoryUnreadableError: pgBackRest cannot read the repository.
-    """
-    stanza, error = read_stanza(Node(partial(_run, sandbox), command(Paths()), (), ()))
-    if error:
-        raise unreadable(sandbox, error)
-    return [_backup(record) for record in records(stanza)]
-
-
-def repository_exists(sandbox: Sandbox) -> bool:
-    """Return whether there is a repository with files."""
-    place = sandbox.host_path(repository(Paths()))
-    return any(each.is_file() for each in place.rglob("*"))
-
-
-def unreadable(sandbox: Sandbox, reason: str) -> RepositoryUnreadableError:
-    """Return the error for a repository that pgBackRest cannot read, with the way out."""
-    place = sandbox.host_path(repository(Paths()))
-    return RepositoryUnreadableError(
-        f"the backup repository {place} cannot be read: {reason}",
-        remedy="Another passphrase may have encrypted it, or its files are damaged. Restore them or the passphrase "
-        f"({sandbox.host_path(cipher_file(Paths()))}). Or give these backups up: {GIVE_UP.format(place=place)}",
-    )
-
-
-def repository_settings(sandbox: Sandbox) -> dict[str, Any]:
-    """Return the settings of the repository, which `up` writes.
-
-    Raises:
-        BackupError: the stack has none yet.
-    """
-    file = sandbox.host_path(settings_file(Paths()))
-    try:
-        settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BackupError(f"{file} does not exist", remedy="Run `observatory up`, which writes it.") from None
-    return settings
-
-
-def repository_node(sandbox: Sandbox) -> Node:
-    """Return the stack's machine for `observatory.nodes.programs.backup_repository`."""
-    return node_of(repository_settings(sandbox), partial(_run, sandbox))
+def _has_segment(node: Node, segment: str) -> bool:
+    """Return whether the newest archive of a repository has a WAL segment."""
+    stanza, _ = read_stanza(node)
+    if not stanza:
+        return False
+    newest = stanza["db"][-1]
+    directory = f"archive/{STANZA}/{newest['version']}-{newest['id']}/{segment[:16]}"
+    return any(name.startswith(segment) for name in node.listing(directory))
 
 
 def _run(sandbox: Sandbox, argv: Sequence[str]) -> tuple[int, str]:
@@ -205,8 +245,9 @@ def _run(sandbox: Sandbox, argv: Sequence[str]) -> tuple[int, str]:
     return done.returncode, done.stdout or done.stderr
 
 
-def _backup(record: dict[str, Any]) -> Backup:
+def _backup(repository: int, record: dict[str, Any]) -> Backup:
     return Backup(
+        repository=repository,
         label=record["label"],
         type=next(kind for kind, name in _TYPES.items() if name == record["type"]),
         started=datetime.fromtimestamp(record["timestamp"]["start"], UTC),
@@ -220,45 +261,5 @@ def _backup(record: dict[str, Any]) -> Backup:
     )
 
 
-def _pgbackrest(sandbox: Sandbox, *arguments: str, timeout: float | None) -> str:
-    """Run a pgBackRest command and return its output."""
-    try:
-        done = sandbox.run(command(Paths(), *arguments), timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
-        raise BackupError(f"pgbackrest {arguments[0]} did not finish within {timeout:g} s and was stopped") from None
-    if done.returncode == LOCKED:
-        raise BackupRunningError(
-            "another backup is running. Wait until it has finished: `observatory backup list` then shows it"
-        )
-    if done.returncode in OTHER_DATABASE:
-        place = sandbox.host_path(repository(Paths()))
-        raise OtherDatabaseError(
-            f"pgbackrest {arguments[0]} failed: the backup repository {place} belongs to another database",
-            remedy=f"Put that database's data back, or give its backups up: {GIVE_UP.format(place=place)}",
-        )
-    if done.returncode:
-        output = done.stdout + done.stderr
-        if done.returncode in UNREADABLE or "unable to load info file" in output:
-            error = re.search(r"ERROR: \[\d+\]: ([ -~]+)", output)
-            raise unreadable(sandbox, error[1].rstrip(": ") if error else f"exit status {done.returncode}")
-        raise BackupError(
-            f"pgbackrest {arguments[0]} failed with exit status {done.returncode}:\n{_last_lines(output)}"
-        )
-    return done.stdout
-
-
 def _last_lines(output: str) -> str:
     return "\n".join(output.splitlines()[-LAST_LINES:])
-
-
-def verify_backup(sandbox: Sandbox, label: str) -> None:
-    """Check the files of a backup, and of the earlier ones that it builds on, against their checksums.
-
-    Raises:
-        BackupError: a file is missing or damaged, or the backup does not exist.
-    """
-    # The exit status is 0 whatever pgBackRest finds, so the output decides. It also calls a backup valid that builds on
-    # a damaged one, so the whole chain and its WAL must be free of errors.
-    output = _pgbackrest(sandbox, "verify", f"--set={label}", "--output=text", "--verbose", timeout=None)
-    if f"backup: {label}, status: valid" not in output or "status: error" in output:
-        raise BackupError(f"verification of the backup {label} failed:\n{_last_lines(output)}")

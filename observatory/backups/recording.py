@@ -28,7 +28,7 @@ from observatory.backups.exact_snapshot import (
     ValuesNotRecordedError,
     exact_snapshot,
 )
-from observatory.backups.pgbackrest import repository_settings
+from observatory.backups.pgbackrest import PgBackRest
 from observatory.backups.values import Piece, RecordedValues, ValueStore, count_piece
 from observatory.database.connection import connect
 from observatory.database.errors import UnreachableError
@@ -150,7 +150,7 @@ def live_conninfo(sandbox: Sandbox) -> Iterator[str]:
         ValuesNotRecordedError: an earlier release wrote the settings, without the database's name.
         BackupError: the stack has no settings of a repository yet.
     """
-    settings = repository_settings(sandbox)
+    settings = PgBackRest(sandbox).settings()
     if "database" not in settings:
         raise ValuesNotRecordedError(
             "the values of the tables were not recorded: the stack is of an earlier release",

@@ -1,4 +1,4 @@
-"""The state of the `local` stack's backup repository: what it lacks, and what cannot be restored from it.
+"""The state of the `local` stack's backup repositories: what they lack, and what cannot be restored from them.
 
 Owns running the check in the sandbox, and keeping its result: findings for the next check, and metrics for Prometheus.
 `observatory.nodes.programs.backup_repository` has the rules.
@@ -11,40 +11,51 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from observatory.backups.pgbackrest import repository_node, repository_settings
-from observatory.nodes.programs.backup_repository import Finding, check, check_contents, metrics, still_open
+from observatory.backups.pgbackrest import PgBackRest
+from observatory.nodes.programs.backup_repository import Finding, metrics, still_open
 from observatory.runtime import Sandbox
 
 
 @dataclass(frozen=True, kw_only=True)
 class RepositoryCheck:
-    """What is wrong, and why a backup cannot be restored to the present, by label; one without an obstacle can."""
+    """What is wrong, and why a backup cannot be restored to the present, by repository and label.
+
+    A backup without an obstacle can be restored.
+    """
 
     findings: tuple[Finding, ...]
-    obstacles: Mapping[str, str]
+    obstacles: Mapping[tuple[int, str], str]
 
 
-def check_repository(sandbox: Sandbox, *, contents: bool = False) -> RepositoryCheck:
-    """Check the repository and publish the result as metrics.
+def check_repositories(sandbox: Sandbox, *, repository: int | None = None, contents: bool = False) -> RepositoryCheck:
+    """Check the repositories and publish the result as metrics.
 
     A finding that a new full backup makes up for is left out when a sound one was made since it was first found.
 
     Args:
         sandbox: of the stack, which need not be up.
+        repository: return the findings of this one only, and read no file of another.
         contents: read every file, too; takes minutes for each 10 GB. The result counts until the next such check.
 
     Raises:
-        BackupError: the stack has no settings of a repository yet.
+        BackupError: the stack has no settings of its repositories yet, or there is no such repository.
     """
-    settings, node = repository_settings(sandbox), repository_node(sandbox)
-    read = [asdict(each) for each in check_contents(node)] if contents else None
+    tool = PgBackRest(sandbox)
+    settings, numbers = tool.settings(), tool.repositories
+    chosen = numbers if repository is None else (repository,)
+    read = [each for number in chosen for each in tool.verify(number, contents=contents).contents]
     with sandbox.lock("backup-check"):
-        report = check(node)
+        reports = {number: tool.verify(number) for number in numbers}
         file = sandbox.host_path(settings["state"])
         state = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        if read is not None:
-            state["contents"] = read
-        findings, state = still_open(report, state, now=time.time())
+        if contents:
+            others = [each for each in state.get("contents", []) if each.get("repository", 1) not in chosen]
+            state["contents"] = [*others, *map(asdict, read)]
+        findings, state = still_open(reports, state, now=time.time())
         sandbox.write_file(settings["state"], json.dumps(state))
-        sandbox.write_file(settings["metrics"], metrics(findings, now=time.time()))
-    return RepositoryCheck(findings=tuple(findings), obstacles=report.obstacles)
+        sandbox.write_file(settings["metrics"], metrics(findings, reports, now=time.time()))
+    obstacles = {(number, label): why for number, found in reports.items() for label, why in found.obstacles.items()}
+    return RepositoryCheck(
+        findings=tuple(each for each in findings if each.repository in chosen),
+        obstacles={place: why for place, why in obstacles.items() if place[0] in chosen},
+    )

@@ -11,11 +11,11 @@ from functools import cached_property
 from typing import Any
 
 from observatory.backups.archived_wal import ArchivedWal, BaseBackup
-from observatory.backups.pgbackrest import repository_node
+from observatory.backups.pgbackrest import PgBackRest
 from observatory.backups.target import parse_lsn
 from observatory.errors import REFUSED
 from observatory.nodes import Paths
-from observatory.nodes.pgbackrest import command, config_file
+from observatory.nodes.pgbackrest import config_file
 from observatory.nodes.programs.backup_repository import (
     HISTORY,
     SEGMENT,
@@ -135,8 +135,7 @@ class RepositoryContents:
 
     @cached_property
     def _node(self) -> Node:
-        node = repository_node(self.sandbox)
-        return Node(node.run, command(Paths(), f"--repo={self.number}"), node.psql, node.controldata)
+        return PgBackRest(self.sandbox).node(self.number)
 
     @cached_property
     def _segment_bytes(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from observatory.backups.pgbackrest import BackupError
+from observatory.backups.tool import BackupError
 from observatory.errors import REFUSED
 from observatory.files.locks import FileLockHeldError, claim, holder
 from observatory.runtime import Sandbox

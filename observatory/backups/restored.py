@@ -18,9 +18,9 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from observatory.backups.cover import Cover
-from observatory.backups.pgbackrest import BackupError
 from observatory.backups.scratch import SEEN_AS, ScratchDirectory
 from observatory.backups.target import format_lsn, parse_lsn
+from observatory.backups.tool import BackupError
 from observatory.files.sockets import short_path
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import BIN, command

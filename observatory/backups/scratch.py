@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from observatory.backups.pgbackrest import BackupError
+from observatory.backups.tool import BackupError
 from observatory.files.locks import FileLockHeldError, claim
 from observatory.nodes import Paths
 from observatory.runtime import Sandbox

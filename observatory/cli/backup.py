@@ -9,13 +9,27 @@ from typing import Annotated
 import typer
 
 from observatory import operations
-from observatory.backups.pgbackrest import Backup, BackupType
+from observatory.backups.tool import Backup, BackupType
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
 from observatory.cli.terminal import ConsoleReporter, print_result, table
 from observatory.errors import FAILED
 
-COLUMNS = ("label", "type", "finished (UTC)", "duration", "database", "stored", "based on", "restorable to now")
+COLUMNS = (
+    "repository",
+    "label",
+    "type",
+    "finished (UTC)",
+    "duration",
+    "database",
+    "stored",
+    "based on",
+    "restorable to now",
+)
 KIB = 1024
+
+RepositoryOption = Annotated[
+    int | None, typer.Option("--repository", min=1, help="Number of one repository. Default: each.")
+]
 
 group = typer.Typer(help="Make, list and verify backups of the database.", no_args_is_help=True)
 app.add_typer(group, name="backup")
@@ -26,22 +40,29 @@ def create(
     kind: Annotated[
         BackupType, typer.Option("--type", help="full: all; differential: since the last full; incremental: since any.")
     ] = BackupType.INCREMENTAL,
+    repository: RepositoryOption = None,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Make a backup. Without an earlier full backup, a full one is made."""
+    """Make a backup in each repository. Without an earlier full backup there, a full one is made."""
+    workspace = operations.open_workspace(environment)
     with ConsoleReporter() as report:
-        made = operations.create_backup(operations.open_workspace(environment), kind, report=report)
+        made = operations.create_backups(workspace, kind, repository=repository, report=report)
     if output is Output.JSON:
-        print_json(made.as_json())
+        print_json([backup.as_json() for backup in made])
         return
-    print_result(table("Backup", COLUMNS, [_row(made)]))
+    print_result(table("Backups", COLUMNS, [_row(backup) for backup in made]))
 
 
 @group.command(name="list")
-def list_all(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
+def list_all(
+    repository: RepositoryOption = None,
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+) -> None:
     """List the finished backups, the oldest first."""
-    found = operations.list_backups(operations.open_workspace(environment))
+    with ConsoleReporter() as report:
+        found = operations.list_backups(operations.open_workspace(environment), repository=repository, report=report)
     if output is Output.JSON:
         print_json([backup.as_json() for backup in found])
         return
@@ -54,16 +75,20 @@ def verify(
     exit_zero: Annotated[
         bool, typer.Option("--exit-zero", help="Exit 0 with findings, too; alerts report them.")
     ] = False,
+    repository: RepositoryOption = None,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Check that no backup and no WAL segment is missing or damaged. Exit code 1 with findings."""
+    workspace = operations.open_workspace(environment)
     with ConsoleReporter() as report:
-        found = operations.verify_backups(operations.open_workspace(environment), contents=contents, report=report)
+        found = operations.verify_backups(workspace, repository=repository, contents=contents, report=report)
     if output is Output.JSON:
-        print_json({"findings": [asdict(each) for each in found.findings], "obstacles": dict(found.obstacles)})
+        obstacles = {label: why for (_, label), why in found.obstacles.items()}
+        print_json({"findings": [asdict(each) for each in found.findings], "obstacles": obstacles})
     elif found.findings:
-        print_result(table("Findings", ("in", "finding"), [(each.kind, each.text) for each in found.findings]))
+        rows = [(str(each.repository), each.kind, each.text) for each in found.findings]
+        print_result(table("Findings", ("repository", "in", "finding"), rows))
     else:
         print_result("Every backup and every WAL segment is there.")
     if found.findings and not exit_zero:
@@ -94,6 +119,7 @@ def dump(
 
 def _row(backup: Backup) -> tuple[str, ...]:
     return (
+        str(backup.repository),
         backup.label + (" (damaged pages)" if backup.damaged else ""),
         backup.type,
         f"{backup.ended:%Y-%m-%d %H:%M:%S}",

@@ -54,7 +54,7 @@ def database_user_data(
     secret: str,
     data_volume: str,
     wal_volume: str,
-    bucket: S3Repository,
+    buckets: tuple[S3Repository, ...],
     cache_url: str,
 ) -> str:
     """Return the user data of a database node.
@@ -65,7 +65,7 @@ def database_user_data(
         secret: ARN of its secret files.
         data_volume: id of the volume that holds PostgreSQL's data.
         wal_volume: id of the volume that holds its WAL.
-        bucket: where backups and WAL go.
+        buckets: where backups and WAL go.
         cache_url: the cache's address, for its exporter.
     """
     region = settings.account.region
@@ -74,7 +74,7 @@ def database_user_data(
         paths=DATABASE,
         host=Host(listen=ANY, address=address, operators=(str(settings.operations_vpc.cidr),)),
         volumes=(DATABASE.data, WAL_VOLUME, "/"),
-        bucket=bucket,
+        buckets=buckets,
         cache_url=cache_url,
     )
     secrets = secrets_oneshot(secret=secret, region=region, reloaded=("pgbouncer",))

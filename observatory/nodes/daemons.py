@@ -64,7 +64,7 @@ class DatabaseMachine:
         paths: of the machine.
         host: its addresses.
         volumes: mount points of its volumes.
-        bucket: where backups and WAL go.
+        buckets: where backups and WAL go.
         cache_url: address of the cache.
     """
 
@@ -72,7 +72,7 @@ class DatabaseMachine:
     paths: Paths
     host: Host
     volumes: tuple[str, ...]
-    bucket: S3Repository
+    buckets: tuple[S3Repository, ...]
     cache_url: str
 
 
@@ -190,7 +190,7 @@ LISTED: tuple[Daemon | Tool, ...] = (
         ),
         version_of="patroni",
         local=lambda at: (patroni(at.settings, at.paths),),
-        database=lambda at: (patroni(at.settings, at.paths, at.host, bucket=at.bucket),),
+        database=lambda at: (patroni(at.settings, at.paths, at.host, buckets=at.buckets),),
         scrapes=(Scrape(job=_JOBS["patroni"], port="patroni"),),
         packaged_services=("patroni", "postgresql"),
     ),

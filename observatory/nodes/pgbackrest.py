@@ -1,8 +1,13 @@
-"""pgBackRest: base backups and WAL archiving of this node's PostgreSQL, encrypted, into one repository."""
+"""pgBackRest: base backups and WAL archiving of this node's PostgreSQL, encrypted, into its repositories.
+
+Repositories are numbered from 1. Each has a passphrase of its own.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from observatory.nodes.unit import Paths, render
@@ -12,6 +17,7 @@ PROGRAM = "/usr/bin/pgbackrest"
 BIN = "/usr/lib/postgresql/17/bin"  # of PostgreSQL
 STANZA = "observatory"
 S3_PREFIX = "/pgbackrest"  # of the repository's objects in a bucket
+REPOSITORIES = (1, 2)  # of a machine that keeps its backups on its own disks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +39,23 @@ def config_directory(paths: Paths) -> str:
     return f"{paths.config}/pgbackrest/conf.d"
 
 
-def cipher_file(paths: Paths) -> str:
-    """Return the path of the configuration file with the repository's passphrase."""
-    return f"{config_directory(paths)}/cipher.conf"
+def cipher_file(paths: Paths, number: int = 1) -> str:
+    """Return the path of the configuration file with a repository's passphrase."""
+    return f"{config_directory(paths)}/cipher{_suffix(number)}.conf"
 
 
-def repository(paths: Paths) -> str:
+def repository(paths: Paths, number: int = 1) -> str:
     """Return the directory of a repository on this machine."""
-    return f"{paths.data}/backups"
+    return f"{paths.data}/backups{_suffix(number)}"
+
+
+def spool(paths: Paths) -> str:
+    """Return the directory where asynchronous archiving records what is archived; it survives a restart."""
+    return f"{paths.data}/archive-spool"
+
+
+def _suffix(number: int) -> str:
+    return "" if number == 1 else f"-{number}"
 
 
 def command(paths: Paths, *arguments: str) -> tuple[str, ...]:
@@ -54,13 +69,20 @@ def archive_command(paths: Paths) -> str:
     return " ".join(command(paths, "archive-push", "%p"))
 
 
-CIPHER_LINE = r"(?m)^repo1-cipher-pass=(\S+)$"
-"""The passphrase in the text of `cipher_section`."""
+def restore_command(paths: Paths, number: int) -> str:
+    """Return PostgreSQL's restore_command that reads WAL from one repository."""
+    return " ".join(command(paths, f"--repo={number}", "archive-get", "%f", '"%p"'))
 
 
-def cipher_section(passphrase: str) -> str:
-    """Return the configuration that encrypts the repository."""
-    return f"[global]\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass={passphrase}\n"
+def cipher_section(passphrase: str, number: int = 1) -> str:
+    """Return the configuration that encrypts a repository."""
+    return f"[global]\nrepo{number}-cipher-type=aes-256-cbc\nrepo{number}-cipher-pass={passphrase}\n"
+
+
+def passphrase_in(section: str, number: int = 1) -> str | None:
+    """Return the passphrase in the text of `cipher_section`; None where it has none."""
+    found = re.search(rf"(?m)^repo{number}-cipher-pass=(\S+)$", section)
+    return found[1] if found else None
 
 
 def settings_file(paths: Paths) -> str:
@@ -68,7 +90,7 @@ def settings_file(paths: Paths) -> str:
     return f"{paths.config}/pgbackrest/repository.json"
 
 
-def repository_settings(settings: StackSettings, paths: Paths) -> str:
+def repository_settings(settings: StackSettings, paths: Paths, numbers: Sequence[int] = REPOSITORIES) -> str:
     """Return the content of that file.
 
     The retention is here and not in pgbackrest.conf, where it would count backups with damaged pages.
@@ -77,6 +99,7 @@ def repository_settings(settings: StackSettings, paths: Paths) -> str:
     document = {
         "database": settings.database.name,
         "port": settings.ports.postgres,
+        "repositories": tuple(numbers),
         "retention_days": settings.backups.retention_days,
         "pgbackrest": command(paths),
         "psql": psql,
@@ -87,19 +110,26 @@ def repository_settings(settings: StackSettings, paths: Paths) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def pgbackrest_files(settings: StackSettings, paths: Paths, bucket: S3Repository | None = None) -> dict[str, str]:
-    """Return pgbackrest.conf without the passphrase, and the repository's settings, by path.
+def pgbackrest_files(settings: StackSettings, paths: Paths, buckets: Sequence[S3Repository] = ()) -> dict[str, str]:
+    """Return pgbackrest.conf without the passphrases, and the repositories' settings, by path.
 
-    Without a bucket, the repository is on this disk.
+    Without buckets, the repositories are on this machine's disks.
     """
+    numbered = dict(enumerate(buckets, 1)) if buckets else dict.fromkeys(REPOSITORIES)
+    places = {number: S3_PREFIX if bucket else repository(paths, number) for number, bucket in numbered.items()}
     return {
-        settings_file(paths): repository_settings(settings, paths),
+        settings_file(paths): repository_settings(settings, paths, tuple(numbered)),
         config_file(paths): render(
             "pgbackrest.conf.j2",
             stanza=STANZA,
             settings=settings,
             paths=paths,
-            repository=S3_PREFIX if bucket else repository(paths),
-            bucket=bucket,
+            spool=spool(paths),
+            repositories=[(number, places[number], bucket) for number, bucket in numbered.items()],
         ),
     }
+
+
+def pgbackrest_directories(paths: Paths, buckets: Sequence[S3Repository] = ()) -> tuple[str, ...]:
+    """Return the directories that pgBackRest writes to."""
+    return (spool(paths), *(() if buckets else (repository(paths, number) for number in REPOSITORIES)))

@@ -6,12 +6,13 @@ Parameters that every node must share (Patroni takes those only from the distrib
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from observatory.documents.logins import POOLED_ROLES, PROVISIONER, logins_of
-from observatory.nodes.pgbackrest import BIN, S3Repository, archive_command, pgbackrest_files, repository
+from observatory.nodes.pgbackrest import BIN, S3Repository, archive_command, pgbackrest_directories, pgbackrest_files
 from observatory.nodes.tls import authority_file, certificate_file, key_file
 from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
 from observatory.settings import StackSettings
@@ -152,12 +153,12 @@ def logins(superuser_password: str) -> str:
 
 
 def patroni(
-    settings: StackSettings, paths: Paths, host: Host = LOOPBACK, *, bucket: S3Repository | None = None
+    settings: StackSettings, paths: Paths, host: Host = LOOPBACK, *, buckets: Sequence[S3Repository] = ()
 ) -> Unit:
     """Return Patroni, which creates, starts and monitors this node's PostgreSQL, with the configuration of pgBackRest.
 
     Patroni merges all files of its directory; `api_credentials_file` and `logins_file` are secret. WAL is archived to
-    the bucket, or to this machine's disk without one.
+    the buckets, or to this machine's disks without any.
     """
     ports, directory = settings.ports, f"{paths.config}/patroni"
     config = _patroni_configuration(settings, paths, host)
@@ -170,9 +171,9 @@ def patroni(
         ports={"ports.patroni": ports.patroni, "ports.postgres": ports.postgres},
         files={
             f"{directory}/patroni.yaml": yaml.safe_dump(config, sort_keys=False),
-            **pgbackrest_files(settings, paths, bucket),
+            **pgbackrest_files(settings, paths, buckets),
         },
-        directories=(paths.postgres_socket, *(() if bucket else (repository(paths),))),
+        directories=(paths.postgres_socket, *pgbackrest_directories(paths, buckets)),
         reload_signal="HUP",
         reload_rebinds=True,
         stop_signal="INT",  # Patroni stops PostgreSQL in fast mode and releases its lease

@@ -13,7 +13,7 @@ from .application_rollback import roll_back_application as roll_back_application
 from .application_rollback import roll_back_to_version as roll_back_to_version
 from .backup_dump import Dump as Dump
 from .backup_dump import dump_database as dump_database
-from .backups import create_backup as create_backup
+from .backups import create_backups as create_backups
 from .backups import list_backups as list_backups
 from .backups import verify_backups as verify_backups
 from .certificates import CertificateMissingError as CertificateMissingError

@@ -1,10 +1,11 @@
-"""The checks of a stack's backups: nothing is missing from the repository, and the newest backup is young."""
+"""The checks of a stack's backups: nothing is missing from the repositories, and the newest backups are young."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from observatory.backups.pgbackrest import PgBackRest
 from observatory.operations.backups import list_backups, verify_backups
 from observatory.operations.checks import CheckFailedError
 from observatory.workspace import Workspace
@@ -23,22 +24,28 @@ class BackupChecks:
         return self._verify(contents=False, passed="every backup and every WAL segment is there")
 
     def contents(self) -> str:
-        """Read every file of the backup repository."""
-        return self._verify(contents=True, passed="every file of the repository is sound")
+        """Read every file of the backup repositories."""
+        return self._verify(contents=True, passed="every file of the repositories is sound")
 
     def newest(self) -> str:
-        """Check the age of the newest backup."""
-        newest = max(list_backups(self.workspace), key=lambda backup: backup.ended, default=None)
+        """Check the age of the newest backup in each repository."""
+        return "; ".join(self._newest_in(number) for number in PgBackRest(self.workspace.sandbox).repositories)
+
+    def _newest_in(self, repository: int) -> str:
+        found = list_backups(self.workspace, repository=repository)
+        newest, place = max(found, key=lambda backup: backup.ended, default=None), f"repository {repository}"
         if newest is None:
-            raise CheckFailedError("there is no backup: run `observatory backup create`")
+            raise CheckFailedError(f"{place} has no backup: run `observatory backup create`")
         age = datetime.now(UTC) - newest.ended
         hours = age.total_seconds() / 3600
         if age > timedelta(hours=BACKUP_HOURS):
-            raise CheckFailedError(f"{newest.label} is {hours:.0f} hours old, the limit is {BACKUP_HOURS} hours")
-        return f"{newest.label} is {hours:.1f} hours old"
+            raise CheckFailedError(
+                f"{newest.label} in {place} is {hours:.0f} hours old, the limit is {BACKUP_HOURS} hours"
+            )
+        return f"{newest.label} in {place} is {hours:.1f} hours old"
 
     def _verify(self, *, contents: bool, passed: str) -> str:
         found = verify_backups(self.workspace, contents=contents)
         if found.findings:
-            raise CheckFailedError("; ".join(each.text for each in found.findings))
+            raise CheckFailedError("; ".join(f"repository {each.repository}: {each.text}" for each in found.findings))
         return passed

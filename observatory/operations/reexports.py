@@ -1,6 +1,6 @@
 """Names of other packages that belong to the interface of this library: errors, progress and the results' types."""
 
-from observatory.backups.pgbackrest import Backup, BackupDamagedError, BackupError, BackupRunningError, BackupType
+from observatory.backups.tool import Backup, BackupDamagedError, BackupError, BackupRunningError, BackupType
 from observatory.database.errors import (
     BackupFailedError,
     BaselineRefusedError,

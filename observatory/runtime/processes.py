@@ -17,6 +17,7 @@ def process_group(
     stdin: int = subprocess.DEVNULL,
     stderr: int = subprocess.PIPE,
     pass_fds: Sequence[int] = (),
+    umask: int = -1,
 ) -> Iterator[subprocess.Popen[str]]:
     """Run `command` as a process group; an exception in the context, such as an interrupt, kills the whole group."""
     with subprocess.Popen(
@@ -24,6 +25,7 @@ def process_group(
         env=env,
         pass_fds=pass_fds,
         start_new_session=True,
+        umask=umask,
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=stderr,

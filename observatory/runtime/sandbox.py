@@ -44,6 +44,7 @@ from observatory.waiting import wait_until
 
 SUPERVISED = "/run/observatory"  # exists only in the supervisor's sandbox, not in that of a single command
 PATH = "/usr/lib/postgresql/17/bin:/usr/bin:/usr/sbin"
+UMASK = 0o077  # of the daemons too
 ENVIRONMENT = {"PATH": PATH, "HOME": str(INSIDE), "LANG": "C.UTF-8", "USER": bubblewrap.USER}
 START_SECONDS, STOP_SECONDS = 15, 60.0
 STRAGGLER_SECONDS = 1.0  # for a daemon's own children to end after it
@@ -160,7 +161,8 @@ class Sandbox(SandboxFiles):
         """
         self.make_home()
         command = self._command(argv, "--die-with-parent")
-        with process_group(command, env={**ENVIRONMENT, **(env or {})}, stdin=subprocess.PIPE) as process:
+        variables = {**ENVIRONMENT, **(env or {})}
+        with process_group(command, env=variables, stdin=subprocess.PIPE, umask=UMASK) as process:
             output, errors = process.communicate(stdin, timeout)
         result = subprocess.CompletedProcess(command, process.returncode, output, errors)
         if check:

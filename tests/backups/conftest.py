@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from observatory.backups.pgbackrest import PgBackRest
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import (
     BIN,
+    REPOSITORIES,
     archive_command,
     cipher_file,
     cipher_section,
     command,
+    pgbackrest_directories,
     pgbackrest_files,
     repository,
     settings_file,
@@ -31,14 +34,19 @@ PATHS = Paths()
 DATA = f"{PATHS.data}/postgres"
 SEGMENT_MB = 1  # not PostgreSQL's default: the size of a segment decides which name follows
 PATIENCE_S = 120
+PASSPHRASES = {1: "a passphrase", 2: "another passphrase"}
 
 
 @dataclass
 class ArchivingServer:
-    """A server in a sandbox; `repository` is its backup repository on the host."""
+    """A server in a sandbox; `repository` is its first backup repository on the host."""
 
     sandbox: Sandbox
     port: int
+
+    @property
+    def tool(self) -> PgBackRest:
+        return PgBackRest(self.sandbox)
 
     @property
     def repository(self) -> Path:
@@ -57,8 +65,9 @@ class ArchivingServer:
         options = (f"--wal-segsize={SEGMENT_MB}", "--data-checksums", "--no-sync", "--auth=trust", "-U", "postgres")
         for path, text in pgbackrest_files(LocalSettings(ports=Ports(postgres=self.port)), PATHS).items():
             self.sandbox.write_file(path, text)
-        self.sandbox.write_file(cipher_file(PATHS), cipher_section("a passphrase"))
-        for directory in (repository(PATHS), PATHS.postgres_socket, PATHS.textfiles):
+        for number in REPOSITORIES:
+            self.sandbox.write_file(cipher_file(PATHS, number), cipher_section(PASSPHRASES[number], number))
+        for directory in (*pgbackrest_directories(PATHS), PATHS.postgres_socket, PATHS.textfiles):
             self.sandbox.make_directory(directory)
         self.sandbox.run([f"{BIN}/initdb", "-D", DATA, *options])
         settings = {
@@ -89,11 +98,15 @@ class ArchivingServer:
         address = ("-h", PATHS.postgres_socket, "-p", str(self.port), "-U", "postgres")
         return self.sandbox.run([f"{BIN}/psql", *address, "-XAtqc", statement], check=False).stdout.strip()
 
+    def write_segment(self) -> str:
+        """Write a segment, end it, and return its name."""
+        self.sql("CREATE TABLE IF NOT EXISTS written (at timestamptz); INSERT INTO written VALUES (now())")
+        return self.sql("SELECT pg_walfile_name(pg_switch_wal())")
+
     def archive_segments(self, number: int = 3) -> None:
         """Write this many segments and wait until they are archived."""
         for _ in range(number):
-            self.sql("CREATE TABLE IF NOT EXISTS written (at timestamptz); INSERT INTO written VALUES (now())")
-            last = self.sql("SELECT pg_walfile_name(pg_switch_wal())")
+            last = self.write_segment()
             archived = f"SELECT last_archived_wal >= '{last}' FROM pg_stat_archiver"
             assert wait_until(partial(self._is_true, archived), PATIENCE_S)
 

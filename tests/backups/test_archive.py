@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -126,26 +127,37 @@ def test_only_sound_backups_count_for_the_retention(sound: str, today: float, ke
 
 
 def test_a_gap_stays_a_finding_until_a_sound_full_backup_is_made_after_it_was_found() -> None:
-    found, state = still_open(Report(findings=(GAP,), sound={"A": 50.0}), {}, now=100)
+    found, state = still_open({1: Report(findings=(GAP,), sound={"A": 50.0})}, {}, now=100)
     assert found == [GAP]
-    found, state = still_open(Report(findings=(GAP,), sound={"A": 50.0}), state, now=1000)
+    found, state = still_open({1: Report(findings=(GAP,), sound={"A": 50.0})}, state, now=1000)
     assert found == [GAP]
-    found, state = still_open(Report(findings=(GAP,), sound={"A": 50.0, "B": 200.0}), state, now=1100)
+    found, state = still_open({1: Report(findings=(GAP,), sound={"A": 50.0, "B": 200.0})}, state, now=1100)
     assert found == []
     another = Finding("archive", "another gap")
-    found, state = still_open(Report(findings=(GAP, another), sound={"B": 200.0}), state, now=1200)
+    found, state = still_open({1: Report(findings=(GAP, another), sound={"B": 200.0})}, state, now=1200)
     assert found == [another]
 
 
 def test_damage_in_files_is_a_finding_until_the_next_check_of_the_contents_or_a_new_full_backup() -> None:
     state = {"contents": [{"kind": "backup", "text": "a bundle", "mended": True}]}
-    found, state = still_open(Report(sound={"A": 50.0}), state, now=100)
+    found, state = still_open({1: Report(sound={"A": 50.0})}, state, now=100)
     assert [each.text for each in found] == ["a bundle"]
-    assert still_open(Report(sound={"B": 101.0}), state, now=102)[0] == []
-    assert still_open(Report(sound={"A": 50.0}), {**state, "contents": []}, now=102)[0] == []
+    assert still_open({1: Report(sound={"B": 101.0})}, state, now=102)[0] == []
+    assert still_open({1: Report(sound={"A": 50.0})}, {**state, "contents": []}, now=102)[0] == []
 
 
 def test_findings_are_counted_by_kind_in_the_metrics() -> None:
-    text = metrics([GAP, Finding("backup", "x"), GAP], now=5)
-    assert "\nobservatory_archive_gaps 2\n" in text
-    assert "\nobservatory_backups_damaged 1\n" in text
+    findings = [GAP, Finding("backup", "x"), GAP, Finding("archive", "y", repository=2)]
+    text = metrics(findings, {1: Report(newest=7), 2: Report(readable=False)}, now=5)
+    assert 'observatory_archive_gaps{repository="1"} 2\nobservatory_archive_gaps{repository="2"} 1\n' in text
+    assert '\nobservatory_backups_damaged{repository="1"} 1\n' in text
+    assert '\nobservatory_backup_last_completion_timestamp_seconds{repository="1"} 7\n' in text
+    assert '\nobservatory_backup_repository_readable{repository="2"} 0\n' in text
+
+
+def test_the_same_finding_in_two_repositories_ends_with_a_full_backup_in_each() -> None:
+    other = replace(GAP, repository=2)
+    found, state = still_open({1: Report((GAP,)), 2: Report((other,))}, {}, now=100)
+    assert found == [GAP, other]
+    found, _ = still_open({1: Report((GAP,), sound={"B": 101.0}), 2: Report((other,))}, state, now=102)
+    assert found == [other]

@@ -12,9 +12,9 @@ import pytest
 
 from observatory.backups import cover as cover_module
 from observatory.backups.cover import Cover, NotEnoughSpaceError, find_cover
-from observatory.backups.pgbackrest import BackupType, create_backup, create_stanza
 from observatory.backups.repository_contents import UncoveredTargetError, stored_files
 from observatory.backups.target import RecoveryTarget
+from observatory.backups.tool import BackupType
 from observatory.errors import REFUSED
 from observatory.nodes.pgbackrest import cipher_file, cipher_section, settings_file
 from tests.backups.conftest import PATHS, ArchivingServer
@@ -28,12 +28,12 @@ class History:
 
     def __init__(self, server: ArchivingServer) -> None:
         self.server = server
-        create_stanza(server.sandbox)
+        server.tool.prepare()
         server.sql("CREATE TABLE ledger (n int)")
-        self.first = create_backup(server.sandbox, BackupType.FULL)
+        self.first = server.tool.backup(BackupType.FULL, repository=1)
         server.sql("SELECT pg_sleep(1.1)")  # pgBackRest has whole seconds
         self.commits = [self.commit() for _ in range(3)]
-        self.second = create_backup(server.sandbox, BackupType.INCREMENTAL)
+        self.second = server.tool.backup(BackupType.INCREMENTAL, repository=1)
         server.sql("SELECT pg_sleep(1.1)")
         self.commits += [self.commit() for _ in range(3)]
         self.last = datetime.fromisoformat(server.sql("SELECT max(pg_xact_commit_timestamp(xmin)) FROM ledger"))

@@ -9,10 +9,11 @@ import pytest
 
 from observatory.backups import migration_backup
 from observatory.backups.migration_backup import MigrationBackup
-from observatory.backups.pgbackrest import BackupType, create_backup, create_stanza, verify_backup
+from observatory.backups.pgbackrest import PgBackRest
+from observatory.backups.tool import BackupType
 from observatory.backups.verified import RECORD
 from observatory.database import BackupFailedError, make_backup, plan_backup
-from observatory.runtime import Sandbox
+from observatory.nodes.programs.backup_repository import Report
 from tests.backups.conftest import ArchivingServer
 
 pytestmark = pytest.mark.slow
@@ -21,8 +22,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def backed_up(server: ArchivingServer) -> tuple[ArchivingServer, str]:
     """A server and the label of its full backup."""
-    create_stanza(server.sandbox)
-    return server, create_backup(server.sandbox, BackupType.FULL).label
+    server.tool.prepare()
+    return server, server.tool.backup(BackupType.FULL, repository=1).label
 
 
 @pytest.fixture
@@ -30,11 +31,13 @@ def comparisons(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The backups of which pgBackRest compares every file."""
     compared: list[str] = []
 
-    def counted(sandbox: Sandbox, label: str) -> None:
-        compared.append(label)
-        verify_backup(sandbox, label)
+    class Counted(PgBackRest):
+        def verify(self, repository: int, *, label: str | None = None, contents: bool = False) -> Report:
+            if label and contents:
+                compared.append(label)
+            return super().verify(repository, label=label, contents=contents)
 
-    monkeypatch.setattr(migration_backup, "verify_backup", counted)
+    monkeypatch.setattr(migration_backup, "PgBackRest", Counted)
     return compared
 
 
@@ -108,7 +111,7 @@ def test_a_backup_without_its_wal_is_not_used_and_an_archive_that_fails_stops(
     server.sql("SELECT pg_reload_conf()")
     monkeypatch.setattr("observatory.backups.pgbackrest.QUERY_TIMEOUT_S", 5)
     try:
-        with pytest.raises(BackupFailedError, match="nothing was migrated: pgbackrest check"):
+        with pytest.raises(BackupFailedError, match="nothing was migrated: WAL segment"):
             backup.archive()
     finally:
         server.sql("ALTER SYSTEM RESET archive_command")

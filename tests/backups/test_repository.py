@@ -10,21 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from observatory.backups.pgbackrest import (
+from observatory.backups.repository import RepositoryCheck, check_repositories
+from observatory.backups.tool import (
     BackupDamagedError,
     BackupError,
     BackupType,
     OtherDatabaseError,
     RepositoryUnreadableError,
-    create_backup,
-    create_stanza,
-    list_backups,
 )
-from observatory.backups.repository import check_repository
 from observatory.nodes.cloud_init import PROGRAMS
 from observatory.nodes.pgbackrest import cipher_file, cipher_section, command, settings_file
 from observatory.settings import LocalSettings
-from tests.backups.conftest import PATHS, ArchivingServer
+from tests.backups.conftest import DATA, PASSPHRASES, PATHS, ArchivingServer
 
 pytestmark = pytest.mark.slow
 
@@ -34,30 +31,79 @@ PAGE = 8192
 @pytest.fixture(scope="module")
 def archived(server: ArchivingServer) -> ArchivingServer:
     """A full backup, three segments, an incremental backup and three more segments."""
-    create_stanza(server.sandbox)
-    create_backup(server.sandbox, BackupType.FULL)
+    server.tool.prepare()
+    server.tool.backup(BackupType.FULL, repository=1)
     server.archive_segments()
-    create_backup(server.sandbox, BackupType.INCREMENTAL)
+    server.tool.backup(BackupType.INCREMENTAL, repository=1)
     server.archive_segments()
     return server
 
 
+def check(server: ArchivingServer, *, repository: int = 1, contents: bool = False) -> RepositoryCheck:
+    return check_repositories(server.sandbox, repository=repository, contents=contents)
+
+
 def findings(server: ArchivingServer, *, contents: bool = False) -> list[str]:
-    return [each.text for each in check_repository(server.sandbox, contents=contents).findings]
+    return [each.text for each in check(server, contents=contents).findings]
+
+
+def published(server: ArchivingServer) -> str:
+    return server.sandbox.host_path(f"{PATHS.textfiles}/backups.prom").read_text()
 
 
 def test_a_sound_repository_has_no_findings(archived: ArchivingServer) -> None:
-    found = check_repository(archived.sandbox, contents=True)
+    found = check(archived, contents=True)
     assert (found.findings, dict(found.obstacles)) == ((), {})
-    assert "observatory_archive_gaps 0\n" in archived.sandbox.host_path(f"{PATHS.textfiles}/backups.prom").read_text()
+    assert 'observatory_archive_gaps{repository="1"} 0\n' in published(archived)
+
+
+def test_each_repository_has_its_own_key_and_files_and_is_private(archived: ArchivingServer) -> None:
+    """A segment is archived when both have it. Neither passphrase opens the other repository."""
+    first, second = (archived.tool.place(number) for number in archived.tool.repositories)
+    assert {file.name[:24] for file in second.rglob("*.zst")} >= {file.name[:24] for file in archived.segments()[-3:]}
+    kept = archived.sandbox.host_path(cipher_file(PATHS, 2)).read_text()
+    archived.sandbox.write_file(cipher_file(PATHS, 2), cipher_section(PASSPHRASES[1], 2))
+    try:
+        assert archived.tool.info(1)
+        with pytest.raises(RepositoryUnreadableError, match=r"repository .*/data/backups-2 cannot be read"):
+            archived.tool.info(2)
+    finally:
+        archived.sandbox.write_file(cipher_file(PATHS, 2), kept)
+    files = [each for place in (first, second) for each in place.rglob("*")]
+    modes = {(each.is_dir(), each.stat().st_mode & 0o777) for each in files if not each.is_symlink()}
+    assert modes == {(True, 0o700), (False, 0o600)}
+
+
+def test_backups_and_wal_go_to_the_other_repository_while_one_is_unreachable(archived: ArchivingServer) -> None:
+    """PostgreSQL keeps every segment until both repositories have it."""
+    place = archived.tool.place(1)
+    hidden = place.rename(place.with_name("unreachable"))
+    try:
+        before = len(archived.tool.info(2))
+        switched = [archived.write_segment() for _ in range(3)]
+        made = archived.tool.backup(BackupType.FULL, repository=2)
+        assert len(archived.tool.info(2)) == before + 1
+        assert made.repository == 2
+        with pytest.raises(RepositoryUnreadableError, match="data/backups cannot be read"):
+            archived.tool.backup(BackupType.FULL, repository=1)
+        assert {file.name[:24] for file in archived.tool.place(2).rglob("*.zst")} >= set(switched)
+        assert set(switched) <= {file.name for file in archived.sandbox.host_path(f"{DATA}/pg_wal").iterdir()}
+        assert "cannot be read" in findings(archived)[0]
+        assert 'observatory_backup_repository_readable{repository="1"} 0\n' in published(archived)
+        assert 'observatory_backup_repository_readable{repository="2"} 1\n' in published(archived)
+    finally:
+        hidden.rename(place)
+    archived.archive_segments(1)
+    assert {file.name[:24] for file in archived.segments()} >= set(switched)
+    assert findings(archived) == []
 
 
 @pytest.mark.usefixtures("repository_kept")
 @pytest.mark.parametrize("number", [1, -3, -1])
 def test_a_removed_segment_is_named_with_the_backups_that_it_cuts_off(archived: ArchivingServer, number: int) -> None:
     """The newest is known to PostgreSQL; pgBackRest's own `verify` and `info` find nothing."""
-    full, incremental = (backup.label for backup in list_backups(archived.sandbox))
-    start = list_backups(archived.sandbox)[0].wal_start
+    full, incremental = (backup.label for backup in archived.tool.info(1))
+    start = archived.tool.info(1)[0].wal_start
     segments = [file for file in archived.segments() if file.name[:24] >= start]
     segments[number].unlink()
     missing = segments[number].name[:24]
@@ -66,8 +112,8 @@ def test_a_removed_segment_is_named_with_the_backups_that_it_cuts_off(archived: 
     assert f"{missing} (missing)" in text
     assert "observatory backup create --type full" in text
     cut_off = {full} if number == 1 else {full, incremental}
-    assert check_repository(archived.sandbox).obstacles == dict.fromkeys(cut_off, f"{missing} (missing)")
-    assert "observatory_archive_gaps 1\n" in archived.sandbox.host_path(f"{PATHS.textfiles}/backups.prom").read_text()
+    assert check(archived).obstacles == dict.fromkeys(((1, label) for label in cut_off), f"{missing} (missing)")
+    assert 'observatory_archive_gaps{repository="1"} 1\n' in published(archived)
 
 
 def _empty(server: ArchivingServer) -> str:
@@ -146,9 +192,9 @@ def test_another_passphrase_is_reported_with_the_way_out(archived: ArchivingServ
     kept = archived.sandbox.host_path(cipher_file(PATHS)).read_text()
     archived.sandbox.write_file(cipher_file(PATHS), cipher_section("another one"))
     try:
-        for attempt in (list_backups, create_stanza):
+        for attempt in (archived.tool.info, archived.tool.prepare):
             with pytest.raises(RepositoryUnreadableError, match=r"move .*/data/backups away and run `observatory up`"):
-                attempt(archived.sandbox)
+                attempt()
         assert "cannot be read" in findings(archived)[0]
     finally:
         archived.sandbox.write_file(cipher_file(PATHS), kept)
@@ -171,17 +217,17 @@ def damage(server: ArchivingServer, table: str) -> Path:
 
 def test_a_damaged_backup_is_kept_and_fails_and_the_last_sound_one_stays(archived: ArchivingServer) -> None:
     """At a retention of 0 days everything expires that may."""
-    sandbox, sound = archived.sandbox, list_backups(archived.sandbox)[0].label
+    sandbox, sound = archived.sandbox, archived.tool.info(1)[0].label
     archived.set_retention(0)
     damage(archived, "precious")
     for kind in (BackupType.INCREMENTAL, BackupType.FULL, BackupType.DIFFERENTIAL):
         with pytest.raises(
             BackupDamagedError, match=r"damaged pages: base/\d+/\d+ \(precious, database postgres\)"
         ) as error:
-            create_backup(sandbox, kind)
+            archived.tool.backup(kind, repository=1)
         assert error.value.exit_code == 1
     sandbox.run(command(PATHS, "expire"))
-    assert [(backup.type, backup.damaged) for backup in list_backups(sandbox)] == [
+    assert [(backup.type, backup.damaged) for backup in archived.tool.info(1)] == [
         ("full", False),
         ("incremental", False),
         ("incremental", True),
@@ -190,11 +236,11 @@ def test_a_damaged_backup_is_kept_and_fails_and_the_last_sound_one_stays(archive
     ]
     [text] = findings(archived)
     assert "precious" in text
-    assert "observatory_backups_damaged 1\n" in sandbox.host_path(f"{PATHS.textfiles}/backups.prom").read_text()
-    assert list_backups(sandbox)[0].label == sound
+    assert 'observatory_backups_damaged{repository="1"} 1\n' in published(archived)
+    assert archived.tool.info(1)[0].label == sound
     archived.sql("DROP TABLE precious")
-    repaired = create_backup(sandbox, BackupType.FULL)
-    assert [backup.label for backup in list_backups(sandbox)] == [repaired.label]
+    repaired = archived.tool.backup(BackupType.FULL, repository=1)
+    assert [backup.label for backup in archived.tool.info(1)] == [repaired.label]
     assert findings(archived) == []
 
 
@@ -202,14 +248,14 @@ def test_the_program_of_a_machine_makes_and_checks_backups_by_itself(archived: A
     sandbox = archived.sandbox
     sandbox.write_file("/srv/etc/backup_repository.py", (PROGRAMS / "backup_repository.py").read_bytes())
     program = ("/usr/bin/python3", "-I", "/srv/etc/backup_repository.py")
-    before = len(list_backups(sandbox))
+    before = len(archived.tool.info(1))
     sandbox.run([*program, "--backup", "incr", settings_file(PATHS)])
-    assert len(list_backups(sandbox)) == before + 1
+    assert len(archived.tool.info(1)) == before + 1
     damage(archived, "valuable")
     done = sandbox.run([*program, "--backup", "full", settings_file(PATHS)], check=False)
     assert done.returncode == 1
     assert "(valuable, database postgres)" in done.stderr
-    assert len(list_backups(sandbox)) == before + 2
+    assert len(archived.tool.info(1)) == before + 2
     archived.sql("DROP TABLE valuable")
     sandbox.run([*program, "--backup", "full", "--contents", settings_file(PATHS)])
     assert findings(archived) == []
@@ -220,40 +266,40 @@ def test_a_gap_counts_until_a_full_backup_is_made_after_it_was_found(archived: A
     archived.archive_segments()
     archived.segments()[-2].unlink()
     assert len(findings(archived)) == 1
-    create_backup(archived.sandbox, BackupType.INCREMENTAL)
+    archived.tool.backup(BackupType.INCREMENTAL, repository=1)
     assert len(findings(archived)) == 1
-    made = create_backup(archived.sandbox, BackupType.FULL)
-    found = check_repository(archived.sandbox)
+    made = archived.tool.backup(BackupType.FULL, repository=1)
+    found = check(archived)
     assert found.findings == ()
-    assert made.label not in found.obstacles
+    assert (1, made.label) not in found.obstacles
     assert found.obstacles
 
 
 def test_the_check_follows_a_change_of_the_timeline(archived: ArchivingServer) -> None:
     """A recovery ends on a new timeline; a backup of the old one can be restored to now only with its history."""
     archived.set_retention(0)
-    made = create_backup(archived.sandbox, BackupType.FULL)
+    made = archived.tool.backup(BackupType.FULL, repository=1)
     archived.archive_segments()
     archived.stop()
     archived.sandbox.write_file("/srv/data/postgres/recovery.signal", "")
     archived.start()
     archived.archive_segments()
     assert any(file.name.startswith("00000002") for file in archived.segments())
-    found = check_repository(archived.sandbox)
+    found = check(archived)
     assert (found.findings, dict(found.obstacles)) == ((), {})
     history = archived.archive / "00000002.history"
     kept = history.read_bytes()
     history.unlink()
-    [finding] = check_repository(archived.sandbox).findings
+    [finding] = check(archived).findings
     assert finding.text.startswith("00000002.history is missing")
-    assert check_repository(archived.sandbox).obstacles == {made.label: "00000002.history is missing or damaged"}
+    assert check(archived).obstacles == {(1, made.label): "00000002.history is missing or damaged"}
     history.write_bytes(kept)
     archived.sandbox.adopt("/srv/data/backups")
     on_old = [
         file for file in archived.segments() if file.name.startswith("00000001") and file.name[:24] > made.wal_stop
     ]
     on_old[0].unlink()
-    [finding] = check_repository(archived.sandbox).findings
+    [finding] = check(archived).findings
     assert on_old[0].name[:24] in finding.text
 
 
@@ -264,9 +310,9 @@ def test_the_repository_of_another_database_is_reported_with_the_way_out(archive
     shutil.rmtree(archived.sandbox.host_path("/srv/data/postgres"))
     archived.create()
     with pytest.raises(OtherDatabaseError, match=r"move .*/data/backups away and run `observatory up`"):
-        create_stanza(archived.sandbox)
+        archived.tool.prepare()
     with pytest.raises(OtherDatabaseError, match="belongs to another database"):
-        create_backup(archived.sandbox, BackupType.FULL)
+        archived.tool.backup(BackupType.FULL, repository=1)
     assert "belongs to another database" in findings(archived)[0]
 
 
@@ -276,7 +322,7 @@ def test_settings_that_up_has_not_written_are_reported(archived: ArchivingServer
     file.unlink()
     try:
         with pytest.raises(BackupError, match="Run `observatory up`"):
-            check_repository(archived.sandbox)
+            check(archived)
     finally:
         archived.sandbox.write_file(settings_file(PATHS), kept)
     assert json.loads(kept)["retention_days"] == LocalSettings().backups.retention_days

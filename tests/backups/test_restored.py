@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from observatory.backups.cover import find_cover
-from observatory.backups.pgbackrest import BackupType, create_backup, create_stanza
 from observatory.backups.repository_contents import UncoveredTargetError
 from observatory.backups.restored import RestoredInstance, restored_instance
 from observatory.backups.scratch import scratch_directories, scratch_directory
 from observatory.backups.target import RecoveryTarget
+from observatory.backups.tool import BackupType
 from observatory.errors import REFUSED
 from tests.backups.conftest import DATA, ArchivingServer
 
@@ -41,11 +41,11 @@ class Ledger:
 @pytest.fixture(scope="module")
 def ledger(server: ArchivingServer) -> Iterator[Ledger]:
     """A server with a full backup, transactions in three archived WAL segments, and one in the newest segment."""
-    create_stanza(server.sandbox)
+    server.tool.prepare()
     server.sql("CREATE TABLE ledger (n int)")
     found = Ledger(server)
     found.commit()
-    create_backup(server.sandbox, BackupType.FULL)
+    server.tool.backup(BackupType.FULL, repository=1)
     server.sql("SELECT pg_sleep(1.1)")  # pgBackRest has whole seconds
     for _ in range(3):
         found.commit()

@@ -18,7 +18,7 @@ from observatory.errors import INTERRUPTED
         ("status", "status", (), "interrupted; nothing was changed"),
         ("verify", "verify", (), "interrupted; nothing was changed"),
         ("up --yes", "up", (), "interrupted; what was brought up is kept; run the command again, it continues"),
-        ("backup create", "create_backup", (), "interrupted; the backup was not finished; earlier backups are kept"),
+        ("backup create", "create_backups", (), "interrupted; the backup was not finished; earlier backups are kept"),
         (
             "deploy application --version v0.2.0 --strategy canary",
             "deploy_application",

@@ -72,7 +72,7 @@ def database_config() -> dict[str, list[object]]:
         secret="arn",
         data_volume="vol-1",
         wal_volume="vol-2",
-        bucket=S3Repository(bucket="b", region="eu-central-1", key="k"),
+        buckets=(S3Repository(bucket="b", region="eu-central-1", key="k"),),
         cache_url="rediss://cache:6379",
     )
     return dict(yaml.safe_load(text))

@@ -42,7 +42,7 @@ def database() -> str:
         secret=SECRET,
         data_volume="vol-0aaaaaaaaaaaaaaa1",
         wal_volume="vol-0bbbbbbbbbbbbbbb2",
-        bucket=S3Repository(bucket="backups-1", region="eu-central-1", key="arn:aws:kms:eu-central-1:1:key/k"),
+        buckets=(S3Repository(bucket="backups-1", region="eu-central-1", key="arn:aws:kms:eu-central-1:1:key/k"),),
         cache_url=CACHE,
     )
 
@@ -209,7 +209,9 @@ def test_backups_go_to_the_bucket_at_the_stacks_times() -> None:
 def test_pgbackrest_itself_expires_nothing() -> None:
     """It would count backups with damaged pages; the machine's program has the retention."""
     written = files(database())
-    assert "expire-auto=n\nrepo1-retention-full=9999999\n" in written["/etc/observatory/pgbackrest/pgbackrest.conf"]
+    configuration = written["/etc/observatory/pgbackrest/pgbackrest.conf"]
+    assert "\nexpire-auto=n\n" in configuration
+    assert "\nrepo1-retention-full=9999999\n" in configuration
     settings = json.loads(written["/etc/observatory/pgbackrest/repository.json"])
     assert settings["retention_days"] == production().backups.retention_days
 

@@ -14,7 +14,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from components.local.backups import StanzaProvider
 from observatory.backups.dump_restore import restore_dump
 from observatory.backups.dump_server import DumpServer
-from observatory.backups.pgbackrest import BackupError, BackupType, create_backup
+from observatory.backups.pgbackrest import PgBackRest
+from observatory.backups.tool import BackupError, BackupType
 from observatory.files.locks import exclusive
 from tests.stack.test_monitoring import Monitoring, sandbox, wait
 from tests.support.checkout import UP_TIMEOUT_S, Checkout
@@ -29,17 +30,25 @@ def backup_lock(stack: Checkout) -> AbstractContextManager[int]:
 
 
 def test_each_backup_type_has_its_base(stack: Checkout) -> None:
-    first = stack.json("backup", "list")[0]
-    assert first["type"] == "full"
-    differential = stack.json("backup", "create", "--type", "differential")
-    incremental = stack.json("backup", "create")
-    assert (differential["type"], incremental["type"]) == ("differential", "incremental")
-    assert incremental["prior"] == differential["label"]
-    labels = [backup["label"] for backup in stack.json("backup", "list")]
-    assert labels[-2:] == [differential["label"], incremental["label"]]
-    assert differential["prior"] in labels
-    assert incremental["repository_bytes"] < first["repository_bytes"]
-    assert not any(backup["damaged"] for backup in stack.json("backup", "list"))
+    differentials = stack.json("backup", "create", "--type", "differential")
+    incrementals = stack.json("backup", "create")
+    assert [each["repository"] for each in differentials] == [each["repository"] for each in incrementals] == [1, 2]
+    for differential, incremental in zip(differentials, incrementals, strict=True):
+        listed = stack.json("backup", "list", "--repository", str(incremental["repository"]))
+        assert listed[0]["type"] == "full"
+        assert (differential["type"], incremental["type"]) == ("differential", "incremental")
+        assert incremental["prior"] == differential["label"]
+        labels = [backup["label"] for backup in listed]
+        assert labels[-2:] == [differential["label"], incremental["label"]]
+        assert differential["prior"] in labels
+        assert incremental["repository_bytes"] < listed[0]["repository_bytes"]
+        assert not any(backup["damaged"] for backup in listed)
+
+
+def test_a_repository_that_does_not_exist_is_named(stack: Checkout) -> None:
+    for command in (("create",), ("list",), ("verify",)):
+        failed = stack.json("backup", *command, "--repository", "3", expect=1)
+        assert "there is no backup repository 3" in failed["error"]["message"]
 
 
 def test_a_second_backup_at_once_is_refused(stack: Checkout) -> None:
@@ -47,7 +56,7 @@ def test_a_second_backup_at_once_is_refused(stack: Checkout) -> None:
     with backup_lock(stack):
         refused = stack.json("backup", "create", expect=3)
     assert "another backup is running" in refused["error"]["message"]
-    assert stack.json("backup", "create")["type"] == "incremental"
+    assert {each["type"] for each in stack.json("backup", "create")} == {"incremental"}
 
 
 def test_the_stanza_waits_for_the_backup_that_a_killed_up_began(stack: Checkout) -> None:
@@ -63,9 +72,9 @@ def test_the_stanza_waits_for_the_backup_that_a_killed_up_began(stack: Checkout)
 def test_a_backup_past_its_timeout_is_stopped_and_reported(stack: Checkout) -> None:
     before = stack.json("backup", "list")
     with pytest.raises(BackupError, match=r"pgbackrest backup did not finish within 0\.1 s and was stopped"):
-        create_backup(sandbox(stack), BackupType.FULL, timeout=0.1)
+        PgBackRest(sandbox(stack)).backup(BackupType.FULL, repository=1, timeout=0.1)
     assert stack.json("backup", "list") == before
-    assert stack.json("backup", "create")["type"] == "incremental"
+    assert {each["type"] for each in stack.json("backup", "create")} == {"incremental"}
 
 
 def test_the_first_backup_is_a_run_of_its_job(stack: Checkout) -> None:
@@ -74,7 +83,7 @@ def test_the_first_backup_is_a_run_of_its_job(stack: Checkout) -> None:
     [job] = [each for each in stack.json("status")["jobs"] if each["name"] == "backup-full"]
     assert job["result"] == "succeeded"
     assert job["last_success"] >= first["ended"]
-    differential = stack.json("backup", "create", "--type", "differential")
+    differential = stack.json("backup", "create", "--type", "differential")[-1]
     [job] = [each for each in stack.json("status")["jobs"] if each["name"] == "backup-differential"]
     assert datetime.fromisoformat(job["last_success"]) == datetime.fromisoformat(differential["ended"])
 
@@ -82,7 +91,7 @@ def test_the_first_backup_is_a_run_of_its_job(stack: Checkout) -> None:
 def test_a_removed_segment_fails_verify_and_is_published_for_the_alert(stack: Checkout) -> None:
     """tests/backups has each kind of damage; this one shows that the commands and the scheduled job report it."""
     sandbox(stack).run(["psql", "-h", "/srv/run/postgresql", *_port(stack), "-U", "postgres", "-c", SWITCH])
-    made = stack.json("backup", "create")
+    made = stack.json("backup", "create")[0]
     start = stack.json("backup", "list")[0]["wal_start"]
     file = next(stack.home.glob(f"data/backups/archive/observatory/17-1/*/{made['wal_start']}-*.zst"))
     kept = file.read_bytes()
@@ -95,7 +104,7 @@ def test_a_removed_segment_fails_verify_and_is_published_for_the_alert(stack: Ch
         assert "no: " in stack.run("backup", "list").stdout
         assert f"{made['wal_start']} (missing)" in stack.run("backup", "verify", expect=1).stdout
         stack.run("scheduler", "run", "backup-check")
-        assert "observatory_archive_gaps 1\n" in (stack.home / "data/textfile/backups.prom").read_text()
+        assert 'observatory_archive_gaps{repository="1"} 1\n' in (stack.home / "data/textfile/backups.prom").read_text()
     finally:
         sandbox(stack).write_file(f"/srv/{file.relative_to(stack.home)}", kept)
     assert stack.json("backup", "verify") == {"findings": [], "obstacles": {}}
@@ -117,7 +126,9 @@ def test_a_backup_with_damaged_pages_fails_names_the_table_and_pages(stack: Chec
         assert "do not expire" in failed
         checks = {check["name"]: check for check in stack.json("verify", expect=1)["checks"]}
         assert path in checks["backups"]["detail"]
-        assert "observatory_backups_damaged 1\n" in (stack.home / "data/textfile/backups.prom").read_text()
+        assert (
+            'observatory_backups_damaged{repository="1"} 1\n' in (stack.home / "data/textfile/backups.prom").read_text()
+        )
         wait(lambda: monitoring.received("pagerduty").count(page) > pages)
     finally:
         sandbox(stack).run([*console, "DROP TABLE precious"])
@@ -128,10 +139,11 @@ def test_a_backup_with_damaged_pages_fails_names_the_table_and_pages(stack: Chec
 
 def test_up_makes_a_new_repository_after_the_old_one_was_moved_away(stack: Checkout) -> None:
     (stack.home / "data/backups").rename(stack.root / "given-up")
-    assert "move" in stack.json("backup", "list", expect=1)["error"]["message"]
+    assert "move" in stack.json("backup", "list", "--repository", "1", expect=1)["error"]["message"]
+    assert {each["repository"] for each in stack.json("backup", "list")} == {2}
     steps = stack.json("up", "--engine", "embedded")["steps"]
     assert "stanza" in {step["urn"].rpartition("::")[2] for step in steps if step["operation"] == "update"}
-    [made] = stack.json("backup", "list")
+    [made] = stack.json("backup", "list", "--repository", "1")
     assert (made["type"], made["obstacle"]) == ("full", "")
     assert stack.json("backup", "verify")["findings"] == []
 

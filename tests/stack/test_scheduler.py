@@ -50,7 +50,8 @@ def make_overdue(stack: Checkout, name: str) -> None:
 
 
 def backups(stack: Checkout, kind: str) -> list[str]:
-    return [backup["label"] for backup in stack.json("backup", "list") if backup["type"] == kind]
+    listed = stack.json("backup", "list", "--repository", "1")
+    return [backup["label"] for backup in listed if backup["type"] == kind]
 
 
 def test_up_starts_a_scheduler_with_the_next_run_of_each_job(stack: Checkout) -> None:

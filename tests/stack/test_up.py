@@ -249,15 +249,15 @@ def test_wal_is_archived(stack: Checkout) -> None:
             time.sleep(0.1)
 
 
-def test_there_is_a_full_backup_and_it_is_encrypted(stack: Checkout) -> None:
+def test_there_is_a_full_backup_in_each_repository_and_it_is_encrypted(stack: Checkout) -> None:
     done = sandbox(stack).run(command(Paths(), "info", "--output=json"))
     [stanza] = json.loads(done.stdout)
     assert stanza["status"]["message"] == "ok"
-    assert stanza["backup"][0]["type"] == "full"
-    [store] = stack.json("outputs")["backup_stores"]
-    manifests = list(Path(store.removeprefix("file://")).glob("backup/*/*/backup.manifest"))
-    assert manifests
-    assert all(file.read_bytes().startswith(b"Salted__") for file in manifests)
+    assert {each["database"]["repo-key"] for each in stanza["backup"] if each["type"] == "full"} == {1, 2}
+    for store in stack.json("outputs")["backup_stores"]:
+        manifests = list(Path(store.removeprefix("file://")).glob("backup/*/*/backup.manifest"))
+        assert manifests
+        assert all(file.read_bytes().startswith(b"Salted__") for file in manifests)
 
 
 def test_the_cache_needs_a_password(stack: Checkout) -> None:

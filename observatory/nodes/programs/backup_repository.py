@@ -1,4 +1,4 @@
-"""Checks a pgBackRest repository, and makes backups whose expiry keeps the last sound full one.
+"""Checks pgBackRest repositories, and makes backups whose expiry keeps the last sound full one.
 
 pgBackRest's own `verify` passes without a WAL segment, and its expiry counts backups with damaged pages. Here a full
 backup is sound if its pages have the right checksums and its manifest and WAL are in the repository; only sound ones
@@ -54,15 +54,17 @@ Kind = Literal["archive", "backup"]
 
 @dataclass(frozen=True)
 class Node:
-    """A machine with a repository and a PostgreSQL.
+    """A machine with a PostgreSQL, and one of its repositories.
 
     Attributes:
+        repository: the number of the repository.
         run: runs a command line and returns its exit status and output.
         pgbackrest: the first words of pgBackRest's command lines.
         psql: the first words of psql's command lines.
         controldata: the command line of pg_controldata.
     """
 
+    repository: int
     run: Callable[[Sequence[str]], tuple[int, str]]
     pgbackrest: tuple[str, ...]
     psql: tuple[str, ...]
@@ -85,18 +87,24 @@ class Node:
         return int(found[1]) if found else None
 
 
-def node_of(settings: Mapping[str, Any], run: Callable[[Sequence[str]], tuple[int, str]]) -> Node:
-    """Return the node that the settings of a repository describe."""
-    return Node(run, *(tuple(settings[name]) for name in ("pgbackrest", "psql", "controldata")))
+def nodes_of(settings: Mapping[str, Any], run: Callable[[Sequence[str]], tuple[int, str]]) -> dict[int, Node]:
+    """Return the node of each repository that the settings describe, by number."""
+    pgbackrest, psql, controldata = (tuple(settings[name]) for name in ("pgbackrest", "psql", "controldata"))
+    numbers = settings.get("repositories", (1,))  # a stack of version 0.1 has one until its next `up`
+    return {each: Node(each, run, (*pgbackrest, f"--repo={each}"), psql, controldata) for each in numbers}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with the archive or a backup; `mended` if a later sound full backup makes up for it."""
+    """Something wrong with the archive or a backup of a repository.
+
+    `mended` if a later sound full backup in that repository makes up for it.
+    """
 
     kind: Kind
     text: str
     mended: bool = True
+    repository: int = 1
 
 
 @dataclass(frozen=True)
@@ -107,11 +115,17 @@ class Report:
         findings: what is wrong.
         obstacles: why a backup cannot be restored to the present, by label; a backup without an obstacle can.
         sound: when each sound full backup began, by label, oldest first.
+        newest: when the newest backup without damaged pages ended; 0 where there is none.
+        readable: whether the repository could be read.
+        contents: what is wrong with the contents of files, where they were read.
     """
 
     findings: tuple[Finding, ...] = ()
     obstacles: Mapping[str, str] = field(default_factory=dict)
     sound: Mapping[str, float] = field(default_factory=dict)
+    newest: float = 0.0
+    readable: bool = True
+    contents: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -231,7 +245,12 @@ def check(node: Node) -> Report:
     if not first.findings:
         return first
     second = _look(node)
-    return replace(second, findings=tuple(each for each in second.findings if each in first.findings))
+    found = [each for each in second.findings if each in first.findings]
+    return replace(second, findings=_in_repository(node, found))
+
+
+def _in_repository(node: Node, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(replace(each, repository=node.repository) for each in findings)
 
 
 def _look(node: Node) -> Report:
@@ -239,7 +258,7 @@ def _look(node: Node) -> Report:
     stanza, error = read_stanza(node)
     if error:
         text = f"the repository cannot be read: {error}. {RESTORE_REPOSITORY}"
-        return Report(findings=(Finding("archive", text, mended=False),))
+        return Report(findings=(Finding("archive", text, mended=False),), readable=False)
     archived_files, files = node.listing("archive"), node.listing("backup")
     made = records(stanza)
     archives = {
@@ -269,7 +288,8 @@ def _look(node: Node) -> Report:
     findings += _damage(node, made, after=max(sound.values(), default=0.0))
     if made and not sound:
         findings.append(Finding("backup", "there is no sound full backup", mended=False))
-    return Report(tuple(findings), obstacles, sound)
+    newest = max((float(each["timestamp"]["stop"]) for each in made if not each.get("error")), default=0.0)
+    return Report(tuple(findings), obstacles, sound, newest)
 
 
 def _archive_name(stanza: Mapping[str, Any], database: int) -> str:
@@ -400,7 +420,8 @@ def check_contents(node: Node) -> list[Finding]:
     """Read every file of the repository and compare its checksum; takes minutes for each 10 GB."""
     status, output = node.run((*node.pgbackrest, "verify", "--output=text"))
     if status:
-        return [Finding("archive", f"the repository cannot be verified: {output.strip()}", mended=False)]
+        text = f"the repository cannot be verified: {output.strip()}"
+        return list(_in_repository(node, [Finding("archive", text, mended=False)]))
     bad = dict.fromkeys(re.findall(r"(?:invalid (?:result|checksum|size)|file missing) '?([^\s':]+)", output))
     kinds: dict[str, Kind] = {each: "backup" if each[15:16] == "F" else "archive" for each in bad}
     findings = [Finding(kind, f"{each} is damaged or missing. {NEW_FULL}") for each, kind in kinds.items()]
@@ -408,7 +429,7 @@ def check_contents(node: Node) -> list[Finding]:
         wrong := re.search(r"^.*(?:status: (?:error|invalid)|duplicate WAL).*$", output, re.MULTILINE)
     ):
         findings = [Finding("archive", f"pgbackrest verify reports: {wrong[0].strip()}. {NEW_FULL}")]
-    return findings
+    return list(_in_repository(node, findings))
 
 
 def expiry(report: Report, made: Sequence[Mapping[str, Any]], *, days: float, now: float) -> int | None:
@@ -426,31 +447,58 @@ def expiry(report: Report, made: Sequence[Mapping[str, Any]], *, days: float, no
     return len(full) - old[-1] if old else None
 
 
-def still_open(report: Report, state: Mapping[str, Any], *, now: float) -> tuple[list[Finding], dict[str, Any]]:
-    """Return the findings that no later sound full backup makes up for, and the next state.
+def still_open(
+    reports: Mapping[int, Report], state: Mapping[str, Any], *, now: float
+) -> tuple[list[Finding], dict[str, Any]]:
+    """Return the findings that no later sound full backup in their repository makes up for, and the next state.
 
     Args:
-        report: of the check.
+        reports: of the checks, by the number of the repository.
         state: what the last check returned; empty at the first.
         now: the time.
     """
     contents = [Finding(**each) for each in state.get("contents", [])]
-    findings = [*report.findings, *contents]
-    seen = {each.text: float(state.get("first_seen", {}).get(each.text, now)) for each in findings}
-    newest = max(report.sound.values(), default=0.0)
-    left = [each for each in findings if not each.mended or newest <= seen[each.text]]
+    findings = [*(each for report in reports.values() for each in report.findings), *contents]
+    seen = {_key(each): float(state.get("first_seen", {}).get(_key(each), now)) for each in findings}
+    newest = {number: max(report.sound.values(), default=0.0) for number, report in reports.items()}
+    left = [each for each in findings if not each.mended or newest.get(each.repository, 0.0) <= seen[_key(each)]]
     return left, {**state, "first_seen": seen}
 
 
-def metrics(findings: Iterable[Finding], *, now: float) -> str:
-    """Return the findings in Prometheus' text format."""
-    kinds = [each.kind for each in findings]
-    values = {
-        "observatory_archive_gaps": ("Findings about the WAL archive, as a gap.", kinds.count("archive")),
-        "observatory_backups_damaged": ("Findings about backups, as damaged pages.", kinds.count("backup")),
-        "observatory_backup_check_timestamp_seconds": ("When the repository was last checked.", f"{now:.3f}"),
+def _key(finding: Finding) -> str:
+    """Return the name of a finding in the state; that of repository 1 is as in version 0.1."""
+    return finding.text if finding.repository == 1 else f"repository {finding.repository}: {finding.text}"
+
+
+def metrics(findings: Sequence[Finding], reports: Mapping[int, Report], *, now: float) -> str:
+    """Return the findings, and the age of the newest backup of each repository, in Prometheus' text format."""
+    by_name: dict[str, tuple[str, Callable[[int], object]]] = {
+        "observatory_archive_gaps": (
+            "Findings about the WAL archive, as a gap.",
+            lambda number: sum(each.kind == "archive" and each.repository == number for each in findings),
+        ),
+        "observatory_backups_damaged": (
+            "Findings about backups, as damaged pages.",
+            lambda number: sum(each.kind == "backup" and each.repository == number for each in findings),
+        ),
+        "observatory_backup_repository_readable": (
+            "Whether the backup repository can be read.",
+            lambda number: int(reports[number].readable),
+        ),
+        "observatory_backup_last_completion_timestamp_seconds": (
+            "When the newest backup without damaged pages ended; 0 where there is none.",
+            lambda number: f"{reports[number].newest:.0f}",
+        ),
+        "observatory_backup_check_timestamp_seconds": (
+            "When the repository was last checked.",
+            lambda _number: f"{now:.3f}",
+        ),
     }
-    return "".join(f"# HELP {name} {what}\n# TYPE {name} gauge\n{name} {n}\n" for name, (what, n) in values.items())
+    lines = []
+    for name, (what, value) in by_name.items():
+        lines += [f"# HELP {name} {what}", f"# TYPE {name} gauge"]
+        lines += [f'{name}{{repository="{number}"}} {value(number)}' for number in reports]
+    return "\n".join([*lines, ""])
 
 
 def expire(node: Node, *, days: float) -> str:
@@ -458,7 +506,8 @@ def expire(node: Node, *, days: float) -> str:
     keep = expiry(check(node), records(read_stanza(node)[0]), days=days, now=time.time())
     if keep is None:
         return ""
-    options = ("--repo1-retention-full-type=count", f"--repo1-retention-full={keep}")
+    retention = f"--repo{node.repository}-retention-full"
+    options = (f"{retention}-type=count", f"{retention}={keep}")
     status, output = node.run((*node.pgbackrest, "expire", *options))
     return f"pgbackrest expire failed with exit status {status}:\n{output.strip()}" if status else ""
 
@@ -467,7 +516,7 @@ def back_up(node: Node, kind: str, *, days: float) -> str:
     """Make a backup, and let earlier ones expire if it is sound; return what failed."""
     status, output = node.run((*node.pgbackrest, "backup", f"--type={kind}"))
     if status:
-        return f"pgbackrest backup failed with exit status {status}:\n{output.strip()}"
+        return f"pgbackrest backup to repository {node.repository} failed with exit status {status}:\n{output.strip()}"
     label = next(iter(re.findall(r"new backup label = (\S+)", output)), "")
     if any(each["label"] == label and each.get("error") for each in records(read_stanza(node)[0])):
         return f"the backup {label} contains damaged pages: {describe_damage(node, label)}"
@@ -482,19 +531,20 @@ def main() -> None:
     parser.add_argument("settings", type=Path, help="file with the repository's settings")
     arguments = parser.parse_args()
     settings = json.loads(arguments.settings.read_text(encoding="utf-8"))
-    node = node_of(settings, _run)
-    failed = back_up(node, arguments.backup, days=settings["retention_days"]) if arguments.backup else ""
+    nodes, days = nodes_of(settings, _run), settings["retention_days"]
+    failed = [back_up(node, arguments.backup, days=days) for node in nodes.values()] if arguments.backup else []
     file = Path(settings["state"])
     state = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     if arguments.contents:
-        state["contents"] = [vars(each) for each in check_contents(node)]
-    findings, state = still_open(check(node), state, now=time.time())
+        state["contents"] = [vars(each) for node in nodes.values() for each in check_contents(node)]
+    reports = {number: check(node) for number, node in nodes.items()}
+    findings, state = still_open(reports, state, now=time.time())
     _write(file, json.dumps(state))
-    _write(Path(settings["metrics"]), metrics(findings, now=time.time()))
+    _write(Path(settings["metrics"]), metrics(findings, reports, now=time.time()))
     for each in findings:
-        sys.stderr.write(f"{each.text}\n")
-    if failed:
-        sys.exit(failed)
+        sys.stderr.write(f"repository {each.repository}: {each.text}\n")
+    if any(failed):
+        sys.exit("\n".join(filter(None, failed)))
 
 
 def _write(file: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.local.backups import RepositoryPassphraseProvider
-from observatory.backups.pgbackrest import RepositoryUnreadableError
+from observatory.backups.tool import RepositoryUnreadableError
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import cipher_file, cipher_section, repository
 from observatory.runtime import Sandbox
