@@ -44,6 +44,7 @@ MIGRATION_LOCK = AdvisoryLock(1, "migration lock")
 BOOTSTRAP_LOCK = AdvisoryLock(2, "bootstrap lock")
 DEPLOYMENT_LOCK = AdvisoryLock(3, "deployment lock")
 SAMPLE_LOCK = AdvisoryLock(4, "lock of the masked sample")
+FLASHBACK_LOCK = AdvisoryLock(5, "lock of the restore of missing rows")
 
 _POLL_S = (0.05, 0.25)
 
