@@ -195,6 +195,12 @@ class RestoredInstance:
             self._process.wait()
             self._process = None
 
+    def release(self) -> None:
+        """Leave a detached server to itself."""
+        if self._process is not None:
+            self._process.returncode = 0  # otherwise Python warns of a process that still runs
+            self._process = None
+
     def close(self) -> None:
         """Give up the connection string."""
         self._open.close()
@@ -276,6 +282,7 @@ def restored_instance(
     pause: bool = True,
     durable: bool = False,
     detached: bool = False,
+    port: int = PORT,
 ) -> Iterator[RestoredInstance]:
     """Restore a backup into a directory, and run PostgreSQL on it inside the block, at the target of the cover.
 
@@ -285,17 +292,20 @@ def restored_instance(
         pause: at the target, as a hot standby; otherwise the server is promoted there, without archiving.
         durable: write the files so that they survive a crash of the machine; needed where they become the live data.
         detached: the server outlives the block if the directory is kept.
+        port: of its socket.
 
     Raises:
         RestoreError: the restore or the recovery fails; the live data is as it was.
     """
-    instance = RestoredInstance(directory=directory, cover=cover, durable=durable, detached=detached)
+    instance = RestoredInstance(directory=directory, cover=cover, durable=durable, detached=detached, port=port)
     try:
         _restore(directory, cover)
         instance.start(pause=pause)
         yield instance
     finally:
-        if not (detached and directory.is_kept):
+        if detached and directory.is_kept:
+            instance.release()
+        else:
             instance.kill()
         instance.close()
 

@@ -72,6 +72,7 @@ def host_jobs(settings: StackSettings) -> tuple[HostJob, ...]:
             timeout=600,
         ),
         *_certificates(settings),
+        *_clones(settings),
         *_sample(settings),
     )
 
@@ -86,6 +87,20 @@ def _certificates(settings: StackSettings) -> tuple[HostJob, ...]:
         command=("certificates", "renew"),
         cron=settings.schedule.certificates,
         timeout=1800,
+    )
+    return (job,)
+
+
+def _clones(settings: StackSettings) -> tuple[HostJob, ...]:
+    """Return the job that closes clones of the database; only `local` has them."""
+    if settings.platform != "local":
+        return ()
+    job = HostJob(
+        name="clones",
+        description="End of clones that are open for a day, and of what killed restores left",
+        command=("backup", "flashback", "close", "--expired"),
+        cron=settings.schedule.clones,
+        timeout=600,
     )
     return (job,)
 

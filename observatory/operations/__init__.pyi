@@ -13,6 +13,10 @@ from .application_rollback import roll_back_application as roll_back_application
 from .application_rollback import roll_back_to_version as roll_back_to_version
 from .backup_dump import Dump as Dump
 from .backup_dump import dump_database as dump_database
+from .backup_flashback import Flashback as Flashback
+from .backup_flashback import close_clones as close_clones
+from .backup_flashback import flash_back as flash_back
+from .backup_flashback import list_clones as list_clones
 from .backups import create_backups as create_backups
 from .backups import list_backups as list_backups
 from .backups import verify_backups as verify_backups

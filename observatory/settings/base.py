@@ -143,6 +143,7 @@ class Schedule(Settings):
     backup_contents: CronText = "30 4 * * *"
     log_rotation: CronText = "17 * * * *"
     certificates: CronText = "47 4 * * *"
+    clones: CronText = "27 * * * *"
 
 
 KnownDomain = Literal[

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
 
 import psycopg
 
+from observatory.backups.flashback.difference import Kind
 from observatory.backups.flashback.errors import TableRefusedError
 from observatory.backups.flashback.rows import Identity, Range, Rows, ranges
-
-Kind = Literal["missing", "changed", "added"]
 
 BATCH = 1000  # rows that are looked up, or copied, by one statement
 MOST_OF_ONE_TIME = 1_000_000  # missing rows of one instant that are kept in memory

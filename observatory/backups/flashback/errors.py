@@ -25,3 +25,21 @@ class NotRestoredError(FlashbackError):
 
 class NotRefreshedError(FlashbackError):
     """The missing rows were inserted, but an aggregate that was computed without them was not refreshed."""
+
+
+class CloneRefusedError(FlashbackError):
+    """No further clone can be opened; nothing was changed."""
+
+    exit_code = REFUSED
+
+
+class UnknownCloneError(FlashbackError):
+    """There is no clone of this name; nothing was closed."""
+
+    exit_code = WRONG_USAGE
+
+
+class NothingNamedError(FlashbackError):
+    """Options are about a table, and none is named."""
+
+    exit_code = WRONG_USAGE

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from observatory.backups.flashback.comparison import Comparison, Found, Kind, Sessions
+from observatory.backups.flashback.comparison import Comparison, Found, Sessions
 from observatory.backups.flashback.condition import read_condition
-from observatory.backups.flashback.restoring import Restored, Restorer
+from observatory.backups.flashback.difference import Difference, Kind, Request
+from observatory.backups.flashback.restoring import Restorer
 from observatory.backups.flashback.rows import READ_ONLY, SETTINGS, Rows
 from observatory.backups.flashback.tables import check_restorable, read_table
 from observatory.database.advisory_locks import FLASHBACK_LOCK, session_lock
@@ -25,48 +26,6 @@ from observatory.database.error_translation import translate_errors
 EXAMPLES = 20  # differing rows of each kind that a result has
 PURPOSE = "flashback"
 _REMEDY = "Nothing was restored. Correct the cause and run again"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is compared.
-
-    Attributes:
-        table: its name, with or without a schema.
-        where: a condition that rows of either state fulfil; None for all rows.
-        restore: insert the missing rows.
-        at: the earlier time, for messages.
-    """
-
-    table: str
-    where: str | None = None
-    restore: bool = False
-    at: str = "the earlier time"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """How the live table differs from the earlier one.
-
-    Attributes:
-        table: its name.
-        key: the columns that identify a row; without any, the time and the content do.
-        missing: number of rows that the live table lacks.
-        changed: number of rows that it has with other values.
-        added: number of rows that only it has.
-        expired: number of earlier rows that are older than the table's rows are kept; they are not restored.
-        examples: identities of the first rows of each kind.
-        restored: what was inserted; None if that was not requested.
-    """
-
-    table: str
-    key: tuple[str, ...]
-    missing: int
-    changed: int
-    added: int
-    expired: int
-    examples: dict[Kind, list[tuple[str, ...]]]
-    restored: Restored | None = None
 
 
 OnRange = Callable[[int, int, int], None]  # compared ranges, all ranges, and missing rows so far
@@ -155,6 +114,7 @@ def _compared(comparison: Comparison, restorer: Restorer | None, on_range: OnRan
     return Difference(
         table=str(table),
         key=table.key,
+        time=table.time,
         **tally.counts,
         expired=comparison.count_expired(),
         examples=tally.examples,

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from observatory.backups.flashback.aggregates import refresh_recorded, refresh_with_rows
 from observatory.backups.flashback.comparison import Found, Sessions
+from observatory.backups.flashback.difference import Restored
 from observatory.backups.flashback.errors import FlashbackError, NotRestoredError
 from observatory.backups.flashback.rows import Rows
 from observatory.database.error_translation import error_summary
@@ -26,22 +27,6 @@ _INSERT = """
     INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {staged} ON CONFLICT DO NOTHING
 """
 _SEQUENCE = "SELECT s.seqincrement, s.seqmax, d.last_value FROM pg_sequence s, {} d WHERE s.seqrelid = %s::regclass"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Restored:
-    """What a restore did.
-
-    Attributes:
-        inserted: number of rows.
-        kept: number of missing rows that were not inserted, because a later row has their place: the same key, or the
-            same value of another unique column.
-        refreshed: names of the aggregates that were refreshed.
-    """
-
-    inserted: int
-    kept: int
-    refreshed: tuple[str, ...]
 
 
 @dataclass

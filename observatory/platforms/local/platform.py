@@ -196,8 +196,9 @@ class LocalPlatform:
         archive_journal(self.workspace)
 
     def stop(self, lock: Callable[[], AbstractContextManager[None]], *, keep_data: bool, report: Reporter) -> None:
-        """Stop the watcher, the scheduler and every daemon."""
-        from observatory.scheduling.scheduler_process import stop_scheduler  # noqa: PLC0415 - only for `down`
+        """Stop the watcher, the scheduler and every daemon, and remove clones of the database."""
+        from observatory.backups.flashback.clones import close_all  # noqa: PLC0415 - only for `down`
+        from observatory.scheduling.scheduler_process import stop_scheduler  # noqa: PLC0415
 
         if not self.workspace.home.exists():
             return
@@ -205,6 +206,7 @@ class LocalPlatform:
             # First: no job may start, and no daemon may be restarted, while the daemons stop.
             stop_scheduler(self.workspace.sandbox, root=self.workspace.root)
             self.workspace.sandbox.stop()
+            close_all(self.workspace.sandbox)
             if not keep_data:
                 self.workspace.discard_home()
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from observatory.backups.flashback.flashback import Difference, Request, compare_table
+from observatory.backups.flashback.difference import Difference, Request
+from observatory.backups.flashback.flashback import compare_table
 from tests.support.postgres import PostgresServer
 from tests.support.sample_pair import execute, sample_pair, select
 
