@@ -33,7 +33,7 @@ MOST_CLONES = 3
 OPEN_FOR = timedelta(hours=24)
 RESERVE_BYTES = 1 << 30  # of the disk of the live data
 TEMPORARY_FILES = "1GB"  # of one session of a clone: its sorts are on the same disk
-FIRST_PORT = 6543  # each clone has another one, so that sessions can be told apart
+FIRST_PORT = 6543  # each clone has another one, so that sessions are distinguished
 BLOCK = 512  # bytes, of st_blocks: stat(2)
 
 

@@ -50,7 +50,7 @@ def test_equal_tables_have_no_difference(states: States) -> None:
     assert found.restored.inserted == 0
 
 
-def test_missing_changed_and_added_rows_are_told_apart(states: States) -> None:
+def test_missing_changed_and_added_rows_are_distinguished(states: States) -> None:
     states.both(traces())
     states.now("""
         DELETE FROM llm_traces WHERE trace_id = 'trace 1';
