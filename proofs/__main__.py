@@ -6,7 +6,18 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from proofs import crash, delivery, migrations, neighbours, sequences, situations, versions, ways_out, workflow
+from proofs import (
+    crash,
+    delivery,
+    flashback,
+    migrations,
+    neighbours,
+    sequences,
+    situations,
+    versions,
+    ways_out,
+    workflow,
+)
 from proofs.kept import Kept, kept_of
 from proofs.record import Outcome, record
 
@@ -17,6 +28,7 @@ PROOFS: dict[str, Callable[[int, int], Outcome]] = {
     "deployers": migrations.prove_at_once,
     "delivery": delivery.prove_faults,
     "delivery-kill": delivery.prove_kills,
+    "flashback": flashback.prove,
     "neighbours": neighbours.prove,
     "workflow-kill": workflow.prove_kills,
 }

@@ -177,3 +177,35 @@ def test_a_dump_is_restored_beside_the_database_with_every_row(stack: Checkout, 
     finally:
         with psycopg.connect(admin, autocommit=True) as connection:
             connection.execute("DROP DATABASE IF EXISTS restored WITH (FORCE)")
+
+
+def test_lost_rows_come_back_beside_later_writes(stack: Checkout) -> None:
+    admin = make_conninfo(str(stack.json("outputs")["admin_database_url"]), dbname="observatory")
+    line = "INSERT INTO llm_logs (ts, log_level, message) SELECT now() - INTERVAL '1 hour', 'INFO', 'flashback ' || n "
+    mine = "message LIKE 'flashback %'"
+    with psycopg.connect(admin, autocommit=True) as live:
+        live.execute(f"{line} FROM generate_series(1, 10) n".encode())
+        time = str(live.execute("SELECT clock_timestamp()").fetchall()[0][0])
+        live.execute(b"DELETE FROM llm_logs WHERE message IN ('flashback 1', 'flashback 2', 'flashback 3')")
+        live.execute(f"{line} FROM generate_series(11, 11) n".encode())
+        flashback = ("backup", "flashback", "--to-time", time, "--table", "llm_logs", "--where", mine)
+        try:
+            assert stack.json(*flashback)["difference"]["missing"] == 3
+            found = stack.json(*flashback, "--restore-missing")
+            assert found["difference"]["restored"]["inserted"] == 3
+            left = live.execute(f"SELECT count(DISTINCT message), count(*) FROM llm_logs WHERE {mine}".encode())
+            assert left.fetchone() == (11, 11)
+            with psycopg.connect(found["clone"]["conninfo"]) as clone:
+                assert clone.execute(f"SELECT count(*) FROM llm_logs WHERE {mine}".encode()).fetchone() == (10,)
+            [listed] = stack.json("backup", "flashback", "list")
+            assert listed["name"] == found["clone"]["name"]
+            assert (
+                "is in the future"
+                in stack.run("backup", "flashback", "--to-time", "9000-01-01T00:00:00Z", expect=3).stderr
+            )
+            assert "no time zone" in stack.run("backup", "flashback", "--to-time", "2026-01-01", expect=2).stderr
+        finally:
+            stack.run("backup", "flashback", "close")
+            live.execute(f"DELETE FROM llm_logs WHERE {mine}".encode())
+    assert stack.json("backup", "flashback", "list") == []
+    assert not list(stack.home.glob("data/restore/*"))

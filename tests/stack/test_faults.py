@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Self
 
 import httpx
+import psycopg
 import pytest
 
 from observatory.database.connection import connect, with_database
@@ -423,8 +424,11 @@ def test_a_killed_daemon_is_restarted(survivor: Checkout) -> None:
 
 def test_up_after_down_with_kept_data_continues_with_the_data(survivor: Checkout) -> None:
     key = survivor.output("api_key")
+    clone = survivor.json("backup", "flashback", "--to-time", "latest")["clone"]
+    psycopg.connect(clone["conninfo"]).close()
     survivor.run("down", "--keep-data")
     assert survivor.processes() == set()
+    assert not Path(clone["host"]).exists()
     assert survivor.json("up", *EMBEDDED)["status"]["healthy"]
     assert traces(survivor) == 1000
     assert survivor.output("api_key") == key

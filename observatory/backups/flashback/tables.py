@@ -189,7 +189,7 @@ def check_restorable(live: psycopg.Connection, table: Table) -> None:
         )
     if not table.key and table.time is None:
         raise TableRefusedError(
-            f"{table} has no key and no time, so a row that was changed since cannot be distinguished from a deleted one",
+            f"{table} has no key and no time: a changed row cannot be distinguished from a deleted and a new one",
             remedy=f"The difference is shown without --restore-missing. {_BY_HAND}",
         )
 
