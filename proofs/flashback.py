@@ -32,7 +32,8 @@ RATE = 20.0  # requests a second
 _TRACE = (
     "INSERT INTO llm_traces (ts, trace_id, span_id, span_name, provider, model, input_type, input_text, duration_ms, "
     "status_code, attributes, user_id) SELECT now() - make_interval(secs => n * 40), {mark} || n, 's', 'chat', "
-    "'proof', 'm' || n % 7, 'text', repeat(md5(n::text), 20), n % 5000, 'OK', jsonb_build_object('n', n), 'proof-' || n % 50 "
+    "'proof', 'm' || n % 7, 'text', repeat(md5(n::text), 20), n % 5000, 'OK', jsonb_build_object('n', n), "
+    "'proof-' || n % 50 "
 )
 _LOG = (
     "INSERT INTO llm_logs (ts, log_level, message, provider) "

@@ -19,7 +19,7 @@ from observatory.backups.flashback.difference import Difference, Kind, Request
 from observatory.backups.flashback.restoring import Restorer
 from observatory.backups.flashback.rows import READ_ONLY, SETTINGS, Rows
 from observatory.backups.flashback.tables import check_restorable, read_table
-from observatory.database.advisory_locks import FLASHBACK_LOCK, session_lock
+from observatory.database.advisory_locks import FLASHBACK_LOCK, MIGRATION_LOCK, session_lock
 from observatory.database.connection import connect
 from observatory.database.error_translation import translate_errors
 
@@ -54,7 +54,7 @@ def compare_table(
     Raises:
         ConditionError: the condition is no expression that only reads the row.
         TableRefusedError: the table is missing, or cannot be compared or restored; nothing was changed.
-        LockHeldError: another restore runs in the database.
+        LockHeldError: a migration or another restore runs in the database.
         NotRestoredError: PostgreSQL refused a row, and none was inserted.
         NotRefreshedError: the rows are inserted, an aggregate is not refreshed.
         DatabaseError: a connection failed, or PostgreSQL refused a query.
@@ -70,6 +70,7 @@ def compare_table(
         check_restorable(sessions.live, table)
         with (
             connect(live, purpose=PURPOSE, settings=SETTINGS) as writer,
+            session_lock(writer, MIGRATION_LOCK, wait_s=0),  # no column changes meanwhile
             session_lock(writer, FLASHBACK_LOCK, wait_s=0),
         ):
             restorer = Restorer(comparison.rows, sessions, writer, free_bytes)

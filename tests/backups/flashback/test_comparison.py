@@ -14,7 +14,7 @@ from observatory.backups.flashback.errors import (
     NotRestoredError,
     TableRefusedError,
 )
-from observatory.database.advisory_locks import FLASHBACK_LOCK, session_lock
+from observatory.database.advisory_locks import FLASHBACK_LOCK, MIGRATION_LOCK, AdvisoryLock, session_lock
 from observatory.database.errors import LockHeldError, StatementFailedError
 from tests.backups.flashback.conftest import States
 from tests.support.sample_pair import select
@@ -326,8 +326,9 @@ def test_the_aggregates_of_restored_rows_are_refreshed(states: States) -> None:
     )
 
 
-def test_one_restore_at_a_time(states: States) -> None:
-    with psycopg.connect(states.live, autocommit=True) as other, session_lock(other, FLASHBACK_LOCK, wait_s=0):
+@pytest.mark.parametrize("lock", [FLASHBACK_LOCK, MIGRATION_LOCK], ids=lambda lock: lock.name)
+def test_one_restore_at_a_time_and_none_beside_a_migration(states: States, lock: AdvisoryLock) -> None:
+    with psycopg.connect(states.live, autocommit=True) as other, session_lock(other, lock, wait_s=0):
         with pytest.raises(LockHeldError):
             states.compare("users", restore=True)
         assert states.compare("users").missing == 0
