@@ -31,7 +31,7 @@ from observatory.runtime import Sandbox
 KIND = "flashback"
 MOST_CLONES = 3
 OPEN_FOR = timedelta(hours=24)
-RESERVE_BYTES = 1 << 30  # of the disk of the live data
+RESERVE_BYTES = 512 << 20  # of the disk of the live data
 TEMPORARY_FILES = "1GB"  # of one session of a clone: its sorts are on the same disk
 FIRST_PORT = 6543  # each clone has another one, so that sessions are distinguished
 BLOCK = 512  # bytes, of st_blocks: stat(2)
