@@ -29,10 +29,10 @@ from observatory.backups.flashback.clones import (
 from observatory.backups.flashback.difference import Request
 from observatory.backups.flashback.errors import CloneRefusedError, UnknownCloneError
 from observatory.backups.flashback.flashback import compare_table
-from observatory.backups.pgbackrest import BackupType, create_backup, create_stanza
 from observatory.backups.repository_contents import UncoveredTargetError
 from observatory.backups.scratch import PARENT, ScratchDirectory, scratch_directories
 from observatory.backups.target import RecoveryTarget
+from observatory.backups.tool import BackupType
 from observatory.runtime import Sandbox
 from observatory.waiting import wait_until
 from tests.backups.conftest import PATHS, ArchivingServer
@@ -87,9 +87,9 @@ class Live:
 
 @pytest.fixture(scope="module")
 def live(server: ArchivingServer) -> Iterator[Live]:
-    create_stanza(server.sandbox)
+    server.tool.prepare()
     server.sql("CREATE ROLE owner LOGIN; CREATE TABLE t (id int PRIMARY KEY, v text); ALTER TABLE t OWNER TO owner")
-    create_backup(server.sandbox, BackupType.FULL)
+    server.tool.backup(BackupType.FULL, repository=1)
     server.sql("SELECT pg_sleep(1.1)")  # pgBackRest has whole seconds
     server.sql("INSERT INTO t SELECT n, 'v' || n FROM generate_series(1, 20) n")
     time = datetime.now(UTC)
