@@ -18,7 +18,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from observatory.backups.cover import Cover
-from observatory.backups.scratch import SEEN_AS, ScratchDirectory
+from observatory.backups.scratch import ScratchDirectory
 from observatory.backups.target import format_lsn, parse_lsn
 from observatory.backups.tool import BackupError
 from observatory.files.sockets import short_path
@@ -33,7 +33,6 @@ PORT = 5432  # of the socket in the private directory
 POLL_S = 0.05
 STOP_S = 60
 LOG_LINES = 10
-LIVE = f"{Paths().data}/postgres"
 SETTINGS = {
     # No archive, no network, no jobs, and no command of the backed up configuration.
     "archive_mode": "off",
@@ -211,8 +210,8 @@ class RestoredInstance:
         self.directory.sandbox.write_file(f"{self.directory.data}/recovery.signal", "")
         with self.directory.sandbox.open_append(f"{self.directory.inside}/log") as log:
             self._process = subprocess.Popen(
-                _sandboxed(
-                    self.directory, [f"{BIN}/postgres", "-D", self.directory.data, *options], attached=not self.detached
+                self.directory.sandboxed(
+                    [f"{BIN}/postgres", "-D", self.directory.data, *options], attached=not self.detached
                 ),
                 env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
@@ -331,23 +330,10 @@ def _run(
     directory: ScratchDirectory, argv: Sequence[str], *, env: Mapping[str, str] | None = None, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in a directory's sandbox; an exception here, such as an interrupt, kills it."""
-    words = _sandboxed(directory, argv)
+    words = directory.sandboxed(argv)
     with process_group(words, env={**ENVIRONMENT, **(env or {})}) as process:
         output, errors = process.communicate()
     if check and process.returncode:
         last = "\n".join((output + errors).splitlines()[-LOG_LINES:])
         raise RestoreError(f"{argv[0]} in {directory.host} failed with exit status {process.returncode}:\n{last}")
     return subprocess.CompletedProcess(words, process.returncode, output, errors)
-
-
-def _sandboxed(directory: ScratchDirectory, argv: Sequence[str], *, attached: bool = True) -> list[str]:
-    """Return the command line that runs `argv` where only the directory can be written to."""
-    sandbox, inside = directory.sandbox, directory.inside
-    hidden = [each for each in (LIVE, Paths().run) if sandbox.host_path(each).is_dir()]
-    mounts = [
-        *("--unshare-net", "--tmpfs", "/run", "--ro-bind", str(sandbox.home), "/srv"),
-        *(word for each in hidden for word in ("--perms", "1777", "--tmpfs", each)),
-        *("--bind", str(directory.host), inside, "--bind", str(directory.host), SEEN_AS, "--chdir", "/srv"),
-        *(("--die-with-parent",) if attached else ()),
-    ]
-    return bubblewrap.command(sandbox.rootfs, sandbox.entry, argv, mounts=mounts)

@@ -10,17 +10,18 @@ import contextlib
 import os
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from observatory.backups.tool import BackupError
 from observatory.files.locks import FileLockHeldError, claim
 from observatory.nodes import Paths
-from observatory.runtime import Sandbox
+from observatory.runtime import Sandbox, bubblewrap
 from observatory.waiting import wait_until
 
 PARENT = f"{Paths().data}/restore"
+LIVE = f"{Paths().data}/postgres"
 SEEN_AS = "/run/restored"  # where the processes of a directory, and no others, see it
 PREFIX, LOCK = "restored-", ".lock"  # of the names of their lock files
 KILLED_S = 10  # until the kernel has ended a killed process
@@ -56,6 +57,25 @@ class ScratchDirectory:
     def keep(self) -> None:
         """Let it outlive its command: it stays as long as one of its processes runs."""
         self._mark.touch(mode=0o600)
+
+    def sandboxed(self, argv: Sequence[str], *, attached: bool = True) -> list[str]:
+        """Return the command line that runs a program in a sandbox without a network, which writes only here.
+
+        It sees the stack's files, but neither the live data nor a socket of a daemon.
+
+        Args:
+            argv: the command line in the sandbox.
+            attached: the program is killed when this process ends.
+        """
+        sandbox = self.sandbox
+        hidden = [each for each in (LIVE, Paths().run) if sandbox.host_path(each).is_dir()]
+        mounts = [
+            *("--unshare-net", "--tmpfs", "/run", "--ro-bind", str(sandbox.home), "/srv"),
+            *(word for each in hidden for word in ("--perms", "1777", "--tmpfs", each)),
+            *("--bind", str(self.host), self.inside, "--bind", str(self.host), SEEN_AS, "--chdir", "/srv"),
+            *((bubblewrap.WITH_PARENT,) if attached else ()),
+        ]
+        return bubblewrap.command(sandbox.rootfs, sandbox.entry, argv, mounts=mounts)
 
     def processes(self) -> list[int]:
         """Return the ids of the processes that see this directory as theirs."""

@@ -22,6 +22,7 @@ from observatory.files.ownership import Owner
 from observatory.runtime import sandbox_user
 from observatory.runtime.errors import RootfsError, SandboxUnavailable
 
+WITH_PARENT = "--die-with-parent"  # of the `mounts` of a command that ends with its caller
 UID = GID = 1000  # of an ordinary user inside, and of the root filesystem's own name tables
 USER = sandbox_user.NAME
 NEEDED = ("usr/bin/bwrap", "usr/bin/setpriv", "usr/bin/true", "usr/bin/python3")
@@ -36,6 +37,7 @@ MASKED = (
 # The caller's session keyring, with its Kerberos tickets and other keys, is left behind: a process that possesses it
 # reads its keys whatever its user is. Where keyctl(2) is refused, the keys cannot be read either.
 _JOIN_NEW_SESSION = 1  # KEYCTL_JOIN_SESSION_KEYRING of linux/keyctl.h
+_SET_PDEATHSIG = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 _KEYCTL = {"x86_64": 250, "aarch64": 219}
 _NEW_KEYRING = f"""
 import ctypes, os, sys
@@ -44,6 +46,40 @@ try:
     os.execvp(sys.argv[1], sys.argv[1:])
 except OSError as error:
     sys.exit(f"{{sys.argv[1]}}: {{error.strerror}}")
+"""
+# The kernel sends a parent-death signal with the rights of the process that died. bubblewrap's has none that reach the
+# user of root's sandbox, so a process of that user waits for its end instead, and ends what runs with it.
+_ENDING_WITH_PARENT = f"""
+import ctypes, os, select, signal, sys
+libc = ctypes.CDLL(None)
+libc.syscall({_KEYCTL.get(platform.machine(), -1)}, {_JOIN_NEW_SESSION}, None)
+own, caller = os.getpid(), int(sys.argv.pop(1))
+ends = select.poll()
+try:
+    above = [os.pidfd_open(pid) for pid in (caller, os.getppid())]
+except ProcessLookupError:  # it has ended already
+    sys.exit(1)
+child = os.fork()
+if child == 0:
+    libc.prctl({_SET_PDEATHSIG}, signal.SIGKILL)
+    if os.getppid() != own:
+        os._exit(1)
+    try:
+        os.execvp(sys.argv[1], sys.argv[1:])
+    except OSError as error:
+        print(f"{{sys.argv[1]}}: {{error.strerror}}", file=sys.stderr, flush=True)
+        os._exit(1)
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)  # the child gets them too
+for descriptor in (*above, os.pidfd_open(child)):
+    ends.register(descriptor)
+if set(above) & set(dict(ends.poll())):
+    os.killpg(0, signal.SIGKILL)
+status = os.waitpid(child, 0)[1]
+if os.WIFSIGNALED(status):
+    signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+    os.kill(own, os.WTERMSIG(status))
+os._exit(os.waitstatus_to_exitcode(status))
 """
 _REMEDY = """Remedies:
 - Ubuntu 23.10 or newer: sudo apt-get install bubblewrap, and
@@ -84,8 +120,7 @@ def privileged(owner: Owner, mounts: tuple[str, ...] = ()) -> Entry:
         mounts=mounts,
         prefix=(
             *("/usr/bin/setpriv", "--reuid", str(owner.uid), "--regid", str(owner.gid), "--clear-groups"),
-            # Changing the user clears the signal that ends a one-shot command with its caller, unless it is kept.
-            *("--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--pdeathsig", "keep", "--"),
+            *("--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--"),
         ),
         owner=owner,
     )
@@ -96,11 +131,13 @@ def command(rootfs: Path, entry: Entry, argv: Sequence[str], *, mounts: Sequence
     system = ["--ro-bind", str(rootfs), "/", "--dev", "/dev", "--proc", "/proc", *_kernel_mounts()]
     # Root makes these directories, and another user writes to them.
     writable = [word for path in ("/tmp", "/dev/shm") for word in ("--perms", "1777", "--tmpfs", path)]  # noqa: S108
+    ending = entry.owner and WITH_PARENT in mounts
+    script = [_ENDING_WITH_PARENT, str(os.getpid())] if ending else [_NEW_KEYRING]
     resolver = ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf"]
     return [
         *(*_program(rootfs), *entry.options, *system, *writable, *resolver),
         *(*entry.mounts, *mounts, *entry.prefix),
-        *("/usr/bin/python3", "-I", "-S", "-c", _NEW_KEYRING, *argv),
+        *("/usr/bin/python3", "-I", "-S", "-c", *script, *argv),
     ]
 
 

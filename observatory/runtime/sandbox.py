@@ -160,7 +160,7 @@ class Sandbox(SandboxFiles):
             subprocess.TimeoutExpired: It took more than `timeout` seconds and was killed.
         """
         self.make_home()
-        command = self._command(argv, "--die-with-parent")
+        command = self._command(argv, bubblewrap.WITH_PARENT)
         variables = {**ENVIRONMENT, **(env or {})}
         with process_group(command, env=variables, stdin=subprocess.PIPE, umask=UMASK) as process:
             output, errors = process.communicate(stdin, timeout)
@@ -176,7 +176,7 @@ class Sandbox(SandboxFiles):
         user of the machine can read.
         """
         self.make_home()
-        command = self._command(argv, "--die-with-parent")
+        command = self._command(argv, bubblewrap.WITH_PARENT)
         return run_attached(command, {**ENVIRONMENT, **(env or {})})
 
     def processes(self) -> list[Process]:

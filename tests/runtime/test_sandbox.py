@@ -17,6 +17,7 @@ import pytest
 
 from observatory.runtime import Probe, Program, Sandbox, SandboxError, find_free_ports
 from observatory.runtime import sandbox as module
+from observatory.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -212,6 +213,31 @@ def test_run_reports_failure_and_timeout(sandbox: Sandbox) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         sandbox.run(["sleep", "1000"], timeout=0.3)
     assert sandbox._wait_gone(5, supervised=False) == []
+
+
+def test_a_command_ends_with_its_killed_caller(sandbox: Sandbox) -> None:
+    """Also as root, whose sandbox runs it as another user."""
+    code = """
+        import sys
+        from pathlib import Path
+        from observatory.runtime import Sandbox
+        Sandbox(Path(sys.argv[1]), Path(sys.argv[2])).run(["sh", "-c", "sleep 1000; true"])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(sandbox.home), str(sandbox.rootfs)]
+    sandbox.make_home()
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as caller:
+        assert wait_until(lambda: _names(members(sandbox)).count("sleep") == 1, 60)
+        caller.kill()
+    assert wait_until(lambda: members(sandbox) == [], 60)
+
+
+def test_a_command_that_a_signal_ends_has_its_exit_status(sandbox: Sandbox) -> None:
+    assert sandbox.run(["sh", "-c", "kill -TERM $$"], check=False).returncode == 128 + signal.SIGTERM
+    assert sandbox.run(["no-such-program"], check=False).stderr == "no-such-program: No such file or directory\n"
+
+
+def _names(pids: list[int]) -> list[str]:
+    return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids if Path(f"/proc/{pid}/comm").exists()]
 
 
 def test_files_belong_to_the_daemons(sandbox: Sandbox) -> None:
