@@ -20,7 +20,7 @@ from observatory.backups.dump_server import DumpServer, check_space, workers
 from observatory.backups.dump_snapshot import Snapshot, exported_snapshot
 from observatory.database.connection import with_database
 from observatory.database.error_translation import translate_errors
-from observatory.files.atomic import PRIVATE, partial_path
+from observatory.files.atomic import PRIVATE, creating
 from observatory.runtime import Sandbox
 from observatory.security.age_files import BLOCK, encrypting
 
@@ -109,22 +109,11 @@ def _pack(manifest: Manifest, sandbox: Sandbox, place: str, target: IO[bytes]) -
 
 @contextmanager
 def _new_file(file: Path) -> Iterator[IO[bytes]]:
-    """Yield a file that gets its name at the end of the block, synced to disk; an existing file stays.
-
-    Raises:
-        DumpRefusedError: the file was made meanwhile.
-        DumpError: it cannot be written.
-    """
-    partial = partial_path(file.absolute())
+    """Yield the new file; raises DumpRefusedError where it was made meanwhile, DumpError where it cannot be written."""
     try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE), "wb") as target:
+        with creating(file) as target:
             yield target
-            target.flush()
-            os.fsync(target.fileno())
-        file.hardlink_to(partial)  # unlike a rename, a link never replaces a file
     except FileExistsError:
         raise DumpRefusedError(f"{file} was made meanwhile, and a dump overwrites nothing") from None
     except OSError as error:
         raise DumpError(f"{file} cannot be written: {error}", remedy="Name a file on another disk.") from error
-    finally:
-        partial.unlink(missing_ok=True)

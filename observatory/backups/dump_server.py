@@ -15,7 +15,7 @@ from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import BIN
 from observatory.runtime import Sandbox
 
-DIRECTORY = f"{Paths().data}/restore"  # in the sandbox
+DIRECTORY = f"{Paths().data}/dumps"  # in the sandbox
 LAST_LINES = 10
 MIB = 1024 * 1024
 

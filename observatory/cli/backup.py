@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,9 @@ from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, pr
 from observatory.cli.terminal import ConsoleReporter, print_result, table
 from observatory.errors import FAILED
 
+PassphraseFileOption = Annotated[
+    Path | None, typer.Option("--passphrase-file", help="First line: passphrase of the key file. Default: a prompt.")
+]
 COLUMNS = (
     "repository",
     "label",
@@ -115,6 +119,39 @@ def dump(
         f"({found.edition}), schema {found.schema_version}"
     )
     print_result(f"Keep its key, too: {made.key_file}. Without the key the dump cannot be restored.")
+
+
+keys = typer.Typer(help="Export the keys that a lost machine needs.", no_args_is_help=True)
+group.add_typer(keys, name="key")
+
+
+@keys.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="New file; keep it apart from the backups.")],
+    passphrase_file: PassphraseFileOption = None,
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Write the keys of the backups to a file, encrypted with a passphrase."""
+    passphrase = read_passphrase(passphrase_file, confirm=True)
+    written = operations.export_keys(operations.open_workspace(environment), file, passphrase)
+    if output is Output.JSON:
+        print_json({"file": str(file.absolute()), "repositories": sorted(written.repositories)})
+        return
+    numbers = " and ".join(map(str, sorted(written.repositories)))
+    print_result(f"{file} has the keys of repositories {numbers}. Keep it, and its passphrase, off this machine.")
+
+
+def read_passphrase(file: Path | None, *, confirm: bool = False) -> str:
+    """Return the first line of a file, or what is entered at a prompt on the terminal."""
+    if file is None:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("without a terminal, name a file: --passphrase-file FILE")
+        return str(typer.prompt("Passphrase of the key file", hide_input=True, confirmation_prompt=confirm, err=True))
+    try:
+        return file.read_text(encoding="utf-8").partition("\n")[0]
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"--passphrase-file {file} cannot be read: {error}") from None
 
 
 def _row(backup: Backup) -> tuple[str, ...]:

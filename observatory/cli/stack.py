@@ -195,13 +195,42 @@ def env(environment: EnvironmentOption = "local", output: OutputOption = Output.
 
 
 @app.command()
-def bootstrap(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
+def bootstrap(
+    restore_from: Annotated[
+        Path | None, typer.Option("--restore-from", help="Copy of a backup repository of a lost machine.")
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option("--key-file", help="What `backup key export` wrote on that machine.")
+    ] = None,
+    passphrase_file: PassphraseFileOption = None,
+    accept_gap: Annotated[
+        bool, typer.Option("--accept-gap", help="Lose what is after a gap in the archived WAL.")
+    ] = False,
+    environment: EnvironmentOption = "local",
+    output: OutputOption = Output.TABLE,
+) -> None:
     """Build the root filesystem, passphrase and first release."""
     workspace = operations.open_workspace(environment)
+    if (restore_from is None) != (key_file is None):
+        raise typer.BadParameter("--restore-from PATH and --key-file FILE belong together")
+    document: dict[str, Any] = {}
     with ConsoleReporter() as report:
-        operations.bootstrap(workspace, report=report)
+        if restore_from and key_file:
+            recovered = operations.recover_machine(
+                workspace,
+                repository=restore_from,
+                key_file=key_file,
+                passphrase=read_passphrase(passphrase_file),
+                accept_gap=accept_gap,
+                report=report,
+            )
+            document["recovered"] = asdict(recovered)
+        else:
+            operations.bootstrap(workspace, report=report)
     if output is Output.JSON:
-        print_json({"backend": str(workspace.backend), "releases": workspace.releases.versions()})
+        print_json({"backend": str(workspace.backend), "releases": workspace.releases.versions(), **document})
+    elif document:
+        print_result(f"Recovered {recovered.label} and the WAL up to {recovered.end}. Run `observatory up`.")
 
 
 def _result_json(result: Result) -> dict[str, Any]:

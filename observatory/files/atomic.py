@@ -6,6 +6,7 @@ renamed when it is complete. The next write into the directory removes temporary
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -14,6 +15,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from observatory.files.ownership import Owner, change_owner
 from observatory.files.reserve import FULL, with_reserve
@@ -67,6 +69,29 @@ def write_file(
         if error.errno not in FULL or not overwrite(path, data):
             raise
     return True
+
+
+@contextmanager
+def creating(path: Path, *, mode: int = PRIVATE) -> Iterator[BinaryIO]:
+    """Yield a new file that gets the name `path` at the end of the block, synced to disk.
+
+    A block that raises leaves nothing, and a killed process no file of that name.
+
+    Raises:
+        FileExistsError: there is a file or a link of that name, which stays.
+        OSError: it cannot be written.
+    """
+    if path.is_symlink() or path.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    partial = partial_path(path.absolute())
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        path.hardlink_to(partial)  # unlike a rename, a link never replaces the file of another process
+    finally:
+        remove(partial)
 
 
 def overwrite(path: Path, data: bytes) -> bool:

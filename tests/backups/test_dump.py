@@ -73,7 +73,7 @@ class Dumped:
         self.sql("GRANT SELECT ON llm_traces TO reader")
 
     def unpacked(self) -> list[Path]:
-        return list((self.postgres.directory / "data/restore").glob(".*"))
+        return list((self.postgres.directory / "data/dumps").glob(".*"))
 
     def databases(self) -> set[object]:
         return {name for (name,) in self.sql("SELECT datname FROM pg_database", "postgres")}
