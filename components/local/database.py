@@ -55,6 +55,7 @@ See log/patroni.log below the stack's home, correct the setting (database.*) and
 SHARED_PATIENCE = 30  # seconds for Patroni to report a pending restart, which shared parameters usually need
 REFUSAL_PATIENCE = 20  # seconds during which Patroni may refuse, for example during a promotion
 PAUSE_S = 0.2
+NO_CONFIGURATION = 502  # the status of GET /config (Patroni 4.0.7, api.py)
 RESTART_DEADLINE = 60  # seconds for PostgreSQL to restart
 
 
@@ -269,10 +270,17 @@ def _conninfo(host: str, settings: LocalSettings, user: str, database: str, *, p
 
 
 def _configure(props: dict[str, Any]) -> bool:
-    """Patch the cluster's configuration if it differs; return whether it differed."""
+    """Patch the cluster's configuration if it differs; return whether it differed.
+
+    A server that was recovered has none in etcd: Patroni responds 502, and only PUT creates it.
+    """
     wanted = _whole(props["configuration"])
     with _patroni(props) as api:
-        differs: bool = api.get("/config").raise_for_status().json() != wanted
+        response = api.get("/config")
+        if response.status_code == NO_CONFIGURATION:
+            api.put("/config", json=wanted).raise_for_status()
+            return True
+        differs: bool = response.raise_for_status().json() != wanted
         if differs:
             api.patch("/config", json=wanted).raise_for_status()
     return differs

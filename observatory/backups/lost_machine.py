@@ -14,15 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 
-import psycopg
 from psycopg.conninfo import make_conninfo
 
-from observatory.backups.pgbackrest import PgBackRest
 from observatory.backups.dump_server import check_space
-from observatory.backups.tool import Backup, BackupError, RepositoryUnreadableError
+from observatory.backups.pgbackrest import (
+    Backup,
+    BackupError,
+    RepositoryUnreadableError,
+    archive_wal,
+    create_stanza,
+    list_backups,
+)
 from observatory.database.connection import connect
 from observatory.database.error_translation import translate_errors
-from observatory.database.errors import DatabaseError, UnreachableError
+from observatory.database.errors import UnreachableError
 from observatory.database.migration_session import server_edition
 from observatory.errors import REFUSED
 from observatory.nodes import Paths
@@ -32,9 +37,9 @@ from observatory.nodes.pgbackrest import (
     archive_command,
     cipher_file,
     cipher_section,
+    command,
     pgbackrest_files,
     repository,
-    restore_command,
 )
 from observatory.nodes.postgres import shared_parameters
 from observatory.runtime import Sandbox, bubblewrap
@@ -44,7 +49,6 @@ from observatory.settings import LocalSettings
 from observatory.waiting import wait_until
 
 DATA = f"{Paths().data}/postgres"
-NUMBER = 1  # of the repository that the copy becomes
 INFO_FILES = tuple(f"{place}/{STANZA}/{place}.info" for place in ("backup", "archive"))
 SEGMENT = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})-[0-9a-f]{40}(\.\w+)?")
 POLL_S = 0.2
@@ -118,10 +122,10 @@ def recover(
     newest = _newest_segment(sandbox)
     report(f"restore the backup {backup.label}")
     sandbox.make_directory(DATA)
-    PgBackRest(sandbox).restore(backup.label, repository=NUMBER, directory=DATA)
+    _restore(sandbox, backup.label)
     sandbox.write_file(f"{DATA}/recovery.signal", "")
     report("replay the WAL")
-    with _server(sandbox, settings) as conninfo:
+    with started(sandbox, settings) as conninfo:
         end = _check_end(sandbox, conninfo, newest, accept_gap=accept_gap)
         migrations = _check_database(conninfo, settings.database.name, known)
         report("archive the new timeline")
@@ -143,12 +147,12 @@ def _unlock(sandbox: Sandbox, copy: Path, passphrases: Mapping[int, str], settin
     for name in INFO_FILES:
         for each in (name, f"{name}.copy"):
             with contextlib.suppress(FileNotFoundError):
-                sandbox.write_file(f"{repository(Paths(), NUMBER)}/{each}", (copy / each).read_bytes())
+                sandbox.write_file(f"{repository(Paths())}/{each}", (copy / each).read_bytes())
     reasons = []
     for number, passphrase in passphrases.items():
-        sandbox.write_file(cipher_file(Paths(), NUMBER), cipher_section(passphrase, NUMBER))
+        sandbox.write_file(cipher_file(Paths()), cipher_section(passphrase))
         try:
-            return _newest(PgBackRest(sandbox).info(NUMBER), copy)
+            return _newest(list_backups(sandbox), copy)
         except RepositoryUnreadableError as error:
             reasons.append(f"with the passphrase of repository {number}: {str(error).splitlines()[0]}")
     raise RecoveryRefusedError(
@@ -170,7 +174,7 @@ def _size(copy: Path) -> int:
 
 
 def _copy(copy: Path, sandbox: Sandbox) -> None:
-    place = repository(Paths(), NUMBER)
+    place = repository(Paths())
     sandbox.remove_file(place)
     try:
         shutil.copytree(copy, sandbox.host_path(place), symlinks=True)
@@ -179,9 +183,16 @@ def _copy(copy: Path, sandbox: Sandbox) -> None:
     sandbox.adopt(place)
 
 
+def _restore(sandbox: Sandbox, label: str) -> None:
+    done = sandbox.run(command(Paths(), "restore", f"--set={label}", "--type=none"), check=False)
+    if done.returncode:
+        last = "\n".join((done.stdout + done.stderr).splitlines()[-LOG_LINES:])
+        raise BackupError(f"pgbackrest restore failed with exit status {done.returncode}:\n{last}", remedy=OTHER_COPY)
+
+
 def _newest_segment(sandbox: Sandbox) -> tuple[int, int, int] | None:
     """Return the newest archived WAL segment of the newest database system: timeline, and the parts of its position."""
-    systems = sandbox.host_path(f"{repository(Paths(), NUMBER)}/archive/{STANZA}").glob("*-*/")
+    systems = sandbox.host_path(f"{repository(Paths())}/archive/{STANZA}").glob("*-*/")
     newest = max(systems, key=lambda each: int(each.name.rpartition("-")[2]), default=None)
     found = [SEGMENT.fullmatch(each.name) for each in newest.glob("*/*")] if newest else []
     numbers = [(int(each[1], 16), int(each[2], 16), int(each[3], 16)) for each in found if each]
@@ -189,7 +200,7 @@ def _newest_segment(sandbox: Sandbox) -> tuple[int, int, int] | None:
 
 
 @contextlib.contextmanager
-def _server(sandbox: Sandbox, settings: LocalSettings) -> Iterator[str]:
+def started(sandbox: Sandbox, settings: LocalSettings) -> Iterator[str]:
     """Run PostgreSQL until it has recovered and is promoted, and inside the block; shut it down cleanly at its end.
 
     It ends with this process, accepts connections on its socket only, and runs no jobs.
@@ -212,7 +223,7 @@ def _server(sandbox: Sandbox, settings: LocalSettings) -> Iterator[str]:
         "hot_standby": "off",  # it need not fit the settings of the lost machine then
         "archive_mode": "on",
         "archive_command": archive_command(Paths()),
-        "restore_command": restore_command(Paths(), NUMBER),
+        "restore_command": " ".join(command(Paths(), "archive-get", "%f", '"%p"')),
         "recovery_target_timeline": "latest",
         **{f"recovery_target{each}": "" for each in ("", "_lsn", "_name", "_time", "_xid")},
         "logging_collector": "off",
@@ -248,9 +259,7 @@ def _answers(conninfo: str) -> bool:
         return False
 
 
-def _check_end(
-    sandbox: Sandbox, conninfo: str, newest: tuple[int, int, int] | None, *, accept_gap: bool
-) -> str:
+def _check_end(sandbox: Sandbox, conninfo: str, newest: tuple[int, int, int] | None, *, accept_gap: bool) -> str:
     """Return where the recovery ended, which is not before the newest archived segment.
 
     PostgreSQL takes a segment that is missing for the end of the WAL.
@@ -265,7 +274,8 @@ def _check_end(
         if (high << 32) + low <= start:
             name = "".join(f"{part:08X}" for part in newest)
             raise RecoveryRefusedError(
-                f"the archived WAL of the copy has a gap: the recovery ends at {end}, and the copy has WAL up to {name}",
+                f"the archived WAL of the copy has a gap: the recovery ends at {end}, and the copy has WAL up "
+                f"to {name}",
                 remedy="Use another copy. Or accept the loss of everything after that position: --accept-gap.",
             )
     return end
@@ -301,7 +311,5 @@ def _archive(sandbox: Sandbox, conninfo: str) -> None:
         for name in _OWN:
             connection.execute(f"ALTER SYSTEM RESET {name}".encode())
         connection.execute("CHECKPOINT")
-    tool = PgBackRest(sandbox)
-    tool.prepare()
-    for number in tool.repositories:
-        tool.archive_wal(number)
+    create_stanza(sandbox)
+    archive_wal(sandbox)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,6 +28,7 @@ from observatory.cli.app import (
     confirm,
     print_json,
 )
+from observatory.cli.backup import PassphraseFileOption, read_passphrase
 from observatory.cli.certificates import certificates_json
 from observatory.cli.database import plan_view as schema_plan_view
 from observatory.cli.plan import overview_view, plan_json, plan_view
@@ -196,6 +198,7 @@ def env(environment: EnvironmentOption = "local", output: OutputOption = Output.
 
 @app.command()
 def bootstrap(
+    *,
     restore_from: Annotated[
         Path | None, typer.Option("--restore-from", help="Copy of a backup repository of a lost machine.")
     ] = None,

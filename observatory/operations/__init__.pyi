@@ -49,8 +49,6 @@ from .delivery_report import report_deliveries as report_deliveries
 from .demonstration import Demonstration as Demonstration
 from .demonstration import DemonstrationError as DemonstrationError
 from .deployment_lock import waiting_for_lock as waiting_for_lock
-from .lost_machine import export_keys as export_keys
-from .lost_machine import recover_machine as recover_machine
 from .log_rotation import rotate_logs as rotate_logs
 from .lost_machine import NotEmptyError as NotEmptyError
 from .lost_machine import export_keys as export_keys

@@ -7,15 +7,15 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 
-import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 from components.local.backups import StanzaProvider
 from observatory.backups.dump_restore import restore_dump
 from observatory.backups.dump_server import DumpServer
 from observatory.backups.pgbackrest import PgBackRest
 from observatory.backups.tool import BackupError, BackupType
+from observatory.database.connection import connect, with_database
 from observatory.files.locks import exclusive
 from tests.stack.test_monitoring import Monitoring, sandbox, wait
 from tests.support.checkout import UP_TIMEOUT_S, Checkout
@@ -171,11 +171,11 @@ def test_a_dump_is_restored_beside_the_database_with_every_row(stack: Checkout, 
     server = DumpServer(sandbox=sandbox(stack), admin=admin, port=int(conninfo_to_dict(admin)["port"] or 0))
     try:
         restore_dump(file, into=server, database="restored", key=key.read_text(), known=made["migrations"])
-        with psycopg.connect(make_conninfo(admin, dbname="restored")) as connection:
+        with connect(with_database(admin, "restored"), purpose="test") as connection:
             found = connection.execute("SELECT count(*) FROM llm_traces").fetchone()
         assert found == (made["rows"]["hypertables"]['"public"."llm_traces"'],)
     finally:
-        with psycopg.connect(admin, autocommit=True) as connection:
+        with connect(admin, purpose="test") as connection:
             connection.execute("DROP DATABASE IF EXISTS restored WITH (FORCE)")
 
 

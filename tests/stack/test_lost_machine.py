@@ -1,0 +1,57 @@
+"""A machine is lost with one backup repository: an empty checkout recovers it from a copy of the other."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import httpx
+
+from observatory.database.connection import connect, with_database
+from tests.support.checkout import Checkout
+
+PASSPHRASE = "correct horse battery staple"
+CONTENT = """
+    SELECT (SELECT md5(string_agg(t::text, '' ORDER BY t)) FROM llm_traces AS t),
+        (SELECT json_agg(m ORDER BY version) FROM observatory.schema_migrations AS m),
+        (SELECT json_agg(k ORDER BY id) FROM (SELECT id, key_hash, is_active FROM api_keys) AS k),
+        (SELECT rolpassword FROM pg_authid WHERE rolname = 'analyst')
+"""
+OWN_ROLE = "CREATE ROLE analyst LOGIN PASSWORD 'their own'; GRANT SELECT ON llm_traces TO analyst"
+
+
+def query(stack: Checkout, statement: str) -> list[tuple[object, ...]]:
+    admin = str(stack.json("outputs")["admin_database_url"])
+    with connect(with_database(admin, "observatory"), purpose="test") as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def test_a_lost_machine_is_recovered_from_one_repository(stack: Checkout, checkout: Checkout, tmp_path: Path) -> None:
+    keys, passphrase, copy = tmp_path / "keys.age", tmp_path / "passphrase", tmp_path / "copy"
+    passphrase.write_text(f"{PASSPHRASE}\n")
+    export = ("backup", "key", "export", str(keys), "--passphrase-file", str(passphrase))
+    stack.run(*export)
+    assert keys.stat().st_mode & 0o777 == 0o600
+    assert "exists, and an export overwrites nothing" in stack.run(*export, expect=3).stderr
+    query(stack, OWN_ROLE)
+    try:
+        lost = query(stack, CONTENT)
+        stack.json("backup", "create")  # archives all WAL until then
+        shutil.copytree(stack.home / "data/backups", copy, symlinks=True)
+    finally:
+        query(stack, "DROP OWNED BY analyst; DROP ROLE analyst")
+
+    restore = ("bootstrap", "--restore-from", str(copy), "--key-file", str(keys), "--passphrase-file", str(passphrase))
+    recovered = checkout.json(*restore)["recovered"]
+    assert max(recovered["migrations"]) > 0
+    checkout.run("up", "--engine", "embedded")
+    assert query(checkout, CONTENT) == lost
+    headers = {"Authorization": f"Bearer {stack.output('api_key')}"}  # a client of the lost machine
+    url = f"{checkout.output('service_url')}/v1/traces"
+    assert httpx.get(url, headers=headers, verify=checkout.trusted()).status_code == httpx.codes.OK
+    steps = checkout.json("up", "--engine", "embedded")["steps"]
+    assert {step["operation"] for step in steps} == {"same"}
+    checkout.run("backup", "verify")
+    checkout.run("verify", "--comprehensive")
+    assert "a recovery replaces none" in checkout.run(*restore, expect=3).stderr
