@@ -38,7 +38,7 @@ DAMAGED_REMEDY = "Use another copy of the file, or another dump."
 _CATALOGUE = re.compile(r"^\d+; \d+ \d+ (TABLE DATA|SEQUENCE SET) _timescaledb_(catalog|config|cache) ")
 _DATA = re.compile(r"^\d+; \d+ \d+ (TABLE DATA|SEQUENCE SET|BLOBS|BLOB METADATA) ")
 # One database of a server can have pg_cron, and its jobs would run before the rows are compared.
-_PG_CRON = re.compile(r"^\d+; \d+ \d+ (\S+ )+(pg_cron|cron)\b")
+_PG_CRON = re.compile(r"^\d+; \d+ \d+ [A-Z ]+ (cron |- (EXTENSION )?pg_cron\b|- SCHEMA cron )")
 # Their values are lists of quoted names (variable_is_guc_list_quote in src/bin/pg_dump/dumputils.c).
 _LISTS = frozenset({
     *("local_preload_libraries", "search_path", "session_preload_libraries"),
@@ -139,7 +139,9 @@ class _Restore:
 
     def _restore_archive(self) -> None:
         listed = self.server.program("pg_restore", "--list", self.archive).splitlines()
-        lines = [line for line in listed if line and not line.startswith(";") and not _PG_CRON.match(line)]
+        lines = [line for line in listed if line and not line.startswith(";")]
+        if "pg_cron" in self.manifest.extensions:
+            lines = [line for line in lines if not _PG_CRON.match(line)]
         data = [line for line in lines if _DATA.match(line)]
         catalogue = [line for line in data if _CATALOGUE.match(line)]
         self._restore("pre-data", lines, "definitions", "--section=pre-data")
@@ -181,8 +183,8 @@ def restore_cron_jobs(conninfo: str, manifest: Manifest) -> None:
         DatabaseError: the server does not answer or rejected a statement; nothing was changed.
     """
     insert = """
-        INSERT INTO cron.job (jobname, schedule, command, nodename, nodeport, database, username, active)
-        VALUES (%s, %s, %s, '', inet_server_port(), current_database(), %s, %s)
+        INSERT INTO cron.job (jobname, schedule, command, nodeport, database, username, active)
+        VALUES (%s, %s, %s, current_setting('port')::int, current_database(), %s, %s)
     """
     with connect(conninfo, purpose="restore") as connection, translate_errors("jobs of the dump"):
         connection.execute("CREATE EXTENSION IF NOT EXISTS pg_cron")

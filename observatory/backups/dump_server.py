@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from observatory.backups.dump_manifest import DumpError, DumpRefusedError
-from observatory.files.atomic import partial_path
+from observatory.backups.scratch import PARENT, scratch_directory
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import BIN
 from observatory.runtime import Sandbox
 
-DIRECTORY = f"{Paths().data}/dumps"  # in the sandbox
 LAST_LINES = 10
 MIB = 1024 * 1024
 
@@ -52,8 +51,8 @@ class DumpServer:
     @property
     def disk(self) -> Path:
         """A directory of the host on the file system of unpacked dumps."""
-        self.sandbox.make_directory(DIRECTORY)
-        return self.sandbox.host_path(DIRECTORY)
+        self.sandbox.make_directory(PARENT)
+        return self.sandbox.host_path(PARENT)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:
@@ -61,12 +60,8 @@ class DumpServer:
 
         The directory of a killed command is removed by the next one.
         """
-        place = f"{DIRECTORY}/{partial_path(self.disk / 'dump').name}"
-        self.sandbox.make_directory(place)
-        try:
-            yield place
-        finally:
-            self.sandbox.remove_file(place)
+        with scratch_directory(self.sandbox, "dump") as directory:
+            yield directory.inside
 
 
 def check_space(needs: Sequence[tuple[Path, int, str]]) -> None:

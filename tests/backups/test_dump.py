@@ -73,7 +73,7 @@ class Dumped:
         self.sql("GRANT SELECT ON llm_traces TO reader")
 
     def unpacked(self) -> list[Path]:
-        return list((self.postgres.directory / "data/dumps").glob(".*"))
+        return list((self.postgres.directory / "data/restore").glob("*"))
 
     def databases(self) -> set[object]:
         return {name for (name,) in self.sql("SELECT datname FROM pg_database", "postgres")}
@@ -95,6 +95,7 @@ def dumped(request: pytest.FixtureRequest) -> Iterator[Dumped]:
         ensure_database(admin, name=DATABASE, owner="migrator")
         owner = postgres.conninfo(user="migrator", dbname=DATABASE)
         deploy(owner, migrations=MIGRATIONS, actor="tester", deployment_id="test")
+        made.sql("CREATE SCHEMA cron; CREATE TABLE cron.own AS SELECT 1 AS pg_cron; CREATE TABLE cron AS SELECT 2 AS n")
         made.make_reader()
         made.sql(SPAN, user="migrator")
         made.sql(LOGS, user="migrator")
@@ -150,6 +151,7 @@ def test_a_restored_dump_has_every_row_in_its_chunk(dumped: Dumped, file: Path) 
             "SELECT md5(string_agg(c::text, '' ORDER BY c::text)) FROM show_chunks('llm_logs') AS c",
             "SELECT job_id, proc_name, hypertable_name FROM timescaledb_information.jobs ORDER BY 1",
             "SELECT version, sha256 FROM observatory.schema_migrations ORDER BY version",
+            "SELECT pg_cron, n FROM cron.own, cron",  # no extension's
             "SELECT has_table_privilege('reader', 'llm_traces', 'SELECT'), current_setting('timezone')",
             GRANTS,
         ):

@@ -51,7 +51,7 @@ class Lost:
     segments: list[str]
 
     def recover(self, home: Path, copy: Path | None = None, **changes: Any) -> Recovered:
-        arguments = {"passphrases": PASSPHRASES, "settings": SETTINGS, "known": (1, 2, 3)} | changes
+        arguments: dict[str, Any] = {"passphrases": PASSPHRASES, "settings": SETTINGS, "known": (1, 2, 3)} | changes
         return recover(Sandbox(home, self.rootfs), copy or self.copy, **arguments)
 
     def read(self, home: Path) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from components.local.backups import StanzaProvider
-from observatory.backups.dump_restore import restore_dump
+from observatory.backups.dump_restore import restore_cron_jobs, restore_dump
 from observatory.backups.dump_server import DumpServer
 from observatory.backups.pgbackrest import PgBackRest
 from observatory.backups.tool import BackupError, BackupType
@@ -20,6 +20,7 @@ from observatory.files.locks import exclusive
 from tests.stack.test_monitoring import Monitoring, sandbox, wait
 from tests.support.checkout import UP_TIMEOUT_S, Checkout
 
+CRON_JOBS = "SELECT jobname, schedule, command, nodeport, database, username, active FROM cron.job ORDER BY jobname"
 SWITCH = "SELECT pg_switch_wal()"
 
 
@@ -170,10 +171,15 @@ def test_a_dump_is_restored_beside_the_database_with_every_row(stack: Checkout, 
     admin = str(stack.json("outputs")["admin_database_url"])
     server = DumpServer(sandbox=sandbox(stack), admin=admin, port=int(conninfo_to_dict(admin)["port"] or 0))
     try:
-        restore_dump(file, into=server, database="restored", key=key.read_text(), known=made["migrations"])
+        manifest = restore_dump(file, into=server, database="restored", key=key.read_text(), known=made["migrations"])
         with connect(with_database(admin, "restored"), purpose="test") as connection:
             found = connection.execute("SELECT count(*) FROM llm_traces").fetchone()
         assert found == (made["rows"]["hypertables"]['"public"."llm_traces"'],)
+        with connect(with_database(admin, "observatory"), purpose="test") as connection:
+            jobs = connection.execute(CRON_JOBS).fetchall()
+            restore_cron_jobs(with_database(admin, "observatory"), manifest)
+            assert jobs
+            assert connection.execute(CRON_JOBS).fetchall() == jobs
     finally:
         with connect(admin, purpose="test") as connection:
             connection.execute("DROP DATABASE IF EXISTS restored WITH (FORCE)")
