@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,14 +18,8 @@ from subprocess import Popen
 from psycopg.conninfo import make_conninfo
 
 from observatory.backups.dump_server import check_space
-from observatory.backups.pgbackrest import (
-    Backup,
-    BackupError,
-    RepositoryUnreadableError,
-    archive_wal,
-    create_stanza,
-    list_backups,
-)
+from observatory.backups.pgbackrest import PgBackRest
+from observatory.backups.tool import Backup, BackupError, RepositoryUnreadableError
 from observatory.database.connection import connect
 from observatory.database.error_translation import translate_errors
 from observatory.database.errors import UnreachableError
@@ -33,13 +28,15 @@ from observatory.errors import REFUSED
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import (
     BIN,
+    REPOSITORIES,
     STANZA,
     archive_command,
     cipher_file,
     cipher_section,
-    command,
+    pgbackrest_directories,
     pgbackrest_files,
     repository,
+    restore_command,
 )
 from observatory.nodes.postgres import shared_parameters
 from observatory.runtime import Sandbox, bubblewrap
@@ -49,9 +46,11 @@ from observatory.settings import LocalSettings
 from observatory.waiting import wait_until
 
 DATA = f"{Paths().data}/postgres"
+NUMBER = 1  # of the repository that the copy becomes
 INFO_FILES = tuple(f"{place}/{STANZA}/{place}.info" for place in ("backup", "archive"))
 SEGMENT = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})-[0-9a-f]{40}(\.\w+)?")
 POLL_S = 0.2
+PASSPHRASE_BYTES = 32
 STOP_S = 600
 LOG_LINES = 10
 OTHER_COPY = "Use a complete copy of a repository of the stack, with its backup and archive directories."
@@ -122,7 +121,8 @@ def recover(
     newest = _newest_segment(sandbox)
     report(f"restore the backup {backup.label}")
     sandbox.make_directory(DATA)
-    _restore(sandbox, backup.label)
+    PgBackRest(sandbox).restore(backup.label, repository=NUMBER, directory=DATA)
+    PgBackRest(sandbox).prepare(running=False)  # a failed attempt to archive would be repeated a minute later
     sandbox.write_file(f"{DATA}/recovery.signal", "")
     report("replay the WAL")
     with started(sandbox, settings) as conninfo:
@@ -144,22 +144,35 @@ def _unlock(sandbox: Sandbox, copy: Path, passphrases: Mapping[int, str], settin
     """Configure the copy's passphrase, and return its newest sound backup; only the information files are copied."""
     for path, text in pgbackrest_files(settings, Paths()).items():
         sandbox.write_file(path, text)
+    for directory in pgbackrest_directories(Paths()):
+        sandbox.make_directory(directory)
     for name in INFO_FILES:
         for each in (name, f"{name}.copy"):
             with contextlib.suppress(FileNotFoundError):
-                sandbox.write_file(f"{repository(Paths())}/{each}", (copy / each).read_bytes())
+                sandbox.write_file(f"{repository(Paths(), NUMBER)}/{each}", (copy / each).read_bytes())
     reasons = []
     for number, passphrase in passphrases.items():
-        sandbox.write_file(cipher_file(Paths()), cipher_section(passphrase))
+        sandbox.write_file(cipher_file(Paths(), NUMBER), cipher_section(passphrase, NUMBER))
         try:
-            return _newest(list_backups(sandbox), copy)
+            found = PgBackRest(sandbox).info(NUMBER)
         except RepositoryUnreadableError as error:
             reasons.append(f"with the passphrase of repository {number}: {str(error).splitlines()[0]}")
+            continue
+        _configure_others(sandbox, [other for other in passphrases.values() if other != passphrase])
+        return _newest(found, copy)
     raise RecoveryRefusedError(
         f"{copy} cannot be read by any passphrase of the key file: {'; '.join(reasons)}",
         remedy="The key file is of another stack, or the information files are damaged. Use the key file of this stack "
         "or another copy.",
     )
+
+
+def _configure_others(sandbox: Sandbox, passphrases: list[str]) -> None:
+    """Give the repositories that begin empty the passphrases that are left, so that the key file stays valid."""
+    for number in REPOSITORIES:
+        if number != NUMBER:
+            passphrase = passphrases.pop(0) if passphrases else secrets.token_urlsafe(PASSPHRASE_BYTES)
+            sandbox.write_file(cipher_file(Paths(), number), cipher_section(passphrase, number))
 
 
 def _newest(backups: Collection[Backup], copy: Path) -> Backup:
@@ -174,7 +187,7 @@ def _size(copy: Path) -> int:
 
 
 def _copy(copy: Path, sandbox: Sandbox) -> None:
-    place = repository(Paths())
+    place = repository(Paths(), NUMBER)
     sandbox.remove_file(place)
     try:
         shutil.copytree(copy, sandbox.host_path(place), symlinks=True)
@@ -183,16 +196,9 @@ def _copy(copy: Path, sandbox: Sandbox) -> None:
     sandbox.adopt(place)
 
 
-def _restore(sandbox: Sandbox, label: str) -> None:
-    done = sandbox.run(command(Paths(), "restore", f"--set={label}", "--type=none"), check=False)
-    if done.returncode:
-        last = "\n".join((done.stdout + done.stderr).splitlines()[-LOG_LINES:])
-        raise BackupError(f"pgbackrest restore failed with exit status {done.returncode}:\n{last}", remedy=OTHER_COPY)
-
-
 def _newest_segment(sandbox: Sandbox) -> tuple[int, int, int] | None:
     """Return the newest archived WAL segment of the newest database system: timeline, and the parts of its position."""
-    systems = sandbox.host_path(f"{repository(Paths())}/archive/{STANZA}").glob("*-*/")
+    systems = sandbox.host_path(f"{repository(Paths(), NUMBER)}/archive/{STANZA}").glob("*-*/")
     newest = max(systems, key=lambda each: int(each.name.rpartition("-")[2]), default=None)
     found = [SEGMENT.fullmatch(each.name) for each in newest.glob("*/*")] if newest else []
     numbers = [(int(each[1], 16), int(each[2], 16), int(each[3], 16)) for each in found if each]
@@ -223,7 +229,7 @@ def started(sandbox: Sandbox, settings: LocalSettings) -> Iterator[str]:
         "hot_standby": "off",  # it need not fit the settings of the lost machine then
         "archive_mode": "on",
         "archive_command": archive_command(Paths()),
-        "restore_command": " ".join(command(Paths(), "archive-get", "%f", '"%p"')),
+        "restore_command": restore_command(Paths(), NUMBER),
         "recovery_target_timeline": "latest",
         **{f"recovery_target{each}": "" for each in ("", "_lsn", "_name", "_time", "_xid")},
         "logging_collector": "off",
@@ -306,10 +312,11 @@ def _check_database(conninfo: str, name: str, known: Collection[int]) -> tuple[i
 
 
 def _archive(sandbox: Sandbox, conninfo: str) -> None:
-    """Create the second repository, and archive the start of the new timeline in both."""
+    """Archive the start of the new timeline in every repository."""
     with connect(make_conninfo(conninfo, dbname="postgres"), purpose="recovery") as connection:
         for name in _OWN:
             connection.execute(f"ALTER SYSTEM RESET {name}".encode())
         connection.execute("CHECKPOINT")
-    create_stanza(sandbox)
-    archive_wal(sandbox)
+    tool = PgBackRest(sandbox)
+    for number in tool.repositories:
+        tool.archive_wal(number)

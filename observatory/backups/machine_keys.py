@@ -6,7 +6,6 @@ age: logins and certificates are made anew by the `up` after a recovery.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from observatory.backups.pgbackrest import BackupError
+from observatory.backups.tool import BackupError
 from observatory.errors import REFUSED
 from observatory.files.atomic import creating
 from observatory.nodes import Paths
-from observatory.nodes.pgbackrest import CIPHER_LINE, cipher_file
+from observatory.nodes.pgbackrest import REPOSITORIES, cipher_file, passphrase_in
 from observatory.runtime import Sandbox
 from observatory.security.age_files import EncryptedFileError, decrypt_with_passphrase, encrypt_with_passphrase
 
@@ -56,9 +55,10 @@ class MachineKeys(BaseModel):
 
 def repository_passphrases(sandbox: Sandbox) -> dict[int, str]:
     """Return the passphrases of a stack's backup repositories by number; none where it was never up."""
-    file = sandbox.host_path(cipher_file(Paths()))
-    found = re.search(CIPHER_LINE, file.read_text(encoding="utf-8")) if file.exists() else None
-    return {1: found[1]} if found else {}
+    files = {number: sandbox.host_path(cipher_file(Paths(), number)) for number in REPOSITORIES}
+    texts = {number: file.read_text(encoding="utf-8") for number, file in files.items() if file.exists()}
+    found = {number: passphrase_in(text, number) for number, text in texts.items()}
+    return {number: passphrase for number, passphrase in found.items() if passphrase}
 
 
 def check_passphrase(passphrase: str) -> None:

@@ -50,7 +50,8 @@ LOCKED = 50  # pgBackRest's exit status when another process holds the stanza's 
 QUERY_TIMEOUT_S = 60  # of commands that copy no data
 LAST_LINES = 10
 GIVE_UP = "move {place} away and run `observatory up`, which makes a new repository with a full backup."
-SWITCH = "SELECT pg_walfile_name(pg_switch_wal())"
+# Without WAL since the last switch, the position is the start of the next segment, which is not archived.
+SWITCH = "SELECT pg_walfile_name(pg_switch_wal() - 1)"
 
 _TYPES = {BackupType.FULL: "full", BackupType.DIFFERENTIAL: "diff", BackupType.INCREMENTAL: "incr"}
 
@@ -66,9 +67,9 @@ class PgBackRest:
         """The numbers of the repositories that `up` has configured."""
         return tuple(self._nodes())
 
-    def prepare(self) -> None:
+    def prepare(self, *, running: bool = True) -> None:
         """Create the stanza in every repository; an existing one stays."""
-        self._run("stanza-create", timeout=QUERY_TIMEOUT_S)
+        self._run("stanza-create", *(() if running else ("--no-online",)), timeout=QUERY_TIMEOUT_S)
 
     def archive_wal(self, repository: int) -> None:
         """Switch to a new WAL segment, and wait until the repository has the one before.

@@ -93,8 +93,12 @@ class BackupTool(Protocol):
     def repositories(self) -> tuple[int, ...]:
         """The numbers of the stack's repositories."""
 
-    def prepare(self) -> None:
-        """Make every repository ready for WAL and backups; an existing one stays."""
+    def prepare(self, *, running: bool = True) -> None:
+        """Make every repository ready for WAL and backups; an existing one stays.
+
+        Args:
+            running: whether the database runs; otherwise its files are enough.
+        """
 
     def archive_wal(self, repository: int) -> None:
         """Switch to a new WAL segment, and wait until the repository has the one before."""

@@ -112,6 +112,7 @@ def recover_machine(
         _write_keys(workspace, keys)
         bootstrap(workspace, report=report)
         _hold_schema(workspace, recovered, known)
+        (home / workspace.demonstrated.name).touch()  # the traces of a demonstration are not for recovered data
     return recovered
 
 

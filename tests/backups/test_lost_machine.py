@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 
 from observatory.backups.dump_manifest import DumpRefusedError
 from observatory.backups.lost_machine import Recovered, RecoveryRefusedError, recover, started
-from observatory.backups.pgbackrest import BackupError, BackupType, create_backup, create_stanza
+from observatory.backups.tool import BackupError, BackupType
 from observatory.errors import ObservatoryError
 from observatory.runtime import Sandbox
 from observatory.settings import LocalSettings, Ports
@@ -68,13 +68,13 @@ def lost(server: ArchivingServer, tmp_path_factory: pytest.TempPathFactory) -> L
     server.sql("ALTER SYSTEM SET shared_preload_libraries = 'timescaledb'")
     server.stop()
     server.start()
-    create_stanza(server.sandbox)
+    server.tool.prepare()
     server.sql("CREATE DATABASE observatory")
     with psycopg.connect(host="127.0.0.1", port=server.port, user="postgres", dbname="observatory") as connection:
         connection.execute(SCHEMA)
         connection.execute(SPANS)
         connection.commit()
-        create_backup(server.sandbox, BackupType.FULL)
+        server.tool.backup(BackupType.FULL, repository=1)
         server.archive_segments()
         connection.execute(SPANS)
         connection.commit()

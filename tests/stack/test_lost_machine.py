@@ -14,7 +14,6 @@ PASSPHRASE = "correct horse battery staple"
 CONTENT = """
     SELECT (SELECT md5(string_agg(t::text, '' ORDER BY t)) FROM llm_traces AS t),
         (SELECT json_agg(m ORDER BY version) FROM observatory.schema_migrations AS m),
-        (SELECT json_agg(k ORDER BY id) FROM (SELECT id, key_hash, is_active FROM api_keys) AS k),
         (SELECT rolpassword FROM pg_authid WHERE rolname = 'analyst')
 """
 OWN_ROLE = "CREATE ROLE analyst LOGIN PASSWORD 'their own'; GRANT SELECT ON llm_traces TO analyst"
