@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 
+import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from components.local.backups import StanzaProvider
 from observatory.backups.dump_restore import restore_cron_jobs, restore_dump
