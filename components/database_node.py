@@ -1,7 +1,8 @@
 """What providers do on the machine of a database: backups, and new connections of its pooler.
 
 Their properties name the sandbox of a local machine (`backup_home`, `backup_rootfs`), how old a backup may be that is
-used instead of a new one (`backup_reuse_minutes`), and the port of its pgBouncer (`pooler_port`).
+used instead of a new one (`backup_reuse_minutes`), how old the state may be that the last restore drill has proven
+(`drill_days`) with the private key of its receipts (`drill_key_file`), and the port of its pgBouncer (`pooler_port`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from observatory.backups.receipts import DrillRequirement
     from observatory.database import Backup
     from observatory.runtime import Sandbox
 
@@ -23,7 +25,19 @@ def backup_of(props: Mapping[str, Any]) -> Backup | None:
         return None
     from observatory.backups.migration_backup import MigrationBackup  # noqa: PLC0415 - only where something is changed
 
-    return MigrationBackup(sandbox, reuse_minutes=int(props.get("backup_reuse_minutes") or 0))
+    return MigrationBackup(
+        sandbox, reuse_minutes=int(props.get("backup_reuse_minutes") or 0), required=_required_drill(sandbox, props)
+    )
+
+
+def _required_drill(sandbox: Sandbox, props: Mapping[str, Any]) -> DrillRequirement | None:
+    """Return which receipt of a restore drill migrations need; None where none is needed."""
+    days, key_file = int(props.get("drill_days") or 0), props.get("drill_key_file")
+    if not days or not key_file:
+        return None
+    from observatory.backups.receipts import DrillRequirement  # noqa: PLC0415 - only where something is changed
+
+    return DrillRequirement(days=days, stack=sandbox.home.name, key_file=Path(key_file))
 
 
 def reconnect_pooler(props: Mapping[str, Any]) -> None:

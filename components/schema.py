@@ -52,6 +52,9 @@ class SchemaArgs:
             data; None: no backup is made.
         backup_rootfs: root filesystem of that sandbox.
         backup_reuse_minutes: a backup that is younger is used instead of a new one; 0: always a new one.
+        drill_days: migrations of a database that has data need the receipt of a restore drill that has proven a state
+            of the last so many days; 0: none is needed.
+        drill_key_file: the private key that signs these receipts.
         pooler_port: port of the database's pgBouncer, which gets new connections when migrations have run: in that
             sandbox, otherwise on the database's machine, where only a warning can name it; None: there is none.
     """
@@ -65,6 +68,8 @@ class SchemaArgs:
     backup_home: pulumi.Input[str] | None = None
     backup_rootfs: pulumi.Input[str] | None = None
     backup_reuse_minutes: int = 0
+    drill_days: int = 0
+    drill_key_file: Path | None = None
     pooler_port: int | None = None
 
 
@@ -83,6 +88,7 @@ class SchemaProvider(ResourceProvider):
             ]
             if fresh:
                 database.check_syntax(fresh)  # loads PostgreSQL's parser, which takes a while
+                _announce_refusal(_olds, news)
         except database.MigrationFileError as error:
             return CheckResult(inputs=news, failures=[CheckFailure("migrations", str(error))])
         return CheckResult(inputs=news, failures=[])
@@ -139,6 +145,8 @@ class Schema(Resource, module="database", name="Schema"):
             "backup_home": args.backup_home,
             "backup_rootfs": args.backup_rootfs,
             "backup_reuse_minutes": args.backup_reuse_minutes,
+            "drill_days": args.drill_days,
+            "drill_key_file": None if args.drill_key_file is None else str(args.drill_key_file),
             "pooler_port": args.pooler_port,
             "version": None,
             "edition": None,
@@ -220,6 +228,17 @@ def _deploy(props: dict[str, Any]) -> dict[str, Any]:
         if gap.replaced_by is None:
             sys.stderr.write(f"TimescaleDB's edition on this server has no {gap.feature}: {gap.consequence}\n")
     return _outputs(props, database.status(props["conninfo"]))
+
+
+def _announce_refusal(olds: Mapping[str, Any], news: Mapping[str, Any]) -> None:
+    """Print in a preview, too, that new migrations of an existing schema would be refused."""
+    if not olds or not news.get("drill_days") or pulumi.contains_unknowns(news.get("backup_home")):
+        return
+    try:
+        if backup := backup_of(news):
+            backup.check_permitted()
+    except database.DatabaseError as error:
+        sys.stderr.write(f"schema: would be refused: {error}\n")
 
 
 def _report_problems(verification: database.Verification) -> None:

@@ -27,6 +27,7 @@ from observatory.delivery.schema_requirements import schema_needs
 from observatory.documents.logins import AccessDocument
 from observatory.documents.rollout import RolloutDocument
 from observatory.settings import FLEETS, FleetName, LocalSettings
+from observatory.workspace import Workspace
 
 API_KEY_REQUESTS_PER_MINUTE = 60_000  # the first key also serves `make bench`
 
@@ -118,6 +119,8 @@ def _schema(args: LocalArgs, machine: Machine, database: Database) -> Schema:
             backup_home=machine.home,
             backup_rootfs=machine.rootfs,
             backup_reuse_minutes=args.settings.backups.reuse_minutes,
+            drill_days=args.settings.backups.require_drill_days,
+            drill_key_file=Workspace(root=args.root, stack=pulumi.get_stack()).signing_key_file,
             pooler_port=args.settings.ports.pgbouncer,
         ),
         pulumi.ResourceOptions(depends_on=list(database.ready), deleted_with=machine),

@@ -111,4 +111,97 @@ BACKUP_DAMAGED = Alert(
     ),
 )
 
-BACKUPS = (ARCHIVE_GAP, BACKUP_DAMAGED)
+MAX_DRILL_AGE_S = 8 * 86_400  # one a week, and a day for it to be repeated
+
+
+def _drill_stale(scope: Scope) -> str:
+    """Return an expression for the age of the newest proven state in seconds, if it is old or the last drill failed."""
+    proven = scope.select("observatory_restore_drill_proven_timestamp_seconds")
+    failed = scope.select("observatory_restore_drill_failed")
+    age = f"(time() - max by (stack) (last_over_time({proven}[{BRIDGE}])))"
+    has_failed = f"max by (stack) (last_over_time({failed}[{BRIDGE}])) == 1"
+    return f"{age} > {MAX_DRILL_AGE_S} or ({age} and {has_failed})"
+
+
+DRILL_STALE = Alert(
+    name="StorageRestoreDrillStale",
+    expression=_drill_stale,
+    severity="critical",
+    component="database",
+    category="backups",
+    summary="The last restore drill failed, or none has passed for too long",
+    description=(
+        "The newest state that a restore drill has proven is {{ $value | humanizeDuration }} old, "
+        "or the last drill failed."
+    ),
+    runbook=Runbook(
+        meaning=(
+            "Every week a job restores a backup beside the live database, and compares it with values that were "
+            "recorded at the same place in the WAL. The last such drill found a fault, or none has passed for eight "
+            "days."
+        ),
+        impact=(
+            "It is not known whether the backups can be restored. With `backups.require_drill_days`, migrations are "
+            "refused."
+        ),
+        diagnosis=(
+            "`observatory scheduler list` shows when the job `restore-drill` last ran, and how it ended.",
+            "`log/job-restore-drill.log` in the stack's home has the checks with their results.",
+            "`observatory backup restore-test --repository N` repeats the drill with one repository.",
+        ),
+        remedy=(
+            (
+                "`cover` or `restore` failed: a file of the backup or WAL is missing or damaged. `observatory backup "
+                "verify --contents` names it. Make a new full backup: `observatory backup create --type full`."
+            ),
+            (
+                "`values` failed: the restored rows differ from the live ones. Keep the repository as it is. The "
+                "receipt in `data/receipts` names the tables and blocks that differ."
+            ),
+            (
+                "`pages` failed: pg_amcheck found corruption. If pg_amcheck finds it in the live database, too, repair "
+                "it there (an index: `REINDEX INDEX CONCURRENTLY <name>`), then make a full backup."
+            ),
+            "Then `observatory backup restore-test`. The alert ends within five minutes after it has passed.",
+        ),
+    ),
+    fault="Remove an archived WAL segment and run `observatory backup restore-test`.",
+    scenarios=(
+        Scenario(
+            name="a drill fails and the next one passes",
+            interval="1m",
+            series={
+                'observatory_restore_drill_proven_timestamp_seconds{stack="test",job="node"}': "0x9 600x20",
+                'observatory_restore_drill_failed{stack="test",job="node"}': "0x4 1x4 0x20",
+            },
+            quiet=("4m", "12m"),
+            fires=(
+                Firing(
+                    at="6m",
+                    description=(
+                        "The newest state that a restore drill has proven is 6m 0s old, or the last drill failed."
+                    ),
+                ),
+            ),
+        ),
+        Scenario(
+            name="no drill passes for eight days",
+            interval="1h",
+            series={
+                'observatory_restore_drill_proven_timestamp_seconds{stack="test",job="node"}': "0x200",
+                'observatory_restore_drill_failed{stack="test",job="node"}': "0x200",
+            },
+            quiet=("7d", "8d"),
+            fires=(
+                Firing(
+                    at="8d1h",
+                    description=(
+                        "The newest state that a restore drill has proven is 8d 1h 0m 0s old, or the last drill failed."
+                    ),
+                ),
+            ),
+        ),
+    ),
+)
+
+BACKUPS = (ARCHIVE_GAP, BACKUP_DAMAGED, DRILL_STALE)

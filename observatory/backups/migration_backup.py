@@ -14,6 +14,7 @@ from functools import cached_property
 
 from observatory.backups.exact_snapshot import ValuesNotRecordedError
 from observatory.backups.pgbackrest import PgBackRest
+from observatory.backups.receipts import DrillRequirement
 from observatory.backups.recording import record_after_backup
 from observatory.backups.tool import Backup, BackupError, BackupRunningError, BackupTool, BackupType
 from observatory.backups.verified import VerifiedBackups
@@ -27,10 +28,18 @@ class MigrationBackup:
     """Implements `observatory.database.Backup` for the stack in `sandbox`.
 
     A backup that ended less than `reuse_minutes` ago is used instead of a new one; 0: never.
+    Migrations need the receipt of a restore drill that is `required`; None: none.
     """
 
     sandbox: Sandbox
     reuse_minutes: int = 0
+    required: DrillRequirement | None = None
+
+    def check_permitted(self) -> None:
+        """Refuse migrations without the receipt of a restore drill that `required` describes."""
+        if self.required:
+            with _stops_the_migration():
+                self.required.check(self.sandbox)
 
     def latest_full(self) -> datetime | None:
         """Return when the newest undamaged full backup ended; None where there is none."""

@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 from observatory.cli import (  # noqa: F401 - each registers its commands
     access,
     backup,
+    backup_drill,
     backup_flashback,
     certificates,
     data,

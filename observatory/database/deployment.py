@@ -113,7 +113,7 @@ def deploy(
 
     Raises:
         MigrationFileError, MigrationHistoryError, ContractRefusedError, ObjectsInTheWayError, LintRefusedError,
-            LockHeldError, BackupFailedError: the deployment was refused; nothing was changed.
+            LockHeldError, BackupFailedError, DrillRequiredError: the deployment was refused; nothing was changed.
         LockTimeoutError, StatementFailedError, MigrationLockLostError: a file failed; earlier files stay applied.
         UnreachableError: the connection failed or broke.
         UnsuitableServerError: a standby, or no TimescaleDB.
@@ -252,6 +252,7 @@ class _Run:
     def _back_up(self, connection: psycopg.Connection) -> str | None:
         if self.backup is None or not has_data(connection):
             return None
+        self.backup.check_permitted()
         return make_backup(self.backup, partial(report_event, self.on_event, "backup", None))
 
     def _report_waiting(self, holder: str) -> None:

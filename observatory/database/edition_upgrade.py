@@ -8,7 +8,7 @@ community files, keeps the computed history, and updates the ledger, all in one 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from observatory.database.connection import connect, describe
 from observatory.database.deployment import LOCK_WAIT_S, Deployment, status
 from observatory.database.edition_obstacles import find_obstacles, own_jobs
 from observatory.database.error_translation import translate_errors
-from observatory.database.errors import EditionRefusedError
+from observatory.database.errors import DrillRequiredError, EditionRefusedError
 from observatory.database.migration_backup import Backup, PlannedBackup, make_backup, plan_backup
 from observatory.database.migration_session import LOCK_TIMEOUT_MS, MIGRATION_SETTINGS
 from observatory.database.migrations import ledger
@@ -95,12 +95,21 @@ def plan_upgrade(
         with connect(conninfo, purpose="plan", settings=_READ_ONLY) as connection, translate_errors(describe(conninfo)):
             aggregates = dict(connection.execute(_STORED).fetchall())
             obstacles = find_obstacles(connection, files)
+    if files and backup:
+        obstacles = (*obstacles, *_drill_lacks(backup))
     return EditionPlan(
         migrations=tuple(migration.name for migration in files),
         aggregates=aggregates,
         backup=plan_backup(backup) if files and backup else None,
         obstacles=obstacles,
     )
+
+
+def _drill_lacks(backup: Backup) -> Iterator[str]:
+    try:
+        backup.check_permitted()
+    except DrillRequiredError as error:
+        yield str(error)
 
 
 def upgrade_edition(
@@ -184,6 +193,8 @@ class _Upgrade:
             files, label = outdated(), None  # another deployment may have upgraded meanwhile
             if files:
                 _refuse_obstacles(self.conninfo, find_obstacles(connection, files))
+                if backup:
+                    backup.check_permitted()
                 label = make_backup(backup, partial(self._report, "backup")) if backup else None
                 author = ledger.Author(
                     actor=self.actor, deployment_id=self.deployment_id, edition="community", backup_label=label

@@ -81,6 +81,12 @@ class BackupFailedError(DatabaseError):
     """The backup before a migration failed, or its verification did; nothing was migrated."""
 
 
+class DrillRequiredError(DatabaseError):
+    """No restore drill proves that the backups can be restored, and the settings require one; nothing was migrated."""
+
+    exit_code = REFUSED
+
+
 class UnreachableError(DatabaseError):
     """The server is unreachable, it rejected the login, or the connection broke."""
 

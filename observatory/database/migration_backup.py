@@ -30,7 +30,14 @@ _HAS_DATA = """
 
 
 class Backup(Protocol):
-    """Makes and verifies backups of the database's server. Each method raises `BackupFailedError`."""
+    """Makes and verifies backups of the database's server. Each method may raise `BackupFailedError`."""
+
+    def check_permitted(self) -> None:
+        """Refuse migrations where the settings require a restore drill and none is young enough.
+
+        Raises:
+            DrillRequiredError: it is so.
+        """
 
     def latest_full(self) -> datetime | None:
         """Return when the newest usable full backup ended; None where there is none."""

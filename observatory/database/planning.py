@@ -5,7 +5,7 @@ Reads in a READ ONLY transaction, takes no advisory lock and writes no row. A re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from observatory.database.errors import BackupFailedError, ContractRefusedError, LintRefusedError
+from observatory.database.errors import BackupFailedError, ContractRefusedError, DrillRequiredError, LintRefusedError
 from observatory.database.excerpts import excerpt
 from observatory.database.existing_objects import refuse_existing_objects
 from observatory.database.expected_objects import uncatalogued
@@ -206,7 +206,7 @@ def plan(
         backup=planned,
         backup_detail=why,
         backup_fails=needed is not None and planned is None,
-        refusals=tuple(_refusals(found, findings)),
+        refusals=tuple(_refusals(found, findings, needed)),
         removed=found.removed,
         way_back=_way_back(scripts, planned),
         extension_updates=pending_extension_updates(conninfo),
@@ -236,12 +236,15 @@ def _rehearsal(throwaway: Throwaway | None, *, conninfo: str, origin: Origin, fo
     return rehearsal
 
 
-def _refusals(found: PendingFiles, findings: Sequence[Finding]) -> Iterator[str]:
+def _refusals(found: PendingFiles, findings: Sequence[Finding], backup: Backup | None) -> Iterator[str]:
     """Yield the messages with which `deploy` would refuse the files."""
-    for check in (found.refuse_contracts, partial(refuse_errors, findings)):
+    checks: list[Callable[[], None]] = [found.refuse_contracts, partial(refuse_errors, findings)]
+    if backup:
+        checks.append(backup.check_permitted)
+    for check in checks:
         try:
             check()
-        except (ContractRefusedError, LintRefusedError) as error:
+        except (ContractRefusedError, DrillRequiredError, LintRefusedError) as error:
             yield str(error)
 
 

@@ -13,6 +13,7 @@ from observatory.settings.cron import Cron
 
 HOUR = 3600
 BACKUP_JOBS = {"full": "backup-full", "differential": "backup-differential"}  # by the type of the backup
+RESTORE_DRILL = "restore-drill"
 
 
 class HostJob(BaseModel):
@@ -71,10 +72,25 @@ def host_jobs(settings: StackSettings) -> tuple[HostJob, ...]:
             cron=schedule.log_rotation,
             timeout=600,
         ),
+        *_drill(settings),
         *_certificates(settings),
         *_clones(settings),
         *_sample(settings),
     )
+
+
+def _drill(settings: StackSettings) -> tuple[HostJob, ...]:
+    """Return the job of the restore drill; on AWS the database's machine has not this library."""
+    if settings.platform != "local":
+        return ()
+    job = HostJob(
+        name=RESTORE_DRILL,
+        description="Restore of a backup, compared with recorded values; the repositories alternate",
+        command=("backup", "restore-test"),
+        cron=settings.schedule.restore_drill,
+        timeout=12 * HOUR,
+    )
+    return (job,)
 
 
 def _certificates(settings: StackSettings) -> tuple[HostJob, ...]:

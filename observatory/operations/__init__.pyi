@@ -11,6 +11,8 @@ from .application_rollback import plan_rollback as plan_rollback
 from .application_rollback import plan_rollback_to_version as plan_rollback_to_version
 from .application_rollback import roll_back_application as roll_back_application
 from .application_rollback import roll_back_to_version as roll_back_to_version
+from .backup_drill import drill_restore as drill_restore
+from .backup_drill import list_receipts as list_receipts
 from .backup_dump import Dump as Dump
 from .backup_dump import dump_database as dump_database
 from .backup_flashback import Flashback as Flashback

@@ -11,6 +11,7 @@ from observatory.backups.repository import RepositoryCheck, check_repositories
 from observatory.backups.tool import Backup, BackupError, BackupRunningError, BackupType
 from observatory.errors import FAILED
 from observatory.nodes.host_jobs import BACKUP_JOBS
+from observatory.operations.backup_drill import publish_receipts
 from observatory.platforms import open_platform
 from observatory.platforms.errors import StackNotUpError
 from observatory.platforms.platform import check_supported
@@ -116,7 +117,9 @@ def verify_backups(
     """
     _check_created(workspace)
     with task(report, "check the backup repositories" if repository is None else f"check repository {repository}"):
-        return check_repositories(workspace.sandbox, repository=repository, contents=contents)
+        found = check_repositories(workspace.sandbox, repository=repository, contents=contents)
+    publish_receipts(workspace)
+    return found
 
 
 def _check_created(workspace: Workspace) -> None:

@@ -1,7 +1,7 @@
-"""Ed25519 signatures of releases and approvals: creates them, and finds the trusted key that made one.
+"""Ed25519 signatures of releases, approvals and receipts: creates them, and finds the trusted key that made one.
 
-Owns the format of keys and signatures. Does not own the signed content (`observatory.delivery.releases` and
-`observatory.delivery.approvals`) nor the trusted keys (settings).
+Owns the format of keys and signatures. Does not own the signed content (`observatory.delivery.releases`,
+`observatory.delivery.approvals` and `observatory.backups.receipts`) nor the trusted keys (settings).
 
 Keys have OpenSSL's formats: a private key is PKCS #8 in PEM (`openssl genpkey -algorithm ed25519`), a public key is the
 line that `openssl pkey -pubout` prints between its markers, a SubjectPublicKeyInfo (RFC 8410) in base64.
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 RELEASE = "application/vnd.llm-observatory.release+json"
-APPROVAL = "application/vnd.llm-observatory.approval+json"  # a signature of one type is not valid for the other
+APPROVAL = "application/vnd.llm-observatory.approval+json"  # a signature of one type is not valid for another
+RECEIPT = "application/vnd.llm-observatory.restore-receipt+json"
 KEY_ID_DIGITS = 16  # of the SHA-256 of the public key; the id finds the key, it proves nothing
 
 
@@ -65,7 +66,7 @@ def public_key(private_key: str) -> str:
 
 
 def sign(payload: bytes, private_key: str, *, kind: str = RELEASE) -> Signature:
-    """Return the signature of a payload of a kind, `RELEASE` or `APPROVAL`.
+    """Return the signature of a payload of a kind, `RELEASE`, `APPROVAL` or `RECEIPT`.
 
     Raises:
         SignatureError: the key is not an Ed25519 key without a passphrase.

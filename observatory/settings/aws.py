@@ -135,6 +135,14 @@ class AwsBackups(Backups):
             raise ValueError(f"object_lock.days {self.object_lock.days} outlasts retention_days {self.retention_days}")
         return self
 
+    @model_validator(mode="after")
+    def _no_drill_is_required(self) -> Self:
+        if self.require_drill_days:
+            raise ValueError(
+                "require_drill_days is for the platform local: remove it, restore drills do not run on aws"
+            )
+        return self
+
 
 class AwsFleets(Fleets):
     """Machines of each fleet: at least `size`, up to `max_size` under load."""

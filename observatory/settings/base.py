@@ -120,11 +120,13 @@ class Access(Settings):
 class Backups(Settings):
     """Retention of base backups, and of the WAL for point-in-time recovery, in days.
 
-    Migrations use a backup that is younger than `reuse_minutes` instead of a new one; 0: always a new one.
+    Migrations use a backup that is younger than `reuse_minutes` instead of a new one; 0: always a new one. They are
+    refused unless a restore drill has proven a state of the last `require_drill_days` days; 0: no drill is required.
     """
 
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     reuse_minutes: Annotated[int, Field(ge=0, le=1440)] = 60
+    require_drill_days: Annotated[int, Field(ge=0, le=365)] = 0
 
 
 class Logs(Settings):
@@ -141,6 +143,7 @@ class Schedule(Settings):
     backup_differential: CronText = "30 1 * * mon-sat"
     backup_check: CronText = "*/5 * * * *"
     backup_contents: CronText = "30 4 * * *"
+    restore_drill: CronText = "30 2 * * wed"
     log_rotation: CronText = "17 * * * *"
     certificates: CronText = "47 4 * * *"
     clones: CronText = "27 * * * *"

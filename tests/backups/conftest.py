@@ -95,8 +95,13 @@ class ArchivingServer:
         self.sandbox.supervisor.stop("postgres")
 
     def sql(self, statement: str) -> str:
+        return self.sql_in("postgres", statement)
+
+    def sql_in(self, database: str, statement: str) -> str:
         address = ("-h", PATHS.postgres_socket, "-p", str(self.port), "-U", "postgres")
-        return self.sandbox.run([f"{BIN}/psql", *address, "-XAtqc", statement], check=False).stdout.strip()
+        return self.sandbox.run(
+            [f"{BIN}/psql", *address, "-d", database, "-XAtqc", statement], check=False
+        ).stdout.strip()
 
     def write_segment(self) -> str:
         """Write a segment, end it, and return its name."""

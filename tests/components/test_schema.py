@@ -16,7 +16,12 @@ from observatory.database import (
     read_repeatables,
     status,
 )
+from observatory.database.errors import DrillRequiredError
 from observatory.engines.embedded import StackOptions, up
+from observatory.nodes import Paths
+from observatory.nodes.pgbackrest import pgbackrest_files
+from observatory.runtime import Sandbox
+from observatory.settings import LocalSettings
 from tests.support.postgres import PostgresServer
 
 SHIPPED = Path(__file__).parents[2] / "migrations"
@@ -71,6 +76,27 @@ def test_a_new_file_is_a_difference_and_update_applies_it(conninfo: str, directo
     assert updated is not None
     assert updated["version"] == 500
     assert SchemaProvider().diff("schema", updated, news).changes is False
+
+
+def test_a_migration_is_refused_without_the_drill_that_is_required(
+    conninfo: str, directory: Path, tmp_path: Path, rootfs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sandbox = Sandbox(tmp_path / "home", rootfs)
+    for path, text in pgbackrest_files(LocalSettings(), Paths()).items():
+        sandbox.write_file(path, text)
+    outs = SchemaProvider().create(inputs(conninfo, directory)).outs
+    assert outs is not None
+    old = inputs(conninfo, directory)
+    (directory / "500_more.sql").write_text("CREATE TABLE more ();")
+    place = {"backup_home": str(sandbox.home), "backup_rootfs": str(rootfs), "drill_key_file": str(tmp_path / "key")}
+    news = inputs(conninfo, directory, **place, drill_days=7.0)
+
+    assert SchemaProvider().check(old, news).failures == []
+    assert "schema: would be refused: migrations need proof" in capfd.readouterr().err
+    with pytest.raises(DrillRequiredError, match="backup restore-test"):
+        SchemaProvider().update("schema", outs, news)
+
+    assert status(conninfo).version == 3
 
 
 def test_a_contract_is_refused_while_a_release_needs_the_schema(conninfo: str, directory: Path) -> None:

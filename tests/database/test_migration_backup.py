@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from observatory.database import BackupFailedError, plan, plan_backup, status
+from observatory.database.errors import DrillRequiredError
 from observatory.database.migration_backup import Kind, ReusableBackup
 from observatory.database.migrations.events import Event
 from tests.database.conftest import Deploy, WriteMigrations
@@ -24,6 +25,10 @@ class Backups:
     calls: list[str] = field(default_factory=list)
     at_create: Callable[[], None] = lambda: None
     at_verify: Callable[[], None] = lambda: None
+    at_check: Callable[[], None] = lambda: None
+
+    def check_permitted(self) -> None:
+        self.at_check()
 
     def reusable(self) -> ReusableBackup | None:
         return self.recent
@@ -73,6 +78,29 @@ def test_a_backup_is_made_and_verified_before_the_first_file_and_its_label_is_ke
     assert done.backup_label == "20261123-230000F"
     assert [entry.backup_label for entry in status(conninfo).applied] == [None, *["20261123-230000F"] * 2]
     assert [event.kind for event in events][:3] == ["backup", "backup", "applying"]
+
+
+def refuse() -> None:
+    raise DrillRequiredError("no drill", remedy="Run one.")
+
+
+def test_without_the_drill_that_is_required_no_backup_is_made_and_nothing_migrated(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    backups = Backups(at_check=refuse)
+    directory = write_migrations(_001_a="CREATE TABLE a ();")
+    run_deploy(migrations=directory, backup=backups)  # an empty database has nothing to lose
+    write_migrations(_002_b="CREATE TABLE b ();")
+
+    planned = plan(conninfo, migrations=directory, backup=backups)
+    with pytest.raises(DrillRequiredError, match="no drill") as raised:
+        run_deploy(migrations=directory, backup=backups)
+
+    assert planned.refusals == ("no drill\nRun one.",)
+    assert not planned.would_succeed
+    assert (raised.value.exit_code, backups.calls, status(conninfo).version) == (3, [], 1)
+    assert run_deploy(migrations=directory, backup=Backups()).applied == ("002_b",)
+    assert plan(conninfo, migrations=directory, backup=backups).refusals == ()  # nothing is pending
 
 
 def test_nothing_pending_needs_no_backup(run_deploy: Deploy, write_migrations: WriteMigrations) -> None:

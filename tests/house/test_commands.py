@@ -140,7 +140,7 @@ def test_the_page_of_commands_has_existing_ones_only() -> None:
     [
         ("observatory rollback --method database", "database is none of"),
         ("observatory restore LABEL", "restore is no command"),
-        ("observatory backup restore-test", "restore-test is no command"),
+        ("observatory backup mend", "mend is no command"),
         ("observatory up --fast", "--fast is no option"),
         ("$ .venv/bin/observatory backup create --type full\\|half", "half is none of"),
     ],

@@ -16,6 +16,9 @@ class NoMigrationBackup:
 
     stack: str
 
+    def check_permitted(self) -> None:
+        """Permit: `create` refuses."""
+
     def latest_full(self) -> datetime | None:
         """Refuse."""
         self._refuse()

@@ -186,8 +186,13 @@ class LocalPlatform:
     def migration_backup(self) -> Backup:
         """Return pgBackRest in the sandbox."""
         from observatory.backups.migration_backup import MigrationBackup  # noqa: PLC0415 - only for migrations
+        from observatory.backups.receipts import DrillRequirement  # noqa: PLC0415
 
-        return MigrationBackup(self.workspace.sandbox, reuse_minutes=self.settings.backups.reuse_minutes)
+        settings, workspace = self.settings.backups, self.workspace
+        required = DrillRequirement(
+            days=settings.require_drill_days, stack=workspace.stack, key_file=workspace.signing_key_file
+        )
+        return MigrationBackup(workspace.sandbox, reuse_minutes=settings.reuse_minutes, required=required)
 
     def archive_journal(self) -> None:
         """Copy the journal beside the backups in the stack's home."""

@@ -39,6 +39,9 @@ class Backups:
     def archive(self) -> None:
         raise NotImplementedError
 
+    def check_permitted(self) -> None:
+        pass
+
     def latest_full(self) -> datetime | None:
         return datetime.now(UTC)
 
