@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -45,17 +45,20 @@ _COUNTED = """
         FROM {table} WHERE {chosen}) AS flashback_rows
     GROUP BY 1, 2 ORDER BY 1, 2
 """
+# One index lookup for each wanted row, whatever the planner's statistics are: a chunk is not read once for each batch.
 _BY_KEY = """
-    SELECT {columns} FROM {table} AS flashback_rows
-    JOIN unnest({lists}) AS flashback_wanted ({names}) ON {pairs} WHERE {chosen}
+    SELECT {columns} FROM unnest({lists}) AS flashback_wanted ({names})
+    CROSS JOIN LATERAL (SELECT * FROM {table} WHERE {chosen} AND {pairs} LIMIT 1) AS flashback_rows
 """
 _BY_CONTENT = """
     SELECT {columns} FROM (
-        SELECT *, {time} AS flashback_time, {digest} AS flashback_digest,
+        SELECT found.*, {time} AS flashback_time, {digest} AS flashback_digest,
                row_number() OVER (PARTITION BY {time}, {digest}) AS flashback_number
-        FROM {table} WHERE {chosen} AND {column} = ANY ({times}::{type}[])) AS flashback_rows
-    JOIN unnest({lists}, {counts}::bigint[]) AS flashback_wanted (flashback_time, flashback_digest, most)
-    USING (flashback_time, flashback_digest) WHERE flashback_number <= most
+        FROM unnest({times}::{type}[]) AS flashback_moment
+        CROSS JOIN LATERAL (SELECT * FROM {table} WHERE {chosen} AND {column} = flashback_moment OFFSET 0) AS found
+    ) AS flashback_rows
+    JOIN unnest({lists}, {counts}::bigint[]) AS flashback_wanted (flashback_time, flashback_digest, flashback_most)
+    USING (flashback_time, flashback_digest) WHERE flashback_number <= flashback_most
 """
 
 
@@ -146,7 +149,7 @@ class Rows:
             for place, column in enumerate(self.table.key)
         ]
         pairs = [
-            sql.SQL("flashback_rows.{} = flashback_wanted.{}").format(sql.Identifier(column), name)
+            sql.SQL("{} = flashback_wanted.{}").format(sql.Identifier(column), name)
             for column, name in zip(self.table.key, names, strict=True)
         ]
         return sql.SQL(_BY_KEY).format(
@@ -155,7 +158,7 @@ class Rows:
             lists=sql.SQL(", ").join(lists),
             names=sql.SQL(", ").join(names),
             pairs=sql.SQL(" AND ").join(pairs),
-            chosen=self._within(within, "flashback_rows."),
+            chosen=self._within(within),
         )
 
     def _digest(self) -> sql.Composed:
@@ -170,10 +173,10 @@ class Rows:
             return self._within(within)
         return sql.SQL("{} AND {}").format(self._within(within), self.condition.query)
 
-    def _within(self, within: Range, prefix: LiteralString = "") -> sql.Composable:
+    def _within(self, within: Range) -> sql.Composable:
         parts: list[sql.Composable] = [sql.SQL("true")]
         if self.table.time:
-            column = sql.SQL("{}{}").format(sql.SQL(prefix), sql.Identifier(self.table.time))
+            column = sql.Identifier(self.table.time)
             parts += [
                 sql.SQL("{} {} {}").format(column, sql.SQL(sign), sql.Literal(edge))
                 for sign, edge in ((">=", within[0]), ("<", within[1]))
