@@ -12,6 +12,7 @@ from proofs import (
     flashback,
     migrations,
     neighbours,
+    recovery,
     sequences,
     situations,
     versions,
@@ -30,6 +31,7 @@ PROOFS: dict[str, Callable[[int, int], Outcome]] = {
     "delivery-kill": delivery.prove_kills,
     "flashback": flashback.prove,
     "neighbours": neighbours.prove,
+    "recovery": recovery.prove,
     "workflow-kill": workflow.prove_kills,
 }
 # These take hours, so that each finished case is kept.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -165,17 +165,18 @@ class ArchivedWal:
 
     def _is_later(self, segments: Sequence[Position], time: datetime) -> bool:
         """Return whether the first transaction that ended in consecutive segments did so after a time."""
-        ends = self._ends_from(segments)
-        return not ends or ends[0].time > time
+        first = next(self._ends_from(segments), None)
+        return first is None or first.time > time
 
-    def _ends_from(self, segments: Sequence[Position]) -> list[TransactionEnd]:
-        """Return transactions that ended in consecutive segments, from the first that did on."""
-        start, size = 0, 1
+    def _ends_from(self, segments: Sequence[Position]) -> Iterator[TransactionEnd]:
+        """Yield the ends of transactions in consecutive segments, and read no more of them than is needed."""
+        start, size, seen = 0, 1, -1
         while start < len(segments):
-            if ends := self._ends(segments[start : start + size + 1]):  # a record may end in the segment after its own
-                return ends
+            for each in self._ends(segments[start : start + size + 1]):  # a record may end in the segment after its own
+                if each.lsn > seen:
+                    seen = each.lsn
+                    yield each
             start, size = start + size, STEP
-        return []
 
     def _ends(self, segments: Sequence[Position]) -> list[TransactionEnd]:
         found = (END.search(line) for line in self._dump(segments, "--rmgr=Transaction").splitlines())

@@ -8,7 +8,7 @@ exactly before it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -257,11 +257,22 @@ def _has_one(contents: Sequence[RepositoryContents], segment: str) -> bool:
 def _described(contents: RepositoryContents) -> str:
     """Return what a repository covers, as text."""
     try:
-        spans = sorted(_covered(contents))
+        spans = _merged(_covered(contents))
     except (UncoveredTargetError, BackupError):
         return "nothing that can be read"
     texts = [f"{format_time(first)} to {format_time(last)}" for first, last in spans[-SHOWN:]]
     return ", ".join(texts) or "nothing"
+
+
+def _merged(spans: Iterable[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:
+    """Return spans of time in order, those that overlap as one."""
+    found: list[tuple[datetime, datetime]] = []
+    for first, last in sorted(spans):
+        if found and first <= found[-1][1]:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        else:
+            found.append((first, last))
+    return found
 
 
 def _covered(contents: RepositoryContents) -> Iterator[tuple[datetime, datetime]]:

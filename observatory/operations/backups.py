@@ -8,6 +8,7 @@ from observatory.backups.exact_snapshot import ValuesNotRecordedError
 from observatory.backups.pgbackrest import PgBackRest
 from observatory.backups.recording import record_after_backup
 from observatory.backups.repository import RepositoryCheck, check_repositories
+from observatory.backups.scratch import remove_abandoned
 from observatory.backups.tool import Backup, BackupError, BackupRunningError, BackupType
 from observatory.errors import FAILED
 from observatory.nodes.host_jobs import BACKUP_JOBS
@@ -103,7 +104,7 @@ def verify_backups(
 ) -> RepositoryCheck:
     """Check the backup repositories: no backup and no WAL segment is missing, and no backup has damaged pages.
 
-    The stack need not be up. The result is published as metrics.
+    The stack need not be up. The result is published as metrics. What killed restores have left is removed.
 
     Args:
         workspace: the stack's.
@@ -116,6 +117,7 @@ def verify_backups(
         BackupError: the stack has no settings of its repositories yet, or there is no such repository.
     """
     _check_created(workspace)
+    remove_abandoned(workspace.sandbox)
     with task(report, "check the backup repositories" if repository is None else f"check repository {repository}"):
         found = check_repositories(workspace.sandbox, repository=repository, contents=contents)
     publish_receipts(workspace)
