@@ -29,6 +29,7 @@ from observatory.runtime import Sandbox
 from observatory.security.age_files import EncryptedFileError, decrypting, encrypting, make_key
 from tests.support.postgres import PostgresServer
 
+pytestmark = pytest.mark.slow
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
 KNOWN = range(1, 500)
 KEY = make_key()

@@ -23,6 +23,7 @@ from observatory.settings import LocalSettings, Ports
 from tests.backups.conftest import ArchivingServer
 from tests.support.checkout import free_ports
 
+pytestmark = pytest.mark.slow
 PASSPHRASES = {1: "another passphrase", 2: "a passphrase"}  # the second is the repository's
 SETTINGS = LocalSettings(ports=Ports(postgres=free_ports()["postgres"]))
 SCHEMA = """

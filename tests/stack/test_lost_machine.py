@@ -9,6 +9,7 @@ import httpx
 
 from observatory.database.connection import connect, with_database
 from tests.support.checkout import Checkout
+from tests.support.waiting import until
 
 PASSPHRASE = "correct horse battery staple"
 CONTENT = """
@@ -24,6 +25,18 @@ def query(stack: Checkout, statement: str) -> list[tuple[object, ...]]:
     with connect(with_database(admin, "observatory"), purpose="test") as connection:
         cursor = connection.execute(statement.encode())
         return cursor.fetchall() if cursor.description else []
+
+
+def refuse_what_does_not_fit(checkout: Checkout, restore: tuple[str, ...], tmp_path: Path) -> None:
+    """Another passphrase and a directory that is no repository: refused, and there is still no stack."""
+    (tmp_path / "wrong").write_text("another passphrase")
+    refused = checkout.run(*restore[:-1], str(tmp_path / "wrong"), expect=3)
+    assert "keys.age cannot be decrypted" in refused.stderr
+    (tmp_path / "foreign").mkdir()
+    refused = checkout.run(*restore[:2], str(tmp_path / "foreign"), *restore[3:], expect=3)
+    assert "is no backup repository" in refused.stderr
+    assert not list(checkout.home.parent.glob("*"))
+    assert not (checkout.root / ".observatory/rollout").exists()
 
 
 def test_a_lost_machine_is_recovered_from_one_repository(stack: Checkout, checkout: Checkout, tmp_path: Path) -> None:
@@ -42,8 +55,15 @@ def test_a_lost_machine_is_recovered_from_one_repository(stack: Checkout, checko
         query(stack, "DROP OWNED BY analyst; DROP ROLE analyst")
 
     restore = ("bootstrap", "--restore-from", str(copy), "--key-file", str(keys), "--passphrase-file", str(passphrase))
+    refuse_what_does_not_fit(checkout, restore, tmp_path)
+    killed = checkout.start(*restore)
+    until(lambda: list(checkout.home.parent.glob(".*/data/postgres")), "the recovery to have begun", timeout_s=300)
+    killed.kill()
+    killed.communicate()
+    assert not checkout.home.exists()
     recovered = checkout.json(*restore)["recovered"]
     assert max(recovered["migrations"]) > 0
+    assert [each.name for each in checkout.home.parent.iterdir()] == ["local"]  # nothing of the killed one
     checkout.run("up", "--engine", "embedded")
     assert query(checkout, CONTENT) == lost
     headers = {"Authorization": f"Bearer {stack.output('api_key')}"}  # a client of the lost machine
