@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from observatory.backups.pgbackrest import PgBackRest
+from observatory.backups.tool import BackupType
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import (
     BIN,
@@ -94,6 +95,12 @@ class ArchivingServer:
     def stop(self) -> None:
         self.sandbox.supervisor.stop("postgres")
 
+    def recover(self) -> None:
+        """Restart in recovery, which ends on a new timeline."""
+        self.stop()
+        self.sandbox.write_file(f"{DATA}/recovery.signal", "")
+        self.start()
+
     def sql(self, statement: str) -> str:
         return self.sql_in("postgres", statement)
 
@@ -145,3 +152,16 @@ def repository_kept(server: ArchivingServer, tmp_path: Path) -> Iterator[None]:
     shutil.copytree(kept, server.repository, symlinks=True)
     server.sandbox.adopt(repository(PATHS))
     server.sandbox.host_path("/srv/data/backup-findings.json").unlink(missing_ok=True)
+
+
+def every_kind_of_file(server: ArchivingServer) -> None:
+    """Write files of every kind of pgBackRest to both repositories of a server without a stanza."""
+    server.tool.prepare()
+    server.sql("CREATE TABLE large AS SELECT n, md5(n::text) AS text FROM generate_series(1, 200000) AS n")
+    for kind in (BackupType.FULL, BackupType.INCREMENTAL):
+        for number in server.tool.repositories:
+            server.tool.backup(kind, repository=number)
+        server.sql("UPDATE large SET text = 'changed' WHERE n = 1")
+        server.archive_segments(2)
+    server.recover()
+    server.archive_segments(2)

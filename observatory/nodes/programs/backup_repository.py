@@ -36,6 +36,13 @@ NO_BACKUP = 2  # status of a stanza without backups
 SEGMENT = re.compile(rf"{STANZA}/([^/]+)/[0-9A-F]{{16}}/([0-9A-F]{{24}})-[0-9a-f]{{40}}(?:\.[a-z0-9]+)?")
 HISTORY = re.compile(rf"{STANZA}/([^/]+)/([0-9A-F]{{8}})\.history")
 SEGMENT_NAME = re.compile(r"[0-9A-F]{24}")
+# Of the files that pgBackRest's `verify` does not read.
+PARTIAL = re.compile(rf"{STANZA}/[^/]+/[0-9A-F]{{16}}/([0-9A-F]{{24}}\.partial)-([0-9a-f]{{40}})(?:\.[a-z0-9]+)?")
+WAL_LABEL = re.compile(rf"{STANZA}/[^/]+/[0-9A-F]{{16}}/[0-9A-F]{{24}}\.[0-9A-F]{{8}}\.backup")
+OLD_MANIFEST = re.compile(rf"{STANZA}/backup\.history/.+\.manifest\.gz")
+COPY = ".copy"  # ends the name of the second copy of an information file or a manifest
+HISTORY_LINE = re.compile(r"\d+\t[0-9A-F]+/[0-9A-F]+\t.*|#.*|")
+LABEL_LINE = re.compile(r"[A-Z][A-Z ]+: .+")
 SWITCH = re.compile(r"^\s*(\d+)\s+([0-9A-Fa-f]+)/([0-9A-Fa-f]+)", re.MULTILINE)
 RELATION_FILE = re.compile(r"(?:global|base/(\d+)|pg_tblspc/(\d+)/[^/]+/(\d+))/(\d+)(?:_[a-z]+)?(?:\.\d+)?")
 GLOBAL = 1664  # the tablespace pg_global
@@ -80,6 +87,23 @@ class Node:
         status, output = self.run((*self.pgbackrest, "repo-ls", "--recurse", "--output=json", path))
         found = {} if status else json.loads(output)
         return {name: each["size"] for name, each in found.items() if each["type"] == "file"}
+
+    def content(self, path: str) -> str | None:
+        """Return the decrypted text of a file of the repository; None where it cannot be decrypted to text."""
+        status, output = self.run((*self.pgbackrest, "repo-get", path))
+        is_text = all(each.isprintable() or each in "\n\t" for each in output) and "\ufffd" not in output
+        return output if status == 0 and is_text else None
+
+    def is_gzip(self, path: str) -> bool:
+        """Return whether a file of the repository can be decrypted and decompressed, and its checksum is right."""
+        words = ("bash", "-o", "pipefail", "-c", '"$@" | gzip --test', "bash")
+        return self.run((*words, *self.pgbackrest, "repo-get", path))[0] == 0
+
+    def wal_sha1(self, name: str) -> str:
+        """Return the SHA-1 of a file of the archive; empty where it cannot be fetched."""
+        script = 'd=$(mktemp -d) && "$@" "$d/wal" >&2 && sha1sum < "$d/wal"; s=$?; rm -rf "$d"; exit $s'
+        status, output = self.run(("bash", "-c", script, "bash", *self.pgbackrest, "archive-get", name))
+        return "" if status else output.partition(" ")[0]
 
     def control(self, name: str) -> int | None:
         """Return a number of pg_controldata; None where there is no data directory."""
@@ -417,7 +441,11 @@ def _relation(node: Node, path: str) -> str:
 
 
 def check_contents(node: Node) -> list[Finding]:
-    """Read every file of the repository and compare its checksum; takes minutes for each 10 GB."""
+    """Read every file of the repository and compare its checksum; takes minutes for each 10 GB.
+
+    pgBackRest's `verify` reads data files and WAL segments. The second copies of its information files and manifests,
+    timelines' histories, labels of backups in the WAL, and partial segments are read here.
+    """
     status, output = node.run((*node.pgbackrest, "verify", "--output=text"))
     if status:
         text = f"the repository cannot be verified: {output.strip()}"
@@ -429,7 +457,48 @@ def check_contents(node: Node) -> list[Finding]:
         wrong := re.search(r"^.*(?:status: (?:error|invalid)|duplicate WAL).*$", output, re.MULTILINE)
     ):
         findings = [Finding("archive", f"pgbackrest verify reports: {wrong[0].strip()}. {NEW_FULL}")]
+    first = {each.text for each in _unread(node)}
+    # A second look: a backup may have ended, or expired, meanwhile.
+    findings += [each for each in _unread(node) if each.text in first] if first else []
     return list(_in_repository(node, findings))
+
+
+def _unread(node: Node) -> Iterator[Finding]:
+    """Yield what is wrong with the files that pgBackRest's `verify` does not read."""
+    places: tuple[tuple[Kind, str], ...] = (("archive", "archive"), ("backup", "backup"))
+    for kind, place in places:
+        files = node.listing(place)
+        for name in sorted(files):
+            path = f"{place}/{name}"
+            if name.endswith(COPY) and name.removesuffix(COPY) in files:
+                yield from _copies(node, kind, path)
+            elif HISTORY.fullmatch(name) and not _has_lines(node.content(path), HISTORY_LINE):
+                yield Finding(kind, f"{name} is damaged. {NEW_FULL}")
+            elif WAL_LABEL.fullmatch(name) and not _has_lines(node.content(path), LABEL_LINE):
+                yield Finding(kind, f"{name} is damaged. Recovery does not need it: remove it", mended=False)
+            elif OLD_MANIFEST.fullmatch(name) and not node.is_gzip(path):
+                yield Finding(kind, f"{name} is damaged. A restore does not need it: remove it", mended=False)
+            elif (partial := PARTIAL.fullmatch(name)) and node.wal_sha1(partial[1]) != partial[2]:
+                yield Finding(kind, f"{name} is damaged. {NEW_FULL}")
+
+
+def _copies(node: Node, kind: Kind, copy: str) -> Iterator[Finding]:
+    """Yield a finding if a file and its second copy differ; pgBackRest reads the second only if it cannot the first."""
+    pair = (copy.removesuffix(COPY), copy)
+    texts = [node.content(path) for path in pair]
+    if None not in texts and texts[0] == texts[1]:
+        return
+    bad = [path for path, text in zip(pair, texts, strict=True) if text is None]
+    if len(bad) == 1:
+        good = next(path for path in pair if path not in bad)
+        yield Finding(kind, f"{bad[0]} is damaged: copy {good} to that name", mended=False)
+    else:
+        yield Finding(kind, f"{pair[0]} and its copy differ, or both are damaged. {NEW_FULL}")
+
+
+def _has_lines(text: str | None, line: re.Pattern[str]) -> bool:
+    """Return whether a text has lines, all of a pattern."""
+    return bool(text) and all(line.fullmatch(each) for each in (text or "").splitlines())
 
 
 def expiry(report: Report, made: Sequence[Mapping[str, Any]], *, days: float, now: float) -> int | None:
