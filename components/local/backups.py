@@ -18,6 +18,7 @@ from components.dynamic import without_provider
 from components.local.machine import Machine, sandbox_of
 from components.secrets import PASSWORD_BYTES
 from observatory.backups.pgbackrest import PgBackRest
+from observatory.backups.repository import check_repositories
 from observatory.backups.tool import BackupRunningError, BackupType
 from observatory.nodes import Paths
 from observatory.nodes.host_jobs import BACKUP_JOBS
@@ -138,6 +139,7 @@ def _make_stanza(sandbox: Sandbox) -> None:
         if not tool.info(number):
             made = tool.backup(BackupType.FULL, repository=number, timeout=FIRST_BACKUP_SECONDS)
             RecordStore(sandbox=sandbox).record_success(BACKUP_JOBS["full"], started=made.started, ended=made.ended)
+    check_repositories(sandbox)  # publishes the metrics that alerts need from the start
 
 
 class Stanza(Resource, module="local", name="Stanza"):

@@ -1,6 +1,7 @@
-"""Alerts on the backup repository: the WAL archive has no gap, and backups are sound.
+"""Alerts on the backup repositories: they can be used, the WAL archive has no gap, and backups are sound and young.
 
-A job checks the repository every five minutes and writes the number of its findings to a file that node_exporter reads.
+A job checks the repositories every five minutes and writes the number of its findings to a file that node_exporter
+reads. pgbackrest_exporter opens each repository every minute.
 """
 
 from __future__ import annotations
@@ -8,14 +9,37 @@ from __future__ import annotations
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
 
 BRIDGE = "1m"  # how long the last value of a series is used when scrapes fail
+MAX_AGE_S = 93_600  # a backup a day, and two hours for it to finish
+FAILURES = "2m"  # PostgreSQL waits a minute after three failed attempts
 
 
 def _archive_gap(scope: Scope) -> str:
-    return f"max by (stack) (last_over_time({scope.select('observatory_archive_gaps')}[{BRIDGE}])) > 0"
+    return f"max by (stack, repository) (last_over_time({scope.select('observatory_archive_gaps')}[{BRIDGE}])) > 0"
 
 
 def _backup_damaged(scope: Scope) -> str:
-    return f"max by (stack) (last_over_time({scope.select('observatory_backups_damaged')}[{BRIDGE}])) > 0"
+    return f"max by (stack, repository) (last_over_time({scope.select('observatory_backups_damaged')}[{BRIDGE}])) > 0"
+
+
+def _backup_stale(scope: Scope) -> str:
+    """Return an expression whose label `state` says what is wrong with a repository."""
+    completed = scope.select("observatory_backup_last_completion_timestamp_seconds")
+    status = f"max by (stack, repo_key) (last_over_time({scope.select('pgbackrest_repo_status')}[{BRIDGE}])) != 0"
+    states = {
+        "has no backup of the last 26 hours": (
+            f"time() - max by (stack, repository) (last_over_time({completed}[{BRIDGE}])) > {MAX_AGE_S}"
+        ),
+        "cannot be used": f'label_replace({status}, "repository", "$1", "repo_key", "(.*)")',
+        "is not checked": f'label_replace(absent({completed}), "repository", "of the stack", "", "")',
+    }
+    return "\nor ".join(
+        f'max by (stack, repository, state) (label_replace({condition}, "state", "{state}", "", ""))'
+        for state, condition in states.items()
+    )
+
+
+def _archive_failing(scope: Scope) -> str:
+    return f"max by (stack) (increase({scope.select('pg_stat_archiver_failed_count')}[{FAILURES}])) > 0"
 
 
 ARCHIVE_GAP = Alert(
@@ -26,7 +50,7 @@ ARCHIVE_GAP = Alert(
     component="database",
     category="backups",
     summary="The WAL archive has a gap: a restore ends before it",
-    description="The check of the WAL archive has {{ $value }} findings.",
+    description="The check of the WAL archive in repository {{ $labels.repository }} has {{ $value }} findings.",
     runbook=Runbook(
         meaning=(
             "WAL between the oldest backup and the newest archived segment is missing, empty or stored twice, a "
@@ -55,14 +79,20 @@ ARCHIVE_GAP = Alert(
         Scenario(
             name="a segment is removed and a full backup follows",
             interval="1m",
-            series={'observatory_archive_gaps{stack="test",job="node"}': "0x4 1x14 0x10"},
+            series={'observatory_archive_gaps{stack="test",job="node",repository="2"}': "0x4 1x14 0x10"},
             quiet=("4m", "9m", "22m"),
-            fires=(Firing(at="12m", description="The check of the WAL archive has 1 findings."),),
+            fires=(
+                Firing(
+                    at="12m",
+                    labels={"repository": "2"},
+                    description="The check of the WAL archive in repository 2 has 1 findings.",
+                ),
+            ),
         ),
         Scenario(
             name="a segment is archived late",
             interval="1m",
-            series={'observatory_archive_gaps{stack="test",job="node"}': "0x4 1x4 0x10"},
+            series={'observatory_archive_gaps{stack="test",job="node",repository="1"}': "0x4 1x4 0x10"},
             quiet=("12m",),
         ),
     ),
@@ -75,7 +105,7 @@ BACKUP_DAMAGED = Alert(
     component="database",
     category="backups",
     summary="A backup is damaged and no sound full backup was made since",
-    description="The check of the backups has {{ $value }} findings.",
+    description="The check of the backups in repository {{ $labels.repository }} has {{ $value }} findings.",
     runbook=Runbook(
         meaning=(
             "PostgreSQL's data files have pages with wrong checksums, which a backup has copied; or a backup's files "
@@ -104,9 +134,150 @@ BACKUP_DAMAGED = Alert(
         Scenario(
             name="a damaged backup, then a sound one",
             interval="1m",
-            series={'observatory_backups_damaged{stack="test",job="node"}': "0x4 2x5 0x10"},
+            series={'observatory_backups_damaged{stack="test",job="node",repository="1"}': "0x4 2x5 0x10"},
             quiet=("4m", "12m"),
-            fires=(Firing(at="5m", description="The check of the backups has 2 findings."),),
+            fires=(
+                Firing(
+                    at="5m",
+                    labels={"repository": "1"},
+                    description="The check of the backups in repository 1 has 2 findings.",
+                ),
+            ),
+        ),
+    ),
+)
+
+BACKUP_STALE = Alert(
+    name="StorageBackupStale",
+    expression=_backup_stale,
+    pending="2m",  # with the exporter's minute, an unreachable repository is an alert within four minutes
+    severity="critical",
+    component="database",
+    category="backups",
+    summary="A backup repository cannot be used, or has no young backup",
+    description="Backup repository {{ $labels.repository }} {{ $labels.state }}.",
+    runbook=Runbook(
+        meaning=(
+            "A repository cannot be read, its newest sound backup is more than 26 hours old, or the check of the "
+            "repositories has written no result."
+        ),
+        impact=(
+            "The other repository still gets backups and WAL, and a restore from it loses nothing. If it fails too, "
+            "there is no backup. While a repository is unreachable PostgreSQL keeps all WAL: see "
+            "StorageWalArchiveFailing."
+        ),
+        diagnosis=(
+            "`observatory backup verify` names what is wrong with each repository.",
+            "`observatory backup list --repository 1` and `--repository 2` show the backups of each.",
+            "`observatory status` shows failed jobs, and the WAL that waits.",
+        ),
+        remedy=(
+            "Mount or reconnect the place of the repository. Its files must belong to the daemons' user.",
+            "`observatory backup create` makes a backup in each repository. The alert then ends within a minute.",
+            "If a repository is lost, move its directory away and run `observatory up`: it makes a new one.",
+        ),
+    ),
+    fault="Move a repository's directory away.",
+    scenarios=(
+        Scenario(
+            name="a repository is unreachable, then back",
+            interval="1m",
+            series={
+                'pgbackrest_repo_status{stack="test",job="pgbackrest",repo_key="1",cipher="a"}': "0x30",
+                'pgbackrest_repo_status{stack="test",job="pgbackrest",repo_key="2",cipher="a"}': "0x4 1x10 0x15",
+                'observatory_backup_last_completion_timestamp_seconds{stack="test",job="node",repository="1"}': "0x30",
+            },
+            quiet=("6m", "20m"),
+            fires=(
+                Firing(
+                    at="8m",
+                    labels={"repository": "2", "state": "cannot be used"},
+                    description="Backup repository 2 cannot be used.",
+                ),
+            ),
+        ),
+        Scenario(
+            name="the newest backup is more than 26 hours old",
+            interval="1m",
+            series={
+                'observatory_backup_last_completion_timestamp_seconds{stack="test",job="node",repository="1"}': (
+                    "-93000x30"
+                ),
+                'observatory_backup_last_completion_timestamp_seconds{stack="test",job="node",repository="2"}': (
+                    "-80000x30"
+                ),
+            },
+            quiet=("9m",),
+            fires=(
+                Firing(
+                    at="15m",
+                    labels={"repository": "1", "state": "has no backup of the last 26 hours"},
+                    description="Backup repository 1 has no backup of the last 26 hours.",
+                ),
+            ),
+        ),
+        Scenario(
+            name="the check has written no result",
+            interval="1m",
+            series={},
+            quiet=("1m",),
+            fires=(
+                Firing(
+                    at="5m",
+                    labels={"repository": "of the stack", "state": "is not checked"},
+                    description="Backup repository of the stack is not checked.",
+                ),
+            ),
+        ),
+    ),
+)
+
+ARCHIVE_FAILING = Alert(
+    name="StorageWalArchiveFailing",
+    expression=_archive_failing,
+    pending="2m",
+    severity="critical",
+    component="database",
+    category="backups",
+    summary="WAL cannot be archived to every repository",
+    description="Archiving failed {{ $value | humanize }} times in two minutes; PostgreSQL keeps the WAL.",
+    runbook=Runbook(
+        meaning=(
+            "pgBackRest cannot write WAL to one of the repositories, or to any: it is unreachable, full or read-only, "
+            "or has the WAL of another database."
+        ),
+        impact=(
+            "PostgreSQL keeps every segment in `data/postgres/pg_wal` until all repositories have it. Nothing is "
+            "dropped, so the disk fills. The repository that works still gets all WAL."
+        ),
+        diagnosis=(
+            "`observatory status` shows the WAL that waits, and when the disk is full at the present rate.",
+            "`observatory logs patroni` has pgBackRest's messages with the repository and the file.",
+            "`df -h` of the repository's place.",
+        ),
+        remedy=(
+            "Make the repository writable again, or free space in it. All waiting WAL is archived within a minute.",
+            "Never delete files in `pg_wal`.",
+            (
+                "If a repository is lost for good, move its directory away and run `observatory up`, which makes a new "
+                "one with a full backup."
+            ),
+        ),
+    ),
+    fault="Make a repository read-only.",
+    scenarios=(
+        Scenario(
+            name="archiving fails for some minutes",
+            interval="15s",
+            series={'pg_stat_archiver_failed_count{stack="test",job="postgres",server="s"}': "0x20 0+1x40 40x40"},
+            quiet=("4m", "6m45s", "20m"),
+            fires=(Firing(at="10m", description="Archiving failed 8 times in two minutes; PostgreSQL keeps the WAL."),),
+        ),
+        Scenario(
+            name="one attempt fails",
+            interval="15s",
+            series={'pg_stat_archiver_failed_count{stack="test",job="postgres",server="s"}': "0x20 3x40"},
+            quiet=("6m", "7m", "8m"),
         ),
     ),
 )
@@ -186,17 +357,17 @@ DRILL_STALE = Alert(
         ),
         Scenario(
             name="no drill passes for eight days",
-            interval="1h",
+            interval="1m",
             series={
-                'observatory_restore_drill_proven_timestamp_seconds{stack="test",job="node"}': "0x200",
-                'observatory_restore_drill_failed{stack="test",job="node"}': "0x200",
+                'observatory_restore_drill_proven_timestamp_seconds{stack="test",job="node"}': "-690000x40",
+                'observatory_restore_drill_failed{stack="test",job="node"}': "0x40",
             },
-            quiet=("7d", "8d"),
+            quiet=("10m",),
             fires=(
                 Firing(
-                    at="8d1h",
+                    at="25m",
                     description=(
-                        "The newest state that a restore drill has proven is 8d 1h 0m 0s old, or the last drill failed."
+                        "The newest state that a restore drill has proven is 8d 0h 5m 0s old, or the last drill failed."
                     ),
                 ),
             ),
@@ -204,4 +375,4 @@ DRILL_STALE = Alert(
     ),
 )
 
-BACKUPS = (ARCHIVE_GAP, BACKUP_DAMAGED, DRILL_STALE)
+BACKUPS = (ARCHIVE_GAP, BACKUP_DAMAGED, BACKUP_STALE, ARCHIVE_FAILING, DRILL_STALE)

@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from observatory.backups.pgbackrest import PgBackRest
-from observatory.nodes.programs.backup_repository import Finding, metrics, still_open
+from observatory.nodes import Paths
+from observatory.nodes.programs.backup_repository import (
+    Finding,
+    WaitingWal,
+    metrics,
+    still_open,
+    waiting_metrics,
+    waiting_wal,
+)
 from observatory.runtime import Sandbox
 
 
@@ -53,9 +61,15 @@ def check_repositories(sandbox: Sandbox, *, repository: int | None = None, conte
             state["contents"] = [*others, *map(asdict, read)]
         findings, state = still_open(reports, state, now=time.time())
         sandbox.write_file(settings["state"], json.dumps(state))
-        sandbox.write_file(settings["metrics"], metrics(findings, reports, now=time.time()))
+        published = metrics(findings, reports, now=time.time()) + waiting_metrics(kept_wal(sandbox))
+        sandbox.write_file(settings["metrics"], published)
     obstacles = {(number, label): why for number, found in reports.items() for label, why in found.obstacles.items()}
     return RepositoryCheck(
         findings=tuple(each for each in findings if each.repository in chosen),
         obstacles={place: why for place, why in obstacles.items() if place[0] in chosen},
     )
+
+
+def kept_wal(sandbox: Sandbox) -> WaitingWal:
+    """Return the WAL that PostgreSQL keeps because a repository does not have it yet."""
+    return waiting_wal(sandbox.host_path(f"{Paths().data}/postgres/pg_wal"), now=time.time())

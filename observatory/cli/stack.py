@@ -28,7 +28,7 @@ from observatory.cli.app import (
     confirm,
     print_json,
 )
-from observatory.cli.backup import PassphraseFileOption, read_passphrase
+from observatory.cli.backup import PassphraseFileOption, read_passphrase, size
 from observatory.cli.certificates import certificates_json
 from observatory.cli.database import plan_view as schema_plan_view
 from observatory.cli.plan import overview_view, plan_json, plan_view
@@ -253,10 +253,24 @@ def _status_json(status: Status) -> dict[str, Any]:
         "jobs": [job.as_json() for job in status.jobs],
         "certificates": certificates_json(status.certificates),
         "missing_certificates": status.missing_certificates,
+        "waiting_wal": asdict(status.waiting_wal),
         "passwords": [asdict(password) for password in status.passwords],
         "rollout": status.rollout.model_dump() if status.rollout else None,
         "evaluation": asdict(status.evaluation) if status.evaluation else None,
     }
+
+
+def _waiting_wal(status: Status) -> list[str]:
+    """Return a line about the WAL that waits for a backup repository, if it has waited for a minute."""
+    found = status.waiting_wal
+    if found.seconds_left is None:
+        return []
+    text = (
+        f"\nWAL waits for a backup repository: {found.segments} segments, {size(found.bytes)}, since "
+        f"{datetime.fromtimestamp(found.since or 0, UTC):%Y-%m-%d %H:%M} UTC. PostgreSQL keeps it; at this rate the "
+        f"disk is full in {found.seconds_left / 3600:.1f} hours. See `observatory backup verify`"
+    )
+    return [text]
 
 
 def _status_view(status: Status) -> RenderableType:
@@ -285,6 +299,7 @@ def _status_view(status: Status) -> RenderableType:
         *([_evaluation(status.evaluation)] if status.evaluation else []),
         table("\nPasswords", ("role", "login", "age", "action"), [_password_row(each) for each in status.passwords]),
         _certificates(status),
+        *_waiting_wal(status),
         f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}",
     )
 

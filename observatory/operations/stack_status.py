@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from observatory.backups.repository import kept_wal
 from observatory.documents.journal import Entry, last_entry
 from observatory.documents.rollout import RolloutDocument
 from observatory.engines import embedded as engine
+from observatory.nodes.programs.backup_repository import WaitingWal
 from observatory.nodes.storage import instance_name
 from observatory.operations.certificates import list_certificates, missing_certificates
 from observatory.operations.password_status import PasswordStatus, password_statuses
@@ -41,6 +43,7 @@ class Status:
         passwords: status of each role's password.
         certificates: validity of each certificate, the next to expire first.
         missing_certificates: names of declared certificates without a file.
+        waiting_wal: WAL that PostgreSQL keeps because a backup repository does not have it yet.
         evaluation: the last gate evaluation of the current or last deployment.
     """
 
@@ -52,6 +55,7 @@ class Status:
     passwords: list[PasswordStatus]
     certificates: Sequence[Validity] = ()
     missing_certificates: Sequence[str] = ()
+    waiting_wal: WaitingWal = field(default_factory=WaitingWal)
     evaluation: Entry | None = None
 
     def instances(self, fleet: FleetName) -> list[DaemonStatus]:
@@ -89,6 +93,7 @@ def status(workspace: Workspace) -> Status:
         passwords=password_statuses(workspace, platform.settings),
         certificates=list_certificates(workspace),
         missing_certificates=missing_certificates(workspace),
+        waiting_wal=kept_wal(workspace.sandbox),
         evaluation=_last_evaluation(workspace, rollout),
     )
 

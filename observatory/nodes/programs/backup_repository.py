@@ -15,7 +15,9 @@ SETTINGS is a JSON file: see `observatory.nodes.pgbackrest.repository_settings`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -32,6 +34,7 @@ LOG_BYTES = 1 << 32  # of WAL that share the middle part of a segment's name
 SEGMENT_BYTES = 16 << 20  # PostgreSQL's default
 LEAST_BYTES = 32  # of an encrypted file
 SHOWN = 5  # ranges of segments, or damaged files, that a message names
+WAITS_S = 60  # how long WAL waits before that counts as a repository that does not get it
 NO_BACKUP = 2  # status of a stanza without backups
 SEGMENT = re.compile(rf"{STANZA}/([^/]+)/[0-9A-F]{{16}}/([0-9A-F]{{24}})-[0-9a-f]{{40}}(?:\.[a-z0-9]+)?")
 HISTORY = re.compile(rf"{STANZA}/([^/]+)/([0-9A-F]{{8}})\.history")
@@ -539,6 +542,52 @@ def _key(finding: Finding) -> str:
     return finding.text if finding.repository == 1 else f"repository {finding.repository}: {finding.text}"
 
 
+@dataclass(frozen=True)
+class WaitingWal:
+    """The WAL that PostgreSQL keeps because a repository does not have it yet.
+
+    Attributes:
+        segments: how many.
+        bytes: their size.
+        since: when the first of them was complete, in seconds of the epoch; None where none waits.
+        seconds_left: until the disk is full, if WAL is written as since then; None where none waits for a minute.
+    """
+
+    segments: int = 0
+    bytes: int = 0
+    since: float | None = None
+    seconds_left: float | None = None
+
+
+def waiting_wal(directory: Path, *, now: float) -> WaitingWal:
+    """Return the WAL that waits in a directory `pg_wal`; none where there is no such directory."""
+    found: list[tuple[float, int]] = []
+    for status in (directory / "archive_status").glob("*.ready"):
+        with contextlib.suppress(FileNotFoundError):  # archived meanwhile
+            if SEGMENT_NAME.fullmatch(status.stem):
+                found.append((status.stat().st_mtime, (directory / status.stem).stat().st_size))
+    if not found:
+        return WaitingWal()
+    since, size = min(found)[0], sum(length for _, length in found)
+    disk = os.statvfs(directory)
+    elapsed = now - since
+    left = disk.f_bavail * disk.f_frsize * elapsed / size if elapsed >= WAITS_S and size else None
+    return WaitingWal(len(found), size, since, left)
+
+
+def waiting_metrics(waiting: WaitingWal) -> str:
+    """Return what waits in Prometheus' text format; the time left is infinite where nothing waits for a minute."""
+    left = "+Inf" if waiting.seconds_left is None else f"{waiting.seconds_left:.0f}"
+    return (
+        "# HELP observatory_wal_waiting_bytes WAL that a backup repository does not have yet.\n"
+        "# TYPE observatory_wal_waiting_bytes gauge\n"
+        f"observatory_wal_waiting_bytes {waiting.bytes}\n"
+        "# HELP observatory_wal_waiting_left_seconds Until waiting WAL fills the disk.\n"
+        "# TYPE observatory_wal_waiting_left_seconds gauge\n"
+        f"observatory_wal_waiting_left_seconds {left}\n"
+    )
+
+
 def metrics(findings: Sequence[Finding], reports: Mapping[int, Report], *, now: float) -> str:
     """Return the findings, and the age of the newest backup of each repository, in Prometheus' text format."""
     by_name: dict[str, tuple[str, Callable[[int], object]]] = {
@@ -609,7 +658,8 @@ def main() -> None:
     reports = {number: check(node) for number, node in nodes.items()}
     findings, state = still_open(reports, state, now=time.time())
     _write(file, json.dumps(state))
-    _write(Path(settings["metrics"]), metrics(findings, reports, now=time.time()))
+    waiting = waiting_wal(Path(settings["controldata"][-1], "pg_wal"), now=time.time())
+    _write(Path(settings["metrics"]), metrics(findings, reports, now=time.time()) + waiting_metrics(waiting))
     for each in findings:
         sys.stderr.write(f"repository {each.repository}: {each.text}\n")
     if any(failed):
