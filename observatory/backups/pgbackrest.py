@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -58,9 +58,13 @@ _TYPES = {BackupType.FULL: "full", BackupType.DIFFERENTIAL: "diff", BackupType.I
 
 @dataclass(frozen=True)
 class PgBackRest:
-    """Implements `observatory.backups.tool.BackupTool` for the stack in `sandbox`."""
+    """Implements `observatory.backups.tool.BackupTool` for the stack in `sandbox`.
+
+    `within` runs a command line in another sandbox over the stack's files; None: in the stack's.
+    """
 
     sandbox: Sandbox
+    within: Callable[[Sequence[str]], subprocess.CompletedProcess[str]] | None = None
 
     @property
     def repositories(self) -> tuple[int, ...]:
@@ -108,12 +112,13 @@ class PgBackRest:
     def restore(self, label: str, *, repository: int, directory: str) -> None:
         """Copy the files of a backup into an empty directory, a path of the sandbox."""
         # Without --type=none pgBackRest writes settings of a recovery, which the caller owns.
-        options = (f"--set={label}", f"--pg1-path={directory}", "--type=none", "--archive-mode=off")
+        place = (f"--pg1-path={directory}", f"--tablespace-map-all={directory}-tablespaces")  # and not the live ones
+        options = (f"--set={label}", *place, "--type=none", "--archive-mode=off")
         self._run("restore", *options, repository=repository, timeout=None)
 
-    def restore_command(self, repository: int) -> str:
+    def restore_command(self, repository: int, *, directory: str | None = None) -> str:
         """Return PostgreSQL's restore_command that reads WAL from the repository."""
-        return restore_command(Paths(), repository)
+        return restore_command(Paths(), repository, directory)
 
     def verify(self, repository: int, *, label: str | None = None, contents: bool = False) -> Report:
         """Return what is wrong with the repository, and which backups cannot be restored to the present."""
@@ -202,8 +207,9 @@ class PgBackRest:
     def _run(self, name: str, *options: str, repository: int | None = None, timeout: float | None) -> str:
         """Run a pgBackRest command, of one repository or of all, and return its output."""
         chosen = () if repository is None else (f"--repo={self.node(repository).repository}",)
+        argv = command(Paths(), *chosen, name, *options)
         try:
-            done = self.sandbox.run(command(Paths(), *chosen, name, *options), timeout=timeout, check=False)
+            done = self.within(argv) if self.within else self.sandbox.run(argv, timeout=timeout, check=False)
         except subprocess.TimeoutExpired:
             raise BackupError(f"pgbackrest {name} did not finish within {timeout:g} s and was stopped") from None
         if done.returncode:

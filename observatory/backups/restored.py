@@ -13,17 +13,18 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
 from observatory.backups.cover import Cover
+from observatory.backups.pgbackrest import PgBackRest
 from observatory.backups.scratch import ScratchDirectory
 from observatory.backups.target import format_lsn, parse_lsn
 from observatory.backups.tool import BackupError
 from observatory.files.sockets import short_path
-from observatory.nodes import Paths
-from observatory.nodes.pgbackrest import BIN, command
+from observatory.nodes.pgbackrest import BIN
 from observatory.runtime import bubblewrap
 from observatory.runtime.processes import process_group
 from observatory.runtime.sandbox import ENVIRONMENT
@@ -222,7 +223,7 @@ class RestoredInstance:
 
     def _own_settings(self, action: str) -> dict[str, str]:
         cover, inside = self.cover, self.directory.inside
-        fetch = command(Paths(), f"--repo={cover.repository}", f"--pg1-path={self.directory.data}", "archive-get")
+        tool = PgBackRest(self.directory.sandbox)
         follows = "current" if cover.timeline == cover.backup_timeline else str(cover.timeline)
         if cover.target.kind == "label":
             target = ("recovery_target", "immediate")
@@ -234,7 +235,7 @@ class RestoredInstance:
             "hba_file": f"{inside}/hba.conf",
             "ident_file": f"{inside}/ident.conf",
             "fsync": "on" if self.durable else "off",
-            "restore_command": " ".join([*fetch, "%f", '"%p"']),
+            "restore_command": tool.restore_command(cover.repository, directory=self.directory.data),
             "recovery_target_timeline": follows,
             "recovery_target_action": action,
             "recovery_target_inclusive": "on" if cover.inclusive else "off",
@@ -310,20 +311,16 @@ def restored_instance(
 
 
 def _restore(directory: ScratchDirectory, cover: Cover) -> None:
-    inside = directory.inside
-    for name in ("postgres", "run", "lock", "tablespaces"):
-        directory.sandbox.make_directory(f"{inside}/{name}")
-    directory.sandbox.write_file(f"{inside}/hba.conf", "local all all peer map=operators\n")
-    directory.sandbox.write_file(f"{inside}/ident.conf", f"operators {bubblewrap.USER} all\noperators root all\n")
-    options = (
-        f"--repo={cover.repository}",
-        f"--set={cover.label}",
-        f"--pg1-path={directory.data}",
-        f"--lock-path={inside}/lock",
-        f"--tablespace-map-all={inside}/tablespaces",
-        "--type=none",  # the command line of the server has the target
-    )
-    _run(directory, command(Paths(), *options, "restore"))
+    sandbox, inside = directory.sandbox, directory.inside
+    for name in ("postgres", "run"):
+        sandbox.make_directory(f"{inside}/{name}")
+    sandbox.write_file(f"{inside}/hba.conf", "local all all peer map=operators\n")
+    sandbox.write_file(f"{inside}/ident.conf", f"operators {bubblewrap.USER} all\noperators root all\n")
+    tool = PgBackRest(sandbox, within=partial(_run, directory, check=False))
+    try:
+        tool.restore(cover.label, repository=cover.repository, directory=directory.data)
+    except BackupError as error:
+        raise RestoreError(f"{cover.label} was not restored: {error.args[0]}", remedy=error.remedy) from error
 
 
 def _run(

@@ -122,8 +122,13 @@ class BackupTool(Protocol):
         Recovery is not configured: see `restore_command`. Nothing else reads or writes the directory meanwhile.
         """
 
-    def restore_command(self, repository: int) -> str:
-        """Return PostgreSQL's restore_command that reads WAL from the repository."""
+    def restore_command(self, repository: int, *, directory: str | None = None) -> str:
+        """Return PostgreSQL's restore_command that reads WAL from the repository.
+
+        Args:
+            repository: its number.
+            directory: of the data that is recovered; None: the live one.
+        """
 
     def verify(self, repository: int, *, label: str | None = None, contents: bool = False) -> Report:
         """Return what is wrong with the repository, and which backups cannot be restored to the present.

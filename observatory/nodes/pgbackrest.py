@@ -69,9 +69,10 @@ def archive_command(paths: Paths) -> str:
     return " ".join(command(paths, "archive-push", "%p"))
 
 
-def restore_command(paths: Paths, number: int) -> str:
-    """Return PostgreSQL's restore_command that reads WAL from one repository."""
-    return " ".join(command(paths, f"--repo={number}", "archive-get", "%f", '"%p"'))
+def restore_command(paths: Paths, number: int, directory: str | None = None) -> str:
+    """Return PostgreSQL's restore_command that reads WAL from one repository; `directory`: not of the live data."""
+    place = () if directory is None else (f"--pg1-path={directory}",)
+    return " ".join(command(paths, f"--repo={number}", *place, "archive-get", "%f", '"%p"'))
 
 
 def cipher_section(passphrase: str, number: int = 1) -> str:

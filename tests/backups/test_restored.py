@@ -51,6 +51,9 @@ def ledger(server: ArchivingServer) -> Iterator[Ledger]:
         found.commit()
         found.commit()
         server.archive_segments(1)
+    server.sql("ALTER SYSTEM SET max_connections = 150")  # a standby needs as many, from here on in the WAL
+    server.stop()
+    server.start()
     found.commit()
     yield found
     assert scratch_directories(server.sandbox) == []
