@@ -157,7 +157,7 @@ def _of_lsn(contents: RepositoryContents, target: RecoveryTarget) -> Cover:
     for backup, way in _ways(contents, timeline, lambda each: each.stop <= stop):
         rest = [each for each in way.segments if each[1] >= number][:2]
         if not rest or rest[0][1] != number or contents.wal.record_at(rest, stop) is None:
-            raise UncoveredTargetError(_end_of(way, "the position"))
+            raise UncoveredTargetError(_end_of(way, _last_segment(contents, way)))
         return _cover(contents, target, backup, way, stop=stop, last=rest[-1][1])
     raise UncoveredTargetError("no whole backup ended before it")
 
@@ -230,6 +230,10 @@ def _cover(
 
 def _number(contents: RepositoryContents, lsn: int) -> int:
     return lsn // contents.wal.archive.segment_bytes
+
+
+def _last_segment(contents: RepositoryContents, way: Way) -> str:
+    return f"segment {contents.wal.archive.name(way.segments[-1])}" if way.segments else "its start"
 
 
 def _end_of(way: Way, reached: str) -> str:

@@ -26,6 +26,8 @@ _CREATE = "CREATE TEMPORARY TABLE flashback_missing AS SELECT {columns} FROM {ta
 _INSERT = """
     INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {staged} ON CONFLICT DO NOTHING
 """
+# Within Python's calendar. No aggregate reaches its ends.
+_PERIOD = "SELECT greatest(min({0}), '0001-01-02'), least(max({0}), '9999-12-30') FROM {1}"
 _SEQUENCE = "SELECT s.seqincrement, s.seqmax, d.last_value FROM pg_sequence s, {} d WHERE s.seqrelid = %s::regclass"
 
 
@@ -87,7 +89,7 @@ class Restorer:
             self.writer.execute("SET CONSTRAINTS ALL IMMEDIATE")
             refreshed: list[str] = []
             if table.time and inserted and table.is_time:
-                period = sql.SQL("SELECT min({0}), max({0}) FROM {1}").format(sql.Identifier(table.time), _STAGED)
+                period = sql.SQL(_PERIOD).format(sql.Identifier(table.time), _STAGED)
                 ((first, last),) = self.writer.execute(period).fetchall()
                 refreshed = refresh_with_rows(self.writer, table, (first, last))
         return inserted, refreshed

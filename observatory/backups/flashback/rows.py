@@ -143,13 +143,14 @@ class Rows:
     def _found_by_key(self, within: Range, identities: Sequence[Identity], columns: sql.Composable) -> sql.Composed:
         names = [sql.Identifier(f"flashback_{number}") for number in range(len(self.table.key))]
         lists = [
-            sql.SQL("{}::text[]::{}[]").format(
-                sql.Literal([identity[place] for identity in identities]), sql.SQL(self.table.types[column])
-            )
-            for place, column in enumerate(self.table.key)
+            sql.SQL("{}::text[]").format(sql.Literal([identity[place] for identity in identities]))
+            for place in range(len(names))
         ]
+        # Each value is cast by itself: unnest() would also open an array that is a value.
         pairs = [
-            sql.SQL("{} = flashback_wanted.{}").format(sql.Identifier(column), name)
+            sql.SQL("{} = flashback_wanted.{}::{}").format(
+                sql.Identifier(column), name, sql.SQL(self.table.types[column])
+            )
             for column, name in zip(self.table.key, names, strict=True)
         ]
         return sql.SQL(_BY_KEY).format(

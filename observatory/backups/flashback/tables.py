@@ -57,8 +57,11 @@ _DIMENSION: LiteralString = """
     SELECT column_name, time_interval IS NOT NULL FROM timescaledb_information.dimensions
     WHERE hypertable_schema = %s AND hypertable_name = %s AND dimension_number = 1
 """
+# A time outside of Python's calendar is no bound: the range beside it holds several chunks.
 _BOUNDS: LiteralString = """
-    SELECT DISTINCT range_start, range_end, range_start_integer, range_end_integer FROM timescaledb_information.chunks
+    SELECT DISTINCT CASE WHEN range_start BETWEEN '0001-01-02' AND '9999-12-30' THEN range_start END,
+                    CASE WHEN range_end BETWEEN '0001-01-02' AND '9999-12-30' THEN range_end END,
+                    range_start_integer, range_end_integer FROM timescaledb_information.chunks
     WHERE hypertable_schema = %s AND hypertable_name = %s
 """
 _POLICY: LiteralString = """

@@ -232,6 +232,32 @@ def test_rows_of_a_partitioned_table_are_restored(states: States) -> None:
     assert states.rows("own.parts") == states.rows("own.parts", live=False)
 
 
+def test_keys_of_arrays_and_rows_are_found(states: States) -> None:
+    states.both("""
+        CREATE SCHEMA own;
+        CREATE TYPE own.pair AS (a int, b text);
+        CREATE TABLE own.t (k int[], p own.pair, d text, v int, PRIMARY KEY (k, p, d));
+        INSERT INTO own.t SELECT ARRAY[n, NULL], (n, 'a,b')::own.pair, '{"a": 1}', n FROM generate_series(1, 9) n;
+    """)
+    states.now("UPDATE own.t SET v = 50 WHERE v = 5; DELETE FROM own.t WHERE v < 5")
+    found = states.compare("own.t", "v < 9", restore=True)
+    assert (found.missing, found.changed, found.added) == (4, 1, 0)
+    states.then("UPDATE own.t SET v = 50 WHERE v = 5")
+    assert states.rows("own.t") == states.rows("own.t", live=False)
+
+
+def test_rows_outside_of_the_calendar_are_restored(states: States) -> None:
+    states.both("""
+        CREATE SCHEMA own;
+        CREATE TABLE own.t (ts timestamptz NOT NULL, v int);
+        SELECT create_hypertable('own.t', 'ts');
+        INSERT INTO own.t VALUES ('0044-03-15 BC', 1), ('2026-01-01', 2), ('20261-11-29', 3);
+    """)
+    states.now("DELETE FROM own.t")
+    assert states.compare("own.t", restore=True).missing == 3
+    assert states.rows("own.t") == states.rows("own.t", live=False)
+
+
 def test_a_new_column_gets_its_default(states: States) -> None:
     states.both("CREATE SCHEMA own; CREATE TABLE own.t (id int PRIMARY KEY, v text); INSERT INTO own.t VALUES (1, 'a')")
     states.now("ALTER TABLE own.t ADD added int NOT NULL DEFAULT 7; DELETE FROM own.t")
