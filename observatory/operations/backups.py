@@ -134,7 +134,7 @@ def _joined(failures: list[BackupError]) -> BackupError:
     """Return one error for the failures of several repositories, of their kind if they have the same."""
     first = failures[0]
     kind = type(first) if len({type(each) for each in failures}) == 1 and first.exit_code == FAILED else BackupError
-    return kind("\n".join(dict.fromkeys(str(each) for each in failures)), remedy=first.remedy)
+    return kind("\n".join(dict.fromkeys(str(each) for each in failures)))
 
 
 def _record_run(workspace: Workspace, made: list[Backup]) -> None:
