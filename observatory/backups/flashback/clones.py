@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -97,7 +97,7 @@ def open_clone(
     with exclusive(sandbox.home / "lock" / "flashback.lock"):
         close_expired(sandbox)
         clones = list_clones(sandbox)
-        if found := next((each for each in clones if each.target == str(target)), None):
+        if found := reusable(clones, target):
             return found
         if len(clones) >= MOST_CLONES:
             raise CloneRefusedError(
@@ -119,6 +119,11 @@ def open_clone(
             _limit(instance, user)
             directory.keep()
             return clone
+
+
+def reusable(found: Iterable[Clone], target: RecoveryTarget) -> Clone | None:
+    """Return the clone that shows a target; none shows the newest state any more."""
+    return next((each for each in found if each.target == str(target) and target.kind != "latest"), None)
 
 
 def list_clones(sandbox: Sandbox) -> list[Clone]:

@@ -54,8 +54,10 @@ _BY_CONTENT = """
     SELECT {columns} FROM (
         SELECT found.*, {time} AS flashback_time, {digest} AS flashback_digest,
                row_number() OVER (PARTITION BY {time}, {digest}) AS flashback_number
-        FROM unnest({times}::{type}[]) AS flashback_moment
-        CROSS JOIN LATERAL (SELECT * FROM {table} WHERE {chosen} AND {column} = flashback_moment OFFSET 0) AS found
+        FROM unnest({times}::text[]) AS flashback_moment
+        CROSS JOIN LATERAL (
+            SELECT * FROM {table} WHERE {chosen} AND {column} = flashback_moment::{type} OFFSET 0
+        ) AS found
     ) AS flashback_rows
     JOIN unnest({lists}, {counts}::bigint[]) AS flashback_wanted (flashback_time, flashback_digest, flashback_most)
     USING (flashback_time, flashback_digest) WHERE flashback_number <= flashback_most

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from observatory.backups.flashback.clones import (
     close_expired,
     list_clones,
     open_clone,
+    reusable,
     size_of,
 )
 from observatory.backups.flashback.difference import Request
@@ -144,6 +145,11 @@ def test_a_time_has_one_clone(live: Live, clone: Clone) -> None:
     assert live.open() == clone
     assert list_clones(live.sandbox) == [clone]
     assert size_of(live.sandbox, clone) > 2**20
+
+
+def test_an_earlier_clone_is_not_the_newest_state(clone: Clone) -> None:
+    assert reusable([replace(clone, target="latest")], RecoveryTarget.latest()) is None
+    assert reusable([clone], RecoveryTarget.parse(clone.target)) == clone
 
 
 def test_clones_are_few(live: Live, clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:

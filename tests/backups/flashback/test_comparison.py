@@ -219,6 +219,20 @@ def test_rows_that_refer_to_each_other_and_generated_columns_are_restored(states
     assert states.rows("own.tree") == states.rows("own.tree", live=False)
 
 
+def test_keys_of_any_type_are_found(states: States) -> None:
+    states.both("""
+        CREATE SCHEMA own;
+        CREATE TYPE own.mood AS ENUM ('good', 'bad');
+        CREATE TABLE own.odd (a text[], n numeric(6, 2), c char(5), m own.mood, j jsonb, b bytea, t timestamp, x float8,
+                              PRIMARY KEY (a, n, c, m, j, b, t, x));
+        INSERT INTO own.odd SELECT ARRAY['a,"\\', NULL, n::text], n / 3.0, 'c', 'bad', '{"k": [1, null]}', '\\x00ff',
+                                   'infinity', 0.1 * n FROM generate_series(1, 5) n;
+    """)
+    states.now("DELETE FROM own.odd WHERE n < 1")
+    assert states.compare("own.odd", "m = 'bad'", restore=True).missing == 2
+    assert states.rows("own.odd") == states.rows("own.odd", live=False)
+
+
 def test_rows_of_a_partitioned_table_are_restored(states: States) -> None:
     states.both("""
         CREATE SCHEMA own;
