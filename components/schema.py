@@ -28,6 +28,7 @@ from pulumi.dynamic import (
 
 from components.database_node import backup_of, reconnect_pooler
 from observatory import database
+from observatory.database.migrations.numbering import version_in
 from observatory.security.actor import actor
 
 _INPUTS = ("conninfo", "directory", "migrations", "target", "roles", "backup_home", "backup_rootfs")
@@ -167,10 +168,14 @@ def _label(stem: str, sha256: str) -> str:
 def _expected(props: dict[str, Any], edition: str) -> list[str]:
     """Return the labels of the migrations that a database of the edition must have."""
     labels = [label for label in props["migrations"] if _variant(label) in {"", edition}]
-    target, numbered = props.get("target"), _numbered(labels)
-    if target is None or len(numbered) <= int(target):
-        return labels
-    return numbered[: int(target)]  # repeatable migrations may need the later ones
+    numbered = _numbered(labels)
+    expected = _up_to(props.get("target"), numbered)
+    return labels if expected == numbered else expected  # repeatable migrations may need the later ones
+
+
+def _up_to(target: float | None, labels: list[str]) -> list[str]:
+    """Return the labels of the migrations up to the target."""
+    return labels if target is None else [label for label in labels if version_in(label) <= target]
 
 
 def _read_all(directory: Path) -> tuple[database.Migration, ...]:

@@ -165,8 +165,9 @@ def _of_lsn(contents: RepositoryContents, target: RecoveryTarget) -> Cover:
 def _of_time(contents: RepositoryContents, target: RecoveryTarget) -> Cover:
     time = target.time or datetime.now(UTC)
     timelines = contents.wal.timelines
-    born = [each for each in timelines if contents.born(each) <= time]
-    for timeline in timelines[max(0, len(born) - 1) :]:
+    # The newest that had begun. Others between may have no transaction of their own: a rollback promotes twice.
+    first = max((index for index, each in enumerate(timelines) if contents.born(each) <= time), default=0)
+    for timeline in timelines[first:]:
         backup, way = next(_ways(contents, timeline, lambda each: each.ended <= time), (None, None))
         if backup is None or way is None:
             raise UncoveredTargetError(f"no whole backup on the way to timeline {timeline} ended before it")

@@ -26,6 +26,7 @@ from observatory.cli.app import (
     finite,
     print_json,
 )
+from observatory.cli.database_rollback import DatabaseOptions, roll_back_database
 from observatory.cli.terminal import ConsoleReporter, print_error, print_result, table
 from observatory.cli.verify import verification_view
 from observatory.documents.rollout import HEALTH_CHECK_S, TOTAL_WEIGHT, Deployment, RolloutDocument, Strategy
@@ -62,6 +63,7 @@ class Method(StrEnum):
 
     BLUE_GREEN = "blue-green"
     APPLICATION = "application"
+    DATABASE = "database"
 
 
 def _refuse_approved_by(given: str | None) -> None:
@@ -136,9 +138,15 @@ def application(
 def rollback(
     *,
     method: Annotated[
-        Method, typer.Option(help="blue-green: undo the last deployment; application: deploy --version.")
+        Method,
+        typer.Option(help="blue-green: undo the last deployment; application: deploy --version; database."),
     ],
     version: Annotated[str | None, typer.Option(help="Version to return to, with --method application.")] = None,
+    to_time: Annotated[str | None, typer.Option(help="Time to restore the database to, with its time zone.")] = None,
+    backup_file: Annotated[
+        str | None, typer.Option(help="Backup, by its label, or dump to restore the database from.")
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Undo the last rollback of the database.")] = False,
     emergency: Annotated[bool, typer.Option("--emergency", help="Skip confirmation, tests and gates.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Roll back although the previous fleet does not respond.")
@@ -151,11 +159,17 @@ def rollback(
     output: OutputOption = Output.TABLE,
     engine: EngineOption = Engine.AUTO,
 ) -> None:
-    """Undo the last deployment or return to a version.
+    """Undo the last deployment, return to a version, or restore the database.
 
-    Works during a deployment too: the rollback takes over from it.
+    Works during a deployment too: the rollback takes over from it. One of the database needs its end.
     """
     workspace = operations.open_workspace(environment)
+    given = DatabaseOptions(to_time=to_time, backup_file=backup_file, undo=undo)
+    given.check(needed=method is Method.DATABASE, others=version is not None or emergency or force)
+    if method is Method.DATABASE:
+        with operations.waiting_for_lock(wait):
+            roll_back_database(workspace, given, reason=reason, yes=yes, dry_run=dry_run, engine=engine, output=output)
+        return
     if (version is None) == (method is Method.APPLICATION):
         raise typer.BadParameter("--method application needs --version; --method blue-green does not take it")
     if dry_run:

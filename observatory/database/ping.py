@@ -1,4 +1,4 @@
-"""A query that waits no longer for its answer than a limit, on a connection that is idle otherwise."""
+"""Whether a server answers within a limit, on a connection that is idle otherwise, and whether it accepts writes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import time
 
 import psycopg
 from psycopg.pq import ConnStatus, ExecStatus
+
+from observatory.database.connection import connect
+from observatory.database.errors import UnreachableError
 
 
 def answered(connection: psycopg.Connection, *, sent: bool, timeout_s: float) -> bool | None:
@@ -34,4 +37,13 @@ def answered(connection: psycopg.Connection, *, sent: bool, timeout_s: float) ->
             if not select.select([pgconn.socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 return None
     except (psycopg.Error, OSError, ValueError):  # the socket is closed
+        return False
+
+
+def is_writable(conninfo: str) -> bool:
+    """Return whether a new connection to the server can write: it runs, and is no standby."""
+    try:
+        with connect(conninfo, purpose="wait for the primary") as connection:
+            return connection.execute("SELECT NOT pg_is_in_recovery()").fetchone() == (True,)
+    except (UnreachableError, psycopg.OperationalError):
         return False

@@ -300,5 +300,8 @@ def _way_back(scripts: tuple[Script, ...], backup: PlannedBackup | None) -> str:
     )
     if backup is None:
         return f"{during}; afterwards write a new migration, because no backup would be made"
-    which = f"backup {backup.label} to the time before" if backup.label else f"{backup.kind} backup that is made first"
-    return f"{during}; afterwards only a restore of the {which} undoes the migrations"
+    which = f"backup {backup.label}" if backup.label else f"{backup.kind} backup that is made first"
+    return (
+        f"{during}; afterwards only a restore undoes the migrations: `observatory rollback --method database "
+        f"--to-time TIME`, from the {which}"
+    )

@@ -97,6 +97,8 @@ TEXTS: Mapping[str, Callable[[Details], str]] = {
     "lock-lost": lambda details: f"deployment lock lost: {details.get('reason')}",
     "lock-unknown": lambda details: f"deployment lock not checked: {details.get('reason')}",
     "lock-regained": lambda details: f"deployment lock regained: {details.get('reason')}",
+    "database-rolled-back": lambda details: f"the database was rolled back to {details.get('target')}",
+    "database-rollback-undone": lambda _details: "the rollback of the database was undone",
     "escalate": lambda details: f"operator required: {details.get('reason')}",
     "not-restored": lambda details: f"previous version not restored on {_where(details)}: {details.get('reason')}",
 }

@@ -1,10 +1,11 @@
-"""pgBouncer's console: replaces the pooler's connections, and lists its clients.
+"""pgBouncer's console: replaces the pooler's connections, lets its clients wait, and lists them.
 
 The console lets in the user `pgbouncer`, by peer on the socket, whose directory only the daemons' user can enter.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ PSQL = "/usr/lib/postgresql/17/bin/psql"
 USER = "pgbouncer"  # the console's user, and its database
 RECONNECT = "RECONNECT"  # for all databases; needs an administrator of the console, there is no smaller right
 ANSWER_SECONDS = 15.0  # for an answer of the console
+DRAIN_SECONDS = 2.0  # for transactions to end before the database stops
 NOT_RUNNING = ("No such file or directory", "Connection refused")
 STALE = "Prepared statements of its clients may fail with 'cached plan must not change result type'"
 
@@ -47,6 +49,21 @@ def reconnect(run: Run, paths: Paths, port: int, *, stack: str) -> str | None:
     if reason is None:
         return None
     return not_reconnected(f"127.0.0.1:{port}", reason, ("observatory", "exec", "-e", stack, "pgbouncer", "--", *argv))
+
+
+def pause(run: Run, paths: Paths, port: int) -> None:
+    """Keep new transactions waiting, and wait `DRAIN_SECONDS` at most for the running ones to end.
+
+    The pooler stays paused until `resume`, or until it starts again. One that does not run has no clients.
+    """
+    with contextlib.suppress(subprocess.TimeoutExpired):  # some still run: the database's shutdown ends them
+        run(console_command(paths, port, "PAUSE"), timeout=DRAIN_SECONDS, check=False)
+
+
+def resume(run: Run, paths: Paths, port: int) -> None:
+    """End a pause; does nothing where there is none."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        run(console_command(paths, port, "RESUME"), timeout=ANSWER_SECONDS, check=False)
 
 
 def _failure(run: Run, argv: Sequence[str]) -> str | None:

@@ -18,6 +18,7 @@ from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
 from observatory.settings import StackSettings
 
 SERVER = "postgres"  # of the certificate
+SCOPE = "observatory"  # Patroni's name of the cluster in its configuration store
 STORE_CLIENT = "patroni"  # of the certificate that Patroni shows to etcd
 MONITOR_ROLE = "monitor"  # that the exporter logs in as
 API_USER = "operator"  # the user who may change anything over Patroni's REST API; reading needs no user
@@ -186,7 +187,7 @@ def _patroni_configuration(settings: StackSettings, paths: Paths, host: Host) ->
     """Return this node's part of Patroni's configuration, without secrets."""
     ports = settings.ports
     return {
-        "scope": "observatory",
+        "scope": SCOPE,
         "name": "node1",
         "restapi": {"listen": f"{host.listen}:{ports.patroni}", "connect_address": f"{host.address}:{ports.patroni}"},
         "etcd3": {

@@ -46,6 +46,15 @@ from .database import repair_ledger as repair_ledger
 from .database import script_database as script_database
 from .database import upgrade_edition as upgrade_edition
 from .database import verify_database as verify_database
+from .database_discard import SetAside as SetAside
+from .database_discard import discard_set_aside as discard_set_aside
+from .database_discard import list_set_aside as list_set_aside
+from .database_rollback import DatabaseRollback as DatabaseRollback
+from .database_rollback import DatabaseRollbackPlan as DatabaseRollbackPlan
+from .database_rollback import plan_database_rollback as plan_database_rollback
+from .database_rollback import plan_database_undo as plan_database_undo
+from .database_rollback import roll_back_database as roll_back_database
+from .database_rollback import undo_database_rollback as undo_database_rollback
 from .delivery_report import DeliveryReport as DeliveryReport
 from .delivery_report import report_deliveries as report_deliveries
 from .demonstration import Demonstration as Demonstration

@@ -82,7 +82,6 @@ def plan_database(
         return database.plan(
             target.conninfo,
             migrations=place.migrations,
-            target=target.version,
             only=only,
             requirements=place.requirements(),
             backup=place.backup(),
@@ -99,7 +98,8 @@ def deploy_database(
 ) -> DatabaseDeployment:
     """Apply migrations to a database: backup, migrations, jobs, privileges, verification.
 
-    A database without a stack gets no backup and no privileges.
+    A database without a stack gets no backup and no privileges. Migrations that a rollback of the database has undone
+    are applied again, which `up` does not do.
 
     Args:
         where: the stack's workspace, or a database without a stack.
@@ -126,7 +126,6 @@ def deploy_database(
             done = database.deploy(
                 target.conninfo,
                 migrations=place.migrations,
-                target=target.version,
                 only=only,
                 requirements=place.requirements(),
                 actor=actor(),
@@ -135,6 +134,7 @@ def deploy_database(
                 retry=retry,
                 on_event=on_event,
             )
+        place.end_hold()
         return _finished(place, target, done, report, service_conninfo.result(), notices)
 
 
@@ -216,7 +216,6 @@ def script_database(where: Workspace | UrlDatabase, *, migration: str | None = N
     return database.write_script(
         target.conninfo,
         migrations=place.migrations,
-        target=target.version,
         only=only,
         requirements=place.requirements(),
     )

@@ -246,3 +246,21 @@ def no_deployment_under_way(platform: Platform, *, command: str) -> Iterator[Non
                 lock = deployment_lock(platform.workspace, declared["conninfo"], command=command, wait_s=GONE_SECONDS)
                 held.enter_context(lock)
         yield
+
+
+@contextmanager
+def no_migration_under_way(conninfo: str) -> Iterator[None]:
+    """Hold the migration lock of a database.
+
+    Raises:
+        LockHeldError: a migration is under way.
+        UnreachableError: the connection failed.
+    """
+    from observatory.database import connect  # noqa: PLC0415 - psycopg only where it is used
+    from observatory.database.advisory_locks import MIGRATION_LOCK, session_lock  # noqa: PLC0415
+
+    with (
+        connect(conninfo, purpose="no migrations") as connection,
+        session_lock(connection, MIGRATION_LOCK, wait_s=GONE_SECONDS),
+    ):
+        yield

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import observatory
 from observatory import database
+from observatory.database.migrations.numbering import version_in
 from observatory.delivery.schema_requirements import schema_needs
 from observatory.errors import WRONG_USAGE, ObservatoryError
 from observatory.operations.delivery_journal import audited, audited_once_begun, record_event
@@ -135,6 +136,18 @@ class StackDatabase:
         """Return a block whose failure is recorded, and whose start is at the first call of the function."""
         return audited_once_begun(self.workspace, what, **details)
 
+    def end_hold(self) -> None:
+        """Let `up` apply again what a rollback of the database has undone, as far as it was deployed since."""
+        store = self._platform.rollout_store
+        document = store.read()
+        if document is None or document.schema_target is None:
+            return
+        schema = database.status(self.target().conninfo, migrations=self.migrations)
+        pending = [version_in(name) for name in schema.pending if not name.startswith("R__")]
+        applied = [entry.version for entry in schema.applied if entry.version < min(pending, default=0)]
+        target = max(applied, default=0) if pending else None
+        store.compare_and_set(document, document.model_copy(update={"schema_target": target}))
+
     def reconnect_poolers(self) -> tuple[str, ...]:
         """Let the stack's pgBouncers replace their connections; return a warning for each one that did not."""
         return reconnect_poolers(self._platform)
@@ -212,6 +225,9 @@ class UrlDatabase:
     def audited_once_begun(self, _what: str, **_details: Any) -> AbstractContextManager[Callable[[], None]]:
         """Return a block that records nothing."""
         return nullcontext(lambda: None)
+
+    def end_hold(self) -> None:
+        """Do nothing: no rollback of this database is known."""
 
     def reconnect_poolers(self) -> tuple[str, ...]:
         """Return no warning: no pooler of this database is known."""

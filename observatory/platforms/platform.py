@@ -36,6 +36,7 @@ Operation = Literal[
     "rotate-passwords",
     "down --keep-data",
     "backup",
+    "rollback --method database",
     "logs",
     "psql",
     "exec",

@@ -167,7 +167,9 @@ def test_a_recent_backup_is_enough_once_the_wal_up_to_now_is_archived(
     assert planned.backup is not None
     assert (planned.backup.kind, planned.backup.label, backups.calls) == ("reuse", "20261123-220000F", [])
     assert "20261123-220000F of 2026-11-23 00:00 UTC is younger than 60 minutes" in planned.backup.why
-    assert "only a restore of the backup 20261123-220000F to the time before undoes" in planned.way_back
+    assert (
+        "`observatory rollback --method database --to-time TIME`, from the backup 20261123-220000F" in planned.way_back
+    )
 
     assert run_deploy(migrations=directory, backup=backups).backup_label == "20261123-220000F"
     assert backups.calls == ["archive", "verify 20261123-220000F"]

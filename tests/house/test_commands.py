@@ -138,7 +138,6 @@ def test_the_page_of_commands_has_existing_ones_only() -> None:
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("observatory rollback --method database", "database is none of"),
         ("observatory restore LABEL", "restore is no command"),
         ("observatory backup mend", "mend is no command"),
         ("observatory up --fast", "--fast is no option"),

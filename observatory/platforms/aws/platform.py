@@ -57,6 +57,10 @@ REASONS: Mapping[Operation, str] = {
         "backups of {stack!r}, on AWS, are made on its database's machine by systemd timers; they cannot be made or "
         "listed from here"
     ),
+    "rollback --method database": (
+        "a rollback of the database supports stacks on this machine only: restore {stack!r}, on AWS, on its database's "
+        "machine (see docs/backups.md); nothing was changed"
+    ),
     "certificates": "the certificates of {stack!r} are in its secret store, and `up` renews them; nothing was changed",
     "logs": (
         "`logs` supports stacks on this machine only: the machines of {stack!r}, on AWS, keep their logs in the "

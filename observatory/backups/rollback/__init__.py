@@ -1,0 +1,1 @@
+"""A rollback of the database: what it would lose, and the exchange of the data directory, which a kill cannot harm."""

@@ -1,0 +1,230 @@
+"""What a rollback would lose: the rows of the live database that the restored one lacks, by comparing both.
+
+Times in rows do not count: a client sends them, and rows change. Each table, and each chunk of a hypertable, has a
+checksum in both databases; where those differ, the rows are compared as multisets, so that tables without a key are
+compared too. A changed row is lost in its new form and returns in its old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import LiteralString, NamedTuple
+
+import psycopg
+from psycopg import sql
+
+from observatory.database.connection import connect
+from observatory.database.error_translation import translate_errors
+
+FETCHED = 10_000  # rows at a time
+_SETTINGS = {"timezone": "UTC", "extra_float_digits": "1", "bytea_output": "hex", "search_path": "pg_catalog"}
+
+# Ordinary tables without those of extensions, and chunks by the name of their hypertable or aggregate.
+_LEAVES: LiteralString = """
+    SELECT coalesce(v.view_schema, c.hypertable_schema, root.nspname),
+           coalesce(v.view_name, c.hypertable_name, root.relname),
+           n.nspname, r.relname, c.chunk_name IS NOT NULL,
+           (SELECT array_agg(attname::text ORDER BY attname) FROM pg_attribute
+            WHERE attrelid = r.oid AND attnum > 0 AND NOT attisdropped)
+    FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace
+    LEFT JOIN timescaledb_information.chunks c ON (c.chunk_schema, c.chunk_name) = (n.nspname, r.relname)
+    LEFT JOIN timescaledb_information.continuous_aggregates v
+        ON (v.materialization_hypertable_schema, v.materialization_hypertable_name)
+            = (c.hypertable_schema, c.hypertable_name)
+    CROSS JOIN LATERAL (
+        SELECT rn.nspname, rr.relname FROM pg_class rr JOIN pg_namespace rn ON rn.oid = rr.relnamespace
+        WHERE rr.oid = coalesce(pg_partition_root(r.oid), r.oid)) AS root
+    WHERE r.relkind = 'r' AND r.relpersistence = 'p' AND NOT EXISTS (
+            SELECT FROM timescaledb_information.hypertables h
+            WHERE (h.hypertable_schema, h.hypertable_name) = (n.nspname, r.relname))
+      AND (c.chunk_name IS NOT NULL OR n.nspname !~ '^(pg_|_?timescaledb_|information_schema$|cron$)')
+    ORDER BY 1, 2, 3, 4
+"""
+_HASHES = "SELECT hashtextextended({row}::text, 0) AS hash FROM {only} {leaf} AS t"
+_CHECKSUM = "SELECT count(*), coalesce(sum(hash), 0) FROM ({hashes}) AS rows"
+_MULTISET = "SELECT hash, count(*) FROM ({hashes}) AS rows GROUP BY 1 ORDER BY 1"
+# Those that began after the restored state, and those that were running then.
+_SNAPSHOT: LiteralString = """
+    SELECT pg_snapshot_xmax(s)::text::bigint, array(SELECT x::text::bigint FROM pg_snapshot_xip(s) AS x)
+    FROM pg_current_snapshot() AS s
+"""
+_COMMITTED: LiteralString = """
+    SELECT count(*) FROM (
+        SELECT generate_series(%(first)s, pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1)
+        UNION SELECT unnest(%(running)s::bigint[])) AS transactions (id)
+    WHERE pg_xact_status(id::text::xid8) = 'committed'
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableLoss:
+    """How the rows of a table differ.
+
+    Attributes:
+        table: its name, with the schema unless that is `public`.
+        now: rows of the live table.
+        then: rows of the restored table.
+        lost: rows of the live table that the restored one lacks.
+        returned: rows of the restored table that the live one lacks.
+    """
+
+    table: str
+    now: int
+    then: int
+    lost: int
+    returned: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What would be lost: the transactions that were committed since, and the tables that differ.
+
+    `transactions` is None where the two databases have no transaction in common.
+    """
+
+    transactions: int | None
+    tables: tuple[TableLoss, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all tables that would be lost."""
+        return sum(each.lost for each in self.tables)
+
+
+class Leaf(NamedTuple):
+    """A table that has rows of its own: an ordinary one, or a chunk, of which some rows may be compressed."""
+
+    schema: str
+    name: str
+    is_chunk: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Leaf:
+    """The table that shows the rows of a leaf, as schema and name, and the leaf's columns."""
+
+    table: tuple[str, str]
+    columns: tuple[str, ...]
+
+
+Checksum = tuple[int, int]
+_NO_ROWS: Checksum = (0, 0)
+
+
+def compare(live: str, restored: str, *, same_server: bool = True) -> Loss:
+    """Return what the live database has, and a restored earlier state of it lacks.
+
+    Args:
+        live: connection string of the live database, as superuser.
+        restored: connection string of the restored one, as superuser; a standby that is paused will do.
+        same_server: whether the restored one is an earlier state of the live one, and no copy of its rows.
+
+    Raises:
+        UnreachableError: a connection failed or broke.
+        StatementFailedError: PostgreSQL rejected a statement.
+    """
+    with _session(live) as now, _session(restored) as then, translate_errors("comparison"):
+        transactions = _committed_since(now, then) if same_server else None
+        leaves_now, leaves_then = _leaves(now), _leaves(then)
+        columns = {
+            leaf: _common(leaves_now.get(leaf), leaves_then.get(leaf))
+            for leaf in leaves_now.keys() | leaves_then.keys()
+        }
+        with ThreadPoolExecutor(2) as both:
+            sums = both.map(_checksums, (now, then), (leaves_now, leaves_then), (columns, columns))
+            sums_now, sums_then = sums
+        tables = {each.table for each in (*leaves_now.values(), *leaves_then.values())}
+        found = []
+        for table in sorted(tables):
+            mine = [leaf for leaf in columns if (leaves_now.get(leaf) or leaves_then[leaf]).table == table]
+            differing = [leaf for leaf in mine if sums_now.get(leaf, _NO_ROWS) != sums_then.get(leaf, _NO_ROWS)]
+            if not differing:
+                continue
+            lost, returned = _difference(
+                _multiset(now, {leaf: columns[leaf] for leaf in differing if leaf in leaves_now}),
+                _multiset(then, {leaf: columns[leaf] for leaf in differing if leaf in leaves_then}),
+            )
+            found.append(
+                TableLoss(
+                    table=table[1] if table[0] == "public" else ".".join(table),
+                    now=sum(sums_now.get(leaf, _NO_ROWS)[0] for leaf in mine),
+                    then=sum(sums_then.get(leaf, _NO_ROWS)[0] for leaf in mine),
+                    lost=lost,
+                    returned=returned,
+                )
+            )
+    return Loss(transactions=transactions, tables=tuple(found))
+
+
+@contextmanager
+def _session(conninfo: str) -> Iterator[psycopg.Connection]:
+    """Open a session with one snapshot for all of its queries."""
+    with connect(conninfo, purpose="compare", settings=_SETTINGS) as connection, connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield connection
+
+
+def _committed_since(now: psycopg.Connection, then: psycopg.Connection) -> int:
+    first, running = then.execute(_SNAPSHOT).fetchone() or (0, [])
+    row = now.execute(_COMMITTED, {"first": first, "running": running}).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _leaves(connection: psycopg.Connection) -> dict[Leaf, _Leaf]:
+    return {
+        Leaf(schema, name, chunk): _Leaf(table=(shown_schema, shown), columns=tuple(columns or ()))
+        for shown_schema, shown, schema, name, chunk, columns in connection.execute(_LEAVES).fetchall()
+    }
+
+
+def _common(now: _Leaf | None, then: _Leaf | None) -> tuple[str, ...]:
+    """Return the columns by which the rows of a leaf are compared: those of both states, or of the one that has it."""
+    if now and then:
+        return tuple(name for name in now.columns if name in then.columns)
+    return (now or then or _Leaf(table=("", ""), columns=())).columns
+
+
+def _checksums(
+    connection: psycopg.Connection, leaves: Mapping[Leaf, _Leaf], columns: Mapping[Leaf, tuple[str, ...]]
+) -> dict[Leaf, Checksum]:
+    found = {}
+    for leaf in leaves:
+        query = sql.SQL(_CHECKSUM).format(hashes=_hashes(leaf, columns[leaf]))
+        count, total = connection.execute(query).fetchone() or _NO_ROWS
+        found[leaf] = (int(count), int(total))
+    return found
+
+
+def _hashes(leaf: Leaf, columns: tuple[str, ...]) -> sql.Composed:
+    row = sql.SQL("ROW({})").format(sql.SQL(", ").join(sql.Identifier("t", name) for name in columns))
+    only = sql.SQL("" if leaf.is_chunk else "ONLY")  # a table that others inherit from has their rows, too
+    return sql.SQL(_HASHES).format(row=row, only=only, leaf=sql.Identifier(leaf.schema, leaf.name))
+
+
+def _multiset(connection: psycopg.Connection, columns: Mapping[Leaf, tuple[str, ...]]) -> Iterator[tuple[int, int]]:
+    """Yield each hash of the rows with the number of its rows, in the order of the hashes."""
+    if not columns:
+        return
+    hashes = sql.SQL(" UNION ALL ").join(_hashes(leaf, names) for leaf, names in columns.items())
+    with connection.cursor(name="rows") as cursor:
+        cursor.itersize = FETCHED
+        yield from cursor.execute(sql.SQL(_MULTISET).format(hashes=hashes))
+
+
+def _difference(now: Iterator[tuple[int, int]], then: Iterator[tuple[int, int]]) -> tuple[int, int]:
+    """Return how many rows only the first multiset has, and how many only the second, both in order."""
+    lost = returned = 0
+    mine, theirs = next(now, None), next(then, None)
+    while mine or theirs:
+        if theirs is None or (mine and mine[0] < theirs[0]):
+            assert mine is not None  # noqa: S101 - one of them is left
+            lost, mine = lost + mine[1], next(now, None)
+        elif mine is None or theirs[0] < mine[0]:
+            returned, theirs = returned + theirs[1], next(then, None)
+        else:
+            lost, returned = lost + max(0, mine[1] - theirs[1]), returned + max(0, theirs[1] - mine[1])
+            mine, theirs = next(now, None), next(then, None)
+    return lost, returned

@@ -1,0 +1,159 @@
+"""The record of each rollback of the database: which directories are exchanged, and how far that is.
+
+It is a file in the stack's home, beside the data and out of the daemons' reach, and written before each step. So a
+rollback whose command was killed is continued by the next command.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from observatory.backups.rollback.errors import DatabaseRollbackError
+from observatory.documents.validation import problems
+from observatory.files.atomic import write_file
+from observatory.settings import FleetName
+
+DIRECTORY = "rollbacks"  # in the stack's home
+INCOMING = "postgres-next-"  # of a directory with restored data, below the stack's `data`
+ID = r"^\d{8}-\d{6}-[0-9a-f]{4}$"
+
+
+class Phase(StrEnum):
+    """What a rollback is about to do; in this order. Until `SET_ASIDE` the live data is in its place."""
+
+    STOP = "stop the database"
+    SET_ASIDE = "set the live data aside"
+    PROMOTE = "promote the data that comes in"
+    PUT_IN = "put the data in"
+    START = "start the database"
+    ACCESS = "restore roles, passwords and API keys"
+    AGREE = "agree on the schema"
+    DONE = "done"
+
+
+class RollbackRecord(BaseModel):
+    """One exchange of the data directory.
+
+    Attributes:
+        id: of the rollback; the directories have it in their names.
+        kind: `undo` brings the data back that an earlier rollback has set aside.
+        phase: what is about to be done.
+        target: what the data was restored to, as text; of an undo: the id of the rollback.
+        source: where the data came from, as text.
+        from_dump: whether that is a dump, which has no jobs of pg_cron.
+        actor: who rolls back.
+        reason: for the record.
+        at: when it began, in UTC.
+        timeline: of the live data when the data that comes in was promoted; None: it is promoted when the live data is
+            set aside.
+        schema_before: version of the live schema.
+        schema_after: version of the schema that comes in.
+        schema_target: of the rollout document from now on.
+        former_target: of the rollout document before.
+        stopped: fleets whose version does not fit the schema that comes in; an undo starts them again.
+        undone: whether an undo has brought the earlier data back.
+        discarded: whether the data that was set aside was removed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[str, Field(pattern=ID)]
+    kind: Literal["rollback", "undo"]
+    phase: Phase = Phase.STOP
+    target: str
+    source: str
+    from_dump: bool = False
+    actor: str
+    reason: str
+    at: datetime
+    timeline: int | None = None
+    schema_before: int
+    schema_after: int
+    schema_target: int | None = None
+    former_target: int | None = None
+    stopped: tuple[FleetName, ...] = ()
+    undone: bool = False
+    discarded: bool = False
+
+    @classmethod
+    def new_id(cls) -> str:
+        """Return an id that no other rollback has."""
+        return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step is done."""
+        return self.phase is Phase.DONE
+
+    @property
+    def incoming(self) -> str:
+        """Name of the directory that comes in, below the stack's `data`."""
+        return f"postgres-before-{self.target}" if self.kind == "undo" else f"{INCOMING}{self.id}"
+
+    @property
+    def outgoing(self) -> str:
+        """Name that the live directory gets when it is set aside."""
+        return f"postgres-undone-{self.target}" if self.kind == "undo" else f"postgres-before-{self.id}"
+
+    def changed(self, **changes: Any) -> Self:
+        """Return the record with some attributes changed."""
+        return self.model_copy(update=changes)
+
+
+class RollbackRecords:
+    """The records of one stack.
+
+    Attributes:
+        directory: of the files.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.directory = home / DIRECTORY
+
+    def all(self) -> list[RollbackRecord]:
+        """Return the records, oldest first.
+
+        Raises:
+            DatabaseRollbackError: a record is damaged.
+        """
+        return [self._read(file) for file in sorted(self.directory.glob("*.json"))]
+
+    def unfinished(self) -> RollbackRecord | None:
+        """Return the rollback whose command has not finished it."""
+        return next((each for each in self.all() if not each.finished), None)
+
+    def last(self) -> RollbackRecord | None:
+        """Return the newest rollback that is not undone and whose earlier data is still there."""
+        kept = [each for each in self.all() if each.kind == "rollback" and each.finished]
+        return next((each for each in reversed(kept) if not (each.undone or each.discarded)), None)
+
+    def write(self, record: RollbackRecord) -> RollbackRecord:
+        """Write a record to disk, and return it."""
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        write_file(self.directory / f"{record.id}.json", record.model_dump_json(indent=2), essential=True)
+        return record
+
+    def remove(self, record: RollbackRecord) -> None:
+        """Remove the record of a rollback that changed nothing."""
+        (self.directory / f"{record.id}.json").unlink(missing_ok=True)
+
+    def _read(self, file: Path) -> RollbackRecord:
+        try:
+            record = RollbackRecord.model_validate_json(file.read_bytes())
+        except ValidationError as error:
+            reason = problems(error)
+        else:
+            if record.id == file.stem:
+                return record
+            reason = f"its id is {record.id}"
+        raise DatabaseRollbackError(
+            f"{file}: not the record of a rollback ({reason})",
+            remedy=f"Compare the directories {self.directory.parent}/data/postgres* and restore the record, or remove "
+            "it if `observatory status` shows the database ready.",
+        )

@@ -1,0 +1,139 @@
+"""The exchange of a stack's database as an operation: its locks, its continuation after a kill, and the agreement.
+
+Owns what `up` and a rollback of the database share. `observatory.backups.rollback` owns the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from psycopg.conninfo import conninfo_to_dict
+
+from observatory.backups.restore_lock import restore_lock
+from observatory.backups.rollback.record import INCOMING, Phase, RollbackRecord, RollbackRecords
+from observatory.backups.rollback.swap import Swap
+from observatory.database import ensure_database, grant_access, schedule_jobs
+from observatory.database.connection import with_database
+from observatory.database.roles.kept_access import KeptAccess
+from observatory.interruption import handle_stop_signals
+from observatory.nodes.storage import labelled
+from observatory.platforms.platform import Platform
+from observatory.platforms.stack_state import declared_schema, outputs
+from observatory.progress import Phase as Progressing
+from observatory.progress import Progress, Reporter, task
+from observatory.settings import FleetName, LocalSettings
+from observatory.workspace import Workspace
+
+COMMAND: Literal["rollback --method database"] = "rollback --method database"
+
+
+def records_of(workspace: Workspace) -> RollbackRecords:
+    """Return the records of a stack's rollbacks of the database."""
+    return RollbackRecords(workspace.home)
+
+
+def swap_of(platform: Platform) -> Swap:
+    """Return what exchanges the data of a stack on this machine."""
+    settings = platform.settings
+    assert isinstance(settings, LocalSettings)  # noqa: S101 - other platforms do not offer it
+    administrator = with_database(str(outputs(platform)["admin_database_url"]), settings.database.name)
+    return Swap(
+        sandbox=platform.workspace.sandbox,
+        settings=settings,
+        records=records_of(platform.workspace),
+        administrator=administrator,
+    )
+
+
+def finish_interrupted(platform: Platform, report: Reporter) -> RollbackRecord | None:
+    """Finish the rollback of a killed command, or give it up if the live data is still in its place.
+
+    Returns:
+        The record that was finished, None where there is none; its rollout document is agreed on.
+
+    Raises:
+        RestoreRunningError: the command still runs.
+        DatabaseRollbackError: a step failed.
+    """
+    left = any((platform.workspace.home / "data").glob(f"{INCOMING}*"))
+    if not left and records_of(platform.workspace).unfinished() is None:
+        return None
+    with restore_lock(platform.workspace.sandbox, COMMAND):
+        return continue_interrupted(platform, report)
+
+
+def continue_interrupted(platform: Platform, report: Reporter) -> RollbackRecord | None:
+    """As `finish_interrupted`, for a caller that holds the lock."""
+    swap = swap_of(platform)
+    swap.remove_left_over()
+    record = swap.records.unfinished()
+    if record is None:
+        return None
+    if record.phase is Phase.STOP:
+        with task(report, f"give up the interrupted {record.kind} of the database {record.id}"):
+            swap.abandon(record)
+        return None
+    with _uninterrupted(report), task(report, f"finish the interrupted {record.kind} of the database {record.id}"):
+        return agree(platform, swap, swap.finish(record))
+
+
+def exchange(platform: Platform, record: RollbackRecord, access: KeptAccess, report: Reporter) -> RollbackRecord:
+    """Exchange the data and agree on the schema. A signal does not interrupt it: it takes seconds.
+
+    Raises:
+        DatabaseRollbackError: a step failed.
+    """
+    swap = swap_of(platform)
+    with _uninterrupted(report), task(report, "exchange the database"):
+        return agree(platform, swap, swap.begin(record, access))
+
+
+def agree(platform: Platform, swap: Swap, record: RollbackRecord) -> RollbackRecord:
+    """Have the rollout document agree with the schema of the database, and end the rollback.
+
+    Fleets without traffic whose version does not fit the schema are stopped, as after a rollback of a deployment.
+    """
+    if record.from_dump and record.kind == "rollback":
+        _complete(platform, swap)
+    store = platform.rollout_store
+    document = store.read()
+    if document is not None:
+        changed = document.model_copy(update={"schema_target": record.schema_target})
+        for fleet in record.stopped:
+            if not document.fleet(fleet).weight:
+                stopped = _instances(platform, fleet) if record.kind == "rollback" else ()
+                changed = changed.with_fleet(fleet, stopped=stopped)
+        if changed != document:
+            store.compare_and_set(document, changed)
+    return swap.end(record)
+
+
+def _complete(platform: Platform, swap: Swap) -> None:
+    """Give a database that was restored from a dump what no dump has: pg_cron, its jobs, and the rights of logins."""
+    declared = declared_schema(platform)
+    if declared is None:
+        return
+    name, server = platform.settings.database.name, with_database(swap.administrator, "postgres")
+    owner = str(conninfo_to_dict(declared["conninfo"])["user"])
+    ensure_database(server, name=name, owner=owner)
+    schedule_jobs(declared["conninfo"])
+    grant_access(declared["conninfo"], roles=declared.get("roles", {}))
+
+
+def _instances(platform: Platform, fleet: FleetName) -> tuple[str, ...]:
+    settings = platform.settings
+    first = int(getattr(settings.ports, fleet))
+    return tuple(labelled(fleet, range(first, first + settings.fleets.size)))
+
+
+@contextmanager
+def _uninterrupted(report: Reporter) -> Iterator[None]:
+    """Let no signal end the block, but report it."""
+
+    def noted(*_received: object) -> None:
+        report(Progress(task="the database is being exchanged, which is finished first", phase=Progressing.WARNED))
+
+    with handle_stop_signals(noted):
+        yield

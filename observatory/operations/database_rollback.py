@@ -1,0 +1,372 @@
+"""Rolling the database back to an earlier state, and back again.
+
+    cover → restore beside the live data → compare → confirm → promote → exchange → agree → `up`
+
+Owns the order, the locks, what is refused, and that ledger, rollout document, logins and fleets agree afterwards.
+`observatory.backups` restores; `observatory.backups.rollback` compares and exchanges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from observatory.backups.cover import Cover, find_cover
+from observatory.backups.restore_lock import restore_lock
+from observatory.backups.restored import RestoredInstance, restored_instance
+from observatory.backups.rollback.errors import RollbackRefusedError
+from observatory.backups.rollback.loss import Loss, compare
+from observatory.backups.rollback.record import RollbackRecord, RollbackRecords
+from observatory.backups.rollback.swap import LIVE, Swap
+from observatory.backups.rollback.timelines import DataDirectory
+from observatory.backups.scratch import scratch_directory
+from observatory.backups.target import RecoveryTarget, format_lsn
+from observatory.database.roles.kept_access import KeptAccess, read_access
+from observatory.documents.rollout import RolloutDocument
+from observatory.operations.database_exchange import COMMAND, continue_interrupted, exchange, records_of, swap_of
+from observatory.operations.database_rollback_fit import SchemaChange, applied_migrations, schema_change
+from observatory.operations.database_rollback_sources import check_dump, fill_from_dump, promote
+from observatory.operations.delivery_journal import record_event
+from observatory.operations.deployment_lock import GONE_SECONDS, deployment_lock, no_migration_under_way
+from observatory.operations.stack_outputs import required_outputs
+from observatory.operations.stack_up import up
+from observatory.platforms import open_platform
+from observatory.platforms.errors import StackNotUpError
+from observatory.platforms.platform import EngineChoice, Platform, check_supported
+from observatory.progress import Reporter, silent, task
+from observatory.security.actor import actor
+from observatory.workspace import Workspace
+
+COMPARED_BYTES_PER_S = 60_000_000  # of both databases at once, measured on two cores
+EXCHANGE_S = 10  # stop, exchange and start the database, then `up`
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseRollbackPlan:
+    """What a rollback of the database does.
+
+    Attributes:
+        database: name of the stack's database.
+        target: that was given, as text.
+        reached: the time of the last transaction that the restored database has; None where it is not known.
+        lsn: the position in the WAL up to which it has everything; None where it is restored from a dump.
+        source: the backup with its repository, or the dump.
+        segments: of WAL that are replayed.
+        estimated_s: of the whole rollback, in seconds, as it was printed before it began.
+        loss: what the live database has, and the restored one lacks.
+        schema: the versions of both, and the target of the rollout document.
+    """
+
+    database: str
+    target: str
+    reached: datetime | None
+    lsn: str | None
+    source: str
+    segments: int
+    estimated_s: float
+    loss: Loss
+    schema: SchemaChange
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseRollback:
+    """A finished rollback or undo: its record and the rollout document; `plan` is None if another command began it."""
+
+    record: RollbackRecord
+    rollout: RolloutDocument
+    plan: DatabaseRollbackPlan | None = None
+
+
+def plan_database_rollback(
+    workspace: Workspace, target: RecoveryTarget | Path, *, report: Reporter = silent
+) -> DatabaseRollbackPlan:
+    """Return what `roll_back_database` would do: restore beside the live data, compare, and remove what was restored.
+
+    Raises: as `roll_back_database`; nothing is changed.
+    """
+    with _begun(workspace, report) as stack, stack.restored(target) as restored:
+        return restored.plan
+
+
+def roll_back_database(
+    workspace: Workspace,
+    target: RecoveryTarget | Path,
+    *,
+    reason: str,
+    confirm: Callable[[DatabaseRollbackPlan], None] = lambda _plan: None,
+    choice: EngineChoice = "auto",
+    report: Reporter = silent,
+) -> DatabaseRollback:
+    """Replace the database by its state at a target; the live data stays beside it until it is discarded.
+
+    A rollback to the same target whose command was killed is finished instead, once it has set the live data aside.
+
+    Args:
+        workspace: the stack's.
+        target: that a backup covers; or the file of a dump, which is restored into a copy of the live server.
+        reason: for the record.
+        confirm: gets the plan before anything changes; what it raises ends the rollback.
+        choice: of the engine that brings the stack up afterwards.
+        report: gets progress.
+
+    Raises:
+        UnsupportedOperationError, StackNotUpError: the platform has no rollback, or the stack is not up.
+        UncoveredTargetError, NotEnoughSpaceError, DumpError, EncryptedFileError: the target cannot be restored; nothing
+            was changed.
+        RestoreRunningError: another restore changes the live data; nothing was changed.
+        RollbackRefusedError: a deployment was interrupted, or a fleet's version needs a newer schema; nothing was
+            changed.
+        LockHeldError: a deployment or a migration is under way; nothing was changed.
+        DatabaseRollbackError: a step failed; the message says how to go on. No data was removed.
+    """
+    with _begun(workspace, report) as stack:
+        target = target.absolute() if isinstance(target, Path) else target
+        if (finished := stack.continued) and finished.kind == "rollback" and finished.target == str(target):
+            return stack.agreed(finished, choice)
+        with stack.undisturbed():
+            with stack.restored(target) as restored:
+                confirm(restored.plan)
+                record = restored.promoted(reason)
+            record = exchange(stack.platform, record, stack.access(), report)
+        return stack.agreed(record, choice, restored.plan)
+
+
+def plan_database_undo(workspace: Workspace) -> RollbackRecord:
+    """Return the rollback that `undo_database_rollback` would undo.
+
+    Raises:
+        RollbackRefusedError: there is none, its data was discarded, or another rollback is under way.
+    """
+    platform = open_platform(workspace)
+    check_supported(platform, COMMAND)
+    required_outputs(platform, show_secrets=False)
+    records = records_of(workspace)
+    if unfinished := records.unfinished():
+        raise RollbackRefusedError(
+            f"the {unfinished.kind} of the database {unfinished.id} is not finished; nothing was changed",
+            remedy="Run the same command again, or `observatory up`: either finishes it.",
+        )
+    return _last(records)
+
+
+def undo_database_rollback(
+    workspace: Workspace,
+    *,
+    reason: str,
+    confirm: Callable[[RollbackRecord], None] = lambda _record: None,
+    choice: EngineChoice = "auto",
+    report: Reporter = silent,
+) -> DatabaseRollback:
+    """Bring the data back that the last rollback has set aside; the data of now stays beside it.
+
+    Raises:
+        RollbackRefusedError: there is no rollback to undo, or its data was discarded.
+        others: as `roll_back_database`.
+    """
+    with _begun(workspace, report) as stack:
+        if (finished := stack.continued) and finished.kind == "undo":
+            return stack.agreed(finished, choice)
+        last = _last(stack.swap.records)
+        with stack.undisturbed():
+            confirm(last)
+            record = exchange(stack.platform, _undo_of(last, reason), stack.access(), report)
+        return stack.agreed(record, choice)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Restored:
+    """A restored database beside the live one, and the plan of the rollback to it.
+
+    `live_timeline` is that of the live server where the restored one is promoted already.
+    """
+
+    stack: _Stack
+    instance: RestoredInstance
+    plan: DatabaseRollbackPlan
+    live_timeline: int | None = None
+
+    def promoted(self, reason: str) -> RollbackRecord:
+        """Promote the restored database, and put its files where the exchange finds them.
+
+        Raises:
+            DatabaseRollbackError: it has no timeline of its own; nothing was changed.
+        """
+        swap, plan, schema = self.stack.swap, self.plan, self.plan.schema
+        live = self.live_timeline or promote(self.stack.swap, self.instance)
+        self.instance.stop()
+        restored = DataDirectory(self.stack.platform.workspace.sandbox, self.instance.directory.data)
+        restored.check_promoted(live)
+        restored.archive_later()
+        record = RollbackRecord(
+            id=RollbackRecord.new_id(),
+            kind="rollback",
+            target=plan.target,
+            source=plan.source,
+            from_dump=self.live_timeline is not None,
+            actor=actor(),
+            reason=reason,
+            at=datetime.now(UTC),
+            timeline=live,
+            schema_before=schema.before,
+            schema_after=schema.after,
+            schema_target=schema.target,
+            former_target=self.stack.document.schema_target,
+            stopped=schema.stopped,
+        )
+        swap.take_in(self.instance.directory.host / LIVE, record)
+        return record
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stack:
+    """A stack whose database is rolled back; `continued` is the rollback of a killed command that was finished."""
+
+    platform: Platform
+    swap: Swap
+    report: Reporter
+    continued: RollbackRecord | None
+
+    @property
+    def document(self) -> RolloutDocument:
+        """The rollout document.
+
+        Raises:
+            StackNotUpError: there is none.
+        """
+        if (document := self.platform.rollout_store.read()) is None:
+            raise StackNotUpError(self.platform.workspace.stack)
+        return document
+
+    def access(self) -> KeptAccess:
+        """Return the roles, passwords and API keys of the live database."""
+        return read_access(self.swap.administrator)
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Hold the locks of deployments and of migrations inside the block."""
+        conninfo, workspace = self.swap.administrator, self.platform.workspace
+        with (
+            deployment_lock(workspace, conninfo, command=COMMAND, wait_s=GONE_SECONDS),
+            no_migration_under_way(conninfo),
+        ):
+            self._refuse_unfinished()
+            yield
+
+    @contextmanager
+    def restored(self, target: RecoveryTarget | Path) -> Iterator[_Restored]:
+        """Restore beside the live data, compare, and yield both; what was restored is removed at the end."""
+        sandbox, dump = self.platform.workspace.sandbox, target if isinstance(target, Path) else None
+        if dump:
+            check_dump(self.platform, dump)
+        cover = find_cover(sandbox, RecoveryTarget.latest() if isinstance(target, Path) else target)
+        estimated = _estimate(cover)
+        with (
+            scratch_directory(sandbox, "rollback") as directory,
+            task(
+                self.report, f"restore {cover.label} and replay {cover.replayed} WAL segments, about {estimated:.0f} s"
+            ),
+            restored_instance(cover, directory=directory, durable=True) as instance,
+        ):
+            timeline = promote(self.swap, instance) if dump else None
+            if dump:
+                fill_from_dump(self.platform, instance, dump, self.report)
+            with task(self.report, "compare with the live database"):
+                plan = self._plan(instance, cover, estimated, dump)
+            yield _Restored(stack=self, instance=instance, plan=plan, live_timeline=timeline)
+
+    def _plan(
+        self, instance: RestoredInstance, cover: Cover, estimated: float, dump: Path | None
+    ) -> DatabaseRollbackPlan:
+        name, live = self.platform.settings.database.name, self.swap.administrator
+        restored, replayed = instance.conninfo(name), None if dump else instance.replayed
+        change = schema_change(
+            self.platform,
+            self.document,
+            live=live,
+            now=applied_migrations(live),
+            then=applied_migrations(restored),
+        )
+        return DatabaseRollbackPlan(
+            database=name,
+            target=str(dump or cover.target),
+            source=f"dump {dump}" if dump else f"backup {cover.label} in repository {cover.repository}",
+            reached=replayed.last_transaction if replayed else None,
+            lsn=format_lsn(replayed.lsn) if replayed else None,
+            segments=cover.replayed,
+            estimated_s=estimated,
+            loss=compare(live, restored, same_server=dump is None),
+            schema=change,
+        )
+
+    def agreed(
+        self, record: RollbackRecord, choice: EngineChoice, plan: DatabaseRollbackPlan | None = None
+    ) -> DatabaseRollback:
+        """Bring the stack up as the rollout document says, and record the rollback."""
+        workspace = self.platform.workspace
+        up(workspace, choice=choice, report=self.report)
+        event = "database-rollback-undone" if record.kind == "undo" else "database-rolled-back"
+        record_event(
+            workspace,
+            event,
+            rollback=record.id,
+            target=record.target,
+            source=record.source,
+            schema_before=record.schema_before,
+            schema_after=record.schema_after,
+            lost=plan and {"transactions": plan.loss.transactions, "rows": plan.loss.rows},
+            reason=record.reason,
+        )
+        return DatabaseRollback(record=record, rollout=self.document, plan=plan)
+
+    def _refuse_unfinished(self) -> None:
+        if unfinished := self.document.unfinished:
+            raise RollbackRefusedError(
+                f"the deployment of {unfinished.version} to {unfinished.target} is {unfinished.status}; nothing was "
+                "changed",
+                remedy="Continue it by the same command, or undo it with `observatory rollback --method blue-green`.",
+            )
+
+
+@contextmanager
+def _begun(workspace: Workspace, report: Reporter) -> Iterator[_Stack]:
+    """Hold the lock of restores, and finish the rollback of a killed command first."""
+    platform = open_platform(workspace)
+    check_supported(platform, COMMAND)
+    required_outputs(platform, show_secrets=False)
+    if not workspace.sandbox.alive():
+        raise StackNotUpError(workspace.stack)
+    with restore_lock(workspace.sandbox, COMMAND):
+        continued = continue_interrupted(platform, report)
+        yield _Stack(platform=platform, swap=swap_of(platform), report=report, continued=continued)
+
+
+def _last(records: RollbackRecords) -> RollbackRecord:
+    if last := records.last():
+        return last
+    raise RollbackRefusedError(
+        "there is no rollback of the database to undo, or the data of before was discarded; nothing was changed"
+    )
+
+
+def _undo_of(last: RollbackRecord, reason: str) -> RollbackRecord:
+    return RollbackRecord(
+        id=RollbackRecord.new_id(),
+        kind="undo",
+        target=last.id,
+        source=f"the data that the rollback {last.id} has set aside",
+        actor=actor(),
+        reason=reason,
+        at=datetime.now(UTC),
+        schema_before=last.schema_after,
+        schema_after=last.schema_before,
+        schema_target=last.former_target,
+        former_target=last.schema_target,
+        stopped=last.stopped,
+    )
+
+
+def _estimate(cover: Cover) -> float:
+    return cover.estimated_s + cover.database_bytes / COMPARED_BYTES_PER_S + EXCHANGE_S

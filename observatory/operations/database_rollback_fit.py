@@ -1,0 +1,133 @@
+"""Which versions of the service fit an earlier state of the database, and what the rollout document then says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from observatory.backups.rollback.errors import RollbackRefusedError
+from observatory.database.connection import connect
+from observatory.database.error_translation import translate_errors
+from observatory.database.migrations.expand_contract import contracted_beyond
+from observatory.database.migrations.numbering import reached
+from observatory.delivery.errors import DeliveryRefusedError
+from observatory.delivery.releases import Manifest
+from observatory.documents.rollout import RolloutDocument
+from observatory.operations.releases import checked_release
+from observatory.platforms.platform import Platform
+from observatory.settings import FLEETS, FleetName
+
+_APPLIED = """
+    SELECT version, name FROM observatory.schema_migrations WHERE statements_done = statements_total ORDER BY version
+"""
+_EXISTS = "SELECT to_regclass('observatory.schema_migrations') IS NOT NULL"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemaChange:
+    """The schema of the live database and of the one that replaces it.
+
+    Attributes:
+        before: version of the live schema.
+        after: version of the other one.
+        undone: names of the migrations that the other one lacks, oldest first.
+        target: of the rollout document from then on: migrations after it stay undone until the next `deploy database`.
+        stopped: fleets without traffic whose version does not fit; they are stopped.
+    """
+
+    before: int
+    after: int
+    undone: tuple[str, ...]
+    target: int | None
+    stopped: tuple[FleetName, ...] = ()
+
+
+def applied_migrations(conninfo: str) -> dict[int, str]:
+    """Return the completely applied migrations of a database, by number; also of a standby.
+
+    Raises:
+        DatabaseError: the database does not answer.
+    """
+    with connect(conninfo, purpose="read the ledger", settings={}) as connection, translate_errors("the ledger"):
+        if connection.execute(_EXISTS).fetchone() != (True,):
+            return {}
+        return {int(version): str(name) for version, name in connection.execute(_APPLIED).fetchall()}
+
+
+def schema_change(
+    platform: Platform, document: RolloutDocument, *, live: str, now: Mapping[int, str], then: Mapping[int, str]
+) -> SchemaChange:
+    """Return how the schema changes, after checking that every version that has traffic fits.
+
+    Args:
+        platform: of the stack, with its releases.
+        document: the rollout document.
+        live: connection string of the live database.
+        now: applied migrations of the live database, by number.
+        then: those of the one that replaces it.
+
+    Raises:
+        RollbackRefusedError: a version that has traffic needs a newer schema, or its release is not stored.
+    """
+    undone = sorted(now.keys() - then.keys())
+    fits = [fleet for fleet in FLEETS if _fits(_manifests(platform, document, fleet), then)]
+    for fleet in FLEETS:
+        if document.fleet(fleet).weight and fleet not in fits:
+            raise _too_new(platform, document, fleet, live, then)
+    return SchemaChange(
+        before=max(now, default=0),
+        after=max(then, default=0),
+        undone=tuple(now[number] for number in undone),
+        target=max((each for each in then if each < undone[0]), default=0) if undone else document.schema_target,
+        stopped=tuple(fleet for fleet in FLEETS if fleet not in fits and not document.fleet(fleet).stopped),
+    )
+
+
+def _manifests(platform: Platform, document: RolloutDocument, fleet: FleetName) -> list[Manifest]:
+    state = document.fleet(fleet)
+    versions = (state.version, *((state.rolling.version,) if state.rolling else ()))
+    return [platform.release_store.manifest(version) for version in versions]
+
+
+def _fits(manifests: Sequence[Manifest], then: Collection[int]) -> bool:
+    return all(reached(then, each.schema_min) >= each.schema_min for each in manifests)
+
+
+def _too_new(
+    platform: Platform, document: RolloutDocument, fleet: FleetName, live: str, then: Collection[int]
+) -> RollbackRefusedError:
+    """Return the refusal, which names the newest stored version that works with the live and the earlier schema."""
+    needing = next(each for each in _manifests(platform, document, fleet) if not _fits([each], then))
+    text = (
+        f"{needing.version} is active on {fleet} and needs schema {needing.schema_min} or later, and the database "
+        f"would have schema {max(then, default=0)}; nothing was changed"
+    )
+    fitting = [each for each in _stored(platform) if _fits([each], then) and not _is_contracted(live, each)]
+    if not fitting:
+        return RollbackRefusedError(
+            text, remedy="No stored release works with both schemas: add one with `observatory release add`."
+        )
+    best = max(fitting, key=_precedence)
+    return RollbackRefusedError(
+        text,
+        remedy=f"{best.version} fits both schemas: run `observatory rollback --method application --version "
+        f"{best.version}` first, then this command again.",
+    )
+
+
+def _stored(platform: Platform) -> Iterator[Manifest]:
+    """Yield the stored releases that may be deployed."""
+    for version in platform.release_store.versions():
+        with suppress(DeliveryRefusedError):
+            yield checked_release(platform, version)
+
+
+def _is_contracted(live: str, manifest: Manifest) -> bool:
+    return contracted_beyond(live, manifest.schema_max) is not None
+
+
+def _precedence(manifest: Manifest) -> tuple[list[int], bool]:
+    """Return the order of versions: by their numbers, a pre-release before its release."""
+    numbers, _, suffix = manifest.version.removeprefix("v").partition("-")
+    return [int(number) for number in numbers.split(".")], not suffix

@@ -1,0 +1,65 @@
+"""What a rollback of the database restores: a state that the WAL leads to, or the rows of a dump."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from psycopg import sql
+
+from observatory.backups.dump_restore import read_manifest, restore_dump
+from observatory.backups.dump_server import DumpServer
+from observatory.backups.restored import RestoredInstance
+from observatory.backups.rollback.swap import LIVE, Swap
+from observatory.backups.rollback.timelines import DataDirectory
+from observatory.database import read_migrations
+from observatory.operations.backup_dump import dump_key
+from observatory.platforms.platform import Platform
+from observatory.progress import Reporter, task
+
+
+def promote(swap: Swap, instance: RestoredInstance) -> int:
+    """Promote a restored instance to a timeline that no repository has; return the live server's.
+
+    Raises:
+        DatabaseRollbackError: the history of its timeline is missing.
+        RestoreError: the server ends instead.
+    """
+    live, origin = swap.directory(LIVE), instance.cover.timeline
+    newest = live.control().timeline
+    restored = DataDirectory(swap.sandbox, instance.directory.data)
+    restored.take_history(origin, live)
+    with restored.holding_timelines(origin, newest):
+        instance.promote()
+    return newest
+
+
+def check_dump(platform: Platform, dump: Path) -> None:
+    """Check that a dump is complete, is for this checkout's key, and has no newer schema.
+
+    Raises:
+        EncryptedFileError, DumpRefusedError: it is not.
+    """
+    read_manifest(dump, dump_key(platform.workspace)).check_schema(_known(platform))
+
+
+def fill_from_dump(platform: Platform, instance: RestoredInstance, dump: Path, report: Reporter) -> None:
+    """Replace the database of a promoted instance by the rows of a dump, which are compared with its counts.
+
+    Raises:
+        DumpError: it cannot be restored there.
+    """
+    workspace, name = platform.workspace, platform.settings.database.name
+    server = DumpServer(
+        sandbox=workspace.sandbox,
+        admin=instance.conninfo(),
+        socket=f"{instance.directory.inside}/run",
+        port=instance.port,
+    )
+    with instance.connect() as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with task(report, f"restore {dump.name}") as step:
+        restore_dump(dump, into=server, database=name, key=dump_key(workspace), known=_known(platform), report=step)
+
+
+def _known(platform: Platform) -> list[int]:
+    return [each.version for each in read_migrations(platform.workspace.migrations)]

@@ -1,0 +1,95 @@
+"""What a rollback would lose, by comparing two databases: the later one is a copy that was changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+
+from observatory.backups.rollback.loss import TableLoss, compare
+from tests.support.postgres import PostgresServer
+
+TABLES = """
+    CREATE TABLE plain (id int PRIMARY KEY, note text);
+    CREATE TABLE events (ts timestamptz NOT NULL, value double precision, tags jsonb);
+    SELECT create_hypertable('events', 'ts', chunk_time_interval => interval '1 day');
+    CREATE TABLE parted (id int NOT NULL, note text) PARTITION BY LIST (id);
+    CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
+    CREATE SCHEMA "odd name";
+    CREATE TABLE "odd name"."odd table" ("odd column" text);
+    INSERT INTO plain SELECT n, 'note' FROM generate_series(1, 100) n;
+    INSERT INTO events SELECT '2026-01-01Z'::timestamptz + n * interval '1 hour', 0.1 * n, '{"a": 1}'
+    FROM generate_series(1, 48) n;
+    INSERT INTO parted VALUES (1, 'a');
+    INSERT INTO "odd name"."odd table" VALUES ('x'), ('x'), (NULL);
+"""
+
+
+@dataclass
+class Pair:
+    """Connection strings of the live and the restored database."""
+
+    live: str
+    restored: str
+
+    def change(self, statement: str) -> None:
+        with psycopg.connect(self.live, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def losses(self) -> dict[str, tuple[int, int, int, int]]:
+        return {each.table: (each.now, each.then, each.lost, each.returned) for each in self.compare()}
+
+    def compare(self) -> tuple[TableLoss, ...]:
+        return compare(self.live, self.restored).tables
+
+
+@pytest.fixture
+def pair(postgres: PostgresServer) -> Iterator[Pair]:
+    with postgres.fresh_database() as live, postgres.fresh_database() as restored:
+        both = Pair(live=postgres.conninfo(dbname=live), restored=postgres.conninfo(dbname=restored))
+        for conninfo in (both.live, both.restored):
+            with psycopg.connect(conninfo, autocommit=True) as connection:
+                connection.execute(TABLES)
+        yield both
+
+
+def test_equal_databases_lose_nothing(pair: Pair) -> None:
+    assert pair.losses() == {}
+
+
+def test_added_changed_and_deleted_rows_are_counted_for_each_table(pair: Pair) -> None:
+    pair.change("INSERT INTO plain VALUES (101, 'new'), (102, 'new')")
+    pair.change("UPDATE plain SET note = 'changed' WHERE id = 1")
+    pair.change("DELETE FROM plain WHERE id IN (2, 3, 4)")
+    pair.change("UPDATE parted SET note = 'b'")
+    assert pair.losses() == {"parted": (1, 1, 1, 1), "plain": (99, 100, 3, 4)}
+
+
+def test_a_row_with_an_old_time_is_found_and_one_with_a_new_time_in_both_is_not(pair: Pair) -> None:
+    pair.change("INSERT INTO events VALUES ('1999-01-01Z', 1, NULL)")
+    assert pair.losses() == {"events": (49, 48, 1, 0)}
+
+
+def test_rows_of_a_dropped_chunk_return(pair: Pair) -> None:
+    pair.change("SELECT drop_chunks('events', older_than => '2026-01-02Z'::timestamptz)")
+    assert pair.losses() == {"events": (25, 48, 0, 23)}
+
+
+def test_equal_rows_without_a_key_are_counted_one_by_one(pair: Pair) -> None:
+    pair.change('INSERT INTO "odd name"."odd table" VALUES (\'x\'), (NULL)')
+    assert pair.losses() == {"odd name.odd table": (5, 3, 2, 0)}
+
+
+def test_a_table_that_only_one_state_has_is_lost_or_returns(pair: Pair) -> None:
+    pair.change("DROP TABLE plain")
+    pair.change("CREATE TABLE later (id int)")
+    pair.change("INSERT INTO later VALUES (1), (2)")
+    assert pair.losses() == {"later": (2, 0, 2, 0), "plain": (0, 100, 0, 100)}
+
+
+def test_a_new_column_is_no_change_of_every_row(pair: Pair) -> None:
+    pair.change("ALTER TABLE plain ADD COLUMN later int DEFAULT 7")
+    pair.change("INSERT INTO plain VALUES (101, 'new')")
+    assert pair.losses() == {"plain": (101, 100, 1, 0)}

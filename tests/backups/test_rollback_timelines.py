@@ -1,0 +1,59 @@
+"""Data that is promoted beside the live server takes a timeline that no archive has."""
+
+from __future__ import annotations
+
+import pytest
+
+from observatory.backups.rollback.errors import DatabaseRollbackError
+from observatory.backups.rollback.timelines import DataDirectory
+from tests.backups.conftest import DATA, ArchivingServer
+
+NEWEST = 5  # timeline of the live server
+
+
+def test_a_promotion_takes_the_timeline_after_the_live_one_and_is_archived_later(server: ArchivingServer) -> None:
+    server.tool.prepare()
+    server.sql("CREATE TABLE kept (n int); INSERT INTO kept SELECT generate_series(1, 100)")
+    server.archive_segments(1)
+    server.sql("INSERT INTO kept VALUES (101)")
+    directory = DataDirectory(server.sandbox, DATA)
+    with pytest.raises(DatabaseRollbackError, match="is 'in production'"):
+        directory.check_promoted(NEWEST)
+    server.stop()
+
+    directory.promote(NEWEST)
+    directory.archive_later()
+
+    control = directory.control()
+    assert (control.timeline, control.shut_down) == (NEWEST + 1, True)
+    histories = sorted(file.name for file in server.sandbox.host_path(f"{DATA}/pg_wal").glob("*.history"))
+    assert histories == ["00000006.history"]
+    directory.promote(NEWEST)  # a killed command's successor
+    assert directory.control() == control
+    server.start()
+    assert server.sql("SELECT count(*) FROM kept") == "101"
+    server.archive_segments(2)
+    assert (server.archive / "00000006.history").exists()
+    assert {segment.name[:8] for segment in server.segments()} == {"00000001", "00000006"}
+
+
+def test_the_history_of_a_timeline_comes_from_the_live_directory_if_no_repository_has_it(
+    server: ArchivingServer,
+) -> None:
+    live, other = DataDirectory(server.sandbox, DATA), DataDirectory(server.sandbox, "/srv/data/other")
+    server.sandbox.make_directory("/srv/data/other/pg_wal")
+    timeline = live.control().timeline
+    lines = "1\t0/3000000\tfirst\n\n3\t0/4000000\tthird\n"
+    server.sandbox.write_file(f"{DATA}/pg_wal/{timeline:08X}.history", lines)
+
+    other.take_history(3, live)
+    other.take_history(1, live)
+
+    assert server.sandbox.host_path("/srv/data/other/pg_wal/00000003.history").read_text() == "1\t0/3000000\tfirst\n"
+    with pytest.raises(DatabaseRollbackError, match="no repository has the history of timeline 2"):
+        other.take_history(2, live)
+
+
+def test_a_directory_without_a_server_is_an_error_that_names_it(server: ArchivingServer) -> None:
+    with pytest.raises(DatabaseRollbackError, match=r"pg_controldata cannot read .*data/nothing"):
+        DataDirectory(server.sandbox, "/srv/data/nothing").control()

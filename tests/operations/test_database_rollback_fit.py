@@ -1,0 +1,83 @@
+"""Which versions of the service fit an earlier schema: the version with traffic is never left without what it needs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from observatory.backups.rollback.errors import RollbackRefusedError
+from observatory.delivery.errors import DeliveryRefusedError
+from observatory.delivery.releases import Manifest
+from observatory.documents.rollout import FleetState, RolloutDocument
+from observatory.operations import database_rollback_fit as module
+from observatory.operations.database_rollback_fit import SchemaChange, schema_change
+from observatory.platforms.platform import Platform
+
+NOW = {number: f"{number:03d}_m" for number in range(1, 10)}
+DIGEST = "0" * 64
+NEEDS = {"v0.1.0": 3, "v0.2.0": 8, "v0.10.0": 8, "v0.11.0-rc.1": 8, "v0.12.0": 9, "v0.3.0": 7, "v0.4.0": 7}
+UNSIGNED, CONTRACTED = "v0.11.0-rc.1", "v0.4.0"
+
+
+def manifest(version: str) -> Manifest:
+    need = NEEDS[version]
+    return Manifest(name="storage-service", version=version, sha256=DIGEST, schema_min=need, schema_max=need)
+
+
+@pytest.fixture(autouse=True)
+def _stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    def checked(_platform: Any, version: str) -> Manifest:
+        if version == UNSIGNED:
+            raise DeliveryRefusedError("no trusted key")
+        return manifest(version)
+
+    monkeypatch.setattr(module, "checked_release", checked)
+    monkeypatch.setattr(module, "contracted_beyond", lambda _live, need: 9 if need == NEEDS[CONTRACTED] else None)
+
+
+def change(active: str, idle: str, *, then: int, **document: Any) -> SchemaChange:
+    store = SimpleNamespace(manifest=manifest, versions=lambda: tuple(sorted(NEEDS)))
+    rollout = RolloutDocument(
+        blue=FleetState(version=active, sha256=DIGEST, weight=100),
+        green=FleetState(version=idle, sha256=DIGEST, weight=0),
+        **document,
+    )
+    earlier = {number: name for number, name in NOW.items() if number <= then}
+    return schema_change(
+        cast("Platform", SimpleNamespace(release_store=store)), rollout, live="", now=NOW, then=earlier
+    )
+
+
+def test_undone_migrations_are_named_and_kept_from_the_next_up() -> None:
+    found = change("v0.1.0", "v0.1.0", then=7)
+    assert found == SchemaChange(before=9, after=7, undone=("008_m", "009_m"), target=7)
+
+
+def test_an_equal_schema_keeps_the_target() -> None:
+    assert change("v0.12.0", "v0.1.0", then=9, schema_target=9).target == 9
+    assert change("v0.12.0", "v0.1.0", then=9).target is None
+
+
+def test_a_version_with_traffic_that_needs_more_is_refused_and_the_newest_that_fits_is_named() -> None:
+    with pytest.raises(
+        RollbackRefusedError, match=r"v0\.12\.0 is active on blue and needs schema 9 .* have schema 8"
+    ) as e:
+        change("v0.12.0", "v0.1.0", then=8)
+    assert "--method application --version v0.10.0`" in str(e.value)
+    assert e.value.exit_code == 3
+
+
+def test_a_version_that_the_live_schema_has_no_longer_room_for_is_not_named() -> None:
+    with pytest.raises(RollbackRefusedError, match=r"v0\.1\.0 fits both schemas"):
+        change("v0.12.0", "v0.1.0", then=7)
+
+
+def test_without_a_version_that_fits_the_message_says_so() -> None:
+    with pytest.raises(RollbackRefusedError, match="No stored release works with both schemas"):
+        change("v0.12.0", "v0.1.0", then=2)
+
+
+def test_a_fleet_without_traffic_that_needs_more_is_stopped() -> None:
+    assert change("v0.1.0", "v0.12.0", then=8).stopped == ("green",)

@@ -1,0 +1,122 @@
+"""Rollbacks of the stack's database: exact, with everything else in agreement, undone, and killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import datetime
+
+from observatory.backups.rollback.record import Phase
+from observatory.database.connection import connect, with_database
+from tests.support.checkout import Checkout
+from tests.support.waiting import until
+
+OWN = """-- A table that the rollback undoes.
+CREATE TABLE undone (id integer PRIMARY KEY);
+COMMENT ON TABLE undone IS 'Of a test';
+"""
+# Runs a command of the command line, and kills itself right after it has recorded that a phase begins.
+KILLED = """
+import os, signal, sys
+from observatory.backups.rollback.record import RollbackRecords
+from observatory.cli import main
+write, phase = RollbackRecords.write, sys.argv.pop(1)
+def kill(self, record):
+    write(self, record)
+    if record.phase == phase:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return record
+RollbackRecords.write = kill
+main()
+"""
+DATABASE = ("rollback", "--method", "database", "--yes")
+
+
+def conninfo(stack: Checkout) -> str:
+    return with_database(stack.output("admin_database_url"), "observatory")
+
+
+def sql(stack: Checkout, statement: str) -> list[tuple[object, ...]]:
+    with connect(conninfo(stack), purpose="test") as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def ids(stack: Checkout) -> list[object]:
+    return [row[0] for row in sql(stack, "SELECT id FROM users WHERE id LIKE 'rollback-%' ORDER BY id")]
+
+
+def add(stack: Checkout, name: str) -> str:
+    """Commit a row, and return a time between it and every later one."""
+    sql(stack, f"INSERT INTO users (id) VALUES ('rollback-{name}')")
+    [(time,)] = sql(stack, "SELECT clock_timestamp() FROM pg_sleep(0.01)")
+    sql(stack, "SELECT pg_sleep(0.01)")
+    assert isinstance(time, datetime)
+    return time.isoformat()
+
+
+def kill(stack: Checkout, phase: Phase, *arguments: str) -> None:
+    """Run a command that is killed when a phase of the exchange begins."""
+    argv = [sys.executable, "-c", KILLED, str(phase), *arguments]
+    variables = {**os.environ, **stack.environment}
+    done = subprocess.run(argv, cwd=stack.root, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def directories(stack: Checkout) -> list[str]:
+    return [each.name for each in (stack.home / "data").glob("postgres*")]
+
+
+def test_a_rollback_and_an_undo_are_exact_everything_agrees_and_killed_ones_are_finished(checkout: Checkout) -> None:
+    checkout.run("up", "--engine", "embedded")
+    time = add(checkout, "before")
+    (checkout.root / "migrations/500_undone.sql").write_text(OWN)
+    checkout.run("deploy", "database")
+    add(checkout, "after")
+    checkout.run("key", "create", "--name", "since")
+    planned = checkout.json(*DATABASE, "--to-time", time, "--dry-run")
+    assert (planned["schema"]["before"], planned["schema"]["undone"]) == (500, ["500_undone"])
+    lost = {each["table"]: (each["lost"], each["returned"]) for each in planned["loss"]["tables"]}
+    assert (lost["users"], lost["observatory.schema_migrations"]) == ((1, 0), (1, 0))
+    assert ids(checkout) == ["rollback-after", "rollback-before"]
+
+    checkout.run(*DATABASE, "--to-time", time)
+
+    assert ids(checkout) == ["rollback-before"]
+    checkout.run("verify")
+    assert "No changes" in checkout.run("preview").stdout
+    assert {each["name"]: each["state"] for each in checkout.json("key", "list")}["since"] == "active"
+    assert "500_undone.sql" in checkout.run("deploy", "database", "--dry-run").stdout
+
+    checkout.run(*DATABASE, "--undo")
+
+    assert ids(checkout) == ["rollback-after", "rollback-before"]
+    assert "No changes" in checkout.run("preview").stdout
+    assert checkout.exit_code(*DATABASE, "--undo") == 3
+    checkout.run("backup", "create")
+    checkout.run("backup", "verify")
+    _killed(checkout)
+
+
+def _killed(stack: Checkout) -> None:
+    """A rollback across the timelines of the first one, killed and finished; its undo likewise."""
+    time = add(stack, "late")
+    add(stack, "later")
+    kill(stack, Phase.STOP, *DATABASE, "--to-time", time)
+    assert len(ids(stack)) == 4
+    stack.run("up")
+    assert len(ids(stack)) == 4
+
+    kill(stack, Phase.SET_ASIDE, *DATABASE, "--to-time", time)
+    stack.run("up")
+    until(lambda: stack.exit_code("status") == 0, "the stack to be well")
+    assert ids(stack) == ["rollback-after", "rollback-before", "rollback-late"]
+
+    kill(stack, Phase.PROMOTE, *DATABASE, "--undo")
+    stack.run(*DATABASE, "--undo")
+    assert len(ids(stack)) == 4
+    stack.run("backup", "verify")
+    stack.run("backup", "discard", "--yes")
+    assert directories(stack) == ["postgres"]
