@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -31,7 +32,7 @@ from components.aws.machines import ROOT_GIB, metadata_options
 from components.aws.naming import tags
 from components.aws.network import private_cidrs
 from components.aws.operators import AuthorityFile, Reachable
-from components.aws.policies import Allow, MachineRole, MachineRoleArgs
+from components.aws.policies import MachineRole, MachineRoleArgs
 from components.aws.secrets import Secret, SecretArgs
 from components.certificates import Authority, Certificate
 from components.secrets import LoginPassword, Password
@@ -40,7 +41,7 @@ from observatory.nodes import etcd, pgbouncer, postgres
 from observatory.nodes.aws import DATABASE, database_user_data
 from observatory.nodes.cloud_init import compressed
 from observatory.nodes.exporters import cache_password_file, cache_passwords
-from observatory.nodes.pgbackrest import S3Repository, cipher_file, cipher_section
+from observatory.nodes.pgbackrest import cipher_file, cipher_section
 from observatory.nodes.pgbouncer import user_lines, users_file
 from observatory.nodes.postgres import api_credentials, api_credentials_file, logins, logins_file, node_parameters
 from observatory.nodes.tls import authority_file, certificate_file, key_file
@@ -165,15 +166,13 @@ class Database(pulumi.ComponentResource):
     def _secret(self, superuser_password: pulumi.Output[str], address: str) -> Secret:
         """Declare the secret with the machine's secret files, by their paths."""
         args, paths = self._args, DATABASE
-        kept = pulumi.ResourceOptions(parent=self, protect=True)  # without it no backup in the bucket can be read
-        cipher = Password("backup-passphrase", opts=kept).value
         api_password = Password("patroni-api", opts=self._child).value
         cache = pulumi.Output.all(args.cache.password, args.cache.url)
         files: dict[str, pulumi.Input[str]] = {
             authority_file(paths): args.authority.certificate,
             logins_file(paths): superuser_password.apply(logins),
             api_credentials_file(paths): api_password.apply(api_credentials),
-            cipher_file(paths): cipher.apply(cipher_section),
+            **self._passphrases(),
             users_file(paths): pulumi.Output.all(**pooled_passwords(self.passwords)).apply(user_lines),
             cache_password_file(paths): cache.apply(
                 lambda outputs: cache_passwords(args.base.settings, outputs[0], address=outputs[1])
@@ -184,6 +183,15 @@ class Database(pulumi.ComponentResource):
             **self._certificate(pgbouncer.SERVER, address),
         }
         return self._kept(f"{self._name}-machine", files)
+
+    def _passphrases(self) -> dict[str, pulumi.Output[str]]:
+        """Declare the passphrase of each backup repository, and return pgBackRest's files with them."""
+        kept = pulumi.ResourceOptions(parent=self, protect=True)  # without it no backup in the bucket can be read
+        files = {}
+        for number, _ in enumerate(self._args.backups.places, 1):
+            value = Password(f"backup-passphrase{'' if number == 1 else f'-{number}'}", opts=kept).value
+            files[cipher_file(DATABASE, number)] = value.apply(partial(cipher_section, number=number))
+        return files
 
     def _kept(self, name: str, values: Mapping[str, pulumi.Input[str]]) -> Secret:
         base = self._args.base
@@ -217,7 +225,7 @@ class Database(pulumi.ComponentResource):
         args, settings = self._args, self._args.base.settings
         role = MachineRole(
             self._name,
-            MachineRoleArgs(stack=args.base.stack, statements=(*secret.readable(), *self._backup_rights())),
+            MachineRoleArgs(stack=args.base.stack, statements=(*secret.readable(), *args.backups.rights)),
             self._child,
         )
         named = tags(args.base.stack, self._name, Role="database")
@@ -246,23 +254,9 @@ class Database(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
         )
 
-    def _backup_rights(self) -> tuple[Allow, ...]:
-        """Return the permissions of pgBackRest: it reads, writes and expires objects of its repository."""
-        bucket = self._args.backups.bucket
-        return (
-            Allow(actions=("s3:ListBucket",), resources=(bucket.arn,)),
-            Allow(
-                actions=("s3:GetObject", "s3:PutObject", "s3:DeleteObject"),
-                resources=(pulumi.Output.concat(bucket.arn, "/*"),),
-            ),
-            Allow(actions=("kms:GenerateDataKey",), resources=(self._args.base.encryption.key_arn,)),
-        )
-
     def _user_data(self, address: str, secret: Secret, data: ebs.Volume, wal: ebs.Volume) -> pulumi.Output[str]:
         args, settings = self._args, self._args.base.settings
-        outputs = pulumi.Output.all(
-            secret.arn, data.id, wal.id, args.backups.bucket.name, args.base.encryption.key_arn, args.cache.url
-        )
+        outputs = pulumi.Output.all(secret.arn, data.id, wal.id, args.backups.repositories, args.cache.url)
         return outputs.apply(
             lambda values: compressed(
                 database_user_data(
@@ -271,8 +265,8 @@ class Database(pulumi.ComponentResource):
                     secret=values[0],
                     data_volume=values[1],
                     wal_volume=values[2],
-                    buckets=(S3Repository(bucket=values[3], region=settings.account.region, key=values[4]),),
-                    cache_url=values[5],
+                    buckets=values[3],
+                    cache_url=values[4],
                 )
             )
         )

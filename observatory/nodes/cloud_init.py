@@ -7,6 +7,7 @@ over the volumes and the address.
 
 from __future__ import annotations
 
+import ast
 import base64
 import gzip
 from collections.abc import Mapping, Sequence
@@ -134,7 +135,7 @@ def user_data(
     contents = {
         "/etc/postgresql-common/createcluster.conf": "create_main_cluster = false\n",
         "/etc/tmpfiles.d/observatory.conf": directories(units, paths),
-        **{f"{PROGRAM_DIRECTORY}/{name}": (PROGRAMS / name).read_text(encoding="utf-8") for name in programs},
+        **{f"{PROGRAM_DIRECTORY}/{name}": program_text(name) for name in programs},
         **{path: content for unit in units for path, content in unit.files.items()},
         **services(units, paths, requires=prepared, memory=memory),
         **{f"{DIRECTORY}/{oneshot.name}": oneshot.service() for oneshot in oneshots},
@@ -198,3 +199,12 @@ def _start(contents: Mapping[str, str], mounts: Sequence[Mount]) -> list[str]:
         "systemd-tmpfiles --create /etc/tmpfiles.d/observatory.conf",
         f"systemctl enable --now --no-block {' '.join(enabled)}",
     ]
+
+
+def program_text(name: str) -> str:
+    """Return a program of `programs/` without comments and docstrings: EC2 limits the size of user data."""
+    module = ast.parse((PROGRAMS / name).read_text(encoding="utf-8"))
+    for node in ast.walk(module):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return f"# observatory/nodes/programs/{name}, without its comments\n{ast.unparse(module)}\n"

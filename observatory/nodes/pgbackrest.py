@@ -16,7 +16,6 @@ from observatory.settings import StackSettings
 PROGRAM = "/usr/bin/pgbackrest"
 BIN = "/usr/lib/postgresql/17/bin"  # of PostgreSQL
 STANZA = "observatory"
-S3_PREFIX = "/pgbackrest"  # of the repository's objects in a bucket
 REPOSITORIES = (1, 2)  # of a machine that keeps its backups on its own disks
 
 
@@ -47,6 +46,14 @@ def cipher_file(paths: Paths, number: int = 1) -> str:
 def repository(paths: Paths, number: int = 1) -> str:
     """Return the directory of a repository on this machine."""
     return f"{paths.data}/backups{_suffix(number)}"
+
+
+def s3_prefix(number: int) -> str:
+    """Return the prefix of a repository's objects in its bucket.
+
+    Not one for all: the second bucket of a stack of version 0.1 has a copy of the first one's objects.
+    """
+    return f"/pgbackrest{_suffix(number)}"
 
 
 def spool(paths: Paths) -> str:
@@ -117,7 +124,7 @@ def pgbackrest_files(settings: StackSettings, paths: Paths, buckets: Sequence[S3
     Without buckets, the repositories are on this machine's disks.
     """
     numbered = dict(enumerate(buckets, 1)) if buckets else dict.fromkeys(REPOSITORIES)
-    places = {number: S3_PREFIX if bucket else repository(paths, number) for number, bucket in numbered.items()}
+    places = {number: s3_prefix(number) if bucket else repository(paths, number) for number, bucket in numbered.items()}
     return {
         settings_file(paths): repository_settings(settings, paths, tuple(numbered)),
         config_file(paths): render(

@@ -124,7 +124,7 @@ class ObjectLock(Settings):
 
 
 class AwsBackups(Backups):
-    """The buckets of backups; `off_site_region` gets a copy."""
+    """The buckets of backups. `off_site_region` has the second repository; without it there is one."""
 
     object_lock: ObjectLock
     off_site_region: Region | None = None

@@ -18,7 +18,7 @@ from observatory.backups.tool import (
     OtherDatabaseError,
     RepositoryUnreadableError,
 )
-from observatory.nodes.cloud_init import PROGRAMS
+from observatory.nodes.cloud_init import program_text
 from observatory.nodes.pgbackrest import cipher_file, cipher_section, command, settings_file
 from observatory.settings import LocalSettings
 from tests.backups.conftest import DATA, PASSPHRASES, PATHS, ArchivingServer
@@ -246,7 +246,7 @@ def test_a_damaged_backup_is_kept_and_fails_and_the_last_sound_one_stays(archive
 
 def test_the_program_of_a_machine_makes_and_checks_backups_by_itself(archived: ArchivingServer) -> None:
     sandbox = archived.sandbox
-    sandbox.write_file("/srv/etc/backup_repository.py", (PROGRAMS / "backup_repository.py").read_bytes())
+    sandbox.write_file("/srv/etc/backup_repository.py", program_text("backup_repository.py"))
     program = ("/usr/bin/python3", "-I", "/srv/etc/backup_repository.py")
     before = len(archived.tool.info(1))
     sandbox.run([*program, "--backup", "incr", settings_file(PATHS)])

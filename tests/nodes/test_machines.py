@@ -42,7 +42,10 @@ def database() -> str:
         secret=SECRET,
         data_volume="vol-0aaaaaaaaaaaaaaa1",
         wal_volume="vol-0bbbbbbbbbbbbbbb2",
-        buckets=(S3Repository(bucket="backups-1", region="eu-central-1", key="arn:aws:kms:eu-central-1:1:key/k"),),
+        buckets=tuple(
+            S3Repository(bucket=f"backups-{number}", region=region, key=f"arn:aws:kms:{region}:1:key/k")
+            for number, region in enumerate(("eu-central-1", "eu-west-1"), 1)
+        ),
         cache_url=CACHE,
     )
 
@@ -194,11 +197,15 @@ def test_operators_log_in_from_their_network_over_tls_and_others_from_nowhere() 
     ]
 
 
-def test_backups_go_to_the_bucket_at_the_stacks_times() -> None:
+def test_backups_go_to_both_buckets_at_the_stacks_times() -> None:
     written = files(database())
     config = written["/etc/observatory/pgbackrest/pgbackrest.conf"]
-    assert "repo1-type=s3\nrepo1-s3-bucket=backups-1\n" in config
-    assert "repo1-s3-key-type=auto" in config
+    for number, region in ((1, "eu-central-1"), (2, "eu-west-1")):
+        assert f"repo{number}-type=s3\nrepo{number}-s3-bucket=backups-{number}\n" in config
+        assert f"repo{number}-s3-endpoint=s3.{region}.amazonaws.com\n" in config
+        assert f"repo{number}-s3-key-type=auto" in config
+    assert "repo1-path=/pgbackrest\n" in config
+    assert "repo2-path=/pgbackrest-2\n" in config
     for job, options in BACKUP_OPTIONS.items():
         line = " ".join(f'"{word}"' for word in (*options, "/etc/observatory/pgbackrest/repository.json"))
         service = written[f"{DIRECTORY}/observatory-{job}.service"]

@@ -26,6 +26,13 @@ from tests.support.checkout import Checkout
 from tests.support.upgrades import Recorded, recorded_releases
 
 RENAMED = {"out": "draining"}  # fields of documents that are read by either name
+# On AWS the second bucket was a copy of the first; pgBackRest writes to it now, with a passphrase of its own.
+REPLICATED = {"0.1.0": {"production"}}
+REPLICATION = {
+    ("aws:iam/role:Role", "backups-replication"),
+    ("aws:iam/rolePolicy:RolePolicy", "backups-replication"),
+    ("aws:s3/bucketReplicationConfig:BucketReplicationConfig", "backups"),
+}
 DEFAULT_PROVIDER = "pulumi:providers:pulumi-python::default"  # the engine's, not the program's
 
 
@@ -149,7 +156,11 @@ def test_every_recorded_output_is_exported(recorded: Recorded, plan: dict[str, A
 def test_an_aws_stack_keeps_its_resources_and_outputs(recorded: Recorded, checkout: Checkout, stack: str) -> None:
     plan = checkout.json("preview", "--environment", stack, "--engine", "embedded")
     expected = recorded.facts["plans"][stack]
-    assert sorted(step["urn"] for step in plan["steps"]) == expected["urns"]
+    declared = {step["urn"] for step in plan["steps"]}
+    replicated = stack in REPLICATED.get(recorded.facts["version"], set())
+    gone, made = (REPLICATION, {"backup-passphrase-2"}) if replicated else (set(), set())
+    assert {_type_and_name(urn) for urn in set(expected["urns"]) - declared} == gone
+    assert {urn.rpartition("::")[2] for urn in declared - set(expected["urns"])} == made
     assert set(plan["outputs"]) >= set(expected["outputs"])
 
 
@@ -158,6 +169,12 @@ def with_current_names(document: Any) -> Any:
     if isinstance(document, dict):
         return {RENAMED.get(name, name): with_current_names(value) for name, value in document.items()}
     return [with_current_names(each) for each in document] if isinstance(document, list) else document
+
+
+def _type_and_name(urn: str) -> tuple[str, str]:
+    """Return the type and the name of a resource of a URN: urn:pulumi:STACK::PROJECT::PARENT$TYPE::NAME."""
+    _, _, types, name = urn.split("::")
+    return types.rpartition("$")[2], name
 
 
 def dynamic(resource: dict[str, Any]) -> bool:
