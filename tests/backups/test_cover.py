@@ -20,6 +20,8 @@ from observatory.errors import REFUSED
 from observatory.nodes.pgbackrest import cipher_file, cipher_section, settings_file
 from tests.backups.conftest import PATHS, ArchivingServer
 
+pytestmark = pytest.mark.slow
+
 CLOCK = "to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
 SECOND = timedelta(seconds=1)
 

@@ -16,6 +16,8 @@ from observatory.backups.tool import BackupType
 from observatory.errors import REFUSED
 from tests.backups.conftest import DATA, ArchivingServer
 
+pytestmark = pytest.mark.slow
+
 ROWS = "SELECT coalesce(string_agg(n::text, ' ' ORDER BY n), '') FROM ledger"
 CLOCK = "to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
 

@@ -30,6 +30,8 @@ from observatory.backups.cover import find_cover
 from observatory.backups.target import RecoveryTarget
 from observatory.runtime import Sandbox
 
+pytestmark = pytest.mark.slow
+
 home, rootfs, phase = sys.argv[1:]
 sandbox = Sandbox(Path(home), Path(rootfs))
 
