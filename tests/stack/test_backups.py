@@ -139,6 +139,34 @@ def test_a_backup_with_damaged_pages_fails_names_the_table_and_pages(stack: Chec
     wait(lambda: "StorageBackupDamaged" not in monitoring.firing())
 
 
+def test_a_drill_pages_while_wal_is_missing_and_passes_afterwards(stack: Checkout) -> None:
+    """tests/backups has each kind of damage; this one shows the command, the receipt, its metrics and the alert."""
+    monitoring, page = Monitoring(stack), ("StorageRestoreDrillStale", "firing")
+    pages = monitoring.received("pagerduty").count(page)
+    console = ["psql", "-h", "/srv/run/postgresql", *_port(stack), "-U", "postgres", "-XAtqc"]
+    stack.run("backup", "create", "--repository", "1")
+    end_segment = "SELECT pg_current_xact_id(); SELECT pg_walfile_name(pg_switch_wal())"
+    name, _ = [sandbox(stack).run([*console, end_segment]).stdout.split()[-1] for _ in range(2)]
+    archived = f"data/backups/archive/observatory/17-1/{name[:16]}/{name}-*.zst"
+    wait(lambda: bool(list(stack.home.glob(archived))))
+    [file] = stack.home.glob(archived)
+    kept = file.read_bytes()
+    file.unlink()
+    try:
+        failed = stack.json("backup", "restore-test", "--repository", "1", expect=1)
+        assert [each["name"] for each in failed["checks"] if each["result"] == "failed"] == ["cover"]
+        wait(lambda: monitoring.received("pagerduty").count(page) > pages)
+    finally:
+        sandbox(stack).write_file(f"/srv/{file.relative_to(stack.home)}", kept)
+    passed = stack.json("backup", "restore-test", "--repository", "1")
+    assert {each["result"] for each in passed["checks"]} == {"passed"}
+    assert passed["rto_seconds"] > 0
+    assert passed["values"]
+    assert list((stack.home / "data/restore").glob("drill-*")) == []
+    wait(lambda: "StorageRestoreDrillStale" not in monitoring.firing())
+    assert monitoring.query('observatory_restore_drill_rto_seconds{repository="1"}')
+
+
 def test_up_makes_a_new_repository_after_the_old_one_was_moved_away(stack: Checkout) -> None:
     (stack.home / "data/backups").rename(stack.root / "given-up")
     assert "move" in stack.json("backup", "list", "--repository", "1", expect=1)["error"]["message"]
