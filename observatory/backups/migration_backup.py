@@ -29,11 +29,13 @@ class MigrationBackup:
 
     A backup that ended less than `reuse_minutes` ago is used instead of a new one; 0: never.
     Migrations need the receipt of a restore drill that is `required`; None: none.
+    The backup is in `repository`; None: in the first one that works.
     """
 
     sandbox: Sandbox
     reuse_minutes: int = 0
     required: DrillRequirement | None = None
+    repository: int | None = None
 
     def check_permitted(self) -> None:
         """Refuse migrations without the receipt of a restore drill that `required` describes."""
@@ -59,7 +61,7 @@ class MigrationBackup:
         """Switch to a new WAL segment, and wait until the archive of the reused backup has the one before."""
         with _stops_the_migration():
             newest = self._reusable() or max(self._undamaged(), key=lambda each: each.ended, default=None)
-            self._tool.archive_wal(newest.repository if newest else self._tool.repositories[0])
+            self._tool.archive_wal(newest.repository if newest else self._repositories[0])
 
     def create(self, kind: Kind) -> str:
         """Make a backup in the first repository that works, and return its label."""
@@ -90,6 +92,10 @@ class MigrationBackup:
     def _tool(self) -> BackupTool:
         return PgBackRest(self.sandbox)
 
+    @property
+    def _repositories(self) -> tuple[int, ...]:
+        return self._tool.repositories if self.repository is None else (self.repository,)
+
     def _prepare(self) -> None:
         """Create what an interrupted first `up` may have left out; a repository that fails is not needed."""
         try:
@@ -100,7 +106,7 @@ class MigrationBackup:
 
     def _create(self, kind: BackupType) -> Backup:
         failures: list[BackupError] = []
-        for repository in self._tool.repositories:
+        for repository in self._repositories:
             try:
                 return self._tool.backup(kind, repository=repository)
             except BackupRunningError:
@@ -127,12 +133,12 @@ class MigrationBackup:
         """
         found: list[Backup] = []
         failures: list[BackupError] = []
-        for repository in self._tool.repositories:
+        for repository in self._repositories:
             try:
                 found += [each for each in self._tool.info(repository) if not each.damaged]
             except BackupError as error:
                 failures.append(error)
-        if failures and len(failures) == len(self._tool.repositories):
+        if failures and len(failures) == len(self._repositories):
             raise failures[0]
         return found
 

@@ -215,8 +215,10 @@ def _show(text: RenderableType, document: Any, output: Output) -> None:
 
 def _backup_only(workspace: Workspace, output: Output) -> None:
     with ConsoleReporter() as report:
-        label = operations.back_up_database(workspace, report=report)
-    _show(f"Backup made and verified: {label}", {"backup_label": label}, output)
+        labels = operations.back_up_repositories(workspace, report=report)
+    named = ", ".join(f"{label} in repository {number}" for number, label in labels.items())
+    document = {"backup_label": next(iter(labels.values())), "backup_labels": labels}
+    _show(f"Backups made and verified: {named}", document, output)
 
 
 def _verify_only(where: Workspace | operations.UrlDatabase, output: Output) -> None:

@@ -19,6 +19,7 @@ from .backup_flashback import Flashback as Flashback
 from .backup_flashback import close_clones as close_clones
 from .backup_flashback import flash_back as flash_back
 from .backup_flashback import list_clones as list_clones
+from .backups import back_up_repositories as back_up_repositories
 from .backups import create_backups as create_backups
 from .backups import list_backups as list_backups
 from .backups import verify_backups as verify_backups

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from observatory.backups.exact_snapshot import ValuesNotRecordedError
+from observatory.backups.migration_backup import MigrationBackup
 from observatory.backups.pgbackrest import PgBackRest
 from observatory.backups.recording import record_after_backup
 from observatory.backups.repository import RepositoryCheck, check_repositories
 from observatory.backups.scratch import remove_abandoned
 from observatory.backups.tool import Backup, BackupError, BackupRunningError, BackupType
+from observatory.database import BackupFailedError, make_backup
 from observatory.errors import FAILED
 from observatory.nodes.host_jobs import BACKUP_JOBS
 from observatory.operations.backup_drill import publish_receipts
@@ -60,6 +62,29 @@ def create_backups(
     if failures:
         raise _joined(failures)
     return made
+
+
+def back_up_repositories(workspace: Workspace, *, report: Reporter = silent) -> dict[int, str]:
+    """Create and verify a backup in each repository, and return their labels by the repository's number.
+
+    A repository that fails does not keep the others from their backup.
+
+    Raises:
+        StackNotUpError, UnsupportedOperationError: the stack was never up, or its platform is not supported.
+        BackupFailedError: a backup could not be created or verified.
+    """
+    _check_created(workspace)
+    labels, failures = dict[int, str](), list[BackupFailedError]()
+    for number in PgBackRest(workspace.sandbox).repositories:
+        try:
+            with task(report, f"backup to repository {number}") as at:
+                backup = MigrationBackup(workspace.sandbox, repository=number)
+                labels[number] = make_backup(backup, at, reuse=False)
+        except BackupFailedError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return labels
 
 
 def record_values(workspace: Workspace, made: list[Backup], report: Reporter) -> None:
