@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +14,14 @@ from observatory.nodes.programs.backup_repository import (
     Archive,
     Finding,
     Report,
+    WaitingWal,
     _gaps,
     expiry,
     metrics,
     position,
     still_open,
+    waiting_metrics,
+    waiting_wal,
 )
 
 MIB = 1 << 20
@@ -161,3 +166,23 @@ def test_the_same_finding_in_two_repositories_ends_with_a_full_backup_in_each() 
     assert found == [GAP, other]
     found, _ = still_open({1: Report((GAP,), sound={"B": 101.0}), 2: Report((other,))}, state, now=102)
     assert found == [other]
+
+
+def test_wal_that_waits_is_measured_with_the_time_until_the_disk_is_full(tmp_path: Path) -> None:
+    """Histories and files that were archived meanwhile do not count."""
+    status = tmp_path / "archive_status"
+    status.mkdir()
+    assert waiting_wal(tmp_path, now=1000) == WaitingWal()
+    for number, name in enumerate(names(1, 1, 2)):
+        (tmp_path / name).write_bytes(b"x" * 500)
+        (status / f"{name}.ready").touch()
+        os.utime(status / f"{name}.ready", (1000 + number, 1000 + number))
+    for name in ("00000002.history.ready", f"{names(1, 3)[0]}.ready", f"{names(1, 1)[0]}.done"):
+        (status / name).touch()
+    found = waiting_wal(tmp_path, now=1100)
+    assert (found.segments, found.bytes, found.since) == (2, 1000, 1000)
+    disk = os.statvfs(tmp_path)
+    assert found.seconds_left == pytest.approx(disk.f_bavail * disk.f_frsize * 100 / 1000, rel=0.01)
+    assert "observatory_wal_waiting_bytes 1000\n" in waiting_metrics(found)
+    assert waiting_wal(tmp_path, now=1030).seconds_left is None
+    assert "observatory_wal_waiting_left_seconds +Inf\n" in waiting_metrics(WaitingWal())
