@@ -93,7 +93,7 @@ def list_all(environment: EnvironmentOption = "local", output: OutputOption = Ou
 
 @group.command()
 def close(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Clones; default: all of them.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAMES", help="Clones; default: all of them.")] = None,
     *,
     expired: Annotated[
         bool, typer.Option("--expired", help="Close clones older than 24 hours, and what killed commands left.")
