@@ -40,8 +40,8 @@ from observatory.progress import Reporter, silent, task
 from observatory.security.actor import actor
 from observatory.workspace import Workspace
 
-COMPARED_BYTES_PER_S = 60_000_000  # of both databases at once, measured on two cores
-EXCHANGE_S = 10  # stop, exchange and start the database, then `up`
+COMPARED_BYTES_PER_S = 60_000_000  # of both databases at once; an assumption for the estimate
+EXCHANGE_S = 10  # stop, exchange and start the database, then `up`; an assumption, too
 
 
 @dataclass(frozen=True, kw_only=True)
