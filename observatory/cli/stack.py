@@ -254,6 +254,7 @@ def _status_json(status: Status) -> dict[str, Any]:
         "certificates": certificates_json(status.certificates),
         "missing_certificates": status.missing_certificates,
         "waiting_wal": asdict(status.waiting_wal),
+        "database_rollback": status.database_rollback and status.database_rollback.model_dump(mode="json"),
         "passwords": [asdict(password) for password in status.passwords],
         "rollout": status.rollout.model_dump() if status.rollout else None,
         "evaluation": asdict(status.evaluation) if status.evaluation else None,
@@ -269,6 +270,18 @@ def _waiting_wal(status: Status) -> list[str]:
         f"\nWAL waits for a backup repository: {found.segments} segments, {size(found.bytes)}, since "
         f"{datetime.fromtimestamp(found.since or 0, UTC):%Y-%m-%d %H:%M} UTC. PostgreSQL keeps it; at this rate the "
         f"disk is full in {found.seconds_left / 3600:.1f} hours. See `observatory backup verify`"
+    )
+    return [text]
+
+
+def unfinished_rollback(status: Status) -> list[str]:
+    """Return a line about a rollback of the database that is not finished."""
+    found = status.database_rollback
+    if found is None:
+        return []
+    text = (
+        f"\nThe {found.kind} of the database {found.id} is not finished; its next step is to {found.phase}. If its "
+        "command no longer runs, `observatory up` ends it"
     )
     return [text]
 
@@ -300,6 +313,7 @@ def _status_view(status: Status) -> RenderableType:
         table("\nPasswords", ("role", "login", "age", "action"), [_password_row(each) for each in status.passwords]),
         _certificates(status),
         *_waiting_wal(status),
+        *unfinished_rollback(status),
         f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}",
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from observatory.backups.repository import kept_wal
+from observatory.backups.rollback.record import RollbackRecord, RollbackRecords
 from observatory.documents.journal import Entry, last_entry
 from observatory.documents.rollout import RolloutDocument
 from observatory.engines import embedded as engine
@@ -44,6 +45,7 @@ class Status:
         certificates: validity of each certificate, the next to expire first.
         missing_certificates: names of declared certificates without a file.
         waiting_wal: WAL that PostgreSQL keeps because a backup repository does not have it yet.
+        database_rollback: a rollback of the database that is not finished; None where there is none.
         evaluation: the last gate evaluation of the current or last deployment.
     """
 
@@ -56,6 +58,7 @@ class Status:
     certificates: Sequence[Validity] = ()
     missing_certificates: Sequence[str] = ()
     waiting_wal: WaitingWal = field(default_factory=WaitingWal)
+    database_rollback: RollbackRecord | None = None
     evaluation: Entry | None = None
 
     def instances(self, fleet: FleetName) -> list[DaemonStatus]:
@@ -94,6 +97,7 @@ def status(workspace: Workspace) -> Status:
         certificates=list_certificates(workspace),
         missing_certificates=missing_certificates(workspace),
         waiting_wal=kept_wal(workspace.sandbox),
+        database_rollback=RollbackRecords(workspace.home).unfinished(),
         evaluation=_last_evaluation(workspace, rollout),
     )
 
