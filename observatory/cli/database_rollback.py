@@ -151,6 +151,7 @@ def _plan_view(plan: DatabaseRollbackPlan) -> Any:
         *([("restored to", f"{plan.lsn}, last transaction {reached}")] if plan.lsn else []),
         ("schema", _schema_text(plan)),
         ("would be lost", f"{transactions}{plan.loss.rows} rows"),
+        *([("tables made since", f"{', '.join(plan.loss.made_since)}: would be gone")] if plan.loss.made_since else []),
         ("estimated", f"{plan.estimated_s:.0f} s"),
     ]
     if plan.schema.stopped:

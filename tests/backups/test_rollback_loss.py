@@ -59,6 +59,15 @@ def test_equal_databases_lose_nothing(pair: Pair) -> None:
     assert pair.losses() == {}
 
 
+def test_tables_that_were_made_since_are_named_without_rows_too(pair: Pair) -> None:
+    pair.change("CREATE TABLE fresh (ts timestamptz NOT NULL); SELECT create_hypertable('fresh', 'ts')")
+    pair.change('CREATE TABLE "odd name".added (); DROP TABLE plain')
+
+    loss = compare(pair.live, pair.restored)
+    assert loss.made_since == ("odd name.added", "fresh")
+    assert [each.table for each in loss.tables] == ["plain"]
+
+
 def test_added_changed_and_deleted_rows_are_counted_for_each_table(pair: Pair) -> None:
     pair.change("INSERT INTO plain VALUES (101, 'new'), (102, 'new')")
     pair.change("UPDATE plain SET note = 'changed' WHERE id = 1")

@@ -43,6 +43,11 @@ _LEAVES: LiteralString = """
       AND (c.chunk_name IS NOT NULL OR n.nspname !~ '^(pg_|_?timescaledb_|information_schema$|cron$)')
     ORDER BY 1, 2, 3, 4
 """
+_TABLES: LiteralString = """
+    SELECT n.nspname, r.relname FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace
+    WHERE r.relkind IN ('r', 'p') AND r.relpersistence = 'p' AND NOT r.relispartition
+      AND n.nspname !~ '^(pg_|_?timescaledb_|information_schema$|cron$)'
+"""
 _HASHES = "SELECT hashtextextended({row}::text, 0) AS hash FROM {only} {leaf} AS t"
 _CHECKSUM = "SELECT count(*), coalesce(sum(hash), 0) FROM ({hashes}) AS rows"
 _MULTISET = "SELECT hash, count(*) FROM ({hashes}) AS rows GROUP BY 1 ORDER BY 1"
@@ -82,11 +87,15 @@ class TableLoss:
 class Loss:
     """What would be lost: the transactions that were committed since, and the tables that differ.
 
-    `transactions` is None where the two databases have no transaction in common.
+    Attributes:
+        transactions: None where the two databases have no transaction in common.
+        tables: whose rows differ.
+        made_since: tables that the restored database does not have, empty ones too.
     """
 
     transactions: int | None
     tables: tuple[TableLoss, ...]
+    made_since: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -137,6 +146,7 @@ def compare(live: str, restored: str, *, same_server: bool = True) -> Loss:
             sums = both.map(_checksums, (now, then), (leaves_now, leaves_then), (columns, columns))
             sums_now, sums_then = sums
         tables = {each.table for each in (*leaves_now.values(), *leaves_then.values())}
+        made_since = tuple(_shown(table) for table in sorted(_tables(now) - _tables(then)))
         found = []
         for table in sorted(tables):
             mine = [leaf for leaf in columns if (leaves_now.get(leaf) or leaves_then[leaf]).table == table]
@@ -149,14 +159,14 @@ def compare(live: str, restored: str, *, same_server: bool = True) -> Loss:
             )
             found.append(
                 TableLoss(
-                    table=table[1] if table[0] == "public" else ".".join(table),
+                    table=_shown(table),
                     now=sum(sums_now.get(leaf, _NO_ROWS)[0] for leaf in mine),
                     then=sum(sums_then.get(leaf, _NO_ROWS)[0] for leaf in mine),
                     lost=lost,
                     returned=returned,
                 )
             )
-    return Loss(transactions=transactions, tables=tuple(found))
+    return Loss(transactions=transactions, tables=tuple(found), made_since=made_since)
 
 
 @contextmanager
@@ -171,6 +181,14 @@ def _committed_since(now: psycopg.Connection, then: psycopg.Connection) -> int:
     first, running = then.execute(_SNAPSHOT).fetchone() or (0, [])
     row = now.execute(_COMMITTED, {"first": first, "running": running}).fetchone()
     return int(row[0]) if row else 0
+
+
+def _tables(connection: psycopg.Connection) -> set[tuple[str, str]]:
+    return {(schema, name) for schema, name in connection.execute(_TABLES).fetchall()}
+
+
+def _shown(table: tuple[str, str]) -> str:
+    return table[1] if table[0] == "public" else ".".join(table)
 
 
 def _leaves(connection: psycopg.Connection) -> dict[Leaf, _Leaf]:
