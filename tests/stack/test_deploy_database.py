@@ -105,7 +105,7 @@ def test_a_failed_backup_stops_the_migration(stack: Checkout, migration: Path) -
 
 @pytest.mark.usefixtures("always_new")
 def test_a_damaged_backup_stops_the_migration(stack: Checkout, migration: Path) -> None:
-    full = [each for each in stack.json("backup", "list") if each["type"] == "full"][-1]
+    full = [each for each in stack.json("backup", "list") if each["type"] == "full" and each["repository"] == 1][-1]
     bundle = stack.home / "data/backups/backup/observatory" / full["label"] / "bundle/1"
     whole = bundle.read_bytes()
     bundle.write_bytes(whole[:100] + b"damaged" + whole[107:])
