@@ -62,7 +62,9 @@ def test_up_starts_a_scheduler_with_the_next_run_of_each_job(stack: Checkout) ->
         "backup-check",
         "backup-contents",
         "log-rotation",
+        "restore-drill",
         "certificates",
+        "clones",
     ]
     assert all(datetime.fromisoformat(job["next_run"]) > datetime.now(UTC) for job in jobs)
     table = stack.run("status").stdout
@@ -91,7 +93,7 @@ def test_an_unknown_job_is_refused_and_the_jobs_are_listed(stack: Checkout) -> N
     output = stack.run("scheduler", "run", "backup", expect=2).stderr
     assert (
         "no job 'backup' (jobs: backup-full, backup-differential, backup-check, backup-contents, log-rotation, "
-        "certificates)" in output
+        "restore-drill, certificates, clones)" in output
     )
 
 
