@@ -155,7 +155,7 @@ BACKUP_STALE = Alert(
     component="database",
     category="backups",
     summary="A backup repository cannot be used, or has no young backup",
-    description="Backup repository {{ $labels.repository }} {{ $labels.state }}.",
+    description="Backup repository {{ $labels.repository }} {{ $labels.state }} (value {{ $value | humanize }}).",
     runbook=Runbook(
         meaning=(
             "A repository cannot be read, its newest sound backup is more than 26 hours old, or the check of the "
@@ -192,7 +192,7 @@ BACKUP_STALE = Alert(
                 Firing(
                     at="8m",
                     labels={"repository": "2", "state": "cannot be used"},
-                    description="Backup repository 2 cannot be used.",
+                    description="Backup repository 2 cannot be used (value 1).",
                 ),
             ),
         ),
@@ -212,7 +212,7 @@ BACKUP_STALE = Alert(
                 Firing(
                     at="15m",
                     labels={"repository": "1", "state": "has no backup of the last 26 hours"},
-                    description="Backup repository 1 has no backup of the last 26 hours.",
+                    description="Backup repository 1 has no backup of the last 26 hours (value 93.9k).",
                 ),
             ),
         ),
@@ -225,7 +225,7 @@ BACKUP_STALE = Alert(
                 Firing(
                     at="5m",
                     labels={"repository": "of the stack", "state": "is not checked"},
-                    description="Backup repository of the stack is not checked.",
+                    description="Backup repository of the stack is not checked (value 1).",
                 ),
             ),
         ),
