@@ -69,8 +69,9 @@ if child == 0:
     except OSError as error:
         print(f"{{sys.argv[1]}}: {{error.strerror}}", file=sys.stderr, flush=True)
         os._exit(1)
-for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, signal.SIG_IGN)  # the child gets them too
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)  # of the terminal, whose whole group gets them
+signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
 for descriptor in (*above, os.pidfd_open(child)):
     ends.register(descriptor)
 if set(above) & set(dict(ends.poll())):

@@ -219,8 +219,8 @@ class Service:
     @property
     def pid(self) -> int:
         """Process id of the service itself, which may run inside a sandbox."""
-        children = psutil.Process(self.process.pid).children()
-        return children[0].pid if children else self.process.pid
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        return below[-1].pid if below else self.process.pid
 
     @property
     def log(self) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ class Valkey:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the server itself, a child of its sandbox."""
         assert self.process
-        psutil.Process(self.process.pid).children()[0].send_signal(number)
+        psutil.Process(self.process.pid).children(recursive=True)[-1].send_signal(number)
 
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, password=PASSWORD)
