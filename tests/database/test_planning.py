@@ -194,7 +194,7 @@ def test_the_plan_has_the_backup_and_how_to_return(
     planned = plan(conninfo, migrations=directory, backup=backups)
     assert planned.backup is not None
     assert planned.backup.kind == "full"
-    assert "restore of the" in planned.way_back
+    assert "`observatory rollback --method database --to-time TIME`, from the full backup" in planned.way_back
     assert backups.calls == []
 
 
