@@ -21,6 +21,9 @@ from tests.backups.conftest import ArchivingServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120
+
+pytestmark = pytest.mark.slow
+
 # Restores, and stops for ever where the phase begins, after it has written a line.
 RESTORING = """
 import contextlib, sys, time
@@ -29,8 +32,6 @@ from observatory.backups import restored, scratch
 from observatory.backups.cover import find_cover
 from observatory.backups.target import RecoveryTarget
 from observatory.runtime import Sandbox
-
-pytestmark = pytest.mark.slow
 
 home, rootfs, phase = sys.argv[1:]
 sandbox = Sandbox(Path(home), Path(rootfs))
