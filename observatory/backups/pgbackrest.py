@@ -47,6 +47,10 @@ from observatory.waiting import wait_until
 OTHER_DATABASE = (28, 51)  # pgBackRest's exit statuses when the repository and the database have other identifiers
 UNREADABLE = (29, 95)  # those of a file with another format, and of one that was encrypted with another passphrase
 LOCKED = 50  # pgBackRest's exit status when another process holds the stanza's lock (src/build/error/error.yaml)
+OTHER_BACKUP = (
+    "If a file is damaged, another repository or an earlier backup may be sound: `observatory backup list` shows them, "
+    "and `observatory backup verify --contents` names damaged files."
+)
 QUERY_TIMEOUT_S = 60  # of commands that copy no data
 LAST_LINES = 10
 GIVE_UP = "move {place} away and run `observatory up`, which makes a new repository with a full backup."
@@ -231,10 +235,13 @@ class PgBackRest:
                 f"pgbackrest {name} failed: the backup repository {place} belongs to another database",
                 remedy=f"Put that database's data back, or give its backups up: {GIVE_UP.format(place=place)}",
             )
-        if done.returncode in UNREADABLE or "unable to load info file" in output:
+        if (name != "restore" and done.returncode in UNREADABLE) or "unable to load info file" in output:
             error = re.search(r"ERROR: \[\d+\]: ([ -~]+)", output)
             return self.unreadable(number, error[1].rstrip(": ") if error else f"exit status {done.returncode}")
-        return BackupError(f"pgbackrest {name} failed with exit status {done.returncode}:\n{_last_lines(output)}")
+        return BackupError(
+            f"pgbackrest {name} failed with exit status {done.returncode}:\n{_last_lines(output)}",
+            remedy=OTHER_BACKUP if name == "restore" else "",
+        )
 
 
 def _has_segment(node: Node, segment: str) -> bool:
