@@ -45,6 +45,7 @@ class Monitoring(pulumi.ComponentResource):
         scope = Scope(
             stack=args.stack,
             runbooks=cluster.runbooks_url,
+            dashboards=cluster.dashboards_url,
             platform="aws",
             jobs=tuple(scrape.job for scrape in jobs),
         )

@@ -7,7 +7,7 @@ targets and receivers, which the caller passes (`observatory.nodes`).
 """
 
 from monitoring.alertmanager import RECEIVERS, alertmanager_file, webhook_receivers
-from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
+from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 from monitoring.prometheus_operator import alertmanager_config, prometheus_rule, scrape_config
 from monitoring.registry import ALERTS
 from monitoring.rules import rule_file, rule_tests
@@ -25,6 +25,7 @@ __all__ = [
     "Runbook",
     "Scenario",
     "Scope",
+    "Step",
     "alertmanager_config",
     "alertmanager_file",
     "jobs_of",

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import Any
 
 import yaml
 
-from monitoring.model import Alert, Scenario, Scope
+from monitoring.model import CATEGORIES, Alert, Scenario, Scope
 from monitoring.recording import recording_rules
 from monitoring.registry import ALERTS
 
-TEST_SCOPE = Scope(stack="test", runbooks="http://runbooks.test")
+TEST_SCOPE = Scope(stack="test", runbooks="http://runbooks.test", dashboards="http://dashboards.test")
 
 
 def rule_file(scope: Scope) -> str:
     """Return the rule file of a stack as YAML: one group of recording rules, and one for each category of alerts."""
     recordings = [{"record": name, "expr": expression} for name, expression in recording_rules(scope).items()]
     groups = [{"name": "storage.recordings", "rules": recordings}]
-    for category, alerts in groupby(ALERTS, key=lambda alert: alert.category):
-        groups.append({"name": f"storage.{category}", "rules": [_rule(alert, scope) for alert in alerts]})
+    for category in CATEGORIES:
+        rules = [_rule(alert, scope) for alert in ALERTS if alert.category == category]
+        groups.extend([{"name": f"storage.{category}", "rules": rules}] if rules else [])
     return _yaml({"groups": groups})
 
 

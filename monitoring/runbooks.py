@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 
-from monitoring.model import Alert, Scope
+from monitoring.model import Alert, Scope, Step
 from monitoring.registry import ALERTS
 
 _SCOPE = Scope(stack="local", runbooks="")
@@ -27,7 +28,9 @@ def _page(alert: Alert) -> str:
 
 {alert.runbook.meaning}
 
-**Impact.** {alert.runbook.impact}
+## Impact
+
+{alert.runbook.impact}
 
 ## Diagnosis
 
@@ -36,6 +39,10 @@ def _page(alert: Alert) -> str:
 ## Remedy
 
 {_steps(alert.runbook.remedy)}
+
+## Escalation
+
+{alert.runbook.escalation}
 
 ## Rule
 
@@ -49,5 +56,15 @@ Expression on the stack `local`:
 """
 
 
-def _steps(steps: Iterable[str]) -> str:
-    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, start=1))
+def _steps(steps: Iterable[Step]) -> str:
+    return "\n".join(_step(number, step) for number, step in enumerate(steps, start=1))
+
+
+def _step(number: int, step: Step) -> str:
+    """Return a step in Markdown, its commands as a block below the text."""
+    text = f"{number}. {step.text}"
+    if not step.commands:
+        return text
+    indent = " " * len(f"{number}. ")
+    block = "\n".join(("```sh", *"\n".join(step.commands).splitlines(), "```"))
+    return f"{text}\n\n{textwrap.indent(block, indent)}\n"

@@ -6,7 +6,8 @@ it does not recover by itself. `last_over_time` bridges a failed scrape, which w
 
 from __future__ import annotations
 
-from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
+from monitoring.alerts import escalation
+from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 from monitoring.scrape_jobs import JOBS, Job
 
 _STORAGE = 'job="storage"'
@@ -89,23 +90,24 @@ DATABASE_DOWN = Alert(
         ),
         impact="All writes and reads fail. Clients receive 503 and must send their requests again.",
         diagnosis=(
-            "`observatory status`: check whether `patroni` and `postgresql` run.",
-            (
-                'Patroni\'s state: `curl -s http://127.0.0.1:18008/patroni`. With `"pause": true`, Patroni restarts '
-                "nothing."
+            Step("`observatory status`: check whether `patroni` and `postgresql` run."),
+            Step(
+                'Patroni\'s state: `curl -s http://127.0.0.1:18008/patroni`. With `"pause": true`, '
+                "Patroni restarts nothing."
             ),
-            "PostgreSQL's messages are at the end of `log/patroni.log` in the stack's home.",
-            "Check the disk of the data directory. PostgreSQL stops when it is full.",
+            Step("PostgreSQL's messages are at the end of `log/patroni.log` in the stack's home."),
+            Step("Check the disk of the data directory. PostgreSQL stops when it is full."),
         ),
         remedy=(
-            (
+            Step(
                 "If Patroni is paused: resume with `curl -u USER -X PATCH -d '{\"pause\": null}' "
                 "http://127.0.0.1:18008/config`. "
                 "User and password are in `etc/patroni/restapi.yaml` in the stack's home."
             ),
-            "If Patroni or etcd is down: `observatory up` starts it.",
-            "If the disk is full: free space first, then run `observatory up`. Never delete files in `pg_wal`.",
+            Step("If Patroni or etcd is down: `observatory up` starts it."),
+            Step("If the disk is full: free space first, then run `observatory up`. Never delete files in `pg_wal`."),
         ),
+        escalation=escalation.DATABASE,
     ),
     fault="Pause Patroni and kill the postmaster.",
     scenarios=(
@@ -163,17 +165,18 @@ EXPORTER_DOWN = Alert(
         meaning="Prometheus cannot scrape an exporter, or a collector of the exporter fails.",
         impact="No alert on the metrics of this job can fire. The monitored daemon may be down, too.",
         diagnosis=(
-            (
-                "`observatory status`: check whether the exporter is ready. `etcd`, `patroni`, `haproxy` and `storage` "
-                "expose metrics themselves."
+            Step(
+                "`observatory status`: check whether the exporter is ready. `etcd`, `patroni`, `haproxy` "
+                "and `storage` expose metrics themselves."
             ),
-            "Prometheus' page `/targets` shows the error of the last scrape.",
-            "If the description names a collector: `log/postgres-exporter.log` has the failed query.",
+            Step("Prometheus' page `/targets` shows the error of the last scrape."),
+            Step("If the description names a collector: `log/postgres-exporter.log` has the failed query."),
         ),
         remedy=(
-            "`observatory up` starts missing daemons.",
-            "If a collector lacks a privilege: make the role `monitor` a member of `pg_monitor`.",
+            Step("`observatory up` starts missing daemons."),
+            Step("If a collector lacks a privilege: make the role `monitor` a member of `pg_monitor`."),
         ),
+        escalation=escalation.PLATFORM,
     ),
     fault="Stop the exporter of PostgreSQL.",
     scenarios=(
@@ -249,22 +252,23 @@ SERVICE_DOWN = Alert(
             "with 503."
         ),
         diagnosis=(
-            "`observatory status`: check which instances run and which are ready.",
-            "Check whether StorageDatabaseDown fires. Instances are not ready without the database.",
-            (
+            Step("`observatory status`: check which instances run and which are ready."),
+            Step("Check whether StorageDatabaseDown fires. Instances are not ready without the database."),
+            Step(
                 "`log/storage-<fleet>-<n>.log` in the stack's home has the reason why an instance is not ready or "
                 "restarts."
             ),
-            "`curl -s http://127.0.0.1:18082/weights` shows the traffic weights.",
+            Step("`curl -s http://127.0.0.1:18082/weights` shows the traffic weights."),
         ),
         remedy=(
-            "During a deployment the alert starts a rollback.",
-            (
+            Step("During a deployment the alert starts a rollback."),
+            Step(
                 "If the other fleet is healthy: `observatory rollback --method blue-green --emergency` moves the "
                 "traffic there."
             ),
-            "`observatory up` starts missing instances.",
+            Step("`observatory up` starts missing instances."),
         ),
+        escalation=escalation.SERVICE,
     ),
     fault="Stop both fleets.",
     scenarios=(
@@ -332,14 +336,15 @@ INSTANCE_DOWN = Alert(
         meaning="HAProxy sends no requests to an instance, because its `/health/ready` fails or does not respond.",
         impact="The fleet has one instance less. If none is left, StorageServiceDown fires.",
         diagnosis=(
-            "`observatory status`: check whether the instance runs.",
-            "`log/storage-<fleet>-<n>.log` in the stack's home has the reason why it is not ready or restarts.",
-            "`curl -s http://127.0.0.1:18082/` shows the result of the balancer's last check.",
+            Step("`observatory status`: check whether the instance runs."),
+            Step("`log/storage-<fleet>-<n>.log` in the stack's home has the reason why it is not ready or restarts."),
+            Step("`curl -s http://127.0.0.1:18082/` shows the result of the balancer's last check."),
         ),
         remedy=(
-            "The supervisor restarts a daemon that ends. `observatory up` starts a daemon that is missing.",
-            "Put an instance that is out of service on purpose into maintenance, which does not fire this alert.",
+            Step("The supervisor restarts a daemon that ends. `observatory up` starts a daemon that is missing."),
+            Step("Put an instance that is out of service on purpose into maintenance, which does not fire this alert."),
         ),
+        escalation=escalation.SERVICE,
     ),
     fault="Stop one instance.",
     scenarios=(

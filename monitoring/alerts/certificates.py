@@ -6,7 +6,8 @@ therefore means that renewals fail.
 
 from __future__ import annotations
 
-from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Severity
+from monitoring.alerts import escalation
+from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Severity, Step
 
 BRIDGE = "15m"  # how long the last value of a series is used when scrapes fail
 WARNING_DAYS, CRITICAL_DAYS, AUTHORITY_DAYS = 21, 7, 180
@@ -30,15 +31,19 @@ def _nearly_expired(scope: Scope) -> str:
 
 
 DIAGNOSIS = (
-    "`observatory certificates list` shows when each certificate expires.",
-    "`observatory scheduler list` shows the last renewal, `log/job-certificates.log` in the stack's home its output.",
+    Step("`observatory certificates list` shows when each certificate expires."),
+    Step(
+        "`observatory scheduler list` shows the last renewal, `log/job-certificates.log` in the stack's home "
+        "its output."
+    ),
 )
 REMEDY = (
-    (
-        "`observatory certificates renew` renews certificates in their last 30 days and closes no connection. If it "
-        "reports other changes, run `observatory up`: it makes them, and renews the certificates."
+    Step(
+        "`observatory certificates renew` renews certificates in their last 30 days and closes no "
+        "connection. If it reports other changes, run `observatory up`: it makes them, and renews the "
+        "certificates."
     ),
-    (
+    Step(
         "The authority (`ca`) is valid for ten years and cannot be renewed, because clients trust its certificate. "
         "It is reported 180 days before it expires: plan a new stack."
     ),
@@ -57,7 +62,7 @@ def _alert(name: str, *, severity: Severity, days: int, scenarios: tuple[Scenari
         pending="1m",
         severity=severity,
         component="service",
-        category="monitoring",
+        category="platform",
         summary="A certificate expires soon" if severity == "warning" else "A certificate expires in a few days",
         description="{{ $labels.name }} expires in {{ $value | humanizeDuration }}.",
         runbook=Runbook(
@@ -68,6 +73,7 @@ def _alert(name: str, *, severity: Severity, days: int, scenarios: tuple[Scenari
             impact=IMPACT,
             diagnosis=DIAGNOSIS,
             remedy=REMEDY,
+            escalation=escalation.SERVICE,
         ),
         fault="Stop the scheduler and let a certificate of 21 days grow old.",
         scenarios=scenarios,

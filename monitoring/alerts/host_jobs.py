@@ -6,7 +6,8 @@ its failure until it succeeds, and the heartbeat of a stopped scheduler grows ol
 
 from __future__ import annotations
 
-from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
+from monitoring.alerts import escalation
+from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 
 BRIDGE = "1m"  # how long the last value of a series is used when scrapes fail
 MAX_HEARTBEAT_AGE_S = 120  # the scheduler writes a heartbeat every 15 s
@@ -27,20 +28,23 @@ JOB_FAILED = Alert(
     expression=_job_failed,
     severity="warning",
     component="monitoring",
-    category="monitoring",
+    category="platform",
     summary="A job of the host failed or took too long",
     description="The last run of {{ $labels.name }} failed (value {{ $value }}).",
     runbook=Runbook(
         meaning="A job, such as a backup or the rotation of logs, failed or exceeded its timeout.",
         impact="The work of the job was not done. After a failed backup, a restore starts from an older one.",
         diagnosis=(
-            "`observatory scheduler list` shows the job, its last start and its last success.",
-            "`log/job-<name>.log` in the stack's home has its output.",
+            Step("`observatory scheduler list` shows the job, its last start and its last success."),
+            Step("`log/job-<name>.log` in the stack's home has its output."),
         ),
         remedy=(
-            "Remove the cause, then run `observatory scheduler run <name>`. The alert ends when the job succeeds.",
-            "If the job needs more time, increase its timeout in `observatory/nodes/host_jobs.py`.",
+            Step(
+                "Remove the cause, then run `observatory scheduler run <name>`. The alert ends when the job succeeds."
+            ),
+            Step("If the job needs more time, increase its timeout in `observatory/nodes/host_jobs.py`."),
         ),
+        escalation=escalation.PLATFORM,
     ),
     fault="Remove the backup repository and run the backup.",
     scenarios=(
@@ -68,18 +72,19 @@ SCHEDULER_DOWN = Alert(
     pending="1m",
     severity="warning",
     component="monitoring",
-    category="monitoring",
+    category="platform",
     summary="The scheduler of the host's jobs is gone or hangs",
     description="The scheduler has not said for {{ $value | humanizeDuration }} that it lives.",
     runbook=Runbook(
         meaning="`observatory scheduler` starts the jobs and writes a heartbeat every 15 s. It has stopped or hangs.",
         impact="No backups are made and no logs are rotated until it runs again. A missed job then starts once.",
         diagnosis=(
-            "`observatory status`: check whether `scheduler` runs.",
-            "`log/scheduler.log` in the stack's home has the reason why it ended.",
-            "The watcher starts it within seconds. `log/watcher.log` has the reason if it could not.",
+            Step("`observatory status`: check whether `scheduler` runs."),
+            Step("`log/scheduler.log` in the stack's home has the reason why it ended."),
+            Step("The watcher starts it within seconds. `log/watcher.log` has the reason if it could not."),
         ),
-        remedy=("`observatory up` starts both.",),
+        remedy=(Step("`observatory up` starts both."),),
+        escalation=escalation.PLATFORM,
     ),
     fault="Kill the scheduler and the watcher at once.",
     scenarios=(

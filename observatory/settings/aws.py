@@ -221,7 +221,8 @@ class Kubernetes(Settings):
 
     `labels` are those that its Prometheus and Alertmanager select resources by; `prometheus_role` is the IAM role of
     its Prometheus, which gets the permission to find the fleets' machines. The URLs are those of Prometheus,
-    Alertmanager and the runbooks, as their users reach them.
+    Alertmanager, the runbooks and Grafana's dashboards (`https://HOST/d`), as their users reach them. Without
+    `dashboards_url` alerts have no link to a dashboard.
     """
 
     context: str
@@ -231,6 +232,7 @@ class Kubernetes(Settings):
     prometheus_url: Url
     alertmanager_url: Url
     runbooks_url: Url
+    dashboards_url: Url | None = None
 
 
 class MachineImages(Settings):

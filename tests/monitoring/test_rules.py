@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monitoring import ALERTS, JOBS, Alert, Scenario, Scope, rule_file, rule_tests, runbook_pages
+from monitoring import ALERTS, JOBS, Alert, Scenario, Scope, Step, rule_file, rule_tests, runbook_pages
 from monitoring.__main__ import DIRECTORY
 from monitoring.alerts.availability import DATABASE_DOWN
+from monitoring.model import dashboard_uid
 from monitoring.rules import TEST_SCOPE
 from observatory.nodes import Paths
 from observatory.nodes.daemons import scrapes
@@ -23,7 +24,7 @@ from tests.support.certificates import sandbox_certificate
 pytestmark = pytest.mark.slow
 
 ROLLS_BACK = {"StorageServiceDown", "StorageInstanceDown", "StorageErrorBudgetFastBurn"}
-SCOPE = Scope(stack="s1", runbooks="http://runbooks")
+SCOPE = Scope(stack="s1", runbooks="http://runbooks", dashboards="http://dashboards")
 
 
 def promtool(sandbox: Sandbox, rules: str, *, only: str = "") -> subprocess.CompletedProcess[str]:
@@ -92,6 +93,40 @@ def test_alert_has_its_labels_and_texts(alert: Alert) -> None:
     assert labels.get("rollback") == ("true" if alert.name in ROLLS_BACK else None)
     assert "$value" in annotations["description"]
     assert annotations["runbook_url"] == f"http://runbooks/{alert.name}"
+    assert annotations["dashboard_url"] == f"http://dashboards/{dashboard_uid(alert.dashboard)}"
+
+
+def test_alerts_without_dashboards_have_no_link() -> None:
+    assert "dashboard_url" not in DATABASE_DOWN.annotations(replace(SCOPE, dashboards=None))
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_every_part_of_a_runbook_has_content(alert: Alert) -> None:
+    runbook = alert.runbook
+    assert all(text.endswith(".") for text in (runbook.meaning, runbook.impact, runbook.escalation))
+    assert runbook.diagnosis
+    assert runbook.remedy
+    assert all(step.text for step in (*runbook.diagnosis, *runbook.remedy))
+
+
+def test_commands_get_the_values_of_labels() -> None:
+    step = Step("Restart it.", ("observatory logs storage-{fleet}-1", "curl -d '{\"pause\": null}'"))
+    assert step.placeholders == {"fleet"}
+    assert step.filled({"fleet": "blue"}) == ("observatory logs storage-blue-1", "curl -d '{\"pause\": null}'")
+
+
+@pytest.mark.parametrize("value", ["a b", "$(id)", "`id`", "a;b", "a\nb", "", "a'b", 'a"b', "a|b", "*", "~"])
+def test_value_of_a_label_is_never_shell(value: str) -> None:
+    with pytest.raises(ValueError, match="plain word"):
+        Step("Look.", ("echo {fleet}",)).filled({"fleet": value})
+
+
+def test_command_with_a_label_that_the_alert_lacks_is_rejected() -> None:
+    with pytest.raises(ValueError, match="'fleet'"):
+        Step("Look.", ("echo {fleet}",)).filled({"stack": "s1"})
+    runbook = replace(DATABASE_DOWN.runbook, remedy=(Step("Look.", ("echo {fleet}",)),))
+    with pytest.raises(ValueError, match=r"StorageDatabaseDown: .* labels \['fleet'\]"):
+        replace(DATABASE_DOWN, runbook=runbook)
 
 
 def test_names_are_unique() -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
+from monitoring.alerts import escalation
+from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 
 OBJECTIVE = 0.999  # share of successful writes over 30 days
 MINIMUM_WRITES = 100
@@ -64,23 +65,26 @@ def _burns(burn: Burn) -> Callable[[Scope], str]:
 
 
 DIAGNOSIS = (
-    "Check whether StorageDatabaseDown fires. It is then the cause.",
-    "`log/storage-<fleet>-<n>.log` in the stack's home has the error of each failed write.",
-    (
+    Step("Check whether StorageDatabaseDown fires. It is then the cause."),
+    Step("`log/storage-<fleet>-<n>.log` in the stack's home has the error of each failed write."),
+    Step(
         "If only one fleet fails, check its version: compare `observatory status` with the last deployment in "
         "`observatory report`."
     ),
-    (
-        "If both fleets fail, check the database for a full disk, a missing privilege or a lock: `log/` in the stack's "
-        "home."
+    Step(
+        "If both fleets fail, check the database for a full disk, a missing privilege or a lock: `log/` in "
+        "the stack's home."
     ),
 )
 REMEDY = (
-    (
+    Step(
         "During a deployment the alert starts a rollback. Afterwards: `observatory rollback --method blue-green "
         "--emergency`."
     ),
-    "If a privilege is missing: `observatory deploy database --verify-only` names it, and `observatory up` grants it.",
+    Step(
+        "If a privilege is missing: `observatory deploy database --verify-only` names it, and `observatory up` "
+        "grants it."
+    ),
 )
 
 FAST_BURN = Alert(
@@ -90,7 +94,7 @@ FAST_BURN = Alert(
     keep_firing="15s",
     severity="critical",
     component="service",
-    category="performance",
+    category="application-performance",
     rollback=True,
     summary="A fleet fails so many writes that a month's error budget lasts two days",
     description="Fleet {{ $labels.fleet }} failed {{ $value | humanizePercentage }} of its writes in 5 minutes.",
@@ -104,6 +108,7 @@ FAST_BURN = Alert(
         impact="Clients receive errors and must send their traces again. Traces that are not sent again are lost.",
         diagnosis=DIAGNOSIS,
         remedy=REMEDY,
+        escalation=escalation.SERVICE,
     ),
     fault="Revoke the service's privilege to insert.",
     scenarios=(
@@ -171,7 +176,7 @@ SLOW_BURN = Alert(
     pending="2m",
     severity="warning",
     component="service",
-    category="performance",
+    category="application-performance",
     summary="A fleet fails so many writes that a month's error budget lasts five days",
     description="Fleet {{ $labels.fleet }} failed {{ $value | humanizePercentage }} of its writes in 30 minutes.",
     runbook=Runbook(
@@ -184,6 +189,7 @@ SLOW_BURN = Alert(
         impact="Some clients receive errors and must send their traces again.",
         diagnosis=DIAGNOSIS,
         remedy=REMEDY[1:],
+        escalation=escalation.SERVICE,
     ),
     fault="Let 1 % of the writes fail.",
     scenarios=(
@@ -215,4 +221,4 @@ SLOW_BURN = Alert(
     ),
 )
 
-ERROR_BUDGET = (FAST_BURN, SLOW_BURN)
+APPLICATION_PERFORMANCE = (FAST_BURN, SLOW_BURN)

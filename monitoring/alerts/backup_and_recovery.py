@@ -6,7 +6,8 @@ reads. pgbackrest_exporter opens each repository every minute.
 
 from __future__ import annotations
 
-from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
+from monitoring.alerts import escalation
+from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 
 BRIDGE = "1m"  # how long the last value of a series is used when scrapes fail
 MAX_AGE_S = 93_600  # a backup a day, and two hours for it to finish
@@ -48,7 +49,8 @@ ARCHIVE_GAP = Alert(
     pending="6m",  # a second check confirms it: a promotion archives the last segments of the old timeline late
     severity="critical",
     component="database",
-    category="backups",
+    category="platform",
+    shown_on="backups",
     summary="The WAL archive has a gap: a restore ends before it",
     description="The check of the WAL archive in repository {{ $labels.repository }} has {{ $value }} findings.",
     runbook=Runbook(
@@ -61,18 +63,19 @@ ARCHIVE_GAP = Alert(
             "restored until a new full backup exists."
         ),
         diagnosis=(
-            "`observatory backup verify` names the segments and files.",
-            "`observatory backup list` shows which backups can be restored to now.",
+            Step("`observatory backup verify` names the segments and files."),
+            Step("`observatory backup list` shows which backups can be restored to now."),
         ),
         remedy=(
-            "If the segments are still in `data/postgres/pg_wal`, copy nothing by hand: make a new full backup.",
-            (
-                "`observatory backup create --type full`. The alert ends after the next check, within five minutes. "
-                "Restores to a time before this backup remain limited by the gap."
+            Step("If the segments are still in `data/postgres/pg_wal`, copy nothing by hand: make a new full backup."),
+            Step(
+                "`observatory backup create --type full`. The alert ends after the next check, within five "
+                "minutes. Restores to a time before this backup remain limited by the gap."
             ),
-            "If the repository cannot be read, the command's message names the way out.",
-            "Find out what removed the files: only pgBackRest may write to the repository.",
+            Step("If the repository cannot be read, the command's message names the way out."),
+            Step("Find out what removed the files: only pgBackRest may write to the repository."),
         ),
+        escalation=escalation.DATABASE,
     ),
     fault="Remove an archived WAL segment.",
     scenarios=(
@@ -103,7 +106,8 @@ BACKUP_DAMAGED = Alert(
     expression=_backup_damaged,
     severity="critical",
     component="database",
-    category="backups",
+    category="platform",
+    shown_on="backups",
     summary="A backup is damaged and no sound full backup was made since",
     description="The check of the backups in repository {{ $labels.repository }} has {{ $value }} findings.",
     runbook=Runbook(
@@ -116,18 +120,19 @@ BACKUP_DAMAGED = Alert(
             "and its WAL do not expire until a new sound one exists."
         ),
         diagnosis=(
-            "`observatory backup verify` names the backup, the damaged files and their tables or indexes.",
-            "`observatory backup verify --contents` reads every file of the repository.",
-            "Check the machine's disk and memory: page damage comes from below PostgreSQL.",
+            Step("`observatory backup verify` names the backup, the damaged files and their tables or indexes."),
+            Step("`observatory backup verify --contents` reads every file of the repository."),
+            Step("Check the machine's disk and memory: page damage comes from below PostgreSQL."),
         ),
         remedy=(
-            "An index: `REINDEX INDEX CONCURRENTLY <name>`.",
-            (
-                "A table: copy what can be read, or restore the last sound backup to now: full-page images in the WAL "
-                "replace the damaged page if it was written since that backup."
+            Step("An index: `REINDEX INDEX CONCURRENTLY <name>`."),
+            Step(
+                "A table: copy what can be read, or restore the last sound backup to now: full-page images "
+                "in the WAL replace the damaged page if it was written since that backup."
             ),
-            "Then `observatory backup create --type full`. The alert ends when that backup is sound.",
+            Step("Then `observatory backup create --type full`. The alert ends when that backup is sound."),
         ),
+        escalation=escalation.DATABASE,
     ),
     fault="Change a byte in a table's file and make a full backup.",
     scenarios=(
@@ -153,7 +158,7 @@ BACKUP_STALE = Alert(
     pending="2m",  # with the exporter's minute, an unreachable repository is an alert within four minutes
     severity="critical",
     component="database",
-    category="backups",
+    category="backup-and-recovery",
     summary="A backup repository cannot be used, or has no young backup",
     description="Backup repository {{ $labels.repository }} {{ $labels.state }} (value {{ $value | humanize }}).",
     runbook=Runbook(
@@ -167,15 +172,16 @@ BACKUP_STALE = Alert(
             "StorageWalArchiveFailing."
         ),
         diagnosis=(
-            "`observatory backup verify` names what is wrong with each repository.",
-            "`observatory backup list --repository 1` and `--repository 2` show the backups of each.",
-            "`observatory status` shows failed jobs, and the WAL that waits.",
+            Step("`observatory backup verify` names what is wrong with each repository."),
+            Step("`observatory backup list --repository 1` and `--repository 2` show the backups of each."),
+            Step("`observatory status` shows failed jobs, and the WAL that waits."),
         ),
         remedy=(
-            "Mount or reconnect the place of the repository. Its files must belong to the daemons' user.",
-            "`observatory backup create` makes a backup in each repository. The alert then ends within a minute.",
-            "If a repository is lost, move its directory away and run `observatory up`: it makes a new one.",
+            Step("Mount or reconnect the place of the repository. Its files must belong to the daemons' user."),
+            Step("`observatory backup create` makes a backup in each repository. The alert then ends within a minute."),
+            Step("If a repository is lost, move its directory away and run `observatory up`: it makes a new one."),
         ),
+        escalation=escalation.DATABASE,
     ),
     fault="Move a repository's directory away.",
     scenarios=(
@@ -238,7 +244,7 @@ ARCHIVE_FAILING = Alert(
     pending="2m",
     severity="critical",
     component="database",
-    category="backups",
+    category="backup-and-recovery",
     summary="WAL cannot be archived to every repository",
     description="Archiving failed {{ $value | humanize }} times in two minutes; PostgreSQL keeps the WAL.",
     runbook=Runbook(
@@ -251,18 +257,21 @@ ARCHIVE_FAILING = Alert(
             "dropped, so the disk fills. The repository that works still gets all WAL."
         ),
         diagnosis=(
-            "`observatory status` shows the WAL that waits, and when the disk is full at the present rate.",
-            "`observatory logs patroni` has pgBackRest's messages with the repository and the file.",
-            "`df -h` of the repository's place.",
+            Step("`observatory status` shows the WAL that waits, and when the disk is full at the present rate."),
+            Step("`observatory logs patroni` has pgBackRest's messages with the repository and the file."),
+            Step("`df -h` of the repository's place."),
         ),
         remedy=(
-            "Make the repository writable again, or free space in it. All waiting WAL is archived within a minute.",
-            "Never delete files in `pg_wal`.",
-            (
-                "If a repository is lost for good, move its directory away and run `observatory up`, which makes a new "
-                "one with a full backup."
+            Step(
+                "Make the repository writable again, or free space in it. All waiting WAL is archived within a minute."
+            ),
+            Step("Never delete files in `pg_wal`."),
+            Step(
+                "If a repository is lost for good, move its directory away and run `observatory up`, which "
+                "makes a new one with a full backup."
             ),
         ),
+        escalation=escalation.DATABASE,
     ),
     fault="Make a repository read-only.",
     scenarios=(
@@ -299,7 +308,8 @@ DRILL_STALE = Alert(
     expression=_drill_stale,
     severity="critical",
     component="database",
-    category="backups",
+    category="platform",
+    shown_on="backups",
     summary="The last restore drill failed, or none has passed for too long",
     description=(
         "The newest state that a restore drill has proven is {{ $value | humanizeDuration }} old, "
@@ -316,25 +326,28 @@ DRILL_STALE = Alert(
             "refused."
         ),
         diagnosis=(
-            "`observatory scheduler list` shows when the job `restore-drill` last ran, and how it ended.",
-            "`log/job-restore-drill.log` in the stack's home has the checks with their results.",
-            "`observatory backup restore-test --repository N` repeats the drill with one repository.",
+            Step("`observatory scheduler list` shows when the job `restore-drill` last ran, and how it ended."),
+            Step("`log/job-restore-drill.log` in the stack's home has the checks with their results."),
+            Step("`observatory backup restore-test --repository N` repeats the drill with one repository."),
         ),
         remedy=(
-            (
-                "`cover` or `restore` failed: a file of the backup or WAL is missing or damaged. `observatory backup "
-                "verify --contents` names it. Make a new full backup: `observatory backup create --type full`."
+            Step(
+                "`cover` or `restore` failed: a file of the backup or WAL is missing or damaged. "
+                "`observatory backup verify --contents` names it. Make a new full backup: `observatory "
+                "backup create --type full`."
             ),
-            (
+            Step(
                 "`values` failed: the restored rows differ from the live ones. Keep the repository as it is. The "
                 "receipt in `data/receipts` names the tables and blocks that differ."
             ),
-            (
-                "`pages` failed: pg_amcheck found corruption. If pg_amcheck finds it in the live database, too, repair "
-                "it there (an index: `REINDEX INDEX CONCURRENTLY <name>`), then make a full backup."
+            Step(
+                "`pages` failed: pg_amcheck found corruption. If pg_amcheck finds it in the live database, "
+                "too, repair it there (an index: `REINDEX INDEX CONCURRENTLY <name>`), then make a full "
+                "backup."
             ),
-            "Then `observatory backup restore-test`. The alert ends within five minutes after it has passed.",
+            Step("Then `observatory backup restore-test`. The alert ends within five minutes after it has passed."),
         ),
+        escalation=escalation.DATABASE,
     ),
     fault="Remove an archived WAL segment and run `observatory backup restore-test`.",
     scenarios=(
@@ -375,4 +388,4 @@ DRILL_STALE = Alert(
     ),
 )
 
-BACKUPS = (ARCHIVE_GAP, BACKUP_DAMAGED, BACKUP_STALE, ARCHIVE_FAILING, DRILL_STALE)
+BACKUP_AND_RECOVERY = (ARCHIVE_GAP, BACKUP_DAMAGED, BACKUP_STALE, ARCHIVE_FAILING, DRILL_STALE)

@@ -5,7 +5,8 @@ Watchdog and InfoInhibitor follow kube-prometheus.
 
 from __future__ import annotations
 
-from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
+from monitoring.alerts import escalation
+from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 
 ESCALATION = "30m"
 STEP = "0x10 1x20"  # a counter that increases by one after 50 s
@@ -47,7 +48,7 @@ WATCHDOG = Alert(
     expression=lambda _scope: "vector(1)",
     severity="none",
     component="monitoring",
-    category="monitoring",
+    category="platform",
     summary="Monitoring lives: this alert always fires",
     description="A receiver that stops hearing this has to page (value {{ $value }}).",
     runbook=Runbook(
@@ -57,13 +58,14 @@ WATCHDOG = Alert(
         ),
         impact="None while it fires. If its notifications stop, no other alert is delivered either.",
         diagnosis=(
-            "`observatory status`: check whether `prometheus` and `alertmanager` run.",
-            (
+            Step("`observatory status`: check whether `prometheus` and `alertmanager` run."),
+            Step(
                 "If Prometheus' page `/alerts` shows that Watchdog fires, the delivery has failed: see "
                 "`log/alertmanager.log`."
             ),
         ),
-        remedy=("`observatory up` starts missing daemons.",),
+        remedy=(Step("`observatory up` starts missing daemons."),),
+        escalation=escalation.PLATFORM,
     ),
     fault="Stop Prometheus. The receiver of the dead man's switch pages.",
     scenarios=(
@@ -80,14 +82,15 @@ INFO_INHIBITOR = Alert(
     expression=_info_alone,
     severity="none",
     component="monitoring",
-    category="monitoring",
+    category="platform",
     summary="Informational alerts fire alone, and are held back",
     description="Only informational alerts fire on {{ $labels.stack }} (value {{ $value }}).",
     runbook=Runbook(
         meaning="It inhibits alerts of severity `info` while no warning or critical alert fires.",
         impact="None. It has no receiver. Prometheus' page `/alerts` shows the inhibited alerts.",
-        diagnosis=("No diagnosis is necessary.",),
-        remedy=("No action is necessary.",),
+        diagnosis=(Step("No diagnosis is necessary."),),
+        remedy=(Step("No action is necessary."),),
+        escalation=escalation.PLATFORM,
     ),
     fault="Fire an informational alert alone.",
     scenarios=(
@@ -113,14 +116,15 @@ WARNING_UNATTENDED = Alert(
     pending=ESCALATION,
     severity="critical",
     component="monitoring",
-    category="monitoring",
+    category="platform",
     summary="A warning has been firing for half an hour",
     description="{{ $labels.escalated }} still fires after 30 min (value {{ $value }}).",
     runbook=Runbook(
         meaning="A warning was sent to Slack and email half an hour ago and still fires. This alert escalates it.",
         impact="See the runbook of the warning.",
-        diagnosis=("Open the runbook of the alert in the description.",),
-        remedy=("Remove the cause of the warning, or silence it with a reason and an end time.",),
+        diagnosis=(Step("Open the runbook of the alert in the description."),),
+        remedy=(Step("Remove the cause of the warning, or silence it with a reason and an end time."),),
+        escalation=escalation.PLATFORM,
     ),
     fault="Let a warning fire for half an hour.",
     scenarios=(
@@ -138,16 +142,19 @@ RULES_FAILING = Alert(
     expression=_failures,
     severity="warning",
     component="monitoring",
-    category="monitoring",
+    category="platform",
     summary="Prometheus cannot evaluate rules: alerts in them are silent",
     description="Group {{ $labels.rule_group }} failed {{ $value | humanize }} times in 5 min.",
     runbook=Runbook(
         meaning="An expression of the group fails, for example because labels do not match one to one.",
         impact="The alerts after the failed rule in this group keep their last state.",
-        diagnosis=("Prometheus' page `/rules` shows the error of the rule.",),
+        diagnosis=(Step("Prometheus' page `/rules` shows the error of the rule."),),
         remedy=(
-            "Correct the expression in `monitoring/` and add a scenario for the failure. Then run `observatory up`.",
+            Step(
+                "Correct the expression in `monitoring/` and add a scenario for the failure. Then run `observatory up`."
+            ),
         ),
+        escalation=escalation.PLATFORM,
     ),
     fault="Add a rule with a many-to-many match.",
     scenarios=(
@@ -165,7 +172,7 @@ NOTIFICATIONS_FAILING = Alert(
     expression=_undelivered,
     severity="critical",
     component="monitoring",
-    category="monitoring",
+    category="platform",
     summary="Alerts are not delivered",
     description=(
         "{{ $labels.job }}{{ with $labels.integration }} to {{ . }}{{ end }}"
@@ -175,15 +182,16 @@ NOTIFICATIONS_FAILING = Alert(
         meaning="Prometheus cannot reach Alertmanager, or Alertmanager cannot deliver to a receiver.",
         impact="Pages can be lost. Watch Prometheus' page `/alerts` until this alert ends.",
         diagnosis=(
-            "`log/alertmanager.log` in the stack's home has the receiver and its response.",
-            "`log/prometheus.log` has the reason why Alertmanager is not reachable.",
+            Step("`log/alertmanager.log` in the stack's home has the receiver and its response."),
+            Step("`log/prometheus.log` has the reason why Alertmanager is not reachable."),
         ),
         remedy=(
-            (
-                "`observatory up` starts missing daemons. If a key or an address was rejected, correct the settings of "
-                "the receiver."
+            Step(
+                "`observatory up` starts missing daemons. If a key or an address was rejected, correct the "
+                "settings of the receiver."
             ),
         ),
+        escalation=escalation.PLATFORM,
     ),
     fault="Stop the receiver.",
     scenarios=(
@@ -221,7 +229,7 @@ RELOAD_FAILED = Alert(
     pending="1m",
     severity="warning",
     component="monitoring",
-    category="monitoring",
+    category="platform",
     summary="Monitoring runs with an old configuration",
     description="{{ $labels.job }} refused its new configuration (value {{ $value }}).",
     runbook=Runbook(
@@ -230,8 +238,11 @@ RELOAD_FAILED = Alert(
             "configuration."
         ),
         impact="New alerts and routes have no effect. The daemon cannot start the next time.",
-        diagnosis=("`log/prometheus.log` or `log/alertmanager.log` in the stack's home has the file and the line.",),
-        remedy=("Correct `monitoring/`, run its tests, then run `observatory up`.",),
+        diagnosis=(
+            Step("`log/prometheus.log` or `log/alertmanager.log` in the stack's home has the file and the line."),
+        ),
+        remedy=(Step("Correct `monitoring/`, run its tests, then run `observatory up`."),),
+        escalation=escalation.PLATFORM,
     ),
     fault="Write a rule file that is not YAML, and send SIGHUP.",
     scenarios=(
@@ -261,4 +272,4 @@ RELOAD_FAILED = Alert(
     ),
 )
 
-MONITORING_HEALTH = (WATCHDOG, INFO_INHIBITOR, WARNING_UNATTENDED, RULES_FAILING, NOTIFICATIONS_FAILING, RELOAD_FAILED)
+DELIVERY_OF_ALERTS = (WATCHDOG, INFO_INHIBITOR, WARNING_UNATTENDED, RULES_FAILING, NOTIFICATIONS_FAILING, RELOAD_FAILED)

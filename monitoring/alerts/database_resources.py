@@ -6,7 +6,8 @@ file that node_exporter reads, and which outlives the watcher; systemd on AWS ha
 
 from __future__ import annotations
 
-from monitoring.model import Alert, Firing, Runbook, Scenario, Scope
+from monitoring.alerts import escalation
+from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 
 BRIDGE = "1m"  # how long the last value of a series is used when scrapes fail
 CRITICAL_SHARE = 0.15  # of the filesystem
@@ -44,7 +45,7 @@ DISK_CRITICAL = Alert(
     pending="10s",
     severity="critical",
     component="database",
-    category="resources",
+    category="database-resources",
     summary="The disk of the data is nearly full",
     description="{{ $value | humanizePercentage }} of the filesystem of {{ $labels.instance }} is available.",
     runbook=Runbook(
@@ -54,15 +55,16 @@ DISK_CRITICAL = Alert(
             "reserves, so that the database can recover, and documents, the state and a rollback can be written."
         ),
         diagnosis=(
-            "`df -h` and `du -xsh data/* log` in the stack's home: find what has grown.",
-            "If `data/postgres/pg_wal` has grown, see StorageWalArchiveFailing and inactive replication slots.",
-            "`observatory_disk_reserve_bytes` is 0 for a reserve that was released.",
+            Step("`df -h` and `du -xsh data/* log` in the stack's home: find what has grown."),
+            Step("If `data/postgres/pg_wal` has grown, see StorageWalArchiveFailing and inactive replication slots."),
+            Step("`observatory_disk_reserve_bytes` is 0 for a reserve that was released."),
         ),
         remedy=(
-            "Free space outside of the stack, or remove old releases and logs. Never delete files in `pg_wal`.",
-            "Shorten the retention of traces or backups in the settings, or enlarge the disk.",
-            "Daemons that had stopped start again by themselves within 30 s, when there is space.",
+            Step("Free space outside of the stack, or remove old releases and logs. Never delete files in `pg_wal`."),
+            Step("Shorten the retention of traces or backups in the settings, or enlarge the disk."),
+            Step("Daemons that had stopped start again by themselves within 30 s, when there is space."),
         ),
+        escalation=escalation.DATABASE,
     ),
     fault="Fill a small filesystem.",
     scenarios=(
@@ -97,7 +99,7 @@ SUPERVISOR_DOWN = Alert(
     expression=_supervisor_down,
     severity="critical",
     component="database",
-    category="resources",
+    category="platform",
     summary="The supervisor of the daemons is gone, or was restarted with all daemons",
     description="The supervisor of {{ $labels.stack }} {{ $labels.state }} ({{ $value | humanize }}).",
     runbook=Runbook(
@@ -111,14 +113,15 @@ SUPERVISOR_DOWN = Alert(
             "restarts one that ends."
         ),
         diagnosis=(
-            "`observatory status`: the rows `supervisor`, `watcher` and `scheduler`.",
-            "`log/watcher.log` in the stack's home has each restart, and the reason if one failed.",
-            "`dmesg`: the kernel kills processes when the machine has too little memory.",
+            Step("`observatory status`: the rows `supervisor`, `watcher` and `scheduler`."),
+            Step("`log/watcher.log` in the stack's home has each restart, and the reason if one failed."),
+            Step("`dmesg`: the kernel kills processes when the machine has too little memory."),
         ),
         remedy=(
-            "`observatory up` starts what is missing.",
-            "After a restart no action is necessary. The alert ends after 5 min.",
+            Step("`observatory up` starts what is missing."),
+            Step("After a restart no action is necessary. The alert ends after 5 min."),
         ),
+        escalation=escalation.DATABASE,
     ),
     fault="Kill the supervisor; then the watcher and the scheduler at once.",
     scenarios=(
@@ -165,4 +168,4 @@ SUPERVISOR_DOWN = Alert(
     ),
 )
 
-MACHINE = (DISK_CRITICAL, SUPERVISOR_DOWN)
+DATABASE_RESOURCES = (DISK_CRITICAL, SUPERVISOR_DOWN)
