@@ -6,7 +6,10 @@ import http.server
 import io
 import json
 import platform
+import socket
 import struct
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -22,11 +25,12 @@ from typer.testing import CliRunner
 from observatory.cli import delivery
 from observatory.nodes import Paths
 from observatory.nodes.storage import LAME_DUCK_SECONDS, storage
-from observatory.platforms.contract import api, archive, bench, examination, life
+from observatory.platforms.contract import api, archive, bench, examination, life, resources
 from observatory.platforms.contract.requirements import ContractError, Findings
 from observatory.progress import silent
 from observatory.runtime import Sandbox
 from observatory.settings import LocalSettings
+from observatory.waiting import wait_until
 from service.build import build
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +54,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     do_POST = do_GET
     def log_message(self, *words):
         print(self.headers.get("Authorization"), flush=True)
+import socket
+other = socket.create_server(("127.0.0.1", 0))
 host, port = os.environ["STORAGE_LISTEN"].split(":")
 http.server.ThreadingHTTPServer((host, int(port)), Handler).serve_forever()
 """
@@ -130,6 +136,8 @@ def test_service_that_does_hardly_anything_right_gets_a_finding_for_each_fault(
     assert "`--check` exited with 0 although STORAGE_FLEET is missing" in said
     assert "GET /v1/traces responded 200 1 s after the key was revoked" in said
     assert "/health/ready responds 200 without the database" in said
+    assert "the program also listens on 127.0.0.1:" in said
+    assert "/health/ready responds 200 with a schema below 3" in said
     assert "the output of the instance has an API key" in said
     assert f"the program runs after SIGTERM, {1 + LAME_DUCK_SECONDS + 5} s later" in said
     assert "storage_pool_in_use, which the manifest names, is exported" in failed
@@ -314,3 +322,22 @@ def test_every_section_of_a_finding_is_a_heading_of_the_page() -> None:
     named = {part.split('"')[1] for part in sources.split("findings.requirement(")[1:]}
     assert named
     assert named <= headings
+
+
+def test_connections_of_an_instance_and_its_children_are_counted() -> None:
+    text = "import socket, sys; kept = [socket.create_connection(('127.0.0.1', int(sys.argv[1]))) for _ in range(3)]"
+    parent = (
+        "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[2] + '; input()', sys.argv[1]])"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        argv = [sys.executable, "-c", parent, str(port), text]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
+            accepted = [server.accept()[0] for _ in range(3)]
+            with resources._counting(psutil.Process(process.pid), port) as counts:
+                wait_until(lambda: max(counts) == 3, 60)
+            assert max(counts) == 3
+            assert process.stdin is not None
+            process.stdin.close()
+        for each in accepted:
+            each.close()

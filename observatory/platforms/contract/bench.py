@@ -99,6 +99,17 @@ class Bench:
             finally:
                 _allow_connections(connection, name, allowed=True)
 
+    @contextmanager
+    def schema_below(self, version: int) -> Iterator[None]:
+        """Make the migrations from this one on incomplete inside the block, as an interrupted migration leaves them."""
+        change = "UPDATE observatory.schema_migrations SET statements_total = statements_total + %s WHERE version >= %s"
+        with database.connect(self.admin, purpose="contract") as connection:
+            connection.execute(change, [1, version])
+            try:
+                yield
+            finally:
+                connection.execute(change, [-1, version])
+
     def disable(self, login: str) -> None:
         """End the sessions of a login and let it open none."""
         from psycopg import sql  # noqa: PLC0415 - only while a release is checked

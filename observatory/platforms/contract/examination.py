@@ -14,7 +14,7 @@ from observatory.database.verification_rows import marked_rows
 from observatory.delivery.releases import Manifest
 from observatory.nodes import Paths, Unit
 from observatory.nodes.storage import release_directory, storage
-from observatory.platforms.contract import api, archive, life
+from observatory.platforms.contract import api, archive, life, resources
 from observatory.platforms.contract.api import Instance
 from observatory.platforms.contract.bench import FLEET, Bench, running_bench
 from observatory.platforms.contract.requirements import ContractError, Findings
@@ -101,10 +101,12 @@ def _check_running(findings: Findings, made: Bench, unit: Unit, manifest: Manife
     api.check_health(findings, instance)
     api.check_keys(findings, instance)
     prompts = _smoke(findings, made, unit, manifest.version)
+    resources.check_resources(findings, made, unit)
     api.check_pages(findings, instance)
     api.check_writes(findings, instance)
     api.check_metrics(findings, instance, manifest.metrics)
     life.check_loss_of_database(findings, made, instance, unit)
+    life.check_older_schema(findings, made, unit, manifest.schema_min)
     life.check_login(findings, made, instance)
     life.check_log(findings, made, instance, unit, prompts)
     life.check_end(findings, made, instance, unit)

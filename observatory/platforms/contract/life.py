@@ -82,6 +82,17 @@ def check_loss_of_database(findings: Findings, bench: Bench, instance: Instance,
         _until(ready.check, NOTICE_SECONDS, "/health/ready does not respond 200 although the database is back")
 
 
+def check_older_schema(findings: Findings, bench: Bench, unit: Unit, schema_min: int) -> None:
+    """Take the schema below the lowest version of the manifest, and back."""
+    ready = Probe(http=f"http://127.0.0.1:{_port(unit)}/health/ready")
+    text = "while the schema version is lower than schema_min, an instance is not ready"
+    with findings.requirement("database", text), bench.schema_below(schema_min):
+        below = f"/health/ready responds 200 with a schema below {schema_min}"
+        _until(lambda: not ready.check(), NOTICE_SECONDS, below)
+    with findings.requirement("database", "an instance is ready again when the schema version fits"):
+        _until(ready.check, NOTICE_SECONDS, "/health/ready does not respond 200 although the schema version fits")
+
+
 def check_refusals(instance: Instance) -> None:
     """Check that what needs the database gets 503, after which the balancer and clients try again; no other 5xx.
 
