@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import signal
 import socket
 import time
@@ -29,10 +29,16 @@ from observatory.security.client_certificate import ClientCertificate
 from tests.stack.test_faults import EMBEDDED, postmasters
 from tests.stack.test_up import client
 from tests.support.checkout import Checkout
+from tests.support.gates import gate_expressions
+from tests.support.phantoms import LiveSeries, phantoms, report
 
 DEADLINE_S = 150
 SCOPE = Scope(stack="local", runbooks="")
-NAMED = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)\{")  # every selector has braces: it names its stack
+SELECTING = {
+    **{alert.name: alert.expression(SCOPE) for alert in ALERTS},
+    **recording_rules(SCOPE),
+    **gate_expressions("local", "blue"),
+}
 
 
 class Monitoring:
@@ -58,6 +64,10 @@ class Monitoring:
         records = self._get("alert_receiver", "/alerts", receiver=receiver).json()
         alerts = [alert for record in records for alert in record["notification"]["alerts"]]
         return [(alert["labels"]["alertname"], alert["status"]) for alert in alerts]
+
+    def live(self) -> LiveSeries:
+        """Return the series of the last minutes."""
+        return LiveSeries(get=lambda path, **asked: self._get("prometheus", path, **asked).json()["data"])
 
     def metrics(self) -> PrometheusMetrics:
         """Return what gates read."""
@@ -104,14 +114,26 @@ def test_every_scrape_job_has_targets_that_are_up(monitoring: Monitoring) -> Non
     assert {up["stack"] for up in monitoring.query("up")} == {"local"}
 
 
-@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_every_metric_of_an_alert_exists(monitoring: Monitoring, alert: Any) -> None:
-    metrics = set(NAMED.findall(alert.expression(SCOPE)))
-    if {"observatory_archive_gaps", "observatory_backups_damaged"} & metrics:
-        monitoring.stack.run(
-            "scheduler", "run", "backup-check"
-        )  # which has not run since the first minute of the stack
-    wait(lambda: all(monitoring.query(f'{metric}{{stack="local"}}') for metric in metrics))
+def test_every_metric_and_label_of_rules_and_gates_exists(monitoring: Monitoring) -> None:
+    monitoring.stack.run("scheduler", "run", "backup-check")  # which has not run since the first minute of the stack
+    live, found = monitoring.live(), {"not read yet": [""]}
+
+    def complete() -> bool:
+        nonlocal found
+        found = phantoms(SELECTING, live)
+        return not found
+
+    with contextlib.suppress(AssertionError):
+        wait(complete)
+    assert not found, report(found)
+
+
+def test_a_renamed_metric_is_a_phantom_that_names_the_alerts_it_silences(monitoring: Monitoring) -> None:
+    """On the live series: a rule that selects another name than the exporter's is silent."""
+    renamed = {alert.name: alert.expression(SCOPE).replace("pg_up{", "pg_alive{") for alert in ALERTS}
+    wait(lambda: phantoms(renamed, monitoring.live()).keys() == {'pg_alive{stack="local"} matches no series'})
+    (silent,) = phantoms(renamed, monitoring.live()).values()
+    assert {"StorageDatabaseDown", "StorageExporterDown"} <= set(silent)
 
 
 def test_recording_rules_have_a_value_for_the_fleet_with_traffic(stack: Checkout, monitoring: Monitoring) -> None:
