@@ -23,6 +23,7 @@ from observatory.backups.restored import restored_instance
 from observatory.backups.scratch import scratch_directory
 from observatory.backups.target import InvalidTargetError, RecoveryTarget, format_lsn
 from observatory.backups.tool import BackupType
+from observatory.database.migrations.files import Edition
 from observatory.errors import ObservatoryError
 from observatory.nodes.pgbackrest import cipher_file, cipher_section, repository
 from observatory.runtime import Sandbox
@@ -30,6 +31,7 @@ from observatory.workspace import Workspace
 from proofs.record import Outcome
 from tests.backups.conftest import DATA, PASSPHRASES, PATHS, ArchivingServer
 from tests.support.checkout import SOURCE, free_ports
+from tests.support.postgres import community_root
 
 PROMISE = (
     "A random target (a time to the microsecond, a position in the WAL, a backup or the newest state) in a random "
@@ -46,6 +48,20 @@ CREATE TABLE ledger (n int, at timestamptz NOT NULL DEFAULT clock_timestamp());
 SELECT create_hypertable('ledger', by_range('at', interval '5 seconds'));
 CREATE TABLE noise (filler text)
 """
+# On the community edition also compressed chunks and a continuous aggregate, which each restored database must have.
+COMPRESSED = """
+CREATE TABLE kept (n int, at timestamptz NOT NULL);
+SELECT create_hypertable('kept', by_range('at', interval '1 day'));
+ALTER TABLE kept SET (timescaledb.compress);
+INSERT INTO kept SELECT n, timestamptz '2026-01-01 00:00Z' + n * interval '1 hour' FROM generate_series(1, 240) n;
+SELECT compress_chunk(c) FROM show_chunks('kept') c
+"""
+AGGREGATE = """
+CREATE MATERIALIZED VIEW kept_daily WITH (timescaledb.continuous) AS
+SELECT time_bucket('1 day', at) AS day, sum(n) AS total FROM kept GROUP BY 1
+"""
+KEPT = "SELECT (SELECT sum(n) FROM kept), (SELECT sum(total) FROM kept_daily)"
+KEPT_SUM = sum(range(1, 241))
 NOISE = "INSERT INTO noise SELECT repeat(md5(n::text), 20) FROM generate_series(1, 100) n"
 LEDGER = "SELECT coalesce(array_agg(n ORDER BY n), '{}') FROM ledger"
 TIMES = "SELECT n, pg_xact_commit_timestamp(xmin) FROM ledger"
@@ -83,6 +99,7 @@ class Past:
 
     server: ArchivingServer
     draw: random.Random
+    edition: Edition
     eras: list[Era] = field(default_factory=lambda: [Era(inherited=[])])
     backups: list[tuple[int, str, list[int]]] = field(default_factory=list)
     covered_from: datetime = LAST
@@ -113,6 +130,9 @@ class Past:
         self.server.tool.prepare()
         with self.connect() as connection:
             connection.execute(SCHEMA)
+            if self.edition == "community":
+                connection.execute(COMPRESSED)
+                connection.execute(AGGREGATE)
 
     def _back_up(self, kind: BackupType) -> None:
         for number in (1, 2):
@@ -191,13 +211,18 @@ class Case:
 
 
 def prove(rounds: int, share: int) -> Outcome:
-    """Restore `COVERED` targets, and try `UNCOVERED` others, of a history of its own in each round."""
+    """Restore `COVERED` targets, and try `UNCOVERED` others, of a history of its own in each round and edition.
+
+    The community edition's is tried where OBSERVATORY_PG_PREFIX names its installation.
+    """
     outcome, counts, begun = Outcome(promise=PROMISE), Counter[str](), time.monotonic()
-    for seed in range(rounds):
-        with _past(seed) as past:
+    editions: tuple[Edition, ...] = ("apache", "community") if community_root() else ("apache",)
+    for seed, edition in enumerate(editions * rounds):
+        with _past(seed, edition) as past:
             for number in range(COVERED // share):
                 case = _covered(past, number)
                 counts[f"restored: {case.kind}, repository {case.repository}"] += 1
+                counts[f"restored: edition {edition}"] += 1
                 outcome.failures += _restore(past, case)
             past.server.stop()
             for _ in range(UNCOVERED // share):
@@ -205,20 +230,21 @@ def prove(rounds: int, share: int) -> Outcome:
                 counts[f"refused: {kind}"] += 1
                 outcome.failures += _refuse(past, kind)
     outcome.failed = len(outcome.failures)
-    outcome.passed = sum(counts.values()) - outcome.failed
-    outcome.counts = {"edition": "apache", "timelines": ROLLBACKS + 1, **dict(sorted(counts.items()))}
+    outcome.passed = sum(number for what, number in counts.items() if "edition" not in what) - outcome.failed
+    outcome.counts = {"timelines": ROLLBACKS + 1, **dict(sorted(counts.items()))}
     outcome.seconds = time.monotonic() - begun
     return outcome
 
 
 @contextmanager
-def _past(seed: int) -> Iterator[Past]:
-    rootfs = Workspace(root=SOURCE, stack="local").ensure_rootfs()
+def _past(seed: int, edition: Edition) -> Iterator[Past]:
+    community = community_root() if edition == "community" else None
+    rootfs = community or Workspace(root=SOURCE, stack="local").ensure_rootfs()
     with tempfile.TemporaryDirectory(prefix="observatory-recovery-") as directory:
         server = ArchivingServer(Sandbox(Path(directory) / "home", rootfs), free_ports()["postgres"])
         try:
             server.create()
-            past = Past(server, random.Random(seed))  # noqa: S311 - no secret
+            past = Past(server, random.Random(seed), edition)  # noqa: S311 - no secret
             past.live()
             yield past
         finally:
@@ -262,6 +288,8 @@ def _restore(past: Past, case: Case) -> list[str]:
             instance.connect() as connection,
         ):
             [(rows,)] = connection.execute(LEDGER).fetchall()
+            if past.edition == "community" and (kept := connection.execute(KEPT).fetchone()) != (KEPT_SUM, KEPT_SUM):
+                return [f"{what}: the compressed table and its aggregate have {kept}, expected {KEPT_SUM} each"]
     except ObservatoryError as error:
         return [f"{what}: {error}"]
     if rows == case.rows:

@@ -200,6 +200,14 @@ def postgres_server(
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def community_root() -> Path | None:
+    """The root filesystem of the installation that OBSERVATORY_PG_PREFIX names; None where it names none."""
+    prefix = os.environ.get("OBSERVATORY_PG_PREFIX")
+    if not prefix:
+        return None
+    return next(above for above in Path(prefix).resolve().parents if (above / "etc/os-release").exists())
+
+
 def community_server(rootfs: Path, **settings: str) -> contextlib.AbstractContextManager[PostgresServer] | None:
     """A new server of the installation that OBSERVATORY_PG_PREFIX names; None where it names none.
 
@@ -209,11 +217,10 @@ def community_server(rootfs: Path, **settings: str) -> contextlib.AbstractContex
         rootfs: whose users the sandbox has.
         settings: of the server.
     """
-    prefix = os.environ.get("OBSERVATORY_PG_PREFIX")
-    if not prefix:
+    root = community_root()
+    if root is None:
         return None
-    root = next(above for above in Path(prefix).resolve().parents if (above / "etc/os-release").exists())
-    binaries = f"/{Path(prefix).resolve().relative_to(root)}/bin"
+    binaries = f"/{Path(os.environ['OBSERVATORY_PG_PREFIX']).resolve().relative_to(root)}/bin"
     users = [word for name in ("passwd", "group") for word in ("--ro-bind", str(rootfs / "etc" / name), f"/etc/{name}")]
     users = [] if sandbox_user.needed() else users  # root's sandboxes have name tables of their own
     return postgres_server(root, binaries=binaries, mounts=users, **settings)
