@@ -1,11 +1,11 @@
-"""`make bench`: run every benchmark and write docs/benchmarks*.md."""
+"""`python -m benchmarks [NAME...] [--sizes GB,GB]`: run every benchmark, or some, and write docs/benchmarks*.md."""
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import capacity, delivery, engine, faults, gates, hostile, ingest, migrations, startup
+from benchmarks import backups, capacity, delivery, engine, faults, gates, hostile, ingest, migrations, startup
 from observatory.files.atomic import write_file
 from observatory.runtime import Sandbox
 from observatory.workspace import Workspace
@@ -37,18 +37,29 @@ def main() -> None:
 
     Named benchmarks of a stack are printed and not written. The engine is measured only if the Pulumi CLI is installed.
     """
-    parts = set(sys.argv[1:])
-    if unknown := parts - PARTS.keys() - WITHOUT_STACK:
-        expected = ", ".join((*PARTS, *sorted(WITHOUT_STACK)))
-        raise SystemExit(f"unknown benchmarks: {', '.join(sorted(unknown))}; expected: {expected}")
+    names = (*PARTS, *sorted(WITHOUT_STACK))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; by default all")
+    parser.add_argument("--sizes", type=_sizes, default=backups.SIZES, help="of `backups`, in GB; by default 1,5,10")
+    chosen = parser.parse_args()
+    parts = set(chosen.names)
+    if unknown := sorted(parts - set(names)):
+        parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(names)}")
     if "engine" in parts or (not parts and shutil.which("pulumi")):
         print(engine.write(machine(), commit()))
     if not parts or "migrations" in parts:
         print(migrations.write(machine(), commit()))
     if not parts or "gates" in parts:
         gates.write()
+    if not parts or "backups" in parts:
+        print(backups.write(chosen.sizes))
     if not parts or parts - WITHOUT_STACK:
         measure_stack(parts - WITHOUT_STACK)
+
+
+def _sizes(text: str) -> tuple[float, ...]:
+    """Read sizes with commas between them."""
+    return tuple(float(each) for each in text.split(","))
 
 
 def measure_stack(parts: set[str]) -> None:
@@ -180,7 +191,7 @@ def _output(root: Path, name: str) -> str:
     return done.stdout.strip()
 
 
-WITHOUT_STACK = frozenset({"engine", "gates", "migrations"})
+WITHOUT_STACK = frozenset({"backups", "engine", "gates", "migrations"})
 PARTS: dict[str, Callable[[Checkout], Any]] = {
     "startup": startup.measure,
     "ingest": measure_ingest,
