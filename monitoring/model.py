@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -41,15 +42,24 @@ DASHBOARDS: Mapping[Category, Dashboard] = {
     "security": "database",
     "platform": "overview",
 }
+UID_LENGTH = 40  # of an identifier in Grafana
 _NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _OWN_LABELS = ("severity", "component", "category", "stack")
 _PLAIN = re.compile(r"[\w.:/@%+=,-]+")
 
 
-def dashboard_uid(dashboard: Dashboard) -> str:
-    """Return the identifier of a dashboard, the last part of its address in Grafana and in the console."""
-    return f"storage-{dashboard}"
+def dashboard_uid(dashboard: str, *, stack: str | None = None) -> str:
+    """Return the identifier of a dashboard, the last part of its address in Grafana and in the console.
+
+    The stacks of a cluster share a Grafana, where the identifier has the name of the stack. Grafana allows 40
+    characters; the end of a longer identifier is replaced by a digest.
+    """
+    whole = f"storage-{dashboard}" if stack is None else f"storage-{dashboard}-{stack}"
+    if len(whole) <= UID_LENGTH:
+        return whole
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    return f"{whole[: UID_LENGTH - 9]}-{digest}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +236,7 @@ class Alert:
 
     def annotations(self, scope: Scope, *, description: str | None = None) -> dict[str, str]:
         """Return the rule's annotations; `description` replaces the template with its expansion."""
-        uid = dashboard_uid(self.dashboard)
+        uid = dashboard_uid(self.dashboard, stack=scope.stack if scope.platform == "aws" else None)
         dashboard = {"dashboard_url": f"{scope.dashboards}/{uid}"} if scope.dashboards else {}
         return {
             "summary": self.summary,

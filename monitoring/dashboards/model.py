@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from monitoring.model import dashboard_uid
 from monitoring.scrape_jobs import Platform
 
 Kind = Literal["timeseries", "stat", "table"]
@@ -179,8 +180,8 @@ class Dashboard:
 
     @property
     def uid(self) -> str:
-        """The identifier in Grafana, which links use."""
-        return f"storage-{self.name}"
+        """The identifier, which links use."""
+        return dashboard_uid(self.name)
 
     def on(self, platform: Platform) -> tuple[Section, ...]:
         """Return the sections of a platform, without panels and sections that it lacks."""

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
+from monitoring import Scope
+from monitoring.__main__ import generated
 from monitoring.dashboards import DASHBOARDS, Annotation, Dashboard, Panel, Query, Section, Thresholds, Unbounded
-from monitoring.dashboards.model import PLATFORMS
+from monitoring.dashboards.files import of_stack, read
+from monitoring.dashboards.model import COLUMNS, PLATFORMS
+from monitoring.model import Dashboard as DashboardName
+from monitoring.model import dashboard_uid
+from monitoring.registry import ALERTS
+from monitoring.scrape_jobs import Platform
 from observatory.runtime import Sandbox
 
 SELECTOR = re.compile(r"\b[a-zA-Z_:][\w:]*\{[^}]*\}")
@@ -144,3 +152,93 @@ def test_a_section_without_panels_of_a_platform_is_left_out() -> None:
     dashboard = Dashboard(name="a", title="A", description="B.", sections=(Section(title="S", panels=(local,)),))
     assert dashboard.on("aws") == ()
     assert [section.title for section in dashboard.on("local")] == ["S"]
+
+
+def test_every_dashboard_that_an_alert_links_to_exists() -> None:
+    assert {each.name for each in DASHBOARDS} == set(get_args(DashboardName))
+
+
+def test_nothing_generated_is_stale() -> None:
+    for directory, files in generated().items():
+        written = {str(file.relative_to(directory)): file for file in directory.rglob("*") if file.is_file()}
+        remedy = f"run `python -m monitoring`: {directory}"
+        assert written.keys() == files.keys(), remedy
+        assert [name for name, file in written.items() if file.read_text(encoding="utf-8") != files[name]] == [], remedy
+
+
+def panels(dashboard: Dashboard, platform: Platform) -> list[dict[str, Any]]:
+    """Return the panels of Grafana's JSON, without the headings."""
+    found: list[dict[str, Any]] = json.loads(read(dashboard, platform))["panels"]
+    identifiers = [panel["id"] for panel in found]
+    assert sorted(set(identifiers)) == sorted(identifiers)
+    return [panel for panel in found if panel["type"] != "row"]
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda each: each.name)
+def test_grafana_has_every_panel_with_its_unit_thresholds_and_description(
+    dashboard: Dashboard, platform: Platform
+) -> None:
+    found = panels(dashboard, platform)
+    assert [panel["title"] for panel in found] == [panel.title for panel in dashboard.panels(platform)]
+    for panel in found:
+        defaults = panel["fieldConfig"]["defaults"]
+        assert defaults["unit"]
+        assert panel["description"]
+        assert defaults["thresholds"]["steps"][0]["value"] is None
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        for target in panel["targets"]:
+            assert 'stack="$stack"' in target["expr"]
+            assert "$window" not in target["expr"]
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda each: each.name)
+def test_panels_do_not_overlap(dashboard: Dashboard, platform: Platform) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in panels(dashboard, platform):
+        place = panel["gridPos"]
+        cells = {(place["x"] + column, place["y"] + row) for column in range(place["w"]) for row in range(place["h"])}
+        assert not cells & taken, panel["title"]
+        assert max(column for column, _ in cells) < COLUMNS, panel["title"]
+        taken |= cells
+
+
+def test_grafana_colors_values_as_the_model_judges_them() -> None:
+    """Grafana applies the last step whose value is not above the measured one."""
+    colors = {"ok": "green", "warning": "orange", "critical": "red"}
+    judged = 0
+    for dashboard in DASHBOARDS:
+        for model, panel in zip(dashboard.panels("local"), panels(dashboard, "local"), strict=True):
+            if isinstance(model.thresholds, Unbounded):
+                continue
+            limits = [each for each in (model.thresholds.warning, model.thresholds.critical) if each is not None]
+            for value in [0.0, *limits, *(0.99 * limit for limit in limits), *(1.01 * limit for limit in limits)]:
+                reached = [
+                    step["color"]
+                    for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+                    if step["value"] is None or step["value"] <= value
+                ]
+                assert reached[-1] == colors[model.thresholds.level(value)], (model.title, value)
+                judged += 1
+    assert judged > 100
+
+
+def test_stacks_of_one_cluster_have_dashboards_of_their_own_to_which_their_alerts_link() -> None:
+    overview = DASHBOARDS[0]
+    documents = {stack: json.loads(of_stack(overview, "aws", stack=stack)) for stack in ("staging", "production")}
+    assert len({document["uid"] for document in documents.values()}) == 2
+    for stack, document in documents.items():
+        assert document["title"] == f"Storage: overview ({stack})"
+        (variable,) = [each for each in document["templating"]["list"] if each["name"] == "stack"]
+        assert (variable["type"], variable["query"]) == ("constant", stack)
+        scope = Scope(stack=stack, runbooks="http://r", dashboards="https://grafana/d", platform="aws")
+        (alert,) = [each for each in ALERTS if each.name == "Watchdog"]
+        assert alert.annotations(scope)["dashboard_url"] == f"https://grafana/d/{document['uid']}"
+
+
+def test_an_identifier_fits_grafana() -> None:
+    assert dashboard_uid("overview", stack="production") == "storage-overview-production"
+    long = {dashboard_uid("timescaledb", stack="s" * 60 + end) for end in "ab"}
+    assert len(long) == 2
+    assert {len(each) for each in long} == {40}
