@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable
 
 from proofs import (
+    alerts,
     crash,
     delivery,
     flashback,
     flipped_bytes,
     migrations,
     neighbours,
+    quiet,
     recovery,
     sequences,
     situations,
@@ -33,11 +35,13 @@ PROOFS: dict[str, Callable[[int, int], Outcome]] = {
     "flashback": flashback.prove,
     "flipped-bytes": flipped_bytes.prove,
     "neighbours": neighbours.prove,
+    "quiet": quiet.prove,
     "recovery": recovery.prove,
     "workflow-kill": workflow.prove_kills,
 }
 # These take hours, so that each finished case is kept.
 RESUMABLE: dict[str, Callable[[int, int, Kept], Outcome]] = {
+    "alerts": alerts.prove,
     "sequences": sequences.prove,
     "versions": versions.prove,
     "ways-out": ways_out.prove,

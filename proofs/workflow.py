@@ -62,7 +62,7 @@ def _undisturbed(victim: Victim, *, number: int) -> float:
 
 def _workflow(victim: Victim, number: int) -> tuple[str, ...]:
     """Add a migration; return the command that deploys it with the version that is not live."""
-    _add_migration(victim.checkout.root, number)
+    add_migration(victim.checkout.root, number)
     wanted = NEW if victim.document[victim.active]["version"] == OLD else OLD
     return ("release", "deploy", wanted, "--bake", str(BAKE_S))
 
@@ -96,7 +96,7 @@ def _kill(victim: Victim, workflow: tuple[str, ...], seconds: float) -> tuple[st
     return f"{moment} {steps[-1]['task'].partition(':')[0]}", lock_s
 
 
-def _add_migration(root: Path, number: int) -> None:
+def add_migration(root: Path, number: int) -> None:
     """Write a migration to the checkout, and the objects it creates to the catalogue."""
     directory = root / "migrations"
     version, column = max(499, *(int(file.name[:3]) for file in directory.glob("*.sql"))) + 1, f"proof_{number}"

@@ -82,8 +82,8 @@ REMEDY = (
         "--emergency`."
     ),
     Step(
-        "If a privilege is missing: `observatory deploy database --verify-only` names it, and `observatory up` "
-        "grants it."
+        "If a privilege is missing, `observatory deploy database --verify-only` names it, and this grants it:",
+        ("observatory up",),
     ),
 )
 

@@ -100,11 +100,10 @@ DATABASE_DOWN = Alert(
         ),
         remedy=(
             Step(
-                "If Patroni is paused: resume with `curl -u USER -X PATCH -d '{\"pause\": null}' "
-                "http://127.0.0.1:18008/config`. "
-                "User and password are in `etc/patroni/restapi.yaml` in the stack's home."
+                "Patroni starts PostgreSQL unless it is paused. Resume it (it says so if it is not paused):",
+                ("observatory exec patroni -- patronictl -c /srv/etc/patroni resume --wait || true",),
             ),
-            Step("If Patroni or etcd is down: `observatory up` starts it."),
+            Step("If Patroni or etcd is down, this starts it:", ("observatory up",)),
             Step("If the disk is full: free space first, then run `observatory up`. Never delete files in `pg_wal`."),
         ),
         escalation=escalation.DATABASE,
@@ -173,7 +172,7 @@ EXPORTER_DOWN = Alert(
             Step("If the description names a collector: `log/postgres-exporter.log` has the failed query."),
         ),
         remedy=(
-            Step("`observatory up` starts missing daemons."),
+            Step("Start missing daemons:", ("observatory up",)),
             Step("If a collector lacks a privilege: make the role `monitor` a member of `pg_monitor`."),
         ),
         escalation=escalation.PLATFORM,
@@ -266,7 +265,7 @@ SERVICE_DOWN = Alert(
                 "If the other fleet is healthy: `observatory rollback --method blue-green --emergency` moves the "
                 "traffic there."
             ),
-            Step("`observatory up` starts missing instances."),
+            Step("Start missing instances:", ("observatory up",)),
         ),
         escalation=escalation.SERVICE,
     ),
@@ -341,7 +340,9 @@ INSTANCE_DOWN = Alert(
             Step("`curl -s http://127.0.0.1:18082/` shows the result of the balancer's last check."),
         ),
         remedy=(
-            Step("The supervisor restarts a daemon that ends. `observatory up` starts a daemon that is missing."),
+            Step(
+                "The supervisor restarts a daemon that ends. This starts a daemon that is missing:", ("observatory up",)
+            ),
             Step("Put an instance that is out of service on purpose into maintenance, which does not fire this alert."),
         ),
         escalation=escalation.SERVICE,

@@ -69,8 +69,12 @@ ARCHIVE_GAP = Alert(
         remedy=(
             Step("If the segments are still in `data/postgres/pg_wal`, copy nothing by hand: make a new full backup."),
             Step(
-                "`observatory backup create --type full`. The alert ends after the next check, within five "
-                "minutes. Restores to a time before this backup remain limited by the gap."
+                "Make it in each repository. Restores to a time before this backup remain limited by the gap.",
+                ("observatory backup create --type full",),
+            ),
+            Step(
+                "The check runs every five minutes. This runs it now, and the alert ends:",
+                ("observatory scheduler run backup-check",),
             ),
             Step("If the repository cannot be read, the command's message names the way out."),
             Step("Find out what removed the files: only pgBackRest may write to the repository."),
@@ -130,7 +134,10 @@ BACKUP_DAMAGED = Alert(
                 "A table: copy what can be read, or restore the last sound backup to now: full-page images "
                 "in the WAL replace the damaged page if it was written since that backup."
             ),
-            Step("Then `observatory backup create --type full`. The alert ends when that backup is sound."),
+            Step(
+                "Then make a full backup. The alert ends when that backup is sound.",
+                ("observatory backup create --type full",),
+            ),
         ),
         escalation=escalation.DATABASE,
     ),
@@ -178,8 +185,14 @@ BACKUP_STALE = Alert(
         ),
         remedy=(
             Step("Mount or reconnect the place of the repository. Its files must belong to the daemons' user."),
-            Step("`observatory backup create` makes a backup in each repository. The alert then ends within a minute."),
-            Step("If a repository is lost, move its directory away and run `observatory up`: it makes a new one."),
+            Step(
+                "If a repository is lost, move its directory away. This makes a new one with a full backup:",
+                ("observatory up",),
+            ),
+            Step(
+                "Make a backup in each repository. The alert then ends within two minutes.",
+                ("observatory backup create",),
+            ),
         ),
         escalation=escalation.DATABASE,
     ),
@@ -267,8 +280,8 @@ ARCHIVE_FAILING = Alert(
             ),
             Step("Never delete files in `pg_wal`."),
             Step(
-                "If a repository is lost for good, move its directory away and run `observatory up`, which "
-                "makes a new one with a full backup."
+                "If a repository is lost for good, move its directory away. This makes a new one with a full backup:",
+                ("observatory up",),
             ),
         ),
         escalation=escalation.DATABASE,
@@ -333,8 +346,8 @@ DRILL_STALE = Alert(
         remedy=(
             Step(
                 "`cover` or `restore` failed: a file of the backup or WAL is missing or damaged. "
-                "`observatory backup verify --contents` names it. Make a new full backup: `observatory "
-                "backup create --type full`."
+                "`observatory backup verify --contents` names it. Make a new full backup:",
+                ("observatory backup create --type full",),
             ),
             Step(
                 "`values` failed: the restored rows differ from the live ones. Keep the repository as it is. The "
@@ -345,7 +358,10 @@ DRILL_STALE = Alert(
                 "too, repair it there (an index: `REINDEX INDEX CONCURRENTLY <name>`), then make a full "
                 "backup."
             ),
-            Step("Then `observatory backup restore-test`. The alert ends within five minutes after it has passed."),
+            Step(
+                "Repeat the drill. The alert ends within five minutes after it has passed.",
+                ("observatory backup restore-test",),
+            ),
         ),
         escalation=escalation.DATABASE,
     ),

@@ -39,9 +39,9 @@ DIAGNOSIS = (
 )
 REMEDY = (
     Step(
-        "`observatory certificates renew` renews certificates in their last 30 days and closes no "
-        "connection. If it reports other changes, run `observatory up`: it makes them, and renews the "
-        "certificates."
+        "Renew the certificates in their last 30 days. No connection is closed. If the command reports other changes, "
+        "run `observatory up`, which makes them and renews the certificates.",
+        ("observatory certificates renew",),
     ),
     Step(
         "The authority (`ca`) is valid for ten years and cannot be renewed, because clients trust its certificate. "

@@ -60,7 +60,11 @@ DISK_CRITICAL = Alert(
             Step("`observatory_disk_reserve_bytes` is 0 for a reserve that was released."),
         ),
         remedy=(
-            Step("Free space outside of the stack, or remove old releases and logs. Never delete files in `pg_wal`."),
+            Step("Free space outside of the stack, or remove old releases. Never delete files in `pg_wal`."),
+            Step(
+                "If a daemon has flooded its log, remove the large logs that were rotated:",
+                ("find .observatory/stacks/{stack}/log -type f -name '*.log.*' -size +50M -print -delete",),
+            ),
             Step("Shorten the retention of traces or backups in the settings, or enlarge the disk."),
             Step("Daemons that had stopped start again by themselves within 30 s, when there is space."),
         ),
@@ -118,7 +122,7 @@ SUPERVISOR_DOWN = Alert(
             Step("`dmesg`: the kernel kills processes when the machine has too little memory."),
         ),
         remedy=(
-            Step("`observatory up` starts what is missing."),
+            Step("Start what is missing:", ("observatory up",)),
             Step("After a restart no action is necessary. The alert ends after 5 min."),
         ),
         escalation=escalation.DATABASE,

@@ -64,7 +64,7 @@ WATCHDOG = Alert(
                 "`log/alertmanager.log`."
             ),
         ),
-        remedy=(Step("`observatory up` starts missing daemons."),),
+        remedy=(Step("Start missing daemons:", ("observatory up",)),),
         escalation=escalation.PLATFORM,
     ),
     fault="Stop Prometheus. The receiver of the dead man's switch pages.",
@@ -151,7 +151,8 @@ RULES_FAILING = Alert(
         diagnosis=(Step("Prometheus' page `/rules` shows the error of the rule."),),
         remedy=(
             Step(
-                "Correct the expression in `monitoring/` and add a scenario for the failure. Then run `observatory up`."
+                "Correct the expression in `monitoring/` and add a scenario for the failure. Then write the rules:",
+                ("observatory up",),
             ),
         ),
         escalation=escalation.PLATFORM,
@@ -186,10 +187,8 @@ NOTIFICATIONS_FAILING = Alert(
             Step("`log/prometheus.log` has the reason why Alertmanager is not reachable."),
         ),
         remedy=(
-            Step(
-                "`observatory up` starts missing daemons. If a key or an address was rejected, correct the "
-                "settings of the receiver."
-            ),
+            Step("If a key or an address was rejected, correct the settings of the receiver."),
+            Step("Start missing daemons, and load the settings:", ("observatory up",)),
         ),
         escalation=escalation.PLATFORM,
     ),
@@ -241,7 +240,9 @@ RELOAD_FAILED = Alert(
         diagnosis=(
             Step("`log/prometheus.log` or `log/alertmanager.log` in the stack's home has the file and the line."),
         ),
-        remedy=(Step("Correct `monitoring/`, run its tests, then run `observatory up`."),),
+        remedy=(
+            Step("Correct `monitoring/` and run its tests. Then write the configuration again:", ("observatory up",)),
+        ),
         escalation=escalation.PLATFORM,
     ),
     fault="Write a rule file that is not YAML, and send SIGHUP.",

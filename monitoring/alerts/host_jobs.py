@@ -40,7 +40,8 @@ JOB_FAILED = Alert(
         ),
         remedy=(
             Step(
-                "Remove the cause, then run `observatory scheduler run <name>`. The alert ends when the job succeeds."
+                "Remove the cause, then run the job again. The alert ends when it succeeds.",
+                ("observatory scheduler run {name}",),
             ),
             Step("If the job needs more time, increase its timeout in `observatory/nodes/host_jobs.py`."),
         ),
@@ -83,7 +84,7 @@ SCHEDULER_DOWN = Alert(
             Step("`log/scheduler.log` in the stack's home has the reason why it ended."),
             Step("The watcher starts it within seconds. `log/watcher.log` has the reason if it could not."),
         ),
-        remedy=(Step("`observatory up` starts both."),),
+        remedy=(Step("Start both:", ("observatory up",)),),
         escalation=escalation.PLATFORM,
     ),
     fault="Kill the scheduler and the watcher at once.",

@@ -1,0 +1,107 @@
+"""Faults of backups, of the WAL archive and of the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from proofs.alerts.monitored import COMMAND_S, Monitored
+from proofs.alerts.round import Fault
+from tests.support.small_disk import fill, total
+
+SWITCH = "SELECT pg_current_xact_id(); SELECT pg_walfile_name(pg_switch_wal())"
+LEFT = 0.1  # of a disk that is nearly full
+PAGE = 4096  # somewhere in the first page of a table
+
+
+def _archived_segment(stack: Monitored) -> Path:
+    """Return the file of a segment in repository 1 that lies between two backups' ends and the newest WAL."""
+    stack.checkout.run("backup", "create", "--repository", "1")
+    name, _ = [stack.superuser(SWITCH).split()[-1] for _ in range(2)]
+    pattern = f"data/backups/archive/observatory/17-1/{name[:16]}/{name}-*.zst"
+    stack.wait_for(lambda: list(stack.checkout.home.glob(pattern)), f"{name} in the archive", timeout_s=COMMAND_S)
+    [file] = stack.checkout.home.glob(pattern)
+    return file
+
+
+@contextlib.contextmanager
+def segment_removed(stack: Monitored) -> Iterator[None]:
+    """Remove an archived segment, and let the job find it."""
+    _archived_segment(stack).unlink()
+    stack.checkout.run("scheduler", "run", "backup-check")
+    yield
+
+
+@contextlib.contextmanager
+def drill_failed(stack: Monitored) -> Iterator[None]:
+    """Remove an archived segment, and let a restore drill fail on it."""
+    _archived_segment(stack).unlink()
+    stack.checkout.run("backup", "restore-test", "--repository", "1", expect=1)
+    yield
+
+
+@contextlib.contextmanager
+def page_damaged(stack: Monitored) -> Iterator[None]:
+    """Damage a page of an index, and make a full backup of it."""
+    stack.superuser("CREATE TABLE precious AS SELECT generate_series(1, 1000) AS n")
+    stack.superuser("CREATE INDEX precious_n ON precious (n)")
+    stack.superuser("CHECKPOINT")
+    path = stack.superuser("SELECT pg_relation_filepath('precious')")
+    with (stack.checkout.home / "data/postgres" / path).open("r+b") as file:
+        file.seek(PAGE)
+        file.write(b"damage")
+    stack.checkout.run("backup", "create", "--type", "full", expect=1)
+    stack.superuser("DROP TABLE precious")  # the runbook: the damaged table is copied, as far as it can be, and dropped
+    yield
+
+
+@contextlib.contextmanager
+def repository_lost(stack: Monitored) -> Iterator[None]:
+    """Remove a repository."""
+    shutil.rmtree(stack.checkout.home / "data/backups")
+    yield
+
+
+@contextlib.contextmanager
+def repository_blocked(stack: Monitored) -> Iterator[None]:
+    """Put a file in the place of a repository, so that no WAL can be archived to it, and write WAL."""
+    place = stack.checkout.home / "data/backups"
+    shutil.rmtree(place)
+    place.write_text("not a repository")
+    stack.superuser(SWITCH)
+    yield
+
+
+@contextlib.contextmanager
+def logs_flooded(stack: Monitored) -> Iterator[None]:
+    """Fill the disk with an old log."""
+    disk = stack.checkout.home
+    fill(disk / "log/storage-blue-1.log.1", leave=int(LEFT * total(disk)))
+    try:
+        yield
+    finally:
+        (disk / "log/storage-blue-1.log.1").unlink(missing_ok=True)
+
+
+BACKUPS = (
+    Fault(alert="StorageArchiveGap", what="an archived WAL segment is removed", inject=segment_removed),
+    Fault(
+        alert="StorageRestoreDrillStale",
+        what="an archived WAL segment is removed, and a restore drill finds that",
+        inject=drill_failed,
+    ),
+    Fault(
+        alert="StorageBackupDamaged",
+        what="bytes of a table's page are overwritten, and a full backup copies it",
+        inject=page_damaged,
+    ),
+    Fault(alert="StorageBackupStale", what="the directory of a repository is removed", inject=repository_lost),
+    Fault(
+        alert="StorageWalArchiveFailing",
+        what="a file is in the place of a repository",
+        inject=repository_blocked,
+    ),
+    Fault(alert="StorageDiskCritical", what="an old log fills a small filesystem", inject=logs_flooded),
+)
