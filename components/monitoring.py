@@ -16,6 +16,8 @@ from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
 
 from monitoring import Scope, alertmanager_config, prometheus_rule, scrape_config
 from monitoring.alertmanager import Receiver
+from monitoring.notification_templates import email_content, inline, pagerduty_content, slack_content
+from monitoring.prometheus_operator import content
 from observatory.nodes.daemons import scrapes
 from observatory.nodes.prometheus import Scrape
 from observatory.settings import FLEETS, PROJECT, AwsSettings, FleetName
@@ -103,16 +105,28 @@ def operator_receivers(receivers: Receivers) -> dict[Receiver, dict[str, Sequenc
     return {
         "watchdog": {"webhookConfigs": [_webhook(receivers.watchdog_webhook, resolved=False)]},
         "pagerduty": {
-            "pagerdutyConfigs": [{"routingKey": _key(receivers.pagerduty_routing_key), "sendResolved": True}]
+            "pagerdutyConfigs": [
+                {
+                    **content(pagerduty_content(inline)),
+                    "routingKey": _key(receivers.pagerduty_routing_key),
+                    "sendResolved": True,
+                }
+            ]
         },
         "slack": {
             "slackConfigs": [
-                {"apiURL": _key(receivers.slack.webhook), "channel": receivers.slack.channel, "sendResolved": True}
+                {
+                    **content(slack_content(inline)),
+                    "apiURL": _key(receivers.slack.webhook),
+                    "channel": receivers.slack.channel,
+                    "sendResolved": True,
+                }
             ]
         },
         "email": {
             "emailConfigs": [
                 {
+                    **content(email_content(inline)),
                     "to": email.to,
                     "from": email.sender,
                     "smarthost": email.smarthost,

@@ -1,15 +1,19 @@
 """Alertmanager's routes and inhibitions, the same on every stack.
 
-The caller configures the receivers: PagerDuty, Slack and email in production, webhooks of the local receiver on `local`
+The caller configures the receivers: PagerDuty, Slack and email, or webhooks of the local receiver on `local`
 (`webhook_receivers`). Silences are not part of the configuration: they expire, and a deployment sets and ends them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import yaml
+
+from monitoring.alerts.delivery_of_alerts import WARNING_UNATTENDED
+from monitoring.inhibitions import inhibitions
 
 Receiver = Literal["watchdog", "pagerduty", "slack", "email", "ticket", "rollback"]
 ROLLBACK: Receiver = "rollback"  # rolls back a promoted version; optional
@@ -22,30 +26,97 @@ WARNING_TIMING = {"group_wait": "30s", "group_interval": "5m", "repeat_interval"
 ROLLBACK_TIMING = {"group_wait": "0s", "group_interval": "15s", "repeat_interval": "5m"}
 INFO_TIMING = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "24h"}
 
-TIME_INTERVALS = [{"name": "weekends", "time_intervals": [{"weekdays": ["saturday", "sunday"]}]}]
+WEEKENDS, MAINTENANCE = "weekends", "maintenance"
+WEEKDAYS = {
+    "mon": "monday",
+    "tue": "tuesday",
+    "wed": "wednesday",
+    "thu": "thursday",
+    "fri": "friday",
+    "sat": "saturday",
+    "sun": "sunday",
+}
+MIDNIGHT = ("00:00", "24:00")
 
 
-def alertmanager_file(receivers: Mapping[Receiver, Mapping[str, Any]]) -> str:
+@dataclass(frozen=True, kw_only=True)
+class MaintenanceWindow:
+    """Hours on some days of the week in which only critical alerts and the heartbeat are delivered.
+
+    A window that closes before it opens, or when it opens, ends on the next day.
+
+    Attributes:
+        days: of the opening, e.g. `("sat", "sun")`.
+        opens: time of day, e.g. `22:00`.
+        closes: time of day.
+        timezone: of both.
+    """
+
+    days: Sequence[str]
+    opens: str
+    closes: str
+    timezone: str = "UTC"
+
+    def intervals(self) -> Iterator[dict[str, Any]]:
+        """Yield the time intervals in Alertmanager's keys: none may cross midnight."""
+        over_night = self.closes <= self.opens
+        yield self._interval(self.days, self.opens, MIDNIGHT[1] if over_night else self.closes)
+        if over_night and self.closes != MIDNIGHT[0]:
+            names = list(WEEKDAYS)
+            following = [names[(names.index(day) + 1) % len(names)] for day in self.days]
+            yield self._interval(following, MIDNIGHT[0], self.closes)
+
+    def _interval(self, days: Sequence[str], start: str, end: str) -> dict[str, Any]:
+        return {
+            "weekdays": [WEEKDAYS[day] for day in days],
+            "times": [{"start_time": start, "end_time": end}],
+            **({"location": self.timezone} if self.timezone != "UTC" else {}),
+        }
+
+
+def alertmanager_file(
+    receivers: Mapping[Receiver, Mapping[str, Any]],
+    *,
+    maintenance: Sequence[MaintenanceWindow] = (),
+    templates: Sequence[str] = (),
+) -> str:
     """Return Alertmanager's configuration as YAML.
 
     Args:
         receivers: configuration of each receiver in Alertmanager's keys, e.g. `{"webhook_configs": [...]}`; `rollback`
             is optional.
+        maintenance: hours in which only critical alerts are delivered.
+        templates: paths of the files of templates.
 
     Raises:
-        ValueError: a receiver has no configuration, so its alerts would not be delivered.
+        ValueError: a receiver has no configuration, so its alerts would not be delivered; or as `inhibitions`.
     """
-    if missing := set(RECEIVERS) - receivers.keys():
-        raise ValueError(
-            f"receivers {sorted(missing)} have no configuration, so their alerts would be lost: configure them"
-        )
+    check_receivers(receivers)
     config = {
-        "route": routes(rollback=ROLLBACK in receivers),
+        **({"templates": list(templates)} if templates else {}),
+        "route": routes(rollback=ROLLBACK in receivers, maintenance=bool(maintenance)),
         "inhibit_rules": inhibitions(),
-        "time_intervals": TIME_INTERVALS,
+        "time_intervals": time_intervals(maintenance),
         "receivers": [{"name": NO_RECEIVER}, *named(receivers)],
     }
     return yaml.safe_dump(config, sort_keys=False, width=120)
+
+
+def check_receivers(receivers: Mapping[Receiver, Mapping[str, Any]]) -> None:
+    """Check that each receiver of the routes has a configuration.
+
+    Raises:
+        ValueError: a receiver has none, so its alerts would not be delivered.
+    """
+    if missing := sorted(name for name in RECEIVERS if not receivers.get(name)):
+        raise ValueError(f"receivers {missing} have no configuration, so their alerts would be lost: configure them")
+
+
+def time_intervals(maintenance: Sequence[MaintenanceWindow]) -> list[dict[str, Any]]:
+    """Return the time intervals that routes name."""
+    weekends = {"name": WEEKENDS, "time_intervals": [{"weekdays": ["saturday", "sunday"]}]}
+    windows = [interval for window in maintenance for interval in window.intervals()]
+    return [weekends, *([{"name": MAINTENANCE, "time_intervals": windows}] if windows else [])]
 
 
 def webhook_receivers(url: str, *, tls: Mapping[str, str]) -> dict[Receiver, dict[str, Any]]:
@@ -69,12 +140,15 @@ def named(receivers: Mapping[Receiver, Mapping[str, Any]]) -> list[dict[str, Any
     return [{"name": name, **receivers[name]} for name in (*RECEIVERS, ROLLBACK) if name in receivers]
 
 
-def routes(*, rollback: bool) -> dict[str, Any]:
+def routes(*, rollback: bool, maintenance: bool = False) -> dict[str, Any]:
     """Return the routing tree; alerts without a route go to Slack.
 
     With `rollback`, alerts that can roll back a deployment also go to that receiver, which finds the last deployment.
+    With `maintenance`, that time interval mutes warnings, their escalation and informational alerts.
     """
     rollbacks = [{**_route(ROLLBACK, 'rollback="true"', ROLLBACK_TIMING), "continue": True}] if rollback else []
+    muted = [MAINTENANCE] if maintenance else []
+    escalation = f'alertname="{WARNING_UNATTENDED.name}"'
     return {
         "receiver": "slack",
         "group_by": ["stack", "alertname", "fleet"],
@@ -83,30 +157,21 @@ def routes(*, rollback: bool) -> dict[str, Any]:
             _route("watchdog", 'alertname="Watchdog"', WATCHDOG_TIMING),
             _route(NO_RECEIVER, 'alertname="InfoInhibitor"', INFO_TIMING),
             *rollbacks,
-            {**_route("pagerduty", 'severity="critical"', PAGE_TIMING), "continue": True},
-            _route("slack", 'severity="critical"', PAGE_TIMING),
-            {**_route("slack", 'severity="warning"', WARNING_TIMING), "continue": True},
-            _route("email", 'severity="warning"', WARNING_TIMING),
-            {**_route("ticket", 'severity="info"', INFO_TIMING), "mute_time_intervals": ["weekends"]},
+            *(_to_both("pagerduty", "slack", escalation, PAGE_TIMING, muted) if muted else ()),
+            *_to_both("pagerduty", "slack", 'severity="critical"', PAGE_TIMING),
+            *_to_both("slack", "email", 'severity="warning"', WARNING_TIMING, muted),
+            _route("ticket", 'severity="info"', INFO_TIMING, [WEEKENDS, *muted]),
         ],
     }
 
 
-def _route(receiver: str, matcher: str, timing: Mapping[str, str]) -> dict[str, Any]:
-    return {"receiver": receiver, "matchers": [matcher], **timing}
+def _to_both(
+    first: str, second: str, matcher: str, timing: Mapping[str, str], muted: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the routes of alerts to two receivers; each retries on its own, so that neither waits for the other."""
+    return [{**_route(first, matcher, timing, muted), "continue": True}, _route(second, matcher, timing, muted)]
 
 
-def inhibitions() -> list[dict[str, Any]]:
-    """Return the alerts that a known cause inhibits; `equal` limits each inhibition to one stack.
-
-    Critical alerts are never inhibited: they page, and they start rollbacks.
-    """
-    return [
-        _inhibition('alertname="StorageDatabaseDown"', ['component="service"', 'severity=~"warning|info"'], ["stack"]),
-        _inhibition('alertname="StorageServiceDown"', ['alertname="StorageInstanceDown"'], ["stack", "fleet"]),
-        _inhibition('alertname="InfoInhibitor"', ['severity="info"'], ["stack"]),
-    ]
-
-
-def _inhibition(source: str, targets: list[str], equal: list[str]) -> dict[str, Any]:
-    return {"source_matchers": [source], "target_matchers": targets, "equal": equal}
+def _route(receiver: str, matcher: str, timing: Mapping[str, str], muted: Sequence[str] = ()) -> dict[str, Any]:
+    intervals = {"mute_time_intervals": list(muted)} if muted else {}
+    return {"receiver": receiver, "matchers": [matcher], **timing, **intervals}

@@ -7,28 +7,30 @@ Every rule here therefore has that namespace as a label, so the routes match all
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from monitoring.alertmanager import (
     NO_RECEIVER,
-    RECEIVERS,
     ROLLBACK,
-    TIME_INTERVALS,
+    MaintenanceWindow,
     Receiver,
-    inhibitions,
+    check_receivers,
     named,
     routes,
+    time_intervals,
 )
+from monitoring.inhibitions import inhibitions
+from monitoring.matchers import Matcher
 from monitoring.model import Scope
 from monitoring.rules import rule_file
 from monitoring.scrape_jobs import Job
 
 INTERVAL, TIMEOUT = "5s", "4s"  # as on `local`: detection takes most of the time between a fault and its page
-_MATCHER = re.compile(r'(?P<name>[a-zA-Z_]\w*)(?P<type>=~|!~|!=|=)"(?P<value>[^"]*)"')
+PAIRS = ("details", "headers")  # mappings in Alertmanager, lists of a key and a value here
+SPELLED = {"links": "pagerDutyLinkConfigs", "text": "alt"}  # in the content of a PagerDuty event
 
 
 def prometheus_rule(scope: Scope, *, namespace: str) -> dict[str, Any]:
@@ -41,29 +43,46 @@ def prometheus_rule(scope: Scope, *, namespace: str) -> dict[str, Any]:
     return specification
 
 
-def alertmanager_config(scope: Scope, receivers: Mapping[Receiver, Mapping[str, Any]]) -> dict[str, Any]:
+def alertmanager_config(
+    scope: Scope,
+    receivers: Mapping[Receiver, Mapping[str, Any]],
+    *,
+    maintenance: Sequence[MaintenanceWindow] = (),
+) -> dict[str, Any]:
     """Return the specification of an AlertmanagerConfig that routes only the alerts of the stack.
 
     Args:
         scope: the stack.
         receivers: configuration of each receiver in the operator's keys, e.g. `{"pagerdutyConfigs": [...]}`.
+        maintenance: hours in which only critical alerts are delivered.
 
     Raises:
-        ValueError: a receiver has no configuration, so its alerts would not be delivered.
+        ValueError: a receiver has no configuration, so its alerts would not be delivered; or a window is not in UTC,
+            the only time zone of the resource.
     """
-    if missing := set(RECEIVERS) - receivers.keys():
-        raise ValueError(
-            f"receivers {sorted(missing)} have no configuration, so their alerts would be lost: configure them"
-        )
-    route = _route({**routes(rollback=ROLLBACK in receivers), "matchers": [f'stack="{scope.stack}"']})
+    check_receivers(receivers)
+    if zones := sorted({window.timezone for window in maintenance} - {"UTC"}):
+        raise ValueError(f"maintenance windows in {zones}: AlertmanagerConfig has no time zones, use UTC")
+    tree = routes(rollback=ROLLBACK in receivers, maintenance=bool(maintenance))
     return {
-        "route": route,
+        "route": _route({**tree, "matchers": [f'stack="{scope.stack}"']}),
         "inhibitRules": [_inhibition(rule) for rule in inhibitions()],
-        "muteTimeIntervals": [
-            {"name": interval["name"], "timeIntervals": interval["time_intervals"]} for interval in TIME_INTERVALS
-        ],
+        "muteTimeIntervals": [_spelled(interval) for interval in time_intervals(maintenance)],
         "receivers": [{"name": NO_RECEIVER}, *named(receivers)],
     }
+
+
+def content(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a notification, given in Alertmanager's keys, in the operator's."""
+    spelled: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in PAIRS:
+            spelled[name] = [{"key": key, "value": text} for key, text in value.items()]
+        elif name == "links":
+            spelled[SPELLED[name]] = [{SPELLED.get(key, key): text for key, text in link.items()} for link in value]
+        else:
+            spelled[_camel(name)] = value
+    return spelled
 
 
 def scrape_config(
@@ -117,10 +136,15 @@ def _inhibition(rule: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _matcher(text: str) -> dict[str, str]:
-    found = _MATCHER.fullmatch(text)
-    if found is None:
-        raise ValueError(f'matcher {text!r}: expected a name, an operator and a quoted value, e.g. severity="critical"')
-    return {"name": found["name"], "matchType": found["type"], "value": found["value"]}
+    matcher = Matcher.parse(text)
+    return {"name": matcher.name, "matchType": matcher.operator, "value": matcher.value}
+
+
+def _spelled(document: Any) -> Any:
+    """Return a document with all its keys in the operator's spelling."""
+    if isinstance(document, Mapping):
+        return {_camel(key): _spelled(value) for key, value in document.items()}
+    return [_spelled(each) for each in document] if isinstance(document, list) else document
 
 
 def _camel(name: str) -> str:

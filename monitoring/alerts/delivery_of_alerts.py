@@ -9,6 +9,8 @@ from monitoring.alerts import escalation
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 
 ESCALATION = "30m"
+# Labels of a warning that its escalation replaces; `rollback` would send it to the scheduler.
+DROPPED_BY_ESCALATION = frozenset({"alertname", "alertstate", "category", "component", "rollback", "severity"})
 STEP = "0x10 1x20"  # a counter that increases by one after 50 s
 
 
@@ -19,9 +21,13 @@ def _info_alone(scope: Scope) -> str:
 
 
 def _unattended(scope: Scope) -> str:
-    """Return an expression for firing warnings. Their name is in the label `escalated`: `alertname` is the rule's."""
+    """Return an expression for firing warnings. Their name is in the label `escalated`: `alertname` is the rule's.
+
+    The other labels stay, so that silences and inhibitions of a warning can cover its escalation.
+    """
     warnings = scope.select("ALERTS", 'severity="warning"', 'alertstate="firing"')
-    return f'max by (stack, escalated) (label_replace({warnings}, "escalated", "$1", "alertname", "(.+)"))'
+    named = f'label_replace({warnings}, "escalated", "$1", "alertname", "(.+)")'
+    return f"max without ({', '.join(sorted(DROPPED_BY_ESCALATION))}) ({named})"
 
 
 def _failures(scope: Scope) -> str:
@@ -33,7 +39,7 @@ def _undelivered(scope: Scope) -> str:
     to_receivers = scope.select("alertmanager_notifications_failed_total")
     return (
         f"sum by (stack, job) (increase({to_alertmanager}[5m])) > 0\n"
-        f"or sum by (stack, job, integration) (increase({to_receivers}[5m])) > 0"
+        f"or sum by (stack, job, integration, receiver_name) (increase({to_receivers}[5m])) > 0"
     )
 
 
@@ -50,7 +56,7 @@ WATCHDOG = Alert(
     component="monitoring",
     category="platform",
     summary="Monitoring lives: this alert always fires",
-    description="A receiver that stops hearing this has to page (value {{ $value }}).",
+    description="Without this notification the receiver must page (value {{ $value }}).",
     runbook=Runbook(
         meaning=(
             "This alert is the dead man's switch. It always fires, through the same rules, routes and network as every "
@@ -72,7 +78,7 @@ WATCHDOG = Alert(
         Scenario(
             name="it fires immediately",
             series={},
-            fires=(Firing(at="0s", description="A receiver that stops hearing this has to page (value 1)."),),
+            fires=(Firing(at="0s", description="Without this notification the receiver must page (value 1)."),),
         ),
     ),
 )
@@ -123,7 +129,13 @@ WARNING_UNATTENDED = Alert(
         meaning="A warning was sent to Slack and email half an hour ago and still fires. This alert escalates it.",
         impact="See the runbook of the warning.",
         diagnosis=(Step("Open the runbook of the alert in the description."),),
-        remedy=(Step("Remove the cause of the warning, or silence it with a reason and an end time."),),
+        remedy=(
+            Step("Remove the cause of the warning."),
+            Step(
+                "`observatory silence create --alert NAME --duration 2h --reason TEXT` mutes the warning and its "
+                "escalation."
+            ),
+        ),
         escalation=escalation.PLATFORM,
     ),
     fault="Let a warning fire for half an hour.",
@@ -133,6 +145,22 @@ WARNING_UNATTENDED = Alert(
             series={'ALERTS{stack="test",alertname="B",severity="warning",alertstate="firing"}': "1x480"},
             quiet=("29m",),
             fires=(Firing(at="31m", labels={"escalated": "B"}, description="B still fires after 30 min (value 1)."),),
+        ),
+        Scenario(
+            name="a warning of a fleet that also rolls back fires for more than 30 minutes",
+            series={
+                (
+                    'ALERTS{stack="test",alertname="B",severity="warning",alertstate="firing",fleet="blue",'
+                    'component="service",category="availability",rollback="true"}'
+                ): "1x480"
+            },
+            fires=(
+                Firing(
+                    at="31m",
+                    labels={"escalated": "B", "fleet": "blue"},
+                    description="B still fires after 30 min (value 1).",
+                ),
+            ),
         ),
     ),
 )
@@ -177,6 +205,7 @@ NOTIFICATIONS_FAILING = Alert(
     summary="Alerts are not delivered",
     description=(
         "{{ $labels.job }}{{ with $labels.integration }} to {{ . }}{{ end }}"
+        "{{ with $labels.receiver_name }} of the receiver {{ . }}{{ end }}"
         " lost {{ $value | humanize }} notifications in 5 min."
     ),
     runbook=Runbook(
@@ -197,14 +226,21 @@ NOTIFICATIONS_FAILING = Alert(
         Scenario(
             name="a receiver rejects notifications",
             series={
-                'alertmanager_notifications_failed_total{stack="test",job="alertmanager",integration="webhook"}': STEP
+                (
+                    'alertmanager_notifications_failed_total{stack="test",job="alertmanager",integration="slack",'
+                    'receiver_name="slack"}'
+                ): STEP,
+                (
+                    'alertmanager_notifications_failed_total{stack="test",job="alertmanager",integration="pagerduty",'
+                    'receiver_name="pagerduty"}'
+                ): "0x30",
             },
             quiet=("45s",),
             fires=(
                 Firing(
                     at="90s",
-                    labels={"job": "alertmanager", "integration": "webhook"},
-                    description="alertmanager to webhook lost 1 notifications in 5 min.",
+                    labels={"job": "alertmanager", "integration": "slack", "receiver_name": "slack"},
+                    description="alertmanager to slack of the receiver slack lost 1 notifications in 5 min.",
                 ),
             ),
         ),

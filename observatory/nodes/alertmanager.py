@@ -65,6 +65,7 @@ def alertmanager(settings: StackSettings, paths: Paths) -> Unit:
             *web.options,
             f"--web.external-url=https://127.0.0.1:{port}",
             "--cluster.listen-address=",
+            "--enable-feature=receiver-name-in-metrics",
             "--log.level=warn",
         ),
         ready=web.ready(port, "/-/ready"),

@@ -1,6 +1,7 @@
 """A sandbox for the tools of Prometheus and Alertmanager, and a real Alertmanager with its receiver."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,13 @@ class Pager:
         probe = Probe(**self.unit.ready.target(self.sandbox.host_path))
         self.sandbox.supervisor.wait_ready("alertmanager", probe, timeout=60)
 
+    def configure(self, text: str) -> None:
+        """Replace Alertmanager's configuration, without its waits before the first notification."""
+        file = next(path for path in self.unit.files if path.endswith("alertmanager.yaml"))
+        quick = re.sub(r"group_(wait|interval): \w+", r"group_\1: 1s", text)
+        self.sandbox.write_file(file, quick)
+        self.http.post(f"{self.alertmanager}/-/reload").raise_for_status()
+
     def fire(self, *alerts: dict[str, str]) -> None:
         document = [{"labels": labels} for labels in alerts]
         self.http.post(f"{self.alertmanager}/api/v2/alerts", json=document).raise_for_status()
@@ -56,10 +64,20 @@ class Pager:
         silenced = [each["labels"] for each in alerts if each["status"]["silencedBy"]]
         return {(labels["alertname"], labels.get("fleet", labels["stack"])) for labels in silenced}
 
+    def muted(self) -> set[tuple[str, str]]:
+        """Return (alert, time interval) of each alert that a time interval mutes."""
+        groups = self.http.get(f"{self.alertmanager}/api/v2/alerts/groups").raise_for_status().json()
+        alerts = [alert for group in groups for alert in group["alerts"]]
+        return {(a["labels"]["alertname"], name) for a in alerts for name in a["status"].get("mutedBy") or ()}
+
+    def inhibited_alerts(self) -> list[dict[str, str]]:
+        """Return the labels of each inhibited alert."""
+        alerts = self.http.get(f"{self.alertmanager}/api/v2/alerts").raise_for_status().json()
+        return [each["labels"] for each in alerts if each["status"]["inhibitedBy"]]
+
     def inhibited(self) -> set[tuple[str, str]]:
         """Return (alert, stack) of each inhibited alert."""
-        alerts = self.http.get(f"{self.alertmanager}/api/v2/alerts").raise_for_status().json()
-        return {(a["labels"]["alertname"], a["labels"]["stack"]) for a in alerts if a["status"]["inhibitedBy"]}
+        return {(labels["alertname"], labels["stack"]) for labels in self.inhibited_alerts()}
 
     def received(self, receiver: str) -> list[dict[str, Any]]:
         records = self.http.get(f"{self.receiver}/alerts", params={"receiver": receiver}).raise_for_status().json()

@@ -1,14 +1,23 @@
-"""Routes, checked with Alertmanager's own tool, and inhibitions, checked on a real Alertmanager."""
+"""Routes, checked with Alertmanager's own tool; inhibitions and time intervals, checked on a real Alertmanager."""
 
+import json
+import shlex
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
+from itertools import product
+from typing import Any
 
 import pytest
 import yaml
 
-from monitoring import ALERTS, RECEIVERS, Alert, Scope, alertmanager_file, webhook_receivers
-from monitoring.alertmanager import NO_RECEIVER
+from monitoring import ALERTS, RECEIVERS, Scope, alertmanager_file, webhook_receivers
+from monitoring.alertmanager import NO_RECEIVER, MaintenanceWindow, Receiver
+from monitoring.inhibitions import INHIBITIONS, Inhibition, inhibitions, label_names
+from monitoring.model import Firing
 from observatory.nodes import Paths
 from observatory.nodes.alertmanager import alertmanager
+from observatory.nodes.web import client_config
 from observatory.runtime import Sandbox
 from observatory.settings import LocalSettings
 from tests.monitoring.conftest import Pager
@@ -16,112 +25,216 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
-ROUTES = {
-    "watchdog": {"alertname": "Watchdog", "severity": "none"},
-    NO_RECEIVER: {"alertname": "InfoInhibitor", "severity": "none"},
-    "pagerduty,slack": {"alertname": "Any", "severity": "critical"},
-    "slack,email": {"alertname": "Any", "severity": "warning"},
-    "ticket": {"alertname": "Any", "severity": "info"},
-    "slack": {"alertname": "Unlabelled"},
-}
 FILE = "/srv/etc/alertmanager.yaml"
+SCOPE = Scope(stack="s", runbooks="")
+BY_NAME = {"Watchdog": "watchdog", "InfoInhibitor": NO_RECEIVER}
+BY_SEVERITY = {"critical": "pagerduty,slack", "warning": "slack,email", "info": "ticket"}
+OTHER_SEVERITIES = ("none", "page", "Critical", "")  # an alert with a wrong severity still reaches people
+EVERY_DAY = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+Cell = tuple[str, dict[str, str]]
 
 
-@pytest.fixture
-def configured(sandbox: Sandbox) -> Sandbox:
-    sandbox.write_file(FILE, alertmanager_file(webhook_receivers("http://127.0.0.1:1", tls={})))
-    return sandbox
+def local_receivers(*, rollback: bool = False) -> dict[Receiver, dict[str, Any]]:
+    receivers = webhook_receivers("http://127.0.0.1:1", tls={})
+    if rollback:
+        receivers["rollback"] = {"webhook_configs": [{"url": "http://127.0.0.1:1/alerts"}]}
+    return receivers
 
 
-def verify_route(sandbox: Sandbox, receivers: str, labels: dict[str, str]) -> None:
-    options = ["--config.file", FILE, f"--verify.receivers={receivers}"]
-    matchers = [f"{key}={value}" for key, value in labels.items()]
-    sandbox.run(["/usr/bin/amtool", "config", "routes", "test", *options, *matchers])
+def expected(labels: dict[str, str], *, rollback: bool = False) -> str:
+    """Return the receivers of an alert as the matrix of routes names them."""
+    if labels["alertname"] in BY_NAME:
+        return BY_NAME[labels["alertname"]]
+    people = BY_SEVERITY.get(labels.get("severity", ""))
+    act = ["rollback"] if rollback and labels.get("rollback") == "true" else []
+    return ",".join([*act, *([people] if people else [] if act else ["slack"])])
 
 
-def test_configuration_is_valid(configured: Sandbox) -> None:
-    assert "SUCCESS" in configured.run(["/usr/bin/amtool", "check-config", FILE]).stdout
-
-
-@pytest.mark.parametrize(("receivers", "labels"), ROUTES.items(), ids=str)
-def test_route_leads_to_its_receivers(configured: Sandbox, receivers: str, labels: dict[str, str]) -> None:
-    verify_route(configured, receivers, labels)
-
-
-def test_every_receiver_has_a_route() -> None:
-    assert {name for route in ROUTES for name in route.split(",")} == {*RECEIVERS, NO_RECEIVER}
-
-
-def test_every_alert_reaches_its_receivers(configured: Sandbox) -> None:
-    by_severity = {"critical": "pagerduty,slack", "warning": "slack,email", "info": "ticket"}
+def matrix() -> Iterable[dict[str, str]]:
+    """Yield the labels of every alert of the registry, and of every severity with and without a rollback."""
     for alert in ALERTS:
-        receivers = {"Watchdog": "watchdog", "InfoInhibitor": NO_RECEIVER}.get(alert.name) or by_severity[
-            alert.severity
-        ]
-        verify_route(configured, receivers, {"alertname": alert.name, **alert.labels(Scope(stack="s", runbooks=""))})
+        yield {"alertname": alert.name, "fleet": "green", **alert.labels(SCOPE)}
+    for severity, rollback in product((*BY_SEVERITY, *OTHER_SEVERITIES), ("true", "false", "")):
+        yield {"alertname": "Any", "stack": "s", "severity": severity, "rollback": rollback}
 
 
-@pytest.mark.parametrize("alert", [alert for alert in ALERTS if alert.rollback], ids=lambda alert: alert.name)
-def test_alert_with_rollback_reaches_the_scheduler_and_people(sandbox: Sandbox, alert: Alert) -> None:
-    text = alertmanager(LocalSettings(), Paths()).files["/srv/etc/alertmanager/alertmanager.yaml"]
+def wrong_cells(sandbox: Sandbox, text: str, cells: Iterable[Cell]) -> list[str]:
+    """Return what amtool says about each cell whose alert does not reach exactly its receivers."""
     sandbox.write_file(FILE, text)
-    assert "SUCCESS" in sandbox.run(["/usr/bin/amtool", "check-config", FILE]).stdout
-    people = {"critical": "pagerduty,slack", "warning": "slack,email"}[alert.severity]
-    labels = {"alertname": alert.name, "fleet": "green", **alert.labels(Scope(stack="s", runbooks=""))}
-    verify_route(sandbox, f"rollback,{people}", labels)
+    lines = []
+    for receivers, labels in cells:
+        matchers = [f"{key}={value}" for key, value in labels.items()]
+        options = ["--config.file", FILE, f"--verify.receivers={receivers}", *matchers]
+        lines.append(f"amtool config routes test {shlex.join(options)} 2>&1 || echo WRONG {shlex.quote(str(labels))}")
+    done = sandbox.run(["/bin/sh", "-c", "\n".join(lines)])
+    return [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
 
 
-def test_every_time_interval_is_used() -> None:
-    config = yaml.safe_load(alertmanager_file(webhook_receivers("http://127.0.0.1:1", tls={})))
-    used = [name for route in config["route"]["routes"] for name in route.get("mute_time_intervals", [])]
-    assert used == [interval["name"] for interval in config["time_intervals"]]
+@pytest.mark.parametrize("rollback", [False, True], ids=["without rollback", "with rollback"])
+def test_every_cell_of_the_routing_matrix(sandbox: Sandbox, *, rollback: bool) -> None:
+    window = MaintenanceWindow(days=("sun",), opens="22:00", closes="02:00", timezone="Europe/Berlin")
+    cells = [(expected(labels, rollback=rollback), labels) for labels in matrix()]
+    for maintenance in ((), (window,)):
+        text = alertmanager_file(local_receivers(rollback=rollback), maintenance=maintenance)
+        assert wrong_cells(sandbox, text, cells) == []
+        assert "SUCCESS" in sandbox.run(["/usr/bin/amtool", "check-config", FILE]).stdout
+    reached = {name for receivers, _ in cells for name in receivers.split(",")}
+    assert reached == {*RECEIVERS, NO_RECEIVER, *(["rollback"] if rollback else [])}
 
 
-def test_every_inhibition_stays_within_its_stack() -> None:
-    config = yaml.safe_load(alertmanager_file(webhook_receivers("http://127.0.0.1:1", tls={})))
-    assert all("stack" in rule["equal"] for rule in config["inhibit_rules"])
+def test_a_wrong_route_is_noticed(sandbox: Sandbox) -> None:
+    text = alertmanager_file(local_receivers()).replace('severity="warning"', 'severity="warn"')
+    cells = [(expected(labels), labels) for labels in matrix()]
+    wrong = wrong_cells(sandbox, text, cells)
+    assert len(wrong) == sum(labels["severity"] == "warning" for _, labels in cells)
+
+
+def test_the_configuration_of_a_stack_is_valid_and_rolls_back(sandbox: Sandbox) -> None:
+    unit = alertmanager(LocalSettings(), Paths())
+    for path, text in unit.files.items():
+        sandbox.write_file(path, text)
+    (file,) = [path for path in unit.files if path.endswith("alertmanager.yaml")]
+    assert "SUCCESS" in sandbox.run(["/usr/bin/amtool", "check-config", file]).stdout
+    cells = [(expected(labels, rollback=True), labels) for labels in matrix()]
+    assert any("rollback" in receivers for receivers, _ in cells)
+    assert wrong_cells(sandbox, unit.files[file], cells) == []
+
+
+def test_every_time_interval_is_used_and_none_mutes_a_page() -> None:
+    window = MaintenanceWindow(days=("sun",), opens="22:00", closes="02:00")
+    config = yaml.safe_load(alertmanager_file(local_receivers(rollback=True), maintenance=[window]))
+    routes = config["route"]["routes"]
+    used = {name for route in routes for name in route.get("mute_time_intervals", [])}
+    assert used == {interval["name"] for interval in config["time_intervals"]}
+    for route in routes:
+        if route["receiver"] in ("watchdog", "rollback") or route["matchers"] == ['severity="critical"']:
+            assert "mute_time_intervals" not in route
+
+
+@pytest.mark.parametrize(
+    ("opens", "closes", "times"),
+    [
+        ("02:00", "04:00", [("saturday", "02:00", "04:00")]),
+        ("22:00", "02:00", [("saturday", "22:00", "24:00"), ("sunday", "00:00", "02:00")]),
+        ("22:00", "00:00", [("saturday", "22:00", "24:00")]),
+        ("00:00", "00:00", [("saturday", "00:00", "24:00")]),
+        ("06:00", "06:00", [("saturday", "06:00", "24:00"), ("sunday", "00:00", "06:00")]),
+    ],
+)
+def test_a_window_ends_on_the_next_day(opens: str, closes: str, times: list[tuple[str, str, str]]) -> None:
+    found = MaintenanceWindow(days=("sat",), opens=opens, closes=closes).intervals()
+    assert [(*each["weekdays"], *each["times"][0].values()) for each in found] == times
 
 
 def test_missing_receiver_is_rejected() -> None:
-    receivers = webhook_receivers("http://127.0.0.1:1", tls={})
+    receivers = local_receivers()
+    receivers["email"] = {}
+    with pytest.raises(ValueError, match="email"):
+        alertmanager_file(receivers)
     del receivers["email"]
     with pytest.raises(ValueError, match="email"):
         alertmanager_file(receivers)
 
 
-def alert(name: str, stack: str = "a", **labels: str) -> dict[str, str]:
-    return {"alertname": name, "stack": stack, **labels}
+def with_equal(*labels: str) -> Inhibition:
+    return replace(INHIBITIONS[1], equal=labels)
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        (with_equal("stack", "server"), r"StorageServiceDown lacks the label \['server'\]"),  # the cause lacks it
+        (with_equal("stack", "zone"), "lacks the label"),
+        (with_equal("fleet"), "expected stack"),
+        (with_equal("stack", "severity"), "expected stack"),
+        (replace(INHIBITIONS[1], source=('alertname="StorageDatabaseDown"',)), r"StorageDatabaseDown lacks .*fleet"),
+        (replace(INHIBITIONS[1], targets=('alertname="StorageGone"',)), "no alert is its consequence"),
+        (replace(INHIBITIONS[1], source=('alertname="StorageGone"',)), "no alert is its cause"),
+        (replace(INHIBITIONS[0], targets=('component="service"',)), "critical and must page"),
+        (replace(INHIBITIONS[0], targets=("component=service",)), "expected a name, an operator"),
+    ],
+)
+def test_an_inhibition_that_would_inhibit_nothing_or_too_much_is_refused(rule: Inhibition, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        inhibitions([rule])
+
+
+def test_labels_of_an_alert_are_those_of_all_its_firings() -> None:
+    (server,) = [alert for alert in ALERTS if alert.name == "StorageInstanceDown"]
+    assert label_names(server) >= {"stack", "fleet", "server"}
+    without = Firing(at="1m", labels={"fleet": "blue"}, description="")
+    fewer = replace(server, scenarios=(*server.scenarios, replace(server.scenarios[0], fires=(without,))))
+    assert "server" not in label_names(fewer)
+
+
+LABELS = {alert.name: alert.labels(SCOPE) for alert in ALERTS}
+
+
+def alert(name: str, stack: str = "a", /, **labels: str) -> dict[str, str]:
+    return {**LABELS.get(name, {}), "alertname": name, "stack": stack, **labels}
+
+
+def escalated(name: str, stack: str = "a", /, **labels: str) -> dict[str, str]:
+    return alert("StorageWarningUnattended", stack, escalated=name, **labels)
 
 
 def test_known_cause_inhibits_its_consequences_and_nothing_else(pager: Pager) -> None:
     pager.fire(
-        alert("StorageDatabaseDown", severity="critical", component="database"),
-        alert("StorageInstanceDown", severity="warning", component="service", fleet="blue"),
-        alert("StorageServiceDown", severity="critical", component="service", fleet="green"),
-        alert("StorageDiskWarning", severity="warning", component="database"),
-        alert("StorageInstanceDown", stack="b", severity="warning", component="service", fleet="blue"),
-        alert("StorageServiceDown", stack="b", severity="critical", component="service", fleet="green"),
-        alert("InfoInhibitor", stack="c", severity="none"),
-        alert("StorageCacheHitRateLow", stack="c", severity="info", component="service"),
-        alert("StorageCacheHitRateLow", stack="b", severity="info", component="service"),
+        alert("StorageDatabaseDown", instance="i"),
+        alert("StorageInstanceDown", fleet="blue", server="blue-1"),
+        escalated("StorageInstanceDown", fleet="blue", server="blue-1"),
+        escalated("StorageCertificateExpiring"),
+        alert("StorageServiceDown", fleet="green"),
+        alert("StorageCertificateExpiring", name="n"),
+        alert("StorageInstanceDown", "b", fleet="blue"),
+        escalated("StorageInstanceDown", "b", fleet="blue"),
+        alert("InfoInhibitor", "c"),
+        alert("Any", "c", severity="info", component="service"),
+        alert("Any", "b", severity="info", component="service"),
     )
-    assert pager.inhibited() == {("StorageInstanceDown", "a"), ("StorageCacheHitRateLow", "c")}
+    assert pager.inhibited() == {("StorageInstanceDown", "a"), ("StorageWarningUnattended", "a"), ("Any", "c")}
+    assert len(pager.inhibited_alerts()) == 3  # one of the two escalations of stack a
 
 
 def test_fleet_without_instances_is_one_alert(pager: Pager) -> None:
     pager.fire(
-        alert("StorageServiceDown", severity="critical", component="service", fleet="blue"),
-        alert("StorageInstanceDown", severity="warning", component="service", fleet="blue"),
+        alert("StorageServiceDown", fleet="blue"),
+        alert("StorageInstanceDown", fleet="blue"),
+        alert("StorageInstanceDown", fleet="green"),
+        escalated("StorageInstanceDown", fleet="green"),
+        alert("StorageErrorBudgetFastBurn", fleet="blue"),
+        alert("StorageErrorBudgetSlowBurn", fleet="blue"),
+        alert("StorageErrorBudgetSlowBurn", fleet="green"),
     )
-    assert pager.inhibited() == {("StorageInstanceDown", "a")}
+    found = [(each["alertname"], each["fleet"]) for each in pager.inhibited_alerts()]
+    assert sorted(found) == [("StorageErrorBudgetSlowBurn", "blue"), ("StorageInstanceDown", "blue")]
 
 
 def test_critical_alert_reaches_both_of_its_receivers(pager: Pager) -> None:
-    pager.fire(alert("StorageDatabaseDown", severity="critical", component="database"))
+    pager.fire(alert("StorageDatabaseDown"))
     for receiver in ("pagerduty", "slack"):
         until(partial(pager.received, receiver), f"the notification of {receiver}")
         assert [one["labels"]["alertname"] for one in pager.received(receiver)] == ["StorageDatabaseDown"]
     assert not pager.received("email")
+
+
+def test_a_maintenance_window_mutes_warnings_and_their_escalation_and_no_page(pager: Pager) -> None:
+    open_now = MaintenanceWindow(days=EVERY_DAY, opens="00:00", closes="00:00", timezone="Europe/Berlin")
+    receivers = webhook_receivers(pager.receiver, tls=client_config(Paths()))
+    pager.configure(alertmanager_file(receivers, maintenance=[open_now]))
+    pager.fire(
+        alert("StorageDatabaseDown"),
+        alert("StorageConfigReloadFailed", job="j"),
+        escalated("StorageConfigReloadFailed"),
+    )
+    until(partial(pager.received, "pagerduty"), "the page")
+    muted = {("StorageConfigReloadFailed", "maintenance"), ("StorageWarningUnattended", "maintenance")}
+    until(lambda: pager.muted() == muted, "the muted alerts")
+    for receiver in ("pagerduty", "slack", "email"):
+        names = {one["labels"]["alertname"] for one in pager.received(receiver)}
+        assert names <= {"StorageDatabaseDown"}, json.dumps(pager.received(receiver))
+    pager.configure(alertmanager_file(receivers))
+    until(partial(pager.received, "email"), "the warning after the window")
 
 
 def test_runbook_of_an_alert_is_served(pager: Pager) -> None:
