@@ -79,7 +79,8 @@ def write_one_by_one(directory: Path, edition: str) -> Path:
     directory.mkdir()
     (directory / "001_one_by_one.sql").write_text(ONE_BY_ONE)
     if edition == "community":
-        (directory / "002_filled.sql").write_text(FILLED)
+        (directory / "002_filled.community.sql").write_text(FILLED)
+        (directory / "002_filled.apache.sql").write_text("SELECT 1;")
     return directory
 
 

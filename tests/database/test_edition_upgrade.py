@@ -127,7 +127,7 @@ def test_an_apache_database_is_upgraded_to_the_community_edition_with_its_histor
     assert {check.name for check in unchanged.problems} == {"reads as the service", "writes as the service"}
     assert unchanged.edition == "apache"  # unchanged until the upgrade
     planned = plan_upgrade(owner, migrations=SHIPPED, backup=backup)
-    assert planned.migrations == ("004_continuous_aggregates", "005_retention_policies")
+    assert planned.migrations == ("004_continuous_aggregates", "005_retention_policies", "008_quiet_refresh")
     assert set(planned.aggregates) == set(AGGREGATES)
     assert all(size > 0 for size in planned.aggregates.values())
     assert planned.backup is not None

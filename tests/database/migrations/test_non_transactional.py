@@ -224,10 +224,10 @@ def test_an_aggregate_is_filled_after_an_interruption(
     directory = write_migrations(
         _001_a="CREATE TABLE a (ts timestamptz NOT NULL);\nSELECT create_hypertable('a', by_range('ts'));\n"
         "INSERT INTO a VALUES ('2026-01-01');",
-        _002_b=f"{HEADER}SELECT 1;\n{AGGREGATE};",
+        **{"002_b.community": f"{HEADER}SELECT 1;\n{AGGREGATE};", "002_b.apache": "SELECT 1;"},
     )
     run_deploy(migrations=directory)
-    begun(conninfo, directory / "002_b.sql")
+    begun(conninfo, directory / "002_b.community.sql")
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute("DROP MATERIALIZED VIEW m")
         connection.execute(f"{AGGREGATE} WITH NO DATA".encode())  # created but not filled
