@@ -28,19 +28,32 @@ def _seconds(text: str) -> int:
     return int(given[1]) * UNITS[given[2]]
 
 
+def _printable(text: str) -> str:
+    """Return a text without control characters: other programs also make silences."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 @group.command()
-def add(
+def create(
     *,
-    duration: Annotated[int, typer.Option(parser=_seconds, help="Duration, e.g. 30m or 2h.", metavar="DURATION")],
+    duration: Annotated[
+        int, typer.Option(parser=_seconds, help="Duration up to 7d, e.g. 30m or 2h.", metavar="DURATION")
+    ],
     reason: Annotated[str, typer.Option(help="Reason, shown with the silence.")],
     fleet: Annotated[FleetName | None, typer.Option(help="Mute alerts of this fleet; default: all fleets.")] = None,
     alert: Annotated[str | None, typer.Option(help="Mute this alert; default: all alerts that may be muted.")] = None,
+    matcher: Annotated[
+        list[str] | None,
+        typer.Option(help="Mute alerts with this label, e.g. 'job=\"node\"'; repeatable.", metavar="MATCHER"),
+    ] = None,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Mute alerts of a fleet, one alert, or both. Alerts about user-facing outages cannot be muted."""
+    """Mute alerts of a fleet, one alert, or those of matchers. Alerts about user-facing outages cannot be muted."""
     workspace = operations.open_workspace(environment)
-    made = operations.add_silence(workspace, fleet=fleet, alert=alert, seconds=duration, reason=reason)
+    made = operations.create_silence(
+        workspace, fleet=fleet, alert=alert, matchers=matcher or (), seconds=duration, reason=reason
+    )
     if output is Output.JSON:
         print_json({"id": made})
         return
@@ -55,7 +68,12 @@ def list_all(environment: EnvironmentOption = "local", output: OutputOption = Ou
         print_json([asdict(each) for each in found])
         return
     rows = [
-        (each.id, ", ".join(each.matchers), each.created_by, each.reason, f"{each.ends:%Y-%m-%d %H:%M:%S}")
+        tuple(
+            map(
+                _printable,
+                (each.id, ", ".join(each.matchers), each.created_by, each.reason, f"{each.ends:%Y-%m-%d %H:%M:%S}"),
+            )
+        )
         for each in found
     ]
     columns = ("id", "alerts", "by", "reason", "until (UTC)")

@@ -146,6 +146,7 @@ from .reexports import SchedulerRunningError as SchedulerRunningError
 from .reexports import SettingsError as SettingsError
 from .reexports import Silence as Silence
 from .reexports import SilenceRefusedError as SilenceRefusedError
+from .reexports import SilenceUsageError as SilenceUsageError
 from .reexports import StackNotUpError as StackNotUpError
 from .reexports import TakenOverError as TakenOverError
 from .reexports import TrialFailedError as TrialFailedError
@@ -177,7 +178,7 @@ from .scheduler import JobStatus as JobStatus
 from .scheduler import jobs as jobs
 from .scheduler import run_job as run_job
 from .scheduler import run_scheduler as run_scheduler
-from .silences import add_silence as add_silence
+from .silences import create_silence as create_silence
 from .silences import end_silence as end_silence
 from .silences import list_silences as list_silences
 from .stack_bootstrap import bootstrap as bootstrap

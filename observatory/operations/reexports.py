@@ -28,7 +28,7 @@ from observatory.documents.logins import AccessError
 from observatory.documents.rollout import Deployment, RolloutDocument, RolloutError
 from observatory.engines.embedded import EngineError, LockedError
 from observatory.errors import ObservatoryError
-from observatory.platforms.alertmanager import AlertmanagerError, Silence, SilenceRefusedError, UnknownSilenceError
+from observatory.platforms.alertmanager import AlertmanagerError, Silence, UnknownSilenceError
 from observatory.platforms.errors import (
     NeedsCliError,
     OperationError,
@@ -37,6 +37,7 @@ from observatory.platforms.errors import (
     UnsupportedOperationError,
 )
 from observatory.platforms.platform import DaemonStatus, EngineChoice
+from observatory.platforms.silence_terms import SilenceRefusedError, SilenceUsageError
 from observatory.progress import Phase, Progress, Reporter, silent
 from observatory.runtime import RuntimeFault
 from observatory.runtime.errors import SandboxError
@@ -95,6 +96,7 @@ __all__ = [
     "SettingsError",
     "Silence",
     "SilenceRefusedError",
+    "SilenceUsageError",
     "StackNotUpError",
     "TakenOverError",
     "TrialFailedError",

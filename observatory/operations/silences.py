@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from observatory.engines import embedded as engine
 from observatory.platforms.alertmanager import Alertmanager, Silence, UnknownSilenceError
 from observatory.platforms.errors import StackNotUpError
@@ -22,20 +24,29 @@ def list_silences(workspace: Workspace) -> list[Silence]:
     return _alertmanager(workspace).silences()
 
 
-def add_silence(
-    workspace: Workspace, *, fleet: FleetName | None, alert: str | None, seconds: float, reason: str
+def create_silence(
+    workspace: Workspace,
+    *,
+    fleet: FleetName | None,
+    alert: str | None,
+    seconds: float,
+    reason: str,
+    matchers: Sequence[str] = (),
 ) -> str:
-    """Silence all alerts of a fleet, one alert, or one alert of a fleet; return the silence's id.
+    """Silence alerts of a fleet, one alert, or those of `matchers`, for a limited time; return the silence's id.
 
     Returns when the silence is on disk, so that it outlives Alertmanager's process.
 
     Raises:
         StackNotUpError: the stack is not up.
-        SilenceRefusedError: the alert cannot be silenced, or neither fleet nor alert is given.
+        SilenceRefusedError: an alert cannot be silenced, or the whole stack would be.
+        SilenceUsageError: a matcher, the name, the duration or the reason is not valid.
         AlertmanagerError: Alertmanager does not answer.
     """
     alertmanager = _alertmanager(workspace)
-    made = alertmanager.silence(fleet=fleet, alert=alert, seconds=seconds, created_by=actor(), reason=reason)
+    made = alertmanager.silence(
+        fleet=fleet, alert=alert, matchers=matchers, seconds=seconds, created_by=actor(), reason=reason
+    )
     alertmanager.wait_until_kept()
     return made
 

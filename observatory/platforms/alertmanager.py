@@ -1,6 +1,6 @@
 """Silences in Alertmanager, by its API v2: those of deployments, which expire soon after a deployment dies, and others.
 
-No silence covers the alerts of `NEVER`. Silences do not affect gates, which query Prometheus.
+`silence_terms` limits what a silence covers. Silences do not affect gates, which query Prometheus.
 See https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml.
 """
 
@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from observatory.errors import REFUSED, WRONG_USAGE, ObservatoryError
+from observatory.errors import WRONG_USAGE, ObservatoryError
 from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import FleetName
 from observatory.waiting import wait_until
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 2.0
 KEPT_SECONDS, KEPT_POLL_S = 30.0, 0.1  # six times Alertmanager's interval
 SILENCE_SECONDS, EXTEND_SECONDS = 120.0, 30.0  # duration of a deployment's silence, and between its extensions
-NEVER = (
-    "StorageDatabaseDown",
-    "StorageServiceDown",
-    "StorageErrorBudgetFastBurn",
-)  # alerts 1, 6, 15: users notice
 OPERATORS = {(True, False): "=", (True, True): "=~", (False, False): "!=", (False, True): "!~"}  # by isEqual, isRegex
 
 
@@ -41,12 +36,6 @@ class UnknownSilenceError(ObservatoryError):
     """The stack has no such silence."""
 
     exit_code = WRONG_USAGE
-
-
-class SilenceRefusedError(ObservatoryError):
-    """The silence is not allowed; nothing was changed."""
-
-    exit_code = REFUSED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +73,10 @@ class Alertmanager:
     snapshot: Path | None = None
 
     def silences(self) -> list[Silence]:
-        """Return the stack's silences that have not expired."""
+        """Return the stack's silences that have not expired, the next to end first."""
         given = self._call("GET", "silences", params={"filter": [f'stack="{self.stack}"']})
-        return [_silence(each) for each in given.json() if each["status"]["state"] != "expired"]
+        found = [_silence(each) for each in given.json() if each["status"]["state"] != "expired"]
+        return sorted(found, key=lambda each: each.ends)
 
     def silence(
         self,
@@ -96,31 +86,30 @@ class Alertmanager:
         seconds: float,
         created_by: str,
         reason: str,
+        matchers: Sequence[str] = (),
         replaces: str | None = None,
     ) -> str:
         """Silence alerts from now on, and return the silence's id.
 
         Args:
             fleet: the fleet of the alerts; None for any.
-            alert: the alert's name; None for all but those of `NEVER`.
+            alert: the alert's name; None for all but those that are never silenced.
             seconds: until the silence expires.
             created_by: a deployment's id, or `user@host`.
             reason: as text.
+            matchers: of further labels, as `instance="blue-1"`.
             replaces: the id of a silence with the same matchers to extend; an expired one is created again.
 
         Raises:
-            SilenceRefusedError: neither fleet nor alert is given, or the alert is one of `NEVER`.
+            SilenceRefusedError: it would cover the whole stack, or an alert that is never silenced.
+            SilenceUsageError: a matcher, the name, the duration or the reason is not valid.
         """
-        if alert in NEVER:
-            raise SilenceRefusedError(f"{alert} cannot be silenced: it reports that users are affected")
-        if not fleet and not alert:  # an empty name, as of an unset shell variable, names nothing
-            raise SilenceRefusedError("a whole stack cannot be silenced: name a fleet, an alert or both")
-        matchers = [_matcher("stack", self.stack)]
-        matchers += [_matcher("fleet", fleet)] if fleet else []
-        matchers += [_matcher("alertname", alert)] if alert else [_matcher("alertname", NEVER)]
+        from observatory.platforms.silence_terms import check_terms, selection  # noqa: PLC0415 - not for a rollback
+
+        check_terms(seconds, reason)
         now = datetime.now(UTC)
         document = {
-            "matchers": matchers,
+            "matchers": selection(self.stack, fleet=fleet, alert=alert, matchers=matchers),
             "startsAt": now.isoformat(),
             "endsAt": (now + timedelta(seconds=seconds)).isoformat(),
             "createdBy": created_by,
@@ -248,13 +237,6 @@ def _written(file: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_mtime_ns
-
-
-def _matcher(name: str, value: str | Sequence[str]) -> dict[str, Any]:
-    """Return a matcher of one value, or of every value except several."""
-    if isinstance(value, str):
-        return {"name": name, "value": value, "isRegex": False, "isEqual": True}
-    return {"name": name, "value": "|".join(value), "isRegex": True, "isEqual": False}
 
 
 def _silence(given: dict[str, Any]) -> Silence:

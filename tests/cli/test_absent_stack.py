@@ -41,7 +41,7 @@ COMMANDS = [
     "rotate-passwords",
     "certificates list",
     "certificates renew",
-    "silence add --reason x --duration 1h --alert X",
+    "silence create --reason x --duration 1h --alert X",
     "silence list",
     "silence end x",
     "scheduler run backup-full",

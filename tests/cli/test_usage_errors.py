@@ -27,7 +27,7 @@ CANARY = ("deploy", "application", "--version", "v0.2.0", "--strategy", "canary"
         (("rollback", "--method", "blue-green", "--undo"), "need --method database"),
         (("rollback", "--method", "database", "--undo", "--force"), "does not take --version, --emergency and --force"),
         (("rollback", "--method", "application"), "--method application needs --version"),
-        (("silence", "add", "--reason", "r", "--duration", "soon"), "invalid duration 'soon'"),
+        (("silence", "create", "--reason", "r", "--duration", "soon"), "invalid duration 'soon'"),
         (("deploy", "database", "--retry", "-1"), "expected at least 0"),
         ((*CANARY, "--canary-percentage", "500"), "expected at most 99"),
         ((*CANARY, "--canary-percentage", "x"), "expected a whole number (given: 'x')"),

@@ -11,13 +11,8 @@ import pytest
 from observatory.nodes import Paths
 from observatory.nodes.alertmanager import silences_file
 from observatory.platforms import alertmanager as silencing
-from observatory.platforms.alertmanager import (
-    NEVER,
-    Alertmanager,
-    AlertmanagerError,
-    FleetSilences,
-    SilenceRefusedError,
-)
+from observatory.platforms.alertmanager import Alertmanager, AlertmanagerError, FleetSilences
+from observatory.platforms.silence_terms import NEVER, SilenceRefusedError
 from observatory.runtime import find_free_ports
 from tests.monitoring.conftest import Pager
 from tests.support.waiting import until
@@ -109,6 +104,30 @@ def test_unreachable_alertmanager_is_recorded_and_blocks_nothing() -> None:
         ("not-silenced", "end"),
     ]
     assert f"http://127.0.0.1:{port}" in journal.events[0]["reason"]
+
+
+def test_matchers_select_alerts_and_never_those_that_must_page(pager: Pager, alerts: Alertmanager) -> None:
+    alerts.silence(
+        fleet=None, alert=None, matchers=['fleet=~"gr.*"'], seconds=60, created_by="me", reason='a "noisy" neighbour'
+    )
+    pager.fire(*MOVING, *OTHERS)
+    until(lambda: pager.silenced() == SILENCED, "the silences")
+    (silence,) = alerts.silences()
+    assert 'fleet=~"gr.*"' in silence.matchers
+    assert silence.reason == 'a "noisy" neighbour'
+
+
+def test_a_silence_of_a_warning_covers_its_escalation_and_no_other(pager: Pager, alerts: Alertmanager) -> None:
+    alerts.silence(fleet=None, alert="StorageInstanceDown", seconds=60, created_by="me", reason="r")
+    escalation = {"alertname": "StorageWarningUnattended", "stack": "a", "severity": "critical"}
+    pager.fire(
+        MOVING[0],
+        {**escalation, "escalated": "StorageInstanceDown", "fleet": "green"},
+        {**escalation, "escalated": "StorageConfigReloadFailed"},
+        {**escalation, "alertname": "StorageNotificationsFailing"},
+    )
+    until(pager.silenced, "the silences")
+    assert pager.silenced() == {("StorageInstanceDown", "green"), ("StorageWarningUnattended", "green")}
 
 
 @pytest.mark.parametrize("alert", NEVER)

@@ -278,14 +278,16 @@ def test_an_alert_after_the_promotion_rolls_back_if_the_setting_is_perform(own: 
 
 def test_all_alerts_but_outages_can_be_silenced(own: Checkout) -> None:
     wanted = ("--fleet", "green", "--duration", "30m", "--reason", "noise")
-    made = own.json("silence", "add", *wanted)["id"]
+    made = own.json("silence", "create", *wanted)["id"]
     assert [each["id"] for each in own.json("silence", "list")] == [made]
     own.run("silence", "end", made)
     assert own.json("silence", "list") == []
-    assert "cannot be silenced" in own.run("silence", "add", "--alert", "StorageServiceDown", *wanted, expect=3).stderr
+    assert (
+        "cannot be silenced" in own.run("silence", "create", "--alert", "StorageServiceDown", *wanted, expect=3).stderr
+    )
     assert "no silence" in own.run("silence", "end", made, expect=2).stderr
-    assert "whole stack" in own.run("silence", "add", "--alert", "", *wanted[-4:], expect=3).stderr
-    own.run("silence", "add", "--duration", "soon", "--reason", "noise", "--fleet", "green", expect=2)
+    assert "whole stack" in own.run("silence", "create", "--alert", "", *wanted[-4:], expect=3).stderr
+    own.run("silence", "create", "--duration", "soon", "--reason", "noise", "--fleet", "green", expect=2)
 
 
 def test_outside_the_windows_a_version_is_refused(own: Checkout) -> None:
