@@ -1,7 +1,7 @@
-"""Monitoring of a stack by an existing Prometheus Operator: rules, routes and scrape jobs as custom resources.
+"""Monitoring of a stack by an existing Prometheus Operator: rules, routes, scrape jobs, dashboards, network policies.
 
-Owns the stack's custom resources. `monitoring` defines alerts and routes; Prometheus, Alertmanager and the Secrets that
-receivers name belong to the cluster.
+Owns the stack's resources in the cluster. `monitoring` defines alerts, routes and dashboards; Prometheus, Alertmanager,
+Grafana and the Secrets that receivers name belong to the cluster.
 """
 
 from __future__ import annotations
@@ -12,10 +12,16 @@ from typing import Any
 
 import pulumi
 from pulumi_kubernetes.apiextensions import CustomResource
+from pulumi_kubernetes.core.v1 import ConfigMap
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgs
+from pulumi_kubernetes.networking.v1 import NetworkPolicy
 
+from components.network_policies import network_policies
 from monitoring import Scope, alertmanager_config, prometheus_rule, scrape_config
 from monitoring.alertmanager import Receiver
+from monitoring.dashboards import DASHBOARDS, Dashboard
+from monitoring.dashboards.files import of_stack
+from monitoring.model import dashboard_uid
 from monitoring.notification_templates import email_content, inline, pagerduty_content, slack_content
 from monitoring.prometheus_operator import content
 from observatory.nodes.daemons import scrapes
@@ -25,6 +31,7 @@ from observatory.settings.aws import Receivers, SecretKey
 
 GROUP = "monitoring.coreos.com"
 VERSIONS = {"PrometheusRule": "v1", "AlertmanagerConfig": "v1alpha1", "ScrapeConfig": "v1alpha1"}
+DASHBOARD_LABEL = {"grafana_dashboard": "1"}  # by which Grafana's sidecar selects, as its Helm chart has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +44,7 @@ class MonitoringArgs:
 
 
 class Monitoring(pulumi.ComponentResource):
-    """The stack's custom resources in the cluster. Outputs: `prometheus_url`, `alertmanager_url`."""
+    """The stack's resources in the cluster. Outputs: `prometheus_url`, `alertmanager_url`."""
 
     def __init__(self, name: str, args: MonitoringArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:kubernetes:Monitoring", name, None, opts)
@@ -57,6 +64,9 @@ class Monitoring(pulumi.ComponentResource):
         for scrape in jobs:
             for suffix, specification in self._scrapes(scrape):
                 self._resource("ScrapeConfig", f"{scrape.job.name}{suffix}", specification)
+        for dashboard in DASHBOARDS:
+            self._dashboard(dashboard)
+        self._policies()
         self.prometheus_url, self.alertmanager_url = cluster.prometheus_url, cluster.alertmanager_url
         self.register_outputs({"prometheus_url": self.prometheus_url, "alertmanager_url": self.alertmanager_url})
 
@@ -79,20 +89,52 @@ class Monitoring(pulumi.ComponentResource):
             "filters": [{"name": f"tag:{key}", "values": [value]} for key, value in tags.items()],
         }
 
+    def _dashboard(self, dashboard: Dashboard) -> None:
+        """Declare a dashboard as a ConfigMap that Grafana's sidecar loads.
+
+        Its name is fixed, so a change deletes the old one first: the sidecar removes a dashboard's file when a
+        ConfigMap that had it goes, also where another one has it too.
+        """
+        stack = self._args.stack
+        file = f"{dashboard_uid(dashboard.name, stack=stack)}.json"
+        ConfigMap(
+            f"dashboard-{dashboard.name}",
+            metadata=self._metadata(f"dashboard-{dashboard.name}", **DASHBOARD_LABEL),
+            data={file: of_stack(dashboard, "aws", stack=stack)},
+            opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
+        )
+
+    def _policies(self) -> None:
+        """Declare the network policies, in the namespace of the pods."""
+        settings = self._args.settings
+        if (policies := settings.kubernetes.network_policies) is None:
+            return
+        for pods, specification in network_policies(settings, policies, database=self._args.database_address).items():
+            NetworkPolicy(
+                f"{pods}-egress",
+                metadata=self._metadata(f"{pods}-egress", namespace=policies.namespace),
+                spec=specification,
+                opts=pulumi.ResourceOptions(parent=self),
+            )
+
     def _resource(self, kind: str, name: str, specification: Mapping[str, Any]) -> None:
-        """Declare one custom resource; its name contains the stack's, because stacks may share a namespace."""
-        cluster = self._args.settings.kubernetes
+        """Declare one custom resource."""
         CustomResource(
             name if kind != "ScrapeConfig" else f"scrape-{name}",
             api_version=f"{GROUP}/{VERSIONS[kind]}",
             kind=kind,
-            metadata=ObjectMetaArgs(
-                name=f"{PROJECT}-{self._args.stack}-{name}",
-                namespace=cluster.namespace,
-                labels={**cluster.labels, "app.kubernetes.io/part-of": PROJECT, "stack": self._args.stack},
-            ),
+            metadata=self._metadata(name),
             spec=dict(specification),
             opts=pulumi.ResourceOptions(parent=self),
+        )
+
+    def _metadata(self, name: str, *, namespace: str | None = None, **labels: str) -> ObjectMetaArgs:
+        """Return a resource's metadata; its name contains the stack's, because stacks may share a namespace."""
+        cluster = self._args.settings.kubernetes
+        return ObjectMetaArgs(
+            name=f"{PROJECT}-{self._args.stack}-{name}",
+            namespace=namespace or cluster.namespace,
+            labels={**cluster.labels, "app.kubernetes.io/part-of": PROJECT, "stack": self._args.stack, **labels},
         )
 
 

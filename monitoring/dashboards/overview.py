@@ -8,6 +8,7 @@ from monitoring.dashboards.model import Dashboard, Panel, Query, Section, Thresh
 UP = {0.0: "down", 1.0: "up"}
 DOWN = Thresholds(critical=1, falling=True)
 DAY_S = 86_400
+FAILED_NOTIFICATIONS = 'alertmanager_notifications_failed_total{stack="$stack"}'
 
 
 def _up(title: str, metric: str, description: str, *alerts: str) -> Panel:
@@ -320,11 +321,8 @@ PLATFORM = Section(
                     legend="to Alertmanager",
                 ),
                 Query(
-                    expression=(
-                        "sum by (integration) "
-                        '(rate(alertmanager_notifications_failed_total{stack="$stack"}[$window])) > 0'
-                    ),
-                    legend="to {{integration}}",
+                    expression=rate(FAILED_NOTIFICATIONS, by="stack"),
+                    legend="to receivers",
                 ),
             ),
             thresholds=Thresholds(warning=0.001),

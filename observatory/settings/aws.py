@@ -216,13 +216,25 @@ class Receivers(Settings):
     rollback_webhook: SecretKey | None = None
 
 
+class NetworkPolicies(Settings):
+    """The pods of the cluster's Prometheus and Alertmanager: their namespace and labels.
+
+    For a cluster whose own policies deny by default. The first policy that selects a pod isolates it: elsewhere these
+    would cut Prometheus off from everything else that it scrapes.
+    """
+
+    namespace: KubernetesName
+    prometheus: Annotated[Mapping[str, str], Field(min_length=1)]
+    alertmanager: Annotated[Mapping[str, str], Field(min_length=1)]
+
+
 class Kubernetes(Settings):
     """The cluster whose Prometheus Operator gets the stack's rules, scrape targets and routes.
 
     `labels` are those that its Prometheus and Alertmanager select resources by; `prometheus_role` is the IAM role of
     its Prometheus, which gets the permission to find the fleets' machines. The URLs are those of Prometheus,
     Alertmanager, the runbooks and Grafana's dashboards (`https://HOST/d`), as their users reach them. Without
-    `dashboards_url` alerts have no link to a dashboard.
+    `dashboards_url` alerts have no link to a dashboard; without `network_policies` none is declared.
     """
 
     context: str
@@ -233,6 +245,7 @@ class Kubernetes(Settings):
     alertmanager_url: Url
     runbooks_url: Url
     dashboards_url: Url | None = None
+    network_policies: NetworkPolicies | None = None
 
 
 class MachineImages(Settings):
