@@ -12,7 +12,7 @@ from proofs.alerts.scaled import seconds
 
 RECEIVERS = {"critical": "pagerduty", "warning": "slack", "info": "ticket"}
 PAGE_S, RESOLVED_S = 15.0, 30.0  # of a critical alert, beyond `for` and `keep_firing_for`
-PATIENCE_S = 900.0  # for a page and for its end, beyond `for` and `keep_firing_for`
+PATIENCE_S = 2400.0  # for a page and for its end, beyond `for` and `keep_firing_for`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,9 @@ class Endpoints:
     def describes(self, metric: str) -> bool:
         return metric in self.described
 
+    def contains(self, program: str, words: tuple[str, ...]) -> bool:
+        return all(word in program for word in words)
+
 
 def test_a_renamed_metric_is_named_with_every_alert_that_it_silences() -> None:
     asked = {
@@ -102,3 +105,10 @@ def test_series_under_a_fault_are_excused_only_while_their_metric_exists() -> No
     whole = UnderFault(metric="failures_total", because="nothing has failed")
     assert phantoms({"a": 'failures_total{stack="local"}'}, Endpoints(), (whole,))
     assert phantoms({"a": 'failures_total{stack="local"}'}, Endpoints(described={"failures_total"}), (whole,)) == {}
+
+
+def test_a_metric_that_no_target_describes_must_be_in_its_exporter() -> None:
+    asked = {"a": 'pg_slot_active{stack="local"}'}
+    for exporter, found in (("usr/bin/slot_active", 0), ("usr/bin/renamed", 1)):
+        excuse = UnderFault(metric="pg_slot_active", exporter=exporter, words=("slot", "active"), because="no replica")
+        assert len(phantoms(asked, Endpoints(), (excuse,))) == found

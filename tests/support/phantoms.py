@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import promql_parser as promql
@@ -33,6 +34,9 @@ class Live(Protocol):
     def describes(self, metric: str) -> bool:
         """Return whether a target exports a metric of this name, even without a series."""
 
+    def contains(self, program: str, words: tuple[str, ...]) -> bool:
+        """Return whether a program of the stack has all of these words in its file."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnderFault:
@@ -41,15 +45,20 @@ class UnderFault:
     Attributes:
         metric: its name.
         label: the label whose value only a fault makes: without it, the selector must match series. None if the
-            metric has no series at all; then a target must still describe it.
+            metric has no series at all; then a target must still describe it, or its exporter contain its name.
+        exporter: the program that makes the series, for a metric that is described only with its first series.
+        words: the parts of the metric's name in the exporter's file, which puts them together.
         because: why.
     """
 
     metric: str
     label: str | None = None
+    exporter: str = ""
+    words: tuple[str, ...] = ()
     because: str
 
 
+POSTGRES_EXPORTER = "usr/bin/prometheus-postgres-exporter"
 UNDER_FAULT = (
     UnderFault(metric="ALERTS", label="severity", because="an alert of this severity has not fired"),
     UnderFault(metric="ALERTS", label="rollback", because="an alert that rolls back has not fired"),
@@ -57,6 +66,20 @@ UNDER_FAULT = (
     UnderFault(metric="ALERTS_FOR_STATE", label="rollback", because="an alert that rolls back has not fired"),
     UnderFault(metric="ALERTS_FOR_STATE", label="fleet", because="an alert of this fleet has not fired"),
     UnderFault(metric="pg_stat_activity_count", label="state", because="no session of the fleet is in a transaction"),
+    UnderFault(metric="pg_stat_activity_count", label="wait_event_type", because="no session waits for a lock"),
+    UnderFault(metric="pg_stat_activity_max_tx_duration", label="state", because="no session is in a transaction"),
+    UnderFault(
+        metric="pg_replication_slot_slot_is_active",
+        exporter=POSTGRES_EXPORTER,
+        words=("replication_slot", "slot_is_active"),
+        because="a stack with one database node has no replication slot",
+    ),
+    UnderFault(
+        metric="pg_stat_replication_pg_wal_lsn_diff",
+        exporter=POSTGRES_EXPORTER,
+        words=("stat_replication", "pg_wal_lsn_diff"),
+        because="a stack with one database node has no replica",
+    ),
 )
 
 
@@ -78,9 +101,15 @@ def report(found: Mapping[str, list[str]]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveSeries:
-    """The series of a Prometheus of the last minutes; `get` returns the `data` of a path of its API."""
+    """The series of a Prometheus of the last minutes.
+
+    Attributes:
+        get: returns the `data` of a path of its API.
+        rootfs: the root filesystem of the stack's programs.
+    """
 
     get: Callable[..., Any]
+    rootfs: Path
 
     def series(self, selector: str) -> list[dict[str, str]]:
         """Return the labels of the series that a selector matches."""
@@ -92,6 +121,11 @@ class LiveSeries:
     def describes(self, metric: str) -> bool:
         """Return whether a target exports a metric of this name, even without a series."""
         return any(self.get("/api/v1/metadata", metric=name) for name in (metric, SUFFIX.sub("", metric)))
+
+    def contains(self, program: str, words: tuple[str, ...]) -> bool:
+        """Return whether a program of the stack has all of these words in its file."""
+        content = (self.rootfs / program).read_bytes()
+        return all(word.encode() in content for word in words)
 
 
 class _Finder:
@@ -116,9 +150,14 @@ class _Finder:
             return True
         excused = [each for each in self._under_fault if each.metric == selector.name]
         if any(each.label is None for each in excused):
-            return self._live.describes(str(selector.name))
+            return any(self._is_exported(each) for each in excused)
         labels = {each.label for each in excused}
         return bool(labels) and bool(self._series(_text(selector, without=labels)))
+
+    def _is_exported(self, excused: UnderFault) -> bool:
+        if self._live.describes(excused.metric):
+            return True
+        return bool(excused.words) and self._live.contains(excused.exporter, excused.words)
 
     def _series(self, text: str) -> list[dict[str, str]]:
         if text not in self._known:

@@ -51,9 +51,9 @@ def rules_replaced(change: Callable[[str], str]) -> Callable[[Monitored], contex
 
 @contextlib.contextmanager
 def job_failed(stack: Monitored) -> Iterator[None]:
-    """Let a backup fail: the balancer of the database's cluster state is fine, but the repository's key is away."""
+    """Let a backup fail: the keys of the repositories are away, and then back."""
     keys = sorted((stack.checkout.home / "etc/pgbackrest").rglob("*cipher*"))
-    kept = [(file, file.with_name(f".{file.name}")) for file in keys]
+    kept = [(file, file.with_name(f"{file.name}.away")) for file in keys]
     for file, away in kept:
         file.rename(away)
     try:
