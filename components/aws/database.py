@@ -37,7 +37,7 @@ from components.aws.secrets import Secret, SecretArgs
 from components.certificates import Authority, Certificate
 from components.secrets import LoginPassword, Password
 from observatory.documents.logins import PROVISIONER, AccessDocument
-from observatory.nodes import etcd, pgbouncer, postgres
+from observatory.nodes import collector, etcd, pgbouncer, postgres
 from observatory.nodes.aws import DATABASE, database_user_data
 from observatory.nodes.cloud_init import compressed
 from observatory.nodes.exporters import cache_password_file, cache_passwords
@@ -164,7 +164,7 @@ class Database(pulumi.ComponentResource):
         return Access("roles", args, self._child)
 
     def _secret(self, superuser_password: pulumi.Output[str], address: str) -> Secret:
-        """Declare the secret with the machine's secret files, by their paths."""
+        """Declare the secret with the machine's secret files and the collector's program, by their paths."""
         args, paths = self._args, DATABASE
         api_password = Password("patroni-api", opts=self._child).value
         cache = pulumi.Output.all(args.cache.password, args.cache.url)
@@ -177,6 +177,7 @@ class Database(pulumi.ComponentResource):
             cache_password_file(paths): cache.apply(
                 lambda outputs: cache_passwords(args.base.settings, outputs[0], address=outputs[1])
             ),
+            collector.program_file(paths): collector.program(),
             **self._certificate(etcd.SERVER, address, client=True),
             **self._certificate(postgres.SERVER, address),
             **self._certificate(postgres.STORE_CLIENT, address, client=True),

@@ -15,8 +15,10 @@ from components.local.cache import Cache
 from components.local.database import Database
 from components.local.fleets import Fleet
 from components.local.machine import Daemon, Machine
+from components.local.traffic import Traffic
 from observatory.nodes import Paths, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
+from observatory.nodes.collector import collector
 from observatory.nodes.daemons import scrapes
 from observatory.nodes.exporters import (
     cache_password_file,
@@ -42,6 +44,7 @@ class MonitoringArgs:
     database: Database
     cache: Cache
     fleets: Mapping[FleetName, Fleet]
+    traffic: Traffic
 
 
 class Monitoring(pulumi.ComponentResource):
@@ -53,6 +56,7 @@ class Monitoring(pulumi.ComponentResource):
         settings, paths = args.settings, Paths()
         self._daemon(node_exporter(settings, paths))
         self._daemon(postgres_exporter(settings, paths), *args.database.ready)
+        self._daemon(collector(settings, paths), *args.database.ready, args.traffic.balancer)
         self._daemon(pgbouncer_exporter(settings, paths), *args.database.pooled)
         self._daemon(pgbackrest_exporter(settings, paths), *args.database.ready)
         passwords = args.cache.exporter_password.apply(lambda password: cache_passwords(settings, password))

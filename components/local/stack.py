@@ -74,6 +74,7 @@ def declare(args: LocalArgs) -> dict[str, Any]:
             database=database,
             cache=cache,
             fleets=fleets,
+            traffic=traffic,
         ),
     )
     # Not deleted_with the machine: the scheduler is a process of its own.

@@ -42,7 +42,8 @@ class TrafficArgs:
 class Traffic(pulumi.ComponentResource):
     """HAProxy and the counter of its requests.
 
-    Outputs: `service_url`, weighted over the fleets; `preview_url`, where a header selects the fleet.
+    Outputs: `service_url`, weighted over the fleets; `preview_url`, where a header selects the fleet. `balancer` is
+    HAProxy's daemon.
     """
 
     def __init__(self, name: str, args: TrafficArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -61,13 +62,13 @@ class Traffic(pulumi.ComponentResource):
         made = Certificate(SERVER, authority=args.trust.authority, opts=pulumi.ResourceOptions(parent=self))
         combined = pulumi.Output.concat(made.certificate, made.key)
         secret_files = {combined_file(Paths(), SERVER): combined, **args.trust.files}
-        balancer = Daemon("haproxy", machine=args.machine, unit=unit, secret_files=secret_files, opts=options)
+        self.balancer = Daemon("haproxy", machine=args.machine, unit=unit, secret_files=secret_files, opts=options)
         counter = request_metrics(args.settings, Paths())
-        options = pulumi.ResourceOptions(parent=self, depends_on=[balancer], deleted_with=args.machine)
+        options = pulumi.ResourceOptions(parent=self, depends_on=[self.balancer], deleted_with=args.machine)
         Daemon(counter.name, machine=args.machine, unit=counter, opts=options)
         ports = args.settings.ports
-        self.service_url = balancer.id.apply(lambda _: f"https://127.0.0.1:{ports.service_tls}")
-        self.preview_url = balancer.id.apply(lambda _: f"http://127.0.0.1:{ports.preview}")
+        self.service_url = self.balancer.id.apply(lambda _: f"https://127.0.0.1:{ports.service_tls}")
+        self.preview_url = self.balancer.id.apply(lambda _: f"http://127.0.0.1:{ports.preview}")
         self.register_outputs({"service_url": self.service_url, "preview_url": self.preview_url})
 
 

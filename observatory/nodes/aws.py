@@ -77,7 +77,7 @@ def database_user_data(
         buckets=buckets,
         cache_url=cache_url,
     )
-    secrets = secrets_oneshot(secret=secret, region=region, reloaded=("pgbouncer",))
+    secrets = secrets_oneshot(secret=secret, region=region, reloaded=("pgbouncer", "collector"))
     stanza = Oneshot(
         name="observatory-stanza.service",
         command=command(DATABASE, "stanza-create"),

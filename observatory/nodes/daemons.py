@@ -16,6 +16,7 @@ from typing import Literal, get_args
 from monitoring import JOBS
 from observatory.documents.rollout import RolloutDocument
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
+from observatory.nodes.collector import collector, machine_collector
 from observatory.nodes.etcd import etcd
 from observatory.nodes.exporters import (
     node_exporter,
@@ -182,6 +183,19 @@ LISTED: tuple[Daemon | Tool, ...] = (
         database=lambda at: (node_exporter(at.settings, at.paths, at.host, volumes=at.volumes),),
     ),
     _exporter("postgres-exporter", postgres_exporter, job="postgres", port="postgres_exporter"),
+    Daemon(
+        name="collector",
+        packages=("python3",),  # Patroni brings its psycopg2
+        local=lambda at: (collector(at.settings, at.paths),),
+        scrapes=(Scrape(job=_JOBS["collector"], port="balancer_stats", guarded=True),),
+    ),
+    Daemon(
+        name="collector",
+        packages=("python3-psycopg2",),
+        database=lambda at: (machine_collector(at.settings, at.paths, at.host),),
+        scrapes=(Scrape(job=_JOBS["collector"], port="collector"),),
+        memory_max=_EXPORTER_MEMORY,
+    ),
     Daemon(
         name="patroni",
         packages=(

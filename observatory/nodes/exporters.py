@@ -16,9 +16,12 @@ from observatory.nodes.web import WebAccess
 from observatory.settings import StackSettings
 
 PRIORITY = 50
-NODE_COLLECTORS = ("filesystem", "meminfo", "pressure", "textfile", "vmstat")
+NODE_COLLECTORS = (
+    *("cpu", "diskstats", "filesystem", "loadavg", "meminfo", "netdev", "pressure", "textfile", "vmstat"),
+)
 # One series for each table and index: a hypertable's chunks would make thousands of them.
 COSTLY_COLLECTORS = ("stat_user_tables", "statio_user_tables")
+MORE_COLLECTORS = ("long_running_transactions", "stat_statements")  # which are off by default
 
 
 def node_exporter(
@@ -65,6 +68,7 @@ def postgres_exporter(settings: StackSettings, paths: Paths, host: Host = LOOPBA
             f"--web.listen-address={host.listen}:{port}",
             *web.options,
             *(f"--no-collector.{collector}" for collector in COSTLY_COLLECTORS),
+            *(f"--collector.{collector}" for collector in MORE_COLLECTORS),
             "--log.level=warn",
         ),
         environment={

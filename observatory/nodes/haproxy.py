@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 
-from observatory.nodes.request_metrics import PATH, lines_socket, metrics_socket
+from observatory.nodes import collector, request_metrics
 from observatory.nodes.storage import labelled
 from observatory.nodes.tls import MONITORING, authority_file, combined_file
 from observatory.nodes.unit import Paths, TcpReady, Unit, render
@@ -90,9 +90,11 @@ def haproxy(
         certificate=combined_file(paths, SERVER),
         monitoring_certificate=combined_file(paths, MONITORING),
         authority=authority_file(paths),
-        lines_socket=lines_socket(paths),
-        metrics_socket=metrics_socket(paths),
-        requests_path=PATH,
+        lines_socket=request_metrics.lines_socket(paths),
+        metrics_socket=request_metrics.metrics_socket(paths),
+        requests_path=request_metrics.PATH,
+        collector_socket=collector.metrics_socket(paths),
+        collector_path=collector.PATH,
     )
     return Unit(
         name="haproxy",

@@ -20,7 +20,8 @@ from observatory.settings import StackSettings
 SERVER = "postgres"  # of the certificate
 SCOPE = "observatory"  # Patroni's name of the cluster in its configuration store
 STORE_CLIENT = "patroni"  # of the certificate that Patroni shows to etcd
-MONITOR_ROLE = "monitor"  # that the exporter logs in as
+MONITOR_ROLE = "monitor"  # that the exporters log in as
+OWNER_ROLE = "migrator"  # that owns the schema
 API_USER = "operator"  # the user who may change anything over Patroni's REST API; reading needs no user
 OPERATING_SYSTEM_USERS = ("observatory", "root")  # that may log in as postgres or migrator, by peer on the socket only
 
@@ -85,7 +86,8 @@ def node_parameters(settings: StackSettings, paths: Paths) -> dict[str, Any]:
         "logging_collector": "off",
         # Who changed what: CREATE, ALTER, DROP, GRANT and REVOKE, of roles too (ADR: no pgaudit).
         "log_statement": "ddl",
-        "log_line_prefix": "%m [%p] %q%u@%d %a ",
+        # The SQLSTATE (%e) precedes what a client can choose: the collector counts failed logins by it.
+        "log_line_prefix": "%m [%p] %e %q%u@%d %a ",
         "log_lock_waits": "on",
         "log_checkpoints": "on",
         # Prompts and passwords must not reach the log: not as the text of a failed, slow or waiting statement, as
@@ -114,7 +116,7 @@ def host_based_authentication(settings: StackSettings, host: Host = LOOPBACK) ->
     pooled, direct = ",".join(logins_of(*POOLED_ROLES)), ",".join([*logins_of("admin"), PROVISIONER])
     return [
         "local all postgres peer map=operators",
-        f"local {database} migrator,{MONITOR_ROLE} peer map=operators",
+        f"local {database} {OWNER_ROLE},{MONITOR_ROLE} peer map=operators",
         f"local {database} {pooled} scram-sha-256",
         *(f"hostssl {database} {direct} {network} scram-sha-256" for network in ("127.0.0.1/32", *host.operators)),
         *(f"hostssl all postgres {network} scram-sha-256" for network in host.operators),
@@ -124,7 +126,7 @@ def host_based_authentication(settings: StackSettings, host: Host = LOOPBACK) ->
 def ident_map() -> list[str]:
     """Return pg_ident.conf: the operator roles of each operating system user."""
     return [
-        f"operators {user} {role}" for user in OPERATING_SYSTEM_USERS for role in ("postgres", "migrator", MONITOR_ROLE)
+        f"operators {user} {role}" for user in OPERATING_SYSTEM_USERS for role in ("postgres", OWNER_ROLE, MONITOR_ROLE)
     ]
 
 

@@ -116,6 +116,7 @@ class Unit(_Model):
         stop_signal: stops the daemon.
         stop_seconds: from that signal until it is killed.
         settle_seconds: until it must be ready.
+        groups: further groups of the process, on a machine that systemd runs.
         watchdog_seconds: the daemon notifies systemd when it is ready, and at least this often after that; None if it
             does not. The supervisor of `local` probes `ready` instead.
     """
@@ -135,6 +136,7 @@ class Unit(_Model):
     stop_signal: str = "TERM"
     stop_seconds: int = 10
     settle_seconds: int = 30
+    groups: tuple[str, ...] | None = None
     watchdog_seconds: int | None = None
 
 

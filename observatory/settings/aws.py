@@ -18,6 +18,7 @@ from observatory.settings.base import (
     Database,
     FirstRollout,
     Fleets,
+    Port,
     Ports,
     Settings,
     SharedSettings,
@@ -32,7 +33,14 @@ Domain = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s]+[^/\s]$")]
 
-PORTS = Ports(
+
+class AwsPorts(Ports):
+    """The ports of a machine's daemons; the collector of a local stack has none."""
+
+    collector: Port = 9188
+
+
+PORTS = AwsPorts(
     postgres=5432,
     pgbouncer=6432,
     valkey=6379,
@@ -264,7 +272,7 @@ class AwsFirstRollout(FirstRollout):
 class AwsSettings(SharedSettings):
     """All settings of one stack on AWS."""
 
-    ports: ClassVar[Ports] = PORTS
+    ports: ClassVar[AwsPorts] = PORTS
 
     platform: Literal["aws"]
     account: Account

@@ -9,6 +9,7 @@ import yaml
 
 from observatory.nodes import Paths, Unit
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
+from observatory.nodes.collector import collector
 from observatory.nodes.daemons import scrapes
 from observatory.nodes.etcd import etcd
 from observatory.nodes.exporters import (
@@ -37,6 +38,7 @@ def all_units() -> list[Unit]:
     monitoring = [
         node_exporter(SETTINGS, PATHS),
         postgres_exporter(SETTINGS, PATHS),
+        collector(SETTINGS, PATHS),
         pgbouncer_exporter(SETTINGS, PATHS),
         pgbackrest_exporter(SETTINGS, PATHS),
         redis_exporter(SETTINGS, PATHS),

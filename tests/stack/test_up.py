@@ -72,6 +72,7 @@ def test_every_daemon_is_ready(stack: Checkout) -> None:
         "request-metrics",
         "node-exporter",
         "postgres-exporter",
+        "collector",
         "pgbouncer-exporter",
         "pgbackrest-exporter",
         "redis-exporter",

@@ -62,7 +62,8 @@ def changed(result: dict[str, Any]) -> set[str]:
 
 # Before `up`, the daemons of monitoring speak HTTP where the current code expects TLS; no watcher and no guard runs.
 UNREADY_BEFORE = {
-    *("prometheus", "alertmanager", "alert-receiver", "request-metrics", "scheduler", "watcher", "guard"),
+    *("prometheus", "alertmanager", "alert-receiver", "request-metrics", "collector"),
+    *("scheduler", "watcher", "guard"),
     *("node-exporter", "postgres-exporter", "pgbouncer-exporter", "pgbackrest-exporter", "redis-exporter"),
 }
 

@@ -31,7 +31,9 @@ CHANGED = {
     }
 }
 # The resources that `up` creates on it.
-CREATED = {"0.1.0": {"backup-passphrase-2", "cache-exporter-password", "monitoring", "request-metrics"}}
+CREATED = {
+    "0.1.0": {"backup-passphrase-2", "cache-exporter-password", "collector", "monitoring", "request-metrics"},
+}
 MACHINE = "pulumi-python:dynamic/local:Machine"
 
 
