@@ -30,9 +30,10 @@ def node_exporter(
     """Return the exporter of the machine.
 
     It reports the file systems of the volumes, by mount point. Without volumes it reports the one that holds the data,
-    as `/` relative to the data directory, because it reads the mount table of the machine and not of the sandbox.
+    as `/` relative to the data directory, because it reads the mount table of the machine and not of the sandbox. The
+    sandbox has no /sys either: the directory in its place lists one processor, without which 1.9.0 ends by a panic.
     """
-    root, mount_points = ("/", "|".join(volumes)) if volumes else (paths.data, "/")
+    root, mount_points, system = ("/", "|".join(volumes), None) if volumes else (paths.data, "/", f"{paths.data}/sysfs")
     port, web = settings.ports.node_exporter, WebAccess(name="node-exporter", paths=paths, host=host)
     return Unit(
         name="node-exporter",
@@ -45,6 +46,7 @@ def node_exporter(
             *(f"--collector.{collector}" for collector in NODE_COLLECTORS),
             f"--collector.textfile.directory={paths.textfiles}",
             f"--path.rootfs={root}",
+            *((f"--path.sysfs={system}",) if system else ()),
             f"--collector.filesystem.mount-points-include=^({mount_points})$",
             "--collector.filesystem.fs-types-exclude=^(rootfs|proc|sysfs|tmpfs)$",
         ),
@@ -53,7 +55,7 @@ def node_exporter(
         priority=PRIORITY,
         ports={"ports.node_exporter": port},
         files=web.files,
-        directories=(paths.textfiles,),
+        directories=(paths.textfiles, *((f"{system}/devices/system/cpu/cpu0",) if system else ())),
     )
 
 

@@ -81,6 +81,18 @@ def test_a_client_without_the_certificate_gets_nothing(exporters: Exporters, tmp
             httpx.get(f"https://127.0.0.1:{port}/metrics", verify=verify)
 
 
+def test_the_machines_exporter_reports_processor_disks_load_memory_and_network(exporters: Exporters) -> None:
+    """It answers the second time too: a collector that panics ends it."""
+    for _ in range(2):
+        lines = exporters.get(exporters.ports.node_exporter, "/metrics").splitlines()
+    found = {line.partition("{")[0].partition(" ")[0] for line in lines}
+    assert found >= {
+        *("node_cpu_seconds_total", "node_disk_read_bytes_total", "node_disk_written_bytes_total", "node_load1"),
+        *("node_memory_MemAvailable_bytes", "node_network_receive_bytes_total", "node_network_transmit_bytes_total"),
+        *("node_vmstat_oom_kill", "node_filesystem_avail_bytes"),
+    }
+
+
 def test_the_caches_exporter_reports_statistics_without_errors(exporters: Exporters) -> None:
     lines = exporters.get(exporters.ports.redis_exporter, "/metrics").splitlines()
     assert "redis_up 1" in lines
