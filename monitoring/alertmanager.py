@@ -20,7 +20,8 @@ ROLLBACK: Receiver = "rollback"  # rolls back a promoted version; optional
 RECEIVERS: tuple[Receiver, ...] = tuple(name for name in get_args(Receiver) if name != ROLLBACK)
 NO_RECEIVER = "nobody"  # for InfoInhibitor, which only inhibits other alerts
 
-WATCHDOG_TIMING = {"group_wait": "0s", "group_interval": "1m", "repeat_interval": "1m"}
+# Of the heartbeat. A receiver on the same machine gets it more often, and notices its end sooner.
+HEARTBEAT, LOCAL_HEARTBEAT = "1m", "10s"
 PAGE_TIMING = {"group_wait": "10s", "group_interval": "15s", "repeat_interval": "1h"}
 WARNING_TIMING = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "4h"}
 ROLLBACK_TIMING = {"group_wait": "0s", "group_interval": "15s", "repeat_interval": "5m"}
@@ -94,7 +95,7 @@ def alertmanager_file(
     check_receivers(receivers)
     config = {
         **({"templates": list(templates)} if templates else {}),
-        "route": routes(rollback=ROLLBACK in receivers, maintenance=bool(maintenance)),
+        "route": routes(rollback=ROLLBACK in receivers, maintenance=bool(maintenance), heartbeat=LOCAL_HEARTBEAT),
         "inhibit_rules": inhibitions(),
         "time_intervals": time_intervals(maintenance),
         "receivers": [{"name": NO_RECEIVER}, *named(receivers)],
@@ -140,21 +141,23 @@ def named(receivers: Mapping[Receiver, Mapping[str, Any]]) -> list[dict[str, Any
     return [{"name": name, **receivers[name]} for name in (*RECEIVERS, ROLLBACK) if name in receivers]
 
 
-def routes(*, rollback: bool, maintenance: bool = False) -> dict[str, Any]:
+def routes(*, rollback: bool, maintenance: bool = False, heartbeat: str = HEARTBEAT) -> dict[str, Any]:
     """Return the routing tree; alerts without a route go to Slack.
 
     With `rollback`, alerts that can roll back a deployment also go to that receiver, which finds the last deployment.
-    With `maintenance`, that time interval mutes warnings, their escalation and informational alerts.
+    With `maintenance`, that time interval mutes warnings, their escalation and informational alerts. `heartbeat` is the
+    interval of Watchdog's notifications.
     """
     rollbacks = [{**_route(ROLLBACK, 'rollback="true"', ROLLBACK_TIMING), "continue": True}] if rollback else []
     muted = [MAINTENANCE] if maintenance else []
+    watchdog = {"group_wait": "0s", "group_interval": heartbeat, "repeat_interval": heartbeat}
     escalation = f'alertname="{WARNING_UNATTENDED.name}"'
     return {
         "receiver": "slack",
         "group_by": ["stack", "alertname", "fleet"],
         **WARNING_TIMING,
         "routes": [
-            _route("watchdog", 'alertname="Watchdog"', WATCHDOG_TIMING),
+            _route("watchdog", 'alertname="Watchdog"', watchdog),
             _route(NO_RECEIVER, 'alertname="InfoInhibitor"', INFO_TIMING),
             *rollbacks,
             *(_to_both("pagerduty", "slack", escalation, PAGE_TIMING, muted) if muted else ()),

@@ -255,6 +255,8 @@ def _status_json(status: Status) -> dict[str, Any]:
         "missing_certificates": status.missing_certificates,
         "waiting_wal": asdict(status.waiting_wal),
         "database_rollback": status.database_rollback and status.database_rollback.model_dump(mode="json"),
+        "heartbeat_age": status.heartbeat_age,
+        "monitoring_down": status.monitoring_down,
         "passwords": [asdict(password) for password in status.passwords],
         "rollout": status.rollout.model_dump() if status.rollout else None,
         "evaluation": asdict(status.evaluation) if status.evaluation else None,
@@ -282,6 +284,17 @@ def unfinished_rollback(status: Status) -> list[str]:
     text = (
         f"\nThe {found.kind} of the database {found.id} is not finished; its next step is to {found.phase}. If its "
         "command no longer runs, `observatory up` ends it"
+    )
+    return [text]
+
+
+def monitoring_down(status: Status) -> list[str]:
+    """Return a line about monitoring without a heartbeat."""
+    if not status.monitoring_down:
+        return []
+    text = (
+        f"\nMonitoring is down: no heartbeat for {status.heartbeat_age:.0f} s, so alerts are not delivered. Check "
+        "prometheus, alertmanager and alert-receiver above; `observatory up` starts missing daemons"
     )
     return [text]
 
@@ -314,6 +327,7 @@ def _status_view(status: Status) -> RenderableType:
         _certificates(status),
         *_waiting_wal(status),
         *unfinished_rollback(status),
+        *monitoring_down(status),
         f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}",
     )
 

@@ -23,6 +23,9 @@ INTERVAL = "5s"
 RETENTION_TIME, RETENTION_SIZE = "2d", "256MB"  # the longest window of a rule is 6 h
 # The heap may grow by half, not double, between collections: a third less memory for one percent of a core.
 GARBAGE_COLLECTION_PERCENT = 50
+# Alertmanager treats an alert as resolved four times as long after it was last sent, and so the heartbeat of a dead
+# Prometheus ends after a minute.
+RESEND = "15s"
 FLEET_OF_BACKEND = {"source_labels": ["proxy"], "regex": "fleet_(.+)", "target_label": "fleet"}
 
 
@@ -72,6 +75,7 @@ def prometheus(
             f"--web.listen-address=127.0.0.1:{port}",
             *web.options,
             f"--web.external-url=https://127.0.0.1:{port}",
+            f"--rules.alert.resend-delay={RESEND}",
             "--log.level=warn",
         ),
         environment={"GOGC": str(GARBAGE_COLLECTION_PERCENT)},

@@ -121,8 +121,8 @@ class PagerDuty:
                 "source": notice.stack,
                 "severity": severity,
                 "timestamp": notice.at,
-                "component": "service",
-                "class": "delivery",
+                "component": "monitoring" if notice.kind == "monitoring-down" else "service",
+                "class": "monitoring" if notice.kind == "monitoring-down" else "delivery",
                 "custom_details": {**notice.details, "actor": notice.actor},
             }
         elif notice.kind in ENDS:
@@ -132,8 +132,13 @@ class PagerDuty:
         _post(self.url, {"routing_key": self.routing_key.read(), **event}, self.client)
 
 
-SEVERITIES: dict[Kind, str] = {"rollback": "warning", "escalation": "critical", "proposal": "critical"}
-ENDS: tuple[Kind, ...] = ("rolled-back", "success")
+SEVERITIES: dict[Kind, str] = {
+    "rollback": "warning",
+    "escalation": "critical",
+    "proposal": "critical",
+    "monitoring-down": "critical",
+}
+ENDS: tuple[Kind, ...] = ("rolled-back", "success", "monitoring-up")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,17 @@ from typing import Any, Literal
 
 from observatory.documents.journal import Entry
 
-Kind = Literal["start", "step", "success", "rollback", "rolled-back", "escalation", "proposal"]
+Kind = Literal[
+    "start",
+    "step",
+    "success",
+    "rollback",
+    "rolled-back",
+    "escalation",
+    "proposal",
+    "monitoring-down",
+    "monitoring-up",
+]
 KINDS: dict[str, Kind] = {
     "start": "start",
     "shift": "step",
@@ -27,6 +37,8 @@ TITLES: dict[Kind, str] = {
     "rolled-back": "{version} rolled back",
     "escalation": "deployment of {version} requires an operator",
     "proposal": "rollback of {version} proposed",
+    "monitoring-down": "monitoring is down, alerts are not delivered",
+    "monitoring-up": "monitoring is up again",
 }
 
 
@@ -37,7 +49,7 @@ class Notice:
     Attributes:
         kind: of event; channels choose the urgency by it.
         stack: name of the stack.
-        deployment: id of the deployment, which groups its notices.
+        deployment: id of the deployment, which groups its notices; `monitoring` for those about monitoring.
         title: one line.
         text: the details, one line each.
         actor: who caused the event.

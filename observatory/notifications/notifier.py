@@ -37,8 +37,12 @@ class Notifier:
     def take(self, entry: Entry) -> None:
         """Queue the notice of a journal entry, if its event sends one; return at once."""
         if notice := notice_of(entry, self._stack):
-            for worker in self._workers:
-                worker.put(notice)
+            self.send(notice)
+
+    def send(self, notice: Notice) -> None:
+        """Queue a notice for every channel; return at once."""
+        for worker in self._workers:
+            worker.put(notice)
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """Wait for all channels to send their notices, for at most `seconds`; the rest is recorded as not delivered."""

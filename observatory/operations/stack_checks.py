@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from observatory.documents.rollout import RolloutDocument, other
+from observatory.nodes.programs.alert_receiver import SILENCE_SECONDS
 from observatory.operations.backup_checks import BackupChecks
 from observatory.operations.certificates import list_certificates, missing_certificates
 from observatory.operations.checks import Check, CheckFailedError
@@ -25,6 +26,7 @@ from observatory.platforms.monitoring_files import monitoring_files
 from observatory.platforms.platform import OFF, Platform, check_supported
 from observatory.platforms.preview import Preview
 from observatory.platforms.stack_state import outputs
+from observatory.scheduling.heartbeat import heartbeat_age
 from observatory.settings import FLEETS, FleetName
 from observatory.workspace import Workspace
 
@@ -141,6 +143,9 @@ class StackChecks:
             raise CheckFailedError("; ".join(down))
         with monitoring_client(self.platform.workspace, self.outputs["alertmanager_url"]) as client:
             client.get("/-/ready").raise_for_status()
+        age = heartbeat_age(self.platform.workspace.sandbox)
+        if age is not None and age > SILENCE_SECONDS:
+            raise CheckFailedError(f"no heartbeat of monitoring for {age:.0f} s: see log/alertmanager.log")
         return f"{'; '.join(str(each) for each in parts)}; every target is up, Alertmanager is ready"
 
     def certificates(self) -> str:

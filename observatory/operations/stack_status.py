@@ -11,6 +11,7 @@ from observatory.backups.rollback.record import RollbackRecord, RollbackRecords
 from observatory.documents.journal import Entry, last_entry
 from observatory.documents.rollout import RolloutDocument
 from observatory.engines import embedded as engine
+from observatory.nodes.programs.alert_receiver import SILENCE_SECONDS
 from observatory.nodes.programs.backup_repository import WaitingWal
 from observatory.nodes.storage import instance_name
 from observatory.operations.certificates import list_certificates, missing_certificates
@@ -20,6 +21,7 @@ from observatory.platforms import open_platform
 from observatory.platforms.platform import DaemonStatus, check_supported
 from observatory.platforms.stack_state import outputs, state_options
 from observatory.runtime.home import check_unclaimed
+from observatory.scheduling.heartbeat import heartbeat_age
 from observatory.settings import FleetName
 from observatory.waiting import poll
 from observatory.workspace import Workspace
@@ -46,6 +48,7 @@ class Status:
         missing_certificates: names of declared certificates without a file.
         waiting_wal: WAL that PostgreSQL keeps because a backup repository does not have it yet.
         database_rollback: a rollback of the database that is not finished; None where there is none.
+        heartbeat_age: seconds since the last heartbeat of monitoring; None before the first one.
         evaluation: the last gate evaluation of the current or last deployment.
     """
 
@@ -59,12 +62,18 @@ class Status:
     missing_certificates: Sequence[str] = ()
     waiting_wal: WaitingWal = field(default_factory=WaitingWal)
     database_rollback: RollbackRecord | None = None
+    heartbeat_age: float | None = None
     evaluation: Entry | None = None
 
     def instances(self, fleet: FleetName) -> list[DaemonStatus]:
         """Return the instances of a fleet."""
         names = {instance_name(fleet, index) for index in range(1, self.fleet_size + 1)}
         return [each for each in self.daemons if each.name in names]
+
+    @property
+    def monitoring_down(self) -> bool:
+        """Whether no heartbeat of monitoring has come for so long that alerts are not delivered."""
+        return self.heartbeat_age is not None and self.heartbeat_age > SILENCE_SECONDS
 
     @property
     def healthy(self) -> bool:
@@ -98,6 +107,7 @@ def status(workspace: Workspace) -> Status:
         missing_certificates=missing_certificates(workspace),
         waiting_wal=kept_wal(workspace.sandbox),
         database_rollback=RollbackRecords(workspace.home).unfinished(),
+        heartbeat_age=heartbeat_age(workspace.sandbox),
         evaluation=_last_evaluation(workspace, rollout),
     )
 

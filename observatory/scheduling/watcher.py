@@ -2,9 +2,9 @@
 
 It starts the supervisor again when that has died, daemons that the supervisor has given up, and the scheduler and the
 guard, each of which in turn starts the watcher. It releases the disk reserve of the home when the disk is nearly full,
-and fills the reserves when there is room. A process that SIGSTOP has stopped is continued. Each subject has a thread,
-so that none waits for another. The watcher ends when the stack was stopped or its home removed, and never acts on a
-stopped stack.
+and fills the reserves when there is room. It sends a notice when the heartbeat of monitoring ends. A process that
+SIGSTOP has stopped is continued. Each subject has a thread, so that none waits for another. The watcher ends when the
+stack was stopped or its home removed, and never acts on a stopped stack.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from observatory.files.reserve import Reserve
 from observatory.runtime import Sandbox
 from observatory.runtime.supervisor import given_up
+from observatory.scheduling.heartbeat import HeartbeatWatch
 from observatory.scheduling.host_process import HostProcess, beat, identity, resume, wanted_file
 from observatory.scheduling.process_log import run_alone
 from observatory.scheduling.scheduler_process import WATCHER, guard_process, reserves, scheduler_process
@@ -165,6 +166,7 @@ class Watcher:
         supervisor = SupervisorWatch(sandbox=sandbox, metrics=self._metrics)
         self._supervisor = self._thread("supervisor", supervisor.check)
         others = {"daemons": daemons.check, "disk": disk.check, "scheduler": scheduler.check, "guard": guard.check}
+        others["heartbeat"] = HeartbeatWatch.of(sandbox, root, stack).check
         self._threads = [self._supervisor, *(self._thread(name, check) for name, check in others.items())]
 
     def run(self) -> None:

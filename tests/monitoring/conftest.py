@@ -32,7 +32,7 @@ class Pager:
     """A real Alertmanager with its receiver."""
 
     def __init__(self, sandbox: Sandbox, settings: LocalSettings, client: ClientCertificate) -> None:
-        self.sandbox, self.unit = sandbox, alertmanager(settings, Paths())
+        self.sandbox, self.settings, self.unit = sandbox, settings, alertmanager(settings, Paths())
         self.alertmanager = f"https://127.0.0.1:{settings.ports.alertmanager}"
         self.receiver = f"https://127.0.0.1:{settings.ports.alert_receiver}"
         self.client = client
@@ -48,9 +48,9 @@ class Pager:
         self.sandbox.supervisor.wait_ready("alertmanager", probe, timeout=60)
 
     def configure(self, text: str) -> None:
-        """Replace Alertmanager's configuration, without its waits before the first notification."""
+        """Replace Alertmanager's configuration, with heartbeats and notifications every second."""
         file = next(path for path in self.unit.files if path.endswith("alertmanager.yaml"))
-        quick = re.sub(r"group_(wait|interval): \w+", r"group_\1: 1s", text)
+        quick = re.sub(r"(group_(?:wait|interval)): \w+|(repeat_interval): 10s", r"\1\2: 1s", text)
         self.sandbox.write_file(file, quick)
         self.http.post(f"{self.alertmanager}/-/reload").raise_for_status()
 

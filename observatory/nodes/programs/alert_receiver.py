@@ -8,8 +8,10 @@
 It speaks TLS. Notifications are sent and read only with a client certificate of the stack's authority: any local user
 can connect to the port. Runbooks and `/health` need none.
 
-The Watchdog alert fires for ever; when its receiver hears nothing for `SILENCE_SECONDS`, monitoring itself is dead,
-and the dead man's switch records a page of its own. Kept is what fits two files of `FILE_BYTES`.
+The Watchdog alert always fires; each of its notifications is a heartbeat. Without one for `SILENCE_SECONDS`, monitoring
+is down, and the dead man's switch records a page. The time of the file `heartbeat` is that of the last one; the stack's
+watcher, which runs outside of the sandbox, reads it and sends notices. Two files of `FILE_BYTES` are kept; of the
+heartbeats one in `KEEP_SECONDS`, so that they do not push out alerts.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ BODY_BYTES = 1_000_000  # a notification of a thousand alerts has about 800 kB
 DRAIN_BYTES = 65536
 REQUEST_SECONDS = 10
 WATCHDOG, DEAD_MANS_SWITCH = "watchdog", "dead-mans-switch"
-SILENCE_SECONDS = 300.0  # Alertmanager repeats the heartbeat each minute or two
+SILENCE_SECONDS = 45.0  # Alertmanager repeats the heartbeat every 10 to 20 s
+KEEP_SECONDS = 300.0
+HEARTBEAT_FILE = "heartbeat"
 _RECEIVER = re.compile(r"/receivers/([a-z][a-z-]{0,62})")
 _RUNBOOK = re.compile(r"/runbooks/([A-Za-z0-9]{1,63})(?:\.md)?")
 
@@ -47,6 +51,7 @@ class Store:
         self._file, self._older = directory / "received.jsonl", directory / "received.1.jsonl"
         self._file_bytes = file_bytes
         self._lock = threading.Lock()
+        self._heartbeat, self._kept_heartbeat = directory / HEARTBEAT_FILE, -KEEP_SECONDS
         self._end_last_line()
 
     def add(self, receiver: str, notification: dict[str, Any]) -> None:
@@ -57,6 +62,13 @@ class Store:
                 self._file.replace(self._older)
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+
+    def add_heartbeat(self, notification: dict[str, Any]) -> None:
+        """Note the time of a heartbeat, and keep the notification if the last kept one is old."""
+        self._heartbeat.touch()
+        if time.monotonic() - self._kept_heartbeat >= KEEP_SECONDS:
+            self._kept_heartbeat = time.monotonic()
+            self.add(WATCHDOG, notification)
 
     def records(self, receiver: str | None = None) -> list[dict[str, Any]]:
         """Return what is kept, oldest first: of one receiver, or of all."""
@@ -161,9 +173,11 @@ class Handler(BaseHTTPRequestHandler):
         """Log nothing: what matters is in the store."""
 
     def _keep(self, receiver: str, notification: dict[str, Any]) -> None:
-        self.store.add(receiver, notification)
         if receiver == WATCHDOG:
+            self.store.add_heartbeat(notification)
             self.switch.heartbeat()
+        else:
+            self.store.add(receiver, notification)
         self._answer(HTTPStatus.OK, {"status": "kept"})
 
     def _answer(self, status: HTTPStatus, document: Any) -> None:

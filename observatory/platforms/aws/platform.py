@@ -131,7 +131,7 @@ class AwsPlatform:
 
     def channels(self) -> Iterator[Channel]:
         """Yield the configured channels."""
-        from observatory.platforms.channels import configured_channels  # noqa: PLC0415 - only for notifications
+        from observatory.notifications.configured import configured_channels  # noqa: PLC0415 - only for notifications
 
         yield from configured_channels(self.settings, self.workspace.root).values()
 

@@ -77,15 +77,9 @@ class LocalPlatform:
     def channels(self) -> Iterator[Channel]:
         """Yield the configured channels; the stack's own receiver replaces Slack, PagerDuty and webhook."""
         from observatory.nodes.alertmanager import receiver_url  # noqa: PLC0415 - only for notifications
-        from observatory.notifications import PagerDuty, Secret, Slack, Webhook  # noqa: PLC0415
-        from observatory.platforms.channels import ChannelName, configured_channels  # noqa: PLC0415
+        from observatory.notifications.configured import configured_channels, receiver_channels  # noqa: PLC0415
 
-        receiver, client = f"{receiver_url(self.settings)}/receivers/delivery", monitoring_files(self.workspace).client
-        own: dict[ChannelName, Channel] = {
-            "slack": Slack(Secret(plain=f"{receiver}-slack"), client=client),
-            "pagerduty": PagerDuty(Secret(plain="local"), f"{receiver}-pagerduty", client=client),
-            "webhook": Webhook(Secret(plain=f"{receiver}-webhook"), client=client),
-        }
+        own = receiver_channels(receiver_url(self.settings), monitoring_files(self.workspace).client)
         yield from (own | configured_channels(self.settings, self.workspace.root)).values()
 
     def administrator(self, outputs: Mapping[str, Any]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from observatory.notifications import Channel, Email, PagerDuty, Secret, Slack, Webhook
+from observatory.notifications.channels import Channel, Email, PagerDuty, Secret, Slack, Webhook
+from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import EmailNotices, StackSettings
 
 ChannelName = Literal["slack", "pagerduty", "webhook", "email"]
@@ -25,6 +26,21 @@ def configured_channels(settings: StackSettings, root: Path) -> dict[ChannelName
     if configured.email:
         channels["email"] = _email(configured.email, root)
     return channels
+
+
+def receiver_channels(receiver: str, client: ClientCertificate | None) -> dict[ChannelName, Channel]:
+    """Return the channels to a stack's own receiver, which replace Slack, PagerDuty and webhook where none is set.
+
+    Args:
+        receiver: address of the receiver.
+        client: certificate that it requires.
+    """
+    address = f"{receiver}/receivers/delivery"
+    return {
+        "slack": Slack(Secret(plain=f"{address}-slack"), client=client),
+        "pagerduty": PagerDuty(Secret(plain="local"), f"{address}-pagerduty", client=client),
+        "webhook": Webhook(Secret(plain=f"{address}-webhook"), client=client),
+    }
 
 
 def _email(notices: EmailNotices, root: Path) -> Email:
