@@ -22,8 +22,8 @@ from observatory.backups.repository import check_repositories
 from observatory.backups.tool import BackupRunningError, BackupType
 from observatory.nodes import Paths
 from observatory.nodes.host_jobs import BACKUP_JOBS
-from observatory.nodes.pgbackrest import REPOSITORIES, cipher_file, passphrase_in, repository
-from observatory.runtime import Sandbox
+from observatory.nodes.pgbackrest import REPOSITORIES, cipher_file, outside_repository, passphrase_in, repository
+from observatory.runtime import Sandbox, mounts
 from observatory.scheduling.records import RecordStore
 
 FIRST_BACKUP_SECONDS = 600
@@ -51,9 +51,13 @@ class Backups(pulumi.ComponentResource):
         super().__init__("observatory:local:Backups", name, None, opts)
         options = pulumi.ResourceOptions(parent=self, depends_on=list(args.after), deleted_with=args.machine)
         self.ready: tuple[pulumi.Resource, ...] = (Stanza("stanza", machine=args.machine, opts=options),)
-        paths = [repository(Paths(), number).removeprefix("/srv") for number in REPOSITORIES]
-        self.stores = [pulumi.Output.concat("file://", args.machine.home, path) for path in paths]
+        self.stores = [self._store(args.machine, number) for number in REPOSITORIES]
         self.register_outputs({"stores": self.stores})
+
+    def _store(self, machine: Machine, number: int) -> pulumi.Output[str]:
+        if outside := machine.args.repositories.get(number):
+            return pulumi.Output.concat("file://", str(outside))
+        return pulumi.Output.concat("file://", machine.home, repository(Paths(), number).removeprefix("/srv"))
 
 
 class RepositoryPassphraseProvider(ResourceProvider):
@@ -133,7 +137,8 @@ class StanzaProvider(ResourceProvider):
 def _make_stanza(sandbox: Sandbox) -> None:
     tool = PgBackRest(sandbox)
     for number in REPOSITORIES:
-        sandbox.make_directory(repository(Paths(), number))
+        if outside_repository(number) not in mounts.recorded(sandbox.home):
+            sandbox.make_directory(repository(Paths(), number))
     tool.prepare()
     for number in tool.repositories:
         if not tool.info(number):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,6 +25,7 @@ from pulumi.dynamic import (
 )
 
 from components.dynamic import has_drifted, with_drift, without_provider
+from observatory.backups.repository_places import RepositoryPlaceError, check_places, use_places
 from observatory.nodes import Unit
 from observatory.nodes.storage import unit_name
 from observatory.runtime import (
@@ -36,6 +37,7 @@ from observatory.runtime import (
     Sandbox,
     check_ports,
     find_drift,
+    mounts,
 )
 from observatory.runtime.drift import NOT_DECLARED
 from observatory.runtime.home import HomeError, check_not_moved, check_unclaimed, claim, set_in_state
@@ -50,11 +52,15 @@ UNIT_KEYS = tuple(Unit.model_fields)
 
 @dataclass(frozen=True, kw_only=True)
 class MachineArgs:
-    """The directory with all the stack's files, the root filesystem of the daemons, and the stack's full name."""
+    """The directory with all the stack's files, the root filesystem of the daemons, and the stack's full name.
+
+    `repositories` has the directories of backup repositories that are outside of the home, by number.
+    """
 
     home: Path
     rootfs: Path
     stack: str
+    repositories: Mapping[int, Path] = field(default_factory=dict)
 
 
 class MachineProvider(ResourceProvider):
@@ -63,14 +69,18 @@ class MachineProvider(ResourceProvider):
     serialize_as_secret_always = False
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
-        """Refuse to create a machine over the home of another stack or of another state."""
-        reason = None if _olds else _foreign(news)
-        return CheckResult(inputs=news, failures=[CheckFailure("home", reason)] if reason else [])
+        """Refuse to create a machine over the home of another stack or of another state.
+
+        A directory of a backup repository that cannot be used is refused, too.
+        """
+        reasons = {"home": None if _olds else _foreign(news), "repositories": _misplaced(news)}
+        failures = [CheckFailure(name, reason) for name, reason in reasons.items() if reason]
+        return CheckResult(inputs=news, failures=failures)
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Start the sandbox, or adopt a running one."""
         claim(sandbox_of(props), props["stack"])
-        _start(sandbox_of(props))
+        _start(sandbox_of(props), _repositories(props))
         return CreateResult(id_=props["home"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
@@ -84,8 +94,8 @@ class MachineProvider(ResourceProvider):
         moved = _olds["home"] != _news["home"]
         check_not_moved(Path(_olds["home"]), Path(_news["home"]))
         sandbox = sandbox_of(_news)
-        changed = any(_olds.get(key) != _news.get(key) for key in ("home", "rootfs", "stack"))
-        changed = changed or not sandbox.alive() or sandbox.former_owner is not None
+        changed = any(_olds.get(key) != _news.get(key) for key in ("home", "rootfs", "stack", "repositories"))
+        changed = changed or not sandbox.alive() or sandbox.former_owner is not None or not _sees_repositories(sandbox)
         drift = () if changed else supervisor_drift(sandbox)
         changes = has_drifted("supervisor", _olds, drift) or changed
         return DiffResult(changes=changes, replaces=["home"] if moved else [], delete_before_replace=True)
@@ -95,11 +105,11 @@ class MachineProvider(ResourceProvider):
         return ReadResult(id_=id_, outs=with_drift(props, supervisor_drift(sandbox_of(props))))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Restart the sandbox on the current root filesystem, and repair the supervisor's files."""
+        """Restart the sandbox on the current root filesystem and directories, and repair the supervisor's files."""
         if _olds["rootfs"] != _news["rootfs"]:
             sandbox_of(_olds).stop()
         claim(sandbox_of(_news), _news["stack"])
-        _start(sandbox_of(_news))
+        _start(sandbox_of(_news), _repositories(_news))
         repair_supervisor(sandbox_of(_news))
         set_in_state(sandbox_of(_news), in_state=True)
         return UpdateResult(outs=without_provider(_news))
@@ -118,7 +128,9 @@ class Machine(Resource, module="local", name="Machine"):
 
     def __init__(self, name: str, args: MachineArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         self.args = args
-        props = {"home": str(args.home), "rootfs": str(args.rootfs), "stack": args.stack}
+        props: dict[str, Any] = {"home": str(args.home), "rootfs": str(args.rootfs), "stack": args.stack}
+        if args.repositories:
+            props["repositories"] = {str(number): str(path) for number, path in args.repositories.items()}
         super().__init__(MachineProvider(), name, props, opts)
 
 
@@ -224,11 +236,40 @@ def _foreign(props: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _start(sandbox: Sandbox) -> None:
-    """Start a sandbox. One that changes its owner has no scheduler meanwhile, whose jobs would fail."""
+def _start(sandbox: Sandbox, repositories: Mapping[int, Path]) -> None:
+    """Start a sandbox, again if it runs without the directories of the repositories.
+
+    One that changes its owner has no scheduler meanwhile, whose jobs would fail.
+    """
     if sandbox.former_owner:
         stop_scheduler(sandbox)
+        sandbox.start()
+    before = mounts.recorded(sandbox.home)
+    use_places(sandbox, repositories)
+    if mounts.recorded(sandbox.home) != before or not _sees_repositories(sandbox):
+        sandbox.stop()
     sandbox.start()
+
+
+def _repositories(props: Mapping[str, Any]) -> dict[int, Path]:
+    return {int(number): Path(path) for number, path in props.get("repositories", {}).items()}
+
+
+def _sees_repositories(sandbox: Sandbox) -> bool:
+    """Return whether a running sandbox has the directories of its repositories as the host has them now."""
+    pid = sandbox.supervisor_pid()
+    return pid is None or mounts.are_seen(sandbox.home, pid)
+
+
+def _misplaced(props: Mapping[str, Any]) -> str | None:
+    """Return why a directory of the repositories cannot be used, None if they can."""
+    if not isinstance(props.get("home"), str) or not isinstance(props.get("repositories", {}), dict):
+        return None  # unknown in a plan
+    try:
+        check_places(sandbox_of(props), _repositories(props))
+    except RepositoryPlaceError as error:
+        return str(error)
+    return None
 
 
 def _unit(props: Mapping[str, Any]) -> Unit:

@@ -26,6 +26,7 @@ from observatory.delivery.releases import ReleaseStore
 from observatory.delivery.schema_requirements import schema_needs
 from observatory.documents.logins import AccessDocument
 from observatory.documents.rollout import RolloutDocument
+from observatory.nodes.pgbackrest import outside_directories
 from observatory.settings import FLEETS, FleetName, LocalSettings
 from observatory.workspace import Workspace
 
@@ -53,7 +54,10 @@ class LocalArgs:
 def declare(args: LocalArgs) -> dict[str, Any]:
     """Declare the stack and return its outputs."""
     stack = f"{pulumi.get_project()}/{pulumi.get_stack()}"
-    machine = Machine("machine", MachineArgs(home=args.home, rootfs=args.rootfs, stack=stack))
+    repositories = outside_directories(args.settings)
+    machine = Machine(
+        "machine", MachineArgs(home=args.home, rootfs=args.rootfs, stack=stack, repositories=repositories)
+    )
     authority = Authority("authority", common_name="LLM Observatory, local stack")
     trust = MonitoringCertificate.declare(authority)
     database = Database(

@@ -66,7 +66,7 @@ _ARCHIVED = """
 
 _SEGMENT_BYTES = "SELECT pg_size_bytes(current_setting('wal_segment_size'))"
 PAGES = (f"{BIN}/pg_amcheck", "--all", "--install-missing", "--jobs=2", "--heapallindexed")
-WRITABLE = "for each in /srv/data/backups* /srv/etc /srv/data; do test ! -w $each || echo $each; done"
+WRITABLE = "for each in /srv/data/backups* /run/backups* /srv/etc /srv/data; do test ! -w $each || echo $each; done"
 NO_VALUES = "no values were recorded that a restored database could be compared with"
 RECORD_FOR_S = 3600  # as after a long backup
 TRIED = 2  # of the newest values

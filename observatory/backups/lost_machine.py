@@ -144,7 +144,7 @@ def _unlock(sandbox: Sandbox, copy: Path, passphrases: Mapping[int, str], settin
     """Configure the copy's passphrase, and return its newest sound backup; only the information files are copied."""
     for path, text in pgbackrest_files(settings, Paths()).items():
         sandbox.write_file(path, text)
-    for directory in pgbackrest_directories(Paths()):
+    for directory in pgbackrest_directories(settings, Paths()):
         sandbox.make_directory(directory)
     for name in INFO_FILES:
         for each in (name, f"{name}.copy"):

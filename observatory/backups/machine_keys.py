@@ -1,7 +1,7 @@
 """The file with the keys that a lost machine needs besides a copy of a backup repository.
 
-It is encrypted with a passphrase, in age's format. It has only what is made once and never changes, so that it does not
-age: logins and certificates are made anew by the `up` after a recovery.
+It is encrypted with a passphrase, in age's format; one that `down` keeps in the checkout is not. It has only what is
+made once and never changes, so that it does not age: the `up` after a recovery makes new logins and certificates.
 """
 
 from __future__ import annotations
@@ -91,14 +91,24 @@ def write_keys(file: Path, keys: MachineKeys, passphrase: str) -> None:
         raise KeyFileError(f"{file} cannot be written: {error}", remedy="Name another file.") from error
 
 
+def is_encrypted(file: Path) -> bool:
+    """Return whether a file is encrypted, unlike one that `down` has left."""
+    try:
+        with file.open("rb") as content:
+            return content.read(1) != b"{"
+    except OSError:
+        return True
+
+
 def read_keys(file: Path, passphrase: str) -> MachineKeys:
-    """Return the keys in a file.
+    """Return the keys in a file; the passphrase does not matter where the file is not encrypted.
 
     Raises:
         KeyFileError: it cannot be read, is no such file, or the passphrase is wrong.
     """
     try:
-        return MachineKeys.model_validate_json(decrypt_with_passphrase(file, passphrase))
+        content = decrypt_with_passphrase(file, passphrase) if is_encrypted(file) else file.read_bytes()
+        return MachineKeys.model_validate_json(content)
     except OSError as error:
         raise KeyFileError(f"the key file {file} cannot be read: {error.strerror}", remedy=REMEDY) from None
     except EncryptedFileError as error:

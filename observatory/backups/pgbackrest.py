@@ -26,7 +26,14 @@ from observatory.backups.tool import (
     RepositoryUnreadableError,
 )
 from observatory.nodes import Paths
-from observatory.nodes.pgbackrest import cipher_file, command, repository, restore_command, settings_file
+from observatory.nodes.pgbackrest import (
+    cipher_file,
+    command,
+    outside_repository,
+    repository,
+    restore_command,
+    settings_file,
+)
 from observatory.nodes.programs.backup_repository import (
     SEGMENT_NAME,
     STANZA,
@@ -41,7 +48,7 @@ from observatory.nodes.programs.backup_repository import (
     read_stanza,
     records,
 )
-from observatory.runtime import Sandbox
+from observatory.runtime import Sandbox, mounts
 from observatory.waiting import wait_until
 
 OTHER_DATABASE = (28, 51)  # pgBackRest's exit statuses when the repository and the database have other identifiers
@@ -53,7 +60,7 @@ OTHER_BACKUP = (
 )
 QUERY_TIMEOUT_S = 60  # of commands that copy no data
 LAST_LINES = 10
-GIVE_UP = "move {place} away and run `observatory up`, which makes a new repository with a full backup."
+GIVE_UP = "move {what} away and run `observatory up`, which makes a new repository with a full backup."
 # Without WAL since the last switch, the position is the start of the next segment, which is not archived.
 SWITCH = "SELECT pg_walfile_name(pg_switch_wal() - 1)"
 
@@ -150,12 +157,18 @@ class PgBackRest:
 
     def exists(self, number: int) -> bool:
         """Return whether a repository has files of pgBackRest."""
-        place = self.place(number)
-        return any(each.is_file() for name in ("archive", "backup") for each in (place / name).rglob("*"))
+        return has_backups(self.place(number))
 
     def place(self, number: int) -> Path:
         """Return the directory of a repository on this machine."""
-        return self.sandbox.host_path(repository(Paths(), number))
+        outside = mounts.recorded(self.sandbox.home).get(outside_repository(number))
+        return outside or self.sandbox.host_path(repository(Paths(), number))
+
+    def give_up(self, number: int) -> str:
+        """Return how the backups of a repository are given up."""
+        place = self.place(number)
+        outside = outside_repository(number) in mounts.recorded(self.sandbox.home)
+        return GIVE_UP.format(what=f"{place}/archive and {place}/backup" if outside else place)
 
     def unreadable(self, number: int, reason: str) -> RepositoryUnreadableError:
         """Return the error for a repository that pgBackRest cannot read, with the way out."""
@@ -163,7 +176,7 @@ class PgBackRest:
         return RepositoryUnreadableError(
             f"the backup repository {place} cannot be read: {reason}",
             remedy="Another passphrase may have encrypted it, or its files are damaged. Restore them or the passphrase "
-            f"({passphrase}). Or give these backups up: {GIVE_UP.format(place=place)}",
+            f"({passphrase}). Or give these backups up: {self.give_up(number)}",
         )
 
     def settings(self) -> dict[str, Any]:
@@ -233,7 +246,7 @@ class PgBackRest:
             place = self.place(number)
             return OtherDatabaseError(
                 f"pgbackrest {name} failed: the backup repository {place} belongs to another database",
-                remedy=f"Put that database's data back, or give its backups up: {GIVE_UP.format(place=place)}",
+                remedy=f"Put that database's data back, or give its backups up: {self.give_up(number)}",
             )
         if (name != "restore" and done.returncode in UNREADABLE) or "unable to load info file" in output:
             error = re.search(r"ERROR: \[\d+\]: ([ -~]+)", output)
@@ -242,6 +255,11 @@ class PgBackRest:
             f"pgbackrest {name} failed with exit status {done.returncode}:\n{_last_lines(output)}",
             remedy=OTHER_BACKUP if name == "restore" else "",
         )
+
+
+def has_backups(place: Path) -> bool:
+    """Return whether a directory has files of pgBackRest."""
+    return any(each.is_file() for name in ("archive", "backup") for each in (place / name).rglob("*"))
 
 
 def _has_segment(node: Node, segment: str) -> bool:

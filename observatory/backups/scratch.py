@@ -18,6 +18,7 @@ from observatory.backups.tool import BackupError
 from observatory.files.locks import FileLockHeldError, claim
 from observatory.nodes import Paths
 from observatory.runtime import Sandbox, bubblewrap
+from observatory.runtime import mounts as outside_directories
 from observatory.waiting import wait_until
 
 PARENT = f"{Paths().data}/restore"
@@ -61,7 +62,7 @@ class ScratchDirectory:
     def sandboxed(self, argv: Sequence[str], *, attached: bool = True) -> list[str]:
         """Return the command line that runs a program in a sandbox without a network, which writes only here.
 
-        It sees the stack's files, but neither the live data nor a socket of a daemon.
+        It sees the stack's files and backup repositories, but neither the live data nor a socket of a daemon.
 
         Args:
             argv: the command line in the sandbox.
@@ -71,6 +72,7 @@ class ScratchDirectory:
         hidden = [each for each in (LIVE, Paths().run) if sandbox.host_path(each).is_dir()]
         mounts = [
             *("--unshare-net", "--tmpfs", "/run", "--ro-bind", str(sandbox.home), "/srv"),
+            *outside_directories.options(outside_directories.recorded(sandbox.home), writable=False),
             *(word for each in hidden for word in ("--perms", "1777", "--tmpfs", each)),
             *("--bind", str(self.host), self.inside, "--bind", str(self.host), SEEN_AS, "--chdir", "/srv"),
             *((bubblewrap.WITH_PARENT,) if attached else ()),

@@ -223,7 +223,7 @@ def bootstrap(
                 workspace,
                 repository=restore_from,
                 key_file=key_file,
-                passphrase=read_passphrase(passphrase_file),
+                passphrase=read_passphrase(passphrase_file) if operations.is_encrypted(key_file) else "",
                 accept_gap=accept_gap,
                 report=report,
             )

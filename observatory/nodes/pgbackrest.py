@@ -9,9 +9,10 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from observatory.nodes.unit import Paths, render
-from observatory.settings import StackSettings
+from observatory.settings import LocalSettings, StackSettings
 
 PROGRAM = "/usr/bin/pgbackrest"
 BIN = "/usr/lib/postgresql/17/bin"  # of PostgreSQL
@@ -44,8 +45,19 @@ def cipher_file(paths: Paths, number: int = 1) -> str:
 
 
 def repository(paths: Paths, number: int = 1) -> str:
-    """Return the directory of a repository on this machine."""
+    """Return the directory of a repository in the machine's own data."""
     return f"{paths.data}/backups{_suffix(number)}"
+
+
+def outside_repository(number: int) -> str:
+    """Return the place at which daemons see a repository that is outside of a local stack's home."""
+    return f"/run/backups{_suffix(number)}"
+
+
+def outside_directories(settings: StackSettings) -> dict[int, Path]:
+    """Return the host's directories of the repositories that are outside of a local stack's home, by number."""
+    places = settings.backups.repositories if isinstance(settings, LocalSettings) else ()
+    return {number: each.path for number, each in enumerate(places, 1) if each.path}
 
 
 def s3_prefix(number: int) -> str:
@@ -124,7 +136,7 @@ def pgbackrest_files(settings: StackSettings, paths: Paths, buckets: Sequence[S3
     Without buckets, the repositories are on this machine's disks.
     """
     numbered = dict(enumerate(buckets, 1)) if buckets else dict.fromkeys(REPOSITORIES)
-    places = {number: s3_prefix(number) if bucket else repository(paths, number) for number, bucket in numbered.items()}
+    places = {number: s3_prefix(number) for number in numbered} if buckets else _directories(settings, paths)
     return {
         settings_file(paths): repository_settings(settings, paths, tuple(numbered)),
         config_file(paths): render(
@@ -138,6 +150,14 @@ def pgbackrest_files(settings: StackSettings, paths: Paths, buckets: Sequence[S3
     }
 
 
-def pgbackrest_directories(paths: Paths, buckets: Sequence[S3Repository] = ()) -> tuple[str, ...]:
-    """Return the directories that pgBackRest writes to."""
-    return (spool(paths), *(() if buckets else (repository(paths, number) for number in REPOSITORIES)))
+def pgbackrest_directories(
+    settings: StackSettings, paths: Paths, buckets: Sequence[S3Repository] = ()
+) -> tuple[str, ...]:
+    """Return the directories of the machine's own that pgBackRest writes to."""
+    outside = outside_directories(settings)
+    return (spool(paths), *(repository(paths, each) for each in REPOSITORIES if not buckets and each not in outside))
+
+
+def _directories(settings: StackSettings, paths: Paths) -> dict[int, str]:
+    outside = outside_directories(settings)
+    return {each: outside_repository(each) if each in outside else repository(paths, each) for each in REPOSITORIES}

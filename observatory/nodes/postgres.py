@@ -176,7 +176,7 @@ def patroni(
             f"{directory}/patroni.yaml": yaml.safe_dump(config, sort_keys=False),
             **pgbackrest_files(settings, paths, buckets),
         },
-        directories=(paths.postgres_socket, *pgbackrest_directories(paths, buckets)),
+        directories=(paths.postgres_socket, *pgbackrest_directories(settings, paths, buckets)),
         reload_signal="HUP",
         reload_rebinds=True,
         stop_signal="INT",  # Patroni stops PostgreSQL in fast mode and releases its lease

@@ -29,6 +29,7 @@ from .backup_errors import NothingNamedError as NothingNamedError
 from .backup_errors import NotRefreshedError as NotRefreshedError
 from .backup_errors import NotRestoredError as NotRestoredError
 from .backup_errors import RecoveryRefusedError as RecoveryRefusedError
+from .backup_errors import RepositoryPlaceError as RepositoryPlaceError
 from .backup_errors import RestoreRunningError as RestoreRunningError
 from .backup_errors import RollbackRefusedError as RollbackRefusedError
 from .backup_errors import TableRefusedError as TableRefusedError
@@ -83,6 +84,7 @@ from .deployment_lock import waiting_for_lock as waiting_for_lock
 from .log_rotation import rotate_logs as rotate_logs
 from .lost_machine import NotEmptyError as NotEmptyError
 from .lost_machine import export_keys as export_keys
+from .lost_machine import is_encrypted as is_encrypted
 from .lost_machine import recover_machine as recover_machine
 from .migration_files import create_migration as create_migration
 from .migration_targets import DatabaseTarget as DatabaseTarget

@@ -15,6 +15,7 @@ from observatory.backups.flashback.errors import (
 from observatory.backups.lost_machine import RecoveryRefusedError
 from observatory.backups.machine_keys import KeyFileError
 from observatory.backups.repository_contents import UncoveredTargetError
+from observatory.backups.repository_places import RepositoryPlaceError
 from observatory.backups.restore_lock import RestoreRunningError
 from observatory.backups.rollback.errors import DatabaseRollbackError, RollbackRefusedError
 from observatory.backups.target import InvalidTargetError
@@ -35,6 +36,7 @@ __all__ = [
     "NotRestoredError",
     "NothingNamedError",
     "RecoveryRefusedError",
+    "RepositoryPlaceError",
     "RestoreRunningError",
     "RollbackRefusedError",
     "TableRefusedError",

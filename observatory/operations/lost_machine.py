@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +19,15 @@ from observatory.platforms.errors import OperationError, StackNotUpError
 from observatory.platforms.platform import check_supported
 from observatory.platforms.stack_state import state_options
 from observatory.progress import Reporter, silent, task
-from observatory.runtime import Sandbox
+from observatory.runtime import Sandbox, mounts
 from observatory.settings import LocalSettings
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
     from observatory.backups.lost_machine import Recovered
     from observatory.backups.machine_keys import MachineKeys
+
+DIGITS = 12  # of the digest in a file's name
 
 
 class NotEmptyError(OperationError):
@@ -40,23 +43,52 @@ def export_keys(workspace: Workspace, file: Path, passphrase: str) -> MachineKey
         StackNotUpError, UnsupportedOperationError: the stack was never up, or its platform is not supported.
         KeyFileError: the passphrase is too short, or the file exists or cannot be written.
     """
+    from observatory.backups.machine_keys import write_keys  # noqa: PLC0415 - only for keys
+
+    check_supported(open_platform(workspace), "backup")
+    if not (keys := _keys(workspace)):
+        raise StackNotUpError(workspace.stack)
+    write_keys(file.absolute(), keys, passphrase)
+    return keys
+
+
+def keep_keys(workspace: Workspace) -> Path | None:
+    """Write the keys to a private file of the checkout if a repository is outside of the home, and return the file.
+
+    Without them its backups could not be read after `down`.
+    """
+    outside = workspace.home.is_dir() and mounts.recorded(workspace.home)
+    if not outside or not (keys := _keys(workspace)):
+        return None
+    text = keys.model_dump_json(indent=1, exclude={"created"})
+    digest = hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+    file = workspace.directory / "kept-keys" / f"{workspace.stack}-{digest}.json"
+    write_once(file, lambda: text)
+    return file
+
+
+def _keys(workspace: Workspace) -> MachineKeys | None:
+    """Return the keys of a stack; None where it was never up."""
     from observatory.backups.machine_keys import (  # noqa: PLC0415 - only for keys
         MachineKeys,
         repository_passphrases,
-        write_keys,
     )
 
-    check_supported(open_platform(workspace), "backup")
     if not (passphrases := repository_passphrases(workspace.sandbox)):
-        raise StackNotUpError(workspace.stack)
-    keys = MachineKeys(
+        return None
+    return MachineKeys(
         stack=engine.full_name(state_options(workspace)),
         repositories=passphrases,
         dump_key=_text(dump_key_file(workspace)),
         signing_key=_text(workspace.signing_key_file),
     )
-    write_keys(file.absolute(), keys, passphrase)
-    return keys
+
+
+def is_encrypted(key_file: Path) -> bool:
+    """Return whether a key file needs a passphrase, unlike one that `down` has kept."""
+    from observatory.backups.machine_keys import is_encrypted  # noqa: PLC0415 - only for keys
+
+    return is_encrypted(key_file)
 
 
 def recover_machine(
@@ -76,8 +108,8 @@ def recover_machine(
     Args:
         workspace: of the stack, which this machine has not.
         repository: directory of the copy; it is only read.
-        key_file: of `export_keys`.
-        passphrase: of that file.
+        key_file: of `export_keys`, or one that `down` has kept.
+        passphrase: of that file, if it is encrypted.
         accept_gap: end at a gap in the archived WAL, and lose what is after it.
         report: gets the progress.
 
@@ -104,7 +136,7 @@ def recover_machine(
             Sandbox(home, workspace.rootfs),
             repository.absolute(),
             passphrases=keys.repositories,
-            settings=platform.settings,
+            settings=_inside(platform.settings),
             known=known,
             accept_gap=accept_gap,
             report=step,
@@ -114,6 +146,12 @@ def recover_machine(
         _hold_schema(workspace, recovered, known)
         (home / workspace.demonstrated.name).touch()  # the traces of a demonstration are not for recovered data
     return recovered
+
+
+def _inside(settings: LocalSettings) -> LocalSettings:
+    """Return the settings with every repository in the home: the next `up` says how one gets out."""
+    backups = settings.backups.model_copy(update={"repositories": ()})
+    return settings.model_copy(update={"backups": backups})
 
 
 def _check_empty(workspace: Workspace) -> None:

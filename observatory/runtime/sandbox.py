@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from observatory.files.atomic import write_file
-from observatory.runtime import bubblewrap, home_owners, sandbox_user
+from observatory.runtime import bubblewrap, home_owners, mounts, sandbox_user
 from observatory.runtime.attached import run_attached
 from observatory.runtime.errors import SandboxError
 from observatory.runtime.orphans import end_orphans
@@ -205,8 +205,9 @@ class Sandbox(SandboxFiles):
         home_owners.change_user(self.home, user)
 
     def _command(self, argv: Sequence[str], *options: str) -> list[str]:
-        mounts = ("--tmpfs", "/run", "--bind", str(self.home), str(INSIDE), "--chdir", str(INSIDE), *options)
-        return bubblewrap.command(self.rootfs, self.entry, argv, mounts=mounts)
+        home = ("--tmpfs", "/run", "--bind", str(self.home), str(INSIDE), "--chdir", str(INSIDE))
+        outside = mounts.options(mounts.recorded(self.home))
+        return bubblewrap.command(self.rootfs, self.entry, argv, mounts=(*home, *outside, *options))
 
     @property
     def _started(self) -> Path:

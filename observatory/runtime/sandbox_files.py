@@ -19,7 +19,7 @@ from typing import BinaryIO
 from observatory.files import locks
 from observatory.files.atomic import remove, write_file
 from observatory.files.ownership import Owner, change_tree_owner, opened_beneath
-from observatory.runtime import bubblewrap, sandbox_user
+from observatory.runtime import bubblewrap, mounts, sandbox_user
 from observatory.runtime.errors import SandboxError
 from observatory.runtime.home_owners import PRIVATE, give, no_owners, owner_at
 
@@ -39,8 +39,11 @@ class SandboxFiles:
     rootfs: Path
 
     def host_path(self, inside: str | PurePosixPath) -> Path:
-        """Return the host's path of `inside`, a path below /srv."""
-        return self.home / _relative(inside)
+        """Return the host's path of `inside`, a path below /srv or in a directory that is mounted from outside."""
+        path = PurePosixPath(inside)
+        if not path.is_relative_to(INSIDE) and (outside := mounts.on_host(self.home, path)):
+            return outside
+        return self.home / _relative(path)
 
     def inside_path(self, host: Path) -> PurePosixPath:
         """Return the path below /srv of `host`, a path below the home."""

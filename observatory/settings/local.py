@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import permutations
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from observatory.settings.base import FLEETS, Backups, Database, FirstRollout, Fleets, Ports, Settings, SharedSettings
 
@@ -17,6 +19,32 @@ class Cache(Settings):
     memory_mb: Annotated[int, Field(ge=4)] = 64
 
 
+def _checked_directory(path: Path) -> Path:
+    if not path.is_absolute() or ".." in path.parts or path == Path("/"):
+        raise ValueError("expected the absolute path of a directory on this machine, without `..`")
+    return path
+
+
+class BackupRepository(Settings):
+    """A backup repository; `path` is its directory where that is outside of the stack's home."""
+
+    path: Annotated[Path, AfterValidator(_checked_directory)] | None = None
+
+
+class LocalBackups(Backups):
+    """Backups of a local stack. `repositories` has the places of the two repositories, in order."""
+
+    repositories: Annotated[tuple[BackupRepository, ...], Field(max_length=2)] = ()
+
+    @model_validator(mode="after")
+    def _places_are_apart(self) -> Self:
+        places = [each.path for each in self.repositories if each.path]
+        for one, other in permutations(places, 2):
+            if one.is_relative_to(other):
+                raise ValueError(f"repositories: {one} is in {other}; each repository needs a directory of its own")
+        return self
+
+
 class LocalSettings(SharedSettings):
     """All settings of one stack on the platform `local`."""
 
@@ -24,7 +52,7 @@ class LocalSettings(SharedSettings):
     ports: Ports = Ports()
     database: Database = Database()
     cache: Cache = Cache()
-    backups: Backups = Backups()
+    backups: LocalBackups = LocalBackups()
     fleets: Fleets = Fleets()
     first_rollout: FirstRollout = FirstRollout()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from observatory.backups.pgbackrest import PgBackRest
+from observatory.backups.repository_places import use_places
 from observatory.backups.tool import BackupType
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import (
@@ -21,6 +22,7 @@ from observatory.nodes.pgbackrest import (
     cipher_file,
     cipher_section,
     command,
+    outside_directories,
     pgbackrest_directories,
     pgbackrest_files,
     repository,
@@ -28,6 +30,7 @@ from observatory.nodes.pgbackrest import (
 )
 from observatory.runtime import Probe, Program, Sandbox
 from observatory.settings import LocalSettings, Ports
+from observatory.settings.local import BackupRepository, LocalBackups
 from observatory.waiting import wait_until
 from tests.support.checkout import free_ports
 
@@ -40,10 +43,11 @@ PASSPHRASES = {1: "a passphrase", 2: "another passphrase"}
 
 @dataclass
 class ArchivingServer:
-    """A server in a sandbox; `repository` is its first backup repository on the host."""
+    """A server in a sandbox; `repository` is its first backup repository on the host, `repositories` the settings."""
 
     sandbox: Sandbox
     port: int
+    repositories: tuple[BackupRepository, ...] = ()
 
     @property
     def tool(self) -> PgBackRest:
@@ -64,14 +68,16 @@ class ArchivingServer:
     def create(self) -> None:
         """Initialise and start the server."""
         options = (f"--wal-segsize={SEGMENT_MB}", "--data-checksums", "--no-sync", "--auth=trust", "-U", "postgres")
-        for path, text in pgbackrest_files(LocalSettings(ports=Ports(postgres=self.port)), PATHS).items():
+        settings = LocalSettings(ports=Ports(postgres=self.port), backups=LocalBackups(repositories=self.repositories))
+        use_places(self.sandbox, outside_directories(settings))
+        for path, text in pgbackrest_files(settings, PATHS).items():
             self.sandbox.write_file(path, text)
         for number in REPOSITORIES:
             self.sandbox.write_file(cipher_file(PATHS, number), cipher_section(PASSPHRASES[number], number))
-        for directory in (*pgbackrest_directories(PATHS), PATHS.postgres_socket, PATHS.textfiles):
+        for directory in (*pgbackrest_directories(settings, PATHS), PATHS.postgres_socket, PATHS.textfiles):
             self.sandbox.make_directory(directory)
         self.sandbox.run([f"{BIN}/initdb", "-D", DATA, *options])
-        settings = {
+        parameters = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": PATHS.postgres_socket,
@@ -82,7 +88,7 @@ class ArchivingServer:
             "min_wal_size": "2MB",
         }
         with self.sandbox.host_path(f"{DATA}/postgresql.conf").open("a") as file:
-            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+            file.writelines(f"{name} = '{value}'\n" for name, value in parameters.items())
         self.sandbox.start()
         self.start()
 

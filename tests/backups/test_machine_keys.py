@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from observatory.backups.machine_keys import KeyFileError, MachineKeys, read_keys, write_keys
+from observatory.nodes import Paths
+from observatory.nodes.pgbackrest import cipher_file, cipher_section, outside_repository
+from observatory.operations.lost_machine import keep_keys
+from observatory.runtime import mounts
 from observatory.security.age_files import encrypt_with_passphrase
+from observatory.workspace import Workspace
+from tests.support.checkout import SOURCE
 
 KEYS = MachineKeys(
     stack="project/local", repositories={1: "one", 2: "two"}, dump_key="AGE-SECRET-KEY", signing_key=None
@@ -53,3 +59,19 @@ def test_what_is_no_key_file_is_refused(tmp_path: Path) -> None:
     file.write_bytes(encrypt_with_passphrase(b'{"format": 2}', PASSPHRASE))
     with pytest.raises(KeyFileError, match="has no keys that this version can read"):
         read_keys(file, PASSPHRASE)
+
+
+def test_the_keys_of_a_repository_outside_of_the_home_outlive_the_stack(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.yaml").write_text((SOURCE / "Pulumi.yaml").read_text())
+    workspace = Workspace(root=tmp_path, stack="local")
+    sandbox = workspace.sandbox
+    assert keep_keys(workspace) is None
+    sandbox.write_file(cipher_file(Paths(), 2), cipher_section("two", 2))
+    assert keep_keys(workspace) is None  # `down` removes the repository with the home
+    sandbox.write_file(mounts.RECORD, mounts.record({outside_repository(2): tmp_path / "disk"}))
+    file = keep_keys(workspace)
+    assert file
+    assert keep_keys(workspace) == file  # of the same stack, as after an interrupted `down`
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert not file.is_relative_to(workspace.home)
+    assert read_keys(file, "").repositories == {2: "two"}

@@ -118,6 +118,15 @@ def test_only_keys_of_the_projects_namespace_are_read(tmp_path: Path) -> None:
             "  llm-observatory:first_rollout:\n    version: 1.0\n",
             "Pulumi.local.yaml:3: llm-observatory:first_rollout.version",
         ),
+        (
+            "  llm-observatory:backups:\n    repositories: [{}, {path: disk}]\n",
+            "llm-observatory:backups.repositories.1.path: expected the absolute path of a directory on this machine",
+        ),
+        (
+            "  llm-observatory:backups:\n    repositories: [{path: /disk/b}, {path: /disk}]\n",
+            "repositories: /disk/b is in /disk; each repository needs a directory of its own",
+        ),
+        ("  llm-observatory:backups:\n    repositories: [{}, {}, {}]\n", "expected at most 2 entries"),
     ],
 )
 def test_a_wrong_setting_names_file_line_key_and_expectation(tmp_path: Path, text: str, expected: str) -> None:

@@ -64,6 +64,9 @@ def test_a_lost_machine_is_recovered_from_one_repository(stack: Checkout, checko
     recovered = checkout.json(*restore)["recovered"]
     assert max(recovered["migrations"]) > 0
     assert [each.name for each in checkout.home.parent.iterdir()] == ["local"]  # nothing of the killed one
+    place = tmp_path / "disk"
+    place.mkdir()
+    checkout.configure(backups={"repositories": [{}, {"path": str(place)}]})
     checkout.run("up", "--engine", "embedded")
     assert query(checkout, CONTENT) == lost
     headers = {"Authorization": f"Bearer {stack.output('api_key')}"}  # a client of the lost machine
@@ -74,3 +77,9 @@ def test_a_lost_machine_is_recovered_from_one_repository(stack: Checkout, checko
     checkout.run("backup", "verify")
     checkout.run("verify", "--comprehensive")
     assert "a recovery replaces none" in checkout.run(*restore, expect=3).stderr
+    made = checkout.json("backup", "list", "--repository", "2")
+    assert sorted(place.glob("backup/observatory/*F/")) == [place / f"backup/observatory/{made[0]['label']}"]
+    checkout.run("down", "--yes")
+    assert sorted(place.glob("backup/observatory/*F/"))  # with keys that open them
+    (kept,) = checkout.root.glob(".observatory/kept-keys/*.json")
+    assert checkout.json("bootstrap", "--restore-from", str(place), "--key-file", str(kept))["recovered"]

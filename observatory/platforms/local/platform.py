@@ -142,12 +142,15 @@ class LocalPlatform:
         prepare(self, report)
 
     def before_up(self, report: Reporter) -> None:
-        """Check that every port is free or the stack's own, and renew the passwords that the server refuses."""
+        """Check that ports and directories of backups can be used, and renew the passwords that the server refuses."""
+        from observatory.backups.repository_places import check_places  # noqa: PLC0415 - only before an `up`
+        from observatory.nodes.pgbackrest import outside_directories  # noqa: PLC0415
         from observatory.platforms.local.logins import renew_refused_logins  # noqa: PLC0415 - only before an `up`
         from observatory.runtime import check_ports  # noqa: PLC0415
         from observatory.scheduling.scheduler_process import scheduler_pid  # noqa: PLC0415
 
         sandbox = self.workspace.sandbox
+        check_places(sandbox, outside_directories(self.settings))
         ports = {f"ports.{name}": port for name, port in self.settings.named_ports()}
         scheduler = scheduler_pid(sandbox)
         check_ports(ports, ours=[*sandbox.members(), *([scheduler] if scheduler else [])])

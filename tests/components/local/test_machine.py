@@ -116,3 +116,26 @@ def test_either_engine_refuses_another_state_and_another_home(
     assert run("up").steps == []
     assert run("destroy").steps == ["delete lab-dev", "delete machine"]
     assert run("up").steps == ["create lab-dev", "create machine"]
+
+
+def test_a_repository_outside_of_the_home_restarts_the_sandbox_which_then_sees_it(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    provider, olds, place = MachineProvider(), props(sandbox), tmp_path / "disk"
+    provider.create(olds)
+    news = {**olds, "repositories": {"2": str(place)}}
+    (failure,) = provider.check(olds, news).failures
+    assert failure.property == "repositories"
+    assert "does not exist" in failure.reason
+    place.mkdir()
+    (place / "archive").mkdir()
+    assert not provider.check(olds, news).failures
+    assert provider.diff("machine", olds, news).changes
+    before = sandbox.supervisor_pid()
+    provider.update("machine", olds, news)
+    assert sandbox.supervisor_pid() not in (None, before)
+    assert not provider.diff("machine", news, news).changes
+    assert sandbox.run(["/bin/ls", "/run/backups-2"]).stdout.split() == ["archive"]
+    provider.update("machine", news, olds)
+    assert sandbox.run(["/bin/ls", "/run"]).stdout == ""
+    assert (place / "archive").is_dir()
