@@ -93,8 +93,9 @@ def list_all(environment: EnvironmentOption = "local", output: OutputOption = Ou
 
 @group.command()
 def close(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAMES", help="Clones; default: all of them.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAMES", help="Clones, as `list` shows them.")] = None,
     *,
+    every: Annotated[bool, typer.Option("--all", help="Close all clones, also those of other people.")] = False,
     expired: Annotated[
         bool, typer.Option("--expired", help="Close clones older than 24 hours, and what killed commands left.")
     ] = False,
@@ -102,9 +103,8 @@ def close(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Close clones and remove their files."""
-    if names and expired:
-        raise typer.BadParameter("goes without names", param_hint="--expired")
-    closed = operations.close_clones(operations.open_workspace(environment), names or (), expired=expired)
+    workspace = operations.open_workspace(environment)
+    closed = operations.close_clones(workspace, names or (), every=every, expired=expired)
     if output is Output.JSON:
         print_json({"closed": closed})
         return

@@ -63,11 +63,11 @@ def flash_back(
     if table is None and (where is not None or restore_missing):
         raise NothingNamedError("--where and --restore-missing are about the rows of a table: name it with --table")
     target = RecoveryTarget.parse(to_time)
-    if where is not None:
-        _check_condition(where)
     if not workspace.sandbox.alive():
         raise StackNotUpError(workspace.stack)
     live = database_target(workspace).conninfo
+    if table is not None:
+        _check(live, Request(table=table, where=where, restore=restore_missing, at=str(target)))
     with task(report, f"clone at {target}") as step:
         clone = clones.open_clone(workspace.sandbox, target, **_identity(live), on_step=step)
     if table is None:
@@ -93,19 +93,28 @@ def list_clones(workspace: Workspace) -> list[tuple[Clone, int]]:
     return [(each, clones.size_of(workspace.sandbox, each)) for each in clones.list_clones(workspace.sandbox)]
 
 
-def close_clones(workspace: Workspace, names: Sequence[str] = (), *, expired: bool = False) -> list[str]:
+def close_clones(
+    workspace: Workspace, names: Sequence[str] = (), *, every: bool = False, expired: bool = False
+) -> list[str]:
     """Close clones and remove their files; return their names.
 
     Args:
         workspace: of the stack.
-        names: of the clones; none: all of them.
-        expired: only those that are open for longer than a day, and what killed commands have left.
+        names: of the clones.
+        every: all of them.
+        expired: those that are open for longer than a day, and what killed commands have left.
 
     Raises:
+        NothingNamedError: neither is given, or more than one; nothing was closed.
         StackNotUpError, UnsupportedOperationError: the stack was never up, or its platform is not supported.
         UnknownCloneError: there is none of a name; nothing was closed.
         BackupError: a process of a clone does not end.
     """
+    if (bool(names), every, expired).count(True) != 1:
+        raise NothingNamedError(
+            "name the clones to close, or give one of --all and --expired",
+            remedy="`observatory backup flashback list` shows the open clones.",
+        )
     _check_created(workspace)
     sandbox = workspace.sandbox
     if expired:
@@ -127,11 +136,11 @@ def _compare(workspace: Workspace, clone: Clone, live: str, request: Request, re
         )
 
 
-def _check_condition(where: str) -> None:
-    """Refuse a condition before anything is restored."""
-    from observatory.backups.flashback.condition import read_condition  # noqa: PLC0415 - loads the SQL parser
+def _check(live: str, request: Request) -> None:
+    """Refuse a table or a condition that cannot be right, before anything is restored."""
+    from observatory.backups.flashback.flashback import check_request  # noqa: PLC0415 - loads the SQL parser
 
-    read_condition(where)
+    check_request(live, request)
 
 
 def _identity(conninfo: str) -> dict[str, str]:

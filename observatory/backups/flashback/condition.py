@@ -9,6 +9,7 @@ import pglast
 import psycopg
 from pglast import ast
 from pglast.visitors import Visitor
+from psycopg import errors as pg
 from psycopg import sql
 
 from observatory.backups.flashback.errors import ConditionError
@@ -67,6 +68,25 @@ class Condition:
                 f"the condition uses {', '.join(found)}, which may change something or differs from call to call",
                 remedy="Use functions that PostgreSQL calls immutable or stable.",
             )
+
+    def check_fits(self, connection: psycopg.Connection, table: sql.Identifier, *, where: str) -> None:
+        """Refuse what PostgreSQL cannot evaluate over the rows of a table; no row is read.
+
+        Args:
+            connection: of the database that has the table.
+            table: whose rows the condition chooses.
+            where: the state of the table, for messages.
+
+        Raises:
+            ConditionError: it names a column that the table lacks, for example, or is not true or false.
+        """
+        try:
+            connection.execute(sql.SQL("EXPLAIN SELECT FROM {} WHERE {}").format(table, self.query))
+        except (pg.ProgrammingError, pg.DataError) as error:
+            raise ConditionError(
+                f"the condition {self.text!r} does not fit the table {where}: {error.diag.message_primary}",
+                remedy=_REMEDY,
+            ) from None
 
 
 def read_condition(text: str) -> Condition:

@@ -18,7 +18,7 @@ from observatory.backups.flashback.condition import read_condition
 from observatory.backups.flashback.difference import Difference, Kind, Request
 from observatory.backups.flashback.restoring import Restorer
 from observatory.backups.flashback.rows import READ_ONLY, SETTINGS, Rows
-from observatory.backups.flashback.tables import check_restorable, read_table
+from observatory.backups.flashback.tables import check_restorable, live_table, read_table
 from observatory.database.advisory_locks import FLASHBACK_LOCK, MIGRATION_LOCK, session_lock
 from observatory.database.connection import connect
 from observatory.database.error_translation import translate_errors
@@ -29,6 +29,29 @@ _REMEDY = "Nothing was restored. Correct the cause and run again"
 
 
 OnRange = Callable[[int, int, int], None]  # compared ranges, all ranges, and missing rows so far
+
+
+def check_request(live: str, request: Request) -> None:
+    """Refuse what the live database alone shows to be wrong, before an earlier state is restored.
+
+    Args:
+        live: connection string of the live database.
+        request: what is to be compared.
+
+    Raises:
+        ConditionError: the condition is no expression that only reads the row, or does not fit the table.
+        TableRefusedError: the table is missing, or cannot be compared or restored.
+        DatabaseError: the connection failed.
+    """
+    condition = read_condition(request.where) if request.where is not None else None
+    with (
+        translate_errors(f"check of {request.table}", remedy=_REMEDY),
+        connect(live, purpose=PURPOSE, settings=READ_ONLY) as session,
+    ):
+        table = live_table(session, request.table)
+        if condition:
+            condition.check_reads_only(session)
+            condition.check_fits(session, table, where=request.table)
 
 
 def compare_table(
@@ -52,7 +75,7 @@ def compare_table(
         on_range: called after each range of a hypertable.
 
     Raises:
-        ConditionError: the condition is no expression that only reads the row.
+        ConditionError: the condition is no expression that only reads the row, or does not fit the table.
         TableRefusedError: the table is missing, or cannot be compared or restored; nothing was changed.
         LockHeldError: a migration or another restore runs in the database.
         NotRestoredError: PostgreSQL refused a row, and none was inserted.
@@ -64,6 +87,8 @@ def compare_table(
         table = read_table(sessions.clone, sessions.live, request.table, at=request.at)
         if condition:
             condition.check_reads_only(sessions.live)
+            condition.check_fits(sessions.live, table.identifier, where=request.table)
+            condition.check_fits(sessions.clone, table.identifier, where=f"{request.table} as of {request.at}")
         comparison = Comparison(Rows(table, condition), sessions)
         if not request.restore:
             return _compared(comparison, None, on_range)

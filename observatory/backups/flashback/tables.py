@@ -168,6 +168,23 @@ def read_table(clone: psycopg.Connection, live: psycopg.Connection, name: str, *
     return _merged(now, then, _expired(live, now))
 
 
+def live_table(live: psycopg.Connection, name: str) -> sql.Identifier:
+    """Return the live table of a name, before an earlier state of it exists.
+
+    Raises:
+        TableRefusedError: there is none, or it is no table whose rows can be compared.
+    """
+    relation = _relation(live, name)
+    if relation is None:
+        raise TableRefusedError(
+            f"the live database has no table {name}",
+            remedy="`observatory psql -- -c '\\d'` lists the tables. Create a dropped one first (`observatory deploy "
+            "database`), or open the earlier state without --table and copy its rows with SQL.",
+        )
+    _check_kind(relation)
+    return sql.Identifier(relation[1], relation[2])
+
+
 def check_restorable(live: psycopg.Connection, table: Table) -> None:
     """Refuse a table into which missing rows cannot be inserted as they were.
 

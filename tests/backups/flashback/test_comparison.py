@@ -8,14 +8,17 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
+from observatory.backups.flashback.difference import Request
 from observatory.backups.flashback.errors import (
     ConditionError,
     FlashbackError,
     NotRestoredError,
     TableRefusedError,
 )
+from observatory.backups.flashback.flashback import check_request
 from observatory.database.advisory_locks import FLASHBACK_LOCK, MIGRATION_LOCK, AdvisoryLock, session_lock
 from observatory.database.errors import LockHeldError, StatementFailedError
+from observatory.errors import WRONG_USAGE
 from tests.backups.flashback.conftest import States
 from tests.support.sample_pair import select
 
@@ -161,13 +164,32 @@ def test_a_condition_has_no_function_that_may_change_something(states: States, w
         states.compare("llm_traces", where, restore=True)
 
 
-@pytest.mark.parametrize(
-    "where", ["nothing = 1", "total_tokens", "1 / (duration_ms - duration_ms) = 1", "count(*) > 1"]
-)
-def test_what_postgresql_refuses_in_a_condition_is_a_clear_error(states: States, where: str) -> None:
+def test_what_postgresql_refuses_in_a_condition_is_a_clear_error(states: States) -> None:
     states.both(traces(1, 2))
     with pytest.raises(StatementFailedError, match="comparison of llm_traces"):
-        states.compare("llm_traces", where)
+        states.compare("llm_traces", "1 / (duration_ms - duration_ms) = 1")
+
+
+@pytest.mark.parametrize("where", ["nothing = 1", "total_tokens", "count(*) > 1", "user_id = 1", "ts = 'never'"])
+def test_a_condition_that_does_not_fit_the_table_is_refused_before_a_restore(states: States, where: str) -> None:
+    with pytest.raises(ConditionError, match="does not fit the table llm_traces: ") as refused:
+        check_request(states.live, Request(table="llm_traces", where=where, restore=True))
+    assert refused.value.exit_code == WRONG_USAGE
+
+
+def test_a_condition_on_a_new_column_does_not_fit_the_earlier_table(states: States) -> None:
+    states.both("CREATE SCHEMA own; CREATE TABLE own.t (id int PRIMARY KEY)")
+    states.now("ALTER TABLE own.t ADD COLUMN late int")
+    with pytest.raises(ConditionError, match=r"does not fit the table own\.t as of"):
+        states.compare("own.t", "late = 1")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"), [("nothing", "has no table nothing"), ("pg_catalog.pg_class", "belongs to the stack")]
+)
+def test_a_table_that_cannot_be_compared_is_refused_before_a_restore(states: States, table: str, message: str) -> None:
+    with pytest.raises(TableRefusedError, match=message):
+        check_request(states.live, Request(table=table, restore=False))
 
 
 def test_a_later_row_with_the_same_unique_value_is_kept_and_reported(states: States) -> None:
