@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from monitoring.dashboards.grafana import documents
+from monitoring.index import alert_index
 from monitoring.runbooks import runbook_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 DIRECTORY = ROOT / "docs" / "runbooks"
+INDEX = ROOT / "docs" / "alerts.md"
 
 
 def generated() -> dict[Path, Mapping[str, str]]:
@@ -20,6 +22,7 @@ def generated() -> dict[Path, Mapping[str, str]]:
 
 def main() -> None:
     """Write every file, and remove the files of alerts and dashboards that no longer exist."""
+    INDEX.write_text(alert_index(), encoding="utf-8")
     for directory, files in generated().items():
         for name, text in files.items():
             (directory / name).parent.mkdir(parents=True, exist_ok=True)

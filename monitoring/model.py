@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from monitoring.scrape_jobs import Job, Platform, jobs_of
+from monitoring.thresholds import Thresholds
 
 Severity = Literal["critical", "warning", "info", "none"]
 Component = Literal["database", "service", "cache", "monitoring"]
@@ -73,6 +74,7 @@ class Scope:
     stack: str
     runbooks: str
     dashboards: str | None = None
+    thresholds: Thresholds = field(default_factory=Thresholds)
     platform: Platform = "local"
     jobs: tuple[Job, ...] = ()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
-from monitoring.model import CATEGORIES, Alert, Scenario, Scope
+from monitoring.model import CATEGORIES, Alert, Firing, Scenario, Scope
 from monitoring.recording import recording_rules
 from monitoring.registry import ALERTS
 
@@ -18,30 +19,47 @@ def rule_file(scope: Scope) -> str:
     recordings = [{"record": name, "expr": expression} for name, expression in recording_rules(scope).items()]
     groups = [{"name": "storage.recordings", "rules": recordings}]
     for category in CATEGORIES:
-        rules = [_rule(alert, scope) for alert in ALERTS if alert.category == category]
+        rules = [alert_rule(alert, scope) for alert in ALERTS if alert.category == category]
         groups.extend([{"name": f"storage.{category}", "rules": rules}] if rules else [])
     return _yaml({"groups": groups})
 
 
-def rule_tests(rule_files: tuple[str, ...]) -> dict[str, str]:
-    """Return promtool's tests of all scenarios as YAML files, by interval, for the rule file of `TEST_SCOPE`.
+def rule_tests() -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return promtool's tests of all scenarios: YAML by file name, and the names of the files that hold tests.
 
-    The interval of evaluations equals that of the samples, and promtool has one such interval per file.
+    Each alert's scenarios run against a file of its own rule: against all rules they would take minutes. The interval
+    of evaluations equals that of the samples, and promtool has one such interval per file.
     """
-    tests = [(alert, scenario) for alert in ALERTS for scenario in alert.scenarios]
+    files: dict[str, dict[str, Any]] = {}
+    for alert in ALERTS:
+        files |= alert_tests(alert, [alert_rule(alert, TEST_SCOPE)])
+    tests = tuple(name for name in files if not name.endswith(".rules.yaml"))
+    return {name: _yaml(document) for name, document in files.items()}, tests
+
+
+def alert_tests(alert: Alert, rules: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the files with an alert's scenarios, and with the rules that they test; all rules must behave alike."""
+    names = [rule["alert"] for rule in rules]
+    rule_name = f"{alert.name}.rules.yaml"
     return {
-        interval: _yaml(
-            {
-                "rule_files": list(rule_files),
+        rule_name: {"groups": [{"name": alert.name, "rules": list(rules)}]},
+        **{
+            f"{alert.name}.{interval}.yaml": {
+                "rule_files": [rule_name],
                 "evaluation_interval": interval,
-                "tests": [_test(alert, scenario) for alert, scenario in tests if scenario.interval == interval],
+                "tests": [
+                    scenario_test(alert, scenario, names=names)
+                    for scenario in alert.scenarios
+                    if scenario.interval == interval
+                ],
             }
-        )
-        for interval in sorted({scenario.interval for _, scenario in tests})
+            for interval in sorted({scenario.interval for scenario in alert.scenarios})
+        },
     }
 
 
-def _rule(alert: Alert, scope: Scope) -> dict[str, Any]:
+def alert_rule(alert: Alert, scope: Scope) -> dict[str, Any]:
+    """Return an alert's rule in Prometheus' keys."""
     return {
         "alert": alert.name,
         "expr": alert.expression(scope),
@@ -52,26 +70,27 @@ def _rule(alert: Alert, scope: Scope) -> dict[str, Any]:
     }
 
 
-def _test(alert: Alert, scenario: Scenario) -> dict[str, Any]:
-    quiet = [{"eval_time": at, "alertname": alert.name, "exp_alerts": []} for at in scenario.quiet]
-    fires = [
-        {
-            "eval_time": firing.at,
-            "alertname": alert.name,
-            "exp_alerts": [
-                {
-                    "exp_labels": {**firing.labels, **alert.labels(TEST_SCOPE)},
-                    "exp_annotations": alert.annotations(TEST_SCOPE, description=firing.description),
-                }
-            ],
-        }
-        for firing in scenario.fires
-    ]
+def scenario_test(alert: Alert, scenario: Scenario, *, names: Sequence[str]) -> dict[str, Any]:
+    """Return promtool's test of a scenario for the rules of these names."""
+    expected: dict[str, list[dict[str, Any]]] = {at: [] for at in scenario.quiet}
+    for firing in scenario.fires:
+        expected.setdefault(firing.at, []).append(_expected(alert, firing))
     return {
         "name": f"{alert.name}: {scenario.name}",
         "interval": scenario.interval,
         "input_series": [{"series": series, "values": values} for series, values in scenario.series.items()],
-        "alert_rule_test": [*quiet, *fires],
+        "alert_rule_test": [
+            {"eval_time": at, "alertname": name, "exp_alerts": alerts}
+            for name in names
+            for at, alerts in expected.items()
+        ],
+    }
+
+
+def _expected(alert: Alert, firing: Firing) -> dict[str, Any]:
+    return {
+        "exp_labels": {**firing.labels, **alert.labels(TEST_SCOPE)},
+        "exp_annotations": alert.annotations(TEST_SCOPE, description=firing.description),
     }
 
 

@@ -6,17 +6,20 @@ significant: below `MINIMUM_WRITES` in the short window, the number of failed wr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from monitoring.alerts import escalation
+from monitoring.alerts.commands import logs, query
+from monitoring.alerts.scenarios import BRIDGE, gauge, growing, vanishing
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 
 OBJECTIVE = 0.999  # share of successful writes over 30 days
 MINIMUM_WRITES = 100
 FAILED = 'status="error"'
-MINUTE = "1m"  # interval of the samples in the scenarios below
-BLUE = 'storage_writes_total{{stack="test",fleet="blue",instance="one",status="{}"}}'
+MINUTE_S = 60
+_WRITES = 'storage_writes_total{{stack="test",fleet="{}",instance="one",status="{}"}}'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,144 @@ def _burns(burn: Burn) -> Callable[[Scope], str]:
         )
 
     return expression
+
+
+def _fleet(fleet: str, *parts: tuple[float, float, int]) -> dict[str, str]:
+    """Return the writes of a fleet: for each part the successful and failed ones per sample, and the samples."""
+    return {
+        _WRITES.format(fleet, "success"): growing(*((success, samples) for success, _, samples in parts)),
+        _WRITES.format(fleet, "error"): growing(*((error, samples) for _, error, samples in parts)),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Samples:
+    """Makes scenarios of a burn rate; the short window has 5 samples and the long one 60 of `minutes` each."""
+
+    burn: Burn
+    minutes: int
+
+    def scenario(
+        self,
+        name: str,
+        *parts: tuple[float, float, int],
+        quiet: tuple[int, ...] = (),
+        fires: Mapping[int, float] | None = None,
+        others: Mapping[str, str] | None = None,
+        fleet: str = "blue",
+    ) -> Scenario:
+        """Return a scenario of the fleet blue; `quiet` and `fires` (with the ratio) are numbers of samples."""
+        green = _fleet("green", (10_000, 0, 200))
+        return Scenario(
+            name=name,
+            interval=f"{self.minutes}m",
+            series={**_fleet("blue", *parts), **(others or green)},
+            quiet=tuple(f"{sample * self.minutes}m" for sample in quiet),
+            fires=tuple(
+                _firing(f"{sample * self.minutes}m", self.burn, ratio, fleet) for sample, ratio in (fires or {}).items()
+            ),
+        )
+
+
+def _scenarios(burn: Burn, *, pending: int, keep: int, minutes: int) -> tuple[Scenario, ...]:
+    samples = _Samples(burn=burn, minutes=minutes)
+    return (_timing(burn, pending=pending, keep=keep), *_ratios(samples), *_few_writes(samples), *_fleets(samples))
+
+
+def _ratios(samples: _Samples) -> tuple[Scenario, ...]:
+    """Return scenarios in which the ratio of one window is at its limit."""
+    limit = samples.burn.rate * (1 - OBJECTIVE) * 10_000  # failures of 10,000 writes
+    above = limit * 12.4 * 3
+    return (
+        samples.scenario(
+            "failures are just above the limit", (9_996 - limit, limit + 4, 80), fires={70: (limit + 4) / 10_000}
+        ),
+        samples.scenario(
+            "the last five samples are at the limit, and the long window is above it",
+            *((9_800, 200, 70), (10_000 - limit, limit, 20)),
+            quiet=(76, 78, 80),
+        ),
+        samples.scenario(
+            "the long window is at the limit, and the last five samples are above it",
+            *((10_000 - limit, 0, 130), (10_000 - limit, limit * 12, 5), (10_000 - limit, 0, 9)),
+            quiet=(135, 137, 138),
+        ),
+        samples.scenario(
+            "the long window is just above the limit",
+            *((10_000 - limit, 0, 130), (10_000 - limit, limit * 12.4, 5), (10_000 - limit, 0, 9)),
+            fires={137: above / ((10_000 - limit) * 5 + above)},
+        ),
+        samples.scenario(
+            "failures before the long window do not count",
+            *((10_000 - limit / 2, limit / 2, 135), (10_000 - limit * 2, limit * 2, 5)),
+            quiet=(139, 140),
+        ),
+    )
+
+
+def _few_writes(samples: _Samples) -> tuple[Scenario, ...]:
+    """Return scenarios with about 100 writes, or with about as many failures as count alone."""
+    few = samples.burn.failed / 5
+    return (
+        samples.scenario("100 writes are enough for a ratio", (19, 1, 100), fires={90: 0.05}),
+        samples.scenario("99 writes are too few", (18.8, 1, 100), quiet=(90,)),
+        samples.scenario("as few failures as count alone", (few, few, 100), fires={90: 0.5}),
+        samples.scenario("fewer failures than count alone", (few, few * 0.98, 100), quiet=(90,)),
+        samples.scenario("five failures of 80 writes", (15, 1, 100), quiet=(90,)),
+        samples.scenario(
+            "a ratio of 100 writes needs the long window", (10_000, 0, 100), (14, 6, 40), quiet=(110, 120)
+        ),
+        samples.scenario("99 writes do not need it", (10_000, 0, 100), (13.8, 6, 40), fires={120: 6 / 19.8}),
+    )
+
+
+def _fleets(samples: _Samples) -> tuple[Scenario, ...]:
+    """Return scenarios in which one fleet meets a condition, and the other fleet another one."""
+    few = samples.burn.failed / 5
+    return (
+        samples.scenario(
+            "another fleet fails in the long window",
+            *((10_000, 0, 130), (9_500, 500, 5)),
+            others=_fleet("green", (8_000, 2_000, 125), (10_000, 0, 20)),
+            quiet=(133, 134),
+        ),
+        samples.scenario(
+            "another fleet has as many failures as count alone",
+            (few, few / 2, 100),
+            others=_fleet("green", (few, few, 100)),
+            fires={90: 0.5},
+            fleet="green",
+        ),
+    )
+
+
+def _timing(burn: Burn, *, pending: int, keep: int) -> Scenario:
+    """Return a scenario with short samples: failures begin after 25 of them, and the ratio falls at the 80th."""
+    step = 5 if pending < MINUTE_S else 30
+    begins, ends = 26 * step + pending, 80 * step
+    samples = begins // step
+    since = min(ends // step - 1, int(burn.short.removesuffix("m")) * MINUTE_S // step)
+    first = 100 * (samples - 25) / (100 * samples + 100 * (samples - 25))
+    last = 100 * (79 - 25) / (100 * since + 100 * (79 - 25))
+    return Scenario(
+        name="failures begin and end",
+        interval=f"{step}s",
+        series={
+            _WRITES.format("blue", "success"): "0+100x79 1e9x40",
+            _WRITES.format("blue", "error"): "0x25 100+100x100",
+        },
+        quiet=(f"{begins - step}s", f"{ends + keep}s"),
+        fires=(_firing(f"{begins}s", burn, first), _firing(f"{ends + keep - step}s", burn, last)),
+    )
+
+
+def _firing(at: str, burn: Burn, ratio: float, fleet: str = "blue") -> Firing:
+    minutes = burn.short.removesuffix("m")
+    return Firing(
+        at=at,
+        labels={"fleet": fleet},
+        description=f"Fleet {fleet} failed {ratio * 100:.4g}% of its writes in {minutes} minutes.",
+    )
 
 
 DIAGNOSIS = (
@@ -111,63 +252,7 @@ FAST_BURN = Alert(
         escalation=escalation.SERVICE,
     ),
     fault="Revoke the service's privilege to insert.",
-    scenarios=(
-        Scenario(
-            name="5 % of the writes fail",
-            interval=MINUTE,
-            series={BLUE.format("success"): "0+1140x30", BLUE.format("error"): "0+60x30"},
-            quiet=("1m",),
-            fires=(
-                Firing(
-                    at="10m",
-                    labels={"fleet": "blue"},
-                    description="Fleet blue failed 5% of its writes in 5 minutes.",
-                ),
-            ),
-        ),
-        Scenario(
-            name="1 % of the writes of one fleet fail",
-            interval=MINUTE,
-            series={
-                BLUE.format("success"): "0+1188x75",
-                BLUE.format("error"): "0+12x75",
-                BLUE.format("success").replace("blue", "green"): "0+1200x75",
-                BLUE.format("error").replace("blue", "green"): "0x75",
-            },
-            quiet=("10m", "70m"),
-        ),
-        Scenario(
-            name="errors for five minutes in an hour without errors",
-            interval=MINUTE,
-            series={BLUE.format("success"): "0+1200x75", BLUE.format("error"): "0x60 36 72 108 144 180 180x10"},
-            quiet=("62m", "65m", "67m"),
-        ),
-        Scenario(
-            name="errors have ended",
-            interval=MINUTE,
-            series={BLUE.format("success"): "0+600x10 7200+1200x20", BLUE.format("error"): "0+600x10 6000x20"},
-            quiet=("17m",),
-        ),
-        Scenario(
-            name="three of five writes fail, too few to be significant",
-            interval=MINUTE,
-            series={BLUE.format("success"): "0 0 1 1 1 2 2 2", BLUE.format("error"): "0 1 2 3 3 3 3 3"},
-            quiet=("2m", "4m", "6m"),
-        ),
-        Scenario(
-            name="every write fails under low traffic",
-            interval=MINUTE,
-            series={BLUE.format("success"): "0x12", BLUE.format("error"): "0+5x12"},
-            quiet=("1m",),
-            fires=(
-                Firing(
-                    at="6m",
-                    labels={"fleet": "blue"},
-                    description="Fleet blue failed 100% of its writes in 5 minutes.",
-                ),
-            ),
-        ),
-    ),
+    scenarios=_scenarios(FAST, pending=30, keep=15, minutes=1),
 )
 
 SLOW_BURN = Alert(
@@ -192,33 +277,245 @@ SLOW_BURN = Alert(
         escalation=escalation.SERVICE,
     ),
     fault="Let 1 % of the writes fail.",
-    scenarios=(
+    scenarios=_scenarios(SLOW, pending=120, keep=0, minutes=6),
+)
+
+LATENCY_QUANTILE = 0.95
+MINIMUM_REQUESTS = 20  # in five minutes
+BACKLOG_SHARE = 0.5  # of the buffer of a table
+
+
+def _latency(operation: str, limit: Callable[[Scope], float]) -> Callable[[Scope], str]:
+    """Return an expression for the 95th percentile of a fleet's durations, where there are enough of them."""
+    metric = f"storage_{operation}_duration_seconds"
+
+    def expression(scope: Scope) -> str:
+        buckets = f"sum by (stack, fleet, le) (rate({scope.select(f'{metric}_bucket')}[5m]))"
+        requests = f"sum by (stack, fleet) (increase({scope.select(f'{metric}_count')}[5m]))"
+        return (
+            f"histogram_quantile({LATENCY_QUANTILE}, {buckets}) > {limit(scope):g}\n"
+            f"and on (stack, fleet) {requests} >= {MINIMUM_REQUESTS}"
+        )
+
+    return expression
+
+
+def _backlog(scope: Scope) -> str:
+    """Return an expression for the share of a table's buffer in use; failed flushes fill it."""
+    size, capacity = scope.select("storage_buffer_size"), scope.select("storage_buffer_capacity")
+    on = "on (stack, fleet, instance)"
+    share = (
+        f"max by (stack, fleet, instance, table) (last_over_time({size}[{BRIDGE}]))\n"
+        f"/ {on} group_left () max by (stack, fleet, instance) (last_over_time({capacity}[{BRIDGE}]))"
+    )
+    failed = scope.select("storage_flushes_total", 'status="error"')
+    return (
+        f"({share} > {BACKLOG_SHARE})\nor sum by (stack, fleet, instance) (increase({failed}[5m])) > {FAILED_FLUSHES}"
+    )
+
+
+FAILED_FLUSHES = 3  # in five minutes: a restart of the database fails those in flight
+
+
+def _durations(operation: str, fleet: str, *, fast: float, slow: float, samples: int = 40) -> dict[str, str]:
+    """Return the histogram of a fleet: requests per sample that take up to 1 s, and up to 2.5 s."""
+    series = (
+        f'storage_{operation}_duration_seconds_{{}}{{{{stack="test",fleet="{fleet}",instance="one",{{}}table="t"}}}}'
+    )
+    total = growing((fast + slow, samples))
+    return {
+        series.format("bucket", 'le="1.0",'): growing((fast, samples)),
+        series.format("bucket", 'le="2.5",'): total,
+        series.format("bucket", 'le="+Inf",'): total,
+        series.format("count", ""): total,
+    }
+
+
+def _latency_scenarios(operation: str, verb: str) -> tuple[Scenario, ...]:
+    def slow(at: str, duration: str) -> Firing:
+        return Firing(
+            at=at, labels={"fleet": "blue"}, description=f"95 % of fleet blue's {verb} take up to {duration}."
+        )
+
+    def scenario(
+        name: str, *, fast: float, slowly: float, quiet: tuple[str, ...] = (), fires: tuple[Firing, ...] = ()
+    ) -> Scenario:
+        series = {
+            **_durations(operation, "blue", fast=fast, slow=slowly),
+            **_durations(operation, "green", fast=1000, slow=0),
+        }
+        return Scenario(name=name, interval="1m", series=series, quiet=quiet, fires=fires)
+
+    changing = dict.fromkeys(_durations(operation, "blue", fast=0, slow=0), growing((100, 40), (1e6, 20)))
+    changing[next(iter(changing))] = growing((100, 20), (0, 20), (1e6, 20))  # the bucket of 1 s
+    return (
+        scenario("95 % take up to 1 s", fast=95, slowly=5, quiet=("20m",)),
+        scenario("94.9 % do", fast=94.9, slowly=5.1, fires=(slow("20m", "1.029s"),)),
+        scenario("96 % do", fast=96, slowly=4, quiet=("20m",)),
+        scenario("20 requests in five minutes are enough", fast=0, slowly=4, fires=(slow("20m", "2.425s"),)),
+        scenario("19.5 requests are too few", fast=0, slowly=3.9, quiet=("20m",)),
         Scenario(
-            name="1 % of the writes fail for an hour",
-            interval=MINUTE,
-            series={BLUE.format("success"): "0+1188x60", BLUE.format("error"): "0+12x60"},
-            quiet=("1m",),
-            fires=(
-                Firing(
-                    at="50m",
-                    labels={"fleet": "blue"},
-                    description="Fleet blue failed 1% of its writes in 30 minutes.",
+            name="requests become slow, then fast",
+            interval="15s",
+            series=changing,
+            quiet=("375s", "615s"),
+            fires=(slow("390s", "2.25s"), slow("600s", "2.425s")),
+        ),
+    )
+
+
+def _latency_alert(operation: Literal["write", "query"], *, verb: str, fault: str, remedy: Step) -> Alert:
+    setting = f"{operation}_latency_seconds"
+    return Alert(
+        name=f"Storage{operation.capitalize()}LatencyHigh",
+        expression=_latency(operation, lambda scope: getattr(scope.thresholds, setting)),
+        pending="1m",
+        severity="warning",
+        component="service",
+        category="application-performance",
+        summary=f"The service's {verb} take long",
+        description=f"95 % of fleet {{{{ $labels.fleet }}}}'s {verb} take up to {{{{ $value | humanizeDuration }}}}.",
+        runbook=Runbook(
+            meaning=(
+                f"The 95th percentile of the duration of {verb} in five minutes is above `alerts.{setting}`, for a "
+                "fleet with at least 20 of them."
+            ),
+            impact="Clients wait, and those with a short timeout fail.",
+            diagnosis=(
+                Step("Check whether an alert on the database fires. It is then the cause."),
+                Step(
+                    "If only one fleet is slow, compare its version and its instances.",
+                    ("observatory status", "observatory report"),
+                ),
+                Step(
+                    "Find what the sessions of the service wait for.",
+                    (
+                        query(
+                            "SELECT usename, state, wait_event_type, wait_event, count(*) FROM "
+                            "pg_stat_activity WHERE backend_type = 'client backend' GROUP BY 1, 2, 3, 4 ORDER "
+                            "BY 5 DESC"
+                        ),
+                    ),
                 ),
             ),
+            remedy=(
+                remedy,
+                Step(
+                    "If a deployment has caused it: return to the previous version with `observatory rollback "
+                    "--method blue-green`."
+                ),
+            ),
+            escalation=escalation.SERVICE,
+        ),
+        fault=fault,
+        scenarios=_latency_scenarios(operation, verb),
+    )
+
+
+_END_BLOCKING = Step(
+    "End the sessions that block others and do not wait themselves.",
+    (
+        query(
+            "SELECT DISTINCT b.pid, pg_terminate_backend(b.pid) FROM pg_stat_activity a, "
+            "unnest(pg_blocking_pids(a.pid)) AS b(pid) WHERE cardinality(pg_blocking_pids(b.pid)) = 0"
+        ),
+    ),
+)
+_CANCEL_LONG = Step(
+    "End queries of the service that have run for more than 10 s.",
+    (
+        query(
+            "SELECT pid, pg_cancel_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'reader%' AND state = "
+            "'active' AND query_start < now() - interval '10 seconds'"
+        ),
+    ),
+)
+WRITE_LATENCY = _latency_alert(
+    "write", verb="writes", fault="Lock a table for some seconds, again and again.", remedy=_END_BLOCKING
+)
+QUERY_LATENCY = _latency_alert("query", verb="reads", fault="Scan cold chunks.", remedy=_CANCEL_LONG)
+
+_BUFFER = 'storage_buffer_size{{stack="test",fleet="{}",instance="{}",table="{}"}}'
+_CAPACITY = 'storage_buffer_capacity{{stack="test",fleet="{}",instance="{}"}}'
+_FLUSHES = 'storage_flushes_total{{stack="test",fleet="blue",instance="{}",status="{}"}}'
+_BLUE = {"fleet": "blue", "instance": "one", "table": "t"}
+_BACKLOG_OTHERS = {
+    _BUFFER.format("blue", "one", "u"): "10x200",
+    _BUFFER.format("blue", "two", "t"): "60x200",
+    _CAPACITY.format("blue", "two"): "1000x200",
+    _BUFFER.format("green", "one", "t"): "60x200",
+    _CAPACITY.format("green", "one"): "1000x200",
+    _FLUSHES.format("one", "error"): "0x200",
+    _FLUSHES.format("one", "success"): "0+100x200",
+}
+
+WRITE_BACKLOG = Alert(
+    name="StorageWriteBacklog",
+    expression=_backlog,
+    pending="30s",
+    severity="warning",
+    component="service",
+    category="application-performance",
+    summary="Writes wait in the service, or cannot be stored",
+    description=(
+        "Instance {{ $labels.instance }} of {{ $labels.fleet }}"
+        "{{ with $labels.table }}: its buffer of {{ . }} is used by{{ else }}: flushes failed:{{ end }} {{ $value }}."
+    ),
+    runbook=Runbook(
+        meaning=(
+            "More than half of an instance's buffer is full (the value is that share), or more than three "
+            "transactions that store batches failed in five minutes (the value is their number)."
+        ),
+        impact="When a buffer is full, the instance answers 503 until there is room. No acknowledged row is lost.",
+        diagnosis=(
+            Step("Read why transactions fail.", ("observatory status", logs("storage-{fleet}-1"))),
+            Step("Check whether StorageDatabaseDown, StorageLockWaits or StorageIoStall fires."),
+        ),
+        remedy=(
+            _END_BLOCKING,
+            Step("If a privilege is missing: grant it again.", ("observatory up",)),
+            Step("If the database is sound and the load has grown, add instances (`fleets.size`)."),
+        ),
+        escalation=escalation.SERVICE,
+    ),
+    fault="Block the flush by a lock on a table.",
+    scenarios=(
+        *gauge(
+            _BUFFER.format("blue", "one", "t"),
+            at=50,
+            beyond=52,
+            pending=30,
+            labels=_BLUE,
+            description="Instance one of blue: its buffer of t is used by 0.52.",
+            others={**_BACKLOG_OTHERS, _CAPACITY.format("blue", "one"): "100x200"},
+        ),
+        vanishing(
+            _CAPACITY.format("blue", "one"),
+            beyond=100,
+            pending=30,
+            labels=_BLUE,
+            description="Instance one of blue: its buffer of t is used by 0.52.",
+            others={**_BACKLOG_OTHERS, _BUFFER.format("blue", "one", "t"): "52x200"},
         ),
         Scenario(
-            name="0.2 % of the writes fail",
-            interval=MINUTE,
-            series={BLUE.format("success"): "0+998x60", BLUE.format("error"): "0+2x60"},
-            quiet=("50m",),
-        ),
-        Scenario(
-            name="errors for two minutes in two hours without errors",
-            interval=MINUTE,
-            series={BLUE.format("success"): "0+1200x130", BLUE.format("error"): "0x120 240 480 480x8"},
-            quiet=("123m", "126m", "129m"),
+            name="flushes fail at the limit, then above it, then not",
+            interval="15s",
+            series={
+                **_BACKLOG_OTHERS,
+                _FLUSHES.format("one", "error"): "0x30 3x29 6.125x29 6.125x60",
+                _FLUSHES.format("two", "error"): "0x200",
+            },
+            quiet=("10m", "15m15s", "20m15s"),
+            fires=tuple(
+                Firing(
+                    at=at,
+                    labels={"fleet": "blue", "instance": "one"},
+                    description="Instance one of blue: flushes failed: 3.125.",
+                )
+                for at in ("15m45s", "19m")
+            ),
         ),
     ),
 )
 
-APPLICATION_PERFORMANCE = (FAST_BURN, SLOW_BURN)
+APPLICATION_PERFORMANCE = (FAST_BURN, SLOW_BURN, WRITE_LATENCY, QUERY_LATENCY, WRITE_BACKLOG)

@@ -7,14 +7,16 @@ it does not recover by itself. `last_over_time` bridges a failed scrape, which w
 from __future__ import annotations
 
 from monitoring.alerts import escalation
+from monitoring.alerts.commands import UP, logs, superuser
+from monitoring.alerts.scenarios import BRIDGE, crossing, gauge
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
-from monitoring.scrape_jobs import JOBS, Job
+from monitoring.scrape_jobs import JOBS
 
 _STORAGE = 'job="storage"'
 _API = 'route=~"/v1/.+"'
 OUTLASTING = "1m"  # a cause outlasts its consequences, or those would be sent when its inhibition ends
-BRIDGE = "1m"  # how long the last value of a series is used when scrapes fail
 ALL_UP = {f'up{{stack="test",job="{job.name}",instance="one"}}': "1x60" for job in JOBS}
+_COLLECTOR = 'pg_scrape_collector_success{{stack="test",job="postgres",instance="{}",collector="wal"}}'
 
 
 def _database_down(scope: Scope) -> str:
@@ -24,8 +26,8 @@ def _database_down(scope: Scope) -> str:
 def _exporter_down(scope: Scope) -> str:
     """Return an expression for missing metrics: the series of a stopped exporter vanish except `up`, or all of them."""
     jobs = scope.scraped
-    fixed = scope.select("up", _job_matcher(jobs, elastic=False))
-    elastic = scope.select("up", _job_matcher(jobs, elastic=True))
+    names = "|".join(job.name for job in jobs if job.elastic)
+    fixed, elastic = scope.select("up", f'job!~"{names}"'), scope.select("up", f'job=~"{names}"')
     collectors, database = scope.select("pg_scrape_collector_success"), scope.select("pg_up")
     jobs_without_target = [scope.select("up", f'job="{job.name}"') for job in jobs]
     conditions = (
@@ -36,11 +38,6 @@ def _exporter_down(scope: Scope) -> str:
         *(f"absent({selector})" for selector in jobs_without_target),
     )
     return "\nor ".join(conditions)
-
-
-def _job_matcher(jobs: tuple[Job, ...], *, elastic: bool) -> str:
-    names = "|".join(job.name for job in jobs if job.elastic is elastic)
-    return f'job=~"{names}"'
 
 
 def _service_down(scope: Scope) -> str:
@@ -72,6 +69,21 @@ def _instance_down(scope: Scope) -> str:
         return f"max by (stack, fleet, server) (1 - {named}) == 1"
     down = scope.select("haproxy_server_status", 'state="DOWN"', 'fleet!=""')
     return f"max by (stack, fleet, server) (last_over_time({down}[{BRIDGE}])) == 1"
+
+
+def _read_only(scope: Scope) -> str:
+    value = scope.select("pg_settings_default_transaction_read_only")
+    return f"max by (stack, instance) (last_over_time({value}[{BRIDGE}])) == 1"
+
+
+def _primaries(scope: Scope) -> str:
+    """Return an expression for the number of primaries; a failed scrape is not bridged, or a failover had two."""
+    return f"sum by (stack) ({scope.select('pg_replication_is_replica')} == bool 0) != 1"
+
+
+def _replica_disconnected(scope: Scope) -> str:
+    active = scope.select("pg_replication_slot_slot_is_active")
+    return f"max by (stack, slot_name) (last_over_time({active}[{BRIDGE}])) == 0"
 
 
 DATABASE_DOWN = Alert(
@@ -121,6 +133,15 @@ DATABASE_DOWN = Alert(
                     description="PostgreSQL behind one refuses its exporter (pg_up is 0).",
                 ),
             ),
+        ),
+        *gauge(
+            'pg_up{stack="test",instance="one"}',
+            at=1,
+            beyond=0,
+            pending=20,
+            keep=60,
+            labels={"instance": "one"},
+            description="PostgreSQL behind one refuses its exporter (pg_up is 0).",
         ),
         Scenario(
             name="Patroni restarts PostgreSQL within 10 s",
@@ -192,9 +213,46 @@ EXPORTER_DOWN = Alert(
             ),
         ),
         Scenario(
-            name="a job has no target",
-            series={series: values for series, values in ALL_UP.items() if '"node"' not in series},
-            fires=(Firing(at="2m", labels={"job": "node"}, description="Job node gives no metrics (value 1)."),),
+            name="an exporter is back",
+            series={
+                **ALL_UP,
+                'up{stack="test",job="postgres",instance="one"}': "0x24 1x35",
+                _COLLECTOR.format("one"): "1x60",
+            },
+            quiet=("55s", "125s"),
+            fires=tuple(
+                Firing(
+                    at=at,
+                    labels={"job": "postgres", "instance": "one"},
+                    description="Job postgres at one gives no metrics (value 0).",
+                )
+                for at in ("1m", "2m")
+            ),
+        ),
+        Scenario(
+            name="no job has a target",
+            series={},
+            quiet=("55s",),
+            fires=tuple(
+                Firing(at="1m", labels={"job": job.name}, description=f"Job {job.name} gives no metrics (value 1).")
+                for job in JOBS
+            ),
+        ),
+        Scenario(
+            name="a collector fails while another PostgreSQL is down",
+            series={
+                **ALL_UP,
+                'pg_up{stack="test",job="postgres",instance="one"}': "0x60",
+                'pg_up{stack="test",job="postgres",instance="two"}': "1x60",
+                _COLLECTOR.format("two"): "0x60",
+            },
+            fires=(
+                Firing(
+                    at="2m",
+                    labels={"job": "postgres", "instance": "two", "collector": "wal"},
+                    description="Job postgres at two, collector wal gives no metrics (value 0).",
+                ),
+            ),
         ),
         Scenario(
             name="one of two storage instances is down, which StorageInstanceDown covers",
@@ -289,6 +347,42 @@ SERVICE_DOWN = Alert(
                 ),
             ),
         ),
+        *gauge(
+            'haproxy_backend_status{stack="test",fleet="blue",state="UP"}',
+            at=1,
+            beyond=0,
+            pending=15,
+            keep=15,
+            labels={"fleet": "blue"},
+            description="Fleet blue gets 100 % of the requests and has no instance that is ready.",
+            others={
+                'storage_fleet_weight{stack="test",fleet="blue"}': "100x200",
+                'haproxy_backend_status{stack="test",fleet="blue",state="DOWN"}': "1x200",
+                'haproxy_backend_status{stack="test",proxy="stats",state="UP"}': "1x200",
+            },
+        ),
+        *gauge(
+            'storage_fleet_weight{stack="test",fleet="blue"}',
+            at=0,
+            beyond=1,
+            pending=15,
+            keep=15,
+            labels={"fleet": "blue"},
+            description="Fleet blue gets 1 % of the requests and has no instance that is ready.",
+            others={
+                'haproxy_backend_status{stack="test",fleet="blue",state="UP"}': "0x200",
+                'storage_fleet_weight{stack="test",fleet="green"}': "99x200",
+                'haproxy_backend_status{stack="test",fleet="green",state="UP"}': "1x200",
+            },
+        ),
+        Scenario(
+            name="a backend that is no fleet is down",
+            series={
+                'storage_fleet_weight{stack="test"}': "1x60",
+                'haproxy_backend_status{stack="test",proxy="other",state="UP"}': "0x60",
+            },
+            quiet=("2m",),
+        ),
         Scenario(
             name="the idle fleet is down",
             series={
@@ -364,6 +458,16 @@ INSTANCE_DOWN = Alert(
                 ),
             ),
         ),
+        *gauge(
+            'haproxy_server_status{stack="test",fleet="blue",server="blue-1",state="DOWN"}',
+            at=0,
+            beyond=1,
+            pending=15,
+            keep=15,
+            labels={"fleet": "blue", "server": "blue-1"},
+            description="Instance blue-1 of fleet blue fails the balancer's checks (value 1).",
+            others={'haproxy_server_status{stack="test",proxy="other",server="o",state="DOWN"}': "1x200"},
+        ),
         Scenario(
             name="an instance is in maintenance",
             series={
@@ -375,4 +479,168 @@ INSTANCE_DOWN = Alert(
     ),
 )
 
-AVAILABILITY = (DATABASE_DOWN, EXPORTER_DOWN, SERVICE_DOWN, INSTANCE_DOWN)
+_READ_ONLY_SERIES = 'pg_settings_default_transaction_read_only{stack="test",job="postgres",instance="one"}'
+
+READ_ONLY = Alert(
+    name="StorageDatabaseReadOnly",
+    expression=_read_only,
+    pending="15s",
+    severity="critical",
+    component="database",
+    category="availability",
+    summary="PostgreSQL accepts no writes",
+    description="default_transaction_read_only of PostgreSQL behind {{ $labels.instance }} is on (value {{ $value }}).",
+    runbook=Runbook(
+        meaning="The server starts every transaction as read-only. An administrator or a script has set the parameter.",
+        impact="All writes fail with SQLSTATE 25006. Reads work.",
+        diagnosis=(
+            Step(
+                "Find where the value comes from: a file, ALTER SYSTEM, ALTER DATABASE or ALTER ROLE.",
+                (
+                    superuser(
+                        "SELECT setting, source, sourcefile FROM pg_settings WHERE name = "
+                        "$$default_transaction_read_only$$"
+                    ).replace("$$", "\\$\\$"),
+                ),
+            ),
+            Step("If the disk is nearly full, the setting may be on purpose: see StorageDiskCritical."),
+        ),
+        remedy=(
+            Step(
+                "Reset the parameter and load the configuration.",
+                (superuser("ALTER SYSTEM RESET default_transaction_read_only"), superuser("SELECT pg_reload_conf()")),
+            ),
+            Step("If the value comes from Patroni's configuration: `patronictl edit-config` removes it."),
+        ),
+        escalation=escalation.DATABASE,
+    ),
+    fault="ALTER SYSTEM SET default_transaction_read_only = on.",
+    scenarios=gauge(
+        _READ_ONLY_SERIES,
+        at=0,
+        beyond=1,
+        pending=15,
+        labels={"instance": "one"},
+        description="default_transaction_read_only of PostgreSQL behind one is on (value 1).",
+        others={_READ_ONLY_SERIES.replace("one", "two"): "0x200"},
+    ),
+)
+
+_IS_REPLICA = 'pg_replication_is_replica{{stack="test",job="postgres",instance="{}"}}'
+
+PRIMARY_COUNT_WRONG = Alert(
+    name="StoragePrimaryCountWrong",
+    expression=_primaries,
+    pending="30s",  # a failover has no primary for less
+    severity="critical",
+    component="database",
+    category="availability",
+    summary="The cluster has no primary, or more than one",
+    description="{{ $value }} servers of {{ $labels.stack }} accept writes; expected 1.",
+    runbook=Runbook(
+        meaning="The number of PostgreSQL servers that are not replicas is not 1, for longer than a failover takes.",
+        impact="Without a primary all writes fail. With two, rows are written to a timeline that will be discarded.",
+        diagnosis=(
+            Step(
+                "Compare the roles that Patroni reports.",
+                ("observatory exec patroni -- patronictl -c /srv/etc/patroni list",),
+            ),
+            Step("Read why Patroni did not promote or demote a server.", (logs("patroni"),)),
+        ),
+        remedy=(
+            Step(
+                (
+                    "If Patroni is paused: resume. It demotes the server that does not hold the leader key, and "
+                    "promotes a replica if none does."
+                ),
+                ("observatory exec patroni -- patronictl -c /srv/etc/patroni resume --wait",),
+            ),
+            Step(
+                "A server that was promoted by hand does not become a replica by itself: `patronictl reinit` "
+                "copies it from the leader."
+            ),
+        ),
+        escalation=escalation.DATABASE,
+    ),
+    fault="Pause Patroni and promote a replica.",
+    scenarios=(
+        crossing(
+            _IS_REPLICA.format("two"),
+            at=1,
+            beyond=0,
+            pending=30,
+            description="2 servers of test accept writes; expected 1.",
+            others={_IS_REPLICA.format("one"): "0x200"},
+        ),
+        crossing(
+            _IS_REPLICA.format("one"),
+            at=0,
+            beyond=1,
+            pending=30,
+            description="0 servers of test accept writes; expected 1.",
+            others={_IS_REPLICA.format("two"): "1x200"},
+        ),
+        Scenario(
+            name="the primary's machine is gone, and a replica is promoted",
+            series={_IS_REPLICA.format("one"): "0x12 stale", _IS_REPLICA.format("two"): "1x16 0x60"},
+            quiet=("1m50s", "2m", "3m"),
+        ),
+    ),
+)
+
+_SLOT = 'pg_replication_slot_slot_is_active{{stack="test",job="postgres",slot_name="{}",slot_type="physical"}}'
+
+REPLICA_DISCONNECTED = Alert(
+    name="StorageReplicaDisconnected",
+    expression=_replica_disconnected,
+    pending="1m",  # a restart of a replica takes less
+    severity="warning",
+    component="database",
+    category="availability",
+    summary="A replica does not receive WAL",
+    description="Replication slot {{ $labels.slot_name }} is not in use (value {{ $value }}).",
+    runbook=Runbook(
+        meaning="The primary has a replication slot, and no replica or consumer is connected to it.",
+        impact=(
+            "The replica falls behind, and a failover has one candidate less. The primary keeps WAL for the slot, "
+            "so its disk fills."
+        ),
+        diagnosis=(
+            Step(
+                "Compare the members that Patroni reports, and the WAL that each slot keeps.",
+                (
+                    "observatory exec patroni -- patronictl -c /srv/etc/patroni list",
+                    superuser(
+                        "SELECT slot_name, active, pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_lsn(), "
+                        "restart_lsn)) FROM pg_replication_slots"
+                    ),
+                ),
+            ),
+        ),
+        remedy=(
+            UP,
+            Step("A slot that nothing uses any more keeps WAL for ever. Drop it with `pg_drop_replication_slot`."),
+        ),
+        escalation=escalation.DATABASE,
+    ),
+    fault="Stop the replica.",
+    scenarios=gauge(
+        _SLOT.format("two"),
+        at=1,
+        beyond=0,
+        pending=60,
+        labels={"slot_name": "two"},
+        description="Replication slot two is not in use (value 0).",
+        others={_SLOT.format("three"): "1x200"},
+    ),
+)
+
+AVAILABILITY = (
+    DATABASE_DOWN,
+    EXPORTER_DOWN,
+    READ_ONLY,
+    PRIMARY_COUNT_WRONG,
+    REPLICA_DISCONNECTED,
+    SERVICE_DOWN,
+    INSTANCE_DOWN,
+)

@@ -19,7 +19,6 @@ import yaml
 
 from observatory.nodes.aws import BACKUP_OPTIONS, DATABASE, database_user_data, fleet_user_data
 from observatory.nodes.cloud_init import MAX_USER_DATA, PROGRAM_DIRECTORY, PROGRAMS, compressed, nvme_device
-from observatory.nodes.collector import program_file
 from observatory.nodes.daemons import memory_limits
 from observatory.nodes.pgbackrest import S3Repository
 from observatory.nodes.systemd import DIRECTORY, quoted
@@ -294,20 +293,6 @@ def test_a_rotated_password_is_written_and_its_reader_reloaded_and_nothing_else_
         assert (done.returncode, done.stderr) == (0, "")
     assert target.read_text() == "new"
     assert told.read_text() == 2 * "--no-block try-reload-or-restart a.service\n"
-
-
-def test_the_collector_reads_the_journal_and_its_program_comes_with_the_secret_files() -> None:
-    written = files(database())
-    service = written[f"{DIRECTORY}/observatory-collector.service"]
-    assert "SupplementaryGroups=systemd-journal\n" in service
-    assert (
-        '"--log" "postgresql=observatory-patroni.service" "--log" "pgbouncer=observatory-pgbouncer.service"' in service
-    )
-    assert f'"{program_file(DATABASE)}"' in service
-    assert program_file(DATABASE) not in written  # the user data have no room for it
-    assert "--reload observatory-collector.service" in written[f"{DIRECTORY}/observatory-secrets-refresh.service"]
-    others = [text for path, text in written.items() if path.endswith(".service") and "collector" not in path]
-    assert "SupplementaryGroups" not in "".join(others)
 
 
 @both

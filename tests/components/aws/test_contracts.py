@@ -17,7 +17,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationW
 
 OWN_TAGS = {"Project", "Stack", "ManagedBy", "Name"}
 ANYWHERE = "0.0.0.0/0"
-SECRET_BYTES = 65_536  # limit of Secrets Manager
 STATEFUL = {"aws:ebs/volume:Volume", "aws:s3/bucket:Bucket", "aws:kms/key:Key", "aws:kms/replicaKey:ReplicaKey"}
 NAME_LIMITS = {  # characters, by AWS' references of each service
     "aws:lb/loadBalancer:LoadBalancer": 32,
@@ -197,13 +196,6 @@ def test_a_machine_reads_its_own_secret_and_no_other(stack: Declared) -> None:
         policy = stack.one("aws:iam/rolePolicy:RolePolicy", name)["policy"]
         readable = [s["Resource"] for s in statements(policy) if "secretsmanager:GetSecretValue" in s["Action"]]
         assert readable == [[f"arn:aws:made:eu-central-1:111122223333:Secret/{name}-machine"]]
-
-
-def test_the_databases_machine_gets_the_collectors_program(stack: Declared) -> None:
-    version = stack.one("aws:secretsmanager/secretVersion:SecretVersion", "database-machine")
-    kept = json.loads(version["secretString"])
-    compile(kept["/etc/observatory/collector/collector.py"], "collector.py", "exec")
-    assert len(version["secretString"]) < SECRET_BYTES
 
 
 def test_secrets_are_only_in_secret_properties(stack: Declared) -> None:
