@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from monitoring.dashboards.model import Dashboard, Panel, Query, Section, Thresholds, Unbounded
+from monitoring.dashboards.shared import BACKUP_AGE
 
 HOUR_S, DAY_S = 3600, 86_400
 NO_DRILL = "No drill has passed yet."
@@ -10,22 +11,7 @@ NO_DRILL = "No drill has passed yet."
 BACKUPS_MADE = Section(
     title="Backups",
     panels=(
-        Panel(
-            title="Age of the newest backup",
-            description="Time since the newest sound backup ended, by repository. One is made each day.",
-            unit="seconds",
-            queries=(
-                Query(
-                    expression=(
-                        "time() - max by (repository) "
-                        '(observatory_backup_last_completion_timestamp_seconds{stack="$stack"})'
-                    ),
-                    legend="repository {{repository}}",
-                ),
-            ),
-            thresholds=Thresholds(warning=25 * HOUR_S, critical=26 * HOUR_S),
-            alerts=("StorageBackupStale",),
-        ),
+        BACKUP_AGE,
         Panel(
             title="Age by type",
             description="Time since the last full, differential and incremental backup ended, of any repository.",

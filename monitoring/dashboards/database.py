@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from monitoring.dashboards.model import Dashboard, Panel, Query, Section, Thresholds, Unbounded
-from monitoring.dashboards.overview import DOWN, UP
+from monitoring.dashboards.shared import AVAILABLE_DISK, DOWN, INACTIVE_SLOTS, PRIMARIES, READ_ONLY, UP
 
 LOAD = Unbounded(reason="The usual rate depends on the customers.")
 OWN = 'datname!~"template.*|postgres|"'
-TIMES = Thresholds(warning=0.1, critical=1)
 
 AVAILABILITY = Section(
     title="Availability",
@@ -22,45 +21,17 @@ AVAILABILITY = Section(
             thresholds=DOWN,
             alerts=("StorageDatabaseDown",),
         ),
-        Panel(
-            title="Read-only by default",
-            description="Whether new transactions may only read. Each write fails then.",
-            unit="state",
-            states={0.0: "writes", 1.0: "read-only"},
-            kind="stat",
-            width=6,
-            queries=(
-                Query(
-                    expression='max by (instance) (pg_settings_default_transaction_read_only{stack="$stack"})',
-                    legend="{{instance}}",
-                    instant=True,
-                ),
-            ),
-            thresholds=Thresholds(critical=1),
-            alerts=("StorageDatabaseReadOnly",),
-        ),
-        Panel(
-            title="Primaries",
-            description="Nodes that accept writes. It is always one: with none writes fail, with two they diverge.",
-            unit="count",
-            kind="stat",
-            width=6,
-            queries=(
-                Query(
-                    expression='sum(1 - pg_replication_is_replica{stack="$stack"})', legend="primaries", instant=True
-                ),
-            ),
-            thresholds=DOWN,
-            alerts=("StoragePrimaryCountWrong",),
-        ),
+        READ_ONLY,
+        PRIMARIES,
+        INACTIVE_SLOTS,
         Panel(
             title="Replication lag",
             description="Time since the last transaction that a replica has replayed; 0 on a primary.",
             unit="seconds",
             width=6,
             queries=(Query(expression='pg_replication_lag_seconds{stack="$stack"}', legend="{{instance}}"),),
-            thresholds=Thresholds(warning=10, critical=60),
-            alerts=("StorageReplicationLagHigh", "StorageReplicaDisconnected"),
+            thresholds=Thresholds(warning=30, critical=300),
+            alerts=("StorageReplicationLagHigh",),
         ),
     ),
 )
@@ -94,7 +65,7 @@ SESSIONS = Section(
                     legend="{{instance}}",
                 ),
             ),
-            thresholds=Thresholds(warning=0.8, critical=0.95),
+            thresholds=Thresholds(warning=0.85, critical=0.95),
             alerts=("StorageBackendsHigh",),
         ),
         Panel(
@@ -112,7 +83,7 @@ SESSIONS = Section(
                     legend="{{state}}",
                 ),
             ),
-            thresholds=Thresholds(warning=300, critical=1800),
+            thresholds=Thresholds(warning=120, critical=600),
             alerts=("StorageIdleInTransaction", "StorageLongTransaction"),
         ),
         Panel(
@@ -158,7 +129,7 @@ SESSIONS = Section(
                     legend="{{database}}",
                 ),
             ),
-            thresholds=Thresholds(warning=0.8, critical=1),
+            thresholds=Thresholds(warning=0.9, critical=1),
             alerts=("StoragePoolSaturated",),
         ),
     ),
@@ -198,7 +169,7 @@ STATEMENTS = Section(
                     legend="all statements",
                 ),
             ),
-            thresholds=TIMES,
+            thresholds=Thresholds(warning=2, critical=10),
             alerts=("StorageSlowStatements",),
         ),
         Panel(
@@ -291,7 +262,7 @@ INTEGRITY = Section(
                     legend="refused logins",
                 ),
             ),
-            thresholds=Thresholds(warning=5, critical=50),
+            thresholds=Thresholds(warning=11, critical=100),
             alerts=("StorageAuthFailures",),
         ),
         Panel(
@@ -315,6 +286,7 @@ INTEGRITY = Section(
 MACHINE = Section(
     title="Machine and storage",
     panels=(
+        AVAILABLE_DISK,
         Panel(
             title="Database size",
             description="Size of each database with its indexes.",
@@ -348,18 +320,29 @@ MACHINE = Section(
         ),
         Panel(
             title="Pressure",
-            description="Share of the time in which tasks waited for the processor, for memory or for the disk.",
+            description="Share of the time in which tasks waited for the processor or for memory.",
             unit="ratio",
             queries=tuple(
                 Query(expression=f'rate({metric}{{stack="$stack"}}[$window])', legend=legend)
                 for metric, legend in (
                     ("node_pressure_cpu_waiting_seconds_total", "processor"),
                     ("node_pressure_memory_waiting_seconds_total", "memory"),
-                    ("node_pressure_io_waiting_seconds_total", "disk"),
                 )
             ),
-            thresholds=Thresholds(warning=0.4, critical=0.8),
-            alerts=("StorageCpuPressure", "StorageIoStall"),
+            thresholds=Thresholds(warning=0.8, critical=0.95),
+            alerts=("StorageCpuPressure",),
+        ),
+        Panel(
+            title="I/O stall",
+            description="Share of the time in which every task that could run waited for a disk.",
+            unit="ratio",
+            queries=(
+                Query(
+                    expression='rate(node_pressure_io_stalled_seconds_total{stack="$stack"}[$window])', legend="disk"
+                ),
+            ),
+            thresholds=Thresholds(warning=0.25, critical=0.6),
+            alerts=("StorageIoStall",),
         ),
         Panel(
             title="Memory",
@@ -407,6 +390,7 @@ MACHINE = Section(
                 ),
             ),
             thresholds=Unbounded(reason="The limit is the network's."),
+            empty="The machine has no network device but the loopback one.",
         ),
     ),
 )

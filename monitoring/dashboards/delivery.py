@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from monitoring.dashboards.expressions import API_REQUESTS, SERVER_ERRORS, rate, share
 from monitoring.dashboards.model import Annotation, Dashboard, Panel, Query, Section, Thresholds, Unbounded
-from monitoring.dashboards.overview import DOWN
+from monitoring.dashboards.shared import DOWN
 
 SHIFT = Unbounded(reason="A deployment changes the shares on purpose.")
 FORWARDED_REQUESTS = 'balancer_requests_total{stack="$stack",fleet=~"blue|green"}'

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from monitoring.dashboards.expressions import API_REQUESTS, rate
 from monitoring.dashboards.model import Dashboard, Panel, Query, Section, Thresholds, Unbounded
+from monitoring.dashboards.shared import AVAILABLE_DISK, BACKUP_AGE, DOWN, INACTIVE_SLOTS, PRIMARIES, READ_ONLY, UP
 
-UP = {0.0: "down", 1.0: "up"}
-DOWN = Thresholds(critical=1, falling=True)
 DAY_S = 86_400
 FAILED_NOTIFICATIONS = 'alertmanager_notifications_failed_total{stack="$stack"}'
 
@@ -62,6 +61,9 @@ STATE = Section(
             "Whether the cache answers. Without it reads go to the database, and each instance limits rates by itself.",
             "StorageCacheDown",
         ),
+        READ_ONLY,
+        PRIMARIES,
+        INACTIVE_SLOTS,
         Panel(
             title="Ready instances",
             description=(
@@ -70,7 +72,7 @@ STATE = Section(
             ),
             unit="count",
             kind="stat",
-            width=6,
+            width=12,
             platforms=("local",),
             queries=(
                 Query(
@@ -92,7 +94,7 @@ STATE = Section(
             ),
             unit="count",
             kind="stat",
-            width=6,
+            width=12,
             platforms=("aws",),
             queries=(
                 Query(expression='sum by (fleet) (up{stack="$stack",job="storage"})', legend="{{fleet}}", instant=True),
@@ -107,7 +109,7 @@ STATE = Section(
             ),
             unit="count",
             kind="stat",
-            width=6,
+            width=12,
             queries=(Query(expression='sum(1 - up{stack="$stack"})', legend="targets", instant=True),),
             thresholds=Thresholds(warning=1, critical=2),
             alerts=("StorageExporterDown",),
@@ -162,7 +164,7 @@ WORK = Section(
                     legend="{{fleet}} queries",
                 ),
             ),
-            thresholds=Thresholds(warning=0.5, critical=1),
+            thresholds=Thresholds(warning=1, critical=5),
             alerts=("StorageWriteLatencyHigh", "StorageQueryLatencyHigh"),
             empty="No batch was written and no query ran in the last five minutes.",
         ),
@@ -172,27 +174,12 @@ WORK = Section(
 RESERVES = Section(
     title="Reserves",
     panels=(
-        Panel(
-            title="Available disk",
-            description="Share of the filesystem with the data that is available. On a full disk PostgreSQL stops.",
-            unit="ratio",
-            width=6,
-            queries=(
-                Query(
-                    expression=(
-                        'node_filesystem_avail_bytes{stack="$stack"} / node_filesystem_size_bytes{stack="$stack"}'
-                    ),
-                    legend="{{mountpoint}}",
-                ),
-            ),
-            thresholds=Thresholds(warning=0.3, critical=0.15, falling=True),
-            alerts=("StorageDiskCritical", "StorageDiskWarning", "StorageDiskFullIn4Days"),
-        ),
+        AVAILABLE_DISK,
         Panel(
             title="Available memory",
             description="Share of the machine's memory that is available to new processes.",
             unit="ratio",
-            width=6,
+            width=8,
             queries=(
                 Query(
                     expression=(
@@ -204,47 +191,7 @@ RESERVES = Section(
             thresholds=Thresholds(warning=0.1, critical=0.05, falling=True),
             alerts=("StorageMemoryPressure",),
         ),
-        Panel(
-            title="Age of the newest backup",
-            description="Time since the newest sound backup ended, by repository. One is made each day.",
-            unit="seconds",
-            width=6,
-            kind="stat",
-            queries=(
-                Query(
-                    expression=(
-                        "time() - max by (repository) "
-                        '(observatory_backup_last_completion_timestamp_seconds{stack="$stack"})'
-                    ),
-                    legend="repository {{repository}}",
-                    instant=True,
-                ),
-            ),
-            thresholds=Thresholds(warning=90_000, critical=93_600),
-            alerts=("StorageBackupStale",),
-        ),
-        Panel(
-            title="Certificates",
-            description=(
-                "Time until the next certificate of a server expires. They are renewed in their last 30 days, so a "
-                "value below 21 days means that renewals fail."
-            ),
-            unit="seconds",
-            width=6,
-            kind="stat",
-            platforms=("local",),
-            queries=(
-                Query(
-                    expression=(
-                        'min(observatory_certificate_expiry_timestamp_seconds{stack="$stack",kind="server"}) - time()'
-                    ),
-                    legend="next",
-                    instant=True,
-                ),
-            ),
-            thresholds=Thresholds(warning=21 * DAY_S, critical=7 * DAY_S, falling=True),
-            alerts=("StorageCertificateExpiring",),
-        ),
+        BACKUP_AGE,
     ),
 )
 
@@ -255,7 +202,7 @@ PLATFORM = Section(
             title="Failed host jobs",
             description="Jobs of the host whose last run failed, such as backups, checks and log rotation.",
             unit="count",
-            width=6,
+            width=8,
             kind="stat",
             platforms=("local",),
             queries=(Query(expression='sum(observatory_job_failed{stack="$stack"})', legend="jobs", instant=True),),
@@ -269,7 +216,7 @@ PLATFORM = Section(
                 "is made, without the watcher a dead supervisor stays dead."
             ),
             unit="seconds",
-            width=6,
+            width=8,
             platforms=("local",),
             queries=(
                 Query(
@@ -289,13 +236,35 @@ PLATFORM = Section(
             alerts=("ObservatorySchedulerDown", "StorageSupervisorDown"),
         ),
         Panel(
+            title="Certificates",
+            description=(
+                "Time until the next certificate of a server expires. They are renewed in their last 30 days, so a "
+                "value below 21 days means that renewals fail."
+            ),
+            unit="seconds",
+            width=8,
+            kind="stat",
+            platforms=("local",),
+            queries=(
+                Query(
+                    expression=(
+                        'min(observatory_certificate_expiry_timestamp_seconds{stack="$stack",kind="server"}) - time()'
+                    ),
+                    legend="next",
+                    instant=True,
+                ),
+            ),
+            thresholds=Thresholds(warning=21 * DAY_S, critical=7 * DAY_S, falling=True),
+            alerts=("StorageCertificateExpiring", "StorageCertificateNearlyExpired"),
+        ),
+        Panel(
             title="Rule evaluation",
             description=(
                 "Duration of the last evaluation of each group of rules. Failures of an evaluation are in "
                 "`/rules` of Prometheus."
             ),
             unit="seconds",
-            width=6,
+            width=12,
             platforms=("local",),
             queries=(
                 Query(
@@ -313,7 +282,7 @@ PLATFORM = Section(
                 "may be among them."
             ),
             unit="per second",
-            width=6,
+            width=12,
             platforms=("local",),
             queries=(
                 Query(

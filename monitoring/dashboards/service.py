@@ -22,7 +22,7 @@ def _latency(title: str, metric: str, what: str, empty: str, *alerts: str) -> Pa
             Query(expression=f'stack_fleet:{metric}:{name}_rate5m{{stack="$stack"}}', legend=f"{{{{fleet}}}} {name}")
             for name in ("p50", "p95", "p99")
         ),
-        thresholds=Thresholds(warning=0.5, critical=1),
+        thresholds=Thresholds(warning=1, critical=5),
         alerts=alerts,
         empty=empty,
     )
@@ -168,8 +168,8 @@ READS = Section(
             queries=(
                 Query(
                     expression=(
-                        f"1 - {rate(CACHE_MISSES, by='query')} / (({rate(CACHE_HITS, by='query')} or "
-                        f"0 * {rate(CACHE_MISSES, by='query')}) + {rate(CACHE_MISSES, by='query')} > 0)"
+                        f"{rate(CACHE_HITS, by='query')} / "
+                        f"({rate(CACHE_HITS, by='query')} + {rate(CACHE_MISSES, by='query')} > 0)"
                     ),
                     legend="{{query}}",
                 ),
@@ -288,7 +288,7 @@ CACHE = Section(
                     legend="{{instance}}",
                 ),
             ),
-            thresholds=Thresholds(warning=0.8, critical=0.95),
+            thresholds=Thresholds(warning=0.9, critical=1),
             alerts=("StorageCacheMemoryHigh",),
         ),
         Panel(
