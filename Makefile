@@ -6,7 +6,7 @@ E     ?= local
 WORKERS ?= 3  # on two cores: the tests of stacks use half a core each, the others a whole one
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status check test test-cli cli lint format bench prove build catalogue record-release lock clean runtime-environment dev-environment
+.PHONY: help up down status check quick test test-cli cli lint format bench prove build catalogue record-release lock clean runtime-environment dev-environment
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,7 +32,10 @@ build: runtime-environment  ## Build and sign one release of the storage service
 	@$(BIN)/observatory release sign dist/storage-service-$(VERSION)-$(shell uname -m).tar.gz
 
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-check: lint  ## Lint, and run the quick tests, which need no stack
+check: dev-environment  ## Lint, and run the quick tests, which need no stack
+	@$(MAKE) --no-print-directory --jobs 2 lint quick  # at once: mypy uses one core only
+
+quick: dev-environment
 	@$(PYTEST) -m "not cli and not slow" --ignore tests/stack
 
 test: dev-environment  ## Run every test that needs no Pulumi CLI

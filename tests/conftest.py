@@ -24,16 +24,22 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the files with the longest tests first, and skip the tests marked `cli` where there is no CLI."""
-    items.sort(key=_rank)
+    sharing = {item.path for item in items if "shared_stack" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: _rank(item, sharing))
     if shutil.which("pulumi", path=_path_with_cli()) is None:
         for item in items:
             if item.get_closest_marker("cli"):
                 item.add_marker(pytest.mark.skip(reason="needs the Pulumi CLI; run `make cli`"))
 
 
-def _rank(item: pytest.Item) -> int:
-    """Return 0 for whole stacks, 1 for other long files, and 2 for the short ones, which end all workers together."""
-    return 0 if "stack" in item.path.parts else 1 if item.get_closest_marker("slow") else 2
+def _rank(item: pytest.Item, sharing: set[Path]) -> int:
+    """Return the place of an item's file: stacks, other long files, and the short ones, which end all workers together.
+
+    The files that share a stack come after the others, so that it is not up, and does not use a core, beside theirs.
+    """
+    if "stack" in item.path.parts:
+        return 1 if item.path in sharing else 0
+    return 2 if item.get_closest_marker("slow") else 3
 
 
 def _path_with_cli() -> str:

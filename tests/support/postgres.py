@@ -27,6 +27,7 @@ BINARIES = "/usr/lib/postgresql/17/bin"
 START_TIMEOUT_S = 30
 SMALL_DISK = "/tmp/small"  # noqa: S108 - in the sandbox: a file system that the server can fill
 SMALL_DISK_BYTES = 4 * 1024 * 1024
+EXTENDED = "extended"  # the template of databases with the extensions, which take four times as long to create there
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -60,6 +61,7 @@ class PostgresServer:
     binaries: str = BINARIES
     mounts: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
+    _has_template: bool = False
 
     @property
     def socket_directory(self) -> Path:
@@ -90,17 +92,28 @@ class PostgresServer:
             extensions: create timescaledb and pg_stat_statements in it.
         """
         name = f"test_{secrets.token_hex(6)}"
+        template = self._template() if extensions else "template0"
         with self.superuser() as connection:
-            create = "CREATE DATABASE {} OWNER {} TEMPLATE template0"
-            connection.execute(sql.SQL(create).format(sql.Identifier(name), sql.Identifier(owner)))
+            create = "CREATE DATABASE {} OWNER {} TEMPLATE {}"
+            connection.execute(sql.SQL(create).format(*map(sql.Identifier, (name, owner, template))))
         try:
-            if extensions:
-                with self.superuser(name) as connection:
-                    connection.execute("SET client_min_messages = error; CREATE EXTENSION timescaledb")
-                    connection.execute("CREATE EXTENSION pg_stat_statements")
             yield name
         finally:
             self.drop_database(name)
+
+    def _template(self) -> str:
+        """Return the database with the extensions; the first call creates it."""
+        if not self._has_template:
+            with self.superuser() as connection:
+                connection.execute(f"CREATE DATABASE {EXTENDED} TEMPLATE template0")
+                with self.superuser(EXTENDED) as inside:
+                    inside.execute("SET client_min_messages = error; CREATE EXTENSION timescaledb")
+                    inside.execute("CREATE EXTENSION pg_stat_statements")
+                    # No database can be copied that has a session, and TimescaleDB keeps one for its jobs.
+                    inside.execute("SELECT _timescaledb_functions.stop_background_workers()")
+                connection.execute(f"ALTER DATABASE {EXTENDED} IS_TEMPLATE true ALLOW_CONNECTIONS false")
+            self._has_template = True
+        return EXTENDED
 
     def drop_database(self, name: str) -> None:
         with self.superuser() as connection:
