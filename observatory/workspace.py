@@ -120,6 +120,11 @@ class Workspace:
         return self.directory / "rollout" / f"{self.stack}.journal.jsonl"
 
 
+def console_links(workspace: Workspace) -> Path:
+    """Return the directory of the console's links that were not opened yet; outside of what the daemons can read."""
+    return workspace.directory / "console" / workspace.stack
+
+
 def _discarded_prefix(stack: str) -> str:
     return f".{stack}.removed-"
 

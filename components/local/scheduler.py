@@ -1,4 +1,4 @@
-"""The scheduler of the `local` stack, which runs `observatory.nodes.host_jobs`, with its watcher and its guard."""
+"""The scheduler of the `local` stack, which runs `observatory.nodes.host_jobs`, with watcher, guard and console."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.host_jobs import host_jobs
 from observatory.runtime import Drift
 from observatory.scheduling.scheduler_process import (
+    console_ready,
     guard_ready,
     scheduler_ready,
     start_scheduler,
@@ -39,7 +40,7 @@ class SchedulerArgs:
 
 
 class SchedulerProvider(ResourceProvider):
-    """Starts and stops the scheduler's process, the watcher and the guard. Its `diff` checks whether all are ready."""
+    """Starts and stops the scheduler, the watcher, the guard and the console. Its `diff` checks that all are ready."""
 
     serialize_as_secret_always = False
 
@@ -52,7 +53,7 @@ class SchedulerProvider(ResourceProvider):
         """Report a change when its jobs change, it is not ready or its token is missing; another home replaces it."""
         moved = _olds["home"] != _news["home"]
         sandbox = sandbox_of(_news)
-        ready = scheduler_ready(sandbox) and watcher_ready(sandbox) and guard_ready(sandbox)
+        ready = all(ready(sandbox) for ready in (scheduler_ready, watcher_ready, guard_ready, console_ready))
         changed = with_drift(_olds, ()) != without_provider(_news) or not ready
         changed = has_drifted("scheduler", _olds, () if changed else _drift(_news)) or changed
         return DiffResult(changes=changed, replaces=["home"] if moved else [], delete_before_replace=True)
@@ -67,12 +68,12 @@ class SchedulerProvider(ResourceProvider):
         return UpdateResult(outs=without_provider(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Stop the guard, the watcher, the scheduler and its running jobs."""
+        """Stop the guard, the watcher, the console, the scheduler and its running jobs."""
         stop_scheduler(sandbox_of(_props), root=Path(_props["root"]))
 
 
 class Scheduler(Resource, module="local", name="Scheduler"):
-    """The process that runs the scheduled jobs."""
+    """The processes of the host: what runs the scheduled jobs, and the console. Output: `console_url`."""
 
     def __init__(self, name: str, args: SchedulerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         props = {
@@ -81,10 +82,12 @@ class Scheduler(Resource, module="local", name="Scheduler"):
             "root": str(args.root),
             "stack": args.stack,
             "rollback_webhook": args.settings.ports.rollback_webhook,
+            "console": args.settings.ports.console,
             "version": __version__,  # a running process cannot import modules that an upgrade has moved
             "jobs": [job.model_dump(mode="json") for job in host_jobs(args.settings)],
         }
         super().__init__(SchedulerProvider(), name, props, opts)
+        self.console_url = self.id.apply(lambda _: f"http://127.0.0.1:{args.settings.ports.console}/")
 
 
 def _drift(props: Mapping[str, Any]) -> tuple[Drift, ...]:

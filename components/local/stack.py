@@ -82,7 +82,7 @@ def declare(args: LocalArgs) -> dict[str, Any]:
         ),
     )
     # Not deleted_with the machine: the scheduler is a process of its own.
-    Scheduler(
+    scheduler = Scheduler(
         "scheduler",
         SchedulerArgs(settings=args.settings, machine=machine, root=args.root, stack=pulumi.get_stack()),
         pulumi.ResourceOptions(depends_on=list(backups.ready)),
@@ -103,6 +103,7 @@ def declare(args: LocalArgs) -> dict[str, Any]:
         "database_urls": pulumi.Output.all(**database.urls),
         "prometheus_url": monitoring.prometheus_url,
         "alertmanager_url": monitoring.alertmanager_url,
+        "console_url": scheduler.console_url,
         "fleets": fleet_outputs(args.settings.fleets.size, args.rollout),
         "active_fleet": args.rollout.active_fleet,
         "schema_version": schema.version,

@@ -20,6 +20,7 @@ from observatory.cli import (  # noqa: F401 - each registers its commands
     backup_drill,
     backup_flashback,
     certificates,
+    console,
     data,
     database,
     delivery,

@@ -35,7 +35,7 @@ class Engine(StrEnum):
 GROUPS = {
     "Run the stack": ("up", "status", "preview", "outputs", "down", "env", "bootstrap", "scheduler"),
     "Deploy": ("deploy", "rollback", "release", "rollout"),
-    "Observe": ("verify", "report", "logs", "silence"),
+    "Observe": ("console", "verify", "report", "logs", "silence"),
     "Data": ("psql", "backup", "migration", "data"),
     "Access": ("key", "rotate-passwords", "certificates", "exec"),
 }

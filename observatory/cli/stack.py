@@ -431,7 +431,7 @@ def _summary(result: Result, how: str) -> str:
 
 def _next_steps() -> str:
     return (
-        "\nNext: observatory status · observatory outputs · make down\n"
+        "\nNext: observatory console · observatory status · observatory outputs · make down\n"
         '      eval "$(.venv/bin/observatory env)" for a plain pulumi'
     )
 

@@ -1,3 +1,7 @@
+from .alerts import ActiveAlert as ActiveAlert
+from .alerts import AlertRule as AlertRule
+from .alerts import list_alerts as list_alerts
+from .alerts import query_metrics as query_metrics
 from .api_keys import SCOPES as SCOPES
 from .api_keys import CreatedKey as CreatedKey
 from .api_keys import Scope as Scope
@@ -11,6 +15,7 @@ from .application_rollback import plan_rollback as plan_rollback
 from .application_rollback import plan_rollback_to_version as plan_rollback_to_version
 from .application_rollback import roll_back_application as roll_back_application
 from .application_rollback import roll_back_to_version as roll_back_to_version
+from .audit_entries import list_audit as list_audit
 from .backup_drill import drill_restore as drill_restore
 from .backup_drill import list_receipts as list_receipts
 from .backup_dump import Dump as Dump
@@ -49,6 +54,9 @@ from .certificates import RenewalRefusedError as RenewalRefusedError
 from .certificates import check_none_is_missing as check_none_is_missing
 from .certificates import list_certificates as list_certificates
 from .certificates import renew_certificates as renew_certificates
+from .console import ConsoleLinks as ConsoleLinks
+from .console import ConsoleNotRunningError as ConsoleNotRunningError
+from .console import open_console as open_console
 from .daemon_access import UnknownDaemonError as UnknownDaemonError
 from .daemon_access import log_file as log_file
 from .daemon_access import read_log as read_log

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from observatory.documents.journal import Entry, entries
-from observatory.operations.stack_outputs import required_outputs
-from observatory.platforms import open_platform
-from observatory.platforms.errors import StackNotUpError
-from observatory.progress import Phase, Progress, Reporter, silent
+from observatory.documents.journal import Entry
+from observatory.operations.audit_entries import list_audit
+from observatory.progress import Reporter, silent
 from observatory.workspace import Workspace
-
-if TYPE_CHECKING:
-    from observatory.database.audit_table import AuditEntry
 
 Outcome = Literal["promoted", "rolled back", "under way", "escalated"]
 OUTCOMES: dict[str, Outcome] = {"promoted": "promoted", "rolled-back": "rolled back", "escalate": "escalated"}
@@ -57,29 +52,11 @@ def report_deliveries(workspace: Workspace, *, report: Reporter = silent) -> lis
 
     Without the database the report has the deployments of this checkout's journal only, and `report` gets a warning.
     """
-    from observatory.database.errors import DatabaseError  # noqa: PLC0415 - only with a database
-
-    found = {entry.id: entry for entry in entries(workspace.journal)}
-    try:
-        found |= {row.id: _entry(row) for row in _rows(workspace)}
-    except (DatabaseError, StackNotUpError) as error:
-        report(Progress(task=f"the report has this checkout's journal only: {error}", phase=Phase.WARNED))
     grouped: dict[str, list[Entry]] = {}
-    for entry in sorted(found.values(), key=lambda entry: entry.at):
+    for entry in list_audit(workspace, report=report):
         if deployment := entry.details.get("deployment"):
             grouped.setdefault(deployment, []).append(entry)
     return [_delivery(deployment, events) for deployment, events in grouped.items()]
-
-
-def _rows(workspace: Workspace) -> list[AuditEntry]:
-    from observatory.database.audit_table import read_entries  # noqa: PLC0415 - psycopg only where it is used
-
-    platform = open_platform(workspace)
-    return read_entries(platform.administrator(required_outputs(platform, show_secrets=False)))
-
-
-def _entry(row: AuditEntry) -> Entry:
-    return Entry(id=row.id, at=row.at, actor=row.actor, event=row.event, details=row.details)
 
 
 def _delivery(deployment: str, events: list[Entry]) -> DeliveryReport:

@@ -21,7 +21,7 @@ def list_silences(workspace: Workspace) -> list[Silence]:
         StackNotUpError: the stack is not up.
         AlertmanagerError: Alertmanager does not answer.
     """
-    return _alertmanager(workspace).silences()
+    return stack_alertmanager(workspace).silences()
 
 
 def create_silence(
@@ -43,7 +43,7 @@ def create_silence(
         SilenceUsageError: a matcher, the name, the duration or the reason is not valid.
         AlertmanagerError: Alertmanager does not answer.
     """
-    alertmanager = _alertmanager(workspace)
+    alertmanager = stack_alertmanager(workspace)
     made = alertmanager.silence(
         fleet=fleet, alert=alert, matchers=matchers, seconds=seconds, created_by=actor(), reason=reason
     )
@@ -59,7 +59,7 @@ def end_silence(workspace: Workspace, silence: str) -> None:
         UnknownSilenceError: the stack has no such silence, or it has ended.
         AlertmanagerError: Alertmanager does not answer.
     """
-    alertmanager = _alertmanager(workspace)
+    alertmanager = stack_alertmanager(workspace)
     if silence not in {each.id for each in alertmanager.silences()}:
         raise UnknownSilenceError(
             f"no silence {silence!r} in the stack {workspace.stack!r}: `observatory silence list` lists their ids"
@@ -68,7 +68,8 @@ def end_silence(workspace: Workspace, silence: str) -> None:
     alertmanager.wait_until_kept()
 
 
-def _alertmanager(workspace: Workspace) -> Alertmanager:
+def stack_alertmanager(workspace: Workspace) -> Alertmanager:
+    """Return the stack's Alertmanager; raises StackNotUpError."""
     outputs = engine.outputs(state_options(workspace))
     if not outputs:
         raise StackNotUpError(workspace.stack)

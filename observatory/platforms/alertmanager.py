@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -77,6 +77,12 @@ class Alertmanager:
         given = self._call("GET", "silences", params={"filter": [f'stack="{self.stack}"']})
         found = [_silence(each) for each in given.json() if each["status"]["state"] != "expired"]
         return sorted(found, key=lambda each: each.ends)
+
+    def muted_alerts(self) -> list[Mapping[str, str]]:
+        """Return the labels of the stack's alerts that a silence, an inhibition or a time interval mutes."""
+        muted = {"active": "false", "silenced": "true", "inhibited": "true"}
+        given = self._call("GET", "alerts", params={**muted, "filter": [f'stack="{self.stack}"']})
+        return [each["labels"] for each in given.json()]
 
     def silence(
         self,

@@ -43,6 +43,7 @@ Operation = Literal[
     "log rotation",
     "certificates",
     "scheduler",
+    "console",
 ]
 
 

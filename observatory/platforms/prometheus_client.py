@@ -40,26 +40,54 @@ class PrometheusClient:
         parameters = {"query": expression, **({} if at is None else {"time": f"{at:.3f}"})}
         for _ in range(ATTEMPTS - 1):
             try:
-                return self._answer(parameters)
+                return self._result("query", parameters)
             except MetricsUnavailableError:
                 time.sleep(PAUSE_SECONDS)
-        return self._answer(parameters)
+        return self._result("query", parameters)
+
+    def query_range(self, expression: str, *, start: float, end: float, step: float) -> list[Series]:
+        """Return the result of an expression over a time, in one attempt.
+
+        Args:
+            expression: in PromQL.
+            start: in seconds since the epoch.
+            end: the same.
+            step: seconds between two values.
+
+        Raises:
+            MetricsUnavailableError: Prometheus does not answer, or not as expected.
+        """
+        times = {"start": start, "end": end, "step": step}
+        return self._result(
+            "query_range", {"query": expression, **{name: f"{value:.3f}" for name, value in times.items()}}
+        )
+
+    def alerting_rules(self) -> list[dict[str, Any]]:
+        """Return the alerting rules with their state and alerts, as Prometheus' API has them; raises as `query_range`.
+
+        See https://prometheus.io/docs/prometheus/2.53/querying/api/#rules.
+        """
+        groups = self._answer("rules", {"type": "alert"}, "groups")
+        return [rule for group in groups for rule in group["rules"]]
 
     def now(self) -> float:
         """Return the time of Prometheus' clock; raises as `query`."""
         return float(self.query("vector(time())")[0]["value"][1])
 
-    def _answer(self, parameters: dict[str, str]) -> list[Series]:
+    def _result(self, what: str, parameters: dict[str, str]) -> list[Series]:
+        return self._answer(what, parameters, "result")
+
+    def _answer(self, what: str, parameters: dict[str, str], key: str) -> list[dict[str, Any]]:
         import httpx  # noqa: PLC0415 - only where it is used
 
         try:
-            answer = self._http.get("/api/v1/query", params=parameters)
+            answer = self._http.get(f"/api/v1/{what}", params=parameters)
         except (httpx.HTTPError, OSError) as error:
             raise MetricsUnavailableError(f"Prometheus at {self.url} does not answer: {error}") from error
         try:
             found = answer.json()
             if answer.is_success:
-                result: list[Series] = found["data"]["result"]
+                result: list[dict[str, Any]] = found["data"][key]
                 return result
             problem = f"{found['errorType']}: {found['error']}"
         except (ValueError, KeyError, TypeError):

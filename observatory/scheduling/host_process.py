@@ -1,4 +1,4 @@
-"""Processes of the host that belong to a stack: scheduler, watcher and guard, which keep each other running.
+"""Processes of the host that belong to a stack: scheduler, watcher and guard, which keep each other running, console.
 
 They are detached from the command that starts them. The sandbox's supervisor does not run them, because the sandbox has
 Debian's Python without this library. A process is found by the lock file that it holds until it ends. It is ready while

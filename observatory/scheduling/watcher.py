@@ -1,10 +1,10 @@
 """The watcher of a stack, `python -m observatory.scheduling.watcher ROOT STACK HOME ROOTFS`: keeps the stack running.
 
-It starts the supervisor again when that has died, daemons that the supervisor has given up, and the scheduler and the
-guard, each of which in turn starts the watcher. It releases the disk reserve of the home when the disk is nearly full,
-and fills the reserves when there is room. It sends a notice when the heartbeat of monitoring ends. A process that
-SIGSTOP has stopped is continued. Each subject has a thread, so that none waits for another. The watcher ends when the
-stack was stopped or its home removed, and never acts on a stopped stack.
+It starts the supervisor again when that has died, daemons that the supervisor has given up, the console, and the
+scheduler and the guard, each of which in turn starts the watcher. It releases the disk reserve of the home when the
+disk is nearly full, and fills the reserves when there is room. It sends a notice when the heartbeat of monitoring ends.
+A process that SIGSTOP has stopped is continued. Each subject has a thread, so that none waits for another. The watcher
+ends when the stack was stopped or its home removed, and never acts on a stopped stack.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ from observatory.runtime.supervisor import given_up
 from observatory.scheduling.heartbeat import HeartbeatWatch
 from observatory.scheduling.host_process import HostProcess, beat, identity, resume, wanted_file
 from observatory.scheduling.process_log import run_alone
-from observatory.scheduling.scheduler_process import WATCHER, guard_process, reserves, scheduler_process
+from observatory.scheduling.scheduler_process import (
+    WATCHER,
+    console_process,
+    guard_process,
+    reserves,
+    scheduler_process,
+)
 from observatory.scheduling.watch_metrics import WatchMetrics
 
 LOG = logging.getLogger("observatory.watcher")
@@ -163,10 +169,12 @@ class Watcher:
         disk = DiskWatch(reserves=reserves(sandbox, root), metrics=self._metrics, room=daemons.start_all_now)
         scheduler = HostProcessWatch(process=scheduler_process(sandbox, root=root, stack=stack))
         guard = HostProcessWatch(process=guard_process(sandbox, root=root, stack=stack))
+        console = HostProcessWatch(process=console_process(sandbox, root=root, stack=stack))
         supervisor = SupervisorWatch(sandbox=sandbox, metrics=self._metrics)
         self._supervisor = self._thread("supervisor", supervisor.check)
         others = {"daemons": daemons.check, "disk": disk.check, "scheduler": scheduler.check, "guard": guard.check}
         others["heartbeat"] = HeartbeatWatch.of(sandbox, root, stack).check
+        others["console"] = console.check
         self._threads = [self._supervisor, *(self._thread(name, check) for name, check in others.items())]
 
     def run(self) -> None:

@@ -86,6 +86,7 @@ class Ports(Settings):
     alertmanager: Port = 19093
     alert_receiver: Port = 19095
     rollback_webhook: Port = 19096
+    console: Port = 19097
     node_exporter: Port = 19100
     redis_exporter: Port = 19121
     pgbouncer_exporter: Port = 19127

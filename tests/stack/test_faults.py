@@ -38,7 +38,8 @@ EMBEDDED = ("--engine", "embedded")
 POSTMASTER = b"/usr/lib/postgresql/17/bin/postgres "  # its children have titles of their own
 
 
-WATCHING = {"watcher", "guard", "scheduler"}  # the processes of the host
+WATCHING = {"watcher", "guard", "scheduler"}
+OF_HOST = {*WATCHING, "console"}  # which the supervisor does not run
 
 
 def postmasters(checkout: Checkout) -> list[int]:
@@ -351,7 +352,7 @@ def test_a_killed_supervisor_comes_back_and_no_row_is_lost(survivor: Checkout) -
         until(lambda: survivor.exit_code("status") == 0)
         writer.write_more()
     after = pids(survivor)
-    restarted = before.keys() - WATCHING
+    restarted = before.keys() - OF_HOST
     assert {name for name in restarted if after[name] != before[name]} == restarted
     assert len(postmasters(survivor)) == 1
     assert writer.stored() >= writer.acknowledged
@@ -381,7 +382,7 @@ def test_no_watcher_is_left_without_the_home_of_its_stack(survivor: Checkout) ->
     before, away = pids(survivor), survivor.home.with_name("away")
     survivor.home.rename(away)
     try:
-        until(lambda: not any(command(before[name]) for name in WATCHING))
+        until(lambda: not any(command(before[name]) for name in OF_HOST))
         assert not survivor.home.exists()
     finally:
         shutil.rmtree(survivor.home, ignore_errors=True)

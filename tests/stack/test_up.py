@@ -35,6 +35,7 @@ OUTPUTS = {
     "database_urls",
     "prometheus_url",
     "alertmanager_url",
+    "console_url",
     "fleets",
     "active_fleet",
     "schema_version",
@@ -83,6 +84,7 @@ def test_every_daemon_is_ready(stack: Checkout) -> None:
         "watcher",
         "guard",
         "scheduler",
+        "console",
     ]
     assert {daemon["health"] for daemon in status["daemons"]} == {"ready"}
     assert all(Path(f"/proc/{daemon['pid']}").exists() for daemon in status["daemons"])
@@ -156,7 +158,7 @@ def test_the_service_role_connects_through_the_pooler(stack: Checkout) -> None:
         assert one(connection, "SELECT inet_server_addr() IS NULL") is True, "the pooler uses the socket"
 
 
-HOST_PROCESSES = {"watcher", "guard", "scheduler"}
+HOST_PROCESSES = {"watcher", "guard", "scheduler", "console"}
 CALLBACK = {"postgresql": {"callbacks": {"on_reload": "/bin/true"}}}  # Patroni runs it: it would be the daemons' user
 
 

@@ -60,10 +60,11 @@ def changed(result: dict[str, Any]) -> set[str]:
     return {step["urn"].rpartition("::")[2] for step in result["steps"] if step["operation"] != "same"}
 
 
-# Before `up`, the daemons of monitoring speak HTTP where the current code expects TLS; no watcher and no guard runs.
+# Before `up`, the daemons of monitoring speak HTTP where the current code expects TLS; no watcher, guard and console
+# runs.
 UNREADY_BEFORE = {
     *("prometheus", "alertmanager", "alert-receiver", "request-metrics", "collector"),
-    *("scheduler", "watcher", "guard"),
+    *("scheduler", "watcher", "guard", "console"),
     *("node-exporter", "postgres-exporter", "pgbouncer-exporter", "pgbackrest-exporter", "redis-exporter"),
 }
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import yaml
+
 from observatory.engines.embedded.secrets import Crypter
 from tests.support import reaper
 from tests.support.checkout import SOURCE, Checkout, free_ports
@@ -100,17 +102,22 @@ class Recorded:
         subprocess.run(["tar", "-x"], cwd=root, input=archive.stdout, check=True)
         reaper.watch(root)
         checkout = Checkout(root=root, environment={"PYTHONPATH": str(root), "COLUMNS": "200"})
-        checkout.configure(ports=free_ports())
+        known = yaml.safe_load(self.text("settings/Pulumi.local.yaml"))["config"]["llm-observatory:ports"]
+        checkout.configure(ports={name: port for name, port in free_ports().items() if name in known})
         return checkout
 
     def upgrade(self, checkout: Checkout) -> None:
-        """Replace the release's files by those of this checkout, as `git pull` does; the stack's settings stay."""
+        """Replace the release's files by those of this checkout, as `git pull` does; the stack's settings stay.
+
+        New settings of ports get a free one instead of their default, which another stack of the machine may have.
+        """
         settings = checkout.root / "Pulumi.local.yaml"
         kept = settings.read_text()
         for name in _git("ls-tree", "-r", "--name-only", self.commit).splitlines():
             (checkout.root / name).unlink()
         Checkout.copy(checkout.root, rootfs=None)
         settings.write_text(kept)
+        checkout.configure(ports=free_ports() | checkout.ports())
 
     def _relocated(self, place: str) -> str:
         """Return the Pulumi state with another path of the checkout, also inside its secrets."""

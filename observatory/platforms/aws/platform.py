@@ -76,6 +76,10 @@ REASONS: Mapping[Operation, str] = {
     ),
     "log rotation": "the machines of {stack!r}, on AWS, rotate their own logs; nothing was changed",
     "scheduler": "the machines of {stack!r}, on AWS, run the jobs by systemd timers; nothing runs from here",
+    "console": (
+        "the console shows stacks on this machine only: Grafana has the dashboards of {stack!r}, on AWS, and "
+        "Prometheus ({prometheus}) its alerts"
+    ),
 }
 
 

@@ -25,7 +25,7 @@ from observatory.platforms.request_counts import BALANCER_TRAFFIC, Traffic
 from observatory.platforms.stack_state import SCHEMA_TYPE, declared_schema, engine_options, state_options
 from observatory.progress import Reporter, task
 from observatory.settings import FLEETS, LocalSettings
-from observatory.workspace import Workspace
+from observatory.workspace import Workspace, console_links
 
 if TYPE_CHECKING:
     from observatory.database import Backup
@@ -147,13 +147,13 @@ class LocalPlatform:
         from observatory.nodes.pgbackrest import outside_directories  # noqa: PLC0415
         from observatory.platforms.local.logins import renew_refused_logins  # noqa: PLC0415 - only before an `up`
         from observatory.runtime import check_ports  # noqa: PLC0415
-        from observatory.scheduling.scheduler_process import scheduler_pid  # noqa: PLC0415
+        from observatory.scheduling.scheduler_process import console_pid, scheduler_pid  # noqa: PLC0415
 
         sandbox = self.workspace.sandbox
         check_places(sandbox, outside_directories(self.settings))
         ports = {f"ports.{name}": port for name, port in self.settings.named_ports()}
-        scheduler = scheduler_pid(sandbox)
-        check_ports(ports, ours=[*sandbox.members(), *([scheduler] if scheduler else [])])
+        of_host = [pid for pid in (scheduler_pid(sandbox), console_pid(sandbox)) if pid]
+        check_ports(ports, ours=[*sandbox.members(), *of_host])
         renew_refused_logins(self, report)
 
     def current_rollout(self) -> RolloutDocument | None:
@@ -223,6 +223,7 @@ class LocalPlatform:
         with task(report, "remove data and state"):
             self.workspace.rollout.remove()
             self.workspace.access.remove()
+            shutil.rmtree(console_links(self.workspace), onerror=_ignore_missing)
             for home in self.workspace.discarded:
                 shutil.rmtree(home, onerror=_ignore_missing)
 

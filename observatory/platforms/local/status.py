@@ -24,9 +24,12 @@ from observatory.runtime import Probe, ProgramStatus, Sandbox, SandboxError, lis
 from observatory.runtime.programs import SOCKET_NAME
 from observatory.scheduling.host_process import stopped_of
 from observatory.scheduling.scheduler_process import (
+    CONSOLE,
     GUARD,
     NAME,
     WATCHER,
+    console_pid,
+    console_ready,
     guard_pid,
     guard_ready,
     scheduler_pid,
@@ -64,6 +67,10 @@ def daemon_statuses(
         _host_status(WATCHER, __version__, watcher_pid(sandbox), ready=watcher_ready(sandbox)),
         _host_status(GUARD, __version__, guard_pid(sandbox), ready=guard_ready(sandbox)),
         _host_status(NAME, metadata.version("apscheduler"), scheduler_pid(sandbox), ready=scheduler_ready(sandbox)),
+        replace(
+            _host_status(CONSOLE, __version__, console_pid(sandbox), ready=console_ready(sandbox)),
+            address=f"127.0.0.1:{settings.ports.console}",
+        ),
     ]
 
 

@@ -1,0 +1,168 @@
+"""Pages show what can be read and say what cannot; none needs a stack that is up."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monitoring import ALERTS
+from monitoring.dashboards import DASHBOARDS
+from observatory import console as console_package
+from observatory import operations
+from observatory.console import charts, text
+from observatory.console.pages import Pages
+from observatory.console.worker import Worker
+from observatory.engines import embedded
+from observatory.runtime.ports import find_free_ports
+from tests.console.conftest import Served
+from tests.house.test_commands import called, problems
+from tests.support.checkout import Checkout
+from tests.support.waiting import until
+
+TEMPLATES = Path(console_package.__file__).parent / "templates"
+ADDRESSES = [
+    *("", "deployments", "alerts", "backups", "migrations", "jobs", "audit", "audit?find=promoted&page=7"),
+    *(f"dashboards/{each.name}" for each in DASHBOARDS),
+    "runbooks/StorageDatabaseDown",
+]
+
+
+def test_every_page_of_a_stack_that_was_never_up_says_what_to_do(console: Served) -> None:
+    with console.session() as (client, path):
+        for address in ADDRESSES:
+            answer = client.get(f"{path}{address}")
+            assert answer.status_code == 200, (address, answer.text)
+        assert "is not up" in client.get(path).text
+        assert "observatory up" in client.get(path).text
+        for address in ("none", "alerts/none", "runbooks", "runbooks/none", "deployments/none", "dashboards/none"):
+            assert client.get(f"{path}{address}").status_code == 404, address
+        assert client.get(f"{path}data/overview").json()["panels"] == {}
+
+
+def test_links_of_pages_lead_to_pages(console: Served) -> None:
+    with console.session() as (client, path):
+        for address in ("", "runbooks/StorageDatabaseDown"):
+            page = client.get(f"{path}{address}")
+            links = {part.partition('"')[0] for part in page.text.split(' href="')[1:]}
+            relative = {each for each in links if not each.startswith(("/static", "#", "data:"))}
+            assert len(relative) >= 8
+            assert {client.get(str(page.url.join(each))).status_code for each in relative} == {200}
+
+
+def test_a_child_that_died_is_replaced(console: Served, worker: Worker) -> None:
+    with console.session() as (client, path):
+        assert client.get(path).status_code == 200
+        assert worker._process is not None
+        os.kill(worker._process.pid, signal.SIGKILL)
+        until(lambda: client.get(path).status_code == 200, "a page of the next child")
+
+
+def test_a_child_that_is_not_used_ends(worker: Worker, console: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    with console.session() as (client, path):
+        client.get(path)
+    worker.end_if_idle()
+    assert worker._process is not None
+    monkeypatch.setattr("observatory.console.worker.IDLE_SECONDS", -1.0)
+    worker.end_if_idle()
+    assert worker._process is None
+
+
+@pytest.fixture
+def pages(fresh: Checkout) -> Pages:
+    return Pages(operations.open_workspace("local", fresh.root))
+
+
+def shown(pages: Pages, path: str) -> str:
+    status, _, body = pages.answer(path, {})
+    assert status == 200, body
+    return body.decode()
+
+
+def test_without_prometheus_everything_else_is_shown(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    [port] = find_free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    database = f"postgresql://nobody@127.0.0.1:{port}/none"
+    outputs = {"prometheus_url": address, "alertmanager_url": address, "admin_database_url": database}
+    monkeypatch.setattr(embedded, "outputs", lambda *_, **__: outputs)
+    for path in ("", "alerts"):
+        page = shown(pages, path)
+        assert f"Prometheus at {address} does not answer" in page
+    assert f"Alertmanager at {address} does not answer" in shown(pages, "alerts")
+    status, _, body = pages.answer("data/overview", {"range": "1h"})
+    assert status == 200
+    assert f"Prometheus at {address} does not answer".encode() in body
+    assert "Restore drills" in shown(pages, "backups")
+
+
+def test_a_page_that_fails_is_an_answer(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("<b>broken</b>")
+
+    monkeypatch.setattr(operations, "list_receipts", broken)
+    status, _, body = pages.answer("backups", {})
+    assert status == 500
+    assert b"&lt;b&gt;broken" in body
+
+
+def test_each_alert_has_a_runbook_page(pages: Pages) -> None:
+    for alert in ALERTS:
+        page = shown(pages, f"runbooks/{alert.name}")
+        assert "Remedy" in page
+        assert 'href="javascript' not in page
+
+
+def test_only_queries_of_panels_run(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, float]] = []
+
+    def query(_workspace: Any, expression: str, *, start: float, end: float, step: float) -> list[Any]:
+        asked.append((expression, (end - start) / step))
+        return []
+
+    monkeypatch.setattr(operations, "query_metrics", query)
+    for dashboard in DASHBOARDS:
+        pages.answer(f"data/{dashboard.name}", {"range": "7d", "query": "up", "expression": "up"})
+    declared = {
+        query.expression.split("[")[0] for each in DASHBOARDS for p in each.panels("local") for query in p.queries
+    }
+    declared |= {each.expression.split("[")[0] for dashboard in DASHBOARDS for each in dashboard.annotations}
+    assert {expression.split("[")[0].replace('stack="local"', 'stack="$stack"') for expression, _ in asked} <= declared
+    assert max(points for _, points in asked) <= charts.POINTS
+    pages.answer("data/overview", {"range": "9999999d"})
+    assert max(points for _, points in asked) <= charts.RANGES[charts.DEFAULT_RANGE] / charts.STEP_S
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "expected"),
+    [
+        (0.0, "bytes", "0 B"),
+        (1536.0, "bytes", "1.5 KiB"),
+        (0.25, "seconds", "250 ms"),
+        (90.0, "seconds", "90 s"),
+        (7200.0, "seconds", "2 h"),
+        (0.0144, "ratio", "1.44 %"),
+        (12.5, "percent", "12.5 %"),
+        (1234.0, "count", "1,234"),
+        (float("nan"), "count", "-"),
+    ],
+)
+def test_values_have_their_unit(number: float, unit: str, expected: str) -> None:
+    assert text.value(number, unit) == expected
+
+
+def test_the_worker_imports_no_server_and_the_server_no_pages() -> None:
+    """The server runs all the time: what only pages need is the child's."""
+    source = TEMPLATES.parent
+    assert "jinja2" not in (source / "server.py").read_text()
+    assert "starlette" not in (source / "pages.py").read_text()
+
+
+@pytest.mark.parametrize("template", sorted(TEMPLATES.glob("*.j2")), ids=lambda file: file.name)
+def test_pages_name_existing_commands(template: Path) -> None:
+    """Those of modules are checked in `tests/house`."""
+    named = re.findall(r'"(observatory [^"]+)"', template.read_text())
+    assert [each for line in named for words in called(line) for each in problems(words)] == []

@@ -1,0 +1,67 @@
+"""The console of a running stack: each page has what the commands print, and it comes back when it was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from monitoring.dashboards import DASHBOARDS
+from tests.support.checkout import Checkout
+from tests.support.waiting import until
+
+PATIENCE_S = 120.0
+
+
+@pytest.fixture
+def session(stack: Checkout) -> Iterator[httpx.Client]:
+    """A client that has opened the console; its addresses are below the session's path."""
+    link = stack.run("console").stdout.strip()
+    assert link.startswith(stack.output("console_url"))
+    with httpx.Client(timeout=120, trust_env=False) as client:
+        answer = client.get(link)
+        client.base_url = httpx.URL(link).join(answer.headers["set-cookie"].partition("Path=")[2].partition(";")[0])
+        yield client
+        assert client.get(link).status_code == 403  # it works once
+
+
+def test_pages_show_the_stack(stack: Checkout, session: httpx.Client) -> None:
+    overview = session.get("").text
+    for daemon in stack.json("status")["daemons"]:
+        assert f'<th scope="row">{daemon["name"]}</th>' in overview
+    assert session.get("migrations").text.count("applied") >= stack.json("status")["schema_version"]
+    for backup in stack.json("backup", "list"):
+        assert backup["label"] in session.get("backups").text
+    for job in stack.json("scheduler", "list"):
+        assert job["name"] in session.get("jobs").text
+    assert "StorageDatabaseDown" in session.get("alerts").text
+    for page in ("deployments", "audit", "runbooks/StorageDatabaseDown"):
+        assert session.get(page).status_code == 200
+
+
+def test_charts_have_values_of_the_stack(session: httpx.Client) -> None:
+    for dashboard in DASHBOARDS:
+        found = session.get(f"data/{dashboard.name}?range=15m").json()
+        assert found["problem"] == ""
+        assert len(found["panels"]) == len(list(dashboard.panels("local")))
+    overview = session.get("data/overview?range=15m").json()["panels"].values()
+    values = [each["text"] for panel in overview if panel["kind"] == "stat" for each in panel.get("values", ())]
+    assert "up" in values
+
+
+def test_a_killed_console_comes_back(stack: Checkout) -> None:
+    def console() -> dict[str, object]:
+        [found] = [each for each in stack.json("status")["daemons"] if each["name"] == "console"]
+        return dict(found)
+
+    before = console()
+    assert before["health"] == "ready"
+    os.kill(int(str(before["pid"])), signal.SIGKILL)
+    until(
+        lambda: console()["pid"] not in (None, before["pid"]) and console()["health"] == "ready",
+        "the watcher to start the console",
+        timeout_s=PATIENCE_S,
+    )
