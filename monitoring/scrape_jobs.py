@@ -37,7 +37,7 @@ JOBS = (
     Job(name="alertmanager", local_only=True),
     Job(name="node"),
     Job(name="postgres"),
-    Job(name="collector"),
+    Job(name="collector", path="/collector"),
     Job(name="patroni"),
     Job(name="pgbouncer"),
     Job(name="pgbackrest"),

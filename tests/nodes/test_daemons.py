@@ -10,7 +10,7 @@ import yaml
 from components.aws.firewall import rules
 from monitoring import JOBS, Job
 from observatory.documents.rollout import RolloutDocument
-from observatory.nodes import HttpReady, Unit, daemons
+from observatory.nodes import HttpReady, Unit, collector, daemons, request_metrics
 from observatory.nodes.aws import database_user_data
 from observatory.nodes.daemons import Daemon, LocalMachine, local_units, packages, scrapes
 from observatory.nodes.pgbackrest import S3Repository
@@ -105,6 +105,13 @@ def test_a_machine_on_ec2_installs_it_and_runs_our_unit_instead_of_the_packages_
     )
     assert "MemoryMax=64M" in unit
     assert "observatory-dummy-exporter.service" in str(config["runcmd"])
+
+
+def test_prometheus_reads_the_balancers_programs_by_the_paths_that_it_forwards() -> None:
+    config = yaml.safe_load(next(text for text in prometheus_files() if "scrape_configs" in text))
+    paths = {job["job_name"]: job["metrics_path"] for job in config["scrape_configs"]}
+    assert (paths["collector"], paths["haproxy-requests"]) == (collector.PATH, request_metrics.PATH)
+    assert paths["haproxy"] == "/metrics"
 
 
 @pytest.mark.usefixtures("listed")
