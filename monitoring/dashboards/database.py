@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from monitoring.dashboards.model import Dashboard, Panel, Query, Section, Thresholds, Unbounded
-from monitoring.dashboards.shared import AVAILABLE_DISK, DOWN, INACTIVE_SLOTS, PRIMARIES, READ_ONLY, UP
+from monitoring.dashboards.shared import (
+    ALERTED,
+    AVAILABLE_DISK,
+    COLLECTOR_QUERIES,
+    DOWN,
+    INACTIVE_SLOTS,
+    PRIMARIES,
+    READ_ONLY,
+    UP,
+)
 
 LOAD = Unbounded(reason="The usual rate depends on the customers.")
 OWN = 'datname!~"template.*|postgres|"'
@@ -30,7 +39,7 @@ AVAILABILITY = Section(
             unit="seconds",
             width=6,
             queries=(Query(expression='pg_replication_lag_seconds{stack="$stack"}', legend="{{instance}}"),),
-            thresholds=Thresholds(warning=30, critical=300),
+            thresholds=Thresholds(warning=ALERTED.replication_lag_seconds, critical=300),
             alerts=("StorageReplicationLagHigh",),
         ),
     ),
@@ -65,7 +74,7 @@ SESSIONS = Section(
                     legend="{{instance}}",
                 ),
             ),
-            thresholds=Thresholds(warning=0.85, critical=0.95),
+            thresholds=Thresholds(warning=ALERTED.backends_percent / 100, critical=0.95),
             alerts=("StorageBackendsHigh",),
         ),
         Panel(
@@ -83,7 +92,7 @@ SESSIONS = Section(
                     legend="{{state}}",
                 ),
             ),
-            thresholds=Thresholds(warning=120, critical=600),
+            thresholds=Thresholds(warning=ALERTED.idle_in_transaction_seconds, critical=ALERTED.transaction_seconds),
             alerts=("StorageIdleInTransaction", "StorageLongTransaction"),
         ),
         Panel(
@@ -112,7 +121,7 @@ SESSIONS = Section(
                     legend="{{database}}",
                 ),
             ),
-            thresholds=Thresholds(warning=1, critical=5),
+            thresholds=Thresholds(warning=1, critical=ALERTED.pool_wait_seconds),
             alerts=("StoragePoolExhausted",),
         ),
         Panel(
@@ -169,7 +178,7 @@ STATEMENTS = Section(
                     legend="all statements",
                 ),
             ),
-            thresholds=Thresholds(warning=2, critical=10),
+            thresholds=Thresholds(warning=ALERTED.statement_seconds, critical=10),
             alerts=("StorageSlowStatements",),
         ),
         Panel(
@@ -262,7 +271,7 @@ INTEGRITY = Section(
                     legend="refused logins",
                 ),
             ),
-            thresholds=Thresholds(warning=11, critical=100),
+            thresholds=Thresholds(warning=ALERTED.auth_failures + 1, critical=100),
             alerts=("StorageAuthFailures",),
         ),
         Panel(
@@ -280,6 +289,7 @@ INTEGRITY = Section(
             thresholds=Thresholds(warning=1),
             alerts=("StoragePlaintextSessions",),
         ),
+        COLLECTOR_QUERIES,
     ),
 )
 

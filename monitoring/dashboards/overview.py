@@ -42,6 +42,7 @@ STATE = Section(
                 ),
             ),
             thresholds=Thresholds(critical=1),
+            alerts=("StorageWarningUnattended", "Watchdog", "InfoInhibitor"),
             empty="No alert fires.",
         ),
         _up(

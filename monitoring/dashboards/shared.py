@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from monitoring import thresholds
 from monitoring.dashboards.model import Panel, Query, Thresholds
+
+ALERTED = thresholds.Thresholds()
+"""The thresholds of alerts where a stack does not set its own."""
 
 UP = {0.0: "down", 1.0: "up"}
 DOWN = Thresholds(critical=1, falling=True)
@@ -64,7 +68,9 @@ AVAILABLE_DISK = Panel(
             legend="{{mountpoint}}",
         ),
     ),
-    thresholds=Thresholds(warning=0.3, critical=0.15, falling=True),
+    thresholds=Thresholds(
+        warning=ALERTED.disk_warning_percent / 100, critical=ALERTED.disk_critical_percent / 100, falling=True
+    ),
     alerts=("StorageDiskCritical", "StorageDiskWarning", "StorageDiskFullIn4Days"),
 )
 BACKUP_AGE = Panel(
@@ -82,4 +88,19 @@ BACKUP_AGE = Panel(
     ),
     thresholds=Thresholds(warning=90_000, critical=93_600),
     alerts=("StorageBackupStale",),
+)
+COLLECTOR_QUERIES = Panel(
+    title="Queries of the collector",
+    description="Whether each query of the collector succeeded. Alerts on a failed query's values cannot fire.",
+    unit="state",
+    states={0.0: "failed", 1.0: "succeeded"},
+    kind="stat",
+    width=12,
+    queries=(
+        Query(
+            expression='min by (query) (storage_collector_success{stack="$stack"})', legend="{{query}}", instant=True
+        ),
+    ),
+    thresholds=Thresholds(critical=1, falling=True),
+    alerts=("StorageCollectorQueryFailed",),
 )

@@ -6,6 +6,7 @@ On the Apache edition the values are those of the scheduled refresh and retentio
 from __future__ import annotations
 
 from monitoring.dashboards.model import Dashboard, Panel, Query, Section, Thresholds
+from monitoring.dashboards.shared import ALERTED, COLLECTOR_QUERIES
 
 JOBS = Section(
     title="Jobs",
@@ -44,7 +45,7 @@ JOBS = Section(
                     legend="{{application_name}} {{hypertable}}",
                 ),
             ),
-            thresholds=Thresholds(warning=900, critical=86_400),
+            thresholds=Thresholds(warning=ALERTED.job_overdue_seconds, critical=86_400),
             alerts=("StorageJobFailed",),
         ),
     ),
@@ -64,7 +65,7 @@ RESULTS = Section(
                     legend="{{aggregate}}",
                 ),
             ),
-            thresholds=Thresholds(warning=900, critical=86_400),
+            thresholds=Thresholds(warning=ALERTED.aggregate_lag_seconds, critical=86_400),
             alerts=("StorageAggregateStale",),
         ),
         Panel(
@@ -78,7 +79,7 @@ RESULTS = Section(
                     legend="{{hypertable}} {{policy}}",
                 ),
             ),
-            thresholds=Thresholds(warning=3, critical=20),
+            thresholds=Thresholds(warning=ALERTED.compression_backlog_chunks + 1, critical=20),
             alerts=("StorageCompressionBacklog",),
         ),
     ),
@@ -87,23 +88,7 @@ RESULTS = Section(
 COLLECTOR = Section(
     title="Collector",
     panels=(
-        Panel(
-            title="Queries of the collector",
-            description="Whether each query of the collector succeeded. Alerts on a failed query's values cannot fire.",
-            unit="state",
-            states={0.0: "failed", 1.0: "succeeded"},
-            kind="stat",
-            width=12,
-            queries=(
-                Query(
-                    expression='min by (query) (storage_collector_success{stack="$stack"})',
-                    legend="{{query}}",
-                    instant=True,
-                ),
-            ),
-            thresholds=Thresholds(critical=1, falling=True),
-            alerts=("StorageCollectorFailed",),
-        ),
+        COLLECTOR_QUERIES,
         Panel(
             title="Duration of the collector's queries",
             description="How long each query of the collector took.",

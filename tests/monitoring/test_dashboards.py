@@ -158,6 +158,18 @@ def test_every_dashboard_that_an_alert_links_to_exists() -> None:
     assert {each.name for each in DASHBOARDS} == set(get_args(DashboardName))
 
 
+def test_every_alert_is_named_by_a_panel_of_the_dashboard_to_which_it_links() -> None:
+    named = {
+        (dashboard.name, alert)
+        for dashboard in DASHBOARDS
+        for section in dashboard.sections
+        for panel in section.panels
+        for alert in panel.alerts
+    }
+    assert [alert.name for alert in ALERTS if (alert.dashboard, alert.name) not in named] == []
+    assert {alert for _, alert in named} == {alert.name for alert in ALERTS}
+
+
 def test_nothing_generated_is_stale() -> None:
     for directory, files in generated().items():
         written = {str(file.relative_to(directory)): file for file in directory.rglob("*") if file.is_file()}

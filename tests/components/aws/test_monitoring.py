@@ -24,6 +24,7 @@ OF_A_PLATFORM = {
     "StorageServiceDown": "the balancer of AWS has no metrics in Prometheus",
     "StorageInstanceDown": "the balancer of AWS has no metrics in Prometheus",
     "StorageDiskCritical": "a large disk that is shared, as a local stack's, has much space at 15 %",
+    "StorageDiskWarning": "a large disk that is shared, as a local stack's, has much space at 30 %",
 }
 SCOPE = Scope(stack="s1", runbooks="http://runbooks", platform="aws")
 
