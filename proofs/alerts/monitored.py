@@ -70,6 +70,16 @@ class Monitored:
         """The address of the stack's database for the administrator."""
         return with_database(self.checkout.output("admin_database_url"), "observatory")
 
+    @cached_property
+    def logins(self) -> dict[str, str]:
+        """The address of the database for each login."""
+        return dict(self.checkout.json("outputs", "--show-secrets")["database_urls"])
+
+    @property
+    def user(self) -> str:
+        """The address of PostgreSQL itself, beside the pooler, for a login that is no superuser."""
+        return self.logins["admin_a"]
+
     def get(self, part: str, path: str, **parameters: Any) -> Any:
         """Return the document at a path of a guarded daemon."""
         url = f"https://127.0.0.1:{self.ports[part]}{path}"
@@ -80,6 +90,11 @@ class Monitored:
         """Return the labels of each series of an expression."""
         asked = {"query": expression} | ({"time": at} if at else {})
         return [each["metric"] for each in self.get("prometheus", "/api/v1/query", **asked)["data"]["result"]]
+
+    def value(self, expression: str) -> float:
+        """Return the value of an expression that has one series."""
+        [sample] = self.get("prometheus", "/api/v1/query", query=expression)["data"]["result"]
+        return float(sample["value"][1])
 
     def is_true(self, alert: str) -> bool:
         """Return whether the alert's expression is true now."""

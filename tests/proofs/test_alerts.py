@@ -40,8 +40,13 @@ def test_the_runbook_of_a_proven_alert_has_commands_for_its_labels(fault: Fault)
         labels = {**firing.labels, "stack": "local", "severity": alert.severity}
         page = Received(at=0, receiver="pagerduty", status="firing", labels=labels)
         assert all("{" not in command for command in commands_for(fault, page))
-    steps = REGISTERED[fault.remedy_of or fault.alert].runbook.remedy
-    assert any(step.commands for step in steps)
+
+
+def test_the_runbooks_of_proven_alerts_have_commands_unless_the_alert_ends_by_itself() -> None:
+    runbooks = {fault.alert: REGISTERED[fault.remedy_of or fault.alert].runbook for fault in FAULTS}
+    without = {name for name, runbook in runbooks.items() if not any(step.commands for step in runbook.remedy)}
+    assert without <= {"StorageDeadlocks"}
+    assert len(runbooks) - len(without) >= 20
 
 
 def test_only_durations_are_scaled_and_the_table_names_them(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Faults of backups, of the WAL archive and of the disk."""
+"""Faults of backups and of the WAL archive."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from pathlib import Path
 
 from proofs.alerts.monitored import COMMAND_S, Monitored
 from proofs.alerts.round import Fault
-from tests.support.small_disk import fill, total
 
 SWITCH = "SELECT pg_current_xact_id(); SELECT pg_walfile_name(pg_switch_wal())"
-LEFT = 0.1  # of a disk that is nearly full
 PAGE = 4096  # somewhere in the first page of a table
 
 
@@ -44,9 +42,8 @@ def drill_failed(stack: Monitored) -> Iterator[None]:
 
 @contextlib.contextmanager
 def page_damaged(stack: Monitored) -> Iterator[None]:
-    """Damage a page of an index, and make a full backup of it."""
+    """Damage a page of a table, and make a full backup of it."""
     stack.superuser("CREATE TABLE precious AS SELECT generate_series(1, 1000) AS n")
-    stack.superuser("CREATE INDEX precious_n ON precious (n)")
     stack.superuser("CHECKPOINT")
     path = stack.superuser("SELECT pg_relation_filepath('precious')")
     with (stack.checkout.home / "data/postgres" / path).open("r+b") as file:
@@ -65,24 +62,11 @@ def repository_lost(stack: Monitored) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def repository_blocked(stack: Monitored) -> Iterator[None]:
-    """Put a file in the place of a repository, so that no WAL can be archived to it, and write WAL."""
-    place = stack.checkout.home / "data/backups"
-    shutil.rmtree(place)
-    place.write_text("not a repository")
-    stack.superuser(SWITCH)
-    yield
-
-
-@contextlib.contextmanager
-def logs_flooded(stack: Monitored) -> Iterator[None]:
-    """Fill the disk with an old log."""
-    disk = stack.checkout.home
-    fill(disk / "log/storage-blue-1.log.1", leave=int(LEFT * total(disk)))
-    try:
+def archiving_fails(stack: Monitored) -> Iterator[None]:
+    """Remove a repository, and write WAL, which cannot be archived to it."""
+    with repository_lost(stack):
+        stack.superuser(SWITCH)
         yield
-    finally:
-        (disk / "log/storage-blue-1.log.1").unlink(missing_ok=True)
 
 
 BACKUPS = (
@@ -100,8 +84,7 @@ BACKUPS = (
     Fault(alert="StorageBackupStale", what="the directory of a repository is removed", inject=repository_lost),
     Fault(
         alert="StorageWalArchiveFailing",
-        what="a file is in the place of a repository",
-        inject=repository_blocked,
+        what="the directory of a repository is removed, and WAL is written",
+        inject=archiving_fails,
     ),
-    Fault(alert="StorageDiskCritical", what="an old log fills a small filesystem", inject=logs_flooded),
 )

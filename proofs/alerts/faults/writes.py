@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
+import time
 from collections.abc import Iterator
 
 import httpx
+import psycopg
 
 from proofs.alerts.faults.means import repeated
 from proofs.alerts.monitored import Monitored
 from proofs.alerts.round import Fault
 from tests.support.delivery import line
 
+HELD_S, FREE_S = 2.0, 0.2  # of a lock
 ONE_IN = 100  # writes of logs among those of traces
 
 
@@ -50,6 +54,28 @@ def one_in_hundred_fails(stack: Monitored) -> Iterator[None]:
             yield
 
 
+@contextlib.contextmanager
+def locked_again_and_again(stack: Monitored) -> Iterator[None]:
+    """Lock the table of the traces for most of the time, under the load of users."""
+    ended = threading.Event()
+
+    def lock() -> None:
+        with contextlib.suppress(psycopg.Error), psycopg.connect(stack.user) as session:
+            while not ended.wait(FREE_S):
+                session.execute("LOCK TABLE llm_traces IN SHARE MODE")
+                time.sleep(HELD_S)
+                session.commit()
+
+    thread = threading.Thread(target=lock)
+    thread.start()
+    try:
+        with stack.service() as client, repeated(lambda: stack.write_trace(client)):
+            yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 WRITES = (
     Fault(
         alert="StorageErrorBudgetSlowBurn",
@@ -62,5 +88,15 @@ WRITES = (
         what="the privilege to insert traces is revoked",
         inject=every_write_fails,
         labels={"fleet": "blue"},
+    ),
+    Fault(
+        alert="StorageWriteLatencyHigh",
+        what="a session locks the table of the traces for 2 s, again and again",
+        inject=locked_again_and_again,
+    ),
+    Fault(
+        alert="StorageWriteBacklog",
+        what="the privilege to insert traces is revoked, so that batches cannot be stored",
+        inject=every_write_fails,
     ),
 )

@@ -1,0 +1,117 @@
+"""Faults of the machine's resources, each bounded, and of the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import redis
+
+from proofs.alerts.faults.means import repeated, stopped
+from proofs.alerts.history import backfill
+from proofs.alerts.monitored import INTERVAL_S, SCOPE, Monitored
+from proofs.alerts.round import Fault
+from tests.support.small_disk import fill, total
+
+CRITICAL_LEFT, WARNING_LEFT, TREND_LEFT = 0.1, 0.25, 0.35  # of the disk
+HISTORY_S = 6 * 3600.0
+GROUP_BYTES = 64 * 2**20
+EATER = f"bytearray({4 * GROUP_BYTES})"
+VALUE = b"x" * 2**20
+
+
+@contextlib.contextmanager
+def _flooded(stack: Monitored, left: float) -> Iterator[None]:
+    file = stack.checkout.home / "log/storage-blue-1.log.1"
+    fill(file, leave=int(left * total(stack.checkout.home)))
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def disk_nearly_full(stack: Monitored) -> Iterator[None]:
+    """Fill the disk with an old log, but for a tenth."""
+    with _flooded(stack, CRITICAL_LEFT):
+        yield
+
+
+@contextlib.contextmanager
+def disk_filling(stack: Monitored) -> Iterator[None]:
+    """Fill the disk with an old log, but for a quarter."""
+    with _flooded(stack, WARNING_LEFT):
+        yield
+
+
+@contextlib.contextmanager
+def disk_filling_for_hours(stack: Monitored) -> Iterator[None]:
+    """Fill the disk with an old log but for a third, with a history of six hours in which it has filled steadily."""
+    [live] = stack.query(SCOPE.select("node_filesystem_avail_bytes"))
+    size, now = total(stack.checkout.home), time.time()
+    with _flooded(stack, TREND_LEFT):
+        steps = int(HISTORY_S / INTERVAL_S)
+        fall = (1 - TREND_LEFT) * size / steps
+        samples = ((now - HISTORY_S + step * INTERVAL_S, size - step * fall) for step in range(steps))
+        backfill(stack, "node_filesystem_avail_bytes", live, samples)
+        yield
+
+
+@contextlib.contextmanager
+def _small_group() -> Iterator[Path]:
+    """Yield a control group with a limit of memory, of the version that the machine has."""
+    root, limit = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+    if not root.is_dir():
+        root, limit = Path("/sys/fs/cgroup"), "memory.max"
+    group = root / f"observatory-proof-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / limit).write_text(str(GROUP_BYTES))
+        yield group
+    finally:
+        group.rmdir()
+
+
+@contextlib.contextmanager
+def process_killed_for_memory(_stack: Monitored) -> Iterator[None]:
+    """Let the kernel kill a process that needs more memory than its control group has."""
+    with _small_group() as group:
+        enter = f"echo $$ > {group}/cgroup.procs && exec {sys.executable} -c '{EATER}'"
+        done = subprocess.run(["sh", "-c", enter], check=False)
+        if done.returncode == 0:
+            raise RuntimeError("the kernel has killed no process")
+    yield
+
+
+@contextlib.contextmanager
+def cache_full(stack: Monitored) -> Iterator[None]:
+    """Fill the cache with keys that nothing reads, until it removes others."""
+    lines = (stack.checkout.home / "etc/valkey/password.conf").read_text().splitlines()
+    password = next(line.split()[1] for line in lines if line.startswith("requirepass"))
+    cache = redis.Redis(port=stack.ports["valkey"], password=password)
+    with contextlib.closing(cache), repeated(lambda: cache.set(os.urandom(8), VALUE)):
+        yield
+
+
+RESOURCES = (
+    Fault(alert="StorageDiskCritical", what="an old log fills 90 % of a small filesystem", inject=disk_nearly_full),
+    Fault(alert="StorageDiskWarning", what="an old log fills 75 % of a small filesystem", inject=disk_filling),
+    Fault(
+        alert="StorageDiskFullIn4Days",
+        what="an old log fills 65 % of a small filesystem, with a history of six hours (backfilled blocks)",
+        inject=disk_filling_for_hours,
+        remedy_of="StorageDiskCritical",
+    ),
+    Fault(
+        alert="StorageMemoryPressure",
+        what="the kernel kills a process in a control group of 64 MiB",
+        inject=process_killed_for_memory,
+    ),
+    Fault(alert="StorageCacheDown", what="the cache is stopped", inject=stopped("valkey")),
+    Fault(alert="StorageCacheMemoryHigh", what="a client fills the cache", inject=cache_full),
+)
