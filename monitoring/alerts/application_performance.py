@@ -224,7 +224,7 @@ REMEDY = (
     ),
     Step(
         "If a privilege is missing, `observatory deploy database --verify-only` names it, and this grants it:",
-        ("observatory up",),
+        ("observatory deploy database",),
     ),
 )
 
@@ -425,8 +425,8 @@ _CANCEL_LONG = Step(
     "End queries of the service that have run for more than 10 s.",
     (
         query(
-            "SELECT pid, pg_cancel_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'reader%' AND state = "
-            "'active' AND query_start < now() - interval '10 seconds'"
+            "SELECT pid, pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'storage-service%' "
+            "AND state = 'active' AND query_start < now() - interval '10 seconds'"
         ),
     ),
 )
@@ -473,7 +473,7 @@ WRITE_BACKLOG = Alert(
         ),
         remedy=(
             _END_BLOCKING,
-            Step("If a privilege is missing: grant it again.", ("observatory up",)),
+            Step("If a privilege is missing: grant it again.", ("observatory deploy database",)),
             Step("If the database is sound and the load has grown, add instances (`fleets.size`)."),
         ),
         escalation=escalation.SERVICE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from monitoring.alerts import escalation
-from monitoring.alerts.commands import UP, logs
+from monitoring.alerts.commands import UP, logs, superuser
 from monitoring.alerts.scenarios import BRIDGE, gauge
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 
@@ -38,7 +38,10 @@ QUERY_FAILED = Alert(
         impact="The alerts on the values of this query cannot fire.",
         diagnosis=(Step("Read the error of the query.", (logs("collector"),)),),
         remedy=(
-            Step("Grant the collector's role its privileges again, and start what is missing.", UP.commands),
+            Step(
+                "Make the collector's role a member of pg_monitor again, and start what is missing.",
+                (superuser("GRANT pg_monitor TO monitor GRANTED BY provisioner"), *UP.commands),
+            ),
             Step("If the query takes too long: check whether StorageLockWaits or StorageIoStall fires."),
         ),
         escalation=escalation.PLATFORM,

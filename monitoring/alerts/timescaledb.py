@@ -6,9 +6,11 @@ A job can stop without a recorded failure, so its results are measured too: chun
 from __future__ import annotations
 
 from monitoring.alerts import escalation
-from monitoring.alerts.commands import logs, query
+from monitoring.alerts.commands import logs, query, superuser
 from monitoring.alerts.scenarios import BRIDGE, gauge
 from monitoring.model import Alert, Runbook, Scope, Step
+
+ACTIVATE = "UPDATE cron.job SET active = true WHERE NOT active"
 
 
 def _job_failed(scope: Scope) -> str:
@@ -183,7 +185,7 @@ AGGREGATE_STALE = Alert(
                     ),
                 ),
             ),
-            Step("Apache edition: activate the jobs of pg_cron again.", ("observatory deploy database",)),
+            Step("Apache edition: activate the jobs of pg_cron again.", (superuser(ACTIVATE),)),
         ),
         escalation=escalation.DATABASE,
     ),
