@@ -24,6 +24,7 @@ from monitoring.dashboards.files import of_stack
 from monitoring.model import dashboard_uid
 from monitoring.notification_templates import email_content, inline, pagerduty_content, slack_content
 from monitoring.prometheus_operator import content
+from observatory.nodes.alertmanager import maintenance_windows
 from observatory.nodes.daemons import scrapes
 from observatory.nodes.prometheus import Scrape
 from observatory.settings import FLEETS, PROJECT, AwsSettings, FleetName
@@ -59,7 +60,11 @@ class Monitoring(pulumi.ComponentResource):
             jobs=tuple(scrape.job for scrape in jobs),
         )
         self._resource("PrometheusRule", "rules", prometheus_rule(scope, namespace=cluster.namespace))
-        routes = alertmanager_config(scope, operator_receivers(args.settings.receivers))
+        routes = alertmanager_config(
+            scope,
+            operator_receivers(args.settings.receivers),
+            maintenance=maintenance_windows(args.settings),
+        )
         self._resource("AlertmanagerConfig", "routes", routes)
         for scrape in jobs:
             for suffix, specification in self._scrapes(scrape):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pulumi
 
@@ -17,7 +18,7 @@ from components.local.fleets import Fleet
 from components.local.machine import Daemon, Machine
 from components.local.traffic import Traffic
 from observatory.nodes import Paths, Unit
-from observatory.nodes.alertmanager import alert_receiver, alertmanager
+from observatory.nodes.alertmanager import alert_receiver, alertmanager, receiver_secrets
 from observatory.nodes.collector import collector
 from observatory.nodes.daemons import scrapes
 from observatory.nodes.exporters import (
@@ -30,14 +31,15 @@ from observatory.nodes.exporters import (
     redis_exporter,
 )
 from observatory.nodes.prometheus import prometheus
-from observatory.settings import FleetName, LocalSettings
+from observatory.settings import FleetName, LocalSettings, read_secret
 
 
 @dataclass(frozen=True, kw_only=True)
 class MonitoringArgs:
-    """The stack's name, the certificate of monitoring, and the parts that are monitored."""
+    """The stack's name and checkout, the certificate of monitoring, and the parts that are monitored."""
 
     settings: LocalSettings
+    root: Path
     machine: Machine
     trust: MonitoringCertificate
     stack: str
@@ -62,7 +64,11 @@ class Monitoring(pulumi.ComponentResource):
         passwords = args.cache.exporter_password.apply(lambda password: cache_passwords(settings, password))
         self._daemon(redis_exporter(settings, paths), secret_files={cache_password_file(paths): passwords})
         receiver = self._daemon(alert_receiver(settings, paths))
-        pager = self._daemon(alertmanager(settings, paths), receiver)
+        keys = {
+            inside: read_secret(args.root / file, url=url)
+            for inside, (file, url) in receiver_secrets(settings, paths).items()
+        }
+        pager = self._daemon(alertmanager(settings, paths), receiver, secret_files=keys)
         instances = {fleet: component.ports for fleet, component in args.fleets.items()}
         server = self._daemon(
             prometheus(settings, paths, stack=args.stack, instances=instances, scrapes=scrapes("local")), pager

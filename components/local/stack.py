@@ -72,6 +72,7 @@ def declare(args: LocalArgs) -> dict[str, Any]:
         "monitoring",
         MonitoringArgs(
             settings=args.settings,
+            root=args.root,
             machine=machine,
             trust=trust,
             stack=pulumi.get_stack(),

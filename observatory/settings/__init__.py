@@ -26,3 +26,4 @@ from observatory.settings.reading import SettingsError as SettingsError
 from observatory.settings.reading import check_secret_files as check_secret_files
 from observatory.settings.reading import load_file as load_file
 from observatory.settings.reading import load_program as load_program
+from observatory.settings.reading import read_secret as read_secret

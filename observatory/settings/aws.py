@@ -310,6 +310,14 @@ class AwsSettings(SharedSettings):
         return self
 
     @model_validator(mode="after")
+    def _maintenance_is_in_utc(self) -> Self:
+        if zones := sorted({window.timezone for window in self.maintenance} - {"UTC"}):
+            raise ValueError(
+                f"maintenance has windows in {', '.join(zones)}: AlertmanagerConfig has no time zones, use UTC"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _images_are_set(self) -> Self:
         for group in ("database", "fleets"):
             self.machine_image(getattr(self, group).instance_type)

@@ -310,7 +310,10 @@ class FirstRollout(Settings):
 
 
 class SharedSettings(Settings):
-    """The settings groups that stacks of every platform have."""
+    """The settings groups that stacks of every platform have.
+
+    In the windows of `maintenance` only critical alerts are delivered.
+    """
 
     access: Access = Access()
     logs: Logs = Logs()
@@ -318,3 +321,4 @@ class SharedSettings(Settings):
     sample: Sample | None = None
     delivery: Delivery = Delivery()
     notifications: Notifications = Notifications()
+    maintenance: tuple[Window, ...] = ()

@@ -10,7 +10,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from observatory.settings.base import FLEETS, Backups, Database, FirstRollout, Fleets, Ports, Settings, SharedSettings
+from observatory.settings.base import (
+    FLEETS,
+    Backups,
+    Database,
+    EmailNotices,
+    FirstRollout,
+    Fleets,
+    PagerDutyNotices,
+    Ports,
+    Settings,
+    SharedSettings,
+    SlackNotices,
+    WebhookNotices,
+)
 
 
 class Cache(Settings):
@@ -45,6 +58,25 @@ class LocalBackups(Backups):
         return self
 
 
+class SlackReceiver(SlackNotices):
+    """A channel of Slack; `webhook_file` has the URL of its incoming webhook."""
+
+    channel: Annotated[str, Field(pattern=r"^#[a-z0-9_-]{1,79}$")]
+
+
+class Receivers(Settings):
+    """Receivers of alerts, beside the stack's own, which gets every alert. Secrets are in files, as in `notifications`.
+
+    `ticket` gets informational alerts, `heartbeat` one request every 10 to 20 s while monitoring works.
+    """
+
+    slack: SlackReceiver | None = None
+    pagerduty: PagerDutyNotices | None = None
+    email: EmailNotices | None = None
+    ticket: WebhookNotices | None = None
+    heartbeat: WebhookNotices | None = None
+
+
 class LocalSettings(SharedSettings):
     """All settings of one stack on the platform `local`."""
 
@@ -55,6 +87,7 @@ class LocalSettings(SharedSettings):
     backups: LocalBackups = LocalBackups()
     fleets: Fleets = Fleets()
     first_rollout: FirstRollout = FirstRollout()
+    receivers: Receivers = Receivers()
 
     @model_validator(mode="after")
     def _memory_suffices(self) -> Self:

@@ -6,6 +6,7 @@ The only reader of `Pulumi.<stack>.yaml` and of `pulumi.Config`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,9 @@ from observatory.settings.problems import MODELS, PROJECT, StackSettings, descri
 FILE_KEYS = ("config", "encryptionsalt", "encryptedkey", "secretsprovider", "environment")
 TEXT_KEYS = ("encryptionsalt", "encryptedkey", "secretsprovider")
 FOREIGN_NAMESPACES = ("pulumi", "aws", "kubernetes", "postgresql")
+
+URL_FILES = ("webhook_file", "url_file")  # settings of files with an address
+_URL = re.compile(r"https?://[^\s/?@]+([/?]\S*)?")
 
 Decrypt: TypeAlias = Callable[[str], str]
 
@@ -237,20 +241,44 @@ def _validate(values: Mapping[str, Any], file: str, lines: Mapping[str, int], se
 
 
 def check_secret_files(path: Path, settings: StackSettings) -> None:
-    """Check that the files of secrets which a stack's settings name can be read.
+    """Check that the files of secrets which a stack's settings name can be read, and have what they are for.
 
     Raises:
-        SettingsError: one is missing or cannot be read; names the settings file, line and key.
+        SettingsError: one is missing, cannot be read, is empty, or has no URL; names the settings file, line and key.
     """
     lines, problems = ConfigFile.read(path).lines, []
-    for key, file in _secret_files(settings.notifications, "notifications"):
-        try:
-            (path.parent / file).read_bytes()
-        except OSError as error:
-            reason = f"{PROJECT}:{key}: {path.parent / file} cannot be read: {error.strerror}"
-            problems.append(f"{place(key, path.name, lines)}: {reason}; write the secret into it")
+    groups = {"notifications": settings.notifications, "receivers": settings.receivers}
+    for name, group in groups.items():
+        for key, file in _secret_files(group, name):
+            try:
+                read_secret(path.parent / file, url=key.endswith(URL_FILES))
+            except SettingsError as error:
+                problems.append(f"{place(key, path.name, lines)}: {PROJECT}:{key}: {error}; write the secret into it")
     if problems:
         raise SettingsError("\n".join(problems))
+
+
+def read_secret(file: Path, *, url: bool) -> str:
+    """Return the secret in a file; no error has its text.
+
+    Args:
+        file: absolute, or relative to the working directory.
+        url: whether the secret is an address.
+
+    Raises:
+        SettingsError: the file cannot be read, is empty, has several lines, or is no http or https URL.
+    """
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{file} is not UTF-8 text") from error
+    if not text or not text.isprintable():
+        raise SettingsError(f"{file} {'has several lines or control characters' if text else 'is empty'}")
+    if url and not _URL.fullmatch(text):
+        raise SettingsError(f"{file} has no http or https URL")
+    return text
 
 
 def _secret_files(group: BaseModel, above: str) -> Iterator[tuple[str, Path]]:

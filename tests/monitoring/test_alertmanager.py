@@ -16,7 +16,7 @@ from monitoring.alertmanager import NO_RECEIVER, MaintenanceWindow, Receiver
 from monitoring.inhibitions import INHIBITIONS, Inhibition, inhibitions, label_names
 from monitoring.model import Firing
 from observatory.nodes import Paths
-from observatory.nodes.alertmanager import alertmanager
+from observatory.nodes.alertmanager import alertmanager, receiver_secrets
 from observatory.nodes.web import client_config
 from observatory.runtime import Sandbox
 from observatory.settings import LocalSettings
@@ -98,6 +98,41 @@ def test_the_configuration_of_a_stack_is_valid_and_rolls_back(sandbox: Sandbox) 
     cells = [(expected(labels, rollback=True), labels) for labels in matrix()]
     assert any("rollback" in receivers for receivers, _ in cells)
     assert wrong_cells(sandbox, unit.files[file], cells) == []
+
+
+CONFIGURED = """{
+    "maintenance": [{"days": ["sat"], "opens": "22:00", "closes": "04:00", "timezone": "Europe/Berlin"}],
+    "receivers": {
+        "slack": {"channel": "#storage", "webhook_file": "secrets/slack"},
+        "pagerduty": {"routing_key_file": "secrets/pagerduty"},
+        "email": {"to": "a@b.example", "sender": "c@d.example", "smarthost": "mx.example:587", "username": "u",
+                  "password_file": "secrets/mail"},
+        "ticket": {"url_file": "secrets/ticket"},
+        "heartbeat": {"url_file": "secrets/heartbeat"}
+    }
+}"""
+
+
+def test_configured_receivers_get_alerts_beside_the_stacks_own_and_hold_no_secret(sandbox: Sandbox) -> None:
+    settings = LocalSettings.model_validate_json(CONFIGURED)
+    unit = alertmanager(settings, Paths())
+    for path, text in unit.files.items():
+        sandbox.write_file(path, text)
+    (file,) = [path for path in unit.files if path.endswith("alertmanager.yaml")]
+    assert "SUCCESS" in sandbox.run(["/usr/bin/amtool", "check-config", file]).stdout
+    config = yaml.safe_load(unit.files[file])
+    kinds = {each["name"]: {kind for kind in each if kind != "name"} for each in config["receivers"]}
+    assert kinds["slack"] == {"webhook_configs", "slack_configs"}
+    assert kinds["pagerduty"] == {"webhook_configs", "pagerduty_configs"}
+    assert kinds["email"] == {"webhook_configs", "email_configs"}
+    by_name = {each["name"]: each for each in config["receivers"]}
+    assert [len(by_name[name]["webhook_configs"]) for name in ("ticket", "watchdog", "slack")] == [2, 2, 1]
+    secrets = receiver_secrets(settings, Paths())
+    assert all(path in unit.files[file] for path in secrets)
+    assert {str(source) for source, _ in secrets.values()} == {
+        *("secrets/slack", "secrets/pagerduty", "secrets/mail", "secrets/ticket", "secrets/heartbeat"),
+    }
+    assert receiver_secrets(LocalSettings(), Paths()) == {}
 
 
 def test_every_time_interval_is_used_and_none_mutes_a_page() -> None:

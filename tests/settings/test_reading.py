@@ -347,6 +347,41 @@ def test_a_missing_file_of_a_secret_is_named(tmp_path: Path) -> None:
     check_secret_files(tmp_path / "Pulumi.local.yaml", settings)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is empty"),
+        (" \n", "is empty"),
+        (f"hooks.slack.com/{HUSH}", "has no http or https URL"),
+        (f"https://user:{HUSH}@hooks.slack.com/x", "has no http or https URL"),
+        (f"https://hooks.slack.com/{HUSH}\nhttps://hooks.slack.com/2", "has several lines"),
+    ],
+)
+@pytest.mark.parametrize("group", ["notifications", "receivers"])
+def test_a_secret_that_pages_nobody_is_refused_without_its_text(
+    tmp_path: Path, group: str, text: str, reason: str
+) -> None:
+    channel = ', channel: "#a"' if group == "receivers" else ""
+    settings = load(tmp_path, f"config:\n  llm-observatory:{group}:\n    slack: {{webhook_file: hook{channel}}}\n")
+    (tmp_path / "hook").write_text(text)
+    with pytest.raises(SettingsError, match=f"{group}.slack.webhook_file: .*{reason}") as error:
+        check_secret_files(tmp_path / "Pulumi.local.yaml", settings)
+    assert HUSH not in str(error.value)
+
+
+def test_an_unknown_receiver_or_channel_is_named(tmp_path: Path) -> None:
+    for wrong, named in (("teams: {url_file: x}", "teams"), ("slack: {webhook_file: x, channel: general}", "channel")):
+        with pytest.raises(SettingsError, match=rf"receivers\.(slack\.)?{named}"):
+            load(tmp_path, f"config:\n  llm-observatory:receivers:\n    {wrong}\n")
+
+
+def test_maintenance_on_aws_is_in_utc(tmp_path: Path) -> None:
+    window = '  llm-observatory:maintenance: [{ days: [sun], opens: "01:00", closes: "03:00", timezone: %s }]\n'
+    load(tmp_path, PRODUCTION.read_text() + window % "UTC")
+    with pytest.raises(SettingsError, match="use UTC"):
+        load(tmp_path, PRODUCTION.read_text() + window % "Europe/Berlin")
+
+
 def test_the_pooler_accepts_as_many_sessions_as_settings_allow() -> None:
     template = Path(__file__).resolve().parents[2] / "observatory/nodes/templates/pgbouncer.ini.j2"
     assert f"max_client_conn = {POOLER_CLIENTS}\n" in template.read_text()
