@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
+from monitoring import JOBS
 from observatory.database import deploy, ensure_database, schedule_jobs
 from observatory.files.ownership import Owner
 from observatory.nodes import Paths
@@ -24,7 +26,9 @@ from observatory.nodes.programs.collector import SESSION_OPTIONS, Database, Logs
 from observatory.runtime import home_owners
 from observatory.settings import LocalSettings, Ports
 from observatory.waiting import wait_until
+from tests.support.balancer import running_balancer
 from tests.support.postgres import SETTINGS, PostgresServer, postgres_server
+from tests.support.sandboxes import start_unit
 
 MIGRATIONS = Path(__file__).resolve().parent.parent.parent / "migrations"
 DATABASE = "observatory"
@@ -396,6 +400,17 @@ def test_labels_are_escaped() -> None:
     query = Query(name="q", interval_s=5, run=lambda: {("timescaledb_x", (("a", 'back\\slash "quoted"\nline'),)): 1})
     query.measure()
     assert r'timescaledb_x{a="back\\slash \"quoted\"\nline"} 1' in exposition([query])
+
+
+def test_prometheus_gets_it_through_the_balancer_also_while_postgresql_is_down(rootfs: Path, tmp_path: Path) -> None:
+    [job] = [job for job in JOBS if job.name == "collector"]
+    with running_balancer(rootfs, tmp_path, {"blue": 1, "green": 1}) as balancer:
+        start_unit(balancer.sandbox, collector(LocalSettings(ports=balancer.ports), Paths()))
+        url = f"https://127.0.0.1:{balancer.ports.balancer_stats}{job.path}"
+        shown = httpx.get(url, verify=balancer.client.context()).raise_for_status().text.splitlines()
+    successes = {line for line in shown if line.startswith("storage_collector_success")}
+    names = ("aggregates", "auth_failures", "checksums", "chunks", "jobs", "plaintext_sessions")
+    assert successes == {f'storage_collector_success{{query="{name}"}} 0' for name in names}
 
 
 class UnixConnection(http.client.HTTPConnection):
