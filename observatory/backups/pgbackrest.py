@@ -7,6 +7,7 @@ Implements `observatory.backups.tool`. `observatory.nodes.pgbackrest` configures
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from observatory.backups.tool import (
     BackupType,
     OtherDatabaseError,
     RepositoryUnreadableError,
+    RepositoryUnwritableError,
 )
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import (
@@ -58,6 +60,7 @@ OTHER_BACKUP = (
     "If a file is damaged, another repository or an earlier backup may be sound: `observatory backup list` shows them, "
     "and `observatory backup verify --contents` names damaged files."
 )
+LEAST_FREE_BYTES = 32 << 20  # two WAL segments
 QUERY_TIMEOUT_S = 60  # of commands that copy no data
 LAST_LINES = 10
 GIVE_UP = "move {what} away and run `observatory up`, which makes a new repository with a full backup."
@@ -103,7 +106,12 @@ class PgBackRest:
 
     def backup(self, kind: BackupType, *, repository: int, timeout: float | None = None) -> Backup:
         """Make a backup and return it; a full one where there is none to build on. Then earlier ones may expire."""
-        output = self._run("backup", f"--type={_TYPES[kind]}", repository=repository, timeout=timeout)
+        self._check_writable(repository)  # pgBackRest would wait for WAL that cannot be archived
+        try:
+            output = self._run("backup", f"--type={_TYPES[kind]}", repository=repository, timeout=timeout)
+        except BackupError:
+            self._check_writable(repository)
+            raise
         label = next(iter(re.findall(r"new backup label = (\S+)", output)), None)
         backup = next((each for each in self.info(repository) if each.label == label), None)
         if backup is None:
@@ -119,6 +127,29 @@ class PgBackRest:
             )
         self.expire(repository)
         return backup
+
+    def _check_writable(self, number: int) -> None:
+        """Check that a repository's disk is neither read-only nor full.
+
+        Raises:
+            RepositoryUnwritableError: it is.
+        """
+        self.node(number)
+        place = self.place(number)
+        if not place.is_dir():
+            return  # pgBackRest's error says more
+        disk = os.statvfs(place)
+        free = disk.f_bavail * disk.f_frsize
+        if disk.f_flag & os.ST_RDONLY:
+            raise RepositoryUnwritableError(
+                f"backup repository {number} ({place}) is read-only",
+                remedy="Mount it with write access. Until then WAL waits: see `observatory status`.",
+            )
+        if free < LEAST_FREE_BYTES:
+            raise RepositoryUnwritableError(
+                f"backup repository {number} ({place}) is full: its disk has {free / 2**20:.1f} MiB left",
+                remedy="Free space on the disk, or enlarge it. Until then WAL waits: see `observatory status`.",
+            )
 
     def restore(self, label: str, *, repository: int, directory: str) -> None:
         """Copy the files of a backup into an empty directory, a path of the sandbox."""

@@ -34,6 +34,10 @@ class RepositoryUnreadableError(BackupError):
     """The repository cannot be read; nothing was changed."""
 
 
+class RepositoryUnwritableError(BackupError):
+    """The repository is full or read-only; earlier backups are kept."""
+
+
 class OtherDatabaseError(BackupError):
     """The repository has the backups of another database; nothing was changed."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +18,7 @@ from observatory.backups.repository_places import MARK, RepositoryPlaceError, ch
 from observatory.backups.restored import restored_instance
 from observatory.backups.scratch import scratch_directory
 from observatory.backups.target import RecoveryTarget
-from observatory.backups.tool import BackupType
+from observatory.backups.tool import BackupType, RepositoryUnwritableError
 from observatory.errors import REFUSED
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import outside_repository, repository
@@ -104,6 +106,26 @@ def test_backups_wal_and_restores_use_a_repository_outside_of_the_home(server: A
         with instance.connect() as connection:
             assert connection.execute("SELECT count(*) > 0 FROM written").fetchone() == (True,)
     assert not (outside / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("disk", "message"), [((0, 0), "is full: its disk has 0.0 MiB left"), ((2**20, os.ST_RDONLY), "is read-only")]
+)
+def test_a_full_or_read_only_repository_is_named_at_once_and_the_other_gets_its_backup(
+    server: ArchivingServer, monkeypatch: pytest.MonkeyPatch, disk: tuple[int, int], message: str
+) -> None:
+    outside, (free, flags) = server.tool.place(2), disk
+    real = os.statvfs
+
+    def statvfs(path: Path) -> object:
+        if Path(path) == outside:
+            return SimpleNamespace(f_bavail=free, f_frsize=4096, f_flag=flags)
+        return real(path)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    with pytest.raises(RepositoryUnwritableError, match=re.escape(f"backup repository 2 ({outside}) {message}")):
+        server.tool.backup(BackupType.FULL, repository=2)
+    assert server.tool.backup(BackupType.INCREMENTAL, repository=1)
 
 
 def test_a_repository_whose_disk_is_gone_does_not_keep_the_server_down(server: ArchivingServer, outside: Path) -> None:
