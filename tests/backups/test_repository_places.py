@@ -125,7 +125,7 @@ def test_a_full_or_read_only_repository_is_named_at_once_and_the_other_gets_its_
     monkeypatch.setattr(os, "statvfs", statvfs)
     with pytest.raises(RepositoryUnwritableError, match=re.escape(f"backup repository 2 ({outside}) {message}")):
         server.tool.backup(BackupType.FULL, repository=2)
-    assert server.tool.backup(BackupType.INCREMENTAL, repository=1)
+    assert server.tool.backup(BackupType.INCREMENTAL, repository=1).repository == 1
 
 
 def test_a_repository_whose_disk_is_gone_does_not_keep_the_server_down(server: ArchivingServer, outside: Path) -> None:
