@@ -26,7 +26,7 @@ from monitoring.notification_templates import email_content, inline, pagerduty_c
 from monitoring.prometheus_operator import content
 from observatory.nodes.alertmanager import maintenance_windows
 from observatory.nodes.daemons import scrapes
-from observatory.nodes.prometheus import Scrape
+from observatory.nodes.prometheus import Scrape, thresholds
 from observatory.settings import FLEETS, PROJECT, AwsSettings, FleetName
 from observatory.settings.aws import Receivers, SecretKey
 
@@ -56,6 +56,7 @@ class Monitoring(pulumi.ComponentResource):
             stack=args.stack,
             runbooks=cluster.runbooks_url,
             dashboards=cluster.dashboards_url,
+            thresholds=thresholds(args.settings),
             platform="aws",
             jobs=tuple(scrape.job for scrape in jobs),
         )

@@ -13,6 +13,7 @@ from monitoring.registry import ALERTS
 from monitoring.rules import rule_file, rule_tests
 from monitoring.runbooks import runbook_pages
 from monitoring.scrape_jobs import JOBS, Job, Platform, jobs_of
+from monitoring.thresholds import Thresholds
 
 __all__ = [
     "ALERTS",
@@ -26,6 +27,7 @@ __all__ = [
     "Scenario",
     "Scope",
     "Step",
+    "Thresholds",
     "alertmanager_config",
     "alertmanager_file",
     "jobs_of",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from monitoring.model import CATEGORIES, Alert, Category, Scope
-from monitoring.recording import recording_rules
+from monitoring.recording import all_recordings
 from monitoring.registry import ALERTS
 
 _SCOPE = Scope(stack="local", runbooks="")
@@ -24,7 +24,7 @@ def alert_index() -> str:
     promised = sum(alert.category != "platform" for alert in ALERTS)
     tables = "\n\n".join(_table(category) for category in CATEGORIES)
     recordings = "\n".join(
-        f"| `{name}` | `{' '.join(rule.split())}` |" for name, rule in recording_rules(_SCOPE).items()
+        f"| `{name}` | `{' '.join(rule.split())}` |" for name, rule in all_recordings(_SCOPE).items()
     )
     return f"""\
 # Alerts

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from monitoring.model import CATEGORIES, Alert, Firing, Scenario, Scope
-from monitoring.recording import recording_rules
+from monitoring.recording import all_recordings
 from monitoring.registry import ALERTS
 
 TEST_SCOPE = Scope(stack="test", runbooks="http://runbooks.test", dashboards="http://dashboards.test")
@@ -16,7 +16,7 @@ TEST_SCOPE = Scope(stack="test", runbooks="http://runbooks.test", dashboards="ht
 
 def rule_file(scope: Scope) -> str:
     """Return the rule file of a stack as YAML: one group of recording rules, and one for each category of alerts."""
-    recordings = [{"record": name, "expr": expression} for name, expression in recording_rules(scope).items()]
+    recordings = [{"record": name, "expr": expression} for name, expression in all_recordings(scope).items()]
     groups = [{"name": "storage.recordings", "rules": recordings}]
     for category in CATEGORIES:
         rules = [alert_rule(alert, scope) for alert in ALERTS if alert.category == category]

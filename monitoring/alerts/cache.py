@@ -125,7 +125,7 @@ MEMORY_HIGH = Alert(
         Scenario(
             name="no more than 100 keys are removed in five minutes",
             interval="15s",
-            series=_memory("940x80", evicted="0+5x80"),
+            series={**_memory("940x80", evicted="0+5x80"), _SERIES.format("evicted_keys_total", "two"): "0+50x80"},
             quiet=("10m",),
         ),
         Scenario(
@@ -205,7 +205,13 @@ HIT_RATE_LOW = Alert(
             quiet=("30m",),
         ),
         Scenario(
-            name="105 lookups are enough",
+            name="100 lookups are enough",
+            interval="1m",
+            series=_lookups("0x60", "0x20 100x40"),
+            fires=(_low("30m", "0%"),),
+        ),
+        Scenario(
+            name="some more lookups",
             interval="1m",
             series=_lookups("0x40", "0+6.8x40"),
             fires=(_low("30m", "0%"),),

@@ -26,8 +26,8 @@ def _disk_below(percent: Callable[[Scope], int], limit: int) -> Callable[[Scope]
     def expression(scope: Scope) -> str:
         available = f"last_over_time({scope.select('node_filesystem_avail_bytes')}[{BRIDGE}])"
         size = f"last_over_time({scope.select('node_filesystem_size_bytes')}[{BRIDGE}])"
-        low = f"{available} / {size} < {percent(scope) / 100:g}"
-        return low if scope.platform == "aws" else f"{low}\nand {available} < {limit}"
+        low = available if scope.platform == "aws" else f"({available} < {limit})"
+        return f"{low} / {size} < {percent(scope) / 100:g}"
 
     return expression
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from monitoring import Job, Scope, rule_file
+from monitoring import Job, Scope, Thresholds, rule_file
 from observatory.nodes.alertmanager import runbooks_url
 from observatory.nodes.storage import labelled
 from observatory.nodes.unit import Paths, Unit
@@ -53,7 +53,12 @@ def prometheus(
     port, web = settings.ports.prometheus, WebAccess(name="prometheus", paths=paths)
     directory = f"{paths.config}/prometheus"
     rules = f"{directory}/rules.yaml"
-    scope = Scope(stack=stack, runbooks=runbooks_url(settings), jobs=tuple(scrape.job for scrape in scrapes))
+    scope = Scope(
+        stack=stack,
+        runbooks=runbooks_url(settings),
+        thresholds=thresholds(settings),
+        jobs=tuple(scrape.job for scrape in scrapes),
+    )
     config = {
         "global": {"scrape_interval": INTERVAL, "scrape_timeout": "4s", "evaluation_interval": INTERVAL},
         "rule_files": [rules],
@@ -92,6 +97,11 @@ def prometheus(
         reload_signal="HUP",
         stop_seconds=30,
     )
+
+
+def thresholds(settings: StackSettings) -> Thresholds:
+    """Return the thresholds of a stack's alerts."""
+    return Thresholds(**settings.alerts.model_dump())
 
 
 def _scrape(scrape: Scrape, stack: str, targets: list[dict[str, Any]], paths: Paths) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from observatory.settings.aws import AwsSettings as AwsSettings
 from observatory.settings.aws import architecture_of as architecture_of
 from observatory.settings.base import FLEETS as FLEETS
 from observatory.settings.base import MAX_START_SECONDS as MAX_START_SECONDS
+from observatory.settings.base import Alerts as Alerts
 from observatory.settings.base import Delivery as Delivery
 from observatory.settings.base import EmailNotices as EmailNotices
 from observatory.settings.base import FleetName as FleetName

@@ -309,6 +309,38 @@ class FirstRollout(Settings):
     active_fleet: FleetName = "blue"
 
 
+class Alerts(Settings):
+    """The thresholds of a stack's alerts; `monitoring.thresholds` says what each means.
+
+    A range leaves out values that are never reached, or always.
+    """
+
+    disk_critical_percent: Annotated[int, Field(ge=1, le=50)] = 15
+    disk_warning_percent: Annotated[int, Field(ge=2, le=80)] = 30
+    pool_wait_seconds: Annotated[int, Field(ge=1, le=9)] = 5  # pgBouncer ends a client after 10 s
+    backends_percent: Annotated[int, Field(ge=10, le=99)] = 85
+    idle_in_transaction_seconds: Annotated[int, Field(ge=10, le=290)] = 120  # PostgreSQL ends the session after 300 s
+    statement_seconds: Annotated[float, Field(ge=0.01, le=600)] = 2
+    transaction_seconds: Annotated[int, Field(ge=10, le=86_400)] = 600
+    write_latency_seconds: Annotated[float, Field(ge=0.001, le=5)] = 1  # the service measures up to 10 s
+    query_latency_seconds: Annotated[float, Field(ge=0.001, le=5)] = 1
+    replication_lag_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
+    job_overdue_seconds: Annotated[int, Field(ge=60, le=86_400)] = 900
+    compression_backlog_chunks: Annotated[int, Field(ge=0, le=1000)] = 2
+    aggregate_lag_seconds: Annotated[int, Field(ge=60, le=86_400)] = 900
+    database_growth_percent: Annotated[int, Field(ge=1, le=1000)] = 20
+    auth_failures: Annotated[int, Field(ge=0, le=10_000)] = 10
+
+    @model_validator(mode="after")
+    def _warning_comes_first(self) -> Self:
+        if self.disk_warning_percent <= self.disk_critical_percent:
+            raise ValueError(
+                f"disk_warning_percent is {self.disk_warning_percent}, expected more than disk_critical_percent "
+                f"({self.disk_critical_percent}): the warning comes before the page"
+            )
+        return self
+
+
 class SharedSettings(Settings):
     """The settings groups that stacks of every platform have.
 
@@ -322,3 +354,4 @@ class SharedSettings(Settings):
     delivery: Delivery = Delivery()
     notifications: Notifications = Notifications()
     maintenance: tuple[Window, ...] = ()
+    alerts: Alerts = Alerts()

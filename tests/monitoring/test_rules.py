@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monitoring import ALERTS, JOBS, Alert, Scenario, Scope, Step, rule_file, rule_tests, runbook_pages
+from monitoring import ALERTS, JOBS, Alert, Scenario, Scope, Step, Thresholds, rule_file, rule_tests, runbook_pages
 from monitoring.__main__ import DIRECTORY, INDEX
 from monitoring.alerts.availability import DATABASE_DOWN
 from monitoring.index import alert_index
 from monitoring.model import CATEGORIES, dashboard_uid
 from observatory.nodes import Paths
 from observatory.nodes.daemons import scrapes
-from observatory.nodes.prometheus import prometheus
+from observatory.nodes.prometheus import prometheus, thresholds
 from observatory.runtime import Sandbox
-from observatory.settings import FleetName, LocalSettings
+from observatory.settings import Alerts, FleetName, LocalSettings
 from tests.support.certificates import sandbox_certificate
 
 pytestmark = pytest.mark.slow
@@ -158,3 +158,37 @@ def test_name_that_is_not_camel_case_is_rejected(name: str) -> None:
 def test_runbooks_in_the_repository_are_up_to_date() -> None:
     """`python -m monitoring` writes them."""
     assert {file.stem: file.read_text() for file in DIRECTORY.glob("*.md")} == runbook_pages()
+
+
+def test_settings_have_a_threshold_each_with_the_same_default() -> None:
+    assert thresholds(LocalSettings()) == Thresholds()
+
+
+def test_a_threshold_of_a_stack_is_in_its_rules() -> None:
+    settings = LocalSettings(alerts=Alerts(write_latency_seconds=0.25, auth_failures=3))
+    unit = prometheus(settings, Paths(), stack="local", instances={}, scrapes=scrapes("local"))
+    (rules,) = (text for path, text in unit.files.items() if path.endswith("/rules.yaml"))
+    written = {
+        rule["alert"]: rule["expr"]
+        for group in yaml.safe_load(rules)["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+    assert "> 0.25\n" in written["StorageWriteLatencyHigh"]
+    assert written["StorageAuthFailures"].endswith("> 3")
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"disk_critical_percent": 0}, "greater than or equal to 1"),
+        ({"pool_wait_seconds": 10}, "less than or equal to 9"),
+        ({"idle_in_transaction_seconds": 300}, "less than or equal to 290"),
+        ({"write_latency_seconds": 11}, "less than or equal to 5"),
+        ({"disk_critical_percent": 30}, "expected more than disk_critical_percent"),
+        ({"disk_warning": 30}, "Extra inputs"),
+    ],
+)
+def test_a_threshold_out_of_its_range_is_refused(changed: dict[str, int], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Alerts.model_validate(changed)

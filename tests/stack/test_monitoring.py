@@ -18,7 +18,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from monitoring import ALERTS, JOBS, Scope
-from monitoring.recording import recording_rules
+from monitoring.recording import all_recordings, recording_rules, stack_recordings
 from observatory.database.connection import connect
 from observatory.files.sockets import short_path
 from observatory.operations.demonstration import spans
@@ -37,7 +37,7 @@ DEADLINE_S = 150
 SCOPE = Scope(stack="local", runbooks="")
 SELECTING = {
     **{alert.name: alert.expression(SCOPE) for alert in ALERTS},
-    **recording_rules(SCOPE),
+    **all_recordings(SCOPE),
     **gate_expressions("local", "blue"),
 }
 
@@ -151,6 +151,7 @@ def test_recording_rules_have_a_value_for_the_fleet_with_traffic(stack: Checkout
             return all(monitoring.query(f'{name}{{fleet="blue"}}') for name in recording_rules(SCOPE))
 
         wait(measured)
+    wait(lambda: all(monitoring.query(name) for name in stack_recordings(SCOPE)))
 
 
 def test_weights_are_read_from_the_running_balancer(stack: Checkout, monitoring: Monitoring) -> None:
