@@ -37,14 +37,17 @@ def rule_tests() -> tuple[dict[str, str], tuple[str, ...]]:
     return {name: _yaml(document) for name, document in files.items()}, tests
 
 
-def alert_tests(alert: Alert, rules: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the files with an alert's scenarios, and with the rules that they test; all rules must behave alike."""
+def alert_tests(alert: Alert, rules: Sequence[dict[str, Any]], *, file: str = "") -> dict[str, dict[str, Any]]:
+    """Return the files with an alert's scenarios, and with the rules that they test; all rules must behave alike.
+
+    `file` is the beginning of their names; by default the alert's name.
+    """
     names = [rule["alert"] for rule in rules]
-    rule_name = f"{alert.name}.rules.yaml"
+    rule_name = f"{file or alert.name}.rules.yaml"
     return {
         rule_name: {"groups": [{"name": alert.name, "rules": list(rules)}]},
         **{
-            f"{alert.name}.{interval}.yaml": {
+            f"{file or alert.name}.{interval}.yaml": {
                 "rule_files": [rule_name],
                 "evaluation_interval": interval,
                 "tests": [

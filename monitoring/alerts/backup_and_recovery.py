@@ -7,9 +7,9 @@ reads. pgbackrest_exporter opens each repository every minute.
 from __future__ import annotations
 
 from monitoring.alerts import escalation
+from monitoring.alerts.scenarios import BRIDGE, gauge, vanishing
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 
-BRIDGE = "1m"  # how long the last value of a series is used when scrapes fail
 MAX_AGE_S = 93_600  # a backup a day, and two hours for it to finish
 FAILURES = "2m"  # PostgreSQL waits a minute after three failed attempts
 
@@ -83,6 +83,16 @@ ARCHIVE_GAP = Alert(
     ),
     fault="Remove an archived WAL segment.",
     scenarios=(
+        *gauge(
+            'observatory_archive_gaps{stack="test",job="node",repository="1"}',
+            at=0,
+            beyond=1,
+            pending=360,
+            interval=15,
+            labels={"repository": "1"},
+            description="The check of the WAL archive in repository 1 has 1 findings.",
+            others={'observatory_archive_gaps{stack="test",job="node",repository="2"}': "0x200"},
+        ),
         Scenario(
             name="a segment is removed and a full backup follows",
             interval="1m",
@@ -143,6 +153,14 @@ BACKUP_DAMAGED = Alert(
     ),
     fault="Change a byte in a table's file and make a full backup.",
     scenarios=(
+        *gauge(
+            'observatory_backups_damaged{stack="test",job="node",repository="1"}',
+            at=0,
+            beyond=1,
+            labels={"repository": "1"},
+            description="The check of the backups in repository 1 has 1 findings.",
+            others={'observatory_backups_damaged{stack="test",job="node",repository="2"}': "0x200"},
+        ),
         Scenario(
             name="a damaged backup, then a sound one",
             interval="1m",
@@ -158,6 +176,9 @@ BACKUP_DAMAGED = Alert(
         ),
     ),
 )
+
+_STATUS = 'pgbackrest_repo_status{{stack="test",job="pgbackrest",repo_key="{}",cipher="a"}}'
+_COMPLETED = 'observatory_backup_last_completion_timestamp_seconds{{stack="test",job="node",repository="{}"}}'
 
 BACKUP_STALE = Alert(
     name="StorageBackupStale",
@@ -198,6 +219,36 @@ BACKUP_STALE = Alert(
     ),
     fault="Move a repository's directory away.",
     scenarios=(
+        *gauge(
+            _STATUS.format("2"),
+            at=0,
+            beyond=1,
+            pending=120,
+            labels={"repository": "2", "state": "cannot be used"},
+            description="Backup repository 2 cannot be used (value 1).",
+            others={_STATUS.format("1"): "0x200", _COMPLETED.format("1"): "0x200"},
+        ),
+        vanishing(
+            _COMPLETED.format("1"),
+            beyond=-100_000,
+            pending=120,
+            labels={"repository": "1", "state": "has no backup of the last 26 hours"},
+            description="Backup repository 1 has no backup of the last 26 hours (value 100.2k).",
+            others={_COMPLETED.format("2"): "0x200"},
+        ),
+        Scenario(
+            name="the newest backup is 26 hours old",
+            interval="15s",
+            series={_COMPLETED.format("1"): "-93000x60", _COMPLETED.format("2"): "0x60"},
+            quiet=("12m",),
+            fires=(
+                Firing(
+                    at="12m15s",
+                    labels={"repository": "1", "state": "has no backup of the last 26 hours"},
+                    description="Backup repository 1 has no backup of the last 26 hours (value 93.73k).",
+                ),
+            ),
+        ),
         Scenario(
             name="a repository is unreachable, then back",
             interval="1m",
@@ -296,6 +347,16 @@ ARCHIVE_FAILING = Alert(
             fires=(Firing(at="10m", description="Archiving failed 8 times in two minutes; PostgreSQL keeps the WAL."),),
         ),
         Scenario(
+            name="one attempt fails in two minutes",
+            interval="15s",
+            series={'pg_stat_archiver_failed_count{stack="test",job="postgres",server="s"}': "0x20 0+0.125x60 7.5x40"},
+            quiet=("5m15s", "7m15s", "22m15s"),
+            fires=tuple(
+                Firing(at=at, description="Archiving failed 1 times in two minutes; PostgreSQL keeps the WAL.")
+                for at in ("7m30s", "20m15s")
+            ),
+        ),
+        Scenario(
             name="one attempt fails",
             interval="15s",
             series={'pg_stat_archiver_failed_count{stack="test",job="postgres",server="s"}': "0x20 3x40"},
@@ -314,6 +375,17 @@ def _drill_stale(scope: Scope) -> str:
     age = f"(time() - max by (stack) (last_over_time({proven}[{BRIDGE}])))"
     has_failed = f"max by (stack) (last_over_time({failed}[{BRIDGE}])) == 1"
     return f"{age} > {MAX_DRILL_AGE_S} or ({age} and {has_failed})"
+
+
+_PROVEN = 'observatory_restore_drill_proven_timestamp_seconds{stack="test",job="node"}'
+_DRILL_FAILED = 'observatory_restore_drill_failed{stack="test",job="node"}'
+
+
+def _drill(at: str, age: str) -> Firing:
+    return Firing(
+        at=at,
+        description=f"The newest state that a restore drill has proven is {age} old, or the last drill failed.",
+    )
 
 
 DRILL_STALE = Alert(
@@ -367,6 +439,36 @@ DRILL_STALE = Alert(
     ),
     fault="Remove an archived WAL segment and run `observatory backup restore-test`.",
     scenarios=(
+        Scenario(
+            name="a drill fails, and is repeated",
+            series={_PROVEN: "-1000x60", _DRILL_FAILED: "0x11 1x11 0x60"},
+            quiet=("55s", "2m"),
+            fires=(_drill("1m", "17m 40s"), _drill("115s", "18m 35s")),
+        ),
+        Scenario(
+            name="scrapes fail after a failed drill",
+            series={_PROVEN: "-1000x60", _DRILL_FAILED: "1x11 stale _x60"},
+            quiet=("125s",),
+            fires=(_drill("110s", "18m 30s"),),
+        ),
+        Scenario(
+            name="the time of the last drill is not scraped",
+            series={_PROVEN: "-1000x11 stale _x60", _DRILL_FAILED: "1x60"},
+            quiet=("125s",),
+            fires=(_drill("110s", "18m 30s"),),
+        ),
+        Scenario(
+            name="the last drill is eight days old",
+            series={_PROVEN: "-691100x60", _DRILL_FAILED: "0x60"},
+            quiet=("100s",),
+            fires=(_drill("105s", "8d 0h 0m 5s"),),
+        ),
+        Scenario(
+            name="scrapes fail after an old drill",
+            series={_PROVEN: "-691300x11 stale _x60", _DRILL_FAILED: "0x60"},
+            quiet=("125s",),
+            fires=(_drill("110s", "8d 0h 3m 30s"),),
+        ),
         Scenario(
             name="a drill fails and the next one passes",
             interval="1m",

@@ -138,6 +138,22 @@ DISK_FULL_IN_4_DAYS = Alert(
             fires=(_filling("5h10m", "26.6%"),),
         ),
         Scenario(
+            name="a filesystem is new, others are not",
+            interval="5m",
+            series=_disk("_x59 390-2x40"),
+            quiet=("8h",),
+        ),
+        Scenario(
+            name="other filesystems fill, and have enough free space",
+            interval="5m",
+            series={
+                **_disk("300x100"),
+                _FILESYSTEM.format("avail", "one", "/backup"): "900-1x100",
+                _FILESYSTEM.format("avail", "two", "/"): "900-1x100",
+            },
+            quiet=("8h",),
+        ),
+        Scenario(
             name="the filesystem is emptied",
             interval="5m",
             series=_disk("390-1x80 300x3 800x80"),

@@ -85,11 +85,37 @@ def _at(days: int, seconds: int = 0) -> str:
     return f"{days * DAY_S + seconds}+0x120"
 
 
+def _threshold(kind: str, days: int) -> tuple[Scenario, ...]:
+    """Return scenarios of a certificate that is renewed, and of one whose expiry is not scraped for a while."""
+
+    def fires(at: str, left: str) -> Firing:
+        return Firing(at=at, labels={"name": "one"}, description=f"one expires in {left}.")
+
+    limit = days * DAY_S
+    return (
+        Scenario(
+            name=f"a certificate ({kind}) crosses the threshold and is renewed",
+            series={_series("one", kind): f"{limit + 60}x39 {limit * 20}x40", _series("other", "other"): "0x90"},
+            quiet=("120s", "200s"),
+            fires=(fires("125s", f"{days - 1}d 23h 58m 55s"), fires("195s", f"{days - 1}d 23h 57m 45s")),
+        ),
+        Scenario(
+            name=f"scrapes fail for fifteen minutes ({kind})",
+            interval="1m",
+            series={_series("one", kind): f"{DAY_S}x4 stale _x60"},
+            quiet=("21m",),
+            fires=(fires("18m", "23h 42m 0s"),),
+        ),
+    )
+
+
 EXPIRING = _alert(
     "StorageCertificateExpiring",
     severity="warning",
     days=WARNING_DAYS,
     scenarios=(
+        *_threshold("server", WARNING_DAYS),
+        *_threshold("authority", AUTHORITY_DAYS),
         Scenario(
             name="a certificate is below 21 days, others are above",
             series={
@@ -119,6 +145,7 @@ NEARLY_EXPIRED = _alert(
     severity="critical",
     days=CRITICAL_DAYS,
     scenarios=(
+        *_threshold("server", CRITICAL_DAYS),
         Scenario(
             name="a certificate is below seven days",
             series={_series("postgres", "server"): _at(CRITICAL_DAYS, 60), _series("etcd", "server"): _at(8)},

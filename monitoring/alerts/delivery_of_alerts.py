@@ -6,6 +6,7 @@ Watchdog and InfoInhibitor follow kube-prometheus.
 from __future__ import annotations
 
 from monitoring.alerts import escalation
+from monitoring.alerts.scenarios import burst, crossing
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 
 ESCALATION = "30m"
@@ -17,7 +18,7 @@ STEP = "0x10 1x20"  # a counter that increases by one after 50 s
 def _info_alone(scope: Scope) -> str:
     info = scope.select("ALERTS", 'severity="info"', 'alertstate="firing"')
     severe = scope.select("ALERTS", 'severity=~"warning|critical"', 'alertstate="firing"')
-    return f"max by (stack) ({info}) == 1 unless on (stack) max by (stack) ({severe}) == 1"
+    return f"max by (stack) ({info}) unless on (stack) max by (stack) ({severe})"
 
 
 def _unattended(scope: Scope) -> str:
@@ -47,6 +48,10 @@ def _reload_failed(scope: Scope) -> str:
     prometheus = scope.select("prometheus_config_last_reload_successful")
     alertmanager = scope.select("alertmanager_config_last_reload_successful")
     return f"{prometheus} == 0\nor {alertmanager} == 0"
+
+
+def _alert(name: str, severity: str, *, state: str = "firing") -> str:
+    return f'ALERTS{{stack="test",alertname="{name}",severity="{severity}",alertstate="{state}"}}'
 
 
 WATCHDOG = Alert(
@@ -106,6 +111,26 @@ INFO_INHIBITOR = Alert(
             fires=(Firing(at="30s", description="Only informational alerts fire on test (value 1)."),),
         ),
         Scenario(
+            name="a critical alert fires for a minute",
+            series={_alert("A", "info"): "1x60", _alert("B", "critical"): "_x12 1x12 stale"},
+            quiet=("70s", "115s"),
+            fires=(
+                Firing(at="55s", description="Only informational alerts fire on test (value 1)."),
+                Firing(at="135s", description="Only informational alerts fire on test (value 1)."),
+            ),
+        ),
+        Scenario(
+            name="a warning is pending",
+            series={_alert("A", "info"): "1x60", _alert("B", "warning", state="pending"): "1x60"},
+            fires=(Firing(at="30s", description="Only informational alerts fire on test (value 1)."),),
+        ),
+        Scenario(
+            name="an informational alert is pending",
+            series={_alert("A", "info", state="pending"): "1x60"},
+            quiet=("30s",),
+        ),
+        Scenario(name="only Watchdog fires", series={_alert("Watchdog", "none"): "1x60"}, quiet=("30s",)),
+        Scenario(
             name="a warning fires too",
             series={
                 'ALERTS{stack="test",alertname="A",severity="info",alertstate="firing"}': "1x60",
@@ -145,6 +170,21 @@ WARNING_UNATTENDED = Alert(
             series={'ALERTS{stack="test",alertname="B",severity="warning",alertstate="firing"}': "1x480"},
             quiet=("29m",),
             fires=(Firing(at="31m", labels={"escalated": "B"}, description="B still fires after 30 min (value 1)."),),
+        ),
+        Scenario(
+            name="a warning ends after 32 minutes; others are pending, critical or informational",
+            interval="30s",
+            series={
+                _alert("B", "warning"): "1x64 stale",
+                _alert("C", "warning", state="pending"): "1x80",
+                _alert("D", "critical"): "1x80",
+                _alert("E", "info"): "1x80",
+            },
+            quiet=("29m30s", "32m30s"),
+            fires=tuple(
+                Firing(at=at, labels={"escalated": "B"}, description="B still fires after 30 min (value 1).")
+                for at in ("30m", "32m")
+            ),
         ),
         Scenario(
             name="a warning of a fleet that also rolls back fires for more than 30 minutes",
@@ -187,6 +227,12 @@ RULES_FAILING = Alert(
     ),
     fault="Add a rule with a many-to-many match.",
     scenarios=(
+        burst(
+            'prometheus_rule_evaluation_failures_total{stack="test",rule_group="g"}',
+            labels={"rule_group": "g"},
+            description="Group g failed 1 times in 5 min.",
+            others={'prometheus_rule_evaluation_failures_total{stack="test",rule_group="h"}': "0x100"},
+        ),
         Scenario(
             name="the evaluation of a group fails",
             series={'prometheus_rule_evaluation_failures_total{stack="test",rule_group="g"}': STEP},
@@ -223,6 +269,19 @@ NOTIFICATIONS_FAILING = Alert(
     ),
     fault="Stop the receiver.",
     scenarios=(
+        burst(
+            (
+                'alertmanager_notifications_failed_total{stack="test",job="alertmanager",integration="slack",'
+                'receiver_name="slack"}'
+            ),
+            labels={"job": "alertmanager", "integration": "slack", "receiver_name": "slack"},
+            description="alertmanager to slack of the receiver slack lost 1 notifications in 5 min.",
+        ),
+        burst(
+            'prometheus_notifications_errors_total{stack="test",job="prometheus"}',
+            labels={"job": "prometheus"},
+            description="prometheus lost 1 notifications in 5 min.",
+        ),
         Scenario(
             name="a receiver rejects notifications",
             series={
@@ -283,6 +342,18 @@ RELOAD_FAILED = Alert(
     ),
     fault="Write a rule file that is not YAML, and send SIGHUP.",
     scenarios=(
+        *(
+            crossing(
+                f'{job}_config_last_reload_successful{{stack="test",job="{job}"}}',
+                at=1,
+                beyond=0,
+                pending=60,
+                labels={"job": job},
+                description=f"{job} refused its new configuration (value 0).",
+                others={f'{other}_config_last_reload_successful{{stack="test",job="{other}"}}': "1x200"},
+            )
+            for job, other in (("prometheus", "alertmanager"), ("alertmanager", "prometheus"))
+        ),
         Scenario(
             name="Prometheus rejects its configuration",
             series={'prometheus_config_last_reload_successful{stack="test",job="prometheus"}': "1x5 0x40"},

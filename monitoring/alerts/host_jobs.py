@@ -7,9 +7,9 @@ its failure until it succeeds, and the heartbeat of a stopped scheduler grows ol
 from __future__ import annotations
 
 from monitoring.alerts import escalation
+from monitoring.alerts.scenarios import BRIDGE, gauge
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 
-BRIDGE = "1m"  # how long the last value of a series is used when scrapes fail
 MAX_HEARTBEAT_AGE_S = 120  # the scheduler writes a heartbeat every 15 s
 
 
@@ -22,6 +22,8 @@ def _scheduler_down(scope: Scope) -> str:
     heartbeat = scope.select("observatory_scheduler_heartbeat_timestamp_seconds")
     return f"time() - max by (stack) (last_over_time({heartbeat}[{BRIDGE}])) > {MAX_HEARTBEAT_AGE_S}"
 
+
+_HEARTBEAT = 'observatory_scheduler_heartbeat_timestamp_seconds{stack="test",job="node"}'
 
 JOB_FAILED = Alert(
     name="ObservatoryJobFailed",
@@ -49,6 +51,14 @@ JOB_FAILED = Alert(
     ),
     fault="Remove the backup repository and run the backup.",
     scenarios=(
+        *gauge(
+            'observatory_job_failed{stack="test",job="node",name="backup-full"}',
+            at=0,
+            beyond=1,
+            labels={"name": "backup-full"},
+            description="The last run of backup-full failed (value 1).",
+            others={'observatory_job_failed{stack="test",job="node",name="log-rotation"}': "0x200"},
+        ),
         Scenario(
             name="a backup fails",
             series={
@@ -89,6 +99,21 @@ SCHEDULER_DOWN = Alert(
     ),
     fault="Kill the scheduler and the watcher at once.",
     scenarios=(
+        Scenario(
+            name="the scheduler stops for four minutes",
+            series={_HEARTBEAT: "0+5x12 60x40 300x40"},
+            quiet=("240s", "270s"),
+            fires=(
+                Firing(at="245s", description="The scheduler has not said for 3m 5s that it lives."),
+                Firing(at="265s", description="The scheduler has not said for 3m 25s that it lives."),
+            ),
+        ),
+        Scenario(
+            name="scrapes fail after the scheduler has stopped",
+            series={_HEARTBEAT: "0x59 stale _x60"},
+            quiet=("365s",),
+            fires=(Firing(at="350s", description="The scheduler has not said for 5m 50s that it lives."),),
+        ),
         Scenario(
             name="the scheduler stops after a minute",
             series={

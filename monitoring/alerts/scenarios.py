@@ -118,3 +118,16 @@ def gauge(
             others=others,
         ),
     )
+
+
+def burst(
+    series: str, *, description: str, labels: Mapping[str, str] | None = None, others: Mapping[str, str] | None = None
+) -> Scenario:
+    """Return a scenario in which a counter increases by one: the alert fires for five minutes."""
+    return Scenario(
+        name="the counter increases once",
+        interval="15s",
+        series={series: "0x20 1x60", **(others or {})},
+        quiet=("5m", "10m15s"),
+        fires=tuple(Firing(at=at, labels=labels or {}, description=description) for at in ("5m15s", "10m")),
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from monitoring.alerts import escalation
 from monitoring.alerts.commands import UP
-from monitoring.alerts.scenarios import BRIDGE
+from monitoring.alerts.scenarios import BRIDGE, vanishing
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 
 MAX_HEARTBEAT_AGE_S = 30  # the watcher writes a heartbeat every 5 s
@@ -61,6 +61,49 @@ SUPERVISOR_DOWN = Alert(
     ),
     fault="Kill the supervisor; then the watcher and the scheduler at once.",
     scenarios=(
+        vanishing(
+            'observatory_supervisor_up{stack="test",job="node"}',
+            beyond=0,
+            labels={"state": "does not run"},
+            description="The supervisor of test does not run (0).",
+        ),
+        vanishing(
+            'observatory_supervisor_last_death_timestamp_seconds{stack="test",job="node"}',
+            beyond=0,
+            labels={"state": "had died and was restarted"},
+            description="The supervisor of test had died and was restarted (110).",
+        ),
+        vanishing(
+            'observatory_watcher_heartbeat_timestamp_seconds{stack="test",job="node"}',
+            beyond=-10,
+            labels={"state": "is not watched"},
+            description="The supervisor of test is not watched (120).",
+        ),
+        Scenario(
+            name="the watcher is silent for 31 s",
+            interval="1s",
+            series={'observatory_watcher_heartbeat_timestamp_seconds{stack="test",job="node"}': "0+1x60 60x60"},
+            quiet=("90s",),
+            fires=(
+                Firing(
+                    at="91s",
+                    labels={"state": "is not watched"},
+                    description="The supervisor of test is not watched (31).",
+                ),
+            ),
+        ),
+        Scenario(
+            name="the supervisor was restarted five minutes ago",
+            series={'observatory_supervisor_last_death_timestamp_seconds{stack="test",job="node"}': "60x90"},
+            quiet=("6m",),
+            fires=(
+                Firing(
+                    at="355s",
+                    labels={"state": "had died and was restarted"},
+                    description="The supervisor of test had died and was restarted (295).",
+                ),
+            ),
+        ),
         Scenario(
             name="the supervisor does not start again",
             series={'observatory_supervisor_up{stack="test",job="node"}': "1x6 0x30"},

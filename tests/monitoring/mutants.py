@@ -32,6 +32,7 @@ OPERATORS = {"/": ("*",), "*": ("/",), "-": ("+",), "+": ("-",), "and": ("unless
 NEGATED = {"Equal": "!=", "NotEqual": "=", "Re": "!~", "NotRe": "=~"}
 SPELLED = {"Equal": "=", "NotEqual": "!=", "Re": "=~", "NotRe": "!~"}
 UNCHANGED = "unchanged"
+REPLACED = ("alertname", "severity", "component", "category")  # by the labels of the rule itself
 SHARE = 0.05  # by which a threshold changes
 _FAILED = re.compile(r"alertname: (\w+), time")
 _ERROR = re.compile(r"rule: (\w+), time")
@@ -51,6 +52,11 @@ class Mutant:
         """The name of its rule."""
         return f"{self.alert.name}__{self.number}"
 
+    @property
+    def file(self) -> str:
+        """The name of its file: a rule that reads which alerts fire must not read other mutants."""
+        return self.name if "ALERTS" in self.rule["expr"] else self.alert.name
+
 
 def mutants(alert: Alert) -> list[Mutant]:
     """Return all mutants of an alert's rule, and first the rule itself, which its scenarios must accept."""
@@ -63,7 +69,8 @@ def mutants(alert: Alert) -> list[Mutant]:
 
 
 def _periods(rule: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
-    for key in ("for", "keep_firing_for"):
+    always = "{" not in rule["expr"]  # an alert without a selector never ends
+    for key in ("for",) if always else ("for", "keep_firing_for"):
         for seconds in (60,) if rule[key] == "0s" else _durations(promql.parse_duration(rule[key])):
             yield f"{key}: {rule[key]} -> {seconds}s", {key: f"{seconds}s"}
 
@@ -202,13 +209,15 @@ def _aggregate(node: Any) -> Iterator[str]:
     if not node.modifier:
         return
     kind = "by" if str(node.modifier.type).endswith("By") else "without"
-    for labels in _fewer(node.modifier.labels):
+    replaced = () if kind == "by" else REPLACED
+    for labels in _fewer(node.modifier.labels, replaced):
         yield f"{node.op} {kind} ({','.join(labels)}) ({node.expr.prettify()})"
 
 
-def _fewer(labels: Sequence[str]) -> Iterator[list[str]]:
+def _fewer(labels: Sequence[str], replaced: Sequence[str] = ()) -> Iterator[list[str]]:
     """Yield the labels without each one; all series of a stack have the same label `stack`, and the rule sets it."""
-    yield from ([other for other in labels if other != label] for label in labels if label != "stack")
+    kept = ("stack", *replaced)
+    yield from ([other for other in labels if other != label] for label in labels if label not in kept)
 
 
 def surviving(sandbox: Sandbox, tested: Sequence[Mutant]) -> list[Mutant]:
@@ -230,11 +239,14 @@ def surviving(sandbox: Sandbox, tested: Sequence[Mutant]) -> list[Mutant]:
 
 def _run(sandbox: Sandbox, tested: Sequence[Mutant]) -> str:
     """Run the scenarios of each mutant's alert, in one promtool for all, and return its report."""
-    alerts = {mutant.alert.name: mutant.alert for mutant in tested}
+    together: dict[str, list[Mutant]] = {}
+    for mutant in tested:
+        together.setdefault(mutant.file, []).append(mutant)
     paths = []
-    for alert in alerts.values():
-        rules = [{**mutant.rule, "alert": mutant.name} for mutant in tested if mutant.alert is alert]
-        written = {name: _write(sandbox, name, document) for name, document in alert_tests(alert, rules).items()}
+    for file, group in together.items():
+        rules = [{**mutant.rule, "alert": mutant.name} for mutant in group]
+        tests = alert_tests(group[0].alert, rules, file=file)
+        written = {name: _write(sandbox, name, document) for name, document in tests.items()}
         paths += [path for name, path in written.items() if not name.endswith(".rules.yaml")]
     done = sandbox.run(["/usr/bin/promtool", "test", "rules", *paths], check=False)
     return done.stdout + done.stderr
