@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 MARKUP = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 ATTRIBUTE = f"\"'><b onmouseover=alert(1)>{MARKUP}"
+UNBREAKABLE = "^" * 300
 NOW = datetime.now(UTC)
 POINTS = 30
 
@@ -59,7 +60,12 @@ def gate() -> dict[str, Any]:
 def hostile(fresh: Checkout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Served]:
     """A console of which every text that comes from outside contains markup."""
     common = {"deployment": "d1", "version": ATTRIBUTE, "target": "green", "source": "blue", "strategy": ATTRIBUTE}
-    events = {"start": {}, "gate": gate(), "rolled-back": {"reason": ATTRIBUTE}, ATTRIBUTE: {ATTRIBUTE: ATTRIBUTE}}
+    events = {
+        "start": {},
+        "gate": gate(),
+        "rolled-back": {"reason": ATTRIBUTE + UNBREAKABLE},
+        ATTRIBUTE: {ATTRIBUTE: ATTRIBUTE},
+    }
     entries = [
         Entry(id=str(number), at=NOW.timestamp(), actor=ATTRIBUTE, event=event, details={**common, **details})
         for number, (event, details) in enumerate(events.items())

@@ -64,8 +64,8 @@ def daemon_statuses(
     return [
         *rows,
         _supervisor_status(sandbox, running, versions.get("supervisor", "?")),
-        _host_status(WATCHER, __version__, watcher_pid(sandbox), ready=watcher_ready(sandbox)),
-        _host_status(GUARD, __version__, guard_pid(sandbox), ready=guard_ready(sandbox)),
+        _without_children(_host_status(WATCHER, __version__, watcher_pid(sandbox), ready=watcher_ready(sandbox))),
+        _without_children(_host_status(GUARD, __version__, guard_pid(sandbox), ready=guard_ready(sandbox))),
         _host_status(NAME, metadata.version("apscheduler"), scheduler_pid(sandbox), ready=scheduler_ready(sandbox)),
         replace(
             _host_status(CONSOLE, __version__, console_pid(sandbox), ready=console_ready(sandbox)),
@@ -164,6 +164,11 @@ def _host_status(name: str, version: str, pid: int | None, *, ready: bool) -> Da
     return DaemonStatus(
         name=name, address="-", version=version, pid=pid, health=health, memory_mb=process_memory_mb(pid)
     )
+
+
+def _without_children(status: DaemonStatus) -> DaemonStatus:
+    """Return the status of a process that starts others of the host again: those have rows of their own."""
+    return replace(status, memory_mb=_own_memory_mb(status.pid))
 
 
 def upstream_version(debian: str) -> str:
