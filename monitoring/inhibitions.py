@@ -55,6 +55,21 @@ INHIBITIONS = (
         targets=('alertname="StorageErrorBudgetSlowBurn"',),
         equal=("stack", "fleet"),
     ),
+    Inhibition(
+        source=('alertname="StoragePoolExhausted"',),
+        targets=('alertname="StoragePoolSaturated"',),
+        equal=("stack", "database", "user"),
+    ),
+    Inhibition(
+        source=('alertname="StorageDiskCritical"',),
+        targets=('alertname=~"StorageDiskWarning|StorageDiskFullIn4Days"',),
+        equal=("stack", "instance", "mountpoint"),
+    ),
+    Inhibition(
+        source=('alertname="StorageCacheDown"',),
+        targets=('alertname=~"StorageCacheMemoryHigh|StorageCacheHitRateLow"',),
+        equal=("stack", "instance"),
+    ),
     Inhibition(source=('alertname="InfoInhibitor"',), targets=('severity="info"',), equal=("stack",)),
 )
 

@@ -75,6 +75,10 @@ class Pager:
         alerts = self.http.get(f"{self.alertmanager}/api/v2/alerts").raise_for_status().json()
         return [each["labels"] for each in alerts if each["status"]["inhibitedBy"]]
 
+    def inhibited_by(self, label: str) -> list[tuple[str, str]]:
+        """Return (alert, value of a label) of each inhibited alert, sorted."""
+        return sorted((labels["alertname"], labels[label]) for labels in self.inhibited_alerts())
+
     def inhibited(self) -> set[tuple[str, str]]:
         """Return (alert, stack) of each inhibited alert."""
         return {(labels["alertname"], labels["stack"]) for labels in self.inhibited_alerts()}

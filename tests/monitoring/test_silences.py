@@ -126,8 +126,8 @@ def test_a_silence_of_a_warning_covers_its_escalation_and_no_other(pager: Pager,
         {**escalation, "escalated": "StorageConfigReloadFailed"},
         {**escalation, "alertname": "StorageNotificationsFailing"},
     )
-    until(pager.silenced, "the silences")
-    assert pager.silenced() == {("StorageInstanceDown", "green"), ("StorageWarningUnattended", "green")}
+    expected = {("StorageInstanceDown", "green"), ("StorageWarningUnattended", "green")}
+    until(lambda: pager.silenced() == expected, "the silences")
 
 
 @pytest.mark.parametrize("alert", NEVER)
