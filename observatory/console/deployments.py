@@ -106,13 +106,9 @@ def _outcome(found: operations.DeliveryReport, document: operations.Deployment |
 
 
 def _weights(found: operations.DeliveryReport) -> list[int]:
-    """Return the shares of the target that the recorded steps had, in the order in which they began."""
-    shares: list[int] = []
-    for entry in found.entries:
-        share = (entry.details.get("weights") or {}).get(found.target)
-        if entry.event == "shift" and share and share not in shares:
-            shares.append(share)
-    return shares
+    """Return the shares of the target at each step, which the start of a deployment has; none of a rolling update."""
+    started = next((entry for entry in found.entries if entry.event == "start"), None)
+    return list(started.details.get("weights") or ()) if started else []
 
 
 def _left(last: Entry) -> float | None:

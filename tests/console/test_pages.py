@@ -17,11 +17,13 @@ from observatory import operations
 from observatory.console import charts, text
 from observatory.console.pages import Pages
 from observatory.console.worker import Worker
+from observatory.documents.journal import entries
 from observatory.engines import embedded
 from observatory.runtime.ports import find_free_ports
 from tests.console.conftest import Served
 from tests.house.test_commands import called, problems
 from tests.support.checkout import Checkout
+from tests.support.upgrades import Recorded, recorded_releases
 from tests.support.waiting import until
 
 TEMPLATES = Path(console_package.__file__).parent / "templates"
@@ -107,6 +109,20 @@ def test_a_page_that_fails_is_an_answer(pages: Pages, monkeypatch: pytest.Monkey
     status, _, body = pages.answer("backups", {})
     assert status == 500
     assert b"&lt;b&gt;broken" in body
+
+
+@pytest.mark.parametrize("release", recorded_releases(), ids=lambda release: release.directory.name)
+def test_deployments_that_an_earlier_release_recorded_are_shown(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch, release: Recorded
+) -> None:
+    recorded = list(entries(release.directory / "state/rollout/local.journal.jsonl"))
+    monkeypatch.setattr("observatory.operations.delivery_report.list_audit", lambda *_, **__: recorded)
+    found = {entry.details["deployment"] for entry in recorded if "deployment" in entry.details}
+    assert len(found) > 1
+    for deployment in found:
+        page = shown(pages, f"deployments/{deployment}")
+        assert "Gates" in page
+        assert ('class="steps"' in page) is ("canary from" in page or "blue-green from" in page)
 
 
 def test_each_alert_has_a_runbook_page(pages: Pages) -> None:
