@@ -71,11 +71,11 @@ def refresh_paused(stack: Monitored) -> Iterator[None]:
 @contextlib.contextmanager
 def monitor_blinded(stack: Monitored) -> Iterator[None]:
     """Take the membership away that lets the collector see sessions."""
-    stack.superuser("REVOKE pg_monitor FROM monitor")
+    stack.superuser("REVOKE pg_monitor FROM monitor GRANTED BY provisioner")
     try:
         yield
     finally:
-        stack.superuser("GRANT pg_monitor TO monitor")
+        stack.superuser("GRANT pg_monitor TO monitor GRANTED BY provisioner")
 
 
 DATABASE = (
