@@ -22,7 +22,8 @@ NO_RECEIVER = "nobody"  # for InfoInhibitor, which only inhibits other alerts
 
 # Of the heartbeat. A receiver on the same machine gets it more often, and notices its end sooner.
 HEARTBEAT, LOCAL_HEARTBEAT = "1m", "10s"
-PAGE_TIMING = {"group_wait": "10s", "group_interval": "15s", "repeat_interval": "1h"}
+# A page is sent within `for` + 15 s: up to 5 s until the next evaluation, this wait, and the sending.
+PAGE_TIMING = {"group_wait": "5s", "group_interval": "15s", "repeat_interval": "1h"}
 WARNING_TIMING = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "4h"}
 ROLLBACK_TIMING = {"group_wait": "0s", "group_interval": "15s", "repeat_interval": "5m"}
 INFO_TIMING = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "24h"}
