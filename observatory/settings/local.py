@@ -67,7 +67,8 @@ class SlackReceiver(SlackNotices):
 class Receivers(Settings):
     """Receivers of alerts, beside the stack's own, which gets every alert. Secrets are in files, as in `notifications`.
 
-    `ticket` gets informational alerts, `heartbeat` one request every 10 to 20 s while monitoring works.
+    `slack` and `pagerduty` get critical alerts, `slack` and `email` warnings, `ticket` informational alerts, and
+    `heartbeat` one request every 10 to 20 s while monitoring works.
     """
 
     slack: SlackReceiver | None = None
@@ -75,6 +76,15 @@ class Receivers(Settings):
     email: EmailNotices | None = None
     ticket: WebhookNotices | None = None
     heartbeat: WebhookNotices | None = None
+
+    @model_validator(mode="after")
+    def _critical_alerts_are_delivered(self) -> Self:
+        others = [name for name in ("email", "ticket") if getattr(self, name)]
+        if others and not (self.slack or self.pagerduty):
+            raise ValueError(
+                f"{' and '.join(others)} would get no critical alert: set slack or pagerduty too, which get them"
+            )
+        return self
 
 
 class LocalSettings(SharedSettings):

@@ -57,6 +57,10 @@ def test_only_keys_of_the_projects_namespace_are_read(tmp_path: Path) -> None:
             ),
             "llm-observatory:notifications.email: a password requires TLS",
         ),
+        (
+            "  llm-observatory:receivers:\n    ticket: { url_file: t }\n",
+            "Pulumi.local.yaml:3: llm-observatory:receivers: ticket would get no critical alert: set slack or",
+        ),
         ("  llm-observatory:fleets:\n    size: 0\n", "expected at least 1 (given: 0)"),
         (
             "  llm-observatory:delivery:\n    gates:\n      saturation: 0.8\n      failures: 5\n",
