@@ -2,8 +2,8 @@
 
 Prometheus' alert Watchdog always fires. Alertmanager sends it to the stack's receiver every 10 to 20 s, and the
 receiver touches a file. If Prometheus, Alertmanager or the receiver has stopped, the file grows old. The notices go
-through the channels of the setting `notifications`; without them to the stack's own receiver. `observatory status`
-and `observatory verify` report it too.
+to Slack, PagerDuty and email of the setting `receivers`, and through the channels of `notifications` that are not set
+there; without them to the stack's own receiver. `observatory status` and `observatory verify` report it too.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def heartbeat_age(sandbox: Sandbox) -> float | None:
 
 
 def stack_channels(root: Path, stack: str) -> list[Channel]:
-    """Return the channels of a local stack's notices."""
+    """Return the channels of a local stack's notices about its monitoring."""
     # The watcher always runs and seldom sends a notice.
     from observatory.engines.stack_settings import load_settings  # noqa: PLC0415
     from observatory.nodes.alertmanager import receiver_url  # noqa: PLC0415
     from observatory.nodes.tls import MONITORING, authority_file, combined_file  # noqa: PLC0415
-    from observatory.notifications.configured import configured_channels, receiver_channels  # noqa: PLC0415
+    from observatory.notifications.configured import alert_channels, receiver_channels  # noqa: PLC0415
     from observatory.security.client_certificate import ClientCertificate  # noqa: PLC0415
     from observatory.workspace import Workspace  # noqa: PLC0415
 
@@ -54,7 +54,7 @@ def stack_channels(root: Path, stack: str) -> list[Channel]:
         certificate=host(combined_file(Paths(), MONITORING)), authority=host(authority_file(Paths()))
     )
     own = receiver_channels(receiver_url(settings), client)
-    return list((own | configured_channels(settings, workspace.root)).values())
+    return list((own | alert_channels(settings, workspace.root)).values())
 
 
 @dataclass(kw_only=True)

@@ -18,6 +18,7 @@ from observatory.delivery.deployment import deploy
 from observatory.delivery.errors import RolledBackError
 from observatory.documents.journal import FileJournal, entries
 from observatory.notifications import Channel, Email, Notifier, PagerDuty, Secret, Slack, Webhook
+from observatory.notifications.configured import alert_channels
 from observatory.notifications.notifier import ATTEMPTS
 from observatory.platforms import platform_of
 from observatory.progress import silent
@@ -290,3 +291,13 @@ def test_on_local_the_stacks_receiver_replaces_channels_that_are_not_set(tmp_pat
         json.dumps({"email": {"to": "a@b.example", "sender": "c@b.example", "smarthost": "mail.b.example:587"}})
     )
     assert names(LocalSettings(notifications=email)) == ["slack", "pagerduty", "webhook", "email"]
+
+
+def test_notices_about_monitoring_go_to_the_receivers_of_alerts(tmp_path: Path) -> None:
+    configured = """{
+        "notifications": {"slack": {"webhook_file": "deployments"}, "webhook": {"url_file": "hook"}},
+        "receivers": {"slack": {"channel": "#a", "webhook_file": "alerts"}, "pagerduty": {"routing_key_file": "key"}}
+    }"""
+    channels = alert_channels(LocalSettings.model_validate_json(configured), tmp_path)
+    assert set(channels) == {"slack", "pagerduty", "webhook"}
+    assert channels["slack"] == Slack(Secret(file=tmp_path / "alerts"))
