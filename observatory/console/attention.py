@@ -30,7 +30,8 @@ def notices(
     found = [Notice(level="warning", text=problem) for problem in problems]
     found += _of_alerts(rules)
     if status:
-        found += [*_of_daemons(status), *_of_jobs(status), *_of_secrets(status), *_of_data(status)]
+        found += [*_of_daemons(status), *_of_monitoring(status), *_of_jobs(status)]
+        found += [*_of_secrets(status), *_of_data(status)]
     return sorted(found, key=lambda notice: notice.level != "critical")
 
 
@@ -54,6 +55,13 @@ def _of_daemons(status: operations.Status) -> Iterator[Notice]:
         if not daemon.as_declared:
             command = f"observatory logs {daemon.name}"
             yield Notice(level="critical", text=f"{daemon.name} is {daemon.health}", command=command)
+
+
+def _of_monitoring(status: operations.Status) -> Iterator[Notice]:
+    if status.heartbeat_age is not None and status.monitoring_down:
+        silent = text.duration(status.heartbeat_age)
+        what = f"Monitoring is down: no heartbeat for {silent}, so alerts are not delivered"
+        yield Notice(level="critical", text=what, command="observatory up")
 
 
 def _of_jobs(status: operations.Status) -> Iterator[Notice]:
