@@ -207,7 +207,8 @@ BACKUP_STALE = Alert(
         remedy=(
             Step("Mount or reconnect the place of the repository. Its files must belong to the daemons' user."),
             Step(
-                "If a repository is lost, move its directory away. This makes a new one with a full backup:",
+                "If a repository is lost, move its directory away. If it is on another disk, name another empty "
+                "directory in `backups.repositories` instead. This makes a new one with a full backup:",
                 ("observatory up",),
             ),
             Step(
@@ -331,7 +332,8 @@ ARCHIVE_FAILING = Alert(
             ),
             Step("Never delete files in `pg_wal`."),
             Step(
-                "If a repository is lost for good, move its directory away. This makes a new one with a full backup:",
+                "If a repository is lost, move its directory away. If it is on another disk, name another empty "
+                "directory in `backups.repositories` instead. This makes a new one with a full backup:",
                 ("observatory up",),
             ),
         ),
