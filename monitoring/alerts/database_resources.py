@@ -216,6 +216,7 @@ def _pressure(
 ) -> Alert:
     """Return the alert on the pressure of one resource, which is a share of the time."""
     series = f'node_pressure_{metric}_seconds_total{{{{stack="test",job="node",instance="{{}}"}}}}'
+    who = "All tasks" if metric.endswith("stalled") else "Tasks"
     at, beyond = share * STEP_S, share * STEP_S + 0.125
     samples = pending // STEP_S + 30
     begins, ends = 41 * STEP_S + pending, (41 + samples) * STEP_S
@@ -225,7 +226,7 @@ def _pressure(
         return Firing(
             at=f"{time}s",
             labels={"instance": "one", "job": "node"},
-            description=f"Tasks of one waited for {resource} in {value * 100:.4g}% of the last 5 minutes.",
+            description=f"{who} of one waited for {resource} in {value * 100:.4g}% of the last 5 minutes.",
         )
 
     return Alert(
@@ -235,9 +236,9 @@ def _pressure(
         severity="warning",
         component="database",
         category="database-resources",
-        summary=f"Tasks wait for {resource}",
+        summary=f"{who} wait for {resource}",
         description=(
-            f"Tasks of {{{{ $labels.instance }}}} waited for {resource} in {{{{ $value | humanizePercentage }}}} "
+            f"{who} of {{{{ $labels.instance }}}} waited for {resource} in {{{{ $value | humanizePercentage }}}} "
             "of the last 5 minutes."
         ),
         runbook=runbook,
@@ -277,7 +278,7 @@ CPU_PRESSURE = _pressure(
 )
 IO_STALL = _pressure(
     "StorageIoStall",
-    resource="I/O, all at once,",
+    resource="I/O",
     metric="io_stalled",
     share=IO_SHARE,
     pending=60,
