@@ -33,7 +33,9 @@ Use this page to find an alert and its runbook. {promised} alerts in eleven cate
 {len(ALERTS) - promised} more the platform. [The registry](../monitoring/alerts) generates the rules, their tests,
 the runbooks and this page: `python -m monitoring` writes them. Thresholds are [settings](settings.md#alerts).
 
-**critical** pages at once, **warning** is for the next half hour and is escalated after it, **info** is a ticket.
+**critical** pages at once. **warning** is for the next half hour and is escalated after it. **info** is a ticket, sent
+while a warning or critical alert fires too. **none** is not about a fault. [alerting.md](alerting.md) has the routes.
+
 *Pending* is how long the condition holds before the alert fires. Alerts with *rollback* roll back a
 deployment that moves their fleet.
 
