@@ -139,7 +139,7 @@ def rollback(
     *,
     method: Annotated[
         Method,
-        typer.Option(help="blue-green: undo the last deployment; application: deploy --version; database."),
+        typer.Option(help="Undo the deployment, return to --version, or restore the database."),
     ],
     version: Annotated[str | None, typer.Option(help="Version to return to, with --method application.")] = None,
     to_time: Annotated[str | None, typer.Option(help="Time to restore the database to, with its time zone.")] = None,
@@ -161,7 +161,7 @@ def rollback(
 ) -> None:
     """Undo the last deployment, return to a version, or restore the database.
 
-    Works during a deployment too: the rollback takes over from it. One of the database needs its end.
+    During a deployment the rollback takes over from it. A rollback of the database is refused then.
     """
     workspace = operations.open_workspace(environment)
     given = DatabaseOptions(to_time=to_time, backup_file=backup_file, undo=undo)
