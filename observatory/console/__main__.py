@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from observatory.console.server import Console
 from observatory.console.worker import Worker
@@ -34,26 +35,34 @@ def serve(sandbox: Sandbox, root: Path, stack: str) -> None:
     links, worker = ConsoleLinks(console_links(workspace)), Worker(root, stack)
     links.remove()
     application = Console(links=links, worker=worker).application(port)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application,
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_graceful_shutdown=2,
-        )
-    )
+    server = uvicorn.Server(configuration(application))
     with socket.create_server(("127.0.0.1", port), backlog=CONNECTIONS) as listener:
         LOG.info("console of %s at http://127.0.0.1:%s/", stack, port)
         asyncio.run(_serve(server, listener, sandbox, worker))
     links.remove()
     LOG.info("stopped")
+
+
+def configuration(application: ASGIApp) -> uvicorn.Config:
+    """Return the configuration of the server.
+
+    It logs faults of the application only: every user of the machine can send invalid requests, and a line for each
+    would fill the disk of the stack.
+    """
+    return uvicorn.Config(
+        application,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=2,
+    )
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket, sandbox: Sandbox, worker: Worker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import httpx
 import pytest
 import uvicorn
 
+from observatory.console.__main__ import configuration
 from observatory.console.server import Console
 from observatory.console.worker import Worker
 from observatory.operations import ConsoleLinks
@@ -53,11 +55,9 @@ def served(links: Path, worker: Worker) -> Iterator[Served]:
     """Serve a console until the end of the block."""
     [port] = find_free_ports(1)
     made = Console(links=ConsoleLinks(links), worker=worker)
-    config = uvicorn.Config(
-        made.application(port), port=port, http="h11", ws="none", lifespan="off", log_config=None, proxy_headers=False
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    server = uvicorn.Server(configuration(made.application(port)))
+    sockets = [socket.create_server(("127.0.0.1", port))]
+    thread = threading.Thread(target=server.run, kwargs={"sockets": sockets})
     thread.start()
     try:
         until(lambda: server.started, "the console to listen")

@@ -103,6 +103,14 @@ def test_a_request_of_another_origin_is_refused_with_a_valid_cookie(console: Ser
             assert client.get(path, headers={"origin": origin}).status_code == 403
 
 
+def test_requests_of_strangers_write_no_log(console: Served, caplog: pytest.LogCaptureFixture) -> None:
+    for request in (b"\0\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: y\r\nConnection: upgrade\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", console.port), timeout=60) as connection:
+            connection.sendall(request)
+            assert connection.recv(9) == b"HTTP/1.1 "
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_the_console_accepts_no_request_that_could_change_anything(console: Served, method: str) -> None:
     with console.session() as (client, path):
