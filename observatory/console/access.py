@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 COOKIE = "observatory_console"
@@ -46,15 +46,24 @@ class Sessions:
             del self.opened[next(iter(self.opened))]
         return made
 
-    def find(self, path: str, secret: str) -> Session | None:
-        """Return the session of a path whose secret this is, None if there is none or it has ended."""
+    def find(self, path: str, *sent: str) -> Session | None:
+        """Return the session of a path whose secret is among these, None if there is none or it has ended."""
         found = self.opened.get(path)
-        if found is None or not hmac.compare_digest(found.secret.encode(), secret.encode()):
+        if found is None or not any(hmac.compare_digest(found.secret.encode(), each.encode()) for each in sent):
             return None
         if time.monotonic() >= found.ends:
             del self.opened[path]
             return None
         return found
+
+
+def sent_secrets(cookies: Iterable[str]) -> list[str]:
+    """Return each value of the console's cookie in headers `Cookie`.
+
+    There may be several: a server on another port of this machine can set a cookie of the same name for all paths.
+    """
+    pairs = (each.strip().partition("=") for header in cookies for each in header.split(";"))
+    return [value for name, _, value in pairs if name == COOKIE]
 
 
 def refusal(headers: Mapping[str, str], hosts: frozenset[str], *, host_headers: int) -> str | None:

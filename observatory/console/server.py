@@ -23,7 +23,7 @@ from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from observatory.console.access import COOKIE, SESSION_SECONDS, Sessions, refusal
+from observatory.console.access import COOKIE, SESSION_SECONDS, Sessions, refusal, sent_secrets
 from observatory.console.worker import Worker, WorkerError
 from observatory.operations import ConsoleLinks
 
@@ -129,7 +129,8 @@ class Console:
 
     async def page(self, request: Request) -> Response:
         """Return a page of the session whose path and cookie the request has."""
-        session = self.sessions.find(request.path_params["session"], request.cookies.get(COOKIE, ""))
+        sent = sent_secrets(request.headers.getlist("cookie"))
+        session = self.sessions.find(request.path_params["session"], *sent)
         if session is None:
             return await self.without_session(request)
         path = request.path_params.get("path", "")

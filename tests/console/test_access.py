@@ -86,6 +86,14 @@ def test_a_cookie_is_for_its_own_session_only(console: Served) -> None:
             assert stranger.get(other, headers={"cookie": f"observatory_console={secret}"}).status_code == 401
 
 
+def test_a_cookie_of_another_port_does_not_lock_the_session(console: Served) -> None:
+    with console.session() as (client, path), console.client() as browser:
+        own, other = (f"observatory_console={each}" for each in (next(iter(client.cookies.jar)).value, "x"))
+        for cookies in (f"{own}; {other}", f"{other}; {own}", f"observatory_console; {other}; a=b;{own}"):
+            assert browser.get(path, headers={"cookie": cookies}).status_code == 200
+        assert browser.get(path, headers={"cookie": f"{other}; observatory_console="}).status_code == 401
+
+
 def test_a_name_of_another_site_for_this_address_is_refused(console: Served) -> None:
     own = f"Host: 127.0.0.1:{console.port}"
     assert raw(console, own) == 401
