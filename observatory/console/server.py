@@ -1,8 +1,12 @@
 """The web server of the console: checks each request, opens sessions, serves the page's files, and passes on the rest.
 
-    GET /open/TOKEN         opens a session, once
-    GET /static/NAME        a file of the page; contains nothing of the stack
-    GET /SESSION/...        a page, if the cookie of the session comes with the request
+    GET /open/TOKEN                opens a session, once
+    GET /static/console.css        the style sheet of pages without a session
+    GET /SESSION/static/NAME       a file of the page; contains nothing of the stack
+    GET /SESSION/...               a page, if the cookie of the session comes with the request
+
+A page's files are below the session's path. So a browser takes none from its cache that an earlier version served, or a
+server that had the port before.
 
 All answers forbid scripts but the page's own, frames, and requests to other addresses.
 """
@@ -29,6 +33,7 @@ from observatory.operations import ConsoleLinks
 
 METHODS = ("GET", "HEAD")
 STATIC = Path(__file__).parent / "static"
+FILES, STYLES = "static/", "console.css"
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -68,7 +73,7 @@ class Console:
     sessions: Sessions = field(default_factory=Sessions)
     files: Mapping[str, Path] = field(
         default_factory=lambda: {
-            "console.css": STATIC / "console.css",
+            STYLES: STATIC / STYLES,
             "console.js": STATIC / "console.js",
             "plotly.min.js": plotly_file(),
         }
@@ -79,7 +84,7 @@ class Console:
         routes = [
             Route("/", self.without_session, methods=METHODS),
             Route("/open/{token}", self.open, methods=METHODS),
-            Route("/static/{name}", self.file, methods=METHODS),
+            Route(f"/{FILES}{STYLES}", self.styles, methods=METHODS),
             Route("/{session}", self.page, methods=METHODS),
             Route("/{session}/{path:path}", self.page, methods=METHODS),
         ]
@@ -120,9 +125,13 @@ class Console:
         )
         return answer
 
-    async def file(self, request: Request) -> Response:
+    async def styles(self, _request: Request) -> Response:
+        """Return the style sheet of pages without a session."""
+        return self._file(STYLES)
+
+    def _file(self, name: str) -> Response:
         """Return a file of the page."""
-        path = self.files.get(request.path_params["name"])
+        path = self.files.get(name)
         if path is None:
             return PlainTextResponse("no such file", HTTPStatus.NOT_FOUND)
         return FileResponse(path, headers={"cache-control": f"private, max-age={FILE_SECONDS}"})
@@ -134,6 +143,8 @@ class Console:
         if session is None:
             return await self.without_session(request)
         path = request.path_params.get("path", "")
+        if path.startswith(FILES):
+            return self._file(path.removeprefix(FILES))
         try:
             answer = await run_in_threadpool(self.worker.answer, path, dict(request.query_params))
         except WorkerError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 import time
@@ -128,7 +129,7 @@ def test_the_console_accepts_no_request_that_could_change_anything(console: Serv
 def test_every_answer_forbids_other_scripts_and_frames(console: Served) -> None:
     with console.session() as (client, path):
         answers = [
-            client.get(each) for each in (path, f"{path}none", "/", "/open/x", "/static/console.js", "/static/x")
+            client.get(each) for each in (path, f"{path}none", "/", "/open/x", "/static/console.css", f"{path}static/x")
         ]
         answers.append(client.get(path, headers={"origin": "null"}))
         answers.append(client.post(path))
@@ -143,12 +144,19 @@ def test_every_answer_forbids_other_scripts_and_frames(console: Served) -> None:
 
 
 def test_files_of_the_page_are_served_and_no_others(console: Served) -> None:
-    with console.client() as client:
-        assert "function keepFresh" in client.get("/static/console.js").text
-        assert client.get("/static/console.css").headers["content-type"].startswith("text/css")
-        assert b"plotly.js" in client.get("/static/plotly.min.js").content[:200]
+    with console.session() as (client, path), console.client() as stranger:
+        for page in ("", "audit", "deployments/none", "none/none/none"):
+            answer = client.get(f"{path}{page}")
+            files = {str(answer.url.join(each)) for each in re.findall(r'"([^"]*static/[^"]+)"', answer.text)}
+            assert files >= {f"{console.url}{path}static/{name}" for name in ("console.css", "console.js")}
+            assert {client.get(each).status_code for each in files} == {200}
+        assert "function keepFresh" in client.get(f"{path}static/console.js").text
+        assert b"plotly.js" in client.get(f"{path}static/plotly.min.js").content[:200]
         for name in ("console.py", "..%2Fserver.py", "%2e%2e/server.py", "widgetbundle.js"):
-            assert client.get(f"/static/{name}").status_code in {401, 404}
+            assert client.get(f"{path}static/{name}").status_code == 404
+        assert stranger.get("/static/console.css").headers["content-type"].startswith("text/css")
+        for address in (f"{path}static/console.js", "/static/console.js", "/static/..%2Fserver.py"):
+            assert stranger.get(address).status_code == 401
 
 
 def test_sessions_end_and_their_number_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
