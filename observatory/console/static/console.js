@@ -3,6 +3,7 @@
 "use strict";
 
 const CHART_SECONDS = 15;
+const ANSWER_MS = 70_000; // the console's own limit for one page is 60 s
 const DAY_MS = 86_400_000;
 const COLOURS = ["#2f6fd6", "#2a9d5c", "#c2681a", "#8a5cc9", "#c23b6b", "#1b8a94", "#8a7a1f", "#6b7280"];
 const FLEET_COLOURS = { blue: "--blue", green: "--green" };
@@ -53,15 +54,24 @@ function inUse(live) {
   return live.contains(document.activeElement) || (!selection.isCollapsed && live.contains(selection.anchorNode));
 }
 
-async function readAgain(live) {
+// Says beside the page's time why that is old; once, for screen readers. A page that is read has an empty text there.
+function showStale(why) {
   const stale = document.getElementById("stale");
+  const words = ` · ${why}`;
+  if (stale && stale.textContent !== words) stale.textContent = words;
+}
+
+// The page is not loaded again then: while the console does not run, its port may be another user's.
+const ENDED = "the session has ended: run observatory console and open its link";
+
+async function readAgain(live) {
   try {
-    const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-    if (answer.status === 401) { location.reload(); return; }
+    const answer = await fetch(location.href, { headers: { accept: "text/html" }, signal: AbortSignal.timeout(ANSWER_MS) });
+    if (answer.status === 401) { showStale(ENDED); return; }
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const fresh = page.getElementById("live");
     if (!fresh || !answer.ok) throw new Error(`status ${answer.status}`);
-    if (inUse(live)) return;
+    if (inUse(live)) { showStale("not current: a part of this page has the focus or is selected"); return; }
     const open = [...live.querySelectorAll("details[open]")].map((each) => each.id);
     live.replaceChildren(...fresh.childNodes);
     for (const id of open) {
@@ -73,14 +83,15 @@ async function readAgain(live) {
     if (navigation && shown && !shown.contains(document.activeElement)) shown.replaceWith(navigation);
     addCopyButtons(live);
   } catch (error) {
-    if (stale) stale.textContent = " · the console does not answer";
+    showStale("the console does not answer");
   }
 }
 
 function keepFresh(live, seconds) {
   let busy = false;
   setInterval(async () => {
-    if (busy || document.hidden) return;
+    if (document.hidden) return;
+    if (busy) { showStale("waiting for the console"); return; }
     busy = true;
     await readAgain(live);
     busy = false;
@@ -198,8 +209,8 @@ function showProblem(charts, text) {
 async function drawCharts(groups) {
   const { source, range } = groups[0].dataset;
   try {
-    const answer = await fetch(`${source}?range=${encodeURIComponent(range)}`);
-    if (answer.status === 401) { location.reload(); return; }
+    const answer = await fetch(`${source}?range=${encodeURIComponent(range)}`, { signal: AbortSignal.timeout(ANSWER_MS) });
+    if (answer.status === 401) throw new Error(ENDED);
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     const data = await answer.json();
     groups.forEach((charts, index) => {
