@@ -24,14 +24,14 @@ class Notice:
 
 
 def notices(
-    status: operations.Status | None, rules: Sequence[operations.AlertRule], problems: Sequence[str]
+    status: operations.Status | None, rules: Sequence[operations.AlertRule] | None, problems: Sequence[str]
 ) -> list[Notice]:
-    """Return what needs attention, the worst first; `problems` are readings that failed."""
+    """Return what needs attention, the worst first; `rules` is None, and `problems` say why, where a reading failed."""
     found = [Notice(level="warning", text=problem) for problem in problems]
-    found += _of_alerts(rules)
+    found += _of_alerts(rules or ())
     if status:
-        found += [*_of_daemons(status), *_of_monitoring(status), *_of_jobs(status)]
-        found += [*_of_secrets(status), *_of_data(status)]
+        found += [*_of_daemons(status), *_of_jobs(status), *_of_secrets(status), *_of_data(status)]
+        found += _of_monitoring(status, rules)
     return sorted(found, key=lambda notice: notice.level != "critical")
 
 
@@ -50,18 +50,26 @@ def _of_alerts(rules: Sequence[operations.AlertRule]) -> Iterator[Notice]:
         yield Notice(level=level, text=f"{rule.name}: {rule.summary}", page=f"runbooks/{rule.name}")
 
 
+def _of_monitoring(status: operations.Status, rules: Sequence[operations.AlertRule] | None) -> Iterator[Notice]:
+    """Yield why a problem may send no alert."""
+    if status.monitoring_down:
+        silent = text.duration(status.heartbeat_age or 0.0)
+        what = f"Monitoring is down: no heartbeat for {silent}, so alerts are not delivered"
+        yield Notice(level="critical", text=what, command="observatory up")
+    if status.daemons and rules is not None and not rules:
+        what = "Prometheus has no alerting rules: no alert fires"
+        yield Notice(level="critical", text=what, command="observatory up")
+    for rule in rules or ():
+        if rule.problem:
+            what = f"The rule {rule.name} cannot be evaluated, so that it does not fire: {rule.problem}"
+            yield Notice(level="critical", text=what, page="alerts")
+
+
 def _of_daemons(status: operations.Status) -> Iterator[Notice]:
     for daemon in status.daemons:
         if not daemon.as_declared:
             command = f"observatory logs {daemon.name}"
             yield Notice(level="critical", text=f"{daemon.name} is {daemon.health}", command=command)
-
-
-def _of_monitoring(status: operations.Status) -> Iterator[Notice]:
-    if status.heartbeat_age is not None and status.monitoring_down:
-        silent = text.duration(status.heartbeat_age)
-        what = f"Monitoring is down: no heartbeat for {silent}, so alerts are not delivered"
-        yield Notice(level="critical", text=what, command="observatory up")
 
 
 def _of_jobs(status: operations.Status) -> Iterator[Notice]:

@@ -145,7 +145,7 @@ class Pages:
         status, rules = self.readings.status(), self.readings.alerts()
         found = status.value
         problems = (*status.problems, *rules.problems)
-        listed = attention.notices(found, rules.value or [], problems)
+        listed = attention.notices(found, rules.value, problems)
         return "overview.html.j2", {
             "title": "Overview",
             "status": found,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from monitoring import ALERTS
 from monitoring.dashboards import DASHBOARDS
 from observatory import console as console_package
 from observatory import operations
-from observatory.console import charts, text
+from observatory.console import attention, charts, text
 from observatory.console.pages import Pages
 from observatory.console.worker import Worker
 from observatory.documents.journal import entries
 from observatory.engines import embedded
+from observatory.platforms.platform import DaemonStatus
 from observatory.runtime.ports import find_free_ports
 from tests.console.conftest import Served
 from tests.house.test_commands import called, problems
@@ -99,6 +101,33 @@ def test_without_prometheus_everything_else_is_shown(pages: Pages, monkeypatch: 
     assert status == 200
     assert f"Prometheus at {address} does not answer".encode() in body
     assert "Restore drills" in shown(pages, "backups")
+
+
+def test_a_stack_that_could_send_no_alert_needs_attention() -> None:
+    daemon = DaemonStatus(name="postgres", address="-", version="17", pid=1, health="ready", memory_mb=1)
+    up = operations.Status(daemons=[daemon], rollout=None, schema_version=1, fleet_size=2, jobs=[], passwords=[])
+    rule = operations.AlertRule(
+        name="StorageDatabaseDown",
+        severity="critical",
+        component="",
+        category="",
+        summary="",
+        state="inactive",
+        alerts=(),
+        problem="",
+    )
+    assert attention.notices(up, [rule], ()) == []
+    assert attention.notices(replace(up, daemons=[]), [], ()) == []
+    cases: list[tuple[operations.Status, list[operations.AlertRule], str]] = [
+        (replace(up, heartbeat_age=9999.0), [rule], "alerts are not delivered"),
+        (up, [], "no alerting rules"),
+        (up, [replace(rule, problem="duplicate series")], "duplicate series"),
+    ]
+    for status, rules, expected in cases:
+        [notice] = attention.notices(status, rules, ())
+        assert notice.level == "critical"
+        assert expected in notice.text
+    assert [each.level for each in attention.notices(up, None, ("Prometheus does not answer",))] == ["warning"]
 
 
 def test_a_page_that_fails_is_an_answer(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
