@@ -15,15 +15,18 @@ from typing import Any
 from monitoring.dashboards import DASHBOARDS, Dashboard, Panel, Query, Thresholds
 from observatory import operations
 from observatory.console import text
+from observatory.delivery.environment import MetricsUnavailableError
 from observatory.errors import ObservatoryError
 from observatory.operations import Workspace
+from observatory.platforms.prometheus_client import QueryRefusedError
 
 RANGES = {"15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400, "7d": 604_800}
 DEFAULT_RANGE = "1h"
 POINTS = 240  # of a line
 STEP_S = 5  # at least: the interval of scrapes
 SCRAPES = 4  # in the range of a rate
-INSTANT_S = 1  # a range with one value
+READ_SECONDS = 20.0  # for the panels of a dashboard: other pages wait for it
+SILENT = 2  # queries in a row without an answer, after which no more are sent: one may only take too long
 SERIES = 40  # of a panel; more cannot be distinguished
 
 
@@ -34,18 +37,23 @@ def dashboard_named(name: str) -> Dashboard | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """The time that is shown, in seconds since the epoch, and the seconds between two values."""
+    """The time that is shown, in seconds since the epoch, and the seconds between two values.
+
+    `now` is the time of newest values. It is up to one step after the end: 42 minutes of seven days.
+    """
 
     start: float
     end: float
     step: float
+    now: float
 
     @classmethod
     def last(cls, seconds: float) -> Window:
         """Return the last seconds; times are multiples of the step, so that a value stays when the page reads again."""
         step = max(STEP_S, math.ceil(seconds / POINTS))
-        end = math.floor(time.time() / step) * step
-        return cls(start=end - seconds, end=end, step=step)
+        now = time.time()
+        end = math.floor(now / step) * step
+        return cls(start=end - seconds, end=end, step=step, now=now)
 
     @property
     def rate(self) -> str:
@@ -61,21 +69,31 @@ def panel_id(index: int) -> str:
 def read_dashboard(workspace: Workspace, dashboard: Dashboard, seconds: float) -> dict[str, Any]:
     """Return the values of all panels of a dashboard, by their identifiers.
 
-    Prometheus that does not answer is asked once, not for each panel: `problem` has the reason then.
+    A panel that cannot be read has the reason instead of values. `problem` is why no more panels were read: Prometheus
+    did not answer several times in a row, or is slow.
     """
-    window = Window.last(seconds)
+    begun, window, problem, silent = time.monotonic(), Window.last(seconds), "", 0
     panels: dict[str, Any] = {}
     for index, panel in enumerate(dashboard.panels("local")):
+        if time.monotonic() - begun > READ_SECONDS:
+            problem = f"Prometheus is slow: only {len(panels)} panels were read in {READ_SECONDS:.0f} s."
+        if problem:
+            break
         try:
             panels[panel_id(index)] = _drawn(panel, _series(workspace, panel, window))
+            silent = 0
+        except MetricsUnavailableError as error:
+            panels[panel_id(index)] = {"kind": panel.kind, "empty": str(error)}
+            silent = 0 if isinstance(error, QueryRefusedError) else silent + 1
+            problem = str(error) if silent == SILENT else ""
         except ObservatoryError as error:
             return {"problem": str(error), "panels": {}}
     return {
-        "problem": "",
+        "problem": problem,
         "start": window.start * 1000,
         "end": window.end * 1000,
         "panels": panels,
-        "annotations": list(_annotations(workspace, dashboard, window)),
+        "annotations": [] if problem else list(_annotations(workspace, dashboard, window)),
     }
 
 
@@ -104,8 +122,8 @@ def _series(workspace: Workspace, panel: Panel, window: Window) -> list[_Line]:
 def _query(workspace: Workspace, query: Query, panel: Panel, window: Window) -> list[dict[str, Any]]:
     expression = query.on(stack=workspace.stack, window=window.rate)
     newest = query.instant or panel.kind != "timeseries"
-    start = window.end if newest else window.start
-    return operations.query_metrics(workspace, expression, start=start, end=window.end, step=window.step)
+    start, end = (window.now, window.now) if newest else (window.start, window.end)
+    return operations.query_metrics(workspace, expression, start=start, end=end, step=window.step)
 
 
 def _annotations(workspace: Workspace, dashboard: Dashboard, window: Window) -> Iterator[dict[str, Any]]:

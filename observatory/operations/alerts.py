@@ -18,7 +18,7 @@ from observatory.progress import Phase, Progress, Reporter, silent
 from observatory.workspace import Workspace
 
 State = Literal["firing", "pending", "inactive"]
-RANK: dict[str, int] = {"firing": 0, "pending": 1, "inactive": 2}
+RANK: dict[str, int] = {"firing": 0, "pending": 1, "inactive": 2}  # a state that this list lacks comes after them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def list_alerts(workspace: Workspace, *, report: Reporter = silent) -> list[Aler
         except AlertmanagerError as error:
             report(Progress(task=f"silences and inhibitions are not shown: {error}", phase=Phase.WARNED))
     found = [_rule(rule, muted) for rule in rules]
-    return sorted(found, key=lambda rule: (RANK[rule.state], rule.name))
+    return sorted(found, key=lambda rule: (RANK.get(rule.state, len(RANK)), rule.name))
 
 
 def query_metrics(workspace: Workspace, expression: str, *, start: float, end: float, step: float) -> list[Series]:
@@ -86,7 +86,8 @@ def query_metrics(workspace: Workspace, expression: str, *, start: float, end: f
 
     Raises:
         StackNotUpError: the stack is not up.
-        MetricsUnavailableError: Prometheus does not answer, or refuses the expression.
+        QueryRefusedError: Prometheus answers, and has no result.
+        MetricsUnavailableError: Prometheus does not answer.
     """
     return _prometheus(workspace).query_range(expression, start=start, end=end, step=step)
 

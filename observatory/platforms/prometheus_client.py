@@ -19,6 +19,10 @@ ATTEMPTS, PAUSE_SECONDS = 3, 0.5  # within one evaluation of a gate
 Series: TypeAlias = dict[str, Any]
 
 
+class QueryRefusedError(MetricsUnavailableError):
+    """Prometheus answers, and has no result: it refuses the expression, or cannot evaluate it."""
+
+
 @dataclass(kw_only=True)
 class PrometheusClient:
     """A stack's Prometheus.
@@ -55,7 +59,8 @@ class PrometheusClient:
             step: seconds between two values.
 
         Raises:
-            MetricsUnavailableError: Prometheus does not answer, or not as expected.
+            QueryRefusedError: Prometheus answers, and has no result.
+            MetricsUnavailableError: Prometheus does not answer.
         """
         times = {"start": start, "end": end, "step": step}
         return self._result(
@@ -90,9 +95,10 @@ class PrometheusClient:
                 result: list[dict[str, Any]] = found["data"][key]
                 return result
             problem = f"{found['errorType']}: {found['error']}"
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError) as error:
             problem = f"{answer.status_code} {answer.text[:200].strip()}"
-        raise MetricsUnavailableError(f"Prometheus at {self.url} answers: {problem}")
+            raise MetricsUnavailableError(f"Prometheus at {self.url} answers: {problem}") from error
+        raise QueryRefusedError(f"Prometheus at {self.url} answers: {problem}")
 
     @cached_property
     def _http(self) -> httpx.Client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from observatory import operations
 from observatory.console import attention, charts, text
 from observatory.console.pages import Pages
 from observatory.console.worker import Worker
+from observatory.delivery.environment import MetricsUnavailableError
 from observatory.documents.journal import entries
 from observatory.engines import embedded
 from observatory.platforms.platform import DaemonStatus
+from observatory.platforms.prometheus_client import QueryRefusedError
 from observatory.runtime.ports import find_free_ports
 from tests.console.conftest import Served
 from tests.house.test_commands import called, problems
@@ -179,6 +182,47 @@ def test_only_queries_of_panels_run(pages: Pages, monkeypatch: pytest.MonkeyPatc
     assert max(points for _, points in asked) <= charts.POINTS
     pages.answer("data/overview", {"range": "9999999d"})
     assert max(points for _, points in asked) <= charts.RANGES[charts.DEFAULT_RANGE] / charts.STEP_S
+
+
+def test_a_query_that_fails_takes_only_its_panel(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[Exception | None] = [QueryRefusedError("duplicate series"), None, MetricsUnavailableError("timed out")]
+
+    def query(_workspace: Any, _expression: str, **_: float) -> list[Any]:
+        if errors and (error := errors.pop(0)):
+            raise error
+        return []
+
+    monkeypatch.setattr(operations, "query_metrics", query)
+    panels = len(list(DASHBOARDS[0].panels("local")))
+    found = charts.read_dashboard(pages.workspace, DASHBOARDS[0], 900)
+    assert found["problem"] == ""
+    assert len(found["panels"]) == panels
+    shown = [panel["empty"] for panel in found["panels"].values()]
+    assert shown[0] == "duplicate series"
+    assert shown.count("timed out") == 1
+
+    errors[:] = [MetricsUnavailableError("timed out")] * panels
+    found = charts.read_dashboard(pages.workspace, DASHBOARDS[0], 900)
+    assert found["problem"] == "timed out"
+    assert len(errors) == panels - charts.SILENT
+
+    monkeypatch.setattr(charts, "READ_SECONDS", -1.0)
+    assert "slow" in charts.read_dashboard(pages.workspace, DASHBOARDS[0], 900)["problem"]
+
+
+def test_newest_values_are_of_now_in_every_range(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def query(_workspace: Any, _expression: str, *, start: float, end: float, **_: float) -> list[Any]:
+        if start == end:
+            asked.append(end)
+        return []
+
+    monkeypatch.setattr(operations, "query_metrics", query)
+    begun = time.time()
+    charts.read_dashboard(pages.workspace, DASHBOARDS[0], charts.RANGES["7d"])
+    assert asked
+    assert min(asked) >= begun
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,11 @@ function showProblem(charts, text) {
   for (const waiting of text ? charts.querySelectorAll(".plot > .fine") : []) waiting.textContent = "No values.";
 }
 
+// An old line has its times; an old value has none.
+function withoutValues(card) {
+  if (!card.querySelector(".js-plotly-plot")) card.querySelector(".plot").replaceChildren(element("p", "No values.", "fine"));
+}
+
 async function drawCharts(groups) {
   const { source, range } = groups[0].dataset;
   try {
@@ -218,12 +223,13 @@ async function drawCharts(groups) {
       for (const card of charts.querySelectorAll(".chart")) {
         const panel = data.panels[card.id];
         if (panel) drawPanel(card, panel, data);
-        else if (data.problem && !card.querySelector(".js-plotly-plot")) card.querySelector(".plot").replaceChildren(element("p", "No values.", "fine"));
+        else if (data.problem) withoutValues(card);
       }
     });
     document.body.dataset.drawn = "true";
   } catch (error) {
     showProblem(groups[0], `The values cannot be read: ${error.message}`);
+    for (const charts of groups) charts.querySelectorAll(".chart").forEach(withoutValues);
   }
 }
 
