@@ -116,7 +116,10 @@ def _series(workspace: Workspace, panel: Panel, window: Window) -> list[_Line]:
         for query in panel.queries
         for series in _query(workspace, query, panel, window)
     ]
-    return lines[:SERIES]
+    if (left := len(lines) - SERIES) > 0:
+        name = f"{left} more are not shown"
+        lines[SERIES:] = [_Line(name=name, labels=dict.fromkeys(panel.columns[:1], name), points=[])]
+    return lines
 
 
 def _query(workspace: Workspace, query: Query, panel: Panel, window: Window) -> list[dict[str, Any]]:
@@ -152,7 +155,7 @@ def _drawn(panel: Panel, lines: Sequence[_Line]) -> dict[str, Any]:
             "columns": [*panel.columns],
             "rows": sorted([each.labels.get(column, "") for column in panel.columns] for each in lines),
         }
-    values = [(each.name, each.points[-1][1]) for each in lines if each.points]
+    values = [(each.name, each.points[-1][1] if each.points else math.nan) for each in lines]
     return drawn | {
         "values": [
             {"name": name, "text": _value(panel, number), "level": _level(panel, number)} for name, number in values
@@ -192,4 +195,6 @@ def _value(panel: Panel, number: float) -> str:
 
 
 def _level(panel: Panel, number: float) -> str:
-    return panel.thresholds.level(number) if isinstance(panel.thresholds, Thresholds) else "none"
+    if math.isnan(number) or not isinstance(panel.thresholds, Thresholds):
+        return "none"
+    return panel.thresholds.level(number)

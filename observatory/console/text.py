@@ -50,7 +50,7 @@ def size(number: float) -> str:
 def scale(unit: str, largest: float) -> tuple[float, str]:
     """Return the factor and the name of the unit in which values of a panel, up to `largest`, are read best."""
     if unit in {"bytes", "bytes per second"}:
-        power = min(int(math.log(largest, KIB)), len(BYTES) - 1) if largest >= 1 else 0
+        power = min(int(math.log(largest, KIB)), len(BYTES) - 1) if 1 <= largest < math.inf else 0
         return KIB**-power, BYTES[power] + ("/s" if unit == "bytes per second" else "")
     if unit == "seconds":
         sizes = ((2 * DAY, DAY, "d"), (2 * HOUR, HOUR, "h"), (2 * MINUTE, MINUTE, "min"), (1, 1, "s"))

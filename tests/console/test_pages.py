@@ -210,6 +210,22 @@ def test_a_query_that_fails_takes_only_its_panel(pages: Pages, monkeypatch: pyte
     assert "slow" in charts.read_dashboard(pages.workspace, DASHBOARDS[0], 900)["problem"]
 
 
+def test_a_panel_says_how_many_series_it_leaves_out_and_a_missing_value_has_no_level(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def query(*_: Any, end: float, **__: float) -> list[Any]:
+        return [{"metric": {"alertname": f"a{n:03}"}, "values": [[end, "NaN"]]} for n in range(charts.SERIES + 3)]
+
+    monkeypatch.setattr(operations, "query_metrics", query)
+    panels = charts.read_dashboard(pages.workspace, DASHBOARDS[0], 900)["panels"].values()
+    rows = next(panel["rows"] for panel in panels if panel["kind"] == "table")
+    assert len(rows) == charts.SERIES + 1
+    assert rows[0][0] == "3 more are not shown"
+    lines = next(panel["lines"] for panel in panels if panel["kind"] == "timeseries")
+    assert "more are not shown" in lines[-1]["name"]
+    assert {each["level"] for panel in panels for each in panel.get("values", ())} == {"none"}
+
+
 def test_newest_values_are_of_now_in_every_range(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
 
@@ -237,6 +253,7 @@ def test_newest_values_are_of_now_in_every_range(pages: Pages, monkeypatch: pyte
         (12.5, "percent", "12.5 %"),
         (1234.0, "count", "1,234"),
         (float("nan"), "count", "-"),
+        (float("inf"), "bytes", "inf B"),
     ],
 )
 def test_values_have_their_unit(number: float, unit: str, expected: str) -> None:
