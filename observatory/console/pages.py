@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -102,10 +102,13 @@ class Pages:
         return self._render(template, request, context)
 
     def _failed(self, request: _Request, title: str, message: str) -> bytes:
-        return self._render("failed.html.j2", request, {"title": title, "message": message})
+        """Return a page that reads nothing: what it would read may be what failed."""
+        return self._render("failed.html.j2", request, {"title": title, "message": message}, ())
 
-    def _render(self, template: str, request: _Request, context: Context) -> bytes:
-        rules = self.readings.alerts().value or []
+    def _render(
+        self, template: str, request: _Request, context: Context, rules: Sequence[operations.AlertRule] | None = None
+    ) -> bytes:
+        rules = rules if rules is not None else self.readings.alerts().value or []
         common = {
             "stack": self.workspace.stack,
             "version": __version__,

@@ -46,6 +46,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._used = 0.0
+        self._closed = False
 
     def answer(self, path: str, query: Mapping[str, str]) -> Answer:
         """Return the child's answer.
@@ -54,6 +55,8 @@ class Worker:
             WorkerError: it has ended or takes too long; the next request starts another.
         """
         with self._lock:
+            if self._closed:
+                raise WorkerError("the console ends")
             try:
                 connection = self._running()
                 connection.send((path, dict(query)))
@@ -79,7 +82,8 @@ class Worker:
                 self._lock.release()
 
     def close(self) -> None:
-        """End the child, also one that is working."""
+        """End the child, also one that is working; requests that wait for it fail."""
+        self._closed = True
         if process := self._process:
             process.kill()
         with self._lock:

@@ -18,7 +18,7 @@ from observatory import console as console_package
 from observatory import operations
 from observatory.console import attention, charts, text
 from observatory.console.pages import Pages
-from observatory.console.worker import Worker
+from observatory.console.worker import Worker, WorkerError
 from observatory.delivery.environment import MetricsUnavailableError
 from observatory.documents.journal import entries
 from observatory.engines import embedded
@@ -77,6 +77,14 @@ def test_a_child_that_is_not_used_ends(worker: Worker, console: Served, monkeypa
     monkeypatch.setattr("observatory.console.worker.IDLE_SECONDS", -1.0)
     worker.end_if_idle()
     assert worker._process is None
+
+
+def test_a_request_that_waited_while_the_console_ended_starts_no_child(fresh: Checkout) -> None:
+    ended = Worker(fresh.root, "local")
+    ended.close()
+    with pytest.raises(WorkerError, match="ends"):
+        ended.answer("", {})
+    assert ended._process is None
 
 
 @pytest.fixture
@@ -141,6 +149,12 @@ def test_a_page_that_fails_is_an_answer(pages: Pages, monkeypatch: pytest.Monkey
     status, _, body = pages.answer("backups", {})
     assert status == 500
     assert b"&lt;b&gt;broken" in body
+    monkeypatch.setattr(operations, "list_alerts", broken)  # which every page reads
+    later = Pages(pages.workspace)
+    for path in ("alerts", "jobs", "none"):
+        status, _, body = later.answer(path, {})
+        assert status == (404 if path == "none" else 500)
+        assert b"</html>" in body
 
 
 @pytest.mark.parametrize("release", recorded_releases(), ids=lambda release: release.directory.name)
