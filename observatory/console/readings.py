@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 QUICK_S, SLOW_S = 3.0, 20.0  # a reading is kept so long: one of files and processes, one that starts a program
+SHARE = 0.2  # of the time, at most, for a reading that takes long, as of a long audit; it is kept up to `SLOW_S`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Reading(Generic[T]):
 
 @dataclass(kw_only=True)
 class Readings:
-    """The readings of a stack."""
+    """The readings of a stack: in `kept`, until when on the monotonic clock each is shown again."""
 
     workspace: Workspace
     kept: dict[str, tuple[float, Reading[Any]]] = field(default_factory=dict)
@@ -71,11 +72,14 @@ class Readings:
         return self._read("migrations", SLOW_S, lambda _: operations.list_migrations(self.workspace))
 
     def _read(self, name: str, seconds: float, work: Callable[[Reporter], T]) -> Reading[T]:
-        at, found = self.kept.get(name, (float("-inf"), None))
-        if found is None or time.monotonic() - at >= seconds:
+        begun = time.monotonic()
+        self.kept = {each: (until, kept) for each, (until, kept) in self.kept.items() if begun < until}
+        if name not in self.kept:
             found = _reading(work)
-            self.kept[name] = time.monotonic(), found
-        return found
+            ended = time.monotonic()
+            until = ended + max(seconds, min(SLOW_S, (ended - begun) / SHARE))
+            self.kept[name] = until, found
+        return self.kept[name][1]
 
 
 def _reading(work: Callable[[Reporter], T]) -> Reading[T]:

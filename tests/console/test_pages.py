@@ -114,6 +114,31 @@ def test_without_prometheus_everything_else_is_shown(pages: Pages, monkeypatch: 
     assert "Restore drills" in shown(pages, "backups")
 
 
+def test_a_reading_that_takes_long_is_kept_longer_and_forgotten_then(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock: list[float] = [1000.0]
+    reads: list[float] = []
+
+    def slow(*_: Any, **__: Any) -> list[Any]:
+        reads.append(clock[0])
+        clock[0] += 2.0
+        return []
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(operations, "list_audit", slow)
+    monkeypatch.setattr(operations, "list_receipts", lambda *_: [])
+    readings = pages.readings
+    readings.audit()
+    for later in (9.0, 1.5):  # 10 s after its end
+        clock[0] += later
+        readings.audit()
+    assert reads == [1000.0, 1012.5]
+    clock[0] += 10.5
+    readings.drills()
+    assert set(readings.kept) == {"drills"}
+
+
 def test_a_stack_that_could_send_no_alert_needs_attention() -> None:
     daemon = DaemonStatus(name="postgres", address="-", version="17", pid=1, health="ready", memory_mb=1)
     up = operations.Status(daemons=[daemon], rollout=None, schema_version=1, fleet_size=2, jobs=[], passwords=[])
