@@ -92,6 +92,7 @@ def read_dashboard(workspace: Workspace, dashboard: Dashboard, seconds: float) -
         "problem": problem,
         "start": window.start * 1000,
         "end": window.end * 1000,
+        "now": window.now * 1000,
         "panels": panels,
         "annotations": [] if problem else list(_annotations(workspace, dashboard, window)),
     }

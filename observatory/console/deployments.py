@@ -45,7 +45,8 @@ class Shown:
         weights: the share of the new version at each step, in percent.
         step: number of the current step, from 1; 0 before the first.
         left_s: seconds that this step still takes; None if that is not known.
-        gates: evaluations, the newest first.
+        gates: the newest `SHOWN_GATES` evaluations, the newest first.
+        all_gates: number of all evaluations.
         entries: every event, oldest first.
         commands: what can be done now, each with its command.
     """
@@ -64,6 +65,7 @@ class Shown:
     step: int
     left_s: float | None
     gates: Sequence[Gate]
+    all_gates: int
     entries: Sequence[Entry]
     commands: Sequence[tuple[str, str]]
 
@@ -96,6 +98,7 @@ def recorded(found: operations.DeliveryReport, status: operations.Status | None)
         step=int(last.details.get("step") or 0) if last else 0,
         left_s=_left(last) if last and found.ended is None else None,
         gates=gates[::-1][:SHOWN_GATES],
+        all_gates=len(gates),
         entries=found.entries,
         commands=list(_commands(found, document)),
     )

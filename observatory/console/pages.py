@@ -221,7 +221,7 @@ class Pages:
 
     def _audit(self, request: _Request) -> tuple[str, Context]:
         found, wanted = self.readings.audit(), request.query.get("find", "").strip().lower()
-        listed = [each for each in reversed(found.value or []) if wanted in each.line.lower()]
+        listed = [each for each in reversed(found.value or []) if not wanted or wanted in each.line.lower()]
         page = int(number) if (number := request.query.get("page", "0")).isdecimal() and len(number) < 6 else 0  # noqa: PLR2004
         return "audit.html.j2", {
             "title": "Audit",

@@ -17,10 +17,11 @@ from monitoring.dashboards import DASHBOARDS
 from observatory import console as console_package
 from observatory import operations
 from observatory.console import attention, charts, text
+from observatory.console.deployments import SHOWN_GATES
 from observatory.console.pages import Pages
 from observatory.console.worker import Worker, WorkerError
 from observatory.delivery.environment import MetricsUnavailableError
-from observatory.documents.journal import entries
+from observatory.documents.journal import Entry, entries
 from observatory.engines import embedded
 from observatory.platforms.platform import DaemonStatus
 from observatory.platforms.prometheus_client import QueryRefusedError
@@ -194,6 +195,16 @@ def test_deployments_that_an_earlier_release_recorded_are_shown(
         page = shown(pages, f"deployments/{deployment}")
         assert "Gates" in page
         assert ('class="steps"' in page) is ("canary from" in page or "blue-green from" in page)
+
+
+def test_a_deployment_says_how_many_gates_it_leaves_out(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    details = {"deployment": "d1", "version": "v0.2.0", "verdict": "passed"}
+    recorded = [Entry(id=str(n), at=1e9 + n, actor="a", event="gate", details=details) for n in range(SHOWN_GATES + 5)]
+    monkeypatch.setattr("observatory.operations.delivery_report.list_audit", lambda *_, **__: recorded)
+    assert f"The newest {SHOWN_GATES} of {SHOWN_GATES + 5} evaluations" in shown(pages, "deployments/d1")
+    del recorded[5:]
+    pages.readings.kept.clear()
+    assert "evaluations." not in shown(pages, "deployments/d1")
 
 
 def test_each_alert_has_a_runbook_page(pages: Pages) -> None:

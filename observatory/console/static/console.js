@@ -206,6 +206,14 @@ function showProblem(charts, text) {
   for (const waiting of text ? charts.querySelectorAll(".plot > .fine") : []) waiting.textContent = "No values.";
 }
 
+// The page of a dashboard is not read again, only its values.
+function showTime(milliseconds) {
+  const time = document.querySelector("#live:not([data-refresh]) .read time");
+  if (!time || !milliseconds) return;
+  time.dateTime = `${utc(milliseconds)}Z`;
+  time.textContent = utc(milliseconds).slice(0, 19).replace("T", " ");
+}
+
 // An old line has its times; an old value has none.
 function withoutValues(card) {
   if (!card.querySelector(".js-plotly-plot")) card.querySelector(".plot").replaceChildren(element("p", "No values.", "fine"));
@@ -218,6 +226,7 @@ async function drawCharts(groups) {
     if (answer.status === 401) throw new Error(ENDED);
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     const data = await answer.json();
+    if (!data.problem) showTime(data.now);
     groups.forEach((charts, index) => {
       showProblem(charts, index === 0 ? data.problem : "");
       for (const card of charts.querySelectorAll(".chart")) {
