@@ -19,6 +19,7 @@ from observatory.files.reserve import with_reserve
 from observatory.progress import Phase, Progress, Reporter
 from observatory.security.actor import actor
 
+LAST = 253_402_300_800  # the end of the year 9999, in seconds since the epoch
 TAIL_BYTES = 64_000  # an entry of a gate has about 1,600
 
 
@@ -85,7 +86,7 @@ def append(file: IO[bytes], added: Iterable[Entry]) -> None:
 
 
 def entries(file: Path) -> Iterator[Entry]:
-    """Yield the entries of a journal, oldest first; a half-written line is skipped."""
+    """Yield the entries of a journal, oldest first; a half-written or damaged line is skipped."""
     if not file.exists():
         return
     with file.open("rb") as lines:
@@ -106,9 +107,17 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[Entry]:
     for line in lines:
         try:
             details = json.loads(line)
-            yield Entry(**{key: details.pop(key) for key in ("id", "at", "actor", "event")}, details=details)
-        except (ValueError, KeyError, AttributeError):
+            found = Entry(**{key: details.pop(key) for key in ("id", "at", "actor", "event")}, details=details)
+        except (ValueError, KeyError, AttributeError, TypeError):
             continue
+        if _is_sound(found):
+            yield found
+
+
+def _is_sound(entry: Entry) -> bool:
+    """Return whether the fields have their types, and the time is one that a clock can have."""
+    texts = (entry.id, entry.actor, entry.event)
+    return all(isinstance(each, str) for each in texts) and isinstance(entry.at, int | float) and 0 <= entry.at < LAST
 
 
 def _plain(value: Any) -> Any:

@@ -54,7 +54,8 @@ def report_deliveries(workspace: Workspace, *, report: Reporter = silent) -> lis
     """
     grouped: dict[str, list[Entry]] = {}
     for entry in list_audit(workspace, report=report):
-        if deployment := entry.details.get("deployment"):
+        deployment = entry.details.get("deployment")
+        if deployment and isinstance(deployment, str):
             grouped.setdefault(deployment, []).append(entry)
     return [_delivery(deployment, events) for deployment, events in grouped.items()]
 
@@ -67,7 +68,7 @@ def _delivery(deployment: str, events: list[Entry]) -> DeliveryReport:
     for event in events:
         details = {**event.details, **details}
         if event.event == "gate":
-            verdict = event.details["verdict"]
+            verdict = str(event.details.get("verdict", "unknown"))
             gates[verdict] = gates.get(verdict, 0) + 1
         if event.event in OUTCOMES:
             outcome, ended, reason = OUTCOMES[event.event], event.at, event.details.get("reason")

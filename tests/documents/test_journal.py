@@ -43,6 +43,26 @@ def test_a_half_written_line_is_skipped_and_ended(file: Path) -> None:
     assert [entry.event for entry in entries(file)] == ["start", "promoted"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        "null",
+        *(
+            f'{{"id": "x", "at": {at}, "actor": "a@b", "event": "shift"}}'
+            for at in ("null", '"1"', "NaN", "-1", "1e300")
+        ),
+        '{"id": "x", "at": 1.0, "actor": "a@b", "event": ["shift"]}',
+    ],
+)
+def test_a_damaged_line_is_skipped(file: Path, line: str) -> None:
+    record(file, "start")
+    with file.open("a") as journal:
+        journal.write(f"{line}\n")
+    record(file, "promoted")
+    assert [entry.event for entry in entries(file)] == ["start", "promoted"]
+
+
 def test_the_last_entry_of_an_event_is_found_near_the_end_only(file: Path) -> None:
     assert last_entry(file, "gate") is None
     record(file, "gate", number=1)
