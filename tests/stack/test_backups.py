@@ -18,7 +18,7 @@ from observatory.backups.pgbackrest import PgBackRest
 from observatory.backups.tool import BackupError, BackupType
 from observatory.database.connection import connect, with_database
 from observatory.files.locks import exclusive
-from tests.stack.test_monitoring import Monitoring, sandbox, wait
+from tests.stack.test_monitoring import Monitoring, check_backups, sandbox, wait
 from tests.support.checkout import UP_TIMEOUT_S, Checkout
 
 CRON_JOBS = "SELECT jobname, schedule, command, nodeport, database, username, active FROM cron.job ORDER BY jobname"
@@ -105,7 +105,7 @@ def test_a_removed_segment_fails_verify_and_is_published_for_the_alert(stack: Ch
         assert stack.json("backup", "list")[0]["obstacle"] == f"{made['wal_start']} (missing)"
         assert "no: " in stack.run("backup", "list").stdout
         assert f"{made['wal_start']} (missing)" in stack.run("backup", "verify", expect=1).stdout
-        stack.run("scheduler", "run", "backup-check")
+        check_backups(stack)
         assert 'observatory_archive_gaps{repository="1"} 1\n' in (stack.home / "data/textfile/backups.prom").read_text()
     finally:
         sandbox(stack).write_file(f"/srv/{file.relative_to(stack.home)}", kept)
