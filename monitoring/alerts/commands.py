@@ -6,12 +6,19 @@ from monitoring.model import Step
 
 STATUS = Step("Check which daemons run and are ready.", ("observatory status",))
 UP = Step("Start what is missing.", ("observatory up",))
+# Sessions that an administrator may end, and that no command of the stack uses. The others have limits of their own:
+# a dump waits in a transaction for its workers, a deployment holds its lock in an idle session, a migration runs for
+# long. An attempt to end one of a superuser, as those of a dump are, would fail and stop the command.
+ORDINARY = "application_name NOT LIKE 'observatory:%' AND usesysid IN (SELECT oid FROM pg_roles WHERE NOT rolsuper)"
 _PORT = '$(ls -A /srv/run/postgresql | grep -o "[0-9]*$")'
 
 
 def query(sql: str) -> str:
-    """Return the command that runs SQL as administrator; the SQL contains no double quote."""
-    return f'observatory psql -- -c "{sql}"'
+    """Return the command that runs SQL as administrator; the SQL contains no double quote.
+
+    `<ordinary>` in it is the condition `ORDINARY` on pg_stat_activity.
+    """
+    return f'observatory psql -- -c "{sql.replace("<ordinary>", ORDINARY)}"'
 
 
 def superuser(sql: str) -> str:

@@ -43,7 +43,11 @@ def _backends(scope: Scope) -> str:
 
 
 def _idle_in_transaction(scope: Scope) -> str:
-    age = scope.select("pg_stat_activity_max_tx_duration", 'state=~"idle in transaction.*"')  # or aborted
+    age = scope.select(
+        "pg_stat_activity_max_tx_duration",
+        'state=~"idle in transaction.*"',  # or aborted
+        'application_name!~"observatory:.+"',  # a dump keeps its snapshot in such a session
+    )
     return f"max by (stack, datname) ({age}) > {scope.thresholds.idle_in_transaction_seconds}"
 
 
@@ -61,7 +65,7 @@ _END_IDLE = Step(
     (
         query(
             "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE state LIKE 'idle in "
-            "transaction%' AND pid <> pg_backend_pid()"
+            "transaction%' AND pid <> pg_backend_pid() AND <ordinary>"
         ),
     ),
 )
@@ -92,12 +96,12 @@ EXHAUSTED = Alert(
         remedy=(
             _END_IDLE,
             Step(
-                "End statements that have run for more than a minute.",
+                "End statements that have run for more than a minute, except those of dumps and of deployments.",
                 (
                     query(
                         "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = "
                         "'client backend' AND state = 'active' AND query_start < now() - interval '1 minute' "
-                        "AND pid <> pg_backend_pid()"
+                        "AND pid <> pg_backend_pid() AND <ordinary>"
                     ),
                 ),
             ),
@@ -227,12 +231,13 @@ BACKENDS_HIGH = Alert(
         remedy=(
             _END_IDLE,
             Step(
-                "End sessions that have been idle for more than a minute and do not belong to the pooler.",
+                "End sessions that have been idle for more than a minute and belong neither to the pooler nor to a "
+                "deployment.",
                 (
                     query(
                         "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = "
                         "'client backend' AND state = 'idle' AND state_change < now() - interval '1 minute' "
-                        "AND client_addr IS NOT NULL"
+                        "AND client_addr IS NOT NULL AND <ordinary>"
                     ),
                 ),
             ),
@@ -269,6 +274,7 @@ BACKENDS_HIGH = Alert(
 )
 
 _AGE = 'pg_stat_activity_max_tx_duration{{stack="test",instance="one",datname="o",usename="{}",state="{}"}}'
+_DUMP = _AGE.format("postgres", "idle in transaction").replace("}", ',application_name="observatory:dump"}')
 
 IDLE_IN_TRANSACTION = Alert(
     name="StorageIdleInTransaction",
@@ -301,7 +307,7 @@ IDLE_IN_TRANSACTION = Alert(
             pending=10,
             labels={"datname": "o"},
             description="The oldest idle transaction in o is 125 s old.",
-            others={_AGE.format("b", "active"): "500x200"},
+            others={_AGE.format("b", "active"): "500x200", _DUMP: "500x200"},
         ),
         Scenario(
             name="the transaction has failed",

@@ -69,11 +69,12 @@ _LOAD = Step(
     ),
 )
 _CANCEL = Step(
-    "Cancel statements that have run for more than a minute, except dumps and migrations that make progress.",
+    "Cancel statements that have run for more than a minute, except those of dumps and of deployments.",
     (
         query(
             "SELECT pid, pg_cancel_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' "
-            "AND state = 'active' AND query_start < now() - interval '1 minute' AND pid <> pg_backend_pid()"
+            "AND state = 'active' AND query_start < now() - interval '1 minute' AND pid <> pg_backend_pid() "
+            "AND <ordinary>"
         ),
     ),
 )
@@ -329,7 +330,7 @@ MEMORY_PRESSURE = Alert(
         ),
         remedy=(
             Step(
-                "End the sessions with the oldest statements, except dumps and migrations that make progress.",
+                "Cancel the oldest statements, except those of dumps and of deployments.",
                 _CANCEL.commands,
             ),
             UP,

@@ -87,7 +87,7 @@ SLOW_STATEMENTS = Alert(
                 (
                     query(
                         "SELECT pid, pg_cancel_backend(pid) FROM pg_stat_activity WHERE query_id = {queryid} "
-                        "AND pid <> pg_backend_pid()"
+                        "AND pid <> pg_backend_pid() AND <ordinary>"
                     ),
                 ),
             ),
@@ -162,12 +162,14 @@ LOCK_WAITS = Alert(
         diagnosis=(Step("List the waiting sessions, and those that they wait for.", (query(_BLOCKING),)),),
         remedy=(
             Step(
-                "End the sessions that block others and do not wait themselves. Their work is rolled back.",
+                "End the sessions that block others and do not wait themselves, except those of dumps and of "
+                "deployments. Their work is rolled back.",
                 (
                     query(
-                        "SELECT DISTINCT b.pid, pg_terminate_backend(b.pid) FROM pg_stat_activity a, "
-                        "unnest(pg_blocking_pids(a.pid)) AS b(pid) WHERE cardinality(pg_blocking_pids(b.pid)) "
-                        "= 0"
+                        # All are found before the first one ends, and those that waited for it wait no more.
+                        "SELECT pid, pg_terminate_backend(pid) FROM unnest(ARRAY(SELECT pid FROM "
+                        "pg_stat_activity WHERE pid IN (SELECT unnest(pg_blocking_pids(pid)) FROM "
+                        "pg_stat_activity) AND cardinality(pg_blocking_pids(pid)) = 0 AND <ordinary>)) AS pid"
                     ),
                 ),
             ),
@@ -212,13 +214,13 @@ LONG_TRANSACTION = Alert(
         diagnosis=(Step("List the oldest transactions.", (query(_OLDEST),)),),
         remedy=(
             Step(
-                "If it is not a dump or a migration that makes progress: end it. Its work is rolled back.",
+                "End the oldest one, unless it is of a dump or of a deployment. Its work is rolled back.",
                 (
                     query(
                         "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = "
                         "'client backend' AND pid <> pg_backend_pid() AND xact_start = (SELECT min(xact_start) "
                         "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> "
-                        "pg_backend_pid())"
+                        "pg_backend_pid()) AND <ordinary>"
                     ),
                 ),
             ),
