@@ -37,6 +37,10 @@ def _hit_rate_low(scope: Scope) -> str:
     return f"{hits}\n/ on (stack, instance) ({hits} + on (stack, instance) {misses} >= {MINIMUM_LOOKUPS}) < {HIT_RATE}"
 
 
+_EMPTY = (  # the password is in the environment, because every user of the machine can read arguments
+    'cd /srv/etc/valkey && REDISCLI_AUTH=$(sed -n "s/^requirepass //p" password.conf) '
+    'valkey-cli -p $(sed -n "s/^port //p" valkey.conf) FLUSHALL ASYNC'
+)
 _SERIES = 'redis_{}{{stack="test",job="redis",instance="{}"}}'
 
 CACHE_DOWN = Alert(
@@ -103,8 +107,9 @@ MEMORY_HIGH = Alert(
                 "`observatory up`, which restarts the cache."
             ),
             Step(
-                "If a client has filled it with entries that no request reads: restart the cache. It starts empty.",
-                ("observatory exec valkey -- true", "observatory up"),
+                "If a client has filled it with entries that no request reads: empty it. It fills again with what "
+                "requests read.",
+                (f"observatory exec valkey -- sh -c '{_EMPTY}'",),
             ),
         ),
         escalation=escalation.SERVICE,

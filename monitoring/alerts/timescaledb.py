@@ -51,6 +51,7 @@ _JOBS = (
         (query("SELECT jobid, jobname, schedule, active FROM cron.job"), logs("patroni")),
     ),
 )
+_ACTIVATE = Step("Apache edition: activate the jobs of pg_cron again.", (superuser(ACTIVATE),))
 _JOB_LABELS = {"job_id": "1001", "application_name": "Compression"}
 _JOB = 'timescaledb_job_{{}}{{{{stack="test",job="collector",job_id="{}",application_name="{}",hypertable="h"}}}}'
 _FIRST, _SECOND = _JOB.format("1001", "Compression"), _JOB.format("1002", "Retention")
@@ -139,6 +140,7 @@ COMPRESSION_BACKLOG = Alert(
                     ),
                 ),
             ),
+            _ACTIVATE,
             Step(
                 "If it runs and does not finish: check whether StorageLongTransaction or StorageLockWaits "
                 "fires. Its locks are then not granted."
@@ -185,7 +187,7 @@ AGGREGATE_STALE = Alert(
                     ),
                 ),
             ),
-            Step("Apache edition: activate the jobs of pg_cron again.", (superuser(ACTIVATE),)),
+            _ACTIVATE,
         ),
         escalation=escalation.DATABASE,
     ),
