@@ -10,7 +10,6 @@ UP = Step("Start what is missing.", ("observatory up",))
 # a dump waits in a transaction for its workers, a deployment holds its lock in an idle session, a migration runs for
 # long. An attempt to end one of a superuser, as those of a dump are, would fail and stop the command.
 ORDINARY = "application_name NOT LIKE 'observatory:%' AND usesysid IN (SELECT oid FROM pg_roles WHERE NOT rolsuper)"
-_PORT = '$(ls -A /srv/run/postgresql | grep -o "[0-9]*$")'
 
 
 def query(sql: str) -> str:
@@ -22,9 +21,12 @@ def query(sql: str) -> str:
 
 
 def superuser(sql: str) -> str:
-    """Return the command that runs SQL as superuser on the database's machine; the SQL contains no quote."""
-    psql = f"psql -h /srv/run/postgresql -p {_PORT} -U postgres -d observatory"
-    return f"observatory exec patroni -- sh -c '{psql} -c \"{sql}\"'"
+    """Return the command that runs SQL as superuser in the stack's database; the SQL contains no quote.
+
+    The exporter's environment has the socket, the port and the name of the database, which are settings.
+    """
+    session = '"$DATA_SOURCE_NAME user=postgres application_name=psql"'
+    return f"observatory exec postgres-exporter -- sh -c 'psql {session} -c \"{sql}\"'"
 
 
 def logs(daemon: str) -> str:

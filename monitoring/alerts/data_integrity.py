@@ -177,7 +177,10 @@ CHECKSUM_FAILURE = Alert(
                 "table: see the runbook of StorageBackupDamaged."
             ),
             Step("When all pages are sound again, make a full backup.", ("observatory backup create --type full",)),
-            Step("Reset the counter.", (superuser("SELECT pg_stat_reset()"),)),
+            Step(
+                "Reset the counter of the stack's database. That of another database is reset in a session there.",
+                (superuser("SELECT pg_stat_reset()"),),
+            ),
         ),
         escalation=escalation.DATABASE,
     ),
