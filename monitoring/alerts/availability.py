@@ -63,10 +63,22 @@ def _instances_up(scope: Scope) -> str:
 
 
 def _instance_down(scope: Scope) -> str:
-    """Return an expression for instances that fail their health checks; maintenance is another state."""
+    """Return an expression for instances that fail their health checks; maintenance is another state.
+
+    On AWS a new machine does not answer while it installs its packages, after each launch by the scaling. It counts
+    once it has answered, or when it has not for a quarter of an hour.
+    """
     if scope.platform == "aws":
-        named = f'label_replace({_instances_up(scope)}, "server", "$1", "instance", "(.+)")'
-        return f"max by (stack, fleet, server) (1 - {named}) == 1"
+        up = scope.select("up", _STORAGE)
+
+        def named(series: str) -> str:
+            return f'label_replace({series}, "server", "$1", "instance", "(.+)")'
+
+        return (
+            f"max by (stack, fleet, server) (1 - {named(_instances_up(scope))}) == 1\n"
+            f"and on (stack, fleet, server) ({named(f'max_over_time({up}[1h])')} == 1\n"
+            f"or {named(f'last_over_time({up}[{BRIDGE}] offset 15m)')} == 0)"
+        )
     down = scope.select("haproxy_server_status", 'state="DOWN"', 'fleet!=""')
     return f"max by (stack, fleet, server) (last_over_time({down}[{BRIDGE}])) == 1"
 

@@ -67,3 +67,16 @@ def test_instance_that_does_not_respond_is_named(sandbox: Sandbox) -> None:
     assert "i-1" in report
     assert "i-2" not in report
     assert firing(sandbox, "StorageInstanceDown", values, at="20s") == ""
+
+
+def test_a_machine_that_boots_is_down_after_a_quarter_of_an_hour(sandbox: Sandbox) -> None:
+    values = {
+        **series("blue", "i-1", up="0x60 1x200", requests="0x260"),  # it was launched, and answers after five minutes
+        **series("blue", "i-2", up="0x260", requests="0x260"),
+        **series("blue", "i-3", up="1x260", requests="0x260"),
+    }
+    assert firing(sandbox, "StorageInstanceDown", values, at="4m") == ""
+    assert firing(sandbox, "StorageInstanceDown", values, at="14m") == ""
+    report = firing(sandbox, "StorageInstanceDown", values, at="17m")
+    assert "i-2" in report
+    assert "i-1" not in report
