@@ -32,6 +32,7 @@ from observatory.settings.aws import Receivers, SecretKey
 
 GROUP = "monitoring.coreos.com"
 VERSIONS = {"PrometheusRule": "v1", "AlertmanagerConfig": "v1alpha1", "ScrapeConfig": "v1alpha1"}
+DISCOVERY_INTERVAL = "10s"  # shorter than an instance is down before StorageInstanceDown fires
 DASHBOARD_LABEL = {"grafana_dashboard": "1"}  # by which Grafana's sidecar selects, as its Helm chart has it
 
 
@@ -92,7 +93,12 @@ class Monitoring(pulumi.ComponentResource):
         return {
             "region": self._args.settings.account.region,
             "port": getattr(self._args.settings.ports, fleet),
-            "filters": [{"name": f"tag:{key}", "values": [value]} for key, value in tags.items()],
+            "filters": [
+                *({"name": f"tag:{key}", "values": [value]} for key, value in tags.items()),
+                # A machine that is shut down, as the scaling does, is no target before its service has stopped.
+                {"name": "instance-state-name", "values": ["running"]},
+            ],
+            "refreshInterval": DISCOVERY_INTERVAL,
         }
 
     def _dashboard(self, dashboard: Dashboard) -> None:

@@ -65,7 +65,10 @@ def test_a_fleet_is_found_by_the_tags_that_its_machines_have(production: Declare
     for fleet in ("blue", "green"):
         scraped = resources(production, "ScrapeConfig")[f"llm-observatory-production-storage-{fleet}"]
         (discovery,) = scraped["ec2SDConfigs"]
-        wanted = {found["name"].removeprefix("tag:"): found["values"] for found in discovery["filters"]}
+        filters = {found["name"]: found["values"] for found in discovery["filters"]}
+        assert filters.pop("instance-state-name") == ["running"]
+        assert discovery["refreshInterval"] == "10s"
+        wanted = {name.removeprefix("tag:"): values for name, values in filters.items()}
         template = production.one("aws:ec2/launchTemplate:LaunchTemplate", fleet)
         (tags,) = [one["tags"] for one in template["tagSpecifications"] if one["resourceType"] == "instance"]
         assert {name: [tags[name]] for name in wanted} == wanted
