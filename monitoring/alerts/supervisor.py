@@ -33,6 +33,7 @@ def _supervisor_down(scope: Scope) -> str:
 SUPERVISOR_DOWN = Alert(
     name="StorageSupervisorDown",
     expression=_supervisor_down,
+    pending="10s",  # after a suspension of the machine the last heartbeat is old until the next one
     severity="critical",
     component="database",
     category="platform",
@@ -64,33 +65,41 @@ SUPERVISOR_DOWN = Alert(
         vanishing(
             'observatory_supervisor_up{stack="test",job="node"}',
             beyond=0,
+            pending=10,
             labels={"state": "does not run"},
             description="The supervisor of test does not run (0).",
         ),
         vanishing(
             'observatory_supervisor_last_death_timestamp_seconds{stack="test",job="node"}',
             beyond=0,
+            pending=10,
             labels={"state": "had died and was restarted"},
-            description="The supervisor of test had died and was restarted (110).",
+            description="The supervisor of test had died and was restarted (120).",
         ),
         vanishing(
             'observatory_watcher_heartbeat_timestamp_seconds{stack="test",job="node"}',
             beyond=-10,
+            pending=10,
             labels={"state": "is not watched"},
-            description="The supervisor of test is not watched (120).",
+            description="The supervisor of test is not watched (130).",
         ),
         Scenario(
             name="the watcher is silent for 31 s",
             interval="1s",
             series={'observatory_watcher_heartbeat_timestamp_seconds{stack="test",job="node"}': "0+1x60 60x60"},
-            quiet=("90s",),
+            quiet=("100s",),
             fires=(
                 Firing(
-                    at="91s",
+                    at="101s",
                     labels={"state": "is not watched"},
-                    description="The supervisor of test is not watched (31).",
+                    description="The supervisor of test is not watched (41).",
                 ),
             ),
+        ),
+        Scenario(
+            name="the machine was suspended, and the watcher beats within its interval",
+            series={'observatory_watcher_heartbeat_timestamp_seconds{stack="test",job="node"}': "-1e6x1 10+5x60"},
+            quiet=("5s", "10s", "15s", "1m"),
         ),
         Scenario(
             name="the supervisor was restarted five minutes ago",
@@ -107,10 +116,10 @@ SUPERVISOR_DOWN = Alert(
         Scenario(
             name="the supervisor does not start again",
             series={'observatory_supervisor_up{stack="test",job="node"}': "1x6 0x30"},
-            quiet=("30s",),
+            quiet=("40s",),
             fires=(
                 Firing(
-                    at="40s",
+                    at="45s",
                     labels={"state": "does not run"},
                     description="The supervisor of test does not run (0).",
                 ),
@@ -119,12 +128,12 @@ SUPERVISOR_DOWN = Alert(
         Scenario(
             name="the watcher stops after a minute",
             series={'observatory_watcher_heartbeat_timestamp_seconds{stack="test",job="node"}': "0+5x12 60x60"},
-            quiet=("1m", "90s"),
+            quiet=("1m", "100s"),
             fires=(
                 Firing(
-                    at="95s",
+                    at="105s",
                     labels={"state": "is not watched"},
-                    description="The supervisor of test is not watched (35).",
+                    description="The supervisor of test is not watched (45).",
                 ),
             ),
         ),
