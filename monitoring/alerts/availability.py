@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from monitoring.alerts import escalation
 from monitoring.alerts.commands import UP, logs, superuser
-from monitoring.alerts.scenarios import BRIDGE, crossing, gauge
+from monitoring.alerts.scenarios import BRIDGE, crossing, gauge, vanishing
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 from monitoring.scrape_jobs import JOBS
 
@@ -94,8 +94,10 @@ def _primaries(scope: Scope) -> str:
 
 
 def _replica_disconnected(scope: Scope) -> str:
-    active = scope.select("pg_replication_slot_slot_is_active")
-    return f"max by (stack, slot_name) (last_over_time({active}[{BRIDGE}])) == 0"
+    """Return an expression for slots of the primary: Patroni keeps slots on replicas too, which nothing uses."""
+    active = f"last_over_time({scope.select('pg_replication_slot_slot_is_active')}[{BRIDGE}])"
+    replica = f"last_over_time({scope.select('pg_replication_is_replica')}[{BRIDGE}])"
+    return f"max by (stack, slot_name) ({active}\nand on (stack, instance) {replica} == 0) == 0"
 
 
 DATABASE_DOWN = Alert(
@@ -600,7 +602,15 @@ PRIMARY_COUNT_WRONG = Alert(
     ),
 )
 
-_SLOT = 'pg_replication_slot_slot_is_active{{stack="test",job="postgres",slot_name="{}",slot_type="physical"}}'
+_SLOT = (
+    'pg_replication_slot_slot_is_active{{stack="test",job="postgres",instance="{}",slot_name="{}",'
+    'slot_type="physical"}}'
+)
+_OTHER_SLOTS = {
+    _SLOT.format("one", "three"): "1x200",
+    _SLOT.format("two", "one"): "0x200",  # on a replica
+    _IS_REPLICA.format("two"): "1x200",
+}
 
 REPLICA_DISCONNECTED = Alert(
     name="StorageReplicaDisconnected",
@@ -636,14 +646,24 @@ REPLICA_DISCONNECTED = Alert(
         escalation=escalation.DATABASE,
     ),
     fault="Stop the replica.",
-    scenarios=gauge(
-        _SLOT.format("two"),
-        at=1,
-        beyond=0,
-        pending=60,
-        labels={"slot_name": "two"},
-        description="Replication slot two is not in use (value 0).",
-        others={_SLOT.format("three"): "1x200"},
+    scenarios=(
+        *gauge(
+            _SLOT.format("one", "two"),
+            at=1,
+            beyond=0,
+            pending=60,
+            labels={"slot_name": "two"},
+            description="Replication slot two is not in use (value 0).",
+            others={**_OTHER_SLOTS, _IS_REPLICA.format("one"): "0x200"},
+        ),
+        vanishing(
+            _IS_REPLICA.format("one"),
+            beyond=0,
+            pending=60,
+            labels={"slot_name": "two"},
+            description="Replication slot two is not in use (value 0).",
+            others={**_OTHER_SLOTS, _SLOT.format("one", "two"): "0x200"},
+        ),
     ),
 )
 

@@ -109,7 +109,8 @@ SELECT jobid AS job_id, substr(jobname, 14) AS application_name,
   coalesce(regexp_replace(substring(command FROM $$'(.+?)'$$), '^public\\.', ''), '') AS hypertable,
   coalesce((%(failed)s::json ->> jobid::text)::float + 60 + <period> > extract(epoch FROM now()), false)::int
     AS timescaledb_job_last_run_failed,
-  CASE WHEN NOT active THEN 0 WHEN launcher IS NULL THEN extract(epoch FROM now() - pg_postmaster_start_time())
+  CASE WHEN NOT active OR pg_is_in_recovery() THEN 0
+    WHEN launcher IS NULL THEN extract(epoch FROM now() - pg_postmaster_start_time())
     ELSE greatest(0, extract(epoch FROM now() - begun) - <period>) END AS timescaledb_job_overdue_seconds
 FROM cron.job LEFT JOIN (SELECT query, min(backend_start) AS begun FROM pg_stat_activity
   WHERE backend_type = 'pg_cron' GROUP BY 1) AS running ON query = command
