@@ -43,13 +43,18 @@ POOLER = "2026-11-29 04:18:33.490 UTC [7] WARNING C-0x5: o/app@127.0.0.1:53 pool
 
 
 class Session(Database):
-    """Runs the statements over an open connection, as its role."""
+    """Runs the statements over an open connection, as its role.
+
+    `started` is the time of the server's start.
+    """
+
+    started = "pg_postmaster_start_time()"
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.connection = connection
 
     def rows(self, sql: str, values: Mapping[str, str] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
-        cursor = self.connection.execute(sql.encode(), values)
+        cursor = self.connection.execute(sql.replace("pg_postmaster_start_time()", self.started).encode(), values)
         return [column.name for column in cursor.description or ()], cursor.fetchall()
 
     def close(self) -> None:
@@ -218,6 +223,13 @@ def test_a_chunk_that_retention_has_left_is_overdue(bench: Bench) -> None:
         assert overdue() == 0
 
 
+@pytest.fixture
+def long_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the server have been started a year ago."""
+    monkeypatch.setattr(Session, "started", "(now() - INTERVAL '1 year')")
+
+
+@pytest.mark.usefixtures("long_running")
 def test_an_aggregate_lags_from_when_a_refresh_should_have_computed_a_row(bench: Bench) -> None:
     def late() -> dict[str, float]:
         return {name: lag for name, lag in bench.values("aggregates", LAG).items() if lag}
@@ -244,10 +256,21 @@ def test_an_aggregate_lags_from_when_a_refresh_should_have_computed_a_row(bench:
         assert late() == {}
 
 
+@pytest.mark.usefixtures("long_running")
 def test_an_idle_aggregate_whose_refresh_has_stopped_is_late_after_a_day(bench: Bench) -> None:
     with bench.owner.transaction(force_rollback=True):
         bench.owner.execute("UPDATE observatory.aggregates SET refreshed_at = now() - INTERVAL '25 hours'")
         assert bench.values("aggregates", LAG)["llm_metrics_1min"] == pytest.approx(3570)
+
+
+def test_no_aggregate_is_late_before_its_first_refresh_after_a_start(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bench.owner.transaction(force_rollback=True):
+        bench.owner.execute("UPDATE observatory.aggregates SET refreshed_at = now() - INTERVAL '60 hours'")
+        for minutes, late in ((0, 0.0), (59, 0.0), (61, 60.0)):  # it is refreshed each hour
+            monkeypatch.setattr(Session, "started", f"(now() - INTERVAL '{minutes} minutes')")
+            assert bench.values("aggregates", LAG)["llm_metrics_1day"] == pytest.approx(late)
 
 
 @pytest.fixture

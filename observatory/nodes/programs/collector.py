@@ -125,12 +125,14 @@ LEFT JOIN timescaledb_information.chunks ON hypertable_schema || '.' || hypertab
 WHERE found IS NOT NULL GROUP BY 1"""
 
 # A refresh that has nothing to write notes its time once a day only, so what it should have written is looked for.
+# While the server was down none could run: after a start one is late from its first period on.
 _CRON_AGGREGATES = _filled("""
-SELECT a.name AS aggregate, greatest(0, extract(epoch FROM now() - refreshed_at) - 86400 - period, extract(epoch FROM
-  now() - time_bucket(bucket, CASE WHEN a.name = 'llm_error_summary' THEN (SELECT ts FROM public.llm_traces
+SELECT a.name AS aggregate, greatest(0, least(extract(epoch FROM now() - pg_postmaster_start_time()) - period,
+  greatest(0, extract(epoch FROM now() - refreshed_at) - 86400 - period, extract(epoch FROM now() - time_bucket(bucket,
+  CASE WHEN a.name = 'llm_error_summary' THEN (SELECT ts FROM public.llm_traces
     WHERE status_code = 'ERROR' AND ts >= since AND ts < until ORDER BY ts LIMIT 1)
   WHEN a.name ~ '^(llm_metrics_1(min|hour|day)|cost_analysis_hourly)$' THEN (SELECT ts FROM public.llm_traces
-    WHERE ts >= since AND ts < until ORDER BY ts LIMIT 1) END) - bucket - refresh_to) - period)
+    WHERE ts >= since AND ts < until ORDER BY ts LIMIT 1) END) - bucket - refresh_to) - period)))
   AS timescaledb_aggregate_lag_seconds
 FROM observatory.aggregates a LEFT JOIN observatory.jobs j ON j.name = 'refresh ' || a.name,
 coalesce(<period>, 0) AS period, coalesce(refreshed_until, '-infinity') AS since,
