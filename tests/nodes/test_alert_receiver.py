@@ -1,6 +1,7 @@
 """The alert receiver: stores notifications, refuses invalid ones, and pages when the heartbeat stops."""
 
 import contextlib
+import errno
 import http.client
 import json
 import socket
@@ -141,6 +142,46 @@ def test_an_incomplete_line_is_skipped(tmp_path: Path) -> None:
     again = Store(tmp_path)
     again.add("slack", {"number": 2})
     assert [record["notification"]["number"] for record in again.records()] == [1, 2]
+
+
+def test_a_line_that_a_full_disk_cut_short_spoils_no_later_one(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.add("slack", {"number": 1})
+    with (tmp_path / "received.jsonl").open("a") as file:
+        file.write('{"receiver": "sl')
+    for number in (2, 3):
+        store.add("slack", {"number": number})
+    assert [record["notification"]["number"] for record in store.records()] == [1, 2, 3]
+
+
+def test_a_page_that_was_not_stored_is_recorded_by_the_next_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, full = [0.0], [True]
+    store = Store(tmp_path)
+    switch = DeadMansSwitch(store, seconds=300)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    switch.heartbeat()
+    add = store.add
+
+    def add_if_there_is_room(receiver: str, notification: dict[str, object]) -> None:
+        if full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        add(receiver, notification)
+
+    monkeypatch.setattr(store, "add", add_if_there_is_room)
+    clock[0] = 301.0
+    with pytest.raises(OSError, match="No space left"):
+        switch.check()
+    full[0] = False
+    switch.check()
+    switch.check()
+    full[0] = True
+    with pytest.raises(OSError, match="No space left"):
+        switch.heartbeat()
+    full[0] = False
+    switch.heartbeat()
+    assert [record["notification"]["status"] for record in store.records(DEAD_MANS_SWITCH)] == ["firing", "resolved"]
 
 
 def test_silence_pages_once_and_a_heartbeat_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

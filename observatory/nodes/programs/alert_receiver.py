@@ -52,7 +52,6 @@ class Store:
         self._file_bytes = file_bytes
         self._lock = threading.Lock()
         self._heartbeat, self._kept_heartbeat = directory / HEARTBEAT_FILE, -KEEP_SECONDS
-        self._end_last_line()
 
     def add(self, receiver: str, notification: dict[str, Any]) -> None:
         """Keep one notification, with the time of its arrival."""
@@ -60,6 +59,7 @@ class Store:
         with self._lock:
             if self._file.exists() and self._file.stat().st_size > self._file_bytes:
                 self._file.replace(self._older)
+            self._end_last_line()
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
@@ -77,10 +77,13 @@ class Store:
         return [record for record in kept if receiver in (None, record["receiver"])]
 
     def _end_last_line(self) -> None:
-        """End the half line that a power cut can leave, so that only that one is lost."""
-        if self._file.exists() and not self._file.read_bytes().endswith(b"\n"):
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write("\n")
+        """End the half line that a power cut or a full disk can leave, so that only that one is lost."""
+        if not self._file.exists() or not self._file.stat().st_size:
+            return
+        with self._file.open("r+b") as file:
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         for file in (self._older, self._file):
@@ -101,21 +104,22 @@ class DeadMansSwitch:
         with self._lock:
             self._heard = time.monotonic()
             if self._silent:
-                self._silent = False
                 self._tell("resolved")
+                self._silent = False
 
     def check(self) -> None:
         """Page, once, when the silence has lasted too long."""
         with self._lock:
             if not self._silent and time.monotonic() - self._heard > self._seconds:
-                self._silent = True
                 self._tell("firing")
+                self._silent = True
 
     def watch(self) -> None:
-        """Check for ever."""
+        """Check for ever; a page that cannot be stored, as on a full disk, is recorded by a later check."""
         while True:
             time.sleep(self._seconds / 10)
-            self.check()
+            with contextlib.suppress(OSError):
+                self.check()
 
     def _tell(self, status: str) -> None:
         labels = {"alertname": "WatchdogSilent", "severity": "critical"}
