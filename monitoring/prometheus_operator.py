@@ -1,8 +1,9 @@
 """The rules, routes and scrape jobs as specifications of the Prometheus Operator's custom resources.
 
 PrometheusRule is `monitoring.coreos.com/v1`, AlertmanagerConfig and ScrapeConfig are `v1alpha1`. By default
-(`OnNamespace`) the operator adds a matcher of the resource's namespace to every route of an AlertmanagerConfig.
-Every rule here therefore has that namespace as a label, so the routes match all alerts of the stack and no others.
+(`OnNamespace`) the operator adds a matcher of the resource's namespace to every route and inhibition of an
+AlertmanagerConfig. Every rule here therefore has that namespace as a label, and every inhibition has the stack as a
+matcher: both match all alerts of the stack and no others, whichever matchers the operator adds.
 """
 
 from __future__ import annotations
@@ -63,10 +64,10 @@ def alertmanager_config(
     check_receivers(receivers)
     if zones := sorted({window.timezone for window in maintenance} - {"UTC"}):
         raise ValueError(f"maintenance windows in {zones}: AlertmanagerConfig has no time zones, use UTC")
-    tree = routes(rollback=ROLLBACK in receivers, maintenance=bool(maintenance))
+    tree, own = routes(rollback=ROLLBACK in receivers, maintenance=bool(maintenance)), f'stack="{scope.stack}"'
     return {
-        "route": _route({**tree, "matchers": [f'stack="{scope.stack}"']}),
-        "inhibitRules": [_inhibition(rule) for rule in inhibitions()],
+        "route": _route({**tree, "matchers": [own]}),
+        "inhibitRules": [_inhibition(rule, own) for rule in inhibitions()],
         "muteTimeIntervals": [_spelled(interval) for interval in time_intervals(maintenance)],
         "receivers": [{"name": NO_RECEIVER}, *named(receivers)],
     }
@@ -127,10 +128,11 @@ def _route(route: Mapping[str, Any]) -> dict[str, Any]:
     return spelled
 
 
-def _inhibition(rule: Mapping[str, Any]) -> dict[str, Any]:
+def _inhibition(rule: Mapping[str, Any], own: str) -> dict[str, Any]:
+    """Return an inhibition of alerts that match `own`: `equal` alone also holds where both alerts lack the label."""
     return {
-        "sourceMatch": [_matcher(text) for text in rule["source_matchers"]],
-        "targetMatch": [_matcher(text) for text in rule["target_matchers"]],
+        "sourceMatch": [_matcher(text) for text in (own, *rule["source_matchers"])],
+        "targetMatch": [_matcher(text) for text in (own, *rule["target_matchers"])],
         "equal": list(rule["equal"]),
     }
 

@@ -97,6 +97,15 @@ def test_routes_match_this_stacks_alerts_and_reach_every_receiver(stack: Declare
     assert all(rule["equal"] for rule in specification["inhibitRules"])
 
 
+def test_no_inhibition_concerns_alerts_of_others(stack: Declared) -> None:
+    """Alertmanager compares a label that both alerts lack as equal: the cluster's own InfoInhibitor has no stack."""
+    ((name, specification),) = resources(stack, "AlertmanagerConfig").items()
+    own = {"name": "stack", "matchType": "=", "value": name.split("-")[2]}
+    for rule in specification["inhibitRules"]:
+        assert own in rule["sourceMatch"]
+        assert own in rule["targetMatch"]
+
+
 def test_receivers_name_their_secrets_and_hold_none(production: Declared) -> None:
     (specification,) = resources(production, "AlertmanagerConfig").values()
     named = {receiver["name"]: receiver for receiver in specification["receivers"]}
