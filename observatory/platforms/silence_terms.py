@@ -1,7 +1,7 @@
 """What a silence may cover, and for how long.
 
 No silence covers the alerts of `NEVER` or the heartbeat, or a whole stack. A silence of a warning also covers its
-escalation after half an hour.
+escalation after half an hour, also where matchers select the warning by its name, severity, component or category.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from monitoring import ALERTS, Scope
-from monitoring.alerts.delivery_of_alerts import WARNING_UNATTENDED, WATCHDOG
+from monitoring import ALERTS, Alert, Scope
+from monitoring.alerts.delivery_of_alerts import DROPPED_BY_ESCALATION, WARNING_UNATTENDED, WATCHDOG
 from monitoring.matchers import Matcher, match_all
 from observatory.errors import REFUSED, WRONG_USAGE, ObservatoryError
 from observatory.settings import FleetName
@@ -72,7 +72,7 @@ def selection(
             "a whole stack cannot be silenced: name a fleet, an alert, or a label with a value that they have"
         )
     selected = [Matcher(name="stack", value=stack), *([Matcher(name="fleet", value=fleet)] if fleet else [])]
-    selected += [*(_of_alert(alert) if alert else []), *further]
+    selected += _with_escalation([*([Matcher(name="alertname", value=alert)] if alert else []), *further])
     selected.append(Matcher(name="alertname", operator="!~", value="|".join((*NEVER, WATCHDOG.name))))
     return [_document(each) for each in selected]
 
@@ -103,20 +103,32 @@ def _check_alert(alert: str | None, further: Sequence[Matcher]) -> None:
 
 def _covers_everything(matchers: Sequence[Matcher]) -> bool:
     """Return whether matchers also match an alert without labels, or every alert that can be silenced."""
-    scope = Scope(stack="", runbooks="")
-    silenceable = [each for each in ALERTS if each.name not in (*NEVER, WATCHDOG.name)]
-    every = all(match_all(matchers, {"alertname": each.name, **each.labels(scope)}) for each in silenceable)
-    return every or match_all(matchers, {})
+    # An alert of severity `none`, such as InfoInhibitor, has no receiver.
+    silenceable = [each for each in ALERTS if each.name not in NEVER and each.severity != "none"]
+    return all(match_all(matchers, _labels(each)) for each in silenceable) or match_all(matchers, {})
 
 
-def _of_alert(alert: str) -> list[Matcher]:
-    """Return the matchers of an alert, and of its escalation if it is a warning."""
-    if not any(each.name == alert and each.severity == "warning" for each in ALERTS):
-        return [Matcher(name="alertname", value=alert)]
+def _with_escalation(given: Sequence[Matcher]) -> list[Matcher]:
+    """Return matchers that also match the escalation of the warnings that the given ones match.
+
+    The escalation has other values of some labels than the warning: matchers of those become the names of their alerts.
+    """
+    fixed = [each for each in given if each.name in DROPPED_BY_ESCALATION]
+    found = [each for each in ALERTS if match_all(fixed, _labels(each))]
+    names = [each.name for each in found if each.name not in (*NEVER, WATCHDOG.name)]
+    warnings = [each.name for each in found if each.severity == "warning"]
+    if not fixed or not warnings or WARNING_UNATTENDED.name in names:
+        return list(given)
     return [
-        Matcher(name="alertname", operator="=~", value=f"{alert}|{WARNING_UNATTENDED.name}"),
-        Matcher(name="escalated", operator="=~", value=f"{alert}|"),
+        Matcher(name="alertname", operator="=~", value="|".join((*names, WARNING_UNATTENDED.name))),
+        Matcher(name="escalated", operator="=~", value="|".join((*warnings, ""))),
+        *(each for each in given if each not in fixed),
     ]
+
+
+def _labels(alert: Alert) -> dict[str, str]:
+    """Return the labels that an alert has by its rule."""
+    return {"alertname": alert.name, **alert.labels(Scope(stack="", runbooks=""))}
 
 
 def _document(matcher: Matcher) -> dict[str, Any]:

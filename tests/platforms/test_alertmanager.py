@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from observatory.platforms.alertmanager import Alertmanager
-from observatory.platforms.silence_terms import NEVER, SilenceRefusedError, SilenceUsageError
+from monitoring.matchers import Matcher, match_all
+from observatory.platforms.alertmanager import OPERATORS, Alertmanager
+from observatory.platforms.silence_terms import NEVER, SilenceRefusedError, SilenceUsageError, selection
 
 
 @pytest.mark.parametrize("alert", [None, ""])
@@ -26,6 +27,8 @@ def silence(alert: str | None = None, *matchers: str, seconds: float = 60, reaso
         ('fleet=~".*"',),
         ('severity!="critical"',),
         ('severity=~".+"',),
+        ('severity=~"critical|warning|info"',),
+        ('component=~"database|service|cache|monitoring"',),
         ('alertname!="StorageDatabaseDown"',),
         ('x=~""', 'y!~"z"'),
     ],
@@ -63,3 +66,55 @@ def test_a_silence_that_is_not_valid_is_refused(
 ) -> None:
     with pytest.raises(SilenceUsageError, match=error):
         silence(alert, *matchers, seconds=seconds, reason=reason)
+
+
+def silenced(labels: dict[str, str], *matchers: str, alert: str | None = None) -> bool:
+    """Return whether a silence of these terms covers an alert of the stack `local`."""
+    documents = selection("local", fleet=None, alert=alert, matchers=matchers)
+    parsed = [
+        Matcher(name=each["name"], operator=OPERATORS[each["isEqual"], each["isRegex"]], value=each["value"])  # type: ignore[arg-type]
+        for each in documents
+    ]
+    return match_all(parsed, {"stack": "local", **labels})
+
+
+WARNING = {"alertname": "StorageCacheMemoryHigh", "severity": "warning", "component": "cache", "category": "cache"}
+ESCALATION = {
+    "alertname": "StorageWarningUnattended",
+    "severity": "critical",
+    "component": "monitoring",
+    "category": "platform",
+}
+
+
+@pytest.mark.parametrize(
+    "matcher",
+    [
+        'alertname="StorageCacheMemoryHigh"',
+        'alertname=~"StorageCache.*"',
+        'category="cache"',
+        'component="cache"',
+        'severity="warning"',
+    ],
+)
+def test_a_silence_by_a_label_of_the_rule_covers_the_escalation_of_its_warnings(matcher: str) -> None:
+    escalation = {**ESCALATION, "escalated": WARNING["alertname"], "instance": "i"}
+    assert silenced({**WARNING, "instance": "i"}, matcher)
+    assert silenced(escalation, matcher)
+    assert silenced(escalation, matcher, 'instance="i"')
+    assert not silenced(escalation, matcher, 'instance="j"')
+    other = {"alertname": "StorageDiskCritical", "severity": "critical", "component": "database"}
+    assert not silenced(other, matcher)
+    if matcher != 'severity="warning"':
+        assert not silenced({**ESCALATION, "escalated": "StorageDiskWarning"}, matcher)
+
+
+def test_a_silence_of_an_alert_covers_its_escalation_and_no_other() -> None:
+    name = WARNING["alertname"]
+    assert silenced(WARNING, alert=name)
+    assert silenced({**ESCALATION, "escalated": name}, alert=name)
+    assert not silenced({**ESCALATION, "escalated": "StorageDiskWarning"}, alert=name)
+    critical = {"alertname": "StorageDiskCritical", "severity": "critical"}
+    assert silenced(critical, alert="StorageDiskCritical")
+    assert silenced(critical, 'severity="critical"')
+    assert not silenced(WARNING, 'severity="critical"')
