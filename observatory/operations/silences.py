@@ -15,13 +15,13 @@ from observatory.workspace import Workspace
 
 
 def list_silences(workspace: Workspace) -> list[Silence]:
-    """Return the stack's silences that have not expired.
+    """Return the silences that may cover alerts of the stack and have not expired, also those made elsewhere.
 
     Raises:
         StackNotUpError: the stack is not up.
         AlertmanagerError: Alertmanager does not answer.
     """
-    return stack_alertmanager(workspace).silences()
+    return stack_alertmanager(workspace).covering_silences()
 
 
 def create_silence(
@@ -60,7 +60,7 @@ def end_silence(workspace: Workspace, silence: str) -> None:
         AlertmanagerError: Alertmanager does not answer.
     """
     alertmanager = stack_alertmanager(workspace)
-    if silence not in {each.id for each in alertmanager.silences()}:
+    if silence not in {each.id for each in alertmanager.covering_silences()}:
         raise UnknownSilenceError(
             f"no silence {silence!r} in the stack {workspace.stack!r}: `observatory silence list` lists their ids"
         )

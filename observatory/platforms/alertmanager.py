@@ -22,10 +22,18 @@ from observatory.waiting import wait_until
 if TYPE_CHECKING:
     import httpx
 
+    from monitoring.matchers import Operator
+
 ANSWER_SECONDS = 2.0
 KEPT_SECONDS, KEPT_POLL_S = 30.0, 0.1  # six times Alertmanager's interval
 SILENCE_SECONDS, EXTEND_SECONDS = 120.0, 30.0  # duration of a deployment's silence, and between its extensions
-OPERATORS = {(True, False): "=", (True, True): "=~", (False, False): "!=", (False, True): "!~"}  # by isEqual, isRegex
+# By isEqual and isRegex.
+OPERATORS: Mapping[tuple[bool, bool], Operator] = {
+    (True, False): "=",
+    (True, True): "=~",
+    (False, False): "!=",
+    (False, True): "!~",
+}
 
 
 class AlertmanagerError(ObservatoryError):
@@ -73,16 +81,19 @@ class Alertmanager:
     snapshot: Path | None = None
 
     def silences(self) -> list[Silence]:
-        """Return the stack's silences that have not expired, the next to end first."""
-        given = self._call("GET", "silences", params={"filter": [f'stack="{self.stack}"']})
-        found = [_silence(each) for each in given.json() if each["status"]["state"] != "expired"]
-        return sorted(found, key=lambda each: each.ends)
+        """Return the silences of exactly this stack that have not expired, the next to end first."""
+        return _lasting(self._read("silences", filter=[f'stack="{self.stack}"']))
+
+    def covering_silences(self) -> list[Silence]:
+        """Return the silences that may cover alerts of the stack, also those that others made with any matchers."""
+        from observatory.platforms.silence_terms import may_cover  # noqa: PLC0415 - not for a rollback
+
+        return _lasting([each for each in self._read("silences") if may_cover(self.stack, each["matchers"])])
 
     def muted_alerts(self) -> list[Mapping[str, str]]:
         """Return the labels of the stack's alerts that a silence, an inhibition or a time interval mutes."""
         muted = {"active": "false", "silenced": "true", "inhibited": "true"}
-        given = self._call("GET", "alerts", params={**muted, "filter": [f'stack="{self.stack}"']})
-        return [each["labels"] for each in given.json()]
+        return [each["labels"] for each in self._read("alerts", **muted, filter=[f'stack="{self.stack}"'])]
 
     def silence(
         self,
@@ -122,7 +133,7 @@ class Alertmanager:
             "comment": reason,
             **({"id": replaces} if replaces else {}),
         }
-        return str(self._call("POST", "silences", json=document).json()["silenceID"])
+        return str(self._document(self._call("POST", "silences", json=document))["silenceID"])
 
     def end(self, silence: str) -> None:
         """Expire a silence now; expiring it again does nothing."""
@@ -147,6 +158,18 @@ class Alertmanager:
                 remedy="log/alertmanager.log in the stack's home shows why.",
             )
 
+    def _read(self, path: str, **parameters: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._document(self._call("GET", path, params=parameters))
+        return found
+
+    def _document(self, answer: httpx.Response) -> Any:
+        try:
+            return answer.json()
+        except ValueError as error:  # such as the page of a proxy that requires a login
+            raise AlertmanagerError(
+                f"Alertmanager at {self.url} answered {answer.status_code} without JSON: {answer.text[:200]!r}"
+            ) from error
+
     def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
         import httpx  # noqa: PLC0415 - a rollback shifts traffic before it needs this
 
@@ -156,7 +179,7 @@ class Alertmanager:
             answer = httpx.request(method, url, timeout=ANSWER_SECONDS, verify=verify, **options)
         except (httpx.HTTPError, OSError) as error:  # OSError: a file of the certificate cannot be read
             raise AlertmanagerError(f"Alertmanager at {self.url} does not answer: {error}") from error
-        if answer.is_error:
+        if not answer.is_success:
             raise AlertmanagerError(f"Alertmanager at {self.url} answered {answer.status_code}: {answer.text[:200]}")
         return answer
 
@@ -243,6 +266,12 @@ def _written(file: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_mtime_ns
+
+
+def _lasting(given: Sequence[dict[str, Any]]) -> list[Silence]:
+    """Return the silences that have not expired, the next to end first."""
+    found = [_silence(each) for each in given if each["status"]["state"] != "expired"]
+    return sorted(found, key=lambda each: each.ends)
 
 
 def _silence(given: dict[str, Any]) -> Silence:

@@ -7,7 +7,7 @@ escalation after half an hour, also where matchers select the warning by its nam
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from monitoring import ALERTS, Alert, Scope
 from monitoring.alerts.delivery_of_alerts import DROPPED_BY_ESCALATION, WARNING_UNATTENDED, WATCHDOG
 from monitoring.matchers import Matcher, match_all
 from observatory.errors import REFUSED, WRONG_USAGE, ObservatoryError
+from observatory.platforms.alertmanager import OPERATORS
 from observatory.settings import FleetName
 
 MAX_SECONDS = 7 * 86_400  # of a silence; regular work has a maintenance window in the settings
@@ -75,6 +76,25 @@ def selection(
     selected += _with_escalation([*([Matcher(name="alertname", value=alert)] if alert else []), *further])
     selected.append(Matcher(name="alertname", operator="!~", value="|".join((*NEVER, WATCHDOG.name))))
     return [_document(each) for each in selected]
+
+
+def may_cover(stack: str, matchers: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a silence may cover an alert of a stack: its matchers are as Alertmanager's API has them.
+
+    Labels that an alert has not by its rule may have any value.
+    """
+    given = [
+        Matcher(name=each["name"], operator=OPERATORS[each.get("isEqual", True), each["isRegex"]], value=each["value"])
+        for each in matchers
+    ]
+    return any(_may_match(given, {**_labels(each), "stack": stack}) for each in ALERTS)
+
+
+def _may_match(matchers: Sequence[Matcher], labels: Mapping[str, str]) -> bool:
+    try:
+        return match_all((each for each in matchers if each.name in labels), labels)
+    except ValueError:  # a regular expression that is valid in Go only
+        return True
 
 
 def _parsed(text: str) -> Matcher:

@@ -117,6 +117,20 @@ def test_matchers_select_alerts_and_never_those_that_must_page(pager: Pager, ale
     assert silence.reason == 'a "noisy" neighbour'
 
 
+def test_a_silence_that_others_made_is_listed_if_it_may_cover_the_stack(pager: Pager, alerts: Alertmanager) -> None:
+    def made_elsewhere(name: str, value: str) -> str:
+        matcher = {"name": name, "value": value, "isRegex": False, "isEqual": True}
+        times = {"startsAt": "2020-01-01T00:00:00Z", "endsAt": "2100-01-01T00:00:00Z"}
+        document = {"matchers": [matcher], **times, "createdBy": "someone", "comment": "c"}
+        answer = pager.http.post(f"{pager.alertmanager}/api/v2/silences", json=document).raise_for_status()
+        return str(answer.json()["silenceID"])
+
+    broad = made_elsewhere("severity", "critical")
+    made_elsewhere("stack", "b")
+    assert [each.id for each in alerts.covering_silences()] == [broad]
+    assert alerts.silences() == []
+
+
 def test_a_silence_of_a_warning_covers_its_escalation_and_no_other(pager: Pager, alerts: Alertmanager) -> None:
     alerts.silence(fleet=None, alert="StorageInstanceDown", seconds=60, created_by="me", reason="r")
     escalation = {"alertname": "StorageWarningUnattended", "stack": "a", "severity": "critical"}

@@ -1,12 +1,13 @@
-"""Silences that are refused before a request to Alertmanager."""
+"""What silences cover, those that are refused before a request to Alertmanager, and answers that are not its own."""
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
 from monitoring.matchers import Matcher, match_all
-from observatory.platforms.alertmanager import OPERATORS, Alertmanager
-from observatory.platforms.silence_terms import NEVER, SilenceRefusedError, SilenceUsageError, selection
+from observatory.platforms.alertmanager import OPERATORS, Alertmanager, AlertmanagerError
+from observatory.platforms.silence_terms import NEVER, SilenceRefusedError, SilenceUsageError, may_cover, selection
 
 
 @pytest.mark.parametrize("alert", [None, ""])
@@ -72,7 +73,7 @@ def silenced(labels: dict[str, str], *matchers: str, alert: str | None = None) -
     """Return whether a silence of these terms covers an alert of the stack `local`."""
     documents = selection("local", fleet=None, alert=alert, matchers=matchers)
     parsed = [
-        Matcher(name=each["name"], operator=OPERATORS[each["isEqual"], each["isRegex"]], value=each["value"])  # type: ignore[arg-type]
+        Matcher(name=each["name"], operator=OPERATORS[each["isEqual"], each["isRegex"]], value=each["value"])
         for each in documents
     ]
     return match_all(parsed, {"stack": "local", **labels})
@@ -118,3 +119,40 @@ def test_a_silence_of_an_alert_covers_its_escalation_and_no_other() -> None:
     assert silenced(critical, alert="StorageDiskCritical")
     assert silenced(critical, 'severity="critical"')
     assert not silenced(WARNING, 'severity="critical"')
+
+
+def matcher(name: str, value: str, *, equal: bool = True, regex: bool = False) -> dict[str, object]:
+    return {"name": name, "value": value, "isEqual": equal, "isRegex": regex}
+
+
+@pytest.mark.parametrize(
+    ("covers", "matchers"),
+    [
+        (True, [matcher("stack", "local")]),
+        (True, [matcher("stack", "local|other", regex=True)]),
+        (True, [matcher("stack", "other", equal=False)]),
+        (True, [matcher("severity", "critical")]),
+        (True, [matcher("alertname", ".+", regex=True)]),
+        (True, [matcher("instance", "i")]),
+        (True, [matcher("alertname", r"\pL+", regex=True)]),  # valid in Go only
+        (False, [matcher("stack", "other")]),
+        (False, [matcher("stack", "")]),
+        (False, [matcher("alertname", "KubePodCrashLooping"), matcher("namespace", "other")]),
+        (False, [matcher("alertname", "StorageDatabaseDown"), matcher("severity", "warning")]),
+    ],
+)
+def test_silences_of_others_that_may_cover_the_stack_are_found(
+    covers: bool,
+    matchers: list[dict[str, object]],
+) -> None:
+    assert may_cover("local", matchers) is covers
+
+
+@pytest.mark.parametrize("status", [200, 302, 401])
+def test_an_answer_that_is_not_alertmanagers_is_an_error(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setattr(httpx, "request", lambda *_, **__: httpx.Response(status, text="<html>log in</html>"))
+    alertmanager = Alertmanager(url="https://alertmanager.example", stack="local")
+    with pytest.raises(AlertmanagerError, match=f"answered {status}.*log in"):
+        alertmanager.silences()
+    with pytest.raises(AlertmanagerError, match=f"answered {status}.*log in"):
+        silence("StorageInstanceDown")
