@@ -61,21 +61,26 @@ def stack_channels(root: Path, stack: str) -> list[Channel]:
 class HeartbeatWatch:
     """Sends a notice when the heartbeat of monitoring ends, and one when it returns.
 
-    A file in the stack's home records that it has ended, so that a new watcher does not send the notice again.
+    A file in the stack's home records that it has ended, so that a new watcher does not send the notice again. A change
+    of the machine's time or its suspension is no silence: only the first check compares the time of the heartbeat's
+    file with the machine's time; later ones measure by a clock that neither moves.
 
     Attributes:
         sandbox: of the stack.
         stack: its name.
         channels: returns the channels; called for each notice, because their settings may have changed.
-        started: time of the watcher's start.
-        now: the clock.
+        started: when the watcher started, by the steady clock.
+        now: the machine's time.
+        steady: the steady clock.
     """
 
     sandbox: Sandbox
     stack: str
     channels: Callable[[], Sequence[Channel]]
-    started: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.monotonic)
     now: Callable[[], float] = time.time
+    steady: Callable[[], float] = time.monotonic
+    _seen: tuple[float, float] | None = field(default=None, init=False)  # time of the file, and of its first sight
 
     @classmethod
     def of(cls, sandbox: Sandbox, root: Path, stack: str) -> HeartbeatWatch:
@@ -107,14 +112,24 @@ class HeartbeatWatch:
         except OSError:
             return 0.0
 
+    def _age(self) -> float:
+        """Return how long ago the last heartbeat was."""
+        last = self._last()
+        if self._seen is None:
+            self._seen = last, self.steady() - abs(self.now() - last)
+        elif last not in (0.0, self._seen[0]):
+            self._seen = last, self.steady()
+        return self.steady() - self._seen[1]
+
     def _beats(self) -> bool:
-        return self.now() - self._last() <= SILENCE_SECONDS
+        return self._age() <= SILENCE_SECONDS
 
     def _silent_seconds(self) -> float | None:
         """Return how long no heartbeat came, None within the limit."""
-        if self._beats() or self.now() - self.started <= START_SECONDS:
+        up = self.steady() - self.started
+        if self._beats() or up <= START_SECONDS:
             return None
-        return self.now() - max(self._last(), self.started)
+        return min(self._age(), up)
 
     def _send(self, kind: Kind, text: str) -> None:
         """Send a notice through every channel, each on a thread of its own, and log what was not delivered."""

@@ -43,7 +43,7 @@ def watched(sandbox: Sandbox) -> Iterator[Receiver]:
     """Check the heartbeat twice a second, as the watcher does, and yield what receives its notices."""
     ended = threading.Event()
     with receiver() as hook:
-        checked = watch(sandbox, hook, started=time.time() - heartbeat.START_SECONDS)
+        checked = watch(sandbox, hook, started=time.monotonic() - heartbeat.START_SECONDS)
 
         def run() -> None:
             while not ended.wait(0.5):
@@ -115,12 +115,14 @@ def test_a_notice_is_sent_once_also_by_the_next_watcher(home: Sandbox) -> None:
         os.utime(file, (clock[0], clock[0]))
 
     with receiver() as hook:
-        make = partial(watch, home, hook, started=clock[0], now=lambda: clock[0])  # type: ignore[arg-type]
+        clocks = {"now": lambda: clock[0], "steady": lambda: clock[0]}
+        make = partial(watch, home, hook, started=clock[0], **clocks)  # type: ignore[arg-type]
         first = make()
         first.check()  # no heartbeat yet, and none is due
         clock[0] += heartbeat.START_SECONDS - 1
         first.check()
         beat()
+        first.check()
         clock[0] += SILENCE_SECONDS
         first.check()
         assert hook.got == []
@@ -140,9 +142,28 @@ def test_a_notice_is_sent_once_also_by_the_next_watcher(home: Sandbox) -> None:
         assert kinds(hook) == ["monitoring-down"] * 2 + ["monitoring-up"]
 
 
+@pytest.mark.parametrize("jump", [36_000.0, -36_000.0], ids=["forward or suspended", "back"])
+def test_a_change_of_the_time_is_no_silence_and_hides_none(home: Sandbox, jump: float) -> None:
+    now, steady = [100_000.0], [1000.0]
+    file = home.host_path(heartbeat.FILE)
+    file.touch()
+    os.utime(file, (now[0], now[0]))
+    with receiver() as hook:
+        watching = watch(home, hook, started=0.0, now=lambda: now[0], steady=lambda: steady[0])  # type: ignore[arg-type]
+        watching.check()
+        now[0] += jump
+        steady[0] += SILENCE_SECONDS
+        watching.check()
+        assert hook.got == []
+        steady[0] += 1
+        watching.check()
+    assert kinds(hook) == ["monitoring-down"]
+    assert f"no heartbeat for {SILENCE_SECONDS + 1:.0f} s" in hook.got[0]["text"]
+
+
 def test_monitoring_that_never_starts_is_noticed(home: Sandbox) -> None:
     with receiver() as hook:
-        late = watch(home, hook, started=time.time() - heartbeat.START_SECONDS - 1)
+        late = watch(home, hook, started=time.monotonic() - heartbeat.START_SECONDS - 1)
         late.check()
     assert kinds(hook) == ["monitoring-down"]
     assert heartbeat_age(home) is None
