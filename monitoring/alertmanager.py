@@ -20,6 +20,8 @@ ROLLBACK: Receiver = "rollback"  # rolls back a promoted version; optional
 RECEIVERS: tuple[Receiver, ...] = tuple(name for name in get_args(Receiver) if name != ROLLBACK)
 NO_RECEIVER = "nobody"  # for InfoInhibitor, which only inhibits other alerts
 
+# `escalated`: PagerDuty adds alerts of one group to its open incident, and pages again for none that is acknowledged.
+GROUP_BY = ("stack", "alertname", "fleet", "escalated")
 # Of the heartbeat. A receiver on the same machine gets it more often, and notices its end sooner.
 HEARTBEAT, LOCAL_HEARTBEAT = "1m", "10s"
 # A page is sent within `for` + 15 s: up to 5 s until the next evaluation, this wait, and the sending.
@@ -155,7 +157,7 @@ def routes(*, rollback: bool, maintenance: bool = False, heartbeat: str = HEARTB
     escalation = f'alertname="{WARNING_UNATTENDED.name}"'
     return {
         "receiver": "slack",
-        "group_by": ["stack", "alertname", "fleet"],
+        "group_by": list(GROUP_BY),
         **WARNING_TIMING,
         "routes": [
             _route("watchdog", 'alertname="Watchdog"', watchdog),

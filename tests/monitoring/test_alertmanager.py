@@ -267,6 +267,14 @@ def test_critical_alert_reaches_both_of_its_receivers(pager: Pager) -> None:
     assert not pager.received("email")
 
 
+def test_each_unattended_warning_is_a_page_of_its_own(pager: Pager) -> None:
+    pager.fire(*(escalated(name, fleet="blue") for name in ("StorageInstanceDown", "StorageWriteLatencyHigh")))
+    until(lambda: len(pager.received("pagerduty")) == 2, "both pages")
+    groups = pager.http.get(f"{pager.alertmanager}/api/v2/alerts/groups").raise_for_status().json()
+    paged = [each["labels"] for each in groups if each["receiver"]["name"] == "pagerduty"]
+    assert sorted(each["escalated"] for each in paged) == ["StorageInstanceDown", "StorageWriteLatencyHigh"]
+
+
 def test_a_maintenance_window_mutes_warnings_and_their_escalation_and_no_page(pager: Pager) -> None:
     open_now = MaintenanceWindow(days=EVERY_DAY, opens="00:00", closes="00:00", timezone="Europe/Berlin")
     receivers = webhook_receivers(pager.receiver, tls=client_config(Paths()))
