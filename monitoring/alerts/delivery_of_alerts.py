@@ -6,13 +6,16 @@ Watchdog and InfoInhibitor follow kube-prometheus.
 from __future__ import annotations
 
 from monitoring.alerts import escalation
-from monitoring.alerts.scenarios import burst, crossing
+from monitoring.alerts.scenarios import burst, crossing, repeated
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 
 ESCALATION = "30m"
 # Labels of a warning that its escalation replaces; `rollback` would send it to the scheduler.
 DROPPED_BY_ESCALATION = frozenset({"alertname", "alertstate", "category", "component", "rollback", "severity"})
 STEP = "0x10 1x20"  # a counter that increases by one after 50 s
+# A receiver of warnings fails once in the 5 min between two notifications. Without this the alert would end and page
+# again at some of the failures, because there are evaluations at which none lies within the window.
+KEEP_FAILING, KEEP_FAILING_S = "1m", 60
 
 
 def _info_alone(scope: Scope) -> str:
@@ -245,6 +248,7 @@ RULES_FAILING = Alert(
 NOTIFICATIONS_FAILING = Alert(
     name="StorageNotificationsFailing",
     expression=_undelivered,
+    keep_firing=KEEP_FAILING,
     severity="critical",
     component="monitoring",
     category="platform",
@@ -276,11 +280,30 @@ NOTIFICATIONS_FAILING = Alert(
             ),
             labels={"job": "alertmanager", "integration": "slack", "receiver_name": "slack"},
             description="alertmanager to slack of the receiver slack lost 1 notifications in 5 min.",
+            keep=KEEP_FAILING_S,
         ),
         burst(
             'prometheus_notifications_errors_total{stack="test",job="prometheus"}',
             labels={"job": "prometheus"},
             description="prometheus lost 1 notifications in 5 min.",
+            keep=KEEP_FAILING_S,
+        ),
+        Scenario(
+            name="a receiver of warnings fails every five minutes",
+            series={
+                (
+                    'alertmanager_notifications_failed_total{stack="test",job="alertmanager",integration="email",'
+                    'receiver_name="email"}'
+                ): f"0x10 {repeated('1', 61)} {repeated('2', 61)} {repeated('3', 61)}"
+            },
+            fires=tuple(
+                Firing(
+                    at=f"{at}s",
+                    labels={"job": "alertmanager", "integration": "email", "receiver_name": "email"},
+                    description="alertmanager to email of the receiver email lost 1 notifications in 5 min.",
+                )
+                for at in (55, 350, 355, 360, 660, 665)
+            ),
         ),
         Scenario(
             name="a receiver rejects notifications",

@@ -121,13 +121,18 @@ def gauge(
 
 
 def burst(
-    series: str, *, description: str, labels: Mapping[str, str] | None = None, others: Mapping[str, str] | None = None
+    series: str,
+    *,
+    description: str,
+    labels: Mapping[str, str] | None = None,
+    keep: int = 0,
+    others: Mapping[str, str] | None = None,
 ) -> Scenario:
-    """Return a scenario in which a counter increases by one: the alert fires for five minutes."""
+    """Return a scenario in which a counter increases by one: the alert fires for five minutes and `keep` seconds."""
     return Scenario(
         name="the counter increases once",
         interval="15s",
         series={series: "0x20 1x60", **(others or {})},
-        quiet=("5m", "10m15s"),
-        fires=tuple(Firing(at=at, labels=labels or {}, description=description) for at in ("5m15s", "10m")),
+        quiet=("5m", f"{615 + keep}s"),
+        fires=tuple(Firing(at=at, labels=labels or {}, description=description) for at in ("5m15s", f"{600 + keep}s")),
     )
