@@ -24,6 +24,7 @@ from observatory.settings.base import (
     SlackNotices,
     WebhookNotices,
 )
+from observatory.settings.windows import is_known_in_sandbox
 
 
 class Cache(Settings):
@@ -107,6 +108,16 @@ class LocalSettings(SharedSettings):
             raise ValueError(
                 f"database.shared_buffers_mb {self.database.shared_buffers_mb} and cache.memory_mb "
                 f"{self.cache.memory_mb} exceed this machine's memory of {available} MiB"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _alertmanager_knows_the_zones(self) -> Self:
+        zones = {window.timezone for window in self.maintenance}
+        if unknown := sorted(zone for zone in zones if not is_known_in_sandbox(zone)):
+            raise ValueError(
+                f"maintenance has windows in {', '.join(unknown)}, which Alertmanager does not know: use the zone's "
+                "current name, such as America/New_York or Asia/Kolkata"
             )
         return self
 

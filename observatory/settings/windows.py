@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Annotated, Literal
 
@@ -36,6 +36,34 @@ def _zone(name: str) -> tzinfo:
         raise ValueError(
             f"{name!r} is not a time zone of this machine's database; expected a name such as Europe/Berlin or UTC"
         ) from error
+
+
+# The areas of the time zones in Debian's package tzdata, each with its former names: those are in tzdata-legacy.
+_FORMER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "Africa": ("Asmera",),
+    "America": (
+        *("Argentina/ComodRivadavia", "Buenos_Aires", "Catamarca", "Cordoba", "Fort_Wayne", "Godthab", "Indianapolis"),
+        *("Jujuy", "Knox_IN", "Louisville", "Mendoza", "Rosario"),
+    ),
+    "Antarctica": ("South_Pole",),
+    "Arctic": (),
+    "Asia": (
+        *("Ashkhabad", "Calcutta", "Choibalsan", "Chungking", "Dacca", "Katmandu", "Macao", "Rangoon", "Saigon"),
+        *("Thimbu", "Ujung_Pandang", "Ulan_Bator"),
+    ),
+    "Atlantic": ("Faeroe",),
+    "Australia": ("ACT", "LHI", "NSW", "North", "Queensland", "South", "Tasmania", "Victoria", "West"),
+    "Etc": (),
+    "Europe": ("Kiev", "Uzhgorod", "Zaporozhye"),
+    "Indian": (),
+    "Pacific": ("Enderbury", "Ponape", "Truk"),
+}
+
+
+def is_known_in_sandbox(zone: str) -> bool:
+    """Return whether the daemons of a local stack know a time zone of this machine's database."""
+    area, _, name = zone.partition("/")
+    return zone in ("UTC", "GMT") or (area in _FORMER_NAMES and name not in ("", *_FORMER_NAMES[area]))
 
 
 ClockTime = Annotated[str, BeforeValidator(_clock_time), Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
+from zoneinfo import available_timezones
 
 import pytest
 import yaml
@@ -20,6 +22,7 @@ from observatory.nodes.alertmanager import alertmanager, receiver_secrets
 from observatory.nodes.web import client_config
 from observatory.runtime import Sandbox
 from observatory.settings import LocalSettings
+from observatory.settings.windows import is_known_in_sandbox
 from tests.monitoring.conftest import Pager
 from tests.support.waiting import until
 
@@ -159,6 +162,21 @@ def test_every_time_interval_is_used_and_none_mutes_a_page() -> None:
 def test_a_window_ends_on_the_next_day(opens: str, closes: str, times: list[tuple[str, str, str]]) -> None:
     found = MaintenanceWindow(days=("sat",), opens=opens, closes=closes).intervals()
     assert [(*each["weekdays"], *each["times"][0].values()) for each in found] == times
+
+
+def test_alertmanager_finds_every_time_zone_that_the_settings_accept(rootfs: Path) -> None:
+    accepted = sorted(zone for zone in available_timezones() if is_known_in_sandbox(zone))
+    assert {"UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"} <= set(accepted)
+    assert [zone for zone in accepted if not (rootfs / "usr/share/zoneinfo" / zone).is_file()] == []
+
+
+@pytest.mark.parametrize("zone", ["US/Eastern", "Asia/Calcutta", "CET", "Japan"])
+def test_a_window_in_a_zone_that_alertmanager_does_not_know_is_refused(zone: str) -> None:
+    if zone not in available_timezones():
+        pytest.skip("this machine does not know the zone either")
+    window = {"days": ["sun"], "opens": "02:00", "closes": "04:00", "timezone": zone}
+    with pytest.raises(ValueError, match=f"{zone}, which Alertmanager does not know"):
+        LocalSettings.model_validate({"maintenance": [window]})
 
 
 def test_missing_receiver_is_rejected() -> None:
