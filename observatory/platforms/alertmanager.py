@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 2.0
 KEPT_SECONDS, KEPT_POLL_S = 30.0, 0.1  # six times Alertmanager's interval
 SILENCE_SECONDS, EXTEND_SECONDS = 120.0, 30.0  # duration of a deployment's silence, and between its extensions
+# How far Alertmanager's clock may be behind. It replaces a past start of a silence by its own time; with one that is
+# still to come the silence would not cover anything yet, and an extension would end the silence before it.
+BEHIND_SECONDS = 300.0
 # By isEqual and isRegex.
 OPERATORS: Mapping[tuple[bool, bool], Operator] = {
     (True, False): "=",
@@ -127,7 +130,7 @@ class Alertmanager:
         now = datetime.now(UTC)
         document = {
             "matchers": selection(self.stack, fleet=fleet, alert=alert, matchers=matchers),
-            "startsAt": now.isoformat(),
+            "startsAt": (now - timedelta(seconds=BEHIND_SECONDS)).isoformat(),
             "endsAt": (now + timedelta(seconds=seconds)).isoformat(),
             "createdBy": created_by,
             "comment": reason,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import httpx
 import pytest
 
@@ -156,3 +158,18 @@ def test_an_answer_that_is_not_alertmanagers_is_an_error(monkeypatch: pytest.Mon
         alertmanager.silences()
     with pytest.raises(AlertmanagerError, match=f"answered {status}.*log in"):
         silence("StorageInstanceDown")
+
+
+def test_a_silence_starts_at_once_also_where_alertmanagers_clock_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, str]] = []
+
+    def accept(*_: object, json: dict[str, str], **__: object) -> httpx.Response:
+        sent.append(json)
+        return httpx.Response(200, json={"silenceID": "1"})
+
+    monkeypatch.setattr(httpx, "request", accept)
+    silence("StorageInstanceDown", seconds=600)
+    (document,) = sent
+    begins, ends = (datetime.fromisoformat(document[name]) - datetime.now(UTC) for name in ("startsAt", "endsAt"))
+    assert begins < timedelta(minutes=-4)
+    assert timedelta(seconds=590) < ends <= timedelta(seconds=600)
