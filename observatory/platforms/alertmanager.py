@@ -95,8 +95,8 @@ class Alertmanager:
 
     def muted_alerts(self) -> list[Mapping[str, str]]:
         """Return the labels of the stack's alerts that a silence, an inhibition or a time interval mutes."""
-        muted = {"active": "false", "silenced": "true", "inhibited": "true"}
-        return [each["labels"] for each in self._read("alerts", **muted, filter=[f'stack="{self.stack}"'])]
+        groups = self._read("alerts/groups", filter=[f'stack="{self.stack}"'])  # `alerts` has no time intervals
+        return [each["labels"] for group in groups for each in group["alerts"] if _is_muted(each["status"])]
 
     def silence(
         self,
@@ -269,6 +269,10 @@ def _written(file: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_mtime_ns
+
+
+def _is_muted(status: Mapping[str, Any]) -> bool:
+    return any(status.get(name) for name in ("silencedBy", "inhibitedBy", "mutedBy"))
 
 
 def _lasting(given: Sequence[dict[str, Any]]) -> list[Silence]:

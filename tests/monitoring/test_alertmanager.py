@@ -20,6 +20,7 @@ from monitoring.model import Firing
 from observatory.nodes import Paths
 from observatory.nodes.alertmanager import alertmanager, receiver_secrets
 from observatory.nodes.web import client_config
+from observatory.platforms.alertmanager import Alertmanager
 from observatory.runtime import Sandbox
 from observatory.settings import LocalSettings
 from observatory.settings.windows import is_known_in_sandbox
@@ -305,6 +306,8 @@ def test_a_maintenance_window_mutes_warnings_and_their_escalation_and_no_page(pa
     until(partial(pager.received, "pagerduty"), "the page")
     muted = {("StorageConfigReloadFailed", "maintenance"), ("StorageWarningUnattended", "maintenance")}
     until(lambda: pager.muted() == muted, "the muted alerts")
+    shown = Alertmanager(url=pager.alertmanager, stack="a", client=pager.client).muted_alerts()
+    assert {each["alertname"] for each in shown} == {name for name, _ in muted}
     for receiver in ("pagerduty", "slack", "email"):
         names = {one["labels"]["alertname"] for one in pager.received(receiver)}
         assert names <= {"StorageDatabaseDown"}, json.dumps(pager.received(receiver))

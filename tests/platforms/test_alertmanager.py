@@ -173,3 +173,19 @@ def test_a_silence_starts_at_once_also_where_alertmanagers_clock_is_behind(monke
     begins, ends = (datetime.fromisoformat(document[name]) - datetime.now(UTC) for name in ("startsAt", "endsAt"))
     assert begins < timedelta(minutes=-4)
     assert timedelta(seconds=590) < ends <= timedelta(seconds=600)
+
+
+def test_an_alert_that_only_a_time_interval_mutes_counts_as_muted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def alert(name: str, **status: list[str]) -> dict[str, object]:
+        return {"labels": {"alertname": name}, "status": {"silencedBy": [], "inhibitedBy": [], **status}}
+
+    alerts = [
+        alert("fires"),
+        alert("also fires", mutedBy=[]),
+        alert("muted", mutedBy=["maintenance"]),
+        alert("silenced", silencedBy=["1"]),
+        alert("inhibited", inhibitedBy=["2"]),
+    ]
+    monkeypatch.setattr(httpx, "request", lambda *_, **__: httpx.Response(200, json=[{"labels": {}, "alerts": alerts}]))
+    found = Alertmanager(url="https://alertmanager.example", stack="local").muted_alerts()
+    assert [each["alertname"] for each in found] == ["muted", "silenced", "inhibited"]
