@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from observatory.settings.cron import Cron
 from observatory.settings.gate_limits import GateLimits
 from observatory.settings.public_keys import PublicKey
-from observatory.settings.windows import Window
+from observatory.settings.windows import Window, whole_week
 
 VERSION_PATTERN = r"^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$"
 
@@ -355,3 +355,10 @@ class SharedSettings(Settings):
     notifications: Notifications = Notifications()
     maintenance: tuple[Window, ...] = ()
     alerts: Alerts = Alerts()
+
+    @field_validator("maintenance", mode="after")
+    @classmethod
+    def _maintenance_ends(cls, windows: tuple[Window, ...]) -> tuple[Window, ...]:
+        if whole_week(windows):
+            raise ValueError("covers the whole week, so that no warning would be delivered: leave out some hours")
+        return windows

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")  # as datetime counts them
+DAY_MINUTES = 24 * 60
+WEEK_MINUTES = 7 * DAY_MINUTES
 
 
 def _clock_time(value: object) -> object:
@@ -108,3 +110,16 @@ def next_opening(windows: Sequence[Window], now: datetime) -> datetime | None:
             if opens > now:
                 coming.append(opens.astimezone(_zone(window.timezone)))
     return min(coming, default=None)
+
+
+def whole_week(windows: Sequence[Window]) -> bool:
+    """Return whether one is always open, of those in one time zone."""
+    open_minutes: dict[str, set[int]] = {}
+    for window in windows:
+        opens, closes = (int(clock[:2]) * 60 + int(clock[3:]) for clock in (window.opens, window.closes))
+        lasts = closes - opens if closes > opens else closes - opens + DAY_MINUTES
+        for day in window.days:
+            begin = WEEKDAYS.index(day) * DAY_MINUTES + opens
+            minutes = (minute % WEEK_MINUTES for minute in range(begin, begin + lasts))
+            open_minutes.setdefault(window.timezone, set()).update(minutes)
+    return any(len(minutes) == WEEK_MINUTES for minutes in open_minutes.values())

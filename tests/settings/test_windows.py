@@ -1,11 +1,13 @@
 """Deployment windows open and close by their own time zone."""
 
+import contextlib
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from observatory.settings.windows import Window, next_opening
+from observatory.settings import LocalSettings
+from observatory.settings.windows import Weekday, Window, next_opening, whole_week
 
 BERLIN = ZoneInfo("Europe/Berlin")
 TUESDAYS = Window(days=("tue",), opens="09:00", closes="12:00", timezone="Europe/Berlin")
@@ -58,3 +60,30 @@ def test_a_window_over_midnight_belongs_to_the_day_it_opens_on(now: str) -> None
 def test_the_first_of_several_windows_is_returned() -> None:
     assert next_opening((TUESDAYS, NIGHTS), at("2026-03-08T02:00")) == at("2026-03-10T08:00")
     assert next_opening((TUESDAYS, NIGHTS), at("2026-03-05T12:00")) == at("2026-03-06T22:00")
+
+
+DAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def window(*days: Weekday, opens: str = "00:00", closes: str = "00:00", timezone: str = "UTC") -> Window:
+    return Window(days=days, opens=opens, closes=closes, timezone=timezone)
+
+
+@pytest.mark.parametrize(
+    ("whole", "windows"),
+    [
+        (True, [window(*DAYS)]),
+        (True, [window(*DAYS, opens="06:00", closes="06:00")]),
+        (True, [window(*DAYS, opens="08:00", closes="20:00"), window(*DAYS, opens="19:00", closes="08:00")]),
+        (True, [window(*DAYS[:6]), window("sun", opens="00:00", closes="23:59"), window("sun", opens="23:00")]),
+        (False, [window(*DAYS, opens="00:00", closes="23:59")]),
+        (False, [window(*DAYS[:6])]),
+        (False, [window(*DAYS, closes="12:00"), window(*DAYS, opens="12:00", timezone="Europe/Berlin")]),
+        (False, []),
+    ],
+)
+def test_windows_of_maintenance_that_are_always_open_are_refused(*, whole: bool, windows: list[Window]) -> None:
+    assert whole_week(windows) is whole
+    given = {"maintenance": [each.model_dump() for each in windows]}
+    with pytest.raises(ValueError, match="whole week") if whole else contextlib.nullcontext():
+        LocalSettings.model_validate(given)
