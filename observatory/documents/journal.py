@@ -116,8 +116,9 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[Entry]:
 
 def _is_sound(entry: Entry) -> bool:
     """Return whether the fields have their types, and the time is one that a clock can have."""
-    texts = (entry.id, entry.actor, entry.event)
-    return all(isinstance(each, str) for each in texts) and isinstance(entry.at, int | float) and 0 <= entry.at < LAST
+    texts: tuple[object, ...] = (entry.id, entry.actor, entry.event)
+    at: object = entry.at
+    return all(isinstance(each, str) for each in texts) and isinstance(at, int | float) and 0 <= at < LAST
 
 
 def _plain(value: Any) -> Any:
