@@ -35,7 +35,7 @@ REQUESTS = 200  # at most, for each port and round
 FIRST_UID, LAST_UID = 50_000, 59_999
 UNLISTED = {"trial"}  # listens only during a pre-deployment test
 SOCKETS = re.compile(
-    r"/srv/run/(haproxy\.sock(\.\d+\.tmp)?|request-(lines|metrics)\.sock|supervisor\.sock(\.\d+)?"
+    r"/srv/run/(collector\.sock|haproxy\.sock(\.\d+\.tmp)?|request-(lines|metrics)\.sock|supervisor\.sock(\.\d+)?"
     r"|(postgresql/)?\.s\.PGSQL\.\d+)"
 )
 PEM = re.compile(r"-----BEGIN[^-]*PRIVATE KEY-----\n(?P<key>[^-]+)")
