@@ -132,6 +132,7 @@ from .reexports import LockedError as LockedError
 from .reexports import LockHeldError as LockHeldError
 from .reexports import LockLostError as LockLostError
 from .reexports import LogRotationError as LogRotationError
+from .reexports import MetricsUnavailableError as MetricsUnavailableError
 from .reexports import MigrationFileError as MigrationFileError
 from .reexports import MigrationNameError as MigrationNameError
 from .reexports import NeedsCliError as NeedsCliError
@@ -140,6 +141,7 @@ from .reexports import ObservatoryError as ObservatoryError
 from .reexports import OperationError as OperationError
 from .reexports import Phase as Phase
 from .reexports import Progress as Progress
+from .reexports import QueryRefusedError as QueryRefusedError
 from .reexports import ReleaseBuildError as ReleaseBuildError
 from .reexports import ReleaseError as ReleaseError
 from .reexports import ReleaseRefusedError as ReleaseRefusedError

@@ -13,6 +13,7 @@ from observatory.database.errors import (
     UnreachableError,
 )
 from observatory.delivery.approvals import NotPermittedError
+from observatory.delivery.environment import MetricsUnavailableError
 from observatory.delivery.errors import (
     DeliveryRefusedError,
     DeploymentPausedError,
@@ -37,6 +38,7 @@ from observatory.platforms.errors import (
     UnsupportedOperationError,
 )
 from observatory.platforms.platform import DaemonStatus, EngineChoice
+from observatory.platforms.prometheus_client import QueryRefusedError
 from observatory.platforms.silence_terms import SilenceRefusedError, SilenceUsageError
 from observatory.progress import Phase, Progress, Reporter, silent
 from observatory.runtime import RuntimeFault
@@ -72,6 +74,7 @@ __all__ = [
     "LockLostError",
     "LockedError",
     "LogRotationError",
+    "MetricsUnavailableError",
     "MigrationFileError",
     "MigrationNameError",
     "NeedsCliError",
@@ -80,6 +83,7 @@ __all__ = [
     "OperationError",
     "Phase",
     "Progress",
+    "QueryRefusedError",
     "ReleaseBuildError",
     "ReleaseError",
     "ReleaseRefusedError",

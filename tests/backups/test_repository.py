@@ -202,7 +202,10 @@ def test_another_passphrase_is_reported_with_the_way_out(archived: ArchivingServ
 
 def damage(server: ArchivingServer, table: str) -> Path:
     """Flip a byte in the first page of a table's file, and return the file."""
-    server.sql(f"CREATE TABLE IF NOT EXISTS {table} AS SELECT generate_series(1, 1000) AS n")
+    server.sql(
+        f"CREATE TABLE IF NOT EXISTS {table} WITH (autovacuum_enabled = off) AS SELECT generate_series(1, 1000) AS n"
+    )
+    server.sql(f"VACUUM {table}")  # nothing may write the page again: neither the autovacuum nor hint bits of a reader
     server.sql("CHECKPOINT")
     path = server.sql(f"SELECT pg_relation_filepath('{table}')")
     file = server.sandbox.host_path(f"/srv/data/postgres/{path}")

@@ -134,9 +134,9 @@ def test_every_job_of_the_registry_is_scraped_and_no_other() -> None:
     assert tuple(scrape.job for scrape in scrapes("local")) == JOBS
 
 
-def test_a_daemon_has_one_entry_and_its_unit_its_name() -> None:
-    names = [daemon.name for daemon in daemons.daemons()]
-    assert len(set(names)) == len(names)
+def test_a_daemon_has_one_entry_for_a_kind_of_machine_and_its_unit_its_name() -> None:
+    entries = [(daemon.name, kind) for daemon in daemons.daemons() for kind in daemon.machines]
+    assert len(set(entries)) == len(entries)
     for daemon, unit in local_units(machine()):
         assert unit.name.startswith(daemon.name)
 
