@@ -76,7 +76,7 @@ def workers(checkout: Checkout) -> dict[int, str]:
     return {
         pid: command
         for pid, command in found.items()
-        if not re.search(r"supervisord|bwrap|observatory scheduler|observatory.scheduling", command)
+        if not re.search(r"supervisord|bwrap|observatory scheduler|observatory.(scheduling|console)", command)
     }
 
 
