@@ -51,6 +51,8 @@ EMPTY_PANELS = {
     "backups: Restore time (RTO)",
     "backups: Transactions at risk (RPO)",
 }
+# Fire where other programs use the machine, as during the tests.
+OF_THE_MACHINE = {"StorageCpuPressure", "StorageMemoryPressure", "StorageIoStall", "StorageDiskWarning"}
 
 
 class Monitoring:
@@ -245,7 +247,7 @@ def test_with_patroni_a_killed_postgresql_heals_without_a_page(checkout: Checkou
     """With Patroni paused it pages, and what follows from it is held back; resuming resolves it."""
     checkout.run("up", *EMBEDDED)
     monitoring = Monitoring(checkout)
-    wait(lambda: monitoring.firing() == {"Watchdog"})
+    wait(lambda: monitoring.firing() - OF_THE_MACHINE == {"Watchdog"})
     kill_postgresql(checkout)
     wait(lambda: checkout.exit_code("status") == 0)
     healed = time.time()
