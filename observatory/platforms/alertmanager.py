@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from observatory.errors import WRONG_USAGE, ObservatoryError
+from observatory.platforms.silence_matchers import operator_of
 from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import FleetName
 from observatory.waiting import wait_until
@@ -22,21 +23,12 @@ from observatory.waiting import wait_until
 if TYPE_CHECKING:
     import httpx
 
-    from monitoring.matchers import Operator
-
 ANSWER_SECONDS = 2.0
 KEPT_SECONDS, KEPT_POLL_S = 30.0, 0.1  # six times Alertmanager's interval
 SILENCE_SECONDS, EXTEND_SECONDS = 120.0, 30.0  # duration of a deployment's silence, and between its extensions
 # How far Alertmanager's clock may be behind. It replaces a past start of a silence by its own time; with one that is
 # still to come the silence would not cover anything yet, and an extension would end the silence before it.
 BEHIND_SECONDS = 300.0
-# By isEqual and isRegex.
-OPERATORS: Mapping[tuple[bool, bool], Operator] = {
-    (True, False): "=",
-    (True, True): "=~",
-    (False, False): "!=",
-    (False, True): "!~",
-}
 
 
 class AlertmanagerError(ObservatoryError):
@@ -293,5 +285,4 @@ def _silence(given: dict[str, Any]) -> Silence:
 
 
 def _shown(matcher: dict[str, Any]) -> str:
-    operator = OPERATORS[matcher.get("isEqual", True), matcher["isRegex"]]
-    return f'{matcher["name"]}{operator}"{matcher["value"]}"'
+    return f'{matcher["name"]}{operator_of(matcher)}"{matcher["value"]}"'

@@ -15,7 +15,7 @@ from monitoring import ALERTS, Alert, Scope
 from monitoring.alerts.delivery_of_alerts import DROPPED_BY_ESCALATION, WARNING_UNATTENDED, WATCHDOG
 from monitoring.matchers import Matcher, match_all
 from observatory.errors import REFUSED, WRONG_USAGE, ObservatoryError
-from observatory.platforms.alertmanager import OPERATORS
+from observatory.platforms.silence_matchers import operator_of
 from observatory.settings import FleetName
 
 MAX_SECONDS = 7 * 86_400  # of a silence; regular work has a maintenance window in the settings
@@ -83,10 +83,7 @@ def may_cover(stack: str, matchers: Sequence[Mapping[str, Any]]) -> bool:
 
     Labels that an alert has not by its rule may have any value.
     """
-    given = [
-        Matcher(name=each["name"], operator=OPERATORS[each.get("isEqual", True), each["isRegex"]], value=each["value"])
-        for each in matchers
-    ]
+    given = [Matcher(name=each["name"], operator=operator_of(each), value=each["value"]) for each in matchers]
     return any(_may_match(given, {**_labels(each), "stack": stack}) for each in ALERTS)
 
 

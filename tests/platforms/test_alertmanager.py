@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from monitoring.matchers import Matcher, match_all
-from observatory.platforms.alertmanager import OPERATORS, Alertmanager, AlertmanagerError
+from observatory.platforms.alertmanager import Alertmanager, AlertmanagerError
+from observatory.platforms.silence_matchers import operator_of
 from observatory.platforms.silence_terms import NEVER, SilenceRefusedError, SilenceUsageError, may_cover, selection
 
 
@@ -74,10 +75,7 @@ def test_a_silence_that_is_not_valid_is_refused(
 def silenced(labels: dict[str, str], *matchers: str, alert: str | None = None) -> bool:
     """Return whether a silence of these terms covers an alert of the stack `local`."""
     documents = selection("local", fleet=None, alert=alert, matchers=matchers)
-    parsed = [
-        Matcher(name=each["name"], operator=OPERATORS[each["isEqual"], each["isRegex"]], value=each["value"])
-        for each in documents
-    ]
+    parsed = [Matcher(name=each["name"], operator=operator_of(each), value=each["value"]) for each in documents]
     return match_all(parsed, {"stack": "local", **labels})
 
 
