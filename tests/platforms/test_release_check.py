@@ -23,10 +23,12 @@ import pytest
 from typer.testing import CliRunner
 
 from observatory.cli import delivery
+from observatory.delivery.environment import HostsError
 from observatory.nodes import Paths
 from observatory.nodes.storage import LAME_DUCK_SECONDS, storage
 from observatory.platforms.contract import api, archive, bench, examination, life, resources
 from observatory.platforms.contract.requirements import ContractError, Findings
+from observatory.platforms.instance_process import process_of, resident_bytes
 from observatory.progress import silent
 from observatory.runtime import Sandbox
 from observatory.settings import LocalSettings
@@ -341,3 +343,11 @@ def test_connections_of_an_instance_and_its_children_are_counted() -> None:
             process.stdin.close()
         for each in accepted:
             each.close()
+
+
+def test_an_instance_that_has_ended_is_named() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        found = psutil.Process(process.pid)
+    for read in (lambda: resources._listeners(found), lambda: process_of(None), lambda: resident_bytes(found)):
+        with pytest.raises(HostsError, match="the instance under test has ended"):
+            read()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from observatory import database
 from observatory.database.verification_rows import marked_rows
+from observatory.delivery.environment import HostsError
 from observatory.nodes import Unit
 from observatory.platforms.contract.bench import Bench
 from observatory.platforms.contract.requirements import ContractError, Findings
+from observatory.platforms.instance_process import family, process_of, resident_bytes, running
 from observatory.platforms.place import Place
 from observatory.platforms.smoke import Run
 from observatory.platforms.trial_checks import check_memory, send_burst
@@ -26,10 +28,13 @@ BURSTS = 3  # a pool grows while requests wait for it
 
 def check_resources(findings: Findings, bench: Bench, unit: Unit) -> None:
     """Check the listeners of an instance, its connections under requests at once, and its memory."""
-    instance = _process(bench, unit)
     (port,) = unit.ports.values()
+
+    def instance() -> psutil.Process:
+        return process_of(bench.sandbox.supervisor.status(unit.name).pid)
+
     with findings.requirement("environment", "the program listens on no other port"):
-        if others := sorted(f"{host}:{other}" for host, other in _listeners(instance) if other != port):
+        if others := sorted(f"{host}:{other}" for host, other in _listeners(instance()) if other != port):
             raise ContractError(f"the program also listens on {', '.join(others)}: nothing guards this port")
     most = int(unit.environment["STORAGE_POOL_MAX"])
     place = Place(name="the instance", url=f"http://127.0.0.1:{port}")
@@ -37,29 +42,18 @@ def check_resources(findings: Findings, bench: Bench, unit: Unit) -> None:
         run = Run.with_database(rows)
         text = f"the program has at most STORAGE_POOL_MAX connections to the database ({most}), and one of its own"
         with findings.requirement("database", text):
-            with _counting(instance, bench.settings.ports.pgbouncer) as counts:
+            with _counting(instance(), bench.settings.ports.pgbouncer) as counts:
                 for _ in range(BURSTS):
                     send_burst(place, run)
             if (found := max(counts)) > most + OWN_CONNECTIONS:
                 raise ContractError(f"the program had {found} connections to the database during requests at once")
         with findings.requirement("limits", "memory does not keep growing with the number of requests"):
-            check_memory(place, run, lambda: sum(each.memory_info().rss for each in _family(instance)))
-
-
-def _process(bench: Bench, unit: Unit) -> psutil.Process:
-    import psutil  # noqa: PLC0415 - only while a release is checked
-
-    return psutil.Process(bench.sandbox.supervisor.status(unit.name).pid)
-
-
-def _family(process: psutil.Process) -> list[psutil.Process]:
-    return [process, *process.children(recursive=True)]
+            check_memory(place, run, lambda: resident_bytes(instance()))
 
 
 def _listeners(process: psutil.Process) -> set[tuple[str, int]]:
     """Return the addresses on which a process and its children listen."""
-    found = (each for member in _family(process) for each in member.net_connections(kind="tcp"))
-    return {(each.laddr.ip, each.laddr.port) for each in found if each.status == "LISTEN"}
+    return {(each.laddr.ip, each.laddr.port) for each in _sockets(process) if each.status == "LISTEN"}
 
 
 @contextmanager
@@ -68,8 +62,9 @@ def _counting(process: psutil.Process, port: int) -> Iterator[list[int]]:
     counts, end = [_connections(process, port)], threading.Event()
 
     def count() -> None:
-        while not end.wait(SAMPLE_SECONDS):
-            counts.append(_connections(process, port))
+        with suppress(HostsError):  # the burst finds that the instance has ended
+            while not end.wait(SAMPLE_SECONDS):
+                counts.append(_connections(process, port))
 
     counter = threading.Thread(target=count)
     counter.start()
@@ -81,5 +76,10 @@ def _counting(process: psutil.Process, port: int) -> Iterator[list[int]]:
 
 
 def _connections(process: psutil.Process, port: int) -> int:
-    found = (each for member in _family(process) for each in member.net_connections(kind="tcp"))
-    return sum(each.status == "ESTABLISHED" and each.raddr.port == port for each in found)
+    return sum(each.status == "ESTABLISHED" and each.raddr.port == port for each in _sockets(process))
+
+
+def _sockets(process: psutil.Process) -> list[Any]:
+    """Return the TCP sockets of a process and its children, as psutil has them."""
+    with running():
+        return [each for member in family(process) for each in member.net_connections(kind="tcp")]

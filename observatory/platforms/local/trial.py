@@ -10,7 +10,7 @@ import contextlib
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from observatory.delivery.environment import HostsError
 from observatory.delivery.releases import Manifest, ReleaseError, ReleaseStore, install
 from observatory.nodes import Paths, Unit
 from observatory.nodes.storage import TRIAL, TRIAL_DRAIN_SECONDS, launcher, trial, trial_directory, trial_releases
+from observatory.platforms.instance_process import process_of, resident_bytes, running
 from observatory.platforms.live_comparison import UnansweredError, judged
 from observatory.platforms.place import Place
 from observatory.platforms.smoke import Run, exercise, exercise_first
@@ -149,7 +150,7 @@ class LocalTrial:
         exercise(place, run, version=manifest.version)
         check_metrics(place, manifest.metrics or ())
         send_burst(place, run)
-        check_memory(place, run, lambda: _resident(process))
+        check_memory(place, run, lambda: resident_bytes(process))
         end_with_request_in_flight(place, run, lambda: _terminate(process), lambda: self._ended(process))
         check_log(place, run, self._logged_after(logs))
 
@@ -193,33 +194,14 @@ class LocalTrial:
 
 def _service(pid: int | None) -> psutil.Process:
     """Return the process of the service, which `timeout` has started."""
-    import psutil  # noqa: PLC0415 - only where it is used
-
-    with _running():
-        children = psutil.Process(pid).children() if pid else []
-        return children[0]
-
-
-def _resident(process: psutil.Process) -> int:
-    """Return the resident memory of a process and its children, in bytes."""
-    with _running():
-        return sum(each.memory_info().rss for each in (process, *process.children(recursive=True)))
+    with running():
+        return process_of(pid).children()[0]
 
 
 def _terminate(process: psutil.Process) -> None:
     """Send SIGTERM to the service alone, once: `timeout` would pass it on to its whole group, too."""
-    with _running():
+    with running():
         process.terminate()
-
-
-@contextlib.contextmanager
-def _running() -> Iterator[None]:
-    import psutil  # noqa: PLC0415 - only where it is used
-
-    try:
-        yield
-    except (psutil.NoSuchProcess, IndexError):
-        raise HostsError("the instance under test has ended: see log/storage-trial.log") from None
 
 
 def _identity(said: str) -> object:
