@@ -5,9 +5,11 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from queue import Empty, Queue
 
 from monitoring import ALERTS
 from observatory.workspace import Workspace
@@ -37,6 +39,8 @@ COLUMNS = (
     "scaled",
 )
 DISK = "2500m"  # of the stack alone, so that a fault can fill it
+STACKS = 3  # at once: a round waits far more than it works
+POLL_S = 5.0
 
 
 def prove(rounds: int, share: int, kept: Kept) -> Outcome:
@@ -90,21 +94,55 @@ def _row(fault: Fault, measured: Sequence[Measured]) -> Sequence[str]:
 
 
 def _measured(cases: Sequence[tuple[str, Fault]], kept: Kept) -> Iterator[tuple[str, Measured | str]]:
-    """Yield what each case measured, or what was wrong; a new stack replaces one that a case has left ill."""
-    waiting = []
+    """Yield what each case measured, or what was wrong, in the order of their ends."""
+    waiting: Queue[tuple[str, Fault]] = Queue()
     for case, fault in cases:
         if found := kept.find(case):
             yield case, Measured(**found)
         else:
-            waiting.append((case, fault))
-    while waiting:
-        with a_stack() as stack:
-            while waiting:
-                case, fault = waiting.pop(0)
+            waiting.put((case, fault))
+    tried_ones: Queue[tuple[str, Measured | str]] = Queue()
+    left = waiting.qsize()
+    with ThreadPoolExecutor(max_workers=STACKS) as workers, _drained(waiting):
+        running = [workers.submit(_try_on_stacks, waiting, tried_ones) for _ in range(min(STACKS, left))]
+        while left:
+            case, result = _next(tried_ones, running)
+            left -= 1
+            if isinstance(result, Measured):
+                kept.add(case, asdict(result))
+            yield case, result
+
+
+@contextmanager
+def _drained(waiting: Queue[tuple[str, Fault]]) -> Iterator[None]:
+    """Leave nothing to do at the end of the block, so that an error does not wait for all other cases."""
+    try:
+        yield
+    finally:
+        with suppress(Empty):
+            while True:
+                waiting.get_nowait()
+
+
+def _next(tried_ones: Queue[tuple[str, Measured | str]], running: Sequence[Future[None]]) -> tuple[str, Measured | str]:
+    """Return the next result; raise what has ended a worker."""
+    while True:
+        try:
+            return tried_ones.get(timeout=POLL_S)
+        except Empty:
+            for each in running:
+                if each.done():
+                    each.result()
+
+
+def _try_on_stacks(waiting: Queue[tuple[str, Fault]], tried_ones: Queue[tuple[str, Measured | str]]) -> None:
+    """Try the waiting cases; a new stack replaces one that a case has left ill."""
+    while not waiting.empty():
+        with a_stack() as stack, suppress(Empty):
+            while True:
+                case, fault = waiting.get_nowait()
                 result = tried(stack, fault)
-                if isinstance(result, Measured):
-                    kept.add(case, asdict(result))
-                yield case, result
+                tried_ones.put((case, result))
                 if isinstance(result, str) or not _well(stack):
                     break
 

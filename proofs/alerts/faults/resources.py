@@ -63,12 +63,12 @@ def disk_filling_for_hours(stack: Monitored) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _small_group() -> Iterator[Path]:
+def _small_group(name: str) -> Iterator[Path]:
     """Yield a control group with a limit of memory, of the version that the machine has."""
     root, limit = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
     if not root.is_dir():
         root, limit = Path("/sys/fs/cgroup"), "memory.max"
-    group = root / f"observatory-proof-{os.getpid()}"
+    group = root / name
     group.mkdir()
     try:
         (group / limit).write_text(str(GROUP_BYTES))
@@ -78,9 +78,9 @@ def _small_group() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def process_killed_for_memory(_stack: Monitored) -> Iterator[None]:
+def process_killed_for_memory(stack: Monitored) -> Iterator[None]:
     """Let the kernel kill a process that needs more memory than its control group has."""
-    with _small_group() as group:
+    with _small_group(f"observatory-proof-{stack.ports['postgres']}") as group:
         enter = f"echo $$ > {group}/cgroup.procs && exec {sys.executable} -c '{EATER}'"
         done = subprocess.run(["sh", "-c", enter], check=False)
         if done.returncode == 0:
