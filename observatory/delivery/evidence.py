@@ -207,8 +207,8 @@ class RequestEvidence:
             return "unknown", f"{shown}; the old version has too few requests to compare with"
         if test.rejected:
             bad, requests = self._old_meanwhile(question)
-            bound = upper_bound(bad, requests, BOUND_ERROR)
-            if requests and not exceeds(test.bad, test.requests, bound, WORSE_ERROR):
+            # Without a bad request the old fleet is not ill, however few requests it has.
+            if bad and not exceeds(test.bad, test.requests, upper_bound(bad, requests, BOUND_ERROR), WORSE_ERROR):
                 return "unknown", f"{shown}; the old fleet has {bad / requests:.2%} meanwhile: both may be ill"
             return "failed", f"{shown}, {limit:.2%} allowed"
         if test.suspicious:

@@ -76,6 +76,13 @@ def test_each_kind_of_bad_request_fails_within_a_minute(interval: Interval, name
     assert stack.time <= 60
 
 
+def test_an_old_fleet_with_few_requests_and_none_bad_excuses_no_version() -> None:
+    """After blue-green's shift the old fleet has the requests of probes only."""
+    stack = simulation(intervals=itertools.repeat(Interval(requests=400, errors=6, old_requests=18)))
+    with pytest.raises(RolledBackError, match=r"errors of all routes: \d+ of \d+ requests, 1\.50%"):
+        deploy(stack.environment(GateLimits(deadline_s=30, pause_s=10)), blue_green(bake_s=30.0))
+
+
 ONE = (
     *(Interval(errors=1), Interval(slow=1), Interval(old_errors=1)),
     *(Interval(statuses={status: 1}) for status in ("401", "404")),
