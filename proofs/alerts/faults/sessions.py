@@ -86,7 +86,9 @@ def backends_used(stack: Monitored) -> Iterator[None]:
     with contextlib.ExitStack() as opened:
         for login in POOLED:
             free = int(stack.superuser(FREE.format(login=login)))
-            opened.enter_context(_open(stack.logins[login], free - 1))
+            with contextlib.suppress(psycopg.Error):  # the service itself has taken some meanwhile
+                for _ in range(free - 1):
+                    opened.enter_context(_open(stack.logins[login], 1))
         rest = int(SHARE_OF_BACKENDS * allowed) - int(stack.superuser(USED))
         opened.enter_context(_open(stack.admin, max(rest, 0)))
         yield
