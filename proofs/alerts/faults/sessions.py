@@ -17,6 +17,7 @@ from proofs.alerts.round import Fault
 WAITING = 20  # clients of a pool that has no connection left; pgBouncer ends each after some seconds
 SHARE_OF_POOL, SHARE_OF_BACKENDS = 0.95, 0.92
 SLOW_S = 5.0  # a statement
+WORKING_S = 5.0  # between the statements of a session
 POOLED = ("app_a", "readonly_a", "app_b", "readonly_b")  # logins
 BLOCKED = 2  # sessions that wait for a lock; a login of an administrator may have five
 USED = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
@@ -39,16 +40,32 @@ def read_only(stack: Monitored) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _open(address: str, count: int) -> Iterator[list[psycopg.Connection]]:
-    """Yield sessions, each in a transaction that has begun and does nothing."""
+def _idle(address: str, count: int, *, or_fewer: bool = False) -> Iterator[list[psycopg.Connection]]:
+    """Yield sessions, each in a transaction that has begun and does nothing; or fewer, where no more are allowed."""
+    refused = (psycopg.OperationalError,) if or_fewer else ()
     with contextlib.ExitStack() as opened:
-        sessions = []
-        for _ in range(count):
-            session = psycopg.connect(address)
-            opened.callback(session.close)
-            session.execute("SELECT 1")
-            sessions.append(session)
+        sessions: list[psycopg.Connection] = []
+        with contextlib.suppress(*refused):
+            while len(sessions) < count:
+                session = psycopg.connect(address)
+                opened.callback(session.close)
+                session.execute("SELECT 1")
+                sessions.append(session)
         yield sessions
+
+
+@contextlib.contextmanager
+def _busy(address: str, count: int, *, or_fewer: bool = False) -> Iterator[None]:
+    """Keep sessions in transactions; each works again and again, since PostgreSQL ends idle ones after 30 s."""
+
+    def work() -> None:
+        for session in sessions:
+            with contextlib.suppress(psycopg.Error):  # the runbook ends it
+                session.execute("SELECT 1")
+        time.sleep(WORKING_S)
+
+    with _idle(address, count, or_fewer=or_fewer) as sessions, repeated(work):
+        yield
 
 
 def _pool_size(stack: Monitored) -> int:
@@ -66,7 +83,7 @@ def pool_exhausted(stack: Monitored) -> Iterator[None]:
         with contextlib.suppress(psycopg.Error), psycopg.connect(address) as session:
             session.execute("SELECT 1")
 
-    with _open(address, _pool_size(stack)), contextlib.ExitStack() as clients:
+    with _busy(address, _pool_size(stack), or_fewer=True), contextlib.ExitStack() as clients:
         for _ in range(WAITING):
             clients.enter_context(repeated(wait))
         yield
@@ -75,7 +92,7 @@ def pool_exhausted(stack: Monitored) -> Iterator[None]:
 @contextlib.contextmanager
 def pool_saturated(stack: Monitored) -> Iterator[None]:
     """Use most connections of a pool."""
-    with _open(stack.checkout.output("database_url"), int(SHARE_OF_POOL * _pool_size(stack))):
+    with _busy(stack.checkout.output("database_url"), int(SHARE_OF_POOL * _pool_size(stack)), or_fewer=True):
         yield
 
 
@@ -86,18 +103,16 @@ def backends_used(stack: Monitored) -> Iterator[None]:
     with contextlib.ExitStack() as opened:
         for login in POOLED:
             free = int(stack.superuser(FREE.format(login=login)))
-            with contextlib.suppress(psycopg.Error):  # the service itself has taken some meanwhile
-                for _ in range(free - 1):
-                    opened.enter_context(_open(stack.logins[login], 1))
+            opened.enter_context(_busy(stack.logins[login], free - 1, or_fewer=True))  # the service takes some as well
         rest = int(SHARE_OF_BACKENDS * allowed) - int(stack.superuser(USED))
-        opened.enter_context(_open(stack.admin, max(rest, 0)))
+        opened.enter_context(_busy(stack.admin, max(rest, 0)))
         yield
 
 
 @contextlib.contextmanager
 def idle_in_transaction(stack: Monitored) -> Iterator[None]:
     """Begin a transaction and do nothing."""
-    with _open(stack.user, 1):
+    with _idle(stack.user, 1):
         yield
 
 
