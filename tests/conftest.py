@@ -1,5 +1,6 @@
 """Fixtures of the whole suite."""
 
+import inspect
 import os
 import shutil
 import signal
@@ -7,19 +8,34 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import hypothesis
 import pytest
 
 from observatory.workspace import Workspace
 from tests.support import language_host
 from tests.support.postgres import PostgresServer, community_server, postgres_server
+from tests.support.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT_CLI = ROOT / ".observatory/bin"  # where `make cli` builds it
 
+# Examples are the same in each run, and none fails because it took long on a busy machine.
+hypothesis.settings.register_profile(
+    "suite", deadline=None, derandomize=True, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("suite")
+
 
 def pytest_configure() -> None:
-    """Let commands be interrupted where a shell runs the suite in the background: children inherit what is ignored."""
+    """Let commands be interrupted where a shell runs the suite in the background: children inherit what is ignored.
+
+    Requests of tests have httpx's default timeout, which is 5 s; a busy machine may take longer for an answer. The code
+    under test sets its own.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    default = inspect.signature(httpx.Client).parameters["timeout"].default
+    default.connect = default.read = default.write = default.pool = PATIENCE_S
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

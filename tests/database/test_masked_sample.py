@@ -141,7 +141,7 @@ def adapt(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @given(rows=st.lists(spans, min_size=1, max_size=12), names=st.lists(private, min_size=1, max_size=3, unique=True))
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_no_personal_data_reaches_the_target(pair: Pair, rows: list[dict[str, Any]], names: list[str]) -> None:
     pair.empty()
     columns = ", ".join(rows[0])

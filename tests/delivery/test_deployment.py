@@ -133,6 +133,6 @@ def test_a_deployment_without_gates_evaluates_none() -> None:
 
 
 @given(drawn=SEQUENCES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_sequence_of_faults_ends_promoted_or_rolled_back(drawn: Sequence) -> None:
     ends_decided(drawn)

@@ -166,11 +166,13 @@ def test_a_silence_starts_at_once_also_where_alertmanagers_clock_is_behind(monke
         return httpx.Response(200, json={"silenceID": "1"})
 
     monkeypatch.setattr(httpx, "request", accept)
+    before = datetime.now(UTC)
     silence("StorageInstanceDown", seconds=600)
+    after = datetime.now(UTC)
     (document,) = sent
-    begins, ends = (datetime.fromisoformat(document[name]) - datetime.now(UTC) for name in ("startsAt", "endsAt"))
-    assert begins < timedelta(minutes=-4)
-    assert timedelta(seconds=590) < ends <= timedelta(seconds=600)
+    begins, ends = (datetime.fromisoformat(document[name]) for name in ("startsAt", "endsAt"))
+    assert begins < before - timedelta(minutes=4)
+    assert before + timedelta(seconds=599) < ends <= after + timedelta(seconds=600)
 
 
 def test_an_alert_that_only_a_time_interval_mutes_counts_as_muted(monkeypatch: pytest.MonkeyPatch) -> None:

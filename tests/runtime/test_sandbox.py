@@ -18,6 +18,7 @@ import pytest
 from observatory.runtime import Probe, Program, Sandbox, SandboxError, find_free_ports
 from observatory.runtime import sandbox as module
 from observatory.waiting import wait_until
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,7 @@ def pids(sandbox: Sandbox, command: str) -> list[int]:
 
 def eventually(sandbox: Sandbox, command: str) -> list[int]:
     """Return the pids of `command`, waiting for the first: until its `exec` a daemon is a shell."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while not (found := pids(sandbox, command)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -121,7 +122,7 @@ def test_start_leaves_one_shot_commands_alone(sandbox: Sandbox) -> None:
         sandbox.adopt("/srv/data/fifo")
         sandbox.start()
         sandbox.host_path("/srv/data/fifo").write_text("answer")
-        assert command.result(timeout=20).stdout == "answer"
+        assert command.result(timeout=PATIENCE_S).stdout == "answer"
 
 
 @contextmanager

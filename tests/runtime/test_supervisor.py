@@ -11,6 +11,7 @@ import pytest
 
 from observatory.runtime import DaemonFailed, Probe, Program, Sandbox, SandboxError, find_free_ports
 from observatory.runtime.programs import PROGRAMS
+from tests.support.waiting import PATIENCE_S
 
 SLEEPER = Program(name="sleeper", command=("sleep", "1000"))
 AWKWARD = [
@@ -29,7 +30,7 @@ AWKWARD = [
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -25,10 +25,9 @@ from psycopg import sql
 from observatory.database import deploy
 from service.storage_service.items import Batch, Item, Window
 from tests.support.postgres import PostgresServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 REPOSITORY = Path(__file__).parents[2]
-PATIENCE_S = 20
 COMMAND = (sys.executable, "-m", "storage_service")
 FAULTY = f"""
 import sys

@@ -12,6 +12,7 @@ from service.build import BuiltArtifact, build
 from tests.service.harness import Service, StorageDatabase, item, post, running_service
 from tests.support.postgres import PostgresServer
 from tests.support.sandboxes import sandboxed as in_sandbox
+from tests.support.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -71,4 +72,4 @@ def test_memory_is_bounded(deployed: Service) -> None:
 
 def test_sigterm_exits_with_status_0(deployed: Service) -> None:
     deployed.terminate()
-    assert deployed.process.wait(timeout=20) == 0
+    assert deployed.process.wait(timeout=PATIENCE_S) == 0

@@ -3,6 +3,7 @@
 import asyncio
 
 from service.storage_service.fairness import FairShare, RoundRobin, Turns
+from tests.support.waiting import PATIENCE_S
 
 
 def test_one_key_alone_may_hold_everything() -> None:
@@ -55,7 +56,7 @@ def test_tasks_take_turns_and_a_cancelled_one_does_not_keep_its_turn() -> None:
         await asyncio.sleep(0)
         tasks["b1"].cancel()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
-        async with asyncio.timeout(10), turns.turn("c"):
+        async with asyncio.timeout(PATIENCE_S), turns.turn("c"):
             order.append("c")
 
     asyncio.run(scenario())
@@ -93,7 +94,7 @@ def test_turn_that_comes_together_with_a_cancellation_is_passed_on() -> None:
             await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        async with asyncio.timeout(10), turns.turn("c"):
+        async with asyncio.timeout(PATIENCE_S), turns.turn("c"):
             pass
 
     asyncio.run(scenario())

@@ -14,6 +14,7 @@ from service.storage_service.settings import Settings
 from tests.service.conftest import StartService
 from tests.service.harness import StorageDatabase, environment, free_port, storage_database
 from tests.support.postgres import PostgresServer
+from tests.support.waiting import PATIENCE_S
 
 GRANT = "UPDATE (last_used_at) ON api_keys"
 
@@ -50,7 +51,7 @@ def test_last_use_is_written_when_the_service_shuts_down(
         service = start(database)
         assert service.client().get("/v1/traces").status_code == 200
         service.terminate()
-        assert service.process.wait(timeout=20) == 0
+        assert service.process.wait(timeout=PATIENCE_S) == 0
         assert last_used(database, database.key) is not None
         assert last_used(database, unused) is None
 

@@ -22,7 +22,7 @@ from tests.service.harness import (
     storage_database,
 )
 from tests.support.postgres import PostgresServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.slow
 
@@ -239,7 +239,7 @@ def test_drain_finishes_requests_in_flight_and_rejects_new_ones(database: Storag
         rejected = post(connected, late)
     assert rejected.headers["retry-after"] == "1"
     assert background.join().status_code == 201
-    assert service.process.wait(timeout=20) == 0
+    assert service.process.wait(timeout=PATIENCE_S) == 0
     assert (database.count(sent["trace_id"]), database.count(late["trace_id"])) == (1, 0)
 
 
@@ -249,7 +249,7 @@ def test_request_that_outlasts_the_drain_is_closed(database: StorageDatabase, st
         threading.Thread(target=_ignoring_errors, args=(service.client(),)).start()
         until(lambda: service.metric("storage_pending_writes") == 1, "the write to wait")
         service.terminate()
-        assert service.process.wait(timeout=20) == 0
+        assert service.process.wait(timeout=PATIENCE_S) == 0
     assert any("closing the requests" in line["message"] for line in service.log)
 
 
@@ -284,7 +284,7 @@ def test_shutdown_under_load_fails_no_request(database: StorageDatabase, start: 
     until(lambda: len(load.statuses) > 20, "some load")
     service.terminate()
     load.join()
-    assert service.process.wait(timeout=20) == 0
+    assert service.process.wait(timeout=PATIENCE_S) == 0
     assert set(load.statuses) == {201}
 
 

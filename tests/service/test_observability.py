@@ -14,6 +14,7 @@ from service.storage_service.release import RELEASE
 from tests.service.conftest import StartService
 from tests.service.harness import Service, StorageDatabase, item, post, storage_database
 from tests.support.postgres import PostgresServer
+from tests.support.waiting import PATIENCE_S
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_log_is_json_without_prompts_keys_and_passwords(
         database.execute("ALTER TABLE llm_traces ALTER COLUMN input_text TYPE integer USING 1")
         assert post(client, item(input_text=prompt)).status_code == 400
         service.terminate()
-        assert service.process.wait(timeout=20) == 0
+        assert service.process.wait(timeout=PATIENCE_S) == 0
         text = service.log_file.read_text(encoding="utf-8")
         for secret in (prompt, database.key, database.password_file.read_text().strip()):
             assert secret not in text

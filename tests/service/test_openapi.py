@@ -76,7 +76,7 @@ def test_every_response_matches_the_document(
     method, path = label.split()
     operation = document[path][method]
 
-    @settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def fuzz(case: schemathesis.Case[Any]) -> None:
         # A target and headers of over 64 KiB end the connection without a response: see docs/service.md.

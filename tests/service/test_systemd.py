@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.harness import COMMAND, PATIENCE_S, StorageDatabase, running_service
+from tests.service.harness import COMMAND, StorageDatabase, running_service
+from tests.support.waiting import PATIENCE_S
 
 PERIOD_S = 0.2
 

@@ -268,7 +268,7 @@ def steady_load(stack: Checkout) -> Iterator[Counter[int]]:
     url, trusted = stack.output("service_url"), stack.trusted()
 
     def send() -> None:
-        with httpx.Client(base_url=url, headers=headers, timeout=30, verify=trusted) as client:
+        with httpx.Client(base_url=url, headers=headers, verify=trusted) as client:
             number, due = 0, time.monotonic()
             while not over.is_set():
                 number, due = number + 1, due + 4 / REQUESTS_PER_SECOND

@@ -24,7 +24,7 @@ from observatory.runtime import Sandbox
 from observatory.security.certificates import make_authority
 from tests.support.checkout import Checkout
 from tests.support.imports import HEAVY, run_watched
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 OUTPUTS = {
     "service_url",
@@ -46,7 +46,7 @@ OUTPUTS = {
 
 def client(stack: Checkout, url: str = "service_url") -> httpx.Client:
     headers = {"Authorization": f"Bearer {stack.output('api_key')}"}
-    return httpx.Client(base_url=stack.output(url), headers=headers, timeout=10, verify=stack.trusted())
+    return httpx.Client(base_url=stack.output(url), headers=headers, verify=stack.trusted())
 
 
 def admin(stack: Checkout) -> AbstractContextManager[psycopg.Connection[Any]]:
@@ -264,7 +264,7 @@ def test_there_is_a_full_backup_in_each_repository_and_it_is_encrypted(stack: Ch
 
 
 def test_the_cache_needs_a_password(stack: Checkout) -> None:
-    with socket.create_connection(("127.0.0.1", stack.ports()["valkey"]), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", stack.ports()["valkey"]), timeout=PATIENCE_S) as connection:
         connection.sendall(b"GET key\r\n")
         assert connection.recv(100).startswith(b"-NOAUTH")
 

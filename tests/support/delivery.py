@@ -67,7 +67,7 @@ class Load:
 
     def _run(self, number: int) -> None:
         headers = {"Authorization": f"Bearer {self.key}"}
-        with httpx.Client(base_url=self.url, headers=headers, verify=self.trusted, timeout=20) as client:
+        with httpx.Client(base_url=self.url, headers=headers, verify=self.trusted) as client:
             while not self._stop.wait(4 / RATE):
                 try:
                     self._note(client.post("/v1/logs", json={"items": [line()]}) if number % 2 else client.get(READ))

@@ -24,7 +24,7 @@ from psycopg.conninfo import make_conninfo
 from observatory.runtime import bubblewrap, home_owners, sandbox_user
 
 BINARIES = "/usr/lib/postgresql/17/bin"
-START_TIMEOUT_S = 30
+START_TIMEOUT_S = 120  # on a busy machine
 SMALL_DISK = "/tmp/small"  # noqa: S108 - in the sandbox: a file system that the server can fill
 SMALL_DISK_BYTES = 4 * 1024 * 1024
 EXTENDED = "extended"  # the template of databases with the extensions, which take four times as long to create there

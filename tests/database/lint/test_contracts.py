@@ -269,7 +269,7 @@ def blocks(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(body=st.recursive(st.sampled_from(LEAVES), blocks, max_leaves=6))
 def test_no_place_in_a_block_hides_a_statement(body: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     found = _rules_of_block(tmp_path_factory.mktemp("set"), body)
@@ -277,7 +277,7 @@ def test_no_place_in_a_block_hides_a_statement(body: str, tmp_path_factory: pyte
     assert found & {"contract-without-header", "unseen-statement"}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(body=st.recursive(st.sampled_from(HARMLESS), blocks, max_leaves=6))
 def test_a_harmless_block_is_clean(body: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert _rules_of_block(tmp_path_factory.mktemp("set"), body or "NULL;") == set()

@@ -230,7 +230,7 @@ _documents = itertools.count()
 
 
 @given(drawn=SEQUENCES.map(lambda drawn: replace(drawn, strategy="canary")))  # AWS has no rolling updates
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_any_sequence_of_faults_ends_promoted_or_rolled_back(s3: S3Client, bucket: str, drawn: Sequence) -> None:
     document = S3RolloutStore(client=s3, bucket=bucket, key=f"rollout/{next(_documents)}.json")
     ends_decided(drawn, Shared(document))

@@ -1,0 +1,19 @@
+"""A busy machine fails no test: examples have no deadline, and requests wait long for an answer."""
+
+from __future__ import annotations
+
+import httpx
+from hypothesis import HealthCheck, settings
+
+from tests.support.waiting import PATIENCE_S
+
+
+def test_examples_are_the_same_in_each_run_and_none_has_a_deadline() -> None:
+    current = settings()
+    assert (current.deadline, current.derandomize) == (None, True)
+    assert HealthCheck.too_slow in current.suppress_health_check
+
+
+def test_requests_of_tests_have_a_generous_timeout() -> None:
+    with httpx.Client() as client:
+        assert set(client.timeout.as_dict().values()) == {PATIENCE_S}
