@@ -237,8 +237,8 @@ def _sleep_until(clock: Clock, time: float) -> float:
 
 
 def _notable(findings: tuple[Finding, ...]) -> list[Finding]:
-    """Return what did not pass, then the worst of each kind."""
-    decided = [each for each in findings if each.decision != "passed"]
+    """Return what failed, then what else did not pass, then the worst of each kind."""
+    decided = [each for decision in ("failed", "unknown") for each in findings if each.decision == decision]
     kinds = {each.kind for each in decided}
     for each in findings:
         if each.kind not in kinds:

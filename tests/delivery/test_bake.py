@@ -303,6 +303,16 @@ def test_an_evaluation_has_numbers_and_limits() -> None:
     assert last["new"]["requests"] == 100 * len(verdicts(stack))
 
 
+def test_what_failed_is_recorded_however_much_else_is_undecided() -> None:
+    """Probes that failed are found, while many routes may be slow."""
+    stack = simulation(intervals=itertools.repeat(Interval(statuses={str(code): 5 for code in range(410, 425)})))
+    stack.probed = itertools.repeat(ProbeResult(attempts=4, failures=(LOST,)))
+    with pytest.raises(RolledBackError, match="probe: POST"):
+        deploy(stack.environment(), blue_green())
+    last = [details for event, details in stack.events if event == "gate"][-1]
+    assert "probes" in {each["kind"] for each in last["findings"] if each["decision"] == "failed"}
+
+
 def test_the_metrics_that_a_manifest_promises_are_read_of_the_new_version_only() -> None:
     stack = simulation()
     read, seen = stack.read, []
