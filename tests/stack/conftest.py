@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from tests.support.checkout import UP_TIMEOUT_S, Checkout
+from tests.support.checkout import UP_TIMEOUT_S, Checkout, jobs_at_another_time
 from tests.support.waiting import until
 
 
@@ -16,6 +17,7 @@ from tests.support.waiting import until
 def a_checkout(directory: Path, rootfs: Path) -> Iterator[Checkout]:
     """Yield a copy of the checkout, and end what is left of its stack whatever happened."""
     checkout = Checkout.copy(directory, rootfs=rootfs)
+    checkout.configure(schedule=jobs_at_another_time(datetime.now(UTC)))
     try:
         yield checkout
     finally:

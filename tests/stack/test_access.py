@@ -25,7 +25,7 @@ from observatory.documents.logins import PAIRED_ROLES
 from observatory.waiting import wait_until
 from tests.service.harness import item
 from tests.support.checkout import Checkout
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 EMBEDDED = ("--engine", "embedded")
 REQUESTS_PER_SECOND = 50
@@ -226,7 +226,7 @@ def test_a_key_works_from_its_creation_until_it_is_revoked_and_both_are_recorded
             connection.execute("UPDATE api_keys SET rate_limit_rpm = 901 WHERE id = %s", [made["id"]])
         assert "no such key" in stack.run("key", "revoke", "obs_unknown", expect=2).stderr
         assert stack.json("key", "revoke", made["prefix"])["state"] == "revoked"
-        assert wait_until(lambda: client.get("/v1/traces?limit=1").status_code == 401, 60, interval_s=0.2)
+        assert wait_until(lambda: client.get("/v1/traces?limit=1").status_code == 401, PATIENCE_S, interval_s=0.2)
     ours = (
         f"FROM audit.entries WHERE details ->> 'key' = '{made['id']}' OR details ->> 'name' = 'a pipeline' ORDER BY at"
     )

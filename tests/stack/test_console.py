@@ -10,10 +10,8 @@ import httpx
 import pytest
 
 from monitoring.dashboards import DASHBOARDS
-from tests.support.checkout import Checkout
+from tests.support.checkout import UP_TIMEOUT_S, Checkout
 from tests.support.waiting import until
-
-PATIENCE_S = 120.0
 
 
 @pytest.fixture
@@ -21,7 +19,7 @@ def session(stack: Checkout) -> Iterator[httpx.Client]:
     """A client that has opened the console; its addresses are below the session's path."""
     link = stack.run("console").stdout.strip()
     assert link.startswith(stack.output("console_url"))
-    with httpx.Client(timeout=120, trust_env=False) as client:
+    with httpx.Client(trust_env=False) as client:
         answer = client.get(link)
         client.base_url = httpx.URL(link).join(answer.headers["set-cookie"].partition("Path=")[2].partition(";")[0])
         yield client
@@ -63,5 +61,5 @@ def test_a_killed_console_comes_back(stack: Checkout) -> None:
     until(
         lambda: console()["pid"] not in (None, before["pid"]) and console()["health"] == "ready",
         "the watcher to start the console",
-        timeout_s=PATIENCE_S,
+        timeout_s=UP_TIMEOUT_S,
     )

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from observatory.backups.rollback.record import Phase
 from observatory.database.connection import connect, with_database
-from tests.support.checkout import Checkout
+from tests.support.checkout import UP_TIMEOUT_S, Checkout
 from tests.support.waiting import until
 
 OWN = """-- A table that the rollback undoes.
@@ -111,7 +111,7 @@ def _killed(stack: Checkout) -> None:
 
     kill(stack, Phase.SET_ASIDE, *DATABASE, "--to-time", time)
     stack.run("up")
-    until(lambda: stack.exit_code("status") == 0, "the stack to be well")
+    until(lambda: stack.exit_code("status") == 0, "the stack to be well", timeout_s=UP_TIMEOUT_S)
     assert ids(stack) == ["rollback-after", "rollback-before", "rollback-late"]
 
     kill(stack, Phase.PROMOTE, *DATABASE, "--undo")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.stack.test_faults import EMBEDDED
 from tests.stack.test_monitoring import DEADLINE_S, Monitoring, wait
@@ -68,7 +69,8 @@ def test_up_starts_a_scheduler_with_the_next_run_of_each_job(stack: Checkout) ->
     ]
     assert all(datetime.fromisoformat(job["next_run"]) > datetime.now(UTC) for job in jobs)
     table = stack.run("status").stdout
-    assert "backup-differential  30 1 * * mon-sat" in table
+    settings = yaml.safe_load((stack.root / "Pulumi.local.yaml").read_text())["config"]
+    assert f"backup-differential  {settings['llm-observatory:schedule']['backup_differential']}" in table
 
 
 def test_a_second_scheduler_is_refused_and_names_the_process_of_the_first(stack: Checkout) -> None:

@@ -18,7 +18,7 @@ from tests.support.checkout import Checkout
 from tests.support.delivery import EMBEDDED
 
 BASIC = ["daemons", "service", "fleet blue", "database", "backups", "certificates", "monitoring"]
-PATIENCE_S = 180.0  # until a busy machine's daemons are all ready and scraped
+PATIENCE_S = 600.0  # until a busy machine's daemons are all ready and scraped
 
 
 def test_a_healthy_stack_passes_and_keeps_no_test_data(stack: Checkout, tmp_path: Path) -> None:

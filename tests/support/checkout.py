@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,18 @@ def free_ports() -> dict[str, int]:
         first = random.randrange(lowest, highest - PORT_BLOCK)  # noqa: S311 - no secret
         if all(_is_free(first + offset) for offset in range(PORT_BLOCK)):
             return {name: first + number * FLEET_ROOM for number, name in enumerate(names)}
+
+
+def jobs_at_another_time(now: datetime) -> dict[str, str]:
+    """Return the settings by which no job of the host begins within half a day, beside a test that does the same.
+
+    The check of the backups stays: it hinders no other command.
+    """
+    later = now + timedelta(hours=12)
+    daily = f"{later.minute} {later.hour} * *"
+    days = {"backup_full": "sun", "backup_differential": "mon-sat", "restore_drill": "wed"}
+    names = (*days, "backup_contents", "log_rotation", "certificates", "clones")
+    return {name: f"{daily} {days.get(name, '*')}" for name in names}
 
 
 def _range_of_this_worker() -> tuple[int, int]:

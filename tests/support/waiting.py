@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tenacity import RetryError, Retrying, retry_if_not_result, stop_after_delay, wait_fixed
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0  # a busy machine takes many times as long as a quiet one
 
 
 def until(condition: Callable[[], object], what: str, *, timeout_s: float = PATIENCE_S, pause_s: float = 0.02) -> None:
