@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
 from proofs.alerts.monitored import INTERVAL_S, REGISTERED, SCOPE, STEP_S, Monitored, Received
@@ -25,6 +25,7 @@ class Fault:
         inject: makes the fault; the end of the block restores what the runbook's commands do not.
         labels: of the expected alert, beyond those of its rule.
         remedy_of: the alert whose runbook has the commands, if it is another one.
+        ended_by_hand: whether an engineer ends the fault before the commands, as the runbook has it: a client stops.
     """
 
     alert: str
@@ -32,6 +33,7 @@ class Fault:
     inject: Callable[[Monitored], AbstractContextManager[None]]
     labels: Mapping[str, str] = field(default_factory=dict)
     remedy_of: str | None = None
+    ended_by_hand: bool = False
 
     @property
     def pending_s(self) -> float:
@@ -72,9 +74,12 @@ def measure(stack: Monitored, fault: Fault, durations: Mapping[str, str]) -> Mea
     pending, kept = seconds(durations["pending"]), seconds(durations["keep_firing"])
     stack.wait_for(lambda: not _active(stack, fault.alert), f"{fault.alert} to be quiet", timeout_s=PATIENCE_S)
     begun = time.time()
-    with fault.inject(stack):
+    with ExitStack() as injected:
+        injected.enter_context(fault.inject(stack))
         page = _await(stack, fault, "firing", since=begun, timeout_s=PATIENCE_S + pending)
         commands, remedied = commands_for(fault, page), time.time()
+        if fault.ended_by_hand:
+            injected.close()
         for command in commands:
             stack.shell(command)
         remedy_s = time.time() - remedied

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from proofs.alerts.faults.availability import AVAILABILITY
 from proofs.alerts.faults.backups import BACKUPS
-from proofs.alerts.faults.database import DATABASE
+from proofs.alerts.faults.database import CPU, DATABASE
 from proofs.alerts.faults.platform import PLATFORM
 from proofs.alerts.faults.resources import RESOURCES
 from proofs.alerts.faults.sessions import SESSIONS
 from proofs.alerts.faults.writes import WRITES
 from proofs.alerts.round import Fault
 
-# Error budgets come first: their windows reach over the failed writes of other faults.
-FAULTS: tuple[Fault, ...] = (*WRITES, *AVAILABILITY, *SESSIONS, *DATABASE, *RESOURCES, *BACKUPS, *PLATFORM)
+# Error budgets come first: their windows reach over the failed writes of other faults. The pressure on the CPU comes
+# last: the other stacks of the proof make it as well.
+FAULTS: tuple[Fault, ...] = (*WRITES, *AVAILABILITY, *SESSIONS, *DATABASE, *RESOURCES, *BACKUPS, *PLATFORM, *CPU)
 THREE_NODES = "needs a replica: a stack has one database node; its rule is tested"
 APACHE = "its commands are of the community edition, and the stack of the proof has the Apache edition"
 UNPROVEN = {

@@ -90,7 +90,6 @@ DATABASE = (
         inject=page_read,
         labels={"datname": "observatory"},
     ),
-    Fault(alert="StorageCpuPressure", what="statements use every CPU four times", inject=busy_statements),
     Fault(
         alert="StorageAggregateStale",
         what="the refresh of an aggregate is paused, and rows are written",
@@ -98,3 +97,4 @@ DATABASE = (
         labels={"aggregate": "llm_metrics_1min"},
     ),
 )
+CPU = (Fault(alert="StorageCpuPressure", what="statements use every CPU four times", inject=busy_statements),)

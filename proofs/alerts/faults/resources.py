@@ -113,5 +113,5 @@ RESOURCES = (
         inject=process_killed_for_memory,
     ),
     Fault(alert="StorageCacheDown", what="the cache is stopped", inject=stopped("valkey")),
-    Fault(alert="StorageCacheMemoryHigh", what="a client fills the cache", inject=cache_full),
+    Fault(alert="StorageCacheMemoryHigh", what="a client fills the cache", inject=cache_full, ended_by_hand=True),
 )

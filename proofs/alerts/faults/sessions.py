@@ -167,14 +167,21 @@ def deadlocks(stack: Monitored) -> Iterator[None]:
 
 @contextlib.contextmanager
 def slow_statements(stack: Monitored) -> Iterator[None]:
-    """Run a slow statement again and again."""
+    """Run a slow statement again and again, until it is cancelled."""
+    ended = threading.Event()
 
-    def sleep() -> None:
+    def job() -> None:
         with contextlib.suppress(psycopg.Error), psycopg.connect(stack.user) as session:
-            session.execute(f"SELECT pg_sleep({SLOW_S})".encode())
+            while not ended.is_set():
+                session.execute(f"SELECT pg_sleep({SLOW_S})".encode())
 
-    with repeated(sleep):
+    thread = threading.Thread(target=job)
+    thread.start()
+    try:
         yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextlib.contextmanager
@@ -190,7 +197,7 @@ def long_transaction(stack: Monitored) -> Iterator[None]:
     try:
         yield
     finally:
-        stack.superuser("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(14400)%'")
+        stack.superuser("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(14400)'")
         thread.join()
 
 
@@ -238,9 +245,18 @@ SESSIONS = (
     Fault(alert="StorageIdleInTransaction", what="`BEGIN`, and nothing more", inject=idle_in_transaction),
     Fault(alert="StorageLockWaits", what="`LOCK TABLE` in one session, and others read it", inject=locked_table),
     Fault(alert="StorageDeadlocks", what="two sessions lock two rows in opposite order", inject=deadlocks),
-    Fault(alert="StorageSlowStatements", what="`SELECT pg_sleep(5)`, again and again", inject=slow_statements),
+    Fault(
+        alert="StorageSlowStatements",
+        what="`SELECT pg_sleep(5)`, again and again, by a job that ends with an error",
+        inject=slow_statements,
+    ),
     Fault(alert="StorageLongTransaction", what="a statement that runs for hours", inject=long_transaction),
-    Fault(alert="StorageAuthFailures", what="logins with a wrong password, one a second", inject=wrong_passwords),
+    Fault(
+        alert="StorageAuthFailures",
+        what="logins with a wrong password, one a second",
+        inject=wrong_passwords,
+        ended_by_hand=True,
+    ),
     Fault(
         alert="StoragePlaintextSessions",
         what="a `host` line in pg_hba.conf, and a session with `sslmode=disable`",
