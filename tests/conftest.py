@@ -19,6 +19,21 @@ from tests.support.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT_CLI = ROOT / ".observatory/bin"  # where `make cli` builds it
+# Files that take minutes, the longest first: one that began last would keep one worker busy after the others.
+LONGEST = (
+    "stack/test_delivery.py",
+    "stack/test_faults.py",
+    "stack/test_bad_versions.py",
+    "stack/test_crash_matrix.py",
+    "stack/test_database_rollback.py",
+    "stack/test_monitoring.py",
+    "stack/test_scheduler.py",
+    "stack/test_lost_machine.py",
+    "stack/test_recovery.py",
+    "engines/embedded/test_conformance.py",  # of the tests marked `cli`
+    "stack/test_cli.py",
+    "components/test_staging_cli.py",
+)
 
 # Examples are the same in each run, and none fails because it took long on a busy machine.
 hypothesis.settings.register_profile(
@@ -48,14 +63,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs the Pulumi CLI; run `make cli`"))
 
 
-def _rank(item: pytest.Item, sharing: set[Path]) -> int:
+def _rank(item: pytest.Item, sharing: set[Path]) -> tuple[int, int]:
     """Return the place of an item's file: stacks, other long files, and the short ones, which end all workers together.
 
     The files that share a stack come after the others, so that it is not up, and does not use a core, beside theirs.
     """
+    name = item.path.relative_to(ROOT / "tests").as_posix()
+    place = LONGEST.index(name) if name in LONGEST else len(LONGEST)
+    if item.get_closest_marker("cli"):
+        return 0, place
     if "stack" in item.path.parts:
-        return 1 if item.path in sharing else 0
-    return 2 if item.get_closest_marker("slow") else 3
+        return (1 if item.path in sharing else 0), place
+    return (2 if item.get_closest_marker("slow") else 3), place
 
 
 def _path_with_cli() -> str:

@@ -1,10 +1,11 @@
-"""A busy machine fails no test: examples have no deadline, and requests wait long for an answer."""
+"""The suite itself: a busy machine fails no test, and the longest files begin first."""
 
 from __future__ import annotations
 
 import httpx
 from hypothesis import HealthCheck, settings
 
+from tests.conftest import LONGEST, ROOT
 from tests.support.waiting import PATIENCE_S
 
 
@@ -17,3 +18,7 @@ def test_examples_are_the_same_in_each_run_and_none_has_a_deadline() -> None:
 def test_requests_of_tests_have_a_generous_timeout() -> None:
     with httpx.Client() as client:
         assert set(client.timeout.as_dict().values()) == {PATIENCE_S}
+
+
+def test_the_files_that_begin_first_exist() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
