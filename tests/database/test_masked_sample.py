@@ -16,6 +16,8 @@ from observatory.database.sample_masks import product_tables
 from tests.support.postgres import PostgresServer
 from tests.support.sample_pair import KEY, TABLES, Pair, contents, execute, sample_pair, select
 
+pytestmark = pytest.mark.slow
+
 PRIVATE = "PRIVATE"
 NOW = datetime.now(UTC).replace(microsecond=0)
 

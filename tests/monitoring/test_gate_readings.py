@@ -22,8 +22,10 @@ from observatory.runtime import Sandbox, find_free_ports
 from observatory.waiting import wait_until
 from tests.support.sandboxes import start_unit
 
+pytestmark = pytest.mark.slow
+
 LINES = "balancer_request_lines_total"
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 ROUTE = "GET /v1/traces"
 
 

@@ -30,9 +30,11 @@ from tests.support.balancer import running_balancer
 from tests.support.postgres import SETTINGS, PostgresServer, postgres_server
 from tests.support.sandboxes import start_unit
 
+pytestmark = pytest.mark.slow
+
 MIGRATIONS = Path(__file__).resolve().parent.parent.parent / "migrations"
 DATABASE = "observatory"
-PATIENCE_S = 90
+PATIENCE_S = 180
 FAILED = "timescaledb_job_last_run_failed"
 OVERDUE = "timescaledb_job_overdue_seconds"
 CHUNKS = "timescaledb_chunks_overdue_compression"

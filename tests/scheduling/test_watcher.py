@@ -26,6 +26,8 @@ from tests.support.checkout import SOURCE
 from tests.support.small_disk import fill, small_disk
 from tests.support.waiting import until as wait_until
 
+pytestmark = pytest.mark.slow
+
 FRAIL = Program(
     name="frail", command=("sh", "-c", "test -e /srv/data/space || exit 3; exec sleep 1000"), start_retries=0
 )

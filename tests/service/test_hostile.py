@@ -28,6 +28,8 @@ from tests.service.harness import Background, Service, StorageDatabase, environm
 from tests.service.hostile import BODIES
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 JSON = {"Content-Type": "application/json"}
 REJECTED = {400, 408, 413, 422, 429, 503}
 SLOW_CONNECTIONS = 32

@@ -66,12 +66,15 @@ def pids(checkout: Checkout) -> dict[str, int]:
     return {row["name"]: row["pid"] for row in checkout.json("status")["daemons"]}
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds; fail after `UP_TIMEOUT_S`."""
+def until(condition: Callable[[], object], *, pause_s: float = 1) -> None:
+    """Wait until a condition holds; fail after `UP_TIMEOUT_S`.
+
+    The pause is long because most conditions start a command, which takes a core for a second.
+    """
     deadline = time.monotonic() + UP_TIMEOUT_S
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(1)  # most conditions start a command, which takes a core for a second
+        time.sleep(pause_s)
 
 
 @contextlib.contextmanager
@@ -253,7 +256,7 @@ def test_two_ups_at_once_make_one_stack(checkout: Checkout) -> None:
 def test_a_signal_before_the_first_step_ends_every_child(checkout: Checkout, number: signal.Signals) -> None:
     shutil.rmtree(checkout.root / "dist")
     process = up_until(checkout, "… storage service")
-    until(lambda: list((checkout.root / "dist").glob(".*")))  # now it is built
+    until(lambda: list((checkout.root / "dist").glob(".*")), pause_s=0.01)  # now it is built
     process.send_signal(number)
     _, said = process.communicate(timeout=UP_TIMEOUT_S)
     assert process.returncode == 130, said
