@@ -10,9 +10,10 @@ import asyncio
 import random
 import ssl
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 BATCH = 100
 READERS = 8
 ENVIRONMENT = "demonstration"
+# After these a request is sent again, for so long (docs/service.md): a busy machine has them for a moment.
+AGAIN = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
+AGAIN_S, PAUSE_S = 60.0, 1.0
 
 # US dollars per thousand prompt and completion tokens: plausible values, not a price list.
 MODELS = {
@@ -133,15 +137,33 @@ async def _send_and_read(
     return Demonstration(sent=len(items), read_back=sum(answered_by.values()), answered_by=answered_by)
 
 
+async def _answer(send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    """Return the answer to a request, which is sent again while the service or the balancer has no capacity for it."""
+    from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_delay, wait_fixed  # noqa: PLC0415
+
+    def last(state: RetryCallState) -> httpx.Response:
+        assert state.outcome is not None  # noqa: S101 - there was an answer
+        answer: httpx.Response = state.outcome.result()
+        return answer
+
+    attempts = AsyncRetrying(
+        retry=retry_if_result(lambda answer: answer.status_code in AGAIN),
+        stop=stop_after_delay(AGAIN_S),
+        wait=wait_fixed(PAUSE_S),
+        retry_error_callback=last,
+    )
+    return await attempts(send)
+
+
 async def _send(client: httpx.AsyncClient, batch: Sequence[dict[str, Any]]) -> None:
-    answer = await client.post("/v1/traces", json={"items": batch})
+    answer = await _answer(partial(client.post, "/v1/traces", json={"items": batch}))
     if answer.status_code != HTTPStatus.CREATED or answer.json()["accepted"] != len(batch):
         raise DemonstrationError(f"POST /v1/traces answered {answer.status_code}: {answer.text[:500]}")
 
 
 async def _read(client: httpx.AsyncClient, waiting: Iterator[dict[str, Any]], answered_by: dict[str, int]) -> None:
     for item in waiting:
-        answer = await client.get(f"/v1/traces/{item['trace_id']}")
+        answer = await _answer(partial(client.get, f"/v1/traces/{item['trace_id']}"))
         stored = answer.json().get("items", []) if answer.status_code == HTTPStatus.OK else []
         if [span["span_id"] for span in stored] != [item["span_id"]]:
             raise DemonstrationError(f"trace {item['trace_id']} cannot be read: HTTP status {answer.status_code}")
