@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 
 from observatory.backups.target import format_lsn, parse_lsn
 from observatory.backups.tool import BackupError
@@ -126,13 +127,24 @@ class ArchivedWal:
         history = dict(self.archive.histories.get(following, [])) if following else {}
         return timeline in history and (last is None or last.lsn < history[timeline])
 
-    def first_after(self, way: Way, time: datetime) -> TransactionEnd | None:
-        """Return the first transaction of a way that ended after a time, None if the way has none."""
+    def around(self, way: Way, time: datetime) -> tuple[TransactionEnd | None, TransactionEnd | None]:
+        """Return the last transaction of a way that ended at a time or before, and the first one that ended after it.
+
+        The first is None also where it ended before the way begins.
+        """
         segments = way.segments
         index = bisect_left(range(len(segments)), x=True, key=lambda each: self._is_later(segments[each:], time))
-        ends = self._ends(segments[max(0, index - 1) : index + 1])
-        later = next((each for each in ends if each.time > time), None)
-        return later or next((each for each in self._ends_from(segments[index:]) if each.time > time), None)
+        before = None
+        for each in chain(self._ends(segments[max(0, index - 1) : index + 1]), self._ends_from(segments[index:])):
+            if each.time > time:
+                return before, each
+            before = each
+        return before, None
+
+    def begun(self, way: Way) -> int:
+        """Return the byte of WAL at which the timeline of a way left its parent; 0 where it has none."""
+        history = self.archive.histories.get(way.timeline)
+        return history[-1][1] if history else 0
 
     def last(self, way: Way) -> TransactionEnd | None:
         """Return the last transaction of a way."""

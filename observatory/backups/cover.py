@@ -1,8 +1,8 @@
 """Which backup and which WAL bring back a target, found before anything is touched.
 
 A recovery whose target is after the last archived WAL fails only after all the replay, or never ends. So its end is
-found in the WAL first: the first transaction that ended after a time is read from the archive, and the recovery stops
-exactly before it.
+found in the WAL first: the last transaction that ended at a time or before, and the next one, are read from the
+archive, and the recovery stops right after the former.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from observatory.backups.archived_wal import BaseBackup, Way
+from observatory.backups.archived_wal import BaseBackup, TransactionEnd, Way
 from observatory.backups.pgbackrest import PgBackRest
 from observatory.backups.repository_contents import (
     RepositoryContents,
     UncoveredTargetError,
+    check_configured,
     configured_repositories,
 )
 from observatory.backups.target import RecoveryTarget, format_time
@@ -33,6 +34,7 @@ START_S = 2
 SPARE_BYTES = 64 << 20
 REPLAYED_BYTES = 1 << 30  # of WAL that a recovery keeps at most: max_wal_size
 ARCHIVE_TIMEOUT_S = 60
+LAG_S = 5  # of a repository behind another one
 SHOWN = 5  # spans of time that a message names
 TAIL = 4  # segments in which the last record of the archive is searched
 
@@ -91,16 +93,19 @@ def find_cover(sandbox: Sandbox, target: RecoveryTarget, *, repository: int | No
         NotEnoughSpaceError: the disk is too small.
     """
     if target.time and target.time > datetime.now(UTC):
-        raise UncoveredTargetError(f"{target} is in the future", remedy="Give an earlier time, or `latest`.")
-    numbers = configured_repositories(sandbox)
-    if repository is not None and repository not in numbers:
-        raise UncoveredTargetError(f"there is no repository {repository}: the stack has {_listed(numbers)}")
-    contents = [RepositoryContents(sandbox, each) for each in ([repository] if repository else numbers)]
-    if target.kind == "latest":
-        _archive_newest(sandbox, contents)
+        raise UncoveredTargetError(f"{target} is in the future", remedy="Give an earlier time.")
+    if repository is not None:
+        check_configured(sandbox, repository)
+    numbers = configured_repositories(sandbox) if repository is None else [repository]
+    contents = [RepositoryContents(sandbox, each) for each in numbers]
+    ended = _archive_newest(sandbox, contents) if target.kind == "latest" else None
     found, reasons = _search(contents, target)
-    if not found and target.kind in {"time", "lsn"} and _archive_newest(sandbox, contents):
+    if not found and target.kind in {"time", "lsn"} and (ended := _archive_newest(sandbox, contents)):
         found, reasons = _search(contents, target)
+    if ended and not any(each.is_usable and each.has_segment(ended) for each in contents):
+        reasons.append(f"WAL segment {ended} was not archived within {ARCHIVE_TIMEOUT_S} s, see `observatory status`")
+        if target.kind == "latest" and repository is None:
+            found = []  # the newest state is not in the archive; a drill of one repository measures what is
     if not found:
         covered = "; ".join(f"repository {each.number}: {_described(each)}" for each in contents)
         raise UncoveredTargetError(f"no backup leads to {target}: {'; '.join(reasons)}", remedy=f"Covered: {covered}.")
@@ -171,15 +176,24 @@ def _of_time(contents: RepositoryContents, target: RecoveryTarget) -> Cover:
         backup, way = next(_ways(contents, timeline, lambda each: each.ended <= time), (None, None))
         if backup is None or way is None:
             raise UncoveredTargetError(f"no whole backup on the way to timeline {timeline} ended before it")
-        if end := contents.wal.first_after(way, time):
-            return _cover(contents, target, backup, way, stop=end.lsn, last=_number(contents, end.lsn) + 1)
-        last = contents.wal.last(way)
-        if last and last.time == time:
-            number = _number(contents, last.lsn) + 1
-            return _cover(contents, target, backup, way, stop=last.lsn, last=number, inclusive=True)
+        last, later = contents.wal.around(way, time)
+        if later or (last and last.time == time):
+            return _after(contents, target, backup, way, last)
         if way.gap or not contents.wal.continues(timeline, last):
             raise UncoveredTargetError(_end_of(way, format_time(last.time) if last else "its start"))
     raise UncoveredTargetError("no transaction ended later in the archive")
+
+
+def _after(
+    contents: RepositoryContents, target: RecoveryTarget, backup: BaseBackup, way: Way, last: TransactionEnd | None
+) -> Cover:
+    """Return the cover whose recovery stops right after the last transaction, and as early without one.
+
+    Not before the next one: the files of a dropped database are gone before the transaction that drops it ends.
+    """
+    # It stops on the timeline of the way: the next timeline, of a promotion, has this one as its parent.
+    stop, inclusive = max((last.lsn if last else 0, True), (contents.wal.begun(way), True), (backup.stop, False))
+    return _cover(contents, target, backup, way, stop=stop, last=_number(contents, stop) + 1, inclusive=inclusive)
 
 
 _FINDERS: dict[str, Callable[[RepositoryContents, RecoveryTarget], Cover]] = {
@@ -242,21 +256,28 @@ def _end_of(way: Way, reached: str) -> str:
     return f"the archived WAL of timeline {way.timeline} ends before it, at {reached}{after}"
 
 
-def _archive_newest(sandbox: Sandbox, contents: Sequence[RepositoryContents]) -> bool:
-    """Have a running server end a transaction and archive its newest WAL; return whether there is such a server."""
+def _archive_newest(sandbox: Sandbox, contents: Sequence[RepositoryContents]) -> str | None:
+    """Have a running server end a transaction and archive its newest WAL, and wait for that.
+
+    Returns:
+        The WAL segment, which may not be archived; None without such a server, or without a repository.
+    """
+    usable = [each for each in contents if each.is_usable]
     node = PgBackRest(sandbox).node(contents[0].number)
-    if not node.query("SELECT pg_current_xact_id() WHERE NOT pg_is_in_recovery()"):
-        return False
+    if not usable or not node.query("SELECT pg_current_xact_id() WHERE NOT pg_is_in_recovery()"):
+        return None
     segment = node.query("SELECT pg_walfile_name(pg_switch_wal())")
-    wait_until(partial(_has_one, contents, segment), ARCHIVE_TIMEOUT_S, interval_s=0.2)
-    return bool(segment)
+    # Each segment is archived to all repositories at once: one that lags behind does not get it.
+    if segment and wait_until(partial(_have, usable, segment, any), ARCHIVE_TIMEOUT_S, interval_s=0.2):
+        wait_until(partial(_have, usable, segment, all), LAG_S, interval_s=0.2)
+    return segment or None
 
 
-def _has_one(contents: Sequence[RepositoryContents], segment: str) -> bool:
-    """Return whether every repository that can be read has a WAL segment now."""
+def _have(contents: Sequence[RepositoryContents], segment: str, quantifier: Callable[[Iterable[bool]], bool]) -> bool:
+    """Return whether any, or all, of the repositories have a WAL segment now."""
     for each in contents:
         each.reread_wal()
-    return all(each.has_segment(segment) for each in contents)
+    return quantifier(each.has_segment(segment) for each in contents)
 
 
 def _described(contents: RepositoryContents) -> str:
@@ -302,7 +323,3 @@ def _check_space(sandbox: Sandbox, cover: Cover) -> None:
             f"{available >> 20} MiB are available",
             remedy="Free space there, or choose a smaller backup.",
         )
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return " and ".join(str(each) for each in numbers)

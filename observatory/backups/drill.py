@@ -24,6 +24,7 @@ from observatory.backups.recording import live_conninfo, record_after_backup
 from observatory.backups.repository_contents import (
     RepositoryContents,
     UncoveredTargetError,
+    check_configured,
     configured_repositories,
 )
 from observatory.backups.restored import RestoredInstance, restored_instance
@@ -142,9 +143,11 @@ class Drill:
 
         Raises:
             DrillRefusedError: no values were recorded that the restored database could be compared with.
-            UncoveredTargetError: no backup leads to the time that was asked for.
+            UncoveredTargetError: no backup leads to the time that was asked for, or there is no such repository.
             NotEnoughSpaceError: the disk is too small.
         """
+        if self.repository is not None:
+            check_configured(self.store.sandbox, self.repository)  # its receipt would be that of a failed drill
         started, found = datetime.now(UTC), _Findings()
         repository = self.repository or self.next_repository()
         found.facts.update(repository=repository, rpo_seconds=self._recovery_point_s())
@@ -256,7 +259,8 @@ def _recorded_on_the_way(contents: RepositoryContents, final: Cover, *, until: d
 
     def is_on_the_way(values: RecordedValues) -> bool:
         lsn = parse_lsn(values.lsn)
-        is_early = lsn <= final.stop and (until is None or values.recorded <= until)
+        # A recovery to a time ends with the last transaction before it, and values may be later in the WAL.
+        is_early = lsn <= final.stop if until is None else values.recorded <= until
         is_known = values.timeline == final.timeline or lsn <= history.get(values.timeline, -1)
         return is_early and is_known and values.system in {system, ""}
 

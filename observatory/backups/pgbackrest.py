@@ -37,6 +37,8 @@ from observatory.nodes.pgbackrest import (
     settings_file,
 )
 from observatory.nodes.programs.backup_repository import (
+    LEAST_BYTES,
+    SEGMENT,
     SEGMENT_NAME,
     STANZA,
     Finding,
@@ -294,13 +296,19 @@ def has_backups(place: Path) -> bool:
 
 
 def _has_segment(node: Node, segment: str) -> bool:
-    """Return whether the newest archive of a repository has a WAL segment."""
+    """Return whether the newest archive of a repository has a whole WAL segment.
+
+    A file that begins with its name may be what a full disk has left of it, a part of it, or the label of a backup.
+    """
     stanza, _ = read_stanza(node)
     if not stanza:
         return False
     newest = stanza["db"][-1]
-    directory = f"archive/{STANZA}/{newest['version']}-{newest['id']}/{segment[:16]}"
-    return any(name.startswith(segment) for name in node.listing(directory))
+    place = f"{STANZA}/{newest['version']}-{newest['id']}/{segment[:16]}"
+    return any(
+        (file := SEGMENT.fullmatch(f"{place}/{name}")) and file[2] == segment and size >= LEAST_BYTES
+        for name, size in node.listing(f"archive/{place}").items()
+    )
 
 
 def _run(sandbox: Sandbox, argv: Sequence[str]) -> tuple[int, str]:

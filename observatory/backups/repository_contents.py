@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -58,6 +59,18 @@ def configured_repositories(sandbox: Sandbox) -> list[int]:
     return sorted(int(each) for each in REPOSITORY.findall(file.read_text(encoding="utf-8")))
 
 
+def check_configured(sandbox: Sandbox, number: int) -> None:
+    """Check that the stack has a repository of this number.
+
+    Raises:
+        UncoveredTargetError: it has none.
+    """
+    numbers = configured_repositories(sandbox)
+    if number not in numbers:
+        there = " and ".join(str(each) for each in numbers)
+        raise UncoveredTargetError(f"there is no repository {number}: the stack has {there}")
+
+
 @dataclass(frozen=True)
 class RepositoryContents:
     """The contents of the repository `number`, read when they are first used."""
@@ -86,12 +99,16 @@ class RepositoryContents:
                 histories[int(history[2], 16)] = self._history(path)
         return ArchivedWal(self.sandbox, self.number, Archive(files, histories, self._segment_bytes))
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether the repository can be read, and has the backups of this database."""
+        with suppress(UnusableRepositoryError):
+            return bool(self._stanza)
+        return False
+
     def has_segment(self, name: str) -> bool:
-        """Return whether a WAL segment is archived; True for a repository that cannot be read."""
-        try:
-            return position(name, self._segment_bytes) in self.wal.archive.files
-        except UnusableRepositoryError:
-            return True
+        """Return whether a WAL segment is archived."""
+        return position(name, self._segment_bytes) in self.wal.archive.files
 
     def born(self, timeline: int) -> datetime:
         """Return when a timeline began: see `ArchivedWal.born`."""

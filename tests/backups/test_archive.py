@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from observatory.backups.pgbackrest import _has_segment
 from observatory.nodes.programs.backup_repository import (
     DAY_S,
     Archive,
     Finding,
+    Node,
     Report,
     WaitingWal,
     _gaps,
@@ -50,6 +54,28 @@ def test_a_missing_segment_is_found_across_the_end_of_a_log_file() -> None:
     holed = archive(*names(1, 0xFD, 0xFE, 0x100, 0x102))
     assert unusable(holed, names(1, 0xFD)[0]) == ["0000000100000000000000FF", "000000010000000100000001"]
     assert unusable(holed, "000000010000000100000002") == []
+
+
+@pytest.mark.parametrize(
+    ("suffix", "size", "whole"),
+    [
+        (f"-{'a' * 40}.zst", 1000, True),
+        (f"-{'a' * 40}", 1000, True),
+        (f"-{'a' * 40}.zst.pgbackrest.tmp", 1000, False),  # a full disk leaves it
+        (f"-{'a' * 40}.zst", 0, False),
+        (f".partial-{'a' * 40}.zst", 1000, False),
+        (".00000028.backup", 1000, False),
+    ],
+)
+def test_only_a_whole_segment_counts_as_archived(suffix: str, size: int, *, whole: bool) -> None:
+    segment = names(1, 7)[0]
+    info = [{"db": [{"id": 1, "version": "17"}], "status": {"code": 0}}]
+    listing = {f"{segment}{suffix}": {"type": "file", "size": size}}
+
+    def run(argv: Sequence[str]) -> tuple[int, str]:
+        return 0, json.dumps(info if "info" in argv else listing)
+
+    assert _has_segment(Node(1, run, ("pgbackrest",), (), ()), segment) is whole
 
 
 def test_the_size_of_a_segment_decides_which_name_follows() -> None:

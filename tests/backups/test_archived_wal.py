@@ -47,14 +47,15 @@ def backup(timeline: int, segment: int) -> BaseBackup:
 
 
 @pytest.mark.parametrize("time", [0, 1, 1.5, 9, 30, 39.5, 40, 41, 59.9])
-def test_the_first_transaction_after_a_time_is_found_over_empty_segments(time: float) -> None:
+def test_the_transactions_around_a_time_are_found_over_empty_segments(time: float) -> None:
     ends = {(1, number): [number, number + 0.5] if number < 10 or number > 38 else [] for number in range(1, 60)}
     found = wal(ends)
     way = found.way(1, backup(1, 1))
     assert way is not None
-    end = found.first_after(way, at(time))
+    before, after = found.around(way, at(time))
     every = [each for times in ends.values() for each in times]
-    assert (end.time if end else None) == next((at(each) for each in every if each > time), None)
+    assert (after.time if after else None) == next((at(each) for each in every if each > time), None)
+    assert (before.time if before else None) == next((at(each) for each in reversed(every) if each <= time), None)
     last = found.last(way)
     assert last is not None
     assert last.time == at(59.5)

@@ -205,6 +205,12 @@ def test_a_time_before_every_recorded_value_is_refused_and_leaves_no_receipt(
     assert store.all() == []
 
 
+def test_a_repository_that_does_not_exist_is_refused_and_fails_no_drill(store: ReceiptStore) -> None:
+    with pytest.raises(UncoveredTargetError, match="there is no repository 9"):
+        run(store, repository=9)
+    assert store.all() == []
+
+
 def test_a_drill_ends_at_a_time(live: ArchivingServer, store: ReceiptStore) -> None:
     server_time = live.sql("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US')")
     time = datetime.fromisoformat(server_time).replace(tzinfo=UTC)

@@ -78,7 +78,7 @@ def rows(instance: RestoredInstance) -> str:
 
 def test_a_recovery_pauses_exactly_at_its_target_and_goes_on(ledger: Ledger, restored: RestoredInstance) -> None:
     assert rows(restored) == ledger.at(ledger.times[2]) == "1 2 3"
-    assert restored.replayed.lsn <= restored.cover.stop
+    assert restored.replayed.lsn > restored.cover.stop  # the last transaction's record begins there
     last = restored.replayed.last_transaction
     assert last is not None
     assert last <= ledger.times[2]
@@ -120,3 +120,19 @@ def test_an_uncovered_target_is_refused_before_anything_is_touched(ledger: Ledge
 def test_a_repository_that_does_not_exist_is_refused(ledger: Ledger) -> None:
     with pytest.raises(UncoveredTargetError, match="there is no repository 7"):
         find_cover(ledger.server.sandbox, RecoveryTarget.latest(), repository=7)
+
+
+def test_a_time_before_a_database_was_dropped_has_its_files(ledger: Ledger) -> None:
+    """They are removed by a record of their own, before the transaction that drops the database ends."""
+    server = ledger.server
+    server.sql("CREATE DATABASE dropped")
+    server.sql_in("dropped", "CREATE TABLE kept AS SELECT 7 AS n")
+    time = datetime.fromisoformat(server.sql(f"SELECT {CLOCK}"))
+    server.sql("DROP DATABASE dropped")
+    cover = find_cover(server.sandbox, RecoveryTarget.at_time(time))
+    with (
+        scratch_directory(server.sandbox, "test") as directory,
+        restored_instance(cover, directory=directory) as instance,
+        instance.connect("dropped") as connection,
+    ):
+        assert connection.execute("SELECT n FROM kept").fetchall() == [(7,)]
