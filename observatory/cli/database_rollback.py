@@ -24,6 +24,7 @@ from observatory.cli.backup import group, size
 from observatory.cli.terminal import ConsoleReporter, print_result, table
 
 if TYPE_CHECKING:
+    from observatory.backups.rollback.loss import Loss
     from observatory.backups.rollback.record import RollbackRecord
     from observatory.operations import DatabaseRollback, DatabaseRollbackPlan, SetAside
     from observatory.workspace import Workspace
@@ -151,7 +152,7 @@ def _plan_view(plan: DatabaseRollbackPlan) -> Any:
         *([("restored to", f"{plan.lsn}, last transaction {reached}")] if plan.lsn else []),
         ("schema", _schema_text(plan)),
         ("would be lost", f"{transactions}{plan.loss.rows} rows"),
-        *([("tables made since", f"{', '.join(plan.loss.made_since)}: would be gone")] if plan.loss.made_since else []),
+        *_other_losses(plan.loss),
         ("estimated", f"{plan.estimated_s:.0f} s"),
     ]
     if plan.schema.stopped:
@@ -163,6 +164,16 @@ def _plan_view(plan: DatabaseRollbackPlan) -> Any:
 
     summary = table(f"Rollback of the database {plan.database}", ("", ""), rows)
     return Group(summary, table("Rows", COLUMNS, losses)) if losses else summary
+
+
+def _other_losses(loss: Loss) -> list[tuple[str, str]]:
+    """Return the lines about what no row shows."""
+    found = (
+        ("tables made since", loss.made_since, "would be gone"),
+        ("unlogged tables", loss.emptied, "would be empty"),
+        ("other databases", loss.databases, "would be as they were, too; their rows were not compared"),
+    )
+    return [(what, f"{', '.join(names)}: {then}") for what, names, then in found if names]
 
 
 def _schema_text(plan: DatabaseRollbackPlan) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from observatory.backups.rollback.loss import TableLoss, compare
 from tests.support.postgres import PostgresServer
@@ -66,6 +67,15 @@ def test_tables_that_were_made_since_are_named_without_rows_too(pair: Pair) -> N
     loss = compare(pair.live, pair.restored)
     assert loss.made_since == ("odd name.added", "fresh")
     assert [each.table for each in loss.tables] == ["plain"]
+
+
+def test_unlogged_tables_and_other_databases_are_named_for_no_backup_and_no_row_shows_them(pair: Pair) -> None:
+    pair.change("CREATE UNLOGGED TABLE cache AS SELECT 1 AS n; CREATE UNLOGGED TABLE empty_cache ()")
+    loss = compare(pair.live, pair.restored)
+    assert (loss.emptied, loss.made_since) == (("cache",), ("cache", "empty_cache"))
+    assert conninfo_to_dict(pair.restored)["dbname"] in loss.databases
+    of_dump = compare(pair.live, pair.restored, same_server=False)
+    assert (of_dump.emptied, of_dump.databases) == ((), ())
 
 
 def test_added_changed_and_deleted_rows_are_counted_for_each_table(pair: Pair) -> None:

@@ -7,7 +7,7 @@ compared too. A changed row is lost in its new form and returns in its old one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,8 +45,17 @@ _LEAVES: LiteralString = """
 """
 _TABLES: LiteralString = """
     SELECT n.nspname, r.relname FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace
-    WHERE r.relkind IN ('r', 'p') AND r.relpersistence = 'p' AND NOT r.relispartition
+    WHERE r.relkind IN ('r', 'p') AND r.relpersistence IN ('p', 'u') AND NOT r.relispartition
       AND n.nspname !~ '^(pg_|_?timescaledb_|information_schema$|cron$)'
+"""
+# No backup has their rows, and a standby cannot read them.
+_UNLOGGED: LiteralString = """
+    SELECT n.nspname, r.relname FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace
+    WHERE r.relkind = 'r' AND r.relpersistence = 'u' AND pg_relation_size(r.oid) > 0 ORDER BY 1, 2
+"""
+_OTHER_DATABASES = """
+    SELECT datname FROM pg_database
+    WHERE datallowconn AND NOT datistemplate AND datname NOT IN (current_database(), 'postgres') ORDER BY 1
 """
 _HASHES = "SELECT hashtextextended({row}::text, 0) AS hash FROM {only} {leaf} AS t"
 _CHECKSUM = "SELECT count(*), coalesce(sum(hash), 0) FROM ({hashes}) AS rows"
@@ -91,11 +100,15 @@ class Loss:
         transactions: None where the two databases have no transaction in common.
         tables: whose rows differ.
         made_since: tables that the restored database does not have, empty ones too.
+        emptied: unlogged tables with rows, which are empty afterwards.
+        databases: others of the server, which are as they were, too; their rows were not compared.
     """
 
     transactions: int | None
     tables: tuple[TableLoss, ...]
     made_since: tuple[str, ...] = ()
+    emptied: tuple[str, ...] = ()
+    databases: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -147,6 +160,8 @@ def compare(live: str, restored: str, *, same_server: bool = True) -> Loss:
             sums_now, sums_then = sums
         tables = {each.table for each in (*leaves_now.values(), *leaves_then.values())}
         made_since = tuple(_shown(table) for table in sorted(_tables(now) - _tables(then)))
+        emptied = tuple(_shown(table) for table in now.execute(_UNLOGGED).fetchall()) if same_server else ()
+        databases = tuple(str(name) for (name,) in now.execute(_OTHER_DATABASES).fetchall()) if same_server else ()
         found = []
         for table in sorted(tables):
             mine = [leaf for leaf in columns if (leaves_now.get(leaf) or leaves_then[leaf]).table == table]
@@ -166,7 +181,9 @@ def compare(live: str, restored: str, *, same_server: bool = True) -> Loss:
                     returned=returned,
                 )
             )
-    return Loss(transactions=transactions, tables=tuple(found), made_since=made_since)
+    return Loss(
+        transactions=transactions, tables=tuple(found), made_since=made_since, emptied=emptied, databases=databases
+    )
 
 
 @contextmanager
@@ -187,7 +204,7 @@ def _tables(connection: psycopg.Connection) -> set[tuple[str, str]]:
     return {(schema, name) for schema, name in connection.execute(_TABLES).fetchall()}
 
 
-def _shown(table: tuple[str, str]) -> str:
+def _shown(table: Sequence[str]) -> str:
     return table[1] if table[0] == "public" else ".".join(table)
 
 
