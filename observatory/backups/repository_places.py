@@ -64,6 +64,20 @@ def check_places(sandbox: Sandbox, wanted: Mapping[int, Path]) -> None:
             _check_move(sandbox, number, old or inside, new.resolve() if new else inside)
 
 
+def place_of(sandbox: Sandbox, number: int) -> str:
+    """Return the directory of a repository as the stack's daemons see it."""
+    outside = outside_repository(number)
+    return outside if outside in mounts.recorded(sandbox.home) else repository(Paths(), number)
+
+
+def is_there(sandbox: Sandbox, number: int) -> bool:
+    """Return whether the directory of a repository exists; not without its disk."""
+    outside = mounts.recorded(sandbox.home).get(outside_repository(number))
+    if outside:
+        return _mark_in(outside) is not None
+    return sandbox.host_path(repository(Paths(), number)).is_dir()
+
+
 def use_places(sandbox: Sandbox, wanted: Mapping[int, Path]) -> None:
     """Give the directories to the daemons, mark them, and record them for the next start of the sandbox.
 

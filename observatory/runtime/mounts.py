@@ -28,11 +28,11 @@ def record(mounts: Mapping[str, Path]) -> str:
     return json.dumps({place: str(path) for place, path in mounts.items()}, indent=2) + "\n"
 
 
-def on_host(home: Path, inside: PurePosixPath) -> Path | None:
-    """Return the host's path of a path in one of the directories; None for any other path."""
+def located(home: Path, inside: PurePosixPath) -> tuple[Path, PurePosixPath] | None:
+    """Return the host's directory that a path is in, and the path below it; None for any other path."""
     for place, directory in recorded(home).items():
         if inside.is_relative_to(place):
-            return directory / inside.relative_to(place)
+            return directory, inside.relative_to(place)
     return None
 
 

@@ -41,8 +41,8 @@ class SandboxFiles:
     def host_path(self, inside: str | PurePosixPath) -> Path:
         """Return the host's path of `inside`, a path below /srv or in a directory that is mounted from outside."""
         path = PurePosixPath(inside)
-        if not path.is_relative_to(INSIDE) and (outside := mounts.on_host(self.home, path)):
-            return outside
+        if not path.is_relative_to(INSIDE) and (outside := mounts.located(self.home, path)):
+            return outside[0] / outside[1]
         return self.home / _relative(path)
 
     def inside_path(self, host: Path) -> PurePosixPath:
@@ -82,14 +82,22 @@ class SandboxFiles:
             pass
 
     def open_append(self, inside: str) -> BinaryIO:
-        """Open a file below /srv to read and to append, created where missing and owned by the daemons' user.
+        """Open a file to read and to append, created where missing and owned by the daemons' user.
+
+        Args:
+            inside: a path below /srv or in a directory that is mounted from outside.
 
         Raises:
             SandboxError: it is no regular file, or has a further name.
         """
-        with self._opened(PurePosixPath(inside).parent) as directory:
+        if outside := mounts.located(self.home, PurePosixPath(inside)):
+            place = self._walked(outside[1].parent, top=outside[0])
+            owner = sandbox_user.recorded(self.home)
+        else:
+            place, owner = self._opened(PurePosixPath(inside).parent), self._owners(directory=False)(_relative(inside))
+        with place as directory:
             file = self._open(directory, inside, APPEND)
-        if owner := self._owners(directory=False)(_relative(inside)):
+        if owner:
             give(file.fileno(), owner)
         return file
 
@@ -189,8 +197,10 @@ class SandboxFiles:
             yield directory
 
     @contextlib.contextmanager
-    def _walked(self, relative: PurePath, *, create: bool = True) -> Iterator[Path]:
-        owner_of = self._owners(directory=True)
+    def _walked(self, relative: PurePath, *, create: bool = True, top: Path | None = None) -> Iterator[Path]:
+        """Open a directory below the home, or below `top`, which is outside of it and all the daemons' user's."""
+        user = sandbox_user.recorded(self.home)
+        owner_of = (lambda _path: user) if top else self._owners(directory=True)
 
         def settle(descriptor: int, path: PurePath) -> None:
             status = os.fstat(descriptor)
@@ -201,25 +211,26 @@ class SandboxFiles:
 
         with contextlib.ExitStack() as opened:
             try:
-                walk = opened_beneath(self.home, relative, settle=settle if create else None)
+                walk = opened_beneath(top or self.home, relative, settle=settle if create else None)
                 directory = opened.enter_context(walk)
             except OSError as error:
-                raise self._explained(error, str(INSIDE / relative)) from None
+                raise self._explained(error, (top or self.home) / relative) from None
             yield directory
 
     def _open(self, directory: Path, inside: str, flags: int) -> BinaryIO:
         try:
             descriptor = os.open(directory / PurePosixPath(inside).name, flags, 0o600)
         except OSError as error:
-            raise self._explained(error, inside) from None
+            raise self._explained(error, self.host_path(inside)) from None
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             os.close(descriptor)
             raise _unexpected(self.host_path(inside), "it is no regular file with a single name")
         return os.fdopen(descriptor, "a+b" if flags & os.O_APPEND else "rb")
 
-    def _explained(self, error: OSError, inside: str) -> Exception:
-        return _unexpected(self.host_path(inside), str(error.strerror)) if error.errno in NOT_AS_MADE else error
+    @staticmethod
+    def _explained(error: OSError, path: Path) -> Exception:
+        return _unexpected(path, str(error.strerror)) if error.errno in NOT_AS_MADE else error
 
 
 def _unexpected(path: Path, reason: str) -> SandboxError:

@@ -244,7 +244,8 @@ def test_every_audit_entry_is_in_the_table_and_beside_the_backups(own: Checkout)
     database = with_database(own.output("admin_database_url"), "observatory")
     commands = {row.id for row in read_entries(database) if row.event != ROWS_CHANGED}
     assert commands == {entry.id for entry in journal}
-    assert list(entries(own.home / "data/backups/audit/local.jsonl")) == journal
+    for repository in ("backups", "backups-2"):
+        assert list(entries(own.home / f"data/{repository}/audit/local.jsonl")) == journal
     last = own.json("report")[-1]
     assert (last["version"], last["strategy"], last["target"], last["outcome"]) == (
         "v0.2.0", "blue-green", "green", "rolled back",

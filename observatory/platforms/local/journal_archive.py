@@ -1,29 +1,41 @@
-"""The copy of the journal of deliveries beside the local stack's backups."""
+"""The copies of the journal of deliveries beside the local stack's backups: one in each repository."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 from pathlib import Path
+from typing import BinaryIO
 
+from observatory.backups.repository_places import is_there, place_of
 from observatory.documents.journal import append, entries
+from observatory.nodes.pgbackrest import REPOSITORIES
+from observatory.runtime import SandboxError
 from observatory.workspace import Workspace
-
-ARCHIVE = "/srv/data/backups/audit"
 
 
 def archive_journal(workspace: Workspace) -> None:
-    """Append the journal's entries that the copy lacks; nothing happens where the stack has no data.
+    """Append the journal's entries that a copy lacks to it. A repository that is not there gets them when it is.
 
     Raises:
-        OSError: the copy cannot be written.
+        OSError: a copy cannot be written; the other one is.
     """
-    sandbox = workspace.sandbox
-    if not sandbox.home.is_dir():
-        return
-    with sandbox.open_append(f"{ARCHIVE}/{workspace.stack}.jsonl") as archive:
-        fcntl.flock(archive, fcntl.LOCK_EX)
-        archived = {entry.id for entry in entries(Path(f"/proc/self/fd/{archive.fileno()}"))}
-        append(archive, [entry for entry in entries(workspace.journal) if entry.id not in archived])
-        archive.flush()
-        os.fsync(archive.fileno())
+    sandbox, failures = workspace.sandbox, list[str]()
+    for number in REPOSITORIES:
+        if not is_there(sandbox, number):
+            continue
+        try:
+            with sandbox.open_append(f"{place_of(sandbox, number)}/audit/{workspace.stack}.jsonl") as copy:
+                _complete(copy, workspace.journal)
+        except (OSError, SandboxError) as error:
+            failures.append(f"repository {number}: {error}")
+    if failures:
+        raise OSError("; ".join(failures))
+
+
+def _complete(copy: BinaryIO, journal: Path) -> None:
+    fcntl.flock(copy, fcntl.LOCK_EX)
+    copied = {entry.id for entry in entries(Path(f"/proc/self/fd/{copy.fileno()}"))}
+    append(copy, [entry for entry in entries(journal) if entry.id not in copied])
+    copy.flush()
+    os.fsync(copy.fileno())
