@@ -13,6 +13,7 @@ from observatory.runtime import RuntimeFault
 LATEST = "latest"
 LABEL = re.compile(r"\d{8}-\d{6}F(?:_\d{8}-\d{6}[DI])?")
 LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
+TIMES = "Give a time with its time zone, such as 2026-11-29T14:30:00+01:00 or 2026-11-29T13:30:00Z."
 EXAMPLES = (
     f"Give `{LATEST}`, a time such as 2026-11-29T14:30:00+01:00 or 2026-11-29T13:30:00Z, a position in the WAL such as "
     "0/3000060, or the label of a backup: `observatory backup list` shows the labels."
@@ -56,11 +57,11 @@ class RecoveryTarget:
             InvalidTargetError: the time has no time zone, or is outside of the calendar.
         """
         if time.utcoffset() is None:
-            raise InvalidTargetError(f"{time.isoformat()} has no time zone", remedy=EXAMPLES)
+            raise InvalidTargetError(f"{time.isoformat()} has no time zone", remedy=TIMES)
         try:
             return cls(kind="time", time=time.astimezone(UTC))
         except OverflowError:
-            raise InvalidTargetError(f"{time.isoformat()} is outside of the calendar", remedy=EXAMPLES) from None
+            raise InvalidTargetError(f"{time.isoformat()} is outside of the calendar", remedy=TIMES) from None
 
     @classmethod
     def at_lsn(cls, lsn: int | str, *, timeline: int | None = None) -> RecoveryTarget:
@@ -94,7 +95,7 @@ class RecoveryTarget:
             return cls.of_backup(text)
         if LSN.fullmatch(text):
             return cls.at_lsn(text)
-        return cls.at_time(parse_time(text))
+        return cls.at_time(parse_time(text, remedy=EXAMPLES))
 
     def __str__(self) -> str:
         """Return the target as `parse` reads it."""
@@ -103,8 +104,8 @@ class RecoveryTarget:
         return self.label or (LATEST if self.lsn is None else format_lsn(self.lsn))
 
 
-def parse_time(text: str) -> datetime:
-    """Return a time in ISO 8601, with or without a time zone.
+def parse_time(text: str, *, remedy: str = TIMES) -> datetime:
+    """Return a time in ISO 8601, with or without a time zone; `remedy` says what may be given.
 
     Raises:
         InvalidTargetError: it is none.
@@ -112,7 +113,7 @@ def parse_time(text: str) -> datetime:
     try:
         return datetime.fromisoformat(re.sub(r"\s*(?:UTC|[Zz])$", "+00:00", text))
     except (ValueError, OverflowError):
-        raise InvalidTargetError(f"{text!r} is no time and no other target of a restore", remedy=EXAMPLES) from None
+        raise InvalidTargetError(f"{text!r} is no time", remedy=remedy) from None
 
 
 def parse_lsn(text: str) -> int:

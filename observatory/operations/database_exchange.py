@@ -79,6 +79,23 @@ def continue_interrupted(platform: Platform, report: Reporter) -> RollbackRecord
         return agree(platform, swap, swap.finish(record))
 
 
+@contextmanager
+def explained_interruption(workspace: Workspace) -> Iterator[None]:
+    """Add to a KeyboardInterrupt of the block a note that says whether the database was exchanged."""
+    records = records_of(workspace)
+    before = {each.id for each in records.all() if each.finished}
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        done = next((each for each in records.all() if each.finished and each.id not in before), None)
+        interrupt.add_note(
+            f"the {done.kind} of the database {done.id} is done, and `observatory up` brings the rest of the stack up"
+            if done
+            else "the database was not changed"
+        )
+        raise
+
+
 def exchange(platform: Platform, record: RollbackRecord, access: KeptAccess, report: Reporter) -> RollbackRecord:
     """Exchange the data and agree on the schema. A signal does not interrupt it: it takes seconds.
 

@@ -26,7 +26,14 @@ from observatory.backups.scratch import scratch_directory
 from observatory.backups.target import RecoveryTarget, format_lsn
 from observatory.database.roles.kept_access import KeptAccess, read_access
 from observatory.documents.rollout import RolloutDocument
-from observatory.operations.database_exchange import COMMAND, continue_interrupted, exchange, records_of, swap_of
+from observatory.operations.database_exchange import (
+    COMMAND,
+    continue_interrupted,
+    exchange,
+    explained_interruption,
+    records_of,
+    swap_of,
+)
 from observatory.operations.database_rollback_fit import SchemaChange, applied_migrations, schema_change
 from observatory.operations.database_rollback_sources import check_dump, fill_from_dump, promote
 from observatory.operations.delivery_journal import record_event
@@ -87,7 +94,7 @@ def plan_database_rollback(
 
     Raises: as `roll_back_database`; nothing is changed.
     """
-    with _begun(workspace, report) as stack, stack.restored(target) as restored:
+    with explained_interruption(workspace), _begun(workspace, report) as stack, stack.restored(target) as restored:
         return restored.plan
 
 
@@ -122,7 +129,7 @@ def roll_back_database(
         LockHeldError: a deployment or a migration is under way; nothing was changed.
         DatabaseRollbackError: a step failed; the message says how to go on. No data was removed.
     """
-    with _begun(workspace, report) as stack:
+    with explained_interruption(workspace), _begun(workspace, report) as stack:
         target = target.absolute() if isinstance(target, Path) else target
         if (finished := stack.continued) and finished.kind == "rollback" and finished.target == str(target):
             return stack.agreed(finished, choice)
@@ -166,7 +173,7 @@ def undo_database_rollback(
         RollbackRefusedError: there is no rollback to undo, or its data was discarded.
         others: as `roll_back_database`.
     """
-    with _begun(workspace, report) as stack:
+    with explained_interruption(workspace), _begun(workspace, report) as stack:
         if (finished := stack.continued) and finished.kind == "undo":
             return stack.agreed(finished, choice)
         last = _last(stack.swap.records)

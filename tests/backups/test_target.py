@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from observatory.backups.target import InvalidTargetError, RecoveryTarget
+from observatory.cli.database_rollback import DatabaseOptions
 from observatory.errors import WRONG_USAGE
 
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -59,3 +60,10 @@ def test_other_text_is_refused_with_examples(text: str) -> None:
     with pytest.raises(InvalidTargetError, match="2026-11-29T13:30:00Z") as caught:
         RecoveryTarget.parse(text)
     assert caught.value.exit_code == WRONG_USAGE
+
+
+def test_only_a_time_is_proposed_where_nothing_else_is_accepted() -> None:
+    with pytest.raises(InvalidTargetError) as caught:
+        DatabaseOptions(to_time="latest", backup_file=None, undo=False).target  # noqa: B018 - raises
+    assert "2026-11-29T13:30:00Z" in caught.value.remedy
+    assert "`latest`" not in caught.value.remedy

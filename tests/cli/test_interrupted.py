@@ -18,7 +18,18 @@ from observatory.errors import INTERRUPTED
         ("status", "status", (), "interrupted; nothing was changed"),
         ("verify", "verify", (), "interrupted; nothing was changed"),
         ("up --yes", "up", (), "interrupted; what was brought up is kept; run the command again, it continues"),
-        ("backup create", "create_backups", (), "interrupted; the backup was not finished; earlier backups are kept"),
+        (
+            "backup create",
+            "create_backups",
+            (),
+            "interrupted; the backup that was being made was not finished; finished ones are kept",
+        ),
+        (
+            "backup flashback --to-time 2026-11-29T13:30:00Z",
+            "flash_back",
+            (),
+            "interrupted; missing rows are inserted all at once, or none; run the command again, it continues",
+        ),
         (
             "deploy application --version v0.2.0 --strategy canary",
             "deploy_application",
