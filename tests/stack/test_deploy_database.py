@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +101,31 @@ def test_a_failed_backup_stops_the_migration(stack: Checkout, migration: Path) -
         refused = stack.json("deploy", "database", expect=1)
     assert refused["error"]["kind"] == "BackupFailedError"
     assert "another backup is running" in refused["error"]["message"]
+    assert "try" not in tables(stack)
+
+
+@pytest.fixture
+def drill_required(stack: Checkout) -> Iterator[None]:
+    """Migrations need a restore drill, and no receipt of one is there."""
+    settings, receipts = stack.root / "Pulumi.local.yaml", stack.home / "data/receipts"
+    before, aside = settings.read_text(), stack.home / "data/receipts-aside"
+    receipts.mkdir(exist_ok=True)
+    receipts.rename(aside)
+    stack.configure(backups={"require_drill_days": 7})
+    yield
+    settings.write_text(before)
+    shutil.rmtree(receipts, ignore_errors=True)
+    aside.rename(receipts)
+
+
+@pytest.mark.usefixtures("drill_required")
+def test_a_migration_without_the_required_restore_drill_is_refused(stack: Checkout, migration: Path) -> None:
+    refused = stack.json("deploy", "database", expect=3)
+    assert refused["error"]["kind"] == "DrillRequiredError"
+    assert "no restore drill of this database has ended" in refused["error"]["message"]
+    assert "Run `observatory backup restore-test`" in refused["error"]["message"]
+    [reason] = stack.json("deploy", "database", "--dry-run", expect=3)["refusals"]
+    assert "backups.require_drill_days" in reason
     assert "try" not in tables(stack)
 
 
