@@ -1,4 +1,7 @@
-"""Thresholds of alerts that operators set for a stack (`alerts` in its settings, which check their ranges)."""
+"""Thresholds of alerts that operators set for a stack (`alerts` in its settings, which check their ranges).
+
+The ages of backups and restore drills follow from `schedule` in the settings.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,8 @@ class Thresholds:
         aggregate_lag_seconds: delay of a refresh.
         database_growth_percent: growth of the database in a day.
         auth_failures: failed logins in five minutes.
+        backup_age_seconds: age of the newest backup.
+        drill_age_seconds: age of the newest state that a restore drill has proven.
     """
 
     disk_critical_percent: int = 15
@@ -42,3 +47,5 @@ class Thresholds:
     aggregate_lag_seconds: int = 900
     database_growth_percent: int = 20
     auth_failures: int = 10
+    backup_age_seconds: int = 93_600
+    drill_age_seconds: int = 691_200

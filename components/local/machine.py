@@ -25,6 +25,7 @@ from pulumi.dynamic import (
 )
 
 from components.dynamic import has_drifted, with_drift, without_provider
+from components.local.configuration import check, check_loaded, kept_if_refused, was_refused
 from observatory.backups.repository_places import RepositoryPlaceError, check_places, use_places
 from observatory.nodes import Unit
 from observatory.nodes.storage import unit_name
@@ -295,12 +296,13 @@ def _keep_stopped(props: Mapping[str, Any]) -> bool:
 
 
 def _ready(props: Mapping[str, Any]) -> bool:
-    """Return whether the supervisor runs the daemon, its probe succeeds, and SIGSTOP has stopped no process of it."""
+    """Return whether the daemon runs and answers, has loaded its files, and SIGSTOP has stopped no process of it."""
     sandbox, unit = sandbox_of(props), _unit(props)
     if not sandbox.alive():
         return False
     probe, status = Probe(**unit.ready.target(sandbox.host_path)), sandbox.supervisor.status(unit.name)
-    return status.running and not stopped_of(status.pid or 0) and _succeeds(probe)
+    ready = status.running and not stopped_of(status.pid or 0) and _succeeds(probe)
+    return ready and not was_refused(sandbox, unit)
 
 
 def _succeeds(probe: Probe) -> bool:
@@ -364,14 +366,17 @@ def _run(props: Mapping[str, Any], *, files_changed: bool, rebind: bool, script_
     was_running = sandbox.supervisor.status(unit.name).running
     if rebind or not was_running:
         check_ports(unit.ports, ours=sandbox.members())
-    _write_files(sandbox, unit, props)
-    restarted = sandbox.supervisor.apply(_program(unit))
-    if (files_changed or script_changed) and was_running and not restarted:
-        _reload(sandbox, unit, restart=script_changed or (rebind and not unit.reload_rebinds))
-    elif was_running and not restarted:
-        _restart_hanging(sandbox, unit)
-    probe = Probe(**unit.ready.target(sandbox.host_path))
-    sandbox.supervisor.wait_ready(unit.name, probe, timeout=unit.settle_seconds)
+    with kept_if_refused(sandbox, unit):
+        _write_files(sandbox, unit, props)
+        check(sandbox, unit)
+        restarted = sandbox.supervisor.apply(_program(unit))
+        changed = files_changed or script_changed or (was_running and was_refused(sandbox, unit))
+        if changed and was_running and not restarted:
+            _reload(sandbox, unit, restart=script_changed or (rebind and not unit.reload_rebinds))
+        elif was_running and not restarted:
+            _restart_hanging(sandbox, unit)
+        probe = Probe(**unit.ready.target(sandbox.host_path))
+        sandbox.supervisor.wait_ready(unit.name, probe, timeout=unit.settle_seconds)
 
 
 def _restart_hanging(sandbox: Sandbox, unit: Unit) -> None:
@@ -420,6 +425,8 @@ def _replaced_live(olds: Mapping[str, Any], news: Mapping[str, Any], drifted: Co
 
 def _reload(sandbox: Sandbox, unit: Unit, *, restart: bool) -> None:
     if unit.reload_signal and not restart:
+        begun = time.time()
         sandbox.supervisor.signal(unit.name, unit.reload_signal)
+        check_loaded(sandbox, unit, since=begun)
     else:
         sandbox.supervisor.restart(unit.name)

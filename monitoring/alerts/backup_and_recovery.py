@@ -10,7 +10,6 @@ from monitoring.alerts import escalation
 from monitoring.alerts.scenarios import BRIDGE, gauge, vanishing
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 
-MAX_AGE_S = 93_600  # a backup a day, and two hours for it to finish
 FAILURES = "2m"  # PostgreSQL waits a minute after three failed attempts
 
 
@@ -26,9 +25,10 @@ def _backup_stale(scope: Scope) -> str:
     """Return an expression whose label `state` says what is wrong with a repository."""
     completed = scope.select("observatory_backup_last_completion_timestamp_seconds")
     status = f"max by (stack, repo_key) (last_over_time({scope.select('pgbackrest_repo_status')}[{BRIDGE}])) != 0"
+    limit = scope.thresholds.backup_age_seconds
     states = {
-        "has no backup of the last 26 hours": (
-            f"time() - max by (stack, repository) (last_over_time({completed}[{BRIDGE}])) > {MAX_AGE_S}"
+        f"has no backup of the last {limit / 3600:g} hours": (
+            f"time() - max by (stack, repository) (last_over_time({completed}[{BRIDGE}])) > {limit}"
         ),
         "cannot be used": f'label_replace({status}, "repository", "$1", "repo_key", "(.*)")',
         "is not checked": f'label_replace(absent({completed}), "repository", "of the stack", "", "")',
@@ -191,8 +191,9 @@ BACKUP_STALE = Alert(
     description="Backup repository {{ $labels.repository }} {{ $labels.state }} (value {{ $value | humanize }}).",
     runbook=Runbook(
         meaning=(
-            "A repository cannot be read, its newest sound backup is more than 26 hours old, or the check of the "
-            "repositories has written no result."
+            "A repository cannot be read, its newest sound backup is older than `schedule` allows, or the check of the "
+            "repositories has written no result. The limit is the longest time between two runs of "
+            "`schedule.backup_full` and `schedule.backup_differential`, and two hours: 26 hours by default."
         ),
         impact=(
             "The other repository still gets backups and WAL, and a restore from it loses nothing. If it fails too, "
@@ -367,8 +368,6 @@ ARCHIVE_FAILING = Alert(
     ),
 )
 
-MAX_DRILL_AGE_S = 8 * 86_400  # one a week, and a day for it to be repeated
-
 
 def _drill_stale(scope: Scope) -> str:
     """Return an expression for the age of the newest proven state in seconds, if it is old or the last drill failed."""
@@ -376,7 +375,7 @@ def _drill_stale(scope: Scope) -> str:
     failed = scope.select("observatory_restore_drill_failed")
     age = f"(time() - max by (stack) (last_over_time({proven}[{BRIDGE}])))"
     has_failed = f"max by (stack) (last_over_time({failed}[{BRIDGE}])) == 1"
-    return f"{age} > {MAX_DRILL_AGE_S} or ({age} and {has_failed})"
+    return f"{age} > {scope.thresholds.drill_age_seconds} or ({age} and {has_failed})"
 
 
 _PROVEN = 'observatory_restore_drill_proven_timestamp_seconds{stack="test",job="node"}'
@@ -404,9 +403,9 @@ DRILL_STALE = Alert(
     ),
     runbook=Runbook(
         meaning=(
-            "Every week a job restores a backup beside the live database, and compares it with values that were "
-            "recorded at the same place in the WAL. The last such drill found a fault, or none has passed for eight "
-            "days."
+            "Every week (`schedule.restore_drill`) a job restores a backup beside the live database, and compares it "
+            "with values that were recorded at the same place in the WAL. The last such drill found a fault, or none "
+            "has passed for a day more than the longest time between two: eight days by default."
         ),
         impact=(
             "It is not known whether the backups can be restored. With `backups.require_drill_days`, migrations are "

@@ -12,6 +12,7 @@ from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 ESCALATION = "30m"
 # Labels of a warning that its escalation replaces; `rollback` would send it to the scheduler.
 DROPPED_BY_ESCALATION = frozenset({"alertname", "alertstate", "category", "component", "rollback", "severity"})
+STILL = "90s"  # between two failures: Alertmanager's restart ends sooner
 STEP = "0x10 1x20"  # a counter that increases by one after 50 s
 # A receiver of warnings fails once in the 5 min between two notifications. Without this the alert would end and page
 # again at some of the failures, because there are evaluations at which none lies within the window.
@@ -39,10 +40,13 @@ def _failures(scope: Scope) -> str:
 
 
 def _undelivered(scope: Scope) -> str:
+    """Return an expression for lost notifications; those of one moment to Alertmanager are sent again 15 s later."""
     to_alertmanager = scope.select("prometheus_notifications_errors_total")
     to_receivers = scope.select("alertmanager_notifications_failed_total")
     return (
-        f"sum by (stack, job) (increase({to_alertmanager}[5m])) > 0\n"
+        f"(sum by (stack, job) (increase({to_alertmanager}[5m]))\n"
+        f"and sum by (stack, job) (increase({to_alertmanager}[1m])) > 0\n"
+        f"and sum by (stack, job) (increase({to_alertmanager}[1m] offset {STILL})) > 0)\n"
         f"or sum by (stack, job, integration, receiver_name) (increase({to_receivers}[5m])) > 0"
     )
 
@@ -245,6 +249,8 @@ RULES_FAILING = Alert(
     ),
 )
 
+_ERRORS = 'prometheus_notifications_errors_total{stack="test",job="prometheus"}'
+
 NOTIFICATIONS_FAILING = Alert(
     name="StorageNotificationsFailing",
     expression=_undelivered,
@@ -259,7 +265,10 @@ NOTIFICATIONS_FAILING = Alert(
         " lost {{ $value | humanize }} notifications in 5 min."
     ),
     runbook=Runbook(
-        meaning="Prometheus cannot reach Alertmanager, or Alertmanager cannot deliver to a receiver.",
+        meaning=(
+            "Prometheus has not reached Alertmanager for longer than a restart takes, or Alertmanager cannot deliver "
+            "to a receiver."
+        ),
         impact="Pages can be lost. Watch Prometheus' page `/alerts` until this alert ends.",
         diagnosis=(
             Step("`log/alertmanager.log` in the stack's home has the receiver and its response."),
@@ -282,11 +291,26 @@ NOTIFICATIONS_FAILING = Alert(
             description="alertmanager to slack of the receiver slack lost 1 notifications in 5 min.",
             keep=KEEP_FAILING_S,
         ),
-        burst(
-            'prometheus_notifications_errors_total{stack="test",job="prometheus"}',
-            labels={"job": "prometheus"},
-            description="prometheus lost 1 notifications in 5 min.",
-            keep=KEEP_FAILING_S,
+        Scenario(
+            name="Alertmanager restarts, for less than half a minute",
+            series={_ERRORS: f"0x29 3x3 {repeated('6', 100)}"},
+            quiet=tuple(f"{at}s" for at in range(150, 400, 5)),
+        ),
+        *(
+            Scenario(
+                name=f"two notifications are lost, {apart} s apart",
+                series={_ERRORS: f"0x29 {repeated('1', apart // 5)} {repeated('2', 100)}"},
+                quiet=(f"{begins - 5}s", f"{ends}s"),
+                fires=tuple(
+                    Firing(
+                        at=f"{at}s",
+                        labels={"job": "prometheus"},
+                        description="prometheus lost 2 notifications in 5 min.",
+                    )
+                    for at in (begins, ends - 5)
+                ),
+            )
+            for apart, begins, ends in ((45, 240, 315), (100, 250, 360))
         ),
         Scenario(
             name="a receiver of warnings fails every five minutes",
@@ -327,14 +351,15 @@ NOTIFICATIONS_FAILING = Alert(
             ),
         ),
         Scenario(
-            name="Alertmanager is not reachable",
-            series={'prometheus_notifications_errors_total{stack="test",job="prometheus"}': STEP},
-            fires=(
+            name="Alertmanager is not reachable, and then is",
+            interval="15s",
+            series={_ERRORS: f"0x20 1+1x20 {repeated('21', 40)}"},
+            quiet=("400s", "740s"),
+            fires=tuple(
                 Firing(
-                    at="90s",
-                    labels={"job": "prometheus"},
-                    description="prometheus lost 1 notifications in 5 min.",
-                ),
+                    at=at, labels={"job": "prometheus"}, description=f"prometheus lost {lost} notifications in 5 min."
+                )
+                for at, lost in (("405s", 7), ("480s", 12), ("645s", 18))
             ),
         ),
     ),

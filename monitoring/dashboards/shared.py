@@ -75,7 +75,7 @@ AVAILABLE_DISK = Panel(
 )
 BACKUP_AGE = Panel(
     title="Age of the newest backup",
-    description="Time since the newest sound backup ended, by repository. One is made each day.",
+    description="Time since the newest sound backup ended, by repository. By default one is made each day.",
     unit="seconds",
     width=8,
     queries=(

@@ -163,6 +163,8 @@ def alertmanager(settings: StackSettings, paths: Paths) -> Unit:
         },
         directories=(f"{paths.data}/alertmanager",),
         reload_signal="HUP",
+        check=("/usr/bin/amtool", "check-config", file),
+        reload_metrics="alertmanager_config_last_reload",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import yaml
@@ -18,9 +19,12 @@ from observatory.nodes.storage import labelled
 from observatory.nodes.unit import Paths, Unit
 from observatory.nodes.web import WebAccess, client_config
 from observatory.settings import FleetName, Ports, StackSettings
+from observatory.settings.cron import Cron, longest_pause
 
 INTERVAL = "5s"
 RETENTION_TIME, RETENTION_SIZE = "2d", "256MB"  # the longest window of a rule is 6 h
+# After the time of its schedule: a backup takes some time, a drill that failed is repeated.
+BACKUP_TAKES, DRILL_REPEATED = timedelta(hours=2), timedelta(days=1)
 # The heap may grow by half, not double, between collections: a third less memory for one percent of a core.
 GARBAGE_COLLECTION_PERCENT = 50
 # Alertmanager treats an alert as resolved four times as long after it was last sent, and so the heartbeat of a dead
@@ -95,13 +99,22 @@ def prometheus(
         },
         directories=(f"{paths.data}/prometheus",),
         reload_signal="HUP",
+        check=("/usr/bin/promtool", "check", "config", f"{directory}/prometheus.yaml"),
+        reload_metrics="prometheus_config_last_reload",
         stop_seconds=30,
     )
 
 
 def thresholds(settings: StackSettings) -> Thresholds:
     """Return the thresholds of a stack's alerts."""
-    return Thresholds(**settings.alerts.model_dump())
+    schedule = settings.schedule
+    backups = longest_pause(Cron.parse(schedule.backup_full), Cron.parse(schedule.backup_differential))
+    drills = longest_pause(Cron.parse(schedule.restore_drill))
+    return Thresholds(
+        **settings.alerts.model_dump(),
+        backup_age_seconds=int((backups + BACKUP_TAKES).total_seconds()),
+        drill_age_seconds=int((drills + DRILL_REPEATED).total_seconds()),
+    )
 
 
 def _scrape(scrape: Scrape, stack: str, targets: list[dict[str, Any]], paths: Paths) -> dict[str, Any]:

@@ -110,6 +110,9 @@ class Unit(_Model):
         directories: that are created before it starts.
         reload_signal: applies changed files without a restart; None if they need a restart.
         reload_rebinds: whether `reload_signal` also applies changed ports; otherwise they need a restart.
+        check: command that checks the files, for a daemon that refuses wrong ones at a reload and goes on; None for
+            other daemons.
+        reload_metrics: prefix of its metrics on the last reload, on the listener of `ready`; None without `check`.
         watches_secrets: whether the daemon reads changed secret files itself, without a reload.
         runtime_socket: of HAProxy's runtime API, over which changed certificates are applied: a reload would close the
             connections that clients keep open. None for other daemons.
@@ -131,6 +134,8 @@ class Unit(_Model):
     directories: tuple[str, ...] = ()
     reload_signal: str | None = None
     reload_rebinds: bool = False
+    check: tuple[str, ...] | None = None
+    reload_metrics: str | None = None
     watches_secrets: bool | None = None
     runtime_socket: str | None = None
     stop_signal: str = "TERM"

@@ -6,7 +6,7 @@ Owns what `up` and a rollback of the database share. `observatory.backups.rollba
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 from psycopg.conninfo import conninfo_to_dict
@@ -19,6 +19,8 @@ from observatory.database.connection import with_database
 from observatory.database.roles.kept_access import KeptAccess
 from observatory.interruption import handle_stop_signals
 from observatory.nodes.storage import labelled
+from observatory.operations.silences import stack_alertmanager
+from observatory.platforms.alertmanager import FleetSilences
 from observatory.platforms.platform import Platform
 from observatory.platforms.stack_state import declared_schema, outputs
 from observatory.progress import Phase as Progressing
@@ -26,6 +28,7 @@ from observatory.progress import Progress, Reporter, task
 from observatory.settings import FleetName, LocalSettings
 from observatory.workspace import Workspace
 
+CLIENTS_WAIT = "StoragePoolExhausted"
 COMMAND: Literal["rollback --method database"] = "rollback --method database"
 
 
@@ -75,7 +78,11 @@ def continue_interrupted(platform: Platform, report: Reporter) -> RollbackRecord
         with task(report, f"give up the interrupted {record.kind} of the database {record.id}"):
             swap.abandon(record)
         return None
-    with _uninterrupted(report), task(report, f"finish the interrupted {record.kind} of the database {record.id}"):
+    with (
+        _uninterrupted(report),
+        task(report, f"finish the interrupted {record.kind} of the database {record.id}"),
+        _announced(platform, record, report),
+    ):
         return agree(platform, swap, swap.finish(record))
 
 
@@ -99,11 +106,13 @@ def explained_interruption(workspace: Workspace) -> Iterator[None]:
 def exchange(platform: Platform, record: RollbackRecord, access: KeptAccess, report: Reporter) -> RollbackRecord:
     """Exchange the data and agree on the schema. A signal does not interrupt it: it takes seconds.
 
+    Clients wait meanwhile, which sends no page.
+
     Raises:
         DatabaseRollbackError: a step failed.
     """
     swap = swap_of(platform)
-    with _uninterrupted(report), task(report, "exchange the database"):
+    with _uninterrupted(report), task(report, "exchange the database"), _announced(platform, record, report):
         return agree(platform, swap, swap.begin(record, access))
 
 
@@ -143,6 +152,16 @@ def _instances(platform: Platform, fleet: FleetName) -> tuple[str, ...]:
     settings = platform.settings
     first = int(getattr(settings.ports, fleet))
     return tuple(labelled(fleet, range(first, first + settings.fleets.size)))
+
+
+def _announced(platform: Platform, record: RollbackRecord, report: Reporter) -> AbstractContextManager[None]:
+    """Silence the alert on clients that wait for a connection: the exchange holds them back."""
+
+    def noted(_event: str, *, reason: str, **_details: str) -> None:
+        report(Progress(task=f"{CLIENTS_WAIT} is not silenced: {reason}", phase=Progressing.WARNED))
+
+    reason = f"the database is being exchanged: {record.kind} {record.id}"
+    return FleetSilences(stack_alertmanager(platform.workspace), noted).announced(record.id, CLIENTS_WAIT, reason)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 2.0
 KEPT_SECONDS, KEPT_POLL_S = 30.0, 0.1  # six times Alertmanager's interval
 SILENCE_SECONDS, EXTEND_SECONDS = 120.0, 30.0  # duration of a deployment's silence, and between its extensions
+AFTER_SECONDS = 20.0  # of a silence of an alert, until Prometheus has seen the end of what it was for
 # How far Alertmanager's clock may be behind. It replaces a past start of a silence by its own time; with one that is
 # still to come the silence would not cover anything yet, and an extension would end the silence before it.
 BEHIND_SECONDS = 300.0
@@ -180,8 +181,18 @@ class Alertmanager:
 
 
 @dataclass(frozen=True)
+class Silenced:
+    """What a command silences while it does something: a fleet's alerts, or one alert; `by` is its deployment's id."""
+
+    by: str
+    fleet: FleetName | None
+    alert: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class FleetSilences:
-    """The silences of deployments; `record` of the journal records each failure of Alertmanager."""
+    """The silences of deployments and of rollbacks; `record` of the journal records each failure of Alertmanager."""
 
     alertmanager: Alertmanager
     record: Callable[..., None]
@@ -189,14 +200,28 @@ class FleetSilences:
     @contextlib.contextmanager
     def moving(self, deployment: str, fleet: FleetName) -> Iterator[None]:
         """Silence a fleet's alerts during the block; a silence that a killed command left is extended."""
-        keeper = _Keeper(self, deployment, fleet)
+        reason = f"a deployment changes {fleet}; the silence ends with it"
+        with self._extended(Silenced(by=deployment, fleet=fleet, alert=None, reason=reason)):
+            yield
+
+    @contextlib.contextmanager
+    def announced(self, by: str, alert: str, reason: str) -> Iterator[None]:
+        """Silence an alert that the block causes, and for `AFTER_SECONDS` after it."""
+        silenced = Silenced(by=by, fleet=None, alert=alert, reason=reason)
+        with self._extended(silenced):
+            yield
+        _Keeper(self, silenced).extend(AFTER_SECONDS)
+
+    @contextlib.contextmanager
+    def _extended(self, silenced: Silenced) -> Iterator[None]:
+        keeper = _Keeper(self, silenced)
         keeper.extend()
         keeper.start()
         try:
             yield
         finally:
             keeper.stop()
-            self.end(deployment)
+            self.end(silenced.by)
 
     def end(self, deployment: str) -> None:
         """Expire a deployment's silences; if that fails, they expire within `SILENCE_SECONDS`."""
@@ -213,11 +238,11 @@ class FleetSilences:
 
 
 class _Keeper(threading.Thread):
-    """Extends one fleet's silence until it is stopped."""
+    """Extends one silence until it is stopped."""
 
-    def __init__(self, owner: FleetSilences, deployment: str, fleet: FleetName) -> None:
-        super().__init__(name=f"silence-{fleet}", daemon=True)
-        self._owner, self._deployment, self._fleet = owner, deployment, fleet
+    def __init__(self, owner: FleetSilences, silenced: Silenced) -> None:
+        super().__init__(name=f"silence-{silenced.fleet or silenced.alert}", daemon=True)
+        self._owner, self._silenced = owner, silenced
         self._id: str | None = None
         self._ended = threading.Event()
 
@@ -229,22 +254,22 @@ class _Keeper(threading.Thread):
         self._ended.set()
         self.join()
 
-    def extend(self) -> None:
-        alertmanager = self._owner.alertmanager
+    def extend(self, seconds: float = SILENCE_SECONDS) -> None:
+        silenced, alertmanager = self._silenced, self._owner.alertmanager
         replaces, self._id = self._id, None  # Alertmanager may have lost the silence: do not extend it twice
-        with self._owner.recorded("silence", self._deployment):
+        with self._owner.recorded("silence", silenced.by):
             self._id = alertmanager.silence(
-                fleet=self._fleet,
-                alert=None,
-                seconds=SILENCE_SECONDS,
-                created_by=self._deployment,
-                reason=f"a deployment changes {self._fleet}; the silence ends with it",
+                fleet=silenced.fleet,
+                alert=silenced.alert,
+                seconds=seconds,
+                created_by=silenced.by,
+                reason=silenced.reason,
                 replaces=replaces or self._left_over(),
             )
 
     def _left_over(self) -> str | None:
         """Return the id of the silence that a killed command of this deployment left."""
-        found = (each.id for each in self._owner.alertmanager.silences() if each.created_by == self._deployment)
+        found = (each.id for each in self._owner.alertmanager.silences() if each.created_by == self._silenced.by)
         return next(found, None)
 
 

@@ -29,3 +29,7 @@ class PortInUse(RuntimeFault):
 
 class DaemonFailed(RuntimeFault):
     """A daemon ended, or did not become ready; the message ends with the last lines of its log."""
+
+
+class ConfigurationRefused(RuntimeFault):
+    """A daemon refuses its new configuration; its files are again those of the running one."""

@@ -65,6 +65,15 @@ class Probe:
         """Probe once; return whether the daemon is ready."""
         return self() is None
 
+    def read(self, path: str) -> str | None:
+        """Return the text of another path of an HTTP listener, None if it does not answer with one."""
+        url = urlsplit(self.http or "")._replace(path=path, query="").geturl()
+        try:
+            status, body = self._ask(url, most=None)
+        except (OSError, HTTPException):
+            return None
+        return body.decode() if status == HTTPStatus.OK else None
+
     def _unsaid(self, body: bytes) -> str | None:
         """Return which field of `says` a response lacks, None if it has them all."""
         if not self.says:
@@ -78,17 +87,17 @@ class Probe:
 
     def _attempt(self) -> tuple[int, bytes]:
         if self.http:
-            return self._ask(self.http)
+            return self._ask(self.http, most=READ_BYTES if self.says else 0)
         socket.create_connection(self.tcp or ("", 0), timeout=ATTEMPT_SECONDS).close()
         return HTTPStatus.OK, b""
 
-    def _ask(self, url: str) -> tuple[int, bytes]:
+    def _ask(self, url: str, *, most: int | None) -> tuple[int, bytes]:
         parts = urlsplit(url)
         connection = self._connection(parts.hostname or "", parts.port or 80)
         try:
             connection.request("GET", parts._replace(scheme="", netloc="").geturl() or "/")
             response = connection.getresponse()
-            return response.status, response.read(READ_BYTES) if self.says else b""
+            return response.status, response.read(most)
         finally:
             connection.close()
 

@@ -7,9 +7,12 @@ week `0` is Sunday to cron and Monday to APScheduler.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import pairwise
 from typing import Self
 
 WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -116,3 +119,33 @@ class Cron:
     def _weekdays(self) -> list[str]:
         """Return the names of the days, none for all days."""
         return [] if len(self.weekdays) == len(WEEKDAYS) else [WEEKDAYS[day] for day in sorted(self.weekdays)]
+
+    def runs_on(self, day: date) -> bool:
+        """Return whether it has a run on a day."""
+        return day.day in self.days and day.month in self.months and day.isoweekday() % len(WEEKDAYS) in self.weekdays
+
+    def times(self) -> set[timedelta]:
+        """Return the times of day of its runs."""
+        return {timedelta(hours=hour, minutes=minute) for hour in self.hours for minute in self.minutes}
+
+
+CALENDAR = tuple(date(2024, 1, 1) + timedelta(days=number) for number in range(9 * 366))  # with three leap years
+
+
+def longest_pause(*schedules: Cron) -> timedelta:
+    """Return the longest time between two runs that follow each other, of any of the schedules."""
+
+    @functools.cache
+    def on_a_day(running: tuple[Cron, ...]) -> tuple[timedelta, timedelta, timedelta]:
+        """Return the first and the last time of the schedules that run on a day, and the longest pause between."""
+        times = sorted(set().union(*(each.times() for each in running)))
+        return times[0], times[-1], max((later - earlier for earlier, later in pairwise(times)), default=timedelta(0))
+
+    longest, ended = timedelta(0), None
+    for number, day in enumerate(CALENDAR):
+        if running := tuple(each for each in schedules if each.runs_on(day)):
+            first, last, between = on_a_day(running)
+            begins = timedelta(days=number)
+            longest = max(longest, between, begins + first - ended if ended else between)
+            ended = begins + last
+    return longest

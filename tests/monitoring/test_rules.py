@@ -17,7 +17,7 @@ from observatory.nodes import Paths
 from observatory.nodes.daemons import scrapes
 from observatory.nodes.prometheus import prometheus, thresholds
 from observatory.runtime import Sandbox
-from observatory.settings import Alerts, FleetName, LocalSettings
+from observatory.settings import Alerts, FleetName, LocalSettings, Schedule
 from tests.support.certificates import sandbox_certificate
 
 pytestmark = pytest.mark.slow
@@ -176,6 +176,15 @@ def test_a_threshold_of_a_stack_is_in_its_rules() -> None:
     }
     assert "> 0.25\n" in written["StorageWriteLatencyHigh"]
     assert written["StorageAuthFailures"].endswith("> 3")
+
+
+def test_the_ages_of_backups_and_drills_follow_the_schedule() -> None:
+    schedule = Schedule(backup_full="0 1 * * sun", backup_differential="0 1 * * wed", restore_drill="0 2 1 * *")
+    scope = replace(SCOPE, thresholds=thresholds(LocalSettings(schedule=schedule)))
+    written = {alert.name: alert.expression(scope) for alert in ALERTS}
+    assert "[1m])) > 352800" in written["StorageBackupStale"]  # four days and two hours
+    assert "has no backup of the last 98 hours" in written["StorageBackupStale"]
+    assert f"> {32 * 86_400} or" in written["StorageRestoreDrillStale"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from observatory.nodes import Paths
 from observatory.nodes.alertmanager import silences_file
+from observatory.operations.database_exchange import CLIENTS_WAIT
 from observatory.platforms import alertmanager as silencing
 from observatory.platforms.alertmanager import Alertmanager, AlertmanagerError, FleetSilences
 from observatory.platforms.silence_terms import NEVER, SilenceRefusedError
@@ -91,6 +92,18 @@ def test_silence_is_short_and_extended(alerts: Alertmanager, monkeypatch: pytest
         assert (first.ends - first.starts).total_seconds() <= silencing.SILENCE_SECONDS + 1
         until(lambda: alerts.silences()[0].ends > first.ends, "the extension of the silence")
         assert len(alerts.silences()) == 1
+
+
+def test_the_alert_that_a_rollback_causes_is_silenced_until_prometheus_has_seen_its_end(
+    pager: Pager, alerts: Alertmanager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silencing, "AFTER_SECONDS", 2.0)
+    exhausted = {"alertname": CLIENTS_WAIT, "stack": "a", "severity": "critical", "user": "writer_a"}
+    with FleetSilences(alerts, unsilenced).announced("r1", CLIENTS_WAIT, "the database is being exchanged"):
+        pager.fire(exhausted, *MOVING, *OTHERS)
+        until(lambda: pager.silenced() == {(CLIENTS_WAIT, "a")}, "the silence")
+    assert [each.created_by for each in alerts.silences()] == ["r1"]
+    until(lambda: alerts.silences() == [], "the end of the silence")
 
 
 def test_unreachable_alertmanager_is_recorded_and_blocks_nothing() -> None:

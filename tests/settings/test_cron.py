@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from apscheduler.triggers.cron import CronTrigger
 
-from observatory.settings.cron import Cron
+from observatory.settings.cron import Cron, longest_pause
 
 EXPRESSIONS = (
     "30 1 * * sun",
@@ -101,3 +101,19 @@ def test_systemd_and_apscheduler_have_the_same_times(text: str) -> None:
 def test_an_invalid_expression_is_refused(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=re.escape(reason)):
         Cron.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("schedules", "expected"),
+    [
+        (("30 1 * * sun", "30 1 * * mon-sat"), timedelta(days=1)),
+        (("0 1 * * sun",), timedelta(days=7)),
+        (("0 1 * * sun", "0 13 * * wed"), timedelta(days=3, hours=12)),
+        (("0 9-17 * * mon-fri",), timedelta(days=2, hours=16)),
+        (("*/5 * * * *",), timedelta(minutes=5)),
+        (("0 3 1 * *",), timedelta(days=31)),
+        (("0 0 29 feb *",), timedelta(days=4 * 365 + 1)),
+    ],
+)
+def test_the_longest_pause_lies_between_runs_of_any_schedule(schedules: tuple[str, ...], expected: timedelta) -> None:
+    assert longest_pause(*(Cron.parse(text) for text in schedules)) == expected
