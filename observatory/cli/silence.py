@@ -10,7 +10,7 @@ import typer
 
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
-from observatory.cli.terminal import print_result, table
+from observatory.cli.terminal import ConsoleReporter, print_result, table
 from observatory.settings import FleetName
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -51,9 +51,16 @@ def create(
 ) -> None:
     """Mute alerts of a fleet, one alert, or those of matchers. Alerts about user-facing outages cannot be muted."""
     workspace = operations.open_workspace(environment)
-    made = operations.create_silence(
-        workspace, fleet=fleet, alert=alert, matchers=matcher or (), seconds=duration, reason=reason
-    )
+    with ConsoleReporter() as progress:
+        made = operations.create_silence(
+            workspace,
+            fleet=fleet,
+            alert=alert,
+            matchers=matcher or (),
+            seconds=duration,
+            reason=reason,
+            report=progress,
+        )
     if output is Output.JSON:
         print_json({"id": made})
         return

@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from observatory.console.connections import CONNECTIONS, BoundedProtocol
 from observatory.console.server import Console
 from observatory.console.worker import Worker
 from observatory.engines.stack_settings import load_settings
@@ -24,7 +25,6 @@ from observatory.workspace import Workspace, console_links
 
 LOG = logging.getLogger("observatory.console")
 BEAT_SECONDS = 10.0
-CONNECTIONS = 64  # at most; the next are answered 503
 HEARTBEAT = "observatory_console_heartbeat_timestamp_seconds"
 
 
@@ -52,7 +52,7 @@ def configuration(application: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         application,
         loop="asyncio",
-        http="h11",
+        http=BoundedProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -60,7 +60,7 @@ def configuration(application: ASGIApp) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=CONNECTIONS,
+        limit_concurrency=2 * CONNECTIONS,  # reached only if the half of them is answered at once
         timeout_graceful_shutdown=2,
     )
 

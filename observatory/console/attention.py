@@ -8,6 +8,8 @@ from typing import Literal
 
 from observatory import operations
 from observatory.console import text
+from observatory.platforms.platform import OFF
+from observatory.settings import FLEETS
 
 Level = Literal["critical", "warning", "ok"]
 UNSEVERE = "none"  # of alerts that always fire, such as the Watchdog
@@ -24,14 +26,17 @@ class Notice:
 
 
 def notices(
-    status: operations.Status | None, rules: Sequence[operations.AlertRule] | None, problems: Sequence[str]
+    status: operations.Status | None,
+    rules: Sequence[operations.AlertRule] | None,
+    deliveries: Sequence[operations.DeliveryReport],
+    problems: Sequence[str],
 ) -> list[Notice]:
     """Return what needs attention, the worst first; `rules` is None, and `problems` say why, where a reading failed."""
     found = [Notice(level="warning", text=problem) for problem in problems]
-    found += _of_alerts(rules or ())
+    found += [*_of_alerts(rules or ()), *_of_muted_alerts(rules or ())]
     if status:
         found += [*_of_daemons(status), *_of_jobs(status), *_of_secrets(status), *_of_data(status)]
-        found += _of_monitoring(status, rules)
+        found += [*_of_monitoring(status, rules), *_of_versions(status), *_of_delivery(status, deliveries)]
     return sorted(found, key=lambda notice: notice.level != "critical")
 
 
@@ -48,6 +53,14 @@ def _of_alerts(rules: Sequence[operations.AlertRule]) -> Iterator[Notice]:
     for rule in firing(rules):
         level: Level = "critical" if rule.severity == "critical" else "warning"
         yield Notice(level=level, text=f"{rule.name}: {rule.summary}", page=f"runbooks/{rule.name}")
+
+
+def _of_muted_alerts(rules: Sequence[operations.AlertRule]) -> Iterator[Notice]:
+    """Yield critical alerts of which no receiver gets a notification: an outage lasts, whatever is muted."""
+    shown = {rule.name for rule in firing(rules)}
+    for rule in rules:
+        if rule.state == "firing" and rule.severity == "critical" and rule.name not in shown:
+            yield Notice(level="warning", text=f"{rule.name}, muted: {rule.summary}", page="alerts")
 
 
 def _of_monitoring(status: operations.Status, rules: Sequence[operations.AlertRule] | None) -> Iterator[Notice]:
@@ -70,6 +83,30 @@ def _of_daemons(status: operations.Status) -> Iterator[Notice]:
         if not daemon.as_declared:
             command = f"observatory logs {daemon.name}"
             yield Notice(level="critical", text=f"{daemon.name} is {daemon.health}", command=command)
+
+
+def _of_versions(status: operations.Status) -> Iterator[Notice]:
+    """Yield instances that run another version than the rollout document has."""
+    moving = status.rollout.unfinished if status.rollout else None
+    for fleet in FLEETS:
+        if moving and moving.target == fleet:
+            continue  # its instances are being replaced
+        for each in status.instances(fleet):
+            if each.health != OFF and each.running_version not in (None, each.version):
+                what = f"{each.name} runs {each.running_version}, and {each.version} is deployed"
+                yield Notice(level="critical", text=what, command="observatory up")
+
+
+def _of_delivery(status: operations.Status, deliveries: Sequence[operations.DeliveryReport]) -> Iterator[Notice]:
+    """Yield why a deployment waits for an operator."""
+    found = status.rollout.deployment if status.rollout else None
+    if deliveries and (last := deliveries[-1]).outcome == "escalated":
+        settled = found is not None and found.id == last.id and found.ended and status.healthy
+        what = f"The deployment of {last.version} requires an operator: {last.reason}"
+        yield Notice(level="warning" if settled else "critical", text=what, page=f"deployments/{last.id}")
+    if found and found.status == "paused":
+        what = f"The deployment of {found.version} is paused{f': {found.reason}' if found.reason else ''}"
+        yield Notice(level="warning", text=what, page=f"deployments/{found.id}", command="observatory rollout resume")
 
 
 def _of_jobs(status: operations.Status) -> Iterator[Notice]:

@@ -145,17 +145,17 @@ class Pages:
         return made
 
     def _overview(self, _request: _Request) -> tuple[str, Context]:
-        status, rules = self.readings.status(), self.readings.alerts()
-        found = status.value
-        problems = (*status.problems, *rules.problems)
-        listed = attention.notices(found, rules.value, problems)
+        status, rules, deliveries = self.readings.status(), self.readings.alerts(), self.readings.deliveries()
+        found, recorded = status.value, deliveries.value or []
+        problems = dict.fromkeys((*status.problems, *rules.problems, *deliveries.problems))
+        listed = attention.notices(found, rules.value, recorded, tuple(problems))
         return "overview.html.j2", {
             "title": "Overview",
             "status": found,
             "notices": listed,
             "level": listed[0].level if listed else "ok",
             "fleets": FLEETS,
-            "deployment": deployments.current(found, self.readings.deliveries().value or []) if found else None,
+            "deployment": deployments.current(found, recorded) if found else None,
             "panels": _panels("overview", {"Requests", "Failed writes", "Latency"}),
         }
 

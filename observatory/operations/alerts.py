@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from observatory.engines import embedded as engine
-from observatory.operations.silences import stack_alertmanager
+from observatory.operations.stack_monitoring import stack_alertmanager, stack_prometheus
 from observatory.platforms.alertmanager import AlertmanagerError
-from observatory.platforms.errors import StackNotUpError
-from observatory.platforms.monitoring_files import monitoring_files
-from observatory.platforms.prometheus_client import PrometheusClient, Series
-from observatory.platforms.stack_state import state_options
+from observatory.platforms.prometheus_client import Series
 from observatory.progress import Phase, Progress, Reporter, silent
 from observatory.workspace import Workspace
 
@@ -63,7 +59,7 @@ def list_alerts(workspace: Workspace, *, report: Reporter = silent) -> list[Aler
         StackNotUpError: the stack is not up.
         MetricsUnavailableError: Prometheus does not answer.
     """
-    rules = _prometheus(workspace).alerting_rules()
+    rules = stack_prometheus(workspace).alerting_rules()
     muted: list[Mapping[str, str]] = []
     if any(rule["alerts"] for rule in rules):
         try:
@@ -89,14 +85,7 @@ def query_metrics(workspace: Workspace, expression: str, *, start: float, end: f
         QueryRefusedError: Prometheus answers, and has no result.
         MetricsUnavailableError: Prometheus does not answer.
     """
-    return _prometheus(workspace).query_range(expression, start=start, end=end, step=step)
-
-
-def _prometheus(workspace: Workspace) -> PrometheusClient:
-    outputs = engine.outputs(state_options(workspace))
-    if not outputs:
-        raise StackNotUpError(workspace.stack)
-    return PrometheusClient(url=outputs["prometheus_url"], client=monitoring_files(workspace).client)
+    return stack_prometheus(workspace).query_range(expression, start=start, end=end, step=step)
 
 
 def _rule(given: Mapping[str, Any], muted: list[Mapping[str, str]]) -> AlertRule:

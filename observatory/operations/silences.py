@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from observatory.engines import embedded as engine
-from observatory.platforms.alertmanager import Alertmanager, Silence, UnknownSilenceError
-from observatory.platforms.errors import StackNotUpError
-from observatory.platforms.monitoring_files import monitoring_files
-from observatory.platforms.stack_state import state_options
+from observatory.delivery.environment import MetricsUnavailableError
+from observatory.operations.stack_monitoring import stack_alertmanager, stack_prometheus
+from observatory.platforms.alertmanager import Silence, UnknownSilenceError
+from observatory.platforms.silence_reach import unreached
+from observatory.progress import Phase, Progress, Reporter, silent
 from observatory.security.actor import actor
 from observatory.settings import FleetName
 from observatory.workspace import Workspace
@@ -32,10 +32,12 @@ def create_silence(
     seconds: float,
     reason: str,
     matchers: Sequence[str] = (),
+    report: Reporter = silent,
 ) -> str:
     """Silence alerts of a fleet, one alert, or those of `matchers`, for a limited time; return the silence's id.
 
-    Returns when the silence is on disk, so that it outlives Alertmanager's process.
+    Returns when the silence is on disk, so that it outlives Alertmanager's process. `report` gets a warning if no alert
+    can have the labels of the silence, or nothing has them now.
 
     Raises:
         StackNotUpError: the stack is not up.
@@ -48,6 +50,9 @@ def create_silence(
         fleet=fleet, alert=alert, matchers=matchers, seconds=seconds, created_by=actor(), reason=reason
     )
     alertmanager.wait_until_kept()
+    values = _values(workspace)
+    for problem in unreached(fleet=fleet, alert=alert, matchers=matchers, values=values):
+        report(Progress(task=f"the silence mutes nothing: {problem}", phase=Phase.WARNED))
     return made
 
 
@@ -68,12 +73,14 @@ def end_silence(workspace: Workspace, silence: str) -> None:
     alertmanager.wait_until_kept()
 
 
-def stack_alertmanager(workspace: Workspace) -> Alertmanager:
-    """Return the stack's Alertmanager; raises StackNotUpError."""
-    outputs = engine.outputs(state_options(workspace))
-    if not outputs:
-        raise StackNotUpError(workspace.stack)
-    files = monitoring_files(workspace)
-    return Alertmanager(
-        url=outputs["alertmanager_url"], stack=workspace.stack, client=files.client, snapshot=files.silences
-    )
+def _values(workspace: Workspace) -> Callable[[str], Collection[str]]:
+    """Return what returns the values that a label of the stack's series has now."""
+    prometheus = stack_prometheus(workspace)
+
+    def values(label: str) -> Collection[str]:
+        try:
+            return prometheus.label_values(label, stack=workspace.stack)
+        except MetricsUnavailableError:  # the silence is made, and may be needed because Prometheus is ill
+            return ()
+
+    return values

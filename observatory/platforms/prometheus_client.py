@@ -75,6 +75,10 @@ class PrometheusClient:
         groups = self._answer("rules", {"type": "alert"}, "groups")
         return [rule for group in groups for rule in group["rules"]]
 
+    def label_values(self, label: str, *, stack: str) -> list[str]:
+        """Return the values that a label has in the newest series of a stack; raises as `query_range`."""
+        return [str(each) for each in self._answer(f"label/{label}/values", {"match[]": f'{{stack="{stack}"}}'})]
+
     def now(self) -> float:
         """Return the time of Prometheus' clock; raises as `query`."""
         return float(self.query("vector(time())")[0]["value"][1])
@@ -82,7 +86,8 @@ class PrometheusClient:
     def _result(self, what: str, parameters: dict[str, str]) -> list[Series]:
         return self._answer(what, parameters, "result")
 
-    def _answer(self, what: str, parameters: dict[str, str], key: str) -> list[dict[str, Any]]:
+    def _answer(self, what: str, parameters: dict[str, str], key: str | None = None) -> list[Any]:
+        """Return the list that an answer has, or that its object has by this key."""
         import httpx  # noqa: PLC0415 - only where it is used
 
         try:
@@ -92,8 +97,7 @@ class PrometheusClient:
         try:
             found = answer.json()
             if answer.is_success:
-                result: list[dict[str, Any]] = found["data"][key]
-                return result
+                return list(found["data"][key] if key else found["data"])
             problem = f"{found['errorType']}: {found['error']}"
         except (ValueError, KeyError, TypeError) as error:
             problem = f"{answer.status_code} {answer.text[:200].strip()}"

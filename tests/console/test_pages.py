@@ -153,18 +153,18 @@ def test_a_stack_that_could_send_no_alert_needs_attention() -> None:
         alerts=(),
         problem="",
     )
-    assert attention.notices(up, [rule], ()) == []
-    assert attention.notices(replace(up, daemons=[]), [], ()) == []
+    assert attention.notices(up, [rule], (), ()) == []
+    assert attention.notices(replace(up, daemons=[]), [], (), ()) == []
     cases: list[tuple[operations.Status, list[operations.AlertRule], str]] = [
         (replace(up, heartbeat_age=9999.0), [rule], "alerts are not delivered"),
         (up, [], "no alerting rules"),
         (up, [replace(rule, problem="duplicate series")], "duplicate series"),
     ]
     for status, rules, expected in cases:
-        [notice] = attention.notices(status, rules, ())
+        [notice] = attention.notices(status, rules, (), ())
         assert notice.level == "critical"
         assert expected in notice.text
-    assert [each.level for each in attention.notices(up, None, ("Prometheus does not answer",))] == ["warning"]
+    assert [each.level for each in attention.notices(up, None, (), ("Prometheus does not answer",))] == ["warning"]
 
 
 def test_a_page_that_fails_is_an_answer(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:

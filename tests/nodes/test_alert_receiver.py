@@ -4,6 +4,7 @@ import contextlib
 import errno
 import http.client
 import json
+import select
 import socket
 import ssl
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from observatory.nodes.programs import alert_receiver
 from observatory.nodes.programs.alert_receiver import DEAD_MANS_SWITCH, DeadMansSwitch, Store, server
 from observatory.security.client_certificate import ClientCertificate
 from tests.support.certificates import monitoring_certificate
@@ -79,6 +81,21 @@ def test_a_renewed_certificate_is_used_without_a_restart(receiver: httpx.Client,
 def test_a_silent_client_delays_no_other(receiver: httpx.Client) -> None:
     with socket.create_connection(("127.0.0.1", receiver.base_url.port or 0)):
         assert receiver.get("/health").status_code == 200
+
+
+def test_many_connections_of_strangers_leave_room_for_notifications(
+    receiver: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alert_receiver, "REQUEST_SECONDS", 600)
+    address = ("127.0.0.1", receiver.base_url.port or 0)
+    with contextlib.ExitStack() as opened:
+        strangers = [
+            opened.enter_context(socket.create_connection(address)) for _ in range(alert_receiver.STRANGERS + 1)
+        ]
+        ended, _, _ = select.select(strangers, [], [], 120)  # one, for the last one
+        assert [each.recv(1) for each in ended] == [b""]
+        for _ in range(2):
+            assert receiver.post("/receivers/slack", json=NOTIFICATION).status_code == 200
 
 
 def test_notifications_are_stored_by_receiver(receiver: httpx.Client, tmp_path: Path) -> None:

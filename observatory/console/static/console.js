@@ -55,8 +55,10 @@ function inUse(live) {
 }
 
 // Says beside the page's time why that is old; once, for screen readers. A page that is read has an empty text there.
+// What the page was no longer has the colours of what it is.
 function showStale(why) {
   const stale = document.getElementById("stale");
+  document.getElementById("live").classList.add("stale");
   const words = ` · ${why}`;
   if (stale && stale.textContent !== words) stale.textContent = words;
 }
@@ -74,6 +76,7 @@ async function readAgain(live) {
     if (inUse(live)) { showStale("not current: a part of this page has the focus or is selected"); return; }
     const open = [...live.querySelectorAll("details[open]")].map((each) => each.id);
     live.replaceChildren(...fresh.childNodes);
+    live.classList.remove("stale");
     for (const id of open) {
       const details = document.getElementById(id);
       if (details) details.open = true;

@@ -12,6 +12,8 @@ The Watchdog alert always fires; each of its notifications is a heartbeat. Witho
 is down, and the dead man's switch records a page. The time of the file `heartbeat` is that of the last one; the stack's
 watcher, which runs outside of the sandbox, reads it and sends notices. Two files of `FILE_BYTES` are kept; of the
 heartbeats one in `KEEP_SECONDS`, so that they do not push out alerts.
+
+At most `STRANGERS` connections without a certificate are open, so that they leave room for Alertmanager's.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ FILE_BYTES = 1_000_000
 BODY_BYTES = 1_000_000  # a notification of a thousand alerts has about 800 kB
 DRAIN_BYTES = 65536
 REQUEST_SECONDS = 10
+STRANGERS = 64
 WATCHDOG, DEAD_MANS_SWITCH = "watchdog", "dead-mans-switch"
 SILENCE_SECONDS = 45.0  # Alertmanager repeats the heartbeat every 10 to 20 s
 KEEP_SECONDS = 300.0
@@ -195,6 +198,33 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+class Strangers:
+    """Open connections whose clients have shown no certificate; one too many ends the oldest."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, ssl.SSLSocket] = {}
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def with_one(self, connection: ssl.SSLSocket) -> Iterator[None]:
+        """Count a connection during the block, or until it is removed."""
+        with self._lock:
+            self._open[id(connection)] = connection
+            if len(self._open) > STRANGERS:
+                oldest = self._open.pop(next(iter(self._open)))
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(oldest, socket.SHUT_RDWR)  # its thread reads the end, and closes it
+        try:
+            yield
+        finally:
+            self.remove(connection)
+
+    def remove(self, connection: ssl.SSLSocket) -> None:
+        """Count a connection no more."""
+        with self._lock:
+            self._open.pop(id(connection), None)
+
+
 class TlsServer(ThreadingHTTPServer):
     """Speaks TLS; a client may show a certificate of the authority, and then it is verified.
 
@@ -203,14 +233,22 @@ class TlsServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, port: int, handler: type[BaseHTTPRequestHandler], *, certificate: Path, authority: Path) -> None:
-        self._certificate, self._authority = certificate, authority
+        self._certificate, self._authority, self._strangers = certificate, authority, Strangers()
         super().__init__(("127.0.0.1", port), handler)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Shake hands and handle the connection's requests; a client without TLS is disconnected."""
-        with contextlib.suppress(OSError), self._secured(request) as connection:
+        with (
+            contextlib.suppress(OSError),
+            self._secured(request) as connection,
+            self._strangers.with_one(connection),
+        ):
+            connection.do_handshake()
+            if connection.getpeercert():
+                self._strangers.remove(connection)
             super().finish_request(connection, client_address)
             _drain(connection)
 
@@ -219,7 +257,7 @@ class TlsServer(ThreadingHTTPServer):
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self._authority))
         context.load_cert_chain(self._certificate)
         context.verify_mode = ssl.CERT_OPTIONAL
-        return context.wrap_socket(request, server_side=True)
+        return context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
 
 
 def _drain(connection: socket.socket) -> None:
