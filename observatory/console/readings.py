@@ -1,10 +1,12 @@
 """What the pages show of a stack: results of `observatory.operations`, each kept for some seconds.
 
-A reading that fails has a problem instead of a value, so that a page shows everything else.
+A reading that fails has a problem instead of a value, so that a page shows everything else: also where the fault is of
+this program, or of an answer that is not as expected.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from observatory.database import MigrationList
     from observatory.documents.journal import Entry
 
+LOG = logging.getLogger("observatory.console")
 T = TypeVar("T")
 QUICK_S, SLOW_S = 3.0, 20.0  # a reading is kept so long: one of files and processes, one that starts a program
 SHARE = 0.2  # of the time, at most, for a reading that takes long, as of a long audit; it is kept up to `SLOW_S`
@@ -34,10 +37,14 @@ class Reading(Generic[T]):
 
 @dataclass(kw_only=True)
 class Readings:
-    """The readings of a stack: in `kept`, until when on the monotonic clock each is shown again."""
+    """The readings of a stack.
+
+    In `kept`, until when on the monotonic clock each is shown again; `faults` are names and kinds of faults in the log.
+    """
 
     workspace: Workspace
     kept: dict[str, tuple[float, Reading[Any]]] = field(default_factory=dict)
+    faults: set[tuple[str, type[Exception]]] = field(default_factory=set)
 
     def status(self) -> Reading[operations.Status]:
         """Return daemons, fleets, jobs, passwords and certificates."""
@@ -75,21 +82,25 @@ class Readings:
         begun = time.monotonic()
         self.kept = {each: (until, kept) for each, (until, kept) in self.kept.items() if begun < until}
         if name not in self.kept:
-            found = _reading(work)
+            found = self._reading(name, work)
             ended = time.monotonic()
             until = ended + max(seconds, min(SLOW_S, (ended - begun) / SHARE))
             self.kept[name] = until, found
         return self.kept[name][1]
 
+    def _reading(self, name: str, work: Callable[[Reporter], T]) -> Reading[T]:
+        warnings: list[str] = []
 
-def _reading(work: Callable[[Reporter], T]) -> Reading[T]:
-    warnings: list[str] = []
+        def keep(progress: Progress) -> None:
+            if progress.phase is operations.Phase.WARNED:
+                warnings.append(progress.task)
 
-    def keep(progress: Progress) -> None:
-        if progress.phase is operations.Phase.WARNED:
-            warnings.append(progress.task)
-
-    try:
-        return Reading(value=work(keep), problems=tuple(warnings))
-    except ObservatoryError as error:
-        return Reading(value=None, problems=(str(error),))
+        try:
+            return Reading(value=work(keep), problems=tuple(warnings))
+        except ObservatoryError as error:
+            return Reading(value=None, problems=(str(error),))
+        except Exception as error:
+            if (name, type(error)) not in self.faults:  # a page is read every few seconds
+                self.faults.add((name, type(error)))
+                LOG.exception("%s cannot be read", name)
+            return Reading(value=None, problems=(f"{name} cannot be read: {error!r}",))

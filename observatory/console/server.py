@@ -47,6 +47,7 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 NO_STORE = {"cache-control": "no-store"}
+AGAIN_SECONDS = 15  # after which a browser reads a page again whose reading failed as a whole
 FILE_SECONDS = 3600  # that a browser keeps the page's files without a question
 
 _NOTICE = """<!doctype html>
@@ -148,7 +149,9 @@ class Console:
         try:
             answer = await run_in_threadpool(self.worker.answer, path, dict(request.query_params))
         except WorkerError as error:
-            return _notice(HTTPStatus.SERVICE_UNAVAILABLE, "The stack cannot be read", html.escape(str(error)))
+            again = f'<meta http-equiv="refresh" content="{AGAIN_SECONDS}">'
+            why = f"{html.escape(str(error))}. This page is read again every {AGAIN_SECONDS} s."
+            return _notice(HTTPStatus.SERVICE_UNAVAILABLE, "The stack cannot be read", why, more=again)
         return Response(answer.body, answer.status, NO_STORE, answer.kind)
 
 

@@ -24,7 +24,7 @@ from observatory.delivery.environment import MetricsUnavailableError
 from observatory.documents.journal import Entry, entries
 from observatory.engines import embedded
 from observatory.platforms.platform import DaemonStatus
-from observatory.platforms.prometheus_client import QueryRefusedError
+from observatory.platforms.prometheus_client import PrometheusClient, QueryRefusedError
 from observatory.runtime.ports import find_free_ports
 from tests.console.conftest import Served
 from tests.house.test_commands import called, problems
@@ -68,6 +68,18 @@ def test_a_child_that_died_is_replaced(console: Served, worker: Worker) -> None:
         assert worker._process is not None
         os.kill(worker._process.pid, signal.SIGKILL)
         until(lambda: client.get(path).status_code == 200, "a page of the next child")
+
+
+def test_a_page_that_cannot_be_read_at_all_is_read_again(console: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: Any) -> None:
+        raise WorkerError("reading the stack takes longer than 60 s")
+
+    monkeypatch.setattr(Worker, "answer", slow)
+    with console.session() as (client, path):
+        answer = client.get(path)
+    assert answer.status_code == 503
+    assert "takes longer than 60 s" in answer.text
+    assert '<meta http-equiv="refresh"' in answer.text
 
 
 def test_a_child_that_is_not_used_ends(worker: Worker, console: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,20 +179,38 @@ def test_a_stack_that_could_send_no_alert_needs_attention() -> None:
     assert [each.level for each in attention.notices(up, None, (), ("Prometheus does not answer",))] == ["warning"]
 
 
-def test_a_page_that_fails_is_an_answer(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any, **__: Any) -> None:
-        raise RuntimeError("<b>broken</b>")
+def broken(*_: Any, **__: Any) -> None:
+    raise RuntimeError("<b>broken</b>")
 
+
+def test_a_reading_that_fails_in_any_way_takes_nothing_else(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(operations, "list_receipts", broken)
-    status, _, body = pages.answer("backups", {})
-    assert status == 500
-    assert b"&lt;b&gt;broken" in body
     monkeypatch.setattr(operations, "list_alerts", broken)  # which every page reads
-    later = Pages(pages.workspace)
-    for path in ("alerts", "jobs", "none"):
-        status, _, body = later.answer(path, {})
-        assert status == (404 if path == "none" else 500)
+    for _ in range(2):
+        pages.readings.kept.clear()
+        assert "drills cannot be read: RuntimeError(&#39;&lt;b&gt;broken&lt;/b&gt;&#39;)" in shown(pages, "backups")
+        for path in ("", "alerts", "jobs", "runbooks/StorageDatabaseDown"):
+            shown(pages, path)
+    assert caplog.text.count("drills cannot be read") == 1
+
+
+@pytest.mark.parametrize("answer", [[], {}, [1], [{"rules": [{}]}], [{"rules": [{"labels": 1, "alerts": [{}]}]}], None])
+def test_rules_that_are_not_as_expected_are_named(pages: Pages, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    monkeypatch.setattr(embedded, "outputs", lambda *_, **__: {"prometheus_url": "http://x", "alertmanager_url": ""})
+    monkeypatch.setattr(PrometheusClient, "_answer", lambda *_: answer)
+    page = shown(pages, "alerts")
+    assert "alerts cannot be read" in page or "no alerting rules" in page
+
+
+def test_a_page_that_fails_is_an_answer(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("observatory.console.pages.runbook_pages", broken)
+    for path, expected in (("runbooks/StorageDatabaseDown", 500), ("none", 404)):
+        status, _, body = pages.answer(path, {})
+        assert status == expected
         assert b"</html>" in body
+        assert b"<b>" not in body
 
 
 @pytest.mark.parametrize("release", recorded_releases(), ids=lambda release: release.directory.name)

@@ -4,6 +4,7 @@
 
 const CHART_SECONDS = 15;
 const ANSWER_MS = 70_000; // the console's own limit for one page is 60 s
+const PATIENT = 4; // times that a page would have been read again
 const DAY_MS = 86_400_000;
 const COLOURS = ["#2f6fd6", "#2a9d5c", "#c2681a", "#8a5cc9", "#c23b6b", "#1b8a94", "#8a7a1f", "#6b7280"];
 const FLEET_COLOURS = { blue: "--blue", green: "--green" };
@@ -55,10 +56,10 @@ function inUse(live) {
 }
 
 // Says beside the page's time why that is old; once, for screen readers. A page that is read has an empty text there.
-// What the page was no longer has the colours of what it is.
-function showStale(why) {
+// What the page was no longer has the colours of what it is, except while an answer may still come.
+function showStale(why, waiting = false) {
   const stale = document.getElementById("stale");
-  document.getElementById("live").classList.add("stale");
+  if (!waiting) document.getElementById("live").classList.add("stale");
   const words = ` · ${why}`;
   if (stale && stale.textContent !== words) stale.textContent = words;
 }
@@ -92,10 +93,12 @@ async function readAgain(live) {
 
 function keepFresh(live, seconds) {
   let busy = false;
+  let waited = 0;
   setInterval(async () => {
     if (document.hidden) return;
-    if (busy) { showStale("waiting for the console"); return; }
+    if (busy) { showStale("waiting for the console", ++waited < PATIENT); return; }
     busy = true;
+    waited = 0;
     await readAgain(live);
     busy = false;
   }, seconds * 1000);
