@@ -23,6 +23,7 @@ from observatory.platforms.prometheus_client import QueryRefusedError
 RANGES = {"15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400, "7d": 604_800}
 DEFAULT_RANGE = "1h"
 POINTS = 240  # of a line
+GAP_STEPS = 1.5  # between two points of a line, above which a value is missing
 STEP_S = 5  # at least: the interval of scrapes
 SCRAPES = 4  # in the range of a rate
 READ_SECONDS = 20.0  # for the panels of a dashboard: other pages wait for it
@@ -112,7 +113,7 @@ def _series(workspace: Workspace, panel: Panel, window: Window) -> list[_Line]:
         _Line(
             name=query.name(series["metric"]) or panel.title,
             labels=series["metric"],
-            points=[(float(at), float(value)) for at, value in series["values"]],
+            points=_with_gaps([(float(at), float(value)) for at, value in series["values"]], window.step),
         )
         for query in panel.queries
         for series in _query(workspace, query, panel, window)
@@ -121,6 +122,16 @@ def _series(workspace: Workspace, panel: Panel, window: Window) -> list[_Line]:
         name = f"{left} more are not shown"
         lines[SERIES:] = [_Line(name=name, labels=dict.fromkeys(panel.columns[:1], name), points=[])]
     return lines
+
+
+def _with_gaps(points: Sequence[tuple[float, float]], step: float) -> list[tuple[float, float]]:
+    """Return points with a missing value after each that has none a step later: a line would show what never was."""
+    found: list[tuple[float, float]] = []
+    for at, value in points:
+        if found and at - found[-1][0] > GAP_STEPS * step:
+            found.append((found[-1][0] + step, math.nan))
+        found.append((at, value))
+    return found
 
 
 def _query(workspace: Workspace, query: Query, panel: Panel, window: Window) -> list[dict[str, Any]]:

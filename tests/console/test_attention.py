@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ RULE = AlertRule(
 )
 
 
-def daemon(running: str, **changes: str) -> DaemonStatus:
+def daemon(running: str, **changes: Any) -> DaemonStatus:
     found = DaemonStatus(name="storage-blue-1", address="-", version="v1", pid=1, health="ready", memory_mb=1)
     return replace(found, running_version=running, **changes)
 
@@ -38,7 +39,7 @@ def status(*daemons: DaemonStatus, deployment: Deployment | None = None) -> Stat
     return Status(daemons=list(daemons), rollout=document, schema_version=1, fleet_size=1, jobs=[], passwords=[])
 
 
-def replaced(**changes: int) -> FleetState:
+def replaced(**changes: Any) -> FleetState:
     return BLUE.model_copy(update=changes)
 
 

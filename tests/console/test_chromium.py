@@ -186,6 +186,13 @@ def test_charts_are_drawn_and_no_page_is_wider_than_a_phone(browser: str, hostil
             for address in ("", "alerts", "deployments/d1", "dashboards/delivery"):
                 await page.open(f"{base}{address}")
                 assert await page.evaluate("document.documentElement.scrollWidth") <= width, (address, width)
+            # Within the page's margins, too: what is beyond them is cut off. The page's name in the list is in sight.
+            right = (
+                "Math.max(...[...document.querySelectorAll('.chart')].map(each => each.getBoundingClientRect().right))"
+            )
+            assert await page.evaluate(right) <= width - 16, width
+            here = "document.querySelector('.side nav [aria-current]').getBoundingClientRect().right"
+            assert await page.evaluate(here) <= width
         ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert ground == "rgb(18, 20, 22)"
 

@@ -306,6 +306,19 @@ def test_a_panel_says_how_many_series_it_leaves_out_and_a_missing_value_has_no_l
     assert {each["level"] for panel in panels for each in panel.get("values", ())} == {"none"}
 
 
+def test_a_time_without_values_is_a_gap_in_the_line(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    def query(*_: Any, end: float, step: float, **__: float) -> list[Any]:
+        return [{"metric": {}, "values": [[end - each * step, "1"] for each in (9, 8, 2, 1, 0)]}]
+
+    monkeypatch.setattr(operations, "query_metrics", query)
+    panels = charts.read_dashboard(pages.workspace, DASHBOARDS[0], 900)["panels"].values()
+    lines = [line for panel in panels if panel["kind"] == "timeseries" for line in panel["lines"]]
+    assert lines
+    for line in lines:
+        assert [y is None for y in line["y"]] == [False, False, True, False, False, False]
+        assert line["x"] == sorted(line["x"])
+
+
 def test_newest_values_are_of_now_in_every_range(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
 

@@ -12,7 +12,7 @@ LIVE = {"job": {"node", "service"}, "instance": {"blue-1", "green-1"}}
 
 
 def problems(**given: Any) -> list[str]:
-    terms = {"fleet": None, "alert": None, "matchers": (), **given}
+    terms: dict[str, Any] = {"fleet": None, "alert": None, "matchers": (), **given}
     return list(unreached(**terms, values=lambda label: LIVE.get(label, ())))
 
 

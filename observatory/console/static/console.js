@@ -145,14 +145,18 @@ function layout(panel, data, width) {
   };
 }
 
+// A value between two gaps has no line.
+function isAlone(each) {
+  return each.y.some((y, at) => y !== null && (each.y[at - 1] ?? null) === null && (each.y[at + 1] ?? null) === null);
+}
+
 function traces(panel) {
   return panel.lines.map((each, index) => {
     const fleet = FLEET_COLOURS[each.name.split(/[ -]/)[0]];
     const colour = fleet ? style(fleet) : COLOURS[index % COLOURS.length];
-    const one = each.y.length === 1;
     return {
-      type: "scatter", mode: one ? "markers" : "lines", name: escaped(each.name), x: each.x.map(utc), y: each.y,
-      line: { color: colour, width: 1.5 }, marker: { color: colour, size: 6 },
+      type: "scatter", mode: isAlone(each) ? "lines+markers" : "lines", name: escaped(each.name), x: each.x.map(utc), y: each.y,
+      line: { color: colour, width: 1.5 }, marker: { color: colour, size: 4 },
       ...(panel.stacked ? { stackgroup: "all", fillcolor: `${colour}55` } : {}),
       hovertemplate: panel.is_time ? "%{y}" : `%{y:.4~g} ${escaped(panel.unit)}`,
     };
@@ -264,6 +268,8 @@ function keepDrawing(groups) {
 
 document.addEventListener("DOMContentLoaded", () => {
   addCopyButtons(document);
+  const here = document.querySelector(".side nav [aria-current]");
+  if (here) here.scrollIntoView({ block: "nearest", inline: "nearest" }); // on a phone the pages are one line that scrolls
   const live = document.getElementById("live");
   if (live && live.dataset.refresh) keepFresh(live, Number(live.dataset.refresh));
   const groups = [...document.querySelectorAll(".charts")];
