@@ -60,7 +60,8 @@ class BoundedProtocol(H11Protocol):
 
     @property
     def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        # uvicorn has None before the first request, which its type lacks.
+        return self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]
 
     @property
     def waits_for_client(self) -> bool:

@@ -152,8 +152,8 @@ def _number(finding: Mapping[str, Any], value: float) -> str:
 
 
 def _commands(found: operations.DeliveryReport, document: operations.Deployment | None) -> Iterator[tuple[str, str]]:
-    if document is None:
-        return
+    if document is None or (not document.ended and found.outcome in {"promoted", "rolled back"}):
+        return  # the document was read before the deployment ended
     if document.ended:
         if document.status == "promoted" and found.strategy != "rolling":
             yield "Return the traffic to the previous fleet", "observatory rollback --method blue-green"
