@@ -12,7 +12,7 @@ from typing import Literal
 from psycopg.conninfo import conninfo_to_dict
 
 from observatory.backups.restore_lock import restore_lock
-from observatory.backups.rollback.record import INCOMING, Phase, RollbackRecord, RollbackRecords
+from observatory.backups.rollback.record import Phase, RollbackRecord, RollbackRecords
 from observatory.backups.rollback.swap import Swap
 from observatory.database import ensure_database, grant_access, schedule_jobs
 from observatory.database.connection import with_database
@@ -60,8 +60,8 @@ def finish_interrupted(platform: Platform, report: Reporter) -> RollbackRecord |
         RestoreRunningError: the command still runs.
         DatabaseRollbackError: a step failed.
     """
-    left = any((platform.workspace.home / "data").glob(f"{INCOMING}*"))
-    if not left and records_of(platform.workspace).unfinished() is None:
+    records = records_of(platform.workspace)
+    if records.unfinished() is None and not records.left_over():
         return None
     with restore_lock(platform.workspace.sandbox, COMMAND):
         return continue_interrupted(platform, report)

@@ -206,7 +206,7 @@ class _Restored:
         self.instance.stop()
         restored = DataDirectory(self.stack.platform.workspace.sandbox, self.instance.directory.data)
         restored.check_promoted(live)
-        restored.archive_later()
+        restored.archive_later(live)
         record = RollbackRecord(
             id=RollbackRecord.new_id(),
             kind="rollback",

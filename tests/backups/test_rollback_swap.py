@@ -79,7 +79,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     control = lambda _self: Control(state="shut down", timeline=found.timeline, segment="0" * 24)  # noqa: E731
     monkeypatch.setattr(DataDirectory, "control", control)
     monkeypatch.setattr(DataDirectory, "promote", lambda _self, _newest: None)
-    monkeypatch.setattr(DataDirectory, "archive_later", lambda _self: None)
+    monkeypatch.setattr(DataDirectory, "archive_later", lambda _self, _newest: None)
     return found
 
 
@@ -177,6 +177,7 @@ def test_what_a_command_left_that_recorded_nothing_is_removed(machine: Machine) 
         machine.put(record.incoming, "other")
         (swap.records.directory / f"{record.id}.access").write_text("secret")
 
+    assert {file.name for file in swap.records.left_over()} == {lost.incoming, f"{lost.id}.access"}
     swap.remove_left_over()
 
     assert set(machine.contents()) == {"postgres", kept.incoming}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from observatory.backups.rollback.errors import DatabaseRollbackError
-from observatory.backups.rollback.timelines import DataDirectory
+from observatory.backups.rollback.timelines import HELD, DataDirectory
 from tests.backups.conftest import DATA, ArchivingServer
 
 NEWEST = 5  # timeline of the live server
@@ -22,7 +22,7 @@ def test_a_promotion_takes_the_timeline_after_the_live_one_and_is_archived_later
     server.stop()
 
     directory.promote(NEWEST)
-    directory.archive_later()
+    directory.archive_later(NEWEST)
 
     control = directory.control()
     assert (control.timeline, control.shut_down) == (NEWEST + 1, True)
@@ -35,6 +35,45 @@ def test_a_promotion_takes_the_timeline_after_the_live_one_and_is_archived_later
     server.archive_segments(2)
     assert (server.archive / "00000006.history").exists()
     assert {segment.name[:8] for segment in server.segments()} == {"00000001", "00000006"}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL of the command in the midst of a promotion."""
+
+
+def test_a_promotion_that_was_killed_takes_a_further_timeline_and_both_are_archived(
+    server: ArchivingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.tool.prepare()
+    server.sql("CREATE TABLE killed (n int); INSERT INTO killed VALUES (1)")
+    server.archive_segments(1)
+    server.stop()
+    directory = DataDirectory(server.sandbox, DATA)
+    newest = directory.control().timeline + 3
+    prints = DataDirectory._prints
+
+    def kill(self: DataDirectory, argv: tuple[str, ...], line: str) -> bool:
+        if prints(self, argv, line):
+            raise Killed
+        return False
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DataDirectory, "_prints", kill)
+        with pytest.raises(Killed):
+            directory.promote(newest)
+    held = f"{DATA}/pg_wal/{newest:08X}.history"
+    server.sandbox.write_file(held, HELD)  # which SIGKILL leaves
+
+    directory.promote(newest)
+    directory.archive_later(newest)
+
+    assert not server.sandbox.host_path(held).exists()
+    assert directory.control().timeline == newest + 2
+    server.start()
+    assert server.sql("SELECT count(*) FROM killed") == "1"
+    server.archive_segments(1)
+    archived = {file.name for file in server.archive.glob("*.history")}
+    assert {f"{number:08X}.history" for number in (newest + 1, newest + 2)} <= archived
 
 
 def test_the_history_of_a_timeline_comes_from_the_live_directory_if_no_repository_has_it(

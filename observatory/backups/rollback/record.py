@@ -21,6 +21,7 @@ from observatory.settings import FleetName
 
 DIRECTORY = "rollbacks"  # in the stack's home
 INCOMING = "postgres-next-"  # of a directory with restored data, below the stack's `data`
+ACCESS = ".access"  # of the name of a file with roles, passwords and API keys, beside the record
 ID = r"^\d{8}-\d{6}-[0-9a-f]{4}$"
 
 
@@ -132,6 +133,12 @@ class RollbackRecords:
         """Return the newest rollback that is not undone and whose earlier data is still there."""
         kept = [each for each in self.all() if each.kind == "rollback" and each.finished]
         return next((each for each in reversed(kept) if not (each.undone or each.discarded)), None)
+
+    def left_over(self) -> list[Path]:
+        """Return what a command has left that was killed after it had prepared data, and before it recorded that."""
+        known = {name for each in self.all() for name in (each.incoming, f"{each.id}{ACCESS}")}
+        found = (*self.directory.parent.glob(f"data/{INCOMING}*"), *self.directory.glob(f"*{ACCESS}"))
+        return [file for file in found if file.name not in known]
 
     def write(self, record: RollbackRecord) -> RollbackRecord:
         """Write a record to disk, and return it."""

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from observatory.backups.rollback.errors import DatabaseRollbackError, RollbackRefusedError
-from observatory.backups.rollback.record import INCOMING, Phase, RollbackRecord, RollbackRecords
+from observatory.backups.rollback.record import ACCESS, Phase, RollbackRecord, RollbackRecords
 from observatory.backups.rollback.timelines import DataDirectory
 from observatory.database.ping import is_writable
 from observatory.database.roles.kept_access import KeptAccess, apply_access
@@ -55,10 +55,8 @@ class Swap:
 
     def remove_left_over(self) -> None:
         """Remove what a command has left that was killed after it had prepared data, and before it recorded that."""
-        known = {name for each in self.records.all() for name in (each.incoming, f"{each.id}.access")}
-        for file in (*self._data("").glob(f"{INCOMING}*"), *self.records.directory.glob("*.access")):
-            if file.name not in known:
-                remove(file)
+        for file in self.records.left_over():
+            remove(file)
 
     def take_in(self, restored: Path, record: RollbackRecord) -> None:
         """Move a restored data directory of the same file system to where the exchange finds it."""
@@ -150,8 +148,9 @@ class Swap:
     def _promote(self, record: RollbackRecord) -> None:
         if record.timeline is None and self._data(record.incoming).exists():
             incoming = self.directory(record.incoming)
-            incoming.promote(self.directory(record.outgoing).control().timeline)
-            incoming.archive_later()
+            newest = self.directory(record.outgoing).control().timeline
+            incoming.promote(newest)
+            incoming.archive_later(newest)
 
     def _put_in(self, record: RollbackRecord) -> None:
         live, incoming = self._data(LIVE), self._data(record.incoming)
@@ -196,7 +195,7 @@ class Swap:
 
     def _access_file(self, record: RollbackRecord) -> Path:
         """Return the file with the verifiers of passwords; it exists during the exchange only."""
-        return self.records.directory / f"{record.id}.access"
+        return self.records.directory / f"{record.id}{ACCESS}"
 
     def directory(self, name: str) -> DataDirectory:
         """Return the data directory of a name below `data`."""

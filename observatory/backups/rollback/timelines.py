@@ -29,6 +29,7 @@ LOG = "/srv/log/rollback.log"
 FIRST = 1  # timeline of a new server, which has no history
 SHUT_DOWN = ("shut down", "shut down in recovery")
 _CONTROL = re.compile(r"(?m)^(Database cluster state|Latest checkpoint's (?:TimeLineID|REDO WAL file)):\s+(.+)$")
+_WAL = re.compile(r"(?P<timeline>[0-9A-F]{8})(?:(?P<segment>[0-9A-F]{16})|\.history)")
 _SETTINGS = {
     # The WAL is in the directory itself; nothing is read from an archive or written to one.
     "restore_command": "/bin/false",
@@ -125,19 +126,24 @@ class DataDirectory:
         try:
             yield
         finally:
-            for name in names:
-                file = self.sandbox.host_path(name)
-                if file.exists() and file.read_bytes() == HELD.encode():
-                    self.sandbox.remove_file(name)
+            self._release_timelines()
+
+    def _release_timelines(self) -> None:
+        """Remove what holds timelines, also what a killed command has left."""
+        for file in self.sandbox.host_path(f"{self.inside}/pg_wal").glob("*.history"):
+            if file.read_bytes() == HELD.encode():
+                self.sandbox.remove_file(f"{self.inside}/pg_wal/{file.name}")
 
     def promote(self, newest: int) -> None:
         """Recover to the end of the directory's WAL and promote to a timeline after `newest`, then shut down.
 
-        Repeatable: a directory that has a later timeline and was shut down stays as it is.
+        Repeatable: a directory that has a later timeline and was shut down stays as it is, and one whose promotion was
+        killed takes a further timeline.
 
         Raises:
             DatabaseRollbackError: the server does not start, does not end, or has not taken a later timeline.
         """
+        self._release_timelines()
         control = self.control()
         if control.timeline > newest and control.shut_down:
             return
@@ -160,14 +166,17 @@ class DataDirectory:
             )
         return control
 
-    def archive_later(self) -> None:
-        """Have the next server archive what the last one has written on its timeline, which had no archive."""
+    def archive_later(self, newest: int) -> None:
+        """Have the next server archive what was written on the timelines after `newest`, which had no archive.
+
+        They are several if a promotion was killed: the timeline that it began is an ancestor of the last one.
+        """
         control = self.control()
-        timeline = f"{control.timeline:08X}"
-        written = sorted(file.name for file in self.sandbox.host_path(f"{self.inside}/pg_wal").glob(f"{timeline}*"))
-        for name in written:
-            full = re.fullmatch(r"[0-9A-F]{24}", name) and name < control.segment
-            if full or name == f"{timeline}.history":
+        for name in sorted(file.name for file in self.sandbox.host_path(f"{self.inside}/pg_wal").iterdir()):
+            found = _WAL.fullmatch(name)
+            if not found or not newest < int(found["timeline"], 16) <= control.timeline:
+                continue
+            if found["segment"] is None or found["segment"] < control.segment[8:]:
                 self.sandbox.write_file(f"{self.inside}/pg_wal/archive_status/{name}.ready", "")
 
     def _run_until_promoted(self) -> None:
