@@ -122,7 +122,7 @@ class Monitored:
             Received(at=at, receiver=record["receiver"], status=each["status"], labels=each["labels"])
             for record in self.get("alert_receiver", "/alerts")
             if (at := datetime.fromisoformat(record["received_at"]).timestamp()) >= since
-            for each in record["notification"]["alerts"]
+            for each in record["notification"].get("alerts", ())  # none in a notice of a deployment or of the watcher
             if each["labels"]["alertname"] == alert
         ]
 
