@@ -105,15 +105,30 @@ create() {
         --require-hashes -r "$bootstrap"
 }
 
+# A setting of pip: of the environment, or of its files, where [install] has priority over [global]. `pip config get`
+# does not find what the machine's own file sets.
+pip_setting() {
+    for section in :env: install global; do
+        value=$("$venv/bin/python" -m pip config list 2>/dev/null | sed -n "s/^$section\.$1='\(.*\)'\$/\1/p" | tail -n 1)
+        [ -z "$value" ] || break
+    done
+    printf '%s' "$value"
+}
+
 # uv takes a fifth of pip's time, but does not read the settings of pip for the package index.
 adopt_pip_settings() {
     # Without a usable cache uv stops.
     cache=${UV_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/uv}
     mkdir -p "$cache" 2>/dev/null && [ -w "$cache" ] || export UV_NO_CACHE=1
-    index=${PIP_INDEX_URL:-$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null || true)}
-    certificates=${SSL_CERT_FILE:-${PIP_CERT:-$("$venv/bin/python" -m pip config get global.cert 2>/dev/null || true)}}
+    index=$(pip_setting index-url)
+    certificates=${SSL_CERT_FILE:-$(pip_setting cert)}
     [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
-    [ -z "$certificates" ] || export SSL_CERT_FILE="$certificates"
+    # As pip does: also the authorities that were added to the machine, such as a proxy's.
+    if [ -n "$certificates" ]; then
+        export SSL_CERT_FILE="$certificates"
+    elif [ -s /etc/ssl/certs/ca-certificates.crt ]; then
+        export UV_SYSTEM_CERTS=1
+    fi
 }
 
 uv() { "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" "$@"; }

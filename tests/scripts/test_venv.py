@@ -117,6 +117,17 @@ def test_wrong_hash_is_rejected_and_the_next_call_retries(made: Path) -> None:
     assert venv(made).returncode == 0
 
 
+def test_the_index_of_the_machines_pip_settings_is_used(made: Path) -> None:
+    settings = made / "machine/pip/pip.conf"  # as /etc/xdg/pip/pip.conf and /etc/pip.conf
+    settings.parent.mkdir(parents=True)
+    settings.write_text("[global]\nindex-url = http://127.0.0.1:9/simple\n")
+    (made / "requirements/runtime.txt").write_text(lock_of("idna"))
+    result = venv(made, XDG_CONFIG_DIRS=str(made / "machine"), PIP_INDEX_URL="", UV_NO_CACHE="1", UV_HTTP_RETRIES="0")
+    (made / "requirements/runtime.txt").write_text(lock_of("setuptools"))
+    assert "http://127.0.0.1:9/simple/idna/" in result.stderr
+    assert venv(made).returncode == 0
+
+
 @pytest.mark.parametrize("version", [None, "3.10"])
 def test_missing_or_too_old_python_is_reported(tmp_path: Path, checkout: Path, version: str | None) -> None:
     for tool in ("sh", "cat", "sha256sum", "flock", "dirname", "basename", "mkdir", "mktemp", "rm", "cut"):
