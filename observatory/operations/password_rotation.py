@@ -5,13 +5,14 @@
     document: that login has its next password, which is not used   →  up
 
 The document is written before each `up`: the next `up` continues a rotation that was killed, and the next rotation
-finishes it. Both logins work until the end.
+finishes it. Both logins work until the end. The deployment lock is checked before each write.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Final
 
 from observatory.documents.logins import PAIRED_ROLES, AccessDocument, PairedRole, login, other, utc_now
 from observatory.engines import embedded as engine
@@ -29,6 +30,7 @@ from observatory.workspace import Workspace
 
 PATIENCE_S = 60.0  # for clients to leave the old login; the storage service takes 2 s, a running request 10 s
 POLL_S = 0.5
+COMMAND: Final = "rotate-passwords"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,26 +57,27 @@ def rotate_passwords(
     Raises:
         StackNotUpError, UnsupportedOperationError: the stack is not up, or its platform is not supported.
         LockHeldError: a deployment is under way; nothing was changed.
+        LockLostError: the lock was lost, and another command holds it; run the rotation again when that has ended.
         engine.EngineError: an `up` failed; run `up` or the rotation again.
     """
     platform, roles = open_platform(workspace), tuple(roles)
-    check_supported(platform, "rotate-passwords")
+    check_supported(platform, COMMAND)
     if not engine.resources(state_options(workspace)):
         raise StackNotUpError(workspace.stack)
     if workspace.access.read() is None:
         raise OperationError(f"{workspace.access.path} is missing: run `observatory up`, which writes it")
     with (
         exclusive(workspace.access.rotation_lock),
-        no_deployment_under_way(platform, command="rotate-passwords"),
+        no_deployment_under_way(platform, command=COMMAND),
         audited(workspace, "password-rotation", roles=roles),
     ):
         unswitched = [role for role in roles if not _document(workspace).pair(role).retiring]
-        switched = _change(workspace, unswitched, "switched")
+        switched = _change(platform, unswitched, "switched")
         with task(report, f"new logins for {', '.join(roles)}"):
             up(workspace, choice=choice, report=report)
         with task(report, "wait until no client uses the old logins"):
             unused = _unused(platform, switched, roles, patience_s)
-        _change(workspace, unused, "retired")
+        _change(platform, unused, "retired")
         with task(report, f"retire the old passwords of {', '.join(unused) or 'no role'}"):
             up(workspace, choice=choice, report=report)
     done = _document(workspace)
@@ -94,14 +97,15 @@ def _document(workspace: Workspace) -> AccessDocument:
     return document
 
 
-def _change(workspace: Workspace, roles: Iterable[PairedRole], how: str) -> AccessDocument:
-    """Write the document with these roles' pairs `switched` or `retired`, and return it."""
-    current, now = _document(workspace), utc_now()
-    document = current
-    for role in roles:
-        pair = document.pair(role)
-        document = document.with_pair(role, pair.switched(now) if how == "switched" else pair.retired(now))
-    return workspace.access.compare_and_set(current, document)
+def _change(platform: Platform, roles: Iterable[PairedRole], how: str) -> AccessDocument:
+    """Write the document with these roles' pairs `switched` or `retired`, under the lock, and return it."""
+    with no_deployment_under_way(platform, command=COMMAND):
+        workspace, now = platform.workspace, utc_now()
+        document = current = _document(workspace)
+        for role in roles:
+            pair = document.pair(role)
+            document = document.with_pair(role, pair.switched(now) if how == "switched" else pair.retired(now))
+        return workspace.access.compare_and_set(current, document)
 
 
 def _unused(

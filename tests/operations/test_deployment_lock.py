@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from observatory.operations.deployment_lock import deployment_lock, waiting_for_
 from observatory.security.actor import user
 from observatory.workspace import Workspace
 from tests.support.postgres import PostgresServer
+from tests.support.sessions import terminate_others
 
 HOLDER = rf"observatory:{user()}@{socket.gethostname().partition('.')[0]}: deploy application v2, user .*since 20\d\d-"
 
@@ -40,15 +40,6 @@ class Journal:
 
     def record(self, event: str, **_details: Any) -> None:
         self.events.append(event)
-
-
-def terminate_others(conninfo: str) -> None:
-    """End every other session of the database, and wait until they are gone."""
-    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    with connect(conninfo, purpose="test") as connection:
-        connection.execute(f"SELECT pg_terminate_backend(pid) {others}")
-        while connection.execute(f"SELECT count(*) {others} AND backend_type = 'client backend'").fetchone() != (0,):
-            time.sleep(0.01)
 
 
 def test_a_second_command_is_refused_with_operator_host_command_and_start(conninfo: str, tmp_path: Path) -> None:
