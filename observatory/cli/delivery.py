@@ -55,7 +55,6 @@ BakeOption = Annotated[
 SkipTestsOption = Annotated[
     bool, typer.Option("--skip-tests", help="Skip the pre-deployment tests. The audit records it.")
 ]
-ApprovedByOption = Annotated[str | None, typer.Option(help="Approver in the calling pipeline; default: none.")]
 
 
 class Method(StrEnum):
@@ -74,13 +73,19 @@ def _refuse_approved_by(given: str | None) -> None:
         )
 
 
+def _refuse_percentage(canary_percentage: int | None, strategy: Strategy) -> None:
+    """Refuse the first step of a canary with another strategy."""
+    if canary_percentage is not None and strategy != "canary":
+        raise typer.BadParameter("--canary-percentage needs --strategy canary")
+
+
 RemovedApprovedBy = Annotated[str | None, typer.Option(hidden=True, callback=_refuse_approved_by)]
 
 
 @deploy_group.command()
 def application(
     *,
-    version: Annotated[str, typer.Option(help="Stored release, e.g. v0.2.0.")],
+    version: Annotated[str, typer.Option(help="Stored release, e.g. v0.3.0.")],
     strategy: Annotated[
         Strategy,
         typer.Option(help="blue-green: all traffic at once; canary: steps; rolling: batches."),
@@ -110,8 +115,7 @@ def application(
     engine: EngineOption = Engine.AUTO,
 ) -> None:
     """Deploy a version of the service under gates. A failed gate rolls it back."""
-    if canary_percentage is not None and strategy != "canary":
-        raise typer.BadParameter("--canary-percentage needs --strategy canary")
+    _refuse_percentage(canary_percentage, strategy)
     if batch_size is not None and strategy != "rolling":
         raise typer.BadParameter("--batch-size needs --strategy rolling")
     workspace = operations.open_workspace(environment)
@@ -285,7 +289,7 @@ def check_one(
 @releases.command(name="deploy")
 def deploy_one(
     *,
-    version: Annotated[str, typer.Argument(help="Stored release, e.g. v0.2.0.")],
+    version: Annotated[str, typer.Argument(help="Stored release, e.g. v0.3.0.")],
     strategy: Annotated[Strategy, typer.Option(help="Same as for `deploy application`.")] = "blue-green",
     canary_percentage: CanaryOption = None,
     bake: BakeOption = None,
@@ -303,32 +307,21 @@ def deploy_one(
 
     Exit code 1 also means: the version is deployed, but a check of the verification failed or is unknown.
     """
-    if canary_percentage is not None and strategy != "canary":
-        raise typer.BadParameter("--canary-percentage needs --strategy canary")
+    _refuse_percentage(canary_percentage, strategy)
     workspace = operations.open_workspace(environment)
+    options: DeliveryOptions = {
+        "canary_percentage": canary_percentage,
+        "bake_seconds": bake,
+        "skip_tests": skip_tests,
+    }
     if dry_run:
         with ConsoleReporter() as report:
-            plan = operations.plan_release(
-                workspace,
-                version=version,
-                strategy=strategy,
-                canary_percentage=canary_percentage,
-                bake_seconds=bake,
-                skip_tests=skip_tests,
-                report=report,
-            )
+            plan = operations.plan_release(workspace, version=version, strategy=strategy, report=report, **options)
         _show_release_plan(plan, output)
         raise typer.Exit(REFUSED if plan.objections else DONE)
     with ConsoleReporter() as report, operations.waiting_for_lock(wait):
         done = operations.deploy_release(
-            workspace,
-            version=version,
-            strategy=strategy,
-            canary_percentage=canary_percentage,
-            bake_seconds=bake,
-            skip_tests=skip_tests,
-            choice=engine.value,
-            report=report,
+            workspace, version=version, strategy=strategy, choice=engine.value, report=report, **options
         )
     if output is Output.JSON:
         print_json({**asdict(done), "rollout": done.rollout.model_dump()})

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Unpack
 
 from observatory import database
 from observatory.delivery.errors import DeliveryRefusedError, RollbackFailedError, RolledBackError, TakenOverError
@@ -67,11 +68,9 @@ def deploy_release(
     *,
     version: str,
     strategy: Strategy = "blue-green",
-    canary_percentage: int | None = None,
-    bake_seconds: float | None = None,
-    skip_tests: bool = False,
     choice: EngineChoice = "auto",
     report: Reporter = silent,
+    **options: Unpack[DeliveryOptions],
 ) -> ReleaseDeployment:
     """Deploy a stored release with the migrations of this checkout, from the checklist to the final verification.
 
@@ -93,7 +92,6 @@ def deploy_release(
     platform = open_platform(workspace)
     check_supported(platform, "release deploy")
     target = database_target(workspace)
-    options = _options(canary_percentage, bake_seconds, skip_tests=skip_tests)
     with (
         explained_interruption(platform),
         deployment_lock(workspace, target.conninfo, command=f"release deploy {version}"),
@@ -106,7 +104,7 @@ def deploy_release(
                 with task(report, "checklist"):
                     plan = _plan(platform, manifest, strategy=strategy, options=options, report=report)
                     refuse(plan)
-                prepared = _prepare(platform, manifest, plan, skip_tests=skip_tests, report=report)
+                prepared = _prepare(platform, manifest, plan, options, report)
         rollout = deploy_application(
             workspace,
             version=version,
@@ -163,10 +161,8 @@ def plan_release(
     *,
     version: str,
     strategy: Strategy = "blue-green",
-    canary_percentage: int | None = None,
-    bake_seconds: float | None = None,
-    skip_tests: bool = False,
     report: Reporter = silent,
+    **options: Unpack[DeliveryOptions],
 ) -> ReleasePlan:
     """Return what `deploy_release` with these arguments would do, with its whole checklist; change nothing.
 
@@ -177,13 +173,8 @@ def plan_release(
     """
     platform = open_platform(workspace)
     check_supported(platform, "release deploy")
-    options = _options(canary_percentage, bake_seconds, skip_tests=skip_tests)
     manifest = checked_release(platform, version)
     return _plan(platform, manifest, strategy=strategy, options=options, report=report)
-
-
-def _options(canary_percentage: int | None, bake_seconds: float | None, *, skip_tests: bool) -> DeliveryOptions:
-    return {"canary_percentage": canary_percentage, "bake_seconds": bake_seconds, "skip_tests": skip_tests}
 
 
 def _plan(
@@ -199,13 +190,13 @@ def _plan(
 
 
 def _prepare(
-    platform: Platform, manifest: Manifest, plan: ReleasePlan, *, skip_tests: bool, report: Reporter
+    platform: Platform, manifest: Manifest, plan: ReleasePlan, options: DeliveryOptions, report: Reporter
 ) -> _Prepared:
     """Do everything that precedes a change of the service."""
     workspace = platform.workspace
     # A version that needs the migrations has its trial after them: the deployment itself runs one.
     schema = database.reached_version(database_target(workspace).conninfo, manifest.schema_min)
-    if plan.migrations and not skip_tests and schema >= manifest.schema_min:
+    if plan.migrations and not options.get("skip_tests") and schema >= manifest.schema_min:
         try_release(platform, manifest.version)
     if not plan.migrations:
         return _Prepared(backup_label=back_up_database(workspace, reuse=True, report=report))
