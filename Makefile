@@ -26,8 +26,8 @@ down: runtime-environment  ## Stop and remove the local stack (KEEP=1 keeps the 
 status: runtime-environment  ## Show daemons, jobs, fleets and passwords
 	@$(BIN)/observatory status --environment $(E)
 
-VERSION ?= v0.1.0
-build: runtime-environment  ## Build and sign one release of the storage service: make build VERSION=v0.1.0
+VERSION ?= v$(shell sed -n 's/^__version__ = "\([^"]*\)".*/\1/p' observatory/__init__.py)
+build: runtime-environment  ## Build and sign one release of the storage service: make build VERSION=v0.3.0
 	@$(BIN)/python -m service.build --version $(VERSION) --output dist
 	@$(BIN)/observatory release sign dist/storage-service-$(VERSION)-$(shell uname -m).tar.gz
 

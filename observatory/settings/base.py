@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from observatory import __version__
 from observatory.settings.cron import Cron
 from observatory.settings.gate_limits import GateLimits
 from observatory.settings.public_keys import PublicKey
@@ -301,10 +302,10 @@ class Notifications(Settings):
 class FirstRollout(Settings):
     """First values of the rollout document; ignored once the document exists.
 
-    `sha256` is the artifact's digest, by default that of the release store.
+    `version` is by default that of this product, `sha256` the digest of the artifact in the release store.
     """
 
-    version: Annotated[str, Field(pattern=VERSION_PATTERN)] = "v0.1.0"
+    version: Annotated[str, Field(pattern=VERSION_PATTERN)] = f"v{__version__}"
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     active_fleet: FleetName = "blue"
 

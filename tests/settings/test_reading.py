@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from observatory import __version__
 from observatory.errors import ObservatoryError
 from observatory.settings import (
     AwsSettings,
@@ -389,3 +390,7 @@ def test_maintenance_on_aws_is_in_utc(tmp_path: Path) -> None:
 def test_the_pooler_accepts_as_many_sessions_as_settings_allow() -> None:
     template = Path(__file__).resolve().parents[2] / "observatory/nodes/templates/pgbouncer.ini.j2"
     assert f"max_client_conn = {POOLER_CLIENTS}\n" in template.read_text()
+
+
+def test_a_new_stack_starts_with_the_version_of_the_product() -> None:
+    assert LocalSettings().first_rollout.version == f"v{__version__}"

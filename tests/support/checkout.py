@@ -32,6 +32,7 @@ from tests.support import reaper
 
 SOURCE = Path(__file__).resolve().parents[2]
 UP_TIMEOUT_S = 900  # generous: a busy machine takes five times as long as a quiet one
+FIRST_VERSION = "v0.1.0"  # of the service, whatever the version of the product is
 FIRST_PORT, EPHEMERAL = 20_000, 32_768  # net.ipv4.ip_local_port_range begins there
 FLEET_ROOM, PORT_BLOCK = 4, 160
 
@@ -65,7 +66,7 @@ class Checkout:
             _lend_artifact(root / "dist")
         reaper.watch(root)
         checkout = cls(root=root, environment=environment)
-        checkout.configure(ports=free_ports())
+        checkout.configure(ports=free_ports(), first_rollout={"version": FIRST_VERSION})
         return checkout
 
     def configure(self, stack: str = "local", **groups: Any) -> None:
@@ -170,7 +171,7 @@ def _first_artifact() -> BuiltArtifact:
     """Build the first version of the service, once for this process."""
     directory = tempfile.mkdtemp(prefix="observatory-artifact-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return build("v0.1.0", Path(directory))
+    return build(FIRST_VERSION, Path(directory))
 
 
 def free_ports() -> dict[str, int]:

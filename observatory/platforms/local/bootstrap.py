@@ -41,10 +41,11 @@ def prepare(platform: Platform, report: Reporter) -> None:
     _check_home(workspace)
     with task(report, "Debian 13 root filesystem") as show_detail:
         workspace.ensure_rootfs(progress=lambda message, _fraction: show_detail(message))
-    release = f"storage service {platform.settings.first_rollout.version}"
-    with task(report, release), exclusive(workspace.directory / "bootstrap.lock"):
-        if workspace.rollout.read() is None:
-            workspace.rollout.create(rollout_of_state(workspace) or _first_rollout(platform))
+    if workspace.rollout.read() is None:
+        release = f"storage service {platform.settings.first_rollout.version}"
+        with task(report, release), exclusive(workspace.directory / "bootstrap.lock"):
+            if workspace.rollout.read() is None:
+                workspace.rollout.create(rollout_of_state(workspace) or _first_rollout(platform))
     recover_rollout(workspace, report)
     fit_stopped_fleets(workspace, platform.settings.fleets.size)
 
