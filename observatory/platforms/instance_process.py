@@ -11,6 +11,9 @@ from observatory.delivery.environment import HostsError
 if TYPE_CHECKING:
     import psutil
 
+MIB = 2**20
+MEMORY, FILES = "MiB of memory", "open files and connections"
+
 
 @contextlib.contextmanager
 def running() -> Iterator[None]:
@@ -39,7 +42,14 @@ def family(process: psutil.Process) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
 
 
-def resident_bytes(process: psutil.Process) -> int:
-    """Return the resident memory of a process and those that it started."""
-    with running():
-        return sum(each.memory_info().rss for each in family(process))
+def usage(process: psutil.Process) -> dict[str, float]:
+    """Return what a process and those that it started hold: MiB of memory, and files, with connections, if readable."""
+    import psutil  # noqa: PLC0415 - only where it is used
+
+    held = {MEMORY: 0.0}
+    for each in family(process):
+        with running():
+            held[MEMORY] += each.memory_info().rss / MIB
+            with contextlib.suppress(psutil.AccessDenied):
+                held[FILES] = held.get(FILES, 0.0) + each.num_fds()
+    return held

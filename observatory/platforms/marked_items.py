@@ -55,6 +55,20 @@ def line(*, mark: str, run: str, now: datetime, message: str) -> dict[str, Any]:
     return {"ts": now.isoformat(), "trace_id": run, "log_level": "DEBUG", "message": message, "provider": mark}
 
 
+def repeated(answer: httpx.Response) -> int:
+    """Return how many spans of a list are in it more than once; 0 where the answer is not a list of spans."""
+    try:
+        found = [(item["trace_id"], item["span_id"], item["ts"]) for item in answer.json()["items"]]
+        return len(found) - len(set(found))
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
+def is_json(answer: httpx.Response) -> bool:
+    """Return whether an answer says that it is JSON: many clients refuse to parse it otherwise."""
+    return str(answer.headers.get("Content-Type", "")).partition(";")[0].strip().lower() == "application/json"
+
+
 def texts_of(answer: httpx.Response, trace_id: str) -> dict[str, str]:
     """Return the prompt of each span of a trace in a list, by its id; none where the answer is not a list of spans."""
     try:

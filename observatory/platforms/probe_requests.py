@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 REQUEST_SECONDS = 1.0
 WORK_SECONDS = 1.4  # after which no request starts
-SPANS, READS = 2, 4
+WRITES, SPANS = 4, 5  # of a trace, each with so many spans
 LISTED = 100  # of the newest traces with the mark: those of one probe, and of few others
 
 
@@ -33,6 +33,7 @@ class Exchange:
         client: for it.
         rows: of the run.
         trace_id: of the spans that are written there.
+        texts: of the spans that were sent so far, by their ids.
         until: monotonic time after which no request starts.
         checks: the results so far.
         stored: whether the database has the trace.
@@ -46,7 +47,7 @@ class Exchange:
     rows: MarkedRows
     trace_id: str
     until: float = field(default_factory=lambda: time.monotonic() + WORK_SECONDS)
-    texts: dict[str, str] = field(default_factory=lambda: {f"span-{n}": secrets.token_hex(8) for n in range(SPANS)})
+    texts: dict[str, str] = field(default_factory=dict)
     checks: list[ProbeFailure | None] = field(default_factory=list)
     stored: bool = False
     absent: bool = False
@@ -59,16 +60,29 @@ class Exchange:
         return tuple(check for check in self.checks if check)
 
     def write_and_read(self) -> None:
-        """Write a trace, compare it with the database, and read it in every way.
+        """Write a trace in parts; after each, compare it with the database and read it, and list it at the end.
 
         Raises:
             psycopg.Error: the database does not answer.
         """
-        self.stored = self.check(self._write) and self.check(self._stored)
-        if self.stored:
-            for _ in range(READS):
-                self.check(lambda: self._read(self.trace_id, self.texts))
-            self.check(self._list)
+        for _ in range(WRITES):
+            if not self.add_spans():
+                return
+            self.check(lambda: self._read(self.trace_id, self.texts))
+        self.check(self._list)
+
+    def add_spans(self) -> bool:
+        """Write further spans of the trace, and compare it with the database; return whether it has all of them.
+
+        Raises:
+            psycopg.Error: the database does not answer.
+        """
+        sent = {f"span-{len(self.texts) + number}": secrets.token_hex(8) for number in range(SPANS)}
+        written = self.check(lambda: self._write(sent))
+        if written:
+            self.texts |= sent
+            self.stored = self.check(self._stored)
+        return written and self.stored
 
     def random_key_refused(self) -> ProbeFailure | None:
         """Read with a key that does not exist."""
@@ -89,7 +103,8 @@ class Exchange:
         return ProbeFailure(kind="not shared", reason=f"{failure.reason}; it was written through {written.place.name}")
 
     def hangs(self) -> None:
-        """Keep that an answer did not end in time."""
+        """Keep that an answer did not end in time, and send nothing more."""
+        self.until = 0.0
         self.checks.append(self._failure("unanswered", "an answer did not end"))
 
     def check(self, attempt: Callable[[], ProbeFailure | None]) -> bool:
@@ -99,9 +114,9 @@ class Exchange:
         self.checks.append(attempt())
         return self.checks[-1] is None
 
-    def _write(self) -> ProbeFailure | None:
+    def _write(self, texts: Mapping[str, str]) -> ProbeFailure | None:
         rows = self.rows
-        items = spans(mark=rows.mark, run=rows.run, trace_id=self.trace_id, now=rows.now, texts=self.texts)
+        items = spans(mark=rows.mark, run=rows.run, trace_id=self.trace_id, now=rows.now, texts=texts)
         answer = self._send("POST", "/v1/traces", json={"items": items})
         if isinstance(answer, ProbeFailure):
             return answer

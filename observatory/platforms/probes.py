@@ -56,7 +56,10 @@ class FleetProbes:
         )
         self._thread.start()
         self._thread.join(PROBE_SECONDS)
-        return done[0] if done else self._without_result(f"the probe did not end within {PROBE_SECONDS} s")
+        result = done[0] if done else ProbeResult(unknown=f"the probe did not end within {PROBE_SECONDS} s")
+        if result.unknown:  # the next probes remove the rows that this one may have left
+            self._clean_until = time.monotonic() + CLEAN_SECONDS
+        return result
 
     def _places(self, fleet: FleetName, instances: Collection[str] | None) -> list[Place]:
         if instances is None or self.instance_url is None:
@@ -82,14 +85,9 @@ class FleetProbes:
             ):
                 return _compare(places, control, rows, version)
         except (DatabaseError, psycopg.Error) as error:
-            return self._without_result(f"the database does not answer the probe: {error}")
+            return ProbeResult(unknown=f"the database does not answer the probe: {error}")
         except Exception as error:
-            return self._without_result(f"the probe failed: {type(error).__name__}: {error}")
-
-    def _without_result(self, reason: str) -> ProbeResult:
-        """Return why there is no result; the next probes remove the rows that this one may have left."""
-        self._clean_until = time.monotonic() + CLEAN_SECONDS
-        return ProbeResult(unknown=reason)
+            return ProbeResult(unknown=f"the probe failed: {type(error).__name__}: {error}")
 
 
 def _compare(places: list[Place], control: Place, rows: MarkedRows, version: str) -> ProbeResult:
@@ -112,6 +110,9 @@ def _compare(places: list[Place], control: Place, rows: MarkedRows, version: str
             if not old.failures:
                 each.check(partial(each.reads_what_is_of, old))
                 each.check(partial(_shared, each, old))
+        if not old.failures and old.add_spans():
+            for each in new:  # which may have kept what it has read before
+                each.check(partial(each.reads_what_is_of, old))
         return _judge(new, old, version)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from observatory.delivery.environment import HostsError
 from observatory.platforms.live_comparison import UnansweredError, proves_nothing
@@ -21,9 +21,11 @@ from observatory.platforms.marked_items import (
     COST,
     bad_bodies,
     compared,
+    is_json,
     line,
     measurement,
     random_key,
+    repeated,
     spans,
     texts_of,
 )
@@ -125,7 +127,7 @@ class _Problem(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class _Expectations:
+class Expectations:
     """What the answers of one place must be; each method raises HostsError where they are not.
 
     Attributes:
@@ -139,7 +141,7 @@ class _Expectations:
     place: Place
     run: Run
     version: str | None
-    _begun: int = 0  # checks
+    _begun: int = 1  # checks of the suite that the live fleet gets where one is not answered
 
     def _expect(self, answer: httpx.Response, status: int, what: str = "") -> None:
         request = answer.request
@@ -148,6 +150,11 @@ class _Expectations:
                 answer,
                 f"{request.method} {request.url.path}{what} answered {answer.status_code}, expected {status:d}: "
                 f"{answer.text[:300]}",
+            )
+        if answer.is_success and not is_json(answer):
+            self._fail(
+                f"{request.method} {request.url.path} answered with the content type "
+                f"{answer.headers.get('Content-Type', 'of nothing')}, expected application/json"
             )
         self._check_version(answer)
 
@@ -159,15 +166,19 @@ class _Expectations:
         fail = self._unanswered if proves_nothing(answer.status_code) else self._fail
         fail(what)
 
-    def _unanswered(self, what: str, cause: Exception | None = None) -> None:
+    def report_no_answer(self, error: Exception) -> NoReturn:
+        """Raise UnansweredError for a request without an answer."""
+        self._unanswered(f"no answer at {self.place.url}: {type(error).__name__}: {error}", error)
+
+    def _unanswered(self, what: str, cause: Exception | None = None) -> NoReturn:
         raise UnansweredError(f"{self.place.name}: {what}", partial(exercise_first, self._begun)) from cause
 
-    def _fail(self, what: str) -> None:
+    def _fail(self, what: str) -> NoReturn:
         raise HostsError(f"{self.place.name}: {what}")
 
 
 @dataclass(kw_only=True)
-class _Smoke(_Expectations):
+class _Smoke(Expectations):
     """The checks of one place; each raises HostsError, or httpx.HTTPError without an answer."""
 
     traces: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -182,12 +193,12 @@ class _Smoke(_Expectations):
         """Make all checks, or so many of the first ones; raises HostsError."""
         import httpx  # noqa: PLC0415 - only where it is used
 
-        for check in self.checks[:first]:
-            self._begun += 1
+        for number, check in enumerate(self.checks[:first], start=1):
+            self._begun = number
             try:
                 check()
             except httpx.HTTPError as error:
-                self._unanswered(f"no answer at {self.place.url}: {type(error).__name__}: {error}", error)
+                self.report_no_answer(error)
 
     @property
     def checks(self) -> tuple[Callable[[], None], ...]:
@@ -258,6 +269,8 @@ class _Smoke(_Expectations):
         answer, texts = client.get(f"/v1/traces/{trace_id}"), self.traces[trace_id]
         if answer.status_code != HTTPStatus.OK:
             return _Problem(f"answered {answer.status_code}", not proves_nothing(answer.status_code))
+        if again := repeated(answer):
+            return _Problem(f"answered 200 with {again} spans more than once", True)
         found = texts_of(answer, trace_id)
         if found == texts:
             return None

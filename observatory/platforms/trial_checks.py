@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from observatory.delivery.environment import HostsError
 from observatory.platforms.exported_metrics import REQUIRED, lacking, samples
+from observatory.platforms.instance_process import FILES, MEMORY
 from observatory.platforms.live_comparison import UnansweredError, proves_nothing
 from observatory.platforms.marked_items import spans
 from observatory.platforms.place import Place
@@ -31,14 +32,13 @@ if TYPE_CHECKING:
     from observatory.database.verification_rows import MarkedRows
 
 BURST = 50  # requests at once
-WORKERS = 4  # of the requests that show memory
+WORKERS = 4  # of the requests that show growth
 WARM_UP, COUNTED = 500, 500
 COMPARED = 100  # requests to the live fleet, where the version failed some
 LEAST_COUNTED = 200  # of a round that a busy machine cuts off
 ROUND_SECONDS = 10.0
 ROUNDS = 3  # a heap that fills up stops to grow; a leak does not
-MIB = 2**20
-GROWTH_MIB = 20.0  # for each 1,000 requests
+GROWTH = {MEMORY: 20.0, FILES: 50.0}  # for each 1,000 requests
 ARRIVAL_SECONDS = 1.0  # until the first half of a body has arrived for certain
 PIECE = 16  # characters of a secret that are found in a log, also where the rest is cut off
 BUSY = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})
@@ -146,31 +146,34 @@ def send_burst(place: Place, run: Run) -> None:
     _check_stored(place, run, requests.written)
 
 
-def check_memory(place: Place, run: Run, memory: Callable[[], int]) -> str:
-    """Send requests until the memory of the instance does not grow much any more; return how much it grew.
+def check_growth(place: Place, run: Run, usage: Callable[[], Mapping[str, float]]) -> str:
+    """Send requests until memory and open files of the instance do not grow much any more; return how much they grew.
 
     Args:
         place: the instance.
         run: its rows and key.
-        memory: returns the resident memory of its processes, in bytes.
+        usage: returns what its processes hold, as `instance_process.usage`.
 
     Raises:
-        HostsError: it grew by too much in every round, or a request failed.
+        HostsError: one of them grew by too much in every round, or a request failed.
     """
     requests = Requests(place=place, run=run)
     _send(requests, WARM_UP)
+    leaks = set(GROWTH)
     for _ in range(ROUNDS):
-        before = memory()
+        before = usage()
         sent = _send(requests, COUNTED)
         if sent < LEAST_COUNTED:
-            return f"memory: not checked: only {sent} requests in {ROUND_SECONDS:.0f} s"
-        grown = (memory() - before) / MIB * 1_000 / sent
-        if grown <= GROWTH_MIB:
+            return f"growth: not checked: only {sent} requests in {ROUND_SECONDS:.0f} s"
+        after = usage()
+        grown = {what: (after[what] - before[what]) * 1_000 / sent for what in after.keys() & before.keys()}
+        leaks &= {what for what, growth in grown.items() if growth > GROWTH[what]}
+        if not leaks:
             _check_stored(place, run, requests.written)
-            return f"memory grew by {max(0.0, grown):.0f} MiB for 1,000 requests"
+            return " and ".join(f"{max(0.0, growth):.0f} {what}" for what, growth in sorted(grown.items()))
     raise HostsError(
-        f"{place.name}: memory grew by {grown:.0f} MiB for 1,000 requests, {ROUNDS} times, {GROWTH_MIB:.0f} MiB are "
-        "allowed: it leaks"
+        f"{place.name}: it leaks: {ROUNDS} times in succession 1,000 requests took "
+        + " and ".join(f"{grown[what]:.0f} {what}, {GROWTH[what]:.0f} are allowed" for what in sorted(leaks))
     )
 
 

@@ -28,7 +28,7 @@ from observatory.nodes import Paths
 from observatory.nodes.storage import LAME_DUCK_SECONDS, storage
 from observatory.platforms.contract import api, archive, bench, examination, life, resources
 from observatory.platforms.contract.requirements import ContractError, Findings
-from observatory.platforms.instance_process import process_of, resident_bytes
+from observatory.platforms.instance_process import process_of, usage
 from observatory.progress import silent
 from observatory.runtime import Sandbox
 from observatory.settings import LocalSettings
@@ -348,6 +348,6 @@ def test_connections_of_an_instance_and_its_children_are_counted() -> None:
 def test_an_instance_that_has_ended_is_named() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         found = psutil.Process(process.pid)
-    for read in (lambda: resources._listeners(found), lambda: process_of(None), lambda: resident_bytes(found)):
+    for read in (lambda: resources._listeners(found), lambda: process_of(None), lambda: usage(found)):
         with pytest.raises(HostsError, match="the instance under test has ended"):
             read()

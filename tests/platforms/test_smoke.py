@@ -16,14 +16,16 @@ import pytest
 
 from observatory.database.verification_rows import MARK, MarkedRows, marked_rows
 from observatory.delivery.environment import HostsError, UnjudgedError
-from observatory.platforms import live_comparison
+from observatory.platforms import live_comparison, trial_checks
+from observatory.platforms.content_checks import SINCE_SCHEMA, check_content
+from observatory.platforms.instance_process import FILES, MEMORY, usage
 from observatory.platforms.live_comparison import judged
 from observatory.platforms.marked_items import compared
 from observatory.platforms.place import Place
 from observatory.platforms.smoke import Run, exercise
 from observatory.platforms.trial_checks import (
+    check_growth,
     check_log,
-    check_memory,
     check_metrics,
     end_with_request_in_flight,
     send_burst,
@@ -144,6 +146,8 @@ def test_without_a_database_what_is_not_checked_is_named(stage: Stage) -> None:
         ("writing-with-any-scope", "with a key that may only read answered 201, expected 403"),
         ("wrong-costs", "GET /v1/costs answered"),
         ("wrong-stored-costs", "the database has costs of 3e-07 USD"),
+        ("repeated-rows", "10 of 20 reads .*: answered 200 with 10 spans more than once"),
+        ("plain-text", "POST /v1/traces answered with the content type text/plain, expected application/json"),
     ],
 )
 def test_each_kind_of_bad_version_fails_by_its_name(stage: Stage, fault: str, message: str) -> None:
@@ -233,10 +237,34 @@ def further(stage: Stage, service: Service, log: Callable[[], bytes] = bytes) ->
 
     with stage.run() as run:
         exercise(place(service), run, version=RELEASE)
+        check_content(place(service), run, version=RELEASE, schema_max=SINCE_SCHEMA)
         send_burst(place(service), run)
-        check_memory(place(service), run, lambda: psutil.Process(service.pid).memory_info().rss)
+        check_growth(place(service), run, lambda: usage(psutil.Process(service.pid)))
         end_with_request_in_flight(place(service), run, lambda: os.kill(service.pid, signal.SIGTERM), ended)
         check_log(place(service), run, log())
+
+
+def test_what_grows_in_every_round_is_a_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_checks, "_send", lambda _requests, number: number)
+    held, anywhere, run = (
+        {MEMORY: 50.0, FILES: 20.0},
+        Place(name="green", url="http://127.0.0.1:1"),
+        Run(id="r", key="k"),
+    )
+
+    def growing(memory: float, files: float) -> Callable[[], dict[str, float]]:
+        def usage_now() -> dict[str, float]:
+            held[MEMORY] += memory
+            held[FILES] += files
+            return dict(held)
+
+        return usage_now
+
+    assert check_growth(anywhere, run, growing(1, 1)) == "2 MiB of memory and 2 open files and connections"
+    with pytest.raises(HostsError, match=r"it leaks: 3 times .* took 250 open files and connections, 50 are allowed$"):
+        check_growth(anywhere, run, growing(1, 125))
+    with pytest.raises(HostsError, match=r"took 64 MiB of memory, 20 are allowed$"):
+        check_growth(anywhere, run, growing(32, 1))
 
 
 def test_a_version_that_ignores_sigterm_fails_by_its_name(stage: Stage) -> None:
@@ -263,8 +291,13 @@ def test_a_good_version_survives_a_trial(stage: Stage) -> None:
     ("fault", "message"),
     [
         ("crashing-together", "50 requests at once: .* no answer"),
-        ("leaking-memory", r"memory grew by \d\d MiB for 1,000 requests, 3 times, 20 MiB are allowed: it leaks"),
+        ("leaking-memory", r"it leaks: 3 times .* took \d\d MiB of memory, 20 are allowed"),
+        ("leaking-descriptors", r"it leaks: 3 times .* took 2\d\d open files and connections, 50 are allowed"),
         ("logging-secrets", "logs secrets: the key of the tests is in its log"),
+        ("large-batches", "a write of 1000 spans was answered 201, and the database has 100 of 1000 spans"),
+        ("stale-reads", "last sent with total_cost_usd=3e-08 .* returns 0"),
+        ("first-values", "last sent with total_cost_usd=3e-08 .* returns 0"),
+        ("rounded-costs", "last sent with total_cost_usd=3e-08 .* returns 0"),
     ],
 )
 def test_each_further_kind_fails_by_its_name(stage: Stage, fault: str, message: str) -> None:

@@ -66,6 +66,13 @@ CAUGHT_BEFORE_TRAFFIC = tuple(
         ("duplicating", "stores each span twice", False),
         ("other-trace", "another trace than was asked for", False),
         ("short-texts", "stores texts without their end", False),
+        ("large-batches", "stores the first 100 items of a larger write", False),
+        ("stale-reads", "keeps each trace as it was first read", False),
+        ("first-values", "a span that is sent again keeps its first values", False),
+        ("repeated-rows", "returns each span twice", False),
+        ("rounded-costs", "costs with six digits", False),
+        ("plain-text", "JSON as text/plain", False),
+        ("leaking-descriptors", "a file stays open for every fourth request", False),
         ("other-version", "names another version", False),
         ("redirected", "307 for every write", False),
         ("broken", "500 on one route", False),
@@ -120,6 +127,16 @@ CAUGHT_UNDER_TRAFFIC = (
     BadVersion(fault="html-late", wrong="200 with an HTML page for every read", found_by=(PROBES,)),
     BadVersion(fault="any-key-late", wrong="any key accepted, later", found_by=(PROBES,)),
     BadVersion(fault="other-trace-late", wrong="another trace than was asked for, later", found_by=(PROBES,)),
+    BadVersion(fault="stale-reads-late", wrong="keeps each trace as it was first read, later", found_by=(PROBES,)),
+    BadVersion(
+        fault="own-stale-reads-late", wrong="does not see what the other fleet adds to a trace", found_by=(PROBES,)
+    ),
+    BadVersion(
+        fault="losing-requests-late", wrong="2 % of the writes not stored", found_by=(PROBES,), strategy="blue-green"
+    ),
+    BadVersion(
+        fault="lying-metrics-late", wrong="500 for 5 % of the writes, in no metric of its own", found_by=(ERRORS,)
+    ),
     BadVersion(fault="losing-late", wrong="3 % of the rows not stored", found_by=(PROBES,), strategy="blue-green"),
     # The last one: what it does to the old fleet is in the measurements that the next deployment compares with.
     BadVersion(

@@ -14,6 +14,7 @@ from observatory.database.verification_rows import marked_rows
 from observatory.delivery.releases import Manifest
 from observatory.nodes import Paths, Unit
 from observatory.nodes.storage import release_directory, storage
+from observatory.platforms.content_checks import check_content
 from observatory.platforms.contract import api, archive, life, resources
 from observatory.platforms.contract.api import Instance
 from observatory.platforms.contract.bench import FLEET, Bench, running_bench
@@ -100,7 +101,7 @@ def _check_running(findings: Findings, made: Bench, unit: Unit, manifest: Manife
     life.check_listener(findings, unit)
     api.check_health(findings, instance)
     api.check_keys(findings, instance)
-    prompts = _smoke(findings, made, unit, manifest.version)
+    prompts = _smoke(findings, made, unit, manifest)
     resources.check_resources(findings, made, unit)
     api.check_pages(findings, instance)
     api.check_writes(findings, instance)
@@ -112,13 +113,15 @@ def _check_running(findings: Findings, made: Bench, unit: Unit, manifest: Manife
     life.check_end(findings, made, instance, unit)
 
 
-def _smoke(findings: Findings, made: Bench, unit: Unit, version: str) -> list[str]:
+def _smoke(findings: Findings, made: Bench, unit: Unit, manifest: Manifest) -> list[str]:
     """Run the tests that come before every deployment; return the prompts and keys that they sent."""
     place = Place(name="the instance", url=f"http://127.0.0.1:{next(iter(unit.ports.values()))}")
     with database.connect(made.owner, purpose="contract") as owner, marked_rows(owner) as rows:
         run = Run.with_database(rows)
         with findings.requirement("api", "the smoke suite passes, as before every deployment"):
-            exercise(place, run, version=version)
+            exercise(place, run, version=manifest.version)
+        with findings.requirement("api", "the largest write, its pages, and a trace that changes are right"):
+            check_content(place, run, version=manifest.version, schema_max=manifest.schema_max)
         with findings.requirement("api", f"{BURST} requests at once are answered"):
             send_burst(place, run)
     return [secret for _, secret in run.private]

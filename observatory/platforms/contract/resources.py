@@ -13,10 +13,10 @@ from observatory.delivery.environment import HostsError
 from observatory.nodes import Unit
 from observatory.platforms.contract.bench import Bench
 from observatory.platforms.contract.requirements import ContractError, Findings
-from observatory.platforms.instance_process import family, process_of, resident_bytes, running
+from observatory.platforms.instance_process import family, process_of, running, usage
 from observatory.platforms.place import Place
 from observatory.platforms.smoke import Run
-from observatory.platforms.trial_checks import check_memory, send_burst
+from observatory.platforms.trial_checks import check_growth, send_burst
 
 if TYPE_CHECKING:
     import psutil
@@ -47,8 +47,9 @@ def check_resources(findings: Findings, bench: Bench, unit: Unit) -> None:
                     send_burst(place, run)
             if (found := max(counts)) > most + OWN_CONNECTIONS:
                 raise ContractError(f"the program had {found} connections to the database during requests at once")
-        with findings.requirement("limits", "memory does not keep growing with the number of requests"):
-            check_memory(place, run, lambda: resident_bytes(instance()))
+        text = "memory and open files do not keep growing with the number of requests"
+        with findings.requirement("limits", text):
+            check_growth(place, run, lambda: usage(instance()))
 
 
 def _listeners(process: psutil.Process) -> set[tuple[str, int]]:

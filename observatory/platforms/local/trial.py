@@ -20,13 +20,14 @@ from observatory.delivery.environment import HostsError
 from observatory.delivery.releases import Manifest, ReleaseError, ReleaseStore, install
 from observatory.nodes import Paths, Unit
 from observatory.nodes.storage import TRIAL, TRIAL_DRAIN_SECONDS, launcher, trial, trial_directory, trial_releases
-from observatory.platforms.instance_process import process_of, resident_bytes, running
+from observatory.platforms.content_checks import check_content
+from observatory.platforms.instance_process import process_of, running, usage
 from observatory.platforms.live_comparison import UnansweredError, judged
 from observatory.platforms.place import Place
 from observatory.platforms.smoke import Run, exercise, exercise_first
 from observatory.platforms.trial_checks import (
+    check_growth,
     check_log,
-    check_memory,
     check_metrics,
     end_with_request_in_flight,
     send_burst,
@@ -148,9 +149,10 @@ class LocalTrial:
         """Exercise the instance, end it, and read what it has logged meanwhile."""
         logs, process = self._logs(), _service(self.sandbox.supervisor.status(TRIAL).pid)
         exercise(place, run, version=manifest.version)
+        check_content(place, run, version=manifest.version, schema_max=manifest.schema_max)
         check_metrics(place, manifest.metrics or ())
         send_burst(place, run)
-        check_memory(place, run, lambda: resident_bytes(process))
+        check_growth(place, run, lambda: usage(process))
         end_with_request_in_flight(place, run, lambda: _terminate(process), lambda: self._ended(process))
         check_log(place, run, self._logged_after(logs))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from . import data, process, requests
+from . import content, data, process, requests
 from .exchange import Fault
 
 FAULTS: dict[str, type[Fault]] = {
@@ -54,6 +54,17 @@ FAULTS: dict[str, type[Fault]] = {
     "rejecting-kind": data.RejectingKind,
     "short-texts": data.ShortTexts,
     "logging-secrets": data.LoggingSecrets,
+    "large-batches": content.LargeBatches,
+    "stale-reads": content.StaleReads,
+    "stale-reads-late": content.StaleReadsLate,
+    "own-stale-reads-late": content.OwnStaleReads,
+    "first-values": content.FirstValues,
+    "repeated-rows": content.RepeatedRows,
+    "rounded-costs": content.RoundedCosts,
+    "plain-text": content.PlainText,
+    "leaking-descriptors": content.LeakingDescriptors,
+    "losing-requests-late": content.LosingRequestsLate,
+    "lying-metrics-late": content.LyingMetrics,
     "exiting": process.Exiting,
     "ignoring-the-end": process.IgnoringTheEnd,
     "leaking-memory": process.LeakingMemory,
