@@ -36,7 +36,10 @@ def check_ports(ports: Mapping[str, int], *, ours: Collection[int] = ()) -> None
     taken = [f"{name}: {port} is held by {foreign[port]}" for name, port in ports.items() if port in foreign]
     if taken:
         problems = "\n".join(f"- {line}" for line in taken)
-        raise PortInUse(f"ports are in use:\n{problems}\nStop that process, or choose another port in the setting.")
+        raise PortInUse(
+            f"ports are in use:\n{problems}\nStop that process, or choose another port in the stack's file, such as "
+            "Pulumi.local.yaml: the group llm-observatory:ports, see docs/settings.md."
+        )
 
 
 def find_free_ports(count: int) -> list[int]:
