@@ -19,7 +19,7 @@ from observatory.database.connection import with_database
 from observatory.database.roles.kept_access import KeptAccess
 from observatory.interruption import handle_stop_signals
 from observatory.nodes.storage import labelled
-from observatory.operations.silences import stack_alertmanager
+from observatory.operations.stack_monitoring import stack_alertmanager
 from observatory.platforms.alertmanager import FleetSilences
 from observatory.platforms.platform import Platform
 from observatory.platforms.stack_state import declared_schema, outputs
