@@ -31,6 +31,7 @@ ROLLBACK_TIMING = {"group_wait": "0s", "group_interval": "15s", "repeat_interval
 INFO_TIMING = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "24h"}
 
 WEEKENDS, MAINTENANCE = "weekends", "maintenance"
+WEEKEND_DAYS = ("saturday", "sunday")
 WEEKDAYS = {
     "mon": "monday",
     "tue": "tuesday",
@@ -118,7 +119,7 @@ def check_receivers(receivers: Mapping[Receiver, Mapping[str, Any]]) -> None:
 
 def time_intervals(maintenance: Sequence[MaintenanceWindow]) -> list[dict[str, Any]]:
     """Return the time intervals that routes name."""
-    weekends = {"name": WEEKENDS, "time_intervals": [{"weekdays": ["saturday", "sunday"]}]}
+    weekends = {"name": WEEKENDS, "time_intervals": [{"weekdays": list(WEEKEND_DAYS)}]}
     windows = [interval for window in maintenance for interval in window.intervals()]
     return [weekends, *([{"name": MAINTENANCE, "time_intervals": windows}] if windows else [])]
 

@@ -372,7 +372,7 @@ def _latency_scenarios(operation: str, verb: str) -> tuple[Scenario, ...]:
     )
 
 
-def _latency_alert(operation: Literal["write", "query"], *, verb: str, fault: str, remedy: Step) -> Alert:
+def _latency_alert(operation: Literal["write", "query"], *, verb: str, fault: str, remedy: tuple[Step, ...]) -> Alert:
     setting = f"{operation}_latency_seconds"
     return Alert(
         name=f"Storage{operation.capitalize()}LatencyHigh",
@@ -407,7 +407,7 @@ def _latency_alert(operation: Literal["write", "query"], *, verb: str, fault: st
                 ),
             ),
             remedy=(
-                remedy,
+                *remedy,
                 Step(
                     "If a deployment has caused it: return to the previous version with `observatory rollback "
                     "--method blue-green`."
@@ -430,18 +430,18 @@ _END_BLOCKING = Step(
     ),
 )
 _CANCEL_LONG = Step(
-    "End queries of the service that have run for more than 10 s.",
+    "Cancel queries of the service that have run for more than 5 s; its own limit is 10 s.",
     (
         query(
             "SELECT pid, pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'storage-service%' "
-            "AND state = 'active' AND query_start < now() - interval '10 seconds'"
+            "AND state = 'active' AND query_start < now() - interval '5 seconds'"
         ),
     ),
 )
 WRITE_LATENCY = _latency_alert(
-    "write", verb="writes", fault="Lock a table for some seconds, again and again.", remedy=_END_BLOCKING
+    "write", verb="writes", fault="Lock a table for some seconds, again and again.", remedy=(_END_BLOCKING,)
 )
-QUERY_LATENCY = _latency_alert("query", verb="reads", fault="Scan cold chunks.", remedy=_CANCEL_LONG)
+QUERY_LATENCY = _latency_alert("query", verb="reads", fault="Scan cold chunks.", remedy=(_END_BLOCKING, _CANCEL_LONG))
 
 _BUFFER = 'storage_buffer_size{{stack="test",fleet="{}",instance="{}",table="{}"}}'
 _CAPACITY = 'storage_buffer_capacity{{stack="test",fleet="{}",instance="{}"}}'

@@ -51,6 +51,7 @@ _JOBS = (
         (query("SELECT jobid, jobname, schedule, active FROM cron.job"), logs("patroni")),
     ),
 )
+_RETENTION = "echo \"SELECT command FROM observatory.jobs WHERE name LIKE 'retention of %' \\gexec\" | observatory psql"
 _ACTIVATE = Step("Apache edition: activate the jobs of pg_cron again.", (superuser(ACTIVATE),))
 _JOB_LABELS = {"job_id": "1001", "application_name": "Compression"}
 _JOB = 'timescaledb_job_{{}}{{{{stack="test",job="collector",job_id="{}",application_name="{}",hypertable="h"}}}}'
@@ -79,7 +80,16 @@ JOB_FAILED = Alert(
         remedy=(
             Step(
                 "Remove the cause that the log names. Community edition: schedule the job again, and run it now.",
-                (query("SELECT alter_job({job_id}, scheduled => true, next_start => now())"),),
+                (
+                    query(
+                        "SELECT alter_job(job_id, scheduled => true, next_start => now()) FROM "
+                        "timescaledb_information.jobs WHERE job_id = {job_id} AND job_id >= 1000"
+                    ),
+                ),
+            ),
+            Step(
+                "Apache edition: pg_cron runs the job by its schedule. The alert ends a period and a minute after the "
+                "last failure."
             ),
             Step(
                 "If all jobs are late: `timescaledb.max_background_workers` is too low, or the scheduler has "
@@ -141,6 +151,7 @@ COMPRESSION_BACKLOG = Alert(
                 ),
             ),
             _ACTIVATE,
+            Step("They run once an hour. This runs them now:", (_RETENTION,)),
             Step(
                 "If it runs and does not finish: check whether StorageLongTransaction or StorageLockWaits "
                 "fires. Its locks are then not granted."

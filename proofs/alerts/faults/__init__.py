@@ -5,24 +5,31 @@ from __future__ import annotations
 from proofs.alerts.faults.availability import AVAILABILITY
 from proofs.alerts.faults.backups import BACKUPS
 from proofs.alerts.faults.database import CPU, DATABASE
+from proofs.alerts.faults.disk_io import DISK_IO
 from proofs.alerts.faults.platform import PLATFORM
 from proofs.alerts.faults.resources import RESOURCES
 from proofs.alerts.faults.sessions import SESSIONS
 from proofs.alerts.faults.writes import WRITES
 from proofs.alerts.round import Fault
 
-# Error budgets come first: their windows reach over the failed writes of other faults. The pressure on the CPU comes
-# last: the other stacks of the proof make it as well.
-FAULTS: tuple[Fault, ...] = (*WRITES, *AVAILABILITY, *SESSIONS, *DATABASE, *RESOURCES, *BACKUPS, *PLATFORM, *CPU)
+# Error budgets come first: their windows reach over the failed writes of other faults. The pressure on CPU and disk
+# comes last: the other stacks of the proof make it as well.
+FAULTS: tuple[Fault, ...] = (
+    *WRITES,
+    *AVAILABILITY,
+    *SESSIONS,
+    *DATABASE,
+    *RESOURCES,
+    *BACKUPS,
+    *PLATFORM,
+    *CPU,
+    *DISK_IO,
+)
 THREE_NODES = "needs a replica: a stack has one database node; its rule is tested"
-APACHE = "its commands are of the community edition, and the stack of the proof has the Apache edition"
 UNPROVEN = {
     "StoragePrimaryCountWrong": THREE_NODES,
     "StorageReplicaDisconnected": THREE_NODES,
     "StorageReplicationLagHigh": THREE_NODES,
-    "StorageIoStall": "all tasks of the machine would have to wait for its disk; its rule is tested",
-    "StorageJobFailed": APACHE,
-    "StorageCompressionBacklog": APACHE,
     "InfoInhibitor": "has no receiver: it only holds other alerts back; its rule is tested",
     "Watchdog": "always fires; what pages when it stops is tested in tests/nodes/test_alert_receiver.py",
 }

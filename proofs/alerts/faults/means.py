@@ -7,9 +7,12 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from observatory.errors import ObservatoryError
 from proofs.alerts.monitored import Monitored
+from proofs.alerts.round import PATIENCE_S
+from tests.support.waiting import until
 
 HOST_PROCESSES = ("watcher", "guard", "scheduler")  # each restarts the others
 PAUSE_S = 0.05
@@ -55,3 +58,21 @@ def repeated(act: Callable[[], object]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def fires(stack: Monitored, alert: str) -> None:
+    """Wait until an alert fires."""
+    stack.wait_for(lambda: alert in stack.firing(), f"{alert} to fire", timeout_s=PATIENCE_S)
+
+
+@contextlib.contextmanager
+def control_group(controller: str, name: str) -> Iterator[Path]:
+    """Yield a new control group of a controller of version 1, or of version 2 if the machine has no such hierarchy."""
+    root = Path("/sys/fs/cgroup", controller)
+    group = (root if root.is_dir() else root.parent) / name
+    group.mkdir()
+    try:
+        yield group
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text(), f"the processes of {group} to end")
+        group.rmdir()

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import redis
 
-from proofs.alerts.faults.means import repeated, stopped
+from proofs.alerts.faults.means import control_group, fires, repeated, stopped
+from proofs.alerts.faults.sessions import wrong_passwords
 from proofs.alerts.history import backfill
 from proofs.alerts.monitored import INTERVAL_S, SCOPE, Monitored
 from proofs.alerts.round import Fault
@@ -20,7 +20,7 @@ from tests.support.small_disk import fill, total
 
 CRITICAL_LEFT, WARNING_LEFT, TREND_LEFT = 0.1, 0.25, 0.35  # of the disk
 HISTORY_S = 6 * 3600.0
-GROUP_BYTES = 64 * 2**20
+GROUP_BYTES, MEMORY_LIMITS = 64 * 2**20, ("memory.limit_in_bytes", "memory.max")  # of control groups 1 and 2
 EATER = f"bytearray({4 * GROUP_BYTES})"
 VALUE = b"x" * 2**20
 
@@ -63,24 +63,11 @@ def disk_filling_for_hours(stack: Monitored) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _small_group(name: str) -> Iterator[Path]:
-    """Yield a control group with a limit of memory, of the version that the machine has."""
-    root, limit = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
-    if not root.is_dir():
-        root, limit = Path("/sys/fs/cgroup"), "memory.max"
-    group = root / name
-    group.mkdir()
-    try:
-        (group / limit).write_text(str(GROUP_BYTES))
-        yield group
-    finally:
-        group.rmdir()
-
-
-@contextlib.contextmanager
 def process_killed_for_memory(stack: Monitored) -> Iterator[None]:
     """Let the kernel kill a process that needs more memory than its control group has."""
-    with _small_group(f"observatory-proof-{stack.ports['postgres']}") as group:
+    with control_group("memory", f"observatory-proof-{stack.ports['postgres']}") as group:
+        limit = next(group / name for name in MEMORY_LIMITS if (group / name).exists())
+        limit.write_text(str(GROUP_BYTES))
         enter = f"echo $$ > {group}/cgroup.procs && exec {sys.executable} -c '{EATER}'"
         done = subprocess.run(["sh", "-c", enter], check=False)
         if done.returncode == 0:
@@ -89,12 +76,27 @@ def process_killed_for_memory(stack: Monitored) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def cache_full(stack: Monitored) -> Iterator[None]:
-    """Fill the cache with keys that nothing reads, until it removes others."""
+def _cache(stack: Monitored) -> Iterator[redis.Redis]:
     lines = (stack.checkout.home / "etc/valkey/password.conf").read_text().splitlines()
     password = next(line.split()[1] for line in lines if line.startswith("requirepass"))
-    cache = redis.Redis(port=stack.ports["valkey"], password=password)
-    with contextlib.closing(cache), repeated(lambda: cache.set(os.urandom(8), VALUE)):
+    with contextlib.closing(redis.Redis(port=stack.ports["valkey"], password=password)) as cache:
+        yield cache
+
+
+@contextlib.contextmanager
+def cache_full(stack: Monitored) -> Iterator[None]:
+    """Fill the cache with keys that nothing reads, until it removes others."""
+    with _cache(stack) as cache, repeated(lambda: cache.set(os.urandom(8), VALUE)):
+        yield
+
+
+@contextlib.contextmanager
+def random_keys_read(stack: Monitored) -> Iterator[None]:
+    """Read keys that the cache does not have until the alert fires, while a warning fires: alone it is not sent."""
+    with wrong_passwords(stack), _cache(stack) as cache:
+        fires(stack, "StorageAuthFailures")
+        with repeated(lambda: cache.get(os.urandom(8))):
+            fires(stack, "StorageCacheHitRateLow")
         yield
 
 
@@ -114,4 +116,9 @@ RESOURCES = (
     ),
     Fault(alert="StorageCacheDown", what="the cache is stopped", inject=stopped("valkey")),
     Fault(alert="StorageCacheMemoryHigh", what="a client fills the cache", inject=cache_full, ended_by_hand=True),
+    Fault(
+        alert="StorageCacheHitRateLow",
+        what="a client reads random keys until the alert fires, while logins fail",
+        inject=random_keys_read,
+    ),
 )

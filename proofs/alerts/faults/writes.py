@@ -1,4 +1,4 @@
-"""Faults of writes, under the load of users."""
+"""Faults of writes and reads, under the load of users."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import psycopg
@@ -16,8 +16,9 @@ from proofs.alerts.monitored import Monitored
 from proofs.alerts.round import Fault
 from tests.support.delivery import line
 
-HELD_S, FREE_S = 2.0, 0.2  # of a lock
+HELD_S, FREE_S = 2.0, 0.05  # of a lock
 ONE_IN = 100  # writes of logs among those of traces
+Act = Callable[[Monitored, httpx.Client], object]
 
 
 @contextlib.contextmanager
@@ -54,26 +55,35 @@ def one_in_hundred_fails(stack: Monitored) -> Iterator[None]:
             yield
 
 
-@contextlib.contextmanager
-def locked_again_and_again(stack: Monitored) -> Iterator[None]:
-    """Lock the table of the traces for most of the time, under the load of users."""
-    ended = threading.Event()
+def locked_again_and_again(mode: str, act: Act) -> Callable[[Monitored], contextlib.AbstractContextManager[None]]:
+    """Return a fault that locks the table of the traces for most of the time, under the load of users."""
 
-    def lock() -> None:
-        with contextlib.suppress(psycopg.Error), psycopg.connect(stack.user) as session:
-            while not ended.wait(FREE_S):
-                session.execute("LOCK TABLE llm_traces IN SHARE MODE")
-                time.sleep(HELD_S)
-                session.commit()
+    @contextlib.contextmanager
+    def fault(stack: Monitored) -> Iterator[None]:
+        ended = threading.Event()
 
-    thread = threading.Thread(target=lock)
-    thread.start()
-    try:
-        with stack.service() as client, repeated(lambda: stack.write_trace(client)):
-            yield
-    finally:
-        ended.set()
-        thread.join()
+        def lock() -> None:
+            with contextlib.suppress(psycopg.Error), psycopg.connect(stack.user) as session:
+                while not ended.wait(FREE_S):
+                    session.execute(f"LOCK TABLE llm_traces IN {mode} MODE".encode())
+                    time.sleep(HELD_S)
+                    session.commit()
+
+        thread = threading.Thread(target=lock)
+        thread.start()
+        try:
+            with stack.service() as client, repeated(lambda: act(stack, client)):
+                yield
+        finally:
+            ended.set()
+            thread.join()
+
+    return fault
+
+
+def _read(_stack: Monitored, client: httpx.Client) -> None:
+    with contextlib.suppress(httpx.HTTPError):
+        client.get("/v1/traces", params={"limit": 1})
 
 
 WRITES = (
@@ -92,7 +102,12 @@ WRITES = (
     Fault(
         alert="StorageWriteLatencyHigh",
         what="a session locks the table of the traces for 2 s, again and again",
-        inject=locked_again_and_again,
+        inject=locked_again_and_again("SHARE", Monitored.write_trace),
+    ),
+    Fault(
+        alert="StorageQueryLatencyHigh",
+        what="a session locks the table of the traces against reads for 2 s, again and again",
+        inject=locked_again_and_again("ACCESS EXCLUSIVE", _read),
     ),
     Fault(
         alert="StorageWriteBacklog",
