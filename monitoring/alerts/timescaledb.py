@@ -51,7 +51,11 @@ _JOBS = (
         (query("SELECT jobid, jobname, schedule, active FROM cron.job"), logs("patroni")),
     ),
 )
-_RETENTION = "echo \"SELECT command FROM observatory.jobs WHERE name LIKE 'retention of %' \\gexec\" | observatory psql"
+# As superuser: only the schema's owner may drop chunks.
+_RETENTION = (
+    "observatory exec postgres-exporter -- sh -c 'echo \"SELECT command FROM observatory.jobs WHERE name LIKE "
+    '\\$\\$retention of %\\$\\$ \\\\gexec" | psql "$DATA_SOURCE_NAME user=postgres application_name=psql"\''
+)
 _ACTIVATE = Step("Apache edition: activate the jobs of pg_cron again.", (superuser(ACTIVATE),))
 _JOB_LABELS = {"job_id": "1001", "application_name": "Compression"}
 _JOB = 'timescaledb_job_{{}}{{{{stack="test",job="collector",job_id="{}",application_name="{}",hypertable="h"}}}}'
