@@ -12,6 +12,7 @@ from proofs import (
     delivery,
     flashback,
     flipped_bytes,
+    killed_restores,
     migrations,
     mutants,
     neighbours,
@@ -44,6 +45,7 @@ PROOFS: dict[str, Callable[[int, int], Outcome]] = {
 # These take hours, so that each finished case is kept.
 RESUMABLE: dict[str, Callable[[int, int, Kept], Outcome]] = {
     "alerts": alerts.prove,
+    "killed-restores": killed_restores.prove,
     "sequences": sequences.prove,
     "versions": versions.prove,
     "ways-out": ways_out.prove,

@@ -9,7 +9,7 @@ from pathlib import Path
 from observatory.backups.restore_lock import restore_lock
 from observatory.files.atomic import remove
 from observatory.nodes import Paths
-from observatory.operations.database_exchange import COMMAND, continue_interrupted, records_of
+from observatory.operations.database_exchange import COMMAND, continue_interrupted, end_agreed, records_of
 from observatory.operations.delivery_journal import record_event
 from observatory.operations.stack_outputs import required_outputs
 from observatory.platforms import open_platform
@@ -71,6 +71,7 @@ def discard_set_aside(workspace: Workspace, *, report: Reporter = silent) -> lis
     check_supported(platform, COMMAND)
     with restore_lock(workspace.sandbox, "backup discard"):
         continue_interrupted(platform, report)
+        end_agreed(platform)
         found = list_set_aside(workspace)
         records = records_of(workspace)
         for record in records.all():

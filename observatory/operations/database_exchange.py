@@ -1,6 +1,7 @@
 """The exchange of a stack's database as an operation: its locks, its continuation after a kill, and the agreement.
 
-Owns what `up` and a rollback of the database share. `observatory.backups.rollback` owns the steps.
+Owns what `up` and a rollback of the database share. `observatory.backups.rollback` owns the steps. An exchange that is
+agreed on ends only when the stack is up again, so that a command which is killed before continues the same rollback.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from observatory.database.connection import with_database
 from observatory.database.roles.kept_access import KeptAccess
 from observatory.interruption import handle_stop_signals
 from observatory.nodes.storage import labelled
+from observatory.operations.delivery_journal import record_event
 from observatory.operations.stack_monitoring import stack_alertmanager
 from observatory.platforms.alertmanager import FleetSilences
 from observatory.platforms.platform import Platform
@@ -51,17 +53,19 @@ def swap_of(platform: Platform) -> Swap:
 
 
 def finish_interrupted(platform: Platform, report: Reporter) -> RollbackRecord | None:
-    """Finish the rollback of a killed command, or give it up if the live data is still in its place.
+    """Finish the exchange of a killed command, or give it up if the live data is still in its place.
 
     Returns:
-        The record that was finished, None where there is none; its rollout document is agreed on.
+        The record that was finished, None where there is none; its rollout document is agreed on, and `end_agreed` ends
+        it when the stack is up.
 
     Raises:
         RestoreRunningError: the command still runs.
         DatabaseRollbackError: a step failed.
     """
     records = records_of(platform.workspace)
-    if records.unfinished() is None and not records.left_over():
+    unfinished = records.unfinished()
+    if (unfinished is None or unfinished.phase is Phase.UP) and not records.left_over():
         return None
     with restore_lock(platform.workspace.sandbox, COMMAND):
         return continue_interrupted(platform, report)
@@ -78,6 +82,8 @@ def continue_interrupted(platform: Platform, report: Reporter) -> RollbackRecord
         with task(report, f"give up the interrupted {record.kind} of the database {record.id}"):
             swap.abandon(record)
         return None
+    if record.phase is Phase.UP:
+        return record
     with (
         _uninterrupted(report),
         task(report, f"finish the interrupted {record.kind} of the database {record.id}"),
@@ -90,11 +96,11 @@ def continue_interrupted(platform: Platform, report: Reporter) -> RollbackRecord
 def explained_interruption(workspace: Workspace) -> Iterator[None]:
     """Add to a KeyboardInterrupt of the block a note that says whether the database was exchanged."""
     records = records_of(workspace)
-    before = {each.id for each in records.all() if each.finished}
+    before = {each.id for each in records.all() if each.exchanged}
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        done = next((each for each in records.all() if each.finished and each.id not in before), None)
+        done = next((each for each in records.all() if each.exchanged and each.id not in before), None)
         interrupt.add_note(
             f"the {done.kind} of the database {done.id} is done, and `observatory up` brings the rest of the stack up"
             if done
@@ -117,7 +123,7 @@ def exchange(platform: Platform, record: RollbackRecord, access: KeptAccess, rep
 
 
 def agree(platform: Platform, swap: Swap, record: RollbackRecord) -> RollbackRecord:
-    """Have the rollout document agree with the schema of the database, and end the rollback.
+    """Have the rollout document agree with the schema of the database.
 
     Fleets without traffic whose version does not fit the schema are stopped, as after a rollback of a deployment.
     """
@@ -133,7 +139,28 @@ def agree(platform: Platform, swap: Swap, record: RollbackRecord) -> RollbackRec
                 changed = changed.with_fleet(fleet, stopped=stopped)
         if changed != document:
             store.compare_and_set(document, changed)
-    return swap.end(record)
+    return swap.records.write(record.changed(phase=Phase.UP))
+
+
+def end_agreed(platform: Platform) -> None:
+    """End the rollback whose stack is up again, if there is one; it is in the journal first."""
+    records = records_of(platform.workspace)
+    record = records.unfinished()
+    if record is None or record.phase is not Phase.UP:
+        return
+    lost = {"transactions": record.lost_transactions, "rows": record.lost_rows}
+    record_event(
+        platform.workspace,
+        "database-rollback-undone" if record.kind == "undo" else "database-rolled-back",
+        rollback=record.id,
+        target=record.target,
+        source=record.source,
+        schema_before=record.schema_before,
+        schema_after=record.schema_after,
+        lost=None if record.lost_rows is None else lost,
+        reason=record.reason,
+    )
+    records.end(record)
 
 
 def _complete(platform: Platform, swap: Swap) -> None:

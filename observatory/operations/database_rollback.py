@@ -19,7 +19,7 @@ from observatory.backups.restore_lock import restore_lock
 from observatory.backups.restored import RestoredInstance, restored_instance
 from observatory.backups.rollback.errors import RollbackRefusedError
 from observatory.backups.rollback.loss import Loss, compare
-from observatory.backups.rollback.record import RollbackRecord, RollbackRecords
+from observatory.backups.rollback.record import Phase, RollbackRecord, RollbackRecords
 from observatory.backups.rollback.swap import LIVE, Swap
 from observatory.backups.rollback.timelines import DataDirectory
 from observatory.backups.scratch import scratch_directory
@@ -29,6 +29,7 @@ from observatory.documents.rollout import RolloutDocument
 from observatory.operations.database_exchange import (
     COMMAND,
     continue_interrupted,
+    end_agreed,
     exchange,
     explained_interruption,
     records_of,
@@ -36,7 +37,6 @@ from observatory.operations.database_exchange import (
 )
 from observatory.operations.database_rollback_fit import SchemaChange, applied_migrations, schema_change
 from observatory.operations.database_rollback_sources import check_dump, fill_from_dump, promote
-from observatory.operations.delivery_journal import record_event
 from observatory.operations.deployment_lock import GONE_SECONDS, deployment_lock, no_migration_under_way
 from observatory.operations.stack_outputs import required_outputs
 from observatory.operations.stack_up import up
@@ -133,6 +133,7 @@ def roll_back_database(
         target = target.absolute() if isinstance(target, Path) else target
         if (finished := stack.continued) and finished.kind == "rollback" and finished.target == str(target):
             return stack.agreed(finished, choice)
+        end_agreed(stack.platform)
         with stack.undisturbed():
             with stack.restored(target) as restored:
                 confirm(restored.plan)
@@ -176,6 +177,7 @@ def undo_database_rollback(
     with explained_interruption(workspace), _begun(workspace, report) as stack:
         if (finished := stack.continued) and finished.kind == "undo":
             return stack.agreed(finished, choice)
+        end_agreed(stack.platform)
         last = _last(stack.swap.records)
         with stack.undisturbed():
             confirm(last)
@@ -222,6 +224,8 @@ class _Restored:
             schema_target=schema.target,
             former_target=self.stack.document.schema_target,
             stopped=schema.stopped,
+            lost_transactions=plan.loss.transactions,
+            lost_rows=plan.loss.rows,
         )
         swap.take_in(self.instance.directory.host / LIVE, record)
         return record
@@ -311,22 +315,10 @@ class _Stack:
     def agreed(
         self, record: RollbackRecord, choice: EngineChoice, plan: DatabaseRollbackPlan | None = None
     ) -> DatabaseRollback:
-        """Bring the stack up as the rollout document says, and record the rollback."""
-        workspace = self.platform.workspace
-        up(workspace, choice=choice, report=self.report)
-        event = "database-rollback-undone" if record.kind == "undo" else "database-rolled-back"
-        record_event(
-            workspace,
-            event,
-            rollback=record.id,
-            target=record.target,
-            source=record.source,
-            schema_before=record.schema_before,
-            schema_after=record.schema_after,
-            lost=plan and {"transactions": plan.loss.transactions, "rows": plan.loss.rows},
-            reason=record.reason,
-        )
-        return DatabaseRollback(record=record, rollout=self.document, plan=plan)
+        """Bring the stack up as the rollout document says, and end the rollback."""
+        up(self.platform.workspace, choice=choice, report=self.report)
+        end_agreed(self.platform)
+        return DatabaseRollback(record=record.changed(phase=Phase.DONE), rollout=self.document, plan=plan)
 
     def _refuse_unfinished(self) -> None:
         if unfinished := self.document.unfinished:

@@ -159,7 +159,8 @@ def _check_empty(workspace: Workspace) -> None:
     if state or workspace.discarded or (workspace.home.exists() and any(workspace.home.iterdir())):
         raise NotEmptyError(
             f"this checkout has a stack {workspace.stack}, and a recovery replaces none",
-            remedy="Recover in a checkout without a stack. Or remove the stack with its data: `observatory down`.",
+            remedy="If a recovery has made it, `observatory up` starts it. Otherwise recover in a checkout without a "
+            "stack, or remove the stack with its data: `observatory down`.",
         )
 
 

@@ -10,7 +10,7 @@ from observatory.engines import embedded as engine
 from observatory.engines.cli import automation
 from observatory.engines.embedded import Result
 from observatory.engines.providers.plugin import missing_plugins
-from observatory.operations.database_exchange import finish_interrupted
+from observatory.operations.database_exchange import end_agreed, finish_interrupted
 from observatory.operations.demonstration import Demonstration, demonstrate
 from observatory.operations.deployment_lock import no_deployment_under_way
 from observatory.operations.engine_progress import report_steps
@@ -90,12 +90,16 @@ def _nothing_to_change(platform: Platform, chosen: EngineName, held: LockHeldErr
 
 
 def _up(platform: Platform, chosen: EngineName, report: Reporter) -> Result:
-    if not platform.unsupported("rollback --method database"):
+    rolls_back = not platform.unsupported("rollback --method database")
+    if rolls_back:
         finish_interrupted(platform, report)
     platform.before_up(report)
     with report_steps(report, "up") as on_event:
         automation.end_killed_run(engine_options(platform), on_event)
-        return engine_of(chosen).up(engine_options(platform), on_event=on_event)
+        result = engine_of(chosen).up(engine_options(platform), on_event=on_event)
+    if rolls_back:
+        end_agreed(platform)
+    return result
 
 
 def _report_in_tree_providers(report: Reporter) -> None:

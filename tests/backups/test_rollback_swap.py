@@ -22,7 +22,7 @@ from observatory.runtime import Sandbox
 from observatory.settings import LocalSettings
 
 ACCESS = KeptAccess(roles=[], memberships=[], privileges=[], keys=[])
-PHASES = [phase for phase in Phase if phase is not Phase.DONE]
+PHASES = [phase for phase in Phase if phase not in {Phase.UP, Phase.DONE}]
 Kind = Literal["rollback", "undo"]
 
 
@@ -145,7 +145,7 @@ def test_a_kill_before_any_step_loses_nothing_and_the_next_command_settles_it(
         assert swap.records.all() == []
         assert record.incoming not in machine.contents() or kind == "undo"
     else:
-        swap.end(swap.finish(found))
+        swap.records.end(swap.finish(found))
         assert machine.contents() == {"postgres": "other", record.outgoing: "live"}
         assert swap.records.unfinished() is None
         assert machine.applied == [ACCESS]
@@ -164,7 +164,7 @@ def test_a_kill_after_a_rename_and_before_its_record_is_finished_too(
     swap = swap_of(machine)
     swap.records.write(record.changed(phase=phase))  # the rename is done, the record does not have it
 
-    swap.end(swap.finish(record.changed(phase=phase)))
+    swap.records.end(swap.finish(record.changed(phase=phase)))
 
     assert machine.contents() == {"postgres": "other", record.outgoing: "live"}
 
@@ -214,7 +214,7 @@ def test_an_undo_marks_its_rollback_and_only_the_newest_one_can_be_undone(machin
     swap.records.write(second)
     assert swap.records.last() == second
 
-    swap.end(record_of("undo", target=second.id, phase=Phase.AGREE))
+    swap.records.end(record_of("undo", target=second.id, phase=Phase.AGREE))
 
     assert swap.records.last() == first
     swap.records.write(first.changed(discarded=True))

@@ -32,6 +32,7 @@ def record(number: int, phase: Phase) -> RollbackRecord:
     ("written", "expected"),
     [
         (None, "the database was not changed"),
+        (Phase.UP, "the rollback of the database 20261129-010202-ab12 is done, and `observatory up`"),
         (Phase.DONE, "the rollback of the database 20261129-010202-ab12 is done, and `observatory up`"),
     ],
 )

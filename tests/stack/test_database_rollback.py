@@ -115,6 +115,7 @@ def _killed(stack: Checkout) -> None:
     assert ids(stack) == ["rollback-after", "rollback-before", "rollback-late"]
 
     kill(stack, Phase.PROMOTE, *DATABASE, "--undo")
+    kill(stack, Phase.UP, *DATABASE, "--undo")
     stack.run(*DATABASE, "--undo")
     assert len(ids(stack)) == 4
     stack.run("backup", "verify")

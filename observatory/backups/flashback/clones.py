@@ -165,7 +165,9 @@ def close_all(sandbox: Sandbox) -> list[str]:
     directories = _directories(sandbox)
     for each in directories:
         _close(each)
-    return [*(each.name for each in directories), *remove_abandoned(sandbox)]
+    gone = remove_abandoned(sandbox)
+    _remove_aliases()
+    return [*(each.name for each in directories), *gone]
 
 
 def size_of(sandbox: Sandbox, clone: Clone) -> int:

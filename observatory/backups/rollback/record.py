@@ -35,6 +35,7 @@ class Phase(StrEnum):
     START = "start the database"
     ACCESS = "restore roles, passwords and API keys"
     AGREE = "agree on the schema"
+    UP = "bring the stack up"
     DONE = "done"
 
 
@@ -58,6 +59,8 @@ class RollbackRecord(BaseModel):
         schema_target: of the rollout document from now on.
         former_target: of the rollout document before.
         stopped: fleets whose version does not fit the schema that comes in; an undo starts them again.
+        lost_transactions: that only the live data had; None where that is not known, as of an undo.
+        lost_rows: likewise.
         undone: whether an undo has brought the earlier data back.
         discarded: whether the data that was set aside was removed.
     """
@@ -79,6 +82,8 @@ class RollbackRecord(BaseModel):
     schema_target: int | None = None
     former_target: int | None = None
     stopped: tuple[FleetName, ...] = ()
+    lost_transactions: int | None = None
+    lost_rows: int | None = None
     undone: bool = False
     discarded: bool = False
 
@@ -91,6 +96,11 @@ class RollbackRecord(BaseModel):
     def finished(self) -> bool:
         """Whether every step is done."""
         return self.phase is Phase.DONE
+
+    @property
+    def exchanged(self) -> bool:
+        """Whether the data is exchanged and agreed on; at most the stack is to be brought up."""
+        return self.phase in {Phase.UP, Phase.DONE}
 
     @property
     def incoming(self) -> str:
@@ -145,6 +155,13 @@ class RollbackRecords:
         self.directory.mkdir(mode=0o700, exist_ok=True)
         write_file(self.directory / f"{record.id}.json", record.model_dump_json(indent=2), essential=True)
         return record
+
+    def end(self, record: RollbackRecord) -> RollbackRecord:
+        """Record that a rollback is done, and of an undo that its rollback is undone."""
+        for each in self.all():
+            if record.kind == "undo" and each.id == record.target:
+                self.write(each.changed(undone=True))
+        return self.write(record.changed(phase=Phase.DONE))
 
     def remove(self, record: RollbackRecord) -> None:
         """Remove the record of a rollback that changed nothing."""

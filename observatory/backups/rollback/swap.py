@@ -106,13 +106,6 @@ class Swap:
         self._access_file(record).unlink(missing_ok=True)
         self.records.remove(record)
 
-    def end(self, record: RollbackRecord) -> RollbackRecord:
-        """Record that the rollback is done."""
-        for each in self.records.all():
-            if record.kind == "undo" and each.id == record.target:
-                self.records.write(each.changed(undone=True))
-        return self.records.write(record.changed(phase=Phase.DONE))
-
     def _stop(self, record: RollbackRecord) -> None:
         """Let running transactions end, keep clients waiting, and shut the database down."""
         pause(self.sandbox.run, Paths(), self.settings.ports.pgbouncer)
