@@ -7,18 +7,14 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 
+import yaml
+
 from proofs.alerts.faults.means import kill_host_processes, stopped
 from proofs.alerts.monitored import Monitored
 from proofs.alerts.round import Fault
 
 RENEWAL = "AUTHORITY_DAYS, CERTIFICATE_DAYS, RENEW_DAYS = 3650, {days}, {renew}"
-AMBIGUOUS = """
-groups:
-  - name: ambiguous
-    rules:
-      - record: ambiguous
-        expr: up * on (stack) up
-"""
+AMBIGUOUS = {"name": "ambiguous", "rules": [{"record": "ambiguous", "expr": "up * on (stack) up"}]}
 
 
 @contextlib.contextmanager
@@ -47,6 +43,11 @@ def rules_replaced(change: Callable[[str], str]) -> Callable[[Monitored], contex
         yield
 
     return fault
+
+
+def _with_ambiguous_rule(rules: str) -> str:
+    document = yaml.safe_load(rules)
+    return str(yaml.safe_dump({"groups": [*document["groups"], AMBIGUOUS]}))
 
 
 @contextlib.contextmanager
@@ -107,7 +108,7 @@ PLATFORM = (
     Fault(
         alert="StorageRuleEvaluationFailing",
         what="a rule matches many series to many",
-        inject=rules_replaced(lambda rules: rules + AMBIGUOUS.partition("groups:\n")[2]),
+        inject=rules_replaced(_with_ambiguous_rule),
     ),
     Fault(
         alert="StorageConfigReloadFailed",
