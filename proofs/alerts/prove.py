@@ -39,7 +39,7 @@ COLUMNS = (
     "scaled",
 )
 DISK = "2500m"  # of the stack alone, so that a fault can fill it
-STACKS = 6  # at once: a round waits far more than it works
+STACKS = 4  # at once: a round waits far more than it works
 POLL_S = 5.0
 
 
