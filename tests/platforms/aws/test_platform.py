@@ -168,7 +168,7 @@ def test_a_missing_release_is_reported_before_any_machine_is_created(
     workspace = Workspace(root=tmp_path, stack="staging")
     for file in (WORKSPACE.config_file, WORKSPACE.root / "Pulumi.yaml"):
         shutil.copy(file, tmp_path)
-    with pytest.raises(ReleaseError, match=r"release v0\.1\.0 is not in s3://.* add it first"):
+    with pytest.raises(ReleaseError, match=r"release v0\.2\.0 is not in s3://.* add it first"):
         operations.bootstrap(workspace)
     manifest = Manifest(name="storage-service", version="v0.1.0", sha256=OLD, schema_min=3, schema_max=6)
     s3.put_object(Bucket=settings.release_bucket, Key="v0.1.0.json", Body=manifest.model_dump_json().encode())
