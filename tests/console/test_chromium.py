@@ -192,7 +192,7 @@ def test_charts_are_drawn_and_no_page_is_wider_than_a_phone(browser: str, hostil
             )
             assert await page.evaluate(right) <= width - 16, width
             here = "document.querySelector('.side nav [aria-current]').getBoundingClientRect().right"
-            assert await page.evaluate(here) <= width
+            assert await page.evaluate(here) < width + 1  # of which a browser shows parts
         ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert ground == "rgb(18, 20, 22)"
 
