@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import psutil
+
 from observatory.backups.rollback.errors import DatabaseRollbackError
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import BIN
@@ -23,6 +25,7 @@ from observatory.runtime.sandbox import ENVIRONMENT
 from observatory.waiting import wait_until
 
 HELD = "1\t0/0\theld by a rollback of the database\n"  # a timeline's history has this form
+END_SECONDS = 60.0  # of a killed server; afterwards PostgreSQL itself judges
 PROMOTION_SECONDS = 300.0  # for the WAL since the last checkpoint, if the server was not shut down
 PORT = "5432"  # of a socket in the data directory
 LOG = "/srv/log/rollback.log"
@@ -181,6 +184,7 @@ class DataDirectory:
 
     def _run_until_promoted(self) -> None:
         """Run PostgreSQL without a network until it is promoted, and shut it down; an exception kills it."""
+        wait_until(self._is_at_rest, END_SECONDS, interval_s=0.1)
         socket = ("-h", self.inside, "-p", PORT, "-U", "postgres", "-d", "postgres")
         query = (f"{BIN}/psql", "-XAt", *socket, "-c", "SELECT pg_is_in_recovery()")
         stop = (f"{BIN}/pg_ctl", "-D", self.inside, "-m", "fast", "-w", "stop")
@@ -194,6 +198,14 @@ class DataDirectory:
                     f"PostgreSQL on {self.sandbox.host_path(self.inside)} was not promoted",
                     remedy=f"See {self.sandbox.host_path(LOG)}.",
                 )
+
+    def _is_at_rest(self) -> bool:
+        """Return whether no server runs on the directory; one that was killed needs a moment to end."""
+        try:
+            server = int(self.sandbox.host_path(f"{self.inside}/postmaster.pid").read_text(encoding="utf-8").split()[0])
+        except (FileNotFoundError, ValueError, IndexError):
+            return True
+        return not psutil.pid_exists(server)
 
     def _prints(self, argv: tuple[str, ...], line: str) -> bool:
         return self.sandbox.run(argv, check=False).stdout.strip() == line
