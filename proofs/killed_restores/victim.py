@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ EMBEDDED = ("--engine", "embedded")
 UP = ("up", *EMBEDDED)
 QUIET_S = 60.0  # how long what a killed command had begun may take to end
 WELL_S = 300.0
+RESIDENT = re.compile(r"observatory( scheduler|\.scheduling\.|\.console)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +120,10 @@ def wait_for_end(checkout: Checkout) -> bool:
 
 
 def strangers(checkout: Checkout) -> list[int]:
-    """Return the processes of a checkout that are no daemon of its stack."""
+    """Return the processes of a checkout that are no daemon of its stack, and none of the host that lives as long."""
     sandbox = Sandbox(checkout.home, Path(checkout.environment["OBSERVATORY_ROOTFS"]))
     found = checkout.processes() - set(sandbox.members())
-    return sorted(pid for pid in found if "observatory scheduler" not in _command(pid))
+    return sorted(pid for pid in found if not RESIDENT.search(_command(pid)))
 
 
 def _files_left(checkout: Checkout) -> list[str]:
