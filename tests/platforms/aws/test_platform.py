@@ -170,8 +170,8 @@ def test_a_missing_release_is_reported_before_any_machine_is_created(
         shutil.copy(file, tmp_path)
     with pytest.raises(ReleaseError, match=r"release v0\.2\.0 is not in s3://.* add it first"):
         operations.bootstrap(workspace)
-    manifest = Manifest(name="storage-service", version="v0.1.0", sha256=OLD, schema_min=3, schema_max=6)
-    s3.put_object(Bucket=settings.release_bucket, Key="v0.1.0.json", Body=manifest.model_dump_json().encode())
+    manifest = Manifest(name="storage-service", version="v0.2.0", sha256=OLD, schema_min=3, schema_max=6)
+    s3.put_object(Bucket=settings.release_bucket, Key="v0.2.0.json", Body=manifest.model_dump_json().encode())
     with pytest.raises(ReleaseError, match=f"the stored release has {OLD}"):
         operations.bootstrap(workspace)
     assert {path.name for path in tmp_path.iterdir()} == {"Pulumi.staging.yaml", "Pulumi.yaml"}
