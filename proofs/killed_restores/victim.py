@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +20,7 @@ from observatory.waiting import wait_until
 from observatory.workspace import Workspace
 from proofs.acknowledged import Acknowledged
 from tests.support.checkout import SOURCE, UP_TIMEOUT_S, Checkout
-from tests.support.crash import leftovers
+from tests.support.crash import leftovers, run_under
 from tests.support.steps import VARIABLE, Blow
 from tests.support.waiting import until
 
@@ -74,7 +71,7 @@ class Victim:
         plan, note = self.directory / "blow.json", self.directory / "struck"
         linger = self.draw.uniform(0.01, moment.longest) if moment.longest else 0.0
         Blow(step=moment.step, after=moment.after, linger=linger, struck=str(note)).write(plan)
-        code, said = _run(checkout or self.checkout, plan, arguments)
+        code, said = run_under(checkout or self.checkout, "tests.support.steps", arguments, {VARIABLE: str(plan)})
         self.struck.append(f"{arguments[0]}: {moment.name}")
         if not note.exists():
             yield f"{' '.join(arguments)} never came to {moment.name}, and ended with {code}: {said}"
@@ -147,22 +144,6 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
-
-
-def _run(checkout: Checkout, plan: Path, arguments: tuple[str, ...]) -> tuple[int, str]:
-    """Run a command under a blow; return its exit code and what it said."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.steps", *arguments],
-        cwd=checkout.root,
-        env={**os.environ, **checkout.environment, VARIABLE: str(plan)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    said, _ = process.communicate(timeout=UP_TIMEOUT_S)
-    return process.returncode, said
 
 
 def a_checkout(root: Path) -> Checkout:

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
-from observatory.backups.rollback.record import Phase, RollbackRecord, RollbackRecords
+from observatory.backups.rollback.record import Phase, RollbackRecords
 from observatory.cli.stack import unfinished_rollback
 from observatory.operations.stack_status import Status
+from tests.support.rollbacks import rollback_record
 
 
 def test_an_unfinished_rollback_is_named_with_what_ends_it(tmp_path: Path) -> None:
     records = RollbackRecords(tmp_path)
-    record = RollbackRecord(
-        id="20261129-010203-ab12",
-        kind="rollback",
-        phase=Phase.SET_ASIDE,
-        target="2026-11-29T01:00:00Z",
-        source="repository 1",
-        actor="alice",
-        reason="test",
-        at=datetime.now(UTC),
-        schema_before=8,
-        schema_after=8,
-    )
+    record = rollback_record(phase=Phase.SET_ASIDE)
 
     def line() -> list[str]:
         found = records.unfinished()

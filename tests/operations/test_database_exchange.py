@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,21 +10,11 @@ import pytest
 
 from observatory.backups.rollback.record import Phase, RollbackRecord
 from observatory.operations.database_exchange import explained_interruption, records_of
+from tests.support.rollbacks import rollback_record
 
 
 def record(number: int, phase: Phase) -> RollbackRecord:
-    return RollbackRecord(
-        id=f"20261129-01020{number}-ab12",
-        kind="rollback",
-        phase=phase,
-        target="2026-11-29T01:00:00Z",
-        source="repository 1",
-        actor="alice",
-        reason="test",
-        at=datetime.now(UTC),
-        schema_before=8,
-        schema_after=8,
-    )
+    return rollback_record(id=f"20261129-01020{number}-ab12", phase=phase)
 
 
 @pytest.mark.parametrize(

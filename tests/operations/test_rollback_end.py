@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from observatory.backups.rollback.record import Phase, RollbackRecord, RollbackRecords
+from observatory.backups.rollback.record import Phase, RollbackRecords
 from observatory.operations import database_exchange as module
 from observatory.progress import silent
+from tests.support.rollbacks import rollback_record
 
 if TYPE_CHECKING:
     from observatory.platforms.platform import Platform
 
-RECORD = RollbackRecord(
-    id="20261129-010203-ab12",
-    kind="rollback",
-    phase=Phase.UP,
-    target="2026-11-29T01:00:00Z",
-    source="repository 1",
-    actor="alice",
-    reason="test",
-    at=datetime.now(UTC),
-    schema_before=8,
-    schema_after=7,
-    lost_transactions=2,
-    lost_rows=3,
-)
+RECORD = rollback_record(phase=Phase.UP, schema_after=7, lost_transactions=2, lost_rows=3)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,17 @@ def plan_for(checkout: Checkout, name: str, **choices: Any) -> Plan:
 
 def strike(checkout: Checkout, arguments: tuple[str, ...], plan: Path) -> tuple[int, str]:
     """Run the command under a plan; return its exit code and what it said."""
+    return run_under(checkout, "tests.support.blow", arguments, {VARIABLE: str(plan)})
+
+
+def run_under(
+    checkout: Checkout, module: str, arguments: tuple[str, ...], environment: Mapping[str, str]
+) -> tuple[int, str]:
+    """Run the command by a module that disturbs it, in a session of its own; return its exit code and what it said."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.blow", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=checkout.root,
-        env={**os.environ, **checkout.environment, VARIABLE: str(plan)},
+        env={**os.environ, **checkout.environment, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
