@@ -12,12 +12,18 @@ from monitoring.alerts.scenarios import BRIDGE, crossing, gauge, vanishing
 from monitoring.model import Alert, Firing, Runbook, Scenario, Scope, Step
 
 SATURATED_SHARE = 0.9  # of a pool
+WAITED = "20s"  # twice as long as pgBouncer lets a client wait
 
 
 def _exhausted(scope: Scope) -> str:
+    """Return an expression for the longest wait of a pool's clients, of all scrapes within WAITED.
+
+    pgBouncer ends a client that has waited for 10 s. Where many begin to wait at once, the longest wait therefore falls
+    to zero every 10 s while the pool stays exhausted. The `for` is longer than WAITED, so one long wait fires nothing.
+    """
     waited = scope.select("pgbouncer_pools_client_maxwait_seconds")
     limit = scope.thresholds.pool_wait_seconds
-    return f"max by (stack, database, user) (last_over_time({waited}[{BRIDGE}])) > {limit}"
+    return f"max by (stack, database, user) (max_over_time({waited}[{WAITED}])) > {limit}"
 
 
 def _saturated(scope: Scope) -> str:
@@ -70,11 +76,14 @@ _END_IDLE = Step(
     ),
 )
 _WAITED = 'pgbouncer_pools_client_maxwait_seconds{{stack="test",job="pgbouncer",database="{}",user="writer_a"}}'
+_EXHAUSTED_SERIES = {_WAITED.format("pgbouncer"): "0x200"}
+_WRITER = {"database": "observatory", "user": "writer_a"}
+_WAITS = "A client of writer_a has waited 5.2 s for a connection to observatory."
 
 EXHAUSTED = Alert(
     name="StoragePoolExhausted",
     expression=_exhausted,
-    pending="10s",
+    pending="30s",
     severity="critical",
     component="database",
     category="connection-pool",
@@ -82,7 +91,8 @@ EXHAUSTED = Alert(
     description="A client of {{ $labels.user }} has waited {{ $value }} s for a connection to {{ $labels.database }}.",
     runbook=Runbook(
         meaning=(
-            "All connections of a pool are in use, and the first client in the queue has waited longer than "
+            "All connections of a pool are in use, and the first client in the queue has "
+            "repeatedly waited longer than "
             "`alerts.pool_wait_seconds`."
         ),
         impact="Requests take longer. After 10 s pgBouncer ends a waiting client with an error.",
@@ -113,14 +123,22 @@ EXHAUSTED = Alert(
         escalation=escalation.DATABASE,
     ),
     fault="Open more transactions than the pool has connections.",
-    scenarios=gauge(
-        _WAITED.format("observatory"),
-        at=5,
-        beyond=5.2,
-        pending=10,
-        labels={"database": "observatory", "user": "writer_a"},
-        description="A client of writer_a has waited 5.2 s for a connection to observatory.",
-        others={_WAITED.format("pgbouncer"): "0x200"},
+    scenarios=(
+        Scenario(
+            name="all clients begin to wait at once, and pgBouncer ends them after 10 s",
+            series=_EXHAUSTED_SERIES
+            | {_WAITED.format("observatory"): "5x12 1.2 5.2 5 5.2 1.2 5.2 5 _ 5 5.2 5 5.2 5x30"},
+            quiet=("1m35s", "2m25s"),
+            fires=(
+                Firing(at="1m40s", labels=_WRITER, description=_WAITS),
+                Firing(at="2m20s", labels=_WRITER, description=_WAITS),
+            ),
+        ),
+        Scenario(
+            name="clients wait for longer than the limit now and then",
+            series=_EXHAUSTED_SERIES | {_WAITED.format("observatory"): "0x10 5.2 0x5 5.2 0x5 5.2 0x20"},
+            quiet=tuple(f"{seconds}s" for seconds in range(50, 150, 5)),
+        ),
     ),
 )
 
