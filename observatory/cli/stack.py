@@ -144,7 +144,7 @@ def status(
 ) -> None:
     """Show daemons, jobs, fleets and passwords.
 
-    Exit code 1 if a daemon is not ready.
+    Exit code 1 if a daemon is not ready, or an instance runs another version than the deployed one.
     """
     workspace = operations.open_workspace(environment)
     if watch and output is Output.JSON:

@@ -8,8 +8,6 @@ from typing import Literal
 
 from observatory import operations
 from observatory.console import text
-from observatory.platforms.platform import OFF
-from observatory.settings import FLEETS
 
 Level = Literal["critical", "warning", "ok"]
 UNSEVERE = "none"  # of alerts that always fire, such as the Watchdog
@@ -87,14 +85,9 @@ def _of_daemons(status: operations.Status) -> Iterator[Notice]:
 
 def _of_versions(status: operations.Status) -> Iterator[Notice]:
     """Yield instances that run another version than the rollout document has."""
-    moving = status.rollout.unfinished if status.rollout else None
-    for fleet in FLEETS:
-        if moving and moving.target == fleet:
-            continue  # its instances are being replaced
-        for each in status.instances(fleet):
-            if each.health != OFF and each.running_version not in (None, each.version):
-                what = f"{each.name} runs {each.running_version}, and {each.version} is deployed"
-                yield Notice(level="critical", text=what, command="observatory up")
+    for each in status.wrong_versions:
+        what = f"{each.name} runs {each.running_version}, and {each.version} is deployed"
+        yield Notice(level="critical", text=what, command="observatory up")
 
 
 def _of_delivery(status: operations.Status, deliveries: Sequence[operations.DeliveryReport]) -> Iterator[Notice]:

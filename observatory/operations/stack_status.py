@@ -22,7 +22,7 @@ from observatory.platforms.platform import DaemonStatus, check_supported
 from observatory.platforms.stack_state import outputs, state_options
 from observatory.runtime.home import check_unclaimed
 from observatory.scheduling.heartbeat import heartbeat_age
-from observatory.settings import FleetName
+from observatory.settings import FLEETS, FleetName
 from observatory.waiting import poll
 from observatory.workspace import Workspace
 
@@ -76,9 +76,17 @@ class Status:
         return self.heartbeat_age is not None and self.heartbeat_age > SILENCE_SECONDS
 
     @property
+    def wrong_versions(self) -> list[DaemonStatus]:
+        """The instances that run another version than the rollout document has; a fleet being replaced has none."""
+        moving = self.rollout.unfinished if self.rollout else None
+        settled = (fleet for fleet in FLEETS if not (moving and moving.target == fleet))
+        return [each for fleet in settled for each in self.instances(fleet) if not each.as_deployed]
+
+    @property
     def healthy(self) -> bool:
-        """Whether the stack is up, and every daemon is ready that should run."""
-        return bool(self.daemons) and all(daemon.as_declared for daemon in self.daemons)
+        """Whether the stack is up, and every daemon that should run is ready and of the right version."""
+        ready = bool(self.daemons) and all(daemon.as_declared for daemon in self.daemons)
+        return ready and not self.wrong_versions
 
 
 def status(workspace: Workspace) -> Status:

@@ -108,6 +108,11 @@ class DaemonStatus:
         """Whether it is ready, or stopped where it should be."""
         return self.health in {"ready", OFF}
 
+    @property
+    def as_deployed(self) -> bool:
+        """Whether it runs no other version than the rollout document has."""
+        return self.health == OFF or self.running_version in {None, self.version}
+
     def as_json(self) -> dict[str, Any]:
         """Return the fields as a plain mapping."""
         return asdict(self)

@@ -100,6 +100,12 @@ def test_an_instance_with_another_version_needs_attention() -> None:
     assert levels(status(daemon("v2"), deployment=deployment("shifting"))) == []  # it is being replaced
 
 
+def test_a_stack_with_another_version_is_not_healthy() -> None:
+    assert not status(daemon("v2")).healthy
+    assert status(daemon("v1")).healthy
+    assert status(daemon("v2"), deployment=deployment("shifting")).healthy
+
+
 @pytest.mark.parametrize(("state", "level"), [("rolling-back", "critical"), ("rolled-back", "warning")])
 def test_an_escalated_deployment_needs_attention(state: DeploymentStatus, level: str) -> None:
     found = status(daemon("v1"), deployment=deployment(state))
