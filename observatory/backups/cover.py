@@ -302,16 +302,16 @@ def _merged(spans: Iterable[tuple[datetime, datetime]]) -> list[tuple[datetime, 
 
 
 def _covered(contents: RepositoryContents) -> Iterator[tuple[datetime, datetime]]:
-    """Yield the times to which a restore can go, from the end of a backup to the last transaction."""
+    """Yield the times to which a restore can go; a time is that of the timeline that was live then."""
     ends: set[Position] = set()
     for backup in reversed(contents.backups):
         for timeline in contents.wal.timelines:
             way = contents.wal.way(timeline, backup)
             if way and way.segments and way.segments[-1] not in ends and not contents.missing(backup):
                 ends.add(way.segments[-1])
-                last = contents.wal.last(way)
-                if last and last.time >= backup.ended:
-                    yield backup.ended, last.time
+                first, last = max(backup.ended, contents.born(timeline)), contents.wal.last(way)
+                if last and last.time >= first:
+                    yield first, last.time
 
 
 def _check_space(sandbox: Sandbox, cover: Cover) -> None:

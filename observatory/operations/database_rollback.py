@@ -38,6 +38,7 @@ from observatory.operations.database_exchange import (
 from observatory.operations.database_rollback_fit import SchemaChange, applied_migrations, schema_change
 from observatory.operations.database_rollback_sources import check_dump, fill_from_dump, promote
 from observatory.operations.deployment_lock import GONE_SECONDS, deployment_lock, no_migration_under_way
+from observatory.operations.dropped_database import create_if_dropped
 from observatory.operations.stack_outputs import required_outputs
 from observatory.operations.stack_up import up
 from observatory.platforms import open_platform
@@ -339,6 +340,7 @@ def _begun(workspace: Workspace, report: Reporter) -> Iterator[_Stack]:
         raise StackNotUpError(workspace.stack)
     with restore_lock(workspace.sandbox, COMMAND):
         continued = continue_interrupted(platform, report)
+        create_if_dropped(platform, report)
         yield _Stack(platform=platform, swap=swap_of(platform), report=report, continued=continued)
 
 

@@ -13,6 +13,7 @@ from observatory.engines.providers.plugin import missing_plugins
 from observatory.operations.database_exchange import end_agreed, finish_interrupted
 from observatory.operations.demonstration import Demonstration, demonstrate
 from observatory.operations.deployment_lock import no_deployment_under_way
+from observatory.operations.dropped_database import check_not_dropped
 from observatory.operations.engine_progress import report_steps
 from observatory.operations.stack_bootstrap import bootstrap
 from observatory.operations.stack_down import finish_removal
@@ -54,6 +55,7 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
         SettingsError: the stack's configuration is wrong, or a file of a secret that it names is missing.
         NeedsCliError: the embedded engine cannot run this stack.
         LockHeldError: there is something to change while a deployment is under way; nothing was changed.
+        DatabaseDroppedError: the server runs, and the stack's database is gone.
         OperationError, ReleaseError, RuntimeFault, ReleaseBuildError: see `bootstrap`.
         engine.EngineError: a step failed; `result` on the error has what succeeded.
         DemonstrationError: the new stack does not store or return traces.
@@ -93,6 +95,7 @@ def _up(platform: Platform, chosen: EngineName, report: Reporter) -> Result:
     rolls_back = not platform.unsupported("rollback --method database")
     if rolls_back:
         finish_interrupted(platform, report)
+        check_not_dropped(platform)
     platform.before_up(report)
     with report_steps(report, "up") as on_event:
         automation.end_killed_run(engine_options(platform), on_event)

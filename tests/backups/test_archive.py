@@ -122,6 +122,18 @@ def test_the_oldest_backup_does_not_need_the_history_of_its_own_timeline() -> No
     assert finding.text.startswith("00000002.history is missing")
 
 
+def test_a_gap_of_a_timeline_that_a_rollback_left_is_found() -> None:
+    """Timeline 3 left timeline 1 in segment 3, and timeline 2 is not on the way to it."""
+    histories = {2: [(1, 3 * 16 * MIB)], 3: [(1, 3 * 16 * MIB)]}
+    start = [{"archive": {"start": names(1, 1)[0]}}]
+    whole = archive(*names(1, *range(1, 7)), *names(2, 3, 4, 5), *names(3, 3, 4), histories=histories)
+    assert list(_gaps(whole, start)) == []
+    holed = archive(*names(1, 1, 2, 3, 6), *names(2, 3, 5), *names(3, 3, 4), histories=histories)
+    [finding] = _gaps(holed, start)
+    first, last, other = *names(1, 4, 5), *names(2, 4)
+    assert f"a timeline that was left: {first} to {last} (missing), {other} (missing)" in finding.text
+
+
 def test_segments_are_described_by_range_and_problem() -> None:
     found = archive(*names(1, 1, 6, 6, 8), *(f"{name}!" for name in names(1, 5)))
     bad = found.unusable((1, 1))

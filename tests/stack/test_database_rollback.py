@@ -98,6 +98,7 @@ def test_a_rollback_and_an_undo_are_exact_everything_agrees_and_killed_ones_are_
     checkout.run("backup", "create")
     checkout.run("backup", "verify")
     _killed(checkout)
+    _dropped(checkout)
 
 
 def _killed(stack: Checkout) -> None:
@@ -121,3 +122,20 @@ def _killed(stack: Checkout) -> None:
     stack.run("backup", "verify")
     stack.run("backup", "discard", "--yes")
     assert directories(stack) == ["postgres"]
+
+
+def _dropped(stack: Checkout) -> None:
+    """A database that was dropped: `up` does not replace it by an empty one, and a rollback brings it back."""
+    time = add(stack, "last")
+    with connect(stack.output("admin_database_url"), purpose="test") as server:
+        server.execute("DROP DATABASE observatory WITH (FORCE)")
+    assert "does not exist on the running server" in stack.run("up", "--engine", "embedded", expect=3).stderr
+
+    planned = stack.json(*DATABASE, "--to-time", time, "--dry-run")
+    assert {each["lost"] for each in planned["loss"]["tables"]} == {0}
+    assert stack.exit_code("up", "--engine", "embedded") == 3  # the database is there, and has no tables
+    stack.run(*DATABASE, "--to-time", time)
+
+    assert len(ids(stack)) == 5
+    stack.run("verify")
+    assert "No changes" in stack.run("preview").stdout

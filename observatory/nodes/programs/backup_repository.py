@@ -209,6 +209,19 @@ class Archive:
         )
         return [position for position in wanted if self.problem(position)]
 
+    def holes(self) -> list[Position]:
+        """Return the segments that cannot be read between readable ones, where no restore to the present reads them."""
+        numbers: dict[int, list[int]] = {}
+        for timeline, number in self.files:
+            numbers.setdefault(timeline, []).append(number)
+        wanted = self.spans()
+        return [
+            (timeline, number)
+            for timeline, present in sorted(numbers.items())
+            for number in range(min(present), max(present) + 1)
+            if number not in wanted.get(timeline, ()) and self.problem((timeline, number))
+        ]
+
     def problem(self, position: Position) -> str:
         """Return why a segment cannot be read; empty where nothing is known against it."""
         sizes = self.files.get(position, [])
@@ -407,6 +420,9 @@ def _gaps(archive: Archive, made: Sequence[Mapping[str, Any]]) -> Iterator[Findi
     if unusable:
         text = f"WAL segments that a restore needs: {archive.describe(sorted(unusable))}"
         yield Finding("archive", f"{text}. A restore ends before the first of them. {NEW_FULL}")
+    if left := archive.holes():
+        text = f"WAL segments of a timeline that was left: {archive.describe(left)}"
+        yield Finding("archive", f"{text}. A restore to a time on it ends before the first of them. {NEW_FULL}")
 
 
 def _damage(node: Node, made: Sequence[Mapping[str, Any]], *, after: float) -> Iterator[Finding]:
