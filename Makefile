@@ -31,7 +31,8 @@ build: runtime-environment  ## Build and sign one release of the storage service
 	@$(BIN)/python -m service.build --version $(VERSION) --output dist
 	@$(BIN)/observatory release sign dist/storage-service-$(VERSION)-$(shell uname -m).tar.gz
 
-PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Also where the environment forbids bytecode: otherwise each command of a test compiles the program again.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 check: dev-environment  ## Lint, and run the quick tests, which need no stack
 	@$(MAKE) --no-print-directory --jobs 2 lint quick  # at once: mypy uses one core only
 
