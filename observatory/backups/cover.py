@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -121,13 +122,16 @@ def _preference(cover: Cover, *, newest: bool) -> tuple[int, ...]:
 
 def _search(contents: Sequence[RepositoryContents], target: RecoveryTarget) -> tuple[list[Cover], list[str]]:
     """Return the cover of each repository that has one, and why the others have none."""
-    found, reasons = [], []
-    for each in contents:
-        try:
-            found.append(_FINDERS[target.kind](each, target))
-        except (UncoveredTargetError, BackupError) as error:
-            reasons.append(f"repository {each.number}: {error.args[0]}")
-    return found, reasons
+    with ThreadPoolExecutor(len(contents)) as workers:
+        results = list(workers.map(partial(_cover_or_reason, target=target), contents))
+    return [each for each in results if isinstance(each, Cover)], [each for each in results if isinstance(each, str)]
+
+
+def _cover_or_reason(contents: RepositoryContents, target: RecoveryTarget) -> Cover | str:
+    try:
+        return _FINDERS[target.kind](contents, target)
+    except (UncoveredTargetError, BackupError) as error:
+        return f"repository {contents.number}: {error.args[0]}"
 
 
 def _of_label(contents: RepositoryContents, target: RecoveryTarget) -> Cover:

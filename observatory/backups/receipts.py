@@ -203,7 +203,7 @@ def _lack(receipts: list[Receipt], now: datetime) -> str:
 def system_identifier(sandbox: Sandbox) -> str:
     """Return the identifier of the stack's database system; empty where there is no database."""
     tool = PgBackRest(sandbox)
-    return str(tool.node(tool.repositories[0]).control(SYSTEM) or "")
+    return str(tool.node(tool.repositories[0]).control.get(SYSTEM) or "")
 
 
 def publish_drills(store: ReceiptStore, *, stack: str, expected_since: datetime) -> None:

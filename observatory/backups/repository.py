@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from observatory.backups.pgbackrest import PgBackRest
@@ -16,6 +17,7 @@ from observatory.nodes import Paths
 from observatory.nodes.programs.backup_repository import (
     Finding,
     WaitingWal,
+    check_contents,
     metrics,
     still_open,
     waiting_metrics,
@@ -51,9 +53,10 @@ def check_repositories(sandbox: Sandbox, *, repository: int | None = None, conte
     tool = PgBackRest(sandbox)
     settings, numbers = tool.settings(), tool.repositories
     chosen = numbers if repository is None else (repository,)
-    read = [each for number in chosen for each in tool.verify(number, contents=contents).contents]
-    with sandbox.lock("backup-check"):
-        reports = {number: tool.verify(number) for number in numbers}
+    nodes = [tool.node(number) for number in chosen]
+    read = [each for node in nodes for each in check_contents(node)] if contents else []
+    with sandbox.lock("backup-check"), ThreadPoolExecutor(len(numbers)) as workers:
+        reports = dict(zip(numbers, workers.map(tool.verify, numbers), strict=True))
         file = sandbox.host_path(settings["state"])
         state = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         if contents:

@@ -156,14 +156,14 @@ class RepositoryContents:
 
     @cached_property
     def _segment_bytes(self) -> int:
-        return self._node.control("Bytes per WAL segment") or SEGMENT_BYTES
+        return self._node.control.get("Bytes per WAL segment") or SEGMENT_BYTES
 
     @cached_property
     def _stanza(self) -> dict[str, Any]:
         stanza, error = read_stanza(self._node)
         if error:
             raise UnusableRepositoryError(f"repository {self.number} cannot be read: {error}")
-        own = self._node.control("Database system identifier")
+        own = self._node.control.get("Database system identifier")
         if own and own != stanza["db"][-1]["system-id"]:
             raise UnusableRepositoryError(f"repository {self.number} has the backups of another database")
         return stanza

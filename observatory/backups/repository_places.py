@@ -194,7 +194,7 @@ def _check_own(sandbox: Sandbox, number: int, place: Path) -> None:
         raise RepositoryPlaceError(
             f"the backups in {place} cannot be read as repository {number} of this stack: {error}", remedy=remedy
         )
-    own = node.control("Database system identifier")
+    own = node.control.get("Database system identifier")
     if own and own != stanza["db"][-1]["system-id"]:
         raise RepositoryPlaceError(f"{place} has the backups of another database", remedy=remedy)
 

@@ -112,3 +112,18 @@ def test_a_new_column_is_no_change_of_every_row(pair: Pair) -> None:
     pair.change("ALTER TABLE plain ADD COLUMN later int DEFAULT 7")
     pair.change("INSERT INTO plain VALUES (101, 'new')")
     assert pair.losses() == {"plain": (101, 100, 1, 0)}
+
+
+def test_types_without_a_hash_of_their_own_are_compared_as_text(pair: Pair) -> None:
+    for conninfo in (pair.live, pair.restored):
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            connection.execute("CREATE TABLE shapes (id int, place point, raw json)")
+            connection.execute("INSERT INTO shapes VALUES (1, '(1,2)', '{}'), (2, '(3,4)', NULL)")
+    assert pair.losses() == {}
+    pair.change("UPDATE shapes SET place = '(5,6)' WHERE id = 2")
+    assert pair.losses() == {"shapes": (2, 2, 1, 1)}
+
+
+def test_a_column_with_another_type_is_compared_as_text(pair: Pair) -> None:
+    pair.change("ALTER TABLE plain ALTER id TYPE numeric; UPDATE plain SET note = 'x' WHERE id = 7")
+    assert pair.losses() == {"plain": (100, 100, 1, 1)}

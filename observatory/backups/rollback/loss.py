@@ -27,8 +27,9 @@ _LEAVES: LiteralString = """
     SELECT coalesce(v.view_schema, c.hypertable_schema, root.nspname),
            coalesce(v.view_name, c.hypertable_name, root.relname),
            n.nspname, r.relname, c.chunk_name IS NOT NULL,
-           (SELECT array_agg(attname::text ORDER BY attname) FROM pg_attribute
-            WHERE attrelid = r.oid AND attnum > 0 AND NOT attisdropped)
+           (SELECT json_object_agg(attname, CASE WHEN atttypid = ANY (%(hashed)s::regtype[])
+                THEN format_type(atttypid, NULL) ELSE '' END ORDER BY attname)
+            FROM pg_attribute WHERE attrelid = r.oid AND attnum > 0 AND NOT attisdropped)
     FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace
     LEFT JOIN timescaledb_information.chunks c ON (c.chunk_schema, c.chunk_name) = (n.nspname, r.relname)
     LEFT JOIN timescaledb_information.continuous_aggregates v
@@ -57,7 +58,13 @@ _OTHER_DATABASES = """
     SELECT datname FROM pg_database
     WHERE datallowconn AND NOT datistemplate AND datname NOT IN (current_database(), 'postgres') ORDER BY 1
 """
-_HASHES = "SELECT hashtextextended({row}::text, 0) AS hash FROM {only} {leaf} AS t"
+# Types with a hash of their own, which is four times as fast as that of the text: with it 1.0 and 1.00 are equal.
+_HASHED = (
+    "bool", "int2", "int4", "int8", "float4", "float8", "numeric", "text", "varchar", "uuid", "bytea", "jsonb", "date",
+    "timestamp", "timestamptz", "interval", "inet", "text[]",
+)  # fmt: skip
+_HASH, _HASH_OF_TEXT = "hash_record_extended({row}::record, 0)", "hashtextextended({row}::text, 0)"
+_HASHES = "SELECT {hash} AS hash FROM {only} {leaf} AS t"
 _CHECKSUM = "SELECT count(*), coalesce(sum(hash), 0) FROM ({hashes}) AS rows"
 _MULTISET = "SELECT hash, count(*) FROM ({hashes}) AS rows GROUP BY 1 ORDER BY 1"
 # Those that began after the restored state, and those that were running then.
@@ -124,12 +131,15 @@ class Leaf(NamedTuple):
     is_chunk: bool
 
 
+Columns = Mapping[str, str]  # the types by name; empty for a type without a hash of its own
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Leaf:
     """The table that shows the rows of a leaf, as schema and name, and the leaf's columns."""
 
     table: tuple[str, str]
-    columns: tuple[str, ...]
+    columns: Columns
 
 
 Checksum = tuple[int, int]
@@ -209,21 +219,23 @@ def _shown(table: Sequence[str]) -> str:
 
 
 def _leaves(connection: psycopg.Connection) -> dict[Leaf, _Leaf]:
+    hashed = {"hashed": list(_HASHED)}
     return {
-        Leaf(schema, name, chunk): _Leaf(table=(shown_schema, shown), columns=tuple(columns or ()))
-        for shown_schema, shown, schema, name, chunk, columns in connection.execute(_LEAVES).fetchall()
+        Leaf(schema, name, chunk): _Leaf(table=(shown_schema, shown), columns=columns or {})
+        for shown_schema, shown, schema, name, chunk, columns in connection.execute(_LEAVES, hashed).fetchall()
     }
 
 
-def _common(now: _Leaf | None, then: _Leaf | None) -> tuple[str, ...]:
+def _common(now: _Leaf | None, then: _Leaf | None) -> Columns:
     """Return the columns by which the rows of a leaf are compared: those of both states, or of the one that has it."""
     if now and then:
-        return tuple(name for name in now.columns if name in then.columns)
-    return (now or then or _Leaf(table=("", ""), columns=())).columns
+        shared = {name: (kind, then.columns[name]) for name, kind in now.columns.items() if name in then.columns}
+        return {name: kind if kind == earlier else "" for name, (kind, earlier) in shared.items()}
+    return (now or then or _Leaf(table=("", ""), columns={})).columns
 
 
 def _checksums(
-    connection: psycopg.Connection, leaves: Mapping[Leaf, _Leaf], columns: Mapping[Leaf, tuple[str, ...]]
+    connection: psycopg.Connection, leaves: Mapping[Leaf, _Leaf], columns: Mapping[Leaf, Columns]
 ) -> dict[Leaf, Checksum]:
     found = {}
     for leaf in leaves:
@@ -233,13 +245,14 @@ def _checksums(
     return found
 
 
-def _hashes(leaf: Leaf, columns: tuple[str, ...]) -> sql.Composed:
+def _hashes(leaf: Leaf, columns: Columns) -> sql.Composed:
     row = sql.SQL("ROW({})").format(sql.SQL(", ").join(sql.Identifier("t", name) for name in columns))
     only = sql.SQL("" if leaf.is_chunk else "ONLY")  # a table that others inherit from has their rows, too
-    return sql.SQL(_HASHES).format(row=row, only=only, leaf=sql.Identifier(leaf.schema, leaf.name))
+    value = sql.SQL(_HASH if all(columns.values()) else _HASH_OF_TEXT).format(row=row)
+    return sql.SQL(_HASHES).format(hash=value, only=only, leaf=sql.Identifier(leaf.schema, leaf.name))
 
 
-def _multiset(connection: psycopg.Connection, columns: Mapping[Leaf, tuple[str, ...]]) -> Iterator[tuple[int, int]]:
+def _multiset(connection: psycopg.Connection, columns: Mapping[Leaf, Columns]) -> Iterator[tuple[int, int]]:
     """Yield each hash of the rows with the number of its rows, in the order of the hashes."""
     if not columns:
         return

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +47,7 @@ OLD_MANIFEST = re.compile(rf"{STANZA}/backup\.history/.+\.manifest\.gz")
 COPY = ".copy"  # ends the name of the second copy of an information file or a manifest
 HISTORY_LINE = re.compile(r"\d+\t[0-9A-F]+/[0-9A-F]+\t.*|#.*|")
 LABEL_LINE = re.compile(r"[A-Z][A-Z ]+: .+")
+CONTROL_LINE = re.compile(r"^(.+?):\s+(\d+)$", re.MULTILINE)
 SWITCH = re.compile(r"^\s*(\d+)\s+([0-9A-Fa-f]+)/([0-9A-Fa-f]+)", re.MULTILINE)
 RELATION_FILE = re.compile(r"(?:global|base/(\d+)|pg_tblspc/(\d+)/[^/]+/(\d+))/(\d+)(?:_[a-z]+)?(?:\.\d+)?")
 GLOBAL = 1664  # the tablespace pg_global
@@ -108,10 +110,10 @@ class Node:
         status, output = self.run(("bash", "-c", script, "bash", *self.pgbackrest, "archive-get", name))
         return "" if status else output.partition(" ")[0]
 
-    def control(self, name: str) -> int | None:
-        """Return a number of pg_controldata; None where there is no data directory."""
-        found = re.search(rf"{name}:\s+(\d+)", self.run(self.controldata)[1])
-        return int(found[1]) if found else None
+    @cached_property
+    def control(self) -> Mapping[str, int]:
+        """The numbers of pg_controldata by their names; empty where there is no data directory."""
+        return {name: int(value) for name, value in CONTROL_LINE.findall(self.run(self.controldata)[1])}
 
 
 def nodes_of(settings: Mapping[str, Any], run: Callable[[Sequence[str]], tuple[int, str]]) -> dict[int, Node]:
@@ -309,7 +311,7 @@ def _look(node: Node) -> Report:
     obstacles: dict[str, str] = {}
     sound: dict[str, float] = {}
     findings = list(_incomplete(archived_files | files))
-    if (system := node.control("Database system identifier")) and system != stanza["db"][-1]["system-id"]:
+    if (system := node.control.get("Database system identifier")) and system != stanza["db"][-1]["system-id"]:
         findings.append(
             Finding("archive", "the repository belongs to another database: no WAL is archived", mended=False)
         )
@@ -341,7 +343,7 @@ def _archive(
     node: Node, name: str, listing: Mapping[str, int], made: Sequence[Mapping[str, Any]], archived: str
 ) -> Archive:
     """Return the archive of one database system; `archived` is the newest segment of PostgreSQL."""
-    size = node.control("Bytes per WAL segment") or SEGMENT_BYTES
+    size = node.control.get("Bytes per WAL segment") or SEGMENT_BYTES
     files: dict[Position, list[int]] = {}
     histories = {}
     for path, length in listing.items():
