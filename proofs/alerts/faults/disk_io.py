@@ -22,14 +22,17 @@ from tests.support.crash import postmasters
 
 FILE = "/usr/bin/dd"  # of the root filesystem, which lies on the machine's disk
 SESSIONS = 2
-# The reader ends when the statement is cancelled: nothing reads its next line.
-READ = f"while echo 1; do taskset --cpu-list $cpu dd if={FILE} of=/dev/null bs=4096 count=1 iflag=direct; done"
+# The reader ends when the statement is cancelled: nothing reads its next lines. PostgreSQL, which reads 64 KiB at once,
+# notices the cancellation between two of these.
+LINES = "yes 1 | head --bytes 131072"
+READ = f"while {LINES}; do taskset --cpu-list $cpu dd if={FILE} of=/dev/null bs=4096 count=1 iflag=direct; done"
 PROGRAM = f"for cpu in $(seq 0 $(($(nproc) - 1))); do ({READ}) 2> /dev/null & done; wait"
 COPY = f"COPY lines FROM PROGRAM '{PROGRAM}'"
 LIMITS = {  # of reads a second, in control groups of version 1 and 2
     "blkio.throttle.read_iops_device": ("{device} 1", "{device} 0"),
     "io.max": ("{device} riops=1", "{device} riops=max"),
 }
+DATABASE = "observatory"
 MEMBER = "pg_execute_server_program"
 
 
@@ -41,6 +44,8 @@ def statements_wait_for_disk(stack: Monitored) -> Iterator[None]:
         restored.enter_context(_limited(group, _disk(stack.sandbox.rootfs / FILE.lstrip("/"))))
         restored.enter_context(_member(stack))
         sessions = [restored.enter_context(psycopg.connect(stack.user, autocommit=True)) for _ in range(SESSIONS)]
+        for session in sessions:
+            session.execute("CREATE TEMP TABLE lines (n int)")
         threads = [threading.Thread(target=_read, args=(session,)) for session in sessions]
         for session, thread in zip(sessions, threads, strict=True):
             (group / "cgroup.procs").write_text(str(_process(stack, session.info.backend_pid)))
@@ -54,8 +59,7 @@ def statements_wait_for_disk(stack: Monitored) -> Iterator[None]:
 
 
 def _read(session: psycopg.Connection) -> None:
-    with contextlib.suppress(psycopg.Error):
-        session.execute("CREATE TEMP TABLE lines (n int)")
+    with contextlib.suppress(psycopg.Error):  # the commands of the runbook end it
         session.execute(COPY.encode())
 
 
@@ -80,11 +84,14 @@ def _limited(group: Path, device: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _member(stack: Monitored) -> Iterator[None]:
+    """Let the user's statements run programs of the server, and have a table for what these print."""
     role = stack.superuser("SELECT rolname FROM pg_roles WHERE rolname = 'admin'")
     stack.superuser(f"GRANT {MEMBER} TO {role}")
+    stack.superuser(f"GRANT TEMPORARY ON DATABASE {DATABASE} TO {role}")
     try:
         yield
     finally:
+        stack.superuser(f"REVOKE TEMPORARY ON DATABASE {DATABASE} FROM {role}")
         stack.superuser(f"REVOKE {MEMBER} FROM {role}")
 
 
