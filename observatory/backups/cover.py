@@ -29,9 +29,10 @@ from observatory.nodes.programs.backup_repository import Position
 from observatory.runtime import RuntimeFault, Sandbox
 from observatory.waiting import wait_until
 
-RESTORED_BYTES_PER_S = 150_000_000  # measured with two processes: 325 MB/s on an idle machine
-REPLAYED_SEGMENTS_PER_S = 5
-START_S = 2
+# For estimates, as measured on two cores: docs/benchmarks-backups.md.
+RESTORED_BYTES_PER_S = 125_000_000
+REPLAYED_SEGMENTS_PER_S = 3.5
+START_S = 3
 SPARE_BYTES = 64 << 20
 REPLAYED_BYTES = 1 << 30  # of WAL that a recovery keeps at most: max_wal_size
 ARCHIVE_TIMEOUT_S = 60

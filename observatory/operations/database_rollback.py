@@ -48,8 +48,9 @@ from observatory.progress import Reporter, silent, task
 from observatory.security.actor import actor
 from observatory.workspace import Workspace
 
-COMPARED_BYTES_PER_S = 60_000_000  # of both databases at once; an assumption for the estimate
-EXCHANGE_S = 10  # stop, exchange and start the database, then `up`; an assumption, too
+# For estimates, as measured on two cores: docs/benchmarks-backups.md.
+COMPARED_BYTES_PER_S = 100_000_000  # of both databases at once
+EXCHANGE_S = 15  # stop, exchange and start the database, then `up`
 
 
 @dataclass(frozen=True, kw_only=True)
