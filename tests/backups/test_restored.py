@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from observatory.backups.cover import find_cover
 from observatory.backups.repository_contents import UncoveredTargetError
 from observatory.backups.restored import RestoredInstance, restored_instance
+from observatory.backups.rollback.loss import _committed_since
 from observatory.backups.scratch import scratch_directories, scratch_directory
 from observatory.backups.target import RecoveryTarget
 from observatory.backups.tool import BackupType
@@ -20,6 +23,12 @@ pytestmark = pytest.mark.slow
 
 ROWS = "SELECT coalesce(string_agg(n::text, ' ' ORDER BY n), '') FROM ledger"
 CLOCK = "to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+
+NEXT = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+BEGUN_LATER = """
+    SELECT count(*) FROM generate_series(%s, pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1) AS id
+    WHERE pg_xact_status(id::text::xid8) = 'committed'
+"""
 
 
 class Ledger:
@@ -136,3 +145,26 @@ def test_a_time_before_a_database_was_dropped_has_its_files(ledger: Ledger) -> N
         instance.connect("dropped") as connection,
     ):
         assert connection.execute("SELECT n FROM kept").fetchall() == [(7,)]
+
+
+def test_a_transaction_that_was_running_at_the_time_is_lost_if_it_committed_later(ledger: Ledger) -> None:
+    """The snapshot of a standby does not list what is running."""
+    server = ledger.server
+    live = make_conninfo(host="127.0.0.1", port=server.port, user="postgres", dbname="postgres")
+    with psycopg.connect(live) as running, psycopg.connect(live) as undone:
+        running.execute("INSERT INTO ledger VALUES (-1)")
+        undone.execute("INSERT INTO ledger VALUES (-2)")
+        server.sql("INSERT INTO ledger VALUES (-3)")
+        time = datetime.fromisoformat(server.sql(f"SELECT {CLOCK}"))
+        undone.rollback()
+    server.sql("DELETE FROM ledger WHERE n < 0")
+    cover = find_cover(server.sandbox, RecoveryTarget.at_time(time))
+    with (
+        scratch_directory(server.sandbox, "test") as directory,
+        restored_instance(cover, directory=directory) as instance,
+        psycopg.connect(live) as now,
+        instance.connect() as then,
+    ):
+        now.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # one snapshot for both
+        [(begun_later,)] = now.execute(BEGUN_LATER, then.execute(NEXT).fetchone()).fetchall()
+        assert _committed_since(now, then) == begun_later + 1

@@ -67,9 +67,11 @@ _HASH, _HASH_OF_TEXT = "hash_record_extended({row}::record, 0)", "hashtextextend
 _HASHES = "SELECT {hash} AS hash FROM {only} {leaf} AS t"
 _CHECKSUM = "SELECT count(*), coalesce(sum(hash), 0) FROM ({hashes}) AS rows"
 _MULTISET = "SELECT hash, count(*) FROM ({hashes}) AS rows GROUP BY 1 ORDER BY 1"
-# Those that began after the restored state, and those that were running then.
+# Those that began after the restored state, and those that were running then, which a standby's snapshot does not list.
 _SNAPSHOT: LiteralString = """
-    SELECT pg_snapshot_xmax(s)::text::bigint, array(SELECT x::text::bigint FROM pg_snapshot_xip(s) AS x)
+    SELECT pg_snapshot_xmax(s)::text::bigint, array(
+        SELECT x FROM generate_series(pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint - 1) AS x
+        WHERE pg_xact_status(x::text::xid8) = 'in progress')
     FROM pg_current_snapshot() AS s
 """
 _COMMITTED: LiteralString = """
