@@ -310,7 +310,12 @@ class _Stack:
             lsn=format_lsn(replayed.lsn) if replayed else None,
             segments=cover.replayed,
             estimated_s=estimated,
-            loss=compare(live, restored, same_server=dump is None),
+            loss=compare(
+                live,
+                restored,
+                same_server=dump is None,
+                same_timeline=self.swap.directory(LIVE).descends_from(cover.timeline, cover.stop),
+            ),
             schema=change,
         )
 

@@ -28,6 +28,10 @@ def test_a_promotion_takes_the_timeline_after_the_live_one_and_is_archived_later
     assert (control.timeline, control.shut_down) == (NEWEST + 1, True)
     histories = sorted(file.name for file in server.sandbox.host_path(f"{DATA}/pg_wal").glob("*.history"))
     assert histories == ["00000006.history"]
+    assert directory.descends_from(NEWEST + 1, 1)
+    assert directory.descends_from(1, 1)
+    assert not directory.descends_from(1, 1 << 40)  # it was left before
+    assert not directory.descends_from(NEWEST, 1)
     directory.promote(NEWEST)  # a killed command's successor
     assert directory.control() == control
     server.start()

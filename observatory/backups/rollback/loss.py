@@ -106,7 +106,7 @@ class Loss:
     """What would be lost: the transactions that were committed since, and the tables that differ.
 
     Attributes:
-        transactions: None where the two databases have no transaction in common.
+        transactions: None where they cannot be counted, as of a dump or of a timeline that was left.
         tables: whose rows differ.
         made_since: tables that the restored database does not have, empty ones too.
         emptied: unlogged tables with rows, which are empty afterwards.
@@ -148,20 +148,21 @@ Checksum = tuple[int, int]
 _NO_ROWS: Checksum = (0, 0)
 
 
-def compare(live: str, restored: str, *, same_server: bool = True) -> Loss:
+def compare(live: str, restored: str, *, same_server: bool = True, same_timeline: bool = True) -> Loss:
     """Return what the live database has, and a restored earlier state of it lacks.
 
     Args:
         live: connection string of the live database, as superuser.
         restored: connection string of the restored one, as superuser; a standby that is paused will do.
         same_server: whether the restored one is an earlier state of the live one, and no copy of its rows.
+        same_timeline: whether the live one has all transactions of the restored one; others have the same numbers.
 
     Raises:
         UnreachableError: a connection failed or broke.
         StatementFailedError: PostgreSQL rejected a statement.
     """
     with _session(live) as now, _session(restored) as then, translate_errors("comparison"):
-        transactions = _committed_since(now, then) if same_server else None
+        transactions = _committed_since(now, then) if same_server and same_timeline else None
         leaves_now, leaves_then = _leaves(now), _leaves(then)
         columns = {
             leaf: _common(leaves_now.get(leaf), leaves_then.get(leaf))

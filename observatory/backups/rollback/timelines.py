@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import psutil
 
 from observatory.backups.rollback.errors import DatabaseRollbackError
+from observatory.backups.target import parse_lsn
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import BIN
 from observatory.nodes.pgbackrest import command as pgbackrest
@@ -118,6 +119,11 @@ class DataDirectory:
         file = self.sandbox.host_path(f"{self.inside}/pg_wal/{self.control().timeline:08X}.history")
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
         return {int(line.split()[0]): line for line in lines if line.strip()}
+
+    def descends_from(self, timeline: int, lsn: int) -> bool:
+        """Return whether the directory's timeline has all of another one's WAL up to a position."""
+        left = self.ancestors().get(timeline)
+        return self.control().timeline == timeline or (left is not None and parse_lsn(left.split()[1]) >= lsn)
 
     @contextmanager
     def holding_timelines(self, after: int, newest: int) -> Iterator[None]:
