@@ -39,8 +39,8 @@ class DatabaseDroppedError(OperationError):
 
 
 def check_not_dropped(platform: Platform) -> None:
-    """Raise DatabaseDroppedError if the database that the last `up` declared is gone, or has no migrations any more."""
-    if declared_schema(platform) is None:
+    """Raise DatabaseDroppedError if the database of a stack that was up is gone, or has no migrations any more."""
+    if not _was_up(platform):
         return
     name = platform.settings.database.name
     if _is_dropped(platform):
@@ -58,6 +58,12 @@ def create_if_dropped(platform: Platform, report: Reporter) -> None:
     text = f"the database {name!r} was dropped: it is created empty, for the rollback to replace it"
     report(Progress(task=text, phase=Phase.WARNED))
     ensure_database(_server(platform), name=name, owner=owner)
+
+
+def _was_up(platform: Platform) -> bool:
+    """Return whether an `up` of the stack has come to its end; a first one may have ended before the migrations."""
+    finished = platform.workspace.demonstrated.exists() and "admin_database_url" in outputs(platform)
+    return finished and declared_schema(platform) is not None
 
 
 def _server(platform: Platform) -> str:
