@@ -91,8 +91,7 @@ EXHAUSTED = Alert(
     description="A client of {{ $labels.user }} has waited {{ $value }} s for a connection to {{ $labels.database }}.",
     runbook=Runbook(
         meaning=(
-            "All connections of a pool are in use, and the first client in the queue has "
-            "repeatedly waited longer than "
+            "All connections of a pool are in use, and the first client in the queue has repeatedly waited longer than "
             "`alerts.pool_wait_seconds`."
         ),
         impact="Requests take longer. After 10 s pgBouncer ends a waiting client with an error.",

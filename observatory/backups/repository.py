@@ -17,7 +17,6 @@ from observatory.nodes import Paths
 from observatory.nodes.programs.backup_repository import (
     Finding,
     WaitingWal,
-    check_contents,
     metrics,
     still_open,
     waiting_metrics,
@@ -53,8 +52,9 @@ def check_repositories(sandbox: Sandbox, *, repository: int | None = None, conte
     tool = PgBackRest(sandbox)
     settings, numbers = tool.settings(), tool.repositories
     chosen = numbers if repository is None else (repository,)
-    nodes = [tool.node(number) for number in chosen]
-    read = [each for node in nodes for each in check_contents(node)] if contents else []
+    for number in chosen:
+        tool.node(number)  # there is such a repository
+    read = [each for number in chosen for each in tool.verify(number, contents=True).contents] if contents else []
     with sandbox.lock("backup-check"), ThreadPoolExecutor(len(numbers)) as workers:
         reports = dict(zip(numbers, workers.map(tool.verify, numbers), strict=True))
         file = sandbox.host_path(settings["state"])

@@ -7,7 +7,6 @@ it by the one of before.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, suppress
-from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -51,7 +50,7 @@ def check_not_dropped(platform: Platform) -> None:
 
 def create_if_dropped(platform: Platform, report: Reporter) -> None:
     """Create a dropped database again, without tables; report it."""
-    declared: Any = declared_schema(platform)
+    declared = declared_schema(platform)
     if declared is None or not _is_dropped(platform):
         return
     name, owner = platform.settings.database.name, str(conninfo_to_dict(declared["conninfo"])["user"])
