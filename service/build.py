@@ -17,13 +17,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from observatory.files.atomic import replacing
+from observatory.files.atomic import replacing, scratch_directory
 from observatory.files.cache import CacheError, belongs_to_this_user, mark_used, remove_unused, shared_or
 from observatory.files.locks import exclusive
 
@@ -135,9 +134,9 @@ def build(version: str, output: Path, *, architecture: str | None = None) -> Bui
     if present and present.inputs == inputs and path.is_file() and _sha256(path) == present.sha256:
         return BuiltArtifact(path=path, manifest_path=manifest_path, manifest=present, cached=True)
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=f".{stem}-") as directory:
-        manifest = _build_in(Path(directory), version, architecture, inputs, path)
-        _write_manifest(Path(directory), manifest, manifest_path)
+    with scratch_directory(path) as directory:
+        manifest = _build_in(directory, version, architecture, inputs, path)
+        _write_manifest(directory, manifest, manifest_path)
     return BuiltArtifact(path=path, manifest_path=manifest_path, manifest=manifest, cached=False)
 
 

@@ -131,6 +131,21 @@ def write_once(path: Path, make_content: Callable[[], str]) -> bool:
     return True
 
 
+@contextmanager
+def scratch_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty private directory beside `path`, for the parts of what is written there; removed at the end.
+
+    Unlike a directory of `tempfile`, one that a signal or a kill leaves is known by its name: the next write into the
+    parent removes it.
+    """
+    partial = partial_path(path)
+    try:
+        partial.mkdir(mode=0o700)
+        yield partial
+    finally:
+        remove(partial)
+
+
 def partial_path(path: Path) -> Path:
     """Return an unused name beside `path` for something incomplete, after `remove_abandoned` in that directory."""
     remove_abandoned(path.parent)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from observatory.files.atomic import partial_path, replacing, write_file, write_once
+from observatory.files.atomic import partial_path, replacing, scratch_directory, write_file, write_once
 from tests.support.small_disk import fill, small_disk
 
 
@@ -30,6 +30,26 @@ def test_the_next_write_removes_what_a_dead_process_left_and_keeps_what_a_live_o
     mine.touch()
     assert partial_path(tmp_path / "other") != mine
     assert sorted(tmp_path.iterdir()) == sorted([mine, tmp_path / ".hidden.partial"])
+
+
+def test_a_scratch_directory_is_removed_at_the_end_and_after_a_kill_by_the_next_write(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from observatory.files.atomic import scratch_directory\n"
+        "with scratch_directory(Path(sys.argv[1])) as scratch:\n"
+        "    (scratch / 'part').touch(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path / "file"], check=False)
+    assert len(names(tmp_path)) == 1
+
+    def interrupted() -> None:
+        with scratch_directory(tmp_path / "file") as scratch:
+            (scratch / "part").touch()
+            assert names(tmp_path) == [scratch.name]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert names(tmp_path) == []
 
 
 def test_the_mode_of_a_file_does_not_depend_on_the_umask(tmp_path: Path) -> None:
