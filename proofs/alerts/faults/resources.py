@@ -15,7 +15,7 @@ from proofs.alerts.faults.means import control_group, fires, repeated, stopped
 from proofs.alerts.faults.sessions import wrong_passwords
 from proofs.alerts.history import backfill
 from proofs.alerts.monitored import INTERVAL_S, SCOPE, Monitored
-from proofs.alerts.round import Fault
+from proofs.alerts.round import PATIENCE_S, Fault
 from tests.support.small_disk import fill, total
 
 CRITICAL_LEFT, WARNING_LEFT, TREND_LEFT = 0.1, 0.25, 0.35  # of the disk
@@ -23,6 +23,7 @@ HISTORY_S = 6 * 3600.0
 GROUP_BYTES, MEMORY_LIMITS = 64 * 2**20, ("memory.limit_in_bytes", "memory.max")  # of control groups 1 and 2
 EATER = f"bytearray({4 * GROUP_BYTES})"
 VALUE = b"x" * 2**20
+KNOWN, LOOKUPS = "observatory-proof", 100  # a key that the cache has, and how often it is read at once
 
 
 @contextlib.contextmanager
@@ -92,12 +93,18 @@ def cache_full(stack: Monitored) -> Iterator[None]:
 
 @contextlib.contextmanager
 def random_keys_read(stack: Monitored) -> Iterator[None]:
-    """Read keys that the cache does not have until the alert fires, while a warning fires: alone it is not sent."""
+    """Read keys that the cache does not have until the alert is sent, then one that it has.
+
+    A warning fires meanwhile: an informational alert is not sent alone.
+    """
+    name, begun = "StorageCacheHitRateLow", time.time()
     with wrong_passwords(stack), _cache(stack) as cache:
         fires(stack, "StorageAuthFailures")
         with repeated(lambda: cache.get(os.urandom(8))):
-            fires(stack, "StorageCacheHitRateLow")
-        yield
+            stack.wait_for(lambda: stack.received(name, since=begun), f"{name} to be sent", timeout_s=PATIENCE_S)
+        cache.set(KNOWN, b"", ex=int(HISTORY_S))
+        with repeated(lambda: cache.mget([KNOWN] * LOOKUPS)):
+            yield
 
 
 RESOURCES = (
@@ -118,7 +125,7 @@ RESOURCES = (
     Fault(alert="StorageCacheMemoryHigh", what="a client fills the cache", inject=cache_full, ended_by_hand=True),
     Fault(
         alert="StorageCacheHitRateLow",
-        what="a client reads random keys until the alert fires, while logins fail",
+        what="a client reads random keys until the alert is sent, then a key that the cache has, while logins fail",
         inject=random_keys_read,
     ),
 )
