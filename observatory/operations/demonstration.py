@@ -10,6 +10,7 @@ import asyncio
 import random
 import ssl
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 BATCH = 100
 READERS = 8
+PAGE, PAGES = 250, 40  # of the list of traces; with more traces of others in the last hour, each is read by its id
 ENVIRONMENT = "demonstration"
 # After these a request is sent again, for so long (docs/service.md): a busy machine has them for a moment.
 AGAIN = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
@@ -105,7 +107,7 @@ def _span(draw: random.Random, ts: datetime) -> dict[str, Any]:
 
 
 def demonstrate(service_url: str, api_key: str, *, ca_file: str, count: int = 1000) -> Demonstration:
-    """Write `count` traces through the balancer in batches, then read each of them.
+    """Write `count` traces through the balancer in batches, then read them: the first batch one by one, then the list.
 
     The balancer must present a certificate of the authority in `ca_file`.
 
@@ -131,10 +133,12 @@ async def _send_and_read(
     async with httpx.AsyncClient(base_url=service_url, headers=headers, timeout=30, verify=trusted) as client:
         for start in range(0, len(items), BATCH):
             await _send(client, items[start : start + BATCH])
-        waiting = iter(items)
-        answered_by: dict[str, int] = {}
-        await asyncio.gather(*(_read(client, waiting, answered_by) for _ in range(READERS)))
-    return Demonstration(sent=len(items), read_back=sum(answered_by.values()), answered_by=answered_by)
+        answered_by: Counter[str] = Counter()
+        await _read_each(client, items[:BATCH], answered_by)
+        left = {item["trace_id"]: item for item in items[BATCH:]}
+        await _read_list(client, left, answered_by)
+        await _read_each(client, list(left.values()), answered_by)
+    return Demonstration(sent=len(items), read_back=answered_by.total(), answered_by=dict(answered_by))
 
 
 async def _answer(send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
@@ -161,11 +165,32 @@ async def _send(client: httpx.AsyncClient, batch: Sequence[dict[str, Any]]) -> N
         raise DemonstrationError(f"POST /v1/traces answered {answer.status_code}: {answer.text[:500]}")
 
 
-async def _read(client: httpx.AsyncClient, waiting: Iterator[dict[str, Any]], answered_by: dict[str, int]) -> None:
+async def _read_list(client: httpx.AsyncClient, left: dict[str, dict[str, Any]], answered_by: Counter[str]) -> None:
+    """Read the list of traces, the newest first, and remove what it has from `left`, by trace id."""
+    query: dict[str, Any] = {"limit": PAGE}
+    for _ in range(PAGES):
+        answer = await _answer(partial(client.get, "/v1/traces", params=query))
+        if answer.status_code != HTTPStatus.OK:
+            raise DemonstrationError(f"GET /v1/traces answered {answer.status_code}: {answer.text[:500]}")
+        page = answer.json()
+        for span in page["items"]:
+            if span["span_id"] == left.get(span["trace_id"], {}).get("span_id"):
+                del left[span["trace_id"]]
+                answered_by[answer.headers["X-Observatory-Fleet"]] += 1
+        if not left or page["next"] is None:
+            return
+        query["cursor"] = page["next"]
+
+
+async def _read_each(client: httpx.AsyncClient, items: Sequence[dict[str, Any]], answered_by: Counter[str]) -> None:
+    waiting = iter(items)
+    await asyncio.gather(*(_read(client, waiting, answered_by) for _ in range(READERS)))
+
+
+async def _read(client: httpx.AsyncClient, waiting: Iterator[dict[str, Any]], answered_by: Counter[str]) -> None:
     for item in waiting:
         answer = await _answer(partial(client.get, f"/v1/traces/{item['trace_id']}"))
         stored = answer.json().get("items", []) if answer.status_code == HTTPStatus.OK else []
         if [span["span_id"] for span in stored] != [item["span_id"]]:
             raise DemonstrationError(f"trace {item['trace_id']} cannot be read: HTTP status {answer.status_code}")
-        fleet = answer.headers["X-Observatory-Fleet"]
-        answered_by[fleet] = answered_by.get(fleet, 0) + 1
+        answered_by[answer.headers["X-Observatory-Fleet"]] += 1

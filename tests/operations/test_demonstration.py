@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from observatory.operations import demonstration
 from observatory.operations.demonstration import DemonstrationError, demonstrate
 from tests.support.certificates import monitoring_certificate
 
+COUNT = 450  # more than a page of the list
+
 
 class BusyService:
     """Answers the first requests of each kind with a status of its own, and stores what it accepts."""
 
-    def __init__(self, status: int, times: int) -> None:
-        self.status, self.times = status, times
+    def __init__(self, status: int, times: int, *, unlisted: int = 0) -> None:
+        self.status, self.times, self.unlisted = status, times, unlisted
         self.refused: Counter[str] = Counter()
         self.stored: dict[str, dict[str, Any]] = {}
 
@@ -32,8 +35,13 @@ class BusyService:
             items = json.loads(request.content)["items"]
             self.stored |= {each["trace_id"]: each for each in items}
             return httpx.Response(201, json={"accepted": len(items)})
-        found = self.stored[request.url.path.rpartition("/")[2]]
-        return httpx.Response(200, headers={"X-Observatory-Fleet": "blue"}, json={"items": [found]})
+        headers, name = {"X-Observatory-Fleet": "blue"}, request.url.path.rpartition("/")[2]
+        if name != "traces":
+            return httpx.Response(200, headers=headers, json={"items": [self.stored[name]]})
+        begin, limit = int(request.url.params.get("cursor", 0)), int(request.url.params["limit"])
+        listed = list(self.stored.values())[self.unlisted :]
+        more = str(begin + limit) if begin + limit < len(listed) else None
+        return httpx.Response(200, headers=headers, json={"items": listed[begin : begin + limit], "next": more})
 
 
 @pytest.fixture
@@ -42,10 +50,10 @@ def ca_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(monitoring_certificate(tmp_path).authority)
 
 
-def send(service: BusyService, monkeypatch: pytest.MonkeyPatch, ca_file: str) -> int:
+def send(service: Callable[[httpx.Request], httpx.Response], monkeypatch: pytest.MonkeyPatch, ca_file: str) -> int:
     transport = httpx.MockTransport(service)
     monkeypatch.setattr(httpx, "AsyncClient", partial(httpx.AsyncClient, transport=transport))
-    return demonstrate("https://127.0.0.1", "key", ca_file=ca_file, count=150).read_back
+    return demonstrate("https://127.0.0.1", "key", ca_file=ca_file, count=COUNT).read_back
 
 
 @pytest.mark.parametrize("status", [503, 504])
@@ -53,8 +61,22 @@ def test_a_busy_moment_of_the_service_does_not_fail_an_up(
     status: int, monkeypatch: pytest.MonkeyPatch, ca_file: str
 ) -> None:
     service = BusyService(status, times=3)
-    assert send(service, monkeypatch, ca_file) == len(service.stored) == 150
+    assert send(service, monkeypatch, ca_file) == len(service.stored) == COUNT
     assert service.refused == {"POST": 3, "GET": 3}
+
+
+def test_what_the_list_lacks_is_read_by_its_id(monkeypatch: pytest.MonkeyPatch, ca_file: str) -> None:
+    assert send(BusyService(503, times=0, unlisted=COUNT - 10), monkeypatch, ca_file) == COUNT
+
+
+def test_a_trace_that_was_acknowledged_and_not_stored_is_named(monkeypatch: pytest.MonkeyPatch, ca_file: str) -> None:
+    def forgets(request: httpx.Request) -> httpx.Response:
+        answer = service(request)
+        return answer if request.method == "POST" else httpx.Response(200, json={"items": [], "next": None})
+
+    service = BusyService(503, times=0)
+    with pytest.raises(DemonstrationError, match=r"trace \w+ cannot be read: HTTP status 200"):
+        send(forgets, monkeypatch, ca_file)
 
 
 def test_a_service_that_stays_unavailable_is_named(monkeypatch: pytest.MonkeyPatch, ca_file: str) -> None:
