@@ -94,7 +94,7 @@ def test_requests_that_nobody_answered_are_counted(balancer: Balancer) -> None:
 def test_a_client_that_gives_up_is_counted_at_once(balancer: Balancer) -> None:
     before = balancer.settled()
     with pytest.raises(httpx.ReadTimeout):
-        httpx.get(f"{balancer.url}/v1/traces/waits", timeout=0.1)
+        httpx.get(f"{balancer.url}/v1/traces/waits", timeout=1)
     counted(balancer, before, f"blue blue-1 {READ} none client_abort")
 
 
