@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import psycopg
 
 from observatory.backups.exact_snapshot import SETTINGS, table_names
 from observatory.backups.recording import WORKERS
 from observatory.backups.values import Piece, RecordedValues, count_piece
-from observatory.database.connection import connect
+from observatory.database.connection import cancellable, connect
+from observatory.parallel import in_parallel
 
 SHOWN = 5  # differences that a message names
 
@@ -55,9 +56,8 @@ def compare_values(conninfo: str, values: RecordedValues) -> Comparison:
     different += [f"{name} was created after the values were recorded" for name in added]
     pieces = [piece for piece in values.pieces if piece.name in found]
     shares = [pieces[number::WORKERS] for number in range(WORKERS)]
-    with ThreadPoolExecutor(WORKERS) as workers:
-        for differences in workers.map(lambda share: _differences(conninfo, share), shares):
-            different += differences
+    for differences in in_parallel(partial(_differences, conninfo), shares):
+        different += differences
     return Comparison(pieces=len(values.pieces), rows=values.rows, differences=tuple(different))
 
 
@@ -70,7 +70,8 @@ def _difference(connection: psycopg.Connection, piece: Piece) -> str:
     """Return how a piece differs; empty where it is exact."""
     place = f"{piece.name}, blocks {piece.first} to {'the end' if piece.end is None else piece.end - 1}"
     try:
-        rows, checksum = count_piece(connection, piece.table, piece.first, piece.end)
+        with cancellable(connection):
+            rows, checksum = count_piece(connection, piece.table, piece.first, piece.end)
     except psycopg.OperationalError:
         raise
     except psycopg.Error as error:  # a damaged page

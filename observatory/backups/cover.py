@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +25,7 @@ from observatory.backups.target import RecoveryTarget, format_time
 from observatory.backups.tool import BackupError
 from observatory.errors import REFUSED
 from observatory.nodes.programs.backup_repository import Position
+from observatory.parallel import in_parallel
 from observatory.runtime import RuntimeFault, Sandbox
 from observatory.waiting import wait_until
 
@@ -123,8 +123,7 @@ def _preference(cover: Cover, *, newest: bool) -> tuple[int, ...]:
 
 def _search(contents: Sequence[RepositoryContents], target: RecoveryTarget) -> tuple[list[Cover], list[str]]:
     """Return the cover of each repository that has one, and why the others have none."""
-    with ThreadPoolExecutor(len(contents)) as workers:
-        results = list(workers.map(partial(_cover_or_reason, target=target), contents))
+    results = in_parallel(partial(_cover_or_reason, target=target), contents)
     return [each for each in results if isinstance(each, Cover)], [each for each in results if isinstance(each, str)]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, zip_longest
@@ -30,10 +29,11 @@ from observatory.backups.exact_snapshot import (
 )
 from observatory.backups.pgbackrest import PgBackRest
 from observatory.backups.values import Piece, RecordedValues, ValueStore, count_piece
-from observatory.database.connection import connect
+from observatory.database.connection import cancellable, connect
 from observatory.database.errors import UnreachableError
 from observatory.files.sockets import short_path
 from observatory.nodes import Paths
+from observatory.parallel import in_parallel
 from observatory.runtime import Sandbox
 
 SHARE = 0.1  # of the duration of the backup
@@ -98,9 +98,8 @@ def record_values(
         for part in _ordered(parts, last_compared or {}):
             queue.put(part)
         deadline = time.monotonic() + budget_s
-        with ThreadPoolExecutor(WORKERS) as workers:
-            counting = [workers.submit(_count, conninfo, snapshot, queue, deadline) for _ in range(WORKERS)]
-        counted = [each for future in counting for each in future.result()]
+        counts = in_parallel(lambda _worker: _count(conninfo, snapshot, queue, deadline), range(WORKERS))
+        counted = [each for found in counts for each in found]
     name = f"{snapshot.taken.astimezone(UTC):%Y%m%dT%H%M%S}.{snapshot.taken.microsecond:06d}Z"
     database = _end_with_restore_point(conninfo, f"observatory-values-{name}")
     return RecordedValues(
@@ -223,7 +222,7 @@ def _counted(connection: psycopg.Connection, snapshot: ExactSnapshot, part: _Par
     """Return the values of a part; None where the time was not enough, or the table was rewritten or removed."""
     table = part.table
     try:
-        with connection.transaction():
+        with cancellable(connection), connection.transaction():
             connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot.identifier)))
             connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(max(1, round(seconds * 1000))))
             rows, checksum = count_piece(connection, (table.schema, table.name), part.first, part.end)

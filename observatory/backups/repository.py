@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from observatory.backups.pgbackrest import PgBackRest
@@ -22,6 +21,7 @@ from observatory.nodes.programs.backup_repository import (
     waiting_metrics,
     waiting_wal,
 )
+from observatory.parallel import in_parallel
 from observatory.runtime import Sandbox
 
 
@@ -55,8 +55,8 @@ def check_repositories(sandbox: Sandbox, *, repository: int | None = None, conte
     for number in chosen:
         tool.node(number)  # there is such a repository
     read = [each for number in chosen for each in tool.verify(number, contents=True).contents] if contents else []
-    with sandbox.lock("backup-check"), ThreadPoolExecutor(len(numbers)) as workers:
-        reports = dict(zip(numbers, workers.map(tool.verify, numbers), strict=True))
+    with sandbox.lock("backup-check"):
+        reports = dict(zip(numbers, in_parallel(tool.verify, numbers), strict=True))
         file = sandbox.host_path(settings["state"])
         state = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         if contents:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from observatory.database.error_translation import error_summary
 from observatory.database.errors import UnreachableError
 from observatory.files.sockets import short_path
+from observatory.parallel import ended_by
 
 CONNECT_TIMEOUT_S = 10
+CANCEL_TIMEOUT_S = 5
 DEFAULT_PORT = 5432
 MAX_APPLICATION_NAME = 63  # bytes: NAMEDATALEN - 1 in PostgreSQL
 MAX_SOCKET_PATH = 107  # bytes: sizeof(sockaddr_un.sun_path) - 1 on Linux, unix(7)
@@ -72,6 +75,13 @@ def connect(conninfo: str, *, purpose: str, settings: Mapping[str, str] | None =
         yield connection
 
 
+@contextlib.contextmanager
+def cancellable(connection: psycopg.Connection) -> Iterator[None]:
+    """Let the statements of the block be cancelled when the work of this thread ends: see `observatory.parallel`."""
+    with ended_by(partial(_cancel, connection)):
+        yield
+
+
 def describe(conninfo: str) -> str:
     """Return the target of a connection string without its password: `database "d" at host:port as "user"`."""
     parameters = _parameters(conninfo)
@@ -97,6 +107,11 @@ def with_parameters(conninfo: str, **parameters: int | str) -> str:
     """Return the connection string with other parameters of libpq."""
     _parameters(conninfo)
     return make_conninfo(conninfo, **parameters)
+
+
+def _cancel(connection: psycopg.Connection) -> None:
+    with contextlib.suppress(psycopg.Error):  # the connection is broken, and its statement ends by itself
+        connection.cancel_safe(timeout=CANCEL_TIMEOUT_S)
 
 
 def _parameters(conninfo: str) -> Parameters:

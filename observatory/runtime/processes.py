@@ -7,6 +7,9 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+from observatory.parallel import ended_by
 
 
 @contextlib.contextmanager
@@ -19,7 +22,10 @@ def process_group(
     pass_fds: Sequence[int] = (),
     umask: int = -1,
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run `command` as a process group; an exception in the context, such as an interrupt, kills the whole group."""
+    """Run `command` as a process group; an exception in the context, such as an interrupt, kills the whole group.
+
+    So does the end of the work of this thread: see `observatory.parallel`.
+    """
     with subprocess.Popen(
         command,
         env=env,
@@ -33,9 +39,14 @@ def process_group(
         errors="replace",
     ) as process:
         try:
-            yield process
+            with ended_by(partial(_kill, process.pid)):
+                yield process
         except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _kill(process.pid)
             process.communicate()  # returns when the last of them has closed its output
             raise
+
+
+def _kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
