@@ -151,7 +151,7 @@ def _plan_view(plan: DatabaseRollbackPlan) -> Any:
         ("from", f"{plan.source}, with {plan.segments} WAL segments" if plan.lsn else plan.source),
         *([("restored to", f"{plan.lsn}, last transaction {reached}")] if plan.lsn else []),
         ("schema", _schema_text(plan)),
-        ("would be lost", f"{transactions}{plan.loss.rows} rows"),
+        ("would be lost", f"{transactions}{'at least ' if plan.loss.unreadable else ''}{plan.loss.rows} rows"),
         *_other_losses(plan.loss),
         ("estimated", f"{plan.estimated_s:.0f} s"),
     ]
@@ -172,6 +172,7 @@ def _other_losses(loss: Loss) -> list[tuple[str, str]]:
         ("tables made since", loss.made_since, "would be gone"),
         ("unlogged tables", loss.emptied, "would be empty"),
         ("other databases", loss.databases, "would be as they were, too; their rows were not compared"),
+        ("damaged tables", loss.unreadable, "cannot be read, not compared"),
     )
     return [(what, f"{', '.join(names)}: {then}") for what, names, then in found if names]
 

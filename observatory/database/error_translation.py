@@ -19,6 +19,7 @@ _BLOCK = "inline_code_block"  # the body of a DO, whose line is the place of the
 
 _REMEDY = "Nothing of it was applied. Correct it and run again"
 _ROWS_REMEDY = "Nothing of it was applied. Correct the rows in the statement or in one before it, then run again"
+_DAMAGED = "A file of the database is damaged: see docs/runbooks/StorageBackupDamaged.md"
 
 _REMEDIES: dict[type[psycopg.Error], str] = {
     pg.DiskFull: "Free space on the server's disk, then run again",
@@ -47,6 +48,8 @@ _REMEDIES: dict[type[psycopg.Error], str] = {
         "Nothing of it was applied. Another session cancelled it, or a statement_timeout that the file sets. Run again"
     ),
     pg.InsufficientPrivilege: "Connect as the role that owns the objects, or grant the missing privilege",
+    pg.DataCorrupted: _DAMAGED,
+    pg.IndexCorrupted: _DAMAGED,
     pg.TooManyConnections: "Close sessions or raise max_connections, then run again",
 }
 

@@ -148,7 +148,9 @@ def end_agreed(platform: Platform) -> None:
     record = records.unfinished()
     if record is None or record.phase is not Phase.UP:
         return
-    lost = {"transactions": record.lost_transactions, "rows": record.lost_rows}
+    lost: dict[str, object] = {"transactions": record.lost_transactions, "rows": record.lost_rows}
+    if record.unreadable:
+        lost["unreadable"] = list(record.unreadable)
     record_event(
         platform.workspace,
         "database-rollback-undone" if record.kind == "undo" else "database-rolled-back",

@@ -228,6 +228,7 @@ class _Restored:
             stopped=schema.stopped,
             lost_transactions=plan.loss.transactions,
             lost_rows=plan.loss.rows,
+            unreadable=plan.loss.unreadable,
         )
         swap.take_in(self.instance.directory.host / LIVE, record)
         return record

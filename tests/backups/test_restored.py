@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 from observatory.backups.cover import find_cover
 from observatory.backups.repository_contents import UncoveredTargetError
 from observatory.backups.restored import RestoredInstance, restored_instance
-from observatory.backups.rollback.loss import _committed_since
+from observatory.backups.rollback.loss import _committed_since, _State
 from observatory.backups.scratch import scratch_directories, scratch_directory
 from observatory.backups.target import RecoveryTarget
 from observatory.backups.tool import BackupType
@@ -167,4 +167,6 @@ def test_a_transaction_that_was_running_at_the_time_is_lost_if_it_committed_late
     ):
         now.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # one snapshot for both
         [(begun_later,)] = now.execute(BEGUN_LATER, then.execute(NEXT).fetchone()).fetchall()
-        assert _committed_since(now, then) == begun_later + 1
+        live_state = _State(connection=now, leaves={}, is_live=True)
+        restored_state = _State(connection=then, leaves={}, is_live=False)
+        assert _committed_since(live_state, restored_state) == begun_later + 1

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from observatory.backups.rollback.errors import RollbackRefusedError
 from observatory.backups.rollback.loss import TableLoss, compare
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.waiting import until
 
 TABLES = """
     CREATE TABLE plain (id int PRIMARY KEY, note text);
@@ -48,8 +55,14 @@ class Pair:
 
 @pytest.fixture
 def pair(postgres: PostgresServer) -> Iterator[Pair]:
-    with postgres.fresh_database() as live, postgres.fresh_database() as restored:
-        both = Pair(live=postgres.conninfo(dbname=live), restored=postgres.conninfo(dbname=restored))
+    with _pair(postgres) as both:
+        yield both
+
+
+@contextlib.contextmanager
+def _pair(server: PostgresServer) -> Iterator[Pair]:
+    with server.fresh_database() as live, server.fresh_database() as restored:
+        both = Pair(live=server.conninfo(dbname=live), restored=server.conninfo(dbname=restored))
         for conninfo in (both.live, both.restored):
             with psycopg.connect(conninfo, autocommit=True) as connection:
                 connection.execute(TABLES)
@@ -127,3 +140,77 @@ def test_types_without_a_hash_of_their_own_are_compared_as_text(pair: Pair) -> N
 def test_a_column_with_another_type_is_compared_as_text(pair: Pair) -> None:
     pair.change("ALTER TABLE plain ALTER id TYPE numeric; UPDATE plain SET note = 'x' WHERE id = 7")
     assert pair.losses() == {"plain": (100, 100, 1, 1)}
+
+
+def _flip_bytes(file: Path) -> None:
+    page = bytearray(file.read_bytes())
+    page[4000:4100] = bytes(byte ^ 0xFF for byte in page[4000:4100])
+    file.write_bytes(page)
+
+
+def test_what_the_live_database_cannot_read_is_named_and_the_rest_is_compared(rootfs: Path) -> None:
+    """A damaged page of a table, and the lost file of a chunk: the table's other chunk is compared."""
+    with postgres_server(rootfs) as server, _pair(server) as pair:
+        pair.change("UPDATE parted SET note = 'b'; INSERT INTO events VALUES ('2026-01-02T12:30Z', 7, NULL)")
+        pair.change("DELETE FROM plain WHERE id = 1")
+        with psycopg.connect(pair.live) as live:
+            [(chunk,)] = live.execute("SELECT min(c::text) FROM show_chunks('events') AS c").fetchall()
+            [(page, file)] = live.execute(
+                "SELECT pg_relation_filepath('plain'), pg_relation_filepath(%s)", [chunk]
+            ).fetchall()
+        server.stop()
+        _flip_bytes(server.directory / "data" / page)
+        (server.directory / "data" / file).unlink()
+        server.start()
+
+        found = compare(pair.live, pair.restored)
+        assert found.unreadable == (f"events ({chunk})", "plain")
+        assert {each.table: (each.lost, each.returned) for each in found.tables} == {"events": (1, 0), "parted": (1, 1)}
+        assert found.tables[0].now == found.tables[0].then + 1
+        assert found.rows == 2
+
+        with pytest.raises(RollbackRefusedError, match="the restored database is damaged, too: ") as refused:
+            compare(pair.restored, pair.live)
+        assert "`observatory backup verify --contents`" in str(refused.value)
+
+
+COMPARISON = "import sys; from observatory.backups.rollback.loss import compare; compare(*sys.argv[1:])"
+WAITING = """
+    SELECT pid FROM pg_stat_activity
+    WHERE application_name = 'observatory:compare' AND datname = %s AND wait_event_type = 'Lock'
+"""
+
+
+@contextlib.contextmanager
+def _waiting_comparison(server: PostgresServer, pair: Pair) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A comparison in a process of its own, with the sessions in which it waits for the rows of both databases."""
+    locked = "LOCK TABLE plain IN ACCESS EXCLUSIVE MODE"
+    with psycopg.connect(pair.live) as first, psycopg.connect(pair.restored) as second, server.superuser() as observer:
+
+        def waiting() -> list[int]:
+            names = [conninfo_to_dict(each)["dbname"] for each in (pair.live, pair.restored)]
+            return [pid for name in names for (pid,) in observer.execute(WAITING, [name]).fetchall()]
+
+        first.execute(locked)
+        second.execute(locked)
+        command = [sys.executable, "-c", COMPARISON, pair.live, pair.restored]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                until(lambda: len(waiting()) == 2, "both sides to wait for the lock")
+                yield process, waiting()
+                until(lambda: not waiting(), "both statements to be cancelled")
+            finally:
+                process.kill()
+
+
+def test_ctrl_c_ends_a_comparison_and_its_statements(postgres: PostgresServer, pair: Pair) -> None:
+    with _waiting_comparison(postgres, pair) as (process, _sessions):
+        process.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_an_error_of_one_side_ends_the_other(postgres: PostgresServer, pair: Pair, side: int) -> None:
+    with _waiting_comparison(postgres, pair) as (process, sessions), postgres.superuser() as administrator:
+        administrator.execute("SELECT pg_terminate_backend(%s)", [sessions[side]])
+        assert "UnreachableError: comparison: the connection broke" in process.communicate(timeout=60)[1]

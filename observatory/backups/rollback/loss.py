@@ -2,24 +2,27 @@
 
 Times in rows do not count: a client sends them, and rows change. Each table, and each chunk of a hypertable, has a
 checksum in both databases; where those differ, the rows are compared as multisets, so that tables without a key are
-compared too. A changed row is lost in its new form and returns in its old one.
+compared too. A changed row is lost in its new form and returns in its old one. Damage is what a rollback is for: what
+the live database cannot read is named, and not compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import LiteralString, NamedTuple
 
 import psycopg
 from psycopg import sql
 
-from observatory.database.connection import connect
-from observatory.database.error_translation import translate_errors
+from observatory.backups.rollback.errors import RollbackRefusedError
+from observatory.database.connection import cancellable, connect
+from observatory.database.error_translation import error_summary, translate_errors
+from observatory.parallel import in_parallel
 
 FETCHED = 10_000  # rows at a time
+DAMAGE = ("XX", "58")  # classes of SQLSTATE: an internal error such as a damaged page, and one of the operating system
 _SETTINGS = {"timezone": "UTC", "extra_float_digits": "1", "bytea_output": "hex", "search_path": "pg_catalog"}
 
 # Ordinary tables without those of extensions, and chunks by the name of their hypertable or aggregate.
@@ -106,11 +109,13 @@ class Loss:
     """What would be lost: the transactions that were committed since, and the tables that differ.
 
     Attributes:
-        transactions: None where they cannot be counted, as of a dump or of a timeline that was left.
+        transactions: None where they cannot be counted, as of a dump, of a timeline that was left, or after damage.
         tables: whose rows differ.
         made_since: tables that the restored database does not have, empty ones too.
         emptied: unlogged tables with rows, which are empty afterwards.
         databases: others of the server, which are as they were, too; their rows were not compared.
+        unreadable: live tables, and in brackets a part, that cannot be read and so were not compared: `tables` and
+            `rows` are without them.
     """
 
     transactions: int | None
@@ -118,10 +123,11 @@ class Loss:
     made_since: tuple[str, ...] = ()
     emptied: tuple[str, ...] = ()
     databases: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
-        """Rows of all tables that would be lost."""
+        """Rows of all tables that would be lost; at least so many where a table is unreadable."""
         return sum(each.lost for each in self.tables)
 
 
@@ -148,6 +154,77 @@ Checksum = tuple[int, int]
 _NO_ROWS: Checksum = (0, 0)
 
 
+class _UnreadableError(Exception):
+    """The live database cannot read a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """One of the two databases, in a transaction."""
+
+    connection: psycopg.Connection
+    leaves: Mapping[Leaf, _Leaf]
+    is_live: bool
+
+    def checksums(self, columns: Mapping[Leaf, Columns]) -> dict[Leaf, Checksum]:
+        """Return the number of rows and a checksum of each leaf; of a live one that cannot be read none.
+
+        Raises:
+            RollbackRefusedError: the restored database is damaged.
+        """
+        found = {}
+        for leaf in self.leaves:
+            query = sql.SQL(_CHECKSUM).format(hashes=_hashes(leaf, columns[leaf]))
+            with suppress(_UnreadableError), self.reading(self.named(leaf)):
+                count, total = self.connection.execute(query).fetchone() or _NO_ROWS
+                found[leaf] = (int(count), int(total))
+        return found
+
+    def multiset(self, columns: Mapping[Leaf, Columns]) -> Generator[tuple[int, int]]:
+        """Yield each hash of the rows of some leaves with the number of its rows, in the order of the hashes.
+
+        Raises:
+            _UnreadableError: one of them cannot be read.
+            RollbackRefusedError: the restored database is damaged.
+        """
+        mine = {leaf: names for leaf, names in columns.items() if leaf in self.leaves}
+        if not mine:
+            return
+        hashes = sql.SQL(" UNION ALL ").join(_hashes(leaf, names) for leaf, names in mine.items())
+        with (
+            self.reading(self.named(next(iter(mine)))),
+            self.connection.cursor(name="rows") as cursor,
+        ):
+            cursor.itersize = FETCHED
+            yield from cursor.execute(sql.SQL(_MULTISET).format(hashes=hashes))
+
+    def named(self, leaf: Leaf) -> str:
+        """Return the table of a leaf, and in brackets the leaf if it is another one."""
+        table, own = _shown(self.leaves[leaf].table), _shown((leaf.schema, leaf.name))
+        return table if table == own else f"{table} ({own})"
+
+    @contextmanager
+    def reading(self, what: str) -> Iterator[None]:
+        """Run the statements of the block so that the transaction continues after damage.
+
+        Raises:
+            _UnreadableError: the live database is damaged.
+            RollbackRefusedError: the restored one is; the message names `what`.
+        """
+        try:
+            with cancellable(self.connection), self.connection.transaction():
+                yield
+        except psycopg.Error as error:
+            if not (error.sqlstate or "").startswith(DAMAGE):
+                raise
+            if self.is_live:
+                raise _UnreadableError from error
+            raise RollbackRefusedError(
+                f"the restored database is damaged, too: {what}: {error_summary(error)}; nothing was changed",
+                remedy="Choose an earlier target. `observatory backup verify --contents` names damaged files.",
+            ) from error
+
+
 def compare(live: str, restored: str, *, same_server: bool = True, same_timeline: bool = True) -> Loss:
     """Return what the live database has, and a restored earlier state of it lacks.
 
@@ -160,43 +237,59 @@ def compare(live: str, restored: str, *, same_server: bool = True, same_timeline
     Raises:
         UnreachableError: a connection failed or broke.
         StatementFailedError: PostgreSQL rejected a statement.
+        RollbackRefusedError: the restored database is damaged.
     """
     with _session(live) as now, _session(restored) as then, translate_errors("comparison"):
-        transactions = _committed_since(now, then) if same_server and same_timeline else None
-        leaves_now, leaves_then = _leaves(now), _leaves(then)
-        columns = {
-            leaf: _common(leaves_now.get(leaf), leaves_then.get(leaf))
-            for leaf in leaves_now.keys() | leaves_then.keys()
-        }
-        with ThreadPoolExecutor(2) as both:
-            sums = both.map(_checksums, (now, then), (leaves_now, leaves_then), (columns, columns))
-            sums_now, sums_then = sums
-        tables = {each.table for each in (*leaves_now.values(), *leaves_then.values())}
+        states = (
+            _State(connection=now, leaves=_leaves(now), is_live=True),
+            _State(connection=then, leaves=_leaves(then), is_live=False),
+        )
+        transactions = _committed_since(*states) if same_server and same_timeline else None
         made_since = tuple(_shown(table) for table in sorted(_tables(now) - _tables(then)))
         emptied = tuple(_shown(table) for table in now.execute(_UNLOGGED).fetchall()) if same_server else ()
         databases = tuple(str(name) for (name,) in now.execute(_OTHER_DATABASES).fetchall()) if same_server else ()
-        found = []
-        for table in sorted(tables):
-            mine = [leaf for leaf in columns if (leaves_now.get(leaf) or leaves_then[leaf]).table == table]
-            differing = [leaf for leaf in mine if sums_now.get(leaf, _NO_ROWS) != sums_then.get(leaf, _NO_ROWS)]
-            if not differing:
-                continue
-            lost, returned = _difference(
-                _multiset(now, {leaf: columns[leaf] for leaf in differing if leaf in leaves_now}),
-                _multiset(then, {leaf: columns[leaf] for leaf in differing if leaf in leaves_then}),
-            )
-            found.append(
-                TableLoss(
-                    table=_shown(table),
-                    now=sum(sums_now.get(leaf, _NO_ROWS)[0] for leaf in mine),
-                    then=sum(sums_then.get(leaf, _NO_ROWS)[0] for leaf in mine),
-                    lost=lost,
-                    returned=returned,
-                )
-            )
+        tables, unreadable = _compare_rows(*states)
     return Loss(
-        transactions=transactions, tables=tuple(found), made_since=made_since, emptied=emptied, databases=databases
+        transactions=transactions,
+        tables=tables,
+        made_since=made_since,
+        emptied=emptied,
+        databases=databases,
+        unreadable=unreadable,
     )
+
+
+def _compare_rows(live: _State, restored: _State) -> tuple[tuple[TableLoss, ...], tuple[str, ...]]:
+    """Return the tables whose rows differ, and names of what the live database cannot read."""
+    leaves = {**restored.leaves, **live.leaves}
+    columns = {leaf: _common(live.leaves.get(leaf), restored.leaves.get(leaf)) for leaf in leaves}
+    sums_now, sums_then = in_parallel(lambda state: state.checksums(columns), (live, restored))
+    unreadable = {leaf for leaf in live.leaves if leaf not in sums_now}
+    found = []
+    for table in sorted({each.table for each in leaves.values()}):
+        mine = {leaf for leaf in leaves if leaves[leaf].table == table} - unreadable
+        differing = [leaf for leaf in mine if sums_now.get(leaf, _NO_ROWS) != sums_then.get(leaf, _NO_ROWS)]
+        if not differing:
+            continue
+        try:
+            lost, returned = _difference(live, restored, {leaf: columns[leaf] for leaf in differing})
+        except _UnreadableError:
+            unreadable.update(leaf for leaf in differing if leaf in live.leaves)
+            continue
+        found.append(
+            TableLoss(
+                table=_shown(table),
+                now=_rows(sums_now, mine),
+                then=_rows(sums_then, mine),
+                lost=lost,
+                returned=returned,
+            )
+        )
+    return tuple(found), tuple(sorted(live.named(leaf) for leaf in unreadable))
+
+
+def _rows(sums: Mapping[Leaf, Checksum], leaves: Collection[Leaf]) -> int:
+    return sum(sums.get(leaf, _NO_ROWS)[0] for leaf in leaves)
 
 
 @contextmanager
@@ -207,10 +300,13 @@ def _session(conninfo: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def _committed_since(now: psycopg.Connection, then: psycopg.Connection) -> int:
-    first, running = then.execute(_SNAPSHOT).fetchone() or (0, [])
-    row = now.execute(_COMMITTED, {"first": first, "running": running}).fetchone()
-    return int(row[0]) if row else 0
+def _committed_since(live: _State, restored: _State) -> int | None:
+    """Return the number of transactions that only the live database has; None where it cannot read their states."""
+    first, running = restored.connection.execute(_SNAPSHOT).fetchone() or (0, [])
+    with suppress(_UnreadableError), live.reading("transactions"):
+        row = live.connection.execute(_COMMITTED, {"first": first, "running": running}).fetchone()
+        return int(row[0]) if row else 0
+    return None
 
 
 def _tables(connection: psycopg.Connection) -> set[tuple[str, str]]:
@@ -237,17 +333,6 @@ def _common(now: _Leaf | None, then: _Leaf | None) -> Columns:
     return (now or then or _Leaf(table=("", ""), columns={})).columns
 
 
-def _checksums(
-    connection: psycopg.Connection, leaves: Mapping[Leaf, _Leaf], columns: Mapping[Leaf, Columns]
-) -> dict[Leaf, Checksum]:
-    found = {}
-    for leaf in leaves:
-        query = sql.SQL(_CHECKSUM).format(hashes=_hashes(leaf, columns[leaf]))
-        count, total = connection.execute(query).fetchone() or _NO_ROWS
-        found[leaf] = (int(count), int(total))
-    return found
-
-
 def _hashes(leaf: Leaf, columns: Columns) -> sql.Composed:
     row = sql.SQL("ROW({})").format(sql.SQL(", ").join(sql.Identifier("t", name) for name in columns))
     only = sql.SQL("" if leaf.is_chunk else "ONLY")  # a table that others inherit from has their rows, too
@@ -255,27 +340,22 @@ def _hashes(leaf: Leaf, columns: Columns) -> sql.Composed:
     return sql.SQL(_HASHES).format(hash=value, only=only, leaf=sql.Identifier(leaf.schema, leaf.name))
 
 
-def _multiset(connection: psycopg.Connection, columns: Mapping[Leaf, Columns]) -> Iterator[tuple[int, int]]:
-    """Yield each hash of the rows with the number of its rows, in the order of the hashes."""
-    if not columns:
-        return
-    hashes = sql.SQL(" UNION ALL ").join(_hashes(leaf, names) for leaf, names in columns.items())
-    with connection.cursor(name="rows") as cursor:
-        cursor.itersize = FETCHED
-        yield from cursor.execute(sql.SQL(_MULTISET).format(hashes=hashes))
+def _difference(live: _State, restored: _State, columns: Mapping[Leaf, Columns]) -> tuple[int, int]:
+    """Return how many rows of some leaves only the live database has, and how many only the restored one.
 
-
-def _difference(now: Iterator[tuple[int, int]], then: Iterator[tuple[int, int]]) -> tuple[int, int]:
-    """Return how many rows only the first multiset has, and how many only the second, both in order."""
+    Raises:
+        _UnreadableError: the live database cannot read one of them.
+    """
     lost = returned = 0
-    mine, theirs = next(now, None), next(then, None)
-    while mine or theirs:
-        if theirs is None or (mine and mine[0] < theirs[0]):
-            assert mine is not None  # noqa: S101 - one of them is left
-            lost, mine = lost + mine[1], next(now, None)
-        elif mine is None or theirs[0] < mine[0]:
-            returned, theirs = returned + theirs[1], next(then, None)
-        else:
-            lost, returned = lost + max(0, mine[1] - theirs[1]), returned + max(0, theirs[1] - mine[1])
-            mine, theirs = next(now, None), next(then, None)
+    with closing(live.multiset(columns)) as now, closing(restored.multiset(columns)) as then:
+        mine, theirs = next(now, None), next(then, None)
+        while mine or theirs:
+            if theirs is None or (mine and mine[0] < theirs[0]):
+                assert mine is not None  # noqa: S101 - one of them is left
+                lost, mine = lost + mine[1], next(now, None)
+            elif mine is None or theirs[0] < mine[0]:
+                returned, theirs = returned + theirs[1], next(then, None)
+            else:
+                lost, returned = lost + max(0, mine[1] - theirs[1]), returned + max(0, theirs[1] - mine[1])
+                mine, theirs = next(now, None), next(then, None)
     return lost, returned

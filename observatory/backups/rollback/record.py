@@ -60,7 +60,8 @@ class RollbackRecord(BaseModel):
         former_target: of the rollout document before.
         stopped: fleets whose version does not fit the schema that comes in; an undo starts them again.
         lost_transactions: that only the live data had; None where that is not known, as of an undo.
-        lost_rows: likewise.
+        lost_rows: likewise; without those of what is unreadable.
+        unreadable: tables of the live data that could not be read, and so were not compared.
         undone: whether an undo has brought the earlier data back.
         discarded: whether the data that was set aside was removed.
     """
@@ -84,6 +85,7 @@ class RollbackRecord(BaseModel):
     stopped: tuple[FleetName, ...] = ()
     lost_transactions: int | None = None
     lost_rows: int | None = None
+    unreadable: tuple[str, ...] = ()
     undone: bool = False
     discarded: bool = False
 
