@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from observatory.parallel import ended_by, in_parallel
+from observatory.interruption.parallel import ended_by, in_parallel
 from observatory.runtime.processes import process_group
 from tests.support.waiting import until
 
@@ -18,7 +18,7 @@ HANGING = """
 import sys
 from pathlib import Path
 
-from observatory.parallel import in_parallel
+from observatory.interruption.parallel import in_parallel
 from observatory.runtime.processes import process_group
 
 

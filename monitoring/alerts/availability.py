@@ -131,6 +131,11 @@ DATABASE_DOWN = Alert(
             ),
             Step("If Patroni or etcd is down, this starts it:", ("observatory up",)),
             Step("If the disk is full: free space first, then run `observatory up`. Never delete files in `pg_wal`."),
+            Step(
+                "If PostgreSQL cannot start because its files are lost or damaged: a rollback needs a running server. "
+                "Recover a local stack from a backup repository, which is first copied out of its home: "
+                "[a database that does not start](../backups.md#a-database-that-does-not-start)."
+            ),
         ),
         escalation=escalation.DATABASE,
     ),

@@ -141,8 +141,14 @@ BACKUP_DAMAGED = Alert(
         remedy=(
             Step("An index: `REINDEX INDEX CONCURRENTLY <name>`."),
             Step(
-                "A table: copy what can be read, or restore the last sound backup to now: full-page images "
-                "in the WAL replace the damaged page if it was written since that backup."
+                "A table: roll the database back to this moment. That restores the last sound backup with all WAL "
+                "since it: `observatory rollback --method database --to-time TIME`, with the time of now as "
+                "`date -u +%FT%TZ` prints it. The plan names the table as one that cannot be read, and counts what "
+                "the others lose: what is written after that time, so stop the writers first."
+            ),
+            Step(
+                "If the rollback cannot read the live database's catalogue, logins or API keys: recover it from a "
+                "repository, as a [database that does not start](../backups.md#a-database-that-does-not-start)."
             ),
             Step(
                 "Then make a full backup. The alert ends when that backup is sound.",

@@ -12,7 +12,7 @@ from observatory.backups.exact_snapshot import SETTINGS, table_names
 from observatory.backups.recording import WORKERS
 from observatory.backups.values import Piece, RecordedValues, count_piece
 from observatory.database.connection import cancellable, connect
-from observatory.parallel import in_parallel
+from observatory.interruption.parallel import in_parallel
 
 SHOWN = 5  # differences that a message names
 

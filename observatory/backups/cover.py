@@ -24,8 +24,8 @@ from observatory.backups.repository_contents import (
 from observatory.backups.target import RecoveryTarget, format_time
 from observatory.backups.tool import BackupError
 from observatory.errors import REFUSED
+from observatory.interruption.parallel import in_parallel
 from observatory.nodes.programs.backup_repository import Position
-from observatory.parallel import in_parallel
 from observatory.runtime import RuntimeFault, Sandbox
 from observatory.waiting import wait_until
 

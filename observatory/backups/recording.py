@@ -32,8 +32,8 @@ from observatory.backups.values import Piece, RecordedValues, ValueStore, count_
 from observatory.database.connection import cancellable, connect
 from observatory.database.errors import UnreachableError
 from observatory.files.sockets import short_path
+from observatory.interruption.parallel import in_parallel
 from observatory.nodes import Paths
-from observatory.parallel import in_parallel
 from observatory.runtime import Sandbox
 
 SHARE = 0.1  # of the duration of the backup

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from observatory.backups.pgbackrest import PgBackRest
+from observatory.interruption.parallel import in_parallel
 from observatory.nodes import Paths
 from observatory.nodes.programs.backup_repository import (
     Finding,
@@ -21,7 +22,6 @@ from observatory.nodes.programs.backup_repository import (
     waiting_metrics,
     waiting_wal,
 )
-from observatory.parallel import in_parallel
 from observatory.runtime import Sandbox
 
 

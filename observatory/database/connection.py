@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from observatory.database.error_translation import error_summary
 from observatory.database.errors import UnreachableError
 from observatory.files.sockets import short_path
-from observatory.parallel import ended_by
+from observatory.interruption.parallel import ended_by
 
 CONNECT_TIMEOUT_S = 10
 CANCEL_TIMEOUT_S = 5
@@ -77,7 +77,7 @@ def connect(conninfo: str, *, purpose: str, settings: Mapping[str, str] | None =
 
 @contextlib.contextmanager
 def cancellable(connection: psycopg.Connection) -> Iterator[None]:
-    """Let the statements of the block be cancelled when the work of this thread ends: see `observatory.parallel`."""
+    """Let the statements of the block be cancelled when the work of this thread ends: see `interruption.parallel`."""
     with ended_by(partial(_cancel, connection)):
         yield
 

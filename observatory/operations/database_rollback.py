@@ -24,6 +24,7 @@ from observatory.backups.rollback.swap import LIVE, Swap
 from observatory.backups.rollback.timelines import DataDirectory
 from observatory.backups.scratch import scratch_directory
 from observatory.backups.target import RecoveryTarget, format_lsn
+from observatory.database import UnreachableError, connect
 from observatory.database.roles.kept_access import KeptAccess, read_access
 from observatory.documents.rollout import RolloutDocument
 from observatory.operations.database_exchange import (
@@ -51,6 +52,10 @@ from observatory.workspace import Workspace
 # For estimates, as measured on two cores: docs/benchmarks-backups.md.
 COMPARED_BYTES_PER_S = 100_000_000  # of both databases at once
 EXCHANGE_S = 15  # stop, exchange and start the database, then `up`
+DOWN = (
+    "A rollback compares with the live database, so its server must run: `observatory up` starts it. If it cannot "
+    'start because its files are lost or damaged, see "A database that does not start" in docs/backups.md.'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +101,10 @@ def plan_database_rollback(
 
     Raises: as `roll_back_database`; nothing is changed.
     """
-    with explained_interruption(workspace), _begun(workspace, report) as stack, stack.restored(target) as restored:
-        return restored.plan
+    with explained_interruption(workspace), _begun(workspace, report) as stack:
+        stack.check_answers()
+        with stack.restored(target) as restored:
+            return restored.plan
 
 
 def roll_back_database(
@@ -123,6 +130,7 @@ def roll_back_database(
 
     Raises:
         UnsupportedOperationError, StackNotUpError: the platform has no rollback, or the stack is not up.
+        UnreachableError: the database's server is down; nothing was changed.
         UncoveredTargetError, NotEnoughSpaceError, DumpError, EncryptedFileError: the target cannot be restored; nothing
             was changed.
         RestoreRunningError: another restore changes the live data; nothing was changed.
@@ -258,10 +266,19 @@ class _Stack:
         """Return the roles, passwords and API keys of the live database."""
         return read_access(self.swap.administrator)
 
+    def check_answers(self) -> None:
+        """Raise UnreachableError, with the way to a database whose server cannot start, if the server is down."""
+        try:
+            with connect(self.swap.administrator, purpose=COMMAND):
+                pass
+        except UnreachableError as error:
+            raise UnreachableError(f"{error}; nothing was changed", remedy=DOWN) from error
+
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Hold the locks of deployments and of migrations inside the block."""
         conninfo, workspace = self.swap.administrator, self.platform.workspace
+        self.check_answers()
         with (
             deployment_lock(workspace, conninfo, command=COMMAND, wait_s=GONE_SECONDS),
             no_migration_under_way(conninfo),

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from observatory.parallel import ended_by
+from observatory.interruption.parallel import ended_by
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def process_group(
 ) -> Iterator[subprocess.Popen[str]]:
     """Run `command` as a process group; an exception in the context, such as an interrupt, kills the whole group.
 
-    So does the end of the work of this thread: see `observatory.parallel`.
+    So does the end of the work of this thread: see `observatory.interruption.parallel`.
     """
     with subprocess.Popen(
         command,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +23,10 @@ from observatory.backups.tool import (
     RepositoryUnreadableError,
 )
 from observatory.nodes.cloud_init import program_text
-from observatory.nodes.pgbackrest import cipher_file, cipher_section, command, settings_file
+from observatory.nodes.pgbackrest import cipher_file, cipher_section, command, repository, settings_file
 from observatory.settings import LocalSettings
 from tests.backups.conftest import DATA, PASSPHRASES, PATHS, ArchivingServer
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -198,6 +203,49 @@ def test_another_passphrase_is_reported_with_the_way_out(archived: ArchivingServ
         assert "cannot be read" in findings(archived)[0]
     finally:
         archived.sandbox.write_file(cipher_file(PATHS), kept)
+
+
+CHECK = """
+import sys
+from pathlib import Path
+
+from observatory.backups.repository import check_repositories
+from observatory.interruption import interrupt_on_signals
+from observatory.runtime import Sandbox
+
+interrupt_on_signals()
+check_repositories(Sandbox(*map(Path, sys.argv[1:])))
+"""
+
+
+@pytest.mark.usefixtures("repository_kept")
+def test_a_signal_ends_a_check_of_a_repository_that_hangs(archived: ArchivingServer) -> None:
+    """As on a mount that does not respond: reading the information of the backups never ends."""
+    file, sandbox = archived.repository / "backup/observatory/backup.info", archived.sandbox
+    file.unlink()
+    os.mkfifo(file, mode=0o600)
+    sandbox.adopt(repository(PATHS))
+    command_line = [sys.executable, "-c", CHECK, str(sandbox.home), str(sandbox.rootfs)]
+    writers: list[int] = []
+
+    def is_read() -> bool:
+        with contextlib.suppress(OSError):  # ENXIO: nothing has opened it to read
+            writers.append(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writers)
+
+    with subprocess.Popen(command_line, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            until(is_read, "the check to read the file")
+            process.send_signal(signal.SIGTERM)
+            assert "KeyboardInterrupt: SIGTERM" in process.communicate(timeout=60)[1]
+            with pytest.raises(BrokenPipeError):  # the child has ended, too
+                os.write(writers[0], b" ")
+        finally:
+            process.kill()
+            for each in writers:
+                os.close(each)
+    with sandbox.lock("backup-check"):
+        pass
 
 
 def damage(server: ArchivingServer, table: str) -> Path:

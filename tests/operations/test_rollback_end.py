@@ -48,6 +48,14 @@ def test_a_rollback_whose_stack_is_up_is_in_the_journal_and_ends(
     assert (event, details["lost"]) == ("database-rolled-back", {"transactions": 2, "rows": 3})
 
 
+def test_the_journal_names_the_damaged_tables_that_were_not_compared(
+    platform: Platform, events: list[tuple[str, dict[str, Any]]]
+) -> None:
+    RollbackRecords(platform.workspace.home).write(RECORD.changed(unreadable=("plain",)))
+    module.end_agreed(platform)
+    assert events[0][1]["lost"] == {"transactions": 2, "rows": 3, "unreadable": ["plain"]}
+
+
 def test_an_exchange_that_is_not_agreed_on_does_not_end(
     platform: Platform, events: list[tuple[str, dict[str, Any]]]
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import httpx
@@ -79,7 +81,31 @@ def test_a_lost_machine_is_recovered_from_one_repository(stack: Checkout, checko
     assert "a recovery replaces none" in checkout.run(*restore, expect=3).stderr
     made = checkout.json("backup", "list", "--repository", "2")
     assert sorted(place.glob("backup/observatory/*F/")) == [place / f"backup/observatory/{made[0]['label']}"]
+    recover_from_lost_files(checkout, place, tmp_path, passphrase)
+
+
+def lose_files(checkout: Checkout) -> None:
+    """PostgreSQL ends, and cannot start again."""
+    data = checkout.home / "data/postgres"
+    (data / "global/pg_control").unlink()
+    os.kill(int((data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+
+
+def recover_from_lost_files(checkout: Checkout, outside: Path, tmp_path: Path, passphrase: Path) -> None:
+    """The way of docs/backups.md, "A database that does not start", from a repository in the home and from another."""
+    lose_files(checkout)
+    refused = checkout.run("rollback", "--method", "database", "--to-time", "2026-01-01T00:00Z", "--yes", expect=1)
+    assert '"A database that does not start" in docs/backups.md' in refused.stderr
+
+    keys, copy = tmp_path / "later-keys.age", tmp_path / "later-copy"
+    checkout.run("backup", "key", "export", str(keys), "--passphrase-file", str(passphrase))
+    checkout.run("down", "--keep-data")
+    shutil.copytree(checkout.home / "data/backups", copy, symlinks=True)
     checkout.run("down", "--yes")
-    assert sorted(place.glob("backup/observatory/*F/"))  # with keys that open them
+    restore = ("bootstrap", "--restore-from", str(copy), "--key-file", str(keys), "--passphrase-file", str(passphrase))
+    assert checkout.json(*restore)["recovered"]
+    checkout.run("down", "--yes")
+
+    assert sorted(outside.glob("backup/observatory/*F/"))  # `down` has kept it, with keys that open it
     (kept,) = checkout.root.glob(".observatory/kept-keys/*.json")
-    assert checkout.json("bootstrap", "--restore-from", str(place), "--key-file", str(kept))["recovered"]
+    assert checkout.json("bootstrap", "--restore-from", str(outside), "--key-file", str(kept))["recovered"]

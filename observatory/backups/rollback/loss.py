@@ -19,7 +19,8 @@ from psycopg import sql
 from observatory.backups.rollback.errors import RollbackRefusedError
 from observatory.database.connection import cancellable, connect
 from observatory.database.error_translation import error_summary, translate_errors
-from observatory.parallel import in_parallel
+from observatory.errors import ObservatoryError
+from observatory.interruption.parallel import in_parallel
 
 FETCHED = 10_000  # rows at a time
 DAMAGE = ("XX", "58")  # classes of SQLSTATE: an internal error such as a damaged page, and one of the operating system
@@ -154,7 +155,7 @@ Checksum = tuple[int, int]
 _NO_ROWS: Checksum = (0, 0)
 
 
-class _UnreadableError(Exception):
+class _UnreadableError(ObservatoryError):
     """The live database cannot read a table."""
 
 

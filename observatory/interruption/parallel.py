@@ -1,7 +1,7 @@
 """Work on several threads that ends as one: at the first error, and when a signal interrupts the caller.
 
-A thread that waits for a child process or for a statement of PostgreSQL cannot be interrupted. So whoever lets it wait
-says how another thread ends what it waits for: `ended_by`.
+A thread that waits for a child process or for a statement of PostgreSQL cannot be interrupted. So the code that lets it
+wait says how another thread ends what it waits for: `ended_by`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,11 @@
+"""How a command ends early: `signals` stop it, and `parallel` ends the work on several threads as one."""
+
+from observatory.interruption.signals import (
+    STOPPING,
+    handle_stop_signals,
+    interrupt_on_signals,
+    interruptible,
+    stop_signals,
+)
+
+__all__ = ["STOPPING", "handle_stop_signals", "interrupt_on_signals", "interruptible", "stop_signals"]
