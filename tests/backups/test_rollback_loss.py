@@ -16,6 +16,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from observatory.backups.rollback.errors import RollbackRefusedError
 from observatory.backups.rollback.loss import TableLoss, compare
+from observatory.database.error_translation import translate_errors
+from observatory.database.errors import StatementFailedError
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.waiting import until
 
@@ -172,6 +174,13 @@ def test_what_the_live_database_cannot_read_is_named_and_the_rest_is_compared(ro
         with pytest.raises(RollbackRefusedError, match="the restored database is damaged, too: ") as refused:
             compare(pair.restored, pair.live)
         assert "`observatory backup verify --contents`" in str(refused.value)
+
+        with (
+            psycopg.connect(pair.live) as live,
+            pytest.raises(StatementFailedError, match=r"XX001.*see docs/runbooks/StorageBackupDamaged\.md"),
+            translate_errors("any statement"),
+        ):
+            live.execute("SELECT count(note) FROM plain")
 
 
 COMPARISON = "import sys; from observatory.backups.rollback.loss import compare; compare(*sys.argv[1:])"

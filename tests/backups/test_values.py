@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
+from types import ModuleType
 
 import psycopg
 import pytest
 
-from observatory.backups import recording
+from observatory.backups import comparison, recording
 from observatory.backups import values as values_module
 from observatory.backups.comparison import compare_values
 from observatory.backups.exact_snapshot import ExactSnapshot, Table
@@ -17,6 +19,7 @@ from observatory.backups.recording import budget, record_values
 from observatory.backups.values import ValueStore
 from observatory.runtime import Sandbox
 from tests.support.postgres import PostgresServer
+from tests.support.waiting import until
 
 SCHEMA = """
     CREATE TABLE events (ts timestamptz NOT NULL, text text);
@@ -94,6 +97,34 @@ def test_a_row_that_is_there_twice_is_found(database: str, connection: psycopg.C
     values = record_values(database, budget_s=60)
     connection.execute("INSERT INTO empty DEFAULT VALUES; INSERT INTO empty DEFAULT VALUES")
     assert "4 rows, recorded were 2" in compare_values(database, values).describe()
+
+
+SLEEP = "SELECT pg_sleep(60)"
+SLEEPERS = "SELECT FROM pg_stat_activity WHERE query = %s AND state = 'active'"
+
+
+@pytest.mark.parametrize("module", [recording, comparison], ids=["record", "compare"])
+def test_an_error_of_one_worker_cancels_the_count_of_the_other(
+    database: str, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, module: ModuleType
+) -> None:
+    values = record_values(database, budget_s=60)
+    calls, cancelled = count(), list[str]()
+
+    def count_piece(session: psycopg.Connection, *_piece: object) -> tuple[int, int]:
+        if next(calls):
+            until(lambda: connection.execute(SLEEPERS, [SLEEP]).fetchone() is not None, "the other to count")
+            raise ValueError("this one fails")
+        try:
+            session.execute(SLEEP)
+        except psycopg.errors.QueryCanceled as error:
+            cancelled.append(str(error))
+            raise
+        return 0, 0
+
+    monkeypatch.setattr(module, "count_piece", count_piece)
+    with pytest.raises(ValueError, match="this one fails"):
+        record_values(database, budget_s=60) if module is recording else compare_values(database, values)
+    assert cancelled == ["canceling statement due to user request"]
 
 
 def test_a_restore_point_follows_the_place_of_the_values(database: str, connection: psycopg.Connection) -> None:
