@@ -117,19 +117,18 @@ def test_every_history_between_a_backup_and_the_newest_timeline_is_needed() -> N
 def test_the_oldest_backup_does_not_need_the_history_of_its_own_timeline() -> None:
     """A new repository of a server that has changed its timeline lacks it, and a restore succeeds without it."""
     found = archive(*names(2, 3, 4))
-    assert list(_gaps(found, [{"archive": {"start": names(2, 3)[0]}}])) == []
-    [finding] = _gaps(found, [{"archive": {"start": names(1, 3)[0]}}])
+    assert list(_gaps(found, [(2, 3)], [])) == []
+    [finding] = _gaps(found, [(1, 3)], [])
     assert finding.text.startswith("00000002.history is missing")
 
 
 def test_a_gap_of_a_timeline_that_a_rollback_left_is_found() -> None:
     """Timeline 3 left timeline 1 in segment 3, and timeline 2 is not on the way to it."""
     histories = {2: [(1, 3 * 16 * MIB)], 3: [(1, 3 * 16 * MIB)]}
-    start = [{"archive": {"start": names(1, 1)[0]}}]
     whole = archive(*names(1, *range(1, 7)), *names(2, 3, 4, 5), *names(3, 3, 4), histories=histories)
-    assert list(_gaps(whole, start)) == []
+    assert list(_gaps(whole, [(1, 1)], [(1, 1)])) == []
     holed = archive(*names(1, 1, 2, 3, 6), *names(2, 3, 5), *names(3, 3, 4), histories=histories)
-    [finding] = _gaps(holed, start)
+    [finding] = _gaps(holed, [(1, 1)], [(1, 1)])
     first, last, other = *names(1, 4, 5), *names(2, 4)
     assert f"a timeline that was left: {first} to {last} (missing), {other} (missing)" in finding.text
 
@@ -146,7 +145,8 @@ def test_segments_are_described_by_range_and_problem() -> None:
 
 
 def full(label: str, *, day: float) -> dict[str, Any]:
-    return {"label": label, "type": "full", "timestamp": {"start": day * DAY_S, "stop": day * DAY_S}}
+    place = {"database": {"id": 1}, "archive": {"start": names(1, 1)[0]}}
+    return {"label": label, "type": "full", "timestamp": {"start": day * DAY_S, "stop": day * DAY_S}, **place}
 
 
 MONTHLY = [full("A", day=0), full("B", day=30), full("C", day=60), full("D", day=90)]
@@ -165,7 +165,7 @@ MONTHLY = [full("A", day=0), full("B", day=30), full("C", day=60), full("D", day
     ],
 )
 def test_only_sound_backups_count_for_the_retention(sound: str, today: float, kept: int | None) -> None:
-    report = Report(sound=dict.fromkeys(sound, 0.0))
+    report = Report(sound=dict.fromkeys(sound, 0.0), leading={(1, 1): tuple("ABCD")})
     assert expiry(report, MONTHLY, days=30, now=today * DAY_S) == kept
 
 

@@ -22,7 +22,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -31,6 +31,7 @@ from typing import Any, Literal
 
 STANZA = "observatory"
 DAY_S = 86_400
+HOUR_S = 3600
 LOG_BYTES = 1 << 32  # of WAL that share the middle part of a segment's name
 SEGMENT_BYTES = 16 << 20  # PostgreSQL's default
 LEAST_BYTES = 32  # of an encrypted file
@@ -40,6 +41,8 @@ NO_BACKUP = 2  # status of a stanza without backups
 SEGMENT = re.compile(rf"{STANZA}/([^/]+)/[0-9A-F]{{16}}/([0-9A-F]{{24}})-[0-9a-f]{{40}}(?:\.[a-z0-9]+)?")
 HISTORY = re.compile(rf"{STANZA}/([^/]+)/([0-9A-F]{{8}})\.history")
 SEGMENT_NAME = re.compile(r"[0-9A-F]{24}")
+RANGE = re.compile(r"([0-9A-F]{24})(?: to ([0-9A-F]{24}))?")
+OLD_KEY = re.compile(r"(?:repository \d+: )?WAL segments ")  # in a state of an earlier version
 # Of the files that pgBackRest's `verify` does not read.
 PARTIAL = re.compile(rf"{STANZA}/[^/]+/[0-9A-F]{{16}}/([0-9A-F]{{24}}\.partial)-([0-9a-f]{{40}})(?:\.[a-z0-9]+)?")
 WAL_LABEL = re.compile(rf"{STANZA}/[^/]+/[0-9A-F]{{16}}/[0-9A-F]{{24}}\.[0-9A-F]{{8}}\.backup")
@@ -58,9 +61,13 @@ SELECT found || coalesce(' of ' || coalesce(indrelid, inhparent)::regclass, '')
 FROM pg_filenode_relation({}, {}) AS found
 LEFT JOIN pg_index ON indexrelid = found LEFT JOIN pg_inherits ON inhrelid = found"""
 NEW_FULL = "Make a new full backup: `observatory backup create --type full`"
+SET_CLOCK = (
+    "pgBackRest makes no backup before then. Set the clock right, or begin a new repository: see docs/backups.md"
+)
 RESTORE_REPOSITORY = "Restore its files or its passphrase, or give its backups up: see docs/backups.md"
 
 Position = tuple[int, int]  # timeline and number of a WAL segment
+Timeline = tuple[int, int]  # number of a database system in the repository, and of a timeline of it; later ones follow
 Kind = Literal["archive", "backup"]
 
 
@@ -127,13 +134,15 @@ def nodes_of(settings: Mapping[str, Any], run: Callable[[Sequence[str]], tuple[i
 class Finding:
     """Something wrong with the archive or a backup of a repository.
 
-    `mended` if a later sound full backup in that repository makes up for it.
+    `mended` if a later sound full backup in that repository makes up for it. `segments` are the names of WAL segments
+    that cannot be read.
     """
 
     kind: Kind
     text: str
     mended: bool = True
     repository: int = 1
+    segments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,16 +153,20 @@ class Report:
         findings: what is wrong.
         obstacles: why a backup cannot be restored to the present, by label; a backup without an obstacle can.
         sound: when each sound full backup began, by label, oldest first.
+        leading: the backups that lead to each timeline, by the number of the database system and that of the timeline.
         newest: when the newest backup without damaged pages ended; 0 where there is none.
         readable: whether the repository could be read.
+        gaps_known: whether the archive's gaps are known; they are not without a timeline's history.
         contents: what is wrong with the contents of files, where they were read.
     """
 
     findings: tuple[Finding, ...] = ()
     obstacles: Mapping[str, str] = field(default_factory=dict)
     sound: Mapping[str, float] = field(default_factory=dict)
+    leading: Mapping[Timeline, tuple[str, ...]] = field(default_factory=dict)
     newest: float = 0.0
     readable: bool = True
+    gaps_known: bool = True
     contents: tuple[Finding, ...] = ()
 
 
@@ -174,9 +187,14 @@ class Archive:
     ends: tuple[Position, ...] = ()
 
     @property
+    def timelines(self) -> set[int]:
+        """The timelines of which there is WAL or a history."""
+        return {timeline for timeline, _ in (*self.files, *self.ends)} | set(self.histories)
+
+    @property
     def timeline(self) -> int:
         """The newest timeline, which a restore follows."""
-        return max((*(timeline for timeline, _ in (*self.files, *self.ends)), *self.histories), default=1)
+        return max(self.timelines, default=1)
 
     def name(self, position: Position) -> str:
         """Return the name of a segment."""
@@ -198,8 +216,11 @@ class Archive:
 
     def is_left(self, timeline: int, byte: int) -> bool:
         """Return whether a place in the WAL is not on the way to the newest timeline."""
-        switches = dict(self.histories.get(self.timeline, []))
-        return timeline != self.timeline and byte > switches.get(timeline, -1)
+        return not self.leads(timeline, byte, to=self.timeline)
+
+    def leads(self, timeline: int, byte: int, *, to: int) -> bool:
+        """Return whether a place in the WAL is on the way to a timeline, as far as that one's history is known."""
+        return timeline == to or byte <= dict(self.histories.get(to, [])).get(timeline, -1)
 
     def unusable(self, start: Position) -> list[Position]:
         """Return the segments from `start` to the present that a restore cannot read."""
@@ -279,15 +300,15 @@ def records(stanza: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def check(node: Node) -> Report:
-    """Check the repository by names and sizes. A finding counts if a second look finds it too.
+    """Check the repository by names and sizes. A finding, or a segment of one, counts if a second look finds it too.
 
     Between the two a segment is archived, or a backup expires.
     """
     first = _look(node)
     if not first.findings:
         return first
-    second = _look(node)
-    found = [each for each in second.findings if each in first.findings]
+    second = _look(node, among={name for each in first.findings for name in each.segments})
+    found = [each for each in second.findings if each.segments or each in first.findings]
     return replace(second, findings=_in_repository(node, found))
 
 
@@ -295,12 +316,13 @@ def _in_repository(node: Node, findings: Iterable[Finding]) -> tuple[Finding, ..
     return tuple(replace(each, repository=node.repository) for each in findings)
 
 
-def _look(node: Node) -> Report:
+def _look(node: Node, *, among: Container[str] | None = None) -> Report:
+    """Return what is wrong now; of the missing segments only those `among` the given ones."""
     archived = node.query(LAST_ARCHIVED)  # before the archive is listed, which then has this segment
     stanza, error = read_stanza(node)
     if error:
         text = f"the repository cannot be read: {error}. {RESTORE_REPOSITORY}"
-        return Report(findings=(Finding("archive", text, mended=False),), readable=False)
+        return Report(findings=(Finding("archive", text, mended=False),), readable=False, gaps_known=False)
     archived_files, files = node.listing("archive"), node.listing("backup")
     made = records(stanza)
     archives = {
@@ -322,16 +344,35 @@ def _look(node: Node) -> Report:
         own = [each for each in _between(start, stop, archive) if archive.problem(each)]
         if obstacle := _obstacle(record, archive, absent, own, is_current=record["database"]["id"] == newest):
             obstacles[label] = obstacle
-        if label in absent:
-            findings.append(_without_manifest(label, files))
+        findings += [each for other in absent if (each := _without_manifest(other, files)) not in findings]
         if record["type"] == "full" and not (record.get("error") or absent or own):
             sound[label] = float(record["timestamp"]["start"])
-    findings += _gaps(archives[newest], [each for each in made if each["database"]["id"] == newest])
+    leading = _leading(made, archives)
+    current, present = archives[newest], leading.get((newest, archives[newest].timeline), ())
+    starts = {
+        each["label"]: position(each["archive"]["start"], current.segment_bytes)
+        for each in made
+        if each["database"]["id"] == newest
+    }
+    bases = [start for label, start in starts.items() if label in sound and label in present]
+    findings += _gaps(current, list(starts.values()), bases, among=among)
     findings += _damage(node, made, after=max(sound.values(), default=0.0))
     if made and not sound:
         findings.append(Finding("backup", "there is no sound full backup", mended=False))
-    newest = max((float(each["timestamp"]["stop"]) for each in made if not each.get("error")), default=0.0)
-    return Report(tuple(findings), obstacles, sound, newest)
+    future = [each["label"] for each in made if each["timestamp"]["stop"] > time.time() + HOUR_S]
+    if future:
+        findings.append(Finding("backup", f"{future[-1]} ended in the future: {SET_CLOCK}", mended=False))
+    return Report(
+        findings=tuple(findings),
+        obstacles=obstacles,
+        sound=sound,
+        leading=leading,
+        newest=max(
+            (float(each["timestamp"]["stop"]) for each in made if not (each.get("error") or each["label"] in future)),
+            default=0.0,
+        ),
+        gaps_known=not (starts and current.unknown_timelines(min(starts.values())[0] + 1)),
+    )
 
 
 def _archive_name(stanza: Mapping[str, Any], database: int) -> str:
@@ -365,6 +406,30 @@ def _chain(record: Mapping[str, Any]) -> list[str]:
     return [record["label"], *(record.get("reference") or [])]
 
 
+def _leading(made: Sequence[Mapping[str, Any]], archives: Mapping[int, Archive]) -> dict[Timeline, tuple[str, ...]]:
+    """Return the backups that lead to each timeline, oldest first."""
+    return {
+        (database, timeline): tuple(
+            each["label"]
+            for each in made
+            if _timeline(each)[0] == database and archive.leads(_timeline(each)[1], _stop_byte(each), to=timeline)
+        )
+        for database, archive in archives.items()
+        for timeline in archive.timelines
+    }
+
+
+def _timeline(record: Mapping[str, Any]) -> Timeline:
+    """Return the timeline on which a backup was made."""
+    return record["database"]["id"], int(record["archive"]["start"][:8], 16)
+
+
+def _stop_byte(record: Mapping[str, Any]) -> int:
+    """Return the byte of the WAL at which a backup ended."""
+    high, low = record["lsn"]["stop"].split("/")
+    return (int(high, 16) << 32) + int(low, 16)
+
+
 def _between(start: Position, stop: Position, archive: Archive) -> Iterator[Position]:
     """Yield the segments of a backup itself; the last may exist only as the copy that begins the next timeline."""
     for number in range(start[1], stop[1] + 1):
@@ -377,14 +442,13 @@ def _obstacle(
 ) -> str:
     """Return why a backup cannot be restored to the present; empty where it can."""
     start = position(record["archive"]["start"], archive.segment_bytes)
-    high, low = record["lsn"]["stop"].split("/")
     if absent:
         return f"{absent[0]} has no manifest"
     if not is_current:
         return "of an earlier database system"
     if unknown := archive.unknown_timelines(start[0] + 1):
         return f"{unknown[0]:08X}.history is missing or damaged"
-    if archive.is_left(start[0], (int(high, 16) << 32) + int(low, 16)):
+    if archive.is_left(start[0], _stop_byte(record)):
         return f"timeline {start[0]} was left before its end"
     unusable = [*own, *archive.unusable(start)]
     return archive.describe(unusable[:1]) if unusable else ""
@@ -406,9 +470,17 @@ def _without_manifest(label: str, files: Mapping[str, int]) -> Finding:
     return Finding("backup", f"{label}/backup.manifest is missing, so the backup cannot be restored. {remedy}")
 
 
-def _gaps(archive: Archive, made: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Yield what the archive lacks between the start of the oldest backup and the present."""
-    starts = [position(each["archive"]["start"], archive.segment_bytes) for each in made]
+def _gaps(
+    archive: Archive, starts: Sequence[Position], bases: Sequence[Position], *, among: Container[str] | None = None
+) -> Iterator[Finding]:
+    """Yield what the archive lacks between the start of the oldest backup and the present.
+
+    Args:
+        archive: of the newest database system.
+        starts: of its backups.
+        bases: starts of its sound full backups that lead to the newest timeline.
+        among: names of the segments that count; None: all.
+    """
     if not starts:
         return
     # A restore of the oldest backup begins on its timeline: it needs the histories of later ones only.
@@ -418,13 +490,17 @@ def _gaps(archive: Archive, made: Sequence[Mapping[str, Any]]) -> Iterator[Findi
         yield Finding("archive", f"{text}. {NEW_FULL}")
     if unknown:
         return  # without them it is unknown which segments a restore needs
-    unusable = {each: None for start in sorted(starts) for each in archive.unusable(start)}
-    if unusable:
-        text = f"WAL segments that a restore needs: {archive.describe(sorted(unusable))}"
-        yield Finding("archive", f"{text}. A restore ends before the first of them. {NEW_FULL}")
-    if left := archive.holes():
+    lacking = (sorted({each for start in starts for each in archive.unusable(start)}), archive.holes())
+    needed, left = ([each for each in found if among is None or archive.name(each) in among] for found in lacking)
+    if needed:
+        text = f"WAL segments that a restore needs: {archive.describe(needed)}. A restore ends before the first of them"
+        # Times do not decide about a segment without which no backup can be restored to the present.
+        cuts_off = not bases or set(needed) & set(archive.unusable(max(bases)))
+        yield Finding("archive", f"{text}. {NEW_FULL}", not cuts_off, segments=tuple(map(archive.name, needed)))
+    if left:
         text = f"WAL segments of a timeline that was left: {archive.describe(left)}"
-        yield Finding("archive", f"{text}. A restore to a time on it ends before the first of them. {NEW_FULL}")
+        text += ". A restore to a time on it ends before the first of them"
+        yield Finding("archive", f"{text}. {NEW_FULL}", segments=tuple(map(archive.name, left)))
 
 
 def _damage(node: Node, made: Sequence[Mapping[str, Any]], *, after: float) -> Iterator[Finding]:
@@ -525,16 +601,21 @@ def _has_lines(text: str | None, line: re.Pattern[str]) -> bool:
 def expiry(report: Report, made: Sequence[Mapping[str, Any]], *, days: float, now: float) -> int | None:
     """Return how many of the newest full backups to keep; None if nothing may expire.
 
-    The newest sound full backup that is older than the retention stays, because every restore within the retention can
-    begin with it; earlier ones may go.
+    Of each timeline that was live within the retention, the newest sound full backup that leads to it and is older than
+    the retention stays, with all that were made since: every restore within the retention can begin with one of them.
+    While such a timeline has none, nothing expires.
     """
-    full = [each for each in made if each["type"] == "full"]
-    old = [
-        number
-        for number, each in enumerate(full)
-        if each["label"] in report.sound and each["timestamp"]["stop"] <= now - days * DAY_S
-    ]
-    return len(full) - old[-1] if old else None
+    begin = now - days * DAY_S
+    full = [each["label"] for each in made if each["type"] == "full"]
+    old = [each["label"] for each in made if each["label"] in report.sound and each["timestamp"]["stop"] <= begin]
+    # A backup of a timeline that a rollback left does not lead to the next one, and an undo leaves that one in turn. A
+    # timeline was left before the retention if a backup of a later one began before it.
+    live = max((_timeline(each) for each in made if each["timestamp"]["start"] <= begin), default=(0, 0))
+    leading = [labels for timeline, labels in report.leading.items() if timeline >= live]
+    needed = [next((each for each in reversed(old) if each in labels), None) for labels in leading]
+    if not needed or None in needed:
+        return None
+    return len(full) - min(full.index(each) for each in needed if each)
 
 
 def still_open(
@@ -549,15 +630,58 @@ def still_open(
     """
     contents = [Finding(**each) for each in state.get("contents", [])]
     findings = [*(each for report in reports.values() for each in report.findings), *contents]
-    seen = {_key(each): float(state.get("first_seen", {}).get(_key(each), now)) for each in findings}
-    newest = {number: max(report.sound.values(), default=0.0) for number, report in reports.items()}
-    left = [each for each in findings if not each.mended or newest.get(each.repository, 0.0) <= seen[_key(each)]]
-    return left, {**state, "first_seen": seen}
+    known: dict[str, float] = state.get("first_seen", {})
+    before = _of_texts(findings, known) | known
+    # Times that are later than now were written before the clock was put right.
+    seen = {key: min(before.get(key, now), now) for each in findings for key in _keys(each)}
+    newest = {
+        number: max((start for start in report.sound.values() if start <= now), default=0.0)
+        for number, report in reports.items()
+    }
+    left = [
+        each
+        for each in findings
+        if not each.mended or newest.get(each.repository, 0.0) <= max(seen[key] for key in _keys(each))
+    ]
+    # A gap that a full backup has mended is not a new one when the repository can be read again.
+    unknown = [number for number, report in reports.items() if not report.gaps_known]
+    kept = {key: time for key, time in known.items() if _repository(key) in unknown}
+    return left, {**state, "first_seen": {**kept, **seen}}
 
 
-def _key(finding: Finding) -> str:
-    """Return the name of a finding in the state; that of repository 1 is as in version 0.1."""
-    return finding.text if finding.repository == 1 else f"repository {finding.repository}: {finding.text}"
+def _keys(finding: Finding) -> list[str]:
+    """Return the names of a finding in the state: its segments, whose ranges in the text change, or its text."""
+    return [_prefix(finding.repository) + each for each in finding.segments or (finding.text,)]
+
+
+def _prefix(repository: int) -> str:
+    """Return how the names of a repository's findings begin; those of repository 1 are as in version 0.1."""
+    return "" if repository == 1 else f"repository {repository}: "
+
+
+def _repository(key: str) -> int:
+    """Return the number of the repository of a finding by its name in the state."""
+    found = re.match(r"repository (\d+): ", key)
+    return int(found[1]) if found else 1
+
+
+def _of_texts(findings: Sequence[Finding], known: Mapping[str, float]) -> dict[str, float]:
+    """Return when segments were first seen by the texts of findings, which earlier versions have as their names."""
+    texts = [(_repository(key), key, RANGE.findall(key), time) for key, time in known.items() if OLD_KEY.match(key)]
+    return {
+        f"{prefix}{name}": min(times)
+        for each in findings
+        for prefix in [_prefix(each.repository)]
+        for name in each.segments
+        if (
+            times := [
+                time
+                for repository, text, ranges, time in texts
+                if repository == each.repository
+                and (text == prefix + each.text or any(first <= name <= (last or first) for first, last in ranges))
+            ]
+        )
+    }
 
 
 @dataclass(frozen=True)
