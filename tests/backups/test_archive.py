@@ -114,14 +114,6 @@ def test_every_history_between_a_backup_and_the_newest_timeline_is_needed() -> N
     assert archive(*names(1, 3)).unknown_timelines(1) == []
 
 
-def test_the_oldest_backup_does_not_need_the_history_of_its_own_timeline() -> None:
-    """A new repository of a server that has changed its timeline lacks it, and a restore succeeds without it."""
-    found = archive(*names(2, 3, 4))
-    assert list(_gaps(found, [(2, 3)], [])) == []
-    [finding] = _gaps(found, [(1, 3)], [])
-    assert finding.text.startswith("00000002.history is missing")
-
-
 def test_a_gap_of_a_timeline_that_a_rollback_left_is_found() -> None:
     """Timeline 3 left timeline 1 in segment 3, and timeline 2 is not on the way to it."""
     histories = {2: [(1, 3 * 16 * MIB)], 3: [(1, 3 * 16 * MIB)]}

@@ -154,6 +154,17 @@ def test_a_mended_gap_stays_mended_while_the_repository_or_a_history_cannot_be_r
     assert mended.found(now=800) == []
 
 
+def test_the_oldest_backup_does_not_need_the_history_of_its_own_timeline() -> None:
+    """A new repository of a server that has changed its timeline lacks it, and a restore succeeds without it."""
+    repository = Repository()
+    repository.write(2, 10, 20)
+    repository.back_up("B", 2, 11, time=100)
+    assert repository.found(now=200) == []
+    repository.backups.clear()
+    repository.back_up("A", 1, 9, time=100)
+    assert any(text.startswith("00000002.history is missing") for text in repository.found(now=300))
+
+
 def test_a_segment_that_was_put_back_and_is_lost_again_is_found_again(mended: Repository) -> None:
     mended.write(1, 12, 15)
     assert mended.found(now=500) == []

@@ -334,6 +334,8 @@ def test_the_check_follows_a_change_of_the_timeline(archived: ArchivingServer) -
     archived.recover()
     archived.archive_segments()
     assert any(file.name.startswith("00000002") for file in archived.segments())
+    archived.tool.backup(BackupType.INCREMENTAL, repository=1)
+    assert archived.tool.info(1)[0].label == made.label
     found = check(archived)
     assert (found.findings, dict(found.obstacles)) == ((), {})
     history = archived.archive / "00000002.history"
@@ -350,6 +352,10 @@ def test_the_check_follows_a_change_of_the_timeline(archived: ArchivingServer) -
     on_old[0].unlink()
     [finding] = check(archived).findings
     assert on_old[0].name[:24] in finding.text
+    new = archived.tool.backup(BackupType.FULL, repository=1)
+    assert [backup.label for backup in archived.tool.info(1)] == [new.label]
+    assert {file.name[:8] for file in archived.segments()} == {"00000002"}
+    assert check(archived).findings == ()
 
 
 def test_the_repository_of_another_database_is_reported_with_the_way_out(archived: ArchivingServer) -> None:

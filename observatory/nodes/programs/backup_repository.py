@@ -347,32 +347,28 @@ def _look(node: Node, *, among: Container[str] | None = None) -> Report:
         findings += [each for other in absent if (each := _without_manifest(other, files)) not in findings]
         if record["type"] == "full" and not (record.get("error") or absent or own):
             sound[label] = float(record["timestamp"]["start"])
-    leading = _leading(made, archives)
-    current, present = archives[newest], leading.get((newest, archives[newest].timeline), ())
+    current = archives[newest]
     starts = {
         each["label"]: position(each["archive"]["start"], current.segment_bytes)
         for each in made
         if each["database"]["id"] == newest
     }
+    leading = _leading(made, archives)
+    present = leading.get((newest, current.timeline), ())
     bases = [start for label, start in starts.items() if label in sound and label in present]
-    findings += _gaps(current, list(starts.values()), bases, among=among)
+    # A restore of the oldest backup begins on its timeline: it needs the histories of later ones only.
+    unknown = current.unknown_timelines(min(starts.values())[0] + 1) if starts else []
+    findings += _without_history(unknown)
+    if not unknown:  # without them it is unknown which segments a restore needs
+        findings += _gaps(current, list(starts.values()), bases, among=among)
     findings += _damage(node, made, after=max(sound.values(), default=0.0))
     if made and not sound:
         findings.append(Finding("backup", "there is no sound full backup", mended=False))
-    future = [each["label"] for each in made if each["timestamp"]["stop"] > time.time() + HOUR_S]
-    if future:
-        findings.append(Finding("backup", f"{future[-1]} ended in the future: {SET_CLOCK}", mended=False))
-    return Report(
-        findings=tuple(findings),
-        obstacles=obstacles,
-        sound=sound,
-        leading=leading,
-        newest=max(
-            (float(each["timestamp"]["stop"]) for each in made if not (each.get("error") or each["label"] in future)),
-            default=0.0,
-        ),
-        gaps_known=not (starts and current.unknown_timelines(min(starts.values())[0] + 1)),
-    )
+    past = [each for each in made if each["timestamp"]["stop"] <= time.time() + HOUR_S]
+    if past != made:
+        findings.append(Finding("backup", f"{made[-1]['label']} ended in the future: {SET_CLOCK}", mended=False))
+    ended = max((float(each["timestamp"]["stop"]) for each in past if not each.get("error")), default=0.0)
+    return Report(tuple(findings), obstacles, sound, leading, ended, gaps_known=not unknown)
 
 
 def _archive_name(stanza: Mapping[str, Any], database: int) -> str:
@@ -470,26 +466,25 @@ def _without_manifest(label: str, files: Mapping[str, int]) -> Finding:
     return Finding("backup", f"{label}/backup.manifest is missing, so the backup cannot be restored. {remedy}")
 
 
+def _without_history(timelines: Sequence[int]) -> Iterator[Finding]:
+    for timeline in timelines:
+        text = f"{timeline:08X}.history is missing or damaged: a restore ends on an earlier timeline"
+        yield Finding("archive", f"{text}. {NEW_FULL}")
+
+
 def _gaps(
     archive: Archive, starts: Sequence[Position], bases: Sequence[Position], *, among: Container[str] | None = None
 ) -> Iterator[Finding]:
     """Yield what the archive lacks between the start of the oldest backup and the present.
 
     Args:
-        archive: of the newest database system.
+        archive: of the newest database system, with the histories of its timelines.
         starts: of its backups.
         bases: starts of its sound full backups that lead to the newest timeline.
         among: names of the segments that count; None: all.
     """
     if not starts:
         return
-    # A restore of the oldest backup begins on its timeline: it needs the histories of later ones only.
-    unknown = archive.unknown_timelines(min(starts)[0] + 1)
-    for timeline in unknown:
-        text = f"{timeline:08X}.history is missing or damaged: a restore ends on an earlier timeline"
-        yield Finding("archive", f"{text}. {NEW_FULL}")
-    if unknown:
-        return  # without them it is unknown which segments a restore needs
     lacking = (sorted({each for start in starts for each in archive.unusable(start)}), archive.holes())
     needed, left = ([each for each in found if among is None or archive.name(each) in among] for found in lacking)
     if needed:
@@ -645,7 +640,7 @@ def still_open(
     ]
     # A gap that a full backup has mended is not a new one when the repository can be read again.
     unknown = [number for number, report in reports.items() if not report.gaps_known]
-    kept = {key: time for key, time in known.items() if _repository(key) in unknown}
+    kept = {key: first for key, first in known.items() if _repository(key) in unknown}
     return left, {**state, "first_seen": {**kept, **seen}}
 
 
@@ -667,21 +662,17 @@ def _repository(key: str) -> int:
 
 def _of_texts(findings: Sequence[Finding], known: Mapping[str, float]) -> dict[str, float]:
     """Return when segments were first seen by the texts of findings, which earlier versions have as their names."""
-    texts = [(_repository(key), key, RANGE.findall(key), time) for key, time in known.items() if OLD_KEY.match(key)]
-    return {
-        f"{prefix}{name}": min(times)
-        for each in findings
-        for prefix in [_prefix(each.repository)]
-        for name in each.segments
-        if (
-            times := [
-                time
-                for repository, text, ranges, time in texts
-                if repository == each.repository
-                and (text == prefix + each.text or any(first <= name <= (last or first) for first, last in ranges))
-            ]
-        )
-    }
+    texts = {key: RANGE.findall(key) for key in known if OLD_KEY.match(key)}
+    found: dict[str, float] = {}
+    for finding in findings:
+        prefix = _prefix(finding.repository)
+        own = {text: ranges for text, ranges in texts.items() if _repository(text) == finding.repository}
+        for name in finding.segments:
+            named = [text for text, ranges in own.items() if any(a <= name <= (b or a) for a, b in ranges)]
+            # A text shows the first ranges only.
+            times = [known[text] for text in {*named, prefix + finding.text} if text in own]
+            found |= {prefix + name: min(times)} if times else {}
+    return found
 
 
 @dataclass(frozen=True)
