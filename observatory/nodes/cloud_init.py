@@ -202,9 +202,16 @@ def _start(contents: Mapping[str, str], mounts: Sequence[Mount]) -> list[str]:
 
 
 def program_text(name: str) -> str:
-    """Return a program of `programs/` without comments and docstrings: EC2 limits the size of user data."""
+    """Return a program of `programs/` without comments, docstrings and types of functions.
+
+    EC2 limits the size of user data.
+    """
     module = ast.parse((PROGRAMS / name).read_text(encoding="utf-8"))
     for node in ast.walk(module):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
     return f"# observatory/nodes/programs/{name}, without its comments\n{ast.unparse(module)}\n"
