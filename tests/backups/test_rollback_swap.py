@@ -74,7 +74,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
     monkeypatch.setattr(module, "pause", pausing(True))
     monkeypatch.setattr(module, "resume", pausing(False))
-    monkeypatch.setattr(module, "is_writable", lambda _conninfo: found.running)
+    # The stack's own database may have been dropped.
+    monkeypatch.setattr(module, "is_writable", lambda conninfo: found.running and "dbname=postgres" in conninfo)
     monkeypatch.setattr(module, "apply_access", lambda _conninfo, access: found.applied.append(access))
     control = lambda _self: Control(state="shut down", timeline=found.timeline, segment="0" * 24)  # noqa: E731
     monkeypatch.setattr(DataDirectory, "control", control)
@@ -88,7 +89,7 @@ def swap_of(machine: Machine) -> Swap:
         sandbox=cast("Sandbox", machine),
         settings=LocalSettings(),
         records=RollbackRecords(machine.home),
-        administrator="",
+        administrator="dbname=observatory",
     )
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from observatory.backups.rollback.errors import DatabaseRollbackError, RollbackRefusedError
 from observatory.backups.rollback.record import ACCESS, Phase, RollbackRecord, RollbackRecords
 from observatory.backups.rollback.timelines import DataDirectory
+from observatory.database.connection import with_database
 from observatory.database.ping import is_writable
 from observatory.database.roles.kept_access import KeptAccess, apply_access
 from observatory.files.atomic import remove, write_file
@@ -169,7 +170,8 @@ class Swap:
     def _run_patroni(self) -> None:
         self.sandbox.supervisor.start(PATRONI)
         # Not Patroni's /primary, which succeeds as soon as it has the leader's lock.
-        if not wait_until(partial(is_writable, self.administrator), START_SECONDS):
+        # And not the stack's database, which may have been dropped.
+        if not wait_until(partial(is_writable, with_database(self.administrator, "postgres")), START_SECONDS):
             raise DatabaseRollbackError(
                 f"the database is not ready after {START_SECONDS:.0f} s",
                 remedy="See `observatory logs patroni`. Run the command again: it goes on from here.",
