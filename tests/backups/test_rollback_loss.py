@@ -123,6 +123,17 @@ def test_a_table_that_only_one_state_has_is_lost_or_returns(pair: Pair) -> None:
     assert pair.losses() == {"later": (2, 0, 2, 0), "plain": (0, 100, 0, 100)}
 
 
+def test_a_live_database_without_timescaledb_is_compared_as_it_is(pair: Pair, postgres: PostgresServer) -> None:
+    """One that was dropped and created again, or whose extension was dropped with its tables."""
+    with postgres.fresh_database(extensions=False) as made_again:
+        again = Pair(live=postgres.conninfo(dbname=made_again), restored=pair.restored)
+        again.change("CREATE TABLE plain (id int, note text); INSERT INTO plain VALUES (1, 'note'), (0, 'new')")
+        found = again.losses()
+    assert (found["plain"], found["events"]) == ((2, 100, 1, 99), (0, 48, 0, 48))
+    pair.change("DROP EXTENSION timescaledb CASCADE")
+    assert pair.losses()["events"][1:] == (48, 0, 48)
+
+
 def test_a_new_column_is_no_change_of_every_row(pair: Pair) -> None:
     pair.change("ALTER TABLE plain ADD COLUMN later int DEFAULT 7")
     pair.change("INSERT INTO plain VALUES (101, 'new')")

@@ -8,6 +8,7 @@ the live database cannot read is named, and not compared.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -47,6 +48,13 @@ _LEAVES: LiteralString = """
             WHERE (h.hypertable_schema, h.hypertable_name) = (n.nspname, r.relname))
       AND (c.chunk_name IS NOT NULL OR n.nspname !~ '^(pg_|_?timescaledb_|information_schema$|cron$)')
     ORDER BY 1, 2, 3, 4
+"""
+# In place of TimescaleDB's views, which a database lacks that was dropped and created again, or lost the extension.
+_HAS_VIEWS = "SELECT to_regclass('timescaledb_information.chunks') IS NOT NULL"
+_VIEW = re.compile(r"timescaledb_information\.\w+")
+_NO_VIEW = """
+    (SELECT '' AS chunk_schema, '' AS chunk_name, '' AS hypertable_schema, '' AS hypertable_name, '' AS view_schema,
+     '' AS view_name, '' AS materialization_hypertable_schema, '' AS materialization_hypertable_name LIMIT 0)
 """
 _TABLES: LiteralString = """
     SELECT n.nspname, r.relname FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace
@@ -319,10 +327,11 @@ def _shown(table: Sequence[str]) -> str:
 
 
 def _leaves(connection: psycopg.Connection) -> dict[Leaf, _Leaf]:
-    hashed = {"hashed": list(_HASHED)}
+    has_views = connection.execute(_HAS_VIEWS).fetchone() == (True,)
+    query, hashed = _LEAVES if has_views else _VIEW.sub(_NO_VIEW, _LEAVES), {"hashed": list(_HASHED)}
     return {
         Leaf(schema, name, chunk): _Leaf(table=(shown_schema, shown), columns=columns or {})
-        for shown_schema, shown, schema, name, chunk, columns in connection.execute(_LEAVES, hashed).fetchall()
+        for shown_schema, shown, schema, name, chunk, columns in connection.execute(query, hashed).fetchall()
     }
 
 
