@@ -207,7 +207,12 @@ class DatabaseAccessProvider(ResourceProvider):
         return DiffResult(changes=changed or bool(replaces) or not _password_matches(_news), replaces=replaces)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Correct what exists."""
+        """Correct what exists. A database that is gone is not created: an empty one would hide the loss.
+
+        Raises:
+            DatabaseDroppedError: it was dropped or renamed.
+        """
+        _check_exists(_news)
         _prepare(_news)
         return UpdateResult(outs=without_provider(_news))
 
@@ -357,6 +362,16 @@ def _grant(
     return postgresql.Grant(
         name, role=role, database=database, object_type=kind, schema=schema, privileges=list(privileges), opts=opts
     )
+
+
+def _check_exists(props: dict[str, Any]) -> None:
+    from observatory.database.errors import DatabaseDroppedError  # noqa: PLC0415 - psycopg only where it is used
+    from observatory.database.presence import Presence, others_with_ledger, presence_of  # noqa: PLC0415
+
+    server, name = props["admin_url"], props["database"]
+    if presence_of(server, name) is Presence.DROPPED:
+        others = others_with_ledger(server, name).values()
+        raise DatabaseDroppedError(name, "does not exist on the server: it was dropped or renamed", others=others)
 
 
 def _prepare(props: dict[str, Any]) -> None:

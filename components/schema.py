@@ -28,6 +28,7 @@ from pulumi.dynamic import (
 
 from components.database_node import backup_of, reconnect_pooler
 from observatory import database
+from observatory.database.errors import DatabaseDroppedError
 from observatory.database.migrations.numbering import version_in
 from observatory.security.actor import actor
 
@@ -109,7 +110,12 @@ class SchemaProvider(ResourceProvider):
         return CreateResult(id_="schema", outs=_deploy(props))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Apply what is pending."""
+        """Apply what is pending.
+
+        Raises:
+            DatabaseDroppedError: the database had migrations, and is gone or has none any more.
+        """
+        _check_kept(_olds, _news)
         return UpdateResult(outs=_deploy(_news))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
@@ -192,6 +198,25 @@ def _numbered(labels: Sequence[str]) -> list[str]:
 
 def _variant(label: str) -> str:
     return label.split(maxsplit=1)[0].partition(".")[2]
+
+
+def _check_kept(olds: Mapping[str, Any], news: Mapping[str, Any]) -> None:
+    """Raise DatabaseDroppedError instead of filling an empty database, which would hide the loss."""
+    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415 - psycopg only where it is used
+
+    from observatory.database.presence import has_ledger  # noqa: PLC0415
+
+    name, former = (str(conninfo_to_dict(each["conninfo"]).get("dbname") or "") for each in (news, olds))
+    if not olds.get("applied") or name != former:
+        return
+    try:
+        if has_ledger(news["conninfo"]):
+            return
+    except database.UnreachableError as error:
+        if f'database "{name}" does not exist' not in str(error):
+            raise
+        raise DatabaseDroppedError(name, "does not exist on the server: it was dropped or renamed") from error
+    raise DatabaseDroppedError(name, "has no ledger of migrations any more: it was dropped, or emptied")
 
 
 def _deploy(props: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ Holds only the classes, so that a module that catches them does not load psycopg
 `observatory.database.error_translation` makes them from psycopg's exceptions.
 """
 
+from collections.abc import Iterable
+
 from observatory.errors import REFUSED, WRONG_USAGE, ObservatoryError
 
 
@@ -109,3 +111,40 @@ class SampleError(DatabaseError):
     """A sample is not allowed or not possible; nothing was changed."""
 
     exit_code = REFUSED
+
+
+class DatabaseDroppedError(DatabaseError):
+    """The database of a stack is gone or empty, though its server runs; nothing was changed."""
+
+    exit_code = REFUSED
+
+    def __init__(self, name: str, found: str, *, others: Iterable[str] = (), empty: bool = False) -> None:
+        """Make the error.
+
+        Args:
+            name: of the database.
+            found: what is wrong with it, as the rest of a sentence.
+            others: databases of the server with a ledger of migrations, each of which may be the renamed one.
+            empty: whether a database of the name exists.
+        """
+        super().__init__(
+            f"the database {name!r} {found}; nothing was changed",
+            remedy="`observatory rollback --method database --to-time TIME` brings it back as it was at a time before; "
+            f"on AWS, pgBackRest on its machine does (docs/backups.md).{renaming(name, others, empty=empty)}",
+        )
+
+
+def renaming(name: str, others: Iterable[str], *, empty: bool) -> str:
+    """Return how to give a database its name back, as sentences for each that may be the renamed one.
+
+    Args:
+        name: that a stack's database had.
+        others: the names of databases.
+        empty: whether an empty database has the name.
+    """
+    first = f'DROP DATABASE "{name}"; ' if empty else ""
+    return "".join(
+        f" {other!r} has a ledger of migrations: if it is the renamed database, name it back as superuser: "
+        f'{first}ALTER DATABASE "{other}" RENAME TO "{name}"'
+        for other in others
+    )

@@ -16,7 +16,7 @@ from observatory.database import (
     read_repeatables,
     status,
 )
-from observatory.database.errors import DrillRequiredError
+from observatory.database.errors import DatabaseDroppedError, DrillRequiredError
 from observatory.engines.embedded import StackOptions, up
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import pgbackrest_files
@@ -210,6 +210,31 @@ def test_an_edited_file_is_a_difference_that_update_refuses(conninfo: str, direc
     assert SchemaProvider().diff("schema", outs, news).changes is True
     with pytest.raises(MigrationHistoryError, match=r"003_create_indexes\.sql:\d+:1: was edited"):
         SchemaProvider().update("schema", outs, news)
+
+
+def test_update_does_not_fill_a_database_that_was_dropped_or_emptied(
+    postgres: PostgresServer, fresh_database: str, conninfo: str, directory: Path
+) -> None:
+    outs = SchemaProvider().create(inputs(conninfo, directory)).outs
+    assert outs is not None
+    (directory / "500_more.sql").write_text("CREATE TABLE more ();")
+    news = inputs(conninfo, directory)
+    with postgres.superuser(fresh_database) as connection:
+        connection.execute("DROP SCHEMA observatory CASCADE")
+    with pytest.raises(DatabaseDroppedError, match=r"has no ledger .*\n.*rollback --method database"):
+        SchemaProvider().update("schema", outs, news)
+    postgres.drop_database(fresh_database)
+    with pytest.raises(DatabaseDroppedError, match=r"does not exist .*\n.*rollback --method database"):
+        SchemaProvider().update("schema", outs, news)
+
+
+def test_update_fills_the_database_of_a_new_name(postgres: PostgresServer, conninfo: str, directory: Path) -> None:
+    outs = SchemaProvider().create(inputs(conninfo, directory)).outs
+    assert outs is not None
+    with postgres.fresh_database() as name:
+        updated = SchemaProvider().update("schema", outs, inputs(postgres.conninfo(dbname=name), directory)).outs
+    assert updated is not None
+    assert updated["version"] == 3
 
 
 def test_a_failed_verification_is_a_failed_step_until_it_is_repaired(

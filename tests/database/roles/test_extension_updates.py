@@ -19,6 +19,8 @@ from observatory.database import (
     scram_verifier,
     status,
 )
+from observatory.database.errors import DatabaseDroppedError
+from observatory.database.presence import Presence, presence_of
 from observatory.database.roles.extension_updates import pending_extension_updates, update_extensions
 from tests.database.conftest import SHIPPED
 from tests.support.postgres import SETTINGS, PostgresServer, postgres_server
@@ -151,6 +153,17 @@ def test_a_preview_shows_the_update_and_up_makes_it(server: PostgresServer, caps
     provider.update("access", props, props)
     assert versions(server)["pg_stat_statements"] == "1.11"
     assert not provider.diff("access", props, props).changes
+
+
+def test_up_does_not_create_a_database_that_is_gone_and_only_a_new_stack_gets_one(server: PostgresServer) -> None:
+    props = {"admin_url": server.conninfo(), "database": "gone", "owner": OWNER, "verifier": scram_verifier("a")}
+    with pytest.raises(DatabaseDroppedError, match=f"'gone' does not exist .*\n.*rollback .*'{DATABASE}' has a ledger"):
+        DatabaseAccessProvider().update("gone", props, props)
+    assert presence_of(server.conninfo(), "gone") is Presence.DROPPED
+    DatabaseAccessProvider().create(props)
+    assert presence_of(server.conninfo(), "gone") is Presence.EMPTIED
+    DatabaseAccessProvider().update("gone", props, props)  # of a first `up` that ended before the migrations
+    server.drop_database("gone")
 
 
 def test_files_of_another_timescaledb_are_refused_with_its_version(server: PostgresServer) -> None:
