@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from observatory.operations import DatabaseRollback, DatabaseRollbackPlan, SetAside
     from observatory.workspace import Workspace
 
+WHOLE = "whole"  # a live database that was not dropped or emptied: `observatory.database.presence`, which loads psycopg
 COLUMNS = ("table", "rows now", "rows then", "lost", "return")
 
 
@@ -145,25 +146,35 @@ def _confirm_name(database: str) -> None:
 
 def _plan_view(plan: DatabaseRollbackPlan) -> Any:
     reached = f"{plan.reached:%Y-%m-%d %H:%M:%S.%f} UTC" if plan.reached else "unknown"
-    transactions = "" if plan.loss.transactions is None else f"{plan.loss.transactions} transactions, "
     rows = [
         ("target", plan.target),
         ("from", f"{plan.source}, with {plan.segments} WAL segments" if plan.lsn else plan.source),
         *([("restored to", f"{plan.lsn}, last transaction {reached}")] if plan.lsn else []),
         ("schema", _schema_text(plan)),
-        ("would be lost", f"{transactions}{'at least ' if plan.loss.unreadable else ''}{plan.loss.rows} rows"),
+        ("would be lost", _loss_text(plan)),
         *_other_losses(plan.loss),
         ("estimated", f"{plan.estimated_s:.0f} s"),
     ]
     if plan.schema.stopped:
         rows.append(("stopped", f"{', '.join(plan.schema.stopped)}: its version needs the newer schema"))
+    whole = str(plan.live) == WHOLE
     losses = [
-        (each.table, str(each.now), str(each.then), str(each.lost), str(each.returned)) for each in plan.loss.tables
+        (each.table, str(each.now), str(each.then), str(each.lost) if whole else "not known", str(each.returned))
+        for each in plan.loss.tables
     ]
     from rich.console import Group  # noqa: PLC0415 - only for this view
 
     summary = table(f"Rollback of the database {plan.database}", ("", ""), rows)
     return Group(summary, table("Rows", COLUMNS, losses)) if losses else summary
+
+
+def _loss_text(plan: DatabaseRollbackPlan) -> str:
+    loss, live = plan.loss, str(plan.live)
+    transactions = "" if loss.transactions is None else f"{loss.transactions} transactions, "
+    if live == WHOLE:
+        return f"{transactions}{'at least ' if loss.unreadable else ''}{loss.rows} rows"
+    now = f"{loss.rows} rows of now; " if loss.rows else ""
+    return f"{transactions}{now}rows of before: not known, the database was {live}"
 
 
 def _other_losses(loss: Loss) -> list[tuple[str, str]]:
@@ -207,7 +218,7 @@ def _show(done: DatabaseRollback, output: Output) -> None:
     print_result(
         f"{what}. Schema: {record.schema_after}. The data of before is beside it until `observatory backup discard`."
     )
-    if record.kind == "rollback":
+    if record.kind == "rollback" and not record.was_dropped:
         print_result("`observatory rollback --method database --undo` brings it back.")
 
 

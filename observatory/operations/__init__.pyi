@@ -89,7 +89,6 @@ from .delivery_report import report_deliveries as report_deliveries
 from .demonstration import Demonstration as Demonstration
 from .demonstration import DemonstrationError as DemonstrationError
 from .deployment_lock import waiting_for_lock as waiting_for_lock
-from .dropped_database import DatabaseDroppedError as DatabaseDroppedError
 from .log_rotation import rotate_logs as rotate_logs
 from .lost_machine import NotEmptyError as NotEmptyError
 from .lost_machine import export_keys as export_keys
@@ -120,6 +119,7 @@ from .reexports import BackupRunningError as BackupRunningError
 from .reexports import BackupType as BackupType
 from .reexports import BaselineRefusedError as BaselineRefusedError
 from .reexports import DaemonStatus as DaemonStatus
+from .reexports import DatabaseDroppedError as DatabaseDroppedError
 from .reexports import DatabaseError as DatabaseError
 from .reexports import DeliveryRefusedError as DeliveryRefusedError
 from .reexports import Deployment as Deployment

@@ -73,11 +73,13 @@ def plan_database(
     Raises:
         MigrationFileError: `migration` is a path outside the directory of migrations.
         StackNotUpError: the stack was never up.
+        DatabaseDroppedError: the stack's database is gone or empty.
         DatabaseError: files and database contradict each other, or the database does not answer.
     """
     place = migration_target(where)
     only = _file_name(place.migrations, migration)
     target = place.target()
+    place.check_there()
     with task(report, "plan the migrations"):
         return database.plan(
             target.conninfo,
@@ -109,12 +111,14 @@ def deploy_database(
 
     Raises:
         StackNotUpError: the stack was never up.
+        DatabaseDroppedError: the stack's database is gone or empty; nothing was changed.
         LockHeldError: a deployment is under way; nothing was changed.
         DatabaseError: see `observatory.database.deploy`.
     """
     place = migration_target(where)
     only = _file_name(place.migrations, migration)
     target = place.target()
+    place.check_there()
     with place.locked("deploy database"), ThreadPoolExecutor(1) as meanwhile:
         service_conninfo = meanwhile.submit(place.service_conninfo)  # decrypting takes as long as the deployment
         notices: list[str] = []  # a failed deployment is recorded with those that were sent until then

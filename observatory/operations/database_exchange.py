@@ -21,6 +21,7 @@ from observatory.database.roles.kept_access import KeptAccess
 from observatory.interruption import handle_stop_signals
 from observatory.nodes.storage import labelled
 from observatory.operations.delivery_journal import record_event
+from observatory.operations.dropped_database import declared_name
 from observatory.operations.stack_monitoring import stack_alertmanager
 from observatory.platforms.alertmanager import FleetSilences
 from observatory.platforms.platform import Platform
@@ -43,7 +44,7 @@ def swap_of(platform: Platform) -> Swap:
     """Return what exchanges the data of a stack on this machine."""
     settings = platform.settings
     assert isinstance(settings, LocalSettings)  # noqa: S101 - other platforms do not offer it
-    administrator = with_database(str(outputs(platform)["admin_database_url"]), settings.database.name)
+    administrator = with_database(str(outputs(platform)["admin_database_url"]), declared_name(platform))
     return Swap(
         sandbox=platform.workspace.sandbox,
         settings=settings,
@@ -170,7 +171,7 @@ def _complete(platform: Platform, swap: Swap) -> None:
     declared = declared_schema(platform)
     if declared is None:
         return
-    name, server = platform.settings.database.name, with_database(swap.administrator, "postgres")
+    name, server = declared_name(platform), with_database(swap.administrator, "postgres")
     owner = str(conninfo_to_dict(declared["conninfo"])["user"])
     ensure_database(server, name=name, owner=owner)
     schedule_jobs(declared["conninfo"])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 from observatory.backups.cover import Cover, find_cover
@@ -24,7 +25,8 @@ from observatory.backups.rollback.swap import LIVE, Swap
 from observatory.backups.rollback.timelines import DataDirectory
 from observatory.backups.scratch import scratch_directory
 from observatory.backups.target import RecoveryTarget, format_lsn
-from observatory.database import UnreachableError, connect
+from observatory.database import UnreachableError
+from observatory.database.presence import Presence, presence_of
 from observatory.database.roles.kept_access import KeptAccess, read_access
 from observatory.documents.rollout import RolloutDocument
 from observatory.operations.database_exchange import (
@@ -36,10 +38,15 @@ from observatory.operations.database_exchange import (
     records_of,
     swap_of,
 )
-from observatory.operations.database_rollback_fit import SchemaChange, applied_migrations, schema_change
+from observatory.operations.database_rollback_fit import (
+    SchemaChange,
+    applied_migrations,
+    known_migrations,
+    schema_change,
+)
 from observatory.operations.database_rollback_sources import check_dump, fill_from_dump, promote
 from observatory.operations.deployment_lock import GONE_SECONDS, deployment_lock, no_migration_under_way
-from observatory.operations.dropped_database import create_if_dropped
+from observatory.operations.dropped_database import LiveDatabase, check_name, live_database
 from observatory.operations.stack_outputs import required_outputs
 from observatory.operations.stack_up import up
 from observatory.platforms import open_platform
@@ -71,6 +78,7 @@ class DatabaseRollbackPlan:
         segments: of WAL that are replayed.
         estimated_s: of the whole rollback, in seconds, as it was printed before it began.
         loss: what the live database has, and the restored one lacks.
+        live: what there is of the live database; the rows of one that was dropped or emptied are not in `loss`.
         schema: the versions of both, and the target of the rollout document.
     """
 
@@ -82,6 +90,7 @@ class DatabaseRollbackPlan:
     segments: int
     estimated_s: float
     loss: Loss
+    live: Presence
     schema: SchemaChange
 
 
@@ -101,10 +110,8 @@ def plan_database_rollback(
 
     Raises: as `roll_back_database`; nothing is changed.
     """
-    with explained_interruption(workspace), _begun(workspace, report) as stack:
-        stack.check_answers()
-        with stack.restored(target) as restored:
-            return restored.plan
+    with explained_interruption(workspace), _begun(workspace, report) as stack, stack.restored(target) as restored:
+        return restored.plan
 
 
 def roll_back_database(
@@ -134,8 +141,8 @@ def roll_back_database(
         UncoveredTargetError, NotEnoughSpaceError, DumpError, EncryptedFileError: the target cannot be restored; nothing
             was changed.
         RestoreRunningError: another restore changes the live data; nothing was changed.
-        RollbackRefusedError: a deployment was interrupted, or a fleet's version needs a newer schema; nothing was
-            changed.
+        RollbackRefusedError: a deployment was interrupted, a fleet's version needs a newer schema, there was no
+            database at the target, or it was renamed since; nothing was changed.
         LockHeldError: a deployment or a migration is under way; nothing was changed.
         DatabaseRollbackError: a step failed; the message says how to go on. No data was removed.
     """
@@ -156,7 +163,7 @@ def plan_database_undo(workspace: Workspace) -> RollbackRecord:
     """Return the rollback that `undo_database_rollback` would undo.
 
     Raises:
-        RollbackRefusedError: there is none, its data was discarded, or another rollback is under way.
+        RollbackRefusedError: there is none, its data was discarded or is no database, or another rollback is under way.
     """
     platform = open_platform(workspace)
     check_supported(platform, COMMAND)
@@ -181,7 +188,7 @@ def undo_database_rollback(
     """Bring the data back that the last rollback has set aside; the data of now stays beside it.
 
     Raises:
-        RollbackRefusedError: there is no rollback to undo, or its data was discarded.
+        RollbackRefusedError: there is no rollback to undo, or its data was discarded or is no database.
         others: as `roll_back_database`.
     """
     with explained_interruption(workspace), _begun(workspace, report) as stack:
@@ -235,8 +242,9 @@ class _Restored:
             former_target=self.stack.document.schema_target,
             stopped=schema.stopped,
             lost_transactions=plan.loss.transactions,
-            lost_rows=plan.loss.rows,
             unreadable=plan.loss.unreadable,
+            lost_rows=plan.loss.rows if plan.live is Presence.WHOLE else None,
+            was_dropped=plan.live is not Presence.WHOLE,
         )
         swap.take_in(self.instance.directory.host / LIVE, record)
         return record
@@ -262,23 +270,22 @@ class _Stack:
             raise StackNotUpError(self.platform.workspace.stack)
         return document
 
-    def access(self) -> KeptAccess:
-        """Return the roles, passwords and API keys of the live database."""
-        return read_access(self.swap.administrator)
-
-    def check_answers(self) -> None:
-        """Raise UnreachableError, with the way to a database whose server cannot start, if the server is down."""
+    @cached_property
+    def live(self) -> LiveDatabase:
+        """The live database; raises UnreachableError, with the way to one whose server cannot start."""
         try:
-            with connect(self.swap.administrator, purpose=COMMAND):
-                pass
+            return live_database(self.platform)
         except UnreachableError as error:
             raise UnreachableError(f"{error}; nothing was changed", remedy=DOWN) from error
+
+    def access(self) -> KeptAccess:
+        """Return the roles, passwords and API keys of the live database; of one that was dropped, the roles."""
+        return read_access(self.live.conninfo)
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Hold the locks of deployments and of migrations inside the block."""
-        conninfo, workspace = self.swap.administrator, self.platform.workspace
-        self.check_answers()
+        conninfo, workspace = self.live.conninfo, self.platform.workspace
         with (
             deployment_lock(workspace, conninfo, command=COMMAND, wait_s=GONE_SECONDS),
             no_migration_under_way(conninfo),
@@ -294,6 +301,7 @@ class _Stack:
             check_dump(self.platform, dump)
         cover = find_cover(sandbox, RecoveryTarget.latest() if isinstance(target, Path) else target)
         estimated = _estimate(cover)
+        self.live.report(self.report)
         with (
             scratch_directory(sandbox, "rollback") as directory,
             task(
@@ -311,17 +319,19 @@ class _Stack:
     def _plan(
         self, instance: RestoredInstance, cover: Cover, estimated: float, dump: Path | None
     ) -> DatabaseRollbackPlan:
-        name, live = self.platform.settings.database.name, self.swap.administrator
-        restored, replayed = instance.conninfo(name), None if dump else instance.replayed
+        live, replayed = self.live, None if dump else instance.replayed
+        _check_restored(instance, live.name, f"in {dump}" if dump else f"at {cover.target}")
+        live.check_not_renamed(instance.conninfo())
+        restored = instance.conninfo(live.name)
         change = schema_change(
             self.platform,
             self.document,
-            live=live,
-            now=applied_migrations(live),
+            live=None if live.lost else live.conninfo,
+            now=known_migrations(self.platform) if live.lost else applied_migrations(live.conninfo),
             then=applied_migrations(restored),
         )
         return DatabaseRollbackPlan(
-            database=name,
+            database=live.name,
             target=str(dump or cover.target),
             source=f"dump {dump}" if dump else f"backup {cover.label} in repository {cover.repository}",
             reached=replayed.last_transaction if replayed else None,
@@ -329,11 +339,12 @@ class _Stack:
             segments=cover.replayed,
             estimated_s=estimated,
             loss=compare(
-                live,
+                live.conninfo,
                 restored,
                 same_server=dump is None,
                 same_timeline=self.swap.directory(LIVE).descends_from(cover.timeline, cover.stop),
             ),
+            live=live.presence,
             schema=change,
         )
 
@@ -364,16 +375,35 @@ def _begun(workspace: Workspace, report: Reporter) -> Iterator[_Stack]:
         raise StackNotUpError(workspace.stack)
     with restore_lock(workspace.sandbox, COMMAND):
         continued = continue_interrupted(platform, report)
-        create_if_dropped(platform, report)
+        check_name(platform)
         yield _Stack(platform=platform, swap=swap_of(platform), report=report, continued=continued)
 
 
+def _check_restored(instance: RestoredInstance, name: str, place: str) -> None:
+    """Check that a restored server has the database with its migrations; `place` is the target, as in a sentence."""
+    found = presence_of(instance.conninfo(), name)
+    if found is not Presence.WHOLE:
+        state = "did not exist" if found is Presence.DROPPED else "had no ledger of migrations"
+        raise RollbackRefusedError(
+            f"{place} the database {name!r} {state}: it was dropped, renamed or emptied before, or made later; nothing "
+            "was changed",
+            remedy="Choose an earlier time.",
+        )
+
+
 def _last(records: RollbackRecords) -> RollbackRecord:
-    if last := records.last():
-        return last
-    raise RollbackRefusedError(
-        "there is no rollback of the database to undo, or the data of before was discarded; nothing was changed"
-    )
+    last = records.last()
+    if last is None:
+        raise RollbackRefusedError(
+            "there is no rollback of the database to undo, or the data of before was discarded; nothing was changed"
+        )
+    if last.was_dropped:
+        raise RollbackRefusedError(
+            f"the rollback {last.id} has replaced a database that was dropped or emptied: its undo would bring that "
+            "back, and no stack comes up with it; nothing was changed",
+            remedy="Roll back to another time with --to-time. `observatory backup discard` removes what is set aside.",
+        )
+    return last
 
 
 def _undo_of(last: RollbackRecord, reason: str) -> RollbackRecord:

@@ -7,15 +7,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from observatory.backups.rollback.errors import RollbackRefusedError
+from observatory.database import read_migrations
 from observatory.database.connection import connect
 from observatory.database.error_translation import translate_errors
 from observatory.database.migrations.expand_contract import contracted_beyond
-from observatory.database.migrations.numbering import reached
+from observatory.database.migrations.numbering import reached, version_in
 from observatory.delivery.errors import DeliveryRefusedError
 from observatory.delivery.releases import Manifest
 from observatory.documents.rollout import RolloutDocument
 from observatory.operations.releases import checked_release
 from observatory.platforms.platform import Platform
+from observatory.platforms.stack_state import declared_schema
 from observatory.settings import FLEETS, FleetName
 
 _APPLIED = """
@@ -55,15 +57,26 @@ def applied_migrations(conninfo: str) -> dict[int, str]:
         return {int(version): str(name) for version, name in connection.execute(_APPLIED).fetchall()}
 
 
+def known_migrations(platform: Platform) -> dict[int, str]:
+    """Return the migrations that a database whose ledger is gone may have had, by number.
+
+    Those that the stack's last `up` found applied, and all of the checkout: `deploy database` applies them without it.
+    """
+    declared = declared_schema(platform) or {}
+    names = [label.split()[0].partition(".")[0] for label in declared.get("applied") or ()]
+    applied = {version_in(name): name for name in names if not name.startswith("R__")}
+    return {each.version: each.name for each in read_migrations(platform.workspace.migrations)} | applied
+
+
 def schema_change(
-    platform: Platform, document: RolloutDocument, *, live: str, now: Mapping[int, str], then: Mapping[int, str]
+    platform: Platform, document: RolloutDocument, *, live: str | None, now: Mapping[int, str], then: Mapping[int, str]
 ) -> SchemaChange:
     """Return how the schema changes, after checking that every version that has traffic fits.
 
     Args:
         platform: of the stack, with its releases.
         document: the rollout document.
-        live: connection string of the live database.
+        live: connection string of the live database; None if it has no ledger any more.
         now: applied migrations of the live database, by number.
         then: those of the one that replaces it.
 
@@ -95,7 +108,7 @@ def _fits(manifests: Sequence[Manifest], then: Collection[int]) -> bool:
 
 
 def _too_new(
-    platform: Platform, document: RolloutDocument, fleet: FleetName, live: str, then: Collection[int]
+    platform: Platform, document: RolloutDocument, fleet: FleetName, live: str | None, then: Collection[int]
 ) -> RollbackRefusedError:
     """Return the refusal, which names the newest stored version that works with the live and the earlier schema."""
     needing = next(each for each in _manifests(platform, document, fleet) if not _fits([each], then))
@@ -103,6 +116,12 @@ def _too_new(
         f"{needing.version} is active on {fleet} and needs schema {needing.schema_min} or later, and the database "
         f"would have schema {max(then, default=0)}; nothing was changed"
     )
+    if live is None:
+        return RollbackRefusedError(
+            text,
+            remedy="No other version can be deployed while the database is gone: roll back to a later time before that "
+            "first, deploy an earlier version, and roll back again.",
+        )
     fitting = [each for each in _stored(platform) if _fits([each], then) and not _is_contracted(live, each)]
     if not fitting:
         return RollbackRefusedError(

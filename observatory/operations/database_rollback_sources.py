@@ -56,7 +56,8 @@ def fill_from_dump(platform: Platform, instance: RestoredInstance, dump: Path, r
         port=instance.port,
     )
     with instance.connect() as connection:
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        # It has none where the live one was dropped.
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
     with task(report, f"restore {dump.name}") as step:
         restore_dump(dump, into=server, database=name, key=dump_key(workspace), known=_known(platform), report=step)
 

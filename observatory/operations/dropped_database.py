@@ -1,62 +1,138 @@
-"""A stack's database that was dropped or renamed while its server runs on.
+"""A stack's database that was dropped, renamed or emptied while its server runs on.
 
-`up` does not create it again: an empty database that takes requests would hide the loss. A rollback does, and replaces
-it by the one of before.
+`up` and `deploy database` do not fill an empty one: a database that takes requests would hide the loss. A rollback
+replaces it by the one of before.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
+from dataclasses import dataclass
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from observatory.database import UnreachableError, connect, ensure_database
+from observatory.backups.rollback.errors import RollbackRefusedError
+from observatory.database import UnreachableError
 from observatory.database.connection import with_database
-from observatory.errors import REFUSED
-from observatory.platforms.errors import OperationError
+from observatory.database.errors import DatabaseDroppedError, renaming
+from observatory.database.presence import SERVER_DATABASE, Presence, databases, others_with_ledger, presence_of
 from observatory.platforms.platform import Platform
 from observatory.platforms.stack_state import declared_schema, outputs
 from observatory.progress import Phase, Progress, Reporter
 
-# PostgreSQL gives the limit -2 to a database whose removal was interrupted: it accepts no connections.
-_EXISTS = "SELECT FROM pg_database WHERE datname = %s AND datconnlimit <> -2"
-_LEDGER = "SELECT to_regclass('observatory.schema_migrations') IS NOT NULL"
-
-
-class DatabaseDroppedError(OperationError):
-    """The stack's server runs, and its database is gone or empty; nothing was changed."""
-
-    exit_code = REFUSED
-
-    def __init__(self, name: str, found: str) -> None:
-        super().__init__(
-            f"the database {name!r} {found}",
-            remedy="`observatory rollback --method database --to-time TIME` brings it back as it was at a time before "
-            "(docs/backups.md). A renamed one can be named back instead.",
-        )
+_FOUND = {
+    Presence.DROPPED: "does not exist on the running server: it was dropped or renamed",
+    Presence.EMPTIED: "has no ledger of migrations any more: it was dropped, or emptied",
+}
 
 
 def check_not_dropped(platform: Platform) -> None:
-    """Raise DatabaseDroppedError if the database of a stack that was up is gone, or has no migrations any more."""
-    if not _was_up(platform):
-        return
+    """Check that a running server has the database of a stack that was up, with its migrations.
+
+    Nothing is checked where no rollback could bring it back, where the server does not respond, and where the settings
+    have a new name for the database.
+
+    Raises:
+        DatabaseDroppedError: it is gone, or has no migrations any more.
+    """
     name = platform.settings.database.name
-    if _is_dropped(platform):
-        raise DatabaseDroppedError(name, "does not exist on the running server: it was dropped or renamed")
-    if _is_empty(platform):
-        raise DatabaseDroppedError(name, "has no ledger of migrations any more: it was dropped, or emptied")
-
-
-def create_if_dropped(platform: Platform, report: Reporter) -> None:
-    """Create a dropped database again, without tables; report it."""
-    declared = declared_schema(platform)
-    if declared is None or not _is_dropped(platform):
+    if platform.unsupported("rollback --method database") or not _was_up(platform) or name != declared_name(platform):
         return
-    name, owner = platform.settings.database.name, str(conninfo_to_dict(declared["conninfo"])["user"])
-    text = f"the database {name!r} was dropped: it is created empty, for the rollback to replace it"
-    report(Progress(task=text, phase=Phase.WARNED))
-    ensure_database(_server(platform), name=name, owner=owner)
+    server = _server(platform)
+    with suppress(UnreachableError, psycopg.OperationalError):
+        found = presence_of(server, name)
+        if found is not Presence.WHOLE:
+            others = others_with_ledger(server, name).values()
+            raise DatabaseDroppedError(name, _FOUND[found], others=others, empty=found is Presence.EMPTIED)
+
+
+def declared_name(platform: Platform) -> str:
+    """Return the name of the stack's database as its last `up` declared it; that of the settings before the first."""
+    declared = declared_schema(platform)
+    name = conninfo_to_dict(declared["conninfo"]).get("dbname") if declared else None
+    return str(name or platform.settings.database.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveDatabase:
+    """The database that a rollback replaces.
+
+    Attributes:
+        name: of the stack's database.
+        server: connection string of the superuser to the running server.
+        presence: what the server has of it.
+    """
+
+    name: str
+    server: str
+    presence: Presence
+
+    @property
+    def lost(self) -> bool:
+        """Whether the database was dropped, renamed or emptied: what it had is not known."""
+        return self.presence is not Presence.WHOLE
+
+    @property
+    def conninfo(self) -> str:
+        """The connection string of the superuser: to the server's own database where the stack's does not exist."""
+        return with_database(self.server, SERVER_DATABASE if self.presence is Presence.DROPPED else self.name)
+
+    def report(self, report: Reporter) -> None:
+        """Report a database that is lost, and those that may be the renamed one."""
+        if self.lost:
+            others = others_with_ledger(self.server, self.name).values()
+            text = f"the database {self.name!r} {_FOUND[self.presence]}.{self._renaming(*others)}"
+            report(Progress(task=text, phase=Phase.WARNED))
+
+    def check_not_renamed(self, restored: str) -> None:
+        """Check that no other database of the live server has data that a rollback would take away unseen.
+
+        That is one with a ledger of migrations that the restored server does not have under its name.
+
+        Args:
+            restored: connection string of the restored server's superuser.
+
+        Raises:
+            RollbackRefusedError: there is one.
+        """
+        if not self.lost:
+            return
+        then = databases(restored)
+        others = [name for oid, name in others_with_ledger(self.server, self.name).items() if then.get(oid) != name]
+        if others:
+            raise RollbackRefusedError(
+                f"the database {self.name!r} {_FOUND[self.presence]}, and a rollback would remove {', '.join(others)}; "
+                "nothing was changed",
+                remedy=f"{self._renaming(*others).strip()}. Or drop it, if nothing of it is needed.",
+            )
+
+    def _renaming(self, *others: str) -> str:
+        return renaming(self.name, others, empty=self.presence is Presence.EMPTIED)
+
+
+def live_database(platform: Platform) -> LiveDatabase:
+    """Return the database of a stack whose server runs.
+
+    Raises:
+        UnreachableError: the server does not respond.
+    """
+    server, name = _server(platform), declared_name(platform)
+    return LiveDatabase(name=name, server=server, presence=presence_of(server, name))
+
+
+def check_name(platform: Platform) -> None:
+    """Check that the settings do not have another name for the database than the stack.
+
+    Raises:
+        RollbackRefusedError: they do.
+    """
+    name, declared = platform.settings.database.name, declared_name(platform)
+    if name != declared:
+        raise RollbackRefusedError(
+            f"the setting database.name is {name!r}, and the stack's database is {declared!r}; nothing was changed",
+            remedy=f"Set it to {declared!r} again, or run `observatory up` first.",
+        )
 
 
 def _was_up(platform: Platform) -> bool:
@@ -67,21 +143,3 @@ def _was_up(platform: Platform) -> bool:
 
 def _server(platform: Platform) -> str:
     return str(outputs(platform)["admin_database_url"])
-
-
-def _is_dropped(platform: Platform) -> bool:
-    """Return whether the server runs and lacks the database; False where it does not respond."""
-    with suppress(UnreachableError, psycopg.OperationalError), _session(_server(platform)) as session:
-        return session.execute(_EXISTS, [platform.settings.database.name]).fetchone() is None
-    return False
-
-
-def _is_empty(platform: Platform) -> bool:
-    conninfo = with_database(_server(platform), platform.settings.database.name)
-    with suppress(UnreachableError, psycopg.OperationalError), _session(conninfo) as session:
-        return session.execute(_LEDGER).fetchone() == (False,)
-    return False
-
-
-def _session(conninfo: str) -> AbstractContextManager[psycopg.Connection]:
-    return connect(conninfo, purpose="find the database")

@@ -20,6 +20,7 @@ from observatory.delivery.schema_requirements import schema_needs
 from observatory.errors import WRONG_USAGE, ObservatoryError
 from observatory.operations.delivery_journal import audited, audited_once_begun, record_event
 from observatory.operations.deployment_lock import GONE_SECONDS, deployment_lock, unshared_deployment_lock
+from observatory.operations.dropped_database import check_not_dropped
 from observatory.platforms import open_platform
 from observatory.platforms.errors import StackNotUpError
 from observatory.platforms.platform import Platform
@@ -120,6 +121,10 @@ class StackDatabase:
         """Return what starts the server of a rehearsal."""
         return rehearsal_server(self.workspace.sandbox.rootfs)
 
+    def check_there(self) -> None:
+        """Check that the database was not dropped or emptied; raises DatabaseDroppedError."""
+        check_not_dropped(self._platform)
+
     def service_conninfo(self) -> str:
         """Return the connection string of the service's login."""
         return str(outputs(self._platform, show_secrets=True)["database_url"])
@@ -207,6 +212,9 @@ class UrlDatabase:
     def throwaway(self) -> Throwaway | None:
         """Return what starts the server of a rehearsal; None where this machine has none."""
         return rehearsal_server(self.rootfs) if self.rootfs.is_dir() else None
+
+    def check_there(self) -> None:
+        """Do nothing: an empty database without a stack gets every migration."""
 
     def service_conninfo(self) -> str:
         """Return the URL: its login reads and writes the marked rows of the verification."""

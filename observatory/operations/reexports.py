@@ -4,6 +4,7 @@ from observatory.backups.tool import Backup, BackupDamagedError, BackupError, Ba
 from observatory.database.errors import (
     BackupFailedError,
     BaselineRefusedError,
+    DatabaseDroppedError,
     DatabaseError,
     LockHeldError,
     MigrationFileError,
@@ -61,6 +62,7 @@ __all__ = [
     "BackupType",
     "BaselineRefusedError",
     "DaemonStatus",
+    "DatabaseDroppedError",
     "DatabaseError",
     "DeliveryRefusedError",
     "Deployment",

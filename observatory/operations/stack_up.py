@@ -55,7 +55,7 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
         SettingsError: the stack's configuration is wrong, or a file of a secret that it names is missing.
         NeedsCliError: the embedded engine cannot run this stack.
         LockHeldError: there is something to change while a deployment is under way; nothing was changed.
-        DatabaseDroppedError: the server runs, and the stack's database is gone.
+        DatabaseDroppedError: the stack's database is gone from its server, or empty.
         OperationError, ReleaseError, RuntimeFault, ReleaseBuildError: see `bootstrap`.
         engine.EngineError: a step failed; `result` on the error has what succeeded.
         DemonstrationError: the new stack does not store or return traces.
@@ -101,6 +101,7 @@ def _up(platform: Platform, chosen: EngineName, report: Reporter) -> Result:
         automation.end_killed_run(engine_options(platform), on_event)
         result = engine_of(chosen).up(engine_options(platform), on_event=on_event)
     if rolls_back:
+        check_not_dropped(platform)  # on a server that runs only now
         end_agreed(platform)
     return result
 

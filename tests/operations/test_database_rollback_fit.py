@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from observatory.delivery.errors import DeliveryRefusedError
 from observatory.delivery.releases import Manifest
 from observatory.documents.rollout import FleetState, RolloutDocument
 from observatory.operations import database_rollback_fit as module
-from observatory.operations.database_rollback_fit import SchemaChange, schema_change
+from observatory.operations.database_rollback_fit import SchemaChange, known_migrations, schema_change
 from observatory.platforms.platform import Platform
 
 NOW = {number: f"{number:03d}_m" for number in range(1, 10)}
@@ -37,7 +38,7 @@ def _stored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "contracted_beyond", lambda _live, need: 9 if need == NEEDS[CONTRACTED] else None)
 
 
-def change(active: str, idle: str, *, then: int, **document: Any) -> SchemaChange:
+def change(active: str, idle: str, *, then: int, live: str | None = "", **document: Any) -> SchemaChange:
     store = SimpleNamespace(manifest=manifest, versions=lambda: tuple(sorted(NEEDS)))
     rollout = RolloutDocument(
         blue=FleetState(version=active, sha256=DIGEST, weight=100),
@@ -46,7 +47,7 @@ def change(active: str, idle: str, *, then: int, **document: Any) -> SchemaChang
     )
     earlier = {number: name for number, name in NOW.items() if number <= then}
     return schema_change(
-        cast("Platform", SimpleNamespace(release_store=store)), rollout, live="", now=NOW, then=earlier
+        cast("Platform", SimpleNamespace(release_store=store)), rollout, live=live, now=NOW, then=earlier
     )
 
 
@@ -81,3 +82,20 @@ def test_without_a_version_that_fits_the_message_says_so() -> None:
 
 def test_a_fleet_without_traffic_that_needs_more_is_stopped() -> None:
     assert change("v0.1.0", "v0.12.0", then=8).stopped == ("green",)
+
+
+def test_without_a_live_ledger_the_remedy_needs_no_running_database() -> None:
+    with pytest.raises(RollbackRefusedError, match=r"v0\.12\.0 is active .*\n.* roll back to a later time") as e:
+        change("v0.12.0", "v0.1.0", then=8, live=None)
+    assert "--method application" not in str(e.value)
+
+
+def test_a_database_without_a_ledger_may_have_had_all_that_the_state_and_the_checkout_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "001_mine.sql").write_text("SELECT 1;")
+    (tmp_path / "002_deployed_since.sql").write_text("SELECT 1;")
+    declared = {"applied": ["001_mine 0123456789ab", "003_file_gone.apache 0123456789ab", "R__views 0123456789ab"]}
+    monkeypatch.setattr(module, "declared_schema", lambda _platform: declared)
+    platform = cast("Platform", SimpleNamespace(workspace=SimpleNamespace(migrations=tmp_path)))
+    assert known_migrations(platform) == {1: "001_mine", 2: "002_deployed_since", 3: "003_file_gone"}

@@ -34,14 +34,31 @@ main()
 DATABASE = ("rollback", "--method", "database", "--yes")
 
 
-def conninfo(stack: Checkout) -> str:
-    return with_database(stack.output("admin_database_url"), "observatory")
-
-
-def sql(stack: Checkout, statement: str) -> list[tuple[object, ...]]:
-    with connect(conninfo(stack), purpose="test") as connection:
+def sql(stack: Checkout, statement: str, database: str = "observatory") -> list[tuple[object, ...]]:
+    with connect(with_database(stack.output("admin_database_url"), database), purpose="test") as connection:
         cursor = connection.execute(statement.encode())
         return cursor.fetchall() if cursor.description else []
+
+
+def on_server(stack: Checkout, *statements: str) -> None:
+    for statement in statements:
+        sql(stack, statement, "postgres")
+
+
+def rename(stack: Checkout, name: str, new: str) -> None:
+    on_server(
+        stack,
+        f"ALTER DATABASE {name} ALLOW_CONNECTIONS false",
+        f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'",
+        f"ALTER DATABASE {name} RENAME TO {new}",
+        f"ALTER DATABASE {new} ALLOW_CONNECTIONS true",
+    )
+
+
+def databases(stack: Checkout) -> list[object]:
+    return [
+        row[0] for row in sql(stack, "SELECT datname FROM pg_database WHERE NOT datistemplate ORDER BY 1", "postgres")
+    ]
 
 
 def ids(stack: Checkout) -> list[object]:
@@ -125,17 +142,33 @@ def _killed(stack: Checkout) -> None:
 
 
 def _dropped(stack: Checkout) -> None:
-    """A database that was dropped: `up` does not replace it by an empty one, and a rollback brings it back."""
+    """A database that was renamed, dropped or made again empty: nothing fills it, and a rollback brings it back."""
     time = add(stack, "last")
-    with connect(stack.output("admin_database_url"), purpose="test") as server:
-        server.execute("DROP DATABASE observatory WITH (FORCE)")
-    assert "does not exist on the running server" in stack.run("up", "--engine", "embedded", expect=3).stderr
+    rename(stack, "observatory", "renamed")
+    named_back = 'ALTER DATABASE "renamed" RENAME TO "observatory"'
+    assert named_back in stack.run("up", "--engine", "embedded", expect=3).stderr
+    assert named_back in stack.run(*DATABASE, "--to-time", time, "--dry-run", expect=3).stderr
+    assert databases(stack) == ["postgres", "renamed"]
+    rename(stack, "renamed", "observatory")
 
-    planned = stack.json(*DATABASE, "--to-time", time, "--dry-run")
-    assert {each["lost"] for each in planned["loss"]["tables"]} == {0}
-    assert stack.exit_code("up", "--engine", "embedded") == 3  # the database is there, and has no tables
-    stack.run(*DATABASE, "--to-time", time)
+    on_server(stack, "DROP DATABASE observatory WITH (FORCE)")
+    assert "does not exist on the running server" in stack.run("up", "--engine", "embedded", expect=3).stderr
+    assert stack.exit_code("deploy", "database") == 3
+    planned = stack.run(*DATABASE, "--to-time", time, "--dry-run").stdout
+    assert "rows of before: not known, the database was dropped" in planned
+    assert databases(stack) == ["postgres"]
+    [(after,)] = sql(stack, "SELECT clock_timestamp()", "postgres")
+    assert isinstance(after, datetime)
+
+    on_server(stack, "CREATE DATABASE observatory")
+    assert "has no ledger of migrations any more" in stack.run("up", "--engine", "embedded", expect=3).stderr
+    late = stack.run(*DATABASE, "--to-time", after.isoformat(), "--dry-run", expect=3).stderr
+    assert "the database 'observatory' did not exist" in late
+    assert "rows of before: not known" in stack.run(*DATABASE, "--to-time", time, "--dry-run").stdout
+    on_server(stack, "DROP DATABASE observatory WITH (FORCE)")
+    assert "--undo" not in stack.run(*DATABASE, "--to-time", time).stdout
 
     assert len(ids(stack)) == 5
     stack.run("verify")
     assert "No changes" in stack.run("preview").stdout
+    assert "dropped or emptied" in stack.run(*DATABASE, "--undo", expect=3).stderr

@@ -60,8 +60,9 @@ class RollbackRecord(BaseModel):
         former_target: of the rollout document before.
         stopped: fleets whose version does not fit the schema that comes in; an undo starts them again.
         lost_transactions: that only the live data had; None where that is not known, as of an undo.
-        lost_rows: likewise; without those of what is unreadable.
+        lost_rows: likewise, and of a database that was dropped or emptied; without those of what is unreadable.
         unreadable: tables of the live data that could not be read, and so were not compared.
+        was_dropped: whether the live database was gone or had no migrations: no stack comes up with what is set aside.
         undone: whether an undo has brought the earlier data back.
         discarded: whether the data that was set aside was removed.
     """
@@ -86,6 +87,7 @@ class RollbackRecord(BaseModel):
     lost_transactions: int | None = None
     lost_rows: int | None = None
     unreadable: tuple[str, ...] = ()
+    was_dropped: bool = False
     undone: bool = False
     discarded: bool = False
 
