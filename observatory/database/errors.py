@@ -114,7 +114,7 @@ class SampleError(DatabaseError):
 
 
 class DatabaseDroppedError(DatabaseError):
-    """The database of a stack is gone or empty, though its server runs; nothing was changed."""
+    """The database of a stack is gone or empty, though its server runs; it was not created or filled again."""
 
     exit_code = REFUSED
 
@@ -128,7 +128,7 @@ class DatabaseDroppedError(DatabaseError):
             empty: whether a database of the name exists.
         """
         super().__init__(
-            f"the database {name!r} {found}; nothing was changed",
+            f"the database {name!r} {found}",
             remedy="`observatory rollback --method database --to-time TIME` brings it back as it was at a time before; "
             f"on AWS, pgBackRest on its machine does (docs/backups.md).{renaming(name, others, empty=empty)}",
         )

@@ -17,6 +17,7 @@ from observatory.database import UnreachableError
 from observatory.database.connection import with_database
 from observatory.database.errors import DatabaseDroppedError, renaming
 from observatory.database.presence import SERVER_DATABASE, Presence, databases, others_with_ledger, presence_of
+from observatory.platforms.errors import OperationError
 from observatory.platforms.platform import Platform
 from observatory.platforms.stack_state import declared_schema, outputs
 from observatory.progress import Phase, Progress, Reporter
@@ -30,16 +31,14 @@ _FOUND = {
 def check_not_dropped(platform: Platform) -> None:
     """Check that a running server has the database of a stack that was up, with its migrations.
 
-    Nothing is checked where no rollback could bring it back, where the server does not respond, and where the settings
-    have a new name for the database.
+    Nothing is checked where no rollback could bring it back, and where the server does not respond.
 
     Raises:
         DatabaseDroppedError: it is gone, or has no migrations any more.
     """
-    name = platform.settings.database.name
-    if platform.unsupported("rollback --method database") or not _was_up(platform) or name != declared_name(platform):
+    if platform.unsupported("rollback --method database") or not _was_up(platform):
         return
-    server = _server(platform)
+    name, server = declared_name(platform), _server(platform)
     with suppress(UnreachableError, psycopg.OperationalError):
         found = presence_of(server, name)
         if found is not Presence.WHOLE:
@@ -122,16 +121,17 @@ def live_database(platform: Platform) -> LiveDatabase:
 
 
 def check_name(platform: Platform) -> None:
-    """Check that the settings do not have another name for the database than the stack.
+    """Check that the settings do not have another name for the database than the stack, which keeps its name.
 
     Raises:
-        RollbackRefusedError: they do.
+        OperationError: they do.
     """
     name, declared = platform.settings.database.name, declared_name(platform)
     if name != declared:
-        raise RollbackRefusedError(
-            f"the setting database.name is {name!r}, and the stack's database is {declared!r}; nothing was changed",
-            remedy=f"Set it to {declared!r} again, or run `observatory up` first.",
+        raise OperationError(
+            f"the setting database.name is {name!r}, and the stack's database is {declared!r}, which keeps its "
+            "name; nothing was changed",
+            remedy=f"Set it to {declared!r} again. Only a new stack can have another name.",
         )
 
 

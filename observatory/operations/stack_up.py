@@ -13,7 +13,7 @@ from observatory.engines.providers.plugin import missing_plugins
 from observatory.operations.database_exchange import end_agreed, finish_interrupted
 from observatory.operations.demonstration import Demonstration, demonstrate
 from observatory.operations.deployment_lock import no_deployment_under_way
-from observatory.operations.dropped_database import check_not_dropped
+from observatory.operations.dropped_database import check_name, check_not_dropped
 from observatory.operations.engine_progress import report_steps
 from observatory.operations.stack_bootstrap import bootstrap
 from observatory.operations.stack_down import finish_removal
@@ -56,7 +56,8 @@ def up(workspace: Workspace, *, choice: EngineChoice = "auto", report: Reporter 
         NeedsCliError: the embedded engine cannot run this stack.
         LockHeldError: there is something to change while a deployment is under way; nothing was changed.
         DatabaseDroppedError: the stack's database is gone from its server, or empty.
-        OperationError, ReleaseError, RuntimeFault, ReleaseBuildError: see `bootstrap`.
+        OperationError: the settings have another name for the database than the stack.
+        ReleaseError, RuntimeFault, ReleaseBuildError: see `bootstrap`.
         engine.EngineError: a step failed; `result` on the error has what succeeded.
         DemonstrationError: the new stack does not store or return traces.
     """
@@ -92,6 +93,7 @@ def _nothing_to_change(platform: Platform, chosen: EngineName, held: LockHeldErr
 
 
 def _up(platform: Platform, chosen: EngineName, report: Reporter) -> Result:
+    check_name(platform)
     rolls_back = not platform.unsupported("rollback --method database")
     if rolls_back:
         finish_interrupted(platform, report)
@@ -99,9 +101,13 @@ def _up(platform: Platform, chosen: EngineName, report: Reporter) -> Result:
     platform.before_up(report)
     with report_steps(report, "up") as on_event:
         automation.end_killed_run(engine_options(platform), on_event)
-        result = engine_of(chosen).up(engine_options(platform), on_event=on_event)
+        try:
+            result = engine_of(chosen).up(engine_options(platform), on_event=on_event)
+        except engine.EngineError:
+            check_not_dropped(platform)  # which explains what failed for the lack of it
+            raise
+    check_not_dropped(platform)  # on a server that did not run before
     if rolls_back:
-        check_not_dropped(platform)  # on a server that runs only now
         end_agreed(platform)
     return result
 

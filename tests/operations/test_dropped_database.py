@@ -13,9 +13,11 @@ from observatory.backups.rollback.errors import RollbackRefusedError
 from observatory.backups.rollback.record import Phase, RollbackRecords
 from observatory.database.errors import DatabaseDroppedError
 from observatory.database.presence import Presence, databases
-from observatory.operations import database_rollback
+from observatory.engines.embedded import EngineError
+from observatory.operations import database_rollback, stack_up
 from observatory.operations import dropped_database as module
 from observatory.operations.dropped_database import LiveDatabase, check_name, check_not_dropped, live_database
+from observatory.platforms.errors import OperationError
 from observatory.progress import Progress
 from tests.support.postgres import PostgresServer
 from tests.support.rollbacks import rollback_record
@@ -70,11 +72,14 @@ def test_an_emptied_database_has_to_go_before_the_renamed_one_gets_its_name(
     check_not_dropped(of_database(stack, renamed))
 
 
-def test_a_new_name_in_the_settings_is_no_dropped_database_and_a_rollback_waits_for_it(stack: Any) -> None:
-    stack.settings.database.name = "another"
+def test_a_new_name_in_the_settings_is_refused_and_is_no_dropped_database(stack: Any, renamed: str) -> None:
+    of_database(stack, renamed).settings.database.name = "another"
     check_not_dropped(stack)
-    with pytest.raises(RollbackRefusedError, match=f"database.name is 'another', and the stack's database is '{GONE}'"):
+    with pytest.raises(OperationError, match=f"is 'another', and the stack's database is '{renamed}'") as caught:
         check_name(stack)
+    assert f"Set it to '{renamed}' again" in str(caught.value)
+    stack.settings.database.name = renamed
+    check_name(stack)
 
 
 def test_nothing_is_checked_before_the_first_up_has_ended_nor_where_no_rollback_exists(stack: Any) -> None:
@@ -128,3 +133,26 @@ def test_a_rollback_of_a_dropped_database_is_not_undone(tmp_path: Path) -> None:
     with pytest.raises(RollbackRefusedError, match="20261129-020203-ab12 has replaced a database") as e:
         database_rollback._last(records)
     assert e.value.exit_code == 3
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_up_that_starts_the_server_ends_with_what_is_missing(
+    fails: bool, stack: Any, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a restart of the machine: before the engine runs, no server responds."""
+    server = postgres.conninfo(dbname="postgres")
+    current = {"admin_database_url": "host=/nonexistent"}
+
+    def engine_up(*_arguments: Any, **_options: Any) -> None:
+        current["admin_database_url"] = server
+        if fails:
+            raise EngineError("the fleet is not ready")
+
+    monkeypatch.setattr(module, "outputs", lambda _platform: current)
+    monkeypatch.setattr(stack_up, "finish_interrupted", lambda *_arguments: None)
+    monkeypatch.setattr(stack_up, "engine_options", lambda _platform: None)
+    monkeypatch.setattr("observatory.operations.stack_up.automation.end_killed_run", lambda *_arguments: None)
+    monkeypatch.setattr(stack_up, "engine_of", lambda _chosen: SimpleNamespace(up=engine_up))
+    stack.before_up = lambda _report: None
+    with pytest.raises(DatabaseDroppedError, match="does not exist on the running server"):
+        stack_up._up(stack, "embedded", lambda _progress: None)

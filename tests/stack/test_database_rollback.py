@@ -150,12 +150,17 @@ def _dropped(stack: Checkout) -> None:
     assert named_back in stack.run(*DATABASE, "--to-time", time, "--dry-run", expect=3).stderr
     assert databases(stack) == ["postgres", "renamed"]
     rename(stack, "renamed", "observatory")
+    stack.configure(database={"name": "another"})
+    assert "the stack's database is 'observatory'" in stack.run("up", "--engine", "embedded", expect=2).stderr
+    stack.configure(database={})
 
+    stack.run("backup", "dump", "before.dump")
     on_server(stack, "DROP DATABASE observatory WITH (FORCE)")
     assert "does not exist on the running server" in stack.run("up", "--engine", "embedded", expect=3).stderr
     assert stack.exit_code("deploy", "database") == 3
     planned = stack.run(*DATABASE, "--to-time", time, "--dry-run").stdout
     assert "rows of before: not known, the database was dropped" in planned
+    stack.run(*DATABASE, "--backup-file", "before.dump", "--dry-run")
     assert databases(stack) == ["postgres"]
     [(after,)] = sql(stack, "SELECT clock_timestamp()", "postgres")
     assert isinstance(after, datetime)
