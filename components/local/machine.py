@@ -6,6 +6,7 @@ Owns the resources `Machine` and `Daemon`, which start every process of the stac
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,9 +43,11 @@ from observatory.runtime import (
 )
 from observatory.runtime.drift import NOT_DECLARED
 from observatory.runtime.home import HomeError, check_not_moved, check_unclaimed, claim, set_in_state
+from observatory.runtime.processes import handles
 from observatory.runtime.supervisor_files import repair_supervisor, supervisor_drift
 from observatory.scheduling.host_process import resume, stopped_of
 from observatory.scheduling.scheduler_process import stop_scheduler
+from observatory.waiting import wait_until
 
 READY_PROBES, BETWEEN_PROBES_S = 3, 0.5  # one may fail on a busy machine
 HANGING_PROBES = 2  # without an answer in a row, each for the probe's time
@@ -423,8 +426,14 @@ def _replaced_live(olds: Mapping[str, Any], news: Mapping[str, Any], drifted: Co
     return True
 
 
+def _handles(sandbox: Sandbox, unit: Unit, signal_name: str) -> bool:
+    """Wait until a daemon, which may have just started, handles a signal; return whether it does."""
+    number = signal.Signals[f"SIG{signal_name}"]
+    return wait_until(lambda: handles(sandbox.supervisor.status(unit.name).pid or 0, number), unit.settle_seconds)
+
+
 def _reload(sandbox: Sandbox, unit: Unit, *, restart: bool) -> None:
-    if unit.reload_signal and not restart:
+    if unit.reload_signal and not restart and _handles(sandbox, unit, unit.reload_signal):
         begun = time.time()
         sandbox.supervisor.signal(unit.name, unit.reload_signal)
         check_loaded(sandbox, unit, since=begun)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from observatory.interruption.parallel import ended_by
 
@@ -45,6 +46,16 @@ def process_group(
             _kill(process.pid)
             process.communicate()  # returns when the last of them has closed its output
             raise
+
+
+def handles(pid: int, number: signal.Signals) -> bool:
+    """Return whether a process handles a signal, which ends one that has just started and does not yet."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:  # it has ended
+        return False
+    handled = next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1]  # proc_pid_status(5)
+    return bool(int(handled, 16) >> (number - 1) & 1)
 
 
 def _kill(group: int) -> None:

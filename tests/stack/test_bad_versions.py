@@ -73,7 +73,8 @@ def test_a_rolling_update_and_its_rollback_lose_no_request(pair: Checkout) -> No
 def test_a_rolling_update_stops_at_the_first_bad_instance_and_rolls_back(pair: Checkout) -> None:
     with Load(pair) as load:
         output = pair.run(
-            "deploy", "application", "--version", "v0.3.0", "--strategy", "rolling", "--skip-tests", *EMBEDDED, expect=1
+            "deploy", "application", "--version", "v0.3.0", "--strategy", "rolling", "--bake", "90", "--skip-tests",
+            *EMBEDDED, expect=1,
         ).stderr  # fmt: skip
     assert "errors" in output
     assert moves_of(pair, document(pair)["deployment"]["id"]) == [("moved", ["blue-1"]), ("moved-back", ["blue-1"])]

@@ -193,7 +193,7 @@ def test_a_version_that_fails_its_trial_changes_nothing(own: Checkout, version: 
     assert message in output.stderr
     assert "nothing changed" in output.stderr
     assert own.json("status")["rollout"] == before
-    assert own.processes() <= processes
+    until(lambda: own.processes() <= processes)  # a job of the scheduler may run meanwhile
     assert not (own.home / "releases/trial").exists()
 
 

@@ -14,6 +14,7 @@ import httpx
 
 from observatory.documents.journal import Entry, entries
 from observatory.files.sockets import short_path
+from tests.support import waiting
 from tests.support.checkout import UP_TIMEOUT_S, Checkout
 from tests.support.releases import variant
 
@@ -152,8 +153,5 @@ def versions_of(stack: Checkout) -> set[str]:
 
 
 def until(condition: Callable[[], Any]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + UP_TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to hold"
-        time.sleep(0.1)
+    """Wait until something holds; a change takes minutes on a busy machine."""
+    waiting.until(condition, "it to hold", timeout_s=UP_TIMEOUT_S, pause_s=0.1)

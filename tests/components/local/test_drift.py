@@ -26,6 +26,7 @@ from observatory.nodes.unit import HttpReady, Paths, TcpReady, Unit
 from observatory.runtime import Probe, Program, Sandbox, find_free_ports
 from observatory.runtime.programs import CONFIGURATION_FILE, PROGRAMS
 from observatory.scheduling.webhook import token
+from tests.support.waiting import until
 
 # Answers with the content of the files that it has read, at its start and at SIGHUP.
 DAEMON = """
@@ -48,13 +49,13 @@ LOADED = {"echo.conf": "verbose = 1\n", "secret": "hush"}
 class Daemon:
     """A daemon that one provider runs in a sandbox."""
 
-    def __init__(self, sandbox: Sandbox, *, name: str = "echo", tcp: bool = False) -> None:
+    def __init__(self, sandbox: Sandbox, *, name: str = "echo", tcp: bool = False, program: str = DAEMON) -> None:
         self.sandbox, self.provider, self.name = sandbox, DaemonProvider(), name
         (port,) = find_free_ports(1)
         self.url = f"http://127.0.0.1:{port}/"
         unit = Unit(
             name=name,
-            command=("/usr/bin/python3", "-c", DAEMON, str(port), DIRECTORY),
+            command=("/usr/bin/python3", "-c", program, str(port), DIRECTORY),
             ready=TcpReady(port=port) if tcp else HttpReady(port=port, path="/"),
             priority=50,
             ports={"ports.echo": port},
@@ -121,6 +122,19 @@ def test_a_daemon_that_was_stopped_is_not_ready_although_its_port_accepts_connec
     assert not listening.differs()
     assert listening.answer() == repr(LOADED)
     listening.provider.delete("listening", listening.outs)
+
+
+def test_a_daemon_that_has_just_started_is_reloaded_when_it_handles_the_signal(sandbox: Sandbox) -> None:
+    late = Daemon(sandbox, name="late", program=f"import time; time.sleep(3){DAEMON}")
+    first = late.pid
+    assert first
+    os.kill(first, signal.SIGKILL)
+    until(lambda: late.pid not in {None, first}, "the supervisor to start it again")
+    second = late.pid
+    edit(late.path(CONFIG))
+    late.repair()
+    assert (late.pid, late.answer()) == (second, repr(LOADED))
+    late.provider.delete("late", late.outs)
 
 
 def edit(path: Path) -> None:
