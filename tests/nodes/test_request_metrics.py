@@ -18,6 +18,7 @@ from observatory.nodes.programs.request_metrics import MOST_STATUSES, OPERATIONS
 from observatory.waiting import wait_until
 from service.storage_service.operations import operations
 from tests.support.balancer import Balancer, running_balancer
+from tests.support.waiting import until
 
 LINE = (
     "127.0.0.1:1 [28/Nov/2026:17:33:06.184] service~ {where} 0/0/0/{time}/9 {status} 235 - - {state} 1/1/0/0/0 0/0"
@@ -93,8 +94,9 @@ def test_requests_that_nobody_answered_are_counted(balancer: Balancer) -> None:
 
 def test_a_client_that_gives_up_is_counted_at_once(balancer: Balancer) -> None:
     before = balancer.settled()
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.get(f"{balancer.url}/v1/traces/waits", timeout=1)
+    with socket.create_connection(("127.0.0.1", balancer.ports.service), timeout=60) as client:
+        client.sendall(b"GET /v1/traces/waits HTTP/1.1\r\nHost: a\r\n\r\n")
+        until(lambda: "/v1/traces/waits" in balancer.fleets["blue"][0].paths, "the instance to have the request")
     counted(balancer, before, f"blue blue-1 {READ} none client_abort")
 
 

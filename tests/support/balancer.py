@@ -23,6 +23,7 @@ from observatory.nodes.haproxy import SERVER, haproxy, runtime_socket, servers_f
 from observatory.nodes.request_metrics import PATH, request_metrics
 from observatory.nodes.tls import combined_file
 from observatory.runtime import LiveMap, LiveServers, Sandbox, find_free_ports
+from observatory.runtime.processes import handles
 from observatory.security.certificates import issue, make_authority
 from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import FleetName, LocalSettings, Ports
@@ -39,7 +40,7 @@ class Instance(ThreadingHTTPServer):
     """An instance: the last part of a path says how it answers, such as `/v1/traces/500`.
 
     `hangs` never answers, `ends` closes the connection instead, `cut` does so in the middle of the body, `waits` needs
-    0.3 s. While `frozen`, it accepts connections and answers nothing.
+    0.7 s. While `frozen`, it accepts connections and answers nothing.
     """
 
     daemon_threads = True
@@ -82,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
         if word == "hangs":
             self.server.closed.wait(HANGING_SECONDS)
         if word == "waits":
-            time.sleep(0.3)
+            time.sleep(0.7)
         if word not in {"hangs", "ends"}:
             self.send_response(int(word) if len(word) == 3 and word.isdecimal() else 200)
             self.send_header("Content-Length", "2")
@@ -137,9 +138,7 @@ class Balancer:
 
     def _listens_to_signals(self) -> bool:
         """Return whether HAProxy handles signals: while it loads, and just after that, it ignores a reload."""
-        pid = self.sandbox.supervisor.status("haproxy").pid
-        caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
-        return bool(caught and int(caught[1], 16) & 1 << (signal.SIGUSR2 - 1))
+        return handles(self.sandbox.supervisor.status("haproxy").pid or 0, signal.SIGUSR2)
 
     def loads(self) -> int:
         """Return how often HAProxy has started or reloaded."""
