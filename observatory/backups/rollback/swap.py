@@ -21,6 +21,7 @@ from observatory.backups.rollback.record import ACCESS, Phase, RollbackRecord, R
 from observatory.backups.rollback.timelines import DataDirectory
 from observatory.database.connection import with_database
 from observatory.database.ping import is_writable
+from observatory.database.presence import SERVER_DATABASE
 from observatory.database.roles.kept_access import KeptAccess, apply_access
 from observatory.files.atomic import remove, write_file
 from observatory.nodes import Paths
@@ -169,9 +170,9 @@ class Swap:
 
     def _run_patroni(self) -> None:
         self.sandbox.supervisor.start(PATRONI)
-        # Not Patroni's /primary, which succeeds as soon as it has the leader's lock.
-        # And not the stack's database, which may have been dropped.
-        if not wait_until(partial(is_writable, with_database(self.administrator, "postgres")), START_SECONDS):
+        # Not Patroni's /primary, which succeeds as soon as it has the leader's lock, and not the stack's database,
+        # which may have been dropped.
+        if not wait_until(partial(is_writable, with_database(self.administrator, SERVER_DATABASE)), START_SECONDS):
             raise DatabaseRollbackError(
                 f"the database is not ready after {START_SECONDS:.0f} s",
                 remedy="See `observatory logs patroni`. Run the command again: it goes on from here.",
