@@ -14,6 +14,7 @@ import pytest
 
 from observatory.workspace import Workspace
 from tests.support import language_host
+from tests.support.checkout import end_commands
 from tests.support.postgres import PostgresServer, community_server, postgres_server
 from tests.support.waiting import PATIENCE_S
 
@@ -93,6 +94,13 @@ def _cli_on_path(
     if request.node.get_closest_marker("cli"):
         monkeypatch.setenv("PATH", _path_with_cli())
         monkeypatch.setenv("PULUMI_HOME", str(tmp_path_factory.getbasetemp() / "pulumi"))
+
+
+@pytest.fixture(autouse=True)
+def _no_command_outlives_its_test() -> Iterator[None]:
+    """End what a failed test has started; fixtures wait for their commands."""
+    yield
+    end_commands()
 
 
 @pytest.fixture(scope="session")

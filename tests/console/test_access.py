@@ -10,9 +10,11 @@ import time
 
 import pytest
 
+from observatory.console import access
 from observatory.console.access import SESSION_SECONDS, SESSIONS, Sessions
 from observatory.operations.console import LINK_SECONDS
 from tests.console.conftest import Served
+from tests.support.clock import own_clock
 
 PAGES = ("", "deployments", "alerts", "dashboards/overview", "data/overview", "backups", "migrations", "jobs", "audit")
 POLICY = "script-src 'self'"
@@ -161,12 +163,11 @@ def test_files_of_the_page_are_served_and_no_others(console: Served) -> None:
 
 
 def test_sessions_end_and_their_number_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    sessions = Sessions()
+    clock, sessions = own_clock(monkeypatch, access), Sessions()
     first = sessions.open()
     assert sessions.find(first.path, first.secret) == first
     assert sessions.find(first.path, "wrong") is None
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + SESSION_SECONDS + 1)
+    clock[0] += SESSION_SECONDS + 1
     assert sessions.find(first.path, first.secret) is None
     opened = [sessions.open() for _ in range(SESSIONS + 1)]
     assert sessions.find(opened[0].path, opened[0].secret) is None

@@ -17,6 +17,7 @@ from monitoring.dashboards import DASHBOARDS
 from observatory import console as console_package
 from observatory import operations
 from observatory.console import attention, charts, text
+from observatory.console import readings as readings_module
 from observatory.console.deployments import SHOWN_GATES
 from observatory.console.pages import Pages
 from observatory.console.worker import Worker, WorkerError
@@ -29,6 +30,7 @@ from observatory.runtime.ports import find_free_ports
 from tests.console.conftest import Served
 from tests.house.test_commands import called, problems
 from tests.support.checkout import Checkout
+from tests.support.clock import own_clock
 from tests.support.upgrades import Recorded, recorded_releases
 from tests.support.waiting import until
 
@@ -130,7 +132,8 @@ def test_without_prometheus_everything_else_is_shown(pages: Pages, monkeypatch: 
 def test_a_reading_that_takes_long_is_kept_longer_and_forgotten_then(
     pages: Pages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock: list[float] = [1000.0]
+    clock = own_clock(monkeypatch, readings_module)
+    clock[0] = 1000.0
     reads: list[float] = []
 
     def slow(*_: Any, **__: Any) -> list[Any]:
@@ -138,7 +141,6 @@ def test_a_reading_that_takes_long_is_kept_longer_and_forgotten_then(
         clock[0] += 2.0
         return []
 
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(operations, "list_audit", slow)
     monkeypatch.setattr(operations, "list_receipts", lambda *_: [])
     readings = pages.readings

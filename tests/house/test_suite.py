@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 from hypothesis import HealthCheck, settings
 
@@ -22,3 +24,14 @@ def test_requests_of_tests_have_a_generous_timeout() -> None:
 
 def test_the_files_that_begin_first_exist() -> None:
     assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
+
+
+def test_no_test_changes_the_clock_of_the_process() -> None:
+    """An event loop of another thread, as of a fixture's server, would sleep for as long as the clock jumped."""
+    found = [
+        f"{file.relative_to(ROOT)}:{number}"
+        for file in sorted((ROOT / "tests").rglob("*.py"))
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if re.search(r"""setattr\((time,|["']time\.)""", line)
+    ]
+    assert found == [], "use tests.support.clock.own_clock"

@@ -8,7 +8,6 @@ import select
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from observatory.nodes.programs import alert_receiver
 from observatory.nodes.programs.alert_receiver import DEAD_MANS_SWITCH, DeadMansSwitch, Store, server
 from observatory.security.client_certificate import ClientCertificate
 from tests.support.certificates import monitoring_certificate
+from tests.support.clock import own_clock
 
 DAY_S = 86_400
 NOTIFICATION = {"status": "firing", "alerts": [{"status": "firing", "labels": {"alertname": "A"}}]}
@@ -174,10 +174,10 @@ def test_a_line_that_a_full_disk_cut_short_spoils_no_later_one(tmp_path: Path) -
 def test_a_page_that_was_not_stored_is_recorded_by_the_next_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, full = [0.0], [True]
+    clock, full = own_clock(monkeypatch, alert_receiver), [True]
+    clock[0] = 0.0
     store = Store(tmp_path)
     switch = DeadMansSwitch(store, seconds=300)
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     switch.heartbeat()
     add = store.add
 
@@ -202,8 +202,8 @@ def test_a_page_that_was_not_stored_is_recorded_by_the_next_check(
 
 
 def test_silence_pages_once_and_a_heartbeat_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    clock = own_clock(monkeypatch, alert_receiver)
+    clock[0] = 0.0
     store = Store(tmp_path)
     switch = DeadMansSwitch(store, seconds=300)
     for clock[0] in (100.0, 299.0):

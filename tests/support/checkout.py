@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -35,6 +36,21 @@ UP_TIMEOUT_S = 900  # generous: a busy machine takes five times as long as a qui
 FIRST_VERSION = "v0.1.0"  # of the service, whatever the version of the product is
 FIRST_PORT, EPHEMERAL = 20_000, 32_768  # net.ipv4.ip_local_port_range begins there
 FLEET_ROOM, PORT_BLOCK = 4, 160
+
+_RUNNING: list[subprocess.Popen[str]] = []
+
+
+def end_commands() -> None:
+    """Kill the commands that a failed test has left, which would hold the stack's locks, and close their pipes."""
+    while _RUNNING:
+        process = _RUNNING.pop()
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe:
+                pipe.close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +99,8 @@ class Checkout:
         return dict(document["config"]["llm-observatory:ports"])
 
     def start(self, *arguments: str, **changes: str) -> subprocess.Popen[str]:
-        """Start the command and return its process, in a session of its own."""
-        return subprocess.Popen(
+        """Start the command and return its process, in a session of its own; `end_commands` ends it."""
+        process = subprocess.Popen(
             [sys.executable, "-m", "observatory", *arguments],
             cwd=self.root,
             env={**os.environ, **self.environment, **changes},
@@ -94,6 +110,8 @@ class Checkout:
             text=True,
             start_new_session=True,
         )
+        _RUNNING.append(process)
+        return process
 
     def run(self, *arguments: str, expect: int = 0, **changes: str) -> subprocess.CompletedProcess[str]:
         """Run the command to its end; another exit code than `expect` fails with all that it said."""
