@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from observatory.engines import embedded as engine
 from observatory.engines.cli import automation
 from observatory.engines.embedded import DiagnosticEvent, Event, Result, StackOptions, Step
+from observatory.operations.dropped_database import check_name
 from observatory.platforms import open_platform
 from observatory.platforms.engine_choice import choose_engine
 from observatory.platforms.errors import OperationError
@@ -74,7 +75,8 @@ def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Repo
 
     Raises:
         SettingsError: the stack's configuration is wrong, or a file of a secret that it names is missing.
-        OperationError: the passphrase of an existing stack is missing, or the CLI was chosen and is not installed.
+        OperationError: the passphrase of an existing stack is missing, the CLI was chosen and is not installed, or the
+            settings have another name for the database than the stack.
         engine.EngineError: the program or a provider failed.
     """
     chosen, platform = choose_engine(choice), open_platform(workspace)
@@ -82,6 +84,8 @@ def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Repo
     exists = engine.exists(state_options(workspace))
     by_cli = chosen == "cli" and (exists or choice == "cli")
     offline = not by_cli and (not exists or platform.needs_plugins)
+    if exists and not offline:
+        check_name(platform)
     notes: list[str] = [FROM_PROGRAM] if offline else []
 
     def listen(event: Event) -> None:

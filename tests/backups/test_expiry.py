@@ -176,3 +176,19 @@ def test_the_backups_of_an_earlier_database_system_stay_for_the_retention() -> N
     made = [record("A", 1, byte=10), record("B", 8, byte=80), record("C", 9, byte=1, database=2)]
     assert kept(made, archives, today=38) == "ABC"
     assert kept(made, archives, today=39) == "C"
+
+
+def test_nothing_expires_after_a_pause_that_may_be_a_clock_that_is_ahead() -> None:
+    archive = Archive({(1, 0): [1000]}, {}, SEGMENT)
+    daily = [record(label, day, byte=day) for day, label in enumerate("ABCDEF", start=1)]
+    ahead = [*daily, record("G", 365, byte=7)]
+    assert kept(ahead, {1: archive}, today=365) == "ABCDEFG"
+    put_right = sorted([*ahead, record("H", 7, byte=8)], key=lambda each: each["timestamp"]["stop"])
+    assert kept(put_right, {1: archive}, today=8) == "ABCDEFHG"
+    assert kept([*ahead, record("I", 366, byte=9)], {1: archive}, today=366) == "FGI"  # it was a pause
+
+
+def test_backups_that_are_always_far_apart_expire() -> None:
+    archive = Archive({(1, 0): [1000]}, {}, SEGMENT)
+    made = [record(label, 40 * number, byte=number) for number, label in enumerate("ABCD", start=1)]
+    assert kept(made, {1: archive}, today=161) == "CD"

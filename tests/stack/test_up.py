@@ -361,6 +361,18 @@ def test_the_environment_is_ready_for_a_plain_pulumi(stack: Checkout) -> None:
     assert Path(variables["PULUMI_CONFIG_PASSPHRASE_FILE"]).read_text()
 
 
+def test_another_name_of_the_database_is_refused_before_anything_is_planned(stack: Checkout) -> None:
+    file = stack.root / "Pulumi.local.yaml"
+    before = file.read_text()
+    stack.configure(database={"name": "another"})
+    try:
+        for command in ("preview", "up"):
+            said = stack.run(command, "--engine", "embedded", expect=1).stderr
+            assert "the stack's database is 'observatory', which keeps its name" in said
+    finally:
+        file.write_text(before)
+
+
 def test_json_is_one_document_and_nothing_else(stack: Checkout) -> None:
     done = stack.run("preview", "--engine", "embedded", "--output", "json")
     assert json.loads(done.stdout)["summary"]

@@ -598,8 +598,13 @@ def expiry(report: Report, made: Sequence[Mapping[str, Any]], *, days: float, no
 
     Of each timeline that was live within the retention, the newest sound full backup that leads to it and is older than
     the retention stays, with all that were made since: every restore within the retention can begin with one of them.
-    While such a timeline has none, nothing expires.
+    While such a timeline has none, nothing expires. Nor does anything after a pause far longer than those before: the
+    clock may be ahead, and at a wrong time every backup is old.
     """
+    ended = sorted(each["timestamp"]["stop"] for each in made if each["timestamp"]["stop"] <= now)
+    *pauses, last = [later - earlier for earlier, later in pairwise(ended)] or [0]
+    if last > max(days * DAY_S / 2, 2 * max(pauses, default=0)):
+        return None
     begin = now - days * DAY_S
     full = [each["label"] for each in made if each["type"] == "full"]
     old = [each["label"] for each in made if each["label"] in report.sound and each["timestamp"]["stop"] <= begin]
