@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from observatory.engines import embedded as engine
 from observatory.engines.cli import automation
 from observatory.engines.embedded import DiagnosticEvent, Event, Result, StackOptions, Step
-from observatory.operations.dropped_database import check_name
 from observatory.platforms import open_platform
 from observatory.platforms.engine_choice import choose_engine
 from observatory.platforms.errors import OperationError
@@ -85,6 +84,8 @@ def preview(workspace: Workspace, *, choice: EngineChoice = "auto", report: Repo
     by_cli = chosen == "cli" and (exists or choice == "cli")
     offline = not by_cli and (not exists or platform.needs_plugins)
     if exists and not offline:
+        from observatory.operations.dropped_database import check_name  # noqa: PLC0415 - psycopg only where it is used
+
         check_name(platform)
     notes: list[str] = [FROM_PROGRAM] if offline else []
 
