@@ -62,14 +62,22 @@ def traces(checkout: Checkout) -> int:
 
 
 def pids(checkout: Checkout) -> dict[str, int]:
-    """Return the process of each daemon."""
-    return {row["name"]: row["pid"] for row in checkout.json("status")["daemons"]}
+    """Return the process of each daemon, of none that is stopped."""
+    return {row.name: row.pid for row in checkout.status().daemons if row.pid}
+
+
+def kill(checkout: Checkout, *names: str) -> None:
+    """Kill daemons, and wait until they are gone and the stack is well again."""
+    before = pids(checkout)
+    for name in names:
+        os.kill(before[name], signal.SIGKILL)
+    until(lambda: not any(command(before[name]) for name in names) and checkout.is_well())
 
 
 def until(condition: Callable[[], object], *, pause_s: float = 1) -> None:
     """Wait until a condition holds; fail after `UP_TIMEOUT_S`.
 
-    The pause is long because most conditions start a command, which takes a core for a second.
+    The pause is long because most conditions look at each daemon of a stack.
     """
     deadline = time.monotonic() + UP_TIMEOUT_S
     while not condition():
@@ -147,8 +155,9 @@ def survivor_checkout(survivor_disk: tuple[Path, str], rootfs: Path) -> Iterator
 
 @pytest.fixture
 def survivor(survivor_checkout: Checkout) -> Checkout:
-    """The shared stack, up and healthy."""
-    assert survivor_checkout.json("up", *EMBEDDED)["status"]["healthy"]
+    """The shared stack, up and healthy, whatever the test before has left."""
+    if not survivor_checkout.is_well():
+        assert survivor_checkout.json("up", *EMBEDDED)["status"]["healthy"]
     return survivor_checkout
 
 
@@ -161,15 +170,13 @@ def test_a_wrong_setting_stops_before_anything_is_made(checkout: Checkout) -> No
     assert not (checkout.root / ".observatory").exists()
 
 
-def test_an_unknown_stack_is_refused_and_the_stacks_are_listed(checkout: Checkout) -> None:
-    assert "(stacks: local" in checkout.run("up", "-e", "lokal", expect=2).stderr
-
-
 def test_an_up_that_is_disturbed_at_many_steps_is_finished_by_the_next(checkout: Checkout) -> None:
-    """Refused, killed, interrupted, without its supervisor, without a terminal: the last one makes a whole stack."""
+    """Refused, killed, interrupted, without its supervisor, without a terminal: the last one makes a whole stack.
+
+    `down` removes it, although it is dead by then.
+    """
     refused_for_a_port(checkout)
-    for step in ("create Machine", "create Daemon etcd", "create Daemon patroni"):
-        killed_at(checkout, step)
+    killed_after_the_refusal_of_another(checkout, "create Daemon etcd")
     interrupted_at(checkout, "create Daemon patroni")
     without_its_supervisor(checkout, "create Daemon pgbouncer")
     for step in ("create Daemon storage", "create Scheduler", "write 1000 traces"):
@@ -179,6 +186,9 @@ def test_an_up_that_is_disturbed_at_many_steps_is_finished_by_the_next(checkout:
     assert len(postmasters(checkout)) == 1
     assert traces(checkout) in (1000, 2000)
     assert set(checkout.json("up", *EMBEDDED)["summary"]) == {"same"}
+    checkout.kill_all()
+    checkout.run("down", "--yes", *EMBEDDED)
+    assert not (checkout.root / ".observatory/stacks/local").exists()
 
 
 def refused_for_a_port(checkout: Checkout) -> None:
@@ -192,15 +202,34 @@ def refused_for_a_port(checkout: Checkout) -> None:
 def up_until(checkout: Checkout, step: str) -> subprocess.Popen[str]:
     """Start `up`, and return once it has begun a step."""
     process = checkout.start("up", *EMBEDDED)
-    assert process.stderr
-    assert any(step in line for line in process.stderr), f"up never came to {step}"
+    wait_for(process, step)
     return process
 
 
+def wait_for(process: subprocess.Popen[str], step: str) -> None:
+    assert process.stderr
+    assert any(step in line for line in process.stderr), f"up never came to {step}"
+
+
 def killed_at(checkout: Checkout, step: str) -> None:
-    process = up_until(checkout, step)
+    kill_at(checkout.start("up", *EMBEDDED), step)
+
+
+def kill_at(process: subprocess.Popen[str], step: str) -> None:
+    wait_for(process, step)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+
+
+def killed_after_the_refusal_of_another(checkout: Checkout, step: str) -> None:
+    """Of two at once on a fresh checkout one is refused, and the other one goes on."""
+    both = [checkout.start("up", *EMBEDDED) for _ in range(2)]
+    until(lambda: any(process.poll() is not None for process in both), pause_s=0.1)
+    refused, other = sorted(both, key=lambda process: process.poll() is None)
+    said = refused.communicate()[1]
+    assert refused.returncode == 3, said
+    assert "is locked by" in said
+    kill_at(other, step)
 
 
 def interrupted_at(checkout: Checkout, step: str) -> None:
@@ -241,17 +270,6 @@ def without_stderr(checkout: Checkout) -> None:
     assert process.wait() == 0
 
 
-def test_two_ups_at_once_make_one_stack(checkout: Checkout) -> None:
-    both = [checkout.start("up", *EMBEDDED) for _ in range(2)]
-    said = [process.communicate(timeout=UP_TIMEOUT_S)[1] for process in both]
-    codes = sorted(process.returncode for process in both)
-    assert codes in ([0, 3], [0, 0]), said
-    if codes == [0, 3]:
-        assert any("is locked by" in one for one in said)
-    assert checkout.json("status")["healthy"]
-    assert traces(checkout) in (1000, 2000)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_the_first_step_ends_every_child(checkout: Checkout, number: signal.Signals) -> None:
     shutil.rmtree(checkout.root / "dist")
@@ -265,18 +283,13 @@ def test_a_signal_before_the_first_step_ends_every_child(checkout: Checkout, num
     assert not list((checkout.root / "dist").glob(".*"))
 
 
-def test_down_on_a_fresh_checkout_has_nothing_to_do(checkout: Checkout) -> None:
-    checkout.run("down", "--yes")
-
-
-def test_an_error_is_also_a_json_document(checkout: Checkout) -> None:
-    told = checkout.json("outputs", "nothing", "-e", "nope", expect=2)
+def test_commands_without_a_stack_are_refused_or_have_nothing_to_do(checkout: Checkout) -> None:
+    assert "(stacks: local" in checkout.run("up", "-e", "lokal", expect=2).stderr
+    told = checkout.json("outputs", "nothing", "-e", "nope", expect=2)  # an error is also a document
     assert told["exit_code"] == 2
     assert "no stack 'nope'" in told["error"]["message"]
-
-
-def test_down_without_a_terminal_needs_yes(checkout: Checkout) -> None:
-    assert "--yes" in checkout.run("down", expect=3).stderr
+    assert "--yes" in checkout.run("down", expect=3).stderr  # without a terminal
+    checkout.run("down", "--yes")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small file system")
@@ -352,7 +365,7 @@ def test_a_killed_supervisor_comes_back_and_no_row_is_lost(survivor: Checkout) -
             assert {rows[name]["health"] for name in ("supervisor", "pgbouncer")} == {"stopped"}
             assert {rows[name]["health"] for name in ("patroni", "postgresql", "valkey", "haproxy")} == {"ready"}
             assert rows["patroni"]["pid"] == before["patroni"]
-        until(lambda: survivor.exit_code("status") == 0)
+        until(survivor.is_well)
         writer.write_more()
     after = pids(survivor)
     restarted = before.keys() - OF_HOST
@@ -363,21 +376,16 @@ def test_a_killed_supervisor_comes_back_and_no_row_is_lost(survivor: Checkout) -
     until(lambda: ("StorageSupervisorDown", "firing") in monitoring.received("pagerduty"))
 
 
-@pytest.mark.parametrize(
-    "names", [("watcher", "scheduler"), ("guard", "watcher"), ("supervisor", "guard", "scheduler")], ids="+".join
-)
-def test_watcher_guard_and_scheduler_keep_each_other_running(survivor: Checkout, names: tuple[str, ...]) -> None:
-    before = pids(survivor)
-    for name in names:
-        os.kill(before[name], signal.SIGKILL)
-    until(lambda: all(not command(before[name]) for name in names) and survivor.exit_code("status") == 0)
+def test_watcher_guard_and_scheduler_keep_each_other_running(survivor: Checkout) -> None:
+    for names in (("watcher", "scheduler"), ("guard", "watcher"), ("supervisor", "guard", "scheduler")):
+        kill(survivor, *names)
     assert set(survivor.json("up", *EMBEDDED)["summary"]) == {"same"}
 
 
 def test_a_stopped_supervisor_is_continued(survivor: Checkout) -> None:
     before = pids(survivor)
     os.kill(before["supervisor"], signal.SIGSTOP)
-    until(lambda: survivor.exit_code("status") == 0)
+    until(survivor.is_well)
     assert pids(survivor) == before
 
 
@@ -411,18 +419,14 @@ def test_a_full_disk_heals_when_there_is_space(survivor: Checkout, survivor_disk
                 time.sleep(0.5)
         finally:
             filler.unlink()
-        until(lambda: survivor.exit_code("status") == 0)
+        until(survivor.is_well)
         writer.write_more()
     assert writer.stored() >= writer.acknowledged
     until((survivor.home / NAME).exists)
 
 
 def test_a_killed_daemon_is_restarted(survivor: Checkout) -> None:
-    status = survivor.json("up", *EMBEDDED)["status"]
-    daemons = {daemon["name"]: daemon["pid"] for daemon in status["daemons"]}
-    for name in ("etcd", "patroni", "postgresql", "pgbouncer", "valkey", "storage-blue-1", "haproxy"):
-        os.kill(daemons[name], signal.SIGKILL)
-    until(lambda: survivor.exit_code("status") == 0)
+    kill(survivor, "etcd", "patroni", "postgresql", "pgbouncer", "valkey", "storage-blue-1", "haproxy")
     assert traces(survivor) == 1000
 
 
@@ -443,7 +447,7 @@ def test_a_daemon_that_dies_at_start_is_reported_with_its_last_log_lines(survivo
     if state.exists():
         state.unlink()
     state.mkdir()
-    os.kill(next(d["pid"] for d in survivor.json("status")["daemons"] if d["name"] == "alertmanager"), signal.SIGKILL)
+    os.kill(pids(survivor)["alertmanager"], signal.SIGKILL)
     said = survivor.run("up", *EMBEDDED, expect=1).stderr
     assert "alertmanager" in said
     assert "is a directory" in said
@@ -451,8 +455,11 @@ def test_a_daemon_that_dies_at_start_is_reported_with_its_last_log_lines(survivo
     survivor.run("up", *EMBEDDED)
 
 
-def test_a_failing_up_under_load_fails_no_request(survivor: Checkout) -> None:
-    """A changed setting that cannot work leaves the running fleets as they are."""
+def test_a_failing_up_under_load_fails_no_request_and_changed_settings_take_effect(survivor: Checkout) -> None:
+    """A changed setting that cannot work leaves the running fleets as they are.
+
+    Those that can include a restart of PostgreSQL, other ports, and another size of the fleets.
+    """
     statuses: list[int] = []
     done = threading.Event()
     key, url, trusted = survivor.output("api_key"), survivor.output("service_url"), survivor.trusted()
@@ -475,11 +482,6 @@ def test_a_failing_up_under_load_fails_no_request(survivor: Checkout) -> None:
     done.set()
     reading.join()
     assert set(statuses) == {200}
-    assert survivor.json("up", *EMBEDDED)["status"]["healthy"]
-
-
-def test_changed_settings_take_effect_on_a_running_stack(survivor: Checkout) -> None:
-    """Including a restart of PostgreSQL, other ports, and another size of the fleets."""
     moved = free_ports() | {
         name: port for name, port in survivor.ports().items() if name.startswith(("etcd", "patroni"))
     }
@@ -505,7 +507,6 @@ def test_a_supervisor_that_is_killed_during_an_up_comes_back(survivor: Checkout)
     with connect(survivor.output("admin_database_url"), purpose="test") as connection:
         assert connection.execute("SHOW shared_buffers").fetchone() == ("48MB",)
     assert traces(survivor) == 1000
-    assert set(survivor.json("up", *EMBEDDED)["summary"]) == {"same"}
 
 
 def test_a_lost_rollout_document_does_not_undo_the_rollout(survivor: Checkout) -> None:
@@ -517,7 +518,9 @@ def test_a_lost_rollout_document_does_not_undo_the_rollout(survivor: Checkout) -
     for lost in ([store.path], list(store.path.parent.glob("local.json*"))):  # without and with its copies
         for path in lost:
             path.unlink()
-        assert survivor.json("status")["rollout"]["green"]["weight"] == 100
+        found = survivor.status().rollout
+        assert found is not None
+        assert found.green.weight == 100
         assert set(survivor.json("up", *EMBEDDED)["summary"]) == {"same"}
         assert json.loads(store.path.read_text())["green"]["weight"] == 100
     assert survivor.json("outputs")["active_fleet"] == "green"
@@ -534,10 +537,3 @@ def test_a_lost_passphrase_is_reported_and_the_stack_can_be_removed(survivor: Ch
         survivor.run("down", "--yes", *EMBEDDED)
         assert survivor.processes() == set()
         assert not survivor.home.exists()
-
-
-def test_down_removes_a_dead_stack(survivor: Checkout) -> None:
-    """Which was made anew after the `down` above."""
-    survivor.kill_all()
-    survivor.run("down", "--yes", *EMBEDDED)
-    assert not (survivor.root / ".observatory/stacks/local").exists()

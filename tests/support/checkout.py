@@ -26,8 +26,11 @@ from typing import Any
 
 import yaml
 
+from observatory.errors import ObservatoryError
+from observatory.operations.stack_status import Status, status
 from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import Ports
+from observatory.workspace import Workspace
 from service.build import BuiltArtifact, build
 from tests.support import reaper
 
@@ -59,7 +62,7 @@ class Checkout:
 
     root: Path
     environment: Mapping[str, str]
-    outputs: dict[tuple[object, ...], str] = field(default_factory=dict, repr=False)
+    outputs: dict[tuple[object, ...], dict[str, str]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def copy(cls, root: Path, *, rootfs: Path | None) -> Checkout:
@@ -127,16 +130,27 @@ class Checkout:
         process.communicate(timeout=UP_TIMEOUT_S)
         return process.returncode
 
+    def status(self) -> Status:
+        """Return what the command `status` shows, without the seconds of CPU that each command takes."""
+        return status(Workspace(root=self.root, stack="local"))
+
+    def is_well(self) -> bool:
+        """Return whether the command `status` would exit with 0."""
+        try:
+            return self.status().healthy
+        except ObservatoryError:
+            return False
+
     def json(self, *arguments: str, expect: int = 0, **changes: str) -> Any:
         """Run the command with `--output json` and return its document."""
         return json.loads(self.run(*arguments, "--output", "json", expect=expect, **changes).stdout)
 
     def output(self, name: str) -> str:
         """Return one output of the stack, secrets in plain text; the command runs once for each state of the stack."""
-        key = name, *_versions(self.root / ".observatory")
+        key = tuple(_versions(self.root / ".observatory"))
         if key not in self.outputs:
-            self.outputs[key] = self.run("outputs", name, "--show-secrets").stdout.strip()
-        return self.outputs[key]
+            self.outputs[key] = self.json("outputs", "--show-secrets")
+        return self.outputs[key][name]
 
     @property
     def home(self) -> Path:
