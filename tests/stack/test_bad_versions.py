@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from observatory.operations.rollout_control import control_rollout
+from observatory.workspace import Workspace
 from tests.stack.conftest import a_checkout
 from tests.support.checkout import UP_TIMEOUT_S, Checkout
 from tests.support.delivery import (
@@ -50,14 +52,15 @@ def test_a_bad_canary_is_rolled_back_by_its_gate_and_few_requests_fail(pair: Che
 
 
 def test_a_rolling_update_and_its_rollback_lose_no_request(pair: Checkout) -> None:
-    rolling = ("--version", "v0.2.0", "--strategy", "rolling", "--batch-size", "1", "--skip-tests")
+    workspace = Workspace(root=pair.root, stack="local")
+    rolling = ("--version", "v0.2.0", "--strategy", "rolling", "--batch-size", "1", "--bake", "20", "--skip-tests")
     with Load(pair) as load:
         deploying = pair.start("deploy", "application", *rolling, *EMBEDDED, "--output", "json")
         until(lambda: (document(pair)["blue"]["rolling"] or {}).get("instances") == ["blue-1"] and not out_of_it(pair))
-        assert "has paused" in pair.run("rollout", "pause").stdout  # the next instance waits, however slow `up` is
+        assert control_rollout(workspace, "pause").acknowledged  # the next instance waits, however slow `up` is
         assert (document(pair)["blue"]["version"], document(pair)["blue"]["rolling"]["version"]) == ("v0.1.0", "v0.2.0")
         assert set(pair.json("up", *EMBEDDED)["summary"]) == {"same"}
-        assert pair.json("rollout", "resume")["acknowledged"]
+        assert control_rollout(workspace, None).acknowledged
         out, err = deploying.communicate(timeout=UP_TIMEOUT_S)
         assert deploying.returncode == 0, err
         done = json.loads(out)
