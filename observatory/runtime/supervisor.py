@@ -18,7 +18,7 @@ lines and environments must not contain secrets, since both can be read in /proc
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -99,12 +99,11 @@ class Supervisor:
 
     def statuses(self) -> list[ProgramStatus]:
         """Return the state of every program, by name; none if the supervisor does not run."""
-        if not self.answers():
+        try:
+            found = self._rpc.call("getAllProcessInfo")
+        except SandboxError:
             return []
-        return sorted(
-            (ProgramStatus.from_info(info) for info in self._rpc.call("getAllProcessInfo")),
-            key=lambda status: status.name,
-        )
+        return sorted((ProgramStatus.from_info(info) for info in found), key=lambda status: status.name)
 
     def log_tail(self, name: str, lines: int = 20) -> list[str]:
         """Return the last `lines` lines of the log of the program `name`, within its last 64 KiB."""
@@ -190,7 +189,8 @@ class Supervisor:
         wait_until(lambda: self._rpc.states().get(name) != "STOPPING")
 
 
-def given_up(supervisor: Supervisor) -> list[str]:
-    """Return the programs that should run and that a supervisor does not restart any more."""
-    restarted = {program.name for program in loaded_programs(supervisor.files) if program.restart}
-    return [each.name for each in supervisor.statuses() if each.state in GIVEN_UP and each.name in restarted]
+def given_up(files: SandboxFiles, statuses: Sequence[ProgramStatus]) -> list[str]:
+    """Return the programs that should run and that the supervisor, by its `statuses`, does not restart any more."""
+    ended = [each.name for each in statuses if each.state in GIVEN_UP]
+    restarted = {program.name for program in loaded_programs(files) if program.restart} if ended else set()
+    return [name for name in ended if name in restarted]
