@@ -94,8 +94,11 @@ class Supervisor:
         self._rpc.call("signalProcess", name, signal_name)
 
     def status(self, name: str) -> ProgramStatus:
-        """Return the state of the program `name`; ABSENT if there is none."""
-        return next((status for status in self.statuses() if status.name == name), ProgramStatus.absent(name))
+        """Return the state of the program `name`; ABSENT if there is none, or if the supervisor does not run."""
+        try:
+            return ProgramStatus.from_info(self._rpc.call("getProcessInfo", name))
+        except SandboxError:
+            return ProgramStatus.absent(name)
 
     def statuses(self) -> list[ProgramStatus]:
         """Return the state of every program, by name; none if the supervisor does not run."""
@@ -186,7 +189,7 @@ class Supervisor:
     def _wait_stopped(self, name: str) -> None:
         """Wait for the end of a program that another command, which may have been killed, began to stop."""
         # Without a limit: supervisord kills it after its `stop_seconds`.
-        wait_until(lambda: self._rpc.states().get(name) != "STOPPING")
+        wait_until(lambda: self.status(name).state != "STOPPING")
 
 
 def given_up(files: SandboxFiles, statuses: Sequence[ProgramStatus]) -> list[str]:
