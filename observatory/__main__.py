@@ -1,5 +1,6 @@
 """`observatory` and `python -m observatory`."""
 
+import os
 import sys
 
 from observatory.errors import INTERRUPTED
@@ -7,6 +8,7 @@ from observatory.errors import INTERRUPTED
 
 def main() -> None:
     """Run the command. An interrupt while it is being imported ends it with a message, not with a traceback."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # a look for some reads the list of every package
     try:
         from observatory.cli import main as run  # noqa: PLC0415 - takes most of a second
     except KeyboardInterrupt:

@@ -43,9 +43,10 @@ from observatory.runtime import (
 )
 from observatory.runtime.drift import NOT_DECLARED
 from observatory.runtime.home import HomeError, check_not_moved, check_unclaimed, claim, set_in_state
+from observatory.runtime.process_tree import ProcessTree
 from observatory.runtime.processes import handles
 from observatory.runtime.supervisor_files import repair_supervisor, supervisor_drift
-from observatory.scheduling.host_process import resume, stopped_of
+from observatory.scheduling.host_process import resume
 from observatory.scheduling.scheduler_process import stop_scheduler
 from observatory.waiting import wait_until
 
@@ -304,7 +305,7 @@ def _ready(props: Mapping[str, Any]) -> bool:
     if not sandbox.alive():
         return False
     probe, status = Probe(**unit.ready.target(sandbox.host_path)), sandbox.supervisor.status(unit.name)
-    ready = status.running and not stopped_of(status.pid or 0) and _succeeds(probe)
+    ready = status.running and not ProcessTree.read().stopped_of(status.pid or 0) and _succeeds(probe)
     return ready and not was_refused(sandbox, unit)
 
 
@@ -390,7 +391,7 @@ def _restart_hanging(sandbox: Sandbox, unit: Unit) -> None:
     """
     probe = Probe(**unit.ready.target(sandbox.host_path))
     hangs = all(probe.hangs() for _ in range(HANGING_PROBES))
-    for pid in stopped_of(sandbox.supervisor.status(unit.name).pid or 0):
+    for pid in ProcessTree.read().stopped_of(sandbox.supervisor.status(unit.name).pid or 0):
         resume(pid)  # also handles the signal to stop then
     if not hangs:
         return

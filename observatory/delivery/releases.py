@@ -12,7 +12,7 @@ import lzma
 import shutil
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -279,13 +279,16 @@ def _unpack(artifact: Path, directory: Path) -> None:
         archive.extractall(directory, members=_checked_members(archive))  # noqa: S202 - checked
 
 
-def _checked_members(archive: tarfile.TarFile) -> list[tarfile.TarInfo]:
-    """Return the members; all must be plain files and directories below the archive's root."""
-    for member in archive.getmembers():
+def _checked_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield each member before it is unpacked, so that the archive is decompressed once.
+
+    All must be plain files and directories below the archive's root: what was unpacked before another one is discarded.
+    """
+    for member in archive:
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
             raise tarfile.TarError(f"{member.name!r} is not a plain file below the archive's root")
-    return archive.getmembers()
+        yield member
 
 
 def read_manifest(file: Path) -> Manifest:

@@ -104,16 +104,14 @@ def _try_exclusive(descriptor: int, path: Path) -> None:
 
 
 def _has_open(pid: int, file: os.stat_result) -> bool:
-    import psutil  # noqa: PLC0415 - only where a lock's process is needed
-
     try:
-        return any(_is(Path(opened.path), file) for opened in psutil.Process(pid).open_files())
-    except psutil.Error:  # it has ended, or belongs to another user
+        return any(_is(opened, file) for opened in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:  # it has ended, or belongs to another user
         return False
 
 
 def _is(path: Path, file: os.stat_result) -> bool:
     try:
         return os.path.samestat(path.stat(), file)
-    except OSError:  # removed meanwhile
+    except OSError:  # closed meanwhile
         return False

@@ -192,7 +192,8 @@ class Sandbox(SandboxFiles):
         if self.supervisor.answers():
             self.supervisor.stop_all()
             supervisor = self.supervisor.shutdown()
-            wait_until(lambda: supervisor not in self._members(supervised=True), timeout)
+            home = self.home.stat()
+            wait_until(lambda: not _is_member(supervisor, home), timeout)
             self._wait_gone(STRAGGLER_SECONDS)
         self._end(supervised=False)
 
@@ -268,8 +269,18 @@ class Sandbox(SandboxFiles):
 
     def _wait_gone(self, timeout: float, *, supervised: bool = True) -> list[int]:
         """Wait until no member is left, at most `timeout` seconds; return those that are."""
-        wait_until(lambda: not self._members(supervised=supervised), timeout)
-        return self._members(supervised=supervised)
+        if not (left := self._members(supervised=supervised)):
+            return []
+        home = self.home.stat()
+
+        def gone() -> bool:
+            nonlocal left
+            # Every process of the machine is looked at only when all that were found have ended.
+            left = [pid for pid in left if _is_member(pid, home)] or self._members(supervised=supervised)
+            return not left
+
+        wait_until(gone, timeout)
+        return self._members(supervised=supervised) if left else []
 
     def _end(self, *, supervised: bool) -> None:
         """End the members, and processes that they start meanwhile, by the signals of `ESCALATION` in turn."""
@@ -323,6 +334,11 @@ def _sees(pid: int, home: os.stat_result, *, supervised: bool) -> bool:
         return inside and (not supervised or (root / SUPERVISED.lstrip("/")).is_dir())
     except OSError:  # it has ended, or is another user's
         return False
+
+
+def _is_member(pid: int, home: os.stat_result) -> bool:
+    """Return whether a process that ran in a sandbox over `home` still runs."""
+    return _sees(pid, home, supervised=False) or _has_lost_root(pid)
 
 
 def _signal(pids: Sequence[int], signals: Sequence[signal.Signals]) -> None:

@@ -18,7 +18,7 @@ lines and environments must not contain secrets, since both can be read in /proc
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -94,17 +94,19 @@ class Supervisor:
         self._rpc.call("signalProcess", name, signal_name)
 
     def status(self, name: str) -> ProgramStatus:
-        """Return the state of the program `name`; ABSENT if there is none."""
-        return next((status for status in self.statuses() if status.name == name), ProgramStatus.absent(name))
+        """Return the state of the program `name`; ABSENT if there is none, or if the supervisor does not run."""
+        try:
+            return ProgramStatus.from_info(self._rpc.call("getProcessInfo", name))
+        except SandboxError:
+            return ProgramStatus.absent(name)
 
     def statuses(self) -> list[ProgramStatus]:
         """Return the state of every program, by name; none if the supervisor does not run."""
-        if not self.answers():
+        try:
+            found = self._rpc.call("getAllProcessInfo")
+        except SandboxError:
             return []
-        return sorted(
-            (ProgramStatus.from_info(info) for info in self._rpc.call("getAllProcessInfo")),
-            key=lambda status: status.name,
-        )
+        return sorted((ProgramStatus.from_info(info) for info in found), key=lambda status: status.name)
 
     def log_tail(self, name: str, lines: int = 20) -> list[str]:
         """Return the last `lines` lines of the log of the program `name`, within its last 64 KiB."""
@@ -187,10 +189,11 @@ class Supervisor:
     def _wait_stopped(self, name: str) -> None:
         """Wait for the end of a program that another command, which may have been killed, began to stop."""
         # Without a limit: supervisord kills it after its `stop_seconds`.
-        wait_until(lambda: self._rpc.states().get(name) != "STOPPING")
+        wait_until(lambda: self.status(name).state != "STOPPING")
 
 
-def given_up(supervisor: Supervisor) -> list[str]:
-    """Return the programs that should run and that a supervisor does not restart any more."""
-    restarted = {program.name for program in loaded_programs(supervisor.files) if program.restart}
-    return [each.name for each in supervisor.statuses() if each.state in GIVEN_UP and each.name in restarted]
+def given_up(files: SandboxFiles, statuses: Sequence[ProgramStatus]) -> list[str]:
+    """Return the programs that should run and that the supervisor, by its `statuses`, does not restart any more."""
+    ended = [each.name for each in statuses if each.state in GIVEN_UP]
+    restarted = {program.name for program in loaded_programs(files) if program.restart} if ended else set()
+    return [name for name in ended if name in restarted]

@@ -25,6 +25,7 @@ from observatory.files.locks import FileLockHeldError
 from observatory.files.reserve import FULL
 from observatory.nodes import Paths
 from observatory.runtime import DaemonFailed, Sandbox
+from observatory.runtime.process_tree import is_stopped
 from observatory.waiting import wait_until
 
 METRICS = Paths().textfiles
@@ -210,24 +211,6 @@ def resume(pid: int) -> bool:
             os.kill(pid, signal.SIGCONT)
             return True
     return False
-
-
-def is_stopped(pid: int) -> bool:
-    """Return whether SIGSTOP has stopped a process; the kernel still accepts connections for it."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    return False
-
-
-def stopped_of(pid: int) -> list[int]:
-    """Return which of a process and its descendants SIGSTOP has stopped."""
-    import psutil  # noqa: PLC0415 - only where a process is watched
-
-    try:
-        descendants = [each.pid for each in psutil.Process(pid).children(recursive=True)]
-    except psutil.Error:
-        descendants = []
-    return [each for each in (pid, *descendants) if is_stopped(each)]
 
 
 def _started(pid: int) -> float:

@@ -15,15 +15,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from observatory.files.reserve import Reserve
 from observatory.runtime import Sandbox
+from observatory.runtime.process_tree import is_stopped
 from observatory.runtime.supervisor import given_up
 from observatory.scheduling.heartbeat import HeartbeatWatch
 from observatory.scheduling.host_process import HostProcess, beat, identity, resume, wanted_file
+from observatory.scheduling.living import Living
 from observatory.scheduling.process_log import run_alone
 from observatory.scheduling.scheduler_process import (
     WATCHER,
@@ -36,11 +38,32 @@ from observatory.scheduling.watch_metrics import WatchMetrics
 
 LOG = logging.getLogger("observatory.watcher")
 WATCH_SECONDS, BEAT_SECONDS = 0.5, 5.0
+LOOK_SECONDS = 3.0  # between two looks at processes that run; supervisord gives up a daemon that it starts after 6 s
 ANSWER_SECONDS = 3.0  # for an answer of the supervisor; it answers in milliseconds
 HANG_SECONDS = 30.0  # without an answer, after which a running supervisor is killed: every daemon restarts then
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 30.0  # before a daemon that was given up is started again
 FORGET_S = 120.0  # a daemon that has run so long starts with the first pause again
 STOP_SECONDS = 50.0  # for a restart under way to finish
+
+
+@dataclass(kw_only=True)
+class Looks:
+    """When to look at some processes: always while one is missing, otherwise every `LOOK_SECONDS`."""
+
+    living: Living = field(default_factory=Living)
+    last: float = 0.0
+
+    def due(self, now: float, *, stops: bool) -> bool:
+        """Return whether to look, also at a process that SIGSTOP has stopped if `stops`; the caller looks then."""
+        undisturbed = self.living.known() and not (stops and any(is_stopped(pid) for pid in self.living.pids))
+        if undisturbed and now - self.last < LOOK_SECONDS:
+            return False
+        self.last = now
+        return True
+
+    def found(self, pids: Collection[int]) -> None:
+        """Take the processes that a look found; none where one is missing."""
+        self.living.hold(pids)
 
 
 @dataclass(kw_only=True)
@@ -50,6 +73,7 @@ class SupervisorWatch:
     sandbox: Sandbox
     metrics: WatchMetrics
     silent_since: float | None = None
+    looks: Looks = field(default_factory=Looks)
 
     def check(self) -> None:
         """Continue a stopped supervisor, kill one that hangs, and start one that has died.
@@ -57,12 +81,16 @@ class SupervisorWatch:
         Raises:
             RuntimeFault: it does not start.
         """
+        if not self.looks.due(time.monotonic(), stops=True):
+            return
         pid = self.sandbox.supervisor_pid()
         if pid is not None and resume(pid):
             LOG.warning("the supervisor, process %s, was stopped: continued it", pid)
         if self.sandbox.supervisor.answers(ANSWER_SECONDS):
             self.silent_since, self.metrics.supervisor_up = None, True
+            self.looks.found([pid] if pid else [])
             return
+        self.looks.found([])
         self.metrics.supervisor_up = False
         self.silent_since = self.silent_since or time.monotonic()
         if pid is None or time.monotonic() - self.silent_since > HANG_SECONDS:
@@ -97,10 +125,16 @@ class DaemonWatch:
     metrics: WatchMetrics
     now: Callable[[], float] = time.monotonic
     pauses: dict[str, _Pause] = field(default_factory=dict)
+    looks: Looks = field(default_factory=Looks)
 
     def check(self) -> None:
         """Start the daemons whose pause is over."""
-        stopped = given_up(self.sandbox.supervisor)
+        if not self.looks.due(self.now(), stops=False):
+            return
+        statuses = self.sandbox.supervisor.statuses()
+        settled = all(each.pid or each.state == "STOPPED" for each in statuses)
+        self.looks.found([each.pid for each in statuses if each.pid] if settled else [])
+        stopped = given_up(self.sandbox, statuses)
         self.metrics.given_up = tuple(stopped)
         for name in stopped:
             pause = self.pauses.setdefault(name, _Pause(due=self.now() + FIRST_PAUSE_S))
@@ -113,7 +147,7 @@ class DaemonWatch:
     def start_all_now(self) -> None:
         """End every pause: what the daemons lacked may be there again."""
         self.pauses.clear()
-        for name in given_up(self.sandbox.supervisor):
+        for name in given_up(self.sandbox, self.sandbox.supervisor.statuses()):
             self._start(name, self.pauses.setdefault(name, _Pause(due=self.now())))
 
     def _start(self, name: str, pause: _Pause) -> None:
@@ -151,10 +185,15 @@ class HostProcessWatch:
     """Keeps another process of the host running."""
 
     process: HostProcess
+    looks: Looks = field(default_factory=Looks)
 
     def check(self) -> None:
-        """Start it if it has ended or hangs."""
-        if self.process.keep():
+        """Start it if it has ended or hangs, and continue it if it is stopped."""
+        if not self.looks.due(time.monotonic(), stops=True):
+            return
+        started, pid = self.process.keep(), self.process.pid()
+        self.looks.found([pid] if pid else [])
+        if started:
             LOG.warning("the %s had ended: started it", self.process.name)
 
 

@@ -41,7 +41,7 @@ class GateLimits(BaseModel):
         pause_s: seconds that a paused deployment waits for a verdict or an operator before its command ends.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     false_alarms: Annotated[float, Field(gt=0, le=0.5)] = 0.01
     error_ratio: Ratio = 0.02

@@ -79,14 +79,17 @@ def test_an_interrupted_apply_is_finished(started: Sandbox) -> None:
     assert not started.supervisor.apply(changed)
 
 
-STUBBORN = Program(name="sleeper", command=("sh", "-c", "trap 'sleep 2; exit' TERM; while :; do sleep 0.1; done"))
+STUBBORN = Program(
+    name="sleeper",
+    command=("sh", "-c", "trap 'sleep 2; exit' TERM; touch /srv/data/trapped; while :; do sleep 0.1; done"),
+)
 
 
 @pytest.mark.parametrize("wanted", [STUBBORN, SLEEPER], ids=["the same", "another"])
 def test_a_program_that_a_dead_command_began_to_stop_is_waited_for(started: Sandbox, wanted: Program) -> None:
     supervisor = started.supervisor
     supervisor.apply(STUBBORN)
-    until(lambda: [process for process in started.processes() if process.command == "sleep"])
+    until((started.home / "data/trapped").exists)
     supervisor._rpc.call_tolerating(0, "stopProcess", "sleeper", False)
     assert supervisor.status("sleeper").state == "STOPPING"
     assert supervisor.apply(wanted)

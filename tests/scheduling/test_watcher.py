@@ -16,10 +16,12 @@ import pytest
 from observatory.files import locks
 from observatory.files.reserve import Reserve
 from observatory.runtime import DaemonFailed, Program, Sandbox
+from observatory.runtime.process_tree import is_stopped
+from observatory.runtime.supervisor import Supervisor
 from observatory.scheduling.host_process import HostProcess, changing, last_beat, stop_holder, wanted_file
 from observatory.scheduling.scheduler_process import guard_process, stop_scheduler, watcher_process
 from observatory.scheduling.watch_metrics import WatchMetrics
-from observatory.scheduling.watcher import DaemonWatch, DiskWatch, SupervisorWatch
+from observatory.scheduling.watcher import DaemonWatch, DiskWatch, HostProcessWatch, SupervisorWatch
 from tests.runtime.test_sandbox import kill_supervisor
 from tests.runtime.test_supervisor import until
 from tests.support.checkout import SOURCE
@@ -93,6 +95,65 @@ def test_a_daemon_that_was_stopped_or_runs_once_is_left_alone(started: Sandbox) 
     watch.start_all_now()
     assert metrics.starts == {}
     assert {each.state for each in started.supervisor.statuses()} <= {"STOPPED", "FATAL", "EXITED"}
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, owner: type, method: str) -> list[object]:
+    """Return a list that grows with each call of a method."""
+    calls: list[object] = []
+    original = getattr(owner, method)
+
+    def call(self: object, *arguments: object) -> object:
+        calls.append(self)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(owner, method, call)
+    return calls
+
+
+def test_daemons_that_run_are_asked_for_every_three_seconds_and_at_once_when_one_ends(
+    started: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "other"):
+        started.supervisor.apply(Program(name=name, command=("sleep", "1000")))
+    started.supervisor.apply(Program(name="stopped", command=("sleep", "1000")))
+    started.supervisor.stop("stopped")
+    until(lambda: [each.state for each in started.supervisor.statuses()] == ["RUNNING", "RUNNING", "STOPPED"])
+    first = started.supervisor.status("one").pid
+    assert first
+    clock, asked = Clock(), counted(monkeypatch, Supervisor, "statuses")
+    watch = DaemonWatch(sandbox=started, metrics=WatchMetrics(), now=clock)
+    for clock.time in (0.0, 0.5, 1.0, 1.5, 3.0, 3.4):
+        watch.check()
+    assert len(asked) == 2  # the second answer confirms the first
+    clock.time = 3.5
+    watch.check()
+    assert len(asked) == 3
+
+    os.kill(first, signal.SIGKILL)
+    until(lambda: started.supervisor.status("one").pid not in {first, None})
+    asked.clear()
+    watch.check()
+    assert len(asked) == 1
+
+
+def test_a_supervisor_that_runs_is_asked_every_three_seconds_and_its_death_is_seen_at_once(
+    started: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("observatory.scheduling.watcher.LOOK_SECONDS", 3600)
+    pid, watch = started.supervisor_pid(), SupervisorWatch(sandbox=started, metrics=WatchMetrics())
+    assert pid
+    asked = counted(monkeypatch, Supervisor, "answers")
+    for _ in range(5):
+        watch.check()
+    assert len(asked) == 2
+
+    halt(pid)
+    watch.check()
+    until(started.supervisor.answers)
+    kill_supervisor(started)
+    watch.check()
+    assert started.supervisor_pid() not in {pid, None}
+    assert watch.metrics.restarts == 1
 
 
 def test_a_stopped_supervisor_is_continued_and_a_dead_one_replaced(started: Sandbox) -> None:
@@ -197,6 +258,26 @@ def test_a_stopped_host_process_is_continued_and_one_that_hangs_is_replaced(
     until(lambda: file.stat().st_mtime > 0)
     monkeypatch.setattr(sys.modules[HostProcess.__module__], "SILENCE_SECONDS", 0)
     assert process.keep()
+    assert process.pid() not in {pid, None}
+
+
+def test_a_host_process_that_runs_is_looked_for_every_three_seconds_and_its_end_is_seen_at_once(
+    process: HostProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("observatory.scheduling.watcher.LOOK_SECONDS", 3600)
+    looks, watch = counted(monkeypatch, HostProcess, "keep"), HostProcessWatch(process=process)
+    for _ in range(5):
+        watch.check()
+    assert len(looks) == 2
+    pid = process.pid()
+    assert pid
+    halt(pid)
+    watch.check()
+    until(lambda: not is_stopped(pid))
+
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: process.pid() is None)
+    watch.check()
     assert process.pid() not in {pid, None}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Self
@@ -21,8 +21,8 @@ from observatory.nodes.daemons import LocalMachine, local_units
 from observatory.nodes.storage import instance_label, instance_name, unit_name
 from observatory.platforms.platform import OFF, DaemonStatus
 from observatory.runtime import Probe, ProgramStatus, Sandbox, SandboxError, listeners, package_versions
+from observatory.runtime.process_tree import ProcessTree
 from observatory.runtime.programs import SOCKET_NAME
-from observatory.scheduling.host_process import stopped_of
 from observatory.scheduling.scheduler_process import (
     CONSOLE,
     GUARD,
@@ -60,17 +60,11 @@ def daemon_statuses(
             row = replace(row, running_version=reported_version(unit.ready.port))
         rows.append(replace(row, health=OFF) if unit.name in stopped and row.pid is None else row)
         if unit.name == "patroni":
-            rows.append(_postgres_status(sandbox, settings, versions))
+            rows.append(_postgres_status(sandbox, settings, versions, running.processes))
     return [
         *rows,
         _supervisor_status(sandbox, running, versions.get("supervisor", "?")),
-        _without_children(_host_status(WATCHER, __version__, watcher_pid(sandbox), ready=watcher_ready(sandbox))),
-        _without_children(_host_status(GUARD, __version__, guard_pid(sandbox), ready=guard_ready(sandbox))),
-        _host_status(NAME, metadata.version("apscheduler"), scheduler_pid(sandbox), ready=scheduler_ready(sandbox)),
-        replace(
-            _host_status(CONSOLE, __version__, console_pid(sandbox), ready=console_ready(sandbox)),
-            address=f"127.0.0.1:{settings.ports.console}",
-        ),
+        *_host_statuses(sandbox, settings, running.processes),
     ]
 
 
@@ -80,15 +74,18 @@ class _Running:
 
     programs: Mapping[str, ProgramStatus] | None
     listening: Mapping[int, int | None]
+    processes: ProcessTree
 
     @classmethod
     def read(cls, sandbox: Sandbox, ports: Collection[int]) -> Self:
         with contextlib.suppress(SandboxError):  # it died between the two calls
             if sandbox.alive():
-                return cls(programs={each.name: each for each in sandbox.supervisor.statuses()}, listening={})
+                programs = {each.name: each for each in sandbox.supervisor.statuses()}
+                return cls(programs=programs, listening={}, processes=ProcessTree.read())
         members = set(sandbox.members())
         found = listeners(ports) if members else []
-        return cls(programs=None, listening={each.port: each.pid for each in found if each.pid in members})
+        listening = {each.port: each.pid for each in found if each.pid in members}
+        return cls(programs=None, listening=listening, processes=ProcessTree.read())
 
 
 def _release_versions(settings: LocalSettings, rollout: RolloutDocument) -> Iterator[tuple[str, str]]:
@@ -105,14 +102,15 @@ def _status(sandbox: Sandbox, running: _Running, unit: Unit, version: str) -> Da
     else:
         program = running.programs.get(unit.name) or ProgramStatus.absent(unit.name)
         pid, state, process = program.pid, program.state.lower(), program.running
-    ready = process and not stopped_of(pid or 0) and Probe(**unit.ready.target(sandbox.host_path)).check()
+    answers = process and not running.processes.stopped_of(pid or 0)
+    ready = answers and Probe(**unit.ready.target(sandbox.host_path)).check()
     return DaemonStatus(
         name=unit.name,
         address=f"127.0.0.1:{unit.ready.port}",
         version=version,
         pid=pid,
         health="ready" if ready else "not ready" if process else state,
-        memory_mb=process_memory_mb(pid),
+        memory_mb=_memory_mb(running.processes.family(pid or 0)),
     )
 
 
@@ -128,7 +126,9 @@ def reported_version(port: int) -> str | None:
         connection.close()
 
 
-def _postgres_status(sandbox: Sandbox, settings: LocalSettings, versions: dict[str, str]) -> DaemonStatus:
+def _postgres_status(
+    sandbox: Sandbox, settings: LocalSettings, versions: dict[str, str], processes: ProcessTree
+) -> DaemonStatus:
     """Return PostgreSQL's status. It is Patroni's child, not the supervisor's: its pid is in the data directory."""
     ready = TcpReady(port=settings.ports.postgres)
     running = Probe(**ready.target(sandbox.host_path)).check()
@@ -141,7 +141,7 @@ def _postgres_status(sandbox: Sandbox, settings: LocalSettings, versions: dict[s
         version=f"{version} + timescaledb {timescaledb}",
         pid=pid,
         health="ready" if pid else "not ready",
-        memory_mb=process_memory_mb(pid),
+        memory_mb=_memory_mb(processes.family(pid or 0)),
     )
 
 
@@ -154,21 +154,37 @@ def _supervisor_status(sandbox: Sandbox, running: _Running, version: str) -> Dae
         version=version,
         pid=pid,
         health="stopped" if pid is None else "ready" if running.programs is not None else "not ready",
-        memory_mb=_own_memory_mb(pid),
+        memory_mb=_memory_mb([pid] if pid else []),  # its children have rows of their own
     )
 
 
-def _host_status(name: str, version: str, pid: int | None, *, ready: bool) -> DaemonStatus:
+def _host_status(name: str, version: str, pid: int | None, processes: ProcessTree, *, ready: bool) -> DaemonStatus:
     """Return the status of a process of the host, which is found by the lock that it holds."""
     health = "ready" if ready else "not ready" if pid else "stopped"
-    return DaemonStatus(
-        name=name, address="-", version=version, pid=pid, health=health, memory_mb=process_memory_mb(pid)
-    )
+    memory = _memory_mb(processes.family(pid or 0))
+    return DaemonStatus(name=name, address="-", version=version, pid=pid, health=health, memory_mb=memory)
+
+
+def _host_statuses(sandbox: Sandbox, settings: LocalSettings, processes: ProcessTree) -> list[DaemonStatus]:
+    """Return the status of the processes of the host."""
+
+    def found(name: str, version: str, pid: int | None, *, ready: bool) -> DaemonStatus:
+        return _host_status(name, version, pid, processes, ready=ready)
+
+    return [
+        _without_children(found(WATCHER, __version__, watcher_pid(sandbox), ready=watcher_ready(sandbox))),
+        _without_children(found(GUARD, __version__, guard_pid(sandbox), ready=guard_ready(sandbox))),
+        found(NAME, metadata.version("apscheduler"), scheduler_pid(sandbox), ready=scheduler_ready(sandbox)),
+        replace(
+            found(CONSOLE, __version__, console_pid(sandbox), ready=console_ready(sandbox)),
+            address=f"127.0.0.1:{settings.ports.console}",
+        ),
+    ]
 
 
 def _without_children(status: DaemonStatus) -> DaemonStatus:
     """Return the status of a process that starts others of the host again: those have rows of their own."""
-    return replace(status, memory_mb=_own_memory_mb(status.pid))
+    return replace(status, memory_mb=_memory_mb([status.pid] if status.pid else []))
 
 
 def upstream_version(debian: str) -> str:
@@ -176,27 +192,12 @@ def upstream_version(debian: str) -> str:
     return re.split(r"[-+~]", debian.rpartition(":")[2])[0]
 
 
-def process_memory_mb(pid: int | None) -> int | None:
-    """Return the proportional set size of a process with its descendants, in MiB, or None where it cannot be read."""
-    if pid is None:
-        return None
+def _memory_mb(pids: Iterable[int]) -> int | None:
+    """Return the proportional set size of some processes together, in MiB, or None where none can be read."""
     import psutil  # noqa: PLC0415 - only where a stack runs
 
     sizes = []
-    with contextlib.suppress(psutil.Error):  # it has ended
-        process = psutil.Process(pid)
-        for member in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):
-                sizes.append(member.memory_full_info().pss)
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):  # it has ended
+            sizes.append(psutil.Process(pid).memory_full_info().pss)
     return sum(sizes) // 1024**2 if sizes else None
-
-
-def _own_memory_mb(pid: int | None) -> int | None:
-    """Return the proportional set size of a process alone, in MiB: the supervisor's children have rows of their own."""
-    if pid is None:
-        return None
-    import psutil  # noqa: PLC0415 - only where a stack runs
-
-    with contextlib.suppress(psutil.Error):
-        return int(psutil.Process(pid).memory_full_info().pss) // 1024**2
-    return None
