@@ -39,7 +39,7 @@ def stack(shared_stack: Checkout) -> Checkout:
     Tests depend on nothing that another one may change: which login is active, how many backups, traces, notifications
     and log lines there are, and whether PostgreSQL's archiver waits after failures.
     """
-    until(lambda: shared_stack.exit_code("status") == 0, "the shared stack to be well", timeout_s=UP_TIMEOUT_S)
+    until(shared_stack.is_well, "the shared stack to be well", timeout_s=UP_TIMEOUT_S)
     return shared_stack
 
 
