@@ -52,13 +52,22 @@ def database(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory)
         yield database
 
 
+@pytest.fixture(scope="module")
+def good(database: StorageDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A good service that no test ends."""
+    with running_service(database, tmp_path_factory.mktemp("good"), {}, command=faulty("good")) as service:
+        service.wait_until_ready()
+        yield service
+
+
 @dataclass
 class Stage:
-    """A database and services on it."""
+    """A database and services on it; `good` is one that no test ends."""
 
     database: StorageDatabase
     directory: Path
     stack: ExitStack
+    good: Service
 
     def start(self, fault: str) -> Service:
         service = self.stack.enter_context(running_service(self.database, self.directory, {}, command=faulty(fault)))
@@ -100,9 +109,9 @@ class Stage:
 
 
 @pytest.fixture
-def stage(database: StorageDatabase, tmp_path: Path) -> Iterator[Stage]:
+def stage(database: StorageDatabase, good: Service, tmp_path: Path) -> Iterator[Stage]:
     with ExitStack() as stack:
-        yield Stage(database, tmp_path, stack)
+        yield Stage(database, tmp_path, stack, good)
 
 
 def place(service: Service, name: str = "green") -> Place:
@@ -116,15 +125,13 @@ def test_a_difference_says_what_was_sent_and_what_was_found() -> None:
 
 
 def test_a_good_version_passes_and_nothing_remains(stage: Stage) -> None:
-    good, other = stage.start("good"), stage.start("good")
-    assert stage.exercise(good, beside=other) == ()
-    assert stage.exercise(good) == ("not checked: reads through the other fleet: it does not run",)
+    assert stage.exercise(stage.start("good"), beside=stage.good) == ()
+    assert stage.exercise(stage.good) == ("not checked: reads through the other fleet: it does not run",)
     assert stage.left() == []
 
 
 def test_without_a_database_what_is_not_checked_is_named(stage: Stage) -> None:
-    good = stage.start("good")
-    skipped = exercise(place(good), Run(id="without", key=stage.database.key), version=RELEASE)
+    skipped = exercise(place(stage.good), Run(id="without", key=stage.database.key), version=RELEASE)
     assert any("there is no database" in each for each in skipped)
     for table in ("llm_traces", "llm_metrics", "llm_logs"):
         stage.database.execute(f"DELETE FROM {table} WHERE provider = %s", MARK)
@@ -157,16 +164,16 @@ def test_each_kind_of_bad_version_fails_by_its_name(stage: Stage, fault: str, me
 
 
 def test_the_other_fleet_must_return_what_was_written_unless_it_is_ill_itself(stage: Stage) -> None:
-    good, ill = stage.start("good"), stage.start("missing-traces")
-    assert stage.exercise(good, beside=ill) == ("not checked: reads through blue: it does not return its own traces",)
+    skipped = stage.exercise(stage.good, beside=stage.start("missing-traces"))
+    assert skipped == ("not checked: reads through blue: it does not return its own traces",)
     assert stage.left() == []
 
 
 def test_a_database_that_refuses_writes_of_both_fleets_is_not_blamed_on_the_version(stage: Stage) -> None:
-    good, live = stage.start("good"), stage.start("good")
+    live = stage.start("good")
 
     def attempt() -> None:
-        stage.exercise(good)
+        stage.exercise(stage.good)
 
     with (
         stage.failing_every_third("llm_logs"),
@@ -182,7 +189,7 @@ def test_a_version_that_fails_beside_a_healthy_one_is_blamed_after_a_second_atte
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_comparison, "REPETITIONS", 2)
-    bad, live, attempts = stage.start("broken"), stage.start("good"), 0
+    bad, live, attempts = stage.start("broken"), stage.good, 0
 
     def attempt() -> None:
         nonlocal attempts
@@ -206,7 +213,7 @@ def test_a_version_is_not_judged_beside_a_live_one_that_is_not_ready_but_its_own
 
 def test_a_version_that_lacks_a_metric_that_its_manifest_promises_fails_with_its_name(stage: Stage) -> None:
     promised = json.loads((REPOSITORY / "service/storage_service/release.json").read_text())["metrics"]
-    check_metrics(place(stage.start("good")), promised)
+    check_metrics(place(stage.good), promised)
     mute = place(stage.start("without-saturation"))
     check_metrics(mute, ())
     with pytest.raises(
@@ -222,7 +229,7 @@ def test_keys_and_rows_of_a_killed_run_are_removed_by_the_next(stage: Stage) -> 
     stage.database.execute(
         "INSERT INTO api_keys (key_hash, key_prefix, name, expires_at) VALUES (%s, 'obs_', %s, now())", "1" * 64, MARK
     )
-    stage.exercise(stage.start("good"))
+    stage.exercise(stage.good)
     assert stage.left() == []
 
 

@@ -11,6 +11,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from components.schema import SchemaProvider
+from observatory.backups.pgbackrest import PgBackRest
 from observatory.documents.journal import entries
 from tests.stack.test_backups import backup_lock
 from tests.stack.test_monitoring import sandbox
@@ -46,43 +47,44 @@ def owner(stack: Checkout) -> str:
     return make_conninfo(stack.output("admin_database_url"), dbname="observatory", user="migrator")
 
 
+def tool(stack: Checkout) -> PgBackRest:
+    return PgBackRest(sandbox(stack))
+
+
 def tables(stack: Checkout) -> set[str]:
     with psycopg.connect(owner(stack)) as connection:
         return {name for (name,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
 
 
-def test_plan_backup_and_deployment(stack: Checkout, migration: Path) -> None:
-    made = stack.json("deploy", "database", "--backup-only")["backup_labels"].values()
-    plan = stack.json("deploy", "database", "--dry-run")
+def test_backup_plan_preview_and_deployment(stack: Checkout, migration: Path) -> None:
+    alone = stack.json("deploy", "database", "--backup-only")
+    newest = {each.repository: each.label for each in tool(stack).info()}
+    assert alone["backup_labels"] == {str(repository): label for repository, label in newest.items()}
+    assert alone["backup_label"] == newest[1]
+    plan = stack.json("deploy", "database", "--dry-run", "--migration", str(migration))
     assert [each["file"] for each in plan["pending"]] == [migration.name]
     [statement] = plan["pending"][0]["statements"]
     assert statement["lock"] == {"mode": "SHARE ROW EXCLUSIVE", "relation": "users"}
     assert (plan["rehearsal"], plan["would_succeed"]) == ("passed", True)
     assert plan["backup"]["kind"] == "reuse"
-    assert plan["backup"]["label"] in made
-    shown = stack.run("deploy", "database", "--dry-run", "--migration", str(migration)).stdout
-    assert "SHARE ROW EXCLUSIVE on users" in shown
+    assert plan["backup"]["label"] in newest.values()
+
+    steps = stack.json("preview", "--engine", "embedded")["steps"]
+    assert [step["schema_plan"] for step in steps if "schema_plan" in step] == [plan]
+    assert "SHARE ROW EXCLUSIVE on users" in stack.run("preview", "--engine", "embedded").stdout
     assert "try" not in tables(stack)
 
     # Its rehearsal is the catalogue of a file that the test has made up.
     done = stack.json("deploy", "database", "--migration", migration.name, "--retry", "1")
     assert done["applied"] == [migration.stem]
     assert (done["verification"]["passed"], done["verification"]["drift"]) == (True, [])
-    assert done["backup_label"] in made
+    assert done["backup_label"] in newest.values()
     assert "try" in tables(stack)
-    assert stack.json("deploy", "database")["applied"] == []
+    nothing = stack.json("deploy", "database")
+    assert (nothing["applied"], nothing["verification"]["passed"]) == ([], True)
 
 
-def test_a_preview_shows_the_same_plan(stack: Checkout, migration: Path) -> None:
-    plan = stack.json("preview", "--engine", "embedded")
-    [schema] = [step["schema_plan"] for step in plan["steps"] if "schema_plan" in step]
-    assert schema == stack.json("deploy", "database", "--dry-run")
-    assert "SHARE ROW EXCLUSIVE on users" in stack.run("preview", "--engine", "embedded").stdout
-    assert "try" not in tables(stack)
-
-
-def test_without_pending_migrations_the_schema_is_verified_and_missing_objects_are_named(stack: Checkout) -> None:
-    assert stack.json("deploy", "database")["verification"]["passed"] is True
+def test_the_schema_is_verified_and_missing_objects_are_named(stack: Checkout) -> None:
     assert "Verified: version" in stack.run("deploy", "database", "--verify-only").stdout
     with psycopg.connect(owner(stack)) as connection:
         connection.execute("ALTER INDEX projects_owner RENAME TO hidden")
@@ -131,8 +133,8 @@ def test_a_migration_without_the_required_restore_drill_is_refused(stack: Checko
 
 @pytest.mark.usefixtures("always_new")
 def test_a_damaged_backup_stops_the_migration(stack: Checkout, migration: Path) -> None:
-    full = [each for each in stack.json("backup", "list") if each["type"] == "full" and each["repository"] == 1][-1]
-    bundle = stack.home / "data/backups/backup/observatory" / full["label"] / "bundle/1"
+    full = [each for each in tool(stack).info(1) if each.type == "full"][-1]
+    bundle = stack.home / "data/backups/backup/observatory" / full.label / "bundle/1"
     whole = bundle.read_bytes()
     bundle.write_bytes(whole[:100] + b"damaged" + whole[107:])
     try:
@@ -140,14 +142,6 @@ def test_a_damaged_backup_stops_the_migration(stack: Checkout, migration: Path) 
     finally:
         bundle.write_bytes(whole)
     assert "verification of the backup" in refused["error"]["message"]
-    assert "try" not in tables(stack)
-
-
-def test_the_backup_alone(stack: Checkout, migration: Path) -> None:
-    made = stack.json("deploy", "database", "--backup-only")
-    newest = {each["repository"]: each["label"] for each in stack.json("backup", "list")}
-    assert made["backup_labels"] == {str(repository): label for repository, label in newest.items()}
-    assert made["backup_label"] == newest[1]
     assert "try" not in tables(stack)
 
 
@@ -189,14 +183,14 @@ def test_a_repair_is_recorded_in_the_journal_and_the_audit_of_the_database(stack
 
 
 def test_an_apache_stack_reports_what_the_community_edition_needs(stack: Checkout) -> None:
-    backups = len(stack.json("backup", "list"))
+    backups = tool(stack).info()
     for more in (["--yes"], ["--dry-run"]):
         refused = stack.json("deploy", "database", "--edition", "community", *more, expect=3)
         assert refused["error"]["kind"] == "EditionRefusedError"
         assert "Install the community edition of the same version" in refused["error"]["message"]
     stack.run("deploy", "database", "--edition", "apache", expect=2)
     stack.run("deploy", "database", "--edition", "community", "--backup-only", expect=2)
-    assert len(stack.json("backup", "list")) == backups
+    assert tool(stack).info() == backups
 
 
 def test_the_resource_backs_up_before_pending_migrations_too(stack: Checkout, migration: Path) -> None:
@@ -204,7 +198,7 @@ def test_the_resource_backs_up_before_pending_migrations_too(stack: Checkout, mi
 
     Afterwards the pooler has new connections, so that a statement that was prepared before fits the changed table.
     """
-    before = len(stack.json("backup", "list"))
+    before = len(tool(stack).info())
     migration.write_text(f"{migration.read_text()}ALTER TABLE users ADD COLUMN try text;\n")
     props = {
         "conninfo": owner(stack),
@@ -222,11 +216,11 @@ def test_the_resource_backs_up_before_pending_migrations_too(stack: Checkout, mi
         assert "try" not in columns()
         SchemaProvider().update("schema", props, props)
         assert "try" in tables(stack) & columns()
-    after = stack.json("backup", "list")
+    after = tool(stack).info()
     assert len(after) == before + 1
     with psycopg.connect(owner(stack)) as connection:
         ledger = "SELECT backup_label FROM observatory.schema_migrations WHERE name = %s"
-        assert connection.execute(ledger, [migration.stem]).fetchone() == (after[-1]["label"],)
+        assert connection.execute(ledger, [migration.stem]).fetchone() == (after[-1].label,)
 
 
 def test_a_stack_that_was_never_up_has_no_database(checkout: Checkout) -> None:

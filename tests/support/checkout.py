@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 
@@ -74,10 +75,10 @@ class Checkout:
             capture_output=True,
             text=True,
         )
-        for name in listed.stdout.splitlines():
-            if (SOURCE / name).exists():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(SOURCE / name, root / name)
+        names = [name for name in listed.stdout.splitlines() if (SOURCE / name).exists()]
+        root.mkdir(parents=True, exist_ok=True)
+        copying = ["cp", "--parents", "--preserve=mode,timestamps", "--target-directory", str(root), *names]
+        subprocess.run(copying, cwd=SOURCE, check=True)
         environment = {"PYTHONPATH": str(root), "COLUMNS": "200"}
         if rootfs:
             environment["OBSERVATORY_ROOTFS"] = str(rootfs)
@@ -131,8 +132,9 @@ class Checkout:
         return process.returncode
 
     def status(self) -> Status:
-        """Return what the command `status` shows, without the seconds of CPU that each command takes."""
-        return status(Workspace(root=self.root, stack="local"))
+        """Return what the command `status` shows; in this process: a command takes thrice the CPU."""
+        with patch.dict(os.environ, self.environment):
+            return status(Workspace(root=self.root, stack="local"))
 
     def is_well(self) -> bool:
         """Return whether the command `status` would exit with 0."""

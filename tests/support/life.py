@@ -73,8 +73,18 @@ class Life:
 
     def run(self) -> Life:
         """Live it to its end."""
+        self.begin()
+        self.grow()
+        self.end()
+        return self
+
+    def begin(self) -> None:
+        """Bring the stack up."""
         self._chain("up", UP)
         self._settled("up")
+
+    def grow(self) -> None:
+        """Change the stack while traces are written, stop it and bring it up again."""
         with Writer(self.checkout.output("service_url"), self.checkout.output("api_key"), self.checkout) as writer:
             self._change()
             self._chain("change", UP)
@@ -83,9 +93,11 @@ class Life:
         self._chain("resume", UP)
         self._settled("resume")
         self._count(writer.acknowledged)
+
+    def end(self) -> None:
+        """Remove the stack."""
         self._chain("down", DOWN)
         self._gone()
-        return self
 
     def _chain(self, name: str, arguments: tuple[str, ...], **choices: Any) -> None:
         given = {"target": self.target, "share": self.share, "seed": self.seed}
@@ -101,10 +113,14 @@ class Life:
         self.checkout.configure(database={"shared_buffers_mb": 64}, fleets={"size": 2}, ports={**free_ports(), **moved})
 
     def _settled(self, when: str) -> None:
-        """Check that an undisturbed `up` finds the stack healthy, the one after it nothing to do, and no half files."""
-        if not self.checkout.json(*UP)["status"]["healthy"]:
+        """Check that `up` finds the stack healthy, nothing to do and no half files.
+
+        The last command of the chain before was undisturbed.
+        """
+        found = self.checkout.json(*UP)
+        if not found["status"]["healthy"]:
             self.broken.append(f"after {when}: not healthy")
-        if (summary := self.checkout.json(*UP)["summary"]) != {"same": summary.get("same")}:
+        if (summary := found["summary"]) != {"same": summary.get("same")}:
             self.broken.append(f"after {when}: `up` twice, and the second changes {summary}")
         if left := crash.leftovers(self.checkout):
             self.broken.append(f"after {when}: half written {left}")
