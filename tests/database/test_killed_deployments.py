@@ -45,7 +45,7 @@ def deploy_and_die(conninfo: str, directory: Path, boundary: int) -> None:
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def undisturbed(postgres: PostgresServer) -> list[tuple[str, ...]]:
     with postgres.fresh_database() as name:
         conninfo = postgres.conninfo(dbname=name)

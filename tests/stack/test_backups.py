@@ -31,12 +31,15 @@ def backup_lock(stack: Checkout) -> AbstractContextManager[int]:
     return exclusive(stack.home / "run/pgbackrest/observatory-backup-1.lock")
 
 
-def test_each_backup_type_has_its_base(stack: Checkout) -> None:
+def test_each_backup_type_has_its_base_and_is_a_run_of_its_job(stack: Checkout) -> None:
+    """The full ones are those of `up`; a backup by hand is a run of its job, too."""
     differentials = stack.json("backup", "create", "--type", "differential")
+    jobs = {each["name"]: each for each in stack.json("status")["jobs"]}
     incrementals = stack.json("backup", "create")
     assert [each["repository"] for each in differentials] == [each["repository"] for each in incrementals] == [1, 2]
+    every = stack.json("backup", "list")
     for differential, incremental in zip(differentials, incrementals, strict=True):
-        listed = stack.json("backup", "list", "--repository", str(incremental["repository"]))
+        listed = [each for each in every if each["repository"] == incremental["repository"]]
         assert listed[0]["type"] == "full"
         assert (differential["type"], incremental["type"]) == ("differential", "incremental")
         assert incremental["prior"] == differential["label"]
@@ -45,6 +48,10 @@ def test_each_backup_type_has_its_base(stack: Checkout) -> None:
         assert differential["prior"] in labels
         assert incremental["repository_bytes"] < listed[0]["repository_bytes"]
         assert not any(backup["damaged"] for backup in listed)
+    assert jobs["backup-full"]["result"] == "succeeded"
+    assert jobs["backup-full"]["last_success"] >= next(each for each in every if each["type"] == "full")["ended"]
+    ended = datetime.fromisoformat(differentials[-1]["ended"])
+    assert datetime.fromisoformat(jobs["backup-differential"]["last_success"]) == ended
 
 
 def test_a_repository_that_does_not_exist_is_named(stack: Checkout) -> None:
@@ -53,11 +60,16 @@ def test_a_repository_that_does_not_exist_is_named(stack: Checkout) -> None:
         assert "there is no backup repository 3" in failed["error"]["message"]
 
 
-def test_a_second_backup_at_once_is_refused(stack: Checkout) -> None:
-    """pgBackRest's own lock is held here, as a backup at work holds it."""
+def test_a_second_backup_at_once_is_refused_and_one_past_its_timeout_is_stopped_and_reported(stack: Checkout) -> None:
+    """pgBackRest's own lock is held here, as a backup at work holds it. The backup after both succeeds."""
+    tool = PgBackRest(sandbox(stack))
+    before = tool.info(1)
     with backup_lock(stack):
         refused = stack.json("backup", "create", expect=3)
     assert "another backup is running" in refused["error"]["message"]
+    with pytest.raises(BackupError, match=r"pgbackrest backup did not finish within 0\.1 s and was stopped"):
+        tool.backup(BackupType.FULL, repository=1, timeout=0.1)
+    assert tool.info(1) == before
     assert {each["type"] for each in stack.json("backup", "create")} == {"incremental"}
 
 
@@ -71,30 +83,11 @@ def test_the_stanza_waits_for_the_backup_that_a_killed_up_began(stack: Checkout)
         assert made.result(timeout=UP_TIMEOUT_S).id == "observatory"  # PostgreSQL's archiver may wait a minute
 
 
-def test_a_backup_past_its_timeout_is_stopped_and_reported(stack: Checkout) -> None:
-    before = stack.json("backup", "list")
-    with pytest.raises(BackupError, match=r"pgbackrest backup did not finish within 0\.1 s and was stopped"):
-        PgBackRest(sandbox(stack)).backup(BackupType.FULL, repository=1, timeout=0.1)
-    assert stack.json("backup", "list") == before
-    assert {each["type"] for each in stack.json("backup", "create")} == {"incremental"}
-
-
-def test_the_first_backup_is_a_run_of_its_job(stack: Checkout) -> None:
-    """`up` made it, and a backup by hand is one, too."""
-    first = next(each for each in stack.json("backup", "list") if each["type"] == "full")
-    [job] = [each for each in stack.json("status")["jobs"] if each["name"] == "backup-full"]
-    assert job["result"] == "succeeded"
-    assert job["last_success"] >= first["ended"]
-    differential = stack.json("backup", "create", "--type", "differential")[-1]
-    [job] = [each for each in stack.json("status")["jobs"] if each["name"] == "backup-differential"]
-    assert datetime.fromisoformat(job["last_success"]) == datetime.fromisoformat(differential["ended"])
-
-
 def test_a_removed_segment_fails_verify_and_is_published_for_the_alert(stack: Checkout) -> None:
     """tests/backups has each kind of damage; this one shows that the commands and the scheduled job report it."""
     sandbox(stack).run(["psql", "-h", "/srv/run/postgresql", *_port(stack), "-U", "postgres", "-c", SWITCH])
     made = stack.json("backup", "create")[0]
-    start = stack.json("backup", "list")[0]["wal_start"]
+    start = PgBackRest(sandbox(stack)).info(1)[0].wal_start
     file = next(stack.home.glob(f"data/backups/archive/observatory/17-1/*/{made['wal_start']}-*.zst"))
     kept = file.read_bytes()
     assert file.name[:24] > start

@@ -69,37 +69,44 @@ UNREADY_BEFORE = {
 }
 
 
-def processes(checkout: Checkout, *, unready: Collection[str] = ()) -> dict[str, int]:
+def processes(status: dict[str, Any], *, unready: Collection[str] = ()) -> dict[str, int]:
     """Return the process of each daemon, all of them ready but those of `unready`."""
-    daemons = checkout.json("status", expect=1 if unready else 0)["daemons"]
+    daemons = status["daemons"]
     assert {daemon["name"] for daemon in daemons if daemon["health"] != "ready"} <= set(unready)
     return {daemon["name"]: daemon["pid"] for daemon in daemons}
 
 
-def test_before_up_the_stack_can_be_read_and_rolled_back(upgraded: Checkout) -> None:
-    processes(upgraded, unready=UNREADY_BEFORE)
+@pytest.fixture(scope="module")
+def before(upgraded: Checkout) -> dict[str, int]:
+    """The daemons before `up`."""
+    return processes(upgraded.json("status", expect=1), unready=UNREADY_BEFORE)
+
+
+def test_before_up_the_stack_can_be_read_and_rolled_back(upgraded: Checkout, before: dict[str, int]) -> None:
+    assert before
     assert upgraded.output("service_url").startswith("https://")
     assert upgraded.json("scheduler", "run", "log-rotation")["result"] == "succeeded"
     upgraded.run("rollback", "--method", "blue-green", "--emergency", "--dry-run")
     assert "observatory up" in deploy(upgraded, "v0.3.0", expect=3)
 
 
-def test_up_after_an_upgrade_changes_what_the_changelog_says(upgraded: Checkout) -> None:
-    before = processes(upgraded, unready=UNREADY_BEFORE)
+def test_up_after_an_upgrade_changes_what_the_changelog_says(upgraded: Checkout, before: dict[str, int]) -> None:
     plan = upgraded.json("preview", *EMBEDDED)
     expected = PREVIOUS.changed | PREVIOUS.created | {"stanza"}  # which lacks repository 2
     assert changed(plan) == expected
-    done = changed(upgraded.json("up", *EMBEDDED))
+    result = upgraded.json("up", *EMBEDDED)
+    done = changed(result)
     # The files of root's stack change their owner: a restarted daemon that is not ready yet counts as a change.
     assert done >= expected if AS_ROOT else done == expected
-    after = processes(upgraded)
+    after = processes(result["status"])
     restarted = {name for name, pid in after.items() if pid != before[name]}
     assert restarted == set(after) if AS_ROOT else restarted <= PREVIOUS.changed | PREVIOUS.created
     assert after["scheduler"] != before["scheduler"]  # its process would run the previous release's code
-    assert set(upgraded.json("up", *EMBEDDED)["summary"]) == {"same"}
+    again = upgraded.json("up", *EMBEDDED)
+    assert set(again["summary"]) == {"same"}
     # The fleets above are ready and still run a service of the previous release.
     newest = max(int(file.name[:3]) for file in (SOURCE / "migrations").glob("*.sql"))
-    assert upgraded.json("status")["schema_version"] == newest
+    assert again["status"]["schema_version"] == newest
     manifest = json.loads((upgraded.root / ".observatory/releases/v0.2.0.json").read_text())
     assert manifest["schema_max"] < newest
 

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import httpx
 import psycopg
 
 from observatory.runtime import Sandbox
+from tests.stack.test_monitoring import Monitoring
 from tests.support.checkout import Checkout
 from tests.support.delivery import EMBEDDED
+from tests.support.waiting import until
 
 BASIC = ["daemons", "service", "fleet blue", "database", "backups", "certificates", "monitoring"]
 PATIENCE_S = 600.0  # until a busy machine's daemons are all ready and scraped
@@ -60,9 +63,8 @@ def test_removed_and_edited_files_are_found_and_repaired(stack: Checkout) -> Non
     pooler.chmod(0o644)
     sandbox.supervisor.restart("prometheus")
 
-    deadline = time.monotonic() + PATIENCE_S
-    while "Prometheus has 0 of" not in (detail := monitoring(stack)["detail"]):
-        assert time.monotonic() < deadline, detail
+    until(lambda: rules_of_prometheus(stack) == 0, "Prometheus without rules", timeout_s=PATIENCE_S)
+    until(lambda: "Prometheus has 0 of" in monitoring(stack)["detail"], "verify to say so", timeout_s=PATIENCE_S)
     plan = stack.json("preview", *EMBEDDED)
     assert changed(plan) == {"prometheus", "pgbouncer"}
     assert "prometheus: /srv/etc/prometheus/rules.yaml is missing" in plan["notes"]
@@ -71,9 +73,25 @@ def test_removed_and_edited_files_are_found_and_repaired(stack: Checkout) -> Non
 
     assert changed(stack.json("up", *EMBEDDED)) == {"prometheus", "pgbouncer"}
     assert (rules.read_text(), pooler.read_text(), pooler.stat().st_mode & 0o777) == (*declared, 0o600)
-    while (found := monitoring(stack))["verdict"] != "passed":
-        assert time.monotonic() < deadline, found
+    until(lambda: reaches_every_target(stack), "Prometheus to reach every target", timeout_s=PATIENCE_S)
+    until(lambda: monitoring(stack)["verdict"] == "passed", "monitoring to pass", timeout_s=PATIENCE_S)
     assert changed(stack.json("preview", *EMBEDDED)) == set()
+
+
+def rules_of_prometheus(stack: Checkout) -> int | None:
+    """Return how many groups of rules Prometheus has; None while it does not answer."""
+    try:
+        return len(json.loads(Monitoring(stack).get("prometheus", "/api/v1/rules"))["data"]["groups"])
+    except httpx.HTTPError:
+        return None
+
+
+def reaches_every_target(stack: Checkout) -> bool:
+    try:
+        found = json.loads(Monitoring(stack).get("prometheus", "/api/v1/targets?state=active"))
+    except httpx.HTTPError:
+        return False
+    return {each["health"] for each in found["data"]["activeTargets"]} == {"up"}
 
 
 def monitoring(stack: Checkout) -> dict[str, str]:
@@ -115,9 +133,7 @@ def test_a_missing_instance_is_reported_by_the_check_that_uses_it(stack: Checkou
     assert found["daemons"]["verdict"] == "failed"
     assert "storage-green-1" in found["daemons"]["detail"]
     assert (found["fleet green"]["verdict"], found["database"]["verdict"]) == ("failed", "passed")
-    deadline = time.monotonic() + PATIENCE_S
-    while stack.exit_code("status"):
-        assert time.monotonic() < deadline
+    until(stack.is_well, "the stack to be well", timeout_s=PATIENCE_S)
 
 
 def test_a_stack_that_is_not_up_is_reported(checkout: Checkout) -> None:

@@ -94,27 +94,27 @@ def test_an_incomplete_state_is_refused_and_not_changed(lab: Lab) -> None:
     assert lab.locks == []
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "\x00\x00\x00\x00",
-        "null",
-        '{"version": 3, "checkpoint": {"latest": [1]}}',
-        '{"version": 3, "checkpoint": {"latest": {"resources": 5}}}',
-        '{"version": 3, "checkpoint": {"latest": {"resources": [5]}}}',
-    ],
+DAMAGED = (
+    "",
+    "\x00\x00\x00\x00",
+    "null",
+    '{"version": 3, "checkpoint": {"latest": [1]}}',
+    '{"version": 3, "checkpoint": {"latest": {"resources": 5}}}',
+    '{"version": 3, "checkpoint": {"latest": {"resources": [5]}}}',
 )
-def test_a_damaged_state_is_refused_and_its_copy_works(lab: Lab, content: str) -> None:
+
+
+def test_a_damaged_state_is_refused_and_its_copy_works(lab: Lab) -> None:
     lab.program(TWO)
     lab.embedded("up")
     lab.program('a = Thing("a", size=2)')
     lab.embedded("up")
-    lab.checkpoint.write_text(content)
-    for operation in (engine.up, engine.preview, engine.destroy, engine.resources):
-        with pytest.raises(engine.StateError, match="is damaged"):
-            operation(lab.options)
-    assert lab.checkpoint.read_text() == content
+    for content in DAMAGED:
+        lab.checkpoint.write_text(content)
+        for operation in (engine.up, engine.preview, engine.destroy, engine.resources):
+            with pytest.raises(engine.StateError, match="is damaged"):
+                operation(lab.options)
+        assert lab.checkpoint.read_text() == content
     lab.checkpoint.write_bytes(Path(f"{lab.checkpoint}.bak").read_bytes())
     assert lab.embedded("up").steps == ["delete b", "update a"]
 
