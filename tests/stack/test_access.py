@@ -315,6 +315,7 @@ def test_a_rotation_fails_no_request_even_after_a_kill(stack: Checkout) -> None:
     assert done["roles"] == [{"role": role, "login": f"{role}_{taking_over}", "retired": True} for role in PAIRED_ROLES]
     assert set(answers) <= {200, 201}, answers
     assert answers[201] > 20
+    assert set(stack.json("up", *EMBEDDED)["summary"]) == {"same"}
     after = urls(stack)
     assert all(before[login] != after[login] for login in before)
     for url in (*before.values(), *after.values()):
@@ -324,22 +325,18 @@ def test_a_rotation_fails_no_request_even_after_a_kill(stack: Checkout) -> None:
         with pytest.raises(psycopg.OperationalError, match="authentication failed"):
             psycopg.connect(url)
         psycopg.connect(after[login]).close()
+    assert [each["unfinished"] for each in stack.json("status")["passwords"]] == [False] * 3
 
     login = f"app_{taking_over}"
     with admin(stack) as connection:
         connection.execute(f"ALTER ROLE {login} PASSWORD 'changed behind the back of the stack'".encode())
         connection.execute("ALTER ROLE provisioner PASSWORD 'changed behind the back of the stack'")
-    output = stack.run("up", *EMBEDDED, "--output", "json")
+    output = stack.run("up", *EMBEDDED)
     assert f"the server refuses the password of {login}" in output.stderr
-    steps = json.loads(output.stdout)["steps"]
-    changed = {step["urn"].rpartition("::")[2] for step in steps if step["operation"] != "same"}
-    assert changed == {login, "provisioner"}  # and nothing that the rotation left
     psycopg.connect(urls(stack)[login]).close()
     with psycopg.connect(stack.output("database_url")) as connection:
         assert connection.execute("SELECT current_user").fetchone() == (login,)
-    again = stack.json("up", *EMBEDDED)
-    assert set(again["summary"]) == {"same"}
-    assert [each["unfinished"] for each in again["status"]["passwords"]] == [False] * 3
+    assert set(stack.json("up", *EMBEDDED)["summary"]) == {"same"}
 
 
 def test_an_unknown_role_is_refused_and_the_roles_are_listed(stack: Checkout) -> None:
