@@ -49,7 +49,7 @@ def away(box: Sandbox) -> Callable[[], None]:
 def test_a_killed_or_missing_cache_causes_no_error(
     stack: Checkout, target: Stack, fault: Callable[[Sandbox], Callable[[], None]]
 ) -> None:
-    failed = []
+    failed: list[int] = []
     while 0 not in failed:  # a busy machine refuses requests for a while; what the fault causes comes each time
         if failed:
             well_again(stack)
