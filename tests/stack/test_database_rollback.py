@@ -101,13 +101,16 @@ def test_a_rollback_and_an_undo_are_exact_everything_agrees_and_killed_ones_are_
     checkout.run("deploy", "database")
     add(checkout, "after")
     checkout.run("key", "create", "--name", "since")
-
-    planned = checkout.json(*DATABASE, "--to-time", time)["plan"]
-
+    planned = checkout.json(*DATABASE, "--to-time", time, "--dry-run")
     assert (planned["schema"]["before"], planned["schema"]["undone"]) == (500, ["500_undone"])
     lost = {each["table"]: (each["lost"], each["returned"]) for each in planned["loss"]["tables"]}
     assert (lost["users"], lost["observatory.schema_migrations"]) == ((1, 0), (1, 0))
+    assert ids(checkout) == ["rollback-after", "rollback-before"]
+
+    checkout.run(*DATABASE, "--to-time", time)
+
     assert ids(checkout) == ["rollback-before"]
+    checkout.run("verify")
     assert "No changes" in checkout.run("preview").stdout
     assert {each["name"]: each["state"] for each in checkout.json("key", "list")}["since"] == "active"
     assert "500_undone.sql" in checkout.run("deploy", "database", "--dry-run").stdout

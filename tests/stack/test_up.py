@@ -367,7 +367,7 @@ def test_another_name_of_the_database_is_refused_before_anything_is_planned(stac
     stack.configure(database={"name": "another"})
     try:
         for command in ("preview", "up"):
-            said = stack.run(command, "--engine", "embedded", expect=1).stderr
+            said = stack.run(command, "--engine", "embedded", expect=2).stderr
             assert "the stack's database is 'observatory', which keeps its name" in said
     finally:
         file.write_text(before)
