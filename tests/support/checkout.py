@@ -63,7 +63,7 @@ class Checkout:
 
     root: Path
     environment: Mapping[str, str]
-    outputs: dict[tuple[object, ...], dict[str, str]] = field(default_factory=dict, repr=False)
+    outputs: dict[tuple[object, ...], dict[str, Any]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def copy(cls, root: Path, *, rootfs: Path | None) -> Checkout:
@@ -148,11 +148,15 @@ class Checkout:
         return json.loads(self.run(*arguments, "--output", "json", expect=expect, **changes).stdout)
 
     def output(self, name: str) -> str:
-        """Return one output of the stack, secrets in plain text; the command runs once for each state of the stack."""
+        """Return one output of the stack, secrets in plain text, as the command prints it.
+
+        The command runs once for each state of the stack.
+        """
         key = tuple(_versions(self.root / ".observatory"))
         if key not in self.outputs:
             self.outputs[key] = self.json("outputs", "--show-secrets")
-        return self.outputs[key][name]
+        value = self.outputs[key][name]
+        return value if isinstance(value, str) else json.dumps(value)
 
     @property
     def home(self) -> Path:
