@@ -49,7 +49,7 @@ GIVEN_UP = r"os.rename stacks/\.local\.removed"
 
 
 def test_killed_downs_are_finished_by_the_next(checkout: Checkout) -> None:
-    """Each goes on where the one before was killed, and is killed at a later step; the last one is not."""
+    """Each continues what the one before began, and is killed at a later step; the last one is not."""
     checkout.run("bootstrap")
     (checkout.home / "data").mkdir(parents=True)
     (checkout.home / "data/some").write_text("data")
