@@ -189,7 +189,7 @@ class Supervisor:
     def _wait_stopped(self, name: str) -> None:
         """Wait for the end of a program that another command, which may have been killed, began to stop."""
         # Without a limit: supervisord kills it after its `stop_seconds`.
-        wait_until(lambda: self.status(name).state != "STOPPING")
+        wait_until(lambda: self._rpc.states().get(name) != "STOPPING")
 
 
 def given_up(files: SandboxFiles, statuses: Sequence[ProgramStatus]) -> list[str]:
