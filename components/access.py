@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pulumi
-import pulumi_postgresql as postgresql
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
 from components.database_node import backup_of, reconnect_pooler
@@ -32,6 +31,8 @@ from observatory.documents.logins import (
 )
 
 if TYPE_CHECKING:
+    import pulumi_postgresql as postgresql
+
     from observatory.database import ExtensionUpdate, Profile
 
 MONITOR = "monitor"
@@ -122,9 +123,13 @@ class Access(pulumi.ComponentResource):
 
     def _role(self, role: str, members: tuple[str, ...], limits: Limits | None = None) -> postgresql.Role:
         """Declare a group, which cannot log in, or with limits a login with peer authentication."""
+        import pulumi_postgresql as postgresql  # noqa: PLC0415 - the host of dynamic providers declares nothing
+
         return postgresql.Role(role, name=role, roles=list(members), **_limited(limits), opts=self._options())
 
     def _login(self, role: PairedRole, side: Side, group: pulumi.Resource) -> postgresql.Role:
+        import pulumi_postgresql as postgresql  # noqa: PLC0415 - see `_role`
+
         name = login(role, side)
         limits = limits_of(role, pool_size=self._args.pool_size)
         return postgresql.Role(
@@ -162,6 +167,8 @@ class Access(pulumi.ComponentResource):
         *needs: pulumi.Resource,
     ) -> postgresql.DefaultPrivileges:
         """Declare the privileges of a role on future objects of the owner, in one schema or in all."""
+        import pulumi_postgresql as postgresql  # noqa: PLC0415 - see `_role`
+
         role, schema = grantee
         return postgresql.DefaultPrivileges(
             name,
@@ -289,6 +296,8 @@ class RoleSettings(Resource, module="database", name="RoleSettings"):
 
 
 def _server(name: str, args: AccessArgs, opts: pulumi.ResourceOptions) -> postgresql.Provider:
+    import pulumi_postgresql as postgresql  # noqa: PLC0415 - see `Access._role`
+
     connection = args.connection
     return postgresql.Provider(
         name,
@@ -359,6 +368,8 @@ def _grant(
     schema: str | None = None,
     opts: pulumi.ResourceOptions,
 ) -> postgresql.Grant:
+    import pulumi_postgresql as postgresql  # noqa: PLC0415 - see `Access._role`
+
     return postgresql.Grant(
         name, role=role, database=database, object_type=kind, schema=schema, privileges=list(privileges), opts=opts
     )
@@ -371,7 +382,7 @@ def _check_exists(props: dict[str, Any]) -> None:
     server, name = props["admin_url"], props["database"]
     if presence_of(server, name) is Presence.DROPPED:
         others = others_with_ledger(server, name).values()
-        raise DatabaseDroppedError(name, "does not exist on the server: it was dropped or renamed", others=others)
+        raise DatabaseDroppedError(name, others=others)
 
 
 def _prepare(props: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ def _on_local(
         LocalArgs(
             settings=settings,
             rollout=rollout,
+            document=workspace.rollout.path,
             logins=logins,
             home=workspace.home,
             rootfs=workspace.rootfs,

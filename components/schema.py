@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from pulumi.dynamic import (
 
 from components.database_node import backup_of, reconnect_pooler
 from observatory import database
-from observatory.database.errors import DatabaseDroppedError
-from observatory.database.migrations.numbering import version_in
+from observatory.database.errors import DatabaseDroppedError, NoSuchDatabaseError
+from observatory.database.migrations.numbering import FIRST_OWN, version_in
 from observatory.security.actor import actor
 
 _INPUTS = ("conninfo", "directory", "migrations", "target", "roles", "backup_home", "backup_rootfs")
@@ -101,7 +101,7 @@ class SchemaProvider(ResourceProvider):
             return DiffResult(changes=True)
         if _olds.get("roles") != _news.get("roles"):
             return DiffResult(changes=True)
-        expected = _expected(_news, _olds["edition"])
+        expected = _expected(_news, _olds["edition"], _olds["applied"])
         applied = _olds["applied"] if any(map(_is_repeatable, expected)) else _numbered(_olds["applied"])
         return DiffResult(changes=applied != expected)
 
@@ -171,17 +171,20 @@ def _label(stem: str, sha256: str) -> str:
     return f"{stem} {sha256[:_DIGEST_LENGTH]}"
 
 
-def _expected(props: dict[str, Any], edition: str) -> list[str]:
+def _expected(props: dict[str, Any], edition: str, applied: Collection[str]) -> list[str]:
     """Return the labels of the migrations that a database of the edition must have."""
     labels = [label for label in props["migrations"] if _variant(label) in {"", edition}]
     numbered = _numbered(labels)
-    expected = _up_to(props.get("target"), numbered)
+    expected = _up_to(props.get("target"), numbered, applied)
     return labels if expected == numbered else expected  # repeatable migrations may need the later ones
 
 
-def _up_to(target: float | None, labels: list[str]) -> list[str]:
-    """Return the labels of the migrations up to the target."""
-    return labels if target is None else [label for label in labels if version_in(label) <= target]
+def _up_to(target: float | None, labels: list[str], applied: Collection[str]) -> list[str]:
+    """Return the labels of the migrations up to the target; one of the product leaves own ones as they are."""
+    if target is None:
+        return labels
+    own = applied if target < FIRST_OWN else ()
+    return [each for each in labels if version_in(each) <= target or (version_in(each) >= FIRST_OWN and each in own)]
 
 
 def _read_all(directory: Path) -> tuple[database.Migration, ...]:
@@ -212,11 +215,9 @@ def _check_kept(olds: Mapping[str, Any], news: Mapping[str, Any]) -> None:
     try:
         if has_ledger(news["conninfo"]):
             return
-    except database.UnreachableError as error:
-        if f'database "{name}" does not exist' not in str(error):
-            raise
-        raise DatabaseDroppedError(name, "does not exist on the server: it was dropped or renamed") from error
-    raise DatabaseDroppedError(name, "has no ledger of migrations any more: it was dropped, or emptied")
+    except NoSuchDatabaseError as error:
+        raise DatabaseDroppedError(name) from error
+    raise DatabaseDroppedError(name, empty=True)
 
 
 def _deploy(props: dict[str, Any]) -> dict[str, Any]:

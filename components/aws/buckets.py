@@ -25,7 +25,8 @@ class BucketArgs:
         object_lock: retention during which no user can delete an object.
         expire_days: days after which current objects are removed; None: never.
         keep_deleted_days: days during which deleted or replaced objects can be restored.
-        writer: service that may write to it, such as `logdelivery.elasticloadbalancing.amazonaws.com`.
+        log_writer: service that may write logs of this account to it, such as
+            `logdelivery.elasticloadbalancing.amazonaws.com`, and the account's id.
     """
 
     stack: str
@@ -34,7 +35,7 @@ class BucketArgs:
     object_lock: ObjectLock | None = None
     expire_days: int | None = None
     keep_deleted_days: int = 1
-    writer: str | None = None
+    log_writer: tuple[str, str] | None = None
 
 
 class Bucket(pulumi.ComponentResource):
@@ -91,7 +92,7 @@ class Bucket(pulumi.ComponentResource):
             name,
             bucket=self.name,
             region=args.region,
-            policy=policy(_tls_only(self.arn), *_writer(self.arn, args.writer)),
+            policy=policy(_tls_only(self.arn), *_log_writer(self.arn, args.log_writer)),
             opts=child,
         )
         self.ready: tuple[pulumi.Resource, ...] = (versioning, policed)
@@ -133,10 +134,12 @@ def _lifecycle(args: BucketArgs) -> s3.BucketLifecycleConfigurationRuleArgs:
     )
 
 
-def _writer(arn: pulumi.Input[str], service: str | None) -> list[dict[str, object]]:
-    if service is None:
+def _log_writer(arn: pulumi.Input[str], writer: tuple[str, str] | None) -> list[dict[str, object]]:
+    """Allow the service to write below `PREFIX/AWSLogs/ACCOUNT`: it also writes for every other account of AWS."""
+    if writer is None:
         return []
-    resource = pulumi.Output.concat(arn, "/*")
+    service, account = writer
+    resource = pulumi.Output.concat(arn, f"/*/AWSLogs/{account}/*")
     return [{"Effect": "Allow", "Principal": {"Service": service}, "Action": "s3:PutObject", "Resource": resource}]
 
 

@@ -30,7 +30,7 @@ from components.aws.cache import Cache
 from components.aws.foundation import Foundation
 from components.aws.machines import ROOT_GIB, metadata_options
 from components.aws.naming import tags
-from components.aws.network import private_cidrs
+from components.aws.network import database_address
 from components.aws.operators import AuthorityFile, Reachable
 from components.aws.policies import MachineRole, MachineRoleArgs
 from components.aws.secrets import Secret, SecretArgs
@@ -45,11 +45,9 @@ from observatory.nodes.pgbackrest import cipher_file, cipher_section
 from observatory.nodes.pgbouncer import user_lines, users_file
 from observatory.nodes.postgres import api_credentials, api_credentials_file, logins, logins_file, node_parameters
 from observatory.nodes.tls import authority_file, certificate_file, key_file
-from observatory.settings import AwsSettings
 from observatory.settings.aws import Volume
 
 OWNER = "migrator"
-FIRST_HOST = 10  # of a subnet: AWS keeps the first four addresses
 DATA_DEVICE, WAL_DEVICE = "/dev/sdf", "/dev/sdg"
 
 
@@ -67,11 +65,6 @@ class DatabaseArgs:
     backups: Backups
     cache: Cache
     logins: AccessDocument
-
-
-def database_address(settings: AwsSettings) -> str:
-    """Return the address of the database's machine; a replacement keeps it."""
-    return str(private_cidrs(settings)[0][FIRST_HOST])
 
 
 class Database(pulumi.ComponentResource):
@@ -251,8 +244,12 @@ class Database(pulumi.ComponentResource):
             user_data_base64=self._user_data(address, secret, data, wal),
             user_data_replace_on_change=True,
             tags=named,
-            # Address and volumes can belong to one machine only.
-            opts=pulumi.ResourceOptions(parent=self, delete_before_replace=True),
+            # Address and volumes can belong to one machine only. It installs its packages at its start, never again.
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                delete_before_replace=True,
+                depends_on=[*args.base.network.ways_out, *args.base.firewall.rules],
+            ),
         )
 
     def _user_data(self, address: str, secret: Secret, data: ebs.Volume, wal: ebs.Volume) -> pulumi.Output[str]:

@@ -29,14 +29,16 @@ class Encryption(pulumi.ComponentResource):
         super().__init__("observatory:aws:Encryption", name, None, opts)
         region = args.settings.backups.off_site_region
         stateful = pulumi.ResourceOptions(parent=self, protect=True)  # without the key no data can be read
+        # Only a new key can be made for several regions, so that `off_site_region` may be set later.
+        made_once = pulumi.ResourceOptions(ignore_changes=["multiRegion"])
         key = kms.Key(
             name,
             description=f"Data of the LLM Observatory's stack {args.stack}",
             enable_key_rotation=True,
             deletion_window_in_days=DELETION_WINDOW_DAYS,
-            multi_region=region is not None,
+            multi_region=True,
             tags=tags(args.stack, name),
-            opts=stateful,
+            opts=pulumi.ResourceOptions.merge(stateful, made_once),
         )
         kms.Alias(
             name,

@@ -69,14 +69,13 @@ class FirewallArgs:
 
 
 class Firewall(pulumi.ComponentResource):
-    """The security groups. Output: `groups`, their ids."""
+    """The security groups. Output: `groups`, their ids. `rules` has the resources of the allowed connections."""
 
     def __init__(self, name: str, args: FirewallArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:aws:Firewall", name, None, opts)
         self._args = args
         self.groups = {group: self._group(group) for group in GROUPS}
-        for rule in rules(args.settings):
-            self._allow(rule)
+        self.rules = [made for rule in rules(args.settings) for made in self._allow(rule)]
         self.register_outputs({"groups": dict(self.groups)})
 
     def _group(self, group: Group) -> pulumi.Output[str]:
@@ -89,13 +88,13 @@ class Firewall(pulumi.ComponentResource):
         )
         return made.id
 
-    def _allow(self, rule: Rule) -> None:
-        """Declare the rules of a connection, at each of its ends that is a group."""
+    def _allow(self, rule: Rule) -> Iterator[pulumi.Resource]:
+        """Declare and yield the rules of a connection, at each of its ends that is a group."""
         options = pulumi.ResourceOptions(parent=self)
         named = tags(self._args.stack, rule.name)
         if (target := self._id(rule.target)) is not None:
             source = self._id(rule.source)
-            vpc.SecurityGroupIngressRule(
+            yield vpc.SecurityGroupIngressRule(
                 rule.name,
                 security_group_id=target,
                 referenced_security_group_id=source,
@@ -107,7 +106,7 @@ class Firewall(pulumi.ComponentResource):
                 opts=options,
             )
         if (source := self._id(rule.source)) is not None:
-            vpc.SecurityGroupEgressRule(
+            yield vpc.SecurityGroupEgressRule(
                 rule.name,
                 security_group_id=source,
                 referenced_security_group_id=target,

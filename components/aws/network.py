@@ -17,6 +17,7 @@ from observatory.settings import AwsSettings
 
 SUBNET_BITS = 4  # sixteen blocks: public ones from the first, private ones from the ninth
 FIRST_PRIVATE = 8
+FIRST_HOST = 10  # of a subnet: AWS keeps the first four addresses
 ANYWHERE = "0.0.0.0/0"
 
 
@@ -38,13 +39,21 @@ def private_cidrs(settings: AwsSettings) -> tuple[IPv4Network, ...]:
     return _blocks(settings, FIRST_PRIVATE)
 
 
+def database_address(settings: AwsSettings) -> str:
+    """Return the address of the database's machine; a replacement keeps it."""
+    return str(private_cidrs(settings)[0][FIRST_HOST])
+
+
 def _blocks(settings: AwsSettings, first: int) -> tuple[IPv4Network, ...]:
     blocks = tuple(settings.network.cidr.subnets(prefixlen_diff=SUBNET_BITS))
     return blocks[first : first + len(settings.network.availability_zones)]
 
 
 class Network(pulumi.ComponentResource):
-    """The network. Outputs: `vpc_id`, and the subnets' ids in the order of the zones."""
+    """The network. Outputs: `vpc_id`, and the subnets' ids in the order of the zones.
+
+    `ways_out` has what a private machine needs at its start to install its packages.
+    """
 
     def __init__(self, name: str, args: NetworkArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("observatory:aws:Network", name, None, opts)
@@ -65,8 +74,10 @@ class Network(pulumi.ComponentResource):
         self._public = self._subnets("public", public_cidrs(args.settings))
         self._private = self._subnets("private", private_cidrs(args.settings))
         self.public_subnet_ids = [subnet.id for subnet in self._public]
-        self.private_subnet_ids = [subnet.id for subnet in self._private]
+        # What is placed in the first subnet waits for the reservation, or it might get the database's address.
+        self.private_subnet_ids = [self._reservation().subnet_id, *(subnet.id for subnet in self._private[1:])]
 
+        self.ways_out: list[pulumi.Resource] = []
         self._open_public()
         tables = self._open_private()
         self._peer(tables)
@@ -91,11 +102,22 @@ class Network(pulumi.ComponentResource):
             for zone, cidr in zip(self._args.settings.network.availability_zones, cidrs, strict=True)
         ]
 
+    def _reservation(self) -> ec2.SubnetCidrReservation:
+        """Reserve the database's address: a balancer or a fleet's machine may get every other one."""
+        return ec2.SubnetCidrReservation(
+            "database-address",
+            subnet_id=self._private[0].id,
+            cidr_block=f"{database_address(self._args.settings)}/32",
+            reservation_type="explicit",
+            description="The database's machine",
+            opts=self._child,
+        )
+
     def _table(self, name: str) -> ec2.RouteTable:
         return ec2.RouteTable(name, vpc_id=self.vpc_id, tags=self._tags(name), opts=self._child)
 
-    def _attach(self, name: str, subnet: ec2.Subnet, table: ec2.RouteTable) -> None:
-        ec2.RouteTableAssociation(name, subnet_id=subnet.id, route_table_id=table.id, opts=self._child)
+    def _attach(self, name: str, subnet: ec2.Subnet, table: ec2.RouteTable) -> ec2.RouteTableAssociation:
+        return ec2.RouteTableAssociation(name, subnet_id=subnet.id, route_table_id=table.id, opts=self._child)
 
     def _open_public(self) -> None:
         gateway = ec2.InternetGateway("internet", vpc_id=self.vpc_id, tags=self._tags("internet"), opts=self._child)
@@ -118,14 +140,15 @@ class Network(pulumi.ComponentResource):
         tables = []
         for index, (zone, subnet) in enumerate(zip(zones, self._private, strict=True)):
             table = self._table(f"private-{zone}")
-            self._attach(f"private-{zone}", subnet, table)
-            ec2.Route(
+            attached = self._attach(f"private-{zone}", subnet, table)
+            route = ec2.Route(
                 f"private-{zone}-internet",
                 route_table_id=table.id,
                 destination_cidr_block=ANYWHERE,
                 nat_gateway_id=gateways[index % count].id,
                 opts=self._child,
             )
+            self.ways_out += [attached, route]
             tables.append(table)
         return tables
 

@@ -15,12 +15,12 @@ from pulumi_aws import iam, s3
 from components.access import TABLE_PROFILES
 from components.aws.backups import Backups, BackupsArgs
 from components.aws.cache import Cache, CacheArgs
-from components.aws.database import Database, DatabaseArgs, database_address
+from components.aws.database import Database, DatabaseArgs
 from components.aws.encryption import Encryption, EncryptionArgs
 from components.aws.firewall import Firewall, FirewallArgs
 from components.aws.fleets import Fleet, FleetArgs
 from components.aws.foundation import Foundation
-from components.aws.network import Network, NetworkArgs
+from components.aws.network import Network, NetworkArgs, database_address
 from components.aws.policies import Allow, policy
 from components.aws.traffic import Traffic, TrafficArgs
 from components.certificates import Authority

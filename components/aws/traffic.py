@@ -49,7 +49,8 @@ class Traffic(pulumi.ComponentResource):
         self._args = args
         self._child = pulumi.ResourceOptions(parent=self)
         settings, groups, network = args.base.settings, args.base.firewall.groups, args.base.network
-        logs = BucketArgs(stack=args.base.stack, expire_days=KEEP_LOGS_DAYS, writer=LOG_WRITER)
+        writer = (LOG_WRITER, settings.account.id)
+        logs = BucketArgs(stack=args.base.stack, expire_days=KEEP_LOGS_DAYS, log_writer=writer)
         self._logs = Bucket(f"{name}-logs", logs, self._child)
 
         public = network.private_subnet_ids if settings.traffic.internal else network.public_subnet_ids

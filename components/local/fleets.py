@@ -13,6 +13,7 @@ from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, Resou
 
 from components.dynamic import has_drifted, with_drift
 from components.local.machine import Daemon, Machine, sandbox_of
+from components.local.wanted import declared
 from observatory.delivery.releases import install
 from observatory.documents.rollout import FleetState
 from observatory.documents.rollout import Release as WantedRelease
@@ -36,13 +37,15 @@ from observatory.settings import FleetName, LocalSettings
 class FleetArgs:
     """A fleet's state from the rollout document, and the resources that its instances depend on.
 
-    `artifact` returns the path of a version's artifact, `start_seconds` the start limit of its manifest, if it has one.
+    `document` is the file that the state was read from. `artifact` returns the path of a version's artifact,
+    `start_seconds` the start limit of its manifest, if it has one.
     """
 
     settings: LocalSettings
     machine: Machine
     name: FleetName
     state: FleetState
+    document: Path
     artifact: Callable[[str], Path]
     start_seconds: Callable[[str], int | None]
     database_login: pulumi.Input[str]
@@ -100,6 +103,7 @@ class Fleet(pulumi.ComponentResource):
                 cache_password_file(paths, name): args.cache_password,
             },
             stopped=bool(args.state.stopped),
+            rollout=declared(args.document, args.name, release.sha256),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[after, *args.after], deleted_with=args.machine),
         )
 

@@ -27,7 +27,9 @@ from pulumi.dynamic import (
 
 from components.dynamic import has_drifted, with_drift, without_provider
 from components.local.configuration import check, check_loaded, kept_if_refused, was_refused
+from components.local.wanted import INPUT, check_wanted
 from observatory.backups.repository_places import RepositoryPlaceError, check_places, use_places
+from observatory.documents.rollout import StaleRolloutError
 from observatory.nodes import Unit
 from observatory.nodes.storage import unit_name
 from observatory.runtime import (
@@ -154,12 +156,16 @@ class DaemonProvider(ResourceProvider):
         """Write the files, start the daemon and wait until it is ready.
 
         A running daemon is stopped first: a killed or failed `up` left it, and it may have read other files.
+
+        Raises:
+            StaleRolloutError: the rollout document wants something else of the instance by now.
         """
+        check_wanted(props)
         set_in_state(sandbox_of(props), in_state=True)  # a daemon is created after its machine
         if sandbox_of(props).alive():
             sandbox_of(props).supervisor.remove(props["name"])
         if not _keep_stopped(props):
-            _run(props, files_changed=False, rebind=False)
+            _run_if_wanted(props, files_changed=False, rebind=False)
         return CreateResult(id_=props["name"], outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
@@ -178,7 +184,8 @@ class DaemonProvider(ResourceProvider):
         return ReadResult(id_=id_, outs=with_drift(props, _drift(props)))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Apply the changes and repair the files, by a reload where that is enough."""
+        """Apply the changes and repair the files, by a reload where that is enough; raises as `create`."""
+        check_wanted(_news)
         if _keep_stopped(_news):
             return UpdateResult(outs=without_provider(_news))
         changed = {key for key in ("files", "secret_files", "ports") if _olds.get(key) != _news.get(key)}
@@ -188,7 +195,7 @@ class DaemonProvider(ResourceProvider):
             changed | drifted == {"secret_files"} and _replaced_live(_olds, _news, {each.path for each in differing})
         ):
             changed, drifted = changed - {"secret_files"}, drifted - {"secret_files"}
-        _run(
+        _run_if_wanted(
             _news,
             files_changed=bool(changed or drifted - {"program"}),
             rebind="ports" in changed,
@@ -204,7 +211,10 @@ class DaemonProvider(ResourceProvider):
 
 
 class Daemon(Resource, module="local", name="Daemon"):
-    """One daemon of the machine: a unit from `observatory.nodes`, with its secret files; `stopped` does not run."""
+    """One daemon of the machine: a unit from `observatory.nodes`, with its secret files; `stopped` does not run.
+
+    `rollout` is what an instance of the service was declared from (`components.local.wanted`).
+    """
 
     def __init__(
         self,
@@ -214,6 +224,7 @@ class Daemon(Resource, module="local", name="Daemon"):
         unit: Unit,
         secret_files: Mapping[str, pulumi.Input[str]] | None = None,
         stopped: bool = False,
+        rollout: Mapping[str, str] | None = None,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         self.unit = unit
@@ -222,6 +233,8 @@ class Daemon(Resource, module="local", name="Daemon"):
             props["secret_files"] = pulumi.Output.secret(dict(secret_files))
         if stopped:
             props["stopped"] = True
+        if rollout:
+            props[INPUT] = dict(rollout)
         super().__init__(DaemonProvider(), name, props, opts)
 
 
@@ -355,6 +368,22 @@ def _part_of(drift: Drift, props: Mapping[str, Any]) -> str:
     if drift.path in _program(_unit(props)).files:
         return "program"
     return "secret_files" if drift.path in props.get("secret_files", {}) else "files"
+
+
+def _run_if_wanted(props: Mapping[str, Any], **changes: bool) -> None:
+    """Do what `_run` does, and remove an instance that the rollout document does not want any more by then.
+
+    Raises:
+        StaleRolloutError: it did not.
+    """
+    try:
+        _run(props, **changes)
+    finally:
+        try:
+            check_wanted(props)
+        except StaleRolloutError:
+            sandbox_of(props).supervisor.remove(props["name"])
+            raise
 
 
 def _run(props: Mapping[str, Any], *, files_changed: bool, rebind: bool, script_changed: bool = False) -> None:

@@ -14,8 +14,8 @@ from components.dynamic import has_drifted, with_drift, without_provider
 from components.local.machine import Machine, sandbox_of
 from observatory import __version__
 from observatory.nodes import Paths
-from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.host_jobs import host_jobs
+from observatory.nodes.rollback_webhook import rollback_token_file
 from observatory.runtime import Drift
 from observatory.scheduling.scheduler_process import (
     console_ready,

@@ -37,12 +37,13 @@ API_KEY_REQUESTS_PER_MINUTE = 60_000  # the first key also serves `make bench`
 class LocalArgs:
     """Settings, the rollout and the access document, and directories of this machine.
 
-    `home` has the stack's files, `rootfs` is the root filesystem, `releases` has the artifacts, `migrations` the
-    migration files; `root` is the checkout.
+    `document` is the file of the rollout document, `home` has the stack's files, `rootfs` is the root filesystem,
+    `releases` has the artifacts, `migrations` the migration files; `root` is the checkout.
     """
 
     settings: LocalSettings
     rollout: RolloutDocument
+    document: Path
     logins: AccessDocument
     home: Path
     rootfs: Path
@@ -144,6 +145,7 @@ def _fleet(
             machine=machine,
             name=name,
             state=args.rollout.fleet(name),
+            document=args.document,
             artifact=args.releases.artifact,
             start_seconds=args.releases.start_seconds,
             database_login=database.login,
@@ -165,5 +167,6 @@ def _traffic(
             fleets=fleets,
             weights=args.rollout.weights,
             out=args.rollout.draining,
+            document=args.document,
         ),
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -13,6 +15,7 @@ from components.certificates import Certificate, MonitoringCertificate
 from components.dynamic import has_drifted, with_drift, without_provider
 from components.local.fleets import Fleet
 from components.local.machine import Daemon, Machine, sandbox_of
+from observatory.documents.rollout import FileRolloutStore, RolloutDocument, StaleRolloutError
 from observatory.nodes import Paths
 from observatory.nodes.haproxy import SERVER, backend_server, haproxy, runtime_socket, servers_file, weights_file
 from observatory.nodes.request_metrics import request_metrics
@@ -28,7 +31,8 @@ START_S = 10.0  # until a HAProxy that the supervisor has just started responds,
 class TrafficArgs:
     """The fleets, the certificates, and the traffic weights of the rollout document.
 
-    `weights` are percentages; `out` are the draining instances, which get no requests.
+    `weights` are percentages; `out` are the draining instances, which get no requests. Both were read from the file
+    `document`.
     """
 
     settings: LocalSettings
@@ -37,6 +41,7 @@ class TrafficArgs:
     fleets: Mapping[FleetName, Fleet]
     weights: Mapping[FleetName, int]
     out: Mapping[FleetName, Collection[str]]
+    document: Path
 
 
 class Traffic(pulumi.ComponentResource):
@@ -53,6 +58,8 @@ class Traffic(pulumi.ComponentResource):
             machine=args.machine,
             weights=args.weights,
             out=dict(_servers_out(args)),
+            document=args.document,
+            draining=args.out,
             opts=pulumi.ResourceOptions(parent=self, deleted_with=args.machine),
         )
         instances = {fleet: component.ports for fleet, component in args.fleets.items()}
@@ -90,14 +97,19 @@ class WeightsProvider(ResourceProvider):
     serialize_as_secret_always = False
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Write the files, and set the weights of a running balancer."""
+        """Write the files, and set the weights of a running balancer.
+
+        Raises:
+            StaleRolloutError: the traffic of the rollout document has changed since the program has read it.
+        """
         live, servers = _live(props, patience=START_S), _servers(props, patience=START_S)
         weights, out = _weights(props), _out(props)
-        live.keep(weights)
-        servers.keep(out)
-        if sandbox_of(props).alive() and sandbox_of(props).supervisor.status("haproxy").running:
-            live.write(weights)
-            servers.set_out(out)
+        with _current_traffic(props):
+            live.keep(weights)
+            servers.keep(out)
+            if sandbox_of(props).alive() and sandbox_of(props).supervisor.status("haproxy").running:
+                live.write(weights)
+                servers.set_out(out)
         return CreateResult(id_=live.file, outs=without_provider(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
@@ -126,10 +138,36 @@ class Weights(Resource, module="local", name="Weights"):
         machine: Machine,
         weights: Mapping[FleetName, int],
         out: Mapping[str, int],
+        document: Path,
+        draining: Mapping[FleetName, Collection[str]],
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        props = {"home": machine.home, "rootfs": machine.rootfs, "weights": dict(weights), "out": dict(out)}
+        props = {
+            "home": machine.home,
+            "rootfs": machine.rootfs,
+            "weights": dict(weights),
+            "out": dict(out),
+            "document": str(document),
+            "draining": {fleet: sorted(names) for fleet, names in draining.items()},
+        }
         super().__init__(WeightsProvider(), name, props, opts)
+
+
+@contextmanager
+def _current_traffic(props: Mapping[str, Any]) -> Iterator[None]:
+    """Hold the balancer's lock, after a check that weights and draining instances are still the rollout document's.
+
+    A rollback needs no deployment lock: one that has returned the traffic meanwhile must not be undone.
+    """
+    store = FileRolloutStore(Path(props["document"]))
+    with store.exclusive():
+        current = store.read()
+        if current is not None and _traffic_of(current) != (_weights(props), props["draining"]):
+            raise StaleRolloutError(
+                f"{store.path} has changed since this `up` read it, by a rollback or a deployment: the traffic stays "
+                "as it is. Run `observatory up` again"
+            )
+        yield
 
 
 def _live(props: Mapping[str, Any], *, patience: float = 0.0) -> LiveMap:
@@ -153,6 +191,12 @@ def _drift(props: Mapping[str, Any], *, any_weights: bool = False) -> tuple[Drif
 
 def _out(props: Mapping[str, Any]) -> dict[str, int]:
     return {server: int(port) for server, port in props["out"].items()}
+
+
+def _traffic_of(document: RolloutDocument) -> tuple[dict[str, str], dict[FleetName, list[str]]]:
+    """Return the weights and the draining instances as the inputs have them."""
+    draining = {fleet: sorted(names) for fleet, names in document.draining.items()}
+    return {fleet: str(weight) for fleet, weight in document.weights.items()}, draining
 
 
 def _weights(props: Mapping[str, Any]) -> dict[str, str]:

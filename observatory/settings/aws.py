@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from observatory.settings.base import (
     Address,
@@ -25,8 +25,18 @@ from observatory.settings.base import (
     Smarthost,
 )
 
+T = TypeVar("T")
 Architecture = Literal["arm64", "amd64"]
-Region = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
+OTHER_PARTITIONS = ("cn-", "us-gov-", "us-iso", "eu-iso")  # their ARNs do not begin with `arn:aws:`
+
+
+def _checked_region(region: str) -> str:
+    if region.startswith(OTHER_PARTITIONS):
+        raise ValueError(f"{region} is in a partition of AWS that is not supported: its ARNs and addresses differ")
+    return region
+
+
+Region = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$"), AfterValidator(_checked_region)]
 Zone = Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d[a-z]$")]
 InstanceType = Annotated[str, Field(pattern=r"^[a-z]+\d+[a-z]*(-[a-z]+)?\.[a-z0-9]+$")]
 Domain = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}$", max_length=253)]
@@ -34,30 +44,34 @@ KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0
 Url = Annotated[str, Field(pattern=r"^https?://[^\s]+[^/\s]$")]
 
 
+def _once_each(entries: tuple[T, ...]) -> tuple[T, ...]:
+    if twice := [str(entry) for entry in dict.fromkeys(entries) if entries.count(entry) > 1]:
+        raise ValueError(f"names {', '.join(twice)} twice: remove one of them")
+    return entries
+
+
 class AwsPorts(Ports):
-    """The ports of a machine's daemons; the collector of a local stack has none."""
+    """The ports of a machine's daemons; the collector of a local stack has none.
 
+    A machine has one daemon of a kind, so none is a setting.
+    """
+
+    postgres: Port = 5432
+    pgbouncer: Port = 6432
+    valkey: Port = 6379
+    patroni: Port = 8008
+    etcd_client: Port = 2379
+    etcd_peer: Port = 2380
+    etcd_metrics: Port = 2381
+    blue: Port = 8100
+    green: Port = 8200
+    trial: Port = 8300
+    node_exporter: Port = 9100
+    redis_exporter: Port = 9121
+    pgbouncer_exporter: Port = 9127
+    postgres_exporter: Port = 9187
+    pgbackrest_exporter: Port = 9854
     collector: Port = 9188
-
-
-PORTS = AwsPorts(
-    postgres=5432,
-    pgbouncer=6432,
-    valkey=6379,
-    patroni=8008,
-    etcd_client=2379,
-    etcd_peer=2380,
-    etcd_metrics=2381,
-    blue=8100,
-    green=8200,
-    trial=8300,
-    node_exporter=9100,
-    redis_exporter=9121,
-    pgbouncer_exporter=9127,
-    postgres_exporter=9187,
-    pgbackrest_exporter=9854,
-)
-"""The default ports of the daemons: a machine has one daemon of a kind, so none is a setting."""
 
 
 class Account(Settings):
@@ -71,15 +85,15 @@ class Network(Settings):
     """The stack's own VPC. Each zone has a public and a private subnet; machines are in the private ones."""
 
     cidr: IPv4Network
-    availability_zones: Annotated[tuple[Zone, ...], Field(min_length=2, max_length=3)]  # a load balancer requires two
+    availability_zones: Annotated[  # a load balancer requires two
+        tuple[Zone, ...], Field(min_length=2, max_length=3), AfterValidator(_once_each)
+    ]
     nat_gateways: Literal["one", "each-zone"] = "one"
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if not self.cidr.is_private or not 16 <= self.cidr.prefixlen <= 20:  # noqa: PLR2004 - VPC: /16 at most
             raise ValueError(f"{self.cidr} is not a private network from /16 to /20, such as 10.20.0.0/16")
-        if len(set(self.availability_zones)) != len(self.availability_zones):
-            raise ValueError("availability_zones names a zone twice")
         return self
 
 
@@ -89,7 +103,9 @@ class OperationsVpc(Settings):
     vpc_id: Annotated[str, Field(pattern=r"^vpc-([0-9a-f]{8}|[0-9a-f]{17})$")]
     cidr: IPv4Network
     route_table_ids: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^rtb-([0-9a-f]{8}|[0-9a-f]{17})$")], ...], Field(min_length=1)
+        tuple[Annotated[str, Field(pattern=r"^rtb-([0-9a-f]{8}|[0-9a-f]{17})$")], ...],
+        Field(min_length=1),
+        AfterValidator(_once_each),
     ]
 
 
@@ -177,7 +193,7 @@ class Traffic(Settings):
     hosted_zone_id: Annotated[str, Field(pattern=r"^Z[A-Z0-9]{4,31}$")]
     certificate_arn: Annotated[str, Field(pattern=r"^arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate/[0-9a-f-]{36}$")]
     internal: bool
-    allowed_cidrs: Annotated[tuple[IPv4Network, ...], Field(min_length=1)]
+    allowed_cidrs: Annotated[tuple[IPv4Network, ...], Field(min_length=1), AfterValidator(_once_each)]
 
     @model_validator(mode="after")
     def _internal_means_private(self) -> Self:
@@ -272,7 +288,7 @@ class AwsFirstRollout(FirstRollout):
 class AwsSettings(SharedSettings):
     """All settings of one stack on AWS."""
 
-    ports: ClassVar[AwsPorts] = PORTS
+    ports: ClassVar[AwsPorts] = AwsPorts.model_construct()
 
     platform: Literal["aws"]
     account: Account

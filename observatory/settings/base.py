@@ -40,6 +40,7 @@ MAX_START_SECONDS = 600
 MAX_SHARED_BUFFERS_MB = 8_388_607  # PostgreSQL's limit: 1,073,741,823 pages of 8 KiB
 POOLER_CLIENTS = 1000  # pgBouncer's max_client_conn
 OTHER_CONNECTIONS = 10  # of PostgreSQL beside a pool: superusers, Patroni, exporters, a migration
+RESERVED_DATABASES = ("postgres", "template0", "template1", "pgbouncer")  # of PostgreSQL, and pgBouncer's console
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*:/", re.IGNORECASE)  # a path has no second slash there
 _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@|\bpassword\s*=", re.IGNORECASE)
 
@@ -47,6 +48,8 @@ _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@|\bpassword\s*=", re.IGNORECASE)
 def _checked_file(path: Path) -> Path:
     if _URL.match(str(path)):
         raise ValueError("is an address, expected the path of a file; write the secret into a file and name that")
+    if str(path).startswith("~"):
+        raise ValueError("begins with ~, which only a shell replaces; write the whole path")
     return path
 
 
@@ -61,9 +64,13 @@ def _checked_source(source: str) -> str:
 
 
 class Settings(BaseModel):
-    """Base of every settings group: frozen, refuses unknown keys."""
+    """Base of every settings group: frozen, refuses unknown keys.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # building takes 1 ms a group
+    A group is built when it is first validated, which takes 1 ms. Defaults are constructed without that; the tests
+    validate each.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Ports(Settings):
@@ -96,21 +103,34 @@ class Ports(Settings):
 
 
 class Database(Settings):
-    """Size of PostgreSQL, and of the pooler's pool for each role; memory in MiB."""
+    """Size of PostgreSQL, and of the pooler's pool for each login; memory in MiB."""
 
     name: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "observatory"
     shared_buffers_mb: Annotated[int, Field(ge=16, le=MAX_SHARED_BUFFERS_MB)] = 128
     max_connections: Annotated[int, Field(ge=20, le=5000)] = 100
     pool_size: Annotated[int, Field(ge=1, le=500)] = 20
 
+    @field_validator("name", mode="after")
+    @classmethod
+    def _name_is_free(cls, name: str) -> str:
+        if name in RESERVED_DATABASES:
+            owner = "pgBouncer" if name == "pgbouncer" else "PostgreSQL"
+            raise ValueError(f"{name!r} is a database of {owner} itself: choose another name")
+        return name
+
     @model_validator(mode="after")
     def _pool_fits(self) -> Self:
-        if self.pool_size + OTHER_CONNECTIONS > self.max_connections:
+        if self.pool_size > self.pooled_connections:
             raise ValueError(
-                f"pool_size is {self.pool_size}, expected at most {self.max_connections - OTHER_CONNECTIONS}: "
+                f"pool_size is {self.pool_size}, expected at most {self.pooled_connections}: "
                 f"max_connections {self.max_connections} less {OTHER_CONNECTIONS} for other sessions"
             )
         return self
+
+    @property
+    def pooled_connections(self) -> int:
+        """The largest number of sessions that the pools of all logins may hold together."""
+        return self.max_connections - OTHER_CONNECTIONS
 
 
 class Access(Settings):
@@ -211,7 +231,7 @@ class Delivery(Settings):
     Attributes:
         start_seconds: until an instance must be ready after its start, unless the manifest of its release has a limit.
         bake_seconds: how long gates evaluate each step.
-        canary_steps: traffic weights of a canary, in percent.
+        canary_steps: traffic weights of a canary, in percent, each larger than the one before; 100 follows the last.
         gates: limits of the gates.
         rollback_on_alert: whether an alert after the promotion proposes the rollback or performs it.
         rollback_window_seconds: how long after the promotion an alert counts.
@@ -225,13 +245,22 @@ class Delivery(Settings):
     start_seconds: Annotated[int, Field(ge=1, le=MAX_START_SECONDS)] = 30
     bake_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60
     canary_steps: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (5, 25, 50, 100)
-    gates: GateLimits = GateLimits()
+    gates: GateLimits = GateLimits.model_construct()
     rollback_on_alert: Literal["propose", "perform"] = "propose"
     rollback_window_seconds: Annotated[float, Field(ge=0, le=604_800)] = 3600
     windows: tuple[Window, ...] = ()
     approval: tuple[Literal["minor", "major"], ...] = ()
     trusted_keys: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")], PublicKey] = {}
     trusted_approvers: dict[Annotated[str, Field(pattern=r"^[a-z0-9_][a-z0-9._-]{0,62}$")], PublicKey] = {}
+
+    @field_validator("canary_steps", mode="after")
+    @classmethod
+    def _canary_grows(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if steps != tuple(sorted(set(steps))):
+            raise ValueError("expected each step to be larger than the one before, such as [5, 25, 50, 100]")
+        if steps[:1] in ((), (100,)):
+            raise ValueError("expected a first step below 100, such as [5, 25, 50, 100]")
+        return steps
 
     @field_validator("trusted_approvers", mode="after")
     @classmethod
@@ -348,14 +377,14 @@ class SharedSettings(Settings):
     In the windows of `maintenance` only critical alerts are delivered.
     """
 
-    access: Access = Access()
-    logs: Logs = Logs()
-    schedule: Schedule = Schedule()
+    access: Access = Access.model_construct()
+    logs: Logs = Logs.model_construct()
+    schedule: Schedule = Schedule.model_construct()
     sample: Sample | None = None
-    delivery: Delivery = Delivery()
-    notifications: Notifications = Notifications()
+    delivery: Delivery = Delivery.model_construct()
+    notifications: Notifications = Notifications.model_construct()
     maintenance: tuple[Window, ...] = ()
-    alerts: Alerts = Alerts()
+    alerts: Alerts = Alerts.model_construct()
 
     @field_validator("maintenance", mode="after")
     @classmethod

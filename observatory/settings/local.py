@@ -92,13 +92,13 @@ class LocalSettings(SharedSettings):
     """All settings of one stack on the platform `local`."""
 
     platform: Literal["local"] = "local"
-    ports: Ports = Ports()
-    database: Database = Database()
-    cache: Cache = Cache()
-    backups: LocalBackups = LocalBackups()
-    fleets: Fleets = Fleets()
-    first_rollout: FirstRollout = FirstRollout()
-    receivers: Receivers = Receivers()
+    ports: Ports = Ports.model_construct()
+    database: Database = Database.model_construct()
+    cache: Cache = Cache.model_construct()
+    backups: LocalBackups = LocalBackups.model_construct()
+    fleets: Fleets = Fleets.model_construct()
+    first_rollout: FirstRollout = FirstRollout.model_construct()
+    receivers: Receivers = Receivers.model_construct()
 
     @model_validator(mode="after")
     def _memory_suffices(self) -> Self:
@@ -134,7 +134,7 @@ class LocalSettings(SharedSettings):
 
     def named_ports(self) -> Iterator[tuple[str, int]]:
         """Yield every (setting, port) in use, a fleet's instances one by one."""
-        for name, port in self.ports.model_dump().items():
+        for name, port in self.ports:
             if name in FLEETS:
                 yield from ((name if i == 0 else f"{name}+{i}", port + i) for i in range(self.fleets.size))
             else:

@@ -22,6 +22,7 @@ StackSettings: TypeAlias = LocalSettings | AwsSettings
 MODELS: Mapping[str, type[LocalSettings] | type[AwsSettings]] = {"local": LocalSettings, "aws": AwsSettings}
 # Names of settings in whose place a secret is given by mistake.
 _CONFIDENTIAL = re.compile(r"password|secret|token|key|webhook|source|url|file|username|sample|receivers|notifications")
+_OF_NAME = "[key]"  # pydantic's last part of the location of an error that is about an entry's name
 _WORD = re.compile(r"[a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)*")
 
 _Location: TypeAlias = tuple[int | str, ...]
@@ -30,6 +31,8 @@ _Location: TypeAlias = tuple[int | str, ...]
 def describe(platform: str, problem: Any, file: str, lines: Mapping[str, int], secret: Collection[str]) -> str:
     """Return the line for one error of pydantic; `secret` has the keys of values that were stored as secrets."""
     location: _Location = problem["loc"]
+    if of_name := location[-1:] == (_OF_NAME,):
+        location = location[:-1]
     key = ".".join(str(part) for part in location)
     expected = expectation(problem)
     where = place(_mentioned(expected, key, lines), file, lines)
@@ -38,6 +41,8 @@ def describe(platform: str, problem: Any, file: str, lines: Mapping[str, int], s
         return f"{where}: {name}{_unknown(platform, location)}"
     if problem["type"] in ("model_type", "model_attributes_type"):
         expected = "expected a group of settings"
+    if of_name:
+        return f"{where}: {name}the name {location[-1]!r} is not valid: {expected}"
     given = (
         "" if problem["type"] in ("value_error", "missing") else f" (given: {_shown(problem['input'], key, secret)})"
     )

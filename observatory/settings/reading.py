@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -236,8 +236,14 @@ def _validate(values: Mapping[str, Any], file: str, lines: Mapping[str, int], se
         # As JSON: in strict mode pydantic then accepts a mapping as a group, and refuses `true` as a number.
         return MODELS[platform].model_validate_json(json.dumps(dict(values), default=str), strict=True)
     except ValidationError as error:
-        problems = [describe(platform, problem, file, lines, secret) for problem in error.errors()]
+        problems = [describe(platform, problem, file, lines, secret) for problem in _causes(error.errors())]
     raise SettingsError("\n".join(problems))
+
+
+def _causes(problems: Sequence[Any]) -> Iterator[Any]:
+    """Yield the errors except that a list is too short, where that is so because its wrong entries do not count."""
+    groups = {problem["loc"][:depth] for problem in problems for depth in range(len(problem["loc"]))}
+    yield from (each for each in problems if each["type"] != "too_short" or each["loc"] not in groups)
 
 
 def check_secret_files(path: Path, settings: StackSettings) -> None:

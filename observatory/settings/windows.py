@@ -74,7 +74,7 @@ ClockTime = Annotated[str, BeforeValidator(_clock_time), Field(pattern=r"^([01]\
 class Window(BaseModel):
     """Hours on some days of the week, in a time zone; a window that closes before it opens ends on the next day."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     days: Annotated[tuple[Weekday, ...], Field(min_length=1)]
     opens: ClockTime

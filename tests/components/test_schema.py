@@ -123,6 +123,22 @@ def test_a_target_limits_the_expected_migrations(conninfo: str, directory: Path)
     assert SchemaProvider().diff("schema", outs, inputs(conninfo, directory, target=3.0)).changes is True
 
 
+def test_a_target_of_the_product_leaves_own_migrations_that_are_applied(conninfo: str, directory: Path) -> None:
+    """As after a rollback of the database to before an update of the product."""
+    [third] = directory.glob("003_*.sql")
+    text = third.read_text()
+    third.unlink()
+    (directory / "500_own.sql").write_text("CREATE TABLE own (id bigint PRIMARY KEY);")
+    outs = SchemaProvider().create(inputs(conninfo, directory)).outs
+    assert outs is not None
+    third.write_text(text)
+    held = inputs(conninfo, directory, target=2.0)
+
+    assert SchemaProvider().diff("schema", outs, held).changes is False
+    assert SchemaProvider().update("schema", outs, held).outs == {**outs, **held}
+    assert SchemaProvider().diff("schema", outs, inputs(conninfo, directory)).changes is True
+
+
 def test_a_changed_repeatable_migration_is_a_difference_and_a_deleted_one_is_none(
     conninfo: str, directory: Path
 ) -> None:
@@ -223,8 +239,13 @@ def test_update_does_not_fill_a_database_that_was_dropped_or_emptied(
         connection.execute("DROP SCHEMA observatory CASCADE")
     with pytest.raises(DatabaseDroppedError, match=r"has no ledger .*\n.*rollback --method database"):
         SchemaProvider().update("schema", outs, news)
+    gone = pytest.raises(DatabaseDroppedError, match=r"does not exist .*\n.*rollback --method database")
+    with postgres.superuser() as connection:
+        connection.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = %s", [fresh_database])
+    with gone:  # its removal was interrupted
+        SchemaProvider().update("schema", outs, news)
     postgres.drop_database(fresh_database)
-    with pytest.raises(DatabaseDroppedError, match=r"does not exist .*\n.*rollback --method database"):
+    with gone:
         SchemaProvider().update("schema", outs, news)
 
 

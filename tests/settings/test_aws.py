@@ -58,7 +58,11 @@ def test_staging_and_production_have_different_accounts_and_networks() -> None:
         ("10.20.0.0/16", "8.8.0.0/16", "8.8.0.0/16 is not a private network"),
         ("10.20.0.0/16", "10.20.0.1/16", "network.cidr: 10.20.0.1/16 has host bits set"),
         ("eu-central-1c]", "eu-west-1c]", "network.availability_zones: eu-west-1c is not in region eu-central-1"),
-        ("eu-central-1c]", "eu-central-1a]", "availability_zones names a zone twice"),
+        ("eu-central-1c]", "eu-central-1a]", "network.availability_zones: names eu-central-1a twice: remove one"),
+        ("[0.0.0.0/0]", "[10.0.0.0/8, 10.0.0.0/8]", "traffic.allowed_cidrs: names 10.0.0.0/8 twice: remove one"),
+        ("60718]", "60718, rtb-0a1b2c3d4e5f60718]", "route_table_ids: names rtb-0a1b2c3d4e5f60718 twice"),
+        ("region: eu-central-1", "region: us-gov-west-1", "account.region: us-gov-west-1 is in a partition of AWS"),
+        ("off_site_region: eu-west-1", "off_site_region: cn-north-1", "off_site_region: cn-north-1 is in a partition"),
         ("10.0.0.0/16", "10.20.128.0/17", "overlap: peered networks must be disjoint"),
         (
             "    arm64: ami-0a1b2c3d4e5f60718 # Debian 13\n",

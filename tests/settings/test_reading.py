@@ -1,8 +1,10 @@
 """Reading settings: defaults, the union of platforms, and an error for each kind of mistake."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from observatory import __version__
 from observatory.errors import ObservatoryError
@@ -27,6 +29,19 @@ def test_a_missing_file_means_defaults(tmp_path: Path) -> None:
     assert load_file(tmp_path / "Pulumi.local.yaml") == LocalSettings()
 
 
+def defaults(model: type[BaseModel]) -> Iterator[BaseModel]:
+    """Yield the groups that are defaults of a model's fields, and those in them."""
+    for field in model.model_fields.values():
+        if isinstance(field.default, BaseModel):
+            yield field.default
+            yield from defaults(type(field.default))
+
+
+@pytest.mark.parametrize("group", [*defaults(LocalSettings), AwsSettings.ports], ids=lambda group: type(group).__name__)
+def test_every_default_is_valid(group: BaseModel) -> None:
+    assert type(group).model_validate(group.model_dump()) == group
+
+
 def test_only_keys_of_the_projects_namespace_are_read(tmp_path: Path) -> None:
     settings = load(tmp_path, "config:\n  llm-observatory:fleets:\n    size: 3\n  aws:region: eu-central-1\n")
     assert settings.fleets.size == 3
@@ -47,6 +62,19 @@ def test_only_keys_of_the_projects_namespace_are_read(tmp_path: Path) -> None:
             "  llm-observatory:ports:\n    postgres: many\n",
             "Pulumi.local.yaml:3: llm-observatory:ports.postgres: expected a whole number",
         ),
+        (
+            "  database: { name: postgres }\n",
+            "llm-observatory:database.name: 'postgres' is a database of PostgreSQL",
+        ),
+        (
+            "  notifications: { webhook: { url_file: ~/webhook } }\n",
+            "llm-observatory:notifications.webhook.url_file: begins with ~, which only a shell replaces",
+        ),
+        ("  database: { name: pgbouncer }\n", "database.name: 'pgbouncer' is a database of pgBouncer itself"),
+        ("  delivery: { canary_steps: [] }\n", "2: llm-observatory:delivery.canary_steps: expected a first step below"),
+        ("  delivery: { canary_steps: [100] }\n", "delivery.canary_steps: expected a first step below 100"),
+        ("  delivery: { canary_steps: [50, 25, 100] }\n", "delivery.canary_steps: expected each step to be larger"),
+        ("  delivery: { canary_steps: [5, 5] }\n", "delivery.canary_steps: expected each step to be larger"),
         (
             "  llm-observatory:notifications:\n    slack: { webhook_url: https://hooks.example/secret }\n",
             "llm-observatory:notifications.slack.webhook_file: is required and not set",
@@ -132,6 +160,14 @@ def test_only_keys_of_the_projects_namespace_are_read(tmp_path: Path) -> None:
             "repositories: /disk/b is in /disk; each repository needs a directory of its own",
         ),
         ("  llm-observatory:backups:\n    repositories: [{}, {}, {}]\n", "expected at most 2 entries"),
+        (
+            "  delivery:\n    trusted_keys:\n      CI: x\n",
+            "4: llm-observatory:delivery.trusted_keys.CI: the name 'CI' is not valid: expected a text that matches ^",
+        ),
+        (
+            "  sample: { known_values: { modle: [a] } }\n",
+            "2: llm-observatory:sample.known_values.modle: the name 'modle' is not valid: expected 'provider', 'model'",
+        ),
     ],
 )
 def test_a_wrong_setting_names_file_line_key_and_expectation(tmp_path: Path, text: str, expected: str) -> None:
@@ -164,6 +200,13 @@ def test_an_error_that_the_pulumi_cli_ignores_is_refused(tmp_path: Path, text: s
 
 def test_a_key_without_a_namespace_is_the_projects(tmp_path: Path) -> None:
     assert load(tmp_path, "config:\n  fleets:\n    size: 3\n").fleets.size == 3
+
+
+def test_a_list_of_wrong_entries_is_not_called_too_short(tmp_path: Path) -> None:
+    window = '{days: [sunday], opens: "10:00", closes: "12:00"}'
+    with pytest.raises(SettingsError, match=r"days\.0: expected 'mon', 'tue'") as error:
+        load(tmp_path, f"config:\n  maintenance: [{window}]\n")
+    assert "entries" not in str(error.value)
 
 
 def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,8 @@ from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from observatory.delivery.approvals import Approval, approval_of
-from observatory.delivery.releases import Manifest, ReleaseError, parse_manifest, vetted
+from observatory.delivery.releases import Manifest, ReleaseError, of_version, parse_manifest, vetted
+from observatory.documents.document_file import NEWER, number_in
 from observatory.documents.rollout import RolloutDocument, RolloutError, StaleRolloutError, successor
 from observatory.documents.validation import problems
 from observatory.platforms.aws.clients import aws_errors
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 WRITER = "writer"  # metadata of the document: the id of the write that made it
-EARLIER_VERSIONS = 20  # of a damaged document that are read until one is whole
+EARLIER_VERSIONS = 20  # of a damaged or deleted document that are read until one is whole
 MISSING = frozenset({"NoSuchKey", "404"})
 CONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", *MISSING})
 REMEDY = "check the credentials (`aws sts get-caller-identity`) and their right to use the bucket"
@@ -34,11 +35,16 @@ REMEDY = "check the credentials (`aws sts get-caller-identity`) and their right 
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """The current document, its ETag, and the id of the write that made it."""
+    """The current document, its ETag, and the id of the write that made it; no ETag where the object was deleted."""
 
     document: RolloutDocument
-    etag: str
-    writer: str | None
+    etag: str | None = None
+    writer: str | None = None
+
+    @property
+    def unchanged(self) -> dict[str, Any]:
+        """The condition of a write: that the object is still what was read, or still deleted."""
+        return {"IfNoneMatch": "*"} if self.etag is None else {"IfMatch": self.etag}
 
 
 @dataclass(kw_only=True)
@@ -61,10 +67,10 @@ class S3RolloutStore:
         return f"s3://{self.bucket}/{self.key}"
 
     def read(self) -> RolloutDocument | None:
-        """Return the document, or None where none was written yet.
+        """Return the document, from an earlier version of an object that is damaged or was deleted; None without one.
 
         Raises:
-            RolloutError: S3 does not answer, or the document is damaged.
+            RolloutError: S3 does not answer, or no version of the object is a document.
         """
         self.problem = ""
         found = self._find()
@@ -90,7 +96,7 @@ class S3RolloutStore:
                     Body=written.model_dump_json(indent=2).encode(),
                     ContentType="application/json",
                     Metadata={WRITER: writer},
-                    IfMatch=found.etag,
+                    **found.unchanged,
                 )
             except ClientError as error:
                 if _code(error) not in CONDITION_FAILED:
@@ -119,34 +125,51 @@ class S3RolloutStore:
                 content = answer["Body"].read()
             except ClientError as error:
                 if _code(error) in MISSING:
-                    return None
+                    return self._deleted()
                 raise
         try:
             document = RolloutDocument.model_validate_json(content)
         except ValidationError as error:
             damage = f"{self.url}: not a rollout document ({problems(error)})"
-            document = self._last_good(damage)
+            document = self._last_good(damage, self._versions(damage))
         self._last = _Found(document=document, etag=answer["ETag"], writer=answer["Metadata"].get(WRITER))
         return self._last
 
-    def _last_good(self, damage: str) -> RolloutDocument:
-        """Return the newest version of the object that is a document; the next change replaces the damaged one.
+    def _deleted(self) -> _Found | None:
+        """Return the last document of an object that was deleted; None where there never was one."""
+        damage = f"{self.url}: is missing"
+        if not (versions := self._versions(damage)):
+            return None
+        self._last = _Found(document=self._last_good(f"{self.url}: was deleted", versions))
+        return self._last
 
-        Raises:
-            RolloutError: there is none, or the bucket has no versions.
-        """
+    def _versions(self, damage: str) -> list[str]:
+        """Return the ids of the object's last versions, newest first; none where the bucket keeps none."""
         with _s3_errors(f"{damage}; its versions"):
             pages = self.client.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=self.key)
-            versions = [each for page in pages for each in page.get("Versions", ()) if each.get("Key") == self.key]
-            for version in versions[:EARLIER_VERSIONS]:  # S3 lists the newest first
-                id_ = version["VersionId"]
+            found = [each for page in pages for each in page.get("Versions", ()) if each.get("Key") == self.key]
+        return [each["VersionId"] for each in found[:EARLIER_VERSIONS]]  # S3 lists the newest first
+
+    def _last_good(self, damage: str, versions: Sequence[str]) -> RolloutDocument:
+        """Return the newest version of the object that is a document; the next change writes it as the current one.
+
+        Raises:
+            RolloutError: there is none, or a newer version of observatory wrote the document, with a revision later
+                than that of every document that is known.
+        """
+        revision = -1  # the latest of the versions that are no document of this program
+        for id_ in versions:
+            with _s3_errors(f"{damage}; its version {id_}"):
                 content = self.client.get_object(Bucket=self.bucket, Key=self.key, VersionId=id_)["Body"].read()
-                try:
-                    document = RolloutDocument.model_validate_json(content)
-                except ValidationError:
-                    continue
-                self.problem = f"{damage}. Its version {id_} with revision {document.revision} is used"
-                return document
+            try:
+                document = RolloutDocument.model_validate_json(content)
+            except ValidationError:
+                revision = max(revision, number_in(content, "revision"))
+                continue
+            if document.revision < revision:
+                raise RolloutError(f"{damage}; {NEWER}")
+            self.problem = f"{damage}. Its version {id_} with revision {document.revision} is used"
+            return document
         raise RolloutError(f"{damage}; restore it from an earlier version of the object")
 
 
@@ -229,7 +252,7 @@ class S3ReleaseStore:
         place = f"s3://{self.bucket}/{version}.json"
         with _s3_errors(place, ReleaseError):
             content = _content(self.client, self.bucket, f"{version}.json")
-        return None if content is None else parse_manifest(content, place)
+        return None if content is None else of_version(version, parse_manifest(content, place), place)
 
     def _put(self, key: str, content: Any, **options: Any) -> None:
         with _s3_errors(f"s3://{self.bucket}/{key}", ReleaseError):

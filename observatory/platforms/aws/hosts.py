@@ -141,7 +141,7 @@ class AwsHosts:
         """
         document = self.rollout.read()
         if document is None:
-            raise HostsError("the rollout document is missing; restore an earlier version of the object")
+            raise HostsError("the rollout document is missing, and so is every version of it: restore it from a backup")
         self.preview.verify(fleet, document.fleet(fleet).version)
 
     def _cancel_refreshes(self, group: str, deadline: float) -> None:

@@ -21,7 +21,7 @@ from observatory.platforms.platform import (
     Operation,
     check_supported,
 )
-from observatory.platforms.preview import Preview
+from observatory.platforms.recovered_rollout import recover_rollout
 from observatory.platforms.request_counts import SERVICE_TRAFFIC, Traffic
 from observatory.progress import Reporter
 from observatory.settings import FLEETS, AwsSettings
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from observatory.database import Backup
     from observatory.notifications import Channel
     from observatory.platforms.aws.documents import S3Approvals, S3ReleaseStore, S3RolloutStore
+    from observatory.platforms.preview import Preview
 
 REASONS: Mapping[Operation, str] = {
     "status": (
@@ -181,8 +182,12 @@ class AwsPlatform:
         balancer = AlbBalancer(client=balancing, rule=named["rule"], target_groups=target_groups)
         return FleetParts(balancer=balancer, hosts=hosts)
 
-    def prepare(self, report: Reporter) -> None:  # noqa: ARG002 - of the protocol
-        """Check that the release bucket has the releases that the machines will install, before any is created."""
+    def prepare(self, report: Reporter) -> None:
+        """Check that the release bucket has the releases that the machines will install, before any is created.
+
+        Machines read the rollout document at their start, so a damaged or deleted one is written again.
+        """
+        recover_rollout(self.rollout_store, report)
         current, first = self.rollout_store.read(), self.settings.first_rollout
         for state in (current.blue, current.green) if current else (first,):
             stored = self.release_store.manifest(state.version).sha256

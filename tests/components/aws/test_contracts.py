@@ -5,12 +5,13 @@ import inspect
 import ipaddress
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.aws.naming import AUTONAMING_SUFFIX
-from tests.support.declared import SECRET, Declared, Resource
+from tests.support.declared import ROOT, SECRET, Declared, Resource, declared
 
 # pulumi_aws warns of its own deprecated modules while it is imported.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:pulumi_aws")]
@@ -104,13 +105,38 @@ def test_backups_are_locked_and_go_to_two_regions(production: Declared, staging:
         assert lock["rule"]["defaultRetention"] == {"mode": "COMPLIANCE", "days": 30}
         assert production.one("aws:s3/bucket:Bucket", name)["objectLockEnabled"] is True
     assert production.one("aws:s3/bucket:Bucket", "backups-off-site")["region"] == "eu-west-1"
-    for declared in (production, staging):
-        assert len(declared.outputs["backup_stores"]) == 2
-        assert {each.name for each in declared.resources if each.name.startswith("backup-passphrase")} == {
+    for stack in (production, staging):
+        assert len(stack.outputs["backup_stores"]) == 2
+        assert {each.name for each in stack.resources if each.name.startswith("backup-passphrase")} == {
             "backup-passphrase",
             "backup-passphrase-2",
         }
-        assert not [each for each in declared.resources if "bucketReplication" in each.type]
+        assert not [each for each in stack.resources if "bucketReplication" in each.type]
+
+
+def test_an_off_site_region_may_be_set_later(production: Declared, tmp_path: Path) -> None:
+    """What has data stays as it is: a replacement of the key would be refused, and its data could not be read."""
+    text = (ROOT / "Pulumi.production.yaml").read_text()
+    file = tmp_path / "Pulumi.production.yaml"
+    file.write_text(text.replace("    off_site_region: eu-west-1\n", ""))
+    before = declared("production", file)
+    assert len(before.outputs["backup_stores"]) == 1
+    for resource in before.resources:
+        if resource.type in STATEFUL:
+            assert production.one(resource.type, resource.name) == resource
+    assert before.one("aws:kms/key:Key", "encryption")["multiRegion"] is True
+
+
+def test_no_other_account_writes_to_a_bucket(stack: Declared) -> None:
+    """A service of AWS writes for every account; the balancer's path has the one that it writes for."""
+    account = stack.of("aws:lb/listener:Listener")[0]["certificateArn"].split(":")[4]
+    allowed = [
+        statement
+        for bucket in stack.of("aws:s3/bucketPolicy:BucketPolicy")
+        for statement in statements(bucket["policy"])
+        if statement["Effect"] == "Allow"
+    ]
+    assert [statement["Resource"].endswith(f"/*/AWSLogs/{account}/*") for statement in allowed] == [True]
 
 
 def test_only_the_balancer_of_production_is_open_to_the_world(production: Declared, staging: Declared) -> None:

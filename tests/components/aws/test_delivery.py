@@ -1,5 +1,7 @@
 """The rollout document's weights reach the balancer, and both fleets exist."""
 
+import re
+
 import pytest
 
 from observatory.documents.rollout import RolloutDocument
@@ -97,5 +99,28 @@ def test_a_machine_that_replaces_another_takes_its_address_and_volumes(stack: De
     assert machine.delete_before_replace
     assert machine["userDataReplaceOnChange"] is True
     assert machine["privateIp"].endswith(".128.10")
+    reserved = stack.one("aws:ec2/subnetCidrReservation:SubnetCidrReservation", "database-address")
+    assert reserved["cidrBlock"] == f"{machine['privateIp']}/32"
+    assert (reserved["reservationType"], reserved["subnetId"]) == ("explicit", machine["subnetId"])
     attached = stack.of("aws:ec2/volumeAttachment:VolumeAttachment")
     assert {volume["volumeId"] for volume in attached} == {"vol-0aaaaaaaaaaaaaaa1", "vol-0bbbbbbbbbbbbbbb2"}
+
+
+def test_nothing_is_placed_beside_the_database_before_its_address_is_reserved(stack: Declared) -> None:
+    first = stack.one("aws:ec2/instance:Instance", "database")["subnetId"]
+    kinds = {"Instance", "Group", "LoadBalancer", "SubnetGroup"}
+    inside = [each for each in stack.resources if each.type.rpartition(":")[2] in kinds and first in str(each.inputs)]
+    assert {each.type.rpartition(":")[2] for each in inside} == kinds
+    assert [each.name for each in inside if "database-address" not in each.dependencies] == []
+
+
+def test_no_machine_starts_before_it_can_install_its_packages(stack: Declared) -> None:
+    """A fleet's machines wait for the schema, and so for the database's."""
+    kinds = ("Route", "RouteTableAssociation", "SecurityGroupEgressRule")
+    ways = [each.name for each in stack.resources if each.type.rpartition(":")[2] in kinds]
+    needed = {
+        name for name in ways if re.fullmatch(r"private-[^-]+-[^-]+-\w+(-internet)?|(fleets|database)-0\..*", name)
+    }
+    assert {name.partition("-")[0] for name in needed} == {"private", "fleets", "database"}
+    assert needed <= set(stack.one("aws:ec2/instance:Instance", "database").dependencies)
+    assert all("schema" in stack.one("aws:autoscaling/group:Group", fleet).dependencies for fleet in ("blue", "green"))

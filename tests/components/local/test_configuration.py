@@ -12,10 +12,11 @@ from components.local.machine import DaemonProvider
 from observatory.nodes import Paths, Unit
 from observatory.nodes.alertmanager import alertmanager
 from observatory.nodes.prometheus import prometheus
-from observatory.runtime import Probe, Sandbox, find_free_ports
+from observatory.runtime import Probe, Sandbox
 from observatory.runtime.errors import ConfigurationRefused
 from observatory.settings import LocalSettings, Ports
 from tests.support.certificates import sandbox_certificate
+from tests.support.ports import free_ports
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -51,8 +52,7 @@ def prometheus_unit(settings: LocalSettings) -> Unit:
 def test_a_refused_configuration_fails_and_the_old_one_stays(
     sandbox: Sandbox, made: Callable[[LocalSettings], Unit], name: str, right: str, wrong: str
 ) -> None:
-    ports = dict(zip(Ports.model_fields, find_free_ports(len(Ports.model_fields)), strict=True))
-    unit, provider = made(LocalSettings(ports=Ports(**ports))), DaemonProvider()
+    unit, provider = made(LocalSettings(ports=Ports(**free_ports()))), DaemonProvider()
     place = {"home": str(sandbox.home), "rootfs": str(sandbox.rootfs)}
     props: dict[str, Any] = {**place, **unit.model_dump(exclude_none=True)}
     path = next(path for path in unit.files if path.endswith(name))

@@ -20,12 +20,16 @@ from components.local.fleets import ReleaseProvider
 from components.local.machine import DaemonProvider, MachineProvider
 from components.local.scheduler import SchedulerProvider
 from components.local.traffic import WeightsProvider
-from observatory.nodes.alertmanager import rollback_token_file
+from components.local.wanted import declared
+from observatory.documents.rollout import FileRolloutStore, RolloutDocument, StaleRolloutError
 from observatory.nodes.haproxy import weights_file
+from observatory.nodes.rollback_webhook import rollback_token_file
 from observatory.nodes.unit import HttpReady, Paths, TcpReady, Unit
-from observatory.runtime import Probe, Program, Sandbox, find_free_ports
+from observatory.runtime import Probe, Program, Sandbox
 from observatory.runtime.programs import CONFIGURATION_FILE, PROGRAMS
+from observatory.runtime.supervisor import Supervisor
 from observatory.scheduling.webhook import token
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 # Answers with the content of the files that it has read, at its start and at SIGHUP.
@@ -49,9 +53,17 @@ LOADED = {"echo.conf": "verbose = 1\n", "secret": "hush"}
 class Daemon:
     """A daemon that one provider runs in a sandbox."""
 
-    def __init__(self, sandbox: Sandbox, *, name: str = "echo", tcp: bool = False, program: str = DAEMON) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        *,
+        name: str = "echo",
+        tcp: bool = False,
+        program: str = DAEMON,
+        rollout: dict[str, str] | None = None,
+    ) -> None:
         self.sandbox, self.provider, self.name = sandbox, DaemonProvider(), name
-        (port,) = find_free_ports(1)
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}/"
         unit = Unit(
             name=name,
@@ -65,7 +77,8 @@ class Daemon:
         )
         home = {"home": str(sandbox.home), "rootfs": str(sandbox.rootfs)}
         self.props = {**home, **unit.model_dump(exclude_none=True), "secret_files": {SECRET: LOADED["secret"]}}
-        self.outs = self.provider.create(self.props).outs or {}
+        self.props |= {"rollout": rollout} if rollout else {}
+        self.create()
 
     @property
     def pid(self) -> int | None:
@@ -79,6 +92,9 @@ class Daemon:
 
     def refreshed(self) -> dict[str, str]:
         return drift(self.provider, dict(self.outs))
+
+    def create(self) -> None:
+        self.outs = self.provider.create(self.props).outs or {}
 
     def repair(self) -> None:
         self.outs = self.provider.update("echo", self.outs, self.props).outs or {}
@@ -281,9 +297,78 @@ def test_the_supervisors_own_files_are_repaired(daemon: Daemon) -> None:
     assert daemon.pid
 
 
-def test_the_balancers_files_are_compared_with_the_rollout(sandbox: Sandbox) -> None:
+def weights_props(sandbox: Sandbox, document: Path, **weights: float) -> dict[str, Any]:
+    """Return the properties of traffic weights as the engine passes them: numbers arrive as floats."""
     home = {"home": str(sandbox.home), "rootfs": str(sandbox.rootfs)}
-    provider, props = WeightsProvider(), {**home, "weights": {"blue": 100.0, "green": 0.0}, "out": {}}
+    nothing_drains: dict[str, list[str]] = {"blue": [], "green": []}
+    return {**home, "weights": weights, "out": {}, "document": str(document), "draining": nothing_drains}
+
+
+def test_a_program_that_began_before_a_rollback_leaves_the_traffic_as_it_is(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A rollback needs no lock, so it may come in the middle of an `up`, which has read the document of before."""
+    store, file = FileRolloutStore(tmp_path / "local.json"), sandbox.host_path(weights_file(Paths()))
+    first = RolloutDocument.first(version="v0.1.0", sha256="a" * 64, active_fleet="blue")
+    promoted = store.create(first.with_weight("green", 100))
+    provider, props = WeightsProvider(), weights_props(sandbox, store.path, blue=0.0, green=100.0)
+    provider.create(props)
+    other = store.compare_and_set(promoted, promoted)
+    provider.update("weights", props, props)  # only the traffic of the document counts: a `rollout pause` changes none
+    store.compare_and_set(other, other.with_weight("blue", 100))
+    file.write_text("blue 100\ngreen 0\n")
+    assert provider.diff("weights", props, props).changes
+    with pytest.raises(StaleRolloutError, match="the traffic stays as it is"):
+        provider.update("weights", props, props)
+    assert file.read_text() == "blue 100\ngreen 0\n"
+
+
+OLD, NEW = "a" * 64, "b" * 64
+
+
+@pytest.fixture
+def promoted(tmp_path: Path) -> tuple[FileRolloutStore, RolloutDocument]:
+    """The document of a stack whose green fleet has been promoted with a new version."""
+    store = FileRolloutStore(tmp_path / "local.json")
+    first = RolloutDocument.first(version="v0.1.0", sha256=OLD, active_fleet="blue")
+    return store, store.create(first.with_fleet("green", version="v0.2.0", sha256=NEW).with_weight("green", 100))
+
+
+@pytest.mark.parametrize("start", [Daemon.repair, Daemon.create], ids=["update", "create"])
+def test_an_up_that_began_before_a_rollback_does_not_start_what_it_has_stopped(
+    sandbox: Sandbox, promoted: tuple[FileRolloutStore, RolloutDocument], start: Callable[[Daemon], None]
+) -> None:
+    store, document = promoted
+    wanted = declared(store.path, "green", NEW)
+    instance = Daemon(sandbox, name="storage-green-1", rollout=wanted)
+    other = store.compare_and_set(document, document.model_copy(update={"schema_target": 7}))
+    instance.repair()  # what else changes in the document does not matter
+    rolled_back = other.with_weight("blue", 100).with_fleet("green", stopped=("green-1",))
+    store.compare_and_set(other, rolled_back)
+    sandbox.supervisor.remove(instance.name)
+    assert instance.differs()
+    with pytest.raises(StaleRolloutError, match=r"storage-green-1 is not run .* Run `observatory up` again"):
+        start(instance)
+    assert sandbox.supervisor.status(instance.name).state == "ABSENT"
+
+
+def test_an_instance_that_a_rollback_stops_while_an_up_starts_it_does_not_stay(
+    sandbox: Sandbox, promoted: tuple[FileRolloutStore, RolloutDocument], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, document = promoted
+    wait_ready = Supervisor.wait_ready
+
+    def rolled_back(*arguments: Any, **options: Any) -> None:
+        wait_ready(*arguments, **options)
+        before = document.with_weight("blue", 100).with_fleet("green", version="v0.1.0", sha256=OLD)
+        store.compare_and_set(document, before)
+
+    monkeypatch.setattr(Supervisor, "wait_ready", rolled_back)
+    with pytest.raises(StaleRolloutError):
+        Daemon(sandbox, name="storage-green-2", rollout=declared(store.path, "green", NEW))
+    assert sandbox.supervisor.status("storage-green-2").state == "ABSENT"
+
+
+def test_the_balancers_files_are_compared_with_the_rollout(sandbox: Sandbox, tmp_path: Path) -> None:
+    provider, props = WeightsProvider(), weights_props(sandbox, tmp_path / "local.json", blue=100.0, green=0.0)
     provider.create(props)
     file = sandbox.host_path(weights_file(Paths()))
     assert not provider.diff("weights", props, props).changes

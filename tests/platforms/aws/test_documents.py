@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -324,3 +326,86 @@ def test_a_damaged_document_is_read_from_its_last_good_version(store: S3RolloutS
     assert "with revision 1 is used" in store.problem
     again = store.compare_and_set(written, written.with_weight("green", 0))
     assert (store.read(), store.problem) == (again, "")
+
+
+@pytest.fixture
+def versioned(store: S3RolloutStore) -> None:
+    store.client.put_bucket_versioning(Bucket=store.bucket, VersioningConfiguration={"Status": "Enabled"})
+
+
+@pytest.mark.usefixtures("versioned")
+def test_a_deleted_document_is_read_from_its_last_good_version(store: S3RolloutStore, current: RolloutDocument) -> None:
+    written = store.compare_and_set(current, current.with_weight("green", 100))
+    store.client.put_object(Bucket=store.bucket, Key=KEY, Body=b"{")
+    store.client.put_object(Bucket=store.bucket, Key=f"{KEY}.old", Body=current.model_dump_json().encode())
+    for _ in range(2):
+        store.client.delete_object(Bucket=store.bucket, Key=KEY)
+    assert store.read() == written
+    assert re.search(rf"{KEY}: was deleted\. Its version \S+ with revision 1 is used", store.problem)
+    again = store.compare_and_set(written, written.with_weight("green", 0))
+    assert (store.read(), store.problem) == (again, "")
+    kept = store.client.get_object(Bucket=store.bucket, Key=KEY)["Body"].read()
+    assert RolloutDocument.model_validate_json(kept) == again
+
+
+@pytest.mark.usefixtures("versioned")
+def test_a_write_that_loses_against_another_one_of_a_deleted_document_is_stale(
+    store: S3RolloutStore, current: RolloutDocument
+) -> None:
+    store.compare_and_set(current, current)
+    store.client.delete_object(Bucket=store.bucket, Key=KEY)
+    read, other = store.read(), S3RolloutStore(client=store.client, bucket=store.bucket, key=KEY)
+    assert read is not None
+    written = other.compare_and_set(read, read.with_weight("green", 100))
+    with pytest.raises(StaleRolloutError, match="changed concurrently"):
+        store.compare_and_set(read, read)
+    assert store.read() == written
+
+
+def test_a_deleted_document_without_a_good_version_is_named(store: S3RolloutStore, versioned: None) -> None:
+    store.client.put_object(Bucket=store.bucket, Key=KEY, Body=b"{")
+    store.client.delete_object(Bucket=store.bucket, Key=KEY)
+    with pytest.raises(RolloutError, match=f"{KEY}: was deleted; restore it from an earlier version of the object"):
+        store.read()
+
+
+def test_a_deleted_document_of_a_bucket_without_versions_is_gone(
+    store: S3RolloutStore, current: RolloutDocument
+) -> None:
+    store.client.delete_object(Bucket=store.bucket, Key=KEY)
+    assert (store.read(), store.problem) == (None, "")
+
+
+def test_a_missing_document_whose_versions_cannot_be_listed_is_not_taken_for_none(s3: S3Client) -> None:
+    with Stubber(s3) as stub:
+        stub.add_client_error("get_object", "NoSuchKey", http_status_code=404)
+        stub.add_client_error("list_object_versions", "AccessDenied", http_status_code=403)
+        with pytest.raises(RolloutError, match=f"{KEY}: is missing; its versions: .*AccessDenied"):
+            S3RolloutStore(client=s3, bucket="theirs", key=KEY).read()
+
+
+@pytest.mark.parametrize("after", ["damaged", "deleted"])
+@pytest.mark.usefixtures("versioned")
+def test_no_older_document_is_used_in_place_of_a_newer_programs_that_was_lost_later(
+    store: S3RolloutStore, current: RolloutDocument, after: str
+) -> None:
+    written = store.compare_and_set(current, current.with_weight("green", 100))
+    newer = json.dumps({**json.loads(written.model_dump_json()), "revision": written.revision + 1, "regions": 2})
+    store.client.put_object(Bucket=store.bucket, Key=KEY, Body=newer.encode())
+    if after == "damaged":
+        store.client.put_object(Bucket=store.bucket, Key=KEY, Body=b"{")
+    else:
+        store.client.delete_object(Bucket=store.bucket, Key=KEY)
+    with pytest.raises(RolloutError, match="if a newer version of observatory has written it, use that"):
+        store.read()
+
+
+def test_a_document_that_a_newer_version_wrote_is_not_replaced_by_an_older_one(
+    store: S3RolloutStore, current: RolloutDocument
+) -> None:
+    store.client.put_bucket_versioning(Bucket=store.bucket, VersioningConfiguration={"Status": "Enabled"})
+    written = store.compare_and_set(current, current.with_weight("green", 100))
+    newer = json.dumps({**json.loads(written.model_dump_json()), "revision": written.revision + 1, "regions": 2})
+    store.client.put_object(Bucket=store.bucket, Key=KEY, Body=newer.encode())
+    with pytest.raises(RolloutError, match=r"regions.*if a newer version of observatory has written it, use that"):
+        store.read()

@@ -21,6 +21,7 @@ from observatory.engines.embedded.backend import StackFiles
 from observatory.platforms import platform_of
 from observatory.platforms.aws.clients import client
 from observatory.platforms.delivery_environment import delivery_environment
+from observatory.progress import Progress
 from observatory.security.signatures import make_private_key, public_key
 from observatory.settings import AwsSettings, load_file
 from observatory.workspace import Workspace
@@ -65,8 +66,9 @@ def bucket(s3: S3Client, settings: AwsSettings) -> Iterator[str]:
     name = settings.release_bucket
     s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
     yield name
-    for entry in s3.list_objects_v2(Bucket=name).get("Contents", ()):
-        s3.delete_object(Bucket=name, Key=entry["Key"])
+    kept = s3.list_object_versions(Bucket=name)
+    for entry in (*kept.get("Versions", ()), *kept.get("DeleteMarkers", ())):
+        s3.delete_object(Bucket=name, Key=entry["Key"], VersionId=entry["VersionId"])
     s3.delete_bucket(Bucket=name)
 
 
@@ -175,6 +177,20 @@ def test_a_missing_release_is_reported_before_any_machine_is_created(
     with pytest.raises(ReleaseError, match=f"the stored release has {OLD}"):
         operations.bootstrap(workspace)
     assert {path.name for path in tmp_path.iterdir()} == {"Pulumi.staging.yaml", "Pulumi.yaml"}
+
+
+def test_a_deleted_document_is_written_again_before_machines_need_it(
+    s3: S3Client, settings: AwsSettings, moving: Moving
+) -> None:
+    place, document = {"Bucket": settings.release_bucket, "Key": "rollout/staging.json"}, moving()
+    s3.put_bucket_versioning(Bucket=settings.release_bucket, VersioningConfiguration={"Status": "Enabled"})
+    s3.put_object(**place, Body=document.model_dump_json().encode())  # type: ignore[arg-type]
+    s3.delete_object(**place)  # type: ignore[arg-type]
+    reports: list[Progress] = []
+    with pytest.raises(ReleaseError, match="is not in s3://"):
+        platform_of(WORKSPACE, settings).prepare(reports.append)
+    assert ["was deleted" in report.task for report in reports] == [True]
+    assert moving() == document.model_copy(update={"revision": document.revision + 1})
 
 
 APPROVER_KEY = make_private_key()
