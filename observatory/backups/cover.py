@@ -7,7 +7,6 @@ archive, and the recovery stops right after the former.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from observatory.backups.repository_contents import (
     check_configured,
     configured_repositories,
 )
+from observatory.backups.space import RESERVE_BYTES, available_bytes
 from observatory.backups.target import RecoveryTarget, format_time
 from observatory.backups.tool import BackupError
 from observatory.errors import REFUSED
@@ -80,7 +80,9 @@ class Cover:
     estimated_s: float
 
 
-def find_cover(sandbox: Sandbox, target: RecoveryTarget, *, repository: int | None = None) -> Cover:
+def find_cover(
+    sandbox: Sandbox, target: RecoveryTarget, *, repository: int | None = None, archived_only: bool = False
+) -> Cover:
     """Return by which backup and which WAL a target is reached, with the least to replay.
 
     A running server archives its newest WAL first, where the target needs it.
@@ -89,6 +91,7 @@ def find_cover(sandbox: Sandbox, target: RecoveryTarget, *, repository: int | No
         sandbox: of the stack, which need not be up.
         target: of the restore.
         repository: number of the only repository to use; None: any.
+        archived_only: accept a newest state without the WAL that cannot be archived, as a drill does.
 
     Raises:
         UncoveredTargetError: no backup leads to the target; the message says what is covered.
@@ -106,8 +109,8 @@ def find_cover(sandbox: Sandbox, target: RecoveryTarget, *, repository: int | No
         found, reasons = _search(contents, target)
     if ended and not any(each.is_usable and each.has_segment(ended) for each in contents):
         reasons.append(f"WAL segment {ended} was not archived within {ARCHIVE_TIMEOUT_S} s, see `observatory status`")
-        if target.kind == "latest" and repository is None:
-            found = []  # the newest state is not in the archive; a drill of one repository measures what is
+        if target.kind == "latest" and not archived_only:
+            found = []  # the newest state is not in the archive
     if not found:
         covered = "; ".join(f"repository {each.number}: {_described(each)}" for each in contents)
         raise UncoveredTargetError(f"no backup leads to {target}: {'; '.join(reasons)}", remedy=f"Covered: {covered}.")
@@ -319,11 +322,11 @@ def _covered(contents: RepositoryContents) -> Iterator[tuple[datetime, datetime]
 
 
 def _check_space(sandbox: Sandbox, cover: Cover) -> None:
-    status = os.statvfs(sandbox.host_path("/srv/data"))
-    available = status.f_bavail * status.f_frsize
-    if available < cover.needed_bytes:
+    available = available_bytes(sandbox.host_path("/srv/data"))
+    if available < cover.needed_bytes + RESERVE_BYTES:
         raise NotEnoughSpaceError(
-            f"the restore takes {cover.needed_bytes >> 20} MiB in {sandbox.host_path('/srv/data')}, and "
-            f"{available >> 20} MiB are available",
-            remedy="Free space there, or choose a smaller backup.",
+            f"the restore takes {cover.needed_bytes >> 20} MiB in {sandbox.host_path('/srv/data')}, and of the "
+            f"{available >> 20} MiB that are available {RESERVE_BYTES >> 20} MiB stay free for the live database",
+            remedy="Free space there. `observatory backup flashback list` shows clones, and `observatory backup "
+            "discard` removes what rollbacks of the database have set aside.",
         )

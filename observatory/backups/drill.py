@@ -169,7 +169,7 @@ class Drill:
 
     def next_repository(self) -> int:
         """Return the repository without a receipt, or with the oldest one."""
-        newest = newest_by_repository(each for each in self.store.all() if each.stack == self.stack)
+        newest = newest_by_repository(self.store.of_stack(self.stack))
         never = datetime.min.replace(tzinfo=UTC)
         return min(
             configured_repositories(self.store.sandbox),
@@ -225,7 +225,7 @@ class Drill:
     def _known_way(self, repository: int) -> _Way | None:
         """Return the way past the newest values that the repository leads to; None where it leads to none."""
         sandbox = self.store.sandbox
-        final = find_cover(sandbox, self.target, repository=repository)
+        final = find_cover(sandbox, self.target, repository=repository, archived_only=True)
         contents = RepositoryContents(sandbox, repository)
         for values in _recorded_on_the_way(contents, final, until=self.target.time)[-TRIED:][::-1]:
             with suppress(UncoveredTargetError):

@@ -53,7 +53,8 @@ def create_dump(
     conninfo = with_database(server.admin, database)
     with translate_errors(f"dump of {database}"), exported_snapshot(conninfo) as snapshot:
         size = snapshot.table_bytes()
-        check_space([(server.disk, size, "the unpacked dump"), (file.parent.absolute(), size, "the dump")])
+        dump = (file.parent.absolute(), size, "the dump")
+        check_space([(server.disk, size, "the unpacked dump"), dump, server.reserve])
         with server.scratch() as place:
             report("count the rows")
             described, rows = snapshot.described(), snapshot.rows()

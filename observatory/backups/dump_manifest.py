@@ -24,7 +24,7 @@ class DumpRefusedError(DumpError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class DumpedFile(_Part):
@@ -34,15 +34,25 @@ class DumpedFile(_Part):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class Membership(_Part):
+    """The membership of a role in another one, with its options."""
+
+    role: str
+    admin: bool
+    inherit: bool
+    set: bool
+
+
 class Role(_Part):
-    """A role that owns or may use objects of the database; `verifier` is that of its password."""
+    """A role that owns or may use objects; its password has the `verifier`, and ends at `valid_until`."""
 
     name: str
     attributes: str
     connection_limit: int
     verifier: str | None
+    valid_until: str | None
     settings: tuple[str, ...]
-    member_of: tuple[str, ...]
+    member_of: tuple[Membership, ...]
 
 
 class Setting(_Part):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tarfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,12 @@ from psycopg import sql
 from pydantic import ValidationError
 
 from observatory.backups.dump import ARCHIVE, MANIFEST
-from observatory.backups.dump_manifest import DumpedFile, DumpError, DumpRefusedError, Manifest, Role, Setting
+from observatory.backups.dump_manifest import CronJob, DumpedFile, DumpError, DumpRefusedError, Manifest, Role, Setting
 from observatory.backups.dump_server import DumpServer, check_space, workers
 from observatory.backups.dump_snapshot import count_all_rows
 from observatory.database.connection import connect, with_database
 from observatory.database.error_translation import translate_errors
+from observatory.database.pg_cron_jobs import PREFIX
 from observatory.runtime import Sandbox
 from observatory.security.age_files import BLOCK, decrypting
 
@@ -103,7 +104,7 @@ def restore_dump(
     manifest.check_schema(known)
     with connect(into.admin, purpose="restore") as admin, translate_errors(place):
         _check_server(admin, manifest)
-        check_space([(into.disk, manifest.unpacked_bytes + manifest.database_bytes, "the restore")])
+        check_space([(into.disk, manifest.unpacked_bytes + manifest.database_bytes, "the restore"), into.reserve])
         _check_name(admin, database)
         with into.scratch() as scratch:
             report("decrypt")
@@ -172,16 +173,19 @@ class _Restore:
         connection.execute("RESET timescaledb.restoring")
 
 
-def restore_cron_jobs(conninfo: str, manifest: Manifest) -> None:
-    """Schedule the dump's jobs of pg_cron in the database, in place of its jobs there.
+def restore_cron_jobs(conninfo: str, jobs: Sequence[CronJob]) -> None:
+    """Schedule the operator's own jobs of a dump in pg_cron, in place of those in the database.
+
+    The jobs of the schema stay as they are: `schedule_jobs` schedules those of `observatory.jobs`.
 
     Args:
         conninfo: the superuser's, to the database that the server's `cron.database_name` names.
-        manifest: of the dump.
+        jobs: of the dump's manifest.
 
     Raises:
         DatabaseError: the server does not answer or rejected a statement; nothing was changed.
     """
+    own = "DELETE FROM cron.job WHERE database = current_database() AND NOT starts_with(coalesce(jobname, ''), %s)"
     insert = """
         INSERT INTO cron.job (jobname, schedule, command, nodeport, database, username, active)
         VALUES (%s, %s, %s, current_setting('port')::int, current_database(), %s, %s)
@@ -189,9 +193,10 @@ def restore_cron_jobs(conninfo: str, manifest: Manifest) -> None:
     with connect(conninfo, purpose="restore") as connection, translate_errors("jobs of the dump"):
         connection.execute("CREATE EXTENSION IF NOT EXISTS pg_cron")
         with connection.transaction():
-            connection.execute("DELETE FROM cron.job WHERE database = current_database()")
-            for job in manifest.cron_jobs:
-                connection.execute(insert, [job.name, job.schedule, job.command, job.username, job.active])
+            connection.execute(own, [PREFIX])
+            for job in jobs:
+                if not (job.name or "").startswith(PREFIX):
+                    connection.execute(insert, [job.name, job.schedule, job.command, job.username, job.active])
 
 
 def _first(archive: tarfile.TarFile, dump: Path) -> Manifest:
@@ -312,13 +317,18 @@ def _make_missing_roles(admin: psycopg.Connection, manifest: Manifest) -> None:
                 admin.execute(_set(target, Setting(role=None, name=name, value=value)))
         for role in missing:
             for group in role.member_of:
-                admin.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), sql.Identifier(role.name)))
+                options = f"ADMIN {group.admin}, INHERIT {group.inherit}, SET {group.set}"
+                grant = sql.SQL("GRANT {} TO {} WITH " + options)
+                admin.execute(grant.format(sql.Identifier(group.role), sql.Identifier(role.name)))
 
 
 def _created(role: Role) -> sql.Composed:
-    password = sql.SQL(" PASSWORD {}").format(sql.Literal(role.verifier)) if role.verifier else sql.SQL("")
     create = sql.SQL("CREATE ROLE {} WITH CONNECTION LIMIT {} " + role.attributes)
-    return create.format(sql.Identifier(role.name), sql.Literal(role.connection_limit)) + password
+    created = create.format(sql.Identifier(role.name), sql.Literal(role.connection_limit))
+    for option, value in (("PASSWORD", role.verifier), ("VALID UNTIL", role.valid_until)):
+        if value is not None:
+            created += sql.SQL(f" {option} {{}}").format(sql.Literal(value))
+    return created
 
 
 def _set(target: sql.Composable, setting: Setting) -> sql.Composed:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from observatory.backups.dump_manifest import DumpError, DumpRefusedError
 from observatory.backups.scratch import PARENT, scratch_directory
+from observatory.backups.space import RESERVE_BYTES
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import BIN
 from observatory.runtime import Sandbox
@@ -53,6 +54,11 @@ class DumpServer:
         """A directory of the host on the file system of unpacked dumps."""
         self.sandbox.make_directory(PARENT)
         return self.sandbox.host_path(PARENT)
+
+    @property
+    def reserve(self) -> tuple[Path, int, str]:
+        """What stays free on that file system for the live database, as `check_space` takes it."""
+        return self.disk, RESERVE_BYTES, "the live database"
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:

@@ -58,12 +58,15 @@ _GRANTS = """
 """
 _ROLES = """
     SELECT rolname AS name, rolconnlimit AS connection_limit, rolpassword AS verifier,
+        rolvaliduntil::text AS valid_until,
         concat_ws(' ', CASE WHEN rolsuper THEN 'SUPERUSER' END, CASE WHEN NOT rolinherit THEN 'NOINHERIT' END,
             CASE WHEN rolcreaterole THEN 'CREATEROLE' END, CASE WHEN rolcreatedb THEN 'CREATEDB' END,
             CASE WHEN rolcanlogin THEN 'LOGIN' END, CASE WHEN rolreplication THEN 'REPLICATION' END,
             CASE WHEN rolbypassrls THEN 'BYPASSRLS' END) AS attributes,
         ARRAY(SELECT unnest(setconfig) FROM pg_db_role_setting WHERE setrole = r.oid AND setdatabase = 0) AS settings,
-        ARRAY(SELECT pg_get_userbyid(roleid) FROM pg_auth_members WHERE member = r.oid ORDER BY 1) AS member_of
+        ARRAY(SELECT jsonb_build_object('role', pg_get_userbyid(roleid), 'admin', bool_or(admin_option),
+                'inherit', bool_or(inherit_option), 'set', bool_or(set_option))
+            FROM pg_auth_members WHERE member = r.oid GROUP BY roleid ORDER BY 1) AS member_of
     FROM pg_authid r WHERE rolname !~ '^pg_' AND oid <> 10 ORDER BY rolname
 """
 _CRON_JOBS = """

@@ -12,13 +12,16 @@ import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from subprocess import Popen
 
 from psycopg.conninfo import make_conninfo
 
+from observatory.backups.archived_wal import BaseBackup
 from observatory.backups.dump_server import check_space
 from observatory.backups.pgbackrest import PgBackRest
+from observatory.backups.repository_contents import RepositoryContents
 from observatory.backups.tool import Backup, BackupError, RepositoryUnreadableError
 from observatory.database.connection import connect
 from observatory.database.error_translation import translate_errors
@@ -39,6 +42,7 @@ from observatory.nodes.pgbackrest import (
     restore_command,
 )
 from observatory.nodes.postgres import shared_parameters
+from observatory.nodes.programs.backup_repository import position
 from observatory.runtime import Sandbox, bubblewrap
 from observatory.runtime.processes import process_group
 from observatory.runtime.sandbox import ENVIRONMENT
@@ -49,6 +53,8 @@ DATA = f"{Paths().data}/postgres"
 NUMBER = 1  # of the repository that the copy becomes
 INFO_FILES = tuple(f"{place}/{STANZA}/{place}.info" for place in ("backup", "archive"))
 SEGMENT = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})-[0-9a-f]{40}(\.\w+)?")
+PARTS = ("archive", "backup", "audit")  # of a repository
+LATEST = f"backup/{STANZA}/latest"  # pgBackRest's link to the newest backup
 POLL_S = 0.2
 PASSPHRASE_BYTES = 32
 STOP_S = 600
@@ -114,14 +120,19 @@ def recover(
     """
     report("read the repository")
     _check_copy(copy)
-    backup = _unlock(sandbox, copy, passphrases, settings)
-    check_space([(sandbox.home, _size(copy) + backup.database_bytes, "the copy and the database")])
+    found = _unlock(sandbox, copy, passphrases, settings)
+    largest = max((each.database_bytes for each in found), default=0)
+    check_space([(sandbox.home, _size(copy) + largest, "the copy and the database")])
     report("copy the repository")
     _copy(copy, sandbox)
+    backup = _newest(sandbox, found, copy)
     newest = _newest_segment(sandbox)
     report(f"restore the backup {backup.label}")
     sandbox.make_directory(DATA)
-    PgBackRest(sandbox).restore(backup.label, repository=NUMBER, directory=DATA)
+    try:
+        PgBackRest(sandbox).restore(backup.label, repository=NUMBER, directory=DATA)
+    except BackupError as error:
+        raise BackupError(str(error.args[0]), remedy=OTHER_COPY) from error
     PgBackRest(sandbox).prepare(running=False)  # a failed attempt to archive would be repeated a minute later
     sandbox.write_file(f"{DATA}/recovery.signal", "")
     report("replay the WAL")
@@ -138,10 +149,25 @@ def _check_copy(copy: Path) -> None:
     for name in INFO_FILES:
         if not any((copy / each).is_file() for each in (name, f"{name}.copy")):
             raise RecoveryRefusedError(f"{copy} is no backup repository: it has no {name}", remedy=OTHER_COPY)
+    # What a link points to would be left out, or is not of the repository.
+    if links := sorted(str(each.relative_to(copy)) for each in _parts(copy) if each.is_symlink()):
+        raise RecoveryRefusedError(
+            f"{copy} has a link, and a repository has none: {links[0]}",
+            remedy="Copy what the links point to, as `cp -aL` does.",
+        )
 
 
-def _unlock(sandbox: Sandbox, copy: Path, passphrases: Mapping[int, str], settings: LocalSettings) -> Backup:
-    """Configure the copy's passphrase, and return its newest sound backup; only the information files are copied."""
+def _parts(copy: Path) -> Iterator[Path]:
+    """Yield what is copied: the files and directories of a repository, without the link to its newest backup.
+
+    A copy may have that backup again in place of the link, where pgBackRest could make no other backup.
+    """
+    for part in (copy / each for each in PARTS):
+        yield from (each for each in (part, *part.rglob("*")) if not each.is_relative_to(copy / LATEST))
+
+
+def _unlock(sandbox: Sandbox, copy: Path, passphrases: Mapping[int, str], settings: LocalSettings) -> list[Backup]:
+    """Configure the copy's passphrase, and return its backups; only the information files are copied."""
     for path, text in pgbackrest_files(settings, Paths()).items():
         sandbox.write_file(path, text)
     for directory in pgbackrest_directories(settings, Paths()):
@@ -159,7 +185,7 @@ def _unlock(sandbox: Sandbox, copy: Path, passphrases: Mapping[int, str], settin
             reasons.append(f"with the passphrase of repository {number}: {str(error).splitlines()[0]}")
             continue
         _configure_others(sandbox, [other for other in passphrases.values() if other != passphrase])
-        return _newest(found, copy)
+        return found
     raise RecoveryRefusedError(
         f"{copy} cannot be read by any passphrase of the key file: {'; '.join(reasons)}",
         remedy="The key file is of another stack, or the information files are damaged. Use the key file of this stack "
@@ -175,25 +201,58 @@ def _configure_others(sandbox: Sandbox, passphrases: list[str]) -> None:
             sandbox.write_file(cipher_file(Paths(), number), cipher_section(passphrase, number))
 
 
-def _newest(backups: Collection[Backup], copy: Path) -> Backup:
-    sound = [each for each in backups if not each.damaged]
-    if not sound:
-        raise RecoveryRefusedError(f"{copy} has no backup without damaged pages", remedy=OTHER_COPY)
-    return max(sound, key=lambda each: each.ended)
+def _newest(sandbox: Sandbox, found: Collection[Backup], copy: Path) -> Backup:
+    """Return the newest backup from which a recovery leads to the newest timeline.
+
+    One that was made before a rollback may not lead there, and a copy that was made meanwhile may lack files of it.
+    """
+    contents, reasons = RepositoryContents(sandbox, NUMBER), []
+    by_label = {each.label: each for each in found}
+    for base in contents.backups:
+        backup = by_label[base.label]
+        if reason := _obstacle(contents, base, backup.wal_stop):
+            reasons.append(f"{base.label}: {reason}")
+        else:
+            return backup
+    why = "; ".join(reasons) or "there is none without damaged pages"
+    raise RecoveryRefusedError(f"{copy} has no backup that leads to its newest timeline: {why}", remedy=OTHER_COPY)
+
+
+def _obstacle(contents: RepositoryContents, base: BaseBackup, wal_stop: str) -> str:
+    """Return why no recovery from a backup leads to the newest timeline; empty where one does."""
+    archive = contents.wal.archive
+    # PostgreSQL would end before it in silence, and begin a timeline that the archive has already.
+    if unknown := archive.unknown_timelines(base.start[0] + 1):
+        return f"{unknown[0]:08X}.history is missing or damaged"
+    if archive.is_left(base.start[0], base.stop):
+        return f"a rollback has left timeline {base.start[0]} before its end"
+    end = position(wal_stop, archive.segment_bytes)
+    # The last segment may exist only as the copy that begins the next timeline.
+    if not any(number == end[1] and timeline >= end[0] for timeline, number in archive.files):
+        return f"WAL segment {wal_stop} is missing"
+    return f"{lost} is missing or truncated" if (lost := contents.missing(base)) else ""
 
 
 def _size(copy: Path) -> int:
-    return sum(each.lstat().st_size for each in copy.rglob("*"))
+    return sum(each.lstat().st_size for each in _parts(copy) if each.exists())
 
 
 def _copy(copy: Path, sandbox: Sandbox) -> None:
     place = repository(Paths(), NUMBER)
     sandbox.remove_file(place)
+    sandbox.make_directory(place)
     try:
-        shutil.copytree(copy, sandbox.host_path(place), symlinks=True)
+        for part in (each for each in PARTS if (copy / each).is_dir()):
+            shutil.copytree(
+                copy / part, sandbox.host_path(place) / part, symlinks=True, ignore=partial(_left_out, copy)
+            )
     except (OSError, shutil.Error) as error:
         raise RecoveryRefusedError(f"{copy} cannot be copied: {error}", remedy=OTHER_COPY) from None
     sandbox.adopt(place)
+
+
+def _left_out(copy: Path, directory: str, names: list[str]) -> set[str]:
+    return {each for each in names if Path(directory, each) == copy / LATEST}
 
 
 def _newest_segment(sandbox: Sandbox) -> tuple[int, int, int] | None:

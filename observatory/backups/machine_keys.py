@@ -43,7 +43,7 @@ class MachineKeys(BaseModel):
         signing_key: signs the checkout's own releases, approvals and receipts; None where there is none.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     format: Literal[1] = 1
     stack: str

@@ -33,7 +33,7 @@ Result = Literal["passed", "failed"]
 class DrillCheck(BaseModel):
     """One check of a drill: its name, its result, and what was found."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: str
     result: Literal["passed", "failed", "not run"]
@@ -62,7 +62,7 @@ class Receipt(BaseModel):
         result: `passed` if every check passed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     format: Literal[1] = 1
     stack: str
@@ -90,7 +90,7 @@ class Receipt(BaseModel):
 class SignedReceipt(BaseModel):
     """A receipt and its signature, as in its file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     receipt: Receipt
     signature: Signature
@@ -130,6 +130,11 @@ class ReceiptStore:
         trusted = {"key": public_key(self.key_file.read_text())}
         found = [receipt for file in self._files() if (receipt := self._read(file, trusted))]
         return sorted(found, key=lambda each: each.finished)
+
+    def of_stack(self, stack: str, *, now: datetime | None = None) -> list[Receipt]:
+        """Return those of a stack, oldest first; not those of a drill that ended while the clock was ahead."""
+        now = now or datetime.now(UTC)
+        return [each for each in self.all() if each.stack == stack and each.finished <= now]
 
     def _read(self, file: str, trusted: Mapping[str, str]) -> Receipt | None:
         try:
@@ -174,11 +179,8 @@ class DrillRequirement:
         if not self.days:
             return
         now = now or datetime.now(UTC)
-        mine = [
-            each
-            for each in ReceiptStore(sandbox=sandbox, key_file=self.key_file).all()
-            if each.stack == self.stack and each.system == system_identifier(sandbox) and each.finished <= now
-        ]
+        receipts = ReceiptStore(sandbox=sandbox, key_file=self.key_file).of_stack(self.stack, now=now)
+        mine = [each for each in receipts if each.system == system_identifier(sandbox)]
         newest = newest_by_repository(mine).values()
         if any(each.result == "passed" and now - each.proves <= timedelta(days=self.days) for each in newest):
             return
@@ -206,16 +208,17 @@ def system_identifier(sandbox: Sandbox) -> str:
     return str(tool.node(tool.repositories[0]).control.get(SYSTEM) or "")
 
 
-def publish_drills(store: ReceiptStore, *, stack: str, expected_since: datetime) -> None:
+def publish_drills(store: ReceiptStore, *, stack: str, expected_since: datetime, now: datetime | None = None) -> None:
     """Write the metrics of the drills to a file that node_exporter reads.
 
     Args:
         store: has the receipts.
         stack: whose receipts count.
         expected_since: from which time on a drill is expected, where none has passed yet.
+        now: None: the time of the clock.
     """
-    mine = [each for each in store.all() if each.stack == stack]
-    store.sandbox.write_file(METRICS_FILE, metrics(mine, expected_since=expected_since))
+    found = metrics(store.of_stack(stack, now=now), expected_since=expected_since)
+    store.sandbox.write_file(METRICS_FILE, found)
 
 
 def metrics(receipts: list[Receipt], *, expected_since: datetime) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -18,14 +18,15 @@ from functools import partial
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from observatory.backups.cover import Cover
-from observatory.backups.pgbackrest import PgBackRest
+from observatory.backups.cover import Cover, find_cover
+from observatory.backups.pgbackrest import OTHER_BACKUP, PgBackRest
+from observatory.backups.repository_contents import configured_repositories
 from observatory.backups.scratch import ScratchDirectory
 from observatory.backups.target import format_lsn, parse_lsn
 from observatory.backups.tool import BackupError
 from observatory.files.sockets import short_path
 from observatory.nodes.pgbackrest import BIN
-from observatory.runtime import bubblewrap
+from observatory.runtime import RuntimeFault, Sandbox, bubblewrap
 from observatory.runtime.processes import process_group
 from observatory.runtime.sandbox import ENVIRONMENT
 from observatory.waiting import poll
@@ -34,6 +35,8 @@ PORT = 5432  # of the socket in the private directory
 POLL_S = 0.05
 STOP_S = 60
 LOG_LINES = 10
+NOT_YET = "FATAL:  the database system is "  # starting up: the answer to each question whether it is ready
+FAILURE = re.compile(r"\b(?:ERROR|FATAL|PANIC):")
 SETTINGS = {
     # No archive, no network, no jobs, and no command of the backed up configuration.
     "archive_mode": "off",
@@ -75,6 +78,13 @@ REPLAYED = "SELECT pg_last_wal_replay_lsn()::text, pg_last_xact_replay_timestamp
 
 class RestoreError(BackupError):
     """A restore failed; the live data is as it was."""
+
+
+class UnreadableSourceError(RestoreError):
+    """The backup or its WAL does not lead to the target after all: a file of the repository is damaged or missing."""
+
+
+OnOther = Callable[[str], None]  # gets the line that another repository is used, and why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +178,9 @@ class RestoredInstance:
             self._launch(given, action="pause" if pause else "promote")
             state = self._await_state()
         if state == "ended":
-            raise RestoreError(f"the restored database did not reach {self.cover.target}: {self._last_lines()}")
+            raise UnreadableSourceError(
+                f"the restored database did not reach {self.cover.target}: {self._last_lines()}", remedy=OTHER_BACKUP
+            )
         if pause and state == "promoted":
             raise RestoreError(
                 f"the restored database cannot pause at {self.cover.target}: it is not consistent for readers there",
@@ -283,6 +295,7 @@ def restored_instance(
     durable: bool = False,
     detached: bool = False,
     port: int = PORT,
+    on_other: OnOther | None = None,
 ) -> Iterator[RestoredInstance]:
     """Restore a backup into a directory, and run PostgreSQL on it inside the block, at the target of the cover.
 
@@ -293,14 +306,25 @@ def restored_instance(
         durable: write the files so that they survive a crash of the machine; needed where they become the live data.
         detached: the server outlives the block if the directory is kept.
         port: of its socket.
+        on_other: called before the target is restored from another repository, where that of the cover turns out to be
+            damaged; the instance's own cover says which one it is from. None: that repository only.
 
     Raises:
         RestoreError: the restore or the recovery fails; the live data is as it was.
     """
-    instance = RestoredInstance(directory=directory, cover=cover, durable=durable, detached=detached, port=port)
+    of_cover = partial(RestoredInstance, directory=directory, durable=durable, detached=detached, port=port)
+    instance = of_cover(cover=cover)
     try:
-        _restore(directory, cover)
-        instance.start(pause=pause)
+        try:
+            _restore_and_start(instance, pause=pause)
+        except UnreadableSourceError as error:
+            if on_other is None:
+                raise
+            instance.kill()
+            instance.close()
+            directory.clear()
+            instance = of_cover(cover=_other_cover(directory.sandbox, cover, error, on_other))
+            _restore_and_start(instance, pause=pause)
         yield instance
     finally:
         if detached and directory.is_kept:
@@ -308,6 +332,32 @@ def restored_instance(
         else:
             instance.kill()
         instance.close()
+
+
+def _restore_and_start(instance: RestoredInstance, *, pause: bool) -> None:
+    _restore(instance.directory, instance.cover)
+    instance.start(pause=pause)
+
+
+def _other_cover(sandbox: Sandbox, cover: Cover, error: UnreadableSourceError, on_other: OnOther) -> Cover:
+    """Return the cover of the same target by another repository; raises the error if no other one leads to it."""
+    for number in configured_repositories(sandbox):
+        if number != cover.repository:
+            with contextlib.suppress(RuntimeFault):
+                other = find_cover(sandbox, cover.target, repository=number)
+                on_other(
+                    f"{cover.label} in repository {cover.repository} cannot be restored ({_cause(error)}): restoring "
+                    f"{other.label} from repository {number} instead, about {other.estimated_s:.0f} s"
+                )
+                return other
+    raise error
+
+
+def _cause(error: RestoreError) -> str:
+    """Return the line of a message that says what failed: pgBackRest's or PostgreSQL's first error."""
+    lines = str(error.args[0]).splitlines()
+    found = [line for line in lines if FAILURE.search(line) and NOT_YET not in line]
+    return (found or lines)[0].strip()
 
 
 def _restore(directory: ScratchDirectory, cover: Cover) -> None:
@@ -320,7 +370,7 @@ def _restore(directory: ScratchDirectory, cover: Cover) -> None:
     try:
         tool.restore(cover.label, repository=cover.repository, directory=directory.data)
     except BackupError as error:
-        raise RestoreError(f"{cover.label} was not restored: {error.args[0]}", remedy=error.remedy) from error
+        raise UnreadableSourceError(f"{cover.label} was not restored: {error.args[0]}", remedy=error.remedy) from error
 
 
 def _run(

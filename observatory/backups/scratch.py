@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import signal
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,11 @@ class ScratchDirectory:
     def data(self) -> str:
         """The path of PostgreSQL's data directory in the stack's sandbox."""
         return f"{self.inside}/postgres"
+
+    @property
+    def link(self) -> Path:
+        """A short path that may lead to it: a symbolic link, which is removed with it."""
+        return Path(tempfile.gettempdir()) / f"observatory-{self.name}"
 
     @property
     def is_kept(self) -> bool:
@@ -98,6 +104,16 @@ class ScratchDirectory:
         if not wait_until(self._kill, KILLED_S):
             raise BackupError(f"processes {self.processes()} in {self.host} do not end after SIGKILL")
 
+    def clear(self) -> None:
+        """End its processes and remove what is in it.
+
+        Raises:
+            BackupError: a process does not end.
+        """
+        self.end_processes()
+        self.sandbox.remove_file(self.inside)
+        self.sandbox.make_directory(self.inside)
+
     def remove(self) -> None:
         """End its processes and remove it.
 
@@ -105,6 +121,8 @@ class ScratchDirectory:
             BackupError: a process does not end.
         """
         self.end_processes()
+        if self.link.is_symlink() and self.link.readlink().is_relative_to(self.host.absolute()):
+            self.link.unlink(missing_ok=True)
         self.sandbox.remove_file(self.inside)
         self._mark.unlink(missing_ok=True)
         self._lock.unlink(missing_ok=True)

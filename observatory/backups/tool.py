@@ -35,7 +35,7 @@ class RepositoryUnreadableError(BackupError):
 
 
 class RepositoryUnwritableError(BackupError):
-    """The repository is full or read-only; earlier backups are kept."""
+    """The repository is full, too full for the backup, or read-only; earlier backups are kept."""
 
 
 class OtherDatabaseError(BackupError):
@@ -117,6 +117,7 @@ class BackupTool(Protocol):
 
         Raises:
             BackupRunningError: another backup to this repository is running.
+            RepositoryUnwritableError: the repository is full or read-only, or a full backup does not fit into it.
             BackupDamagedError: the database has damaged pages; the backup is kept, and no earlier one has expired.
         """
 

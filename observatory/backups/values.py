@@ -42,7 +42,7 @@ class Piece(BaseModel):
         checksum: the sum of the hashes of the rows' texts.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     table: tuple[str, str]
     first: int = Field(ge=0)
@@ -75,7 +75,7 @@ class RecordedValues(BaseModel):
         seconds: that the record took.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     format: Literal[1] = 1
     name: str

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from observatory.backups.pgbackrest import PgBackRest
 from observatory.nodes import Paths
-from observatory.nodes.pgbackrest import STANZA, repository
+from observatory.nodes.pgbackrest import STANZA
 from observatory.runtime import Sandbox
 
 RECORD = f"{Paths().data}/backups-verified.json"
@@ -62,7 +62,7 @@ class VerifiedBackups:
 
     def _files(self, label: str) -> Files:
         """Return the files of a backup and of those that it builds on."""
-        place = self.sandbox.host_path(repository(Paths(), self.repository)) / "backup" / STANZA
+        place = PgBackRest(self.sandbox).place(self.repository) / "backup" / STANZA
         files = (file for each in self._chain(label) for file in sorted((place / each).rglob("*")))
         return {str(file.relative_to(place)): _size_and_time(file) for file in files if file.is_file()}
 

@@ -32,7 +32,7 @@ from observatory.runtime import Probe, Program, Sandbox
 from observatory.settings import LocalSettings, Ports
 from observatory.settings.local import BackupRepository, LocalBackups
 from observatory.waiting import wait_until
-from tests.support.checkout import free_ports
+from tests.support.ports import free_ports
 
 PATHS = Paths()
 DATA = f"{PATHS.data}/postgres"
@@ -106,6 +106,18 @@ class ArchivingServer:
         self.stop()
         self.sandbox.write_file(f"{DATA}/recovery.signal", "")
         self.start()
+
+    def roll_back(self, label: str, lsn: str) -> None:
+        """Go back from a backup to a place in the WAL: a new timeline begins there, which has archived WAL."""
+        self.stop()
+        shutil.rmtree(self.sandbox.host_path(DATA))
+        self.sandbox.make_directory(DATA)
+        self.tool.restore(label, repository=1, directory=DATA)
+        self.sandbox.write_file(f"{DATA}/recovery.signal", "")
+        with self.sandbox.host_path(f"{DATA}/postgresql.conf").open("a") as file:
+            file.write(f"recovery_target_lsn = '{lsn}'\nrecovery_target_action = 'promote'\n")
+        self.start()
+        self.archive_segments()
 
     def sql(self, statement: str) -> str:
         return self.sql_in("postgres", statement)

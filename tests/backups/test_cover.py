@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from observatory.backups import cover as cover_module
 from observatory.backups.cover import Cover, NotEnoughSpaceError, find_cover
 from observatory.backups.repository_contents import UncoveredTargetError, stored_files
 from observatory.backups.target import RecoveryTarget
@@ -173,11 +172,16 @@ def test_a_backup_with_a_file_missing_or_truncated_is_passed_over(history: Histo
     assert "is missing or truncated" in refused(history, RecoveryTarget.of_backup(history.first.label))
 
 
-def test_a_full_disk_is_refused(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has_room", [False, True])
+def test_a_restore_leaves_disk_for_the_live_database(
+    history: History, monkeypatch: pytest.MonkeyPatch, has_room: bool
+) -> None:
+    needed = found(history, history.commits[4]).needed_bytes
     real = os.statvfs(history.server.sandbox.home)
-    few = os.statvfs_result((*real[:3], 0, 1, *real[5:]))
-    monkeypatch.setattr(cover_module.os, "statvfs", lambda _: few)  # type: ignore[attr-defined]
-    with pytest.raises(NotEnoughSpaceError, match="MiB") as caught:
+    blocks = needed // real.f_frsize + 1 if has_room else 1
+    few = os.statvfs_result((*real[:3], 0, blocks, *real[5:]))
+    monkeypatch.setattr(os, "statvfs", lambda _: few)
+    with pytest.raises(NotEnoughSpaceError, match="available 512 MiB stay free for the live database") as caught:
         found(history, history.commits[4])
     assert caught.value.exit_code == REFUSED
 

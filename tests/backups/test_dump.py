@@ -11,6 +11,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +58,10 @@ RIGHTS = """
     ) AS found (kind, object, rights), aclexplode(rights) AS acl
     WHERE object !~ '^pg_(toast|temp)' ORDER BY 1, 2, 3, 4, 5
 """
+READER = """
+    SELECT rolvaliduntil, roleid::regrole::text, admin_option, inherit_option, set_option
+    FROM pg_roles r JOIN pg_auth_members ON member = r.oid WHERE rolname = 'reader'
+"""
 LOGS = """
     INSERT INTO llm_logs (ts, log_level, message)
     SELECT now() - n * interval '2 hours', 'INFO', repeat('text ', 20) || n FROM generate_series(1, 200) AS n
@@ -83,6 +88,8 @@ class Dumped:
 
     def make_reader(self) -> None:
         self.sql("CREATE ROLE reader LOGIN PASSWORD 'old'; ALTER ROLE reader SET work_mem = '5MB'", "postgres")
+        self.sql("ALTER ROLE reader VALID UNTIL '2090-01-01 00:00Z'", "postgres")
+        self.sql("GRANT pg_monitor TO reader WITH ADMIN TRUE, INHERIT FALSE, SET FALSE", "postgres")
         self.sql("GRANT CONNECT ON DATABASE dumped TO reader; GRANT USAGE ON SCHEMA public TO reader")
         self.sql("GRANT SELECT ON llm_traces TO reader; REVOKE USAGE ON SCHEMA public FROM PUBLIC")
 
@@ -179,10 +186,11 @@ def test_a_restored_dump_has_every_row_in_its_chunk(dumped: Dumped, file: Path) 
         dumped.postgres.drop_database(RESTORED)
 
 
-def test_a_role_that_the_server_lacks_gets_its_password_and_settings(dumped: Dumped, file: Path) -> None:
+def test_a_role_that_the_server_lacks_is_as_it_was(dumped: Dumped, file: Path) -> None:
     dumped.sql("DROP OWNED BY reader; DROP ROLE reader")
     try:
         dumped.restore(file)
+        assert dumped.sql(READER) == [(datetime(2090, 1, 1, tzinfo=UTC), "pg_monitor", True, False, False)]
         password = dumped.postgres.tcp_conninfo(user="reader", password="old", dbname=RESTORED)
         with psycopg.connect(password) as connection:
             assert connection.execute("SELECT count(*), current_setting('work_mem') FROM llm_traces").fetchone() == (
@@ -202,7 +210,7 @@ def test_a_role_that_the_server_lacks_gets_its_password_and_settings(dumped: Dum
         ({"timescaledb": "2.99.1"}, "of TimescaleDB 2.99.1, and the server can only create 2"),
         ({"postgresql": 18}, "of PostgreSQL 18, and the server has 17"),
         ({"extensions": {"postgis": "3"}}, "the server lacks extensions of the dump: postgis"),
-        ({"database_bytes": 2**60}, "MiB of free space, but the restore may need"),
+        ({"database_bytes": 2**60}, "MiB of free space, but the restore and the live database may need"),
         ({"format": 2}, "has a manifest that this version cannot read"),
         ({"files": {}}, "has a file that its manifest lacks: archive/"),
         ({"drop": "toc.dat"}, "lacks a file of its manifest: archive/toc.dat"),
@@ -274,7 +282,7 @@ def test_a_dump_overwrites_nothing_and_needs_space(
         with pytest.raises(DumpRefusedError):
             dumped.dump(refused)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=0))
-    with pytest.raises(DumpRefusedError, match="0 MiB of free space, but the unpacked dump"):
+    with pytest.raises(DumpRefusedError, match="0 MiB of free space, but the unpacked dump and the dump and the live"):
         dumped.dump(tmp_path / "new")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["existing", "link"]
     assert existing.read_text() == "mine"

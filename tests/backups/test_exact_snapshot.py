@@ -100,7 +100,7 @@ def test_a_snapshot_has_exactly_what_the_wal_has_before_its_place(database: str)
         [(begin,)] = connection.execute("SELECT pg_current_wal_flush_lsn()::text")
         found, tables = list[tuple[str, set[str], frozenset[str]]](), set[str]()
         with _writing(database, _insert, _insert, _insert, _write_to_a_chunk) as writers:
-            for _ in range(ROUNDS):
+            while len(found) < ROUNDS or all(left_out for *_, left_out in found):  # a chunk may be busy each time
                 with exact_snapshot(database, patience_s=120) as snapshot:
                     found.append((snapshot.lsn, _writers_in(database, snapshot), snapshot.left_out))
                     tables |= {table.qualified for table in snapshot.tables}
@@ -112,7 +112,6 @@ def test_a_snapshot_has_exactly_what_the_wal_has_before_its_place(database: str)
         assert seen & writers[_insert] == before & writers[_insert]  # each has a row in a table that is never left out
         assert seen & past == before & past if not left_out else seen & past <= before
         assert not left_out & {"public.users", "public.notes"}
-    assert any(not left_out for *_, left_out in found)
     assert len({frozenset(seen) for _, seen, _ in found}) > ROUNDS / 2  # they did write meanwhile
     assert {"public.users", "public.notes"} < tables
     assert not any(name == "public.events" for name in tables)
@@ -136,7 +135,7 @@ def _place(lsn: str) -> int:
 
 
 def test_writers_wait_only_while_the_snapshot_is_taken(database: str) -> None:
-    with exact_snapshot(database), psycopg.connect(database) as writer:
+    with exact_snapshot(database, patience_s=120), psycopg.connect(database) as writer:
         writer.execute("SET lock_timeout = '60s'")
         writer.execute("INSERT INTO users DEFAULT VALUES")
         writer.execute("INSERT INTO events (ts) VALUES (now())")
@@ -164,5 +163,5 @@ def test_a_database_without_timescaledb_has_only_tables(slow_server: PostgresSer
     with slow_server.fresh_database(extensions=False) as name:
         with slow_server.superuser(name) as connection:
             connection.execute("CREATE TABLE kept (); CREATE UNLOGGED TABLE lost ()")
-        with exact_snapshot(slow_server.conninfo(dbname=name)) as snapshot:
+        with exact_snapshot(slow_server.conninfo(dbname=name), patience_s=120) as snapshot:
             assert [each.qualified for each in snapshot.tables] == ["public.kept"]

@@ -185,7 +185,15 @@ def test_nothing_expires_after_a_pause_that_may_be_a_clock_that_is_ahead() -> No
     assert kept(ahead, {1: archive}, today=365) == "ABCDEFG"
     put_right = sorted([*ahead, record("H", 7, byte=8)], key=lambda each: each["timestamp"]["stop"])
     assert kept(put_right, {1: archive}, today=8) == "ABCDEFHG"
-    assert kept([*ahead, record("I", 366, byte=9)], {1: archive}, today=366) == "FGI"  # it was a pause
+
+
+def test_backups_from_before_such_a_pause_stay_until_a_full_one_from_after_it_is_older_than_the_retention() -> None:
+    archive = Archive({(1, 0): [1000]}, {}, SEGMENT)
+    before = [record(label, day, byte=day) for day, label in enumerate("ABCDEF", start=1)]
+    made = [*before, record("G", 365, byte=7), record("H", 366, byte=8), record("I", 394, byte=9)]
+    assert kept(made[:8], {1: archive}, today=366) == "ABCDEFGH"  # the clock may still be ahead
+    assert kept(made, {1: archive}, today=394.9) == "ABCDEFGHI"
+    assert kept(made, {1: archive}, today=395) == "GHI"
 
 
 def test_backups_that_are_always_far_apart_expire() -> None:

@@ -16,12 +16,13 @@ from psycopg.conninfo import make_conninfo
 
 from observatory.backups.dump_manifest import DumpRefusedError
 from observatory.backups.lost_machine import Recovered, RecoveryRefusedError, recover, started
-from observatory.backups.tool import BackupError, BackupType
+from observatory.backups.pgbackrest import PgBackRest
+from observatory.backups.tool import Backup, BackupError, BackupType
 from observatory.errors import ObservatoryError
 from observatory.runtime import Sandbox
 from observatory.settings import LocalSettings, Ports
 from tests.backups.conftest import ArchivingServer
-from tests.support.checkout import free_ports
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.slow
 PASSPHRASES = {1: "another passphrase", 2: "a passphrase"}  # the second is the repository's
@@ -44,12 +45,20 @@ CONTENT = """
 
 @dataclass(frozen=True)
 class Lost:
-    """What is left of the machine: the copy of a repository; and what its database had."""
+    """What is left of the machine: the copy of a repository; and what its database had.
+
+    `unfinished` is a copy from the end of a `second` backup, and `later` one after a rollback to before it; `before` is
+    the label of the first backup.
+    """
 
     copy: Path
     rootfs: Path
     content: tuple[Any, ...]
     segments: list[str]
+    unfinished: Path
+    second: Backup
+    later: Path
+    before: str
 
     def recover(self, home: Path, copy: Path | None = None, **changes: Any) -> Recovered:
         arguments: dict[str, Any] = {"passphrases": PASSPHRASES, "settings": SETTINGS, "known": (1, 2, 3)} | changes
@@ -75,16 +84,33 @@ def lost(server: ArchivingServer, tmp_path_factory: pytest.TempPathFactory) -> L
         connection.execute(SCHEMA)
         connection.execute(SPANS)
         connection.commit()
-        server.tool.backup(BackupType.FULL, repository=1)
+        first = server.tool.backup(BackupType.FULL, repository=1)
         server.archive_segments()
         connection.execute(SPANS)
         connection.commit()
         server.archive_segments()
         content = connection.execute(CONTENT).fetchall()[0]
-    copy = tmp_path_factory.mktemp("lost") / "copy"
-    shutil.copytree(server.repository, copy, symlinks=True)
+    copies = tmp_path_factory.mktemp("lost")
+    shutil.copytree(server.repository, copies / "copy", symlinks=True)
+    segments = [each.name for each in server.segments()]
+    before = server.sql("SELECT pg_current_wal_lsn()")
+    server.archive_segments()
+    second = server.tool.backup(BackupType.FULL, repository=1)
+    shutil.copytree(server.repository, copies / "unfinished", symlinks=True)
+    server.archive_segments()
+    server.roll_back(first.label, before)
+    shutil.copytree(server.repository, copies / "later", symlinks=True)
     server.sandbox.stop()
-    return Lost(copy, server.sandbox.rootfs, content, [each.name for each in server.segments()])
+    return Lost(
+        copy=copies / "copy",
+        rootfs=server.sandbox.rootfs,
+        content=content,
+        segments=segments,
+        unfinished=copies / "unfinished",
+        second=second,
+        later=copies / "later",
+        before=first.label,
+    )
 
 
 @pytest.fixture
@@ -139,6 +165,47 @@ def test_what_does_not_fit_is_refused(
         lost.recover(home, **changes)
 
 
+def test_a_backup_from_before_a_rollback_does_not_hide_one_that_leads_to_the_present(lost: Lost, home: Path) -> None:
+    assert lost.recover(home, lost.later).label == lost.before
+    assert lost.read(home) == lost.content
+    assert (home / "data/backups/archive/observatory/17-1/00000003.history").exists()
+
+
+def test_a_copy_that_lacks_the_history_of_a_timeline_is_refused(lost: Lost, home: Path, tmp_path: Path) -> None:
+    """PostgreSQL would end on the first timeline, whose WAL goes further than that of the third."""
+    lost.recover(home, lost.later)
+    copy = tmp_path / "changed"
+    shutil.copytree(home / "data/backups", copy, symlinks=True)
+    shutil.rmtree(home)
+    _without("archive/*/*/00000002.history")(copy)
+    with pytest.raises(RecoveryRefusedError, match=r"00000002\.history is missing or damaged"):
+        lost.recover(home, copy)
+
+
+def test_what_is_not_of_the_repository_is_left_out(lost: Lost, home: Path, tmp_path: Path) -> None:
+    """The newest backup again, as `cp -aL` copies it, keeps pgBackRest from making another one."""
+    copy = tmp_path / "disk"
+    shutil.copytree(lost.copy, copy)
+    assert (copy / "backup/observatory/latest").is_dir()
+    (copy / "lost+found").symlink_to(tmp_path)
+    assert lost.recover(home, copy).label == lost.before
+    sandbox = Sandbox(home, lost.rootfs)
+    with started(sandbox, SETTINGS):
+        assert PgBackRest(sandbox).backup(BackupType.FULL, repository=1).label > lost.before
+    assert sorted(each.name for each in (home / "data/backups").iterdir()) == ["archive", "backup"]
+
+
+@pytest.mark.parametrize("lacking", ["backup/*/{label}/backup.manifest*", "archive/*/*/*/{segment}-*"])
+def test_a_copy_that_was_made_during_a_backup_is_recovered_from_the_backup_before(
+    lost: Lost, home: Path, tmp_path: Path, lacking: str
+) -> None:
+    """It has the new backup in its list, and not all of its files or its WAL."""
+    copy = tmp_path / "changed"
+    shutil.copytree(lost.unfinished, copy, symlinks=True)
+    _without(lacking.format(label=lost.second.label, segment=lost.second.wal_stop))(copy)
+    assert lost.recover(home, copy).label == lost.before
+
+
 def _without(*patterns: str) -> Callable[[Path], object]:
     def change(copy: Path) -> None:
         for pattern in patterns:
@@ -159,13 +226,19 @@ def _damaged(pattern: str) -> Callable[[Path], object]:
     return change
 
 
+def _linked(copy: Path) -> None:
+    (copy / "archive").rename(copy.with_name("elsewhere"))
+    (copy / "archive").symlink_to(copy.with_name("elsewhere"))
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
+        (_linked, "has a link, and a repository has none: archive"),
         (shutil.rmtree, "is no backup repository: it has no backup/observatory/backup.info"),
         (_without("archive/*/archive.info*"), "it has no archive/observatory/archive.info"),
-        (_without("backup/*/*F/backup.manifest*"), "pgbackrest restore failed"),
-        (_without("backup/*/*F/bundle/*"), "pgbackrest restore failed"),
+        (_without("backup/*/*F/backup.manifest*"), r"to its newest timeline: (\S+): \1/\S+ is missing"),
+        (_without("backup/*/*F/bundle/*"), r"to its newest timeline: (\S+): \1/\S+ is missing"),
         (_damaged("backup/*/*F/bundle/*"), "pgbackrest restore failed"),
         (_damaged("backup/*/backup.info*"), None),  # its copy is intact
     ],

@@ -139,8 +139,9 @@ def test_metrics_have_age_and_result(store: ReceiptStore) -> None:
     store.add(receipt(finished=NOW - 2 * DAY))
     store.add(receipt(**FAILED))
     store.add(receipt(stack="other", finished=NOW))
+    store.add(receipt(finished=NOW + 300 * DAY))  # the clock was ahead
 
-    publish_drills(store, stack="local", expected_since=NOW - 9 * DAY)
+    publish_drills(store, stack="local", expected_since=NOW - 9 * DAY, now=NOW)
 
     text = store.sandbox.host_path(receipts.METRICS_FILE).read_text()
     samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))

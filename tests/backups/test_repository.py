@@ -146,7 +146,7 @@ def _no_backup(server: ArchivingServer) -> str:
 
 def _no_backup_information(server: ArchivingServer) -> str:
     (server.repository / "backup/observatory/backup.info").unlink()
-    return "copy observatory/backup.info.copy to that name"
+    return "copy backup/observatory/backup.info.copy to that name, with its owner"
 
 
 def _no_archive_information(server: ArchivingServer) -> str:

@@ -19,13 +19,14 @@ from observatory.backups.restored import restored_instance
 from observatory.backups.scratch import scratch_directory
 from observatory.backups.target import RecoveryTarget
 from observatory.backups.tool import BackupType, RepositoryUnwritableError
+from observatory.backups.verified import VerifiedBackups
 from observatory.errors import REFUSED
 from observatory.nodes import Paths
 from observatory.nodes.pgbackrest import outside_repository, repository
 from observatory.runtime import Sandbox, mounts
 from observatory.settings.local import BackupRepository
 from tests.backups.conftest import ArchivingServer
-from tests.support.checkout import free_ports
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.slow
 
@@ -108,8 +109,23 @@ def test_backups_wal_and_restores_use_a_repository_outside_of_the_home(server: A
     assert not (outside / "x").exists()
 
 
+def test_a_backup_outside_of_the_home_counts_as_compared_until_a_file_of_it_changes(
+    server: ArchivingServer, outside: Path
+) -> None:
+    verified, label = VerifiedBackups(server.sandbox, 2), server.tool.info(2)[0].label
+    verified.add(label)
+    assert verified.has(label)
+    (outside / "backup/observatory" / label / "backup.manifest").touch()
+    assert not verified.has(label)
+
+
 @pytest.mark.parametrize(
-    ("disk", "message"), [((0, 0), "is full: its disk has 0.0 MiB left"), ((2**20, os.ST_RDONLY), "is read-only")]
+    ("disk", "message"),
+    [
+        ((0, 0), " is full: its disk has 0.0 MiB left"),
+        ((2**20, os.ST_RDONLY), " is read-only"),
+        ((2**14, 0), ", and of the 64 MiB that are available 512 MiB stay free for WAL"),
+    ],
 )
 def test_a_full_or_read_only_repository_is_named_at_once_and_the_other_gets_its_backup(
     server: ArchivingServer, monkeypatch: pytest.MonkeyPatch, disk: tuple[int, int], message: str
@@ -123,7 +139,7 @@ def test_a_full_or_read_only_repository_is_named_at_once_and_the_other_gets_its_
         return real(path)
 
     monkeypatch.setattr(os, "statvfs", statvfs)
-    with pytest.raises(RepositoryUnwritableError, match=re.escape(f"backup repository 2 ({outside}) {message}")):
+    with pytest.raises(RepositoryUnwritableError, match=re.escape(f"backup repository 2 ({outside}){message}")):
         server.tool.backup(BackupType.FULL, repository=2)
     assert server.tool.backup(BackupType.INCREMENTAL, repository=1).repository == 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from observatory.settings import LocalSettings
 
 ACCESS = KeptAccess(roles=[], memberships=[], privileges=[], keys=[])
 PHASES = [phase for phase in Phase if phase not in {Phase.UP, Phase.DONE}]
+NUMBERS = count(1)
 Kind = Literal["rollback", "undo"]
 
 
@@ -95,7 +97,7 @@ def swap_of(machine: Machine) -> Swap:
 
 def record_of(kind: Kind, **changes: Any) -> RollbackRecord:
     fields = {
-        "id": RollbackRecord.new_id(),
+        "id": f"20260101-000000-{next(NUMBERS):04x}",
         "kind": kind,
         "target": "20260101-000000-0000" if kind == "undo" else "2026-01-01T00:00:00Z",
         "source": "backup",
@@ -220,6 +222,15 @@ def test_an_undo_marks_its_rollback_and_only_the_newest_one_can_be_undone(machin
     assert swap.records.last() == first
     swap.records.write(first.changed(discarded=True))
     assert swap.records.last() is None
+
+
+def test_the_order_of_rollbacks_does_not_depend_on_a_clock_that_was_ahead(machine: Machine) -> None:
+    records = RollbackRecords(machine.home)
+    assert records.new_id() <= f"{datetime.now(UTC):%Y%m%d-%H%M%S}-ffff"
+    records.write(record_of("rollback", id="29990101-235959-ffff", phase=Phase.DONE))
+    later = records.write(record_of("rollback", id=records.new_id(), phase=Phase.DONE))
+    assert later.id.startswith("29990102-000000-")
+    assert records.last() == later
 
 
 @pytest.mark.parametrize("text", ["{", '{"id": "20260101-000001-0000"}', '{"id": "../../etc"}'])

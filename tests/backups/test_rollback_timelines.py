@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
-from observatory.backups.rollback.errors import DatabaseRollbackError
+from observatory.backups.rollback.errors import DatabaseRollbackError, RollbackRefusedError
+from observatory.backups.rollback.record import Phase, RollbackRecords
+from observatory.backups.rollback.swap import Swap
 from observatory.backups.rollback.timelines import HELD, DataDirectory
+from observatory.settings import LocalSettings
 from tests.backups.conftest import DATA, ArchivingServer
+from tests.support.rollbacks import rollback_record
 
 NEWEST = 5  # timeline of the live server
 
@@ -95,6 +101,31 @@ def test_the_history_of_a_timeline_comes_from_the_live_directory_if_no_repositor
     assert server.sandbox.host_path("/srv/data/other/pg_wal/00000003.history").read_text() == "1\t0/3000000\tfirst\n"
     with pytest.raises(DatabaseRollbackError, match="no repository has the history of timeline 2"):
         other.take_history(2, live)
+
+
+def test_an_undo_is_refused_if_what_was_set_aside_is_gone_or_lacks_wal(server: ArchivingServer) -> None:
+    record = rollback_record(phase=Phase.DONE)
+    swap = Swap(
+        sandbox=server.sandbox,
+        settings=LocalSettings(),
+        records=RollbackRecords(server.sandbox.home),
+        administrator="dbname=observatory",
+    )
+    aside = server.sandbox.host_path(f"/srv/data/{record.outgoing}")
+    server.stop()
+    with pytest.raises(RollbackRefusedError, match="is no directory any more; nothing was changed"):
+        swap.check_set_aside(record)
+    shutil.copytree(server.sandbox.host_path(DATA), aside, symlinks=True)
+    server.sandbox.adopt(f"/srv/data/{record.outgoing}")
+    swap.check_set_aside(record)
+
+    segment = aside / "pg_wal" / swap.directory(record.outgoing).control().segment
+    segment.rename(f"{segment}.old")
+    with pytest.raises(RollbackRefusedError, match=rf"{segment.name} is missing"):
+        swap.check_set_aside(record)
+    (aside / "global/pg_control").unlink()
+    with pytest.raises(RollbackRefusedError, match="pg_controldata cannot read"):
+        swap.check_set_aside(record)
 
 
 def test_a_directory_without_a_server_is_an_error_that_names_it(server: ArchivingServer) -> None:

@@ -54,7 +54,14 @@ def noting(*arguments, **options):
 
 group, restored.process_group, restored.RestoredInstance = restored.process_group, noting, Noting
 remove = Sandbox.remove_file
-Sandbox.remove_file = lambda self, path: (remove(self, f"{path}/postgres/base"), reached("removal"), remove(self, path))
+
+def removing(self, path):
+    if Path(path).parent.name == "restore":  # the scratch directory
+        remove(self, f"{path}/postgres/base")
+        reached("removal")
+    remove(self, path)
+
+Sandbox.remove_file = removing
 cover = find_cover(sandbox, RecoveryTarget.latest())
 with scratch.scratch_directory(sandbox, "test") as directory:
     reached("start")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import ModuleType
@@ -15,12 +16,13 @@ from observatory.backups import comparison, recording
 from observatory.backups import values as values_module
 from observatory.backups.comparison import compare_values
 from observatory.backups.exact_snapshot import ExactSnapshot, Table
-from observatory.backups.recording import budget, record_values
+from observatory.backups.recording import budget
 from observatory.backups.values import ValueStore
 from observatory.runtime import Sandbox
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import until
 
+record_values = partial(recording.record_values, patience_s=120)  # a busy machine locks no table in 100 ms
 SCHEMA = """
     CREATE TABLE events (ts timestamptz NOT NULL, text text);
     SELECT create_hypertable('events', by_range('ts', INTERVAL '1 day'));

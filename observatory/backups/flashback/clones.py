@@ -2,7 +2,7 @@
 
 A clone is a restored instance that outlives its command. Its server listens on a unix socket only, in a directory of
 the operator's, admits only the role that owns the schema, and has no network: it can be read, and can change nothing
-outside. Clones are few (`MOST_CLONES`), are closed after `OPEN_FOR`, and leave `RESERVE_BYTES` of the disk free.
+outside. Clones are few (`MOST_CLONES`), and are closed after `OPEN_FOR`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from psycopg.conninfo import make_conninfo
 
-from observatory.backups.cover import Cover, NotEnoughSpaceError, find_cover
+from observatory.backups.cover import find_cover
 from observatory.backups.flashback.errors import CloneRefusedError, UnknownCloneError
-from observatory.backups.restored import RestoredInstance, restored_instance
+from observatory.backups.restored import OnOther, RestoredInstance, restored_instance
 from observatory.backups.scratch import ScratchDirectory, remove_abandoned, scratch_directories, scratch_directory
 from observatory.backups.target import RecoveryTarget
 from observatory.database.connection import MAX_SOCKET_PATH
@@ -31,7 +29,6 @@ from observatory.runtime import Sandbox
 KIND = "flashback"
 MOST_CLONES = 3
 OPEN_FOR = timedelta(hours=24)
-RESERVE_BYTES = 512 << 20  # of the disk of the live data
 TEMPORARY_FILES = "1GB"  # of one session of a clone: its sorts are on the same disk
 FIRST_PORT = 6543  # each clone has another one, so that sessions are distinguished
 BLOCK = 512  # bytes, of st_blocks: stat(2)
@@ -77,7 +74,14 @@ OnStep = Callable[[str], None]  # what happens next
 
 
 def open_clone(
-    sandbox: Sandbox, target: RecoveryTarget, *, database: str, user: str, on_step: OnStep = lambda _step: None
+    sandbox: Sandbox,
+    target: RecoveryTarget,
+    *,
+    database: str,
+    user: str,
+    repository: int | None = None,
+    on_step: OnStep = lambda _step: None,
+    on_other: OnOther = lambda _line: None,
 ) -> Clone:
     """Return the clone of a target: the open one, else a new one.
 
@@ -86,7 +90,9 @@ def open_clone(
         target: the time.
         database: that its connection string names.
         user: who owns the schema, so that the sessions are no superuser's.
+        repository: number of the only repository to restore from; None: any.
         on_step: called before each step.
+        on_other: called before another repository is used, because the first one turned out to be damaged.
 
     Raises:
         CloneRefusedError: as many clones as possible are open.
@@ -105,15 +111,16 @@ def open_clone(
                 remedy="Close one: `observatory backup flashback close NAME`.",
             )
         on_step("find the backup")
-        cover = find_cover(sandbox, target)
-        _check_reserve(sandbox, cover)
+        cover = find_cover(sandbox, target, repository=repository)
         on_step(f"restore {cover.label}, about {cover.estimated_s:.0f} s")
         port = next(
             port for port in range(FIRST_PORT, FIRST_PORT + MOST_CLONES) if port not in {c.port for c in clones}
         )
         with (
             scratch_directory(sandbox, KIND) as directory,
-            restored_instance(cover, directory=directory, detached=True, port=port) as instance,
+            restored_instance(
+                cover, directory=directory, detached=True, port=port, on_other=on_other if repository is None else None
+            ) as instance,
         ):
             clone = _describe(directory, instance, target, database, user)
             _limit(instance, user)
@@ -146,7 +153,7 @@ def close_clones(sandbox: Sandbox, names: Collection[str]) -> list[str]:
             remedy="`observatory backup flashback list` shows them.",
         )
     for name in sorted(names):
-        _close(directories[name])
+        directories[name].remove()
     return sorted(names)
 
 
@@ -155,19 +162,15 @@ def close_expired(sandbox: Sandbox) -> list[str]:
     now = datetime.now(UTC)
     expired = [each.name for each in list_clones(sandbox) if each.closes <= now]
     closed = close_clones(sandbox, expired) if expired else []
-    gone = remove_abandoned(sandbox)
-    _remove_aliases()
-    return [*closed, *gone]
+    return [*closed, *remove_abandoned(sandbox)]
 
 
 def close_all(sandbox: Sandbox) -> list[str]:
     """End every clone, also one that is being opened, and what ended restores have left; return all names."""
     directories = _directories(sandbox)
     for each in directories:
-        _close(each)
-    gone = remove_abandoned(sandbox)
-    _remove_aliases()
-    return [*(each.name for each in directories), *gone]
+        each.remove()
+    return [*(each.name for each in directories), *remove_abandoned(sandbox)]
 
 
 def size_of(sandbox: Sandbox, clone: Clone) -> int:
@@ -184,23 +187,6 @@ def _blocks(file: Path) -> int:
 
 def _directories(sandbox: Sandbox) -> list[ScratchDirectory]:
     return [each for each in scratch_directories(sandbox) if each.name.startswith(f"{KIND}-")]
-
-
-def _close(directory: ScratchDirectory) -> None:
-    alias = _alias(directory.name)
-    directory.remove()
-    if alias.is_symlink():
-        alias.unlink(missing_ok=True)
-
-
-def _check_reserve(sandbox: Sandbox, cover: Cover) -> None:
-    free = shutil.disk_usage(sandbox.home).free
-    if free < cover.needed_bytes + RESERVE_BYTES:
-        raise NotEnoughSpaceError(
-            f"a clone takes {cover.needed_bytes >> 20} MiB, and of the {free >> 20} MiB that are free "
-            f"{RESERVE_BYTES >> 20} MiB stay free for the live database",
-            remedy="Free space, or close a clone: `observatory backup flashback list`.",
-        )
 
 
 def _limit(instance: RestoredInstance, user: str) -> None:
@@ -251,21 +237,5 @@ def _reachable(directory: ScratchDirectory, port: int) -> Path:
     own = directory.host.absolute() / "run"
     if len(os.fsencode(own / f".s.PGSQL.{port}")) <= MAX_SOCKET_PATH:
         return own
-    alias = _alias(directory.name)
-    alias.symlink_to(own)
-    return alias
-
-
-def _alias(name: str) -> Path:
-    return Path(tempfile.gettempdir()) / f"observatory-{name}"
-
-
-def _remove_aliases() -> None:
-    """Remove the links to clones that are gone."""
-    for each in _aliases():
-        if not each.exists() and each.lstat().st_uid == os.getuid():
-            each.unlink(missing_ok=True)
-
-
-def _aliases() -> Iterator[Path]:
-    yield from (each for each in Path(tempfile.gettempdir()).glob(f"observatory-{KIND}-*") if each.is_symlink())
+    directory.link.symlink_to(own)
+    return directory.link

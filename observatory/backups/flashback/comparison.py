@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 
 import psycopg
 
@@ -68,7 +68,7 @@ class Comparison:
         if self.rows.table.key:
             single = self._keyed(pairs, within)
         elif self.rows.table.time:
-            single = _by_time(pairs, str(self.rows.table))
+            single = self._beside_changes(_by_time(pairs, str(self.rows.table)), within)
         else:
             single = _as_multisets(pairs)
         yield from _batches(single, within)
@@ -99,6 +99,22 @@ class Comparison:
                 yield from settle(kind)
         yield from settle("missing")
         yield from settle("added")
+
+    def _beside_changes(
+        self, single: Iterator[tuple[Kind, Identity, int]], within: Range
+    ) -> Iterator[tuple[Kind, Identity, int]]:
+        """Yield rows without a key; those count as changed whose place has a row that the condition leaves out."""
+        while batch := list(islice(single, BATCH)):
+            times = [identity[0] for kind, identity, _ in batch if kind == "missing"]
+            taken = self._taken(within, times) if self.rows.condition and times else set()
+            for kind, identity, number in batch:
+                yield ("changed" if kind == "missing" and identity[0] in taken else kind), identity, number
+
+    def _taken(self, within: Range, times: list[str]) -> set[str]:
+        """Return the instants at which the live table has a row that the earlier one lacks, whatever the condition."""
+        lookups = (self.sessions.clone_lookup, self.sessions.live_lookup)
+        pairs = _merge(*(self.rows.read_at(each, within, times) for each in lookups))
+        return {identity[0] for identity, earlier, live in pairs if int(live or 0) > int(earlier or 0)}
 
 
 def _merge(clone: Iterator[tuple[Identity, str]], live: Iterator[tuple[Identity, str]]) -> Iterator[_Pair]:

@@ -14,11 +14,11 @@ from observatory.backups.flashback.comparison import Found, Sessions
 from observatory.backups.flashback.difference import Restored
 from observatory.backups.flashback.errors import FlashbackError, NotRestoredError
 from observatory.backups.flashback.rows import Rows
+from observatory.backups.space import RESERVE_BYTES
 from observatory.database.error_translation import error_summary
 
 LOCK_TIMEOUT = "10s"  # of the insert, so that it does not queue behind a migration with all writes behind it
 COPIES = 3  # of a staged row: the staged one, the restored one and its WAL
-RESERVE_BYTES = 512 * 2**20  # of the database's disk that stay free
 
 _STAGED = sql.Identifier("pg_temp", "flashback_missing")
 _CREATE = "CREATE TEMPORARY TABLE flashback_missing AS SELECT {columns} FROM {table} WITH NO DATA"

@@ -42,22 +42,25 @@ _ORDERED = """
 _COUNTED = """
     SELECT flashback_time, flashback_digest, count(*) FROM (
         SELECT {time} COLLATE "C" AS flashback_time, {digest} COLLATE "C" AS flashback_digest
-        FROM {table} WHERE {chosen}) AS flashback_rows
+        FROM {source}) AS flashback_rows
     GROUP BY 1, 2 ORDER BY 1, 2
 """
+_ALL = "{table} WHERE {chosen}"
 # One index lookup for each wanted row, whatever the planner's statistics are: a chunk is not read once for each batch.
 _BY_KEY = """
     SELECT {columns} FROM unnest({lists}) AS flashback_wanted ({names})
     CROSS JOIN LATERAL (SELECT * FROM {table} WHERE {chosen} AND {pairs} LIMIT 1) AS flashback_rows
 """
+_AT = """
+    unnest({times}::text[]) AS flashback_moment CROSS JOIN LATERAL (
+        SELECT * FROM {table} WHERE {chosen} AND {column} = flashback_moment::{type} OFFSET 0
+    ) AS found
+"""
 _BY_CONTENT = """
     SELECT {columns} FROM (
         SELECT found.*, {time} AS flashback_time, {digest} AS flashback_digest,
                row_number() OVER (PARTITION BY {time}, {digest}) AS flashback_number
-        FROM unnest({times}::text[]) AS flashback_moment
-        CROSS JOIN LATERAL (
-            SELECT * FROM {table} WHERE {chosen} AND {column} = flashback_moment::{type} OFFSET 0
-        ) AS found
+        FROM {source}
     ) AS flashback_rows
     JOIN unnest({lists}, {counts}::bigint[]) AS flashback_wanted (flashback_time, flashback_digest, flashback_most)
     USING (flashback_time, flashback_digest) WHERE flashback_number <= flashback_most
@@ -82,10 +85,15 @@ class Rows:
 
         The content is a digest, or in a table without a key the number of such rows.
         """
-        query = self._by_key(within) if self.table.key else self._by_content(within)
-        with connection.cursor().copy(sql.SQL("COPY ({}) TO STDOUT").format(query)) as copy:
-            for row in copy.rows():
-                yield row[:-1], row[-1]
+        rows = sql.SQL(_ALL).format(table=self.table.identifier, chosen=self._chosen(within))
+        query = self._by_key(within) if self.table.key else self._by_content(rows)
+        yield from _copied(connection, query)
+
+    def read_at(
+        self, connection: psycopg.Connection, within: Range, times: Sequence[str]
+    ) -> Iterator[tuple[Identity, str]]:
+        """As `read`, of a table without a key: all rows of some instants, also those that the condition leaves out."""
+        yield from _copied(connection, self._by_content(self._at(within, times)))
 
     def count(self, connection: psycopg.Connection, within: Range) -> int:
         """Return the number of rows."""
@@ -108,18 +116,24 @@ class Rows:
         if self.table.key:
             return self._found_by_key(within, [identity for identity, _ in found], columns)
         times, digests = ([identity[place] for identity, _ in found] for place in (0, 1))
-        assert self.table.time is not None  # noqa: S101 - `check_restorable` refuses others
         return sql.SQL(_BY_CONTENT).format(
             columns=columns,
             time=self._time(),
             digest=self._digest(),
+            source=self._at(within, times),
+            lists=sql.SQL("{}::text[], {}::text[]").format(sql.Literal(times), sql.Literal(digests)),
+            counts=sql.Literal([number for _, number in found]),
+        )
+
+    def _at(self, within: Range, times: Sequence[str]) -> sql.Composed:
+        """Return the rows of some instants, whatever the condition, as a query has them after FROM."""
+        assert self.table.time is not None  # noqa: S101 - `check_restorable` refuses others
+        return sql.SQL(_AT).format(
+            times=sql.Literal(sorted(set(times))),
             table=self.table.identifier,
             chosen=self._within(within),
             column=sql.Identifier(self.table.time),
-            times=sql.Literal(sorted(set(times))),
             type=sql.SQL(self.table.types[self.table.time]),
-            lists=sql.SQL("{}::text[], {}::text[]").format(sql.Literal(times), sql.Literal(digests)),
-            counts=sql.Literal([number for _, number in found]),
         )
 
     def _by_key(self, within: Range) -> sql.Composed:
@@ -137,10 +151,8 @@ class Rows:
             order=sql.SQL(", ").join(sql.SQL('{} COLLATE "C"').format(name) for name in names),
         )
 
-    def _by_content(self, within: Range) -> sql.Composed:
-        return sql.SQL(_COUNTED).format(
-            time=self._time(), digest=self._digest(), table=self.table.identifier, chosen=self._chosen(within)
-        )
+    def _by_content(self, source: sql.Composable) -> sql.Composed:
+        return sql.SQL(_COUNTED).format(time=self._time(), digest=self._digest(), source=source)
 
     def _found_by_key(self, within: Range, identities: Sequence[Identity], columns: sql.Composable) -> sql.Composed:
         names = [sql.Identifier(f"flashback_{number}") for number in range(len(self.table.key))]
@@ -186,3 +198,10 @@ class Rows:
                 if edge is not None
             ]
         return sql.SQL(" AND ").join(parts)
+
+
+def _copied(connection: psycopg.Connection, query: sql.Composable) -> Iterator[tuple[Identity, str]]:
+    """Yield the rows of a query: all columns but the last, and the last."""
+    with connection.cursor().copy(sql.SQL("COPY ({}) TO STDOUT").format(query)) as copy:
+        for row in copy.rows():
+            yield row[:-1], row[-1]

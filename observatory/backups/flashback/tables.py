@@ -31,6 +31,11 @@ _RELATION: LiteralString = """
                WHERE i.inhparent = c.oid AND s.nspname NOT LIKE '\\_timescaledb%%')
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)
 """
+# SQL folds a name without quotes to lower case, and finds only those of the schema `public` without their schema.
+_SIMILAR: LiteralString = """
+    SELECT format('%%I.%%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE lower(relname) = lower(%s) AND relkind::text = ANY (%s) AND nspname !~ '^(pg_|_?timescaledb_)' ORDER BY 1
+"""
 _COLUMNS: LiteralString = """
     SELECT attname, format_type(atttypid, atttypmod), attnotnull, attgenerated <> '', attidentity <> '' OR atthasdef,
            pg_get_serial_sequence(quote_ident(%(schema)s) || '.' || quote_ident(%(name)s), attname)
@@ -176,6 +181,11 @@ def live_table(live: psycopg.Connection, name: str) -> sql.Identifier:
     """
     relation = _relation(live, name)
     if relation is None:
+        if similar := _similar(live, name):
+            raise TableRefusedError(
+                f"the live database has no table {name}, but {', '.join(similar)}",
+                remedy=f"Write it as SQL does: --table '{similar[0]}'.",
+            )
         raise TableRefusedError(
             f"the live database has no table {name}",
             remedy="`observatory psql -- -c '\\d'` lists the tables. Create a dropped one first (`observatory deploy "
@@ -219,6 +229,12 @@ def _relation(connection: psycopg.Connection, name: str) -> Any:
         return connection.execute(_RELATION, [name]).fetchone()
     except (pg.InvalidName, pg.SyntaxError, pg.DataError, pg.FeatureNotSupported) as error:
         raise TableRefusedError(f"{name!r} is no name of a table: {error.diag.message_primary}") from None
+
+
+def _similar(connection: psycopg.Connection, name: str) -> list[str]:
+    """Return the tables whose names differ in their schema or in the case of letters, as SQL writes them."""
+    plain = name.rpartition(".")[2].strip('" ')
+    return [found for (found,) in connection.execute(_SIMILAR, [plain, list(_TABLE_KINDS)]).fetchall()]
 
 
 def _quoted(connection: psycopg.Connection, schema: str, name: str) -> str:

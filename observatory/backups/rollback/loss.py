@@ -8,7 +8,6 @@ the live database cannot read is named, and not compared.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -36,23 +35,27 @@ _LEAVES: LiteralString = """
                 THEN format_type(atttypid, NULL) ELSE '' END ORDER BY attname)
             FROM pg_attribute WHERE attrelid = r.oid AND attnum > 0 AND NOT attisdropped)
     FROM pg_class r JOIN pg_namespace n ON n.oid = r.relnamespace
-    LEFT JOIN timescaledb_information.chunks c ON (c.chunk_schema, c.chunk_name) = (n.nspname, r.relname)
-    LEFT JOIN timescaledb_information.continuous_aggregates v
+    LEFT JOIN {chunks} c ON (c.chunk_schema, c.chunk_name) = (n.nspname, r.relname)
+    LEFT JOIN {aggregates} v
         ON (v.materialization_hypertable_schema, v.materialization_hypertable_name)
             = (c.hypertable_schema, c.hypertable_name)
     CROSS JOIN LATERAL (
         SELECT rn.nspname, rr.relname FROM pg_class rr JOIN pg_namespace rn ON rn.oid = rr.relnamespace
         WHERE rr.oid = coalesce(pg_partition_root(r.oid), r.oid)) AS root
     WHERE r.relkind = 'r' AND r.relpersistence = 'p' AND NOT EXISTS (
-            SELECT FROM timescaledb_information.hypertables h
+            SELECT FROM {hypertables} h
             WHERE (h.hypertable_schema, h.hypertable_name) = (n.nspname, r.relname))
       AND (c.chunk_name IS NOT NULL OR n.nspname !~ '^(pg_|_?timescaledb_|information_schema$|cron$)')
     ORDER BY 1, 2, 3, 4
 """
-# In place of TimescaleDB's views, which a database lacks that was dropped and created again, or lost the extension.
 _HAS_VIEWS = "SELECT to_regclass('timescaledb_information.chunks') IS NOT NULL"
-_VIEW = re.compile(r"timescaledb_information\.\w+")
-_NO_VIEW = """
+_VIEWS: Mapping[str, LiteralString] = {
+    "chunks": "timescaledb_information.chunks",
+    "aggregates": "timescaledb_information.continuous_aggregates",
+    "hypertables": "timescaledb_information.hypertables",
+}
+# In place of each in a database that lacks them: it was dropped and created again, or lost the extension.
+_NO_VIEW: LiteralString = """
     (SELECT '' AS chunk_schema, '' AS chunk_name, '' AS hypertable_schema, '' AS hypertable_name, '' AS view_schema,
      '' AS view_name, '' AS materialization_hypertable_schema, '' AS materialization_hypertable_name LIMIT 0)
 """
@@ -328,7 +331,8 @@ def _shown(table: Sequence[str]) -> str:
 
 def _leaves(connection: psycopg.Connection) -> dict[Leaf, _Leaf]:
     has_views = connection.execute(_HAS_VIEWS).fetchone() == (True,)
-    query, hashed = _LEAVES if has_views else _VIEW.sub(_NO_VIEW, _LEAVES), {"hashed": list(_HASHED)}
+    views = {name: sql.SQL(view if has_views else _NO_VIEW) for name, view in _VIEWS.items()}
+    query, hashed = sql.SQL(_LEAVES).format(**views), {"hashed": list(_HASHED)}
     return {
         Leaf(schema, name, chunk): _Leaf(table=(shown_schema, shown), columns=columns or {})
         for shown_schema, shown, schema, name, chunk, columns in connection.execute(query, hashed).fetchall()

@@ -7,21 +7,23 @@ rollback whose command was killed is continued by the next command.
 from __future__ import annotations
 
 import secrets
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from observatory.backups.dump_manifest import CronJob
 from observatory.backups.rollback.errors import DatabaseRollbackError
 from observatory.documents.validation import problems
-from observatory.files.atomic import write_file
+from observatory.files.atomic import abandoned, write_file
 from observatory.settings import FleetName
 
 DIRECTORY = "rollbacks"  # in the stack's home
 INCOMING = "postgres-next-"  # of a directory with restored data, below the stack's `data`
 ACCESS = ".access"  # of the name of a file with roles, passwords and API keys, beside the record
+TIME = "%Y%m%d-%H%M%S"  # begins an id
 ID = r"^\d{8}-\d{6}-[0-9a-f]{4}$"
 
 
@@ -48,7 +50,8 @@ class RollbackRecord(BaseModel):
         phase: what is about to be done.
         target: what the data was restored to, as text; of an undo: the id of the rollback.
         source: where the data came from, as text.
-        from_dump: whether that is a dump, which has no jobs of pg_cron.
+        from_dump: whether that is a dump, which is restored without pg_cron.
+        cron_jobs: of pg_cron, which that dump has in its manifest.
         actor: who rolls back.
         reason: for the record.
         at: when it began, in UTC.
@@ -58,7 +61,10 @@ class RollbackRecord(BaseModel):
         schema_after: version of the schema that comes in.
         schema_target: of the rollout document from now on.
         former_target: of the rollout document before.
-        stopped: fleets whose version does not fit the schema that comes in; an undo starts them again.
+        applied: numbers of the migrations that the live database had; none where it was dropped, and of an undo.
+        contracted: those of them that the database that comes in lacks, and that remove something.
+        stopped: fleets without traffic whose version does not fit the schema that comes in.
+        started: fleets that the rollback had stopped, and that its undo starts again.
         lost_transactions: that only the live data had; None where that is not known, as of an undo.
         lost_rows: likewise, and of a database that was dropped or emptied; without those of what is unreadable.
         unreadable: tables of the live data that could not be read, and so were not compared.
@@ -67,7 +73,7 @@ class RollbackRecord(BaseModel):
         discarded: whether the data that was set aside was removed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     id: Annotated[str, Field(pattern=ID)]
     kind: Literal["rollback", "undo"]
@@ -75,6 +81,7 @@ class RollbackRecord(BaseModel):
     target: str
     source: str
     from_dump: bool = False
+    cron_jobs: tuple[CronJob, ...] = ()
     actor: str
     reason: str
     at: datetime
@@ -83,18 +90,16 @@ class RollbackRecord(BaseModel):
     schema_after: int
     schema_target: int | None = None
     former_target: int | None = None
+    applied: tuple[int, ...] = ()
+    contracted: tuple[int, ...] = ()
     stopped: tuple[FleetName, ...] = ()
+    started: tuple[FleetName, ...] = ()
     lost_transactions: int | None = None
     lost_rows: int | None = None
     unreadable: tuple[str, ...] = ()
     was_dropped: bool = False
     undone: bool = False
     discarded: bool = False
-
-    @classmethod
-    def new_id(cls) -> str:
-        """Return an id that no other rollback has."""
-        return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
     @property
     def finished(self) -> bool:
@@ -139,6 +144,12 @@ class RollbackRecords:
         """
         return [self._read(file) for file in sorted(self.directory.glob("*.json"))]
 
+    def new_id(self) -> str:
+        """Return an id that comes after all others, also after those of a clock that was ahead: it gives the order."""
+        now = datetime.now(UTC)
+        following = (datetime.strptime(f"{each.id[:15]}Z", f"{TIME}%z") + timedelta(seconds=1) for each in self.all())
+        return f"{max((now, *following)):{TIME}}-{secrets.token_hex(2)}"
+
     def unfinished(self) -> RollbackRecord | None:
         """Return the rollback whose command has not finished it."""
         return next((each for each in self.all() if not each.finished), None)
@@ -152,7 +163,7 @@ class RollbackRecords:
         """Return what a command has left that was killed after it had prepared data, and before it recorded that."""
         known = {name for each in self.all() for name in (each.incoming, f"{each.id}{ACCESS}")}
         found = (*self.directory.parent.glob(f"data/{INCOMING}*"), *self.directory.glob(f"*{ACCESS}"))
-        return [file for file in found if file.name not in known]
+        return [*(file for file in found if file.name not in known), *abandoned(self.directory)]
 
     def write(self, record: RollbackRecord) -> RollbackRecord:
         """Write a record to disk, and return it."""

@@ -60,6 +60,21 @@ class Swap:
         for file in self.records.left_over():
             remove(file)
 
+    def check_set_aside(self, record: RollbackRecord) -> None:
+        """Check that an undo can bring back what a rollback has set aside: files may have been removed by hand.
+
+        Raises:
+            RollbackRefusedError: it cannot.
+        """
+        try:
+            self.directory(record.outgoing).check_usable()
+        except DatabaseRollbackError as error:
+            raise RollbackRefusedError(
+                f"the data that the rollback {record.id} has set aside cannot be used: {error.args[0]}; nothing was "
+                "changed",
+                remedy="Put back what is missing, or roll back to a time: --to-time.",
+            ) from error
+
     def take_in(self, restored: Path, record: RollbackRecord) -> None:
         """Move a restored data directory of the same file system to where the exchange finds it."""
         _rename(restored, self._data(record.incoming))

@@ -91,6 +91,18 @@ class DataDirectory:
             segment=found["Latest checkpoint's REDO WAL file"],
         )
 
+    def check_usable(self) -> None:
+        """Check that PostgreSQL can start from what its last server has left, as far as a look at two files shows.
+
+        Raises:
+            DatabaseRollbackError: the directory, its control file or the WAL of its last checkpoint is missing.
+        """
+        place = self.sandbox.host_path(self.inside)
+        if place.is_symlink() or not place.is_dir():
+            raise DatabaseRollbackError(f"{place} is no directory any more")
+        if not (file := place / "pg_wal" / self.control().segment).is_file():
+            raise DatabaseRollbackError(f"{file} is missing, without which PostgreSQL cannot start")
+
     def take_history(self, timeline: int, live: DataDirectory) -> None:
         """Have the history of a timeline, of which the one that a promotion begins must name all ancestors.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 from psycopg import errors as pg
 from psycopg.conninfo import make_conninfo
 
+from observatory.backups import cover
 from observatory.backups.cover import NotEnoughSpaceError
 from observatory.backups.flashback import clones
 from observatory.backups.flashback.clones import (
@@ -32,7 +33,8 @@ from observatory.backups.flashback.difference import Request
 from observatory.backups.flashback.errors import CloneRefusedError, UnknownCloneError
 from observatory.backups.flashback.flashback import compare_table
 from observatory.backups.repository_contents import UncoveredTargetError
-from observatory.backups.scratch import PARENT, ScratchDirectory, scratch_directories
+from observatory.backups.restored import RestoreError
+from observatory.backups.scratch import PARENT, ScratchDirectory, remove_abandoned, scratch_directories
 from observatory.backups.target import RecoveryTarget
 from observatory.backups.tool import BackupType
 from observatory.runtime import Sandbox
@@ -166,7 +168,7 @@ def test_clones_are_few(live: Live, clone: Clone, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_clone_leaves_disk_for_the_live_database(live: Live, clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clones, "RESERVE_BYTES", 2**60)
+    monkeypatch.setattr(cover, "RESERVE_BYTES", 2**60)
     with pytest.raises(NotEnoughSpaceError, match="stay free"):
         live.open(RecoveryTarget.latest())
     assert [each.name for each in scratch_directories(live.sandbox)] == [clone.name]
@@ -208,16 +210,76 @@ def test_a_killed_command_leaves_nothing_that_the_next_one_does_not_remove(live:
         assert_gone(live, name)
 
 
-def test_a_deep_directory_has_a_short_path(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def _closed(live: Live, name: str) -> list[str]:
+    return close_clones(live.sandbox, [name])
+
+
+def _ended(live: Live, name: str) -> list[str]:
+    """Do what every next restore and `backup verify` do, when the clone's server has ended."""
+    ScratchDirectory(live.sandbox, name).end_processes()
+    return remove_abandoned(live.sandbox)
+
+
+@pytest.mark.parametrize("remove", [_closed, _ended])
+def test_a_deep_directory_has_a_short_path_which_is_removed_with_it(
+    live: Live, monkeypatch: pytest.MonkeyPatch, remove: Callable[[Live, str], list[str]]
+) -> None:
     monkeypatch.setattr(clones, "MAX_SOCKET_PATH", 60)
     clone = live.open()
     alias = Path(clone.host)
     assert alias.is_symlink()
     with psycopg.connect(clone.conninfo) as session:
         assert session.execute("SELECT count(*) FROM t").fetchone() == (20,)
-    assert close_clones(live.sandbox, [clone.name]) == [clone.name]
+    assert remove(live, clone.name) == [clone.name]
     assert_gone(live, clone.name)
     assert not alias.is_symlink()
+
+
+@pytest.mark.usefixtures("repository_kept")
+def test_a_damaged_repository_gives_way_to_the_other_one_unless_it_is_named(live: Live) -> None:
+    for number in (2, 1):  # the newest backup, with the least to replay, is in the first repository
+        damaged = live.server.tool.backup(BackupType.FULL, repository=number)
+        live.server.sql(f"INSERT INTO t VALUES ({210 + number}, 'after a backup')")
+        live.server.archive_segments(1)
+    live.server.sql("SELECT pg_sleep(1.1)")
+    target = RecoveryTarget.at_time(datetime.now(UTC))
+    live.server.sql("INSERT INTO t VALUES (200, 'later')")
+    live.server.archive_segments(1)
+    for bundle in (live.server.repository / "backup/observatory" / damaged.label / "bundle").iterdir():
+        bundle.write_bytes(bytes(each ^ 1 for each in bundle.read_bytes()))
+    lines: list[str] = []
+    with pytest.raises(RestoreError, match=f"{damaged.label} was not restored") as caught:
+        open_clone(live.sandbox, target, database="postgres", user="owner", repository=1, on_other=lines.append)
+    assert "`--repository N` restores from another one" in caught.value.remedy
+    assert lines == []
+    clone = open_clone(live.sandbox, target, database="postgres", user="owner", on_other=lines.append)
+    assert clone.repository == 2
+    [line] = lines
+    assert line.startswith(f"{damaged.label} in repository 1 cannot be restored (")
+    assert "ERROR" in line
+    assert "\n" not in line
+    with psycopg.connect(clone.conninfo) as session:
+        assert session.execute("SELECT count(*) FROM t WHERE id = 200").fetchone() == (0,)
+    close_clones(live.sandbox, [clone.name])
+
+
+@pytest.mark.usefixtures("repository_kept")
+def test_a_damaged_segment_on_the_way_gives_way_to_the_other_repository(live: Live) -> None:
+    """The replay finds it: the search for the target reads the last segments only."""
+    for number in (2, 1):
+        live.server.tool.backup(BackupType.FULL, repository=number)
+    live.server.archive_segments(8)
+    damaged = live.server.segments()[-8]  # in the first half, which the search does not read
+    damaged.write_bytes(bytes(each ^ 1 for each in damaged.read_bytes()))
+    target = RecoveryTarget.at_time(datetime.now(UTC))
+    live.server.sql("INSERT INTO t VALUES (300, 'later')")
+    live.server.archive_segments(1)
+    lines: list[str] = []
+    clone = open_clone(live.sandbox, target, database="postgres", user="owner", on_other=lines.append)
+    assert clone.repository == 2
+    [line] = lines
+    assert "the database system is" not in line
+    close_clones(live.sandbox, [clone.name])
 
 
 def _is_refused(conninfo: str) -> bool:

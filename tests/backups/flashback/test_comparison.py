@@ -155,6 +155,19 @@ def test_a_row_that_no_longer_fulfils_the_condition_is_changed_and_not_missing(s
         assert (found.missing, found.changed, found.added) == (0, 3, 0)
 
 
+def test_a_row_without_a_key_that_no_longer_fulfils_the_condition_is_not_restored_beside_its_change(
+    states: States,
+) -> None:
+    states.both(logs())
+    states.now(
+        "UPDATE llm_logs SET message = 'masked' WHERE message = 'line 1'; DELETE FROM llm_logs WHERE message = 'line 2'"
+    )
+    found = states.compare("llm_logs", "message LIKE 'line%'", restore=True)
+    assert (found.missing, found.changed, found.added) == (2, 2, 0)
+    assert len(states.rows("llm_logs")) == 20
+    assert states.compare("llm_logs", "message LIKE 'line%'", restore=True).missing == 0
+
+
 @pytest.mark.parametrize(
     "where",
     ["random() < 0.5", "pg_catalog.set_config('transaction_read_only', 'off', false) = ''", "pg_sleep(1) IS NULL"],
@@ -190,6 +203,19 @@ def test_a_condition_on_a_new_column_does_not_fit_the_earlier_table(states: Stat
 def test_a_table_that_cannot_be_compared_is_refused_before_a_restore(states: States, table: str, message: str) -> None:
     with pytest.raises(TableRefusedError, match=message):
         check_request(states.live, Request(table=table, restore=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("Orders", 'own."Orders"'), ("own.orders", 'own."Orders"'), ("t", "own.t")]
+)
+def test_a_name_in_other_letters_or_without_its_schema_is_answered_with_the_right_one(
+    states: States, name: str, meant: str
+) -> None:
+    states.both('CREATE SCHEMA own; CREATE TABLE own."Orders" (id int PRIMARY KEY); CREATE TABLE own.t (id int)')
+    with pytest.raises(TableRefusedError, match=f"has no table {name}, but {meant}") as refused:
+        check_request(states.live, Request(table=name))
+    assert f"--table '{meant}'" in refused.value.remedy
+    check_request(states.live, Request(table=meant))
 
 
 def test_a_later_row_with_the_same_unique_value_is_kept_and_reported(states: States) -> None:
