@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from observatory.database.error_translation import error_summary
-from observatory.database.errors import UnreachableError
+from observatory.database.errors import NoSuchDatabaseError, PasswordRefusedError, UnreachableError
 from observatory.files.sockets import short_path
 from observatory.interruption.parallel import ended_by
 
@@ -47,6 +48,14 @@ SESSION_SETTINGS: Mapping[str, str] = {
     # Their limits are for everyday queries; and a session that only holds a lock is idle.
     "statement_timeout": "0",
     "idle_session_timeout": "0",
+}
+
+# PostgreSQL's own messages. The text is all there is: libpq has no SQLSTATE of a connection that was refused.
+_REFUSALS: Mapping[type[UnreachableError], re.Pattern[str]] = {
+    PasswordRefusedError: re.compile("password authentication failed"),
+    NoSuchDatabaseError: re.compile(
+        r"""FATAL:  (database ".*" does not exist|cannot connect to invalid database ".*")$""", re.MULTILINE
+    ),
 }
 
 
@@ -152,9 +161,9 @@ def _open(parameters: Parameters, place: str) -> psycopg.Connection:
     try:
         return psycopg.connect(make_conninfo(**parameters), autocommit=True)
     except psycopg.OperationalError as error:
-        raise UnreachableError(
-            f"Cannot connect to {place}: {error_summary(error)}. {_login_remedy(str(error))}"
-        ) from error
+        message = str(error)
+        kind = next((each for each, pattern in _REFUSALS.items() if pattern.search(message)), UnreachableError)
+        raise kind(f"Cannot connect to {place}: {error_summary(error)}. {_login_remedy(message)}") from error
 
 
 def _login_remedy(message: str) -> str:

@@ -79,6 +79,18 @@ class LockTimeoutError(DatabaseError):
     """Other sessions held the locks that a migration needs; the message names them."""
 
 
+class RowsLockedError(DatabaseError):
+    """Other sessions held the locks that a verification needs.
+
+    Attributes:
+        applications: what each of these sessions calls itself; empty where none is known.
+    """
+
+    def __init__(self, message: str, applications: Iterable[str]) -> None:
+        super().__init__(message)
+        self.applications = frozenset(applications)
+
+
 class BackupFailedError(DatabaseError):
     """The backup before a migration failed, or its verification did; nothing was migrated."""
 
@@ -91,6 +103,14 @@ class DrillRequiredError(DatabaseError):
 
 class UnreachableError(DatabaseError):
     """The server is unreachable, it rejected the login, or the connection broke."""
+
+
+class PasswordRefusedError(UnreachableError):
+    """The server responds, and refuses the password."""
+
+
+class NoSuchDatabaseError(UnreachableError):
+    """The server responds, and has no database of the name, or one whose removal was interrupted."""
 
 
 class UnsuitableServerError(DatabaseError):
@@ -118,20 +138,26 @@ class DatabaseDroppedError(DatabaseError):
 
     exit_code = REFUSED
 
-    def __init__(self, name: str, found: str, *, others: Iterable[str] = (), empty: bool = False) -> None:
+    def __init__(self, name: str, *, others: Iterable[str] = (), empty: bool = False) -> None:
         """Make the error.
 
         Args:
             name: of the database.
-            found: what is wrong with it, as the rest of a sentence.
             others: databases of the server with a ledger of migrations, each of which may be the renamed one.
             empty: whether a database of the name exists.
         """
         super().__init__(
-            f"the database {name!r} {found}",
+            dropped(name, empty=empty),
             remedy="`observatory rollback --method database --to-time TIME` brings it back as it was at a time before; "
             f"on AWS, pgBackRest on its machine does (docs/backups.md).{renaming(name, others, empty=empty)}",
         )
+
+
+def dropped(name: str, *, empty: bool) -> str:
+    """Return what is wrong with a stack's database that is gone, or of which there is an empty one."""
+    if empty:
+        return f"the database {name!r} has no ledger of migrations any more: it was dropped, or emptied"
+    return f"the database {name!r} does not exist on the running server: it was dropped or renamed"
 
 
 def renaming(name: str, others: Iterable[str], *, empty: bool) -> str:

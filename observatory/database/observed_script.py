@@ -27,6 +27,7 @@ _STORED = """
     SELECT oid, oid::regclass::text, pg_relation_filenode(oid) FROM pg_class
     WHERE relkind IN ('r', 'p', 'v', 'm', 'f')
       AND relnamespace::regnamespace::text !~ '^(pg_|_timescaledb_|information_schema)'
+    ORDER BY 2
 """
 _MODE_NAMES = {mode.title().replace(" ", "") + "Lock": mode for mode in MODES}
 

@@ -45,7 +45,7 @@ _SIZES = """
     SELECT parent::regclass::text, sum(greatest(reltuples, 0))::bigint, sum(relpages)::bigint
     FROM (SELECT coalesce(inhparent, oid) AS parent, reltuples, relpages
           FROM pg_class LEFT JOIN pg_inherits ON inhrelid = oid WHERE relkind IN ('r', 'm', 'p')) AS stored
-    GROUP BY parent
+    GROUP BY parent ORDER BY 1
 """
 
 _BY_TRANSACTION = "a failed statement rolls back its file"

@@ -25,7 +25,7 @@ from observatory.database.errors import DatabaseError, StatementFailedError
 from observatory.database.expected_objects import expected_objects
 from observatory.database.migration_grants import read_grants
 from observatory.database.migrations.files import Edition, read_migrations, read_repeatables
-from observatory.database.migrations.numbering import version_in
+from observatory.database.migrations.numbering import version_in, version_towards
 from observatory.database.migrations.repeatable import made_objects, pending_repeatables, removed_files
 from observatory.database.pg_cron_jobs import PREFIX
 from observatory.database.rehearsal_origin import read_origin
@@ -214,9 +214,10 @@ def _version_check(state: SchemaStatus, target: int | None, *, newest: int) -> C
             "version with `observatory deploy database --baseline N` (and the --database-url that you gave)"
         )
         return Check(name="version", verdict="failed", detail=detail)
-    if state.version != expected:
-        remedy = "Deploy the pending migrations" if state.version < expected else "Raise the target"
-        return Check(name="version", verdict="failed", detail=f"is {state.version}, expected {expected}. {remedy}")
+    version = state.version if target is None else version_towards([each.name for each in state.applied], target)
+    if version != expected:
+        remedy = "Deploy the pending migrations" if version < expected else "Raise the target"
+        return Check(name="version", verdict="failed", detail=f"is {version}, expected {expected}. {remedy}")
     return Check(name="version", verdict="passed", detail=f"{state.version}, by the {_edition(state)} edition's files")
 
 

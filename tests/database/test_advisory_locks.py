@@ -52,7 +52,7 @@ def test_the_lock_is_released_when_the_holders_connection_ends(conninfo: str) ->
             with pytest.raises(psycopg.errors.AdminShutdown):
                 one.execute("SELECT 1")
 
-        with session_lock(two, MIGRATION_LOCK, wait_s=10):
+        with session_lock(two, MIGRATION_LOCK, wait_s=60):
             pass
 
 

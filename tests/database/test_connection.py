@@ -9,11 +9,13 @@ from psycopg.conninfo import make_conninfo
 
 from observatory.database import UnreachableError, connect
 from observatory.database.connection import MAX_SOCKET_PATH, SESSION_SETTINGS, describe, has_password
+from observatory.database.errors import NoSuchDatabaseError, PasswordRefusedError
 from tests.support.postgres import PostgresServer
 
 
-def open_descriptors() -> set[str]:
-    return {descriptor.name for descriptor in Path("/proc/self/fd").iterdir()}
+def descriptors_of(directory: Path) -> list[str]:
+    """Return the descriptors of a directory that are open; others of this process come and go with the garbage."""
+    return [each.name for each in Path("/proc/self/fd").iterdir() if each.resolve() == directory.resolve()]
 
 
 def setting(connection: psycopg.Connection, name: str) -> str:
@@ -38,12 +40,11 @@ def test_a_socket_directory_may_exceed_the_limit_of_a_socket_path(postgres: Post
     conninfo = make_conninfo(host=str(deep), port=postgres.port, user="postgres", dbname="postgres")
     with pytest.raises(psycopg.OperationalError, match="too long"):
         psycopg.connect(conninfo)
-    before = open_descriptors()
 
     with connect(conninfo, purpose="test") as connection:
         assert setting(connection, "port") == str(postgres.port)
-
-    assert open_descriptors() == before
+        assert len(descriptors_of(postgres.socket_directory)) == 1
+    assert descriptors_of(postgres.socket_directory) == []
 
 
 def test_a_deep_socket_directory_that_is_missing_is_named(tmp_path: Path) -> None:
@@ -76,12 +77,27 @@ def test_a_wrong_password_is_a_readable_error_without_the_password(postgres: Pos
     conninfo = postgres.tcp_conninfo(user="postgres", password="hunter2", dbname="postgres")
 
     with (
-        pytest.raises(UnreachableError, match=r"authentication failed.*Check the user and the password") as caught,
+        pytest.raises(PasswordRefusedError, match=r"authentication failed.*Check the user and the password") as caught,
         connect(conninfo, purpose="test"),
     ):
         pass
 
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_database_that_is_gone_is_told_from_a_server_that_does_not_respond(postgres: PostgresServer) -> None:
+    with pytest.raises(NoSuchDatabaseError, match="gone"), connect(postgres.conninfo(dbname="gone"), purpose="test"):
+        pass
+    with pytest.raises(UnreachableError) as caught, connect(postgres.conninfo(user="gone"), purpose="test"):
+        pass
+    assert type(caught.value) is UnreachableError  # a role of that name does not exist
+
+
+def test_a_database_whose_removal_was_interrupted_is_gone(postgres: PostgresServer) -> None:
+    with postgres.fresh_database() as name, postgres.superuser() as session:
+        session.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = %s", [name])
+        with pytest.raises(NoSuchDatabaseError), connect(postgres.conninfo(dbname=name), purpose="test"):
+            pass
 
 
 def test_a_connection_string_is_described_without_its_password() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from observatory.backups.dump_manifest import CronJob
+from observatory.backups.dump_restore import restore_cron_jobs
 from observatory.database import (
     StatementFailedError,
     UnsuitableServerError,
@@ -18,9 +20,9 @@ from observatory.database import (
 from observatory.database.pg_cron_jobs import PREFIX
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 from tests.support.postgres import SETTINGS, PostgresServer, postgres_server
+from tests.support.waiting import PATIENCE_S
 
 DATABASE, OWNER = "observatory", "migrator"
-PATIENCE_S = 60
 JOBS = 14  # 5 refreshes, 8 retentions, the purge of their runs
 
 
@@ -107,7 +109,8 @@ def test_the_jobs_run_as_the_owner(server: PostgresServer, connection: psycopg.C
         schedule_jobs(as_owner(server))
         ended = (
             "SELECT DISTINCT ON (jobid) status, return_message FROM cron.job_run_details"
-            " WHERE end_time IS NOT NULL ORDER BY jobid, status = 'succeeded'"
+            " WHERE end_time IS NOT NULL AND jobid IN (SELECT jobid FROM cron.job)"  # those of earlier tests ran, too
+            " ORDER BY jobid, status = 'succeeded'"
         )
         deadline = time.monotonic() + PATIENCE_S
         while len(done := connection.execute(ended.encode()).fetchall()) < JOBS and time.monotonic() < deadline:
@@ -139,3 +142,26 @@ def test_a_schema_without_jobs_needs_no_pg_cron(
     run_deploy(migrations=SHIPPED, target=3)
 
     assert schedule_jobs(conninfo) == ()
+
+
+def test_own_jobs_of_a_dump_are_scheduled_again_and_those_of_the_schema_stay(
+    server: PostgresServer, connection: psycopg.Connection
+) -> None:
+    schedule_jobs(as_owner(server))
+    before = scheduled(connection)
+    own = CronJob(name="own", schedule="0 3 * * *", command="SELECT 1", username=OWNER, active=False)
+    nameless = own.model_copy(update={"name": None, "active": True})
+    foreign = own.model_copy(update={"name": f"{PREFIX}foreign"})  # of a stack whose schema has it
+    for _ in range(2):  # it may be repeated after a kill
+        restore_cron_jobs(server.conninfo(dbname=DATABASE), [own, foreign, nameless])
+        schedule_jobs(as_owner(server))
+    found = scheduled(connection)
+    assert [row for row in found if row[0] in {each[0] for each in before}] == before
+    assert [row[:3] for row in found if row not in before] == [
+        ("own", "0 3 * * *", "SELECT 1"),
+        (None, "0 3 * * *", "SELECT 1"),
+    ]
+    active = "SELECT jobname, username, active FROM cron.job WHERE command = 'SELECT 1' ORDER BY jobname"
+    assert connection.execute(active).fetchall() == [("own", OWNER, False), (None, OWNER, True)]
+    restore_cron_jobs(server.conninfo(dbname=DATABASE), [])
+    assert scheduled(connection) == before

@@ -20,10 +20,17 @@ from observatory.database import (
     write_script,
 )
 from observatory.database.advisory_locks import MIGRATION_LOCK, session_lock
+from observatory.database.migrations.files import read_migrations
+from observatory.database.migrations.statement_locks import StatementEffects
+from observatory.database.migrations.statements import parse
+from observatory.database.observed_script import ObservedScript
 from observatory.platforms.rehearsal import rehearsal_server
 from tests.database.conftest import SHIPPED, Deploy, WriteMigrations
 from tests.database.test_migration_backup import Backups
 from tests.support.postgres import PostgresServer
+from tests.support.waiting import until
+
+OWN = "database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 
 
 @pytest.fixture
@@ -128,6 +135,28 @@ def test_a_plan_without_a_server_reports_that_it_was_not_rehearsed(
     assert alone.would_succeed
 
 
+def test_the_order_of_a_plan_is_that_of_the_names_and_not_of_the_catalogue(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    names, heirs = [f"t{number}" for number in range(9)], [f"heir{number}" for number in range(9)]
+    tables = "".join(f"CREATE TABLE {name} ();\n" for name in reversed(names))
+    tables += "".join(f"CREATE TABLE {name} () INHERITS (z);\n" for name in reversed(heirs))
+    directory = write_migrations(_001_a=f"CREATE TABLE z (x int);\n{tables}")
+    run_deploy(migrations=directory)
+    changed = write_migrations(
+        _002_b="-- lint-ignore changing-column-type: they are empty\nALTER TABLE z ALTER x TYPE bigint;\n"
+        + "".join(f"ALTER TABLE {name} ADD c int;\n" for name in reversed(names))
+    )
+    observed = dict[tuple[str, int], StatementEffects]()
+
+    planned = plan(conninfo, migrations=changed)
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        ObservedScript(connection, conninfo, parse(read_migrations(changed)[-1]), observed).run()
+
+    assert list(planned.sizes) == [*names, "z"]
+    assert observed["002_b", 0].rewrites == (*heirs, "z")
+
+
 def test_planning_writes_nothing_and_waits_for_no_lock(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
@@ -140,13 +169,18 @@ def test_planning_writes_nothing_and_waits_for_no_lock(
         planned = plan(conninfo, migrations=directory, backup=Backups())
 
         assert written(watcher) == before
-        locks = watcher.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
+        locks = watcher.execute(f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND {OWN}").fetchone()
         assert locks == (1,)
     assert [each.name for each in planned.pending] == ["002_b"]
 
 
 def written(watcher: psycopg.Connection) -> list[tuple[object, ...]]:
-    """Rows that this database's sessions have written, and which transaction last changed the ledger."""
+    """Rows that this database's sessions have written, and which transaction last changed the ledger.
+
+    A session that a client has closed is counted when its process ends, which may be later.
+    """
+    others = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    until(lambda: watcher.execute(others).fetchone() is None, "the other sessions to end")
     watcher.execute("SELECT pg_stat_force_next_flush()")
     counters = "SELECT tup_inserted, tup_updated, tup_deleted FROM pg_stat_database WHERE datname = current_database()"
     ledger = "SELECT count(*), max(xmin::text::bigint) FROM observatory.schema_migrations"

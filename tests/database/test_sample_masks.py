@@ -135,16 +135,19 @@ def plant(conninfo: str, count: int = PLANTED) -> list[dict[str, Any]]:
 
 
 def dump(conninfo: str) -> str:
-    """Every row of every table of the target that is not PostgreSQL's, as text: chunks and bookkeeping included."""
+    """Every row of every table of the target that is not PostgreSQL's, as text: chunks and bookkeeping included.
+
+    Tables and rows are sorted, because a changed row takes another place in its table and in the catalogue.
+    """
     tables = """
         SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-        WHERE relkind IN ('r', 'p', 'm') AND nspname NOT IN ('pg_catalog', 'information_schema')
+        WHERE relkind IN ('r', 'p', 'm') AND nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1
     """
     found = []
     with psycopg.connect(conninfo) as connection:
         for (name,) in connection.execute(tables).fetchall():
             with connection.cursor().copy(f"COPY (SELECT * FROM {name}) TO STDOUT".encode()) as rows:
-                found += [f"{name} ", *(bytes(row).decode() for row in rows)]
+                found += [f"{name} ", *sorted(bytes(row).decode() for row in rows)]
     return "".join(found)
 
 

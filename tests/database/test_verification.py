@@ -480,6 +480,15 @@ def test_a_database_that_other_tools_made_is_no_drift(conninfo: str) -> None:
     assert "--baseline N" in found.problems[0].detail
 
 
+def test_what_flashback_has_still_to_refresh_is_no_drift(migrated: Migrated) -> None:
+    with psycopg.connect(migrated.owner, autocommit=True) as connection:
+        connection.execute("CREATE TABLE observatory.flashback_refreshes (view_name text NOT NULL)")
+        try:
+            assert migrated.verify().drift == ()
+        finally:
+            connection.execute("DROP TABLE observatory.flashback_refreshes")
+
+
 def test_a_check_that_cannot_run_is_unknown_and_does_not_pass(migrated: Migrated) -> None:
     without_login = verify(migrated.owner, migrations=SHIPPED)
     empty = catalogue.Catalogue(edition=migrated.edition, steps=())

@@ -36,9 +36,10 @@ _OF_USERS = """
     n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'audit')
     AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_namespace'::regclass AND objid = n.oid AND deptype = 'e')
 """
-# A relation `c` in it. The program itself makes the ledger and the state of samples.
+# A relation `c` in it. The program itself makes the ledger, and the state of samples and of flashbacks.
+_OWN = "^(schema_migrations|repeatable_migrations|sample_|flashback_refreshes)"
 _OF_MIGRATIONS = f"""
-    {_OF_USERS} AND (n.nspname <> 'observatory' OR c.relname !~ '^(schema_migrations|repeatable_migrations|sample_)')
+    {_OF_USERS} AND (n.nspname <> 'observatory' OR c.relname !~ '{_OWN}')
     AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')
 """
 # The program's own tables too: a trigger or a policy on the ledger changes what a deployment does.

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import psycopg
 
@@ -31,11 +31,21 @@ _BLOCKING = """
            coalesce(a.backend_type = 'autovacuum worker', a.usesysid IS NULL)
     FROM unnest(pg_blocking_pids(%s)) AS blocking(pid) JOIN pg_stat_activity a USING (pid) ORDER BY 6 DESC
 """
+# Where nobody watched: whose transaction is as old as the wait, holds more than a reader's lock, and waits for none.
+_HOLDING = """
+    SELECT DISTINCT a.pid, a.usename, a.application_name, a.state, a.query, clock_timestamp() - a.xact_start,
+           coalesce(a.backend_type = 'autovacuum worker', a.usesysid IS NULL)
+    FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.granted AND l.locktype = 'relation' AND l.mode <> 'AccessShareLock' AND a.datname = current_database()
+      AND a.pid <> pg_backend_pid() AND a.wait_event_type IS DISTINCT FROM 'Lock'
+      AND a.xact_start <= clock_timestamp() - current_setting('lock_timeout')::interval
+    ORDER BY 6 DESC LIMIT 5
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlockingSession:
-    """A session that held a lock for which a migration waited.
+    """A session that held a lock for which a migration or a verification waited.
 
     Attributes:
         pid: its process id.
@@ -130,8 +140,16 @@ class _Running(NamedTuple):
     since: float
 
 
+def lock_holders(connection: psycopg.Connection) -> tuple[BlockingSession, ...]:
+    """Return the sessions that a statement of this session may have waited for when its lock timeout ended it."""
+    return _sessions(connection.execute(_HOLDING).fetchall())
+
+
 def _blocking_sessions(connection: psycopg.Connection, backend_pid: int) -> tuple[BlockingSession, ...]:
-    rows = connection.execute(_BLOCKING, [backend_pid]).fetchall()
+    return _sessions(connection.execute(_BLOCKING, [backend_pid]).fetchall())
+
+
+def _sessions(rows: Iterable[tuple[Any, ...]]) -> tuple[BlockingSession, ...]:
     return tuple(
         BlockingSession(
             pid=pid,

@@ -7,7 +7,7 @@ release and is refused here. The caller passes the releases as plain data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from observatory.database.connection import connect
@@ -17,6 +17,7 @@ from observatory.database.errors import ContractRefusedError
 if TYPE_CHECKING:
     from observatory.database.migrations.statements import Script
 
+_SOURCES = "SELECT version, source FROM observatory.schema_migrations WHERE version = ANY(%s) ORDER BY version"
 _LATER = "SELECT version, source FROM observatory.schema_migrations WHERE version > %s ORDER BY version"
 
 
@@ -73,8 +74,23 @@ def contracted_beyond(conninfo: str, version: int) -> int | None:
         StatementFailedError: there is no ledger.
         UnreachableError: the connection failed or broke.
     """
+    return next(iter(_contracting(conninfo, _LATER, version)), None)
+
+
+def contracting(conninfo: str, versions: Iterable[int]) -> tuple[int, ...]:
+    """Return which of these applied migrations contract, in order.
+
+    Raises:
+        StatementFailedError: there is no ledger.
+        UnreachableError: the connection failed or broke.
+    """
+    numbers = list(versions)
+    return tuple(_contracting(conninfo, _SOURCES, numbers)) if numbers else ()
+
+
+def _contracting(conninfo: str, query: str, value: int | list[int]) -> Iterator[int]:
     from observatory.database.migrations.statements import phase_of  # noqa: PLC0415 - loads the SQL parser
 
     with connect(conninfo, purpose="contracting migrations") as connection, translate_errors("the ledger"):
-        later = connection.execute(_LATER, [version]).fetchall()
-    return next((number for number, source in later if phase_of(source) == "contract"), None)
+        found = connection.execute(query.encode(), [value]).fetchall()
+    return (number for number, source in found if phase_of(source) == "contract")

@@ -22,6 +22,7 @@ from observatory.database.migrations.numbering import (
     own_below_first,
     title_in,
     version_in,
+    version_towards,
 )
 
 REPAIR = "observatory deploy database --repair"
@@ -117,7 +118,7 @@ def compare(
     _refuse_edits(connection, entries, files)
     version = current_version(entries)
     _refuse_out_of_order(entries, migrations)
-    _refuse_target(target, version, migrations)
+    _refuse_target(target, entries, migrations)
     last = migrations[-1].version if target is None and migrations else target or 0
     complete = {entry.version for entry in entries if entry.complete}
     interrupted = tuple(entry for entry in entries if not entry.complete)
@@ -217,9 +218,10 @@ def _refuse_out_of_order(entries: Sequence[ledger.Entry], migrations: Sequence[M
             )
 
 
-def _refuse_target(target: int | None, version: int, migrations: Sequence[Migration]) -> None:
+def _refuse_target(target: int | None, entries: Sequence[ledger.Entry], migrations: Sequence[Migration]) -> None:
     if target is None:
         return
+    version = version_towards([entry.name for entry in entries if entry.complete], target)
     if target < version:
         raise MigrationHistoryError(
             f"The database is at version {version}, above the target {target}, and migrations do not run "

@@ -63,6 +63,15 @@ def reached(applied: Iterable[int], needed: int) -> int:
     return max((each for each in applied if (each < FIRST_OWN) == (needed < FIRST_OWN)), default=0)
 
 
+def version_towards(applied: Collection[str], target: int) -> int:
+    """Return the highest number of applied migrations that a target limits; 0 for none.
+
+    In the product's database, a target among the product's numbers leaves own migrations as they are.
+    """
+    numbers = [version_in(name) for name in applied]
+    return reached(numbers, target) if is_product_directory(applied) else max(numbers, default=0)
+
+
 def version_in(name: str) -> int:
     """Return the number in a migration's name."""
     return int(name.partition("_")[0])

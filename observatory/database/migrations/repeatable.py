@@ -65,7 +65,8 @@ _DEFINED = """
 _RECORD = f"""
     INSERT INTO observatory.repeatable_migrations
         (name, variant, sha256, source, edition, objects, duration_ms, applied_by, deployment_id, backup_label)
-    SELECT %(name)s, %(variant)s, %(sha256)s, %(source)s, %(edition)s, coalesce(jsonb_agg(to_jsonb(made)), '[]'),
+    SELECT %(name)s, %(variant)s, %(sha256)s, %(source)s, %(edition)s,
+           coalesce(jsonb_agg(to_jsonb(made) ORDER BY made.kind, made.name), '[]'),
            %(duration_ms)s, %(actor)s, %(deployment_id)s, %(backup_label)s
     FROM ({_DEFINED}) AS made
     {LOCK_IS_HELD}
@@ -73,6 +74,7 @@ _RECORD = f"""
 _OBJECTS = """
     SELECT name, objects FROM observatory.repeatable_migrations AS newest
     WHERE applied_at = (SELECT max(applied_at) FROM observatory.repeatable_migrations WHERE name = newest.name)
+    ORDER BY name
 """
 _SOURCES = """
     SELECT source FROM (SELECT DISTINCT ON (name) name, source FROM observatory.repeatable_migrations
@@ -269,7 +271,7 @@ def check_repeatables(scripts: Iterable[Script]) -> None:
                 f"{migration.place()}: a repeatable migration is one transaction. Remove '-- transaction: false'"
             )
         _check_statements(script)
-        for creation in set(_creations(script)):
+        for creation in _creations(script):
             other = makers.setdefault(creation, migration.file)
             if other != migration.file:
                 raise MigrationFileError(

@@ -60,7 +60,7 @@ _LISTS = frozenset({"local_preload_libraries", "search_path", "session_preload_l
 
 
 class _Kept(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class KeptRole(_Kept):

@@ -7,13 +7,22 @@ import psycopg
 import pytest
 
 from observatory.database import LockTimeoutError, status
+from observatory.database.migration_session import MIGRATION_SETTINGS
 from observatory.database.migrations.events import Event
 from tests.database.conftest import Deploy, WriteMigrations
 
 
 @pytest.fixture
-def reader(conninfo: str, run_deploy: Deploy, write_migrations: WriteMigrations) -> Iterator[psycopg.Connection]:
-    """A session that reads table `a` of migration 001 in an open transaction; 002 alters that table."""
+def reader(
+    conninfo: str, run_deploy: Deploy, write_migrations: WriteMigrations, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[psycopg.Connection]:
+    """A session that reads table `a` of migration 001 in an open transaction; 002 alters that table.
+
+    The migration waits for the lock for as long as a busy machine needs to look at who holds it.
+    """
+    monkeypatch.setattr(
+        "observatory.database.deployment.MIGRATION_SETTINGS", {**MIGRATION_SETTINGS, "lock_timeout": "5s"}
+    )
     directory = write_migrations(_001_a="CREATE TABLE a ();")
     run_deploy(migrations=directory)
     write_migrations(_002_b="SELECT 1;\nALTER TABLE a ADD b int;")

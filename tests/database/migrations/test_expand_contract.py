@@ -11,6 +11,7 @@ from observatory.database import (
     plan,
     status,
 )
+from observatory.database.migrations.expand_contract import contracted_beyond, contracting
 from observatory.database.migrations.files import read_migrations
 from observatory.database.migrations.statements import parse
 from tests.database.conftest import Deploy, WriteMigrations
@@ -47,6 +48,15 @@ def test_expanding_unselected_and_applied_migrations_are_not_refused(
     assert run_deploy(migrations=directory, target=1, requirements=[KEPT]).version == 1
     assert run_deploy(migrations=directory, target=2, requirements=[LIVE]).version == 2
     assert run_deploy(migrations=directory, requirements=[KEPT]).version == 3
+
+
+def test_the_applied_migrations_that_contract_are_named(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    run_deploy(migrations=write_migrations(_001_a="CREATE TABLE a (old int);", _002_b=CONTRACT, _003_c="SELECT 1;"))
+    assert contracting(conninfo, (1, 2, 3)) == (2,)
+    assert contracting(conninfo, (1, 3)) == ()
+    assert (contracted_beyond(conninfo, 1), contracted_beyond(conninfo, 2)) == (2, None)
 
 
 @pytest.mark.parametrize(

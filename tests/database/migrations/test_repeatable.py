@@ -60,6 +60,33 @@ def test_changed_files_run_again_in_the_order_of_names(
     assert history == [("R__a_names",), ("R__b_size",), ("R__a_names",)]
 
 
+def test_the_record_of_what_a_file_made_has_the_order_of_the_names(
+    run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    views = "".join(f"CREATE OR REPLACE VIEW v{number} AS SELECT 1 AS one;\n" for number in reversed(range(9)))
+    functions = "".join(
+        f"CREATE OR REPLACE FUNCTION f{number}() RETURNS int LANGUAGE sql AS 'SELECT 1';\n"
+        for number in reversed(range(9))
+    )
+    run_deploy(migrations=write_migrations(_001_a=TABLE, R__a=views + functions))
+
+    [(made,)] = query(conninfo, "SELECT objects FROM observatory.repeatable_migrations")
+    assert isinstance(made, list)
+    assert [each["name"] for each in made] == [
+        *[f"public.f{number}()" for number in range(9)],
+        *[f"public.v{number}" for number in range(9)],
+    ]
+
+
+def test_two_files_that_make_the_same_objects_are_refused_with_the_first(
+    conninfo: str, write_migrations: WriteMigrations
+) -> None:
+    views = "".join(f"CREATE OR REPLACE VIEW v{number} AS SELECT 1 AS one;\n" for number in (5, 3, 8, 1, 6, 2, 7, 4, 9))
+    directory = write_migrations(_001_a=TABLE, R__a=views, R__b=views)
+    with pytest.raises(MigrationFileError, match=r'makes the view "public"\."v5", which R__a\.sql makes too'):
+        plan(conninfo, migrations=directory)
+
+
 def test_what_a_numbered_file_drops_is_made_again(
     run_deploy: Deploy, conninfo: str, write_migrations: WriteMigrations
 ) -> None:
