@@ -49,7 +49,7 @@ class Approval(BaseModel):
         signature: of all other fields; None before version 0.2. Such an approval is read but permits nothing.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     version: str
     sha256: str

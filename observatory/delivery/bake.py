@@ -13,6 +13,7 @@ from observatory.delivery.fenced_rollout import FencedRollout
 from observatory.delivery.findings import Finding, Verdict, verdict_of
 from observatory.delivery.gates import Evaluation, Gate
 from observatory.delivery.releases import ReleaseError
+from observatory.documents.rollout import Request
 from observatory.settings import FleetName
 from observatory.settings.gate_limits import GateLimits
 from observatory.waiting import Clock
@@ -65,8 +66,10 @@ class _Progress:
         seconds = min(seconds, self.limits.interval_s)
         if verdict.result == "unknown":
             self.unknown_s += seconds
-        elif not paused:
-            self.passed_s, self.passed, self.unknown_s = self.passed_s + seconds, self.passed + 1, 0.0
+            return
+        self.unknown_s = 0.0
+        if not paused:
+            self.passed_s, self.passed = self.passed_s + seconds, self.passed + 1
 
     @property
     def has_baked(self) -> bool:
@@ -121,11 +124,24 @@ class Bake:
             progress.count(verdict, evaluated - previous, paused=request == "pause")
             if verdict.result == "failed":
                 raise StepFailedError("; ".join(verdict.reasons))
-            if request == "promote":
-                return self._rollout.update_deployment(request=None, status="shifting")
-            if progress.has_baked and request != "pause":
-                return self._continue()
+            if self._has_ended(request, progress):
+                return
             self._pause_or_continue(progress, verdict)
+
+    def _has_ended(self, request: Request | None, progress: _Progress) -> bool:
+        """Return whether the step has ended. The newest request counts: an evaluation takes long enough for another.
+
+        A request to promote ends with its step, also with one that has baked: it is about no other.
+        """
+        if request != "promote" and not progress.has_baked:
+            return False
+        request = self._rollout.check_request()
+        if request == "promote":
+            return self._rollout.complete_request(request, status="shifting", reason=None)
+        if request == "pause" or not progress.has_baked:
+            return False
+        self._continue()
+        return True
 
     def _begin(self, comparison: Comparison) -> None:
         self._continue()

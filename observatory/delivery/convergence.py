@@ -30,7 +30,10 @@ def current_document(environment: Environment) -> RolloutDocument:
     if problem := environment.store.problem:
         environment.journal.record("recovered", reason=problem)
     if document is None:
-        raise DeliveryRefusedError("the stack has no rollout document: run `observatory up` first")
+        raise DeliveryRefusedError(
+            "the stack has no rollout document: run `observatory up` first; one that was deleted with all copies and "
+            "versions must be restored from a backup"
+        )
     return document
 
 

@@ -38,11 +38,34 @@ def deploy(environment: Environment, request: DeploymentRequest) -> RolloutDocum
     if is_deployed(current, request):
         return current
     check_no_other_deployment(current, request)
-    if current.unfinished:
-        rollout = FencedRollout.take_over(environment, current)
-    else:
-        rollout = _start(environment, current, request)
+    changed = current if current.unfinished else _prepared(environment, current, request)
+    try:
+        return _run(environment, current, changed)
+    except KeyboardInterrupt:
+        _undo_begun(environment, current, changed)
+        raise
+
+
+def _run(environment: Environment, current: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
+    """Write the deployment that `changed` has, or take it over where `current` has it, and run it to its end."""
+    rollout = FencedRollout.start(environment, current, changed)
+    if not current.unfinished:
+        rollout.record("start", **rollout.deployment.model_dump(include=START_FIELDS, exclude_none=True))
     return run_for(rollout).run()
+
+
+def _undo_begun(environment: Environment, current: RolloutDocument, changed: RolloutDocument) -> None:
+    """Roll back what an interrupt has met after the deployment was written and before its run could roll back.
+
+    A deployment that was not written, has ended, is being rolled back, or was taken over is left as it is.
+    """
+    written, begun = current_document(environment), changed.deployment
+    found = written.unfinished
+    if found is None or begun is None or found.id != begun.id or found.status == "rolling-back":
+        return
+    if written.fencing == current.fencing + 1:
+        run_for(FencedRollout(environment, written)).roll_back("interrupted")
+        environment.silences.end(found.id)
 
 
 def preview_deployment(environment: Environment, request: DeploymentRequest) -> Deployment | None:
@@ -59,15 +82,13 @@ def preview_deployment(environment: Environment, request: DeploymentRequest) -> 
     return current.unfinished or prepare(environment, current, request)
 
 
-def _start(environment: Environment, current: RolloutDocument, request: DeploymentRequest) -> FencedRollout:
-    """Test the version, then write its deployment to the rollout document."""
+def _prepared(environment: Environment, current: RolloutDocument, request: DeploymentRequest) -> RolloutDocument:
+    """Test the version, and return the document with its deployment, which is to be written."""
     prepared = prepare(environment, current, request)
     if not (request.strategy == "rolling" or request.accept_drift):  # rolling: `prepare` has checked all instances
         check_installable(environment.hosts, prepared.target)
-    deployment = prepared.model_copy(update={"tests": run_tests(environment, prepared, skip=request.skip_tests)})
-    rollout = FencedRollout.start(environment, current, _with_deployment(current, deployment))
-    rollout.record("start", **deployment.model_dump(include=START_FIELDS, exclude_none=True))
-    return rollout
+    tests = run_tests(environment, prepared, skip=request.skip_tests)
+    return _with_deployment(current, prepared.model_copy(update={"tests": tests}))
 
 
 def _with_deployment(current: RolloutDocument, deployment: Deployment) -> RolloutDocument:

@@ -32,6 +32,13 @@ class UnjudgedError(HostsError):
     """A version failed a check, and so does the live fleet: what both need is ill, and the version cannot be judged."""
 
 
+class LostDatabaseError(UnjudgedError):
+    """The database accepted writes when the work with a version began, and not to its end.
+
+    Once that is a coincidence. A version with which it happens again and again is the cause.
+    """
+
+
 class MetricsUnavailableError(ObservatoryError):
     """The metrics cannot be read, or have no data about the fleet."""
 
@@ -102,6 +109,8 @@ class Hosts(Protocol):
         """Install the rollout document's version on a fleet; return when its instances are ready.
 
         With `repair` the other fleet may be changed too: to what the document and the settings declare.
+        Raises UnjudgedError where it failed while the database did not accept writes, LostDatabaseError where it did
+        at first: it may be repeated.
         """
 
     def verify(self, fleet: FleetName) -> None:
@@ -163,9 +172,9 @@ class Instances(Protocol):
         """
 
     def install(self, fleet: FleetName, instances: Collection[str]) -> None:
-        """Install the rollout document's version on each instance; return when they are ready; raises HostsError.
+        """Install the rollout document's version on each instance; return when they are ready.
 
-        No other instance of a fleet with traffic may be changed.
+        No other instance of a fleet with traffic may be changed. Raises HostsError; UnjudgedError as `Hosts.install`.
         """
 
     def verify(self, fleet: FleetName, instances: Collection[str]) -> None:
@@ -184,9 +193,10 @@ class Instances(Protocol):
 class Trial(Protocol):
     """Pre-deployment tests of a version."""
 
-    def test(self, fleet: FleetName, version: str) -> None:
+    def test(self, fleet: FleetName, version: str) -> tuple[str, ...]:
         """Run a stored version as an instance of a fleet without traffic, test it, and remove it.
 
+        Returns what was not checked, and why.
         Also removes what an interrupted test has left. Raises HostsError where the version fails, UnjudgedError where
         the live fleet fails, too.
         """
@@ -288,13 +298,15 @@ class ProbeResult:
     Attributes:
         attempts: checks of the new version that have a result; `failures` are among them.
         failures: the checks that failed.
-        unknown: why this evaluation has no result, for example `the database does not answer`. Then the other two are
+        unknown: why this evaluation has no result, for example `the database does not answer`. Then the others are
             empty: an ill database or other fleet is never blamed on the version.
+        requests: that the new version got, of which its memory may grow; a check may take many.
     """
 
     attempts: int = 0
     failures: tuple[ProbeFailure, ...] = ()
     unknown: str | None = None
+    requests: int = 0
 
 
 class Probes(Protocol):

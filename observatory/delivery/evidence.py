@@ -213,7 +213,7 @@ class RequestEvidence:
             return "failed", f"{shown}, {limit:.2%} allowed"
         if test.suspicious:
             return "unknown", f"{shown}, {limit:.2%} allowed: more requests are needed to decide"
-        if question.group == EVERY and share > self._limits.error_ratio:
+        if question.kind == "errors" and question.group == EVERY and share > self._limits.error_ratio:
             reason = "more requests are needed to decide" if share > limit else "the old version is no better"
             return "unknown", f"{shown}, {self._limits.error_ratio:.2%} allowed: {reason}"
         return "passed", ""

@@ -7,13 +7,19 @@ compares it: a deployment that was taken over finds a newer number, and changes 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from observatory.delivery.convergence import converge, current_document
 from observatory.delivery.environment import Environment
 from observatory.delivery.errors import DeliveryRefusedError, StepFailedError, TakenOverError
 from observatory.documents.rollout import Deployment, Request, RolloutDocument, RolloutError, StaleRolloutError
+from observatory.errors import ObservatoryError
 from observatory.settings import FleetName
+
+
+class _ReplacedError(ObservatoryError):
+    """A request was replaced by another one before it was removed."""
 
 
 class FencedRollout:
@@ -63,23 +69,48 @@ class FencedRollout:
         Raises:
             LockLostError: another process holds the deployment lock.
             TakenOverError: the document has another fencing number.
+            RolloutError: the document is missing, or cannot be read.
         """
         if self._lock:
             self._lock.check(self.record)
-        self.document = self._checked(current_document(self.environment))
+        self.document = self._checked(self._current())
         return self.document
 
     def check_request(self) -> Request | None:
-        """Read the document, and return an operator's request.
+        """Read the document, and return an operator's request after acknowledging it in the document.
 
         Raises:
             StepFailedError: it is to abort the deployment.
             LockLostError, TakenOverError: as `read`.
         """
-        self.read()
-        if self.deployment.request == "abort":
-            raise StepFailedError("aborted by `observatory rollout abort`")
-        return self.deployment.request
+        unless_aborted(self.read())
+        request, asked = self.deployment.request, self.deployment.asked
+        if self.deployment.heard < asked:
+            with suppress(RolloutError):  # such as on a full disk: the request is followed without an answer
+                self.update(unless_aborted, heard=asked)
+        return request
+
+    def complete_request(self, request: Request, **deployment: Any) -> bool:
+        """Remove a request that was followed and change fields of the deployment, in one write.
+
+        Returns:
+            False where another request has replaced it: then nothing changed.
+
+        Raises:
+            StepFailedError: an operator has requested to abort the deployment.
+            LockLostError, TakenOverError: as `read`.
+        """
+
+        def unreplaced(document: RolloutDocument) -> RolloutDocument:
+            if _deployment_of(unless_aborted(document)).request != request:
+                raise _ReplacedError(f"another request has replaced {request}")
+            return document
+
+        try:
+            self.update(unreplaced, request=None, **deployment)
+        except _ReplacedError:
+            return False
+        return True
 
     def update(self, change: Callable[[RolloutDocument], RolloutDocument], **deployment: Any) -> None:
         """Apply `change` to the document, and `deployment` to the fields of its deployment, in one write.
@@ -144,6 +175,13 @@ class FencedRollout:
             common["request"] = deployment.request
         self.environment.journal.record(event, **{**common, **details})
 
+    def _current(self) -> RolloutDocument:
+        """Return the document as it is now. A deployment under way has one: a missing one is as a damaged one."""
+        try:
+            return current_document(self.environment)
+        except DeliveryRefusedError as error:
+            raise RolloutError("the rollout document is missing") from error
+
     def _checked(self, document: RolloutDocument) -> RolloutDocument:
         if document.fencing != self._fencing:
             raise TakenOverError(
@@ -151,6 +189,13 @@ class FencedRollout:
                 f"{self._fencing}; `observatory status` shows the deployment that took over"
             )
         return document
+
+
+def unless_aborted(document: RolloutDocument) -> RolloutDocument:
+    """Return the document; raises StepFailedError where an operator has requested to abort its deployment."""
+    if _deployment_of(document).request == "abort":
+        raise StepFailedError("aborted by `observatory rollout abort`")
+    return document
 
 
 def _deployment_of(document: RolloutDocument) -> Deployment:

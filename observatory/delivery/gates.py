@@ -61,6 +61,7 @@ class Gate:
     _first_new: Reading | None = None
     _first_old: Reading | None = None
     _requests: float = 0.0
+    _served: float = 0.0
     _evaluations: int = 0
     _exceeded: Counter[Kind] = field(default_factory=Counter)
     _certain: int = 0
@@ -71,7 +72,7 @@ class Gate:
         """Begin a step: requests count from these readings on."""
         self._new, self._old = new, old
         self._first_new, self._first_old = new, old
-        self._requests, self._evaluations = 0.0, 0
+        self._requests, self._served, self._evaluations = 0.0, 0.0, 0
         self._exceeded.clear()
 
     def evaluate(self, found: Evaluation) -> Verdict:
@@ -91,7 +92,9 @@ class Gate:
             return verdict_of(sessions, surroundings=ill)
         if began:
             self.evidence.add(interval, old_interval)
-        self._requests += sum(each.requests for each in interval.values())
+        requests = sum(each.requests for each in interval.values())
+        self._requests += requests
+        self._served += requests
         findings = (
             *self._of_fleet(new, old),
             *sessions,
@@ -148,6 +151,7 @@ class Gate:
         failures, certain = len(probes.failures), any(each.certain for each in probes.failures)
         self._certain += certain
         self._requests += probes.attempts
+        self._served += probes.requests
         self._probes = self._probes.add(failures, probes.attempts, PROBES_ALLOWED)
         fails = self._certain >= CERTAIN_EVALUATIONS or (
             self._probes.rejected and self._probes.bad >= self.limits.minimum_errors
@@ -201,10 +205,10 @@ class Gate:
     def _memory(self, new: Reading, old: Reading | None) -> Iterator[Finding]:
         """Yield a finding once enough requests say whether memory grows with them."""
         growth = _growth(self._first_new, new)
-        if growth is None or self._requests < WARM_UP_REQUESTS:
+        if growth is None or self._served < WARM_UP_REQUESTS:
             return
         over = growth - max(_growth(self._first_old, old) or 0.0, 0.0)
-        thousands = self._requests / 1000
+        thousands = self._served / 1000
         limit = self.limits.memory_mib + WARM_UP_MIB / thousands
         reason = f"memory grew by {over / thousands:.0f} MiB for 1,000 requests, {limit:.0f} MiB allowed"
         yield self._confirmed("memory", "growth of memory, MiB for 1,000 requests", over / thousands, limit, reason)

@@ -3,45 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
-from observatory.delivery.environment import Environment, UnjudgedError
-from observatory.delivery.fenced_rollout import FencedRollout
+from observatory.delivery.environment import Environment, HostsError, LostDatabaseError, UnjudgedError
+from observatory.delivery.fenced_rollout import FencedRollout, unless_aborted
+
+Result = TypeVar("Result")
+MOST_LOSSES = 3  # of the database, each in the middle of the same work: two may be a failover and a restart
 
 
 def patiently(
     environment: Environment,
-    check: Callable[[], None],
+    check: Callable[[], Result],
     record: Callable[..., None],
     *,
     patience_s: Callable[[], float] | None = None,
-) -> None:
-    """Make a check, again and again while it cannot be judged.
+) -> Result:
+    """Return the result of a check, which is made again and again while it cannot be judged.
 
     Args:
         environment: of the delivery.
         check: raises UnjudgedError while no version can be judged.
         record: writes what was found to the journal.
-        patience_s: returns for how many seconds; without it the gates' `deadline_s`.
+        patience_s: returns for how many seconds since it could not be judged first; without it the gates' `deadline_s`.
 
     Raises:
         UnjudgedError: still no version can be judged.
+        HostsError: the database was lost in `MOST_LOSSES` checks that it was there for at first, or in two until then.
     """
     clock, limits = environment.clock, environment.limits
-    begun = clock.now()
+    begun: float | None = None
+    losses = 0
     while True:
         try:
             return check()
         except UnjudgedError as error:
-            if clock.now() - begun >= (patience_s() if patience_s else limits.deadline_s):
+            losses += isinstance(error, LostDatabaseError)
+            begun = clock.now() if begun is None else begun
+            over = clock.now() - begun >= (patience_s() if patience_s else limits.deadline_s)
+            if losses == MOST_LOSSES or (over and losses > 1):
+                raise HostsError(
+                    f"the database was lost {losses} times while the version was started or verified, and accepted "
+                    f"writes before each: {error}"
+                ) from error
+            if over:
                 raise
             record("unjudged", reason=str(error))
         clock.sleep(limits.interval_s)
 
 
-def verified(
-    rollout: FencedRollout, verify: Callable[[], None], *, patience_s: Callable[[], float] | None = None
-) -> None:
-    """Verify what a deployment has installed; without gates, users wait for a repair, and nothing else waits.
+def attempt(rollout: FencedRollout, work: Callable[[], None], *, patience_s: Callable[[], float] | None = None) -> None:
+    """Install or verify a version, patiently; without gates, users wait for a repair, and nothing else waits.
 
     Raises:
         HostsError: the version failed; UnjudgedError: the live one still fails, too.
@@ -50,9 +62,10 @@ def verified(
 
     def check() -> None:
         rollout.check_request()
-        verify()
+        work()
+        unless_aborted(rollout.read())  # the work takes some seconds, and the version gets traffic soon
 
     if rollout.deployment.gated:
         patiently(rollout.environment, check, rollout.record, patience_s=patience_s)
     else:
-        verify()
+        work()

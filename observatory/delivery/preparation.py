@@ -134,7 +134,7 @@ def try_version(environment: Environment, fleet: FleetName, version: str, record
     trial = environment.trial
     assert trial is not None  # noqa: S101 - the caller has checked it
     try:
-        patiently(environment, lambda: trial.test(fleet, version), record)
+        unchecked = patiently(environment, lambda: trial.test(fleet, version), record)
     except UnjudgedError as error:
         record("tests-unjudged", reason=str(error))
         raise UnjudgedVersionError(
@@ -143,7 +143,7 @@ def try_version(environment: Environment, fleet: FleetName, version: str, record
     except HostsError as error:
         record("tests-failed", reason=str(error))
         raise TrialFailedError(f"{version} failed its pre-deployment tests, nothing changed: {error}") from error
-    record("tests-passed")
+    record("tests-passed", unchecked=list(unchecked))
 
 
 def _fleets(current: RolloutDocument, request: DeploymentRequest) -> tuple[FleetName, FleetName]:

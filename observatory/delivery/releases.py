@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import lzma
 import shutil
 import tarfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path, PurePosixPath
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from observatory.documents.validation import problems
 from observatory.errors import REFUSED, ObservatoryError
+from observatory.files import archive
 from observatory.files.atomic import remove_abandoned, replacing, write_file
 from observatory.files.locks import exclusive
 from observatory.security.signatures import Signature, SignatureError, sign, signer
@@ -61,7 +60,7 @@ class Manifest(BaseModel):
         signature: of the other fields.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     version: Annotated[str, Field(pattern=r"^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$")]
@@ -138,7 +137,7 @@ class ReleaseStore:
             raise ReleaseError(
                 f"release {version} is not in the store (stored: {stored}): run `observatory release add` first"
             )
-        return read_manifest(file)
+        return of_version(version, read_manifest(file), str(file))
 
     def start_seconds(self, version: str) -> int | None:
         """Return the start limit of a version's manifest; None without one, and if the version is not stored."""
@@ -180,9 +179,16 @@ class ReleaseStore:
         with self._locked():
             if manifest.version in self.versions():
                 self.manifest(manifest.version).must_be_the_same_as(manifest)
-            # The manifest is last: with it the version counts as stored.
-            _copy(artifact, self.artifact(manifest.version))
-            _copy(manifest_file, self.directory / f"{manifest.version}.json")
+            # The manifest is last: with it the version counts as stored. The copies are checked, since the files may
+            # have changed after their check, and a stored version must stay one that can be returned to.
+            with (
+                replacing(self.directory / f"{manifest.version}.json") as copied_manifest,
+                replacing(self.artifact(manifest.version)) as copied,
+            ):
+                shutil.copyfile(manifest_file, copied_manifest)
+                shutil.copyfile(artifact, copied)
+                if vetted(copied, copied_manifest, trusted) != manifest:
+                    raise ReleaseError(f"{manifest_file}: changed while the release was stored: add it again")
         return manifest
 
     def remove(self, version: str) -> None:
@@ -217,11 +223,6 @@ def sign_release(artifact: Path, manifest_file: Path, private_key: str) -> Manif
     return manifest.model_copy(update={"signature": signature})
 
 
-def _copy(source: Path, target: Path) -> None:
-    with replacing(target) as partial:
-        shutil.copyfile(source, partial)
-
-
 def vetted(artifact: Path, manifest_file: Path, trusted: Mapping[str, str]) -> Manifest:
     """Return the manifest of a release after a check of its signature and its artifact's digest.
 
@@ -241,13 +242,21 @@ def check_digest(artifact: Path, sha256: str) -> None:
     Raises:
         ReleaseError: the artifact cannot be read, or has another digest.
     """
+    _opened(artifact, sha256).close()
+
+
+def _opened(artifact: Path, sha256: str) -> BinaryIO:
+    """Return an artifact, open at its start, after a check of its digest: another file of its name is never read."""
     try:
-        with artifact.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file = artifact.open("rb")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
     except OSError as error:
         raise ReleaseError(f"{artifact}: cannot be read ({error.strerror}): add the release again") from error
     if digest != sha256:
+        file.close()
         raise ReleaseError(f"{artifact}: SHA-256 is {digest}, expected {sha256}: build or fetch it again")
+    return file
 
 
 def install(artifact: Path, *, sha256: str, target: Path) -> None:
@@ -259,36 +268,24 @@ def install(artifact: Path, *, sha256: str, target: Path) -> None:
     remove_abandoned(target.parent)
     if target.is_dir():
         return
-    check_digest(artifact, sha256)
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        with replacing(target) as partial:
-            partial.mkdir(mode=0o700)
-            _unpack(artifact, partial)
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ReleaseError(f"{artifact}: not a release archive: {error}") from error
-    except OSError:
-        if not target.is_dir():  # otherwise another process was first, with the same content
-            raise
+    with _opened(artifact, sha256) as file:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            with replacing(target) as partial:
+                partial.mkdir(mode=0o700)
+                archive.unpack(file, partial)
+        except tarfile.TarError as error:
+            raise ReleaseError(f"{artifact}: not a release archive: {error}") from error
+        except OSError:
+            if not target.is_dir():  # otherwise another process was first, with the same content
+                raise
 
 
-def _unpack(artifact: Path, directory: Path) -> None:
-    with tarfile.open(artifact) as archive:
-        # The Python of Debian 12 has no extraction filters, and later ones warn without one: so members are checked.
-        archive.extraction_filter = lambda member, _path: member
-        archive.extractall(directory, members=_checked_members(archive))  # noqa: S202 - checked
-
-
-def _checked_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield each member before it is unpacked, so that the archive is decompressed once.
-
-    All must be plain files and directories below the archive's root: what was unpacked before another one is discarded.
-    """
-    for member in archive:
-        path = PurePosixPath(member.name)
-        if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
-            raise tarfile.TarError(f"{member.name!r} is not a plain file below the archive's root")
-        yield member
+def of_version(version: str, manifest: Manifest, place: str) -> Manifest:
+    """Return a stored manifest; raises ReleaseError where it is that of another version, which a copy by hand makes."""
+    if manifest.version != version:
+        raise ReleaseError(f"{place}: is the manifest of {manifest.version}: add release {version} again")
+    return manifest
 
 
 def read_manifest(file: Path) -> Manifest:

@@ -11,7 +11,9 @@ from observatory.delivery.strategies import run_for
 from observatory.documents.rollout import TOTAL_WEIGHT, Deployment, RolloutDocument, RolloutError
 
 
-def roll_back(environment: Environment, *, actor: str, reason: str, force: bool = False) -> RolloutDocument:
+def roll_back(
+    environment: Environment, *, actor: str, reason: str, force: bool = False, only: str | None = None
+) -> RolloutDocument:
     """Roll back the last deployment; one that is under way is taken over.
 
     All traffic returns to the fleet that had it before, and the other one is stopped. That needs only the rollout
@@ -23,10 +25,11 @@ def roll_back(environment: Environment, *, actor: str, reason: str, force: bool 
         actor: who rolls back, for the record.
         reason: for the record.
         force: roll back although no instance of the fleet that gets the traffic responds; they are restarted first.
+        only: id of the deployment that is to be rolled back; None for the last one, whichever it is.
 
     Raises:
-        DeliveryRefusedError: there is no deployment to roll back, or no instance of the fleet that gets the traffic
-            responds; nothing changed.
+        DeliveryRefusedError: there is no deployment to roll back, the last one is not `only`, or no instance of the
+            fleet that gets the traffic responds; nothing changed.
         RollbackFailedError: the balancer did not accept it, an instance could not be restored, or the restored fleet is
             not healthy.
         TakenOverError: another deployment or rollback took over.
@@ -35,7 +38,7 @@ def roll_back(environment: Environment, *, actor: str, reason: str, force: bool 
         current = current_document(environment)
     if current.deployment and current.deployment.status == "rolled-back":
         converge(environment)
-    deployment = _deployment_to_roll_back(environment, current)
+    deployment = _deployment_to_roll_back(environment, current, only)
     if not force:
         _check_responds(environment, current, deployment)
     run = run_for(_taken_over(environment, current))
@@ -87,10 +90,15 @@ def _check_responds(environment: Environment, current: RolloutDocument, deployme
         )
 
 
-def _deployment_to_roll_back(environment: Environment, current: RolloutDocument) -> Deployment:
+def _deployment_to_roll_back(environment: Environment, current: RolloutDocument, only: str | None = None) -> Deployment:
     deployment = current.deployment
     if deployment is None:
         raise NothingToRollBackError("nothing to roll back: the stack has had no deployment")
+    if only and deployment.id != only:
+        raise DeliveryRefusedError(
+            f"the deployment to roll back is no longer the last one: that of {deployment.version} to "
+            f"{deployment.target} is {deployment.status}"
+        )
     if deployment.status == "rolled-back":
         raise NothingToRollBackError(
             f"nothing to roll back: the deployment of {deployment.version} was rolled back already, and "

@@ -11,8 +11,8 @@ import functools
 from observatory.delivery.bake import Comparison, Subject, mark_exercised
 from observatory.delivery.environment import Instances
 from observatory.delivery.errors import StepFailedError
-from observatory.delivery.fenced_rollout import FencedRollout
-from observatory.delivery.patience import verified
+from observatory.delivery.fenced_rollout import FencedRollout, unless_aborted
+from observatory.delivery.patience import attempt
 from observatory.delivery.retrying import POLL_S
 from observatory.delivery.rolling_progress import Batch, RollingProgress, without
 from observatory.delivery.run import Run
@@ -63,9 +63,9 @@ class RollingUpdate(Run):
         self._drain(batch)
         self._progress.mark_updated(batch)
         self._rollout.record("install", fleet=target, instances=batch)
-        self._instances.install(target, batch)
+        attempt(self._rollout, lambda: self._instances.install(target, batch))
         self._rollout.record("verify", fleet=target, instances=batch)
-        verified(self._rollout, lambda: self._instances.verify(target, batch))
+        attempt(self._rollout, lambda: self._instances.verify(target, batch))
         mark_exercised(self._rollout)
         self._return_traffic(batch)
         self._rollout.record("moved", fleet=target, instances=batch)
@@ -89,7 +89,11 @@ class RollingUpdate(Run):
         )
 
     def _promote(self) -> None:
-        self._rollout.update(self._progress.promoted, status="promoted", request=None)
+        def promoted(document: RolloutDocument) -> RolloutDocument:
+            return self._progress.promoted(unless_aborted(document))
+
+        now = self._environment.clock.wall()
+        self._rollout.update(promoted, status="promoted", promoted=now, request=None)
         self._rollout.record("promoted", fleet=self._deployment.target)
 
     def _drain(self, batch: Batch) -> None:

@@ -7,13 +7,19 @@ traffic first, and writes then: neither a full disk nor a damaged document keeps
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+
 from observatory.delivery.bake import Comparison, Subject, mark_exercised
 from observatory.delivery.environment import BalancerError, HostsError, UnjudgedError
 from observatory.delivery.errors import DeploymentPausedError, StepFailedError, TakenOverError
-from observatory.delivery.patience import verified
+from observatory.delivery.fenced_rollout import unless_aborted
+from observatory.delivery.patience import attempt
 from observatory.delivery.retrying import retry
 from observatory.delivery.run import ROLLBACK_ATTEMPTS, Run
 from observatory.documents.rollout import TOTAL_WEIGHT, RolloutDocument, RolloutError, other
+from observatory.interruption import delayed_signals
+from observatory.waiting import wait_until
 
 UNHEALTHY_S = 30.0  # of a source whose illness the target may be the cause of, until the target is stopped
 
@@ -34,14 +40,16 @@ class TrafficShift(Run):
     def roll_back(self, reason: str) -> RolloutDocument:
         """Return all traffic to the source fleet, and stop what runs on the target; nothing is evaluated before."""
         self._rollout.ignore_lock()
-        self._restart_silent_source()
-        self._return_all_traffic()
-        self._write_for_rollback(self._restored, status="rolling-back", reason=reason)
-        self._rollout.record("rollback", reason=reason)
-        self._converge_for_rollback()
+        with delayed_signals() as is_interrupted:  # a CI system sends a second signal soon after the first
+            self._restart_silent_source(is_interrupted)
+            self._return_all_traffic()
+            self._write_for_rollback(self._restored, status="rolling-back", reason=reason)
+            self._rollout.record("rollback", reason=reason)
+            self._converge_for_rollback()
         if stopped := self._stop_target():
             self._write_for_rollback(lambda document: self._stopped(document, stopped))
             self._converge_for_rollback()  # a stopped instance is in maintenance, so that no alert fires
+            self._stop_again()
         self._write_for_rollback(lambda document: document, status="rolled-back", request=None)
         self._rollout.record("rolled-back", reason=reason, weights=self._rollout.document.weights)
         self._check_restored(f"all traffic is back on {self._deployment.source} ({reason})")
@@ -52,13 +60,14 @@ class TrafficShift(Run):
         target = self._deployment.target
         self._rollout.converge()  # after accepted drift the target may have traffic
         self._rollout.record("install", fleet=target)
-        self._environment.hosts.install(target, repair=self._deployment.emergency)
+        self._attempt(lambda: self._environment.hosts.install(target, repair=self._deployment.emergency))
         self._rollout.record("verify", fleet=target)
-        self._verify_target()
+        self._attempt(lambda: self._environment.hosts.verify(target))
+        self._wait_while_paused()
         mark_exercised(self._rollout, status="shifting")
 
-    def _verify_target(self) -> None:
-        """Verify the target; where no version can be judged for long, pause before it gets traffic.
+    def _attempt(self, work: Callable[[], None]) -> None:
+        """Install or verify the version on the target; where none can be judged for long, pause before it gets traffic.
 
         If the source is not healthy then, the target may be the cause, and the deployment is rolled back.
 
@@ -71,7 +80,7 @@ class TrafficShift(Run):
             return limits.deadline_s if hosts.healthy(source) else min(UNHEALTHY_S, limits.deadline_s)
 
         try:
-            verified(self._rollout, lambda: hosts.verify(self._deployment.target), patience_s=patience_s)
+            attempt(self._rollout, work, patience_s=patience_s)
         except UnjudgedError as error:
             if not (self._deployment.gated and hosts.healthy(source)):
                 raise
@@ -81,16 +90,33 @@ class TrafficShift(Run):
                 remedy="Run the same command again to continue, or `observatory rollback --method blue-green`.",
             ) from error
 
+    def _wait_while_paused(self) -> None:
+        """Leave the traffic where it is while an operator pauses the deployment before its first step.
+
+        Raises:
+            StepFailedError: an operator has aborted it.
+        """
+        if not self._deployment.gated or self._rollout.check_request() != "pause":
+            return
+        self._rollout.record("paused", reason="by `observatory rollout pause`, before it gets traffic")
+        wait_until(
+            lambda: self._rollout.check_request() != "pause",
+            interval_s=self._environment.limits.interval_s,
+            clock=self._environment.clock,
+        )
+        self._rollout.record("continued")
+
     def _shift(self, step: int) -> None:
         """Give the target the traffic weight of a step."""
         self._wait_until_ready()
         target, weight = self._deployment.target, self._deployment.weights[step]
-        self._rollout.update(lambda document: document.with_weight(target, weight), step=step)
+        self._rollout.update(lambda document: unless_aborted(document).with_weight(target, weight), step=step)
         self._rollout.converge()
         self._rollout.record("shift")
 
     def _promote(self) -> None:
-        self._rollout.update_deployment(status="promoted", request=None)
+        now = self._environment.clock.wall()
+        self._rollout.update(unless_aborted, status="promoted", promoted=now, request=None)
         self._rollout.record("promoted", fleet=self._deployment.target)
 
     def _wait_until_ready(self) -> None:
@@ -142,15 +168,20 @@ class TrafficShift(Run):
         self._replaced = not stopped
         return stopped
 
-    def _restart_silent_source(self) -> None:
-        """Restart the source if no instance of it responds, and wait until one does."""
+    def _stop_again(self) -> None:
+        """Stop what an `up` that did not know of the rollback may have started before the document had `stopped`."""
+        with suppress(HostsError):
+            self._environment.hosts.stop(self._deployment.target, patient=lambda: False)
+
+    def _restart_silent_source(self, is_interrupted: Callable[[], bool]) -> None:
+        """Restart the source if no instance of it responds, and wait until one does or the rollback is interrupted."""
         hosts, source = self._environment.hosts, self._deployment.source
         try:
             if not (reason := hosts.silent(source)):
                 return
             self._rollout.record("restart", fleet=source, reason=reason)
             hosts.restart(source)
-            self._wait(lambda: not hosts.silent(source))
+            self._wait(lambda: is_interrupted() or not hosts.silent(source))
         except HostsError as error:
             self._rollout.record("not-restarted", fleet=source, reason=str(error))
 

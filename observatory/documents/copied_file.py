@@ -9,7 +9,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from observatory.documents.document_file import DocumentFile
+from observatory.documents.document_file import NEWER, DocumentFile, number_in
 from observatory.errors import ObservatoryError
 from observatory.files.atomic import overwrite, write_file
 from observatory.files.locks import exclusive
@@ -35,32 +35,35 @@ class CopiedFile(Generic[Document]):
 
     Attributes:
         file: of the document.
-        version: returns the number of a document's version, which each write raises.
+        version: the field with the number of a document's version, which each write raises.
     """
 
     file: DocumentFile[Document]
-    version: Callable[[Document], int]
+    version: str
 
     def find(self) -> Found[Document]:
         """Return the current document, also from a copy.
 
         Raises:
-            ObservatoryError: the file is damaged, and so is every copy.
+            ObservatoryError: the file is damaged, and so is every copy; or a newer version of observatory wrote it.
         """
         newest, current, problem = self._newest_copy(), None, f"{self.file.path}: is missing"
         try:
             current = self.file.read()
         except ObservatoryError as error:
+            self._check_known(newest)
             if newest is None:
                 raise
             problem = str(error)
+        self._check_known(newest, current)
         if newest is None:
             return Found(current)
         if current is not None:
-            if self.version(current) >= self.version(newest):
+            found, last = self._version(current), self._version(newest)
+            if found >= last:
                 return Found(current)
-            problem = f"{self.file.path}: has version {self.version(current)}, which is older than the last one written"
-        return Found(newest, f"{problem}. The copy of version {self.version(newest)} is used, and written back")
+            problem = f"{self.file.path}: has version {found}, which is older than the last one written"
+        return Found(newest, f"{problem}. The copy of version {self._version(newest)} is used, and written back")
 
     def change(self, successor: Callable[[Document | None], Document]) -> Document:
         """Replace the current document by its successor, while no other process changes it.
@@ -79,7 +82,7 @@ class CopiedFile(Generic[Document]):
                 if not self._overwrite_oldest(text):
                     raise self.file.error(f"{self.file.path}: cannot be written: {error.strerror}") from error
             else:
-                self._copy(self.version(changed), text)
+                self._copy(self._version(changed), text)
             return changed
 
     def remove(self) -> None:
@@ -87,6 +90,25 @@ class CopiedFile(Generic[Document]):
         for copy in self._copies():
             copy.unlink(missing_ok=True)
         self.file.remove()
+
+    def _check_known(self, *found: Document | None) -> None:
+        """Check that no file has a later version than what was found, in a format that this program does not know.
+
+        An older document in its place would undo what a newer version of the program has done.
+        """
+        known = max((self._version(each) for each in found if each is not None), default=-1)
+        for path in (self.file.path, *self._copies()):
+            if self._stored_version(path) > known:
+                replace(self.file, path=path, remedy=NEWER).read()
+
+    def _version(self, document: Document) -> int:
+        return int(getattr(document, self.version))
+
+    def _stored_version(self, path: Path) -> int:
+        try:
+            return number_in(path.read_bytes(), self.version)
+        except OSError:
+            return -1
 
     def _copies(self) -> list[Path]:
         path = self.file.path
@@ -108,11 +130,11 @@ class CopiedFile(Generic[Document]):
 
     def _version_of(self, copy: Path) -> int:
         document = self._read_copy(copy)
-        return -1 if document is None else self.version(document)
+        return -1 if document is None else self._version(document)
 
     def _newest_copy(self) -> Document | None:
         found = [document for copy in self._copies() if (document := self._read_copy(copy)) is not None]
-        return max(found, key=self.version, default=None)
+        return max(found, key=self._version, default=None)
 
     def _read_copy(self, copy: Path) -> Document | None:
         try:

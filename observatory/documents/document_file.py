@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from observatory.files.atomic import write_file
 from observatory.files.locks import exclusive
 
 Document = TypeVar("Document", bound=BaseModel)
+NEWER = "if a newer version of observatory has written it, use that version; if not, restore it from a backup"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +78,13 @@ class DocumentFile(Generic[Document]):
     def lock(self) -> Path:
         """The file that is locked while the document changes."""
         return self.path.with_suffix(".lock")
+
+
+def number_in(content: bytes, field: str) -> int:
+    """Return a number of a document that may be damaged or of a format that is not known; -1 where it has none."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return -1
+    number = document.get(field) if isinstance(document, dict) else None
+    return number if isinstance(number, int) else -1

@@ -66,7 +66,9 @@ def _shift(details: Details) -> str:
 
 
 TEXTS: Mapping[str, Callable[[Details], str]] = {
-    "tests-passed": lambda details: f"pre-deployment tests of {details.get('version')} passed",
+    "tests-passed": lambda details: "; ".join(
+        (f"pre-deployment tests of {details.get('version')} passed", *details.get("unchecked", ()))
+    ),
     "tests-failed": lambda details: f"pre-deployment tests of {details.get('version')} failed: {details.get('reason')}",
     "tests-unjudged": lambda details: (
         f"pre-deployment tests cannot judge {details.get('version')}: {details.get('reason')}"

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from observatory.documents.event_text import event_phase, event_text
 from observatory.files.reserve import with_reserve
-from observatory.progress import Phase, Progress, Reporter
+from observatory.progress import Phase, Progress, Reporter, tell
 from observatory.security.actor import actor
 
 LAST = 253_402_300_800  # the end of the year 9999, in seconds since the epoch
@@ -60,15 +60,15 @@ class FileJournal:
     listeners: list[Listener] = field(default_factory=list)
 
     def record(self, event: str, **details: Any) -> None:
-        """Record an event; a file that cannot be written is reported as a warning, and fails no deployment."""
+        """Record an event; a file that cannot be written is reported as a warning. Never raises, as `report` may."""
         plain = json.loads(json.dumps(details, default=_plain))
         entry = Entry(id=uuid.uuid4().hex, at=time.time(), actor=actor(), event=event, details=plain)
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with_reserve(self.file, lambda: self._append(entry))
         except OSError as error:
-            self.report(Progress(task=f"{self.file} cannot be written: {error.strerror}", phase=Phase.WARNED))
-        self.report(Progress(task=event_text(event, plain), phase=event_phase(event, plain)))
+            tell(self.report, Progress(task=f"{self.file} cannot be written: {error.strerror}", phase=Phase.WARNED))
+        tell(self.report, Progress(task=event_text(event, plain), phase=event_phase(event, plain)))
         for listener in self.listeners:
             listener(entry)
 

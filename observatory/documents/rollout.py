@@ -36,7 +36,7 @@ class StaleRolloutError(RolloutError):
 
 
 class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Release(_Document):
@@ -106,10 +106,13 @@ class Deployment(_Document):
         step: index of the current step in `weights`; -1 before the first and in a rolling update.
         status: its state.
         request: a control request that the deployment has not handled yet.
+        asked: how many control requests were sent to it.
+        heard: how many of them its command had been sent when it last read the document to follow them.
         actor: who started it.
         approved_by: who approved it, None if it needed no approval.
         reason: why it was rolled back, or is paused.
         started: when it started, in seconds since the epoch.
+        promoted: when it was promoted, in seconds since the epoch; None before, and in documents of earlier versions.
         exercised: when the version was last verified on the target, in seconds since the epoch; gates ignore alerts
             that fired before.
         before: the target's previous state, which a rollback restores.
@@ -131,11 +134,14 @@ class Deployment(_Document):
     step: Annotated[int, Field(ge=-1)] = -1
     status: Status = "preparing"
     request: Request | None = None
+    asked: Annotated[int, Field(ge=0)] = 0
+    heard: Annotated[int, Field(ge=0)] = 0
     actor: str
     approved_by: str | None = None
     reason: str | None = None
     started: float
     exercised: float | None = None
+    promoted: float | None = None
     before: FleetState
     emergency: bool = False
     tests: Literal["passed", "skipped"] | None = None
@@ -263,13 +269,13 @@ class FileRolloutStore:
             remedy=f"restore it, or remove it with its copies ({path.name}.1 and so on), and `observatory up` starts "
             "from the setting first_rollout",
         )
-        self._file = CopiedFile(file=file, version=lambda document: document.revision)
+        self._file = CopiedFile(file=file, version="revision")
 
     def read(self) -> RolloutDocument | None:
         """Return the document, from its newest copy where the file is not usable; None where there is none yet.
 
         Raises:
-            RolloutError: the file is damaged, and so is every copy.
+            RolloutError: the file is damaged, and so is every copy; or a newer version of observatory wrote it.
         """
         document, problem = self._file.find()
         self.problem, self._reported = ("" if problem == self._reported else problem), problem

@@ -11,6 +11,7 @@ from .api_keys import revoke_key as revoke_key
 from .application import DeliveryOptions as DeliveryOptions
 from .application import deploy_application as deploy_application
 from .application import plan_application as plan_application
+from .application_rollback import last_deployment as last_deployment
 from .application_rollback import plan_rollback as plan_rollback
 from .application_rollback import plan_rollback_to_version as plan_rollback_to_version
 from .application_rollback import roll_back_application as roll_back_application
@@ -80,10 +81,12 @@ from .database_discard import discard_set_aside as discard_set_aside
 from .database_discard import list_set_aside as list_set_aside
 from .database_rollback import DatabaseRollback as DatabaseRollback
 from .database_rollback import DatabaseRollbackPlan as DatabaseRollbackPlan
+from .database_rollback import DatabaseUndoPlan as DatabaseUndoPlan
 from .database_rollback import plan_database_rollback as plan_database_rollback
 from .database_rollback import plan_database_undo as plan_database_undo
 from .database_rollback import roll_back_database as roll_back_database
 from .database_rollback import undo_database_rollback as undo_database_rollback
+from .database_rollback_fit import SchemaChange as SchemaChange
 from .delivery_report import DeliveryReport as DeliveryReport
 from .delivery_report import report_deliveries as report_deliveries
 from .demonstration import Demonstration as Demonstration

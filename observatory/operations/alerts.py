@@ -10,7 +10,7 @@ from typing import Any, Literal
 from observatory.operations.stack_monitoring import stack_alertmanager, stack_prometheus
 from observatory.platforms.alertmanager import AlertmanagerError
 from observatory.platforms.prometheus_client import Series
-from observatory.progress import Phase, Progress, Reporter, silent
+from observatory.progress import Phase, Progress, Reporter, silent, tell
 from observatory.workspace import Workspace
 
 State = Literal["firing", "pending", "inactive"]
@@ -65,7 +65,7 @@ def list_alerts(workspace: Workspace, *, report: Reporter = silent) -> list[Aler
         try:
             muted = stack_alertmanager(workspace).muted_alerts()
         except AlertmanagerError as error:
-            report(Progress(task=f"silences and inhibitions are not shown: {error}", phase=Phase.WARNED))
+            tell(report, Progress(task=f"silences and inhibitions are not shown: {error}", phase=Phase.WARNED))
     found = [_rule(rule, muted) for rule in rules]
     return sorted(found, key=lambda rule: (RANK.get(rule.state, len(RANK)), rule.name))
 

@@ -89,11 +89,33 @@ def deploy_application(
         TakenOverError: a rollback or another deployment took over.
         KeyboardInterrupt: interrupted, and rolled back.
     """
+    return run_deployment(
+        workspace, version=version, strategy=strategy, window_checked=False, choice=choice, report=report, **options
+    )
+
+
+def run_deployment(
+    workspace: Workspace,
+    *,
+    version: str,
+    strategy: Strategy,
+    window_checked: bool,
+    choice: EngineChoice,
+    report: Reporter,
+    **options: Unpack[DeliveryOptions],
+) -> RolloutDocument:
+    """As `deploy_application`; with `window_checked` a workflow has checked the window at its start."""
     _lower_priority()
     platform = open_platform(workspace)
     outputs = required_outputs(platform, show_secrets=True)
     conninfo = platform.administrator(outputs)
-    request = _deployment_request(platform, conninfo, version=version, strategy=strategy, options=options)
+
+    def request() -> DeploymentRequest:
+        return _deployment_request(
+            platform, conninfo, version=version, strategy=strategy, options=options, window_checked=window_checked
+        )
+
+    request()  # what is refused is refused at once
     with (
         open_journal(platform, report, conninfo=lambda: conninfo) as journal,
         deployment_lock(workspace, conninfo, command=f"deploy application {version}") as lock,
@@ -101,7 +123,7 @@ def deploy_application(
         interruptible(),
     ):
         environment = delivery_environment(platform, outputs, journal=journal, choice=choice)
-        return deploy(replace(environment, lock=lock), request)
+        return deploy(replace(environment, lock=lock), request())  # again: the wait for the lock may have taken hours
 
 
 def _lower_priority() -> None:
@@ -126,12 +148,18 @@ def plan_application(
 
 
 def _deployment_request(
-    platform: Platform, conninfo: str, *, version: str, strategy: Strategy, options: DeliveryOptions
+    platform: Platform,
+    conninfo: str,
+    *,
+    version: str,
+    strategy: Strategy,
+    options: DeliveryOptions,
+    window_checked: bool = False,
 ) -> DeploymentRequest:
     """Return the request after checking signature, schema, window and approval."""
     manifest = checked_release(platform, version)
     check_schema(manifest, conninfo)
-    approved_by = check_permission(platform, manifest)
+    approved_by = check_permission(platform, manifest, window_checked=window_checked)
     return request_of(platform, manifest, strategy=strategy, options=options, approved_by=approved_by)
 
 

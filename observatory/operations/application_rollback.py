@@ -33,6 +33,7 @@ def roll_back_application(
     reason: str,
     emergency: bool = False,
     force: bool = False,
+    only: str | None = None,
     choice: EngineChoice = "auto",
     report: Reporter = silent,
 ) -> RolloutDocument:
@@ -41,10 +42,12 @@ def roll_back_application(
     Returns all traffic to the previous fleet at once, then stops the other one. That needs the rollout document, the
     balancer and the supervisor only: no database, no lock, no engine. The instances of a rolling update are restored in
     batches by the engine. Without `emergency` the audit table is written afterwards, where the database answers. With
-    `force` the traffic returns although no instance of the previous fleet responds; they are restarted first.
+    `force` the traffic returns although no instance of the previous fleet responds; they are restarted first. `only` is
+    the id of the deployment that is to be undone: where another one is the last by now, nothing changes.
 
     Raises:
-        DeliveryRefusedError: there is nothing to roll back, or no instance of the previous fleet responds.
+        DeliveryRefusedError: there is nothing to roll back, the last deployment is not `only`, or no instance of the
+            previous fleet responds.
         RollbackFailedError: the balancer does not answer, an instance cannot be restored, or the fleet is not healthy.
     """
     platform = open_platform(workspace)
@@ -52,7 +55,17 @@ def roll_back_application(
     conninfo = None if emergency else lambda: platform.administrator(outputs)
     with open_journal(platform, report, conninfo=conninfo) as journal:
         environment = delivery_environment(platform, outputs, journal=journal, choice=choice)
-        return roll_back(environment, actor=actor(), reason=reason, force=force)
+        return roll_back(environment, actor=actor(), reason=reason, force=force, only=only)
+
+
+def last_deployment(workspace: Workspace) -> Deployment | None:
+    """Return the last deployment, finished or under way; None where there was none.
+
+    Raises:
+        RolloutError: the rollout document cannot be read.
+    """
+    current = open_platform(workspace).rollout_store.read()
+    return current.deployment if current else None
 
 
 def plan_rollback(workspace: Workspace, *, force: bool = False) -> tuple[Deployment, bool]:
@@ -116,6 +129,7 @@ def roll_back_to_version(
                 roll_back(environment, actor=actor(), reason=f"{reason}: back to {version}", force=force)
         command = f"rollback to {version}"
         with deployment_lock(workspace, conninfo, command=command, wait_s=TAKEN_OVER_SECONDS) as lock:
+            check_schema(checked_release(platform, version), conninfo)  # again: others may have migrated meanwhile
             done = deploy(replace(environment, lock=lock), request)
     if not environment.hosts.healthy(done.active_fleet):
         raise RolledBackError(

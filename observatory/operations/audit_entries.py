@@ -6,7 +6,7 @@ from observatory.documents.journal import Entry, entries
 from observatory.operations.stack_outputs import required_outputs
 from observatory.platforms import open_platform
 from observatory.platforms.errors import StackNotUpError
-from observatory.progress import Phase, Progress, Reporter, silent
+from observatory.progress import Phase, Progress, Reporter, silent, tell
 from observatory.workspace import Workspace
 
 
@@ -21,7 +21,7 @@ def list_audit(workspace: Workspace, *, report: Reporter = silent) -> list[Entry
     try:
         found |= {entry.id: entry for entry in _rows(workspace)}
     except (DatabaseError, StackNotUpError) as error:
-        report(Progress(task=f"the report has this checkout's journal only: {error}", phase=Phase.WARNED))
+        tell(report, Progress(task=f"the report has this checkout's journal only: {error}", phase=Phase.WARNED))
     return sorted(found.values(), key=lambda entry: entry.at)
 
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from observatory.backups.flashback import clones
 from observatory.backups.flashback.clones import Clone
@@ -17,7 +18,7 @@ from observatory.operations.migration_targets import database_target
 from observatory.platforms import open_platform
 from observatory.platforms.errors import StackNotUpError
 from observatory.platforms.platform import check_supported
-from observatory.progress import Reporter, silent, task
+from observatory.progress import Reporter, silent, task, warn
 from observatory.workspace import Workspace
 
 
@@ -36,6 +37,7 @@ def flash_back(
     table: str | None = None,
     where: str | None = None,
     restore_missing: bool = False,
+    repository: int | None = None,
     report: Reporter = silent,
 ) -> Flashback:
     """Open a read-only clone of the database at an earlier time, and compare a table with it.
@@ -48,6 +50,7 @@ def flash_back(
         table: that is compared with the live one; None: no table.
         where: a condition of the rows that are compared, as after WHERE.
         restore_missing: insert the rows that the live table lacks, in one transaction, and refresh its aggregates.
+        repository: number of the only repository to restore from; None: any.
         report: gets the progress.
 
     Raises:
@@ -68,8 +71,7 @@ def flash_back(
     live = database_target(workspace).conninfo
     if table is not None:
         _check(live, Request(table=table, where=where, restore=restore_missing, at=str(target)))
-    with task(report, f"clone at {target}") as step:
-        clone = clones.open_clone(workspace.sandbox, target, **_identity(live), on_step=step)
+    clone = _open(workspace, target, live, repository, report)
     if table is None:
         return Flashback(clone=clone, difference=None)
     request = Request(table=table, where=where, restore=restore_missing, at=clone.target)
@@ -122,6 +124,18 @@ def close_clones(
     return clones.close_clones(sandbox, names or [each.name for each in clones.list_clones(sandbox)])
 
 
+def _open(workspace: Workspace, target: RecoveryTarget, live: str, repository: int | None, report: Reporter) -> Clone:
+    with task(report, f"clone at {target}") as step:
+        return clones.open_clone(
+            workspace.sandbox,
+            target,
+            **_identity(live),
+            repository=repository,
+            on_step=step,
+            on_other=partial(warn, report),
+        )
+
+
 def _compare(workspace: Workspace, clone: Clone, live: str, request: Request, report: Reporter) -> Difference:
     from observatory.backups.flashback.flashback import compare_table  # noqa: PLC0415 - loads the SQL parser
 
@@ -143,7 +157,7 @@ def _check(live: str, request: Request) -> None:
     check_request(live, request)
 
 
-def _identity(conninfo: str) -> dict[str, str]:
+def _identity(conninfo: str) -> dict[str, Any]:
     from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415 - only for a database session
 
     found = conninfo_to_dict(conninfo)

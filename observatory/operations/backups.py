@@ -18,7 +18,7 @@ from observatory.operations.backup_drill import publish_receipts
 from observatory.platforms import open_platform
 from observatory.platforms.errors import StackNotUpError
 from observatory.platforms.platform import check_supported
-from observatory.progress import Phase, Progress, Reporter, silent, task
+from observatory.progress import Phase, Progress, Reporter, silent, task, tell
 from observatory.scheduling.records import RecordStore
 from observatory.workspace import Workspace
 
@@ -94,7 +94,7 @@ def record_values(workspace: Workspace, made: list[Backup], report: Reporter) ->
             seconds = sum((each.ended - each.started).total_seconds() for each in made)
             record_after_backup(workspace.sandbox, seconds=seconds)
     except ValuesNotRecordedError as error:
-        report(Progress(task=str(error), phase=Phase.WARNED))
+        tell(report, Progress(task=str(error), phase=Phase.WARNED))
 
 
 def list_backups(workspace: Workspace, *, repository: int | None = None, report: Reporter = silent) -> list[Backup]:
@@ -118,7 +118,7 @@ def list_backups(workspace: Workspace, *, repository: int | None = None, report:
     if len(failures) == len(numbers):
         raise _joined(failures)
     for failure in failures:
-        report(Progress(task=str(failure), phase=Phase.WARNED))
+        tell(report, Progress(task=str(failure), phase=Phase.WARNED))
     obstacles = check_repositories(workspace.sandbox).obstacles
     found = [replace(each, obstacle=obstacles.get((each.repository, each.label), "")) for each in backups]
     return sorted(found, key=lambda each: each.ended)

@@ -24,7 +24,7 @@ from observatory.operations.migration_targets import (
 )
 from observatory.operations.retries import DEFAULT_RETRY
 from observatory.platforms import open_platform
-from observatory.progress import Phase, Progress, Reporter, silent, task
+from observatory.progress import Phase, Progress, Reporter, silent, task, tell
 from observatory.security.actor import actor
 from observatory.workspace import Workspace
 
@@ -444,7 +444,7 @@ def _poolers_reconnected(place: MigrationTarget, report: Reporter) -> Iterator[C
     finally:
         if changed:
             for warning in place.reconnect_poolers():
-                report(Progress(task=warning, phase=Phase.WARNED))
+                tell(report, Progress(task=warning, phase=Phase.WARNED))
 
 
 @contextmanager
@@ -463,16 +463,16 @@ def _events_to(
             on_change()
         name = event.migration or "migrations"
         if event.kind == "finding":
-            report(Progress(task=event.detail, phase=Phase.WARNED))
+            tell(report, Progress(task=event.detail, phase=Phase.WARNED))
         elif event.kind == "notice":
             notices.append(f"{name}: {event.detail}")
-            report(Progress(task=notices[-1], phase=Phase.WARNED))
+            tell(report, Progress(task=notices[-1], phase=Phase.WARNED))
         elif event.kind in {"waiting", "blocked", "retrying"}:
-            report(Progress(task=f"{name}: {event.kind} {event.detail}", phase=Phase.WARNED))
+            tell(report, Progress(task=f"{name}: {event.kind} {event.detail}", phase=Phase.WARNED))
         else:
             of_files = {"applying": Phase.STARTED, "applied": Phase.DONE} if event.migration else {}
             phase = of_files.get(event.kind, Phase.MOVED)
-            report(Progress(task=name, phase=phase, detail=event.detail))
+            tell(report, Progress(task=name, phase=phase, detail=event.detail))
 
     with task(report, "migrations"):
         yield on_event

@@ -27,7 +27,7 @@ from observatory.platforms.alertmanager import FleetSilences
 from observatory.platforms.platform import Platform
 from observatory.platforms.stack_state import declared_schema, outputs
 from observatory.progress import Phase as Progressing
-from observatory.progress import Progress, Reporter, task
+from observatory.progress import Progress, Reporter, task, tell
 from observatory.settings import FleetName, LocalSettings
 from observatory.workspace import Workspace
 
@@ -126,17 +126,18 @@ def exchange(platform: Platform, record: RollbackRecord, access: KeptAccess, rep
 def agree(platform: Platform, swap: Swap, record: RollbackRecord) -> RollbackRecord:
     """Have the rollout document agree with the schema of the database.
 
-    Fleets without traffic whose version does not fit the schema are stopped, as after a rollback of a deployment.
+    Fleets without traffic whose version does not fit the schema are stopped, as after a rollback of a deployment. An
+    undo starts those again that its rollback has stopped.
     """
     if record.from_dump and record.kind == "rollback":
-        _complete(platform, swap)
+        _complete(platform, swap, record)
     store = platform.rollout_store
     document = store.read()
     if document is not None:
         changed = document.model_copy(update={"schema_target": record.schema_target})
-        for fleet in record.stopped:
+        for fleet in (*record.stopped, *record.started):
             if not document.fleet(fleet).weight:
-                stopped = _instances(platform, fleet) if record.kind == "rollback" else ()
+                stopped = _instances(platform, fleet) if fleet in record.stopped else ()
                 changed = changed.with_fleet(fleet, stopped=stopped)
         if changed != document:
             store.compare_and_set(document, changed)
@@ -166,7 +167,7 @@ def end_agreed(platform: Platform) -> None:
     records.end(record)
 
 
-def _complete(platform: Platform, swap: Swap) -> None:
+def _complete(platform: Platform, swap: Swap, record: RollbackRecord) -> None:
     """Give a database that was restored from a dump what no dump has: pg_cron, its jobs, and the rights of logins."""
     declared = declared_schema(platform)
     if declared is None:
@@ -174,6 +175,10 @@ def _complete(platform: Platform, swap: Swap) -> None:
     name, server = declared_name(platform), with_database(swap.administrator, "postgres")
     owner = str(conninfo_to_dict(declared["conninfo"])["user"])
     ensure_database(server, name=name, owner=owner)
+    if record.cron_jobs:
+        from observatory.backups.dump_restore import restore_cron_jobs  # noqa: PLC0415 - no `up` needs it
+
+        restore_cron_jobs(swap.administrator, record.cron_jobs)
     schedule_jobs(declared["conninfo"])
     grant_access(declared["conninfo"], roles=declared.get("roles", {}))
 
@@ -188,7 +193,7 @@ def _announced(platform: Platform, record: RollbackRecord, report: Reporter) -> 
     """Silence the alert on clients that wait for a connection: the exchange holds them back."""
 
     def noted(_event: str, *, reason: str, **_details: str) -> None:
-        report(Progress(task=f"{CLIENTS_WAIT} is not silenced: {reason}", phase=Progressing.WARNED))
+        tell(report, Progress(task=f"{CLIENTS_WAIT} is not silenced: {reason}", phase=Progressing.WARNED))
 
     reason = f"the database is being exchanged: {record.kind} {record.id}"
     return FleetSilences(stack_alertmanager(platform.workspace), noted).announced(record.id, CLIENTS_WAIT, reason)
@@ -199,7 +204,9 @@ def _uninterrupted(report: Reporter) -> Iterator[None]:
     """Let no signal end the block, but report it."""
 
     def noted(*_received: object) -> None:
-        report(Progress(task="the database is being exchanged, which is finished first", phase=Progressing.WARNED))
+        tell(
+            report, Progress(task="the database is being exchanged, which is finished first", phase=Progressing.WARNED)
+        )
 
     with handle_stop_signals(noted):
         yield

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from observatory.backups.rollback.errors import RollbackRefusedError
 from observatory.database import read_migrations
@@ -69,7 +70,13 @@ def known_migrations(platform: Platform) -> dict[int, str]:
 
 
 def schema_change(
-    platform: Platform, document: RolloutDocument, *, live: str | None, now: Mapping[int, str], then: Mapping[int, str]
+    platform: Platform,
+    document: RolloutDocument,
+    *,
+    live: str | None,
+    now: Mapping[int, str],
+    then: Collection[int],
+    contracted: Collection[int] = (),
 ) -> SchemaChange:
     """Return how the schema changes, after checking that every version that has traffic fits.
 
@@ -78,23 +85,45 @@ def schema_change(
         document: the rollout document.
         live: connection string of the live database; None if it has no ledger any more.
         now: applied migrations of the live database, by number.
-        then: those of the one that replaces it.
+        then: numbers of those of the one that replaces it.
+        contracted: those of them that the live database lacks, and that remove something.
 
     Raises:
-        RollbackRefusedError: a version that has traffic needs a newer schema, or its release is not stored.
+        RollbackRefusedError: a version that has traffic needs a newer schema, or what a migration that comes back has
+            removed; or its release is not stored.
     """
-    undone = sorted(now.keys() - then.keys())
-    fits = [fleet for fleet in FLEETS if _fits(_manifests(platform, document, fleet), then)]
+    undone = sorted(now.keys() - set(then))
+    fits = fitting_fleets(platform, document, then, contracted)
     for fleet in FLEETS:
         if document.fleet(fleet).weight and fleet not in fits:
-            raise _too_new(platform, document, fleet, live, then)
+            raise _unfit(
+                platform,
+                _manifests(platform, document, fleet),
+                fleet,
+                partial(_obstacle, then=then, contracted=contracted),
+                None if live is None else partial(_fits_live, live=live, now=now),
+            )
     return SchemaChange(
         before=max(now, default=0),
         after=max(then, default=0),
         undone=tuple(now[number] for number in undone),
-        target=max((each for each in then if each < undone[0]), default=0) if undone else document.schema_target,
+        target=_target(undone, then, document.schema_target),
         stopped=tuple(fleet for fleet in FLEETS if fleet not in fits and not document.fleet(fleet).stopped),
     )
+
+
+def _target(undone: Sequence[int], then: Collection[int], target: int | None) -> int | None:
+    """Return the target that keeps what is undone from the next `up`; it is never below what the database then has."""
+    if undone:
+        return max((each for each in then if each < undone[0]), default=0)
+    return None if target is None else max(target, reached(then, target))
+
+
+def fitting_fleets(
+    platform: Platform, document: RolloutDocument, then: Collection[int], contracted: Collection[int]
+) -> list[FleetName]:
+    """Return the fleets whose versions fit a schema; the arguments are those of `schema_change`."""
+    return [fleet for fleet in FLEETS if _fits(_manifests(platform, document, fleet), then, contracted)]
 
 
 def _manifests(platform: Platform, document: RolloutDocument, fleet: FleetName) -> list[Manifest]:
@@ -103,26 +132,40 @@ def _manifests(platform: Platform, document: RolloutDocument, fleet: FleetName) 
     return [platform.release_store.manifest(version) for version in versions]
 
 
-def _fits(manifests: Sequence[Manifest], then: Collection[int]) -> bool:
-    return all(reached(then, each.schema_min) >= each.schema_min for each in manifests)
+def _fits(manifests: Sequence[Manifest], then: Collection[int], contracted: Collection[int]) -> bool:
+    return not any(_obstacle(each, then, contracted) for each in manifests)
 
 
-def _too_new(
-    platform: Platform, document: RolloutDocument, fleet: FleetName, live: str | None, then: Collection[int]
+def _obstacle(manifest: Manifest, then: Collection[int], contracted: Collection[int]) -> str:
+    """Return why a version does not fit a schema; empty if it does."""
+    if reached(then, manifest.schema_min) < manifest.schema_min:
+        schema = max(then, default=0)
+        return f"needs schema {manifest.schema_min} or later, and the database would have schema {schema}"
+    if removed := [each for each in contracted if each > manifest.schema_max]:
+        return (
+            f"supports schema {manifest.schema_max}, and migration {min(removed)}, which would come back, has removed "
+            "what it needs"
+        )
+    return ""
+
+
+def _unfit(
+    platform: Platform,
+    manifests: Sequence[Manifest],
+    fleet: FleetName,
+    obstacle: Callable[[Manifest], str],
+    fits_live: Callable[[Manifest], bool] | None,
 ) -> RollbackRefusedError:
-    """Return the refusal, which names the newest stored version that works with the live and the earlier schema."""
-    needing = next(each for each in _manifests(platform, document, fleet) if not _fits([each], then))
-    text = (
-        f"{needing.version} is active on {fleet} and needs schema {needing.schema_min} or later, and the database "
-        f"would have schema {max(then, default=0)}; nothing was changed"
-    )
-    if live is None:
+    """Return the refusal, which names the newest stored version that works with both schemas."""
+    version, reason = next((each.version, found) for each in manifests if (found := obstacle(each)))
+    text = f"{version} is active on {fleet} and {reason}; nothing was changed"
+    if fits_live is None:
         return RollbackRefusedError(
             text,
             remedy="No other version can be deployed while the database is gone: roll back to a later time before that "
             "first, deploy an earlier version, and roll back again.",
         )
-    fitting = [each for each in _stored(platform) if _fits([each], then) and not _is_contracted(live, each)]
+    fitting = [each for each in _stored(platform) if not obstacle(each) and fits_live(each)]
     if not fitting:
         return RollbackRefusedError(
             text, remedy="No stored release works with both schemas: add one with `observatory release add`."
@@ -142,8 +185,8 @@ def _stored(platform: Platform) -> Iterator[Manifest]:
             yield checked_release(platform, version)
 
 
-def _is_contracted(live: str, manifest: Manifest) -> bool:
-    return contracted_beyond(live, manifest.schema_max) is not None
+def _fits_live(manifest: Manifest, *, live: str, now: Collection[int]) -> bool:
+    return _fits([manifest], now, ()) and contracted_beyond(live, manifest.schema_max) is None
 
 
 def _precedence(manifest: Manifest) -> tuple[list[int], bool]:

@@ -6,6 +6,7 @@ replaces it by the one of before.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,17 +16,12 @@ from psycopg.conninfo import conninfo_to_dict
 from observatory.backups.rollback.errors import RollbackRefusedError
 from observatory.database import UnreachableError
 from observatory.database.connection import with_database
-from observatory.database.errors import DatabaseDroppedError, renaming
+from observatory.database.errors import DatabaseDroppedError, dropped, renaming
 from observatory.database.presence import SERVER_DATABASE, Presence, databases, others_with_ledger, presence_of
 from observatory.platforms.errors import OperationError
 from observatory.platforms.platform import Platform
 from observatory.platforms.stack_state import declared_schema, outputs
-from observatory.progress import Phase, Progress, Reporter
-
-_FOUND = {
-    Presence.DROPPED: "does not exist on the running server: it was dropped or renamed",
-    Presence.EMPTIED: "has no ledger of migrations any more: it was dropped, or emptied",
-}
+from observatory.progress import Phase, Progress, Reporter, tell
 
 
 def check_not_dropped(platform: Platform) -> None:
@@ -43,7 +39,7 @@ def check_not_dropped(platform: Platform) -> None:
         found = presence_of(server, name)
         if found is not Presence.WHOLE:
             others = others_with_ledger(server, name).values()
-            raise DatabaseDroppedError(name, _FOUND[found], others=others, empty=found is Presence.EMPTIED)
+            raise DatabaseDroppedError(name, others=others, empty=found is Presence.EMPTIED)
 
 
 def declared_name(platform: Platform) -> str:
@@ -80,9 +76,8 @@ class LiveDatabase:
     def report(self, report: Reporter) -> None:
         """Report a database that is lost, and those that may be the renamed one."""
         if self.lost:
-            others = others_with_ledger(self.server, self.name).values()
-            text = f"the database {self.name!r} {_FOUND[self.presence]}.{self._renaming(*others)}"
-            report(Progress(task=text, phase=Phase.WARNED))
+            text = f"{self._found}.{self._renaming(*self._others.values())}"
+            tell(report, Progress(task=text, phase=Phase.WARNED))
 
     def check_not_renamed(self, restored: str) -> None:
         """Check that no other database of the live server has data that a rollback would take away unseen.
@@ -95,14 +90,34 @@ class LiveDatabase:
         Raises:
             RollbackRefusedError: there is one.
         """
-        if not self.lost:
-            return
-        then = databases(restored)
-        others = [name for oid, name in others_with_ledger(self.server, self.name).items() if then.get(oid) != name]
-        if others:
+        if self.lost:
+            then = databases(restored)
+            self._refuse(name for oid, name in self._others.items() if then.get(oid) != name)
+
+    def check_not_renamed_since(self, backup: Mapping[int, str]) -> None:
+        """Check, before anything is restored, that no other database had the name of the stack's when it was backed up.
+
+        Args:
+            backup: the names of the databases in the backup, by their object identifiers.
+
+        Raises:
+            RollbackRefusedError: there is one.
+        """
+        if self.lost:
+            self._refuse(name for oid, name in self._others.items() if backup.get(oid) == self.name)
+
+    @property
+    def _found(self) -> str:
+        return dropped(self.name, empty=self.presence is Presence.EMPTIED)
+
+    @property
+    def _others(self) -> dict[int, str]:
+        return others_with_ledger(self.server, self.name)
+
+    def _refuse(self, removed: Iterable[str]) -> None:
+        if others := tuple(removed):
             raise RollbackRefusedError(
-                f"the database {self.name!r} {_FOUND[self.presence]}, and a rollback would remove {', '.join(others)}; "
-                "nothing was changed",
+                f"{self._found}, and a rollback would remove {', '.join(others)}; nothing was changed",
                 remedy=f"{self._renaming(*others).strip()}. Or drop it, if nothing of it is needed.",
             )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from observatory.engines import embedded as engine
-from observatory.progress import Phase, Progress, Reporter
+from observatory.progress import Phase, Progress, Reporter, tell
 
 COMPONENTS = ("observatory:", "pulumi:")  # types of component resources
 PHASES = {"started": Phase.STARTED, "done": Phase.DONE, "failed": Phase.FAILED}
@@ -31,7 +31,7 @@ def report_steps(report: Reporter, command: str) -> Iterator[engine.OnEvent]:
                 begun[name] = None
             elif event.status == "done":
                 done.append(name)
-            report(Progress(task=name, phase=PHASES[event.status], seconds=event.step.seconds))
+            tell(report, Progress(task=name, phase=PHASES[event.status], seconds=event.step.seconds))
 
     try:
         yield on_event
@@ -44,7 +44,7 @@ def _warn(report: Reporter, event: engine.DiagnosticEvent) -> None:
     """Report a warning or an error of a resource; informative messages are dropped."""
     if event.severity in ("warning", "error"):
         resource = f"{event.urn.rpartition('::')[2]}: " if event.urn else ""
-        report(Progress(task=resource + event.message, phase=Phase.WARNED))
+        tell(report, Progress(task=resource + event.message, phase=Phase.WARNED))
 
 
 def _summary(reason: str, done: list[str], begun: list[str], command: str) -> str:

@@ -55,10 +55,11 @@ def approve_release(
     return approval
 
 
-def check_permission(platform: Platform, manifest: Manifest) -> str | None:
+def check_permission(platform: Platform, manifest: Manifest, *, window_checked: bool = False) -> str | None:
     """Check that a version may be deployed now; return its approver, None where there is none.
 
-    A killed deployment of the same version may continue at any time: leaving it unfinished is worse.
+    A killed deployment of the same version may continue at any time, and a workflow that has checked the window at its
+    start after that has closed (`window_checked`): leaving it unfinished is worse.
 
     Raises:
         NotPermittedError: no window is open, or an approval is missing.
@@ -77,7 +78,7 @@ def check_permission(platform: Platform, manifest: Manifest) -> str | None:
         check_permitted(
             change_between(current.fleet(current.active_fleet).version, manifest.version),
             version=manifest.version,
-            windows=delivery.windows,
+            windows=() if window_checked else delivery.windows,
             approval=delivery.approval,
             objection=objection,
         )

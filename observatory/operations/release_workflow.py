@@ -6,18 +6,25 @@ workflow continues when it is called again. It holds one deployment lock through
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Unpack
 
 from observatory import database
-from observatory.delivery.errors import DeliveryRefusedError, RollbackFailedError, RolledBackError, TakenOverError
+from observatory.delivery.errors import (
+    DeliveryRefusedError,
+    NothingToRollBackError,
+    RollbackFailedError,
+    RolledBackError,
+    TakenOverError,
+)
 from observatory.delivery.releases import Manifest
 from observatory.delivery.request import DeploymentRequest
-from observatory.documents.rollout import RolloutDocument, Strategy
+from observatory.documents.rollout import Deployment, RolloutDocument, Strategy
 from observatory.errors import ObservatoryError
-from observatory.operations.application import DeliveryOptions, deploy_application, request_of, try_release
+from observatory.operations.application import DeliveryOptions, request_of, run_deployment, try_release
 from observatory.operations.application_rollback import roll_back_application
 from observatory.operations.database import (
     DatabaseDeployment,
@@ -27,6 +34,7 @@ from observatory.operations.database import (
 from observatory.operations.delivery_journal import open_journal
 from observatory.operations.deployment_lock import deployment_lock
 from observatory.operations.interrupted_delivery import explained_interruption
+from observatory.operations.late_rollback import promotion_of
 from observatory.operations.migration_targets import database_target
 from observatory.operations.release_approvals import check_permission
 from observatory.operations.release_checklist import ReleasePlan, plan_of, refuse
@@ -38,7 +46,7 @@ from observatory.operations.verification import StackVerification, verify
 from observatory.platforms import open_platform
 from observatory.platforms.delivery_environment import delivery_environment
 from observatory.platforms.platform import EngineChoice, Platform, check_supported
-from observatory.progress import Reporter, silent, task
+from observatory.progress import Phase, Progress, Reporter, silent, task, tell
 from observatory.workspace import Workspace
 
 
@@ -93,8 +101,8 @@ def deploy_release(
     check_supported(platform, "release deploy")
     target = database_target(workspace)
     with (
-        explained_interruption(platform),
         deployment_lock(workspace, target.conninfo, command=f"release deploy {version}"),
+        explained_interruption(platform),  # under the lock: before, the rollout document is another command's
     ):
         manifest = checked_release(platform, version)
         prepared = _Prepared()
@@ -105,15 +113,14 @@ def deploy_release(
                     plan = _plan(platform, manifest, strategy=strategy, options=options, report=report)
                     refuse(plan)
                 prepared = _prepare(platform, manifest, plan, options, report)
-        rollout = deploy_application(
-            workspace,
-            version=version,
-            strategy=strategy,
-            choice=choice,
-            report=report,
-            **options,
+        before = _fencing(platform)
+        rollout = run_deployment(
+            workspace, version=version, strategy=strategy, window_checked=True, choice=choice, report=report, **options
         )
-        verification = _verify(workspace, report)
+        settled_status(workspace)
+        verification = verify(workspace, report=report)
+        new = rollout.deployment if _is_new(platform, rollout, before) else None
+        _roll_back_if_wrong(platform, verification, new=new, report=report)
     return ReleaseDeployment(
         backup_label=prepared.backup_label,
         applied=prepared.applied,
@@ -214,19 +221,49 @@ def _check_migrated(done: DatabaseDeployment) -> None:
         )
 
 
-def _verify(workspace: Workspace, report: Reporter) -> StackVerification:
-    """Verify the stack once the version has all the traffic; a failed check rolls the deployment back.
+def _is_new(platform: Platform, rollout: RolloutDocument, before: int) -> bool:
+    """Return whether a rollback of the last deployment undoes this version, which has just become live.
 
-    Unknown checks, and failures of the monitoring or the backups alone, are reported and roll nothing back.
+    That is so if this workflow has deployed it, and if one that was killed then has, a short time ago.
+
+    Args:
+        platform: of the stack.
+        rollout: the document with the version live.
+        before: its fencing number before this workflow deployed the version, if it did.
     """
-    settled_status(workspace)
-    found = verify(workspace, report=report)
+    if rollout.fencing != before:
+        return True
+    deployment = rollout.deployment
+    if deployment is None or deployment.status != "promoted" or deployment.target != rollout.active_fleet:
+        return False
+    promoted = promotion_of(platform.workspace, deployment)
+    return promoted is not None and time.time() - promoted <= platform.settings.delivery.rollback_window_seconds
+
+
+def _roll_back_if_wrong(
+    platform: Platform, found: StackVerification, *, new: Deployment | None, report: Reporter
+) -> None:
+    """Roll a new version back if a check of the verification failed; `new` is its deployment, None if it is not new.
+
+    Unknown checks, and failures of the monitoring or the backups alone, roll nothing back. A version that has been live
+    for long is not what made a check fail.
+
+    Raises:
+        RolledBackError: it was rolled back.
+        RollbackFailedError: it could not be.
+    """
     wrong = [check for check in found.checks if check.verdict == "failed" and check.name not in INDEPENDENT_CHECKS]
-    if wrong:
-        reason = "verification after the deployment: " + "; ".join(f"{each.name}: {each.detail}" for each in wrong)
-        try:
-            roll_back_application(workspace, reason=reason, report=report)
-        except DeliveryRefusedError as error:
-            raise RollbackFailedError(f"{reason}; it was not rolled back: {error}") from error
-        raise RolledBackError(f"rolled back: {reason}")
-    return found
+    if not wrong:
+        return
+    reason = "verification after the deployment: " + "; ".join(f"{each.name}: {each.detail}" for each in wrong)
+    if new is None:
+        warning = f"{reason}. The version was live before, so it is not rolled back"
+        tell(report, Progress(task=warning, phase=Phase.WARNED))
+        return
+    try:
+        roll_back_application(platform.workspace, reason=reason, only=new.id, report=report)
+    except NothingToRollBackError as error:
+        raise RolledBackError(f"{reason}; another command has rolled it back meanwhile") from error
+    except DeliveryRefusedError as error:
+        raise RollbackFailedError(f"{reason}; it was not rolled back: {error}") from error
+    raise RolledBackError(f"rolled back: {reason}")

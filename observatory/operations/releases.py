@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from observatory.delivery.errors import DeliveryRefusedError
-from observatory.delivery.releases import Manifest, ReleaseError, ReleaseRefusedError
+from observatory.delivery.releases import Manifest, ReleaseError
 from observatory.platforms import open_platform
 from observatory.platforms.platform import Platform
 from observatory.platforms.signing import sign
@@ -16,6 +16,7 @@ from observatory.progress import Reporter, silent, task
 from observatory.workspace import Workspace
 
 if TYPE_CHECKING:
+    from observatory.delivery.environment import Releases
     from observatory.platforms.contract.requirements import Finding
 
 
@@ -89,25 +90,38 @@ def _manifest_file(artifact: Path, given: Path | None = None) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRelease:
-    """A stored release; `signer` is the trusted key that signed it, or None, and then `objection` says why."""
+    """A stored release.
 
-    manifest: Manifest
+    Attributes:
+        version: that it is stored as.
+        manifest: of the release; None where it is damaged, or that of another version.
+        signer: the trusted key that signed it, or None.
+        objection: why there is no manifest or no signer; None where there are both.
+    """
+
+    version: str
+    manifest: Manifest | None
     signer: str | None
     objection: str | None = None
 
 
 def list_releases(workspace: Workspace) -> list[StoredRelease]:
-    """Return the stored releases, and whether their signatures allow the stack to deploy them."""
+    """Return the stored releases, and whether their signatures allow the stack to deploy them.
+
+    A damaged manifest does not hide the other releases.
+    """
     platform = open_platform(workspace)
     store, trusted = platform.release_store, platform.trusted_keys()
-    return [_signed(store.manifest(version), trusted) for version in store.versions()]
+    return [_stored(store, version, trusted) for version in store.versions()]
 
 
-def _signed(manifest: Manifest, trusted: Mapping[str, str]) -> StoredRelease:
+def _stored(store: Releases, version: str, trusted: Mapping[str, str]) -> StoredRelease:
+    manifest = None
     try:
-        return StoredRelease(manifest=manifest, signer=manifest.signed_by(trusted))
-    except ReleaseRefusedError as error:
-        return StoredRelease(manifest=manifest, signer=None, objection=str(error))
+        manifest = store.manifest(version)
+        return StoredRelease(version=version, manifest=manifest, signer=manifest.signed_by(trusted))
+    except ReleaseError as error:
+        return StoredRelease(version=version, manifest=manifest, signer=None, objection=str(error))
 
 
 def checked_release(platform: Platform, version: str) -> Manifest:

@@ -1,19 +1,17 @@
 """Control requests to a running deployment of another process, and that process's acknowledgement.
 
-The request is a field of the rollout document. The running command reads it at each evaluation of the gate, and each
-entry that it writes to the journal has the request as it knows it: such an entry is the acknowledgement.
+Both are fields of the rollout document. At each evaluation of the gate the running command reads the request, and
+writes how many requests it has read: that is the acknowledgement, on every platform and by no clock.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from observatory.delivery.control import send_control_request
+from observatory.delivery.control import acknowledges, is_replaced, send_control_request
 from observatory.documents.event_text import event_text
-from observatory.documents.journal import Entry, entries
+from observatory.documents.journal import entries
 from observatory.documents.rollout import Deployment, RolloutDocument
 from observatory.errors import ObservatoryError
 from observatory.operations.delivery_journal import open_journal
@@ -37,13 +35,15 @@ class RolloutControl:
 
     Attributes:
         rollout: the document with the request.
-        acknowledged: whether the running command has read the request.
+        acknowledged: whether the running command has read the request, and follows it.
+        replaced: whether it has read a later request of another operator, and follows that one.
         running: whether a command runs the deployment; None where the database cannot say.
-        last: the newest event of the deployment, as text.
+        last: the newest event of the deployment in this machine's journal, as text; empty where it has none.
     """
 
     rollout: RolloutDocument
     acknowledged: bool
+    replaced: bool
     running: bool | None
     last: str
 
@@ -60,50 +60,43 @@ def control_rollout(workspace: Workspace, request: ControlRequest | None) -> Rol
     platform = open_platform(workspace)
     outputs = required_outputs(platform, show_secrets=False)
     with open_journal(platform, silent) as journal:
-        since = time.time()
         rollout = send_control_request(delivery_environment(platform, outputs, journal=journal), request)
     assert rollout.deployment is not None  # noqa: S101 - the request went to it
+    identity, asked = rollout.deployment.id, rollout.deployment.asked
+
+    def sent_to(found: RolloutDocument) -> Deployment | None:
+        return found.deployment if found.deployment and found.deployment.id == identity else None
+
+    def follows(found: RolloutDocument) -> bool:
+        deployment = sent_to(found)
+        return deployment is not None and acknowledges(deployment, request, asked=asked)
+
+    def replaced(found: RolloutDocument) -> bool:
+        deployment = sent_to(found)
+        return deployment is not None and is_replaced(deployment, asked=asked)
+
     running = _runs(platform, workspace)
     timeout_s = EVALUATIONS * platform.settings.delivery.gates.interval_s + SLACK_S if running else 0.0
     found = poll(
-        lambda: _events(workspace, rollout.deployment),
-        until=lambda events: acknowledges(events, request, since=since),
+        lambda: platform.rollout_store.read() or rollout,
+        until=lambda found: follows(found) or replaced(found) or found.unfinished is None,
         timeout_s=timeout_s,
         interval_s=POLL_S,
     )
-    last = next((each for each in reversed(found) if each.event != "ask"), None)
     return RolloutControl(
-        rollout=platform.rollout_store.read() or rollout,
-        acknowledged=acknowledges(found, request, since=since),
+        rollout=found,
+        acknowledged=follows(found),
+        replaced=replaced(found),
         running=running,
-        last=event_text(last.event, last.details) if last else "",
+        last=_last_event(workspace, identity),
     )
 
 
-def acknowledges(found: Iterable[Entry], request: ControlRequest | None, *, since: float) -> bool:
-    """Return whether the entries of a deployment say that its command has read a request that was written at `since`.
-
-    A request that the command has carried out is no longer in the document: its result is then the acknowledgement.
-    """
-    results = {
-        "pause": ("promoted", "rolled-back"),
-        "promote": ("shift", "promoted", "rollback"),
-        "abort": ("rollback", "rolled-back"),
-        None: ("gate", "shift", "promoted", "rollback"),
-    }
-    for entry in found:
-        if entry.at < since or entry.event == "ask":
-            continue
-        if entry.details.get("request") == request and (request or entry.event in results[None]):
-            return True
-        if request and entry.event in results[request]:
-            return True
-    return False
-
-
-def _events(workspace: Workspace, deployment: Deployment | None) -> list[Entry]:
-    identity = deployment.id if deployment else None
-    return [entry for entry in entries(workspace.journal) if entry.details.get("deployment") == identity]
+def _last_event(workspace: Workspace, deployment: str) -> str:
+    """Return the newest event of a deployment in this machine's journal, as text; empty where there is none."""
+    found = [each for each in entries(workspace.journal) if each.details.get("deployment") == deployment]
+    last = next((each for each in reversed(found) if each.event != "ask"), None)
+    return event_text(last.event, last.details) if last else ""
 
 
 def _runs(platform: Platform, workspace: Workspace) -> bool | None:

@@ -38,7 +38,7 @@ class JobStatus:
 
 def jobs(workspace: Workspace) -> list[JobStatus]:
     """Return the status of a stack's jobs."""
-    from observatory.scheduling.scheduler import next_run  # noqa: PLC0415 - APScheduler only where it is used
+    from observatory.scheduling.due import next_run  # noqa: PLC0415 - APScheduler only where it is used
 
     store, running = RecordStore(sandbox=workspace.sandbox), scheduler_ready(workspace.sandbox)
     found = []

@@ -8,7 +8,7 @@ from observatory.delivery.environment import MetricsUnavailableError
 from observatory.operations.stack_monitoring import stack_alertmanager, stack_prometheus
 from observatory.platforms.alertmanager import Silence, UnknownSilenceError
 from observatory.platforms.silence_reach import unreached
-from observatory.progress import Phase, Progress, Reporter, silent
+from observatory.progress import Phase, Progress, Reporter, silent, tell
 from observatory.security.actor import actor
 from observatory.settings import FleetName
 from observatory.workspace import Workspace
@@ -52,7 +52,7 @@ def create_silence(
     alertmanager.wait_until_kept()
     values = _values(workspace)
     for problem in unreached(fleet=fleet, alert=alert, matchers=matchers, values=values):
-        report(Progress(task=f"the silence mutes nothing: {problem}", phase=Phase.WARNED))
+        tell(report, Progress(task=f"the silence mutes nothing: {problem}", phase=Phase.WARNED))
     return made
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -216,13 +217,10 @@ class StackChecks:
         with connect(database_target(self.platform.workspace).conninfo, purpose="verify") as connection:
             yield connection
 
-    @contextlib.contextmanager
-    def _marked_rows(self) -> Iterator[MarkedRows]:
-        from observatory.database.error_translation import translate_errors  # noqa: PLC0415 - with psycopg
-        from observatory.database.verification_rows import marked_rows  # noqa: PLC0415
+    def _marked_rows(self) -> AbstractContextManager[MarkedRows]:
+        from observatory.database.verification_session import verification_rows  # noqa: PLC0415 - loads psycopg
 
-        with self._owner() as connection, translate_errors("the database"), marked_rows(connection) as rows:
-            yield rows
+        return verification_rows(database_target(self.platform.workspace).conninfo)
 
 
 def _is_stopped(rollout: RolloutDocument, labels: Mapping[str, str]) -> bool:

@@ -10,7 +10,7 @@ from observatory.platforms import open_platform
 from observatory.platforms.engine_choice import choose_engine_to_change, engine_of
 from observatory.platforms.platform import EngineChoice, EngineName, Platform, check_supported
 from observatory.platforms.stack_state import engine_options, outputs, state_options
-from observatory.progress import Phase, Progress, Reporter, silent
+from observatory.progress import Phase, Progress, Reporter, silent, tell
 from observatory.runtime import mounts
 from observatory.workspace import Workspace
 
@@ -47,7 +47,7 @@ def down(
         finish_removal(platform, chosen, report)
     if kept:
         places = " and ".join(map(str, outside.values()))
-        report(Progress(task=f"the backups in {places} stay, and {kept} has their keys", phase=Phase.WARNED))
+        tell(report, Progress(task=f"the backups in {places} stay, and {kept} has their keys", phase=Phase.WARNED))
 
 
 def _check_state(platform: Platform) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from observatory.backups.repository import kept_wal
@@ -48,6 +49,7 @@ class Status:
         missing_certificates: names of declared certificates without a file.
         waiting_wal: WAL that PostgreSQL keeps because a backup repository does not have it yet.
         database_rollback: a rollback of the database that is not finished; None where there is none.
+        rollback_left_over: what a rollback has left that was killed before it was recorded.
         heartbeat_age: seconds since the last heartbeat of monitoring; None before the first one.
         evaluation: the last gate evaluation of the current or last deployment.
     """
@@ -62,6 +64,7 @@ class Status:
     missing_certificates: Sequence[str] = ()
     waiting_wal: WaitingWal = field(default_factory=WaitingWal)
     database_rollback: RollbackRecord | None = None
+    rollback_left_over: Sequence[Path] = ()
     heartbeat_age: float | None = None
     evaluation: Entry | None = None
 
@@ -104,6 +107,7 @@ def status(workspace: Workspace) -> Status:
         if workspace.home.is_dir():
             check_unclaimed(workspace.sandbox, engine.full_name(state_options(workspace)))
         return Status(daemons=[], rollout=None, schema_version=None, fleet_size=size, jobs=[], passwords=[])
+    rollbacks = RollbackRecords(workspace.home)
     return Status(
         daemons=platform.daemons(rollout),
         rollout=rollout,
@@ -114,7 +118,8 @@ def status(workspace: Workspace) -> Status:
         certificates=list_certificates(workspace),
         missing_certificates=missing_certificates(workspace),
         waiting_wal=kept_wal(workspace.sandbox),
-        database_rollback=RollbackRecords(workspace.home).unfinished(),
+        database_rollback=rollbacks.unfinished(),
+        rollback_left_over=rollbacks.left_over(),
         heartbeat_age=heartbeat_age(workspace.sandbox),
         evaluation=_last_evaluation(workspace, rollout),
     )

@@ -22,7 +22,7 @@ from observatory.platforms import open_platform
 from observatory.platforms.engine_choice import choose_engine_to_change, engine_of
 from observatory.platforms.platform import EngineChoice, EngineName, Platform
 from observatory.platforms.stack_state import engine_options, outputs, state_options
-from observatory.progress import Phase, Progress, Reporter, silent, task
+from observatory.progress import Phase, Progress, Reporter, silent, task, tell
 from observatory.settings import check_secret_files
 from observatory.workspace import Workspace
 
@@ -123,7 +123,7 @@ def _report_homes_without_state(workspace: Workspace, report: Reporter) -> None:
     for home in sorted(workspace.home.parent.glob("[!.]*/")):
         if home.name != workspace.stack and not engine.exists(replace(state_options(workspace), stack=home.name)):
             text = f"no state has the stack {home.name}: `observatory down -e {home.name}` removes its data"
-            report(Progress(task=text, phase=Phase.WARNED))
+            tell(report, Progress(task=text, phase=Phase.WARNED))
 
 
 def _demonstrate(platform: Platform, report: Reporter) -> Demonstration:

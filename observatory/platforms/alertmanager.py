@@ -215,9 +215,9 @@ class FleetSilences:
     @contextlib.contextmanager
     def _extended(self, silenced: Silenced) -> Iterator[None]:
         keeper = _Keeper(self, silenced)
-        keeper.extend()
-        keeper.start()
         try:
+            keeper.extend()
+            keeper.start()
             yield
         finally:
             keeper.stop()
@@ -252,7 +252,8 @@ class _Keeper(threading.Thread):
 
     def stop(self) -> None:
         self._ended.set()
-        self.join()
+        if self.is_alive():  # an interrupt may have come before its start
+            self.join()
 
     def extend(self, seconds: float = SILENCE_SECONDS) -> None:
         silenced, alertmanager = self._silenced, self._owner.alertmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from observatory.delivery.environment import Environment, Journal
@@ -35,7 +35,9 @@ def delivery_environment(
     """
 
     def marked_rows() -> AbstractContextManager[MarkedRows]:
-        return _marked_rows(platform.administrator(outputs))
+        from observatory.database.verification_session import verification_rows  # noqa: PLC0415 - loads psycopg
+
+        return verification_rows(platform.administrator(outputs))
 
     stack, client = platform.workspace.stack, monitoring_files(platform.workspace).client
     alertmanager = Alertmanager(url=outputs["alertmanager_url"], stack=stack, client=client)
@@ -64,19 +66,3 @@ def delivery_environment(
         promised=lambda version: platform.release_store.manifest(version).metrics or (),
         limits=platform.settings.delivery.gates,
     )
-
-
-@contextmanager
-def _marked_rows(conninfo: str) -> Iterator[MarkedRows]:
-    """Yield the rows of one verification; then remove them and those of verifications that were killed."""
-    from observatory.database import connect  # noqa: PLC0415 - psycopg only where it is used
-    from observatory.database.connection import describe  # noqa: PLC0415
-    from observatory.database.error_translation import translate_errors  # noqa: PLC0415
-    from observatory.database.verification_rows import marked_rows  # noqa: PLC0415
-
-    with (
-        connect(conninfo, purpose="verify a fleet") as connection,
-        translate_errors(describe(conninfo)),
-        marked_rows(connection) as rows,
-    ):
-        yield rows

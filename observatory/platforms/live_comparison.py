@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
@@ -37,7 +37,11 @@ def proves_nothing(status: int) -> bool:
 
 
 def judged(
-    attempt: Callable[[], Result], live: Place, marked_rows: Callable[[], AbstractContextManager[MarkedRows]]
+    attempt: Callable[[], Result],
+    live: Place,
+    marked_rows: Callable[[], AbstractContextManager[MarkedRows]],
+    *,
+    tested: str | None = None,
 ) -> Result:
     """Make an attempt with a version, and a second one where only that can decide.
 
@@ -46,17 +50,21 @@ def judged(
             version. It leaves nothing running that could make the live fleet ill.
         live: has the traffic of users.
         marked_rows: yields rows that are removed at the end of the block.
+        tested: fleet and version, as sessions of the database name them; None where they cannot be distinguished.
 
     Raises:
         HostsError: the version failed, twice where an ill dependency could explain it, and the live fleet did not.
         UnjudgedError: the live fleet fails, too, or the database does not answer.
     """
     from observatory.database import DatabaseError  # noqa: PLC0415 - psycopg only where it is used
+    from observatory.database.errors import RowsLockedError  # noqa: PLC0415
 
     for last in (False, True):
         try:
             return attempt()
         except DatabaseError as error:
+            if tested and isinstance(error, RowsLockedError) and _all_of(tested, error.applications):
+                raise HostsError(f"sessions of the version itself hold locks: {error}") from error
             raise UnjudgedError(f"no version can be judged now: the database does not answer: {error}") from error
         except UnansweredError as error:
             if illness := _illness_of(live, error.check, marked_rows):
@@ -67,6 +75,11 @@ def judged(
             if last:
                 raise
     raise AssertionError  # the second attempt has returned or raised
+
+
+def _all_of(tested: str, applications: Collection[str]) -> bool:
+    """Return whether sessions are known, and all of them are of one fleet and version: `NAME FLEET VERSION`."""
+    return bool(applications) and all(name.endswith(f" {tested}") for name in applications)
 
 
 def _illness_of(live: Place, check: Check, marked_rows: Callable[[], AbstractContextManager[MarkedRows]]) -> str:

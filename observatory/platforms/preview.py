@@ -45,7 +45,12 @@ class Preview:
             UnjudgedError: so it did through the other fleet, or the other instances.
         """
         live = self.place(fleet if instance else other(fleet))
-        return judged(lambda: self.exercise(fleet, version, instance=instance), live, self.marked_rows)
+        return judged(
+            lambda: self.exercise(fleet, version, instance=instance),
+            live,
+            self.marked_rows,
+            tested=f"{fleet} {version}",
+        )
 
     def exercise(self, fleet: FleetName, version: str, *, instance: Place | None = None) -> tuple[str, ...]:
         """Exercise a fleet as `verify` does, without a comparison where a check fails.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 REQUEST_SECONDS = 1.0
 WORK_SECONDS = 1.4  # after which no request starts
 WRITES, SPANS = 4, 5  # of a trace, each with so many spans
+MORE = 40  # further writes of one span, and reads: a version that is wrong for few of them meets a probe soon
 LISTED = 100  # of the newest traces with the mark: those of one probe, and of few others
 
 
@@ -40,6 +41,7 @@ class Exchange:
         absent: whether nothing answered for the place: no instance of the fleet runs.
         slowest: seconds of the slowest answer.
         versions: that answered.
+        requests: that were sent.
     """
 
     place: Place
@@ -53,6 +55,7 @@ class Exchange:
     absent: bool = False
     slowest: float = 0.0
     versions: set[str] = field(default_factory=set)
+    requests: int = 0
 
     @property
     def failures(self) -> tuple[ProbeFailure, ...]:
@@ -77,12 +80,30 @@ class Exchange:
         Raises:
             psycopg.Error: the database does not answer.
         """
-        sent = {f"span-{len(self.texts) + number}": secrets.token_hex(8) for number in range(SPANS)}
+        sent = self._further(SPANS)
         written = self.check(lambda: self._write(sent))
         if written:
-            self.texts |= sent
             self.stored = self.check(self._stored)
         return written and self.stored
+
+    def loses_nothing(self) -> ProbeFailure | None:
+        """Write and read many times, and find only what the database contradicts: the other fleet does not do the same.
+
+        After a failure nothing is proven: a write without an answer may be stored later.
+
+        Raises:
+            psycopg.Error: the database does not answer.
+        """
+        if self.failures:
+            return None
+        half = (time.monotonic() + self.until) / 2  # of the time that is left is for the reads
+        for _ in range(MORE):
+            if time.monotonic() > half or self._write(self._further(1)):
+                break
+        if failure := self._lost():
+            return failure
+        reads = (self._read(self.trace_id, self.texts) for _ in range(MORE) if time.monotonic() < self.until)
+        return next((found for found in reads if found and found.certain), None)
 
     def random_key_refused(self) -> ProbeFailure | None:
         """Read with a key that does not exist."""
@@ -114,19 +135,32 @@ class Exchange:
         self.checks.append(attempt())
         return self.checks[-1] is None
 
+    def _further(self, count: int) -> dict[str, str]:
+        return {f"span-{len(self.texts) + number}": secrets.token_hex(8) for number in range(count)}
+
     def _write(self, texts: Mapping[str, str]) -> ProbeFailure | None:
         rows = self.rows
         items = spans(mark=rows.mark, run=rows.run, trace_id=self.trace_id, now=rows.now, texts=texts)
         answer = self._send("POST", "/v1/traces", json={"items": items})
         if isinstance(answer, ProbeFailure):
             return answer
-        return None if answer.status_code == HTTPStatus.CREATED else self._wrong_status(answer)
+        if answer.status_code != HTTPStatus.CREATED:
+            return self._wrong_status(answer)
+        self.texts |= texts  # which the database must have from now on
+        return None
 
     def _stored(self) -> ProbeFailure | None:
         if (found := self.rows.spans(self.trace_id)) == self.texts:
             return None
         sent = f"{len(self.texts)} spans were sent and answered 201"
         return self._failure("not stored", f"{sent}, and the database has {compared(self.texts, found)}")
+
+    def _lost(self) -> ProbeFailure | None:
+        """Find spans that were answered 201 and are not stored; one without an answer may be stored or not."""
+        found = self.rows.spans(self.trace_id)
+        missing = len(self.texts.items() - found.items())
+        sent = f"{len(self.texts)} spans were sent and answered 201"
+        return self._failure("not stored", f"{sent}, and the database lacks {missing}") if missing else None
 
     def _read(self, trace_id: str, texts: Mapping[str, str]) -> ProbeFailure | None:
         """Read a trace that the database has."""
@@ -165,6 +199,7 @@ class Exchange:
         import httpx  # noqa: PLC0415 - only where it is used
 
         started = time.monotonic()
+        self.requests += 1
         try:
             answer = self.client.request(method, path, **more)
         except httpx.HTTPError as error:

@@ -83,14 +83,15 @@ class FleetProbes:
                 connect(conninfo, purpose="probe", settings=settings) as owner,
                 marked_rows(owner, mark=PROBE_MARK, clean=time.monotonic() < self._clean_until) as rows,
             ):
-                return _compare(places, control, rows, version)
+                # Without such URLs, as on AWS, the gates count probes as requests of users: more of them hide others.
+                return _compare(places, control, rows, version, many=self.instance_url is not None)
         except (DatabaseError, psycopg.Error) as error:
             return ProbeResult(unknown=f"the database does not answer the probe: {error}")
         except Exception as error:
             return ProbeResult(unknown=f"the probe failed: {type(error).__name__}: {error}")
 
 
-def _compare(places: list[Place], control: Place, rows: MarkedRows, version: str) -> ProbeResult:
+def _compare(places: list[Place], control: Place, rows: MarkedRows, version: str, *, many: bool) -> ProbeResult:
     """Send the same requests to the new version and to the other fleet at the same time, and compare the results."""
     key = rows.add_key("read", "write")
     with ExitStack() as stack:
@@ -113,6 +114,8 @@ def _compare(places: list[Place], control: Place, rows: MarkedRows, version: str
         if not old.failures and old.add_spans():
             for each in new:  # which may have kept what it has read before
                 each.check(partial(each.reads_what_is_of, old))
+        for each in new if many else ():
+            each.check(each.loses_nothing)
         return _judge(new, old, version)
 
 
@@ -159,4 +162,5 @@ def _judge(new: Sequence[Exchange], old: Exchange, version: str) -> ProbeResult:
         cause, dropped = "", failures
     if dropped and not failures:
         return ProbeResult(unknown=f"{dropped[0].reason}; but {cause}")
-    return ProbeResult(attempts=attempts, failures=tuple(failures))
+    requests = sum(each.requests for each in new)
+    return ProbeResult(attempts=attempts, failures=tuple(failures), requests=requests)

@@ -43,7 +43,8 @@ def missing_passphrase(workspace: Workspace) -> OperationError:
         return StackNotUpError(workspace.stack)
     return OperationError(
         f"{workspace.passphrase_file} is missing, and only it decrypts the secrets in the stack's state: restore the "
-        "file from a copy, or remove the stack with all its data with `observatory down`"
+        "file from a copy, or remove the stack with all its data and backups with `observatory down`; to recover the "
+        'data afterwards, first see "A database that does not start" in docs/backups.md'
     )
 
 

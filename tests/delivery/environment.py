@@ -168,6 +168,7 @@ class Simulation:
     read_at: float = 0.0
     silenced: set[str] = field(default_factory=set)
     tried: list[tuple[FleetName, str]] = field(default_factory=list)
+    unchecked: tuple[str, ...] = ()
 
     def weights(self) -> Mapping[FleetName, int]:
         self.fault("weights")
@@ -236,9 +237,10 @@ class Simulation:
             self.up[name] = True
         _check_in_sync(self, fleet)
 
-    def test(self, fleet: FleetName, version: str) -> None:
+    def test(self, fleet: FleetName, version: str) -> tuple[str, ...]:
         self.fault("test")
         self.tried.append((fleet, version))
+        return self.unchecked
 
     def verify(self, fleet: FleetName, instances: Collection[str] | None = None) -> None:
         self.fault("verify")
@@ -311,6 +313,7 @@ class Simulation:
         """Silence alerts until the block ends; a killed process leaves the silence."""
         self.silenced.add(deployment)
         try:
+            self.fault("silence")
             yield
         except Killed:
             raise
@@ -335,6 +338,7 @@ class Simulation:
 
     def record(self, event: str, **details: Any) -> None:
         self.events.append((event, details))
+        self.fault(f"record {event}")
 
     def environment(self, limits: GateLimits | None = None) -> Environment:
         return Environment(

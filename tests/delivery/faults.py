@@ -41,7 +41,7 @@ EXPECTED = (
     DeploymentPausedError,
     RolledBackError, RollbackFailedError, TakenOverError, TrialFailedError, DeliveryRefusedError, BalancerError,
 )  # fmt: skip
-PLACES = (*ERRORS, "sleep")
+PLACES = (*ERRORS, "sleep", "silence", "record start")
 MOST_CALLS = 12  # the last call of a place at which a fault is drawn
 
 

@@ -143,11 +143,12 @@ def test_a_version_is_not_to_blame_for_what_both_fleets_suffer(ill: Interval) ->
     assert stack.time >= 30 + 8 * 5
 
 
-@pytest.mark.parametrize("kind", ["errors", "slow", "404"])
+@pytest.mark.parametrize("kind", ["errors", "slow", "404", "401"])
 def test_what_began_shortly_before_the_shift_is_not_the_versions_fault(kind: str) -> None:
-    bad = {"errors": Interval(errors=30), "slow": Interval(slow=30), "404": Interval(statuses={"404": 30})}[kind]
+    bad = {"errors": Interval(errors=30), "slow": Interval(slow=30)}.get(kind, Interval(statuses={kind: 30}))
     stack = simulation(intervals=itertools.repeat(bad))
-    stack.recent = counts(500, errors=150 * (kind == "errors"), slow=150 * (kind == "slow"), statuses={"404": 150})
+    statuses = {kind: 150} if kind.isdigit() else {}
+    stack.recent = counts(500, errors=150 * (kind == "errors"), slow=150 * (kind == "slow"), statuses=statuses)
     if kind == "errors":  # a share that no version may have is not promoted either
         with pytest.raises(DeploymentPausedError, match="the old version is no better"):
             deploy(stack.environment(SHORT), blue_green())

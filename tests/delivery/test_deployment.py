@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from functools import partial
 
 import pytest
@@ -10,8 +11,12 @@ from hypothesis import given, settings
 
 from observatory.delivery.deployment import deploy, preview_deployment
 from observatory.delivery.errors import DeliveryRefusedError, RolledBackError
+from observatory.delivery.request import DeploymentRequest
 from observatory.delivery.rollback import preview_rollback, roll_back
-from tests.delivery.environment import MEMBERS, NEW, OLD, Killed, simulation
+from observatory.documents.rollout import RolloutDocument
+from observatory.interruption import interruptible
+from observatory.settings import FleetName
+from tests.delivery.environment import MEMBERS, NEW, OLD, SIZE, Killed, MemoryStore, Simulation, simulation
 from tests.delivery.faults import (
     SEQUENCES,
     Sequence,
@@ -22,6 +27,7 @@ from tests.delivery.faults import (
     failing,
     raise_at,
     raise_once,
+    rolling,
     shifts,
 )
 
@@ -124,6 +130,80 @@ def test_an_interrupted_deployment_is_rolled_back() -> None:
     with pytest.raises(KeyboardInterrupt):
         deploy(stack.environment(), blue_green())
     assert stack.live == {"blue": 100, "green": 0}
+
+
+@pytest.mark.parametrize("place", ["written", "record start", "silence"])
+@pytest.mark.parametrize("wanted", [blue_green(), canary(), rolling()])
+def test_an_interrupt_before_the_first_step_rolls_back(place: str, wanted: DeploymentRequest) -> None:
+    store = InterruptedStore(simulation().store.document) if place == "written" else None
+    stack = simulation(store=store, minimum=SIZE - 1)
+    stack.fault = at_place(place, raise_once(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        deploy(stack.environment(), wanted)
+    assert (stack.live, status_of(stack), stack.silenced) == ({"blue": 100, "green": 0}, "rolled-back", set())
+    assert deploy(stack.environment(), wanted).deployment is not None
+
+
+def test_an_interrupt_before_a_killed_canary_continues_returns_the_traffic() -> None:
+    stack = simulation(fault=raise_at("sleep", Killed()))
+    with pytest.raises(Killed):
+        deploy(stack.environment(), canary())
+    assert stack.live == {"blue": 95, "green": 5}
+    stack.fault = at_place("silence", raise_once(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        deploy(stack.environment(), canary())
+    assert (stack.live, status_of(stack)) == ({"blue": 100, "green": 0}, "rolled-back")
+
+
+def test_an_interrupt_before_a_deployment_is_written_changes_nothing() -> None:
+    stack = simulation(fault=at_place("test", raise_once(KeyboardInterrupt())))
+    with pytest.raises(KeyboardInterrupt):
+        deploy(stack.environment(), blue_green())
+    assert (stack.store.history, stack.events) == ([], [])
+
+
+def test_a_second_signal_ends_a_rollback_only_when_the_traffic_is_back() -> None:
+    """As a CI system stops a job: by SIGINT and soon SIGTERM, here while the rollback waits for the old fleet."""
+    stack, signals = SilentSimulation(simulation().store), iter([signal.SIGINT, signal.SIGTERM])
+
+    def stop() -> None:
+        stack.up.update(dict.fromkeys(BLUE, False))
+        if number := next(signals, None):
+            signal.raise_signal(number)
+
+    stack.each_sleep = stop
+    with interruptible(), pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        deploy(stack.environment(), canary(health_check_s=60.0))
+    assert (stack.live, status_of(stack)) == ({"blue": 100, "green": 0}, "rolling-back")
+    assert stack.time < 60
+    stack.each_sleep = lambda: None
+    stack.up.update(dict.fromkeys(BLUE, True))
+    with pytest.raises(RolledBackError):
+        deploy(stack.environment(), canary())
+    assert status_of(stack) == "rolled-back"
+
+
+class SilentSimulation(Simulation):
+    """A stack whose restarts do not help."""
+
+    def restart(self, fleet: FleetName) -> None:
+        self.fault("restart")
+
+
+class InterruptedStore(MemoryStore):
+    """A store whose first write is followed by an interrupt."""
+
+    def compare_and_set(self, expected: RolloutDocument, changed: RolloutDocument) -> RolloutDocument:
+        written = super().compare_and_set(expected, changed)
+        if len(self.history) == 1:
+            raise KeyboardInterrupt
+        return written
+
+
+def status_of(stack: Simulation) -> str:
+    assert stack.store.document is not None
+    assert stack.store.document.deployment is not None
+    return stack.store.document.deployment.status
 
 
 def test_a_deployment_without_gates_evaluates_none() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 
 from observatory.delivery.control import send_control_request
 from observatory.delivery.deployment import deploy
-from observatory.delivery.environment import UnjudgedError
+from observatory.delivery.environment import LostDatabaseError, UnjudgedError
 from observatory.delivery.errors import (
     DeliveryRefusedError,
     DeploymentPausedError,
@@ -16,10 +17,11 @@ from observatory.delivery.errors import (
     TrialFailedError,
     UnjudgedVersionError,
 )
-from observatory.delivery.request import canary_weights
+from observatory.delivery.request import DeploymentRequest, canary_weights
+from observatory.documents.event_text import event_text
 from observatory.errors import REFUSED
-from tests.delivery.environment import MEMBERS, OLD, Killed, Simulation, simulation
-from tests.delivery.faults import blue_green, failing, raise_at
+from tests.delivery.environment import MEMBERS, OLD, SIZE, Killed, Simulation, simulation
+from tests.delivery.faults import blue_green, failing, raise_at, rolling
 
 
 def test_pre_deployment_tests_run_before_anything_changes_and_are_recorded() -> None:
@@ -29,6 +31,17 @@ def test_pre_deployment_tests_run_before_anything_changes_and_are_recorded() -> 
     assert done.deployment is not None
     assert done.deployment.tests == "passed"
     assert [event for event, _ in stack.events][:3] == ["tests-passed", "start", "install"]
+
+
+def test_what_the_tests_could_not_check_is_named() -> None:
+    stack = simulation()
+    stack.unchecked = ("not checked: growth: only 9 requests in 10 s",)
+    deploy(stack.environment(), blue_green())
+    event, details = stack.events[0]
+    assert (event, details["unchecked"]) == ("tests-passed", ["not checked: growth: only 9 requests in 10 s"])
+    assert event_text(event, details) == (
+        "pre-deployment tests of v0.2.0 passed; not checked: growth: only 9 requests in 10 s"
+    )
 
 
 def test_failed_pre_deployment_tests_change_nothing() -> None:
@@ -67,14 +80,75 @@ def test_tests_wait_while_both_fleets_are_ill_and_then_refuse_without_blaming_th
     assert (stack.store.document, stack.events[-1][0]) == (before, "tests-unjudged")
 
 
-def test_a_target_that_cannot_be_verified_because_both_fleets_are_ill_waits_without_traffic() -> None:
+@pytest.mark.parametrize("work", ["install", "verify"])
+def test_a_target_that_cannot_be_judged_waits_without_traffic(work: str) -> None:
     stack = simulation()
-    unjudged("verify", stack, until=1000)
+    unjudged(work, stack, until=1000)
     with pytest.raises(DeploymentPausedError, match="is on green without traffic: both fleets are ill"):
         deploy(stack.environment(), blue_green())
     assert (stack.live["green"], stack.time) == (0, 60)
     stack.time = 1000
     assert deploy(stack.environment(), blue_green()).fleet("green").weight == 100
+
+
+@pytest.mark.parametrize("request_", [blue_green(), rolling()], ids=["blue-green", "rolling"])
+def test_an_installation_is_repeated_when_the_database_is_back(request_: DeploymentRequest) -> None:
+    stack = simulation(minimum=SIZE - 1)
+    unjudged("install", stack, until=20)
+    done = deploy(stack.environment(), request_).deployment
+    assert done is not None
+    assert done.status == "promoted"
+    assert "unjudged" in dict(stack.events)
+    assert stack.time >= 20
+
+
+def losing_the_database(place: str, stack: Simulation, *, times: int) -> None:
+    """Let the database be lost in the middle of the first checks; between them it is down for one more check."""
+    calls = itertools.count()
+
+    def fault(where: str) -> None:
+        if where != place or (call := next(calls)) >= 2 * times:
+            return
+        raise UnjudgedError("the database is down") if call % 2 else LostDatabaseError("it went down meanwhile")
+
+    stack.fault = fault
+
+
+@pytest.mark.parametrize("request_", [blue_green(), rolling()], ids=["blue-green", "rolling"])
+@pytest.mark.parametrize("work", ["install", "verify"])
+def test_a_version_that_takes_the_database_down_again_and_again_is_rolled_back(
+    work: str, request_: DeploymentRequest
+) -> None:
+    stack = simulation(minimum=SIZE - 1)
+    losing_the_database(work, stack, times=3)
+    with pytest.raises(RolledBackError, match=r"the database was lost 3 times .* it went down meanwhile"):
+        deploy(stack.environment(), request_)
+    assert stack.live == {"blue": 100, "green": 0}
+    stack = simulation(minimum=SIZE - 1)
+    losing_the_database(work, stack, times=2)
+    done = deploy(stack.environment(), request_).deployment
+    assert done is not None
+    assert done.status == "promoted"
+
+
+def test_two_losses_are_enough_where_the_attempts_outlast_the_patience() -> None:
+    stack, calls = simulation(), itertools.count()
+
+    def fault(where: str) -> None:
+        if where == "install" and next(calls) < 2:
+            stack.time += 150.0  # until the start limit
+            raise LostDatabaseError("it went down meanwhile")
+
+    stack.fault = fault
+    with pytest.raises(RolledBackError, match="the database was lost 2 times"):
+        deploy(stack.environment(), blue_green())
+
+
+def test_a_version_that_takes_the_database_down_in_each_of_its_tests_fails_them() -> None:
+    stack = simulation()
+    losing_the_database("test", stack, times=3)
+    with pytest.raises(TrialFailedError, match="nothing changed: the database was lost 3 times"):
+        deploy(stack.environment(), blue_green())
 
 
 def test_a_target_that_may_have_made_the_source_ill_is_stopped_soon() -> None:

@@ -1,16 +1,20 @@
 """The release store holds signed artifacts that match their manifests, and nothing else."""
 
+import gzip
 import hashlib
-import io
 import json
+import shutil
+import stat
 import tarfile
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-from observatory.delivery import releases
 from observatory.delivery.releases import ReleaseError, ReleaseRefusedError, ReleaseStore, install, sign_release
+from observatory.files import archive as archive_file
 from observatory.security.signatures import make_private_key, public_key
+from tests.support.bad_archives import BAD_ARCHIVES, MEMBER_BYTES, archive, bad_archive, digest_of, member, packed
 
 KEY = make_private_key()
 TRUSTED = {"ci": public_key(KEY)}
@@ -172,16 +176,6 @@ def test_a_malformed_version_is_refused(store: ReleaseStore, tmp_path: Path) -> 
         store.add(*release(tmp_path, version="latest", key=None), TRUSTED)
 
 
-def archive(directory: Path, *members: str) -> tuple[Path, str]:
-    file = directory / "release.tar.gz"
-    with tarfile.open(file, "w:gz") as tar:
-        for member in members:
-            entry = tarfile.TarInfo(member)
-            entry.size = 2
-            tar.addfile(entry, io.BytesIO(b"ok"))
-    return file, hashlib.sha256(file.read_bytes()).hexdigest()
-
-
 def test_a_release_is_unpacked(tmp_path: Path) -> None:
     artifact, digest = archive(tmp_path, "bin/storage-service", "lib/module.py")
     install(artifact, sha256=digest, target=tmp_path / "releases" / "v0.1.0")
@@ -195,43 +189,99 @@ def test_an_installed_release_is_not_unpacked_again(tmp_path: Path) -> None:
     install(artifact, sha256=digest, target=tmp_path / "v0.1.0")
 
 
-@pytest.mark.parametrize("member", ["../outside", "/etc/outside", "a/../../outside"])
-def test_an_archive_with_a_path_outside_of_it_leaves_nothing(tmp_path: Path, member: str) -> None:
-    artifact, digest = archive(tmp_path, "inside", member)
-    target = tmp_path / "releases" / "v0.1.0"
-    with pytest.raises(ReleaseError, match="not a release archive"):
-        install(artifact, sha256=digest, target=target)
-    assert list(target.parent.iterdir()) == []
-
-
 def test_of_two_processes_that_unpack_a_release_at_once_both_succeed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact, digest = archive(tmp_path, "a")
     target = tmp_path / "releases" / "v0.1.0"
-    unpack = releases._unpack
+    unpack = archive_file.unpack
 
-    def unpack_second(artifact: Path, directory: Path) -> None:
-        monkeypatch.setattr(releases, "_unpack", unpack)
+    def unpack_second(file: BinaryIO, directory: Path) -> None:
+        monkeypatch.setattr(archive_file, "unpack", unpack)
         install(artifact, sha256=digest, target=target)
-        unpack(artifact, directory)
+        unpack(file, directory)
 
-    monkeypatch.setattr(releases, "_unpack", unpack_second)
+    monkeypatch.setattr(archive_file, "unpack", unpack_second)
     install(artifact, sha256=digest, target=target)
     assert [path.name for path in target.parent.iterdir()] == ["v0.1.0"]
     assert (target / "a").read_text() == "ok"
 
 
-def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "release.tar.gz"
-    with tarfile.open(file, "w:gz") as tar:
-        link = tarfile.TarInfo("lib")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
-        tar.addfile(link)
-    with pytest.raises(ReleaseError, match="'lib' is not a plain file"):
-        install(file, sha256=hashlib.sha256(file.read_bytes()).hexdigest(), target=tmp_path / "v0.1.0")
-
-
 def test_the_error_of_a_missing_artifact_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match=r"gone\.tar\.gz: cannot be read"):
         install(tmp_path / "gone.tar.gz", sha256="a" * 64, target=tmp_path / "v0.1.0")
+
+
+@pytest.mark.parametrize("bad", BAD_ARCHIVES)
+def test_a_bad_archive_is_refused_and_leaves_nothing(tmp_path: Path, bad: str) -> None:
+    artifact = bad_archive(tmp_path, bad)
+    with pytest.raises(ReleaseError, match=BAD_ARCHIVES[bad]):
+        install(artifact, sha256=digest_of(artifact), target=tmp_path / "releases" / "v0.1.0")
+    assert list((tmp_path / "releases").iterdir()) == []
+    assert not (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("ends", [512, 1024, 20_000])
+def test_an_archive_may_end_with_any_number_of_zeros(tmp_path: Path, ends: int) -> None:
+    artifact, _ = archive(tmp_path, "a", "b")
+    plain = gzip.decompress(artifact.read_bytes())
+    artifact.write_bytes(gzip.compress(plain[: 2 * MEMBER_BYTES] + bytes(ends)))
+    install(artifact, sha256=digest_of(artifact), target=tmp_path / "v0.1.0")
+    assert (tmp_path / "v0.1.0" / "b").read_text() == "ok"
+
+
+def test_owners_and_modes_of_an_archive_are_not_used(tmp_path: Path) -> None:
+    root, inside = (member(name, type=tarfile.DIRTYPE, mode=0o777, uid=1234, gid=1234) for name in (".", "bin"))
+    program = member("bin/service", mode=0o6777, uid=1234, gid=1234)
+    artifact, digest = packed(tmp_path, root, inside, program, member("secret", mode=0o606))
+    target = tmp_path / "v0.1.0"
+    install(artifact, sha256=digest, target=target)
+    modes = {path.relative_to(target).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in target.rglob("*")}
+    assert modes == {"bin": 0o755, "bin/service": 0o755, "secret": 0o644}
+    assert stat.S_IMODE(target.stat().st_mode) == 0o700
+    assert {path.stat().st_uid for path in (target, *target.rglob("*"))} == {tmp_path.stat().st_uid}
+
+
+def test_an_artifact_that_is_replaced_after_its_check_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, digest = archive(tmp_path, "checked")
+    (tmp_path / "other").mkdir()
+    other, _ = archive(tmp_path / "other", "unchecked")
+    unpack = archive_file.unpack
+
+    def replaced(file: BinaryIO, directory: Path) -> None:
+        other.replace(artifact)
+        unpack(file, directory)
+
+    monkeypatch.setattr(archive_file, "unpack", replaced)
+    install(artifact, sha256=digest, target=tmp_path / "v0.1.0")
+    assert [path.name for path in (tmp_path / "v0.1.0").iterdir()] == ["checked"]
+
+
+@pytest.mark.parametrize("changed", ["artifact.tar.gz", "artifact.json"])
+def test_a_release_that_changes_while_it_is_stored_replaces_nothing(
+    store: ReleaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    given = release(tmp_path)
+    store.add(*given, TRUSTED)
+    copyfile = shutil.copyfile
+
+    def copy_changed(source: Path, target: Path) -> None:
+        if source.name == changed:
+            source.write_bytes(source.read_bytes()[:-5])  # as by a download that starts again
+        copyfile(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", copy_changed)
+    with pytest.raises(ReleaseError):
+        store.add(*given, TRUSTED)
+    assert store.checked("v0.1.0", TRUSTED).version == "v0.1.0"
+    assert sorted(path.name for path in store.directory.iterdir()) == [".lock", "v0.1.0.json", "v0.1.0.tar.gz"]
+
+
+def test_a_manifest_under_the_name_of_another_version_is_not_used(store: ReleaseStore, tmp_path: Path) -> None:
+    store.add(*release(tmp_path), TRUSTED)
+    for file in list(store.directory.glob("v0.1.0.*")):
+        shutil.copy(file, store.directory / file.name.replace("v0.1.0", "v0.2.0"))
+    with pytest.raises(ReleaseError, match=r"v0\.2\.0\.json: is the manifest of v0\.1\.0: add release v0\.2\.0 again"):
+        store.checked("v0.2.0", TRUSTED)

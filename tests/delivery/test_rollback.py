@@ -97,6 +97,21 @@ def test_an_interrupted_deployment_stops_its_target() -> None:
     assert stack.healthy("blue")
 
 
+def test_a_target_that_an_up_has_started_while_it_was_stopped_is_stopped_again() -> None:
+    """The `up` has read the document before the rollback, and does not know yet that the fleet is to be stopped."""
+    stack = simulation()
+    deploy(stack.environment(), blue_green())
+
+    def start(place: str) -> None:
+        if place == "stop, done":
+            stack.fault = lambda _place: None
+            stack.up.update(dict.fromkeys(MEMBERS["green"], True))
+
+    stack.fault = start
+    done = roll_back(stack.environment(), actor="me", reason="latency")
+    assert (done.green.stopped, stack.healthy("green")) == (MEMBERS["green"], False)
+
+
 def test_a_target_that_keeps_the_source_down_is_stopped_before_the_source_is_judged() -> None:
     stack = simulation()
     deploy(stack.environment(), blue_green())
@@ -196,6 +211,13 @@ class Damaged(MemoryStore):
         raise RolloutError("local.json: not a rollout document")
 
 
+class Missing(MemoryStore):
+    """A store whose document was removed."""
+
+    def read(self) -> RolloutDocument | None:
+        return None
+
+
 def baking(store: type[MemoryStore]) -> Simulation:
     """Return a stack whose store fails from the middle of a canary on, which then was killed."""
     stack = simulation()
@@ -214,7 +236,7 @@ def test_a_document_that_cannot_be_written_keeps_no_rollback_from_returning_the_
     assert (stack.live["blue"], stack.up["green-1"], stack.healthy("blue")) == (100, False, True)
 
 
-@pytest.mark.parametrize("store", [Unwritable, Damaged])
+@pytest.mark.parametrize("store", [Unwritable, Damaged, Missing])
 def test_a_deployment_that_loses_its_document_returns_the_traffic(store: type[MemoryStore]) -> None:
     stack = simulation()
 

@@ -15,7 +15,7 @@ from observatory.delivery.errors import DeliveryRefusedError, RollbackFailedErro
 from observatory.delivery.rollback import roll_back
 from observatory.documents.rollout import FleetState
 from observatory.settings.gate_limits import GateLimits
-from tests.delivery.environment import BAD, GOOD, MEMBERS, NEW, OLD, Killed, simulation
+from tests.delivery.environment import BAD, GOOD, MEMBERS, NEW, OLD, SIZE, Killed, simulation
 from tests.delivery.faults import batches, blue_of, failing, once, raise_at, rolling
 
 BLUE, GREEN = MEMBERS["blue"], MEMBERS["green"]
@@ -179,6 +179,28 @@ def test_updated_instances_are_compared_with_pending_ones() -> None:
     stack.read = note  # type: ignore[method-assign]
     deploy(stack.environment(limits=GateLimits(minimum_evaluations=1)), rolling(bake_s=5.0))
     assert compared == [*2 * [BLUE[:1], BLUE[1:]], *2 * [BLUE[:2], BLUE[2:]], *2 * [BLUE]]
+
+
+def test_a_second_signal_ends_the_restoration_of_instances_which_the_same_command_continues() -> None:
+    stack = simulation(minimum=SIZE - 1)
+
+    def interrupt_again(place: str) -> None:
+        restoring = [details for event, details in stack.events if event == "rollback"]
+        if restoring and place == "install":
+            stack.fault = lambda _place: None
+            raise KeyboardInterrupt
+        if place == "sleep" and not restoring:
+            raise KeyboardInterrupt
+
+    stack.fault = interrupt_again
+    with pytest.raises(KeyboardInterrupt):
+        deploy(stack.environment(), rolling())
+    assert stack.store.document
+    assert stack.store.document.unfinished
+    assert stack.store.document.unfinished.status == "rolling-back"
+    with pytest.raises(RolledBackError):
+        deploy(stack.environment(), rolling())
+    assert set(stack.runs.values()) == {OLD}
 
 
 def test_an_updated_instance_that_keeps_the_others_down_is_restored() -> None:

@@ -34,6 +34,28 @@ def test_a_file_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     assert "cannot be written" in reported[0].task
 
 
+def test_a_reporter_that_raises_changes_nothing(file: Path) -> None:
+    """As `print` to a pipe whose reader has gone: an error would roll a good deployment back, or stop a rollback."""
+
+    def closed_pipe(_progress: Progress) -> None:
+        raise BrokenPipeError
+
+    heard: list[Entry] = []
+    FileJournal(file, closed_pipe, [heard.append]).record("shift")
+    assert [entry.event for entry in entries(file)] == [entry.event for entry in heard] == ["shift"]
+    (file.parent / "closed").write_text("not a directory")
+    FileJournal(file.parent / "closed" / "journal", closed_pipe, [heard.append]).record("rollback")
+    assert [entry.event for entry in heard] == ["shift", "rollback"]
+
+
+def test_an_interrupt_during_a_report_is_raised(file: Path) -> None:
+    def interrupted(_progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FileJournal(file, interrupted).record("shift")
+
+
 def test_a_half_written_line_is_skipped_and_ended(file: Path) -> None:
     record(file, "start")
     with file.open("a") as journal:

@@ -1,5 +1,6 @@
 """The rollout document changes by compare-and-set only, and is never half written."""
 
+import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -169,6 +170,44 @@ def test_an_older_document_in_the_place_of_the_current_one_is_not_used(store: Fi
     assert "which is older than the last one written" in store.problem
     with pytest.raises(StaleRolloutError):
         store.compare_and_set(RolloutDocument.model_validate_json(old), document())
+
+
+def newer_format(current: RolloutDocument) -> str:
+    """Return the document after `current` as a newer version of observatory would write it."""
+    after = current.model_copy(update={"revision": current.revision + 1, "fencing": current.fencing + 1})
+    return json.dumps({**json.loads(after.model_dump_json()), "regions": 2})
+
+
+@pytest.mark.parametrize("place", ["local.json", "local.json.2"])
+@pytest.mark.parametrize("writes", [1, 3])
+def test_a_document_that_a_newer_version_wrote_is_not_replaced_by_an_older_one(
+    store: FileRolloutStore, place: str, writes: int
+) -> None:
+    """Its copies in the known format are older, and a command that used one would undo the newer one's deployment."""
+    current = store.create(document())
+    for _ in range(writes):
+        current = store.compare_and_set(current, shifted(current))
+    newer = store.path.with_name(place)
+    newer.write_text(newer_format(current))
+    for work in (store.read, lambda: store.compare_and_set(current, shifted(current))):
+        with pytest.raises(RolloutError, match=r"regions.*if a newer version of observatory has written it, use that"):
+            work()
+    assert newer.read_text() == newer_format(current)
+
+
+def test_a_document_without_readable_copies_is_not_removed_by_advice_for_a_damaged_one(store: FileRolloutStore) -> None:
+    current = store.create(document())
+    for file in store.path.parent.glob("local.json*"):
+        file.write_text(newer_format(current))
+    with pytest.raises(RolloutError, match="use that version") as refused:
+        store.read()
+    assert "remove" not in str(refused.value)
+
+
+def test_a_damaged_name_of_a_field_is_recovered_from_the_copy_of_the_same_version(store: FileRolloutStore) -> None:
+    current = store.compare_and_set(store.create(document()), shifted(document()))
+    store.path.write_text(store.path.read_text().replace("schema_target", "schemaOtarget"))
+    assert (store.read(), "The copy of version 1 is used" in store.problem) == (current, True)
 
 
 def test_damaged_copies_do_not_matter_while_the_document_is_whole(store: FileRolloutStore) -> None:

@@ -15,6 +15,7 @@ from observatory.database import LockHeldError, deploy
 from observatory.database.connection import connect
 from observatory.database.ping import answered
 from observatory.delivery.errors import LockLostError
+from observatory.documents.journal import entries
 from observatory.operations.deployment_lock import deployment_lock, waiting_for_lock
 from observatory.security.actor import user
 from observatory.workspace import Workspace
@@ -100,6 +101,7 @@ def test_a_lock_that_another_command_has_taken_is_lost_and_its_holder_is_named(c
                 pass
         lock.check(journal.record)  # the other one has ended
     assert journal.events == ["lock-lost", "lock-regained"]
+    assert [entry.event for entry in entries(workspace(tmp_path, "first").journal)] == ["lock-lost"]
 
 
 def migrate(conninfo: str, directory: Path, number: int) -> None:
@@ -143,9 +145,11 @@ def test_a_database_that_does_not_respond_is_no_loss(postgres: PostgresServer, c
 
 
 def test_a_silent_server_does_not_hold_up_a_check(conninfo: str) -> None:
-    with connect(conninfo, purpose="test") as connection:
-        connection.pgconn.send_query(b"SELECT pg_sleep(1)")
-        assert answered(connection, sent=True, timeout_s=0.1) is None
+    with connect(conninfo, purpose="test") as connection, connect(conninfo, purpose="other") as other:
+        with other.transaction():
+            other.execute("SELECT pg_advisory_xact_lock(1)")
+            connection.pgconn.send_query(b"SELECT pg_advisory_xact_lock(1)")
+            assert answered(connection, sent=True, timeout_s=0.1) is None
         assert answered(connection, sent=True, timeout_s=60) is True
         assert answered(connection, sent=False, timeout_s=60) is True
         assert connection.execute("SELECT 1").fetchone() == (1,)

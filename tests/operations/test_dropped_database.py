@@ -115,6 +115,15 @@ def test_a_renamed_database_is_not_rolled_back_unseen(
     LiveDatabase(name=renamed, server=live.server, presence=Presence.WHOLE).check_not_renamed("")
 
 
+def test_a_database_that_was_renamed_after_the_backup_is_found_before_the_restore(
+    stack: Any, renamed: str, postgres: PostgresServer
+) -> None:
+    live, oids = live_database(stack), {name: oid for oid, name in databases(postgres.conninfo()).items()}
+    live.check_not_renamed_since({oids[renamed]: renamed, oids["postgres"]: GONE})
+    with pytest.raises(RollbackRefusedError, match=f"would remove {renamed}; nothing was changed"):
+        live.check_not_renamed_since({oids[renamed]: GONE})
+
+
 @pytest.mark.parametrize(("name", "text"), [("no_such", "did not exist"), ("postgres", "had no ledger of migrations")])
 def test_a_target_without_the_database_is_refused_with_its_time(
     name: str, text: str, postgres: PostgresServer, renamed: str

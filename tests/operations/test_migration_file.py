@@ -34,5 +34,5 @@ def test_a_path_outside_the_directory_of_migrations_is_refused(workspace: Worksp
 
 @pytest.mark.parametrize("path", ["001_a.sql", "migrations/001_a.sql", "{root}/migrations/001_a.sql", "link/001_a.sql"])
 def test_a_name_and_a_path_in_the_directory_are_accepted(workspace: Workspace, path: str) -> None:
-    with pytest.raises(ObservatoryError, match=r"cannot read .*Pulumi\.yaml"):  # the next thing that is missing
+    with pytest.raises(ObservatoryError, match=r"Pulumi\.yaml does not exist"):  # the next thing that is missing
         operations.plan_database(workspace, migration=path.format(root=workspace.root))

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from observatory.backups import dump_restore
+from observatory.backups.dump_manifest import CronJob
 from observatory.backups.rollback.record import Phase, RollbackRecords
+from observatory.documents.rollout import FleetState, RolloutDocument
 from observatory.operations import database_exchange as module
 from observatory.progress import silent
+from observatory.settings import LocalSettings
 from tests.support.rollbacks import rollback_record
 
 if TYPE_CHECKING:
@@ -66,3 +70,48 @@ def test_an_exchange_that_is_not_agreed_on_does_not_end(
 
     assert records.unfinished() == RECORD.changed(phase=Phase.AGREE)
     assert events == []
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_an_undo_starts_the_fleet_that_its_rollback_has_stopped_and_stops_one_that_does_not_fit(
+    starts: bool, platform: Platform
+) -> None:
+    green = FleetState(version="v0.1.0", sha256="0" * 64, weight=0, stopped=("green-1",) if starts else ())
+    document = RolloutDocument(blue=green.model_copy(update={"weight": 100, "stopped": ()}), green=green)
+    written: list[RolloutDocument] = []
+    stack: Any = platform
+    stack.settings = LocalSettings()
+    stack.rollout_store = SimpleNamespace(read=lambda: document, compare_and_set=lambda _old, new: written.append(new))
+    swap: Any = SimpleNamespace(records=RollbackRecords(platform.workspace.home))
+
+    undo = rollback_record(phase=Phase.AGREE, kind="undo", **{"started" if starts else "stopped": ("green",)})
+    assert module.agree(platform, swap, undo).phase is Phase.UP
+
+    assert [bool(each.green.stopped) for each in written] == [not starts]
+
+
+@pytest.mark.parametrize("has_jobs", [True, False])
+def test_a_rollback_to_a_dump_schedules_the_dumps_own_jobs_before_those_of_the_schema(
+    has_jobs: bool, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(module, "declared_schema", lambda _platform: {"conninfo": "user=migrator dbname=observatory"})
+    monkeypatch.setattr(module, "declared_name", lambda _platform: "observatory")
+    for owner, name in (
+        (module, "ensure_database"),
+        (dump_restore, "restore_cron_jobs"),
+        (module, "schedule_jobs"),
+        (module, "grant_access"),
+    ):
+        monkeypatch.setattr(owner, name, lambda *given, name=name, **_options: calls.append((name, *given)))
+    stack: Any = platform
+    stack.rollout_store = SimpleNamespace(read=lambda: None)
+    swap: Any = SimpleNamespace(records=RollbackRecords(platform.workspace.home), administrator="dbname=observatory")
+    job = CronJob(name="own", schedule="0 3 * * *", command="SELECT 1", username="migrator", active=True)
+    record = rollback_record(phase=Phase.AGREE, from_dump=True, cron_jobs=(job,) if has_jobs else ())
+    kept = swap.records.write(record)  # another command may end it
+
+    module.agree(platform, swap, swap.records.unfinished() or kept)
+
+    restored = [("restore_cron_jobs", "dbname=observatory", (job,))] if has_jobs else []
+    assert calls[1:-1] == [*restored, ("schedule_jobs", "user=migrator dbname=observatory")]

@@ -14,7 +14,15 @@ from observatory.operations import database_exchange as module
 from observatory.progress import silent
 
 
-@pytest.mark.parametrize(("name", "found"), [("rollbacks/1.access", 1), ("data/postgres-next-1", 1), ("data/other", 0)])
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("rollbacks/1.access", 1),
+        (f"rollbacks/.1.access.{2**31 - 1}-0.partial", 1),  # no process has this id
+        ("data/postgres-next-1", 1),
+        ("data/other", 0),
+    ],
+)
 def test_up_removes_what_a_killed_command_left_before_its_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, found: int
 ) -> None:

@@ -15,7 +15,8 @@ from observatory.runtime import RuntimeFault
 PAGE = "docs/service-contract.md"
 
 Outcome = Literal["passed", "failed", "missing", "not tested"]
-"""`missing` is an optional part that the release does not have; `not tested` follows a failure before it."""
+"""`missing` is an optional part that the release does not have; `not tested` follows a failure before it, or what was
+found does not decide it."""
 
 
 class ContractError(HostsError):
@@ -71,17 +72,19 @@ class Findings:
 
 @dataclass(kw_only=True)
 class Requirement:
-    """A block that records the result of one requirement."""
+    """A block that records the result of one requirement; what it sets as `unchecked` was not tested."""
 
     findings: Findings
     section: str
     text: str
     optional: bool
+    unchecked: tuple[str, ...] = ()
     _task: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Requirement:
         """Show that the requirement is checked."""
         self._task.enter_context(task(self.findings.report, f"{self.section}: {self.text}"))
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -89,7 +92,8 @@ class Requirement:
         """Record the result; an error that says nothing about the release is raised."""
         self._task.__exit__(kind, error, trace)
         if error is None:
-            self.findings.add(self.section, self.text, "passed")
+            outcome: Outcome = "not tested" if self.unchecked else "passed"
+            self.findings.add(self.section, self.text, outcome, "; ".join(self.unchecked))
             return True
         detail = _detail(error)
         if detail is not None:

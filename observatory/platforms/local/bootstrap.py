@@ -17,9 +17,10 @@ from observatory.files.locks import exclusive
 from observatory.nodes.storage import instance_label, release_name
 from observatory.platforms.errors import ReleaseBuildError
 from observatory.platforms.platform import Platform
+from observatory.platforms.recovered_rollout import recover_rollout
 from observatory.platforms.signing import sign
 from observatory.platforms.stack_state import state_options
-from observatory.progress import Phase, Progress, Reporter, task
+from observatory.progress import Reporter, task
 from observatory.runtime.home import check_not_moved, check_unclaimed
 from observatory.settings import FLEETS, FleetName
 from observatory.workspace import Workspace
@@ -46,7 +47,7 @@ def prepare(platform: Platform, report: Reporter) -> None:
         with task(report, release), exclusive(workspace.directory / "bootstrap.lock"):
             if workspace.rollout.read() is None:
                 workspace.rollout.create(rollout_of_state(workspace) or _first_rollout(platform))
-    recover_rollout(workspace, report)
+    recover_rollout(workspace.rollout, report)
     fit_stopped_fleets(workspace, platform.settings.fleets.size)
 
 
@@ -66,16 +67,6 @@ def fit_stopped_fleets(workspace: Workspace, size: int) -> None:
     if changed != current:
         with suppress(StaleRolloutError):  # a deployment has written it meanwhile
             store.compare_and_set(current, changed)
-
-
-def recover_rollout(workspace: Workspace, report: Reporter) -> None:
-    """Write a rollout document again that had to be read from a copy, and report what was wrong with it."""
-    store = workspace.rollout
-    current = store.read()
-    if current and store.problem:
-        with suppress(StaleRolloutError):  # a deployment has written it meanwhile
-            store.compare_and_set(current, current)
-        report(Progress(task=f"rollout document recovered: {store.problem}", phase=Phase.WARNED))
 
 
 def _check_home(workspace: Workspace) -> None:

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from observatory.delivery.environment import HostsError
+from observatory.delivery.environment import HostsError, LostDatabaseError, UnjudgedError
 from observatory.documents.rollout import FileRolloutStore, FleetState
 from observatory.engines.embedded import EngineError, Interrupted, LockedError, Result, Step
 from observatory.nodes.storage import labelled, unit_name
@@ -34,6 +34,7 @@ class LocalHosts:
         preview: exercises a fleet.
         plan: plans an `up`.
         up: runs it.
+        administrator: returns the connection string of the database.
     """
 
     rollout: FileRolloutStore
@@ -42,6 +43,7 @@ class LocalHosts:
     preview: Preview
     plan: Callable[[], Result]
     up: Callable[[], object]
+    administrator: Callable[[], str]
 
     def check(self, fleet: FleetName, *, migrated: bool = False) -> None:
         """Check that an `up` would change only a fleet; `migrated`: once the pending migrations are applied.
@@ -56,10 +58,42 @@ class LocalHosts:
 
         Raises:
             HostsError: an `up` would change more than this fleet, or with `repair` more than the fleets; or it failed.
+            UnjudgedError: it failed while the database did not accept writes; LostDatabaseError where it did at first:
+                then the fleet, which may be the cause, is stopped, unless users wait for its repair.
         """
         changed = FLEETS if repair else (fleet,)
-        self.up_only(" and ".join(changed), lambda step: any(is_of(each, step) for each in changed))
-        self.preview.wait_ready(fleet)
+        try:
+            with self.judged():
+                self.up_only(" and ".join(changed), lambda step: any(is_of(each, step) for each in changed))
+                self.preview.wait_ready(fleet)
+        except LostDatabaseError:
+            if not repair:
+                self.stop(fleet, patient=lambda: False)
+            raise
+
+    @contextlib.contextmanager
+    def judged(self, failures: type[HostsError] = HostsError) -> Iterator[None]:
+        """Blame no version for what fails in the block while the database does not accept writes.
+
+        Args:
+            failures: that the state of the database may explain.
+
+        Raises:
+            UnjudgedError: in place of these, where the database was away, restarted or a standby meanwhile.
+            LostDatabaseError: in place of these, where it accepted writes at first.
+        """
+        from observatory.database.ping import watched  # noqa: PLC0415 - psycopg only where it is used
+
+        with watched(self.administrator()) as server:
+            try:
+                yield
+            except failures as error:
+                if server.accepted_writes():
+                    raise
+                kind = LostDatabaseError if server.accepted_at_first else UnjudgedError
+                raise kind(
+                    f"no version can be judged now: the database was restarted or does not accept writes; {error}"
+                ) from error
 
     def up_only(self, what: str, owned: Callable[[Step], bool]) -> None:
         """Run the program if it changes only resources that are `owned`; wait for another run of it to end.
@@ -166,8 +200,10 @@ class LocalHosts:
 
         Raises:
             HostsError: another version answers, a write was refused, or a trace cannot be read.
+            UnjudgedError: the other fleet fails, too; LostDatabaseError where the database was lost meanwhile.
         """
-        self.preview.verify(fleet, self.state(fleet).version)
+        with self.judged(UnjudgedError):
+            self.preview.verify(fleet, self.state(fleet).version)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from observatory.delivery.environment import HostsError
+from observatory.delivery.environment import HostsError, UnjudgedError
 from observatory.documents.rollout import other
 from observatory.engines.embedded import Step
 from observatory.nodes import Paths
@@ -92,6 +92,7 @@ class LocalInstances:
 
         Raises:
             HostsError: it would change more, or it failed.
+            UnjudgedError: it failed while the database did not accept writes.
         """
         units = {unit_name(name) for name in instances}
         idle = other(fleet) if self.hosts.state(other(fleet)).weight == 0 else None
@@ -100,7 +101,8 @@ class LocalInstances:
             mine = is_of(fleet, step) and (not step.type.endswith(":Daemon") or step.name in units)
             return mine or (idle is not None and is_of(idle, step))
 
-        self.hosts.up_only(", ".join(instances), owned)
+        with self.hosts.judged():
+            self.hosts.up_only(", ".join(instances), owned)
 
     def verify(self, fleet: FleetName, instances: Collection[str]) -> None:
         """Exercise each instance at its own port; the rows that this writes are removed.
@@ -111,7 +113,8 @@ class LocalInstances:
         state = self.hosts.state(fleet)
         for name in instances:
             instance = Place(name=name, url=self.url(fleet, name))
-            self.hosts.preview.verify(fleet, state.release(name).version, instance=instance)
+            with self.hosts.judged(UnjudgedError):
+                self.hosts.preview.verify(fleet, state.release(name).version, instance=instance)
 
     def url(self, fleet: FleetName, instance: str) -> str:
         """Return the URL of an instance, which bypasses the balancer."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from observatory.database import UnreachableError, connect
 from observatory.database.connection import with_database
+from observatory.database.errors import PasswordRefusedError
 from observatory.documents.logins import POOLED_ROLES, login, logins_of, utc_now
 from observatory.nodes import Paths
 from observatory.nodes.pooler_console import console_command
@@ -52,10 +53,10 @@ def _refused(urls: Mapping[str, str], socket: str, port: int) -> Iterator[str]:
         try:
             with connect(conninfo, purpose="verify passwords"):
                 pass
-        except UnreachableError as error:
-            if "password authentication failed" not in str(error):
-                return
+        except PasswordRefusedError:
             yield name
+        except UnreachableError:
+            return
 
 
 def used_logins(platform: Platform, outputs: Mapping[str, Any]) -> set[str]:

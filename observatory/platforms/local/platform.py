@@ -20,7 +20,6 @@ from observatory.platforms.platform import (
     LoadedParts,
     Operation,
 )
-from observatory.platforms.preview import Preview
 from observatory.platforms.request_counts import BALANCER_TRAFFIC, Traffic
 from observatory.platforms.stack_state import SCHEMA_TYPE, declared_schema, engine_options, state_options
 from observatory.progress import Reporter, task
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from observatory.database import Backup
     from observatory.engines.embedded import Result
     from observatory.notifications import Channel
+    from observatory.platforms.preview import Preview
 
 CHECKOUT_KEY = "this-checkout"  # the name of the checkout's own key among the trusted ones
 
@@ -90,12 +90,13 @@ class LocalPlatform:
 
     def fleet_parts(
         self,
-        outputs: Mapping[str, Any],  # noqa: ARG002 - of the protocol
+        outputs: Mapping[str, Any],
         preview: Preview,
         choice: EngineChoice,
     ) -> FleetParts:
         """Return HAProxy, the program's fleets, trials in the sandbox and HAProxy's servers."""
-        from observatory.platforms.local.balancer import HaproxyBalancer  # noqa: PLC0415 - only for deliveries
+        from observatory.delivery.environment import UnjudgedError  # noqa: PLC0415 - only for deliveries
+        from observatory.platforms.local.balancer import HaproxyBalancer  # noqa: PLC0415
         from observatory.platforms.local.hosts import LocalHosts  # noqa: PLC0415
         from observatory.platforms.local.instances import LocalInstances  # noqa: PLC0415
         from observatory.platforms.local.trial import LocalTrial  # noqa: PLC0415
@@ -109,6 +110,7 @@ class LocalPlatform:
             preview=preview,
             plan=lambda: self._without_applied_schema(engine.preview(engine_options(self))),
             up=lambda: engine.up(engine_options(self)),
+            administrator=lambda: self.administrator(outputs),
         )
         trial = LocalTrial(
             sandbox=sandbox,
@@ -116,6 +118,7 @@ class LocalPlatform:
             releases=self.release_store,
             marked_rows=preview.marked_rows,
             live=lambda: preview.place(max(FLEETS, key=lambda fleet: hosts.state(fleet).weight)),
+            watching=lambda: hosts.judged(UnjudgedError),
         )
         instances = LocalInstances(hosts=hosts, sandbox=sandbox, drain_seconds=self.settings.fleets.drain_seconds)
         return FleetParts(
@@ -127,12 +130,20 @@ class LocalPlatform:
         )
 
     def _without_applied_schema(self, plan: Result) -> Result:
-        """Drop the step on the schema where the migrations are applied: `deploy database` does not change the state."""
-        from observatory.database import status  # noqa: PLC0415 - psycopg only where it is used
+        """Drop the step on the schema where the migrations are applied: `deploy database` does not change the state.
+
+        Raises:
+            HostsError: the database does not say which are applied.
+        """
+        from observatory.database import DatabaseError, status  # noqa: PLC0415 - psycopg only where it is used
+        from observatory.delivery.environment import HostsError  # noqa: PLC0415 - only for deliveries
 
         declared = declared_schema(self)
-        if declared is None or status(declared["conninfo"], migrations=self.workspace.migrations).pending:
-            return plan
+        try:
+            if declared is None or status(declared["conninfo"], migrations=self.workspace.migrations).pending:
+                return plan
+        except DatabaseError as error:
+            raise HostsError(str(error)) from error
         return replace(plan, steps=tuple(step for step in plan.steps if step.type != SCHEMA_TYPE))
 
     def prepare(self, report: Reporter) -> None:

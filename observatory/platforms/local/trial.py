@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 LOGS = "/srv/log"
 CHECK_SECONDS = 60.0  # for an import and no more
-END_SECONDS = TRIAL_DRAIN_SECONDS + 10.0  # until an instance that has not ended is killed
+END_SECONDS = TRIAL_DRAIN_SECONDS + 25.0  # until an instance that has not ended is killed: also on a busy machine
 POLL_SECONDS = 0.1
 LOG_BYTES = 64 * 2**20  # of each log that are read
 
@@ -58,6 +58,7 @@ class LocalTrial:
         releases: the store with the version.
         marked_rows: yields rows that are removed at the end of the block.
         live: returns the fleet with the traffic of users.
+        watching: watches the database in a block, and raises LostDatabaseError in place of an UnjudgedError.
     """
 
     sandbox: Sandbox
@@ -65,19 +66,26 @@ class LocalTrial:
     releases: ReleaseStore
     marked_rows: Callable[[], AbstractContextManager[MarkedRows]]
     live: Callable[[], Place]
+    watching: Callable[[], AbstractContextManager[None]]
 
-    def test(self, fleet: FleetName, version: str) -> None:
+    def test(self, fleet: FleetName, version: str) -> tuple[str, ...]:
         """Run a stored version as an instance of `fleet`, exercise it and remove it.
+
+        Returns:
+            What was not checked, and why.
 
         Raises:
             HostsError: it failed; the message says which test.
-            UnjudgedError: so did the live fleet, once the instance was removed.
+            UnjudgedError: so did the live fleet, once the instance was removed; LostDatabaseError where the database
+                was lost meanwhile.
             PortInUse: another program holds the port for trials.
         """
         manifest = self._manifest(version)
-        judged(lambda: self._attempt(fleet, manifest), self.live(), self.marked_rows)
+        tested = f"{fleet} {version}"
+        with self.watching():
+            return judged(lambda: self._attempt(fleet, manifest), self.live(), self.marked_rows, tested=tested)
 
-    def _attempt(self, fleet: FleetName, manifest: Manifest) -> None:
+    def _attempt(self, fleet: FleetName, manifest: Manifest) -> tuple[str, ...]:
         version = manifest.version
         unit = trial(
             self.settings,
@@ -95,7 +103,7 @@ class LocalTrial:
             self._run(unit)
             with self.marked_rows() as rows:
                 place = Place(name=f"the trial of {version}", url=self._url)
-                self._test(place, Run.with_database(rows), manifest)
+                return self._test(place, Run.with_database(rows), manifest)
         except (RuntimeFault, ReleaseError) as error:
             raise HostsError(f"the trial of {version} failed: {error}") from error
         finally:
@@ -145,16 +153,17 @@ class LocalTrial:
         except RuntimeFault as error:
             raise UnansweredError(f"the trial failed: {error}", partial(exercise_first, 1)) from error
 
-    def _test(self, place: Place, run: Run, manifest: Manifest) -> None:
+    def _test(self, place: Place, run: Run, manifest: Manifest) -> tuple[str, ...]:
         """Exercise the instance, end it, and read what it has logged meanwhile."""
         logs, process = self._logs(), _service(self.sandbox.supervisor.status(TRIAL).pid)
         exercise(place, run, version=manifest.version)
         check_content(place, run, version=manifest.version, schema_max=manifest.schema_max)
         check_metrics(place, manifest.metrics or ())
         send_burst(place, run)
-        check_growth(place, run, lambda: usage(process))
+        unchecked = check_growth(place, run, lambda: usage(process))
         end_with_request_in_flight(place, run, lambda: _terminate(process), lambda: self._ended(process))
         check_log(place, run, self._logged_after(logs))
+        return unchecked
 
     def _ended(self, process: psutil.Process) -> int | None:
         """Wait until the instance has ended; return its exit status, None where it had to be killed."""

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from observatory.documents.rollout import FleetState, Rolling, RolloutDocument
-from observatory.platforms.local.bootstrap import fit_stopped_fleets, fleet_of_state, recover_rollout
+from observatory.platforms.local.bootstrap import fit_stopped_fleets, fleet_of_state
+from observatory.platforms.recovered_rollout import recover_rollout
 from observatory.progress import Phase, Progress
 from observatory.workspace import Workspace
 
@@ -61,10 +62,10 @@ def test_up_writes_a_damaged_rollout_document_again_and_reports_it(tmp_path: Pat
     workspace, reports = Workspace(root=tmp_path, stack="local"), list[Progress]()
     first = RolloutDocument.first(version="v0.1.0", sha256="a" * 64, active_fleet="blue")
     workspace.rollout.create(first)
-    recover_rollout(workspace, reports.append)
+    recover_rollout(workspace.rollout, reports.append)
     assert reports == []
     workspace.rollout.path.write_text("{")
-    recover_rollout(workspace, reports.append)
+    recover_rollout(workspace.rollout, reports.append)
     assert [report.phase for report in reports] == [Phase.WARNED]
     assert "not a rollout document" in reports[0].task
     assert RolloutDocument.model_validate_json(workspace.rollout.path.read_bytes()).weights == first.weights

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from observatory.cli.stack import _running, _version
+from observatory.platforms.local import status
 from observatory.platforms.local.status import reported_version
 from observatory.platforms.platform import DaemonStatus
 
@@ -46,7 +47,8 @@ def instance(version: str | None) -> DaemonStatus:
     )
 
 
-def test_an_instance_is_asked_for_its_version(port: int) -> None:
+def test_an_instance_is_asked_for_its_version(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "VERSION_TIMEOUT_S", 60)
     assert reported_version(port) == "v0.3.0"
 
 
