@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 DONE, FAILED, WRONG_USAGE, REFUSED, INTERRUPTED = 0, 1, 2, 3, 130
+OUTPUT_CLOSED = 141  # 128 + SIGPIPE, as the shell shows a command that this signal ended
 
 
 class ObservatoryError(Exception):

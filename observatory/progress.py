@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -37,14 +37,28 @@ def silent(_progress: Progress) -> None:
     """Drop a report."""
 
 
+def tell(report: Reporter, progress: Progress) -> None:
+    """Report, and drop what the reporter raises, as at a closed pipe: work must not end because nobody reads about it.
+
+    An interrupt during the report is raised.
+    """
+    with suppress(Exception):
+        report(progress)
+
+
+def warn(report: Reporter, text: str) -> None:
+    """Report a warning that belongs to no task."""
+    tell(report, Progress(task=text, phase=Phase.WARNED))
+
+
 @contextmanager
 def task(report: Reporter, name: str) -> Iterator[Callable[[str], None]]:
     """Report a task's start and end; yields the function that reports its current step."""
     started = time.monotonic()
-    report(Progress(task=name, phase=Phase.STARTED))
+    tell(report, Progress(task=name, phase=Phase.STARTED))
     try:
-        yield lambda detail: report(Progress(task=name, phase=Phase.MOVED, detail=detail))
+        yield lambda detail: tell(report, Progress(task=name, phase=Phase.MOVED, detail=detail))
     except BaseException:
-        report(Progress(task=name, phase=Phase.FAILED, seconds=time.monotonic() - started))
+        tell(report, Progress(task=name, phase=Phase.FAILED, seconds=time.monotonic() - started))
         raise
-    report(Progress(task=name, phase=Phase.DONE, seconds=time.monotonic() - started))
+    tell(report, Progress(task=name, phase=Phase.DONE, seconds=time.monotonic() - started))

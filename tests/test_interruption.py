@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from observatory.interruption import STOPPING, handle_stop_signals, interruptible, stop_signals
+from observatory.interruption import STOPPING, delayed_signals, handle_stop_signals, interruptible, stop_signals
 
 
 @pytest.fixture
@@ -26,6 +26,32 @@ def test_a_stop_signal_interrupts_the_block_and_its_handler_is_restored(number: 
     with pytest.raises(KeyboardInterrupt, match=number.name), interruptible():
         signal.raise_signal(number)
     assert signal.getsignal(number) == before
+
+
+def test_a_delayed_signal_interrupts_after_the_block() -> None:
+    seen: list[bool] = []
+
+    def work() -> None:
+        with delayed_signals() as is_interrupted:
+            seen.append(is_interrupted())
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            seen.append(is_interrupted())
+        seen.append(False)
+
+    with interruptible(), pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        work()
+    assert seen == [False, True]
+
+
+def test_the_error_of_a_block_is_raised_instead_of_its_delayed_signal() -> None:
+    def work() -> None:
+        with delayed_signals():
+            signal.raise_signal(signal.SIGTERM)
+            raise ValueError("failed")
+
+    with interruptible(), pytest.raises(ValueError, match="failed"):
+        work()
 
 
 @pytest.mark.usefixtures("_hangup_ignored")

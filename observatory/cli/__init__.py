@@ -1,55 +1,99 @@
 """The command `observatory`: parses options, shows progress, prints results, sets the exit code.
 
-Each module registers one group of commands when it is imported: `stack` has up, preview, down, status, outputs, env
-and bootstrap, `delivery` has deploy application, release, rollout and rollback, the others are named after theirs.
-Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 refused, nothing changed; 130 interrupted.
+Each module registers its commands when it is imported: `COMMANDS` says which module has which, and only those of the
+command that is called are imported.
+Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 refused, nothing changed; 130 interrupted;
+141 the reader of stdout has closed it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import importlib
 import itertools
+import os
+import select
 import sys
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from typer.exceptions import TyperException
 
-from observatory.cli import (  # noqa: F401 - each registers its commands
-    access,
-    backup,
-    backup_drill,
-    backup_flashback,
-    certificates,
-    console,
-    data,
-    database,
-    delivery,
-    key,
-    logs,
-    migration,
-    report,
-    scheduler,
-    sessions,
-    silence,
-    stack,
-    verify,
-)
-from observatory.cli.app import app, print_json
+from observatory.cli.app import PipeClosedError, app, print_json
 from observatory.cli.interrupted import message_of
 from observatory.cli.terminal import print_error
-from observatory.errors import FAILED, INTERRUPTED, WRONG_USAGE, ObservatoryError
+from observatory.errors import FAILED, INTERRUPTED, OUTPUT_CLOSED, WRONG_USAGE, ObservatoryError
 from observatory.interruption import interrupt_on_signals
 
+STDOUT = 1
 REMEDIES = {
     errno.ENOSPC: "; free some disk and run the command again",
     errno.EROFS: "; make the checkout writable",
     errno.EACCES: "; run the command as the owner of the checkout",
+}
+# The modules that register a command, and all that is below it.
+COMMANDS: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(("up", "status", "preview", "outputs", "down", "env", "bootstrap"), ("stack",)),
+    "scheduler": ("scheduler",),
+    "deploy": ("database", "delivery"),
+    **dict.fromkeys(("rollback", "release", "rollout"), ("delivery",)),
+    "console": ("console",),
+    "verify": ("verify",),
+    "report": ("report",),
+    "logs": ("logs",),
+    "silence": ("silence",),
+    **dict.fromkeys(("psql", "exec"), ("sessions",)),
+    "backup": ("backup", "backup_drill", "backup_flashback", "database_rollback"),
+    "migration": ("migration",),
+    "data": ("data",),
+    "key": ("key",),
+    "rotate-passwords": ("access",),
+    "certificates": ("certificates",),
 }
 
 
 def main() -> None:
     """Run the command and end the process with its exit code."""
     interrupt_on_signals()
+    load_commands(sys.argv[1:])
+    try:
+        _run()
+    except SystemExit as end:
+        by_typer = isinstance(end.__context__, BrokenPipeError)  # while it printed a help text
+        if by_typer or (not _flushed() and not end.code):
+            sys.exit(OUTPUT_CLOSED)
+        raise
+
+
+def load_commands(words: Sequence[str] = ()) -> None:
+    """Register the commands of a command line: the one that it begins with, none for the version, else all."""
+    if list(words) == ["--version"]:
+        return
+    every = sorted({module for modules in COMMANDS.values() for module in modules})
+    for module in COMMANDS.get(words[0], every) if words else every:
+        importlib.import_module(f"observatory.cli.{module}")
+
+
+def _flushed() -> bool:
+    """Write the rest of the output; return False, and discard it, if the reader of stdout has gone."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, STDOUT)  # or Python's own flush at the end would fail
+        os.close(devnull)
+        return False
+    return True
+
+
+def _reader_has_gone() -> bool:
+    ends = select.poll()
+    ends.register(STDOUT, 0)  # without events it reports only that the other end is closed
+    return bool(ends.poll(0))
+
+
+def _run() -> None:
     try:
         app(standalone_mode=True)
     except Exception as error:
@@ -67,6 +111,8 @@ def main() -> None:
 
 def _fail(error: Exception) -> NoReturn:
     """End the process with the error's exit code; an unexpected error keeps its traceback."""
+    if isinstance(error, PipeClosedError) and _reader_has_gone():
+        sys.exit(OUTPUT_CLOSED)
     if isinstance(error, ObservatoryError):
         _end(str(error), type(error).__name__, error.exit_code)
     if isinstance(error, OSError):
@@ -86,4 +132,5 @@ def _end(message: str, kind: str, code: int) -> NoReturn:
 def _print_document(message: str, kind: str, code: int) -> None:
     """Print the error as a document on stdout if the command line has `--output json`."""
     if {"--output=json"} & set(sys.argv) or ("--output", "json") in itertools.pairwise(sys.argv):
-        print_json({"error": {"kind": kind, "message": message}, "exit_code": code})
+        with contextlib.suppress(BrokenPipeError):
+            print_json({"error": {"kind": kind, "message": message}, "exit_code": code})

@@ -41,6 +41,10 @@ GROUPS = {
 }
 
 
+class PipeClosedError(ObservatoryError):
+    """Stdout, or another pipe or connection, was closed by its reader."""
+
+
 class _Commands(TyperGroup):
     """The commands in groups; those of every day come first."""
 
@@ -52,6 +56,8 @@ class _Commands(TyperGroup):
         """Run the command; errors of its options are in plain words."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError as error:  # typer would end the process without a message
+            raise PipeClosedError(f"the other end of a pipe or connection was closed: {error}") from error
         except BadParameter as error:
             raise in_plain_words(error) from error.__cause__
 

@@ -34,6 +34,9 @@ KIB = 1024
 RepositoryOption = Annotated[
     int | None, typer.Option("--repository", min=1, help="Number of one repository. Default: each.")
 ]
+SourceOption = Annotated[
+    int | None, typer.Option("--repository", min=1, help="Number of the repository to restore from. Default: any.")
+]
 
 group = typer.Typer(help="Make, list and verify backups of the database.", no_args_is_help=True)
 app.add_typer(group, name="backup")

@@ -10,8 +10,8 @@ import typer
 
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, print_json
+from observatory.cli.backup import SourceOption, size
 from observatory.cli.backup import group as backup_group
-from observatory.cli.backup import size
 from observatory.cli.terminal import ConsoleReporter, print_result, table
 from observatory.errors import FAILED
 
@@ -43,6 +43,7 @@ def flashback(
     restore_missing: Annotated[
         bool, typer.Option("--restore-missing", help="Insert the rows that the live table lacks.")
     ] = False,
+    repository: SourceOption = None,
     environment: EnvironmentOption = "local",
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -64,6 +65,7 @@ def flashback(
             table=compared,
             where=where,
             restore_missing=restore_missing,
+            repository=repository,
             report=report,
         )
     if output is Output.JSON:

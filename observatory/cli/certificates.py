@@ -10,6 +10,7 @@ import typer
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, WaitOption, app, print_json
 from observatory.cli.terminal import ConsoleReporter, print_result, table
+from observatory.platforms.errors import StackNotUpError
 
 if TYPE_CHECKING:
     from observatory.security.certificates import Validity
@@ -25,7 +26,7 @@ def list_certificates(environment: EnvironmentOption = "local", output: OutputOp
     found = operations.list_certificates(workspace)
     operations.check_none_is_missing(workspace)
     if not found:
-        raise operations.StackNotUpError(environment)
+        raise StackNotUpError(environment)
     if output is Output.JSON:
         print_json(certificates_json(found))
         return

@@ -25,11 +25,11 @@ from observatory.cli.terminal import ConsoleReporter, print_result, table
 
 if TYPE_CHECKING:
     from observatory.backups.rollback.loss import Loss
-    from observatory.backups.rollback.record import RollbackRecord
-    from observatory.operations import DatabaseRollback, DatabaseRollbackPlan, SetAside
+    from observatory.operations import DatabaseRollback, DatabaseRollbackPlan, DatabaseUndoPlan, SchemaChange, SetAside
     from observatory.workspace import Workspace
 
 WHOLE = "whole"  # a live database that was not dropped or emptied: `observatory.database.presence`, which loads psycopg
+UNFIT = "its version does not fit that schema"
 COLUMNS = ("table", "rows now", "rows then", "lost", "return")
 
 
@@ -40,6 +40,7 @@ class DatabaseOptions:
     to_time: str | None
     backup_file: str | None
     undo: bool
+    repository: int | None = None
 
     def check(self, *, needed: bool, others: bool) -> None:
         """Check that exactly one of them is given where they are `needed`, and none otherwise.
@@ -48,10 +49,12 @@ class DatabaseOptions:
             typer.BadParameter: the combination makes no sense; `others` are options that the method does not take.
         """
         given = sum((self.to_time is not None, self.backup_file is not None, self.undo))
-        if not needed and given:
-            raise typer.BadParameter("--to-time, --backup-file and --undo need --method database")
+        if not needed and (given or self.repository is not None):
+            raise typer.BadParameter("--to-time, --backup-file, --undo and --repository need --method database")
         if needed and given != 1:
             raise typer.BadParameter("--method database needs one of --to-time, --backup-file and --undo")
+        if self.undo and self.repository is not None:
+            raise typer.BadParameter("--undo restores from no repository: it does not take --repository")
         if needed and others:
             raise typer.BadParameter("--method database does not take --version, --emergency and --force")
 
@@ -90,7 +93,7 @@ def roll_back_database(
     target = options.target
     if dry_run:
         with ConsoleReporter() as report:
-            plan = operations.plan_database_rollback(workspace, target, report=report)
+            plan = operations.plan_database_rollback(workspace, target, repository=options.repository, report=report)
         if output is Output.JSON:
             print_json(asdict(plan))
             return
@@ -106,7 +109,13 @@ def roll_back_database(
 
     with ConsoleReporter() as report:
         done = operations.roll_back_database(
-            workspace, target, reason=reason, confirm=approve, choice=engine.value, report=report
+            workspace,
+            target,
+            reason=reason,
+            repository=options.repository,
+            confirm=approve,
+            choice=engine.value,
+            report=report,
         )
     _show(done, output)
 
@@ -116,9 +125,9 @@ def _undo(workspace: Workspace, *, reason: str, yes: bool, dry_run: bool, engine
         _show_undo(operations.plan_database_undo(workspace), output)
         return
 
-    def approve(last: RollbackRecord) -> None:
+    def approve(plan: DatabaseUndoPlan) -> None:
         if output is not Output.JSON:
-            print_result(_undo_text(last))
+            print_result(_undo_text(plan))
         if not yes:
             confirm("Bring the earlier data back?")
 
@@ -150,13 +159,13 @@ def _plan_view(plan: DatabaseRollbackPlan) -> Any:
         ("target", plan.target),
         ("from", f"{plan.source}, with {plan.segments} WAL segments" if plan.lsn else plan.source),
         *([("restored to", f"{plan.lsn}, last transaction {reached}")] if plan.lsn else []),
-        ("schema", _schema_text(plan)),
+        ("schema", _schema_text(plan.schema)),
         ("would be lost", _loss_text(plan)),
         *_other_losses(plan.loss),
         ("estimated", f"{plan.estimated_s:.0f} s"),
     ]
     if plan.schema.stopped:
-        rows.append(("stopped", f"{', '.join(plan.schema.stopped)}: its version needs the newer schema"))
+        rows.append(("stopped", f"{', '.join(plan.schema.stopped)}: {UNFIT}"))
     whole = str(plan.live) == WHOLE
     losses = [
         (each.table, str(each.now), str(each.then), str(each.lost) if whole else "not known", str(each.returned))
@@ -188,24 +197,27 @@ def _other_losses(loss: Loss) -> list[tuple[str, str]]:
     return [(what, f"{', '.join(names)}: {then}") for what, names, then in found if names]
 
 
-def _schema_text(plan: DatabaseRollbackPlan) -> str:
-    if not plan.schema.undone:
-        return f"{plan.schema.after}, as now"
-    return f"{plan.schema.after} instead of {plan.schema.before}; undone: {', '.join(plan.schema.undone)}"
+def _schema_text(schema: SchemaChange) -> str:
+    versions = (
+        f"{schema.after}, as now" if schema.after == schema.before else f"{schema.after} instead of {schema.before}"
+    )
+    return f"{versions}; undone: {', '.join(schema.undone)}" if schema.undone else versions
 
 
-def _undo_text(last: RollbackRecord) -> str:
+def _undo_text(plan: DatabaseUndoPlan) -> str:
+    last, stopped = plan.rollback, ", ".join(plan.schema.stopped)
     return (
         f"Brings the data back that the rollback to {last.target} has set aside on {last.at:%Y-%m-%d %H:%M:%S} UTC. "
-        "What was written since stays beside it until `observatory backup discard`."
+        "What was written since stays beside it until `observatory backup discard`. "
+        f"Schema: {_schema_text(plan.schema)}.{f' Stopped: {stopped}, {UNFIT}.' if stopped else ''}"
     )
 
 
-def _show_undo(last: RollbackRecord, output: Output) -> None:
+def _show_undo(plan: DatabaseUndoPlan, output: Output) -> None:
     if output is Output.JSON:
-        print_json(last.model_dump(mode="json"))
+        print_json({"rollback": plan.rollback.model_dump(mode="json"), "schema": asdict(plan.schema)})
         return
-    print_result(f"{_undo_text(last)} Nothing was changed.")
+    print_result(f"{_undo_text(plan)} Nothing was changed.")
 
 
 def _show(done: DatabaseRollback, output: Output) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -26,15 +27,16 @@ from observatory.cli.app import (
     finite,
     print_json,
 )
+from observatory.cli.backup import SourceOption
 from observatory.cli.database_rollback import DatabaseOptions, roll_back_database
 from observatory.cli.terminal import ConsoleReporter, print_error, print_result, table
 from observatory.cli.verify import verification_view
 from observatory.documents.rollout import HEALTH_CHECK_S, TOTAL_WEIGHT, Deployment, RolloutDocument, Strategy
-from observatory.errors import DONE, FAILED, REFUSED
+from observatory.errors import DONE, FAILED, REFUSED, ObservatoryError
 from observatory.settings import FLEETS, FleetName
 
 if TYPE_CHECKING:
-    from observatory.operations import DeliveryOptions, ReleasePlan, RolloutControl
+    from observatory.operations import DeliveryOptions, ReleasePlan, RolloutControl, StoredRelease
     from observatory.operations.rollout_control import ControlRequest
     from observatory.workspace import Workspace
 
@@ -54,6 +56,9 @@ BakeOption = Annotated[
 ]
 SkipTestsOption = Annotated[
     bool, typer.Option("--skip-tests", help="Skip the pre-deployment tests. The audit records it.")
+]
+BackupFileOption = Annotated[
+    str | None, typer.Option("--backup-file", help="Backup, by its label, or dump to restore the database from.")
 ]
 
 
@@ -147,9 +152,8 @@ def rollback(
     ],
     version: Annotated[str | None, typer.Option(help="Version to return to, with --method application.")] = None,
     to_time: Annotated[str | None, typer.Option(help="Time to restore the database to, with its time zone.")] = None,
-    backup_file: Annotated[
-        str | None, typer.Option(help="Backup, by its label, or dump to restore the database from.")
-    ] = None,
+    backup_file: BackupFileOption = None,
+    repository: SourceOption = None,
     undo: Annotated[bool, typer.Option("--undo", help="Undo the last rollback of the database.")] = False,
     emergency: Annotated[bool, typer.Option("--emergency", help="Skip confirmation, tests and gates.")] = False,
     force: Annotated[
@@ -168,7 +172,7 @@ def rollback(
     During a deployment the rollback takes over from it. A rollback of the database is refused then.
     """
     workspace = operations.open_workspace(environment)
-    given = DatabaseOptions(to_time=to_time, backup_file=backup_file, undo=undo)
+    given = DatabaseOptions(to_time=to_time, backup_file=backup_file, undo=undo, repository=repository)
     given.check(needed=method is Method.DATABASE, others=version is not None or emergency or force)
     if method is Method.DATABASE:
         with operations.waiting_for_lock(wait):
@@ -179,26 +183,28 @@ def rollback(
     if dry_run:
         _plan_rollback(workspace, version, output, emergency=emergency, force=force)
         return
-    if not (yes or emergency):
-        confirm(f"Roll the stack {environment!r} back?")
+    only = None if yes or emergency else _confirmed(workspace, version)
+    options: dict[str, Any] = {"reason": reason, "emergency": emergency, "force": force, "choice": engine.value}
     with ConsoleReporter() as report, operations.waiting_for_lock(wait):
-        if method is Method.BLUE_GREEN:
-            done = operations.roll_back_application(
-                workspace, reason=reason, emergency=emergency, force=force, choice=engine.value, report=report
-            )
+        if version is None:
+            done = operations.roll_back_application(workspace, only=only, report=report, **options)
         else:
-            assert version is not None  # noqa: S101 - checked above
             done = operations.roll_back_to_version(
-                workspace,
-                version=version,
-                reason=reason,
-                skip_tests=emergency,
-                emergency=emergency,
-                force=force,
-                choice=engine.value,
-                report=report,
+                workspace, version=version, skip_tests=emergency, report=report, **options
             )
     _show(done, output)
+
+
+def _confirmed(workspace: Workspace, version: str | None) -> str | None:
+    """Prompt for confirmation; return the id of the deployment that the prompt has named, None where it named none."""
+    question, undone = f"Roll the stack {workspace.stack!r} back?", None
+    with suppress(ObservatoryError):  # the rollback itself says what is wrong
+        undone = None if version else operations.last_deployment(workspace)
+    if undone is None or undone.status == "rolled-back":
+        confirm(question)
+        return None
+    confirm(f"{question} This undoes the deployment of {undone.version} to {undone.target}, which is {undone.status}.")
+    return undone.id
 
 
 @rollout.command()
@@ -358,20 +364,27 @@ def list_all(environment: EnvironmentOption = "local", output: OutputOption = Ou
     """List the stored releases and their signers."""
     kept = operations.list_releases(operations.open_workspace(environment))
     if output is Output.JSON:
-        print_json(
-            [{**each.manifest.model_dump(), "signer": each.signer, "objection": each.objection} for each in kept]
-        )
+        print_json([_release_json(each) for each in kept])
         return
-    rows = [
-        (each.version, each.sha256[:12], f"{each.schema_min} to {each.schema_max}", found.signer or "no trusted key")
-        for found in kept
-        for each in (found.manifest,)
-    ]
+    rows = [_release_row(each) for each in kept]
     print_result(
         table("Releases", ("version", "SHA-256", "schema", "signed by"), rows) if rows else "No release is stored."
     )
     for objection in (each.objection for each in kept if each.objection):
         print_error(objection)
+
+
+def _release_json(found: StoredRelease) -> dict[str, Any]:
+    manifest: dict[str, Any] = found.manifest.model_dump() if found.manifest else {"version": found.version}
+    return {**manifest, "signer": found.signer, "objection": found.objection}
+
+
+def _release_row(found: StoredRelease) -> tuple[str, ...]:
+    manifest = found.manifest
+    if manifest is None:
+        return found.version, "damaged", "", ""
+    schema = f"{manifest.schema_min} to {manifest.schema_max}"
+    return manifest.version, manifest.sha256[:12], schema, found.signer or "no trusted key"
 
 
 CONTROLS: Mapping[ControlRequest | None, str] = {
@@ -387,22 +400,36 @@ def _control(environment: str, request: ControlRequest | None, output: Output) -
     done = operations.control_rollout(operations.open_workspace(environment), request)
     if output is Output.JSON:
         print_json(
-            {**done.rollout.model_dump(), "acknowledged": done.acknowledged, "running": done.running, "last": done.last}
+            {
+                **done.rollout.model_dump(),
+                "acknowledged": done.acknowledged,
+                "replaced": done.replaced,
+                "running": done.running,
+                "last": done.last,
+            }
         )
         return
     _show(done.rollout, output)
     print_result(f"\n{_answer(done, request)}")
 
 
+def _followed(done: RolloutControl, request: ControlRequest | None) -> str:
+    if request == "pause" and done.rollout.deployment and done.rollout.deployment.status == "preparing":
+        return "The running command pauses before the first step: until `rollout resume` the version gets no traffic."
+    return CONTROLS[request]
+
+
 def _answer(done: RolloutControl, request: ControlRequest | None) -> str:
     if done.acknowledged:
-        return CONTROLS[request]
-    word = request or "resume"
+        return _followed(done, request)
+    word, deployment = request or "resume", done.rollout.deployment
+    if deployment and deployment.ended:
+        return f"Requested: {word}. The deployment of {deployment.version} ended before: it is {deployment.status}."
+    if done.replaced:
+        return f"Requested: {word}. Another operator's request has replaced it before the running command read it."
     if done.running:
-        return (
-            f"Requested: {word}. The running command has not reached its next evaluation; its last event: {done.last}"
-        )
-    deployment = done.rollout.deployment
+        last = f"; its last event: {done.last}" if done.last else ""
+        return f"Requested: {word}. The running command has not reached its next evaluation{last}"
     again = (
         f"`observatory deploy application --version {deployment.version} --strategy {deployment.strategy}`"
         if (deployment)

@@ -11,8 +11,6 @@ from typing import Any
 from typer import BadParameter
 from typer.core import TyperArgument, TyperOption
 
-from observatory.settings.expectations import expectation
-
 # What an option's value is called, by the parameter's name; others have the name of their type.
 NAMES: Mapping[str, str] = {
     "environment": "STACK",
@@ -74,6 +72,8 @@ def in_plain_words(error: BadParameter) -> BadParameter:
     """Return a usage error without the words of the library that checked the value."""
     problems = getattr(error.__cause__, "errors", None)
     if problems is not None:
+        from observatory.settings.expectations import expectation  # noqa: PLC0415 - brings the models of all settings
+
         problem = problems()[0]
         given = "" if problem["type"] == "value_error" else f" (given: {problem['input']!r})"
         error.message = f"{expectation(problem)}{given}"

@@ -8,7 +8,6 @@ import typer
 
 from observatory import operations
 from observatory.cli.app import EnvironmentOption, Output, OutputOption, app, print_json
-from observatory.cli.stack import jobs_table
 from observatory.cli.terminal import print_result
 
 group = typer.Typer(help="Run scheduled jobs (backups, log rotation).")
@@ -47,6 +46,8 @@ def run(
 @group.command(name="list")
 def list_all(environment: EnvironmentOption = "local", output: OutputOption = Output.TABLE) -> None:
     """List the jobs: schedule, last run, next run."""
+    from observatory.cli.stack import jobs_table  # noqa: PLC0415 - what runs every job shows no table
+
     jobs = operations.jobs(operations.open_workspace(environment))
     if output is Output.JSON:
         print_json([job.as_json() for job in jobs])

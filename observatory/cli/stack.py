@@ -35,6 +35,7 @@ from observatory.cli.plan import overview_view, plan_json, plan_view
 from observatory.cli.terminal import MARKS, ConsoleReporter, print_notice, print_result, show_live, table
 from observatory.documents.event_text import event_phase, event_text
 from observatory.errors import DONE, FAILED
+from observatory.platforms.errors import StackNotUpError
 from observatory.settings import FLEETS
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def down(
     """Stop and remove the stack."""
     workspace = operations.open_workspace(environment)
     if not (yes or keep_data):
-        confirm(f"Remove the stack {environment!r} with all its data?")
+        confirm(f"Remove the stack {environment!r} with all its data, and the backups in its home?")
     with ConsoleReporter() as report:
         operations.down(workspace, keep_data=keep_data, choice=engine.value, report=report)
     if output is Output.JSON:
@@ -153,7 +154,7 @@ def status(
         show_live(lambda: _status_view(operations.status(workspace)))
     found = operations.status(workspace)
     if found.rollout is None:
-        raise operations.StackNotUpError(environment)
+        raise StackNotUpError(environment)
     if output is Output.JSON:
         print_json(_status_json(found))
     else:
@@ -171,7 +172,7 @@ def outputs(
     """Show the stack's outputs."""
     values = operations.outputs(operations.open_workspace(environment), show_secrets=show_secrets)
     if not values:
-        raise operations.StackNotUpError(environment)
+        raise StackNotUpError(environment)
     if name is not None and name not in values:
         raise typer.BadParameter(f"no output {name!r} (outputs: {', '.join(values)})")
     if output is Output.JSON:
@@ -255,6 +256,7 @@ def _status_json(status: Status) -> dict[str, Any]:
         "missing_certificates": status.missing_certificates,
         "waiting_wal": asdict(status.waiting_wal),
         "database_rollback": status.database_rollback and status.database_rollback.model_dump(mode="json"),
+        "rollback_left_over": [str(each) for each in status.rollback_left_over],
         "heartbeat_age": status.heartbeat_age,
         "monitoring_down": status.monitoring_down,
         "passwords": [asdict(password) for password in status.passwords],
@@ -286,6 +288,14 @@ def unfinished_rollback(status: Status) -> list[str]:
         "command no longer runs, `observatory up` ends it"
     )
     return [text]
+
+
+def left_over(status: Status) -> list[str]:
+    """Return a line about what a killed rollback of the database has left."""
+    if not status.rollback_left_over:
+        return []
+    what = ", ".join(map(str, status.rollback_left_over))
+    return [f"\nA rollback of the database that was killed has left {what}. `observatory up` removes it"]
 
 
 def monitoring_down(status: Status) -> list[str]:
@@ -327,6 +337,7 @@ def _status_view(status: Status) -> RenderableType:
         _certificates(status),
         *_waiting_wal(status),
         *unfinished_rollback(status),
+        *left_over(status),
         *monitoring_down(status),
         f"\nSchema version: {int(status.schema_version) if status.schema_version is not None else 'none'}",
     )

@@ -1,7 +1,8 @@
 """Writes files and directories completely or not at all, and removes incomplete ones of killed processes.
 
 A file is written under a temporary name in the same directory, which contains the id of the writing process, and
-renamed when it is complete. The next write into the directory removes temporary files of processes that no longer run.
+renamed when it is complete. The next write into the directory removes temporary files of processes that no longer run,
+also where another process has got the id since.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from observatory.files.ownership import Owner, change_owner
 from observatory.files.reserve import FULL, with_reserve
 
 PRIVATE = 0o600
+CLOCK_S = 3600  # a clock that was put ahead by less makes no writer look younger than its file
+# The answers of FAT, exFAT and of some network file systems to a hard link.
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 _NAME = re.compile(r"\..+\.(\d+)-\d+\.partial")
 _numbers = itertools.count()
 
@@ -75,7 +79,8 @@ def write_file(
 def creating(path: Path, *, mode: int = PRIVATE) -> Iterator[BinaryIO]:
     """Yield a new file that gets the name `path` at the end of the block, synced to disk.
 
-    A block that raises leaves nothing, and a killed process no file of that name.
+    A block that raises leaves nothing, and a killed process no file of that name; an empty one at most where the file
+    system has no hard links.
 
     Raises:
         FileExistsError: there is a file or a link of that name, which stays.
@@ -89,7 +94,7 @@ def creating(path: Path, *, mode: int = PRIVATE) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        path.hardlink_to(partial)  # unlike a rename, a link never replaces the file of another process
+        _name(partial, path)
     finally:
         remove(partial)
 
@@ -153,11 +158,15 @@ def partial_path(path: Path) -> Path:
 
 
 def remove_abandoned(directory: Path) -> None:
-    """Remove the incomplete files and directories in `directory` whose processes no longer run."""
-    for path in directory.glob(".*.partial"):
-        match = _NAME.fullmatch(path.name)
-        if match and not _runs(int(match[1])):
-            remove(path)
+    """Remove the incomplete files and directories in `directory` whose writers no longer run."""
+    for path in abandoned(directory):
+        remove(path)
+
+
+def abandoned(directory: Path) -> list[Path]:
+    """Return the incomplete files and directories in `directory` whose writers no longer run."""
+    found = ((path, _NAME.fullmatch(path.name)) for path in directory.glob(".*.partial"))
+    return [path for path, name in found if name and not _may_write(int(name[1]), path)]
 
 
 def is_partial(path: Path) -> bool:
@@ -173,6 +182,21 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _name(partial: Path, path: Path) -> None:
+    """Give a complete file its name.
+
+    Raises:
+        FileExistsError: there is a file of that name, which stays.
+    """
+    try:
+        path.hardlink_to(partial)  # unlike a rename, a link never replaces the file of another process
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))  # takes the name first
+        partial.replace(path)
+
+
 def _has(path: Path, data: bytes, mode: int, owner: Owner | None) -> bool:
     """Return whether a path is a regular file, not a link, with this content, mode and owner, that can be read."""
     try:
@@ -183,10 +207,16 @@ def _has(path: Path, data: bytes, mode: int, owner: Owner | None) -> bool:
         return False
 
 
-def _runs(pid: int) -> bool:
+def _may_write(pid: int, path: Path) -> bool:
+    """Return whether a process may be the one that writes `path`; a later one that got its id is not."""
     import psutil  # noqa: PLC0415 - most directories have nothing incomplete
 
-    return bool(psutil.pid_exists(pid))
+    if not psutil.pid_exists(pid):
+        return False
+    try:
+        return bool(psutil.Process(pid).create_time() < path.lstat().st_mtime + CLOCK_S)
+    except (OSError, psutil.Error):
+        return True
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -2,10 +2,18 @@
 
 from observatory.interruption.signals import (
     STOPPING,
+    delayed_signals,
     handle_stop_signals,
     interrupt_on_signals,
     interruptible,
     stop_signals,
 )
 
-__all__ = ["STOPPING", "handle_stop_signals", "interrupt_on_signals", "interruptible", "stop_signals"]
+__all__ = [
+    "STOPPING",
+    "delayed_signals",
+    "handle_stop_signals",
+    "interrupt_on_signals",
+    "interruptible",
+    "stop_signals",
+]

@@ -51,5 +51,18 @@ def interruptible() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def delayed_signals() -> Iterator[Callable[[], bool]]:
+    """Let every signal that stops this process wait for the end of the block; yield a function that says if one does.
+
+    The block must be short, and end its waits when one does. If it raises, that ends the work, and no signal follows.
+    """
+    waiting: list[int] = []
+    with handle_stop_signals(lambda number, _frame: waiting.append(number)):
+        yield lambda: bool(waiting)
+    if waiting:
+        signal.raise_signal(waiting[0])
+
+
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt(signal.Signals(number).name)

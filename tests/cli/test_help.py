@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import typer
 
-from observatory.cli import main
+from observatory.cli import COMMANDS, load_commands, main
 from observatory.cli.app import GROUPS, app
 
+load_commands()
 COMMAND: Any = typer.main.get_command(app)
 
 
@@ -44,6 +45,12 @@ def test_no_name_is_cut_off_and_no_line_is_wide(
         for name in (*parameter.opts, *parameter.secondary_opts):
             assert name in text or name.upper() in text  # arguments are in capitals
     assert not PYTHON_TYPES.search(text)
+
+
+@pytest.mark.parametrize("name", COMMAND.commands)
+def test_a_command_line_imports_the_modules_of_its_command(name: str) -> None:
+    below = [each for path, each in ALL.items() if path[:1] == (name,) and each.callback]
+    assert {each.callback.__module__ for each in below} == {f"observatory.cli.{module}" for module in COMMANDS[name]}
 
 
 def test_every_command_is_in_one_group() -> None:

@@ -6,7 +6,10 @@ import pytest
 from typer.testing import CliRunner
 
 from observatory import operations
+from observatory.cli import load_commands
 from observatory.cli.app import app
+
+load_commands()
 
 
 @pytest.mark.parametrize("words", [("--", "true", "--", "-x"), ("true", "--", "-x")])

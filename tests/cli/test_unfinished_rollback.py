@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from observatory.backups.rollback.record import Phase, RollbackRecords
-from observatory.cli.stack import unfinished_rollback
+from observatory.cli.stack import left_over, unfinished_rollback
 from observatory.operations.stack_status import Status
 from tests.support.rollbacks import rollback_record
+
+EMPTY = Status(daemons=[], rollout=None, schema_version=None, fleet_size=1, jobs=[], passwords=[])
 
 
 def test_an_unfinished_rollback_is_named_with_what_ends_it(tmp_path: Path) -> None:
@@ -17,8 +19,7 @@ def test_an_unfinished_rollback_is_named_with_what_ends_it(tmp_path: Path) -> No
 
     def line() -> list[str]:
         found = records.unfinished()
-        empty = Status(daemons=[], rollout=None, schema_version=None, fleet_size=1, jobs=[], passwords=[])
-        return unfinished_rollback(empty if found is None else replace(empty, database_rollback=found))
+        return unfinished_rollback(EMPTY if found is None else replace(EMPTY, database_rollback=found))
 
     records.write(record)
     [text] = line()
@@ -27,3 +28,11 @@ def test_an_unfinished_rollback_is_named_with_what_ends_it(tmp_path: Path) -> No
     assert "`observatory up` ends it" in text
     records.write(record.changed(phase=Phase.DONE))
     assert line() == []
+
+
+def test_what_a_killed_rollback_left_is_named(tmp_path: Path) -> None:
+    left = tmp_path / "data/postgres-next-20261129-010203-ab12"
+    left.mkdir(parents=True)
+    [text] = left_over(replace(EMPTY, rollback_left_over=RollbackRecords(tmp_path).left_over()))
+    assert f"has left {left}. `observatory up` removes it" in text
+    assert left_over(EMPTY) == []

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,7 @@ from observatory import operations
 from observatory.cli import main
 from observatory.errors import FAILED, REFUSED, WRONG_USAGE
 
+ROOT = Path(__file__).resolve().parents[2]
 CANARY = ("deploy", "application", "--version", "v0.2.0", "--strategy", "canary")
 
 
@@ -25,6 +29,8 @@ CANARY = ("deploy", "application", "--version", "v0.2.0", "--strategy", "canary"
         (("rollback", "--method", "database"), "needs one of --to-time, --backup-file and --undo"),
         (("rollback", "--method", "database", "--backup-file", "x"), "neither the label of a backup nor a dump's file"),
         (("rollback", "--method", "blue-green", "--undo"), "need --method database"),
+        (("rollback", "--method", "blue-green", "--repository", "2"), "need --method database"),
+        (("rollback", "--method", "database", "--undo", "--repository", "2"), "does not take --repository"),
         (("rollback", "--method", "database", "--undo", "--force"), "does not take --version, --emergency and --force"),
         (("rollback", "--method", "application"), "--method application needs --version"),
         (("silence", "create", "--reason", "r", "--duration", "soon"), "invalid duration 'soon'"),
@@ -84,6 +90,16 @@ def test_a_question_without_a_terminal_is_one_document(
     document = json.loads(capsys.readouterr().out)
     assert end.value.code == document["exit_code"] == REFUSED
     assert "Add --yes" in document["error"]["message"]
+    assert "and the backups in its home?" in document["error"]["message"]
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_no_terminal(closed: str) -> None:
+    """A scheduler or a service may start the command without them."""
+    command = f"exec {shlex.quote(sys.executable)} -m observatory down {closed}"
+    ended = subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == REFUSED, ended.stderr
+    assert ("Add --yes" in ended.stderr) is ("2>&-" not in closed)
 
 
 def test_an_unexpected_error_is_one_document(

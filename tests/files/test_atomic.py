@@ -5,12 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from observatory.files.atomic import partial_path, replacing, scratch_directory, write_file, write_once
+from observatory.files.atomic import (
+    CLOCK_S,
+    partial_path,
+    remove_abandoned,
+    replacing,
+    scratch_directory,
+    write_file,
+    write_once,
+)
 from tests.support.small_disk import fill, small_disk
 
 
@@ -30,6 +39,18 @@ def test_the_next_write_removes_what_a_dead_process_left_and_keeps_what_a_live_o
     mine.touch()
     assert partial_path(tmp_path / "other") != mine
     assert sorted(tmp_path.iterdir()) == sorted([mine, tmp_path / ".hidden.partial"])
+
+
+def test_what_a_dead_process_left_is_removed_also_if_a_later_process_has_its_id(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as later:
+        left, written = (tmp_path / f".file.{later.pid}-{number}.partial" for number in range(2))
+        left.mkdir()
+        written.touch()
+        before = time.time() - 2 * CLOCK_S
+        os.utime(left, (before, before))
+        remove_abandoned(tmp_path)
+        later.kill()
+    assert names(tmp_path) == [written.name]
 
 
 def test_a_scratch_directory_is_removed_at_the_end_and_after_a_kill_by_the_next_write(tmp_path: Path) -> None:
@@ -126,3 +147,34 @@ def test_an_essential_file_is_written_over_its_old_content_on_a_full_disk(tmp_pa
             write_file(disk / "weights", "blue 0\n")
         assert write_file(disk / "weights", "blue 0\n", essential=True)
         assert (disk / "weights").read_text() == "blue 0\n"
+
+
+def test_a_new_file_is_made_where_there_are_no_hard_links_and_replaces_none(tmp_path: Path) -> None:
+    """As on a USB stick with FAT or exFAT."""
+    script = (
+        "import os, sys; from pathlib import Path; from observatory.files.atomic import creating\n"
+        "from tests.support.no_links import refuse_links\n"
+        "refuse_links()\n"
+        "try: os.link(sys.argv[1], sys.argv[1] + '.link')\n"
+        "except PermissionError: pass\n"
+        "else: sys.exit('links are not refused')\n"
+        "with creating(Path(sys.argv[2])) as file:\n"
+        "    file.write(b'whole')\n"
+        "    if len(sys.argv) > 3: Path(sys.argv[2]).write_text('of another process')\n"
+    )
+    (tmp_path / "other").touch()
+    for name, arguments, status, content in (
+        ("dump", (), 0, "whole"),
+        ("taken", ("meanwhile",), 1, "of another process"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", script, tmp_path / "other", tmp_path / name, *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == status, done.stderr
+        assert (tmp_path / name).read_text() == content
+    assert "FileExistsError" in done.stderr
+    assert (tmp_path / "dump").stat().st_mode & 0o777 == 0o600
+    assert names(tmp_path) == ["dump", "other", "taken"]

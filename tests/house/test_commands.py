@@ -12,9 +12,11 @@ from typing import Any, get_args
 import pytest
 import typer
 
+from observatory.cli import load_commands
 from observatory.cli.app import app
 
 ROOT = Path(__file__).parents[2]
+load_commands()
 COMMAND: Any = typer.main.get_command(app)
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),

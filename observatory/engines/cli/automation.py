@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from observatory.engines.cli.events import MASK, EventCollector
-from observatory.engines.cli.orphans import end_plugins
 from observatory.engines.embedded import (
     EngineError,
     Interrupted,
@@ -135,6 +134,8 @@ def end_killed_run(options: StackOptions, on_event: OnEvent | None) -> None:
     Raises:
         LockedError: another run holds the stack's lock.
     """
+    from observatory.engines.cli.orphans import end_plugins  # noqa: PLC0415 - psutil only where it is used
+
     for holder in clear_locks(options, on_event=on_event):
         from observatory.engines.cli.command import end_orphans  # noqa: PLC0415 - imports the SDK
 

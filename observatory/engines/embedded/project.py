@@ -76,6 +76,9 @@ class Project:
 def _read(path: Path) -> dict[str, Any]:
     try:
         document = _parse(path.read_text())
+    except FileNotFoundError as error:
+        place = "run the command in the project's directory" if path.name == "Pulumi.yaml" else "create it"
+        raise ConfigError(f"{path} does not exist; {place}, or restore the file from version control") from error
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     if not isinstance(document or {}, dict):

@@ -114,7 +114,8 @@ def wrong_passphrase(file: Path | None) -> str:
         )
     return (
         f"{file} was changed: it does not have the passphrase that decrypts this stack's secrets. Restore the file "
-        "from a copy. Without a copy, remove the file, then the stack with all its data with `observatory down`"
+        "from a copy. Without a copy, remove the file, then the stack with all its data and backups with `observatory "
+        'down`; to recover the data afterwards, first see "A database that does not start" in docs/backups.md'
     )
 
 

@@ -58,3 +58,13 @@ def test_an_invalid_project_file_is_named(lab: Lab, text: str, message: str) -> 
     with pytest.raises(engine.ConfigError, match=message) as caught:
         engine.preview(lab.options)
     assert "Pulumi.yaml" in str(caught.value)
+
+
+def test_a_directory_without_a_project_is_named_with_what_to_do(lab: Lab) -> None:
+    (lab.project / "Pulumi.yaml").unlink()
+    with pytest.raises(engine.ConfigError) as caught:
+        engine.preview(lab.options)
+    assert str(caught.value) == (
+        f"{lab.project / 'Pulumi.yaml'} does not exist; run the command in the project's directory, or restore the "
+        "file from version control"
+    )

@@ -70,6 +70,8 @@ def test_a_signal_lets_the_step_in_flight_finish(lab: Lab, number: signal.Signal
     run = lab.start()
     eventually(lambda: lab.has_begun("create", "b"))
     run.send_signal(number)
+    assert run.stderr
+    assert any("waiting for the steps in flight" in line for line in run.stderr)
     (lab.home / "go").touch()
     output, _ = run.communicate(timeout=TIMEOUT_S)
     assert run.returncode == 1
