@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import yaml
-
 from monitoring.alerts.delivery_of_alerts import WARNING_UNATTENDED
 from monitoring.inhibitions import inhibitions
+from monitoring.yaml_text import yaml_text
 
 Receiver = Literal["watchdog", "pagerduty", "slack", "email", "ticket", "rollback"]
 ROLLBACK: Receiver = "rollback"  # rolls back a promoted version; optional
@@ -104,7 +103,7 @@ def alertmanager_file(
         "time_intervals": time_intervals(maintenance),
         "receivers": [{"name": NO_RECEIVER}, *named(receivers)],
     }
-    return yaml.safe_dump(config, sort_keys=False, width=120)
+    return yaml_text(config)
 
 
 def check_receivers(receivers: Mapping[Receiver, Mapping[str, Any]]) -> None:

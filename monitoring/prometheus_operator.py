@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from monitoring.alertmanager import (
     NO_RECEIVER,
     ROLLBACK,
@@ -26,7 +24,7 @@ from monitoring.alertmanager import (
 from monitoring.inhibitions import inhibitions
 from monitoring.matchers import Matcher
 from monitoring.model import Scope
-from monitoring.rules import rule_file
+from monitoring.rules import rule_groups
 from monitoring.scrape_jobs import Job
 
 INTERVAL, TIMEOUT = "5s", "4s"  # as on `local`: detection takes most of the time between a fault and its page
@@ -36,7 +34,7 @@ SPELLED = {"links": "pagerDutyLinkConfigs", "text": "alt"}  # in the content of 
 
 def prometheus_rule(scope: Scope, *, namespace: str) -> dict[str, Any]:
     """Return the specification of a PrometheusRule: the stack's rules, with the namespace as a label of each alert."""
-    specification: dict[str, Any] = yaml.safe_load(rule_file(scope))
+    specification = rule_groups(scope)
     for group in specification["groups"]:
         for rule in group["rules"]:
             if "alert" in rule:

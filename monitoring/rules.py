@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from monitoring.model import CATEGORIES, Alert, Firing, Scenario, Scope
 from monitoring.recording import all_recordings
 from monitoring.registry import ALERTS
+from monitoring.yaml_text import yaml_text
 
 TEST_SCOPE = Scope(stack="test", runbooks="http://runbooks.test", dashboards="http://dashboards.test")
 
 
 def rule_file(scope: Scope) -> str:
-    """Return the rule file of a stack as YAML: one group of recording rules, and one for each category of alerts."""
+    """Return the rule file of a stack as YAML."""
+    return yaml_text(rule_groups(scope))
+
+
+def rule_groups(scope: Scope) -> dict[str, Any]:
+    """Return the content of the rule file: one group of recording rules, and one for each category of alerts."""
     recordings = [{"record": name, "expr": expression} for name, expression in all_recordings(scope).items()]
-    groups = [{"name": "storage.recordings", "rules": recordings}]
+    groups: list[dict[str, Any]] = [{"name": "storage.recordings", "rules": recordings}]
     for category in CATEGORIES:
         rules = [alert_rule(alert, scope) for alert in ALERTS if alert.category == category]
         groups.extend([{"name": f"storage.{category}", "rules": rules}] if rules else [])
-    return _yaml({"groups": groups})
+    return {"groups": groups}
 
 
 def rule_tests() -> tuple[dict[str, str], tuple[str, ...]]:
@@ -34,7 +38,7 @@ def rule_tests() -> tuple[dict[str, str], tuple[str, ...]]:
     for alert in ALERTS:
         files |= alert_tests(alert, [alert_rule(alert, TEST_SCOPE)])
     tests = tuple(name for name in files if not name.endswith(".rules.yaml"))
-    return {name: _yaml(document) for name, document in files.items()}, tests
+    return {name: yaml_text(document) for name, document in files.items()}, tests
 
 
 def alert_tests(alert: Alert, rules: Sequence[dict[str, Any]], *, file: str = "") -> dict[str, dict[str, Any]]:
@@ -95,7 +99,3 @@ def _expected(alert: Alert, firing: Firing) -> dict[str, Any]:
         "exp_labels": {**firing.labels, **alert.labels(TEST_SCOPE)},
         "exp_annotations": alert.annotations(TEST_SCOPE, description=firing.description),
     }
-
-
-def _yaml(document: dict[str, Any]) -> str:
-    return yaml.safe_dump(document, sort_keys=False, width=120)

@@ -18,6 +18,8 @@ OUTLASTING = "1m"  # a cause outlasts its consequences, or those would be sent w
 ALL_UP = {f'up{{stack="test",job="{job.name}",instance="one"}}': "1x60" for job in JOBS}
 _COLLECTOR = 'pg_scrape_collector_success{{stack="test",job="postgres",instance="{}",collector="wal"}}'
 
+_PGBACKREST = 'pgbackrest_exporter_status{stack="test",job="pgbackrest",instance="one",stanza="all-stanzas"}'
+
 
 def _database_down(scope: Scope) -> str:
     return f"last_over_time({scope.select('pg_up')}[{BRIDGE}]) == 0"
@@ -29,6 +31,7 @@ def _exporter_down(scope: Scope) -> str:
     names = "|".join(job.name for job in jobs if job.elastic)
     fixed, elastic = scope.select("up", f'job!~"{names}"'), scope.select("up", f'job=~"{names}"')
     collectors, database = scope.select("pg_scrape_collector_success"), scope.select("pg_up")
+    backups = scope.select("pgbackrest_exporter_status")
     jobs_without_target = [scope.select("up", f'job="{job.name}"') for job in jobs]
     conditions = (
         f"{fixed} == 0",
@@ -36,6 +39,11 @@ def _exporter_down(scope: Scope) -> str:
         # Without PostgreSQL every collector fails, and StorageDatabaseDown fires.
         f"({collectors} == 0 unless on (stack, instance) {database} == 0)",
         *(f"absent({selector})" for selector in jobs_without_target),
+        f"{scope.select('pgbouncer_up')} == 0",
+        # It asks pgBackRest each minute: one failure, as while its configuration is written, is none of two.
+        f"max without (stanza) ({backups} == 0 and {backups} offset 1m == 0)",
+        # A file of the host jobs that node_exporter cannot read: its series vanish, and the exporter itself is up.
+        f'label_replace({scope.select("node_textfile_scrape_error")} == 1, "collector", "textfile", "", "")',
     )
     return "\nor ".join(conditions)
 
@@ -201,7 +209,10 @@ EXPORTER_DOWN = Alert(
         " gives no metrics (value {{ $value }})."
     ),
     runbook=Runbook(
-        meaning="Prometheus cannot scrape an exporter, or a collector of the exporter fails.",
+        meaning=(
+            "Prometheus cannot scrape an exporter, a collector of the exporter fails, or pgBouncer's console or "
+            "pgBackRest does not answer its exporter."
+        ),
         impact="No alert on the metrics of this job can fire. The monitored daemon may be down, too.",
         diagnosis=(
             Step(
@@ -210,10 +221,19 @@ EXPORTER_DOWN = Alert(
             ),
             Step("Prometheus' page `/targets` shows the error of the last scrape."),
             Step("If the description names a collector: `log/postgres-exporter.log` has the failed query."),
+            Step(
+                "If it names the job pgbackrest: `log/pgbackrest-exporter.log` has pgBackRest's exit status, and "
+                "`observatory backup verify` its message."
+            ),
+            Step(
+                "If it names the collector textfile: `log/node-exporter.log` has the file that cannot be read. The "
+                "host jobs write these files, with their backups, heartbeats and certificates, to `data/textfile`."
+            ),
         ),
         remedy=(
             Step("Start missing daemons:", ("observatory up",)),
             Step("If a collector lacks a privilege: make the role `monitor` a member of `pg_monitor`."),
+            Step("Remove a file of the collector textfile that cannot be read; its job writes it again."),
         ),
         escalation=escalation.PLATFORM,
     ),
@@ -295,6 +315,48 @@ EXPORTER_DOWN = Alert(
                     at="2m",
                     labels={"job": "postgres", "instance": "one", "collector": "wal"},
                     description="Job postgres at one, collector wal gives no metrics (value 0).",
+                ),
+            ),
+        ),
+        Scenario(
+            name="pgBouncer's console does not answer its exporter",
+            series={**ALL_UP, 'pgbouncer_up{stack="test",job="pgbouncer",instance="one"}': "1x5 0x53"},
+            quiet=("30s", "1m"),
+            fires=(
+                Firing(
+                    at="2m",
+                    labels={"job": "pgbouncer", "instance": "one"},
+                    description="Job pgbouncer at one gives no metrics (value 0).",
+                ),
+            ),
+        ),
+        Scenario(
+            name="pgBackRest does not answer its exporter for three minutes",
+            series={**ALL_UP, _PGBACKREST: "1x5 0x35 1x18"},
+            quiet=("145s", "210s"),
+            fires=tuple(
+                Firing(
+                    at=at,
+                    labels={"job": "pgbackrest", "instance": "one"},
+                    description="Job pgbackrest at one gives no metrics (value 0).",
+                )
+                for at in ("150s", "205s")
+            ),
+        ),
+        Scenario(
+            name="pgBackRest does not answer its exporter once",
+            series={**ALL_UP, _PGBACKREST: "1x5 0x12 1x41"},
+            quiet=("90s", "95s", "150s", "4m"),
+        ),
+        Scenario(
+            name="a file of the host jobs cannot be read",
+            series={**ALL_UP, 'node_textfile_scrape_error{stack="test",job="node",instance="one"}': "0x6 1x53"},
+            quiet=("30s", "1m"),
+            fires=(
+                Firing(
+                    at="2m",
+                    labels={"job": "node", "instance": "one", "collector": "textfile"},
+                    description="Job node at one, collector textfile gives no metrics (value 1).",
                 ),
             ),
         ),

@@ -24,13 +24,17 @@ def _backup_damaged(scope: Scope) -> str:
 def _backup_stale(scope: Scope) -> str:
     """Return an expression whose label `state` says what is wrong with a repository."""
     completed = scope.select("observatory_backup_last_completion_timestamp_seconds")
-    status = f"max by (stack, repo_key) (last_over_time({scope.select('pgbackrest_repo_status')}[{BRIDGE}])) != 0"
+    known = f"last_over_time({scope.select('pgbackrest_repo_status')}[{BRIDGE}])"
+    status = f"max by (stack, repo_key) ({known}) != 0"
+    # Where the exporter cannot ask pgBackRest at all, StorageExporterDown fires.
+    asked = f"max by (stack) (last_over_time({scope.select('pgbackrest_exporter_status')}[{BRIDGE}])) == 1"
     limit = scope.thresholds.backup_age_seconds
     states = {
         f"has no backup of the last {limit / 3600:g} hours": (
             f"time() - max by (stack, repository) (last_over_time({completed}[{BRIDGE}])) > {limit}"
         ),
         "cannot be used": f'label_replace({status}, "repository", "$1", "repo_key", "(.*)")',
+        "is not found": f'label_replace({asked} unless on (stack) {known}, "repository", "of the stack", "", "")',
         "is not checked": f'label_replace(absent({completed}), "repository", "of the stack", "", "")',
     }
     return "\nor ".join(
@@ -184,7 +188,9 @@ BACKUP_DAMAGED = Alert(
 )
 
 _STATUS = 'pgbackrest_repo_status{{stack="test",job="pgbackrest",repo_key="{}",cipher="a"}}'
+_EXPORTER = 'pgbackrest_exporter_status{stack="test",job="pgbackrest",stanza="all-stanzas"}'
 _COMPLETED = 'observatory_backup_last_completion_timestamp_seconds{{stack="test",job="node",repository="{}"}}'
+_YOUNG = {_COMPLETED.format(number): "0x200" for number in (1, 2)}
 
 BACKUP_STALE = Alert(
     name="StorageBackupStale",
@@ -197,9 +203,10 @@ BACKUP_STALE = Alert(
     description="Backup repository {{ $labels.repository }} {{ $labels.state }} (value {{ $value | humanize }}).",
     runbook=Runbook(
         meaning=(
-            "A repository cannot be read, its newest sound backup is older than `schedule` allows, or the check of the "
-            "repositories has written no result. The limit is the longest time between two runs of "
-            "`schedule.backup_full` and `schedule.backup_differential`, and two hours: 26 hours by default."
+            "A repository cannot be read, pgBackRest finds none at all, the newest sound backup of one is older than "
+            "`schedule` allows, or the check of the repositories has written no result. The limit is the longest time "
+            "between two runs of `schedule.backup_full` and `schedule.backup_differential`, and two hours: 26 hours by "
+            "default."
         ),
         impact=(
             "The other repository still gets backups and WAL, and a restore from it loses nothing. If it fails too, "
@@ -243,6 +250,33 @@ BACKUP_STALE = Alert(
             labels={"repository": "1", "state": "has no backup of the last 26 hours"},
             description="Backup repository 1 has no backup of the last 26 hours (value 100.2k).",
             others={_COMPLETED.format("2"): "0x200"},
+        ),
+        Scenario(
+            name="pgBackRest does not find any repository any more",
+            interval="15s",
+            series={_EXPORTER: "1x40", _STATUS.format("1"): "0x8 stale", _STATUS.format("2"): "0x8 stale", **_YOUNG},
+            quiet=("5m",),
+            fires=(
+                Firing(
+                    at="5m15s",
+                    labels={"repository": "of the stack", "state": "is not found"},
+                    description="Backup repository of the stack is not found (value 1).",
+                ),
+            ),
+        ),
+        vanishing(
+            _EXPORTER,
+            beyond=1,
+            pending=120,
+            labels={"repository": "of the stack", "state": "is not found"},
+            description="Backup repository of the stack is not found (value 1).",
+            others=_YOUNG,
+        ),
+        Scenario(
+            name="the exporter cannot ask pgBackRest, which StorageExporterDown covers",
+            interval="15s",
+            series={_EXPORTER: "0x40", **_YOUNG},
+            quiet=("5m",),
         ),
         Scenario(
             name="the newest backup is 26 hours old",

@@ -135,6 +135,10 @@ def _disk_scenarios(percent: int, limit: float, *, pending: int) -> tuple[Scenar
 
 _FREE_SPACE = (
     Step(
+        "Close clones of the database (in `data/restore`): they are copies.",
+        ("observatory backup flashback close --all",),
+    ),
+    Step(
         "Remove data that rollbacks of the database have set aside, if no rollback of them is wanted.",
         ("observatory backup discard --yes",),
     ),
@@ -143,7 +147,10 @@ _FREE_SPACE = (
         "If a daemon has flooded its log, remove the large logs that were rotated:",
         ("find .observatory/stacks/{stack}/log -type f -name '*.log.*' -size +50M -print -delete",),
     ),
-    Step("Shorten the retention of traces or backups in the settings, or enlarge the disk."),
+    Step(
+        "Shorten the retention of traces or backups in the settings (backups expire after the next one), or enlarge "
+        "the disk."
+    ),
     Step("Daemons that had stopped start again by themselves within 30 s, when there is space."),
 )
 _FIND_SPACE = (

@@ -18,6 +18,7 @@ from monitoring.notification_templates import (
     slack_content,
     template_file,
 )
+from observatory.nodes.rollback_webhook import rollback_token_file
 from observatory.nodes.tls import MONITORING, authority_file, combined_file
 from observatory.nodes.unit import Paths, Unit
 from observatory.nodes.web import WebAccess, client_config, guarded_probe
@@ -35,11 +36,6 @@ def receiver_url(settings: StackSettings) -> str:
 def silences_file(paths: Paths) -> str:
     """Return the file that Alertmanager writes its silences to."""
     return f"{paths.data}/alertmanager/silences"
-
-
-def rollback_token_file(paths: Paths) -> str:
-    """Return the file with the token that Alertmanager sends to the scheduler's rollback webhook."""
-    return f"{paths.config}/rollback-webhook/token"
 
 
 def _receivers(settings: StackSettings, paths: Paths) -> dict[Receiver, dict[str, Any]]:

@@ -20,6 +20,7 @@ from observatory.nodes.systemd import DIRECTORY, USER, directories, service_name
 from observatory.nodes.unit import Paths, Unit, render
 
 PROGRAMS = Path(__file__).parent / "programs"
+LIBRARY = Path(__file__).parent.parent
 PROGRAM_DIRECTORY = "/usr/local/lib/observatory"
 SECRETS_SERVICE = "observatory-secrets.service"
 REFRESH_SERVICE = "observatory-secrets-refresh.service"
@@ -204,9 +205,11 @@ def _start(contents: Mapping[str, str], mounts: Sequence[Mount]) -> list[str]:
 def program_text(name: str) -> str:
     """Return a program of `programs/` without comments, docstrings and types of functions.
 
-    EC2 limits the size of user data.
+    EC2 limits the size of user data. A machine does not have this library: the text of a module, which uses the
+    standard library alone, takes the place of its import.
     """
     module = ast.parse((PROGRAMS / name).read_text(encoding="utf-8"))
+    module.body = [part for statement in module.body for part in _with_text(statement)]
     for node in ast.walk(module):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
@@ -215,3 +218,12 @@ def program_text(name: str) -> str:
         elif isinstance(node, ast.arg):
             node.annotation = None
     return f"# observatory/nodes/programs/{name}, without its comments\n{ast.unparse(module)}\n"
+
+
+def _with_text(statement: ast.stmt) -> list[ast.stmt]:
+    """Return the statements of the module that a statement imports from this library; any other one as it is."""
+    if not (isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("observatory.")):
+        return [statement]
+    file = LIBRARY.joinpath(*str(statement.module).split(".")[1:]).with_suffix(".py")
+    _docstring, *body = ast.parse(file.read_text(encoding="utf-8")).body
+    return [each for each in body if not (isinstance(each, ast.ImportFrom) and each.module == "__future__")]

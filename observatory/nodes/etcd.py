@@ -6,10 +6,8 @@ stack's authority. Health and metrics are read over plain HTTP, on a port that s
 
 from __future__ import annotations
 
-import yaml
-
 from observatory.nodes.tls import authority_file, certificate_file, key_file
-from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
+from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit, yaml_text
 from observatory.settings import StackSettings
 
 SERVER = "etcd"  # of the certificate; etcd's HTTP gateway is also a client, of etcd itself
@@ -49,7 +47,7 @@ def etcd(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> Unit:
         ready=HttpReady(port=ports.etcd_metrics, path="/health"),
         priority=10,
         ports={f"ports.{name}": getattr(ports, name) for name in ("etcd_client", "etcd_peer", "etcd_metrics")},
-        files={file: yaml.safe_dump(config, sort_keys=False)},
+        files={file: yaml_text(config)},
         directories=(f"{paths.data}/etcd",),
         watches_secrets=True,  # it reads its certificate at each connection
     )

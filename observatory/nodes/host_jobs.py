@@ -19,7 +19,7 @@ RESTORE_DRILL = "restore-drill"
 class HostJob(BaseModel):
     """One job: `command` has the arguments of `observatory`; it is stopped after `timeout` seconds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     description: str

@@ -12,6 +12,7 @@ from observatory.settings import StackSettings
 
 SERVER = "pgbouncer"  # of the certificate
 GRACE_S = 5  # PostgreSQL's own timeout ends a statement first, with a better error
+CLOSING = 2  # sessions of a login that pgBouncer has closed and PostgreSQL still counts
 
 
 def users_file(paths: Paths) -> str:
@@ -34,6 +35,12 @@ def enforced_limits(settings: StackSettings) -> dict[str, Limits]:
     return {name: limits_of(role, pool_size=pool_size) for role in POOLED_ROLES for name in logins_of(role)}
 
 
+def pool_sizes(settings: StackSettings) -> dict[str, int]:
+    """Return the sessions of each pooled login's pool: less than PostgreSQL's limit of the login, which it refuses."""
+    size = settings.database.pool_size
+    return {login: min(size, limits.connections - CLOSING) for login, limits in enforced_limits(settings).items()}
+
+
 def pgbouncer(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> Unit:
     """Return the pooler of this node, in front of this node's PostgreSQL."""
     port = settings.ports.pgbouncer
@@ -46,6 +53,7 @@ def pgbouncer(settings: StackSettings, paths: Paths, host: Host = LOOPBACK) -> U
         run=paths.run,
         socket=paths.postgres_socket,
         limits=enforced_limits(settings),
+        pool_sizes=pool_sizes(settings),
         grace_s=GRACE_S,
         certificate=certificate_file(paths, SERVER),
         key=key_file(paths, SERVER),

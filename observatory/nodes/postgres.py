@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from observatory.documents.logins import POOLED_ROLES, PROVISIONER, logins_of
 from observatory.nodes.pgbackrest import BIN, S3Repository, archive_command, pgbackrest_directories, pgbackrest_files
 from observatory.nodes.tls import authority_file, certificate_file, key_file
-from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit
+from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, Unit, yaml_text
 from observatory.settings import StackSettings
 
 SERVER = "postgres"  # of the certificate
@@ -78,6 +76,8 @@ def node_parameters(settings: StackSettings, paths: Paths) -> dict[str, Any]:
         "ssl_key_file": key_file(paths, SERVER),
         "password_encryption": "scram-sha-256",
         "idle_in_transaction_session_timeout": "5min",
+        # The statement of a program that was killed, and its locks, end with it; also behind the pooler.
+        "client_connection_check_interval": "5s",
         "archive_mode": "on",
         "archive_command": archive_command(paths),
         "archive_timeout": ARCHIVE_TIMEOUT,
@@ -141,7 +141,7 @@ def api_credentials(password: str) -> str:
     Without it any user of the machine could set a callback, which Patroni runs as the daemons' user.
     """
     authentication = {"username": API_USER, "password": password}
-    return yaml.safe_dump({"restapi": {"authentication": authentication}}, sort_keys=False)
+    return yaml_text({"restapi": {"authentication": authentication}})
 
 
 def logins_file(paths: Paths) -> str:
@@ -152,7 +152,7 @@ def logins_file(paths: Paths) -> str:
 def logins(superuser_password: str) -> str:
     """Return the configuration by which Patroni sets the superuser's password, where operators connect over TCP."""
     superuser = {"username": "postgres", "password": superuser_password}
-    return yaml.safe_dump({"postgresql": {"authentication": {"superuser": superuser}}}, sort_keys=False)
+    return yaml_text({"postgresql": {"authentication": {"superuser": superuser}}})
 
 
 def patroni(
@@ -173,7 +173,7 @@ def patroni(
         priority=20,
         ports={"ports.patroni": ports.patroni, "ports.postgres": ports.postgres},
         files={
-            f"{directory}/patroni.yaml": yaml.safe_dump(config, sort_keys=False),
+            f"{directory}/patroni.yaml": yaml_text(config),
             **pgbackrest_files(settings, paths, buckets),
         },
         directories=(paths.postgres_socket, *pgbackrest_directories(settings, paths, buckets)),

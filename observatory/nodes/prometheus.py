@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import yaml
-
 from monitoring import Job, Scope, Thresholds, rule_file
 from observatory.nodes.alertmanager import runbooks_url
 from observatory.nodes.storage import labelled
-from observatory.nodes.unit import Paths, Unit
+from observatory.nodes.unit import Paths, Unit, yaml_text
 from observatory.nodes.web import WebAccess, client_config
 from observatory.settings import FleetName, Ports, StackSettings
 from observatory.settings.cron import Cron, longest_pause
@@ -93,7 +91,7 @@ def prometheus(
         priority=70,
         ports={"ports.prometheus": port},
         files={
-            f"{directory}/prometheus.yaml": yaml.safe_dump(config, sort_keys=False),
+            f"{directory}/prometheus.yaml": yaml_text(config),
             rules: rule_file(scope),
             **web.files,
         },

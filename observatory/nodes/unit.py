@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from pydantic import BaseModel, ConfigDict
 
 from observatory.security.client_certificate import ClientCertificate
@@ -62,7 +63,7 @@ LOOPBACK = Host()
 class _Model(BaseModel):
     """Immutable, and read back unchanged from a resource's inputs, where every number is a float."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class TcpReady(_Model):
@@ -148,6 +149,12 @@ class Unit(_Model):
 def render(template: str, **values: object) -> str:
     """Return the text of `templates/<template>`; an undefined name is an error."""
     return _templates().get_template(template).render(**values)
+
+
+def yaml_text(document: Any) -> str:
+    """Return a document as YAML, by libyaml; apart from `monitoring`'s, which would bring the registry of alerts."""
+    text: str = yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
+    return text
 
 
 @functools.cache

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import yaml
-
 from observatory.nodes.tls import MONITORING, authority_file, combined_file
-from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths
+from observatory.nodes.unit import LOOPBACK, Host, HttpReady, Paths, yaml_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,7 @@ def web_config(paths: Paths) -> str:
         "client_ca_file": authority_file(paths),
         "min_version": "TLS12",
     }
-    return yaml.safe_dump({"tls_server_config": server}, sort_keys=False)
+    return yaml_text({"tls_server_config": server})
 
 
 def client_config(paths: Paths) -> dict[str, str]:

@@ -7,6 +7,8 @@ is secret is read from its file for each notice, so that a change takes effect a
 
 from __future__ import annotations
 
+import contextlib
+import time
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from pathlib import Path
@@ -19,10 +21,11 @@ from observatory.security.client_certificate import ClientCertificate
 if TYPE_CHECKING:
     import httpx
 
-ATTEMPT_SECONDS = 5.0  # of one attempt
+ATTEMPT_SECONDS = 5.0  # for each step of an attempt: to connect, and until more of an answer comes
 REQUEST_TIMEOUT, TOO_MANY_REQUESTS = 408, 429
 SMTP_PERMANENT = 500
 BODY_CHARACTERS = 200  # of a response, in a message
+UNCOMPRESSED = {"Accept-Encoding": "identity"}
 
 
 class RefusedError(ObservatoryError):
@@ -164,40 +167,61 @@ class Email:
         message["X-Observatory-Deployment"] = notice.deployment
         message.set_content(f"{notice.text}\nby: {notice.actor}\nat: {notice.at}\n")
         try:
-            with smtplib.SMTP(self.host, self.port, timeout=ATTEMPT_SECONDS) as server:
+            with contextlib.closing(smtplib.SMTP(self.host, self.port, timeout=ATTEMPT_SECONDS)) as server:
                 if self.require_tls:
                     server.starttls(context=ssl.create_default_context())
                 if self.username:
                     server.login(self.username, self.password.read())
                 server.send_message(message)
-        except (smtplib.SMTPAuthenticationError, smtplib.SMTPNotSupportedError, ssl.SSLCertVerificationError) as error:
+                with contextlib.suppress(smtplib.SMTPException, OSError):  # the mail is on its way
+                    server.quit()
+        except (smtplib.SMTPNotSupportedError, ssl.SSLCertVerificationError) as error:
             raise RefusedError(f"{self.host}:{self.port}: {error}") from error
         except smtplib.SMTPResponseException as error:
             raise _smtp(f"{self.host}:{self.port}", error.smtp_code, error.smtp_error) from error
         except smtplib.SMTPRecipientsRefused as error:
-            code, text = error.recipients[self.to]
+            code, text = next(iter(error.recipients.values()))
             raise _smtp(f"{self.host}:{self.port}", code, text) from error
         except (smtplib.SMTPException, OSError) as error:
             raise UnavailableError(f"{self.host}:{self.port}: {error}") from error
 
 
 def _post(url: str, document: dict[str, Any], client: ClientCertificate | None) -> None:
-    """Post JSON; no error message has the address, which may be secret."""
+    """Post JSON; no error message has the address, which may be secret.
+
+    A receiver has accepted what it answers with success. Of another answer only the beginning is read, so that one
+    without an end takes neither time nor memory.
+    """
     import httpx  # noqa: PLC0415 - imported in the sending thread, so that a rollback does not wait for it
 
     try:
         verify = client.context() if client else True
-        response = httpx.post(url, json=document, timeout=ATTEMPT_SECONDS, verify=verify)
+        answer = httpx.stream("POST", url, json=document, headers=UNCOMPRESSED, timeout=ATTEMPT_SECONDS, verify=verify)
+        with answer as response:
+            if response.is_success:
+                return
+            text = _beginning(response)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         raise RefusedError("the address in its file is not an http or https URL") from error
     except (httpx.HTTPError, OSError) as error:  # OSError: a file of the certificate cannot be read
         raise UnavailableError(f"{type(error).__name__}: {error}") from error
-    if response.is_success:
-        return
-    reason = f"response {response.status_code}: {response.text[:BODY_CHARACTERS]}"
+    reason = f"response {response.status_code}: {text}"
     if response.is_server_error or response.status_code in (REQUEST_TIMEOUT, TOO_MANY_REQUESTS):
         raise UnavailableError(reason, _retry_after(response))
     raise RefusedError(reason)
+
+
+def _beginning(response: httpx.Response) -> str:
+    """Return the first characters of an answer, as many as come in `ATTEMPT_SECONDS`."""
+    import httpx  # noqa: PLC0415 - as in `_post`
+
+    body, until = b"", time.monotonic() + ATTEMPT_SECONDS
+    with contextlib.suppress(httpx.HTTPError):  # the status says enough
+        for part in response.iter_raw():
+            body += part
+            if len(body) >= BODY_CHARACTERS or time.monotonic() > until:
+                break
+    return body.decode(errors="replace")[:BODY_CHARACTERS]
 
 
 def _retry_after(response: httpx.Response) -> float | None:

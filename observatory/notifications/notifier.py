@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 
 from tenacity import (
     RetryCallState,
@@ -22,6 +23,7 @@ from observatory.notifications.messages import Notice, notice_of
 
 ATTEMPTS = 5
 RETRY_SECONDS = 60.0  # from the first attempt of a notice to its last
+WHOLE_ATTEMPT_SECONDS = 20.0  # for all steps of one attempt; a receiver that trickles is given up
 CLOSE_SECONDS = 5.0  # that a command waits at its end for notices that are not sent yet
 Record = Callable[..., None]
 
@@ -95,12 +97,28 @@ class _Worker:
             reraise=True,
         )
         try:
-            retrying(self._channel.send, notice)
+            retrying(self._attempt, notice)
         except (RefusedError, UnavailableError) as error:
             return str(error)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         return None
+
+    def _attempt(self, notice: Notice) -> None:
+        """Send a notice once, on a thread that is left alone where a receiver answers without an end."""
+        sent: Future[None] = Future()
+
+        def send() -> None:
+            try:
+                self._channel.send(notice)
+                sent.set_result(None)
+            except BaseException as error:
+                sent.set_exception(error)
+
+        threading.Thread(target=send, name=f"send-{self._channel.name}", daemon=True).start()
+        if not wait([sent], WHOLE_ATTEMPT_SECONDS).done:
+            raise RefusedError(f"the receiver did not end its answer within {WHOLE_ATTEMPT_SECONDS:.0f} s")
+        sent.result()
 
     def _give_up(self, notice: Notice, reason: str) -> None:
         self._record(

@@ -8,6 +8,7 @@ there; without them to the stack's own receiver. `observatory status` and `obser
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -61,9 +62,10 @@ def stack_channels(root: Path, stack: str) -> list[Channel]:
 class HeartbeatWatch:
     """Sends a notice when the heartbeat of monitoring ends, and one when it returns.
 
-    A file in the stack's home records that it has ended, so that a new watcher does not send the notice again. A change
-    of the machine's time or its suspension is no silence: only the first check compares the time of the heartbeat's
-    file with the machine's time; later ones measure by a clock that neither moves.
+    A file in the stack's home records that it has ended, so that a new watcher does not send the notice again. Where it
+    cannot be written, as on a full disk, the notice is sent all the same. A change of the machine's time or its
+    suspension is no silence: only the first look at a file compares its time with the machine's; later ones measure by
+    a clock that neither moves.
 
     Attributes:
         sandbox: of the stack.
@@ -81,6 +83,12 @@ class HeartbeatWatch:
     now: Callable[[], float] = time.time
     steady: Callable[[], float] = time.monotonic
     _seen: tuple[float, float] | None = field(default=None, init=False)  # time of the file, and of its first sight
+    _reported: float | None = field(default=None, init=False)  # when the end was last reported, by the steady clock
+
+    def __post_init__(self) -> None:
+        """Continue where the last watcher ended."""
+        with contextlib.suppress(OSError):
+            self._reported = self.steady() - max(0.0, self.now() - self._marker.stat().st_mtime)
 
     @classmethod
     def of(cls, sandbox: Sandbox, root: Path, stack: str) -> HeartbeatWatch:
@@ -89,8 +97,8 @@ class HeartbeatWatch:
 
     def check(self) -> None:
         """Compare the time of the last heartbeat with the limit."""
-        silent, reported = self._silent_seconds(), self._reported()
-        if silent is not None and (reported is None or self.now() - reported > REPEAT_SECONDS):
+        silent, reported = self._silent_seconds(), self._reported
+        if silent is not None and (reported is None or self.steady() - reported > REPEAT_SECONDS):
             self._send("monitoring-down", f"no heartbeat for {silent:.0f} s: see `observatory status`")
         elif silent is None and reported is not None and self._beats():
             self._send("monitoring-up", "the heartbeat has returned")
@@ -99,12 +107,17 @@ class HeartbeatWatch:
     def _marker(self) -> Path:
         return self.sandbox.home / "lock" / "monitoring-down"
 
-    def _reported(self) -> float | None:
-        """Return when the end of the heartbeat was last reported."""
+    def _record(self, kind: Kind) -> None:
+        """Record a notice that is about to be sent; what stops monitoring, as a full disk, may prevent the file."""
+        down = kind == "monitoring-down"
+        self._reported = self.steady() if down else None
         try:
-            return self._marker.stat().st_mtime
-        except FileNotFoundError:
-            return None
+            if down:
+                self._marker.touch(mode=0o600)
+            else:
+                self._marker.unlink(missing_ok=True)
+        except OSError as error:
+            LOG.error("the next watcher may send this notice again: %s", error)  # noqa: TRY400
 
     def _last(self) -> float:
         try:
@@ -139,10 +152,7 @@ class HeartbeatWatch:
 
         LOG.error("%s: %s", TITLES[kind], text)
         notifier = Notifier(self.stack, self.channels(), self._not_delivered)
-        if kind == "monitoring-down":
-            self._marker.touch(mode=0o600)
-        else:
-            self._marker.unlink(missing_ok=True)
+        self._record(kind)
         notifier.send(
             Notice(
                 kind=kind,

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from observatory.waiting import wait_until
 METRICS = Paths().textfiles
 START_SECONDS, STOP_SECONDS, KILL_SECONDS = 30, 60, 10
 SILENCE_SECONDS = 60  # without a heartbeat, after which a process is not ready
+LONGEST_LOOK_S = 5.0  # of silence that two looks in a row prove; between them this process may have been stopped, too
 LOG_LINES = 10
 # What a process inherits of the environment: no passphrase and no variable of an engine.
 INHERITED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
@@ -48,6 +49,25 @@ def changing(sandbox: Sandbox) -> AbstractContextManager[int]:
     return sandbox.lock("host-processes")
 
 
+@dataclass(kw_only=True)
+class Silence:
+    """How long a process has shown no change to one that looks at it often.
+
+    A machine whose time changes, or that was suspended, is no silence: the one that looks was suspended, too.
+    """
+
+    shown: object = None
+    looked: float = 0.0
+    seconds: float = 0.0
+
+    def with_look(self, shown: object) -> float:
+        """Return the seconds of silence after a look, which has `shown` something new or the same again."""
+        now = time.monotonic()
+        self.seconds = self.seconds + min(now - self.looked, LONGEST_LOOK_S) if shown == self.shown else 0.0
+        self.shown, self.looked = shown, now
+        return self.seconds
+
+
 @dataclass(frozen=True, kw_only=True)
 class HostProcess:
     """One process: its name, its arguments after `python -m`, and the checkout that it works in."""
@@ -56,6 +76,7 @@ class HostProcess:
     arguments: Sequence[str]
     sandbox: Sandbox
     root: Path
+    silence: Silence = field(default_factory=Silence, compare=False)
 
     def pid(self) -> int | None:
         """Return the id of the process, None if it does not run."""
@@ -108,8 +129,7 @@ class HostProcess:
         if pid is None:
             return False
         resume(pid)
-        beat = last_beat(self.sandbox, self.name)
-        return time.time() - max(beat.timestamp() if beat else 0.0, _started(pid)) < SILENCE_SECONDS
+        return self.silence.with_look((pid, last_beat(self.sandbox, self.name))) < SILENCE_SECONDS
 
     def _launch(self) -> subprocess.Popen[bytes]:
         """Start it in a session of its own without inherited descriptors, so that it outlives this process."""
@@ -211,16 +231,6 @@ def resume(pid: int) -> bool:
             os.kill(pid, signal.SIGCONT)
             return True
     return False
-
-
-def _started(pid: int) -> float:
-    """Return when a process started, in seconds since the epoch; 0 if it has ended."""
-    import psutil  # noqa: PLC0415 - only where a process is watched
-
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.Error:
-        return 0.0
 
 
 def _signal(pid: int, lock: Path, number: signal.Signals) -> None:

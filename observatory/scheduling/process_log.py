@@ -19,16 +19,24 @@ class _RotatedFile(logging.handlers.WatchedFileHandler):
     """The log file: created again, owned by the daemons' user, after a rotation."""
 
     def __init__(self, sandbox: Sandbox, name: str) -> None:
-        self._sandbox, self._name = sandbox, name
+        self._sandbox, self._file = sandbox, log_name(name)  # `_name` is of the base class
         super().__init__(log_file(sandbox, name))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record, unless the stack's home was removed: it must not be created again."""
-        if self._sandbox.home.is_dir():
+        """Write the record, unless the stack's home was removed: it must not be created again.
+
+        A file that cannot be opened loses the record and ends no thread: there may be no room for it, or a daemon has
+        put something else in its place.
+        """
+        if not self._sandbox.home.is_dir():
+            return
+        try:
             super().emit(record)
+        except Exception:
+            self.handleError(record)
 
     def _open(self) -> TextIOWrapper:
-        log = self._sandbox.open_append(log_name(self._name))
+        log = self._sandbox.open_append(self._file)
         return TextIOWrapper(log, encoding="utf-8", line_buffering=True)
 
 

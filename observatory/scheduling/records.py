@@ -46,7 +46,7 @@ class JobRecord(BaseModel):
         failing: whether the last run that was not interrupted failed.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     name: str
     known_since: datetime

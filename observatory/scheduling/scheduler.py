@@ -12,24 +12,23 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.cron import CronTrigger
 
 from observatory.engines.stack_settings import load_settings
 from observatory.files import locks
 from observatory.files.locks import FileLockHeldError
 from observatory.nodes import Paths
-from observatory.nodes.alertmanager import rollback_token_file
 from observatory.nodes.host_jobs import HostJob, host_jobs
+from observatory.nodes.rollback_webhook import rollback_token_file
 from observatory.nodes.tls import MONITORING, authority_file, combined_file
 from observatory.scheduling.certificates import publish_certificates
+from observatory.scheduling.due import next_run, trigger
 from observatory.scheduling.host_process import identity
 from observatory.scheduling.process_log import log_to_file
-from observatory.scheduling.records import JobRecord, RecordStore, RunResult, now
+from observatory.scheduling.records import RecordStore, RunResult, now
 from observatory.scheduling.runner import STOP_SECONDS
 from observatory.scheduling.scheduler_process import NAME, SchedulerRunningError, lock_file, watcher_process
 from observatory.scheduling.webhook import TakeAlerts, serve, token
@@ -81,20 +80,6 @@ def _listen(workspace: Workspace, port: int, take_alerts: TakeAlerts) -> None:
         serve(port, secret, take_alerts, **files)
     except OSError as error:
         LOG.error("alerts cannot roll back: port %s (ports.rollback_webhook): %s", port, error)  # noqa: TRY400
-
-
-def trigger(job: HostJob) -> Any:
-    """Return APScheduler's trigger of a job."""
-    return CronTrigger(**job.calendar.trigger_fields(), timezone=UTC)
-
-
-def next_run(job: HostJob, record: JobRecord) -> datetime:
-    """Return when a job is due according to its record: now or earlier if a run was interrupted or missed."""
-    if record.result is RunResult.INTERRUPTED:
-        return now()
-    since = (record.started or record.known_since) + timedelta(seconds=1)
-    due: datetime = trigger(job).get_next_fire_time(None, since)
-    return due
 
 
 class _Scheduler:

@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from observatory.nodes.programs.alert_receiver import TlsServer
+from observatory.nodes.programs.alert_receiver import TlsServer, body_length
 from observatory.runtime import Sandbox, find_drift
 from observatory.runtime.drift import CHANGED, Drift
 
@@ -79,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Check the token and the request, and handle the notification."""
         given = self.headers.get("Authorization", "")
-        length = int(header) if (header := self.headers.get("Content-Length", "")).isdecimal() else 0
+        length = body_length(self.headers)
         if not hmac.compare_digest(given.encode(), f"Bearer {self.secret()}".encode()):
             self._answer(HTTPStatus.UNAUTHORIZED, "invalid or missing token")
         elif self.path != "/alerts":
@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _take(self, body: bytes) -> None:
         try:
             notification = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             notification = None
         if not isinstance(notification, dict):
             self._answer(HTTPStatus.BAD_REQUEST, "a notification is a JSON object")

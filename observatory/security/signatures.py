@@ -35,7 +35,7 @@ class SignatureError(ObservatoryError):
 class Signature(BaseModel):
     """A signature in base64, with the id of its key."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     key_id: Annotated[str, Field(pattern=rf"^[0-9a-f]{{{KEY_ID_DIGITS}}}$")]
     value: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{86}==$")]  # 64 bytes

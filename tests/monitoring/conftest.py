@@ -12,12 +12,24 @@ import pytest
 
 from observatory.nodes import Paths
 from observatory.nodes.alertmanager import alert_receiver, alertmanager
-from observatory.runtime import Probe, Sandbox, find_free_ports
+from observatory.platforms import alertmanager as alertmanager_client
+from observatory.platforms import prometheus_client
+from observatory.runtime import Probe, Sandbox
 from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import LocalSettings, Ports
 from observatory.waiting import wait_until
 from tests.support.certificates import sandbox_certificate
+from tests.support.ports import free_ports
 from tests.support.sandboxes import start_unit
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _patience() -> Iterator[None]:
+    """A daemon that runs answers, however busy the machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        for client in (alertmanager_client, prometheus_client):
+            patch.setattr(client, "ANSWER_SECONDS", 60.0)
+        yield
 
 
 @pytest.fixture
@@ -90,8 +102,7 @@ class Pager:
 
 @pytest.fixture
 def pager(sandbox: Sandbox, tmp_path: Path) -> Iterator[Pager]:
-    ports = dict(zip(Ports.model_fields, find_free_ports(len(Ports.model_fields)), strict=True))
-    settings = LocalSettings(ports=Ports(**ports))
+    settings = LocalSettings(ports=Ports(**free_ports()))
     sandbox.start()
     client = sandbox_certificate(sandbox, tmp_path)
     for unit in (alert_receiver(settings, Paths()), alertmanager(settings, Paths())):

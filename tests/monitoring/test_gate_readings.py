@@ -18,8 +18,9 @@ from observatory.delivery.environment import MetricsUnavailableError
 from observatory.nodes.unit import HttpReady, Unit
 from observatory.platforms.prometheus import PrometheusMetrics
 from observatory.platforms.request_counts import BALANCER_TRAFFIC
-from observatory.runtime import Sandbox, find_free_ports
+from observatory.runtime import Sandbox
 from observatory.waiting import wait_until
+from tests.support.ports import free_port
 from tests.support.sandboxes import start_unit
 
 pytestmark = pytest.mark.slow
@@ -66,7 +67,7 @@ class Stand:
 
     def __init__(self, sandbox: Sandbox, exporter: Exporter, exporter_port: int) -> None:
         self.sandbox, self.exporter, self._exporter_port = sandbox, exporter, exporter_port
-        (self.port,) = find_free_ports(1)
+        self.port = free_port()
         self.metrics = PrometheusMetrics(url=f"http://127.0.0.1:{self.port}", stack="s1", traffic=BALANCER_TRAFFIC)
 
     def start(self, **labels: str) -> None:

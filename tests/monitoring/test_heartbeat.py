@@ -161,6 +161,38 @@ def test_a_change_of_the_time_is_no_silence_and_hides_none(home: Sandbox, jump: 
     assert f"no heartbeat for {SILENCE_SECONDS + 1:.0f} s" in hook.got[0]["text"]
 
 
+def test_a_disk_that_takes_no_file_hides_no_notice(home: Sandbox) -> None:
+    home.host_path("/srv/lock").rmdir()
+    home.host_path("/srv/lock").touch()  # as a full disk, or one that became read-only: no file can be made there
+    steady = [1000.0]
+    with receiver() as hook:
+        watching = watch(home, hook, started=0.0, steady=lambda: steady[0])  # type: ignore[arg-type]
+        for _ in range(3):
+            watching.check()
+        assert kinds(hook) == ["monitoring-down"]
+        steady[0] += heartbeat.REPEAT_SECONDS + 1
+        watching.check()
+        assert kinds(hook) == ["monitoring-down"] * 2
+        home.host_path(heartbeat.FILE).touch()
+        for _ in range(3):
+            watching.check()
+    assert kinds(hook) == ["monitoring-down"] * 2 + ["monitoring-up"]
+
+
+@pytest.mark.parametrize("jump", [36_000.0, -36_000.0], ids=["forward or suspended", "back"])
+def test_a_change_of_the_time_neither_repeats_a_notice_nor_ends_its_repetition(home: Sandbox, jump: float) -> None:
+    now, steady = [time.time()], [1000.0]
+    with receiver() as hook:
+        watching = watch(home, hook, started=0.0, now=lambda: now[0], steady=lambda: steady[0])  # type: ignore[arg-type]
+        watching.check()
+        now[0] += jump
+        watching.check()
+        assert kinds(hook) == ["monitoring-down"]
+        steady[0] += heartbeat.REPEAT_SECONDS + 1
+        watching.check()
+    assert kinds(hook) == ["monitoring-down"] * 2
+
+
 def test_monitoring_that_never_starts_is_noticed(home: Sandbox) -> None:
     with receiver() as hook:
         late = watch(home, hook, started=time.monotonic() - heartbeat.START_SECONDS - 1)

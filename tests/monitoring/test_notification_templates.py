@@ -26,10 +26,11 @@ from monitoring.notification_templates import (
 from monitoring.prometheus_operator import content
 from observatory.nodes import Paths
 from observatory.nodes.web import client_config
-from observatory.runtime import Sandbox, find_free_ports
+from observatory.runtime import Sandbox
 from tests.monitoring.conftest import Pager
 from tests.notifications.receiver import Receiver, receiver
-from tests.support.waiting import until
+from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.slow
 
@@ -76,8 +77,8 @@ class Mailbox:
 
 @contextmanager
 def mailbox() -> Iterator[tuple[Mailbox, int]]:
-    kept, (port,) = Mailbox(), find_free_ports(1)
-    controller = Controller(kept, hostname="127.0.0.1", port=port)
+    kept, port = Mailbox(), free_port()
+    controller = Controller(kept, hostname="127.0.0.1", port=port, ready_timeout=PATIENCE_S)
     controller.start()
     try:
         yield kept, port

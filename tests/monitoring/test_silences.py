@@ -14,8 +14,8 @@ from observatory.operations.database_exchange import CLIENTS_WAIT
 from observatory.platforms import alertmanager as silencing
 from observatory.platforms.alertmanager import Alertmanager, AlertmanagerError, FleetSilences
 from observatory.platforms.silence_terms import NEVER, SilenceRefusedError
-from observatory.runtime import find_free_ports
 from tests.monitoring.conftest import Pager
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -97,7 +97,7 @@ def test_silence_is_short_and_extended(alerts: Alertmanager, monkeypatch: pytest
 def test_the_alert_that_a_rollback_causes_is_silenced_until_prometheus_has_seen_its_end(
     pager: Pager, alerts: Alertmanager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(silencing, "AFTER_SECONDS", 2.0)
+    monkeypatch.setattr(silencing, "AFTER_SECONDS", 10.0)  # enough to see the silence after the block
     exhausted = {"alertname": CLIENTS_WAIT, "stack": "a", "severity": "critical", "user": "writer_a"}
     with FleetSilences(alerts, unsilenced).announced("r1", CLIENTS_WAIT, "the database is being exchanged"):
         pager.fire(exhausted, *MOVING, *OTHERS)
@@ -107,7 +107,7 @@ def test_the_alert_that_a_rollback_causes_is_silenced_until_prometheus_has_seen_
 
 
 def test_unreachable_alertmanager_is_recorded_and_blocks_nothing() -> None:
-    (port,) = find_free_ports(1)
+    port = free_port()
     journal, done = Journal(), []
     with FleetSilences(Alertmanager(url=f"http://127.0.0.1:{port}", stack="a"), journal).moving("d1", "green"):
         done.append(True)

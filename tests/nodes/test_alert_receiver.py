@@ -98,6 +98,42 @@ def test_many_connections_of_strangers_leave_room_for_notifications(
             assert receiver.post("/receivers/slack", json=NOTIFICATION).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("GET http://[x/ HTTP/1.1", 404),
+        (f"POST /receivers/slack HTTP/1.1\r\nContent-Length: {'9' * 5000}", 403),
+        ("POST /receivers/slack HTTP/1.1\r\nContent-Length: \u00b2", 403),
+    ],
+    ids=["address", "length", "letters"],
+)
+def test_a_request_of_a_stranger_writes_no_log(
+    receiver: httpx.Client, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, status: int
+) -> None:
+    anybody = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+    with (
+        socket.create_connection(("127.0.0.1", receiver.base_url.port or 0), timeout=60) as opened,
+        anybody.wrap_socket(opened, server_hostname="127.0.0.1") as secured,
+    ):
+        secured.sendall(f"{line}\r\n\r\n".encode("latin-1"))
+        answer = b"".join(iter(lambda: secured.recv(65536), b""))
+    assert f" {status} ".encode() in answer.partition(b"\r\n")[0]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_fault_that_repeats_is_written_to_the_log_once(
+    receiver: httpx.Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def faulty(path: str) -> None:
+        raise ZeroDivisionError(path)
+
+    monkeypatch.setattr(alert_receiver, "address", faulty)
+    for _ in range(3):
+        with pytest.raises(httpx.TransportError):
+            receiver.get("/health")
+    assert capsys.readouterr().err.count("Traceback") == 1
+
+
 def test_notifications_are_stored_by_receiver(receiver: httpx.Client, tmp_path: Path) -> None:
     for name in ("pagerduty", "slack"):
         assert receiver.post(f"/receivers/{name}", json=NOTIFICATION).status_code == 200
@@ -114,7 +150,7 @@ def test_concurrent_notifications_are_all_stored(receiver: httpx.Client) -> None
     assert len(receiver.get("/alerts").json()) == 40
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b"null", b"\xff\xfe", b"1"])
+@pytest.mark.parametrize("body", [b"{", b"[]", b"null", b"\xff\xfe", b"1", b"[" * 100_000])
 def test_an_invalid_notification_is_refused(receiver: httpx.Client, body: bytes) -> None:
     assert receiver.post("/receivers/slack", content=body).status_code == 400
     assert receiver.get("/alerts").json() == []

@@ -231,6 +231,15 @@ def long_running(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "started", "(now() - INTERVAL '1 year')")
 
 
+def add_trace(bench: Bench, age: str, status: str) -> None:
+    bench.owner.execute(
+        "INSERT INTO llm_traces (ts, trace_id, span_id, span_name, provider, model, input_type, input_text,"
+        " duration_ms, status_code) VALUES (date_trunc('minute', now()) - %s::interval, 't', 's', 'n', 'openai', 'm',"
+        " 'text', 'i', 1, %s)",
+        [age, status],
+    )
+
+
 @pytest.mark.usefixtures("long_running")
 def test_an_aggregate_lags_from_when_a_refresh_should_have_computed_a_row(bench: Bench) -> None:
     def late() -> dict[str, float]:
@@ -241,16 +250,13 @@ def test_an_aggregate_lags_from_when_a_refresh_should_have_computed_a_row(bench:
             "UPDATE observatory.aggregates SET refreshed_at = now(), refreshed_until = now() - INTERVAL '8 days'"
         )
         assert late() == {}
-        bench.owner.execute(
-            "INSERT INTO llm_traces (ts, trace_id, span_id, span_name, provider, model, input_type, input_text,"
-            " duration_ms, status_code) VALUES (date_trunc('minute', now()) - INTERVAL '10 minutes', 't', 's', 'n',"
-            " 'openai', 'm', 'text', 'i', 1, 'OK')"
-        )
+        add_trace(bench, "10 minutes", "OK")
         lags = late()
         # Its minute ended 9 to 10 minutes ago; a refresh leaves the last minute out and runs each half minute.
         assert 540 - 60 - 30 <= lags["llm_metrics_1min"] <= 600 - 60 - 30
         assert lags.keys() <= {"llm_metrics_1min", "llm_metrics_1day"}  # shortly after midnight the day before is due
-        bench.owner.execute("UPDATE llm_traces SET status_code = 'ERROR', ts = ts - INTERVAL '4 hours'")
+        bench.owner.execute("DELETE FROM llm_traces")  # an UPDATE cannot move a row to yesterday's chunk
+        add_trace(bench, "250 minutes", "ERROR")
         due = ("llm_metrics_1min", "llm_metrics_1hour", "llm_error_summary", "cost_analysis_hourly")
         assert late().keys() >= {*due}
         for aggregate in (*due, "llm_metrics_1day"):

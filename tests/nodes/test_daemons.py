@@ -44,6 +44,15 @@ DUMMY = Daemon(
 )
 
 
+RECEIVERS = {
+    "slack": {"webhook_file": "slack", "channel": "#alerts"},
+    "pagerduty": {"routing_key_file": "pagerduty"},
+    "email": {"to": "a@example.org", "sender": "b@example.org", "smarthost": "mail.example.org:587"},
+    "ticket": {"url_file": "ticket"},
+    "heartbeat": {"url_file": "heartbeat"},
+}
+
+
 @pytest.fixture
 def listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The list has one daemon more."""
@@ -144,3 +153,16 @@ def test_a_daemon_has_one_entry_for_a_kind_of_machine_and_its_unit_its_name() ->
 def test_daemons_start_in_the_order_of_their_priority() -> None:
     priorities = [unit.priority for _daemon, unit in local_units(machine())]
     assert priorities == sorted(priorities)
+
+
+def test_libyaml_writes_the_files_that_pyyaml_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack whose files were written without it keeps them."""
+    settings = LocalSettings.model_validate({"receivers": RECEIVERS})
+
+    def rendered() -> list[Unit]:
+        units = local_units(LocalMachine(settings=settings, rollout=ROLLOUT, stack="local"))
+        return [unit for _, unit in units]
+
+    by_libyaml = rendered()
+    monkeypatch.setattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    assert rendered() == by_libyaml

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import observatory.cli  # noqa: F401 - registers the commands
+from observatory.cli import load_commands
 from observatory.cli.app import app
 from observatory.nodes.host_jobs import HostJob, host_jobs
 from observatory.nodes.timers import timer_files
 from observatory.settings import LocalSettings, Sample, Schedule
 
+load_commands()
 JOBS = host_jobs(LocalSettings())
 SAMPLING = host_jobs(LocalSettings(sample=Sample(source="production", fraction=0.2, cron="1 2 * * *")))[-1]
 

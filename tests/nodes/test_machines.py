@@ -3,7 +3,6 @@
 import base64
 import getpass
 import gzip
-import hashlib
 import json
 import os
 import re
@@ -11,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ import pytest
 import yaml
 
 from observatory.nodes.aws import BACKUP_OPTIONS, DATABASE, database_user_data, fleet_user_data
-from observatory.nodes.cloud_init import MAX_USER_DATA, PROGRAM_DIRECTORY, PROGRAMS, compressed, nvme_device
+from observatory.nodes.cloud_init import MAX_USER_DATA, PROGRAM_DIRECTORY, compressed, nvme_device, program_text
 from observatory.nodes.daemons import memory_limits
 from observatory.nodes.pgbackrest import S3Repository
 from observatory.nodes.systemd import DIRECTORY, quoted
 from observatory.settings import AwsSettings, load_file
+from tests.support.bad_archives import BAD_ARCHIVES, bad_archive, digest_of, member, packed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CACHE = "rediss://primary.cache.amazonaws.com:6379"
@@ -74,6 +75,16 @@ def test_user_data_are_within_ec2s_limit_and_reproducible(text: str) -> None:
     assert len(base64.b64decode(packed)) < MAX_USER_DATA
     assert gzip.decompress(base64.b64decode(packed)).decode() == text
     assert compressed(text) == packed
+
+
+@pytest.mark.parametrize("render", [database, fleet])
+def test_libyaml_writes_the_user_data_that_pyyaml_writes(
+    render: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other user data would replace a machine."""
+    by_libyaml = render()
+    monkeypatch.setattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    assert render() == by_libyaml
 
 
 def test_user_data_above_ec2s_limit_are_refused() -> None:
@@ -237,7 +248,10 @@ def test_words_of_a_unit_survive_systemds_quoting() -> None:
 
 
 class Aws:
-    """A stand-in for the AWS CLI: it answers from a directory, and the programs find it on PATH."""
+    """A stand-in for the AWS CLI: it answers from a directory, and the programs find it on PATH.
+
+    A program runs as a machine has it: its text of the user data, in a Python that has no other module of this library.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -257,10 +271,18 @@ class Aws:
         path.write_bytes(content)
 
     def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        wrapper = f"import sys; sys.path.insert(0, {str(PROGRAMS)!r}); import {program} as p; p.PAUSE_S = 0; p.main()"
+        shipped = self.directory / "programs" / f"{program}.py"
+        shipped.parent.mkdir(exist_ok=True)
+        shipped.write_text(program_text(shipped.name))
+        place = str(shipped.parent)
+        wrapper = f"import sys; sys.path.insert(0, {place!r}); import {program} as p; p.PAUSE_S = 0; p.main()"
         environment = {**os.environ, "PATH": f"{self.directory / 'bin'}:{os.environ['PATH']}"}
         return subprocess.run(
-            [sys.executable, "-c", wrapper, *arguments], env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-I", "-S", "-B", "-c", wrapper, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
 
@@ -313,20 +335,29 @@ def test_an_unreadable_secret_is_reported(aws: Aws) -> None:
     assert "No such file" in done.stderr
 
 
+def publish(aws: Aws, version: str, artifact: Path, *, sha256: str | None = None) -> None:
+    """Publish a version that the rollout document names for the green fleet."""
+    aws.put(f"releases/{version}.tar.gz", artifact.read_bytes())
+    document: dict[str, Any] = {"green": {"version": version, "sha256": sha256 or digest_of(artifact)}, "blue": {}}
+    aws.put("releases/rollout/production.json", json.dumps(document).encode())
+
+
+def install(aws: Aws) -> subprocess.CompletedProcess[str]:
+    """Install what the document says."""
+    options = ("--document", "s3://releases/rollout/production.json", "--releases", "s3://releases")
+    place = ("--region", "eu-central-1", "--fleet", "green", "--directory", str(aws.directory / "installed"))
+    return aws.run("fleet_release", *options, *place)
+
+
 def release(aws: Aws, tmp_path: Path, version: str, *, sha256: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Publish a version for the green fleet, and install what the document says."""
+    """Publish a good archive, and install what the document says."""
     artifact = tmp_path / f"{version}.tar.gz"
     program = tmp_path / "storage-service"
     program.write_text(version)
     with tarfile.open(artifact, "w:gz") as archive:
         archive.add(program, "bin/storage-service")
-    digest = sha256 or hashlib.sha256(artifact.read_bytes()).hexdigest()
-    aws.put(f"releases/{version}.tar.gz", artifact.read_bytes())
-    document: dict[str, Any] = {"green": {"version": version, "sha256": digest}, "blue": {}}
-    aws.put("releases/rollout/production.json", json.dumps(document).encode())
-    options = ("--document", "s3://releases/rollout/production.json", "--releases", "s3://releases")
-    place = ("--region", "eu-central-1", "--fleet", "green", "--directory", str(tmp_path / "installed"))
-    return aws.run("fleet_release", *options, *place)
+    publish(aws, version, artifact, sha256=sha256)
+    return install(aws)
 
 
 def test_a_fleet_installs_the_documents_version_and_switches_in_one_step(aws: Aws, tmp_path: Path) -> None:
@@ -345,4 +376,36 @@ def test_another_artifact_than_the_documents_is_not_installed(aws: Aws, tmp_path
     assert done.returncode == 1
     assert "the rollout document says 0000" in done.stderr
     assert (tmp_path / "installed" / "current" / "bin" / "storage-service").read_text() == "v1.0.0"
-    assert not [path for path in (tmp_path / "installed").iterdir() if path.name.startswith(".")]
+    assert sorted(path.name for path in (tmp_path / "installed").iterdir())[:2] == [".lock", "current"]
+
+
+@pytest.mark.parametrize("bad", BAD_ARCHIVES)
+def test_a_bad_archive_is_not_installed_and_leaves_nothing(aws: Aws, tmp_path: Path, bad: str) -> None:
+    publish(aws, "v1.0.0", bad_archive(tmp_path, bad))
+    done = install(aws)
+    assert done.returncode == 1
+    assert re.search(BAD_ARCHIVES[bad], done.stderr)
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in (tmp_path / "installed").iterdir()] == [".lock"]
+    assert not (tmp_path / "outside").exists()
+
+
+def test_what_a_run_that_was_killed_has_left_is_no_release_and_is_removed(aws: Aws, tmp_path: Path) -> None:
+    release(aws, tmp_path, "v1.0.0")
+    installed = tmp_path / "installed"
+    (installed / ".abandoned" / "unpacked" / "bin").mkdir(parents=True)
+    (installed / ".current.17").symlink_to("v1.0.0")
+    done = release(aws, tmp_path, "v1.1.0")
+    assert (done.returncode, done.stderr) == (0, "")
+    hidden = [path.name for path in installed.iterdir() if path.name.startswith(".")]
+    assert hidden == [".lock"]
+    assert (installed / "current" / "bin" / "storage-service").read_text() == "v1.1.0"
+
+
+def test_owners_and_modes_of_an_archive_are_not_used_on_a_machine(aws: Aws, tmp_path: Path) -> None:
+    members = (member("bin/service", mode=0o6777, uid=1234, gid=1234), member("secret", mode=0o602))
+    publish(aws, "v1.0.0", packed(tmp_path, *members)[0])
+    assert install(aws).returncode == 0
+    root = (tmp_path / "installed" / "current").resolve()
+    modes = {path.name: path.stat().st_mode & 0o7777 for path in (root, root / "bin" / "service", root / "secret")}
+    assert modes == {root.name: 0o755, "service": 0o755, "secret": 0o644}

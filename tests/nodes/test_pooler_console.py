@@ -15,7 +15,7 @@ import pytest
 from observatory.nodes import Paths, pooler_console
 from observatory.nodes.aws import pooler_warning
 from observatory.nodes.pooler_console import console_command, reconnect
-from tests.service.harness import free_port
+from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer
 from tests.support.sandboxes import sandboxed
 from tests.support.waiting import until
@@ -31,6 +31,12 @@ class Pooler:
     port: int
     process: subprocess.Popen[bytes]
     run: Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A console that is there answers, however busy the machine is."""
+    monkeypatch.setattr(pooler_console, "ANSWER_SECONDS", 60.0)
 
 
 @pytest.fixture

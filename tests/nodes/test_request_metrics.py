@@ -30,7 +30,11 @@ READ = "/v1/traces/{id} GET"
 
 @pytest.fixture(scope="module")
 def balancer(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
-    changed = {"timeout server 60s": "timeout server 1s", "wait-for-body time 10s": "wait-for-body time 2s"}
+    changed = {
+        "timeout server 60s": "timeout server 5s",
+        "wait-for-body time 10s": "wait-for-body time 6s",
+        "fall 2": "fall 100",  # no instance goes down here, also where the machine is too busy for the checks
+    }
     with running_balancer(
         rootfs, tmp_path_factory.mktemp("balancer"), {"blue": 1, "green": 1}, changed=changed
     ) as running:
@@ -95,24 +99,25 @@ def test_requests_that_nobody_answered_are_counted(balancer: Balancer) -> None:
 def test_a_client_that_gives_up_is_counted_at_once(balancer: Balancer) -> None:
     before = balancer.settled()
     with socket.create_connection(("127.0.0.1", balancer.ports.service), timeout=60) as client:
-        client.sendall(b"GET /v1/traces/waits HTTP/1.1\r\nHost: a\r\n\r\n")
-        until(lambda: "/v1/traces/waits" in balancer.fleets["blue"][0].paths, "the instance to have the request")
+        client.sendall(b"GET /v1/traces/hangs?given-up HTTP/1.1\r\nHost: a\r\n\r\n")
+        paths = balancer.fleets["blue"][0].paths
+        until(lambda: "/v1/traces/hangs?given-up" in paths, "the instance to have the request")
     counted(balancer, before, f"blue blue-1 {READ} none client_abort")
 
 
 def test_the_time_of_a_response_excludes_that_of_the_client(balancer: Balancer) -> None:
     before = balancer.settled()
-    fast, slow = (balancer.bucket("/v1/logs", "POST", limit) for limit in ("0.3", "+Inf"))
+    fast, slow = (balancer.bucket("/v1/logs", "POST", limit) for limit in ("2.0", "+Inf"))
     for size in (1_000, 12_000, 40_000):  # the last is larger than the buffer, so its time is unknown
         with socket.create_connection(("127.0.0.1", balancer.ports.service), timeout=60) as client:
             client.sendall(b"POST /v1/logs HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
             for _ in range(4):
-                time.sleep(0.1)
+                time.sleep(0.6)
                 client.sendall(b"x" * (size // 4))
             assert client.recv(4096).startswith(b"HTTP/1.1 200")
     counted(balancer, before, *["blue blue-1 /v1/logs POST 200 answered"] * 3)
     assert balancer.bucket("/v1/logs", "POST", "+Inf") == slow + 2
-    assert balancer.bucket("/v1/logs", "POST", "0.3") == fast + 2
+    assert balancer.bucket("/v1/logs", "POST", "2.0") == fast + 2
 
 
 def test_a_body_that_does_not_arrive_is_refused(balancer: Balancer) -> None:
@@ -136,9 +141,13 @@ def test_the_log_has_errors_only_and_no_query(balancer: Balancer) -> None:
     httpx.get(f"{balancer.url}/v1/traces/fine")
     httpx.get(f"{balancer.url}/v1/traces/503?key=private")
     counted(balancer, before, f"blue blue-1 {READ} 200 answered", f"blue blue-1 {READ} 503 answered")
-    logged = balancer.sandbox.supervisor.log_tail("haproxy", lines=100)
-    assert any("/v1/traces/503" in each for each in logged)
-    assert not [each for each in logged if "/v1/traces/fine" in each or "private" in each]
+
+    def logged(*texts: str) -> bool:
+        lines = balancer.sandbox.supervisor.log_tail("haproxy", lines=100)
+        return any(text in each for each in lines for text in texts)
+
+    until(lambda: logged("/v1/traces/503"), "the supervisor to write the line that HAProxy has printed")
+    assert not logged("/v1/traces/fine", "private")
 
 
 def test_requests_do_not_wait_for_a_counter_that_stands_still(balancer: Balancer) -> None:

@@ -87,8 +87,8 @@ def test_each_login_comes_from_where_it_belongs_and_to_its_database() -> None:
 
 def test_pgbouncer_enforces_the_timeouts_that_a_session_can_change() -> None:
     file = pgbouncer(SETTINGS, PATHS).files["/srv/etc/pgbouncer/pgbouncer.ini"]
-    assert "app_a = query_timeout=35 idle_transaction_timeout=35\n" in file
-    assert "readonly_b = query_timeout=65 idle_transaction_timeout=65\n" in file
+    assert "app_a = pool_size=20 query_timeout=35 idle_transaction_timeout=35\n" in file
+    assert "readonly_b = pool_size=8 query_timeout=65 idle_transaction_timeout=65\n" in file
     assert "host=/srv/run/postgresql" in file
 
 

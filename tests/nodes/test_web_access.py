@@ -21,10 +21,11 @@ from observatory.nodes.exporters import (
 )
 from observatory.nodes.tls import MONITORING, authority_file, combined_file
 from observatory.nodes.valkey import EXPORTER_USER, password_file, password_lines, valkey
-from observatory.runtime import Sandbox, find_free_ports
+from observatory.runtime import Sandbox
 from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import LocalSettings, Ports
 from tests.support.certificates import monitoring_certificate, sandbox_certificate
+from tests.support.ports import free_ports
 from tests.support.sandboxes import start_unit
 
 PROMPT = "the customer's secret prompt"
@@ -52,8 +53,7 @@ class Exporters:
 
 @pytest.fixture(scope="module")
 def exporters(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporters]:
-    ports = dict(zip(Ports.model_fields, find_free_ports(len(Ports.model_fields)), strict=True))
-    settings = LocalSettings(ports=Ports(**ports))
+    settings = LocalSettings(ports=Ports(**free_ports()))
     sandbox = Sandbox(tmp_path_factory.mktemp("exporters") / "home", rootfs)
     sandbox.start()
     try:

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import ssl
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from observatory.delivery.deployment import deploy
 from observatory.delivery.errors import RolledBackError
 from observatory.documents.journal import FileJournal, entries
-from observatory.notifications import Channel, Email, Notifier, PagerDuty, Secret, Slack, Webhook
+from observatory.notifications import Channel, Email, Notifier, PagerDuty, Secret, Slack, Webhook, channels, notifier
 from observatory.notifications.configured import alert_channels
 from observatory.notifications.notifier import ATTEMPTS
 from observatory.platforms import platform_of
 from observatory.progress import silent
-from observatory.runtime import find_free_ports
 from observatory.security.certificates import issue, make_authority
 from observatory.settings import LocalSettings, Notifications
 from observatory.workspace import Workspace
 from tests.delivery.environment import BAD, Simulation, simulation
 from tests.delivery.faults import blue_green
 from tests.notifications.receiver import Receiver, receiver
+from tests.support.ports import free_port
 
 LONG_S = 120.0  # to deliver, on a machine that is very busy
 ALL_KINDS = ["start", "step", "success"]
@@ -38,10 +42,10 @@ ALL_KINDS = ["start", "step", "success"]
 def notified(file: Path, *channels: Channel, wait_s: float = LONG_S) -> Iterator[FileJournal]:
     """Yield a journal whose events are sent to channels, and wait for them at the end."""
     journal = FileJournal(file, silent)
-    notifier = Notifier("local", channels, journal.record)
-    journal.listeners.append(notifier.take)
+    sender = Notifier("local", channels, journal.record)
+    journal.listeners.append(sender.take)
     yield journal
-    notifier.close(wait_s)
+    sender.close(wait_s)
 
 
 def webhook(at: Receiver) -> Webhook:
@@ -58,6 +62,12 @@ def not_delivered(file: Path) -> list[tuple[str, str, str]]:
     """Return (channel, kind, reason) of the undelivered notices in the journal."""
     lost = [entry.details for entry in entries(file) if entry.event == "not-notified"]
     return [(each["channel"], each["kind"], each["reason"]) for each in lost]
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver that answers is not asked twice, however busy the machine is."""
+    monkeypatch.setattr(channels, "ATTEMPT_SECONDS", 60.0)
 
 
 @pytest.fixture
@@ -137,7 +147,7 @@ def test_a_refused_notice_is_not_retried_and_is_recorded(file: Path, status: int
 
 
 def test_a_receiver_that_is_down_fails_no_deployment_and_is_recorded(file: Path) -> None:
-    (port,) = find_free_ports(1)
+    port = free_port()
     stack = simulation()
     with notified(file, Webhook(Secret(plain=f"http://127.0.0.1:{port}/hook")), wait_s=0) as journal:
         deliver(journal, stack)
@@ -158,7 +168,8 @@ def test_a_receiver_that_never_responds_delays_neither_the_deployment_nor_other_
     with receiver() as slow, receiver() as quick:
         slow.open.clear()
         channel = Slack(Secret(plain=slow.url))
-        with notified(file, channel, webhook(quick), wait_s=0.1) as journal:
+        # Long enough for the other channel to take note of its last answer, which is sent after `quick` has the notice.
+        with notified(file, channel, webhook(quick), wait_s=5) as journal:
             deliver(journal, stack)  # returns, although Slack has not responded
             assert stack.live == {"blue": 0, "green": 100}
             wait_for(quick, 3)
@@ -166,6 +177,84 @@ def test_a_receiver_that_never_responds_delays_neither_the_deployment_nor_other_
             ("slack", "not delivered before the command ended")
         }
         assert [kind for _, kind, _ in not_delivered(file)] == ALL_KINDS
+
+
+@contextmanager
+def raw_receiver(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Run a receiver that reads a request and answers as `answer` does; yield its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as threads:
+
+        def serve(connection: socket.socket) -> None:
+            with connection, contextlib.suppress(OSError):
+                connection.recv(65536)
+                answer(connection)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    threads.submit(serve, listener.accept()[0])
+
+        threads.submit(accept)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("status", ["200 OK", "404 Not Found"])
+def test_an_answer_without_an_end_is_not_read_to_its_end(file: Path, status: str) -> None:
+    ended = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\n\r\n".encode())
+        try:
+            while True:
+                connection.sendall(b"x" * 65536)
+        finally:
+            ended.set()
+
+    with raw_receiver(answer) as url:
+        with notified(file, Webhook(Secret(plain=url))) as journal:
+            journal.record("promoted", deployment="d1")
+        assert ended.wait(LONG_S)
+    lost = [] if status.startswith("200") else [("webhook", "success", f"response 404: {'x' * 200}")]
+    assert not_delivered(file) == lost
+
+
+def test_a_receiver_that_accepts_and_closes_in_the_middle_gets_a_notice_once(file: Path) -> None:
+    answers: list[int] = []
+
+    def answer(connection: socket.socket) -> None:
+        answers.append(1)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nok")
+
+    with raw_receiver(answer) as url, notified(file, Webhook(Secret(plain=url))) as journal:
+        journal.record("promoted", deployment="d1")
+    assert (answers, not_delivered(file)) == ([1], [])
+
+
+def test_a_receiver_that_trickles_is_given_up_and_the_next_notice_is_sent(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifier, "WHOLE_ATTEMPT_SECONDS", 5.0)  # which is enough for the notice after it, too
+    ended, answers = threading.Event(), list[int]()
+
+    def answer(connection: socket.socket) -> None:
+        answers.append(1)
+        if len(answers) > 1:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            return
+        connection.sendall(b"HTTP/1.1 200 OK\r\n")
+        while not ended.wait(0.2):
+            connection.sendall(b"X: y\r\n")
+
+    with raw_receiver(answer) as url:
+        with notified(file, Webhook(Secret(plain=url))) as journal:
+            journal.record("start", deployment="d1")
+            journal.record("promoted", deployment="d1")
+        ended.set()
+    ((_, kind, reason),) = not_delivered(file)
+    assert (kind, reason) == ("start", "the receiver did not end its answer within 5 s")
 
 
 def wait_for(at: Receiver, count: int) -> None:
@@ -210,8 +299,8 @@ class Mailbox:
 @contextmanager
 def smarthost(**options: Any) -> Iterator[tuple[Mailbox, int]]:
     """Run a real SMTP server."""
-    mailbox, (port,) = Mailbox(), find_free_ports(1)
-    controller = Controller(mailbox, hostname="127.0.0.1", port=port, **options)
+    mailbox, port = Mailbox(), free_port()
+    controller = Controller(mailbox, hostname="127.0.0.1", port=port, ready_timeout=LONG_S, **options)
     controller.start()
     try:
         yield mailbox, port
@@ -243,6 +332,36 @@ def test_a_refused_mail_is_recorded(file: Path) -> None:
     assert channel == "email"
     assert "no such user" in reason
     assert mailbox.got == []
+
+
+def test_a_login_that_fails_for_now_is_tried_again(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = server_context(tmp_path, tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    (tmp_path / "password").write_text("sesame\n")
+    later = [AuthResult(success=False, message="454 4.7.0 try again later", handled=False)] * 2  # of both methods
+
+    def authenticate(*_arguments: object) -> AuthResult:
+        return later.pop() if later else AuthResult(success=True)
+
+    options = {"tls_context": context, "require_starttls": True, "authenticator": authenticate, "auth_required": True}
+    with smarthost(**options) as (mailbox, port):
+        channel = mail(port, username="storage", password=Secret(file=tmp_path / "password"))
+        with notified(file, channel) as journal:
+            journal.record("promoted", deployment="d1")
+        assert (len(mailbox.got), not_delivered(file)) == (1, [])
+
+
+def test_a_server_that_ends_after_it_has_accepted_a_mail_gets_it_once(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def closing(server: SMTP, _argument: str) -> None:
+        await server.push("421 closing")
+
+    monkeypatch.setattr(SMTP, "smtp_QUIT", closing)
+    with smarthost() as (mailbox, port):
+        with notified(file, mail(port, require_tls=False)) as journal:
+            journal.record("promoted", deployment="d1")
+        assert (len(mailbox.got), not_delivered(file)) == (1, [])
 
 
 def server_context(tmp_path: Path, trusted: Path) -> ssl.SSLContext:

@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from observatory.scheduling import runner
 from observatory.scheduling.host_process import METRICS
 from observatory.scheduling.records import JOBS_FILE, RecordStore, RunResult
 from observatory.scheduling.runner import JobFailedError, JobRunningError, run
+from tests.support.waiting import until
 
 JOB = HostJob(name="job", description="A job", command=("x",), cron="* * * * *", timeout=60)
 RUN = """
@@ -37,13 +36,6 @@ def sh(script: str) -> list[str]:
     return ["sh", "-c", script]
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def metric(store: RecordStore, name: str) -> float:
     store.publish([JOB])
     lines = store.sandbox.host_path(f"{METRICS}/{JOBS_FILE}").read_text().splitlines()
@@ -55,12 +47,22 @@ def background(store: RecordStore) -> subprocess.Popen[bytes]:
     """Start a runner whose job takes for ever; return once the job runs."""
     places = [str(store.sandbox.home), str(store.sandbox.rootfs)]
     process = subprocess.Popen([sys.executable, "-c", RUN, *places], stderr=subprocess.DEVNULL)
-    until(lambda: len(store.lock_file("job").read_text().split()) == 2 if store.lock_file("job").exists() else False)
+
+    def runs() -> bool:  # the file may have the processes of an earlier run
+        holders = holders_of(store)
+        return len(holders) == 2 and holders[0] == process.pid and alive(holders[1])
+
+    until(runs, "the job to run")
     return process
 
 
+def holders_of(store: RecordStore) -> list[int]:
+    file = store.lock_file("job")
+    return [int(pid) for pid in file.read_text().split()] if file.exists() else []
+
+
 def job_pid(store: RecordStore) -> int:
-    return int(store.lock_file("job").read_text().split()[1])
+    return holders_of(store)[1]
 
 
 def alive(pid: int) -> bool:
@@ -164,7 +166,7 @@ def test_a_killed_runners_job_keeps_its_lock_and_then_counts_as_interrupted(stor
     with pytest.raises(JobRunningError, match=f"process {pid}"):
         run(JOB, sh("true"), cwd=tmp_path, store=store)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: store.read("job").result is RunResult.INTERRUPTED)
+    until(lambda: store.read("job").result is RunResult.INTERRUPTED, "the end of the job")
     assert run(JOB, sh("true"), cwd=tmp_path, store=store).result is RunResult.SUCCEEDED
 
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from observatory.nodes.host_jobs import HostJob
-from observatory.scheduling import scheduler
+from observatory.scheduling import due
+from observatory.scheduling.due import next_run
 from observatory.scheduling.records import JobRecord, RunResult
-from observatory.scheduling.scheduler import next_run
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)  # a Monday
 SUNDAYS = HostJob(name="job", description="A job", command=("x",), cron="30 1 * * sun", timeout=60)
@@ -18,7 +18,7 @@ LAST_SUNDAY, NEXT_SUNDAY = (datetime(2026, 11, day, 1, 30, tzinfo=UTC) for day i
 
 @pytest.fixture(autouse=True)
 def _noon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "now", lambda: NOW)
+    monkeypatch.setattr(due, "now", lambda: NOW)
 
 
 def record(result: RunResult, *, started: datetime | None = None, known_since: datetime = NOW) -> JobRecord:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
@@ -18,13 +19,16 @@ from observatory.files.reserve import Reserve
 from observatory.runtime import DaemonFailed, Program, Sandbox
 from observatory.runtime.process_tree import is_stopped
 from observatory.runtime.supervisor import Supervisor
+from observatory.scheduling import host_process
 from observatory.scheduling.host_process import HostProcess, changing, last_beat, stop_holder, wanted_file
 from observatory.scheduling.scheduler_process import guard_process, stop_scheduler, watcher_process
 from observatory.scheduling.watch_metrics import WatchMetrics
-from observatory.scheduling.watcher import DaemonWatch, DiskWatch, HostProcessWatch, SupervisorWatch
+from observatory.scheduling.watcher import LOOK_SECONDS, DaemonWatch, DiskWatch, HostProcessWatch, SupervisorWatch
 from tests.runtime.test_sandbox import kill_supervisor
 from tests.runtime.test_supervisor import until
 from tests.support.checkout import SOURCE
+from tests.support.clock import own_clock
+from tests.support.host_processes import wait_for_ended
 from tests.support.small_disk import fill, small_disk
 from tests.support.waiting import until as wait_until
 
@@ -219,9 +223,11 @@ PROCESS = textwrap.dedent("""
         raise SystemExit("the settings are wrong")
     with locks.claim(home / "lock/dummy.lock"):
         (home / "data/textfile").mkdir(exist_ok=True)
-        while True:
+        while not (home / "quiet").exists():
             (home / "data/textfile/dummy.prom").write_text("")
             time.sleep(0.1)
+        (home / "quiet").rename(home / "is-quiet")
+        time.sleep(1000)
 """)
 
 
@@ -234,6 +240,7 @@ def process(tmp_path: Path, rootfs: Path) -> Iterator[HostProcess]:
     (tmp_path / "dummy_process.py").write_text(PROCESS)
     yield HostProcess(name="dummy", arguments=("dummy_process", str(sandbox.home)), sandbox=sandbox, root=tmp_path)
     stop_holder(sandbox.home / "lock/dummy.lock")
+    wait_for_ended()
 
 
 def test_a_killed_host_process_is_started_again(process: HostProcess) -> None:
@@ -257,6 +264,45 @@ def test_a_stopped_host_process_is_continued_and_one_that_hangs_is_replaced(
     os.utime(file, (0, 0))
     until(lambda: file.stat().st_mtime > 0)
     monkeypatch.setattr(sys.modules[HostProcess.__module__], "SILENCE_SECONDS", 0)
+    assert process.keep()
+    assert process.pid() not in {pid, None}
+
+
+@pytest.fixture
+def silent(process: HostProcess) -> tuple[HostProcess, int]:
+    """A host process that runs and beats no more, and its id."""
+    pid = process.start()
+    (process.sandbox.home / "quiet").touch()
+    file = process.sandbox.home / "data/textfile/dummy.prom"
+    until((process.sandbox.home / "is-quiet").exists)
+    os.utime(file, (time.time() - 5, time.time() - 5))
+    return process, pid
+
+
+def test_a_suspended_machine_and_a_changed_time_replace_no_host_process(
+    silent: tuple[HostProcess, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, pid = silent
+    clock = own_clock(monkeypatch, host_process)
+    assert not process.keep()
+    clock[0] += 3600  # where the machine was stopped as a whole, this one and its clock went on
+    file = process.sandbox.home / "data/textfile/dummy.prom"
+    os.utime(file, (0, file.stat().st_mtime - 86_400))
+    assert not process.keep()
+    clock[0] += 3600
+    monkeypatch.setattr(vars(host_process)["time"], "time", lambda: time.time() + 86_400)
+    assert not process.keep()
+    assert process.pid() == pid
+
+
+def test_a_host_process_without_a_heartbeat_is_replaced_after_a_minute(
+    silent: tuple[HostProcess, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, pid = silent
+    clock = own_clock(monkeypatch, host_process)
+    for _ in range(20):
+        assert not process.keep()
+        clock[0] += LOOK_SECONDS
     assert process.keep()
     assert process.pid() not in {pid, None}
 
@@ -330,3 +376,4 @@ def test_guard_and_watcher_keep_each_other_running_until_the_stack_is_stopped(
         wait_until(lambda: guard.pid() is None and watcher.pid() is None, "their end")
     finally:
         stop_scheduler(started)
+        wait_for_ended()

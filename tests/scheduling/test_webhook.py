@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -61,6 +63,16 @@ def test_a_request_without_the_token_is_refused(endpoint: httpx.Client, taker: T
     assert taker.got == []
 
 
+def test_a_request_of_a_stranger_writes_no_log(endpoint: httpx.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = http.client.HTTPSConnection("127.0.0.1", endpoint.base_url.port, timeout=60, context=context)
+    with contextlib.closing(connection):
+        connection.request("POST", "/alerts", headers={"Content-Length": "9" * 5000})
+        assert connection.getresponse().status == 401
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [
@@ -69,6 +81,7 @@ def test_a_request_without_the_token_is_refused(endpoint: httpx.Client, taker: T
         ("/alerts", b"x" * (BODY_BYTES + 1), 413),
         ("/alerts", b"no json", 400),
         ("/alerts", b"[]", 400),
+        ("/alerts", b"[" * 100_000, 400),
         ("/alerts", b'{"fail": true}', 500),
     ],
 )

@@ -24,15 +24,17 @@ import json
 import re
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 FILE_BYTES = 1_000_000
 BODY_BYTES = 1_000_000  # a notification of a thousand alerts has about 800 kB
@@ -44,6 +46,7 @@ SILENCE_SECONDS = 45.0  # Alertmanager repeats the heartbeat every 10 to 20 s
 KEEP_SECONDS = 300.0
 HEARTBEAT_FILE = "heartbeat"
 _RECEIVER = re.compile(r"/receivers/([a-z][a-z-]{0,62})")
+_LENGTH = re.compile(r"[0-9]{1,12}")
 _RUNBOOK = re.compile(r"/runbooks/([A-Za-z0-9]{1,63})(?:\.md)?")
 
 
@@ -139,7 +142,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with what was received, a runbook, or that the program lives."""
-        url = urlsplit(self.path)
+        url = address(self.path)
         if url.path == "/health":
             self._answer(HTTPStatus.OK, {"status": "ok"})
         elif url.path == "/alerts" and not self._trusted:
@@ -155,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Keep a notification; 200 only once it is written, so that Alertmanager sends again what was not."""
         receiver = _RECEIVER.fullmatch(self.path)
-        length = int(given) if (given := self.headers.get("Content-Length", "")).isdecimal() else 0
+        length = body_length(self.headers)
         if not self._trusted:
             self._refuse()
         elif not receiver:
@@ -198,6 +201,20 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+def address(path: str) -> SplitResult:
+    """Return the parts of a request's address; those of an empty one where it is invalid."""
+    try:
+        return urlsplit(path)
+    except ValueError:
+        return urlsplit("")
+
+
+def body_length(headers: Message) -> int:
+    """Return the length of a request's body; 0 where its header is missing or no usual number."""
+    given = headers.get("Content-Length", "")
+    return int(given) if _LENGTH.fullmatch(given) else 0
+
+
 class Strangers:
     """Open connections whose clients have shown no certificate; one too many ends the oldest."""
 
@@ -237,6 +254,7 @@ class TlsServer(ThreadingHTTPServer):
 
     def __init__(self, port: int, handler: type[BaseHTTPRequestHandler], *, certificate: Path, authority: Path) -> None:
         self._certificate, self._authority, self._strangers = certificate, authority, Strangers()
+        self._faults: set[type[BaseException] | None] = set()
         super().__init__(("127.0.0.1", port), handler)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
@@ -251,6 +269,12 @@ class TlsServer(ThreadingHTTPServer):
                 self._strangers.remove(connection)
             super().finish_request(connection, client_address)
             _drain(connection)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Write one fault of each kind to the log: a stranger that finds one must not fill the disk with it."""
+        if (kind := sys.exc_info()[0]) not in self._faults:
+            self._faults.add(kind)
+            super().handle_error(request, client_address)
 
     def _secured(self, request: socket.socket) -> ssl.SSLSocket:
         request.settimeout(REQUEST_SECONDS)
@@ -272,7 +296,7 @@ def _json(text: bytes) -> dict[str, Any] | None:
     """Return a JSON object, or None where the text is none."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -60,6 +60,7 @@ RELATION = """
 SELECT found || coalesce(' of ' || coalesce(indrelid, inhparent)::regclass, '')
 FROM pg_filenode_relation({}, {}) AS found
 LEFT JOIN pg_index ON indexrelid = found LEFT JOIN pg_inherits ON inhrelid = found"""
+WITH_OWNER = "with its owner (`cp -a`)"
 NEW_FULL = "Make a new full backup: `observatory backup create --type full`"
 SET_CLOCK = (
     "pgBackRest makes no backup before then. Set the clock right, or begin a new repository: see docs/backups.md"
@@ -455,8 +456,9 @@ def _incomplete(listing: Mapping[str, int]) -> Iterator[Finding]:
     for name in ("archive.info", "backup.info"):
         pair = (f"{STANZA}/{name}", f"{STANZA}/{name}.copy")
         if absent := [each for each in pair if each not in listing]:
-            present = next(each for each in pair if each not in absent)
-            text = f"{absent[0]} is missing from the repository: copy {present} to that name"
+            place, present = name.partition(".")[0], next(each for each in pair if each not in absent)
+            text = f"{place}/{absent[0]} is missing from the repository: "
+            text += f"copy {place}/{present} to that name, {WITH_OWNER}"
             yield Finding("archive" if name == "archive.info" else "backup", text, mended=False)
 
 
@@ -583,7 +585,7 @@ def _copies(node: Node, kind: Kind, copy: str) -> Iterator[Finding]:
     bad = [path for path, text in zip(pair, texts, strict=True) if text is None]
     if len(bad) == 1:
         good = next(path for path in pair if path not in bad)
-        yield Finding(kind, f"{bad[0]} is damaged: copy {good} to that name", mended=False)
+        yield Finding(kind, f"{bad[0]} is damaged: copy {good} to that name, {WITH_OWNER}", mended=False)
     else:
         yield Finding(kind, f"{pair[0]} and its copy differ, or both are damaged. {NEW_FULL}")
 
@@ -598,24 +600,32 @@ def expiry(report: Report, made: Sequence[Mapping[str, Any]], *, days: float, no
 
     Of each timeline that was live within the retention, the newest sound full backup that leads to it and is older than
     the retention stays, with all that were made since: every restore within the retention can begin with one of them.
-    While such a timeline has none, nothing expires. Nor does anything after a pause far longer than those before: the
-    clock may be ahead, and at a wrong time every backup is old.
+    While such a timeline has none, nothing expires. Backups from before a pause far longer than those before it do not
+    count as old: the clock may have been put ahead, and at a wrong time every one of them is.
     """
-    ended = sorted(each["timestamp"]["stop"] for each in made if each["timestamp"]["stop"] <= now)
-    *pauses, last = [later - earlier for earlier, later in pairwise(ended)] or [0]
-    if last > max(days * DAY_S / 2, 2 * max(pauses, default=0)):
-        return None
     begin = now - days * DAY_S
     full = [each["label"] for each in made if each["type"] == "full"]
-    old = [each["label"] for each in made if each["label"] in report.sound and each["timestamp"]["stop"] <= begin]
+    past = [each for each in _since_pause(made, days=days, now=now) if each["timestamp"]["start"] <= begin]
+    old = [each["label"] for each in past if each["label"] in report.sound and each["timestamp"]["stop"] <= begin]
     # A backup of a timeline that a rollback left does not lead to the next one, and an undo leaves that one in turn. A
     # timeline was left before the retention if a backup of a later one began before it.
-    live = max((_timeline(each) for each in made if each["timestamp"]["start"] <= begin), default=(0, 0))
+    live = max(map(_timeline, past), default=(0, 0))
     leading = [labels for timeline, labels in report.leading.items() if timeline >= live]
     needed = [next((each for each in reversed(old) if each in labels), None) for labels in leading]
     if not needed or None in needed:
         return None
     return len(full) - min(full.index(each) for each in needed if each)
+
+
+def _since_pause(made: Sequence[Mapping[str, Any]], *, days: float, now: float) -> list[Mapping[str, Any]]:
+    """Return the backups since the last pause that may be a clock that was put ahead; all where there is none."""
+    past = [each for each in made if each["timestamp"]["stop"] <= now]
+    first = longest = 0
+    for index, (earlier, later) in enumerate(pairwise(each["timestamp"]["stop"] for each in past), 1):
+        pause = later - earlier
+        first = index if pause > max(days * DAY_S / 2, 2 * longest) else first
+        longest = max(longest, pause)
+    return past[first:]
 
 
 def still_open(
