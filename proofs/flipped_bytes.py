@@ -13,8 +13,9 @@ from observatory.runtime import Sandbox
 from observatory.workspace import Workspace
 from proofs.record import Outcome
 from tests.backups.conftest import ArchivingServer, every_kind_of_file
-from tests.support.checkout import SOURCE, free_ports
+from tests.support.checkout import SOURCE
 from tests.support.flipped_bytes import KINDS, files_by_kind, flipped_byte, named
+from tests.support.ports import free_ports
 
 PROMISE = (
     "One flipped byte anywhere in a file of any kind in either backup repository is found by `observatory backup "

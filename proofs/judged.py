@@ -277,7 +277,7 @@ def on_stacks(
                 except Exception as error:  # whatever it is, the other cases are still to be seen
                     broken = True
                     outcome.failed += 1
-                    outcome.failures.append(f"{case}: the stack is beyond repair: {error}"[:2000])
+                    outcome.failures.append(f"{case}: the stack is beyond repair: {error!r}"[:2000])
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -52,7 +53,8 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {memory:.0f} GiB, {system}"
 
 
+@functools.cache
 def commit() -> str:
-    """Return the commit, marked where files differ from it."""
+    """Return the commit, marked where files differed from it when this was first asked: results are files, too."""
     told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True)
     return told.stdout.strip()

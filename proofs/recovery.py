@@ -30,7 +30,8 @@ from observatory.runtime import Sandbox
 from observatory.workspace import Workspace
 from proofs.record import Outcome
 from tests.backups.conftest import DATA, PASSPHRASES, PATHS, ArchivingServer
-from tests.support.checkout import SOURCE, free_ports
+from tests.support.checkout import SOURCE
+from tests.support.ports import free_ports
 from tests.support.postgres import community_root
 
 PROMISE = (

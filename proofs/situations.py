@@ -23,6 +23,7 @@ from proofs.kept import Kept
 from proofs.record import Outcome
 from proofs.table import write_table
 from proofs.users import Habits
+from tests.support.crash import postmasters
 
 PROMISE = "A good version is not rolled back because of its users, a dependency, the monitoring or the machine."
 BAKE_S = 25
@@ -89,10 +90,8 @@ def restarted_database(event: str) -> During:
     def during(stack: Judged, begun: float) -> None:
         if stack.wait_for(event, begun):
             time.sleep(1)
-            patroni = psutil.Process(pid_of(stack.sandbox, "patroni"))
-            servers = [each for each in patroni.children(recursive=True) if each.name() == "postgres"]
-            ids = {each.pid for each in servers}
-            next(each for each in servers if each.ppid() not in ids).send_signal(signal.SIGKILL)
+            (postmaster,) = postmasters(stack.checkout)
+            os.kill(postmaster, signal.SIGKILL)
 
     return during
 

@@ -106,7 +106,8 @@ def prove(rounds: int, share: int, kept: Kept) -> Outcome:
     }
     outcome.seconds = time.monotonic() - begun
     if share == 1:
-        write_table("bad versions", COLUMNS, [each.row() for found in rows.values() for each in found])
+        different = dict.fromkeys(each.row() for found in rows.values() for each in found)  # rounds alike are one row
+        write_table("bad versions", COLUMNS, [*different])
     return outcome
 
 

@@ -17,8 +17,8 @@ from observatory.console.__main__ import configuration
 from observatory.console.server import Console
 from observatory.console.worker import Worker
 from observatory.operations import ConsoleLinks
-from observatory.runtime.ports import find_free_ports
 from tests.support.checkout import Checkout
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 
@@ -53,7 +53,7 @@ class Served:
 @contextlib.contextmanager
 def served(links: Path, worker: Worker) -> Iterator[Served]:
     """Serve a console until the end of the block."""
-    [port] = find_free_ports(1)
+    port = free_port()
     made = Console(links=ConsoleLinks(links), worker=worker)
     server = uvicorn.Server(configuration(made.application(port)))
     sockets = [socket.create_server(("127.0.0.1", port))]

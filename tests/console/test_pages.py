@@ -26,11 +26,11 @@ from observatory.documents.journal import Entry, entries
 from observatory.engines import embedded
 from observatory.platforms.platform import DaemonStatus
 from observatory.platforms.prometheus_client import PrometheusClient, QueryRefusedError
-from observatory.runtime.ports import find_free_ports
 from tests.console.conftest import Served
 from tests.house.test_commands import called, problems
 from tests.support.checkout import Checkout
 from tests.support.clock import own_clock
+from tests.support.ports import free_port
 from tests.support.upgrades import Recorded, recorded_releases
 from tests.support.waiting import until
 
@@ -114,7 +114,7 @@ def shown(pages: Pages, path: str) -> str:
 
 
 def test_without_prometheus_everything_else_is_shown(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
-    [port] = find_free_ports(1)
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     database = f"postgresql://nobody@127.0.0.1:{port}/none"
     outputs = {"prometheus_url": address, "alertmanager_url": address, "admin_database_url": database}

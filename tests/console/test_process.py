@@ -15,6 +15,7 @@ from observatory.scheduling.host_process import lock_file as process_lock_file
 from observatory.scheduling.host_process import process_id, stop_holder, wanted_file
 from observatory.scheduling.scheduler_process import CONSOLE, console_pid, console_process, console_ready
 from tests.support.checkout import Checkout
+from tests.support.host_processes import wait_for_ended
 from tests.support.waiting import until
 
 MEMORY_MIB = 60
@@ -31,6 +32,7 @@ def sandbox(fresh: Checkout, rootfs: Path) -> Iterator[Sandbox]:
         console_process(found, root=fresh.root, stack="local").start()
         yield found
         stop_holder(process_lock_file(found, CONSOLE))
+        wait_for_ended()
 
 
 def test_the_console_listens_on_loopback_and_takes_little_memory(sandbox: Sandbox, fresh: Checkout) -> None:

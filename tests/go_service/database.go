@@ -65,7 +65,7 @@ func openDatabase(settings Settings) (*Database, error) {
 	config.MaxConns = int32(settings.PoolMax)
 	config.ConnConfig.ConnectTimeout = connectTimeout
 	config.ConnConfig.StatementCacheCapacity = statementsKept
-	config.ConnConfig.RuntimeParams["application_name"] = release.Name + "-" + settings.Fleet
+	config.ConnConfig.RuntimeParams["application_name"] = release.Name + " " + settings.Fleet + " " + release.Version
 	config.ConnConfig.RuntimeParams["TimeZone"] = "UTC"
 	config.BeforeConnect = func(_ context.Context, connection *pgx.ConnConfig) error {
 		login, err := readLogin(settings.PasswordFile)

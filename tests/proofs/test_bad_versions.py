@@ -24,12 +24,13 @@ def entry(event: str, **details: Any) -> Entry:
 FINDINGS = [{"kind": "client errors", "decision": "failed"}, {"kind": "errors", "decision": "unknown"}]
 FAILED = entry("gate", verdict="failed", findings=FINDINGS)
 GOOD = {"good", "slow-start", "one-error"}
+OF_ONE_PROBE = {"losing-once", "omitting-once"}  # as in the catalogue at random
 
 
 def test_every_fault_is_in_the_catalogue_once_and_names_what_should_find_it() -> None:
     listed = [version.fault for version in BAD_VERSIONS]
     assert len(listed) == len(set(listed)) >= 30
-    assert set(listed) == FAULTS.keys() - GOOD
+    assert set(listed) == FAULTS.keys() - GOOD - OF_ONE_PROBE
     assert all(set(version.found_by) <= set(GATES) for version in BAD_VERSIONS)
 
 

@@ -6,7 +6,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from observatory.runtime import Probe, find_free_ports
+from observatory.runtime import Probe
+from tests.support.ports import free_port
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("observatory.runtime.probe.ATTEMPT_SECONDS", 60.0)  # one attempt has to succeed
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -48,7 +54,7 @@ def test_tcp(port: int) -> None:
 
 
 def test_nothing_listens() -> None:
-    (port,) = find_free_ports(1)
+    port = free_port()
     for probe in (Probe(tcp=("127.0.0.1", port)), Probe(http=f"http://127.0.0.1:{port}/")):
         assert "refused" in str(probe())
         assert not probe.check()

@@ -140,7 +140,7 @@ def test_an_interrupted_build_leaves_nothing(cache: Path, shared: Path) -> None:
 
 def command_line(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except OSError:
         return ""
 

@@ -1,5 +1,6 @@
 """The sandbox starts once, survives what kills its supervisor, and leaves no process behind."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -7,18 +8,19 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
-from observatory.runtime import Probe, Program, Sandbox, SandboxError, find_free_ports
+from observatory.runtime import Probe, Program, Sandbox, SandboxError
 from observatory.runtime import sandbox as module
 from observatory.waiting import wait_until
-from tests.support.waiting import PATIENCE_S
+from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.slow
 
@@ -31,10 +33,13 @@ def pids(sandbox: Sandbox, command: str) -> list[int]:
 
 def eventually(sandbox: Sandbox, command: str) -> list[int]:
     """Return the pids of `command`, waiting for the first: until its `exec` a daemon is a shell."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := pids(sandbox, command)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    found: list[int] = []
+
+    def is_there() -> bool:
+        found[:] = pids(sandbox, command)
+        return bool(found)
+
+    until(is_there, command)
     return found
 
 
@@ -46,8 +51,14 @@ def kill_supervisor(sandbox: Sandbox) -> None:
     """End supervisord as the kernel's OOM killer would, and wait until it is gone."""
     (pid,) = pids(sandbox, "supervisord")
     os.kill(pid, signal.SIGKILL)
-    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1]:
-        pass
+    until(lambda: _has_ended(pid), "the end of the supervisor")
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_starts_once_and_stops_all(sandbox: Sandbox) -> None:
@@ -108,19 +119,22 @@ def test_orphans_of_a_killed_supervisor_are_ended(started: Sandbox, monkeypatch:
 
 
 def test_stop_ends_what_escaped_the_supervisor(started: Sandbox) -> None:
-    started.run(["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 </dev/null & sleep 0.1"])
-    assert len(members(started)) == 2
+    escaping = "setsid sh -c 'touch /srv/run/escaped; exec sleep 1000' >/dev/null 2>&1 </dev/null &"
+    started.run(["sh", "-c", f"{escaping} while [ ! -e /srv/run/escaped ]; do sleep 0.02; done"])
+    until(lambda: len(members(started)) == 2, "the command to leave only what has escaped")
     started.stop()
     assert members(started) == []
 
 
 def test_start_leaves_one_shot_commands_alone(sandbox: Sandbox) -> None:
+    sandbox.make_directory("/srv/data")
+    os.mkfifo(sandbox.host_path("/srv/data/fifo"))
+    sandbox.adopt("/srv/data/fifo")
     with ThreadPoolExecutor(1) as pool:
-        command = pool.submit(sandbox.run, ["sh", "-c", "echo begun >/srv/run/begun; cat /srv/data/fifo"])
-        sandbox.make_directory("/srv/data")
-        os.mkfifo(sandbox.host_path("/srv/data/fifo"))
-        sandbox.adopt("/srv/data/fifo")
+        command = pool.submit(sandbox.run, ["sh", "-c", "echo begun >/srv/data/begun; cat /srv/data/fifo"])
+        until(lambda: sandbox.host_path("/srv/data/begun").exists() or command.done(), "the command to run")
         sandbox.start()
+        assert not command.done()
         sandbox.host_path("/srv/data/fifo").write_text("answer")
         assert command.result(timeout=PATIENCE_S).stdout == "answer"
 
@@ -128,7 +142,7 @@ def test_start_leaves_one_shot_commands_alone(sandbox: Sandbox) -> None:
 @contextmanager
 def postgres(sandbox: Sandbox) -> Iterator[tuple[Program, Probe]]:
     """A program that runs a new PostgreSQL cluster."""
-    (port,) = find_free_ports(1)
+    port = free_port()
     sandbox.run(["initdb", "--pgdata=/srv/data/postgres", "--locale=C.UTF-8", "--no-sync"])
     command = ("postgres", "-D", "/srv/data/postgres", "-p", str(port), "-k", "/srv/run", "-c", "fsync=off")
     libraries = ("-c", "shared_preload_libraries=timescaledb,pg_cron,pgaudit,pg_stat_statements")
@@ -153,7 +167,7 @@ def test_pid_files_of_before_a_reboot_do_not_block(started: Sandbox) -> None:
         pid_file = started.home / "data/postgres/postmaster.pid"
         content = pid_file.read_text()
         module._signal(members(started), (signal.SIGKILL,))  # the power fails
-        assert started._wait_gone(10) == []
+        assert started._wait_gone(PATIENCE_S) == []
         pid_file.write_text("\n".join([str(os.getpid()), *content.splitlines()[1:]]))  # the pid is another's by now
         (started.home / "run/supervisord.pid").write_text(f"{os.getpid()}\n")
         started.adopt("/srv/data/postgres/postmaster.pid")
@@ -179,11 +193,16 @@ def test_nothing_is_inherited(sandbox: Sandbox) -> None:
     sandbox.supervisor.apply(SLEEPER)
     (supervisor,), (sleeper,) = pids(sandbox, "supervisord"), eventually(sandbox, "sleep")
     pipe = Path(f"/proc/self/fd/{reader}").readlink()
-    links = [link for pid in (supervisor, sleeper) for link in Path(f"/proc/{pid}/fd").iterdir()]
-    open_files = [link.readlink() for link in links]
+    open_files = [file for pid in (supervisor, sleeper) for file in _open_files(pid)]
     os.close(reader)
     assert pipe not in open_files
     assert os.getsid(supervisor) != os.getsid(0)
+
+
+def _open_files(pid: int) -> Iterator[Path]:
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile, as the supervisor's connection to its client
+            yield link.readlink()
 
 
 def test_runs_as_an_ordinary_user_on_a_read_only_root(sandbox: Sandbox) -> None:
@@ -213,7 +232,7 @@ def test_run_reports_failure_and_timeout(sandbox: Sandbox) -> None:
     assert (failure.value.returncode, failure.value.stderr) == (3, "why\n")
     with pytest.raises(subprocess.TimeoutExpired):
         sandbox.run(["sleep", "1000"], timeout=0.3)
-    assert sandbox._wait_gone(5, supervised=False) == []
+    assert sandbox._wait_gone(PATIENCE_S, supervised=False) == []
 
 
 def test_a_command_ends_with_its_killed_caller(sandbox: Sandbox) -> None:
@@ -238,7 +257,11 @@ def test_a_command_that_a_signal_ends_has_its_exit_status(sandbox: Sandbox) -> N
 
 
 def _names(pids: list[int]) -> list[str]:
-    return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids if Path(f"/proc/{pid}/comm").exists()]
+    names = []
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended
+            names.append(Path(f"/proc/{pid}/comm").read_text().strip())
+    return names
 
 
 def test_files_belong_to_the_daemons(sandbox: Sandbox) -> None:

@@ -3,14 +3,16 @@
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from observatory.runtime import DaemonFailed, Probe, Program, Sandbox, SandboxError, find_free_ports
+from observatory.runtime import DaemonFailed, Probe, Program, Sandbox, SandboxError
 from observatory.runtime.programs import PROGRAMS
+from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE_S
 
 SLEEPER = Program(name="sleeper", command=("sleep", "1000"))
@@ -79,9 +81,11 @@ def test_an_interrupted_apply_is_finished(started: Sandbox) -> None:
     assert not started.supervisor.apply(changed)
 
 
+RELEASED = "while [ ! -e /srv/data/released ]; do sleep 0.1; done; exit"
 STUBBORN = Program(
     name="sleeper",
-    command=("sh", "-c", "trap 'sleep 2; exit' TERM; touch /srv/data/trapped; while :; do sleep 0.1; done"),
+    command=("sh", "-c", f"trap '{RELEASED}' TERM; touch /srv/data/trapped; while :; do sleep 0.1; done"),
+    stop_seconds=60,
 )
 
 
@@ -92,8 +96,11 @@ def test_a_program_that_a_dead_command_began_to_stop_is_waited_for(started: Sand
     until((started.home / "data/trapped").exists)
     supervisor._rpc.call_tolerating(0, "stopProcess", "sleeper", False)
     assert supervisor.status("sleeper").state == "STOPPING"
+    release = threading.Timer(1, (started.home / "data/released").touch)
+    release.start()
     assert supervisor.apply(wanted)
     assert supervisor.status("sleeper").running
+    release.join()
 
 
 def test_values_arrive_as_they_are(started: Sandbox) -> None:
@@ -149,8 +156,9 @@ def test_a_daemon_that_keeps_dying_is_not_waited_for(started: Sandbox) -> None:
 
 
 def test_a_daemon_that_is_never_ready(started: Sandbox) -> None:
-    (port,) = find_free_ports(1)
+    port = free_port()
     started.supervisor.apply(Program(name="silent", command=("sh", "-c", "echo still loading; exec sleep 1000")))
+    until(lambda: started.supervisor.log_tail("silent"))
     with pytest.raises(DaemonFailed, match=rf"(?s)not ready after 0.5 s: 127.0.0.1:{port}: .*refused.*still loading"):
         started.supervisor.wait_ready("silent", Probe(tcp=("127.0.0.1", port)), timeout=0.5)
 
@@ -161,7 +169,7 @@ def test_waiting_for_no_program(started: Sandbox) -> None:
 
 
 def test_a_real_daemon_becomes_ready(started: Sandbox) -> None:
-    (port,) = find_free_ports(1)
+    port = free_port()
     command = ("valkey-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", "/srv/data", "--save", "")
     started.supervisor.apply(Program(name="valkey", command=command))
     started.supervisor.wait_ready("valkey", Probe(tcp=("127.0.0.1", port)))

@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from psycopg import sql
 
 from observatory.database import deploy
 from service.storage_service.items import Batch, Item, Window
+from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import PATIENCE_S, until
 
@@ -49,12 +49,6 @@ GRANTS = (
 def faulty(fault: str) -> tuple[str, ...]:
     """Return the command of a service with a fault of `tests.support.faulty`."""
     return (sys.executable, "-c", FAULTY, fault)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def item(**fields: Any) -> dict[str, Any]:
@@ -169,6 +163,15 @@ class StorageDatabase:
             connection.execute(f"LOCK TABLE llm_traces IN {mode} MODE".encode())
             yield
 
+    def blocked(self) -> int:
+        """Return how many of the service's transactions wait for a lock; each holds a connection of its pool."""
+        with closing(self.server.superuser()) as connection:
+            row = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND wait_event_type = 'Lock'", [self.role]
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
+
 
 @contextmanager
 def storage_database(server: PostgresServer, directory: Path, *, schema: int = 3) -> Iterator[StorageDatabase]:
@@ -242,10 +245,12 @@ class Service:
     def terminate(self) -> None:
         os.kill(self.pid, signal.SIGTERM)
 
-    def metric(self, name: str) -> float:
-        """Return the value of a metric, named with its labels as in `/metrics`."""
+    def metric(self, name: str, *, absent: float | None = None) -> float:
+        """Return the value of a metric, named with its labels as in `/metrics`; `absent` while it has none."""
         text = httpx.get(f"http://127.0.0.1:{self.port}/metrics").text
         match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        if match is None and absent is not None:
+            return absent
         assert match, text
         return float(match[1])
 
@@ -266,12 +271,17 @@ class Service:
 
 
 def environment(database: StorageDatabase, port: int, settings: Mapping[str, str]) -> dict[str, str]:
-    """Return the service's environment; `settings` are named without the prefix."""
+    """Return the service's environment; `settings` are named without the prefix.
+
+    Its limits of time are for a busy machine, where the defaults would fail requests that only wait for a test's lock.
+    """
     variables = {
         "STORAGE_LISTEN": f"127.0.0.1:{port}",
         "STORAGE_FLEET": "blue",
         "STORAGE_DATABASE_URL": database.url,
         "STORAGE_DATABASE_PASSWORD_FILE": str(database.password_file),
+        "STORAGE_DATABASE_TIMEOUT_SECONDS": "60",
+        "STORAGE_POOL_TIMEOUT_SECONDS": "60",
         "STORAGE_LAME_DUCK_SECONDS": "0",
         **{f"STORAGE_{name}": value for name, value in settings.items()},
     }

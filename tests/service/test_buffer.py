@@ -27,7 +27,7 @@ from tests.service.harness import (
     storage_database,
 )
 from tests.support.postgres import PostgresServer
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 SIZE = 'storage_buffer_size{table="llm_traces"}'
 
@@ -43,8 +43,8 @@ def flushes(service: Service, status: str = "success") -> float:
     return service.metric(f'storage_flushes_total{{status="{status}"}}')
 
 
-def has_items(service: Service, number: int) -> bool:
-    return service.metric(SIZE) == number
+def has_blocked(database: StorageDatabase, number: int) -> bool:
+    return database.blocked() == number
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def occupied(service: Service, database: StorageDatabase) -> Iterator[list[Backg
     with database.locked_traces():
         for number in range(1, MAX_TRANSACTIONS + 1):
             writes.append(Background(service.client(), item()))
-            until(partial(has_items, service, number), f"{number} transactions to wait")
+            until(partial(has_blocked, database, number), f"{number} transactions to wait")
         yield writes
     for write in writes:
         write.join()
@@ -141,7 +141,8 @@ def test_lost_connection_fails_every_write_of_the_transaction(idle: Service, dat
 
 def test_pool_metrics_show_use_and_capacity(database: StorageDatabase, start: StartService) -> None:
     service = start(database, POOL_MAX="3")
-    assert (service.metric("storage_pool_in_use"), service.metric("storage_pool_capacity")) == (0, 3)
+    until(lambda: service.metric("storage_pool_in_use") == 0, "the first connection, which counts while it is made")
+    assert service.metric("storage_pool_capacity") == 3
     with database.locked_traces():
         background = Background(service.client(), item())
         until(lambda: service.metric("storage_pool_in_use") == 1, "the write to hold a connection")
@@ -164,7 +165,7 @@ def test_write_to_a_full_buffer_gets_503_with_retry_after(database: StorageDatab
 
 
 def test_write_that_waits_too_long_fails(database: StorageDatabase, start: StartService) -> None:
-    service = start(database, DATABASE_TIMEOUT_SECONDS="3")  # enough for all writes to wait on a busy machine
+    service = start(database, DATABASE_TIMEOUT_SECONDS="10")  # enough for all writes to wait on a busy machine
     late = item()
     with occupied(service, database) as writes:
         waiting = joined(service, [late])
@@ -200,7 +201,7 @@ def test_write_right_after_the_last_transaction_is_stored(
             for _ in range(3):
                 await buffer.write([], key="a")
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*(write() for _ in range(MAX_TRANSACTIONS)))
 
     asyncio.run(write_often())

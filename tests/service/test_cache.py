@@ -14,8 +14,9 @@ from service.storage_service.cache import MAX_VALUE_BYTES, Cache
 from service.storage_service.metrics import Metrics
 from service.storage_service.settings import Settings
 from tests.service.conftest import StartService
-from tests.service.harness import Service, StorageDatabase, environment, free_port, item, post, running_service
+from tests.service.harness import Service, StorageDatabase, environment, item, post, running_service
 from tests.service.valkey import Valkey, valkey_server
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 PERIOD = {"from": "2026-08-20T00:00:00Z", "to": "2026-08-21T00:00:00Z"}
@@ -60,11 +61,15 @@ def test_second_response_comes_from_the_cache(client: httpx.Client, cached: Serv
     post(client, sent)  # by an instance without a cache, which writes no marker
     reader = cached.client()
     first = reader.get(f"/v1/traces/{sent['trace_id']}")
-    before = hits(cached)
-    second = reader.get(f"/v1/traces/{sent['trace_id']}")
-    assert (second.status_code, second.content) == (200, first.content)
-    assert second.headers["content-type"] == first.headers["content-type"]
-    assert hits(cached) == before + 1
+
+    def comes_from_the_cache() -> bool:  # which keeps it for seconds only, and a busy machine may take as long
+        before = hits(cached)
+        second = reader.get(f"/v1/traces/{sent['trace_id']}")
+        assert (second.status_code, second.content) == (200, first.content)
+        assert second.headers["content-type"] == first.headers["content-type"]
+        return hits(cached) == before + 1
+
+    until(comes_from_the_cache, "a response from the cache")
 
 
 def test_a_page_of_a_trace_is_never_returned_for_another(client: httpx.Client, cached: Service) -> None:
@@ -82,8 +87,12 @@ def test_a_page_of_a_trace_is_never_returned_for_another(client: httpx.Client, c
     assert following
     assert (read(limit="2"), read(cursor=following)) == ((2, following), (1, None))
     assert hits(cached) == before
-    assert read() == (3, None)
-    assert hits(cached) == before + 1
+
+    def comes_from_the_cache() -> bool:
+        assert read() == (3, None)
+        return hits(cached) == before + 1
+
+    until(comes_from_the_cache, "the whole trace from the cache")
 
 
 def test_the_first_page_of_a_long_trace_is_not_cached(cached: Service) -> None:
@@ -147,7 +156,8 @@ def with_cache(database: StorageDatabase, valkey: Valkey, use: Callable[[Cache],
     """Use a cache in this process."""
 
     async def run() -> None:
-        settings = Settings.from_environment(environment(database, 8000, valkey.settings))
+        limits = {"DATABASE_TIMEOUT_SECONDS": "10"}  # which a marker outlives
+        settings = Settings.from_environment(environment(database, 8000, {**valkey.settings, **limits}))
         cache = Cache(settings, metrics=Metrics(fleet="blue"))
         await cache.open()
         try:

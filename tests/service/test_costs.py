@@ -9,6 +9,7 @@ import pytest
 
 from service.storage_service import costs as costs_module
 from tests.service.harness import Service, StorageDatabase, item, post, running_service
+from tests.support.waiting import until
 
 DAY = {"from": "2026-11-20T00:00:00Z", "to": "2026-11-21T00:00:00Z"}
 
@@ -140,6 +141,7 @@ def test_every_grouping_has_the_same_total(
 def test_hours_that_the_aggregate_does_not_have_are_computed_from_the_traces(
     costs_service: Service, costs: StorageDatabase
 ) -> None:
+    until(lambda: datetime.now(UTC).minute < 58, "the next hour: this one must not end meanwhile")
     now = datetime.now(UTC)
     hour = now.replace(minute=0, second=0, microsecond=0)
     client = costs_service.client()

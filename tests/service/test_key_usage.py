@@ -12,7 +12,8 @@ from service.storage_service.database import Database
 from service.storage_service.key_usage import KeyUsage
 from service.storage_service.settings import Settings
 from tests.service.conftest import StartService
-from tests.service.harness import StorageDatabase, environment, free_port, storage_database
+from tests.service.harness import StorageDatabase, environment, storage_database
+from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import PATIENCE_S
 

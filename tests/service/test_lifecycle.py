@@ -16,11 +16,11 @@ from tests.service.harness import (
     Service,
     StorageDatabase,
     environment,
-    free_port,
     item,
     post,
     storage_database,
 )
+from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import PATIENCE_S, until
 
@@ -75,7 +75,8 @@ def test_service_recovers_when_the_database_is_available_again(
     with storage_database(postgres, tmp_path) as database:
         service = start(database, POOL_TIMEOUT_SECONDS="0.2")
         client = service.client()
-        assert post(client, item()).status_code == 201
+        # The service is ready before the pool has a connection, and this one waits only a moment for it.
+        until(lambda: post(client, item()).status_code == 201, "the first write")
         with database.unavailable():
             answer = post(client, item())
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -244,7 +245,7 @@ def test_drain_finishes_requests_in_flight_and_rejects_new_ones(database: Storag
 
 
 def test_request_that_outlasts_the_drain_is_closed(database: StorageDatabase, start: StartService) -> None:
-    service = start(database, DRAIN_SECONDS="0.1", DATABASE_TIMEOUT_SECONDS="60", POOL_TIMEOUT_SECONDS="60")
+    service = start(database, DRAIN_SECONDS="0.1")
     with database.locked_traces():
         threading.Thread(target=_ignoring_errors, args=(service.client(),)).start()
         until(lambda: service.metric("storage_pending_writes") == 1, "the write to wait")
@@ -279,7 +280,7 @@ class Load:
 
 
 def test_shutdown_under_load_fails_no_request(database: StorageDatabase, start: StartService) -> None:
-    service = start(database, LAME_DUCK_SECONDS="1")
+    service = start(database, LAME_DUCK_SECONDS="15")  # for each thread to notice, with three writes in between
     load = Load(service)
     until(lambda: len(load.statuses) > 20, "some load")
     service.terminate()

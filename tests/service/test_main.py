@@ -3,7 +3,8 @@
 import json
 import socket
 
-from tests.service.harness import StorageDatabase, environment, free_port, run_to_end
+from tests.service.harness import StorageDatabase, environment, run_to_end
+from tests.support.ports import free_port
 
 
 def test_invalid_setting_exits_with_2_and_names_the_variable(database: StorageDatabase) -> None:

@@ -9,7 +9,8 @@ from threading import Thread
 import httpx
 
 from tests.service.conftest import StartService
-from tests.service.harness import StorageDatabase, free_port, item, post, storage_database
+from tests.service.harness import StorageDatabase, item, post, storage_database
+from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer
 from tests.support.sandboxes import sandboxed
 

@@ -80,7 +80,8 @@ def test_only_the_key_over_its_limit_is_rejected(service: Service, database: Sto
     client = service.client(key=database.add_key(rate_limit_rpm=2))
     assert [post(client, item()).status_code for _ in range(2)] == [201, 201]
     answer = post(client, item())
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, "30")
+    assert answer.status_code == 429
+    assert 0 < int(answer.headers["retry-after"]) <= 30  # the two writes may have taken some of it
     assert "2 requests a minute" in answer.json()["detail"]
     assert client.get("/v1/traces").status_code == 429
     assert service.client().get("/v1/traces").status_code == 200

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import redis
 
-from tests.service.harness import free_port
+from tests.support.ports import free_port
 from tests.support.sandboxes import sandboxed
 from tests.support.waiting import until
 
@@ -33,7 +33,7 @@ class Valkey:
         return {
             "CACHE_URL": f"redis://127.0.0.1:{self.port}/0",
             "CACHE_PASSWORD_FILE": str(self.directory / "password"),
-            "CACHE_TIMEOUT_SECONDS": "2",
+            "CACHE_TIMEOUT_SECONDS": "10",  # the longest; a request that got no answer in time is no hit
         }
 
     def start(self) -> None:

@@ -325,7 +325,7 @@ def test_a_rotation_fails_no_request_even_after_a_kill(stack: Checkout) -> None:
         with pytest.raises(psycopg.OperationalError, match="authentication failed"):
             psycopg.connect(url)
         psycopg.connect(after[login]).close()
-    assert [each["unfinished"] for each in stack.json("status")["passwords"]] == [False] * 3
+    assert [each["unfinished"] for each in stack.well_status()["passwords"]] == [False] * 3
 
     login = f"app_{taking_over}"
     with admin(stack) as connection:
@@ -350,8 +350,8 @@ def test_the_status_shows_old_passwords(stack: Checkout) -> None:
     changed["app"][changed["app"]["active"]]["since"] = "2020-01-01T00:00:00Z"
     file.write_text(json.dumps(changed))
     try:
-        found = {each["role"]: each["overdue"] for each in stack.json("status")["passwords"]}
+        found = {each["role"]: each["overdue"] for each in stack.well_status()["passwords"]}
         assert found == {"app": True, "readonly": False, "admin": False}
-        assert "too old: run observatory rotate-passwords" in stack.run("status").stdout
+        assert "too old: run observatory rotate-passwords" in stack.well_table()
     finally:
         file.write_text(current)

@@ -34,7 +34,7 @@ def backup_lock(stack: Checkout) -> AbstractContextManager[int]:
 def test_each_backup_type_has_its_base_and_is_a_run_of_its_job(stack: Checkout) -> None:
     """The full ones are those of `up`; a backup by hand is a run of its job, too."""
     differentials = stack.json("backup", "create", "--type", "differential")
-    jobs = {each["name"]: each for each in stack.json("status")["jobs"]}
+    jobs = {each["name"]: each for each in stack.well_status()["jobs"]}
     incrementals = stack.json("backup", "create")
     assert [each["repository"] for each in differentials] == [each["repository"] for each in incrementals] == [1, 2]
     every = stack.json("backup", "list")
@@ -202,7 +202,7 @@ def test_a_dump_is_restored_beside_the_database_with_every_row(stack: Checkout, 
         assert found == (made["rows"]["hypertables"]['"public"."llm_traces"'],)
         with connect(with_database(admin, "observatory"), purpose="test") as connection:
             jobs = connection.execute(CRON_JOBS).fetchall()
-            restore_cron_jobs(with_database(admin, "observatory"), manifest)
+            restore_cron_jobs(with_database(admin, "observatory"), manifest.cron_jobs)
             assert jobs
             assert connection.execute(CRON_JOBS).fetchall() == jobs
     finally:

@@ -38,7 +38,7 @@ def pulumi(checkout: Checkout, *arguments: str) -> str:
 def test_a_plain_pulumi_brings_up_what_the_embedded_engine_finds_unchanged(checkout: Checkout) -> None:
     checkout.run("bootstrap")
     pulumi(checkout, "up", "--yes", "--skip-preview")
-    assert checkout.json("status")["healthy"]
+    assert checkout.well_status()["healthy"]
     assert set(checkout.json("up", "--engine", "embedded")["summary"]) == {"same"}
     pulumi(checkout, "preview", "--expect-no-changes")
     before = checkout.json("backup", "list")

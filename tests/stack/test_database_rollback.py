@@ -101,6 +101,7 @@ def test_a_rollback_and_an_undo_are_exact_everything_agrees_and_killed_ones_are_
     checkout.run("deploy", "database")
     add(checkout, "after")
     checkout.run("key", "create", "--name", "since")
+    label = checkout.json("backup", "create")[0]["label"]
     planned = checkout.json(*DATABASE, "--to-time", time, "--dry-run")
     assert (planned["schema"]["before"], planned["schema"]["undone"]) == (500, ["500_undone"])
     lost = {each["table"]: (each["lost"], each["returned"]) for each in planned["loss"]["tables"]}
@@ -114,6 +115,9 @@ def test_a_rollback_and_an_undo_are_exact_everything_agrees_and_killed_ones_are_
     assert "No changes" in checkout.run("preview").stdout
     assert {each["name"]: each["state"] for each in checkout.json("key", "list")}["since"] == "active"
     assert "500_undone.sql" in checkout.run("deploy", "database", "--dry-run").stdout
+    _undo_without_data(checkout)
+    planned = checkout.json(*DATABASE, "--backup-file", label, "--dry-run")  # of the timeline that was left
+    assert {each["table"]: each["returned"] for each in planned["loss"]["tables"]}["users"] == 1
 
     checkout.run(*DATABASE, "--undo")
 
@@ -123,6 +127,17 @@ def test_a_rollback_and_an_undo_are_exact_everything_agrees_and_killed_ones_are_
     checkout.run("backup", "create")
     _killed(checkout)
     _dropped(checkout)
+    _dumped(checkout)
+
+
+def _undo_without_data(stack: Checkout) -> None:
+    """What was set aside is gone: the undo is refused, and the database stays up."""
+    (aside,) = (stack.home / "data").glob("postgres-before-*")
+    moved = aside.rename(stack.home / "moved")
+    for dry_run in ((), ("--dry-run",)):
+        assert "is no directory any more" in stack.run(*DATABASE, "--undo", *dry_run, expect=3).stderr
+    moved.rename(aside)
+    assert ids(stack) == ["rollback-before"]
 
 
 def _killed(stack: Checkout) -> None:
@@ -181,3 +196,18 @@ def _dropped(stack: Checkout) -> None:
     assert len(ids(stack)) == 5
     stack.run("verify")
     assert "dropped or emptied" in stack.run(*DATABASE, "--undo", expect=3).stderr
+
+
+def _dumped(stack: Checkout) -> None:
+    """A rollback to a dump schedules the operator's own jobs of pg_cron again, and those of the schema once."""
+    own = "SELECT cron.schedule('own', '0 3 * * *', 'SELECT 1')"
+    jobs = "SELECT jobname, schedule, command, username, active FROM cron.job ORDER BY jobname"
+    sql(stack, own)
+    then = sql(stack, jobs)
+    stack.run("backup", "dump", "own.dump")
+    sql(stack, "SELECT cron.unschedule('own')")
+    stack.run(*DATABASE, "--backup-file", "own.dump")
+    assert sql(stack, jobs) == then
+    stack.run("verify")
+    stack.run(*DATABASE, "--undo")
+    assert len(sql(stack, jobs)) == len(then) - 1

@@ -196,7 +196,7 @@ def every_way_out_of_a_frozen_fleet_leads_to_a_working_stack(own: Checkout) -> N
     os.kill(instance(own, "blue-1"), signal.SIGSTOP)
     own.run("rollback", "--method", "application", "--version", "v0.2.0", "--emergency", *EMBEDDED)
     assert (document(own)["green"]["weight"], answers(own.ports()["service"])) == (100, True)
-    assert own.json("status")["healthy"]
+    assert own.well_status()["healthy"]
 
 
 def niceness(pid: int) -> int:
@@ -272,11 +272,11 @@ def test_an_alert_after_the_promotion_rolls_back_if_the_setting_is_perform(own: 
         assert "fires" in last["reason"]
         events = [entry["event"] for entry in last["entries"]]
         assert events.count("perform-rollback") == events.count("rolled-back") == 1
-        status = own.json("status")  # the version that failed is stopped
+        status = own.well_status()  # the version that failed is stopped
         assert (health_of(status, "storage-green-1"), status["healthy"]) == ("off", True)
         evaluation = status["evaluation"]
         assert (evaluation["details"]["deployment"], evaluation["event"]) == (last["id"], "gate")
-        assert "Gate at" in own.run("status").stdout
+        assert "Gate at" in own.well_table()
     finally:
         own.configure(delivery=DELIVERY)
 
@@ -348,7 +348,7 @@ def test_the_release_workflow_stops_at_a_failed_checklist(own: Checkout) -> None
         [objection] = planned["objections"]
         assert f'the migrations would fail: {added.name}:3:1: relation "missing" does not exist' in objection
         assert objection in own.run("release", "deploy", "v0.2.0", *EMBEDDED, expect=3).stderr
-        assert own.json("status")["schema_version"] == int(LAST_MIGRATION[:3])
+        assert own.well_status()["schema_version"] == int(LAST_MIGRATION[:3])
     finally:
         added.unlink()
     assert document(own) == before

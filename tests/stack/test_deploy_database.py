@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -70,7 +71,8 @@ def test_backup_plan_preview_and_deployment(stack: Checkout, migration: Path) ->
     assert plan["backup"]["label"] in newest.values()
 
     steps = stack.json("preview", "--engine", "embedded")["steps"]
-    assert [step["schema_plan"] for step in steps if "schema_plan" in step] == [plan]
+    [previewed] = [step["schema_plan"] for step in steps if "schema_plan" in step]
+    assert without_sizes(previewed) == without_sizes(plan)
     assert "SHARE ROW EXCLUSIVE on users" in stack.run("preview", "--engine", "embedded").stdout
     assert "try" not in tables(stack)
 
@@ -82,6 +84,11 @@ def test_backup_plan_preview_and_deployment(stack: Checkout, migration: Path) ->
     assert "try" in tables(stack)
     nothing = stack.json("deploy", "database")
     assert (nothing["applied"], nothing["verification"]["passed"]) == ([], True)
+
+
+def without_sizes(plan: dict[str, Any]) -> dict[str, Any]:
+    """Leave only the names of the sizes, which an automatic ANALYZE changes between two plans."""
+    return {**plan, "sizes": sorted(plan["sizes"])}
 
 
 def test_the_schema_is_verified_and_missing_objects_are_named(stack: Checkout) -> None:

@@ -31,7 +31,8 @@ from observatory.operations.demonstration import spans
 from observatory.runtime import Sandbox
 from observatory.workspace import Workspace
 from tests.stack.conftest import a_checkout
-from tests.support.checkout import UP_TIMEOUT_S, Checkout, free_ports
+from tests.support.checkout import UP_TIMEOUT_S, Checkout
+from tests.support.ports import free_ports
 from tests.support.small_disk import fill, mounted, total
 
 EMBEDDED = ("--engine", "embedded")
@@ -182,7 +183,7 @@ def test_an_up_that_is_disturbed_at_many_steps_is_finished_by_the_next(checkout:
     for step in ("create Daemon storage", "create Scheduler", "write 1000 traces"):
         killed_at(checkout, step)
     without_stderr(checkout)
-    assert checkout.json("status")["healthy"]
+    assert checkout.well_status()["healthy"]
     assert len(postmasters(checkout)) == 1
     assert traces(checkout) in (1000, 2000)
     assert set(checkout.json("up", *EMBEDDED)["summary"]) == {"same"}
@@ -532,7 +533,7 @@ def test_a_lost_passphrase_is_reported_and_the_stack_can_be_removed(survivor: Ch
         said = survivor.run(*command_line, expect=2).stderr
         assert "from a copy, or remove the stack" in said
     assert not (survivor.root / ".observatory/passphrase").exists()
-    assert survivor.json("status")["healthy"]
+    assert survivor.well_status()["healthy"]
     for _ in range(2):
         survivor.run("down", "--yes", *EMBEDDED)
         assert survivor.processes() == set()

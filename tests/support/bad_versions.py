@@ -12,8 +12,21 @@ Strategy = Literal["blue-green", "canary"]
 TRIAL, INSTALLATION, METRICS = "trial", "installation", "metrics"
 # The kinds of findings of a gate; errors are 5xx and requests without a whole response.
 PROBES, ERRORS, REFUSALS, LATENCY = "probes", "errors", "client errors", "slow"
-SATURATION, MEMORY, RESTARTS, ALERTS = "saturation", "memory", "restarts", "alerts"
-GATES = (TRIAL, INSTALLATION, METRICS, PROBES, ERRORS, REFUSALS, LATENCY, SATURATION, MEMORY, RESTARTS, ALERTS)
+SATURATION, SESSIONS, MEMORY, RESTARTS, ALERTS = "saturation", "sessions", "memory", "restarts", "alerts"
+GATES = (
+    TRIAL,
+    INSTALLATION,
+    METRICS,
+    PROBES,
+    ERRORS,
+    REFUSALS,
+    LATENCY,
+    SATURATION,
+    SESSIONS,
+    MEMORY,
+    RESTARTS,
+    ALERTS,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +89,7 @@ CAUGHT_BEFORE_TRAFFIC = tuple(
         ("other-version", "names another version", False),
         ("redirected", "307 for every write", False),
         ("broken", "500 on one route", False),
+        ("locking-traces", "locks the table of traces for ever", False),
         ("exiting", "ends at its start", False),
         ("unready", "never ready", False),
     )
@@ -109,7 +123,8 @@ CAUGHT_UNDER_TRAFFIC = (
         late_s=0.3,
         named=True,
     ),
-    BadVersion(fault="slow", wrong="everything 1.5 s slower", found_by=(LATENCY,), late_s=1.0),
+    # A probe waits 1 s for a response.
+    BadVersion(fault="slow", wrong="everything 1.5 s slower", found_by=(PROBES, LATENCY), late_s=1.0),
     BadVersion(fault="slow-writes", wrong="writes 400 ms slower", found_by=(LATENCY,), late_s=0.3),
     BadVersion(fault="slow-later", wrong="400 ms slower after half a minute", found_by=(LATENCY,), late_s=0.3),
     BadVersion(fault="blocking", wrong="stops for 0.6 s at every fortieth request", found_by=(LATENCY,), late_s=0.3),
@@ -134,6 +149,7 @@ CAUGHT_UNDER_TRAFFIC = (
     BadVersion(
         fault="losing-requests-late", wrong="2 % of the writes not stored", found_by=(PROBES,), strategy="blue-green"
     ),
+    BadVersion(fault="omitting-late", wrong="2 % of the reads lack a span", found_by=(PROBES,), strategy="blue-green"),
     BadVersion(
         fault="lying-metrics-late", wrong="500 for 5 % of the writes, in no metric of its own", found_by=(ERRORS,)
     ),
@@ -142,7 +158,7 @@ CAUGHT_UNDER_TRAFFIC = (
     BadVersion(
         fault="holding-connections",
         wrong="holds 100 sessions outside of its pool",
-        found_by=(ERRORS, SATURATION, PROBES),
+        found_by=(SESSIONS, ERRORS, SATURATION, PROBES),
     ),
 )
 BAD_VERSIONS = (*CAUGHT_BEFORE_TRAFFIC, *CAUGHT_UNDER_TRAFFIC)

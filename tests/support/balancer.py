@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,13 +21,14 @@ from observatory.nodes import Paths
 from observatory.nodes.haproxy import SERVER, haproxy, runtime_socket, servers_file, weights_file
 from observatory.nodes.request_metrics import PATH, request_metrics
 from observatory.nodes.tls import combined_file
-from observatory.runtime import LiveMap, LiveServers, Sandbox, find_free_ports
+from observatory.runtime import LiveMap, LiveServers, Sandbox
 from observatory.runtime.processes import handles
 from observatory.security.certificates import issue, make_authority
 from observatory.security.client_certificate import ClientCertificate
 from observatory.settings import FleetName, LocalSettings, Ports
 from observatory.waiting import wait_until
 from tests.support.certificates import sandbox_certificate
+from tests.support.ports import free_ports
 from tests.support.sandboxes import start_unit
 
 PATHS = Paths()
@@ -39,8 +39,8 @@ HANGING_SECONDS = 120.0
 class Instance(ThreadingHTTPServer):
     """An instance: the last part of a path says how it answers, such as `/v1/traces/500`.
 
-    `hangs` never answers, `ends` closes the connection instead, `cut` does so in the middle of the body, `waits` needs
-    0.7 s. While `frozen`, it accepts connections and answers nothing.
+    `hangs` never answers, `ends` closes the connection instead, `cut` does so in the middle of the body.
+    While `frozen`, it accepts connections and answers nothing.
     """
 
     daemon_threads = True
@@ -82,8 +82,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _respond(self, word: str) -> None:
         if word == "hangs":
             self.server.closed.wait(HANGING_SECONDS)
-        if word == "waits":
-            time.sleep(0.7)
         if word not in {"hangs", "ends"}:
             self.send_response(int(word) if len(word) == 3 and word.isdecimal() else 200)
             self.send_header("Content-Length", "2")
@@ -119,7 +117,7 @@ class Balancer:
 
     def weigh(self, green: int) -> None:
         """Set green's percentage."""
-        live = LiveMap(sandbox=self.sandbox, file=weights_file(PATHS), socket=runtime_socket(PATHS))
+        live = LiveMap(sandbox=self.sandbox, file=weights_file(PATHS), socket=runtime_socket(PATHS), patience=60)
         live.write({"green": str(green), "blue": str(100 - green)})
 
     def reload(self) -> None:
@@ -188,7 +186,7 @@ def running_balancer(
     rootfs: Path, directory: Path, sizes: Mapping[FleetName, int], *, changed: Mapping[str, str] | None = None
 ) -> Iterator[Balancer]:
     """Run HAProxy over new instances; `changed` replaces texts of its configuration, such as a timeout."""
-    ports = Ports(**dict(zip(Ports.model_fields, find_free_ports(len(Ports.model_fields)), strict=True)))
+    ports = Ports(**free_ports())
     settings = LocalSettings(ports=ports)
     fleets = {fleet: [Instance() for _ in range(size)] for fleet, size in sizes.items()}
     instances = {fleet: tuple(each.port for each in listed) for fleet, listed in fleets.items()}

@@ -10,10 +10,8 @@ import contextlib
 import functools
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -23,23 +21,22 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
+import pytest
 import yaml
 
 from observatory.errors import ObservatoryError
 from observatory.operations.stack_status import Status, status
 from observatory.security.client_certificate import ClientCertificate
-from observatory.settings import Ports
 from observatory.workspace import Workspace
 from service.build import BuiltArtifact, build
 from tests.support import reaper
+from tests.support.ports import free_ports
+from tests.support.waiting import until
 
 SOURCE = Path(__file__).resolve().parents[2]
 UP_TIMEOUT_S = 900  # generous: a busy machine takes five times as long as a quiet one
 FIRST_VERSION = "v0.1.0"  # of the service, whatever the version of the product is
-FIRST_PORT, EPHEMERAL = 20_000, 32_768  # net.ipv4.ip_local_port_range begins there
-FLEET_ROOM, PORT_BLOCK = 4, 160
 
 _RUNNING: list[subprocess.Popen[str]] = []
 
@@ -55,6 +52,15 @@ def end_commands() -> None:
         for pipe in (process.stdout, process.stderr):
             if pipe:
                 pipe.close()
+
+
+@contextlib.contextmanager
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables of this process. The others stay, also for a moment: other threads start processes."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in values.items():
+            patched.setenv(name, value)
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +139,7 @@ class Checkout:
 
     def status(self) -> Status:
         """Return what the command `status` shows; in this process: a command takes thrice the CPU."""
-        with patch.dict(os.environ, self.environment):
+        with variables(self.environment):
             return status(Workspace(root=self.root, stack="local"))
 
     def is_well(self) -> bool:
@@ -142,6 +148,32 @@ class Checkout:
             return self.status().healthy
         except ObservatoryError:
             return False
+
+    def well_status(self) -> Any:
+        """Return the document of the command `status`, once the stack is well.
+
+        On a busy machine a daemon may not answer a single probe in time.
+        """
+        return json.loads(self._well("--output", "json"))
+
+    def well_table(self) -> str:
+        """Return the table of the command `status`, once the stack is well."""
+        return self._well()
+
+    def _well(self, *options: str) -> str:
+        printed: list[str] = []
+
+        def is_well() -> bool:
+            process = self.start("status", *options)
+            printed.append(process.communicate(timeout=UP_TIMEOUT_S)[0])
+            if process.returncode and printed[-1].startswith("{"):
+                daemons = json.loads(printed[-1]).get("daemons", ())
+                ended = [each["name"] for each in daemons if each["pid"] is None and each["health"] != "off"]
+                assert not ended, f"these do not run: {ended}"  # which no busy machine explains
+            return process.returncode == 0
+
+        until(is_well, "the stack to be well", timeout_s=UP_TIMEOUT_S)
+        return printed[-1]
 
     def json(self, *arguments: str, expect: int = 0, **changes: str) -> Any:
         """Run the command with `--output json` and return its document."""
@@ -212,19 +244,6 @@ def _first_artifact() -> BuiltArtifact:
     return build(FIRST_VERSION, Path(directory))
 
 
-def free_ports() -> dict[str, int]:
-    """Return a free port for each setting, with room for a fleet's further instances.
-
-    All are below the range from which the kernel takes the ports of outgoing connections: none is taken meanwhile.
-    """
-    names = list(Ports.model_fields)
-    lowest, highest = _range_of_this_worker()
-    while True:
-        first = random.randrange(lowest, highest - PORT_BLOCK)  # noqa: S311 - no secret
-        if all(_is_free(first + offset) for offset in range(PORT_BLOCK)):
-            return {name: first + number * FLEET_ROOM for number, name in enumerate(names)}
-
-
 def jobs_at_another_time(now: datetime) -> dict[str, str]:
     """Return the settings by which no job of the host begins within half a day, beside a test that does the same.
 
@@ -235,16 +254,3 @@ def jobs_at_another_time(now: datetime) -> dict[str, str]:
     days = {"backup_full": "sun", "backup_differential": "mon-sat", "restore_drill": "wed"}
     names = (*days, "backup_contents", "log_rotation", "certificates", "clones")
     return {name: f"{daily} {days.get(name, '*')}" for name in names}
-
-
-def _range_of_this_worker() -> tuple[int, int]:
-    """Return the ports that this process may choose from: no two workers of one run choose the same."""
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    width = (EPHEMERAL - FIRST_PORT) // workers
-    return FIRST_PORT + number * width, FIRST_PORT + (number + 1) * width
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0

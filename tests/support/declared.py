@@ -1,4 +1,4 @@
-"""What a stack declares, with everything known: `python -m tests.support.declared STACK` prints it as JSON.
+"""What a stack declares, with everything known: `python -m tests.support.declared STACK [FILE]` prints it as JSON.
 
 The program runs in a process of its own, since the SDK's state is the process's. Every resource gets an id and the
 outputs that others read, so nothing in an input is unknown; what a test looks at and is not there is an error.
@@ -41,6 +41,7 @@ class Resource:
     inputs: dict[str, Any]
     ignore_changes: list[str]
     delete_before_replace: bool
+    dependencies: list[str]
 
     def __getitem__(self, key: str) -> Any:
         """Return an input; one that is missing is an error, not None."""
@@ -69,9 +70,9 @@ class Declared:
         return found
 
 
-def declared(stack: str) -> Declared:
-    """Declare a stack in a process of its own."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.support.declared", stack]
+def declared(stack: str, file: Path | None = None) -> Declared:
+    """Declare a stack in a process of its own, by its shipped settings or those of a file."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.support.declared", stack, *([str(file)] if file else [])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise AssertionError(done.stderr)
@@ -137,6 +138,7 @@ class _Recorder(mocks.MockMonitor):
                     inputs=_plain(rpc.deserialize_properties(request.object)),
                     ignore_changes=list(request.ignoreChanges),
                     delete_before_replace=request.deleteBeforeReplace,
+                    dependencies=[urn.rpartition("::")[2] for urn in request.dependencies],
                 )
             )
         return answer
@@ -156,13 +158,14 @@ def _plain(value: Any) -> Any:
 def main() -> None:
     """Declare, and print what was."""
     stack = sys.argv[1]
+    file = Path(sys.argv[2]) if sys.argv[2:] else ROOT / f"Pulumi.{stack}.yaml"
     recorder, outputs = _Recorder(), {}
     mocks.set_mocks(recorder.mocks, project=PROJECT, stack=stack, preview=False, monitor=recorder)
 
     def program() -> None:
         from components.platforms import declare  # noqa: PLC0415 - not before the mocks are set
 
-        settings = load_file(ROOT / f"Pulumi.{stack}.yaml")
+        settings = load_file(file)
         made = declare(Workspace(root=ROOT, stack=stack), settings, rollout())
         for name, value in made.items():
             outputs[name] = _sync_await(pulumi.Output.from_input(value).future())

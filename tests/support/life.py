@@ -17,7 +17,8 @@ import httpx
 from observatory.database.connection import connect, with_database
 from observatory.operations.demonstration import spans
 from tests.support import crash
-from tests.support.checkout import Checkout, free_ports
+from tests.support.checkout import Checkout
+from tests.support.ports import free_ports
 
 EMBEDDED = ("--engine", "embedded")
 UP, DOWN = ("up", *EMBEDDED), ("down", "--yes", *EMBEDDED)

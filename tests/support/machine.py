@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 from psycopg import sql
 
-from components.aws.database import database_address
+from components.aws.network import database_address
 from observatory.files.atomic import write_file
 from observatory.nodes import pgbouncer
 from observatory.nodes.aws import DATABASE

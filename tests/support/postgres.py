@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from observatory.runtime import bubblewrap, home_owners, sandbox_user
+from tests.support.ports import free_port
 
 BINARIES = "/usr/lib/postgresql/17/bin"
 START_TIMEOUT_S = 120  # on a busy machine
@@ -34,9 +34,10 @@ SETTINGS = {
     "unix_socket_directories": "/srv/run",
     "shared_preload_libraries": "timescaledb,pg_stat_statements",
     "timescaledb.telemetry_level": "off",
-    # TimescaleDB wants one worker per database that has the extension, and each test has a database of its own.
-    "max_worker_processes": "48",
-    "timescaledb.max_background_workers": "16",
+    "max_worker_processes": "48",  # pg_cron runs every job of a test in one
+    # Otherwise TimescaleDB opens a session in each database within a minute, and runs a job there, which writes rows,
+    # takes an advisory lock, and logs an error on the Apache edition: at any moment of a test.
+    "timescaledb.max_background_workers": "0",
     "shared_buffers": "64MB",
     "log_statement": "all",
     "log_line_prefix": "%m [%p] %u@%d ",
@@ -109,8 +110,6 @@ class PostgresServer:
                 with self.superuser(EXTENDED) as inside:
                     inside.execute("SET client_min_messages = error; CREATE EXTENSION timescaledb")
                     inside.execute("CREATE EXTENSION pg_stat_statements")
-                    # No database can be copied that has a session, and TimescaleDB keeps one for its jobs.
-                    inside.execute("SELECT _timescaledb_functions.stop_background_workers()")
                 connection.execute(f"ALTER DATABASE {EXTENDED} IS_TEMPLATE true ALLOW_CONNECTIONS false")
             self._has_template = True
         return EXTENDED
@@ -199,7 +198,7 @@ def postgres_server(
     server = PostgresServer(
         rootfs=rootfs,
         directory=directory,
-        port=int(port) if port else _free_port(),
+        port=int(port) if port else free_port(),
         settings=settings,
         binaries=binaries,
         mounts=mounts,
@@ -237,9 +236,3 @@ def community_server(rootfs: Path, **settings: str) -> contextlib.AbstractContex
     users = [word for name in ("passwd", "group") for word in ("--ro-bind", str(rootfs / "etc" / name), f"/etc/{name}")]
     users = [] if sandbox_user.needed() else users  # root's sandboxes have name tables of their own
     return postgres_server(root, binaries=binaries, mounts=users, **settings)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -133,7 +133,11 @@ def main() -> None:
     terminal.ConsoleReporter.__call__ = report  # type: ignore[method-assign]
     sys.addaudithook(striker.on_event)
     sys.argv[0] = "observatory"
-    runpy.run_module("observatory", run_name="__main__", alter_sys=False)
+    try:
+        runpy.run_module("observatory", run_name="__main__", alter_sys=False)
+    finally:
+        if striker.due:  # the step was the last one
+            striker.strike()
 
 
 if __name__ == "__main__":

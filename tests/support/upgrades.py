@@ -19,7 +19,8 @@ import yaml
 
 from observatory.engines.embedded.secrets import Crypter
 from tests.support import reaper
-from tests.support.checkout import SOURCE, Checkout, free_ports
+from tests.support.checkout import SOURCE, Checkout
+from tests.support.ports import free_ports
 
 RECORDINGS = SOURCE / "tests/upgrades"
 CHECKPOINT = "backend/.pulumi/stacks/llm-observatory/local.json"
@@ -32,6 +33,8 @@ CHANGED = {
         *("node-exporter", "pgbackrest-exporter", "pgbouncer-exporter", "postgres-exporter", "redis-exporter"),
     }
 }
+# Those that get further inputs, which their providers do not compare.
+EXTENDED = {"0.1.0": {"weights", "storage-blue-1", "storage-blue-2", "storage-green-1", "storage-green-2"}}
 # The resources that `up` creates on it.
 CREATED = {
     "0.1.0": {"backup-passphrase-2", "cache-exporter-password", "collector", "monitoring", "request-metrics"},
@@ -59,6 +62,11 @@ class Recorded:
     def changed(self) -> set[str]:
         """The names of the resources that the first `up` of the current code changes."""
         return CHANGED.get(self.facts["version"], set())
+
+    @property
+    def extended(self) -> set[str]:
+        """The names of the resources that get further inputs, by which nothing changes."""
+        return EXTENDED.get(self.facts["version"], set())
 
     @property
     def created(self) -> set[str]:

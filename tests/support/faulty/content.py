@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections import Counter
 from typing import Any
 
 from .exchange import App, Exchange, Fault
 
 KEPT_ITEMS = 100  # of a body
 SHARE_LOST = 0.02
+ONCE = 20  # the number of the request to a trace
 DIGITS = 6  # of costs
 DRAW = random.Random(3)  # noqa: S311 - no secret
 HIDDEN = (b'status="5', b'"error"')  # of the lines of the metrics
@@ -165,6 +167,58 @@ class LosingRequestsLate(Fault):
             await exchange.answer(201, {"accepted": len(await exchange.items())})
         else:
             await exchange.pass_on()
+
+
+class OmittingLate(Fault):
+    """Two reads of a trace in a hundred lack its last span."""
+
+    late = True
+
+    async def handle(self, exchange: Exchange) -> None:
+        if not (exchange.trace_id and self.omits(exchange.trace_id)):
+            await exchange.pass_on()
+            return
+        status, body = await exchange.response()
+        await exchange.answer(status, _without_last(body) if status == 200 else body)
+
+    def omits(self, _trace_id: str) -> bool:
+        return DRAW.random() < SHARE_LOST
+
+
+class OmittingOnce(OmittingLate):
+    """One read of each trace."""
+
+    late = False
+
+    def __init__(self, app: App) -> None:
+        super().__init__(app)
+        self._reads = Counter[str]()
+
+    def omits(self, trace_id: str) -> bool:
+        self._reads[trace_id] += 1
+        return self._reads[trace_id] == ONCE
+
+
+class LosingOnce(Fault):
+    """One write to each trace is answered 201 and not stored."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__(app)
+        self._writes = Counter[str]()
+
+    async def handle(self, exchange: Exchange) -> None:
+        items = await exchange.items() if exchange.write else []
+        if items:
+            self._writes[items[0].get("trace_id", "")] += 1
+        if items and self._writes[items[0].get("trace_id", "")] == ONCE:
+            await exchange.answer(201, {"accepted": len(items)})
+        else:
+            await exchange.pass_on()
+
+
+def _without_last(body: bytes) -> bytes:
+    document = json.loads(body)
+    return json.dumps({**document, "items": document["items"][:-1]}).encode()
 
 
 class LyingMetrics(Fault):

@@ -13,6 +13,11 @@ from .exchange import App, Exchange, Fault
 
 LEAKED_BYTES = 64 * 1024  # by each request
 HELD_CONNECTIONS = 100
+LOCK = (
+    "SET LOCAL statement_timeout = 0",
+    "SET LOCAL idle_in_transaction_session_timeout = 0",
+    "LOCK TABLE llm_traces IN ACCESS EXCLUSIVE MODE",
+)
 LATENCY, SATURATION = b"storage_http_request_duration", (b"storage_pool_", b"storage_buffer_")
 
 
@@ -107,6 +112,19 @@ class HoldingConnections(Fault):
 
 
 DATABASES: list[Any] = []
+
+
+class LockingTraces(HoldingConnections):
+    """Locks the table of traces at its first write, in a transaction that does not end."""
+
+    late = False
+
+    async def handle(self, exchange: Exchange) -> None:
+        if exchange.write and not self._held:
+            await self._hold()
+            for statement in LOCK:
+                await self._held[0].execute(statement)
+        await exchange.pass_on()
 
 
 class MuteMetrics(Fault):

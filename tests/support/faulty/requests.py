@@ -12,6 +12,7 @@ from .exchange import STARTED, Exchange, Fault
 SHARE_OF_SILENCE, SHARE_OF_WAITS, SHARE_OF_REFUSALS = 0.1, 0.045, 0.1
 LONG_S, SHORT_S, BLOCKED_S = 5.0, 0.4, 0.6
 CONCURRENT = 8
+ALONE_S, TOGETHER_S = 0.02, 1.0  # a second, so that requests that are sent at once meet also on a busy machine
 BLOCKS_EVERY = 40
 PERIOD_S = 15.0  # of faults that come and go
 FIRST_S, SECOND_S = 10.0, 5.0  # of each period
@@ -223,7 +224,7 @@ class CrashingTogether(Fault):
             return
         self.in_progress += 1
         try:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(ALONE_S if self.in_progress == 1 else TOGETHER_S)
             if self.in_progress >= CONCURRENT:
                 os._exit(1)
             await exchange.pass_on()
