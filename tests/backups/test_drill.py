@@ -180,10 +180,16 @@ def test_a_missing_wal_segment_fails_the_drill(live: ArchivingServer, store: Rec
 
 
 def test_a_damaged_wal_segment_fails_the_drill(live: ArchivingServer, store: ReceiptStore) -> None:
-    live.archive_segments(3)
-    segment = live.segments()[-3]
+    """Damage behind the last record of a segment that was ended early harms no restore: this one is full of records."""
+    live.archive_segments(1)
+    before = len(live.segments())
+    live.sql_in(DATABASE, "INSERT INTO kept SELECT n, gen_random_uuid() FROM generate_series(10000, 59999) AS n")
+    live.archive_segments(1)
+    segment = live.segments()[before + 1]
+    assert before + 2 < len(live.segments())
     with changed(segment, flipped(segment)):
         found = failures(run(store))
+    live.sql_in(DATABASE, "DELETE FROM kept WHERE id >= 10000")
     assert set(found) <= {"cover", "restore", "target"}
 
 

@@ -169,9 +169,11 @@ def test_newer_schema_is_supported_until_a_contract_migration(
         service = start(database, wait=False)
         service.wait_until_live()
         client = service.client()
-        until(lambda: ready(client) == status, "the readiness for this schema")
-        if status != 200:
-            assert "migration 9 is a contract migration" in client.get("/health").text
+        if status == 200:
+            until(lambda: ready(client) == 200, "the service to be ready")
+        else:
+            until(lambda: "migration 9 is a contract migration" in client.get("/health").text, "the cause in /health")
+            assert ready(client) == 503
         service.close()
 
 
