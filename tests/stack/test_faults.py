@@ -273,11 +273,17 @@ def without_stderr(checkout: Checkout) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_the_first_step_ends_every_child(checkout: Checkout, number: signal.Signals) -> None:
+    """The service is being built: pip waits for a registry that never answers."""
     shutil.rmtree(checkout.root / "dist")
-    process = up_until(checkout, "… storage service")
-    until(lambda: list((checkout.root / "dist").glob(".*")), pause_s=0.01)  # now it is built
-    process.send_signal(number)
-    _, said = process.communicate(timeout=UP_TIMEOUT_S)
+    with socket.create_server(("127.0.0.1", 0)) as registry:
+        registry.settimeout(UP_TIMEOUT_S)
+        host, port = registry.getsockname()
+        changes = {"PIP_INDEX_URL": f"http://{host}:{port}/simple", "PIP_EXTRA_INDEX_URL": "", "no_proxy": host}
+        cache = checkout.root / "cache"  # empty, so that pip is needed
+        process = checkout.start("up", *EMBEDDED, OBSERVATORY_CACHE_DIR=str(cache), **changes)
+        with registry.accept()[0]:
+            process.send_signal(number)
+            _, said = process.communicate(timeout=UP_TIMEOUT_S)
     assert process.returncode == 130, said
     assert "interrupted; what was brought up is kept; run the command again" in said
     assert checkout.processes() == set()
