@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from observatory.backups.tool import BackupError
 from observatory.database.migrations.files import Edition
@@ -50,9 +50,16 @@ class Role(_Part):
     attributes: str
     connection_limit: int
     verifier: str | None
-    valid_until: str | None
+    valid_until: str | None = None
     settings: tuple[str, ...]
     member_of: tuple[Membership, ...]
+
+    @field_validator("member_of", mode="before")
+    @classmethod
+    def _with_options(cls, given: Any, info: ValidationInfo) -> Any:
+        """Give the roles of earlier dumps, which have only their names, the options of a plain GRANT."""
+        options = {"admin": False, "inherit": "NOINHERIT" not in info.data.get("attributes", ""), "set": True}
+        return [{"role": each, **options} if isinstance(each, str) else each for each in given]
 
 
 class Setting(_Part):

@@ -107,12 +107,12 @@ def schema_change(
         before=max(now, default=0),
         after=max(then, default=0),
         undone=tuple(now[number] for number in undone),
-        target=_target(undone, then, document.schema_target),
+        target=held_target(undone, then, document.schema_target),
         stopped=tuple(fleet for fleet in FLEETS if fleet not in fits and not document.fleet(fleet).stopped),
     )
 
 
-def _target(undone: Sequence[int], then: Collection[int], target: int | None) -> int | None:
+def held_target(undone: Sequence[int], then: Collection[int], target: int | None) -> int | None:
     """Return the target that keeps what is undone from the next `up`; it is never below what the database then has."""
     if undone:
         return max((each for each in then if each < undone[0]), default=0)

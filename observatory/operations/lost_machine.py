@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from observatory.documents.rollout import RolloutDocument
 from observatory.engines import embedded as engine
 from observatory.errors import REFUSED
 from observatory.files.atomic import partial_path, remove, write_once
@@ -187,10 +186,13 @@ def _write_keys(workspace: Workspace, keys: MachineKeys) -> None:
 
 def _hold_schema(workspace: Workspace, recovered: Recovered, known: list[int]) -> None:
     """Keep `up` from migrating a database that was behind its checkout, as after a rollback."""
-    newest = max(recovered.migrations, default=0)
-    current: RolloutDocument | None = workspace.rollout.read()
-    if current and newest and newest < max(known):
-        workspace.rollout.compare_and_set(current, current.model_copy(update={"schema_target": newest}))
+    from observatory.operations.database_rollback_fit import held_target  # noqa: PLC0415 - loads psycopg
+
+    applied, current = recovered.migrations, workspace.rollout.read()
+    lacking = sorted(set(known) - set(applied))
+    if current and applied and lacking:
+        target = held_target(lacking, applied, current.schema_target)
+        workspace.rollout.compare_and_set(current, current.model_copy(update={"schema_target": target}))
 
 
 def _text(file: Path) -> str | None:

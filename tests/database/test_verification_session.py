@@ -59,6 +59,11 @@ def test_a_lock_that_is_held_for_ever_ends_the_verification_with_its_holder(
         assert rows.count("llm_traces") == 0
 
 
+def test_a_session_with_locks_on_many_tables_is_named_once(database: str, version: psycopg.Connection) -> None:
+    version.execute("LOCK TABLE llm_traces, llm_metrics, llm_logs, api_keys IN ACCESS EXCLUSIVE MODE")
+    assert str(locked(database)).count(f"pid {version.info.backend_pid} ") == 1
+
+
 def test_a_lock_on_one_row_has_a_holder_too(database: str, version: psycopg.Connection) -> None:
     def store(rows: MarkedRows) -> None:
         rows.owner.execute("INSERT INTO llm_logs VALUES (now(), %s, 'DEBUG', %s)", [rows.run, rows.mark])

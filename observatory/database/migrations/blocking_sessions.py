@@ -32,8 +32,9 @@ _BLOCKING = """
     FROM unnest(pg_blocking_pids(%s)) AS blocking(pid) JOIN pg_stat_activity a USING (pid) ORDER BY 6 DESC
 """
 # Where nobody watched: whose transaction is as old as the wait, holds more than a reader's lock, and waits for none.
+# The age is that at the statement's start, the same for each of a session's locks.
 _HOLDING = """
-    SELECT DISTINCT a.pid, a.usename, a.application_name, a.state, a.query, clock_timestamp() - a.xact_start,
+    SELECT DISTINCT a.pid, a.usename, a.application_name, a.state, a.query, statement_timestamp() - a.xact_start,
            coalesce(a.backend_type = 'autovacuum worker', a.usesysid IS NULL)
     FROM pg_locks l JOIN pg_stat_activity a USING (pid)
     WHERE l.granted AND l.locktype = 'relation' AND l.mode <> 'AccessShareLock' AND a.datname = current_database()
