@@ -10,14 +10,18 @@ from observatory.operations.backups import list_backups, verify_backups
 from observatory.operations.checks import CheckFailedError
 from observatory.workspace import Workspace
 
-BACKUP_HOURS = 26  # one a day, and two hours for it to finish
-
 
 @dataclass(frozen=True, kw_only=True)
 class BackupChecks:
-    """The checks of one stack's backups."""
+    """The checks of one stack's backups.
+
+    Attributes:
+        workspace: of the stack.
+        newest_age: how old the newest backup of a repository may be, by the stack's schedule.
+    """
 
     workspace: Workspace
+    newest_age: timedelta
 
     def repository(self) -> str:
         """Check that no backup and no archived WAL segment is missing, and that no backup has damaged pages."""
@@ -38,10 +42,9 @@ class BackupChecks:
             raise CheckFailedError(f"{place} has no backup: run `observatory backup create`")
         age = datetime.now(UTC) - newest.ended
         hours = age.total_seconds() / 3600
-        if age > timedelta(hours=BACKUP_HOURS):
-            raise CheckFailedError(
-                f"{newest.label} in {place} is {hours:.0f} hours old, the limit is {BACKUP_HOURS} hours"
-            )
+        if age > self.newest_age:
+            limit = self.newest_age.total_seconds() / 3600
+            raise CheckFailedError(f"{newest.label} in {place} is {hours:.1f} hours old, the limit is {limit:g} hours")
         return f"{newest.label} in {place} is {hours:.1f} hours old"
 
     def _verify(self, *, contents: bool, passed: str) -> str:

@@ -11,11 +11,13 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from observatory.documents.rollout import RolloutDocument, other
 from observatory.nodes.programs.alert_receiver import SILENCE_SECONDS
+from observatory.nodes.prometheus import thresholds
 from observatory.operations.backup_checks import BackupChecks
 from observatory.operations.certificates import list_certificates, missing_certificates
 from observatory.operations.checks import Check, CheckFailedError
@@ -89,7 +91,8 @@ class StackChecks:
     @property
     def backups(self) -> BackupChecks:
         """The checks of the backups."""
-        return BackupChecks(workspace=self.platform.workspace)
+        limits = thresholds(self.platform.settings)
+        return BackupChecks(workspace=self.platform.workspace, newest_age=timedelta(seconds=limits.backup_age_seconds))
 
     def daemons(self) -> str:
         """Check that every daemon is ready."""
