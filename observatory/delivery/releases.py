@@ -177,7 +177,7 @@ class ReleaseStore:
         """
         manifest = vetted(artifact, manifest_file, trusted)
         with self._locked():
-            self._check_same(manifest)
+            manifest.must_be_the_stored(self._stored(manifest.version))
             # The manifest is last: with it the version counts as stored. The copies are checked, since the files may
             # have changed after their check, and a stored version must stay one that can be returned to.
             with (
@@ -196,21 +196,17 @@ class ReleaseStore:
             (self.directory / f"{version}.json").unlink(missing_ok=True)
             self.artifact(version).unlink(missing_ok=True)
 
-    def _check_same(self, added: Manifest) -> None:
-        """Check that a version that is added again has the stored artifact.
+    def _stored(self, version: str) -> str | None:
+        """Return the digest of a stored version's artifact, None where it is not stored.
 
-        Where the stored manifest is damaged, or that of another version, the artifact beside it decides.
-
-        Raises:
-            ReleaseRefusedError: it has another one.
+        Where the manifest is damaged, or that of another version, the artifact beside it decides.
         """
-        if added.version not in self.versions():
-            return
+        if version not in self.versions():
+            return None
         try:
-            stored = self.manifest(added.version).sha256
+            return self.manifest(version).sha256
         except ReleaseError:
-            stored = _digest(self.artifact(added.version))
-        added.must_be_the_stored(stored)
+            return _digest(self.artifact(version))
 
     def _locked(self) -> AbstractContextManager[object]:
         return exclusive(self.directory / ".lock")
