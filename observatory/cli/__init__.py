@@ -61,8 +61,11 @@ def main() -> None:
         _run()
     except SystemExit as end:
         by_typer = isinstance(end.__context__, BrokenPipeError)  # while it printed a help text
-        if by_typer or (not _flushed() and not end.code):
+        lost = _lost_output()
+        if by_typer or (isinstance(lost, BrokenPipeError) and not end.code):
             sys.exit(OUTPUT_CLOSED)
+        if lost and not end.code:
+            _fail(lost)
         raise
 
 
@@ -75,16 +78,16 @@ def load_commands(words: Sequence[str] = ()) -> None:
         importlib.import_module(f"observatory.cli.{module}")
 
 
-def _flushed() -> bool:
-    """Write the rest of the output; return False, and discard it, if the reader of stdout has gone."""
+def _lost_output() -> OSError | None:
+    """Write the rest of the output; return what prevented it, such as a full disk, and discard the rest then."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, STDOUT)  # or Python's own flush at the end would fail
         os.close(devnull)
-        return False
-    return True
+        return error
+    return None
 
 
 def _reader_has_gone() -> bool:
@@ -132,5 +135,5 @@ def _end(message: str, kind: str, code: int) -> NoReturn:
 def _print_document(message: str, kind: str, code: int) -> None:
     """Print the error as a document on stdout if the command line has `--output json`."""
     if {"--output=json"} & set(sys.argv) or ("--output", "json") in itertools.pairwise(sys.argv):
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):  # the message is on stderr, and the exit code stays that of the error
             print_json({"error": {"kind": kind, "message": message}, "exit_code": code})

@@ -196,15 +196,17 @@ def rollback(
 
 
 def _confirmed(workspace: Workspace, version: str | None) -> str | None:
-    """Prompt for confirmation; return the id of the deployment that the prompt has named, None where it named none."""
-    question, undone = f"Roll the stack {workspace.stack!r} back?", None
+    """Prompt for confirmation; return the id of the last deployment, the only one that may be undone then.
+
+    None where there is none, where it is not known, and with a version, which undoes whatever is under way.
+    """
+    question, last = f"Roll the stack {workspace.stack!r} back?", None
     with suppress(ObservatoryError):  # the rollback itself says what is wrong
-        undone = None if version else operations.last_deployment(workspace)
-    if undone is None or undone.status == "rolled-back":
-        confirm(question)
-        return None
-    confirm(f"{question} This undoes the deployment of {undone.version} to {undone.target}, which is {undone.status}.")
-    return undone.id
+        last = None if version else operations.last_deployment(workspace)
+    if last and last.status != "rolled-back":
+        question += f" This undoes the deployment of {last.version} to {last.target}, which is {last.status}."
+    confirm(question)
+    return last.id if last else None
 
 
 @rollout.command()

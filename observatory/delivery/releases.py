@@ -102,16 +102,16 @@ class Manifest(BaseModel):
                 "add the signer's public key to the setting `delivery.trusted_keys`"
             ) from error
 
-    def must_be_the_same_as(self, added: Manifest) -> None:
-        """Check that a version that is added again has the stored artifact.
+    def must_be_the_stored(self, sha256: str | None) -> None:
+        """Check that a version that is added again has the stored artifact, whose digest is None where it is missing.
 
         Raises:
             ReleaseRefusedError: it has another one.
         """
-        if self.sha256 != added.sha256:
+        if sha256 not in (None, self.sha256):
             raise ReleaseRefusedError(
-                f"release {self.version} is stored with another artifact (SHA-256 {self.sha256}, the new one has "
-                f"{added.sha256}): build it with a new version number"
+                f"release {self.version} is stored with another artifact (SHA-256 {sha256}, the new one has "
+                f"{self.sha256}): build it with a new version number"
             )
 
 
@@ -137,7 +137,7 @@ class ReleaseStore:
             raise ReleaseError(
                 f"release {version} is not in the store (stored: {stored}): run `observatory release add` first"
             )
-        return of_version(version, read_manifest(file), str(file))
+        return stored_manifest(version, _content(file), str(file))
 
     def start_seconds(self, version: str) -> int | None:
         """Return the start limit of a version's manifest; None without one, and if the version is not stored."""
@@ -177,8 +177,7 @@ class ReleaseStore:
         """
         manifest = vetted(artifact, manifest_file, trusted)
         with self._locked():
-            if manifest.version in self.versions():
-                self.manifest(manifest.version).must_be_the_same_as(manifest)
+            manifest.must_be_the_stored(self._stored(manifest.version))
             # The manifest is last: with it the version counts as stored. The copies are checked, since the files may
             # have changed after their check, and a stored version must stay one that can be returned to.
             with (
@@ -196,6 +195,18 @@ class ReleaseStore:
         with self._locked():
             (self.directory / f"{version}.json").unlink(missing_ok=True)
             self.artifact(version).unlink(missing_ok=True)
+
+    def _stored(self, version: str) -> str | None:
+        """Return the digest of a stored version's artifact, None where it is not stored.
+
+        Where the manifest is damaged, or that of another version, the artifact beside it decides.
+        """
+        if version not in self.versions():
+            return None
+        try:
+            return self.manifest(version).sha256
+        except ReleaseError:
+            return _digest(self.artifact(version))
 
     def _locked(self) -> AbstractContextManager[object]:
         return exclusive(self.directory / ".lock")
@@ -281,10 +292,19 @@ def install(artifact: Path, *, sha256: str, target: Path) -> None:
                 raise
 
 
-def of_version(version: str, manifest: Manifest, place: str) -> Manifest:
-    """Return a stored manifest; raises ReleaseError where it is that of another version, which a copy by hand makes."""
+def stored_manifest(version: str, content: bytes, place: str) -> Manifest:
+    """Return the manifest that a version is stored with.
+
+    Raises:
+        ReleaseError: it is damaged, or that of another version, which a copy by hand makes.
+    """
+    again = f"add release {version} again"
+    try:
+        manifest = parse_manifest(content, place)
+    except ReleaseError as error:
+        raise ReleaseError(f"{error}: {again}") from error
     if manifest.version != version:
-        raise ReleaseError(f"{place}: is the manifest of {manifest.version}: add release {version} again")
+        raise ReleaseError(f"{place}: is the manifest of {manifest.version}: {again}")
     return manifest
 
 
@@ -294,10 +314,22 @@ def read_manifest(file: Path) -> Manifest:
     Raises:
         ReleaseError: the file cannot be read or is not a manifest.
     """
+    return parse_manifest(_content(file), str(file))
+
+
+def _content(file: Path) -> bytes:
     try:
-        return parse_manifest(file.read_bytes(), str(file))
+        return file.read_bytes()
     except OSError as error:
         raise ReleaseError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def _digest(artifact: Path) -> str | None:
+    """Return the digest of an artifact; None where there is none."""
+    if not artifact.exists():
+        return None
+    with artifact.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parse_manifest(content: bytes, place: str) -> Manifest:

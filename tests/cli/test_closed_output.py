@@ -1,4 +1,4 @@
-"""A reader of stdout that closes it early, such as `head -1`: no traceback, and the exit code of other commands."""
+"""Output that cannot be written: its reader has closed it, as `head -1` does, or its disk is full. No traceback."""
 
 from __future__ import annotations
 
@@ -26,6 +26,27 @@ def run(*arguments: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+def run_on_full_disk(*arguments: str, unbuffered: str, code: int) -> str:
+    """Run the command with a stdout that takes nothing, check the exit code, and return stderr without a traceback."""
+    command, environment = (
+        [sys.executable, "-m", "observatory", *arguments],
+        {**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
+def unbuffered(request: pytest.FixtureRequest) -> str:
+    """Python's switch: with it `print` fails, without it the flush at the end of the process."""
+    return str(request.param)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("--version",), ("--help",), ("up", "--help"), ("release", "list"), ("release", "list", "--output", "json")],
@@ -39,6 +60,18 @@ def test_an_error_keeps_its_exit_code_and_message() -> None:
     assert code == WRONG_USAGE
     assert "--timeout" in message
     assert "Traceback" not in message
+
+
+def test_a_full_disk_hides_no_error(unbuffered: str) -> None:
+    message = run_on_full_disk(
+        "verify", "--timeout", "nan", "--output", "json", unbuffered=unbuffered, code=WRONG_USAGE
+    )
+    assert "--timeout" in message
+
+
+def test_a_result_that_a_full_disk_does_not_take_is_a_failure(unbuffered: str) -> None:
+    message = run_on_full_disk("release", "list", "--output", "json", unbuffered=unbuffered, code=FAILED)
+    assert "No space left on device; free some disk" in message
 
 
 def test_a_broken_pipe_that_is_not_the_output_has_a_message(

@@ -40,10 +40,33 @@ def test_the_prompt_names_the_deployment(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_deployment_that_began_during_the_prompt_is_not_undone(
     stack: Simulation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    _refuse_other(stack, monkeypatch)
+    assert "is no longer the last one: that of v0.3.0 to blue is promoted" in capsys.readouterr().err
+    assert stack.live == {"blue": 100, "green": 0}
+
+
+def test_nor_is_it_where_the_last_one_was_rolled_back_before(
+    stack: Simulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, undone = (
+        Workspace(root=tmp_path, stack="local").rollout,
+        roll_back(stack.environment(), actor="me", reason=""),
+    )
+    current = store.read()
+    assert current is not None
+    store.compare_and_set(current, undone)
+    _refuse_other(stack, monkeypatch)
+    assert "is no longer the last one: that of v0.3.0 to green is promoted" in capsys.readouterr().err
+    assert stack.live == {"blue": 0, "green": 100}
+
+
+def _refuse_other(stack: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the rollback; another deployment begins during its prompt."""
+
     def confirm(_question: str) -> None:
         deploy(stack.environment(), blue_green(version="v0.3.0", sha256="c" * 64))
 
-    def undo(_workspace: Workspace, *, reason: str, only: str, **_: object) -> RolloutDocument:
+    def undo(_workspace: Workspace, *, reason: str, only: str | None, **_: object) -> RolloutDocument:
         return roll_back(stack.environment(), actor="me", reason=reason, only=only)
 
     monkeypatch.setattr(delivery, "confirm", confirm)
@@ -51,5 +74,3 @@ def test_a_deployment_that_began_during_the_prompt_is_not_undone(
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == DeliveryRefusedError.exit_code
-    assert "is no longer the last one: that of v0.3.0 to blue is promoted" in capsys.readouterr().err
-    assert stack.live == {"blue": 100, "green": 0}

@@ -6,6 +6,7 @@ import json
 import shutil
 import stat
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -285,3 +286,33 @@ def test_a_manifest_under_the_name_of_another_version_is_not_used(store: Release
         shutil.copy(file, store.directory / file.name.replace("v0.1.0", "v0.2.0"))
     with pytest.raises(ReleaseError, match=r"v0\.2\.0\.json: is the manifest of v0\.1\.0: add release v0\.2\.0 again"):
         store.checked("v0.2.0", TRUSTED)
+
+
+DAMAGES = {
+    "damaged": lambda text: text[: len(text) // 2],
+    "that of another version": lambda text: text.replace("v0.1.0", "v0.2.0"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_adding_a_release_again_repairs_its_manifest(
+    store: ReleaseStore, tmp_path: Path, damage: Callable[[str], str]
+) -> None:
+    given = release(tmp_path)
+    store.add(*given, TRUSTED)
+    kept = store.directory / "v0.1.0.json"
+    kept.write_text(damage(kept.read_text()))
+    with pytest.raises(ReleaseError, match=r"v0\.1\.0\.json: .*: add release v0\.1\.0 again"):
+        store.checked("v0.1.0", TRUSTED)
+    with pytest.raises(ReleaseRefusedError, match=r"v0\.1\.0 is stored with another artifact"):
+        store.add(*release(tmp_path, content=b"another"), TRUSTED)
+    store.add(*release(tmp_path), TRUSTED)
+    assert store.checked("v0.1.0", TRUSTED).version == "v0.1.0"
+
+
+def test_a_version_whose_manifest_and_artifact_are_lost_can_be_added_again(store: ReleaseStore, tmp_path: Path) -> None:
+    store.add(*release(tmp_path), TRUSTED)
+    (store.directory / "v0.1.0.json").write_text("")
+    store.artifact("v0.1.0").unlink()
+    store.add(*release(tmp_path), TRUSTED)
+    assert store.checked("v0.1.0", TRUSTED).version == "v0.1.0"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from observatory.backups.pgbackrest import PgBackRest
 from observatory.backups.tool import Backup, BackupType
 from observatory.nodes.prometheus import thresholds
 from observatory.operations import backup_checks
@@ -48,7 +49,7 @@ def test_the_newest_backup_may_be_as_old_as_the_schedule_lets_it_become(
 ) -> None:
     age = timedelta(seconds=thresholds(LocalSettings(schedule=Schedule(**schedule))).backup_age_seconds)
     monkeypatch.setattr(backup_checks, "list_backups", lambda *_args, **_options: [backup(age=timedelta(hours=hours))])
-    monkeypatch.setattr(backup_checks.PgBackRest, "repositories", (1,))
+    monkeypatch.setattr(PgBackRest, "repositories", (1,))
     checks = BackupChecks(workspace=Workspace(root=tmp_path, stack="local"), newest_age=age)
     if limit is None:
         assert "20260101-000000F in repository 1 is " in checks.newest()

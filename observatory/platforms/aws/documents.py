@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from observatory.delivery.approvals import Approval, approval_of
-from observatory.delivery.releases import Manifest, ReleaseError, of_version, parse_manifest, vetted
+from observatory.delivery.releases import Manifest, ReleaseError, stored_manifest, vetted
 from observatory.documents.document_file import NEWER, number_in
 from observatory.documents.rollout import RolloutDocument, RolloutError, StaleRolloutError, successor
 from observatory.documents.validation import problems
@@ -25,6 +25,7 @@ from observatory.platforms.aws.clients import aws_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 WRITER = "writer"  # metadata of the document: the id of the write that made it
 EARLIER_VERSIONS = 20  # of a damaged or deleted document that are read until one is whole
@@ -216,7 +217,7 @@ class S3ReleaseStore:
         manifest.signed_by(trusted)
         place = f"s3://{self.bucket}/{_artifact(version)}"
         with _s3_errors(place, ReleaseError):
-            kept = self.client.head_object(Bucket=self.bucket, Key=_artifact(version), ChecksumMode="ENABLED")
+            kept = self._head(version)
         if kept.get("ChecksumSHA256") != _checksum(manifest.sha256):
             raise ReleaseError(
                 f"{place}: SHA-256 is not {manifest.sha256}, as its manifest says; add the release again"
@@ -236,8 +237,7 @@ class S3ReleaseStore:
             ReleaseError: the artifact does not have its manifest's digest, or S3 does not answer.
         """
         manifest = vetted(artifact, manifest_file, trusted)
-        if kept := self._manifest(manifest.version):
-            kept.must_be_the_same_as(manifest)
+        manifest.must_be_the_stored(self._stored(manifest.version))
         with artifact.open("rb") as content:
             self._put(
                 _artifact(manifest.version),
@@ -252,7 +252,32 @@ class S3ReleaseStore:
         place = f"s3://{self.bucket}/{version}.json"
         with _s3_errors(place, ReleaseError):
             content = _content(self.client, self.bucket, f"{version}.json")
-        return None if content is None else of_version(version, parse_manifest(content, place), place)
+        return None if content is None else stored_manifest(version, content, place)
+
+    def _stored(self, version: str) -> str | None:
+        """Return the digest of a stored version's artifact, None where it is not stored.
+
+        Where the manifest is damaged, or that of another version, the artifact beside it decides.
+        """
+        try:
+            found = self._manifest(version)
+        except ReleaseError:
+            return self._digest(version)
+        return found.sha256 if found else None
+
+    def _digest(self, version: str) -> str | None:
+        """Return the digest of an artifact; None where there is none, or S3 keeps none with it."""
+        with _s3_errors(f"s3://{self.bucket}/{_artifact(version)}", ReleaseError):
+            try:
+                kept = self._head(version).get("ChecksumSHA256")
+            except ClientError as error:
+                if _code(error) in MISSING:
+                    return None
+                raise
+        return base64.b64decode(kept).hex() if kept else None
+
+    def _head(self, version: str) -> HeadObjectOutputTypeDef:
+        return self.client.head_object(Bucket=self.bucket, Key=_artifact(version), ChecksumMode="ENABLED")
 
     def _put(self, key: str, content: Any, **options: Any) -> None:
         with _s3_errors(f"s3://{self.bucket}/{key}", ReleaseError):

@@ -276,6 +276,22 @@ def test_a_version_keeps_its_content(releases: S3ReleaseStore, tmp_path: Path) -
     assert releases.checked("v0.1.0", TRUSTED) == kept
 
 
+@pytest.mark.parametrize("artifact_is_lost", [False, True])
+def test_adding_a_release_again_repairs_its_manifest(
+    releases: S3ReleaseStore, tmp_path: Path, *, artifact_is_lost: bool
+) -> None:
+    kept = releases.add(*release(tmp_path), TRUSTED)
+    releases.client.put_object(Bucket=releases.bucket, Key="v0.1.0.json", Body=b"{")
+    with pytest.raises(ReleaseError, match=r"v0\.1\.0\.json: .*: add release v0\.1\.0 again"):
+        releases.checked("v0.1.0", TRUSTED)
+    with pytest.raises(ReleaseRefusedError, match="is stored with another artifact"):
+        releases.add(*release(tmp_path, content=b"another"), TRUSTED)
+    if artifact_is_lost:
+        releases.client.delete_object(Bucket=releases.bucket, Key="v0.1.0.tar.gz")
+    releases.add(*release(tmp_path), TRUSTED)
+    assert releases.checked("v0.1.0", TRUSTED) == kept
+
+
 def test_a_changed_artifact_is_refused_before_it_is_deployed(releases: S3ReleaseStore, tmp_path: Path) -> None:
     releases.add(*release(tmp_path), TRUSTED)
     releases.client.put_object(Bucket=releases.bucket, Key="v0.1.0.tar.gz", Body=b"evil", ChecksumAlgorithm="SHA256")
